@@ -1,0 +1,227 @@
+//! One error type for the whole zoo: what was wanted, what was found, where, and what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of thing went wrong, for callers that act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A file, a model or a name does not exist.
+    NotFound,
+    /// A file is damaged, lies about itself, or is not what its name says.
+    Format,
+    /// A checkpoint and its config do not fit each other: tensors missing, misshaped or unread.
+    Mismatch,
+    /// The thing is well formed but not implemented (a config key, a tensor type, a method).
+    Unsupported,
+    /// The caller's input cannot be used: empty, too long, of the wrong modality, out of range.
+    Input,
+    /// The network failed or answered with an error.
+    Network,
+    /// The server wants a token, or this token may not read the repository.
+    Auth,
+    /// A download is needed and the program was told to stay offline.
+    Offline,
+    /// Reading or writing failed in the operating system.
+    Io,
+    /// The caller cancelled.
+    Cancelled,
+    /// A tensor operation failed; a defect in a model file unless the input explains it.
+    Compute,
+}
+
+/// What went wrong, where, and what to do about it.
+///
+/// Displayed as `where: what`, then indented lines of detail and advice. Lower case, no trailing full stop on the
+/// first line.
+///
+/// ```
+/// use fauna_shared::{Error, ErrorKind};
+/// let error = Error::new(ErrorKind::Format, "the header says 900 bytes, the file has 12")
+///     .at("models/a/model.safetensors")
+///     .hint("download it again");
+/// assert_eq!(error.kind(), ErrorKind::Format);
+/// assert_eq!(
+///     error.to_string(),
+///     "models/a/model.safetensors: the header says 900 bytes, the file has 12\n  download it again"
+/// );
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    place: Option<PathBuf>,
+    message: String,
+    details: Vec<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, place: None, message: message.into(), details: Vec::new(), source: None }))
+    }
+
+    /// The caller's input cannot be used.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Input, message)
+    }
+
+    /// A file is damaged or not what its name says.
+    pub fn format(place: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Format, message).at(place)
+    }
+
+    /// Well formed, but not implemented.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// The operating system refused to `action` (a verb, "read") the file at `place`.
+    pub fn io(place: impl AsRef<Path>, action: &str, source: std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, format!("cannot {action}: {source}")).at(place).caused_by(source)
+    }
+
+    /// Names the file, folder or address the error is about. The innermost place wins.
+    pub fn at(mut self, place: impl AsRef<Path>) -> Self {
+        self.0.place.get_or_insert_with(|| place.as_ref().to_path_buf());
+        self
+    }
+
+    /// Adds a line: a detail, or what to do next.
+    pub fn hint(mut self, line: impl Into<String>) -> Self {
+        self.0.details.push(line.into());
+        self
+    }
+
+    /// Keeps the error underneath.
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Puts words before the message: `layer 3: …`.
+    pub fn context(mut self, prefix: impl fmt::Display) -> Self {
+        self.0.message = format!("{prefix}: {}", self.0.message);
+        self
+    }
+
+    /// What kind of error this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file, folder or address the error is about.
+    pub fn place(&self) -> Option<&Path> {
+        self.0.place.as_deref()
+    }
+
+    /// The first line without the place.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.0.place {
+            write!(f, "{}: ", place.display())?;
+        }
+        f.write_str(&self.0.message)?;
+        for line in self.0.details.iter().flat_map(|d| d.lines()) {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(source: candle_core::Error) -> Self {
+        Self::new(ErrorKind::Compute, source.to_string()).caused_by(source)
+    }
+}
+
+/// The first five of `items`, one a line, and how many more there are.
+///
+/// ```
+/// use fauna_shared::error::first_five;
+/// assert_eq!(first_five(["a", "b"]), "a\nb");
+/// assert!(first_five(0..9).ends_with("4\nand 4 more"));
+/// ```
+pub fn first_five<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    let mut items = items.into_iter();
+    let mut lines: Vec<String> = items.by_ref().take(5).map(|i| i.to_string()).collect();
+    let more = items.count();
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// The names in `known` nearest to `wanted` by edit distance, best first, at most three; none that differ wholly.
+///
+/// ```
+/// use fauna_shared::error::nearest;
+/// assert_eq!(nearest("lama", ["llama", "bert", "gpt2"]), ["llama"]);
+/// ```
+pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut scored: Vec<(usize, &str)> = known
+        .into_iter()
+        .map(|name| (edit_distance(wanted, name), name))
+        .filter(|(distance, name)| *distance * 2 <= wanted.chars().count().max(name.chars().count()))
+        .collect();
+    scored.sort();
+    scored.truncate(3);
+    scored.into_iter().map(|(_, name)| name).collect()
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_place_is_kept() {
+        let error = Error::format("inner.bin", "bad").at("outer");
+        assert_eq!(error.place(), Some(Path::new("inner.bin")));
+    }
+
+    #[test]
+    fn a_distant_name_is_not_suggested() {
+        assert!(nearest("zebra", ["llama", "bert"]).is_empty());
+    }
+}

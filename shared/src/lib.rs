@@ -1,0 +1,9 @@
+//! What every modality of `fauna` stands on.
+//!
+//! A model file in `models/` reads like its paper because everything with one right answer lives here: finding
+//! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
+
+pub mod error;
+pub mod kernels;
+
+pub use error::{Error, ErrorKind, Result};

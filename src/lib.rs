@@ -1,0 +1,1 @@
+//! The zoo of multimodal foundation models.
