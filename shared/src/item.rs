@@ -1,0 +1,209 @@
+//! What goes into a model and comes out of it, whatever the modality.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// Named tensors, by the reference's own argument or output names.
+pub type Tensors = std::collections::BTreeMap<String, Tensor>;
+
+/// A kind of data a model reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Modality {
+    /// Words.
+    Text,
+    /// Pictures.
+    Image,
+    /// Sound.
+    Sound,
+    /// Movements of a robot.
+    Action,
+    /// Numbers over time.
+    Series,
+    /// Atoms in space.
+    Atoms,
+    /// Nucleotide sequences.
+    Gene,
+    /// Vectors of a fixed width: what an encoder makes of its input.
+    Vector,
+    /// Labels with scores.
+    Label,
+}
+
+impl std::fmt::Display for Modality {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Text => "text",
+            Self::Image => "image",
+            Self::Sound => "sound",
+            Self::Action => "action",
+            Self::Series => "series",
+            Self::Atoms => "atoms",
+            Self::Gene => "gene",
+            Self::Vector => "vector",
+            Self::Label => "label",
+        })
+    }
+}
+
+/// One piece of input or output.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Item {
+    /// A text, or a piece of one while it is being written.
+    Text(String),
+    /// A label, a filled-in word or a span, with the model's score.
+    Label(Label),
+    /// A picture.
+    Image(Image),
+    /// A sound.
+    Sound(Sound),
+    /// A movement: one number per degree of freedom, in the units the model's card names.
+    Action(Vec<f64>),
+    /// Values over time, one row a series: `(series, steps)`; NaN marks a gap.
+    Series(Vec<Vec<f32>>),
+    /// Atoms in space.
+    Atoms(Atoms),
+    /// A nucleotide sequence over A, C, G, T and ambiguity codes.
+    Gene(String),
+}
+
+impl Item {
+    /// Which modality this is.
+    pub fn modality(&self) -> Modality {
+        match self {
+            Self::Text(_) => Modality::Text,
+            Self::Label(_) => Modality::Label,
+            Self::Image(_) => Modality::Image,
+            Self::Sound(_) => Modality::Sound,
+            Self::Action(_) => Modality::Action,
+            Self::Series(_) => Modality::Series,
+            Self::Atoms(_) => Modality::Atoms,
+            Self::Gene(_) => Modality::Gene,
+        }
+    }
+
+    /// The text of a text item.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for any other modality.
+    pub fn text(&self) -> Result<&str> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => Err(Error::input(format!("this model reads text, not {}", other.modality()))),
+        }
+    }
+}
+
+impl From<&str> for Item {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_string())
+    }
+}
+
+impl From<String> for Item {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// A label with the model's score.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Label {
+    /// The class, the word or the text of the span.
+    pub label: String,
+    /// The probability, 0 to 1.
+    pub score: f32,
+    /// Which bytes of the input it speaks of, where it speaks of a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<Range<usize>>,
+}
+
+/// A picture: `height` rows of `width` pixels of red, green and blue, 0 to 255.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `height * width * 3` bytes, row by row.
+    pub rgb: Vec<u8>,
+}
+
+/// A sound: samples in -1 to 1, one list a channel, all of one length.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sound {
+    /// Samples a second, in Hz.
+    pub rate: u32,
+    /// `(channels, samples)`.
+    pub channels: Vec<Vec<f32>>,
+}
+
+/// Atoms in space.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Atoms {
+    /// Atomic numbers, one an atom.
+    pub numbers: Vec<u8>,
+    /// Positions in Å, one an atom.
+    pub positions: Vec<[f64; 3]>,
+    /// Cell vectors in Å, as rows; `None` where there is no cell.
+    pub cell: Option<[[f64; 3]; 3]>,
+    /// Which cell vectors repeat.
+    pub periodic: [bool; 3],
+}
+
+/// Who speaks in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Who sets the scene.
+    System,
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// Who speaks.
+    pub role: Role,
+    /// What they say, in order.
+    pub items: Vec<Item>,
+}
+
+/// What a model continues: items in order, or a conversation whose next turn is the model's.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// Items in order; images and texts may be interleaved.
+    Items(Vec<Item>),
+    /// A conversation, put into words by the model's own template.
+    Chat(Vec<Turn>),
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::Items(vec![text.into()])
+    }
+}
+
+/// Vectors, one row an item.
+#[derive(Debug, Clone)]
+pub struct Embeddings {
+    /// `(items, width)`, float32 on the CPU.
+    pub rows: Tensor,
+    /// How many tokens of each item did not fit the model and were left out.
+    pub cut: Vec<usize>,
+}
+
+impl Embeddings {
+    /// The rows as vectors.
+    pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
+        Ok(self.rows.to_vec2()?)
+    }
+}

@@ -1,0 +1,55 @@
+//! Between candle tensors and the CPU kernels' slices.
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+
+use crate::{Error, Result};
+
+/// Whether the CPU kernels may serve `x`: float32 on the CPU, and nobody wants a gradient through it (kernels have
+/// no backward pass; candle's own operations serve then).
+pub(crate) fn serves(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op()
+}
+
+/// Calls `f` with the elements of `x`, row-major; a float32 CPU tensor. Copies only what is not contiguous.
+pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let start = layout.start_offset();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(not_host());
+    };
+    Ok(f(&values[start..start + x.elem_count()]))
+}
+
+/// Calls `f` with the whole storage `x` is a view of; with `x.layout()` it finds its elements by strides.
+pub(crate) fn read_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(not_host());
+    };
+    Ok(f(&values[layout.start_offset()..]))
+}
+
+/// A tensor of the shape of `x` whose elements `f` changed in place.
+pub(crate) fn map(x: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
+    let mut values = read(x, <[f32]>::to_vec)?;
+    f(&mut values);
+    Ok(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
+}
+
+/// A tensor of the shape of `x` that `f(x, y, out)` filled.
+pub(crate) fn zip(x: &Tensor, y: &Tensor, f: impl FnOnce(&[f32], &[f32], &mut [f32])) -> Result<Tensor> {
+    if x.dims() != y.dims() {
+        return Err(Error::new(
+            crate::ErrorKind::Compute,
+            format!("one shape wanted, got {:?} and {:?}", x.dims(), y.dims()),
+        ));
+    }
+    let mut out = vec![0f32; x.elem_count()];
+    read(x, |x| read(y, |y| f(x, y, &mut out)))??;
+    Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
+}
+
+fn not_host() -> Error {
+    Error::new(crate::ErrorKind::Compute, "a CPU kernel was given a tensor that is not float32 on the CPU")
+}

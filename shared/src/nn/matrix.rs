@@ -1,0 +1,213 @@
+//! A matrix of weights, wherever and however it is stored.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::{DType, Device, Module, Tensor};
+
+use super::host;
+use crate::checkpoint::Bytes;
+use crate::kernels::blocks::{self, BlockKind, Blocks};
+use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
+use crate::{Error, ErrorKind, Result};
+
+/// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
+///
+/// On the CPU it is read where it lies, in a mapped file more often than not; nothing is copied or repacked.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    outputs: usize,
+    inputs: usize,
+    storage: Storage,
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    /// Bytes on the CPU and, once somebody asks for a gradient, their candle copy.
+    Host { bytes: Bytes, kind: Kind, widened: Arc<OnceLock<Tensor>> },
+    /// `(outputs, inputs)` on another device.
+    Device(Tensor),
+    /// Blocks on another device.
+    DeviceBlocks(Arc<QTensor>),
+    /// Noted as missing; the load will fail before anyone multiplies by it.
+    Absent,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Dense(Elem, Layout, Compute),
+    Blocks(BlockKind),
+}
+
+impl Matrix {
+    pub(crate) fn dense(
+        bytes: Bytes,
+        elem: Elem,
+        layout: Layout,
+        compute: Compute,
+        (outputs, inputs): (usize, usize),
+    ) -> Self {
+        let kind = Kind::Dense(elem, layout, compute);
+        Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
+    }
+
+    pub(crate) fn blocks(bytes: Bytes, kind: BlockKind, (outputs, inputs): (usize, usize)) -> Self {
+        let kind = Kind::Blocks(kind);
+        Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
+    }
+
+    /// From `(outputs, inputs)` on a GPU.
+    pub(crate) fn device(tensor: Tensor) -> Result<Self> {
+        let (outputs, inputs) = tensor.dims2()?;
+        Ok(Self { outputs, inputs, storage: Storage::Device(tensor) })
+    }
+
+    pub(crate) fn device_blocks(tensor: QTensor) -> Result<Self> {
+        let (outputs, inputs) = tensor.shape().dims2()?;
+        Ok(Self { outputs, inputs, storage: Storage::DeviceBlocks(Arc::new(tensor)) })
+    }
+
+    pub(crate) fn absent(outputs: usize, inputs: usize) -> Self {
+        Self { outputs, inputs, storage: Storage::Absent }
+    }
+
+    /// Rows of the result.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Width of what it multiplies.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// `x · selfᵀ + bias`; `x`: `(…, inputs)`, result `(…, outputs)`, `bias`: `(outputs)`.
+    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let shape = self.result_shape(x)?;
+        match &self.storage {
+            Storage::Host { bytes, kind, .. } if host::serves(x) => {
+                let rows = x.elem_count() / self.inputs;
+                let mut y = vec![0f32; rows * self.outputs];
+                let mut run = |bias: Option<&[f32]>| {
+                    host::read(x, |x| match *kind {
+                        Kind::Dense(elem, layout, compute) => {
+                            let dense =
+                                Dense { data: bytes, elem, layout, outputs: self.outputs, inputs: self.inputs };
+                            matmul::linear(x, rows, &dense, bias, compute, &mut y)
+                        }
+                        Kind::Blocks(kind) => {
+                            let blocks = Blocks { data: bytes, kind, outputs: self.outputs, inputs: self.inputs };
+                            blocks::linear(x, rows, &blocks, bias, &mut y)
+                        }
+                    })
+                };
+                match bias {
+                    Some(bias) => host::read(bias, |bias| run(Some(bias)))??,
+                    None => run(None)?,
+                }
+                Ok(Tensor::from_vec(y, shape, &Device::Cpu)?)
+            }
+            Storage::DeviceBlocks(tensor) => {
+                // candle's quantised kernels take float32 activations.
+                let y = QMatMul::from_arc(tensor.clone())?.forward(&x.to_dtype(DType::F32)?)?;
+                add_bias(y.to_dtype(x.dtype())?, bias)
+            }
+            _ => {
+                let weight = self.tensor()?.to_dtype(x.dtype())?;
+                let rows = x.elem_count() / self.inputs;
+                let y = x.reshape((rows, self.inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
+                add_bias(y, bias)
+            }
+        }
+    }
+
+    /// The rows of `ids` (any shape of unsigned integers, each below `outputs`): `(…, inputs)`.
+    pub fn rows(&self, ids: &Tensor, activations: DType) -> Result<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.inputs);
+        let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
+        match &self.storage {
+            Storage::Host { bytes, kind, .. } if !ids.track_op() => {
+                let ids = flat.to_vec1::<u32>()?;
+                let mut out = vec![0f32; ids.len() * self.inputs];
+                for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.inputs.max(1))) {
+                    let id = *id as usize;
+                    if id >= self.outputs {
+                        return Err(Error::input(format!(
+                            "id {id} is outside the table of {} rows",
+                            self.outputs
+                        )));
+                    }
+                    match *kind {
+                        Kind::Dense(elem, Layout::OutIn, _) => matmul::widen_row(bytes, elem, id, row),
+                        Kind::Dense(elem, Layout::InOut, _) => {
+                            matmul::widen_column(bytes, elem, id, self.outputs, row)
+                        }
+                        Kind::Blocks(kind) => {
+                            let length = self.inputs / kind.block_len() * kind.block_bytes();
+                            blocks::dequantize(kind, &bytes[id * length..][..length], row)
+                        }
+                    }
+                }
+                Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+            }
+            _ => {
+                let table = self.tensor()?;
+                Ok(table.index_select(&flat, 0)?.reshape(shape)?.to_dtype(activations)?)
+            }
+        }
+    }
+
+    /// The whole matrix as a tensor `(outputs, inputs)`: what candle differentiates, and what the few places that
+    /// need the numbers themselves read. Float32 on the CPU, made once and kept.
+    pub fn tensor(&self) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Device(tensor) => Ok(tensor.clone()),
+            Storage::DeviceBlocks(tensor) => Ok(tensor.dequantize(&tensor.device())?),
+            Storage::Absent => Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?
+                .broadcast_as((self.outputs, self.inputs))?),
+            Storage::Host { bytes, kind, widened } => {
+                if let Some(tensor) = widened.get() {
+                    return Ok(tensor.clone());
+                }
+                let mut values = vec![0f32; self.outputs * self.inputs];
+                let tensor = match *kind {
+                    Kind::Blocks(kind) => {
+                        blocks::dequantize(kind, bytes, &mut values);
+                        Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
+                    }
+                    Kind::Dense(elem, Layout::OutIn, _) => {
+                        matmul::widen_row(bytes, elem, 0, &mut values);
+                        Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
+                    }
+                    Kind::Dense(elem, Layout::InOut, _) => {
+                        matmul::widen_row(bytes, elem, 0, &mut values);
+                        Tensor::from_vec(values, (self.inputs, self.outputs), &Device::Cpu)?.t()?.contiguous()?
+                    }
+                };
+                Ok(widened.get_or_init(|| tensor).clone())
+            }
+        }
+    }
+
+    fn result_shape(&self, x: &Tensor) -> Result<Vec<usize>> {
+        let mut shape = x.dims().to_vec();
+        match shape.last_mut() {
+            Some(last) if *last == self.inputs => {
+                *last = self.outputs;
+                Ok(shape)
+            }
+            _ => Err(Error::new(
+                ErrorKind::Compute,
+                format!("a layer of {} inputs was given {:?}", self.inputs, x.dims()),
+            )),
+        }
+    }
+}
+
+fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    })
+}

@@ -1,0 +1,13 @@
+//! Layers that hide how their weights are stored: float32, bfloat16, float16, or ggml's blocks; in a mapped file, in
+//! memory, or on a GPU. Model files name layers and shapes; nothing here names a model.
+
+mod activation;
+pub(crate) mod host;
+mod linear;
+mod matrix;
+mod norm;
+
+pub use activation::Activation;
+pub use linear::{Embedding, Linear};
+pub use matrix::Matrix;
+pub use norm::{LayerNorm, RmsNorm};

@@ -1,0 +1,85 @@
+//! Layer normalisation and its root-mean-square form.
+
+use candle_core::{D, DType, Tensor};
+
+use super::host;
+use crate::Result;
+use crate::kernels::norm;
+use crate::weights::Weights;
+
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, statistics in float32 (Ba et al. 2016).
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// `x`: `(…, width)`, any leading axes.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if host::serves(x) {
+            let bias = self.bias.as_ref().map(|b| b.to_vec1::<f32>()).transpose()?;
+            return host::read(&self.weight, |weight| {
+                let mut out = vec![0f32; x.elem_count()];
+                host::read(x, |x| norm::layer_norm(x, weight, bias.as_deref(), self.eps, &mut out))?;
+                Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+            })?;
+        }
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?;
+        let scaled = normed.broadcast_mul(&self.weight)?;
+        Ok(match &self.bias {
+            Some(bias) => scaled.broadcast_add(bias)?,
+            None => scaled,
+        })
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight` over the last axis, statistics in float32 (Zhang and Sennrich 2019).
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// `x`: `(…, width)`, any leading axes.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if host::serves(x) {
+            return host::read(&self.weight, |weight| {
+                let mut out = vec![0f32; x.elem_count()];
+                host::read(x, |x| norm::rms_norm(x, weight, self.eps, &mut out))?;
+                Ok(Tensor::from_vec(out, x.shape(), x.device())?)
+            })?;
+        }
+        let wide = x.to_dtype(DType::F32)?;
+        let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?;
+        Ok(normed.broadcast_mul(&self.weight)?)
+    }
+}
+
+impl Weights {
+    /// The layer norm at `name` (`weight` and `bias`, each `[width]`).
+    pub fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+        let here = self.at(name);
+        Ok(LayerNorm {
+            weight: here.tensor("weight", &[width])?,
+            bias: Some(here.tensor("bias", &[width])?),
+            eps,
+        })
+    }
+
+    /// The layer norm at `name` that has no bias.
+    pub fn layer_norm_no_bias(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+        Ok(LayerNorm { weight: self.at(name).tensor("weight", &[width])?, bias: None, eps })
+    }
+
+    /// The root-mean-square norm at `name` (`weight`, `[width]`).
+    pub fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm { weight: self.at(name).tensor("weight", &[width])?, eps })
+    }
+}

@@ -1,0 +1,463 @@
+//! The one reader a model file asks for its tensors: by path, by shape, by the official names.
+//!
+//! Whatever is missing or misshaped is noted and an empty stand-in handed out, so that one load reports every problem
+//! at once; [`Weights::finish`] turns the notes into one error. The same walk over a seed makes test weights, and
+//! over nothing it counts parameters before a download.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use candle_core::quantized::{QStorage, QTensor};
+use candle_core::{Device, Tensor};
+
+use crate::checkpoint::{Bytes, Checkpoint, Storage, Stored};
+use crate::error::nearest;
+use crate::kernels::blocks::{self, BlockKind};
+use crate::kernels::matmul::{self, Compute, Elem, Layout};
+use crate::nn::Matrix;
+use crate::runtime::{Precision, Runtime};
+use crate::{Error, ErrorKind, Result};
+
+/// Problems after which a load stops looking for more: a config that promises a million layers must not keep it busy.
+const ENOUGH_PROBLEMS: usize = 1000;
+
+/// What a file's tensor is called here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// By its own name.
+    Keep,
+    /// By the name the model file uses.
+    To(String),
+    /// Not at all: a buffer that carries no weights (say why where the table is written).
+    Ignore,
+}
+
+/// A place in a checkpoint. Cheap to clone; [`at`](Weights::at) descends.
+///
+/// ```
+/// use fauna_shared::{runtime::Runtime, weights::Weights};
+/// let weights = Weights::seeded(7, Runtime::cpu());
+/// let norm = weights.at("encoder").at("layer.0").layer_norm("norm", 8, 1e-5)?;
+/// assert_eq!(weights.finish()?.parameters, 16);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    prefix: String,
+}
+
+struct Shared {
+    origin: Origin,
+    runtime: Runtime,
+    ledger: Mutex<Ledger>,
+}
+
+enum Origin {
+    Files { tensors: BTreeMap<String, Entry>, label: PathBuf },
+    Seed(u64),
+    Nothing,
+}
+
+struct Entry {
+    stored: Stored,
+    /// What the file calls it.
+    official: String,
+}
+
+#[derive(Default)]
+struct Ledger {
+    read: BTreeMap<String, Vec<usize>>,
+    /// Names asked for that the file lacks, and the shapes wanted.
+    missing: BTreeMap<String, Vec<usize>>,
+    /// Names whose shapes differ: in the file, wanted.
+    misshaped: BTreeMap<String, (Vec<usize>, Vec<usize>)>,
+}
+
+/// What a load walked over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// Names and shapes, by name.
+    pub tensors: Vec<(String, Vec<usize>)>,
+    /// Elements in all of them.
+    pub parameters: u64,
+}
+
+impl Weights {
+    /// Over the tensors of `checkpoint`, each under the name that `rename` gives it.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name.
+    pub fn open(checkpoint: &Checkpoint, rename: impl Fn(&str) -> Name, runtime: Runtime) -> Result<Self> {
+        let label = checkpoint.path().to_path_buf();
+        let mut tensors = BTreeMap::new();
+        for official in checkpoint.names() {
+            let name = match rename(official) {
+                Name::Keep => official.to_string(),
+                Name::To(name) => name,
+                Name::Ignore => continue,
+            };
+            let Some(stored) = checkpoint.get(official) else { continue };
+            let entry = Entry { stored: stored.clone(), official: official.to_string() };
+            if let Some(other) = tensors.insert(name.clone(), entry) {
+                return Err(Error::new(
+                    ErrorKind::Mismatch,
+                    format!("{} and {official} are both {name}", other.official),
+                )
+                .at(&label));
+            }
+        }
+        Ok(Self::new(Origin::Files { tensors, label }, runtime))
+    }
+
+    /// Test weights: every tensor is made from `seed` and its own name, small and never zero.
+    pub fn seeded(seed: u64, runtime: Runtime) -> Self {
+        Self::new(Origin::Seed(seed), runtime)
+    }
+
+    /// No weights at all: a load over it is an inventory.
+    pub fn nothing() -> Self {
+        Self::new(Origin::Nothing, Runtime::cpu())
+    }
+
+    fn new(origin: Origin, runtime: Runtime) -> Self {
+        Self { shared: Arc::new(Shared { origin, runtime, ledger: Mutex::default() }), prefix: String::new() }
+    }
+
+    /// The place `name` below this one; `""` is this one.
+    pub fn at(&self, name: &str) -> Self {
+        Self { shared: self.shared.clone(), prefix: self.path(name) }
+    }
+
+    /// The place of entry `index` of the list `name`: `at_index("h", 3)` is `h.3`.
+    pub fn at_index(&self, name: &str, index: usize) -> Self {
+        self.at(&format!("{name}.{index}"))
+    }
+
+    /// Whether the checkpoint has a tensor of this name. A seed and an inventory have none until asked for one, so
+    /// what is optional there is absent.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.shared.origin {
+            Origin::Files { tensors, .. } => tensors.contains_key(&self.path(name)),
+            Origin::Seed(_) | Origin::Nothing => false,
+        }
+    }
+
+    /// What everything here is loaded for.
+    pub fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
+    /// The tensor `name`, dense, in the type of activations, on the device. For norms, biases and tables that enter
+    /// arithmetic directly; matrices that multiply activations are [`matrix`](Weights::matrix).
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let path = self.path(name);
+        let runtime = self.runtime();
+        let values = match self.ask(&path, shape)? {
+            Found::Stored(stored) => widen(stored)?,
+            Found::Seed(seed) => seeded_values(seed, &path, shape)?,
+            Found::Nothing => {
+                return Ok(Tensor::zeros((), runtime.activations(), runtime.device())?.broadcast_as(shape)?);
+            }
+        };
+        Ok(Tensor::from_vec(values, shape, runtime.device())?.to_dtype(runtime.activations())?)
+    }
+
+    /// The matrix `name` of `[outputs, inputs]`, as stored, or as the runtime wants weights stored.
+    pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
+        self.place(name, Layout::OutIn, outputs, inputs, self.runtime().quantize())
+    }
+
+    /// The matrix `name` that the file holds as `[inputs, outputs]`.
+    pub fn matrix_transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
+        self.place(name, Layout::InOut, outputs, inputs, self.runtime().quantize())
+    }
+
+    /// The matrix `name` of `[count, width]` whose rows are looked up. Quantising never takes it below 8 bits.
+    pub fn table(&self, name: &str, count: usize, width: usize) -> Result<Matrix> {
+        let quantize = self.runtime().quantize().map(|_| BlockKind::Q8_0);
+        self.place(name, Layout::OutIn, count, width, quantize)
+    }
+
+    /// Ends the load.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for.
+    pub fn finish(&self) -> Result<Inventory> {
+        let ledger = self.ledger();
+        if let Origin::Files { tensors, label } = &self.shared.origin {
+            let unread: Vec<&Entry> = tensors
+                .iter()
+                .filter(|(name, _)| !ledger.read.contains_key(*name) && !ledger.misshaped.contains_key(*name))
+                .map(|(_, entry)| entry)
+                .collect();
+            if !(ledger.missing.is_empty() && ledger.misshaped.is_empty() && unread.is_empty()) {
+                return Err(ledger.report(tensors, &unread).at(label));
+            }
+        }
+        let parameters = ledger.read.values().map(|shape| count(shape)).sum();
+        Ok(Inventory { tensors: ledger.read.clone().into_iter().collect(), parameters })
+    }
+
+    fn path(&self, name: &str) -> String {
+        match (self.prefix.is_empty(), name.is_empty()) {
+            (true, _) => name.to_string(),
+            (_, true) => self.prefix.clone(),
+            _ => format!("{}.{name}", self.prefix),
+        }
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.shared.ledger.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Looks `path` up and notes what was found.
+    fn ask(&self, path: &str, wanted: &[usize]) -> Result<Found<'_>> {
+        let mut ledger = self.ledger();
+        match &self.shared.origin {
+            Origin::Nothing => {
+                ledger.read.insert(path.to_string(), wanted.to_vec());
+                Ok(Found::Nothing)
+            }
+            Origin::Seed(seed) => {
+                ledger.read.insert(path.to_string(), wanted.to_vec());
+                Ok(Found::Seed(*seed))
+            }
+            Origin::Files { tensors, label } => match tensors.get(path) {
+                Some(entry) if entry.stored.shape == wanted => {
+                    ledger.read.insert(path.to_string(), wanted.to_vec());
+                    Ok(Found::Stored(&entry.stored))
+                }
+                other => {
+                    match other {
+                        Some(entry) => {
+                            let shapes = (entry.stored.shape.clone(), wanted.to_vec());
+                            ledger.misshaped.insert(path.to_string(), shapes);
+                        }
+                        None => {
+                            ledger.missing.insert(path.to_string(), wanted.to_vec());
+                        }
+                    }
+                    if ledger.missing.len() + ledger.misshaped.len() >= ENOUGH_PROBLEMS {
+                        return Err(ledger.report(tensors, &[]).at(label));
+                    }
+                    Ok(Found::Nothing)
+                }
+            },
+        }
+    }
+
+    fn place(
+        &self,
+        name: &str,
+        layout: Layout,
+        outputs: usize,
+        inputs: usize,
+        quantize: Option<BlockKind>,
+    ) -> Result<Matrix> {
+        let path = self.path(name);
+        let shape = match layout {
+            Layout::OutIn => [outputs, inputs],
+            Layout::InOut => [inputs, outputs],
+        };
+        let quantize = quantize.and_then(|kind| kind.fitting(inputs));
+        let stored = match self.ask(&path, &shape)? {
+            Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
+            Found::Stored(stored) => stored.clone(),
+            Found::Seed(seed) => {
+                let bytes = Bytes::from_f32(&seeded_values(seed, &path, &shape)?);
+                Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
+            }
+        };
+        match self.runtime().device() {
+            Device::Cpu => self.place_on_host(&stored, layout, (outputs, inputs), quantize),
+            device => self.place_on_device(&stored, layout, (outputs, inputs), quantize, device),
+        }
+    }
+
+    fn place_on_host(
+        &self,
+        stored: &Stored,
+        layout: Layout,
+        shape: (usize, usize),
+        quantize: Option<BlockKind>,
+    ) -> Result<Matrix> {
+        let runtime = self.runtime();
+        let compute = match runtime.precision() {
+            Precision::Bf16 => Compute::Bf16,
+            Precision::F32 | Precision::F16 => Compute::F32,
+        };
+        match (stored.storage, quantize) {
+            (Storage::Block(kind), _) if !runtime.dequantize() => {
+                return Ok(Matrix::blocks(stored.bytes.clone(), kind, shape));
+            }
+            (Storage::Block(_), _) => {}
+            (_, Some(kind)) => {
+                let bytes = quantized(stored, layout, shape, kind)?;
+                return Ok(Matrix::blocks(bytes, kind, shape));
+            }
+            (Storage::F32, None) if compute == Compute::F32 => {
+                return Ok(Matrix::dense(stored.bytes.clone(), Elem::F32, layout, compute, shape));
+            }
+            (Storage::F16, None) if compute == Compute::F32 => {
+                return Ok(Matrix::dense(stored.bytes.clone(), Elem::F16, layout, compute, shape));
+            }
+            (Storage::BF16, None) => {
+                return Ok(Matrix::dense(stored.bytes.clone(), Elem::Bf16, layout, compute, shape));
+            }
+            _ => {}
+        }
+        let values = widen(stored)?;
+        stored.bytes.release();
+        match compute {
+            Compute::F32 => Ok(Matrix::dense(Bytes::from_f32(&values), Elem::F32, layout, compute, shape)),
+            Compute::Bf16 => Ok(Matrix::dense(Bytes::from_bf16(&values), Elem::Bf16, layout, compute, shape)),
+        }
+    }
+
+    fn place_on_device(
+        &self,
+        stored: &Stored,
+        layout: Layout,
+        shape: (usize, usize),
+        quantize: Option<BlockKind>,
+        device: &Device,
+    ) -> Result<Matrix> {
+        let blocks = match (stored.storage, quantize) {
+            (Storage::Block(kind), _) if !self.runtime().dequantize() => Some((kind, stored.bytes.clone())),
+            (Storage::Block(_), _) | (_, None) => None,
+            (_, Some(kind)) => Some((kind, quantized(stored, layout, shape, kind)?)),
+        };
+        if let Some((kind, bytes)) = blocks {
+            let storage = QStorage::from_data(std::borrow::Cow::Borrowed(&bytes[..]), device, kind.into())?;
+            return Matrix::device_blocks(QTensor::new(storage, shape)?);
+        }
+        let values = Tensor::from_vec(widen(stored)?, stored.shape.clone(), &Device::Cpu)?
+            .to_dtype(self.runtime().activations())?;
+        let values = match layout {
+            Layout::OutIn => values,
+            Layout::InOut => values.t()?.contiguous()?,
+        };
+        Matrix::device(values.to_device(device)?)
+    }
+}
+
+enum Found<'a> {
+    Stored(&'a Stored),
+    Seed(u64),
+    Nothing,
+}
+
+impl Ledger {
+    /// Everything wrong, five lines a kind at most.
+    fn report(&self, tensors: &BTreeMap<String, Entry>, unread: &[&Entry]) -> Error {
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let mut counts = Vec::new();
+        if !self.missing.is_empty() {
+            counts.push(format!("{} tensor{} missing", self.missing.len(), plural(self.missing.len())));
+        }
+        if !self.misshaped.is_empty() {
+            counts.push(format!("{} of another shape", self.misshaped.len()));
+        }
+        if !unread.is_empty() {
+            counts.push(format!("{} that this model does not have", unread.len()));
+        }
+        let mut lines = String::new();
+        for (name, wanted) in self.missing.iter().take(5) {
+            let _ = writeln!(lines, "missing  {name}  {wanted:?}");
+            let unread = unread.iter().map(|entry| entry.official.as_str());
+            if let Some(near) = nearest(name, unread).first() {
+                let _ = writeln!(lines, "         (the file has {near})");
+            }
+        }
+        more(&mut lines, self.missing.len());
+        for (name, (found, wanted)) in self.misshaped.iter().take(5) {
+            let official = tensors.get(name).map_or(name.as_str(), |entry| &entry.official);
+            let _ = writeln!(lines, "shape    {official}  {found:?} in the file, {wanted:?} from the config");
+        }
+        more(&mut lines, self.misshaped.len());
+        for entry in unread.iter().take(5) {
+            let _ = writeln!(lines, "unread   {}  {:?}", entry.official, entry.stored.shape);
+        }
+        more(&mut lines, unread.len());
+        let first = match counts.is_empty() {
+            true => "the checkpoint and its config do not fit each other".to_string(),
+            false => counts.join(", "),
+        };
+        Error::new(ErrorKind::Mismatch, first).hint(lines.trim_end())
+    }
+}
+
+fn more(lines: &mut String, total: usize) {
+    if total > 5 {
+        let _ = writeln!(lines, "         and {} more", total - 5);
+    }
+}
+
+fn count(shape: &[usize]) -> u64 {
+    shape.iter().map(|n| *n as u64).fold(1, u64::saturating_mul)
+}
+
+/// The elements of `stored` as float32, row-major.
+fn widen(stored: &Stored) -> Result<Vec<f32>> {
+    let elements = stored.shape.iter().product();
+    let bytes = &stored.bytes[..];
+    let mut values = vec![0f32; elements];
+    match stored.storage {
+        Storage::F32 => matmul::widen_row(bytes, Elem::F32, 0, &mut values),
+        Storage::F16 => matmul::widen_row(bytes, Elem::F16, 0, &mut values),
+        Storage::BF16 => matmul::widen_row(bytes, Elem::Bf16, 0, &mut values),
+        Storage::Block(kind) => blocks::dequantize(kind, bytes, &mut values),
+        Storage::F64 => {
+            for (value, raw) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                *value = f64::from_le_bytes(*raw) as f32;
+            }
+        }
+        other => {
+            return Err(Error::unsupported(format!("weights stored as {other:?} are not implemented")));
+        }
+    }
+    Ok(values)
+}
+
+/// `stored` in blocks of `kind`, `(outputs, inputs)`; its pages are given back as they are done with.
+fn quantized(stored: &Stored, layout: Layout, shape: (usize, usize), kind: BlockKind) -> Result<Bytes> {
+    let (outputs, inputs) = shape;
+    let mut values = widen(stored)?;
+    stored.bytes.release();
+    if layout == Layout::InOut {
+        values = Tensor::from_vec(values, (inputs, outputs), &Device::Cpu)?.t()?.flatten_all()?.to_vec1()?;
+    }
+    let mut out = vec![0u8; values.len() / kind.block_len() * kind.block_bytes()];
+    blocks::quantize(kind, &values, &mut out);
+    Ok(Bytes::from_vec(out))
+}
+
+/// Uniform values in ±0.05 (around 1 for vectors called weight, which are norms), a function of seed and name alone.
+fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let elements: usize = shape
+        .iter()
+        .try_fold(1usize, |product, n| product.checked_mul(*n))
+        .ok_or_else(|| Error::input(format!("{path} of {shape:?} is too large to make")))?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(elements).map_err(|e| {
+        Error::input(format!("{path} of {shape:?} does not fit in memory")).caused_by(e)
+    })?;
+    let mut state = path.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let centre = if shape.len() == 1 && path.ends_with("weight") { 1.0 } else { 0.0 };
+    values.extend(std::iter::repeat_with(|| {
+        // SplitMix64 (Steele et al. 2014); the upper 24 bits make the fraction.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
+        centre + (unit - 0.5) * 0.1
+    }).take(elements));
+    Ok(values)
+}
+
