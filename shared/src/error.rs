@@ -63,7 +63,13 @@ struct Inner {
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, place: None, message: message.into(), details: Vec::new(), source: None }))
+        Self(Box::new(Inner {
+            kind,
+            place: None,
+            message: message.into(),
+            details: Vec::new(),
+            source: None,
+        }))
     }
 
     /// The caller's input cannot be used.

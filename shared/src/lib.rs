@@ -5,5 +5,7 @@
 
 pub mod error;
 pub mod kernels;
+pub mod progress;
+pub mod source;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,60 @@
+//! Where long work reports how far it is. The library never prints: a program passes a [`Progress`] that shows what
+//! it likes, or [`Silent`].
+
+/// What a total counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Bytes of a file or a transfer.
+    Bytes,
+    /// Whole things: texts, tensors, files, steps.
+    Items,
+}
+
+/// A place to report to, shared by every piece of work of one program.
+pub trait Progress: Send + Sync {
+    /// Work on `what` begins, `total` units of it if that is known. Dropping the [`Task`] ends it.
+    fn begin(&self, what: &str, unit: Unit, total: Option<u64>) -> Box<dyn Task>;
+
+    /// Something worth saying once, that is no error: "the hub does not answer: using the copy of Tuesday".
+    fn note(&self, message: &str) {
+        let _ = message;
+    }
+
+    /// Whether the user wants the work to stop. Asked often; the work then ends with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// One piece of work under way. Dropped when it is done or given up.
+pub trait Task: Send {
+    /// `amount` more units are done.
+    fn advance(&self, amount: u64);
+
+    /// `amount` units were done before this task began (a resumed download): they count towards the total and not
+    /// towards the speed.
+    fn skip(&self, amount: u64) {
+        self.advance(amount);
+    }
+}
+
+/// Shows nothing.
+///
+/// ```
+/// use fauna_shared::progress::{Progress, Silent, Unit};
+/// let task = Silent.begin("reading", Unit::Bytes, Some(10));
+/// task.advance(10);
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: Unit, _: Option<u64>) -> Box<dyn Task> {
+        Box::new(Silent)
+    }
+}
+
+impl Task for Silent {
+    fn advance(&self, _: u64) {}
+}

@@ -1,0 +1,355 @@
+//! From what a person names to files on disk.
+//!
+//! A name is an existing folder or file, a hub id (`owner/name`, `owner/name@revision`), a built-in name the program
+//! knows, or the name of a checkpoint that a script put under [`HubConfig::named`]. A path never makes a network call.
+//!
+//! ```
+//! use fauna_shared::source::{Finder, Source, Wanted};
+//! # let folder = tempfile::tempdir().unwrap();
+//! # std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+//! # let name = folder.path().to_str().unwrap();
+//! let source = Source::parse(name)?; // "./my-bert", "gpt2.Q8_0.gguf", "owner/name@main", "minilm"
+//! let files = Finder::from_env().find(&source, &Wanted::default())?;
+//! let config = std::fs::read(files.require("config.json")?);
+//! # assert_eq!(config.unwrap(), b"{}");
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+mod hub;
+mod select;
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+pub use hub::{File, HfHub, Hub, HubConfig, Listing, Repo};
+pub use select::{Wanted, select};
+
+use crate::error::{first_five, nearest};
+use crate::progress::{Progress, Silent};
+use crate::{Error, ErrorKind, Result};
+
+/// What a person named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// An existing folder.
+    Folder(PathBuf),
+    /// An existing file, the weights themselves.
+    File(PathBuf),
+    /// A repository on the hub.
+    Hub(Repo),
+    /// A name without an owner: built in, or put under [`HubConfig::named`].
+    Name(String),
+}
+
+impl Source {
+    /// Reads a name. Looks at the disk, never at the network.
+    ///
+    /// What exists is a path. What starts with `.`, `/` or `~`, has more than one separator, or ends as a weight file
+    /// does, can only be one.
+    ///
+    /// ```
+    /// use fauna_shared::source::{Repo, Source};
+    /// assert_eq!(Source::parse("owner/name@v1.0")?, Source::Hub(Repo::new("owner/name", "v1.0")?));
+    /// assert_eq!(Source::parse("minilm")?, Source::Name("minilm".into()));
+    /// assert!(Source::parse("./missing").is_err());
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a path that is not there, [`ErrorKind::Input`] for what is no name at all.
+    pub fn parse(name: &str) -> Result<Self> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            return Ok(Self::Folder(path.into()));
+        }
+        if path.exists() {
+            return Ok(Self::File(path.into()));
+        }
+        if name.trim().is_empty() {
+            return Err(
+                Error::input("no model named").hint("give a folder, a file, owner/name or a built-in name")
+            );
+        }
+        let separators = name.split('@').next().unwrap_or(name).matches(['/', '\\']).count();
+        let only_a_path =
+            name.starts_with(['.', '/', '~', '\\']) || name.contains('\\') || path.is_absolute();
+        if only_a_path || separators > 1 || (separators == 0 && select::is_weights(name)) {
+            return Err(missing_path(path));
+        }
+        if separators == 0 {
+            return Ok(Self::Name(name.into()));
+        }
+        let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+        Ok(Self::Hub(Repo::new(id, revision)?))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) | Self::File(path) => path.display().fmt(f),
+            Self::Hub(repo) => repo.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+fn missing_path(path: &Path) -> Error {
+    let error = Error::new(ErrorKind::NotFound, "no such file or folder").at(path);
+    let there = path.ancestors().skip(1).find(|p| p.is_dir()).filter(|p| !p.as_os_str().is_empty());
+    let error = match there {
+        Some(folder) => error.hint(format!(
+            "{} is there and holds\n{}",
+            folder.display(),
+            first_five(names_under(folder, 0))
+        )),
+        None => error,
+    };
+    error.hint("a repository of the hub is named owner/name, with nothing before it")
+}
+
+/// Turns a [`Source`] into [`Files`].
+pub struct Finder {
+    hub: Box<dyn Hub>,
+    named: PathBuf,
+    builtin: Box<dyn Fn(&str) -> Option<PathBuf> + Send + Sync>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Finder {
+    /// A finder with the settings of the environment ([`HubConfig::from_env`]), nothing built in, silent.
+    pub fn from_env() -> Self {
+        let config = HubConfig::from_env();
+        let named = config.named.clone();
+        Self::new(HfHub::new(config), named)
+    }
+
+    /// A finder that asks `hub`, and looks for bare names in the folder `named`.
+    pub fn new(hub: impl Hub + 'static, named: impl Into<PathBuf>) -> Self {
+        Self {
+            hub: Box::new(hub),
+            named: named.into(),
+            builtin: Box::new(|_| None),
+            progress: Arc::new(Silent),
+        }
+    }
+
+    /// Names the program brings with it, each a folder or a file. They come before all others.
+    pub fn with_builtin(mut self, builtin: impl Fn(&str) -> Option<PathBuf> + Send + Sync + 'static) -> Self {
+        self.builtin = Box::new(builtin);
+        self
+    }
+
+    /// Reports downloads to `progress`.
+    pub fn with_progress(mut self, progress: Arc<dyn Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Brings the files of `source` that `wanted` asks for onto this disk and says where they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a name or file that is nowhere, [`ErrorKind::Input`] if several weight files could
+    /// be meant; from the hub also `Auth`, `Offline`, `Network`, `Format` (a hash that does not match), `Cancelled`
+    /// and `Io` (a full disk).
+    pub fn find(&self, source: &Source, wanted: &Wanted) -> Result<Files> {
+        let files = match source {
+            Source::Folder(path) => Files::folder(path, source.to_string()),
+            Source::File(path) => Files::file(path, source.to_string()),
+            Source::Name(name) => self.find_name(name)?,
+            Source::Hub(repo) => return self.pull(repo, wanted),
+        };
+        Ok(files.choosing(wanted))
+    }
+
+    /// What a repository holds, without fetching any of it.
+    pub fn list(&self, repo: &Repo) -> Result<Listing> {
+        self.hub.list(repo, &*self.progress)
+    }
+
+    fn find_name(&self, name: &str) -> Result<Files> {
+        if let Some(path) = (self.builtin)(name) {
+            return Ok(if path.is_dir() { Files::folder(&path, name) } else { Files::file(&path, name) });
+        }
+        let folder = self.named.join(name);
+        if is_safe_name(name) && folder.is_dir() {
+            return Ok(Files::folder(&folder, name));
+        }
+        let known =
+            names_under(&self.named, 1).into_iter().filter_map(|n| n.split_once('/').map(|n| n.0.to_owned()));
+        let mut known: Vec<String> = known.collect();
+        known.dedup();
+        let near = nearest(name, known.iter().map(String::as_str));
+        let mut error = Error::new(ErrorKind::NotFound, format!("no model is called {name}"))
+            .hint(format!("not built in, no such file or folder, and not in {}", self.named.display()));
+        if !near.is_empty() {
+            error = error.hint(format!("there is {}", near.join(", ")));
+        }
+        Err(error.hint("a repository of the hub is named with its owner: owner/name"))
+    }
+
+    fn pull(&self, repo: &Repo, wanted: &Wanted) -> Result<Files> {
+        let listing = self.hub.list(repo, &*self.progress)?;
+        if let Some(bad) = listing.files.iter().find(|f| !is_safe_name(&f.path)) {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!("lists a file outside itself: {:?}", bad.path),
+            )
+            .at(repo.to_string())
+            .hint("nothing was downloaded; do not trust this repository"));
+        }
+        let chosen =
+            select(&listing.files, wanted).map_err(|error| match (error.kind(), listing.partial) {
+                (ErrorKind::NotFound, true) => Error::new(ErrorKind::Offline, error.message())
+                    .at(repo.to_string())
+                    .hint(format!("only a part of it is in the cache: {}", listing.root.display()))
+                    .hint("connect, or unset HF_HUB_OFFLINE, and fetch it once"),
+                _ => error.at(repo.to_string()),
+            })?;
+        for file in &chosen {
+            self.hub.fetch(repo, &listing, file, &*self.progress)?;
+        }
+        Ok(Files::folder(&listing.root, repo.to_string()).choosing(wanted))
+    }
+}
+
+/// The files of one checkpoint on this disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    root: PathBuf,
+    label: String,
+    choice: Option<String>,
+}
+
+impl Files {
+    /// The checkpoint in the folder `root`, called `label` in messages.
+    pub fn folder(root: impl Into<PathBuf>, label: impl Into<String>) -> Self {
+        Self { root: root.into(), label: label.into(), choice: None }
+    }
+
+    /// The single weight file at `path`; configs and tokenizers are looked for beside it.
+    pub fn file(path: &Path, label: impl Into<String>) -> Self {
+        let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Self { root: root.into(), label: label.into(), choice: name }
+    }
+
+    fn choosing(mut self, wanted: &Wanted) -> Self {
+        self.choice = self.choice.or_else(|| wanted.file.clone());
+        self
+    }
+
+    /// The folder the names start from.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the user called it.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Names of the files here and one folder down, sorted, with `/` between folder and file.
+    pub fn names(&self) -> Vec<String> {
+        names_under(&self.root, 1)
+    }
+
+    /// Where the file `name` lies (`config.json`, `1_Pooling/config.json`), if it is there. A name that leads out of
+    /// the checkpoint (`../x`) is never there.
+    pub fn get(&self, name: &str) -> Option<PathBuf> {
+        let path = self.root.join(name);
+        (is_safe_name(name) && path.is_file()).then_some(path)
+    }
+
+    /// Where the file `name` lies.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] with the folder, and what is there.
+    pub fn require(&self, name: &str) -> Result<PathBuf> {
+        self.get(name).ok_or_else(|| {
+            let names = self.names();
+            let near = nearest(name, names.iter().map(String::as_str));
+            let found = if near.is_empty() { first_five(&names) } else { near.join("\n") };
+            Error::new(ErrorKind::NotFound, format!("no file {name}"))
+                .at(&self.root)
+                .hint(if names.is_empty() { "the folder is empty".to_owned() } else { format!("there is\n{found}") })
+                .hint("a checkpoint has its config, tokenizer and weights in one folder, under their released names")
+        })
+    }
+
+    /// The weight files: one, or all shards of one, or those of each module folder, always in one format each.
+    ///
+    /// # Errors
+    /// As [`select`].
+    pub fn weights(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let chosen = select::weights(&names, self.choice.as_deref()).map_err(|error| error.at(&self.root))?;
+        if chosen.is_empty() {
+            return Err(select::no_weights(&names).at(&self.root));
+        }
+        Ok(chosen.into_iter().map(|name| self.root.join(name)).collect())
+    }
+}
+
+/// Whether `name` names a file below the folder it is joined to, on every system: no `..`, no root, no drive.
+fn is_safe_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.contains(['\\', ':', '\0'])
+        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// The files under `folder` down to `depth` folders, sorted, with `/` as separator. What cannot be read is left out.
+fn names_under(folder: &Path, depth: usize) -> Vec<String> {
+    let entries = std::fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let mut names = Vec::new();
+    for entry in entries.into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !entry.path().is_dir() {
+            names.push(name);
+        } else if depth > 0 {
+            names.extend(
+                names_under(&entry.path(), depth - 1).into_iter().map(|inner| format!("{name}/{inner}")),
+            );
+        }
+    }
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_only_be_a_path_is_missing() {
+        for name in ["./a", "../a/b", "/a/b", "a/b/c", "a\\b", "model.gguf", "~/m"] {
+            let error = Source::parse(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
+            assert!(error.to_string().contains("owner/name"), "{error}");
+        }
+        assert_eq!(Source::parse(" ").unwrap_err().kind(), ErrorKind::Input);
+    }
+
+    #[test]
+    fn a_hub_id_has_an_owner_and_perhaps_a_revision() {
+        let main = Source::Hub(Repo::new("openai-community/gpt2", "main").unwrap());
+        assert_eq!(Source::parse("openai-community/gpt2").unwrap(), main);
+        let pull = Source::Hub(Repo::new("a/b.c_d", "refs/pr/1").unwrap());
+        assert_eq!(Source::parse("a/b.c_d@refs/pr/1").unwrap(), pull);
+        for bad in ["a/..", "a/b@../x", "a/b@", "a b/c", "-a/b", "a/b@/x", "a--b/c"] {
+            assert_eq!(Source::parse(bad).unwrap_err().kind(), ErrorKind::Input, "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_are_not_safe() {
+        for bad in ["", "../a", "a/../b", "/a", "a//b", "a\\b", "C:a", "./a", "a/", "a\0"] {
+            assert!(!is_safe_name(bad), "{bad:?}");
+        }
+        assert!(is_safe_name("1_Pooling/config.json") && is_safe_name("a..b"));
+    }
+}

@@ -1,0 +1,368 @@
+//! Which files of a repository are needed: the small ones that describe the model, and its weights in one format.
+
+use std::collections::BTreeMap;
+
+use super::hub::File;
+use crate::error::first_five;
+use crate::{Error, ErrorKind, Result};
+
+/// What the caller needs from a repository.
+///
+/// ```
+/// use fauna_shared::source::Wanted;
+/// let model = Wanted::default();
+/// let one_of_many = Wanted::default().file("q4_k_m");
+/// let description = Wanted::default().without_weights();
+/// # let _ = (model, one_of_many, description);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub(super) no_weights: bool,
+    pub(super) file: Option<String>,
+    pub(super) also: Vec<String>,
+}
+
+impl Wanted {
+    /// Configs, tokenizers and processors only.
+    pub fn without_weights(mut self) -> Self {
+        self.no_weights = true;
+        self
+    }
+
+    /// The weights are the file of this name, or the only one whose name contains it, whatever its case.
+    pub fn file(mut self, name: impl Into<String>) -> Self {
+        self.file = Some(name.into());
+        self
+    }
+
+    /// These files as well, by their exact names: weights outside the usual places, action statistics.
+    pub fn also(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.also.extend(names.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// Weight formats, the best first: a repository that has two copies is read from the first. Safetensors maps into
+/// memory and runs nothing; the others are read only where it is missing.
+const FORMATS: [&[&str]; 4] = [&["safetensors"], &["bin"], &["pt", "pth", "ckpt", "th", "tar"], &["gguf"]];
+
+/// Names a trainer leaves beside the weights.
+const NOT_WEIGHTS: [&str; 6] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "mmproj"];
+
+/// Folders that hold the model again for another runtime, or its history.
+const OTHER_RUNTIMES: [&str; 12] = [
+    "onnx", "openvino", "coreml", "tf", "flax", "tflite", "tensorrt", "mlx", "original", "gguf", "runs",
+    "logs",
+];
+
+/// Endings of the files that describe a model.
+const DESCRIPTIONS: [&str; 9] =
+    [".json", ".txt", ".model", ".jinja", ".yaml", ".yml", ".tiktoken", ".vocab", ".spm"];
+
+/// The files of `listing` that `wanted` asks for, in the listing's order.
+///
+/// Weights are chosen folder by folder, in one format: safetensors before `.bin` before other PyTorch files before
+/// GGUF, a whole set of shards or a single file. They are looked for at the top, in the numbered module folders of
+/// sentence-transformers (`2_Dense/`) and, under a `model_index.json`, in every pipeline folder. Copies for other
+/// runtimes (`onnx/`, `tf_model.h5`, …) are left out.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if there are no weights, a shard is missing or a wanted name is not listed;
+/// [`ErrorKind::Input`] if several files could be meant, with their names.
+pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
+    let names: Vec<&str> = listing.iter().map(|f| f.path.as_str()).collect();
+    let mut chosen: Vec<&str> = names.iter().copied().filter(|name| is_description(name)).collect();
+    if !wanted.no_weights {
+        let weights = weights(&names, wanted.file.as_deref())?;
+        if weights.is_empty() {
+            return Err(no_weights(&names));
+        }
+        chosen.extend(weights);
+    }
+    for name in &wanted.also {
+        let known = names.iter().find(|n| *n == name);
+        chosen.push(known.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("no file {name}"))
+                .hint(format!("there is\n{}", first_five(&names)))
+        })?);
+    }
+    Ok(listing.iter().filter(|f| chosen.contains(&f.path.as_str())).cloned().collect())
+}
+
+/// The weight files among `names`, in one format per folder; `choice` picks one of several by (a part of) its name.
+pub(super) fn weights<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Vec<&'a str>> {
+    if let Some(choice) = choice {
+        return by_choice(names, choice);
+    }
+    let pipeline = names.contains(&"model_index.json");
+    let mut folders: BTreeMap<&str, Vec<&'a str>> = BTreeMap::new();
+    for name in names {
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder.is_empty() || is_module(folder) || (pipeline && is_described(folder)) {
+            folders.entry(folder).or_default().push(name);
+        }
+    }
+    let mut chosen = Vec::new();
+    for names in folders.values() {
+        chosen.extend(of_one_folder(names)?);
+    }
+    Ok(chosen)
+}
+
+/// Sets of weight files, by name without shard number and ending.
+type Sets<'a> = BTreeMap<&'a str, Vec<&'a str>>;
+
+fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
+    for format in FORMATS {
+        let mut sets = Sets::new();
+        for name in names.iter().filter(|n| format.contains(&ending(n)) && !is_left_over(n)) {
+            sets.entry(stem(name)).or_default().push(name);
+        }
+        let usual = ["model", "pytorch_model"]
+            .into_iter()
+            .find(|usual| sets.keys().any(|stem| stem.rsplit('/').next() == Some(usual)));
+        if let Some(usual) = usual {
+            sets.retain(|stem, _| stem.rsplit('/').next() == Some(usual));
+        }
+        match sets.len() {
+            0 => continue,
+            1 => return whole(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
+            _ => return Err(several(sets.into_values().flatten())),
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn by_choice<'a>(names: &[&'a str], choice: &str) -> Result<Vec<&'a str>> {
+    let exact = names.iter().find(|n| **n == choice).copied();
+    let part = choice.to_lowercase();
+    let alike = |n: &&&str| is_weights(n) && n.to_lowercase().contains(&part);
+    let mut sets = Sets::new();
+    for name in names.iter().filter(alike) {
+        sets.entry(stem(name)).or_default().push(name);
+    }
+    match (exact, sets.len()) {
+        (Some(name), _) if shard(name).is_none() => Ok(vec![name]),
+        (Some(name), _) => {
+            whole(names.iter().copied().filter(|n| is_weights(n) && stem(n) == stem(name)).collect())
+        }
+        (None, 1) => whole(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
+        (None, 0) => Err(Error::new(ErrorKind::NotFound, format!("no weight file is named {choice}"))
+            .hint(format!("there is\n{}", first_five(names.iter().filter(|n| is_weights(n)))))),
+        (None, _) => Err(several(sets.into_values().flatten())),
+    }
+}
+
+/// `set` if no shard of it is missing. A single file beside shards of its own name is the same model twice.
+fn whole(set: Vec<&str>) -> Result<Vec<&str>> {
+    if let Some(single) = set.iter().find(|n| shard(n).is_none()) {
+        return Ok(vec![single]);
+    }
+    let count = set.first().and_then(|n| shard(n)).map_or(0, |(_, count)| count);
+    let have: Vec<usize> = set.iter().filter_map(|n| shard(n)).map(|(number, _)| number).collect();
+    if have.len() < count {
+        let missing = (1..=count).find(|n| !have.contains(n)).unwrap_or(count);
+        let first = set.first().copied().unwrap_or_default();
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("{} of {count} shards are there; shard {missing} is missing", have.len()),
+        )
+        .hint(format!("beside {first}")));
+    }
+    Ok(set)
+}
+
+fn several<'a>(names: impl Iterator<Item = &'a str>) -> Error {
+    Error::input("several weight files, and no way to tell which is meant")
+        .hint(first_five(names))
+        .hint("name one, or a part of its name that no other has: --file NAME")
+}
+
+pub(super) fn no_weights(names: &[&str]) -> Error {
+    let elsewhere: Vec<&&str> = names.iter().filter(|n| is_weights(n)).collect();
+    let error = Error::new(ErrorKind::NotFound, "no weights (safetensors, bin, pt, gguf)");
+    if elsewhere.is_empty() {
+        return error.hint(format!("there is\n{}", first_five(names)));
+    }
+    error
+        .hint(format!("not in the usual places, but there is\n{}", first_five(elsewhere)))
+        .hint("name one: --file NAME")
+}
+
+fn is_description(name: &str) -> bool {
+    let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let hidden = file.starts_with('.') || folder.starts_with('.');
+    let licence = folder.is_empty() && (file.starts_with("LICENSE") || file == "README.md");
+    !hidden
+        && !folder.contains('/')
+        && !OTHER_RUNTIMES.contains(&folder)
+        && !folder.starts_with("checkpoint-")
+        && (licence || DESCRIPTIONS.iter().any(|ending| file.ends_with(ending)))
+}
+
+/// A numbered module folder of sentence-transformers: `1_Pooling`, `2_Dense`.
+fn is_module(folder: &str) -> bool {
+    folder
+        .split_once('_')
+        .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        && !folder.contains('/')
+}
+
+fn is_described(folder: &str) -> bool {
+    !folder.contains('/') && !OTHER_RUNTIMES.contains(&folder)
+}
+
+pub(super) fn is_weights(name: &str) -> bool {
+    FORMATS.iter().any(|endings| endings.contains(&ending(name)))
+}
+
+fn is_left_over(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    NOT_WEIGHTS.iter().any(|left| file.starts_with(left))
+}
+
+fn ending(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, ending)| ending)
+}
+
+/// `name` without its ending and shard number.
+fn stem(name: &str) -> &str {
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    match shard(name) {
+        Some(_) => stem.rsplitn(4, '-').last().unwrap_or(stem),
+        None => stem,
+    }
+}
+
+/// Number and count of a shard: `(2, 5)` for `model-00002-of-00005.safetensors`.
+fn shard(name: &str) -> Option<(usize, usize)> {
+    let (stem, _) = name.rsplit_once('.')?;
+    let mut parts = stem.rsplitn(4, '-');
+    let count = parts.next()?.parse().ok()?;
+    let "of" = parts.next()? else { return None };
+    let number = parts.next()?.parse().ok()?;
+    parts.next()?;
+    Some((number, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(names: &[&str], wanted: &Wanted) -> Result<Vec<String>> {
+        let listing: Vec<File> = names.iter().map(|n| File::named(*n)).collect();
+        Ok(select(&listing, wanted)?.into_iter().map(|f| f.path).collect())
+    }
+
+    #[test]
+    fn of_two_copies_safetensors_is_taken() {
+        let names = [
+            "README.md",
+            "config.json",
+            "flax_model.msgpack",
+            "model.safetensors",
+            "onnx/model.onnx",
+            "onnx/config.json",
+            "openvino/openvino_model.bin",
+            "pytorch_model.bin",
+            "rust_model.ot",
+            "tf_model.h5",
+            "tokenizer.json",
+            "training_args.bin",
+            "vocab.txt",
+        ];
+        let expected = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "vocab.txt"];
+        assert_eq!(chosen(&names, &Wanted::default()).unwrap(), expected);
+    }
+
+    #[test]
+    fn all_shards_come_with_their_index() {
+        let names = [
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "original/consolidated.00.pth",
+            "original/params.json",
+            "pytorch_model-00001-of-00001.bin",
+        ];
+        assert_eq!(chosen(&names, &Wanted::default()).unwrap(), names[..4]);
+    }
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let names = ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"];
+        let error = chosen(&names, &Wanted::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("shard 2 is missing"), "{error}");
+    }
+
+    #[test]
+    fn sentence_transformers_modules_come_along() {
+        let names = [
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "2_Dense/pytorch_model.bin",
+            "config_sentence_transformers.json",
+            "model.safetensors",
+            "modules.json",
+        ];
+        let mut expected = names.to_vec();
+        expected.remove(3);
+        assert_eq!(chosen(&names, &Wanted::default()).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_several_gguf_files_one_must_be_named() {
+        let names = ["a-Q4_K_M.gguf", "a-Q8_0.gguf", "mmproj-a-f16.gguf", "config.json"];
+        let error = chosen(&names, &Wanted::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(
+            error.to_string().contains("a-Q4_K_M.gguf") && error.to_string().contains("--file"),
+            "{error}"
+        );
+        assert_eq!(chosen(&names, &Wanted::default().file("q8_0")).unwrap(), ["a-Q8_0.gguf", "config.json"]);
+        assert_eq!(
+            chosen(&names, &Wanted::default().file("a-Q8_0.gguf")).unwrap(),
+            ["a-Q8_0.gguf", "config.json"]
+        );
+        assert_eq!(chosen(&names, &Wanted::default().file("q5")).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn shards_of_a_named_gguf_come_together() {
+        let names = ["q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf", "q8/m.gguf"];
+        assert_eq!(chosen(&names, &Wanted::default().file("q4/")).unwrap(), names[..2]);
+        assert_eq!(chosen(&names, &Wanted::default().file("q4/m-00001-of-00002.gguf")).unwrap(), names[..2]);
+    }
+
+    #[test]
+    fn one_gguf_or_one_bin_needs_no_name() {
+        assert_eq!(chosen(&["m.Q4_1.gguf"], &Wanted::default()).unwrap(), ["m.Q4_1.gguf"]);
+        assert_eq!(chosen(&["checkpoint.pt"], &Wanted::default()).unwrap(), ["checkpoint.pt"]);
+        assert_eq!(
+            chosen(&["pytorch_model.bin", "state_dict.bin"], &Wanted::default()).unwrap(),
+            ["pytorch_model.bin"]
+        );
+    }
+
+    #[test]
+    fn weights_in_an_odd_place_are_pointed_at() {
+        let error = chosen(&["config.json", "deep/model.safetensors"], &Wanted::default()).unwrap_err();
+        assert!(error.to_string().contains("deep/model.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn a_pipeline_brings_every_folder() {
+        let names = ["model_index.json", "unet/model.safetensors", "vae/model.safetensors", "onnx/model.bin"];
+        assert_eq!(chosen(&names, &Wanted::default()).unwrap(), names[..3]);
+    }
+
+    #[test]
+    fn without_weights_needs_none() {
+        assert_eq!(chosen(&["config.json"], &Wanted::default().without_weights()).unwrap(), ["config.json"]);
+        let also = Wanted::default().without_weights().also(["stats/norm.npy"]);
+        assert_eq!(chosen(&["config.json", "stats/norm.npy"], &also).unwrap().len(), 2);
+    }
+}
