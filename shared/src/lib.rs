@@ -4,6 +4,7 @@
 //! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
 
 pub mod error;
+pub mod generate;
 pub mod kernels;
 pub mod progress;
 pub mod source;

@@ -1,0 +1,442 @@
+//! One decode loop for every token a model can emit: text, image codes, audio codes, action bins.
+//!
+//! A network that gives logits for the next token implements [`Decoder`]; [`generate`] does the rest: left-padded
+//! batches, sampling, guidance, stop rules, streaming and cancelling. It knows nothing of text; `text::stream` puts
+//! a tokenizer around it. What a model is conditioned on besides tokens (an image, an encoder's states) is a field
+//! of the value that implements [`Decoder`].
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use fauna_shared::Result;
+//! use fauna_shared::generate::{Decoder, Decoding, Tokens, generate};
+//! use std::ops::ControlFlow;
+//!
+//! /// Says that the next token is one more than the last.
+//! struct Counter;
+//! impl Decoder for Counter {
+//!     type Cache = ();
+//!     fn cache(&self, _rows: usize, _capacity: usize) -> Result<()> {
+//!         Ok(())
+//!     }
+//!     fn step(&self, tokens: &Tokens, _cache: &mut ()) -> Result<Tensor> {
+//!         let mut logits = vec![0f32; tokens.rows() * 10];
+//!         for row in 0..tokens.rows() {
+//!             logits[row * 10 + tokens.row(row)[tokens.time() - 1] as usize + 1] = 1.0;
+//!         }
+//!         Ok(Tensor::from_vec(logits, (tokens.rows(), 10), &Device::Cpu)?)
+//!     }
+//!     fn max_positions(&self) -> Option<usize> {
+//!         None
+//!     }
+//! }
+//!
+//! let options = Decoding { eos: Some(vec![7]), ..Decoding::greedy(5) };
+//! let generated = generate(&Counter, &[vec![1], vec![2, 3, 4]], &options, &mut |_| ControlFlow::Continue(()))?;
+//! assert_eq!(generated.tokens, [vec![2, 3, 4, 5, 6], vec![5, 6, 7]]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+mod options;
+mod rng;
+mod sample;
+
+use std::collections::HashSet;
+use std::ops::{ControlFlow, Range};
+
+use candle_core::{DType, Device, Storage, Tensor};
+use serde::Serialize;
+
+pub use options::Decoding;
+pub use rng::Rng;
+use sample::{Sampler, penalise};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A network that can be asked for the logits of the next token.
+///
+/// Rows are independent sequences: the entries of a batch, and for several codebooks one row each.
+pub trait Decoder {
+    /// What the network keeps of the tokens it has seen.
+    type Cache;
+
+    /// An empty cache for `rows` sequences of at most `capacity` tokens, padding included.
+    fn cache(&self, rows: usize, capacity: usize) -> Result<Self::Cache>;
+
+    /// Takes in `tokens` and gives the logits that follow the last of each row: `(rows, vocabulary)`, any float
+    /// type, any device.
+    fn step(&self, tokens: &Tokens, cache: &mut Self::Cache) -> Result<Tensor>;
+
+    /// How many tokens a row may have at most; `None` if there is no bound.
+    fn max_positions(&self) -> Option<usize>;
+
+    /// What may follow in `row` after the tokens in `new` (prompt not included). Default: anything.
+    fn allowed(&self, _row: usize, _new: &[u32]) -> Allowed {
+        Allowed::Any
+    }
+
+    /// The prompt of the unconditional row that guidance sets against `prompt`. Default: the same prompt, for
+    /// networks whose condition is not in the tokens.
+    fn unconditional(&self, prompt: &[u32]) -> Vec<u32> {
+        prompt.to_vec()
+    }
+}
+
+/// What a model lets come next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// Any token of the vocabulary.
+    Any,
+    /// Exactly this token, whatever the logits say.
+    Only(u32),
+    /// A token with an id in this range.
+    Within(Range<u32>),
+}
+
+/// The new tokens of one step: `(rows, time)`, all prompts at first, then one token a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens<'a> {
+    ids: &'a [u32],
+    pads: &'a [usize],
+    past: usize,
+}
+
+impl<'a> Tokens<'a> {
+    /// `ids`: row-major `(pads.len(), time)`. `pads`: how many padding tokens each row began with. `past`: how many
+    /// tokens, padding included, each row has in the cache already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] if `ids` is empty or does not fill the rows evenly, or a row is all padding.
+    pub fn new(ids: &'a [u32], pads: &'a [usize], past: usize) -> Result<Self> {
+        if ids.is_empty() || pads.is_empty() || !ids.len().is_multiple_of(pads.len()) {
+            return Err(Error::input(format!("{} tokens do not fill {} rows", ids.len(), pads.len())));
+        }
+        let end = past + ids.len() / pads.len();
+        match pads.iter().position(|&pad| pad >= end) {
+            Some(row) => Err(Error::input(format!("row {row} holds no token, only padding"))),
+            None => Ok(Self { ids, pads, past }),
+        }
+    }
+
+    /// How many sequences there are.
+    pub fn rows(&self) -> usize {
+        self.pads.len()
+    }
+
+    /// How many new tokens each row has.
+    pub fn time(&self) -> usize {
+        self.ids.len() / self.pads.len()
+    }
+
+    /// How many tokens, padding included, each row already has in the cache.
+    pub fn past(&self) -> usize {
+        self.past
+    }
+
+    /// How many padding tokens each row began with. They must be masked for good.
+    pub fn pads(&self) -> &'a [usize] {
+        self.pads
+    }
+
+    /// Whether no row is padded, so that the causal mask is all that is needed.
+    pub fn is_even(&self) -> bool {
+        self.pads.iter().all(|&pad| pad == 0)
+    }
+
+    /// The new tokens of one row.
+    pub fn row(&self, row: usize) -> &'a [u32] {
+        &self.ids[row * self.time()..][..self.time()]
+    }
+
+    /// The new tokens, row-major.
+    pub fn ids(&self) -> &'a [u32] {
+        self.ids
+    }
+
+    /// The new tokens, `(rows, time)`, u32.
+    pub fn tensor(&self, device: &Device) -> Result<Tensor> {
+        Ok(Tensor::from_slice(self.ids, (self.rows(), self.time()), device)?)
+    }
+
+    /// The position of each new token among the tokens of its row that are not padding, row-major; 0 for padding.
+    pub fn positions(&self) -> Vec<u32> {
+        let times = self.past..self.past + self.time();
+        let row = |&pad: &usize| times.clone().map(move |t| t.saturating_sub(pad) as u32);
+        self.pads.iter().flat_map(row).collect()
+    }
+}
+
+/// One token that [`generate`] has just chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewToken {
+    /// The row it belongs to.
+    pub row: usize,
+    /// Its index among the new tokens of that row, from 0.
+    pub index: usize,
+    /// Its id.
+    pub token: u32,
+    /// Why the row ends with it, if it does.
+    pub finish: Option<Finish>,
+}
+
+/// What a caller who has seen enough wants to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// The row of this token; it counts as [`Finish::Stopped`].
+    Row,
+    /// Everything; unfinished rows count as [`Finish::Cancelled`].
+    All,
+}
+
+/// Why a row ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model emitted an end token, which is the row's last.
+    End,
+    /// `max_new_tokens` are there.
+    Length,
+    /// The model has no position left.
+    Full,
+    /// The caller ended this row, for example at a stop string.
+    Stopped,
+    /// The caller ended everything.
+    Cancelled,
+}
+
+/// What [`generate`] made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The new tokens of each row, an end token included, padding not.
+    pub tokens: Vec<Vec<u32>>,
+    /// Why each row ended.
+    pub finished: Vec<Finish>,
+}
+
+impl Generated {
+    /// Prompts and new tokens as one rectangle, as transformers' `generate` returns `sequences`: prompts padded on
+    /// the left, finished rows on the right.
+    pub fn sequences(&self, prompts: &[impl AsRef<[u32]>], pad: u32) -> Vec<Vec<u32>> {
+        let longest_prompt = prompts.iter().map(|p| p.as_ref().len()).max().unwrap_or(0);
+        let longest = longest_prompt + self.tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let row = |(prompt, new): (&[u32], &Vec<u32>)| {
+            let mut row = vec![pad; longest_prompt - prompt.len()];
+            row.extend_from_slice(prompt);
+            row.extend_from_slice(new);
+            row.resize(longest, pad);
+            row
+        };
+        prompts.iter().map(AsRef::as_ref).zip(&self.tokens).map(row).collect()
+    }
+}
+
+/// Continues `prompts`, all at once, and calls `each` with every new token as soon as it is chosen.
+///
+/// `options.eos` and `options.pad` are taken as they are: a caller who knows the model's own fills them in.
+/// `options.stop` is for a layer that knows text and is not read here. A row gives the same tokens alone and in a
+/// batch, up to rounding in the network.
+///
+/// # Errors
+/// [`ErrorKind::Input`] if an option is out of range, there is no prompt, one is empty, or one is longer than the
+/// model's positions. [`ErrorKind::Compute`] if the network's logits are misshaped or not numbers.
+pub fn generate<D: Decoder + ?Sized>(
+    model: &D,
+    prompts: &[impl AsRef<[u32]>],
+    options: &Decoding,
+    each: &mut dyn FnMut(NewToken) -> ControlFlow<Halt>,
+) -> Result<Generated> {
+    options.check()?;
+    let batch = Batch::new(model, prompts, options)?;
+    let rows = prompts.len();
+    let (limit, limit_reason) = batch.limit(model.max_positions(), options)?;
+    let mut cache = model.cache(batch.pads.len(), batch.longest + limit - 1)?;
+    let mut samplers: Vec<Sampler> = (0..rows).map(|row| Sampler::new(options, row)).collect();
+    let mut seen: Vec<HashSet<u32>> = match options.repetition_penalty == 1.0 {
+        true => Vec::new(),
+        false => prompts.iter().map(|p| p.as_ref().iter().copied().collect()).collect(),
+    };
+    let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
+    let mut finished: Vec<Option<Finish>> = vec![None; rows];
+    let mut scores = Vec::new();
+    let (mut ids, mut past) = (batch.ids, 0);
+
+    'steps: for index in 0..limit {
+        let input = Tokens::new(&ids, &batch.pads, past)?;
+        past += input.time();
+        let logits = model.step(&input, &mut cache)?;
+        let logits = on_cpu(&logits, batch.pads.len())?;
+        ids.clear();
+        read_rows(&logits, |all, vocabulary| {
+            for row in 0..rows {
+                if finished[row].is_some() {
+                    ids.push(options.pad_token());
+                    continue;
+                }
+                let seen_here = seen.get(row);
+                let row_logits = adjusted(all, vocabulary, row, rows, index, options, seen_here, &mut scores);
+                let token = choose(&mut samplers[row], row_logits, model.allowed(row, &tokens[row]))
+                    .ok_or_else(|| no_choice(row, index))?;
+                ids.push(token);
+                tokens[row].push(token);
+                if let Some(seen) = seen.get_mut(row) {
+                    seen.insert(token);
+                }
+                let finish = match () {
+                    () if options.end_tokens().contains(&token) => Some(Finish::End),
+                    () if index + 1 == limit => Some(limit_reason),
+                    () => None,
+                };
+                finished[row] = finish;
+                match each(NewToken { row, index, token, finish }) {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(Halt::Row) => finished[row] = finish.or(Some(Finish::Stopped)),
+                    ControlFlow::Break(Halt::All) => {
+                        finished.iter_mut().for_each(|f| *f = f.or(Some(Finish::Cancelled)));
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if finished.iter().all(Option::is_some) {
+            break 'steps;
+        }
+        if batch.pads.len() > rows {
+            ids.extend_from_within(..);
+        }
+    }
+    Ok(Generated { tokens, finished: finished.into_iter().map(|f| f.unwrap_or(limit_reason)).collect() })
+}
+
+/// The prompts as one left-padded rectangle.
+struct Batch {
+    ids: Vec<u32>,
+    pads: Vec<usize>,
+    longest: usize,
+}
+
+impl Batch {
+    /// `prompts`, and after them their unconditional rows if there is guidance.
+    fn new<D: Decoder + ?Sized>(
+        model: &D,
+        prompts: &[impl AsRef<[u32]>],
+        options: &Decoding,
+    ) -> Result<Self> {
+        if prompts.is_empty() {
+            return Err(Error::input("there is no prompt to continue"));
+        }
+        if let Some(row) = prompts.iter().position(|p| p.as_ref().is_empty()) {
+            return Err(Error::input(format!("prompt {row} is empty"))
+                .hint("a prompt needs at least one token, for example the model's begin token"));
+        }
+        let mut all: Vec<Vec<u32>> = prompts.iter().map(|p| p.as_ref().to_vec()).collect();
+        if options.guidance != 1.0 {
+            all.extend(prompts.iter().map(|p| model.unconditional(p.as_ref())));
+        }
+        let longest = all.iter().map(Vec::len).max().unwrap_or(0);
+        let pads: Vec<usize> = all.iter().map(|p| longest - p.len()).collect();
+        let mut ids = Vec::with_capacity(longest * all.len());
+        for (prompt, &pad) in all.iter().zip(&pads) {
+            ids.extend(std::iter::repeat_n(options.pad_token(), pad));
+            ids.extend_from_slice(prompt);
+        }
+        Ok(Self { ids, pads, longest })
+    }
+
+    /// How many tokens can be made, and what it means to have made them all.
+    fn limit(&self, positions: Option<usize>, options: &Decoding) -> Result<(usize, Finish)> {
+        let wanted = options.max_new_tokens;
+        match positions {
+            Some(positions) if self.longest > positions => Err(Error::input(format!(
+                "the prompt has {} tokens, the model has {positions} positions",
+                self.longest
+            ))
+            .hint("shorten the prompt")),
+            // The last token is chosen but never fed, so it needs no position.
+            Some(positions) if positions + 1 - self.longest < wanted => {
+                Ok((positions + 1 - self.longest, Finish::Full))
+            }
+            _ => Ok((wanted, Finish::Length)),
+        }
+    }
+}
+
+/// The logits of `row` with guidance, penalty and minimum length applied; copied only if one of them is.
+#[allow(clippy::too_many_arguments)]
+fn adjusted<'a>(
+    all: &'a [f32],
+    vocabulary: usize,
+    row: usize,
+    rows: usize,
+    index: usize,
+    options: &Decoding,
+    seen: Option<&HashSet<u32>>,
+    scores: &'a mut Vec<f32>,
+) -> &'a [f32] {
+    let conditional = &all[row * vocabulary..][..vocabulary];
+    let guided = options.guidance != 1.0;
+    let too_short = index < options.min_new_tokens && !options.end_tokens().is_empty();
+    if !guided && !too_short && seen.is_none() {
+        return conditional;
+    }
+    scores.clear();
+    scores.extend_from_slice(conditional);
+    if guided {
+        let unconditional = &all[(rows + row) * vocabulary..][..vocabulary];
+        for (score, without) in scores.iter_mut().zip(unconditional) {
+            *score = without + options.guidance * (*score - without);
+        }
+    }
+    if let Some(seen) = seen {
+        penalise(scores, seen.iter().copied(), options.repetition_penalty);
+    }
+    if too_short {
+        for &end in options.end_tokens() {
+            if let Some(score) = scores.get_mut(end as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+    scores
+}
+
+fn choose(sampler: &mut Sampler, logits: &[f32], allowed: Allowed) -> Option<u32> {
+    match allowed {
+        Allowed::Any => sampler.choose(logits),
+        Allowed::Only(token) => Some(token),
+        Allowed::Within(range) => {
+            let inside = logits.get(range.start as usize..(range.end as usize).min(logits.len()))?;
+            sampler.choose(inside).map(|token| range.start + token)
+        }
+    }
+}
+
+fn no_choice(row: usize, index: usize) -> Error {
+    Error::new(ErrorKind::Compute, format!("row {row}, new token {index}: the logits are not numbers"))
+        .hint("the weights may be damaged, or the type too narrow: try --dtype f32")
+}
+
+/// `logits` as contiguous f32 on the CPU, checked to be `(rows, vocabulary)`.
+fn on_cpu(logits: &Tensor, rows: usize) -> Result<Tensor> {
+    match logits.dims() {
+        [found, vocabulary] if *found == rows && *vocabulary > 0 => {
+            Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?)
+        }
+        dims => Err(Error::new(
+            ErrorKind::Compute,
+            format!("a step gave logits of shape {dims:?}, wanted [{rows}, vocabulary]"),
+        )),
+    }
+}
+
+/// Calls `read` with the elements of `logits` and the size of the vocabulary, without copying.
+fn read_rows(logits: &Tensor, read: impl FnOnce(&[f32], usize) -> Result<()>) -> Result<()> {
+    let vocabulary = logits.dim(1)?;
+    let (storage, layout) = logits.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => read(&storage.as_slice::<f32>()?[layout.start_offset()..], vocabulary),
+        _ => Err(Error::new(ErrorKind::Compute, "logits are not on the CPU")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

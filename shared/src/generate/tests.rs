@@ -1,0 +1,261 @@
+use super::*;
+
+const VOCABULARY: usize = 12;
+
+/// Logits that depend on all tokens of the row that are not padding, in order, so that any mistake in padding,
+/// positions or feeding shows.
+struct FakeModel {
+    positions: Option<usize>,
+    allowed: fn(&[u32]) -> Allowed,
+}
+
+const FAKE: FakeModel = FakeModel { positions: None, allowed: |_| Allowed::Any };
+
+impl Decoder for FakeModel {
+    type Cache = (Vec<Vec<u32>>, usize);
+
+    fn cache(&self, rows: usize, capacity: usize) -> Result<Self::Cache> {
+        Ok((vec![Vec::new(); rows], capacity))
+    }
+
+    fn step(&self, tokens: &Tokens, (rows, capacity): &mut Self::Cache) -> Result<Tensor> {
+        assert_eq!(rows.len(), tokens.rows());
+        assert!(tokens.past() + tokens.time() <= *capacity, "more tokens than the cache was made for");
+        let mut logits = Vec::new();
+        let positions = tokens.positions();
+        for (r, row) in rows.iter_mut().enumerate() {
+            for (t, &id) in tokens.row(r).iter().enumerate() {
+                if tokens.past() + t >= tokens.pads()[r] {
+                    assert_eq!(positions[r * tokens.time() + t] as usize, row.len());
+                    row.push(id);
+                }
+            }
+            logits.extend(fake_logits(row));
+        }
+        Ok(Tensor::from_vec(logits, (rows.len(), VOCABULARY), &Device::Cpu)?)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        self.positions
+    }
+
+    fn allowed(&self, _row: usize, new: &[u32]) -> Allowed {
+        (self.allowed)(new)
+    }
+
+    fn unconditional(&self, prompt: &[u32]) -> Vec<u32> {
+        prompt[prompt.len() - 1..].to_vec()
+    }
+}
+
+fn fake_logits(row: &[u32]) -> Vec<f32> {
+    let hash = row.iter().fold(17u64, |h, &t| h.wrapping_mul(6364136223846793005).wrapping_add(t as u64 + 1));
+    let mut rng = Rng::new(hash, 0);
+    (0..VOCABULARY).map(|_| rng.normal() as f32).collect()
+}
+
+fn greedy_by_hand(prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut row = prompt.to_vec();
+    for _ in 0..count {
+        row.push(sample::argmax(&fake_logits(&row)).unwrap());
+    }
+    row.split_off(prompt.len())
+}
+
+fn run(prompts: &[Vec<u32>], options: &Decoding) -> Generated {
+    generate(&FAKE, prompts, options, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn sampled(seed: u64) -> Decoding {
+    Decoding { temperature: 1.0, seed, ..Decoding::greedy(16) }
+}
+
+#[test]
+fn greedy_takes_the_likeliest_token_each_time() {
+    let generated = run(&[vec![3, 1]], &Decoding::greedy(10));
+    assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 10));
+    assert_eq!(generated.finished, [Finish::Length]);
+}
+
+#[test]
+fn a_padded_batch_equals_its_rows_alone() {
+    let prompts = [vec![3, 1], vec![5, 4, 2, 8, 8], vec![7]];
+    for options in [Decoding { eos: Some(vec![2, 6]), ..Decoding::greedy(12) }, sampled(5)] {
+        let batch = run(&prompts, &options);
+        for (row, prompt) in prompts.iter().enumerate() {
+            let options = Decoding { stream: row as u64, ..options.clone() };
+            let alone = run(std::slice::from_ref(prompt), &options);
+            assert_eq!(batch.tokens[row], alone.tokens[0]);
+            assert_eq!(batch.finished[row], alone.finished[0]);
+        }
+    }
+}
+
+#[test]
+fn a_seed_repeats_and_another_differs() {
+    let prompts = [vec![1], vec![1]];
+    let first = run(&prompts, &sampled(9));
+    assert_eq!(first, run(&prompts, &sampled(9)));
+    assert_ne!(first, run(&prompts, &sampled(10)));
+    assert_ne!(first.tokens[0], first.tokens[1], "rows must draw from streams of their own");
+}
+
+#[test]
+fn a_row_ends_with_any_end_token_and_is_padded() {
+    let plain = greedy_by_hand(&[3, 1], 8);
+    let end = plain[3];
+    let first = plain.iter().position(|&t| t == end).unwrap();
+    let options = Decoding { eos: Some(vec![11_000, end]), pad: Some(9), ..Decoding::greedy(8) };
+    let prompts = [vec![3, 1], vec![5, 4, 2]];
+    let generated = run(&prompts, &options);
+    assert_eq!(generated.tokens[0], plain[..=first]);
+    assert_eq!(generated.finished[0], Finish::End);
+    let sequences = generated.sequences(&prompts, options.pad_token());
+    let longest = generated.tokens.iter().map(Vec::len).max().unwrap();
+    assert_eq!(sequences[0][..3], [9, 3, 1]);
+    assert!(sequences.iter().all(|row| row.len() == 3 + longest));
+    assert!(sequences[0][3 + first + 1..].iter().all(|&t| t == 9));
+}
+
+#[test]
+fn no_end_token_comes_before_the_minimum() {
+    let plain = greedy_by_hand(&[3, 1], 8);
+    let options = Decoding { eos: Some(vec![plain[0]]), min_new_tokens: 4, ..Decoding::greedy(8) };
+    let generated = run(&[vec![3, 1]], &options);
+    assert!(!generated.tokens[0][..4].contains(&plain[0]));
+    assert!(generated.tokens[0].len() >= 4);
+    let without = run(&[vec![3, 1]], &Decoding { min_new_tokens: 0, ..options });
+    assert_eq!(without.tokens[0].len(), 1);
+}
+
+#[test]
+fn a_strong_penalty_repeats_no_token() {
+    let options = Decoding { repetition_penalty: 1e6, ..Decoding::greedy(9) };
+    let tokens = &run(&[vec![0, 1, 2]], &options).tokens[0];
+    let distinct: HashSet<u32> = tokens.iter().chain(&[0, 1, 2]).copied().collect();
+    // A penalised positive logit falls to nearly 0, so a token comes again only if all others are negative.
+    let by_hand = {
+        let mut row = vec![0, 1, 2];
+        for _ in 0..9 {
+            let mut logits = fake_logits(&row);
+            let seen: HashSet<u32> = row.iter().copied().collect();
+            penalise(&mut logits, seen, 1e6);
+            row.push(sample::argmax(&logits).unwrap());
+        }
+        row.split_off(3)
+    };
+    assert_eq!(*tokens, by_hand);
+    assert!(distinct.len() > 9, "{tokens:?}");
+    assert_ne!(*tokens, greedy_by_hand(&[0, 1, 2], 9));
+}
+
+#[test]
+fn guidance_moves_away_from_the_unconditional_row() {
+    let prompt = vec![4, 6, 1];
+    let generated = run(std::slice::from_ref(&prompt), &Decoding { guidance: 3.0, ..Decoding::greedy(5) });
+    let (mut with, mut without) = (prompt.clone(), vec![1]);
+    for _ in 0..5 {
+        let (a, b) = (fake_logits(&with), fake_logits(&without));
+        let mixed: Vec<f32> = a.iter().zip(&b).map(|(a, b)| b + 3.0 * (a - b)).collect();
+        let token = sample::argmax(&mixed).unwrap();
+        with.push(token);
+        without.push(token);
+    }
+    assert_eq!(generated.tokens[0], with[3..]);
+}
+
+#[test]
+fn a_model_may_force_and_restrict_tokens() {
+    let model = FakeModel {
+        allowed: |new| match new.len() {
+            0 => Allowed::Only(10),
+            _ => Allowed::Within(3..5),
+        },
+        ..FAKE
+    };
+    for options in [Decoding::greedy(20), Decoding { max_new_tokens: 20, ..sampled(1) }] {
+        let generated = generate(&model, &[[1u32]], &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(generated.tokens[0][0], 10);
+        assert!(generated.tokens[0][1..].iter().all(|t| (3..5).contains(t)));
+    }
+}
+
+#[test]
+fn cancelling_keeps_what_is_there() {
+    let mut count = 0;
+    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &Decoding::greedy(100), &mut |new| {
+        count += 1;
+        assert_eq!((new.row, new.index), ((count - 1) % 2, (count - 1) / 2));
+        if count == 5 { ControlFlow::Break(Halt::All) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!(count, 5);
+    assert_eq!(generated.tokens.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(generated.finished, [Finish::Cancelled; 2]);
+}
+
+#[test]
+fn a_caller_may_end_one_row() {
+    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &Decoding::greedy(6), &mut |new| {
+        if new.row == 0 && new.index == 1 { ControlFlow::Break(Halt::Row) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!(generated.finished, [Finish::Stopped, Finish::Length]);
+    assert_eq!(generated.tokens[1], greedy_by_hand(&[2], 6));
+    assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 2));
+}
+
+#[test]
+fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
+    let model = FakeModel { positions: Some(4), ..FAKE };
+    let go = |prompt: &[u32]| {
+        generate(&model, &[prompt], &Decoding::greedy(100), &mut |_| ControlFlow::Continue(()))
+    };
+    let generated = go(&[1, 2]).unwrap();
+    assert_eq!((generated.tokens[0].len(), generated.finished[0]), (3, Finish::Full));
+    let error = go(&[1, 2, 3, 4, 5]).unwrap_err();
+    assert_eq!(error.message(), "the prompt has 5 tokens, the model has 4 positions");
+}
+
+#[test]
+fn nothing_to_continue_is_an_error() {
+    let go = |prompts: &[Vec<u32>]| {
+        generate(&FAKE, prompts, &Decoding::greedy(1), &mut |_| ControlFlow::Continue(())).unwrap_err()
+    };
+    assert_eq!(go(&[]).kind(), ErrorKind::Input);
+    assert_eq!(go(&[vec![1], vec![]]).message(), "prompt 1 is empty");
+}
+
+struct Broken(Vec<usize>, f32);
+
+impl Decoder for Broken {
+    type Cache = ();
+    fn cache(&self, _rows: usize, _capacity: usize) -> Result<()> {
+        Ok(())
+    }
+    fn step(&self, _tokens: &Tokens, _cache: &mut ()) -> Result<Tensor> {
+        Ok(Tensor::full(self.1, self.0.as_slice(), &Device::Cpu)?)
+    }
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+}
+
+#[test]
+fn broken_logits_are_an_error_not_a_token() {
+    for model in [Broken(vec![1, 5], f32::NAN), Broken(vec![2, 5], 0.0), Broken(vec![1, 1, 5], 0.0)] {
+        let result = generate(&model, &[[1u32]], &Decoding::greedy(2), &mut |_| ControlFlow::Continue(()));
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Compute);
+    }
+}
+
+#[test]
+fn tokens_know_their_positions() {
+    let tokens = Tokens::new(&[0, 0, 5, 1, 2, 3], &[2, 0], 0).unwrap();
+    assert_eq!(tokens.positions(), [0, 0, 0, 0, 1, 2]);
+    assert_eq!((tokens.rows(), tokens.time(), tokens.is_even()), (2, 3, false));
+    let next = Tokens::new(&[9, 9], &[2, 0], 3).unwrap();
+    assert_eq!(next.positions(), [1, 3]);
+    assert!(Tokens::new(&[1, 2, 3], &[0, 0], 0).is_err());
+    assert!(Tokens::new(&[1], &[1], 0).is_err());
+}
