@@ -3,6 +3,7 @@
 //! A model file in `models/` reads like its paper because everything with one right answer lives here: finding
 //! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
 
+pub mod checkpoint;
 pub mod error;
 pub mod generate;
 pub mod kernels;

@@ -1,0 +1,129 @@
+use fauna_shared::ErrorKind;
+use fauna_shared::checkpoint::{Storage, Value};
+use proptest::prelude::*;
+
+use super::{open, open_and_look, refusal};
+
+/// A file with this header and this many bytes of data, 0, 1, 2, …
+fn bytes(header: &str, data: usize) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend((0..data).map(|i| i as u8));
+    file
+}
+
+const GOOD: &str = r#"{"__metadata__":{"format":"pt"},
+    "b":{"dtype":"F32","shape":[2,2],"data_offsets":[2,18]},
+    "a":{"dtype":"BF16","shape":[],"data_offsets":[0,2]},
+    "none":{"dtype":"I64","shape":[0,3],"data_offsets":[18,18]}}"#;
+
+fn refused(header: &str, data: usize) -> String {
+    refusal("m.safetensors", &bytes(header, data))
+}
+
+#[test]
+fn tensors_and_notes_are_found_also_misaligned() {
+    for spaces in 0..8 {
+        let checkpoint = open("m.safetensors", &bytes(&(GOOD.to_owned() + &" ".repeat(spaces)), 18)).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "none"]);
+        assert_eq!(checkpoint.metadata()["format"], Value::Text("pt".into()));
+        let (a, b) = (checkpoint.get("a").unwrap(), checkpoint.get("b").unwrap());
+        assert_eq!((a.storage, &a.shape[..], &*a.bytes), (Storage::BF16, &[][..], &[0, 1][..]));
+        assert_eq!(
+            (b.storage, &b.shape[..], &*b.bytes),
+            (Storage::F32, &[2, 2][..], &*(2..18).collect::<Vec<_>>())
+        );
+        assert_eq!(b.bytes.as_ptr().addr() % 4, 0);
+        assert!(checkpoint.get("none").unwrap().bytes.is_empty());
+    }
+}
+
+#[test]
+fn the_content_says_what_a_file_is() {
+    assert!(open("misnamed.bin", &bytes(GOOD, 18)).unwrap().get("a").is_some());
+}
+
+#[test]
+fn aligned_tensors_stay_in_the_map() {
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  "#;
+    assert_eq!(header.len() % 8, 0);
+    assert!(open("m.safetensors", &bytes(header, 8)).unwrap().get("a").unwrap().bytes.is_mapped());
+}
+
+#[test]
+fn every_lie_has_its_message() {
+    let one = |entry: &str| format!(r#"{{"a":{entry}}}"#);
+    assert!(refusal("m.safetensors", b"\x01\0\0").contains("too few"));
+    assert!(refusal("m.safetensors", &[255; 30]).contains("more than the 100000000"));
+    let mut long = bytes(GOOD, 18);
+    long[..8].copy_from_slice(&90_000_000u64.to_le_bytes());
+    assert!(refusal("m.safetensors", &long).contains("claims 90000000 bytes, the file has"));
+    assert!(refused("{", 0).contains("not what safetensors writes"));
+    assert!(refused("[1]", 0).contains("not what safetensors writes"));
+    assert!(refused(&"[".repeat(5000), 0).contains("not what safetensors writes"));
+    assert!(refused(&("{\"a\":".to_owned() + &"[".repeat(5000)), 0).contains("not what safetensors writes"));
+    assert!(refused(&one(r#"{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}"#), 4).contains("not what"));
+
+    let size = refused(&one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#), 8);
+    assert!(size.contains("tensor a: [3] of F32 is 12 bytes, the header gives 8"), "{size}");
+    let end = refused(&one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,12]}"#), 8);
+    assert!(end.contains("its bytes end at 12, the file's data at 8"), "{end}");
+    let gap = refused(&one(r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#), 8);
+    assert!(gap.contains("do not follow"), "{gap}");
+    let back = refused(&one(r#"{"dtype":"F32","shape":[1],"data_offsets":[0,0]}"#), 0);
+    assert!(back.contains("[1] of F32 is 4 bytes"), "{back}");
+    let more = refused(&one(r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#), 5);
+    assert!(more.contains("the tensors end at byte 4"), "{more}");
+    let big = r#"{"dtype":"F32","shape":[4294967296,4294967296,2],"data_offsets":[0,0]}"#;
+    assert!(refused(&one(big), 0).contains("impossible"));
+    let big = r#"{"dtype":"F32","shape":[9223372036854775807],"data_offsets":[0,4]}"#;
+    assert!(refused(&one(big), 4).contains("impossible"));
+    let end = format!(r#"{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}}"#, u64::MAX);
+    assert!(refused(&one(&end), 4).contains("its bytes end at"));
+
+    let overlap = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
+                      "b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
+    assert!(refused(overlap, 6).contains("do not follow those of the tensor before"));
+    let twice = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},
+                    "a":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}"#;
+    assert!(refused(twice, 4).contains("tensor a: named twice"));
+    let error = open("m.safetensors", &bytes(&one(r#"{"dtype":"F4","shape":[2],"data_offsets":[0,1]}"#), 1));
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains(r#"dtype "F4""#), "{error}");
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let whole = bytes(GOOD, 18);
+    for end in 0..whole.len() {
+        refusal("m.safetensors", &whole[..end]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_can_panic(content in prop::collection::vec(any::<u8>(), 0..300)) {
+        open_and_look("m.safetensors", &content);
+    }
+
+    #[test]
+    fn no_header_can_panic(header in "\\{(\"[ab_]{1,3}\":[\\[\\]{}0-9,:\"A-Z]{0,40},?){0,3}\\}?", data in 0usize..40) {
+        open_and_look("m.safetensors", &bytes(&header, data));
+    }
+
+    #[test]
+    fn no_changed_byte_can_panic(at in 0..GOOD.len() + 26, to in any::<u8>()) {
+        let mut content = bytes(GOOD, 18);
+        content[at] = to;
+        open_and_look("m.safetensors", &content);
+    }
+
+    #[test]
+    fn no_lying_number_can_panic(shape in prop::collection::vec(any::<u64>(), 0..4), from in any::<u64>(), len in any::<u64>()) {
+        let header = format!(
+            r#"{{"a":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{from},{}]}}}}"#, from.wrapping_add(len)
+        );
+        open_and_look("m.safetensors", &bytes(&header, 8));
+    }
+}
