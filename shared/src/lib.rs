@@ -9,5 +9,6 @@ pub mod generate;
 pub mod kernels;
 pub mod progress;
 pub mod source;
+pub mod text;
 
 pub use error::{Error, ErrorKind, Result};

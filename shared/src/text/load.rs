@@ -1,0 +1,419 @@
+//! Finding and reading the tokenizer of a model folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
+
+use super::{SpecialTokens, Tokenizer, sentencepiece, tokenizer_error};
+use crate::{Error, ErrorKind, Result};
+
+/// Names that SentencePiece models have in releases.
+const SENTENCEPIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+
+impl Tokenizer {
+    /// Reads the tokenizer of a model folder.
+    ///
+    /// The first that is there: `tokenizer.json`; `vocab.txt` (BERT); `vocab.json` with `merges.txt` (GPT-1, GPT-2
+    /// and its kin); a SentencePiece model (`tokenizer.model`, `spiece.model`). `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json` are read beside it
+    /// where they are there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if the folder has no tokenizer; [`ErrorKind::Format`] with the file if one is damaged.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = Folder::open(folder.as_ref())?;
+        if let Some(path) = folder.file("tokenizer.json") {
+            let mut tokenizer = from_json(&path)?;
+            folder.add_begin_and_end(&mut tokenizer, None)?;
+            return folder.finish(tokenizer, &[]);
+        }
+        if let Some(path) = folder.file("vocab.txt") {
+            let tokenizer = bert(&path, &folder)?;
+            return folder.finish(tokenizer, &BERT_TOKENS);
+        }
+        if let (Some(vocab), Some(merges)) = (folder.file("vocab.json"), folder.file("merges.txt")) {
+            let (mut tokenizer, defaults) = byte_pairs(&vocab, &merges, &folder)?;
+            folder.add_begin_and_end(&mut tokenizer, None)?;
+            return folder.finish(tokenizer, defaults);
+        }
+        if let Some(path) = SENTENCEPIECE.iter().find_map(|name| folder.file(name)) {
+            let bytes = read(&path)?;
+            let legacy = folder.tokenizer["legacy"].as_bool().unwrap_or(true);
+            let extra = folder.tokenizer["extra_ids"].as_u64().map(|n| n.min(10_000) as usize);
+            let (mut tokenizer, defaults, add) =
+                sentencepiece::read(&bytes, legacy, extra).map_err(|e| e.at(&path))?;
+            folder.add_tokens(&mut tokenizer, defaults)?;
+            folder.add_begin_and_end(&mut tokenizer, Some((add, defaults)))?;
+            return folder.finish(tokenizer, defaults);
+        }
+        Err(Error::new(ErrorKind::NotFound, "no tokenizer in this folder").at(&folder.root).hint(format!(
+            "wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or one of {}",
+            SENTENCEPIECE.join(", ")
+        )))
+    }
+
+    /// Reads one tokenizer file: JSON in the layout of `tokenizer.json` under any name, BERT's `vocab.txt`, or a
+    /// SentencePiece `.model`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] with the file if it is damaged.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let alone = Folder { root: path.to_path_buf(), ..Folder::default() };
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("txt") => alone.finish(bert(path, &alone)?, &BERT_TOKENS),
+            Some("model") => {
+                let (mut tokenizer, defaults, add) =
+                    sentencepiece::read(&read(path)?, true, None).map_err(|e| e.at(path))?;
+                alone.add_begin_and_end(&mut tokenizer, Some((add, defaults)))?;
+                alone.finish(tokenizer, defaults)
+            }
+            _ => alone.finish(from_json(path)?, &[]),
+        }
+    }
+}
+
+/// Special tokens a release has without saying so: `(role, token)`.
+pub(super) type Defaults = &'static [(&'static str, &'static str)];
+
+const BERT_TOKENS: [(&str, &str); 5] = [
+    ("unk_token", "[UNK]"),
+    ("sep_token", "[SEP]"),
+    ("pad_token", "[PAD]"),
+    ("cls_token", "[CLS]"),
+    ("mask_token", "[MASK]"),
+];
+
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A model folder and the JSON files beside the tokenizer, `null` where there is none.
+#[derive(Default)]
+struct Folder {
+    root: PathBuf,
+    tokenizer: Value,
+    special: Value,
+    added: Value,
+    generation: Value,
+    model: Value,
+}
+
+impl Folder {
+    fn open(root: &Path) -> Result<Self> {
+        if !root.is_dir() {
+            return Err(Error::new(ErrorKind::NotFound, "there is no such folder").at(root));
+        }
+        let json = |name: &str| match root.join(name) {
+            path if path.is_file() => parse::<Value>(&read(&path)?).map_err(|e| e.at(&path)),
+            _ => Ok(Value::Null),
+        };
+        Ok(Self {
+            tokenizer: json("tokenizer_config.json")?,
+            special: json("special_tokens_map.json")?,
+            added: json("added_tokens.json")?,
+            generation: json("generation_config.json")?,
+            model: json("config.json")?,
+            root: root.to_path_buf(),
+        })
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        Some(self.root.join(name)).filter(|path| path.is_file())
+    }
+
+    /// The token that plays `role` ("bos_token"), spelled out.
+    fn token(&self, role: &str, defaults: &[(&str, &str)]) -> Option<String> {
+        let spelled = |value: &Value| match value {
+            Value::String(token) => Some(token.clone()),
+            Value::Object(token) => token.get("content")?.as_str().map(String::from),
+            _ => None,
+        };
+        let default = defaults.iter().find(|(name, _)| *name == role).map(|(_, token)| token.to_string());
+        // An explicit null means that there is no such token.
+        if self.tokenizer.get(role).is_some_and(Value::is_null) {
+            return None;
+        }
+        spelled(&self.tokenizer[role]).or_else(|| spelled(&self.special[role])).or(default)
+    }
+
+    /// Makes the tokens that the configuration lists whole, so that text cannot split them.
+    fn add_tokens(&self, tokenizer: &mut tokenizers::Tokenizer, defaults: &[(&str, &str)]) -> Result<()> {
+        let mut added: Vec<(u32, AddedToken)> = Vec::new();
+        if let Some(tokens) = self.added.as_object() {
+            let ids = tokens.iter().filter_map(|(token, id)| Some((token, id.as_u64()?)));
+            added.extend(ids.map(|(token, id)| (id as u32, AddedToken::from(token.as_str(), false))));
+        }
+        if let Some(tokens) = self.tokenizer["added_tokens_decoder"].as_object() {
+            for (id, token) in tokens {
+                let id = id.parse().map_err(|_| {
+                    Error::format(
+                        self.root.join("tokenizer_config.json"),
+                        format!("token id {id:?} is no number"),
+                    )
+                })?;
+                let Some(content) = token["content"].as_str() else { continue };
+                let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+                added.push((
+                    id,
+                    AddedToken::from(content, flag("special"))
+                        .lstrip(flag("lstrip"))
+                        .rstrip(flag("rstrip"))
+                        .single_word(flag("single_word"))
+                        .normalized(flag("normalized")),
+                ));
+            }
+        }
+        added.sort_by_key(|(id, _)| *id);
+        for (id, token) in added {
+            let content = token.content.clone();
+            tokenizer.add_tokens(&[token]);
+            if tokenizer.token_to_id(&content) != Some(id) {
+                return Err(Error::format(
+                    &self.root,
+                    format!(
+                        "added token {content:?} should have id {id}, which the vocabulary does not allow"
+                    ),
+                ));
+            }
+        }
+        let known = ROLES.iter().filter_map(|role| self.token(role, defaults));
+        let known: Vec<AddedToken> = known
+            .filter(|token| tokenizer.token_to_id(token).is_some())
+            .map(|token| AddedToken::from(token, true))
+            .collect();
+        tokenizer.add_special_tokens(&known);
+        Ok(())
+    }
+
+    /// Puts the begin and end tokens around a text, if the configuration or else `default` says so.
+    fn add_begin_and_end(
+        &self,
+        tokenizer: &mut tokenizers::Tokenizer,
+        default: Option<([bool; 2], Defaults)>,
+    ) -> Result<()> {
+        let (default, names) = default.unwrap_or(([false; 2], &[]));
+        let setting = |name: &str, default: bool| self.tokenizer[name].as_bool().unwrap_or(default);
+        let add = [setting("add_bos_token", default[0]), setting("add_eos_token", default[1])];
+        let said = self.tokenizer.get("add_bos_token").or(self.tokenizer.get("add_eos_token")).is_some();
+        let has_template = matches!(tokenizer.get_post_processor(), Some(PostProcessorWrapper::Template(_)));
+        if add == [false; 2] {
+            if said && has_template {
+                tokenizer.with_post_processor(None::<PostProcessorWrapper>);
+            }
+            return Ok(());
+        }
+        let token = |wanted: bool, role: &str| match self.token(role, names).filter(|_| wanted) {
+            None => Ok(None),
+            Some(token) => match tokenizer.token_to_id(&token) {
+                Some(id) => Ok(Some((token, id))),
+                None => Err(Error::format(&self.root, format!("{role} {token:?} is not in the vocabulary"))),
+            },
+        };
+        let (bos, eos) = (token(add[0], "bos_token")?, token(add[1], "eos_token")?);
+        tokenizer.with_post_processor(Some(begin_and_end(bos, eos)?));
+        Ok(())
+    }
+
+    /// Reads the special ids and gives the tokenizer its final form.
+    fn finish(&self, mut inner: tokenizers::Tokenizer, defaults: &[(&str, &str)]) -> Result<Tokenizer> {
+        if !self.tokenizer.is_null() || !defaults.is_empty() {
+            let known: Vec<AddedToken> = ROLES
+                .iter()
+                .filter_map(|role| self.token(role, defaults))
+                .filter(|token| {
+                    inner
+                        .token_to_id(token)
+                        .is_some_and(|id| !inner.get_added_tokens_decoder().contains_key(&id))
+                })
+                .map(|token| AddedToken::from(token, true))
+                .collect();
+            inner.add_special_tokens(&known);
+        }
+        let mut tokenizer = Tokenizer::new(inner)?;
+        let named = |role: &str| self.token(role, defaults).and_then(|token| tokenizer.token_id(&token));
+        let configured = |key: &str| [&self.generation[key], &self.model[key]].into_iter().find_map(ids);
+        let first = |key: &str| configured(key).and_then(|ids| ids.first().copied());
+        tokenizer.special = SpecialTokens {
+            bos: named("bos_token").or_else(|| first("bos_token_id")),
+            eos: configured("eos_token_id").unwrap_or_else(|| named("eos_token").into_iter().collect()),
+            pad: named("pad_token").or_else(|| first("pad_token_id")),
+            unk: named("unk_token"),
+            cls: named("cls_token"),
+            sep: named("sep_token"),
+            mask: named("mask_token"),
+        };
+        // Releases without a bound write 1e30.
+        tokenizer.max_length =
+            self.tokenizer["model_max_length"].as_u64().filter(|&n| n < 1 << 32).map(|n| n as usize);
+        Ok(tokenizer)
+    }
+}
+
+/// A token id, or a list of them.
+fn ids(value: &Value) -> Option<Vec<u32>> {
+    let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(values) => values.iter().map(id).collect(),
+        value => id(value).map(|id| vec![id]),
+    }
+}
+
+fn from_json(path: &Path) -> Result<tokenizers::Tokenizer> {
+    tokenizers::Tokenizer::from_bytes(read(path)?).map_err(|e| tokenizer_error("not a tokenizer", e).at(path))
+}
+
+/// BERT's WordPiece from `vocab.txt`; ids are line numbers.
+fn bert(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
+    let text = read_text(path)?;
+    let vocab: Vocab = text.lines().zip(0u32..).map(|(token, id)| (token.to_string(), id)).collect();
+    let token = |role: &str| folder.token(role, &BERT_TOKENS).unwrap_or_default();
+    let [unk, cls, sep] = ["unk_token", "cls_token", "sep_token"].map(token);
+    let id = |token: &str| {
+        vocab
+            .get(token)
+            .copied()
+            .ok_or_else(|| Error::format(path, format!("the vocabulary has no {token:?}")))
+    };
+    let (cls_id, sep_id) = (id(&cls)?, id(&sep)?);
+    id(&unk)?;
+    let setting = |name: &str, default: bool| folder.tokenizer[name].as_bool().unwrap_or(default);
+    let model = WordPiece::builder().vocab(vocab).unk_token(unk).build();
+    let mut tokenizer =
+        tokenizers::Tokenizer::new(model.map_err(|e| tokenizer_error("not a vocabulary", e))?);
+    tokenizer
+        .with_normalizer(Some(part::<NormalizerWrapper>(json!({
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": setting("tokenize_chinese_chars", true),
+            "strip_accents": folder.tokenizer["strip_accents"],
+            "lowercase": setting("do_lower_case", true),
+        }))?))
+        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
+        .with_decoder(Some(part::<DecoderWrapper>(
+            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        )?))
+        .with_post_processor(Some(part::<PostProcessorWrapper>(json!({
+            "type": "BertProcessing", "sep": [sep, sep_id], "cls": [cls, cls_id],
+        }))?));
+    folder.add_tokens(&mut tokenizer, &BERT_TOKENS)?;
+    Ok(tokenizer)
+}
+
+const GPT1_TOKENS: [(&str, &str); 1] = [("unk_token", "<unk>")];
+const GPT2_TOKENS: [(&str, &str); 3] =
+    [("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>")];
+
+/// Byte-pair encoding from `vocab.json` and `merges.txt`: GPT-1 if words end in `</w>`, else GPT-2.
+fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizers::Tokenizer, Defaults)> {
+    let words: Vocab = parse(&read(vocab)?).map_err(|e| e.at(vocab))?;
+    let pairs = merge_pairs(read_text(merges)?.lines()).map_err(|e| e.at(merges))?;
+    let ends_words = words.keys().any(|token| token.ends_with("</w>"));
+    let model = BPE::builder().vocab_and_merges(words, pairs);
+    let build = |model: tokenizers::models::bpe::BpeBuilder| {
+        model.build().map_err(|e| tokenizer_error("not a vocabulary with its merges", e).at(merges))
+    };
+    let (tokenizer, defaults): (_, Defaults) = if ends_words {
+        let unk = folder.token("unk_token", &GPT1_TOKENS).unwrap_or_default();
+        let mut tokenizer =
+            tokenizers::Tokenizer::new(build(model.unk_token(unk).end_of_word_suffix("</w>".into()))?);
+        tokenizer
+            .with_normalizer(Some(part::<NormalizerWrapper>(json!({
+                "type": "BertNormalizer",
+                "clean_text": true,
+                "handle_chinese_chars": true,
+                "strip_accents": null,
+                "lowercase": true,
+            }))?))
+            .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
+            .with_decoder(Some(part::<DecoderWrapper>(json!({"type": "BPEDecoder", "suffix": "</w>"}))?));
+        (tokenizer, &GPT1_TOKENS)
+    } else {
+        let prefix = folder.tokenizer["add_prefix_space"].as_bool().unwrap_or(false);
+        (byte_level(build(model)?, json!([byte_level_part(prefix, true)]))?, &GPT2_TOKENS)
+    };
+    let mut tokenizer = tokenizer;
+    folder.add_tokens(&mut tokenizer, defaults)?;
+    Ok((tokenizer, defaults))
+}
+
+/// The pairs of a list of merges, one `left right` a line, best first.
+pub(super) fn merge_pairs<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<(String, String)>> {
+    lines
+        .filter(|line| !line.starts_with("#version") && !line.is_empty())
+        .map(|line| match line.split_once(' ') {
+            Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
+            _ => Err(Error::new(
+                ErrorKind::Format,
+                format!("merge {line:?} is not two tokens with a space between"),
+            )),
+        })
+        .collect()
+}
+
+/// A tokenizer over bytes: `split` is a list of pre-tokenizers, the last of which must be byte level.
+pub(super) fn byte_level(model: impl Into<ModelWrapper>, split: Value) -> Result<tokenizers::Tokenizer> {
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer
+        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(
+            json!({"type": "Sequence", "pretokenizers": split}),
+        )?))
+        .with_decoder(Some(part::<DecoderWrapper>(byte_level_part(true, true))?));
+    Ok(tokenizer)
+}
+
+/// The byte-level step; `split` cuts text as GPT-2 does before it.
+pub(super) fn byte_level_part(add_prefix_space: bool, split: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": split})
+}
+
+/// A template that puts `bos` before and `eos` after each text.
+pub(super) fn begin_and_end(
+    bos: Option<(String, u32)>,
+    eos: Option<(String, u32)>,
+) -> Result<PostProcessorWrapper> {
+    let special = |token: &Option<(String, u32)>, kind: u32| {
+        token.as_ref().map(|(token, _)| json!({"SpecialToken": {"id": token, "type_id": kind}}))
+    };
+    let around = |text: &str, kind: u32| -> Vec<Value> {
+        let text = json!({"Sequence": {"id": text, "type_id": kind}});
+        [special(&bos, kind), Some(text), special(&eos, kind)].into_iter().flatten().collect()
+    };
+    let tokens: serde_json::Map<String, Value> = [&bos, &eos]
+        .into_iter()
+        .flatten()
+        .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .collect();
+    let pair = [around("A", 0), around("B", 1)].concat();
+    part(json!({
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": pair,
+        "special_tokens": tokens,
+    }))
+}
+
+/// A part of a tokenizer from its JSON form.
+pub(super) fn part<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value)
+        .map_err(|e| Error::new(ErrorKind::Format, format!("not a part of a tokenizer: {e}")))
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::new(ErrorKind::Format, format!("not the JSON expected: {e}")))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io(path, "read", e))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
+}

@@ -1,0 +1,310 @@
+//! SentencePiece models: a protobuf with pieces and scores, split greedily by score (BPE) or by the likeliest path
+//! (unigram).
+//!
+//! Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer and detokenizer
+//! for Neural Text Processing". Field numbers are those of `sentencepiece_model.proto`.
+
+use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::Precompiled;
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
+
+use super::load::{Defaults, part};
+use super::tokenizer_error;
+use crate::{Error, ErrorKind, Result};
+
+/// One entry of the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Piece {
+    pub(super) text: String,
+    pub(super) score: f32,
+    pub(super) kind: Kind,
+}
+
+/// What a piece is for. The numbers are the file format's, and GGUF's too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+impl Kind {
+    pub(super) fn from_number(number: u64) -> Result<Self> {
+        use Kind::*;
+        [Normal, Unknown, Control, UserDefined, Unused, Byte]
+            .into_iter()
+            .find(|kind| *kind as u64 == number)
+            .ok_or_else(|| Error::new(ErrorKind::Format, format!("a token has type {number}, wanted 1 to 6")))
+    }
+}
+
+/// Where a space is put before text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefix {
+    /// Before each stretch of text between special tokens.
+    Always,
+    /// Before the first stretch only.
+    First,
+    /// Nowhere.
+    Never,
+}
+
+const LLAMA_TOKENS: Defaults = &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")];
+const T5_TOKENS: Defaults = &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")];
+
+/// A tokenizer from the bytes of a SentencePiece model, the special tokens of its kind, and whether begin and end
+/// tokens are put around a text.
+///
+/// `legacy`: a space is put before each stretch of text, as SentencePiece does, and not before the first only.
+/// `extra`: how many sentinels `<extra_id_N>` T5 has after its pieces, 100 unless said.
+pub(super) fn read(
+    bytes: &[u8],
+    legacy: bool,
+    extra: Option<usize>,
+) -> Result<(tokenizers::Tokenizer, Defaults, [bool; 2])> {
+    let proto = Proto::parse(bytes)?;
+    match proto.model_type {
+        1 => Ok((unigram(proto, extra.unwrap_or(100))?, T5_TOKENS, [false, true])),
+        2 => {
+            let prefix = match (proto.add_dummy_prefix, legacy) {
+                (false, _) => Prefix::Never,
+                (true, true) => Prefix::Always,
+                (true, false) => Prefix::First,
+            };
+            Ok((byte_pairs(&proto.pieces, prefix)?, LLAMA_TOKENS, [true, false]))
+        }
+        other => Err(Error::unsupported(format!(
+            "SentencePiece model type {other}; known are 1 (unigram) and 2 (BPE)"
+        ))),
+    }
+}
+
+/// Byte-pair encoding that merges by score, with unknown characters as bytes: Llama's tokenizer.
+pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers::Tokenizer> {
+    let vocab: Vocab = pieces.iter().map(|p| p.text.clone()).zip(0u32..).collect();
+    let byte_fallback = pieces.iter().any(|p| p.kind == Kind::Byte);
+    let mut model =
+        BPE::builder().vocab_and_merges(vocab, merges(pieces)).fuse_unk(true).byte_fallback(byte_fallback);
+    if let Some(unknown) = pieces.iter().find(|p| p.kind == Kind::Unknown) {
+        model = model.unk_token(unknown.text.clone());
+    }
+    let model = model.build().map_err(|e| tokenizer_error("not a vocabulary", e))?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    match prefix {
+        Prefix::Always => {
+            let prepend = json!({"type": "Prepend", "prepend": "▁"});
+            let normalizers = json!({"type": "Sequence", "normalizers": [prepend, replace]});
+            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizers)?));
+        }
+        Prefix::First => {
+            let split =
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+            tokenizer.with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(split)?));
+        }
+        Prefix::Never => {
+            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(replace)?));
+        }
+    }
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix != Prefix::Never {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
+    add_whole(&mut tokenizer, pieces);
+    Ok(tokenizer)
+}
+
+/// Makes control and user-defined pieces whole, so that text cannot split them.
+pub(super) fn add_whole(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece]) {
+    let whole = |kinds: &[Kind], special: bool| -> Vec<AddedToken> {
+        let chosen = pieces.iter().filter(|p| kinds.contains(&p.kind) && !p.text.is_empty());
+        chosen.map(|p| AddedToken::from(p.text.clone(), special).normalized(false)).collect()
+    };
+    tokenizer.add_special_tokens(&whole(&[Kind::Control, Kind::Unknown], true));
+    tokenizer.add_tokens(&whole(&[Kind::UserDefined], false));
+}
+
+/// The merges that make each piece out of two others, the best-scored piece first; among equals the longer left
+/// part first.
+fn merges(pieces: &[Piece]) -> Vec<(String, String)> {
+    let mergeable = |p: &&Piece| matches!(p.kind, Kind::Normal | Kind::UserDefined | Kind::Unused);
+    let known: std::collections::HashSet<&str> =
+        pieces.iter().filter(mergeable).map(|p| p.text.as_str()).collect();
+    let mut merges = Vec::new();
+    for piece in pieces.iter().filter(mergeable) {
+        for (cut, _) in piece.text.char_indices().skip(1) {
+            let (left, right) = piece.text.split_at(cut);
+            if known.contains(left) && known.contains(right) {
+                merges.push((piece.score, left, right));
+            }
+        }
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.chars().count().cmp(&a.1.chars().count())));
+    merges.into_iter().map(|(_, left, right)| (left.into(), right.into())).collect()
+}
+
+/// The likeliest split under a unigram model: T5's tokenizer, with its sentinels after the pieces.
+fn unigram(proto: Proto, extra: usize) -> Result<tokenizers::Tokenizer> {
+    let unknown = proto.pieces.iter().position(|p| p.kind == Kind::Unknown);
+    let unknown =
+        unknown.ok_or_else(|| Error::new(ErrorKind::Format, "a unigram model without an unknown piece"))?;
+    let mut scores: Vec<(String, f64)> =
+        proto.pieces.iter().map(|p| (p.text.clone(), f64::from(p.score))).collect();
+    let sentinels: Vec<String> = (0..extra).rev().map(|i| format!("<extra_id_{i}>")).collect();
+    scores.extend(sentinels.iter().map(|token| (token.clone(), 0.0)));
+    let byte_fallback = proto.pieces.iter().any(|p| p.kind == Kind::Byte);
+    let model = Unigram::from(scores, Some(unknown), byte_fallback)
+        .map_err(|e| tokenizer_error("not a unigram model", e))?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
+    if !proto.charsmap.is_empty() {
+        let precompiled = Precompiled::from(&proto.charsmap)
+            .map_err(|e| Error::new(ErrorKind::Format, format!("the normalisation table is damaged: {e}")))?;
+        normalizers.push(precompiled.into());
+    }
+    if proto.remove_extra_whitespaces {
+        normalizers.push(part(json!({"type": "Strip", "strip_left": true, "strip_right": true}))?);
+        normalizers.push(part(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}))?);
+    }
+    let prepend = if proto.add_dummy_prefix { "always" } else { "never" };
+    let metaspace: Value =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": true});
+    tokenizer
+        .with_normalizer(Some(tokenizers::normalizers::Sequence::new(normalizers)))
+        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(metaspace.clone())?))
+        .with_decoder(Some(part::<DecoderWrapper>(metaspace)?));
+    add_whole(&mut tokenizer, &proto.pieces);
+    let sentinels: Vec<AddedToken> = sentinels.into_iter().map(|t| AddedToken::from(t, true)).collect();
+    tokenizer.add_special_tokens(&sentinels);
+    Ok(tokenizer)
+}
+
+/// What a SentencePiece file says.
+struct Proto {
+    pieces: Vec<Piece>,
+    model_type: u64,
+    charsmap: Vec<u8>,
+    add_dummy_prefix: bool,
+    remove_extra_whitespaces: bool,
+}
+
+impl Proto {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut proto = Self {
+            pieces: Vec::new(),
+            model_type: 1,
+            charsmap: Vec::new(),
+            add_dummy_prefix: true,
+            remove_extra_whitespaces: true,
+        };
+        each_field(bytes, |field, value| {
+            match (field, value) {
+                (1, Field::Bytes(piece)) => proto.pieces.push(Piece::parse(piece)?),
+                (2, Field::Bytes(trainer)) => each_field(trainer, |field, value| {
+                    if let (3, Field::Number(kind)) = (field, value) {
+                        proto.model_type = kind;
+                    }
+                    Ok(())
+                })?,
+                (3, Field::Bytes(normalizer)) => each_field(normalizer, |field, value| {
+                    match (field, value) {
+                        (2, Field::Bytes(charsmap)) => proto.charsmap = charsmap.to_vec(),
+                        (3, Field::Number(flag)) => proto.add_dummy_prefix = flag != 0,
+                        (4, Field::Number(flag)) => proto.remove_extra_whitespaces = flag != 0,
+                        _ => {}
+                    }
+                    Ok(())
+                })?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        match proto.pieces.is_empty() {
+            true => Err(Error::new(ErrorKind::Format, "not a SentencePiece model: it has no pieces")),
+            false => Ok(proto),
+        }
+    }
+}
+
+impl Piece {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut piece = Self { text: String::new(), score: 0.0, kind: Kind::Normal };
+        each_field(bytes, |field, value| {
+            match (field, value) {
+                (1, Field::Bytes(text)) => {
+                    piece.text = String::from_utf8(text.to_vec())
+                        .map_err(|_| Error::new(ErrorKind::Format, "a piece is not UTF-8"))?;
+                }
+                (2, Field::Fixed32(bits)) => piece.score = f32::from_bits(bits),
+                (3, Field::Number(kind)) => piece.kind = Kind::from_number(kind)?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(piece)
+    }
+}
+
+/// The value of one field of a protobuf message.
+enum Field<'a> {
+    Number(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+/// Calls `each` with the number and value of every field of a protobuf message.
+fn each_field(mut bytes: &[u8], mut each: impl FnMut(u64, Field) -> Result<()>) -> Result<()> {
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes)?;
+        let value = match key & 7 {
+            0 => Field::Number(varint(&mut bytes)?),
+            1 => take(&mut bytes, 8).map(|_| Field::Other)?,
+            2 => {
+                let length = varint(&mut bytes)?;
+                Field::Bytes(take(&mut bytes, length)?)
+            }
+            5 => {
+                let bits = take(&mut bytes, 4)?;
+                Field::Fixed32(u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]))
+            }
+            kind => return Err(damaged(format!("field type {kind}"))),
+        };
+        each(key >> 3, value)?;
+    }
+    Ok(())
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = take(bytes, 1)?[0];
+        value |= u64::from(byte & 127) << shift;
+        if byte < 128 {
+            return Ok(value);
+        }
+    }
+    Err(damaged("a number of more than 64 bits"))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8]> {
+    let split = usize::try_from(length).ok().and_then(|length| bytes.split_at_checked(length));
+    let (taken, rest) =
+        split.ok_or_else(|| damaged(format!("{length} bytes wanted, {} are left", bytes.len())))?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn damaged(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Format, format!("not a SentencePiece model, or damaged: {what}"))
+}
