@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::Progress;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// A repository and a revision (branch, tag or commit) of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ pub struct Listing {
     pub partial: bool,
 }
 
-/// A place that has repositories. [`HfHub`] is the real one.
+/// A place that has repositories. [`HfHub`](super::HfHub) is the real one.
 pub trait Hub: Send + Sync {
     /// What `repo` holds.
     fn list(&self, repo: &Repo, progress: &dyn Progress) -> Result<Listing>;
@@ -134,12 +134,16 @@ impl HubConfig {
 
     /// The settings that the variables `get` returns ask for, in the home folder `home`. Empty ones are unset.
     pub fn from_vars(get: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
-        let path = |name: &str| get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let home = home.unwrap_or_default();
+        let path = |name: &str| {
+            let path = PathBuf::from(get(name).filter(|v| !v.is_empty())?);
+            Some(path.strip_prefix("~").map(|below| home.join(below)).unwrap_or(path))
+        };
         let text = |name: &str| get(name).and_then(|v| v.into_string().ok()).map(|v| v.trim().to_owned());
         let on = |name: &str| {
             text(name).is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()))
         };
-        let cache = path("XDG_CACHE_HOME").unwrap_or_else(|| home.unwrap_or_default().join(".cache"));
+        let cache = path("XDG_CACHE_HOME").unwrap_or_else(|| home.join(".cache"));
         let hf_home = path("HF_HOME").unwrap_or_else(|| cache.join("huggingface"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
         let token = text("HF_TOKEN")
@@ -159,71 +163,9 @@ impl HubConfig {
             named: path("FAUNA_CACHE").unwrap_or_else(|| cache.join("fauna")),
             token,
             offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
-            retries: 5,
+            retries: 4,
             backoff: Duration::from_millis(500),
             timeout: Duration::from_secs(30),
         }
     }
-}
-
-/// The hub of huggingface.co, or a server that speaks as it does, over the cache shared with the Python tools.
-pub struct HfHub {
-    config: HubConfig,
-}
-
-impl HfHub {
-    /// A client with these settings. Connects when first asked.
-    pub fn new(config: HubConfig) -> Self {
-        Self { config }
-    }
-
-    fn cache(&self, repo: &Repo) -> hf_hub::CacheRepo {
-        let id = hf_hub::Repo::with_revision(repo.id.clone(), hf_hub::RepoType::Model, repo.revision.clone());
-        hf_hub::Cache::new(self.config.cache.clone()).repo(id)
-    }
-
-    /// What the cache holds of `repo`, without a network call.
-    fn cached(&self, repo: &Repo) -> Option<Listing> {
-        let folder = self.config.cache.join(format!("models--{}", repo.id.replace('/', "--")));
-        let commit = std::fs::read_to_string(folder.join("refs").join(&repo.revision));
-        let commit = commit.map_or_else(|_| repo.revision.clone(), |commit| commit.trim().to_owned());
-        let root = self.cache(repo).pointer_path(&commit);
-        if !is_commit(&commit) || !root.is_dir() {
-            return None;
-        }
-        let file = |path: String| {
-            let size = std::fs::metadata(root.join(&path)).ok()?.len();
-            Some(File { size: Some(size), ..File::named(path) })
-        };
-        let files = super::names_under(&root, 3).into_iter().filter_map(file).collect();
-        Some(Listing { commit, files, partial: true, root })
-    }
-}
-
-impl Hub for HfHub {
-    fn list(&self, repo: &Repo, _progress: &dyn Progress) -> Result<Listing> {
-        self.cached(repo).ok_or_else(|| nothing_cached(repo, &self.config.cache))
-    }
-
-    fn fetch(
-        &self,
-        _repo: &Repo,
-        listing: &Listing,
-        file: &File,
-        _progress: &dyn Progress,
-    ) -> Result<PathBuf> {
-        Ok(listing.root.join(&file.path))
-    }
-}
-
-fn nothing_cached(repo: &Repo, cache: &Path) -> Error {
-    Error::new(ErrorKind::Offline, "not in the cache, and no network call was allowed")
-        .at(repo.to_string())
-        .hint(format!("looked in {}", cache.display()))
-        .hint("unset HF_HUB_OFFLINE and fetch it once")
-}
-
-/// Whether `text` can be a commit, and so the name of a folder in the cache.
-fn is_commit(text: &str) -> bool {
-    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }

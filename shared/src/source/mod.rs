@@ -15,6 +15,8 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod hf;
+mod http;
 mod hub;
 mod select;
 
@@ -22,7 +24,8 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-pub use hub::{File, HfHub, Hub, HubConfig, Listing, Repo};
+pub use hf::HfHub;
+pub use hub::{File, Hub, HubConfig, Listing, Repo};
 pub use select::{Wanted, select};
 
 use crate::error::{first_five, nearest};
@@ -110,11 +113,14 @@ fn missing_path(path: &Path) -> Error {
     error.hint("a repository of the hub is named owner/name, with nothing before it")
 }
 
+/// Where a built-in name lies, if it is one.
+type Builtin = dyn Fn(&str) -> Option<PathBuf> + Send + Sync;
+
 /// Turns a [`Source`] into [`Files`].
 pub struct Finder {
     hub: Box<dyn Hub>,
     named: PathBuf,
-    builtin: Box<dyn Fn(&str) -> Option<PathBuf> + Send + Sync>,
+    builtin: Box<Builtin>,
     progress: Arc<dyn Progress>,
 }
 

@@ -1,0 +1,432 @@
+//! The hub of huggingface.co over the cache that the Python tools use, file for file.
+//!
+//! `hf-hub` says how the cache and the addresses look. The transfer itself is here: that crate takes whatever arrives
+//! as the file, and sends the token along with a redirect.
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ring::digest;
+use serde::Deserialize;
+
+use super::http::{About, Failure, Http, check_cancelled, header, pause, percent_encoded};
+use super::hub::{File, Hub, HubConfig, Listing, Repo};
+use crate::progress::{Progress, Task, Unit};
+use crate::{Error, ErrorKind, Result};
+
+/// The hub of huggingface.co, or a server that speaks as it does, over the cache shared with the Python tools.
+///
+/// A broken transfer is resumed, a file gets its final name only when its size and hash are right, and two processes
+/// that want the same file wait for each other. Without an answer from the hub, what the cache has is used.
+pub struct HfHub {
+    config: HubConfig,
+    http: Http,
+}
+
+/// What the hub says about a repository.
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: String,
+    size: u64,
+}
+
+impl From<Sibling> for File {
+    fn from(sibling: Sibling) -> Self {
+        let (size, hash) = match sibling.lfs {
+            Some(lfs) => (Some(lfs.size), Some(lfs.sha256)),
+            None => (sibling.size, sibling.blob_id),
+        };
+        Self { path: sibling.rfilename, size, hash }
+    }
+}
+
+impl HfHub {
+    /// A client with these settings. Connects when first asked.
+    pub fn new(config: HubConfig) -> Self {
+        Self { http: Http::new(config.clone()), config }
+    }
+
+    fn remote(&self, repo: &Repo, revision: &str) -> hf_hub::Repo {
+        hf_hub::Repo::with_revision(repo.id().into(), hf_hub::RepoType::Model, revision.into())
+    }
+
+    /// Where the cache keeps `repo`, and the folder of one commit.
+    fn cache(&self, repo: &Repo) -> hf_hub::CacheRepo {
+        hf_hub::Cache::new(self.config.cache.clone()).repo(self.remote(repo, repo.revision()))
+    }
+
+    fn folder(&self, repo: &Repo) -> PathBuf {
+        self.config.cache.join(self.remote(repo, repo.revision()).folder_name())
+    }
+
+    /// What the cache holds of `repo`, without a network call.
+    fn cached(&self, repo: &Repo) -> Option<Listing> {
+        let reference = fs::read_to_string(self.folder(repo).join("refs").join(repo.revision()));
+        let commit = reference.map_or_else(|_| repo.revision().to_owned(), |commit| commit.trim().to_owned());
+        let root = self.cache(repo).pointer_path(&commit);
+        if !is_plain(&commit) || !root.is_dir() {
+            return None;
+        }
+        let file = |path: String| {
+            let size = fs::metadata(root.join(&path)).ok()?.len();
+            Some(File { size: Some(size), ..File::named(path) })
+        };
+        let files = super::names_under(&root, 3).into_iter().filter_map(file).collect();
+        Some(Listing { commit, files, partial: true, root })
+    }
+
+    fn ask_listing(&self, repo: &Repo) -> Result<Listing, Failure> {
+        let about = About { repo, file: None };
+        let address = self.remote(repo, repo.revision()).api_url();
+        let url = format!("{}/api/{address}?blobs=true", self.config.endpoint);
+        let mut answer = self.http.get(about, &url, false, 0)?;
+        let body = answer.body_mut().with_config().limit(64 << 20).read_to_vec();
+        let body =
+            body.map_err(|e| Failure::passing(about.error(ErrorKind::Network, e.to_string()).caused_by(e)))?;
+        let strange = |what: String| about.error(ErrorKind::Network, what).hint(format!("asked {url}"));
+        let info: Info = serde_json::from_slice(&body)
+            .map_err(|e| strange(format!("the hub's answer is no listing: {e}")))?;
+        if !is_plain(&info.sha) {
+            return Err(strange(format!("the hub names a commit that is none: {:?}", info.sha)).into());
+        }
+        let root = self.cache(repo).pointer_path(&info.sha);
+        Ok(Listing {
+            commit: info.sha,
+            root,
+            files: info.siblings.into_iter().map(File::from).collect(),
+            partial: false,
+        })
+    }
+
+    /// `file` with the size and hash that the hub gives when asked for the file alone.
+    fn described(&self, about: About, url: &str, file: &File) -> Result<File, Failure> {
+        let answer = self.http.get(about, url, true, 0)?;
+        let size = header(&answer, "x-linked-size").or(header(&answer, "content-length"));
+        let hash = header(&answer, "x-linked-etag").or(header(&answer, "etag"));
+        let hash = hash.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_owned());
+        Ok(File {
+            path: file.path.clone(),
+            size: file.size.or(size.and_then(|s| s.parse().ok())),
+            hash: Some(hash.filter(|h| is_plain(h)).ok_or_else(|| {
+                about.error(
+                    ErrorKind::Network,
+                    "the hub does not say which version of the file it has (no ETag)",
+                )
+            })?),
+        })
+    }
+
+    /// One try to bring `part` to its full length; it goes on where the last one ended.
+    fn transfer(
+        &self,
+        (about, url): (About, &str),
+        file: &File,
+        part: &Path,
+        task: &dyn Task,
+        progress: &dyn Progress,
+    ) -> (bool, Result<(), Failure>) {
+        let mut got = 0;
+        let outcome = self.receive((about, url), file, part, &mut got, task, progress);
+        (got > 0, outcome)
+    }
+
+    fn receive(
+        &self,
+        (about, url): (About, &str),
+        file: &File,
+        part: &Path,
+        got: &mut u64,
+        task: &dyn Task,
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let disk = |action: &str, error| disk_error(part, action, file, error);
+        let mut out = OpenOptions::new().create(true).append(true).open(part).map_err(|e| disk("open", e))?;
+        let mut have = out.metadata().map_err(|e| disk("read", e))?.len();
+        if file.size.is_some_and(|size| size == have) && have > 0 {
+            return Ok(());
+        }
+        let too_long = file.size.is_some_and(|size| have > size);
+        let answer = self.http.get(about, url, false, if too_long { 0 } else { have })?;
+        let resumes = answer.status().as_u16() == 206
+            && header(&answer, "content-range")
+                .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
+        if !resumes && have > 0 {
+            // The whole file comes, or the rest of something else: what was there is no beginning of it.
+            out.set_len(0).map_err(|e| disk("empty", e))?;
+            have = 0;
+        }
+        if answer.status().as_u16() == 416 || (answer.status().as_u16() == 206 && !resumes) {
+            return Err(Failure::passing(
+                about.error(ErrorKind::Network, "the hub answers with another part"),
+            ));
+        }
+        // One byte more than promised is enough to see that a server sends too much.
+        let mut body =
+            answer.into_body().into_reader().take(file.size.map_or(u64::MAX, |size| size - have + 1));
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            check_cancelled(progress)?;
+            let count = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => {
+                    let message = format!("the transfer broke after {} bytes: {error}", have + *got);
+                    return Err(Failure::passing(about.error(ErrorKind::Network, message).caused_by(error)));
+                }
+            };
+            out.write_all(&buffer[..count]).map_err(|e| disk("write", e))?;
+            task.advance(count as u64);
+            *got += count as u64;
+        }
+        match file.size {
+            Some(size) if have + *got < size => Err(Failure::passing(about.error(
+                ErrorKind::Network,
+                format!("the transfer ended at {} of {size} bytes", have + *got),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The content of `file` as `blob`. The caller holds the lock.
+    fn download(
+        &self,
+        about: About,
+        url: &str,
+        file: &File,
+        blob: &Path,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let part = beside(blob, "incomplete");
+        let there = fs::metadata(&part).map_or(0, |m| m.len());
+        let task = progress.begin(&file.path, Unit::Bytes, file.size);
+        task.skip(there);
+        let transfer = || {
+            self.http.persist(self.config.retries, progress, || {
+                self.transfer((about, url), file, &part, &*task, progress)
+            })
+        };
+        transfer()?;
+        let mut checked = check(about, file, &part);
+        if checked.is_err() && there > 0 {
+            // The beginning was left by another run or another tool and may be at fault: once more from the start.
+            fs::remove_file(&part).map_err(|e| Error::io(&part, "remove", e))?;
+            transfer()?;
+            checked = check(about, file, &part);
+        }
+        if checked.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        checked?;
+        let sync = || OpenOptions::new().append(true).open(&part)?.sync_all();
+        sync().and_then(|()| fs::rename(&part, blob)).map_err(|e| disk_error(blob, "write", file, e))
+    }
+
+    /// Waits until no other process fetches the same blob. The lock ends with the returned file, and with the process.
+    fn lock(&self, repo: &Repo, hash: &str, progress: &dyn Progress) -> Result<fs::File> {
+        let name = self.remote(repo, repo.revision()).folder_name();
+        let path = self.config.cache.join(".locks").join(name).join(format!("{hash}.lock"));
+        create_parent(&path)?;
+        let lock = OpenOptions::new().create(true).append(true).open(&path);
+        let lock = lock.map_err(|e| Error::io(&path, "open", e))?;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::WouldBlock) => pause(Duration::from_millis(100), progress)?,
+                // Some network disks have no locks. Two processes may then spoil a download, and the check finds it.
+                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                    return Ok(lock);
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(&path, "lock", error)),
+            }
+        }
+    }
+}
+
+impl Hub for HfHub {
+    fn list(&self, repo: &Repo, progress: &dyn Progress) -> Result<Listing> {
+        let cached = self.cached(repo);
+        if self.config.offline {
+            return cached.ok_or_else(|| {
+                Error::new(ErrorKind::Offline, "not in the cache, and no network call was allowed")
+                    .at(repo.to_string())
+                    .hint(format!("looked in {}", self.config.cache.display()))
+                    .hint("unset HF_HUB_OFFLINE and fetch it once")
+            });
+        }
+        let retries = if cached.is_some() { 0 } else { self.config.retries };
+        let asked = self.http.persist(retries, progress, || (false, self.ask_listing(repo)));
+        match (asked, cached) {
+            (Err(error), Some(cached)) if error.kind() == ErrorKind::Network => {
+                progress.note(&format!("{error}\nusing commit {} of the cache", cached.commit));
+                Ok(cached)
+            }
+            (asked, _) => asked,
+        }
+    }
+
+    fn fetch(&self, repo: &Repo, listing: &Listing, file: &File, progress: &dyn Progress) -> Result<PathBuf> {
+        let about = About { repo, file: Some(&file.path) };
+        let target = listing.root.join(&file.path);
+        if has_size(&target, file.size) {
+            return Ok(target);
+        }
+        if self.config.offline {
+            return Err(about.error(ErrorKind::Offline, "not in the cache, and no network call was allowed"));
+        }
+        let address = self.remote(repo, &listing.commit);
+        let (id, revision) = (address.url(), address.url_revision());
+        let url = format!("{}/{id}/resolve/{revision}/{}", self.config.endpoint, percent_encoded(&file.path));
+        let described;
+        let (file, hash) = match &file.hash {
+            Some(hash) if is_plain(hash) => (file, hash),
+            _ => {
+                let ask = || (false, self.described(about, &url, file));
+                described = self.http.persist(self.config.retries, progress, ask)?;
+                (&described, described.hash.as_ref().unwrap_or(&described.path))
+            }
+        };
+        let lock = self.lock(repo, hash, progress)?;
+        let blob = self.cache(repo).blob_path(hash);
+        let fresh = !has_size(&blob, file.size);
+        if fresh {
+            create_parent(&blob)?;
+            self.download(about, &url, file, &blob, progress)?;
+        }
+        create_parent(&target)?;
+        place(&blob, &target, file.path.matches('/').count(), fresh)
+            .map_err(|e| Error::io(&target, "place", e))?;
+        if listing.commit != repo.revision() {
+            let reference = self.folder(repo).join("refs").join(repo.revision());
+            if fs::read_to_string(&reference).ok().as_deref() != Some(&listing.commit) {
+                create_parent(&reference)?;
+                let new = beside(&reference, &format!("{}.new", std::process::id()));
+                let write = fs::write(&new, &listing.commit).and_then(|()| fs::rename(&new, &reference));
+                write.map_err(|e| Error::io(&reference, "write", e))?;
+            }
+        }
+        drop(lock);
+        Ok(target)
+    }
+}
+
+/// Makes `target`, `depth` folders below its commit's, show `blob`: by a link, or by moving (a `fresh` blob) or copying
+/// it where the system has no links.
+fn place(blob: &Path, target: &Path, depth: usize, fresh: bool) -> std::io::Result<()> {
+    let new = beside(target, &format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&new);
+    let name = blob.file_name().unwrap_or_default();
+    let link = Path::new(&"../".repeat(depth + 2)).join("blobs").join(name);
+    if link_file(&link, &new).is_err() {
+        if fresh {
+            return fs::rename(blob, target);
+        }
+        fs::copy(blob, &new)?;
+    }
+    fs::rename(&new, target)
+}
+
+#[cfg(unix)]
+fn link_file(to: &Path, at: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(to, at)
+}
+
+#[cfg(windows)]
+fn link_file(to: &Path, at: &Path) -> std::io::Result<()> {
+    std::os::windows::fs::symlink_file(to, at)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn link_file(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Whether the file at `path` has the length and the hash that the hub promised.
+fn check(about: About, file: &File, path: &Path) -> Result<()> {
+    let mut input = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let length = input.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+    let damaged = |found: String, wanted: &str| {
+        about
+            .error(ErrorKind::Format, format!("damaged on the way: {found}, the hub promised {wanted}"))
+            .hint(
+                "nothing was kept; try again, and if it comes again, the server or a proxy changes the file",
+            )
+    };
+    if let Some(size) = file.size.filter(|size| *size != length) {
+        return Err(damaged(format!("{length} bytes or more"), &size.to_string()));
+    }
+    let wanted = file.hash.as_deref().unwrap_or_default();
+    let mut hash = match wanted.len() {
+        64 => digest::Context::new(&digest::SHA256),
+        40 => {
+            let mut git = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+            git.update(format!("blob {length}\0").as_bytes());
+            git
+        }
+        _ => return Ok(()), // the tag of a server that does not hash; the size is all there is to compare
+    };
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match input.read(&mut buffer).map_err(|e| Error::io(path, "read", e))? {
+            0 => break,
+            count => hash.update(&buffer[..count]),
+        }
+    }
+    let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found.eq_ignore_ascii_case(wanted) {
+        Ok(())
+    } else {
+        Err(damaged(format!("its hash is {found}"), wanted))
+    }
+}
+
+fn disk_error(path: &Path, action: &str, file: &File, error: std::io::Error) -> Error {
+    if !matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return Error::io(path, action, error);
+    }
+    let need = file.size.map_or(String::new(), |size| format!(" of {size} bytes"));
+    Error::new(ErrorKind::Io, format!("the disk is full; there is no room for {}{need}", file.path))
+        .at(path)
+        .hint("make room, or set HF_HOME to another disk; the download goes on where it stopped")
+        .caused_by(error)
+}
+
+fn has_size(path: &Path, size: Option<u64>) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.is_file() && size.is_none_or(|size| size == m.len()))
+}
+
+fn create_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))
+}
+
+/// `path` with `.ending` after its whole name.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+/// Whether `text`, a commit or a hash from a server, is safe as the name of one file.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 128
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+}
