@@ -62,7 +62,7 @@ def token_inputs(seed, vocab, types=2, lengths=(14, 9, 5)):
     }
 
 
-def head(model_class, fields, write=write_safetensors, rename=None, unseen=(), others=None, note=None,
+def head(model_class, fields, write=write_safetensors, rename=None, unseen=(), others=(), note=None,
          extra_tensors=None, **changes):
     """A case of one head: `fields` of its output from random tokens."""
 
@@ -75,7 +75,7 @@ def head(model_class, fields, write=write_safetensors, rename=None, unseen=(), o
         inputs = token_inputs(seed, cfg.vocab_size, cfg.type_vocab_size)
         run = lambda network: forward(network, inputs, fields)
         check_every_weight_matters(model, run, (KEY_BIAS, *unseen))
-        check_options_matter(model, run, others or {})
+        check_options_matter(model, run, others)
 
         case = Case(name, "BERT")
         write_config(case.model, cfg, [model_class.__name__])
@@ -310,9 +310,9 @@ def real_sentences(name):
 
 HIDDEN = ["last_hidden_state", "pooler_output"]
 CASES = {
-    "bert/base_gelu": head(BertModel, HIDDEN, others={"num_attention_heads": 6, "hidden_act": "relu"}),
+    "bert/base_gelu": head(BertModel, HIDDEN, others=[{"num_attention_heads": 6}, {"hidden_act": "relu"}]),
     "bert/base_gelu_new_bin": head(BertModel, HIDDEN, write=write_bin, hidden_act="gelu_new", type_vocab_size=3,
-                                   layer_norm_eps=1e-2, others={"layer_norm_eps": 1e-12}),
+                                   layer_norm_eps=1e-2, others=[{"layer_norm_eps": 1e-12}]),
     "bert/base_relu_position_ids": head(BertModel, HIDDEN, hidden_act="relu", extra_tensors=position_ids,
                                         note="older files carry the position_ids buffer"),
     "bert/base_prefix_with_heads": head(

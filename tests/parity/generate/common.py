@@ -63,6 +63,14 @@ def randomise(model, seed, gain=1.3):
     return model.eval()
 
 
+def round_weights(model, dtype):
+    """Rounds every weight to what a file of `dtype` can hold; the model goes on computing in float32."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.to(dtype))
+    model.config.dtype = dtype
+
+
 def is_embedding(name):
     return any(part in name for part in ("embed", "wte", "wpe"))
 
@@ -174,16 +182,16 @@ def check_every_weight_matters(model, run, unseen=()):
 
 
 def check_options_matter(model, run, others):
-    """Rebuilds the model with one configuration value changed at a time and asks that the answer moves."""
+    """Rebuilds the model with each of `others` changed in its configuration and asks that the answer moves."""
     expected = run(model)
-    for key, value in others.items():
-        config = type(model.config).from_dict({**model.config.to_dict(), key: value})
+    for change in others:
+        config = type(model.config).from_dict({**model.config.to_dict(), **change})
         other = type(model)(config)
         other.set_attn_implementation("eager")
         other.load_state_dict(model.state_dict(), strict=False)
         moved = distance(expected, run(other.eval()))
         if moved < VISIBLE:
-            raise Retry(f"{key} = {value} moves the answer by {moved:.1f} tolerances only")
+            raise Retry(f"{change} moves the answer by {moved:.1f} tolerances only")
 
 
 # ---------------------------------------------------------------- checkpoint folders

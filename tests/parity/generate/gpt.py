@@ -25,6 +25,7 @@ from common import (
     randomise,
     reload_as,
     right_padding,
+    round_weights,
     run_all,
     weights_of,
     write_bin,
@@ -69,13 +70,13 @@ def constant_buffers(prefix=""):
 
 def save(case, model_class, cfg, model, write, rename, buffers, dtype):
     """The checkpoint folder, in the layout asked for."""
-    write_config(case.model, cfg, [model_class.__name__])
+    write_config(case.model, model.config, [model_class.__name__])
     weights = {rename(name): weight for name, weight in weights_of(model, dtype).items()}
     write(case.model, weights | (buffers(cfg) if buffers else {}))
 
 
 def logits(model_class, mask=right_padding((13, 9, 4)), positions=False, types=False, write=write_safetensors,
-           rename=lambda name: name, buffers=None, dtype=torch.float32, others=None, note=None, **changes):
+           rename=lambda name: name, buffers=None, dtype=torch.float32, others=(), note=None, **changes):
     """One forward pass over three padded rows."""
     fields = ["logits"] if "LMHead" in model_class.__name__ else ["last_hidden_state"]
 
@@ -83,7 +84,7 @@ def logits(model_class, mask=right_padding((13, 9, 4)), positions=False, types=F
         cfg = config(model_class, **changes)
         model = randomise(model_class(cfg), seed)
         # The file holds half-precision values; the answer is computed from them in float32.
-        model.to(dtype).float()
+        round_weights(model, dtype)
         inputs = {"input_ids": ids(seed, mask.shape, cfg.vocab_size) * mask, "attention_mask": mask}
         if positions:
             inputs["position_ids"] = ids(seed + 3, mask.shape, cfg.n_positions, low=0)
@@ -91,7 +92,7 @@ def logits(model_class, mask=right_padding((13, 9, 4)), positions=False, types=F
             inputs["token_type_ids"] = ids(seed + 5, mask.shape, cfg.vocab_size)
         run = lambda network: forward(network, inputs, fields)
         check_every_weight_matters(model, run)
-        check_options_matter(model, run, others or {})
+        check_options_matter(model, run, others)
 
         case = Case(name, "GPT")
         save(case, model_class, cfg, model, write, rename, buffers, dtype)
@@ -161,10 +162,10 @@ CASES = {
                                               activation_function="gelu", layer_norm_epsilon=1e-3),
     "gpt/gpt2_forward_inverse_layer_scale": logits(
         GPT2LMHeadModel, scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True,
-        others={"scale_attn_by_inverse_layer_idx": False}),
+        others=[{"scale_attn_by_inverse_layer_idx": False}]),
     "gpt/gpt2_forward_no_scale_relu": logits(
         GPT2LMHeadModel, scale_attn_weights=False, activation_function="relu",
-        others={"scale_attn_weights": True, "activation_function": "gelu_new"}),
+        others=[{"scale_attn_weights": True}, {"activation_function": "gelu_new"}]),
     "gpt/gpt2_forward_gelu_tanh_bin": logits(
         GPT2LMHeadModel, activation_function="gelu_pytorch_tanh", write=write_bin, rename=without_prefix,
         buffers=constant_buffers()),
@@ -179,7 +180,7 @@ CASES = {
                                   buffers=constant_buffers()),
     "gpt/gpt2_generate_to_the_last_position": text(GPT2LMHeadModel, (8, 8), new_tokens=32, tie_word_embeddings=False,
                                                    note="fills n_positions exactly"),
-    "gpt/gpt1_forward": logits(OpenAIGPTLMHeadModel, others={"afn": "relu"},
+    "gpt/gpt1_forward": logits(OpenAIGPTLMHeadModel, others=[{"afn": "relu"}],
                                note="afn gelu is the tanh form"),
     "gpt/gpt1_forward_official_bin": logits(
         OpenAIGPTLMHeadModel, rename=without_prefix, buffers=constant_buffers(), write=write_bin),
