@@ -32,11 +32,15 @@ use crate::error::first_five;
 use crate::{Error, ErrorKind, Result};
 
 mod bytes;
+mod cursor;
+mod gguf;
 mod metadata;
 mod safetensors;
+mod write;
 
 pub use bytes::Bytes;
 pub use metadata::{List, Metadata, Value};
+pub use write::{Planned, write_gguf, write_safetensors};
 
 /// How the elements of a tensor are stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,6 +317,9 @@ fn read(path: &Path) -> Result<Contents> {
     let file = Bytes::map(path)?;
     if file.is_empty() {
         return Err(Error::format(path, "the file is empty").hint("download it again"));
+    }
+    if gguf::looks_like(&file) {
+        return gguf::read(path, &file);
     }
     if safetensors::looks_like(&file) || path.extension().is_some_and(|e| e == "safetensors") {
         return safetensors::read(path, &file);

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::metadata::{Metadata, Value};
-use super::{Bytes, Contents, Storage, Stored};
+use super::{Bytes, Contents, Planned, Storage, Stored};
 use crate::{Error, Result};
 
 /// The longest header that the format allows.
@@ -80,26 +80,56 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Contents> {
     Ok(contents)
 }
 
+/// The types of tensors, with the name each has in a file.
+const TYPES: [(&str, Storage); 16] = [
+    ("F64", Storage::F64),
+    ("F32", Storage::F32),
+    ("F16", Storage::F16),
+    ("BF16", Storage::BF16),
+    ("F8_E4M3", Storage::F8E4M3),
+    ("F8_E5M2", Storage::F8E5M2),
+    ("C64", Storage::C64),
+    ("I64", Storage::I64),
+    ("I32", Storage::I32),
+    ("I16", Storage::I16),
+    ("I8", Storage::I8),
+    ("U64", Storage::U64),
+    ("U32", Storage::U32),
+    ("U16", Storage::U16),
+    ("U8", Storage::U8),
+    ("BOOL", Storage::Bool),
+];
+
 fn storage(dtype: &str) -> Option<Storage> {
-    Some(match dtype {
-        "F64" => Storage::F64,
-        "F32" => Storage::F32,
-        "F16" => Storage::F16,
-        "BF16" => Storage::BF16,
-        "F8_E4M3" => Storage::F8E4M3,
-        "F8_E5M2" => Storage::F8E5M2,
-        "C64" => Storage::C64,
-        "I64" => Storage::I64,
-        "I32" => Storage::I32,
-        "I16" => Storage::I16,
-        "I8" => Storage::I8,
-        "U64" => Storage::U64,
-        "U32" => Storage::U32,
-        "U16" => Storage::U16,
-        "U8" => Storage::U8,
-        "BOOL" => Storage::Bool,
-        _ => return None,
-    })
+    TYPES.iter().find(|(name, _)| *name == dtype).map(|(_, storage)| *storage)
+}
+
+/// The length and the header of a file that holds `tensors` in their order, filled with spaces to a multiple of 8.
+pub(super) fn header(metadata: &Metadata, tensors: &[Planned]) -> Result<Vec<u8>> {
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let text = |value: &Value| value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
+        let notes: serde_json::Map<_, _> =
+            metadata.iter().map(|(key, value)| (key.clone(), text(value).into())).collect();
+        header.insert("__metadata__".into(), notes.into());
+    }
+    let mut from = 0usize;
+    for Planned { name, storage, shape } in tensors {
+        let (dtype, _) = TYPES.iter().find(|(_, known)| known == storage).ok_or_else(|| {
+            Error::unsupported(format!("tensor {name}: safetensors has no type for {storage}"))
+        })?;
+        let to = storage.byte_len(shape).and_then(|len| from.checked_add(len)).ok_or_else(|| {
+            Error::input(format!("tensor {name}: shape {shape:?} of {storage} is impossible"))
+        })?;
+        let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [from, to] });
+        if header.insert(name.clone(), entry).is_some() {
+            return Err(Error::input(format!("tensor {name} is given twice")));
+        }
+        from = to;
+    }
+    let mut json = serde_json::Value::Object(header).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([(json.len() as u64).to_le_bytes().to_vec(), json].concat())
 }
 
 /// The header in the order of the file, a repeated name kept twice.

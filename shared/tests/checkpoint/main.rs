@@ -1,6 +1,7 @@
 //! Every kind of checkpoint file: what it holds is found, what it lies about is refused.
 
 mod folders;
+mod gguf;
 mod safetensors;
 
 use std::path::{Path, PathBuf};
@@ -44,7 +45,6 @@ fn refusal(name: &str, content: &[u8]) -> String {
 }
 
 /// A file of `tests/fixtures`, written by `make_checkpoints.py` there.
-#[allow(dead_code)]
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }

@@ -1,5 +1,5 @@
 use fauna_shared::ErrorKind;
-use fauna_shared::checkpoint::{Storage, Value};
+use fauna_shared::checkpoint::{Checkpoint, Planned, Storage, Value, write_safetensors};
 use proptest::prelude::*;
 
 use super::{open, open_and_look, refusal};
@@ -99,6 +99,28 @@ fn a_file_cut_anywhere_is_refused() {
     for end in 0..whole.len() {
         refusal("m.safetensors", &whole[..end]);
     }
+}
+
+#[test]
+fn what_was_written_is_read_here_and_by_the_crate() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.safetensors");
+    let tensors = [("b", Storage::F32, vec![2, 1]), ("a", Storage::Bool, vec![3])]
+        .map(|(name, storage, shape)| Planned { name: name.into(), storage, shape });
+    let notes = [("format".to_owned(), Value::Text("pt".into()))].into();
+    write_safetensors(&path, &notes, &tensors, |t| Ok(vec![1; t.storage.byte_len(&t.shape).unwrap()]))
+        .unwrap();
+    let ours = Checkpoint::open(&path).unwrap();
+    assert_eq!(ours.metadata(), &notes);
+    assert!(ours.get("b").unwrap().bytes.is_mapped());
+    let file = std::fs::read(&path).unwrap();
+    let theirs = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(theirs.tensor("b").unwrap().data(), &*ours.get("b").unwrap().bytes);
+    assert_eq!(theirs.tensor("a").unwrap().shape(), [3]);
+
+    let twice = [tensors[0].clone(), tensors[0].clone()];
+    let error = write_safetensors(&path, &notes, &twice, |_| Ok([1; 8])).unwrap_err();
+    assert!(error.to_string().contains("tensor b is given twice"), "{error}");
 }
 
 proptest! {
