@@ -2,4 +2,6 @@
 //! the memory map, with `unsafe`.
 
 pub mod cpu;
+pub mod matmul;
 pub mod pool;
+mod simd;

@@ -1,0 +1,128 @@
+use super::*;
+
+/// Repeatable numbers in [-1, 1), exact in bfloat16 and float16.
+pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 57) as i64 - 64) as f32 / 64.0
+    };
+    (0..n).map(next).collect()
+}
+
+fn encode(w: &[f32], elem: Elem) -> Vec<u8> {
+    let bytes = |&w: &f32| match elem {
+        Elem::F32 => w.to_le_bytes().to_vec(),
+        Elem::Bf16 => half::bf16::from_f32(w).to_le_bytes().to_vec(),
+        Elem::F16 => half::f16::from_f32(w).to_le_bytes().to_vec(),
+    };
+    w.iter().flat_map(bytes).collect()
+}
+
+/// `y = x · w + bias` in f64, `w` in the layout's order.
+fn plainly(x: &[f32], rows: usize, w: &[f32], layout: Layout, n: usize, bias: Option<&[f32]>) -> Vec<f64> {
+    let k = x.len() / rows.max(1);
+    let mut y = Vec::new();
+    for r in 0..rows {
+        for c in 0..n {
+            let weight = |i: usize| if layout == Layout::OutIn { w[c * k + i] } else { w[i * n + c] };
+            let sum: f64 = (0..k).map(|i| f64::from(x[r * k + i]) * f64::from(weight(i))).sum();
+            y.push(sum + bias.map_or(0.0, |b| f64::from(b[c])));
+        }
+    }
+    y
+}
+
+#[track_caller]
+fn assert_near(y: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(y.len(), wanted.len(), "{what}");
+    for (i, (&y, &e)) in y.iter().zip(wanted).enumerate() {
+        assert!((f64::from(y) - e).abs() <= tolerance, "{what}: element {i} is {y}, not {e}");
+    }
+}
+
+#[test]
+fn every_instruction_set_elem_and_layout_agrees_with_a_plain_loop() {
+    for isa in Isa::all_available() {
+        for (k, n) in [(1, 1), (6, 3), (7, 17), (54, 33), (88, 5), (576, 70), (1100, 31), (0, 3)] {
+            for rows in [1, 2, 3, 5, 33, 101] {
+                let (x, w, bias) = (numbers(rows * k, 1), numbers(n * k, 2), numbers(n, 3));
+                for layout in [Layout::OutIn, Layout::InOut] {
+                    let wanted = plainly(&x, rows, &w, layout, n, Some(&bias));
+                    for elem in [Elem::F32, Elem::Bf16, Elem::F16] {
+                        let data = encode(&w, elem);
+                        let weight = Dense::new(&data, elem, layout, n, k).unwrap();
+                        let mut y = vec![f32::NAN; rows * n];
+                        linear_on(isa, &x, rows, &weight, Some(&bias), Compute::F32, None, &mut y);
+                        let what = format!("{isa:?} {elem:?} {layout:?} ({rows}, {k}) x {n}");
+                        assert_near(&y, &wanted, 1e-5 * (k as f64).sqrt().max(1.0), &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn work_split_over_threads_covers_every_output_once() {
+    for isa in Isa::all_available() {
+        for (rows, k, n) in [(1, 300, 1000), (3, 64, 2000), (300, 40, 130), (700, 20, 9), (16, 200, 321)] {
+            let (x, w) = (numbers(rows * k, 4), numbers(n * k, 5));
+            for layout in [Layout::OutIn, Layout::InOut] {
+                let data = encode(&w, Elem::F32);
+                let weight = Dense::new(&data, Elem::F32, layout, n, k).unwrap();
+                let mut y = vec![f32::NAN; rows * n];
+                let negate = |y: &mut [f32]| y.iter_mut().for_each(|y| *y = -*y);
+                linear_on(isa, &x, rows, &weight, None, Compute::F32, Some(&negate), &mut y);
+                let wanted: Vec<f64> = plainly(&x, rows, &w, layout, n, None).iter().map(|y| -y).collect();
+                assert_near(&y, &wanted, 1e-4, &format!("{isa:?} {layout:?} ({rows}, {k}) x {n}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_need_not_be_aligned() {
+    for isa in Isa::all_available() {
+        for elem in [Elem::F32, Elem::Bf16, Elem::F16] {
+            let (x, w) = (numbers(2 * 37, 6), numbers(5 * 37, 7));
+            let mut data = vec![0];
+            data.extend(encode(&w, elem));
+            let weight = Dense::new(&data[1..], elem, Layout::OutIn, 5, 37).unwrap();
+            let mut y = vec![0.0; 10];
+            linear_on(isa, &x, 2, &weight, None, Compute::F32, None, &mut y);
+            assert_near(&y, &plainly(&x, 2, &w, Layout::OutIn, 5, None), 1e-4, &format!("{isa:?} {elem:?}"));
+        }
+    }
+}
+
+#[test]
+fn special_values_widen_exactly() {
+    let halves: Vec<u16> = vec![0x7c00, 0xfc00, 0x0001, 0x8001, 0x03ff, 0x0400, 0x7bff, 0x8000];
+    for isa in Isa::all_available() {
+        for half in &halves {
+            let data: Vec<u8> = half.to_le_bytes().to_vec();
+            for (elem, wanted) in [
+                (Elem::F16, half::f16::from_bits(*half).to_f32()),
+                (Elem::Bf16, half::bf16::from_bits(*half).to_f32()),
+            ] {
+                let weight = Dense::new(&data, elem, Layout::OutIn, 1, 1).unwrap();
+                let mut y = [0.0];
+                linear_on(isa, &[1.0], 1, &weight, None, Compute::F32, None, &mut y);
+                // A bfloat16 subnormal may be flushed by the processor's settings, never by more than its size.
+                assert!(
+                    y[0] == wanted || (y[0] - wanted).abs() < 1e-38,
+                    "{isa:?} {elem:?} {half:#x}: {}",
+                    y[0]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_of_the_wrong_size_is_refused() {
+    let error = Dense::new(&[0; 10], Elem::F32, Layout::OutIn, 1, 3).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Input);
+    assert!(Dense::new(&[], Elem::F32, Layout::OutIn, usize::MAX, 3).is_err());
+}

@@ -1,0 +1,461 @@
+//! The inner loops: tiles of the product that stay in registers while they are summed.
+//!
+//! All three take `x` as rows of contiguous elements and differ in how the weight lies and how many rows share it:
+//!
+//! - [`dot`]: weight rows along the sum (`OutIn`), read in place. Few rows: each weight is read once.
+//! - [`stream`]: weight rows along the outputs (`InOut`), read in place. Very few rows: outputs live in cache.
+//! - [`panel`]: weight packed into panels two vectors wide. Many rows: the fastest, once packing is paid for.
+
+#![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
+
+use super::Layout;
+use crate::kernels::simd::Simd;
+use std::marker::PhantomData;
+
+/// How elements become products: which types are read, and how many of them a vector takes.
+///
+/// # Safety
+/// As for [`Simd`].
+pub(crate) trait Products {
+    type S: Simd;
+    /// An element of `x`.
+    type X: Copy;
+    /// An element of the weight where it is read in place.
+    type W: Copy;
+    /// A vector of factors.
+    type R: Copy;
+    /// Elements along the sum in one lane.
+    const PER_LANE: usize;
+
+    unsafe fn load_x(p: *const Self::X) -> Self::R;
+    unsafe fn load_x_n(p: *const Self::X, n: usize) -> Self::R;
+    unsafe fn load_w(p: *const Self::W) -> Self::R;
+    unsafe fn load_w_n(p: *const Self::W, n: usize) -> Self::R;
+    /// The first [`Products::PER_LANE`] elements at `p`, in every lane.
+    unsafe fn splat_x(p: *const Self::X) -> Self::R;
+    /// A vector of a packed panel, [`Products::PER_LANE`] elements a lane.
+    unsafe fn load_packed(p: *const f32) -> Self::R;
+    /// `a * b + c`, summed within a lane.
+    unsafe fn fma(a: Self::R, b: Self::R, c: Vector<Self>) -> Vector<Self>;
+}
+
+/// The vector of f32 that `P` sums in.
+pub(crate) type Vector<P> = <<P as Products>::S as Simd>::V;
+
+/// A weight element that is widened to f32 as it is read.
+pub(crate) trait Widen: Copy {
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn load_n<S: Simd>(p: *const Self, n: usize) -> S::V;
+}
+
+/// The bits of a bfloat16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bf16(pub(crate) u16);
+
+/// The bits of a float16.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct F16(#[allow(dead_code, reason = "read through pointers")] u16);
+
+macro_rules! widen {
+    ($type:ty, $cast:ty, $load:ident, $load_n:ident) => {
+        impl Widen for $type {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+                // SAFETY: promised by the caller; the types have the same layout.
+                unsafe { S::$load(p.cast::<$cast>()) }
+            }
+            #[inline(always)]
+            unsafe fn load_n<S: Simd>(p: *const Self, n: usize) -> S::V {
+                // SAFETY: promised by the caller; the types have the same layout.
+                unsafe { S::$load_n(p.cast::<$cast>(), n) }
+            }
+        }
+    };
+}
+widen!(f32, f32, load, load_n);
+widen!(Bf16, u16, load_bf16, load_bf16_n);
+widen!(F16, u16, load_f16, load_f16_n);
+
+/// Products of f32, the weight widened from `W`.
+pub(crate) struct Wide<S, W>(PhantomData<(S, W)>);
+
+// SAFETY (all blocks): the trait asks its caller for the processor and for valid pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<S: Simd, W: Widen> Products for Wide<S, W> {
+    type S = S;
+    type X = f32;
+    type W = W;
+    type R = S::V;
+    const PER_LANE: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load_x(p: *const f32) -> S::V {
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_x_n(p: *const f32, n: usize) -> S::V {
+        unsafe { S::load_n(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn load_w(p: *const W) -> S::V {
+        unsafe { W::load::<S>(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_w_n(p: *const W, n: usize) -> S::V {
+        unsafe { W::load_n::<S>(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn load_packed(p: *const f32) -> S::V {
+        unsafe { S::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn splat_x(p: *const f32) -> S::V {
+        unsafe { S::splat(*p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: S::V, b: S::V, c: S::V) -> S::V {
+        unsafe { S::fma(a, b, c) }
+    }
+}
+
+/// Columns of the [`dot`] tile.
+const DOT_COLUMNS: usize = 4;
+
+/// `y[r][c] = Σ x[r][i] w[c][i]` for `rows` rows of `x` and `columns` rows of `w`, `length` elements each.
+///
+/// # Safety
+/// The processor has `P::S`; `x`, `w` and `y` are valid for their rows, `*_stride` elements apart.
+#[inline(always)]
+pub(crate) unsafe fn dot<P: Products>(
+    (x, x_stride, rows): (*const P::X, usize, usize),
+    (w, w_stride, columns): (*const P::W, usize, usize),
+    length: usize,
+    (y, y_stride): (*mut f32, usize),
+) {
+    let mut c = 0;
+    while c < columns {
+        let n = (columns - c).min(DOT_COLUMNS);
+        let mut r = 0;
+        while r < rows {
+            let m = (rows - r).min(P::S::DOT_ROWS);
+            // SAFETY: the tile's rows and columns are inside.
+            unsafe {
+                let tile = (
+                    (x.add(r * x_stride), x_stride),
+                    (w.add(c * w_stride), w_stride),
+                    length,
+                    (y.add(r * y_stride + c), y_stride, n),
+                );
+                match m {
+                    1 => dot_tile::<P, 1>(tile.0, tile.1, tile.2, tile.3),
+                    2 => dot_tile::<P, 2>(tile.0, tile.1, tile.2, tile.3),
+                    3 => dot_tile::<P, 3>(tile.0, tile.1, tile.2, tile.3),
+                    4 => dot_tile::<P, 4>(tile.0, tile.1, tile.2, tile.3),
+                    5 => dot_tile::<P, 5>(tile.0, tile.1, tile.2, tile.3),
+                    _ => dot_tile::<P, 6>(tile.0, tile.1, tile.2, tile.3),
+                }
+            }
+            r += m;
+        }
+        c += n;
+    }
+}
+
+/// One tile of [`dot`]: `M` rows, of whose four columns the first `n` are written.
+#[inline(always)]
+unsafe fn dot_tile<P: Products, const M: usize>(
+    (x, x_stride): (*const P::X, usize),
+    (w, w_stride): (*const P::W, usize),
+    length: usize,
+    (y, y_stride, n): (*mut f32, usize, usize),
+) {
+    let step = P::S::LANES * P::PER_LANE;
+    // SAFETY: the caller's promise; columns past the last read the last one again.
+    unsafe {
+        let column = |c: usize| w.add(c.min(n - 1) * w_stride);
+        let w = [column(0), column(1), column(2), column(3)];
+        let mut sums = [[P::S::splat(0.0); DOT_COLUMNS]; M];
+        let mut i = 0;
+        while i + step <= length {
+            let mut factors = [P::load_x(x.add(i)); M];
+            for r in 1..M {
+                factors[r] = P::load_x(x.add(r * x_stride + i));
+            }
+            for c in 0..DOT_COLUMNS {
+                let weight = P::load_w(w[c].add(i));
+                for r in 0..M {
+                    sums[r][c] = P::fma(factors[r], weight, sums[r][c]);
+                }
+            }
+            i += step;
+        }
+        if i < length {
+            let left = length - i;
+            for c in 0..DOT_COLUMNS {
+                let weight = P::load_w_n(w[c].add(i), left);
+                for r in 0..M {
+                    let factor = P::load_x_n(x.add(r * x_stride + i), left);
+                    sums[r][c] = P::fma(factor, weight, sums[r][c]);
+                }
+            }
+        }
+        for r in 0..M {
+            let out = P::S::sum4(sums[r]);
+            y.add(r * y_stride).copy_from_nonoverlapping(out.as_ptr(), n);
+        }
+    }
+}
+
+/// Rows of the weight that [`stream`] adds in one pass over the outputs.
+const STREAM_DEPTH: usize = 4;
+/// The most rows of `x` that [`stream`] takes.
+pub(crate) const STREAM_ROWS: usize = 4;
+
+/// `y[r][j] = Σ x[r][i] w[i][j]` for at most [`STREAM_ROWS`] rows of `x`, `length` rows of `w` and `columns` columns.
+///
+/// # Safety
+/// The processor has `S`; `x`, `w` and `y` are valid for their rows, `*_stride` elements apart.
+#[inline(always)]
+pub(crate) unsafe fn stream<S: Simd, W: Widen>(
+    (x, x_stride, rows): (*const f32, usize, usize),
+    (w, w_stride, columns): (*const W, usize, usize),
+    length: usize,
+    (y, y_stride): (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for r in 0..rows {
+            std::slice::from_raw_parts_mut(y.add(r * y_stride), columns).fill(0.0);
+        }
+        let mut i = 0;
+        while i < length {
+            let left = (x.add(i), w.add(i * w_stride));
+            if length - i >= STREAM_DEPTH {
+                stream_pass::<S, W, STREAM_DEPTH>(
+                    (left.0, x_stride, rows),
+                    (left.1, w_stride, columns),
+                    (y, y_stride),
+                );
+                i += STREAM_DEPTH;
+            } else {
+                stream_pass::<S, W, 1>((left.0, x_stride, rows), (left.1, w_stride, columns), (y, y_stride));
+                i += 1;
+            }
+        }
+    }
+}
+
+/// Adds `D` rows of `w`, each times its element of `x`, to the rows of `y`.
+#[inline(always)]
+unsafe fn stream_pass<S: Simd, W: Widen, const D: usize>(
+    (x, x_stride, rows): (*const f32, usize, usize),
+    w: (*const W, usize, usize),
+    y: (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match rows {
+            1 => stream_rows::<S, W, D, 1>((x, x_stride), w, y),
+            2 => stream_rows::<S, W, D, 2>((x, x_stride), w, y),
+            3 => stream_rows::<S, W, D, 3>((x, x_stride), w, y),
+            _ => stream_rows::<S, W, D, 4>((x, x_stride), w, y),
+        }
+    }
+}
+
+/// [`stream_pass`] for `M` rows of `y`.
+#[inline(always)]
+unsafe fn stream_rows<S: Simd, W: Widen, const D: usize, const M: usize>(
+    (x, x_stride): (*const f32, usize),
+    (w, w_stride, columns): (*const W, usize, usize),
+    (y, y_stride): (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut factors = [[S::splat(0.0); D]; M];
+        for r in 0..M {
+            for d in 0..D {
+                factors[r][d] = S::splat(*x.add(r * x_stride + d));
+            }
+        }
+        let mut j = 0;
+        while j + S::LANES <= columns {
+            let mut sums = [S::load(y.add(j)); M];
+            for r in 1..M {
+                sums[r] = S::load(y.add(r * y_stride + j));
+            }
+            for d in 0..D {
+                let weight = W::load::<S>(w.add(d * w_stride + j));
+                for r in 0..M {
+                    sums[r] = S::fma(factors[r][d], weight, sums[r]);
+                }
+            }
+            for r in 0..M {
+                S::store(y.add(r * y_stride + j), sums[r]);
+            }
+            j += S::LANES;
+        }
+        if j < columns {
+            let left = columns - j;
+            for r in 0..M {
+                let mut sum = S::load_n(y.add(r * y_stride + j), left);
+                for d in 0..D {
+                    sum = S::fma(factors[r][d], W::load_n::<S>(w.add(d * w_stride + j), left), sum);
+                }
+                S::store_n(y.add(r * y_stride + j), sum, left);
+            }
+        }
+    }
+}
+
+/// Vectors across a panel.
+const PANEL_VECTORS: usize = 2;
+
+/// Columns of a panel.
+pub(crate) const fn panel_width<S: Simd>() -> usize {
+    PANEL_VECTORS * S::LANES
+}
+
+/// `y[r][c] = Σ x[r][i] w[i][c]` for one panel of the weight, of which `columns` columns are wanted; added to `y`
+/// where `add`.
+///
+/// `length` counts lanes' worth: elements, or pairs of them. Row `i` of the panel is [`panel_width`] floats (or pairs)
+/// at `w + i * w_stride`.
+///
+/// # Safety
+/// The processor has `P::S`; `x` and `y` are valid for their rows, `*_stride` elements apart, `w` for the whole width.
+#[inline(always)]
+pub(crate) unsafe fn panel<P: Products>(
+    (x, x_stride, rows): (*const P::X, usize, usize),
+    (w, w_stride, columns): (*const f32, usize, usize),
+    length: usize,
+    (y, y_stride): (*mut f32, usize),
+    add: bool,
+) {
+    let mut r = 0;
+    while r < rows {
+        let left = rows - r;
+        // SAFETY: the caller's promise; the tile's rows are inside.
+        unsafe {
+            let (x, y) = ((x.add(r * x_stride), x_stride), (y.add(r * y_stride), y_stride));
+            let w = (w, w_stride, columns);
+            r += match left {
+                12.. if P::S::PANEL_ROWS >= 12 => panel_tile::<P, 12>(x, w, length, y, add),
+                8.. if P::S::PANEL_ROWS >= 8 => panel_tile::<P, 8>(x, w, length, y, add),
+                6.. if P::S::PANEL_ROWS == 6 => panel_tile::<P, 6>(x, w, length, y, add),
+                4.. => panel_tile::<P, 4>(x, w, length, y, add),
+                2.. => panel_tile::<P, 2>(x, w, length, y, add),
+                _ => panel_tile::<P, 1>(x, w, length, y, add),
+            };
+        }
+    }
+}
+
+/// One tile of [`panel`]; returns its number of rows.
+#[inline(always)]
+unsafe fn panel_tile<P: Products, const M: usize>(
+    (x, x_stride): (*const P::X, usize),
+    (w, w_stride, columns): (*const f32, usize, usize),
+    length: usize,
+    (y, y_stride): (*mut f32, usize),
+    add: bool,
+) -> usize {
+    let lanes = P::S::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[P::S::splat(0.0); PANEL_VECTORS]; M];
+        let (mut xi, mut wi) = (x, w);
+        for _ in 0..length {
+            let weights = [P::load_packed(wi), P::load_packed(wi.add(lanes))];
+            for r in 0..M {
+                let factor = P::splat_x(xi.add(r * x_stride));
+                for v in 0..PANEL_VECTORS {
+                    sums[r][v] = P::fma(factor, weights[v], sums[r][v]);
+                }
+            }
+            xi = xi.add(P::PER_LANE);
+            wi = wi.add(w_stride);
+        }
+        for r in 0..M {
+            for v in 0..PANEL_VECTORS {
+                let y = y.add(r * y_stride + v * lanes);
+                let left = columns.saturating_sub(v * lanes);
+                if left >= lanes {
+                    let old = if add { P::S::load(y) } else { P::S::splat(0.0) };
+                    P::S::store(y, P::S::add(sums[r][v], old));
+                } else if left > 0 {
+                    let old = if add { P::S::load_n(y, left) } else { P::S::splat(0.0) };
+                    P::S::store_n(y, P::S::add(sums[r][v], old), left);
+                }
+            }
+        }
+    }
+    M
+}
+
+/// Copies `length` by `columns` weights into a panel of f32: row after row, columns that do not exist as zeros.
+///
+/// # Safety
+/// The processor has `S`; `w` is valid for what is read, `panel` for `length * panel_width` floats.
+#[inline(always)]
+pub(crate) unsafe fn pack<S: Simd, W: Widen>(
+    (w, w_stride, layout): (*const W, usize, Layout),
+    columns: usize,
+    length: usize,
+    panel: *mut f32,
+) {
+    let (lanes, width) = (S::LANES, panel_width::<S>());
+    for v in 0..PANEL_VECTORS {
+        let columns = columns.saturating_sub(v * lanes).min(lanes);
+        // SAFETY: the caller's promise; only columns and rows that exist are read.
+        unsafe {
+            let panel = panel.add(v * lanes);
+            match layout {
+                Layout::InOut => {
+                    for i in 0..length {
+                        let w = w.add(i * w_stride + v * lanes);
+                        let row = match columns {
+                            0 => S::splat(0.0),
+                            n if n == lanes => W::load::<S>(w),
+                            n => W::load_n::<S>(w, n),
+                        };
+                        S::store(panel.add(i * width), row);
+                    }
+                }
+                Layout::OutIn => {
+                    let mut square = [0f32; 256];
+                    let w = w.add(v * lanes * w_stride);
+                    let mut i = 0;
+                    while i + lanes <= length {
+                        for c in 0..columns {
+                            S::store(
+                                square.as_mut_ptr().add(c * lanes),
+                                W::load::<S>(w.add(c * w_stride + i)),
+                            );
+                        }
+                        S::transpose(square.as_ptr(), panel.add(i * width), width);
+                        i += lanes;
+                    }
+                    for c in 0..lanes {
+                        let w = w.add(c.min(columns.saturating_sub(1)) * w_stride);
+                        let column = match (columns, length - i) {
+                            (_, 0) => break,
+                            (0, _) => S::splat(0.0),
+                            (_, left) => W::load_n::<S>(w.add(i), left),
+                        };
+                        S::store(square.as_mut_ptr(), column);
+                        for (j, &element) in square.iter().enumerate().take(length - i) {
+                            *panel.add((i + j) * width + c) = if c < columns { element } else { 0.0 };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
