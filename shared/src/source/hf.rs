@@ -6,6 +6,7 @@
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ring::digest;
@@ -316,7 +317,7 @@ impl Hub for HfHub {
             let reference = self.folder(repo).join("refs").join(repo.revision());
             if fs::read_to_string(&reference).ok().as_deref() != Some(&listing.commit) {
                 create_parent(&reference)?;
-                let new = beside(&reference, &format!("{}.new", std::process::id()));
+                let new = unused(&reference);
                 let write = fs::write(&new, &listing.commit).and_then(|()| fs::rename(&new, &reference));
                 write.map_err(|e| Error::io(&reference, "write", e))?;
             }
@@ -329,8 +330,7 @@ impl Hub for HfHub {
 /// Makes `target`, `depth` folders below its commit's, show `blob`: by a link, or by moving (a `fresh` blob) or copying
 /// it where the system has no links.
 fn place(blob: &Path, target: &Path, depth: usize, fresh: bool) -> std::io::Result<()> {
-    let new = beside(target, &format!("{}.new", std::process::id()));
-    let _ = fs::remove_file(&new);
+    let new = unused(target);
     let name = blob.file_name().unwrap_or_default();
     let link = Path::new(&"../".repeat(depth + 2)).join("blobs").join(name);
     if link_file(&link, &new).is_err() {
@@ -422,6 +422,12 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     name.push(".");
     name.push(ending);
     name.into()
+}
+
+/// A name beside `path` that no other process or thread uses.
+fn unused(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    beside(path, &format!("{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Whether `text`, a commit or a hash from a server, is safe as the name of one file.

@@ -91,7 +91,7 @@ impl Http {
             if let Some(token) = self.config.token.as_ref().filter(|_| same_origin(&uri, &endpoint)) {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
-            let answer = request.call().map_err(|error| self.unreachable(about, &uri, error))?;
+            let answer = request.call().map_err(|error| self.unreachable(about, &uri, from, error))?;
             // A HEAD asks what the hub itself knows; the redirect to where the bytes are does not matter then.
             let location = header(&answer, "location").filter(|_| answer.status().is_redirection());
             match location {
@@ -129,9 +129,21 @@ impl Http {
         }
     }
 
-    fn unreachable(&self, about: About, uri: &Uri, error: ureq::Error) -> Failure {
+    fn unreachable(&self, about: About, uri: &Uri, from: u64, error: ureq::Error) -> Failure {
+        use std::io::ErrorKind::{
+            ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof,
+        };
         let host = uri.host().unwrap_or_default();
-        let passing = !matches!(error, ureq::Error::BadUri(_) | ureq::Error::Tls(_) | ureq::Error::Rustls(_));
+        // A host that has no address will have none in a second either, unless a download from it is under way.
+        let passing = match &error {
+            ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => true,
+            ureq::Error::Io(io) => {
+                from > 0
+                    || [ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof]
+                        .contains(&io.kind())
+            }
+            _ => from > 0,
+        };
         let error = about
             .error(ErrorKind::Network, format!("{host} does not answer: {error}"))
             .hint("is the network up? HTTPS_PROXY names a proxy, HF_ENDPOINT another hub")

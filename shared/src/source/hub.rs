@@ -19,7 +19,7 @@ impl Repo {
     /// `id` is `owner/name`.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`] if the hub could not have such a name.
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the hub could not have such a name.
     pub fn new(id: &str, revision: &str) -> Result<Self> {
         let plain = |part: &str| {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -40,6 +40,12 @@ impl Repo {
                 .hint("a revision is a branch, a tag or a commit: owner/name@main"));
         }
         Ok(Self { id: id.into(), revision: revision.into() })
+    }
+
+    /// `owner/name`, perhaps with `@revision`.
+    pub(super) fn parse(name: &str) -> Result<Self> {
+        let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
+        Self::new(id, revision)
     }
 
     /// `owner/name`.

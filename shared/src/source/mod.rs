@@ -49,8 +49,8 @@ pub enum Source {
 impl Source {
     /// Reads a name. Looks at the disk, never at the network.
     ///
-    /// What exists is a path. What starts with `.`, `/` or `~`, has more than one separator, or ends as a weight file
-    /// does, can only be one.
+    /// What exists is a path. What starts with `.`, `/` or `~`, has more than one separator, ends as a weight file does
+    /// or begins with a folder that exists, is a path too, and missing. `hf:owner/name` is the hub, whatever exists.
     ///
     /// ```
     /// use fauna_shared::source::{Repo, Source};
@@ -63,6 +63,9 @@ impl Source {
     /// # Errors
     /// [`ErrorKind::NotFound`] for a path that is not there, [`ErrorKind::Input`] for what is no name at all.
     pub fn parse(name: &str) -> Result<Self> {
+        if let Some(id) = name.strip_prefix("hf:").or_else(|| name.strip_prefix("https://huggingface.co/")) {
+            return Ok(Self::Hub(Repo::parse(id)?));
+        }
         let path = Path::new(name);
         if path.is_dir() {
             return Ok(Self::Folder(path.into()));
@@ -75,17 +78,16 @@ impl Source {
                 Error::input("no model named").hint("give a folder, a file, owner/name or a built-in name")
             );
         }
-        let separators = name.split('@').next().unwrap_or(name).matches(['/', '\\']).count();
-        let only_a_path =
-            name.starts_with(['.', '/', '~', '\\']) || name.contains('\\') || path.is_absolute();
-        if only_a_path || separators > 1 || (separators == 0 && select::is_weights(name)) {
+        let separators = name.split('@').next().unwrap_or(name).matches('/').count();
+        let only_a_path = name.starts_with(['.', '/', '~']) || name.contains('\\') || path.is_absolute();
+        let in_a_folder = separators == 1 && path.parent().is_some_and(Path::is_dir);
+        if only_a_path || separators > 1 || in_a_folder || select::is_weights(name) {
             return Err(missing_path(path));
         }
         if separators == 0 {
             return Ok(Self::Name(name.into()));
         }
-        let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
-        Ok(Self::Hub(Repo::new(id, revision)?))
+        Ok(Self::Hub(Repo::parse(name)?))
     }
 }
 
@@ -101,16 +103,18 @@ impl fmt::Display for Source {
 
 fn missing_path(path: &Path) -> Error {
     let error = Error::new(ErrorKind::NotFound, "no such file or folder").at(path);
-    let there = path.ancestors().skip(1).find(|p| p.is_dir()).filter(|p| !p.as_os_str().is_empty());
-    let error = match there {
-        Some(folder) => error.hint(format!(
-            "{} is there and holds\n{}",
-            folder.display(),
-            first_five(names_under(folder, 0))
-        )),
-        None => error,
-    };
-    error.hint("a repository of the hub is named owner/name, with nothing before it")
+    let parent = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let names: Vec<String> = std::fs::read_dir(parent.unwrap_or(path))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    let wanted = path.file_name().unwrap_or_default().to_string_lossy();
+    let near = nearest(&wanted, names.iter().map(String::as_str));
+    let error = if near.is_empty() { error } else { error.hint(format!("there is {}", near.join(", "))) };
+    error.hint(
+        "a repository of the hub is named owner/name; hf:owner/name if a folder here is called as its owner",
+    )
 }
 
 /// Where a built-in name lies, if it is one.
@@ -332,18 +336,23 @@ mod tests {
 
     #[test]
     fn what_can_only_be_a_path_is_missing() {
-        for name in ["./a", "../a/b", "/a/b", "a/b/c", "a\\b", "model.gguf", "~/m"] {
+        for name in
+            ["./a", "../a/b", "/a/b", "a/b/c", "a\\b", "model.gguf", "a/m.safetensors", "~/m", "src/a"]
+        {
             let error = Source::parse(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
             assert!(error.to_string().contains("owner/name"), "{error}");
         }
+        assert!(Source::parse("./src/lib.r").unwrap_err().to_string().contains("there is lib.rs"));
         assert_eq!(Source::parse(" ").unwrap_err().kind(), ErrorKind::Input);
     }
 
     #[test]
     fn a_hub_id_has_an_owner_and_perhaps_a_revision() {
         let main = Source::Hub(Repo::new("openai-community/gpt2", "main").unwrap());
-        assert_eq!(Source::parse("openai-community/gpt2").unwrap(), main);
+        for name in ["", "hf:", "https://huggingface.co/"] {
+            assert_eq!(Source::parse(&format!("{name}openai-community/gpt2")).unwrap(), main);
+        }
         let pull = Source::Hub(Repo::new("a/b.c_d", "refs/pr/1").unwrap());
         assert_eq!(Source::parse("a/b.c_d@refs/pr/1").unwrap(), pull);
         for bad in ["a/..", "a/b@../x", "a/b@", "a b/c", "-a/b", "a/b@/x", "a--b/c"] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ring::digest;
 
@@ -35,11 +36,13 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Promise the whole body and close the connection after so many bytes of it.
     pub cut: Option<usize>,
+    /// Wait that long before closing.
+    pub stall: Duration,
 }
 
 impl Reply {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), cut: None }
+        Self { status, headers: Vec::new(), body: body.into(), cut: None, stall: Duration::ZERO }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -88,6 +91,7 @@ impl Server {
                         &reply.body[..reply.cut.unwrap_or(length)]
                     };
                     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+                    std::thread::sleep(reply.stall);
                 });
             }
         });
