@@ -3,12 +3,19 @@
 //! A model file in `models/` reads like its paper because everything with one right answer lives here: finding
 //! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
 
+pub mod attention;
 pub mod checkpoint;
 pub mod error;
 pub mod generate;
+pub mod item;
 pub mod kernels;
+pub mod model;
+pub mod nn;
 pub mod progress;
+pub mod runtime;
 pub mod source;
 pub mod text;
+pub mod weights;
+pub mod zoo;
 
 pub use error::{Error, ErrorKind, Result};

@@ -91,9 +91,8 @@ pub trait Exhibit: Send + Sync {
     /// The error of an ability this model lacks.
     fn cannot(&self, ability: &str) -> Error {
         let card = self.card();
-        let list = |modalities: &[Modality]| {
-            modalities.iter().map(|m| m.to_string()).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |modalities: &[Modality]| modalities.iter().map(|m| m.to_string()).collect::<Vec<_>>().join(", ");
         Error::unsupported(format!("{} cannot {ability}", card.source)).hint(format!(
             "it is a {} of the {} family: {} in, {} out",
             card.architecture,
@@ -203,6 +202,16 @@ impl Opening {
     /// [`Format`](ErrorKind::Format) naming the key that is missing or wrong.
     pub fn config<C: DeserializeOwned>(&self) -> Result<C> {
         serde_json::from_value(self.config.clone()).map_err(|e| self.config_error(e.to_string()))
+    }
+
+    /// The JSON file `name` beside the weights, if it is there.
+    ///
+    /// # Errors
+    /// [`Format`](ErrorKind::Format) if it is there and is not JSON.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(path) = self.files.get(name) else { return Ok(None) };
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::format(&path, format!("not JSON: {e}")))
     }
 
     /// An error about the config.

@@ -1,8 +1,8 @@
 //! Where and how models compute: chosen once by the user, never asked for in a model file.
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 
-use crate::kernels::blocks::BlockKind;
 use crate::{Error, Result};
 
 /// The number type of dense weights and of the products they enter.
@@ -55,7 +55,7 @@ impl std::fmt::Display for Precision {
 pub struct Runtime {
     device: Device,
     precision: Precision,
-    quantize: Option<BlockKind>,
+    quantize: Option<GgmlDType>,
     dequantize: bool,
 }
 
@@ -90,9 +90,7 @@ impl Runtime {
             "cpu" => Device::Cpu,
             "cuda" => Device::new_cuda(ordinal).map_err(|e| no_device(name, e))?,
             "metal" => Device::new_metal(ordinal).map_err(|e| no_device(name, e))?,
-            "auto" => {
-                Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu)
-            }
+            "auto" => Device::new_cuda(0).or_else(|_| Device::new_metal(0)).unwrap_or(Device::Cpu),
             _ => {
                 return Err(Error::input(format!("no device \"{name}\""))
                     .hint("one of cpu, cuda, cuda:N, metal, auto"));
@@ -107,7 +105,7 @@ impl Runtime {
     }
 
     /// The same with every large matrix stored in blocks of `kind` when it is loaded.
-    pub fn with_quantize(self, kind: Option<BlockKind>) -> Self {
+    pub fn with_quantize(self, kind: Option<GgmlDType>) -> Self {
         Self { quantize: kind, ..self }
     }
 
@@ -133,7 +131,7 @@ impl Runtime {
     }
 
     /// The block format large matrices are brought to at load, if any.
-    pub fn quantize(&self) -> Option<BlockKind> {
+    pub fn quantize(&self) -> Option<GgmlDType> {
         self.quantize
     }
 

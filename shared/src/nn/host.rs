@@ -1,7 +1,9 @@
 //! Between candle tensors and the CPU kernels' slices.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use half::{bf16, f16};
 
+use crate::kernels::matmul::Elem;
 use crate::{Error, Result};
 
 /// Whether the CPU kernels may serve `x`: float32 on the CPU, and nobody wants a gradient through it (kernels have
@@ -48,6 +50,27 @@ pub(crate) fn zip(x: &Tensor, y: &Tensor, f: impl FnOnce(&[f32], &[f32], &mut [f
     let mut out = vec![0f32; x.elem_count()];
     read(x, |x| read(y, |y| f(x, y, &mut out)))??;
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
+}
+
+/// Little-endian elements widened into `out`, one each.
+pub(crate) fn widen(elem: Elem, raw: &[u8], out: &mut [f32]) {
+    match elem {
+        Elem::F32 => {
+            for (value, raw) in out.iter_mut().zip(raw.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*raw);
+            }
+        }
+        Elem::Bf16 => {
+            for (value, raw) in out.iter_mut().zip(raw.as_chunks::<2>().0) {
+                *value = bf16::from_le_bytes(*raw).to_f32();
+            }
+        }
+        Elem::F16 => {
+            for (value, raw) in out.iter_mut().zip(raw.as_chunks::<2>().0) {
+                *value = f16::from_le_bytes(*raw).to_f32();
+            }
+        }
+    }
 }
 
 fn not_host() -> Error {

@@ -21,12 +21,12 @@ impl Linear {
 
     /// `x`: `(…, inputs)`; gives `(…, outputs)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.weight.multiply(x, self.bias.as_ref())
+        self.weight.multiply(x, self.bias.as_ref(), None)
     }
 
     /// `activation(self.forward(x))`.
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        activation.forward(&self.forward(x)?)
+        self.weight.multiply(x, self.bias.as_ref(), Some(activation))
     }
 
     /// The matrix of `(outputs, inputs)`.

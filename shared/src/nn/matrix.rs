@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::quantized::{QMatMul, QTensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
-use super::host;
+use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
-use crate::kernels::blocks::{self, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::{Error, ErrorKind, Result};
 
@@ -36,7 +35,7 @@ enum Storage {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Dense(Elem, Layout, Compute),
-    Blocks(BlockKind),
+    Blocks(GgmlDType),
 }
 
 impl Matrix {
@@ -51,7 +50,7 @@ impl Matrix {
         Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
     }
 
-    pub(crate) fn blocks(bytes: Bytes, kind: BlockKind, (outputs, inputs): (usize, usize)) -> Self {
+    pub(crate) fn blocks(bytes: Bytes, kind: GgmlDType, (outputs, inputs): (usize, usize)) -> Self {
         let kind = Kind::Blocks(kind);
         Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
     }
@@ -81,25 +80,18 @@ impl Matrix {
         self.inputs
     }
 
-    /// `x · selfᵀ + bias`; `x`: `(…, inputs)`, result `(…, outputs)`, `bias`: `(outputs)`.
-    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    /// `then(x · selfᵀ + bias)`; `x`: `(…, inputs)`, result `(…, outputs)`, `bias`: `(outputs)`.
+    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
         match &self.storage {
-            Storage::Host { bytes, kind, .. } if host::serves(x) => {
-                let rows = x.elem_count() / self.inputs;
+            Storage::Host { bytes, kind: Kind::Dense(elem, layout, compute), .. } if host::serves(x) => {
+                let rows = x.elem_count() / self.inputs.max(1);
                 let mut y = vec![0f32; rows * self.outputs];
+                let dense = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?;
+                let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
+                let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
                 let mut run = |bias: Option<&[f32]>| {
-                    host::read(x, |x| match *kind {
-                        Kind::Dense(elem, layout, compute) => {
-                            let dense =
-                                Dense { data: bytes, elem, layout, outputs: self.outputs, inputs: self.inputs };
-                            matmul::linear(x, rows, &dense, bias, compute, &mut y)
-                        }
-                        Kind::Blocks(kind) => {
-                            let blocks = Blocks { data: bytes, kind, outputs: self.outputs, inputs: self.inputs };
-                            blocks::linear(x, rows, &blocks, bias, &mut y)
-                        }
-                    })
+                    host::read(x, |x| matmul::linear(x, rows, &dense, bias, *compute, finish, &mut y))
                 };
                 match bias {
                     Some(bias) => host::read(bias, |bias| run(Some(bias)))??,
@@ -110,13 +102,13 @@ impl Matrix {
             Storage::DeviceBlocks(tensor) => {
                 // candle's quantised kernels take float32 activations.
                 let y = QMatMul::from_arc(tensor.clone())?.forward(&x.to_dtype(DType::F32)?)?;
-                add_bias(y.to_dtype(x.dtype())?, bias)
+                finish(y.to_dtype(x.dtype())?, bias, then)
             }
             _ => {
                 let weight = self.tensor()?.to_dtype(x.dtype())?;
-                let rows = x.elem_count() / self.inputs;
+                let rows = x.elem_count() / self.inputs.max(1);
                 let y = x.reshape((rows, self.inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
-                add_bias(y, bias)
+                finish(y, bias, then)
             }
         }
     }
@@ -139,13 +131,14 @@ impl Matrix {
                         )));
                     }
                     match *kind {
-                        Kind::Dense(elem, Layout::OutIn, _) => matmul::widen_row(bytes, elem, id, row),
-                        Kind::Dense(elem, Layout::InOut, _) => {
-                            matmul::widen_column(bytes, elem, id, self.outputs, row)
+                        Kind::Dense(elem, Layout::OutIn, _) => {
+                            let length = self.inputs * elem.size();
+                            host::widen(elem, &bytes[id * length..][..length], row);
                         }
+                        Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
                         Kind::Blocks(kind) => {
-                            let length = self.inputs / kind.block_len() * kind.block_bytes();
-                            blocks::dequantize(kind, &bytes[id * length..][..length], row)
+                            let length = blocks::bytes_of(kind, self.inputs);
+                            blocks::dequantize(kind, &bytes[id * length..][..length], row)?;
                         }
                     }
                 }
@@ -164,8 +157,9 @@ impl Matrix {
         match &self.storage {
             Storage::Device(tensor) => Ok(tensor.clone()),
             Storage::DeviceBlocks(tensor) => Ok(tensor.dequantize(&tensor.device())?),
-            Storage::Absent => Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?
-                .broadcast_as((self.outputs, self.inputs))?),
+            Storage::Absent => {
+                Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as((self.outputs, self.inputs))?)
+            }
             Storage::Host { bytes, kind, widened } => {
                 if let Some(tensor) = widened.get() {
                     return Ok(tensor.clone());
@@ -173,16 +167,18 @@ impl Matrix {
                 let mut values = vec![0f32; self.outputs * self.inputs];
                 let tensor = match *kind {
                     Kind::Blocks(kind) => {
-                        blocks::dequantize(kind, bytes, &mut values);
+                        blocks::dequantize(kind, bytes, &mut values)?;
                         Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
                     }
                     Kind::Dense(elem, Layout::OutIn, _) => {
-                        matmul::widen_row(bytes, elem, 0, &mut values);
+                        host::widen(elem, bytes, &mut values);
                         Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
                     }
                     Kind::Dense(elem, Layout::InOut, _) => {
-                        matmul::widen_row(bytes, elem, 0, &mut values);
-                        Tensor::from_vec(values, (self.inputs, self.outputs), &Device::Cpu)?.t()?.contiguous()?
+                        host::widen(elem, bytes, &mut values);
+                        Tensor::from_vec(values, (self.inputs, self.outputs), &Device::Cpu)?
+                            .t()?
+                            .contiguous()?
                     }
                 };
                 Ok(widened.get_or_init(|| tensor).clone())
@@ -205,9 +201,13 @@ impl Matrix {
     }
 }
 
-fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match bias {
+fn finish(y: Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
+    let y = match bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
-    })
+    };
+    match then {
+        Some(activation) => activation.forward(&y),
+        None => Ok(y),
+    }
 }

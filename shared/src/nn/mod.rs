@@ -2,12 +2,14 @@
 //! memory, or on a GPU. Model files name layers and shapes; nothing here names a model.
 
 mod activation;
+pub(crate) mod blocks;
 pub(crate) mod host;
 mod linear;
 mod matrix;
 mod norm;
 
 pub use activation::Activation;
+pub use blocks::{KINDS, block_kind, block_name};
 pub use linear::{Embedding, Linear};
 pub use matrix::Matrix;
 pub use norm::{LayerNorm, RmsNorm};

@@ -16,15 +16,28 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// `self.forward(&(x + y))`, the end of a part that normalises last.
+    pub fn forward_sum(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+        if host::serves(x) && host::serves(y) && x.dims() == y.dims() {
+            let mut out = vec![0f32; x.elem_count()];
+            self.with_parameters(|weight, bias| {
+                host::read(x, |x| {
+                    host::read(y, |y| norm::add_layer_norm(x, y, weight, bias, self.eps, None, &mut out))
+                })
+            })???;
+            return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
+        }
+        self.forward(&(x + y)?)
+    }
+
     /// `x`: `(…, width)`, any leading axes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
-            let bias = self.bias.as_ref().map(|b| b.to_vec1::<f32>()).transpose()?;
-            return host::read(&self.weight, |weight| {
-                let mut out = vec![0f32; x.elem_count()];
-                host::read(x, |x| norm::layer_norm(x, weight, bias.as_deref(), self.eps, &mut out))?;
-                Ok(Tensor::from_vec(out, x.shape(), x.device())?)
-            })?;
+            let mut out = vec![0f32; x.elem_count()];
+            self.with_parameters(|weight, bias| {
+                host::read(x, |x| norm::layer_norm(x, weight, bias, self.eps, &mut out))
+            })??;
+            return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
         }
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
@@ -35,6 +48,13 @@ impl LayerNorm {
             Some(bias) => scaled.broadcast_add(bias)?,
             None => scaled,
         })
+    }
+
+    fn with_parameters<R>(&self, f: impl FnOnce(&[f32], Option<&[f32]>) -> R) -> Result<R> {
+        host::read(&self.weight, |weight| match &self.bias {
+            Some(bias) => host::read(bias, |bias| f(weight, Some(bias))),
+            None => Ok(f(weight, None)),
+        })?
     }
 }
 

@@ -1,0 +1,370 @@
+//! BERT as an exhibit: texts to vectors, masked words, classes, entities, answers.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::Mask;
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors};
+use fauna_shared::model::{Card, Encode, Exhibit, Opening, only_known};
+use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
+use fauna_shared::{Error, Result};
+use serde_json::Value;
+
+use super::{Bert, Recipe, Task};
+use crate::words;
+
+/// Texts of one pass: enough to keep every core busy, few enough to stay in its caches.
+const TOKENS_A_PASS: usize = 2048;
+
+/// The longest answer in tokens, and how many words are offered for a mask; as transformers' pipelines have it.
+const LONGEST_ANSWER: usize = 15;
+const WORDS_OFFERED: usize = 5;
+
+/// A BERT with its tokenizer and its recipe for sentences.
+pub struct BertExhibit {
+    network: Bert,
+    tokenizer: Option<Tokenizer>,
+    recipe: Recipe,
+    device: Device,
+    card: Card,
+}
+
+impl BertExhibit {
+    /// Opens a checkpoint.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (network, inventory) = opening.load::<Bert>()?;
+        let mut card = opening.card(&crate::BERT, &opening.architecture("BertModel"), &inventory);
+        card.context = Some(network.config().max_position_embeddings);
+        card.outputs = match network.task() {
+            Task::Encode => vec![Modality::Vector],
+            Task::FillMask
+            | Task::NextSentence
+            | Task::ClassifyText
+            | Task::ClassifyTokens
+            | Task::Answer => {
+                vec![Modality::Vector, Modality::Label]
+            }
+        };
+        Ok(Self {
+            tokenizer: words::tokenizer(opening)?,
+            recipe: Recipe::read(opening)?,
+            device: opening.weights.runtime().device().clone(),
+            network,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &Bert {
+        &self.network
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    /// The most tokens a text may have, special ones included.
+    pub fn max_length(&self) -> usize {
+        let positions = self.network.config().max_position_embeddings;
+        let said = self.recipe.max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
+        said.unwrap_or(positions).min(positions)
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let integers =
+            |x: &Tensor| -> Result<Tensor> { Ok(x.to_dtype(DType::U32)?.to_device(&self.device)?) };
+        let types = match inputs.get("token_type_ids") {
+            Some(types) => integers(types)?,
+            None => integers(&ids.zeros_like()?)?,
+        };
+        let mask = match inputs.get("attention_mask") {
+            Some(mask) => mask.clone(),
+            None => ids.ones_like()?,
+        };
+        let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
+        let made = self.network.forward(&integers(ids)?, &types, &padding, true)?;
+        let mut out = Tensors::new();
+        if let Some(hidden) = &made.last_hidden_state {
+            out.insert("sentence_embedding".into(), self.recipe.pool(hidden, &mask)?);
+        }
+        let mut named = vec![
+            ("last_hidden_state", made.last_hidden_state),
+            ("pooler_output", made.pooler_output),
+            ("start_logits", made.start_logits),
+            ("end_logits", made.end_logits),
+        ];
+        match made.seq_relationship_logits {
+            Some(sentence) => {
+                named.push(("prediction_logits", made.logits));
+                named.push(("seq_relationship_logits", Some(sentence)));
+            }
+            None => named.push(("logits", made.logits)),
+        }
+        out.extend(named.into_iter().filter_map(|(name, tensor)| Some((name.to_string(), tensor?))));
+        Ok(out)
+    }
+
+    /// One pass over rows of one length: the output and the mask, `(rows, time)`.
+    fn pass(&self, batch: &Batch, with_head: bool) -> Result<(super::Output, Tensor)> {
+        let mask = batch.mask_tensor(&self.device)?;
+        let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
+        let (ids, types) = (batch.ids_tensor(&self.device)?, batch.type_ids_tensor(&self.device)?);
+        Ok((self.network.forward(&ids, &types, &padding, with_head)?, mask))
+    }
+
+    /// The last hidden states and heads of one encoding, as probabilities over the last axis of `logits`.
+    fn logits_of(&self, encoding: &Encoding) -> Result<super::Output> {
+        Ok(self.pass(&self.tokenizer()?.pad(std::slice::from_ref(encoding), Padding::Right), true)?.0)
+    }
+
+    fn encoding(&self, prompt: &Prompt) -> Result<Encoding> {
+        let Prompt::Items(items) = prompt else {
+            return Err(
+                Error::input("BERT holds no conversations").hint("give it a text, or a pair of texts")
+            );
+        };
+        let texts = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?;
+        let (tokenizer, longest) = (self.tokenizer()?, Some(self.max_length()));
+        match texts[..] {
+            [text] => tokenizer.encode_text(text, longest),
+            [first, second] => tokenizer.encode_pair(first, second, longest),
+            _ => Err(Error::input(format!("one text or a pair wanted, got {}", texts.len()))),
+        }
+    }
+
+    fn fill_mask(&self, encoding: &Encoding) -> Result<Vec<Label>> {
+        let tokenizer = self.tokenizer()?;
+        let mask =
+            tokenizer.special().mask.ok_or_else(|| Error::unsupported("the tokenizer has no mask token"))?;
+        let places: Vec<usize> = (0..encoding.ids.len()).filter(|i| encoding.ids[*i] == mask).collect();
+        if places.is_empty() {
+            let name = tokenizer.token(mask).unwrap_or_default();
+            return Err(Error::input(format!("the text has no {name}"))
+                .hint(format!("put {name} where a word is wanted")));
+        }
+        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("fill masks"))?;
+        let mut labels = Vec::new();
+        for place in places {
+            let scores = softmax(logits.narrow(1, place, 1)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?);
+            for id in best(&scores, WORDS_OFFERED) {
+                let label = tokenizer.decode(&[id as u32], false)?.trim().to_string();
+                let (start, end) = encoding.offsets[place];
+                labels.push(Label { label, score: scores[id], span: Some(start..end) });
+            }
+        }
+        Ok(labels)
+    }
+
+    fn classify(&self, encoding: &Encoding) -> Result<Vec<Label>> {
+        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
+        let logits: Vec<f32> = logits.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+        // One output is a score, as cross-encoders give it; several are classes.
+        let scores = match logits.len() {
+            1 => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            _ => softmax(logits),
+        };
+        let name = |class: usize| match self.network.task() {
+            Task::NextSentence => ["is next", "is not next"][class.min(1)].to_string(),
+            _ => self.network.config().label(class),
+        };
+        let order = best(&scores, scores.len());
+        Ok(order
+            .into_iter()
+            .map(|class| Label { label: name(class), score: scores[class], span: None })
+            .collect())
+    }
+
+    /// Entities: runs of tokens whose classes agree past `B-` and `I-`; a `B-` begins a new one. Scores are means.
+    fn entities(&self, encoding: &Encoding) -> Result<Vec<Label>> {
+        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("find entities"))?;
+        let rows: Vec<Vec<f32>> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec2()?;
+        let mut found: Vec<(Label, usize)> = Vec::new();
+        let mut open: Option<String> = None;
+        for (i, row) in rows.into_iter().enumerate() {
+            if encoding.special[i] {
+                open = None;
+                continue;
+            }
+            let scores = softmax(row);
+            let class = best(&scores, 1).first().copied().unwrap_or(0);
+            let name = self.network.config().label(class);
+            if name == "O" {
+                open = None;
+                continue;
+            }
+            let kind =
+                name.strip_prefix("B-").or_else(|| name.strip_prefix("I-")).unwrap_or(&name).to_string();
+            let (start, end) = encoding.offsets[i];
+            match found.last_mut() {
+                Some((label, count)) if open.as_ref() == Some(&kind) && !name.starts_with("B-") => {
+                    label.score += scores[class];
+                    label.span = label.span.take().map(|span| span.start..end);
+                    *count += 1;
+                }
+                _ => {
+                    let label = Label { label: kind.clone(), score: scores[class], span: Some(start..end) };
+                    found.push((label, 1));
+                }
+            }
+            open = Some(kind);
+        }
+        Ok(found
+            .into_iter()
+            .map(|(label, count)| Label { score: label.score / count as f32, ..label })
+            .collect())
+    }
+
+    /// The span of the second text that best answers the first.
+    fn answer(&self, encoding: &Encoding, context: &str) -> Result<Vec<Label>> {
+        let out = self.logits_of(encoding)?;
+        let (Some(start), Some(end)) = (out.start_logits, out.end_logits) else {
+            return Err(self.cannot("answer questions"));
+        };
+        let inside: Vec<bool> = encoding.texts.iter().map(|text| *text == Some(1)).collect();
+        let scores = |logits: Tensor| -> Result<Vec<f32>> {
+            let mut logits: Vec<f32> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?;
+            for (logit, inside) in logits.iter_mut().zip(&inside) {
+                if !inside {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            Ok(softmax(logits))
+        };
+        let (start, end) = (scores(start)?, scores(end)?);
+        let mut top: Option<(usize, usize, f32)> = None;
+        for first in (0..start.len()).filter(|i| inside[*i]) {
+            for last in (first..end.len().min(first + LONGEST_ANSWER)).filter(|i| inside[*i]) {
+                let score = start[first] * end[last];
+                if top.is_none_or(|(.., best)| score > best) {
+                    top = Some((first, last, score));
+                }
+            }
+        }
+        let (first, last, score) = top.ok_or_else(|| Error::input("the context is empty"))?;
+        let span = encoding.offsets[first].0..encoding.offsets[last].1;
+        let label = context.get(span.clone()).unwrap_or_default().to_string();
+        Ok(vec![Label { label, score, span: Some(span) }])
+    }
+}
+
+impl Encode for BertExhibit {
+    type Input = String;
+
+    /// One vector a text by the checkpoint's recipe, longest texts first through the network, texts longer than the
+    /// recipe allows cut.
+    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+        let tokenizer = self.tokenizer()?;
+        let longest = Some(self.max_length());
+        let encodings = batch
+            .iter()
+            .map(|text| tokenizer.encode_text(&format!("{}{text}", self.recipe.prompt), longest))
+            .collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
+        let mut rows: Vec<Option<Tensor>> = vec![None; batch.len()];
+        let mut rest = &order[..];
+        while let Some(first) = rest.first() {
+            let count = (TOKENS_A_PASS / encodings[*first].ids.len().max(1)).clamp(1, rest.len());
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            let chosen: Vec<Encoding> = now.iter().map(|i| encodings[*i].clone()).collect();
+            let (out, mask) = self.pass(&tokenizer.pad(&chosen, Padding::Right), false)?;
+            let hidden = out.last_hidden_state.ok_or_else(|| self.cannot("embed"))?;
+            let pooled = self.recipe.pool(&hidden, &mask)?.to_device(&Device::Cpu)?;
+            for (row, i) in now.iter().enumerate() {
+                rows[*i] = Some(pooled.narrow(0, row, 1)?);
+            }
+        }
+        let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
+        if rows.is_empty() {
+            return Err(Error::input("no text to embed"));
+        }
+        Ok(Embeddings { rows: Tensor::cat(&rows, 0)?, cut: encodings.iter().map(|e| e.cut).collect() })
+    }
+}
+
+impl Exhibit for BertExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => {
+                match words::tokenised(self.tokenizer.as_ref(), options, Padding::Right, self.max_length())? {
+                    None => self.forward_ids(inputs),
+                    Some(mut tokenised) => {
+                        let mut out = self.forward_ids(&tokenised)?;
+                        out.append(&mut tokenised);
+                        Ok(out)
+                    }
+                }
+            }
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        self.encode(&items.iter().map(|item| Ok(item.text()?.to_string())).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// What the head is for: words for each `[MASK]`, classes of a text or a pair, entities, or the answer to a
+    /// question (first item) in a context (second item).
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        _options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if self.network.task() == Task::Encode {
+            return Err(self.cannot("generate"));
+        }
+        let encoding = self.encoding(prompt)?;
+        let labels = match self.network.task() {
+            Task::Encode => Vec::new(),
+            Task::FillMask => self.fill_mask(&encoding)?,
+            Task::ClassifyText | Task::NextSentence => self.classify(&encoding)?,
+            Task::ClassifyTokens => self.entities(&encoding)?,
+            Task::Answer => match prompt {
+                Prompt::Items(items) if items.len() == 2 => self.answer(&encoding, items[1].text()?)?,
+                _ => {
+                    return Err(Error::input("a question and a context are wanted")
+                        .hint("on the command line: --context FILE or TEXT"));
+                }
+            },
+        };
+        for label in labels {
+            if each(Item::Label(label)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn softmax(mut scores: Vec<f32>) -> Vec<f32> {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|x| *x = (*x - largest).exp());
+    let sum: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|x| *x /= sum);
+    scores
+}
+
+/// Indices of the `count` largest, largest first.
+fn best(scores: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order.truncate(count);
+    order
+}

@@ -1,0 +1,415 @@
+//! BERT: a bidirectional encoder with heads for words, sentences, tokens and answers.
+//!
+//! Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv 1810.04805.
+//! Checked against transformers `BertModel` and its `BertFor…` classes, parity cases `tests/parity/bert`.
+//! Loads `model_type: "bert"`. Activations are `(batch, time, width)`.
+
+mod exhibit;
+mod recipe;
+
+use candle_core::{D, IndexOp, Tensor};
+use fauna_shared::attention::{Mask, attend};
+use fauna_shared::model::Model;
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+
+pub use exhibit::BertExhibit;
+pub use recipe::Recipe;
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Heads in each block.
+    pub num_attention_heads: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Its activation.
+    pub hidden_act: Activation,
+    /// The longest input.
+    pub max_position_embeddings: usize,
+    /// Segments that can be told apart.
+    pub type_vocab_size: usize,
+    /// Added to variances.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Whether the masked-word head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Class names by class index, as strings.
+    #[serde(default)]
+    pub id2label: Option<std::collections::BTreeMap<String, String>>,
+    /// Classes, where there are no names.
+    #[serde(default)]
+    pub num_labels: Option<usize>,
+    /// Only "absolute" is BERT.
+    #[serde(default)]
+    pub position_embedding_type: Option<String>,
+    /// Only false is BERT.
+    #[serde(default)]
+    pub is_decoder: bool,
+    /// Only false is BERT.
+    #[serde(default)]
+    pub add_cross_attention: bool,
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-12
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Classes a classification head tells apart.
+    pub fn labels(&self) -> usize {
+        self.id2label.as_ref().map(|labels| labels.len()).or(self.num_labels).unwrap_or(2)
+    }
+
+    /// The name of class `index`.
+    pub fn label(&self, index: usize) -> String {
+        let name = self.id2label.as_ref().and_then(|labels| labels.get(&index.to_string()));
+        name.cloned().unwrap_or_else(|| format!("LABEL_{index}"))
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(kind) = &self.position_embedding_type
+            && kind != "absolute"
+        {
+            return Err(Error::unsupported(format!("position_embedding_type \"{kind}\" is not implemented")));
+        }
+        if self.is_decoder || self.add_cross_attention {
+            return Err(Error::unsupported(
+                "is_decoder and add_cross_attention are not implemented for bert",
+            ));
+        }
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(Error::unsupported(format!(
+                "hidden_size {} is not a multiple of num_attention_heads {}",
+                self.hidden_size, self.num_attention_heads
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
+/// and with the norms' first names.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("bert.").unwrap_or(name);
+    if plain == "embeddings.position_ids" {
+        // A buffer of counted positions in older files.
+        return Name::Ignore;
+    }
+    let plain =
+        plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+    if plain == name { Name::Keep } else { Name::To(plain) }
+}
+
+/// The encoder and the head its config names.
+pub struct Bert {
+    config: Config,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    pooler: Option<Linear>,
+    head: Head,
+}
+
+struct Embeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    layer_norm: LayerNorm,
+}
+
+struct Layer {
+    attention: SelfAttention,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+    hidden_act: Activation,
+}
+
+struct SelfAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    dense: Linear,
+    heads: usize,
+}
+
+/// What a checkpoint's head is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// No head: vectors only.
+    Encode,
+    /// Words for `[MASK]`.
+    FillMask,
+    /// Whether the second text follows the first.
+    NextSentence,
+    /// A class, or a score, of a text or a pair.
+    ClassifyText,
+    /// A class of each token.
+    ClassifyTokens,
+    /// The span of a context that answers a question.
+    Answer,
+}
+
+/// What stands on the encoder.
+enum Head {
+    None,
+    MaskedWord(WordHead),
+    NextSentence(Linear),
+    PreTraining(WordHead, Linear),
+    Sequence(Linear),
+    Tokens(Linear),
+    Answer(Linear),
+}
+
+/// `decoder(norm(act(dense(hidden))))`.
+struct WordHead {
+    dense: Linear,
+    layer_norm: LayerNorm,
+    decoder: Linear,
+    hidden_act: Activation,
+}
+
+/// What a pass gives; shapes with `batch`, `time`.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// `(batch, time, hidden_size)`.
+    pub last_hidden_state: Option<Tensor>,
+    /// `(batch, hidden_size)`, where the checkpoint has a pooler.
+    pub pooler_output: Option<Tensor>,
+    /// Of the head: words `(batch, time, vocab_size)`, classes of the sequence `(batch, labels)` or of each token
+    /// `(batch, time, labels)`, next sentence `(batch, 2)`.
+    pub logits: Option<Tensor>,
+    /// Of the second head of a pre-training checkpoint, next sentence: `(batch, 2)`.
+    pub seq_relationship_logits: Option<Tensor>,
+    /// Of an answer's first token: `(batch, time)`.
+    pub start_logits: Option<Tensor>,
+    /// Of an answer's last token: `(batch, time)`.
+    pub end_logits: Option<Tensor>,
+}
+
+impl Model for Bert {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embeddings = Embeddings::load(c, &w.at("embeddings"))?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Layer::load(c, &w.at_index("encoder.layer", i)))
+            .collect::<Result<_>>()?;
+        let architecture = c.architectures.first().map_or("BertModel", String::as_str);
+        let wants_pooler = !matches!(
+            architecture,
+            "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering"
+        );
+        let pooler = match wants_pooler && w.has("pooler", true) {
+            true => Some(w.linear("pooler.dense", c.hidden_size, c.hidden_size)?),
+            false => None,
+        };
+        let head = match architecture {
+            "BertModel" => Head::None,
+            "BertForMaskedLM" => Head::MaskedWord(WordHead::load(c, &embeddings, &w.at("cls.predictions"))?),
+            "BertForNextSentencePrediction" => {
+                Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)
+            }
+            "BertForPreTraining" => Head::PreTraining(
+                WordHead::load(c, &embeddings, &w.at("cls.predictions"))?,
+                w.linear("cls.seq_relationship", c.hidden_size, 2)?,
+            ),
+            "BertForSequenceClassification" => {
+                Head::Sequence(w.linear("classifier", c.hidden_size, c.labels())?)
+            }
+            "BertForTokenClassification" => {
+                Head::Tokens(w.linear("classifier", c.hidden_size, c.labels())?)
+            }
+            "BertForQuestionAnswering" => Head::Answer(w.linear("qa_outputs", c.hidden_size, 2)?),
+            other => {
+                return Err(Error::unsupported(format!("the bert family has no architecture \"{other}\"")));
+            }
+        };
+        // The published files carry the pre-training heads whatever class they are meant for.
+        w.skip("cls");
+        w.skip("pooler");
+        Ok(Self { embeddings, layers, pooler, head, config })
+    }
+}
+
+impl Bert {
+    /// What its head is for.
+    pub fn task(&self) -> Task {
+        match &self.head {
+            Head::None => Task::Encode,
+            Head::MaskedWord(_) | Head::PreTraining(..) => Task::FillMask,
+            Head::NextSentence(_) => Task::NextSentence,
+            Head::Sequence(_) => Task::ClassifyText,
+            Head::Tokens(_) => Task::ClassifyTokens,
+            Head::Answer(_) => Task::Answer,
+        }
+    }
+
+    /// The config it was built from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// `ids`, `types`: `(batch, time)` of unsigned integers; `mask` hides padding. Heads run only if asked to.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if `time` exceeds `max_position_embeddings`, or an id a table.
+    pub fn forward(&self, ids: &Tensor, types: &Tensor, mask: &Mask, with_head: bool) -> Result<Output> {
+        let (_, time) = ids.dims2()?;
+        if time > self.config.max_position_embeddings {
+            return Err(Error::input(format!(
+                "{time} tokens, but the model has {} positions",
+                self.config.max_position_embeddings
+            ))
+            .hint("shorten the text, or let it be cut"));
+        }
+        let mut x = self.embeddings.forward(ids, types)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, mask)?;
+        }
+        let pooler_output = match &self.pooler {
+            Some(pooler) => Some(pooler.forward_then(&x.i((.., 0))?.contiguous()?, Activation::Tanh)?),
+            None => None,
+        };
+        let mut out = Output { pooler_output, ..Output::default() };
+        if with_head {
+            self.head(&x, &mut out)?;
+        }
+        out.last_hidden_state = Some(x);
+        Ok(out)
+    }
+
+    fn head(&self, x: &Tensor, out: &mut Output) -> Result<()> {
+        let pooled = || {
+            out.pooler_output
+                .clone()
+                .ok_or_else(|| Error::unsupported("this head needs the pooler, which is absent"))
+        };
+        match &self.head {
+            Head::None => {}
+            Head::MaskedWord(head) => out.logits = Some(head.forward(x)?),
+            Head::NextSentence(linear) | Head::Sequence(linear) => {
+                out.logits = Some(linear.forward(&pooled()?)?)
+            }
+            Head::PreTraining(head, sentence) => {
+                out.seq_relationship_logits = Some(sentence.forward(&pooled()?)?);
+                out.logits = Some(head.forward(x)?);
+            }
+            Head::Tokens(linear) => out.logits = Some(linear.forward(x)?),
+            Head::Answer(linear) => {
+                let ends = linear.forward(x)?;
+                out.start_logits = Some(ends.narrow(D::Minus1, 0, 1)?.squeeze(D::Minus1)?);
+                out.end_logits = Some(ends.narrow(D::Minus1, 1, 1)?.squeeze(D::Minus1)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Embeddings {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            word_embeddings: w.embedding("word_embeddings", c.vocab_size, c.hidden_size)?,
+            position_embeddings: w.embedding(
+                "position_embeddings",
+                c.max_position_embeddings,
+                c.hidden_size,
+            )?,
+            token_type_embeddings: w.embedding("token_type_embeddings", c.type_vocab_size, c.hidden_size)?,
+            layer_norm: w.layer_norm("LayerNorm", c.hidden_size, c.layer_norm_eps)?,
+        })
+    }
+
+    fn forward(&self, ids: &Tensor, types: &Tensor) -> Result<Tensor> {
+        let (_, time) = ids.dims2()?;
+        let positions = Tensor::arange(0u32, time as u32, ids.device())?;
+        let x = (self.word_embeddings.forward(ids)? + self.token_type_embeddings.forward(types)?)?;
+        self.layer_norm.forward(&x.broadcast_add(&self.position_embeddings.forward(&positions)?)?)
+    }
+}
+
+impl Layer {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            attention: SelfAttention::load(c, &w.at("attention"))?,
+            attention_norm: w.layer_norm("attention.output.LayerNorm", c.hidden_size, c.layer_norm_eps)?,
+            intermediate: w.linear("intermediate.dense", c.hidden_size, c.intermediate_size)?,
+            output: w.linear("output.dense", c.intermediate_size, c.hidden_size)?,
+            output_norm: w.layer_norm("output.LayerNorm", c.hidden_size, c.layer_norm_eps)?,
+            hidden_act: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let x = self.attention_norm.forward_sum(x, &self.attention.forward(x, mask)?)?;
+        let inner = self.intermediate.forward_then(&x, self.hidden_act)?;
+        self.output_norm.forward_sum(&x, &self.output.forward(&inner)?)
+    }
+}
+
+impl SelfAttention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            query: w.linear("self.query", c.hidden_size, c.hidden_size)?,
+            key: w.linear("self.key", c.hidden_size, c.hidden_size)?,
+            value: w.linear("self.value", c.hidden_size, c.hidden_size)?,
+            dense: w.linear("output.dense", c.hidden_size, c.hidden_size)?,
+            heads: c.num_attention_heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let head_width = width / self.heads;
+        let split = |x: Tensor| x.reshape((batch, time, self.heads, head_width));
+        let q = split(self.query.forward(x)?)?;
+        let k = split(self.key.forward(x)?)?;
+        let v = split(self.value.forward(x)?)?;
+        self.dense.forward(&attend(&q, &k, &v, mask, 1.0 / (head_width as f64).sqrt())?)
+    }
+}
+
+impl WordHead {
+    fn load(c: &Config, embeddings: &Embeddings, w: &Weights) -> Result<Self> {
+        // An untied head has a bias of its own beside its matrix; a tied one keeps it one level up.
+        let bias = match (c.tie_word_embeddings, w.has("decoder.bias", false), w.has("bias", true)) {
+            (true, _, true) | (false, false, _) => "bias",
+            (true, _, false) | (false, true, _) => "decoder.bias",
+        };
+        let bias = w.tensor(bias, &[c.vocab_size])?;
+        let weight = match c.tie_word_embeddings {
+            true => embeddings.word_embeddings.as_linear().weight().clone(),
+            false => w.matrix("decoder.weight", c.vocab_size, c.hidden_size)?,
+        };
+        Ok(Self {
+            dense: w.linear("transform.dense", c.hidden_size, c.hidden_size)?,
+            layer_norm: w.layer_norm("transform.LayerNorm", c.hidden_size, c.layer_norm_eps)?,
+            decoder: Linear::new(weight, Some(bias)),
+            hidden_act: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.dense.forward_then(x, self.hidden_act)?;
+        self.decoder.forward(&self.layer_norm.forward(&x)?)
+    }
+}

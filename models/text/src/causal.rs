@@ -1,0 +1,399 @@
+//! Decoder-only language models: what their networks have in common, and the exhibit around any of them.
+
+use std::ops::ControlFlow;
+
+use candle_core::{D, DType, Device, IndexOp, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening, only_known};
+use fauna_shared::text::{Padding, Tokenizer};
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use serde_json::Value;
+
+use crate::words;
+
+/// One pass: new tokens, where they stand, and whom they may see.
+#[derive(Clone, Copy)]
+pub struct Step<'a> {
+    /// `(batch, time)` of u32.
+    pub ids: &'a Tensor,
+    /// Positions of the new tokens.
+    pub positions: &'a Positions,
+    /// Over all keys, those in the cache included.
+    pub mask: &'a Mask,
+    /// `(batch, time)` of segment ids, for the families that have segments.
+    pub types: Option<&'a Tensor>,
+}
+
+/// A network that reads tokens in order and scores the next one.
+pub trait CausalLm: Model {
+    /// Blocks that keep keys and values.
+    fn layers(&self) -> usize;
+
+    /// The longest text it was trained for.
+    fn positions(&self) -> usize;
+
+    /// Whether nothing longer can be computed (learned positions), rather than only not well.
+    fn hard_limit(&self) -> bool;
+
+    /// Words it scores.
+    fn vocabulary(&self) -> usize;
+
+    /// `(batch, time, width)` after the last norm; `cache` is read and extended.
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor>;
+
+    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+}
+
+/// A network with its tokenizer and its manners: the exhibit of every decoder-only family.
+pub struct LanguageModel<M> {
+    network: M,
+    device: Device,
+    tokenizer: Option<Tokenizer>,
+    card: Card,
+    begin: Option<u32>,
+    end: Vec<u32>,
+    pad: Option<u32>,
+}
+
+impl<M: CausalLm> LanguageModel<M> {
+    /// Opens a checkpoint of `family`.
+    pub fn open(opening: &Opening, family: &Family, architecture: &str) -> Result<Self> {
+        let (network, inventory) = opening.load::<M>()?;
+        let mut card = opening.card(family, &opening.architecture(architecture), &inventory);
+        card.context = Some(network.positions());
+        let tokenizer = words::tokenizer(opening)?;
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let ids = |key: &str| match &generation[key] {
+            Value::Null => token_ids(&opening.config[key]),
+            value => token_ids(value),
+        };
+        Ok(Self {
+            begin: ids("bos_token_id").first().copied(),
+            end: ids("eos_token_id"),
+            pad: ids("pad_token_id").first().copied(),
+            device: opening.weights.runtime().device().clone(),
+            network,
+            tokenizer,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &M {
+        &self.network
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    /// One pass over whole texts. `ids`: `(batch, time)` of any integers; `mask`: the same shape, 0 where padding.
+    fn read(
+        &self,
+        ids: &Tensor,
+        mask: Option<&Tensor>,
+        positions: Option<&Tensor>,
+        types: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (_, time) = ids.dims2()?;
+        self.check_length(time)?;
+        let ids = self.checked_ids(ids, mask)?;
+        let types = types.map(|types| self.on_device(types)).transpose()?;
+        let positions = match positions {
+            Some(positions) => Positions::rows(&positions.to_dtype(DType::U32)?.to_vec2()?)?,
+            None => Positions::counting(0, time),
+        };
+        let padding = match mask {
+            Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
+            None => Mask::causal(),
+        };
+        let mut cache = Cache::new(self.network.layers(), time);
+        let step = Step { ids: &ids, positions: &positions, mask: &padding, types: types.as_ref() };
+        self.network.hidden(&step, &mut cache)
+    }
+
+    fn check_length(&self, time: usize) -> Result<()> {
+        match self.network.hard_limit() && time > self.network.positions() {
+            false => Ok(()),
+            true => Err(Error::input(format!(
+                "{time} tokens, but the model has {} positions",
+                self.network.positions()
+            ))
+            .hint("shorten the text")),
+        }
+    }
+
+    /// Ids on the device, with hidden ones brought inside the table: releases pad with an id they have no row for.
+    fn checked_ids(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let mut rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let real = mask.map(words::real_tokens).transpose()?;
+        let limit = self.network.vocabulary() as i64;
+        for (r, row) in rows.iter_mut().enumerate() {
+            for (t, id) in row.iter_mut().enumerate() {
+                let hidden =
+                    real.as_ref().is_some_and(|real| real.get(r).and_then(|row| row.get(t)) == Some(&false));
+                if !(0..limit).contains(id) {
+                    match hidden {
+                        true => *id = 0,
+                        false => {
+                            return Err(Error::input(format!(
+                                "token {id} of row {r} is outside the vocabulary of {limit}"
+                            )));
+                        }
+                    }
+                }
+            }
+        }
+        let (batch, time) = ids.dims2()?;
+        let ids: Vec<u32> = rows.into_iter().flatten().map(|id| id as u32).collect();
+        Ok(Tensor::from_vec(ids, (batch, time), &self.device)?)
+    }
+
+    fn on_device(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(ids.to_dtype(DType::U32)?.to_device(&self.device)?)
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &["input_ids", "attention_mask", "position_ids", "token_type_ids"])?;
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let hidden = self.read(
+            ids,
+            inputs.get("attention_mask"),
+            inputs.get("position_ids"),
+            inputs.get("token_type_ids"),
+        )?;
+        let logits = self.network.logits(&hidden)?;
+        let mut out = Tensors::new();
+        if let Some(mask) = inputs.get("attention_mask") {
+            // The last real token of each row.
+            let rows = words::real_tokens(mask)?;
+            let last = rows.iter().enumerate().map(|(r, row)| {
+                let t = row.iter().rposition(|real| *real).unwrap_or(0);
+                logits.i((r, t))
+            });
+            let last = Tensor::stack(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
+            out.insert("next_token".into(), last.argmax(D::Minus1)?.to_dtype(DType::I64)?);
+            out.insert("last_logits".into(), last);
+        } else {
+            let last = logits.narrow(1, logits.dim(1)? - 1, 1)?.squeeze(1)?;
+            out.insert("next_token".into(), last.argmax(D::Minus1)?.to_dtype(DType::I64)?);
+            out.insert("last_logits".into(), last);
+        }
+        out.insert("last_hidden_state".into(), hidden);
+        out.insert("logits".into(), logits);
+        Ok(out)
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        only_known(inputs, &["input_ids", "attention_mask"])?;
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let rows: Vec<Vec<u32>> = self.checked_ids(ids, inputs.get("attention_mask"))?.to_vec2()?;
+        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let pads = match inputs.get("attention_mask") {
+            None => vec![0; rows.len()],
+            Some(mask) => left_padding(&words::real_tokens(mask)?)?,
+        };
+        let prompts: Vec<&[u32]> =
+            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
+        let mut decoding = self.decoding(&Decoding {
+            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
+            ..Decoding::default()
+        });
+        if options.get("eos_token_id").is_some() {
+            decoding.eos = Some(token_ids(&options["eos_token_id"]));
+        }
+        if let Some(pad) = token_ids(&options["pad_token_id"]).first() {
+            decoding.pad = Some(*pad);
+        }
+        let made = generate::generate(self, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
+        let longest = made.tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let pad = i64::from(decoding.pad_token());
+        let mut sequences = Vec::new();
+        for (row, new) in original.iter().zip(&made.tokens) {
+            sequences.extend_from_slice(row);
+            sequences.extend(new.iter().map(|token| i64::from(*token)));
+            sequences.extend(std::iter::repeat_n(pad, longest - new.len()));
+        }
+        let shape = (original.len(), sequences.len() / original.len().max(1));
+        let sequences = Tensor::from_vec(sequences, shape, &Device::Cpu)?;
+        Ok(Tensors::from([("sequences".to_string(), sequences)]))
+    }
+
+    /// `options` with the model's own end and padding tokens where they are open.
+    fn decoding(&self, options: &Decoding) -> Decoding {
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| self.end.clone());
+        options.pad = options.pad.or(self.pad);
+        options
+    }
+
+    /// The tokens of a prompt.
+    fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        match prompt {
+            Prompt::Items(items) => {
+                let words = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
+                tokenizer.encode(&words, true)
+            }
+            Prompt::Chat(turns) => {
+                let _ = turns;
+                Err(self.cannot("chat"))
+            }
+        }
+    }
+}
+
+impl<M: CausalLm> Decoder for LanguageModel<M> {
+    type Cache = Cache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
+        Ok(Cache::new(self.network.layers(), capacity))
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        let ids = tokens.tensor(&self.device)?;
+        let (positions, mask) = match tokens.is_even() {
+            true => (Positions::counting(tokens.past(), tokens.time()), Mask::causal()),
+            false => {
+                let positions = tokens.positions();
+                let rows: Vec<Vec<u32>> = positions.chunks(tokens.time()).map(<[u32]>::to_vec).collect();
+                let keys = tokens.past() + tokens.time();
+                let real: Vec<Vec<bool>> =
+                    tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect();
+                (Positions::rows(&rows)?, Mask::causal().with_padding(&real)?)
+            }
+        };
+        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
+        let hidden = self.network.hidden(&step, cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        self.network.logits(&last)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        self.network.hard_limit().then(|| self.network.positions())
+    }
+}
+
+impl<M: CausalLm> Encode for LanguageModel<M> {
+    type Input = String;
+
+    /// The mean of the last hidden state over each text's own tokens, begin token left out where the tokenizer adds
+    /// one (Nguyen et al. 2023, AstroLLaMA's recipe). Not normalised. Texts longer than the model are cut.
+    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+        let tokenizer = self.tokenizer()?;
+        let mut rows = Vec::new();
+        let mut cut = Vec::new();
+        for words in batch {
+            let mut ids = tokenizer.encode(words, true)?;
+            cut.push(ids.len().saturating_sub(self.network.positions()));
+            ids.truncate(self.network.positions());
+            if ids.is_empty() {
+                return Err(Error::input("an empty text has no tokens to average"));
+            }
+            let begins = ids.len() > 1 && Some(ids[0]) == self.begin;
+            let time = ids.len();
+            let hidden = self.read(&Tensor::from_vec(ids, (1, time), &Device::Cpu)?, None, None, None)?;
+            let from = usize::from(begins);
+            rows.push(hidden.narrow(1, from, time - from)?.mean(1)?);
+        }
+        let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        Ok(Embeddings { rows, cut })
+    }
+}
+
+impl<M: CausalLm> Decode for LanguageModel<M> {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut tokens = self.tokens(prompt)?;
+        if tokens.is_empty() {
+            // An empty prompt starts a text of the model's own.
+            tokens.extend(self.begin.or(self.end.first().copied()));
+        }
+        let tokenizer = self.tokenizer()?;
+        let made =
+            generate::generate(self, &[tokens], &self.decoding(options), &mut |_| ControlFlow::Continue(()))?;
+        let _ = each(tokenizer.decode(&made.tokens[0], true)?);
+        Ok(())
+    }
+}
+
+impl<M: CausalLm> Exhibit for LanguageModel<M> {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => match words::tokenised(self.tokenizer.as_ref(), options, Padding::Left, usize::MAX)?
+            {
+                None => self.forward_ids(inputs),
+                Some(mut tokenised) => {
+                    tokenised.remove("token_type_ids");
+                    let mut out = self.forward_ids(&tokenised)?;
+                    out.append(&mut tokenised);
+                    Ok(out)
+                }
+            },
+            "generate" => self.generate_ids(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let texts = items.iter().map(|item| Ok(item.text()?.to_string())).collect::<Result<Vec<_>>>()?;
+        self.encode(&texts)
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+}
+
+/// A config's token id, or list of them.
+fn token_ids(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Array(list) => list.iter().flat_map(token_ids).collect(),
+        other => other.as_u64().and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
+    }
+}
+
+/// How many tokens of padding each row begins with.
+fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
+    real.iter()
+        .enumerate()
+        .map(|(r, row)| match row.iter().position(|real| *real) {
+            Some(pad) if row[pad..].iter().all(|real| *real) => Ok(pad),
+            _ => Err(Error::input(format!("row {r} of attention_mask is not padding, then a prompt"))
+                .hint("pad prompts on the left")),
+        })
+        .collect()
+}
+
+/// Walks the tensors of a network of this kind: what a checkpoint of its config holds.
+pub fn inventory<M: CausalLm>(opening: &Opening) -> Result<Inventory> {
+    Ok(opening.load::<M>()?.1)
+}

@@ -1,0 +1,218 @@
+//! GPT-1: the first generative pre-trained transformer, normalised after each part.
+//!
+//! Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 4.1.
+//! Checked against transformers `OpenAIGPTLMHeadModel`, parity cases `tests/parity/gpt`.
+//! Loads `model_type: "openai-gpt"`. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
+use fauna_shared::model::Model;
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// The longest text.
+    #[serde(alias = "n_ctx")]
+    pub n_positions: usize,
+    /// Width of every activation.
+    pub n_embd: usize,
+    /// Blocks.
+    pub n_layer: usize,
+    /// Heads in each block.
+    pub n_head: usize,
+    /// The activation of the feed-forward part.
+    #[serde(default = "afn")]
+    pub afn: Afn,
+    /// Added to variances.
+    #[serde(default = "layer_norm_epsilon")]
+    pub layer_norm_epsilon: f64,
+    /// Whether the output head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+}
+
+/// This family's own spelling of activations, where "gelu" is the tanh form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Afn {
+    /// The tanh form of GELU.
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x σ(x)`.
+    #[serde(alias = "swish")]
+    Silu,
+}
+
+fn afn() -> Afn {
+    Afn::Gelu
+}
+
+fn layer_norm_epsilon() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a release calls its tensors, in the names of this file.
+pub fn rename(name: &str) -> Name {
+    match name.strip_prefix("transformer.").unwrap_or(name) {
+        // Buffers of the causal mask and of counted positions.
+        plain if plain.ends_with(".attn.bias") || plain == "position_ids" => Name::Ignore,
+        plain if plain == name => Name::Keep,
+        plain => Name::To(plain.to_string()),
+    }
+}
+
+/// The network.
+pub struct Gpt1 {
+    config: Config,
+    tokens_embed: Embedding,
+    positions_embed: Embedding,
+    h: Vec<Block>,
+    lm_head: Linear,
+}
+
+struct Block {
+    attn: Attention,
+    ln_1: LayerNorm,
+    mlp: Mlp,
+    ln_2: LayerNorm,
+}
+
+struct Attention {
+    c_attn: Linear,
+    c_proj: Linear,
+    heads: usize,
+}
+
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    activation: Activation,
+}
+
+impl Model for Gpt1 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let c = &config;
+        if c.n_head == 0 || !c.n_embd.is_multiple_of(c.n_head) {
+            return Err(Error::unsupported(format!(
+                "n_embd {} is not a multiple of n_head {}",
+                c.n_embd, c.n_head
+            )));
+        }
+        let tokens_embed = w.embedding("tokens_embed", c.vocab_size, c.n_embd)?;
+        let positions_embed = w.embedding("positions_embed", c.n_positions, c.n_embd)?;
+        let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;
+        let lm_head = match c.tie_word_embeddings {
+            true => {
+                // Fine-tunes save a copy of the table under the head's name.
+                w.skip("lm_head");
+                tokens_embed.as_linear()
+            }
+            false => w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+        };
+        Ok(Self { tokens_embed, positions_embed, h, lm_head, config })
+    }
+}
+
+impl CausalLm for Gpt1 {
+    fn layers(&self) -> usize {
+        self.config.n_layer
+    }
+
+    fn positions(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn hard_limit(&self) -> bool {
+        true
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let positions = step.positions.tensor(step.ids.device())?;
+        let positions = self.positions_embed.forward(&positions)?;
+        let mut x = self.tokens_embed.forward(step.ids)?.broadcast_add(&positions)?;
+        if let Some(types) = step.types {
+            x = (x + self.tokens_embed.forward(types)?)?;
+        }
+        for (i, block) in self.h.iter().enumerate() {
+            x = block.forward(&x, step.mask, cache.layer(i))?;
+        }
+        Ok(x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.lm_head.forward(hidden)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            attn: Attention::load(c, &w.at("attn"))?,
+            ln_1: w.layer_norm("ln_1", c.n_embd, c.layer_norm_epsilon)?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+            ln_2: w.layer_norm("ln_2", c.n_embd, c.layer_norm_epsilon)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = self.ln_1.forward_sum(x, &self.attn.forward(x, mask, cache)?)?;
+        self.ln_2.forward_sum(&x, &self.mlp.forward(&x)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            c_attn: w.linear_transposed("c_attn", c.n_embd, 3 * c.n_embd)?,
+            c_proj: w.linear_transposed("c_proj", c.n_embd, c.n_embd)?,
+            heads: c.n_head,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let head_width = width / self.heads;
+        // All of q, then all of k, then all of v.
+        let qkv = self.c_attn.forward(x)?.reshape((batch, time, 3, self.heads, head_width))?;
+        let part = |i| qkv.narrow(2, i, 1)?.squeeze(2);
+        let (k, v) = cache.append(&part(1)?, &part(2)?)?;
+        self.c_proj.forward(&attend(&part(0)?, &k, &v, mask, 1.0 / (head_width as f64).sqrt())?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            c_fc: w.linear_transposed("c_fc", c.n_embd, 4 * c.n_embd)?,
+            c_proj: w.linear_transposed("c_proj", 4 * c.n_embd, c.n_embd)?,
+            activation: match c.afn {
+                Afn::Gelu => Activation::GeluTanh,
+                Afn::Relu => Activation::Relu,
+                Afn::Silu => Activation::Silu,
+            },
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.c_proj.forward(&self.c_fc.forward_then(x, self.activation)?)
+    }
+}

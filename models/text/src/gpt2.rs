@@ -1,0 +1,225 @@
+//! GPT-2: a decoder-only language model.
+//!
+//! Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
+//! Checked against transformers `GPT2LMHeadModel`, parity cases `tests/parity/gpt`.
+//! Loads `model_type: "gpt2"`. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
+use fauna_shared::model::Model;
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// The longest text.
+    #[serde(alias = "n_ctx")]
+    pub n_positions: usize,
+    /// Width of every activation.
+    pub n_embd: usize,
+    /// Blocks.
+    pub n_layer: usize,
+    /// Heads in each block.
+    pub n_head: usize,
+    /// Width inside the feed-forward part; four times `n_embd` if null.
+    #[serde(default)]
+    pub n_inner: Option<usize>,
+    /// Its activation.
+    #[serde(default = "gelu_new")]
+    pub activation_function: Activation,
+    /// Added to variances.
+    #[serde(default = "layer_norm_epsilon")]
+    pub layer_norm_epsilon: f64,
+    /// Whether scores are divided by the root of the head width.
+    #[serde(default = "yes")]
+    pub scale_attn_weights: bool,
+    /// Whether they are also divided by the block's number, counted from 1.
+    #[serde(default)]
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether the output head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Only false is implemented.
+    #[serde(default)]
+    pub add_cross_attention: bool,
+}
+
+fn gelu_new() -> Activation {
+    Activation::GeluTanh
+}
+
+fn layer_norm_epsilon() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a release calls its tensors, in the names of this file: fine-tunes add a prefix, older files buffers of the
+/// causal mask.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("transformer.").unwrap_or(name);
+    if plain.ends_with(".attn.bias") || plain.ends_with(".attn.masked_bias") {
+        return Name::Ignore;
+    }
+    if plain == name { Name::Keep } else { Name::To(plain.to_string()) }
+}
+
+/// The network.
+pub struct Gpt2 {
+    config: Config,
+    wte: Embedding,
+    wpe: Embedding,
+    h: Vec<Block>,
+    ln_f: LayerNorm,
+    lm_head: Linear,
+}
+
+struct Block {
+    ln_1: LayerNorm,
+    attn: Attention,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+}
+
+struct Attention {
+    c_attn: Linear,
+    c_proj: Linear,
+    heads: usize,
+    scale: f64,
+}
+
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    activation: Activation,
+}
+
+impl Model for Gpt2 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let c = &config;
+        if c.add_cross_attention {
+            return Err(Error::unsupported("add_cross_attention is not implemented for gpt2"));
+        }
+        if c.n_head == 0 || !c.n_embd.is_multiple_of(c.n_head) {
+            return Err(Error::unsupported(format!(
+                "n_embd {} is not a multiple of n_head {}",
+                c.n_embd, c.n_head
+            )));
+        }
+        let wte = w.embedding("wte", c.vocab_size, c.n_embd)?;
+        let wpe = w.embedding("wpe", c.n_positions, c.n_embd)?;
+        let h = (0..c.n_layer).map(|i| Block::load(c, i, &w.at_index("h", i))).collect::<Result<_>>()?;
+        let ln_f = w.layer_norm("ln_f", c.n_embd, c.layer_norm_epsilon)?;
+        let lm_head = match c.tie_word_embeddings {
+            true => {
+                // Fine-tunes save a copy of the table under the head's name.
+                w.skip("lm_head");
+                wte.as_linear()
+            }
+            false => w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+        };
+        Ok(Self { wte, wpe, h, ln_f, lm_head, config })
+    }
+}
+
+impl CausalLm for Gpt2 {
+    fn layers(&self) -> usize {
+        self.config.n_layer
+    }
+
+    fn positions(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn hard_limit(&self) -> bool {
+        true
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let positions = step.positions.tensor(step.ids.device())?;
+        let mut x = self.wte.forward(step.ids)?.broadcast_add(&self.wpe.forward(&positions)?)?;
+        if let Some(types) = step.types {
+            // Segment names are words: the paper's fine-tuning recipe looks them up in the word table.
+            x = (x + self.wte.forward(types)?)?;
+        }
+        for (i, block) in self.h.iter().enumerate() {
+            x = block.forward(&x, step.mask, cache.layer(i))?;
+        }
+        self.ln_f.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.lm_head.forward(hidden)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, index: usize, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            ln_1: w.layer_norm("ln_1", c.n_embd, c.layer_norm_epsilon)?,
+            attn: Attention::load(c, index, &w.at("attn"))?,
+            ln_2: w.layer_norm("ln_2", c.n_embd, c.layer_norm_epsilon)?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
+        Ok((&x + self.mlp.forward(&self.ln_2.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, index: usize, w: &Weights) -> Result<Self> {
+        let head_width = (c.n_embd / c.n_head) as f64;
+        let mut scale = if c.scale_attn_weights { 1.0 / head_width.sqrt() } else { 1.0 };
+        if c.scale_attn_by_inverse_layer_idx {
+            scale /= (index + 1) as f64;
+        }
+        Ok(Self {
+            c_attn: w.linear_transposed("c_attn", c.n_embd, 3 * c.n_embd)?,
+            c_proj: w.linear_transposed("c_proj", c.n_embd, c.n_embd)?,
+            heads: c.n_head,
+            scale,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        // All of q, then all of k, then all of v.
+        let qkv = self.c_attn.forward(x)?.reshape((batch, time, 3, self.heads, width / self.heads))?;
+        let part = |i| qkv.narrow(2, i, 1)?.squeeze(2);
+        let (k, v) = cache.append(&part(1)?, &part(2)?)?;
+        self.c_proj.forward(&attend(&part(0)?, &k, &v, mask, self.scale)?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let inner = c.n_inner.unwrap_or(4 * c.n_embd);
+        Ok(Self {
+            c_fc: w.linear_transposed("c_fc", c.n_embd, inner)?,
+            c_proj: w.linear_transposed("c_proj", inner, c.n_embd)?,
+            activation: c.activation_function,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.c_proj.forward(&self.c_fc.forward_then(x, self.activation)?)
+    }
+}

@@ -1,0 +1,357 @@
+//! Llama: the decoder under AstroLLaMA, Llemma, Llama 1 to 3, Code Llama and SmolLM2.
+//!
+//! Touvron et al. 2023, "Llama 2", arXiv 2307.09288, section 2.2.
+//! Checked against transformers `LlamaForCausalLM`, parity cases `tests/parity/llama`.
+//! Loads `model_type: "llama"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::Model;
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads in each block.
+    pub num_attention_heads: usize,
+    /// Key and value heads; as many as query heads if absent.
+    #[serde(default)]
+    pub num_key_value_heads: Option<usize>,
+    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
+    /// The gate's activation.
+    #[serde(default = "silu")]
+    pub hidden_act: Activation,
+    /// The length it was trained for.
+    #[serde(default = "max_position_embeddings")]
+    pub max_position_embeddings: usize,
+    /// Added to mean squares.
+    #[serde(default = "rms_norm_eps")]
+    pub rms_norm_eps: f64,
+    /// Whether the output head shares the word table.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Whether the four maps of attention have biases.
+    #[serde(default)]
+    pub attention_bias: bool,
+    /// Whether the three maps of the feed-forward part have biases.
+    #[serde(default)]
+    pub mlp_bias: bool,
+    /// Rotary positions, in either dialect.
+    #[serde(flatten)]
+    pub rope: RopeKeys,
+}
+
+fn silu() -> Activation {
+    Activation::Silu
+}
+
+fn max_position_embeddings() -> usize {
+    2048
+}
+
+fn rms_norm_eps() -> f64 {
+    1e-6
+}
+
+impl Config {
+    fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_width(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    fn check(&self) -> Result<()> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || heads == 0 || self.head_width() == 0 {
+            return Err(Error::unsupported(format!(
+                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
+/// or by GGUF's short names.
+pub fn rename(name: &str) -> Name {
+    if name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" {
+        // A buffer in older files; a table the config has already taken up.
+        return Name::Ignore;
+    }
+    if let Some(plain) = name.strip_prefix("model.") {
+        return Name::To(plain.to_string());
+    }
+    let top = match name {
+        "token_embd.weight" => "embed_tokens.weight",
+        "output_norm.weight" => "norm.weight",
+        "output.weight" => "lm_head.weight",
+        _ => "",
+    };
+    if !top.is_empty() {
+        return Name::To(top.to_string());
+    }
+    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        return Name::Keep;
+    };
+    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
+    let part = match part {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        _ => return Name::Keep,
+    };
+    Name::To(format!("layers.{index}.{part}.{kind}"))
+}
+
+/// The network.
+pub struct Llama {
+    config: Config,
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    rope: Rope,
+}
+
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    head_width: usize,
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    hidden_act: Activation,
+}
+
+impl Model for Llama {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Block::load(c, &w.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
+        let lm_head = match c.tie_word_embeddings {
+            true => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                embed_tokens.as_linear()
+            }
+            false => w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?,
+        };
+        let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
+        Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
+    }
+}
+
+impl CausalLm for Llama {
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let angles = self.rope.angles(step.positions, step.ids.device())?;
+        let mut x = self.embed_tokens.forward(step.ids)?;
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&x, &angles, step.mask, cache.layer(i))?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.lm_head.forward(hidden)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            input_layernorm: w.rms_norm("input_layernorm", c.hidden_size, c.rms_norm_eps)?,
+            self_attn: Attention::load(c, &w.at("self_attn"))?,
+            post_attention_layernorm: w.rms_norm(
+                "post_attention_layernorm",
+                c.hidden_size,
+                c.rms_norm_eps,
+            )?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, head, bias) = (c.hidden_size, c.head_width(), c.attention_bias);
+        Ok(Self {
+            q_proj: w.linear_bias_if(bias, "q_proj", width, c.num_attention_heads * head)?,
+            k_proj: w.linear_bias_if(bias, "k_proj", width, c.kv_heads() * head)?,
+            v_proj: w.linear_bias_if(bias, "v_proj", width, c.kv_heads() * head)?,
+            o_proj: w.linear_bias_if(bias, "o_proj", c.num_attention_heads * head, width)?,
+            head_width: head,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        let split = |x: Tensor| x.reshape((batch, time, (), self.head_width));
+        let q = angles.rotate(&split(self.q_proj.forward(x)?)?)?;
+        let k = angles.rotate(&split(self.k_proj.forward(x)?)?)?;
+        let (k, v) = cache.append(&k, &split(self.v_proj.forward(x)?)?)?;
+        self.o_proj.forward(&attend(&q, &k, &v, mask, 1.0 / (self.head_width as f64).sqrt())?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, inner, bias) = (c.hidden_size, c.intermediate_size, c.mlp_bias);
+        Ok(Self {
+            gate_proj: w.linear_bias_if(bias, "gate_proj", width, inner)?,
+            up_proj: w.linear_bias_if(bias, "up_proj", width, inner)?,
+            down_proj: w.linear_bias_if(bias, "down_proj", inner, width)?,
+            hidden_act: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gated = self.hidden_act.gated(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?;
+        self.down_proj.forward(&gated)
+    }
+}
+
+/// The config of a GGUF file in the official spelling.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
+    let metadata = checkpoint.metadata();
+    let get = |key: &str| metadata.get(&format!("llama.{key}"));
+    let number = |key: &str| get(key).and_then(|value| value.as_usize());
+    let real = |key: &str| get(key).and_then(|value| value.as_f64());
+    let need = |key: &str| {
+        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no llama.{key}")))
+    };
+    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let width = need("embedding_length")?;
+    let heads = need("attention.head_count")?;
+    let vocabulary = shape("token_embd.weight").and_then(|shape| shape.first().copied());
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocabulary.or(number("vocab_size")),
+        "hidden_size": width,
+        "intermediate_size": need("feed_forward_length")?,
+        "num_hidden_layers": need("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
+        "head_dim": number("attention.key_length").or(number("rope.dimension_count")),
+        "max_position_embeddings": need("context_length")?,
+        "rms_norm_eps": real("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
+        "tie_word_embeddings": shape("output.weight").is_none(),
+        "attention_bias": shape("blk.0.attn_q.bias").is_some(),
+        "mlp_bias": shape("blk.0.ffn_down.bias").is_some(),
+        "rope_theta": real("rope.freq_base").unwrap_or(10_000.0),
+        // Converters reorder the rows of q and k so that pairs are neighbours.
+        "rope_interleaved": true,
+    });
+    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
+        && kind != "none"
+    {
+        config["rope_scaling"] = json!({
+            "rope_type": kind,
+            "factor": real("rope.scaling.factor"),
+            "original_max_position_embeddings": number("rope.scaling.original_context_length"),
+            "attention_factor": real("rope.scaling.attn_factor"),
+        });
+    }
+    if let Some(divisors) = checkpoint.get("rope_freqs.weight") {
+        // Llama 3.1's stretched frequencies, already worked out.
+        config["rope_divisors"] = json!(fauna_shared::weights::widen(divisors)?);
+        config["rope_scaling"] = Value::Null;
+    }
+    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
+        config[key] = json!(id.and_then(|value| value.as_usize()));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_release_has_one_set_of_names() {
+        for name in ["model.layers.3.self_attn.q_proj.weight", "blk.3.attn_q.weight"] {
+            assert_eq!(rename(name), Name::To("layers.3.self_attn.q_proj.weight".into()));
+        }
+        assert_eq!(rename("layers.3.mlp.up_proj.weight"), Name::Keep);
+        assert_eq!(rename("model.layers.0.self_attn.rotary_emb.inv_freq"), Name::Ignore);
+    }
+
+    #[test]
+    fn a_missing_base_is_ten_thousand_and_not_code_llamas() {
+        let config: Config = serde_json::from_value(json!({
+            "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16384
+        }))
+        .unwrap();
+        let with = |theta| fauna_shared::attention::Rope::new(theta, 4, Default::default()).unwrap();
+        assert_eq!(config.rope.rope(4, 16384).unwrap(), with(10_000.0));
+    }
+}

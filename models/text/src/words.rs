@@ -1,0 +1,110 @@
+//! What comes with a text checkpoint besides its weights: tokenizer, chat template, texts in place of token ids.
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::checkpoint::Metadata;
+use fauna_shared::item::Tensors;
+use fauna_shared::model::Opening;
+use fauna_shared::text::{Encoding, GgufVocabulary, Padding, Tokenizer};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::Value;
+
+/// The tokenizer of a checkpoint: of its folder, else of its GGUF file; none if neither has one.
+///
+/// # Errors
+/// Whatever is wrong with a tokenizer that is there.
+pub fn tokenizer(opening: &Opening) -> Result<Option<Tokenizer>> {
+    match Tokenizer::from_folder(opening.files.root()) {
+        Ok(tokenizer) => return Ok(Some(tokenizer)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    match &opening.checkpoint {
+        Some(checkpoint) => vocabulary(checkpoint.metadata()).map(|v| Tokenizer::from_gguf(&v)).transpose(),
+        None => Ok(None),
+    }
+}
+
+/// What a GGUF file says of its tokenizer, if it says anything.
+fn vocabulary(metadata: &Metadata) -> Option<GgufVocabulary> {
+    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+    let id = |key: &str| get(key)?.as_usize()?.try_into().ok();
+    let texts = |key: &str| get(key).and_then(|v| v.as_texts()).unwrap_or_default().to_vec();
+    let flag = |key: &str| get(key).and_then(|v| v.as_bool());
+    let types = get("token_type").and_then(|v| v.as_ints()).unwrap_or_default();
+    Some(GgufVocabulary {
+        model: get("model")?.as_str()?.to_string(),
+        pre: get("pre").and_then(|v| v.as_str()).map(str::to_string),
+        tokens: texts("tokens"),
+        scores: get("scores").and_then(|v| v.as_floats()).unwrap_or_default().to_vec(),
+        types: types.into_iter().map(|kind| kind.try_into().unwrap_or(0)).collect(),
+        merges: texts("merges"),
+        bos: id("bos_token_id"),
+        eos: ["eos_token_id", "eot_token_id", "eom_token_id"].into_iter().filter_map(id).collect(),
+        unk: id("unknown_token_id"),
+        pad: id("padding_token_id"),
+        add_bos: flag("add_bos_token"),
+        add_eos: flag("add_eos_token"),
+        add_space_prefix: flag("add_space_prefix"),
+    })
+}
+
+/// The error of asking for words where there is no tokenizer.
+pub fn no_tokenizer(source: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{source} came without a tokenizer"))
+        .hint("put its tokenizer.json (or vocab.txt, or tokenizer.model) beside the weights")
+}
+
+/// The tensors of `options.texts` (texts, or pairs `[a, b]` whose `b` may be null), if there are any: `input_ids`,
+/// `attention_mask` and `token_type_ids`, `(texts, time)` of int64, padded to the longest.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) if the options are not of that form.
+pub fn tokenised(
+    tokenizer: Option<&Tokenizer>,
+    options: &Value,
+    padding: Padding,
+    longest: usize,
+) -> Result<Option<Tensors>> {
+    let Some(texts) = options["texts"].as_array() else { return Ok(None) };
+    let tokenizer = tokenizer.ok_or_else(|| no_tokenizer("the case"))?;
+    let longest = Some(options["max_seq_length"].as_u64().map_or(longest, |n| n as usize));
+    let padding = match options["padding"].as_str() {
+        Some("max_length") => Padding::RightTo(longest.unwrap_or(0)),
+        Some("left") => Padding::Left,
+        Some("right") => Padding::Right,
+        _ => padding,
+    };
+    let encode = |text: &Value| -> Result<Encoding> {
+        match text {
+            Value::String(text) => tokenizer.encode_text(text, longest),
+            Value::Array(pair) => match &pair[..] {
+                [Value::String(first), Value::String(second)] => {
+                    tokenizer.encode_pair(first, second, longest)
+                }
+                [Value::String(first)] | [Value::String(first), Value::Null] => {
+                    tokenizer.encode_text(first, longest)
+                }
+                _ => Err(not_texts()),
+            },
+            _ => Err(not_texts()),
+        }
+    };
+    let encodings = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+    let batch = tokenizer.pad(&encodings, padding);
+    let wide = |x: Result<Tensor>| -> Result<Tensor> { Ok(x?.to_dtype(DType::I64)?) };
+    Ok(Some(Tensors::from([
+        ("input_ids".to_string(), wide(batch.ids_tensor(&Device::Cpu))?),
+        ("attention_mask".to_string(), wide(batch.mask_tensor(&Device::Cpu))?),
+        ("token_type_ids".to_string(), wide(batch.type_ids_tensor(&Device::Cpu))?),
+    ])))
+}
+
+fn not_texts() -> Error {
+    Error::new(ErrorKind::Format, "texts are strings, or pairs of a string and a string or null")
+}
+
+/// Which tokens a mask of `(batch, time)` shows, row by row.
+pub fn real_tokens(mask: &Tensor) -> Result<Vec<Vec<bool>>> {
+    let rows: Vec<Vec<i64>> = mask.to_dtype(DType::I64)?.to_vec2()?;
+    Ok(rows.into_iter().map(|row| row.into_iter().map(|seen| seen != 0).collect()).collect())
+}

@@ -1,0 +1,112 @@
+//! Who may see whom.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{Error, Result};
+
+/// Which keys a query may see. Cheap to clone.
+///
+/// ```
+/// use fauna_shared::attention::Mask;
+/// let mask = Mask::causal().with_padding(&[vec![false, true, true]])?;
+/// assert!(mask.sees(0, 1, 1, 3) && !mask.sees(0, 1, 2, 3) && !mask.sees(0, 1, 0, 3));
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Mask {
+    causal: bool,
+    window: Option<usize>,
+    padding: Option<Arc<Padding>>,
+}
+
+/// Which keys are real, for each row of the batch.
+#[derive(Debug)]
+struct Padding {
+    keys: usize,
+    real: Vec<Vec<bool>>,
+    /// The same as numbers to add: 0 or -∞, `(batch, keys)`.
+    additive: Vec<f32>,
+}
+
+impl Mask {
+    /// Every query sees every key.
+    pub fn full() -> Self {
+        Self::default()
+    }
+
+    /// A query sees itself and what stands before it.
+    pub fn causal() -> Self {
+        Self { causal: true, ..Self::default() }
+    }
+
+    /// A query sees only the `window` latest of the keys it would see, itself included.
+    pub fn with_window(self, window: Option<usize>) -> Self {
+        Self { window, ..self }
+    }
+
+    /// Hides the keys marked false; one row a sequence, all of one length.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if the rows have different lengths.
+    pub fn with_padding(self, real: &[Vec<bool>]) -> Result<Self> {
+        let keys = real.first().map_or(0, Vec::len);
+        if real.iter().any(|row| row.len() != keys) {
+            return Err(Error::input("the rows of a mask have different lengths"));
+        }
+        if real.iter().flatten().all(|real| *real) {
+            return Ok(Self { padding: None, ..self });
+        }
+        let additive =
+            real.iter().flatten().map(|real| if *real { 0.0 } else { f32::NEG_INFINITY }).collect();
+        Ok(Self { padding: Some(Arc::new(Padding { keys, real: real.to_vec(), additive })), ..self })
+    }
+
+    /// Whether query `query` (counted among the keys) of row `row` sees `key`, of `keys` keys.
+    pub fn sees(&self, row: usize, query: usize, key: usize, keys: usize) -> bool {
+        key < keys
+            && (!self.causal || key <= query)
+            && self.window.is_none_or(|window| key + window > query)
+            && self.padding.as_ref().is_none_or(|padding| padding.real[row][key])
+    }
+
+    pub(super) fn is_causal(&self) -> bool {
+        self.causal
+    }
+
+    pub(super) fn fits(&self, batch: usize, keys: usize) -> bool {
+        self.padding.as_ref().is_none_or(|p| p.keys == keys && p.real.len() == batch)
+    }
+
+    /// What to add to the scores, a large negative number where a query may not look, and 1 or 0 for queries that see
+    /// something or nothing: `(batch or 1, 1, queries, keys)` and `(batch or 1, 1, queries, 1)`.
+    pub(super) fn additive(
+        &self,
+        batch: usize,
+        queries: usize,
+        keys: usize,
+        device: &Device,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        if !self.causal && self.window.is_none() && self.padding.is_none() {
+            return Ok(None);
+        }
+        let rows = if self.padding.is_some() { batch } else { 1 };
+        let first = keys.saturating_sub(queries);
+        let mut blocked = Vec::with_capacity(rows * queries * keys);
+        let mut seen = Vec::with_capacity(rows * queries);
+        for row in 0..rows {
+            for query in 0..queries {
+                let start = blocked.len();
+                blocked.extend((0..keys).map(|key| match self.sees(row, first + query, key, keys) {
+                    true => 0f32,
+                    false => -1e30,
+                }));
+                seen.push(if blocked[start..].contains(&0.0) { 1f32 } else { 0.0 });
+            }
+        }
+        let blocked = Tensor::from_vec(blocked, (rows, 1, queries, keys), device)?;
+        let seen = Tensor::from_vec(seen, (rows, 1, queries, 1), device)?;
+        Ok(Some((blocked.to_dtype(DType::F32)?, seen)))
+    }
+}

@@ -1,0 +1,73 @@
+//! Attention as functions of tensors: masks, rotary positions, caches that are passed in.
+//!
+//! Everything here is laid out `(batch, time, heads, head width)`, as a projection leaves it, so that no block
+//! transposes anything: caches grow along `time`, and the result goes straight into the output projection.
+
+mod cache;
+mod mask;
+mod rope;
+
+use candle_core::{D, DType, Tensor};
+
+pub use cache::{Cache, LayerCache};
+pub use mask::Mask;
+pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
+
+use crate::nn::host;
+use crate::{Error, ErrorKind, Result};
+
+/// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
+///
+/// `q`: `(batch, queries, heads, width)`; `k`, `v`: `(batch, keys, kv heads, width)`, where each of the kv heads
+/// serves `heads / kv heads` query heads in a row. Queries are the last of the keys: query `i` stands at key
+/// `keys - queries + i`. Gives `(batch, queries, heads * width)`. A query that may see nothing gets zeros.
+///
+/// # Errors
+/// [`Compute`](ErrorKind::Compute) if the shapes do not fit each other.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Result<Tensor> {
+    let (batch, queries, heads, width) = q.dims4()?;
+    let (k_batch, keys, kv_heads, k_width) = k.dims4()?;
+    let fits = k_batch == batch
+        && k_width == width
+        && v.dims4()? == (batch, keys, kv_heads, width)
+        && kv_heads > 0
+        && heads.is_multiple_of(kv_heads)
+        && (!mask.is_causal() || queries <= keys)
+        && mask.fits(batch, keys);
+    if !fits {
+        return Err(Error::new(
+            ErrorKind::Compute,
+            format!("attention over q {:?}, k {:?}, v {:?}, {mask:?}", q.dims(), k.dims(), v.dims()),
+        ));
+    }
+    let group = heads / kv_heads;
+    let q = q.transpose(1, 2)?.contiguous()?;
+    let k = repeat_heads(&k.transpose(1, 2)?, group)?;
+    let v = repeat_heads(&v.transpose(1, 2)?, group)?;
+    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    let weights = match mask.additive(batch, queries, keys, q.device())? {
+        None => softmax(&scores)?,
+        Some((blocked, seen)) => {
+            // A query that sees nothing has equal scores everywhere; `seen` makes its row zeros.
+            softmax(&scores.broadcast_add(&blocked)?)?.broadcast_mul(&seen)?
+        }
+    };
+    let out = weights.to_dtype(v.dtype())?.matmul(&v)?;
+    Ok(out.transpose(1, 2)?.reshape((batch, queries, heads * width))?)
+}
+
+/// `(batch, kv heads, keys, width)` with every head `group` times in a row.
+fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
+    let (batch, heads, keys, width) = x.dims4()?;
+    let x = x.unsqueeze(2)?.expand((batch, heads, group, keys, width))?;
+    Ok(x.reshape((batch, heads * group, keys, width))?.contiguous()?)
+}
+
+/// Softmax over the last axis by operations candle can differentiate.
+fn softmax(scores: &Tensor) -> Result<Tensor> {
+    let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Normalisation of rows: layer norm, RMS norm, unit length, softmax; alone and after a residual sum.
+//!
+//! A slice holds rows of `width` elements one after the other; `width` is the length of the weight where there
+//! is one. Rows are shared among the threads.
+//!
+//! ```
+//! let mut x = [1.0, 2.0, 3.0, 3.0];
+//! fauna_shared::kernels::norm::softmax(&mut x, 2);
+//! assert_eq!(x[2..], [0.5, 0.5]);
+//! ```
+
+use super::elementwise::exp_one;
+use super::versions::{fma, for_each_piece, reduce, versioned};
+
+/// Elements one task handles.
+const PIECE: usize = 8 * 1024;
+
+/// `(x - mean) / √(variance + eps) * weight + bias`, a row at a time; the variance is the biased one.
+///
+/// # Panics
+/// If `x` and `out` differ in length, or are not whole rows of the weight's length.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f64, out: &mut [f32]) {
+    rows(x, None, None, out, weight.len(), |row| layer_norm_row(row, weight, bias, eps));
+}
+
+/// `x / √(mean of x² + eps) * weight`, a row at a time.
+///
+/// # Panics
+/// As [`layer_norm`].
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
+    rows(x, None, None, out, weight.len(), |row| rms_norm_row(row, weight, eps));
+}
+
+/// [`layer_norm`] of `x + residual`; the sum itself is stored in `sum` if asked for.
+///
+/// # Panics
+/// As [`layer_norm`]; the other slices have the length of `x` too.
+pub fn add_layer_norm(
+    x: &[f32],
+    residual: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f64,
+    sum: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    rows(x, Some(residual), sum, out, weight.len(), |row| layer_norm_row(row, weight, bias, eps));
+}
+
+/// [`rms_norm`] of `x + residual`; the sum itself is stored in `sum` if asked for.
+///
+/// # Panics
+/// As [`add_layer_norm`].
+pub fn add_rms_norm(
+    x: &[f32],
+    residual: &[f32],
+    weight: &[f32],
+    eps: f64,
+    sum: Option<&mut [f32]>,
+    out: &mut [f32],
+) {
+    rows(x, Some(residual), sum, out, weight.len(), |row| rms_norm_row(row, weight, eps));
+}
+
+/// Divides each row by its Euclidean length, or by `eps` where that is larger.
+///
+/// # Panics
+/// If `x` is not whole rows of `width`.
+pub fn l2_normalize(x: &mut [f32], width: usize, eps: f64) {
+    versioned! {
+        fn row(row: &mut [f32], eps: f64) {
+            let length = (reduce(row, 0.0, |v| v * v, |a, b| a + b) as f64).sqrt();
+            let factor = (1.0 / if length < eps { eps } else { length }) as f32;
+            for v in row {
+                *v *= factor;
+            }
+        }
+    }
+    in_place(x, width, |x| row(x, eps));
+}
+
+/// `e^x` of each row divided by its sum. A row of only `-inf` gives NaN, as the formula does.
+///
+/// # Panics
+/// If `x` is not whole rows of `width`.
+pub fn softmax(x: &mut [f32], width: usize) {
+    versioned! {
+        fn row(row: &mut [f32]) {
+            let max = reduce(row, f32::NEG_INFINITY, |v| v, |a, b| if b > a { b } else { a });
+            for v in row.iter_mut() {
+                *v = exp_one::<FMA>(*v - max);
+            }
+            let factor = 1.0 / reduce(row, 0.0, |v| v, |a, b| a + b);
+            for v in row {
+                *v *= factor;
+            }
+        }
+    }
+    in_place(x, width, row);
+}
+
+versioned! {
+    fn layer_norm_row(row: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f64) {
+        let n = row.len() as f64;
+        let mean = (reduce(row, 0.0, |v| v, |a, b| a + b) as f64 / n) as f32;
+        let variance = reduce(row, 0.0, |v| (v - mean) * (v - mean), |a, b| a + b) as f64 / n;
+        let factor = (1.0 / (variance + eps).sqrt()) as f32;
+        match bias {
+            Some(bias) => {
+                for ((v, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+                    *v = fma::<FMA>((*v - mean) * factor, w, b);
+                }
+            }
+            None => {
+                for (v, &w) in row.iter_mut().zip(weight) {
+                    *v = (*v - mean) * factor * w;
+                }
+            }
+        }
+    }
+}
+
+versioned! {
+    fn rms_norm_row(row: &mut [f32], weight: &[f32], eps: f64) {
+        let mean = reduce(row, 0.0, |v| v * v, |a, b| a + b) as f64 / row.len() as f64;
+        let factor = (1.0 / (mean + eps).sqrt()) as f32;
+        for (v, &w) in row.iter_mut().zip(weight) {
+            *v = *v * factor * w;
+        }
+    }
+}
+
+versioned! {
+    fn sum_row(x: &[f32], y: &[f32], out: &mut [f32]) {
+        for ((v, &x), &y) in out.iter_mut().zip(x).zip(y) {
+            *v = x + y;
+        }
+    }
+}
+
+/// Whole rows that make up one task.
+fn task(width: usize) -> usize {
+    width * (PIECE / width.max(1)).max(1)
+}
+
+fn check(len: usize, width: usize) {
+    assert!(width > 0 && len.is_multiple_of(width) || len == 0, "{len} elements are no rows of {width}");
+}
+
+fn in_place(x: &mut [f32], width: usize, row: impl Fn(&mut [f32]) + Sync) {
+    check(x.len(), width);
+    for_each_piece(x, task(width), |_, x| x.chunks_exact_mut(width).for_each(&row));
+}
+
+/// `out = row(x + residual)`, the sum kept in `sum` on the way.
+fn rows(
+    x: &[f32],
+    residual: Option<&[f32]>,
+    sum: Option<&mut [f32]>,
+    out: &mut [f32],
+    width: usize,
+    row: impl Fn(&mut [f32]) + Sync,
+) {
+    check(x.len(), width);
+    assert_eq!(x.len(), out.len(), "as many elements out as in");
+    assert!(residual.is_none_or(|r| r.len() == x.len()), "a residual of the same length");
+    let load = |at: usize, to: &mut [f32]| {
+        let range = at..at + to.len();
+        match residual {
+            Some(residual) => sum_row(&x[range.clone()], &residual[range], to),
+            None => to.copy_from_slice(&x[range]),
+        }
+    };
+    let size = task(width);
+    if let Some(sum) = sum {
+        assert_eq!(x.len(), sum.len(), "as many sums as elements");
+        for_each_piece(sum, size, |i, sum| load(i * size, sum));
+        let sum = &*sum;
+        for_each_piece(out, size, |i, out| {
+            for (r, out) in out.chunks_exact_mut(width).enumerate() {
+                let at = i * size + r * width;
+                out.copy_from_slice(&sum[at..at + width]);
+                row(out);
+            }
+        });
+    } else {
+        for_each_piece(out, size, |i, out| {
+            for (r, out) in out.chunks_exact_mut(width).enumerate() {
+                load(i * size + r * width, out);
+                row(out);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        (0..n)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1 << 23) as f32 * 3.0 - 2.0
+            })
+            .collect()
+    }
+
+    fn assert_close(got: &[f32], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+            assert!((g as f64 - w).abs() <= 2e-6 * w.abs().max(1.0), "element {i}: {g}, truth {w}");
+        }
+    }
+
+    #[test]
+    fn norms_follow_their_formulas_in_float64() {
+        for (count, width) in [(1, 1), (3, 7), (5, 64), (33, 577), (700, 384)] {
+            let x = noise(count * width, 1);
+            let (weight, bias) = (noise(width, 2), noise(width, 3));
+            let eps = 1e-5;
+            let mut layer = vec![0.0; x.len()];
+            let mut rms = layer.clone();
+            layer_norm(&x, &weight, Some(&bias), eps, &mut layer);
+            rms_norm(&x, &weight, eps, &mut rms);
+            let (mut layer_truth, mut rms_truth) = (vec![], vec![]);
+            for row in x.chunks(width) {
+                let n = width as f64;
+                let mean = row.iter().map(|&v| v as f64).sum::<f64>() / n;
+                let variance = row.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
+                let square = row.iter().map(|&v| (v as f64).powi(2)).sum::<f64>() / n;
+                for i in 0..width {
+                    let (v, w, b) = (row[i] as f64, weight[i] as f64, bias[i] as f64);
+                    layer_truth.push((v - mean) / (variance + eps).sqrt() * w + b);
+                    rms_truth.push(v / (square + eps).sqrt() * w);
+                }
+            }
+            if width > 1 {
+                assert_close(&layer, &layer_truth);
+            }
+            assert_close(&rms, &rms_truth);
+        }
+    }
+
+    #[test]
+    fn a_fused_sum_equals_the_sum_then_the_norm() {
+        let (count, width) = (31, 577);
+        let (x, r, w, b) =
+            (noise(count * width, 1), noise(count * width, 2), noise(width, 3), noise(width, 4));
+        let total: Vec<f32> = x.iter().zip(&r).map(|(x, r)| x + r).collect();
+        let (mut want, mut got, mut sum) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; x.len()]);
+        layer_norm(&total, &w, Some(&b), 1e-5, &mut want);
+        add_layer_norm(&x, &r, &w, Some(&b), 1e-5, Some(&mut sum), &mut got);
+        assert_eq!((&sum, &got), (&total, &want));
+        rms_norm(&total, &w, 1e-5, &mut want);
+        add_rms_norm(&x, &r, &w, 1e-5, None, &mut got);
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn softmax_sums_to_one_and_masks_to_zero() {
+        let (count, width) = (40, 131);
+        let mut x = noise(count * width, 5);
+        for row in x.chunks_mut(width) {
+            row[3] = f32::NEG_INFINITY;
+            row[4] += 1000.0;
+        }
+        softmax(&mut x, width);
+        for row in x.chunks(width) {
+            assert_eq!(row[3], 0.0);
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        }
+        let mut x = noise(width, 6);
+        let top = x.iter().fold(f64::MIN, |a, &b| a.max(b as f64));
+        let sum: f64 = x.iter().map(|&v| (v as f64 - top).exp()).sum();
+        let want: Vec<f64> = x.iter().map(|&v| (v as f64 - top).exp() / sum).collect();
+        softmax(&mut x, width);
+        assert_close(&x, &want);
+    }
+
+    #[test]
+    fn unit_rows_have_length_one_and_zero_stays_zero() {
+        let mut x = noise(3 * 50, 7);
+        x[50..100].fill(0.0);
+        l2_normalize(&mut x, 50, 1e-12);
+        let length = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        assert!((length(&x[..50]) - 1.0).abs() < 1e-6);
+        assert!(x[50..100].iter().all(|&v| v == 0.0));
+    }
+}
