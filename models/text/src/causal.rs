@@ -44,8 +44,8 @@ pub trait CausalLm: Model {
     /// `(batch, time, width)` after the last norm; `cache` is read and extended.
     fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor>;
 
-    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`.
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`; none if the checkpoint has no head.
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>>;
 }
 
 /// A network with its tokenizer and its manners: the exhibit of every decoder-only family.
@@ -170,25 +170,22 @@ impl<M: CausalLm> LanguageModel<M> {
             inputs.get("position_ids"),
             inputs.get("token_type_ids"),
         )?;
-        let logits = self.network.logits(&hidden)?;
         let mut out = Tensors::new();
-        if let Some(mask) = inputs.get("attention_mask") {
-            // The last real token of each row.
-            let rows = words::real_tokens(mask)?;
-            let last = rows.iter().enumerate().map(|(r, row)| {
-                let t = row.iter().rposition(|real| *real).unwrap_or(0);
-                logits.i((r, t))
-            });
+        if let Some(logits) = self.network.logits(&hidden)? {
+            let last = match inputs.get("attention_mask") {
+                None => vec![logits.dim(1)?.saturating_sub(1); logits.dim(0)?],
+                Some(mask) => {
+                    let last = |row: &Vec<bool>| row.iter().rposition(|real| *real).unwrap_or(0);
+                    words::real_tokens(mask)?.iter().map(last).collect()
+                }
+            };
+            let last = last.into_iter().enumerate().map(|(row, time)| logits.i((row, time)));
             let last = Tensor::stack(&last.collect::<candle_core::Result<Vec<_>>>()?, 0)?;
             out.insert("next_token".into(), last.argmax(D::Minus1)?.to_dtype(DType::I64)?);
             out.insert("last_logits".into(), last);
-        } else {
-            let last = logits.narrow(1, logits.dim(1)? - 1, 1)?.squeeze(1)?;
-            out.insert("next_token".into(), last.argmax(D::Minus1)?.to_dtype(DType::I64)?);
-            out.insert("last_logits".into(), last);
+            out.insert("logits".into(), logits);
         }
         out.insert("last_hidden_state".into(), hidden);
-        out.insert("logits".into(), logits);
         Ok(out)
     }
 
@@ -274,7 +271,7 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
         let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
         let hidden = self.network.hidden(&step, cache)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
-        self.network.logits(&last)
+        self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
     }
 
     fn max_positions(&self) -> Option<usize> {

@@ -158,8 +158,8 @@ impl CausalLm for Gpt1 {
         Ok(x)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.lm_head.forward(hidden)
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.lm_head.forward(hidden)?))
     }
 }
 

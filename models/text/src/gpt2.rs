@@ -163,8 +163,8 @@ impl CausalLm for Gpt2 {
         self.ln_f.forward(&x)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.lm_head.forward(hidden)
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.lm_head.forward(hidden)?))
     }
 }
 

@@ -19,6 +19,9 @@ use crate::causal::{CausalLm, Step};
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
     /// Width of every activation.
@@ -134,7 +137,8 @@ pub struct Llama {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: RmsNorm,
-    lm_head: Linear,
+    /// Absent from the bare `LlamaModel`.
+    lm_head: Option<Linear>,
     rope: Rope,
 }
 
@@ -171,13 +175,15 @@ impl Model for Llama {
             .map(|i| Block::load(c, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
-        let lm_head = match c.tie_word_embeddings {
-            true => {
+        let bare = c.architectures.first().is_some_and(|name| name == "LlamaModel");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
                 // Some releases save a copy of the table under the head's name.
                 w.skip("lm_head");
-                embed_tokens.as_linear()
+                Some(embed_tokens.as_linear())
             }
-            false => w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?,
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
         };
         let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
@@ -210,8 +216,8 @@ impl CausalLm for Llama {
         self.norm.forward(&x)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.lm_head.forward(hidden)
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
     }
 }
 
