@@ -161,7 +161,7 @@ struct Product<'a> {
 unsafe impl Sync for Product<'_> {}
 
 /// Products of fewer terms than this are not worth another thread.
-const SMALL: usize = 1 << 16;
+pub(super) const SMALL: usize = 1 << 16;
 /// The most rows for which reading the weight in place along the sum beats packing it.
 const DOT_ROWS: usize = 24;
 /// Terms of the sums that a packed block covers.
@@ -235,6 +235,25 @@ struct Job<'a> {
     product: &'a Product<'a>,
     way: Way,
     part: Part,
+}
+
+/// `y = x · w` on this thread alone, `x` being `(rows, length)` and `w` f32 that lies as `layout` says; all are given
+/// with the distance from one row to the next.
+///
+/// # Safety
+/// The processor has `S`; pointers are valid for their rows; nobody else touches `y`.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd>(
+    (x, rows): ((*const f32, usize), usize),
+    (w, w_stride, layout): (*const f32, usize, Layout),
+    (length, columns): (usize, usize),
+    y: (*mut f32, usize),
+) {
+    let w = w.cast();
+    let product = Product { x, w, w_stride, elem: Elem::F32, layout, y, length, bias: None, finish: None };
+    let part = Part { r: 0, rows, c: 0, columns };
+    // SAFETY: the caller's promise.
+    unsafe { Job { product: &product, way: product.way(rows), part }.with_elem::<S, f32>() }
 }
 
 impl Task for Job<'_> {
@@ -391,4 +410,4 @@ impl Drop for Scratch {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! CPU kernels, chosen at run time by what the processor has. The only room with SIMD and the only one, besides
 //! the memory map, with `unsafe`.
 
+pub mod attention;
 pub mod cpu;
 pub mod elementwise;
 pub mod matmul;

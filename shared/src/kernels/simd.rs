@@ -36,7 +36,6 @@ pub(crate) fn dispatch(isa: Isa, task: impl Task) {
 /// # Safety
 /// Every method asks that the processor has the instruction set, and that pointers may be read or written for as
 /// many elements as the name says; nothing need be aligned.
-#[allow(dead_code)]
 pub(crate) trait Simd: Copy + 'static {
     type V: Copy;
     const LANES: usize;
@@ -58,8 +57,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// The larger of each pair; `b` where either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// `value` where `x >= bound`, else 0.
-    unsafe fn keep_from(bound: Self::V, x: Self::V, value: Self::V) -> Self::V;
+    /// 0 where `x < bound`, else `value`.
+    unsafe fn zero_below(bound: Self::V, x: Self::V, value: Self::V) -> Self::V;
     /// The nearest integers, halves to even.
     unsafe fn round(v: Self::V) -> Self::V;
     /// 2 to the power of integers from -126 to 127.
@@ -105,6 +104,31 @@ pub(crate) trait Simd: Copy + 'static {
             p.cast::<u8>().copy_to_nonoverlapping(lanes.as_mut_ptr().cast(), n * size_of_val(&lanes[0]));
             Self::load_f16(lanes.as_ptr())
         }
+    }
+}
+
+/// e to the power of `x`, for `x` up to 88, within 2 units in the last place; 0 where that is subnormal.
+///
+/// # Safety
+/// The processor must have `S`.
+#[inline(always)]
+pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+    /// Below this the result is subnormal.
+    const LOWEST: f32 = -87.336_54;
+    // SAFETY: promised by the caller.
+    unsafe {
+        let lowest = S::splat(LOWEST);
+        let clamped = S::max(lowest, x);
+        let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, the first with so few bits that its product with n is exact.
+        let r = S::fma(n, S::splat(-0.693_359_4), clamped);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        let y = S::add(S::fma(S::mul(r, r), p, r), S::splat(1.0));
+        S::zero_below(lowest, x, S::mul(y, S::power_of_two(n)))
     }
 }
 
@@ -168,8 +192,8 @@ impl Simd for Portable {
         Self::zip(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    unsafe fn keep_from(bound: Self::V, x: Self::V, value: Self::V) -> Self::V {
-        let keep = |i: usize| if x[i] >= bound[i] { value[i] } else { 0.0 };
+    unsafe fn zero_below(bound: Self::V, x: Self::V, value: Self::V) -> Self::V {
+        let keep = |i: usize| if x[i] < bound[i] { 0.0 } else { value[i] };
         [keep(0), keep(1), keep(2), keep(3)]
     }
     #[inline(always)]
@@ -263,8 +287,8 @@ pub(crate) mod x86 {
             unsafe { _mm256_max_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn keep_from(bound: __m256, x: __m256, value: __m256) -> __m256 {
-            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x, bound), value) }
+        unsafe fn zero_below(bound: __m256, x: __m256, value: __m256) -> __m256 {
+            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), value) }
         }
         #[inline(always)]
         unsafe fn round(v: __m256) -> __m256 {
@@ -374,8 +398,8 @@ pub(crate) mod x86 {
             unsafe { _mm512_max_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn keep_from(bound: __m512, x: __m512, value: __m512) -> __m512 {
-            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, bound), value) }
+        unsafe fn zero_below(bound: __m512, x: __m512, value: __m512) -> __m512 {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, bound), value) }
         }
         #[inline(always)]
         unsafe fn round(v: __m512) -> __m512 {
@@ -524,8 +548,8 @@ pub(crate) mod neon {
             unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
         }
         #[inline(always)]
-        unsafe fn keep_from(bound: float32x4_t, x: float32x4_t, value: float32x4_t) -> float32x4_t {
-            unsafe { vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(x, bound), vreinterpretq_u32_f32(value))) }
+        unsafe fn zero_below(bound: float32x4_t, x: float32x4_t, value: float32x4_t) -> float32x4_t {
+            unsafe { vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(value), vcltq_f32(x, bound))) }
         }
         #[inline(always)]
         unsafe fn round(v: float32x4_t) -> float32x4_t {

@@ -1,0 +1,378 @@
+//! Scaled dot-product attention over views into caches.
+//!
+//! A job is a block of queries of all heads that share one key head. Its scores fit the second-level cache, so that
+//! each is touched three times there: written by `q · kᵀ`, turned into weights, and read by `· v`.
+
+use super::cpu::{Isa, isa};
+use super::matmul::{Layout, SMALL, Scratch, multiply};
+use super::pool::{parallel_for, threads};
+use super::simd::{Simd, Task, dispatch, exp};
+use std::ops::Range;
+
+/// The sizes of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Heads of the queries, a multiple of `kv_heads`; query head `h` reads key head `h / (heads / kv_heads)`.
+    pub heads: usize,
+    /// Heads of the keys and values.
+    pub kv_heads: usize,
+    /// Queries in each sequence.
+    pub queries: usize,
+    /// Keys in each sequence.
+    pub keys: usize,
+    /// Elements of a query, a key and a value.
+    pub dim: usize,
+}
+
+/// Vectors by batch, head and time, wherever they lie. The elements of one vector are contiguous.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Begins with the first element of the first vector.
+    pub data: &'a [f32],
+    /// Elements from one sequence to the next.
+    pub batch: usize,
+    /// Elements from one head to the next.
+    pub head: usize,
+    /// Elements from one time to the next.
+    pub time: usize,
+}
+
+impl View<'_> {
+    fn holds(&self, batch: usize, heads: usize, times: usize, dim: usize) -> bool {
+        let last = (batch - 1) * self.batch + (heads - 1) * self.head + (times - 1) * self.time;
+        last + dim <= self.data.len()
+    }
+
+    fn at(&self, batch: usize, head: usize, time: usize) -> *const f32 {
+        self.data[batch * self.batch + head * self.head + time * self.time..].as_ptr()
+    }
+}
+
+/// Numbers added to the scores, by batch, query head, query and key. The keys of one query are contiguous; a stride
+/// of 0 repeats.
+#[derive(Debug, Clone, Copy)]
+pub struct Bias<'a> {
+    /// Begins with the number of the first query and key.
+    pub data: &'a [f32],
+    /// Elements from one sequence to the next.
+    pub batch: usize,
+    /// Elements from one head to the next.
+    pub head: usize,
+    /// Elements from one query to the next.
+    pub query: usize,
+}
+
+/// Which keys a query sees. The default is all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mask<'a> {
+    /// Query `i` sees keys up to `i + offset`, itself included.
+    pub causal: Option<Causal>,
+    /// For each sequence, the first key that is not padding.
+    pub first_key: Option<&'a [usize]>,
+    /// Added to the scores.
+    pub bias: Option<Bias<'a>>,
+    /// For each query head, the score of a further key whose value is zero (an attention sink).
+    pub sinks: Option<&'a [f32]>,
+}
+
+/// The keys up to a query's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Causal {
+    /// The key that belongs to query 0; with a cache, the number of keys before the queries' own.
+    pub offset: usize,
+    /// A query sees only this many keys, its own the last of them.
+    pub window: Option<usize>,
+}
+
+impl Mask<'_> {
+    /// The keys that query `i` of sequence `batch` may see, of `keys`.
+    fn range(&self, batch: usize, i: usize, keys: usize) -> Range<usize> {
+        let first = self.first_key.map_or(0, |first| first[batch]);
+        let (low, high) = match self.causal {
+            None => (0, keys),
+            Some(Causal { offset, window }) => {
+                let end = i.saturating_add(offset).saturating_add(1);
+                (window.map_or(0, |w| end.saturating_sub(w)), end.min(keys))
+            }
+        };
+        let low = low.max(first).min(high);
+        low..high
+    }
+}
+
+/// `softmax(scale · q kᵀ + mask) v`, computed in f32.
+///
+/// `q`: `(batch, heads, queries, dim)`; `k`, `v`: `(batch, kv_heads, keys, dim)`, all by strides.
+/// `y`: `(batch, queries, heads, dim)` without gaps, overwritten: ready for the output projection.
+/// A query that sees no key gives zeros.
+///
+/// # Panics
+/// If a view is too short for its strides, `heads` is no multiple of `kv_heads`, or `y` has another length.
+///
+/// ```
+/// use fauna_shared::kernels::attention::{Causal, Mask, Sizes, View, attend};
+/// let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, queries: 2, keys: 2, dim: 1 };
+/// let view = |data| View { data, batch: 2, head: 2, time: 1 };
+/// let causal = Mask { causal: Some(Causal { offset: 0, window: None }), ..Mask::default() };
+/// let mut y = [0.0; 2];
+/// attend(&sizes, view(&[0.0, 0.0]), view(&[5.0, 7.0]), view(&[2.0, 4.0]), 1.0, &causal, &mut y);
+/// assert_eq!(y, [2.0, 3.0]);
+/// ```
+pub fn attend(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask, y: &mut [f32]) {
+    attend_on(isa(), sizes, q, k, v, scale, mask, y);
+}
+
+/// Scores that one job keeps: 256 KiB.
+const SCORES: usize = 1 << 16;
+/// Rows (queries times heads of a group) of a block, at least where there are as many, and at most.
+const BLOCK_ROWS: (usize, usize) = (48, 192);
+/// Fewer keys than this are not split between threads.
+const LEAST_KEYS: usize = 256;
+
+#[allow(clippy::too_many_arguments)]
+fn attend_on(isa: Isa, sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask, y: &mut [f32]) {
+    let Sizes { batch, heads, kv_heads, queries, keys, dim } = *sizes;
+    assert_eq!(y.len(), batch * queries * heads * dim, "y is not batch by queries by heads by dim");
+    if y.is_empty() {
+        return;
+    }
+    assert!(kv_heads > 0 && heads % kv_heads == 0, "{heads} heads cannot share {kv_heads}");
+    assert!(q.holds(batch, heads, queries, dim), "q is too short for its strides");
+    assert!(keys == 0 || k.holds(batch, kv_heads, keys, dim), "k is too short for its strides");
+    assert!(keys == 0 || v.holds(batch, kv_heads, keys, dim), "v is too short for its strides");
+    assert!(mask.first_key.is_none_or(|f| f.len() == batch), "first_key is not one per sequence");
+    assert!(mask.sinks.is_none_or(|s| s.len() == heads), "sinks are not one per head");
+    if let Some(b) = mask.bias {
+        let last = (batch - 1) * b.batch + (heads - 1) * b.head + (queries - 1) * b.query;
+        assert!(last + keys <= b.data.len(), "the bias is too short for its strides");
+    }
+
+    let group = heads / kv_heads;
+    let threads = threads();
+    let alone = threads == 1 || batch * heads * queries * keys * dim < SMALL;
+    // Queries of a block: as many as keep the scores in cache, fewer where threads would go idle.
+    let rows = (SCORES / keys.max(1)).clamp(BLOCK_ROWS.0, BLOCK_ROWS.1);
+    let mut blocks = queries.div_ceil(rows.div_ceil(group));
+    let idle = |jobs: usize| if alone { 1 } else { (threads * 4).div_ceil(jobs) };
+    blocks = (blocks * idle(batch * kv_heads * blocks)).min(queries.div_ceil(16)).max(blocks);
+    let step = queries.div_ceil(blocks);
+    let blocks = queries.div_ceil(step);
+    // Decoding has few jobs, and many keys: those are split then.
+    let jobs = batch * kv_heads * blocks;
+    let chunks = if queries == 1 { idle(jobs).min(keys / LEAST_KEYS).max(1) } else { 1 };
+    let chunk = keys.div_ceil(chunks).max(1);
+
+    // What a row leaves where its keys are split: its largest score, the sum of its weights, its weighted values.
+    let mut partial = vec![0f32; if chunks > 1 { batch * heads * chunks * (dim + 2) } else { 0 }];
+    let attention = Attention {
+        sizes,
+        q,
+        k,
+        v,
+        scale,
+        mask,
+        y: y.as_mut_ptr(),
+        partial: if chunks > 1 { Some((partial.as_mut_ptr(), chunks)) } else { None },
+    };
+    let job = |job: usize| {
+        let (c, job) = (job % chunks, job / chunks);
+        let (block, job) = (job % blocks, job / blocks);
+        let (first, low) = (block * step, c * chunk);
+        dispatch(
+            isa,
+            Block {
+                all: &attention,
+                batch: job / kv_heads,
+                kv_head: job % kv_heads,
+                queries: first..(first + step).min(queries),
+                keys: low..(low + chunk).min(keys),
+                chunk: c,
+            },
+        );
+    };
+    if alone {
+        (0..jobs * chunks).for_each(job)
+    } else {
+        parallel_for(jobs * chunks, job)
+    }
+    if chunks > 1 {
+        for (row, y) in y.chunks_exact_mut(dim).enumerate() {
+            let parts = partial[row * chunks * (dim + 2)..][..chunks * (dim + 2)].chunks_exact(dim + 2);
+            combine(parts, mask.sinks.map(|s| s[row % heads]), y);
+        }
+    }
+}
+
+/// Joins what the chunks of one row's keys gave.
+fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, sink: Option<f32>, y: &mut [f32]) {
+    let most = parts.clone().map(|p| p[0]).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
+    let mut sum = sink.map_or(0.0, |s| (s - most).exp());
+    y.fill(0.0);
+    for part in parts.filter(|p| p[0] > f32::NEG_INFINITY || p[1].is_nan()) {
+        let weight = (part[0] - most).exp();
+        sum += weight * part[1];
+        y.iter_mut().zip(&part[2..]).for_each(|(y, value)| *y += weight * value);
+    }
+    let scale = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+    y.iter_mut().for_each(|y| *y *= scale);
+}
+
+/// One call.
+struct Attention<'a> {
+    sizes: &'a Sizes,
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+    scale: f32,
+    mask: &'a Mask<'a>,
+    y: *mut f32,
+    /// Where rows whose keys are split leave their parts, and how many parts a row has.
+    partial: Option<(*mut f32, usize)>,
+}
+
+// SAFETY: the views and the mask are only read, and blocks write distinct rows of `y` or of `partial`.
+unsafe impl Sync for Attention<'_> {}
+
+/// One job: some queries of one group of heads, and some keys.
+struct Block<'a> {
+    all: &'a Attention<'a>,
+    batch: usize,
+    kv_head: usize,
+    queries: Range<usize>,
+    keys: Range<usize>,
+    chunk: usize,
+}
+
+impl Task for Block<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (a, b) = (self.all, self.batch);
+        let Sizes { heads, kv_heads, queries, keys, dim, .. } = *a.sizes;
+        let group = heads / kv_heads;
+        let rows = self.queries.len() * group;
+        // Row `r` is a query and one of the heads of the group.
+        let row = |r: usize| (self.queries.start + r / group, self.kv_head * group + r % group);
+        let range = |query: usize| {
+            let all = a.mask.range(b, query, keys);
+            let low = all.start.max(self.keys.start);
+            low..all.end.min(self.keys.end).max(low)
+        };
+        // The keys that any of the rows sees; ranges move to the right with the query.
+        let low = range(self.queries.start).start;
+        let seen = range(self.queries.end - 1).end.saturating_sub(low);
+
+        let stride = seen.next_multiple_of(16);
+        let mut scratch = Scratch::new(rows * (2 * dim + stride));
+        let scores = scratch.as_mut_ptr();
+        // SAFETY: the scratch holds `rows` scores, queries and outputs; `attend_on` checked the views and `y`, and
+        // no other block has these rows and keys.
+        unsafe {
+            let query = scores.add(rows * stride);
+            let out = query.add(rows * dim);
+            for r in 0..rows {
+                let (i, head) = row(r);
+                let from = std::slice::from_raw_parts(a.q.at(b, head, i), dim);
+                let to = std::slice::from_raw_parts_mut(query.add(r * dim), dim);
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from * a.scale);
+            }
+            if seen > 0 {
+                let k = (a.k.at(b, self.kv_head, low), a.k.time, Layout::OutIn);
+                multiply::<S>(((query, dim), rows), k, (dim, seen), (scores, stride));
+            }
+            let mut sums = Scratch::new(2 * rows);
+            let sums = sums.as_mut_ptr();
+            for r in 0..rows {
+                let (i, head) = row(r);
+                let range = range(i);
+                let range = range.start.clamp(low, low + seen)..range.end.clamp(low, low + seen);
+                let all = std::slice::from_raw_parts_mut(scores.add(r * stride), seen);
+                let mine = &mut all[range.start - low..range.end - low];
+                if let Some(bias) = a.mask.bias {
+                    let at = b * bias.batch + head * bias.head + i * bias.query;
+                    let bias = &bias.data[at..][range.clone()];
+                    mine.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+                }
+                let sink = a.mask.sinks.filter(|_| a.partial.is_none()).map(|s| s[head]);
+                let (most, sum) = weigh::<S>(mine, sink);
+                all[..range.start - low].fill(0.0);
+                all[range.end - low..].fill(0.0);
+                (*sums.add(2 * r), *sums.add(2 * r + 1)) = (most, sum);
+            }
+            if seen > 0 {
+                let v = (a.v.at(b, self.kv_head, low), a.v.time, Layout::InOut);
+                multiply::<S>(((scores, stride), rows), v, (seen, dim), (out, dim));
+            } else {
+                std::slice::from_raw_parts_mut(out, rows * dim).fill(0.0);
+            }
+            for r in 0..rows {
+                let (i, head) = row(r);
+                let from = std::slice::from_raw_parts(out.add(r * dim), dim);
+                let (most, sum) = (*sums.add(2 * r), *sums.add(2 * r + 1));
+                let at = (b * queries + i) * heads + head;
+                let (to, scale) = match a.partial {
+                    None => (a.y.add(at * dim), if sum == 0.0 { 0.0 } else { 1.0 / sum }),
+                    Some((partial, chunks)) => {
+                        let part = partial.add((at * chunks + self.chunk) * (dim + 2));
+                        (*part, *part.add(1)) = (most, sum);
+                        (part.add(2), 1.0)
+                    }
+                };
+                let to = std::slice::from_raw_parts_mut(to, dim);
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+            }
+        }
+    }
+}
+
+/// Turns scores into weights that want dividing by their sum: `exp(score - most)`. Returns `most`, the largest score,
+/// and the sum; both count the sink.
+///
+/// # Safety
+/// The processor has `S`.
+#[inline(always)]
+unsafe fn weigh<S: Simd>(scores: &mut [f32], sink: Option<f32>) -> (f32, f32) {
+    let (p, n) = (scores.as_mut_ptr(), scores.len());
+    let whole = n / S::LANES * S::LANES;
+    // SAFETY: all vectors begin below `whole` or are the last, cut short.
+    unsafe {
+        let mut most = S::splat(sink.unwrap_or(f32::NEG_INFINITY));
+        for i in (0..whole).step_by(S::LANES) {
+            most = S::max(S::load(p.add(i)), most);
+        }
+        let most = scores[whole..].iter().copied().fold(lanes::<S>(most, f32::max), f32::max);
+        if most == f32::NEG_INFINITY {
+            // Nothing is seen; a NaN stays one.
+            let sum = scores.iter().map(|s| if s.is_nan() { *s } else { 0.0 }).sum();
+            scores.fill(0.0);
+            return (most, sum);
+        }
+        let less = S::splat(-most);
+        let mut sum = S::splat(0.0);
+        for i in (0..whole).step_by(S::LANES) {
+            let weight = exp::<S>(S::add(S::load(p.add(i)), less));
+            S::store(p.add(i), weight);
+            sum = S::add(sum, weight);
+        }
+        let mut sum = lanes::<S>(sum, |a, b| a + b);
+        if whole < n {
+            let weight = exp::<S>(S::add(S::load_n(p.add(whole), n - whole), less));
+            S::store_n(p.add(whole), weight, n - whole);
+            sum += scores[whole..].iter().sum::<f32>();
+        }
+        (most, sum + sink.map_or(0.0, |s| (s - most).exp()))
+    }
+}
+
+/// Joins the lanes of a vector.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(v: S::V, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut all = [0f32; 16];
+    // SAFETY: no vector has more than 16 lanes.
+    unsafe { S::store(all.as_mut_ptr(), v) };
+    all[1..S::LANES].iter().fold(all[0], |a, &b| join(a, b))
+}
+
+#[cfg(test)]
+mod tests;
