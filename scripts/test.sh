@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Fetches the two small real checkpoints the tests use (170 MB, once), then runs every test: units, parity cases,
+# the sweep over all families, whole programs, the README's blocks.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+./scripts/fetch_test_models.sh
+cargo test --workspace --quiet "$@"

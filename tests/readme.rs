@@ -1,0 +1,106 @@
+//! Every `console` block of the README runs, and prints what it says it prints.
+//!
+//! A block is commands after `$ ` and, below each, what it writes on standard output. A line of `…` stands for any
+//! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder.
+
+#![cfg(feature = "cli")]
+
+use std::process::Command;
+
+struct Step {
+    line: usize,
+    command: String,
+    expected: Vec<String>,
+}
+
+fn steps(readme: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut inside = false;
+    for (number, line) in readme.lines().enumerate() {
+        match line {
+            "```console" => inside = true,
+            "```" => inside = false,
+            _ if !inside => {}
+            _ => match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => {
+                    steps.push(Step { line: number + 1, command: command.to_string(), expected: Vec::new() })
+                }
+                (None, Some(step)) => step.expected.push(line.trim_end().to_string()),
+                (None, None) => panic!("README.md:{}: output without a command", number + 1),
+            },
+        }
+    }
+    steps
+}
+
+/// Whether `line` is `pattern` with any text for each `…`.
+fn line_matches(pattern: &str, line: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
+    match patterns.split_first() {
+        None => lines.is_empty(),
+        Some((pattern, more)) if pattern == "…" => (0..=lines.len()).any(|skip| lines_match(more, &lines[skip..])),
+        Some((pattern, more)) => match lines.split_first() {
+            Some((line, rest)) => line_matches(pattern, line) && lines_match(more, rest),
+            None => false,
+        },
+    }
+}
+
+#[test]
+fn every_block_prints_what_it_says() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_fauna"));
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let steps = steps(&readme);
+    assert!(steps.len() >= 8, "only {} commands in the README", steps.len());
+    for step in steps {
+        let out = Command::new("sh")
+            .args(["-c", &step.command])
+            .current_dir(folder.path())
+            .env("PATH", &path)
+            .env("HF_HUB_OFFLINE", "1")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(out.stdout).unwrap();
+        let lines: Vec<&str> = printed.lines().map(str::trim_end).collect();
+        let mut expected = step.expected.clone();
+        while expected.last().is_some_and(String::is_empty) {
+            expected.pop();
+        }
+        assert!(
+            lines_match(&expected, &lines),
+            "README.md:{}: {}\nwanted:\n{}\nprinted:\n{printed}\non standard error:\n{}",
+            step.line,
+            step.command,
+            expected.join("\n"),
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
+
+#[test]
+fn an_ellipsis_stands_for_any_text_and_any_lines() {
+    let pattern = |lines: &[&str]| lines.iter().map(|line| line.to_string()).collect::<Vec<_>>();
+    assert!(lines_match(&pattern(&["a … c", "…", "z"]), &["a b c", "x", "y", "z"]));
+    assert!(!lines_match(&pattern(&["a … c", "…", "z"]), &["a b d", "z"]));
+    assert!(!lines_match(&pattern(&["a"]), &["a", "b"]));
+}
