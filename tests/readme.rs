@@ -56,7 +56,9 @@ fn line_matches(pattern: &str, line: &str) -> bool {
 fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
     match patterns.split_first() {
         None => lines.is_empty(),
-        Some((pattern, more)) if pattern == "…" => (0..=lines.len()).any(|skip| lines_match(more, &lines[skip..])),
+        Some((pattern, more)) if pattern == "…" => {
+            (0..=lines.len()).any(|skip| lines_match(more, &lines[skip..]))
+        }
         Some((pattern, more)) => match lines.split_first() {
             Some((line, rest)) => line_matches(pattern, line) && lines_match(more, rest),
             None => false,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::kernels::attention as kernel;
 use crate::{Error, Result};
 
 /// Which keys a query may see. Cheap to clone.
@@ -26,8 +27,27 @@ pub struct Mask {
 struct Padding {
     keys: usize,
     real: Vec<Vec<bool>>,
-    /// The same as numbers to add: 0 or -∞, `(batch, keys)`.
-    additive: Vec<f32>,
+    /// How the CPU kernel takes it.
+    kernel: ForKernel,
+}
+
+#[derive(Debug)]
+enum ForKernel {
+    /// Padding on the left only: the first real key of each row.
+    FirstKey(Vec<usize>),
+    /// Any other: 0 or -∞ to add, `(batch, keys)`.
+    Bias(Vec<f32>),
+}
+
+impl ForKernel {
+    fn new(real: &[Vec<bool>]) -> Self {
+        let first: Vec<usize> =
+            real.iter().map(|row| row.iter().take_while(|real| !**real).count()).collect();
+        if real.iter().zip(&first).all(|(row, first)| row[*first..].iter().all(|real| *real)) {
+            return Self::FirstKey(first);
+        }
+        Self::Bias(real.iter().flatten().map(|real| if *real { 0.0 } else { f32::NEG_INFINITY }).collect())
+    }
 }
 
 impl Mask {
@@ -41,7 +61,7 @@ impl Mask {
         Self { causal: true, ..Self::default() }
     }
 
-    /// A query sees only the `window` latest of the keys it would see, itself included.
+    /// A causal query sees only the `window` latest of the keys it would see, itself included.
     pub fn with_window(self, window: Option<usize>) -> Self {
         Self { window, ..self }
     }
@@ -58,16 +78,14 @@ impl Mask {
         if real.iter().flatten().all(|real| *real) {
             return Ok(Self { padding: None, ..self });
         }
-        let additive =
-            real.iter().flatten().map(|real| if *real { 0.0 } else { f32::NEG_INFINITY }).collect();
-        Ok(Self { padding: Some(Arc::new(Padding { keys, real: real.to_vec(), additive })), ..self })
+        let padding = Padding { keys, real: real.to_vec(), kernel: ForKernel::new(real) };
+        Ok(Self { padding: Some(Arc::new(padding)), ..self })
     }
 
     /// Whether query `query` (counted among the keys) of row `row` sees `key`, of `keys` keys.
     pub fn sees(&self, row: usize, query: usize, key: usize, keys: usize) -> bool {
         key < keys
-            && (!self.causal || key <= query)
-            && self.window.is_none_or(|window| key + window > query)
+            && (!self.causal || (key <= query && self.window.is_none_or(|window| key + window > query)))
             && self.padding.as_ref().is_none_or(|padding| padding.real[row][key])
     }
 
@@ -79,6 +97,20 @@ impl Mask {
         self.padding.as_ref().is_none_or(|p| p.keys == keys && p.real.len() == batch)
     }
 
+    /// For queries that stand at `keys - queries` and after.
+    pub(super) fn kernel(&self, queries: usize, keys: usize) -> kernel::Mask<'_> {
+        let causal = kernel::Causal { offset: keys.saturating_sub(queries), window: self.window };
+        let mask = kernel::Mask { causal: self.causal.then_some(causal), ..kernel::Mask::default() };
+        match self.padding.as_ref().map(|padding| &padding.kernel) {
+            None => mask,
+            Some(ForKernel::FirstKey(first)) => kernel::Mask { first_key: Some(first), ..mask },
+            Some(ForKernel::Bias(bias)) => {
+                let bias = kernel::Bias { data: bias, batch: keys, head: 0, query: 0 };
+                kernel::Mask { bias: Some(bias), ..mask }
+            }
+        }
+    }
+
     /// What to add to the scores, a large negative number where a query may not look, and 1 or 0 for queries that see
     /// something or nothing: `(batch or 1, 1, queries, keys)` and `(batch or 1, 1, queries, 1)`.
     pub(super) fn additive(
@@ -88,7 +120,7 @@ impl Mask {
         keys: usize,
         device: &Device,
     ) -> Result<Option<(Tensor, Tensor)>> {
-        if !self.causal && self.window.is_none() && self.padding.is_none() {
+        if !self.causal && self.padding.is_none() {
             return Ok(None);
         }
         let rows = if self.padding.is_some() { batch } else { 1 };

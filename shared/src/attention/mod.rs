@@ -13,6 +13,7 @@ pub use cache::{Cache, LayerCache};
 pub use mask::Mask;
 pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
+use crate::kernels::attention as kernel;
 use crate::nn::host;
 use crate::{Error, ErrorKind, Result};
 
@@ -30,6 +31,7 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     let fits = k_batch == batch
         && k_width == width
         && v.dims4()? == (batch, keys, kv_heads, width)
+        && batch * queries * keys * width > 0
         && kv_heads > 0
         && heads.is_multiple_of(kv_heads)
         && (!mask.is_causal() || queries <= keys)
@@ -39,6 +41,20 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
             ErrorKind::Compute,
             format!("attention over q {:?}, k {:?}, v {:?}, {mask:?}", q.dims(), k.dims(), v.dims()),
         ));
+    }
+    if host::serves(q) && host::serves(k) && host::serves(v) {
+        let (q, k, v) = (rows_together(q)?, rows_together(k)?, rows_together(v)?);
+        let sizes = kernel::Sizes { batch, heads, kv_heads, queries, keys, dim: width };
+        let mut out = vec![0f32; batch * queries * heads * width];
+        host::read_strided(&q, |qs| {
+            host::read_strided(&k, |ks| {
+                host::read_strided(&v, |vs| {
+                    let (q, k, v) = (view(qs, &q), view(ks, &k), view(vs, &v));
+                    kernel::attend(&sizes, q, k, v, scale as f32, &mask.kernel(queries, keys), &mut out);
+                })
+            })
+        })???;
+        return Ok(Tensor::from_vec(out, (batch, queries, heads * width), q.device())?);
     }
     let group = heads / kv_heads;
     let q = q.transpose(1, 2)?.contiguous()?;
@@ -54,6 +70,17 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     };
     let out = weights.to_dtype(v.dtype())?.matmul(&v)?;
     Ok(out.transpose(1, 2)?.reshape((batch, queries, heads * width))?)
+}
+
+/// `x` with the elements of each of its vectors side by side, as the kernel needs them; most often `x` itself.
+fn rows_together(x: &Tensor) -> Result<Tensor> {
+    Ok(if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? })
+}
+
+/// How `x`, `(batch, time, heads, width)`, lies in its storage, whose part from its first element on is `data`.
+fn view<'a>(data: &'a [f32], x: &Tensor) -> kernel::View<'a> {
+    let stride = x.stride();
+    kernel::View { data, batch: stride[0], time: stride[1], head: stride[2] }
 }
 
 /// `(batch, kv heads, keys, width)` with every head `group` times in a row.

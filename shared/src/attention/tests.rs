@@ -43,6 +43,10 @@ fn a_query_that_sees_nothing_gets_zeros() {
     let mask = Mask::causal().with_padding(&[vec![false, false, true]]).unwrap();
     let out = attend(&x, &x, &x, &mask, 0.5).unwrap();
     close(&out.narrow(1, 0, 2).unwrap(), &tensor(vec![0.0; 16], &[1, 2, 8]), 0.0);
+    // Padding at both ends, which the kernel takes another way.
+    let mask = Mask::causal().with_padding(&[vec![false, true, false]]).unwrap();
+    let out = attend(&x, &x, &x, &mask, 0.5).unwrap();
+    close(&out.narrow(1, 0, 1).unwrap(), &tensor(vec![0.0; 8], &[1, 1, 8]), 0.0);
     assert!(out.narrow(1, 2, 1).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 0.1);
 }
 
@@ -56,12 +60,15 @@ fn the_kernel_and_the_differentiable_path_agree() {
         let v = counted(&[batch, keys, kv_heads, width], 0.71);
         let padding: Vec<Vec<bool>> =
             (0..batch).map(|row| (0..keys).map(|key| key >= 2 * row || key == 0).collect()).collect();
+        let left: Vec<Vec<bool>> =
+            (0..batch).map(|row| (0..keys).map(|key| key >= row + 1).collect()).collect();
         for mask in [
             Mask::full(),
             Mask::causal(),
             Mask::causal().with_window(Some(3)),
             Mask::causal().with_padding(&padding).unwrap(),
             Mask::full().with_padding(&padding).unwrap(),
+            Mask::causal().with_padding(&left).unwrap(),
         ] {
             let fast = attend(&q, &k, &v, &mask, 0.4).unwrap();
             let tracked = Var::from_tensor(&q).unwrap();

@@ -23,7 +23,7 @@ pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
-/// Calls `f` with the whole storage `x` is a view of; with `x.layout()` it finds its elements by strides.
+/// Calls `f` with the storage of `x` from its first element on; `x.stride()` says where the others lie.
 pub(crate) fn read_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
