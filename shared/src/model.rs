@@ -254,3 +254,39 @@ pub fn only_known(inputs: &Tensors, known: &[&str]) -> Result<()> {
             .hint(format!("known: {}", known.join(", ")))),
     }
 }
+
+/// The largest size a config may name: products of two still fit the machine's integers.
+const LARGEST_SIZE: usize = 1 << 31;
+
+/// Refuses a config whose sizes are zero or absurd, before anything is multiplied or reserved by them.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) that names the key.
+///
+/// ```
+/// use fauna_shared::model::check_sizes;
+/// assert!(check_sizes(&[("hidden_size", 768)]).is_ok());
+/// assert!(check_sizes(&[("hidden_size", usize::MAX)]).is_err());
+/// ```
+pub fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size)| *size == 0 || *size > LARGEST_SIZE) {
+        None => Ok(()),
+        Some((key, size)) => Err(Error::unsupported(format!("{key} is {size}"))
+            .hint(format!("a size from 1 to {LARGEST_SIZE} is wanted"))),
+    }
+}
+
+/// Refuses `heads` heads that do not share `width` evenly.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) that names both keys.
+pub fn check_heads(width: (&str, usize), heads: (&str, usize)) -> Result<()> {
+    check_sizes(&[width, heads])?;
+    match width.1.is_multiple_of(heads.1) {
+        true => Ok(()),
+        false => Err(Error::unsupported(format!(
+            "{} {} is not a multiple of {} {}",
+            width.0, width.1, heads.0, heads.1
+        ))),
+    }
+}

@@ -22,6 +22,9 @@ use crate::{Error, ErrorKind, Result};
 /// Problems after which a load stops looking for more: a config that promises a million layers must not keep it busy.
 const ENOUGH_PROBLEMS: usize = 1000;
 
+/// Tensors after which a config without a checkpoint is not believed.
+const MOST_TENSORS: usize = 100_000;
+
 /// What a file's tensor is called here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
@@ -231,6 +234,9 @@ impl Weights {
     fn ask(&self, path: &str, wanted: &[usize]) -> Result<Found<'_>> {
         let mut ledger = self.ledger();
         match &self.shared.origin {
+            Origin::Nothing | Origin::Seed(_) if ledger.read.len() >= MOST_TENSORS => {
+                Err(Error::unsupported(format!("the config asks for more than {MOST_TENSORS} tensors")))
+            }
             Origin::Nothing => {
                 ledger.read.insert(path.to_string(), wanted.to_vec());
                 Ok(Found::Nothing)

@@ -75,7 +75,7 @@ impl Zoo {
     /// # Errors
     /// Whatever is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
     pub fn open(&self, source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
-        let (family, opening) = self.prepare(source, options)?;
+        let (family, opening) = self.opening(source, options)?;
         (family.open)(&opening)
     }
 
@@ -99,7 +99,11 @@ impl Zoo {
         Ok((family, inventory))
     }
 
-    fn prepare(&self, source: &str, options: &Options) -> Result<(&'static Family, Opening)> {
+    /// All that is needed to build the model that `source` names as a family's own type.
+    ///
+    /// # Errors
+    /// As [`open`](Zoo::open), save what is wrong between the config and the tensors.
+    pub fn opening(&self, source: &str, options: &Options) -> Result<(&'static Family, Opening)> {
         let files = options.find(source, options.random_weights.is_none())?;
         let checkpoint = match options.random_weights {
             Some(_) => None,

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening, only_known};
+use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
 use fauna_shared::text::{Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -162,8 +162,8 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
-        only_known(inputs, &["input_ids", "attention_mask", "position_ids", "token_type_ids"])?;
-        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let ids =
+            words::input_ids(inputs, &["input_ids", "attention_mask", "position_ids", "token_type_ids"])?;
         let hidden = self.read(
             ids,
             inputs.get("attention_mask"),
@@ -190,8 +190,7 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        only_known(inputs, &["input_ids", "attention_mask"])?;
-        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let ids = words::input_ids(inputs, &["input_ids", "attention_mask"])?;
         let rows: Vec<Vec<u32>> = self.checked_ids(ids, inputs.get("attention_mask"))?.to_vec2()?;
         let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
         let pads = match inputs.get("attention_mask") {

@@ -5,11 +5,11 @@
 //! Loads `model_type: "openai-gpt"`. Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
+use fauna_shared::Result;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::Model;
+use fauna_shared::model::{Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
 use crate::causal::{CausalLm, Step};
@@ -107,12 +107,8 @@ impl Model for Gpt1 {
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
         let c = &config;
-        if c.n_head == 0 || !c.n_embd.is_multiple_of(c.n_head) {
-            return Err(Error::unsupported(format!(
-                "n_embd {} is not a multiple of n_head {}",
-                c.n_embd, c.n_head
-            )));
-        }
+        check_sizes(&[("vocab_size", c.vocab_size), ("n_positions", c.n_positions)])?;
+        check_heads(("n_embd", c.n_embd), ("n_head", c.n_head))?;
         let tokens_embed = w.embedding("tokens_embed", c.vocab_size, c.n_embd)?;
         let positions_embed = w.embedding("positions_embed", c.n_positions, c.n_embd)?;
         let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;

@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::Model;
+use fauna_shared::model::{Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -111,12 +111,9 @@ impl Model for Gpt2 {
         if c.add_cross_attention {
             return Err(Error::unsupported("add_cross_attention is not implemented for gpt2"));
         }
-        if c.n_head == 0 || !c.n_embd.is_multiple_of(c.n_head) {
-            return Err(Error::unsupported(format!(
-                "n_embd {} is not a multiple of n_head {}",
-                c.n_embd, c.n_head
-            )));
-        }
+        check_sizes(&[("vocab_size", c.vocab_size), ("n_positions", c.n_positions)])?;
+        check_sizes(&[("n_inner", c.n_inner.unwrap_or(1))])?;
+        check_heads(("n_embd", c.n_embd), ("n_head", c.n_head))?;
         let wte = w.embedding("wte", c.vocab_size, c.n_embd)?;
         let wpe = w.embedding("wpe", c.n_positions, c.n_embd)?;
         let h = (0..c.n_layer).map(|i| Block::load(c, i, &w.at_index("h", i))).collect::<Result<_>>()?;

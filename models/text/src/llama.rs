@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::Model;
+use fauna_shared::model::{Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -83,13 +83,17 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) || heads == 0 || self.head_width() == 0 {
-            return Err(Error::unsupported(format!(
-                "num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-            )));
-        }
-        Ok(())
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("head_dim", self.head_width()),
+        ])?;
+        check_heads(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+        )
     }
 }
 

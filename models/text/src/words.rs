@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::checkpoint::Metadata;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::Opening;
+use fauna_shared::model::{Opening, only_known};
 use fauna_shared::text::{Encoding, GgufVocabulary, Padding, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -67,22 +67,22 @@ pub fn tokenised(
 ) -> Result<Option<Tensors>> {
     let Some(texts) = options["texts"].as_array() else { return Ok(None) };
     let tokenizer = tokenizer.ok_or_else(|| no_tokenizer("the case"))?;
-    let longest = Some(options["max_seq_length"].as_u64().map_or(longest, |n| n as usize));
+    let longest = options["max_seq_length"].as_u64().map_or(longest, |n| n as usize);
     let padding = match options["padding"].as_str() {
-        Some("max_length") => Padding::RightTo(longest.unwrap_or(0)),
+        Some("max_length") => Padding::RightTo(longest),
         Some("left") => Padding::Left,
         Some("right") => Padding::Right,
         _ => padding,
     };
     let encode = |text: &Value| -> Result<Encoding> {
         match text {
-            Value::String(text) => tokenizer.encode_text(text, longest),
+            Value::String(text) => tokenizer.encode_text(text, Some(longest)),
             Value::Array(pair) => match &pair[..] {
                 [Value::String(first), Value::String(second)] => {
-                    tokenizer.encode_pair(first, second, longest)
+                    tokenizer.encode_pair(first, second, Some(longest))
                 }
                 [Value::String(first)] | [Value::String(first), Value::Null] => {
-                    tokenizer.encode_text(first, longest)
+                    tokenizer.encode_text(first, Some(longest))
                 }
                 _ => Err(not_texts()),
             },
@@ -107,4 +107,23 @@ fn not_texts() -> Error {
 pub fn real_tokens(mask: &Tensor) -> Result<Vec<Vec<bool>>> {
     let rows: Vec<Vec<i64>> = mask.to_dtype(DType::I64)?.to_vec2()?;
     Ok(rows.into_iter().map(|row| row.into_iter().map(|seen| seen != 0).collect()).collect())
+}
+
+/// Token ids, `(batch, time)`, of named inputs whose companions have the same shape.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if `input_ids` are missing or empty, or a companion has another shape.
+pub fn input_ids<'a>(inputs: &'a Tensors, known: &[&str]) -> Result<&'a Tensor> {
+    only_known(inputs, known)?;
+    let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+    if ids.rank() != 2 || ids.elem_count() == 0 {
+        return Err(Error::input(format!("input_ids are {:?}, wanted (batch, time)", ids.dims())));
+    }
+    for (name, tensor) in inputs {
+        let shared = name == "position_ids" && tensor.dims() == [1, ids.dims()[1]];
+        if tensor.dims() != ids.dims() && !shared {
+            return Err(Error::input(format!("{name} are {:?}, input_ids {:?}", tensor.dims(), ids.dims())));
+        }
+    }
+    Ok(ids)
 }

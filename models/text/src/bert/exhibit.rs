@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Encode, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Encode, Exhibit, Opening};
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -76,8 +76,7 @@ impl BertExhibit {
     }
 
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
-        only_known(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
-        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let ids = words::input_ids(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
         let integers =
             |x: &Tensor| -> Result<Tensor> { Ok(x.to_dtype(DType::U32)?.to_device(&self.device)?) };
         let types = match inputs.get("token_type_ids") {

@@ -9,7 +9,7 @@ mod recipe;
 
 use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::Model;
+use fauna_shared::model::{Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -94,13 +94,13 @@ impl Config {
                 "is_decoder and add_cross_attention are not implemented for bert",
             ));
         }
-        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(Error::unsupported(format!(
-                "hidden_size {} is not a multiple of num_attention_heads {}",
-                self.hidden_size, self.num_attention_heads
-            )));
-        }
-        Ok(())
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ])?;
+        check_heads(("hidden_size", self.hidden_size), ("num_attention_heads", self.num_attention_heads))
     }
 }
 
