@@ -11,6 +11,7 @@ pub mod item;
 pub mod kernels;
 pub mod model;
 pub mod nn;
+pub mod parity;
 pub mod progress;
 pub mod runtime;
 pub mod source;
