@@ -35,8 +35,11 @@ mod bytes;
 mod cursor;
 mod gguf;
 mod metadata;
+mod pickle;
 mod safetensors;
+mod torch;
 mod write;
+mod zip;
 
 pub use bytes::Bytes;
 pub use metadata::{List, Metadata, Value};
@@ -323,6 +326,9 @@ fn read(path: &Path) -> Result<Contents> {
     }
     if safetensors::looks_like(&file) || path.extension().is_some_and(|e| e == "safetensors") {
         return safetensors::read(path, &file);
+    }
+    if torch::looks_like(path, &file) {
+        return torch::read(path, &file);
     }
     if file.starts_with(b"version https://git-lfs") {
         let error = Error::format(path, "a Git LFS pointer, not the file it points to");

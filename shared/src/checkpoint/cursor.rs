@@ -34,6 +34,14 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
+    /// The bytes up to the next line feed, which is read too and not returned.
+    pub(super) fn line(&mut self) -> Option<&'a [u8]> {
+        let end = self.bytes[self.at..].iter().position(|&b| b == b'\n')?;
+        let line = self.take(end)?;
+        self.at += 1;
+        Some(line)
+    }
+
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }

@@ -3,6 +3,7 @@
 mod folders;
 mod gguf;
 mod safetensors;
+mod torch;
 
 use std::path::{Path, PathBuf};
 

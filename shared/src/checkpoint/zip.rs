@@ -1,0 +1,134 @@
+//! Zip files whose entries are stored as they are, which is how PyTorch packs a checkpoint.
+
+use std::collections::HashMap;
+
+use super::Bytes;
+use super::cursor::Cursor;
+use crate::{Error, ErrorKind, Result};
+
+const LOCAL: u32 = 0x0403_4b50;
+const CENTRAL: u32 = 0x0201_4b50;
+const END: u32 = 0x0605_4b50;
+const END_64: u32 = 0x0606_4b50;
+const LOCATOR_64: u32 = 0x0706_4b50;
+/// The end record's fixed part, and the longest comment that may follow it.
+const END_LEN: usize = 22;
+const MAX_COMMENT: usize = 0xffff;
+
+pub(super) fn looks_like(bytes: &[u8]) -> bool {
+    bytes.starts_with(&LOCAL.to_le_bytes())
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Format, message)
+}
+
+/// The entries of `file` by name, where they lie.
+pub(super) fn entries(file: &Bytes) -> Result<HashMap<String, Bytes>> {
+    let (start, count) =
+        directory(file).ok_or_else(|| bad("the zip file has no directory at its end; it is cut short"))?;
+    let mut cursor =
+        Cursor::new(file.get(start..).ok_or_else(|| bad("the zip directory lies outside the file"))?);
+    let mut entries = HashMap::new();
+    for i in 0..count {
+        let entry =
+            entry(&mut cursor).ok_or_else(|| bad(format!("entry {i} of {count} of the zip is damaged")))?;
+        let name = entry.name;
+        if entry.flags & 1 != 0 || entry.method != 0 {
+            return Err(Error::unsupported(format!("zip entry {name} is compressed or encrypted")));
+        }
+        let bytes = usize::try_from(entry.offset)
+            .ok()
+            .and_then(|offset| data(file, offset, entry.len.try_into().ok()?))
+            .ok_or_else(|| bad(format!("zip entry {name} lies outside the file")))?;
+        if entries.insert(name.clone(), bytes).is_some() {
+            return Err(bad(format!("zip entry {name} is there twice")));
+        }
+    }
+    Ok(entries)
+}
+
+/// Where the central directory begins and how many entries it has.
+fn directory(file: &[u8]) -> Option<(usize, u64)> {
+    let from = file.len().saturating_sub(END_LEN + MAX_COMMENT);
+    let end = (from..=file.len().checked_sub(END_LEN)?)
+        .rev()
+        .find(|&at| file[at..].starts_with(&END.to_le_bytes()))?;
+    let mut record = Cursor::new(&file[end..]);
+    record.take(10)?;
+    let count = record.u16()?;
+    record.take(4)?;
+    let start = record.u32()?;
+    if count != u16::MAX && start != u32::MAX {
+        return Some((start as usize, count.into()));
+    }
+    // A field that is full sends to the record for large files, which the locator before this one finds.
+    let mut locator = Cursor::new(file.get(end.checked_sub(20)?..)?);
+    if locator.u32()? != LOCATOR_64 {
+        return Some((start as usize, count.into()));
+    }
+    locator.take(4)?;
+    let mut record = Cursor::new(file.get(usize::try_from(locator.u64()?).ok()?..)?);
+    if record.u32()? != END_64 {
+        return None;
+    }
+    record.take(28)?;
+    let count = record.u64()?;
+    record.take(8)?;
+    Some((record.u64()?.try_into().ok()?, count))
+}
+
+struct Entry {
+    name: String,
+    flags: u16,
+    method: u16,
+    len: u64,
+    offset: u64,
+}
+
+/// The next entry of the central directory.
+fn entry(cursor: &mut Cursor) -> Option<Entry> {
+    if cursor.u32()? != CENTRAL {
+        return None;
+    }
+    cursor.take(4)?;
+    let (flags, method) = (cursor.u16()?, cursor.u16()?);
+    cursor.take(8)?;
+    let (packed, len) = (cursor.u32()?, cursor.u32()?);
+    let (name, extra, comment) = (cursor.u16()?, cursor.u16()?, cursor.u16()?);
+    cursor.take(8)?;
+    let offset = cursor.u32()?;
+    let name = String::from_utf8_lossy(cursor.take(name.into())?).into_owned();
+    let mut extra = Cursor::new(cursor.take(extra.into())?);
+    cursor.take(comment.into())?;
+    let (mut len_64, mut offset_64) = (u64::from(len), u64::from(offset));
+    while let (Some(kind), Some(size)) = (extra.u16(), extra.u16()) {
+        let mut field = Cursor::new(extra.take(size.into())?);
+        if kind == 1 {
+            // Only the full fields are here, in this order.
+            if len == u32::MAX {
+                len_64 = field.u64()?;
+            }
+            if packed == u32::MAX {
+                field.u64()?;
+            }
+            if offset == u32::MAX {
+                offset_64 = field.u64()?;
+            }
+        }
+    }
+    Some(Entry { name, flags, method, len: len_64, offset: offset_64 })
+}
+
+/// The `len` bytes that follow the local header at `offset`.
+fn data(file: &Bytes, offset: usize, len: usize) -> Option<Bytes> {
+    let mut header = Cursor::new(file.get(offset..)?);
+    if header.u32()? != LOCAL {
+        return None;
+    }
+    header.take(22)?;
+    let (name, extra) = (header.u16()?, header.u16()?);
+    header.take(usize::from(name) + usize::from(extra))?;
+    let start = offset + header.at();
+    file.slice(start..start.checked_add(len)?)
+}

@@ -1,0 +1,309 @@
+use std::io::Write;
+use std::time::Duration;
+
+use fauna_shared::ErrorKind;
+use fauna_shared::checkpoint::{Checkpoint, List, Storage, Value};
+use proptest::prelude::*;
+
+use super::{fixture, open, open_and_look, refusal};
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn i64s(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn halves(values: std::ops::Range<u8>) -> Vec<f32> {
+    values.map(|v| f32::from(v) / 2.0).collect()
+}
+
+#[test]
+fn both_containers_give_every_type_and_view_its_values() {
+    for name in ["zip.pt", "legacy.pt"] {
+        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let expect = |tensor: &str, storage: Storage, shape: &[usize], bytes: Vec<u8>| {
+            let stored = checkpoint.get(tensor).unwrap_or_else(|| panic!("{name} lacks {tensor}"));
+            assert_eq!(
+                (stored.storage, &stored.shape[..], &*stored.bytes),
+                (storage, shape, &*bytes),
+                "{name} {tensor}"
+            );
+        };
+        let grid: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        expect("grid", Storage::F32, &[3, 4], f32s(&grid));
+        expect("tied", Storage::F32, &[3, 4], f32s(&grid));
+        let transposed = [0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.];
+        expect("transposed", Storage::F32, &[4, 3], f32s(&transposed));
+        expect("row", Storage::F32, &[4], f32s(&grid[4..8]));
+        expect("column", Storage::F32, &[3], f32s(&[2., 6., 10.]));
+        expect("every_other", Storage::I64, &[2, 2, 2], i64s(&[1, 2, 9, 10, 13, 14, 21, 22]));
+        expect("expanded", Storage::F32, &[2, 3], f32s(&[5.; 6]));
+        let half = |v: &f32| half::f16::from_f32(*v).to_le_bytes();
+        let brain = |v: &f32| half::bf16::from_f32(*v).to_le_bytes();
+        expect("bf16", Storage::BF16, &[2, 3], halves(0..6).iter().flat_map(brain).collect());
+        expect("f16", Storage::F16, &[6], halves(0..6).iter().flat_map(half).collect());
+        expect("f64", Storage::F64, &[], 0.25f64.to_le_bytes().to_vec());
+        expect("bool", Storage::Bool, &[3], vec![1, 0, 1]);
+        expect("u8", Storage::U8, &[5], vec![0, 1, 2, 3, 4]);
+        expect("i32", Storage::I32, &[2], [-1i32, 2].iter().flat_map(|v| v.to_le_bytes()).collect());
+        expect("complex", Storage::C64, &[1], f32s(&[1., 2.]));
+        expect("empty", Storage::F32, &[0, 3], vec![]);
+        expect("parameter", Storage::F32, &[1], f32s(&[1.5]));
+        if name == "zip.pt" {
+            expect("f8", Storage::F8E4M3, &[2], vec![0x30, 0x38]);
+            expect("u16", Storage::U16, &[1], vec![255, 255]);
+            assert!(checkpoint.get("grid").unwrap().bytes.is_mapped());
+        }
+        assert_eq!(checkpoint.names().len(), if name == "zip.pt" { 18 } else { 16 });
+    }
+}
+
+#[test]
+fn a_training_checkpoint_gives_the_model_and_its_plain_values() {
+    let checkpoint = Checkpoint::open(&fixture("lightning.ckpt")).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["model.a.bias", "model.a.weight"]);
+    let about = checkpoint.metadata();
+    assert_eq!(about["epoch"], Value::I64(3));
+    assert_eq!(about["hyper_parameters.args.width"], Value::I64(8));
+    assert_eq!(about["hyper_parameters.args.name"], Value::Text("tiny".into()));
+    assert_eq!(about["hyper_parameters.args.sizes"], Value::List(List::I64(vec![1, 2])));
+    assert!(about.keys().all(|key| !key.contains('?')), "{about:?}");
+}
+
+#[test]
+fn a_whole_module_is_read_as_its_state_dict() {
+    let checkpoint = Checkpoint::open(&fixture("module.pkl")).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["0.kept", "0.w", "1.bias", "1.weight"]);
+    assert_eq!(*checkpoint.get("0.w").unwrap().bytes, f32s(&[1., 2.]));
+    assert_eq!(checkpoint.metadata()["1.in_features"], Value::I64(2));
+}
+
+#[test]
+fn nothing_in_a_file_is_run() {
+    for (name, refused) in [
+        ("system.pt", "posix.system"),
+        ("call.pt", "torch.nn.init.ones_"),
+        ("system_pickle.bin", "posix.system"),
+        ("system_protocol_0.bin", "posix.system"),
+        ("eval_protocol_4.bin", "builtins.eval"),
+    ] {
+        let error = Checkpoint::open(&fixture(name)).unwrap_err();
+        let message = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Format);
+        assert!(
+            message.contains(&format!("refuses to run `{refused}`")) && message.contains(name),
+            "{message}"
+        );
+    }
+    assert!(!std::path::Path::new("must-not-exist").exists());
+}
+
+/// A zip file of stored entries.
+fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in entries {
+        let sizes = [(data.len() as u32).to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
+        let lengths = (name.len() as u16).to_le_bytes();
+        let head =
+            [[20u8, 0, 0, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[0; 4], &sizes, &lengths, &[0, 0]].concat();
+        directory.extend([b"PK\x01\x02\x14\0".as_slice(), &head, &[0; 10]].concat());
+        directory.extend((file.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        file.extend([b"PK\x03\x04".as_slice(), &head, name.as_bytes(), data].concat());
+    }
+    let counts = [(entries.len() as u16).to_le_bytes(); 2].concat();
+    let place = [(directory.len() as u32).to_le_bytes(), (file.len() as u32).to_le_bytes()].concat();
+    [file, directory, b"PK\x05\x06\0\0\0\0".to_vec(), counts, place, vec![0, 0]].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+}
+
+fn int(int: i64) -> Vec<u8> {
+    [b"\x8a\x08".as_slice(), &int.to_le_bytes()].concat()
+}
+
+fn ints(all: &[i64]) -> Vec<u8> {
+    [b"(".to_vec(), all.iter().flat_map(|v| int(*v)).collect(), b"t".to_vec()].concat()
+}
+
+/// Instructions for a float32 tensor in storage 0.
+fn tensor(claimed: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text("0"),
+        text("cpu"),
+        int(claimed),
+        b"tQ".to_vec(),
+        int(offset),
+        ints(shape),
+        ints(strides),
+        b"\x89)tR".to_vec(),
+    ]
+    .concat()
+}
+
+/// A checkpoint of one storage with 8 floats and this pickle.
+fn checkpoint(pickle: &[u8]) -> Vec<u8> {
+    let pickle = [b"\x80\x02".as_slice(), pickle, b"."].concat();
+    zip(&[("a/data.pkl", &pickle), ("a/data/0", &f32s(&[0., 1., 2., 3., 4., 5., 6., 7.]))])
+}
+
+/// A checkpoint of one tensor called `t`.
+fn one(tensor: &[u8]) -> Vec<u8> {
+    checkpoint(&[b"}".to_vec(), text("t"), tensor.to_vec(), b"s".to_vec()].concat())
+}
+
+fn refused(file: &[u8]) -> String {
+    refusal("m.pt", file)
+}
+
+#[test]
+fn every_lie_has_its_message() {
+    assert!(open("m.pt", &one(&tensor(8, 0, &[2, 4], &[4, 1]))).is_ok());
+    let outside = "leaves its storage of 8";
+    assert!(refused(&one(&tensor(8, 0, &[9], &[1]))).contains(outside));
+    assert!(refused(&one(&tensor(8, 8, &[1], &[1]))).contains(outside));
+    assert!(refused(&one(&tensor(8, i64::MAX, &[1], &[1]))).contains(outside));
+    assert!(refused(&one(&tensor(8, 1, &[2, 4], &[4, 1]))).contains(outside));
+    assert!(refused(&one(&tensor(8, 0, &[i64::MAX, i64::MAX], &[1, 1]))).contains(outside));
+    assert!(refused(&one(&tensor(8, 0, &[3, 1], &[i64::MAX, 1]))).contains(outside));
+    assert!(
+        refused(&one(&tensor(9, 0, &[1], &[1]))).contains("claims 9 of F32 from 0, the file has 32 bytes")
+    );
+    assert!(refused(&one(&tensor(i64::MAX, 0, &[1], &[1]))).contains("claims"));
+    assert!(refused(&one(&tensor(8, 0, &[1 << 40], &[0]))).contains("far more of the file"));
+    for nonsense in [tensor(-1, 0, &[1], &[1]), tensor(8, -1, &[1], &[1]), tensor(8, 0, &[-1], &[1])] {
+        assert!(refused(&one(&nonsense)).contains("no sense"));
+    }
+    assert!(refused(&one(&tensor(8, 0, &[1, 2], &[1]))).contains("no sense"));
+    let unit = open("m.pt", &one(&tensor(8, 3, &[1, 2], &[i64::MAX, 2]))).unwrap();
+    assert_eq!(*unit.get("t").unwrap().bytes, f32s(&[3., 5.]));
+
+    let swapped = |from: &str, to: &str| {
+        let mut tensor = tensor(8, 0, &[1], &[1]);
+        let at = tensor.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        tensor.splice(at..at + from.len(), to.bytes());
+        open("m.pt", &one(&tensor)).unwrap_err()
+    };
+    assert_eq!(swapped("FloatStorage", "QInt8Storage").kind(), ErrorKind::Unsupported);
+    let unknown = swapped("_rebuild_tensor_v2", "_rebuild_something").to_string();
+    assert!(unknown.contains("refuses to run `torch._utils._rebuild_something`"), "{unknown}");
+
+    assert!(refused(&checkpoint(b"}")).contains("no tensors"));
+    assert!(refused(&checkpoint(b"")).contains("the stack is empty"));
+    assert!(refused(&checkpoint(b"t")).contains("no mark"));
+    assert!(refused(&checkpoint(b"(Ne}")).contains("the stack is empty"));
+    assert!(refused(&checkpoint(b"Na")).contains("the stack is empty"));
+    assert!(refused(&checkpoint(b"NNa")).contains("appends to what is no list"));
+    assert!(refused(&checkpoint(b"h\x05")).contains("nothing was remembered as 5"));
+    assert!(refused(&checkpoint(b"\xff")).contains("instruction 0xff"));
+    assert!(refused(&checkpoint(b"X\xff\xff\xff\xff")).contains("inside an instruction"));
+    assert!(refused(&checkpoint(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff")).contains("inside an instruction"));
+    assert!(refused(&checkpoint(b"\x82\x01")).contains("instruction 0x82"));
+}
+
+#[test]
+fn circles_and_towers_end() {
+    let circle = [b"}q\x00".to_vec(), text("self"), b"h\x00s".to_vec()].concat();
+    assert!(refused(&checkpoint(&circle)).contains("nested without an end"));
+    let tower = [b"]".repeat(100_000), b"a".repeat(99_999)].concat();
+    assert!(refused(&checkpoint(&tower)).contains("nested without an end"));
+    // Sixty lists, each holding the one before twice.
+    let mut laughs = b"]q\x00".to_vec();
+    for level in 1..=60u8 {
+        laughs.extend([b'0', b']', b'q', level, b'(', b'h', level - 1, b'h', level - 1, b'e']);
+    }
+    assert!(refused(&checkpoint(&laughs)).contains("nested without an end"));
+    // One long text in very many places.
+    let mut echo = [b"(".to_vec(), text(&"x".repeat(100_000)), b"q\x00".to_vec()].concat();
+    for _ in 0..50_000 {
+        echo.extend(b"h\x00");
+    }
+    echo.push(b'l');
+    let echo = [b"}".to_vec(), text("k"), echo, b"s".to_vec()].concat();
+    assert!(refused(&checkpoint(&echo)).contains("far more than is in the file"));
+}
+
+#[test]
+fn zips_that_lie_are_refused() {
+    let good = one(&tensor(8, 0, &[8], &[1]));
+    assert!(refused(&zip(&[("a/other", b"x")])).contains("without the data.pkl"));
+    assert!(refused(&zip(&[("a/data.pkl", b"x"), ("a/data.pkl", b"x")])).contains("there twice"));
+    let pickle = [b"\x80\x02}".to_vec(), text("t"), tensor(8, 0, &[1], &[1]), b"s.".to_vec()].concat();
+    assert!(refused(&zip(&[("a/data.pkl", &pickle)])).contains("no storage 0"));
+    let big = open("m.pt", &zip(&[("a/byteorder", b"big"), ("a/data.pkl", &pickle)])).unwrap_err();
+    assert_eq!(big.kind(), ErrorKind::Unsupported);
+    for end in 0..good.len() {
+        refused(&good[..end]);
+    }
+}
+
+#[test]
+fn an_older_file_cut_anywhere_is_refused() {
+    let whole = std::fs::read(fixture("legacy.pt")).unwrap();
+    for end in (0..whole.len()).step_by(3) {
+        refused(&whole[..end]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_pickle_can_panic(pickle in prop::collection::vec(any::<u8>(), 0..200)) {
+        open_and_look("m.pt", &[b"\x80\x02".as_slice(), &pickle].concat());
+        open_and_look("m.pt", &checkpoint(&pickle));
+    }
+
+    #[test]
+    fn no_instructions_can_panic(
+        steps in prop::collection::vec(prop::sample::select(b"(012N)]}tlde asubRQ\x81\x85\x86\x87\x88\x8f\x90\x91\x93\x94io.".as_slice()), 0..60)
+    ) {
+        let pickle = [tensor(8, 0, &[2, 4], &[1, 2]), b"\x94".to_vec(), text("k"), steps].concat();
+        open_and_look("m.pt", &checkpoint(&pickle));
+    }
+
+    #[test]
+    fn no_changed_bytes_can_panic(
+        name in prop::sample::select(vec!["zip.pt", "legacy.pt", "lightning.ckpt", "module.pkl"]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        keep in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        let mut content = std::fs::read(fixture(name)).unwrap();
+        for (at, to) in changes {
+            *at.get_mut(&mut content) = to;
+        }
+        if cut {
+            content.truncate(keep.index(content.len()));
+        }
+        open_and_look("m.pt", &content);
+    }
+
+    #[test]
+    fn no_lying_number_can_panic(
+        claimed in any::<i64>(), offset in -2i64..10,
+        axes in prop::collection::vec((prop_oneof![-1i64..5, any::<i64>()], prop_oneof![-1i64..9, any::<i64>()]), 0..4),
+    ) {
+        let (shape, strides): (Vec<i64>, Vec<i64>) = axes.into_iter().unzip();
+        open_and_look("m.pt", &one(&tensor(8, offset, &shape, &strides)));
+        open_and_look("m.pt", &one(&tensor(claimed, offset, &shape, &strides)));
+    }
+}
+
+#[test]
+fn a_hundred_thousand_tensors_open_in_seconds() {
+    let start = std::time::Instant::now();
+    let mut pickle = b"}(".to_vec();
+    for i in 0..100_000 {
+        pickle.write_all(&text(&format!("layer.{i}.weight"))).unwrap();
+        pickle.extend(tensor(8, 0, &[2, 4], &[4, 1]));
+    }
+    pickle.push(b'u');
+    assert_eq!(open("m.pt", &checkpoint(&pickle)).unwrap().names().len(), 100_000);
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
