@@ -1,1 +1,146 @@
-//! The zoo of multimodal foundation models.
+//! The zoo of multimodal foundation models: every family opens through one door, on CPU, CUDA or Metal, and computes
+//! what its reference computes.
+//!
+//! # Texts to vectors
+//!
+//! One model is built in, so this needs no download:
+//!
+//! ```no_run
+//! let model = fauna::open("minilm")?;
+//! let vectors = model.embed(&["a cat sleeps".into(), "the kitten naps".into(), "stocks fell".into()])?.to_vecs()?;
+//! let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+//! assert!(dot(&vectors[0], &vectors[1]) > dot(&vectors[0], &vectors[2]));
+//! # Ok::<(), fauna::Error>(())
+//! ```
+//!
+//! # A prompt to a stream of words
+//!
+//! [`open`] takes a folder, a weights file, or the name of a repository on the hub, which it downloads once:
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use fauna::{Decoding, Item};
+//! let model = fauna::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
+//! model.generate(&"The sky at night".into(), &Decoding::greedy(40), &mut |piece| {
+//!     if let Item::Text(words) = piece {
+//!         print!("{words}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<(), fauna::Error>(())
+//! ```
+//!
+//! # Device, number type, weight format
+//!
+//! They are chosen once, when the model is opened; no model is written twice for them:
+//!
+//! ```no_run
+//! use fauna::{Options, runtime::{Precision, Runtime}};
+//! let runtime = Runtime::on("auto")?.with_precision(Precision::Bf16);
+//! let model = fauna::open_with("minilm", &Options { runtime, ..Options::default() })?;
+//! assert_eq!(model.card().family, "bert");
+//! # Ok::<(), fauna::Error>(())
+//! ```
+//!
+//! # What is in the zoo
+//!
+//! ```
+//! for family in fauna::families() {
+//!     println!("{}: {}", family.name, family.systems.join(", "));
+//! }
+//! ```
+//!
+//! Each modality is a cargo feature of its own (`text`, `vision`, `audio`, `robotics`, `science`; all are on by
+//! default), and so is each device (`cuda`, `metal`, `accelerate`, `mkl`). An application that wants a family's own
+//! types finds them in the modality's module, and its traits in [`model`].
+
+use std::borrow::Cow;
+#[cfg(feature = "builtin")]
+use std::sync::Arc;
+
+pub use fauna_shared::generate::Decoding;
+pub use fauna_shared::item::{
+    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Role, Sound, Tensors, Turn,
+};
+pub use fauna_shared::model::{Card, Exhibit, Family, Release};
+pub use fauna_shared::zoo::{Options, Zoo};
+pub use fauna_shared::{Error, ErrorKind, Result};
+pub use fauna_shared::{
+    checkpoint, error, generate, item, model, nn, progress, runtime, source, weights, zoo,
+};
+
+/// The tensor library underneath, in the one version that fauna's tensors belong to.
+pub use candle_core as candle;
+
+#[cfg(feature = "audio")]
+pub use fauna_audio as audio;
+#[cfg(feature = "robotics")]
+pub use fauna_robotics as robotics;
+#[cfg(feature = "science")]
+pub use fauna_science as science;
+#[cfg(feature = "text")]
+pub use fauna_text as text;
+#[cfg(feature = "vision")]
+pub use fauna_vision as vision;
+
+#[cfg(feature = "builtin")]
+pub mod builtin;
+
+/// Opens the model that `source` names, on the CPU, in float32.
+///
+/// A source is a folder or a file on disk, the id of a repository on the hub with an optional revision
+/// (`owner/name@main`), a name in the cache, or `minilm`, which is built in. A path never makes a network call.
+///
+/// # Errors
+/// What is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
+pub fn open(source: &str) -> Result<Box<dyn Exhibit>> {
+    open_with(source, &Options::default())
+}
+
+/// Opens the model that `source` names, as `options` say.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
+    zoo().open(source, &finding_builtin(source, options))
+}
+
+/// What a checkpoint of this source's config holds, without its weights.
+///
+/// # Errors
+/// As [`open`], save what is wrong with the weights.
+pub fn inventory(source: &str, options: &Options) -> Result<(&'static Family, weights::Inventory)> {
+    zoo().inventory(source, &finding_builtin(source, options))
+}
+
+/// Every family this build knows, in the order text, vision, audio, robotics, science.
+pub fn families() -> Vec<&'static Family> {
+    #[allow(unused_mut, reason = "a build without a modality has none to add")]
+    let mut families: Vec<&'static Family> = Vec::new();
+    #[cfg(feature = "text")]
+    families.extend(fauna_text::FAMILIES);
+    #[cfg(feature = "vision")]
+    families.extend(fauna_vision::FAMILIES);
+    #[cfg(feature = "audio")]
+    families.extend(fauna_audio::FAMILIES);
+    #[cfg(feature = "robotics")]
+    families.extend(fauna_robotics::FAMILIES);
+    #[cfg(feature = "science")]
+    families.extend(fauna_science::FAMILIES);
+    families
+}
+
+/// The door over [`families`].
+pub fn zoo() -> Zoo {
+    Zoo::new(families())
+}
+
+/// `options`, with a finder that knows the built-in model if that is what `source` names.
+fn finding_builtin<'a>(source: &str, options: &'a Options) -> Cow<'a, Options> {
+    #[cfg(feature = "builtin")]
+    if source == builtin::NAME {
+        return Cow::Owned(Options { finder: Arc::new(builtin::finder()), ..options.clone() });
+    }
+    let _ = source;
+    Cow::Borrowed(options)
+}

@@ -1,2 +1,9 @@
-//! The command line.
-fn main() {}
+//! The command line `fauna`: one more user of the library.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

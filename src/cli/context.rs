@@ -1,0 +1,126 @@
+//! What every verb shares: the options that stand before or after any verb, and what they mean.
+
+use std::sync::Arc;
+
+use fauna::progress::Progress;
+use fauna::runtime::{Precision, Runtime};
+use fauna::source::{Finder, HfHub, HubConfig};
+use fauna::{Exhibit, Options, Result};
+
+use super::interrupt::Interrupt;
+use super::progress::Bars;
+
+/// Options of every verb.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Options of every verb")]
+pub struct Globals {
+    /// Where to compute: cpu, cuda, cuda:N, metal, or auto (the first GPU there is, else the CPU).
+    #[arg(long, global = true, default_value = "cpu", value_name = "NAME")]
+    pub device: String,
+    /// The number type of dense weights: f32, bf16 or f16.
+    #[arg(long, global = true, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
+    /// Store large matrices in blocks when they are loaded: q8_0, q4_0, q4_k, …
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub quantize: Option<String>,
+    /// Widen block-quantised files to float32 when they are loaded: exact, slower, larger.
+    #[arg(long, global = true, conflicts_with = "quantize")]
+    pub dequantize: bool,
+    /// How many threads compute; all cores if not said.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// The family to use, whatever the config says.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub family: Option<String>,
+    /// Which of several weight files to use: its name, or a part that only one has.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub file: Option<String>,
+    /// Make no network call.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Say nothing but errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Where random numbers start: the same seed gives the same output.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The options and the terminal, handed to every verb.
+pub struct Context {
+    /// What the user chose for every verb.
+    pub globals: Globals,
+    /// Ctrl-C.
+    pub interrupt: Arc<Interrupt>,
+    /// Messages and progress, on standard error.
+    pub bars: Arc<Bars>,
+}
+
+impl Context {
+    /// Sets threads and listens for Ctrl-C: once a program.
+    pub fn new(globals: Globals) -> Result<Self> {
+        Runtime::set_threads(globals.threads.map(usize::from));
+        let interrupt = Interrupt::listen()?;
+        let bars = Arc::new(Bars::new(globals.quiet, interrupt.clone()));
+        Ok(Self { globals, interrupt, bars })
+    }
+
+    /// How to open models.
+    ///
+    /// # Errors
+    /// An unknown device or weight format, or a device that is not there.
+    pub fn options(&self) -> Result<Options> {
+        let globals = &self.globals;
+        let quantize = globals.quantize.as_deref().map(fauna::nn::block_kind).transpose()?;
+        Ok(Options {
+            runtime: Runtime::on(&globals.device)?
+                .with_precision(globals.dtype)
+                .with_quantize(quantize)
+                .with_dequantize(globals.dequantize),
+            family: globals.family.clone(),
+            file: globals.file.clone(),
+            random_weights: None,
+            finder: Arc::new(self.finder()),
+        })
+    }
+
+    /// Where files are found, with downloads shown.
+    pub fn finder(&self) -> Finder {
+        let mut config = HubConfig::from_env();
+        config.offline |= self.globals.offline;
+        let named = config.named.clone();
+        let finder = Finder::new(HfHub::new(config), named).with_progress(self.bars.clone());
+        #[cfg(feature = "builtin")]
+        let finder = finder.with_builtin(|name| {
+            (name == fauna::builtin::NAME).then(fauna::builtin::folder).and_then(Result::ok)
+        });
+        finder
+    }
+
+    /// Opens the model that `source` names.
+    ///
+    /// # Errors
+    /// As [`fauna::open_with`].
+    pub fn open(&self, source: &str) -> Result<Box<dyn Exhibit>> {
+        let _stoppable = self.interrupt.hold();
+        let exhibit = fauna::open_with(source, &self.options()?)?;
+        self.interrupt.check()?;
+        for note in &exhibit.card().notes {
+            self.say(note);
+        }
+        Ok(exhibit)
+    }
+
+    /// Says `message` on standard error, unless told to be quiet.
+    pub fn say(&self, message: &str) {
+        self.bars.note(message);
+    }
+
+    /// Says what went wrong with a part of the work that does not stop the rest.
+    pub fn complain(&self, message: &str) {
+        self.bars.complain(message);
+    }
+}

@@ -1,0 +1,133 @@
+//! `fauna embed`: texts to vectors.
+
+use std::path::PathBuf;
+
+use fauna::{Error, Exhibit, Item, Result};
+
+use super::input::{self, Text};
+use super::output::Output;
+use super::vectors::{Format, Row, Writer};
+use super::{Context, Exit};
+
+/// What is embedded, and how the vectors are written.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna embed minilm \"a cat sleeps\" \"the kitten naps\"\n  \
+                        fauna embed minilm --input notes.txt --out notes.npy\n  \
+                        sort names.txt | fauna embed minilm --format csv > names.csv")]
+pub struct Args {
+    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
+    source: String,
+    /// The texts. Without any, one a line from --input or standard input.
+    texts: Vec<String>,
+    /// Read the texts from this file, one a line.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "texts")]
+    input: Option<PathBuf>,
+    /// Write to this file instead of standard output.
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// How vectors are written; if not said, as the ending of --out asks, else as JSON lines.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Replace the file that --out names.
+    #[arg(long)]
+    force: bool,
+    /// Refuse texts longer than the model instead of cutting them.
+    #[arg(long)]
+    strict: bool,
+    /// How many texts are read before they are embedded together.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+}
+
+/// Embeds. A text that cannot be embedded is reported, keeps its row, and makes the exit status 2.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let from_name = args.out.as_deref().and_then(Format::of);
+    let format = args.format.or(from_name).unwrap_or(Format::Jsonl);
+    let output = Output::open(args.out.as_deref(), args.force)?;
+    let mut texts = input::texts(args.texts, args.input.as_deref(), context)?;
+    let model = context.open(&args.source)?;
+    let mut writer = Writer::new(output, format);
+
+    let _stoppable = context.interrupt.hold();
+    let mut next = 0;
+    let mut failed = 0;
+    loop {
+        context.interrupt.check()?;
+        let batch: Vec<Text> = texts.by_ref().take(args.batch.into()).collect::<Result<_>>()?;
+        if batch.is_empty() {
+            break;
+        }
+        for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
+            if let Some(error) = &row.error {
+                context.complain(&format!("{place}: {error}"));
+                failed += 1;
+            } else if row.cut > 0 {
+                context.say(&format!("{place}: {}", too_long(model.as_ref(), row.cut, "were left out")));
+            }
+            writer.row(row)?;
+            next += 1;
+        }
+        writer.flush()?;
+    }
+    if next == 0 {
+        return Err(
+            Error::input("no text to embed").hint("give texts as arguments, or one a line on standard input")
+        );
+    }
+    writer.finish()?;
+    Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
+}
+
+/// The rows of `batch`, numbered from `first`, each with the place its text came from.
+fn embed(model: &dyn Exhibit, batch: Vec<Text>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
+    let good: Vec<Item> = batch.iter().filter_map(|text| text.content.clone().ok().map(Item::Text)).collect();
+    let mut embedded = vectors(model, &good)?.into_iter();
+    let rows = batch.into_iter().zip(first..).map(|(text, index)| {
+        let done = match &text.content {
+            Ok(_) => embedded.next().unwrap_or_else(|| Err("the model gave no vector".into())),
+            Err(error) => Err(error.clone()),
+        };
+        let done = match done {
+            Ok((_, cut)) if strict && cut > 0 => Err(too_long(model, cut, "do not fit (--strict)")),
+            other => other,
+        };
+        let row = match done {
+            Ok((vector, cut)) => {
+                Row { index, text: text.content.ok(), cut, error: None, embedding: Some(vector) }
+            }
+            Err(e) => Row { index, text: text.content.ok(), cut: 0, error: Some(e), embedding: None },
+        };
+        (text.place, row)
+    });
+    Ok(rows.collect())
+}
+
+/// A vector and how many tokens of its text were cut, or what is wrong with the text.
+type Vector = Result<(Vec<f32>, usize), String>;
+
+/// A vector and the number of tokens cut for each item, or what is wrong with it. Together if that works, else one by
+/// one, so that one bad item spoils no other.
+fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
+    if items.is_empty() {
+        return Ok(Vec::new());
+    }
+    match model.embed(items) {
+        Ok(made) => {
+            let cut = made.cut.iter().copied().chain(std::iter::repeat(0));
+            Ok(made.to_vecs()?.into_iter().zip(cut).map(Ok).collect())
+        }
+        Err(error) if error.kind() != fauna::ErrorKind::Input => Err(error),
+        Err(error) => match items {
+            [_] => Ok(vec![Err(error.to_string())]),
+            _ => {
+                let singles = items.iter().map(|item| vectors(model, std::slice::from_ref(item)));
+                Ok(singles.collect::<Result<Vec<_>>>()?.concat())
+            }
+        },
+    }
+}
+
+fn too_long(model: &dyn Exhibit, cut: usize, what: &str) -> String {
+    let longest = model.card().context.map_or("the model's longest".into(), |n| format!("the model's {n}"));
+    format!("{cut} tokens beyond {longest} {what}")
+}

@@ -1,0 +1,174 @@
+//! A matrix of similarities as a picture: one row and one column a text, darker where they are nearer.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use fauna::{Error, ErrorKind, Result};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, register_font};
+
+use super::output::Output;
+use super::table::shorten;
+
+/// DejaVu Sans, Latin, Greek and Cyrillic; its licence lies beside it.
+const FONT: &[u8] = include_bytes!("../../assets/font/DejaVuSans-subset.ttf");
+
+/// What the picture says of its maker, so that a later run knows whose it is.
+const MAKER: &str = "fauna heat map";
+
+const CELL: i32 = 44;
+const LABEL: i32 = 400;
+const TOP: i32 = 92;
+const MARGIN: i32 = 28;
+/// Characters of a label that fit into its width.
+const LABEL_CHARACTERS: usize = 52;
+/// A picture beyond this many rows has no readable labels and no end of pixels.
+const MOST_ROWS: usize = 60;
+
+const INK: RGBColor = RGBColor(38, 38, 46);
+const PALE: RGBColor = RGBColor(110, 110, 122);
+
+/// Writes `matrix` (`labels` by `labels`, -1 to 1) as a PNG of `title` at `path`.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if a file is there that is no picture of this program and `force` is off, or if there
+/// are too many rows.
+pub fn write(path: &Path, force: bool, title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<()> {
+    if labels.len() > MOST_ROWS {
+        return Err(Error::input(format!("a picture of {} texts cannot be read", labels.len()))
+            .at(path)
+            .hint(format!("at most {MOST_ROWS}; without --png the numbers are printed")));
+    }
+    let mut output = Output::open(Some(path), force || is_ours(path))?;
+    output.bytes(&draw(title, labels, matrix)?)?;
+    output.finish()
+}
+
+/// Whether the file at `path` is a picture that this module wrote.
+fn is_ours(path: &Path) -> bool {
+    let start = std::fs::read(path).unwrap_or_default();
+    start.starts_with(b"\x89PNG")
+        && start[..start.len().min(512)].windows(MAKER.len()).any(|w| w == MAKER.as_bytes())
+}
+
+/// The PNG file.
+fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> {
+    // A font is registered once a program; a second time changes nothing.
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    let registered = REGISTERED.get_or_init(|| register_font("sans-serif", FontStyle::Normal, FONT).is_ok());
+    if !registered {
+        return Err(Error::new(ErrorKind::Compute, "the built-in font cannot be read"));
+    }
+    let rows = labels.len() as i32;
+    let width = (MARGIN + LABEL + rows * CELL + 110 + MARGIN).max(900);
+    let height = TOP + rows.max(6) * CELL + 34 + MARGIN;
+    let mut pixels = vec![255u8; (width * height * 3) as usize];
+    paint(&mut pixels, (width as u32, height as u32), title, labels, matrix)
+        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot draw: {e}")))?;
+    encode(&pixels, width as u32, height as u32)
+        .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
+}
+
+fn paint(
+    pixels: &mut [u8],
+    size: (u32, u32),
+    title: &str,
+    labels: &[String],
+    matrix: &[Vec<f32>],
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let area = BitMapBackend::with_buffer(pixels, size).into_drawing_area();
+    area.fill(&WHITE)?;
+    let style = |size: i32, colour: RGBColor, horizontal: HPos| {
+        ("sans-serif", size).into_font().color(&colour).pos(Pos::new(horizontal, VPos::Center))
+    };
+    let (left, rows) = (MARGIN + LABEL, labels.len() as i32);
+    area.draw(&Text::new(title, (MARGIN, MARGIN + 4), style(22, INK, HPos::Left)))?;
+    for (row, label) in labels.iter().enumerate() {
+        let middle = TOP + row as i32 * CELL + CELL / 2;
+        let number = (row + 1).to_string();
+        let label = shorten(label, LABEL_CHARACTERS);
+        area.draw(&Text::new(label, (left - 38, middle), style(14, INK, HPos::Right)))?;
+        area.draw(&Text::new(number.clone(), (left - 10, middle), style(14, PALE, HPos::Right)))?;
+        let column = left + row as i32 * CELL + CELL / 2;
+        area.draw(&Text::new(number, (column, TOP - 14), style(14, PALE, HPos::Center)))?;
+    }
+    for (row, values) in matrix.iter().enumerate() {
+        for (column, &value) in values.iter().enumerate() {
+            let (x, y) = (left + column as i32 * CELL, TOP + row as i32 * CELL);
+            let fill = Rectangle::new([(x, y), (x + CELL - 2, y + CELL - 2)], colour(value).filled());
+            area.draw(&fill)?;
+            let ink = if value > 0.55 { WHITE } else { INK };
+            let number = (x + CELL / 2 - 1, y + CELL / 2 - 1);
+            area.draw(&Text::new(format!("{value:.2}"), number, style(13, ink, HPos::Center)))?;
+        }
+    }
+    let (x, bar) = (left + rows * CELL + 26, rows.max(6) * CELL);
+    for y in 0..bar {
+        let value = 1.0 - y as f32 / bar as f32;
+        area.draw(&Rectangle::new([(x, TOP + y), (x + 16, TOP + y + 1)], colour(value).filled()))?;
+    }
+    for (value, name) in [(1.0, "1  same"), (0.5, "0.5"), (0.0, "0  unrelated")] {
+        let y = TOP + ((1.0 - value) * (bar - 1) as f32) as i32;
+        area.draw(&Text::new(name, (x + 24, y), style(13, PALE, HPos::Left)))?;
+    }
+    let foot = (MARGIN, TOP + bar + 24);
+    area.draw(&Text::new("cosine similarity of the model's vectors", foot, style(13, PALE, HPos::Left)))?;
+    area.present()?;
+    Ok(())
+}
+
+/// From almost white at 0 to a deep blue at 1; below 0 as at 0.
+fn colour(value: f32) -> RGBColor {
+    const STOPS: [(f32, [f32; 3]); 4] = [
+        (0.0, [246.0, 248.0, 250.0]),
+        (0.3, [178.0, 214.0, 230.0]),
+        (0.65, [52.0, 132.0, 186.0]),
+        (1.0, [10.0, 44.0, 96.0]),
+    ];
+    let value = value.clamp(0.0, 1.0);
+    let above = STOPS.iter().position(|(at, _)| *at >= value).unwrap_or(STOPS.len() - 1).max(1);
+    let ((from, a), (to, b)) = (STOPS[above - 1], STOPS[above]);
+    let share = (value - from) / (to - from);
+    let mix = |i: usize| (a[i] + (b[i] - a[i]) * share) as u8;
+    RGBColor(mix(0), mix(1), mix(2))
+}
+
+fn encode(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.add_text_chunk("Software".to_string(), MAKER.to_string())?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_replaces_its_own_kind_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let labels = ["one".to_string(), "two".to_string()];
+        let matrix = [vec![1.0, 0.2], vec![0.2, 1.0]];
+        write(&path, false, "two texts", &labels, &matrix).unwrap();
+        write(&path, false, "again", &labels, &matrix).unwrap();
+        std::fs::write(&path, "a letter").unwrap();
+        assert!(write(&path, false, "again", &labels, &matrix).unwrap_err().to_string().contains("--force"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"a letter");
+    }
+
+    #[test]
+    fn colours_darken_with_similarity() {
+        let light = |value| {
+            let RGBColor(r, g, b) = colour(value);
+            u32::from(r) + u32::from(g) + u32::from(b)
+        };
+        assert!(light(-1.0) == light(0.0) && light(0.0) > light(0.5) && light(0.5) > light(1.0));
+    }
+}

@@ -1,0 +1,208 @@
+//! `fauna info`: what a checkpoint holds. Before the download the config says it, afterwards the files do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fauna::checkpoint::{Checkpoint, Storage};
+use fauna::nn::block_name;
+use fauna::source::{Files, Source, Wanted};
+use fauna::weights::Inventory;
+use fauna::{Error, ErrorKind, Family, Result};
+use serde_json::{Value, json};
+
+use super::output::Output;
+use super::table::{self, Table, shorten};
+use super::{Context, Exit};
+
+/// What is shown.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
+    source: String,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+}
+
+/// A file of the checkpoint: name, bytes if they are known.
+type FileSize = (String, Option<u64>);
+
+/// Shows it. Downloads the description of a hub repository, never its weights.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let _stoppable = context.interrupt.hold();
+    let source = Source::parse(&args.source)?;
+    let finder = context.finder();
+    let mut wanted = Wanted::default();
+    if let Some(file) = &context.globals.file {
+        wanted = wanted.file(file);
+    }
+    let (files, sizes) = match &source {
+        Source::Hub(repo) => {
+            let files = finder.find(&source, &wanted.without_weights())?;
+            let listed = finder.list(repo)?.files;
+            (files, listed.into_iter().map(|file| (file.path, file.size)).collect())
+        }
+        _ => {
+            let files = finder.find(&source, &wanted)?;
+            let sizes = sizes_of(&files);
+            (files, sizes)
+        }
+    };
+    // A hub repository that is not downloaded yet has no weights here: the config alone speaks.
+    let checkpoint = match files.weights() {
+        Ok(weights) => Some(Checkpoint::open_files(&weights)?),
+        Err(error) if matches!(source, Source::Hub(_)) && error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let planned = match fauna::inventory(&args.source, &context.options()?) {
+        Ok(planned) => Some(planned),
+        Err(error) => match &checkpoint {
+            None => return Err(error),
+            Some(_) => {
+                context.say(&format!("only the files speak, no family was found for them: {error}"));
+                None
+            }
+        },
+    };
+    let config = config(&files)?;
+    let found = Found { source: &args.source, planned, config, sizes, checkpoint };
+    let mut output = Output::stdout();
+    match context.globals.json {
+        true => output.json(&found.json(args.tensors))?,
+        false => found.print(args.tensors, &mut output)?,
+    }
+    output.finish()?;
+    Ok(Exit::Done)
+}
+
+struct Found<'a> {
+    source: &'a str,
+    planned: Option<(&'static Family, Inventory)>,
+    config: Option<Value>,
+    sizes: Vec<FileSize>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Found<'_> {
+    fn parameters(&self) -> u64 {
+        match (&self.planned, &self.checkpoint) {
+            (Some((_, inventory)), _) => inventory.parameters,
+            (None, Some(checkpoint)) => checkpoint.iter().map(|(_, stored)| stored.elements() as u64).sum(),
+            (None, None) => 0,
+        }
+    }
+
+    /// Name, shape and storage of every tensor; what only the config says has no storage yet.
+    fn tensors(&self) -> Vec<(String, Vec<usize>, String)> {
+        match (&self.checkpoint, &self.planned) {
+            (Some(checkpoint), _) => checkpoint
+                .iter()
+                .map(|(name, stored)| (name.to_string(), stored.shape.clone(), storage(stored.storage)))
+                .collect(),
+            (None, Some((_, inventory))) => inventory
+                .tensors
+                .iter()
+                .map(|(name, shape)| (name.clone(), shape.clone(), String::new()))
+                .collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// How many tensors are stored in which way.
+    fn storages(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (_, _, storage) in self.tensors() {
+            *counts.entry(storage).or_default() += 1;
+        }
+        counts
+    }
+
+    fn print(&self, with_tensors: bool, output: &mut Output) -> Result<()> {
+        let mut table = Table::default();
+        table.row(["source", self.source]);
+        if let Some((family, _)) = &self.planned {
+            let release = family.releases.iter().find(|release| release.id == self.source);
+            let list = |modalities: &[fauna::Modality]| {
+                modalities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            };
+            table.row(["system", release.map_or(family.systems[0], |release| release.system)]);
+            table.row(["family", &format!("{} ({})", family.name, family.paper)]);
+            table.row(["reads", &list(family.inputs)]);
+            table.row(["writes", &list(family.outputs)]);
+            table.row(["licence", release.map_or("not known to the registry", |release| release.licence)]);
+        }
+        let weights = match &self.checkpoint {
+            None => "not downloaded: the numbers are the config's".to_string(),
+            Some(_) => {
+                let storages = self.storages();
+                storages
+                    .iter()
+                    .map(|(storage, count)| format!("{count} in {storage}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            }
+        };
+        table.row([
+            "parameters",
+            &format!("{} in {} tensors", table::count(self.parameters()), self.tensors().len()),
+        ]);
+        table.row(["weights", &weights]);
+        for (key, value) in self.config.iter().flat_map(|config| config.as_object()).flatten() {
+            table.row(["config", &shorten(&format!("{key} = {value}"), 90)]);
+        }
+        for (name, size) in &self.sizes {
+            let size = size.map_or("size unknown".to_string(), table::bytes);
+            table.row(["file", &format!("{name}  {size}")]);
+        }
+        table.lines().into_iter().try_for_each(|line| output.line(line))?;
+        if with_tensors {
+            let mut table = Table::default();
+            for (name, shape, storage) in self.tensors() {
+                table.row([name, format!("{shape:?}"), storage]);
+            }
+            table.lines().into_iter().try_for_each(|line| output.line(line))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, with_tensors: bool) -> Value {
+        let files: Vec<_> =
+            self.sizes.iter().map(|(name, size)| json!({"name": name, "bytes": size})).collect();
+        let mut object = json!({
+            "source": self.source,
+            "family": self.planned.as_ref().map(|(family, _)| family.name),
+            "systems": self.planned.as_ref().map(|(family, _)| family.systems),
+            "parameters": self.parameters(),
+            "tensors": self.tensors().len(),
+            "downloaded": self.checkpoint.is_some(),
+            "stored": self.checkpoint.as_ref().map(|_| self.storages()),
+            "config": self.config,
+            "files": files,
+        });
+        if with_tensors {
+            let tensor = |(name, shape, storage)| json!({"name": name, "shape": shape, "stored": storage});
+            object["all_tensors"] = self.tensors().into_iter().map(tensor).collect();
+        }
+        object
+    }
+}
+
+fn storage(storage: Storage) -> String {
+    match storage {
+        Storage::Block(kind) => block_name(kind),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+fn sizes_of(files: &Files) -> Vec<FileSize> {
+    let size = |name: &str| files.get(name).and_then(|path: PathBuf| Some(path.metadata().ok()?.len()));
+    files.names().into_iter().map(|name| (name.clone(), size(&name))).collect()
+}
+
+fn config(files: &Files) -> Result<Option<Value>> {
+    let Some(path) = files.get("config.json") else { return Ok(None) };
+    let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, "read", e));
+    let config =
+        serde_json::from_slice(&read(&path)?).map_err(|e| Error::format(&path, format!("not JSON: {e}")))?;
+    Ok(Some(config))
+}

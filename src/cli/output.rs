@@ -1,0 +1,157 @@
+//! Where results go: standard output, or a file that stands under its name only when it is whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Stdout, Write};
+use std::path::{Path, PathBuf};
+
+use fauna::{Error, ErrorKind, Result};
+use serde::Serialize;
+use tempfile::NamedTempFile;
+
+const STDOUT: &str = "standard output";
+
+/// A place results are written to. Nothing is there under a file's name before [`finish`](Output::finish).
+pub struct Output {
+    place: PathBuf,
+    sink: Sink,
+}
+
+enum Sink {
+    Stdout(BufWriter<Stdout>),
+    /// What is there and is no regular file: a device, a pipe.
+    Device(BufWriter<File>),
+    File {
+        part: BufWriter<NamedTempFile>,
+        replace: bool,
+    },
+}
+
+impl Output {
+    /// Standard output.
+    pub fn stdout() -> Self {
+        Self { place: STDOUT.into(), sink: Sink::Stdout(BufWriter::new(std::io::stdout())) }
+    }
+
+    /// The file at `path`, or standard output if there is none.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if a file is there and `force` is off; [`Io`](ErrorKind::Io) if none can be made.
+    pub fn open(path: Option<&Path>, force: bool) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::stdout()) };
+        let sink = match std::fs::metadata(path) {
+            Ok(there) if there.is_dir() => {
+                return Err(Error::input("this is a folder, a file is wanted").at(path));
+            }
+            Ok(there) if !there.is_file() => {
+                let file = OpenOptions::new().write(true).open(path);
+                Sink::Device(BufWriter::new(file.map_err(|e| Error::io(path, "open", e))?))
+            }
+            Ok(_) if !force => return Err(is_there(path)),
+            _ => Sink::File { part: BufWriter::new(part_of(path)?), replace: force },
+        };
+        Ok(Self { place: path.into(), sink })
+    }
+
+    /// Writes `bytes`.
+    pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.sink.writer().write_all(bytes);
+        written.map_err(|e| Error::io(&self.place, "write", e))
+    }
+
+    /// Writes `line` and ends it.
+    pub fn line(&mut self, line: impl AsRef<str>) -> Result<()> {
+        self.bytes(line.as_ref().as_bytes())?;
+        self.bytes(b"\n")
+    }
+
+    /// Writes `value` as JSON on a line of its own.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(value)
+            .map_err(|e| Error::input(format!("cannot be written as JSON: {e}")).at(&self.place))?;
+        self.line(text)
+    }
+
+    /// Hands on what was written so far.
+    pub fn flush(&mut self) -> Result<()> {
+        let flushed = self.sink.writer().flush();
+        flushed.map_err(|e| Error::io(&self.place, "write", e))
+    }
+
+    /// Ends the output: only now does a file stand under its name.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        let Sink::File { part, replace } = self.sink else { return Ok(()) };
+        let part = part.into_inner().map_err(|e| Error::io(&self.place, "write", e.into_error()))?;
+        part.as_file().sync_all().map_err(|e| Error::io(&self.place, "write", e))?;
+        let placed = match replace {
+            true => part.persist(&self.place),
+            false => part.persist_noclobber(&self.place),
+        };
+        match placed {
+            Ok(_) => Ok(()),
+            Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(is_there(&self.place)),
+            Err(e) => Err(Error::io(&self.place, "write", e.error)),
+        }
+    }
+}
+
+impl Sink {
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Stdout(out) => out,
+            Self::Device(out) => out,
+            Self::File { part, .. } => part,
+        }
+    }
+}
+
+/// Whether `error` says that nobody reads standard output any more.
+pub fn is_closed_pipe(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
+    error.place() == Some(Path::new(STDOUT))
+        && source.is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn is_there(path: &Path) -> Error {
+    Error::new(ErrorKind::Input, "there is a file of this name")
+        .at(path)
+        .hint("name another, or replace it: --force")
+}
+
+/// A file beside `path` that takes its name in the end; the usual permissions, not a secret file's.
+fn part_of(path: &Path) -> Result<NamedTempFile> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".fauna-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder).map_err(|e| Error::io(path, "write", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_given_up_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.txt");
+        let mut output = Output::open(Some(&path), false).unwrap();
+        output.line("half").unwrap();
+        drop(output);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_replaced_only_by_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.txt");
+        std::fs::write(&path, "mine").unwrap();
+        assert!(Output::open(Some(&path), false).err().unwrap().to_string().contains("--force"));
+        let mut output = Output::open(Some(&path), true).unwrap();
+        output.line("new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        output.finish().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
+    }
+}
