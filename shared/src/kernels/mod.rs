@@ -2,6 +2,7 @@
 //! the memory map, with `unsafe`.
 
 pub mod attention;
+pub mod blocks;
 pub mod cpu;
 pub mod elementwise;
 pub mod matmul;

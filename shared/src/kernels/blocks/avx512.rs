@@ -1,0 +1,568 @@
+//! Products with AVX-512 and VNNI, which sums products of unsigned and signed bytes four at a time.
+//!
+//! Few rows of activations: each row of weights is unpacked in registers and multiplied as it is read, so that
+//! memory sets the pace ([`dots`]). Many rows: tiles of weights are unpacked once, in the order in which sixteen
+//! outputs fill a vector, and multiplied with every row ([`pack`], [`multiply`]).
+
+use std::arch::x86_64::*;
+
+use super::activations::Group;
+use super::format::{self, Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
+
+/// A format as vectors. `group` points to 256 weights.
+pub(super) trait Wide: Format {
+    /// Scales and minima, in the low 8 lanes where 32 weights share one (the others are then zero).
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW, VL, DQ; 256 weights are readable at `group`.
+    unsafe fn parameters(group: *const u8) -> (__m512, __m512);
+    /// Quants `64 z .. 64 (z + 1)`, in order.
+    ///
+    /// # Safety
+    /// As above, and `z < 4`; only these quants need be readable.
+    unsafe fn sixty_four(group: *const u8, z: usize) -> __m512i;
+}
+
+/// The pairs of 16-bit numbers at the start of eight blocks.
+#[inline(always)]
+unsafe fn heads<F: Format>(group: *const u8) -> __m256i {
+    // SAFETY: each read is of the first four bytes of one of eight readable blocks.
+    unsafe {
+        let b = F::BYTES as i32;
+        let at = _mm256_setr_epi32(0, b, 2 * b, 3 * b, 4 * b, 5 * b, 6 * b, 7 * b);
+        _mm256_i32gather_epi32(group.cast(), at, 1)
+    }
+}
+
+/// The low 16 bits of each lane as half-precision numbers.
+#[inline(always)]
+unsafe fn halves(lanes: __m256i) -> __m512 {
+    // SAFETY: the caller's processor has AVX-512 and F16C.
+    unsafe { _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(lanes))) }
+}
+
+#[inline(always)]
+unsafe fn half_at(at: *const u8) -> __m512 {
+    // SAFETY: two bytes are readable.
+    unsafe {
+        _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(at.cast::<u16>().read_unaligned()))))
+    }
+}
+
+/// Sixteen bytes of each of two blocks, low nibbles before high ones.
+#[inline(always)]
+unsafe fn nibbles_of_two(first: *const u8, second: *const u8) -> __m512i {
+    // SAFETY: sixteen bytes are readable at each.
+    unsafe {
+        let pair = _mm512_broadcast_i32x4(_mm_loadu_si128(first.cast()));
+        let pair = _mm512_mask_broadcast_i32x4(pair, 0xff00, _mm_loadu_si128(second.cast()));
+        let shift = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+        _mm512_and_si512(_mm512_srlv_epi32(pair, shift), _mm512_set1_epi8(15))
+    }
+}
+
+/// 32 bytes twice, each half shifted right by its own number of bits; bits of neighbours come in from above.
+#[inline(always)]
+unsafe fn twice(bytes: *const u8, first: i32, second: i32) -> __m512i {
+    // SAFETY: 32 bytes are readable.
+    unsafe {
+        let both = _mm512_broadcast_i64x4(_mm256_loadu_si256(bytes.cast()));
+        let (f, s) = (first, second);
+        _mm512_srlv_epi32(both, _mm512_setr_epi32(f, f, f, f, f, f, f, f, s, s, s, s, s, s, s, s))
+    }
+}
+
+/// One bit a weight, `bits` of it, above four-bit quants.
+#[inline(always)]
+unsafe fn with_fifth(q: __m512i, bits: u64) -> __m512i {
+    // SAFETY: the caller's processor has AVX-512 BW.
+    unsafe { _mm512_mask_add_epi8(q, bits, q, _mm512_set1_epi8(16)) }
+}
+
+#[inline(always)]
+unsafe fn bits_of_two(first: *const u8, second: *const u8) -> u64 {
+    // SAFETY: four bytes are readable at each.
+    let (low, high) =
+        unsafe { (first.cast::<u32>().read_unaligned(), second.cast::<u32>().read_unaligned()) };
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Implements [`Wide`] for a format of 32 weights a block: the half-precision minimum follows the scale or there is
+/// none, and `quants` are those of two blocks.
+macro_rules! short {
+    ($name:ident, $min:literal, |$a:ident, $b:ident| $quants:expr) => {
+        impl Wide for $name {
+            #[inline(always)]
+            unsafe fn parameters(group: *const u8) -> (__m512, __m512) {
+                // SAFETY: the caller promises eight readable blocks.
+                unsafe {
+                    let heads = heads::<Self>(group);
+                    let min = if $min { halves(_mm256_srli_epi32(heads, 16)) } else { _mm512_setzero_ps() };
+                    (halves(heads), min)
+                }
+            }
+            #[inline(always)]
+            unsafe fn sixty_four(group: *const u8, z: usize) -> __m512i {
+                // SAFETY: the caller promises that blocks 2z and 2z + 1 are readable.
+                unsafe {
+                    let $a = group.add(2 * z * Self::BYTES);
+                    let $b = $a.add(Self::BYTES);
+                    $quants
+                }
+            }
+        }
+    };
+}
+
+short!(Q4_0, false, |a, b| nibbles_of_two(a.add(2), b.add(2)));
+short!(Q4_1, true, |a, b| nibbles_of_two(a.add(4), b.add(4)));
+short!(Q5_0, false, |a, b| with_fifth(nibbles_of_two(a.add(6), b.add(6)), bits_of_two(a.add(2), b.add(2))));
+short!(Q5_1, true, |a, b| with_fifth(nibbles_of_two(a.add(8), b.add(8)), bits_of_two(a.add(4), b.add(4))));
+short!(Q8_0, false, |a, b| {
+    let first = _mm512_castsi256_si512(_mm256_loadu_si256(a.add(2).cast()));
+    let both = _mm512_inserti64x4(first, _mm256_loadu_si256(b.add(2).cast()), 1);
+    _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+});
+
+#[inline(always)]
+unsafe fn scales_and_minima(group: *const u8) -> (__m512, __m512) {
+    // SAFETY: the caller promises a readable block of Q4_K or Q5_K, which begins with these sixteen bytes.
+    unsafe {
+        let (scales, minima) = format::six_bits(group.add(4).cast::<[u8; 12]>().read_unaligned());
+        let wide = |bytes: [u8; 8]| {
+            let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
+            _mm512_zextps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)))
+        };
+        let minus = _mm512_sub_ps(_mm512_setzero_ps(), half_at(group.add(2)));
+        (_mm512_mul_ps(half_at(group), wide(scales)), _mm512_mul_ps(minus, wide(minima)))
+    }
+}
+
+macro_rules! long {
+    ($name:ident, |$p:ident| $parameters:expr, |$group:ident, $z:ident| $quants:expr) => {
+        impl Wide for $name {
+            #[inline(always)]
+            unsafe fn parameters($p: *const u8) -> (__m512, __m512) {
+                // SAFETY: all reads lie inside the block that the caller promises.
+                unsafe { $parameters }
+            }
+            #[inline(always)]
+            unsafe fn sixty_four($group: *const u8, $z: usize) -> __m512i {
+                // SAFETY: all reads lie inside the block that the caller promises.
+                unsafe { $quants }
+            }
+        }
+    };
+}
+
+long!(Q4K, |block| scales_and_minima(block), |block, z| {
+    _mm512_and_si512(twice(block.add(16 + 32 * z), 0, 4), _mm512_set1_epi8(15))
+});
+
+long!(Q5K, |block| scales_and_minima(block), |block, z| {
+    let low = _mm512_and_si512(twice(block.add(48 + 32 * z), 0, 4), _mm512_set1_epi8(15));
+    let high = twice(block.add(16), 2 * z as i32, 2 * z as i32 + 1);
+    with_fifth(low, _mm512_test_epi8_mask(high, _mm512_set1_epi8(1)))
+});
+
+long!(
+    Q6K,
+    |block| {
+        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(block.add(192).cast())));
+        (_mm512_mul_ps(half_at(block.add(208)), scales), _mm512_setzero_ps())
+    },
+    |block, z| {
+        let low = _mm512_loadu_si512(block.add(64 * (z / 2)).cast());
+        let low = _mm512_srlv_epi32(low, _mm512_set1_epi32(4 * (z % 2) as i32));
+        let high = twice(block.add(128 + 32 * (z / 2)), 4 * (z % 2) as i32, 4 * (z % 2) as i32 + 2);
+        let high = _mm512_slli_epi32(_mm512_and_si512(high, _mm512_set1_epi8(3)), 4);
+        _mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi8(15)), high)
+    }
+);
+
+#[inline(always)]
+unsafe fn two_bits(bytes: *const u8, z: usize) -> __m512i {
+    // SAFETY: 64 bytes are readable.
+    unsafe {
+        let shift = 4 * (z % 2) as i32;
+        _mm512_and_si512(twice(bytes.add(32 * (z / 2)), shift, shift + 2), _mm512_set1_epi8(3))
+    }
+}
+
+long!(
+    Q2K,
+    |block| {
+        let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(block.cast()));
+        let scales = _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
+        let minima = _mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
+        let minus = _mm512_sub_ps(_mm512_setzero_ps(), half_at(block.add(82)));
+        (_mm512_mul_ps(half_at(block.add(80)), scales), _mm512_mul_ps(minus, minima))
+    },
+    |block, z| two_bits(block.add(16), z)
+);
+
+long!(
+    Q3K,
+    |block| {
+        let scales = format::six_bits_of_sixteen(block.add(96).cast::<[u8; 12]>().read_unaligned());
+        let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
+        let scales = _mm512_cvtepi32_ps(_mm512_sub_epi32(scales, _mm512_set1_epi32(32)));
+        (_mm512_mul_ps(half_at(block.add(108)), scales), _mm512_setzero_ps())
+    },
+    |block, z| {
+        let high = twice(block, 2 * z as i32, 2 * z as i32 + 1);
+        let high = _mm512_and_si512(_mm512_slli_epi32(high, 2), _mm512_set1_epi8(4));
+        _mm512_or_si512(two_bits(block.add(32), z), high)
+    }
+);
+
+long!(
+    Q8K,
+    |block| {
+        let d = _mm512_set1_ps(block.cast::<f32>().read_unaligned());
+        (_mm512_maskz_mov_ps(0xff, d), _mm512_setzero_ps())
+    },
+    |block, z| _mm512_xor_si512(_mm512_loadu_si512(block.add(4 + 64 * z).cast()), _mm512_set1_epi8(-128))
+);
+
+/// Bytes of 256 weights.
+const fn group_bytes<F: Format>() -> usize {
+    256 / F::BLOCK * F::BYTES
+}
+
+/// The most bytes that [`group_bytes`] gives.
+const MOST_BYTES: usize = 320;
+
+/// Weights in blocks, row after row, and what there is of the last group of a row.
+#[derive(Clone, Copy)]
+struct Rows<'a, F> {
+    data: &'a [u8],
+    bytes: usize,
+    format: std::marker::PhantomData<F>,
+}
+
+impl<'a, F: Wide> Rows<'a, F> {
+    fn new(data: &'a [u8], bytes: usize) -> Self {
+        Self { data, bytes, format: std::marker::PhantomData }
+    }
+
+    /// Calls `each(group's index, address, number of 64s)` over the groups of a row; a last one that is not whole is
+    /// read from a copy that ends in zeros.
+    #[inline(always)]
+    fn groups(&self, row: usize, mut each: impl FnMut(usize, *const u8, usize)) {
+        let row = &self.data[row * self.bytes..][..self.bytes];
+        let (whole, rest) = (self.bytes / group_bytes::<F>(), self.bytes % group_bytes::<F>());
+        for g in 0..whole {
+            each(g, row[g * group_bytes::<F>()..].as_ptr(), 4);
+        }
+        if rest > 0 {
+            let mut copy = [0u8; MOST_BYTES];
+            copy[..rest].copy_from_slice(&row[whole * group_bytes::<F>()..]);
+            each(whole, copy.as_ptr(), (rest / F::BYTES).div_ceil(2));
+        }
+    }
+}
+
+/// For 64 weights: which lane of the parameters each lane of products takes.
+#[inline(always)]
+unsafe fn spread<F: Format>(z: usize) -> __m512i {
+    // SAFETY: the caller's processor has AVX-512.
+    unsafe {
+        let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let (shift, step) = if F::SUB == 16 { (2, 4) } else { (3, 2) };
+        _mm512_add_epi32(
+            _mm512_srlv_epi32(lane, _mm512_set1_epi32(shift)),
+            _mm512_set1_epi32(z as i32 * step),
+        )
+    }
+}
+
+/// Scales of the activations, a lane for each scale of the weights.
+#[inline(always)]
+unsafe fn scales_of<F: Format>(x: &Group) -> __m512 {
+    // SAFETY: reads whole arrays of `x`; the caller's processor has AVX-512.
+    unsafe {
+        let scales = _mm512_zextps256_ps512(_mm256_load_ps(x.scale.as_ptr()));
+        if F::SUB == 16 {
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(twice, scales)
+        } else {
+            scales
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sums_of<F: Format>(x: &Group) -> __m512 {
+    // SAFETY: reads whole arrays of `x`; the caller's processor has AVX-512.
+    unsafe {
+        if F::SUB == 16 {
+            _mm512_loadu_ps(x.sums16.as_ptr())
+        } else {
+            _mm512_zextps256_ps512(_mm256_load_ps(x.sums32.as_ptr()))
+        }
+    }
+}
+
+/// What every 1 in `sums` contributes: the minimum less the scaled zero.
+#[inline(always)]
+unsafe fn offset<F: Format>(scale: __m512, min: __m512) -> __m512 {
+    // SAFETY: the caller's processor has AVX-512.
+    unsafe {
+        if F::ZERO == 0 { min } else { _mm512_fnmadd_ps(_mm512_set1_ps(f32::from(F::ZERO)), scale, min) }
+    }
+}
+
+/// `y[r][o] = x[r] · weights[first + o]` for `R` rows of `x` and as many outputs as `y` holds, row by row.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL, DQ and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn dots<F: Wide, const R: usize>(
+    data: &[u8],
+    row_bytes: usize,
+    first: usize,
+    x: [&[Group]; R],
+    y: &mut [&mut [f32]; R],
+) {
+    let rows = Rows::<F>::new(data, row_bytes);
+    for o in 0..y[0].len() {
+        let (mut even, mut odd) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
+        rows.groups(first + o, |g, group, parts| {
+            // SAFETY: `groups` gives addresses of readable groups, and `parts` of their 64s.
+            unsafe {
+                let (scale, min) = F::parameters(group);
+                let offset = offset::<F>(scale, min);
+                let mut scales = [_mm512_setzero_ps(); R];
+                for r in 0..R {
+                    scales[r] = _mm512_mul_ps(scale, scales_of::<F>(&x[r][g]));
+                    even[r] = _mm512_fmadd_ps(offset, sums_of::<F>(&x[r][g]), even[r]);
+                }
+                let part = |z: usize, totals: &mut [__m512; R]| {
+                    let q = F::sixty_four(group, z);
+                    let spread = spread::<F>(z);
+                    for r in 0..R {
+                        let a = _mm512_load_si512(x[r][g].q.as_ptr().add(64 * z).cast());
+                        let product = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, a));
+                        totals[r] =
+                            _mm512_fmadd_ps(product, _mm512_permutexvar_ps(spread, scales[r]), totals[r]);
+                    }
+                };
+                if parts == 4 {
+                    part(0, &mut even);
+                    part(1, &mut odd);
+                    part(2, &mut even);
+                    part(3, &mut odd);
+                } else {
+                    for z in 0..parts {
+                        part(z, &mut odd);
+                    }
+                }
+            }
+        });
+        for r in 0..R {
+            y[r][o] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+        }
+    }
+}
+
+/// One cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; 16]);
+
+impl Line {
+    const ZERO: Self = Self([0.0; 16]);
+}
+
+/// Outputs in a tile.
+pub(super) const TILE: usize = 16 * PANELS;
+const PANELS: usize = 2;
+/// Rows of activations that one pass over a tile serves.
+const ROWS: usize = 6;
+
+/// Lines for 64 weights of each output of a panel: quants, then scales, then offsets.
+const fn lines<F: Format>() -> usize {
+    16 + 2 * (64 / F::SUB)
+}
+
+/// Unpacks the outputs `first .. first + TILE` (the last one again and again where there are fewer). For each 64
+/// weights and each panel of 16 outputs: sixteen lines of quants, four weights of each output; then the scales and
+/// the offsets of each output, a line for each `SUB` weights.
+///
+/// # Safety
+/// As [`dots`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn pack<F: Wide>(data: &[u8], row_bytes: usize, first: usize, out: &mut Vec<Line>) {
+    let rows = Rows::<F>::new(data, row_bytes);
+    let outputs = data.len() / row_bytes;
+    let parts = (row_bytes / F::BYTES * F::BLOCK).div_ceil(64);
+    out.resize(parts * PANELS * lines::<F>(), Line::ZERO);
+    for panel in 0..PANELS {
+        // Rows first, each line one output's; then every block of sixteen lines is transposed.
+        let place = |part: usize| (part * PANELS + panel) * lines::<F>();
+        let groups = parts.div_ceil(4);
+        let mut parameters = vec![[[Line::ZERO; 16]; 2]; groups];
+        for lane in 0..16 {
+            let row = (first + panel * 16 + lane).min(outputs - 1);
+            rows.groups(row, |g, group, count| {
+                // SAFETY: `groups` gives addresses of readable groups; every store is into one line of `out` or of
+                // `parameters`.
+                unsafe {
+                    let (scale, min) = F::parameters(group);
+                    _mm512_store_ps(parameters[g][0][lane].0.as_mut_ptr(), scale);
+                    _mm512_store_ps(parameters[g][1][lane].0.as_mut_ptr(), offset::<F>(scale, min));
+                    for z in 0..count {
+                        let line = &mut out[place(4 * g + z) + lane];
+                        _mm512_store_si512(line.0.as_mut_ptr().cast(), F::sixty_four(group, z));
+                    }
+                }
+            });
+        }
+        for (g, parameters) in parameters.iter_mut().enumerate() {
+            let subs = 64 / F::SUB;
+            for (kind, lines_of_kind) in parameters.iter_mut().enumerate() {
+                // SAFETY: the processor is as this function's caller promises.
+                unsafe { transpose(lines_of_kind) };
+                for z in 0..4.min(parts - 4 * g) {
+                    let at = place(4 * g + z) + 16 + kind * subs;
+                    out[at..at + subs].copy_from_slice(&lines_of_kind[z * subs..][..subs]);
+                }
+            }
+        }
+        for part in 0..parts {
+            if let Ok(block) = (&mut out[place(part)..place(part) + 16]).try_into() {
+                // SAFETY: as above.
+                unsafe { transpose(block) };
+            }
+        }
+    }
+}
+
+/// Swaps rows and columns of sixteen lines of sixteen 32-bit numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(block: &mut [Line; 16]) {
+    // SAFETY: loads and stores are of whole lines.
+    unsafe {
+        let load = |i: usize| _mm512_load_ps(block[i].0.as_ptr());
+        let mut a: [__m512; 16] = std::array::from_fn(load);
+        // Blocks of 2, of 4 (inside each quarter of a vector), then quarters among vectors.
+        let mut b = a;
+        for i in 0..8 {
+            b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+            b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+        }
+        for i in 0..4 {
+            let d = |j: usize| _mm512_castps_pd(b[4 * i + j]);
+            a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(d(0), d(2)));
+            a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(d(0), d(2)));
+            a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(d(1), d(3)));
+            a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(d(1), d(3)));
+        }
+        // a[4 i + j] holds, in quarter k, column 4 k + j of rows 4 i .. 4 i + 4.
+        for j in 0..4 {
+            let (p, q) = (a[j], a[4 + j]);
+            let (r, s) = (a[8 + j], a[12 + j]);
+            let (low, high) = (_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+            let (low2, high2) = (_mm512_shuffle_f32x4(r, s, 0x88), _mm512_shuffle_f32x4(r, s, 0xdd));
+            b[j] = _mm512_shuffle_f32x4(low, low2, 0x88);
+            b[8 + j] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+            b[4 + j] = _mm512_shuffle_f32x4(high, high2, 0x88);
+            b[12 + j] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+        }
+        for (line, value) in block.iter_mut().zip(b) {
+            _mm512_store_ps(line.0.as_mut_ptr(), value);
+        }
+    }
+}
+
+/// Multiplies a packed tile with all rows of `x`, `groups` each: `each(row, first of 16 outputs, sixteen products)`.
+///
+/// # Safety
+/// As [`dots`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn multiply<F: Wide>(
+    tile: &[Line],
+    x: &[Group],
+    groups: usize,
+    mut each: impl FnMut(usize, usize, &[f32; 16]),
+) {
+    for (block, x) in x.chunks(ROWS * groups).enumerate() {
+        let row = block * ROWS;
+        // SAFETY: the processor is as this function's caller promises.
+        unsafe {
+            match x.len() / groups {
+                1 => rows_by_tile::<F, 1>(tile, x, groups, row, &mut each),
+                2 => rows_by_tile::<F, 2>(tile, x, groups, row, &mut each),
+                3 => rows_by_tile::<F, 3>(tile, x, groups, row, &mut each),
+                4 => rows_by_tile::<F, 4>(tile, x, groups, row, &mut each),
+                5 => rows_by_tile::<F, 5>(tile, x, groups, row, &mut each),
+                _ => rows_by_tile::<F, ROWS>(tile, x, groups, row, &mut each),
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn rows_by_tile<F: Wide, const R: usize>(
+    tile: &[Line],
+    x: &[Group],
+    groups: usize,
+    first: usize,
+    each: &mut impl FnMut(usize, usize, &[f32; 16]),
+) {
+    let mut totals = [[_mm512_setzero_ps(); R]; PANELS];
+    let subs = 64 / F::SUB;
+    assert!(x.len() >= R * groups && tile.len().div_ceil(4 * PANELS * lines::<F>()) <= groups);
+    for (part, tile) in tile.chunks_exact(PANELS * lines::<F>()).enumerate() {
+        let (g, z) = (part / 4, part % 4);
+        // SAFETY: by the assertion, `g` is a group of each row; `z < 4`, `sub < subs` and `k < SUB / 4` keep every
+        // read inside that group or the lines of this part.
+        unsafe {
+            let x: [&Group; R] = std::array::from_fn(|r| x.get_unchecked(r * groups + g));
+            let tile = tile.as_ptr();
+            for sub in 0..subs {
+                let mut products = [[_mm512_setzero_si512(); R]; PANELS];
+                for k in 0..F::SUB / 4 {
+                    let line = sub * F::SUB / 4 + k;
+                    let q: [__m512i; PANELS] =
+                        std::array::from_fn(|p| _mm512_load_si512(tile.add(p * lines::<F>() + line).cast()));
+                    for r in 0..R {
+                        let a = x[r].q.as_ptr().add(64 * z + 4 * line).cast::<i32>().read();
+                        let a = _mm512_set1_epi32(a);
+                        for p in 0..PANELS {
+                            products[p][r] = _mm512_dpbusd_epi32(products[p][r], q[p], a);
+                        }
+                    }
+                }
+                for p in 0..PANELS {
+                    let at = tile.add(p * lines::<F>() + 16 + sub);
+                    let (scale, offset) = (_mm512_load_ps(at.cast()), _mm512_load_ps(at.add(subs).cast()));
+                    for r in 0..R {
+                        let (of_x, sum) = if F::SUB == 16 {
+                            (
+                                x[r].scale.get_unchecked(2 * z + sub / 2),
+                                x[r].sums16.get_unchecked(4 * z + sub),
+                            )
+                        } else {
+                            (x[r].scale.get_unchecked(2 * z + sub), x[r].sums32.get_unchecked(2 * z + sub))
+                        };
+                        let product = _mm512_mul_ps(_mm512_cvtepi32_ps(products[p][r]), scale);
+                        let total = _mm512_fmadd_ps(product, _mm512_set1_ps(*of_x), totals[p][r]);
+                        totals[p][r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(*sum), total);
+                    }
+                }
+            }
+        }
+    }
+    for (p, totals) in totals.iter().enumerate() {
+        for (r, total) in totals.iter().enumerate() {
+            let mut line = Line::ZERO;
+            // SAFETY: one whole line.
+            unsafe { _mm512_store_ps(line.0.as_mut_ptr(), *total) };
+            each(first + r, 16 * p, &line.0);
+        }
+    }
+}
