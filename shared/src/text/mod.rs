@@ -8,13 +8,17 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod chat;
 mod gguf;
 mod load;
 mod sentencepiece;
+mod stream;
 
 use candle_core::{Device, Tensor};
 
+pub use chat::{ChatTemplate, Message};
 pub use gguf::GgufVocabulary;
+pub use stream::{Completion, Detokenizer, Piece, Prompt, stream};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -207,6 +211,12 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Format`] if the decoder of the release fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let added = self.inner.get_added_vocabulary();
+        let tells = |token: String| !(skip_special && added.is_special_token(&token));
+        // Some decoders cannot take an empty list.
+        if !ids.iter().any(|&id| self.inner.id_to_token(id).is_some_and(tells)) {
+            return Ok(String::new());
+        }
         self.inner.decode(ids, skip_special).map_err(|e| tokenizer_error("cannot decode", e))
     }
 
@@ -236,9 +246,14 @@ impl Tokenizer {
         self
     }
 
+    /// The first token that ends a text.
+    pub(crate) fn end_token(&self) -> Option<u32> {
+        self.special.eos.first().copied()
+    }
+
     /// What fills up rows: the padding token, else the first end token, else 0. It is always masked.
     pub fn pad_id(&self) -> u32 {
-        self.special.pad.or_else(|| self.special.eos.first().copied()).unwrap_or(0)
+        self.special.pad.or(self.end_token()).unwrap_or(0)
     }
 
     /// The longest input the release names, special tokens included.
@@ -261,7 +276,7 @@ impl Encoding {
         let limits = longest_first(counts, room);
         let mut out = Self { cut: counts[0] + counts[1] - limits[0] - limits[1], ..Self::default() };
         let mut taken = [0usize; 2];
-        for i in 0..encoding.len() {
+        for (i, &id) in encoding.get_ids().iter().enumerate() {
             let text = text_of(i);
             if let Some(text) = text {
                 let text = text.min(1);
@@ -270,7 +285,7 @@ impl Encoding {
                     continue;
                 }
             }
-            out.ids.push(encoding.get_ids()[i]);
+            out.ids.push(id);
             out.type_ids.push(encoding.get_type_ids()[i]);
             out.offsets.push(encoding.get_offsets()[i]);
             out.special.push(special[i]);

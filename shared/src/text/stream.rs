@@ -1,0 +1,354 @@
+//! Text from a model as it is made: whole characters, right spacing, nothing of a stop string.
+
+use std::ops::ControlFlow;
+
+use super::Tokenizer;
+use crate::generate::{Decoder, Decoding, Finish, Generated, Halt, generate};
+use crate::{Error, Result};
+
+/// What a model is to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt<'a> {
+    /// Text, to be tokenised with the release's special tokens.
+    Text(&'a str),
+    /// Text that already holds its special tokens, as chat templates write it.
+    Chat(&'a str),
+    /// Token ids, taken as they are.
+    Ids(&'a [u32]),
+}
+
+/// A piece of text that has just become certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// The prompt it continues.
+    pub row: usize,
+    /// The text, never empty.
+    pub text: &'a str,
+}
+
+/// All that continued one prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// The text, without special tokens and without a stop string.
+    pub text: String,
+    /// The tokens, an end token and those of a stop string included.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Continues `prompts`, all at once, and calls `each` with every piece of text as soon as it is certain.
+///
+/// What `options` leaves open (`eos`, `pad`) is the tokenizer's. A piece is held back while it may be part of a
+/// character or the beginning of a stop string, so the pieces of a row put together are its completion's text.
+/// `each` may end everything by breaking.
+///
+/// # Errors
+/// As [`generate`].
+pub fn stream<D: Decoder + ?Sized>(
+    model: &D,
+    tokenizer: &Tokenizer,
+    prompts: &[Prompt],
+    options: &Decoding,
+    each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+) -> Result<Vec<Completion>> {
+    let prompts: Result<Vec<Vec<u32>>> = prompts.iter().map(|prompt| prompt_ids(tokenizer, prompt)).collect();
+    let prompts = prompts?;
+    let special = tokenizer.special();
+    let options = Decoding {
+        eos: options.eos.clone().or_else(|| Some(special.eos.clone())),
+        pad: options.pad.or(special.pad),
+        ..options.clone()
+    };
+    let mut rows: Vec<Row> = prompts.iter().map(|_| Row::new(tokenizer, &options)).collect();
+    let mut failed: Option<Error> = None;
+    let Generated { tokens, finished } = generate(model, &prompts, &options, &mut |new| {
+        let row = &mut rows[new.row];
+        let end = new.finish == Some(Finish::End);
+        let text = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
+            Ok(text) => text,
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(Halt::All);
+            }
+        };
+        if !text.is_empty() && each(Piece { row: new.row, text: &text }).is_break() {
+            return ControlFlow::Break(Halt::All);
+        }
+        if row.stop.stopped { ControlFlow::Break(Halt::Row) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let completion = |((row, tokens), finish): ((Row, Vec<u32>), Finish)| {
+        let finish = if row.stop.stopped { Finish::Stopped } else { finish };
+        Completion { text: row.text, tokens, finish }
+    };
+    Ok(rows.into_iter().zip(tokens).zip(finished).map(completion).collect())
+}
+
+fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
+    match prompt {
+        Prompt::Ids(ids) => Ok(ids.to_vec()),
+        Prompt::Chat(text) => tokenizer.encode(text, false),
+        // An empty text of a model without a begin token: the end token is what such models begin with.
+        Prompt::Text(text) => tokenizer.encode(text, true).map(|ids| match ids.is_empty() {
+            true => tokenizer.special().bos.or(tokenizer.end_token()).into_iter().collect(),
+            false => ids,
+        }),
+    }
+}
+
+/// One row's way from tokens to certain text.
+struct Row<'a> {
+    detokenizer: Detokenizer<'a>,
+    stop: StopStrings<'a>,
+    text: String,
+}
+
+impl<'a> Row<'a> {
+    fn new(tokenizer: &'a Tokenizer, options: &'a Decoding) -> Self {
+        Self {
+            detokenizer: tokenizer.detokenizer(),
+            stop: StopStrings::new(&options.stop),
+            text: String::new(),
+        }
+    }
+
+    fn push(&mut self, token: Option<u32>, last: bool) -> Result<String> {
+        let mut text = match token {
+            Some(token) => self.detokenizer.push(token)?,
+            None => String::new(),
+        };
+        if last {
+            text += &self.detokenizer.finish()?;
+        }
+        let mut certain = self.stop.push(&text);
+        if last {
+            certain += &self.stop.finish();
+        }
+        self.text += &certain;
+        Ok(certain)
+    }
+}
+
+/// Turns tokens into text one by one. The pieces put together are what decoding all tokens at once gives.
+#[derive(Debug, Clone)]
+pub struct Detokenizer<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The last tokens that gave text, then those that have not yet.
+    ids: Vec<u32>,
+    /// How many of `ids` have given their text.
+    told: usize,
+}
+
+impl Tokenizer {
+    /// A detokeniser for one row of new tokens; special tokens give no text.
+    pub fn detokenizer(&self) -> Detokenizer<'_> {
+        Detokenizer { tokenizer: self, ids: Vec::new(), told: 0 }
+    }
+}
+
+impl Detokenizer<'_> {
+    /// The text that has become certain with `token`; empty while a character is incomplete.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        self.ids.push(token);
+        self.advance(false)
+    }
+
+    /// What is left: an incomplete character as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(&mut self) -> Result<String> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, all: bool) -> Result<String> {
+        // Spacing depends on the tokens before, so those of the last piece are decoded again.
+        let before = self.tokenizer.decode(&self.ids[..self.told], true)?;
+        let now = self.tokenizer.decode(&self.ids, true)?;
+        // Any token adds at most three bytes to a character it does not complete; longer runs are not UTF-8.
+        let waiting = self.ids.len() - self.told;
+        if now.len() <= before.len() || (now.ends_with('\u{FFFD}') && !all && waiting < 16) {
+            return Ok(String::new());
+        }
+        let text = match now.strip_prefix(&before) {
+            Some(text) => text.to_string(),
+            // A decoder that tidies white space changed what was told: the new part starts where they part.
+            None => {
+                let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b);
+                now[same.map(|(c, _)| c.len_utf8()).sum()..].to_string()
+            }
+        };
+        self.ids.drain(..self.told);
+        self.told = self.ids.len();
+        Ok(text)
+    }
+}
+
+/// Holds back text that may be the beginning of a stop string.
+struct StopStrings<'a> {
+    stops: &'a [String],
+    held: String,
+    stopped: bool,
+}
+
+impl<'a> StopStrings<'a> {
+    fn new(stops: &'a [String]) -> Self {
+        Self { stops, held: String::new(), stopped: false }
+    }
+
+    /// The text that is certain now that `text` has come; all before the first stop string if it is there.
+    fn push(&mut self, text: &str) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        self.held += text;
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.stopped = true;
+            self.held.truncate(at);
+            return std::mem::take(&mut self.held);
+        }
+        let could_begin = |from: &usize| {
+            let tail = &self.held[*from..];
+            self.stops.iter().any(|stop| stop.starts_with(tail))
+        };
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let from = self.held.len().saturating_sub(longest);
+        let hold = (from..self.held.len()).filter(|&i| self.held.is_char_boundary(i)).find(could_begin);
+        let held = self.held.split_off(hold.unwrap_or(self.held.len()));
+        std::mem::replace(&mut self.held, held)
+    }
+
+    /// What was held back and turned out to be text.
+    fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Tokens;
+    use candle_core::{Device, Tensor};
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_folder(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizers/gpt2")).unwrap()
+    }
+
+    /// Says a fixed text, whatever the prompt, then the end token.
+    struct Reciter {
+        tokens: Vec<u32>,
+        vocabulary: usize,
+    }
+
+    impl Reciter {
+        fn new(tokenizer: &Tokenizer, text: &str) -> Self {
+            let mut tokens = tokenizer.encode(text, false).unwrap();
+            tokens.push(tokenizer.special().eos[0]);
+            Self { tokens, vocabulary: tokenizer.vocab_size() }
+        }
+    }
+
+    impl Decoder for Reciter {
+        type Cache = usize;
+        fn cache(&self, _rows: usize, _capacity: usize) -> Result<usize> {
+            Ok(0)
+        }
+        fn step(&self, tokens: &Tokens, said: &mut usize) -> Result<Tensor> {
+            let mut row = vec![0f32; self.vocabulary];
+            row[self.tokens[*said] as usize] = 1.0;
+            *said += 1;
+            Ok(Tensor::from_vec(row.repeat(tokens.rows()), (tokens.rows(), self.vocabulary), &Device::Cpu)?)
+        }
+        fn max_positions(&self) -> Option<usize> {
+            None
+        }
+    }
+
+    fn recite(text: &str, options: Decoding) -> (Vec<String>, Completion) {
+        let tokenizer = tokenizer();
+        let model = Reciter::new(&tokenizer, text);
+        let mut pieces = Vec::new();
+        let mut completions = stream(&model, &tokenizer, &[Prompt::Text("a")], &options, &mut |piece| {
+            pieces.push(piece.text.to_string());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(pieces.concat(), completions[0].text);
+        (pieces, completions.remove(0))
+    }
+
+    #[test]
+    fn characters_split_over_tokens_come_whole() {
+        let text = "naïve 星云 👩‍🚀 done";
+        let (pieces, completion) = recite(text, Decoding::greedy(200));
+        assert!(
+            completion.tokens.len() > text.chars().count(),
+            "the text must be made of bytes to test this"
+        );
+        assert_eq!(completion.text, text);
+        assert_eq!(completion.finish, Finish::End);
+        assert!(pieces.iter().all(|piece| !piece.is_empty() && !piece.contains('\u{FFFD}')));
+    }
+
+    #[test]
+    fn an_incomplete_character_at_the_end_is_told_as_such() {
+        let (_, completion) = recite("a☃", Decoding::greedy(2));
+        assert_eq!((completion.text.as_str(), completion.finish), ("a\u{FFFD}", Finish::Length));
+    }
+
+    #[test]
+    fn a_stop_string_over_several_tokens_is_never_shown() {
+        let options = Decoding { stop: vec!["never".into(), "Q: what".into()], ..Decoding::greedy(200) };
+        let (pieces, completion) = recite("the answer Q: where Q: what is it", options);
+        assert_eq!(completion.text, "the answer Q: where ");
+        assert_eq!(completion.finish, Finish::Stopped);
+        assert!(pieces.len() > 3, "text before must not wait for the end: {pieces:?}");
+        assert!(
+            completion.tokens.len()
+                < Reciter::new(&tokenizer(), "the answer Q: where Q: what is it").tokens.len()
+        );
+    }
+
+    #[test]
+    fn the_beginning_of_a_stop_string_is_text_if_the_rest_never_comes() {
+        let options = Decoding { stop: vec!["###".into()], ..Decoding::greedy(200) };
+        let (_, completion) = recite("one ## two #", options);
+        assert_eq!(completion.text, "one ## two #");
+    }
+
+    #[test]
+    fn breaking_cancels() {
+        let tokenizer = tokenizer();
+        let model = Reciter::new(&tokenizer, "the stars burned in the galaxy");
+        let prompts = [Prompt::Text("a"), Prompt::Ids(&[5, 6])];
+        let mut count = 0;
+        let completions = stream(&model, &tokenizer, &prompts, &Decoding::greedy(99), &mut |_| {
+            count += 1;
+            if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+        assert_eq!(count, 3);
+        assert!(completions.iter().all(|c| c.finish == Finish::Cancelled && !c.text.is_empty()));
+    }
+
+    #[test]
+    fn pieces_put_together_are_the_whole_for_every_kind_of_tokenizer() {
+        for name in ["gpt1", "gpt2", "llama", "t5"] {
+            let folder = format!("{}/tests/tokenizers/{name}", env!("CARGO_MANIFEST_DIR"));
+            let tokenizer = Tokenizer::from_folder(folder).unwrap();
+            for text in ["the stars  burned", " naïve 👩‍🚀 星云", "one\n\n  two\tthree"] {
+                let ids = tokenizer.encode(text, true).unwrap();
+                let mut detokenizer = tokenizer.detokenizer();
+                let mut pieces: String = ids.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+                pieces += &detokenizer.finish().unwrap();
+                assert_eq!(pieces, tokenizer.decode(&ids, true).unwrap(), "{name}");
+            }
+        }
+    }
+}
