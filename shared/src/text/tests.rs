@@ -1,1 +1,282 @@
+use std::fs;
+use std::path::PathBuf;
 
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Row {
+    text: String,
+    ids: Vec<u32>,
+    decoded: Option<String>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers").join(name)
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: PathBuf) -> T {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Every row must give the reference's ids, and its text where the reference gave one.
+fn assert_rows(name: &str, tokenizer: &Tokenizer, rows: &[Row], max_length: Option<usize>) {
+    assert!(rows.len() > 10);
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter_map(|row| {
+            let ids = tokenizer.encode_text(&row.text, max_length).unwrap().ids;
+            let decoded = tokenizer.decode(&row.ids, true).unwrap();
+            let same = ids == row.ids && row.decoded.as_ref().is_none_or(|text| *text == decoded);
+            (!same).then(|| {
+                format!("{:?}\n ours {ids:?} {decoded:?}\n want {:?} {:?}", row.text, row.ids, row.decoded)
+            })
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{name}: {} of {} differ\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+#[test]
+fn every_layout_gives_the_references_ids() {
+    for name in ["bert_uncased", "bert_cased", "bert_accents", "gpt1", "gpt2", "llama", "t5"] {
+        let tokenizer = Tokenizer::from_folder(folder(name)).unwrap();
+        let rows: Vec<Row> = read(folder(name).join("expected.json"));
+        assert_rows(name, &tokenizer, &rows, None);
+    }
+}
+
+fn gpt2_vocabulary(pre: &str) -> GgufVocabulary {
+    let vocab: std::collections::HashMap<String, u32> = read(folder("gpt2").join("vocab.json"));
+    let mut tokens = vec![String::new(); vocab.len()];
+    vocab.into_iter().for_each(|(token, id)| tokens[id as usize] = token);
+    let merges = fs::read_to_string(folder("gpt2").join("merges.txt")).unwrap();
+    GgufVocabulary {
+        model: "gpt2".into(),
+        pre: Some(pre.into()),
+        types: (0..tokens.len()).map(|id| if id == 0 { 3 } else { 1 }).collect(),
+        tokens,
+        merges: merges.lines().skip(1).map(String::from).collect(),
+        bos: Some(0),
+        eos: vec![0],
+        ..GgufVocabulary::default()
+    }
+}
+
+fn llama_vocabulary(add_space_prefix: Option<bool>) -> GgufVocabulary {
+    let stored: serde_json::Value = read(folder("gguf").join("llama.json"));
+    let list = |name: &str| stored[name].as_array().unwrap().iter();
+    GgufVocabulary {
+        model: "llama".into(),
+        tokens: list("tokens").map(|t| t.as_str().unwrap().to_string()).collect(),
+        types: list("types").map(|t| t.as_u64().unwrap() as u32).collect(),
+        scores: list("scores").map(|t| t.as_f64().unwrap() as f32).collect(),
+        bos: Some(1),
+        eos: vec![2],
+        add_space_prefix,
+        ..GgufVocabulary::default()
+    }
+}
+
+#[test]
+fn gguf_metadata_gives_llama_cpps_ids() {
+    let cases: std::collections::BTreeMap<String, Vec<Row>> = read(folder("gguf").join("expected.json"));
+    for (name, rows) in cases {
+        let vocabulary = match name.as_str() {
+            "llama" => llama_vocabulary(None),
+            "llama without a space prefix" => llama_vocabulary(Some(false)),
+            pre => gpt2_vocabulary(pre),
+        };
+        assert_rows(&name, &Tokenizer::from_gguf(&vocabulary).unwrap(), &rows, None);
+    }
+}
+
+#[test]
+fn an_unknown_pre_or_model_names_the_known_ones() {
+    let error = Tokenizer::from_gguf(&gpt2_vocabulary("smolm")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(
+        error.to_string().contains("nearest  smollm") && error.to_string().contains("llama-bpe"),
+        "{error}"
+    );
+    let error = Tokenizer::from_gguf(&GgufVocabulary { model: "rwkv".into(), ..gpt2_vocabulary("gpt-2") });
+    assert!(error.unwrap_err().to_string().contains("known are llama, gpt2"));
+}
+
+#[test]
+fn gguf_lists_of_other_lengths_are_refused() {
+    let vocabulary = GgufVocabulary { scores: vec![0.0], ..llama_vocabulary(None) };
+    let error = Tokenizer::from_gguf(&vocabulary).unwrap_err();
+    assert!(error.message().contains("scores has 1 entries"), "{error}");
+}
+
+#[test]
+fn truncation_keeps_special_tokens_and_counts_what_it_cut() {
+    let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
+    let (cls, sep) = (tokenizer.special().cls.unwrap(), tokenizer.special().sep.unwrap());
+    let whole = tokenizer.encode_text("the stars burned in the galaxy", None).unwrap();
+    let cut = tokenizer.encode_text("the stars burned in the galaxy", Some(5)).unwrap();
+    assert_eq!(cut.ids, [&whole.ids[..4], &[sep]].concat());
+    assert_eq!((cut.ids[0], cut.cut, whole.cut), (cls, whole.ids.len() - 5, 0));
+    assert!(tokenizer.encode_text("the", Some(2)).is_err());
+    assert_eq!(tokenizer.encode_text("", Some(2)).unwrap().ids, [cls, sep]);
+}
+
+#[test]
+fn a_pair_is_cut_where_it_is_longer() {
+    assert_eq!(longest_first([3, 10], 8), [3, 5]);
+    assert_eq!(longest_first([10, 3], 8), [5, 3]);
+    assert_eq!(longest_first([10, 10], 7), [3, 4]);
+    assert_eq!(longest_first([6, 9], 9), [4, 5]);
+    assert_eq!(longest_first([2, 3], 5), [2, 3]);
+    assert_eq!(longest_first([usize::MAX, 1], 4), [3, 1]);
+}
+
+#[test]
+fn offsets_are_bytes_of_the_text() {
+    let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
+    let (first, second) = ("Naïve CAFÉ", "the stars");
+    let encoding = tokenizer.encode_pair(first, second, None).unwrap();
+    for i in 0..encoding.ids.len() {
+        let (start, end) = encoding.offsets[i];
+        match encoding.texts[i] {
+            Some(text) => assert!([first, second][text].get(start..end).is_some_and(|t| !t.is_empty())),
+            None => assert!(encoding.special[i] && (start, end) == (0, 0)),
+        }
+    }
+    let second_starts = encoding.texts.iter().position(|t| *t == Some(1)).unwrap();
+    assert_eq!(encoding.offsets[second_starts], (0, 3));
+    assert_eq!((encoding.type_ids[second_starts - 1], encoding.type_ids[second_starts]), (0, 1));
+}
+
+#[test]
+fn padding_goes_where_it_is_asked_for() {
+    let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
+    let texts = ["the stars", "the stars burned in the galaxy"];
+    let right = tokenizer.encode_batch(&texts, Padding::Right, None).unwrap();
+    let left = tokenizer.encode_batch(&texts, Padding::Left, None).unwrap();
+    let fixed = tokenizer.encode_batch(&texts, Padding::RightTo(40), None).unwrap();
+    let (time, length) = (right.time(), right.lengths[0]);
+    assert!(length < time && right.lengths[1] == time);
+    assert_eq!(right.ids[..length], left.ids[time - length..time]);
+    assert!(right.mask[..length].iter().all(|&m| m == 1) && right.mask[length..time].iter().all(|&m| m == 0));
+    assert!(left.mask[..time - length].iter().all(|&m| m == 0));
+    assert!(right.ids[length..time].iter().all(|&id| id == tokenizer.special().pad.unwrap()));
+    assert_eq!((fixed.time(), fixed.ids_tensor(&Device::Cpu).unwrap().dims()), (40, &[2, 40][..]));
+}
+
+fn scratch(files: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value) in files {
+        fs::write(dir.path().join(name), value.to_string()).unwrap();
+    }
+    dir
+}
+
+fn word_level() -> serde_json::Value {
+    json!({
+        "version": "1.0",
+        "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        "padding": {
+            "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
+        },
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null,
+        "decoder": null,
+        "model": {
+            "type": "WordLevel", "unk_token": "<unk>",
+            "vocab": {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "a": 4, "b": 5},
+        },
+    })
+}
+
+#[test]
+fn stored_truncation_and_padding_are_dropped() {
+    let dir = scratch(&[("tokenizer.json", word_level())]);
+    let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+    assert_eq!(tokenizer.encode("a b a b", true).unwrap(), [4, 5, 4, 5]);
+    let file = Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
+    assert_eq!(file.encode("a", true).unwrap(), [4]);
+}
+
+#[test]
+fn special_ids_come_from_every_file_that_tells() {
+    let dir = scratch(&[
+        ("tokenizer.json", word_level()),
+        (
+            "tokenizer_config.json",
+            json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "add_bos_token": true, "model_max_length": 77}),
+        ),
+        ("special_tokens_map.json", json!({"unk_token": "<unk>", "eos_token": "b"})),
+        ("generation_config.json", json!({"eos_token_id": [3, 5], "pad_token_id": 0})),
+        ("config.json", json!({"eos_token_id": 4, "pad_token_id": 5})),
+    ]);
+    let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+    let expected = SpecialTokens {
+        bos: Some(2),
+        eos: vec![3, 5],
+        pad: Some(0),
+        unk: Some(1),
+        ..SpecialTokens::default()
+    };
+    assert_eq!(*tokenizer.special(), expected);
+    assert_eq!(tokenizer.max_length(), Some(77));
+    assert_eq!(tokenizer.encode("a b", true).unwrap(), [2, 4, 5]);
+    assert_eq!(tokenizer.decode(&[2, 4, 3], true).unwrap(), "a");
+}
+
+#[test]
+fn what_is_missing_or_damaged_is_named() {
+    let empty = scratch(&[]);
+    let error = Tokenizer::from_folder(empty.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("tokenizer.json"));
+    assert_eq!(Tokenizer::from_folder("no/such/folder").unwrap_err().kind(), ErrorKind::NotFound);
+    for (name, bytes) in [
+        ("tokenizer.json", &b"{\"model\": 1"[..]),
+        ("vocab.txt", b"\xff\xfe"),
+        ("vocab.txt", b"a\nb\n"),
+        ("tokenizer.model", b"\x0a\xff\xff\xff\xff\x0f"),
+        ("tokenizer.model", b""),
+        ("spiece.model", &[0x0a; 100]),
+    ] {
+        let dir = scratch(&[]);
+        fs::write(dir.path().join(name), bytes).unwrap();
+        let error = Tokenizer::from_folder(dir.path()).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.place().unwrap().file_name().unwrap()),
+            (ErrorKind::Format, name.as_ref())
+        );
+    }
+}
+
+#[test]
+fn an_added_token_out_of_place_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        fs::copy(folder("gpt2").join(name), dir.path().join(name)).unwrap();
+    }
+    let size = Tokenizer::from_folder(dir.path()).unwrap().vocab_size() as u32;
+    fs::write(dir.path().join("added_tokens.json"), json!({"<pad>": size}).to_string()).unwrap();
+    assert_eq!(Tokenizer::from_folder(dir.path()).unwrap().token_id("<pad>"), Some(size));
+    fs::write(dir.path().join("added_tokens.json"), json!({"<pad>": size + 5}).to_string()).unwrap();
+    assert!(Tokenizer::from_folder(dir.path()).unwrap_err().message().contains("<pad>"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn bytes_that_are_no_sentencepiece_model_never_panic(bytes in proptest::collection::vec(0u8..40, 0..200)) {
+        let _ = sentencepiece::read(&bytes, true, None);
+    }
+
+    #[test]
+    fn any_text_survives_bytes_and_back(text in "\\PC{0,40}") {
+        let tokenizer = Tokenizer::from_folder(folder("gpt2")).unwrap();
+        let ids = tokenizer.encode(&text, false).unwrap();
+        proptest::prop_assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+    }
+}
