@@ -118,6 +118,37 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     [file, directory, b"PK\x05\x06\0\0\0\0".to_vec(), counts, place, vec![0, 0]].concat()
 }
 
+/// The same zip file with every size and place moved to the fields for files of more than 4 GiB.
+fn large(mut file: Vec<u8>) -> Vec<u8> {
+    let end = file.len() - 22;
+    let number = |file: &[u8], at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    let (count, start) =
+        (u16::from_le_bytes([file[end + 10], file[end + 11]]), number(&file, end + 16) as usize);
+    let old = file.split_off(start);
+    let mut at = 0;
+    for _ in 0..count {
+        let name = usize::from(old[at + 28]);
+        let field = |from: usize| u64::from(number(&old, at + from)).to_le_bytes();
+        let extra = [[1, 0, 24, 0].as_slice(), &field(24), &field(20), &field(42)].concat();
+        let mut entry = old[at..at + 46 + name].to_vec();
+        entry[20..28].fill(255);
+        entry[30] = extra.len() as u8;
+        entry[42..46].fill(255);
+        file.extend([entry, extra].concat());
+        at += 46 + name;
+    }
+    let record = file.len() as u64;
+    file.extend([b"PK\x06\x06\x2c\0\0\0\0\0\0\0".as_slice(), &[0; 12]].concat());
+    file.extend(
+        [u64::from(count), u64::from(count), record - start as u64, start as u64]
+            .map(u64::to_le_bytes)
+            .concat(),
+    );
+    file.extend([b"PK\x06\x07\0\0\0\0".as_slice(), &record.to_le_bytes(), &[1, 0, 0, 0]].concat());
+    file.extend([b"PK\x05\x06\0\0\0\0".as_slice(), &[255; 12], &[0, 0]].concat());
+    file
+}
+
 fn text(text: &str) -> Vec<u8> {
     [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
 }
@@ -241,6 +272,15 @@ fn zips_that_lie_are_refused() {
     assert_eq!(big.kind(), ErrorKind::Unsupported);
     for end in 0..good.len() {
         refused(&good[..end]);
+    }
+}
+
+#[test]
+fn the_zip_fields_for_large_files_are_read() {
+    let file = large(one(&tensor(8, 1, &[2], &[1])));
+    assert_eq!(*open("m.pt", &file).unwrap().get("t").unwrap().bytes, f32s(&[1., 2.]));
+    for end in 0..file.len() {
+        refused(&file[..end]);
     }
 }
 
