@@ -311,12 +311,12 @@ impl Weights {
         };
         match (stored.storage, quantize) {
             (Storage::Block(kind), _) if !runtime.dequantize() => {
-                return Ok(Matrix::blocks(stored.bytes.clone(), kind, shape));
+                return Matrix::blocks(stored.bytes.clone(), kind, shape);
             }
             (Storage::Block(_), _) => {}
             (_, Some(kind)) => {
                 let bytes = quantized(stored, layout, shape, kind)?;
-                return Ok(Matrix::blocks(bytes, kind, shape));
+                return Matrix::blocks(bytes, kind, shape);
             }
             (Storage::F32, None) if compute == Compute::F32 => {
                 return Ok(Matrix::dense(stored.bytes.clone(), Elem::F32, layout, compute, shape));
@@ -496,8 +496,7 @@ fn quantized(stored: &Stored, layout: Layout, shape: (usize, usize), kind: GgmlD
     if layout == Layout::InOut {
         values = Tensor::from_vec(values, (inputs, outputs), &Device::Cpu)?.t()?.flatten_all()?.to_vec1()?;
     }
-    let values = Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)?;
-    Ok(Bytes::from_vec(QTensor::quantize(&values, kind)?.data()?.into_owned()))
+    blocks::quantize(kind, &values)
 }
 
 /// Uniform values in ±0.05 (around 1 for vectors called weight, which are norms), a function of seed and name alone.

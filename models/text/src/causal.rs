@@ -7,7 +7,7 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
-use fauna_shared::text::{Padding, Tokenizer};
+use fauna_shared::text::{self, ChatTemplate, Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -53,6 +53,7 @@ pub struct LanguageModel<M> {
     network: M,
     device: Device,
     tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
     card: Card,
     begin: Option<u32>,
     end: Vec<u32>,
@@ -66,6 +67,10 @@ impl<M: CausalLm> LanguageModel<M> {
         let mut card = opening.card(family, &opening.architecture(architecture), &inventory);
         card.context = Some(network.positions());
         let tokenizer = words::tokenizer(opening)?;
+        let template = match &tokenizer {
+            Some(tokenizer) => words::chat_template(opening, tokenizer)?,
+            None => None,
+        };
         let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),
@@ -78,6 +83,7 @@ impl<M: CausalLm> LanguageModel<M> {
             device: opening.weights.runtime().device().clone(),
             network,
             tokenizer,
+            template,
             card,
         })
     }
@@ -240,8 +246,13 @@ impl<M: CausalLm> LanguageModel<M> {
                 tokenizer.encode(&words, true)
             }
             Prompt::Chat(turns) => {
-                let _ = turns;
-                Err(self.cannot("chat"))
+                let template = self.template.as_ref().ok_or_else(|| {
+                    Error::unsupported(format!("{} has no chat template", self.card.source))
+                        .hint("it continues text: give it a prompt, not a conversation")
+                })?;
+                let messages = turns.iter().map(words::message).collect::<Result<Vec<_>>>()?;
+                // The template writes the begin token itself where the model wants one.
+                tokenizer.encode(&template.render(&messages, true)?, false)
             }
         }
     }
@@ -320,10 +331,9 @@ impl<M: CausalLm> Decode for LanguageModel<M> {
             // An empty prompt starts a text of the model's own.
             tokens.extend(self.begin.or(self.end.first().copied()));
         }
-        let tokenizer = self.tokenizer()?;
-        let made =
-            generate::generate(self, &[tokens], &self.decoding(options), &mut |_| ControlFlow::Continue(()))?;
-        let _ = each(tokenizer.decode(&made.tokens[0], true)?);
+        let prompts = [text::Prompt::Ids(&tokens)];
+        let mut each = |piece: text::Piece| each(piece.text.to_string());
+        text::stream(self, self.tokenizer()?, &prompts, &self.decoding(options), &mut each)?;
         Ok(())
     }
 }

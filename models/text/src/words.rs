@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::checkpoint::Metadata;
-use fauna_shared::item::Tensors;
+use fauna_shared::item::{Item, Role, Tensors, Turn};
 use fauna_shared::model::{Opening, only_known};
-use fauna_shared::text::{Encoding, GgufVocabulary, Padding, Tokenizer};
+use fauna_shared::text::{ChatTemplate, Encoding, GgufVocabulary, Message, Padding, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
@@ -46,6 +46,38 @@ fn vocabulary(metadata: &Metadata) -> Option<GgufVocabulary> {
         add_eos: flag("add_eos_token"),
         add_space_prefix: flag("add_space_prefix"),
     })
+}
+
+/// The chat template of a checkpoint: of its folder, else of its GGUF file; none if neither has one.
+///
+/// # Errors
+/// Whatever is wrong with a template that is there.
+pub fn chat_template(opening: &Opening, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    if let Some(template) = ChatTemplate::from_folder(opening.files.root(), tokenizer)? {
+        return Ok(Some(template));
+    }
+    let metadata = opening.checkpoint.as_ref().map(|checkpoint| checkpoint.metadata());
+    let Some(source) = metadata.and_then(|m| m.get("tokenizer.chat_template")?.as_str()) else {
+        return Ok(None);
+    };
+    let special = tokenizer.special();
+    let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let (begin, end) = (spelled(special.bos), spelled(special.eos.first().copied()));
+    ChatTemplate::new(source, begin.as_deref(), end.as_deref()).map(Some)
+}
+
+/// A turn as templates take it: its texts one after the other.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if something in it is no text.
+pub fn message(turn: &Turn) -> Result<Message> {
+    let content = turn.items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
+    let role = match turn.role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    Ok(Message::new(role, content))
 }
 
 /// The error of asking for words where there is no tokenizer.

@@ -1,11 +1,9 @@
 //! ggml's block formats by name: which exist, which fit a row, how to bring numbers into them and back.
 
-use std::borrow::Cow;
+use candle_core::quantized::GgmlDType::{self, *};
 
-use candle_core::Device;
-use candle_core::quantized::GgmlDType::*;
-use candle_core::quantized::{GgmlDType, QStorage};
-
+use crate::checkpoint::Bytes;
+use crate::kernels::blocks::{self as kernel, BlockKind};
 use crate::{Error, Result};
 
 /// The formats weights can be brought to, by the names `--quantize` takes.
@@ -55,13 +53,37 @@ pub(crate) fn bytes_of(kind: GgmlDType, elements: usize) -> usize {
     elements / kind.block_size() * kind.type_size()
 }
 
+/// The kernels' name of a format.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format that only holds activations.
+pub(crate) fn kernel_kind(kind: GgmlDType) -> Result<BlockKind> {
+    Ok(match kind {
+        Q4_0 => BlockKind::Q4_0,
+        Q4_1 => BlockKind::Q4_1,
+        Q5_0 => BlockKind::Q5_0,
+        Q5_1 => BlockKind::Q5_1,
+        Q8_0 => BlockKind::Q8_0,
+        Q2K => BlockKind::Q2K,
+        Q3K => BlockKind::Q3K,
+        Q4K => BlockKind::Q4K,
+        Q5K => BlockKind::Q5K,
+        Q6K => BlockKind::Q6K,
+        Q8K => BlockKind::Q8K,
+        F32 | F16 | BF16 | Q8_1 => {
+            return Err(Error::unsupported(format!("{} is no block format of weights", block_name(kind))));
+        }
+    })
+}
+
 /// Blocks of `kind` widened into `out`.
 pub(crate) fn dequantize(kind: GgmlDType, blocks: &[u8], out: &mut [f32]) -> Result<()> {
-    let storage = QStorage::from_data(Cow::Borrowed(blocks), &Device::Cpu, kind)?;
-    let QStorage::Cpu(storage) = storage else { return Err(Error::unsupported("blocks are not on the CPU")) };
-    let candle_core::CpuStorage::F32(values) = storage.dequantize(out.len())? else {
-        return Err(Error::unsupported("blocks did not widen to float32"));
-    };
-    out.copy_from_slice(&values);
+    kernel::dequantize(kernel_kind(kind)?, blocks, out);
     Ok(())
+}
+
+/// `values`, whole blocks of them, in blocks of `kind`.
+pub(crate) fn quantize(kind: GgmlDType, values: &[f32]) -> Result<Bytes> {
+    let kernel_kind = kernel_kind(kind)?;
+    Ok(Bytes::filled(bytes_of(kind, values.len()), |room| kernel::quantize(kernel_kind, values, room)))
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Module, Tensor};
 
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
+use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::{Error, ErrorKind, Result};
 
@@ -35,7 +36,7 @@ enum Storage {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Dense(Elem, Layout, Compute),
-    Blocks(GgmlDType),
+    Blocks(BlockKind),
 }
 
 impl Matrix {
@@ -50,9 +51,9 @@ impl Matrix {
         Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
     }
 
-    pub(crate) fn blocks(bytes: Bytes, kind: GgmlDType, (outputs, inputs): (usize, usize)) -> Self {
-        let kind = Kind::Blocks(kind);
-        Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
+    pub(crate) fn blocks(bytes: Bytes, kind: GgmlDType, (outputs, inputs): (usize, usize)) -> Result<Self> {
+        let kind = Kind::Blocks(blocks::kernel_kind(kind)?);
+        Ok(Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } })
     }
 
     /// From `(outputs, inputs)` on a GPU.
@@ -84,19 +85,12 @@ impl Matrix {
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
         match &self.storage {
-            Storage::Host { bytes, kind: Kind::Dense(elem, layout, compute), .. } if host::serves(x) => {
+            Storage::Host { bytes, kind, .. } if host::serves(x) => {
                 let rows = x.elem_count() / self.inputs.max(1);
                 let mut y = vec![0f32; rows * self.outputs];
-                let dense = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?;
-                let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
-                let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
-                let mut run = |bias: Option<&[f32]>| {
-                    host::read(x, |x| matmul::linear(x, rows, &dense, bias, *compute, finish, &mut y))
-                };
-                match bias {
-                    Some(bias) => host::read(bias, |bias| run(Some(bias)))??,
-                    None => run(None)?,
-                }
+                with_bias(bias, |bias| {
+                    host::read(x, |x| self.on_host(x, rows, bytes, *kind, bias, then, &mut y))
+                })???;
                 Ok(Tensor::from_vec(y, shape, &Device::Cpu)?)
             }
             Storage::DeviceBlocks(tensor) => {
@@ -111,6 +105,35 @@ impl Matrix {
                 finish(y, bias, then)
             }
         }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn on_host(
+        &self,
+        x: &[f32],
+        rows: usize,
+        bytes: &[u8],
+        kind: Kind,
+        bias: Option<&[f32]>,
+        then: Option<Activation>,
+        y: &mut [f32],
+    ) -> Result<()> {
+        match kind {
+            Kind::Dense(elem, layout, compute) => {
+                let weight = Dense::new(bytes, elem, layout, self.outputs, self.inputs)?;
+                let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
+                let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
+                matmul::linear(x, rows, &weight, bias, compute, finish, y);
+            }
+            Kind::Blocks(kind) => {
+                let weight = Blocks::new(bytes, kind, self.outputs, self.inputs)?;
+                kernel::linear(x, rows, &weight, bias, y);
+                if let Some(activation) = then {
+                    activation.apply(y);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The rows of `ids` (any shape of unsigned integers, each below `outputs`): `(…, inputs)`.
@@ -137,8 +160,8 @@ impl Matrix {
                         }
                         Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
                         Kind::Blocks(kind) => {
-                            let length = blocks::bytes_of(kind, self.inputs);
-                            blocks::dequantize(kind, &bytes[id * length..][..length], row)?;
+                            let length = kind.bytes(self.inputs);
+                            kernel::dequantize(kind, &bytes[id * length..][..length], row);
                         }
                     }
                 }
@@ -167,7 +190,7 @@ impl Matrix {
                 let mut values = vec![0f32; self.outputs * self.inputs];
                 let tensor = match *kind {
                     Kind::Blocks(kind) => {
-                        blocks::dequantize(kind, bytes, &mut values)?;
+                        kernel::dequantize(kind, bytes, &mut values);
                         Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
                     }
                     Kind::Dense(elem, Layout::OutIn, _) => {
@@ -198,6 +221,14 @@ impl Matrix {
                 format!("a layer of {} inputs was given {:?}", self.inputs, x.dims()),
             )),
         }
+    }
+}
+
+/// Calls `f` with the elements of `bias`.
+fn with_bias<R>(bias: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> R) -> Result<R> {
+    match bias {
+        Some(bias) => host::read(bias, |bias| f(Some(bias))),
+        None => Ok(f(None)),
     }
 }
 
