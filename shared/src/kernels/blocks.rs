@@ -258,10 +258,10 @@ impl Columns {
 fn products<F: avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], y: &mut [f32]) {
     match isa {
         Isa::Avx512 if features().vnni => wide_products::<F>(w, x, y),
-        // SAFETY: such a processor has AVX2, FMA and F16C.
-        Isa::Avx2 | Isa::Avx512 => {
-            each_output::<F>(w, x, y, |w, x, n, y| unsafe { avx2::dots::<F>(w, x, n, y) })
-        }
+        Isa::Avx2 | Isa::Avx512 => each_output::<F>(w, x, y, |w, x, groups, y| {
+            // SAFETY: such a processor has AVX2, FMA and F16C.
+            unsafe { avx2::dots::<F>(w, x, groups, y) }
+        }),
         _ => each_output::<F>(w, x, y, portable::dots::<F>),
     }
 }

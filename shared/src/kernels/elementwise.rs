@@ -81,7 +81,7 @@ fn gelu_erf_one<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh_one<const FMA: bool>(x: f32) -> f32 {
     // (1 + tanh u) / 2 is the logistic function of 2u; 2 √(2/π) = 1.5957692.
-    let u = 1.595_769_1 * x * fma::<FMA>(0.044_715 * x, x, 1.0);
+    let u = 1.595_769 * x * fma::<FMA>(0.044_715 * x, x, 1.0);
     x / (1.0 + exp_one::<FMA>(-u))
 }
 

@@ -74,8 +74,8 @@ fn quantize_group(x: &[f32; 256], group: &mut Group) {
         for i in 0..32 {
             q[i] = (x[i] * inverse + ROUND).to_bits() as i8 as i32;
         }
-        for i in 0..32 {
-            group.q[32 * part + i] = q[i] as i8;
+        for (byte, &q) in group.q[32 * part..].iter_mut().zip(&q) {
+            *byte = q as i8;
         }
         let (first, second): (i32, i32) = (q[..16].iter().sum(), q[16..].iter().sum());
         group.scale[part] = scale;

@@ -3,7 +3,7 @@
 use super::activations::Group;
 use super::format::{Format, Unpacked};
 
-/// `y[row * stride] = row of x · weights` for all rows of `x`; `weights` is one row of blocks.
+/// `y[row] = row of x · weights` for all rows of `x`, `groups` each; `weights` is one row of blocks.
 pub(super) fn dots<F: Format>(weights: &[u8], x: &[Group], groups: usize, y: &mut [f32]) {
     let mut unpacked = Unpacked::ZERO;
     y.fill(0.0);
@@ -22,12 +22,11 @@ pub(super) fn dots<F: Format>(weights: &[u8], x: &[Group], groups: usize, y: &mu
 fn dot<F: Format>(w: &Unpacked, x: &Group) -> f32 {
     let sums: &[f32] = if F::SUB == 16 { &x.sums16 } else { &x.sums32 };
     let mut total = 0.0;
-    for sub in 0..256 / F::SUB {
+    for (sub, &sum) in sums.iter().enumerate() {
         let (q, a) = (&w.q[sub * F::SUB..][..F::SUB], &x.q[sub * F::SUB..][..F::SUB]);
         let product: i32 = q.iter().zip(a).map(|(&q, &a)| i32::from(q) * i32::from(a)).sum();
         let scale = x.scale[sub * F::SUB / 32];
-        total +=
-            w.scale[sub] * (scale * product as f32 - f32::from(F::ZERO) * sums[sub]) + w.min[sub] * sums[sub];
+        total += w.scale[sub] * (scale * product as f32 - f32::from(F::ZERO) * sum) + w.min[sub] * sum;
     }
     total
 }
