@@ -13,6 +13,7 @@ pub mod model;
 pub mod nn;
 pub mod parity;
 pub mod progress;
+pub mod quantize;
 pub mod runtime;
 pub mod source;
 pub mod text;

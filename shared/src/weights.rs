@@ -72,6 +72,8 @@ struct Entry {
 #[derive(Default)]
 struct Ledger {
     read: BTreeMap<String, Vec<usize>>,
+    /// What the matrices among them are for.
+    matrices: BTreeMap<String, MatrixUse>,
     /// Names left unread on purpose.
     skipped: BTreeSet<String>,
     /// Names asked for that the file lacks, and the shapes wanted.
@@ -80,11 +82,35 @@ struct Ledger {
     misshaped: BTreeMap<String, (Vec<usize>, Vec<usize>)>,
 }
 
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixUse {
+    /// It multiplies activations; stored `[outputs, inputs]`.
+    Map,
+    /// It multiplies activations; stored `[inputs, outputs]`.
+    TransposedMap,
+    /// Its rows are looked up; stored `[count, width]`.
+    Table,
+}
+
+impl MatrixUse {
+    /// The format a matrix of so many `inputs` is brought to when weights are wanted in `kind`; none if its rows fill
+    /// no block. Tables never go below 8 bits.
+    pub fn format(self, kind: GgmlDType, inputs: usize) -> Option<GgmlDType> {
+        match self {
+            Self::Map | Self::TransposedMap => blocks::fitting(kind, inputs),
+            Self::Table => blocks::fitting(GgmlDType::Q8_0, inputs),
+        }
+    }
+}
+
 /// What a load walked over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
     /// Names and shapes, by name.
     pub tensors: Vec<(String, Vec<usize>)>,
+    /// Those among them that may be stored in blocks, and what they are for.
+    pub matrices: BTreeMap<String, MatrixUse>,
     /// Elements in all of them.
     pub parameters: u64,
 }
@@ -180,18 +206,18 @@ impl Weights {
 
     /// The matrix `name` of `[outputs, inputs]`, as stored, or as the runtime wants weights stored.
     pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
-        self.place(name, Layout::OutIn, outputs, inputs, self.runtime().quantize())
+        self.place(name, MatrixUse::Map, outputs, inputs)
     }
 
-    /// The matrix `name` that the file holds as `[inputs, outputs]`.
+    /// The matrix `name` that the file holds as `[inputs, outputs]`; in blocks, which run along the inputs, as
+    /// `[outputs, inputs]`.
     pub fn matrix_transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
-        self.place(name, Layout::InOut, outputs, inputs, self.runtime().quantize())
+        self.place(name, MatrixUse::TransposedMap, outputs, inputs)
     }
 
     /// The matrix `name` of `[count, width]` whose rows are looked up. Quantising never takes it below 8 bits.
     pub fn table(&self, name: &str, count: usize, width: usize) -> Result<Matrix> {
-        let quantize = self.runtime().quantize().map(|_| GgmlDType::Q8_0);
-        self.place(name, Layout::OutIn, count, width, quantize)
+        self.place(name, MatrixUse::Table, count, width)
     }
 
     /// Ends the load.
@@ -215,7 +241,8 @@ impl Weights {
             }
         }
         let parameters = ledger.read.values().map(|shape| count(shape)).sum();
-        Ok(Inventory { tensors: ledger.read.clone().into_iter().collect(), parameters })
+        let tensors = ledger.read.clone().into_iter().collect();
+        Ok(Inventory { tensors, matrices: ledger.matrices.clone(), parameters })
     }
 
     fn path(&self, name: &str) -> String {
@@ -228,6 +255,15 @@ impl Weights {
 
     fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn in_blocks(&self, path: &str) -> bool {
+        match &self.shared.origin {
+            Origin::Files { tensors, .. } => {
+                tensors.get(path).is_some_and(|entry| matches!(entry.stored.storage, Storage::Block(_)))
+            }
+            Origin::Seed(_) | Origin::Nothing => false,
+        }
     }
 
     /// Looks `path` up and notes what was found.
@@ -269,20 +305,18 @@ impl Weights {
         }
     }
 
-    fn place(
-        &self,
-        name: &str,
-        layout: Layout,
-        outputs: usize,
-        inputs: usize,
-        quantize: Option<GgmlDType>,
-    ) -> Result<Matrix> {
+    fn place(&self, name: &str, matrix: MatrixUse, outputs: usize, inputs: usize) -> Result<Matrix> {
         let path = self.path(name);
+        let layout = match matrix {
+            MatrixUse::TransposedMap if !self.in_blocks(&path) => Layout::InOut,
+            _ => Layout::OutIn,
+        };
         let shape = match layout {
             Layout::OutIn => [outputs, inputs],
             Layout::InOut => [inputs, outputs],
         };
-        let quantize = quantize.and_then(|kind| blocks::fitting(kind, inputs));
+        let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
+        self.ledger().matrices.insert(path.clone(), matrix);
         let stored = match self.ask(&path, &shape)? {
             Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
             Found::Stored(stored) => stored.clone(),
@@ -489,7 +523,12 @@ fn bfloats(values: &[f32]) -> Bytes {
 }
 
 /// `stored` in blocks of `kind`, `(outputs, inputs)`; its pages are given back as they are done with.
-fn quantized(stored: &Stored, layout: Layout, shape: (usize, usize), kind: GgmlDType) -> Result<Bytes> {
+pub(crate) fn quantized(
+    stored: &Stored,
+    layout: Layout,
+    shape: (usize, usize),
+    kind: GgmlDType,
+) -> Result<Bytes> {
     let (outputs, inputs) = shape;
     let mut values = widen(stored)?;
     stored.bytes.release();
