@@ -365,13 +365,20 @@ unsafe fn weigh<S: Simd>(scores: &mut [f32], sink: Option<f32>) -> (f32, f32) {
     }
 }
 
-/// Joins the lanes of a vector.
+/// Joins the lanes of a vector, in halves.
 #[inline(always)]
 unsafe fn lanes<S: Simd>(v: S::V, join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut all = [0f32; 16];
     // SAFETY: no vector has more than 16 lanes.
     unsafe { S::store(all.as_mut_ptr(), v) };
-    all[1..S::LANES].iter().fold(all[0], |a, &b| join(a, b))
+    let mut half = S::LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            all[i] = join(all[i], all[i + half]);
+        }
+        half /= 2;
+    }
+    all[0]
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 
 mod tiles;
 
-use super::cpu::{Isa, isa};
+use super::cpu::{Isa, features, isa};
 use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch};
 use crate::{Error, Result};
 use std::cell::RefCell;
-use tiles::{Bf16, F16, STREAM_ROWS, Wide, Widen, panel_width};
+#[cfg(target_arch = "x86_64")]
+use tiles::Pairs;
+use tiles::{Bf16, F16, Products, STREAM_ROWS, Wide, Widen, panel_width};
 
 /// What a weight's elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,7 @@ fn linear_on(
     rows: usize,
     weight: &Dense,
     bias: Option<&[f32]>,
-    _compute: Compute,
+    compute: Compute,
     finish: Option<Finish>,
     y: &mut [f32],
 ) {
@@ -125,7 +127,7 @@ fn linear_on(
     assert_eq!(x.len(), rows * k, "x is not rows by inputs");
     assert_eq!(y.len(), rows * n, "y is not rows by outputs");
     assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
-    let product = Product {
+    let mut product = Product {
         x: (x.as_ptr(), k),
         w: weight.data.as_ptr(),
         w_stride: if weight.layout == Layout::OutIn { k } else { n },
@@ -135,9 +137,66 @@ fn linear_on(
         length: k,
         bias,
         finish,
+        compute,
+        pairs: None,
     };
-    // SAFETY: the lengths were checked; `y` is borrowed mutably until all jobs are done.
+    let mut rounded = Scratch::new(0);
+    if compute == Compute::Bf16 {
+        if product.way(rows) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
+            // Rows of whole pairs.
+            let stride = k.next_multiple_of(2);
+            rounded = Scratch::new(rows * stride / 2);
+            product.pairs = Some((rounded.as_mut_ptr().cast(), stride));
+        } else {
+            rounded = Scratch::new(rows * k);
+            product.x.0 = rounded.as_mut_ptr();
+        }
+        round_rows(x, k, rounded.as_mut_ptr(), product.pairs.is_some());
+    }
+    // SAFETY: the lengths were checked; `y` and `rounded` are borrowed until all jobs are done.
     unsafe { product.run(isa, rows, n) }
+    drop(rounded);
+}
+
+/// Writes the rows of `x` to `to` rounded to bfloat16: as such, an odd row filled up with a zero, or as f32.
+fn round_rows(x: &[f32], k: usize, to: *mut f32, pairs: bool) {
+    if k == 0 {
+        return;
+    }
+    let to = Target(to);
+    let step = SMALL.div_ceil(k);
+    let rows = x.len() / k;
+    parallel_for(rows.div_ceil(step), |job| {
+        for r in job * step..((job + 1) * step).min(rows) {
+            let row = &x[r * k..][..k];
+            // SAFETY: the scratch behind `to` holds all rows, and each is written by one job.
+            unsafe {
+                if pairs {
+                    let stride = k.next_multiple_of(2);
+                    let to = to.get().cast::<u16>().add(r * stride);
+                    row.iter().enumerate().for_each(|(i, x)| *to.add(i) = tiles::to_bf16(*x) as u16);
+                    (k..stride).for_each(|i| *to.add(i) = 0);
+                } else {
+                    let to = to.get().add(r * k);
+                    row.iter()
+                        .enumerate()
+                        .for_each(|(i, x)| *to.add(i) = f32::from_bits(tiles::to_bf16(*x) << 16));
+                }
+            }
+        }
+    });
+}
+
+/// A pointer that jobs share; each writes its own part.
+struct Target(*mut f32);
+
+// SAFETY: whoever takes the pointer promises to write only what is its own.
+unsafe impl Sync for Target {}
+
+impl Target {
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
 }
 
 /// A product `y = x · w` by pointers, and what follows it.
@@ -155,9 +214,12 @@ struct Product<'a> {
     length: usize,
     bias: Option<&'a [f32]>,
     finish: Option<Finish<'a>>,
+    compute: Compute,
+    /// `x` once more, rounded, rows of whole pairs: where the processor multiplies pairs.
+    pairs: Option<(*const Bf16, usize)>,
 }
 
-// SAFETY: `x`, `w`, `bias` and `finish` are only read, and jobs write distinct parts of `y`.
+// SAFETY: `x`, `pairs`, `w`, `bias` and `finish` are only read, and jobs write distinct parts of `y`.
 unsafe impl Sync for Product<'_> {}
 
 /// Products of fewer terms than this are not worth another thread.
@@ -180,6 +242,8 @@ enum Way {
 impl Product<'_> {
     fn way(&self, rows: usize) -> Way {
         match self.layout {
+            // Packing rounds the weight, the other ways read it as it is.
+            _ if self.compute == Compute::Bf16 && self.elem != Elem::Bf16 => Way::Packed,
             Layout::OutIn if rows <= DOT_ROWS => Way::Dot,
             Layout::InOut if rows <= STREAM_ROWS => Way::Stream,
             _ => Way::Packed,
@@ -212,7 +276,13 @@ impl Product<'_> {
         parallel_for(row_jobs * column_jobs, |job| {
             let (r, c) = (job / column_jobs * row_step, job % column_jobs * column_step);
             let part = Part { r, rows: row_step.min(rows - r), c, columns: column_step.min(columns - c) };
-            dispatch(isa, Job { product: self, way, part });
+            let job = Job { product: self, way, part };
+            match self.pairs {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `pairs` is there only where the processor has AVX512-BF16.
+                Some(_) => unsafe { job.run_pairs() },
+                _ => dispatch(isa, job),
+            }
         });
     }
 }
@@ -250,7 +320,9 @@ pub(crate) unsafe fn multiply<S: Simd>(
     y: (*mut f32, usize),
 ) {
     let w = w.cast();
-    let product = Product { x, w, w_stride, elem: Elem::F32, layout, y, length, bias: None, finish: None };
+    let (bias, finish, pairs, compute) = (None, None, None, Compute::F32);
+    let product =
+        Product { x, w, w_stride, elem: Elem::F32, layout, y, length, bias, finish, compute, pairs };
     let part = Part { r: 0, rows, c: 0, columns };
     // SAFETY: the caller's promise.
     unsafe { Job { product: &product, way: product.way(rows), part }.with_elem::<S, f32>() }
@@ -271,72 +343,104 @@ impl Task for Job<'_> {
 }
 
 impl Job<'_> {
+    /// The job in products of pairs.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    unsafe fn run_pairs(self) {
+        // SAFETY: the processor has the instructions, the rest is as for `Task::run`.
+        unsafe {
+            let Some((x, stride)) = self.product.pairs else { return };
+            let x = (x.add(self.part.r * stride), stride, self.part.rows);
+            match (self.way, self.product.elem) {
+                (Way::Packed, Elem::F32) => self.packed::<Pairs, f32>(x),
+                (Way::Packed, Elem::Bf16) => self.packed::<Pairs, Bf16>(x),
+                (Way::Packed, Elem::F16) => self.packed::<Pairs, F16>(x),
+                _ => self.dot::<Pairs>(x),
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn with_elem<S: Simd, W: Widen>(&self) {
         let (p, part) = (self.product, self.part);
         // SAFETY: the part is inside the product.
         unsafe {
-            let w = p.w.cast::<W>();
-            let w = match p.layout {
-                Layout::OutIn => w.add(part.c * p.w_stride),
-                Layout::InOut => w.add(part.c),
-            };
             let x = (p.x.0.add(part.r * p.x.1), p.x.1, part.rows);
-            let y = (p.y.0.add(part.r * p.y.1 + part.c), p.y.1);
             match self.way {
-                Way::Dot => tiles::dot::<Wide<S, W>>(x, (w, p.w_stride, part.columns), p.length, y),
-                Way::Stream => tiles::stream::<S, W>(x, (w, p.w_stride, part.columns), p.length, y),
-                Way::Packed => return self.packed::<S, W>(x, w, y),
+                Way::Dot => self.dot::<Wide<S, W>>(x),
+                Way::Packed => self.packed::<Wide<S, f32>, W>(x),
+                Way::Stream => {
+                    let w = (p.w.cast::<W>().add(part.c), p.w_stride, part.columns);
+                    tiles::stream::<S, W>(x, w, p.length, self.y());
+                    self.finish::<S>(self.y(), part.rows);
+                }
             }
-            self.finish::<S>(y, part.rows);
+        }
+    }
+
+    /// The part's own corner of `y`.
+    #[inline(always)]
+    unsafe fn y(&self) -> (*mut f32, usize) {
+        let (y, stride) = self.product.y;
+        // SAFETY: the part is inside the product.
+        unsafe { (y.add(self.part.r * stride + self.part.c), stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<P: Products>(&self, x: (*const P::X, usize, usize)) {
+        let p = self.product;
+        // SAFETY: the part is inside the product, whose weight is of `P::W`.
+        unsafe {
+            let w = p.w.cast::<P::W>().add(self.part.c * p.w_stride);
+            tiles::dot::<P>(x, (w, p.w_stride, self.part.columns), p.length, self.y());
+            self.finish::<P::S>(self.y(), self.part.rows);
         }
     }
 
     #[inline(always)]
-    unsafe fn packed<S: Simd, W: Widen>(
-        &self,
-        (x, x_stride, rows): (*const f32, usize, usize),
-        w: *const W,
-        (y, y_stride): (*mut f32, usize),
-    ) {
-        let (p, width) = (self.product, panel_width::<S>());
-        let strip = 2 * S::PANEL_ROWS;
+    unsafe fn packed<P: Products, W: Widen>(&self, (x, x_stride, rows): (*const P::X, usize, usize)) {
+        let (p, width) = (self.product, panel_width::<P::S>());
+        let strip = 2 * P::S::PANEL_ROWS;
         let columns = self.part.columns;
         let panels = columns.div_ceil(width);
-        let mut scratch = Scratch::new(panels * width * BLOCK_LENGTH.min(p.length));
+        let block = p.length.min(BLOCK_LENGTH * P::PER_LANE);
+        let round = p.compute == Compute::Bf16 && !W::PAIRED;
+        let mut scratch = Scratch::new(panels * width * block);
         let packed = scratch.as_mut_ptr();
         let mut i = 0;
         loop {
-            let length = BLOCK_LENGTH.min(p.length - i);
+            let length = block.min(p.length - i);
             for panel in 0..panels {
                 // SAFETY: the panel's columns and terms are inside the weight, and the scratch holds all panels.
                 unsafe {
                     let at = panel * width;
+                    let w = p.w.cast::<W>();
                     let w = match p.layout {
-                        Layout::OutIn => w.add(at * p.w_stride + i),
-                        Layout::InOut => w.add(i * p.w_stride + at),
+                        Layout::OutIn => w.add((self.part.c + at) * p.w_stride + i),
+                        Layout::InOut => w.add(i * p.w_stride + self.part.c + at),
                     };
                     let to = packed.add(at * length);
-                    tiles::pack::<S, W>((w, p.w_stride, p.layout), width.min(columns - at), length, to);
+                    P::pack::<W>((w, p.w_stride, p.layout), width.min(columns - at), length, to, round);
                 }
             }
             for r in (0..rows).step_by(strip) {
                 let rows = strip.min(rows - r);
                 // SAFETY: the strip is inside `x` and `y`.
                 unsafe {
+                    let (y, y_stride) = self.y();
                     let y = y.add(r * y_stride);
                     for panel in 0..panels {
                         let at = panel * width;
-                        tiles::panel::<Wide<S, f32>>(
+                        tiles::panel::<P>(
                             (x.add(r * x_stride + i), x_stride, rows),
                             (packed.add(at * length), width, width.min(columns - at)),
-                            length,
+                            length.div_ceil(P::PER_LANE),
                             (y.add(at), y_stride),
                             i > 0,
                         );
                     }
                     if i + length == p.length {
-                        self.finish::<S>((y, y_stride), rows);
+                        self.finish::<P::S>((y, y_stride), rows);
                     }
                 }
             }

@@ -56,6 +56,14 @@ fn every_instruction_set_elem_and_layout_agrees_with_a_plain_loop() {
                         linear_on(isa, &x, rows, &weight, Some(&bias), Compute::F32, None, &mut y);
                         let what = format!("{isa:?} {elem:?} {layout:?} ({rows}, {k}) x {n}");
                         assert_near(&y, &wanted, 1e-5 * (k as f64).sqrt().max(1.0), &what);
+                        // All these numbers are bfloat16 already.
+                        linear_on(isa, &x, rows, &weight, Some(&bias), Compute::Bf16, None, &mut y);
+                        assert_near(
+                            &y,
+                            &wanted,
+                            1e-5 * (k as f64).sqrt().max(1.0),
+                            &format!("{what} in bf16"),
+                        );
                     }
                 }
             }
@@ -125,4 +133,40 @@ fn a_weight_of_the_wrong_size_is_refused() {
     let error = Dense::new(&[0; 10], Elem::F32, Layout::OutIn, 1, 3).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::Input);
     assert!(Dense::new(&[], Elem::F32, Layout::OutIn, usize::MAX, 3).is_err());
+}
+
+#[test]
+fn bfloat16_computing_rounds_inputs_and_weights() {
+    let rough = |n: usize, seed| -> Vec<f32> { numbers(n, seed).iter().map(|x| x * 1.2345).collect() };
+    let round = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect() };
+    for isa in Isa::all_available() {
+        for (rows, k, n) in [(1, 33, 20), (3, 64, 17), (50, 35, 40)] {
+            let (x, w) = (rough(rows * k, 8), rough(k * n, 9));
+            for layout in [Layout::OutIn, Layout::InOut] {
+                let wanted = plainly(&round(&x), rows, &round(&w), layout, n, None);
+                for elem in [Elem::F32, Elem::Bf16] {
+                    let data = encode(&w, elem);
+                    let weight = Dense::new(&data, elem, layout, n, k).unwrap();
+                    let mut y = vec![0.0; rows * n];
+                    linear_on(isa, &x, rows, &weight, None, Compute::Bf16, None, &mut y);
+                    assert_near(
+                        &y,
+                        &wanted,
+                        2e-5,
+                        &format!("{isa:?} {elem:?} {layout:?} ({rows}, {k}) x {n}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_to_bfloat16_is_to_nearest_even_and_keeps_what_is_special() {
+    for bits in
+        (0..=u32::MAX).step_by(9973).chain([0x7f80_0000, 0xff80_0000, 0x7f80_0001, 0x7f7f_ffff, 0x3f80_8000])
+    {
+        let x = f32::from_bits(bits);
+        assert_eq!(tiles::to_bf16(x), u32::from(half::bf16::from_f32(x).to_bits()), "{bits:#x}");
+    }
 }

@@ -10,6 +10,10 @@
 
 use super::Layout;
 use crate::kernels::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::x86::Avx512;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 /// How elements become products: which types are read, and how many of them a vector takes.
@@ -35,6 +39,14 @@ pub(crate) trait Products {
     unsafe fn splat_x(p: *const Self::X) -> Self::R;
     /// A vector of a packed panel, [`Products::PER_LANE`] elements a lane.
     unsafe fn load_packed(p: *const f32) -> Self::R;
+    /// Packs a panel for [`panel`]; `length` counts elements. Weights are rounded to bfloat16 where `round`.
+    unsafe fn pack<W: Widen>(
+        w: (*const W, usize, Layout),
+        columns: usize,
+        length: usize,
+        panel: *mut f32,
+        round: bool,
+    );
     /// `a * b + c`, summed within a lane.
     unsafe fn fma(a: Self::R, b: Self::R, c: Vector<Self>) -> Vector<Self>;
 }
@@ -44,6 +56,9 @@ pub(crate) type Vector<P> = <<P as Products>::S as Simd>::V;
 
 /// A weight element that is widened to f32 as it is read.
 pub(crate) trait Widen: Copy {
+    /// Whether two of them side by side are what [`Products::PER_LANE`] of 2 wants.
+    const PAIRED: bool;
+
     /// # Safety
     /// As for [`Simd`].
     unsafe fn load<S: Simd>(p: *const Self) -> S::V;
@@ -63,8 +78,10 @@ pub(crate) struct Bf16(pub(crate) u16);
 pub(crate) struct F16(#[allow(dead_code, reason = "read through pointers")] u16);
 
 macro_rules! widen {
-    ($type:ty, $cast:ty, $load:ident, $load_n:ident) => {
+    ($type:ty, $cast:ty, $load:ident, $load_n:ident, $paired:expr) => {
         impl Widen for $type {
+            const PAIRED: bool = $paired;
+
             #[inline(always)]
             unsafe fn load<S: Simd>(p: *const Self) -> S::V {
                 // SAFETY: promised by the caller; the types have the same layout.
@@ -78,9 +95,9 @@ macro_rules! widen {
         }
     };
 }
-widen!(f32, f32, load, load_n);
-widen!(Bf16, u16, load_bf16, load_bf16_n);
-widen!(F16, u16, load_f16, load_f16_n);
+widen!(f32, f32, load, load_n, false);
+widen!(Bf16, u16, load_bf16, load_bf16_n, true);
+widen!(F16, u16, load_f16, load_f16_n, false);
 
 /// Products of f32, the weight widened from `W`.
 pub(crate) struct Wide<S, W>(PhantomData<(S, W)>);
@@ -119,8 +136,109 @@ impl<S: Simd, W: Widen> Products for Wide<S, W> {
         unsafe { S::splat(*p) }
     }
     #[inline(always)]
+    unsafe fn pack<E: Widen>(
+        w: (*const E, usize, Layout),
+        columns: usize,
+        length: usize,
+        panel: *mut f32,
+        round: bool,
+    ) {
+        unsafe {
+            pack::<S, E>(w, columns, length, panel);
+            if round {
+                let panel = std::slice::from_raw_parts_mut(panel, length * panel_width::<S>());
+                panel.iter_mut().for_each(|w| *w = f32::from_bits(to_bf16(*w) << 16));
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn fma(a: S::V, b: S::V, c: S::V) -> S::V {
         unsafe { S::fma(a, b, c) }
+    }
+}
+
+/// The bits of the bfloat16 nearest to `x`, ties to even.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    // A NaN must not be rounded to infinity.
+    let bits = if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x40_0000 } else { rounded };
+    bits >> 16
+}
+
+/// Products of pairs of bfloat16, which one instruction multiplies and sums.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Pairs;
+
+// SAFETY (all blocks): the trait asks its caller for the processor, here with AVX512-BF16, and for valid pointers.
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Products for Pairs {
+    type S = Avx512;
+    type X = Bf16;
+    type W = Bf16;
+    type R = __m512i;
+    const PER_LANE: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load_x(p: *const Bf16) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_x_n(p: *const Bf16, n: usize) -> __m512i {
+        unsafe { _mm512_maskz_loadu_epi16(((1u64 << n) - 1) as __mmask32, p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_w(p: *const Bf16) -> __m512i {
+        unsafe { Self::load_x(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_w_n(p: *const Bf16, n: usize) -> __m512i {
+        unsafe { Self::load_x_n(p, n) }
+    }
+    #[inline(always)]
+    unsafe fn splat_x(p: *const Bf16) -> __m512i {
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn load_packed(p: *const f32) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn pack<W: Widen>(
+        (w, w_stride, layout): (*const W, usize, Layout),
+        columns: usize,
+        length: usize,
+        panel: *mut f32,
+        _round: bool,
+    ) {
+        unsafe {
+            if W::PAIRED && layout == Layout::OutIn && w_stride % 2 == 0 && length % 2 == 0 {
+                // The pairs stand side by side already: they move as floats would.
+                return pack::<Avx512, f32>((w.cast(), w_stride / 2, layout), columns, length / 2, panel);
+            }
+            pack::<Avx512, W>((w, w_stride, layout), columns, length, panel);
+            let width = panel_width::<Avx512>();
+            for i in (0..length).step_by(2) {
+                let to = panel.add(i / 2 * width);
+                for j in 0..width {
+                    let first = to_bf16(*panel.add(i * width + j));
+                    let second = if i + 1 < length { to_bf16(*panel.add((i + 1) * width + j)) } else { 0 };
+                    *to.add(j) = f32::from_bits(first | second << 16);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512i, b: __m512i, c: __m512) -> __m512 {
+        unsafe {
+            _mm512_dpbf16_ps(
+                c,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
     }
 }
 
