@@ -410,19 +410,16 @@ impl Job<'_> {
         let mut i = 0;
         loop {
             let length = block.min(p.length - i);
-            for panel in 0..panels {
-                // SAFETY: the panel's columns and terms are inside the weight, and the scratch holds all panels.
-                unsafe {
-                    let at = panel * width;
-                    let w = p.w.cast::<W>();
-                    let w = match p.layout {
-                        Layout::OutIn => w.add((self.part.c + at) * p.w_stride + i),
-                        Layout::InOut => w.add(i * p.w_stride + self.part.c + at),
-                    };
-                    let to = packed.add(at * length);
-                    P::pack::<W>((w, p.w_stride, p.layout), width.min(columns - at), length, to, round);
-                }
+            // SAFETY: the columns and terms are inside the weight, and the scratch holds all panels.
+            unsafe {
+                let w = p.w.cast::<W>();
+                let w = match p.layout {
+                    Layout::OutIn => w.add(self.part.c * p.w_stride + i),
+                    Layout::InOut => w.add(i * p.w_stride + self.part.c),
+                };
+                P::pack::<W>((w, p.w_stride, p.layout), columns, length, packed, round);
             }
+            let depth = length.div_ceil(P::PER_LANE);
             for r in (0..rows).step_by(strip) {
                 let rows = strip.min(rows - r);
                 // SAFETY: the strip is inside `x` and `y`.
@@ -433,8 +430,8 @@ impl Job<'_> {
                         let at = panel * width;
                         tiles::panel::<P>(
                             (x.add(r * x_stride + i), x_stride, rows),
-                            (packed.add(at * length), width, width.min(columns - at)),
-                            length.div_ceil(P::PER_LANE),
+                            (packed.add(at * depth), width, width.min(columns - at)),
+                            depth,
                             (y.add(at), y_stride),
                             i > 0,
                         );

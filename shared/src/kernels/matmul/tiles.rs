@@ -39,12 +39,13 @@ pub(crate) trait Products {
     unsafe fn splat_x(p: *const Self::X) -> Self::R;
     /// A vector of a packed panel, [`Products::PER_LANE`] elements a lane.
     unsafe fn load_packed(p: *const f32) -> Self::R;
-    /// Packs a panel for [`panel`]; `length` counts elements. Weights are rounded to bfloat16 where `round`.
+    /// Packs all columns into panels for [`panel`], one after the other; `length` counts elements, and makes
+    /// `length / PER_LANE` rows, rounded up. Weights are rounded to bfloat16 where `round`.
     unsafe fn pack<W: Widen>(
         w: (*const W, usize, Layout),
         columns: usize,
         length: usize,
-        panel: *mut f32,
+        panels: *mut f32,
         round: bool,
     );
     /// `a * b + c`, summed within a lane.
@@ -140,14 +141,15 @@ impl<S: Simd, W: Widen> Products for Wide<S, W> {
         w: (*const E, usize, Layout),
         columns: usize,
         length: usize,
-        panel: *mut f32,
+        panels: *mut f32,
         round: bool,
     ) {
         unsafe {
-            pack::<S, E>(w, columns, length, panel);
+            pack::<S, E>(w, columns, length, panels);
             if round {
-                let panel = std::slice::from_raw_parts_mut(panel, length * panel_width::<S>());
-                panel.iter_mut().for_each(|w| *w = f32::from_bits(to_bf16(*w) << 16));
+                let len = length * columns.next_multiple_of(panel_width::<S>());
+                let panels = std::slice::from_raw_parts_mut(panels, len);
+                panels.iter_mut().for_each(|w| *w = f32::from_bits(to_bf16(*w) << 16));
             }
         }
     }
@@ -210,22 +212,37 @@ impl Products for Pairs {
         (w, w_stride, layout): (*const W, usize, Layout),
         columns: usize,
         length: usize,
-        panel: *mut f32,
+        panels: *mut f32,
         _round: bool,
     ) {
         unsafe {
             if W::PAIRED && layout == Layout::OutIn && w_stride % 2 == 0 && length % 2 == 0 {
                 // The pairs stand side by side already: they move as floats would.
-                return pack::<Avx512, f32>((w.cast(), w_stride / 2, layout), columns, length / 2, panel);
+                return pack::<Avx512, f32>((w.cast(), w_stride / 2, layout), columns, length / 2, panels);
             }
-            pack::<Avx512, W>((w, w_stride, layout), columns, length, panel);
+            pack::<Avx512, W>((w, w_stride, layout), columns, length, panels);
             let width = panel_width::<Avx512>();
-            for i in (0..length).step_by(2) {
-                let to = panel.add(i / 2 * width);
-                for j in 0..width {
-                    let first = to_bf16(*panel.add(i * width + j));
-                    let second = if i + 1 < length { to_bf16(*panel.add((i + 1) * width + j)) } else { 0 };
-                    *to.add(j) = f32::from_bits(first | second << 16);
+            let half = |p: *const f32| {
+                let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(p));
+                _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))
+            };
+            // Panel by panel in place: what is written never overtakes what is read.
+            for panel in 0..columns.div_ceil(width) {
+                let from = panels.add(panel * width * length);
+                let to = panels.add(panel * width * length.div_ceil(2));
+                for i in 0..length / 2 {
+                    for j in (0..width).step_by(16) {
+                        let (first, second) =
+                            (half(from.add(2 * i * width + j)), half(from.add((2 * i + 1) * width + j)));
+                        let pair = _mm512_or_si512(first, _mm512_slli_epi32::<16>(second));
+                        _mm512_storeu_si512(to.add(i * width + j).cast(), pair);
+                    }
+                }
+                if length % 2 == 1 {
+                    for j in (0..width).step_by(16) {
+                        let last = half(from.add((length - 1) * width + j));
+                        _mm512_storeu_si512(to.add(length / 2 * width + j).cast(), last);
+                    }
                 }
             }
         }
@@ -517,61 +534,77 @@ unsafe fn panel_tile<P: Products, const M: usize>(
     M
 }
 
-/// Copies `length` by `columns` weights into a panel of f32: row after row, columns that do not exist as zeros.
+/// Copies `length` by `columns` weights into panels of f32, one after the other: row after row, columns that do not
+/// exist as zeros.
 ///
 /// # Safety
-/// The processor has `S`; `w` is valid for what is read, `panel` for `length * panel_width` floats.
+/// The processor has `S`; `w` is valid for what is read, `panels` for `length` floats a column, whole panels.
 #[inline(always)]
 pub(crate) unsafe fn pack<S: Simd, W: Widen>(
     (w, w_stride, layout): (*const W, usize, Layout),
     columns: usize,
     length: usize,
-    panel: *mut f32,
+    panels: *mut f32,
 ) {
     let (lanes, width) = (S::LANES, panel_width::<S>());
-    for v in 0..PANEL_VECTORS {
-        let columns = columns.saturating_sub(v * lanes).min(lanes);
-        // SAFETY: the caller's promise; only columns and rows that exist are read.
-        unsafe {
-            let panel = panel.add(v * lanes);
-            match layout {
-                Layout::InOut => {
-                    for i in 0..length {
+    // The vectors of a row, and where in the panels each begins.
+    let vectors = columns.div_ceil(width) * PANEL_VECTORS;
+    let place = |v: usize| v / PANEL_VECTORS * width * length + v % PANEL_VECTORS * lanes;
+    let exist = |v: usize| columns.saturating_sub(v * lanes).min(lanes);
+    // SAFETY: the caller's promise; only columns and rows that exist are read.
+    unsafe {
+        match layout {
+            Layout::InOut => {
+                for i in 0..length {
+                    for v in 0..vectors {
                         let w = w.add(i * w_stride + v * lanes);
-                        let row = match columns {
+                        let row = match exist(v) {
                             0 => S::splat(0.0),
                             n if n == lanes => W::load::<S>(w),
                             n => W::load_n::<S>(w, n),
                         };
-                        S::store(panel.add(i * width), row);
+                        S::store(panels.add(place(v) + i * width), row);
                     }
                 }
-                Layout::OutIn => {
-                    let mut square = [0f32; 256];
-                    let w = w.add(v * lanes * w_stride);
-                    let mut i = 0;
-                    while i + lanes <= length {
-                        for c in 0..columns {
-                            S::store(
-                                square.as_mut_ptr().add(c * lanes),
-                                W::load::<S>(w.add(c * w_stride + i)),
-                            );
-                        }
-                        S::transpose(square.as_ptr(), panel.add(i * width), width);
-                        i += lanes;
-                    }
-                    for c in 0..lanes {
-                        let w = w.add(c.min(columns.saturating_sub(1)) * w_stride);
-                        let column = match (columns, length - i) {
-                            (_, 0) => break,
-                            (0, _) => S::splat(0.0),
-                            (_, left) => W::load_n::<S>(w.add(i), left),
-                        };
-                        S::store(square.as_mut_ptr(), column);
-                        for (j, &element) in square.iter().enumerate().take(length - i) {
-                            *panel.add((i + j) * width + c) = if c < columns { element } else { 0.0 };
-                        }
-                    }
+            }
+            Layout::OutIn => {
+                for v in 0..vectors {
+                    let w = w.add((v * lanes).min(columns - 1) * w_stride);
+                    pack_turned::<S, W>((w, w_stride, exist(v)), length, panels.add(place(v)));
+                }
+            }
+        }
+    }
+}
+
+/// Copies `columns <= LANES` weight rows, turned, into one vector of each row of a panel.
+#[inline(always)]
+unsafe fn pack_turned<S: Simd, W: Widen>(
+    (w, w_stride, columns): (*const W, usize, usize),
+    length: usize,
+    panel: *mut f32,
+) {
+    let (lanes, width) = (S::LANES, panel_width::<S>());
+    let mut square = [0f32; 256];
+    // SAFETY: the caller's promise; only columns and rows that exist are read.
+    unsafe {
+        let mut i = 0;
+        while i + lanes <= length {
+            for c in 0..columns {
+                S::store(square.as_mut_ptr().add(c * lanes), W::load::<S>(w.add(c * w_stride + i)));
+            }
+            S::transpose(square.as_ptr(), panel.add(i * width), width);
+            i += lanes;
+        }
+        if i < length {
+            square.fill(0.0);
+            for c in 0..columns {
+                let column = W::load_n::<S>(w.add(c * w_stride + i), length - i);
+                S::store(square.as_mut_ptr().add(c * lanes), column);
+            }
+            for j in 0..length - i {
+                for c in 0..lanes {
+                    *panel.add((i + j) * width + c) = square[c * lanes + j];
                 }
             }
         }
