@@ -1,7 +1,6 @@
 //! What comes with a text checkpoint besides its weights: tokenizer, chat template, texts in place of token ids.
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::checkpoint::Metadata;
 use fauna_shared::item::{Item, Role, Tensors, Turn};
 use fauna_shared::model::{Opening, only_known};
 use fauna_shared::text::{ChatTemplate, Encoding, GgufVocabulary, Message, Padding, Tokenizer};
@@ -19,33 +18,12 @@ pub fn tokenizer(opening: &Opening) -> Result<Option<Tokenizer>> {
         Err(error) => return Err(error),
     }
     match &opening.checkpoint {
-        Some(checkpoint) => vocabulary(checkpoint.metadata()).map(|v| Tokenizer::from_gguf(&v)).transpose(),
+        Some(checkpoint) => {
+            let vocabulary = GgufVocabulary::from_metadata(checkpoint.metadata());
+            vocabulary.map(|v| Tokenizer::from_gguf(&v)).transpose()
+        }
         None => Ok(None),
     }
-}
-
-/// What a GGUF file says of its tokenizer, if it says anything.
-fn vocabulary(metadata: &Metadata) -> Option<GgufVocabulary> {
-    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
-    let id = |key: &str| get(key)?.as_usize()?.try_into().ok();
-    let texts = |key: &str| get(key).and_then(|v| v.as_texts()).unwrap_or_default().to_vec();
-    let flag = |key: &str| get(key).and_then(|v| v.as_bool());
-    let types = get("token_type").and_then(|v| v.as_ints()).unwrap_or_default();
-    Some(GgufVocabulary {
-        model: get("model")?.as_str()?.to_string(),
-        pre: get("pre").and_then(|v| v.as_str()).map(str::to_string),
-        tokens: texts("tokens"),
-        scores: get("scores").and_then(|v| v.as_floats()).unwrap_or_default().to_vec(),
-        types: types.into_iter().map(|kind| kind.try_into().unwrap_or(0)).collect(),
-        merges: texts("merges"),
-        bos: id("bos_token_id"),
-        eos: ["eos_token_id", "eot_token_id", "eom_token_id"].into_iter().filter_map(id).collect(),
-        unk: id("unknown_token_id"),
-        pad: id("padding_token_id"),
-        add_bos: flag("add_bos_token"),
-        add_eos: flag("add_eos_token"),
-        add_space_prefix: flag("add_space_prefix"),
-    })
 }
 
 /// The chat template of a checkpoint: of its folder, else of its GGUF file; none if neither has one.
@@ -56,14 +34,10 @@ pub fn chat_template(opening: &Opening, tokenizer: &Tokenizer) -> Result<Option<
     if let Some(template) = ChatTemplate::from_folder(opening.files.root(), tokenizer)? {
         return Ok(Some(template));
     }
-    let metadata = opening.checkpoint.as_ref().map(|checkpoint| checkpoint.metadata());
-    let Some(source) = metadata.and_then(|m| m.get("tokenizer.chat_template")?.as_str()) else {
-        return Ok(None);
-    };
-    let special = tokenizer.special();
-    let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-    let (begin, end) = (spelled(special.bos), spelled(special.eos.first().copied()));
-    ChatTemplate::new(source, begin.as_deref(), end.as_deref()).map(Some)
+    match &opening.checkpoint {
+        Some(checkpoint) => ChatTemplate::from_metadata(checkpoint.metadata(), tokenizer),
+        None => Ok(None),
+    }
 }
 
 /// A turn as templates take it: its texts one after the other.

@@ -10,6 +10,7 @@ use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
 
 use super::Tokenizer;
+use crate::checkpoint::Metadata;
 use crate::error::first_five;
 use crate::{Error, ErrorKind, Result};
 
@@ -94,9 +95,6 @@ impl ChatTemplate {
     /// none is `default`.
     pub fn from_folder(folder: impl AsRef<Path>, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let folder = folder.as_ref();
-        let special = tokenizer.special();
-        let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-        let (bos, eos) = (spelled(special.bos), spelled(tokenizer.end_token()));
         let read = |name: &str| match folder.join(name) {
             path if path.is_file() => {
                 let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
@@ -105,17 +103,31 @@ impl ChatTemplate {
             _ => Ok::<_, Error>(None),
         };
         if let Some((path, source)) = read("chat_template.jinja")? {
-            return Self::new(&source, bos.as_deref(), eos.as_deref()).map(Some).map_err(|e| e.at(path));
+            return Self::with_tokens_of(tokenizer, &source).map(Some).map_err(|e| e.at(path));
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let Some((path, text)) = read(name)? else { continue };
             let json: serde_json::Value =
                 serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("not JSON: {e}")))?;
             if let Some(source) = default_template(&json["chat_template"]).map_err(|e| e.at(&path))? {
-                return Self::new(source, bos.as_deref(), eos.as_deref()).map(Some).map_err(|e| e.at(path));
+                return Self::with_tokens_of(tokenizer, source).map(Some).map_err(|e| e.at(path));
             }
         }
         Ok(None)
+    }
+
+    /// The template in the metadata of a GGUF file; `None` if it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Self>> {
+        let source = metadata.get("tokenizer.chat_template").and_then(|v| v.as_str());
+        source.map(|source| Self::with_tokens_of(tokenizer, source)).transpose()
+    }
+
+    fn with_tokens_of(tokenizer: &Tokenizer, source: &str) -> Result<Self> {
+        let [bos, eos] = &tokenizer.begin_and_end;
+        Self::new(source, bos.as_deref(), eos.as_deref())
     }
 
     /// Fixes what `strftime_now` in a template tells: seconds since 1970, UTC. By default the time of rendering.
@@ -365,6 +377,27 @@ mod tests {
                 _ => panic!("{}: the case expects nothing", case.name),
             }
         }
+    }
+
+    #[test]
+    fn a_folder_s_template_sees_the_tokenizer_s_own_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let gpt2 = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizers/gpt2");
+        for name in ["vocab.json", "merges.txt"] {
+            fs::copy(Path::new(gpt2).join(name), dir.path().join(name)).unwrap();
+        }
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let render = || {
+            let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+            ChatTemplate::from_folder(dir.path(), &tokenizer).unwrap().map(|t| t.render(&[], false).unwrap())
+        };
+        assert_eq!(render(), None);
+        // What ends generation is not what the template calls its end token.
+        write("generation_config.json", r#"{"eos_token_id": [7, 0]}"#);
+        write("tokenizer_config.json", r#"{"chat_template": "a{{ eos_token }}"}"#);
+        assert_eq!(render().unwrap(), "a<|endoftext|>");
+        write("chat_template.jinja", "b{{ bos_token }}");
+        assert_eq!(render().unwrap(), "b<|endoftext|>");
     }
 
     #[test]

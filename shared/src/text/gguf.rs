@@ -6,6 +6,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use super::load::{begin_and_end, byte_level, byte_level_part, merge_pairs};
 use super::sentencepiece::{Kind, Piece, Prefix, add_whole, byte_pairs};
 use super::{SpecialTokens, Tokenizer, tokenizer_error};
+use crate::checkpoint::Metadata;
 use crate::error::nearest;
 use crate::{Error, ErrorKind, Result};
 
@@ -40,6 +41,33 @@ pub struct GgufVocabulary {
     pub add_space_prefix: Option<bool>,
 }
 
+impl GgufVocabulary {
+    /// What the metadata of a GGUF file says of its tokenizer; `None` if it says nothing.
+    pub fn from_metadata(metadata: &Metadata) -> Option<Self> {
+        let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+        let id = |key: &str| get(key)?.as_usize()?.try_into().ok();
+        let texts = |key: &str| get(key).and_then(|v| v.as_texts()).unwrap_or_default().to_vec();
+        let flag = |key: &str| get(key).and_then(|v| v.as_bool());
+        let types = get("token_type").and_then(|v| v.as_ints()).unwrap_or_default();
+        Some(Self {
+            model: get("model")?.as_str()?.to_string(),
+            pre: get("pre").and_then(|v| v.as_str()).map(str::to_string),
+            tokens: texts("tokens"),
+            scores: get("scores").and_then(|v| v.as_floats()).unwrap_or_default().to_vec(),
+            // A number that is no type becomes 0, which is refused.
+            types: types.into_iter().map(|kind| kind.try_into().unwrap_or(0)).collect(),
+            merges: texts("merges"),
+            bos: id("bos_token_id"),
+            eos: ["eos_token_id", "eot_token_id", "eom_token_id"].into_iter().filter_map(id).collect(),
+            unk: id("unknown_token_id"),
+            pad: id("padding_token_id"),
+            add_bos: flag("add_bos_token"),
+            add_eos: flag("add_eos_token"),
+            add_space_prefix: flag("add_space_prefix"),
+        })
+    }
+}
+
 impl Tokenizer {
     /// Builds the tokenizer that GGUF metadata describes.
     ///
@@ -70,6 +98,8 @@ impl Tokenizer {
             inner.with_post_processor(Some(begin_and_end(bos, eos)?));
         }
         let mut tokenizer = Tokenizer::new(inner)?;
+        tokenizer.begin_and_end = [vocabulary.bos, vocabulary.eos.first().copied()]
+            .map(|id| named(id, true).map(|(token, _)| token));
         let known = |id: &u32| (*id as usize) < pieces.len();
         tokenizer.special = SpecialTokens {
             bos: vocabulary.bos.filter(known),

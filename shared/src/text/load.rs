@@ -237,6 +237,7 @@ impl Folder {
             inner.add_special_tokens(&known);
         }
         let mut tokenizer = Tokenizer::new(inner)?;
+        tokenizer.begin_and_end = ["bos_token", "eos_token"].map(|role| self.token(role, defaults));
         let named = |role: &str| self.token(role, defaults).and_then(|token| tokenizer.token_id(&token));
         let configured = |key: &str| [&self.generation[key], &self.model[key]].into_iter().find_map(ids);
         let first = |key: &str| configured(key).and_then(|ids| ids.first().copied());

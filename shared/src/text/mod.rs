@@ -30,6 +30,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
+    /// The begin and end tokens as chat templates know them: the tokenizer's own, whatever ends generation.
+    begin_and_end: [Option<String>; 2],
     max_length: Option<usize>,
 }
 
@@ -132,7 +134,7 @@ impl Tokenizer {
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| tokenizer_error("cannot drop truncation", e))?;
-        Ok(Self { inner, special: SpecialTokens::default(), max_length: None })
+        Ok(Self { inner, special: SpecialTokens::default(), begin_and_end: [None, None], max_length: None })
     }
 
     /// The ids of `text`; with `add_special`, the ones the release puts around a text too.
