@@ -66,7 +66,8 @@ pub use fauna_shared::model::{Card, Exhibit, Family, Release};
 pub use fauna_shared::zoo::{Options, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
-    checkpoint, error, generate, item, model, nn, progress, runtime, source, weights, zoo,
+    checkpoint, error, generate, item, measure, model, nn, parity, progress, quantize, runtime, source,
+    weights, zoo,
 };
 
 /// The tensor library underneath, in the one version that fauna's tensors belong to.

@@ -9,6 +9,7 @@ pub mod error;
 pub mod generate;
 pub mod item;
 pub mod kernels;
+pub mod measure;
 pub mod model;
 pub mod nn;
 pub mod parity;

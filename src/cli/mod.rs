@@ -2,6 +2,7 @@
 //!
 //! One module a verb: its `Args`, and `run(args, context)`.
 
+mod bench;
 mod compare;
 mod completions;
 mod context;
@@ -12,8 +13,10 @@ mod input;
 mod interrupt;
 mod list;
 mod output;
+mod parity;
 mod progress;
 mod pull;
+mod quantize;
 mod run;
 mod table;
 #[cfg(feature = "builtin")]
@@ -70,6 +73,12 @@ enum Verb {
     Run(run::Args),
     /// Shows how similar texts are to a model, and how far models agree.
     Compare(compare::Args),
+    /// Makes a smaller copy of a checkpoint, its matrices in blocks of 8, 6, 5 or 4 bits.
+    Quantize(quantize::Args),
+    /// Proves that models compute what their references compute.
+    Parity(parity::Args),
+    /// Times a model and measures its memory.
+    Bench(bench::Args),
     /// Searches a small collection with the built-in model and draws it.
     #[cfg(feature = "builtin")]
     Tour(tour::Args),
@@ -97,6 +106,9 @@ pub fn main() -> ExitCode {
         Some(Verb::Embed(args)) => embed::run(args, &context),
         Some(Verb::Run(args)) => run::run(args, &context),
         Some(Verb::Compare(args)) => compare::run(args, &context),
+        Some(Verb::Quantize(args)) => quantize::run(args, &context),
+        Some(Verb::Parity(args)) => parity::run(args, &context),
+        Some(Verb::Bench(args)) => bench::run(args, &context),
         #[cfg(feature = "builtin")]
         Some(Verb::Tour(args)) => tour::run(args, &context),
         Some(Verb::Completions(args)) => completions::run(args),

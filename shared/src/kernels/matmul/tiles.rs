@@ -216,7 +216,8 @@ impl Products for Pairs {
         _round: bool,
     ) {
         unsafe {
-            if W::PAIRED && layout == Layout::OutIn && w_stride.is_multiple_of(2) && length.is_multiple_of(2) {
+            if W::PAIRED && layout == Layout::OutIn && w_stride.is_multiple_of(2) && length.is_multiple_of(2)
+            {
                 // The pairs stand side by side already: they move as floats would.
                 return pack::<Avx512, f32>((w.cast(), w_stride / 2, layout), columns, length / 2, panels);
             }

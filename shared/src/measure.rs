@@ -1,0 +1,267 @@
+//! How fast a model is, and how much memory it takes: the numbers behind `fauna bench`.
+//!
+//! The work is made of token rows of exact lengths, so that no tokenizer is needed and every program that is compared
+//! does the same.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::checkpoint::Storage;
+use crate::item::Tensors;
+use crate::model::Exhibit;
+use crate::zoo::{Options, Zoo};
+use crate::{Error, Result};
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Rows of tokens to one vector each.
+    Embed,
+    /// The reference's forward pass, with every output it has.
+    Forward,
+    /// A prompt up to its first new token.
+    Prefill,
+    /// A prompt and all its new tokens; end tokens are ignored.
+    Generate,
+}
+
+/// How much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// What is timed.
+    pub task: Task,
+    /// Rows at once.
+    pub batch: usize,
+    /// Tokens in each row, all of them real.
+    pub tokens: usize,
+    /// New tokens of [`Task::Generate`].
+    pub new_tokens: usize,
+    /// Timed runs, after one that is not.
+    #[serde(skip_serializing)]
+    pub runs: usize,
+}
+
+/// The least, the middle and the most of several numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one; of an even count the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of `values`; none if there are none.
+    ///
+    /// ```
+    /// use fauna_shared::measure::Spread;
+    /// assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
+    /// ```
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() {
+            0 => return None,
+            length if length % 2 == 1 => sorted[middle],
+            _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        };
+        Some(Self { median, min: sorted[0], max: sorted[sorted.len() - 1] })
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// The model, as the user named it.
+    pub source: String,
+    /// What was done.
+    #[serde(flatten)]
+    pub work: Work,
+    /// Seconds from nothing to an opened model.
+    pub load_seconds: f64,
+    /// Seconds from a prompt to its first new token, the median of the runs; for [`Task::Prefill`] and
+    /// [`Task::Generate`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_seconds: Option<f64>,
+    /// Seconds of each run.
+    #[serde(rename = "runs")]
+    pub run_seconds: Vec<f64>,
+    /// What [`items_per_second`](Measured::items_per_second) counts: "rows", "tokens", "new tokens".
+    pub items: &'static str,
+    /// Over the whole of each run.
+    pub items_per_second: Spread,
+    /// New tokens a second after the first one; for [`Task::Generate`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decode_per_second: Option<f64>,
+    /// The most memory the process held since loading began, mapped files included; where the system says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
+    /// Bytes of all weights.
+    pub weights_bytes: u64,
+}
+
+/// Opens `source` and does `work`.
+///
+/// # Errors
+/// As [`Zoo::open`], and whatever the model says to the work.
+pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Result<Measured> {
+    if work.batch == 0 || work.tokens == 0 || work.runs == 0 || work.new_tokens == 0 {
+        return Err(Error::input("a batch, tokens, new tokens and runs are at least 1"));
+    }
+    forget_peak_memory();
+    let start = Instant::now();
+    let exhibit = zoo.open(source, options)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+
+    let inputs = rows(work)?;
+    run(exhibit.as_ref(), &inputs, work, work.new_tokens)?;
+    let mut first_seconds = Vec::new();
+    let mut run_seconds = Vec::new();
+    for _ in 0..work.runs {
+        if work.task == Task::Generate {
+            first_seconds.push(timed(|| run(exhibit.as_ref(), &inputs, work, 1))?);
+        }
+        run_seconds.push(timed(|| run(exhibit.as_ref(), &inputs, work, work.new_tokens))?);
+    }
+
+    let (items, count) = match work.task {
+        Task::Embed => ("rows", work.batch),
+        Task::Forward | Task::Prefill => ("tokens", work.batch * work.tokens),
+        Task::Generate => ("new tokens", work.batch * work.new_tokens),
+    };
+    let rates: Vec<f64> = run_seconds.iter().map(|seconds| count as f64 / seconds).collect();
+    let items_per_second = Spread::of(&rates).ok_or_else(|| Error::input("no run was timed"))?;
+    let median = |values: &[f64]| Spread::of(values).map(|spread| spread.median);
+    let first_token_seconds = match work.task {
+        Task::Generate => median(&first_seconds),
+        Task::Prefill => median(&run_seconds),
+        Task::Embed | Task::Forward => None,
+    };
+    let decode_per_second = match (work.task, first_token_seconds, median(&run_seconds)) {
+        (Task::Generate, Some(first), Some(whole)) if work.new_tokens > 1 && whole > first => {
+            Some((work.batch * (work.new_tokens - 1)) as f64 / (whole - first))
+        }
+        _ => None,
+    };
+    Ok(Measured {
+        source: source.to_string(),
+        work: *work,
+        load_seconds,
+        first_token_seconds,
+        run_seconds,
+        items,
+        items_per_second,
+        decode_per_second,
+        peak_memory_bytes: peak_memory(),
+        weights_bytes: weights_bytes(zoo, source, options)?,
+    })
+}
+
+/// Token rows of exact length. The ids are small, so that every vocabulary has them, and differ from row to row.
+fn rows(work: &Work) -> Result<Tensors> {
+    let shape = (work.batch, work.tokens);
+    let ids: Vec<i64> = (0..work.batch * work.tokens).map(|i| 5 + (i * 7 % 41) as i64).collect();
+    Ok(Tensors::from([
+        ("input_ids".to_string(), Tensor::from_vec(ids, shape, &Device::Cpu)?),
+        ("attention_mask".to_string(), Tensor::ones(shape, candle_core::DType::I64, &Device::Cpu)?),
+    ]))
+}
+
+fn run(exhibit: &dyn Exhibit, inputs: &Tensors, work: &Work, new_tokens: usize) -> Result<()> {
+    let new_tokens = if work.task == Task::Prefill { 1 } else { new_tokens };
+    match work.task {
+        Task::Forward => exhibit.call("forward", inputs, &json!({}))?,
+        Task::Embed => {
+            let made = exhibit.call("forward", inputs, &json!({}))?;
+            if !made.contains_key("sentence_embedding") {
+                return Err(exhibit.cannot("be timed at embedding token rows").hint("time --task forward"));
+            }
+            made
+        }
+        Task::Prefill | Task::Generate => {
+            let made = exhibit.call(
+                "generate",
+                inputs,
+                &json!({"max_new_tokens": new_tokens, "eos_token_id": [], "pad_token_id": 0}),
+            )?;
+            let length = made.get("sequences").map_or(0, |made| made.dims().get(1).copied().unwrap_or(0));
+            if length != work.tokens + new_tokens {
+                return Err(Error::unsupported(format!(
+                    "{} tokens came out of a prompt of {} and {new_tokens} new ones",
+                    length, work.tokens
+                )));
+            }
+            made
+        }
+    };
+    Ok(())
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Bytes of all weights as they are held: what the files store, or the runtime makes of it.
+fn weights_bytes(zoo: &Zoo, source: &str, options: &Options) -> Result<u64> {
+    let quantize = options.runtime.quantize();
+    if options.random_weights.is_none() && quantize.is_none() {
+        let (_, opening) = zoo.opening(source, options)?;
+        let stored = opening.checkpoint.iter().flat_map(|checkpoint| checkpoint.iter());
+        return Ok(stored.map(|(_, stored)| stored.bytes.len() as u64).sum());
+    }
+    let (_, inventory) = zoo.inventory(source, options)?;
+    let bytes = |(name, shape): &(String, Vec<usize>)| {
+        let format = quantize.and_then(|kind| inventory.matrices.get(name)?.format(kind, *shape.last()?));
+        let storage = format.map_or(Storage::F32, Storage::Block);
+        storage.byte_len(shape).or_else(|| Storage::F32.byte_len(shape)).unwrap_or(0) as u64
+    };
+    Ok(inventory.tensors.iter().map(bytes).sum())
+}
+
+/// The most memory this process ever held, in bytes, where the system says (Linux).
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Lets [`peak_memory`] begin anew, where the system can.
+pub fn forget_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_rows_have_the_exact_length_and_small_ids() {
+        let work = Work { task: Task::Embed, batch: 3, tokens: 50, new_tokens: 1, runs: 1 };
+        let rows = rows(&work).unwrap();
+        assert_eq!(rows["attention_mask"].dims(), [3, 50]);
+        let ids: Vec<Vec<i64>> = rows["input_ids"].to_vec2().unwrap();
+        assert!(ids.iter().flatten().all(|id| (5..46).contains(id)) && ids[0] != ids[1]);
+    }
+
+    #[test]
+    fn the_peak_of_memory_is_known_on_linux() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_memory().unwrap() > 1 << 20);
+        }
+    }
+
+    #[test]
+    fn no_numbers_have_no_spread() {
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[2.0]), Some(Spread { median: 2.0, min: 2.0, max: 2.0 }));
+    }
+}

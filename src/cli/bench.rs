@@ -1,0 +1,98 @@
+//! `fauna bench`: how fast a model is on this machine, and how much memory it takes.
+
+use fauna::measure::{Measured, Task, Work, measure};
+use fauna::{Options, Result};
+
+use super::output::Output;
+use super::table::{self, Table};
+use super::{Context, Exit};
+
+/// What is timed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model: a folder, a weights file, a hub id, a name in the cache.
+    source: String,
+    /// What is timed.
+    #[arg(long, value_enum)]
+    task: TaskName,
+    /// Rows at once.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    batch: usize,
+    /// Tokens in each row.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    tokens: usize,
+    /// New tokens to generate; end tokens are ignored.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    new_tokens: usize,
+    /// Timed runs, after one that is not.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    runs: usize,
+    /// Make weights up: only the config is needed, so any size can be timed.
+    #[arg(long)]
+    random_weights: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum TaskName {
+    /// Rows of tokens to one vector each.
+    Embed,
+    /// The reference's forward pass, with every output.
+    Forward,
+    /// A prompt up to its first new token.
+    Prefill,
+    /// A prompt and all its new tokens.
+    Generate,
+}
+
+/// Times, and prints what was measured.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let task = match args.task {
+        TaskName::Embed => Task::Embed,
+        TaskName::Forward => Task::Forward,
+        TaskName::Prefill => Task::Prefill,
+        TaskName::Generate => Task::Generate,
+    };
+    let Args { batch, tokens, new_tokens, runs, .. } = args;
+    let work = Work { task, batch, tokens, new_tokens, runs };
+    let random_weights = args.random_weights.then_some(context.globals.seed);
+    let options = Options { random_weights, ..context.options()? };
+    let measured = measure(&fauna::zoo(), &args.source, &options, &work)?;
+    let mut output = Output::stdout();
+    match context.globals.json {
+        true => output.json(&measured)?,
+        false => lines(&measured).iter().try_for_each(|line| output.line(line))?,
+    }
+    output.finish()?;
+    Ok(Exit::Done)
+}
+
+fn lines(measured: &Measured) -> Vec<String> {
+    let seconds = |seconds: f64| match seconds < 1.0 {
+        true => format!("{:.1} ms", seconds * 1e3),
+        false => format!("{seconds:.2} s"),
+    };
+    let rate = &measured.items_per_second;
+    let mut table = Table::default();
+    table.row(["load".to_string(), seconds(measured.load_seconds)]);
+    if let Some(first) = measured.first_token_seconds {
+        table.row(["first token".to_string(), seconds(first)]);
+    }
+    table.row([
+        format!("{} a second", measured.items),
+        format!(
+            "{:.1}  ({:.1} to {:.1} over {} runs)",
+            rate.median,
+            rate.min,
+            rate.max,
+            measured.run_seconds.len()
+        ),
+    ]);
+    if let Some(decode) = measured.decode_per_second {
+        table.row(["after the first token".to_string(), format!("{decode:.1} a second")]);
+    }
+    if let Some(peak) = measured.peak_memory_bytes {
+        table.row(["peak memory".to_string(), table::bytes(peak)]);
+    }
+    table.row(["weights".to_string(), table::bytes(measured.weights_bytes)]);
+    table.lines()
+}
