@@ -1,0 +1,50 @@
+//! Every committed parity case, one test a family's folder.
+
+use std::path::Path;
+
+use fauna::{Options, parity};
+
+/// Runs every case below `tests/parity/NAME` and tells all that do not pass.
+fn cases_of(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(name);
+    let (zoo, options) = (fauna::zoo(), Options::default());
+    let mut failures = Vec::new();
+    for case in parity::find(&folder).unwrap() {
+        match parity::run(&case, &zoo, &options) {
+            Ok(report) if report.passes() => {
+                if report.skipped.is_some() {
+                    println!("{report}");
+                }
+            }
+            Ok(report) => failures.push(report.to_string()),
+            Err(error) => failures.push(format!("{}: {error}", case.display())),
+        }
+    }
+    assert!(failures.is_empty(), "{} cases fail\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn bert_computes_what_its_reference_computes() {
+    cases_of("bert");
+}
+
+#[test]
+fn gpt_computes_what_its_reference_computes() {
+    cases_of("gpt");
+}
+
+#[test]
+fn llama_computes_what_its_reference_computes() {
+    cases_of("llama");
+}
+
+/// A folder of cases that no test above names would never be run.
+#[test]
+fn no_folder_of_cases_is_forgotten() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
+    let cases = parity::find(&folder).unwrap();
+    let mut families: Vec<&str> =
+        cases.iter().filter_map(|case| case.strip_prefix(&folder).ok()?.iter().next()?.to_str()).collect();
+    families.dedup();
+    assert_eq!(families, ["bert", "gpt", "llama"]);
+}
