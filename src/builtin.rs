@@ -24,10 +24,14 @@ macro_rules! files {
 
 const FILES: &[(&str, &[u8])] = files![
     "1_Pooling/config.json",
+    "LICENSE",
+    "SOURCE.md",
     "config.json",
+    "config_sentence_transformers.json",
     "model.gguf",
     "modules.json",
     "sentence_bert_config.json",
+    "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
 ];

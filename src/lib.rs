@@ -5,7 +5,7 @@
 //!
 //! One model is built in, so this needs no download:
 //!
-//! ```no_run
+//! ```
 //! let model = fauna::open("minilm")?;
 //! let vectors = model.embed(&["a cat sleeps".into(), "the kitten naps".into(), "stocks fell".into()])?.to_vecs()?;
 //! let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
@@ -34,7 +34,7 @@
 //!
 //! They are chosen once, when the model is opened; no model is written twice for them:
 //!
-//! ```no_run
+//! ```
 //! use fauna::{Options, runtime::{Precision, Runtime}};
 //! let runtime = Runtime::on("auto")?.with_precision(Precision::Bf16);
 //! let model = fauna::open_with("minilm", &Options { runtime, ..Options::default() })?;

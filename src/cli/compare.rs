@@ -89,7 +89,7 @@ fn print(matrix: &[Vec<f32>], texts: &[String], output: &mut Output) -> Result<(
     let numbers = (1..=texts.len()).map(|i| format!("{i}"));
     table.push([String::new(), String::new()].into_iter().chain(numbers).collect());
     for (i, (row, text)) in matrix.iter().zip(texts).enumerate() {
-        let cells = row.iter().map(|value| format!("{value:.2}"));
+        let cells = row.iter().map(|value| heatmap::number(*value));
         table.push([format!("{}", i + 1), shorten(text, 40)].into_iter().chain(cells).collect());
     }
     table.lines().into_iter().try_for_each(|line| output.line(line))

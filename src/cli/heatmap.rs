@@ -17,12 +17,14 @@ const FONT: &[u8] = include_bytes!("../../assets/font/DejaVuSans-subset.ttf");
 /// What the picture says of its maker, so that a later run knows whose it is.
 const MAKER: &str = "fauna heat map";
 
-const CELL: i32 = 44;
-const LABEL: i32 = 400;
-const TOP: i32 = 92;
-const MARGIN: i32 = 28;
-/// Characters of a label that fit into its width.
-const LABEL_CHARACTERS: usize = 52;
+// Lengths in pixels; large, so that small screens and sharp ones both show clean letters.
+const CELL: i32 = 80;
+const TOP: i32 = 168;
+const MARGIN: i32 = 52;
+const BAR: i32 = 260;
+const TITLE: i32 = 38;
+const BODY: i32 = 25;
+const LABEL_CHARACTERS: usize = 60;
 /// A picture beyond this many rows has no readable labels and no end of pixels.
 const MOST_ROWS: usize = 60;
 
@@ -60,11 +62,13 @@ fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> 
     if !registered {
         return Err(Error::new(ErrorKind::Compute, "the built-in font cannot be read"));
     }
-    let rows = labels.len() as i32;
-    let width = (MARGIN + LABEL + rows * CELL + 110 + MARGIN).max(900);
-    let height = TOP + rows.max(6) * CELL + 34 + MARGIN;
+    let labels: Vec<String> = labels.iter().map(|label| shorten(label, LABEL_CHARACTERS)).collect();
+    let longest = labels.iter().map(|label| width_of(label, BODY)).max().unwrap_or(0);
+    let (left, rows) = (MARGIN + longest + 70, labels.len() as i32);
+    let width = (left + rows * CELL + BAR).max(2 * MARGIN + width_of(title, TITLE));
+    let height = TOP + rows.max(6) * CELL + 60 + MARGIN;
     let mut pixels = vec![255u8; (width * height * 3) as usize];
-    paint(&mut pixels, (width as u32, height as u32), title, labels, matrix)
+    paint(&mut pixels, (width as u32, height as u32), left, title, &labels, matrix)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot draw: {e}")))?;
     encode(&pixels, width as u32, height as u32)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
@@ -73,6 +77,7 @@ fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> 
 fn paint(
     pixels: &mut [u8],
     size: (u32, u32),
+    left: i32,
     title: &str,
     labels: &[String],
     matrix: &[Vec<f32>],
@@ -82,40 +87,46 @@ fn paint(
     let style = |size: i32, colour: RGBColor, horizontal: HPos| {
         ("sans-serif", size).into_font().color(&colour).pos(Pos::new(horizontal, VPos::Center))
     };
-    let (left, rows) = (MARGIN + LABEL, labels.len() as i32);
-    area.draw(&Text::new(title, (MARGIN, MARGIN + 4), style(22, INK, HPos::Left)))?;
+    area.draw(&Text::new(title, (MARGIN, MARGIN + 12), style(TITLE, INK, HPos::Left)))?;
     for (row, label) in labels.iter().enumerate() {
-        let middle = TOP + row as i32 * CELL + CELL / 2;
+        let (start, middle) = (row as i32 * CELL, row as i32 * CELL + CELL / 2);
         let number = (row + 1).to_string();
-        let label = shorten(label, LABEL_CHARACTERS);
-        area.draw(&Text::new(label, (left - 38, middle), style(14, INK, HPos::Right)))?;
-        area.draw(&Text::new(number.clone(), (left - 10, middle), style(14, PALE, HPos::Right)))?;
-        let column = left + row as i32 * CELL + CELL / 2;
-        area.draw(&Text::new(number, (column, TOP - 14), style(14, PALE, HPos::Center)))?;
+        area.draw(&Text::new(label.as_str(), (left - 70, TOP + middle), style(BODY, INK, HPos::Right)))?;
+        area.draw(&Text::new(number.clone(), (left - 18, TOP + middle), style(BODY, PALE, HPos::Right)))?;
+        area.draw(&Text::new(number, (left + start + CELL / 2, TOP - 24), style(BODY, PALE, HPos::Center)))?;
     }
     for (row, values) in matrix.iter().enumerate() {
         for (column, &value) in values.iter().enumerate() {
             let (x, y) = (left + column as i32 * CELL, TOP + row as i32 * CELL);
-            let fill = Rectangle::new([(x, y), (x + CELL - 2, y + CELL - 2)], colour(value).filled());
-            area.draw(&fill)?;
-            let ink = if value > 0.55 { WHITE } else { INK };
-            let number = (x + CELL / 2 - 1, y + CELL / 2 - 1);
-            area.draw(&Text::new(format!("{value:.2}"), number, style(13, ink, HPos::Center)))?;
+            area.draw(&Rectangle::new([(x, y), (x + CELL - 4, y + CELL - 4)], colour(value).filled()))?;
+            let ink = if value > 0.45 { WHITE } else { INK };
+            let middle = (x + CELL / 2 - 2, y + CELL / 2 - 2);
+            area.draw(&Text::new(number(value), middle, style(BODY - 1, ink, HPos::Center)))?;
         }
     }
-    let (x, bar) = (left + rows * CELL + 26, rows.max(6) * CELL);
+    let rows = labels.len() as i32;
+    let (x, bar) = (left + rows * CELL + 40, rows.max(6) * CELL - 4);
     for y in 0..bar {
         let value = 1.0 - y as f32 / bar as f32;
-        area.draw(&Rectangle::new([(x, TOP + y), (x + 16, TOP + y + 1)], colour(value).filled()))?;
+        area.draw(&Rectangle::new([(x, TOP + y), (x + 28, TOP + y + 1)], colour(value).filled()))?;
     }
     for (value, name) in [(1.0, "1  same"), (0.5, "0.5"), (0.0, "0  unrelated")] {
         let y = TOP + ((1.0 - value) * (bar - 1) as f32) as i32;
-        area.draw(&Text::new(name, (x + 24, y), style(13, PALE, HPos::Left)))?;
+        area.draw(&Text::new(name, (x + 42, y), style(BODY, PALE, HPos::Left)))?;
     }
-    let foot = (MARGIN, TOP + bar + 24);
-    area.draw(&Text::new("cosine similarity of the model's vectors", foot, style(13, PALE, HPos::Left)))?;
+    let foot = (MARGIN, TOP + bar + 50);
+    area.draw(&Text::new("cosine similarity of the model's vectors", foot, style(BODY, PALE, HPos::Left)))?;
     area.present()?;
     Ok(())
+}
+
+/// Two decimals, never "-0.00".
+pub fn number(value: f32) -> String {
+    format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
+}
+
+fn width_of(text: &str, size: i32) -> i32 {
+    ("sans-serif", size).into_font().box_size(text).map_or(0, |(width, _)| width as i32)
 }
 
 /// From almost white at 0 to a deep blue at 1; below 0 as at 0.

@@ -14,10 +14,10 @@ const COLLECTION: &str = include_str!("../../assets/collection.txt");
 
 /// What it asks for, in words that the collection mostly does not use.
 const QUESTIONS: [&str; 4] = [
-    "How do animals find their way?",
-    "machines that handle fragile things",
-    "exploring other planets",
     "something to help a child sleep",
+    "bad news for investors",
+    "robots that handle fragile objects",
+    "exploring other planets",
 ];
 
 /// Lines of the collection that are drawn: neighbours in meaning stand together, so that the picture shows blocks.
