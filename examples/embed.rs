@@ -1,0 +1,31 @@
+//! Finds the sentence nearest in meaning to a question, with the model that is built in.
+//!
+//!     cargo run --release --example embed -- "Which animals are good parents?"
+//!
+//!     0.44  Wolves raise their pups together as a family.
+//!     …
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let question = std::env::args().nth(1).unwrap_or_else(|| "Which animals are good parents?".into());
+    let sentences = [
+        "Wolves raise their pups together as a family.",
+        "Water expands when it freezes, so ice floats.",
+        "The jazz pianist improvised over a slow blues.",
+    ];
+
+    let model = fauna::open("minilm")?;
+    let items: Vec<_> = std::iter::once(question.as_str()).chain(sentences).map(fauna::Item::from).collect();
+    let vectors = model.embed(&items)?.to_vecs()?;
+
+    // MiniLM's vectors have length 1: their dot product is the cosine.
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let mut ranked: Vec<_> =
+        sentences.iter().zip(&vectors[1..]).map(|(s, v)| (dot(&vectors[0], v), s)).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (score, sentence) in ranked {
+        println!("{score:.2}  {sentence}");
+    }
+    Ok(())
+}
