@@ -1,0 +1,468 @@
+//! Whole-program tests: each verb, its exit status, what it says where, and what it does with bad input.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const SENTENCES: &str = "tests/parity/bert/sentence_mean_normalized/model";
+const MASKED: &str = "tests/parity/bert/text_uncased_masked_lm/model";
+const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
+
+/// The program, offline, with an empty cache.
+fn fauna() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fauna"));
+    let nowhere = std::env::temp_dir().join("fauna-tests-empty-cache");
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("HF_HUB_OFFLINE", "1");
+    command
+        .env("HF_HOME", &nowhere)
+        .env("HF_HUB_CACHE", nowhere.join("hub"))
+        .env("FAUNA_CACHE", nowhere.join("named"));
+    command
+}
+
+/// What the program said and how it ended.
+struct Done {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().expect("ended by itself"),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Done {
+    run_with(arguments, b"")
+}
+
+fn run_with(arguments: &[&str], stdin: &[u8]) -> Done {
+    let mut child = fauna()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments has closed its input before it is written.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap().into()
+}
+
+/// Ended with `status`, and said each of `words` on standard error.
+#[track_caller]
+fn refused(done: &Done, status: i32, words: &[&str]) {
+    assert_eq!(done.status, status, "{}", done.err);
+    assert!(done.err.starts_with("fauna: ") || done.err.starts_with("error: "), "{}", done.err);
+    for word in words {
+        assert!(done.err.contains(word), "{word} is not in: {}", done.err);
+    }
+}
+
+/// Ended well, with nothing on standard error.
+#[track_caller]
+fn served(done: &Done) {
+    assert_eq!((done.status, done.err.as_str()), (0, ""), "{}", done.out);
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+fn embedding(row: &Value) -> Vec<f64> {
+    row["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+fn copy_of(model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_file() {
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+// list
+
+#[test]
+fn list_names_families_and_releases() {
+    let done = run(&["list"]);
+    served(&done);
+    assert!(done.out.contains("google-bert/bert-base-uncased") && done.out.contains("openai-community/gpt2"));
+    let found = json_lines(&run(&["list", "--json"]).out);
+    let names: Vec<_> = found[0].as_array().unwrap().iter().map(|f| f["family"].as_str().unwrap()).collect();
+    for name in ["bert", "gpt1", "gpt2", "llama"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+#[test]
+fn list_keeps_what_the_filter_names_and_says_no_if_that_is_nothing() {
+    let llemma = run(&["list", "llemma"]);
+    served(&llemma);
+    assert!(llemma.out.contains("EleutherAI/llemma_7b") && !llemma.out.contains("gpt2"));
+    assert!(run(&["list", "label"]).out.contains("bert"));
+    let none = run(&["list", "lamma"]);
+    refused(&none, 1, &["\"lamma\"", "llama"]);
+    assert_eq!(none.out, "");
+}
+
+// info
+
+#[test]
+fn info_tells_what_a_folder_holds() {
+    let done = run(&["info", SENTENCES, "--tensors"]);
+    served(&done);
+    for word in ["bert", "f32", "model.safetensors", "embeddings.word_embeddings.weight", "hidden_size"] {
+        assert!(done.out.contains(word), "{word} is not in: {}", done.out);
+    }
+    let found = &json_lines(&run(&["info", SENTENCES, "--json"]).out)[0];
+    assert_eq!((found["family"].as_str(), found["downloaded"].as_bool()), (Some("bert"), Some(true)));
+    assert!(found["parameters"].as_u64().unwrap() > 1000);
+}
+
+#[test]
+fn a_family_that_is_not_known_gets_the_nearest_names() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();
+    std::fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(SENTENCES).join("model.safetensors"),
+        folder.path().join("model.safetensors"),
+    )
+    .unwrap();
+    let done = run(&["embed", text(folder.path()), "a"]);
+    refused(&done, 2, &["\"lama\"", "nearest", "llama", "fauna list", "--family"]);
+    assert_eq!(done.out, "");
+    refused(&run(&["embed", SENTENCES, "a", "--family", "brt"]), 2, &["\"brt\"", "bert"]);
+}
+
+#[test]
+fn a_wrong_name_or_folder_is_said_with_what_is_there() {
+    refused(&run(&["embed", "./no/such", "a"]), 2, &["no/such", "no such file or folder"]);
+    refused(&run(&["embed", "no-such", "a"]), 2, &["no-such"]);
+    refused(&run(&["embed", "no-such/model", "a"]), 2, &["no-such/model"]);
+    refused(&run(&["embed", "tests/parity", "a"]), 2, &["tests/parity"]);
+    refused(&run(&["info", "Cargo.toml"]), 2, &["Cargo.toml"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_said_with_its_file() {
+    let folder = copy_of(SENTENCES);
+    let weights = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    refused(&run(&["embed", text(folder.path()), "a"]), 2, &["model.safetensors"]);
+    std::fs::remove_file(&weights).unwrap();
+    refused(&run(&["embed", text(folder.path()), "a"]), 2, &[text(folder.path())]);
+}
+
+// pull
+
+#[test]
+fn pull_of_a_folder_prints_it_and_offline_says_so() {
+    let done = run(&["pull", SENTENCES, "--quiet"]);
+    served(&done);
+    assert_eq!(done.out.trim(), SENTENCES);
+    let found = &json_lines(&run(&["pull", SENTENCES, "--json"]).out)[0];
+    assert!(found["weight_bytes"].as_u64().unwrap() > 1000);
+    refused(
+        &run(&["pull", "google-bert/bert-base-uncased"]),
+        2,
+        &["google-bert/bert-base-uncased", "no network call"],
+    );
+}
+
+// embed
+
+#[test]
+fn embed_writes_one_row_a_text_in_order() {
+    let texts = ["a much longer text about cats and dogs", "a cat", "dogs bark"];
+    let together = run(&["embed", SENTENCES, texts[0], texts[1], texts[2]]);
+    served(&together);
+    let rows = json_lines(&together.out);
+    assert_eq!(rows.len(), 3);
+    for (i, (row, text)) in rows.iter().zip(texts).enumerate() {
+        assert_eq!((row["index"].as_u64(), row["text"].as_str()), (Some(i as u64), Some(text)));
+        let alone = &json_lines(&run(&["embed", SENTENCES, text]).out)[0];
+        for (a, b) in embedding(row).iter().zip(embedding(alone)) {
+            assert!((a - b).abs() < 1e-5, "{text}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn arguments_a_file_and_standard_input_are_the_same_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "a cat\r\ndogs bark").unwrap();
+    let arguments = run(&["embed", SENTENCES, "a cat", "dogs bark"]).out;
+    assert_eq!(run(&["embed", SENTENCES, "--input", text(&file)]).out, arguments);
+    assert_eq!(run_with(&["embed", SENTENCES], b"a cat\ndogs bark\n").out, arguments);
+    assert_eq!(run_with(&["embed", SENTENCES, "--batch", "1"], b"a cat\ndogs bark\n").out.lines().count(), 2);
+}
+
+#[test]
+fn every_format_holds_the_same_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        served(&run(&["embed", SENTENCES, "a cat", "dogs, \"bark\"", "--out", text(&path)]));
+        std::fs::read(path).unwrap()
+    };
+    let rows: Vec<Vec<f64>> =
+        json_lines(&String::from_utf8(write("a.jsonl")).unwrap()).iter().map(embedding).collect();
+    let expected: Vec<f32> = rows.concat().iter().map(|x| *x as f32).collect();
+
+    let csv = String::from_utf8(write("a.csv")).unwrap();
+    let csv: Vec<&str> = csv.lines().collect();
+    assert!(csv[0].starts_with("index,text,e0,e1,") && csv[2].starts_with("1,\"dogs, \"\"bark\"\"\","));
+    let first: Vec<f32> = csv[1].split(',').skip(2).map(|x| x.parse().unwrap()).collect();
+    assert_eq!(first, expected[..expected.len() / 2]);
+
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let npy = write("a.npy");
+    assert_eq!(floats(&npy[npy.len() - expected.len() * 4..]), expected);
+    let safetensors = write("a.safetensors");
+    let header = u64::from_le_bytes(safetensors[..8].try_into().unwrap()) as usize;
+    let header_json: Value = serde_json::from_slice(&safetensors[8..8 + header]).unwrap();
+    assert_eq!(header_json["embeddings"]["shape"], serde_json::json!([2, expected.len() / 2]));
+    assert_eq!(floats(&safetensors[8 + header..]), expected);
+}
+
+#[test]
+fn a_bad_text_is_reported_and_stops_no_other() {
+    let done = run_with(&["embed", SENTENCES], b"a cat\n\n\xff\xfe bytes\ndogs bark\n");
+    refused(&done, 2, &["line 2: an empty text", "line 3: not UTF-8"]);
+    let rows = json_lines(&done.out);
+    assert_eq!(rows.len(), 4);
+    assert!(rows[1]["embedding"].is_null() && rows[2]["error"].as_str().unwrap().contains("UTF-8"));
+    assert_eq!(embedding(&rows[3]), embedding(&json_lines(&run(&["embed", SENTENCES, "dogs bark"]).out)[0]));
+}
+
+#[test]
+fn no_text_at_all_is_an_error() {
+    refused(&run(&["embed", SENTENCES]), 2, &["no text to embed"]);
+    refused(&run(&["embed", SENTENCES, "--input", "no-such.txt"]), 2, &["no-such.txt", "cannot open"]);
+}
+
+#[test]
+fn a_text_longer_than_the_model_is_cut_and_said_or_refused() {
+    let long = "cat ".repeat(400);
+    let cut = run(&["embed", SENTENCES, &long, "a cat"]);
+    assert_eq!(cut.status, 0);
+    assert!(cut.err.contains("text 1: ") && cut.err.contains("were left out"), "{}", cut.err);
+    assert!(json_lines(&cut.out)[0]["cut"].as_u64().unwrap() > 100);
+    assert_eq!(run(&["embed", SENTENCES, &long, "--quiet"]).err, "");
+    let strict = run(&["embed", SENTENCES, &long, "a cat", "--strict"]);
+    refused(&strict, 2, &["text 1: ", "--strict"]);
+    assert!(json_lines(&strict.out)[0]["embedding"].is_null());
+    assert!(json_lines(&strict.out)[1]["embedding"].is_array());
+}
+
+#[test]
+fn a_file_that_is_there_is_kept_unless_force_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.npy");
+    std::fs::write(&out, "mine").unwrap();
+    refused(&run(&["embed", SENTENCES, "a", "--out", text(&out)]), 2, &["out.npy", "--force"]);
+    assert_eq!(std::fs::read(&out).unwrap(), b"mine");
+    served(&run(&["embed", SENTENCES, "a", "--out", text(&out), "--force"]));
+    assert!(std::fs::read(&out).unwrap().starts_with(b"\x93NUMPY"));
+    refused(&run(&["embed", SENTENCES, "a", "--out", text(folder.path())]), 2, &["folder"]);
+    refused(
+        &run(&["embed", SENTENCES, "a", "--out", "/no/such/folder/x.npy"]),
+        2,
+        &["x.npy", "cannot write"],
+    );
+}
+
+#[test]
+fn a_failure_leaves_no_file_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    refused(&run(&["embed", "no-such", "a", "--out", text(&out)]), 2, &["no-such"]);
+    refused(&run(&["embed", SENTENCES, " ", "--format", "npy", "--out", text(&out)]), 2, &["empty"]);
+    let left: Vec<PathBuf> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    for format in ["jsonl", "csv", "npy", "safetensors"] {
+        let done = run(&["embed", SENTENCES, "a cat", "--format", format, "--out", "/dev/full"]);
+        refused(&done, 2, &["/dev/full: cannot write", "No space left"]);
+    }
+    for arguments in [&["list"][..], &["man"], &["run", LLAMA, "the", "--max-tokens", "2"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let done: Done = fauna().args(arguments).stdout(full).output().unwrap().into();
+        refused(&done, 2, &["standard output: cannot write", "No space left"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let lines = "a cat\n".repeat(600);
+    let mut child = fauna()
+        .args(["embed", SENTENCES, "--batch", "20"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || drop(stdin.write_all(lines.as_bytes())));
+    let mut start = [0u8; 10];
+    child.stdout.take().unwrap().read_exact(&mut start).unwrap();
+    let done: Done = child.wait_with_output().unwrap().into();
+    writer.join().unwrap();
+    assert_eq!((done.status, done.err.as_str()), (0, ""));
+}
+
+// run
+
+#[test]
+fn run_continues_a_text_and_repeats_itself() {
+    let arguments = ["run", LLAMA, "the", "--max-tokens", "6"];
+    let done = run(&arguments);
+    served(&done);
+    assert!(done.out.ends_with('\n'));
+    assert_eq!(run(&arguments).out, done.out);
+    assert_eq!(run_with(&["run", LLAMA, "--max-tokens", "6"], b"the\n").out, done.out);
+    let json = &json_lines(&run(&[&arguments[..], &["--json"]].concat()).out)[0];
+    assert_eq!(json["text"].as_str().unwrap().trim_end(), done.out.trim_end());
+    let sampled = ["--temperature", "1.5", "--seed", "3"];
+    let one = run(&[&arguments[..], &sampled].concat()).out;
+    assert_eq!(run(&[&arguments[..], &sampled].concat()).out, one);
+}
+
+#[test]
+fn run_fills_masks_with_scores() {
+    let done = run(&["run", MASKED, "a [MASK] b", "--json"]);
+    served(&done);
+    let labels = json_lines(&done.out)[0]["labels"].as_array().unwrap().clone();
+    assert_eq!(labels.len(), 5);
+    assert!(labels[0]["score"].as_f64() >= labels[1]["score"].as_f64());
+    assert_eq!(run(&["run", MASKED, "a [MASK] b"]).out.lines().count(), 5);
+    refused(&run(&["run", MASKED, "no gap here"]), 2, &["[MASK]"]);
+}
+
+#[test]
+fn run_refuses_what_the_model_or_the_options_cannot_do() {
+    refused(&run(&["run", SENTENCES, "a"]), 2, &["cannot generate", "text in"]);
+    refused(&run(&["run", LLAMA, "  "]), 2, &["the prompt is empty"]);
+    refused(&run(&["run", LLAMA, "a", "--top-p", "2"]), 2, &["top_p"]);
+    refused(&run_with(&["run", LLAMA], b"\xff"), 2, &["not UTF-8"]);
+    refused(&run(&["run", LLAMA, "a", "--device", "tpu"]), 2, &["\"tpu\"", "cuda"]);
+    refused(&run(&["run", LLAMA, "a", "--quantize", "q9"]), 2, &["\"q9\"", "q8_0"]);
+    refused(&run(&["run", MASKED, "hello", "--chat"]), 2, &["conversation"]);
+}
+
+// compare
+
+#[test]
+fn compare_prints_a_symmetric_matrix() {
+    let done = run(&["compare", SENTENCES, "a cat", "a dog", "stars", "--json"]);
+    served(&done);
+    let matrix = json_lines(&done.out)[0]["models"][0]["similarity"].clone();
+    for i in 0..3 {
+        assert!((matrix[i][i].as_f64().unwrap() - 1.0).abs() < 1e-5);
+        assert_eq!(matrix[i][0], matrix[0][i]);
+    }
+    assert_eq!(run(&["compare", SENTENCES, "a cat", "a dog"]).out.lines().count(), 3);
+    refused(&run(&["compare", SENTENCES, "alone"]), 2, &["two texts or more"]);
+}
+
+#[test]
+fn compare_says_how_far_models_agree_and_draws() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = folder.path().join("a.png");
+    let texts = ["a cat", "a dog", "stars"];
+    let done = run(&[&["compare", SENTENCES, "--with", SENTENCES, "--png", text(&png)][..], &texts].concat());
+    assert_eq!(done.status, 0, "{}", done.err);
+    assert!(done.out.contains("correlation 1.000"), "{}", done.out);
+    assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+}
+
+// what every verb shares
+
+#[test]
+fn completions_and_the_manual_come_from_the_definition() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let done = run(&["completions", shell]);
+        served(&done);
+        assert!(done.out.contains("embed") && done.out.contains("quantize"), "{shell}");
+    }
+    let page = run(&["man"]);
+    served(&page);
+    assert!(page.out.contains(".TH") && page.out.contains("embed"));
+}
+
+#[test]
+fn wrong_arguments_end_with_2_and_help_with_0() {
+    refused(&run(&["embd"]), 2, &["embd", "embed"]);
+    refused(&run(&["run", LLAMA, "a", "--max-tokens", "many"]), 2, &["--max-tokens"]);
+    refused(&run(&["list", "--threads", "0"]), 2, &["--threads"]);
+    served(&run(&["--help"]));
+    assert!(run(&["--version"]).out.starts_with("fauna "));
+}
+
+#[cfg(feature = "builtin")]
+mod builtin {
+    use super::*;
+
+    #[test]
+    fn the_program_alone_searches_and_draws_with_no_cache() {
+        let home = tempfile::tempdir().unwrap();
+        let tour = || -> Done {
+            let mut command = fauna();
+            command.current_dir(home.path()).env("FAUNA_CACHE", home.path().join("cache"));
+            command.output().unwrap().into()
+        };
+        let done = tour();
+        served(&done);
+        for word in ["fauna list", "The robot arm picked up the egg", "fauna-tour.png", "Next:"] {
+            assert!(done.out.contains(word), "{word} is not in: {}", done.out);
+        }
+        let picture = home.path().join("fauna-tour.png");
+        assert!(std::fs::read(&picture).unwrap().starts_with(b"\x89PNG"));
+        assert_eq!(tour().status, 0);
+        std::fs::write(&picture, "a letter").unwrap();
+        refused(&tour(), 2, &["fauna-tour.png", "--force"]);
+        assert_eq!(std::fs::read(&picture).unwrap(), b"a letter");
+    }
+
+    #[test]
+    fn the_built_in_model_ranks_by_meaning() {
+        let done = run(&["compare", "minilm", "a cat sleeps", "the kitten naps", "stocks fell", "--json"]);
+        served(&done);
+        let matrix = json_lines(&done.out)[0]["models"][0]["similarity"].clone();
+        assert!(matrix[0][1].as_f64().unwrap() > 0.5 && matrix[0][2].as_f64().unwrap() < 0.3, "{matrix}");
+    }
+
+    #[test]
+    fn a_tour_answers_your_own_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let png = folder.path().join("t.png");
+        let done = run(&["tour", "bad news for investors", "--out", text(&png), "--json"]);
+        served(&done);
+        let hit = json_lines(&done.out)[0]["answers"][0]["hits"][0]["text"].as_str().unwrap().to_string();
+        assert_eq!(hit, "Shares of the company fell after the report.");
+    }
+}
