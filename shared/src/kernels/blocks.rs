@@ -279,16 +279,19 @@ fn each_output<F: Format>(
     dots: impl Fn(&[u8], &[Group], usize, &mut [f32]) + Sync,
 ) {
     let (groups, row_bytes) = (w.inputs.div_ceil(256), w.kind.bytes(w.inputs));
-    let rows = x.len() / groups;
     let columns = Columns { data: Shared(y.as_mut_ptr()), outputs: w.outputs };
     let size = (TASK_BYTES / row_bytes).max(1);
     parallel_for(w.outputs.div_ceil(size), |task| {
-        let mut products = vec![0.0; rows];
-        for o in task * size..w.outputs.min((task + 1) * size) {
-            dots(&w.data[o * row_bytes..][..row_bytes], x, groups, &mut products);
-            for (row, product) in products.iter().enumerate() {
-                // SAFETY: every output is one task's, and inside the matrix.
-                unsafe { columns.part(row, o, 1)[0] = *product };
+        // Few enough rows at a time to stay in the first cache while all weights of the task go by.
+        let mut products = [0.0; 16];
+        for (block, x) in x.chunks(16 * groups).enumerate() {
+            let products = &mut products[..x.len() / groups];
+            for o in task * size..w.outputs.min((task + 1) * size) {
+                dots(&w.data[o * row_bytes..][..row_bytes], x, groups, products);
+                for (row, product) in products.iter().enumerate() {
+                    // SAFETY: every output is one task's, and inside the matrix.
+                    unsafe { columns.part(block * 16 + row, o, 1)[0] = *product };
+                }
             }
         }
     });
@@ -296,7 +299,7 @@ fn each_output<F: Format>(
 
 /// Rows of activations from which on weights are worth packing into tiles.
 #[cfg(target_arch = "x86_64")]
-const TILES_FROM: usize = 8;
+const TILES_FROM: usize = 5;
 
 /// The processor has AVX-512 and VNNI.
 #[cfg(target_arch = "x86_64")]

@@ -93,7 +93,7 @@ fn products_are_those_of_the_widened_weights_on_every_processor() {
             let mut wide = vec![0.0; outputs * inputs];
             dequantize(kind, &data, &mut wide);
             let bias = random.floats(outputs);
-            for rows in [1, 2, 3, 5, 8, 33] {
+            for rows in [1, 2, 3, 4, 5, 8, 33] {
                 let x = random.floats(rows * inputs);
                 for isa in Isa::all_available() {
                     let mut y = vec![f32::NAN; rows * outputs];
@@ -125,7 +125,7 @@ fn every_processor_gives_the_same_product() {
         let mut random = Random(9);
         let data = any_blocks(kind, outputs * inputs, &mut random);
         let weights = Blocks::new(&data, kind, outputs, inputs).unwrap();
-        for rows in [1, 2, 3, 5, 33] {
+        for rows in [1, 2, 3, 4, 5, 33] {
             let x = random.floats(rows * inputs);
             let mut portable = vec![0.0; rows * outputs];
             linear_with(Isa::Portable, &x, rows, &weights, None, &mut portable);
