@@ -37,7 +37,7 @@ fn main() {
     println!("{} with {} threads", isa().name(), pool::threads());
 
     if wanted("dispatch") {
-        let seconds = time(|| (0..1000).for_each(|_| pool::parallel_for(2, |i| drop(black_box(i)))));
+        let seconds = time(|| (0..1000).for_each(|_| pool::parallel_for(2, |i| _ = black_box(i))));
         row("dispatch of a region", seconds / 1000.0, 0.0, 0.0);
     }
 

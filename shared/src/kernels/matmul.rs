@@ -199,6 +199,84 @@ impl Target {
     }
 }
 
+/// Matrices of f32 wherever they lie. The elements of one row are contiguous.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrices<'a> {
+    /// Begins with the first element of the first matrix.
+    pub data: &'a [f32],
+    /// Elements from one matrix to the next; 0 where all products share one.
+    pub batch: usize,
+    /// Elements from one row to the next.
+    pub row: usize,
+}
+
+impl Matrices<'_> {
+    fn holds(&self, batch: usize, rows: usize, columns: usize) -> bool {
+        batch * rows * columns == 0
+            || (batch - 1) * self.batch + (rows - 1) * self.row + columns <= self.data.len()
+    }
+}
+
+/// `batch` products `y = a · b`, or `a · bᵀ`.
+///
+/// `a`: `(batch, m, k)`. `b`: `(batch, k, n)` if `layout` is [`Layout::InOut`], `(batch, n, k)` if it is
+/// [`Layout::OutIn`]. `y`: `(batch, m, n)` without gaps, overwritten.
+///
+/// # Panics
+/// If a slice is too short, or `y` has another length.
+///
+/// ```
+/// use fauna_shared::kernels::matmul::{Layout, Matrices, matmul};
+/// let a = Matrices { data: &[1.0, 2.0], batch: 0, row: 2 };
+/// let b = Matrices { data: &[3.0, 4.0], batch: 0, row: 1 };
+/// let mut y = [0.0];
+/// matmul(1, [1, 2, 1], a, b, Layout::InOut, &mut y);
+/// assert_eq!(y, [11.0]);
+/// ```
+pub fn matmul(batch: usize, [m, k, n]: [usize; 3], a: Matrices, b: Matrices, layout: Layout, y: &mut [f32]) {
+    matmul_on(isa(), batch, [m, k, n], a, b, layout, y);
+}
+
+fn matmul_on(
+    isa: Isa,
+    batch: usize,
+    [m, k, n]: [usize; 3],
+    a: Matrices,
+    b: Matrices,
+    layout: Layout,
+    y: &mut [f32],
+) {
+    assert_eq!(y.len(), batch * m * n, "y is not batch by m by n");
+    assert!(a.holds(batch, m, k), "a is too short for its strides");
+    let (rows, columns) = if layout == Layout::InOut { (k, n) } else { (n, k) };
+    assert!(b.holds(batch, rows, columns), "b is too short for its strides");
+    if y.is_empty() {
+        return;
+    }
+    let y = Target(y.as_mut_ptr());
+    let product = |i: usize| Product {
+        x: (a.data.as_ptr().wrapping_add(i * a.batch), a.row),
+        w: b.data.as_ptr().wrapping_add(i * b.batch).cast(),
+        w_stride: b.row,
+        elem: Elem::F32,
+        layout,
+        y: (y.get().wrapping_add(i * m * n), n),
+        length: k,
+        bias: None,
+        finish: None,
+        compute: Compute::F32,
+        pairs: None,
+    };
+    // SAFETY: the lengths were checked; products write distinct matrices of `y`, which is borrowed until all are done.
+    let one = |i: usize| unsafe { product(i).run(isa, m, n) };
+    if batch < 2 * threads() || batch * m * n * k.max(1) < SMALL {
+        (0..batch).for_each(one);
+    } else {
+        // Inside this region each product runs on its own thread.
+        parallel_for(batch, one);
+    }
+}
+
 /// A product `y = x · w` by pointers, and what follows it.
 #[derive(Clone, Copy)]
 struct Product<'a> {

@@ -170,3 +170,36 @@ fn rounding_to_bfloat16_is_to_nearest_even_and_keeps_what_is_special() {
         assert_eq!(tiles::to_bf16(x), u32::from(half::bf16::from_f32(x).to_bits()), "{bits:#x}");
     }
 }
+
+#[test]
+fn batches_of_products_by_strides() {
+    for isa in Isa::all_available() {
+        for (batch, m, k, n) in
+            [(1, 2, 3, 4), (7, 5, 33, 9), (3, 40, 17, 35), (20, 30, 20, 30), (2, 3, 0, 2), (0, 1, 1, 1)]
+        {
+            for layout in [Layout::InOut, Layout::OutIn] {
+                for shared in [false, true] {
+                    // Rows with two elements between them.
+                    let (rows, columns) = if layout == Layout::InOut { (k, n) } else { (n, k) };
+                    let (a_row, b_row) = (k + 2, columns + 2);
+                    let (a, b) = (numbers(batch * m * a_row, 10), numbers(batch.max(1) * rows * b_row, 11));
+                    let b_batch = if shared { 0 } else { rows * b_row };
+                    let mut y = vec![f32::NAN; batch * m * n];
+                    let a_view = Matrices { data: &a, batch: m * a_row, row: a_row };
+                    let b_view = Matrices { data: &b, batch: b_batch, row: b_row };
+                    matmul_on(isa, batch, [m, k, n], a_view, b_view, layout, &mut y);
+                    for i in 0..batch {
+                        let dense = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                            (0..rows).flat_map(|r| x[r * (columns + 2)..][..columns].to_vec()).collect()
+                        };
+                        let (a, b) =
+                            (dense(&a[i * m * a_row..], m, k), dense(&b[i * b_batch..], rows, columns));
+                        let wanted = plainly(&a, m, &b, layout, n, None);
+                        let what = format!("{isa:?} {layout:?} {i} of {batch}, ({m}, {k}) x {n}");
+                        assert_near(&y[i * m * n..][..m * n], &wanted, 1e-4, &what);
+                    }
+                }
+            }
+        }
+    }
+}
