@@ -48,7 +48,6 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let model = context.open(&args.source)?;
     let mut writer = Writer::new(output, format);
 
-    let _stoppable = context.interrupt.hold();
     let mut next = 0;
     let mut failed = 0;
     loop {
@@ -57,12 +56,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         if batch.is_empty() {
             break;
         }
+        let _stoppable = context.interrupt.hold();
         for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
             if let Some(error) = &row.error {
                 context.complain(&format!("{place}: {error}"));
                 failed += 1;
             } else if row.cut > 0 {
-                context.say(&format!("{place}: {}", too_long(model.as_ref(), row.cut, "were left out")));
+                context.say(&format!("{place}: {}", too_long(row.cut, "were left out")));
             }
             writer.row(row)?;
             next += 1;
@@ -88,7 +88,7 @@ fn embed(model: &dyn Exhibit, batch: Vec<Text>, first: usize, strict: bool) -> R
             Err(error) => Err(error.clone()),
         };
         let done = match done {
-            Ok((_, cut)) if strict && cut > 0 => Err(too_long(model, cut, "do not fit (--strict)")),
+            Ok((_, cut)) if strict && cut > 0 => Err(too_long(cut, "do not fit (--strict)")),
             other => other,
         };
         let row = match done {
@@ -127,7 +127,6 @@ fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
     }
 }
 
-fn too_long(model: &dyn Exhibit, cut: usize, what: &str) -> String {
-    let longest = model.card().context.map_or("the model's longest".into(), |n| format!("the model's {n}"));
-    format!("{cut} tokens beyond {longest} {what}")
+fn too_long(cut: usize, what: &str) -> String {
+    format!("{cut} tokens beyond the longest text this model reads {what}")
 }

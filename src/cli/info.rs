@@ -147,12 +147,15 @@ impl Found<'_> {
             &format!("{} in {} tensors", table::count(self.parameters()), self.tensors().len()),
         ]);
         table.row(["weights", &weights]);
-        for (key, value) in self.config.iter().flat_map(|config| config.as_object()).flatten() {
-            table.row(["config", &shorten(&format!("{key} = {value}"), 90)]);
+        let config = self.config.iter().flat_map(|config| config.as_object()).flatten();
+        let known = config.filter(|(_, value)| !value.is_null());
+        for (i, (key, value)) in known.enumerate() {
+            let value = format!("{key} = {value}");
+            table.row([if i == 0 { "config" } else { "" }, &shorten(&value, 90)]);
         }
-        for (name, size) in &self.sizes {
+        for (i, (name, size)) in self.sizes.iter().enumerate() {
             let size = size.map_or("size unknown".to_string(), table::bytes);
-            table.row(["file", &format!("{name}  {size}")]);
+            table.row([if i == 0 { "files" } else { "" }, &format!("{name}  {size}")]);
         }
         table.lines().into_iter().try_for_each(|line| output.line(line))?;
         if with_tensors {

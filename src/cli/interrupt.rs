@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use fauna::{Error, ErrorKind, Result};
 
+use super::output;
+
 /// Whether the user wants the work to stop.
 #[derive(Debug, Default)]
 pub struct Interrupt {
@@ -21,6 +23,7 @@ impl Interrupt {
         ctrlc::set_handler(move || {
             let again = heard.requested.swap(true, SeqCst);
             if again || heard.holders.load(SeqCst) == 0 {
+                output::abandon();
                 std::process::exit(130);
             }
         })

@@ -23,6 +23,7 @@ mod table;
 mod tour;
 mod vectors;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -127,7 +128,8 @@ fn fail(error: &Error) -> ExitCode {
     if output::is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("fauna: {error}");
+    // Where standard error itself is closed or full there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "fauna: {error}");
     match error.kind() {
         ErrorKind::Cancelled => ExitCode::from(130),
         _ => ExitCode::from(2),

@@ -3,12 +3,24 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use fauna::{Error, ErrorKind, Result};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
 const STDOUT: &str = "standard output";
+
+/// Files under way, for [`abandon`].
+static PARTS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the files that are under way: the program ends in the middle.
+pub fn abandon() {
+    let parts = PARTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for part in parts.iter() {
+        let _ = std::fs::remove_file(part);
+    }
+}
 
 /// A place results are written to. Nothing is there under a file's name before [`finish`](Output::finish).
 pub struct Output {
@@ -125,7 +137,9 @@ fn part_of(path: &Path) -> Result<NamedTempFile> {
     builder.prefix(".fauna-").suffix(".part");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder).map_err(|e| Error::io(path, "write", e))
+    let part = builder.tempfile_in(folder).map_err(|e| Error::io(path, "write", e))?;
+    PARTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(part.path().to_path_buf());
+    Ok(part)
 }
 
 #[cfg(test)]

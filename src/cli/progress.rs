@@ -1,5 +1,6 @@
 //! Progress on standard error: bars where a person watches, nothing where a file does.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ impl Bars {
 
     /// Says `message` on standard error.
     pub fn complain(&self, message: &str) {
-        self.bars.suspend(|| eprintln!("fauna: {message}"));
+        // Where standard error itself is closed or full there is nobody left to tell.
+        self.bars.suspend(|| drop(writeln!(std::io::stderr(), "fauna: {message}")));
     }
 }
 

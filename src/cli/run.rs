@@ -98,6 +98,9 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             show.once(context.open(&args.source)?.as_ref(), Prompt::Chat(turns))?;
         }
         (false, prompt) => {
+            if prompt.is_none() && std::io::stdin().is_terminal() {
+                context.say("write the prompt; an end of file (Ctrl-D) ends it");
+            }
             let prompt = given(prompt.unwrap_or_else(|| "-".into()))?;
             let items = [Some(prompt), args.context].into_iter().flatten().map(Item::Text).collect();
             show.once(context.open(&args.source)?.as_ref(), Prompt::Items(items))?;
@@ -158,8 +161,8 @@ impl Show<'_> {
         let mut output = Output::stdout();
         loop {
             if person {
-                eprint!("> ");
-                let _ = std::io::stderr().flush();
+                let mut terminal = std::io::stderr();
+                let _ = write!(terminal, "> ").and_then(|()| terminal.flush());
             }
             let mut line = Vec::new();
             let read = std::io::stdin().lock().read_until(b'\n', &mut line);

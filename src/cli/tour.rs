@@ -61,6 +61,9 @@ pub fn welcome(context: &Context) -> Result<Exit> {
             ("embed SOURCE", "texts to vectors"),
             ("run SOURCE", "a prompt to words, labels, answers; --chat to talk"),
             ("compare SOURCE", "how similar texts are, how far models agree"),
+            ("quantize SOURCE", "a smaller copy of a checkpoint"),
+            ("parity FOLDER", "proof that a model computes what its reference computes"),
+            ("bench SOURCE", "how fast it is, how much memory it takes"),
             ("--help", "everything else"),
         ] {
             output.line(format!("  fauna {verb:<16}{does}"))?;
