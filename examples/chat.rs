@@ -1,6 +1,10 @@
 //! Asks a chat model two questions, the second about its own first answer.
 //!
 //!     cargo run --release --example chat -- HuggingFaceTB/SmolLM2-135M-Instruct
+//!
+//!     > What is the capital of France?
+//!     The capital of France is Paris.
+//!     …
 
 use std::error::Error;
 use std::ops::ControlFlow;

@@ -2,8 +2,9 @@
 //!
 //!     cargo run --release --example embed -- "Which animals are good parents?"
 //!
-//!     0.44  Wolves raise their pups together as a family.
-//!     …
+//!     0.50  Wolves raise their pups together as a family.
+//!     0.01  The jazz pianist improvised over a slow blues.
+//!     -0.02  Water expands when it freezes, so ice floats.
 
 use std::error::Error;
 

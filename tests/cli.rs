@@ -374,6 +374,61 @@ fn run_refuses_what_the_model_or_the_options_cannot_do() {
     refused(&run(&["run", MASKED, "hello", "--chat"]), 2, &["conversation"]);
 }
 
+/// A copy of the small Llama with a template for conversations.
+fn chat_model() -> tempfile::TempDir {
+    let folder = copy_of(LLAMA);
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    folder
+}
+
+#[test]
+fn a_conversation_answers_line_by_line_until_it_is_quit() {
+    let folder = chat_model();
+    let arguments = ["run", text(folder.path()), "--chat", "--max-tokens", "3", "--json"];
+    let said = b"hello\n\n\xff\xff\nmore\n/clear\nhello\n/quit\nnever\n";
+    let done = run_with(&arguments, said);
+    assert_eq!(done.status, 0, "{}", done.err);
+    assert!(done.err.contains("not UTF-8"), "{}", done.err);
+    let turns = json_lines(&done.out);
+    let questions: Vec<_> = turns.iter().map(|turn| turn["prompt"][0]["content"].as_str().unwrap()).collect();
+    assert_eq!(questions, ["hello", "more", "hello"]);
+    assert_eq!(turns[0]["text"], turns[2]["text"], "a cleared conversation starts again");
+    assert_eq!(run_with(&arguments[..5], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
+}
+
+#[test]
+fn a_scene_changes_the_answer_and_a_prompt_is_answered_once() {
+    let folder = chat_model();
+    let ask = |more: &[&str]| {
+        let done =
+            run(&[&["run", text(folder.path()), "hello", "--chat", "--max-tokens", "8", "--json"], more]
+                .concat());
+        served(&done);
+        json_lines(&done.out).remove(0)
+    };
+    assert_ne!(ask(&[])["text"], ask(&["--system", "You are the sea."])["text"]);
+    assert_eq!(ask(&["--system", "You are the sea."])["prompt"][0]["role"], "system");
+}
+
+#[test]
+fn a_question_is_answered_from_its_context() {
+    let folder = copy_of("tests/parity/bert/question_answering/model");
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "wrote", "it", "ada", "did"];
+    let rest = (words.len()..config["vocab_size"].as_u64().unwrap() as usize).map(|i| format!("word{i}"));
+    let vocabulary: Vec<String> = words.into_iter().map(String::from).chain(rest).collect();
+    std::fs::write(folder.path().join("vocab.txt"), vocabulary.join("\n")).unwrap();
+    let source = text(folder.path());
+    let done = run(&["run", source, "who wrote it", "--context", "ada did it", "--json"]);
+    served(&done);
+    let answer = json_lines(&done.out)[0]["labels"][0].clone();
+    let span = |end: &str| answer["span"][end].as_u64().unwrap() as usize;
+    assert_eq!(answer["label"].as_str().unwrap(), &"ada did it"[span("start")..span("end")]);
+    refused(&run(&["run", source, "who wrote it"]), 2, &["context"]);
+}
+
 // compare
 
 #[test]
@@ -401,6 +456,44 @@ fn compare_says_how_far_models_agree_and_draws() {
 }
 
 // what every verb shares
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_with_130_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let mut child = fauna()
+        .args(["embed", SENTENCES, "--batch", "1", "--out", text(&out)])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The part is there as soon as the output is open; then the program waits for its input.
+    let begun = || std::fs::read_dir(folder.path()).unwrap().count() > 0;
+    for _ in 0..500 {
+        if begun() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(begun());
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"a cat\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    drop(stdin);
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_standard_error_that_takes_nothing_is_no_reason_to_crash() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = fauna().args(["embed", "./no/such", "a"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
 
 #[test]
 fn completions_and_the_manual_come_from_the_definition() {
