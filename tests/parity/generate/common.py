@@ -38,8 +38,7 @@ def seed_of(name):
 def randomise(model, seed, gain=1.3):
     """Fills every parameter with values that keep activations near one and no branch near zero.
 
-    The reference's plain attention answers: a query that may see no key (a padded one) takes the mean of
-    all values there, while its fused attention gives whatever the kernel does.
+    The reference's plain attention answers: its fused attention gives other values to a query that may see no key.
     """
     model.set_attn_implementation("eager")
     random = torch.Generator().manual_seed(seed)
@@ -101,10 +100,16 @@ def left_padding(lengths):
 
 
 @torch.inference_mode()
-def forward(model, inputs, fields):
-    """The named output fields of one forward pass, in float32 on contiguous memory."""
+def forward(model, inputs, fields, keep=None):
+    """The named output fields of one forward pass, in float32 on contiguous memory; the last `keep` positions."""
     output = model(**inputs)
-    return {field: output[field].float().contiguous().clone() for field in fields}
+    last = slice(-keep if keep else None, None)
+    return {field: output[field][:, last].float().contiguous().clone() for field in fields}
+
+
+def last_shown(mask):
+    """The options that keep the positions no row pads on the left: what stands before them is the kernel's affair."""
+    return {} if mask[:, 0].all() else {"logits_to_keep": int(mask.sum(1).min())}
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from common import (
     forward,
     generate,
     ids,
+    last_shown,
     left_padding,
     randomise,
     reload_as,
@@ -90,13 +91,14 @@ def logits(model_class, mask=right_padding((13, 9, 4)), positions=False, types=F
             inputs["position_ids"] = ids(seed + 3, mask.shape, cfg.n_positions, low=0)
         if types:
             inputs["token_type_ids"] = ids(seed + 5, mask.shape, cfg.vocab_size)
-        run = lambda network: forward(network, inputs, fields)
+        kept = last_shown(mask)
+        run = lambda network: forward(network, inputs, fields, kept.get("logits_to_keep"))
         check_every_weight_matters(model, run)
         check_options_matter(model, run, others)
 
         case = Case(name, "GPT")
         save(case, model_class, cfg, model, write, rename, buffers, dtype)
-        options = {} if dtype == torch.float32 else {"dtype": "float32"}
+        options = kept if dtype == torch.float32 else kept | {"dtype": "float32"}
         case.write(model_class.__name__, "forward", inputs, run(model), options, note=note)
         case.check_repeats(reload_as(model_class), run)
 
@@ -152,7 +154,7 @@ def check_rows_alone(model, inputs, options, sequences):
 
 CASES = {
     "gpt/gpt2_forward_prefix": logits(GPT2LMHeadModel, mask=left_padding((13, 9, 4)),
-                                      note="left padding; positions still count from 0"),
+                                      note="left padding; positions count from 0; the last four are stored"),
     "gpt/gpt2_forward_official": logits(
         GPT2LMHeadModel, rename=without_prefix, buffers=constant_buffers(),
         note="as the official file: no prefix, no lm_head, constant attn.bias and attn.masked_bias"),

@@ -15,6 +15,7 @@ from common import (
     forward,
     generate,
     ids,
+    last_shown,
     left_padding,
     randomise,
     reload_as,
@@ -72,13 +73,14 @@ def logits(system="Llemma", model_class=LlamaForCausalLM, mask=right_padding((13
             inputs["attention_mask"] = mask
         if positions:
             inputs["position_ids"] = ids(seed + 3, mask.shape, cfg.max_position_embeddings, low=0)
-        run = lambda network: forward(network, inputs, fields)
+        kept = last_shown(mask)
+        run = lambda network: forward(network, inputs, fields, kept.get("logits_to_keep"))
         check_every_weight_matters(model, run)
         check_options_matter(model, run, others)
 
         case = Case(name, system)
         save(case, model_class, cfg, model, write, dtype, inv_freq, drop, extra)
-        options = {} if dtype == torch.float32 else {"dtype": "float32"}
+        options = kept if dtype == torch.float32 else kept | {"dtype": "float32"}
         case.write(model_class.__name__, "forward", inputs, run(model), options, note=note)
         case.check_repeats(reload_as(model_class), run)
 
@@ -211,7 +213,7 @@ OLD_STYLE = {"transformers_version": "4.33.0"}
 CASES = {
     "llama/mha_untied": logits("AstroLLaMA", num_key_value_heads=4, head_dim=None, intermediate_size=76),
     "llama/gqa_head_dim_tied": logits(tie_word_embeddings=True, mask=left_padding((13, 9, 4)),
-                                      note="left padding; positions still count from 0"),
+                                      note="left padding; positions count from 0; the last four are stored"),
     "llama/one_key_head": logits(num_key_value_heads=1, num_hidden_layers=1, rms_norm_eps=1e-2,
                                  others=[{"rms_norm_eps": 1e-6}]),
     "llama/biases_position_ids": logits(attention_bias=True, mlp_bias=True, positions=True, num_hidden_layers=2),
