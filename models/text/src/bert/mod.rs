@@ -392,8 +392,8 @@ impl WordHead {
     fn load(c: &Config, embeddings: &Embeddings, w: &Weights) -> Result<Self> {
         // An untied head has a bias of its own beside its matrix; a tied one keeps it one level up.
         let bias = match (c.tie_word_embeddings, w.has("decoder.bias", false), w.has("bias", true)) {
-            (true, _, true) | (false, false, _) => "bias",
-            (true, _, false) | (false, true, _) => "decoder.bias",
+            (true, true, false) | (false, true, _) => "decoder.bias",
+            _ => "bias",
         };
         let bias = w.tensor(bias, &[c.vocab_size])?;
         let weight = match c.tie_word_embeddings {
