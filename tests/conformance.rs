@@ -1,0 +1,397 @@
+//! What every family must do, whatever its paper: the same claims for each, over a checkpoint made from its own
+//! sample config and a seed.
+
+use std::path::{Path, PathBuf};
+
+use fauna::candle::{DType, Device, Tensor};
+use fauna::checkpoint::{Checkpoint, Metadata, Planned, Storage, write_safetensors};
+use fauna::runtime::Runtime;
+use fauna::weights::Weights;
+use fauna::{Error, Exhibit, Family, Item, Modality, Options, Result, Tensors};
+use serde_json::json;
+use tempfile::TempDir;
+
+const SEED: u64 = 7;
+
+/// A checkpoint of a family: its sample config, and weights made from a seed.
+struct Sample {
+    family: &'static Family,
+    folder: TempDir,
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
+impl Sample {
+    fn of(family: &'static Family) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), (family.sample)().to_string()).unwrap();
+        let source = folder.path().to_str().unwrap();
+        let (_, inventory) = fauna::inventory(source, &Options::default()).expect(family.name);
+        let sample = Self { family, folder, tensors: inventory.tensors };
+        sample.write(&sample.tensors);
+        sample
+    }
+
+    /// The checkpoint's file, with these tensors.
+    fn write(&self, tensors: &[(String, Vec<usize>)]) -> PathBuf {
+        let path = self.folder.path().join("model.safetensors");
+        let plan = |(name, shape): &(String, Vec<usize>)| Planned {
+            name: name.clone(),
+            storage: Storage::F32,
+            shape: shape.clone(),
+        };
+        let planned: Vec<Planned> = tensors.iter().map(plan).collect();
+        let seeded = Weights::seeded(SEED, Runtime::cpu());
+        write_safetensors(&path, &Metadata::new(), &planned, |tensor| {
+            let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
+            Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+        })
+        .unwrap();
+        path
+    }
+
+    fn open(&self, options: &Options) -> Result<Box<dyn Exhibit>> {
+        fauna::open_with(self.folder.path().to_str().unwrap(), options)
+    }
+
+    fn opened(&self) -> Box<dyn Exhibit> {
+        self.open(&Options::default()).unwrap_or_else(|error| panic!("{}: {error}", self.family.name))
+    }
+
+    /// What opening says of a checkpoint that was tampered with.
+    fn complaint(&self) -> Error {
+        match self.open(&Options::default()) {
+            Ok(_) => panic!("{}: a checkpoint that was tampered with opens", self.family.name),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Every family, with the checkpoint made for it.
+fn samples() -> Vec<Sample> {
+    fauna::families().into_iter().map(Sample::of).collect()
+}
+
+/// The families whose inputs are token ids.
+fn of_text() -> Vec<Sample> {
+    samples().into_iter().filter(|sample| sample.family.inputs.contains(&Modality::Text)).collect()
+}
+
+/// Those of them that write text.
+fn writers() -> Vec<Sample> {
+    of_text().into_iter().filter(|sample| sample.family.outputs.contains(&Modality::Text)).collect()
+}
+
+fn integers(rows: &[&[i64]]) -> Tensor {
+    let flat: Vec<i64> = rows.concat();
+    Tensor::from_vec(flat, (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
+}
+
+fn inputs(ids: &[&[i64]], mask: &[&[i64]]) -> Tensors {
+    Tensors::from([("input_ids".into(), integers(ids)), ("attention_mask".into(), integers(mask))])
+}
+
+/// All outputs of a forward pass in float32.
+fn forward(exhibit: &dyn Exhibit, inputs: &Tensors) -> Tensors {
+    let out = exhibit.forward(inputs).unwrap_or_else(|error| panic!("{}: {error}", exhibit.card().family));
+    out.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap())).collect()
+}
+
+fn far(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+fn spread(x: &Tensor) -> f32 {
+    let flat = x.flatten_all().unwrap();
+    let high: f32 = flat.max(0).unwrap().to_scalar().unwrap();
+    high - flat.min(0).unwrap().to_scalar::<f32>().unwrap()
+}
+
+fn bytes_of(out: &Tensors) -> Vec<Vec<u32>> {
+    let bits = |tensor: &Tensor| -> Vec<u32> {
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    out.values().map(bits).collect()
+}
+
+const ONE: &[i64] = &[3, 14, 15, 9, 2, 6];
+const TWO: &[i64] = &[27, 18, 28, 18, 2, 8];
+const SEEN: &[i64] = &[1; 6];
+
+#[test]
+fn a_batch_of_two_equals_two_singles() {
+    for sample in of_text() {
+        let model = sample.opened();
+        let both = forward(model.as_ref(), &inputs(&[ONE, TWO], &[SEEN, SEEN]));
+        for (row, ids) in [ONE, TWO].into_iter().enumerate() {
+            let alone = forward(model.as_ref(), &inputs(&[ids], &[SEEN]));
+            for (name, tensor) in &alone {
+                let off = far(&both[name].narrow(0, row, 1).unwrap(), tensor);
+                assert!(off < 1e-5, "{}: {name} of row {row} is off by {off}", sample.family.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_does_not_change_a_row() {
+    for sample in of_text() {
+        let model = sample.opened();
+        let alone = forward(model.as_ref(), &inputs(&[ONE], &[SEEN]));
+        let padded: Vec<i64> = [ONE, &[11, 12, 13]].concat();
+        let mask: Vec<i64> = [SEEN, &[0; 3]].concat();
+        let long: Vec<i64> = (1..10).collect();
+        let padded = forward(model.as_ref(), &inputs(&[&padded, &long], &[&mask, &[1; 9]]));
+        for (name, tensor) in &alone {
+            let mut row = padded[name].narrow(0, 0, 1).unwrap();
+            if row.rank() > 1 && row.dim(1).unwrap() == 9 && tensor.dim(1).unwrap() == 6 {
+                row = row.narrow(1, 0, 6).unwrap();
+            }
+            let off = far(&row, tensor);
+            assert!(off < 1e-5, "{}: {name} is off by {off}", sample.family.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_padded_out_is_not_read() {
+    for sample in of_text() {
+        let model = sample.opened();
+        let mask: Vec<i64> = [SEEN, &[0]].concat();
+        let real = |out: Tensors| -> Vec<f32> {
+            let name =
+                ["logits", "prediction_logits"].into_iter().find(|name| out.contains_key(*name)).unwrap();
+            out[name].narrow(1, 0, 6).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let with = |pad: i64| real(forward(model.as_ref(), &inputs(&[&[ONE, &[pad]].concat()], &[&mask])));
+        assert_eq!(with(1), with(40), "{}", sample.family.name);
+    }
+}
+
+/// Greedy new tokens of `prompts`, all of one length.
+fn greedy(model: &dyn Exhibit, prompts: &[&[i64]], new: usize) -> Vec<Vec<i64>> {
+    let mask: Vec<Vec<i64>> = prompts.iter().map(|prompt| vec![1; prompt.len()]).collect();
+    let mask: Vec<&[i64]> = mask.iter().map(Vec::as_slice).collect();
+    let options = json!({"max_new_tokens": new, "eos_token_id": [], "pad_token_id": 0});
+    let out = model.call("generate", &inputs(prompts, &mask), &options).unwrap();
+    out["sequences"].to_vec2().unwrap()
+}
+
+#[test]
+fn cached_equals_uncached() {
+    for sample in writers() {
+        let model = sample.opened();
+        let cached = greedy(model.as_ref(), &[ONE], 8).remove(0);
+        let mut uncached = ONE.to_vec();
+        for _ in 0..8 {
+            let out = forward(model.as_ref(), &inputs(&[&uncached], &[&vec![1; uncached.len()]]));
+            let last = out["logits"].narrow(1, uncached.len() - 1, 1).unwrap().flatten_all().unwrap();
+            uncached.push(i64::from(last.argmax(0).unwrap().to_scalar::<u32>().unwrap()));
+        }
+        assert_eq!(cached, uncached, "{}", sample.family.name);
+    }
+}
+
+#[test]
+fn a_left_padded_prompt_continues_as_it_does_alone() {
+    for sample in writers() {
+        let model = sample.opened();
+        let alone = greedy(model.as_ref(), &[&ONE[2..]], 6).remove(0)[4..].to_vec();
+        let padded: Vec<i64> = [&[0, 0], &ONE[2..]].concat();
+        let options = json!({"max_new_tokens": 6, "eos_token_id": [], "pad_token_id": 0});
+        let batch = inputs(&[&padded, TWO], &[&[0, 0, 1, 1, 1, 1], SEEN]);
+        let out = model.call("generate", &batch, &options).unwrap();
+        let rows: Vec<Vec<i64>> = out["sequences"].to_vec2().unwrap();
+        assert_eq!(rows[0][6..], alone, "{}", sample.family.name);
+    }
+}
+
+#[test]
+fn quantised_stays_near() {
+    for sample in of_text() {
+        let float = forward(sample.opened().as_ref(), &inputs(&[ONE, TWO], &[SEEN, SEEN]));
+        for (format, bound) in [("q8_0", 0.05), ("q4_0", 0.5)] {
+            let kind = fauna::nn::block_kind(format).unwrap();
+            let runtime = Runtime::cpu().with_quantize(Some(kind));
+            let model = sample.open(&Options { runtime, ..Options::default() }).unwrap();
+            let blocks = forward(model.as_ref(), &inputs(&[ONE, TWO], &[SEEN, SEEN]));
+            for (name, tensor) in float.iter().filter(|(name, _)| *name != "next_token") {
+                let off = far(&blocks[name], tensor);
+                let allowed = bound * spread(tensor);
+                assert!(off > 0.0, "{}: {format} changes nothing in {name}", sample.family.name);
+                assert!(
+                    off < allowed,
+                    "{}: {format} {name} is off by {off} of {allowed}",
+                    sample.family.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quantised_copy_computes_what_quantising_at_load_computes() {
+    for sample in of_text() {
+        let kind = fauna::nn::block_kind("q4_0").unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().join("copy");
+        let source = sample.folder.path().to_str().unwrap();
+        let copy = fauna::quantize::Copy { source, kind, folder: &folder, replace: false };
+        let quantize =
+            || fauna::quantize::quantize(&fauna::zoo(), &Options::default(), &copy, &fauna::progress::Silent);
+        let made = quantize().unwrap();
+        assert!(
+            made.quantized > 0 && made.bytes_after < made.bytes_before,
+            "{}: {made:?}",
+            sample.family.name
+        );
+        assert!(quantize().is_err(), "{}: an existing folder is overwritten", sample.family.name);
+        let copied = fauna::open(folder.to_str().unwrap()).unwrap();
+        let runtime = Runtime::cpu().with_quantize(Some(kind));
+        let at_load = sample.open(&Options { runtime, ..Options::default() }).unwrap();
+        let inputs = inputs(&[ONE, TWO], &[SEEN, SEEN]);
+        let (copied, at_load) = (forward(copied.as_ref(), &inputs), forward(at_load.as_ref(), &inputs));
+        assert_eq!(bytes_of(&copied), bytes_of(&at_load), "{}", sample.family.name);
+        assert_eq!(
+            std::fs::read_dir(out.path()).unwrap().count(),
+            1,
+            "{}: scraps remain",
+            sample.family.name
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_output_and_another_another() {
+    for sample in of_text() {
+        let made = |seed| {
+            let options = Options { random_weights: Some(seed), ..Options::default() };
+            forward(sample.open(&options).unwrap().as_ref(), &inputs(&[ONE], &[SEEN]))
+        };
+        assert_eq!(bytes_of(&made(1)), bytes_of(&made(1)), "{}", sample.family.name);
+        assert_ne!(bytes_of(&made(1)), bytes_of(&made(2)), "{}", sample.family.name);
+    }
+}
+
+#[test]
+fn removing_any_one_tensor_gives_an_error_that_names_it() {
+    for sample in samples() {
+        for gone in 0..sample.tensors.len() {
+            let mut left = sample.tensors.clone();
+            let (name, _) = left.remove(gone);
+            sample.write(&left);
+            let error = sample.complaint().to_string();
+            assert!(error.contains(&name), "{}: {name} is missing, and it says {error}", sample.family.name);
+        }
+    }
+}
+
+#[test]
+fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+    for sample in samples() {
+        for odd in 0..sample.tensors.len() {
+            let mut tensors = sample.tensors.clone();
+            let (name, shape) = &mut tensors[odd];
+            shape[0] += 1;
+            let (name, found, wanted) = (name.clone(), shape.clone(), sample.tensors[odd].1.clone());
+            sample.write(&tensors);
+            let error = sample.complaint().to_string();
+            let told =
+                [name, format!("{found:?}"), format!("{wanted:?}")].iter().all(|part| error.contains(part));
+            assert!(told, "{}: {error}", sample.family.name);
+        }
+    }
+}
+
+#[test]
+fn a_tensor_nobody_asked_for_is_named() {
+    for sample in samples() {
+        let extra = ("stranger.weight".to_string(), vec![2, 3]);
+        let tensors: Vec<_> = sample.tensors.iter().cloned().chain([extra]).collect();
+        sample.write(&tensors);
+        let error = sample.complaint().to_string();
+        assert!(
+            error.contains("stranger.weight") && error.contains("[2, 3]"),
+            "{}: {error}",
+            sample.family.name
+        );
+    }
+}
+
+#[test]
+fn a_truncated_file_gives_an_error_that_names_it() {
+    for sample in samples() {
+        let path = sample.write(&sample.tensors);
+        let whole = std::fs::read(&path).unwrap();
+        let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        // Every length around the two borders, and some between.
+        let lengths = (0..12).chain(header - 3..header + 3).chain(whole.len() - 3..whole.len());
+        for length in lengths.chain((0..whole.len()).step_by(whole.len() / 37)) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = sample.complaint();
+            assert_eq!(error.place().map(Path::to_path_buf), Some(path.clone()), "{length}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_config_without_a_key_it_needs_is_told_the_key() {
+    for sample in samples() {
+        let whole = (sample.family.sample)();
+        let path = sample.folder.path().join("config.json");
+        for key in whole.as_object().unwrap().keys() {
+            let mut without = whole.clone();
+            without.as_object_mut().unwrap().remove(key);
+            std::fs::write(&path, without.to_string()).unwrap();
+            if let Err(error) = sample.open(&Options::default()) {
+                let error = error.to_string();
+                // Without the optional ones the config describes another network, which the tensors do not fit.
+                let told = error.contains(key.as_str())
+                    || error.contains("model_type")
+                    || error.contains("missing")
+                    || error.contains("shape")
+                    || error.contains("does not have");
+                assert!(told, "{}: without {key} it says {error}", sample.family.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_input_is_refused_with_the_names_that_are_known() {
+    for sample in of_text() {
+        let mut odd = inputs(&[ONE], &[SEEN]);
+        odd.insert("inputs_idz".into(), integers(&[ONE]));
+        let error = sample.opened().forward(&odd).unwrap_err().to_string();
+        assert!(
+            error.contains("inputs_idz") && error.contains("input_ids"),
+            "{}: {error}",
+            sample.family.name
+        );
+    }
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_and_texts_too_long_are_errors() {
+    for sample in of_text() {
+        let model = sample.opened();
+        for ids in [&[3, 61][..], &[3, -1], &[3, i64::MAX]] {
+            assert!(model.forward(&inputs(&[ids], &[&[1, 1]])).is_err(), "{}: {ids:?}", sample.family.name);
+        }
+        assert!(model.embed(&[Item::Text("a text".into())]).is_err(), "{}: no tokenizer", sample.family.name);
+    }
+}
+
+#[test]
+fn the_written_checkpoint_is_the_seed_itself() {
+    for sample in of_text() {
+        let options = Options { random_weights: Some(SEED), ..Options::default() };
+        let inputs = inputs(&[ONE], &[SEEN]);
+        let from_seed = forward(sample.open(&options).unwrap().as_ref(), &inputs);
+        let from_file = forward(sample.opened().as_ref(), &inputs);
+        assert_eq!(bytes_of(&from_seed), bytes_of(&from_file), "{}", sample.family.name);
+        let file = Checkpoint::open(&sample.folder.path().join("model.safetensors")).unwrap();
+        assert_eq!(file.names().len(), sample.tensors.len());
+    }
+}
