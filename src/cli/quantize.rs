@@ -38,7 +38,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     context.say(&format!(
-        "{} of {} tensors in blocks: {} became {}",
+        "{} of {} tensors brought to blocks: {} became {}",
         made.quantized,
         made.tensors,
         table::bytes(made.bytes_before),
