@@ -114,6 +114,23 @@ pub fn inventory(source: &str, options: &Options) -> Result<(&'static Family, we
     zoo().inventory(source, &finding_builtin(source, options))
 }
 
+/// All that is needed to build the model that `source` names as its family's own type.
+///
+#[cfg_attr(feature = "builtin", doc = "```")]
+#[cfg_attr(not(feature = "builtin"), doc = "```no_run")]
+/// let (family, opening) = fauna::opening("minilm", &fauna::Options::default())?;
+/// let (network, inventory) = opening.load::<fauna::text::bert::Bert>()?;
+/// assert_eq!((family.name, inventory.parameters), ("bert", 22_713_216));
+/// # let _ = network;
+/// # Ok::<(), fauna::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`open`], save what is wrong between the config and the tensors.
+pub fn opening(source: &str, options: &Options) -> Result<(&'static Family, model::Opening)> {
+    zoo().opening(source, &finding_builtin(source, options))
+}
+
 /// Every family this build knows, in the order text, vision, audio, robotics, science.
 pub fn families() -> Vec<&'static Family> {
     #[allow(unused_mut, reason = "a build without a modality has none to add")]

@@ -135,6 +135,28 @@ fn info_tells_what_a_folder_holds() {
 }
 
 #[test]
+fn info_needs_no_weights() {
+    let folder = copy_of(SENTENCES);
+    let with = json_lines(&run(&["info", text(folder.path()), "--json"]).out).remove(0);
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let done = run(&["info", text(folder.path()), "--json"]);
+    served(&done);
+    let without = json_lines(&done.out).remove(0);
+    assert_eq!(without["parameters"], with["parameters"]);
+    assert_eq!(without["downloaded"], false);
+}
+
+#[test]
+fn info_reads_the_config_that_a_gguf_file_carries() {
+    let file = "tests/parity/llama/gguf_q8_0/model";
+    let done = run(&["info", file, "--json"]);
+    served(&done);
+    let found = json_lines(&done.out).remove(0);
+    assert_eq!(found["family"], "llama");
+    assert!(found["config"]["hidden_size"].as_u64().is_some() && found["stored"]["q8_0"].as_u64().is_some());
+}
+
+#[test]
 fn a_family_that_is_not_known_gets_the_nearest_names() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fauna::checkpoint::{Checkpoint, Storage};
+use fauna::model::Opening;
 use fauna::nn::block_name;
 use fauna::source::{Files, Source, Wanted};
-use fauna::weights::Inventory;
-use fauna::{Error, ErrorKind, Family, Result};
+use fauna::weights::{Inventory, Weights};
+use fauna::{Error, ErrorKind, Family, Options, Result};
 use serde_json::{Value, json};
 
 use super::output::Output;
@@ -48,23 +49,23 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             (files, sizes)
         }
     };
-    // A hub repository that is not downloaded yet has no weights here: the config alone speaks.
+    // Without weights here, as before the download, the config alone speaks.
     let checkpoint = match files.weights() {
         Ok(weights) => Some(Checkpoint::open_files(&weights)?),
-        Err(error) if matches!(source, Source::Hub(_)) && error.kind() == ErrorKind::NotFound => None,
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let planned = match fauna::inventory(&args.source, &context.options()?) {
-        Ok(planned) => Some(planned),
-        Err(error) => match &checkpoint {
-            None => return Err(error),
-            Some(_) => {
-                context.say(&format!("only the files speak, no family was found for them: {error}"));
-                None
+    let options = context.options()?;
+    let (planned, config) = match &checkpoint {
+        None => (Some(fauna::inventory(&args.source, &options)?), config(&files)?),
+        Some(_) => match planned(&args.source, &options) {
+            Ok((family, inventory, config)) => (Some((family, inventory)), Some(config)),
+            Err(error) => {
+                context.say(&format!("only the files speak: {error}"));
+                (None, config(&files)?)
             }
         },
     };
-    let config = config(&files)?;
     let found = Found { source: &args.source, planned, config, sizes, checkpoint };
     let mut output = Output::stdout();
     match context.globals.json {
@@ -73,6 +74,14 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     Ok(Exit::Done)
+}
+
+/// What the family makes of a checkpoint that is here: its tensors by the config, and the config, which a GGUF file
+/// carries in itself.
+fn planned(source: &str, options: &Options) -> Result<(&'static Family, Inventory, Value)> {
+    let (family, opening) = fauna::opening(source, options)?;
+    let opening = Opening { weights: Weights::nothing(), ..opening };
+    Ok((family, (family.inventory)(&opening)?, opening.config))
 }
 
 struct Found<'a> {
@@ -132,7 +141,7 @@ impl Found<'_> {
             table.row(["licence", release.map_or("not known to the registry", |release| release.licence)]);
         }
         let weights = match &self.checkpoint {
-            None => "not downloaded: the numbers are the config's".to_string(),
+            None => "not here: the numbers are the config's".to_string(),
             Some(_) => {
                 let storages = self.storages();
                 storages

@@ -66,7 +66,7 @@ pub fn welcome(context: &Context) -> Result<Exit> {
             ("bench SOURCE", "how fast it is, how much memory it takes"),
             ("--help", "everything else"),
         ] {
-            output.line(format!("  fauna {verb:<16}{does}"))?;
+            output.line(format!("  fauna {verb:<17} {does}"))?;
         }
         output.line("")?;
         output.finish()?;
