@@ -79,6 +79,9 @@ pub fn quantize(zoo: &Zoo, options: &Options, copy: &Copy, progress: &dyn Progre
         bytes_before: plan.iter().map(|part| bytes(part).0).sum(),
         bytes_after: plan.iter().map(|part| bytes(part).1).sum(),
     };
+    if plan.iter().any(|part| part.target.is_some() && matches!(part.stored.storage, Storage::Block(_))) {
+        progress.note("some matrices are in larger blocks already; a copy of the original loses less");
+    }
     let task = progress.begin("quantizing", Unit::Bytes, Some(made.bytes_before));
     let mut parts = plan.iter();
     write_gguf(&scratch.path().join(WEIGHTS), &metadata, &planned, |planned| {
