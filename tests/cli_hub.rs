@@ -1,0 +1,82 @@
+//! The whole program against a hub: a real HTTP server on loopback that serves one small model as `owner/name`.
+
+#[allow(dead_code, reason = "shared with the tests of the room `source`, which use all of it")]
+#[path = "../shared/tests/support/hub.rs"]
+mod hub;
+
+use std::path::Path;
+use std::process::Command;
+
+use hub::{Reply, Repository, Server};
+use serde_json::Value;
+
+/// The files of a small sentence encoder.
+fn repository() -> Repository {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/bert/sentence_mean_normalized/model");
+    let names = [
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    let contents: Vec<Vec<u8>> = names.iter().map(|name| std::fs::read(folder.join(name)).unwrap()).collect();
+    let files: Vec<(&str, &[u8])> = names.into_iter().zip(contents.iter().map(Vec::as_slice)).collect();
+    Repository::new(&files)
+}
+
+/// Status, standard output and standard error of the program with an empty cache in `home`.
+fn fauna(server: &Server, home: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fauna"));
+    for name in ["HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME"] {
+        command.env_remove(name);
+    }
+    command.env("HF_ENDPOINT", server.address()).env("HF_HOME", home).env("FAUNA_CACHE", home.join("named"));
+    let output = command.args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_model_is_described_before_it_is_downloaded_then_pulled_and_used_offline() {
+    let repository = repository();
+    let server = Server::start(move |request| repository.answer(request));
+    let home = tempfile::tempdir().unwrap();
+
+    let (status, out, err) = fauna(&server, home.path(), &["info", "owner/name", "--json"]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    let before: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(before["downloaded"], false);
+    assert!(before["parameters"].as_u64().unwrap() > 1000);
+    assert!(out.contains(r#"{"name":"model.safetensors","bytes":"#), "{out}");
+    assert!(server.downloads().iter().all(|request| !request.path.ends_with("model.safetensors")));
+
+    let (status, out, err) = fauna(&server, home.path(), &["pull", "owner/name"]);
+    assert_eq!(status, 0, "{err}");
+    assert!(Path::new(out.trim()).join("model.safetensors").is_file(), "{out}");
+
+    let asked = server.seen().len();
+    let (status, out, err) = fauna(&server, home.path(), &["embed", "owner/name", "a cat", "--offline"]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert!(out.starts_with(r#"{"index":0,"text":"a cat","embedding":["#), "{out}");
+    let (_, out, _) = fauna(&server, home.path(), &["info", "owner/name", "--json", "--offline"]);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["downloaded"], true);
+    assert_eq!(server.seen().len(), asked, "offline is offline");
+}
+
+#[test]
+fn what_the_hub_refuses_is_said_with_the_next_step() {
+    let home = tempfile::tempdir().unwrap();
+    let gated = Server::start(|_| Reply::new(401, "").header("X-Error-Code", "GatedRepo"));
+    let (status, out, err) = fauna(&gated, home.path(), &["pull", "owner/name"]);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(err.starts_with("fauna: owner/name: ") && err.contains("HF_TOKEN"), "{err}");
+
+    let missing = Server::start(|_| Reply::new(404, "").header("X-Error-Code", "RepoNotFound"));
+    let (status, _, err) = fauna(&missing, home.path(), &["pull", "owner/name"]);
+    assert_eq!(status, 2);
+    assert!(err.starts_with("fauna: owner/name: "), "{err}");
+}
