@@ -8,7 +8,7 @@ fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
 
 fn counted(shape: &[usize], step: f32) -> Tensor {
     let n: usize = shape.iter().product();
-    tensor((0..n).map(|i| ((i as f32 * step).sin())).collect(), shape)
+    tensor((0..n).map(|i| (i as f32 * step).sin()).collect(), shape)
 }
 
 fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
@@ -60,8 +60,7 @@ fn the_kernel_and_the_differentiable_path_agree() {
         let v = counted(&[batch, keys, kv_heads, width], 0.71);
         let padding: Vec<Vec<bool>> =
             (0..batch).map(|row| (0..keys).map(|key| key >= 2 * row || key == 0).collect()).collect();
-        let left: Vec<Vec<bool>> =
-            (0..batch).map(|row| (0..keys).map(|key| key >= row + 1).collect()).collect();
+        let left: Vec<Vec<bool>> = (0..batch).map(|row| (0..keys).map(|key| key > row).collect()).collect();
         for mask in [
             Mask::full(),
             Mask::causal(),

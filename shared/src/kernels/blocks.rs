@@ -217,11 +217,25 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
         y.fill(0.0);
     } else {
         // Kept from call to call: a decoder multiplies a hundred times for each token.
-        thread_local!(static SCRATCH: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) });
-        let mut groups = SCRATCH.take();
-        activations::quantize(x, rows, w.inputs, &mut groups);
-        with_format!(w.kind, F => products::<F>(isa, w, &groups, y));
-        SCRATCH.set(groups);
+        thread_local!(static SCRATCH: RefCell<(Vec<Group>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) });
+        let (mut groups, mut terms) = SCRATCH.take();
+        if rows < TWO_TERMS_FROM {
+            activations::quantize(x, rows, w.inputs, 1, &mut groups);
+            with_format!(w.kind, F => products::<F>(isa, w, &groups, y));
+        } else {
+            activations::quantize(x, rows, w.inputs, 2, &mut groups);
+            terms.resize(2 * y.len(), 0.0);
+            with_format!(w.kind, F => products::<F>(isa, w, &groups, &mut terms));
+            let rows_a_task = (8 * 1024 / w.outputs).max(1);
+            for_each_piece(y, rows_a_task * w.outputs, |task, y| {
+                let terms = &terms[2 * task * rows_a_task * w.outputs..];
+                for (y, terms) in y.chunks_exact_mut(w.outputs).zip(terms.chunks_exact(2 * w.outputs)) {
+                    let (first, second) = terms.split_at(w.outputs);
+                    y.iter_mut().zip(first).zip(second).for_each(|((y, a), b)| *y = a + b);
+                }
+            });
+        }
+        SCRATCH.set((groups, terms));
     }
     if let Some(bias) = bias {
         let rows_a_task = (8 * 1024 / w.outputs).max(1);
@@ -232,6 +246,11 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
         });
     }
 }
+
+/// Rows from which on activations enter with sixteen bits. Prompts, which everything after them depends on, are read
+/// with them at no less than the pace of programs that round to eight; a single row, which memory sets the pace of,
+/// enters with eight.
+const TWO_TERMS_FROM: usize = 5;
 
 /// Bytes of weights that one task reads: some microseconds of work, and small enough to stay in the first cache.
 const TASK_BYTES: usize = 16 * 1024;

@@ -1,4 +1,5 @@
-//! Activations in 8 bits: one scale for each 32, and the sums that offsets and minima of the weights multiply.
+//! Activations in 8 bits, or in twice 8: one scale for each 32, and the sums that offsets and minima of the weights
+//! multiply.
 
 use super::super::pool::parallel_for;
 use super::super::versions::{Shared, versioned};
@@ -20,33 +21,50 @@ impl Group {
     const ZERO: Self = Self { q: [0; 256], scale: [0.0; 8], sums32: [0.0; 8], sums16: [0.0; 16] };
 }
 
-/// Writes `rows` rows of `x` as groups, `width.div_ceil(256)` each.
-pub(super) fn quantize(x: &[f32], rows: usize, width: usize, out: &mut Vec<Group>) {
+/// Writes `rows` rows of `x` as groups, `width.div_ceil(256)` each; with two `terms` each row becomes two whose sum it
+/// is, the second what the first one's rounding left over.
+pub(super) fn quantize(x: &[f32], rows: usize, width: usize, terms: usize, out: &mut Vec<Group>) {
     let groups = width.div_ceil(256);
-    out.resize(rows * groups, Group::ZERO);
+    out.resize(terms * rows * groups, Group::ZERO);
     let base = Shared(out.as_mut_ptr());
     let rows_a_task = (16 * 1024 / width.max(1)).max(1);
     parallel_for(rows.div_ceil(rows_a_task), |task| {
         for row in task * rows_a_task..rows.min((task + 1) * rows_a_task) {
             // SAFETY: each row has its own groups inside `out`, which stays borrowed until all tasks are done.
-            let out = unsafe { std::slice::from_raw_parts_mut(base.get().add(row * groups), groups) };
-            quantize_row(&x[row * width..][..width], out);
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(base.get().add(terms * row * groups), terms * groups)
+            };
+            let (first, second) = out.split_at_mut(groups);
+            quantize_row(&x[row * width..][..width], first, second);
         }
     });
 }
 
 versioned! {
-    fn quantize_row(x: &[f32], out: &mut [Group]) {
-        for (x, group) in x.chunks(256).zip(out) {
-            if let Ok(x) = x.try_into() {
-                quantize_group(x, group);
-            } else {
-                let mut padded = [0.0; 256];
+    fn quantize_row(x: &[f32], first: &mut [Group], second: &mut [Group]) {
+        for (g, (x, group)) in x.chunks(256).zip(first).enumerate() {
+            let mut padded = [0.0; 256];
+            let x = x.first_chunk().unwrap_or_else(|| {
                 padded[..x.len()].copy_from_slice(x);
-                quantize_group(&padded, group);
+                &padded
+            });
+            quantize_group(x, group);
+            if let Some(second) = second.get_mut(g) {
+                quantize_group(&left_over(x, group), second);
             }
         }
     }
+}
+
+#[inline(always)]
+fn left_over(x: &[f32; 256], group: &Group) -> [f32; 256] {
+    let mut left = *x;
+    for (part, left) in left.chunks_exact_mut(32).enumerate() {
+        for (left, &q) in left.iter_mut().zip(&group.q[32 * part..]) {
+            *left -= group.scale[part] * f32::from(q);
+        }
+    }
+    left
 }
 
 #[inline(always)]
