@@ -219,7 +219,7 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
         // Kept from call to call: a decoder multiplies a hundred times for each token.
         thread_local!(static SCRATCH: RefCell<(Vec<Group>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) });
         let (mut groups, mut terms) = SCRATCH.take();
-        if rows < TWO_TERMS_FROM {
+        if !two_terms(w.kind, rows) {
             activations::quantize(x, rows, w.inputs, 1, &mut groups);
             with_format!(w.kind, F => products::<F>(isa, w, &groups, y));
         } else {
@@ -247,10 +247,13 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
     }
 }
 
-/// Rows from which on activations enter with sixteen bits. Prompts, which everything after them depends on, are read
-/// with them at no less than the pace of programs that round to eight; a single row, which memory sets the pace of,
-/// enters with eight.
-const TWO_TERMS_FROM: usize = 5;
+/// Whether activations enter with sixteen bits and not eight. Prompts do, which everything after them depends on and
+/// which are read at no less than the pace of programs that round to eight. So does what meets weights of eight bits,
+/// where the rounding would cost more than theirs. A single row against fewer bits, where memory and the unpacking set
+/// the pace, does not.
+fn two_terms(kind: BlockKind, rows: usize) -> bool {
+    rows >= 5 || matches!(kind, BlockKind::Q8_0 | BlockKind::Q8K)
+}
 
 /// Bytes of weights that one task reads: some microseconds of work, and small enough to stay in the first cache.
 const TASK_BYTES: usize = 16 * 1024;

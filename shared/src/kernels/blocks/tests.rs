@@ -106,7 +106,7 @@ fn products_are_those_of_the_widened_weights_on_every_processor() {
                         // at most 1; the errors are independent.
                         let squares: f64 = w.iter().map(|w| f64::from(w * w)).sum();
                         // Two terms leave a 254th of that.
-                        let step = if rows < TWO_TERMS_FROM { 254.0 } else { 254.0 * 254.0 };
+                        let step = if two_terms(kind, rows) { 254.0 * 254.0 } else { 254.0 };
                         let bound = squares.sqrt() / step * 3.0 + 1e-4 * squares.sqrt().max(1.0);
                         let error = (f64::from(y - bias[o]) - exact).abs();
                         assert!(
