@@ -1,7 +1,7 @@
 //! A fork-join pool for regions of a few microseconds.
 //!
 //! Decoding one token runs hundreds of small parallel regions, so handing one out must cost about a microsecond.
-//! The workers therefore wait for the next region by spinning, for [`SPIN`] at most; then they sleep. The caller
+//! The workers therefore wait for the next region by spinning for a short while; then they sleep. The caller
 //! takes tasks like any worker and never waits for a worker that has not begun: on a busy machine it simply does
 //! more of the work itself.
 
