@@ -277,7 +277,7 @@ impl Columns {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn products<F: avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], y: &mut [f32]) {
+fn products<F: avx2::Narrow + avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], y: &mut [f32]) {
     match isa {
         Isa::Avx512 if features().vnni => wide_products::<F>(w, x, y),
         Isa::Avx2 | Isa::Avx512 => each_output::<F>(w, x, y, |w, x, groups, y| {
@@ -293,6 +293,9 @@ fn products<F: Format>(_: Isa, w: &Blocks, x: &[Group], y: &mut [f32]) {
     each_output::<F>(w, x, y, portable::dots::<F>);
 }
 
+/// Rows of activations at a time: few enough to stay in the first cache while all weights of a task go by.
+const ROWS: usize = 16;
+
 /// One row of weights after the other, each with all rows of activations.
 fn each_output<F: Format>(
     w: &Blocks,
@@ -304,15 +307,14 @@ fn each_output<F: Format>(
     let columns = Columns { data: Shared(y.as_mut_ptr()), outputs: w.outputs };
     let size = (TASK_BYTES / row_bytes).max(1);
     parallel_for(w.outputs.div_ceil(size), |task| {
-        // Few enough rows at a time to stay in the first cache while all weights of the task go by.
-        let mut products = [0.0; 16];
-        for (block, x) in x.chunks(16 * groups).enumerate() {
+        let mut products = [0.0; ROWS];
+        for (block, x) in x.chunks(ROWS * groups).enumerate() {
             let products = &mut products[..x.len() / groups];
             for o in task * size..w.outputs.min((task + 1) * size) {
                 dots(&w.data[o * row_bytes..][..row_bytes], x, groups, products);
                 for (row, product) in products.iter().enumerate() {
                     // SAFETY: every output is one task's, and inside the matrix.
-                    unsafe { columns.part(block * 16 + row, o, 1)[0] = *product };
+                    unsafe { columns.part(block * ROWS + row, o, 1)[0] = *product };
                 }
             }
         }
