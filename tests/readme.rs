@@ -3,7 +3,7 @@
 //! A block is commands after `$ ` and, below each, what it writes on standard output. A line of `…` stands for any
 //! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder.
 
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "text", unix))]
 
 use std::process::Command;
 
@@ -70,6 +70,10 @@ fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
 fn every_block_prints_what_it_says() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let folder = tempfile::tempdir().unwrap();
+    // Blocks name files of the repository as a reader would, from its root.
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"), folder.path().join("tests"))
+        .unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_fauna"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let steps = steps(&readme);
@@ -96,6 +100,18 @@ fn every_block_prints_what_it_says() {
             expected.join("\n"),
             String::from_utf8_lossy(&out.stderr)
         );
+    }
+}
+
+#[test]
+fn the_table_of_families_has_every_family_and_release() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    for family in fauna::families() {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| {} |", family.name)));
+        let row = row.unwrap_or_else(|| panic!("no row for the family {}", family.name));
+        for release in family.releases {
+            assert!(row.contains(release.id), "the row of {} does not name {}", family.name, release.id);
+        }
     }
 }
 
