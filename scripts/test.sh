@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-./scripts/fetch_test_models.sh
+python3 scripts/fetch_test_models.py
 cargo test --workspace --quiet "$@"

@@ -227,7 +227,8 @@ impl Opening {
 
     /// A card with what the opening knows.
     pub fn card(&self, family: &Family, architecture: &str, inventory: &Inventory) -> Card {
-        let release = family.releases.iter().find(|release| release.id == self.label);
+        let (id, _revision) = self.label.split_once('@').unwrap_or((&self.label, ""));
+        let release = family.releases.iter().find(|release| release.id == id);
         Card {
             source: self.label.clone(),
             system: release.map_or(family.systems[0], |r| r.system).to_string(),

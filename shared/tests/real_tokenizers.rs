@@ -1,5 +1,5 @@
 //! The tokenizers of the two real checkpoints, against transformers and llama.cpp.
-//! `scripts/fetch_test_models.sh` puts the checkpoints in the cache; without them these tests say so and pass.
+//! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests say so and pass.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ fn expected() -> HashMap<String, Vec<Row>> {
 fn cached(name: &str) -> Option<PathBuf> {
     let folder = HubConfig::from_env().named.join(name);
     if !folder.is_dir() {
-        eprintln!("skipped: {} is missing, scripts/fetch_test_models.sh fetches it", folder.display());
+        eprintln!("skipped: {} is missing, scripts/fetch_test_models.py fetches it", folder.display());
     }
     Some(folder).filter(|folder| folder.is_dir())
 }

@@ -56,6 +56,9 @@ pub struct Config {
     /// Whether the three maps of the feed-forward part have biases.
     #[serde(default)]
     pub mlp_bias: bool,
+    /// Only absent is implemented: the packed weights of other programs.
+    #[serde(default)]
+    pub quantization_config: Option<Value>,
     /// Rotary positions, in either dialect.
     #[serde(flatten)]
     pub rope: RopeKeys,
@@ -83,6 +86,11 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        if let Some(packing) = &self.quantization_config {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("use the unpacked release, and --quantize, or a GGUF file"));
+        }
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -352,6 +360,24 @@ mod tests {
         }
         assert_eq!(rename("layers.3.mlp.up_proj.weight"), Name::Keep);
         assert_eq!(rename("model.layers.0.self_attn.rotary_emb.inv_freq"), Name::Ignore);
+    }
+
+    #[test]
+    fn packed_weights_of_other_programs_are_refused_by_name() {
+        let mut config = (crate::LLAMA.sample)();
+        config["quantization_config"] = json!({"quant_method": "gptq"});
+        let config: Config = serde_json::from_value(config).unwrap();
+        let Err(error) = Llama::load(config, &Weights::nothing()) else { panic!("gptq was not refused") };
+        assert!(error.to_string().contains("\"gptq\""), "{error}");
+    }
+
+    #[test]
+    fn a_scaling_that_is_not_implemented_is_refused_by_name() {
+        let mut config = (crate::LLAMA.sample)();
+        config["rope_scaling"] = json!({"rope_type": "su"});
+        let config: Config = serde_json::from_value(config).unwrap();
+        let Err(error) = Llama::load(config, &Weights::nothing()) else { panic!("su was not refused") };
+        assert!(error.to_string().contains("\"su\""), "{error}");
     }
 
     #[test]

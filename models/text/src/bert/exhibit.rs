@@ -35,7 +35,6 @@ impl BertExhibit {
     pub fn open(opening: &Opening) -> Result<Self> {
         let (network, inventory) = opening.load::<Bert>()?;
         let mut card = opening.card(&crate::BERT, &opening.architecture("BertModel"), &inventory);
-        card.context = Some(network.config().max_position_embeddings);
         card.outputs = match network.task() {
             Task::Encode => vec![Modality::Vector],
             Task::FillMask
@@ -46,13 +45,15 @@ impl BertExhibit {
                 vec![Modality::Vector, Modality::Label]
             }
         };
-        Ok(Self {
+        let mut exhibit = Self {
             tokenizer: words::tokenizer(opening)?,
             recipe: Recipe::read(opening)?,
             device: opening.weights.runtime().device().clone(),
             network,
             card,
-        })
+        };
+        exhibit.card.context = Some(exhibit.max_length());
+        Ok(exhibit)
     }
 
     /// The network itself.
