@@ -16,7 +16,7 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
 pub use exhibit::BertExhibit;
-pub use recipe::Recipe;
+pub use recipe::{Pooling, Recipe};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
