@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::load::{begin_and_end, byte_level, byte_level_part, merge_pairs};
+use super::parts::{begin_and_end, byte_level, byte_level_part, merge_pairs};
 use super::sentencepiece::{Kind, Piece, Prefix, add_whole, byte_pairs};
 use super::{SpecialTokens, Tokenizer, tokenizer_error};
 use crate::checkpoint::Metadata;

@@ -11,6 +11,7 @@
 mod chat;
 mod gguf;
 mod load;
+mod parts;
 mod sentencepiece;
 mod stream;
 

@@ -10,7 +10,7 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::Precompiled;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
-use super::load::{Defaults, part};
+use super::parts::{Defaults, part};
 use super::tokenizer_error;
 use crate::{Error, ErrorKind, Result};
 
