@@ -134,7 +134,8 @@ pub struct Stored {
     pub storage: Storage,
     /// The axes, slowest first.
     pub shape: Vec<usize>,
-    /// The elements, contiguous and row-major, aligned for their type.
+    /// The elements, contiguous and row-major; aligned for their type, save in PyTorch's files, where they lie anywhere
+    /// and are left unread until they are asked for.
     pub bytes: Bytes,
 }
 

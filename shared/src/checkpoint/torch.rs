@@ -145,7 +145,7 @@ fn contents<'a>(
     unwrap(objects, &mut tensors);
 
     // Views may overlap, so that what is copied has a limit of its own.
-    let mut maker = Maker { storage, storages: HashMap::new(), left: file_len.saturating_mul(2) + (1 << 20) };
+    let mut maker = Maker { storage, left: file_len.saturating_mul(2) + (1 << 20) };
     let mut contents = Contents { metadata, ..Contents::default() };
     for (name, tensor) in tensors {
         let stored = maker.make(&tensor).map_err(|e| e.context(format!("tensor {name}")))?;
@@ -518,16 +518,14 @@ fn dtype(objects: &Objects, id: Id) -> Result<Storage> {
 }
 
 /// Makes tensors of views, and copies only what must be copied.
-struct Maker<'a, F> {
+struct Maker<F> {
     storage: F,
-    /// The storages seen so far, aligned.
-    storages: HashMap<&'a str, Bytes>,
     /// How many bytes may still be copied.
     left: usize,
 }
 
-impl<'a, F: Fn(&str) -> Option<Bytes>> Maker<'a, F> {
-    fn make(&mut self, view: &View<'a>) -> Result<Stored> {
+impl<F: Fn(&str) -> Option<Bytes>> Maker<F> {
+    fn make(&mut self, view: &View) -> Result<Stored> {
         let View { storage: from, offset, shape, strides, .. } = view;
         let storage = view.dtype.unwrap_or(from.storage);
         let width = storage.unit_bytes();
@@ -560,23 +558,10 @@ impl<'a, F: Fn(&str) -> Option<Bytes>> Maker<'a, F> {
         Ok(Stored { storage, shape: shape.clone(), bytes })
     }
 
-    /// The bytes of a storage, checked to be as many as it claims.
-    fn bytes(&mut self, from: &Described<'a>) -> Result<Bytes> {
+    /// The bytes of a storage where they lie in the file, checked to be as many as it claims.
+    fn bytes(&self, from: &Described) -> Result<Bytes> {
         let Described { key, storage, len, offset } = from;
-        let bytes = match self.storages.get(key) {
-            Some(bytes) => bytes.clone(),
-            None => {
-                let found =
-                    (self.storage)(key).ok_or_else(|| bad(format!("the file has no storage {key}")))?;
-                // For every type at once: a later view may have another.
-                if !found.as_ptr().addr().is_multiple_of(8) {
-                    self.spend(found.len())?;
-                }
-                let aligned = found.aligned(8);
-                self.storages.insert(key, aligned.clone());
-                aligned
-            }
-        };
+        let bytes = (self.storage)(key).ok_or_else(|| bad(format!("the file has no storage {key}")))?;
         let width = storage.unit_bytes();
         offset
             .checked_add(*len)

@@ -29,7 +29,6 @@ fn open_and_look(name: &str, content: &[u8]) {
     if let Ok(checkpoint) = open(name, content) {
         for (_, stored) in checkpoint.iter() {
             assert_eq!(stored.storage.byte_len(&stored.shape), Some(stored.bytes.len()));
-            assert_eq!(stored.bytes.as_ptr().addr() % stored.storage.alignment(), 0);
             std::hint::black_box(stored.bytes.iter().map(|&b| u64::from(b)).sum::<u64>());
         }
     }
