@@ -216,16 +216,7 @@ impl<M: CausalLm> LanguageModel<M> {
             decoding.pad = Some(*pad);
         }
         let made = generate::generate(self, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
-        let longest = made.tokens.iter().map(Vec::len).max().unwrap_or(0);
-        let pad = i64::from(decoding.pad_token());
-        let mut sequences = Vec::new();
-        for (row, new) in original.iter().zip(&made.tokens) {
-            sequences.extend_from_slice(row);
-            sequences.extend(new.iter().map(|token| i64::from(*token)));
-            sequences.extend(std::iter::repeat_n(pad, longest - new.len()));
-        }
-        let shape = (original.len(), sequences.len() / original.len().max(1));
-        let sequences = Tensor::from_vec(sequences, shape, &Device::Cpu)?;
+        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
         Ok(Tensors::from([("sequences".to_string(), sequences)]))
     }
 
@@ -267,17 +258,7 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
         let ids = tokens.tensor(&self.device)?;
-        let (positions, mask) = match tokens.is_even() {
-            true => (Positions::counting(tokens.past(), tokens.time()), Mask::causal()),
-            false => {
-                let positions = tokens.positions();
-                let rows: Vec<Vec<u32>> = positions.chunks(tokens.time()).map(<[u32]>::to_vec).collect();
-                let keys = tokens.past() + tokens.time();
-                let real: Vec<Vec<bool>> =
-                    tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect();
-                (Positions::rows(&rows)?, Mask::causal().with_padding(&real)?)
-            }
-        };
+        let (positions, mask) = placed(tokens)?;
         let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
         let hidden = self.network.hidden(&step, cache)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
@@ -379,8 +360,34 @@ impl<M: CausalLm> Exhibit for LanguageModel<M> {
     }
 }
 
+/// Where the new tokens of a step stand, and whom they may see: all before them that is not padding.
+pub fn placed(tokens: &Tokens) -> Result<(Positions, Mask)> {
+    if tokens.is_even() {
+        return Ok((Positions::counting(tokens.past(), tokens.time()), Mask::causal()));
+    }
+    let positions = tokens.positions();
+    let rows: Vec<Vec<u32>> = positions.chunks(tokens.time()).map(<[u32]>::to_vec).collect();
+    let keys = tokens.past() + tokens.time();
+    let real: Vec<Vec<bool>> =
+        tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect();
+    Ok((Positions::rows(&rows)?, Mask::causal().with_padding(&real)?))
+}
+
+/// Prompts and what continues them as one rectangle, `(rows, time)` of int64: shorter rows end in `pad`.
+pub fn sequences(prompts: &[Vec<i64>], new: &[Vec<u32>], pad: u32) -> Result<Tensor> {
+    let longest = new.iter().map(Vec::len).max().unwrap_or(0);
+    let mut sequences = Vec::new();
+    for (prompt, new) in prompts.iter().zip(new) {
+        sequences.extend_from_slice(prompt);
+        sequences.extend(new.iter().map(|token| i64::from(*token)));
+        sequences.extend(std::iter::repeat_n(i64::from(pad), longest - new.len()));
+    }
+    let shape = (prompts.len(), sequences.len() / prompts.len().max(1));
+    Ok(Tensor::from_vec(sequences, shape, &Device::Cpu)?)
+}
+
 /// A config's token id, or list of them.
-fn token_ids(value: &Value) -> Vec<u32> {
+pub fn token_ids(value: &Value) -> Vec<u32> {
     match value {
         Value::Array(list) => list.iter().flat_map(token_ids).collect(),
         other => other.as_u64().and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
@@ -388,7 +395,10 @@ fn token_ids(value: &Value) -> Vec<u32> {
 }
 
 /// How many tokens of padding each row begins with.
-fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if a row is not padding, then a prompt.
+pub fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
     real.iter()
         .enumerate()
         .map(|(r, row)| match row.iter().position(|real| *real) {

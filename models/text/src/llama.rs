@@ -5,7 +5,7 @@
 //! Loads `model_type: "llama"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
-use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
@@ -220,16 +220,36 @@ impl CausalLm for Llama {
     }
 
     fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let angles = self.rope.angles(step.positions, step.ids.device())?;
-        let mut x = self.embed_tokens.forward(step.ids)?;
-        for (i, block) in self.layers.iter().enumerate() {
-            x = block.forward(&x, &angles, step.mask, cache.layer(i))?;
-        }
-        self.norm.forward(&x)
+        self.hidden_of(&self.embed(step.ids)?, step.positions, step.mask, cache)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl Llama {
+    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.forward(ids)
+    }
+
+    /// As [`hidden`](CausalLm::hidden), over embeddings: what reads sound or images puts theirs in place of some.
+    ///
+    /// `embeddings`: `(batch, time, width)`; gives the same shape.
+    pub fn hidden_of(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        mask: &Mask,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        let angles = self.rope.angles(positions, embeddings.device())?;
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&x, &angles, mask, cache.layer(i))?;
+        }
+        self.norm.forward(&x)
     }
 }
 
