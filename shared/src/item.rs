@@ -32,6 +32,8 @@ pub enum Modality {
     Vector,
     /// Labels with scores.
     Label,
+    /// Codes of a codec: what a sound or a picture is stored as.
+    Codes,
 }
 
 impl std::fmt::Display for Modality {
@@ -46,12 +48,13 @@ impl std::fmt::Display for Modality {
             Self::Gene => "gene",
             Self::Vector => "vector",
             Self::Label => "label",
+            Self::Codes => "codes",
         })
     }
 }
 
 /// One piece of input or output.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Item {
     /// A text, or a piece of one while it is being written.
@@ -70,6 +73,8 @@ pub enum Item {
     Atoms(Atoms),
     /// A nucleotide sequence over A, C, G, T and ambiguity codes.
     Gene(String),
+    /// A sound or a picture as a codec stores it: tensors by the names the codec's reference gives them.
+    Codes(Tensors),
 }
 
 impl Item {
@@ -84,6 +89,7 @@ impl Item {
             Self::Series(_) => Modality::Series,
             Self::Atoms(_) => Modality::Atoms,
             Self::Gene(_) => Modality::Gene,
+            Self::Codes(_) => Modality::Codes,
         }
     }
 
@@ -169,7 +175,7 @@ pub enum Role {
 }
 
 /// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Turn {
     /// Who speaks.
     pub role: Role,
@@ -178,7 +184,7 @@ pub struct Turn {
 }
 
 /// What a model continues: items in order, or a conversation whose next turn is the model's.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Prompt {
     /// Items in order; images and texts may be interleaved.
     Items(Vec<Item>),

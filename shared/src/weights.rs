@@ -147,6 +147,11 @@ impl Weights {
         Self::new(Origin::Seed(seed), runtime)
     }
 
+    /// Of a release that holds no weights, called `label` in messages: whatever is asked for is missing.
+    pub fn none(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
+        Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into() }, runtime)
+    }
+
     /// No weights at all: a load over it is an inventory.
     pub fn nothing() -> Self {
         Self::new(Origin::Nothing, Runtime::cpu())
@@ -182,6 +187,11 @@ impl Weights {
             let path = self.path(name);
             self.ledger().skipped.extend(below(tensors, &path).map(|(name, _)| name.clone()));
         }
+    }
+
+    /// Whether a load over these is an inventory: there is nothing to read.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self.shared.origin, Origin::Nothing)
     }
 
     /// What everything here is loaded for.

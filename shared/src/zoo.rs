@@ -1,56 +1,16 @@
 //! The one door: from what a person names to an opened model, over any list of families.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::nearest;
-use crate::model::{Exhibit, Family, Opening};
-use crate::runtime::Runtime;
-use crate::source::{Files, Finder, Source, Wanted};
+pub use crate::model::Options;
+use crate::model::{Exhibit, Family, Layout, Opening};
+use crate::source::Files;
 use crate::weights::{Inventory, Weights};
 use crate::{Error, ErrorKind, Result};
-
-/// How to open a model. The default opens on the CPU in float32 and shows no progress.
-#[derive(Clone)]
-pub struct Options {
-    /// Device, number type, weight format.
-    pub runtime: Runtime,
-    /// The family to use whatever the config says.
-    pub family: Option<String>,
-    /// Which of several weight files to use, by its name in the repository.
-    pub file: Option<String>,
-    /// Weights made from this seed in place of the checkpoint's: only a config is needed.
-    pub random_weights: Option<u64>,
-    /// Where files are found and downloaded from.
-    pub finder: Arc<Finder>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            runtime: Runtime::cpu(),
-            family: None,
-            file: None,
-            random_weights: None,
-            finder: Arc::new(Finder::from_env()),
-        }
-    }
-}
-
-impl Options {
-    /// The files of `source`, with or without its weights.
-    fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
-        let wanted = match (&self.file, with_weights) {
-            (_, false) => Wanted::default().without_weights(),
-            (Some(file), true) => Wanted::default().file(file),
-            (None, true) => Wanted::default(),
-        };
-        self.finder.find(&Source::parse(source)?, &wanted)
-    }
-}
 
 /// A list of families that open through one door.
 #[derive(Clone)]
@@ -85,14 +45,20 @@ impl Zoo {
     /// As [`open`](Zoo::open), save what is wrong with the weights.
     pub fn inventory(&self, source: &str, options: &Options) -> Result<(&'static Family, Inventory)> {
         let files = options.find(source, false)?;
-        let (config, _) = self.config(&files, None, options)?;
-        let family = self.family_of(&config, &files, options)?;
+        let (family, config) = match self.layout(&files, options)? {
+            Some((family, layout)) => (family, layout.config),
+            None => {
+                let config = files.config()?;
+                (self.family_of(&config, &files, options)?, config)
+            }
+        };
         let opening = Opening {
             label: source.to_string(),
             files,
             config,
             checkpoint: None,
             weights: Weights::nothing(),
+            options: options.clone(),
         };
         // The tokenizer may not be there before the download; the walk over the tensors is all that is asked.
         let inventory = (family.inventory)(&opening)?;
@@ -104,57 +70,70 @@ impl Zoo {
     /// # Errors
     /// As [`open`](Zoo::open), save what is wrong between the config and the tensors.
     pub fn opening(&self, source: &str, options: &Options) -> Result<(&'static Family, Opening)> {
-        let files = options.find(source, options.random_weights.is_none())?;
-        let checkpoint = match options.random_weights {
-            Some(_) => None,
-            None => Some(Checkpoint::open_files(&files.weights()?)?),
+        let random = options.random_weights.is_some();
+        let files = options.find(source, !random)?;
+        let (family, config, checkpoint) = match self.layout(&files, options)? {
+            Some((family, Layout { config, weights })) => {
+                let checkpoint = match random || weights.is_empty() {
+                    true => None,
+                    false => Some(Checkpoint::open_files(&weights)?),
+                };
+                (family, config, checkpoint)
+            }
+            None => {
+                let checkpoint = match random {
+                    true => None,
+                    false => Some(Checkpoint::open_files(&files.weights()?)?),
+                };
+                let config = match &checkpoint {
+                    Some(checkpoint) => self.config_inside(checkpoint, options)?,
+                    None => None,
+                };
+                let config = config.map_or_else(|| files.config(), Ok)?;
+                (self.family_of(&config, &files, options)?, config, checkpoint)
+            }
         };
-        let (config, checkpoint) = self.config(&files, checkpoint, options)?;
-        let family = self.family_of(&config, &files, options)?;
-        let weights = match (&checkpoint, options.random_weights) {
-            (_, Some(seed)) => Weights::seeded(seed, options.runtime.clone()),
-            (Some(checkpoint), None) => Weights::open(checkpoint, family.rename, options.runtime.clone())?,
-            (None, None) => Weights::nothing(),
-        };
-        Ok((family, Opening { label: source.to_string(), files, config, checkpoint, weights }))
+        Ok((family, Opening::new(source, files, config, checkpoint, family, options)?))
     }
 
-    /// The config: `config.json`, or a GGUF file's own metadata brought to the official spelling.
-    fn config(
-        &self,
-        files: &Files,
-        checkpoint: Option<Checkpoint>,
-        options: &Options,
-    ) -> Result<(Value, Option<Checkpoint>)> {
-        // Files of `fauna quantize` hold the official names, and the official config lies beside them.
-        if let Some(open) = &checkpoint
-            && let Some(architecture) =
-                open.metadata().get("general.architecture").and_then(|value| value.as_str())
-            && architecture != "fauna"
-        {
-            let family = match &options.family {
-                Some(name) => self.by_name(name)?,
-                None => self
-                    .families
-                    .iter()
-                    .find(|family| family.gguf.contains(&architecture))
-                    .copied()
-                    .ok_or_else(|| {
-                        self.unknown("general.architecture", architecture, open.files()[0].clone())
-                    })?,
-            };
-            if let Some(config_of_gguf) = family.config_of_gguf {
-                return Ok((config_of_gguf(open)?, checkpoint));
+    /// What a family makes of files that are not one config beside one set of weights: the family that is named, by
+    /// the user or a config, or else the first that knows them.
+    fn layout(&self, files: &Files, options: &Options) -> Result<Option<(&'static Family, Layout)>> {
+        let known = match (&options.family, files.get("config.json")) {
+            (Some(name), _) => vec![self.by_name(name)?],
+            // What is wrong with the config is said where it is needed: a GGUF file holds its own.
+            (None, Some(_)) => files
+                .config()
+                .and_then(|config| self.family_of(&config, files, options))
+                .into_iter()
+                .collect(),
+            (None, None) => self.families.clone(),
+        };
+        for family in known {
+            let Some(layout) = family.layout else { continue };
+            if let Some(layout) = layout(files, options)? {
+                return Ok(Some((family, layout)));
             }
         }
-        let path = files.require("config.json")?;
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let config: Value =
-            serde_json::from_slice(&text).map_err(|e| Error::format(&path, format!("not JSON: {e}")))?;
-        if !config.is_object() {
-            return Err(Error::format(&path, "a config is an object, this is not"));
-        }
-        Ok((config, checkpoint))
+        Ok(None)
+    }
+
+    /// The config that a GGUF file holds itself, brought to the official spelling.
+    fn config_inside(&self, checkpoint: &Checkpoint, options: &Options) -> Result<Option<Value>> {
+        let architecture = checkpoint.metadata().get("general.architecture").and_then(|value| value.as_str());
+        // Files of `fauna quantize` hold the official names, and the official config lies beside them.
+        let Some(architecture) = architecture.filter(|name| *name != "fauna") else { return Ok(None) };
+        let family = match &options.family {
+            Some(name) => self.by_name(name)?,
+            None => {
+                let answers = |family: &&&'static Family| family.gguf.contains(&architecture);
+                let known = self.families.iter().find(answers).copied();
+                known.ok_or_else(|| {
+                    self.unknown("general.architecture", architecture, checkpoint.files()[0].clone())
+                })?
+            }
+        };
+        family.config_of_gguf.map(|config| config(checkpoint)).transpose()
     }
 
     fn by_name(&self, name: &str) -> Result<&'static Family> {
@@ -206,5 +185,74 @@ impl Zoo {
             false => error.hint(format!("nearest  {}      all of them: fauna list", near.join(", "))),
         };
         error.hint("if it is one of these under another name: --family NAME")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::weights::Name;
+
+    /// A family that knows a folder by `original.th`, whose weights it needs not, and loads one vector.
+    static ORIGINAL: Family = Family {
+        name: "original",
+        systems: &["Original"],
+        paper: "",
+        model_types: &["original"],
+        architectures: &[],
+        gguf: &[],
+        inputs: &[],
+        outputs: &[],
+        releases: &[],
+        config_of_gguf: None,
+        layout: Some(|files, options| {
+            let config = json!({"size": options.settings.get("size").cloned().unwrap_or(json!(3))});
+            Ok(files.get("original.th").map(|_| Layout { config, weights: Vec::new() }))
+        }),
+        rename: |_| Name::Keep,
+        inventory: |opening| {
+            let size = opening.config["size"].as_u64().unwrap_or(0) as usize;
+            opening.weights.tensor("vector", &[size])?;
+            opening.weights.finish()
+        },
+        open: |opening| Err(Error::unsupported(opening.config.to_string())),
+        sample: || json!({}),
+    };
+
+    fn folder_with(file: &str, text: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file), text).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_release_without_a_config_is_known_by_its_files() {
+        let zoo = Zoo::new([&ORIGINAL]);
+        let folder = folder_with("original.th", "");
+        let name = folder.path().to_str().unwrap();
+        let (family, inventory) = zoo.inventory(name, &Options::default()).unwrap();
+        assert_eq!((family.name, inventory.parameters), ("original", 3));
+        let settings = json!({"size": 5}).as_object().unwrap().clone();
+        let options = Options { settings, ..Options::default() };
+        assert_eq!(zoo.opening(name, &options).unwrap().1.config["size"], 5);
+        assert_eq!(zoo.inventory(name, &options).unwrap().1.parameters, 5);
+    }
+
+    #[test]
+    fn what_no_family_knows_lacks_a_config() {
+        let folder = folder_with("other.json", "{}");
+        let error = Zoo::new([&ORIGINAL]).inventory(folder.path().to_str().unwrap(), &Options::default());
+        assert_eq!(error.err().unwrap().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_release_without_weights_misses_what_is_asked_of_it() {
+        let folder = folder_with("original.th", "");
+        let zoo = Zoo::new([&ORIGINAL]);
+        let (family, opening) = zoo.opening(folder.path().to_str().unwrap(), &Options::default()).unwrap();
+        let error = (family.inventory)(&opening).unwrap_err();
+        assert!(error.to_string().contains("missing  vector"), "{error}");
     }
 }

@@ -83,6 +83,7 @@ impl Context {
             family: globals.family.clone(),
             file: globals.file.clone(),
             random_weights: None,
+            settings: Default::default(),
             finder: Arc::new(self.finder()),
         })
     }

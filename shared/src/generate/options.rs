@@ -21,6 +21,9 @@ use crate::{Error, Result};
 pub struct Decoding {
     /// Stop a row after so many new tokens. At least 1.
     pub max_new_tokens: usize,
+    /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0; `None`: as many
+    /// as `max_new_tokens` say.
+    pub seconds: Option<f64>,
     /// Forbid the end tokens until so many new tokens are there. At most `max_new_tokens`.
     pub min_new_tokens: usize,
     /// Divides the logits before sampling; 0 always takes the likeliest token. 0 or above.
@@ -54,6 +57,7 @@ impl Default for Decoding {
     fn default() -> Self {
         Self {
             max_new_tokens: 256,
+            seconds: None,
             min_new_tokens: 0,
             temperature: 0.0,
             top_k: 0,
@@ -90,6 +94,9 @@ impl Decoding {
         range(self.min_p >= 0.0 && self.min_p <= 1.0, "min_p", "between 0 and 1", self.min_p)?;
         range(self.repetition_penalty > 0.0, "repetition_penalty", "above 0", self.repetition_penalty)?;
         range(self.guidance >= 0.0, "guidance", "0 or above", self.guidance)?;
+        if let Some(seconds) = self.seconds.filter(|seconds| !(seconds.is_finite() && *seconds > 0.0)) {
+            return Err(Error::input(format!("seconds must be above 0, got {seconds}")));
+        }
         if self.max_new_tokens == 0 {
             return Err(Error::input("max_new_tokens must be at least 1, got 0"));
         }
@@ -138,6 +145,8 @@ mod tests {
             (Decoding { repetition_penalty: 0.0, ..fine.clone() }, "repetition_penalty"),
             (Decoding { guidance: -1.0, ..fine.clone() }, "guidance"),
             (Decoding { max_new_tokens: 0, ..fine.clone() }, "max_new_tokens"),
+            (Decoding { seconds: Some(0.0), ..fine.clone() }, "seconds"),
+            (Decoding { seconds: Some(f64::NAN), ..fine.clone() }, "seconds"),
             (Decoding { min_new_tokens: 300, ..fine.clone() }, "min_new_tokens"),
             (Decoding { stop: vec![String::new()], ..fine.clone() }, "stop string"),
         ];

@@ -135,6 +135,7 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &Options) -> Result<Report> {
     };
     let mut options = options.clone();
     options.file = case.opening.file;
+    options.settings = case.options.as_object().cloned().unwrap_or_default();
     options.runtime = options.runtime.with_dequantize(case.opening.dequantize);
     let exhibit = zoo.open(&source, &options)?;
     let returned = exhibit.call(&report.call, &case.inputs, &case.options).map_err(|e| e.at(folder))?;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 pub use hf::HfHub;
 pub use hub::{File, Hub, HubConfig, Listing, Repo};
 pub use select::{Wanted, select};
+use serde_json::Value;
 
 use crate::error::{first_five, nearest};
 use crate::progress::{Progress, Silent};
@@ -287,6 +288,33 @@ impl Files {
                 .hint(if names.is_empty() { "the folder is empty".to_owned() } else { format!("there is\n{found}") })
                 .hint("a checkpoint has its config, tokenizer and weights in one folder, under their released names")
         })
+    }
+
+    /// The weights file the user chose, if they chose one.
+    pub fn choice(&self) -> Option<&str> {
+        self.choice.as_deref()
+    }
+
+    /// The JSON file `name`, if it is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] if it is there and is not JSON.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(path) = self.get(name) else { return Ok(None) };
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::format(&path, format!("not JSON: {e}")))
+    }
+
+    /// The object in `config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if it is not there, [`ErrorKind::Format`] if it holds no object.
+    pub fn config(&self) -> Result<Value> {
+        let path = self.require("config.json")?;
+        match self.json("config.json")? {
+            Some(config) if config.is_object() => Ok(config),
+            _ => Err(Error::format(path, "a config is an object, this is not")),
+        }
     }
 
     /// The weight files: one, or all shards of one, or those of each module folder, always in one format each.

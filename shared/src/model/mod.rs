@@ -4,11 +4,15 @@
 //! everybody can ask of anything is one object-safe face, [`Exhibit`]. A family tells the zoo about itself with one
 //! constant, a [`Family`].
 
+mod opening;
+
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+pub use opening::{Layout, Opening, Options};
 
 use crate::generate::Decoding;
 use crate::item::{Embeddings, Item, Modality, Prompt, Tensors};
@@ -88,6 +92,32 @@ pub trait Exhibit: Send + Sync {
         Err(self.cannot("generate"))
     }
 
+    /// Continues each of `prompts`, handing on each piece with the index of its prompt. Models that gain by it take
+    /// all prompts at once; by default they go one after the other.
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        for (index, prompt) in prompts.iter().enumerate() {
+            let mut flow = ControlFlow::Continue(());
+            self.generate(prompt, options, &mut |item| {
+                flow = each(index, item);
+                flow
+            })?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The decoding that the release recommends: what a program uses where its user chose nothing.
+    fn defaults(&self) -> Decoding {
+        Decoding::default()
+    }
+
     /// The error of an ability this model lacks.
     fn cannot(&self, ability: &str) -> Error {
         let card = self.card();
@@ -128,6 +158,9 @@ pub struct Card {
     pub notes: Vec<String>,
 }
 
+/// Looks at the files of a release for a layout of the family's own.
+pub type FindLayout = fn(&Files, &Options) -> Result<Option<Layout>>;
+
 /// One family as the zoo knows it: what it answers to, what it can do, how it opens.
 pub struct Family {
     /// A short name: `bert`.
@@ -150,6 +183,9 @@ pub struct Family {
     pub releases: &'static [Release],
     /// The config of a GGUF file in the official spelling, from the file's metadata.
     pub config_of_gguf: Option<fn(&crate::checkpoint::Checkpoint) -> Result<Value>>,
+    /// What to make of a release that is not one `config.json` beside one set of weights: an original release of
+    /// several files, a bare processor. It gives none for what is no such thing.
+    pub layout: Option<FindLayout>,
     /// What the tensors of a release are called in the model file.
     pub rename: fn(&str) -> Name,
     /// Walks the tensors without a tokenizer or any other file: what a checkpoint of this config holds.
@@ -171,77 +207,6 @@ pub struct Release {
     pub size: &'static str,
     /// The licence of its weights.
     pub licence: &'static str,
-}
-
-/// All that a family needs to open one checkpoint.
-pub struct Opening {
-    /// What the user named.
-    pub label: String,
-    /// The files beside the weights.
-    pub files: Files,
-    /// The official config.
-    pub config: Value,
-    /// The checkpoint the weights come from, for what its metadata says of tokenizers; none for test weights.
-    pub checkpoint: Option<crate::checkpoint::Checkpoint>,
-    /// The tensors.
-    pub weights: Weights,
-}
-
-impl Opening {
-    /// Loads the network and ends the load, reporting every problem of the checkpoint at once.
-    pub fn load<M: Model>(&self) -> Result<(M, Inventory)> {
-        let config = self.config::<M::Config>()?;
-        let model = M::load(config, &self.weights)?;
-        let inventory = self.weights.finish()?;
-        Ok((model, inventory))
-    }
-
-    /// The config as a family's own type.
-    ///
-    /// # Errors
-    /// [`Format`](ErrorKind::Format) naming the key that is missing or wrong.
-    pub fn config<C: DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_value(self.config.clone()).map_err(|e| self.config_error(e.to_string()))
-    }
-
-    /// The JSON file `name` beside the weights, if it is there.
-    ///
-    /// # Errors
-    /// [`Format`](ErrorKind::Format) if it is there and is not JSON.
-    pub fn json(&self, name: &str) -> Result<Option<Value>> {
-        let Some(path) = self.files.get(name) else { return Ok(None) };
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::format(&path, format!("not JSON: {e}")))
-    }
-
-    /// An error about the config.
-    pub fn config_error(&self, message: impl Into<String>) -> Error {
-        let place = self.files.get("config.json").unwrap_or_else(|| self.label.clone().into());
-        Error::format(place, message)
-    }
-
-    /// The class the config names, or `default`.
-    pub fn architecture(&self, default: &str) -> String {
-        self.config["architectures"][0].as_str().unwrap_or(default).to_string()
-    }
-
-    /// A card with what the opening knows.
-    pub fn card(&self, family: &Family, architecture: &str, inventory: &Inventory) -> Card {
-        let (id, _revision) = self.label.split_once('@').unwrap_or((&self.label, ""));
-        let release = family.releases.iter().find(|release| release.id == id);
-        Card {
-            source: self.label.clone(),
-            system: release.map_or(family.systems[0], |r| r.system).to_string(),
-            family: family.name,
-            architecture: architecture.to_string(),
-            inputs: family.inputs.to_vec(),
-            outputs: family.outputs.to_vec(),
-            parameters: inventory.parameters,
-            context: None,
-            licence: release.map(|r| r.licence),
-            notes: Vec::new(),
-        }
-    }
 }
 
 /// Refuses inputs whose names are not in `known`.

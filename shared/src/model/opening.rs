@@ -1,0 +1,189 @@
+//! From files on disk to what a family needs to build its network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{Card, Family, Model};
+use crate::checkpoint::Checkpoint;
+use crate::runtime::Runtime;
+use crate::source::{Files, Finder, Source, Wanted};
+use crate::weights::{Inventory, Name, Weights};
+use crate::{Error, Result};
+
+/// How to open a model. The default opens on the CPU in float32 and shows no progress.
+#[derive(Clone)]
+pub struct Options {
+    /// Device, number type, weight format.
+    pub runtime: Runtime,
+    /// The family to use whatever the config says.
+    pub family: Option<String>,
+    /// Which of several weight files to use, by its name in the repository.
+    pub file: Option<String>,
+    /// Weights made from this seed in place of the checkpoint's: only a config is needed.
+    pub random_weights: Option<u64>,
+    /// What the release does not say of itself and the caller knows, by the names the reference uses: the `hps` of
+    /// Jukebox's files, for example. Families read what they know and leave the rest.
+    pub settings: Map<String, Value>,
+    /// Where files are found and downloaded from.
+    pub finder: Arc<Finder>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            runtime: Runtime::cpu(),
+            family: None,
+            file: None,
+            random_weights: None,
+            settings: Map::new(),
+            finder: Arc::new(Finder::from_env()),
+        }
+    }
+}
+
+impl Options {
+    /// The files of `source`, with or without its weights.
+    pub(crate) fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
+        let wanted = match (&self.file, with_weights) {
+            (_, false) => Wanted::default().without_weights(),
+            (Some(file), true) => Wanted::default().file(file),
+            (None, true) => Wanted::default(),
+        };
+        self.finder.find(&Source::parse(source)?, &wanted)
+    }
+}
+
+/// What a family makes of a release that is not one `config.json` beside one set of weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// The config in the official spelling, as far as the release tells it.
+    pub config: Value,
+    /// The files that together hold the weights of [`Opening::weights`]; none for a bare processor. What is better
+    /// kept apart is left to [`Opening::part`].
+    pub weights: Vec<PathBuf>,
+}
+
+/// All that a family needs to open one checkpoint.
+pub struct Opening {
+    /// What the user named.
+    pub label: String,
+    /// The files beside the weights.
+    pub files: Files,
+    /// The official config.
+    pub config: Value,
+    /// The checkpoint the weights come from, for what its metadata says of tokenizers; none for test weights.
+    pub checkpoint: Option<Checkpoint>,
+    /// The tensors.
+    pub weights: Weights,
+    /// How the user opens it.
+    pub options: Options,
+}
+
+impl Opening {
+    /// With the weights of `checkpoint` in the names of `family`, or with test weights if `options` ask for them.
+    pub(crate) fn new(
+        label: &str,
+        files: Files,
+        config: Value,
+        checkpoint: Option<Checkpoint>,
+        family: &Family,
+        options: &Options,
+    ) -> Result<Self> {
+        let runtime = options.runtime.clone();
+        let weights = match (&checkpoint, options.random_weights) {
+            (_, Some(seed)) => Weights::seeded(seed, runtime),
+            (Some(checkpoint), None) => Weights::open(checkpoint, family.rename, runtime)?,
+            (None, None) => Weights::none(label, runtime),
+        };
+        let options = options.clone();
+        Ok(Self { label: label.to_string(), files, config, checkpoint, weights, options })
+    }
+
+    /// Loads the network and ends the load, reporting every problem of the checkpoint at once.
+    pub fn load<M: Model>(&self) -> Result<(M, Inventory)> {
+        let config = self.config::<M::Config>()?;
+        let model = M::load(config, &self.weights)?;
+        let inventory = self.weights.finish()?;
+        Ok((model, inventory))
+    }
+
+    /// The tensors of other weight files of this release, each under the name that `rename` gives it. Test weights if
+    /// the user wants those; nothing if [`weights`](Opening::weights) are nothing.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_files`] and [`Weights::open`].
+    pub fn part(&self, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
+        let runtime = self.options.runtime.clone();
+        match self.options.random_weights {
+            _ if self.weights.is_nothing() => Ok(Weights::nothing()),
+            Some(seed) => Ok(Weights::seeded(seed, runtime)),
+            None => Weights::open(&Checkpoint::open_files(paths)?, rename, runtime),
+        }
+    }
+
+    /// Another release that this one stands on, found as the user's own are: the text encoder that an original
+    /// release does not store.
+    ///
+    /// # Errors
+    /// As opening it by name.
+    pub fn companion(&self, family: &Family, source: &str) -> Result<Opening> {
+        let options = Options { family: None, file: None, ..self.options.clone() };
+        let opening = || {
+            let files = options.find(source, options.random_weights.is_none())?;
+            let config = files.config()?;
+            let checkpoint = match options.random_weights {
+                Some(_) => None,
+                None => Some(Checkpoint::open_files(&files.weights()?)?),
+            };
+            Self::new(source, files, config, checkpoint, family, &options)
+        };
+        opening().map_err(|error| error.context(format!("{} stands on {source}", self.label)))
+    }
+
+    /// The config as a family's own type.
+    ///
+    /// # Errors
+    /// [`Format`](crate::ErrorKind::Format) naming the key that is missing or wrong.
+    pub fn config<C: serde::de::DeserializeOwned>(&self) -> Result<C> {
+        serde_json::from_value(self.config.clone()).map_err(|e| self.config_error(e.to_string()))
+    }
+
+    /// The JSON file `name` beside the weights, if it is there.
+    ///
+    /// # Errors
+    /// [`Format`](crate::ErrorKind::Format) if it is there and is not JSON.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        self.files.json(name)
+    }
+
+    /// An error about the config.
+    pub fn config_error(&self, message: impl Into<String>) -> Error {
+        let place = self.files.get("config.json").unwrap_or_else(|| self.label.clone().into());
+        Error::format(place, message)
+    }
+
+    /// The class the config names, or `default`.
+    pub fn architecture(&self, default: &str) -> String {
+        self.config["architectures"][0].as_str().unwrap_or(default).to_string()
+    }
+
+    /// A card with what the opening knows.
+    pub fn card(&self, family: &Family, architecture: &str, inventory: &Inventory) -> Card {
+        let (id, _revision) = self.label.split_once('@').unwrap_or((&self.label, ""));
+        let release = family.releases.iter().find(|release| release.id == id);
+        Card {
+            source: self.label.clone(),
+            system: release.map_or(family.systems[0], |r| r.system).to_string(),
+            family: family.name,
+            architecture: architecture.to_string(),
+            inputs: family.inputs.to_vec(),
+            outputs: family.outputs.to_vec(),
+            parameters: inventory.parameters,
+            context: None,
+            licence: release.map(|r| r.licence),
+            notes: Vec::new(),
+        }
+    }
+}
