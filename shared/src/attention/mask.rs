@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::Distances;
 use crate::kernels::attention as kernel;
 use crate::{Error, Result};
 
-/// Which keys a query may see. Cheap to clone.
+/// Which keys a query may see, and how near they seem. Cheap to clone.
 ///
 /// ```
 /// use fauna_shared::attention::Mask;
@@ -20,6 +21,7 @@ pub struct Mask {
     causal: bool,
     window: Option<usize>,
     padding: Option<Arc<Padding>>,
+    distances: Option<Distances>,
 }
 
 /// Which keys are real, for each row of the batch.
@@ -36,7 +38,7 @@ enum ForKernel {
     /// Padding on the left only: the first real key of each row.
     FirstKey(Vec<usize>),
     /// Any other: 0 or -∞ to add, `(batch, keys)`.
-    Bias(Vec<f32>),
+    Added(Vec<f32>),
 }
 
 impl ForKernel {
@@ -46,7 +48,7 @@ impl ForKernel {
         if real.iter().zip(&first).all(|(row, first)| row[*first..].iter().all(|real| *real)) {
             return Self::FirstKey(first);
         }
-        Self::Bias(real.iter().flatten().map(|real| if *real { 0.0 } else { f32::NEG_INFINITY }).collect())
+        Self::Added(real.iter().flatten().map(|real| if *real { 0.0 } else { f32::NEG_INFINITY }).collect())
     }
 }
 
@@ -82,6 +84,19 @@ impl Mask {
         Ok(Self { padding: Some(Arc::new(padding)), ..self })
     }
 
+    /// Adds a number to each score by the distance of the key from the query.
+    pub fn with_distances(self, distances: Distances) -> Self {
+        Self { distances: Some(distances), ..self }
+    }
+
+    /// The sequences all of whose keys are hidden, if there are any: 1 for each of those and 0 for the others,
+    /// `(batch)`.
+    pub fn blind(&self) -> Option<Vec<f32>> {
+        let real = &self.padding.as_ref()?.real;
+        let blind: Vec<f32> = real.iter().map(|row| f32::from(u8::from(!row.contains(&true)))).collect();
+        blind.contains(&1.0).then_some(blind)
+    }
+
     /// Whether query `query` (counted among the keys) of row `row` sees `key`, of `keys` keys.
     pub fn sees(&self, row: usize, query: usize, key: usize, keys: usize) -> bool {
         key < keys
@@ -93,8 +108,13 @@ impl Mask {
         self.causal
     }
 
-    pub(super) fn fits(&self, batch: usize, keys: usize) -> bool {
+    pub(super) fn distances(&self) -> Option<&Distances> {
+        self.distances.as_ref()
+    }
+
+    pub(super) fn fits(&self, batch: usize, heads: usize, queries: usize, keys: usize) -> bool {
         self.padding.as_ref().is_none_or(|p| p.keys == keys && p.real.len() == batch)
+            && self.distances.as_ref().is_none_or(|d| d.fit(heads, queries, keys))
     }
 
     /// For queries that stand at `keys - queries` and after.
@@ -104,10 +124,7 @@ impl Mask {
         match self.padding.as_ref().map(|padding| &padding.kernel) {
             None => mask,
             Some(ForKernel::FirstKey(first)) => kernel::Mask { first_key: Some(first), ..mask },
-            Some(ForKernel::Bias(bias)) => {
-                let bias = kernel::Bias { data: bias, batch: keys, head: 0, query: 0 };
-                kernel::Mask { bias: Some(bias), ..mask }
-            }
+            Some(ForKernel::Added(padding)) => kernel::Mask { padding: Some(padding), ..mask },
         }
     }
 

@@ -1,16 +1,18 @@
-//! Attention as functions of tensors: masks, rotary positions, caches that are passed in.
+//! Attention as functions of tensors: masks, rotary and relative positions, caches that are passed in.
 //!
 //! Everything here is laid out `(batch, time, heads, head width)`, as a projection leaves it, so that no block
 //! transposes anything: caches grow along `time`, and the result goes straight into the output projection.
 
 mod cache;
 mod mask;
+mod relative;
 mod rope;
 
 use candle_core::{D, DType, Tensor};
 
 pub use cache::{Cache, LayerCache};
 pub use mask::Mask;
+pub use relative::{Buckets, Distances, RelativePositions};
 pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
 use crate::kernels::attention as kernel;
@@ -20,8 +22,8 @@ use crate::{Error, ErrorKind, Result};
 /// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
 ///
 /// `q`: `(batch, queries, heads, width)`; `k`, `v`: `(batch, keys, kv heads, width)`, where each of the kv heads
-/// serves `heads / kv heads` query heads in a row. Queries are the last of the keys: query `i` stands at key
-/// `keys - queries + i`. Gives `(batch, queries, heads * width)`. A query that may see nothing gets zeros.
+/// serves `heads / kv heads` query heads in a row. Where `mask` asks for it, queries are the last of the keys: query `i`
+/// stands at key `keys - queries + i`. Gives `(batch, queries, heads * width)`. A query that may see nothing gets zeros.
 ///
 /// # Errors
 /// [`Compute`](ErrorKind::Compute) if the shapes do not fit each other.
@@ -35,32 +37,46 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
         && kv_heads > 0
         && heads.is_multiple_of(kv_heads)
         && (!mask.is_causal() || queries <= keys)
-        && mask.fits(batch, keys);
+        && mask.fits(batch, heads, queries, keys);
     if !fits {
         return Err(Error::new(
             ErrorKind::Compute,
             format!("attention over q {:?}, k {:?}, v {:?}, {mask:?}", q.dims(), k.dims(), v.dims()),
         ));
     }
-    if host::serves(q) && host::serves(k) && host::serves(v) {
+    let distances = mask.distances();
+    let numbers = distances.map(Distances::numbers);
+    if host::serves(q) && host::serves(k) && host::serves(v) && numbers.is_none_or(host::serves) {
         let (q, k, v) = (rows_together(q)?, rows_together(k)?, rows_together(v)?);
         let sizes = kernel::Sizes { batch, heads, kv_heads, queries, keys, dim: width };
         let mut out = vec![0f32; batch * queries * heads * width];
-        host::read_strided(&q, |qs| {
-            host::read_strided(&k, |ks| {
-                host::read_strided(&v, |vs| {
-                    let (q, k, v) = (view(qs, &q), view(ks, &k), view(vs, &v));
-                    kernel::attend(&sizes, q, k, v, scale as f32, &mask.kernel(queries, keys), &mut out);
+        let mut run = |bias: Option<kernel::Bias>| {
+            let mask = kernel::Mask { bias, ..mask.kernel(queries, keys) };
+            host::read_strided(&q, |qs| {
+                host::read_strided(&k, |ks| {
+                    host::read_strided(&v, |vs| {
+                        let (q, k, v) = (view(qs, &q), view(ks, &k), view(vs, &v));
+                        kernel::attend(&sizes, q, k, v, scale as f32, &mask, &mut out);
+                    })
                 })
-            })
-        })???;
+            })??
+        };
+        match distances {
+            None => run(None)?,
+            Some(distances) => {
+                host::read(distances.numbers(), |numbers| run(Some(distances.kernel(numbers))))??;
+            }
+        }
         return Ok(Tensor::from_vec(out, (batch, queries, heads * width), q.device())?);
     }
     let group = heads / kv_heads;
     let q = q.transpose(1, 2)?.contiguous()?;
     let k = repeat_heads(&k.transpose(1, 2)?, group)?;
     let v = repeat_heads(&v.transpose(1, 2)?, group)?;
-    let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    let mut scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    if let Some(distances) = distances {
+        scores = scores.broadcast_add(&distances.spread(q.device())?)?;
+    }
     let weights = match mask.additive(batch, queries, keys, q.device())? {
         None => softmax(&scores)?,
         Some((blocked, seen)) => {

@@ -113,3 +113,79 @@ fn rotation_by_kernel_and_by_candle_agree() {
         close(&angles.rotate(&x).unwrap(), &angles.rotate(&tracked).unwrap().detach(), 1e-6);
     }
 }
+
+/// Four buckets each way; the table is `(8, heads)`.
+fn positions(table: &Tensor) -> RelativePositions {
+    RelativePositions::new(Buckets::new(8, 20, true).unwrap(), table).unwrap()
+}
+
+#[test]
+fn borders_between_buckets_are_the_references() {
+    // From transformers 5.23.0 `T5Attention._relative_position_bucket`.
+    let buckets = |count, longest, both_ways, distances: &[i64]| -> Vec<usize> {
+        let buckets = Buckets::new(count, longest, both_ways).unwrap();
+        distances.iter().map(|distance| buckets.of(*distance)).collect()
+    };
+    let around: Vec<i64> = (-25..=25).collect();
+    let behind = [&[3; 19][..], &[2; 5], &[1, 0]].concat();
+    let ahead = [&[5][..], &[6; 5], &[7; 19]].concat();
+    assert_eq!(buckets(8, 20, true, &around), [behind, ahead].concat());
+    assert_eq!(
+        buckets(8, 20, false, &around[..27]),
+        [&[7; 12][..], &[6; 5], &[5; 3], &[4, 4, 3, 2, 1, 0, 0]].concat()
+    );
+    let borders =
+        [-129, -128, -127, -91, -90, -64, -63, -46, -45, -32, -31, -23, -22, -16, -15, -12, -11, -8, -7];
+    assert_eq!(
+        buckets(32, 128, true, &borders),
+        [15, 15, 15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7]
+    );
+    assert_eq!(
+        buckets(32, 128, false, &borders),
+        [31, 31, 31, 29, 29, 26, 26, 24, 23, 21, 21, 18, 18, 16, 15, 12, 11, 8, 7]
+    );
+}
+
+#[test]
+fn too_few_buckets_have_no_formula() {
+    assert!(Buckets::new(3, 20, true).is_err());
+    assert!(Buckets::new(2, 20, false).is_ok());
+    assert!(Buckets::new(32, 8, true).is_err());
+    assert!(Buckets::new(0, 0, false).is_err());
+}
+
+#[test]
+fn a_number_by_distance_moves_the_weights() {
+    // Scores are all zero, so the weights are the softmax of what the distances add: ln 3 one key ahead, else 0.
+    let mut table = vec![0f32; 16];
+    table[2 * 5] = 3f32.ln();
+    let table = tensor(table, &[8, 2]);
+    let (q, v) = (tensor(vec![0.0; 4], &[1, 2, 2, 1]), tensor(vec![1.0, 1.0, 5.0, 5.0], &[1, 2, 2, 1]));
+    let mask = Mask::full().with_distances(positions(&table).between(2, 2).unwrap());
+    let out = attend(&q, &q, &v, &mask, 1.0).unwrap();
+    close(&out, &tensor(vec![4.0, 3.0, 3.0, 3.0], &[1, 2, 2]), 1e-6);
+}
+
+#[test]
+fn distances_by_kernel_and_by_candle_agree_and_the_table_can_be_learned() {
+    let table = counted(&[8, 2], 0.9);
+    let learned = Var::from_tensor(&table).unwrap();
+    for (queries, keys) in [(40, 40), (1, 7), (3, 9)] {
+        let q = counted(&[2, queries, 2, 4], 0.37);
+        let k = counted(&[2, keys, 2, 4], 0.53);
+        let real = |row: usize| (0..keys).map(|key| key + row < keys).collect();
+        for mask in [Mask::full(), Mask::causal(), Mask::causal().with_padding(&[real(0), real(2)]).unwrap()]
+        {
+            let with = |table| mask.clone().with_distances(positions(table).between(queries, keys).unwrap());
+            let fast = attend(&q, &k, &k, &with(&table), 0.4).unwrap();
+            let slow = attend(&q, &k, &k, &with(&learned), 0.4).unwrap();
+            close(&fast, &slow.detach(), 1e-5);
+            let gradient = slow.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let gradient = gradient.get(&learned).unwrap().abs().unwrap().sum_all().unwrap();
+            assert!(gradient.to_scalar::<f32>().unwrap() > 1e-3);
+        }
+    }
+    let elsewhere = Mask::full().with_distances(positions(&table).between(3, 9).unwrap());
+    let x = counted(&[1, 4, 2, 4], 0.3);
+    assert!(attend(&x, &x, &x, &elsewhere, 1.0).is_err(), "distances of other sizes are refused");
+}

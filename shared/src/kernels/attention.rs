@@ -54,14 +54,24 @@ impl View<'_> {
 /// of 0 repeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Bias<'a> {
-    /// Begins with the number of the first query and key.
+    /// Holds all the numbers.
     pub data: &'a [f32],
+    /// Where the number of the first query and key is.
+    pub first: usize,
     /// Elements from one sequence to the next.
     pub batch: usize,
     /// Elements from one head to the next.
     pub head: usize,
-    /// Elements from one query to the next.
-    pub query: usize,
+    /// Elements from one query to the next; -1 where only the distance between key and query counts.
+    pub query: isize,
+}
+
+impl<'a> Bias<'a> {
+    /// The numbers of one query, from its first key on.
+    fn of(&self, batch: usize, head: usize, query: usize) -> &'a [f32] {
+        let start = self.first + batch * self.batch + head * self.head;
+        &self.data[start.wrapping_add_signed(query as isize * self.query)..]
+    }
 }
 
 /// Which keys a query sees. The default is all.
@@ -73,6 +83,8 @@ pub struct Mask<'a> {
     pub first_key: Option<&'a [usize]>,
     /// Added to the scores.
     pub bias: Option<Bias<'a>>,
+    /// Added to the scores of every head and query: `(batch, keys)`.
+    pub padding: Option<&'a [f32]>,
     /// For each query head, the score of a further key whose value is zero (an attention sink).
     pub sinks: Option<&'a [f32]>,
 }
@@ -145,9 +157,10 @@ fn attend_on(isa: Isa, sizes: &Sizes, q: View, k: View, v: View, scale: f32, mas
     assert!(mask.first_key.is_none_or(|f| f.len() == batch), "first_key is not one per sequence");
     assert!(mask.sinks.is_none_or(|s| s.len() == heads), "sinks are not one per head");
     if let Some(b) = mask.bias {
-        let last = (batch - 1) * b.batch + (heads - 1) * b.head + (queries - 1) * b.query;
-        assert!(last + keys <= b.data.len(), "the bias is too short for its strides");
+        let shortest = [0, queries - 1].map(|query| b.of(batch - 1, heads - 1, query).len());
+        assert!(shortest.iter().all(|&numbers| numbers >= keys), "the bias is too short for its strides");
     }
+    assert!(mask.padding.is_none_or(|p| p.len() == batch * keys), "padding is not one number a key");
 
     let group = heads / kv_heads;
     let threads = threads();
@@ -289,10 +302,14 @@ impl Task for Block<'_> {
                 let range = range.start.clamp(low, low + seen)..range.end.clamp(low, low + seen);
                 let all = std::slice::from_raw_parts_mut(scores.add(r * stride), seen);
                 let mine = &mut all[range.start - low..range.end - low];
+                let mut add = |numbers: &[f32]| {
+                    mine.iter_mut().zip(&numbers[range.clone()]).for_each(|(score, number)| *score += number);
+                };
                 if let Some(bias) = a.mask.bias {
-                    let at = b * bias.batch + head * bias.head + i * bias.query;
-                    let bias = &bias.data[at..][range.clone()];
-                    mine.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+                    add(bias.of(b, head, i));
+                }
+                if let Some(padding) = a.mask.padding {
+                    add(&padding[b * keys..]);
                 }
                 let sink = a.mask.sinks.filter(|_| a.partial.is_none()).map(|s| s[head]);
                 let (most, sum) = weigh::<S>(mine, sink);

@@ -19,8 +19,12 @@ fn plainly(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask) ->
                 };
                 let score = |j: usize| {
                     let dot: f64 = (0..sizes.dim).map(|e| at(&q, h, i, e) * at(&k, kv, j, e)).sum();
-                    let bias = |m: Bias| f64::from(m.data[b * m.batch + h * m.head + i * m.query + j]);
-                    dot * f64::from(scale) + mask.bias.map_or(0.0, bias)
+                    let bias = |m: Bias| {
+                        let first = (m.first + b * m.batch + h * m.head) as isize;
+                        f64::from(m.data[(first + i as isize * m.query) as usize + j])
+                    };
+                    let padding = |p: &[f32]| f64::from(p[b * sizes.keys + j]);
+                    dot * f64::from(scale) + mask.bias.map_or(0.0, bias) + mask.padding.map_or(0.0, padding)
                 };
                 let seen: Vec<(usize, f64)> =
                     (0..sizes.keys).filter(|&j| sees(j)).map(|j| (j, score(j))).collect();
@@ -119,11 +123,26 @@ fn a_bias_of_every_kind_of_stride() {
             let stride = |bit: usize, n: usize| if bits >> bit & 1 == 1 { n } else { 0 };
             let bias = Bias {
                 data: &data,
+                first: 0,
                 batch: stride(0, heads * queries * keys),
                 head: stride(1, queries * keys),
-                query: stride(2, keys),
+                query: stride(2, keys) as isize,
             };
             check(sizes, &Mask { bias: Some(bias), ..Mask::default() });
+        }
+    }
+}
+
+#[test]
+fn a_bias_by_distance_and_padding_on_top() {
+    for sizes in &SHAPES {
+        let Sizes { batch, heads, queries, keys, .. } = *sizes;
+        let distances = queries + keys - 1;
+        let data = numbers(heads * distances, 9);
+        let bias = Bias { data: &data, first: queries - 1, batch: 0, head: distances, query: -1 };
+        let padding = numbers(batch * keys, 10);
+        for padding in [None, Some(&padding[..])] {
+            check(sizes, &Mask { bias: Some(bias), padding, ..Mask::default() });
         }
     }
 }
@@ -147,7 +166,8 @@ fn the_lowest_number_as_a_mask_hides_and_everywhere_gives_the_mean() {
     let v: Vec<f32> = (0..20).map(|i| i as f32).collect();
     let mut bias = vec![f32::MIN; 40];
     bias[7] = 0.0;
-    let mask = Mask { bias: Some(Bias { data: &bias, batch: 0, head: 0, query: 20 }), ..Mask::default() };
+    let mask =
+        Mask { bias: Some(Bias { data: &bias, first: 0, batch: 0, head: 0, query: 20 }), ..Mask::default() };
     let view = |data| View { data, batch: 0, head: 0, time: 1 };
     for isa in Isa::all_available() {
         let mut y = [0.0; 2];
@@ -163,7 +183,8 @@ fn minus_infinity_hides_and_everywhere_gives_zeros_and_nan_stays() {
     let mut bias = vec![f32::NEG_INFINITY; 54];
     bias[3] = 0.0;
     bias[2 * 18 + 1] = f32::NAN;
-    let mask = Mask { bias: Some(Bias { data: &bias, batch: 0, head: 0, query: 18 }), ..Mask::default() };
+    let mask =
+        Mask { bias: Some(Bias { data: &bias, first: 0, batch: 0, head: 0, query: 18 }), ..Mask::default() };
     let view = |data| View { data, batch: 0, head: 0, time: 2 };
     for isa in Isa::all_available() {
         let mut y = [0.0; 6];

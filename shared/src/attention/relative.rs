@@ -1,0 +1,142 @@
+//! Positions as numbers added to the scores: T5's buckets of distances.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::kernels::attention as kernel;
+use crate::{Error, ErrorKind, Result};
+
+/// How distances between a query and a key are sorted into buckets (Raffel et al. 2019, section 2.1).
+///
+/// Half of the buckets hold one distance each, the others ever more, up to `max_distance`; all that is further is in
+/// the last.
+///
+/// ```
+/// use fauna_shared::attention::Buckets;
+/// let both_ways = Buckets::new(32, 128, true)?;
+/// assert_eq!([-200, -9, -1, 0, 1, 9].map(|distance| both_ways.of(distance)), [15, 8, 1, 0, 17, 24]);
+/// let backwards = Buckets::new(32, 128, false)?;
+/// assert_eq!([-200, -9, -1, 0, 1, 9].map(|distance| backwards.of(distance)), [31, 9, 1, 0, 0, 0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buckets {
+    count: usize,
+    max_distance: usize,
+    both_ways: bool,
+}
+
+impl Buckets {
+    /// `count` buckets; half of them for keys behind the query and half for those ahead of it if `both_ways`, else all
+    /// for those behind.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if there are too few buckets or `max_distance` is too small for any
+    /// distance to share a bucket: the formula has no value then.
+    pub fn new(count: usize, max_distance: usize, both_ways: bool) -> Result<Self> {
+        let buckets = Self { count, max_distance, both_ways };
+        if buckets.exact() == 0 || buckets.exact() >= max_distance {
+            return Err(Error::unsupported(format!(
+                "{count} buckets for distances up to {max_distance} are not enough, or too many"
+            )));
+        }
+        Ok(buckets)
+    }
+
+    /// Buckets of one direction.
+    fn one_way(&self) -> usize {
+        if self.both_ways { self.count / 2 } else { self.count }
+    }
+
+    /// Buckets of one direction that hold one distance each.
+    fn exact(&self) -> usize {
+        self.one_way() / 2
+    }
+
+    /// The bucket of a key that stands `distance` after the query (before it if negative).
+    pub fn of(&self, distance: i64) -> usize {
+        let (buckets, exact) = (self.one_way(), self.exact());
+        let (first, far) = match (self.both_ways, distance > 0) {
+            (true, true) => (buckets, distance.unsigned_abs() as usize),
+            (false, true) => (0, 0),
+            (_, false) => (0, distance.unsigned_abs() as usize),
+        };
+        if far < exact {
+            return first + far;
+        }
+        // Each step rounded to float32, as the references compute it: borders between buckets depend on it.
+        let ln = f64::from(far as f32 / exact as f32).ln() as f32;
+        let longest = (self.max_distance as f64 / exact as f64).ln() as f32;
+        let share = ln / longest * (buckets - exact) as f32;
+        first + (exact + share as usize).min(buckets - 1)
+    }
+}
+
+/// A learned number for each head and bucket, which is added to the scores of the keys at those distances.
+#[derive(Debug, Clone)]
+pub struct RelativePositions {
+    buckets: Buckets,
+    /// `(heads, buckets)`, float32.
+    numbers: Tensor,
+}
+
+impl RelativePositions {
+    /// From a table of `(buckets, heads)`.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) if the table has another number of buckets.
+    pub fn new(buckets: Buckets, table: &Tensor) -> Result<Self> {
+        let (count, _) = table.dims2()?;
+        if count != buckets.count {
+            return Err(Error::new(
+                ErrorKind::Compute,
+                format!("a table of {count} rows for {} buckets", buckets.count),
+            ));
+        }
+        Ok(Self { buckets, numbers: table.to_dtype(DType::F32)?.t()?.contiguous()? })
+    }
+
+    /// What to add where the `queries` queries are the last of `keys` keys: made once a pass, shared by every layer.
+    pub fn between(&self, queries: usize, keys: usize) -> Result<Distances> {
+        let nearest = -(keys.saturating_sub(1) as i64);
+        let buckets: Vec<u32> =
+            (nearest..queries.max(1) as i64).map(|distance| self.buckets.of(distance) as u32).collect();
+        let buckets = Tensor::new(buckets, self.numbers.device())?;
+        Ok(Distances { numbers: self.numbers.index_select(&buckets, 1)?, queries, keys })
+    }
+}
+
+/// A number for each head and each distance between `queries` queries and `keys` keys, the queries the last of the
+/// keys. It takes `heads * (queries + keys)` numbers, not `heads * queries * keys`.
+#[derive(Debug, Clone)]
+pub struct Distances {
+    /// `(heads, queries + keys - 1)`, float32; distance `1 - keys` first.
+    numbers: Tensor,
+    queries: usize,
+    keys: usize,
+}
+
+impl Distances {
+    pub(super) fn fit(&self, heads: usize, queries: usize, keys: usize) -> bool {
+        (self.queries, self.keys) == (queries, keys) && self.numbers.dims()[0] == heads
+    }
+
+    pub(super) fn numbers(&self) -> &Tensor {
+        &self.numbers
+    }
+
+    /// How the CPU kernel takes `numbers`.
+    pub(super) fn kernel<'a>(&self, numbers: &'a [f32]) -> kernel::Bias<'a> {
+        let head = self.queries + self.keys - 1;
+        kernel::Bias { data: numbers, first: self.queries - 1, batch: 0, head, query: -1 }
+    }
+
+    /// `(1, heads, queries, keys)`.
+    pub(super) fn spread(&self, device: &Device) -> Result<Tensor> {
+        let (queries, keys) = (self.queries, self.keys);
+        let index: Vec<u32> = (0..queries)
+            .flat_map(|query| (0..keys).map(move |key| (key + queries - 1 - query) as u32))
+            .collect();
+        let spread = self.numbers.index_select(&Tensor::new(index, device)?, 1)?;
+        Ok(spread.reshape((1, (), queries, keys))?)
+    }
+}
