@@ -12,6 +12,7 @@ pub mod causal;
 pub mod gpt1;
 pub mod gpt2;
 pub mod llama;
+pub mod t5;
 pub mod words;
 
 use fauna_shared::item::Modality::{Label, Text, Vector};

@@ -1,0 +1,482 @@
+//! T5: an encoder-decoder transformer whose positions are distances.
+//!
+//! Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section
+//! 2.1; the gated form is Shazeer 2020, "GLU Variants Improve Transformer".
+//! Checked against transformers `T5EncoderModel`, `T5Model` and `T5ForConditionalGeneration`, parity cases
+//! `tests/parity/t5`. Loads `model_type: "t5"`. Activations are `(batch, time, d_model)`.
+//!
+//! Other systems stand on it: MusicGen reads prompts with [`Encoder`], Chronos forecasts with [`T5`]. What they feed
+//! it need not be words: every pass takes ids or embeddings.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use fauna_shared::{attention::Mask, model::Model, runtime::Runtime, weights::Weights};
+//! use fauna_text::t5::{Config, Encoder};
+//!
+//! let config = Config { vocab_size: 50, d_model: 16, num_layers: 2, ..Config::default() };
+//! let encoder = Encoder::load(config, &Weights::seeded(7, Runtime::cpu()))?;
+//! let ids = Tensor::new(&[[5u32, 9, 1], [7, 1, 0]], &Device::Cpu)?;
+//! let mask = Mask::full().with_padding(&[vec![true, true, true], vec![true, true, false]])?;
+//! assert_eq!(encoder.forward(&ids, &mask)?.dims(), [2, 3, 16]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+use candle_core::Tensor;
+use fauna_shared::Result;
+use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::weights::Weights;
+use serde::Deserialize;
+
+/// The keys of `config.json` that shape the network. What a config leaves out is as in T5-small, which is what the
+/// reference's defaults are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub d_model: usize,
+    /// Width of a head; `d_kv * num_heads` need not be `d_model`.
+    pub d_kv: usize,
+    /// Width inside the feed-forward part.
+    pub d_ff: usize,
+    /// Blocks of the encoder.
+    pub num_layers: usize,
+    /// Blocks of the decoder; as many as the encoder's if null.
+    pub num_decoder_layers: Option<usize>,
+    /// Heads in each block.
+    pub num_heads: usize,
+    /// Buckets that distances are sorted into.
+    pub relative_attention_num_buckets: usize,
+    /// All distances from here on share a bucket.
+    pub relative_attention_max_distance: usize,
+    /// Added to mean squares.
+    pub layer_norm_epsilon: f64,
+    /// The feed-forward part: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
+    pub feed_forward_proj: FeedForwardKind,
+    /// Whether the output head shares the word table. A head that a file holds anyway is used.
+    pub tie_word_embeddings: bool,
+    /// Whether the decoder's output is divided by the root of its width before the head; if null, where tied.
+    pub scale_decoder_outputs: Option<bool>,
+    /// Classes of the reference that wrote the file; `T5Model` has no head.
+    pub architectures: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_decoder_layers: None,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: FeedForwardKind { gated: false, activation: Activation::Relu },
+            tie_word_embeddings: true,
+            scale_decoder_outputs: None,
+            architectures: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    fn decoder_layers(&self) -> usize {
+        self.num_decoder_layers.unwrap_or(self.num_layers)
+    }
+
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("d_model", self.d_model),
+            ("d_kv", self.d_kv),
+            ("d_ff", self.d_ff),
+            ("num_layers", self.num_layers),
+            ("num_decoder_layers", self.decoder_layers()),
+            ("num_heads", self.num_heads),
+            ("relative_attention_num_buckets", self.relative_attention_num_buckets),
+            ("relative_attention_max_distance", self.relative_attention_max_distance),
+            ("d_kv * num_heads", self.d_kv.saturating_mul(self.num_heads)),
+        ])
+    }
+}
+
+/// What `feed_forward_proj` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct FeedForwardKind {
+    /// Whether a second projection multiplies the activated one.
+    pub gated: bool,
+    /// The activation.
+    pub activation: Activation,
+}
+
+impl TryFrom<String> for FeedForwardKind {
+    type Error = String;
+
+    fn try_from(said: String) -> std::result::Result<Self, String> {
+        let (gated, name) = match said.strip_prefix("gated-") {
+            // Published checkpoints say "gelu" and mean its tanh form.
+            Some("gelu") => (true, "gelu_new"),
+            Some(name) => (true, name),
+            None => (false, said.as_str()),
+        };
+        let activation = Activation::deserialize(serde::de::value::StrDeserializer::new(name))
+            .map_err(|e: serde::de::value::Error| format!("feed_forward_proj \"{said}\": {e}"))?;
+        Ok(Self { gated, activation })
+    }
+}
+
+/// The encoder: words to states that see both ways.
+pub struct Encoder {
+    embed_tokens: Embedding,
+    relative_attention_bias: RelativePositions,
+    block: Vec<EncoderBlock>,
+    final_layer_norm: RmsNorm,
+}
+
+/// The decoder: what was said so far, and what was read, to states for the next word.
+pub struct Decoder {
+    embed_tokens: Embedding,
+    relative_attention_bias: RelativePositions,
+    block: Vec<DecoderBlock>,
+    final_layer_norm: RmsNorm,
+}
+
+/// What a decoder keeps of what was read: its keys and values in every block, computed once.
+pub struct Memory {
+    blocks: Vec<(Tensor, Tensor)>,
+    mask: Mask,
+}
+
+/// Encoder, decoder and output head.
+pub struct T5 {
+    /// Reads.
+    pub encoder: Encoder,
+    /// Writes.
+    pub decoder: Decoder,
+    /// Absent from the bare `T5Model`.
+    lm_head: Option<Linear>,
+    /// What the decoder's output is multiplied by before the head.
+    scale: f64,
+}
+
+struct EncoderBlock {
+    attention: Sublayer<Attention>,
+    feed_forward: Sublayer<FeedForward>,
+}
+
+struct DecoderBlock {
+    attention: Sublayer<Attention>,
+    cross_attention: Sublayer<Attention>,
+    feed_forward: Sublayer<FeedForward>,
+}
+
+/// A part of a block and the norm before it: `x + part(norm(x))`.
+struct Sublayer<P> {
+    layer_norm: RmsNorm,
+    part: P,
+}
+
+struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    heads: usize,
+}
+
+struct FeedForward {
+    wi: Inner,
+    wo: Linear,
+    activation: Activation,
+}
+
+enum Inner {
+    Plain(Linear),
+    Gated { activated: Linear, linear: Linear },
+}
+
+impl Model for Encoder {
+    type Config = Config;
+
+    /// From a file of the encoder alone, or of the whole T5, whose decoder is left unread.
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        w.skip("decoder");
+        w.skip("lm_head");
+        Self::with_words(&config, words(&config, w)?, &w.at("encoder"))
+    }
+}
+
+impl Model for T5 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let c = &config;
+        let words = words(c, w)?;
+        let encoder = Encoder::with_words(c, words.clone(), &w.at("encoder"))?;
+        let decoder = Decoder::with_words(c, words.clone(), &w.at("decoder"))?;
+        let bare = c.architectures.first().is_some_and(|name| name == "T5Model");
+        let own_head = !c.tie_word_embeddings || w.has("lm_head", false);
+        let lm_head = match (bare, own_head) {
+            (true, _) => None,
+            (false, true) => Some(w.linear_no_bias("lm_head", c.d_model, c.vocab_size)?),
+            (false, false) => Some(words.as_linear()),
+        };
+        let scale = match c.scale_decoder_outputs.unwrap_or(c.tie_word_embeddings) {
+            true => (c.d_model as f64).powf(-0.5),
+            false => 1.0,
+        };
+        Ok(Self { encoder, decoder, lm_head, scale })
+    }
+}
+
+/// The word table that encoder, decoder and most heads share. Files hold it under one name or under several.
+///
+/// # Errors
+/// As any load.
+pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
+    config.check()?;
+    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+    let held = names.into_iter().find(|name| w.has(name, false)).unwrap_or(names[0]);
+    names.iter().filter(|name| **name != held).for_each(|copy| w.skip(copy));
+    w.embedding(held, config.vocab_size, config.d_model)
+}
+
+impl T5 {
+    /// Scores of the next word: `(…, d_model)` to `(…, vocabulary)`; none if the checkpoint has no head.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        let head = |head: &Linear| match self.scale {
+            1.0 => head.forward(hidden),
+            scale => head.forward(&(hidden * scale)?),
+        };
+        self.lm_head.as_ref().map(head).transpose()
+    }
+}
+
+impl Encoder {
+    /// The encoder at `w` itself (where `block.0` is) over a word table read before.
+    ///
+    /// # Errors
+    /// As any load.
+    pub fn with_words(config: &Config, words: Embedding, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = config;
+        Ok(Self {
+            embed_tokens: words,
+            relative_attention_bias: relative_positions(c, true, w)?,
+            block: (0..c.num_layers)
+                .map(|i| EncoderBlock::load(c, &w.at_index("block", i)))
+                .collect::<Result<_>>()?,
+            final_layer_norm: w.rms_norm("final_layer_norm", c.d_model, c.layer_norm_epsilon)?,
+        })
+    }
+
+    /// `ids`: `(batch, time)` of u32; `mask`: which of them are real. Gives `(batch, time, d_model)`, values at padding
+    /// included.
+    pub fn forward(&self, ids: &Tensor, mask: &Mask) -> Result<Tensor> {
+        self.forward_embeddings(&self.embed_tokens.forward(ids)?, mask)
+    }
+
+    /// The same from embeddings, `(batch, time, d_model)`.
+    pub fn forward_embeddings(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let (_, time, _) = x.dims3()?;
+        let mask = mask.clone().with_distances(self.relative_attention_bias.between(time, time)?);
+        let mut x = x.clone();
+        for block in &self.block {
+            x = block.forward(&x, &mask)?;
+        }
+        self.final_layer_norm.forward(&x)
+    }
+
+    /// The word table.
+    pub fn words(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+}
+
+impl Decoder {
+    /// The decoder at `w` itself (where `block.0` is) over a word table read before.
+    ///
+    /// # Errors
+    /// As any load.
+    pub fn with_words(config: &Config, words: Embedding, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = config;
+        // The first files hold a bias for distances to what was read; nothing uses it.
+        w.skip("block.0.layer.1.EncDecAttention.relative_attention_bias");
+        Ok(Self {
+            embed_tokens: words,
+            relative_attention_bias: relative_positions(c, false, w)?,
+            block: (0..c.decoder_layers())
+                .map(|i| DecoderBlock::load(c, &w.at_index("block", i)))
+                .collect::<Result<_>>()?,
+            final_layer_norm: w.rms_norm("final_layer_norm", c.d_model, c.layer_norm_epsilon)?,
+        })
+    }
+
+    /// What the decoder keeps of an encoder's `states`, `(batch, time, d_model)`; `mask`: which of them are real.
+    pub fn memory(&self, states: &Tensor, mask: &Mask) -> Result<Memory> {
+        let blocks = self.block.iter().map(|block| block.cross_attention.part.keys_and_values(states));
+        Ok(Memory { blocks: blocks.collect::<Result<_>>()?, mask: mask.clone() })
+    }
+
+    /// An empty cache for `capacity` words.
+    pub fn cache(&self, capacity: usize) -> Cache {
+        Cache::new(self.block.len(), capacity)
+    }
+
+    /// `ids`: `(batch, time)` of u32, the words after those in `cache`, which is read and extended; `mask`: causal, with
+    /// the padding of all words so far. Gives `(batch, time, d_model)`.
+    pub fn hidden(&self, ids: &Tensor, mask: &Mask, memory: &Memory, cache: &mut Cache) -> Result<Tensor> {
+        self.hidden_embeddings(&self.embed_tokens.forward(ids)?, mask, memory, cache)
+    }
+
+    /// The same from embeddings, `(batch, time, d_model)`.
+    pub fn hidden_embeddings(
+        &self,
+        x: &Tensor,
+        mask: &Mask,
+        memory: &Memory,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        let (_, time, _) = x.dims3()?;
+        let distances = self.relative_attention_bias.between(time, cache.length() + time)?;
+        let mask = mask.clone().with_distances(distances);
+        let mut x = x.clone();
+        for (i, (block, read)) in self.block.iter().zip(&memory.blocks).enumerate() {
+            x = block.forward(&x, &mask, cache.layer(i), read, &memory.mask)?;
+        }
+        self.final_layer_norm.forward(&x)
+    }
+}
+
+/// The bias of a stack, which its first block holds and all blocks use.
+fn relative_positions(c: &Config, both_ways: bool, w: &Weights) -> Result<RelativePositions> {
+    let (count, longest) = (c.relative_attention_num_buckets, c.relative_attention_max_distance);
+    let buckets = Buckets::new(count, longest, both_ways)?;
+    let table =
+        w.tensor("block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[count, c.num_heads])?;
+    RelativePositions::new(buckets, &table)
+}
+
+impl EncoderBlock {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            attention: Attention::load(c, "SelfAttention", &w.at("layer.0"))?,
+            feed_forward: FeedForward::load(c, &w.at("layer.1"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let x = self.attention.add_to(x, |attention, x| {
+            let (k, v) = attention.keys_and_values(x)?;
+            attention.forward(x, &k, &v, mask)
+        })?;
+        self.feed_forward.add_to(&x, FeedForward::forward)
+    }
+}
+
+impl DecoderBlock {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            attention: Attention::load(c, "SelfAttention", &w.at("layer.0"))?,
+            cross_attention: Attention::load(c, "EncDecAttention", &w.at("layer.1"))?,
+            feed_forward: FeedForward::load(c, &w.at("layer.2"))?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        mask: &Mask,
+        cache: &mut LayerCache,
+        (read_k, read_v): &(Tensor, Tensor),
+        read_mask: &Mask,
+    ) -> Result<Tensor> {
+        let x = self.attention.add_to(x, |attention, x| {
+            let (k, v) = attention.keys_and_values(x)?;
+            let (k, v) = cache.append(&k, &v)?;
+            attention.forward(x, &k, &v, mask)
+        })?;
+        let x = self
+            .cross_attention
+            .add_to(&x, |attention, x| attention.forward(x, read_k, read_v, read_mask))?;
+        self.feed_forward.add_to(&x, FeedForward::forward)
+    }
+}
+
+impl<P> Sublayer<P> {
+    fn load(c: &Config, part: P, w: &Weights) -> Result<Self> {
+        Ok(Self { layer_norm: w.rms_norm("layer_norm", c.d_model, c.layer_norm_epsilon)?, part })
+    }
+
+    fn add_to(&self, x: &Tensor, part: impl FnOnce(&P, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        Ok((x + part(&self.part, &self.layer_norm.forward(x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, name: &str, w: &Weights) -> Result<Sublayer<Self>> {
+        let (inner, here) = (c.num_heads * c.d_kv, w.at(name));
+        let attention = Self {
+            q: here.linear_no_bias("q", c.d_model, inner)?,
+            k: here.linear_no_bias("k", c.d_model, inner)?,
+            v: here.linear_no_bias("v", c.d_model, inner)?,
+            o: here.linear_no_bias("o", inner, c.d_model)?,
+            heads: c.num_heads,
+        };
+        Sublayer::load(c, attention, w)
+    }
+
+    /// `(batch, time, heads, d_kv)` each.
+    fn keys_and_values(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.split(self.k.forward(x)?)?, self.split(self.v.forward(x)?)?))
+    }
+
+    /// Scores are not scaled: the initial weights are (section 2.1, after Shazeer and Stern 2018).
+    fn forward(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let q = self.split(self.q.forward(x)?)?;
+        let mut seen = attend(&q, k, v, mask, 1.0)?;
+        if let Some(blind) = mask.blind() {
+            // The references give a sequence without a real key the mean of all its values.
+            let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(v.dtype())?;
+            let mean = v.flatten(2, 3)?.mean_keepdim(1)?;
+            seen = seen.broadcast_add(&mean.broadcast_mul(&blind)?)?;
+        }
+        self.o.forward(&seen)
+    }
+
+    fn split(&self, x: Tensor) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        Ok(x.reshape((batch, time, self.heads, width / self.heads))?)
+    }
+}
+
+impl FeedForward {
+    fn load(c: &Config, w: &Weights) -> Result<Sublayer<Self>> {
+        let here = w.at("DenseReluDense");
+        let wi = |name| here.linear_no_bias(name, c.d_model, c.d_ff);
+        let wi = match c.feed_forward_proj.gated {
+            true => Inner::Gated { activated: wi("wi_0")?, linear: wi("wi_1")? },
+            false => Inner::Plain(wi("wi")?),
+        };
+        let wo = here.linear_no_bias("wo", c.d_ff, c.d_model)?;
+        Sublayer::load(c, Self { wi, wo, activation: c.feed_forward_proj.activation }, w)
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let inner = match &self.wi {
+            Inner::Plain(wi) => wi.forward_then(x, self.activation)?,
+            Inner::Gated { activated, linear } => {
+                (activated.forward_then(x, self.activation)? * linear.forward(x)?)?
+            }
+        };
+        self.wo.forward(&inner)
+    }
+}
