@@ -4,6 +4,8 @@
 //! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
 
 pub mod attention;
+#[cfg(feature = "audio")]
+pub mod audio;
 pub mod checkpoint;
 pub mod error;
 pub mod generate;
