@@ -41,6 +41,23 @@ pub(crate) fn exp_one<const FMA: bool>(x: f32) -> f32 {
     p * power(half) * power(n.wrapping_sub(half))
 }
 
+/// e^x - 1 for x up to 0, to two units in the last place.
+#[inline(always)]
+fn expm1_below_zero<const FMA: bool>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // as in `exp_one`
+    let x = if x < -30.0 { -30.0 } else { x };
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = fma::<FMA>(n, -0.693_359_4, x);
+    let r = fma::<FMA>(n, 2.121_944_4e-4, r);
+    let p = polynomial::<FMA, 5>(r, [0.5, 0.166_665_76, 0.041_666_854, 0.008_363_2, 0.001_390_130_8]);
+    let near = fma::<FMA>(r * r, p, r);
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let power = f32::from_bits((n.wrapping_add(127) << 23) as u32);
+    // 2^n e^r - 1, where nothing cancels.
+    fma::<FMA>(power, near, power - 1.0)
+}
+
 /// 1 - Φ(|x|): the chance that a standard normal variable exceeds |x|, to about 2e-7 relative.
 #[inline(always)]
 fn normal_tail<const FMA: bool>(x: f32) -> f32 {
@@ -108,6 +125,11 @@ fn tanh_one<const FMA: bool>(x: f32) -> f32 {
     if x.abs() < 0.6 { near } else { far }
 }
 
+#[inline(always)]
+fn elu_one<const FMA: bool>(x: f32) -> f32 {
+    if x > 0.0 { x } else { expm1_below_zero::<FMA>(x) }
+}
+
 macro_rules! activations {
     ($($(#[$meta:meta])* $name:ident, $gated:ident, $one:ident;)*) => {$(
         $(#[$meta])*
@@ -150,6 +172,8 @@ activations! {
     silu, silu_mul, silu_one;
     /// `max(x, 0)`.
     relu, relu_mul, relu_one;
+    /// `x` above zero, `eˣ - 1` below.
+    elu, elu_mul, elu_one;
     /// The hyperbolic tangent.
     tanh, tanh_mul, tanh_one;
     /// `1 / (1 + e⁻ˣ)`.
@@ -216,7 +240,7 @@ mod tests {
         sum * 2.0 / std::f64::consts::PI.sqrt()
     }
 
-    const CASES: [Case; 8] = [
+    const CASES: [Case; 9] = [
         ("gelu_erf", gelu_erf, |x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()))),
         ("gelu_tanh", gelu_tanh, |x| {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
@@ -224,6 +248,7 @@ mod tests {
         ("quick_gelu", quick_gelu, |x| x / (1.0 + (-1.702 * x).exp())),
         ("silu", silu, |x| x / (1.0 + (-x).exp())),
         ("relu", relu, |x| if x < 0.0 { 0.0 } else { x }),
+        ("elu", elu, |x| if x > 0.0 { x } else { x.exp_m1() }),
         ("tanh", tanh, f64::tanh),
         ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
         ("exp", exp, f64::exp),
@@ -268,6 +293,17 @@ mod tests {
         for (&x, &y) in xs.iter().zip(&ys) {
             let t = (x as f64).exp();
             assert!((y as f64 / t - 1.0).abs() < 2.5e-7, "exp({x}) = {y}, truth {t}");
+        }
+    }
+
+    #[test]
+    fn elu_keeps_relative_precision_near_zero() {
+        let xs: Vec<f32> = (1..=4000).map(|i| -(10f32.powf(i as f32 * 0.002 - 6.5))).collect();
+        let mut ys = xs.clone();
+        elu(&mut ys);
+        for (&x, &y) in xs.iter().zip(&ys) {
+            let t = (x as f64).exp_m1();
+            assert!((y as f64 / t - 1.0).abs() < 3e-7, "elu({x}) = {y}, truth {t}");
         }
     }
 

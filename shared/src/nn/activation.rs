@@ -31,6 +31,9 @@ pub enum Activation {
     /// `max(x, 0)`.
     #[serde(rename = "relu")]
     Relu,
+    /// `x` above zero, `eˣ - 1` below.
+    #[serde(rename = "elu")]
+    Elu,
     /// Hyperbolic tangent.
     #[serde(rename = "tanh")]
     Tanh,
@@ -51,6 +54,7 @@ impl Activation {
             Self::QuickGelu => (x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?,
             Self::Silu => x.silu()?,
             Self::Relu => x.relu()?,
+            Self::Elu => x.elu(1.0)?,
             Self::Tanh => x.tanh()?,
             Self::Sigmoid => candle_nn::ops::sigmoid(x)?,
         })
@@ -71,6 +75,7 @@ impl Activation {
             Self::QuickGelu => elementwise::quick_gelu(values),
             Self::Silu => elementwise::silu(values),
             Self::Relu => elementwise::relu(values),
+            Self::Elu => elementwise::elu(values),
             Self::Tanh => elementwise::tanh(values),
             Self::Sigmoid => elementwise::sigmoid(values),
         }
