@@ -79,6 +79,16 @@ impl<'a> Dense<'a> {
         }
         Ok(Self { data, elem, layout, outputs, inputs })
     }
+
+    /// The weight of `(outputs, inputs)` that `data` holds in this machine's memory.
+    ///
+    /// # Errors
+    /// As for [`new`](Dense::new).
+    pub fn of_floats(data: &'a [f32], outputs: usize, inputs: usize) -> Result<Self> {
+        // SAFETY: any byte of a float may be read as a byte, for as long as the floats are borrowed.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
+        Self::new(bytes, Elem::F32, Layout::OutIn, outputs, inputs)
+    }
 }
 
 /// What is done to a piece of a finished row while it is in cache: an activation.
@@ -110,6 +120,64 @@ pub fn linear(
     y: &mut [f32],
 ) {
     linear_on(isa(), x, rows, weight, bias, compute, finish, y);
+}
+
+/// [`linear`] over `rows` rows of `x` that begin `step` elements apart and so may overlap: what a convolution over
+/// contiguous frames is. Products are of f32.
+///
+/// # Panics
+/// If `x` is too short for the last row, or another slice has another length.
+///
+/// ```
+/// use fauna_shared::kernels::matmul::{Dense, linear_over};
+/// let weight = Dense::of_floats(&[1.0, 1.0], 1, 2).unwrap();
+/// let mut y = [0.0; 3];
+/// linear_over(&[1.0, 2.0, 3.0, 4.0], 1, 3, &weight, None, None, &mut y);
+/// assert_eq!(y, [3.0, 5.0, 7.0]);
+/// ```
+pub fn linear_over(
+    x: &[f32],
+    step: usize,
+    rows: usize,
+    weight: &Dense,
+    bias: Option<&[f32]>,
+    finish: Option<Finish>,
+    y: &mut [f32],
+) {
+    linear_over_on(isa(), x, step, rows, weight, bias, finish, y);
+}
+
+#[allow(clippy::too_many_arguments)]
+pub(super) fn linear_over_on(
+    isa: Isa,
+    x: &[f32],
+    step: usize,
+    rows: usize,
+    weight: &Dense,
+    bias: Option<&[f32]>,
+    finish: Option<Finish>,
+    y: &mut [f32],
+) {
+    let (n, k) = (weight.outputs, weight.inputs);
+    let x = Matrices { data: x, batch: 0, row: step };
+    assert!(x.holds(1, rows, k), "x is too short for its rows");
+    assert_eq!(y.len(), rows * n, "y is not rows by outputs");
+    assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
+    let product = Product {
+        x: (x.data.as_ptr(), step),
+        w: weight.data.as_ptr(),
+        w_stride: if weight.layout == Layout::OutIn { k } else { n },
+        elem: weight.elem,
+        layout: weight.layout,
+        y: (y.as_mut_ptr(), n),
+        length: k,
+        bias,
+        finish,
+        compute: Compute::F32,
+        pairs: None,
+    };
+    // SAFETY: the lengths were checked; `y` is borrowed until all jobs are done.
+    unsafe { product.run(isa, rows, n) }
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod blocks;
+pub mod conv;
 pub mod cpu;
 pub mod elementwise;
 pub mod matmul;

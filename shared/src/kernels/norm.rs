@@ -62,6 +62,79 @@ pub fn add_rms_norm(
     rows(x, Some(residual), sum, out, weight.len(), |row| rms_norm_row(row, weight, eps));
 }
 
+/// `(x - mean) / √(variance + eps) * weight + bias`, mean and variance over all frames and the channels of one group;
+/// the variance is the biased one.
+///
+/// `x` and `out`: `(batch, time, channels)`. `weight` and `bias`: `(channels)`, whole groups.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn group_norm(
+    x: &[f32],
+    time: usize,
+    groups: usize,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f64,
+    out: &mut [f32],
+) {
+    versioned! {
+        fn sum(x: &[f32], mean: f32, squared: bool) -> f32 {
+            match squared {
+                true => reduce(x, 0.0, |v| (v - mean) * (v - mean), |a, b| a + b),
+                false => reduce(x, 0.0, |v| v, |a, b| a + b),
+            }
+        }
+    }
+    versioned! {
+        fn frame(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
+            for (((v, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+                *v = fma::<FMA>(x, scale, shift);
+            }
+        }
+    }
+    let (channels, width) = (weight.len(), weight.len() / groups.max(1));
+    check(x.len(), time * channels);
+    assert_eq!(
+        (x.len(), bias.len()),
+        (out.len(), channels),
+        "as many elements out as in, a bias per channel"
+    );
+    assert!(groups > 0 && channels.is_multiple_of(groups), "channels are whole groups");
+    if x.is_empty() {
+        return;
+    }
+    let step = task(channels);
+    for (x, out) in x.chunks_exact(time * channels).zip(out.chunks_exact_mut(time * channels)) {
+        // Sums of pieces are kept apart and added in float64, in one order: the same on any number of threads.
+        let total = |mean: &[f32], squared: bool| -> Vec<f64> {
+            let mut parts = vec![0f64; x.len().div_ceil(step) * groups];
+            for_each_piece(&mut parts, groups, |i, parts| {
+                let piece = &x[i * step..x.len().min((i + 1) * step)];
+                if groups == 1 {
+                    return parts[0] = f64::from(sum(piece, mean[0], squared));
+                }
+                for frame in piece.chunks_exact(channels) {
+                    for ((part, group), &mean) in parts.iter_mut().zip(frame.chunks_exact(width)).zip(mean) {
+                        *part += f64::from(sum(group, mean, squared));
+                    }
+                }
+            });
+            let sums = |g: usize| parts.iter().skip(g).step_by(groups).sum::<f64>() / (time * width) as f64;
+            (0..groups).map(sums).collect()
+        };
+        let mean: Vec<f32> = total(&vec![0.0; groups], false).iter().map(|m| *m as f32).collect();
+        let factor: Vec<f32> = total(&mean, true).iter().map(|v| (1.0 / (v + eps).sqrt()) as f32).collect();
+        let scale: Vec<f32> = (0..channels).map(|c| weight[c] * factor[c / width]).collect();
+        let shift: Vec<f32> = (0..channels).map(|c| bias[c] - mean[c / width] * scale[c]).collect();
+        for_each_piece(out, step, |i, out| {
+            for (x, out) in x[i * step..].chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+                frame(x, &scale, &shift, out);
+            }
+        });
+    }
+}
+
 /// Divides each row by its Euclidean length, or by `eps` where that is larger.
 ///
 /// # Panics
@@ -240,6 +313,35 @@ mod tests {
                 assert_close(&layer, &layer_truth);
             }
             assert_close(&rms, &rms_truth);
+        }
+    }
+
+    #[test]
+    fn group_norm_follows_its_formula_in_float64() {
+        for (batch, time, channels, groups) in
+            [(1, 1, 4, 2), (2, 7, 6, 3), (2, 700, 33, 1), (1, 5, 8, 8), (3, 9001, 2, 1)]
+        {
+            let x = noise(batch * time * channels, 1);
+            let (weight, bias) = (noise(channels, 2), noise(channels, 3));
+            let mut out = vec![0.0; x.len()];
+            group_norm(&x, time, groups, &weight, &bias, 1e-5, &mut out);
+            let width = channels / groups;
+            let mut wanted = vec![0.0; x.len()];
+            for b in 0..batch {
+                for g in 0..groups {
+                    let at = |i: usize| b * time * channels + i / width * channels + g * width + i % width;
+                    let n = (time * width) as f64;
+                    let mean = (0..time * width).map(|i| x[at(i)] as f64).sum::<f64>() / n;
+                    let variance =
+                        (0..time * width).map(|i| (x[at(i)] as f64 - mean).powi(2)).sum::<f64>() / n;
+                    for i in 0..time * width {
+                        let c = at(i) % channels;
+                        let normed = (x[at(i)] as f64 - mean) / (variance + 1e-5).sqrt();
+                        wanted[at(i)] = normed * weight[c] as f64 + bias[c] as f64;
+                    }
+                }
+            }
+            assert_close(&out, &wanted);
         }
     }
 

@@ -3,13 +3,17 @@
 
 mod activation;
 pub(crate) mod blocks;
+mod conv;
 pub(crate) mod host;
 mod linear;
+mod lstm;
 mod matrix;
 mod norm;
 
 pub use activation::Activation;
 pub use blocks::{KINDS, block_kind, block_name};
+pub use conv::{Conv1d, ConvOptions, ConvTranspose1d, PadMode, pad_time};
 pub use linear::{Embedding, Linear};
+pub use lstm::{Lstm, LstmState};
 pub use matrix::Matrix;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm};

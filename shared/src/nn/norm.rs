@@ -1,11 +1,11 @@
-//! Layer normalisation and its root-mean-square form.
+//! Layer normalisation, its root-mean-square form, and normalisation over groups of channels.
 
 use candle_core::{D, DType, Tensor};
 
 use super::host;
-use crate::Result;
 use crate::kernels::norm;
 use crate::weights::Weights;
+use crate::{Error, ErrorKind, Result};
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, statistics in float32 (Ba et al. 2016).
 #[derive(Debug, Clone)]
@@ -82,7 +82,55 @@ impl RmsNorm {
     }
 }
 
+/// Normalisation over the time and the channels of each of several groups of channels, then a scale and a shift per
+/// channel (Wu and He 2018).
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    groups: usize,
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `x`: `(batch, time, channels)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, channels) = x.dims3()?;
+        if host::serves(x) {
+            let mut out = vec![0f32; x.elem_count()];
+            host::read(&self.weight, |weight| {
+                host::read(&self.bias, |bias| {
+                    host::read(x, |x| {
+                        norm::group_norm(x, time, self.groups, weight, bias, self.eps, &mut out)
+                    })
+                })
+            })???;
+            return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
+        }
+        let wide = x.to_dtype(DType::F32)?.reshape((batch, time, self.groups, channels / self.groups))?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim((1, 3))?)?;
+        let variance = centred.sqr()?.mean_keepdim((1, 3))?;
+        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
+        let normed = normed.reshape((batch, time, channels))?.to_dtype(x.dtype())?;
+        Ok(normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+    }
+}
+
 impl Weights {
+    /// The group norm at `name` (`weight` and `bias`, each `[channels]`) over `groups` equal groups of channels.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if the channels are no such groups.
+    pub fn group_norm(&self, name: &str, groups: usize, channels: usize, eps: f64) -> Result<GroupNorm> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            let message = format!("{channels} channels do not make {groups} equal groups");
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
+        let here = self.at(name);
+        let (weight, bias) = (here.tensor("weight", &[channels])?, here.tensor("bias", &[channels])?);
+        Ok(GroupNorm { groups, weight, bias, eps })
+    }
+
     /// The layer norm at `name` (`weight` and `bias`, each `[width]`).
     pub fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
         let here = self.at(name);

@@ -1,0 +1,413 @@
+//! Convolutions over time, both ways, and what stands at the edges. Activations are `(batch, time, channels)`.
+
+use candle_core::{DType, Device, Shape, Tensor};
+use serde::Deserialize;
+
+use super::host;
+use crate::kernels::conv::{self as kernel, Taps};
+use crate::weights::Weights;
+use crate::{Error, ErrorKind, Result};
+
+/// What stands before the first frame and after the last, by the names of torch's `pad`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum PadMode {
+    /// Silence.
+    #[serde(rename = "constant", alias = "zero", alias = "zeros")]
+    Zeros,
+    /// The frames next to the edge in reverse; the edge itself is not repeated.
+    #[serde(rename = "reflect")]
+    Reflect,
+    /// The edge, again and again.
+    #[serde(rename = "replicate")]
+    Replicate,
+    /// The frames at the other end.
+    #[serde(rename = "circular")]
+    Circular,
+}
+
+/// `x` of `(batch, time, channels)` with `left` frames put before it and `right` after it.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if `x` is too short: fewer than `max(left, right) + 1` frames to reflect, fewer than
+/// `max(left, right)` to go around, none to repeat.
+///
+/// ```
+/// use candle_core::{DType, Device, Shape, Tensor};
+/// use fauna_shared::nn::{PadMode, pad_time};
+/// let x = Tensor::from_vec(vec![1f32, 2.0, 3.0], (1, 3, 1), &Device::Cpu)?;
+/// let padded = pad_time(&x, 2, 1, PadMode::Reflect)?;
+/// assert_eq!(padded.flatten_all()?.to_vec1::<f32>()?, [3.0, 2.0, 1.0, 2.0, 3.0, 2.0]);
+/// assert!(pad_time(&x, 3, 0, PadMode::Reflect).is_err());
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<Tensor> {
+    let (batch, time, channels) = x.dims3()?;
+    if left == 0 && right == 0 {
+        return Ok(x.clone());
+    }
+    let most = left.max(right);
+    let wanted = match mode {
+        PadMode::Zeros => 0,
+        PadMode::Reflect => most + 1,
+        PadMode::Replicate => 1,
+        PadMode::Circular => most,
+    };
+    if time < wanted {
+        return Err(Error::input(format!(
+            "padding of {left} and {right} frames ({mode:?}) wants at least {wanted} frames, there are {time}"
+        )));
+    }
+    if mode == PadMode::Zeros && !host::serves(x) {
+        return Ok(x.pad_with_zeros(1, left, right)?);
+    }
+    // The frame that stands at `t`, counted from the first of `x`.
+    let source = |t: isize| {
+        let last = time as isize - 1;
+        match mode {
+            PadMode::Zeros => None,
+            PadMode::Reflect => Some(last - (last - t.abs()).abs()),
+            PadMode::Replicate => Some(t.clamp(0, last)),
+            PadMode::Circular => Some(t.rem_euclid(time as isize)),
+        }
+    };
+    if host::serves(x) {
+        let mut out = vec![0f32; batch * (left + time + right) * channels];
+        host::read(x, |x| {
+            for (x, out) in x
+                .chunks_exact((time * channels).max(1))
+                .zip(out.chunks_exact_mut((left + time + right) * channels))
+            {
+                let (before, rest) = out.split_at_mut(left * channels);
+                let (middle, after) = rest.split_at_mut(time * channels);
+                middle.copy_from_slice(x);
+                let edges = before.chunks_exact_mut(channels).rev().zip((0..).map(|i: isize| -1 - i));
+                let edges = edges.chain(after.chunks_exact_mut(channels).zip(time as isize..));
+                for (frame, t) in edges {
+                    if let Some(from) = source(t) {
+                        frame.copy_from_slice(&x[from as usize * channels..][..channels]);
+                    }
+                }
+            }
+        })?;
+        return Ok(Tensor::from_vec(out, (batch, left + time + right, channels), &Device::Cpu)?);
+    }
+    let frames = (0..left + time + right).map(|t| source(t as isize - left as isize).unwrap_or(0) as u32);
+    let frames = Tensor::from_iter(frames, x.device())?;
+    Ok(x.contiguous()?.index_select(&frames, 1)?)
+}
+
+/// Shape and storage of a convolution.
+///
+/// ```
+/// use fauna_shared::nn::ConvOptions;
+/// let options = ConvOptions::new(3).stride(2).dilation(9).padding(9).no_bias();
+/// assert_eq!(options.frames(100), Some(50));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvOptions {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    padding: usize,
+    bias: bool,
+    weight_norm: bool,
+}
+
+impl ConvOptions {
+    /// `kernel` taps; stride and dilation 1, no padding, with a bias.
+    pub fn new(kernel: usize) -> Self {
+        Self { kernel, stride: 1, dilation: 1, padding: 0, bias: true, weight_norm: false }
+    }
+
+    /// Frames of the input from one output to the next; of a transposed convolution the other way round.
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// Frames from one tap to the next.
+    pub fn dilation(self, dilation: usize) -> Self {
+        Self { dilation, ..self }
+    }
+
+    /// Silent frames at both ends; of a transposed convolution frames cut off both ends.
+    pub fn padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// Without a bias.
+    pub fn no_bias(self) -> Self {
+        Self { bias: false, ..self }
+    }
+
+    /// Whether the weight is stored as direction and length (Salimans and Kingma 2016) where no checkpoint says so
+    /// itself: for test weights and inventories. A checkpoint's own names decide otherwise.
+    pub fn weight_norm(self, weight_norm: bool) -> Self {
+        Self { weight_norm, ..self }
+    }
+
+    /// Frames from the first tap to the last, both counted.
+    pub fn span(&self) -> usize {
+        self.kernel.saturating_sub(1).saturating_mul(self.dilation).saturating_add(1)
+    }
+
+    /// Frames that a convolution makes of `time` frames; none if they do not fill it once.
+    pub fn frames(&self, time: usize) -> Option<usize> {
+        let free = (time + 2 * self.padding).checked_sub(self.span())?;
+        Some(free / self.stride.max(1) + 1)
+    }
+
+    fn checked(self) -> Result<Self> {
+        if self.kernel == 0 || self.stride == 0 || self.dilation == 0 {
+            let Self { kernel, stride, dilation, .. } = self;
+            let message = format!(
+                "a convolution of kernel {kernel}, stride {stride}, dilation {dilation}: none may be 0"
+            );
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
+        Ok(self)
+    }
+}
+
+/// A convolution over time: `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
+#[derive(Debug, Clone)]
+pub struct Conv1d {
+    /// `(outputs, kernel * inputs)`: one output's taps lie as the frames they meet.
+    weight: Tensor,
+    bias: Option<Tensor>,
+    inputs: usize,
+    options: ConvOptions,
+}
+
+impl Conv1d {
+    /// `x`: `(batch, time, inputs)`; gives `(batch, options.frames(time), outputs)`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if `x` with its padding is shorter than the kernel.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, inputs) = x.dims3()?;
+        let (options, outputs) = (&self.options, self.weight.dim(0)?);
+        same_inputs(self.inputs, x)?;
+        let Some(frames) = options.frames(time) else {
+            return Err(Error::input(format!(
+                "a convolution over {} frames was given {time} with padding {}",
+                options.span(),
+                options.padding
+            )));
+        };
+        if !host::serves(x) {
+            let weight = self.weight.reshape((outputs, options.kernel, inputs))?.transpose(1, 2)?;
+            let weight = weight.contiguous()?.to_dtype(x.dtype())?;
+            let turned = x.transpose(1, 2)?.contiguous()?;
+            let y = turned.conv1d(&weight, options.padding, options.stride, options.dilation, 1)?;
+            return add_bias(y.transpose(1, 2)?.contiguous()?, self.bias.as_ref());
+        }
+        let x = pad_time(x, options.padding, options.padding, PadMode::Zeros)?;
+        let length = time + 2 * options.padding;
+        let taps = Taps { kernel: options.kernel, stride: options.stride, dilation: options.dilation };
+        let mut y = vec![0f32; batch * frames * outputs];
+        with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
+            host::read(&x, |x| {
+                let rows = x
+                    .chunks_exact((length * inputs).max(1))
+                    .zip(y.chunks_exact_mut((frames * outputs).max(1)));
+                rows.for_each(|(x, y)| kernel::convolve(x, inputs, taps, weight, bias, y));
+            })
+        })??;
+        Ok(Tensor::from_vec(y, (batch, frames, outputs), &Device::Cpu)?)
+    }
+
+    /// Kernel, stride, dilation and padding.
+    pub fn options(&self) -> &ConvOptions {
+        &self.options
+    }
+}
+
+/// A transposed convolution over time: frame `t` of `x` adds `weight[j] · x[t]` to frame `t·stride + j`.
+///
+/// Computed the other way round: with `reach = ⌈kernel / stride⌉`, each run of `stride` outputs is one product of the
+/// `reach` frames that touch it, which lie side by side.
+#[derive(Debug, Clone)]
+pub struct ConvTranspose1d {
+    /// `(stride * outputs, reach * inputs)`.
+    weight: Tensor,
+    /// `(stride * outputs)`.
+    bias: Option<Tensor>,
+    inputs: usize,
+    outputs: usize,
+    options: ConvOptions,
+}
+
+impl ConvTranspose1d {
+    /// `x`: `(batch, time, inputs)`, at least one frame; gives
+    /// `(batch, (time - 1) * stride + kernel - 2 * padding, outputs)`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if nothing is left.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, inputs) = x.dims3()?;
+        let (outputs, stride, padding) = (self.outputs, self.options.stride, self.options.padding);
+        same_inputs(self.inputs, x)?;
+        let full = time.saturating_sub(1) * stride + self.options.kernel;
+        if time == 0 || full <= 2 * padding {
+            return Err(Error::input(format!(
+                "a transposed convolution of kernel {} and padding {padding} leaves nothing of {time} frames",
+                self.options.kernel
+            )));
+        }
+        let reach = self.options.kernel.div_ceil(stride);
+        let runs = time + reach - 1;
+        let x = pad_time(x, reach - 1, reach - 1, PadMode::Zeros)?;
+        let y = if host::serves(&x) {
+            let mut y = vec![0f32; batch * runs * stride * outputs];
+            let taps = Taps { kernel: reach, stride: 1, dilation: 1 };
+            with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
+                host::read(&x, |x| {
+                    let length = (runs + reach - 1) * inputs;
+                    let rows = x
+                        .chunks_exact(length.max(1))
+                        .zip(y.chunks_exact_mut((runs * stride * outputs).max(1)));
+                    rows.for_each(|(x, y)| kernel::convolve(x, inputs, taps, weight, bias, y));
+                })
+            })??;
+            Tensor::from_vec(y, (batch, runs * stride, outputs), &Device::Cpu)?
+        } else {
+            let touching = (0..reach).map(|i| x.narrow(1, i, runs)).collect::<Result<Vec<_>, _>>()?;
+            let rows = Tensor::cat(&touching, 2)?.reshape((batch * runs, reach * inputs))?;
+            let y = rows.matmul(&self.weight.to_dtype(x.dtype())?.t()?)?;
+            add_bias(y, self.bias.as_ref())?.reshape((batch, runs * stride, outputs))?
+        };
+        Ok(y.narrow(1, padding, full - 2 * padding)?.contiguous()?)
+    }
+
+    /// Kernel, stride and padding.
+    pub fn options(&self) -> &ConvOptions {
+        &self.options
+    }
+}
+
+impl Weights {
+    /// The convolution at `name`: `weight` of `[outputs, inputs, kernel]`, or its direction and length under either
+    /// of the names torch has given them (`weight_v` and `weight_g`; `parametrizations.weight.original1` and
+    /// `.original0`), and `bias` of `[outputs]`.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if kernel, stride or dilation is 0.
+    pub fn conv1d(&self, name: &str, inputs: usize, outputs: usize, options: ConvOptions) -> Result<Conv1d> {
+        let (here, options) = (self.at(name), options.checked()?);
+        let weight = here.taps([outputs, inputs, options.kernel], options.weight_norm)?;
+        let weight = arrange(&weight, (outputs, options.kernel.saturating_mul(inputs)), |weight| {
+            weight.transpose(1, 2)
+        })?;
+        let bias = here.bias_if(options.bias, outputs)?;
+        Ok(Conv1d { weight, bias, inputs, options })
+    }
+
+    /// The transposed convolution at `name`: as [`conv1d`](Weights::conv1d), but `weight` is
+    /// `[inputs, outputs, kernel]`.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if kernel or stride is 0, [`Unsupported`](ErrorKind::Unsupported) if the
+    /// dilation is not 1.
+    pub fn conv_transpose1d(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        options: ConvOptions,
+    ) -> Result<ConvTranspose1d> {
+        let (here, options) = (self.at(name), options.checked()?);
+        let ConvOptions { kernel, stride, .. } = options;
+        if options.dilation != 1 {
+            return Err(Error::unsupported(format!(
+                "a transposed convolution with dilation {} is not implemented",
+                options.dilation
+            )));
+        }
+        let reach = kernel.div_ceil(stride);
+        let weight = here.taps([inputs, outputs, kernel], options.weight_norm)?;
+        let shape = (stride.saturating_mul(outputs), reach.saturating_mul(inputs));
+        let weight = arrange(&weight, shape, |weight| {
+            // Tap `lag * stride + j` meets the frame `lag` before the run's own, which comes last.
+            let weight = weight.pad_with_zeros(2, 0, reach * stride - kernel)?;
+            weight.reshape((inputs, outputs, reach, stride))?.flip(&[2])?.permute((3, 1, 2, 0))
+        })?;
+        let repeat = |bias| arrange(&bias, shape.0, |bias| bias.repeat((stride, 1)));
+        let bias = here.bias_if(options.bias, outputs)?.map(repeat).transpose()?;
+        Ok(ConvTranspose1d { weight, bias, inputs, outputs, options })
+    }
+
+    /// The weight here, its norm folded in if it is stored apart.
+    fn taps(&self, shape: [usize; 3], weight_norm: bool) -> Result<Tensor> {
+        let (length, direction) = if self.has("weight_v", false) {
+            ("weight_g", "weight_v")
+        } else if self.has("parametrizations.weight", weight_norm) {
+            ("parametrizations.weight.original0", "parametrizations.weight.original1")
+        } else {
+            return self.tensor("weight", &shape);
+        };
+        let length = self.tensor(length, &[shape[0], 1, 1])?;
+        let direction = self.tensor(direction, &shape)?;
+        if is_stand_in(&direction) || is_stand_in(&length) {
+            return Ok(direction);
+        }
+        let dtype = direction.dtype();
+        let (length, direction) = (length.to_dtype(DType::F32)?, direction.to_dtype(DType::F32)?);
+        // A direction of zeros stays zeros.
+        let norm = direction.sqr()?.sum_keepdim((1, 2))?.sqrt()?.maximum(1e-30)?;
+        Ok(direction.broadcast_mul(&(length / norm)?)?.to_dtype(dtype)?)
+    }
+
+    fn bias_if(&self, bias: bool, outputs: usize) -> Result<Option<Tensor>> {
+        bias.then(|| self.tensor("bias", &[outputs])).transpose()
+    }
+}
+
+/// What `turn` makes of `stored`, in `shape` without gaps. Nothing is computed for a stand-in: its shape may be as
+/// large as a config dares to say.
+fn arrange(
+    stored: &Tensor,
+    shape: impl Into<Shape>,
+    turn: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    Ok(match is_stand_in(stored) {
+        true => Tensor::zeros((), stored.dtype(), stored.device())?.broadcast_as(shape)?,
+        false => turn(stored)?.contiguous()?.reshape(shape)?,
+    })
+}
+
+/// Whether `tensor` is one number that stands for a tensor that is missing.
+fn is_stand_in(tensor: &Tensor) -> bool {
+    tensor.stride().iter().all(|stride| *stride == 0)
+}
+
+fn same_inputs(inputs: usize, x: &Tensor) -> Result<()> {
+    match x.dims() {
+        [.., last] if *last == inputs => Ok(()),
+        dims => Err(Error::new(
+            ErrorKind::Compute,
+            format!("a convolution of {inputs} channels was given {dims:?}"),
+        )),
+    }
+}
+
+fn with_parameters<R>(
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    f: impl FnOnce(&[f32], Option<&[f32]>) -> R,
+) -> Result<R> {
+    host::read(weight, |weight| match bias {
+        Some(bias) => host::read(bias, |bias| f(weight, Some(bias))),
+        None => Ok(f(weight, None)),
+    })?
+}
+
+fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match bias {
+        Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
+        None => y,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Long short-term memory over time. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use candle_nn::ops::sigmoid;
+
+use super::Linear;
+use crate::Result;
+use crate::weights::Weights;
+
+/// Layers of long short-term memory, one after the other, forward in time (Hochreiter and Schmidhuber 1997; with
+/// forget gates, Gers et al. 2000).
+///
+/// A layer keeps an output `h` and a cell `c`. From `(i, f, g, o) = W x + b + U h + b'` it makes
+/// `c = σ(f) c + σ(i) tanh(g)` and `h = σ(o) tanh(c)`.
+#[derive(Debug, Clone)]
+pub struct Lstm {
+    layers: Vec<Layer>,
+    width: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    /// `W` of `(4 * width, inputs)` and `b`.
+    input: Linear,
+    /// `U` of `(4 * width, width)` and `b'`.
+    recurrent: Linear,
+}
+
+/// What an [`Lstm`] remembers from one stretch of time to the next: outputs and cells of each layer.
+#[derive(Debug, Clone)]
+pub struct LstmState {
+    /// `h` and `c` of each layer, each `(batch, width)`.
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl Lstm {
+    /// `x`: `(batch, time, inputs)`, at least one frame; gives `(batch, time, width)`, beginning with nothing
+    /// remembered.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut state = self.start(x)?;
+        self.forward_from(x, &mut state)
+    }
+
+    /// [`forward`](Lstm::forward) that goes on from `state` and leaves there what the next stretch begins with.
+    pub fn forward_from(&self, x: &Tensor, state: &mut LstmState) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (layer, state) in self.layers.iter().zip(&mut state.layers) {
+            x = layer.forward(&x, state, self.width)?;
+        }
+        Ok(x)
+    }
+
+    /// Nothing remembered, for inputs like `x`: its batch, its type, its device.
+    pub fn start(&self, x: &Tensor) -> Result<LstmState> {
+        let zeros = Tensor::zeros((x.dim(0)?, self.width), x.dtype(), x.device())?;
+        Ok(LstmState { layers: vec![(zeros.clone(), zeros); self.layers.len()] })
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, (h, c): &mut (Tensor, Tensor), width: usize) -> Result<Tensor> {
+        // The half that knows all of time beforehand is one product.
+        let from_input = self.input.forward(x)?;
+        let mut outputs = Vec::with_capacity(x.dim(1)?);
+        for t in 0..x.dim(1)? {
+            let sums = (from_input.narrow(1, t, 1)?.squeeze(1)? + self.recurrent.forward(h)?)?;
+            let gate = |n: usize| sums.narrow(1, n * width, width);
+            let (input, forget, new, output) =
+                (sigmoid(&gate(0)?)?, sigmoid(&gate(1)?)?, gate(2)?.tanh()?, sigmoid(&gate(3)?)?);
+            *c = ((forget * &*c)? + (input * new)?)?;
+            *h = (output * c.tanh()?)?;
+            outputs.push(h.clone());
+        }
+        Ok(Tensor::stack(&outputs, 1)?)
+    }
+}
+
+impl Weights {
+    /// The memory at `name` in torch's names: `weight_ih_l0` of `[4 * width, inputs]`, `weight_hh_l0` of
+    /// `[4 * width, width]`, `bias_ih_l0` and `bias_hh_l0` of `[4 * width]`, and so on for each layer; gates in the
+    /// order input, forget, new, output.
+    pub fn lstm(&self, name: &str, inputs: usize, width: usize, layers: usize) -> Result<Lstm> {
+        let here = self.at(name);
+        let layer = |l: usize| -> Result<Layer> {
+            let inputs = if l == 0 { inputs } else { width };
+            let gates = width.saturating_mul(4);
+            let linear = |name: &str, inputs: usize| -> Result<Linear> {
+                let weight = here.matrix(&format!("weight_{name}_l{l}"), gates, inputs)?;
+                Ok(Linear::new(weight, Some(here.tensor(&format!("bias_{name}_l{l}"), &[gates])?)))
+            };
+            Ok(Layer { input: linear("ih", inputs)?, recurrent: linear("hh", width)? })
+        };
+        Ok(Lstm { layers: (0..layers).map(layer).collect::<Result<_>>()?, width })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+    use candle_core::{Device, Var};
+
+    fn x(batch: usize, time: usize, width: usize) -> Tensor {
+        let values = (0..batch * time * width).map(|i| (i as f32 * 0.7).sin());
+        Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((batch, time, width)).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_near(a: &Tensor, b: &Tensor) {
+        assert_eq!(a.dims(), b.dims());
+        for (i, (a, b)) in values(a).iter().zip(values(b)).enumerate() {
+            assert!((a - b).abs() < 1e-6, "element {i}: {a} and {b}");
+        }
+    }
+
+    #[test]
+    fn one_cell_by_hand() {
+        let weights = Weights::seeded(3, Runtime::cpu());
+        let lstm = weights.lstm("lstm", 1, 1, 1).unwrap();
+        let row = |name: &str, n: &[usize]| values(&weights.tensor(name, n).unwrap());
+        let (w, u) = (row("lstm.weight_ih_l0", &[4, 1]), row("lstm.weight_hh_l0", &[4, 1]));
+        let (b, d) = (row("lstm.bias_ih_l0", &[4]), row("lstm.bias_hh_l0", &[4]));
+        let y = values(&lstm.forward(&Tensor::new(&[[[0.5f32], [-2.0]]], &Device::Cpu).unwrap()).unwrap());
+        let (mut h, mut c) = (0.0, 0.0);
+        for (x, y) in [0.5f32, -2.0].into_iter().zip(y) {
+            let sum = |n: usize| w[n] * x + b[n] + u[n] * h + d[n];
+            let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+            c = sigmoid(sum(1)) * c + sigmoid(sum(0)) * sum(2).tanh();
+            h = sigmoid(sum(3)) * c.tanh();
+            assert!((h - y).abs() < 1e-6, "{h} and {y}");
+        }
+    }
+
+    #[test]
+    fn pieces_give_what_the_whole_gives() {
+        let lstm = Weights::seeded(1, Runtime::cpu()).lstm("", 5, 7, 2).unwrap();
+        let x = x(2, 9, 5);
+        let whole = lstm.forward(&x).unwrap();
+        let mut state = lstm.start(&x).unwrap();
+        let pieces = [(0, 1), (1, 5), (6, 3)]
+            .map(|(from, n)| lstm.forward_from(&x.narrow(1, from, n).unwrap(), &mut state).unwrap());
+        assert_near(&whole, &Tensor::cat(&pieces, 1).unwrap());
+    }
+
+    #[test]
+    fn a_gradient_flows_and_the_numbers_stay() {
+        let lstm = Weights::seeded(1, Runtime::cpu()).lstm("", 5, 37, 2).unwrap();
+        let x = x(3, 4, 5);
+        let tracked = Var::from_tensor(&x).unwrap();
+        let y = lstm.forward(tracked.as_tensor()).unwrap();
+        assert_near(&lstm.forward(&x).unwrap(), &y);
+        let gradient = y.sum_all().unwrap().backward().unwrap();
+        assert!(values(gradient.get(&tracked).unwrap()).iter().all(|g| *g != 0.0));
+    }
+}
