@@ -1,8 +1,54 @@
 //! The sound exhibits of `fauna`: EnCodec, MusicGen, Jukebox, LLark.
 //!
-//! None is here yet: [`FAMILIES`] is empty, and the door says so by listing what is.
+//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
-use fauna_shared::model::Family;
+pub mod encodec;
+
+use fauna_shared::item::Modality::{Codes, Sound, Vector};
+use fauna_shared::model::{Family, Release};
+use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[];
+pub const FAMILIES: &[&Family] = &[&ENCODEC];
+
+const fn release(
+    id: &'static str,
+    system: &'static str,
+    size: &'static str,
+    licence: &'static str,
+) -> Release {
+    Release { id, system, size, licence }
+}
+
+/// EnCodec at 24, 32 and 48 kHz.
+pub static ENCODEC: Family = Family {
+    name: "encodec",
+    systems: &["EnCodec"],
+    paper: "Défossez et al. 2022, arXiv 2210.13438",
+    model_types: &["encodec"],
+    architectures: &["EncodecModel"],
+    gguf: &[],
+    inputs: &[Sound, Codes],
+    outputs: &[Codes, Sound, Vector],
+    releases: &[
+        release("facebook/encodec_24khz", "EnCodec", "15M", "MIT (code)"),
+        release("facebook/encodec_32khz", "EnCodec", "57M", "CC-BY-NC-4.0"),
+        release("facebook/encodec_48khz", "EnCodec", "15M", "MIT (code)"),
+    ],
+    config_of_gguf: None,
+    layout: Some(encodec::layout),
+    rename: encodec::rename,
+    inventory: |opening| Ok(opening.load::<encodec::Encodec>()?.1),
+    open: |opening| Ok(Box::new(encodec::EncodecExhibit::open(opening)?)),
+    sample: || {
+        json!({
+            "architectures": ["EncodecModel"], "model_type": "encodec", "sampling_rate": 600, "audio_channels": 2,
+            "target_bandwidths": [0.4, 0.8], "normalize": true, "chunk_length_s": 0.1, "overlap": 0.1,
+            "hidden_size": 8, "num_filters": 4, "num_residual_layers": 1, "upsampling_ratios": [3, 2],
+            "norm_type": "weight_norm", "kernel_size": 7, "last_kernel_size": 7, "residual_kernel_size": 3,
+            "dilation_growth_rate": 2, "use_causal_conv": false, "pad_mode": "reflect", "compress": 2,
+            "num_lstm_layers": 2, "trim_right_ratio": 1.0, "codebook_size": 16, "codebook_dim": 8,
+            "use_conv_shortcut": true
+        })
+    },
+};

@@ -1,0 +1,375 @@
+//! EnCodec: sound to codes and back, at 24, 32 and 48 kHz.
+//!
+//! Défossez et al. 2022, "High Fidelity Neural Audio Compression" (arXiv 2210.13438); the 32 kHz codec was trained
+//! for MusicGen (Copet et al. 2023, arXiv 2306.05284).
+//! Checked against transformers `EncodecModel`, parity cases `tests/parity/encodec`.
+//! Loads `model_type: "encodec"` and the original releases' own files. Sound is `(batch, samples, channels)`.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use fauna_audio::encodec::{Config, Encodec};
+//! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+//!
+//! let config = Config { num_filters: 4, hidden_size: 16, codebook_size: 32, ..Config::default() };
+//! let codec = Encodec::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+//! let second = Tensor::rand(-1f32, 1.0, (1, 24_000, 1), &Device::Cpu)?;
+//! let encoded = codec.encode(&second, Some(3.0))?;
+//! assert_eq!(encoded.codes.dims(), [1, 1, 8, 75]); // windows, batch, codebooks, frames
+//! assert_eq!(codec.decode(&encoded)?.dims(), [1, 24_000, 1]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+mod config;
+mod exhibit;
+mod overlap;
+mod quantizer;
+mod release;
+mod seanet;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::model::Model;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+
+pub use config::{Config, NormType, Windows};
+pub use exhibit::EncodecExhibit;
+use overlap::OverlapAdd;
+use quantizer::Quantizer;
+pub use release::{layout, rename};
+use seanet::{Seanet, State};
+
+/// Added to a window's loudness, so that silence can be divided by it.
+const QUIETEST: f64 = 1e-8;
+
+/// The codec.
+pub struct Encodec {
+    config: Config,
+    encoder: Seanet,
+    quantizer: Quantizer,
+    decoder: Seanet,
+}
+
+/// A sound as codes.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `(windows, batch, codebooks, frames)`, integers below [`Config::codebook_size`]; one window unless the config
+    /// has [`windows`](Config::windows).
+    pub codes: Tensor,
+    /// `(windows, batch, 1)`: how loud each window was; only of codecs that bring windows to one loudness.
+    pub scales: Option<Tensor>,
+    /// Frames at the end of the last window that only fill it up to the length of the others.
+    pub last_frame_pad_length: usize,
+}
+
+/// A sound on its way through one of the two networks, piece by piece: what they keep of the pieces so far.
+#[derive(Debug, Clone)]
+pub struct Stream(State);
+
+impl Model for Encodec {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let encoder = Seanet::encoder(&config, &w.at("encoder"))?;
+        let quantizer = Quantizer::load(&config, &w.at("quantizer"))?;
+        let decoder = Seanet::decoder(&config, &w.at("decoder"))?;
+        Ok(Self { encoder, quantizer, decoder, config })
+    }
+}
+
+impl Encodec {
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Codes of `sound`, `(batch, samples, channels)` in -1 to 1 at [`Config::sampling_rate`], in as many codebooks
+    /// as `bandwidth` (kbit/s; the lowest if none) has room for.
+    ///
+    /// Where the last window would begin before the one before it is full, silence fills that one up.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if the channels are not the codec's, there is no sample or one that
+    /// is no number, or the bandwidth is not offered.
+    pub fn encode(&self, sound: &Tensor, bandwidth: Option<f64>) -> Result<Encoded> {
+        self.check_sound(sound)?;
+        let quantizers = self.config.quantizers_for(bandwidth)?;
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for window in self.windows(sound)? {
+            let (window, scale) = self.normalized(&window)?;
+            scales.extend(scale);
+            codes.push(self.encode_window(&window, quantizers)?);
+        }
+        let frames = |codes: Option<&Tensor>| codes.map_or(Ok(0), |codes| codes.dim(2));
+        let last_frame_pad_length = frames(codes.first())? - frames(codes.last())?;
+        if let Some(last) = codes.last_mut() {
+            *last = last.pad_with_zeros(2, 0, last_frame_pad_length)?;
+        }
+        Ok(Encoded {
+            codes: Tensor::stack(&codes, 0)?,
+            scales: if scales.is_empty() { None } else { Some(Tensor::stack(&scales, 0)?) },
+            last_frame_pad_length,
+        })
+    }
+
+    /// The sound of `encoded`: `(batch, samples, channels)`. A window has as many samples as its frames are long, so
+    /// that there are up to a frame more than were encoded.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if shapes do not fit each other, there are more codebooks than the
+    /// codec has, or a code is outside its codebook.
+    pub fn decode(&self, encoded: &Encoded) -> Result<Tensor> {
+        let (windows, batch, quantizers, frames) = encoded.codes.dims4().map_err(|_| {
+            let found = encoded.codes.dims();
+            Error::input(format!(
+                "codes are (windows, batch, codebooks, frames), these have the shape {found:?}"
+            ))
+        })?;
+        if windows == 0 || encoded.last_frame_pad_length >= frames {
+            return Err(Error::input(format!(
+                "{windows} windows of {frames} frames, the last with {} too many, hold no sound",
+                encoded.last_frame_pad_length
+            )));
+        }
+        if let Some(scales) = &encoded.scales
+            && scales.elem_count() != windows * batch
+        {
+            return Err(Error::input(format!(
+                "scales are (windows, batch, 1) = {:?}, these have the shape {:?}",
+                [windows, batch, 1],
+                scales.dims()
+            )));
+        }
+        let stride = match self.config.windows() {
+            Some(windows) => windows.stride,
+            None if windows == 1 => 0,
+            None => return Err(Error::input(format!("{windows} windows of codes, this codec has one"))),
+        };
+        let codes = encoded.codes.reshape((windows * batch, quantizers, frames))?;
+        let codes = self.checked(&codes)?.reshape((windows, batch, quantizers, frames))?;
+        let mut sound = OverlapAdd::new(stride);
+        for window in 0..windows {
+            let filling = if window + 1 == windows { encoded.last_frame_pad_length } else { 0 };
+            let codes = codes.get(window)?.narrow(2, 0, frames - filling)?;
+            let mut made = self.decoder.forward(&self.quantizer.decode(&codes)?)?;
+            if let Some(scales) = &encoded.scales {
+                let scale = scales.get(window)?.reshape((batch, 1, 1))?;
+                made = made.broadcast_mul(&scale.to_device(made.device())?.to_dtype(made.dtype())?)?;
+            }
+            match self.config.windows() {
+                Some(_) => sound.add(&made)?,
+                None => return Ok(made),
+            }
+        }
+        sound.finish()
+    }
+
+    /// The sound of one window of codes, at the loudness the network gives it: `(batch, codebooks, frames)` of
+    /// integers to `(batch, frames * hop, channels)`. Any number of the first codebooks will do.
+    ///
+    /// # Errors
+    /// As [`decode`](Encodec::decode).
+    pub fn decode_codes(&self, codes: &Tensor) -> Result<Tensor> {
+        self.decoder.forward(&self.quantizer.decode(&self.checked(codes)?)?)
+    }
+
+    /// What the encoder makes of `sound` before it is quantised: `(batch, frames, hidden_size)`, the windows' frames
+    /// one after the other.
+    ///
+    /// # Errors
+    /// As [`encode`](Encodec::encode).
+    pub fn latents(&self, sound: &Tensor) -> Result<Tensor> {
+        self.check_sound(sound)?;
+        let latents = |window: Tensor| self.encoder.forward(&self.normalized(&window)?.0);
+        let windows = self.windows(sound)?.into_iter().map(latents).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&windows, 1)?)
+    }
+
+    /// The beginning of a sound that is encoded piece by piece.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if what the codec makes of a sample depends on all the
+    /// others: it codes windows, or knows their loudness, or norms over time.
+    pub fn encode_stream(&self) -> Result<Stream> {
+        self.check_streams()?;
+        Ok(Stream(self.encoder.start()))
+    }
+
+    /// The codes that the next samples of a stream make certain, `(batch, codebooks, frames)`, if any. Together with
+    /// those of [`encode_rest`](Encodec::encode_rest) they are what [`encode`](Encodec::encode) gives.
+    ///
+    /// # Errors
+    /// As [`encode`](Encodec::encode).
+    pub fn encode_next(
+        &self,
+        sound: &Tensor,
+        bandwidth: Option<f64>,
+        stream: &mut Stream,
+    ) -> Result<Option<Tensor>> {
+        self.check_sound(sound)?;
+        self.encode_piece(Some(sound), bandwidth, stream)
+    }
+
+    /// The codes that are left when the sound of a stream has ended.
+    ///
+    /// # Errors
+    /// As [`encode`](Encodec::encode).
+    pub fn encode_rest(&self, bandwidth: Option<f64>, mut stream: Stream) -> Result<Option<Tensor>> {
+        self.encode_piece(None, bandwidth, &mut stream)
+    }
+
+    fn encode_piece(
+        &self,
+        sound: Option<&Tensor>,
+        bandwidth: Option<f64>,
+        stream: &mut Stream,
+    ) -> Result<Option<Tensor>> {
+        let quantizers = self.config.quantizers_for(bandwidth)?;
+        let latents = self.encoder.push(sound, sound.is_none(), &mut stream.0)?;
+        latents.map(|latents| self.quantizer.encode(&latents, quantizers)).transpose()
+    }
+
+    /// The beginning of a sound that is decoded piece by piece.
+    ///
+    /// # Errors
+    /// As [`encode_stream`](Encodec::encode_stream).
+    pub fn decode_stream(&self) -> Result<Stream> {
+        self.check_streams()?;
+        Ok(Stream(self.decoder.start()))
+    }
+
+    /// The samples that the next codes of a stream make certain, `(batch, samples, channels)`, if any. Together with
+    /// those of [`decode_rest`](Encodec::decode_rest) they are what [`decode_codes`](Encodec::decode_codes) gives, to
+    /// the last bits; no context is needed and nothing is computed twice. After the first seven frames, that at 24 kHz
+    /// gives each frame at once, and that at 32 kHz, whose convolutions look ahead, four frames late.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use fauna_audio::encodec::{Config, Encodec};
+    /// # use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+    /// # let config = Config { num_filters: 4, hidden_size: 16, codebook_size: 32, ..Config::default() };
+    /// # let codec = Encodec::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+    /// let mut stream = codec.decode_stream()?;
+    /// let mut samples = 0;
+    /// for _ in 0..5 {
+    ///     let codes = Tensor::ones((1, 8, 10), DType::I64, &Device::Cpu)?; // batch, codebooks, frames
+    ///     samples += codec.decode_next(&codes, &mut stream)?.map_or(0, |sound| sound.dims()[1]);
+    /// }
+    /// samples += codec.decode_rest(stream)?.map_or(0, |sound| sound.dims()[1]);
+    /// assert_eq!(samples, 50 * codec.config().hop_length());
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`decode`](Encodec::decode).
+    pub fn decode_next(&self, codes: &Tensor, stream: &mut Stream) -> Result<Option<Tensor>> {
+        let frames = self.quantizer.decode(&self.checked(codes)?)?;
+        self.decoder.push(Some(&frames), false, &mut stream.0)
+    }
+
+    /// The samples that are left when the codes of a stream have ended.
+    ///
+    /// # Errors
+    /// As [`decode`](Encodec::decode).
+    pub fn decode_rest(&self, mut stream: Stream) -> Result<Option<Tensor>> {
+        self.decoder.push(None, true, &mut stream.0)
+    }
+
+    /// The windows of `sound`.
+    fn windows(&self, sound: &Tensor) -> Result<Vec<Tensor>> {
+        let samples = sound.dim(1)?;
+        let Some(Windows { length, stride }) = self.config.windows() else {
+            return Ok(vec![sound.clone()]);
+        };
+        let last = (samples - 1) / stride * stride;
+        // Codes of windows are stacked, and only the last may be shorter.
+        let full = if last == 0 { samples } else { samples.max(last - stride + length) };
+        let sound = sound.pad_with_zeros(1, 0, full - samples)?;
+        let window = |start: usize| Ok(sound.narrow(1, start, length.min(full - start))?);
+        (0..=last).step_by(stride).map(window).collect()
+    }
+
+    /// `window` at unit loudness, and how loud it was: `(batch, 1)`; or as it is, if the codec does not do that.
+    fn normalized(&self, window: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        if !self.config.normalize {
+            return Ok((window.clone(), None));
+        }
+        let mono = window.mean(2)?;
+        let scale = (mono.sqr()?.mean_keepdim(1)?.sqrt()? + QUIETEST)?;
+        Ok((window.broadcast_div(&scale.unsqueeze(2)?)?, Some(scale)))
+    }
+
+    /// `(batch, samples, channels)` to `(batch, quantizers, frames)`.
+    fn encode_window(&self, window: &Tensor, quantizers: usize) -> Result<Tensor> {
+        self.quantizer.encode(&self.encoder.forward(window)?, quantizers)
+    }
+
+    fn check_streams(&self) -> Result<()> {
+        let config = &self.config;
+        match config.streams() && config.windows().is_none() && !config.normalize {
+            true => Ok(()),
+            false => Err(Error::unsupported("this codec needs a window of sound as a whole")
+                .hint("encode and decode take whole sounds; those at 24 and 32 kHz stream")),
+        }
+    }
+
+    fn check_sound(&self, sound: &Tensor) -> Result<()> {
+        let channels = self.config.audio_channels;
+        match sound.dims() {
+            [_, 0, _] | [0, ..] => return Err(Error::input("a sound of no samples")),
+            [_, _, found] if *found == channels => {}
+            [_, _, found] => return Err(wrong_channels(*found, channels)),
+            found => {
+                return Err(Error::input(format!(
+                    "a sound is (batch, samples, channels), this has the shape {found:?}"
+                )));
+            }
+        }
+        let values: Vec<f32> =
+            sound.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(at) => {
+                let sample = at / channels % sound.dim(1)?;
+                Err(Error::input(format!(
+                    "sample {sample} of the sound is {}, not a finite number",
+                    values[at]
+                )))
+            }
+        }
+    }
+
+    /// `codes` of `(batch, codebooks, frames)` as u32 on the codec's device, each inside its codebook.
+    fn checked(&self, codes: &Tensor) -> Result<Tensor> {
+        let (size, quantizers) = (self.config.codebook_size, self.config.num_quantizers());
+        let found = codes.dims();
+        match found {
+            [batch, books, frames] if *batch > 0 && *frames > 0 && (1..=quantizers).contains(books) => {}
+            [_, books, _] if *books > quantizers => {
+                return Err(Error::input(format!("{books} codebooks, this codec has {quantizers}")));
+            }
+            _ => {
+                return Err(Error::input(format!(
+                    "codes are (batch, codebooks, frames), none of them 0; these have the shape {found:?}"
+                )));
+            }
+        }
+        if !codes.dtype().is_int() {
+            return Err(Error::input(format!("codes are integers, these are {:?}", codes.dtype())));
+        }
+        let flat: Vec<i64> = codes.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+        if let Some(code) = flat.iter().find(|code| !(0..size as i64).contains(*code)) {
+            return Err(Error::input(format!("code {code} is outside the codebooks of {size} entries")));
+        }
+        let flat: Vec<u32> = flat.into_iter().map(|code| code as u32).collect();
+        Ok(Tensor::from_vec(flat, found, self.quantizer.device())?)
+    }
+}
+
+/// The error of a sound with other channels than the codec's.
+fn wrong_channels(found: usize, wanted: usize) -> Error {
+    let plural = if found == 1 { "" } else { "s" };
+    Error::input(format!("the sound has {found} channel{plural}, this codec wants {wanted}"))
+}
