@@ -210,7 +210,7 @@ fn linear_on(
     };
     let mut rounded = Scratch::new(0);
     if compute == Compute::Bf16 {
-        if product.way(rows) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
+        if product.way(rows, n) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
             // Rows of whole pairs.
             let stride = k.next_multiple_of(2);
             rounded = Scratch::new(rows * stride / 2);
@@ -372,6 +372,8 @@ unsafe impl Sync for Product<'_> {}
 pub(super) const SMALL: usize = 1 << 16;
 /// The most rows for which reading the weight in place along the sum beats packing it.
 const DOT_ROWS: usize = 24;
+/// The most columns for which it does so for any number of rows: a packed panel would be mostly empty.
+const DOT_COLUMNS: usize = 4;
 /// Terms of the sums that a packed block covers.
 const BLOCK_LENGTH: usize = 512;
 /// Columns that a packed block covers: with `BLOCK_LENGTH`, 256 KiB.
@@ -386,11 +388,11 @@ enum Way {
 }
 
 impl Product<'_> {
-    fn way(&self, rows: usize) -> Way {
+    fn way(&self, rows: usize, columns: usize) -> Way {
         match self.layout {
             // Packing rounds the weight, the other ways read it as it is.
             _ if self.compute == Compute::Bf16 && self.elem != Elem::Bf16 => Way::Packed,
-            Layout::OutIn if rows <= DOT_ROWS => Way::Dot,
+            Layout::OutIn if rows <= DOT_ROWS || columns <= DOT_COLUMNS => Way::Dot,
             Layout::InOut if rows <= STREAM_ROWS => Way::Stream,
             _ => Way::Packed,
         }
@@ -404,11 +406,14 @@ impl Product<'_> {
         if rows == 0 || columns == 0 {
             return;
         }
-        let way = self.way(rows);
+        let way = self.way(rows, columns);
         let threads = threads();
         let (mut row_step, mut column_step) = (rows, columns);
         if threads > 1 && rows * columns * self.length.max(1) >= SMALL {
             match way {
+                Way::Dot if columns <= DOT_COLUMNS => {
+                    row_step = round_up(rows.div_ceil(threads * 8), 24);
+                }
                 Way::Dot => column_step = round_up(columns.div_ceil(threads * 4), 16),
                 Way::Stream => column_step = round_up(columns.div_ceil(threads * 2), 64),
                 Way::Packed => {
@@ -471,7 +476,7 @@ pub(crate) unsafe fn multiply<S: Simd>(
         Product { x, w, w_stride, elem: Elem::F32, layout, y, length, bias, finish, compute, pairs };
     let part = Part { r: 0, rows, c: 0, columns };
     // SAFETY: the caller's promise.
-    unsafe { Job { product: &product, way: product.way(rows), part }.with_elem::<S, f32>() }
+    unsafe { Job { product: &product, way: product.way(rows, columns), part }.with_elem::<S, f32>() }
 }
 
 impl Task for Job<'_> {
