@@ -80,7 +80,7 @@ fn normal_tail<const FMA: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sigmoid_one<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn sigmoid_one<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp_one::<FMA>(-x))
 }
 
@@ -113,7 +113,7 @@ fn relu_one<const FMA: bool>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn tanh_one<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn tanh_one<const FMA: bool>(x: f32) -> f32 {
     let square = x * x;
     let near = polynomial::<FMA, 5>(
         square,

@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod conv;
 pub mod cpu;
 pub mod elementwise;
+pub mod lstm;
 pub mod matmul;
 pub mod norm;
 pub mod pool;

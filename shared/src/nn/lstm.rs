@@ -1,10 +1,11 @@
 //! Long short-term memory over time. Activations are `(batch, time, width)`.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::ops::sigmoid;
 
-use super::Linear;
+use super::{Linear, host};
 use crate::Result;
+use crate::kernels::lstm as kernel;
 use crate::weights::Weights;
 
 /// Layers of long short-term memory, one after the other, forward in time (Hochreiter and Schmidhuber 1997; with
@@ -61,17 +62,44 @@ impl Layer {
     fn forward(&self, x: &Tensor, (h, c): &mut (Tensor, Tensor), width: usize) -> Result<Tensor> {
         // The half that knows all of time beforehand is one product.
         let from_input = self.input.forward(x)?;
+        if host::serves(&from_input) && host::serves(h) && host::serves(c) {
+            return self.on_host(&from_input, h, c, width);
+        }
         let mut outputs = Vec::with_capacity(x.dim(1)?);
         for t in 0..x.dim(1)? {
             let sums = (from_input.narrow(1, t, 1)?.squeeze(1)? + self.recurrent.forward(h)?)?;
             let gate = |n: usize| sums.narrow(1, n * width, width);
-            let (input, forget, new, output) =
-                (sigmoid(&gate(0)?)?, sigmoid(&gate(1)?)?, gate(2)?.tanh()?, sigmoid(&gate(3)?)?);
+            let (input, forget) = (sigmoid(&gate(0)?)?, sigmoid(&gate(1)?)?);
+            let (new, output) = (gate(2)?.tanh()?, sigmoid(&gate(3)?)?);
             *c = ((forget * &*c)? + (input * new)?)?;
             *h = (output * c.tanh()?)?;
             outputs.push(h.clone());
         }
         Ok(Tensor::stack(&outputs, 1)?)
+    }
+
+    /// [`forward`](Layer::forward) on the CPU, after the product with the input: `(batch, time, 4 * width)`.
+    fn on_host(&self, from_input: &Tensor, h: &mut Tensor, c: &mut Tensor, width: usize) -> Result<Tensor> {
+        let (batch, time, gates) = from_input.dims3()?;
+        let mut cells = host::read(c, <[f32]>::to_vec)?;
+        let mut outputs = vec![0f32; batch * time * width];
+        host::read(from_input, |from_input| -> Result<()> {
+            for t in 0..time {
+                let mut now = vec![0f32; batch * width];
+                host::read(&self.recurrent.forward(h)?, |from_output| {
+                    for (b, from_output) in from_output.chunks_exact(gates).enumerate() {
+                        let from_input = &from_input[(b * time + t) * gates..][..gates];
+                        let (c, h) = (&mut cells[b * width..][..width], &mut now[b * width..][..width]);
+                        kernel::step(from_input, from_output, c, h);
+                        outputs[(b * time + t) * width..][..width].copy_from_slice(h);
+                    }
+                })?;
+                *h = Tensor::from_vec(now, (batch, width), &Device::Cpu)?;
+            }
+            Ok(())
+        })??;
+        *c = Tensor::from_vec(cells, (batch, width), &Device::Cpu)?;
+        Ok(Tensor::from_vec(outputs, (batch, time, width), &Device::Cpu)?)
     }
 }
 
@@ -98,7 +126,7 @@ impl Weights {
 mod tests {
     use super::*;
     use crate::runtime::Runtime;
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     fn x(batch: usize, time: usize, width: usize) -> Tensor {
         let values = (0..batch * time * width).map(|i| (i as f32 * 0.7).sin());
