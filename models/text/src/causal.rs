@@ -137,30 +137,8 @@ impl<M: CausalLm> LanguageModel<M> {
         }
     }
 
-    /// Ids on the device, with hidden ones brought inside the table: releases pad with an id they have no row for.
     fn checked_ids(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let mut rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let real = mask.map(words::real_tokens).transpose()?;
-        let limit = self.network.vocabulary() as i64;
-        for (r, row) in rows.iter_mut().enumerate() {
-            for (t, id) in row.iter_mut().enumerate() {
-                let hidden =
-                    real.as_ref().is_some_and(|real| real.get(r).and_then(|row| row.get(t)) == Some(&false));
-                if !(0..limit).contains(id) {
-                    match hidden {
-                        true => *id = 0,
-                        false => {
-                            return Err(Error::input(format!(
-                                "token {id} of row {r} is outside the vocabulary of {limit}"
-                            )));
-                        }
-                    }
-                }
-            }
-        }
-        let (batch, time) = ids.dims2()?;
-        let ids: Vec<u32> = rows.into_iter().flatten().map(|id| id as u32).collect();
-        Ok(Tensor::from_vec(ids, (batch, time), &self.device)?)
+        words::checked_ids(ids, mask, self.network.vocabulary(), &self.device)
     }
 
     fn on_device(&self, ids: &Tensor) -> Result<Tensor> {

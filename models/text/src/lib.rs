@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, GPT and the Llama family.
+//! The text exhibits of `fauna`: BERT, GPT, the Llama family and T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -17,12 +17,13 @@ pub mod words;
 
 use fauna_shared::item::Modality::{Label, Text, Vector};
 use fauna_shared::model::{Family, Release};
+use fauna_shared::weights::Name;
 use serde_json::json;
 
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &LLAMA];
+pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &LLAMA, &T5];
 
 const fn release(
     id: &'static str,
@@ -174,4 +175,39 @@ pub static LLAMA: Family = Family {
                 "original_max_position_embeddings": 8}
         })
     },
+};
+
+/// T5 in its first form, v1.1 and Flan: text to text, or the encoder alone.
+pub static T5: Family = Family {
+    name: "t5",
+    systems: &["T5"],
+    paper: "Raffel et al. 2019, arXiv 1910.10683; Chung et al. 2022, arXiv 2210.11416",
+    model_types: &["t5"],
+    architectures: &["T5ForConditionalGeneration", "T5EncoderModel", "T5Model", "T5WithLMHeadModel"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        release("google-t5/t5-small", "T5", "61M", "Apache-2.0"),
+        release("google-t5/t5-base", "T5", "223M", "Apache-2.0"),
+        release("google-t5/t5-large", "T5", "738M", "Apache-2.0"),
+        release("google-t5/t5-3b", "T5", "2.9B", "Apache-2.0"),
+        release("google-t5/t5-11b", "T5", "11B", "Apache-2.0"),
+        release("google/t5-v1_1-small", "T5", "77M", "Apache-2.0"),
+        release("google/t5-v1_1-base", "T5", "248M", "Apache-2.0"),
+        release("google/t5-v1_1-large", "T5", "783M", "Apache-2.0"),
+        release("google/t5-v1_1-xl", "T5", "2.8B", "Apache-2.0"),
+        release("google/t5-v1_1-xxl", "T5", "11B", "Apache-2.0"),
+        release("google/flan-t5-small", "T5", "77M", "Apache-2.0"),
+        release("google/flan-t5-base", "T5", "248M", "Apache-2.0"),
+        release("google/flan-t5-large", "T5", "783M", "Apache-2.0"),
+        release("google/flan-t5-xl", "T5", "2.8B", "Apache-2.0"),
+        release("google/flan-t5-xxl", "T5", "11B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: |_| Name::Keep,
+    inventory: t5::inventory,
+    open: |opening| Ok(Box::new(t5::T5Exhibit::open(opening)?)),
+    sample: t5::sample,
 };

@@ -115,6 +115,41 @@ pub fn real_tokens(mask: &Tensor) -> Result<Vec<Vec<bool>>> {
     Ok(rows.into_iter().map(|row| row.into_iter().map(|seen| seen != 0).collect()).collect())
 }
 
+/// Ids of `(batch, time)` on the device as u32, each below `vocabulary`. Hidden ones are brought inside the table:
+/// releases pad with an id they have no row for.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) naming the token that is outside.
+pub fn checked_ids(
+    ids: &Tensor,
+    mask: Option<&Tensor>,
+    vocabulary: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    let mut rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+    let real = mask.map(real_tokens).transpose()?;
+    let limit = vocabulary as i64;
+    for (r, row) in rows.iter_mut().enumerate() {
+        for (t, id) in row.iter_mut().enumerate() {
+            let hidden =
+                real.as_ref().is_some_and(|real| real.get(r).and_then(|row| row.get(t)) == Some(&false));
+            if !(0..limit).contains(id) {
+                match hidden {
+                    true => *id = 0,
+                    false => {
+                        return Err(Error::input(format!(
+                            "token {id} of row {r} is outside the vocabulary of {limit}"
+                        )));
+                    }
+                }
+            }
+        }
+    }
+    let (batch, time) = ids.dims2()?;
+    let ids: Vec<u32> = rows.into_iter().flatten().map(|id| id as u32).collect();
+    Ok(Tensor::from_vec(ids, (batch, time), device)?)
+}
+
 /// Token ids, `(batch, time)`, of named inputs whose companions have the same shape.
 ///
 /// # Errors

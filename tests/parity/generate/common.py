@@ -119,7 +119,7 @@ def generate(model, inputs, options, margin=2e-3):
         **inputs, **options, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     eos = set(as_list(options.get("eos_token_id", model.generation_config.eos_token_id)))
-    prompt = inputs["input_ids"].shape[1]
+    prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     for row in output.sequences[:, prompt:].tolist():
         real = row[: next((i for i, token in enumerate(row) if token in eos), len(row))]
         if len(set(real)) < min(4, len(real)) or len(real) < 2:

@@ -21,6 +21,8 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod exhibit;
+
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
@@ -28,6 +30,9 @@ use fauna_shared::model::{Model, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::Weights;
 use serde::Deserialize;
+
+pub use exhibit::T5Exhibit;
+pub(crate) use exhibit::{inventory, sample};
 
 /// The keys of `config.json` that shape the network. What a config leaves out is as in T5-small, which is what the
 /// reference's defaults are.
@@ -56,6 +61,10 @@ pub struct Config {
     pub layer_norm_epsilon: f64,
     /// The feed-forward part: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
     pub feed_forward_proj: FeedForwardKind,
+    /// Whether it is gated, where a file says so itself; it then wins over `feed_forward_proj`.
+    pub is_gated_act: Option<bool>,
+    /// Its activation, the same way.
+    pub dense_act_fn: Option<Activation>,
     /// Whether the output head shares the word table. A head that a file holds anyway is used.
     pub tie_word_embeddings: bool,
     /// Whether the decoder's output is divided by the root of its width before the head; if null, where tied.
@@ -78,6 +87,8 @@ impl Default for Config {
             relative_attention_max_distance: 128,
             layer_norm_epsilon: 1e-6,
             feed_forward_proj: FeedForwardKind { gated: false, activation: Activation::Relu },
+            is_gated_act: None,
+            dense_act_fn: None,
             tie_word_embeddings: true,
             scale_decoder_outputs: None,
             architectures: Vec::new(),
@@ -462,12 +473,13 @@ impl FeedForward {
     fn load(c: &Config, w: &Weights) -> Result<Sublayer<Self>> {
         let here = w.at("DenseReluDense");
         let wi = |name| here.linear_no_bias(name, c.d_model, c.d_ff);
-        let wi = match c.feed_forward_proj.gated {
+        let said = c.feed_forward_proj;
+        let wi = match c.is_gated_act.unwrap_or(said.gated) {
             true => Inner::Gated { activated: wi("wi_0")?, linear: wi("wi_1")? },
             false => Inner::Plain(wi("wi")?),
         };
         let wo = here.linear_no_bias("wo", c.d_ff, c.d_model)?;
-        Sublayer::load(c, Self { wi, wo, activation: c.feed_forward_proj.activation }, w)
+        Sublayer::load(c, Self { wi, wo, activation: c.dense_act_fn.unwrap_or(said.activation) }, w)
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

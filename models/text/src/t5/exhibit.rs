@@ -1,0 +1,404 @@
+//! T5 as an exhibit: a text to another text, texts to vectors.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Cache, Mask};
+use fauna_shared::generate::{self, Decoding, Tokens};
+use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
+use fauna_shared::model::{Card, Decode, Encode, Exhibit, Opening, only_known};
+use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::{Config, Encoder, Memory, T5};
+use crate::causal::{placed, sequences, token_ids};
+use crate::words;
+
+/// Tokens of one pass of [`Encode`]: enough to keep every core busy, few enough to stay in its caches.
+const TOKENS_A_PASS: usize = 2048;
+
+/// The length of the texts the published models were trained on. Longer ones are computed, not well.
+const TRAINED: usize = 512;
+
+/// The class that has every part.
+const WHOLE: &str = "T5ForConditionalGeneration";
+
+/// What `forward` reads.
+const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"];
+
+/// A T5, or its encoder, with its tokenizer.
+pub struct T5Exhibit {
+    network: Network,
+    vocabulary: usize,
+    device: Device,
+    tokenizer: Option<Tokenizer>,
+    card: Card,
+    /// What every answer begins with.
+    start: u32,
+    end: Vec<u32>,
+    pad: Option<u32>,
+}
+
+enum Network {
+    Encoder(Encoder),
+    Whole(Box<T5>),
+}
+
+/// What the config says is there.
+fn load(opening: &Opening) -> Result<(Network, Inventory)> {
+    Ok(match opening.architecture(WHOLE).as_str() {
+        "T5EncoderModel" => {
+            let (encoder, inventory) = opening.load::<Encoder>()?;
+            (Network::Encoder(encoder), inventory)
+        }
+        _ => {
+            let (whole, inventory) = opening.load::<T5>()?;
+            (Network::Whole(Box::new(whole)), inventory)
+        }
+    })
+}
+
+/// Walks the tensors: what a checkpoint of its config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    Ok(load(opening)?.1)
+}
+
+/// Rows of tokens, `(batch, time)`, and which of them are real.
+struct Rows {
+    ids: Tensor,
+    real: Vec<Vec<bool>>,
+}
+
+impl T5Exhibit {
+    /// Opens a checkpoint.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let architecture = opening.architecture(WHOLE);
+        let (network, inventory) = load(opening)?;
+        let tokenizer = words::tokenizer(opening)?;
+        let mut card = opening.card(&crate::T5, &architecture, &inventory);
+        card.context = Some(tokenizer.as_ref().and_then(Tokenizer::max_length).unwrap_or(TRAINED));
+        if ![WHOLE, "T5WithLMHeadModel"].contains(&architecture.as_str()) {
+            card.outputs = vec![Modality::Vector];
+        }
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let ids = |key: &str| match &generation[key] {
+            Value::Null => token_ids(&opening.config[key]),
+            value => token_ids(value),
+        };
+        let pad = ids("pad_token_id").first().copied();
+        Ok(Self {
+            start: ids("decoder_start_token_id").first().copied().or(pad).unwrap_or(0),
+            end: ids("eos_token_id"),
+            pad,
+            vocabulary: opening.config::<Config>()?.vocab_size,
+            device: opening.weights.runtime().device().clone(),
+            network,
+            tokenizer,
+            card,
+        })
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Encoder {
+        match &self.network {
+            Network::Encoder(encoder) => encoder,
+            Network::Whole(whole) => &whole.encoder,
+        }
+    }
+
+    /// The whole network.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if only the encoder is there.
+    pub fn network(&self) -> Result<&T5> {
+        match &self.network {
+            Network::Encoder(_) => Err(self.cannot("write: it is an encoder alone")),
+            Network::Whole(whole) => Ok(whole),
+        }
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    /// The named inputs whose names begin with `prefix`.
+    fn rows(&self, inputs: &Tensors, prefix: &str) -> Result<Rows> {
+        let named = |name: &str| inputs.get(&format!("{prefix}{name}"));
+        let ids = named("input_ids").ok_or_else(|| Error::input(format!("{prefix}input_ids are missing")))?;
+        if ids.rank() != 2 || ids.elem_count() == 0 {
+            return Err(Error::input(format!(
+                "{prefix}input_ids are {:?}, wanted (batch, time)",
+                ids.dims()
+            )));
+        }
+        let mask = match named("attention_mask") {
+            Some(mask) if mask.dims() != ids.dims() => {
+                return Err(Error::input(format!(
+                    "{prefix}attention_mask is {:?}, {prefix}input_ids {:?}",
+                    mask.dims(),
+                    ids.dims()
+                )));
+            }
+            Some(mask) => mask.clone(),
+            None => ids.ones_like()?,
+        };
+        Ok(Rows {
+            ids: words::checked_ids(ids, Some(&mask), self.vocabulary, &self.device)?,
+            real: words::real_tokens(&mask)?,
+        })
+    }
+
+    /// The tokens of `texts` as one rectangle.
+    fn tokenised(&self, texts: &[Encoding]) -> Result<Rows> {
+        let batch = self.tokenizer()?.pad(texts, Padding::Right);
+        Ok(Rows {
+            ids: batch.ids_tensor(&self.device)?,
+            real: words::real_tokens(&batch.mask_tensor(&Device::Cpu)?)?,
+        })
+    }
+
+    /// The encoder's states, `(batch, time, d_model)`, and whom of them the decoder may see.
+    fn read(&self, rows: &Rows) -> Result<(Tensor, Mask)> {
+        let mask = Mask::full().with_padding(&rows.real)?;
+        Ok((self.encoder().forward(&rows.ids, &mask)?, mask))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &INPUTS)?;
+        let (states, mask) = self.read(&self.rows(inputs, "")?)?;
+        if !INPUTS[2..].iter().any(|name| inputs.contains_key(*name)) {
+            return Ok(Tensors::from([("last_hidden_state".into(), states)]));
+        }
+        let (network, rows) = (self.network()?, self.rows(inputs, "decoder_")?);
+        if rows.real.len() != states.dim(0)? {
+            return Err(Error::input(format!(
+                "{} rows to read and {} to write",
+                states.dim(0)?,
+                rows.real.len()
+            )));
+        }
+        let decoder = &network.decoder;
+        let memory = decoder.memory(&states, &mask)?;
+        let causal = Mask::causal().with_padding(&rows.real)?;
+        let mut cache = decoder.cache(rows.ids.dim(1)?);
+        let hidden = decoder.hidden(&rows.ids, &causal, &memory, &mut cache)?;
+        let (name, hidden) = match network.logits(&hidden)? {
+            Some(logits) => ("logits", logits),
+            None => ("last_hidden_state", hidden),
+        };
+        Ok(Tensors::from([(name.into(), hidden), ("encoder_last_hidden_state".into(), states)]))
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        only_known(inputs, &INPUTS[..2])?;
+        let rows = self.rows(inputs, "")?;
+        let writer = self.writer(&rows)?;
+        let mut decoding = self.decoding(&Decoding {
+            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
+            min_new_tokens: options["min_new_tokens"].as_u64().unwrap_or(0) as usize,
+            ..Decoding::default()
+        });
+        if options.get("eos_token_id").is_some() {
+            decoding.eos = Some(token_ids(&options["eos_token_id"]));
+        }
+        decoding.pad = token_ids(&options["pad_token_id"]).first().copied().or(decoding.pad);
+        let start = token_ids(&options["decoder_start_token_id"]).first().copied().unwrap_or(self.start);
+        let prompts = vec![[start]; rows.real.len()];
+        let made = generate::generate(&writer, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
+        let prompts = vec![vec![i64::from(start)]; rows.real.len()];
+        let sequences = sequences(&prompts, &made.tokens, decoding.pad_token())?;
+        Ok(Tensors::from([("sequences".into(), sequences)]))
+    }
+
+    /// `options` with the model's own end and padding tokens where they are open.
+    fn decoding(&self, options: &Decoding) -> Decoding {
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| self.end.clone());
+        options.pad = options.pad.or(self.pad);
+        options
+    }
+
+    fn writer(&self, rows: &Rows) -> Result<Writer<'_>> {
+        let network = self.network()?;
+        let (states, mask) = self.read(rows)?;
+        Ok(Writer { network, memory: network.decoder.memory(&states, &mask)?, exhibit: self })
+    }
+
+    /// Answers `texts`, all at once, handing on each piece with the index of its text.
+    fn answer(
+        &self,
+        texts: &[String],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if options.guidance != 1.0 {
+            return Err(self.cannot("be guided: it has no unconditional answer"));
+        }
+        let tokenizer = self.tokenizer()?;
+        let encodings =
+            texts.iter().map(|text| tokenizer.encode_text(text, None)).collect::<Result<Vec<_>>>()?;
+        let writer = self.writer(&self.tokenised(&encodings)?)?;
+        let start = [self.start];
+        let prompts = vec![text::Prompt::Ids(&start); texts.len()];
+        let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
+        text::stream(&writer, tokenizer, &prompts, &self.decoding(options), &mut each)?;
+        Ok(())
+    }
+
+    fn text_of(&self, prompt: &Prompt) -> Result<String> {
+        match prompt {
+            Prompt::Items(items) => Ok(items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat()),
+            Prompt::Chat(_) => {
+                Err(Error::unsupported(format!("{} holds no conversations", self.card.source))
+                    .hint("it answers one text: give it a prompt"))
+            }
+        }
+    }
+}
+
+/// A decoder and what it has read: one row for each text.
+struct Writer<'a> {
+    network: &'a T5,
+    memory: Memory,
+    exhibit: &'a T5Exhibit,
+}
+
+impl generate::Decoder for Writer<'_> {
+    type Cache = Cache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
+        Ok(self.network.decoder.cache(capacity))
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        let ids = tokens.tensor(&self.exhibit.device)?;
+        let (_, mask) = placed(tokens)?;
+        let hidden = self.network.decoder.hidden(&ids, &mask, &self.memory, cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let logits = self.network.logits(&last)?;
+        logits.ok_or_else(|| self.exhibit.cannot("generate: it has no output head"))
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl Encode for T5Exhibit {
+    type Input = String;
+
+    /// The mean of the encoder's states over each text's tokens, the end token among them. Not normalised, nothing cut.
+    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+        let tokenizer = self.tokenizer()?;
+        let encodings =
+            batch.iter().map(|text| tokenizer.encode_text(text, None)).collect::<Result<Vec<_>>>()?;
+        // Texts of like length go together.
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
+        let mut rows: Vec<Option<Tensor>> = vec![None; batch.len()];
+        let mut rest = &order[..];
+        while let Some(first) = rest.first() {
+            let count = (TOKENS_A_PASS / encodings[*first].ids.len().max(1)).clamp(1, rest.len());
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            let chosen: Vec<Encoding> = now.iter().map(|i| encodings[*i].clone()).collect();
+            let (states, _) = self.read(&self.tokenised(&chosen)?)?;
+            let states = states.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+            for (row, i) in now.iter().enumerate() {
+                let time = encodings[*i].ids.len();
+                rows[*i] = Some(states.narrow(0, row, 1)?.narrow(1, 0, time)?.mean(1)?);
+            }
+        }
+        let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
+        if rows.is_empty() {
+            return Err(Error::input("no text to embed"));
+        }
+        Ok(Embeddings { rows: Tensor::cat(&rows, 0)?, cut: vec![0; batch.len()] })
+    }
+}
+
+impl Decode for T5Exhibit {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.answer(&[self.text_of(prompt)?], options, &mut |_, piece| each(piece))
+    }
+}
+
+impl Exhibit for T5Exhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// The encoder's `last_hidden_state`; with `decoder_input_ids`, what the decoder makes of it.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let longest = usize::MAX;
+        let mut tokenised = match words::tokenised(self.tokenizer.as_ref(), options, Padding::Right, longest)?
+        {
+            None => Tensors::new(),
+            Some(mut tokenised) => {
+                tokenised.remove("token_type_ids");
+                tokenised
+            }
+        };
+        let mut inputs = inputs.clone();
+        inputs.extend(tokenised.clone());
+        let mut out = match method {
+            "forward" => self.forward_ids(&inputs)?,
+            "generate" => self.generate_ids(&inputs, options)?,
+            other => return Err(self.cannot(&format!("run the method \"{other}\""))),
+        };
+        out.append(&mut tokenised);
+        Ok(out)
+    }
+
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let texts = items.iter().map(|item| Ok(item.text()?.to_string())).collect::<Result<Vec<_>>>()?;
+        self.encode(&texts)
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let texts = prompts.iter().map(|prompt| self.text_of(prompt)).collect::<Result<Vec<_>>>()?;
+        self.answer(&texts, options, &mut |row, piece| each(row, Item::Text(piece)))
+    }
+}
+
+/// A small config with every branch awake.
+pub(crate) fn sample() -> Value {
+    json!({
+        "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,
+        "vocab_size": 61, "d_model": 32, "d_kv": 7, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2,
+        "num_heads": 3, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, "decoder_start_token_id": 0
+    })
+}
