@@ -38,6 +38,11 @@ fn llama_computes_what_its_reference_computes() {
     cases_of("llama");
 }
 
+#[test]
+fn t5_computes_what_its_reference_computes() {
+    cases_of("t5");
+}
+
 /// A folder of cases that no test above names would never be run.
 #[test]
 fn no_folder_of_cases_is_forgotten() {
@@ -46,5 +51,5 @@ fn no_folder_of_cases_is_forgotten() {
     let mut families: Vec<&str> =
         cases.iter().filter_map(|case| case.strip_prefix(&folder).ok()?.iter().next()?.to_str()).collect();
     families.dedup();
-    assert_eq!(families, ["bert", "gpt", "llama"]);
+    assert_eq!(families, ["bert", "gpt", "llama", "t5"]);
 }

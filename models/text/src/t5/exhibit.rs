@@ -402,3 +402,108 @@ pub(crate) fn sample() -> Value {
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, "decoder_start_token_id": 0
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use fauna_shared::ErrorKind;
+    use fauna_shared::zoo::{Options, Zoo};
+
+    use super::*;
+
+    const TEXTS: [&str; 3] = ["translate English to German: hello", "", "summarize"];
+
+    /// A T5 with random weights and a small vocabulary of real pieces.
+    fn exhibit(change: impl FnOnce(&mut Value)) -> T5Exhibit {
+        let folder = tempfile::tempdir().unwrap();
+        let pieces = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5/spiece.model");
+        std::fs::copy(pieces, folder.path().join("spiece.model")).unwrap();
+        let mut config = sample();
+        config["vocab_size"] = json!(300);
+        config["eos_token_id"] = json!(1);
+        change(&mut config);
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let options = Options { random_weights: Some(5), ..Options::default() };
+        let (_, opening) = Zoo::new([&crate::T5]).opening(folder.path().to_str().unwrap(), &options).unwrap();
+        T5Exhibit::open(&opening).unwrap()
+    }
+
+    fn answers(exhibit: &T5Exhibit, prompts: &[&str], options: &Decoding) -> Vec<String> {
+        let prompts: Vec<Prompt> = prompts.iter().map(|text| Prompt::Items(vec![(*text).into()])).collect();
+        let mut texts = vec![String::new(); prompts.len()];
+        exhibit
+            .generate_batch(&prompts, options, &mut |row, item| {
+                texts[row] += item.text().unwrap();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        texts
+    }
+
+    #[test]
+    fn texts_are_answered_together_as_they_are_alone() {
+        let exhibit = exhibit(|_| {});
+        for options in [Decoding::greedy(12), Decoding { temperature: 2.0, seed: 3, ..Decoding::greedy(12) }]
+        {
+            let together = answers(&exhibit, &TEXTS, &options);
+            assert!(together.iter().any(|text| !text.is_empty()), "{together:?}");
+            for (row, text) in TEXTS.iter().enumerate() {
+                let options = Decoding { stream: row as u64, ..options.clone() };
+                assert_eq!(answers(&exhibit, &[text], &options)[0], together[row], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vector_is_the_mean_of_the_states_of_real_tokens() {
+        let exhibit = exhibit(|_| {});
+        let items: Vec<Item> = TEXTS.iter().map(|text| (*text).into()).collect();
+        let made = exhibit.embed(&items).unwrap();
+        assert_eq!((made.rows.dims(), &made.cut[..]), (&[3, 32][..], &[0, 0, 0][..]));
+        for (row, text) in TEXTS.iter().enumerate() {
+            let out = exhibit.call("forward", &Tensors::new(), &json!({"texts": [text]})).unwrap();
+            let mean = out["last_hidden_state"].mean(1).unwrap();
+            let off = (made.rows.narrow(0, row, 1).unwrap() - mean).unwrap().abs().unwrap();
+            assert!(off.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6, "{text}");
+        }
+        assert!(exhibit.embed(&[]).is_err());
+    }
+
+    #[test]
+    fn what_it_cannot_do_is_an_error_each() {
+        let whole = exhibit(|_| {});
+        let mut nothing = |_: Item| ControlFlow::Continue(());
+        let text = Prompt::Items(vec!["hello".into()]);
+        let guided = Decoding { guidance: 3.0, ..Decoding::greedy(2) };
+        assert_eq!(whole.generate(&text, &guided, &mut nothing).unwrap_err().kind(), ErrorKind::Unsupported);
+        let chat = Prompt::Chat(Vec::new());
+        assert!(whole.generate(&chat, &Decoding::greedy(2), &mut nothing).is_err());
+
+        let encoder = exhibit(|config| config["architectures"] = json!(["T5EncoderModel"]));
+        assert_eq!(encoder.card().outputs, [Modality::Vector]);
+        assert!(encoder.generate(&text, &Decoding::greedy(2), &mut nothing).is_err());
+        let bare = exhibit(|config| config["architectures"] = json!(["T5Model"]));
+        let error = bare.generate(&text, &Decoding::greedy(2), &mut nothing).unwrap_err();
+        assert!(error.message().contains("output head"), "{error}");
+
+        let ids = |rows: usize| Tensor::ones((rows, 3), DType::I64, &Device::Cpu).unwrap();
+        for (name, odd) in [
+            ("attention_mask", ids(1)),
+            ("decoder_input_ids", ids(1)),
+            ("decoder_attention_mask", ids(2)),
+            ("decoder_input_ids", Tensor::ones((2, 0), DType::I64, &Device::Cpu).unwrap()),
+        ] {
+            let inputs = Tensors::from([("input_ids".into(), ids(2)), (name.into(), odd)]);
+            let error = whole.forward(&inputs).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Input, "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn forms_of_the_feed_forward_part_that_nobody_knows_are_named() {
+        for odd in ["gated-swoosh", "gelu-gated", "", "gated-"] {
+            let config = json!({"feed_forward_proj": odd});
+            let error = serde_json::from_value::<Config>(config).unwrap_err().to_string();
+            assert!(error.contains("feed_forward_proj"), "{odd}: {error}");
+        }
+    }
+}
