@@ -7,11 +7,15 @@
 //! The room is behind the feature `audio`: a build for text alone compiles none of the crates it stands on.
 
 pub mod chroma;
+pub mod resample;
 pub mod sinc;
 pub mod spectrum;
 
 use crate::item::Sound;
 use crate::{Error, Result};
+
+/// The most channels a file may have, read or written.
+pub const MOST_CHANNELS: usize = 32;
 
 /// The highest rate anything here reads or makes, in Hz: twice the fastest converter on the market.
 pub const HIGHEST_RATE: u32 = 768_000;
@@ -39,6 +43,10 @@ fn check_rates(from: u32, to: u32) -> Result<()> {
         0..=256 => Ok(()),
         _ => Err(Error::input(format!("from {from} Hz to {to} Hz: rates at most 256-fold apart wanted"))),
     }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Refuses samples that are not numbers or without end.

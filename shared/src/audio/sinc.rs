@@ -1,9 +1,9 @@
 //! Resampling by one windowed sinc a phase, exactly as torchaudio's `functional.resample` does it.
 //!
 //! For extractors that are defined by it, where another filter would give other features. For sounds as such,
-//! [`resample`](super::resample) is better and faster.
+//! [`resample`](super::resample::resample) is better and faster.
 
-use super::{check_finite, check_rates};
+use super::{check_finite, check_rates, gcd};
 use crate::{Error, Result};
 
 /// Which sinc: its zero crossings on each side and where it cuts off, as a share of the lower rate's half.
@@ -97,10 +97,6 @@ impl Phases {
         let start = (centre + skipped - self.before).min(samples.len());
         taps[skipped..].iter().zip(&samples[start..]).map(|(tap, sample)| tap * sample).sum()
     }
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -3,3 +3,9 @@
 //! `reference.safetensors` and the sounds beside it come from `tests/parity/generate/sound.py`.
 
 mod reference;
+
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio").join(name)
+}

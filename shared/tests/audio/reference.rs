@@ -1,19 +1,21 @@
 //! What the references compute, from `reference.safetensors`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
+use fauna_shared::audio::resample::resample;
 use fauna_shared::audio::sinc::Sinc;
 use fauna_shared::audio::spectrum::{
     Log, Measure, Mel, MelConfig, MelScale, Spectrum, SpectrumConfig, mel_bank,
 };
+use fauna_shared::item::Sound;
+
+use crate::fixture;
 
 /// The tensors whose names start with `prefix`, by what follows it, and the sound they were made of.
 fn reference(prefix: &str) -> (BTreeMap<String, Tensor>, Vec<f32>) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/reference.safetensors");
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let tensors = candle_core::safetensors::load(fixture("reference.safetensors"), &Device::Cpu).unwrap();
     let mut tensors: BTreeMap<String, Tensor> = tensors
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_string(), tensor)))
@@ -113,5 +115,21 @@ fn the_exact_resampler_is_torchaudios() {
         let found = sinc.resample(&sound, from as u32, to as u32).unwrap();
         let apart = distance(&[found], &wanted.unsqueeze(0).unwrap());
         assert!(apart < 1e-6, "{name}: {apart:e}");
+    }
+}
+
+#[test]
+fn the_fast_resampler_is_torchaudios_longest_within_the_band() {
+    let (tensors, _) = reference("rates.");
+    for name in ["44100.32000", "32000.44100"] {
+        let [from, to] = numbers(name)[..] else { panic!("{name}") };
+        let channel = tensors[&format!("{name}.sound")].to_vec1().unwrap();
+        let sound = Sound { rate: from as u32, channels: vec![channel] };
+        let found = resample(sound, to as u32).unwrap().channels.remove(0);
+        let wanted = tensors[name].to_vec1::<f32>().unwrap();
+        assert_eq!(found.len(), wanted.len());
+        let apart =
+            found.iter().zip(&wanted).map(|(found, wanted)| (found - wanted).abs()).fold(0f32, f32::max);
+        assert!(apart < 1e-5, "{name}: {apart:e}");
     }
 }

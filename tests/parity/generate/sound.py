@@ -3,12 +3,14 @@
     python tests/parity/generate/sound.py
 
 `reference.safetensors` holds sounds and what torchaudio and transformers make of them; see `shared/tests/audio/main.rs`
-for what each tensor is compared with.
+for what each tensor is compared with. `tone.*` hold half a second of 440 Hz left and 660 Hz right, at 32 kHz.
 """
 
 from pathlib import Path
 
+import av
 import numpy
+import soundfile
 import torch
 import torchaudio
 from safetensors.torch import save_file
@@ -93,10 +95,40 @@ def resampled(out):
             wide = torchaudio.functional.resample(sound.double(), *rates, **settings)
             out[f"resample.{name}.{rates[0]}.{rates[1]}"] = wide.float()
 
+    # Swelling noise that ends at 0.7 of the lower rate's half, by the reference's longest filter.
+    for old, new in ((44100, 32000), (32000, 44100)):
+        bins = torch.fft.rfft(noise(1470, seed=22).double())
+        bins[int(0.7 * min(old, new) / old * len(bins)) :] = 0
+        sound = torch.fft.irfft(bins, 1470) * torch.hann_window(1470)
+        out[f"rates.{old}.{new}.sound"] = sound.float()
+        wide = torchaudio.functional.resample(sound, old, new, rolloff=0.9475937167399596, lowpass_filter_width=64)
+        out[f"rates.{old}.{new}"] = wide.float()
+
+
+def files():
+    rate, frames = 32000, 16000
+    time = numpy.arange(frames) / rate
+    tone = numpy.stack([0.5 * numpy.sin(2 * numpy.pi * 440 * time), 0.25 * numpy.sin(2 * numpy.pi * 660 * time)])
+    for name, subtype in (("flac", "PCM_16"), ("ogg", "VORBIS")):
+        soundfile.write(FOLDER / f"tone.{name}", tone.T, rate, format=name, subtype=subtype)
+    for name, codec, options in (("mp3", "libmp3lame", {}), ("m4a", "aac", {"aac_coder": "fast"})):
+        with av.open(FOLDER / f"tone.{name}", "w") as file:
+            stream = file.add_stream(codec, rate=rate, options=options)
+            stream.layout, stream.format, stream.bit_rate = "stereo", "fltp", 64000
+            stream.codec_context.open()
+            size = stream.codec_context.frame_size
+            for start in range(0, frames, size):
+                chunk = numpy.ascontiguousarray(tone[:, start : start + size], dtype=numpy.float32)
+                frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="stereo")
+                frame.sample_rate, frame.pts = rate, start
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     out = {}
     for part in (spectra, mels, chromas, resampled):
         part(out)
+    files()
     save_file({name: tensor.contiguous() for name, tensor in out.items()}, FOLDER / "reference.safetensors")
