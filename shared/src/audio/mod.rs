@@ -7,9 +7,11 @@
 //! The room is behind the feature `audio`: a build for text alone compiles none of the crates it stands on.
 
 pub mod chroma;
+pub mod read;
 pub mod resample;
 pub mod sinc;
 pub mod spectrum;
+pub mod write;
 
 use crate::item::Sound;
 use crate::{Error, Result};

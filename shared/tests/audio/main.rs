@@ -2,7 +2,9 @@
 //!
 //! `reference.safetensors` and the sounds beside it come from `tests/parity/generate/sound.py`.
 
+mod reading;
 mod reference;
+mod writing;
 
 use std::path::{Path, PathBuf};
 
