@@ -3,13 +3,14 @@
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
 pub mod encodec;
+pub mod jukebox;
 
 use fauna_shared::item::Modality::{Codes, Sound, Vector};
 use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&ENCODEC];
+pub const FAMILIES: &[&Family] = &[&ENCODEC, &JUKEBOX];
 
 const fn release(
     id: &'static str,
@@ -51,4 +52,26 @@ pub static ENCODEC: Family = Family {
             "use_conv_shortcut": true
         })
     },
+};
+
+/// Jukebox's codec and the prior that LLark listens with.
+pub static JUKEBOX: Family = Family {
+    name: "jukebox",
+    systems: &["LLark"],
+    paper: "Dhariwal et al. 2020, arXiv 2005.00341",
+    model_types: &["jukebox"],
+    architectures: &["JukeboxModel"],
+    gguf: &[],
+    inputs: &[Sound, Codes],
+    outputs: &[Codes, Sound, Vector],
+    releases: &[
+        release("openai/jukebox-1b-lyrics", "LLark", "1B, of which the codec 2M", "OpenAI, non-commercial"),
+        release("openai/jukebox-5b-lyrics", "LLark", "5B, of which the codec 2M", "OpenAI, non-commercial"),
+    ],
+    config_of_gguf: None,
+    layout: Some(jukebox::layout),
+    rename: jukebox::rename,
+    inventory: |opening| Ok(jukebox::Jukebox::open(opening)?.1),
+    open: |opening| Ok(Box::new(jukebox::JukeboxExhibit::open(opening)?)),
+    sample: jukebox::sample,
 };

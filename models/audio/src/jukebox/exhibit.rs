@@ -1,0 +1,290 @@
+//! Jukebox as the zoo shows it: a codec, an embedder, and the reference's own methods.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::audio;
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
+use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::{Error, Result};
+use serde_json::{Map, Value};
+
+use super::hps::wanted_layers;
+use super::{Jukebox, labels};
+
+/// Frames a second that LLark pools to.
+pub(crate) const FRAMES_PER_SECOND: f64 = 10.0;
+
+/// The codec and its prior with their manners.
+pub struct JukeboxExhibit {
+    jukebox: Jukebox,
+    device: Device,
+    card: Card,
+}
+
+impl JukeboxExhibit {
+    /// Opens a release in either layout.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (jukebox, inventory) = Jukebox::open(opening)?;
+        let mut card = opening.card(&crate::JUKEBOX, &opening.architecture("JukeboxModel"), &inventory);
+        match jukebox.prior() {
+            Ok(prior) => card.notes.push(format!("{} layers of the prior were read", prior.layers())),
+            Err(error) => card.notes.push(error.message().to_string()),
+        }
+        Ok(Self { jukebox, device: opening.weights.runtime().device().clone(), card })
+    }
+
+    /// The networks themselves.
+    pub fn jukebox(&self) -> &Jukebox {
+        &self.jukebox
+    }
+
+    /// The codes of all levels.
+    fn encode_sound(&self, sound: &Sound) -> Result<Tensors> {
+        let samples = mono_at(sound, self.jukebox.rate())?;
+        let codec = self.jukebox.vqvae();
+        let coarsest = codec.hop(codec.levels() - 1);
+        let whole = samples.len().next_multiple_of(coarsest);
+        let mut samples = samples;
+        samples.resize(whole, 0.0);
+        let x = Tensor::from_vec(samples, (1, whole, 1), &Device::Cpu)?.to_device(&self.device)?;
+        self.encode_all(&x.expand((1, whole, codec.channels()))?.contiguous()?)
+    }
+
+    /// `(batch, samples, channels)` to `music_tokens_0` and so on.
+    fn encode_all(&self, x: &Tensor) -> Result<Tensors> {
+        let codec = self.jukebox.vqvae();
+        let x = x.to_dtype(DType::F32)?.to_device(&self.device)?;
+        let codes = |level| Ok((music_tokens(level), on_host(&codec.encode(level, &x)?, DType::I64)?));
+        (0..codec.levels()).map(codes).collect()
+    }
+
+    /// The sound of `codes`, `(batch, time)`, as `(batch, samples, channels)`.
+    fn decode_level(&self, level: usize, codes: &Tensor) -> Result<Tensor> {
+        if codes.rank() != 2 || codes.elem_count() == 0 {
+            return Err(Error::input(format!(
+                "{} are {:?}, wanted (batch, time)",
+                music_tokens(level),
+                codes.dims()
+            )));
+        }
+        let codes = ids(codes)?.to_device(&self.device)?;
+        on_host(&self.jukebox.vqvae().decode(level, &codes)?, DType::F32)
+    }
+
+    fn decode(&self, inputs: &Tensors) -> Result<Tensors> {
+        let names: Vec<String> = (0..self.jukebox.vqvae().levels()).map(music_tokens).collect();
+        only_known(inputs, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let mut out = Tensors::new();
+        for (level, name) in names.iter().enumerate() {
+            if let Some(codes) = inputs.get(name) {
+                out.insert(format!("audio_from_level_{level}"), self.decode_level(level, codes)?);
+            }
+        }
+        match out.is_empty() {
+            true => Err(Error::input(format!("no codes to decode: wanted one of {}", names.join(", ")))),
+            false => Ok(out),
+        }
+    }
+
+    fn encode(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        only_known(inputs, &["audio", "input_audio"])?;
+        let mut out = match inputs.get("input_audio") {
+            Some(x) if x.rank() == 3 => self.encode_all(x)?,
+            Some(x) => {
+                return Err(Error::input(format!(
+                    "input_audio is {:?}, wanted (batch, samples, channels)",
+                    x.dims()
+                )));
+            }
+            None => Tensors::new(),
+        };
+        if let Some(samples) = inputs.get("audio") {
+            out.append(&mut hear(&self.jukebox, samples, options)?);
+        }
+        match out.is_empty() {
+            true => Err(Error::input("no sound to encode: wanted audio or input_audio")),
+            false => Ok(out),
+        }
+    }
+
+    fn decode_codes(&self, codes: &Tensors) -> Result<Sound> {
+        let levels = self.jukebox.vqvae().levels();
+        let finest = (0..levels).find_map(|level| Some((level, codes.get(&music_tokens(level))?)));
+        let (level, codes) = finest.ok_or_else(|| {
+            let found = codes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Error::input(format!(
+                "no codes of this codec: wanted music_tokens_0 to {}, found {found}",
+                levels - 1
+            ))
+        })?;
+        let sound = self.decode_level(level, codes)?;
+        if sound.dim(0)? != 1 {
+            return Err(Error::input(format!(
+                "{} sounds in one file of codes: one is wanted",
+                sound.dim(0)?
+            )));
+        }
+        let channels = sound.squeeze(0)?.t()?.clamp(-1f32, 1f32)?.to_vec2()?;
+        Ok(Sound { rate: self.jukebox.rate(), channels })
+    }
+}
+
+/// What a jukebox hears in `samples`, `(samples)`: `music_tokens`, `activations` and the pooled `audio_encodings`.
+pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Value>) -> Result<Tensors> {
+    if samples.rank() != 1 {
+        return Err(Error::input(format!("audio is {:?}, wanted (samples): one mono sound", samples.dims())));
+    }
+    let samples: Vec<f32> = samples.to_dtype(DType::F32)?.to_vec1()?;
+    let layers = wanted_layers(options)?.map_or_else(|| Ok(jukebox.prior()?.layers()), Ok::<_, Error>)?;
+    let per_second = match options.get("pool_frames_per_second") {
+        None | Some(Value::Null) => FRAMES_PER_SECOND,
+        Some(value) => value
+            .as_f64()
+            .ok_or_else(|| Error::input("pool_frames_per_second is a number, 0 for one mean"))?,
+    };
+    let heard = jukebox.listen(&samples, layers)?;
+    let pooled = jukebox.pool(&heard.activations, per_second)?;
+    let codes: Vec<i64> = heard.music_tokens.iter().map(|code| i64::from(*code)).collect();
+    let count = codes.len();
+    Ok(Tensors::from([
+        ("music_tokens".to_string(), Tensor::from_vec(codes, (1, count), &Device::Cpu)?),
+        ("activations".to_string(), on_host(&heard.activations, DType::F32)?),
+        ("audio_encodings".to_string(), on_host(&pooled, DType::F32)?),
+    ]))
+}
+
+/// The prior's states: of `music_tokens`, `(batch, n_ctx)`, under `metadata`, `(batch, 4 + genres)`, or as of an
+/// unknown song; after `options.layer` layers, or all that were read.
+pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+    only_known(inputs, &["music_tokens", "metadata"])?;
+    let prior = jukebox.prior()?;
+    let codes = inputs.get("music_tokens").ok_or_else(|| Error::input("music_tokens are missing"))?;
+    if codes.rank() != 2 || codes.dim(0)? == 0 {
+        return Err(Error::input(format!(
+            "music_tokens are {:?}, wanted (batch, {})",
+            codes.dims(),
+            prior.n_ctx()
+        )));
+    }
+    let codes: Vec<Vec<u32>> = ids(codes)?.to_vec2()?;
+    let labels = match inputs.get("metadata") {
+        Some(metadata) if metadata.rank() == 2 && metadata.dim(0)? == codes.len() => labels::rows(metadata)?,
+        Some(metadata) => {
+            let wanted = codes.len();
+            return Err(Error::input(format!(
+                "metadata are {:?}, wanted ({wanted}, 4 + genres)",
+                metadata.dims()
+            )));
+        }
+        None => vec![jukebox.unknown()?; codes.len()],
+    };
+    let layer = match options.get("layer") {
+        None | Some(Value::Null) => prior.layers(),
+        Some(layer) => {
+            layer.as_u64().ok_or_else(|| Error::input(format!("layer is a count, not {layer}")))? as usize
+        }
+    };
+    let (mut hidden, mut x_conds, mut y_conds) = (Vec::new(), Vec::new(), Vec::new());
+    for (codes, labels) in codes.iter().zip(&labels) {
+        let (x_cond, y_cond) = prior.condition(labels)?;
+        hidden.push(on_host(&prior.hidden(codes, &x_cond, &y_cond, layer)?, DType::F32)?);
+        x_conds.push(on_host(&x_cond, DType::F32)?);
+        y_conds.push(on_host(&y_cond, DType::F32)?);
+    }
+    Ok(Tensors::from([
+        (format!("hidden_states_layer_{layer}"), Tensor::stack(&hidden, 0)?),
+        ("x_cond".to_string(), Tensor::stack(&x_conds, 0)?),
+        ("y_cond".to_string(), Tensor::stack(&y_conds, 0)?),
+    ]))
+}
+
+/// The mean of the prior's states over each sound, its first window at most.
+pub(crate) fn embed(jukebox: &Jukebox, items: &[Item]) -> Result<Embeddings> {
+    let (prior, window) = (jukebox.prior()?, jukebox.window()?);
+    let (mut rows, mut cut) = (Vec::new(), Vec::new());
+    for item in items {
+        let Item::Sound(sound) = item else {
+            return Err(Error::input(format!(
+                "{} cannot be embedded here: a sound is wanted",
+                item.modality()
+            )));
+        };
+        let samples = mono_at(sound, jukebox.rate())?;
+        cut.push(samples.len().saturating_sub(window).div_ceil(window / prior.n_ctx()));
+        let heard = jukebox.listen(&samples, prior.layers())?;
+        rows.push(jukebox.pool(&heard.activations, 0.0)?);
+    }
+    if rows.is_empty() {
+        return Err(Error::input("there is no sound to embed"));
+    }
+    Ok(Embeddings { rows: on_host(&Tensor::stack(&rows, 0)?, DType::F32)?, cut })
+}
+
+/// A sound as a jukebox hears it.
+pub(crate) fn mono_at(sound: &Sound, rate: u32) -> Result<Vec<f32>> {
+    let from = sound.rate;
+    audio::sinc::Sinc::TORCHAUDIO.resample(&audio::mono(sound.clone())?, from, rate)
+}
+
+fn music_tokens(level: usize) -> String {
+    format!("music_tokens_{level}")
+}
+
+/// Integers as u32, checked.
+fn ids(codes: &Tensor) -> Result<Tensor> {
+    let wide: Vec<i64> = codes.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+    match wide.iter().find(|code| u32::try_from(**code).is_err()) {
+        Some(code) => Err(Error::input(format!("{code} is no code"))),
+        None => Ok(codes.to_dtype(DType::U32)?.to_device(&Device::Cpu)?),
+    }
+}
+
+fn on_host(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    Ok(x.to_device(&Device::Cpu)?.to_dtype(dtype)?)
+}
+
+impl Exhibit for JukeboxExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        states(&self.jukebox, inputs, &Map::new())
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let none = Map::new();
+        let options = options.as_object().unwrap_or(&none);
+        match method {
+            "forward" => states(&self.jukebox, inputs, options),
+            "encode" => self.encode(inputs, options),
+            "decode" => self.decode(inputs),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// The mean of the prior's states over each sound, its first window at most. Not normalised.
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        embed(&self.jukebox, items)
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        _options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let items: &[Item] = if let Prompt::Items(items) = prompt { items } else { &[] };
+        let item = match items {
+            [Item::Sound(sound)] => Item::Codes(self.encode_sound(sound)?),
+            [Item::Codes(codes)] => Item::Sound(self.decode_codes(codes)?),
+            _ => {
+                return Err(Error::input("one sound, to encode, or one file of codes, to decode, is wanted"));
+            }
+        };
+        let _ = each(item);
+        Ok(())
+    }
+}

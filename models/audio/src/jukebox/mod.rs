@@ -1,0 +1,282 @@
+//! Jukebox: a codec for music at three rates, and a prior over its coarsest codes that LLark listens with.
+//!
+//! Dhariwal et al. 2020, "Jukebox: A Generative Model for Music", arXiv 2005.00341; features of the prior's middle
+//! layer after Castellon et al. 2021, "Codified audio language modeling", arXiv 2107.05677. Checked against
+//! transformers 4.46.3 `JukeboxVQVAE` and `JukeboxPrior`, parity cases `tests/parity/llark`.
+//!
+//! It opens two kinds of release:
+//! - a folder of OpenAI's own files, `vqvae.pth.tar` and, for what needs the prior, the 5b model's
+//!   `prior_level_2.pth.tar` (the one without lyrics). Of its 72 layers the first 36 are read; the setting
+//!   `prior_depth` changes that, and `hps` gives the shape of files that are not the released ones.
+//! - transformers' layout (`openai/jukebox-1b-lyrics`, `openai/jukebox-5b-lyrics`): its codec, and its prior where it
+//!   is of the kind without lyrics, which the two released ones are not.
+//!
+//! What it does with them:
+//! - `generate` gives the codes of a sound, `music_tokens_0` (one code in 8 samples of 44.1 kHz) to
+//!   `music_tokens_2` (one in 128), and the sound of codes, from the finest level among them;
+//! - `embed` gives the mean of the prior's states over the first 23.8 seconds of a sound, 4800 numbers: what LLark
+//!   and others use as features of music.
+//!
+//! The prior is not sampled: new music is MusicGen's part in this zoo.
+
+mod exhibit;
+mod features;
+mod hps;
+mod labels;
+mod prior;
+mod vqvae;
+
+use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+pub use exhibit::JukeboxExhibit;
+pub(crate) use exhibit::{FRAMES_PER_SECOND, embed, hear, mono_at, states};
+pub use features::Heard;
+pub use hps::{Hps, PriorHps, VqVaeHps};
+pub use labels::{LabelConditioner, Labels};
+pub use prior::Prior;
+pub use vqvae::VqVae;
+
+/// OpenAI's file of the codec.
+pub const VQVAE_FILE: &str = "vqvae.pth.tar";
+
+/// OpenAI's file of the prior over the coarsest codes.
+pub const PRIOR_FILE: &str = "prior_level_2.pth.tar";
+
+/// The codec, and its prior if the release has one that is implemented.
+pub struct Jukebox {
+    vqvae: VqVae,
+    prior: Option<Prior>,
+    hps: Hps,
+}
+
+impl Jukebox {
+    /// Builds both from the tensors of one release.
+    pub fn load(hps: Hps, w: &Weights) -> Result<Self> {
+        let vqvae = VqVae::load(&hps.vqvae, &w.at("vqvae"))?;
+        // Of transformers' three priors the top one is wanted.
+        let top = w.at("priors.0");
+        let prior = match &hps.prior {
+            Some(prior) if w.has("priors.0", true) => {
+                Some(Prior::load(prior, hps.vqvae.l_bins, hps.layers, &top)?)
+            }
+            _ => None,
+        };
+        if prior.is_none() {
+            w.skip("priors.0");
+        }
+        for level in 1..hps.vqvae.levels {
+            w.skip(&format!("priors.{level}"));
+        }
+        Ok(Self { vqvae, prior, hps })
+    }
+
+    /// Opens what a family's opening found, in either layout.
+    pub fn open(opening: &Opening) -> Result<(Self, Inventory)> {
+        let hps = Hps::read(&opening.config, &opening.options.settings)?;
+        let jukebox = Self::load(hps, &opening.weights)?;
+        Ok((jukebox, opening.weights.finish()?))
+    }
+
+    /// The codec.
+    pub fn vqvae(&self) -> &VqVae {
+        &self.vqvae
+    }
+
+    /// The prior.
+    ///
+    /// # Errors
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the release has none, or none that is implemented.
+    pub fn prior(&self) -> Result<&Prior> {
+        self.prior.as_ref().ok_or_else(|| {
+            let why = self.hps.no_prior.as_deref().unwrap_or("its prior is not here");
+            Error::new(fauna_shared::ErrorKind::NotFound, format!("the codec alone was opened: {why}"))
+                .hint(format!("put the 5b model's {PRIOR_FILE}, the one without lyrics, beside {VQVAE_FILE}"))
+        })
+    }
+
+    /// The shapes of both.
+    pub fn hps(&self) -> &Hps {
+        &self.hps
+    }
+}
+
+/// OpenAI's own files in a folder without a config.
+pub fn layout(files: &Files, _options: &Options) -> Result<Option<Layout>> {
+    let Some(vqvae) = files.get(VQVAE_FILE).filter(|_| files.get("config.json").is_none()) else {
+        return Ok(None);
+    };
+    let config = json!({"model_type": "jukebox", "architectures": ["JukeboxModel"]});
+    Ok(Some(Layout { config, weights: [Some(vqvae), files.get(PRIOR_FILE)].into_iter().flatten().collect() }))
+}
+
+/// What releases call their tensors, in transformers' names, which are those of this module.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("module.").unwrap_or(name);
+    match openai(plain) {
+        Some(name) => Name::To(name),
+        None => Name::Keep,
+    }
+}
+
+/// A name of OpenAI's files in transformers' spelling.
+fn openai(name: &str) -> Option<String> {
+    let (first, rest) = name.split_once('.')?;
+    match first {
+        "encoders" => Some(format!("vqvae.encoders.{}", coder(rest, encoder_part)?)),
+        "decoders" => Some(format!("vqvae.decoders.{}", coder(rest, decoder_part)?)),
+        "bottleneck" => Some(format!("vqvae.bottleneck.{}codebook", rest.strip_suffix('k')?)),
+        "y_emb" => {
+            let table = rest
+                .strip_prefix("bow_genre_emb.emb.")
+                .map(|kind| format!("bow_genre_emb.{kind}"))
+                .or_else(|| rest.strip_prefix("artist_emb.emb.").map(|kind| format!("artist_emb.{kind}")));
+            Some(format!("priors.0.metadata_embedding.{}", table.unwrap_or_else(|| rest.to_string())))
+        }
+        "prior" => Some(format!("priors.0.prior.{}", prior_part(rest)?)),
+        _ => None,
+    }
+}
+
+/// `LEVEL.level_blocks.BLOCK.model.…`, or `LEVEL.out.…`.
+fn coder(name: &str, part: impl Fn(&[&str]) -> Option<String>) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    match &parts[..] {
+        [level, "level_blocks", block, "model", inside @ ..] => {
+            Some(format!("{level}.level_blocks.{block}.{}", part(inside)?))
+        }
+        [level, "out", kind] => Some(format!("{level}.out.{kind}")),
+        _ => None,
+    }
+}
+
+fn encoder_part(name: &[&str]) -> Option<String> {
+    match name {
+        [i, "0", kind] => Some(format!("downsample_block.{}.{kind}", 2 * number(i)?)),
+        [i, "1", "model", resnet @ ..] => {
+            Some(format!("downsample_block.{}.{}", 2 * number(i)? + 1, residual(resnet)?))
+        }
+        [_, kind] => Some(format!("proj_out.{kind}")),
+        _ => None,
+    }
+}
+
+fn decoder_part(name: &[&str]) -> Option<String> {
+    match name {
+        ["0", kind] => Some(format!("proj_in.{kind}")),
+        [i, "0", "model", resnet @ ..] => {
+            Some(format!("upsample_block.{}.{}", 2 * number(i)?.checked_sub(1)?, residual(resnet)?))
+        }
+        [i, "1", kind] => Some(format!("upsample_block.{}.{kind}", 2 * number(i)?.checked_sub(1)? + 1)),
+        _ => None,
+    }
+}
+
+/// `BLOCK.model.1` and `.3` are the two convolutions; between them are activations.
+fn residual(name: &[&str]) -> Option<String> {
+    match name {
+        [block, "model", "1", kind] => Some(format!("resnet_block.{block}.conv1d_1.{kind}")),
+        [block, "model", "3", kind] => Some(format!("resnet_block.{block}.conv1d_2.{kind}")),
+        _ => None,
+    }
+}
+
+fn prior_part(name: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    match &parts[..] {
+        ["x_emb", kind] => Some(format!("embed_tokens.{kind}")),
+        ["x_out", kind] => Some(format!("fc_proj_out.{kind}")),
+        ["transformer", "_attn_mods", layer, inside @ ..] => {
+            let inside = match inside {
+                ["ln_0", kind] => format!("layer_norm_0.{kind}"),
+                ["ln_1", kind] => format!("layer_norm_1.{kind}"),
+                [part, map, "w"] => format!("{part}.{map}.weight"),
+                [part, map, "b"] => format!("{part}.{map}.bias"),
+                // transformers' own spelling.
+                _ => return None,
+            };
+            Some(format!("transformer._attn_mods.{layer}.{inside}"))
+        }
+        _ => Some(name.to_string()),
+    }
+}
+
+fn number(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|number| *number < 1 << 16)
+}
+
+/// A small config with every branch awake.
+pub fn sample() -> Value {
+    json!({
+        "architectures": ["JukeboxModel"], "model_type": "jukebox", "nb_priors": 1,
+        "sampling_rate": 48, "timing_dims": 11, "min_duration": 60, "max_duration": 600, "max_nb_genres": 5,
+        "vqvae_config": {
+            "embed_dim": 10, "nb_discrete_codes": 24, "res_conv_depth": 2, "res_conv_width": 6, "res_downs_t": [2, 1, 1]
+        },
+        "prior_config_list": [{
+            "attention_pattern": "raw_column_previous_row_attention", "mask": true, "is_encoder_decoder": false,
+            "nb_relevant_lyric_tokens": 0, "n_ctx": 48, "hidden_size": 32, "num_layers": 4, "n_heads": 2, "blocks": 6,
+            "metadata_dims": [9, 13], "music_vocab_size": 24
+        }]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_releases_have_one_set_of_names() {
+        for (official, name) in [
+            (
+                "encoders.2.level_blocks.1.model.1.0.weight",
+                "vqvae.encoders.2.level_blocks.1.downsample_block.2.weight",
+            ),
+            (
+                "module.encoders.0.level_blocks.0.model.2.1.model.3.model.1.bias",
+                "vqvae.encoders.0.level_blocks.0.downsample_block.5.resnet_block.3.conv1d_1.bias",
+            ),
+            ("encoders.0.level_blocks.0.model.3.weight", "vqvae.encoders.0.level_blocks.0.proj_out.weight"),
+            ("decoders.1.level_blocks.1.model.0.weight", "vqvae.decoders.1.level_blocks.1.proj_in.weight"),
+            (
+                "decoders.0.level_blocks.0.model.3.0.model.7.model.3.weight",
+                "vqvae.decoders.0.level_blocks.0.upsample_block.4.resnet_block.7.conv1d_2.weight",
+            ),
+            (
+                "decoders.0.level_blocks.0.model.3.1.bias",
+                "vqvae.decoders.0.level_blocks.0.upsample_block.5.bias",
+            ),
+            ("decoders.2.out.weight", "vqvae.decoders.2.out.weight"),
+            ("bottleneck.level_blocks.2.k", "vqvae.bottleneck.level_blocks.2.codebook"),
+            ("y_emb.bow_genre_emb.emb.weight", "priors.0.metadata_embedding.bow_genre_emb.weight"),
+            ("y_emb.total_length_emb.emb.weight", "priors.0.metadata_embedding.total_length_emb.emb.weight"),
+            ("module.prior.x_emb.weight", "priors.0.prior.embed_tokens.weight"),
+            ("prior.pos_emb.pos_emb", "priors.0.prior.pos_emb.pos_emb"),
+            (
+                "prior.transformer._attn_mods.35.attn.c_attn.w",
+                "priors.0.prior.transformer._attn_mods.35.attn.c_attn.weight",
+            ),
+            (
+                "prior.transformer._attn_mods.35.ln_1.bias",
+                "priors.0.prior.transformer._attn_mods.35.layer_norm_1.bias",
+            ),
+        ] {
+            assert_eq!(rename(official), Name::To(name.into()), "{official}");
+            assert_eq!(rename(name), Name::Keep);
+        }
+    }
+
+    #[test]
+    fn layers_past_the_wanted_ones_are_not_asked_for() {
+        let settings = json!({"prior_depth": 2}).as_object().unwrap().clone();
+        let weights = Weights::nothing();
+        let jukebox = Jukebox::load(Hps::read(&sample(), &settings).unwrap(), &weights).unwrap();
+        assert_eq!(jukebox.prior().unwrap().layers(), 2);
+        let inventory = weights.finish().unwrap();
+        let asked = |part: &str| inventory.tensors.iter().any(|(name, _)| name.contains(part));
+        assert!(asked("_attn_mods.1.") && !asked("_attn_mods.2.") && !asked("fc_proj_out"));
+    }
+}

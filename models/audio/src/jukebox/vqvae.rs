@@ -1,0 +1,439 @@
+//! The hierarchical VQ-VAE: sound to codes at three rates, and back from any of them.
+//!
+//! Dhariwal et al. 2020, sections 3 and 8.1. Each level is a codec of its own, from the samples up; they share
+//! nothing. Activations are `(batch, time, channels)`.
+
+use candle_core::{D, DType, Tensor};
+use fauna_shared::nn::{Activation, Conv1d, ConvOptions, ConvTranspose1d};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+
+use super::hps::VqVaeHps;
+
+/// Samples that are encoded or decoded together; more go in windows, each with what its edges lean on around it.
+const WINDOW: usize = 1 << 18;
+
+/// Frames whose distances to all codes are taken together.
+const FRAMES: usize = 4096;
+
+/// The codec.
+pub struct VqVae {
+    hps: VqVaeHps,
+    encoders: Vec<Encoder>,
+    decoders: Vec<Decoder>,
+    bottleneck: Vec<Codebook>,
+}
+
+struct Encoder {
+    level_blocks: Vec<EncoderBlock>,
+}
+
+struct EncoderBlock {
+    downsample_block: Vec<(Conv1d, Resnet)>,
+    proj_out: Conv1d,
+}
+
+struct Decoder {
+    level_blocks: Vec<DecoderBlock>,
+    out: Conv1d,
+}
+
+struct DecoderBlock {
+    proj_in: Conv1d,
+    upsample_block: Vec<(Resnet, ConvTranspose1d)>,
+}
+
+struct Resnet {
+    resnet_block: Vec<Residual>,
+}
+
+struct Residual {
+    conv1d_1: Conv1d,
+    conv1d_2: Conv1d,
+    scale: f64,
+}
+
+struct Codebook {
+    /// `(codes, width)`.
+    codebook: Tensor,
+}
+
+impl VqVae {
+    /// Builds the codec from what is at `w`.
+    pub fn load(hps: &VqVaeHps, w: &Weights) -> Result<Self> {
+        let levels = 0..hps.levels;
+        Ok(Self {
+            encoders: levels
+                .clone()
+                .map(|level| Encoder::load(hps, level, &w.at_index("encoders", level)))
+                .collect::<Result<_>>()?,
+            decoders: levels
+                .clone()
+                .map(|level| Decoder::load(hps, level, &w.at_index("decoders", level)))
+                .collect::<Result<_>>()?,
+            bottleneck: levels
+                .map(|level| Codebook::load(hps, &w.at("bottleneck").at_index("level_blocks", level)))
+                .collect::<Result<_>>()?,
+            hps: hps.clone(),
+        })
+    }
+
+    /// How many levels there are; 0 is the finest.
+    pub fn levels(&self) -> usize {
+        self.hps.levels
+    }
+
+    /// Channels of the sound.
+    pub fn channels(&self) -> usize {
+        self.hps.channels
+    }
+
+    /// Samples in one code of `level`.
+    pub fn hop(&self, level: usize) -> usize {
+        self.hps.hop(level)
+    }
+
+    /// The codes of `level`: `x`, `(batch, samples, channels)` in -1 to 1, to `(batch, samples / hop)` of u32. What
+    /// is left of the last hop gets no code.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if the sound has other channels or is shorter than one hop.
+    pub fn encode(&self, level: usize, x: &Tensor) -> Result<Tensor> {
+        self.encode_by(level, x, WINDOW)
+    }
+
+    /// The sound of codes: `(batch, time)` of u32 to `(batch, time * hop, channels)`.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is not in the codebook, or there is none.
+    pub fn decode(&self, level: usize, codes: &Tensor) -> Result<Tensor> {
+        self.decode_by(level, codes, WINDOW)
+    }
+
+    fn encode_by(&self, level: usize, x: &Tensor, window: usize) -> Result<Tensor> {
+        let (_, time, channels) = x.dims3()?;
+        let hop = self.hop(level);
+        if channels != self.hps.channels || time < hop {
+            return Err(Error::input(format!(
+                "a sound of {time} samples in {channels} channels: wanted at least {hop} samples in {} channels",
+                self.hps.channels
+            )));
+        }
+        let whole = |x: &Tensor| self.bottleneck[level].encode(&self.encoders[level].forward(x)?);
+        if self.has_odd_strides() {
+            return whole(x);
+        }
+        in_windows(time / hop, self.margin(level), window / hop, |from, to, kept| {
+            let samples = if to == time / hop { time - from * hop } else { (to - from) * hop };
+            let codes = whole(&x.narrow(1, from * hop, samples)?)?;
+            Ok(codes.narrow(1, kept.start - from, kept.len())?)
+        })
+    }
+
+    fn decode_by(&self, level: usize, codes: &Tensor, window: usize) -> Result<Tensor> {
+        let (_, time) = codes.dims2()?;
+        let hop = self.hop(level);
+        if time == 0 {
+            return Err(Error::input(format!("there are no codes of level {level} to decode")));
+        }
+        let highest = codes.flatten_all()?.max(0)?.to_dtype(DType::U32)?.to_scalar::<u32>()? as usize;
+        if highest >= self.hps.l_bins {
+            return Err(Error::input(format!(
+                "code {highest} of level {level} is outside the codebook of {}",
+                self.hps.l_bins
+            )));
+        }
+        let whole = |codes: &Tensor| self.decoders[level].forward(&self.bottleneck[level].decode(codes)?);
+        if self.has_odd_strides() {
+            return whole(codes);
+        }
+        in_windows(time, self.margin(level), window / hop, |from, to, kept| {
+            let sound = whole(&codes.narrow(1, from, to - from)?)?;
+            Ok(sound.narrow(1, (kept.start - from) * hop, kept.len() * hop)?)
+        })
+    }
+
+    /// Whether codes and samples do not keep step, so that windows would not meet: the paddings of an odd stride lose
+    /// a frame on the way down and add one on the way up.
+    fn has_odd_strides(&self) -> bool {
+        self.hps.strides_t.iter().any(|stride| !stride.is_multiple_of(2))
+    }
+
+    /// How many codes of `level` to either side an encoder or decoder looks at.
+    fn margin(&self, level: usize) -> usize {
+        let depth = self.hps.depth * self.hps.multiplier(level);
+        let residual: usize = (0..depth).map(|block| dilation(&self.hps, block)).sum();
+        let (mut reach, mut step) = (0, 1);
+        for (stride, downs) in self.hps.strides_t.iter().zip(&self.hps.downs_t).take(level + 1) {
+            for _ in 0..*downs {
+                reach += 2 * stride * step;
+                step *= stride;
+                reach += residual * step;
+            }
+            // The convolutions into and out of each block.
+            reach += 2 * step;
+        }
+        (reach + step).div_ceil(step)
+    }
+}
+
+/// The results of `part(from, to, kept)` side by side: `kept` are windows of `length` or so that make up `0..total`,
+/// `from..to` the same with `margin` to either side, as far as there is any.
+fn in_windows(
+    total: usize,
+    margin: usize,
+    length: usize,
+    part: impl Fn(usize, usize, std::ops::Range<usize>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let length = length.max(margin).max(1);
+    if total <= length + margin {
+        return part(0, total, 0..total);
+    }
+    let mut parts = Vec::new();
+    for start in (0..total).step_by(length) {
+        let end = total.min(start + length);
+        parts.push(part(start.saturating_sub(margin), total.min(end + margin), start..end)?);
+    }
+    Ok(Tensor::cat(&parts, 1)?)
+}
+
+fn dilation(hps: &VqVaeHps, block: usize) -> usize {
+    let power = hps.dilation_cycle.map_or(block, |cycle| block % cycle);
+    hps.dilation_growth_rate.pow(power as u32)
+}
+
+/// `frames` to `frames / stride`, and back.
+fn resampling(stride: usize) -> ConvOptions {
+    ConvOptions::new(2 * stride).stride(stride).padding(stride / 2)
+}
+
+/// Three taps, as many frames out as in.
+fn smooth() -> ConvOptions {
+    ConvOptions::new(3).padding(1)
+}
+
+impl Encoder {
+    fn load(hps: &VqVaeHps, level: usize, w: &Weights) -> Result<Self> {
+        let blocks = 0..=level;
+        let block = |block| EncoderBlock::load(hps, level, block, &w.at_index("level_blocks", block));
+        Ok(Self { level_blocks: blocks.map(block).collect::<Result<_>>()? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.clone();
+        for block in &self.level_blocks {
+            x = block.forward(x)?;
+        }
+        Ok(x)
+    }
+}
+
+impl EncoderBlock {
+    fn load(hps: &VqVaeHps, level: usize, block: usize, w: &Weights) -> Result<Self> {
+        let width = hps.width * hps.multiplier(level);
+        let outside = if block == 0 { hps.channels } else { hps.emb_width };
+        let part = |i: usize| -> Result<_> {
+            let inputs = if i == 0 { outside } else { width };
+            let down = w.at_index("downsample_block", 2 * i);
+            let resnet = w.at_index("downsample_block", 2 * i + 1);
+            Ok((
+                down.conv1d("", inputs, width, resampling(hps.strides_t[block]))?,
+                Resnet::load(hps, level, false, &resnet)?,
+            ))
+        };
+        Ok(Self {
+            downsample_block: (0..hps.downs_t[block]).map(part).collect::<Result<_>>()?,
+            proj_out: w.conv1d("proj_out", width, hps.emb_width, smooth())?,
+        })
+    }
+
+    fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        for (down, resnet) in &self.downsample_block {
+            x = down.forward(&x)?;
+            x = resnet.forward(x)?;
+        }
+        self.proj_out.forward(&x)
+    }
+}
+
+impl Decoder {
+    fn load(hps: &VqVaeHps, level: usize, w: &Weights) -> Result<Self> {
+        let block = |block| DecoderBlock::load(hps, level, block, &w.at_index("level_blocks", block));
+        Ok(Self {
+            level_blocks: (0..=level).map(block).collect::<Result<_>>()?,
+            out: w.conv1d("out", hps.emb_width, hps.channels, smooth())?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.clone();
+        for block in self.level_blocks.iter().rev() {
+            x = block.forward(x)?;
+        }
+        self.out.forward(&x)
+    }
+}
+
+impl DecoderBlock {
+    fn load(hps: &VqVaeHps, level: usize, block: usize, w: &Weights) -> Result<Self> {
+        let width = hps.width * hps.multiplier(level);
+        let last = hps.downs_t[block] - 1;
+        let part = |i: usize| -> Result<_> {
+            let outputs = if i == last { hps.emb_width } else { width };
+            let resnet = w.at_index("upsample_block", 2 * i);
+            let up = w.at_index("upsample_block", 2 * i + 1);
+            Ok((
+                Resnet::load(hps, level, hps.vqvae_reverse_decoder_dilation, &resnet)?,
+                up.conv_transpose1d("", width, outputs, resampling(hps.strides_t[block]))?,
+            ))
+        };
+        Ok(Self {
+            proj_in: w.conv1d("proj_in", hps.emb_width, width, smooth())?,
+            upsample_block: (0..=last).map(part).collect::<Result<_>>()?,
+        })
+    }
+
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let mut x = self.proj_in.forward(&x)?;
+        for (resnet, up) in &self.upsample_block {
+            x = resnet.forward(x)?;
+            x = up.forward(&x)?;
+        }
+        Ok(x)
+    }
+}
+
+impl Resnet {
+    /// `reverse`: the most dilated block comes first; files number blocks in the order they are computed.
+    fn load(hps: &VqVaeHps, level: usize, reverse: bool, w: &Weights) -> Result<Self> {
+        let (width, depth) = (hps.width * hps.multiplier(level), hps.depth * hps.multiplier(level));
+        let scale = if hps.conv_res_scale == Some(true) { 1.0 / (depth as f64).sqrt() } else { 1.0 };
+        let block = |i: usize| {
+            let dilation = dilation(hps, if reverse { depth - 1 - i } else { i });
+            Residual::load(hps, width, dilation, scale, &w.at_index("resnet_block", i))
+        };
+        Ok(Self { resnet_block: (0..depth).map(block).collect::<Result<_>>()? })
+    }
+
+    fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        for block in &self.resnet_block {
+            x = block.forward(&x)?;
+        }
+        Ok(x)
+    }
+}
+
+impl Residual {
+    fn load(hps: &VqVaeHps, width: usize, dilation: usize, scale: f64, w: &Weights) -> Result<Self> {
+        let inside = (hps.m_conv * width as f64) as usize;
+        Ok(Self {
+            conv1d_1: w.conv1d(
+                "conv1d_1",
+                width,
+                inside,
+                ConvOptions::new(3).dilation(dilation).padding(dilation),
+            )?,
+            conv1d_2: w.conv1d("conv1d_2", inside, width, ConvOptions::new(1))?,
+            scale,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.conv1d_1.forward(&Activation::Relu.forward(x)?)?;
+        let y = self.conv1d_2.forward(&Activation::Relu.forward(&y)?)?;
+        let y = if self.scale == 1.0 { y } else { (y * self.scale)? };
+        Ok((x + y)?)
+    }
+}
+
+impl Codebook {
+    fn load(hps: &VqVaeHps, w: &Weights) -> Result<Self> {
+        Ok(Self { codebook: w.tensor("codebook", &[hps.l_bins, hps.emb_width])? })
+    }
+
+    /// The nearest code of each frame: `(batch, time, width)` to `(batch, time)` of u32.
+    fn encode(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let frames = x.reshape((batch * time, width))?;
+        let keys = self.codebook.t()?.contiguous()?;
+        let key_norms = keys.sqr()?.sum_keepdim(0)?;
+        let mut codes = Vec::new();
+        for start in (0..batch * time).step_by(FRAMES) {
+            let frames = frames.narrow(0, start, FRAMES.min(batch * time - start))?;
+            let products = (frames.matmul(&keys)? * 2.0)?;
+            let distances =
+                frames.sqr()?.sum_keepdim(1)?.broadcast_sub(&products)?.broadcast_add(&key_norms)?;
+            codes.push(distances.argmin(D::Minus1)?);
+        }
+        Ok(Tensor::cat(&codes, 0)?.reshape((batch, time))?)
+    }
+
+    /// `(batch, time)` of u32 to `(batch, time, width)`.
+    fn decode(&self, codes: &Tensor) -> Result<Tensor> {
+        let (batch, time) = codes.dims2()?;
+        let vectors = self.codebook.index_select(&codes.flatten_all()?, 0)?;
+        Ok(vectors.reshape((batch, time, ()))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use fauna_shared::runtime::Runtime;
+
+    use super::*;
+
+    fn tiny() -> VqVae {
+        let hps = VqVaeHps {
+            downs_t: vec![2, 1, 1],
+            emb_width: 5,
+            l_bins: 23,
+            width: 4,
+            depth: 2,
+            dilation_growth_rate: 2,
+            ..VqVaeHps::default()
+        };
+        VqVae::load(&hps, &Weights::seeded(3, Runtime::cpu())).unwrap()
+    }
+
+    #[test]
+    fn windows_give_what_the_whole_gives() {
+        let codec = tiny();
+        let time = 16 * 64 + 5;
+        let wave: Vec<f32> = (0..time).map(|t| (t as f32 * 0.37).sin()).collect();
+        let sound = Tensor::from_vec(wave, (1, time, 1), &Device::Cpu).unwrap();
+        for level in 0..3 {
+            let whole = codec.encode_by(level, &sound, 1 << 20).unwrap();
+            let parts = codec.encode_by(level, &sound, codec.hop(level)).unwrap();
+            let rows = |codes: &Tensor| codes.to_vec2::<u32>().unwrap();
+            assert_eq!(whole.dims(), [1, time / codec.hop(level)]);
+            assert_eq!(rows(&parts), rows(&whole), "level {level}");
+
+            let whole_sound = codec.decode_by(level, &whole, 1 << 20).unwrap();
+            let parts = codec.decode_by(level, &whole, codec.hop(level)).unwrap();
+            assert_eq!(whole_sound.dims(), parts.dims());
+            let off = (whole_sound - parts).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            assert!(off.to_scalar::<f32>().unwrap() < 1e-6, "level {level}: {off}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_code_is_taken_and_of_equals_the_first() {
+        let codebook = Tensor::new(&[[0f32, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
+        let frames = Tensor::new(&[[[0.9f32, 0.1], [0.1, 1.5], [0.1, 0.2]]], &Device::Cpu).unwrap();
+        let codes = Codebook { codebook }.encode(&frames).unwrap();
+        assert_eq!(codes.to_vec2::<u32>().unwrap(), [[1, 3, 0]]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let codec = tiny();
+        let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let error = codec.encode(2, &zeros((1, 15, 1))).unwrap_err().to_string();
+        assert!(error.contains("15 samples"), "{error}");
+        assert!(codec.encode(0, &zeros((1, 64, 2))).unwrap_err().to_string().contains("2 channels"));
+        let error =
+            codec.decode(1, &Tensor::new(&[[22u32, 23]], &Device::Cpu).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("code 23") && error.contains("level 1"), "{error}");
+    }
+}
