@@ -4,13 +4,14 @@
 
 pub mod encodec;
 pub mod jukebox;
+pub mod llark;
 
-use fauna_shared::item::Modality::{Codes, Sound, Vector};
+use fauna_shared::item::Modality::{Codes, Sound, Text, Vector};
 use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&ENCODEC, &JUKEBOX];
+pub const FAMILIES: &[&Family] = &[&ENCODEC, &JUKEBOX, &LLARK];
 
 const fn release(
     id: &'static str,
@@ -74,4 +75,24 @@ pub static JUKEBOX: Family = Family {
     inventory: |opening| Ok(jukebox::Jukebox::open(opening)?.1),
     open: |opening| Ok(Box::new(jukebox::JukeboxExhibit::open(opening)?)),
     sample: jukebox::sample,
+};
+
+/// LLark: Jukebox's prior, a projector and Llama 2.
+pub static LLARK: Family = Family {
+    name: "llark",
+    systems: &["LLark"],
+    paper: "Gardner et al. 2023, arXiv 2310.07160",
+    model_types: &["wrapped_llamav2"],
+    architectures: &["WrappedLlamav2ForCausalLM"],
+    gguf: &[],
+    inputs: &[Sound, Text],
+    outputs: &[Text, Vector],
+    // Its weights were never released.
+    releases: &[],
+    config_of_gguf: Some(fauna_text::llama::config_of_gguf),
+    layout: None,
+    rename: llark::rename,
+    inventory: |opening| Ok(llark::LLark::open(opening)?.1),
+    open: |opening| Ok(Box::new(llark::LLarkExhibit::open(opening)?)),
+    sample: llark::sample,
 };

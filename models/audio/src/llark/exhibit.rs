@@ -1,0 +1,348 @@
+//! LLark as the zoo shows it: a listener that answers.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Mask, Positions};
+use fauna_shared::generate::{self, Decoding};
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{Card, Decode, Exhibit, Opening, only_known};
+use fauna_shared::text::{self, Tokenizer};
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::causal::{left_padding, sequences, token_ids};
+use fauna_text::words;
+use serde_json::{Map, Value};
+
+use super::{Answering, AudioTokens, LLark, prompt};
+use crate::jukebox::{self, Hps, Jukebox, PRIOR_FILE, VQVAE_FILE};
+
+/// The folder of Jukebox's files beside the language model.
+const JUKEBOX: &str = "jukebox";
+
+/// Tokens of an answer, where the user sets no other limit: those of the original's script.
+const ANSWER: usize = 512;
+
+/// The three parts with their manners.
+pub struct LLarkExhibit {
+    llark: LLark,
+    jukebox: Option<Jukebox>,
+    tokenizer: Option<Tokenizer>,
+    tokens: AudioTokens,
+    end: Vec<u32>,
+    pad: Option<u32>,
+    defaults: Decoding,
+    card: Card,
+}
+
+impl LLarkExhibit {
+    /// Opens a language model with a projector, and the jukebox that lies beside it.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (llark, inventory) = LLark::open(opening)?;
+        let mut card =
+            opening.card(&crate::LLARK, &opening.architecture("WrappedLlamav2ForCausalLM"), &inventory);
+        card.context = Some(llark.positions());
+        let files: Vec<_> = [VQVAE_FILE, PRIOR_FILE]
+            .into_iter()
+            .filter_map(|name| opening.files.get(&format!("{JUKEBOX}/{name}")))
+            .collect();
+        let jukebox = match files.is_empty() {
+            true => {
+                card.notes.push(format!("no {JUKEBOX}/ beside it: it reads audio_encodings, not sound"));
+                None
+            }
+            false => {
+                let hps = Hps::read(&Value::Null, &opening.options.settings)?;
+                let weights = opening.part(&files, jukebox::rename)?;
+                let jukebox = Jukebox::load(hps, &weights)?;
+                card.parameters += weights.finish()?.parameters;
+                Some(jukebox)
+            }
+        };
+        let tokenizer = words::tokenizer(opening)?;
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let ids = |key: &str| match &generation[key] {
+            Value::Null => token_ids(&opening.config[key]),
+            value => token_ids(value),
+        };
+        let options = &opening.options.settings;
+        Ok(Self {
+            tokens: audio_tokens(options, known_tokens(tokenizer.as_ref(), llark.vocabulary()))?,
+            end: ids("eos_token_id"),
+            pad: ids("pad_token_id").first().copied(),
+            defaults: defaults(&generation),
+            llark,
+            jukebox,
+            tokenizer,
+            card,
+        })
+    }
+
+    /// The language model with its projector.
+    pub fn llark(&self) -> &LLark {
+        &self.llark
+    }
+
+    /// What listens for it.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) if it lies not beside the language model.
+    pub fn jukebox(&self) -> Result<&Jukebox> {
+        self.jukebox.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{} has no {JUKEBOX}/ to hear with", self.card.source))
+                .hint(format!("put Jukebox's {VQVAE_FILE} and {PRIOR_FILE} there"))
+        })
+    }
+
+    fn forward_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        let (clips, text) = self.clips(inputs, options)?;
+        let ids = words::input_ids(&text, &["input_ids", "attention_mask"])?;
+        let hidden =
+            self.read(ids, text.get("attention_mask"), &clips, audio_tokens(options, self.tokens)?)?;
+        let logits = self.llark.logits(&hidden)?;
+        Ok(Tensors::from([("last_hidden_state".to_string(), hidden), ("logits".to_string(), logits)]))
+    }
+
+    /// The states of whole texts with their clips; positions count from 0, padding included.
+    fn read(
+        &self,
+        ids: &Tensor,
+        mask: Option<&Tensor>,
+        clips: &[Tensor],
+        tokens: AudioTokens,
+    ) -> Result<Tensor> {
+        let (_, time) = ids.dims2()?;
+        let rows = self.rows(ids, mask)?;
+        let padding = match mask {
+            Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
+            None => Mask::causal(),
+        };
+        let x = self.llark.embed(&rows, clips, tokens)?;
+        self.llark.hidden(&x, &Positions::counting(0, time), &padding, &mut self.llark.cache(time))
+    }
+
+    /// The ids of each row, checked.
+    fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Vec<u32>>> {
+        Ok(words::checked_ids(ids, mask, self.llark.vocabulary(), &Device::Cpu)?.to_vec2()?)
+    }
+
+    /// The clips among `inputs`, one a row, and the inputs that are left. A sound is heard, and what was heard stands
+    /// among the inputs that are left.
+    fn clips(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<(Vec<Tensor>, Tensors)> {
+        let mut left = inputs.clone();
+        let encodings = match (left.remove("audio_encodings"), left.remove("audio")) {
+            (None, None) => return Ok((Vec::new(), left)),
+            (Some(_), Some(_)) => {
+                return Err(Error::input("audio and audio_encodings: one of the two is wanted"));
+            }
+            (Some(encodings), None) => encodings,
+            (None, Some(audio)) => {
+                let mut heard = jukebox::hear(self.jukebox()?, &audio, options)?;
+                heard.remove("audio_encodings").ok_or_else(|| Error::input("nothing was heard"))?
+            }
+        };
+        Ok((clips_of(&encodings)?, left))
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        only_known(
+            inputs,
+            &["audio", "audio_encodings", "input_ids", "attention_mask", "prefix_ids", "suffix_ids"],
+        )?;
+        let tokens = audio_tokens(options, self.tokens)?;
+        let (clips, mut text) = self.clips(inputs, options)?;
+        if let (Some(prefix), Some(suffix)) = (text.remove("prefix_ids"), text.remove("suffix_ids")) {
+            let around =
+                |ids: &Tensor| Ok::<_, Error>(ids.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?);
+            let mut ids = around(&prefix)?;
+            if let [clip] = &clips[..] {
+                ids.extend(between(tokens, clip.dim(0)?).map(i64::from));
+            } else {
+                return Err(Error::input(format!(
+                    "{} clips for one prompt of prefix_ids and suffix_ids",
+                    clips.len()
+                )));
+            }
+            ids.extend(around(&suffix)?);
+            let time = ids.len();
+            text.insert("input_ids".to_string(), Tensor::from_vec(ids, (1, time), &Device::Cpu)?);
+        }
+        let ids = words::input_ids(&text, &["input_ids", "attention_mask"])?;
+        let mask = text.get("attention_mask");
+        let rows = self.rows(ids, mask)?;
+        let pads = match mask {
+            None => vec![0; rows.len()],
+            Some(mask) => left_padding(&words::real_tokens(mask)?)?,
+        };
+        let prompts: Vec<&[u32]> =
+            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
+        let mut decoding =
+            Decoding::greedy(options.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(20) as usize);
+        decoding.eos = Some(options.get("eos_token_id").map_or_else(|| self.end.clone(), token_ids));
+        decoding.pad = options.get("pad_token_id").and_then(|id| token_ids(id).first().copied()).or(self.pad);
+
+        let hidden = self.read(ids, mask, &clips, tokens)?;
+        let mut out = Tensors::from([
+            ("input_ids".to_string(), ids.to_dtype(DType::I64)?),
+            ("logits".to_string(), self.llark.logits(&hidden)?),
+        ]);
+        match (inputs.get("audio_encodings"), &clips[..]) {
+            (Some(encodings), _) => drop(out.insert("audio_encodings".to_string(), encodings.clone())),
+            (None, [clip]) => drop(out.insert("audio_encodings".to_string(), clip.clone())),
+            (None, _) => {}
+        }
+        let answering = Answering { llark: &self.llark, clips, tokens };
+        let made = generate::generate(&answering, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
+        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
+        out.insert("sequences".to_string(), sequences);
+        Ok(out)
+    }
+
+    /// The tokens of a prompt, and what is heard in its sound.
+    fn prompt(&self, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Tensor>)> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let words = prompt::words(prompt)?;
+        let mut ids = tokenizer.encode(&words.before, true)?;
+        let Some((sound, after)) = words.sound else { return Ok((ids, Vec::new())) };
+        let jukebox = self.jukebox()?;
+        let heard = jukebox.listen(&jukebox::mono_at(sound, jukebox.rate())?, jukebox.prior()?.layers())?;
+        let clip = jukebox.pool(&heard.activations, jukebox::FRAMES_PER_SECOND)?;
+        ids.extend(between(self.tokens, clip.dim(0)?));
+        ids.extend(tokenizer.encode(&after, false)?);
+        Ok((ids, vec![clip]))
+    }
+}
+
+/// `audio_encodings` as clips of `(frames, features)`: one frame, one clip, or a batch of clips.
+fn clips_of(encodings: &Tensor) -> Result<Vec<Tensor>> {
+    match encodings.rank() {
+        1 => Ok(vec![encodings.unsqueeze(0)?]),
+        2 => Ok(vec![encodings.clone()]),
+        3 => (0..encodings.dim(0)?).map(|clip| Ok(encodings.get(clip)?)).collect(),
+        _ => Err(Error::input(format!(
+            "audio_encodings are {:?}, wanted (frames, features) or (batch, frames, features)",
+            encodings.dims()
+        ))),
+    }
+}
+
+/// What stands for a clip of so many frames.
+fn between(tokens: AudioTokens, frames: usize) -> impl Iterator<Item = u32> {
+    [tokens.start].into_iter().chain(std::iter::repeat_n(tokens.patch, frames)).chain([tokens.end])
+}
+
+/// The added tokens by the tokenizer's names for them, else the last three of the table, where LLark's code adds them.
+fn known_tokens(tokenizer: Option<&Tokenizer>, vocabulary: usize) -> AudioTokens {
+    let id = |name: &str| tokenizer.and_then(|tokenizer| tokenizer.token_id(name));
+    let last = |back: usize| u32::try_from(vocabulary.saturating_sub(back)).unwrap_or(u32::MAX);
+    AudioTokens {
+        patch: id("<audio_patch>").unwrap_or(last(3)),
+        start: id("<audio_start>").unwrap_or(last(2)),
+        end: id("<audio_end>").unwrap_or(last(1)),
+    }
+}
+
+/// `known`, with what `options` say otherwise.
+fn audio_tokens(options: &Map<String, Value>, known: AudioTokens) -> Result<AudioTokens> {
+    let or = |key: &str, known: u32| match options.get(key) {
+        None | Some(Value::Null) => Ok(known),
+        Some(id) => {
+            token_ids(id).first().copied().ok_or_else(|| Error::input(format!("{key} is a token, not {id}")))
+        }
+    };
+    Ok(AudioTokens {
+        patch: or("audio_patch_token", known.patch)?,
+        start: or("audio_start_token", known.start)?,
+        end: or("audio_end_token", known.end)?,
+    })
+}
+
+/// How the base model's release samples, where it says; greedy otherwise.
+fn defaults(generation: &Value) -> Decoding {
+    let number = |key: &str| generation[key].as_f64().map(|value| value as f32);
+    let greedy = Decoding { stop: vec![prompt::TURN.to_string()], ..Decoding::greedy(ANSWER) };
+    match generation["do_sample"].as_bool() {
+        Some(true) => Decoding {
+            temperature: number("temperature").unwrap_or(1.0),
+            top_p: number("top_p").unwrap_or(1.0),
+            top_k: generation["top_k"].as_u64().unwrap_or(50) as usize,
+            ..greedy
+        },
+        _ => greedy,
+    }
+}
+
+impl Decode for LLarkExhibit {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if options.guidance != 1.0 {
+            return Err(Error::input("guidance: LLark was not trained to answer without hearing"));
+        }
+        let (ids, clips) = self.prompt(prompt)?;
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| self.end.clone());
+        options.pad = options.pad.or(self.pad);
+        // The answer ends where the model would begin the next turn.
+        if !options.stop.iter().any(|stop| stop == prompt::TURN) {
+            options.stop.push(prompt::TURN.to_string());
+        }
+        let answering = Answering { llark: &self.llark, clips, tokens: self.tokens };
+        let mut each = |piece: text::Piece| each(piece.text.to_string());
+        text::stream(&answering, tokenizer, &[text::Prompt::Ids(&ids)], &options, &mut each)?;
+        Ok(())
+    }
+}
+
+impl Exhibit for LLarkExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs, &Map::new())
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let none = Map::new();
+        let options = options.as_object().unwrap_or(&none);
+        match method {
+            "forward" if inputs.contains_key("music_tokens") => {
+                jukebox::states(self.jukebox()?, inputs, options)
+            }
+            "forward" => self.forward_ids(inputs, options),
+            "generate" => self.generate_ids(inputs, options),
+            "encode" => {
+                only_known(inputs, &["audio"])?;
+                let audio = inputs.get("audio").ok_or_else(|| Error::input("audio is missing"))?;
+                jukebox::hear(self.jukebox()?, audio, options)
+            }
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// As [`Jukebox`]'s: what LLark hears, before it is asked anything.
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        jukebox::embed(self.jukebox()?, items)
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+
+    fn defaults(&self) -> Decoding {
+        self.defaults.clone()
+    }
+}
