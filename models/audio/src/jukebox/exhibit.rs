@@ -14,7 +14,7 @@ use super::hps::wanted_layers;
 use super::{Jukebox, labels};
 
 /// Frames a second that LLark pools to.
-pub(crate) const FRAMES_PER_SECOND: f64 = 10.0;
+const FRAMES_PER_SECOND: f64 = 10.0;
 
 /// The codec and its prior with their manners.
 pub struct JukeboxExhibit {
@@ -138,12 +138,7 @@ pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Va
     }
     let samples: Vec<f32> = samples.to_dtype(DType::F32)?.to_vec1()?;
     let layers = wanted_layers(options)?.map_or_else(|| Ok(jukebox.prior()?.layers()), Ok::<_, Error>)?;
-    let per_second = match options.get("pool_frames_per_second") {
-        None | Some(Value::Null) => FRAMES_PER_SECOND,
-        Some(value) => value
-            .as_f64()
-            .ok_or_else(|| Error::input("pool_frames_per_second is a number, 0 for one mean"))?,
-    };
+    let per_second = frames_per_second(options)?;
     let heard = jukebox.listen(&samples, layers)?;
     let pooled = jukebox.pool(&heard.activations, per_second)?;
     let codes: Vec<i64> = heard.music_tokens.iter().map(|code| i64::from(*code)).collect();
@@ -153,6 +148,16 @@ pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Va
         ("activations".to_string(), on_host(&heard.activations, DType::F32)?),
         ("audio_encodings".to_string(), on_host(&pooled, DType::F32)?),
     ]))
+}
+
+/// How many frames a second features are pooled to; LLark's number unless `options` say.
+pub(crate) fn frames_per_second(options: &Map<String, Value>) -> Result<f64> {
+    match options.get("pool_frames_per_second") {
+        None | Some(Value::Null) => Ok(FRAMES_PER_SECOND),
+        Some(value) => {
+            value.as_f64().ok_or_else(|| Error::input("pool_frames_per_second is a number, 0 for one mean"))
+        }
+    }
 }
 
 /// The prior's states: of `music_tokens`, `(batch, n_ctx)`, under `metadata`, `(batch, 4 + genres)`, or as of an

@@ -33,7 +33,7 @@ use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 pub use exhibit::JukeboxExhibit;
-pub(crate) use exhibit::{FRAMES_PER_SECOND, embed, hear, mono_at, states};
+pub(crate) use exhibit::{embed, frames_per_second, hear, mono_at, states};
 pub use features::Heard;
 pub use hps::{Hps, PriorHps, VqVaeHps};
 pub use labels::{LabelConditioner, Labels};

@@ -28,6 +28,7 @@ pub struct LLarkExhibit {
     jukebox: Option<Jukebox>,
     tokenizer: Option<Tokenizer>,
     tokens: AudioTokens,
+    frames_per_second: f64,
     end: Vec<u32>,
     pad: Option<u32>,
     defaults: Decoding,
@@ -67,6 +68,7 @@ impl LLarkExhibit {
         let options = &opening.options.settings;
         Ok(Self {
             tokens: audio_tokens(options, known_tokens(tokenizer.as_ref(), llark.vocabulary()))?,
+            frames_per_second: jukebox::frames_per_second(options)?,
             end: ids("eos_token_id"),
             pad: ids("pad_token_id").first().copied(),
             defaults: defaults(&generation),
@@ -206,7 +208,7 @@ impl LLarkExhibit {
         let Some((sound, after)) = words.sound else { return Ok((ids, Vec::new())) };
         let jukebox = self.jukebox()?;
         let heard = jukebox.listen(&jukebox::mono_at(sound, jukebox.rate())?, jukebox.prior()?.layers())?;
-        let clip = jukebox.pool(&heard.activations, jukebox::FRAMES_PER_SECOND)?;
+        let clip = jukebox.pool(&heard.activations, self.frames_per_second)?;
         ids.extend(between(self.tokens, clip.dim(0)?));
         ids.extend(tokenizer.encode(&after, false)?);
         Ok((ids, vec![clip]))
