@@ -60,7 +60,7 @@ def rate(task, seconds, first):
     """Sentences a second, prompt tokens a second, or new tokens a second after the first."""
     if task.kind == "embed":
         return task.batch / seconds
-    if task.kind == "prefill":
+    if task.kind in ("forward", "prefill"):
         return task.batch * task.tokens / seconds
     return task.batch * (task.new_tokens - 1) / (seconds - first)
 

