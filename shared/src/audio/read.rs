@@ -1,4 +1,4 @@
-//! Sound files to samples: wav, flac, mp3, ogg (vorbis), m4a and mp4 (aac), told apart by what is in them, not by
+//! Sound files to samples: wav, flac, mp3, ogg (vorbis), m4a and mp4 (aac, alac), told apart by what is in them, not by
 //! their names.
 
 use std::fs::File;
@@ -186,7 +186,7 @@ fn decode<'s>(source: Box<dyn MediaSource + 's>, seconds: f64) -> Result<Reading
     }
 }
 
-const KNOWN: &str = "wav, flac, mp3, ogg (vorbis), m4a (aac) are read";
+const KNOWN: &str = "wav, flac, mp3, ogg (vorbis), m4a (aac, alac) are read";
 
 /// The next packet, none at the end of the file; or why there is none.
 fn next_packet(file: &mut dyn FormatReader) -> Result<Option<symphonia::core::packet::Packet>, String> {

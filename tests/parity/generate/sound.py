@@ -111,15 +111,20 @@ def files():
     tone = numpy.stack([0.5 * numpy.sin(2 * numpy.pi * 440 * time), 0.25 * numpy.sin(2 * numpy.pi * 660 * time)])
     for name, subtype in (("flac", "PCM_16"), ("ogg", "VORBIS")):
         soundfile.write(FOLDER / f"tone.{name}", tone.T, rate, format=name, subtype=subtype)
-    for name, codec, options in (("mp3", "libmp3lame", {}), ("m4a", "aac", {"aac_coder": "fast"})):
+    tone = {"fltp": tone.astype(numpy.float32), "s16p": numpy.round(tone * 32768).astype(numpy.int16)}
+    for name, codec, kind, options in (
+        ("mp3", "libmp3lame", "fltp", {}),
+        ("m4a", "aac", "fltp", {"aac_coder": "fast"}),
+        ("alac.m4a", "alac", "s16p", {}),
+    ):
         with av.open(FOLDER / f"tone.{name}", "w") as file:
             stream = file.add_stream(codec, rate=rate, options=options)
-            stream.layout, stream.format, stream.bit_rate = "stereo", "fltp", 64000
+            stream.layout, stream.format, stream.bit_rate = "stereo", kind, 64000
             stream.codec_context.open()
             size = stream.codec_context.frame_size
             for start in range(0, frames, size):
-                chunk = numpy.ascontiguousarray(tone[:, start : start + size], dtype=numpy.float32)
-                frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="stereo")
+                chunk = numpy.ascontiguousarray(tone[kind][:, start : start + size])
+                frame = av.AudioFrame.from_ndarray(chunk, format=kind, layout="stereo")
                 frame.sample_rate, frame.pts = rate, start
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
