@@ -26,8 +26,8 @@ impl Taps {
     }
 }
 
-/// Floats of gathered rows at a time, where taps have gaps.
-const GATHERED: usize = 1 << 20;
+/// Floats of gathered rows at a time, where taps have gaps: as many as stay in cache.
+const GATHERED: usize = 1 << 18;
 
 /// `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
 ///

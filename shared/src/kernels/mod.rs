@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod elementwise;
 pub mod lstm;
 pub mod matmul;
+pub mod memory;
 pub mod norm;
 pub mod pool;
 pub mod rope;

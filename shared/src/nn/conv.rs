@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::host;
 use crate::kernels::conv::{self as kernel, Taps};
+use crate::kernels::memory;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -71,7 +72,7 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
         }
     };
     if host::serves(x) {
-        let mut out = vec![0f32; batch * (left + time + right) * channels];
+        let mut out = memory::zeros(batch * (left + time + right) * channels);
         host::read(x, |x| {
             for (x, out) in x
                 .chunks_exact((time * channels).max(1))
@@ -79,7 +80,7 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
             {
                 let (before, rest) = out.split_at_mut(left * channels);
                 let (middle, after) = rest.split_at_mut(time * channels);
-                middle.copy_from_slice(x);
+                memory::copy_to(x, middle);
                 let edges = before.chunks_exact_mut(channels).rev().zip((0..).map(|i: isize| -1 - i));
                 let edges = edges.chain(after.chunks_exact_mut(channels).zip(time as isize..));
                 for (frame, t) in edges {
@@ -204,7 +205,7 @@ impl Conv1d {
         let x = pad_time(x, options.padding, options.padding, PadMode::Zeros)?;
         let length = time + 2 * options.padding;
         let taps = Taps { kernel: options.kernel, stride: options.stride, dilation: options.dilation };
-        let mut y = vec![0f32; batch * frames * outputs];
+        let mut y = memory::zeros(batch * frames * outputs);
         with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
             host::read(&x, |x| {
                 let rows = x
@@ -258,7 +259,7 @@ impl ConvTranspose1d {
         let runs = time + reach - 1;
         let x = pad_time(x, reach - 1, reach - 1, PadMode::Zeros)?;
         let y = if host::serves(&x) {
-            let mut y = vec![0f32; batch * runs * stride * outputs];
+            let mut y = memory::zeros(batch * runs * stride * outputs);
             let taps = Taps { kernel: reach, stride: 1, dilation: 1 };
             with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
                 host::read(&x, |x| {

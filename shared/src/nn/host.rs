@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::{bf16, f16};
 
 use crate::kernels::matmul::Elem;
+use crate::kernels::memory;
 use crate::{Error, Result};
 
 /// Whether the CPU kernels may serve `x`: float32 on the CPU, and nobody wants a gradient through it (kernels have
@@ -34,7 +35,7 @@ pub(crate) fn read_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result
 
 /// A tensor of the shape of `x` whose elements `f` changed in place.
 pub(crate) fn map(x: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
-    let mut values = read(x, <[f32]>::to_vec)?;
+    let mut values = read(x, memory::copy)?;
     f(&mut values);
     Ok(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
 }
@@ -47,7 +48,7 @@ pub(crate) fn zip(x: &Tensor, y: &Tensor, f: impl FnOnce(&[f32], &[f32], &mut [f
             format!("one shape wanted, got {:?} and {:?}", x.dims(), y.dims()),
         ));
     }
-    let mut out = vec![0f32; x.elem_count()];
+    let mut out = memory::zeros(x.elem_count());
     read(x, |x| read(y, |y| f(x, y, &mut out)))??;
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
 }

@@ -9,6 +9,7 @@ use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
+use crate::kernels::memory;
 use crate::{Error, ErrorKind, Result};
 
 /// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
@@ -87,7 +88,7 @@ impl Matrix {
         match &self.storage {
             Storage::Host { bytes, kind, .. } if host::serves(x) => {
                 let rows = x.elem_count() / self.inputs.max(1);
-                let mut y = vec![0f32; rows * self.outputs];
+                let mut y = memory::zeros(rows * self.outputs);
                 with_bias(bias, |bias| {
                     host::read(x, |x| self.on_host(x, rows, bytes, *kind, bias, then, &mut y))
                 })???;

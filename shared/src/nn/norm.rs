@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use super::host;
-use crate::kernels::norm;
+use crate::kernels::{memory, norm};
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -19,7 +19,7 @@ impl LayerNorm {
     /// `self.forward(&(x + y))`, the end of a part that normalises last.
     pub fn forward_sum(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         if host::serves(x) && host::serves(y) && x.dims() == y.dims() {
-            let mut out = vec![0f32; x.elem_count()];
+            let mut out = memory::zeros(x.elem_count());
             self.with_parameters(|weight, bias| {
                 host::read(x, |x| {
                     host::read(y, |y| norm::add_layer_norm(x, y, weight, bias, self.eps, None, &mut out))
@@ -33,7 +33,7 @@ impl LayerNorm {
     /// `x`: `(…, width)`, any leading axes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
-            let mut out = vec![0f32; x.elem_count()];
+            let mut out = memory::zeros(x.elem_count());
             self.with_parameters(|weight, bias| {
                 host::read(x, |x| norm::layer_norm(x, weight, bias, self.eps, &mut out))
             })??;
@@ -70,7 +70,7 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
             return host::read(&self.weight, |weight| {
-                let mut out = vec![0f32; x.elem_count()];
+                let mut out = memory::zeros(x.elem_count());
                 host::read(x, |x| norm::rms_norm(x, weight, self.eps, &mut out))?;
                 Ok(Tensor::from_vec(out, x.shape(), x.device())?)
             })?;
@@ -97,7 +97,7 @@ impl GroupNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, channels) = x.dims3()?;
         if host::serves(x) {
-            let mut out = vec![0f32; x.elem_count()];
+            let mut out = memory::zeros(x.elem_count());
             host::read(&self.weight, |weight| {
                 host::read(&self.bias, |bias| {
                     host::read(x, |x| {
