@@ -4,9 +4,9 @@ use candle_core::{Device, Tensor};
 use candle_nn::ops::sigmoid;
 
 use super::{Linear, host};
-use crate::Result;
 use crate::kernels::lstm as kernel;
 use crate::weights::Weights;
+use crate::{Error, Result};
 
 /// Layers of long short-term memory, one after the other, forward in time (Hochreiter and Schmidhuber 1997; with
 /// forget gates, Gers et al. 2000).
@@ -43,7 +43,18 @@ impl Lstm {
     }
 
     /// [`forward`](Lstm::forward) that goes on from `state` and leaves there what the next stretch begins with.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if `state` is of another batch or another network.
     pub fn forward_from(&self, x: &Tensor, state: &mut LstmState) -> Result<Tensor> {
+        let wanted = [x.dims3()?.0, self.width];
+        let fits = |(h, c): &(Tensor, Tensor)| h.dims() == wanted && c.dims() == wanted;
+        if state.layers.len() != self.layers.len() || !state.layers.iter().all(fits) {
+            return Err(Error::input(format!(
+                "what is remembered is not of {} layers and (batch, width) = {wanted:?}",
+                self.layers.len()
+            )));
+        }
         let mut x = x.clone();
         for (layer, state) in self.layers.iter().zip(&mut state.layers) {
             x = layer.forward(&x, state, self.width)?;
@@ -172,6 +183,16 @@ mod tests {
         let pieces = [(0, 1), (1, 5), (6, 3)]
             .map(|(from, n)| lstm.forward_from(&x.narrow(1, from, n).unwrap(), &mut state).unwrap());
         assert_near(&whole, &Tensor::cat(&pieces, 1).unwrap());
+    }
+
+    #[test]
+    fn what_another_batch_left_is_refused() {
+        let weights = Weights::seeded(1, Runtime::cpu());
+        let (lstm, deeper) = (weights.lstm("a", 5, 7, 1).unwrap(), weights.lstm("b", 5, 7, 2).unwrap());
+        let mut state = lstm.start(&x(2, 1, 5)).unwrap();
+        assert!(lstm.forward_from(&x(1, 1, 5), &mut state).is_err());
+        assert!(deeper.forward_from(&x(2, 1, 5), &mut state).is_err());
+        assert!(lstm.forward_from(&x(2, 0, 5), &mut state).is_ok());
     }
 
     #[test]

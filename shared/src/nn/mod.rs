@@ -2,6 +2,7 @@
 //! memory, or on a GPU. Model files name layers and shapes; nothing here names a model.
 
 mod activation;
+mod add;
 pub(crate) mod blocks;
 mod conv;
 pub(crate) mod host;
@@ -11,6 +12,7 @@ mod matrix;
 mod norm;
 
 pub use activation::Activation;
+pub use add::add;
 pub use blocks::{KINDS, block_kind, block_name};
 pub use conv::{Conv1d, ConvOptions, ConvTranspose1d, PadMode, pad_time};
 pub use linear::{Embedding, Linear};
