@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::nn::{
-    Activation, Conv1d, ConvOptions, ConvTranspose1d, GroupNorm, Lstm, LstmState, PadMode, pad_time,
+    Activation, Conv1d, ConvOptions, ConvTranspose1d, GroupNorm, Lstm, LstmState, PadMode, add, pad_time,
 };
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -249,7 +249,7 @@ fn remember(lstm: &Lstm, x: Tensor, state: &mut Option<LstmState>) -> Result<Ten
         Some(state) => state,
         None => state.insert(lstm.start(&x)?),
     };
-    Ok((lstm.forward_from(&x, state)? + x)?)
+    add(&lstm.forward_from(&x, state)?, &x)
 }
 
 fn elu(x: Tensor) -> Result<Tensor> {
@@ -421,7 +421,7 @@ impl Residual {
             Some(shortcut) => shortcut.convolve(&x.contiguous()?)?,
             None => x,
         };
-        Ok(Some((x + y)?))
+        add(&x, &y).map(Some)
     }
 }
 
