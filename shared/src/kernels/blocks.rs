@@ -31,6 +31,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use self::activations::Group;
@@ -219,11 +220,13 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
         // Kept from call to call: a decoder multiplies a hundred times for each token.
         thread_local!(static SCRATCH: RefCell<(Vec<Group>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) });
         let (mut groups, mut terms) = SCRATCH.take();
-        if !two_terms(w.kind, rows) {
-            activations::quantize(x, rows, w.inputs, 1, &mut groups);
+        let count = if two_terms(w.kind, rows) { 2 } else { 1 };
+        activations::quantize(isa, x, rows, w.inputs, count, &mut groups);
+        if with_format!(w.kind, F => few_rows::<F>(isa, w, &groups, rows, y)) {
+            // Done, whether there are two terms or one.
+        } else if count == 1 {
             with_format!(w.kind, F => products::<F>(isa, w, &groups, y));
         } else {
-            activations::quantize(x, rows, w.inputs, 2, &mut groups);
             terms.resize(2 * y.len(), 0.0);
             with_format!(w.kind, F => products::<F>(isa, w, &groups, &mut terms));
             let rows_a_task = (8 * 1024 / w.outputs).max(1);
@@ -321,76 +324,80 @@ fn each_output<F: Format>(
     });
 }
 
-/// Rows of activations from which on weights are worth packing into tiles.
-#[cfg(target_arch = "x86_64")]
-const TILES_FROM: usize = 5;
-
 /// The processor has AVX-512 and VNNI.
 #[cfg(target_arch = "x86_64")]
 fn wide_products<F: avx512::Wide>(w: &Blocks, x: &[Group], y: &mut [f32]) {
     let (groups, row_bytes) = (w.inputs.div_ceil(256), w.kind.bytes(w.inputs));
-    let rows = x.len() / groups;
     let columns = Columns { data: Shared(y.as_mut_ptr()), outputs: w.outputs };
-    if rows >= TILES_FROM {
-        thread_local!(static TILE: RefCell<Vec<avx512::Line>> = const { RefCell::new(Vec::new()) });
-        parallel_for(w.outputs.div_ceil(avx512::TILE), |task| {
-            let mut tile = TILE.take();
-            let first = task * avx512::TILE;
-            // SAFETY: the processor has what these need; every output is one task's, and inside the matrix.
-            unsafe {
-                avx512::pack::<F>(w.data, row_bytes, first, &mut tile);
-                avx512::multiply::<F>(&tile, x, groups, |row, at, products| {
-                    let len = w.outputs.saturating_sub(first + at).min(16);
-                    if len > 0 {
-                        columns.part(row, first + at, len).copy_from_slice(&products[..len]);
-                    }
-                });
-            }
-            TILE.set(tile);
-        });
-        return;
-    }
-    let size = (TASK_BYTES / row_bytes).max(1);
-    parallel_for(w.outputs.div_ceil(size), |task| {
-        let first = task * size;
-        let len = size.min(w.outputs - first);
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: the processor has what this needs; every output is one task's, and inside the matrix.
-            row += unsafe {
-                match rows - row {
-                    1 => some_rows::<F, 1>(w, row_bytes, x, row, first, len, &columns),
-                    2 => some_rows::<F, 2>(w, row_bytes, x, row, first, len, &columns),
-                    3 => some_rows::<F, 3>(w, row_bytes, x, row, first, len, &columns),
-                    _ => some_rows::<F, 4>(w, row_bytes, x, row, first, len, &columns),
+    thread_local!(static TILE: RefCell<Vec<avx512::Line>> = const { RefCell::new(Vec::new()) });
+    parallel_for(w.outputs.div_ceil(avx512::TILE), |task| {
+        let mut tile = TILE.take();
+        let first = task * avx512::TILE;
+        // SAFETY: the processor has what these need; every output is one task's, and inside the matrix.
+        unsafe {
+            avx512::pack::<F>(w.data, row_bytes, first, &mut tile);
+            avx512::multiply::<F>(&tile, x, groups, |row, at, products| {
+                let len = w.outputs.saturating_sub(first + at).min(16);
+                if len > 0 {
+                    columns.part(row, first + at, len).copy_from_slice(&products[..len]);
                 }
-            };
+            });
         }
+        TILE.set(tile);
     });
 }
 
-/// `R` rows of activations with `len` rows of weights; returns `R`.
+/// Multiplies rows that are too few to be worth tiles, reading each weight once for all of them; false, having done
+/// nothing, if they are more, or the processor lacks AVX-512 or VNNI. Rows are of one term or of two.
+#[cfg(target_arch = "x86_64")]
+fn few_rows<F: avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], rows: usize, y: &mut [f32]) -> bool {
+    if isa != Isa::Avx512 || !features().vnni {
+        return false;
+    }
+    let columns = Columns { data: Shared(y.as_mut_ptr()), outputs: w.outputs };
+    let terms = x.len() / w.inputs.div_ceil(256) / rows;
+    let each: unsafe fn(&Blocks, &[Group], Range<usize>, &Columns) = match (rows, terms) {
+        (1, 1) => some_outputs::<F, 1, 1>,
+        (2, 1) => some_outputs::<F, 2, 1>,
+        (3, 1) => some_outputs::<F, 3, 1>,
+        (4, 1) => some_outputs::<F, 4, 1>,
+        (1, 2) => some_outputs::<F, 1, 2>,
+        (2, 2) => some_outputs::<F, 2, 2>,
+        (3, 2) => some_outputs::<F, 3, 2>,
+        (4, 2) => some_outputs::<F, 4, 2>,
+        _ => return false,
+    };
+    let size = (TASK_BYTES / w.kind.bytes(w.inputs)).max(1);
+    parallel_for(w.outputs.div_ceil(size), |task| {
+        // SAFETY: the processor was asked; each task has its own outputs, which the matrix has.
+        unsafe { each(w, x, task * size..w.outputs.min((task + 1) * size), &columns) };
+    });
+    true
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn few_rows<F: Format>(_: Isa, _: &Blocks, _: &[Group], _: usize, _: &mut [f32]) -> bool {
+    false
+}
+
+/// The products of `R` rows of `T` terms with the weights of some outputs, on this thread.
 ///
 /// # Safety
-/// The processor has AVX-512 and VNNI; nobody else touches these results.
+/// The processor has AVX-512 and VNNI; the outputs are inside the matrix, and nobody else touches them.
 #[cfg(target_arch = "x86_64")]
-unsafe fn some_rows<F: avx512::Wide, const R: usize>(
+unsafe fn some_outputs<F: avx512::Wide, const R: usize, const T: usize>(
     w: &Blocks,
-    row_bytes: usize,
     x: &[Group],
-    row: usize,
-    first: usize,
-    len: usize,
+    outputs: Range<usize>,
     columns: &Columns,
-) -> usize {
+) {
     let groups = w.inputs.div_ceil(256);
-    let x = std::array::from_fn(|r| &x[(row + r) * groups..][..groups]);
+    let x = std::array::from_fn(|r| std::array::from_fn(|t| &x[(r * T + t) * groups..][..groups]));
     // SAFETY: as promised by the caller.
     unsafe {
-        let mut y = std::array::from_fn(|r| columns.part(row + r, first, len));
-        avx512::dots::<F, R>(w.data, row_bytes, first, x, &mut y);
+        let mut y = std::array::from_fn(|r| columns.part(r, outputs.start, outputs.len()));
+        avx512::dots::<F, R, T>(w.data, w.kind.bytes(w.inputs), outputs.start, x, &mut y);
     }
-    R
 }
 
 /// The exact values of the blocks in `data`, one after the other: a whole matrix, or the bytes of one row of it.

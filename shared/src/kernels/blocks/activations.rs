@@ -1,6 +1,7 @@
 //! Activations in 8 bits, or in twice 8: one scale for each 32, and the sums that offsets and minima of the weights
 //! multiply.
 
+use super::super::cpu::Isa;
 use super::super::pool::parallel_for;
 use super::super::versions::{Shared, versioned};
 
@@ -22,8 +23,8 @@ impl Group {
 }
 
 /// Writes `rows` rows of `x` as groups, `width.div_ceil(256)` each; with two `terms` each row becomes two whose sum it
-/// is, the second what the first one's rounding left over.
-pub(super) fn quantize(x: &[f32], rows: usize, width: usize, terms: usize, out: &mut Vec<Group>) {
+/// is, the second what the first one's rounding left over, in steps of a 256th of the first's.
+pub(super) fn quantize(isa: Isa, x: &[f32], rows: usize, width: usize, terms: usize, out: &mut Vec<Group>) {
     let groups = width.div_ceil(256);
     out.resize(terms * rows * groups, Group::ZERO);
     let base = Shared(out.as_mut_ptr());
@@ -35,7 +36,13 @@ pub(super) fn quantize(x: &[f32], rows: usize, width: usize, terms: usize, out: 
                 std::slice::from_raw_parts_mut(base.get().add(terms * row * groups), terms * groups)
             };
             let (first, second) = out.split_at_mut(groups);
-            quantize_row(&x[row * width..][..width], first, second);
+            let x = &x[row * width..][..width];
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the processor has it, as the guard asked.
+                Isa::Avx512 if isa.available() => unsafe { super::avx512::quantize_row(x, first, second) },
+                _ => quantize_row(x, first, second),
+            }
         }
     });
 }
@@ -48,57 +55,60 @@ versioned! {
                 padded[..x.len()].copy_from_slice(x);
                 &padded
             });
-            quantize_group(x, group);
-            if let Some(second) = second.get_mut(g) {
-                quantize_group(&left_over(x, group), second);
+            let mut second = second.get_mut(g);
+            for part in 0..8 {
+                let x: &[f32; 32] = x[32 * part..][..32].first_chunk().expect("32 of 256");
+                let (scale, inverse) = step(x);
+                round(x, scale, inverse, part, group);
+                if let Some(second) = &mut second {
+                    let left = std::array::from_fn(|i| x[i] - scale * f32::from(group.q[32 * part + i]));
+                    round(&left, scale / SECOND, inverse * SECOND, part, second);
+                }
             }
         }
     }
 }
 
+/// Steps of a second term in one of the first.
+pub(super) const SECOND: f32 = 256.0;
+
+/// What one is worth where the largest of `x` is 127, and its inverse. It is NaN if `x` is not all finite.
 #[inline(always)]
-fn left_over(x: &[f32; 256], group: &Group) -> [f32; 256] {
-    let mut left = *x;
-    for (part, left) in left.chunks_exact_mut(32).enumerate() {
-        for (left, &q) in left.iter_mut().zip(&group.q[32 * part..]) {
-            *left -= group.scale[part] * f32::from(q);
-        }
+fn step(x: &[f32; 32]) -> (f32, f32) {
+    let (mut top, mut poison) = ([0f32; 8], [0f32; 8]);
+    for i in 0..32 {
+        let a = x[i].abs();
+        top[i % 8] = if a > top[i % 8] { a } else { top[i % 8] };
+        poison[i % 8] += x[i] * 0.0; // NaN if an activation is NaN or infinite, which must not be lost
     }
-    left
+    let mut width = 4;
+    while width > 0 {
+        for i in 0..width {
+            top[i] = if top[i + width] > top[i] { top[i + width] } else { top[i] };
+            poison[i] += poison[i + width];
+        }
+        width /= 2;
+    }
+    (top[0] / 127.0 + poison[0], if top[0] > 1e-33 { 127.0 / top[0] } else { 0.0 })
 }
 
+/// Writes part `part` of `group`: `x` in steps of `scale`.
 #[inline(always)]
-fn quantize_group(x: &[f32; 256], group: &mut Group) {
+fn round(x: &[f32; 32], scale: f32, inverse: f32, part: usize, group: &mut Group) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
-    for part in 0..8 {
-        let x: &[f32; 32] = x[32 * part..][..32].first_chunk().expect("32 of 256");
-        let (mut top, mut poison) = ([0f32; 8], [0f32; 8]);
-        for i in 0..32 {
-            let a = x[i].abs();
-            top[i % 8] = if a > top[i % 8] { a } else { top[i % 8] };
-            poison[i % 8] += x[i] * 0.0; // NaN if an activation is NaN or infinite, which must not be lost
-        }
-        let mut width = 4;
-        while width > 0 {
-            for i in 0..width {
-                top[i] = if top[i + width] > top[i] { top[i + width] } else { top[i] };
-                poison[i] += poison[i + width];
-            }
-            width /= 2;
-        }
-        let scale = top[0] / 127.0 + poison[0];
-        let inverse = if top[0] > 1e-35 { 127.0 / top[0] } else { 0.0 };
-        let mut q = [0i32; 32];
-        for i in 0..32 {
-            q[i] = (x[i] * inverse + ROUND).to_bits() as i8 as i32;
-        }
-        for (byte, &q) in group.q[32 * part..].iter_mut().zip(&q) {
-            *byte = q as i8;
-        }
-        let (first, second): (i32, i32) = (q[..16].iter().sum(), q[16..].iter().sum());
-        group.scale[part] = scale;
-        group.sums32[part] = scale * (first + second) as f32;
-        group.sums16[2 * part] = scale * first as f32;
-        group.sums16[2 * part + 1] = scale * second as f32;
+    let mut q = [0i32; 32];
+    for i in 0..32 {
+        let steps = x[i] * inverse;
+        let steps = if steps < 127.0 { steps } else { 127.0 };
+        let steps = if steps > -127.0 { steps } else { -127.0 };
+        q[i] = (steps + ROUND).to_bits() as i8 as i32;
     }
+    for (byte, &q) in group.q[32 * part..].iter_mut().zip(&q) {
+        *byte = q as i8;
+    }
+    let (first, second): (i32, i32) = (q[..16].iter().sum(), q[16..].iter().sum());
+    group.scale[part] = scale;
+    group.sums32[part] = scale * (first + second) as f32;
+    group.sums16[2 * part] = scale * first as f32;
+    group.sums16[2 * part + 1] = scale * second as f32;
 }

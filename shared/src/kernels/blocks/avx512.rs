@@ -6,8 +6,10 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::Group;
+use super::activations::{Group, SECOND};
 use super::format::{self, Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
+use crate::kernels::simd::Simd;
+use crate::kernels::simd::x86::Avx512;
 
 /// A format as vectors. `group` points to 256 weights.
 pub(super) trait Wide: Format {
@@ -23,22 +25,29 @@ pub(super) trait Wide: Format {
     unsafe fn sixty_four(group: *const u8, z: usize) -> __m512i;
 }
 
-/// The pairs of 16-bit numbers at the start of eight blocks.
-#[inline(always)]
-unsafe fn heads<F: Format>(group: *const u8) -> __m256i {
-    // SAFETY: each read is of the first four bytes of one of eight readable blocks.
+/// The half-precision numbers at byte `AT` of eight blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn halves<F: Format, const AT: usize>(group: *const u8) -> __m512 {
+    // SAFETY: the caller promises eight readable blocks, more than 128 bytes, whose heads lie in the first 128 or in
+    // the 128 that begin at `second`; its processor has AVX-512 and F16C.
     unsafe {
-        let b = F::BYTES as i32;
-        let at = _mm256_setr_epi32(0, b, 2 * b, 3 * b, 4 * b, 5 * b, 6 * b, 7 * b);
-        _mm256_i32gather_epi32(group.cast(), at, 1)
+        let second = 128.min(group_bytes::<F>() - 128);
+        let line = |at: usize| _mm512_loadu_si512(group.add(at).cast());
+        let words = |base: usize| {
+            let word = |i: usize| ((i * F::BYTES + AT).wrapping_sub(base) / 2) as i16;
+            let words =
+                _mm_setr_epi16(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+            let words = _mm512_castsi128_si512(words);
+            _mm512_castsi512_si128(_mm512_permutex2var_epi16(line(base), words, line(base + 64)))
+        };
+        let mut halves = words(0);
+        let inside = 126usize.saturating_sub(AT) / F::BYTES + 1;
+        if inside < 8 {
+            halves = _mm_mask_mov_epi16(halves, (0xff << inside) as u8, words(second));
+        }
+        _mm512_zextps256_ps512(_mm256_cvtph_ps(halves))
     }
-}
-
-/// The low 16 bits of each lane as half-precision numbers.
-#[inline(always)]
-unsafe fn halves(lanes: __m256i) -> __m512 {
-    // SAFETY: the caller's processor has AVX-512 and F16C.
-    unsafe { _mm512_zextps256_ps512(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(lanes))) }
 }
 
 #[inline(always)]
@@ -96,9 +105,8 @@ macro_rules! short {
             unsafe fn parameters(group: *const u8) -> (__m512, __m512) {
                 // SAFETY: the caller promises eight readable blocks.
                 unsafe {
-                    let heads = heads::<Self>(group);
-                    let min = if $min { halves(_mm256_srli_epi32(heads, 16)) } else { _mm512_setzero_ps() };
-                    (halves(heads), min)
+                    let min = if $min { halves::<Self, 2>(group) } else { _mm512_setzero_ps() };
+                    (halves::<Self, 0>(group), min)
                 }
             }
             #[inline(always)]
@@ -313,55 +321,191 @@ unsafe fn offset<F: Format>(scale: __m512, min: __m512) -> __m512 {
     }
 }
 
-/// `y[r][o] = x[r] · weights[first + o]` for `R` rows of `x` and as many outputs as `y` holds, row by row.
+/// As [`activations::quantize_row`](super::activations::quantize_row): `x` is the groups' rows one after the other, its
+/// last group filled up with zeros; `second` is empty or as long as `first`.
 ///
 /// # Safety
-/// The processor has AVX-512 F, BW, VL, DQ and VNNI.
+/// The processor has AVX-512 F, BW, VL, DQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) unsafe fn quantize_row(x: &[f32], first: &mut [Group], second: &mut [Group]) {
+    for (g, (x, first)) in x.chunks(256).zip(first).enumerate() {
+        // SAFETY: of `x` only what is there is read; stores are into the arrays of the groups.
+        unsafe {
+            let line = |i: usize| {
+                let left = x.len().saturating_sub(16 * i).min(16);
+                _mm512_maskz_loadu_ps((0xffffu32 >> (16 - left)) as u16, x.as_ptr().wrapping_add(16 * i))
+            };
+            let mut x = [_mm512_setzero_ps(); 16];
+            let (mut tops, mut special) = ([_mm512_setzero_ps(); 8], 0u32);
+            for part in 0..8 {
+                let (a, b) = (line(2 * part), line(2 * part + 1));
+                (x[2 * part], x[2 * part + 1]) = (a, b);
+                tops[part] = _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b));
+                // NaN or infinite, which must not be lost.
+                let lost = _mm512_fpclass_ps_mask(a, 0x99) | _mm512_fpclass_ps_mask(b, 0x99);
+                special |= u32::from(lost != 0) << part;
+            }
+            let top = most_of_each(tops);
+            let scale = _mm256_div_ps(top, _mm256_set1_ps(127.0));
+            let scale = _mm256_mask_mov_ps(scale, special as u8, _mm256_set1_ps(f32::NAN));
+            let large = _mm256_cmp_ps_mask(top, _mm256_set1_ps(1e-33), _CMP_GT_OQ);
+            let inverse = _mm256_maskz_div_ps(large, _mm256_set1_ps(127.0), top);
+            round(&x, scale, inverse, first);
+            if let Some(second) = second.get_mut(g) {
+                let wide = _mm512_zextps256_ps512(scale);
+                for (i, x) in x.iter_mut().enumerate() {
+                    let q = _mm512_cvtepi8_epi32(_mm_load_si128(first.q.as_ptr().add(16 * i).cast()));
+                    let scale = _mm512_permutexvar_ps(_mm512_set1_epi32(i as i32 / 2), wide);
+                    *x = _mm512_fnmadd_ps(scale, _mm512_cvtepi32_ps(q), *x);
+                }
+                let steps = _mm256_set1_ps(SECOND);
+                round(&x, _mm256_div_ps(scale, steps), _mm256_mul_ps(inverse, steps), second);
+            }
+        }
+    }
+}
+
+/// Writes `x` in steps of `scale`, one for each two lines, to `group`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Group) {
+    // SAFETY: the caller's processor has AVX-512; stores are into the arrays of the group, which are aligned.
+    unsafe {
+        let inverse = _mm512_zextps256_ps512(inverse);
+        for (i, x) in x.iter().enumerate() {
+            let inverse = _mm512_permutexvar_ps(_mm512_set1_epi32(i as i32 / 2), inverse);
+            let q = _mm512_cvtps_epi32(_mm512_mul_ps(*x, inverse));
+            let q = _mm512_cvtsepi32_epi8(_mm512_max_epi32(q, _mm512_set1_epi32(-127)));
+            _mm_store_si128(group.q.as_mut_ptr().add(16 * i).cast(), q);
+        }
+        // Lanes of quarter k of line z: four sums that make up sixteen number 4 z + k.
+        let fours = |z: usize| {
+            let q = _mm512_load_si512(group.q.as_ptr().add(64 * z).cast());
+            let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), q);
+            _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))
+        };
+        let join = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (a, b) = (join(fours(0), fours(1)), join(fours(2), fours(3)));
+        let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+        // Now lane 4 k + z holds it.
+        let turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        let sums = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(turned, sums));
+        let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        let sums = _mm512_mul_ps(sums, _mm512_permutexvar_ps(twice, _mm512_zextps256_ps512(scale)));
+        _mm512_store_ps(group.sums16.as_mut_ptr(), sums);
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+        let pairs = _mm512_add_ps(sums, _mm512_permute_ps(sums, 0b10_11_00_01));
+        let pairs = _mm512_castps512_ps256(_mm512_permutexvar_ps(even, pairs));
+        _mm256_store_ps(group.sums32.as_mut_ptr(), pairs);
+        _mm256_store_ps(group.scale.as_mut_ptr(), scale);
+    }
+}
+
+/// The largest lane of each vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+unsafe fn most_of_each(v: [__m512; 8]) -> __m256 {
+    // SAFETY: the caller's processor has AVX-512.
+    unsafe {
+        let two = |a, b| _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        // Each quarter then holds the largest of its four lanes of each of four vectors.
+        let four = |a, b, c, d| {
+            let (low, high) = (_mm512_castps_pd(two(a, b)), _mm512_castps_pd(two(c, d)));
+            let low_halves = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            _mm512_max_ps(low_halves, _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)))
+        };
+        let (a, b) = (four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
+        let halves = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        let both = _mm512_max_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0b10_11_00_01));
+        _mm512_castps512_ps256(_mm512_shuffle_f32x4(both, both, 0b10_10_10_00))
+    }
+}
+
+/// Outputs whose sums are joined at once.
+const AT_ONCE: usize = 4;
+
+/// `y[r][o] = x[r] · weights[first + o]` for `R` rows of `x`, each the sum of `T` terms, and as many outputs as `y`
+/// holds, row by row.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL, DQ and VNNI; each term has the groups of a row of weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn dots<F: Wide, const R: usize>(
+pub(super) unsafe fn dots<F: Wide, const R: usize, const T: usize>(
     data: &[u8],
     row_bytes: usize,
     first: usize,
-    x: [&[Group]; R],
+    x: [[&[Group]; T]; R],
     y: &mut [&mut [f32]; R],
 ) {
-    let rows = Rows::<F>::new(data, row_bytes);
-    for o in 0..y[0].len() {
-        let (mut even, mut odd) = ([_mm512_setzero_ps(); R], [_mm512_setzero_ps(); R]);
-        rows.groups(first + o, |g, group, parts| {
-            // SAFETY: `groups` gives addresses of readable groups, and `parts` of their 64s.
-            unsafe {
-                let (scale, min) = F::parameters(group);
-                let offset = offset::<F>(scale, min);
-                let mut scales = [_mm512_setzero_ps(); R];
-                for r in 0..R {
-                    scales[r] = _mm512_mul_ps(scale, scales_of::<F>(&x[r][g]));
-                    even[r] = _mm512_fmadd_ps(offset, sums_of::<F>(&x[r][g]), even[r]);
-                }
-                let part = |z: usize, totals: &mut [__m512; R]| {
-                    let q = F::sixty_four(group, z);
-                    let spread = spread::<F>(z);
-                    for r in 0..R {
-                        let a = _mm512_load_si512(x[r][g].q.as_ptr().add(64 * z).cast());
-                        let product = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, a));
-                        totals[r] =
-                            _mm512_fmadd_ps(product, _mm512_permutexvar_ps(spread, scales[r]), totals[r]);
-                    }
-                };
-                if parts == 4 {
-                    part(0, &mut even);
-                    part(1, &mut odd);
-                    part(2, &mut even);
-                    part(3, &mut odd);
-                } else {
-                    for z in 0..parts {
-                        part(z, &mut odd);
-                    }
+    let (whole, rest) = (row_bytes / group_bytes::<F>(), row_bytes % group_bytes::<F>());
+    let outputs = y[0].len();
+    let mut o = 0;
+    while o < outputs {
+        let count = (outputs - o).min(AT_ONCE);
+        let mut sums = [[_mm512_setzero_ps(); AT_ONCE]; R];
+        for i in 0..count {
+            let row = &data[(first + o + i) * row_bytes..][..row_bytes];
+            let mut totals = [[_mm512_setzero_ps(); 2]; R];
+            for g in 0..whole {
+                // SAFETY: the groups are whole, and `x` has as many.
+                unsafe {
+                    add_group::<F, R, T>(row.as_ptr().add(g * group_bytes::<F>()), g, 4, x, &mut totals)
                 }
             }
-        });
+            if rest > 0 {
+                let mut copy = [0u8; MOST_BYTES];
+                copy[..rest].copy_from_slice(&row[whole * group_bytes::<F>()..]);
+                let parts = (rest / F::BYTES).div_ceil(2);
+                // SAFETY: the copy is as long as any group.
+                unsafe { add_group::<F, R, T>(copy.as_ptr(), whole, parts, x, &mut totals) }
+            }
+            for r in 0..R {
+                sums[r][i] = _mm512_add_ps(totals[r][0], totals[r][1]);
+            }
+        }
         for r in 0..R {
-            y[r][o] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+            // SAFETY: the processor has AVX-512.
+            let joined = unsafe { Avx512::sum4(sums[r]) };
+            y[r][o..o + count].copy_from_slice(&joined[..count]);
+        }
+        o += count;
+    }
+}
+
+/// Adds the products of the first `parts` times 64 weights of a group to `totals`, even and odd ones apart.
+#[inline(always)]
+unsafe fn add_group<F: Wide, const R: usize, const T: usize>(
+    group: *const u8,
+    g: usize,
+    parts: usize,
+    x: [[&[Group]; T]; R],
+    totals: &mut [[__m512; 2]; R],
+) {
+    // SAFETY: the caller promises a readable group, group `g` of each term, and the processor.
+    unsafe {
+        let x = x.map(|terms| terms.map(|term| term.get_unchecked(g)));
+        let (scale, min) = F::parameters(group);
+        let offset = offset::<F>(scale, min);
+        let mut scales = [scale; R];
+        for r in 0..R {
+            // A sum of products is counted in steps of the last term, of which 256 are one of the term before.
+            scales[r] = _mm512_mul_ps(scale, scales_of::<F>(x[r][T - 1]));
+            for term in x[r] {
+                totals[r][0] = _mm512_fmadd_ps(offset, sums_of::<F>(term), totals[r][0]);
+            }
+        }
+        for z in 0..parts {
+            let q = F::sixty_four(group, z);
+            let spread = spread::<F>(z);
+            for r in 0..R {
+                let mut products = _mm512_setzero_si512();
+                for term in x[r] {
+                    let a = _mm512_load_si512(term.q.as_ptr().add(64 * z).cast());
+                    products = _mm512_dpbusd_epi32(_mm512_slli_epi32(products, 8), q, a);
+                }
+                let scale = _mm512_permutexvar_ps(spread, scales[r]);
+                totals[r][z % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, totals[r][z % 2]);
+            }
         }
     }
 }
