@@ -52,6 +52,7 @@ pub trait CausalLm: Model {
 pub struct LanguageModel<M> {
     network: M,
     device: Device,
+    halves_caches: bool,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     card: Card,
@@ -81,6 +82,7 @@ impl<M: CausalLm> LanguageModel<M> {
             end: ids("eos_token_id"),
             pad: ids("pad_token_id").first().copied(),
             device: opening.weights.runtime().device().clone(),
+            halves_caches: opening.weights.runtime().halves_caches(),
             network,
             tokenizer,
             template,
@@ -231,7 +233,7 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
-        Ok(Cache::new(self.network.layers(), capacity))
+        Ok(Cache::new(self.network.layers(), capacity).in_half(self.halves_caches))
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {

@@ -1,7 +1,9 @@
 //! Keys and values of what a decoder has already read: passed in, never kept in a model.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
+use half::slice::HalfFloatSliceExt;
 
+use crate::nn::host;
 use crate::{Error, ErrorKind, Result};
 
 /// The keys and values of every layer. Each layer's room is taken once, when it is first written.
@@ -15,15 +17,24 @@ pub struct Cache {
 pub struct LayerCache {
     capacity: usize,
     length: usize,
-    /// `(batch, capacity, kv heads, width)` each.
+    half: bool,
+    /// `(batch, kv heads, capacity, width)` each: what a head reads lies side by side.
     room: Option<(Tensor, Tensor)>,
 }
 
 impl Cache {
     /// Room for `capacity` positions in each of `layers` layers.
     pub fn new(layers: usize, capacity: usize) -> Self {
-        let layer = LayerCache { capacity, length: 0, room: None };
+        let layer = LayerCache { capacity, length: 0, half: false, room: None };
         Self { layers: vec![layer; layers] }
+    }
+
+    /// The same, but on the CPU float32 is kept in half precision if `half`: half the memory, and twice as fast to read,
+    /// which sets the pace of long decoding. For weights that are rounded to fewer bits anyway
+    /// ([`Runtime::halves_caches`](crate::runtime::Runtime::halves_caches)).
+    pub fn in_half(mut self, half: bool) -> Self {
+        self.layers.iter_mut().for_each(|layer| layer.half = half);
+        self
     }
 
     /// The cache of layer `index`.
@@ -64,14 +75,81 @@ impl LayerCache {
             Some(room) => room,
             None => {
                 let room = |dtype: DType, device: &Device| {
-                    Tensor::zeros((batch, self.capacity, heads, width), dtype, device)
+                    let halved = self.half && device.is_cpu() && dtype == DType::F32;
+                    let dtype = if halved { DType::F16 } else { dtype };
+                    Tensor::zeros((batch, heads, self.capacity, width), dtype, device)
                 };
                 self.room.insert((room(k.dtype(), k.device())?, room(v.dtype(), v.device())?))
             }
         };
-        keys.slice_set(&k.contiguous()?, 1, self.length)?;
-        values.slice_set(&v.contiguous()?, 1, self.length)?;
+        for (room, new) in [(keys, k), (values, v)] {
+            let new = new.transpose(1, 2)?;
+            if host::serves(&new) && matches!(room.dtype(), DType::F32 | DType::F16) {
+                room.narrow(2, self.length, time)?.inplace_op2(&new, &Store)?;
+            } else {
+                room.slice_set(&new.contiguous()?.to_dtype(room.dtype())?, 2, self.length)?;
+            }
+        }
         self.length += time;
-        Ok((keys.narrow(1, 0, self.length)?, values.narrow(1, 0, self.length)?))
+        let read = |room: &Tensor| room.narrow(2, 0, self.length)?.transpose(1, 2);
+        Ok((read(keys)?, read(values)?))
     }
+}
+
+/// Copies float32 of any strides into a part of a room of the same shape, `(batch, heads, time, width)`, rounding it to
+/// half precision where that is what the room holds.
+struct Store;
+
+impl InplaceOp2 for Store {
+    fn name(&self) -> &'static str {
+        "store in a cache"
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        to_layout: &Layout,
+        from: &CpuStorage,
+        from_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let from = from.as_slice::<f32>()?;
+        match to {
+            CpuStorage::F32(to) => copy(to, to_layout, from, from_layout, <[f32]>::copy_from_slice),
+            CpuStorage::F16(to) => {
+                copy(to, to_layout, from, from_layout, HalfFloatSliceExt::convert_from_f32_slice)
+            }
+            _ => Err(candle_core::Error::Msg("a cache on the CPU is float32 or float16".into())),
+        }
+    }
+}
+
+/// Hands vectors of `to` and of `from` to `each`, pair by pair.
+fn copy<T>(
+    to: &mut [T],
+    to_layout: &Layout,
+    from: &[f32],
+    from_layout: &Layout,
+    each: impl Fn(&mut [T], &[f32]),
+) -> candle_core::Result<()> {
+    let (batch, heads, time, width) = to_layout.shape().dims4()?;
+    let (to_stride, from_stride) = (to_layout.stride(), from_layout.stride());
+    let mut gathered = vec![0f32; if from_stride[3] == 1 { 0 } else { width }];
+    for b in 0..batch {
+        for h in 0..heads {
+            for t in 0..time {
+                let at = |layout: &Layout, stride: &[usize]| {
+                    layout.start_offset() + b * stride[0] + h * stride[1] + t * stride[2]
+                };
+                let from = &from[at(from_layout, from_stride)..];
+                let to = &mut to[at(to_layout, to_stride)..][..width];
+                if from_stride[3] == 1 {
+                    each(to, &from[..width]);
+                } else {
+                    gathered.iter_mut().enumerate().for_each(|(i, x)| *x = from[i * from_stride[3]]);
+                    each(to, &gathered);
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -8,7 +8,8 @@ mod mask;
 mod relative;
 mod rope;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Tensor, WithDType};
+use half::f16;
 
 pub use cache::{Cache, LayerCache};
 pub use mask::Mask;
@@ -24,6 +25,8 @@ use crate::{Error, ErrorKind, Result};
 /// `q`: `(batch, queries, heads, width)`; `k`, `v`: `(batch, keys, kv heads, width)`, where each of the kv heads
 /// serves `heads / kv heads` query heads in a row. Where `mask` asks for it, queries are the last of the keys: query `i`
 /// stands at key `keys - queries + i`. Gives `(batch, queries, heads * width)`. A query that may see nothing gets zeros.
+///
+/// Keys and values may be in half precision beside float32 queries, as a [`Cache`] may keep them.
 ///
 /// # Errors
 /// [`Compute`](ErrorKind::Compute) if the shapes do not fit each other.
@@ -46,29 +49,24 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     }
     let distances = mask.distances();
     let numbers = distances.map(Distances::numbers);
-    if host::serves(q) && host::serves(k) && host::serves(v) && numbers.is_none_or(host::serves) {
-        let (q, k, v) = (rows_together(q)?, rows_together(k)?, rows_together(v)?);
-        let sizes = kernel::Sizes { batch, heads, kv_heads, queries, keys, dim: width };
-        let mut out = vec![0f32; batch * queries * heads * width];
-        let mut run = |bias: Option<kernel::Bias>| {
+    let halved = k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() == DType::F32;
+    let readable = |x: &Tensor| host::serves(x) || halved && x.device().is_cpu() && !x.track_op();
+    if host::serves(q) && readable(k) && readable(v) && numbers.is_none_or(host::serves) {
+        let run = |bias: Option<kernel::Bias>| {
             let mask = kernel::Mask { bias, ..mask.kernel(queries, keys) };
-            host::read_strided(&q, |qs| {
-                host::read_strided(&k, |ks| {
-                    host::read_strided(&v, |vs| {
-                        let (q, k, v) = (view(qs, &q), view(ks, &k), view(vs, &v));
-                        kernel::attend(&sizes, q, k, v, scale as f32, &mask, &mut out);
-                    })
-                })
-            })??
-        };
-        match distances {
-            None => run(None)?,
-            Some(distances) => {
-                host::read(distances.numbers(), |numbers| run(Some(distances.kernel(numbers))))??;
+            match halved {
+                true => attend_on_host::<f16>(q, k, v, &mask, scale),
+                false => attend_on_host::<f32>(q, k, v, &mask, scale),
             }
-        }
-        return Ok(Tensor::from_vec(out, (batch, queries, heads * width), q.device())?);
+        };
+        return match distances {
+            None => run(None),
+            Some(distances) => {
+                host::read(distances.numbers(), |numbers| run(Some(distances.kernel(numbers))))?
+            }
+        };
     }
+    let (k, v) = (k.to_dtype(q.dtype())?, v.to_dtype(q.dtype())?);
     let group = heads / kv_heads;
     let q = q.transpose(1, 2)?.contiguous()?;
     let k = repeat_heads(&k.transpose(1, 2)?, group)?;
@@ -88,13 +86,37 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     Ok(out.transpose(1, 2)?.reshape((batch, queries, heads * width))?)
 }
 
+/// [`attend`] by the kernel, keys and values being of `T`.
+fn attend_on_host<T: kernel::Element + WithDType>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &kernel::Mask,
+    scale: f64,
+) -> Result<Tensor> {
+    let (batch, queries, heads, dim) = q.dims4()?;
+    let (_, keys, kv_heads, _) = k.dims4()?;
+    let sizes = kernel::Sizes { batch, heads, kv_heads, queries, keys, dim };
+    let (q, k, v) = (rows_together(q)?, rows_together(k)?, rows_together(v)?);
+    let mut out = vec![0f32; batch * queries * heads * dim];
+    host::read_strided(&q, |qs: &[f32]| {
+        host::read_strided(&k, |ks: &[T]| {
+            host::read_strided(&v, |vs: &[T]| {
+                let (q, k, v) = (view(qs, &q), view(ks, &k), view(vs, &v));
+                kernel::attend(&sizes, q, k, v, scale as f32, mask, &mut out);
+            })
+        })
+    })???;
+    Ok(Tensor::from_vec(out, (batch, queries, heads * dim), q.device())?)
+}
+
 /// `x` with the elements of each of its vectors side by side, as the kernel needs them; most often `x` itself.
 fn rows_together(x: &Tensor) -> Result<Tensor> {
     Ok(if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? })
 }
 
 /// How `x`, `(batch, time, heads, width)`, lies in its storage, whose part from its first element on is `data`.
-fn view<'a>(data: &'a [f32], x: &Tensor) -> kernel::View<'a> {
+fn view<'a, T>(data: &'a [T], x: &Tensor) -> kernel::View<'a, T> {
     let stride = x.stride();
     kernel::View { data, batch: stride[0], time: stride[1], head: stride[2] }
 }

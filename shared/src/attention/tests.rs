@@ -93,6 +93,27 @@ fn a_cache_gives_what_one_pass_gives() {
 }
 
 #[test]
+fn a_cache_in_half_precision_stays_near() {
+    // Keys and values lie inside a wider projection, as blocks leave them.
+    let x = counted(&[2, 6, 3, 4], 0.3);
+    let (k, v) = (x.narrow(2, 0, 1).unwrap(), x.narrow(2, 1, 1).unwrap());
+    let q = x.narrow(2, 2, 1).unwrap();
+    let whole = attend(&q, &k, &v, &Mask::causal(), 0.5).unwrap();
+    let mut cache = Cache::new(1, 7).in_half(true);
+    let mut parts = Vec::new();
+    for (start, time) in [(0, 3), (3, 1), (4, 2)] {
+        let part = |x: &Tensor| x.narrow(1, start, time).unwrap();
+        let (k, v) = cache.layer(0).append(&part(&k), &part(&v)).unwrap();
+        assert_eq!(k.dtype(), candle_core::DType::F16);
+        let fast = attend(&part(&q), &k, &v, &Mask::causal(), 0.5).unwrap();
+        let tracked = Var::from_tensor(&part(&q)).unwrap();
+        close(&fast, &attend(&tracked, &k, &v, &Mask::causal(), 0.5).unwrap().detach(), 1e-5);
+        parts.push(fast);
+    }
+    close(&Tensor::cat(&parts, 1).unwrap(), &whole, 1e-3);
+}
+
+#[test]
 fn a_quarter_turn_swaps_a_pair() {
     // One pair, frequency 1: at position p it turns by p radians.
     let rope = Rope::new(10_000.0, 2, RopeScaling::Default).unwrap();

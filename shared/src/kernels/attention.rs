@@ -4,7 +4,7 @@
 //! each is touched three times there: written by `q · kᵀ`, turned into weights, and read by `· v`.
 
 use super::cpu::{Isa, isa};
-use super::matmul::{Layout, SMALL, Scratch, multiply};
+use super::matmul::{Layout, SMALL, Scratch, Widen, multiply};
 use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch, exp};
 use std::ops::Range;
@@ -26,11 +26,18 @@ pub struct Sizes {
     pub dim: usize,
 }
 
+/// What keys and values are stored as: f32, or the half-precision numbers of a cache that is to be read twice as fast.
+#[allow(private_bounds, reason = "nobody else implements it")]
+pub trait Element: Widen {}
+
+impl Element for f32 {}
+impl Element for half::f16 {}
+
 /// Vectors by batch, head and time, wherever they lie. The elements of one vector are contiguous.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub struct View<'a, T = f32> {
     /// Begins with the first element of the first vector.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Elements from one sequence to the next.
     pub batch: usize,
     /// Elements from one head to the next.
@@ -39,13 +46,13 @@ pub struct View<'a> {
     pub time: usize,
 }
 
-impl View<'_> {
+impl<T> View<'_, T> {
     fn holds(&self, batch: usize, heads: usize, times: usize, dim: usize) -> bool {
         let last = (batch - 1) * self.batch + (heads - 1) * self.head + (times - 1) * self.time;
         last + dim <= self.data.len()
     }
 
-    fn at(&self, batch: usize, head: usize, time: usize) -> *const f32 {
+    fn at(&self, batch: usize, head: usize, time: usize) -> *const T {
         self.data[batch * self.batch + head * self.head + time * self.time..].as_ptr()
     }
 }
@@ -132,7 +139,15 @@ impl Mask<'_> {
 /// attend(&sizes, view(&[0.0, 0.0]), view(&[5.0, 7.0]), view(&[2.0, 4.0]), 1.0, &causal, &mut y);
 /// assert_eq!(y, [2.0, 3.0]);
 /// ```
-pub fn attend(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask, y: &mut [f32]) {
+pub fn attend<T: Element>(
+    sizes: &Sizes,
+    q: View,
+    k: View<T>,
+    v: View<T>,
+    scale: f32,
+    mask: &Mask,
+    y: &mut [f32],
+) {
     attend_on(isa(), sizes, q, k, v, scale, mask, y);
 }
 
@@ -144,7 +159,16 @@ const BLOCK_ROWS: (usize, usize) = (48, 192);
 const LEAST_KEYS: usize = 256;
 
 #[allow(clippy::too_many_arguments)]
-fn attend_on(isa: Isa, sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask, y: &mut [f32]) {
+fn attend_on<T: Element>(
+    isa: Isa,
+    sizes: &Sizes,
+    q: View,
+    k: View<T>,
+    v: View<T>,
+    scale: f32,
+    mask: &Mask,
+    y: &mut [f32],
+) {
     let Sizes { batch, heads, kv_heads, queries, keys, dim } = *sizes;
     assert_eq!(y.len(), batch * queries * heads * dim, "y is not batch by queries by heads by dim");
     if y.is_empty() {
@@ -233,11 +257,11 @@ fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, sink: Option<f32>
 }
 
 /// One call.
-struct Attention<'a> {
+struct Attention<'a, T> {
     sizes: &'a Sizes,
     q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
+    k: View<'a, T>,
+    v: View<'a, T>,
     scale: f32,
     mask: &'a Mask<'a>,
     y: *mut f32,
@@ -246,11 +270,11 @@ struct Attention<'a> {
 }
 
 // SAFETY: the views and the mask are only read, and blocks write distinct rows of `y` or of `partial`.
-unsafe impl Sync for Attention<'_> {}
+unsafe impl<T: Sync> Sync for Attention<'_, T> {}
 
 /// One job: some queries of one group of heads, and some keys.
-struct Block<'a> {
-    all: &'a Attention<'a>,
+struct Block<'a, T> {
+    all: &'a Attention<'a, T>,
     batch: usize,
     kv_head: usize,
     queries: Range<usize>,
@@ -258,7 +282,7 @@ struct Block<'a> {
     chunk: usize,
 }
 
-impl Task for Block<'_> {
+impl<T: Element> Task for Block<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (a, b) = (self.all, self.batch);
@@ -292,7 +316,7 @@ impl Task for Block<'_> {
             }
             if seen > 0 {
                 let k = (a.k.at(b, self.kv_head, low), a.k.time, Layout::OutIn);
-                multiply::<S>(((query, dim), rows), k, (dim, seen), (scores, stride));
+                multiply::<S, T>(((query, dim), rows), k, (dim, seen), (scores, stride));
             }
             let mut sums = Scratch::new(2 * rows);
             let sums = sums.as_mut_ptr();
@@ -319,7 +343,7 @@ impl Task for Block<'_> {
             }
             if seen > 0 {
                 let v = (a.v.at(b, self.kv_head, low), a.v.time, Layout::InOut);
-                multiply::<S>(((scores, stride), rows), v, (seen, dim), (out, dim));
+                multiply::<S, T>(((scores, stride), rows), v, (seen, dim), (out, dim));
             } else {
                 std::slice::from_raw_parts_mut(out, rows * dim).fill(0.0);
             }

@@ -9,10 +9,12 @@ use super::cpu::{Isa, features, isa};
 use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch};
 use crate::{Error, Result};
+use half::f16;
 use std::cell::RefCell;
 #[cfg(target_arch = "x86_64")]
 use tiles::Pairs;
-use tiles::{Bf16, F16, Products, STREAM_ROWS, Wide, Widen, panel_width};
+pub(crate) use tiles::Widen;
+use tiles::{Bf16, Products, STREAM_ROWS, Wide, panel_width};
 
 /// What a weight's elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -458,25 +460,26 @@ struct Job<'a> {
     part: Part,
 }
 
-/// `y = x · w` on this thread alone, `x` being `(rows, length)` and `w` f32 that lies as `layout` says; all are given
-/// with the distance from one row to the next.
+/// `y = x · w` on this thread alone, `x` being `(rows, length)` and `w` lying as `layout` says; all are given with the
+/// distance from one row to the next.
 ///
 /// # Safety
 /// The processor has `S`; pointers are valid for their rows; nobody else touches `y`.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd>(
+pub(crate) unsafe fn multiply<S: Simd, W: Widen>(
     (x, rows): ((*const f32, usize), usize),
-    (w, w_stride, layout): (*const f32, usize, Layout),
+    (w, w_stride, layout): (*const W, usize, Layout),
     (length, columns): (usize, usize),
     y: (*mut f32, usize),
 ) {
     let w = w.cast();
     let (bias, finish, pairs, compute) = (None, None, None, Compute::F32);
-    let product =
-        Product { x, w, w_stride, elem: Elem::F32, layout, y, length, bias, finish, compute, pairs };
+    // What the elements are `W` says, which no dispatch by `elem` comes between.
+    let elem = Elem::F32;
+    let product = Product { x, w, w_stride, elem, layout, y, length, bias, finish, compute, pairs };
     let part = Part { r: 0, rows, c: 0, columns };
     // SAFETY: the caller's promise.
-    unsafe { Job { product: &product, way: product.way(rows, columns), part }.with_elem::<S, f32>() }
+    unsafe { Job { product: &product, way: product.way(rows, columns), part }.with_elem::<S, W>() }
 }
 
 impl Task for Job<'_> {
@@ -487,7 +490,7 @@ impl Task for Job<'_> {
             match self.product.elem {
                 Elem::F32 => self.with_elem::<S, f32>(),
                 Elem::Bf16 => self.with_elem::<S, Bf16>(),
-                Elem::F16 => self.with_elem::<S, F16>(),
+                Elem::F16 => self.with_elem::<S, f16>(),
             }
         }
     }
@@ -505,7 +508,7 @@ impl Job<'_> {
             match (self.way, self.product.elem) {
                 (Way::Packed, Elem::F32) => self.packed::<Pairs, f32>(x),
                 (Way::Packed, Elem::Bf16) => self.packed::<Pairs, Bf16>(x),
-                (Way::Packed, Elem::F16) => self.packed::<Pairs, F16>(x),
+                (Way::Packed, Elem::F16) => self.packed::<Pairs, f16>(x),
                 _ => self.dot::<Pairs>(x),
             }
         }

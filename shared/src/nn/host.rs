@@ -1,6 +1,6 @@
 //! Between candle tensors and the CPU kernels' slices.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
 use crate::kernels::matmul::Elem;
@@ -24,13 +24,13 @@ pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
-/// Calls `f` with the storage of `x` from its first element on; `x.stride()` says where the others lie.
-pub(crate) fn read_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// Calls `f` with the storage of `x`, on the CPU, from its first element on; `x.stride()` says where the others lie.
+pub(crate) fn read_strided<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+    let Storage::Cpu(values) = &*storage else {
         return Err(not_host());
     };
-    Ok(f(&values[layout.start_offset()..]))
+    Ok(f(&values.as_slice::<T>()?[layout.start_offset()..]))
 }
 
 /// A tensor of the shape of `x` whose elements `f` changed in place.

@@ -2,15 +2,23 @@ use super::*;
 use crate::kernels::matmul::tests::numbers;
 
 /// One head's case in f64, straight from the definition.
-fn plainly(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask) -> Vec<f64> {
+fn plainly<T: Element + Into<f64>>(
+    sizes: &Sizes,
+    q: View,
+    k: View<T>,
+    v: View<T>,
+    scale: f32,
+    mask: &Mask,
+) -> Vec<f64> {
     let mut y = Vec::new();
     for b in 0..sizes.batch {
         for i in 0..sizes.queries {
             for h in 0..sizes.heads {
                 let kv = h / (sizes.heads / sizes.kv_heads);
-                let at = |x: &View, head: usize, t: usize, e: usize| {
-                    f64::from(x.data[b * x.batch + head * x.head + t * x.time + e])
+                let at = |x: &View<T>, t: usize, e: usize| -> f64 {
+                    x.data[b * x.batch + kv * x.head + t * x.time + e].into()
                 };
+                let query = |e: usize| f64::from(q.data[b * q.batch + h * q.head + i * q.time + e]);
                 let sees = |j: usize| {
                     let causal = mask
                         .causal
@@ -18,7 +26,7 @@ fn plainly(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask) ->
                     causal && mask.first_key.is_none_or(|f| j >= f[b])
                 };
                 let score = |j: usize| {
-                    let dot: f64 = (0..sizes.dim).map(|e| at(&q, h, i, e) * at(&k, kv, j, e)).sum();
+                    let dot: f64 = (0..sizes.dim).map(|e| query(e) * at(&k, j, e)).sum();
                     let bias = |m: Bias| {
                         let first = (m.first + b * m.batch + h * m.head) as isize;
                         f64::from(m.data[(first + i as isize * m.query) as usize + j])
@@ -34,7 +42,7 @@ fn plainly(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask) ->
                 let sum: f64 =
                     weights.iter().map(|w| w.1).sum::<f64>() + sink.map_or(0.0, |s| (s - most).exp());
                 for e in 0..sizes.dim {
-                    let value: f64 = weights.iter().map(|w| w.1 * at(&v, kv, w.0, e)).sum();
+                    let value: f64 = weights.iter().map(|w| w.1 * at(&v, w.0, e)).sum();
                     y.push(if sum == 0.0 { 0.0 } else { value / sum });
                 }
             }
@@ -44,12 +52,18 @@ fn plainly(sizes: &Sizes, q: View, k: View, v: View, scale: f32, mask: &Mask) ->
 }
 
 /// Vectors in `(batch, time, head, dim)` order with room for `room` times: a cache that is not full.
-fn cache(data: &[f32], heads: usize, room: usize, dim: usize) -> View<'_> {
+fn cache<T>(data: &[T], heads: usize, room: usize, dim: usize) -> View<'_, T> {
     View { data, batch: heads * room * dim, head: dim, time: heads * dim }
 }
 
 #[track_caller]
 fn check(sizes: &Sizes, mask: &Mask) {
+    check_as(sizes, mask, |x| x);
+    check_as(sizes, mask, half::f16::from_f32);
+}
+
+#[track_caller]
+fn check_as<T: Element + Into<f64>>(sizes: &Sizes, mask: &Mask, stored: impl Fn(f32) -> T) {
     let Sizes { batch, heads, kv_heads, queries, keys, dim } = *sizes;
     let room = keys + 3;
     let (q, k, v) = (
@@ -57,6 +71,8 @@ fn check(sizes: &Sizes, mask: &Mask) {
         numbers(batch * kv_heads * room * dim, 2),
         numbers(batch * kv_heads * room * dim, 3),
     );
+    let stored = |x: Vec<f32>| x.into_iter().map(&stored).collect::<Vec<T>>();
+    let (k, v) = (stored(k), stored(v));
     let q = cache(&q, heads, queries, dim);
     let (k, v) = (cache(&k, kv_heads, room, dim), cache(&v, kv_heads, room, dim));
     let scale = 2.0 / (dim as f32).sqrt();

@@ -404,21 +404,18 @@ unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Gr
 /// The largest lane of each vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-unsafe fn most_of_each(v: [__m512; 8]) -> __m256 {
-    // SAFETY: the caller's processor has AVX-512.
-    unsafe {
-        let two = |a, b| _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        // Each quarter then holds the largest of its four lanes of each of four vectors.
-        let four = |a, b, c, d| {
-            let (low, high) = (_mm512_castps_pd(two(a, b)), _mm512_castps_pd(two(c, d)));
-            let low_halves = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            _mm512_max_ps(low_halves, _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)))
-        };
-        let (a, b) = (four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
-        let halves = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-        let both = _mm512_max_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0b10_11_00_01));
-        _mm512_castps512_ps256(_mm512_shuffle_f32x4(both, both, 0b10_10_10_00))
-    }
+fn most_of_each(v: [__m512; 8]) -> __m256 {
+    let two = |a, b| _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    // Each quarter then holds the largest of its four lanes of each of four vectors.
+    let four = |a, b, c, d| {
+        let (low, high) = (_mm512_castps_pd(two(a, b)), _mm512_castps_pd(two(c, d)));
+        let low_halves = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+        _mm512_max_ps(low_halves, _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)))
+    };
+    let (a, b) = (four(v[0], v[1], v[2], v[3]), four(v[4], v[5], v[6], v[7]));
+    let halves = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    let both = _mm512_max_ps(halves, _mm512_shuffle_f32x4(halves, halves, 0b10_11_00_01));
+    _mm512_castps512_ps256(_mm512_shuffle_f32x4(both, both, 0b10_10_10_00))
 }
 
 /// Outputs whose sums are joined at once.

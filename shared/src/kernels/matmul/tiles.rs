@@ -56,7 +56,7 @@ pub(crate) trait Products {
 pub(crate) type Vector<P> = <<P as Products>::S as Simd>::V;
 
 /// A weight element that is widened to f32 as it is read.
-pub(crate) trait Widen: Copy {
+pub(crate) trait Widen: Copy + Sync {
     /// Whether two of them side by side are what [`Products::PER_LANE`] of 2 wants.
     const PAIRED: bool;
 
@@ -72,11 +72,6 @@ pub(crate) trait Widen: Copy {
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Bf16(pub(crate) u16);
-
-/// The bits of a float16.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct F16(#[allow(dead_code, reason = "read through pointers")] u16);
 
 macro_rules! widen {
     ($type:ty, $cast:ty, $load:ident, $load_n:ident, $paired:expr) => {
@@ -98,7 +93,7 @@ macro_rules! widen {
 }
 widen!(f32, f32, load, load_n, false);
 widen!(Bf16, u16, load_bf16, load_bf16_n, true);
-widen!(F16, u16, load_f16, load_f16_n, false);
+widen!(half::f16, u16, load_f16, load_f16_n, false);
 
 /// Products of f32, the weight widened from `W`.
 pub(crate) struct Wide<S, W>(PhantomData<(S, W)>);
@@ -366,6 +361,9 @@ pub(crate) unsafe fn stream<S: Simd, W: Widen>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        if rows == 1 && columns == NARROW {
+            return stream_narrow::<S, W>(x, (w, w_stride), length, y);
+        }
         for r in 0..rows {
             std::slice::from_raw_parts_mut(y.add(r * y_stride), columns).fill(0.0);
         }
@@ -383,6 +381,35 @@ pub(crate) unsafe fn stream<S: Simd, W: Widen>(
                 stream_pass::<S, W, 1>((left.0, x_stride, rows), (left.1, w_stride, columns), (y, y_stride));
                 i += 1;
             }
+        }
+    }
+}
+
+/// Columns that stay in registers from the first row of the weight to the last: most often the width of a head, whose
+/// values one query sums.
+const NARROW: usize = 64;
+
+/// [`stream`] of one row to [`NARROW`] columns.
+#[inline(always)]
+unsafe fn stream_narrow<S: Simd, W: Widen>(
+    x: *const f32,
+    (w, w_stride): (*const W, usize),
+    length: usize,
+    y: *mut f32,
+) {
+    // SAFETY: the caller's promise; no vector has fewer than four lanes, so that 16 of them hold all columns.
+    unsafe {
+        let vectors = NARROW / S::LANES;
+        let mut sums = [S::splat(0.0); NARROW / 4];
+        for i in 0..length {
+            let factor = S::splat(*x.add(i));
+            for v in 0..vectors {
+                let weight = W::load::<S>(w.add(i * w_stride + v * S::LANES));
+                sums[v] = S::fma(factor, weight, sums[v]);
+            }
+        }
+        for v in 0..vectors {
+            S::store(y.add(v * S::LANES), sums[v]);
         }
     }
 }
