@@ -19,6 +19,10 @@ use crate::nn::{Matrix, blocks, host};
 use crate::runtime::{Precision, Runtime};
 use crate::{Error, ErrorKind, Result};
 
+mod stack;
+
+pub use stack::Piece;
+
 /// Problems after which a load stops looking for more: a config that promises a million layers must not keep it busy.
 const ENOUGH_PROBLEMS: usize = 1000;
 

@@ -48,6 +48,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// From a table of `(count, width)`; what is looked up comes in the type of `activations`.
+    pub fn new(table: Matrix, activations: DType) -> Self {
+        Self { table, activations }
+    }
+
     /// `ids`: any shape of unsigned integers; gives `(…, width)`.
     ///
     /// # Errors

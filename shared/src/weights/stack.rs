@@ -1,0 +1,167 @@
+//! Several matrices read as one, and one read in parts: maps of one input are computed together, whichever way the
+//! release stores them.
+
+use std::ops::Range;
+
+use candle_core::Device;
+
+use super::{Found, MatrixUse, Weights, floats, seeded_values, widen};
+use crate::checkpoint::{Bytes, Storage, Stored};
+use crate::kernels::matmul::Layout;
+use crate::nn::Matrix;
+use crate::{Error, ErrorKind, Result};
+
+/// Some rows of a matrix of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The tensor's name.
+    pub name: String,
+    /// How many rows it has.
+    pub of: usize,
+    /// Which of them are wanted.
+    pub rows: Range<usize>,
+}
+
+impl Piece {
+    /// All rows of the tensor `name`.
+    pub fn whole(name: impl Into<String>, rows: usize) -> Self {
+        Self { name: name.into(), of: rows, rows: 0..rows }
+    }
+}
+
+impl Weights {
+    /// One matrix of `inputs` columns from the rows of `pieces`, one after the other, each stored `[rows, inputs]`.
+    ///
+    /// ```
+    /// use fauna_shared::runtime::Runtime;
+    /// use fauna_shared::weights::{MatrixUse, Piece, Weights};
+    /// let weights = Weights::seeded(7, Runtime::cpu());
+    /// let apart = weights.matrix("b.weight", 4, 8)?.tensor()?;
+    /// let pieces = [Piece::whole("a.weight", 2), Piece { name: "b.weight".into(), of: 4, rows: 1..3 }];
+    /// let joined = weights.stack(MatrixUse::Map, &pieces, 8)?.tensor()?;
+    /// assert_eq!(joined.dims(), [4, 8]);
+    /// assert_eq!(joined.narrow(0, 2, 2)?.to_vec2::<f32>()?, apart.narrow(0, 1, 2)?.to_vec2::<f32>()?);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As every read; [`Unsupported`](ErrorKind::Unsupported) for a matrix stored `[inputs, rows]`.
+    pub fn stack(&self, matrix: MatrixUse, pieces: &[Piece], inputs: usize) -> Result<Matrix> {
+        if matrix == MatrixUse::TransposedMap {
+            return Err(Error::unsupported("matrices stored [inputs, outputs] do not stack by rows"));
+        }
+        let outputs = pieces.iter().map(|piece| piece.rows.len()).sum();
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let path = self.path(&piece.name);
+            let shape = [piece.of, inputs];
+            self.ledger().matrices.insert(path.clone(), matrix);
+            parts.push(match self.ask(&path, &shape)? {
+                // Every piece is asked for, so that one load reports every problem.
+                Found::Nothing => None,
+                Found::Stored(stored) => Some(rows_of(stored, piece)?),
+                Found::Seed(seed) => {
+                    let bytes = floats(&seeded_values(seed, &path, &shape)?);
+                    let stored = Stored { storage: Storage::F32, shape: shape.to_vec(), bytes };
+                    Some(rows_of(&stored, piece)?)
+                }
+            });
+        }
+        let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else {
+            return Ok(Matrix::absent(outputs, inputs));
+        };
+        let stored = joined(parts, outputs, inputs)?;
+        let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
+        match self.runtime().device() {
+            Device::Cpu => self.place_on_host(&stored, Layout::OutIn, (outputs, inputs), quantize),
+            device => self.place_on_device(&stored, Layout::OutIn, (outputs, inputs), quantize, device),
+        }
+    }
+}
+
+/// The rows of `stored` that `piece` wants, where they lie.
+fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
+    let inputs = stored.shape.get(1).copied().unwrap_or(0);
+    let bytes = |rows: usize| stored.storage.byte_len(&[rows, inputs]);
+    let found = bytes(piece.rows.start)
+        .zip(bytes(piece.rows.end))
+        .filter(|_| piece.rows.end <= piece.of)
+        .and_then(|(start, end)| stored.bytes.slice(start..end));
+    match found {
+        Some(bytes) => Ok(Stored { storage: stored.storage, shape: vec![piece.rows.len(), inputs], bytes }),
+        None => Err(Error::new(
+            ErrorKind::Mismatch,
+            format!("rows {:?} of {} are not among its {}", piece.rows, piece.name, piece.of),
+        )),
+    }
+}
+
+/// The rows of all `parts` in memory of their own; a single part stays where it is.
+fn joined(mut parts: Vec<Stored>, outputs: usize, inputs: usize) -> Result<Stored> {
+    let shape = vec![outputs, inputs];
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let storage = parts.first().map_or(Storage::F32, |part| part.storage);
+    let (storage, bytes) = match parts.iter().all(|part| part.storage == storage) {
+        true => {
+            let length = parts.iter().map(|part| part.bytes.len()).sum();
+            let mut parts = parts.iter();
+            let bytes = Bytes::filled(length, |mut room| {
+                for part in &mut parts {
+                    let (here, rest) = room.split_at_mut(part.bytes.len());
+                    here.copy_from_slice(&part.bytes);
+                    part.bytes.release();
+                    room = rest;
+                }
+            });
+            (storage, bytes)
+        }
+        false => {
+            let mut values = Vec::with_capacity(outputs * inputs);
+            for part in &parts {
+                values.extend(widen(part)?);
+                part.bytes.release();
+            }
+            (Storage::F32, floats(&values))
+        }
+    };
+    Ok(Stored { storage, shape, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(storage: Storage, values: &[f32], inputs: usize) -> Stored {
+        let bytes = match storage {
+            Storage::F32 => floats(values),
+            _ => super::super::bfloats(values),
+        };
+        Stored { storage, shape: vec![values.len() / inputs, inputs], bytes }
+    }
+
+    #[test]
+    fn pieces_of_different_types_are_widened() {
+        let parts =
+            vec![stored(Storage::F32, &[1.0, 2.0], 2), stored(Storage::BF16, &[3.0, 4.0, 5.0, 6.0], 2)];
+        let all = joined(parts, 3, 2).unwrap();
+        assert_eq!((all.storage, widen(&all).unwrap()), (Storage::F32, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+    }
+
+    #[test]
+    fn pieces_of_one_type_keep_it() {
+        let parts = vec![stored(Storage::BF16, &[1.0, 2.0], 1), stored(Storage::BF16, &[3.0], 1)];
+        let all = joined(parts, 3, 1).unwrap();
+        assert_eq!((all.storage, widen(&all).unwrap()), (Storage::BF16, vec![1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn rows_outside_a_matrix_are_an_error() {
+        let whole = stored(Storage::F32, &[1.0, 2.0, 3.0, 4.0], 2);
+        let piece = Piece { name: "w".into(), of: 2, rows: 1..3 };
+        assert!(rows_of(&whole, &piece).is_err());
+        let piece = Piece { name: "w".into(), of: 2, rows: 1..2 };
+        assert_eq!(widen(&rows_of(&whole, &piece).unwrap()).unwrap(), [3.0, 4.0]);
+    }
+}
