@@ -74,6 +74,11 @@ pub trait Decoder {
         Allowed::Any
     }
 
+    /// Which stream of random numbers `row` draws from, counted from [`Decoding::stream`]. Default: its own number.
+    fn stream(&self, row: usize) -> u64 {
+        row as u64
+    }
+
     /// The prompt of the unconditional row that guidance sets against `prompt`. Default: the same prompt, for
     /// networks whose condition is not in the tokens.
     fn unconditional(&self, prompt: &[u32]) -> Vec<u32> {
@@ -249,7 +254,7 @@ pub fn generate<D: Decoder + ?Sized>(
     let rows = prompts.len();
     let (limit, limit_reason) = batch.limit(model.max_positions(), options)?;
     let mut cache = model.cache(batch.pads.len(), batch.longest + limit - 1)?;
-    let mut samplers: Vec<Sampler> = (0..rows).map(|row| Sampler::new(options, row)).collect();
+    let mut samplers: Vec<Sampler> = (0..rows).map(|row| Sampler::new(options, model.stream(row))).collect();
     let mut seen: Vec<HashSet<u32>> = match options.repetition_penalty == 1.0 {
         true => Vec::new(),
         false => prompts.iter().map(|p| p.as_ref().iter().copied().collect()).collect(),

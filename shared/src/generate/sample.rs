@@ -20,9 +20,10 @@ struct Candidate {
 }
 
 impl Sampler {
-    pub(super) fn new(options: &Decoding, row: usize) -> Self {
+    /// Draws from the stream of random numbers that is `stream` after that of the options.
+    pub(super) fn new(options: &Decoding, stream: u64) -> Self {
         Self {
-            rng: Rng::new(options.seed, options.stream.wrapping_add(row as u64)),
+            rng: Rng::new(options.seed, options.stream.wrapping_add(stream)),
             temperature: options.temperature,
             top_k: options.top_k,
             top_p: options.top_p,
