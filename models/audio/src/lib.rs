@@ -5,13 +5,14 @@
 pub mod encodec;
 pub mod jukebox;
 pub mod llark;
+pub mod musicgen;
 
 use fauna_shared::item::Modality::{Codes, Sound, Text, Vector};
 use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&ENCODEC, &JUKEBOX, &LLARK];
+pub const FAMILIES: &[&Family] = &[&ENCODEC, &MUSICGEN, &JUKEBOX, &LLARK];
 
 const fn release(
     id: &'static str,
@@ -51,6 +52,57 @@ pub static ENCODEC: Family = Family {
             "dilation_growth_rate": 2, "use_causal_conv": false, "pad_mode": "reflect", "compress": 2,
             "num_lstm_layers": 2, "trim_right_ratio": 1.0, "codebook_size": 16, "codebook_dim": 8,
             "use_conv_shortcut": true
+        })
+    },
+};
+
+/// MusicGen in every size, mono and stereo, with and without melody.
+pub static MUSICGEN: Family = Family {
+    name: "musicgen",
+    systems: &["MusicGen"],
+    paper: "Copet et al. 2023, arXiv 2306.05284",
+    model_types: &["musicgen", "musicgen_melody"],
+    architectures: &[
+        "MusicgenForConditionalGeneration",
+        "MusicgenMelodyForConditionalGeneration",
+        "MusicgenMelodyFeatureExtractor",
+    ],
+    gguf: &[],
+    inputs: &[Text, Sound],
+    outputs: &[Sound],
+    releases: &[
+        release("facebook/musicgen-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-large", "MusicGen", "3.4B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-melody-large", "MusicGen", "2.6B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-stereo-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-stereo-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-stereo-large", "MusicGen", "3.5B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-stereo-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        release("facebook/musicgen-stereo-melody-large", "MusicGen", "2.7B", "CC-BY-NC-4.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(musicgen::layout),
+    rename: musicgen::rename,
+    inventory: musicgen::inventory,
+    open: musicgen::open,
+    sample: || {
+        json!({
+            "architectures": ["MusicgenForConditionalGeneration"], "model_type": "musicgen",
+            "text_encoder": {
+                "vocab_size": 61, "d_model": 24, "d_kv": 5, "d_ff": 30, "num_layers": 2, "num_heads": 3,
+                "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+                "feed_forward_proj": "gated-gelu"
+            },
+            "audio_encoder": {
+                "sampling_rate": 600, "target_bandwidths": [2.0], "upsampling_ratios": [3, 2], "num_filters": 4,
+                "hidden_size": 8, "codebook_size": 32, "use_causal_conv": false, "use_conv_shortcut": false
+            },
+            "decoder": {
+                "vocab_size": 32, "pad_token_id": 32, "hidden_size": 32, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "ffn_dim": 64, "num_codebooks": 4
+            }
         })
     },
 };

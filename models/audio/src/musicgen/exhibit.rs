@@ -1,0 +1,407 @@
+//! MusicGen as an exhibit: the reference's calls, and prompts of items.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Item, Prompt, Tensors};
+use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use fauna_text::words;
+use serde_json::Value;
+
+use super::compose::{Composer, Wish, codes_tensor};
+use super::pattern::Pattern;
+use super::write::Page;
+use super::{MusicGen, Text, original};
+
+/// What the settings of a melody's features say they are.
+pub(super) const FEATURES: &str = "MusicgenMelodyFeatureExtractor";
+
+/// The length the reference makes where nobody says one, in columns.
+const DEFAULT_COLUMNS: usize = 1500;
+
+/// The network with all that its release says.
+pub struct MusicGenExhibit {
+    composer: Composer,
+    card: Card,
+    /// `generation_config.json`.
+    generation: Value,
+}
+
+/// Loads the network of any layout.
+pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
+    match original::is_original(opening) {
+        true => original::load(opening),
+        false => opening.load::<MusicGen>(),
+    }
+}
+
+/// Opens a checkpoint, or the settings of a melody's features alone.
+pub(crate) fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    match opening.architecture("").as_str() {
+        FEATURES => Ok(Box::new(Features::open(opening)?)),
+        _ => Ok(Box::new(MusicGenExhibit::open(opening)?)),
+    }
+}
+
+/// What a checkpoint of this config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    match opening.architecture("").as_str() {
+        FEATURES => opening.weights.finish(),
+        _ => Ok(load(opening)?.1),
+    }
+}
+
+/// The settings of a melody's features, as far as the release gives them.
+fn features(opening: &Opening) -> Result<ChromaConfig> {
+    match opening.json("preprocessor_config.json")? {
+        Some(settings) => serde_json::from_value(settings)
+            .map_err(|e| opening.config_error(format!("preprocessor_config.json: {e}"))),
+        None => Ok(ChromaConfig::default()),
+    }
+}
+
+impl MusicGenExhibit {
+    /// Opens a checkpoint. Settings: `window` and `extend_stride`, in seconds, for pieces longer than the model was
+    /// trained for.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (network, inventory) = load(opening)?;
+        let default = match network.config().has_melody() {
+            true => "MusicgenMelodyForConditionalGeneration",
+            false => "MusicgenForConditionalGeneration",
+        };
+        let card = opening.card(&crate::MUSICGEN, &opening.architecture(default), &inventory);
+        let tokenizer = match words::tokenizer(opening)? {
+            None if original::is_original(opening) => {
+                words::tokenizer(&original::text_encoder(opening, "t5-base")?)?
+            }
+            found => found,
+        };
+        let mut composer =
+            Composer::new(network).with_tokenizer(tokenizer).with_chroma(features(opening)?)?;
+        let settings = &opening.options.settings;
+        let seconds = |key: &str| settings.get(key).and_then(Value::as_f64);
+        if let (window, Some(stride)) = (seconds("window"), seconds("extend_stride")) {
+            composer = composer.with_windows(window.unwrap_or(30.0), stride)?;
+        }
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        Ok(Self { composer, card, generation })
+    }
+
+    /// What makes music from wishes: the way in for those who want codes as well as sound.
+    pub fn composer(&self) -> &Composer {
+        &self.composer
+    }
+
+    fn network(&self) -> &MusicGen {
+        self.composer.network()
+    }
+
+    /// The words of the reference's inputs; none if there are none.
+    fn text(&self, inputs: &Tensors) -> Result<Option<Text>> {
+        if !inputs.contains_key("input_ids") {
+            return Ok(None);
+        }
+        let named = ["input_ids", "attention_mask"].into_iter();
+        let named = named.filter_map(|name| Some((name.to_string(), inputs.get(name)?.clone())));
+        let named: Tensors = named.collect();
+        let ids = words::input_ids(&named, &["input_ids", "attention_mask"])?;
+        let real = named.get("attention_mask").map(words::real_tokens).transpose()?;
+        let ids = self.unsigned(ids)?.to_device(self.network().decoder().device())?;
+        self.network().read(&ids, real).map(Some)
+    }
+
+    /// Token ids or codes as u32.
+    fn unsigned(&self, ids: &Tensor) -> Result<Tensor> {
+        let lowest = ids.to_dtype(DType::I64)?.flatten_all()?.min(0)?.to_scalar::<i64>()?;
+        match lowest < 0 {
+            true => Err(Error::input(format!("{lowest} is no token"))),
+            false => Ok(ids.to_dtype(DType::U32)?),
+        }
+    }
+
+    /// The codes of the reference's `input_values`, `(batch, channels, samples)`, in which `padding_mask` silences what
+    /// is no sound: `(batch, codebooks, frames)`. None if there is no sound.
+    fn given(&self, inputs: &Tensors) -> Result<Option<Tensor>> {
+        let Some(values) = inputs.get("input_values") else { return Ok(None) };
+        let (batch, _, samples) = values.dims3().map_err(|_| {
+            Error::input(format!("input_values are {:?}, wanted (batch, channels, samples)", values.dims()))
+        })?;
+        let mut values = values.to_dtype(DType::F32)?;
+        if let Some(mask) = inputs.get("padding_mask") {
+            let mask = mask.to_dtype(DType::F32)?.reshape((batch, (), samples))?;
+            values = values.broadcast_mul(&mask)?;
+        }
+        let decoder = self.network().decoder();
+        let sound = values.transpose(1, 2)?.contiguous()?.to_device(decoder.device())?;
+        self.network().encode(&sound.to_dtype(decoder.activations())?).map(Some)
+    }
+
+    /// The reference's `forward`: `logits` of `(batch * codebooks, time, codes)`, and the states they rest on.
+    fn forward_pass(&self, inputs: &Tensors) -> Result<Tensors> {
+        let network = self.network();
+        let known: &[&str] = match network.config().has_melody() {
+            true => &["input_ids", "attention_mask", "decoder_input_ids", "input_features"],
+            false => &["input_ids", "attention_mask", "decoder_input_ids", "input_values", "padding_mask"],
+        };
+        only_known(inputs, known)?;
+        let (codebooks, codes) =
+            (network.config().decoder.num_codebooks, network.config().decoder.vocab_size);
+        let text = self.text(inputs)?;
+        let condition = network.condition(text.as_ref(), inputs.get("input_features"), false)?;
+        let ids = match (inputs.get("decoder_input_ids"), self.given(inputs)?) {
+            (Some(ids), _) => self.unsigned(ids)?,
+            (None, Some(given)) => given.flatten(0, 1)?.to_dtype(DType::U32)?,
+            // What every piece begins with.
+            (None, None) => {
+                let batch = text.as_ref().map_or(Ok(1), |text| text.states.dim(0))?;
+                Tensor::full(network.config().decoder.pad_token_id, (batch * codebooks, 1), &Device::Cpu)?
+            }
+        };
+        let (rows, time) = ids.dims2()?;
+        let batch = rows / codebooks;
+        let expected = text.as_ref().map_or(Ok(batch), |text| text.states.dim(0))?;
+        if batch * codebooks != rows || batch != expected || time == 0 {
+            return Err(Error::input(format!("decoder_input_ids are {:?}", ids.dims()))
+                .hint(format!("wanted ({expected} entries * {codebooks} codebooks, time)")));
+        }
+        let by_time =
+            ids.reshape((batch, codebooks, time))?.transpose(1, 2)?.flatten_all()?.to_vec1::<u32>()?;
+        let mut state = network.decoder().start(&condition, time)?;
+        let hidden = network.decoder().forward(&by_time, batch, &mut state)?;
+        let time = hidden.dim(1)?;
+        let logits = network.decoder().logits(&hidden)?.reshape((batch, time, codebooks, codes))?;
+        let logits = logits.transpose(1, 2)?.reshape((rows, time, codes))?;
+        let mut out = Tensors::from([("logits".to_string(), logits)]);
+        if let super::decoder::Condition::Before(states) = condition {
+            out.insert("encoder_hidden_states".into(), states);
+        }
+        if let Some(text) = text {
+            out.insert("encoder_last_hidden_state".into(), text.states);
+        }
+        Ok(out)
+    }
+
+    /// The reference's `generate`: `audio_codes` `(1, batch, codebooks, frames)`, `audio_values` `(batch, channels,
+    /// samples)`, and `prompt_codes` if a sound was given.
+    fn generate_codes(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let network = self.network();
+        let known: &[&str] = match network.config().has_melody() {
+            true => &["input_ids", "attention_mask", "input_features"],
+            false => &["input_ids", "attention_mask", "input_values", "padding_mask"],
+        };
+        only_known(inputs, known)?;
+        let decoder = &network.config().decoder;
+        let (codebooks, channels) = (decoder.num_codebooks, decoder.audio_channels);
+        let unconditional = options["unconditional"].as_bool() == Some(true);
+        let given = self.given(inputs)?;
+        let text = match unconditional {
+            true => None,
+            false => self.text(inputs)?,
+        };
+        let melody = inputs.get("input_features");
+        let batch = match (&text, melody, &given) {
+            (Some(text), ..) => text.states.dim(0)?,
+            (None, Some(melody), _) => melody.dim(0)?,
+            (None, None, Some(given)) => given.dim(0)?,
+            (None, None, None) => options["num_samples"].as_u64().unwrap_or(1) as usize,
+        };
+        let text = match (text, network.config().has_melody()) {
+            (None, true) => Some(network.no_text(batch)?),
+            (text, _) => text,
+        };
+        let guidance = options["guidance_scale"].as_f64().or(self.generation["guidance_scale"].as_f64());
+        let guidance = match guidance {
+            Some(guidance) if guidance > 1.0 && !unconditional => guidance as f32,
+            _ => 1.0,
+        };
+        let rows: Vec<Vec<u32>> = match &given {
+            Some(given) if given.dim(0)? == batch => given.to_dtype(DType::U32)?.flatten(0, 1)?.to_vec2()?,
+            None => vec![Vec::new(); batch * codebooks],
+            Some(given) => {
+                return Err(Error::input(format!("{} sounds for {batch} texts", given.dim(0)?)));
+            }
+        };
+        let known = rows.first().map_or(0, Vec::len);
+        let longest = self.generation["max_length"].as_u64().map_or(DEFAULT_COLUMNS, |n| n as usize);
+        let columns = match options["max_new_tokens"].as_u64() {
+            Some(new) => 1 + known + new as usize,
+            None => longest,
+        };
+        let pattern = Pattern::of_columns(codebooks, channels, columns);
+        let frames = pattern.frames();
+        let page = Page {
+            decoder: network.decoder(),
+            condition: network.condition(text.as_ref(), melody, guidance != 1.0)?,
+            pattern,
+            given: &rows,
+            streams: &(0..batch).map(|entry| (entry * codebooks) as u64).collect::<Vec<_>>(),
+        };
+        let sampling = Decoding {
+            guidance,
+            temperature: match options["do_sample"].as_bool() {
+                Some(true) => options["temperature"].as_f64().unwrap_or(1.0) as f32,
+                _ => 0.0,
+            },
+            top_k: options["top_k"].as_u64().unwrap_or(50) as usize,
+            top_p: options["top_p"].as_f64().unwrap_or(1.0) as f32,
+            seed: options["seed"].as_u64().unwrap_or(0),
+            ..Decoding::default()
+        };
+        let mut made = rows.clone();
+        page.write(&sampling, &mut |frame| {
+            for (row, code) in made.iter_mut().zip(frame) {
+                row.push(*code);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        // So few columns that not even what is given fits between the ramps.
+        made.iter_mut().for_each(|row| row.truncate(frames));
+        let codes = codes_tensor(&made, batch)?;
+        let sound = network.decode(&codes.to_device(network.decoder().device())?)?;
+        let mut out = Tensors::from([
+            ("audio_values".to_string(), sound.transpose(1, 2)?.contiguous()?),
+            ("audio_codes".to_string(), codes.unsqueeze(0)?),
+        ]);
+        if let Some(given) = given {
+            out.insert("prompt_codes".into(), given.unsqueeze(0)?);
+        }
+        Ok(out)
+    }
+
+    /// A prompt of items as a wish: a sound before the words, or between words, is followed; one after all words is
+    /// continued.
+    fn wish(prompt: &Prompt) -> Result<Wish> {
+        let Prompt::Items(items) = prompt else {
+            return Err(
+                Error::input("a conversation is no prompt for music").hint("say what it should sound like")
+            );
+        };
+        let mut wish = Wish::default();
+        for (index, item) in items.iter().enumerate() {
+            match item {
+                Item::Text(words) => wish.words.push_str(words),
+                Item::Sound(sound) => {
+                    let place = match index + 1 == items.len() {
+                        true => &mut wish.beginning,
+                        false => &mut wish.melody,
+                    };
+                    if place.replace(sound.clone()).is_some() {
+                        return Err(Error::input("more than one melody").hint("one sound before the words"));
+                    }
+                }
+                other => {
+                    return Err(Error::input(format!(
+                        "this model reads words and sounds, not {}",
+                        other.modality()
+                    ))
+                    .hint("[melody, words, beginning], each if wanted"));
+                }
+            }
+        }
+        Ok(wish)
+    }
+}
+
+impl Exhibit for MusicGenExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_pass(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match (method, self.composer.chroma()) {
+            ("forward", _) => self.forward_pass(inputs),
+            ("generate", _) => self.generate_codes(inputs, options),
+            ("encode", Some(chroma)) => encode(chroma, inputs, options),
+            (other, _) => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let wish = Self::wish(prompt)?;
+        self.composer.compose(&[wish], options, &mut |_, sound| each(Item::Sound(sound)))?;
+        Ok(())
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let wishes = prompts.iter().map(Self::wish).collect::<Result<Vec<_>>>()?;
+        self.composer.compose(&wishes, options, &mut |index, sound| each(index, Item::Sound(sound)))?;
+        Ok(())
+    }
+
+    /// As the paper's samples were made: among the 250 likeliest codes, guided by 3; ten seconds.
+    fn defaults(&self) -> Decoding {
+        let guidance = self.generation["guidance_scale"].as_f64().unwrap_or(3.0) as f32;
+        Decoding { temperature: 1.0, top_k: 250, guidance, seconds: Some(10.0), ..Decoding::default() }
+    }
+}
+
+/// The settings of a melody's features alone: sound to pitch classes.
+pub struct Features {
+    chroma: Chroma,
+    card: Card,
+}
+
+impl Features {
+    /// Opens a folder with `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let card = opening.card(&crate::MUSICGEN, FEATURES, &opening.weights.finish()?);
+        Ok(Self { chroma: Chroma::new(&features(opening)?)?, card })
+    }
+}
+
+impl Exhibit for Features {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        encode(&self.chroma, inputs, &Value::Null)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "encode" | "forward" => encode(&self.chroma, inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+}
+
+/// The reference's feature extractor: `audio` to `input_features`, `(batch, frames, num_chroma)`.
+fn encode(chroma: &Chroma, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+    only_known(inputs, &["audio"])?;
+    let audio = inputs.get("audio").ok_or_else(|| Error::input("audio is missing"))?;
+    let rate = match &options["sampling_rate"] {
+        // What the reference takes Demucs to have where nobody says.
+        Value::Null if audio.rank() == 4 => 44_000,
+        Value::Null => chroma.config().sampling_rate,
+        rate => rate
+            .as_u64()
+            .and_then(|rate| u32::try_from(rate).ok())
+            .ok_or_else(|| Error::input(format!("sampling_rate {rate} is no rate")))?,
+    };
+    Ok(Tensors::from([("input_features".to_string(), chroma.features(audio, rate)?)]))
+}

@@ -1,0 +1,266 @@
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, IndexOp, Tensor};
+use fauna_shared::audio::chroma::ChromaConfig;
+use fauna_shared::audio::sinc::Sinc;
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::Sound;
+use fauna_shared::model::Model;
+use fauna_shared::runtime::Runtime;
+use fauna_shared::text::Tokenizer;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::{Composer, Config, MusicGen, Wish};
+
+/// The sample's config with `changes`: 600 samples and 100 frames a second, four codebooks of 32.
+fn config(changes: &[(&str, &str, Value)]) -> Config {
+    let mut config = (crate::MUSICGEN.sample)();
+    for (part, key, value) in changes {
+        match *part {
+            "" => config[*key] = value.clone(),
+            part => config[part][*key] = value.clone(),
+        }
+    }
+    serde_json::from_value(config).unwrap()
+}
+
+fn composer(changes: &[(&str, &str, Value)]) -> Composer {
+    // Spread out, so that what is written depends on what was read.
+    let network = MusicGen::load(config(changes), &Weights::seeded(5, Runtime::cpu())).unwrap();
+    Composer::new(network)
+}
+
+fn with_melody() -> Composer {
+    let composer = composer(&[
+        ("", "model_type", json!("musicgen_melody")),
+        ("", "chroma_length", json!(6)),
+        ("decoder", "audio_channels", json!(2)),
+        ("decoder", "num_codebooks", json!(8)),
+    ]);
+    let chroma = ChromaConfig { sampling_rate: 2000, n_fft: 256, hop_length: 64, ..ChromaConfig::default() };
+    composer.with_chroma(chroma).unwrap()
+}
+
+fn sampled(seconds: f64) -> Decoding {
+    Decoding { temperature: 1.0, top_k: 250, guidance: 3.0, seconds: Some(seconds), ..Decoding::default() }
+}
+
+fn tone(rate: u32, samples: usize) -> Sound {
+    let sample = |t: usize| 0.4 * (t as f32 * 300.0 / rate as f32).sin();
+    Sound { rate, channels: vec![(0..samples).map(sample).collect()] }
+}
+
+/// The codes of every wish, and their sound as it came in pieces.
+fn composed(composer: &Composer, wishes: &[Wish], options: &Decoding) -> Result<Vec<(Tensor, Vec<Sound>)>> {
+    let mut sounds = vec![Vec::new(); wishes.len()];
+    let codes = composer.compose(wishes, options, &mut |wish, sound| {
+        sounds[wish].push(sound);
+        ControlFlow::Continue(())
+    })?;
+    Ok(codes.into_iter().zip(sounds).collect())
+}
+
+fn codes_of(composer: &Composer, wish: &Wish, options: &Decoding) -> Vec<Vec<i64>> {
+    composed(composer, std::slice::from_ref(wish), options).unwrap()[0].0.to_vec2().unwrap()
+}
+
+fn refused(composer: &Composer, wish: Wish, options: &Decoding) -> Error {
+    composed(composer, &[wish], options).unwrap_err()
+}
+
+#[test]
+fn pieces_of_sound_join_to_the_whole_decode() {
+    for composer in [composer(&[]), with_melody()] {
+        let (codes, pieces) = composed(&composer, &[Wish::default()], &sampled(1.23)).unwrap().remove(0);
+        let codebooks = composer.network().config().decoder.num_codebooks;
+        assert_eq!(codes.dims(), [codebooks, 123]);
+        assert!(pieces.len() > 2, "{} pieces", pieces.len());
+        let whole = composer.network().decode(&codes.unsqueeze(0).unwrap()).unwrap().i(0).unwrap();
+        let whole: Vec<Vec<f32>> = whole.t().unwrap().to_vec2().unwrap();
+        for (channel, whole) in whole.iter().enumerate() {
+            let joined: Vec<f32> = pieces.iter().flat_map(|piece| piece.channels[channel].clone()).collect();
+            assert_eq!((joined.len(), pieces[0].rate), (123 * 6, 600));
+            let off = joined.iter().zip(whole).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(off < 1e-6, "channel {channel} is off by {off}");
+        }
+    }
+}
+
+#[test]
+fn seconds_count_frames_and_tokens_count_columns() {
+    let composer = composer(&[]);
+    let frames = |options: &Decoding| codes_of(&composer, &Wish::default(), options)[0].len();
+    assert_eq!(frames(&sampled(0.57)), 57);
+    assert_eq!(frames(&sampled(0.01)), 1);
+    assert_eq!(frames(&Decoding { max_new_tokens: 17, ..Decoding::default() }), 14);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_codes_and_another_others() {
+    let composer = composer(&[]);
+    let with = |seed| codes_of(&composer, &Wish::default(), &Decoding { seed, ..sampled(0.4) });
+    assert_eq!(with(1), with(1));
+    assert_ne!(with(1), with(2));
+}
+
+#[test]
+fn a_row_of_a_batch_can_be_repeated_alone() {
+    let composer = with_melody();
+    let wishes = [
+        Wish::default(),
+        Wish { melody: Some(tone(2000, 1500)), ..Wish::default() },
+        // Another length, so another batch.
+        Wish { beginning: Some(tone(600, 100)), ..Wish::default() },
+        Wish { melody: Some(tone(4000, 4000)), ..Wish::default() },
+    ];
+    let together = composed(&composer, &wishes, &sampled(0.5)).unwrap();
+    for (index, wish) in wishes.iter().enumerate() {
+        let alone = codes_of(&composer, wish, &Decoding { stream: 8 * index as u64, ..sampled(0.5) });
+        assert_eq!(together[index].0.to_vec2::<i64>().unwrap(), alone, "wish {index}");
+    }
+}
+
+#[test]
+fn a_piece_goes_on_from_its_beginning() {
+    let composer = composer(&[]);
+    let wish = Wish { beginning: Some(tone(1200, 400)), ..Wish::default() };
+    let codes = codes_of(&composer, &wish, &sampled(0.6));
+    let resampled = Sinc::JULIUS.resample(&tone(1200, 400).channels[0], 1200, 600).unwrap();
+    assert_eq!(resampled.len(), 200);
+    let given = Tensor::from_vec(resampled, (1, 200, 1), &Device::Cpu).unwrap();
+    let given: Vec<Vec<i64>> = composer.network().encode(&given).unwrap().i(0).unwrap().to_vec2().unwrap();
+    // 200 samples are 33 frames and a third of one.
+    assert_eq!((given[0].len(), codes[0].len()), (34, 60));
+    for (codes, given) in codes.iter().zip(&given) {
+        assert_eq!(codes[..34], given[..]);
+    }
+}
+
+#[test]
+fn the_first_window_of_a_long_piece_is_the_short_piece() {
+    let composer = with_melody().with_windows(0.5, 0.3).unwrap();
+    let wish = Wish { melody: Some(tone(2000, 1000)), ..Wish::default() };
+    // Of a melody as long as the window nothing is repeated.
+    let (short, long) = (sampled(0.5), sampled(1.1));
+    let (short, long) = (codes_of(&composer, &wish, &short), codes_of(&composer, &wish, &long));
+    for (short, long) in short.iter().zip(&long) {
+        assert_eq!((short.len(), long.len()), (50, 110));
+        assert_eq!(short[..], long[..50]);
+    }
+}
+
+#[test]
+fn a_wish_for_nothing_is_not_guided() {
+    let composer = composer(&[]);
+    let with = |guidance| codes_of(&composer, &Wish::default(), &Decoding { guidance, ..sampled(0.3) });
+    assert_eq!(with(3.0), with(1.0));
+}
+
+#[test]
+fn a_caller_can_end_everything() {
+    let composer = composer(&[]);
+    let mut heard = 0;
+    let codes = composer.compose(&[Wish::default(), Wish::default()], &sampled(20.0), &mut |_, sound| {
+        heard += sound.channels[0].len();
+        ControlFlow::Break(())
+    });
+    let codes = codes.unwrap();
+    assert!(heard > 0 && heard <= 300, "{heard}");
+    assert!(codes.iter().all(|codes| codes.dim(1).unwrap() == 50));
+}
+
+#[test]
+fn silence_and_a_single_sample_are_sounds() {
+    let composer = with_melody();
+    let one = Sound { rate: 600, channels: vec![vec![0.5]] };
+    let silence = Sound { rate: 600, channels: vec![vec![0.0; 60]; 2] };
+    for beginning in [one.clone(), silence.clone()] {
+        let wish = Wish { beginning: Some(beginning), ..Wish::default() };
+        assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
+    }
+    for melody in [one, silence] {
+        let wish = Wish { melody: Some(melody), ..Wish::default() };
+        assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
+    }
+}
+
+#[test]
+fn what_cannot_be_made_is_refused() {
+    let plain = composer(&[]);
+    let sound = |channels: Vec<Vec<f32>>, rate| Sound { rate, channels };
+    let beginning = |sound| Wish { beginning: Some(sound), ..Wish::default() };
+    let melody = Wish { melody: Some(tone(600, 60)), ..Wish::default() };
+    let words = Wish { words: "a march".into(), ..Wish::default() };
+    let said = [
+        (refused(&plain, Wish::default(), &sampled(0.0)), "seconds"),
+        (refused(&plain, Wish::default(), &sampled(0.001)), "shorter than a frame"),
+        (refused(&plain, melody, &sampled(1.0)), "no melody"),
+        (refused(&plain, words, &sampled(1.0)), "tokenizer"),
+        (refused(&plain, beginning(sound(vec![vec![0.0, f32::NAN]], 600)), &sampled(1.0)), "NaN"),
+        (refused(&plain, beginning(sound(vec![vec![]], 600)), &sampled(1.0)), "without samples"),
+        (refused(&plain, beginning(sound(vec![vec![0.0; 9]; 11], 600)), &sampled(1.0)), "11 channels"),
+        (refused(&plain, beginning(sound(vec![vec![0.0; 9]], 0)), &sampled(1.0)), "rate of 0"),
+        (refused(&plain, beginning(tone(600, 600)), &sampled(0.5)), "count from the start"),
+        (
+            refused(&plain, beginning(tone(600, 60)), &Decoding { max_new_tokens: 3, ..Decoding::default() }),
+            "max_new_tokens 3",
+        ),
+    ];
+    for (error, part) in said {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn a_text_longer_than_t5_reads_is_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5");
+    let tokenizer = Tokenizer::from_folder(folder).unwrap();
+    let composer = composer(&[("text_encoder", "vocab_size", json!(4000))]).with_tokenizer(Some(tokenizer));
+    let words = |words: String| Wish { words, ..Wish::default() };
+    let error = refused(&composer, words("drums ".repeat(600)), &sampled(0.2));
+    assert!(error.to_string().contains("at most 512"), "{error}");
+    assert_eq!(codes_of(&composer, &words("drums".into()), &sampled(0.2))[0].len(), 20);
+}
+
+#[test]
+fn parts_that_do_not_fit_each_other_are_refused() {
+    let refused = |part: &str, key: &str, value: Value| {
+        let config = config(&[(part, key, value)]);
+        MusicGen::load(config, &Weights::nothing()).err().unwrap().to_string()
+    };
+    let said = [
+        (refused("decoder", "num_codebooks", json!(3)), "4 codebooks of 32, the language model 3 of 32"),
+        (refused("decoder", "vocab_size", json!(64)), "of 64"),
+        (refused("decoder", "audio_channels", json!(3)), "3 channels"),
+        (refused("decoder", "audio_channels", json!(2)), "the language model 2 of 32"),
+        (refused("decoder", "num_attention_heads", json!(5)), "num_attention_heads"),
+        (refused("decoder", "pad_token_id", json!(40)), "pad_token_id"),
+        (refused("decoder", "cross_attention_hidden_size", json!(24)), "cross_attention_hidden_size"),
+        (refused("audio_encoder", "normalize", json!(true)), "loudness"),
+    ];
+    for (message, part) in said {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn steps_give_what_one_pass_gives() {
+    let composer = composer(&[]);
+    let network = composer.network();
+    let codes: Vec<u32> = (0..2 * 7 * 4).map(|i| (i * 7 % 33) as u32).collect();
+    let text = network.read(&Tensor::new(&[[5u32, 9, 1], [7, 8, 1]], &Device::Cpu).unwrap(), None).unwrap();
+    let condition = network.condition(Some(&text), None, false).unwrap();
+    let mut state = network.decoder().start(&condition, 7).unwrap();
+    let whole = network.decoder().forward(&codes, 2, &mut state).unwrap();
+    let mut state = network.decoder().start(&condition, 7).unwrap();
+    let mut steps = Vec::new();
+    for t in 0..7 {
+        let step = [&codes[t * 4..][..4], &codes[(7 + t) * 4..][..4]].concat();
+        steps.push(network.decoder().forward(&step, 2, &mut state).unwrap());
+    }
+    let off = (whole - Tensor::cat(&steps, 1).unwrap()).unwrap().abs().unwrap().flatten_all().unwrap();
+    let off: f32 = off.max(0).unwrap().to_dtype(DType::F32).unwrap().to_scalar().unwrap();
+    assert!(off < 1e-5, "{off}");
+}

@@ -1,0 +1,126 @@
+//! One pass of writing codes: the pattern put around the decode loop.
+
+use std::ops::ControlFlow;
+
+use candle_core::Tensor;
+use fauna_shared::Result;
+use fauna_shared::generate::{self, Allowed, Decoding, Halt, Tokens};
+
+use super::decoder::{Condition, Decoder, State};
+use super::pattern::Pattern;
+
+/// What one pass writes.
+pub(super) struct Page<'a> {
+    pub decoder: &'a Decoder,
+    pub condition: Condition,
+    pub pattern: Pattern,
+    /// The codes that are there already, one list for each codebook of each entry of the batch, all of one length.
+    pub given: &'a [Vec<u32>],
+    /// The stream of random numbers that the first codebook of each entry draws from, counted from
+    /// [`Decoding::stream`].
+    pub streams: &'a [u64],
+}
+
+impl Page<'_> {
+    /// Writes the page, and hands over each frame once it is whole: the codes of all codebooks of all entries.
+    ///
+    /// `options.max_new_tokens` and the end tokens are the pattern's affair.
+    pub(super) fn write(
+        &self,
+        options: &Decoding,
+        each: &mut dyn FnMut(&[u32]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let (codebooks, rows) = (self.decoder.config().num_codebooks, self.given.len());
+        let first = self.start();
+        if first >= self.pattern.columns() {
+            return Ok(());
+        }
+        let cell = |row: usize, column: usize| match self.pattern.frame(row % codebooks, column) {
+            Some(frame) => self.given[row].get(frame).copied().unwrap_or(self.special()),
+            None => self.special(),
+        };
+        let prompts: Vec<Vec<u32>> =
+            (0..rows).map(|row| (0..first).map(|column| cell(row, column)).collect()).collect();
+        let options = Decoding {
+            max_new_tokens: self.pattern.columns() - first,
+            min_new_tokens: 0,
+            eos: Some(Vec::new()),
+            ..options.clone()
+        };
+
+        let mut columns = prompts.clone();
+        let mut done = self.given.first().map_or(0, Vec::len);
+        let mut frame = vec![0; rows];
+        let mut failure = None;
+        generate::generate(self, &prompts, &options, &mut |new| {
+            columns[new.row].push(new.token);
+            if new.row + 1 < rows {
+                return ControlFlow::Continue(());
+            }
+            while done < self.pattern.whole(first + new.index + 1) {
+                for (row, code) in frame.iter_mut().enumerate() {
+                    *code = columns[row][self.pattern.column(row % codebooks, done)];
+                }
+                done += 1;
+                match each(&frame) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => return ControlFlow::Break(Halt::All),
+                    Err(error) => {
+                        failure = Some(error);
+                        return ControlFlow::Break(Halt::All);
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The first column in which codebook 0 is free.
+    fn start(&self) -> usize {
+        self.pattern.column(0, self.given.first().map_or(0, Vec::len))
+    }
+
+    fn special(&self) -> u32 {
+        self.decoder.config().pad_token_id
+    }
+}
+
+impl generate::Decoder for Page<'_> {
+    type Cache = State;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<State> {
+        self.decoder.start(&self.condition, capacity)
+    }
+
+    /// A row is one codebook of one entry of the batch.
+    fn step(&self, tokens: &Tokens, state: &mut State) -> Result<Tensor> {
+        let (rows, time, codebooks) = (tokens.rows(), tokens.time(), self.decoder.config().num_codebooks);
+        let mut codes = Vec::with_capacity(rows * time);
+        for entry in 0..rows / codebooks {
+            for t in 0..time {
+                codes.extend((0..codebooks).map(|k| tokens.row(entry * codebooks + k)[t]));
+            }
+        }
+        let hidden = self.decoder.forward(&codes, rows / codebooks, state)?;
+        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?;
+        Ok(self.decoder.logits(&last)?.reshape((rows, ()))?)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+
+    fn allowed(&self, row: usize, new: &[u32]) -> Allowed {
+        let frame = self.pattern.frame(row % self.decoder.config().num_codebooks, self.start() + new.len());
+        match frame {
+            None => Allowed::Only(self.special()),
+            Some(frame) => self.given[row].get(frame).map_or(Allowed::Any, |code| Allowed::Only(*code)),
+        }
+    }
+
+    fn stream(&self, row: usize) -> u64 {
+        let codebooks = self.decoder.config().num_codebooks;
+        self.streams[row / codebooks].wrapping_add((row % codebooks) as u64)
+    }
+}
