@@ -39,6 +39,21 @@ fn llama_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn encodec_computes_what_its_reference_computes() {
+    cases_of("encodec");
+}
+
+#[test]
+fn llark_and_jukebox_compute_what_their_references_compute() {
+    cases_of("llark");
+}
+
+#[test]
+fn musicgen_computes_what_its_reference_computes() {
+    cases_of("musicgen");
+}
+
+#[test]
 fn t5_computes_what_its_reference_computes() {
     cases_of("t5");
 }
@@ -51,5 +66,5 @@ fn no_folder_of_cases_is_forgotten() {
     let mut families: Vec<&str> =
         cases.iter().filter_map(|case| case.strip_prefix(&folder).ok()?.iter().next()?.to_str()).collect();
     families.dedup();
-    assert_eq!(families, ["bert", "gpt", "llama", "t5"]);
+    assert_eq!(families, ["bert", "encodec", "gpt", "llama", "llark", "musicgen", "t5"]);
 }
