@@ -59,15 +59,11 @@ impl EncodecExhibit {
 
     /// The codes of `sound`, with what brings back its length.
     fn encode_sound(&self, sound: &Sound) -> Result<Tensors> {
-        let mut sound = self.resampled(sound)?;
-        let (config, length) = (self.network.config(), sound.dim(1)?);
-        if let Some(windows) = config.windows() {
-            // As the release's processor does, so that every window is full.
-            let full = (length.div_ceil(windows.stride) - 1) * windows.stride + windows.length;
-            sound = sound.pad_with_zeros(1, 0, full.saturating_sub(length))?;
-        }
+        let sound = self.resampled(sound)?;
         let mut codes = named(self.network.encode(&sound, self.bandwidth)?)?;
-        for (name, number) in [("sampling_rate", config.sampling_rate), ("length", length)] {
+        for (name, number) in
+            [("sampling_rate", self.network.config().sampling_rate), ("length", sound.dim(1)?)]
+        {
             codes.insert(name.into(), Tensor::new(&[number as i64], &Device::Cpu)?);
         }
         Ok(codes)
