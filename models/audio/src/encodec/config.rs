@@ -213,7 +213,9 @@ impl Config {
         if self.target_bandwidths.is_empty() || !self.target_bandwidths.iter().all(|b| *b > 0.0 && *b < 1e6) {
             return refuse(format!("target_bandwidths {:?} are not kbit/s", self.target_bandwidths));
         }
-        check_sizes(&[("the number of codebooks that target_bandwidths lead to", self.num_quantizers())])?;
+        let books = "the number of codebooks that target_bandwidths, sampling_rate, upsampling_ratios and codebook_size \
+                     lead to";
+        check_sizes(&[(books, self.num_quantizers())])?;
         if !(0.0..=1.0).contains(&self.trim_right_ratio) {
             return refuse(format!("trim_right_ratio {} is not between 0 and 1", self.trim_right_ratio));
         }

@@ -1,6 +1,8 @@
 //! The codec in pieces and as a whole, and what it says of bad inputs.
 
-use std::path::Path;
+mod exhibit;
+
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use fauna_shared::ErrorKind;
@@ -12,10 +14,14 @@ use fauna_shared::weights::Weights;
 
 use super::*;
 
+/// The checkpoint of a parity case.
+fn model_of(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/encodec").join(case).join("model")
+}
+
 /// The codec of a parity case: its weights are random enough that every tap of every layer is heard.
 fn codec_with(case: &str, change: impl FnOnce(&mut Config)) -> Encodec {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/encodec").join(case).join("model");
+    let folder = model_of(case);
     let text = std::fs::read(folder.join("config.json")).unwrap();
     let mut config: Config = serde_json::from_slice(&text).unwrap();
     change(&mut config);

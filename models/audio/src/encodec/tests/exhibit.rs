@@ -1,0 +1,202 @@
+//! The codec behind the zoo's one face: sounds of any rate and channels, codes as items, releases without a config.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Item, Prompt, Sound, Tensors};
+use fauna_shared::model::Exhibit;
+use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::json;
+
+use super::model_of;
+
+fn zoo() -> Zoo {
+    Zoo::new(crate::FAMILIES.iter().copied())
+}
+
+fn opened(case: &str) -> Box<dyn Exhibit> {
+    zoo().open(model_of(case).to_str().unwrap(), &Options::default()).unwrap()
+}
+
+fn tone(rate: u32, channels: usize, samples: usize) -> Sound {
+    let channel = |c: usize| (0..samples).map(|i| ((c + 1) as f32 * i as f32 * 0.1).sin() * 0.5).collect();
+    Sound { rate, channels: (0..channels).map(channel).collect() }
+}
+
+fn made(codec: &dyn Exhibit, item: Item) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    codec.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+        items.push(item);
+        ControlFlow::Continue(())
+    })?;
+    Ok(items)
+}
+
+fn codes_of(codec: &dyn Exhibit, sound: Sound) -> Tensors {
+    match made(codec, Item::Sound(sound)).unwrap().remove(0) {
+        Item::Codes(codes) => codes,
+        other => panic!("a sound became {}", other.modality()),
+    }
+}
+
+fn sound_of(codec: &dyn Exhibit, codes: Tensors) -> Sound {
+    match made(codec, Item::Codes(codes)).unwrap().remove(0) {
+        Item::Sound(sound) => sound,
+        other => panic!("codes became {}", other.modality()),
+    }
+}
+
+#[test]
+fn a_sound_comes_back_from_its_codes_as_long_as_it_was() {
+    for (case, channels) in
+        [("encode_24khz", 1), ("encode_32khz", 1), ("encode_48khz_windows", 2), ("encode_original_names", 2)]
+    {
+        let codec = opened(case);
+        let rate = if case == "encode_32khz" { 1500 } else { 600 };
+        for samples in [1, 55, 61, 200] {
+            let codes = codes_of(codec.as_ref(), tone(rate, channels, samples));
+            let sound = sound_of(codec.as_ref(), codes);
+            let lengths: Vec<usize> = sound.channels.iter().map(Vec::len).collect();
+            assert_eq!((sound.rate, lengths), (rate, vec![samples; channels]), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_sound_of_another_rate_and_other_channels_is_brought_to_the_codecs() {
+    let codec = opened("encode_24khz");
+    let codes = codes_of(codec.as_ref(), tone(1800, 2, 900));
+    assert_eq!(codes["audio_codes"].dims(), [1, 1, 1, 50]);
+    assert_eq!(sound_of(codec.as_ref(), codes).channels[0].len(), 300);
+    let stereo = codes_of(opened("encode_48khz_windows").as_ref(), tone(300, 1, 50));
+    assert_eq!(stereo["audio_codes"].dims(), [2, 1, 1, 10]);
+}
+
+#[test]
+fn the_setting_bandwidth_says_how_many_codebooks_sounds_get() {
+    let mut options = Options::default();
+    options.settings.insert("bandwidth".into(), json!(1.6));
+    let folder = model_of("encode_24khz");
+    let codec = zoo().open(folder.to_str().unwrap(), &options).unwrap();
+    assert_eq!(codes_of(codec.as_ref(), tone(600, 1, 60))["audio_codes"].dims(), [1, 1, 4, 10]);
+    for (bandwidth, part) in [(json!(6), "offered: 0.4, 0.8, 1.6"), (json!("high"), "a number of kbit/s")] {
+        options.settings.insert("bandwidth".into(), bandwidth);
+        let error = zoo().open(folder.to_str().unwrap(), &options).err().unwrap().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn each_sound_becomes_one_vector() {
+    for case in ["encode_24khz", "encode_48khz_windows"] {
+        let codec = opened(case);
+        let sounds = [Item::Sound(tone(600, 1, 100)), Item::Sound(tone(600, 2, 333))];
+        let both = codec.embed(&sounds).unwrap();
+        assert_eq!(both.rows.dims(), [2, 10]);
+        let alone = codec.embed(&sounds[1..]).unwrap();
+        assert_eq!(both.to_vecs().unwrap()[1], alone.to_vecs().unwrap()[0]);
+    }
+}
+
+fn refused<T>(result: Result<T>) -> String {
+    let error: Error = result.err().expect("a bad input is taken");
+    assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn what_is_no_sound_and_no_codes_is_refused() {
+    let codec = opened("encode_24khz");
+    let codec = codec.as_ref();
+    let sound = |sound: Sound| refused(made(codec, Item::Sound(sound)));
+    let nan = Sound { rate: 600, channels: vec![vec![0.0, f32::NAN]] };
+    let good = codes_of(codec, tone(600, 1, 50));
+    let with = |name: &str, value: i64| {
+        let mut codes = good.clone();
+        codes.insert(name.into(), Tensor::new(&[value], &Device::Cpu).unwrap());
+        refused(made(codec, Item::Codes(codes)))
+    };
+    let none = refused(made(codec, Item::Codes(Tensors::new())));
+    let two = Prompt::Items(vec![Item::Sound(tone(600, 1, 9)); 2]);
+    let two = refused(codec.generate(&two, &Decoding::default(), &mut |_| ControlFlow::Continue(())));
+    let said = [
+        (sound(nan), "NaN"),
+        (sound(tone(600, 11, 50)), "11 channels"),
+        (sound(tone(0, 1, 50)), "0 Hz"),
+        (sound(tone(600, 1, 0)), "sample"),
+        (refused(made(codec, "words".into())), "not text"),
+        (two, "not sound, sound"),
+        (none, "audio_codes are missing"),
+        (with("sampling_rate", 24_000), "24000 Hz, this codec is for 600 Hz"),
+        (with("length", -1), "length is one number, 0 or above"),
+        (with("lenght", 1), "no input is called \"lenght\""),
+        (with("last_frame_pad_length", 99), "hold no sound"),
+        (refused(codec.embed(&["words".into()])), "not text"),
+    ];
+    for (message, part) in said {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn what_the_reference_would_not_take_is_refused() {
+    let codec = opened("encode_48khz_windows");
+    let values = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let input = |shape: &[usize]| Tensors::from([("input_values".to_string(), values(shape))]);
+    let masked = |shape: &[usize], mask: &[usize]| {
+        let mut inputs = input(shape);
+        inputs.insert("padding_mask".into(), values(mask));
+        inputs
+    };
+    let call = |inputs: &Tensors, options| refused(codec.call("encode", inputs, &options));
+    let none = json!({});
+    let said = [
+        (call(&input(&[1, 1, 50]), none.clone()), "1 channel, this codec wants 2"),
+        (call(&input(&[2, 50]), none.clone()), "(batch, channels, samples)"),
+        (call(&masked(&[1, 2, 50], &[1, 2, 49]), none.clone()), "padding_mask has the shape [1, 2, 49]"),
+        (call(&Tensors::new(), none), "input_values are missing"),
+        (call(&input(&[1, 2, 50]), json!({"bandwidth": 5.0})), "offered: 0.4, 0.8, 1.6"),
+    ];
+    for (message, part) in said {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(codec.call("sing", &Tensors::new(), &json!({})).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// A folder with nothing but original files of these names.
+fn original(names: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        let file = model_of("encode_original_names").join("encodec_tiny.th");
+        std::fs::copy(file, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+fn parameters(folder: &Path) -> u64 {
+    zoo().inventory(folder.to_str().unwrap(), &Options::default()).unwrap().1.parameters
+}
+
+#[test]
+fn a_folder_with_only_an_original_file_is_the_official_codec() {
+    // As many as the reference's parameters and codebooks.
+    assert_eq!(parameters(original(&["encodec_24khz-d7cc33bc.th"]).path()), 19_046_114);
+    assert_eq!(parameters(original(&["encodec_48khz-7e698e3e.th"]).path()), 16_953_446);
+    let folder = original(&["encodec_48khz-7e698e3e.th"]);
+    let error = zoo().open(folder.path().to_str().unwrap(), &Options::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.to_string().contains("decoder.model.0.conv.conv"), "{error}");
+}
+
+#[test]
+fn two_original_files_in_one_folder_are_told_apart_by_name() {
+    let folder = original(&["encodec_24khz-d7cc33bc.th", "encodec_48khz-7e698e3e.th"]);
+    let error = refused(zoo().open(folder.path().to_str().unwrap(), &Options::default()));
+    assert!(error.contains("encodec_24khz-d7cc33bc.th, encodec_48khz-7e698e3e.th"), "{error}");
+    let file = folder.path().join("encodec_48khz-7e698e3e.th");
+    let error = zoo().open(file.to_str().unwrap(), &Options::default()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+}
