@@ -264,3 +264,25 @@ fn steps_give_what_one_pass_gives() {
     let off: f32 = off.max(0).unwrap().to_dtype(DType::F32).unwrap().to_scalar().unwrap();
     assert!(off < 1e-5, "{off}");
 }
+
+#[test]
+fn the_official_sizes_have_their_parameters() {
+    // Counted on the reference's classes, in units of 100 000.
+    let sizes = [
+        ("musicgen-small", 4196),
+        ("musicgen-stereo-small", 4364),
+        ("musicgen-medium", 18376),
+        ("musicgen-large", 32554),
+        ("musicgen-melody", 13844),
+    ];
+    for (name, wanted) in sizes {
+        let path = format!("{}/../../benches/configs/{name}/config.json", env!("CARGO_MANIFEST_DIR"));
+        let config = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let weights = Weights::nothing();
+        MusicGen::load(config, &weights).unwrap();
+        let tensors = weights.finish().unwrap().tensors;
+        let of_decoder = tensors.iter().filter(|(tensor, _)| tensor.starts_with("decoder."));
+        let parameters: usize = of_decoder.map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        assert_eq!((parameters + 50_000) / 100_000, wanted, "{name}");
+    }
+}
