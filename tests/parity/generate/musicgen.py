@@ -12,6 +12,7 @@ from transformers import (
     MusicgenForConditionalGeneration,
     MusicgenMelodyConfig,
     MusicgenMelodyDecoderConfig,
+    MusicgenMelodyFeatureExtractor,
     MusicgenMelodyForConditionalGeneration,
     T5Config,
 )
@@ -380,6 +381,44 @@ def music(cfg, inputs, options, write=write_safetensors, note=None):
     return make
 
 
+def features(shape, rate=4000, note=None, **changes):
+    """A case of the melody's features: the folder holds their settings alone."""
+    def run(extractor, audio):
+        made = extractor(audio, sampling_rate=rate, return_tensors="pt").input_features
+        return {"input_features": made.float().contiguous()}
+
+    def make(name):
+        extractor = MusicgenMelodyFeatureExtractor(
+            sampling_rate=4000, n_fft=512, hop_length=128, chunk_length=1, **changes)
+
+        def attempt(seed):
+            random = torch.Generator().manual_seed(seed)
+            time = torch.arange(shape[-1]) / rate
+            audio = torch.zeros(shape)
+            for voice in range(4):
+                hz = 110 * 2 ** (torch.randint(0, 36, shape[:-1], generator=random) / 12)
+                since = torch.rand(shape[:-1], generator=random) * time[-1]
+                audio += torch.sin(2 * math.pi * hz[..., None] * time) * (time > since[..., None])
+            quieter = run(extractor, audio + 1e-4 * torch.randn(shape, generator=random))
+            answer = run(extractor, audio)
+            if not torch.equal(answer["input_features"], quieter["input_features"]):
+                raise Retry("a frame is a near-tie")
+            if (answer["input_features"].sum((0, 1)) > 0).sum() < 4:
+                raise Retry("hardly a melody")
+            return audio, answer
+
+        audio, answer = first_good(name, attempt)
+        case = Case(name, "MusicGen")
+        case.model.mkdir(parents=True)
+        extractor.save_pretrained(case.model)
+        case.write("MusicgenMelodyFeatureExtractor", "encode", {"audio": audio}, answer,
+                   options={"sampling_rate": rate}, note=note)
+        case.check_repeats(MusicgenMelodyFeatureExtractor.from_pretrained,
+                           lambda extractor: run(extractor, audio))
+
+    return make
+
+
 def codes(seed, rows, books, time):
     return {"decoder_input_ids": ids(seed + 3, (rows * books, time), SPECIAL + 1, low=0)}
 
@@ -436,6 +475,11 @@ CASES = {
     "musicgen/melody_unguided_long": music(
         MELODY, lambda s: texts(s) | {"input_features": chroma(s, 2, 11)}, guided(9, 1.0)),
     "musicgen/melody_without_melody": music(MELODY, texts, guided(10)),
+    "musicgen/features_mono": features((2, 3000)),
+    "musicgen/features_cut": features((1, 5000), note="longer than chunk_length, so cut"),
+    "musicgen/features_stereo_resampled": features((2, 2, 2500), rate=6000),
+    "musicgen/features_stems_resampled": features(
+        (1, 4, 2, 2500), rate=6000, stem_indices=[3, 1], note="as Demucs separates it"),
     "musicgen/melody_stereo_guided": music(
         STEREO_MELODY, lambda s: texts(s) | {"input_features": chroma(s, 2, 3)}, guided(9)),
 }

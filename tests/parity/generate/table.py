@@ -24,9 +24,11 @@ def main():
 
 
 def weights(files):
-    """The file, or the kind of shards, that holds the tensors."""
-    found = [file for file in files if file.endswith((".safetensors", ".bin", ".gguf"))]
-    return found[0] if len(found) == 1 else f"{len(found)} shards {found[0].rpartition('.')[2]}"
+    """The files that hold the tensors, or the kind of shards."""
+    found = [file for file in files if file.endswith((".safetensors", ".bin", ".gguf", ".th", ".pth.tar"))]
+    if any("-of-" in file for file in found):
+        return f"{len(found)} shards {found[0].rpartition('.')[2]}"
+    return " and ".join(found) or "no weights beside them"
 
 
 if __name__ == "__main__":
