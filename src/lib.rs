@@ -79,6 +79,9 @@ pub use fauna_audio as audio;
 pub use fauna_robotics as robotics;
 #[cfg(feature = "science")]
 pub use fauna_science as science;
+/// Sound files, rates, levels, spectra.
+#[cfg(feature = "audio")]
+pub use fauna_shared::audio as sound;
 #[cfg(feature = "text")]
 pub use fauna_text as text;
 #[cfg(feature = "vision")]

@@ -3,6 +3,7 @@
 //! The work is made of token rows of exact lengths, so that no tokenizer is needed and every program that is compared
 //! does the same.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -10,7 +11,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::checkpoint::Storage;
-use crate::item::Tensors;
+use crate::generate::{Decoding, Rng};
+use crate::item::{Item, Prompt, Sound, Tensors};
 use crate::model::Exhibit;
 use crate::zoo::{Options, Zoo};
 use crate::{Error, Result};
@@ -27,10 +29,14 @@ pub enum Task {
     Prefill,
     /// A prompt and all its new tokens; end tokens are ignored.
     Generate,
+    /// A sound to a codec's codes.
+    Encode,
+    /// Codes of a codec to sound.
+    Decode,
 }
 
 /// How much of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Work {
     /// What is timed.
     pub task: Task,
@@ -40,6 +46,8 @@ pub struct Work {
     pub tokens: usize,
     /// New tokens of [`Task::Generate`].
     pub new_tokens: usize,
+    /// Seconds of sound of [`Task::Encode`] and [`Task::Decode`].
+    pub seconds: f64,
     /// Timed runs, after one that is not.
     #[serde(skip_serializing)]
     pub runs: usize,
@@ -107,6 +115,9 @@ pub struct Measured {
     pub weights_bytes: u64,
 }
 
+/// The longest sound that is made up for timing, in seconds.
+const LONGEST_SOUND: f64 = 3600.0;
+
 /// Opens `source` and does `work`.
 ///
 /// # Errors
@@ -115,12 +126,20 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     if work.batch == 0 || work.tokens == 0 || work.runs == 0 || work.new_tokens == 0 {
         return Err(Error::input("a batch, tokens, new tokens and runs are at least 1"));
     }
+    if !(work.seconds > 0.0 && work.seconds <= LONGEST_SOUND) {
+        return Err(Error::input(format!("seconds are above 0 and at most {LONGEST_SOUND}")));
+    }
     forget_peak_memory();
     let start = Instant::now();
     let exhibit = zoo.open(source, options)?;
     let load_seconds = start.elapsed().as_secs_f64();
 
-    let inputs = rows(work)?;
+    let inputs = match work.task {
+        Task::Encode | Task::Decode => {
+            Inputs::Item(sound_or_codes(zoo, source, options, exhibit.as_ref(), work)?)
+        }
+        _ => Inputs::Rows(rows(work)?),
+    };
     run(exhibit.as_ref(), &inputs, work, work.new_tokens)?;
     let mut first_seconds = Vec::new();
     let mut run_seconds = Vec::new();
@@ -132,17 +151,18 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     }
 
     let (items, count) = match work.task {
-        Task::Embed => ("rows", work.batch),
-        Task::Forward | Task::Prefill => ("tokens", work.batch * work.tokens),
-        Task::Generate => ("new tokens", work.batch * work.new_tokens),
+        Task::Embed => ("rows", work.batch as f64),
+        Task::Forward | Task::Prefill => ("tokens", (work.batch * work.tokens) as f64),
+        Task::Generate => ("new tokens", (work.batch * work.new_tokens) as f64),
+        Task::Encode | Task::Decode => ("seconds of sound", work.seconds),
     };
-    let rates: Vec<f64> = run_seconds.iter().map(|seconds| count as f64 / seconds).collect();
+    let rates: Vec<f64> = run_seconds.iter().map(|seconds| count / seconds).collect();
     let items_per_second = Spread::of(&rates).ok_or_else(|| Error::input("no run was timed"))?;
     let median = |values: &[f64]| Spread::of(values).map(|spread| spread.median);
     let first_token_seconds = match work.task {
         Task::Generate => median(&first_seconds),
         Task::Prefill => median(&run_seconds),
-        Task::Embed | Task::Forward => None,
+        Task::Embed | Task::Forward | Task::Encode | Task::Decode => None,
     };
     let decode_per_second = match (work.task, first_token_seconds, median(&run_seconds)) {
         (Task::Generate, Some(first), Some(whole)) if work.new_tokens > 1 && whole > first => {
@@ -174,7 +194,51 @@ fn rows(work: &Work) -> Result<Tensors> {
     ]))
 }
 
-fn run(exhibit: &dyn Exhibit, inputs: &Tensors, work: &Work, new_tokens: usize) -> Result<()> {
+/// What the work is done on.
+enum Inputs {
+    /// `input_ids` and `attention_mask`.
+    Rows(Tensors),
+    /// A sound, or its codes.
+    Item(Item),
+}
+
+/// Noise of so many seconds at the model's own rate, or what the model makes of it.
+fn sound_or_codes(
+    zoo: &Zoo,
+    source: &str,
+    options: &Options,
+    exhibit: &dyn Exhibit,
+    work: &Work,
+) -> Result<Item> {
+    let (_, opening) = zoo.opening(source, options)?;
+    let rate =
+        opening.config["sampling_rate"].as_u64().and_then(|rate| u32::try_from(rate).ok()).unwrap_or(44_100);
+    let channels = opening.config["audio_channels"].as_u64().map_or(1, |channels| channels.clamp(1, 2));
+    let mut random = Rng::new(0, 0);
+    let samples = (f64::from(rate) * work.seconds).ceil() as usize;
+    let mut channel = || (0..samples).map(|_| (random.uniform() - 0.5) as f32).collect::<Vec<f32>>();
+    let sound = Item::Sound(Sound { rate, channels: (0..channels).map(|_| channel()).collect() });
+    match work.task {
+        Task::Decode => recoded(exhibit, sound),
+        _ => Ok(sound),
+    }
+}
+
+/// What a codec makes of `item`: all pieces must be one.
+fn recoded(exhibit: &dyn Exhibit, item: Item) -> Result<Item> {
+    let mut made = None;
+    exhibit.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+        made = Some(item);
+        ControlFlow::Continue(())
+    })?;
+    made.ok_or_else(|| exhibit.cannot("be timed as a codec"))
+}
+
+fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -> Result<()> {
+    let inputs = match inputs {
+        Inputs::Rows(rows) => rows,
+        Inputs::Item(item) => return recoded(exhibit, item.clone()).map(drop),
+    };
     let new_tokens = if work.task == Task::Prefill { 1 } else { new_tokens };
     match work.task {
         Task::Forward => exhibit.call("forward", inputs, &json!({}))?,
@@ -185,13 +249,20 @@ fn run(exhibit: &dyn Exhibit, inputs: &Tensors, work: &Work, new_tokens: usize) 
             }
             made
         }
-        Task::Prefill | Task::Generate => {
+        _ => {
             let made = exhibit.call(
                 "generate",
                 inputs,
                 &json!({"max_new_tokens": new_tokens, "eos_token_id": [], "pad_token_id": 0}),
             )?;
-            let length = made.get("sequences").map_or(0, |made| made.dims().get(1).copied().unwrap_or(0));
+            let Some(sequences) = made.get("sequences") else {
+                // Music: as many steps as new tokens, and the codec's work after them.
+                return match made.contains_key("audio_codes") {
+                    true => Ok(()),
+                    false => Err(exhibit.cannot("be timed at generating from token rows")),
+                };
+            };
+            let length = sequences.dims().get(1).copied().unwrap_or(0);
             // What reads its prompt apart begins an answer with a start token.
             if ![work.tokens, 1].map(|before| before + new_tokens).contains(&length) {
                 return Err(Error::unsupported(format!(
@@ -246,7 +317,7 @@ mod tests {
 
     #[test]
     fn token_rows_have_the_exact_length_and_small_ids() {
-        let work = Work { task: Task::Embed, batch: 3, tokens: 50, new_tokens: 1, runs: 1 };
+        let work = Work { task: Task::Embed, batch: 3, tokens: 50, new_tokens: 1, seconds: 1.0, runs: 1 };
         let rows = rows(&work).unwrap();
         assert_eq!(rows["attention_mask"].dims(), [3, 50]);
         let ids: Vec<Vec<i64>> = rows["input_ids"].to_vec2().unwrap();

@@ -8,6 +8,8 @@ pub enum Unit {
     Bytes,
     /// Whole things: texts, tensors, files, steps.
     Items,
+    /// Thousandths of a second of sound.
+    Milliseconds,
 }
 
 /// A place to report to, shared by every piece of work of one program.

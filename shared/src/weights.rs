@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::checkpoint::{Bytes, Checkpoint, Storage, Stored};
 use crate::error::nearest;
+use crate::item::Tensors;
 use crate::kernels::matmul::{Compute, Elem, Layout};
 use crate::nn::{Matrix, blocks, host};
 use crate::runtime::{Precision, Runtime};
@@ -516,6 +517,29 @@ pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
         }
     }
     Ok(values)
+}
+
+/// The tensors of a file that holds values, not weights: integers as int64, floats as float32, on the CPU.
+///
+/// # Errors
+/// As [`Checkpoint::open`], and for elements that are no numbers of these kinds.
+pub fn tensors(path: &Path) -> Result<Tensors> {
+    let file = Checkpoint::open(path)?;
+    let tensor = |(name, stored): (&str, &Stored)| match values(stored) {
+        Ok(tensor) => Ok((name.to_string(), tensor)),
+        Err(error) => Err(error.context(name).at(path)),
+    };
+    file.iter().map(tensor).collect()
+}
+
+fn values(stored: &Stored) -> Result<Tensor> {
+    let raw = |dtype| Tensor::from_raw_buffer(&stored.bytes, dtype, &stored.shape, &Device::Cpu);
+    Ok(match stored.storage {
+        Storage::I64 => raw(DType::I64)?,
+        Storage::I32 => raw(DType::I32)?.to_dtype(DType::I64)?,
+        Storage::U8 | Storage::Bool => raw(DType::U8)?.to_dtype(DType::I64)?,
+        _ => Tensor::from_vec(widen(stored)?, stored.shape.as_slice(), &Device::Cpu)?,
+    })
 }
 
 /// `values` in memory of their own.

@@ -24,6 +24,9 @@ pub struct Args {
     /// New tokens to generate; end tokens are ignored.
     #[arg(long, default_value_t = 64, value_name = "N")]
     new_tokens: usize,
+    /// Seconds of sound to encode or decode.
+    #[arg(long, default_value_t = 10.0, value_name = "S")]
+    seconds: f64,
     /// Timed runs, after one that is not.
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
@@ -42,6 +45,10 @@ enum TaskName {
     Prefill,
     /// A prompt and all its new tokens.
     Generate,
+    /// A sound to a codec's codes.
+    Encode,
+    /// Codes of a codec to sound.
+    Decode,
 }
 
 /// Times, and prints what was measured.
@@ -51,9 +58,11 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         TaskName::Forward => Task::Forward,
         TaskName::Prefill => Task::Prefill,
         TaskName::Generate => Task::Generate,
+        TaskName::Encode => Task::Encode,
+        TaskName::Decode => Task::Decode,
     };
-    let Args { batch, tokens, new_tokens, runs, .. } = args;
-    let work = Work { task, batch, tokens, new_tokens, runs };
+    let Args { batch, tokens, new_tokens, seconds, runs, .. } = args;
+    let work = Work { task, batch, tokens, new_tokens, seconds, runs };
     let random_weights = args.random_weights.then_some(context.globals.seed);
     let options = Options { random_weights, ..context.options()? };
     let measured = measure(&fauna::zoo(), &args.source, &options, &work)?;

@@ -35,6 +35,9 @@ pub struct Globals {
     /// Which of several weight files to use: its name, or a part that only one has.
     #[arg(long, global = true, value_name = "NAME")]
     pub file: Option<String>,
+    /// Tell what the release does not say of itself: KEY=VALUE, the value as JSON, or @FILE with it.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, serde_json::Value)>,
     /// Make no network call.
     #[arg(long, global = true)]
     pub offline: bool,
@@ -83,7 +86,7 @@ impl Context {
             family: globals.family.clone(),
             file: globals.file.clone(),
             random_weights: None,
-            settings: Default::default(),
+            settings: globals.settings.iter().cloned().collect(),
             finder: Arc::new(self.finder()),
         })
     }
@@ -123,5 +126,41 @@ impl Context {
     /// Says what went wrong with a part of the work that does not stop the rest.
     pub fn complain(&self, message: &str) {
         self.bars.complain(message);
+    }
+}
+
+/// `KEY=VALUE` or `KEY=@FILE`; a value that is no JSON is a string.
+fn setting(argument: &str) -> std::result::Result<(String, serde_json::Value), String> {
+    let (key, value) = argument.split_once('=').ok_or("KEY=VALUE is wanted")?;
+    if key.is_empty() {
+        return Err("the key is empty".into());
+    }
+    let value = match value.strip_prefix('@') {
+        None => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+            serde_json::from_str(&text).map_err(|e| format!("{file}: not JSON: {e}"))?
+        }
+    };
+    Ok((key.to_string(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::setting;
+
+    #[test]
+    fn a_setting_is_json_a_word_or_a_file() {
+        assert_eq!(setting("bandwidth=6").unwrap(), ("bandwidth".to_string(), json!(6)));
+        assert_eq!(setting("a=b=c").unwrap(), ("a".to_string(), json!("b=c")));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"levels": 3}"#).unwrap();
+        let from_file = setting(&format!("hps=@{}", file.path().display())).unwrap();
+        assert_eq!(from_file.1, json!({"levels": 3}));
+        for wrong in ["bandwidth", "=6", "hps=@nowhere.json"] {
+            assert!(setting(wrong).is_err(), "{wrong}");
+        }
     }
 }

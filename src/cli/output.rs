@@ -50,15 +50,12 @@ impl Output {
     /// [`Input`](ErrorKind::Input) if a file is there and `force` is off; [`Io`](ErrorKind::Io) if none can be made.
     pub fn open(path: Option<&Path>, force: bool) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::stdout()) };
+        check_free(path, force)?;
         let sink = match std::fs::metadata(path) {
-            Ok(there) if there.is_dir() => {
-                return Err(Error::input("this is a folder, a file is wanted").at(path));
-            }
             Ok(there) if !there.is_file() => {
                 let file = OpenOptions::new().write(true).open(path);
                 Sink::Device(BufWriter::new(file.map_err(|e| Error::io(path, "open", e))?))
             }
-            Ok(_) if !force => return Err(is_there(path)),
             _ => Sink::File { part: BufWriter::new(part_of(path)?), replace: force },
         };
         Ok(Self { place: path.into(), sink })
@@ -114,6 +111,18 @@ impl Sink {
             Self::Device(out) => out,
             Self::File { part, .. } => part,
         }
+    }
+}
+
+/// Whether a file may be written at `path`.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if a folder is there, or a file and `force` is off.
+pub fn check_free(path: &Path, force: bool) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(Error::input("this is a folder, a file is wanted").at(path)),
+        Ok(there) if there.is_file() && !force => Err(is_there(path)),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fauna::progress::{Progress, Task, Unit};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::interrupt::Interrupt;
 
@@ -49,10 +49,23 @@ impl Progress for Bars {
         let template = match (unit, total.is_some()) {
             (Unit::Bytes, true) => "{msg}  {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
             (Unit::Bytes, false) => "{msg}  {spinner} {bytes} {bytes_per_sec}",
-            (_, true) => "{msg}  {wide_bar} {pos}/{len} {eta}",
-            (_, false) => "{msg}  {spinner} {pos}",
+            (Unit::Milliseconds, true) => "{msg}  {wide_bar} {seconds}/{total_seconds} s {eta}",
+            (Unit::Milliseconds, false) => "{msg}  {spinner} {seconds} s",
+            (Unit::Items, true) => "{msg}  {wide_bar} {pos}/{len} {eta}",
+            (Unit::Items, false) => "{msg}  {spinner} {pos}",
+        };
+        let seconds = |thousandths: u64, text: &mut dyn std::fmt::Write| {
+            // Writing to a bar's text does not fail.
+            let _ = write!(text, "{:.1}", thousandths as f64 / 1e3);
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
+            let style = style
+                .with_key("seconds", move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                    seconds(state.pos(), text)
+                })
+                .with_key("total_seconds", move |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+                    seconds(state.len().unwrap_or(0), text)
+                });
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(what.to_string());

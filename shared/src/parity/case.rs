@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Tolerance;
-use crate::checkpoint::{Checkpoint, Storage, Stored};
 use crate::item::Tensors;
 use crate::runtime::Precision;
-use crate::{Error, ErrorKind, Result, weights};
+use crate::weights::tensors;
+use crate::{Error, ErrorKind, Result};
 
 /// What `case.json` says. A key it does not know may change what is asked, so it is refused.
 #[derive(Deserialize)]
@@ -146,30 +145,10 @@ impl Options<'_> {
     }
 }
 
-/// The tensors of a safetensors file: integers as int64, floats as float32, on the CPU.
-fn tensors(path: &Path) -> Result<Tensors> {
-    let file = Checkpoint::open(path)?;
-    let tensor = |(name, stored): (&str, &Stored)| match tensor(stored) {
-        Ok(tensor) => Ok((name.to_string(), tensor)),
-        Err(error) => Err(error.context(name).at(path)),
-    };
-    file.iter().map(tensor).collect()
-}
-
-fn tensor(stored: &Stored) -> Result<Tensor> {
-    let raw = |dtype| Tensor::from_raw_buffer(&stored.bytes, dtype, &stored.shape, &Device::Cpu);
-    Ok(match stored.storage {
-        Storage::I64 => raw(DType::I64)?,
-        Storage::I32 => raw(DType::I32)?.to_dtype(DType::I64)?,
-        Storage::U8 | Storage::Bool => raw(DType::U8)?.to_dtype(DType::I64)?,
-        _ => Tensor::from_vec(weights::widen(stored)?, stored.shape.as_slice(), &Device::Cpu)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Metadata, Planned, write_safetensors};
+    use crate::checkpoint::{Metadata, Planned, Storage, write_safetensors};
 
     /// A case whose `case.json` is `spec` and which expects the float 1, or nothing.
     fn case(spec: &str, expects: bool) -> Result<Case> {

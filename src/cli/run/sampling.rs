@@ -1,0 +1,81 @@
+//! How tokens are chosen: what the user says, over what the model recommends.
+
+use fauna::{Decoding, Error, Exhibit, Modality, Result};
+
+/// How tokens are chosen. What is not said, the model recommends.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    next_help_heading = "How words, sounds and other tokens are chosen (the model's own settings if not said)"
+)]
+pub struct Sampling {
+    /// Stop after so many new tokens.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Make a sound of so many seconds.
+    #[arg(long, value_name = "S", conflicts_with = "max_tokens")]
+    seconds: Option<f64>,
+    /// Do not end before so many new tokens.
+    #[arg(long, value_name = "N")]
+    min_tokens: Option<usize>,
+    /// 0 always takes the likeliest token; higher is more varied.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have this probability.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Drop tokens less likely than this share of the likeliest.
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Above 1 makes tokens that were there less likely.
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+    /// How strongly to follow the prompt, for models that can also go without one; 1 for no guidance.
+    #[arg(long, value_name = "X")]
+    guidance: Option<f32>,
+    /// End before this text; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl Sampling {
+    /// These choices over `recommended`.
+    ///
+    /// # Errors
+    /// The first option out of its range.
+    pub fn over(&self, recommended: Decoding, seed: u64) -> Result<Decoding> {
+        let options = Decoding {
+            max_new_tokens: self.max_tokens.unwrap_or(recommended.max_new_tokens),
+            seconds: self.seconds.or(recommended.seconds.filter(|_| self.max_tokens.is_none())),
+            min_new_tokens: self.min_tokens.unwrap_or(recommended.min_new_tokens),
+            temperature: self.temperature.unwrap_or(recommended.temperature),
+            top_k: self.top_k.unwrap_or(recommended.top_k),
+            top_p: self.top_p.unwrap_or(recommended.top_p),
+            min_p: self.min_p.unwrap_or(recommended.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(recommended.repetition_penalty),
+            guidance: self.guidance.unwrap_or(recommended.guidance),
+            stop: if self.stop.is_empty() { recommended.stop } else { self.stop.clone() },
+            seed,
+            ..recommended
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    /// These choices over what `model` recommends.
+    ///
+    /// # Errors
+    /// As [`over`](Sampling::over), and if the model's tokens have no length in time.
+    pub fn of(&self, model: &dyn Exhibit, seed: u64) -> Result<Decoding> {
+        match self.seconds.is_some() && !model.card().outputs.contains(&Modality::Sound) {
+            true => Err(Error::input(format!(
+                "{} makes no sound, so --seconds says nothing",
+                model.card().source
+            ))
+            .hint("--max-tokens N ends its answer")),
+            false => self.over(model.defaults(), seed),
+        }
+    }
+}
