@@ -1,0 +1,62 @@
+//! A sound to codes and back: what a codec keeps of it.
+//!
+//!     cargo run --release --example codec -- facebook/encodec_24khz song.mp3 again.wav
+//!
+//! Without a codec it takes a small one of random weights, which keeps nothing one could know again.
+
+use std::f32::consts::TAU;
+use std::ops::ControlFlow;
+
+use fauna::sound::{read, write};
+use fauna::{Decoding, Error, Exhibit, Item, Options, Prompt, Result, Sound};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let codec = match arguments.next() {
+        Some(source) => fauna::open(&source)?,
+        None => {
+            let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/encodec");
+            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+        }
+    };
+    let sound = match arguments.next() {
+        Some(path) => read::read(path)?.sound,
+        None => chord(),
+    };
+    let path = arguments.next().unwrap_or_else(|| "codec.wav".into());
+    let seconds = sound.channels[0].len() as f64 / f64::from(sound.rate);
+
+    let Item::Codes(codes) = recode(codec.as_ref(), Item::Sound(sound))? else {
+        return Err(Error::input("a codec is wanted"));
+    };
+    for (name, tensor) in &codes {
+        println!("{name} {:?}", tensor.dims());
+    }
+    let Item::Sound(again) = recode(codec.as_ref(), Item::Codes(codes))? else {
+        return Err(Error::input("a codec is wanted"));
+    };
+    write::write(&path, &again, write::Samples::Int16, write::Level::Peak)?;
+    println!(
+        "{path}: {seconds:.2} s in, {:.2} s out",
+        again.channels[0].len() as f64 / f64::from(again.rate)
+    );
+    Ok(())
+}
+
+/// The one thing a codec makes of `item`.
+fn recode(codec: &dyn Exhibit, item: Item) -> Result<Item> {
+    let mut made = None;
+    codec.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+        made = Some(item);
+        ControlFlow::Continue(())
+    })?;
+    made.ok_or_else(|| Error::input("the codec made nothing"))
+}
+
+/// A second of A major at 24 kHz, one channel.
+fn chord() -> Sound {
+    let at = |t: usize| {
+        [220.0, 277.18, 329.63].map(|hz| (TAU * hz * t as f32 / 24_000.0).sin()).iter().sum::<f32>()
+    };
+    Sound { rate: 24_000, channels: vec![(0..24_000).map(|t| 0.3 * at(t)).collect()] }
+}
