@@ -1,98 +1,21 @@
 //! Whole-program tests: each verb, its exit status, what it says where, and what it does with bad input.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use program::{Done, copy_of, fauna, json_lines, refused, run, run_with, served, text};
 use serde_json::Value;
 
 const SENTENCES: &str = "tests/parity/bert/sentence_mean_normalized/model";
 const MASKED: &str = "tests/parity/bert/text_uncased_masked_lm/model";
 const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
 
-/// The program, offline, with an empty cache.
-fn fauna() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fauna"));
-    let nowhere = std::env::temp_dir().join("fauna-tests-empty-cache");
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("HF_HUB_OFFLINE", "1");
-    command
-        .env("HF_HOME", &nowhere)
-        .env("HF_HUB_CACHE", nowhere.join("hub"))
-        .env("FAUNA_CACHE", nowhere.join("named"));
-    command
-}
-
-/// What the program said and how it ended.
-struct Done {
-    status: i32,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Done {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().expect("ended by itself"),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-fn run(arguments: &[&str]) -> Done {
-    run_with(arguments, b"")
-}
-
-fn run_with(arguments: &[&str], stdin: &[u8]) -> Done {
-    let mut child = fauna()
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that refuses its arguments has closed its input before it is written.
-    let _ = child.stdin.take().unwrap().write_all(stdin);
-    child.wait_with_output().unwrap().into()
-}
-
-/// Ended with `status`, and said each of `words` on standard error.
-#[track_caller]
-fn refused(done: &Done, status: i32, words: &[&str]) {
-    assert_eq!(done.status, status, "{}", done.err);
-    assert!(done.err.starts_with("fauna: ") || done.err.starts_with("error: "), "{}", done.err);
-    for word in words {
-        assert!(done.err.contains(word), "{word} is not in: {}", done.err);
-    }
-}
-
-/// Ended well, with nothing on standard error.
-#[track_caller]
-fn served(done: &Done) {
-    assert_eq!((done.status, done.err.as_str()), (0, ""), "{}", done.out);
-}
-
-fn json_lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
-}
-
 fn embedding(row: &Value) -> Vec<f64> {
     row["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-}
-
-fn copy_of(model: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().is_file() {
-            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-        }
-    }
-    folder
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 // list
