@@ -71,7 +71,7 @@ enum Verb {
     /// Turns texts into vectors.
     Embed(embed::Args),
     /// Continues, answers, fills, labels: whatever the model does with a prompt.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Shows how similar texts are to a model, and how far models agree.
     Compare(compare::Args),
     /// Makes a smaller copy of a checkpoint, its matrices in blocks of 8, 6, 5 or 4 bits.
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Info(args)) => info::run(args, &context),
         Some(Verb::Pull(args)) => pull::run(args, &context),
         Some(Verb::Embed(args)) => embed::run(args, &context),
-        Some(Verb::Run(args)) => run::run(args, &context),
+        Some(Verb::Run(args)) => run::run(*args, &context),
         Some(Verb::Compare(args)) => compare::run(args, &context),
         Some(Verb::Quantize(args)) => quantize::run(args, &context),
         Some(Verb::Parity(args)) => parity::run(args, &context),

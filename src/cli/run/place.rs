@@ -20,12 +20,12 @@ pub struct Place {
     pub force: bool,
     /// How loud a written sound is in the end; while it grows, samples beyond full scale are cut.
     #[arg(long, value_enum, default_value_t)]
-    pub level: Loudness,
+    pub level: LevelName,
 }
 
 /// How loud a written sound is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Loudness {
+pub enum LevelName {
     /// As the model made it; turned down if it would clip.
     #[default]
     Peak,
