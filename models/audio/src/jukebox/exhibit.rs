@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::audio;
+use fauna_shared::audio::{self, resample::resample};
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
 use fauna_shared::model::{Card, Exhibit, Opening, only_known};
@@ -227,10 +227,10 @@ pub(crate) fn embed(jukebox: &Jukebox, items: &[Item]) -> Result<Embeddings> {
     Ok(Embeddings { rows: on_host(&Tensor::stack(&rows, 0)?, DType::F32)?, cut })
 }
 
-/// A sound as a jukebox hears it.
+/// A sound as a jukebox hears it: mixed, then resampled.
 pub(crate) fn mono_at(sound: &Sound, rate: u32) -> Result<Vec<f32>> {
-    let from = sound.rate;
-    audio::sinc::Sinc::TORCHAUDIO.resample(&audio::mono(sound.clone())?, from, rate)
+    let mono = Sound { rate: sound.rate, channels: vec![audio::mono(sound.clone())?] };
+    audio::mono(resample(mono, rate)?)
 }
 
 fn music_tokens(level: usize) -> String {

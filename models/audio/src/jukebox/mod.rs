@@ -18,6 +18,27 @@
 //!   and others use as features of music.
 //!
 //! The prior is not sampled: new music is MusicGen's part in this zoo.
+//!
+//! ```
+//! use candle_core::Tensor;
+//! use fauna_audio::jukebox::{Hps, Jukebox};
+//! use fauna_shared::{runtime::Runtime, weights::Weights};
+//! use serde_json::Map;
+//! // A small one with random weights; released files are opened by `Zoo::open` or `fauna::open`.
+//! let hps = Hps::read(&fauna_audio::jukebox::sample(), &Map::new())?;
+//! let jukebox = Jukebox::load(hps, &Weights::seeded(7, Runtime::cpu()))?;
+//! let sound: Vec<f32> = (0..160).map(|t| (t as f32 * 0.2).sin()).collect();
+//!
+//! let codec = jukebox.vqvae();
+//! let codes = codec.encode(2, &Tensor::new(sound.as_slice(), &candle_core::Device::Cpu)?.reshape((1, 160, 1))?)?;
+//! assert_eq!(codes.dims(), [1, 10]);
+//! assert_eq!(codec.decode(2, &codes)?.dims(), [1, 160, 1]);
+//!
+//! let heard = jukebox.listen(&sound, jukebox.prior()?.layers())?;
+//! assert_eq!(heard.activations.dims(), [10, 32]);
+//! assert_eq!(jukebox.pool(&heard.activations, 1.0)?.dims(), [3, 32]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
 
 mod exhibit;
 mod features;
