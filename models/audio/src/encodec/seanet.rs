@@ -105,57 +105,66 @@ impl Seanet {
     /// What the next piece of a sound makes certain, if anything. The `last` piece brings out all the rest, and may
     /// be empty.
     pub fn push(&self, x: Option<&Tensor>, last: bool, state: &mut State) -> Result<Option<Tensor>> {
-        let piece = if self.streams { self.piece } else { usize::MAX };
-        in_pieces(x, last, piece, |x, last| self.run(0, x, last, &mut state.layers))
+        let mut waiting = vec![None; self.layers.len()];
+        self.run(0, x.cloned(), Now { last, flush: true }, &mut state.layers, &mut waiting)
     }
 
-    /// Sends `x` through the layers from `first` on; what one makes too much of goes on in pieces.
+    /// Sends `x` through the layers from `first` on, in pieces. What is too little to be worth a layer's weights
+    /// waits before it for more, until this push has no more.
     fn run(
         &self,
         first: usize,
         x: Option<Tensor>,
-        last: bool,
+        now: Now,
         states: &mut [LayerState],
+        waiting: &mut [Option<Tensor>],
     ) -> Result<Option<Tensor>> {
-        let (Some(layer), Some(state)) = (self.layers.get(first), states.get_mut(first)) else {
-            return Ok(x);
+        let (Some(layer), true) = (self.layers.get(first), first < states.len()) else { return Ok(x) };
+        let x = join(waiting[first].take(), x)?;
+        let piece = match &x {
+            Some(_) if !self.streams => usize::MAX,
+            Some(x) if first > 0 => pieces_of(x.dim(0)? * x.dim(2)?),
+            _ => self.piece,
         };
-        let made = layer.push(x, last, state)?;
-        if made.is_none() && !last {
+        let time = length(x.as_ref())?;
+        if !now.flush && time < piece / 2 {
+            waiting[first] = x;
             return Ok(None);
         }
-        let piece = match &made {
-            Some(made) if self.streams => pieces_of(made.dim(0)? * made.dim(2)?),
-            _ => usize::MAX,
-        };
-        in_pieces(made.as_ref(), last, piece, |x, last| self.run(first + 1, x, last, states))
+        let mut made = Vec::new();
+        for from in (0..time.max(1)).step_by(piece) {
+            let end = time <= from.saturating_add(piece);
+            let x = match &x {
+                Some(x) => Some(x.narrow(1, from, piece.min(time - from))?),
+                None => None,
+            };
+            let now = Now { last: now.last && end, flush: now.flush && end };
+            let done = match x.is_none() && !now.last {
+                true => None,
+                false => layer.push(x, now.last, &mut states[first])?,
+            };
+            made.extend(self.run(first + 1, done, now, states, waiting)?);
+        }
+        match made.len() {
+            0 => Ok(None),
+            1 => Ok(made.pop()),
+            _ => Ok(Some(Tensor::cat(&made, 1)?)),
+        }
     }
+}
+
+/// What a piece ends.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    /// The sound.
+    last: bool,
+    /// What is there for the moment.
+    flush: bool,
 }
 
 /// Frames of `width` numbers that go through the layers at once.
 fn pieces_of(width: usize) -> usize {
     (AT_ONCE / width.max(1)).max(1)
-}
-
-/// Hands `x` to `each` in pieces of at most `piece` frames, and joins what it makes of them.
-fn in_pieces(
-    x: Option<&Tensor>,
-    last: bool,
-    piece: usize,
-    mut each: impl FnMut(Option<Tensor>, bool) -> Result<Option<Tensor>>,
-) -> Result<Option<Tensor>> {
-    let time = length(x)?;
-    let Some(x) = x.filter(|_| time > piece) else { return each(x.cloned(), last) };
-    let mut made = Vec::new();
-    for from in (0..time).step_by(piece) {
-        let until = time.min(from + piece);
-        made.extend(each(Some(x.narrow(1, from, until - from)?), last && until == time)?);
-    }
-    match made.len() {
-        0 => Ok(None),
-        1 => Ok(made.pop()),
-        _ => Ok(Some(Tensor::cat(&made, 1)?)),
-    }
 }
 
 /// The layers of a network as they are listed: the place in the list is part of a tensor's name.

@@ -273,4 +273,19 @@ fn long_sounds_pass_in_pieces_of_bounded_size() {
         |codes: &Tensor| codes.narrow(3, 0, 150).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap();
     assert_eq!(head(&whole.codes), head(&part.codes));
     assert_eq!(codec.decode(&whole).unwrap().dim(1).unwrap(), 1_100_010);
+
+    // What they cut up equals what is pushed in pieces too small to be cut.
+    let frames = pushed(&codec.encoder, &sound, 50_000);
+    assert!(far(&codec.encoder.forward(&sound).unwrap(), &frames) < 1e-5);
+    assert!(far(&codec.decoder.forward(&frames).unwrap(), &pushed(&codec.decoder, &frames, 1000)) < 1e-5);
+}
+
+fn pushed(network: &Seanet, x: &Tensor, piece: usize) -> Tensor {
+    let (mut state, time) = (network.start(), x.dim(1).unwrap());
+    let mut push = |from: usize| {
+        let x = x.narrow(1, from, piece.min(time - from)).unwrap();
+        network.push(Some(&x), from + piece >= time, &mut state).unwrap()
+    };
+    let made: Vec<Tensor> = (0..time).step_by(piece).filter_map(&mut push).collect();
+    Tensor::cat(&made, 1).unwrap()
 }
