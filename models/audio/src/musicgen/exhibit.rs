@@ -275,9 +275,9 @@ impl MusicGenExhibit {
         Ok(out)
     }
 
-    /// A prompt of items as a wish: a sound before the words, or between words, is followed; one after all words is
-    /// continued.
-    fn wish(prompt: &Prompt) -> Result<Wish> {
+    /// A prompt of items as a wish: a sound that others follow is the melody, one that ends the prompt is continued.
+    /// A melody without words is followed by an empty text.
+    pub(super) fn wish(prompt: &Prompt) -> Result<Wish> {
         let Prompt::Items(items) = prompt else {
             return Err(
                 Error::input("a conversation is no prompt for music").hint("say what it should sound like")

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use fauna_shared::audio::chroma::ChromaConfig;
 use fauna_shared::audio::sinc::Sinc;
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::Sound;
+use fauna_shared::item::{Item, Prompt, Sound};
 use fauna_shared::model::Model;
 use fauna_shared::runtime::Runtime;
 use fauna_shared::text::Tokenizer;
@@ -12,7 +12,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::{Composer, Config, MusicGen, Wish};
+use super::{Composer, Config, MusicGen, MusicGenExhibit, Wish};
 
 /// The sample's config with `changes`: 600 samples and 100 frames a second, four codebooks of 32.
 fn config(changes: &[(&str, &str, Value)]) -> Config {
@@ -285,4 +285,21 @@ fn the_official_sizes_have_their_parameters() {
         let parameters: usize = of_decoder.map(|(_, shape)| shape.iter().product::<usize>()).sum();
         assert_eq!((parameters + 50_000) / 100_000, wanted, "{name}");
     }
+}
+
+#[test]
+fn a_sound_before_the_words_is_followed_and_one_that_ends_the_prompt_continued() {
+    let sound = |samples| Item::Sound(tone(600, samples));
+    let wish = |items: Vec<Item>| {
+        let wish = MusicGenExhibit::wish(&Prompt::Items(items))?;
+        let samples = |sound: Option<Sound>| sound.map_or(0, |sound| sound.channels[0].len());
+        Ok::<_, Error>((samples(wish.melody), wish.words, samples(wish.beginning)))
+    };
+    assert_eq!(wish(vec!["a".into(), "b".into()]).unwrap(), (0, "ab".into(), 0));
+    assert_eq!(wish(vec![sound(1), "a".into()]).unwrap(), (1, "a".into(), 0));
+    assert_eq!(wish(vec!["a".into(), sound(2)]).unwrap(), (0, "a".into(), 2));
+    assert_eq!(wish(vec![sound(1), "".into(), sound(2)]).unwrap(), (1, "".into(), 2));
+    assert_eq!(wish(vec![]).unwrap(), (0, "".into(), 0));
+    assert!(wish(vec![sound(1), sound(2), "a".into()]).unwrap_err().to_string().contains("melody"));
+    assert!(wish(vec![Item::Gene("ACGT".into())]).unwrap_err().to_string().contains("gene"));
 }
