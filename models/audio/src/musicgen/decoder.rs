@@ -94,6 +94,7 @@ pub struct Decoder {
     lm_heads: Linear,
     device: Device,
     activations: DType,
+    halves_caches: bool,
 }
 
 struct Layer {
@@ -168,6 +169,7 @@ impl Decoder {
             lm_heads: Linear::new(heads, None),
             device: w.runtime().device().clone(),
             activations: w.runtime().activations(),
+            halves_caches: w.runtime().halves_caches(),
             config,
         })
     }
@@ -201,7 +203,8 @@ impl Decoder {
                 cross.push(attention.keys_and_values(states)?);
             }
         }
-        Ok(State { cache: Cache::new(self.layers.len(), capacity), cross, mask, before })
+        let cache = Cache::new(self.layers.len(), capacity).in_half(self.halves_caches);
+        Ok(State { cache, cross, mask, before })
     }
 
     /// Reads `codes`, `(batch, time, codebooks)` row-major, each at most the start token, and gives the states after
