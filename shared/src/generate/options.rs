@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+/// The longest sound that is made, in seconds.
+const A_DAY: f64 = 86_400.0;
+
 /// How tokens are chosen and when to stop. The default is greedy decoding of at most 256 tokens.
 ///
 /// The settings act in the order and with the meaning they have in transformers' `generate`: guidance, repetition
@@ -21,8 +24,8 @@ use crate::{Error, Result};
 pub struct Decoding {
     /// Stop a row after so many new tokens. At least 1.
     pub max_new_tokens: usize,
-    /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0; `None`: as many
-    /// as `max_new_tokens` say.
+    /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0, at most a day;
+    /// `None`: as many as `max_new_tokens` say.
     pub seconds: Option<f64>,
     /// Forbid the end tokens until so many new tokens are there. At most `max_new_tokens`.
     pub min_new_tokens: usize,
@@ -94,8 +97,8 @@ impl Decoding {
         range(self.min_p >= 0.0 && self.min_p <= 1.0, "min_p", "between 0 and 1", self.min_p)?;
         range(self.repetition_penalty > 0.0, "repetition_penalty", "above 0", self.repetition_penalty)?;
         range(self.guidance >= 0.0, "guidance", "0 or above", self.guidance)?;
-        if let Some(seconds) = self.seconds.filter(|seconds| !(seconds.is_finite() && *seconds > 0.0)) {
-            return Err(Error::input(format!("seconds must be above 0, got {seconds}")));
+        if let Some(seconds) = self.seconds.filter(|seconds| !(*seconds > 0.0 && *seconds <= A_DAY)) {
+            return Err(Error::input(format!("seconds must be above 0 and at most {A_DAY}, got {seconds}")));
         }
         if self.max_new_tokens == 0 {
             return Err(Error::input("max_new_tokens must be at least 1, got 0"));
@@ -147,6 +150,7 @@ mod tests {
             (Decoding { max_new_tokens: 0, ..fine.clone() }, "max_new_tokens"),
             (Decoding { seconds: Some(0.0), ..fine.clone() }, "seconds"),
             (Decoding { seconds: Some(f64::NAN), ..fine.clone() }, "seconds"),
+            (Decoding { seconds: Some(1e9), ..fine.clone() }, "seconds"),
             (Decoding { min_new_tokens: 300, ..fine.clone() }, "min_new_tokens"),
             (Decoding { stop: vec![String::new()], ..fine.clone() }, "stop string"),
         ];
