@@ -14,15 +14,6 @@ use serde_json::json;
 /// The families of this crate.
 pub const FAMILIES: &[&Family] = &[&ENCODEC, &MUSICGEN, &JUKEBOX, &LLARK];
 
-const fn release(
-    id: &'static str,
-    system: &'static str,
-    size: &'static str,
-    licence: &'static str,
-) -> Release {
-    Release { id, system, size, licence }
-}
-
 /// EnCodec at 24, 32 and 48 kHz.
 pub static ENCODEC: Family = Family {
     name: "encodec",
@@ -34,9 +25,9 @@ pub static ENCODEC: Family = Family {
     inputs: &[Sound, Codes],
     outputs: &[Codes, Sound, Vector],
     releases: &[
-        release("facebook/encodec_24khz", "EnCodec", "15M", "MIT (code)"),
-        release("facebook/encodec_32khz", "EnCodec", "57M", "CC-BY-NC-4.0"),
-        release("facebook/encodec_48khz", "EnCodec", "15M", "MIT (code)"),
+        Release::new("facebook/encodec_24khz", "EnCodec", "15M", "MIT (code)"),
+        Release::new("facebook/encodec_32khz", "EnCodec", "57M", "CC-BY-NC-4.0"),
+        Release::new("facebook/encodec_48khz", "EnCodec", "15M", "MIT (code)"),
     ],
     config_of_gguf: None,
     layout: Some(encodec::layout),
@@ -71,16 +62,16 @@ pub static MUSICGEN: Family = Family {
     inputs: &[Text, Sound],
     outputs: &[Sound],
     releases: &[
-        release("facebook/musicgen-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-large", "MusicGen", "3.4B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-melody-large", "MusicGen", "2.6B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-stereo-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-stereo-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-stereo-large", "MusicGen", "3.5B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-stereo-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
-        release("facebook/musicgen-stereo-melody-large", "MusicGen", "2.7B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-large", "MusicGen", "3.4B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-melody-large", "MusicGen", "2.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-large", "MusicGen", "3.5B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-melody-large", "MusicGen", "2.7B", "CC-BY-NC-4.0"),
     ],
     config_of_gguf: None,
     layout: Some(musicgen::layout),
@@ -118,8 +109,18 @@ pub static JUKEBOX: Family = Family {
     inputs: &[Sound, Codes],
     outputs: &[Codes, Sound, Vector],
     releases: &[
-        release("openai/jukebox-1b-lyrics", "LLark", "1B, of which the codec 2M", "OpenAI, non-commercial"),
-        release("openai/jukebox-5b-lyrics", "LLark", "5B, of which the codec 2M", "OpenAI, non-commercial"),
+        Release::new(
+            "openai/jukebox-1b-lyrics",
+            "LLark",
+            "1B, of which the codec 2M",
+            "OpenAI, non-commercial",
+        ),
+        Release::new(
+            "openai/jukebox-5b-lyrics",
+            "LLark",
+            "5B, of which the codec 2M",
+            "OpenAI, non-commercial",
+        ),
     ],
     config_of_gguf: None,
     layout: Some(jukebox::layout),

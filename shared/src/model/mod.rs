@@ -209,6 +209,18 @@ pub struct Release {
     pub licence: &'static str,
 }
 
+impl Release {
+    /// The release `id` of `system`, in words its `size`, and the `licence` of its weights.
+    pub const fn new(
+        id: &'static str,
+        system: &'static str,
+        size: &'static str,
+        licence: &'static str,
+    ) -> Self {
+        Self { id, system, size, licence }
+    }
+}
+
 /// Refuses inputs whose names are not in `known`.
 ///
 /// # Errors
