@@ -255,7 +255,7 @@ impl Weights {
                 return Err(ledger.report(tensors, &unread).at(label));
             }
         }
-        let parameters = ledger.read.values().map(|shape| count(shape)).sum();
+        let parameters = ledger.read.values().fold(0, |all: u64, shape| all.saturating_add(count(shape)));
         let tensors = ledger.read.clone().into_iter().collect();
         Ok(Inventory { tensors, matrices: ledger.matrices.clone(), parameters })
     }
