@@ -13,12 +13,10 @@ use fauna_text::words;
 use serde_json::Value;
 
 use super::compose::{Composer, Wish, codes_tensor};
+use super::original::FEATURES;
 use super::pattern::Pattern;
 use super::write::Page;
 use super::{MusicGen, Text, original};
-
-/// What the settings of a melody's features say they are.
-pub(super) const FEATURES: &str = "MusicgenMelodyFeatureExtractor";
 
 /// The length the reference makes where nobody says one, in columns.
 const DEFAULT_COLUMNS: usize = 1500;

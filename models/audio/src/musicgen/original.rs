@@ -16,6 +16,9 @@ use crate::encodec::{self, Encodec};
 const LANGUAGE_MODEL: &str = "state_dict.bin";
 const CODEC: &str = "compression_state_dict.bin";
 
+/// What the settings of a melody's features say they are.
+pub(super) const FEATURES: &str = "MusicgenMelodyFeatureExtractor";
+
 /// What the original release calls the tensors of the language model.
 pub(super) fn rename(name: &str) -> Name {
     let name = name.strip_prefix("best_state.").unwrap_or(name);
@@ -63,10 +66,10 @@ pub fn layout(files: &Files, _: &Options) -> Result<Option<Layout>> {
         return Ok(None);
     }
     if let Some(settings) = files.json("preprocessor_config.json")?
-        && settings["feature_extractor_type"] == super::exhibit::FEATURES
+        && settings["feature_extractor_type"] == FEATURES
         && files.get(LANGUAGE_MODEL).is_none()
     {
-        let config = json!({"model_type": "musicgen_melody", "architectures": [super::exhibit::FEATURES]});
+        let config = json!({"model_type": "musicgen_melody", "architectures": [FEATURES]});
         return Ok(Some(Layout { config, weights: Vec::new() }));
     }
     let (Some(path), Some(codec)) = (files.get(LANGUAGE_MODEL), files.get(CODEC)) else { return Ok(None) };
