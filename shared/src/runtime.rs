@@ -140,12 +140,6 @@ impl Runtime {
         self.dequantize
     }
 
-    /// Whether weights have so few bits that keys and values may be kept in half precision
-    /// ([`Cache::in_half`](crate::attention::Cache::in_half)).
-    pub fn halves_caches(&self) -> bool {
-        self.quantize.is_some() || self.precision == Precision::Bf16
-    }
-
     /// The type of activations: float32 on the CPU, the chosen precision elsewhere.
     pub fn activations(&self) -> DType {
         match (self.device.is_cpu(), self.precision) {

@@ -204,6 +204,20 @@ impl Weights {
         &self.shared.runtime
     }
 
+    /// Whether these have so few bits, in the file or as the runtime wants them, that keys and values may be kept in
+    /// half precision ([`Cache::in_half`](crate::attention::Cache::in_half)).
+    pub fn halves_caches(&self) -> bool {
+        let runtime = self.runtime();
+        let in_blocks = match &self.shared.origin {
+            Origin::Files { tensors, .. } => {
+                tensors.values().any(|entry| matches!(entry.stored.storage, Storage::Block(_)))
+            }
+            Origin::Seed(_) | Origin::Nothing => false,
+        };
+        let kept = in_blocks && !runtime.dequantize();
+        kept || runtime.quantize().is_some() || runtime.precision() == Precision::Bf16
+    }
+
     /// The tensor `name`, dense, in the type of activations, on the device. For norms, biases and tables that enter
     /// arithmetic directly; matrices that multiply activations are [`matrix`](Weights::matrix).
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {

@@ -82,7 +82,7 @@ impl<M: CausalLm> LanguageModel<M> {
             end: ids("eos_token_id"),
             pad: ids("pad_token_id").first().copied(),
             device: opening.weights.runtime().device().clone(),
-            halves_caches: opening.weights.runtime().halves_caches(),
+            halves_caches: opening.weights.halves_caches(),
             network,
             tokenizer,
             template,

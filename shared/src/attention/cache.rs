@@ -31,7 +31,7 @@ impl Cache {
 
     /// The same, but on the CPU float32 is kept in half precision if `half`: half the memory, and twice as fast to read,
     /// which sets the pace of long decoding. For weights that are rounded to fewer bits anyway
-    /// ([`Runtime::halves_caches`](crate::runtime::Runtime::halves_caches)).
+    /// ([`Weights::halves_caches`](crate::weights::Weights::halves_caches)).
     pub fn in_half(mut self, half: bool) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.half = half);
         self

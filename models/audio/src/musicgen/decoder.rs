@@ -169,7 +169,7 @@ impl Decoder {
             lm_heads: Linear::new(heads, None),
             device: w.runtime().device().clone(),
             activations: w.runtime().activations(),
-            halves_caches: w.runtime().halves_caches(),
+            halves_caches: w.halves_caches(),
             config,
         })
     }
