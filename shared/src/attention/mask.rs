@@ -1,5 +1,6 @@
 //! Who may see whom.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -20,8 +21,40 @@ use crate::{Error, Result};
 pub struct Mask {
     causal: bool,
     window: Option<usize>,
+    seen: Option<Arc<Seen>>,
     padding: Option<Arc<Padding>>,
     distances: Option<Distances>,
+}
+
+/// What each query sees, sequence by sequence.
+#[derive(Debug)]
+enum Seen {
+    /// One stretch of keys a query, `(batch, queries)`.
+    Spans { queries: usize, spans: Vec<Range<usize>> },
+    /// Any keys: 0 or -∞ to add, `(batch, queries, keys)`.
+    Table { queries: usize, keys: usize, added: Vec<f32> },
+}
+
+impl Seen {
+    fn fits(&self, batch: usize, of_queries: usize, of_keys: usize) -> bool {
+        match self {
+            Self::Spans { queries, spans } => {
+                *queries == of_queries
+                    && spans.len() == batch * queries
+                    && spans.iter().all(|span| span.end <= of_keys)
+            }
+            Self::Table { queries, keys, added } => {
+                (*queries, *keys) == (of_queries, of_keys) && added.len() == batch * queries * keys
+            }
+        }
+    }
+
+    fn contains(&self, row: usize, query: usize, key: usize) -> bool {
+        match self {
+            Self::Spans { queries, spans } => spans[row * queries + query].contains(&key),
+            Self::Table { queries, keys, added } => added[(row * queries + query) * keys + key] == 0.0,
+        }
+    }
 }
 
 /// Which keys are real, for each row of the batch.
@@ -63,6 +96,54 @@ impl Mask {
         Self { causal: true, ..Self::default() }
     }
 
+    /// Query `i` of sequence `r` sees the keys of `spans[r][i]`, be they before it or after it: the latest of several
+    /// images, a block whose tokens see each other.
+    ///
+    /// ```
+    /// use fauna_shared::attention::Mask;
+    /// // The second query sees the block that begins with it; the first, nothing.
+    /// let mask = Mask::spans(vec![vec![0..0, 1..3]])?;
+    /// assert!(!mask.sees(0, 0, 0, 3) && !mask.sees(0, 1, 0, 3) && mask.sees(0, 1, 2, 3));
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if the sequences have different numbers of queries.
+    pub fn spans(spans: Vec<Vec<Range<usize>>>) -> Result<Self> {
+        let queries = spans.first().map_or(0, Vec::len);
+        if spans.iter().any(|row| row.len() != queries) {
+            return Err(Error::input("the rows of a mask have different lengths"));
+        }
+        let seen = Seen::Spans { queries, spans: spans.concat() };
+        Ok(Self { seen: Some(Arc::new(seen)), ..Self::default() })
+    }
+
+    /// Query `i` of sequence `r` sees key `k` where `table[r][i][k]`. Where each sees one stretch of keys this is
+    /// [`spans`](Mask::spans).
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if the sequences have different numbers of queries, or the queries of keys.
+    pub fn table(table: &[Vec<Vec<bool>>]) -> Result<Self> {
+        let queries = table.first().map_or(0, Vec::len);
+        let keys = table.first().and_then(|row| row.first()).map_or(0, Vec::len);
+        if table.iter().any(|row| row.len() != queries || row.iter().any(|seen| seen.len() != keys)) {
+            return Err(Error::input("the rows of a mask have different lengths"));
+        }
+        let span = |seen: &Vec<bool>| {
+            let start = seen.iter().position(|seen| *seen).unwrap_or(0);
+            let end = seen.iter().rposition(|seen| *seen).map_or(0, |last| last + 1);
+            seen[start..end].iter().all(|seen| *seen).then_some(start..end)
+        };
+        let spans: Option<Vec<Vec<_>>> = table.iter().map(|row| row.iter().map(span).collect()).collect();
+        if let Some(spans) = spans {
+            return Self::spans(spans);
+        }
+        let added = |seen: &bool| if *seen { 0.0 } else { f32::NEG_INFINITY };
+        let added = table.iter().flatten().flatten().map(added).collect();
+        let seen = Seen::Table { queries, keys, added };
+        Ok(Self { seen: Some(Arc::new(seen)), ..Self::default() })
+    }
+
     /// A causal query sees only the `window` latest of the keys it would see, itself included.
     pub fn with_window(self, window: Option<usize>) -> Self {
         Self { window, ..self }
@@ -97,9 +178,11 @@ impl Mask {
         blind.contains(&1.0).then_some(blind)
     }
 
-    /// Whether query `query` (counted among the keys) of row `row` sees `key`, of `keys` keys.
+    /// Whether query `query` of row `row` sees `key`, of `keys` keys. Queries of a causal mask are counted among the
+    /// keys, those of [`spans`](Mask::spans) and of a [`table`](Mask::table) from their own first.
     pub fn sees(&self, row: usize, query: usize, key: usize, keys: usize) -> bool {
         key < keys
+            && self.seen.as_ref().is_none_or(|seen| seen.contains(row, query, key))
             && (!self.causal || (key <= query && self.window.is_none_or(|window| key + window > query)))
             && self.padding.as_ref().is_none_or(|padding| padding.real[row][key])
     }
@@ -113,14 +196,27 @@ impl Mask {
     }
 
     pub(super) fn fits(&self, batch: usize, heads: usize, queries: usize, keys: usize) -> bool {
+        let table = matches!(self.seen.as_deref(), Some(Seen::Table { .. }));
         self.padding.as_ref().is_none_or(|p| p.keys == keys && p.real.len() == batch)
+            && self.seen.as_ref().is_none_or(|seen| seen.fits(batch, queries, keys))
+            && !(table && self.distances.is_some())
             && self.distances.as_ref().is_none_or(|d| d.fit(heads, queries, keys))
     }
 
     /// For queries that stand at `keys - queries` and after.
     pub(super) fn kernel(&self, queries: usize, keys: usize) -> kernel::Mask<'_> {
         let causal = kernel::Causal { offset: keys.saturating_sub(queries), window: self.window };
-        let mask = kernel::Mask { causal: self.causal.then_some(causal), ..kernel::Mask::default() };
+        let (spans, bias) = match self.seen.as_deref() {
+            None => (None, None),
+            Some(Seen::Spans { spans, .. }) => (Some(&spans[..]), None),
+            Some(Seen::Table { queries, keys, added }) => {
+                let batch = queries * keys;
+                let query = *keys as isize;
+                (None, Some(kernel::Bias { data: added, first: 0, batch, head: 0, query }))
+            }
+        };
+        let causal = self.causal.then_some(causal);
+        let mask = kernel::Mask { causal, spans, bias, ..kernel::Mask::default() };
         match self.padding.as_ref().map(|padding| &padding.kernel) {
             None => mask,
             Some(ForKernel::FirstKey(first)) => kernel::Mask { first_key: Some(first), ..mask },
@@ -137,11 +233,11 @@ impl Mask {
         keys: usize,
         device: &Device,
     ) -> Result<Option<(Tensor, Tensor)>> {
-        if !self.causal && self.padding.is_none() {
+        if !self.causal && self.padding.is_none() && self.seen.is_none() {
             return Ok(None);
         }
-        let rows = if self.padding.is_some() { batch } else { 1 };
-        let first = keys.saturating_sub(queries);
+        let rows = if self.padding.is_some() || self.seen.is_some() { batch } else { 1 };
+        let first = if self.seen.is_some() { 0 } else { keys.saturating_sub(queries) };
         let mut blocked = Vec::with_capacity(rows * queries * keys);
         let mut seen = Vec::with_capacity(rows * queries);
         for row in 0..rows {

@@ -53,7 +53,8 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     let readable = |x: &Tensor| host::serves(x) || halved && x.device().is_cpu() && !x.track_op();
     if host::serves(q) && readable(k) && readable(v) && numbers.is_none_or(host::serves) {
         let run = |bias: Option<kernel::Bias>| {
-            let mask = kernel::Mask { bias, ..mask.kernel(queries, keys) };
+            let mask = mask.kernel(queries, keys);
+            let mask = kernel::Mask { bias: bias.or(mask.bias), ..mask };
             match halved {
                 true => attend_on_host::<f16>(q, k, v, &mask, scale),
                 false => attend_on_host::<f32>(q, k, v, &mask, scale),

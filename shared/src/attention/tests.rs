@@ -61,10 +61,26 @@ fn the_kernel_and_the_differentiable_path_agree() {
         let padding: Vec<Vec<bool>> =
             (0..batch).map(|row| (0..keys).map(|key| key >= 2 * row || key == 0).collect()).collect();
         let left: Vec<Vec<bool>> = (0..batch).map(|row| (0..keys).map(|key| key > row).collect()).collect();
+        // Blocks that see each other and what comes before, each other query nothing at all, ranges that jump back.
+        let span = |row: usize, query: usize| match (row + query) % 3 {
+            0 => 0..(query + 2).min(keys),
+            1 => 0..0,
+            _ => keys / 2..keys,
+        };
+        let spans: Vec<Vec<_>> =
+            (0..batch).map(|row| (0..queries).map(|query| span(row, query)).collect()).collect();
+        let dots =
+            |row: usize, query: usize| (0..keys).map(move |key| (row + query + key) % 3 == 0).collect();
+        let table: Vec<Vec<Vec<bool>>> =
+            (0..batch).map(|row| (0..queries).map(|query| dots(row, query)).collect()).collect();
         for mask in [
             Mask::full(),
             Mask::causal(),
             Mask::causal().with_window(Some(3)),
+            Mask::spans(spans.clone()).unwrap(),
+            Mask::spans(spans).unwrap().with_padding(&padding).unwrap(),
+            Mask::table(&table).unwrap(),
+            Mask::table(&table).unwrap().with_padding(&left).unwrap(),
             Mask::causal().with_padding(&padding).unwrap(),
             Mask::full().with_padding(&padding).unwrap(),
             Mask::causal().with_padding(&left).unwrap(),
@@ -75,6 +91,22 @@ fn the_kernel_and_the_differentiable_path_agree() {
             close(&fast, &slow.detach(), 1e-5);
         }
     }
+}
+
+#[test]
+fn each_query_sees_its_own_keys() {
+    let x = counted(&[1, 3, 1, 2], 0.7);
+    // The first sees nothing, the second the last key, the third the first two: means of one and two values.
+    let mask = Mask::spans(vec![vec![0..0, 2..3, 0..2]]).unwrap();
+    let table = [vec![vec![false; 3], vec![false, false, true], vec![true, true, false]]];
+    let k = tensor(vec![1.0; 6], &[1, 3, 1, 2]);
+    let v = tensor(vec![1.0, 2.0, 3.0, 6.0, 9.0, 12.0], &[1, 3, 1, 2]);
+    for mask in [mask, Mask::table(&table).unwrap()] {
+        let out = attend(&x, &k, &v, &mask, 1.0).unwrap();
+        close(&out, &tensor(vec![0.0, 0.0, 9.0, 12.0, 2.0, 4.0], &[1, 3, 2]), 1e-6);
+        assert!(attend(&x, &k.narrow(1, 0, 2).unwrap(), &v.narrow(1, 0, 2).unwrap(), &mask, 1.0).is_err());
+    }
+    assert!(Mask::spans(vec![vec![0..1], vec![]]).is_err());
 }
 
 #[test]

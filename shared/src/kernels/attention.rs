@@ -86,6 +86,8 @@ impl<'a> Bias<'a> {
 pub struct Mask<'a> {
     /// Query `i` sees keys up to `i + offset`, itself included.
     pub causal: Option<Causal>,
+    /// The keys that each query sees, `(batch, queries)`; where they are given, `causal` says nothing.
+    pub spans: Option<&'a [Range<usize>]>,
     /// For each sequence, the first key that is not padding.
     pub first_key: Option<&'a [usize]>,
     /// Added to the scores.
@@ -106,12 +108,16 @@ pub struct Causal {
 }
 
 impl Mask<'_> {
-    /// The keys that query `i` of sequence `batch` may see, of `keys`.
-    fn range(&self, batch: usize, i: usize, keys: usize) -> Range<usize> {
+    /// The keys that query `i` of sequence `batch`, of `queries`, may see, of `keys`.
+    fn range(&self, batch: usize, i: usize, queries: usize, keys: usize) -> Range<usize> {
         let first = self.first_key.map_or(0, |first| first[batch]);
-        let (low, high) = match self.causal {
-            None => (0, keys),
-            Some(Causal { offset, window }) => {
+        let (low, high) = match (self.spans, self.causal) {
+            (Some(spans), _) => {
+                let span = &spans[batch * queries + i];
+                (span.start, span.end.min(keys))
+            }
+            (None, None) => (0, keys),
+            (None, Some(Causal { offset, window })) => {
                 let end = i.saturating_add(offset).saturating_add(1);
                 (window.map_or(0, |w| end.saturating_sub(w)), end.min(keys))
             }
@@ -179,6 +185,7 @@ fn attend_on<T: Element>(
     assert!(keys == 0 || k.holds(batch, kv_heads, keys, dim), "k is too short for its strides");
     assert!(keys == 0 || v.holds(batch, kv_heads, keys, dim), "v is too short for its strides");
     assert!(mask.first_key.is_none_or(|f| f.len() == batch), "first_key is not one per sequence");
+    assert!(mask.spans.is_none_or(|s| s.len() == batch * queries), "spans are not one per query");
     assert!(mask.sinks.is_none_or(|s| s.len() == heads), "sinks are not one per head");
     if let Some(b) = mask.bias {
         let shortest = [0, queries - 1].map(|query| b.of(batch - 1, heads - 1, query).len());
@@ -292,13 +299,15 @@ impl<T: Element> Task for Block<'_, T> {
         // Row `r` is a query and one of the heads of the group.
         let row = |r: usize| (self.queries.start + r / group, self.kv_head * group + r % group);
         let range = |query: usize| {
-            let all = a.mask.range(b, query, keys);
+            let all = a.mask.range(b, query, queries, keys);
             let low = all.start.max(self.keys.start);
             low..all.end.min(self.keys.end).max(low)
         };
-        // The keys that any of the rows sees; ranges move to the right with the query.
-        let low = range(self.queries.start).start;
-        let seen = range(self.queries.end - 1).end.saturating_sub(low);
+        // The keys that any of the rows sees.
+        let ranges = self.queries.clone().map(range).filter(|range| !range.is_empty());
+        let (low, high) = ranges.fold((usize::MAX, 0), |(low, high), r| (low.min(r.start), high.max(r.end)));
+        let low = low.min(high);
+        let seen = high - low;
 
         let stride = seen.next_multiple_of(16);
         let mut scratch = Scratch::new(rows * (2 * dim + stride));

@@ -20,10 +20,13 @@ fn plainly<T: Element + Into<f64>>(
                 };
                 let query = |e: usize| f64::from(q.data[b * q.batch + h * q.head + i * q.time + e]);
                 let sees = |j: usize| {
-                    let causal = mask
-                        .causal
-                        .is_none_or(|c| j <= i + c.offset && c.window.is_none_or(|w| i + c.offset < j + w));
-                    causal && mask.first_key.is_none_or(|f| j >= f[b])
+                    let causal = || {
+                        mask.causal.is_none_or(|c| {
+                            j <= i + c.offset && c.window.is_none_or(|w| i + c.offset < j + w)
+                        })
+                    };
+                    let span = mask.spans.map(|spans| spans[b * sizes.queries + i].contains(&j));
+                    span.unwrap_or_else(causal) && mask.first_key.is_none_or(|f| j >= f[b])
                 };
                 let score = |j: usize| {
                     let dot: f64 = (0..sizes.dim).map(|e| query(e) * at(&k, j, e)).sum();
@@ -114,6 +117,22 @@ fn keys_up_to_the_querys_own_and_in_a_window() {
                 check(sizes, &Mask { causal: Some(Causal { offset, window }), ..Mask::default() });
             }
         }
+    }
+}
+
+#[test]
+fn spans_of_each_query() {
+    for sizes in &SHAPES {
+        let span = |i: usize| match i % 4 {
+            0 => 0..0,
+            1 => sizes.keys / 3..sizes.keys,
+            2 => 0..sizes.keys.div_ceil(2),
+            _ => (i % sizes.keys.max(1)).min(sizes.keys)..sizes.keys,
+        };
+        let spans: Vec<_> = (0..sizes.batch * sizes.queries).map(span).collect();
+        check(sizes, &Mask { spans: Some(&spans), ..Mask::default() });
+        let first: Vec<usize> = (0..sizes.batch).map(|b| (b * 3 + 1) * sizes.keys / 8).collect();
+        check(sizes, &Mask { spans: Some(&spans), first_key: Some(&first), ..Mask::default() });
     }
 }
 
