@@ -54,6 +54,9 @@ pub struct Decoding {
     pub pad: Option<u32>,
     /// A row of text ends before any of these strings.
     pub stop: Vec<String>,
+    /// Hand on pictures while they are made: each new one of a prompt takes the place of the one before, and the last is
+    /// the whole picture.
+    pub previews: bool,
 }
 
 impl Default for Decoding {
@@ -73,6 +76,7 @@ impl Default for Decoding {
             eos: None,
             pad: None,
             stop: Vec::new(),
+            previews: false,
         }
     }
 }
