@@ -6,14 +6,13 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::checkpoint::Storage;
 use crate::generate::{Decoding, Rng};
-use crate::item::{Item, Prompt, Sound, Tensors};
-use crate::model::Exhibit;
+use crate::item::{Item, Modality, Prompt, Sound, Tensors};
+use crate::model::{Exhibit, SampleSizes};
 use crate::zoo::{Options, Zoo};
 use crate::{Error, Result};
 
@@ -29,10 +28,22 @@ pub enum Task {
     Prefill,
     /// A prompt and all its new tokens; end tokens are ignored.
     Generate,
-    /// A sound to a codec's codes.
+    /// A sound or pictures to a codec's codes.
     Encode,
-    /// Codes of a codec to sound.
+    /// Codes of a codec to sound or pictures.
     Decode,
+}
+
+impl Task {
+    /// The reference's method that does it.
+    fn method(self) -> &'static str {
+        match self {
+            Self::Embed | Self::Forward => "forward",
+            Self::Prefill | Self::Generate => "generate",
+            Self::Encode => "encode",
+            Self::Decode => "decode",
+        }
+    }
 }
 
 /// How much of it.
@@ -42,8 +53,10 @@ pub struct Work {
     pub task: Task,
     /// Rows at once.
     pub batch: usize,
-    /// Tokens in each row, all of them real.
+    /// Tokens of text in each row, all of them real; 0 for pictures alone.
     pub tokens: usize,
+    /// Pictures in each row.
+    pub images: usize,
     /// New tokens of [`Task::Generate`].
     pub new_tokens: usize,
     /// Seconds of sound of [`Task::Encode`] and [`Task::Decode`].
@@ -123,8 +136,11 @@ const LONGEST_SOUND: f64 = 3600.0;
 /// # Errors
 /// As [`Zoo::open`], and whatever the model says to the work.
 pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Result<Measured> {
-    if work.batch == 0 || work.tokens == 0 || work.runs == 0 || work.new_tokens == 0 {
-        return Err(Error::input("a batch, tokens, new tokens and runs are at least 1"));
+    if work.batch == 0 || work.runs == 0 || work.new_tokens == 0 {
+        return Err(Error::input("a batch, new tokens and runs are at least 1"));
+    }
+    if work.tokens == 0 && work.images == 0 {
+        return Err(Error::input("no tokens and no pictures: there is nothing to time"));
     }
     if !(work.seconds > 0.0 && work.seconds <= LONGEST_SOUND) {
         return Err(Error::input(format!("seconds are above 0 and at most {LONGEST_SOUND}")));
@@ -135,10 +151,13 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     let load_seconds = start.elapsed().as_secs_f64();
 
     let inputs = match work.task {
-        Task::Encode | Task::Decode => {
+        Task::Encode | Task::Decode if makes(exhibit.as_ref(), Modality::Sound) => {
             Inputs::Item(sound_or_codes(zoo, source, options, exhibit.as_ref(), work)?)
         }
-        _ => Inputs::Rows(rows(work)?),
+        task => {
+            let sizes = SampleSizes { rows: work.batch, tokens: work.tokens, images: work.images };
+            Inputs::Named(exhibit.sample(task.method(), &sizes)?)
+        }
     };
     run(exhibit.as_ref(), &inputs, work, work.new_tokens)?;
     let mut first_seconds = Vec::new();
@@ -150,11 +169,17 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
         run_seconds.push(timed(|| run(exhibit.as_ref(), &inputs, work, work.new_tokens))?);
     }
 
+    let (rows, pictures) = (work.batch, work.batch * work.images.max(1));
     let (items, count) = match work.task {
-        Task::Embed => ("rows", work.batch as f64),
-        Task::Forward | Task::Prefill => ("tokens", (work.batch * work.tokens) as f64),
-        Task::Generate => ("new tokens", (work.batch * work.new_tokens) as f64),
-        Task::Encode | Task::Decode => ("seconds of sound", work.seconds),
+        Task::Embed => ("rows", rows as f64),
+        Task::Forward if work.tokens == 0 => ("pictures", pictures as f64),
+        Task::Forward | Task::Prefill => ("tokens", (rows * work.tokens) as f64),
+        Task::Generate if makes(exhibit.as_ref(), Modality::Image) => ("pictures", rows as f64),
+        Task::Generate => ("new tokens", (rows * work.new_tokens) as f64),
+        Task::Encode | Task::Decode => match inputs {
+            Inputs::Item(_) => ("seconds of sound", work.seconds),
+            Inputs::Named(_) => ("pictures", pictures as f64),
+        },
     };
     let rates: Vec<f64> = run_seconds.iter().map(|seconds| count / seconds).collect();
     let items_per_second = Spread::of(&rates).ok_or_else(|| Error::input("no run was timed"))?;
@@ -184,20 +209,15 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     })
 }
 
-/// Token rows of exact length. The ids are small, so that every vocabulary has them, and differ from row to row.
-fn rows(work: &Work) -> Result<Tensors> {
-    let shape = (work.batch, work.tokens);
-    let ids: Vec<i64> = (0..work.batch * work.tokens).map(|i| 5 + (i * 7 % 41) as i64).collect();
-    Ok(Tensors::from([
-        ("input_ids".to_string(), Tensor::from_vec(ids, shape, &Device::Cpu)?),
-        ("attention_mask".to_string(), Tensor::ones(shape, candle_core::DType::I64, &Device::Cpu)?),
-    ]))
+/// Whether `modality` comes out of `exhibit`.
+fn makes(exhibit: &dyn Exhibit, modality: Modality) -> bool {
+    exhibit.card().outputs.contains(&modality)
 }
 
 /// What the work is done on.
 enum Inputs {
-    /// `input_ids` and `attention_mask`.
-    Rows(Tensors),
+    /// What the model's own sample gave.
+    Named(Tensors),
     /// A sound, or its codes.
     Item(Item),
 }
@@ -236,12 +256,14 @@ fn recoded(exhibit: &dyn Exhibit, item: Item) -> Result<Item> {
 
 fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -> Result<()> {
     let inputs = match inputs {
-        Inputs::Rows(rows) => rows,
+        Inputs::Named(named) => named,
         Inputs::Item(item) => return recoded(exhibit, item.clone()).map(drop),
     };
     let new_tokens = if work.task == Task::Prefill { 1 } else { new_tokens };
     match work.task {
-        Task::Forward => exhibit.call("forward", inputs, &json!({}))?,
+        Task::Forward | Task::Encode | Task::Decode => {
+            exhibit.call(work.task.method(), inputs, &json!({}))?
+        }
         Task::Embed => {
             let made = exhibit.call("forward", inputs, &json!({}))?;
             if !made.contains_key("sentence_embedding") {
@@ -262,6 +284,10 @@ fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -
                     false => Err(exhibit.cannot("be timed at generating from token rows")),
                 };
             };
+            if made.contains_key("images") {
+                // Pictures have as many tokens as they have, whatever was asked for.
+                return Ok(());
+            }
             let length = sequences.dims().get(1).copied().unwrap_or(0);
             // What reads its prompt apart begins an answer with a start token.
             if ![work.tokens, 1].map(|before| before + new_tokens).contains(&length) {
@@ -314,11 +340,11 @@ pub fn forget_peak_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::token_rows;
 
     #[test]
     fn token_rows_have_the_exact_length_and_small_ids() {
-        let work = Work { task: Task::Embed, batch: 3, tokens: 50, new_tokens: 1, seconds: 1.0, runs: 1 };
-        let rows = rows(&work).unwrap();
+        let rows = token_rows(&SampleSizes { rows: 3, tokens: 50, images: 0 }).unwrap();
         assert_eq!(rows["attention_mask"].dims(), [3, 50]);
         let ids: Vec<Vec<i64>> = rows["input_ids"].to_vec2().unwrap();
         assert!(ids.iter().flatten().all(|id| (5..46).contains(id)) && ids[0] != ids[1]);

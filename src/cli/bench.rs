@@ -18,9 +18,12 @@ pub struct Args {
     /// Rows at once.
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
-    /// Tokens in each row.
+    /// Tokens of text in each row; 0 for pictures alone.
     #[arg(long, default_value_t = 128, value_name = "N")]
     tokens: usize,
+    /// Pictures in each row.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    images: usize,
     /// New tokens to generate; end tokens are ignored.
     #[arg(long, default_value_t = 64, value_name = "N")]
     new_tokens: usize,
@@ -45,9 +48,9 @@ enum TaskName {
     Prefill,
     /// A prompt and all its new tokens.
     Generate,
-    /// A sound to a codec's codes.
+    /// A sound or pictures to a codec's codes.
     Encode,
-    /// Codes of a codec to sound.
+    /// Codes of a codec to sound or pictures.
     Decode,
 }
 
@@ -61,8 +64,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         TaskName::Encode => Task::Encode,
         TaskName::Decode => Task::Decode,
     };
-    let Args { batch, tokens, new_tokens, seconds, runs, .. } = args;
-    let work = Work { task, batch, tokens, new_tokens, seconds, runs };
+    let Args { batch, tokens, images, new_tokens, seconds, runs, .. } = args;
+    let work = Work { task, batch, tokens, images, new_tokens, seconds, runs };
     let random_weights = args.random_weights.then_some(context.globals.seed);
     let options = Options { random_weights, ..context.options()? };
     let measured = measure(&fauna::zoo(), &args.source, &options, &work)?;

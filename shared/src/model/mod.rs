@@ -8,13 +8,14 @@ mod opening;
 
 use std::ops::ControlFlow;
 
+use candle_core::{DType, Device, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use opening::{Layout, Opening, Options};
 
-use crate::generate::Decoding;
+use crate::generate::{Decoding, Rng};
 use crate::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use crate::source::Files;
 use crate::weights::{Inventory, Name, Weights};
@@ -113,6 +114,21 @@ pub trait Exhibit: Send + Sync {
         Ok(())
     }
 
+    /// Inputs of `method` of the wanted sizes, under the reference's names: what is timed, or tried out, where nobody
+    /// has data. By default rows of tokens.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if this model's `method` has no inputs of these sizes.
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        match (method, sizes) {
+            ("forward" | "generate", SampleSizes { tokens: 1.., images: 0, .. }) => token_rows(sizes),
+            _ => Err(self.cannot(&format!(
+                "run \"{method}\" on {} tokens and {} pictures",
+                sizes.tokens, sizes.images
+            ))),
+        }
+    }
+
     /// The decoding that the release recommends: what a program uses where its user chose nothing.
     fn defaults(&self) -> Decoding {
         Decoding::default()
@@ -131,6 +147,41 @@ pub trait Exhibit: Send + Sync {
             list(&card.outputs)
         ))
     }
+}
+
+/// How large the inputs are that [`Exhibit::sample`] makes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SampleSizes {
+    /// Entries of the batch.
+    pub rows: usize,
+    /// Tokens of text in each row; 0 for none.
+    pub tokens: usize,
+    /// Pictures in each row; 0 for none.
+    pub images: usize,
+}
+
+/// `input_ids` and `attention_mask` of exact sizes, `(rows, tokens)` of int64. The ids are small, so that every
+/// vocabulary has them, and differ from row to row.
+///
+/// # Errors
+/// None, save what the tensor library has to say.
+pub fn token_rows(sizes: &SampleSizes) -> Result<Tensors> {
+    let shape = (sizes.rows, sizes.tokens);
+    let ids: Vec<i64> = (0..sizes.rows * sizes.tokens).map(|i| 5 + (i * 7 % 41) as i64).collect();
+    Ok(Tensors::from([
+        ("input_ids".to_string(), Tensor::from_vec(ids, shape, &Device::Cpu)?),
+        ("attention_mask".to_string(), Tensor::ones(shape, DType::I64, &Device::Cpu)?),
+    ]))
+}
+
+/// Made-up `pixel_values` of `shape`, float32 in -1 to 1, no two pictures alike.
+///
+/// # Errors
+/// None, save what the tensor library has to say.
+pub fn noise_pixels(shape: &[usize]) -> Result<Tensor> {
+    let mut random = Rng::new(0, 0);
+    let pixels = (0..shape.iter().product()).map(|_| (2.0 * random.uniform() - 1.0) as f32);
+    Ok(Tensor::from_vec(pixels.collect(), shape, &Device::Cpu)?)
 }
 
 /// What a person wants to know about an opened model.
