@@ -1,4 +1,4 @@
-//! Positions as numbers added to the scores: T5's buckets of distances.
+//! Positions as numbers added to the scores: T5's buckets of distances, ALiBi's slopes.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -116,6 +116,29 @@ pub struct Distances {
 }
 
 impl Distances {
+    /// `slopes[h] · distance` for head `h`: ever less for keys ever further back (Press et al. 2021, ALiBi).
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use fauna_shared::attention::{Distances, Mask, attend};
+    /// // Equal scores, but each step back divides a key's weight by two.
+    /// let slope = std::f32::consts::LN_2;
+    /// let nearer = Mask::causal().with_distances(Distances::linear(&[slope], 1, 2, &Device::Cpu)?);
+    /// let q = Tensor::new(&[[[[0f32]]]], &Device::Cpu)?;
+    /// let k = Tensor::new(&[[[[0f32]], [[0.0]]]], &Device::Cpu)?;
+    /// let v = Tensor::new(&[[[[3f32]], [[6.0]]]], &Device::Cpu)?;
+    /// assert_eq!(attend(&q, &k, &v, &nearer, 1.0)?.to_vec3::<f32>()?, [[[5.0]]]);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    pub fn linear(slopes: &[f32], queries: usize, keys: usize, device: &Device) -> Result<Self> {
+        let (queries, keys) = (queries.max(1), keys.max(1));
+        let nearest = 1 - keys as i64;
+        let row = |slope: f32| (nearest..queries as i64).map(move |distance| slope * distance as f32);
+        let numbers: Vec<f32> = slopes.iter().copied().flat_map(row).collect();
+        let numbers = Tensor::from_vec(numbers, (slopes.len(), queries + keys - 1), device)?;
+        Ok(Self { numbers, queries, keys })
+    }
+
     pub(super) fn fit(&self, heads: usize, queries: usize, keys: usize) -> bool {
         (self.queries, self.keys) == (queries, keys) && self.numbers.dims()[0] == heads
     }

@@ -137,6 +137,13 @@ struct RopeParameters {
 }
 
 impl RopeKeys {
+    /// With a base and a share of each head that is turned, where no key of these names one: some families have keys of
+    /// their own for them.
+    pub fn or(self, theta: Option<f64>, share: Option<f64>) -> Self {
+        let share = self.partial_rotary_factor.or(share);
+        Self { rope_theta: self.rope_theta.or(theta), partial_rotary_factor: share, ..self }
+    }
+
     /// The rotary embedding these keys describe for heads of `head_width` in a model of `positions` positions. A
     /// missing base is 10000.
     ///
@@ -202,6 +209,10 @@ impl RopeKeys {
             }
         };
         let width = (head_width as f64 * share) as usize;
+        if width.next_multiple_of(2) > head_width {
+            let message = format!("rotary positions over {width} of {head_width} numbers: pairs wanted");
+            return Err(Error::unsupported(message));
+        }
         Ok(Rope::new(theta, width, scaling)?.interleaved(self.rope_interleaved))
     }
 }
@@ -210,7 +221,7 @@ impl RopeKeys {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     theta: f64,
-    /// Numbers of each head that are turned; even.
+    /// Numbers of each head that are turned; of an odd width, one more is.
     width: usize,
     scaling: RopeScaling,
     /// Pairs are neighbours, as GGUF's converters order them, and not `i` and `i + width / 2`.
@@ -218,15 +229,13 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Base `theta` over the first `width` numbers of each head, in half-split pairs.
+    /// Base `theta` over the first `width` numbers of each head, in half-split pairs. An odd `width`, as a share of a
+    /// head may be, counts as odd in the frequencies, and its last pair takes one number more.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if `width` is odd, or divisors are not one a pair.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if divisors are not one a pair.
     pub fn new(theta: f64, width: usize, scaling: RopeScaling) -> Result<Self> {
-        if !width.is_multiple_of(2) {
-            return Err(Error::unsupported(format!("rotary positions over {width} numbers: pairs wanted")));
-        }
-        let half = width / 2;
+        let half = width.div_ceil(2);
         let wrong = match &scaling {
             RopeScaling::Long { short, long, .. } => {
                 [short, long].into_iter().find(|list| list.len() != half).map(Vec::len)
@@ -247,7 +256,7 @@ impl Rope {
 
     /// Frequencies in radians a position for a text whose last position is `largest`, and the scale of cos and sin.
     fn frequencies(&self, largest: usize) -> (Vec<f32>, f32) {
-        let half = self.width / 2;
+        let half = self.width.div_ceil(2);
         let plain = |theta: f64| -> Vec<f64> {
             (0..half).map(|i| 1.0 / theta.powf(2.0 * i as f64 / self.width as f64)).collect()
         };
