@@ -54,6 +54,16 @@ fn musicgen_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn gpt_neox_computes_what_its_reference_computes() {
+    cases_of("gpt_neox");
+}
+
+#[test]
+fn mpt_computes_what_its_reference_computes() {
+    cases_of("mpt");
+}
+
+#[test]
 fn t5_computes_what_its_reference_computes() {
     cases_of("t5");
 }
@@ -66,5 +76,5 @@ fn no_folder_of_cases_is_forgotten() {
     let mut families: Vec<&str> =
         cases.iter().filter_map(|case| case.strip_prefix(&folder).ok()?.iter().next()?.to_str()).collect();
     families.dedup();
-    assert_eq!(families, ["bert", "encodec", "gpt", "llama", "llark", "musicgen", "t5"]);
+    assert_eq!(families, ["bert", "encodec", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen", "t5"]);
 }

@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, GPT, the Llama family and T5.
+//! The text exhibits of `fauna`: BERT, GPT, GPT-NeoX, the Llama family, MPT and T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -11,7 +11,9 @@ pub mod bert;
 pub mod causal;
 pub mod gpt1;
 pub mod gpt2;
+pub mod gpt_neox;
 pub mod llama;
+pub mod mpt;
 pub mod t5;
 pub mod words;
 
@@ -23,7 +25,7 @@ use serde_json::json;
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &LLAMA, &T5];
+pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
 
 /// BERT and the sentence embedders of its shape.
 pub static BERT: Family = Family {
@@ -127,6 +129,47 @@ pub static GPT2: Family = Family {
     },
 };
 
+/// GPT-NeoX and what was trained in its shape: Pythia, RedPajama-INCITE.
+pub static GPT_NEOX: Family = Family {
+    name: "gpt_neox",
+    systems: &["GPT", "Flamingo"],
+    paper: "Black et al. 2022, arXiv 2204.06745; Biderman et al. 2023, arXiv 2304.01373",
+    model_types: &["gpt_neox"],
+    architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("EleutherAI/pythia-70m", "GPT", "70M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-160m", "GPT", "162M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-410m", "GPT", "405M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-1b", "GPT", "1.0B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-1.4b", "GPT", "1.4B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-2.8b", "GPT", "2.8B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-6.9b", "GPT", "6.9B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-12b", "GPT", "12B", "Apache-2.0"),
+        Release::new("EleutherAI/gpt-neox-20b", "GPT", "20B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Base-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Instruct-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Chat-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: gpt_neox::rename,
+    inventory: inventory::<gpt_neox::GptNeoX>,
+    open: |opening| {
+        Ok(Box::new(LanguageModel::<gpt_neox::GptNeoX>::open(opening, &GPT_NEOX, "GPTNeoXForCausalLM")?))
+    },
+    sample: || {
+        json!({
+            "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu",
+            "max_position_embeddings": 24, "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000,
+            "use_parallel_residual": true, "tie_word_embeddings": false
+        })
+    },
+};
+
 /// Llama 1 to 3 and what was trained from them: AstroLLaMA, Llemma, Code Llama, SmolLM2.
 pub static LLAMA: Family = Family {
     name: "llama",
@@ -164,6 +207,38 @@ pub static LLAMA: Family = Family {
             "rope_theta": 10000.0,
             "rope_scaling": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 8}
+        })
+    },
+};
+
+/// MPT, and the earlier code of its 1B release.
+pub static MPT: Family = Family {
+    name: "mpt",
+    systems: &["Flamingo"],
+    paper: "MosaicML 2023, \"Introducing MPT-7B\"",
+    model_types: &["mpt", "mosaic_gpt"],
+    architectures: &["MptForCausalLM", "MPTForCausalLM", "MptModel", "MosaicGPT"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("mosaicml/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-7b-instruct", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-30b", "Flamingo", "30B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b", "Flamingo", "1.3B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b-dolly", "Flamingo", "1.3B", "CC-BY-SA-3.0"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: mpt::rename,
+    inventory: inventory::<mpt::Mpt>,
+    open: |opening| Ok(Box::new(LanguageModel::<mpt::Mpt>::open(opening, &MPT, "MptForCausalLM")?)),
+    sample: || {
+        json!({
+            "architectures": ["MptForCausalLM"], "model_type": "mpt", "vocab_size": 61, "d_model": 96, "n_heads": 3,
+            "n_layers": 3, "expansion_ratio": 4, "max_seq_len": 24,
+            "attn_config": {"alibi": true, "alibi_bias_max": 8, "clip_qkv": 2.0, "qk_ln": true}
         })
     },
 };

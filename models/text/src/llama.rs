@@ -244,10 +244,23 @@ impl Llama {
         mask: &Mask,
         cache: &mut Cache,
     ) -> Result<Tensor> {
+        self.hidden_with(embeddings, positions, mask, cache, &mut |_, x| Ok(x.clone()))
+    }
+
+    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
+    /// pictures between blocks does so there.
+    pub fn hidden_with(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        mask: &Mask,
+        cache: &mut Cache,
+        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let angles = self.rope.angles(positions, embeddings.device())?;
         let mut x = embeddings.clone();
         for (i, block) in self.layers.iter().enumerate() {
-            x = block.forward(&x, &angles, mask, cache.layer(i))?;
+            x = block.forward(&before(i, &x)?, &angles, mask, cache.layer(i))?;
         }
         self.norm.forward(&x)
     }

@@ -1,0 +1,338 @@
+//! GPT-NeoX: the decoder under GPT-NeoX-20B, Pythia and RedPajama-INCITE.
+//!
+//! Black et al. 2022, "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", arXiv 2204.06745, section 2.1.
+//! Checked against transformers `GPTNeoXForCausalLM`, parity cases `tests/parity/gpt_neox`.
+//! Loads `model_type: "gpt_neox"`. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Heads in each block.
+    pub num_attention_heads: usize,
+    /// The feed-forward part's activation.
+    #[serde(default = "gelu")]
+    pub hidden_act: Activation,
+    /// The length it was trained for.
+    #[serde(default = "max_position_embeddings")]
+    pub max_position_embeddings: usize,
+    /// Added to variances.
+    #[serde(default = "layer_norm_eps")]
+    pub layer_norm_eps: f64,
+    /// Whether attention and the feed-forward part read the same input side by side, rather than one after the other.
+    #[serde(default = "yes")]
+    pub use_parallel_residual: bool,
+    /// Whether the two maps of attention have biases.
+    #[serde(default = "yes")]
+    pub attention_bias: bool,
+    /// Whether the output head shares the word table.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// The share of each head that is turned; a quarter if no key says.
+    #[serde(default)]
+    pub rotary_pct: Option<f64>,
+    /// The base of the rotary positions; 10000 if no key says.
+    #[serde(default)]
+    pub rotary_emb_base: Option<f64>,
+    /// Rotary positions by the keys that other families have, which newer files use.
+    #[serde(flatten)]
+    pub rope: RopeKeys,
+    /// Only absent is implemented: the packed weights of other programs.
+    #[serde(default)]
+    pub quantization_config: Option<Value>,
+}
+
+fn gelu() -> Activation {
+    Activation::GeluErf
+}
+
+fn max_position_embeddings() -> usize {
+    2048
+}
+
+fn layer_norm_eps() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        if let Some(packing) = &self.quantization_config {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("use the unpacked release, and --quantize"));
+        }
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ])?;
+        check_heads(("hidden_size", self.hidden_size), ("num_attention_heads", self.num_attention_heads))
+    }
+
+    fn head_width(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    fn rope(&self) -> Result<Rope> {
+        let share = self.rotary_pct.or(Some(0.25));
+        let keys = self.rope.clone().or(self.rotary_emb_base, share);
+        keys.rope(self.head_width(), self.max_position_embeddings)
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, and
+/// without the buffers of older files.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("gpt_neox.").unwrap_or(name);
+    let is_buffer =
+        |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
+    if [".bias", ".masked_bias", ".rotary_emb.inv_freq"].into_iter().any(is_buffer) {
+        return Name::Ignore;
+    }
+    if plain == name { Name::Keep } else { Name::To(plain.to_string()) }
+}
+
+/// The network.
+pub struct GptNeoX {
+    config: Config,
+    embed_in: Embedding,
+    layers: Vec<Block>,
+    final_layer_norm: LayerNorm,
+    /// Absent from the bare `GPTNeoXModel`.
+    embed_out: Option<Linear>,
+    rope: Rope,
+}
+
+struct Block {
+    input_layernorm: LayerNorm,
+    attention: Attention,
+    post_attention_layernorm: LayerNorm,
+    mlp: Mlp,
+    parallel: bool,
+}
+
+struct Attention {
+    query_key_value: Linear,
+    dense: Linear,
+    heads: usize,
+}
+
+struct Mlp {
+    dense_h_to_4h: Linear,
+    dense_4h_to_h: Linear,
+    hidden_act: Activation,
+}
+
+impl Model for GptNeoX {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embed_in = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Block::load(c, &w.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let final_layer_norm = w.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?;
+        let bare = c.architectures.first().is_some_and(|name| name == "GPTNeoXModel");
+        let embed_out = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("embed_out");
+                w.skip("lm_head");
+                Some(embed_in.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => {
+                // What transformers calls the head in memory, and some files after it.
+                let name = if w.has("lm_head", false) { "lm_head" } else { "embed_out" };
+                Some(w.linear_no_bias(name, c.hidden_size, c.vocab_size)?)
+            }
+        };
+        let rope = c.rope()?;
+        Ok(Self { embed_in, layers, final_layer_norm, embed_out, rope, config })
+    }
+}
+
+impl CausalLm for GptNeoX {
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        self.hidden_of(&self.embed(step.ids)?, step.positions, step.mask, cache)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.embed_out.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl GptNeoX {
+    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_in.forward(ids)
+    }
+
+    /// As [`hidden`](CausalLm::hidden), over embeddings, `(batch, time, width)`; gives the same shape.
+    pub fn hidden_of(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        mask: &Mask,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        self.hidden_with(embeddings, positions, mask, cache, &mut |_, x| Ok(x.clone()))
+    }
+
+    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
+    /// pictures between blocks does so there.
+    pub fn hidden_with(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        mask: &Mask,
+        cache: &mut Cache,
+        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let angles = self.rope.angles(positions, embeddings.device())?;
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&before(i, &x)?, &angles, mask, cache.layer(i))?;
+        }
+        self.final_layer_norm.forward(&x)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let norm = |name| w.layer_norm(name, c.hidden_size, c.layer_norm_eps);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            attention: Attention::load(c, &w.at("attention"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+            parallel: c.use_parallel_residual,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let attended =
+            (x + self.attention.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        let read = if self.parallel { x } else { &attended };
+        Ok((&attended + self.mlp.forward(&self.post_attention_layernorm.forward(read)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, bias) = (c.hidden_size, c.attention_bias);
+        Ok(Self {
+            query_key_value: w.linear_bias_if(bias, "query_key_value", width, 3 * width)?,
+            dense: w.linear_bias_if(bias, "dense", width, width)?,
+            heads: c.num_attention_heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let head = width / self.heads;
+        // Head by head: its query, its key, its value.
+        let qkv = self.query_key_value.forward(x)?.reshape((batch, time, self.heads, 3 * head))?;
+        let part = |i| qkv.narrow(3, i * head, head);
+        let (k, v) = cache.append(&angles.rotate(&part(1)?)?, &part(2)?)?;
+        let q = angles.rotate(&part(0)?)?;
+        self.dense.forward(&attend(&q, &k, &v, mask, 1.0 / (head as f64).sqrt())?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            dense_h_to_4h: w.linear("dense_h_to_4h", c.hidden_size, c.intermediate_size)?,
+            dense_4h_to_h: w.linear("dense_4h_to_h", c.intermediate_size, c.hidden_size)?,
+            hidden_act: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.dense_4h_to_h.forward(&self.dense_h_to_4h.forward_then(x, self.hidden_act)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(keys: Value) -> Config {
+        let mut config = json!({
+            "vocab_size": 8, "hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2
+        });
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn every_spelling_of_the_rotary_keys_says_the_same() {
+        let rope = |keys| config(keys).rope().unwrap();
+        let with = |theta, width| Rope::new(theta, width, Default::default()).unwrap();
+        assert_eq!(rope(json!({})), with(10_000.0, 4), "a quarter of each head");
+        let old = json!({"rotary_pct": 0.5, "rotary_emb_base": 500});
+        let new = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}});
+        let both = json!({"rotary_pct": 0.5, "rotary_emb_base": 500, "rope_theta": 500, "partial_rotary_factor": 0.5});
+        for keys in [old, new, both] {
+            assert_eq!(rope(keys.clone()), with(500.0, 8), "{keys}");
+        }
+        assert_eq!(rope(json!({"rotary_pct": 0.3})), with(10_000.0, 4));
+        assert!(config(json!({"rotary_pct": 1.5})).rope().is_err());
+    }
+
+    #[test]
+    fn buffers_of_older_files_are_no_weights() {
+        for buffer in ["bias", "masked_bias", "rotary_emb.inv_freq"] {
+            assert_eq!(rename(&format!("gpt_neox.layers.0.attention.{buffer}")), Name::Ignore);
+        }
+        let bias = "layers.0.attention.dense.bias";
+        assert_eq!(rename(&format!("gpt_neox.{bias}")), Name::To(bias.into()));
+        assert_eq!(rename("embed_out.weight"), Name::Keep);
+    }
+}

@@ -1,0 +1,439 @@
+//! MPT: a decoder whose only positions are slopes added to the scores.
+//!
+//! MosaicML 2023, "Introducing MPT-7B"; Press et al. 2021, "Train Short, Test Long", arXiv 2108.12409 (ALiBi).
+//! Checked against transformers `MptForCausalLM`, parity cases `tests/parity/mpt`.
+//! Loads `model_type: "mpt"` and the earlier `"mosaic_gpt"` of MPT-1B, which normalises queries and keys over the full
+//! width. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub d_model: usize,
+    /// Heads in each block.
+    pub n_heads: usize,
+    /// Blocks.
+    pub n_layers: usize,
+    /// Width inside the feed-forward part, in widths.
+    #[serde(default = "expansion_ratio", alias = "mlp_ratio")]
+    pub expansion_ratio: usize,
+    /// The length it was trained for.
+    #[serde(default = "max_seq_len")]
+    pub max_seq_len: usize,
+    /// Added to variances.
+    #[serde(default = "layer_norm_epsilon")]
+    pub layer_norm_epsilon: f64,
+    /// Whether the output head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Only layer norms are implemented.
+    #[serde(default)]
+    pub norm_type: Option<String>,
+    /// Only absent is implemented.
+    #[serde(default)]
+    pub logit_scale: Option<Value>,
+    /// Only MPT's own two maps are implemented.
+    #[serde(default)]
+    pub ffn_config: Option<Value>,
+    /// How it attends.
+    #[serde(default)]
+    pub attn_config: Option<AttentionKeys>,
+    /// The same keys where the earlier files have them, beside all others.
+    #[serde(flatten)]
+    pub flat: AttentionKeys,
+}
+
+/// The keys that say how MPT attends.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct AttentionKeys {
+    /// Only `multihead_attention` is implemented.
+    #[serde(default)]
+    pub attn_type: Option<String>,
+    /// Only true is implemented: no positions but slopes.
+    #[serde(default)]
+    pub alibi: Option<bool>,
+    /// The flattest slope is two to the minus this: 8 in every release.
+    #[serde(default)]
+    pub alibi_bias_max: Option<f64>,
+    /// Queries, keys and values are kept within this of zero.
+    #[serde(default, alias = "attn_clip_qkv")]
+    pub clip_qkv: Option<f64>,
+    /// Scores are multiplied by this, not divided by the root of the head width.
+    #[serde(default)]
+    pub softmax_scale: Option<f64>,
+    /// Whether queries and keys are normalised over the full width.
+    #[serde(default, alias = "attn_qk_ln")]
+    pub qk_ln: Option<bool>,
+    /// Only false is implemented: queries and keys normalised head by head.
+    #[serde(default)]
+    pub qk_gn: Option<bool>,
+    /// Only false is implemented: a part of the text that sees all of itself.
+    #[serde(default)]
+    pub prefix_lm: Option<bool>,
+    /// Only false is implemented: rotary positions.
+    #[serde(default)]
+    pub rope: Option<bool>,
+    /// Only absent or -1 is implemented.
+    #[serde(default)]
+    pub sliding_window_size: Option<i64>,
+}
+
+fn expansion_ratio() -> usize {
+    4
+}
+
+fn max_seq_len() -> usize {
+    2048
+}
+
+fn layer_norm_epsilon() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn attention(&self) -> &AttentionKeys {
+        self.attn_config.as_ref().unwrap_or(&self.flat)
+    }
+
+    fn check(&self) -> Result<()> {
+        let a = self.attention();
+        let refused = [
+            ("alibi false", a.alibi == Some(false)),
+            ("prefix_lm", a.prefix_lm == Some(true)),
+            ("qk_gn", a.qk_gn == Some(true)),
+            ("rope", a.rope == Some(true)),
+            ("sliding_window_size", a.sliding_window_size.is_some_and(|size| size >= 0)),
+            ("logit_scale", self.logit_scale.as_ref().is_some_and(|scale| !scale.is_null())),
+        ];
+        let names = [
+            ("attn_type", a.attn_type.as_deref(), &["multihead_attention"][..]),
+            ("norm_type", self.norm_type.as_deref(), &["low_precision_layernorm", "layernorm"]),
+            ("ffn_type", self.ffn_config.as_ref().and_then(|ffn| ffn["ffn_type"].as_str()), &["mptmlp"]),
+        ];
+        let refuse = |what: String| Err(Error::unsupported(format!("{what} is not implemented for mpt")));
+        if let Some((key, _)) = refused.into_iter().find(|(_, asked)| *asked) {
+            return refuse(key.to_string());
+        }
+        for (key, found, known) in names {
+            if let Some(found) = found.filter(|found| !known.contains(found)) {
+                return refuse(format!("{key} \"{found}\""));
+            }
+        }
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("expansion_ratio", self.expansion_ratio),
+            ("max_seq_len", self.max_seq_len),
+        ])?;
+        check_heads(("d_model", self.d_model), ("n_heads", self.n_heads))
+    }
+
+    /// The slope of each head: halved from one to the next where there are eight, and otherwise those of the next power
+    /// of two, every second one first.
+    fn slopes(&self) -> Vec<f32> {
+        // The reference reads `alibi_bias_max` of an `attn_config` and computes with 8 whatever it is.
+        let flattest = match &self.attn_config {
+            Some(_) => 8.0,
+            None => self.flat.alibi_bias_max.unwrap_or(8.0),
+        };
+        let heads = self.n_heads.next_power_of_two();
+        let slope = |head: usize| (-(head as f64) * flattest / heads as f64).exp2() as f32;
+        let all: Vec<f32> = (1..=heads).map(slope).collect();
+        match heads == self.n_heads {
+            true => all,
+            false => {
+                let (second, first) = (all.iter().skip(1).step_by(2), all.iter().step_by(2));
+                second.chain(first).take(self.n_heads).copied().collect()
+            }
+        }
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
+/// as the earlier code of MPT-1B names them.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("transformer.").unwrap_or(name);
+    let earlier = [
+        (".ln_1.", ".norm_1."),
+        (".ln_2.", ".norm_2."),
+        (".mlp.mlp_up.", ".ffn.up_proj."),
+        (".mlp.mlp_down.", ".ffn.down_proj."),
+    ];
+    let renamed = match earlier.iter().find(|(earlier, _)| plain.contains(earlier)) {
+        Some((earlier, now)) => plain.replacen(earlier, now, 1),
+        None => match plain.strip_prefix("ln_f.") {
+            Some(rest) => format!("norm_f.{rest}"),
+            None => plain.to_string(),
+        },
+    };
+    if renamed == name { Name::Keep } else { Name::To(renamed) }
+}
+
+/// The network.
+pub struct Mpt {
+    config: Config,
+    wte: Embedding,
+    blocks: Vec<Block>,
+    norm_f: LayerNorm,
+    /// Absent from the bare `MptModel`.
+    lm_head: Option<Linear>,
+    slopes: Vec<f32>,
+}
+
+struct Block {
+    norm_1: LayerNorm,
+    attn: Attention,
+    norm_2: LayerNorm,
+    ffn: FeedForward,
+}
+
+struct Attention {
+    wqkv: Linear,
+    /// Over the full width of queries and keys.
+    q_ln_k_ln: Option<(LayerNorm, LayerNorm)>,
+    out_proj: Linear,
+    heads: usize,
+    clip: Option<f64>,
+    scale: f64,
+}
+
+struct FeedForward {
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Model for Mpt {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let wte = w.embedding("wte", c.vocab_size, c.d_model)?;
+        let blocks =
+            (0..c.n_layers).map(|i| Block::load(c, &w.at_index("blocks", i))).collect::<Result<_>>()?;
+        let norm_f = w.layer_norm_no_bias("norm_f", c.d_model, c.layer_norm_epsilon)?;
+        let bare = c.architectures.first().is_some_and(|name| name == "MptModel");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                Some(wte.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.d_model, c.vocab_size)?),
+        };
+        let slopes = c.slopes();
+        Ok(Self { wte, blocks, norm_f, lm_head, slopes, config })
+    }
+}
+
+impl CausalLm for Mpt {
+    fn layers(&self) -> usize {
+        self.config.n_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_seq_len
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        self.hidden_of(&self.embed(step.ids)?, step.mask, cache)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl Mpt {
+    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.wte.forward(ids)
+    }
+
+    /// As [`hidden`](CausalLm::hidden), over embeddings, `(batch, time, width)`; gives the same shape. Positions it needs
+    /// none: it knows distances alone.
+    pub fn hidden_of(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
+        self.hidden_with(embeddings, mask, cache, &mut |_, x| Ok(x.clone()))
+    }
+
+    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
+    /// pictures between blocks does so there.
+    pub fn hidden_with(
+        &self,
+        embeddings: &Tensor,
+        mask: &Mask,
+        cache: &mut Cache,
+        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let time = embeddings.dim(1)?;
+        let keys = cache.length() + time;
+        let distances = Distances::linear(&self.slopes, time, keys, embeddings.device())?;
+        let mask = mask.clone().with_distances(distances);
+        let mut x = embeddings.clone();
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&before(i, &x)?, &mask, cache.layer(i))?;
+        }
+        self.norm_f.forward(&x)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let norm = |name| w.layer_norm_no_bias(name, c.d_model, c.layer_norm_epsilon);
+        Ok(Self {
+            norm_1: norm("norm_1")?,
+            attn: Attention::load(c, &w.at("attn"))?,
+            norm_2: norm("norm_2")?,
+            ffn: FeedForward::load(c, &w.at("ffn"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.attn.forward(&self.norm_1.forward(x)?, mask, cache)?)?;
+        Ok((&x + self.ffn.forward(&self.norm_2.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, keys) = (c.d_model, c.attention());
+        let norm = |name| w.layer_norm_no_bias(name, width, c.layer_norm_epsilon);
+        // The config of MPT-1B may not say it; its file does.
+        let q_ln_k_ln = match keys.qk_ln == Some(true) || w.has("q_ln", false) {
+            true => Some((norm("q_ln")?, norm("k_ln")?)),
+            false => None,
+        };
+        Ok(Self {
+            wqkv: w.linear_no_bias("Wqkv", width, 3 * width)?,
+            q_ln_k_ln,
+            out_proj: w.linear_no_bias("out_proj", width, width)?,
+            heads: c.n_heads,
+            clip: keys.clip_qkv.filter(|clip| *clip != 0.0),
+            scale: keys.softmax_scale.unwrap_or(1.0 / ((width / c.n_heads) as f64).sqrt()),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        let mut qkv = self.wqkv.forward(x)?;
+        if let Some(clip) = self.clip {
+            qkv = qkv.clamp(-clip, clip)?;
+        }
+        // All of q, then all of k, then all of v.
+        let part = |i| qkv.narrow(2, i * width, width);
+        let (mut q, mut k) = (part(0)?, part(1)?);
+        if let Some((q_ln, k_ln)) = &self.q_ln_k_ln {
+            (q, k) = (q_ln.forward(&q)?, k_ln.forward(&k)?);
+        }
+        let split = |x: &Tensor| x.reshape((batch, time, self.heads, width / self.heads));
+        let (k, v) = cache.append(&split(&k)?, &split(&part(2)?)?)?;
+        self.out_proj.forward(&attend(&split(&q)?, &k, &v, mask, self.scale)?)
+    }
+}
+
+impl FeedForward {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let inner = c.expansion_ratio * c.d_model;
+        Ok(Self {
+            up_proj: w.linear_no_bias("up_proj", c.d_model, inner)?,
+            down_proj: w.linear_no_bias("down_proj", inner, c.d_model)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.down_proj.forward(&self.up_proj.forward_then(x, Activation::GeluErf)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(keys: Value) -> Config {
+        let mut config = json!({"vocab_size": 8, "d_model": 24, "n_heads": 3, "n_layers": 1});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn slopes_of_other_than_a_power_of_two_are_every_second_one_first() {
+        let slopes = |heads| config(json!({"n_heads": heads})).slopes();
+        assert_eq!(slopes(4), [0.25, 0.0625, 0.015625, 0.00390625]);
+        assert_eq!(slopes(3), [0.0625, 0.00390625, 0.25]);
+        assert_eq!(slopes(1), [0.00390625]);
+        assert_eq!(config(json!({"alibi_bias_max": 4, "n_heads": 2})).slopes(), [0.25, 0.0625]);
+        let nested = config(json!({"attn_config": {"alibi_bias_max": 4}, "n_heads": 2}));
+        assert_eq!(nested.slopes(), [0.0625, 0.00390625], "as the reference computes");
+    }
+
+    #[test]
+    fn both_spellings_of_a_config_say_the_same() {
+        let nested = config(json!({"attn_config": {"clip_qkv": 6, "qk_ln": true}, "expansion_ratio": 2}));
+        let flat = config(json!({"attn_clip_qkv": 6, "attn_qk_ln": true, "mlp_ratio": 2, "init_config": {}}));
+        for c in [nested, flat] {
+            assert_eq!((c.attention().clip_qkv, c.attention().qk_ln), (Some(6.0), Some(true)));
+            assert_eq!(c.expansion_ratio, 2);
+        }
+    }
+
+    #[test]
+    fn what_changes_the_mathematics_and_is_not_implemented_is_refused_by_name() {
+        for (key, value) in [
+            ("alibi", json!({"attn_config": {"alibi": false}})),
+            ("alibi", json!({"alibi": false})),
+            ("prefix_lm", json!({"attn_config": {"prefix_lm": true}})),
+            ("multiquery_attention", json!({"attn_config": {"attn_type": "multiquery_attention"}})),
+            ("logit_scale", json!({"logit_scale": "inv_sqrt_d_model"})),
+            ("rmsnorm", json!({"norm_type": "rmsnorm"})),
+        ] {
+            let Err(error) = Mpt::load(config(value), &Weights::nothing()) else {
+                panic!("{key} was not refused")
+            };
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_earlier_names_are_the_later_ones() {
+        for (earlier, now) in [
+            ("transformer.blocks.3.ln_1.weight", "blocks.3.norm_1.weight"),
+            ("transformer.blocks.3.mlp.mlp_up.weight", "blocks.3.ffn.up_proj.weight"),
+            ("transformer.blocks.3.mlp.mlp_down.weight", "blocks.3.ffn.down_proj.weight"),
+            ("transformer.ln_f.weight", "norm_f.weight"),
+            ("transformer.blocks.3.attn.q_ln.weight", "blocks.3.attn.q_ln.weight"),
+        ] {
+            assert_eq!(rename(earlier), Name::To(now.into()));
+        }
+        assert_eq!(rename("blocks.0.norm_2.weight"), Name::Keep);
+    }
+}
