@@ -185,6 +185,14 @@ impl Weights {
         }
     }
 
+    /// The shape of the tensor `name` in the checkpoint, if it is there. Where there is no checkpoint, none.
+    pub fn dims(&self, name: &str) -> Option<&[usize]> {
+        match &self.shared.origin {
+            Origin::Files { tensors, .. } => Some(&tensors.get(&self.path(name))?.stored.shape),
+            Origin::Seed(_) | Origin::Nothing => None,
+        }
+    }
+
     /// Leaves what the file may hold at or below `name` unread on purpose: a copy of a tied table, a head this
     /// network does not have.
     pub fn skip(&self, name: &str) {
@@ -247,6 +255,25 @@ impl Weights {
     /// The matrix `name` of `[count, width]` whose rows are looked up. Quantising never takes it below 8 bits.
     pub fn table(&self, name: &str, count: usize, width: usize) -> Result<Matrix> {
         self.place(name, MatrixUse::Table, count, width)
+    }
+
+    /// The tensor `name` of `shape` as a matrix whose inputs are all axes but the first: a convolution that looks at
+    /// each place once. It is read where it lies and never quantised.
+    pub(crate) fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
+        let path = self.path(name);
+        let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
+        let stored = match self.ask(&path, shape)? {
+            Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
+            Found::Stored(stored) => Stored { shape: vec![outputs, inputs], ..stored.clone() },
+            Found::Seed(seed) => {
+                let bytes = floats(&seeded_values(seed, &path, shape)?);
+                Stored { storage: Storage::F32, shape: vec![outputs, inputs], bytes }
+            }
+        };
+        match self.runtime().device() {
+            Device::Cpu => self.place_on_host(&stored, Layout::OutIn, (outputs, inputs), None),
+            device => self.place_on_device(&stored, Layout::OutIn, (outputs, inputs), None, device),
+        }
     }
 
     /// Ends the load.

@@ -10,6 +10,7 @@ mod linear;
 mod lstm;
 mod matrix;
 mod norm;
+mod patches;
 
 pub use activation::Activation;
 pub use add::add;
@@ -19,3 +20,4 @@ pub use linear::{Embedding, Linear};
 pub use lstm::{Lstm, LstmState};
 pub use matrix::Matrix;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+pub use patches::Patches;

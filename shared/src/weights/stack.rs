@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::{Found, MatrixUse, Weights, floats, seeded_values, widen};
 use crate::checkpoint::{Bytes, Storage, Stored};
@@ -76,6 +76,34 @@ impl Weights {
             Device::Cpu => self.place_on_host(&stored, Layout::OutIn, (outputs, inputs), quantize),
             device => self.place_on_device(&stored, Layout::OutIn, (outputs, inputs), quantize, device),
         }
+    }
+}
+
+impl Weights {
+    /// The numbers of `pieces`, each of a vector, one after the other: the bias of a [`stack`](Weights::stack).
+    ///
+    /// ```
+    /// use fauna_shared::{runtime::Runtime, weights::{Piece, Weights}};
+    /// let weights = Weights::seeded(7, Runtime::cpu());
+    /// let bias = weights.stack_bias(&[Piece::whole("q.bias", 2), Piece::whole("k.bias", 3)])?;
+    /// assert_eq!(bias.dims(), [5]);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As every read.
+    pub fn stack_bias(&self, pieces: &[Piece]) -> Result<Tensor> {
+        let vectors = pieces.iter().map(|piece| self.tensor(&piece.name, &[piece.of]));
+        let vectors = vectors.collect::<Result<Vec<_>>>()?;
+        // Nothing is computed for a stand-in: it may be as long as a config dares to say.
+        if vectors.iter().any(|vector| vector.stride().iter().all(|stride| *stride == 0)) {
+            let count = pieces.iter().fold(0, |all: usize, piece| all.saturating_add(piece.rows.len()));
+            let runtime = self.runtime();
+            return Ok(Tensor::zeros((), runtime.activations(), runtime.device())?.broadcast_as(count)?);
+        }
+        let parts = vectors.iter().zip(pieces);
+        let parts = parts.map(|(vector, piece)| Ok(vector.narrow(0, piece.rows.start, piece.rows.len())?));
+        Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
     }
 }
 
