@@ -1,8 +1,107 @@
-//! The image exhibits of `fauna`: CLIP, SigLIP, DALL·E, Flamingo, Med-PaLM M.
+//! The image exhibits of `fauna`: CLIP and SigLIP.
 //!
-//! None is here yet: [`FAMILIES`] is empty, and the door says so by listing what is.
+//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
-use fauna_shared::model::Family;
+pub mod clip;
+mod pair;
+pub mod siglip;
+
+use fauna_shared::item::Modality::{Image, Label, Text, Vector};
+use fauna_shared::model::{Family, Release};
+use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[];
+pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP];
+
+/// CLIP in every size, its towers alone, and open_clip's releases of its shape.
+pub static CLIP: Family = Family {
+    name: "clip",
+    systems: &["CLIP"],
+    paper: "Radford et al. 2021, arXiv 2103.00020",
+    model_types: &["clip", "clip_text_model", "clip_vision_model"],
+    architectures: &[
+        "CLIPModel",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPVisionModel",
+        "CLIPVisionModelWithProjection",
+    ],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Vector, Label],
+    releases: &[
+        Release::new("openai/clip-vit-base-patch32", "CLIP", "151M", "MIT"),
+        Release::new("openai/clip-vit-base-patch16", "CLIP", "150M", "MIT"),
+        Release::new("openai/clip-vit-large-patch14", "CLIP", "428M", "MIT"),
+        Release::new("openai/clip-vit-large-patch14-336", "CLIP", "428M", "MIT"),
+        Release::new("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "CLIP", "151M", "MIT"),
+        Release::new("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "CLIP", "150M", "MIT"),
+        Release::new("laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "CLIP", "428M", "MIT"),
+        Release::new("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP", "986M", "MIT"),
+    ],
+    config_of_gguf: None,
+    layout: Some(clip::layout),
+    rename: clip::rename,
+    inventory: |opening| Ok(opening.load::<clip::Clip>()?.1),
+    open: clip::open,
+    sample: || {
+        json!({
+            "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 24,
+            "text_config": {
+                "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "max_position_embeddings": 24, "hidden_act": "quick_gelu",
+                "eos_token_id": 2
+            },
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "image_size": 20, "patch_size": 6, "hidden_act": "gelu"
+            }
+        })
+    },
+};
+
+/// SigLIP in every size, its towers alone, and SigLIP 2 at a fixed resolution.
+pub static SIGLIP: Family = Family {
+    name: "siglip",
+    systems: &["SigLIP"],
+    paper: "Zhai et al. 2023, arXiv 2303.15343",
+    model_types: &["siglip", "siglip_text_model", "siglip_vision_model"],
+    architectures: &["SiglipModel", "SiglipTextModel", "SiglipVisionModel"],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Vector, Label],
+    releases: &[
+        Release::new("google/siglip-base-patch16-224", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-256", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-384", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-512", "SigLIP", "204M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-256-multilingual", "SigLIP", "371M", "Apache-2.0"),
+        Release::new("google/siglip-large-patch16-256", "SigLIP", "652M", "Apache-2.0"),
+        Release::new("google/siglip-large-patch16-384", "SigLIP", "652M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch14-224", "SigLIP", "877M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch14-384", "SigLIP", "878M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch16-256-i18n", "SigLIP", "1.1B", "Apache-2.0"),
+        Release::new("google/siglip2-base-patch16-224", "SigLIP", "375M", "Apache-2.0"),
+        Release::new("google/siglip2-large-patch16-256", "SigLIP", "882M", "Apache-2.0"),
+        Release::new("google/siglip2-so400m-patch14-384", "SigLIP", "1.1B", "Apache-2.0"),
+        Release::new("google/medsiglip-448", "SigLIP", "878M", "Health AI Developer Foundations"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: siglip::rename,
+    inventory: |opening| Ok(opening.load::<siglip::Siglip>()?.1),
+    open: siglip::open,
+    sample: || {
+        json!({
+            "architectures": ["SiglipModel"], "model_type": "siglip",
+            "text_config": {
+                "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "max_position_embeddings": 24
+            },
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "image_size": 21, "patch_size": 5
+            }
+        })
+    },
+};

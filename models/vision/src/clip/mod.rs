@@ -1,0 +1,290 @@
+//! CLIP: pictures and texts as vectors of one space.
+//!
+//! Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020).
+//! Checked against transformers `CLIPModel` and its towers and against open_clip's `CLIP`, parity cases
+//! `tests/parity/clip`. Loads `model_type: "clip"`, either tower alone, open_clip's releases and OpenAI's own files.
+//! Activations are `(batch, time, width)`.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+//! use fauna_vision::clip::{Clip, Config};
+//!
+//! let config: Config = serde_json::from_value((fauna_vision::CLIP.sample)())?;
+//! let network = Clip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+//! let pictures = Tensor::zeros((2, 3, 20, 20), DType::F32, &Device::Cpu)?;
+//! assert_eq!(network.image_features(&pictures)?.dims(), [2, 24]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod encoder;
+mod original;
+mod positions;
+mod text;
+mod vision;
+
+use candle_core::Tensor;
+use fauna_shared::item::Tensors;
+use fauna_shared::model::{Exhibit, Model, Opening, check_sizes, only_known};
+use fauna_shared::nn::Linear;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use fauna_text::words::{checked_ids, input_ids, real_tokens};
+use serde::Deserialize;
+use serde_json::Value;
+
+pub use encoder::{Blocks, Encoder};
+pub use original::{layout, rename};
+pub use positions::interpolated;
+pub use text::{TextConfig, TextStates, TextTower};
+pub use vision::{VisionConfig, VisionStates, VisionTower, without_class};
+
+pub(crate) use text::embedded;
+pub(crate) use vision::{own_size, side};
+
+use crate::pair::{self, Pair, PairExhibit};
+
+/// How the `model_type` of what this family loads begins.
+const KIND: &str = "clip";
+
+/// `config.json`: of both towers, or of one alone.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Config {
+    /// The tower that reads, if it is there.
+    pub text_config: Option<TextConfig>,
+    /// The tower that sees, if it is there.
+    pub vision_config: Option<VisionConfig>,
+    /// Width of the shared space; none for a tower without a projection.
+    pub projection_dim: Option<usize>,
+}
+
+impl TryFrom<Value> for Config {
+    type Error = String;
+
+    /// `architectures` says which towers there are, or else `model_type`. The config of a tower alone stands by itself
+    /// or inside that of both.
+    fn try_from(config: Value) -> std::result::Result<Self, String> {
+        let named = config["architectures"][0].as_str();
+        let architecture = named.unwrap_or(match config["model_type"].as_str() {
+            Some("clip_text_model") => "CLIPTextModel",
+            Some("clip_vision_model") => "CLIPVisionModel",
+            _ => "CLIPModel",
+        });
+        let text = || pair::part::<TextConfig>(&config, KIND, "text_config", architecture != "CLIPModel");
+        let vision =
+            || pair::part::<VisionConfig>(&config, KIND, "vision_config", architecture != "CLIPModel");
+        let none = Self { text_config: None, vision_config: None, projection_dim: None };
+        Ok(match architecture {
+            "CLIPModel" => Self {
+                text_config: Some(text()?),
+                vision_config: Some(vision()?),
+                projection_dim: Some(pair::size(&config, "projection_dim", 512)?),
+            },
+            "CLIPTextModel" => Self { text_config: Some(text()?), ..none },
+            "CLIPVisionModel" => Self { vision_config: Some(vision()?), ..none },
+            "CLIPTextModelWithProjection" => {
+                let text = text()?;
+                Self { projection_dim: Some(text.projection_dim), text_config: Some(text), ..none }
+            }
+            "CLIPVisionModelWithProjection" => {
+                let vision = vision()?;
+                Self { projection_dim: Some(vision.projection_dim), vision_config: Some(vision), ..none }
+            }
+            other => return Err(format!("the clip family has no architecture \"{other}\"")),
+        })
+    }
+}
+
+/// Either tower or both, with their projections.
+pub struct Clip {
+    text_model: Option<TextTower>,
+    vision_model: Option<VisionTower>,
+    text_projection: Option<Linear>,
+    visual_projection: Option<Linear>,
+    /// Of both towers: the logarithm of what cosines are multiplied by.
+    logit_scale: Option<f32>,
+}
+
+impl Model for Clip {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let both = config.text_config.is_some() && config.vision_config.is_some();
+        if let Some(space) = config.projection_dim {
+            check_sizes(&[("projection_dim", space)])?;
+        }
+        let place = |name: &str| if both { w.at(name) } else { w.clone() };
+        let projection = |name: &str, width: Option<usize>| match (width, config.projection_dim) {
+            (Some(width), Some(space)) => projection(w, name, width, space).map(Some),
+            _ => Ok(None),
+        };
+        let (text, vision) = (config.text_config.as_ref(), config.vision_config.as_ref());
+        Ok(Self {
+            text_model: text.map(|c| TextTower::load(c, &place("text_model"))).transpose()?,
+            vision_model: vision.map(|c| VisionTower::load(c, &place("vision_model"))).transpose()?,
+            text_projection: projection("text_projection", text.map(|c| c.hidden_size))?,
+            visual_projection: projection("visual_projection", vision.map(|c| c.hidden_size))?,
+            logit_scale: both.then(|| pair::number(w, "logit_scale", &[])).transpose()?,
+        })
+    }
+}
+
+/// The map of `width` to the shared `space`; the first releases store it `[inputs, outputs]`.
+fn projection(w: &Weights, name: &str, width: usize, space: usize) -> Result<Linear> {
+    let w = w.at(name);
+    let weight = match w.has(original::TRANSPOSED, false) {
+        true => w.matrix_transposed(original::TRANSPOSED, space, width)?,
+        false => w.matrix("weight", space, width)?,
+    };
+    Ok(Linear::new(weight, None))
+}
+
+impl Clip {
+    /// The tower that reads.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
+    pub fn text_model(&self) -> Result<&TextTower> {
+        self.text_model.as_ref().ok_or_else(|| pair::no_tower("reads texts"))
+    }
+
+    /// The tower that sees.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
+    pub fn vision_model(&self) -> Result<&VisionTower> {
+        self.vision_model.as_ref().ok_or_else(|| pair::no_tower("sees pictures"))
+    }
+
+    /// What cosines are multiplied by to become logits; 1 for a tower alone.
+    pub fn scale(&self) -> f32 {
+        self.logit_scale.map_or(1.0, f32::exp)
+    }
+
+    /// `pixel_values`: `(batch, 3, height, width)`; gives `(batch, space)`, not normalised.
+    pub fn image_features(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        self.project_image(&self.vision_model()?.forward(pixel_values)?.pooled)
+    }
+
+    /// `ids`: `(batch, time)` of integers; gives `(batch, space)`, not normalised.
+    pub fn text_features(&self, ids: &Tensor) -> Result<Tensor> {
+        self.project_text(&self.text_model()?.forward(ids, None)?.pooled)
+    }
+
+    fn project_image(&self, pooled: &Tensor) -> Result<Tensor> {
+        self.visual_projection.as_ref().map_or_else(|| Ok(pooled.clone()), |map| map.forward(pooled))
+    }
+
+    fn project_text(&self, pooled: &Tensor) -> Result<Tensor> {
+        self.text_projection.as_ref().map_or_else(|| Ok(pooled.clone()), |map| map.forward(pooled))
+    }
+
+    fn sees(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
+        let tower = self.vision_model()?;
+        let states = match any_size {
+            true => tower.forward_any_size(pixels)?,
+            false => tower.forward(pixels)?,
+        };
+        let map = self.visual_projection.as_ref();
+        self.put(out, ["vision", "image"], states.last_hidden_state, states.pooled, map)
+    }
+
+    fn reads(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
+        let tower = self.text_model()?;
+        let ids = checked_ids(ids, mask, tower.config().vocab_size, tower.device())?;
+        let real = mask.map(real_tokens).transpose()?;
+        let states = tower.forward(&ids, real.as_deref())?;
+        let map = self.text_projection.as_ref();
+        self.put(out, ["text", "text"], states.last_hidden_state, states.pooled, map)
+    }
+
+    /// Puts what a tower made under the reference's names. A tower alone calls its features embeddings, whatever their
+    /// length.
+    fn put(
+        &self,
+        out: &mut Tensors,
+        [tower, kind]: [&str; 2],
+        last_hidden_state: Tensor,
+        pooled: Tensor,
+        projection: Option<&Linear>,
+    ) -> Result<()> {
+        let both = self.logit_scale.is_some();
+        if !both {
+            out.insert("last_hidden_state".into(), last_hidden_state.clone());
+        }
+        out.insert(format!("{tower}_last_hidden_state"), last_hidden_state);
+        let Some(projection) = projection else {
+            out.insert("pooler_output".into(), pooled);
+            return Ok(());
+        };
+        let features = projection.forward(&pooled)?;
+        let embeds = if both { pair::normalised(&features)? } else { features.clone() };
+        out.insert(format!("{kind}_embeds"), embeds);
+        out.insert(format!("{kind}_features"), features);
+        Ok(())
+    }
+}
+
+impl Pair for Clip {
+    fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors> {
+        only_known(inputs, &["attention_mask", "image", "input_ids", "pixel_values", "text"])?;
+        let mut out = Tensors::new();
+        // open_clip calls its arguments `image` and `text`.
+        if let Some(pixels) = inputs.get("pixel_values").or(inputs.get("image")) {
+            let tower = self.vision_model()?;
+            self.sees(&tower.taken(pixels)?, any_size, &mut out)?;
+        }
+        if let Some(ids) = inputs.get("input_ids").or(inputs.get("text")) {
+            let mask = inputs.get("attention_mask");
+            let words = [("input_ids", Some(ids)), ("attention_mask", mask)];
+            let words = words.into_iter().filter_map(|(name, x)| Some((name.to_string(), x?.clone())));
+            input_ids(&words.collect(), &["input_ids", "attention_mask"])?;
+            self.reads(ids, mask, &mut out)?;
+        }
+        if out.is_empty() {
+            return Err(Error::input("neither pixel_values nor input_ids are given"));
+        }
+        if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
+            let logits = (texts.matmul(&images.t()?.contiguous()?)? * f64::from(self.scale()))?;
+            out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
+            out.insert("logits_per_text".into(), logits);
+        }
+        Ok(out)
+    }
+
+    fn pictures(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.image_features(&self.vision_model()?.taken(pixels)?)
+    }
+
+    fn texts(&self, ids: &Tensor) -> Result<Tensor> {
+        self.text_features(&ids.to_device(self.text_model()?.device())?)
+    }
+
+    /// Softmax over the labels: one of them is right.
+    fn chances(&self, cosines: &[f32]) -> Vec<f32> {
+        let logits = cosines.iter().map(|cosine| cosine * self.scale());
+        let most = logits.clone().fold(f32::NEG_INFINITY, f32::max);
+        let shares: Vec<f32> = logits.map(|logit| (logit - most).exp()).collect();
+        let sum: f32 = shares.iter().sum();
+        shares.into_iter().map(|share| share / sum).collect()
+    }
+
+    fn tokens_of_a_picture(&self) -> usize {
+        self.vision_model.as_ref().map_or(1, |tower| tower.config().patches() + 1)
+    }
+}
+
+/// Opens a checkpoint.
+pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    let (network, inventory) = opening.load::<Clip>()?;
+    let default = match (&network.text_model, &network.vision_model) {
+        (Some(_), None) => "CLIPTextModel",
+        (None, Some(_)) => "CLIPVisionModel",
+        _ => "CLIPModel",
+    };
+    let mut card = opening.card(&crate::CLIP, &opening.architecture(default), &inventory);
+    card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
+    pair::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    Ok(Box::new(PairExhibit::open(opening, network, card, pair::Habits::Clip)?))
+}

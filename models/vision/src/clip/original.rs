@@ -1,0 +1,281 @@
+//! Releases that are not in transformers' layout: open_clip's repositories and OpenAI's own archives.
+
+use std::path::PathBuf;
+
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Layout, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::Name;
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+/// What a projection that is stored `[inputs, outputs]` is called below its name.
+pub(super) const TRANSPOSED: &str = "transposed";
+
+const CONFIG: &str = "open_clip_config.json";
+
+/// What open_clip's repositories call their weights, in the order of preference.
+const WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
+
+/// Endings of an archive of OpenAI's.
+const ARCHIVES: [&str; 2] = [".pt", ".pth"];
+
+/// What a release calls its tensors, in transformers' names.
+///
+/// ```
+/// use fauna_shared::weights::Name;
+/// use fauna_vision::clip::rename;
+/// let fc1 = "vision_model.encoder.layers.3.mlp.fc1.bias";
+/// assert_eq!(rename("visual.transformer.resblocks.3.mlp.c_fc.bias"), Name::To(fc1.into()));
+/// assert_eq!(rename(fc1), Name::Keep);
+/// ```
+pub fn rename(name: &str) -> Name {
+    // Counted positions, the causal mask, and what OpenAI's archives say of their sizes.
+    let counted = name.ends_with("embeddings.position_ids");
+    if counted || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name) {
+        return Name::Ignore;
+    }
+    // open_clip keeps a text tower of another make below `text`; its own has the same names there.
+    let plain = name.strip_prefix("text.").unwrap_or(name);
+    let renamed = match name.strip_prefix("visual.") {
+        Some(name) => seen(name),
+        None => read(plain),
+    };
+    match renamed {
+        Some(renamed) => Name::To(renamed),
+        None => Name::Keep,
+    }
+}
+
+fn seen(name: &str) -> Option<String> {
+    let place = match name {
+        "class_embedding" => "embeddings.class_embedding",
+        "positional_embedding" => "embeddings.position_embedding.weight",
+        "conv1.weight" => "embeddings.patch_embedding.weight",
+        "proj" => return Some(format!("visual_projection.{TRANSPOSED}")),
+        name => {
+            return parts(name, [("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")], "vision_model");
+        }
+    };
+    Some(format!("vision_model.{place}"))
+}
+
+fn read(name: &str) -> Option<String> {
+    let place = match name {
+        "token_embedding.weight" => "embeddings.token_embedding.weight",
+        "positional_embedding" => "embeddings.position_embedding.weight",
+        "text_projection" => return Some(format!("text_projection.{TRANSPOSED}")),
+        name => return parts(name, [("ln_final", "final_layer_norm"); 2], "text_model"),
+    };
+    Some(format!("text_model.{place}"))
+}
+
+/// A norm of the tower, or a part of one of its blocks.
+fn parts(name: &str, norms: [(&str, &str); 2], tower: &str) -> Option<String> {
+    let (part, rest) = name.split_once('.')?;
+    if let Some((_, norm)) = norms.into_iter().find(|(official, _)| *official == part) {
+        return Some(format!("{tower}.{norm}.{rest}"));
+    }
+    let (index, part) = name.strip_prefix("transformer.resblocks.")?.split_once('.')?;
+    const PARTS: [(&str, &str); 5] = [
+        ("ln_1.", "layer_norm1."),
+        ("ln_2.", "layer_norm2."),
+        ("attn.", "self_attn."),
+        ("mlp.c_fc.", "mlp.fc1."),
+        ("mlp.c_proj.", "mlp.fc2."),
+    ];
+    let (official, ours) = PARTS.into_iter().find(|(official, _)| part.starts_with(official))?;
+    Some(format!("{tower}.encoder.layers.{index}.{ours}{}", &part[official.len()..]))
+}
+
+/// The config and the weights of a release of open_clip's, or of an archive of OpenAI's. Whether the activation is
+/// QuickGELU, `quick_gelu` among the options says where the release does not.
+pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    // A release in both layouts is read in transformers'.
+    if files.get("config.json").is_some() {
+        return Ok(None);
+    }
+    match files.json(CONFIG)? {
+        Some(config) => {
+            let place = files.require(CONFIG)?;
+            let quick = quick_gelu(options).or(config["model_cfg"]["quick_gelu"].as_bool()).unwrap_or(false);
+            let config = of_open_clip(&config["model_cfg"], quick).map_err(|error| error.at(place))?;
+            let chosen = files.choice().map(|name| files.require(name)).transpose()?;
+            let weights = chosen.or_else(|| WEIGHTS.iter().find_map(|name| files.get(name)));
+            // Without weights a config alone can still be opened with test weights.
+            let weights = match (weights, options.random_weights) {
+                (Some(weights), _) => vec![weights],
+                (None, Some(_)) => Vec::new(),
+                (None, None) => files.weights()?,
+            };
+            Ok(Some(Layout { config, weights }))
+        }
+        None => archive(files, options),
+    }
+}
+
+fn quick_gelu(options: &Options) -> Option<bool> {
+    options.settings.get("quick_gelu")?.as_bool()
+}
+
+/// Keys of an open_clip config that, set to anything but these, make another network.
+const TEXT: [(&str, Value); 6] = [
+    ("hf_model_name", Value::Null),
+    ("ls_init_value", Value::Null),
+    ("embed_cls", Value::Bool(false)),
+    ("no_causal_mask", Value::Bool(false)),
+    ("final_ln_after_pool", Value::Bool(false)),
+    ("proj_bias", Value::Bool(false)),
+];
+const VISION: [(&str, Value); 8] = [
+    ("timm_model_name", Value::Null),
+    ("ls_init_value", Value::Null),
+    ("input_patchnorm", Value::Bool(false)),
+    ("global_average_pool", Value::Bool(false)),
+    ("attentional_pool", Value::Bool(false)),
+    ("no_ln_pre", Value::Bool(false)),
+    ("final_ln_after_pool", Value::Bool(false)),
+    ("qk_norm", Value::Bool(false)),
+];
+
+/// Keys that must be absent, or say what was always so.
+const TEXT_SAYS: [(&str, &str); 1] = [("pool_type", "argmax")];
+const VISION_SAYS: [(&str, &str); 2] = [("pool_type", "tok"), ("pos_embed_type", "learnable")];
+
+/// `model_cfg` of open_clip in transformers' spelling.
+fn of_open_clip(model: &Value, quick_gelu: bool) -> Result<Value> {
+    let (text, vision) = (&model["text_cfg"], &model["vision_cfg"]);
+    for (key, value) in
+        [("multimodal_cfg", &model["multimodal_cfg"]), ("init_logit_bias", &model["init_logit_bias"])]
+    {
+        if !value.is_null() {
+            return Err(other_network(&format!("model_cfg.{key}"), value));
+        }
+    }
+    only_these(text, "text_cfg", &TEXT, &TEXT_SAYS)?;
+    only_these(vision, "vision_cfg", &VISION, &VISION_SAYS)?;
+    let size = |config: &Value, key: &str, default: u64| match &config[key] {
+        Value::Null => Ok(default),
+        value => value.as_u64().ok_or_else(|| other_network(key, value)),
+    };
+    let ratio = |config: &Value| match &config["mlp_ratio"] {
+        Value::Null => Ok(4.0),
+        value => {
+            value.as_f64().filter(|x| *x > 0.0 && *x < 1e6).ok_or_else(|| other_network("mlp_ratio", value))
+        }
+    };
+    let side = |key: &str, default: u64| -> Result<Value> {
+        match &vision[key] {
+            Value::Array(sides) if sides.len() == 2 => Ok(json!(sides)),
+            _ => Ok(json!(size(vision, key, default)?)),
+        }
+    };
+    let act = if quick_gelu { "quick_gelu" } else { "gelu" };
+    let (width, seen) = (size(text, "width", 512)?, size(vision, "width", 768)?);
+    let head_width = size(vision, "head_width", 64)?.max(1);
+    let inner = |width: u64, ratio: f64| (width as f64 * ratio) as u64;
+    let space = model["embed_dim"].as_u64().ok_or_else(|| {
+        Error::new(
+            fauna_shared::ErrorKind::Format,
+            "model_cfg.embed_dim, the width of the shared space, is missing",
+        )
+    })?;
+    Ok(json!({
+        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": space,
+        "text_config": {
+            "vocab_size": size(text, "vocab_size", 49408)?, "hidden_size": width,
+            "intermediate_size": inner(width, ratio(text)?), "num_hidden_layers": size(text, "layers", 12)?,
+            "num_attention_heads": size(text, "heads", 8)?,
+            "max_position_embeddings": size(text, "context_length", 77)?,
+            "hidden_act": act, "layer_norm_eps": 1e-5, "eos_token_id": 2
+        },
+        "vision_config": {
+            "hidden_size": seen, "intermediate_size": inner(seen, ratio(vision)?),
+            "num_hidden_layers": size(vision, "layers", 12)?, "num_attention_heads": seen / head_width,
+            "image_size": side("image_size", 224)?, "patch_size": side("patch_size", 16)?,
+            "hidden_act": act, "layer_norm_eps": 1e-5
+        }
+    }))
+}
+
+fn only_these(config: &Value, name: &str, plain: &[(&str, Value)], says: &[(&str, &str)]) -> Result<()> {
+    for (key, wanted) in plain {
+        let found = &config[*key];
+        if !found.is_null() && found != wanted {
+            return Err(other_network(&format!("{name}.{key}"), found));
+        }
+    }
+    for (key, wanted) in says {
+        let found = &config[*key];
+        if !found.is_null() && found != wanted {
+            return Err(other_network(&format!("{name}.{key}"), found));
+        }
+    }
+    Ok(())
+}
+
+fn other_network(key: &str, found: &Value) -> Error {
+    Error::unsupported(format!("{key} is {found}, which is not implemented"))
+        .hint("the clip family loads vision transformers with CLIP's own text tower")
+}
+
+/// An archive of OpenAI's: its tensors tell its sizes, and its activation is always QuickGELU.
+fn archive(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    let Some(path) = archive_of(files) else { return Ok(None) };
+    let checkpoint = Checkpoint::open_files(std::slice::from_ref(&path))?;
+    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let (Some(patches), Some(words)) = (shape("visual.conv1.weight"), shape("token_embedding.weight")) else {
+        return Ok(None);
+    };
+    let missing =
+        |name: &str| Error::format(&path, format!("no tensor {name}, which a CLIP of OpenAI's has"));
+    let shape = |name: &str| shape(name).ok_or_else(|| missing(name));
+    let dim =
+        |shape: &[usize], axis: usize, name: &str| shape.get(axis).copied().ok_or_else(|| missing(name));
+    let positions = dim(&shape("visual.positional_embedding")?, 0, "visual.positional_embedding")?;
+    let space = dim(&shape("text_projection")?, 1, "text_projection")?;
+    let context = dim(&shape("positional_embedding")?, 0, "positional_embedding")?;
+    let depth = |tower: &str| {
+        let block = |i: &usize| checkpoint.get(&format!("{tower}.resblocks.{i}.ln_1.weight")).is_some();
+        (0..).take_while(block).count()
+    };
+    let inner = |tower: &str| {
+        let name = format!("{tower}.resblocks.0.mlp.c_fc.weight");
+        dim(&shape(&name)?, 0, &name)
+    };
+    let (seen, patch) = (dim(&patches, 0, "visual.conv1.weight")?, dim(&patches, 2, "visual.conv1.weight")?);
+    let (vocabulary, width) =
+        (dim(&words, 0, "token_embedding.weight")?, dim(&words, 1, "token_embedding.weight")?);
+    let side = positions.saturating_sub(1).isqrt();
+    let act = if quick_gelu(options).unwrap_or(true) { "quick_gelu" } else { "gelu" };
+    // Every head of OpenAI's is 64 wide.
+    let heads = |width: usize| (width / 64).max(1);
+    let config = json!({
+        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": space,
+        "text_config": {
+            "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner("transformer")?,
+            "num_hidden_layers": depth("transformer"), "num_attention_heads": heads(width),
+            "max_position_embeddings": context, "hidden_act": act, "eos_token_id": 2
+        },
+        "vision_config": {
+            "hidden_size": seen, "intermediate_size": inner("visual.transformer")?,
+            "num_hidden_layers": depth("visual.transformer"), "num_attention_heads": heads(seen),
+            "image_size": side.saturating_mul(patch), "patch_size": patch, "hidden_act": act
+        }
+    });
+    Ok(Some(Layout { config, weights: vec![path] }))
+}
+
+/// The archive the user named, or the only one of a folder that holds no other weights.
+fn archive_of(files: &Files) -> Option<PathBuf> {
+    let is_archive = |name: &str| ARCHIVES.iter().any(|ending| name.ends_with(ending)) && !name.contains('/');
+    if let Some(choice) = files.choice() {
+        return files.get(choice).filter(|_| is_archive(choice));
+    }
+    let names = files.names();
+    let mut found = names.iter().filter(|name| is_archive(name));
+    match (found.next(), found.next()) {
+        (Some(only), None) => files.get(only),
+        _ => None,
+    }
+}

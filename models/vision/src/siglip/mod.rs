@@ -1,0 +1,252 @@
+//! SigLIP: pictures and texts as vectors of one space, each pair judged by itself.
+//!
+//! Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
+//! Checked against transformers `SiglipModel` and its towers, parity cases `tests/parity/siglip`. Loads
+//! `model_type: "siglip"` and either tower alone. Activations are `(batch, time, width)`.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+//! use fauna_vision::siglip::{Config, Siglip};
+//!
+//! let config: Config = serde_json::from_value((fauna_vision::SIGLIP.sample)())?;
+//! let network = Siglip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+//! let pictures = Tensor::zeros((2, 3, 21, 21), DType::F32, &Device::Cpu)?;
+//! let states = network.vision_model()?.forward(&pictures)?;
+//! assert_eq!(states.pooled.unwrap().dims(), [2, 32]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod text;
+mod vision;
+
+use candle_core::Tensor;
+use fauna_shared::item::Tensors;
+use fauna_shared::model::{Exhibit, Model, Opening, only_known};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use fauna_text::words::{checked_ids, input_ids, real_tokens};
+use serde::Deserialize;
+use serde_json::Value;
+
+pub use text::{TextConfig, TextStates, TextTower};
+pub use vision::{VisionConfig, VisionStates, VisionTower};
+
+use crate::pair::{self, Pair, PairExhibit};
+
+/// How the `model_type` of what this family loads begins.
+const KIND: &str = "siglip";
+
+/// `config.json`: of both towers, or of one alone.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Config {
+    /// The tower that reads, if it is there.
+    pub text_config: Option<TextConfig>,
+    /// The tower that sees, if it is there.
+    pub vision_config: Option<VisionConfig>,
+}
+
+impl TryFrom<Value> for Config {
+    type Error = String;
+
+    /// `architectures` says which towers there are, or else `model_type`. The config of a tower alone stands by itself
+    /// or inside that of both.
+    fn try_from(config: Value) -> std::result::Result<Self, String> {
+        let named = config["architectures"][0].as_str();
+        let architecture = named.unwrap_or(match config["model_type"].as_str() {
+            Some("siglip_text_model") => "SiglipTextModel",
+            Some("siglip_vision_model") => "SiglipVisionModel",
+            _ => "SiglipModel",
+        });
+        let alone = architecture != "SiglipModel";
+        let text = || pair::part::<TextConfig>(&config, KIND, "text_config", alone).map(Some);
+        let vision = || pair::part::<VisionConfig>(&config, KIND, "vision_config", alone).map(Some);
+        Ok(match architecture {
+            "SiglipModel" => Self { text_config: text()?, vision_config: vision()? },
+            "SiglipTextModel" => Self { text_config: text()?, vision_config: None },
+            "SiglipVisionModel" => Self { text_config: None, vision_config: vision()? },
+            other => return Err(format!("the siglip family has no architecture \"{other}\"")),
+        })
+    }
+}
+
+/// What a release calls its tensors: by the names of this family, but for the counted positions of older files.
+pub fn rename(name: &str) -> Name {
+    match name.ends_with("embeddings.position_ids") {
+        true => Name::Ignore,
+        false => Name::Keep,
+    }
+}
+
+/// Either tower or both.
+pub struct Siglip {
+    text_model: Option<TextTower>,
+    vision_model: Option<VisionTower>,
+    /// Of both towers: the logarithm of what cosines are multiplied by, and what is added then.
+    logits: Option<(f32, f32)>,
+}
+
+impl Model for Siglip {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let both = config.text_config.is_some() && config.vision_config.is_some();
+        if let (Some(text), Some(vision)) = (&config.text_config, &config.vision_config) {
+            if !vision.vision_use_head {
+                return Err(vision::no_head());
+            }
+            if text.space() != vision.hidden_size {
+                return Err(Error::unsupported(format!(
+                    "texts have vectors of {}, pictures of {}: they share no space",
+                    text.space(),
+                    vision.hidden_size
+                )));
+            }
+        }
+        let place = |name: &str| if both { w.at(name) } else { w.clone() };
+        // The releases store one number as a vector.
+        let number = |name: &str| match w.dims(name) {
+            Some([]) => pair::number(w, name, &[]),
+            _ => pair::number(w, name, &[1]),
+        };
+        Ok(Self {
+            text_model: config.text_config.map(|c| TextTower::load(&c, &place("text_model"))).transpose()?,
+            vision_model: config
+                .vision_config
+                .map(|c| VisionTower::load(&c, &place("vision_model")))
+                .transpose()?,
+            logits: both
+                .then(|| Ok::<_, Error>((number("logit_scale")?, number("logit_bias")?)))
+                .transpose()?,
+        })
+    }
+}
+
+impl Siglip {
+    /// The tower that reads.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
+    pub fn text_model(&self) -> Result<&TextTower> {
+        self.text_model.as_ref().ok_or_else(|| pair::no_tower("reads texts"))
+    }
+
+    /// The tower that sees.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
+    pub fn vision_model(&self) -> Result<&VisionTower> {
+        self.vision_model.as_ref().ok_or_else(|| pair::no_tower("sees pictures"))
+    }
+
+    /// What cosines are multiplied by, and what is added then; 1 and 0 for a tower alone.
+    pub fn scale_and_bias(&self) -> (f32, f32) {
+        self.logits.map_or((1.0, 0.0), |(scale, bias)| (scale.exp(), bias))
+    }
+
+    fn sees(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
+        let tower = self.vision_model()?;
+        let pixels = tower.taken(pixels)?;
+        let states = match any_size {
+            true => tower.forward_any_size(&pixels)?,
+            false => tower.forward(&pixels)?,
+        };
+        out.insert("vision_last_hidden_state".into(), states.last_hidden_state.clone());
+        match (self.logits, states.pooled) {
+            (Some(_), Some(pooled)) => {
+                out.insert("image_embeds".into(), pair::normalised(&pooled)?);
+                out.insert("image_features".into(), pooled);
+            }
+            (_, pooled) => {
+                out.insert("last_hidden_state".into(), states.last_hidden_state);
+                out.extend(pooled.map(|pooled| ("pooler_output".to_string(), pooled)));
+            }
+        }
+        Ok(())
+    }
+
+    fn reads(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
+        let tower = self.text_model()?;
+        // Padding is seen where no mask is given, and a hidden last place still stands for the text.
+        let ids = checked_ids(ids, None, tower.config().vocab_size, tower.device())?;
+        let real = mask.map(real_tokens).transpose()?;
+        let states = tower.forward(&ids, real.as_deref())?;
+        out.insert("text_last_hidden_state".into(), states.last_hidden_state.clone());
+        match self.logits {
+            Some(_) => {
+                out.insert("text_embeds".into(), pair::normalised(&states.pooled)?);
+                out.insert("text_features".into(), states.pooled);
+            }
+            None => {
+                out.insert("last_hidden_state".into(), states.last_hidden_state);
+                out.insert("pooler_output".into(), states.pooled);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pair for Siglip {
+    fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors> {
+        only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
+        let mut out = Tensors::new();
+        if let Some(pixels) = inputs.get("pixel_values") {
+            self.sees(pixels, any_size, &mut out)?;
+        }
+        if let Some(ids) = inputs.get("input_ids") {
+            let words = inputs.iter().filter(|(name, _)| *name != "pixel_values");
+            let words = words.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+            input_ids(&words, &["input_ids", "attention_mask"])?;
+            self.reads(ids, inputs.get("attention_mask"), &mut out)?;
+        }
+        if out.is_empty() {
+            return Err(Error::input("neither pixel_values nor input_ids are given"));
+        }
+        if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
+            let (scale, bias) = self.scale_and_bias();
+            let logits =
+                texts.matmul(&images.t()?.contiguous()?)?.affine(f64::from(scale), f64::from(bias))?;
+            out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
+            out.insert("logits_per_text".into(), logits);
+        }
+        Ok(out)
+    }
+
+    fn pictures(&self, pixels: &Tensor) -> Result<Tensor> {
+        let tower = self.vision_model()?;
+        tower.forward(&tower.taken(pixels)?)?.pooled.ok_or_else(vision::no_head)
+    }
+
+    fn texts(&self, ids: &Tensor) -> Result<Tensor> {
+        let tower = self.text_model()?;
+        Ok(tower.forward(&ids.to_device(tower.device())?, None)?.pooled)
+    }
+
+    /// Sigmoids: each label is right or wrong by itself.
+    fn chances(&self, cosines: &[f32]) -> Vec<f32> {
+        let (scale, bias) = self.scale_and_bias();
+        cosines.iter().map(|cosine| 1.0 / (1.0 + (-(cosine * scale + bias)).exp())).collect()
+    }
+
+    fn tokens_of_a_picture(&self) -> usize {
+        self.vision_model.as_ref().map_or(1, |tower| tower.config().patches())
+    }
+}
+
+/// Opens a checkpoint.
+pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    let (network, inventory) = opening.load::<Siglip>()?;
+    let default = match (&network.text_model, &network.vision_model) {
+        (Some(_), None) => "SiglipTextModel",
+        (None, Some(_)) => "SiglipVisionModel",
+        _ => "SiglipModel",
+    };
+    let mut card = opening.card(&crate::SIGLIP, &opening.architecture(default), &inventory);
+    card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
+    pair::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    if opening.label.contains("medsiglip") {
+        card.notes.push("a research model, no medical device".to_string());
+    }
+    Ok(Box::new(PairExhibit::open(opening, network, card, pair::Habits::Siglip)?))
+}
