@@ -3,7 +3,7 @@
 //! Weights are read in place from wherever they lie, a mapped file most often, and widened in registers. Where many
 //! rows share a weight, each thread packs a block of it that fits its cache and drops it again.
 
-mod tiles;
+pub(super) mod tiles;
 
 use super::cpu::{Isa, features, isa};
 use super::pool::{parallel_for, threads};

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod blocks;
 pub mod conv;
+pub mod conv2d;
 pub mod cpu;
 pub mod elementwise;
 pub mod lstm;

@@ -10,6 +10,7 @@
 //! ```
 
 use super::elementwise::exp_one;
+use super::matmul::Finish;
 use super::versions::{fma, for_each_piece, reduce, versioned};
 
 /// Elements one task handles.
@@ -63,12 +64,13 @@ pub fn add_rms_norm(
 }
 
 /// `(x - mean) / √(variance + eps) * weight + bias`, mean and variance over all frames and the channels of one group;
-/// the variance is the biased one.
+/// the variance is the biased one. `finish` is called on pieces of the result, so it must act on each number alone.
 ///
 /// `x` and `out`: `(batch, time, channels)`. `weight` and `bias`: `(channels)`, whole groups.
 ///
 /// # Panics
 /// If the lengths do not fit.
+#[allow(clippy::too_many_arguments)]
 pub fn group_norm(
     x: &[f32],
     time: usize,
@@ -76,6 +78,7 @@ pub fn group_norm(
     weight: &[f32],
     bias: &[f32],
     eps: f64,
+    finish: Option<Finish>,
     out: &mut [f32],
 ) {
     versioned! {
@@ -87,9 +90,25 @@ pub fn group_norm(
         }
     }
     versioned! {
-        fn frame(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
-            for (((v, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
-                *v = fma::<FMA>(x, scale, shift);
+        fn sums(x: &[f32], mean: &[f32], squared: bool, sums: &mut [f32]) {
+            for frame in x.chunks_exact(sums.len()) {
+                match squared {
+                    true => {
+                        for ((sum, &v), &mean) in sums.iter_mut().zip(frame).zip(mean) {
+                            *sum = fma::<FMA>(v - mean, v - mean, *sum);
+                        }
+                    }
+                    false => sums.iter_mut().zip(frame).for_each(|(sum, v)| *sum += v),
+                }
+            }
+        }
+    }
+    versioned! {
+        fn frames(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
+            for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+                for (((v, &x), &scale), &shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+                    *v = fma::<FMA>(x, scale, shift);
+                }
             }
         }
     }
@@ -114,22 +133,24 @@ pub fn group_norm(
                 if groups == 1 {
                     return parts[0] = f64::from(sum(piece, mean[0], squared));
                 }
-                for frame in piece.chunks_exact(channels) {
-                    for ((part, group), &mean) in parts.iter_mut().zip(frame.chunks_exact(width)).zip(mean) {
-                        *part += f64::from(sum(group, mean, squared));
-                    }
+                let mut of_channels = vec![0f32; channels];
+                let mean: Vec<f32> = mean.iter().flat_map(|mean| std::iter::repeat_n(*mean, width)).collect();
+                sums(piece, &mean, squared, &mut of_channels);
+                for (part, group) in parts.iter_mut().zip(of_channels.chunks_exact(width)) {
+                    *part = group.iter().map(|sum| f64::from(*sum)).sum();
                 }
             });
-            let sums = |g: usize| parts.iter().skip(g).step_by(groups).sum::<f64>() / (time * width) as f64;
-            (0..groups).map(sums).collect()
+            let total = |g: usize| parts.iter().skip(g).step_by(groups).sum::<f64>() / (time * width) as f64;
+            (0..groups).map(total).collect()
         };
         let mean: Vec<f32> = total(&vec![0.0; groups], false).iter().map(|m| *m as f32).collect();
         let factor: Vec<f32> = total(&mean, true).iter().map(|v| (1.0 / (v + eps).sqrt()) as f32).collect();
         let scale: Vec<f32> = (0..channels).map(|c| weight[c] * factor[c / width]).collect();
         let shift: Vec<f32> = (0..channels).map(|c| bias[c] - mean[c / width] * scale[c]).collect();
         for_each_piece(out, step, |i, out| {
-            for (x, out) in x[i * step..].chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-                frame(x, &scale, &shift, out);
+            frames(&x[i * step..][..out.len()], &scale, &shift, out);
+            if let Some(finish) = finish {
+                finish(out);
             }
         });
     }
@@ -324,7 +345,7 @@ mod tests {
             let x = noise(batch * time * channels, 1);
             let (weight, bias) = (noise(channels, 2), noise(channels, 3));
             let mut out = vec![0.0; x.len()];
-            group_norm(&x, time, groups, &weight, &bias, 1e-5, &mut out);
+            group_norm(&x, time, groups, &weight, &bias, 1e-5, None, &mut out);
             let width = channels / groups;
             let mut wanted = vec![0.0; x.len()];
             for b in 0..batch {

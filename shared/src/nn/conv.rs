@@ -365,7 +365,7 @@ impl Weights {
 
 /// What `turn` makes of `stored`, in `shape` without gaps. Nothing is computed for a stand-in: its shape may be as
 /// large as a config dares to say.
-fn arrange(
+pub(super) fn arrange(
     stored: &Tensor,
     shape: impl Into<Shape>,
     turn: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
@@ -378,11 +378,11 @@ fn arrange(
 }
 
 /// Whether `tensor` is one number that stands for a tensor that is missing.
-fn is_stand_in(tensor: &Tensor) -> bool {
+pub(super) fn is_stand_in(tensor: &Tensor) -> bool {
     tensor.stride().iter().all(|stride| *stride == 0)
 }
 
-fn same_inputs(inputs: usize, x: &Tensor) -> Result<()> {
+pub(super) fn same_inputs(inputs: usize, x: &Tensor) -> Result<()> {
     match x.dims() {
         [.., last] if *last == inputs => Ok(()),
         dims => Err(Error::new(
@@ -392,7 +392,7 @@ fn same_inputs(inputs: usize, x: &Tensor) -> Result<()> {
     }
 }
 
-fn with_parameters<R>(
+pub(super) fn with_parameters<R>(
     weight: &Tensor,
     bias: Option<&Tensor>,
     f: impl FnOnce(&[f32], Option<&[f32]>) -> R,
@@ -403,7 +403,7 @@ fn with_parameters<R>(
     })?
 }
 
-fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(super) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     Ok(match bias {
         Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
         None => y,

@@ -2,7 +2,9 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::host;
+use super::conv::is_stand_in;
+use super::{Activation, host};
+use crate::kernels::matmul::Finish;
 use crate::kernels::{memory, norm};
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
@@ -82,8 +84,8 @@ impl RmsNorm {
     }
 }
 
-/// Normalisation over the time and the channels of each of several groups of channels, then a scale and a shift per
-/// channel (Wu and He 2018).
+/// Normalisation over the time (or the rows and columns) and the channels of each of several groups of channels, then a
+/// scale and a shift per channel (Wu and He 2018).
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     groups: usize,
@@ -93,15 +95,27 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// `x`: `(batch, time, channels)`.
+    /// `x`: `(batch, time, channels)`, or `(batch, height, width, channels)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, time, channels) = x.dims3()?;
+        self.run(x, None)
+    }
+
+    /// `activation(self.forward(x))`.
+    pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, Some(activation))
+    }
+
+    fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+        let (batch, channels) = (x.dim(0)?, x.dim(D::Minus1)?);
+        let time = x.elem_count() / (batch * channels).max(1);
         if host::serves(x) {
+            let finish = activation.map(|activation| move |y: &mut [f32]| activation.apply(y));
+            let finish = finish.as_ref().map(|finish| finish as Finish);
             let mut out = memory::zeros(x.elem_count());
             host::read(&self.weight, |weight| {
                 host::read(&self.bias, |bias| {
                     host::read(x, |x| {
-                        norm::group_norm(x, time, self.groups, weight, bias, self.eps, &mut out)
+                        norm::group_norm(x, time, self.groups, weight, bias, self.eps, finish, &mut out)
                     })
                 })
             })???;
@@ -111,8 +125,9 @@ impl GroupNorm {
         let centred = wide.broadcast_sub(&wide.mean_keepdim((1, 3))?)?;
         let variance = centred.sqr()?.mean_keepdim((1, 3))?;
         let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
-        let normed = normed.reshape((batch, time, channels))?.to_dtype(x.dtype())?;
-        Ok(normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+        let normed = normed.reshape(x.shape())?.to_dtype(x.dtype())?;
+        let y = normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?;
+        activation.map_or(Ok(y.clone()), |activation| activation.forward(&y))
     }
 }
 
@@ -139,6 +154,21 @@ impl Weights {
             bias: Some(here.tensor("bias", &[width])?),
             eps,
         })
+    }
+
+    /// The layer norm at `name` whose scale was left out where a map follows that could hold it: ones, unless the
+    /// checkpoint has a `weight`.
+    pub fn layer_norm_scaled_if_stored(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+        let here = self.at(name);
+        let bias = here.tensor("bias", &[width])?;
+        let ones = Tensor::ones((), bias.dtype(), bias.device())?.broadcast_as(width)?;
+        let weight = match here.has("weight", false) {
+            true => here.tensor("weight", &[width])?,
+            // As large as a config dares to say, unless a bias was found.
+            false if is_stand_in(&bias) => ones,
+            false => ones.contiguous()?,
+        };
+        Ok(LayerNorm { weight, bias: Some(bias), eps })
     }
 
     /// The layer norm at `name` that has no bias.

@@ -1,0 +1,418 @@
+//! Convolutions over pictures as products of matrices.
+//!
+//! Pictures lie `(batch, height, width, channels)`, so the channels under one tap of a kernel are one stretch of
+//! memory. A tile of the product takes a pointer for each of its pixels and each tap: nothing is copied, a tap outside
+//! the picture points to zeros, and a picture that is to be twice as large first is read where it lies. Pictures of
+//! few channels are gathered a strip of pixels at a time.
+
+#![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
+
+use super::cpu::{Isa, isa};
+use super::matmul::{Finish, Layout, SMALL, Scratch, tiles};
+use super::pool::{parallel_for, threads};
+use super::simd::{Simd, Task, dispatch};
+use super::versions::{Shared, for_each_piece, versioned};
+
+/// What slides over a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its height and width, in pixels.
+    pub kernel: (usize, usize),
+    /// Pixels from one output to the next.
+    pub stride: usize,
+    /// Rows of zeros above the picture and columns of zeros left of it. Those below and right of it follow from the
+    /// size of the output.
+    pub before: (usize, usize),
+    /// How many times each pixel stands in a row, and each row below itself, before the window slides.
+    pub zoom: usize,
+}
+
+/// Pictures one after the other, `(batch, height, width, channels)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Pictures<'a> {
+    /// All of them.
+    pub data: &'a [f32],
+    /// Rows.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Numbers in a pixel.
+    pub channels: usize,
+}
+
+/// Terms of the sums that a packed block of the weight covers.
+const BLOCK_LENGTH: usize = 512;
+/// Columns that it covers.
+const BLOCK_COLUMNS: usize = 128;
+/// The most pixels of one job: what they come to stays in cache from block to block.
+const MOST_PIXELS: usize = 768;
+/// Fewer pixels than this are not shared among threads: packing the weight would not be paid for.
+const FEW_PIXELS: usize = 384;
+/// Pictures of fewer channels are gathered.
+const FEW_CHANNELS: usize = 16;
+/// The most pixels of a strip.
+const MOST_STRIP: usize = 24;
+
+/// `y[i, j] = finish(Σ weight[a, b] · x[(i·stride + a - above) / zoom, (j·stride + b - left) / zoom] + bias)`, zeros
+/// standing around the pictures.
+///
+/// `weight`: `(kernel height, kernel width, channels, outputs)`. `bias`: `(outputs)`. `size`: height and width of each
+/// picture of `y`, `(batch, height, width, outputs)`, which is overwritten. `finish` is called on pieces of pixels, so it
+/// must act on each number alone.
+///
+/// # Panics
+/// If the lengths do not fit.
+///
+/// ```
+/// use fauna_shared::kernels::conv2d::{Pictures, Window, convolve};
+/// let x = Pictures { data: &[1.0, 2.0, 3.0, 4.0], height: 2, width: 2, channels: 1 };
+/// let window = Window { kernel: (2, 2), stride: 1, before: (1, 1), zoom: 1 };
+/// let mut y = [0.0; 4];
+/// convolve(x, &window, &[1.0; 4], None, None, (2, 2), &mut y);
+/// assert_eq!(y, [1.0, 3.0, 4.0, 10.0]);
+/// ```
+pub fn convolve(
+    x: Pictures,
+    window: &Window,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    finish: Option<Finish>,
+    size: (usize, usize),
+    y: &mut [f32],
+) {
+    convolve_on(isa(), x, window, weight, bias, finish, size, y);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn convolve_on(
+    isa: Isa,
+    x: Pictures,
+    window: &Window,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    finish: Option<Finish>,
+    size: (usize, usize),
+    y: &mut [f32],
+) {
+    let (picture, made) = (x.height * x.width * x.channels, size.0 * size.1);
+    let terms = window.kernel.0 * window.kernel.1 * x.channels;
+    assert!(window.stride > 0 && window.zoom > 0, "windows move, pixels stay");
+    assert!(picture > 0 && x.data.len().is_multiple_of(picture), "x is not whole pictures");
+    assert!(terms > 0 && weight.len().is_multiple_of(terms), "weight is not kernel by channels by outputs");
+    let (outputs, pixels) = (weight.len() / terms, x.data.len() / picture * made);
+    assert_eq!(y.len(), pixels * outputs, "y is not pictures of that size");
+    assert!(bias.is_none_or(|bias| bias.len() == outputs), "bias is not one per output");
+    if y.is_empty() {
+        return;
+    }
+    let zeros = vec![0f32; x.channels];
+    let conv = Conv { x, window, weight, bias, finish, size, outputs, terms, zeros: &zeros };
+    let (mut pixel_step, mut column_step) = (pixels, outputs.min(BLOCK_COLUMNS));
+    if threads() > 1 && pixels * outputs * terms >= SMALL {
+        let part = outputs.div_ceil(threads() * 4).next_multiple_of(32);
+        column_step = if pixels <= FEW_PIXELS { part.min(column_step) } else { column_step };
+        let jobs = (threads() * 8).div_ceil(outputs.div_ceil(column_step));
+        pixel_step = pixels.div_ceil(jobs).next_multiple_of(MOST_STRIP).clamp(FEW_PIXELS, MOST_PIXELS);
+    }
+    let columns = outputs.div_ceil(column_step);
+    let y = Shared(y.as_mut_ptr());
+    parallel_for(pixels.div_ceil(pixel_step) * columns, |job| {
+        let (first, column) = (job / columns * pixel_step, job % columns * column_step);
+        let part = Part {
+            pixels: (first, pixel_step.min(pixels - first)),
+            columns: (column, column_step.min(outputs - column)),
+        };
+        dispatch(isa, Job { conv: &conv, part, y: y.get() });
+    });
+}
+
+/// The largest of each square of two by two pixels, channel by channel; an odd last row or column is left out.
+///
+/// `y`: `(batch, height / 2, width / 2, channels)`.
+///
+/// # Panics
+/// If `y` has another length.
+pub fn max_pool(x: Pictures, y: &mut [f32]) {
+    versioned! {
+        fn larger(x: &[f32], y: &mut [f32]) {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = if x > *y || x.is_nan() { x } else { *y };
+            }
+        }
+    }
+    let (height, width, channels) = (x.height / 2, x.width / 2, x.channels);
+    let row = x.width * channels;
+    assert_eq!(
+        y.len() * x.height * row,
+        x.data.len() * height * width * channels,
+        "y is pictures of half the size"
+    );
+    if y.is_empty() {
+        return;
+    }
+    for_each_piece(y, width * channels, |i, y| {
+        let first = (i / height * x.height + i % height * 2) * row;
+        for (j, y) in y.chunks_exact_mut(channels).enumerate() {
+            let pixel = |at: usize| &x.data[first + at..][..channels];
+            y.copy_from_slice(pixel(2 * j * channels));
+            for at in [(2 * j + 1) * channels, row + 2 * j * channels, row + (2 * j + 1) * channels] {
+                larger(pixel(at), y);
+            }
+        }
+    });
+}
+
+/// A convolution, and how long its parts are.
+struct Conv<'a> {
+    x: Pictures<'a>,
+    window: &'a Window,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    finish: Option<Finish<'a>>,
+    size: (usize, usize),
+    outputs: usize,
+    terms: usize,
+    /// A pixel outside.
+    zeros: &'a [f32],
+}
+
+/// Pixels and columns of the result: the first, and how many.
+#[derive(Clone, Copy)]
+struct Part {
+    pixels: (usize, usize),
+    columns: (usize, usize),
+}
+
+/// One thread's share.
+struct Job<'a> {
+    conv: &'a Conv<'a>,
+    part: Part,
+    y: *mut f32,
+}
+
+/// A pixel of the result: where its picture begins in `x`, and its window's first row and column.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    picture: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Conv<'_> {
+    fn place(&self, pixel: usize) -> Place {
+        let (height, width) = self.size;
+        let (picture, pixel) = (pixel / (height * width), pixel % (height * width));
+        Place {
+            picture: picture * self.x.height * self.x.width * self.x.channels,
+            row: pixel / width * self.window.stride,
+            column: pixel % width * self.window.stride,
+        }
+    }
+
+    /// The pixel of `x` under tap `(a, b)`; zeros outside.
+    #[inline(always)]
+    fn under(&self, place: Place, a: usize, b: usize) -> &[f32] {
+        let (above, left) = self.window.before;
+        // Before the first, these wrap around to more than any picture has.
+        let (mut row, mut column) =
+            ((place.row + a).wrapping_sub(above), (place.column + b).wrapping_sub(left));
+        if self.window.zoom > 1 {
+            (row, column) = (row / self.window.zoom, column / self.window.zoom);
+        }
+        match row < self.x.height && column < self.x.width {
+            true => {
+                let first = place.picture + (row * self.x.width + column) * self.x.channels;
+                &self.x.data[first..first + self.x.channels]
+            }
+            false => self.zeros,
+        }
+    }
+
+    /// Copies terms `start..start + row.len()` of a pixel's sums to `row`.
+    fn gather(&self, place: Place, start: usize, row: &mut [f32]) {
+        let channels = self.x.channels;
+        let mut done = 0;
+        while done < row.len() {
+            let (tap, skip) = ((start + done) / channels, (start + done) % channels);
+            let pixel = &self.under(place, tap / self.window.kernel.1, tap % self.window.kernel.1)[skip..];
+            let count = pixel.len().min(row.len() - done);
+            row[done..done + count].copy_from_slice(&pixel[..count]);
+            done += count;
+        }
+    }
+
+    /// How many terms a packed block covers: whole taps, or a part of one.
+    fn block(&self) -> usize {
+        let channels = self.x.channels;
+        if channels < FEW_CHANNELS || channels > BLOCK_LENGTH {
+            return self.terms.min(BLOCK_LENGTH);
+        }
+        let taps = self.terms / channels;
+        let blocks = taps.div_ceil(BLOCK_LENGTH / channels);
+        taps.div_ceil(blocks) * channels
+    }
+}
+
+impl Task for Job<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (conv, width) = (self.conv, tiles::panel_width::<S>());
+        let (channels, outputs) = (conv.x.channels, conv.outputs);
+        let ((first, pixels), (column, columns)) = (self.part.pixels, self.part.columns);
+        let (strip, panels) = ((2 * S::PANEL_ROWS).min(MOST_STRIP), columns.div_ceil(width));
+        let (block, few) = (conv.block(), channels < FEW_CHANNELS);
+        let mut packed = Scratch::new(panels * width * block);
+        let packed = packed.as_mut_ptr();
+        let mut gathered = vec![0f32; if few { strip * block } else { 0 }];
+        let most_taps = if few { 1 } else { block.div_ceil(channels) };
+        let mut pointers = vec![std::ptr::null::<f32>(); most_taps * strip];
+        let mut start = 0;
+        while start < conv.terms {
+            // A block never ends inside one tap and begins inside the next.
+            let to_tap = if !few && block < channels { channels - start % channels } else { block };
+            let length = block.min(conv.terms - start).min(to_tap);
+            let (skip, depth) = if few { (0, length) } else { (start % channels, length.min(channels)) };
+            let taps = length / depth;
+            // SAFETY: the block's rows and columns are inside the weight, and the scratch holds all its panels.
+            unsafe {
+                let w = conv.weight.as_ptr().add(start * outputs + column);
+                tiles::pack::<S, f32>((w, outputs, Layout::InOut), columns, length, packed);
+            }
+            for r in (0..pixels).step_by(strip) {
+                let rows = strip.min(pixels - r);
+                for i in 0..rows {
+                    let place = conv.place(first + r + i);
+                    if few {
+                        let row = &mut gathered[i * length..][..length];
+                        conv.gather(place, start, row);
+                        pointers[i] = row.as_ptr();
+                        continue;
+                    }
+                    for t in 0..taps {
+                        let tap = start / channels + t;
+                        let pixel = conv.under(place, tap / conv.window.kernel.1, tap % conv.window.kernel.1);
+                        pointers[t * strip + i] = pixel[skip..skip + depth].as_ptr();
+                    }
+                }
+                // SAFETY: each pointer is valid for `depth` numbers, the strip is inside `y`, and is this job's own.
+                unsafe {
+                    let y = self.y.add((first + r) * outputs + column);
+                    for panel in 0..panels {
+                        let at = panel * width;
+                        tiles::scattered::<S>(
+                            (pointers.as_ptr(), strip, rows),
+                            (packed.add(at * length), width.min(columns - at)),
+                            (taps, depth),
+                            (y.add(at), outputs),
+                            start > 0,
+                        );
+                    }
+                    if start + length == conv.terms {
+                        self.finish(y, rows);
+                    }
+                }
+            }
+            start += length;
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Adds the bias to finished pixels, and calls what the caller wants done to them.
+    #[inline(always)]
+    unsafe fn finish(&self, y: *mut f32, rows: usize) {
+        let (column, columns) = self.part.columns;
+        for r in 0..rows {
+            // SAFETY: the row is this job's own.
+            let row = unsafe { std::slice::from_raw_parts_mut(y.add(r * self.conv.outputs), columns) };
+            if let Some(bias) = self.conv.bias {
+                for (y, bias) in row.iter_mut().zip(&bias[column..]) {
+                    *y += bias;
+                }
+            }
+            if let Some(finish) = self.conv.finish {
+                finish(row);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::matmul::tests::numbers;
+    use super::*;
+
+    /// The sum as the formula has it, in float64.
+    fn plainly(
+        x: Pictures,
+        window: &Window,
+        weight: &[f32],
+        bias: &[f32],
+        (height, width): (usize, usize),
+    ) -> Vec<f64> {
+        let picture = x.height * x.width * x.channels;
+        let mut y = Vec::new();
+        for n in 0..x.data.len() / picture {
+            for (i, j) in (0..height * width).map(|p| (p / width, p % width)) {
+                for o in 0..bias.len() {
+                    let mut sum = f64::from(bias[o]);
+                    for (a, b) in (0..window.kernel.0).flat_map(|a| (0..window.kernel.1).map(move |b| (a, b)))
+                    {
+                        let row = (i * window.stride + a) as isize - window.before.0 as isize;
+                        let column = (j * window.stride + b) as isize - window.before.1 as isize;
+                        if row < 0 || column < 0 {
+                            continue;
+                        }
+                        let (row, column) = (row as usize / window.zoom, column as usize / window.zoom);
+                        if row >= x.height || column >= x.width {
+                            continue;
+                        }
+                        for c in 0..x.channels {
+                            let x = x.data[n * picture + (row * x.width + column) * x.channels + c];
+                            let tap = (a * window.kernel.1 + b) * (weight.len() / bias.len())
+                                / (window.kernel.0 * window.kernel.1);
+                            sum += f64::from(x) * f64::from(weight[(tap + c) * bias.len() + o]);
+                        }
+                    }
+                    y.push(sum);
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn every_instruction_set_agrees_with_a_plain_loop() {
+        let window = |kernel, stride, before, zoom| Window { kernel, stride, before, zoom };
+        for isa in Isa::all_available() {
+            for (window, channels, outputs, (height, width), size) in [
+                (window((3, 3), 1, (1, 1), 1), 3, 5, (7, 9), (7, 9)),
+                (window((7, 7), 1, (3, 3), 1), 3, 17, (6, 5), (6, 5)),
+                (window((3, 3), 1, (1, 1), 1), 20, 33, (5, 7), (5, 7)),
+                (window((3, 3), 1, (1, 1), 2), 16, 40, (4, 3), (8, 6)),
+                (window((3, 3), 2, (0, 0), 1), 17, 3, (6, 8), (3, 4)),
+                (window((1, 1), 1, (0, 0), 1), 600, 6, (3, 3), (3, 3)),
+                (window((3, 3), 1, (1, 1), 1), 513, 2, (2, 3), (2, 3)),
+                (window((2, 3), 3, (1, 2), 3), 130, 4, (3, 2), (3, 4)),
+                (window((4, 4), 1, (2, 2), 1), 64, 140, (21, 20), (21, 20)),
+            ] {
+                let data = numbers(2 * height * width * channels, 1);
+                let x = Pictures { data: &data, height, width, channels };
+                let weight = numbers(window.kernel.0 * window.kernel.1 * channels * outputs, 2);
+                let bias = numbers(outputs, 3);
+                let mut y = vec![f32::NAN; 2 * size.0 * size.1 * outputs];
+                let double = |row: &mut [f32]| row.iter_mut().for_each(|y| *y *= 2.0);
+                convolve_on(isa, x, &window, &weight, Some(&bias), Some(&double), size, &mut y);
+                let wanted = plainly(x, &window, &weight, &bias, size);
+                for (i, (&y, &wanted)) in y.iter().zip(&wanted).enumerate() {
+                    let near = (f64::from(y) - 2.0 * wanted).abs() <= 2e-4;
+                    assert!(
+                        near,
+                        "{isa:?} {window:?} {channels} to {outputs}: {i} is {y}, not {}",
+                        2.0 * wanted
+                    );
+                }
+            }
+        }
+    }
+}

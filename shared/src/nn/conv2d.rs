@@ -1,0 +1,379 @@
+//! Convolutions over pictures, and what makes pictures smaller and larger. Activations are
+//! `(batch, height, width, channels)`.
+
+use candle_core::{Device, Tensor};
+
+use super::conv::{add_bias, arrange, is_stand_in, same_inputs, with_parameters};
+use super::{Activation, host};
+use crate::kernels::conv2d::{self as kernel, Pictures, Window};
+use crate::kernels::matmul::Finish;
+use crate::kernels::memory;
+use crate::weights::Weights;
+use crate::{Error, ErrorKind, Result};
+
+/// Shape and storage of a convolution over pictures.
+///
+/// ```
+/// use fauna_shared::nn::Conv2dOptions;
+/// assert_eq!(Conv2dOptions::new(3).same().size(32, 48), Some((32, 48)));
+/// assert_eq!(Conv2dOptions::new(3).stride(2).padding_each([0, 1, 0, 1]).size(32, 48), Some((16, 24)));
+/// assert_eq!(Conv2dOptions::new(3).same().of_doubled().size(32, 48), Some((64, 96)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dOptions {
+    kernel: usize,
+    stride: usize,
+    /// Above, below, left, right.
+    padding: [usize; 4],
+    zoom: usize,
+    bias: bool,
+}
+
+impl Conv2dOptions {
+    /// `kernel` by `kernel` taps; stride 1, no padding, with a bias.
+    pub fn new(kernel: usize) -> Self {
+        Self { kernel, stride: 1, padding: [0; 4], zoom: 1, bias: true }
+    }
+
+    /// Pixels of the input from one output to the next, both ways.
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// As much padding all around as keeps the size where the kernel is odd and the stride 1.
+    pub fn same(self) -> Self {
+        self.padding(self.kernel.saturating_sub(1) / 2)
+    }
+
+    /// Rows and columns of zeros on all four sides.
+    pub fn padding(self, padding: usize) -> Self {
+        self.padding_each([padding; 4])
+    }
+
+    /// Zeros above, below, left and right.
+    pub fn padding_each(self, padding: [usize; 4]) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// Over the picture twice as large, each pixel standing for four ([`double`]); no such picture is made.
+    pub fn of_doubled(self) -> Self {
+        Self { zoom: 2, ..self }
+    }
+
+    /// Without a bias.
+    pub fn no_bias(self) -> Self {
+        Self { bias: false, ..self }
+    }
+
+    /// Height and width of what a convolution makes of `height` by `width`; none if they do not fill it once.
+    pub fn size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
+        let [above, below, left, right] = self.padding;
+        let out = |length: usize, padding: usize| {
+            let free = length.checked_mul(self.zoom)?.checked_add(padding)?.checked_sub(self.kernel)?;
+            Some(free / self.stride.max(1) + 1)
+        };
+        Some((out(height, above + below)?, out(width, left + right)?))
+    }
+
+    fn checked(self) -> Result<Self> {
+        match self.kernel == 0 || self.stride == 0 {
+            true => Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("a convolution of kernel {}, stride {}: none may be 0", self.kernel, self.stride),
+            )),
+            false => Ok(self),
+        }
+    }
+}
+
+/// A convolution over pictures: `y[i, j] = Σ weight[a, b] · x[i·stride + a, j·stride + b] + bias`.
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    /// `(kernel * kernel * inputs, outputs)`: taps row by row.
+    weight: Tensor,
+    bias: Option<Tensor>,
+    inputs: usize,
+    options: Conv2dOptions,
+}
+
+impl Conv2d {
+    /// `x`: `(batch, height, width, inputs)`; gives `(batch, height', width', outputs)` of
+    /// [`size`](Conv2dOptions::size).
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if `x` with its padding is smaller than the kernel.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None)
+    }
+
+    /// `activation(self.forward(x))`.
+    ///
+    /// # Errors
+    /// As [`forward`](Conv2d::forward).
+    pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, Some(activation))
+    }
+
+    /// The same with `factor` times its weight and its bias.
+    pub fn scaled(self, factor: f64) -> Result<Self> {
+        let scale = |x: Tensor| match is_stand_in(&x) {
+            true => Ok(x),
+            false => x.affine(factor, 0.0),
+        };
+        let Self { weight, bias, inputs, options } = self;
+        Ok(Self { weight: scale(weight)?, bias: bias.map(scale).transpose()?, inputs, options })
+    }
+
+    /// What it makes of pixels that are 1 in one channel and 0 in all others: `channels`, `(…)` of u32, to
+    /// `(…, outputs)`. Only for a kernel of one tap.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if a channel is not among its inputs.
+    pub fn of_one_hot(&self, channels: &Tensor) -> Result<Tensor> {
+        if self.options.kernel != 1 {
+            return Err(Error::new(ErrorKind::Compute, "one channel is looked up under one tap"));
+        }
+        let flat: Vec<u32> = channels.flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?;
+        if let Some(channel) = flat.iter().find(|channel| **channel as usize >= self.inputs) {
+            return Err(Error::input(format!("code {channel} is not among {} codes", self.inputs)));
+        }
+        let shape = [channels.dims(), &[self.weight.dim(1)?]].concat();
+        let rows = self.weight.index_select(&channels.flatten_all()?, 0)?;
+        add_bias(rows.reshape(shape)?, self.bias.as_ref())
+    }
+
+    /// Kernel, stride and padding.
+    pub fn options(&self) -> &Conv2dOptions {
+        &self.options
+    }
+
+    fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
+        let (batch, height, width, inputs) = x.dims4()?;
+        let (options, outputs) = (&self.options, self.weight.dim(1)?);
+        same_inputs(self.inputs, x)?;
+        let Some(size) = options.size(height, width).filter(|_| height * width > 0) else {
+            return Err(Error::input(format!(
+                "a convolution of kernel {} was given a picture of {height} by {width}",
+                options.kernel
+            )));
+        };
+        let [above, below, left, right] = options.padding;
+        if !host::serves(x) {
+            let weight = self.weight.reshape((options.kernel, options.kernel, inputs, outputs))?;
+            let weight = weight.permute((3, 2, 0, 1))?.contiguous()?.to_dtype(x.dtype())?;
+            let x = if options.zoom == 1 { x.clone() } else { double(x)? };
+            let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
+            // Candle's gradient wants no more than the windows reach.
+            let reach = |length: usize| (length - 1) * options.stride + options.kernel;
+            let x = x.narrow(1, 0, reach(size.0))?.narrow(2, 0, reach(size.1))?;
+            let y = x.permute((0, 3, 1, 2))?.contiguous()?.conv2d(&weight, 0, options.stride, 1, 1)?;
+            let y = add_bias(y.permute((0, 2, 3, 1))?.contiguous()?, self.bias.as_ref())?;
+            return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
+        }
+        let kernel = (options.kernel, options.kernel);
+        let window = Window { kernel, stride: options.stride, before: (above, left), zoom: options.zoom };
+        let finish = activation.map(|activation| move |y: &mut [f32]| activation.apply(y));
+        let finish = finish.as_ref().map(|finish| finish as Finish);
+        let mut y = memory::zeros(batch * size.0 * size.1 * outputs);
+        with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {
+            host::read(x, |data| {
+                let x = Pictures { data, height, width, channels: inputs };
+                kernel::convolve(x, &window, weight, bias, finish, size, &mut y);
+            })
+        })??;
+        Ok(Tensor::from_vec(y, (batch, size.0, size.1, outputs), &Device::Cpu)?)
+    }
+}
+
+/// The largest of each square of two by two pixels, channel by channel: `(batch, height, width, channels)` to half the
+/// height and the width; an odd last row or column is left out.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::arange(0f32, 8.0, &Device::Cpu)?.reshape((1, 2, 4, 1))?;
+/// assert_eq!(fauna_shared::nn::max_pool(&x)?.flatten_all()?.to_vec1::<f32>()?, [5.0, 7.0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn max_pool(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    if !host::serves(x) {
+        let y = x.permute((0, 3, 1, 2))?.contiguous()?.max_pool2d(2)?;
+        return Ok(y.permute((0, 2, 3, 1))?.contiguous()?);
+    }
+    let mut y = memory::zeros(batch * (height / 2) * (width / 2) * channels);
+    host::read(x, |data| kernel::max_pool(Pictures { data, height, width, channels }, &mut y))?;
+    Ok(Tensor::from_vec(y, (batch, height / 2, width / 2, channels), &Device::Cpu)?)
+}
+
+/// Each pixel four times, as a square of two by two: `(batch, height, width, channels)` to twice the height and the
+/// width.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[[[[1f32], [2.0]]]], &Device::Cpu)?;
+/// assert_eq!(fauna_shared::nn::double(&x)?.flatten_all()?.to_vec1::<f32>()?, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn double(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let four = x.contiguous()?.reshape((batch, height, 1, width, 1, channels))?;
+    let four = four.broadcast_as((batch, height, 2, width, 2, channels))?;
+    Ok(four.reshape((batch, 2 * height, 2 * width, channels))?)
+}
+
+impl Weights {
+    /// The convolution over pictures at `name`: `weight` of `[outputs, inputs, kernel, kernel]`, or, as flax stores it,
+    /// `kernel` of `[kernel, kernel, inputs, outputs]`; and `bias` of `[outputs]`.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if kernel or stride is 0.
+    pub fn conv2d(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        options: Conv2dOptions,
+    ) -> Result<Conv2d> {
+        let (here, options) = (self.at(name), options.checked()?);
+        let kernel = options.kernel;
+        let shape = (kernel.saturating_mul(kernel).saturating_mul(inputs), outputs);
+        let weight = match here.has("kernel", false) {
+            true => {
+                let stored = here.tensor("kernel", &[kernel, kernel, inputs, outputs])?;
+                arrange(&stored, shape, |stored| Ok(stored.clone()))?
+            }
+            false => {
+                let stored = here.tensor("weight", &[outputs, inputs, kernel, kernel])?;
+                arrange(&stored, shape, |stored| stored.permute((2, 3, 1, 0)))?
+            }
+        };
+        let bias = options.bias.then(|| here.tensor("bias", &[outputs])).transpose()?;
+        Ok(Conv2d { weight, bias, inputs, options })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Runtime;
+    use candle_core::Var;
+
+    fn picture(batch: usize, height: usize, width: usize, channels: usize) -> Tensor {
+        let values = (0..batch * height * width * channels).map(|i| (i as f32 * 0.7).sin() - 0.1);
+        let x = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        x.reshape((batch, height, width, channels)).unwrap()
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[track_caller]
+    fn assert_near(a: &Tensor, b: &Tensor, what: &str) {
+        assert_eq!(a.dims(), b.dims(), "{what}");
+        for (i, (a, b)) in values(a).iter().zip(values(b)).enumerate() {
+            assert!((a - b).abs() < 1e-5, "{what}: element {i}: {a} and {b}");
+        }
+    }
+
+    /// What is given wants a gradient, so that candle's own operations serve.
+    fn tracked(x: &Tensor) -> Var {
+        Var::from_tensor(x).unwrap()
+    }
+
+    #[test]
+    fn a_convolution_by_hand() {
+        // One channel in; the first output is the pixel above, the second the sum of the four corners and 10.
+        let mut taps = [[0f32; 2]; 9];
+        taps[1][0] = 1.0;
+        [0, 2, 6, 8].iter().for_each(|tap: &usize| taps[*tap][1] = 1.0);
+        let weight = Tensor::new(&taps, &Device::Cpu).unwrap();
+        let bias = Some(Tensor::new(&[0f32, 10.0], &Device::Cpu).unwrap());
+        let conv = Conv2d { weight, bias, inputs: 1, options: Conv2dOptions::new(3).same() };
+        let x = Tensor::new(&[[[[1f32], [2.0]], [[3.0], [4.0]]]], &Device::Cpu).unwrap();
+        assert_eq!(values(&conv.forward(&x).unwrap()), [0.0, 14.0, 0.0, 13.0, 1.0, 12.0, 2.0, 11.0]);
+        let doubled = Conv2d { options: Conv2dOptions::new(3).same().of_doubled(), ..conv.clone() };
+        let large = conv.forward(&double(&x).unwrap()).unwrap();
+        assert_eq!(values(&doubled.forward(&x).unwrap()), values(&large));
+        let scaled = conv.scaled(2.0).unwrap();
+        assert_eq!(values(&scaled.forward(&x).unwrap())[..4], [0.0, 28.0, 0.0, 26.0]);
+    }
+
+    #[test]
+    fn kernels_agree_with_candle_and_a_gradient_flows() {
+        for (inputs, outputs, options) in [
+            (3, 8, Conv2dOptions::new(7).same()),
+            (20, 3, Conv2dOptions::new(3).same().no_bias()),
+            (17, 5, Conv2dOptions::new(3).stride(2).padding_each([0, 1, 0, 1])),
+            (16, 4, Conv2dOptions::new(3).same().of_doubled()),
+            (5, 33, Conv2dOptions::new(1)),
+            (4, 2, Conv2dOptions::new(2).stride(2)),
+        ] {
+            let weights = Weights::seeded(5, Runtime::cpu());
+            let conv = weights.conv2d("c", inputs, outputs, options).unwrap();
+            let x = picture(2, 6, 9, inputs);
+            let y = conv.forward_then(&x, Activation::Silu).unwrap();
+            let size = options.size(6, 9).unwrap();
+            assert_eq!(y.dims(), [2, size.0, size.1, outputs]);
+            let tracked = tracked(&x);
+            let other = conv.forward_then(tracked.as_tensor(), Activation::Silu).unwrap();
+            assert_near(&y, &other, &format!("{options:?}"));
+            let linear = conv.forward(tracked.as_tensor()).unwrap();
+            let gradient = linear.sum_all().unwrap().backward().unwrap();
+            let gradient = values(gradient.get(&tracked).unwrap());
+            let plain = conv.forward(&x).unwrap();
+            // The sum is linear in each element, so its slope is a difference.
+            for i in [0, 13 * inputs, 60 * inputs + inputs - 1] {
+                let mut moved = values(&x);
+                moved[i] += 1.0;
+                let moved = Tensor::from_vec(moved, x.shape(), &Device::Cpu).unwrap();
+                let slope: f32 = values(&(conv.forward(&moved).unwrap() - &plain).unwrap()).iter().sum();
+                assert!((slope - gradient[i]).abs() < 1e-3, "{options:?}: {slope}, not {}", gradient[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_flax_stores_is_the_same_convolution() {
+        let conv = Weights::seeded(5, Runtime::cpu());
+        let conv = conv.conv2d("c", 4, 6, Conv2dOptions::new(3)).unwrap();
+        let stored = Weights::seeded(5, Runtime::cpu()).tensor("c.weight", &[6, 4, 3, 3]).unwrap();
+        for (i, value) in values(&conv.weight).into_iter().enumerate() {
+            let (tap, input, output) = (i / 24, i / 6 % 4, i % 6);
+            assert_eq!(value, values(&stored)[((output * 4) + input) * 9 + tap]);
+        }
+    }
+
+    #[test]
+    fn pooling_and_doubling_agree_with_candle() {
+        let x = picture(2, 5, 6, 3);
+        let pooled = max_pool(&x).unwrap();
+        assert_near(&pooled, &max_pool(tracked(&x).as_tensor()).unwrap(), "max_pool");
+        let doubled = double(&x).unwrap();
+        let turned = x.permute((0, 3, 1, 2)).unwrap().upsample_nearest2d(10, 12).unwrap();
+        assert_near(&doubled, &turned.permute((0, 2, 3, 1)).unwrap(), "double");
+    }
+
+    #[test]
+    fn one_channel_is_looked_up() {
+        let weights = Weights::seeded(5, Runtime::cpu());
+        let conv = weights.conv2d("c", 7, 3, Conv2dOptions::new(1)).unwrap();
+        let codes = Tensor::new(&[[[6u32, 0, 3]]], &Device::Cpu).unwrap();
+        let ones: Vec<f32> =
+            [6, 0, 3].iter().flat_map(|code| (0..7).map(move |i| f32::from(u8::from(i == *code)))).collect();
+        let ones = Tensor::from_vec(ones, (1, 1, 3, 7), &Device::Cpu).unwrap();
+        assert_near(&conv.of_one_hot(&codes).unwrap(), &conv.forward(&ones).unwrap(), "one hot");
+        let outside = Tensor::new(&[[[7u32]]], &Device::Cpu).unwrap();
+        assert_eq!(conv.of_one_hot(&outside).unwrap_err().kind(), ErrorKind::Input);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_errors() {
+        let weights = Weights::seeded(5, Runtime::cpu());
+        let conv = weights.conv2d("c", 2, 3, Conv2dOptions::new(5)).unwrap();
+        assert_eq!(conv.forward(&picture(1, 4, 9, 2)).unwrap_err().kind(), ErrorKind::Input);
+        assert!(conv.forward(&picture(1, 9, 9, 3)).is_err());
+        assert!(weights.conv2d("d", 2, 3, Conv2dOptions::new(0)).is_err());
+        assert!(weights.conv2d("d", 2, 3, Conv2dOptions::new(1).stride(0)).is_err());
+    }
+}
