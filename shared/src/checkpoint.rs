@@ -35,6 +35,7 @@ mod bytes;
 mod cursor;
 mod gguf;
 mod metadata;
+mod msgpack;
 mod pickle;
 mod safetensors;
 mod torch;
@@ -134,8 +135,8 @@ pub struct Stored {
     pub storage: Storage,
     /// The axes, slowest first.
     pub shape: Vec<usize>,
-    /// The elements, contiguous and row-major; aligned for their type, save in PyTorch's files, where they lie anywhere
-    /// and are left unread until they are asked for.
+    /// The elements, contiguous and row-major; aligned for their type, save in PyTorch's and flax's files, where they
+    /// lie anywhere and are left unread until they are asked for.
     pub bytes: Bytes,
 }
 
@@ -170,10 +171,11 @@ const FOLDER: [&str; 4] = [
 ];
 
 /// The endings of a checkpoint with a name of its own, in the order of preference.
-const ENDINGS: [&str; 8] = [".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pth.tar", ".pkl"];
+const ENDINGS: [&str; 9] =
+    [".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pth.tar", ".pkl", ".msgpack"];
 
 impl Checkpoint {
-    /// Opens one file: safetensors, GGUF, PyTorch, or the `.index.json` of a sharded checkpoint. What it is, its
+    /// Opens one file: safetensors, GGUF, PyTorch, flax, or the `.index.json` of a sharded checkpoint. What it is, its
     /// content says, not its name.
     ///
     /// # Errors
@@ -331,11 +333,14 @@ fn read(path: &Path) -> Result<Contents> {
     if torch::looks_like(path, &file) {
         return torch::read(path, &file);
     }
+    if msgpack::looks_like(&file) {
+        return msgpack::read(path, &file);
+    }
     if file.starts_with(b"version https://git-lfs") {
         let error = Error::format(path, "a Git LFS pointer, not the file it points to");
         return Err(error.hint("run `git lfs pull` in its folder, or download it"));
     }
     let start = &file[..file.len().min(4)];
     Err(Error::format(path, format!("not a checkpoint: begins with {start:02x?}"))
-        .hint("wanted safetensors, GGUF or PyTorch"))
+        .hint("wanted safetensors, GGUF, PyTorch or flax"))
 }

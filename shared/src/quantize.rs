@@ -140,6 +140,8 @@ fn plan<'a>(
         let name = match (family.rename)(official) {
             Name::Keep => Some(official.to_string()),
             Name::To(name) => Some(name),
+            // A stack is no matrix: it is copied as it is.
+            Name::Entries { before, after } => Some(format!("{before}0{after}")),
             Name::Ignore => None,
         };
         match name.filter(|name| is_read(name)) {

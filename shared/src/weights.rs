@@ -30,6 +30,9 @@ const ENOUGH_PROBLEMS: usize = 1000;
 /// Tensors after which a config without a checkpoint is not believed.
 const MOST_TENSORS: usize = 100_000;
 
+/// Bytes of a copied tensor whose pages are worth giving back.
+const LARGE: usize = 1 << 20;
+
 /// What a file's tensor is called here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
@@ -37,6 +40,13 @@ pub enum Name {
     Keep,
     /// By the name the model file uses.
     To(String),
+    /// Entry `i` of its first axis by `before`, `i` and `after`: layers that a release keeps in one stack.
+    Entries {
+        /// What stands before the number.
+        before: String,
+        /// What follows it.
+        after: String,
+    },
     /// Not at all: a buffer that carries no weights (say why where the table is written).
     Ignore,
 }
@@ -129,19 +139,23 @@ impl Weights {
         let label = label_of(checkpoint);
         let mut tensors = BTreeMap::new();
         for official in checkpoint.names() {
-            let name = match rename(official) {
-                Name::Keep => official.to_string(),
-                Name::To(name) => name,
+            let Some(stored) = checkpoint.get(official) else { continue };
+            let whole =
+                |name: String| vec![(name, Entry { stored: stored.clone(), official: official.to_string() })];
+            let entries = match rename(official) {
+                Name::Keep => whole(official.to_string()),
+                Name::To(name) => whole(name),
+                Name::Entries { before, after } => {
+                    let entries = entries_of(official, stored).map_err(|error| error.at(&label))?;
+                    (0..).zip(entries).map(|(i, entry)| (format!("{before}{i}{after}"), entry)).collect()
+                }
                 Name::Ignore => continue,
             };
-            let Some(stored) = checkpoint.get(official) else { continue };
-            let entry = Entry { stored: stored.clone(), official: official.to_string() };
-            if let Some(other) = tensors.insert(name.clone(), entry) {
-                return Err(Error::new(
-                    ErrorKind::Mismatch,
-                    format!("{} and {official} are both {name}", other.official),
-                )
-                .at(&label));
+            for (name, entry) in entries {
+                if let Some(other) = tensors.insert(name.clone(), entry) {
+                    let message = format!("{} and {official} are both {name}", other.official);
+                    return Err(Error::new(ErrorKind::Mismatch, message).at(&label));
+                }
             }
         }
         Ok(Self::new(Origin::Files { tensors, label }, runtime))
@@ -232,7 +246,14 @@ impl Weights {
         let path = self.path(name);
         let runtime = self.runtime();
         let values = match self.ask(&path, shape)? {
-            Found::Stored(stored) => widen(stored)?,
+            Found::Stored(stored) => {
+                let values = widen(stored)?;
+                // The copy is what is used from here on.
+                if stored.bytes.len() >= LARGE {
+                    stored.bytes.release();
+                }
+                values
+            }
             Found::Seed(seed) => seeded_values(seed, &path, shape)?,
             Found::Nothing => {
                 return Ok(Tensor::zeros((), runtime.activations(), runtime.device())?.broadcast_as(shape)?);
@@ -452,6 +473,19 @@ impl Weights {
         };
         Matrix::device(values.to_device(device)?)
     }
+}
+
+/// The entries of the first axis of `stored`, where they lie.
+fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Entry>> {
+    let whole = || Error::new(ErrorKind::Mismatch, format!("{official} {:?} is no stack", stored.shape));
+    let (count, shape) = stored.shape.split_first().ok_or_else(whole)?;
+    let length = stored.storage.byte_len(shape).filter(|length| *length > 0).ok_or_else(whole)?;
+    let entry = |i: usize| {
+        let bytes = stored.bytes.slice(i * length..(i + 1) * length).ok_or_else(whole)?;
+        let stored = Stored { storage: stored.storage, shape: shape.to_vec(), bytes };
+        Ok(Entry { stored, official: format!("{official}[{i}]") })
+    };
+    (0..*count).map(entry).collect()
 }
 
 /// What to call a checkpoint in messages: its file, or the folder of its shards.

@@ -2,6 +2,7 @@
 
 mod folders;
 mod gguf;
+mod msgpack;
 mod safetensors;
 mod torch;
 
