@@ -101,12 +101,13 @@ impl Zoo {
     fn layout(&self, files: &Files, options: &Options) -> Result<Option<(&'static Family, Layout)>> {
         let known = match (&options.family, files.get("config.json")) {
             (Some(name), _) => vec![self.by_name(name)?],
-            // What is wrong with the config is said where it is needed: a GGUF file holds its own.
-            (None, Some(_)) => files
-                .config()
-                .and_then(|config| self.family_of(&config, files, options))
-                .into_iter()
-                .collect(),
+            // What is wrong with the config is said where it is needed: a GGUF file holds its own, and a family may know
+            // the files of a release whose config names none.
+            (None, Some(_)) => match files.config().map(|config| self.family_of(&config, files, options)) {
+                Ok(Ok(family)) => vec![family],
+                Ok(Err(error)) if error.kind() == ErrorKind::Format => self.families.clone(),
+                _ => Vec::new(),
+            },
             (None, None) => self.families.clone(),
         };
         for family in known {
@@ -148,7 +149,7 @@ impl Zoo {
         if let Some(name) = &options.family {
             return self.by_name(name);
         }
-        let model_type = config["model_type"].as_str();
+        let model_type = config["model_type"].as_str().filter(|name| !name.is_empty());
         let architecture = config["architectures"][0].as_str();
         let answers = |family: &&&'static Family| match (model_type, architecture) {
             (Some(model_type), _) => family.model_types.contains(&model_type),

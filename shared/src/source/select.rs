@@ -44,7 +44,15 @@ impl Wanted {
 
 /// Weight formats, the best first: a repository that has two copies is read from the first. Safetensors maps into
 /// memory and runs nothing; the others are read only where it is missing.
-const FORMATS: [&[&str]; 4] = [&["safetensors"], &["bin"], &["pt", "pth", "ckpt", "th", "tar"], &["gguf"]];
+const FORMATS: [&[&str]; 5] =
+    [&["safetensors"], &["bin"], &["pt", "pth", "ckpt", "th", "tar"], &["gguf"], &["msgpack"]];
+
+/// Releases whose weights are several files that only together are one model, by what tells them apart where a
+/// repository holds more than one.
+const PARTED: [(&str, [&str; 3]); 2] = [
+    ("mega", ["encoder.pt", "decoder.pt", "detoker.pt"]),
+    ("mini", ["encoder_mini.pt", "decoder_mini.pt", "detoker.pt"]),
+];
 
 /// Names a trainer leaves beside the weights.
 const NOT_WEIGHTS: [&str; 6] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "mmproj"];
@@ -91,6 +99,9 @@ pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
 
 /// The weight files among `names`, in one format per folder; `choice` picks one of several by (a part of) its name.
 pub(super) fn weights<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Vec<&'a str>> {
+    if let Some(parts) = in_parts(names, choice)? {
+        return Ok(parts);
+    }
     if let Some(choice) = choice {
         return by_choice(names, choice);
     }
@@ -131,6 +142,26 @@ fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
         }
     }
     Ok(Vec::new())
+}
+
+/// The files of a release in parts: the one that is there, or that `choice` names by itself or by a file of its own.
+fn in_parts<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Option<Vec<&'a str>>> {
+    let place = |file: &str| names.iter().find(|name| **name == file).copied();
+    let there = PARTED.iter().filter_map(|(label, files)| {
+        let files: Option<Vec<&str>> = files.iter().map(|file| place(file)).collect();
+        Some((*label, files?))
+    });
+    let chosen = there.filter(|(label, files)| {
+        choice.is_none_or(|choice| choice.eq_ignore_ascii_case(label) || files[..2].contains(&choice))
+    });
+    let mut chosen: Vec<(&str, Vec<&str>)> = chosen.collect();
+    match chosen.len() {
+        0 | 1 => Ok(chosen.pop().map(|(_, files)| files)),
+        _ => {
+            let labels: Vec<String> = chosen.iter().map(|(label, _)| format!("--file {label}")).collect();
+            Err(several(chosen.into_iter().flat_map(|(_, files)| files)).hint(labels.join(" or ")))
+        }
+    }
 }
 
 fn by_choice<'a>(names: &[&'a str], choice: &str) -> Result<Vec<&'a str>> {
@@ -180,7 +211,7 @@ fn several<'a>(names: impl Iterator<Item = &'a str>) -> Error {
 
 pub(super) fn no_weights(names: &[&str]) -> Error {
     let elsewhere: Vec<&&str> = names.iter().filter(|n| is_weights(n)).collect();
-    let error = Error::new(ErrorKind::NotFound, "no weights (safetensors, bin, pt, gguf)");
+    let error = Error::new(ErrorKind::NotFound, "no weights (safetensors, bin, pt, gguf, msgpack)");
     if elsewhere.is_empty() {
         return error.hint(format!("there is\n{}", first_five(names)));
     }
@@ -335,6 +366,22 @@ mod tests {
         let names = ["q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf", "q8/m.gguf"];
         assert_eq!(chosen(&names, &Wanted::default().file("q4/")).unwrap(), names[..2]);
         assert_eq!(chosen(&names, &Wanted::default().file("q4/m-00001-of-00002.gguf")).unwrap(), names[..2]);
+    }
+
+    #[test]
+    fn a_release_in_parts_is_taken_whole() {
+        let mega = ["config.json", "decoder.pt", "detoker.pt", "encoder.pt"];
+        assert_eq!(chosen(&mega, &Wanted::default()).unwrap(), mega);
+        let both = ["decoder.pt", "decoder_mini.pt", "detoker.pt", "encoder.pt", "encoder_mini.pt"];
+        let error = chosen(&both, &Wanted::default()).unwrap_err();
+        assert!(error.to_string().contains("--file mega or --file mini"), "{error}");
+        let mini = ["decoder_mini.pt", "detoker.pt", "encoder_mini.pt"];
+        for choice in ["mini", "encoder_mini.pt"] {
+            assert_eq!(chosen(&both, &Wanted::default().file(choice)).unwrap(), mini);
+        }
+        assert_eq!(chosen(&both, &Wanted::default().file("mega")).unwrap(), mega[1..]);
+        assert_eq!(chosen(&both, &Wanted::default().file("detoker.pt")).unwrap(), ["detoker.pt"]);
+        assert_eq!(chosen(&["flax_model.msgpack"], &Wanted::default()).unwrap(), ["flax_model.msgpack"]);
     }
 
     #[test]
