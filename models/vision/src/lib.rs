@@ -1,17 +1,19 @@
-//! The image exhibits of `fauna`: CLIP and SigLIP.
+//! The image exhibits of `fauna`: CLIP, SigLIP and DALL·E.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
 pub mod clip;
+pub mod dalle;
 mod pair;
 pub mod siglip;
 
-use fauna_shared::item::Modality::{Image, Label, Text, Vector};
+use dalle::{dvae, mini, vqgan};
+use fauna_shared::item::Modality::{Codes, Image, Label, Text, Vector};
 use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP];
+pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP, &DVAE, &DALLE_MINI, &VQGAN];
 
 /// CLIP in every size, its towers alone, and open_clip's releases of its shape.
 pub static CLIP: Family = Family {
@@ -104,4 +106,66 @@ pub static SIGLIP: Family = Family {
             }
         })
     },
+};
+
+/// OpenAI's discrete VAE.
+pub static DVAE: Family = Family {
+    name: "dvae",
+    systems: &["DALL-E"],
+    paper: "Ramesh et al. 2021, arXiv 2102.12092",
+    model_types: &["dall_e"],
+    architectures: &["DiscreteVAE"],
+    gguf: &[],
+    inputs: &[Image, Codes],
+    outputs: &[Codes, Image],
+    // Released outside the hub: encoder.pkl and decoder.pkl.
+    releases: &[],
+    config_of_gguf: None,
+    layout: Some(dvae::layout),
+    rename: dvae::rename,
+    inventory: dvae::inventory,
+    open: |opening| Ok(Box::new(dvae::DvaeExhibit::open(opening)?)),
+    sample: dvae::sample,
+};
+
+/// DALL·E mini and mega.
+pub static DALLE_MINI: Family = Family {
+    name: "dalle-mini",
+    systems: &["DALL-E"],
+    paper: "Dayma et al. 2021, DALL·E mini",
+    model_types: &["dallebart"],
+    architectures: &["DalleBart"],
+    gguf: &[],
+    inputs: &[Text, Codes],
+    outputs: &[Image],
+    releases: &[
+        Release::new("dalle-mini/dalle-mini", "DALL-E", "0.4B", "Apache-2.0"),
+        Release::new("dalle-mini/dalle-mega", "DALL-E", "2.6B", "Apache-2.0"),
+        Release::new("kuprel/min-dalle", "DALL-E", "0.4B and 2.6B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(mini::layout),
+    rename: mini::rename,
+    inventory: mini::inventory,
+    open: |opening| Ok(Box::new(mini::MiniExhibit::open(opening)?)),
+    sample: mini::sample,
+};
+
+/// The decoder of a VQGAN, the picture half of DALL·E mini.
+pub static VQGAN: Family = Family {
+    name: "vqgan",
+    systems: &["DALL-E"],
+    paper: "Esser et al. 2021, arXiv 2012.09841",
+    model_types: &["vqgan"],
+    architectures: &["VQModel"],
+    gguf: &[],
+    inputs: &[Codes],
+    outputs: &[Image],
+    releases: &[Release::new("dalle-mini/vqgan_imagenet_f16_16384", "DALL-E", "47M", "Apache-2.0")],
+    config_of_gguf: None,
+    layout: Some(vqgan::layout),
+    rename: vqgan::rename,
+    inventory: vqgan::inventory,
+    open: mini::open_vqgan,
+    sample: vqgan::sample,
 };

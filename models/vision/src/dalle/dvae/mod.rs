@@ -1,0 +1,324 @@
+//! OpenAI's discrete VAE: a picture as a grid of codes, an eighth as high and as wide, and back.
+//!
+//! Ramesh et al. 2021, section 2.1 and appendix A. Checked against `dall_e.Encoder` and `dall_e.Decoder` of DALL-E 0.1.
+//! Loads the whole modules `encoder.pkl` and `decoder.pkl` as OpenAI released them, either or both.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+//! use fauna_vision::dalle::dvae::{Config, Dvae, Side};
+//!
+//! let side = Side { n_hid: 8, n_blk_per_group: 1, n_init: 4, vocab_size: 32 };
+//! let config = Config { encoder: Some(side.clone()), decoder: Some(side) };
+//! let codec = Dvae::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+//! let picture = Tensor::rand(0f32, 1.0, (1, 16, 24, 3), &Device::Cpu)?;
+//! let codes = codec.codes(&codec.encode(&picture)?)?;
+//! assert_eq!(codes.dims(), [1, 2, 3]);
+//! assert_eq!(codec.pixels(&codec.decode(&codes)?)?.dims(), [1, 16, 24, 3]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+mod exhibit;
+mod release;
+
+use candle_core::{D, Device, Tensor};
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, add, double, max_pool};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+
+pub use exhibit::DvaeExhibit;
+pub(crate) use release::{inventory, sample};
+pub use release::{layout, rename};
+
+/// Groups of blocks on either side; between them pictures change their size.
+const GROUPS: usize = 4;
+/// How many pixels high and wide what a code stands for is.
+pub const SCALE: usize = 1 << (GROUPS - 1);
+/// Pixels are kept away from 0 and 1 by this much, where the log-Laplace distribution has no density (section 2.1).
+const EPS: f64 = 0.1;
+
+/// What either side is made of. Pickled modules say so in their attributes and in the shapes of their tensors.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Side {
+    /// Width of the blocks where pictures are largest.
+    #[serde(default = "n_hid")]
+    pub n_hid: usize,
+    /// Blocks in each group.
+    #[serde(default = "n_blk_per_group")]
+    pub n_blk_per_group: usize,
+    /// Width of what the decoder makes of a code first; the encoder has none.
+    #[serde(default = "n_init")]
+    pub n_init: usize,
+    /// Codes.
+    #[serde(default = "vocab_size")]
+    pub vocab_size: usize,
+}
+
+fn n_hid() -> usize {
+    256
+}
+
+fn n_blk_per_group() -> usize {
+    2
+}
+
+fn n_init() -> usize {
+    128
+}
+
+fn vocab_size() -> usize {
+    8192
+}
+
+/// The sides a release has.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Pictures to codes.
+    pub encoder: Option<Side>,
+    /// Codes to pictures.
+    pub decoder: Option<Side>,
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        for side in self.encoder.iter().chain(&self.decoder) {
+            check_sizes(&[
+                ("n_hid", side.n_hid),
+                ("n_blk_per_group", side.n_blk_per_group),
+                ("n_init", side.n_init),
+                ("vocab_size", side.vocab_size),
+            ])?;
+            if side.n_hid % 4 != 0 || side.n_hid > 1 << 20 {
+                return Err(Error::unsupported(format!(
+                    "n_hid {} is no multiple of 4 below a million",
+                    side.n_hid
+                )));
+            }
+        }
+        match (&self.encoder, &self.decoder) {
+            (None, None) => Err(Error::unsupported("a codec with neither encoder nor decoder")),
+            (Some(encoder), Some(decoder)) if encoder.vocab_size != decoder.vocab_size => Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("an encoder of {} codes and a decoder of {}", encoder.vocab_size, decoder.vocab_size),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The codec, or the half of it that is there.
+pub struct Dvae {
+    encoder: Option<Encoder>,
+    decoder: Option<Decoder>,
+    device: Device,
+}
+
+struct Encoder {
+    input: Conv2d,
+    groups: Vec<Vec<Block>>,
+    output: Conv2d,
+}
+
+struct Decoder {
+    input: Conv2d,
+    groups: Vec<Vec<Block>>,
+    output: Conv2d,
+    codes: usize,
+}
+
+/// `id_path(x) + res_path(x)`, the latter times a gain that is the smaller the more blocks there are.
+struct Block {
+    id_path: Option<Conv2d>,
+    res_path: [Conv2d; 4],
+}
+
+impl Model for Dvae {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        Self::from_sides(&config, &w.at("encoder"), &w.at("decoder"))
+    }
+}
+
+impl Dvae {
+    /// The sides of `config`, each from weights of its own.
+    fn from_sides(config: &Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            encoder: config.encoder.as_ref().map(|side| Encoder::load(side, encoder)).transpose()?,
+            decoder: config.decoder.as_ref().map(|side| Decoder::load(side, decoder)).transpose()?,
+            device: encoder.runtime().device().clone(),
+        })
+    }
+
+    /// Scores of every code at every place: `pixels`, `(batch, height, width, 3)` in 0 to 1, to
+    /// `(batch, height / 8, width / 8, codes)`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if height or width is no multiple of 8 or there are more than a million pixels;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the release has no encoder.
+    pub fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        let Some(encoder) = &self.encoder else { return Err(missing("encoder")) };
+        let (_, height, width, channels) = pixels.dims4()?;
+        if channels != 3 {
+            return Err(Error::input(format!("a picture of {channels} colours, not 3")));
+        }
+        if height == 0 || width == 0 || height % SCALE != 0 || width % SCALE != 0 {
+            return Err(Error::input(format!(
+                "a picture of {height} by {width}: both must be multiples of {SCALE}"
+            )));
+        }
+        super::check_pixels(height, width)?;
+        each(pixels, |picture| encoder.forward(picture))
+    }
+
+    /// The likeliest code at every place of what [`encode`](Dvae::encode) gave: `(batch, height, width)` of u32.
+    pub fn codes(&self, logits: &Tensor) -> Result<Tensor> {
+        Ok(logits.argmax(D::Minus1)?)
+    }
+
+    /// What the decoder says of every pixel, `(batch, 8 height, 8 width, 6)`: a location for each colour, then the
+    /// logarithm of a scale for each. `codes`: `(batch, height, width)` of whole numbers.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if a code is outside the codebook or the picture would have more than a million
+    /// pixels; [`Unsupported`](ErrorKind::Unsupported) if the release has no decoder.
+    pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
+        let Some(decoder) = &self.decoder else { return Err(missing("decoder")) };
+        let codes = super::checked_codes(codes, decoder.codes, SCALE, &self.device)?;
+        each(&codes, |codes| decoder.forward(codes))
+    }
+
+    /// The pixels of what [`decode`](Dvae::decode) gave: `(batch, height, width, 3)` in 0 to 1.
+    pub fn pixels(&self, x_stats: &Tensor) -> Result<Tensor> {
+        let colours = Activation::Sigmoid.forward(&x_stats.narrow(D::Minus1, 0, 3)?.contiguous()?)?;
+        Ok(colours.affine(1.0 / (1.0 - 2.0 * EPS), -EPS / (1.0 - 2.0 * EPS))?.clamp(0f32, 1f32)?)
+    }
+
+    /// Whether pictures become codes.
+    pub fn encodes(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Whether codes become pictures.
+    pub fn decodes(&self) -> bool {
+        self.decoder.is_some()
+    }
+}
+
+/// The pictures of a batch one after the other, so that no more than one is in work.
+fn each(batch: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let one = |i| f(&batch.narrow(0, i, 1)?.contiguous()?);
+    Ok(Tensor::cat(&(0..batch.dim(0)?).map(one).collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+fn missing(side: &str) -> Error {
+    Error::unsupported(format!("this release has no {side}"))
+        .hint(format!("put OpenAI's {side}.pkl into the folder"))
+}
+
+impl Encoder {
+    fn load(c: &Side, w: &Weights) -> Result<Self> {
+        let w = w.at("blocks");
+        let width = |group: usize| c.n_hid << group;
+        Ok(Self {
+            input: w.conv2d("input", 3, c.n_hid, Conv2dOptions::new(7).same())?,
+            groups: groups(c, &w, [3, 3, 3, 1], c.n_hid, width)?,
+            output: w.conv2d("output.conv", width(GROUPS - 1), c.vocab_size, Conv2dOptions::new(1))?,
+        })
+    }
+
+    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
+        let mut x = self.input.forward(&pixels.affine(1.0 - 2.0 * EPS, EPS)?)?;
+        for (i, group) in self.groups.iter().enumerate() {
+            x = if i > 0 { max_pool(&x)? } else { x };
+            for block in group {
+                x = block.forward(&x)?;
+            }
+        }
+        self.output.forward(&Activation::Relu.forward(&x)?)
+    }
+}
+
+impl Decoder {
+    fn load(c: &Side, w: &Weights) -> Result<Self> {
+        let w = w.at("blocks");
+        let width = |group: usize| c.n_hid << (GROUPS - 1 - group);
+        Ok(Self {
+            input: w.conv2d("input", c.vocab_size, c.n_init, Conv2dOptions::new(1))?,
+            groups: groups(c, &w, [1, 3, 3, 3], c.n_init, width)?,
+            output: w.conv2d("output.conv", c.n_hid, 2 * 3, Conv2dOptions::new(1))?,
+            codes: c.vocab_size,
+        })
+    }
+
+    fn forward(&self, codes: &Tensor) -> Result<Tensor> {
+        let mut x = self.input.of_one_hot(codes)?;
+        for (i, group) in self.groups.iter().enumerate() {
+            x = if i > 0 { double(&x)? } else { x };
+            for block in group {
+                x = block.forward(&x)?;
+            }
+        }
+        self.output.forward(&Activation::Relu.forward(&x)?)
+    }
+}
+
+/// All groups; `width` gives how wide each is.
+fn groups(
+    c: &Side,
+    w: &Weights,
+    kernels: [usize; 4],
+    first: usize,
+    width: impl Fn(usize) -> usize,
+) -> Result<Vec<Vec<Block>>> {
+    let gain = (1.0 / (GROUPS * c.n_blk_per_group) as f64).powi(2);
+    let mut inputs = first;
+    let mut group = |group: usize| {
+        let w = w.at(&format!("group_{}", group + 1));
+        let mut block = |i: usize| {
+            let block =
+                Block::load(&w.at(&format!("block_{}", i + 1)), kernels, (inputs, width(group)), gain);
+            inputs = width(group);
+            block
+        };
+        (0..c.n_blk_per_group).map(&mut block).collect()
+    };
+    (0..GROUPS).map(&mut group).collect()
+}
+
+impl Block {
+    fn load(w: &Weights, kernels: [usize; 4], (inputs, outputs): (usize, usize), gain: f64) -> Result<Self> {
+        let inner = outputs / 4;
+        let conv = |i: usize, inputs: usize, outputs: usize| {
+            let options = Conv2dOptions::new(kernels[i - 1]).same();
+            w.at("res_path").conv2d(&format!("conv_{i}"), inputs, outputs, options)
+        };
+        Ok(Self {
+            id_path: match inputs == outputs {
+                true => None,
+                false => Some(w.conv2d("id_path", inputs, outputs, Conv2dOptions::new(1))?),
+            },
+            res_path: [
+                conv(1, inputs, inner)?,
+                conv(2, inner, inner)?,
+                conv(3, inner, inner)?,
+                conv(4, inner, outputs)?.scaled(gain)?,
+            ],
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let [first, second, third, last] = &self.res_path;
+        let inner = first.forward_then(&Activation::Relu.forward(x)?, Activation::Relu)?;
+        let inner = second.forward_then(&inner, Activation::Relu)?;
+        let inner = third.forward_then(&inner, Activation::Relu)?;
+        let inner = last.forward(&inner)?;
+        match &self.id_path {
+            Some(path) => add(&path.forward(x)?, &inner),
+            None => add(x, &inner),
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! DALL·E mini and mega: words to the codes of a picture, by a transformer that reads like BART.
+//!
+//! Dayma et al. 2021, "DALL·E mini"; the wiring is that of Shleifer et al. 2021, "NormFormer" (arXiv 2110.09456), with the
+//! gated feed-forward parts of Shazeer 2020 (arXiv 2002.05202). Checked against `DalleBartEncoder` and
+//! `DalleBartDecoder` of min-dalle 0.4.11. Loads min-dalle's `encoder.pt` and `decoder.pt` (and those of mini beside
+//! mega) with `detoker.pt`, and the original's `flax_model.msgpack`. Activations are `(batch, time, width)`.
+
+mod draw;
+mod exhibit;
+mod release;
+mod text;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+pub use exhibit::MiniExhibit;
+pub(crate) use exhibit::open_vqgan;
+pub(crate) use release::{inventory, sample};
+pub use release::{layout, rename};
+pub use text::{Reader, Words};
+
+/// `config.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Width of every activation.
+    pub d_model: usize,
+    /// Blocks that read words.
+    pub encoder_layers: usize,
+    /// Blocks that write codes.
+    pub decoder_layers: usize,
+    /// Heads in each block of the encoder.
+    pub encoder_attention_heads: usize,
+    /// Heads in each block of the decoder.
+    pub decoder_attention_heads: usize,
+    /// Width inside the encoder's feed-forward parts.
+    pub encoder_ffn_dim: usize,
+    /// Width inside the decoder's feed-forward parts.
+    pub decoder_ffn_dim: usize,
+    /// Words.
+    pub encoder_vocab_size: usize,
+    /// Codes that the decoder has rows for, without one more to begin with.
+    pub image_vocab_size: usize,
+    /// Codes in a picture.
+    #[serde(default = "image_length")]
+    pub image_length: usize,
+    /// The longest text.
+    #[serde(default = "max_text_length")]
+    pub max_text_length: usize,
+    /// What a picture begins with.
+    pub decoder_start_token_id: u32,
+    /// The feed-forward parts' activation.
+    #[serde(default = "gelu")]
+    pub activation_function: Activation,
+    /// What this file does not implement, by name.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, Value>,
+}
+
+fn image_length() -> usize {
+    256
+}
+
+fn max_text_length() -> usize {
+    64
+}
+
+fn gelu() -> Activation {
+    Activation::GeluErf
+}
+
+/// Keys that would change the mathematics, with the value that is implemented: that of the released models.
+fn implemented() -> [(&'static str, Value); 15] {
+    [
+        ("ln_positions", "normformer".into()),
+        ("ln_type", "layernorm".into()),
+        ("use_glu", true.into()),
+        ("use_bias", false.into()),
+        ("use_head_scale", false.into()),
+        ("use_cosine_attention", false.into()),
+        ("use_final_ln_encoder", true.into()),
+        ("use_final_ln_decoder", true.into()),
+        ("use_absolute_position_embeddings", true.into()),
+        ("use_swin_position_embeddings", false.into()),
+        ("use_alibi", false.into()),
+        ("use_deepnet_scaling", false.into()),
+        ("scale_embedding", false.into()),
+        ("tie_word_embeddings", false.into()),
+        ("sinkhorn_iters", 1.into()),
+    ]
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("decoder_ffn_dim", self.decoder_ffn_dim),
+            ("encoder_vocab_size", self.encoder_vocab_size),
+            ("image_vocab_size", self.image_vocab_size),
+            ("image_length", self.image_length),
+            ("max_text_length", self.max_text_length),
+        ])?;
+        for heads in [
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("decoder_attention_heads", self.decoder_attention_heads),
+        ] {
+            check_heads(("d_model", self.d_model), heads)?;
+        }
+        for (key, wanted) in implemented() {
+            match self.rest.get(key) {
+                None | Some(Value::Null) => {}
+                Some(found) if *found == wanted => {}
+                Some(found) => {
+                    return Err(Error::unsupported(format!("{key} is {found}"))
+                        .hint(format!("only {wanted} is implemented, as the released models have it")));
+                }
+            }
+        }
+        if self.decoder_start_token_id as usize > self.image_vocab_size {
+            return Err(Error::unsupported(format!(
+                "decoder_start_token_id {} has no row in a table of {}",
+                self.decoder_start_token_id,
+                self.image_vocab_size + 1
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Added to variances.
+const EPS: f64 = 1e-5;
+/// What fills up a text.
+const PAD: u32 = 1;
+
+/// The network.
+pub struct DalleBart {
+    config: Config,
+    encoder: Encoder,
+    decoder: Decoder,
+    device: Device,
+    halves_caches: bool,
+}
+
+struct Encoder {
+    embed_tokens: Embedding,
+    embed_positions: Embedding,
+    layernorm_embedding: LayerNorm,
+    layers: Vec<EncoderLayer>,
+    final_ln: LayerNorm,
+}
+
+struct Decoder {
+    embed_tokens: Embedding,
+    embed_positions: Embedding,
+    layernorm_embedding: LayerNorm,
+    layers: Vec<DecoderLayer>,
+    final_ln: LayerNorm,
+    lm_head: Linear,
+}
+
+struct EncoderLayer {
+    pre_self_attn_layer_norm: LayerNorm,
+    self_attn: Attention,
+    self_attn_layer_norm: LayerNorm,
+    glu: Glu,
+}
+
+struct DecoderLayer {
+    pre_self_attn_layer_norm: LayerNorm,
+    self_attn: Attention,
+    self_attn_layer_norm: LayerNorm,
+    pre_encoder_attn_layer_norm: LayerNorm,
+    encoder_attn: Attention,
+    encoder_attn_layer_norm: LayerNorm,
+    glu: Glu,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+struct Glu {
+    ln0: LayerNorm,
+    fc0: Linear,
+    fc1: Linear,
+    ln1: LayerNorm,
+    fc2: Linear,
+    activation: Activation,
+}
+
+/// Texts as the encoder reads them.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// `(texts, time, width)`.
+    pub states: Tensor,
+    /// Which of them are words.
+    mask: Mask,
+}
+
+/// What the decoder keeps of the codes it has read, and the keys and values of the texts it follows.
+pub struct State {
+    cache: Cache,
+    /// One pair a block, `(texts, time, heads, head width)`.
+    cross: Vec<(Tensor, Tensor)>,
+    mask: Mask,
+}
+
+impl Model for DalleBart {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        Self::from_parts(config, &w.at("encoder"), &w.at("decoder"))
+    }
+}
+
+impl DalleBart {
+    /// Encoder and decoder, each from weights of its own.
+    fn from_parts(config: Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
+        config.check()?;
+        Ok(Self {
+            encoder: Encoder::load(&config, encoder)?,
+            decoder: Decoder::load(&config, decoder)?,
+            device: decoder.runtime().device().clone(),
+            halves_caches: decoder.halves_caches(),
+            config,
+        })
+    }
+
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Reads `texts`: rows of one length of word ids, filled up with 1.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if the rows differ in length, are longer than the longest text or hold
+    /// no word, or an id is outside the vocabulary.
+    pub fn read(&self, texts: &[Vec<u32>]) -> Result<Text> {
+        let (time, longest) = (texts.first().map_or(0, Vec::len), self.config.max_text_length);
+        if time == 0 || texts.iter().any(|row| row.len() != time) {
+            return Err(Error::input("texts are rows of one length with at least one word"));
+        }
+        if time > longest {
+            return Err(Error::input(format!("a text of {time} tokens, the model reads {longest}")));
+        }
+        let vocabulary = self.config.encoder_vocab_size;
+        if let Some(id) = texts.iter().flatten().find(|id| **id as usize >= vocabulary) {
+            return Err(Error::input(format!("token {id} is outside the vocabulary of {vocabulary}")));
+        }
+        let real: Vec<Vec<bool>> =
+            texts.iter().map(|row| row.iter().map(|id| *id != PAD).collect()).collect();
+        if real.iter().any(|row| !row.contains(&true)) {
+            return Err(Error::input("a text without a word"));
+        }
+        let mask = Mask::full().with_padding(&real)?;
+        let ids = Tensor::from_vec(texts.concat(), (texts.len(), time), &self.device)?;
+        Ok(Text { states: self.encoder.forward(&ids, &mask)?, mask })
+    }
+
+    /// An empty cache with room for `capacity` codes a row, and the keys and values of `text`.
+    pub fn start(&self, text: &Text, capacity: usize) -> Result<State> {
+        let cross = self.decoder.layers.iter().map(|layer| layer.encoder_attn.keys_and_values(&text.states));
+        Ok(State {
+            cross: cross.collect::<Result<_>>()?,
+            cache: Cache::new(self.decoder.layers.len(), capacity).in_half(self.halves_caches),
+            mask: text.mask.clone(),
+        })
+    }
+
+    /// Reads `codes`, `(rows, time)` row-major, and gives the states after the last norm, `(rows, time, width)`. As many
+    /// rows follow each text: the first the first, and so on.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code has no row in the table, there are more codes than a picture
+    /// has, or the rows cannot be shared among the texts.
+    pub fn forward(&self, codes: &[u32], rows: usize, state: &mut State) -> Result<Tensor> {
+        let (limit, length) = (self.config.image_vocab_size + 1, self.config.image_length);
+        let texts = state.cross.first().map_or(Ok(rows), |(k, _)| k.dim(0))?;
+        let time = codes.len() / rows.max(1);
+        if rows == 0 || time == 0 || codes.len() != rows * time || !rows.is_multiple_of(texts.max(1)) {
+            return Err(Error::input(format!("{} codes in {rows} rows for {texts} texts", codes.len())));
+        }
+        if let Some(code) = codes.iter().find(|code| **code as usize >= limit) {
+            return Err(Error::input(format!("code {code} is not among the {limit} of the decoder")));
+        }
+        let past = state.cache.length();
+        if past + time > length {
+            return Err(Error::input(format!("{} codes, a picture has {length}", past + time)));
+        }
+        let ids = Tensor::from_slice(codes, (rows, time), &self.device)?;
+        self.decoder.forward(&ids, past, state)
+    }
+
+    /// Scores of what follows: `(rows, time, width)` to `(rows, time, image_vocab_size + 1)`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.decoder.lm_head.forward(hidden)
+    }
+}
+
+/// The map at `name`, no bias: `weight` of `[outputs, inputs]`, or as flax stores it, `kernel` of `[inputs, outputs]`.
+fn dense(w: &Weights, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+    let here = w.at(name);
+    match here.has("kernel", false) {
+        true => Ok(Linear::new(here.matrix_transposed("kernel", outputs, inputs)?, None)),
+        false => Ok(Linear::new(here.matrix("weight", outputs, inputs)?, None)),
+    }
+}
+
+impl Encoder {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            embed_tokens: w.embedding("embed_tokens", c.encoder_vocab_size, c.d_model)?,
+            embed_positions: w.embedding("embed_positions", c.max_text_length, c.d_model)?,
+            layernorm_embedding: w.layer_norm("layernorm_embedding", c.d_model, EPS)?,
+            layers: (0..c.encoder_layers)
+                .map(|i| EncoderLayer::load(c, &w.at_index("layers", i)))
+                .collect::<Result<_>>()?,
+            final_ln: w.layer_norm_scaled_if_stored("final_ln", c.d_model, EPS)?,
+        })
+    }
+
+    fn forward(&self, ids: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let x = embed(&self.embed_tokens, &self.embed_positions, ids, 0)?;
+        let mut x = self.layernorm_embedding.forward(&x)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, mask)?;
+        }
+        self.final_ln.forward(&x)
+    }
+}
+
+impl Decoder {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            embed_tokens: w.embedding("embed_tokens", c.image_vocab_size + 1, c.d_model)?,
+            embed_positions: w.embedding("embed_positions", c.image_length, c.d_model)?,
+            layernorm_embedding: w.layer_norm("layernorm_embedding", c.d_model, EPS)?,
+            layers: (0..c.decoder_layers)
+                .map(|i| DecoderLayer::load(c, &w.at_index("layers", i)))
+                .collect::<Result<_>>()?,
+            final_ln: w.layer_norm_scaled_if_stored("final_ln", c.d_model, EPS)?,
+            lm_head: dense(w, "lm_head", c.d_model, c.image_vocab_size + 1)?,
+        })
+    }
+
+    fn forward(&self, ids: &Tensor, past: usize, state: &mut State) -> Result<Tensor> {
+        let x = embed(&self.embed_tokens, &self.embed_positions, ids, past)?;
+        let mut x = self.layernorm_embedding.forward(&x)?;
+        for (i, (layer, (k, v))) in self.layers.iter().zip(&state.cross).enumerate() {
+            x = layer.forward(&x, (k, v, &state.mask), state.cache.layer(i))?;
+        }
+        self.final_ln.forward(&x)
+    }
+}
+
+/// What is read, and where it stands: the first of `ids` at `past`.
+fn embed(tokens: &Embedding, positions: &Embedding, ids: &Tensor, past: usize) -> Result<Tensor> {
+    let time = ids.dim(1)?;
+    let places = Tensor::arange(past as u32, (past + time) as u32, ids.device())?;
+    Ok(tokens.forward(ids)?.broadcast_add(&positions.forward(&places)?)?)
+}
+
+impl EncoderLayer {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            pre_self_attn_layer_norm: w.layer_norm_scaled_if_stored(
+                "pre_self_attn_layer_norm",
+                c.d_model,
+                EPS,
+            )?,
+            self_attn: Attention::load(c.d_model, c.encoder_attention_heads, &w.at("self_attn"))?,
+            self_attn_layer_norm: w.layer_norm("self_attn_layer_norm", c.d_model, EPS)?,
+            glu: Glu::load(c, c.encoder_ffn_dim, &w.at("glu"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let inner = self.self_attn.of_itself(&self.pre_self_attn_layer_norm.forward(x)?, mask, None)?;
+        let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
+        Ok((&x + self.glu.forward(&x)?)?)
+    }
+}
+
+impl DecoderLayer {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, heads) = (c.d_model, c.decoder_attention_heads);
+        let unscaled = |name: &str| w.layer_norm_scaled_if_stored(name, width, EPS);
+        Ok(Self {
+            pre_self_attn_layer_norm: unscaled("pre_self_attn_layer_norm")?,
+            self_attn: Attention::load(width, heads, &w.at("self_attn"))?,
+            self_attn_layer_norm: w.layer_norm("self_attn_layer_norm", width, EPS)?,
+            pre_encoder_attn_layer_norm: unscaled("pre_encoder_attn_layer_norm")?,
+            encoder_attn: Attention::load(width, heads, &w.at("encoder_attn"))?,
+            encoder_attn_layer_norm: w.layer_norm("encoder_attn_layer_norm", width, EPS)?,
+            glu: Glu::load(c, c.decoder_ffn_dim, &w.at("glu"))?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        (k, v, mask): (&Tensor, &Tensor, &Mask),
+        cache: &mut LayerCache,
+    ) -> Result<Tensor> {
+        let inner = self.pre_self_attn_layer_norm.forward(x)?;
+        let inner = self.self_attn.of_itself(&inner, &Mask::causal(), Some(cache))?;
+        let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
+        let inner = self.encoder_attn.of_text(&self.pre_encoder_attn_layer_norm.forward(&x)?, k, v, mask)?;
+        let x = (&x + self.encoder_attn_layer_norm.forward(&inner)?)?;
+        Ok((&x + self.glu.forward(&x)?)?)
+    }
+}
+
+impl Attention {
+    fn load(width: usize, heads: usize, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            q_proj: dense(w, "q_proj", width, width)?,
+            k_proj: dense(w, "k_proj", width, width)?,
+            v_proj: dense(w, "v_proj", width, width)?,
+            out_proj: dense(w, "out_proj", width, width)?,
+            heads,
+        })
+    }
+
+    /// `(batch, time, width)` as heads of it.
+    fn heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, time, width) = x.dims3()?;
+        Ok(x.reshape((batch, time, self.heads, width / self.heads))?)
+    }
+
+    fn scale(&self, width: usize) -> f64 {
+        ((width / self.heads) as f64).powf(-0.5)
+    }
+
+    fn of_itself(&self, x: &Tensor, mask: &Mask, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+        let (q, k) = (self.heads(&self.q_proj.forward(x)?)?, self.heads(&self.k_proj.forward(x)?)?);
+        let v = self.heads(&self.v_proj.forward(x)?)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(&k, &v)?,
+            None => (k, v),
+        };
+        self.out_proj.forward(&attend(&q, &k, &v, mask, self.scale(x.dim(2)?))?)
+    }
+
+    /// Of a text's states, `(texts, time, width)`: two of `(texts, time, heads, head width)`.
+    fn keys_and_values(&self, states: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.heads(&self.k_proj.forward(states)?)?, self.heads(&self.v_proj.forward(states)?)?))
+    }
+
+    /// As many rows of `x` look at each text: they are queries of one sequence, since none hides a word from another.
+    fn of_text(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let (rows, time, width) = x.dims3()?;
+        let texts = k.dim(0)?;
+        let q = self.q_proj.forward(x)?;
+        let q = q.reshape((texts, rows / texts * time, self.heads, width / self.heads))?;
+        let attended = attend(&q, k, v, mask, self.scale(width))?;
+        self.out_proj.forward(&attended.reshape((rows, time, width))?)
+    }
+}
+
+impl Glu {
+    fn load(c: &Config, inner: usize, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            ln0: w.layer_norm_scaled_if_stored("ln0", c.d_model, EPS)?,
+            fc0: dense(w, "fc0", c.d_model, inner)?,
+            fc1: dense(w, "fc1", c.d_model, inner)?,
+            ln1: w.layer_norm_scaled_if_stored("ln1", inner, EPS)?,
+            fc2: dense(w, "fc2", inner, c.d_model)?,
+            activation: c.activation_function,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.ln0.forward(x)?;
+        let gated = (self.fc0.forward_then(&x, self.activation)? * self.fc1.forward(&x)?)?;
+        self.fc2.forward(&self.ln1.forward(&gated)?)
+    }
+}

@@ -1,0 +1,318 @@
+//! The layouts of DALL·E mini: min-dalle's files for torch, and the original for flax.
+
+use std::path::PathBuf;
+
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::source::{Files, Source};
+use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::super::joined;
+use super::super::vqgan::{self, DETOKER, FLAX, Vqgan, beside};
+use super::{Config, DalleBart};
+
+/// The release of the picture half that the original names.
+const VQGAN: &str = "dalle-mini/vqgan_imagenet_f16_16384";
+
+/// Files of the port: encoder, decoder, vocabulary and merges of mega, or of mini where both are in one folder.
+const NAMES: [(&str, [&str; 4]); 2] = [
+    ("mega", ["encoder.pt", "decoder.pt", "vocab.json", "merges.txt"]),
+    ("mini", ["encoder_mini.pt", "decoder_mini.pt", "vocab_mini.json", "merges_mini.txt"]),
+];
+
+/// The port's files of one model.
+pub(super) struct Parts {
+    pub encoder: PathBuf,
+    pub decoder: PathBuf,
+    /// Vocabulary and merges.
+    pub text: Option<(PathBuf, PathBuf)>,
+}
+
+/// What the original calls the tensors.
+pub fn rename(name: &str) -> Name {
+    if name == "lm_head.kernel" {
+        return Name::To("decoder.lm_head.kernel".into());
+    }
+    let Some((side, rest)) = name.strip_prefix("model.").and_then(|name| name.split_once('.')) else {
+        return Name::Keep;
+    };
+    let Some(rest) = rest.strip_prefix("layers.") else {
+        return Name::To(format!("{side}.{}", plain(rest)));
+    };
+    let (layers, rest) = rest.split_once('.').unwrap_or((rest, ""));
+    let Some((_, number)) = layers.split_once("Layer") else { return Name::Keep };
+    let inner = plain(&in_layer(rest));
+    match number.strip_prefix('_') {
+        Some(number) => Name::To(format!("{side}.layers.{number}.{inner}")),
+        // All layers in one stack.
+        None => Name::Entries { before: format!("{side}.layers."), after: format!(".{inner}") },
+    }
+}
+
+/// What the original calls the parts of a layer, which flax numbers as they come.
+fn in_layer(rest: &str) -> String {
+    const PARTS: [(&str, &str); 11] = [
+        ("GLU_0.LayerNorm_0.", "glu.ln0."),
+        ("GLU_0.LayerNorm_1.", "glu.ln1."),
+        ("GLU_0.Dense_0.", "glu.fc0."),
+        ("GLU_0.Dense_1.", "glu.fc1."),
+        ("GLU_0.Dense_2.", "glu.fc2."),
+        ("LayerNorm_0.", "pre_self_attn_layer_norm."),
+        ("LayerNorm_1.", "self_attn_layer_norm."),
+        ("LayerNorm_2.", "pre_encoder_attn_layer_norm."),
+        ("LayerNorm_3.", "encoder_attn_layer_norm."),
+        ("FlaxBartAttention_0.", "self_attn."),
+        ("FlaxBartAttention_1.", "encoder_attn."),
+    ];
+    let found = PARTS.iter().find_map(|(original, ours)| Some((ours, rest.strip_prefix(original)?)));
+    found.map_or_else(|| rest.to_string(), |(ours, rest)| format!("{ours}{rest}"))
+}
+
+/// Tables and scales by the names torch gives them; what flax stores the other way round keeps its name.
+fn plain(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((path, "embedding" | "scale")) => format!("{path}.weight"),
+        _ => name.to_string(),
+    }
+}
+
+/// The port's files: those of the model that is there or that the user named.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if mini and mega are there and nobody said which.
+pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
+    let choice = files.choice();
+    let mut found = Vec::new();
+    for (label, names) in NAMES {
+        let chosen =
+            choice.is_none_or(|choice| choice.eq_ignore_ascii_case(label) || names.contains(&choice));
+        let [encoder, decoder, vocab, merges] = names.map(|name| files.get(name));
+        if let (true, Some(encoder), Some(decoder)) = (chosen, encoder, decoder) {
+            // A folder of one model has names without an ending, whichever it is.
+            found.push(Parts { encoder, decoder, text: vocab.zip(merges) });
+        }
+    }
+    match found.len() {
+        0 | 1 => Ok(found.pop()),
+        _ => Err(Error::input("both mini and mega are in this folder")
+            .at(files.root())
+            .hint("name one of them: --file mega or --file mini")),
+    }
+}
+
+/// A folder of the port, whole or the picture half alone; or the original.
+///
+/// # Errors
+/// What is wrong with the files.
+pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    let config = match files.get("config.json") {
+        Some(_) => Some(files.config()?),
+        None => None,
+    };
+    if let (Some(config), Some(path)) = (&config, files.get(FLAX)) {
+        let weights = if options.random_weights.is_none() { vec![path] } else { Vec::new() };
+        return Ok(Some(Layout { config: config.clone(), weights }));
+    }
+    let picture = match files.get(DETOKER) {
+        Some(path) if options.random_weights.is_none() => Some(vqgan::config_of_file(&path)?),
+        _ => None,
+    };
+    let config = match (parts(files)?, config) {
+        (Some(parts), config) => sizes(&parts, config.unwrap_or(json!({})))?,
+        // The picture half alone; without a config it is a VQGAN and no more.
+        (None, Some(config)) if picture.is_some() => config,
+        _ => return Ok(None),
+    };
+    let mut config = config;
+    if let Some(picture) = picture {
+        config["vqgan"] = picture;
+    }
+    Ok(Some(Layout { config, weights: Vec::new() }))
+}
+
+/// `config` with the sizes that the tensors of `parts` have: one config lies beside mini and mega.
+fn sizes(parts: &Parts, mut config: Value) -> Result<Value> {
+    let (encoder, decoder) = (Checkpoint::open(&parts.encoder)?, Checkpoint::open(&parts.decoder)?);
+    let size = |file: &Checkpoint, name: &str, axis: usize| -> Result<usize> {
+        let found = file.get(name).and_then(|stored| stored.shape.get(axis).copied());
+        found.ok_or_else(|| {
+            let place = file.files().first().cloned().unwrap_or_default();
+            Error::format(place, format!("no {name}: not a part of DALL·E mini as min-dalle writes it"))
+        })
+    };
+    let layers = |file: &Checkpoint| {
+        let name = |i: usize| format!("layers.{i}.self_attn.q_proj.weight");
+        (0..).take_while(|i| file.get(&name(*i)).is_some()).count()
+    };
+    let width = size(&encoder, "embed_tokens.weight", 1)?;
+    let codes = size(&decoder, "lm_head.weight", 0)?.saturating_sub(1);
+    let same = config["d_model"] == width;
+    for (key, value) in [
+        ("d_model", width),
+        ("encoder_layers", layers(&encoder)),
+        ("decoder_layers", layers(&decoder)),
+        ("encoder_ffn_dim", size(&encoder, "layers.0.glu.fc0.weight", 0)?),
+        ("decoder_ffn_dim", size(&decoder, "layers.0.glu.fc0.weight", 0)?),
+        ("encoder_vocab_size", size(&encoder, "embed_tokens.weight", 0)?),
+        ("max_text_length", size(&encoder, "embed_positions.weight", 0)?),
+        ("image_length", size(&decoder, "embed_positions.weight", 0)?),
+    ] {
+        config[key] = json!(value);
+    }
+    // All released models have heads of 64.
+    for key in ["encoder_attention_heads", "decoder_attention_heads"] {
+        if !same || config[key].is_null() {
+            config[key] = json!(width.div_ceil(64));
+        }
+    }
+    if config["image_vocab_size"] != codes || config["decoder_start_token_id"].is_null() {
+        config["decoder_start_token_id"] = json!(codes);
+    }
+    config["image_vocab_size"] = json!(codes);
+    config["model_type"] = json!("dallebart");
+    Ok(config)
+}
+
+/// What a release holds, as far as it is there.
+pub(super) struct Loaded {
+    pub network: Option<DalleBart>,
+    pub vqgan: Option<Vqgan>,
+    pub inventory: Inventory,
+    /// Whether it is the port's.
+    pub port: bool,
+}
+
+/// Both halves, of any layout.
+pub(super) fn load(opening: &Opening) -> Result<Loaded> {
+    let files = &opening.files;
+    let laid_out = opening.checkpoint.is_none() && files.get(FLAX).is_none();
+    let parts = if laid_out { parts(files)? } else { None };
+    let detoker = files.get(DETOKER).filter(|_| opening.config["vqgan"].is_object());
+    let mut inventories = Vec::new();
+    let network = match &parts {
+        Some(Parts { encoder, decoder, .. }) => {
+            let part = |path: &PathBuf| opening.part(std::slice::from_ref(path), |_| Name::Keep);
+            let (encoder, decoder) = (part(encoder)?, part(decoder)?);
+            let network = DalleBart::from_parts(opening.config::<Config>()?, &encoder, &decoder)?;
+            inventories.push(("encoder", encoder.finish()?));
+            inventories.push(("decoder", decoder.finish()?));
+            Some(network)
+        }
+        None if laid_out && detoker.is_some() => None,
+        None => Some(DalleBart::load(opening.config::<Config>()?, &opening.weights)?),
+    };
+    let vqgan = match &detoker {
+        Some(path) => {
+            let weights = opening.part(std::slice::from_ref(path), |_| Name::Keep)?;
+            let vqgan = Vqgan::load(picture_config(opening)?, &weights)?;
+            inventories.push(("detoker", weights.finish()?));
+            Some(vqgan)
+        }
+        None if opening.config["vqgan"].is_object() => {
+            Some(Vqgan::load(picture_config(opening)?, &opening.weights.at("detoker"))?)
+        }
+        None if opening.weights.is_nothing() => None,
+        None if opening.options.random_weights.is_some() => {
+            let weights = Weights::seeded(
+                opening.options.random_weights.unwrap_or_default(),
+                opening.options.runtime.clone(),
+            );
+            Some(Vqgan::load(vqgan::Config::default(), &weights)?)
+        }
+        None => companion(opening)?,
+    };
+    let port = parts.is_some();
+    let inventory = match inventories.is_empty() {
+        true => opening.weights.finish()?,
+        false => joined(inventories),
+    };
+    Ok(Loaded { network, vqgan, inventory, port })
+}
+
+/// The config of the picture half inside that of the whole.
+fn picture_config(opening: &Opening) -> Result<vqgan::Config> {
+    serde_json::from_value(opening.config["vqgan"].clone())
+        .map_err(|e| opening.config_error(format!("vqgan: {e}")))
+}
+
+/// The picture half from a release of its own: the one that the setting `vqgan` names, a folder inside this one or
+/// beside it, or, for what was opened by its name on the hub, the one on the hub. None if it is nowhere.
+fn companion(opening: &Opening) -> Result<Option<Vqgan>> {
+    let named = opening.options.settings.get("vqgan").and_then(Value::as_str).map(str::to_string);
+    let on_the_hub =
+        || matches!(Source::parse(&opening.label), Ok(Source::Hub(_))).then(|| VQGAN.to_string());
+    let Some(name) = named.or_else(|| beside(&opening.files, VQGAN)).or_else(on_the_hub) else {
+        return Ok(None);
+    };
+    let companion = opening.companion(&crate::VQGAN, &name)?;
+    Ok(Some(companion.load::<Vqgan>()?.0))
+}
+
+/// What a checkpoint of this config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    Ok(load(opening)?.inventory)
+}
+
+/// The error of a picture that nothing can make of its codes.
+pub(super) fn no_picture_half(source: &str) -> Error {
+    Error::new(
+        fauna_shared::ErrorKind::NotFound,
+        format!("{source} came without the decoder of its pictures"),
+    )
+    .hint(format!("put {DETOKER}, or a folder with the files of {VQGAN}, beside the weights"))
+    .hint("or say where it is in the setting vqgan")
+}
+
+/// A small model with every branch, its picture half with it.
+pub(crate) fn sample() -> Value {
+    json!({
+        "model_type": "dallebart", "architectures": ["DalleBart"], "d_model": 32, "encoder_layers": 2,
+        "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 32, "encoder_vocab_size": 61, "image_vocab_size": 37, "image_length": 16,
+        "max_text_length": 12, "decoder_start_token_id": 37,
+        "vqgan": {
+            "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [4], "resolution": 8,
+            "z_channels": 8, "n_embed": 32, "embed_dim": 8
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_original_are_those_of_the_port() {
+        let entries =
+            |before: &str, after: &str| Name::Entries { before: before.into(), after: after.into() };
+        let scanned = "model.encoder.layers.FlaxBartEncoderLayers";
+        for (original, ours) in [
+            ("lm_head.kernel", Name::To("decoder.lm_head.kernel".into())),
+            ("model.encoder.embed_tokens.embedding", Name::To("encoder.embed_tokens.weight".into())),
+            (
+                "model.decoder.layernorm_embedding.scale",
+                Name::To("decoder.layernorm_embedding.weight".into()),
+            ),
+            ("model.decoder.final_ln.bias", Name::To("decoder.final_ln.bias".into())),
+            (
+                "model.decoder.layers.FlaxBartDecoderLayer_11.FlaxBartAttention_1.q_proj.kernel",
+                Name::To("decoder.layers.11.encoder_attn.q_proj.kernel".into()),
+            ),
+            (
+                "model.decoder.layers.FlaxBartDecoderLayers.LayerNorm_3.scale",
+                entries("decoder.layers.", ".encoder_attn_layer_norm.weight"),
+            ),
+            (&format!("{scanned}.GLU_0.LayerNorm_1.bias"), entries("encoder.layers.", ".glu.ln1.bias")),
+            (&format!("{scanned}.GLU_0.Dense_2.kernel"), entries("encoder.layers.", ".glu.fc2.kernel")),
+            (
+                &format!("{scanned}.FlaxBartAttention_0.out_proj.kernel"),
+                entries("encoder.layers.", ".self_attn.out_proj.kernel"),
+            ),
+            ("encoder.embed_tokens.weight", Name::Keep),
+        ] {
+            assert_eq!(rename(original), ours, "{original}");
+        }
+    }
+}

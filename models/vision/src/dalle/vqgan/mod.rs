@@ -1,0 +1,308 @@
+//! The picture half of DALL·E mini: the decoder of a VQGAN, codes to pixels.
+//!
+//! Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), appendix A. Checked
+//! against `VQGanDetokenizer` of min-dalle 0.4.11. Loads its `detoker.pt`, and the decoder of the original's
+//! `flax_model.msgpack`.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
+//! use fauna_vision::dalle::vqgan::{Config, Vqgan};
+//!
+//! let config = Config { ch: 32, ch_mult: vec![1, 2], n_embed: 16, embed_dim: 8, z_channels: 8, ..Config::default() };
+//! let decoder = Vqgan::load(config, &Weights::seeded(1, Runtime::cpu()))?;
+//! let codes = Tensor::zeros((1, 3, 4), DType::U32, &Device::Cpu)?;
+//! assert_eq!(decoder.decode(&codes)?.dims(), [1, 6, 8, 3]);
+//! # Ok::<(), fauna_shared::Error>(())
+//! ```
+
+mod release;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::attention::{Mask, attend};
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, Embedding, GroupNorm, add};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+
+pub(crate) use release::{DETOKER, FLAX, beside, config_of_file, inventory, sample};
+pub use release::{config_of_tensors, layout, rename};
+
+/// Groups of channels that norms take together.
+const GROUPS: usize = 32;
+
+/// `config.json`, as far as the decoder follows from it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Width where pictures are largest.
+    pub ch: usize,
+    /// How many times wider each size is, the largest pictures first.
+    pub ch_mult: Vec<usize>,
+    /// Blocks at each size; the decoder has one more.
+    pub num_res_blocks: usize,
+    /// Heights of pictures that attend to themselves.
+    pub attn_resolutions: Vec<usize>,
+    /// Height of the pictures it was trained on.
+    pub resolution: usize,
+    /// Width of what the decoder reads.
+    pub z_channels: usize,
+    /// Codes.
+    pub n_embed: usize,
+    /// Width of a code.
+    pub embed_dim: usize,
+    /// Colours.
+    pub out_ch: usize,
+    /// Added to variances: 1e-6 in the original, 1e-5 in the port to torch.
+    pub norm_eps: f64,
+}
+
+impl Default for Config {
+    /// The release that was trained on ImageNet with 16384 codes of 16 by 16 pixels.
+    fn default() -> Self {
+        Self {
+            ch: 128,
+            ch_mult: vec![1, 1, 2, 2, 4],
+            num_res_blocks: 2,
+            attn_resolutions: vec![16],
+            resolution: 256,
+            z_channels: 256,
+            n_embed: 16384,
+            embed_dim: 256,
+            out_ch: 3,
+            norm_eps: 1e-6,
+        }
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
+            ("ch", self.ch),
+            ("num_res_blocks", self.num_res_blocks),
+            ("resolution", self.resolution),
+            ("z_channels", self.z_channels),
+            ("n_embed", self.n_embed),
+            ("embed_dim", self.embed_dim),
+        ])?;
+        if self.ch_mult.is_empty() || self.ch_mult.len() > 8 || self.ch > 1 << 16 {
+            return Err(Error::unsupported(format!(
+                "{} sizes of pictures, ch {}: up to 8 sizes of up to {} channels are known",
+                self.ch_mult.len(),
+                self.ch,
+                1 << 16
+            )));
+        }
+        if self.out_ch != 3 {
+            return Err(Error::unsupported(format!("out_ch is {}, not the 3 of colours", self.out_ch)));
+        }
+        match self.ch_mult.iter().find(|mult| **mult > 1 << 10 || !(self.ch * **mult).is_multiple_of(GROUPS))
+        {
+            Some(mult) => {
+                Err(Error::unsupported(format!("{} channels make no {GROUPS} groups", self.ch * mult)))
+            }
+            None if self.ch_mult.contains(&0) => Err(Error::unsupported("ch_mult holds a 0")),
+            None => Ok(()),
+        }
+    }
+
+    /// How many pixels high and wide what a code stands for is.
+    pub fn scale(&self) -> usize {
+        1 << (self.ch_mult.len().max(1) - 1)
+    }
+
+    /// Whether blocks where pictures are `1 / 2^level` as high as the largest attend.
+    fn attends(&self, level: usize) -> bool {
+        self.attn_resolutions.contains(&(self.resolution >> level))
+    }
+}
+
+/// The decoder.
+pub struct Vqgan {
+    config: Config,
+    embedding: Embedding,
+    post_quant_conv: Conv2d,
+    conv_in: Conv2d,
+    mid: (ResnetBlock, AttnBlock, ResnetBlock),
+    /// The smallest pictures first.
+    up: Vec<Level>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    device: Device,
+}
+
+/// What is done to pictures of one size, and the convolution that makes them larger.
+struct Level {
+    blocks: Vec<(ResnetBlock, Option<AttnBlock>)>,
+    upsample: Option<Conv2d>,
+}
+
+struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    nin_shortcut: Option<Conv2d>,
+}
+
+struct AttnBlock {
+    norm: GroupNorm,
+    q: Conv2d,
+    k: Conv2d,
+    v: Conv2d,
+    proj_out: Conv2d,
+}
+
+impl Model for Vqgan {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let (c, inner) = (&config, w.at("decoder"));
+        let levels = c.ch_mult.len();
+        let mut width = c.ch * c.ch_mult[levels - 1];
+        let conv_in = inner.conv2d("conv_in", c.z_channels, width, Conv2dOptions::new(3).same())?;
+        let mid = inner.at("mid");
+        let mid = (
+            ResnetBlock::load(c, width, width, &mid.at("block_1"))?,
+            AttnBlock::load(c, width, &mid.at("attn_1"))?,
+            ResnetBlock::load(c, width, width, &mid.at("block_2"))?,
+        );
+        let mut up = Vec::with_capacity(levels);
+        for level in (0..levels).rev() {
+            up.push(Level::load(c, level, &mut width, &inner.at_index("up", level))?);
+        }
+        Ok(Self {
+            embedding: w.embedding("embedding", c.n_embed, c.embed_dim)?,
+            post_quant_conv: w.conv2d("post_quant_conv", c.embed_dim, c.z_channels, Conv2dOptions::new(1))?,
+            conv_in,
+            mid,
+            up,
+            norm_out: inner.group_norm("norm_out", GROUPS, width, c.norm_eps)?,
+            conv_out: inner.conv2d("conv_out", width, c.out_ch, Conv2dOptions::new(3).same())?,
+            device: w.runtime().device().clone(),
+            config,
+        })
+    }
+}
+
+impl Vqgan {
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The picture of each grid of `codes`, `(batch, height, width)` of whole numbers: `(batch, height * scale,
+    /// width * scale, 3)` in 0 to 255. One picture is in work at a time.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook or a picture would have more than a
+    /// million pixels.
+    pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
+        let codes = super::checked_codes(codes, self.config.n_embed, self.config.scale(), &self.device)?;
+        let one = |i| self.forward(&codes.narrow(0, i, 1)?.contiguous()?);
+        let pictures = (0..codes.dim(0)?).map(one).collect::<Result<Vec<_>>>()?;
+        Ok((Tensor::cat(&pictures, 0)?.clamp(0f32, 1f32)? * 255.0)?)
+    }
+
+    fn forward(&self, codes: &Tensor) -> Result<Tensor> {
+        let z = self.post_quant_conv.forward(&self.embedding.forward(codes)?)?;
+        let mut x = self.conv_in.forward(&z)?;
+        x = self.mid.0.forward(&x)?;
+        x = self.mid.1.forward(&x)?;
+        x = self.mid.2.forward(&x)?;
+        for level in &self.up {
+            x = level.forward(x)?;
+        }
+        self.conv_out.forward(&self.norm_out.forward_then(&x, Activation::Silu)?)
+    }
+}
+
+impl Level {
+    /// Blocks that bring `width` to that of their level.
+    fn load(c: &Config, level: usize, width: &mut usize, w: &Weights) -> Result<Self> {
+        let outputs = c.ch * c.ch_mult[level];
+        let mut blocks = Vec::new();
+        for i in 0..=c.num_res_blocks {
+            let block = ResnetBlock::load(c, *width, outputs, &w.at_index("block", i))?;
+            *width = outputs;
+            let attn = match c.attends(level) {
+                true => Some(AttnBlock::load(c, outputs, &w.at_index("attn", i))?),
+                false => None,
+            };
+            blocks.push((block, attn));
+        }
+        let upsample = match level {
+            0 => None,
+            _ => {
+                let options = Conv2dOptions::new(3).same().of_doubled();
+                Some(w.conv2d("upsample.conv", outputs, outputs, options)?)
+            }
+        };
+        Ok(Self { blocks, upsample })
+    }
+
+    fn forward(&self, mut x: Tensor) -> Result<Tensor> {
+        for (block, attn) in &self.blocks {
+            x = block.forward(&x)?;
+            if let Some(attn) = attn {
+                x = attn.forward(&x)?;
+            }
+        }
+        match &self.upsample {
+            Some(upsample) => upsample.forward(&x),
+            None => Ok(x),
+        }
+    }
+}
+
+impl ResnetBlock {
+    fn load(c: &Config, inputs: usize, outputs: usize, w: &Weights) -> Result<Self> {
+        let three = Conv2dOptions::new(3).same();
+        Ok(Self {
+            norm1: w.group_norm("norm1", GROUPS, inputs, c.norm_eps)?,
+            conv1: w.conv2d("conv1", inputs, outputs, three)?,
+            norm2: w.group_norm("norm2", GROUPS, outputs, c.norm_eps)?,
+            conv2: w.conv2d("conv2", outputs, outputs, three)?,
+            nin_shortcut: match inputs == outputs {
+                true => None,
+                false => Some(w.conv2d("nin_shortcut", inputs, outputs, Conv2dOptions::new(1))?),
+            },
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.conv1.forward(&self.norm1.forward_then(x, Activation::Silu)?)?;
+        let h = self.conv2.forward(&self.norm2.forward_then(&h, Activation::Silu)?)?;
+        match &self.nin_shortcut {
+            Some(shortcut) => add(&shortcut.forward(x)?, &h),
+            None => add(x, &h),
+        }
+    }
+}
+
+impl AttnBlock {
+    fn load(c: &Config, width: usize, w: &Weights) -> Result<Self> {
+        let conv = |name: &str| w.conv2d(name, width, width, Conv2dOptions::new(1));
+        Ok(Self {
+            norm: w.group_norm("norm", GROUPS, width, c.norm_eps)?,
+            q: conv("q")?,
+            k: conv("k")?,
+            v: conv("v")?,
+            proj_out: conv("proj_out")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let h = self.norm.forward(x)?;
+        // Every pixel attends to all, with one head.
+        let part = |conv: &Conv2d| -> Result<Tensor> {
+            Ok(conv.forward(&h)?.reshape((batch, height * width, 1, channels))?)
+        };
+        let scale = (channels as f64).powf(-0.5);
+        let h = attend(&part(&self.q)?, &part(&self.k)?, &part(&self.v)?, &Mask::full(), scale)?;
+        add(x, &self.proj_out.forward(&h.reshape((batch, height, width, channels))?)?)
+    }
+}

@@ -1,0 +1,149 @@
+//! The decoder's files: min-dalle's `detoker.pt` for torch, and the original for flax.
+
+use std::path::PathBuf;
+
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::{Inventory, Name};
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::Vqgan;
+
+/// The file of the port to torch.
+pub(crate) const DETOKER: &str = "detoker.pt";
+/// The file of the original.
+pub(crate) const FLAX: &str = "flax_model.msgpack";
+
+/// What torch's norms add to variances, where the original adds 1e-6.
+const TORCH_EPS: f64 = 1e-5;
+
+/// What the original calls the tensors of the decoder; the encoder's are left alone.
+pub fn rename(name: &str) -> Name {
+    if name.starts_with("encoder.") || name.starts_with("quant_conv.") {
+        return Name::Ignore;
+    }
+    if name == "quantize.embedding.embedding" {
+        return Name::To("embedding.weight".into());
+    }
+    let Some(rest) = name.strip_prefix("decoder.up_") else {
+        return match name.strip_suffix(".scale") {
+            Some(norm) => Name::To(format!("{norm}.weight")),
+            None => Name::Keep,
+        };
+    };
+    let rest = rest.replacen(".block_", ".block.", 1).replacen(".attn_", ".attn.", 1);
+    let rest = match rest.strip_suffix(".scale") {
+        Some(norm) => format!("{norm}.weight"),
+        None => rest,
+    };
+    Name::To(format!("decoder.up.{rest}"))
+}
+
+/// The config that the tensors of min-dalle's file tell; none if it is no such file.
+pub fn config_of_tensors(file: &Checkpoint) -> Option<Value> {
+    let size = |name: &str, axis: usize| file.get(name)?.shape.get(axis).copied();
+    let block = |level: usize, i: usize| format!("decoder.up.{level}.block.{i}.conv1.weight");
+    let levels = (0..).take_while(|level| size(&block(*level, 0), 0).is_some()).count();
+    let ch = size("decoder.norm_out.weight", 0).filter(|ch| *ch > 0)?;
+    let mult = |level| Some(size(&block(level, 0), 0)? / ch);
+    let resolution = 16usize.checked_shl(u32::try_from(levels.checked_sub(1)?).ok()?)?;
+    let attends = |level: &usize| file.get(&format!("decoder.up.{level}.attn.0.q.weight")).is_some();
+    let attending: Vec<usize> = (0..levels).filter(attends).map(|level| resolution >> level).collect();
+    Some(json!({
+        "ch": ch,
+        "ch_mult": (0..levels).map(mult).collect::<Option<Vec<_>>>()?,
+        "num_res_blocks": (0..).take_while(|i| size(&block(0, *i), 0).is_some()).count().checked_sub(1)?,
+        "resolution": resolution,
+        "attn_resolutions": attending,
+        "z_channels": size("decoder.conv_in.weight", 1)?,
+        "n_embed": size("embedding.weight", 0)?,
+        "embed_dim": size("embedding.weight", 1)?,
+        "out_ch": size("decoder.conv_out.weight", 0)?,
+        "norm_eps": TORCH_EPS,
+    }))
+}
+
+/// The config of the file at `path`.
+///
+/// # Errors
+/// As [`Checkpoint::open`], and if it is no decoder of a VQGAN.
+pub(crate) fn config_of_file(path: &PathBuf) -> Result<Value> {
+    config_of_tensors(&Checkpoint::open(path)?).ok_or_else(|| {
+        Error::format(path, "not the decoder of a VQGAN")
+            .hint("wanted embedding, post_quant_conv and decoder, as min-dalle names them")
+    })
+}
+
+/// A folder with `detoker.pt` alone, or the original release.
+///
+/// # Errors
+/// What is wrong with the files.
+pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    let named = |mut config: Value, weights: Vec<PathBuf>| {
+        config["model_type"] = json!("vqgan");
+        config["architectures"] = json!(["VQModel"]);
+        Ok(Some(Layout { config, weights }))
+    };
+    if files.get("config.json").is_some() {
+        let config = files.config()?;
+        let weights: Vec<PathBuf> = files.get(FLAX).into_iter().collect();
+        return match config["ch_mult"].is_array() && (!weights.is_empty() || options.file.is_none()) {
+            true if files.get("model.safetensors").is_none() => named(config, weights),
+            _ => Ok(None),
+        };
+    }
+    let alone = files.choice().is_some_and(|choice| choice == DETOKER)
+        || !["encoder.pt", "decoder.pt", "encoder_mini.pt"].iter().any(|name| files.get(name).is_some());
+    match files.get(DETOKER).filter(|_| alone) {
+        None => Ok(None),
+        Some(path) => named(config_of_file(&path)?, vec![path]),
+    }
+}
+
+/// What a checkpoint of this config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    Ok(opening.load::<Vqgan>()?.1)
+}
+
+/// The folder inside a release or beside it that is called as the repository `name` is, if it is there.
+pub(crate) fn beside(files: &Files, name: &str) -> Option<String> {
+    let folder = name.rsplit('/').next().unwrap_or(name);
+    let places = [files.root().join(folder), files.root().join("..").join(folder)];
+    let found = places.into_iter().find(|place| place.join("config.json").is_file())?;
+    Some(found.to_string_lossy().into_owned())
+}
+
+/// A small decoder with every branch.
+pub(crate) fn sample() -> Value {
+    json!({
+        "model_type": "vqgan", "architectures": ["VQModel"], "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [8], "resolution": 16, "z_channels": 12, "n_embed": 32, "embed_dim": 8, "out_ch": 3
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_the_original_are_those_of_the_port() {
+        for (original, ours) in [
+            ("quantize.embedding.embedding", "embedding.weight"),
+            ("decoder.up_3.block_1.norm2.scale", "decoder.up.3.block.1.norm2.weight"),
+            ("decoder.up_4.attn_2.proj_out.kernel", "decoder.up.4.attn.2.proj_out.kernel"),
+            ("decoder.up_1.upsample.conv.bias", "decoder.up.1.upsample.conv.bias"),
+            ("decoder.mid.block_1.norm1.scale", "decoder.mid.block_1.norm1.weight"),
+        ] {
+            assert_eq!(rename(original), Name::To(ours.into()));
+            assert_eq!(rename(ours), Name::Keep);
+        }
+        for kept in ["post_quant_conv.kernel", "decoder.mid.attn_1.q.kernel", "decoder.conv_out.bias"] {
+            assert_eq!(rename(kept), Name::Keep);
+        }
+        for ignored in ["encoder.conv_in.kernel", "quant_conv.bias"] {
+            assert_eq!(rename(ignored), Name::Ignore);
+        }
+    }
+}
