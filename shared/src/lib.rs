@@ -9,6 +9,8 @@ pub mod audio;
 pub mod checkpoint;
 pub mod error;
 pub mod generate;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod item;
 pub mod kernels;
 pub mod measure;

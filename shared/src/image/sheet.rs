@@ -1,0 +1,135 @@
+//! Several pictures on one: grids of samples and contact sheets.
+
+use super::check_size;
+use super::resize::{Arithmetic, Filter, resize};
+use crate::item::Image;
+use crate::{Error, Result};
+
+/// `images` row by row in `columns` columns of cells as large as the largest of them, each in the middle of its cell.
+/// What is not covered is white.
+///
+/// ```
+/// use fauna_shared::image::sheet::grid;
+/// use fauna_shared::item::Image;
+/// let dot = |grey| Image { width: 1, height: 1, rgb: vec![grey; 3] };
+/// let grid = grid(&[dot(1), dot(2), dot(3)], 2)?;
+/// assert_eq!((grid.width, grid.height), (2, 2));
+/// assert_eq!(grid.rgb, [1, 1, 1, 2, 2, 2, 3, 3, 3, 255, 255, 255]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) for no picture, no column, or a grid of more than
+/// [`MOST_PIXELS`](super::MOST_PIXELS).
+pub fn grid(images: &[Image], columns: usize) -> Result<Image> {
+    let height = images.iter().map(|image| image.height).max().unwrap_or(0);
+    let width = images.iter().map(|image| image.width).max().unwrap_or(0);
+    let sheet = Sheet { columns, cells: images.len(), height, width, margin: 0, caption: 0 };
+    sheet.draw(images)
+}
+
+/// Where pictures and their captions lie on a contact sheet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sheet {
+    /// Cells in a row.
+    pub columns: usize,
+    /// Cells in all.
+    pub cells: usize,
+    /// The height of a picture's place, in pixels.
+    pub height: usize,
+    /// The width of a picture's place, in pixels.
+    pub width: usize,
+    /// White around every cell, in pixels.
+    pub margin: usize,
+    /// Room under every picture for words, in pixels.
+    pub caption: usize,
+}
+
+impl Sheet {
+    /// Its height and width.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MOST_PIXELS`](super::MOST_PIXELS).
+    pub fn size(&self) -> Result<(usize, usize)> {
+        if self.columns == 0 || self.cells == 0 {
+            return Err(Error::input("a sheet of no pictures"));
+        }
+        let columns = self.columns.min(self.cells);
+        let rows = self.cells.div_ceil(columns);
+        let side = |count: usize, cell: usize| {
+            let step = cell.checked_add(self.margin)?;
+            step.checked_mul(count)?.checked_add(self.margin)
+        };
+        let height = self.height.checked_add(self.caption).and_then(|cell| side(rows, cell));
+        let sizes = height.zip(side(columns, self.width));
+        let (height, width) = sizes.ok_or_else(|| Error::input("a sheet beyond all size"))?;
+        check_size(height, width)?;
+        Ok((height, width))
+    }
+
+    /// The row and the column of the first pixel of the place of picture `index`; its caption begins
+    /// [`height`](Sheet::height) rows below.
+    pub fn place(&self, index: usize) -> (usize, usize) {
+        let columns = self.columns.min(self.cells).max(1);
+        let top = self.margin + index / columns * (self.height + self.caption + self.margin);
+        (top, self.margin + index % columns * (self.width + self.margin))
+    }
+
+    /// `images` on white, each in the middle of its place, shrunk where it is larger than that.
+    ///
+    /// # Errors
+    /// As [`size`](Sheet::size), and for a picture that [`check`](super::check) refuses.
+    pub fn draw(&self, images: &[Image]) -> Result<Image> {
+        let (height, width) = self.size()?;
+        let mut sheet = Image { width, height, rgb: vec![255; height * width * 3] };
+        for (index, image) in images.iter().take(self.cells).enumerate() {
+            let image = &self.fitted(image)?;
+            let (top, left) = self.place(index);
+            let (top, left) = (top + (self.height - image.height) / 2, left + (self.width - image.width) / 2);
+            for (row, bytes) in image.rgb.chunks_exact(image.width * 3).enumerate() {
+                let start = ((top + row) * width + left) * 3;
+                sheet.rgb[start..start + bytes.len()].copy_from_slice(bytes);
+            }
+        }
+        Ok(sheet)
+    }
+
+    /// `image` no larger than a place, in its own shape.
+    fn fitted(&self, image: &Image) -> Result<Image> {
+        super::check(image)?;
+        if image.height <= self.height && image.width <= self.width {
+            return Ok(image.clone());
+        }
+        let scale = (self.height as f64 / image.height as f64).min(self.width as f64 / image.width as f64);
+        let side = |side: usize, most: usize| ((side as f64 * scale).round() as usize).clamp(1, most);
+        let (height, width) = (side(image.height, self.height), side(image.width, self.width));
+        resize(image, height, width, Filter::Lanczos, Arithmetic::Pillow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_picture_is_shrunk_into_its_place_and_a_small_one_stands_in_the_middle() {
+        let large = Image { width: 40, height: 20, rgb: vec![0; 2400] };
+        let small = Image { width: 2, height: 2, rgb: vec![0; 12] };
+        let sheet = Sheet { columns: 2, cells: 2, height: 10, width: 10, margin: 3, caption: 5 };
+        assert_eq!(sheet.size().unwrap(), (21, 29));
+        let drawn = sheet.draw(&[large, small]).unwrap();
+        let dark = |row: usize, column: usize| drawn.rgb[(row * 29 + column) * 3] == 0;
+        assert!(dark(5, 3) && dark(9, 12) && !dark(4, 3) && !dark(10, 12), "10 x 5 in the first place");
+        assert!(dark(7, 20) && dark(8, 21) && !dark(7, 19) && !dark(9, 20), "2 x 2 in the second");
+        let count = drawn.rgb.chunks_exact(3).filter(|pixel| pixel[0] == 0).count();
+        assert_eq!(count, 10 * 5 + 4);
+    }
+
+    #[test]
+    fn a_sheet_of_nothing_and_one_beyond_all_size_are_refused() {
+        assert!(grid(&[], 3).is_err());
+        let sheet = Sheet { columns: 1, cells: 9, height: usize::MAX, width: 1, margin: 0, caption: 1 };
+        assert!(sheet.size().is_err());
+        assert!(Sheet { height: 1 << 40, caption: 0, ..sheet }.size().is_err());
+    }
+}
