@@ -3,16 +3,18 @@
 //!
 //! A picture is an [`Image`](crate::item::Image): rows from the top, pixels of red, green and blue bytes from the left.
 //! Everything on the way to a model works on bytes, as the references do, so that their numbers are met exactly; the
-//! last step gives `(3, height, width)` of float32.
+//! last step, [`Processor`], gives `(3, height, width)` of float32.
 //!
 //! The room is behind the feature `image`: a build for text alone compiles none of the crates it stands on.
 
+pub mod processor;
 mod read;
 pub mod resize;
 pub mod sheet;
 pub mod tensor;
 mod write;
 
+pub use processor::Processor;
 pub use read::{Alpha, decode, read, read_with};
 pub use write::{to_png, write};
 
