@@ -145,6 +145,22 @@ impl Stored {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// The same with `rows` rows: without the last ones, or with rows of zeros after them. A table that was resized for
+    /// other tokens is read so.
+    pub fn with_rows(self, rows: usize) -> Self {
+        let mut shape = self.shape.clone();
+        match shape.first_mut() {
+            Some(first) => *first = rows,
+            None => return self,
+        }
+        let Some(length) = self.storage.byte_len(&shape) else { return self };
+        let bytes = match self.bytes.slice(0..length) {
+            Some(bytes) => bytes,
+            None => Bytes::filled(length, |room| room[..self.bytes.len()].copy_from_slice(&self.bytes)),
+        };
+        Self { bytes, shape, ..self }
+    }
 }
 
 /// What one file holds.
@@ -284,6 +300,14 @@ impl Checkpoint {
             return Err(Error::format(index, message).hint(first_five(astray)));
         }
         Ok(whole)
+    }
+
+    /// The same with `each(name, tensor)` in place of every tensor.
+    pub fn map(mut self, each: impl Fn(&str, Stored) -> Stored) -> Self {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors =
+            tensors.map(|(name, (stored, file))| (name.clone(), (each(&name, stored), file))).collect();
+        self
     }
 
     /// The tensor called `name`.

@@ -138,6 +138,13 @@ impl Tokenizer {
         Ok(Self { inner, special: SpecialTokens::default(), begin_and_end: [None, None], max_length: None })
     }
 
+    /// With further special tokens after all others, as releases that extend a tokenizer add them. Those it has stay.
+    pub fn with_tokens(mut self, tokens: &[&str]) -> Self {
+        let tokens: Vec<_> = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true)).collect();
+        self.inner.add_special_tokens(&tokens);
+        self
+    }
+
     /// The ids of `text`; with `add_special`, the ones the release puts around a text too.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding =
