@@ -54,6 +54,11 @@ fn musicgen_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn flamingo_computes_what_its_references_compute() {
+    cases_of("flamingo");
+}
+
+#[test]
 fn gpt_neox_computes_what_its_reference_computes() {
     cases_of("gpt_neox");
 }
@@ -76,5 +81,8 @@ fn no_folder_of_cases_is_forgotten() {
     let mut families: Vec<&str> =
         cases.iter().filter_map(|case| case.strip_prefix(&folder).ok()?.iter().next()?.to_str()).collect();
     families.dedup();
-    assert_eq!(families, ["bert", "encodec", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen", "t5"]);
+    assert_eq!(
+        families,
+        ["bert", "encodec", "flamingo", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen", "t5"]
+    );
 }

@@ -1,9 +1,10 @@
-//! The image exhibits of `fauna`: CLIP, SigLIP and DALL·E.
+//! The image exhibits of `fauna`: CLIP, SigLIP, DALL·E and Flamingo.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
 pub mod clip;
 pub mod dalle;
+pub mod flamingo;
 mod pair;
 pub mod siglip;
 
@@ -13,7 +14,7 @@ use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP, &DVAE, &DALLE_MINI, &VQGAN];
+pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP, &DVAE, &DALLE_MINI, &VQGAN, &OPEN_FLAMINGO, &IDEFICS];
 
 /// CLIP in every size, its towers alone, and open_clip's releases of its shape.
 pub static CLIP: Family = Family {
@@ -168,4 +169,53 @@ pub static VQGAN: Family = Family {
     inventory: vqgan::inventory,
     open: mini::open_vqgan,
     sample: vqgan::sample,
+};
+
+/// OpenFlamingo v2 in every size.
+pub static OPEN_FLAMINGO: Family = Family {
+    name: "open_flamingo",
+    systems: &["Flamingo"],
+    paper: "Awadalla et al. 2023, arXiv 2308.01390; Alayrac et al. 2022, arXiv 2204.14198",
+    model_types: &["open_flamingo"],
+    architectures: &["Flamingo"],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Text],
+    releases: &[
+        Release::new("openflamingo/OpenFlamingo-3B-vitl-mpt1b", "Flamingo", "3B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-3B-vitl-mpt1b-langinstruct", "Flamingo", "3B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-4B-vitl-rpj3b", "Flamingo", "4B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-4B-vitl-rpj3b-langinstruct", "Flamingo", "4B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-9B-vitl-mpt7b", "Flamingo", "9B", "MIT"),
+    ],
+    config_of_gguf: None,
+    layout: Some(flamingo::open_flamingo::layout),
+    rename: flamingo::open_flamingo::rename,
+    inventory: flamingo::open_flamingo::inventory,
+    open: |opening| Ok(Box::new(flamingo::open_flamingo::OpenFlamingoExhibit::open(opening)?)),
+    sample: flamingo::open_flamingo::sample,
+};
+
+/// IDEFICS of 9B and 80B, for texts and for conversations.
+pub static IDEFICS: Family = Family {
+    name: "idefics",
+    systems: &["Flamingo"],
+    paper: "Laurençon et al. 2023, arXiv 2306.16527; Alayrac et al. 2022, arXiv 2204.14198",
+    model_types: &["idefics"],
+    architectures: &["IdeficsForVisionText2Text", "IdeficsForCausalLM"],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Text],
+    releases: &[
+        Release::new("HuggingFaceM4/idefics-9b", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
+        Release::new("HuggingFaceM4/idefics-9b-instruct", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
+        Release::new("HuggingFaceM4/idefics-80b", "Flamingo", "80B", "other (LLaMA, non-commercial)"),
+        Release::new("HuggingFaceM4/idefics-80b-instruct", "Flamingo", "80B", "other (LLaMA, non-commercial)"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: flamingo::idefics::rename,
+    inventory: |opening| Ok(opening.load::<flamingo::idefics::Idefics>()?.1),
+    open: |opening| Ok(Box::new(flamingo::idefics::IdeficsExhibit::open(opening)?)),
+    sample: flamingo::idefics::sample,
 };

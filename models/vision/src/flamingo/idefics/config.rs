@@ -1,0 +1,226 @@
+//! The keys of IDEFICS' `config.json`, in the nested spelling and the flat one of early revisions.
+
+use fauna_shared::model::{check_heads, check_sizes};
+use fauna_shared::{Error, Result};
+use fauna_text::llama;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
+
+use crate::clip::VisionConfig;
+use crate::flamingo::perceiver;
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Llama's.
+    pub language: llama::Config,
+    /// Tokens beyond Llama's.
+    pub additional_vocab_size: usize,
+    /// A block looks at pictures before every so many blocks of the language model.
+    pub cross_layer_interval: usize,
+    /// How many numbers a gate has.
+    pub alpha_type: Alpha,
+    /// Whether cross-attention normalises queries and keys, head by head.
+    pub qk_layer_norms: bool,
+    /// Whether states of pictures are resampled.
+    pub use_resampler: bool,
+    /// The vision tower's.
+    pub vision_config: VisionConfig,
+    /// The resampler's.
+    pub perceiver_config: PerceiverConfig,
+}
+
+/// How many numbers a gate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Alpha {
+    /// One.
+    #[default]
+    Float,
+    /// One a channel.
+    Vector,
+}
+
+/// `perceiver_config`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PerceiverConfig {
+    /// States that a picture is brought to.
+    pub resampler_n_latents: usize,
+    /// Blocks.
+    pub resampler_depth: usize,
+    /// Heads of attention.
+    pub resampler_n_heads: usize,
+    /// Width of each head.
+    pub resampler_head_dim: usize,
+    /// Whether queries and keys are normalised, head by head.
+    pub qk_layer_norms_perceiver: bool,
+}
+
+impl Default for PerceiverConfig {
+    fn default() -> Self {
+        Self {
+            resampler_n_latents: 64,
+            resampler_depth: 6,
+            resampler_n_heads: 16,
+            resampler_head_dim: 96,
+            qk_layer_norms_perceiver: false,
+        }
+    }
+}
+
+/// What is left of the keys, once the language model's and the tower's are read.
+#[derive(Deserialize)]
+struct Rest {
+    #[serde(default)]
+    additional_vocab_size: usize,
+    #[serde(default = "one")]
+    cross_layer_interval: usize,
+    #[serde(default)]
+    alpha_type: Alpha,
+    #[serde(default)]
+    qk_layer_norms: bool,
+    #[serde(default)]
+    use_resampler: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(config: D) -> std::result::Result<Self, D::Error> {
+        let mut keys = Map::deserialize(config)?;
+        let nested = |name: &str, keys: &Map<String, Value>| match keys.get(name) {
+            Some(Value::Object(nested)) => nested.clone(),
+            _ => Map::new(),
+        };
+        // Early revisions have the parts' keys beside all others.
+        let mut vision = nested("vision_config", &keys);
+        let mut resampler = nested("perceiver_config", &keys);
+        for (key, value) in &keys {
+            if let Some(key) = key.strip_prefix("vision_").filter(|key| *key != "config") {
+                vision.entry(key).or_insert(value.clone());
+            }
+            if key.starts_with("resampler_") || key == "qk_layer_norms_perceiver" {
+                resampler.entry(key).or_insert(value.clone());
+            }
+        }
+        // The width goes by a name of its own.
+        if let Some(width) = vision.remove("embed_dim") {
+            vision.insert("hidden_size".to_string(), width);
+        }
+        fill(
+            &mut vision,
+            json!({
+                "hidden_size": 768, "image_size": 224, "intermediate_size": 5120, "patch_size": 14,
+                "num_hidden_layers": 32, "num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5
+            }),
+        );
+        // Later ones leave out what is the class's default.
+        fill(
+            &mut keys,
+            json!({
+                "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+                "num_attention_heads": 32
+            }),
+        );
+        let rest: Rest = read(&keys).map_err(D::Error::custom)?;
+        Ok(Self {
+            language: read(&keys).map_err(D::Error::custom)?,
+            vision_config: read(&vision).map_err(|e| D::Error::custom(format!("vision_config: {e}")))?,
+            perceiver_config: read(&resampler)
+                .map_err(|e| D::Error::custom(format!("perceiver_config: {e}")))?,
+            additional_vocab_size: rest.additional_vocab_size,
+            cross_layer_interval: rest.cross_layer_interval,
+            alpha_type: rest.alpha_type,
+            qk_layer_norms: rest.qk_layer_norms,
+            use_resampler: rest.use_resampler,
+        })
+    }
+}
+
+fn read<T: for<'a> Deserialize<'a>>(keys: &Map<String, Value>) -> serde_json::Result<T> {
+    serde_json::from_value(Value::Object(keys.clone()))
+}
+
+/// Adds what of `defaults` is not there.
+fn fill(keys: &mut Map<String, Value>, defaults: Value) {
+    for (key, value) in defaults.as_object().into_iter().flatten() {
+        keys.entry(key).or_insert(value.clone());
+    }
+}
+
+impl Config {
+    pub(super) fn check(&self) -> Result<()> {
+        let (layers, interval) = (self.language.num_hidden_layers, self.cross_layer_interval);
+        check_sizes(&[("cross_layer_interval", interval)])?;
+        if !layers.is_multiple_of(interval) {
+            return Err(Error::unsupported(format!(
+                "num_hidden_layers {layers} is not a multiple of cross_layer_interval {interval}"
+            )));
+        }
+        if self.additional_vocab_size > 0 {
+            check_sizes(&[("additional_vocab_size", self.additional_vocab_size)])?;
+        }
+        check_sizes(&[("intermediate_size", self.language.intermediate_size)])?;
+        check_heads(
+            ("hidden_size", self.language.hidden_size),
+            ("num_attention_heads", self.language.num_attention_heads),
+        )
+    }
+
+    pub(super) fn resampler(&self) -> perceiver::Sizes {
+        let c = &self.perceiver_config;
+        perceiver::Sizes {
+            width: self.vision_config.hidden_size,
+            latents: c.resampler_n_latents,
+            depth: c.resampler_depth,
+            heads: c.resampler_n_heads,
+            head_width: c.resampler_head_dim,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fauna_shared::nn::Activation;
+
+    use super::*;
+
+    #[test]
+    fn the_flat_spelling_says_what_the_nested_one_says() {
+        let mut flat = super::super::sample();
+        let nested: Config = serde_json::from_value(flat.clone()).unwrap();
+        let keys = flat.as_object_mut().unwrap();
+        for (part, prefix) in [("vision_config", "vision_"), ("perceiver_config", "")] {
+            let part = keys.remove(part).unwrap();
+            for (key, value) in part.as_object().unwrap() {
+                keys.insert(format!("{prefix}{key}"), value.clone());
+            }
+        }
+        let flat: Config = serde_json::from_value(flat).unwrap();
+        assert_eq!(flat.vision_config, nested.vision_config);
+        assert_eq!(flat.perceiver_config, nested.perceiver_config);
+        assert_eq!((flat.vision_config.hidden_size, flat.perceiver_config.resampler_n_latents), (32, 3));
+    }
+
+    #[test]
+    fn what_a_config_leaves_out_is_the_class_default() {
+        let config: Config = serde_json::from_value(json!({"vision_config": {"embed_dim": 1280}})).unwrap();
+        assert_eq!((config.language.hidden_size, config.language.num_hidden_layers), (4096, 32));
+        let vision = &config.vision_config;
+        assert_eq!((vision.hidden_size, vision.num_hidden_layers, vision.patch_size), (1280, 32, 14));
+        assert_eq!(vision.hidden_act, Activation::GeluErf);
+        assert!(!config.use_resampler && config.alpha_type == Alpha::Float);
+    }
+
+    #[test]
+    fn blocks_that_do_not_divide_evenly_are_refused() {
+        let mut config = super::super::sample();
+        config["cross_layer_interval"] = json!(3);
+        let config: Config = serde_json::from_value(config).unwrap();
+        assert!(config.check().unwrap_err().to_string().contains("cross_layer_interval 3"));
+    }
+}

@@ -1,0 +1,347 @@
+//! IDEFICS as the zoo shows it: pictures and texts in, answers out.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::Positions;
+use fauna_shared::generate::Decoding;
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+};
+use fauna_shared::text::Tokenizer;
+use fauna_shared::{Error, Result};
+use fauna_text::causal::token_ids;
+use fauna_text::words;
+use serde_json::Value;
+
+use super::Idefics;
+use super::prompt::{AROUND, END_OF_TURN, words as in_words};
+use crate::flamingo::prompt::PLACE;
+use crate::flamingo::reading::{self, Answering, Looks};
+use crate::flamingo::sight::{Media, Sight};
+
+/// Tokens of an answer, where the user sets no other limit.
+const ANSWER: usize = 100;
+
+/// What the reference's `forward` and `generate` read.
+const INPUTS: [&str; 7] = [
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "pixel_values",
+    "image_encoder_embeddings",
+    "perceiver_embeddings",
+    "image_attention_mask",
+];
+
+/// The network with its tokenizer, its eyes and its manners.
+pub struct IdeficsExhibit {
+    idefics: Idefics,
+    tokenizer: Option<Tokenizer>,
+    processor: Processor,
+    /// `<image>`.
+    place: u32,
+    begin: Option<u32>,
+    end: Vec<u32>,
+    /// After which nothing is seen until the next picture.
+    end_of_text: Option<u32>,
+    pad: Option<u32>,
+    /// `<image>` and what stands around it: never written.
+    banned: Vec<u32>,
+    turns_end: bool,
+    card: Card,
+}
+
+impl IdeficsExhibit {
+    /// Opens a checkpoint.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (idefics, inventory) = opening.load::<Idefics>()?;
+        let architecture = opening.architecture("IdeficsForVisionText2Text");
+        let mut card = opening.card(&crate::IDEFICS, &architecture, &inventory);
+        card.context = Some(idefics.positions());
+        let tokenizer = words::tokenizer(opening)?;
+        let processor = match opening.json("preprocessor_config.json")? {
+            Some(settings) => Processor::from_json(&settings)
+                .map_err(|error| error.at(opening.files.root().join("preprocessor_config.json")))?,
+            None => Processor::idefics(idefics.config().vision_config.image_size),
+        };
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let ids = |key: &str| match &generation[key] {
+            Value::Null => token_ids(&opening.config[key]),
+            value => token_ids(value),
+        };
+        let token = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_id(name));
+        let first = idefics.config().language.vocab_size as u32;
+        let (around, place) = (token(AROUND).unwrap_or(first), token(PLACE).unwrap_or(first + 1));
+        let end_of_turn = token(END_OF_TURN);
+        let end_of_text =
+            token("</s>").or_else(|| token_ids(&opening.config["eos_token_id"]).first().copied());
+        let mut end = ids("eos_token_id");
+        end.extend(end_of_turn.filter(|id| !end.contains(id)));
+        Ok(Self {
+            place,
+            begin: ids("bos_token_id").first().copied(),
+            end,
+            end_of_text,
+            pad: ids("pad_token_id").first().copied(),
+            banned: vec![place, around],
+            turns_end: end_of_turn.is_some(),
+            idefics,
+            tokenizer,
+            processor,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &Idefics {
+        &self.idefics
+    }
+
+    /// The pictures among `inputs`, as many in each row.
+    fn media(&self, inputs: &Tensors, rows: usize) -> Result<Media> {
+        let given: Vec<(&str, &Tensor)> =
+            ["pixel_values", "image_encoder_embeddings", "perceiver_embeddings"]
+                .into_iter()
+                .filter_map(|name| Some((name, inputs.get(name)?)))
+                .collect();
+        let (name, tensor) = match given[..] {
+            [] => return Ok(Media::none(rows)),
+            [one] => one,
+            _ => {
+                let names: Vec<&str> = given.iter().map(|(name, _)| *name).collect();
+                return Err(Error::input(format!("{}: one of them is wanted", names.join(" and "))));
+            }
+        };
+        let (wanted, rank) = match name {
+            "pixel_values" => ("(batch, pictures, channels, height, width)", 5),
+            _ => ("(batch, pictures, states, width)", 4),
+        };
+        let dims = tensor.dims();
+        if dims.len() != rank || dims[0] != rows || tensor.elem_count() == 0 {
+            return Err(Error::input(format!("{name} are {dims:?}, wanted {wanted} with a batch of {rows}")));
+        }
+        let flat = tensor.flatten(0, 1)?;
+        let states = match name {
+            "pixel_values" => self.idefics.see(&flat)?,
+            "image_encoder_embeddings" => self.idefics.resample(&flat)?,
+            _ if !self.idefics.config().use_resampler => {
+                return Err(Error::input("perceiver_embeddings, but this checkpoint has no resampler"));
+            }
+            _ => flat.to_device(self.idefics.device())?,
+        };
+        Media::rectangle(states, rows)
+    }
+
+    /// What each token of `ids` looks at: as `image_attention_mask` says, or else at the latest picture.
+    fn sight(&self, inputs: &Tensors, ids: &Tensor, media: &Media) -> Result<Sight> {
+        let (rows, time) = ids.dims2()?;
+        let counts = media.counts();
+        let pictures = counts.first().copied().unwrap_or(0);
+        match inputs.get("image_attention_mask") {
+            Some(table) if pictures == 0 => Err(Error::input(format!(
+                "image_attention_mask is {:?}, but there are no pictures",
+                table.dims()
+            ))),
+            Some(table) if table.dims() == [rows, time, pictures] => Sight::table(table),
+            Some(table) => Err(Error::input(format!(
+                "image_attention_mask is {:?}, wanted {:?}: a row, a token, a picture",
+                table.dims(),
+                [rows, time, pictures]
+            ))),
+            None => {
+                let ids = words::checked_ids(
+                    ids,
+                    inputs.get("attention_mask"),
+                    self.idefics.vocabulary(),
+                    &Device::Cpu,
+                )?;
+                Sight::latest(&ids.to_vec2()?, &counts, self.place, self.end_of_text)
+            }
+        }
+    }
+
+    /// `input_ids`, and the inputs of their shape.
+    fn ids<'a>(&self, inputs: &'a Tensors) -> Result<&'a Tensor> {
+        only_known(inputs, &INPUTS)?;
+        let of_text = |name: &str| ["input_ids", "attention_mask", "position_ids"].contains(&name);
+        let text = inputs.iter().filter(|(name, _)| of_text(name));
+        let text: Tensors = text.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        words::input_ids(&text, &INPUTS)?;
+        inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        let ids = self.ids(inputs)?;
+        let (rows, time) = ids.dims2()?;
+        let mask = inputs.get("attention_mask");
+        let positions = match (inputs.get("position_ids"), mask) {
+            (Some(positions), _) => Positions::rows(&positions.to_dtype(DType::U32)?.to_vec2()?)?,
+            (None, Some(mask)) => Positions::rows(&counted(&words::real_tokens(mask)?))?,
+            (None, None) => Positions::counting(0, time),
+        };
+        let media = self.media(inputs, rows)?;
+        let sight = self.sight(inputs, ids, &media)?;
+        let hidden = reading::read(&self.idefics, ids, mask, &positions, &media, &sight)?;
+        let logits = self.idefics.logits(&hidden)?;
+        let mut out = Tensors::from([("last_hidden_state".into(), hidden), ("logits".into(), logits)]);
+        if let Some(states) = media.states() {
+            let (_, count, width) = states.dims3()?;
+            out.insert("image_hidden_states".into(), states.reshape((rows, (), count, width))?);
+        }
+        Ok(out)
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let ids = self.ids(inputs)?;
+        let mask = inputs.get("attention_mask");
+        let media = self.media(inputs, ids.dim(0)?)?;
+        let (_, pads) = reading::prompts(&self.idefics, ids, mask)?;
+        let sight = self.sight(inputs, ids, &media)?.without(&pads);
+        let banned = match &options["bad_words_ids"] {
+            Value::Array(words) if words.iter().any(|word| token_ids(word).len() != 1) => {
+                return Err(Error::unsupported("bad_words_ids of several tokens are not implemented"));
+            }
+            words => token_ids(words),
+        };
+        let decoding = reading::decoding(options, &self.end, self.pad)?;
+        let answering = Answering::new(&self.idefics, &media, sight, banned)?;
+        reading::generate_ids(&answering, ids, mask, &decoding)
+    }
+
+    /// Answers several prompts at once; a picture that several show is seen once.
+    fn answer(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let mut options = options.clone();
+        let (mut ids, mut pictures) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            let words = in_words(prompt, self.turns_end)?;
+            let mut row: Vec<u32> = self.begin.into_iter().collect();
+            row.extend(tokenizer.encode(&words.text, false)?);
+            ids.push(row);
+            pictures.push(words.pictures);
+            options.stop.extend(words.stop);
+        }
+        options.stop.sort();
+        options.stop.dedup();
+        options.eos.get_or_insert_with(|| self.end.clone());
+        options.pad = options.pad.or(self.pad);
+        let media =
+            Media::of(&pictures, |image| self.processor.process(image), |pixels| self.idefics.see(pixels))?;
+        let sight = Sight::latest(&ids, &media.counts(), self.place, self.end_of_text)?;
+        let answering = Answering::new(&self.idefics, &media, sight, self.banned.clone())?;
+        answering.stream(tokenizer, &ids, &options, each)
+    }
+}
+
+/// Positions of tokens that are not padding, counted from 0; padding gets 1, as the reference gives it.
+fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
+    let row = |row: &Vec<bool>| {
+        let mut next = 0;
+        let position = |real: &bool| match real {
+            true => {
+                next += 1;
+                next - 1
+            }
+            false => 1,
+        };
+        row.iter().map(position).collect()
+    };
+    real.iter().map(row).collect()
+}
+
+impl Decode for IdeficsExhibit {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.answer(std::slice::from_ref(prompt), options, &mut |_, piece| each(piece))
+    }
+}
+
+impl Exhibit for IdeficsExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        if options["interpolate_pos_encoding"] == true {
+            return Err(Error::unsupported("interpolate_pos_encoding is not implemented for idefics"));
+        }
+        match method {
+            "forward" => self.forward_ids(inputs),
+            "generate" => self.generate_ids(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if prompts.is_empty() {
+            return Ok(());
+        }
+        self.answer(prompts, options, &mut |row, piece| each(row, Item::Text(piece)))
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
+            return Err(self.cannot(&format!(
+                "run \"{method}\" on {} tokens and {} pictures",
+                sizes.tokens, sizes.images
+            )));
+        }
+        let mut inputs = token_rows(sizes)?;
+        if sizes.images > 0 {
+            let side = self.idefics.config().vision_config.image_size;
+            let pixels = noise_pixels(&[sizes.rows, sizes.images, 3, side, side])?;
+            inputs.insert("pixel_values".into(), pixels);
+            let ids = reading::with_places(&inputs["input_ids"], sizes.images, self.place)?;
+            inputs.insert("input_ids".into(), ids);
+        }
+        Ok(inputs)
+    }
+
+    fn defaults(&self) -> Decoding {
+        Decoding::greedy(ANSWER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_has_position_one() {
+        let real = [vec![false, false, true, true], vec![true, true, true, false]];
+        assert_eq!(counted(&real), [[1, 1, 0, 1], [0, 1, 2, 1]]);
+    }
+}

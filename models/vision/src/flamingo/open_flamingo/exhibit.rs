@@ -1,0 +1,297 @@
+//! OpenFlamingo as the zoo shows it: pictures and texts in turn, continued.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::attention::Positions;
+use fauna_shared::generate::Decoding;
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+};
+use fauna_shared::source::Files;
+use fauna_shared::text::Tokenizer;
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::causal::token_ids;
+use fauna_text::words;
+use serde_json::{Map, Value};
+
+use super::OpenFlamingo;
+use super::prompt::{END_OF_CHUNK, words as in_words};
+use super::release::{Assembled, assemble};
+use crate::flamingo::prompt::PLACE;
+use crate::flamingo::reading::{self, Answering, Looks};
+use crate::flamingo::sight::{Media, Sight};
+
+/// Tokens of an answer, where the user sets no other limit.
+const ANSWER: usize = 64;
+
+/// What fills up rows where the base's tokenizer has nothing for it.
+const PAD: &str = "<PAD>";
+
+/// The network with its tokenizer, its eyes and its manners.
+pub struct OpenFlamingoExhibit {
+    flamingo: OpenFlamingo,
+    tokenizer: Option<Tokenizer>,
+    processor: Processor,
+    tokens: Added,
+    pad: Option<u32>,
+    card: Card,
+}
+
+/// The tokens that were added to the language model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Added {
+    /// `<image>`: the place of a picture.
+    media: u32,
+    /// `<|endofchunk|>`: the end of its text.
+    end: u32,
+}
+
+impl OpenFlamingoExhibit {
+    /// Opens a release with the parts under it.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let Assembled { network: flamingo, inventory, language, vision } = assemble(opening)?;
+        let mut card = opening.card(&crate::OPEN_FLAMINGO, "Flamingo", &inventory);
+        card.context = Some(flamingo.positions());
+        card.notes.extend(flamingo.config().scored.map(|scored| {
+            format!("its head scores the {scored} words it was trained with: the added tokens are read, never written")
+        }));
+        let tokenizer = tokenizer(opening, &language)?;
+        let known = known_tokens(tokenizer.as_ref(), flamingo.vocabulary());
+        let tokens = added(&opening.options.settings, known)?;
+        if let Some(outside) =
+            [tokens.media, tokens.end].iter().find(|id| **id as usize >= flamingo.vocabulary())
+        {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("token {outside} of {PLACE} or {END_OF_CHUNK}, but the table has {} rows", flamingo.vocabulary()),
+            )
+            .at(language.root())
+            .hint("the tokenizer is not the one it was trained with: name the ids with --set media_token_id=ID and --set eoc_token_id=ID"));
+        }
+        let settings = match vision.json("preprocessor_config.json")? {
+            Some(settings) => Some(settings),
+            None => vision.json("open_clip_config.json")?,
+        };
+        let processor = match settings {
+            Some(settings) => Processor::from_json(&settings).map_err(|error| error.at(vision.root()))?,
+            None => Processor::open_clip(flamingo.config().vision_encoder.image_size),
+        };
+        Ok(Self {
+            pad: tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad),
+            flamingo,
+            tokenizer,
+            processor,
+            tokens,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &OpenFlamingo {
+        &self.flamingo
+    }
+
+    /// The pictures of each row, `(batch, pictures, 1, 3, height, width)`.
+    fn media(&self, inputs: &Tensors, rows: usize) -> Result<Media> {
+        let Some(pixels) = inputs.get("vision_x") else { return Ok(Media::none(rows)) };
+        match *pixels.dims() {
+            [batch, pictures, 1, channels, height, width] if batch == rows && pixels.elem_count() > 0 => {
+                let flat = pixels.reshape((batch * pictures, channels, height, width))?;
+                Media::rectangle(self.flamingo.see(&flat)?, rows)
+            }
+            [_, _, frames, _, _, _] if frames > 1 => {
+                Err(Error::unsupported("several frames of a video are not implemented"))
+            }
+            ref other => Err(Error::input(format!(
+                "vision_x is {other:?}, wanted (batch, pictures, 1, 3, height, width) with a batch of {rows}"
+            ))),
+        }
+    }
+
+    /// `lang_x` and its mask.
+    fn words_of<'a>(&self, inputs: &'a Tensors) -> Result<(&'a Tensor, Option<&'a Tensor>)> {
+        // The names of the reference, and those of every other language model.
+        only_known(inputs, &["vision_x", "lang_x", "input_ids", "attention_mask"])?;
+        let ids = inputs.get("lang_x").or(inputs.get("input_ids"));
+        let mask = inputs.get("attention_mask");
+        let named = [("input_ids", ids), ("attention_mask", mask)];
+        let text = named.into_iter().filter_map(|(name, tensor)| Some((name.to_string(), tensor?.clone())));
+        words::input_ids(&text.collect(), &["input_ids", "attention_mask"])
+            .map_err(|error| error.hint("they are lang_x here"))?;
+        Ok((ids.ok_or_else(|| Error::input("lang_x is missing"))?, mask))
+    }
+
+    fn sight(&self, ids: &Tensor, mask: Option<&Tensor>, media: &Media, media_token: u32) -> Result<Sight> {
+        let ids = words::checked_ids(ids, mask, self.flamingo.vocabulary(), &Device::Cpu)?;
+        Sight::latest(&ids.to_vec2()?, &media.counts(), media_token, None)
+    }
+
+    fn forward_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        let (ids, mask) = self.words_of(inputs)?;
+        let (rows, time) = ids.dims2()?;
+        let media = self.media(inputs, rows)?;
+        let sight = self.sight(ids, mask, &media, added(options, self.tokens)?.media)?;
+        let positions = Positions::counting(0, time);
+        let hidden = reading::read(&self.flamingo, ids, mask, &positions, &media, &sight)?;
+        let logits = self.flamingo.logits(&hidden)?;
+        Ok(Tensors::from([("last_hidden_state".into(), hidden), ("logits".into(), logits)]))
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
+        let (ids, mask) = self.words_of(inputs)?;
+        let media = self.media(inputs, ids.dim(0)?)?;
+        let tokens = added(options, self.tokens)?;
+        let (_, pads) = reading::prompts(&self.flamingo, ids, mask)?;
+        let sight = self.sight(ids, mask, &media, tokens.media)?.without(&pads);
+        let decoding = reading::decoding(&Value::Object(options.clone()), &[tokens.end], self.pad)?;
+        let answering = Answering::new(&self.flamingo, &media, sight, Vec::new())?;
+        reading::generate_ids(&answering, ids, mask, &decoding)
+    }
+
+    /// Continues several prompts at once; a picture that several show is seen once.
+    fn answer(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let (mut ids, mut pictures) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            let (text, images) = in_words(prompt)?;
+            ids.push(tokenizer.encode(&text, true)?);
+            pictures.push(images);
+        }
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| {
+            let own = &tokenizer.special().eos;
+            std::iter::once(self.tokens.end).chain(own.iter().copied()).collect()
+        });
+        options.pad = options.pad.or(self.pad);
+        let media =
+            Media::of(&pictures, |image| self.processor.process(image), |pixels| self.flamingo.see(pixels))?;
+        let sight = Sight::latest(&ids, &media.counts(), self.tokens.media, None)?;
+        let answering = Answering::new(&self.flamingo, &media, sight, Vec::new())?;
+        answering.stream(tokenizer, &ids, &options, each)
+    }
+}
+
+/// The language model's tokenizer with the tokens that were added to it; none if there is none.
+fn tokenizer(opening: &Opening, language: &Files) -> Result<Option<Tokenizer>> {
+    let beside = match Tokenizer::from_folder(opening.files.root()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Tokenizer::from_folder(language.root()),
+        found => found,
+    };
+    match beside {
+        Ok(tokenizer) => {
+            let mut added = vec![END_OF_CHUNK, PLACE];
+            if tokenizer.special().pad.is_none() {
+                added.push(PAD);
+            }
+            let tokenizer = tokenizer.with_tokens(&added);
+            let mut special = tokenizer.special().clone();
+            special.pad = special.pad.or(tokenizer.token_id(PAD));
+            Ok(Some(tokenizer.with_special(special)))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The added tokens by the tokenizer's ids, else the last three of the table but the padding.
+fn known_tokens(tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Added {
+    let id = |name: &str| tokenizer.and_then(|tokenizer| tokenizer.token_id(name));
+    let last = |back: usize| u32::try_from(vocabulary.saturating_sub(back)).unwrap_or(u32::MAX);
+    Added { media: id(PLACE).unwrap_or(last(2)), end: id(END_OF_CHUNK).unwrap_or(last(3)) }
+}
+
+/// `known`, with what `options` say otherwise.
+fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
+    let or = |key: &str, known: u32| match options.get(key) {
+        None | Some(Value::Null) => Ok(known),
+        Some(id) => {
+            token_ids(id).first().copied().ok_or_else(|| Error::input(format!("{key} is a token, not {id}")))
+        }
+    };
+    Ok(Added { media: or("media_token_id", known.media)?, end: or("eoc_token_id", known.end)? })
+}
+
+impl Decode for OpenFlamingoExhibit {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.answer(std::slice::from_ref(prompt), options, &mut |_, piece| each(piece))
+    }
+}
+
+impl Exhibit for OpenFlamingoExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs, &Map::new())
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let none = Map::new();
+        let options = options.as_object().unwrap_or(&none);
+        match method {
+            "forward" => self.forward_ids(inputs, options),
+            "generate" => self.generate_ids(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if prompts.is_empty() {
+            return Ok(());
+        }
+        self.answer(prompts, options, &mut |row, piece| each(row, Item::Text(piece)))
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
+            return Err(self.cannot(&format!(
+                "run \"{method}\" on {} tokens and {} pictures",
+                sizes.tokens, sizes.images
+            )));
+        }
+        let mut inputs = token_rows(sizes)?;
+        let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("no tokens were made up"))?;
+        inputs.insert("lang_x".into(), reading::with_places(&ids, sizes.images, self.tokens.media)?);
+        if sizes.images > 0 {
+            let side = self.flamingo.config().vision_encoder.image_size;
+            let pixels = noise_pixels(&[sizes.rows, sizes.images, 1, 3, side, side])?;
+            inputs.insert("vision_x".into(), pixels);
+        }
+        Ok(inputs)
+    }
+
+    fn defaults(&self) -> Decoding {
+        Decoding::greedy(ANSWER)
+    }
+}

@@ -1,0 +1,576 @@
+//! From `checkpoint.pt`, which holds what was trained, to all that the network is made of.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use fauna_shared::checkpoint::{Checkpoint, Stored};
+use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::source::{Files, Source, Wanted};
+use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::{gpt_neox, llama, mpt};
+use serde_json::{Value, json};
+
+use super::{Kind, OpenFlamingo, width_of};
+use crate::clip;
+
+/// What was trained.
+const CHECKPOINT: &str = "checkpoint.pt";
+/// The folder, and the setting, of the language model under it.
+const LANGUAGE: &str = "lang_encoder";
+/// The folder, and the setting, of the vision tower under it.
+const VISION: &str = "vision_encoder";
+/// The vision tower of every release.
+const TOWER: &str = "openai/clip-vit-large-patch14";
+
+/// A release, and what it was trained over.
+struct Known {
+    id: &'static str,
+    language: &'static str,
+    every: usize,
+    width: usize,
+}
+
+const KNOWN: [Known; 5] = [
+    Known {
+        id: "openflamingo/OpenFlamingo-3B-vitl-mpt1b",
+        language: "anas-awadalla/mpt-1b-redpajama-200b",
+        every: 1,
+        width: 2048,
+    },
+    Known {
+        id: "openflamingo/OpenFlamingo-3B-vitl-mpt1b-langinstruct",
+        language: "anas-awadalla/mpt-1b-redpajama-200b-dolly",
+        every: 1,
+        width: 2048,
+    },
+    Known {
+        id: "openflamingo/OpenFlamingo-4B-vitl-rpj3b",
+        language: "togethercomputer/RedPajama-INCITE-Base-3B-v1",
+        every: 2,
+        width: 2560,
+    },
+    Known {
+        id: "openflamingo/OpenFlamingo-4B-vitl-rpj3b-langinstruct",
+        language: "togethercomputer/RedPajama-INCITE-Instruct-3B-v1",
+        every: 2,
+        width: 2560,
+    },
+    Known {
+        id: "openflamingo/OpenFlamingo-9B-vitl-mpt7b",
+        language: "anas-awadalla/mpt-7b",
+        every: 4,
+        width: 4096,
+    },
+];
+
+/// Rows of the tables of every release: the 50277 tokens of GPT-NeoX-20B's tokenizer and the three that are added.
+const ROWS: usize = 50280;
+
+/// What a whole checkpoint, what was trained, and the parts under it call their tensors, in the names of the network.
+///
+/// ```
+/// use fauna_shared::weights::Name;
+/// use fauna_vision::flamingo::open_flamingo::rename;
+/// let to = |name: &str| Name::To(name.to_string());
+/// let gate = "lang_encoder.transformer.blocks.3.gated_cross_attn_layer.attn_gate";
+/// assert_eq!(rename(gate), to("gated_cross_attn_layers.3.attn_gate"));
+/// assert_eq!(rename("transformer.blocks.3.norm_1.weight"), to("lang_encoder.blocks.3.norm_1.weight"));
+/// assert_eq!(rename("visual.ln_pre.bias"), to("vision_encoder.pre_layrnorm.bias"));
+/// ```
+pub fn rename(name: &str) -> Name {
+    let plain = plain(name);
+    let renamed = match own(plain) {
+        true => trained(plain),
+        false => under(plain),
+    };
+    match renamed {
+        Name::Keep if plain != name => Name::To(plain.to_string()),
+        renamed => renamed,
+    }
+}
+
+/// Without the prefix of a network that was trained on several devices.
+fn plain(name: &str) -> &str {
+    name.strip_prefix("module.").unwrap_or(name)
+}
+
+/// Whether a name is the whole network's, and not that of a part under it.
+fn own(name: &str) -> bool {
+    let parts = ["perceiver.", "gated_cross_attn_layers.", "lang_encoder.", "vision_encoder."];
+    parts.iter().any(|part| plain(name).starts_with(part))
+}
+
+fn trained(name: &str) -> Name {
+    if let Some(part) = name.strip_prefix("vision_encoder.") {
+        return match clip::rename(&format!("visual.{part}")) {
+            Name::To(renamed) => tower(&renamed),
+            _ => Name::Keep,
+        };
+    }
+    let Some(part) = name.strip_prefix("lang_encoder.") else { return Name::Keep };
+    // The same layers and blocks once more, as the code keeps them.
+    if part.starts_with("gated_cross_attn_layers.") || part.starts_with("old_decoder_blocks.") {
+        return Name::Ignore;
+    }
+    match part.split_once(".gated_cross_attn_layer.") {
+        Some((block, gate)) => {
+            let index = block.rsplit('.').next().unwrap_or(block);
+            Name::To(format!("gated_cross_attn_layers.{index}.{gate}"))
+        }
+        None => language(&part.replacen(".decoder_layer.", ".", 1)),
+    }
+}
+
+/// Of the language model's own release, or CLIP's.
+fn under(name: &str) -> Name {
+    let clip_reads = ["transformer.resblocks.", "token_embedding.", "ln_final.", "text_model.", "text."];
+    let of_both = ["positional_embedding", "text_projection", "text_projection.weight", "logit_scale"];
+    if clip_reads.iter().any(|part| name.starts_with(part)) || of_both.contains(&name) {
+        // The tower that reads is not looked through.
+        return Name::Ignore;
+    }
+    if ["visual.", "vision_model.", "visual_projection."].iter().any(|part| name.starts_with(part)) {
+        return match clip::rename(name) {
+            Name::To(renamed) => tower(&renamed),
+            Name::Keep => tower(name),
+            _ => Name::Ignore,
+        };
+    }
+    language(name)
+}
+
+/// What transformers calls a tensor of the tower that sees.
+fn tower(name: &str) -> Name {
+    match name.strip_prefix("vision_model.") {
+        Some(part) => Name::To(format!("vision_encoder.{part}")),
+        // The projection into CLIP's shared space.
+        None => Name::Ignore,
+    }
+}
+
+/// A tensor of the language model, by its official name.
+fn language(name: &str) -> Name {
+    let renamed = match name.split_once('.') {
+        // The head has two names, in files and in memory.
+        Some(("embed_out", _)) => Name::To(name.replacen("embed_out", "lm_head", 1)),
+        Some(("gpt_neox", _)) => gpt_neox::rename(name),
+        Some(("model", _)) => llama::rename(name),
+        Some(("transformer", _)) => mpt::rename(name),
+        _ => Name::Keep,
+    };
+    match renamed {
+        Name::To(renamed) => Name::To(format!("lang_encoder.{renamed}")),
+        Name::Keep => Name::To(format!("lang_encoder.{name}")),
+        unread => unread,
+    }
+}
+
+/// The config that a folder with what was trained, or a known release, stands for.
+pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    if files.get("config.json").is_some() {
+        return Ok(None);
+    }
+    let path = match files.choice() {
+        Some(choice) => files.get(choice),
+        None => files.get(CHECKPOINT),
+    };
+    let known = known(files.label());
+    let trained = match &path {
+        Some(path) => Trained::read(path)?,
+        None => None,
+    };
+    if trained.is_none() && known.is_none() {
+        return Ok(None);
+    }
+    let parts = Parts::find(files, trained.as_ref(), options, false)?;
+    let config = config(&parts, trained.as_ref(), known, options)
+        .map_err(|error| error.at(path.clone().unwrap_or_else(|| files.root().to_path_buf())))?;
+    Ok(Some(Layout { config, weights: path.into_iter().collect() }))
+}
+
+/// The release that a name stands for: its id, or a folder called as it is.
+fn known(label: &str) -> Option<&'static Known> {
+    let name = label.split('@').next().unwrap_or(label).trim_end_matches('/');
+    let last = name.rsplit('/').next().unwrap_or(name);
+    KNOWN.iter().find(|known| known.id == name || known.id.rsplit('/').next() == Some(last))
+}
+
+/// What the names and shapes of what was trained tell.
+struct Trained {
+    kind: Kind,
+    /// Width of the language model.
+    width: usize,
+    /// Width of the states of pictures.
+    media: usize,
+    /// The blocks that gated layers stand before.
+    gated: BTreeSet<usize>,
+    /// Rows of the table of tokens, if it is there.
+    table: Option<usize>,
+    /// Rows of the head, if it is there.
+    head: Option<usize>,
+}
+
+impl Trained {
+    /// None if the file is of something else.
+    fn read(path: &PathBuf) -> Result<Option<Self>> {
+        let file = Checkpoint::open_files(std::slice::from_ref(path))?;
+        let (mut kind, mut refused, mut gated) = (None, None, BTreeSet::new());
+        let (mut width, mut media, mut table, mut head) = (None, None, None, None);
+        for (name, stored) in file.iter() {
+            let Some(part) = plain(name).strip_prefix("lang_encoder.") else {
+                if plain(name) == "perceiver.latents" {
+                    media = stored.shape.get(1).copied();
+                }
+                continue;
+            };
+            let rows = stored.shape.first().copied();
+            match part {
+                "transformer.wte.weight" | "gpt_neox.embed_in.weight" | "model.embed_tokens.weight" => {
+                    table = rows
+                }
+                "embed_out.weight" | "lm_head.weight" => head = rows,
+                _ => {}
+            }
+            let Some((block, gate)) = part.split_once(".gated_cross_attn_layer.") else { continue };
+            let Some((blocks, index)) = block.rsplit_once('.') else { continue };
+            match blocks {
+                "transformer.blocks" => kind = Some(Kind::Mpt),
+                "gpt_neox.layers" => kind = Some(Kind::GptNeoX),
+                "model.layers" => kind = Some(Kind::Llama),
+                other => refused = Some(other.to_string()),
+            }
+            gated.extend(index.parse::<usize>());
+            if gate == "attn.to_q.weight" {
+                width = stored.shape.get(1).copied();
+            }
+        }
+        if let (Some(blocks), None) = (refused, kind) {
+            let what = match blocks.as_str() {
+                "model.decoder.layers" => "OPT",
+                "transformer.h" => "GPT-J",
+                other => other,
+            };
+            return Err(Error::unsupported(format!("OpenFlamingo over {what} is not implemented"))
+                .at(path)
+                .hint("known: MPT, GPT-NeoX (RedPajama-INCITE, Pythia), Llama"));
+        }
+        match (kind, width, media) {
+            (Some(kind), Some(width), Some(media)) => {
+                Ok(Some(Self { kind, width, media, gated, table, head }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// After how many blocks a gated layer stands again.
+    fn every(&self) -> usize {
+        self.gated.first().map_or(1, |first| first + 1)
+    }
+}
+
+/// The releases under it.
+struct Parts {
+    language: Files,
+    vision: Files,
+}
+
+impl Parts {
+    fn find(files: &Files, trained: Option<&Trained>, options: &Options, with_weights: bool) -> Result<Self> {
+        let part = |name: &str, default: Option<&str>| -> Result<Files> {
+            let folder = files.root().join(name);
+            if let Some(named) = options.settings.get(name) {
+                let named = named.as_str().ok_or_else(|| {
+                    Error::input(format!("the setting {name} is a folder or a repository, not {named}"))
+                })?;
+                return companion(named, options, with_weights)
+                    .map_err(|error| error.context(format!("the setting {name}")));
+            }
+            if folder.is_dir() {
+                return Ok(Files::folder(&folder, format!("{}/{name}", files.label())));
+            }
+            let Some(default) = default else { return Err(no_language(files, trained)) };
+            companion(default, options, with_weights).map_err(|error| {
+                error.context(format!("{} stands on {default}", files.label())).hint(format!(
+                    "fetch it (fauna pull {default}), put its files into {name}/ beside {CHECKPOINT}, or say where it \
+                     is: --set {name}=FOLDER"
+                ))
+            })
+        };
+        let language = part(LANGUAGE, known(files.label()).map(|known| known.language))?;
+        Ok(Self { language, vision: part(VISION, Some(TOWER))? })
+    }
+
+    /// The tower's config as CLIP spells it, and its files.
+    fn tower(&self, options: &Options) -> Result<(Value, Vec<PathBuf>)> {
+        let (mut config, weights) = match clip::layout(&self.vision, options)? {
+            Some(Layout { config, weights }) => (config, weights),
+            None => {
+                let weights = match options.random_weights {
+                    Some(_) => Vec::new(),
+                    None => self.vision.weights()?,
+                };
+                (self.vision.config()?, weights)
+            }
+        };
+        if config["vision_config"].is_object() {
+            config = config["vision_config"].take();
+        }
+        if let Some(quick) = options.settings.get("quick_gelu").and_then(Value::as_bool) {
+            config["hidden_act"] = json!(if quick { "quick_gelu" } else { "gelu" });
+        }
+        Ok((config, weights))
+    }
+}
+
+/// The files of another release.
+fn companion(name: &str, options: &Options, with_weights: bool) -> Result<Files> {
+    let wanted = match with_weights {
+        true => Wanted::default(),
+        false => Wanted::default().without_weights(),
+    };
+    options.finder.find(&Source::parse(name)?, &wanted)
+}
+
+/// The error of a checkpoint whose name does not tell its language model.
+fn no_language(files: &Files, trained: Option<&Trained>) -> Error {
+    let fits = |known: &&Known| trained.is_none_or(|trained| trained.width == known.width);
+    let candidates = KNOWN.iter().filter(fits).map(|known| known.language).collect::<Vec<_>>().join(", ");
+    let error = Error::new(
+        ErrorKind::NotFound,
+        format!("{CHECKPOINT} holds what was trained over a language model that is not here"),
+    )
+    .at(files.root())
+    .hint(format!("put its files into {LANGUAGE}/ beside it, or say where it is: --set {LANGUAGE}=NAME"));
+    match candidates.is_empty() {
+        true => error,
+        false => error.hint(format!("of this width there is {candidates}")),
+    }
+}
+
+fn config(
+    parts: &Parts,
+    trained: Option<&Trained>,
+    known: Option<&Known>,
+    options: &Options,
+) -> Result<Value> {
+    let setting = |name: &str| -> Result<Option<usize>> {
+        match options.settings.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64().filter(|value| *value > 0 && *value < 1 << 31) {
+                Some(value) => Ok(Some(value as usize)),
+                None => Err(Error::input(format!("the setting {name} is a number above 0, not {value}"))),
+            },
+        }
+    };
+    let mut language = parts.language.config()?;
+    // The configs alone: the tower's weights are looked for when they are read.
+    let (vision, _) = parts.tower(&Options { random_weights: Some(0), ..options.clone() })?;
+    let every = match (setting("cross_attn_every_n_layers")?, trained) {
+        (Some(every), Some(trained)) if every != trained.every() => {
+            let first: Vec<String> = trained.gated.iter().take(4).map(usize::to_string).collect();
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!(
+                    "cross_attn_every_n_layers {every}, but the file was trained with {}",
+                    trained.every()
+                ),
+            )
+            .hint(format!("its gated layers stand before blocks {}, …", first.join(", "))));
+        }
+        (Some(every), _) => every,
+        (None, Some(trained)) => trained.every(),
+        (None, None) => known.map_or(1, |known| known.every),
+    };
+    let own = language["vocab_size"].as_u64().unwrap_or(0) as usize;
+    let asked = setting("tokenizer_length")?;
+    let rows = match (trained.and_then(|trained| trained.table), asked) {
+        (Some(rows), Some(asked)) if rows != asked => {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("tokenizer_length {asked}, but the file's table has {rows} rows"),
+            ));
+        }
+        (Some(rows), _) => rows,
+        (None, Some(asked)) if trained.is_some() && asked > own => {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("tokenizer_length {asked}, but neither file has more than {own} rows of tokens"),
+            ));
+        }
+        (None, Some(asked)) => asked,
+        (None, None) => known.filter(|_| trained.is_none()).map_or(own, |_| ROWS),
+    };
+    let tied = match Kind::of(&language)? {
+        Kind::Mpt => language["tie_word_embeddings"] != false,
+        Kind::GptNeoX | Kind::Llama => language["tie_word_embeddings"] == true,
+    };
+    // Tokens that were added after the head was trained have no score.
+    let scored = trained.filter(|trained| !tied && trained.head.is_none() && rows > own).map(|_| own);
+    if let Some(trained) = trained {
+        fits(trained, &language, &vision)?;
+    }
+    language["vocab_size"] = json!(rows);
+    Ok(json!({
+        "architectures": ["Flamingo"], "model_type": "open_flamingo", "cross_attn_every_n_layers": every,
+        "lang_encoder": language, "vision_encoder": vision, "scored": scored
+    }))
+}
+
+/// Whether the parts are those it was trained over, as far as sizes tell.
+fn fits(trained: &Trained, language: &Value, vision: &Value) -> Result<()> {
+    let mismatch = |message: String, part: &str| {
+        Err(Error::new(ErrorKind::Mismatch, message)
+            .hint(format!("name the part it was trained over: --set {part}=NAME, or in {part}/ beside it")))
+    };
+    let kind = Kind::of(language)?;
+    if kind != trained.kind {
+        let (wanted, found) = (trained.kind.name(), kind.name());
+        return mismatch(format!("trained over a language model of {wanted}, not of {found}"), LANGUAGE);
+    }
+    let width = width_of(language)?;
+    if width != trained.width {
+        let wanted = trained.width;
+        return mismatch(
+            format!("trained over a language model {wanted} wide, this one is {width}"),
+            LANGUAGE,
+        );
+    }
+    let blocks = ["n_layers", "num_hidden_layers"].into_iter().find_map(|key| language[key].as_u64());
+    if let (Some(last), Some(blocks)) = (trained.gated.last(), blocks)
+        && (*last as u64 >= blocks || blocks - 1 - *last as u64 >= trained.every() as u64)
+    {
+        let message =
+            format!("its last gated layer stands before block {last}, the language model has {blocks}");
+        return mismatch(message, LANGUAGE);
+    }
+    let media = vision["hidden_size"].as_u64().unwrap_or(768) as usize;
+    if media != trained.media {
+        let wanted = trained.media;
+        return mismatch(format!("trained over a vision tower {wanted} wide, this one is {media}"), VISION);
+    }
+    Ok(())
+}
+
+/// The parts of a release, from its opening.
+pub(super) struct Assembled {
+    pub network: OpenFlamingo,
+    pub inventory: Inventory,
+    /// Where the tokenizer may lie, and what prepares pictures.
+    pub language: Files,
+    pub vision: Files,
+}
+
+/// The network of an opening: whole in one checkpoint, or from its parts.
+pub(super) fn assemble(opening: &Opening) -> Result<Assembled> {
+    if opening.files.get("config.json").is_some() {
+        let (network, inventory) = opening.load::<OpenFlamingo>()?;
+        let files = || opening.files.clone();
+        return Ok(Assembled { network, inventory, language: files(), vision: files() });
+    }
+    let is_read = opening.checkpoint.is_some() && opening.options.random_weights.is_none();
+    let parts = Parts::find(&opening.files, None, &opening.options, is_read)?;
+    let (network, inventory) = match &opening.checkpoint {
+        Some(trained) if is_read => {
+            let weights = whole(opening, trained, &parts)?;
+            let network = OpenFlamingo::load(opening.config()?, &weights)?;
+            (network, weights.finish()?)
+        }
+        _ => opening.load::<OpenFlamingo>()?,
+    };
+    Ok(Assembled { network, inventory, language: parts.language, vision: parts.vision })
+}
+
+/// All tensors: what was trained, and of the parts what it does not hold itself.
+fn whole(opening: &Opening, trained: &Checkpoint, parts: &Parts) -> Result<Weights> {
+    let mut paths = trained.files().to_vec();
+    paths.extend(parts.language.weights()?);
+    let (_, tower) = parts.tower(&opening.options)?;
+    paths.extend(tower);
+    let renamed = |name: &str| match rename(name) {
+        Name::To(renamed) => Some(renamed),
+        Name::Keep => Some(name.to_string()),
+        _ => None,
+    };
+    let held: BTreeSet<String> = trained.names().filter_map(renamed).collect();
+    let rows = opening.config[LANGUAGE]["vocab_size"].as_u64().unwrap_or(0) as usize;
+    // The tables of the language model's own release are brought to as many rows as there are tokens now.
+    let tables = ["wte", "embed_in", "embed_tokens", "lm_head"];
+    let is_table = |name: &str| tables.iter().any(|table| name == format!("lang_encoder.{table}.weight"));
+    let resized = |name: &str, stored: Stored| match renamed(name) {
+        Some(renamed) if !own(name) && is_table(&renamed) && !held.contains(&renamed) => {
+            stored.with_rows(rows)
+        }
+        _ => stored,
+    };
+    let files = Checkpoint::open_files(&paths)?.map(resized);
+    let rename = |name: &str| match renamed(name) {
+        Some(renamed) if !own(name) && held.contains(&renamed) => Name::Ignore,
+        Some(renamed) => Name::To(renamed),
+        None => Name::Ignore,
+    };
+    Weights::open(&files, rename, opening.options.runtime.clone())
+}
+
+/// What the network of an opening holds.
+pub fn inventory(opening: &Opening) -> Result<Inventory> {
+    match opening.weights.is_nothing() {
+        true => Ok(opening.load::<OpenFlamingo>()?.1),
+        false => Ok(assemble(opening)?.inventory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_ends_in_one_set_of_names() {
+        let to = |name: &str| Name::To(name.to_string());
+        for (official, ours) in [
+            (
+                "module.lang_encoder.gpt_neox.layers.1.gated_cross_attn_layer.ff.1.weight",
+                "gated_cross_attn_layers.1.ff.1.weight",
+            ),
+            (
+                "lang_encoder.gpt_neox.layers.1.decoder_layer.attention.dense.bias",
+                "lang_encoder.layers.1.attention.dense.bias",
+            ),
+            ("gpt_neox.layers.1.attention.dense.bias", "lang_encoder.layers.1.attention.dense.bias"),
+            ("lang_encoder.transformer.wte.weight", "lang_encoder.wte.weight"),
+            ("model.embed_tokens.weight", "lang_encoder.embed_tokens.weight"),
+            ("embed_out.weight", "lang_encoder.lm_head.weight"),
+            ("vision_encoder.conv1.weight", "vision_encoder.embeddings.patch_embedding.weight"),
+            ("vision_model.pre_layrnorm.bias", "vision_encoder.pre_layrnorm.bias"),
+            ("module.perceiver.latents", "perceiver.latents"),
+        ] {
+            assert_eq!(rename(official), to(ours), "{official}");
+        }
+        for unread in [
+            "lang_encoder.gated_cross_attn_layers.0.attn_gate",
+            "lang_encoder.old_decoder_blocks.0.norm_1.weight",
+            "gpt_neox.layers.0.attention.bias",
+            "vision_encoder.proj",
+            "visual_projection.weight",
+            "text_model.final_layer_norm.weight",
+            "transformer.resblocks.0.ln_1.weight",
+            "logit_scale",
+        ] {
+            assert_eq!(rename(unread), Name::Ignore, "{unread}");
+        }
+        for ours in
+            ["perceiver.latents", "gated_cross_attn_layers.0.attn_gate", "vision_encoder.pre_layrnorm.bias"]
+        {
+            assert_eq!(rename(ours), Name::Keep, "{ours}");
+        }
+    }
+
+    #[test]
+    fn a_release_is_known_by_its_id_and_by_a_folder_of_its_name() {
+        let language = |label: &str| known(label).map(|known| known.language);
+        let mpt = Some("anas-awadalla/mpt-7b");
+        assert_eq!(language("openflamingo/OpenFlamingo-9B-vitl-mpt7b@main"), mpt);
+        assert_eq!(language("/models/OpenFlamingo-9B-vitl-mpt7b/"), mpt);
+        assert_eq!(language("./mine"), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! What the two releases have in common: one pass over texts with pictures, and answers to them.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::item::Tensors;
+use fauna_shared::text::{self, Tokenizer};
+use fauna_shared::{Error, Result};
+use fauna_text::causal::{left_padding, placed, sequences, token_ids};
+use fauna_text::words;
+use serde_json::Value;
+
+use super::sight::{Media, Seen, Sight};
+
+/// A language model that looks at pictures between its blocks.
+pub(crate) trait Looks: Send + Sync {
+    /// Words it scores.
+    fn vocabulary(&self) -> usize;
+
+    /// Where it computes.
+    fn device(&self) -> &Device;
+
+    /// A cache for texts of at most `capacity` tokens.
+    fn cache(&self, capacity: usize) -> Cache;
+
+    /// The states of pictures, `(pictures, 3, height, width)` to `(pictures, states, width)`.
+    fn see(&self, pixels: &Tensor) -> Result<Tensor>;
+
+    /// The keys and values of every gated layer for `media`.
+    fn look(&self, media: &Media) -> Result<Seen>;
+
+    /// The states after the last norm of `ids`, `(batch, time)`, which look at what `seen` holds where `sight` shows it.
+    fn read(&self, ids: &Tensor, at: &Place, seen: &Seen, cache: &mut Cache) -> Result<Tensor>;
+
+    /// Scores of the next token, `(…, width)` to `(…, vocabulary)`.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+}
+
+/// Where the tokens of a pass stand, what they may read, and what they look at.
+pub(crate) struct Place<'a> {
+    pub positions: &'a Positions,
+    /// Over all tokens, those in the cache included.
+    pub mask: &'a Mask,
+    /// Over the states of the pictures.
+    pub sight: &'a Mask,
+}
+
+/// One pass over whole texts. `ids`: `(batch, time)` of any integers; `mask`: the same shape, 0 where padding.
+pub(crate) fn read(
+    network: &dyn Looks,
+    ids: &Tensor,
+    mask: Option<&Tensor>,
+    positions: &Positions,
+    media: &Media,
+    sight: &Sight,
+) -> Result<Tensor> {
+    let (_, time) = ids.dims2()?;
+    let ids = words::checked_ids(ids, mask, network.vocabulary(), network.device())?;
+    let mask = match mask {
+        Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
+        None => Mask::causal(),
+    };
+    let sight = sight.mask(time, media.per_picture()?)?;
+    let place = Place { positions, mask: &mask, sight: &sight };
+    network.read(&ids, &place, &network.look(media)?, &mut network.cache(time))
+}
+
+/// The rows of ids of any integers, `(batch, time)`, and how many tokens of padding each begins with.
+pub(crate) fn prompts(
+    network: &dyn Looks,
+    ids: &Tensor,
+    mask: Option<&Tensor>,
+) -> Result<(Vec<Vec<u32>>, Vec<usize>)> {
+    let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, network.vocabulary(), &Device::Cpu)?.to_vec2()?;
+    let pads = match mask {
+        None => vec![0; rows.len()],
+        Some(mask) => left_padding(&words::real_tokens(mask)?)?,
+    };
+    Ok((rows, pads))
+}
+
+/// `sequences` of a call that generates: `ids`, `(batch, time)`, and what follows.
+pub(crate) fn generate_ids(
+    answering: &Answering,
+    ids: &Tensor,
+    mask: Option<&Tensor>,
+    decoding: &Decoding,
+) -> Result<Tensors> {
+    let (rows, pads) = prompts(answering.network, ids, mask)?;
+    let prompts: Vec<&[u32]> =
+        rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
+    let made = generate::generate(answering, &prompts, decoding, &mut |_| ControlFlow::Continue(()))?;
+    let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+    let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
+    Ok(Tensors::from([("sequences".to_string(), sequences)]))
+}
+
+/// How a call of the reference's `generate` decodes: greedily, with these end tokens where its options name no others.
+///
+/// # Errors
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for beams.
+pub(crate) fn decoding(options: &Value, end: &[u32], pad: Option<u32>) -> Result<Decoding> {
+    if options["num_beams"].as_u64().is_some_and(|beams| beams > 1) {
+        return Err(Error::unsupported("num_beams is not implemented: answers are greedy or sampled"));
+    }
+    let mut decoding = Decoding::greedy(options["max_new_tokens"].as_u64().unwrap_or(20) as usize);
+    decoding.eos = Some(match &options["eos_token_id"] {
+        Value::Null => end.to_vec(),
+        ids => token_ids(ids),
+    });
+    decoding.pad = token_ids(&options["pad_token_id"]).first().copied().or(pad);
+    Ok(decoding)
+}
+
+/// Prompts being answered: the pictures they speak of, and what each token looks at.
+pub(crate) struct Answering<'a> {
+    pub network: &'a dyn Looks,
+    pub seen: Seen,
+    /// States of a picture.
+    pub per_picture: usize,
+    pub sight: Sight,
+    /// Tokens that are never written.
+    pub banned: Vec<u32>,
+}
+
+impl<'a> Answering<'a> {
+    /// About `media`, looked at once.
+    pub fn new(network: &'a dyn Looks, media: &Media, sight: Sight, banned: Vec<u32>) -> Result<Self> {
+        let (seen, per_picture) = (network.look(media)?, media.per_picture()?);
+        Ok(Self { network, seen, per_picture, sight, banned })
+    }
+
+    /// Streams the answers to all `prompts` at once.
+    pub fn stream(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[Vec<u32>],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if options.guidance != 1.0 {
+            return Err(Error::input("guidance: Flamingo was not trained to answer without looking"));
+        }
+        let prompts: Vec<text::Prompt> = prompts.iter().map(|ids| text::Prompt::Ids(ids)).collect();
+        let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
+        text::stream(self, tokenizer, &prompts, options, &mut each)?;
+        Ok(())
+    }
+}
+
+/// What a text in progress keeps.
+pub(crate) struct Progress {
+    cache: Cache,
+    /// What every new token looks at.
+    sight: Mask,
+}
+
+impl Decoder for Answering<'_> {
+    type Cache = Progress;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Progress> {
+        let sight = self.sight.last().mask(1, self.per_picture)?;
+        Ok(Progress { cache: self.network.cache(capacity), sight })
+    }
+
+    fn step(&self, tokens: &Tokens, progress: &mut Progress) -> Result<Tensor> {
+        let (positions, mask) = placed(tokens)?;
+        let sight = match tokens.past() {
+            0 => self.sight.mask(tokens.time(), self.per_picture)?,
+            _ => progress.sight.clone(),
+        };
+        let place = Place { positions: &positions, mask: &mask, sight: &sight };
+        let ids = tokens.tensor(self.network.device())?;
+        let hidden = self.network.read(&ids, &place, &self.seen, &mut progress.cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let logits = self.network.logits(&last)?;
+        if self.banned.is_empty() {
+            return Ok(logits);
+        }
+        let mut added = vec![0f32; logits.dim(1)?];
+        for id in &self.banned {
+            if let Some(score) = added.get_mut(*id as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+        let added = Tensor::new(added, logits.device())?.to_dtype(logits.dtype())?;
+        Ok(logits.broadcast_add(&added)?)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// Rows of made-up `ids` with so many places `<image>` at their beginning.
+pub(crate) fn with_places(ids: &Tensor, pictures: usize, place: u32) -> Result<Tensor> {
+    let mut rows: Vec<Vec<i64>> = ids.to_vec2()?;
+    for row in &mut rows {
+        row.iter_mut().take(pictures).for_each(|id| *id = i64::from(place));
+    }
+    Ok(Tensor::new(rows, &Device::Cpu)?)
+}
