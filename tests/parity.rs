@@ -86,3 +86,8 @@ fn no_folder_of_cases_is_forgotten() {
         ["bert", "encodec", "flamingo", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen", "t5"]
     );
 }
+
+#[test]
+fn processors_make_of_pictures_what_their_references_make() {
+    cases_of("preprocess");
+}

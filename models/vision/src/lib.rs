@@ -6,6 +6,7 @@ pub mod clip;
 pub mod dalle;
 pub mod flamingo;
 mod pair;
+pub mod processor;
 pub mod siglip;
 
 use dalle::{dvae, mini, vqgan};
@@ -43,10 +44,19 @@ pub static CLIP: Family = Family {
         Release::new("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP", "986M", "MIT"),
     ],
     config_of_gguf: None,
-    layout: Some(clip::layout),
+    layout: Some(|files, options| match clip::layout(files, options)? {
+        None => processor::layout(files, "clip", &["CLIP", "Idefics", "Gemma3", "Llava"]),
+        found => Ok(found),
+    }),
     rename: clip::rename,
-    inventory: |opening| Ok(opening.load::<clip::Clip>()?.1),
-    open: clip::open,
+    inventory: |opening| match processor::inventory(opening)? {
+        None => Ok(opening.load::<clip::Clip>()?.1),
+        Some(nothing) => Ok(nothing),
+    },
+    open: |opening| match processor::open(opening, &CLIP)? {
+        None => clip::open(opening),
+        Some(alone) => Ok(alone),
+    },
     sample: || {
         json!({
             "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 24,
@@ -90,10 +100,16 @@ pub static SIGLIP: Family = Family {
         Release::new("google/medsiglip-448", "SigLIP", "878M", "Health AI Developer Foundations"),
     ],
     config_of_gguf: None,
-    layout: None,
+    layout: Some(|files, _| processor::layout(files, "siglip", &["Siglip"])),
     rename: siglip::rename,
-    inventory: |opening| Ok(opening.load::<siglip::Siglip>()?.1),
-    open: siglip::open,
+    inventory: |opening| match processor::inventory(opening)? {
+        None => Ok(opening.load::<siglip::Siglip>()?.1),
+        Some(nothing) => Ok(nothing),
+    },
+    open: |opening| match processor::open(opening, &SIGLIP)? {
+        None => siglip::open(opening),
+        Some(alone) => Ok(alone),
+    },
     sample: || {
         json!({
             "architectures": ["SiglipModel"], "model_type": "siglip",

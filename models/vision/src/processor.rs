@@ -1,0 +1,201 @@
+//! Processors: the file that says what becomes of a picture before a model sees it, beside a model or alone.
+
+use candle_core::{DType, Tensor};
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Image, Modality, Tensors};
+use fauna_shared::model::{Card, Exhibit, Family, Layout, Opening, only_known};
+use fauna_shared::source::Files;
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+/// Where a release says it, in the order of preference: transformers 4's file, and transformers 5's.
+const FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+
+/// What a release says of its pictures; none if it says nothing.
+///
+/// # Errors
+/// What is wrong with the file, by its name, and as [`Processor::from_json`].
+pub fn of(opening: &Opening) -> Result<Option<Processor>> {
+    match settings(&opening.files)? {
+        Some((name, settings)) => read(&opening.files, name, &settings).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The file and what stands in it.
+fn settings(files: &Files) -> Result<Option<(&'static str, Value)>> {
+    for name in FILES {
+        if let Some(mut settings) = files.json(name)? {
+            // transformers 5 puts all processors of a model into one file.
+            if settings["image_processor"].is_object() {
+                settings = settings["image_processor"].take();
+            }
+            if kind(&settings).is_some() {
+                return Ok(Some((name, settings)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The type of picture processor that `settings` are of.
+fn kind(settings: &Value) -> Option<&str> {
+    settings["image_processor_type"].as_str().or(settings["feature_extractor_type"].as_str())
+}
+
+fn read(files: &Files, name: &str, settings: &Value) -> Result<Processor> {
+    Processor::from_json(settings).map_err(|error| match files.get(name) {
+        Some(path) => error.at(path),
+        None => error,
+    })
+}
+
+/// The layout of a processor alone, of one of `types` (as they begin), as a thing of `model_type`: a folder with its
+/// file and neither config nor weights.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn layout(files: &Files, model_type: &str, types: &[&str]) -> Result<Option<Layout>> {
+    if files.get("config.json").is_some() {
+        return Ok(None);
+    }
+    let Some((_, settings)) = settings(files)? else { return Ok(None) };
+    let kind = kind(&settings).filter(|kind| types.iter().any(|known| kind.starts_with(known)));
+    Ok(kind.map(|kind| Layout {
+        config: json!({"model_type": model_type, "architectures": [kind]}),
+        weights: Vec::new(),
+    }))
+}
+
+/// Whether `opening` is of a processor alone.
+pub fn is_alone(opening: &Opening) -> bool {
+    let architecture = opening.architecture("");
+    ["ImageProcessor", "FeatureExtractor"].iter().any(|kind| architecture.contains(kind))
+}
+
+/// What a processor alone holds: no tensors. None if `opening` is of something else.
+///
+/// # Errors
+/// None that are to be expected.
+pub fn inventory(opening: &Opening) -> Result<Option<Inventory>> {
+    is_alone(opening).then(|| opening.weights.finish()).transpose()
+}
+
+/// A processor alone as an exhibit of `family`; none if `opening` is of something else.
+///
+/// # Errors
+/// What is wrong with its file.
+pub fn open(opening: &Opening, family: &Family) -> Result<Option<Box<dyn Exhibit>>> {
+    match is_alone(opening) {
+        true => Ok(Some(Box::new(ProcessorExhibit::open(opening, family)?))),
+        false => Ok(None),
+    }
+}
+
+/// A processor without a model: pictures to `pixel_values`.
+pub struct ProcessorExhibit {
+    processor: Processor,
+    settings: Value,
+    card: Card,
+}
+
+impl ProcessorExhibit {
+    /// Opens a folder with a processor's file.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn open(opening: &Opening, family: &Family) -> Result<Self> {
+        let (name, settings) = settings(&opening.files)?
+            .ok_or_else(|| opening.config_error(format!("neither {} nor {}", FILES[0], FILES[1])))?;
+        let processor = read(&opening.files, name, &settings)?;
+        let card = Card {
+            inputs: vec![Modality::Image],
+            outputs: vec![Modality::Vector],
+            ..opening.card(family, &opening.architecture(""), &opening.weights.finish()?)
+        };
+        Ok(Self { processor, settings, card })
+    }
+
+    /// The processor.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+}
+
+impl Exhibit for ProcessorExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        preprocess(&self.processor, inputs)
+    }
+
+    /// `preprocess`, with arguments of the reference's own by its names in `options`.
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        if !["preprocess", "forward"].contains(&method) {
+            return Err(self.cannot(&format!("run the method \"{method}\"")));
+        }
+        match options.as_object().filter(|options| !options.is_empty()) {
+            None => preprocess(&self.processor, inputs),
+            Some(options) => {
+                let mut settings = self.settings.clone();
+                if let Some(settings) = settings.as_object_mut() {
+                    settings.extend(options.clone());
+                }
+                preprocess(&Processor::from_json(&settings)?, inputs)
+            }
+        }
+    }
+}
+
+/// The reference's `preprocess`: `image`, `(height, width, 3)` or several of one size, `(pictures, height, width, 3)`,
+/// values 0 to 255, to `pixel_values`, `(pictures, 3, height, width)`; integers where nothing is scaled. `num_crops`
+/// says how many pieces of pan and scan follow each picture.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for another name or shape or a value out of range.
+pub fn preprocess(processor: &Processor, inputs: &Tensors) -> Result<Tensors> {
+    only_known(inputs, &["image"])?;
+    let image = inputs.get("image").ok_or_else(|| Error::input("image is missing"))?;
+    let images = pictures(image)?;
+    let pixels = processor.batch(&images)?;
+    let pixels = match processor.gives_bytes() {
+        true => pixels.to_dtype(DType::I64)?,
+        false => pixels,
+    };
+    let mut counts = Vec::new();
+    for image in &images {
+        counts.push(processor.pieces(image)?.len() as i64);
+    }
+    let counts = Tensor::from_vec(counts, images.len(), pixels.device())?;
+    Ok(Tensors::from([("pixel_values".to_string(), pixels), ("num_crops".to_string(), counts)]))
+}
+
+/// The pictures of a tensor of `(height, width, 3)` or `(pictures, height, width, 3)`, values 0 to 255.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for another shape or a value out of range.
+pub fn pictures(image: &Tensor) -> Result<Vec<Image>> {
+    let (count, height, width) = match *image.dims() {
+        [height, width, 3] => (1, height, width),
+        [count, height, width, 3] => (count, height, width),
+        ref found => {
+            return Err(Error::input(format!("image has the shape {found:?}"))
+                .hint("wanted (height, width, 3) or (pictures, height, width, 3)"));
+        }
+    };
+    let values: Vec<i64> = image.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+    if let Some(value) = values.iter().find(|value| !(0..=255).contains(*value)) {
+        return Err(Error::input(format!("image holds {value}: bytes of 0 to 255 wanted")));
+    }
+    let bytes = |row: &[i64]| row.iter().map(|value| *value as u8).collect();
+    match height * width {
+        0 => Err(Error::input(format!("image has the shape {:?}: no pixel", image.dims()))),
+        pixels => {
+            let rows = values.chunks_exact(pixels * 3).take(count);
+            Ok(rows.map(|row| Image { width, height, rgb: bytes(row) }).collect())
+        }
+    }
+}
