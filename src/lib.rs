@@ -82,6 +82,9 @@ pub use fauna_science as science;
 /// Sound files, rates, levels, spectra.
 #[cfg(feature = "audio")]
 pub use fauna_shared::audio as sound;
+/// Picture files, sizes, and what models make of pixels.
+#[cfg(feature = "vision")]
+pub use fauna_shared::image as picture;
 #[cfg(feature = "text")]
 pub use fauna_text as text;
 #[cfg(feature = "vision")]

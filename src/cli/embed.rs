@@ -1,6 +1,6 @@
-//! `fauna embed`: texts to vectors.
+//! `fauna embed`: texts and pictures to vectors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fauna::{Error, Exhibit, Item, Result};
 
@@ -13,7 +13,9 @@ use super::{Context, Exit};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna embed minilm \"a cat sleeps\" \"the kitten naps\"\n  \
                         fauna embed minilm --input notes.txt --out notes.npy\n  \
-                        sort names.txt | fauna embed minilm --format csv > names.csv")]
+                        sort names.txt | fauna embed minilm --format csv > names.csv\n  \
+                        fauna embed openai/clip-vit-base-patch32 --images photos --out photos.npy\n  \
+                        fauna embed openai/clip-vit-base-patch32 \"a red car\" --image car.jpg")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
     source: String,
@@ -22,6 +24,12 @@ pub struct Args {
     /// Read the texts from this file, one a line.
     #[arg(long, short, value_name = "FILE", conflicts_with = "texts")]
     input: Option<PathBuf>,
+    /// A picture, after the texts; may be given more than once.
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    image: Vec<PathBuf>,
+    /// All pictures of a folder, by name, after the texts.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "input")]
+    images: Option<PathBuf>,
     /// Write to this file instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -34,17 +42,64 @@ pub struct Args {
     /// Refuse texts longer than the model instead of cutting them.
     #[arg(long)]
     strict: bool,
-    /// How many texts are read before they are embedded together.
+    /// How many texts are read before they are embedded together; of pictures a quarter as many.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
 }
 
-/// Embeds. A text that cannot be embedded is reported, keeps its row, and makes the exit status 2.
+/// One thing to embed.
+struct Piece {
+    /// Where it stands, for messages.
+    place: String,
+    /// The text, or the file of the picture.
+    name: Option<String>,
+    /// The item, or what is wrong with it.
+    content: Result<Item, String>,
+}
+
+impl Piece {
+    fn of_text(text: Text) -> Self {
+        let Text { place, content } = text;
+        Self { place, name: content.as_ref().ok().cloned(), content: content.map(Item::Text) }
+    }
+
+    fn of_picture(path: &Path) -> Self {
+        let place = path.display().to_string();
+        // The error begins with the file, and so does the message around it.
+        let content = input::picture(path).map_err(|e| without_place(&e, &place));
+        Self { name: Some(place.clone()), place, content }
+    }
+}
+
+fn without_place(error: &Error, place: &str) -> String {
+    let message = error.to_string();
+    message.strip_prefix(place).map_or(message.as_str(), |rest| rest.trim_start_matches(": ")).to_string()
+}
+
+/// What is embedded, in order. Pictures are read when it is their turn.
+fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
+    let mut pictures = args.image.clone();
+    if let Some(folder) = &args.images {
+        pictures.extend(input::pictures_in(folder)?);
+    }
+    let texts: Box<dyn Iterator<Item = Result<Text>>> = match args.texts.is_empty() && !pictures.is_empty() {
+        true => Box::new(std::iter::empty()),
+        false => input::texts(args.texts.clone(), args.input.as_deref(), context)?,
+    };
+    let pictures = pictures.into_iter().map(|path| Ok(Piece::of_picture(&path)));
+    Ok(Box::new(texts.map(|text| text.map(Piece::of_text)).chain(pictures)))
+}
+
+/// Embeds. A text or picture that cannot be embedded is reported, keeps its row, and makes the exit status 2.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let from_name = args.out.as_deref().and_then(Format::of);
     let format = args.format.or(from_name).unwrap_or(Format::Jsonl);
     let output = Output::open(args.out.as_deref(), args.force)?;
-    let mut texts = input::texts(args.texts, args.input.as_deref(), context)?;
+    let mut pieces = pieces(&args, context)?;
+    let together = match args.image.is_empty() && args.images.is_none() {
+        true => usize::from(args.batch),
+        false => usize::from(args.batch).div_ceil(4),
+    };
     let model = context.open(&args.source)?;
     let mut writer = Writer::new(output, format);
 
@@ -52,7 +107,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let mut failed = 0;
     loop {
         context.interrupt.check()?;
-        let batch: Vec<Text> = texts.by_ref().take(args.batch.into()).collect::<Result<_>>()?;
+        let batch: Vec<Piece> = pieces.by_ref().take(together).collect::<Result<_>>()?;
         if batch.is_empty() {
             break;
         }
@@ -78,12 +133,12 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// The rows of `batch`, numbered from `first`, each with the place its text came from.
-fn embed(model: &dyn Exhibit, batch: Vec<Text>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
-    let good: Vec<Item> = batch.iter().filter_map(|text| text.content.clone().ok().map(Item::Text)).collect();
+/// The rows of `batch`, numbered from `first`, each with the place its text or picture came from.
+fn embed(model: &dyn Exhibit, batch: Vec<Piece>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
+    let good: Vec<Item> = batch.iter().filter_map(|piece| piece.content.clone().ok()).collect();
     let mut embedded = vectors(model, &good)?.into_iter();
-    let rows = batch.into_iter().zip(first..).map(|(text, index)| {
-        let done = match &text.content {
+    let rows = batch.into_iter().zip(first..).map(|(piece, index)| {
+        let done = match &piece.content {
             Ok(_) => embedded.next().unwrap_or_else(|| Err("the model gave no vector".into())),
             Err(error) => Err(error.clone()),
         };
@@ -92,12 +147,10 @@ fn embed(model: &dyn Exhibit, batch: Vec<Text>, first: usize, strict: bool) -> R
             other => other,
         };
         let row = match done {
-            Ok((vector, cut)) => {
-                Row { index, text: text.content.ok(), cut, error: None, embedding: Some(vector) }
-            }
-            Err(e) => Row { index, text: text.content.ok(), cut: 0, error: Some(e), embedding: None },
+            Ok((vector, cut)) => Row { index, text: piece.name, cut, error: None, embedding: Some(vector) },
+            Err(e) => Row { index, text: piece.name, cut: 0, error: Some(e), embedding: None },
         };
-        (text.place, row)
+        (piece.place, row)
     });
     Ok(rows.collect())
 }

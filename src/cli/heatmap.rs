@@ -1,18 +1,14 @@
 //! A matrix of similarities as a picture: one row and one column a text, darker where they are nearer.
 
 use std::path::Path;
-use std::sync::OnceLock;
 
 use fauna::{Error, ErrorKind, Result};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
 
+use super::font::{self, width_of};
 use super::output::Output;
 use super::table::shorten;
-
-/// DejaVu Sans, Latin, Greek and Cyrillic; its licence lies beside it.
-const FONT: &[u8] = include_bytes!("../../assets/font/DejaVuSans-subset.ttf");
 
 /// What the picture says of its maker, so that a later run knows whose it is.
 const MAKER: &str = "fauna heat map";
@@ -56,12 +52,7 @@ fn is_ours(path: &Path) -> bool {
 
 /// The PNG file.
 fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> {
-    // A font is registered once a program; a second time changes nothing.
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    let registered = REGISTERED.get_or_init(|| register_font("sans-serif", FontStyle::Normal, FONT).is_ok());
-    if !registered {
-        return Err(Error::new(ErrorKind::Compute, "the built-in font cannot be read"));
-    }
+    font::ready()?;
     let labels: Vec<String> = labels.iter().map(|label| shorten(label, LABEL_CHARACTERS)).collect();
     let longest = labels.iter().map(|label| width_of(label, BODY)).max().unwrap_or(0);
     let (left, rows) = (MARGIN + longest + 70, labels.len() as i32);
@@ -123,10 +114,6 @@ fn paint(
 /// Two decimals, never "-0.00".
 pub fn number(value: f32) -> String {
     format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
-}
-
-fn width_of(text: &str, size: i32) -> i32 {
-    ("sans-serif", size).into_font().box_size(text).map_or(0, |(width, _)| width as i32)
 }
 
 /// From almost white at 0 to a deep blue at 1; below 0 as at 0.

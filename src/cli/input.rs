@@ -1,10 +1,10 @@
-//! Texts from arguments, a file or standard input, one a line.
+//! Texts from arguments, a file or standard input, one a line; pictures from files and folders.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Result};
+use fauna::{Error, Item, Result};
 
 use super::Context;
 
@@ -58,6 +58,51 @@ pub fn texts(
         Ok(Text::new(format!("{}: line {}", place.display(), i + 1), line))
     });
     Ok(Box::new(lines))
+}
+
+/// What the files of pictures end in.
+const PICTURES: [&str; 9] = ["bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+
+/// The files in `folder` that are called pictures, by name.
+///
+/// # Errors
+/// [`Io`](fauna::ErrorKind::Io) if the folder cannot be listed, [`Input`](fauna::ErrorKind::Input) if none is in it.
+pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_picture = |path: &PathBuf| {
+        let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+        ending.is_some_and(|ending| PICTURES.contains(&ending.as_str())) && !path.is_dir()
+    };
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?;
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(|e| Error::io(folder, "list", e))?;
+    paths.retain(is_picture);
+    paths.sort();
+    match paths.is_empty() {
+        false => Ok(paths),
+        true => Err(Error::input("no picture is in this folder")
+            .at(folder)
+            .hint(format!("looked for files that end in {}", PICTURES.join(", ")))),
+    }
+}
+
+/// The picture in the file at `path`.
+///
+/// # Errors
+/// Whatever is wrong with it, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a program without pictures.
+#[cfg(feature = "vision")]
+pub fn picture(path: &Path) -> Result<Item> {
+    fauna::picture::read(path).map(Item::Image)
+}
+
+/// Nothing: this program was built without pictures.
+///
+/// # Errors
+/// [`Unsupported`](fauna::ErrorKind::Unsupported), always.
+#[cfg(not(feature = "vision"))]
+pub fn picture(path: &Path) -> Result<Item> {
+    Err(Error::unsupported("this program was built without pictures")
+        .at(path)
+        .hint("build it with --features vision"))
 }
 
 /// All of standard input as one text.

@@ -5,8 +5,11 @@
 mod bench;
 mod compare;
 mod completions;
+#[cfg(feature = "vision")]
+mod contact_sheet;
 mod context;
 mod embed;
+mod font;
 mod heatmap;
 mod info;
 mod input;
@@ -18,6 +21,8 @@ mod progress;
 mod pull;
 mod quantize;
 mod run;
+#[cfg(feature = "vision")]
+mod search;
 mod table;
 #[cfg(feature = "builtin")]
 mod tour;
@@ -68,12 +73,15 @@ enum Verb {
     Info(info::Args),
     /// Downloads a checkpoint into the cache and says where it is.
     Pull(pull::Args),
-    /// Turns texts into vectors.
+    /// Turns texts and pictures into vectors.
     Embed(embed::Args),
     /// Continues, answers, fills, labels: whatever the model does with a prompt.
     Run(Box<run::Args>),
     /// Shows how similar texts are to a model, and how far models agree.
     Compare(compare::Args),
+    /// Finds the pictures of a folder that are nearest to a sentence.
+    #[cfg(feature = "vision")]
+    Search(search::Args),
     /// Makes a smaller copy of a checkpoint, its matrices in blocks of 8, 6, 5 or 4 bits.
     Quantize(quantize::Args),
     /// Proves that models compute what their references compute.
@@ -107,6 +115,8 @@ pub fn main() -> ExitCode {
         Some(Verb::Embed(args)) => embed::run(args, &context),
         Some(Verb::Run(args)) => run::run(*args, &context),
         Some(Verb::Compare(args)) => compare::run(args, &context),
+        #[cfg(feature = "vision")]
+        Some(Verb::Search(args)) => search::run(args, &context),
         Some(Verb::Quantize(args)) => quantize::run(args, &context),
         Some(Verb::Parity(args)) => parity::run(args, &context),
         Some(Verb::Bench(args)) => bench::run(args, &context),

@@ -1,4 +1,4 @@
-//! Vectors written as JSON lines, CSV, `.npy` or safetensors: one row a text, in the order of the texts.
+//! Vectors written as JSON lines, CSV, `.npy` or safetensors: one row a text or picture, in the order given.
 
 use fauna::{Error, Result};
 use serde::Serialize;
@@ -31,12 +31,12 @@ impl Format {
     }
 }
 
-/// One text and its vector, or why it has none.
+/// One text or picture and its vector, or why it has none.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Which text it is, from 0.
     pub index: usize,
-    /// The text; none if it is not one.
+    /// The text, or the file of the picture; none if it is not one.
     pub text: Option<String>,
     /// How many of its tokens were left out.
     #[serde(skip_serializing_if = "is_zero")]

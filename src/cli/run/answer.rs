@@ -92,7 +92,8 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    fn written(&mut self, path: PathBuf, mut about: Value, words: &str) {
+    /// Notes a file that was written, and says so.
+    pub fn written(&mut self, path: PathBuf, mut about: Value, words: &str) {
         about["file"] = json!(path);
         self.files.push(about);
         self.context.say(&format!("{words} in {}", path.display()));

@@ -4,7 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use fauna::{Error, Exhibit, Prompt, Result, Role, Turn};
 
-use super::{Place, Show, turn};
+use super::prompts::turn;
+use super::{Place, Show};
 
 impl Show<'_> {
     /// Turn by turn until the input ends. Ctrl-C ends an answer; at the prompt it ends the program.

@@ -1,23 +1,29 @@
-//! `fauna run`: a prompt to whatever the model makes of it: words, labels, sound, codes.
+//! `fauna run`: a prompt to whatever the model makes of it: words, labels, pictures, sound, codes.
 
 mod answer;
 mod conversation;
+mod given;
+#[cfg(feature = "vision")]
+mod picture;
 mod place;
+mod prompts;
 mod sampling;
 #[cfg(feature = "audio")]
 mod sound;
 
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use fauna::{Decoding, Error, Exhibit, Item, Modality, Prompt, Result, Role, Turn};
+use fauna::{Decoding, Error, Exhibit, Item, Modality, Prompt, Result, Turn};
 use serde_json::{Value, json};
 
 use self::answer::Answer;
+use self::given::Given;
+#[cfg(feature = "vision")]
+use self::picture::Pictures;
 use self::place::Place;
 use self::sampling::Sampling;
-use super::{Context, Exit, input};
+use super::{Context, Exit};
 use fauna::progress::{Progress, Unit};
 
 /// What the model continues, and how.
@@ -29,14 +35,23 @@ use fauna::progress::{Progress, Unit};
                         fauna run facebook/musicgen-small \"a slow waltz\" --seconds 8 --out waltz.wav\n  \
                         fauna run facebook/encodec_24khz --audio song.mp3 --out codes.safetensors\n  \
                         fauna run facebook/encodec_24khz --codes codes.safetensors --out song.wav\n  \
-                        fauna run llark --audio song.mp3 \"What is the tempo?\"")]
+                        fauna run llark --audio song.mp3 \"What is the tempo?\"\n  \
+                        fauna run openai/clip-vit-base-patch32 --image cat.jpg --labels \"a cat,a dog\"\n  \
+                        fauna run google/medgemma-4b-it --image chest.png \"Describe the findings.\"\n  \
+                        fauna run HuggingFaceM4/idefics-9b --image a.png \"two cats\" --image b.png --ask\n  \
+                        fauna run dalle-mini/dalle-mini \"an armchair in the shape of an avocado\" --grid 3x3 \
+                        --out grid.png")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
     source: String,
-    /// The prompt, or several; `-` or none reads standard input. An empty one asks a model of music for whatever it
-    /// likes.
-    #[arg(value_name = "PROMPT")]
-    prompts: Vec<String>,
+    #[command(flatten)]
+    given: Given,
+    /// Ask about the last picture as the pictures before it were answered: each picture with its text is an example.
+    #[arg(long, conflicts_with_all = ["chat", "labels"])]
+    ask: bool,
+    /// Which of these a picture shows, with probabilities: texts between commas.
+    #[arg(long, value_name = "TEXTS", conflicts_with_all = ["chat", "audio", "melody", "codes", "context"])]
+    labels: Option<String>,
     /// A sound: what a model of music continues, what a question is about, what a codec encodes.
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     audio: Option<PathBuf>,
@@ -57,6 +72,9 @@ pub struct Args {
     context: Option<String>,
     #[command(flatten)]
     place: Place,
+    #[cfg(feature = "vision")]
+    #[command(flatten)]
+    drawing: picture::Drawing,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -70,117 +88,28 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
         );
     }
-    let texts = args.texts(context)?;
-    let sounds = Sounds::read(&args, context)?;
+    let prompts = prompts::read(&args, context)?;
     let model = context.open(&args.source)?;
     let model = model.as_ref();
     let options = args.sampling.of(model, seed)?;
     let show = Show { context, options };
-    if args.chat && texts.is_empty() {
+    if prompts.is_empty() {
         show.conversation(model, args.system)?;
         return Ok(Exit::Done);
     }
-    let makes_music = model.card().outputs.contains(&Modality::Sound);
-    if texts.iter().any(|text| text.trim().is_empty()) && !makes_music {
-        return Err(Error::input("the prompt is empty").hint("give it as an argument, or on standard input"));
+    let makes = |modality: Modality| model.card().outputs.contains(&modality);
+    if makes(Modality::Sound) {
+        show.together(model, &prompts, &args.place)?;
+        return Ok(Exit::Done);
     }
-    let prompts: Vec<Prompt> = match args.chat {
-        true => {
-            let scene = args.system.map(|text| turn(Role::System, text));
-            let turns = |text: String| scene.clone().into_iter().chain([turn(Role::User, text)]).collect();
-            texts.into_iter().map(|text| Prompt::Chat(turns(text))).collect()
-        }
-        false if texts.is_empty() => vec![Prompt::Items(sounds.around(None, None))],
-        false => {
-            let items = |text: String| sounds.around(Some(text), args.context.clone());
-            texts.into_iter().map(|text| Prompt::Items(items(text))).collect()
-        }
-    };
-    match makes_music {
-        true => show.together(model, &prompts, &args.place)?,
-        false => prompts.into_iter().try_for_each(|prompt| show.once(model, &prompt, args.place.clone()))?,
+    prompts.iter().try_for_each(prompts::check_full)?;
+    #[cfg(feature = "vision")]
+    if makes(Modality::Image) && !args.place.is_codes() {
+        show.pictures(model, &prompts, &args.place, &args.drawing)?;
+        return Ok(Exit::Done);
     }
+    prompts.iter().try_for_each(|prompt| show.once(model, prompt, args.place.clone()))?;
     Ok(Exit::Done)
-}
-
-impl Args {
-    /// The texts to continue: the arguments, or all of standard input. None at all for a conversation, or where a
-    /// sound is the whole prompt.
-    fn texts(&self, context: &Context) -> Result<Vec<String>> {
-        let texts: Vec<String> = self.prompts.iter().map(|prompt| given(prompt)).collect::<Result<_>>()?;
-        if !texts.is_empty() || self.chat || self.audio.is_some() || self.codes.is_some() {
-            return Ok(texts);
-        }
-        if self.melody.is_some() {
-            // Words of no meaning, so that the melody comes before them and is not what is continued.
-            return Ok(vec![String::new()]);
-        }
-        if std::io::stdin().is_terminal() {
-            context.say("write the prompt; an end of file (Ctrl-D) ends it");
-        }
-        Ok(vec![given("-")?])
-    }
-}
-
-/// The prompt itself, or standard input for `-`.
-fn given(prompt: &str) -> Result<String> {
-    match prompt {
-        "-" => input::whole_stdin(),
-        prompt => Ok(prompt.to_string()),
-    }
-}
-
-fn turn(role: Role, text: String) -> Turn {
-    Turn { role, items: vec![Item::Text(text)] }
-}
-
-/// What was given besides words.
-struct Sounds {
-    melody: Option<Item>,
-    audio: Option<Item>,
-    codes: Option<Item>,
-}
-
-impl Sounds {
-    fn read(args: &Args, context: &Context) -> Result<Self> {
-        let read_sound = |path: &PathBuf| read_sound(path, context);
-        let codes = |path: &PathBuf| fauna::weights::tensors(path).map(Item::Codes);
-        Ok(Self {
-            melody: args.melody.as_ref().map(read_sound).transpose()?,
-            audio: args.audio.as_ref().map(read_sound).transpose()?,
-            codes: args.codes.as_ref().map(codes).transpose()?,
-        })
-    }
-
-    /// The items of a prompt: what the music follows, the words, what it continues.
-    fn around(&self, text: Option<String>, context: Option<String>) -> Vec<Item> {
-        let words = text.into_iter().chain(context).map(Item::Text);
-        let after = self.audio.iter().chain(&self.codes).cloned();
-        self.melody.iter().cloned().chain(words).chain(after).collect()
-    }
-}
-
-/// The longest sound that is read, in seconds.
-#[cfg(feature = "audio")]
-const LONGEST_SOUND: f64 = 3600.0;
-
-#[cfg(feature = "audio")]
-fn read_sound(path: &Path, context: &Context) -> Result<Item> {
-    let reading = fauna::sound::read::read_at_most(path, LONGEST_SOUND)?;
-    if reading.cut {
-        context.say(&format!("{}: only the first hour is read", path.display()));
-    }
-    if let Some(loss) = reading.loss {
-        context.complain(&format!("{}: damaged: {loss}; the rest is used", path.display()));
-    }
-    Ok(Item::Sound(reading.sound))
-}
-
-#[cfg(not(feature = "audio"))]
-fn read_sound(path: &Path, _: &Context) -> Result<Item> {
-    Err(Error::unsupported("this program was built without sound")
-        .at(path)
-        .hint("build it with --features audio"))
 }
 
 struct Show<'a> {
@@ -226,6 +155,52 @@ impl Show<'_> {
         self.context.interrupt.check()
     }
 
+    /// Pictures of all prompts at once, shown in their files while they are made; then the nearest first, if that is
+    /// wanted.
+    #[cfg(feature = "vision")]
+    fn pictures(
+        &self,
+        model: &dyn Exhibit,
+        prompts: &[Prompt],
+        place: &Place,
+        drawing: &picture::Drawing,
+    ) -> Result<()> {
+        let _stoppable = self.context.interrupt.hold();
+        let judge = drawing.rank.as_deref().map(|name| self.context.open(name)).transpose()?;
+        let places = place.numbered(prompts.len())?.into_iter();
+        let mut files = places.map(|place| Pictures::at(place, drawing.grid)).collect::<Result<Vec<_>>>()?;
+        let each = drawing.grid.map_or(1, picture::Grid::count);
+        let copies: Vec<Prompt> =
+            prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), each)).collect();
+        let options = Decoding { previews: !drawing.no_previews, ..self.options.clone() };
+        let bar = self.context.bars.begin("drawing", Unit::Items, None);
+        let mut wrong = None;
+        let made = model.generate_batch(&copies, &options, &mut |index, item| {
+            bar.advance(1);
+            wrong = match item {
+                Item::Image(picture) => files[index / each].take(index % each, picture).err(),
+                other => Some(Error::input(format!(
+                    "the model made {}, not pictures, of this prompt",
+                    other.modality()
+                ))),
+            };
+            self.flow(wrong.is_some())
+        });
+        drop(bar);
+        wrong.map_or(Ok(()), Err)?;
+        made?;
+        for (prompt, mut file) in prompts.iter().zip(files) {
+            if let Some(judge) = &judge {
+                file.rank(judge.as_ref(), &words(prompt))?;
+            }
+            let mut answer = Answer::new(self.context, Place::default(), false);
+            let (path, said, about) = file.written()?;
+            answer.written(path, about, &said);
+            self.finish(model, prompt, answer)?;
+        }
+        self.context.interrupt.check()
+    }
+
     /// What the model makes of `prompt`; words are shown as they come, unless they are to be JSON.
     fn answer(&self, model: &dyn Exhibit, prompt: &Prompt, place: Place) -> Result<Answer<'_>> {
         let mut answer = Answer::new(self.context, place, !self.context.globals.json);
@@ -256,6 +231,16 @@ impl Show<'_> {
             }
         }
     }
+}
+
+/// All words of a prompt.
+#[cfg(feature = "vision")]
+fn words(prompt: &Prompt) -> String {
+    let items: Vec<&Item> = match prompt {
+        Prompt::Items(items) => items.iter().collect(),
+        Prompt::Chat(turns) => turns.iter().flat_map(|turn| &turn.items).collect(),
+    };
+    items.into_iter().filter_map(|item| item.text().ok()).collect::<Vec<_>>().join(" ")
 }
 
 fn as_json(prompt: &Prompt) -> Value {

@@ -1,4 +1,4 @@
-//! Where sounds and codes go.
+//! Where pictures, sounds and codes go.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use fauna::{Error, Result};
 
 use crate::cli::output;
 
-/// Where sounds and codes go.
+/// Where pictures, sounds and codes go.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Where sounds and codes go")]
+#[command(next_help_heading = "Where pictures, sounds and codes go")]
 pub struct Place {
-    /// The file: FILE.wav for a sound, which grows as it is made, FILE.safetensors for codes. `-` writes a sound's bare
+    /// The file: FILE.png for pictures, FILE.wav for a sound, which grows as it is made, FILE.safetensors for codes. `-` writes a sound's bare
     /// samples (16 bits, little-endian, channels interleaved) to standard output, for a player. Several prompts make
     /// FILE-1.wav, FILE-2.wav, …
     #[arg(long = "out", value_name = "FILE")]
@@ -41,14 +41,22 @@ impl Place {
         self.path.as_deref() == Some(Path::new("-"))
     }
 
+    /// Whether the file is named as one of codes.
+    #[cfg(feature = "vision")]
+    pub fn is_codes(&self) -> bool {
+        let ending = self.path.as_deref().and_then(Path::extension);
+        ending.is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
+    }
+
     /// One place for each of `count` prompts; nothing is there yet.
     ///
     /// # Errors
     /// [`Input`](fauna::ErrorKind::Input) if no file is named, or one is there and may not be replaced.
     pub fn numbered(&self, count: usize) -> Result<Vec<Self>> {
         let Some(path) = &self.path else {
-            return Err(Error::input("this model writes sounds or codes, and no file is named")
-                .hint("name one: --out FILE.wav, --out FILE.safetensors for codes, --out - for a player"));
+            return Err(Error::input("this model writes pictures, sounds or codes, and no file is named").hint(
+                "name one: --out FILE.png, --out FILE.wav, --out FILE.safetensors for codes, --out - for a player",
+            ));
         };
         if self.is_stdout() {
             return match count {

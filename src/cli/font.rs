@@ -1,0 +1,28 @@
+//! The font of every picture with words in it.
+
+use std::sync::OnceLock;
+
+use fauna::{Error, ErrorKind, Result};
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+/// DejaVu Sans, Latin, Greek and Cyrillic; its licence lies beside it.
+const FONT: &[u8] = include_bytes!("../../assets/font/DejaVuSans-subset.ttf");
+
+/// Makes the font known to the plotting library.
+///
+/// # Errors
+/// [`Compute`](ErrorKind::Compute) if it cannot be read.
+pub fn ready() -> Result<()> {
+    // A font is registered once a program; a second time changes nothing.
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    match REGISTERED.get_or_init(|| register_font("sans-serif", FontStyle::Normal, FONT).is_ok()) {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Compute, "the built-in font cannot be read")),
+    }
+}
+
+/// How wide `text` is in pixels at `size`.
+pub fn width_of(text: &str, size: i32) -> i32 {
+    ("sans-serif", size).into_font().box_size(text).map_or(0, |(width, _)| width as i32)
+}

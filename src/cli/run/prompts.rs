@@ -1,0 +1,163 @@
+//! From what was given to prompts: words, pictures, sounds, codes.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use fauna::{Error, Item, Prompt, Result, Role, Turn};
+
+use super::Args;
+use crate::cli::{Context, input};
+
+/// The prompts that the arguments make, standard input where they hold none; none at all for a conversation that is to
+/// be held.
+///
+/// # Errors
+/// A file that cannot be read, or arguments that make no prompt together.
+pub fn read(args: &Args, context: &Context) -> Result<Vec<Prompt>> {
+    if args.ask {
+        args.given.check_question()?;
+    }
+    if let Some(labels) = &args.labels {
+        return with_labels(args, labels);
+    }
+    if !args.given.images().is_empty() {
+        let items = args.given.items(given, |path| input::picture(path))?;
+        return Ok(vec![in_turns(args, items)]);
+    }
+    let texts = texts(args, context)?;
+    let sounds = Sounds::read(args, context)?;
+    if args.chat {
+        return Ok(texts.into_iter().map(|text| in_turns(args, vec![Item::Text(text)])).collect());
+    }
+    if texts.is_empty() {
+        return Ok(vec![Prompt::Items(sounds.around(None, None))]);
+    }
+    let prompt = |text| Prompt::Items(sounds.around(Some(text), args.context.clone()));
+    Ok(texts.into_iter().map(prompt).collect())
+}
+
+/// Refuses a prompt in which nothing stands.
+///
+/// # Errors
+/// [`Input`](fauna::ErrorKind::Input) that says what to do.
+pub fn check_full(prompt: &Prompt) -> Result<()> {
+    let blank = |item: &Item| matches!(item, Item::Text(text) if text.trim().is_empty());
+    let empty = match prompt {
+        Prompt::Items(items) => items.iter().all(blank),
+        Prompt::Chat(turns) => turns.iter().any(|turn| turn.items.iter().all(blank)),
+    };
+    match empty {
+        false => Ok(()),
+        true => Err(Error::input("the prompt is empty").hint("give it as an argument, or on standard input")),
+    }
+}
+
+/// One prompt a picture: the picture, then each label.
+fn with_labels(args: &Args, labels: &str) -> Result<Vec<Prompt>> {
+    let labels: Vec<&str> = labels.split(',').map(str::trim).filter(|label| !label.is_empty()).collect();
+    if labels.is_empty() {
+        return Err(Error::input("--labels holds no label").hint("--labels \"a cat,a dog\""));
+    }
+    if let Some(words) = args.given.words().first() {
+        return Err(Error::input(format!("--labels stand for all words, and there is \"{words}\" besides")));
+    }
+    if args.given.images().is_empty() {
+        return Err(Error::input("--labels name what a picture shows, and none is given")
+            .hint("--image cat.jpg --labels \"a cat,a dog\""));
+    }
+    let prompt = |path: &PathBuf| {
+        let labels = labels.iter().map(|label| Item::from(*label));
+        Ok(Prompt::Items(std::iter::once(input::picture(path)?).chain(labels).collect()))
+    };
+    args.given.images().into_iter().map(prompt).collect()
+}
+
+/// The items as they are, or as a person's turn of a conversation.
+fn in_turns(args: &Args, items: Vec<Item>) -> Prompt {
+    match args.chat {
+        false => Prompt::Items(items),
+        true => {
+            let scene = args.system.clone().map(|text| turn(Role::System, text));
+            Prompt::Chat(scene.into_iter().chain([Turn { role: Role::User, items }]).collect())
+        }
+    }
+}
+
+/// A turn of words.
+pub fn turn(role: Role, text: String) -> Turn {
+    Turn { role, items: vec![Item::Text(text)] }
+}
+
+/// The texts to continue: the arguments, or all of standard input. None at all for a conversation, or where a sound is
+/// the whole prompt.
+fn texts(args: &Args, context: &Context) -> Result<Vec<String>> {
+    let texts: Vec<String> = args.given.words().into_iter().map(given).collect::<Result<_>>()?;
+    if !texts.is_empty() || args.chat || args.audio.is_some() || args.codes.is_some() {
+        return Ok(texts);
+    }
+    if args.melody.is_some() {
+        // Words of no meaning, so that the melody comes before them and is not what is continued.
+        return Ok(vec![String::new()]);
+    }
+    if std::io::stdin().is_terminal() {
+        context.say("write the prompt; an end of file (Ctrl-D) ends it");
+    }
+    Ok(vec![given("-")?])
+}
+
+/// The prompt itself, or standard input for `-`.
+fn given(prompt: &str) -> Result<String> {
+    match prompt {
+        "-" => input::whole_stdin(),
+        prompt => Ok(prompt.to_string()),
+    }
+}
+
+/// What was given besides words and pictures.
+struct Sounds {
+    melody: Option<Item>,
+    audio: Option<Item>,
+    codes: Option<Item>,
+}
+
+impl Sounds {
+    fn read(args: &Args, context: &Context) -> Result<Self> {
+        let read_sound = |path: &PathBuf| read_sound(path, context);
+        let codes = |path: &PathBuf| fauna::weights::tensors(path).map(Item::Codes);
+        Ok(Self {
+            melody: args.melody.as_ref().map(read_sound).transpose()?,
+            audio: args.audio.as_ref().map(read_sound).transpose()?,
+            codes: args.codes.as_ref().map(codes).transpose()?,
+        })
+    }
+
+    /// The items of a prompt: what the music follows, the words, what it continues.
+    fn around(&self, text: Option<String>, context: Option<String>) -> Vec<Item> {
+        let words = text.into_iter().chain(context).map(Item::Text);
+        let after = self.audio.iter().chain(&self.codes).cloned();
+        self.melody.iter().cloned().chain(words).chain(after).collect()
+    }
+}
+
+/// The longest sound that is read, in seconds.
+#[cfg(feature = "audio")]
+const LONGEST_SOUND: f64 = 3600.0;
+
+#[cfg(feature = "audio")]
+fn read_sound(path: &Path, context: &Context) -> Result<Item> {
+    let reading = fauna::sound::read::read_at_most(path, LONGEST_SOUND)?;
+    if reading.cut {
+        context.say(&format!("{}: only the first hour is read", path.display()));
+    }
+    if let Some(loss) = reading.loss {
+        context.complain(&format!("{}: damaged: {loss}; the rest is used", path.display()));
+    }
+    Ok(Item::Sound(reading.sound))
+}
+
+#[cfg(not(feature = "audio"))]
+fn read_sound(path: &Path, _: &Context) -> Result<Item> {
+    Err(Error::unsupported("this program was built without sound")
+        .at(path)
+        .hint("build it with --features audio"))
+}
