@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
+use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known};
 use fauna_shared::{Error, Result};
@@ -95,19 +96,21 @@ impl DvaeExhibit {
 /// The middle of `picture` after its shorter side was brought to 256 pixels.
 fn squared(picture: &Image) -> Result<Image> {
     let shorter = picture.width.min(picture.height);
-    // Pictures come at the size of the codec until the room of pictures resizes them.
-    if shorter != SIDE {
+    if shorter < SIDE {
         return Err(Error::input(format!(
-            "a picture of {} by {} pixels does not fit this codec",
+            "a picture of {} by {} pixels is too small for this codec",
             picture.width, picture.height
         ))
-        .hint(format!("the shorter side has {SIDE} pixels")));
+        .hint(format!("both sides have at least {SIDE} pixels")));
     }
-    let (width, height, small) = (picture.width, picture.height, picture);
-    let start = |side: usize| ((side - SIDE) as f64 / 2.0).round_ties_even() as usize;
-    let (left, top) = (start(width), start(height));
-    let row = |y: usize| &small.rgb[((top + y) * width + left) * 3..][..SIDE * 3];
-    Ok(Image { width: SIDE, height: SIDE, rgb: (0..SIDE).flat_map(row).copied().collect() })
+    let size = |side: usize| (SIDE as f64 / shorter as f64 * side as f64).round_ties_even() as usize;
+    let (width, height) = (size(picture.width), size(picture.height));
+    let middle = |side: usize| {
+        let start = ((side - SIDE) as f64 / 2.0).round_ties_even() as usize;
+        start..start + SIDE
+    };
+    let part = Part { rows: middle(height), columns: middle(width) };
+    resize_part(picture, height, width, &part, Filter::Lanczos, Arithmetic::Pillow)
 }
 
 impl Exhibit for DvaeExhibit {

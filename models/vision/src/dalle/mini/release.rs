@@ -111,7 +111,9 @@ pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
         Some(_) => Some(files.config()?),
         None => None,
     };
-    if let (Some(config), Some(path)) = (&config, files.get(FLAX)) {
+    // The picture half has the same file, and a config of its own.
+    let of_words = config.as_ref().is_some_and(|config| config["ch_mult"].is_null());
+    if let (Some(config), Some(path)) = (&config, files.get(FLAX).filter(|_| of_words)) {
         let weights = if options.random_weights.is_none() { vec![path] } else { Vec::new() };
         return Ok(Some(Layout { config: config.clone(), weights }));
     }
