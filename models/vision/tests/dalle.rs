@@ -1,0 +1,310 @@
+//! DALL·E as its users meet it: releases with parts missing or damaged, wishes too long, pictures of no size it knows.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::model::Exhibit;
+use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/dalle").join(name).join("model")
+}
+
+fn open_with(folder: &Path, options: &Options) -> Result<Box<dyn Exhibit>> {
+    Zoo::new(fauna_vision::FAMILIES.iter().copied()).open(folder.to_str().unwrap(), options)
+}
+
+fn open(folder: &Path) -> Result<Box<dyn Exhibit>> {
+    open_with(folder, &Options::default())
+}
+
+/// A copy of a case's checkpoint that may be spoiled.
+fn copy(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(case(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+/// A model that reads a few letters and draws pictures of 16 by 16.
+fn artist() -> TempDir {
+    let folder = copy("mini_generate");
+    let tokens = ["<s>", "<pad>", "</s>", "<unk>", "Ġ", "a", "c", "t", "at", "Ġc", "Ġcat"];
+    let vocab: serde_json::Map<String, Value> =
+        tokens.iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id))).collect();
+    fs::write(folder.path().join("vocab.json"), Value::Object(vocab).to_string()).unwrap();
+    fs::write(folder.path().join("merges.txt"), "#version: 0.2\na t\nĠ c\nĠc at\n").unwrap();
+    folder
+}
+
+fn refusal(result: Result<impl Sized>) -> Error {
+    match result {
+        Ok(_) => panic!("it was taken"),
+        Err(error) => error,
+    }
+}
+
+fn tensors(name: &str, tensor: Tensor) -> Tensors {
+    Tensors::from([(name.to_string(), tensor)])
+}
+
+fn codes(values: &[i64], shape: &[usize]) -> Tensors {
+    tensors("codes", Tensor::from_slice(values, shape, &Device::Cpu).unwrap())
+}
+
+/// Everything that `prompts` give, each item with its index.
+fn drawn(model: &dyn Exhibit, prompts: &[&str], options: &Decoding) -> Vec<(usize, Item)> {
+    let prompts: Vec<Prompt> = prompts.iter().map(|text| Prompt::from(*text)).collect();
+    let mut items = Vec::new();
+    let each = &mut |index, item| {
+        items.push((index, item));
+        ControlFlow::Continue(())
+    };
+    model.generate_batch(&prompts, options, each).unwrap();
+    items
+}
+
+fn pictures(items: &[(usize, Item)]) -> Vec<(usize, Image)> {
+    let picture = |(index, item): &(usize, Item)| match item {
+        Item::Image(picture) => Some((*index, picture.clone())),
+        _ => None,
+    };
+    items.iter().filter_map(picture).collect()
+}
+
+#[test]
+fn codes_outside_the_codebook_are_named() {
+    for (name, outside) in [("dvae_decode", 40), ("vqgan_decode", 40), ("mini_generate", 40)] {
+        let model = open(&case(name)).unwrap();
+        for bad in [outside, -1, i64::MAX] {
+            let inputs = codes(&[0, bad, 1, 2], &[1, 2, 2]);
+            let error = refusal(model.call("decode", &inputs, &Value::Null));
+            assert_eq!(error.kind(), ErrorKind::Input);
+            assert!(error.message().contains(&format!("code {bad} ")), "{error}");
+        }
+        assert!(model.call("decode", &codes(&[], &[1, 0, 3]), &Value::Null).is_err());
+    }
+    let model = open(&case("vqgan_decode")).unwrap();
+    let error = refusal(model.call("decode", &codes(&[0; 3], &[1, 3]), &Value::Null));
+    assert!(error.message().contains("3 codes make no square"), "{error}");
+}
+
+#[test]
+fn pictures_of_sizes_the_codec_does_not_know_are_refused() {
+    let model = open(&case("dvae_encode")).unwrap();
+    for (shape, said) in [
+        ([1, 3, 16, 20], "multiples of 8"),
+        ([1, 3, 0, 8], "multiples of 8"),
+        ([1, 4, 8, 8], "4 colours"),
+        ([1, 3, 8, 1 << 20], "too large"),
+    ] {
+        let pixels = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap().broadcast_as(&shape[..]).unwrap();
+        let error = refusal(model.call("encode", &tensors("pixel_values", pixels), &Value::Null));
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(error.message().contains(said), "{error}");
+    }
+    let tiny = Image { width: 300, height: 255, rgb: vec![9; 300 * 255 * 3] };
+    let prompt = Prompt::Items(vec![Item::Image(tiny)]);
+    let error = refusal(model.generate(&prompt, &Decoding::default(), &mut |_| ControlFlow::Continue(())));
+    assert!(error.message().contains("300 by 255 pixels is too small"), "{error}");
+}
+
+#[test]
+fn a_picture_becomes_codes_and_a_picture_again() {
+    let model = open(&case("dvae_encode")).unwrap();
+    let rgb = (0..300 * 270 * 3).map(|i| (i % 251) as u8).collect();
+    let recoded = |item: Item| -> Item {
+        let mut made = None;
+        let each = &mut |item| {
+            made = Some(item);
+            ControlFlow::Continue(())
+        };
+        model.generate(&Prompt::Items(vec![item]), &Decoding::default(), each).unwrap();
+        made.unwrap()
+    };
+    let Item::Codes(codes) = recoded(Item::Image(Image { width: 300, height: 270, rgb })) else {
+        panic!("a picture gives codes")
+    };
+    assert_eq!((codes["codes"].dims(), codes["codes"].dtype()), (&[1, 32, 32][..], DType::I64));
+    let Item::Image(again) = recoded(Item::Codes(codes)) else { panic!("codes give a picture") };
+    assert_eq!((again.width, again.height, again.rgb.len()), (256, 256, 256 * 256 * 3));
+}
+
+#[test]
+fn half_a_codec_says_which_half_is_missing() {
+    let encoder = open(&case("dvae_encode_alone")).unwrap();
+    let error = refusal(encoder.call("decode", &codes(&[0], &[1, 1, 1]), &Value::Null));
+    assert!(error.to_string().contains("no decoder") && error.to_string().contains("decoder.pkl"), "{error}");
+    let decoder = open(&case("dvae_decode_alone")).unwrap();
+    let pixels = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
+    let error = refusal(decoder.call("encode", &tensors("pixel_values", pixels), &Value::Null));
+    assert!(error.to_string().contains("encoder.pkl"), "{error}");
+    // One file of a folder with both.
+    let alone = open(&case("dvae_decode").join("decoder.pkl")).unwrap();
+    assert!(alone.card().parameters < open(&case("dvae_decode")).unwrap().card().parameters);
+}
+
+#[test]
+fn files_that_are_cut_short_are_named() {
+    for (name, file) in [
+        ("dvae_encode", "encoder.pkl"),
+        ("mini_forward", "decoder.pt"),
+        ("mini_forward_flax", "flax_model.msgpack"),
+        ("vqgan_decode", "detoker.pt"),
+    ] {
+        let folder = copy(name);
+        let path = folder.path().join(file);
+        let whole = fs::read(&path).unwrap();
+        for length in [1, 100, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = refusal(open(folder.path()));
+            assert_eq!(error.kind(), ErrorKind::Format, "{error}");
+            assert_eq!(error.place(), Some(&*path), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_wish_without_the_picture_half_says_what_is_missing() {
+    let folder = artist();
+    fs::remove_file(folder.path().join("detoker.pt")).unwrap();
+    let model = open(folder.path()).unwrap();
+    assert!(model.card().notes[0].contains("codes alone"));
+    let error =
+        refusal(model.generate(&"a cat".into(), &model.defaults(), &mut |_| ControlFlow::Continue(())));
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("detoker.pt"), "{error}");
+}
+
+#[test]
+fn what_the_config_asks_for_and_is_not_implemented_is_refused_by_name() {
+    for (key, value) in [
+        ("ln_positions", json!("swinv2")),
+        ("ln_type", json!("rmsnorm")),
+        ("use_head_scale", json!(true)),
+        ("use_cosine_attention", json!(true)),
+        ("use_glu", json!(false)),
+        ("decoder_start_token_id", json!(1 << 20)),
+    ] {
+        let folder = copy("mini_forward_flax");
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[key] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        let error = refusal(open(folder.path()));
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains(key), "{error}");
+    }
+}
+
+#[test]
+fn of_mini_and_mega_in_one_folder_one_must_be_named() {
+    let error = refusal(open(&case("mini_forward_beside_mega")));
+    assert!(error.to_string().contains("--file mega or --file mini"), "{error}");
+    let width = |file: &str| {
+        let options = Options { file: Some(file.into()), ..Options::default() };
+        let model = open_with(&case("mini_forward_beside_mega"), &options).unwrap();
+        let ids = Tensor::new(&[[0i64, 7, 2]], &Device::Cpu).unwrap();
+        model.forward(&tensors("input_ids", ids)).unwrap()["encoder_last_hidden_state"].dims()[2]
+    };
+    assert_eq!((width("mini"), width("mega"), width("encoder_mini.pt")), (64, 24, 64));
+}
+
+#[test]
+fn wishes_that_are_too_long_are_cut_and_told_of() {
+    let folder = artist();
+    let model = open(folder.path()).unwrap();
+    let options = Decoding { temperature: 0.0, ..model.defaults() };
+    let items = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat cat cat"], &options);
+    let Item::Text(note) = &items[0].1 else { panic!("the cut is told first") };
+    assert_eq!(note, "only the first 9 tokens are read, 3 were left out\n");
+    // The end token went with the rest.
+    let cut = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat"], &options);
+    assert_eq!(pictures(&items), pictures(&cut));
+    let endless = "a".repeat(20_000);
+    let error =
+        refusal(model.generate(&endless.as_str().into(), &options, &mut |_| ControlFlow::Continue(())));
+    assert_eq!(error.kind(), ErrorKind::Input);
+    for prompt in [
+        Prompt::Items(vec![Item::Image(Image { width: 1, height: 1, rgb: vec![0; 3] })]),
+        Prompt::Chat(Vec::new()),
+    ] {
+        let error = refusal(model.generate(&prompt, &options, &mut |_| ControlFlow::Continue(())));
+        assert_eq!(error.kind(), ErrorKind::Input);
+    }
+}
+
+#[test]
+fn samples_of_one_wish_differ_and_repeat_alone() {
+    let folder = artist();
+    let model = open(folder.path()).unwrap();
+    let options = Decoding { seed: 5, ..model.defaults() };
+    assert_eq!((options.guidance, options.top_k, options.temperature), (16.0, 256, 1.0));
+    let together = pictures(&drawn(model.as_ref(), &["a cat"; 3], &options));
+    assert_eq!(together.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_ne!(together[0].1, together[1].1);
+    for (index, picture) in &together {
+        let stream = *index as u64;
+        let alone = drawn(model.as_ref(), &["a cat"], &Decoding { stream, ..options.clone() });
+        assert_eq!(pictures(&alone)[0].1, *picture);
+    }
+    // Wishes that differ are each followed, in one batch.
+    let greedy = Decoding { temperature: 0.0, ..options };
+    let both = pictures(&drawn(model.as_ref(), &["a cat", "tat"], &greedy));
+    for (index, wish) in ["a cat", "tat"].iter().enumerate() {
+        assert_eq!(both[index].1, pictures(&drawn(model.as_ref(), &[wish], &greedy))[0].1);
+    }
+}
+
+#[test]
+fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
+    let folder = artist();
+    let model = open(folder.path()).unwrap();
+    let options = Decoding { previews: true, seed: 3, ..model.defaults() };
+    let made = pictures(&drawn(model.as_ref(), &["a cat"], &options));
+    assert_eq!(made.len(), 4);
+    for (rows, (_, picture)) in (1..).zip(&made) {
+        assert_eq!((picture.width, picture.height, picture.rgb.len()), (16, 16, 16 * 16 * 3));
+        let known = rows * 4 * 16 * 3;
+        assert!(rows == 4 || picture.rgb[known..].iter().all(|value| *value == 128));
+        assert!(picture.rgb[..known].iter().any(|value| *value != 128));
+    }
+    let whole =
+        pictures(&drawn(model.as_ref(), &["a cat"], &Decoding { previews: false, ..options.clone() }));
+    assert_eq!(whole, made[3..]);
+    // Whoever has seen enough gets no more.
+    let mut seen = 0;
+    let each = &mut |_| {
+        seen += 1;
+        ControlFlow::Break(())
+    };
+    model.generate(&"a cat".into(), &options, each).unwrap();
+    assert_eq!(seen, 1);
+}
+
+#[test]
+fn a_picture_may_begin_with_another_code() {
+    let begins = |bos: Value| {
+        let settings = json!({ "bos": bos }).as_object().unwrap().clone();
+        open_with(&case("mini_generate"), &Options { settings, ..Options::default() })
+    };
+    let ids = tensors("input_ids", Tensor::new(&[[0i64, 7, 9, 2]], &Device::Cpu).unwrap());
+    let sequences = |model: Box<dyn Exhibit>| -> Vec<Vec<i64>> {
+        let options = json!({"do_sample": false, "condition_scale": 3.0});
+        model.call("generate", &ids, &options).unwrap()["sequences"].to_vec2().unwrap()
+    };
+    let usual = sequences(open(&case("mini_generate")).unwrap());
+    assert_eq!(sequences(begins(json!(47)).unwrap()), usual);
+    assert_ne!(sequences(begins(json!(39)).unwrap()), usual);
+    assert_eq!(refusal(begins(json!(48))).kind(), ErrorKind::Input);
+    assert_eq!(refusal(begins(json!("first"))).kind(), ErrorKind::Input);
+}
