@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use fauna_shared::checkpoint::{Metadata, Planned, Storage, write_safetensors};
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{Exhibit, Options, SampleSizes};
@@ -196,6 +197,40 @@ fn a_missing_language_model_is_named_with_the_way_to_get_it() {
     copy("open_mpt_every_1", &LANGUAGE, &known);
     let error = refused(&known, Value::Null).to_string();
     assert!(error.contains("openai/clip-vit-large-patch14") && error.contains("vision_encoder/"), "{error}");
+}
+
+#[test]
+fn a_truncated_checkpoint_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in [TOWER, LANGUAGE] {
+        copy("open_mpt_every_1", &file, folder.path());
+    }
+    let whole = std::fs::read(case("open_mpt_every_1").join("model/checkpoint.pt")).unwrap();
+    for length in [0, 10, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(folder.path().join("checkpoint.pt"), &whole[..length]).unwrap();
+        let error = refused(folder.path(), Value::Null);
+        assert!(error.place().is_some_and(|place| place.ends_with("checkpoint.pt")), "{length}: {error}");
+    }
+}
+
+#[test]
+fn other_language_models_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (blocks, name) in [("model.decoder.layers", "OPT"), ("transformer.h", "GPT-J")] {
+        let planned = ["attn_gate", "ff_gate"].map(|gate| Planned {
+            name: format!("lang_encoder.{blocks}.0.gated_cross_attn_layer.{gate}"),
+            storage: Storage::F32,
+            shape: vec![1],
+        });
+        let path = folder.path().join("checkpoint.pt");
+        write_safetensors(&path, &Metadata::new(), &planned, |_| Ok(1f32.to_le_bytes().to_vec())).unwrap();
+        let error = refused(folder.path(), Value::Null);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(
+            error.to_string().contains(&format!("OpenFlamingo over {name} is not implemented")),
+            "{error}"
+        );
+    }
 }
 
 #[test]

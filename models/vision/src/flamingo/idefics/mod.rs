@@ -62,9 +62,9 @@ struct GatedCrossAttention {
     cross_attn: CrossAttention,
     post_attention_layernorm: RmsNorm,
     mlp: Mlp,
-    /// The hyperbolic tangents of the two gates, one number or one a channel.
-    gate_cross_attn: Tensor,
-    gate_dense: Tensor,
+    /// The gates, one number each or one a channel.
+    alpha_cross_attn: Tensor,
+    alpha_dense: Tensor,
 }
 
 struct CrossAttention {
@@ -230,14 +230,13 @@ impl GatedCrossAttention {
             Alpha::Float => vec![1],
             Alpha::Vector => vec![1, 1, width],
         };
-        let gate = |name: &str| -> Result<Tensor> { Ok(w.tensor(name, &shape)?.tanh()?) };
         Ok(Self {
             input_layernorm: w.rms_norm("input_layernorm", width, eps)?,
             cross_attn: CrossAttention::load(c, &w.at("cross_attn"))?,
             post_attention_layernorm: w.rms_norm("post_attention_layernorm", width, eps)?,
             mlp: Mlp::load(c, &w.at("mlp"))?,
-            gate_cross_attn: gate("alpha_cross_attn")?,
-            gate_dense: gate("alpha_dense")?,
+            alpha_cross_attn: w.tensor("alpha_cross_attn", &shape)?,
+            alpha_dense: w.tensor("alpha_dense", &shape)?,
         })
     }
 
@@ -246,12 +245,12 @@ impl GatedCrossAttention {
         let x = match seen {
             Some(seen) => {
                 let found = self.cross_attn.forward(&self.input_layernorm.forward(x)?, seen, sight)?;
-                add(x, &found.broadcast_mul(&self.gate_cross_attn)?)?
+                add(x, &found.broadcast_mul(&self.alpha_cross_attn.tanh()?)?)?
             }
             None => x.clone(),
         };
         let thought = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
-        add(&x, &thought.broadcast_mul(&self.gate_dense)?)
+        add(&x, &thought.broadcast_mul(&self.alpha_dense.tanh()?)?)
     }
 }
 
@@ -318,7 +317,7 @@ impl Mlp {
 /// A small config with every branch awake.
 pub fn sample() -> Value {
     json!({
-        "architectures": ["IdeficsForVisionText2Text"], "model_type": "idefics", "vocab_size": 61,
+        "architectures": ["IdeficsForVisionText2Text"], "model_type": "idefics", "vocab_size": 59,
         "additional_vocab_size": 2, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
         "num_attention_heads": 4, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "alpha_type": "vector",
         "cross_layer_interval": 2, "qk_layer_norms": true, "use_resampler": true, "tie_word_embeddings": false,

@@ -93,7 +93,6 @@ struct GatedCrossAttention {
     to_q: Linear,
     to_kv: Linear,
     to_out: Linear,
-    /// The hyperbolic tangents of the two gates.
     attn_gate: Tensor,
     ff_norm: LayerNorm,
     up: Linear,
@@ -310,24 +309,27 @@ impl Kind {
 
 /// The width of a language model, which MPT spells in its own way.
 fn width_of(config: &Value) -> Result<usize> {
-    let width = config["d_model"].as_u64().or(config["hidden_size"].as_u64());
-    width.map(|width| width as usize).ok_or_else(|| Error::input("the config of lang_encoder says no width"))
+    let key = match Kind::of(config)? {
+        Kind::Mpt => "d_model",
+        Kind::GptNeoX | Kind::Llama => "hidden_size",
+    };
+    let width = config[key].as_u64().map(|width| width as usize);
+    width.ok_or_else(|| Error::input(format!("the config of lang_encoder has no {key}")))
 }
 
 impl GatedCrossAttention {
     fn load(width: usize, media: usize, w: &Weights) -> Result<Self> {
         let (attn, ff, inner) = (w.at("attn"), w.at("ff"), HEADS * HEAD_WIDTH);
-        let gate = |name: &str| -> Result<Tensor> { Ok(w.tensor(name, &[1])?.tanh()?) };
         Ok(Self {
             norm: attn.layer_norm("norm", width, EPS)?,
             to_q: attn.linear_no_bias("to_q", width, inner)?,
             to_kv: attn.linear_no_bias("to_kv", media, 2 * inner)?,
             to_out: attn.linear_no_bias("to_out", inner, width)?,
-            attn_gate: gate("attn_gate")?,
+            attn_gate: w.tensor("attn_gate", &[1])?,
             ff_norm: ff.layer_norm("0", width, EPS)?,
             up: ff.linear_no_bias("1", width, 4 * width)?,
             down: ff.linear_no_bias("3", 4 * width, width)?,
-            ff_gate: gate("ff_gate")?,
+            ff_gate: w.tensor("ff_gate", &[1])?,
         })
     }
 
@@ -347,12 +349,12 @@ impl GatedCrossAttention {
                 let q = self.to_q.forward(&self.norm.forward(x)?)?;
                 let q = q.reshape((batch, time, HEADS, HEAD_WIDTH))?;
                 let found = attend(&q, k, v, sight, 1.0 / (HEAD_WIDTH as f64).sqrt())?;
-                add(x, &self.to_out.forward(&found)?.broadcast_mul(&self.attn_gate)?)?
+                add(x, &self.to_out.forward(&found)?.broadcast_mul(&self.attn_gate.tanh()?)?)?
             }
             None => x.clone(),
         };
         let inner = self.up.forward_then(&self.ff_norm.forward(&x)?, Activation::GeluErf)?;
-        add(&x, &self.down.forward(&inner)?.broadcast_mul(&self.ff_gate)?)
+        add(&x, &self.down.forward(&inner)?.broadcast_mul(&self.ff_gate.tanh()?)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From `checkpoint.pt`, which holds what was trained, to all that the network is made of.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fauna_shared::checkpoint::{Checkpoint, Stored};
 use fauna_shared::model::{Layout, Model, Opening, Options};
@@ -171,14 +171,15 @@ pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
     }
-    let path = match files.choice() {
-        Some(choice) => files.get(choice),
-        None => files.get(CHECKPOINT),
-    };
+    let path = files
+        .get(files.choice().unwrap_or(CHECKPOINT))
+        .filter(|path| path.extension().is_some_and(|e| e == "pt"));
     let known = known(files.label());
-    let trained = match &path {
-        Some(path) => Trained::read(path)?,
-        None => None,
+    let trained = match path.as_deref().map(Trained::read).transpose() {
+        Ok(trained) => trained.flatten(),
+        Err(error) if path.as_deref().is_some_and(|path| path.ends_with(CHECKPOINT)) => return Err(error),
+        // A file of another name may be of a family that reads it otherwise.
+        Err(_) => None,
     };
     if trained.is_none() && known.is_none() {
         return Ok(None);
@@ -213,8 +214,8 @@ struct Trained {
 
 impl Trained {
     /// None if the file is of something else.
-    fn read(path: &PathBuf) -> Result<Option<Self>> {
-        let file = Checkpoint::open_files(std::slice::from_ref(path))?;
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let file = Checkpoint::open(path)?;
         let (mut kind, mut refused, mut gated) = (None, None, BTreeSet::new());
         let (mut width, mut media, mut table, mut head) = (None, None, None, None);
         for (name, stored) in file.iter() {
