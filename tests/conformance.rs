@@ -115,8 +115,27 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let tokens = codes(1, time, size(&config["vqvae_config"]["nb_discrete_codes"]));
             Tensors::from([("music_tokens".into(), tokens)])
         }
+        "idefics" => {
+            let around = size(&config["vocab_size"]) as i64;
+            with_picture(index, around + 1, "pixel_values", &[1, 1, 3, 8, 8])
+        }
+        "open_flamingo" => {
+            let place = size(&config["lang_encoder"]["vocab_size"]) as i64 - 2;
+            with_picture(index, place, "vision_x", &[1, 1, 1, 3, 8, 8])
+        }
         _ => text_row(index),
     }
+}
+
+/// A row whose second token is the place of a picture, and the picture under its name.
+fn with_picture(index: usize, place: i64, name: &str, shape: &[usize]) -> Tensors {
+    let mut ids = [ONE, TWO][index].to_vec();
+    ids[1] = place;
+    let mut row = inputs(&[&ids], &[SEEN]);
+    let count: usize = shape.iter().product();
+    let pixels: Vec<f32> = (0..count).map(|i| ((i * i + 3 * index) as f32 * 0.3).sin()).collect();
+    row.insert(name.into(), Tensor::from_vec(pixels, shape, &Device::Cpu).unwrap());
+    row
 }
 
 fn text_row(index: usize) -> Tensors {

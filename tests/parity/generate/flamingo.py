@@ -1,4 +1,7 @@
-"""Parity cases of Flamingo's open kin: OpenFlamingo's layouts over each language model, IDEFICS' branches."""
+"""Parity cases of Flamingo's open kin: OpenFlamingo's layouts over each language model, IDEFICS' branches.
+
+Needs requirements-flamingo.txt beside requirements.txt.
+"""
 
 import json
 import sys
