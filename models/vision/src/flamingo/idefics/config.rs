@@ -165,10 +165,14 @@ impl Config {
             check_sizes(&[("additional_vocab_size", self.additional_vocab_size)])?;
         }
         check_sizes(&[("intermediate_size", self.language.intermediate_size)])?;
-        check_heads(
-            ("hidden_size", self.language.hidden_size),
-            ("num_attention_heads", self.language.num_attention_heads),
-        )
+        let (width, heads) = (self.language.hidden_size, self.language.num_attention_heads);
+        check_heads(("hidden_size", width), ("num_attention_heads", heads))?;
+        match (width / heads).is_multiple_of(2) {
+            true => Ok(()),
+            false => Err(Error::unsupported(format!(
+                "hidden_size {width} over num_attention_heads {heads}: rotary positions turn pairs"
+            ))),
+        }
     }
 
     pub(super) fn resampler(&self) -> perceiver::Sizes {
