@@ -79,8 +79,8 @@ impl RmsNorm {
         }
         let wide = x.to_dtype(DType::F32)?;
         let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?;
-        Ok(normed.broadcast_mul(&self.weight)?)
+        let normed = wide.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?.to_dtype(self.weight.dtype())?;
+        Ok(normed.broadcast_mul(&self.weight)?.to_dtype(x.dtype())?)
     }
 }
 
@@ -179,5 +179,12 @@ impl Weights {
     /// The root-mean-square norm at `name` (`weight`, `[width]`).
     pub fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
         Ok(RmsNorm { weight: self.at(name).tensor("weight", &[width])?, eps })
+    }
+
+    /// The root-mean-square norm at `name` whose `weight`, `[width]`, is stored as its distance from one; the product
+    /// too is taken in float32 (Gemma).
+    pub fn rms_norm_from_one(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
+        let weight = self.at(name).tensor("weight", &[width])?.to_dtype(DType::F32)?;
+        Ok(RmsNorm { weight: (weight + 1.0)?, eps })
     }
 }
