@@ -59,6 +59,11 @@ fn flamingo_computes_what_its_references_compute() {
 }
 
 #[test]
+fn gemma3_computes_what_its_references_compute() {
+    cases_of("gemma3");
+}
+
+#[test]
 fn gpt_neox_computes_what_its_reference_computes() {
     cases_of("gpt_neox");
 }
@@ -83,7 +88,10 @@ fn no_folder_of_cases_is_forgotten() {
     families.dedup();
     assert_eq!(
         families,
-        ["bert", "encodec", "flamingo", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen", "t5"]
+        [
+            "bert", "encodec", "flamingo", "gemma3", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen",
+            "t5"
+        ]
     );
 }
 

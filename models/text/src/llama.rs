@@ -1,8 +1,8 @@
-//! Llama: the decoder under AstroLLaMA, Llemma, Llama 1 to 3, Code Llama and SmolLM2.
+//! Llama: the decoder under AstroLLaMA, Llemma, Llama 1 to 3, Code Llama, SmolLM2, and Mistral, which adds a window.
 //!
-//! Touvron et al. 2023, "Llama 2", arXiv 2307.09288, section 2.2.
-//! Checked against transformers `LlamaForCausalLM`, parity cases `tests/parity/llama`.
-//! Loads `model_type: "llama"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
+//! Touvron et al. 2023, "Llama 2", arXiv 2307.09288, section 2.2; Jiang et al. 2023, "Mistral 7B", arXiv 2310.06825,
+//! section 2. Checked against transformers `LlamaForCausalLM` and `MistralForCausalLM`, parity cases
+//! `tests/parity/llama`. Loads `model_type: "llama"`, `"mistral"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
@@ -22,6 +22,9 @@ pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     #[serde(default)]
     pub architectures: Vec<String>,
+    /// What the release says it is: Mistral's has a window.
+    #[serde(default)]
+    pub model_type: String,
     /// Words in the table.
     pub vocab_size: usize,
     /// Width of every activation.
@@ -32,7 +35,7 @@ pub struct Config {
     pub num_hidden_layers: usize,
     /// Query heads in each block.
     pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads if absent.
+    /// Key and value heads; if absent as many as query heads, and 8 in Mistral.
     #[serde(default)]
     pub num_key_value_heads: Option<usize>,
     /// Width of a head; `hidden_size / num_attention_heads` if absent.
@@ -56,6 +59,9 @@ pub struct Config {
     /// Whether the three maps of the feed-forward part have biases.
     #[serde(default)]
     pub mlp_bias: bool,
+    /// How many tokens a token of Mistral sees, itself included; all if null. Llama has no window, whatever this says.
+    #[serde(default = "sliding_window")]
+    pub sliding_window: Option<usize>,
     /// Only absent is implemented: the packed weights of other programs.
     #[serde(default)]
     pub quantization_config: Option<Value>,
@@ -76,9 +82,21 @@ fn rms_norm_eps() -> f64 {
     1e-6
 }
 
+fn sliding_window() -> Option<usize> {
+    Some(4096)
+}
+
 impl Config {
+    fn is_mistral(&self) -> bool {
+        matches!(self.model_type.as_str(), "mistral" | "llava_mistral")
+    }
+
     fn kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+        self.num_key_value_heads.unwrap_or(if self.is_mistral() { 8 } else { self.num_attention_heads })
+    }
+
+    fn window(&self) -> Option<usize> {
+        self.sliding_window.filter(|_| self.is_mistral())
     }
 
     fn head_width(&self) -> usize {
@@ -97,6 +115,7 @@ impl Config {
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
             ("head_dim", self.head_width()),
+            ("sliding_window", self.window().unwrap_or(1)),
         ])?;
         check_heads(
             ("num_attention_heads", self.num_attention_heads),
@@ -187,7 +206,10 @@ impl Model for Llama {
             .map(|i| Block::load(c, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
-        let bare = c.architectures.first().is_some_and(|name| name == "LlamaModel");
+        let bare = c
+            .architectures
+            .first()
+            .is_some_and(|name| matches!(name.as_str(), "LlamaModel" | "MistralModel"));
         let lm_head = match (c.tie_word_embeddings, bare) {
             (true, _) => {
                 // Some releases save a copy of the table under the head's name.
@@ -258,6 +280,10 @@ impl Llama {
         before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let angles = self.rope.angles(positions, embeddings.device())?;
+        let mask = match self.config.window() {
+            Some(window) => &mask.clone().with_window(Some(window)),
+            None => mask,
+        };
         let mut x = embeddings.clone();
         for (i, block) in self.layers.iter().enumerate() {
             x = block.forward(&before(i, &x)?, &angles, mask, cache.layer(i))?;

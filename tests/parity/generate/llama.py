@@ -4,7 +4,14 @@ spellings of the configuration, sharded files, generation, text. `llama_gguf.py`
 import sys
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from common import (
     Case,
@@ -33,14 +40,14 @@ from common import (
 from llama_tokenizer import TEXTS, sentencepiece_ids, train, write_tokenizer_json
 
 
-def config(**changes):
+def config(kind=LlamaConfig, **changes):
     """Odd sizes on purpose: three layers, four query and two key heads of 10 in a width of 24."""
     fields = dict(
         vocab_size=61, hidden_size=24, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=10, max_position_embeddings=64, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
-    return LlamaConfig(**{**fields, **changes})
+    return kind(**{**fields, **changes})
 
 
 def with_inv_freq(weights, cfg):
@@ -61,7 +68,7 @@ def logits(system="Llemma", model_class=LlamaForCausalLM, mask=right_padding((13
            write=write_safetensors, dtype=torch.float32, inv_freq=False, drop=(), extra=None, others=(),
            note=None, **changes):
     """One forward pass. `drop` and `extra` rewrite config.json after the reference has written it."""
-    fields = ["logits"] if model_class is LlamaForCausalLM else ["last_hidden_state"]
+    fields = ["last_hidden_state"] if model_class is LlamaModel else ["logits"]
 
     def attempt(name, seed):
         cfg = config(**changes)
@@ -210,7 +217,13 @@ def text_forward(name):
 
 
 OLD_STYLE = {"transformers_version": "4.33.0"}
+# Every query sees something real, be it padding itself.
+WINDOW = dict(model_class=MistralForCausalLM, kind=MistralConfig, mask=right_padding((13, 11, 10)))
+
 CASES = {
+    "llama/mistral_window": logits(sliding_window=4, others=[{"sliding_window": 6}], **WINDOW),
+    "llama/mistral_no_window": logits(sliding_window=None, others=[{"sliding_window": 4}], **WINDOW,
+                                      note="as Mistral v0.2 and LLaVA-Med"),
     "llama/mha_untied": logits("AstroLLaMA", num_key_value_heads=4, head_dim=None, intermediate_size=76),
     "llama/gqa_head_dim_tied": logits(tie_word_embeddings=True, mask=left_padding((13, 9, 4)),
                                       note="left padding; positions count from 0; the last four are stored"),

@@ -1,0 +1,583 @@
+//! Gemma 3: a decoder most of whose layers look only a little way back.
+//!
+//! Gemma Team 2025, "Gemma 3 Technical Report", arXiv 2503.19786, section 2.
+//! Checked against transformers `Gemma3ForCausalLM` and llama.cpp, parity cases `tests/parity/gemma3`.
+//! Loads `model_type: "gemma3_text"` and GGUF files of architecture "gemma3". Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::causal::{CausalLm, Step, UsualTokens};
+
+/// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
+/// that wrote them, so every key has one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads in each block.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// The gate's activation.
+    pub hidden_activation: Activation,
+    /// The length it was trained for.
+    pub max_position_embeddings: usize,
+    /// Added to mean squares.
+    pub rms_norm_eps: f64,
+    /// Whether the output head shares the word table.
+    pub tie_word_embeddings: bool,
+    /// Whether the four maps of attention have biases.
+    pub attention_bias: bool,
+    /// Scores are divided by the root of this, whatever the width of a head is.
+    pub query_pre_attn_scalar: f64,
+    /// How many tokens a local layer sees, the token itself included.
+    pub sliding_window: Option<usize>,
+    /// Every so many layers one is global, where `layer_types` does not say.
+    pub sliding_window_pattern: usize,
+    /// `sliding_attention` or `full_attention`, layer by layer.
+    pub layer_types: Option<Vec<String>>,
+    /// Logits are bent to stay within this of zero.
+    pub final_logit_softcapping: Option<f64>,
+    /// Read and left alone, as the reference does: Gemma 2 bent its scores, Gemma 3 normalises queries and keys.
+    pub attn_logit_softcapping: Option<f64>,
+    /// Only false is implemented.
+    pub use_bidirectional_attention: Option<bool>,
+    /// Rotary positions of both kinds of layers, as `full_attention` and `sliding_attention`.
+    pub rope_parameters: Option<Value>,
+    /// The base of global layers, in the earlier spelling.
+    pub rope_theta: Option<f64>,
+    /// The base of local layers, in the earlier spelling.
+    pub rope_local_base_freq: Option<f64>,
+    /// How the positions of global layers are stretched, in the earlier spelling.
+    pub rope_scaling: Option<Value>,
+    /// Only absent is implemented: the packed weights of other programs.
+    pub quantization_config: Option<Value>,
+    /// Norm weights hold the one that the model adds to them: how GGUF's converters leave them. No official config has
+    /// this key.
+    pub norms_hold_one: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 262_208,
+            hidden_size: 2304,
+            intermediate_size: 9216,
+            num_hidden_layers: 26,
+            num_attention_heads: 8,
+            num_key_value_heads: 4,
+            head_dim: 256,
+            hidden_activation: Activation::GeluTanh,
+            max_position_embeddings: 131_072,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            query_pre_attn_scalar: 256.0,
+            sliding_window: Some(4096),
+            sliding_window_pattern: 6,
+            layer_types: None,
+            final_logit_softcapping: None,
+            attn_logit_softcapping: None,
+            use_bidirectional_attention: None,
+            rope_parameters: None,
+            rope_theta: None,
+            rope_local_base_freq: None,
+            rope_scaling: None,
+            quantization_config: None,
+            norms_hold_one: false,
+        }
+    }
+}
+
+/// How far a layer looks back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// To the beginning.
+    Global,
+    /// As far as the window.
+    Local,
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        if let Some(packing) = &self.quantization_config {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("use the unpacked release, and --quantize, or a GGUF file"));
+        }
+        if self.use_bidirectional_attention == Some(true) {
+            return Err(Error::unsupported("use_bidirectional_attention is not implemented")
+                .hint("it belongs to embedding models; those that write look back only"));
+        }
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("head_dim", self.head_dim),
+            ("sliding_window_pattern", self.sliding_window_pattern),
+            ("sliding_window", self.sliding_window.unwrap_or(1)),
+        ])?;
+        if self.query_pre_attn_scalar.is_nan() || self.query_pre_attn_scalar <= 0.0 {
+            let found = self.query_pre_attn_scalar;
+            return Err(Error::unsupported(format!("query_pre_attn_scalar is {found}, wanted above 0")));
+        }
+        check_heads(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+        )
+    }
+
+    /// How far each layer looks back.
+    fn reaches(&self) -> Result<Vec<Reach>> {
+        let Some(types) = &self.layer_types else {
+            let every = self.sliding_window_pattern;
+            let reach = |i: usize| if (i + 1).is_multiple_of(every) { Reach::Global } else { Reach::Local };
+            return Ok((0..self.num_hidden_layers).map(reach).collect());
+        };
+        if types.len() != self.num_hidden_layers {
+            return Err(Error::unsupported(format!(
+                "layer_types has {} entries, num_hidden_layers is {}",
+                types.len(),
+                self.num_hidden_layers
+            )));
+        }
+        let reach = |kind: &String| match kind.as_str() {
+            "full_attention" => Ok(Reach::Global),
+            "sliding_attention" => Ok(Reach::Local),
+            other => Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
+                .hint("known: full_attention, sliding_attention")),
+        };
+        types.iter().map(reach).collect()
+    }
+
+    /// The rotary embedding of layers of one reach.
+    fn rope(&self, reach: Reach) -> Result<Rope> {
+        let (kind, theta) = match reach {
+            Reach::Global => ("full_attention", self.rope_theta.unwrap_or(1e6)),
+            Reach::Local => ("sliding_attention", self.rope_local_base_freq.unwrap_or(1e4)),
+        };
+        let said = self.rope_parameters.as_ref().and_then(|both| both[kind].as_object());
+        let mut keys = said.cloned().unwrap_or_default();
+        if let (Reach::Global, Some(Value::Object(scaling))) = (reach, &self.rope_scaling) {
+            keys.extend(scaling.clone());
+        }
+        keys.entry("rope_theta").or_insert(json!(theta));
+        let keys: RopeKeys = serde_json::from_value(json!({ "rope_parameters": keys }))
+            .map_err(|e| Error::new(ErrorKind::Format, format!("rope_parameters of {kind}: {e}")))?;
+        keys.rope(self.head_dim, self.max_position_embeddings)
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
+/// or by GGUF's short names.
+pub fn rename(name: &str) -> Name {
+    if let Some(plain) = name.strip_prefix("model.") {
+        return Name::To(plain.to_string());
+    }
+    let top = match name {
+        "token_embd.weight" => "embed_tokens.weight",
+        "output_norm.weight" => "norm.weight",
+        "output.weight" => "lm_head.weight",
+        _ => "",
+    };
+    if !top.is_empty() {
+        return Name::To(top.to_string());
+    }
+    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        return Name::Keep;
+    };
+    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
+    let part = match part {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "post_attention_norm" => "post_attention_layernorm",
+        "ffn_norm" => "pre_feedforward_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        "post_ffw_norm" => "post_feedforward_layernorm",
+        _ => return Name::Keep,
+    };
+    Name::To(format!("layers.{index}.{part}.{kind}"))
+}
+
+/// The network.
+pub struct Gemma3 {
+    config: Config,
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    /// Absent from the bare `Gemma3TextModel`.
+    lm_head: Option<Linear>,
+    global_rope: Rope,
+    local_rope: Rope,
+}
+
+/// Who may see whom, in the layers of either reach.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    /// In layers that see everything before a token.
+    pub global: Mask,
+    /// In layers that see a window.
+    pub local: Mask,
+}
+
+struct Block {
+    reach: Reach,
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: RmsNorm,
+    mlp: Mlp,
+    post_feedforward_layernorm: RmsNorm,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    head_dim: usize,
+    scale: f64,
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    hidden_activation: Activation,
+}
+
+impl Model for Gemma3 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
+        let layers = c
+            .reaches()?
+            .into_iter()
+            .enumerate()
+            .map(|(i, reach)| Block::load(c, reach, &w.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let norm = norm(c, w, "norm", c.hidden_size)?;
+        let bare = c.architectures.first().is_some_and(|name| name == "Gemma3TextModel");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                Some(embed_tokens.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
+        };
+        let (global_rope, local_rope) = (c.rope(Reach::Global)?, c.rope(Reach::Local)?);
+        Ok(Self { embed_tokens, layers, norm, lm_head, global_rope, local_rope, config })
+    }
+}
+
+/// The norm at `name`, whose weight multiplies as one more than what is stored.
+fn norm(c: &Config, w: &Weights, name: &str, width: usize) -> Result<RmsNorm> {
+    match c.norms_hold_one {
+        true => w.rms_norm(name, width, c.rms_norm_eps),
+        false => w.rms_norm_from_one(name, width, c.rms_norm_eps),
+    }
+}
+
+impl CausalLm for Gemma3 {
+    const USUAL_TOKENS: UsualTokens =
+        UsualTokens { begin: Some(2), end: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
+
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        self.hidden_of(&self.embed(step.ids)?, step.positions, &self.masks(step.mask), cache)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        let Some(head) = &self.lm_head else { return Ok(None) };
+        let logits = head.forward(hidden)?;
+        Ok(Some(match self.config.final_logit_softcapping {
+            Some(cap) => (Activation::Tanh.forward(&(logits / cap)?)? * cap)?,
+            None => logits,
+        }))
+    }
+}
+
+impl Gemma3 {
+    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`, the rows of the table times the root
+    /// of their width.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        // In the type of the activations, and the factor is rounded to it: 50.5 for a width of 2560 in bfloat16.
+        Ok((self.embed_tokens.forward(ids)? * (self.config.hidden_size as f64).sqrt())?)
+    }
+
+    /// Width of every activation.
+    pub fn width(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    /// How many tokens a local layer sees, the token itself included; none if it sees all.
+    pub fn window(&self) -> Option<usize> {
+        self.config.sliding_window
+    }
+
+    /// `mask` for global layers, and with the window for local ones.
+    pub fn masks(&self, mask: &Mask) -> Masks {
+        Masks { global: mask.clone(), local: mask.clone().with_window(self.config.sliding_window) }
+    }
+
+    /// Scores of the next token as [`logits`](CausalLm::logits) gives them, before they are bent.
+    pub fn raw_logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+
+    /// As [`hidden`](CausalLm::hidden), over embeddings: what sees puts images in place of some.
+    ///
+    /// `embeddings`: `(batch, time, width)`; gives the same shape.
+    pub fn hidden_of(
+        &self,
+        embeddings: &Tensor,
+        positions: &Positions,
+        masks: &Masks,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        let global = self.global_rope.angles(positions, embeddings.device())?;
+        let local = self.local_rope.angles(positions, embeddings.device())?;
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = match block.reach {
+                Reach::Global => block.forward(&x, &global, &masks.global, cache.layer(i))?,
+                Reach::Local => block.forward(&x, &local, &masks.local, cache.layer(i))?,
+            };
+        }
+        self.norm.forward(&x)
+    }
+}
+
+impl Block {
+    fn load(c: &Config, reach: Reach, w: &Weights) -> Result<Self> {
+        let norm = |name: &str| norm(c, w, name, c.hidden_size);
+        Ok(Self {
+            reach,
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(c, &w.at("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+            post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let seen = self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?;
+        let x = (x + self.post_attention_layernorm.forward(&seen)?)?;
+        let inner = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&x)?)?;
+        Ok((&x + self.post_feedforward_layernorm.forward(&inner)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, head, bias) = (c.hidden_size, c.head_dim, c.attention_bias);
+        Ok(Self {
+            q_proj: w.linear_bias_if(bias, "q_proj", width, c.num_attention_heads * head)?,
+            k_proj: w.linear_bias_if(bias, "k_proj", width, c.num_key_value_heads * head)?,
+            v_proj: w.linear_bias_if(bias, "v_proj", width, c.num_key_value_heads * head)?,
+            o_proj: w.linear_bias_if(bias, "o_proj", c.num_attention_heads * head, width)?,
+            q_norm: norm(c, w, "q_norm", head)?,
+            k_norm: norm(c, w, "k_norm", head)?,
+            head_dim: head,
+            scale: 1.0 / c.query_pre_attn_scalar.sqrt(),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        let split = |x: Tensor| x.reshape((batch, time, (), self.head_dim));
+        let q = angles.rotate(&self.q_norm.forward(&split(self.q_proj.forward(x)?)?)?)?;
+        let k = angles.rotate(&self.k_norm.forward(&split(self.k_proj.forward(x)?)?)?)?;
+        let (k, v) = cache.append(&k, &split(self.v_proj.forward(x)?)?)?;
+        self.o_proj.forward(&attend(&q, &k, &v, mask, self.scale)?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, inner) = (c.hidden_size, c.intermediate_size);
+        Ok(Self {
+            gate_proj: w.linear_no_bias("gate_proj", width, inner)?,
+            up_proj: w.linear_no_bias("up_proj", width, inner)?,
+            down_proj: w.linear_no_bias("down_proj", inner, width)?,
+            hidden_activation: c.hidden_activation,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gated = self.hidden_activation.gated(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?;
+        self.down_proj.forward(&gated)
+    }
+}
+
+/// The config of a GGUF file in the official spelling. What files never say is as llama.cpp has it.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
+    let metadata = checkpoint.metadata();
+    let get = |key: &str| metadata.get(&format!("gemma3.{key}"));
+    let number = |key: &str| get(key).and_then(|value| value.as_usize());
+    let real = |key: &str| get(key).and_then(|value| value.as_f64());
+    let need = |key: &str| {
+        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no gemma3.{key}")))
+    };
+    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let (width, layers, heads) =
+        (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
+    let vocabulary = shape("token_embd.weight").and_then(|shape| shape.first().copied());
+    let head_dim = number("attention.key_length").unwrap_or(256);
+    // The 27B alone, known by its layers, divides by the share of the width and not by the width of a head.
+    let scalar = if layers == 62 { width / heads.max(1) } else { head_dim };
+    let mut config = json!({
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "vocab_size": vocabulary.or(number("vocab_size")),
+        "hidden_size": width,
+        "intermediate_size": need("feed_forward_length")?,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
+        "head_dim": head_dim,
+        "query_pre_attn_scalar": scalar,
+        "max_position_embeddings": need("context_length")?,
+        "rms_norm_eps": real("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
+        "tie_word_embeddings": shape("output.weight").is_none(),
+        "attention_bias": shape("blk.0.attn_q.bias").is_some(),
+        "sliding_window": number("attention.sliding_window"),
+        "sliding_window_pattern": number("attention.sliding_window_pattern").unwrap_or(6),
+        "final_logit_softcapping": real("final_logit_softcapping"),
+        "rope_theta": real("rope.freq_base").unwrap_or(1e6),
+        "rope_local_base_freq": real("rope.freq_base_swa").unwrap_or(1e4),
+        "norms_hold_one": true,
+    });
+    if number("attention.sliding_window").is_none() {
+        config["layer_types"] = json!(vec!["full_attention"; layers]);
+    }
+    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
+        && kind != "none"
+    {
+        config["rope_scaling"] = json!({ "rope_type": kind, "factor": real("rope.scaling.factor") });
+    }
+    let id = |key: &str| {
+        let id = metadata.get(&format!("tokenizer.ggml.{key}_token_id"));
+        id.and_then(|value| value.as_usize())
+    };
+    config["bos_token_id"] = json!(id("bos"));
+    config["pad_token_id"] = json!(id("padding"));
+    let end: Vec<usize> = ["eos", "eot"].into_iter().filter_map(id).collect();
+    config["eos_token_id"] = json!(end);
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(value: Value) -> Config {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn every_release_has_one_set_of_names() {
+        for name in ["model.layers.3.self_attn.q_norm.weight", "blk.3.attn_q_norm.weight"] {
+            assert_eq!(rename(name), Name::To("layers.3.self_attn.q_norm.weight".into()));
+        }
+        // The name that llama gives its only norm before the feed-forward part is here the one after attention.
+        let after = Name::To("layers.0.post_attention_layernorm.weight".into());
+        assert_eq!(rename("blk.0.post_attention_norm.weight"), after);
+        let before = Name::To("layers.0.pre_feedforward_layernorm.weight".into());
+        assert_eq!(rename("blk.0.ffn_norm.weight"), before);
+    }
+
+    #[test]
+    fn the_last_of_every_six_layers_is_global() {
+        let reaches = config(json!({"num_hidden_layers": 13})).reaches().unwrap();
+        let global: Vec<usize> = (0..13).filter(|i| reaches[*i] == Reach::Global).collect();
+        assert_eq!(global, [5, 11]);
+    }
+
+    #[test]
+    fn both_spellings_of_positions_say_the_same() {
+        let flat = config(json!({
+            "rope_theta": 5e5, "rope_local_base_freq": 2e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}
+        }));
+        let nested = config(json!({"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e3}
+        }}));
+        for reach in [Reach::Global, Reach::Local] {
+            assert_eq!(flat.rope(reach).unwrap(), nested.rope(reach).unwrap());
+        }
+        let plain = |theta| Rope::new(theta, 256, Default::default()).unwrap();
+        let silent = config(json!({}));
+        assert_eq!(silent.rope(Reach::Global).unwrap(), plain(1e6));
+        assert_eq!(silent.rope(Reach::Local).unwrap(), plain(1e4));
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        for (key, value) in [
+            ("use_bidirectional_attention", json!(true)),
+            ("layer_types", json!(["full_attention", "chunked_attention", "full_attention"])),
+            ("quantization_config", json!({"quant_method": "awq"})),
+        ] {
+            let mut sample = (crate::GEMMA3_TEXT.sample)();
+            sample[key] = value;
+            let error = Gemma3::load(config(sample), &Weights::nothing()).err();
+            assert!(error.unwrap().to_string().contains(key), "{key}");
+        }
+    }
+}
