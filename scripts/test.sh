@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the two small real checkpoints the tests use (170 MB, once), then runs every test: units, parity cases,
+# Fetches the three small real checkpoints the tests use (420 MB, once), then runs every test: units, parity cases,
 # the sweep over all families, whole programs, the README's blocks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
