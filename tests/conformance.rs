@@ -119,6 +119,19 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let around = size(&config["vocab_size"]) as i64;
             with_picture(index, around + 1, "pixel_values", &[1, 1, 3, 8, 8])
         }
+        "gemma3" | "llava" => {
+            let (place, tokens) =
+                (size(&config["image_token_index"]) as i64, size(&config["image_seq_length"]));
+            let mut row = with_picture(index, place, "pixel_values", &[1, 3, 20, 20]);
+            let mut ids = [ONE, TWO][index].to_vec();
+            ids[1..1 + tokens].fill(place);
+            row.insert("input_ids".into(), integers(&[&ids]));
+            if sample.family.name == "gemma3" {
+                let types: Vec<i64> = ids.iter().map(|id| i64::from(*id == place)).collect();
+                row.insert("token_type_ids".into(), integers(&[&types]));
+            }
+            row
+        }
         "open_flamingo" => {
             let place = size(&config["lang_encoder"]["vocab_size"]) as i64 - 2;
             with_picture(index, place, "vision_x", &[1, 1, 1, 3, 8, 8])

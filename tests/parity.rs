@@ -64,6 +64,12 @@ fn gemma3_computes_what_its_references_compute() {
 }
 
 #[test]
+fn medgemma_and_llava_compute_what_their_references_compute() {
+    cases_of("llava");
+    cases_of("medgemma");
+}
+
+#[test]
 fn gpt_neox_computes_what_its_reference_computes() {
     cases_of("gpt_neox");
 }
@@ -89,8 +95,8 @@ fn no_folder_of_cases_is_forgotten() {
     assert_eq!(
         families,
         [
-            "bert", "encodec", "flamingo", "gemma3", "gpt", "gpt_neox", "llama", "llark", "mpt", "musicgen",
-            "t5"
+            "bert", "encodec", "flamingo", "gemma3", "gpt", "gpt_neox", "llama", "llark", "llava",
+            "medgemma", "mpt", "musicgen", "t5"
         ]
     );
 }

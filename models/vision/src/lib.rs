@@ -1,12 +1,15 @@
-//! The image exhibits of `fauna`: CLIP, SigLIP, DALL·E and Flamingo.
+//! The image exhibits of `fauna`: CLIP, SigLIP, DALL·E, Flamingo and Med-PaLM M.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
 pub mod clip;
 pub mod dalle;
 pub mod flamingo;
+pub mod llava;
+pub mod medgemma;
 mod pair;
 pub mod processor;
+pub mod seeing;
 pub mod siglip;
 
 use dalle::{dvae, mini, vqgan};
@@ -15,7 +18,8 @@ use fauna_shared::model::{Family, Release};
 use serde_json::json;
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&CLIP, &SIGLIP, &DVAE, &DALLE_MINI, &VQGAN, &OPEN_FLAMINGO, &IDEFICS];
+pub const FAMILIES: &[&Family] =
+    &[&CLIP, &SIGLIP, &DVAE, &DALLE_MINI, &VQGAN, &OPEN_FLAMINGO, &IDEFICS, &GEMMA3, &LLAVA];
 
 /// CLIP in every size, its towers alone, and open_clip's releases of its shape.
 pub static CLIP: Family = Family {
@@ -226,7 +230,12 @@ pub static IDEFICS: Family = Family {
         Release::new("HuggingFaceM4/idefics-9b", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
         Release::new("HuggingFaceM4/idefics-9b-instruct", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
         Release::new("HuggingFaceM4/idefics-80b", "Flamingo", "80B", "other (LLaMA, non-commercial)"),
-        Release::new("HuggingFaceM4/idefics-80b-instruct", "Flamingo", "80B", "other (LLaMA, non-commercial)"),
+        Release::new(
+            "HuggingFaceM4/idefics-80b-instruct",
+            "Flamingo",
+            "80B",
+            "other (LLaMA, non-commercial)",
+        ),
     ],
     config_of_gguf: None,
     layout: None,
@@ -234,4 +243,57 @@ pub static IDEFICS: Family = Family {
     inventory: |opening| Ok(opening.load::<flamingo::idefics::Idefics>()?.1),
     open: |opening| Ok(Box::new(flamingo::idefics::IdeficsExhibit::open(opening)?)),
     sample: flamingo::idefics::sample,
+};
+
+/// MedGemma, and Gemma 3 with its eyes: what stands for Med-PaLM M, whose weights are closed.
+pub static GEMMA3: Family = Family {
+    name: "gemma3",
+    systems: &["Med-PaLM M"],
+    paper: "Tu et al. 2023, arXiv 2307.14334; Sellergren et al. 2025, arXiv 2507.05201; Gemma Team 2025, arXiv 2503.19786",
+    model_types: &["gemma3"],
+    architectures: &["Gemma3ForConditionalGeneration"],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Text],
+    releases: &[
+        Release::new("google/medgemma-4b-it", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-4b-pt", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-1.5-4b-it", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-27b-it", "Med-PaLM M", "27B", "Health AI Developer Foundations"),
+        Release::new("google/gemma-3-4b-it", "Med-PaLM M", "4B", "Gemma"),
+        Release::new("google/gemma-3-4b-pt", "Med-PaLM M", "4B", "Gemma"),
+        Release::new("google/gemma-3-12b-it", "Med-PaLM M", "12B", "Gemma"),
+        Release::new("google/gemma-3-12b-pt", "Med-PaLM M", "12B", "Gemma"),
+        Release::new("google/gemma-3-27b-it", "Med-PaLM M", "27B", "Gemma"),
+        Release::new("google/gemma-3-27b-pt", "Med-PaLM M", "27B", "Gemma"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: medgemma::rename,
+    inventory: |opening| Ok(opening.load::<medgemma::MedGemma>()?.1),
+    open: medgemma::open,
+    sample: medgemma::sample,
+};
+
+/// LLaVA-Med, and LLaVA 1.5, whose wiring it has.
+pub static LLAVA: Family = Family {
+    name: "llava",
+    systems: &["Med-PaLM M"],
+    paper: "Li et al. 2023, arXiv 2306.00890; Liu et al. 2023, arXiv 2310.03744",
+    model_types: &["llava_mistral", "llava", "llava_llama"],
+    architectures: &["LlavaMistralForCausalLM", "LlavaForConditionalGeneration", "LlavaLlamaForCausalLM"],
+    gguf: &[],
+    inputs: &[Image, Text],
+    outputs: &[Text],
+    releases: &[
+        Release::new("microsoft/llava-med-v1.5-mistral-7b", "Med-PaLM M", "7B", "research only"),
+        Release::new("llava-hf/llava-1.5-7b-hf", "Med-PaLM M", "7B", "Llama 2"),
+        Release::new("liuhaotian/llava-v1.5-7b", "Med-PaLM M", "7B", "Llama 2"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename: llava::rename,
+    inventory: llava::inventory,
+    open: llava::open,
+    sample: llava::sample,
 };

@@ -1,0 +1,465 @@
+//! LLaVA-Med: questions about pictures, answered in text, by a linear way from CLIP to Mistral.
+//!
+//! Li et al. 2023, "LLaVA-Med", arXiv 2306.00890; Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning",
+//! arXiv 2310.03744. CLIP looks, a small map takes the states of its last block but one into the space of words, and
+//! Mistral reads both as one sequence. Checked against transformers `LlavaForConditionalGeneration`, parity cases
+//! `tests/parity/llava`. Loads `model_type: "llava_mistral"`, the original layout, and `"llava"`, transformers' own.
+//! Activations are `(batch, time, width)`.
+
+mod prompt;
+
+use candle_core::{DType, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Image, Prompt};
+use fauna_shared::model::{Exhibit, Model, Opening};
+use fauna_shared::nn::{Activation, Linear};
+use fauna_shared::weights::{Inventory, Name};
+use fauna_shared::{Error, Result};
+use fauna_text::causal::CausalLm;
+use fauna_text::llama::{self, Llama};
+use fauna_text::words;
+use serde_json::{Map, Value, json};
+
+use crate::clip::{VisionConfig, VisionTower, without_class};
+use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees, with_parts};
+
+/// The tower of LLaVA 1.5 and LLaVA-Med, where it is named and not described.
+const TOWER: &str = "openai/clip-vit-large-patch14-336";
+
+/// The id that stands for a whole picture in the original's tokens.
+const IMAGE: i64 = -200;
+
+/// `config.json` of either layout.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What reads.
+    pub language: llama::Config,
+    /// Whose states are read, counted as the reference's `hidden_states`, from the end if negative. Several are put side
+    /// by side.
+    pub layers: Vec<i64>,
+    /// Whether the class token is read too.
+    pub with_class: bool,
+    /// The maps from eye to words.
+    pub projector: Projection,
+    /// The token that stands for a row of a picture, in transformers' layout; in the original one token stands for a
+    /// whole picture.
+    pub image_token: Option<u32>,
+}
+
+/// The form of the projector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Projection {
+    /// Maps, with the activation between two of them; the original numbers activations too.
+    pub maps: usize,
+    /// The activation.
+    pub activation: Activation,
+    /// Whether the maps have biases.
+    pub bias: bool,
+}
+
+impl Config {
+    /// What `config` says.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for what is not implemented, by name.
+    pub fn read(opening: &Opening) -> Result<Self> {
+        let wrong = |message: String| opening.config_error(message);
+        match opening.config["text_config"].is_object() {
+            true => Self::of_transformers(&opening.config, &wrong),
+            false => Self::of_the_original(&opening.config, &wrong),
+        }
+    }
+
+    fn of_the_original(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
+        let language = seeing::without_nulls(config, &["sliding_window"]);
+        let refuse = |key: &str, found: &Value, known: &str| {
+            Err(Error::unsupported(format!("{key} {found} is not implemented"))
+                .hint(format!("known: {known}")))
+        };
+        for key in ["mm_use_im_start_end", "mm_use_im_patch_token"] {
+            if config[key] == json!(true) {
+                return refuse(key, &config[key], "false");
+            }
+        }
+        match config["image_aspect_ratio"].as_str() {
+            None | Some("pad" | "square") => {}
+            Some(_) => return refuse("image_aspect_ratio", &config["image_aspect_ratio"], "pad, square"),
+        }
+        let with_class = match config["mm_vision_select_feature"].as_str() {
+            None | Some("patch") => false,
+            Some("cls_patch") => true,
+            Some(_) => {
+                return refuse(
+                    "mm_vision_select_feature",
+                    &config["mm_vision_select_feature"],
+                    "patch, cls_patch",
+                );
+            }
+        };
+        let kind = config["mm_projector_type"].as_str().unwrap_or("linear");
+        let deep = kind.strip_prefix("mlp").and_then(|kind| kind.strip_suffix("x_gelu"));
+        let maps = match (kind, deep.and_then(|depth| depth.parse::<usize>().ok())) {
+            ("linear", _) => 1,
+            (_, Some(depth @ 1..=16)) => depth,
+            _ => return refuse("mm_projector_type", &config["mm_projector_type"], "linear, mlpNx_gelu"),
+        };
+        Ok(Self {
+            language: serde_json::from_value(language).map_err(|error| wrong(error.to_string()))?,
+            layers: vec![config["mm_vision_select_layer"].as_i64().unwrap_or(-2)],
+            with_class,
+            projector: Projection { maps, activation: Activation::GeluErf, bias: true },
+            image_token: None,
+        })
+    }
+
+    fn of_transformers(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
+        let text = seeing::without_nulls(&config["text_config"], &["sliding_window"]);
+        let kind = text["model_type"].as_str().unwrap_or("llama");
+        let mut language = class_defaults(kind)?;
+        language.extend(text.as_object().cloned().unwrap_or_default());
+        if config["tie_word_embeddings"] == json!(true) {
+            language.insert("tie_word_embeddings".into(), json!(true));
+        }
+        let layers = match &config["vision_feature_layer"] {
+            Value::Null => vec![-2],
+            Value::Array(layers) => layers.iter().filter_map(Value::as_i64).collect(),
+            layer => vec![layer.as_i64().ok_or_else(|| wrong(format!("vision_feature_layer is {layer}")))?],
+        };
+        let with_class = match config["vision_feature_select_strategy"].as_str() {
+            None | Some("default") => false,
+            Some("full") => true,
+            Some(other) => {
+                return Err(Error::unsupported(format!(
+                    "vision_feature_select_strategy \"{other}\" is not implemented"
+                ))
+                .hint("known: default, full"));
+            }
+        };
+        let activation = match &config["projector_hidden_act"] {
+            Value::Null => Activation::GeluErf,
+            name => serde_json::from_value(name.clone())
+                .map_err(|error| wrong(format!("projector_hidden_act: {error}")))?,
+        };
+        let bias = config["multimodal_projector_bias"].as_bool().unwrap_or(true);
+        let token = ["image_token_index", "image_token_id"].iter().find_map(|key| config[*key].as_u64());
+        let token = token.unwrap_or(32_000);
+        Ok(Self {
+            language: serde_json::from_value(language.into())
+                .map_err(|error| wrong(format!("text_config: {error}")))?,
+            layers,
+            with_class,
+            projector: Projection { maps: 2, activation, bias },
+            image_token: Some(
+                u32::try_from(token).map_err(|_| wrong(format!("image_token_index {token} is no token")))?,
+            ),
+        })
+    }
+}
+
+/// What transformers' class of `kind` holds where a config leaves it out, as releases do.
+fn class_defaults(kind: &str) -> Result<Map<String, Value>> {
+    let all = match kind {
+        "mistral" => json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6, "sliding_window": 4096, "model_type": "mistral"
+        }),
+        "llama" => json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "model_type": "llama"
+        }),
+        other => {
+            return Err(Error::unsupported(format!(
+                "text_config of model_type \"{other}\" is not implemented"
+            ))
+            .hint("known: llama, mistral"));
+        }
+    };
+    Ok(all.as_object().cloned().unwrap_or_default())
+}
+
+/// What a release calls its tensors, in the names of this file: the original's, and transformers' of several ages.
+///
+/// ```
+/// use fauna_shared::weights::Name;
+/// use fauna_vision::llava::rename;
+/// for name in ["model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"] {
+///     assert_eq!(rename(name), Name::To("mm_projector.2.bias".into()));
+/// }
+/// ```
+pub fn rename(name: &str) -> Name {
+    if name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids") {
+        // Buffers in older files.
+        return Name::Ignore;
+    }
+    let plain = name.strip_prefix("model.").unwrap_or(name);
+    let known = [
+        ("vision_tower.vision_tower.vision_model.", "vision_tower."),
+        ("vision_tower.vision_tower.", "vision_tower."),
+        ("vision_tower.vision_model.", "vision_tower."),
+        ("vision_tower.", "vision_tower."),
+        ("multi_modal_projector.linear_1.", "mm_projector.0."),
+        ("multi_modal_projector.linear_2.", "mm_projector.2."),
+        ("mm_projector.weight", "mm_projector.0.weight"),
+        ("mm_projector.bias", "mm_projector.0.bias"),
+        ("mm_projector.", "mm_projector."),
+        ("language_model.model.", "language_model."),
+        ("language_model.", "language_model."),
+        ("lm_head.", "language_model.lm_head."),
+    ];
+    let renamed = known
+        .into_iter()
+        .find_map(|(from, to)| Some(format!("{to}{}", plain.strip_prefix(from)?)))
+        .unwrap_or_else(|| format!("language_model.{plain}"));
+    if renamed == name { Name::Keep } else { Name::To(renamed) }
+}
+
+/// The network.
+pub struct Llava {
+    config: Config,
+    vision_tower: VisionTower,
+    mm_projector: Vec<Linear>,
+    language_model: Llama,
+}
+
+impl Llava {
+    /// Opens the language model, the projector and the tower, which may lie in a release of its own.
+    pub fn open(opening: &Opening) -> Result<(Self, Inventory)> {
+        let config = Config::read(opening)?;
+        let w = &opening.weights;
+        let named = opening.config["mm_vision_tower"].as_str().unwrap_or(TOWER);
+        let vision = match &opening.config["vision_config"] {
+            Value::Null => tower_config(opening, named)?,
+            vision => seeing::without_nulls(vision, &[]),
+        };
+        let vision: VisionConfig = serde_json::from_value(vision)
+            .map_err(|error| opening.config_error(format!("vision_config: {error}")))?;
+        let depths = depths(&config.layers, vision.num_hidden_layers)?;
+        let (width, seen) = (config.language.hidden_size, vision.hidden_size * depths.len());
+        let projector = (0..config.projector.maps).map(|i| {
+            let inputs = if i == 0 { seen } else { width };
+            // Activations are counted among the maps.
+            w.linear_bias_if(config.projector.bias, &format!("mm_projector.{}", 2 * i), inputs, width)
+        });
+        let mm_projector = projector.collect::<Result<Vec<_>>>()?;
+        let language_model = Llama::load(config.language.clone(), &w.at("language_model"))?;
+        let (vision_tower, part) = match w.has("vision_tower", true) {
+            true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
+            false => {
+                let companion = opening.companion(&crate::CLIP, named)?;
+                for other in ["text_model", "text_projection", "visual_projection", "logit_scale"] {
+                    companion.weights.skip(other);
+                }
+                let tower = match companion.weights.has("vision_model", true) {
+                    true => VisionTower::load(&vision, &companion.weights.at("vision_model"))?,
+                    false => VisionTower::load(&vision, &companion.weights)?,
+                };
+                (tower, Some(companion.weights.finish()?))
+            }
+        };
+        let whole = w.finish()?;
+        let inventory = match part {
+            Some(part) => with_parts(whole, part),
+            None => whole,
+        };
+        Ok((Self { config, vision_tower, mm_projector, language_model }, inventory))
+    }
+
+    /// The token in whose place a row of a picture stands: one beyond the words, where the release has none.
+    fn place(&self) -> u32 {
+        self.config.image_token.unwrap_or(self.language_model.vocabulary() as u32)
+    }
+}
+
+/// How many blocks make each of the states that are read.
+fn depths(layers: &[i64], blocks: usize) -> Result<Vec<usize>> {
+    let states = blocks as i64 + 1;
+    let depth = |layer: &i64| {
+        let depth = if *layer < 0 { states + layer } else { *layer };
+        match (0..states).contains(&depth) {
+            true => Ok(depth as usize),
+            false => {
+                Err(Error::unsupported(format!("states of layer {layer}: the tower has {states} states")))
+            }
+        }
+    };
+    if layers.is_empty() {
+        return Err(Error::unsupported("no layer of the tower is read"));
+    }
+    layers.iter().map(depth).collect()
+}
+
+/// The config of the tower that the original layout names: of the folder of that name in the release, of the known one,
+/// or of the release that is called so.
+fn tower_config(opening: &Opening, named: &str) -> Result<Value> {
+    let inside = |config: &Value| match &config["vision_config"] {
+        Value::Null => seeing::without_nulls(config, &[]),
+        vision => seeing::without_nulls(vision, &[]),
+    };
+    if let Some(config) = opening.json(&format!("{named}/config.json"))? {
+        return Ok(inside(&config));
+    }
+    match named {
+        TOWER => Ok(json!({
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "image_size": 336, "patch_size": 14, "projection_dim": 768
+        })),
+        other => Ok(inside(&opening.companion(&crate::CLIP, other)?.config)),
+    }
+}
+
+impl Sees for Llava {
+    fn layers(&self) -> usize {
+        self.language_model.layers()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.language_model.vocabulary()
+    }
+
+    fn positions(&self) -> usize {
+        self.language_model.positions()
+    }
+
+    fn image_token(&self) -> u32 {
+        self.place()
+    }
+
+    fn tokens_of_a_picture(&self) -> usize {
+        self.vision_tower.config().patches() + usize::from(self.config.with_class)
+    }
+
+    fn image_size(&self) -> usize {
+        self.vision_tower.config().image_size
+    }
+
+    fn see(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        let pixels = self.vision_tower.taken(pixel_values)?;
+        let blocks = self.vision_tower.config().num_hidden_layers;
+        let states = depths(&self.config.layers, blocks)?.into_iter().map(|depth| {
+            let states = self.vision_tower.states(&pixels, depth)?;
+            if self.config.with_class { Ok(states) } else { without_class(&states) }
+        });
+        let states = states.collect::<Result<Vec<_>>>()?;
+        let mut x = Tensor::cat(&states, 2)?.contiguous()?;
+        let last = self.mm_projector.len().saturating_sub(1);
+        for (i, map) in self.mm_projector.iter().enumerate() {
+            x = match i == last {
+                true => map.forward(&x)?,
+                false => map.forward_then(&x, self.config.projector.activation)?,
+            };
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.language_model.embed(ids)
+    }
+
+    fn hidden(
+        &self,
+        x: &Tensor,
+        positions: &Positions,
+        real: Option<&Marks>,
+        _pictures: Option<&Marks>,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        let mask = match real {
+            Some(real) => Mask::causal().with_padding(real)?,
+            None => Mask::causal(),
+        };
+        self.language_model.hidden_of(x, positions, &mask, cache)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.language_model
+            .logits(hidden)?
+            .ok_or_else(|| Error::unsupported("the language model has no output head"))
+    }
+
+    /// In the original's tokens one -200 stands for a picture. Rows that become shorter than others are filled up on the
+    /// right, as the original does.
+    fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
+        let real = mask.map(words::real_tokens).transpose()?;
+        let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let (place, words) = (self.place(), self.vocabulary() as i64);
+        let whole = self.config.image_token.is_none();
+        let mut out = Vec::with_capacity(rows.len());
+        for (r, row) in rows.iter().enumerate() {
+            let mut here = Vec::with_capacity(row.len());
+            for (t, id) in row.iter().enumerate() {
+                let shown = real.as_ref().is_none_or(|real| real[r][t]);
+                match *id {
+                    IMAGE if whole && shown => {
+                        here.extend(std::iter::repeat_n((place, shown), self.tokens_of_a_picture()));
+                    }
+                    id if (0..words).contains(&id) || id == i64::from(place) => {
+                        let id = u32::try_from(id).unwrap_or(0);
+                        here.push((if shown { id } else { 0 }, shown));
+                    }
+                    // Hidden tokens need not be words.
+                    _ if !shown => here.push((0, false)),
+                    id => {
+                        return Err(Error::input(format!(
+                            "token {id} of row {r} is outside the vocabulary of {words}"
+                        )));
+                    }
+                }
+            }
+            out.push(here);
+        }
+        let longest = out.iter().map(Vec::len).max().unwrap_or(0);
+        let filled = out.iter().any(|row| row.len() < longest);
+        out.iter_mut().for_each(|row| row.resize(longest, (0, false)));
+        let rows = out.iter().map(|row| row.iter().map(|(id, _)| *id).collect()).collect();
+        let shown = || out.iter().map(|row| row.iter().map(|(_, shown)| *shown).collect()).collect();
+        Ok((rows, (filled || real.is_some()).then(shown)))
+    }
+
+    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
+        let form = match self.config.language.model_type.as_str() {
+            "mistral" | "llava_mistral" => prompt::Form::Mistral,
+            _ => prompt::Form::Vicuna,
+        };
+        prompt::tokens(kit, prompt, form, self.place(), self.tokens_of_a_picture())
+    }
+}
+
+/// Walks the tensors alone.
+pub fn inventory(opening: &Opening) -> Result<Inventory> {
+    Ok(Llava::open(opening)?.1)
+}
+
+/// Opens a checkpoint of either layout.
+pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    let (network, inventory) = Llava::open(opening)?;
+    let mut card = opening.card(&crate::LLAVA, &opening.architecture("LlavaMistralForCausalLM"), &inventory);
+    card.notes.push(seeing::NO_DEVICE.to_string());
+    let size = network.image_size();
+    let square = opening.config["image_aspect_ratio"].as_str() == Some("square");
+    let processor = seeing::processor(opening, || match square {
+        true => Processor::clip(size),
+        false => Processor::llava(size),
+    })?;
+    let manners = Manners { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
+    Ok(Box::new(Seer::new(opening, network, manners)?))
+}
+
+/// A small config with every branch awake.
+pub fn sample() -> Value {
+    json!({
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 60,
+        "image_seq_length": 5,
+        "vision_feature_layer": [-2, -1], "vision_feature_select_strategy": "full", "projector_hidden_act": "gelu",
+        "text_config": {
+            "model_type": "mistral", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 3
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "image_size": 20, "patch_size": 10
+        }
+    })
+}

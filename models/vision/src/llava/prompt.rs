@@ -1,0 +1,137 @@
+//! The words around pictures, as LLaVA-Med and LLaVA 1.5 were trained on them.
+
+use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
+use fauna_shared::{Error, Result};
+
+use crate::seeing::{Kit, said};
+
+/// What stands for a picture in a text.
+const PLACE: &str = "<image>";
+
+/// How turns are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Between `[INST]` and `[/INST]`.
+    Mistral,
+    /// After `USER:` and `ASSISTANT:`.
+    Vicuna,
+}
+
+/// The tokens of `prompt` and its pictures, each of `tokens` times `place`. Texts between pictures are cut into tokens
+/// by themselves, as the original does.
+pub fn tokens(
+    kit: &Kit,
+    prompt: &Prompt,
+    form: Form,
+    place: u32,
+    tokens: usize,
+) -> Result<(Vec<u32>, Vec<Image>)> {
+    let (words, images) = words(prompt, form)?;
+    let mut ids = Vec::new();
+    for (i, part) in words.split(PLACE).enumerate() {
+        if i > 0 {
+            ids.extend(std::iter::repeat_n(place, tokens));
+        }
+        let mut part = kit.tokenizer.encode(part, true)?;
+        // Each part begins as a text does; the sequence does so once.
+        if i > 0 && part.first().copied() == kit.tokenizer.special().bos && !part.is_empty() {
+            part.remove(0);
+        }
+        ids.extend(part);
+    }
+    Ok((ids, images))
+}
+
+/// `prompt` in words. Items are one turn of the user; a picture stands on a line of its own.
+fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
+    let alone;
+    let turns = match prompt {
+        Prompt::Chat(turns) => turns,
+        Prompt::Items(items) => {
+            alone = vec![Turn { role: Role::User, items: items.clone() }];
+            &alone
+        }
+    };
+    let (system, turns) = match &turns[..] {
+        [first, rest @ ..] if first.role == Role::System => (Some(first), rest),
+        all => (None, all),
+    };
+    let spaced: Vec<Vec<Item>> = turns.iter().map(|turn| on_lines(&turn.items)).collect();
+    let system = match system {
+        None => String::new(),
+        Some(turn) => turn.items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat(),
+    };
+    let (texts, images) = said(&spaced.iter().map(Vec::as_slice).collect::<Vec<_>>(), PLACE)?;
+    let mut out = String::new();
+    if form == Form::Vicuna && !system.is_empty() {
+        out.push_str(&format!("{system} "));
+    }
+    for (i, (turn, text)) in turns.iter().zip(&texts).enumerate() {
+        out.push_str(&match (form, turn.role) {
+            (_, Role::System) => return Err(Error::input("a system turn stands first or not at all")),
+            (Form::Mistral, Role::User) if i == 0 && !system.is_empty() => {
+                format!("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{text} [/INST]")
+            }
+            (Form::Mistral, Role::User) => format!("[INST] {text} [/INST]"),
+            (Form::Mistral, Role::Assistant) => format!(" {text} </s>"),
+            (Form::Vicuna, Role::User) => format!("USER: {text} "),
+            (Form::Vicuna, Role::Assistant) => format!("ASSISTANT: {text}</s>"),
+        });
+    }
+    if form == Form::Vicuna {
+        out.push_str("ASSISTANT:");
+    }
+    Ok((out, images))
+}
+
+/// `items` with the end of a line after each picture that is followed by words without a place of their own.
+fn on_lines(items: &[Item]) -> Vec<Item> {
+    let placed = items.iter().any(|item| matches!(item, Item::Text(text) if text.contains(PLACE)));
+    let mut out = Vec::with_capacity(items.len());
+    for item in items {
+        out.push(item.clone());
+        if matches!(item, Item::Image(_)) && !placed {
+            out.push("\n".into());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> Item {
+        Item::Image(Image { width: 1, height: 1, rgb: vec![0; 3] })
+    }
+
+    #[test]
+    fn a_question_is_put_as_in_training() {
+        let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
+        assert_eq!(words(&prompt, Form::Mistral).unwrap().0, "[INST] <image>\nWhat is shown? [/INST]");
+        assert_eq!(words(&prompt, Form::Vicuna).unwrap().0, "USER: <image>\nWhat is shown? ASSISTANT:");
+    }
+
+    #[test]
+    fn pictures_go_to_their_places_and_must_be_as_many() {
+        let first = Prompt::Items(vec![picture(), "Compare <image> with <image>.".into(), picture()]);
+        let (said, images) = words(&first, Form::Mistral).unwrap();
+        assert_eq!((said.as_str(), images.len()), ("[INST] Compare <image> with <image>. [/INST]", 2));
+        for items in [vec!["<image>".into()], vec!["<image>".into(), picture(), picture()]] {
+            let error = words(&Prompt::Items(items), Form::Mistral).unwrap_err().to_string();
+            assert!(error.contains("1 place for a picture"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_keeps_its_turns() {
+        let turn = |role, items| Turn { role, items };
+        let chat = Prompt::Chat(vec![
+            turn(Role::User, vec![picture(), "What?".into()]),
+            turn(Role::Assistant, vec!["A cat.".into()]),
+            turn(Role::User, vec!["Sure?".into()]),
+        ]);
+        let said = words(&chat, Form::Mistral).unwrap().0;
+        assert_eq!(said, "[INST] <image>\nWhat? [/INST] A cat. </s>[INST] Sure? [/INST]");
+    }
+}

@@ -1,0 +1,349 @@
+//! MedGemma, and Gemma 3 with its eyes: questions about pictures, answered in text.
+//!
+//! Tu et al. 2023, "Towards Generalist Biomedical AI", arXiv 2307.14334 (Med-PaLM M, whose weights are closed);
+//! Sellergren et al. 2025, "MedGemma Technical Report", arXiv 2507.05201; Gemma Team 2025, arXiv 2503.19786. SigLIP
+//! looks, its patches are pooled and projected into the space of words, and Gemma 3 reads both as one sequence, in which
+//! the tokens of a picture see each other. Checked against transformers `Gemma3ForConditionalGeneration`, parity cases
+//! `tests/parity/medgemma`. Loads `model_type: "gemma3"`. Activations are `(batch, time, width)`.
+
+mod prompt;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Image, Prompt};
+use fauna_shared::model::{Exhibit, Model, Opening, check_sizes};
+use fauna_shared::nn::{Linear, RmsNorm};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, Result};
+use fauna_text::causal::CausalLm;
+use fauna_text::gemma3::{self, Gemma3, Masks};
+use fauna_text::words;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use prompt::OneShot;
+
+use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees};
+use crate::siglip::{VisionConfig, VisionTower};
+
+/// `config.json`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Config {
+    /// What reads.
+    pub text_config: gemma3::Config,
+    /// What looks.
+    pub vision_config: VisionConfig,
+    /// Tokens a picture takes, a square number.
+    pub mm_tokens_per_image: usize,
+    /// The token that a row of a picture stands for.
+    pub image_token_index: u32,
+}
+
+impl TryFrom<Value> for Config {
+    type Error = String;
+
+    fn try_from(config: Value) -> std::result::Result<Self, String> {
+        let mut text = seeing::without_nulls(&config["text_config"], &["sliding_window"]);
+        let mut vision = seeing::without_nulls(&config["vision_config"], &[]);
+        for (key, part) in [("text_config", &mut text), ("vision_config", &mut vision)] {
+            if part.is_null() {
+                *part = json!({});
+            }
+            if !part.is_object() {
+                return Err(format!("{key} is no object"));
+            }
+        }
+        // Tied or not, the whole model says; and its head gives the plain scores, whatever its text model would.
+        text["tie_word_embeddings"] = json!(config["tie_word_embeddings"].as_bool().unwrap_or(true));
+        text["architectures"] = json!(["Gemma3ForCausalLM"]);
+        // The head that pools has no part in this, and releases come without it.
+        vision["vision_use_head"] = json!(false);
+        let number = |names: [&str; 2], default: u64| {
+            let said = names.iter().find_map(|name| config.get(*name).filter(|value| !value.is_null()));
+            match said {
+                None => Ok(default),
+                Some(value) => {
+                    value.as_u64().ok_or_else(|| format!("{} is {value}, wanted a number", names[0]))
+                }
+            }
+        };
+        let image_token = number(["image_token_index", "image_token_id"], 262_144)?;
+        Ok(Self {
+            text_config: serde_json::from_value(text).map_err(|error| format!("text_config: {error}"))?,
+            vision_config: serde_json::from_value(vision)
+                .map_err(|error| format!("vision_config: {error}"))?,
+            mm_tokens_per_image: number(["mm_tokens_per_image"; 2], 256)? as usize,
+            image_token_index: u32::try_from(image_token)
+                .map_err(|_| format!("image_token_index {image_token} is no token"))?,
+        })
+    }
+}
+
+impl Config {
+    /// Patches along a side of a picture, and how many of them are pooled into one along each axis.
+    fn pooling(&self) -> Result<(usize, usize)> {
+        let vision = &self.vision_config;
+        check_sizes(&[
+            ("mm_tokens_per_image", self.mm_tokens_per_image),
+            ("image_size", vision.image_size),
+            ("patch_size", vision.patch_size),
+        ])?;
+        let (side, tokens) = (vision.image_size / vision.patch_size, self.mm_tokens_per_image.isqrt());
+        match side / tokens {
+            0 => Err(Error::unsupported(format!(
+                "mm_tokens_per_image is {}, a picture has {side} by {side} patches",
+                self.mm_tokens_per_image
+            ))),
+            kernel => Ok((side, kernel)),
+        }
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: the three layouts of transformers' ages.
+///
+/// ```
+/// use fauna_shared::weights::Name;
+/// use fauna_vision::medgemma::rename;
+/// for name in ["language_model.model.norm.weight", "model.language_model.norm.weight"] {
+///     assert_eq!(rename(name), Name::To("language_model.norm.weight".into()));
+/// }
+/// ```
+pub fn rename(name: &str) -> Name {
+    if name.ends_with("embeddings.position_ids") {
+        // Counted positions.
+        return Name::Ignore;
+    }
+    let plain = name.strip_prefix("model.").unwrap_or(name);
+    let renamed = [
+        ("language_model.model.", "language_model."),
+        ("vision_tower.vision_model.", "vision_tower."),
+        ("lm_head.", "language_model.lm_head."),
+    ]
+    .into_iter()
+    .find_map(|(from, to)| Some(format!("{to}{}", plain.strip_prefix(from)?)))
+    .unwrap_or_else(|| plain.to_string());
+    if renamed == name { Name::Keep } else { Name::To(renamed) }
+}
+
+/// The network.
+pub struct MedGemma {
+    config: Config,
+    vision_tower: VisionTower,
+    multi_modal_projector: Projector,
+    language_model: Gemma3,
+}
+
+/// From what SigLIP sees to the space of words.
+struct Projector {
+    mm_soft_emb_norm: RmsNorm,
+    mm_input_projection: Linear,
+    side: usize,
+    kernel: usize,
+}
+
+impl Model for MedGemma {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let c = &config;
+        let projector = Projector::load(c, &w.at("multi_modal_projector"))?;
+        w.skip("vision_tower.head");
+        Ok(Self {
+            vision_tower: VisionTower::load(&c.vision_config, &w.at("vision_tower"))?,
+            multi_modal_projector: projector,
+            language_model: Gemma3::load(c.text_config.clone(), &w.at("language_model"))?,
+            config,
+        })
+    }
+}
+
+impl Projector {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (side, kernel) = c.pooling()?;
+        let (seen, width) = (c.vision_config.hidden_size, c.text_config.hidden_size);
+        Ok(Self {
+            mm_soft_emb_norm: w.rms_norm_from_one(
+                "mm_soft_emb_norm",
+                seen,
+                c.vision_config.layer_norm_eps,
+            )?,
+            // Stored as it multiplies, not as maps are.
+            mm_input_projection: Linear::new(
+                w.matrix_transposed("mm_input_projection_weight", width, seen)?,
+                None,
+            ),
+            side,
+            kernel,
+        })
+    }
+
+    /// `x`: `(pictures, patches, width of the tower)`; gives `(pictures, tokens, width)`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (pictures, _, width) = x.dims3()?;
+        let (side, kernel) = (self.side, self.kernel);
+        let tokens = side / kernel;
+        let grid = x.reshape((pictures, side, side, width))?;
+        // Patches that fill no square are left out.
+        let grid = grid.narrow(1, 0, tokens * kernel)?.narrow(2, 0, tokens * kernel)?.contiguous()?;
+        let rows = grid.reshape((pictures, tokens, kernel, tokens * kernel * width))?.mean(2)?;
+        let pooled = rows.reshape((pictures, tokens * tokens, kernel, width))?.mean(2)?;
+        self.mm_input_projection.forward(&self.mm_soft_emb_norm.forward(&pooled)?)
+    }
+}
+
+impl MedGemma {
+    /// Who sees whom where the tokens that `pictures` marks belong to pictures, one picture to each run of them: a token
+    /// sees what stands before it and the whole of its own picture, and in local layers no more than the window.
+    fn masks(&self, pictures: &Marks) -> Result<Masks> {
+        let window = self.language_model.window().unwrap_or(usize::MAX);
+        let spans = |window: usize| {
+            let row = |marks: &Vec<bool>| {
+                let mut ends = vec![0; marks.len()];
+                for query in (0..marks.len()).rev() {
+                    let joined = marks[query] && marks.get(query + 1) == Some(&true);
+                    ends[query] = if joined { ends[query + 1] } else { query + 1 };
+                }
+                let span = |(query, end): (usize, usize)| (query + 1).saturating_sub(window)..end;
+                ends.into_iter().enumerate().map(span).collect()
+            };
+            Mask::spans(pictures.iter().map(row).collect())
+        };
+        Ok(Masks { global: spans(usize::MAX)?, local: spans(window)? })
+    }
+}
+
+impl Sees for MedGemma {
+    fn layers(&self) -> usize {
+        self.language_model.layers()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.language_model.vocabulary()
+    }
+
+    fn positions(&self) -> usize {
+        self.language_model.positions()
+    }
+
+    fn image_token(&self) -> u32 {
+        self.config.image_token_index
+    }
+
+    fn tokens_of_a_picture(&self) -> usize {
+        let tokens = self.multi_modal_projector.side / self.multi_modal_projector.kernel;
+        tokens * tokens
+    }
+
+    fn image_size(&self) -> usize {
+        self.config.vision_config.image_size
+    }
+
+    fn see(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        let states = self.vision_tower.forward(&self.vision_tower.taken(pixel_values)?)?;
+        self.multi_modal_projector.forward(&states.last_hidden_state)
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.language_model.embed(ids)
+    }
+
+    fn hidden(
+        &self,
+        x: &Tensor,
+        positions: &Positions,
+        real: Option<&Marks>,
+        pictures: Option<&Marks>,
+        cache: &mut Cache,
+    ) -> Result<Tensor> {
+        let mut masks = match pictures.filter(|marks| marks.iter().flatten().any(|mark| *mark)) {
+            Some(pictures) => self.masks(pictures)?,
+            None => self.language_model.masks(&Mask::causal()),
+        };
+        if let Some(real) = real {
+            masks =
+                Masks { global: masks.global.with_padding(real)?, local: masks.local.with_padding(real)? };
+        }
+        self.language_model.hidden_of(x, positions, &masks, cache)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.language_model
+            .raw_logits(hidden)?
+            .ok_or_else(|| Error::unsupported("the language model has no output head"))
+    }
+
+    fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
+        let image = self.image_token() as usize;
+        let known = self.vocabulary().max(image + 1);
+        let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, known, &Device::Cpu)?.to_vec2()?;
+        let words = self.vocabulary();
+        if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= words && **id as usize != image) {
+            return Err(Error::input(format!("token {id} is outside the vocabulary of {words}")));
+        }
+        Ok((rows, mask.map(words::real_tokens).transpose()?))
+    }
+
+    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
+        prompt::tokens(kit, prompt, self.tokens_of_a_picture())
+    }
+}
+
+/// Opens a checkpoint. Of the settings it reads `pan_and_scan` (long pictures are also seen in pieces), `padded_resize`
+/// (pictures keep their shape, as in Med-PaLM M's paper), `instruction` and `exemplar` (as in [`OneShot`]).
+pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    let (network, inventory) = opening.load::<MedGemma>()?;
+    let mut card =
+        opening.card(&crate::GEMMA3, &opening.architecture("Gemma3ForConditionalGeneration"), &inventory);
+    card.notes.push(seeing::NO_DEVICE.to_string());
+    let size = network.image_size();
+    let mut processor = seeing::processor(opening, || Processor::gemma3(size))?;
+    let flag = |name: &str| match opening.options.settings.get(name) {
+        None => Ok(None),
+        Some(value) => {
+            let flag = value.as_bool();
+            flag.map(Some).ok_or_else(|| Error::input(format!("{name} is {value}, wanted true or false")))
+        }
+    };
+    if let Some(on) = flag("pan_and_scan")? {
+        processor = processor.with_pan_and_scan(on);
+    }
+    if flag("padded_resize")? == Some(true) {
+        processor = processor.padded();
+    }
+    if processor.size() != (size, size) {
+        let (height, width) = processor.size();
+        return Err(opening.config_error(format!(
+            "the processor makes pictures of {height} by {width}, the tower sees {size} by {size}"
+        )));
+    }
+    let manners = Manners {
+        card,
+        processor,
+        both_ways: true,
+        end: Gemma3::USUAL_TOKENS.end,
+        end_of_turn: Gemma3::USUAL_TOKENS.end_of_turn,
+        answer: 200,
+    };
+    Ok(Box::new(Seer::new(opening, network, manners)?))
+}
+
+/// A small config with every branch awake.
+pub fn sample() -> Value {
+    json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "mm_tokens_per_image": 4,
+        "image_token_index": 60, "boi_token_index": 58, "eoi_token_index": 59, "image_seq_length": 4,
+        "text_config": {
+            "model_type": "gemma3_text", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "query_pre_attn_scalar": 12, "max_position_embeddings": 24, "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_theta": 5000.0, "rope_local_base_freq": 100.0
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "image_size": 20, "patch_size": 4, "vision_use_head": false
+        }
+    })
+}

@@ -1,0 +1,143 @@
+//! The words around pictures, exactly as Gemma 3's processor puts them, and Med-PaLM M's prompts of one example.
+
+use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
+use fauna_shared::text::Message;
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::Value;
+
+use crate::seeing::{Kit, said};
+
+/// What stands for a picture in a text.
+const PLACE: &str = "<start_of_image>";
+/// One of these stands for each row of a picture.
+const SOFT: &str = "<image_soft_token>";
+const END: &str = "<end_of_image>";
+
+/// A prompt of the form that Med-PaLM M was trained and asked with: an instruction, one example in words alone, and the
+/// question with its picture (Tu et al. 2023, section 4). The example shows how an answer looks; `<img>` stands in it for
+/// a picture that is not given.
+///
+/// ```
+/// use fauna_shared::item::{Item, Prompt};
+/// use fauna_vision::medgemma::OneShot;
+/// let prompt: Prompt = OneShot {
+///     instruction: "You are a helpful dermatology assistant.".into(),
+///     exemplar: "Given <img>. Q: What is the most likely diagnosis? A: Basal Cell Carcinoma.".into(),
+///     query: vec!["Given <start_of_image>. Q: What is the most likely diagnosis? A:".into()],
+/// }
+/// .into();
+/// let Prompt::Chat(turns) = prompt else { unreachable!() };
+/// let Item::Text(words) = &turns[0].items[0] else { unreachable!() };
+/// assert_eq!(words, "Instructions: You are a helpful dermatology assistant.\n\
+///     Given <img>. Q: What is the most likely diagnosis? A: Basal Cell Carcinoma.\n");
+/// ```
+#[derive(Debug, Clone)]
+pub struct OneShot {
+    /// What the model is and does.
+    pub instruction: String,
+    /// A question and its answer, in words.
+    pub exemplar: String,
+    /// The question: texts and pictures in order.
+    pub query: Vec<Item>,
+}
+
+impl From<OneShot> for Prompt {
+    fn from(shot: OneShot) -> Self {
+        Self::Chat(vec![Turn { role: Role::User, items: shot.items() }])
+    }
+}
+
+impl OneShot {
+    /// All of it in order: the words before the question, then the question.
+    pub fn items(self) -> Vec<Item> {
+        let before = [("Instructions: ", self.instruction), ("", self.exemplar)];
+        let before: String = before
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(name, text)| format!("{name}{text}\n"))
+            .collect();
+        let before = (!before.is_empty()).then(|| Item::Text(before));
+        before.into_iter().chain(self.query).collect()
+    }
+}
+
+/// The tokens of `prompt` and its pictures, pieces of pan and scan included, each of `tokens` tokens.
+///
+/// Items are one turn of the user where the release has a template, and a text to be continued where it has none.
+pub fn tokens(kit: &Kit, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Vec<Image>)> {
+    let shot = |items: &[Item]| -> Result<Vec<Item>> {
+        let setting = |name: &str| match kit.settings.get(name) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Err(Error::input(format!("{name} is {other}, wanted a text"))),
+        };
+        let (instruction, exemplar) = (setting("instruction")?, setting("exemplar")?);
+        Ok(OneShot { instruction, exemplar, query: items.to_vec() }.items())
+    };
+    let (words, images, adds_begin) = match (prompt, &kit.template) {
+        (Prompt::Items(items), None) => {
+            let (words, images) = said(&[&shot(items)?], PLACE)?;
+            (words.concat(), images, true)
+        }
+        (Prompt::Chat(_), None) => {
+            return Err(Error::unsupported("this release has no chat template")
+                .hint("it continues text: give it a prompt, not a conversation"));
+        }
+        (Prompt::Items(items), Some(_)) => {
+            let turn = Turn { role: Role::User, items: shot(items)? };
+            let (words, images) = rendered(kit, &[turn])?;
+            (words, images, false)
+        }
+        (Prompt::Chat(turns), Some(_)) => {
+            let (words, images) = rendered(kit, turns)?;
+            (words, images, false)
+        }
+    };
+    let (words, images) = expanded(kit, &words, images, tokens)?;
+    if !images.is_empty() && kit.tokenizer.token_id(SOFT).is_none() {
+        return Err(Error::new(ErrorKind::NotFound, format!("the tokenizer knows no {SOFT}"))
+            .hint("it belongs to a release without eyes"));
+    }
+    Ok((kit.tokenizer.encode(&words, adds_begin)?, images))
+}
+
+/// The conversation by the release's own template.
+fn rendered(kit: &Kit, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
+    let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
+    let (texts, images) = said(&items, PLACE)?;
+    let message = |(turn, text): (&Turn, String)| {
+        let role = match turn.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        Message::new(role, text)
+    };
+    let messages: Vec<Message> = turns.iter().zip(texts).map(message).collect();
+    let template = kit.template.as_ref().ok_or_else(|| Error::unsupported("no chat template"))?;
+    Ok((template.render(&messages, true)?, images))
+}
+
+/// `words` with every place filled: a picture between its marks, or with its pieces as pan and scan tells of them.
+fn expanded(kit: &Kit, words: &str, images: Vec<Image>, tokens: usize) -> Result<(String, Vec<Image>)> {
+    let picture = format!("\n\n{PLACE}{}{END}\n\n", SOFT.repeat(tokens));
+    let mut parts = words.split(PLACE);
+    let mut out = parts.next().unwrap_or("").to_string();
+    let mut seen = Vec::new();
+    for (image, part) in images.into_iter().zip(parts) {
+        let pieces = kit.processor.pieces(&image)?;
+        match pieces.is_empty() {
+            true => out.push_str(&picture),
+            false => {
+                let crops = vec![picture.as_str(); pieces.len()].join(" ");
+                out.push_str(&format!(
+                    "Here is the original image {picture} and here are some crops to help you see better {crops}"
+                ));
+            }
+        }
+        out.push_str(part);
+        seen.push(image);
+        seen.extend(pieces);
+    }
+    Ok((out, seen))
+}

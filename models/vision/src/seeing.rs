@@ -1,0 +1,555 @@
+//! What language models with eyes have in common: places for pictures among words, and answering.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Cache, Positions};
+use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::image::Processor;
+use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+};
+use fauna_shared::text::{self, ChatTemplate, Tokenizer};
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use fauna_text::causal::{left_padding, placed, sequences, token_ids};
+use fauna_text::words;
+use serde_json::Value;
+
+/// Which tokens are real, or parts of a picture, row by row.
+pub type Marks = Vec<Vec<bool>>;
+
+/// A language model that reads words and pictures as one sequence of embeddings.
+pub trait Sees: Send + Sync {
+    /// Blocks that keep keys and values.
+    fn layers(&self) -> usize;
+
+    /// Words it scores.
+    fn vocabulary(&self) -> usize;
+
+    /// The longest text it was trained for, in tokens.
+    fn positions(&self) -> usize;
+
+    /// The token in whose place a row of a picture stands; it need not be in the vocabulary.
+    fn image_token(&self) -> u32;
+
+    /// Tokens that a picture takes.
+    fn tokens_of_a_picture(&self) -> usize;
+
+    /// Pixels along a side of a picture.
+    fn image_size(&self) -> usize;
+
+    /// The pictures `(pictures, 3, height, width)` in the space of words: `(pictures, tokens, width)`.
+    fn see(&self, pixel_values: &Tensor) -> Result<Tensor>;
+
+    /// The embeddings of words: `(batch, time)` of u32 to `(batch, time, width)`.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor>;
+
+    /// The states after the last norm of embeddings. `real`: which keys are no padding, those in the cache included;
+    /// `pictures`: which of the new tokens are parts of pictures and see each other, if that is said.
+    fn hidden(
+        &self,
+        x: &Tensor,
+        positions: &Positions,
+        real: Option<&Marks>,
+        pictures: Option<&Marks>,
+        cache: &mut Cache,
+    ) -> Result<Tensor>;
+
+    /// Scores of the next token.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+
+    /// `ids` as the reference takes them, each row with a token for every row of its pictures.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a token outside of the vocabulary.
+    fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)>;
+
+    /// The tokens of a prompt and the pictures in it, as the release was trained on them.
+    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)>;
+}
+
+/// What brings words and pictures to the model.
+pub struct Kit {
+    /// Words to tokens.
+    pub tokenizer: Tokenizer,
+    /// Conversations to words, where the release has a form for them.
+    pub template: Option<ChatTemplate>,
+    /// Pictures to pixels.
+    pub processor: Processor,
+    /// What the caller set.
+    pub settings: serde_json::Map<String, Value>,
+}
+
+/// What `items` say, with `placeholder` where pictures belong, and the pictures in order. Where the words have
+/// placeholders of their own, pictures go there; where they have none, each stands where it is among the items.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if pictures and placeholders are not as many, or an item is neither.
+pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Image>)> {
+    let mut pictures = Vec::new();
+    let mut places = 0;
+    for item in turns.iter().copied().flatten() {
+        match item {
+            Item::Image(image) => pictures.push(image.clone()),
+            Item::Text(text) => places += text.matches(placeholder).count(),
+            other => {
+                return Err(Error::input(format!(
+                    "this model reads text and images, not {}",
+                    other.modality()
+                )));
+            }
+        }
+    }
+    if places > 0 && places != pictures.len() {
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let error = Error::input(format!(
+            "the text has {places} place{} for a picture ({placeholder}), and there {} {} picture{}",
+            plural(places),
+            if pictures.len() == 1 { "is" } else { "are" },
+            pictures.len(),
+            plural(pictures.len())
+        ));
+        return Err(error.hint(match pictures.is_empty() {
+            true => "give a picture: --image FILE",
+            false => "give as many pictures as places, or leave the places out: pictures then stand where they are given",
+        }));
+    }
+    let word = |item: &Item| match item {
+        Item::Text(text) => text.clone(),
+        _ if places == 0 => placeholder.to_string(),
+        _ => String::new(),
+    };
+    Ok((turns.iter().map(|items| items.iter().map(word).collect()).collect(), pictures))
+}
+
+/// `rows` of tokens as embeddings, `(rows, time, width)`, with those of `pictures`, `(pictures, tokens, width)`, in the
+/// places of the image token, in order.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if the places are not as many as the pictures have tokens.
+pub fn embedded<N: Sees + ?Sized>(
+    network: &N,
+    rows: &[Vec<u32>],
+    pictures: Option<&Tensor>,
+    device: &Device,
+) -> Result<Tensor> {
+    let (image, words) = (network.image_token(), network.vocabulary() as u32);
+    let time = rows.first().map_or(0, Vec::len);
+    let all: Vec<u32> = rows.concat();
+    // The image token need not be a row of the table: any row will do where a picture stands.
+    let known = all.iter().map(|id| if *id == image && image >= words { 0 } else { *id }).collect::<Vec<_>>();
+    let x = network.embed(&Tensor::from_vec(known, (rows.len(), time), device)?)?;
+    let places = all.iter().filter(|id| **id == image).count();
+    let Some(pictures) = pictures else {
+        return match places {
+            0 => Ok(x),
+            _ if image < words => Ok(x),
+            places => {
+                Err(Error::input(format!("{places} tokens stand for pictures, and there is no picture")))
+            }
+        };
+    };
+    let (count, tokens, width) = pictures.dims3()?;
+    if places != count * tokens {
+        return Err(Error::input(format!(
+            "{places} tokens stand for pictures, and {count} pictures of {tokens} tokens are {}",
+            count * tokens
+        ))
+        .hint(format!("each picture wants {tokens} of token {image}")));
+    }
+    let seen = pictures.reshape((count * tokens, width))?.to_dtype(x.dtype())?;
+    let flat = x.reshape((all.len(), width))?;
+    let (mut parts, mut at, mut next) = (Vec::new(), 0, 0);
+    for run in all.chunk_by(|a, b| (*a == image) == (*b == image)) {
+        match run[0] == image {
+            true => {
+                parts.push(seen.narrow(0, next, run.len())?);
+                next += run.len();
+            }
+            false => parts.push(flat.narrow(0, at, run.len())?),
+        }
+        at += run.len();
+    }
+    Ok(Tensor::cat(&parts, 0)?.reshape((rows.len(), time, width))?)
+}
+
+/// A prompt being answered: what is seen in it.
+struct Answering<'a, N> {
+    network: &'a N,
+    device: &'a Device,
+    halves_caches: bool,
+    pictures: Option<Tensor>,
+    /// Of each row without its padding.
+    marks: Option<Marks>,
+}
+
+impl<N: Sees> Decoder for Answering<'_, N> {
+    type Cache = Cache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
+        Ok(Cache::new(self.network.layers(), capacity).in_half(self.halves_caches))
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        let (positions, _) = placed(tokens)?;
+        let rows: Vec<Vec<u32>> = (0..tokens.rows()).map(|row| tokens.row(row).to_vec()).collect();
+        let keys = tokens.past() + tokens.time();
+        let real = (!tokens.is_even())
+            .then(|| tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect());
+        let first = tokens.past() == 0;
+        let x = match first {
+            true => embedded(self.network, &rows, self.pictures.as_ref(), self.device)?,
+            // What the model writes is words.
+            false => self.network.embed(&tokens.tensor(self.device)?)?,
+        };
+        let padded = |marks: &Marks| -> Marks {
+            let row = |(marks, pad): (&Vec<bool>, &usize)| {
+                std::iter::repeat_n(false, *pad).chain(marks.iter().copied()).collect()
+            };
+            marks.iter().zip(tokens.pads()).map(row).collect()
+        };
+        let marks = self.marks.as_ref().filter(|_| first).map(padded);
+        let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        self.network.logits(&last)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// A network with eyes and its manners: the exhibit of every family that answers about pictures.
+pub struct Seer<N> {
+    network: N,
+    kit: Option<Kit>,
+    device: Device,
+    halves_caches: bool,
+    /// Whether tokens of a picture see each other.
+    both_ways: bool,
+    end: Vec<u32>,
+    pad: Option<u32>,
+    defaults: Decoding,
+    card: Card,
+}
+
+/// Tokens by rows, which of them are real, and which are parts of pictures.
+type Asked = (Vec<Vec<u32>>, Option<Marks>, Option<Marks>);
+
+/// What differs from family to family.
+pub struct Manners {
+    /// The card, with what users must know in its notes.
+    pub card: Card,
+    /// What makes pictures fit.
+    pub processor: Processor,
+    /// Whether tokens of a picture see each other.
+    pub both_ways: bool,
+    /// What ends an answer, where no file says.
+    pub end: &'static [u32],
+    /// A token that ends a turn, as the tokenizer spells it.
+    pub end_of_turn: Option<&'static str>,
+    /// Tokens of an answer, where the user sets no other limit.
+    pub answer: usize,
+}
+
+impl<N: Sees> Seer<N> {
+    /// Around `network`, which `opening` was opened for.
+    pub fn new(opening: &Opening, network: N, manners: Manners) -> Result<Self> {
+        let Manners { mut card, processor, both_ways, end, end_of_turn, answer } = manners;
+        card.context = Some(network.positions());
+        let tokenizer = words::tokenizer(opening)?;
+        let kit = match tokenizer {
+            None => None,
+            Some(tokenizer) => Some(Kit {
+                template: words::chat_template(opening, &tokenizer)?,
+                tokenizer,
+                processor,
+                settings: opening.options.settings.clone(),
+            }),
+        };
+        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let ids = |key: &str| {
+            let places = [&generation[key], &opening.config[key], &opening.config["text_config"][key]];
+            places.into_iter().map(token_ids).find(|ids| !ids.is_empty()).unwrap_or_default()
+        };
+        let mut stops = match ids("eos_token_id") {
+            none if none.is_empty() => end.to_vec(),
+            some => some,
+        };
+        let turn = kit.as_ref().zip(end_of_turn).and_then(|(kit, turn)| kit.tokenizer.token_id(turn));
+        let known = stops.clone();
+        stops.extend(turn.filter(|turn| !known.contains(turn)));
+        Ok(Self {
+            network,
+            kit,
+            device: opening.weights.runtime().device().clone(),
+            halves_caches: opening.weights.halves_caches(),
+            both_ways,
+            end: stops,
+            pad: ids("pad_token_id").first().copied(),
+            defaults: Decoding { eos: None, ..Decoding::greedy(answer) },
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
+
+    fn kit(&self) -> Result<&Kit> {
+        self.kit.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
+    /// The pictures of `inputs` as the network reads them, one after the other so that only one is large at a time.
+    fn seen(&self, inputs: &Tensors) -> Result<Option<Tensor>> {
+        let pixels = match (inputs.get("pixel_values"), inputs.get("images")) {
+            (Some(_), Some(_)) => {
+                return Err(Error::input("pixel_values and images: one of the two is wanted"));
+            }
+            (pixels, images) => pixels.or(images),
+        };
+        pixels.map(|pixels| self.look(pixels)).transpose()
+    }
+
+    fn look(&self, pixels: &Tensor) -> Result<Tensor> {
+        let (count, channels, height, width) = match *pixels.dims() {
+            [count, channels, height, width] if count > 0 => (count, channels, height, width),
+            // Some processors give a list of pictures for each text.
+            [texts, count, channels, height, width] if texts * count > 0 => {
+                (texts * count, channels, height, width)
+            }
+            _ => {
+                return Err(Error::input(format!(
+                    "pixel_values are {:?}, wanted (pictures, 3, height, width)",
+                    pixels.dims()
+                )));
+            }
+        };
+        let pixels = pixels.reshape((count, channels, height, width))?;
+        let each = (0..count).map(|i| self.network.see(&pixels.narrow(0, i, 1)?.contiguous()?));
+        Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Ids, mask and marks of `inputs`, as the network takes them.
+    fn read(&self, inputs: &Tensors) -> Result<Asked> {
+        only_known(inputs, &["attention_mask", "images", "input_ids", "pixel_values", "token_type_ids"])?;
+        let words = ["attention_mask", "input_ids", "token_type_ids"];
+        let words: Tensors = words
+            .into_iter()
+            .filter_map(|name| Some((name.to_string(), inputs.get(name)?.clone())))
+            .collect();
+        let ids = words::input_ids(&words, &["attention_mask", "input_ids", "token_type_ids"])?;
+        let (rows, real) = self.network.rows(ids, inputs.get("attention_mask"))?;
+        let marks = match inputs.get("token_type_ids").filter(|_| self.both_ways) {
+            None => None,
+            Some(types) => {
+                let types: Vec<Vec<i64>> = types.to_dtype(DType::I64)?.to_vec2()?;
+                Some(types.iter().map(|row| row.iter().map(|kind| *kind == 1).collect()).collect())
+            }
+        };
+        Ok((rows, real, marks))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        let (rows, real, marks) = self.read(inputs)?;
+        let pictures = self.seen(inputs)?;
+        let x = embedded(&self.network, &rows, pictures.as_ref(), &self.device)?;
+        let time = x.dim(1)?;
+        let mut cache = Cache::new(self.network.layers(), time);
+        let positions = Positions::counting(0, time);
+        let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), &mut cache)?;
+        let mut out = Tensors::from([("logits".to_string(), self.network.logits(&hidden)?)]);
+        if let Some(pictures) = pictures {
+            // LLaVA's reference gives the rows of all pictures one after the other.
+            let pictures = if self.both_ways { pictures } else { pictures.flatten(0, 1)? };
+            out.insert("image_hidden_states".into(), pictures);
+        }
+        Ok(out)
+    }
+
+    fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        if options["do_sample"].as_bool() == Some(true) {
+            return Err(Error::input("do_sample: the reference's random numbers are its own"));
+        }
+        let (rows, real, marks) = self.read(inputs)?;
+        let pads = match &real {
+            None => vec![0; rows.len()],
+            Some(real) => left_padding(real)?,
+        };
+        let marks = marks.map(|marks| -> Marks {
+            marks.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[]).to_vec()).collect()
+        });
+        let prompts: Vec<&[u32]> =
+            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
+        let mut decoding = self.decoding(&Decoding {
+            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
+            ..Decoding::greedy(20)
+        });
+        if options.get("eos_token_id").is_some() {
+            decoding.eos = Some(token_ids(&options["eos_token_id"]));
+        }
+        if let Some(pad) = token_ids(&options["pad_token_id"]).first() {
+            decoding.pad = Some(*pad);
+        }
+        let answering = self.answering(self.seen(inputs)?, marks);
+        let made = generate::generate(&answering, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
+        Ok(Tensors::from([("sequences".to_string(), sequences)]))
+    }
+
+    fn answering(&self, pictures: Option<Tensor>, marks: Option<Marks>) -> Answering<'_, N> {
+        let (network, device, halves_caches) = (&self.network, &self.device, self.halves_caches);
+        Answering { network, device, halves_caches, pictures, marks }
+    }
+
+    fn decoding(&self, options: &Decoding) -> Decoding {
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| self.end.clone());
+        options.pad = options.pad.or(self.pad);
+        options
+    }
+}
+
+impl<N: Sees> Decode for Seer<N> {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if options.guidance != 1.0 {
+            return Err(Error::input("guidance: this model was not trained to answer without its prompt"));
+        }
+        let kit = self.kit()?;
+        let (ids, images) = self.network.prompt(kit, prompt)?;
+        let pictures = match images.is_empty() {
+            true => None,
+            false => {
+                // Made and read one by one: a batch of large pictures is never there whole.
+                let see = |image: &Image| self.network.see(&kit.processor.process(image)?.unsqueeze(0)?);
+                Some(Tensor::cat(&images.iter().map(see).collect::<Result<Vec<_>>>()?, 0)?)
+            }
+        };
+        let image = self.network.image_token();
+        let marks = self.both_ways.then(|| vec![ids.iter().map(|id| *id == image).collect()]);
+        let answering = self.answering(pictures, marks);
+        let mut each = |piece: text::Piece| each(piece.text.to_string());
+        text::stream(
+            &answering,
+            &kit.tokenizer,
+            &[text::Prompt::Ids(&ids)],
+            &self.decoding(options),
+            &mut each,
+        )?;
+        Ok(())
+    }
+}
+
+impl<N: Sees> Exhibit for Seer<N> {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => self.forward_ids(inputs),
+            "generate" => self.generate_ids(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        if !matches!(method, "forward" | "generate") || sizes.tokens == 0 {
+            return Err(self.cannot(&format!(
+                "run \"{method}\" on {} tokens and {} pictures",
+                sizes.tokens, sizes.images
+            )));
+        }
+        let mut made = token_rows(sizes)?;
+        if sizes.images == 0 {
+            return Ok(made);
+        }
+        let (rows, tokens) = (sizes.rows, sizes.images * self.network.tokens_of_a_picture());
+        let image = i64::from(self.network.image_token());
+        // Pictures, then words, as prompts have them.
+        let pictures = Tensor::full(image, (rows, tokens), &Device::Cpu)?;
+        let ones = Tensor::ones((rows, tokens), DType::I64, &Device::Cpu)?;
+        let words = Tensor::zeros((rows, sizes.tokens), DType::I64, &Device::Cpu)?;
+        for (name, before) in [("input_ids", &pictures), ("attention_mask", &ones)] {
+            let after = made.remove(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
+            made.insert(name.to_string(), Tensor::cat(&[before, &after], 1)?);
+        }
+        if self.both_ways {
+            made.insert("token_type_ids".into(), Tensor::cat(&[&ones, &words], 1)?);
+        }
+        let side = self.network.image_size();
+        made.insert("pixel_values".into(), noise_pixels(&[rows * sizes.images, 3, side, side])?);
+        Ok(made)
+    }
+
+    fn defaults(&self) -> Decoding {
+        self.defaults.clone()
+    }
+}
+
+/// What makes pictures fit, as the files of the release say: `preprocessor_config.json` or the `image_processor` of
+/// `processor_config.json`; `otherwise` where it has neither.
+///
+/// # Errors
+/// As [`Processor::from_json`].
+pub fn processor(opening: &Opening, otherwise: impl FnOnce() -> Processor) -> Result<Processor> {
+    if let Some(file) = opening.json("preprocessor_config.json")? {
+        return Processor::from_json(&file).map_err(|error| error.context("preprocessor_config.json"));
+    }
+    match opening.json("processor_config.json")? {
+        Some(file) if file["image_processor"].is_object() => Processor::from_json(&file["image_processor"])
+            .map_err(|error| error.context("processor_config.json")),
+        _ => Ok(otherwise()),
+    }
+}
+
+/// `config` without keys that are null, but for those in `kept`, whose null says something.
+pub fn without_nulls(config: &Value, kept: &[&str]) -> Value {
+    match config {
+        Value::Object(keys) => keys
+            .iter()
+            .filter(|(key, value)| !value.is_null() || kept.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        other => other.clone(),
+    }
+}
+
+/// The line that every model of medicine carries.
+pub const NO_DEVICE: &str =
+    "a research model and no medical device: what it says is not for diagnosis or treatment";
+
+/// Two inventories as one.
+pub fn with_parts(mut whole: Inventory, part: Inventory) -> Inventory {
+    whole.parameters += part.parameters;
+    whole.tensors.extend(part.tensors);
+    whole.matrices.extend(part.matrices);
+    whole
+}
