@@ -80,7 +80,6 @@ pub struct OpenFlamingo {
 }
 
 /// The language model under it.
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Language {
     Mpt(Mpt),
     GptNeoX(GptNeoX),
