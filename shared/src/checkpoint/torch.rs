@@ -59,9 +59,10 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message)
 }
 
-/// `NAME/data.pkl` describes the tensors, `NAME/data/0` and so on hold their storages.
+/// `NAME/data.pkl` describes the tensors, `NAME/data/0` and so on hold their storages; of TorchScript's archives too.
 fn from_zip(file: &Bytes) -> Result<Contents> {
-    let entries = zip::entries(file)?;
+    // An archive of TorchScript holds its program too, packed; nobody runs it here.
+    let entries = zip::entries(file, |name| !name.contains("/code/"))?;
     let folder =
         entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).min_by_key(|name| name.len());
     let folder = folder.ok_or_else(|| bad("a zip file without the data.pkl of a PyTorch checkpoint"))?;

@@ -23,8 +23,8 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message)
 }
 
-/// The entries of `file` by name, where they lie.
-pub(super) fn entries(file: &Bytes) -> Result<HashMap<String, Bytes>> {
+/// The entries of `file` that are `wanted`, by name, where they lie.
+pub(super) fn entries(file: &Bytes, wanted: impl Fn(&str) -> bool) -> Result<HashMap<String, Bytes>> {
     let (start, count) =
         directory(file).ok_or_else(|| bad("the zip file has no directory at its end; it is cut short"))?;
     let mut cursor =
@@ -34,6 +34,9 @@ pub(super) fn entries(file: &Bytes) -> Result<HashMap<String, Bytes>> {
         let entry =
             entry(&mut cursor).ok_or_else(|| bad(format!("entry {i} of {count} of the zip is damaged")))?;
         let name = entry.name;
+        if !wanted(&name) {
+            continue;
+        }
         if entry.flags & 1 != 0 || entry.method != 0 {
             return Err(Error::unsupported(format!("zip entry {name} is compressed or encrypted")));
         }
