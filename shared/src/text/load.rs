@@ -307,34 +307,75 @@ const GPT1_TOKENS: [(&str, &str); 1] = [("unk_token", "<unk>")];
 const GPT2_TOKENS: [(&str, &str); 3] =
     [("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>")];
 
-/// Byte-pair encoding from `vocab.json` and `merges.txt`: GPT-1 if words end in `</w>`, else GPT-2.
+/// What CLIP puts around a text.
+const BEGIN: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+const CLIP_TOKENS: [(&str, &str); 4] =
+    [("bos_token", BEGIN), ("eos_token", END), ("unk_token", END), ("pad_token", END)];
+
+/// CLIP's tokenizer over its vocabulary: lower case, words by kinds of characters, bytes, and its two tokens around.
+fn clip(vocabulary: BPE, begin: u32, end: u32) -> Result<tokenizers::Tokenizer> {
+    let words =
+        r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let split = json!({"type": "Split", "pattern": {"Regex": words}, "behavior": "Removed", "invert": true});
+    let mut tokenizer = tokenizers::Tokenizer::new(vocabulary);
+    tokenizer
+        .with_normalizer(Some(part::<NormalizerWrapper>(json!({"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]}))?))
+        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "Sequence", "pretokenizers": [
+            split, byte_level_part(false, true),
+        ]}))?))
+        .with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": [
+            byte_level_part(false, true),
+            {"type": "Replace", "pattern": {"String": "</w>"}, "content": " "},
+            {"type": "Strip", "content": " ", "start": 0, "stop": 1},
+        ]}))?))
+        .with_post_processor(Some(part::<PostProcessorWrapper>(json!({
+            "type": "RobertaProcessing", "sep": [END, end], "cls": [BEGIN, begin], "trim_offsets": false,
+            "add_prefix_space": false,
+        }))?));
+    Ok(tokenizer)
+}
+
+/// Byte-pair encoding from `vocab.json` and `merges.txt`: where words end in `</w>`, CLIP's if it has CLIP's tokens,
+/// else GPT-1's; GPT-2's where they do not.
 fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizers::Tokenizer, Defaults)> {
     let words: Vocab = parse(&read(vocab)?).map_err(|e| e.at(vocab))?;
     let pairs = merge_pairs(read_text(merges)?.lines()).map_err(|e| e.at(merges))?;
     let ends_words = words.keys().any(|token| token.ends_with("</w>"));
+    let (begin, end) = (words.get(BEGIN).copied(), words.get(END).copied());
     let model = BPE::builder().vocab_and_merges(words, pairs);
     let build = |model: tokenizers::models::bpe::BpeBuilder| {
         model.build().map_err(|e| tokenizer_error("not a vocabulary with its merges", e).at(merges))
     };
-    let (tokenizer, defaults): (_, Defaults) = if ends_words {
-        let unk = folder.token("unk_token", &GPT1_TOKENS).unwrap_or_default();
-        let mut tokenizer =
-            tokenizers::Tokenizer::new(build(model.unk_token(unk).end_of_word_suffix("</w>".into()))?);
-        tokenizer
-            .with_normalizer(Some(part::<NormalizerWrapper>(json!({
-                "type": "BertNormalizer",
-                "clean_text": true,
-                "handle_chinese_chars": true,
-                "strip_accents": null,
-                "lowercase": true,
-            }))?))
-            .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
-            .with_decoder(Some(part::<DecoderWrapper>(json!({"type": "BPEDecoder", "suffix": "</w>"}))?));
-        (tokenizer, &GPT1_TOKENS)
-    } else {
-        let prefix = folder.tokenizer["add_prefix_space"].as_bool().unwrap_or(false);
-        (byte_level(build(model)?, json!([byte_level_part(prefix, true)]))?, &GPT2_TOKENS)
-    };
+    let (tokenizer, defaults): (_, Defaults) =
+        if let (true, Some(begin), Some(end)) = (ends_words, begin, end) {
+            (
+                clip(build(model.unk_token(END.into()).end_of_word_suffix("</w>".into()))?, begin, end)?,
+                &CLIP_TOKENS,
+            )
+        } else if ends_words {
+            let unk = folder.token("unk_token", &GPT1_TOKENS).unwrap_or_default();
+            let mut tokenizer =
+                tokenizers::Tokenizer::new(build(model.unk_token(unk).end_of_word_suffix("</w>".into()))?);
+            tokenizer
+                .with_normalizer(Some(part::<NormalizerWrapper>(json!({
+                    "type": "BertNormalizer",
+                    "clean_text": true,
+                    "handle_chinese_chars": true,
+                    "strip_accents": null,
+                    "lowercase": true,
+                }))?))
+                .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
+                .with_decoder(Some(part::<DecoderWrapper>(json!({"type": "BPEDecoder", "suffix": "</w>"}))?));
+            (tokenizer, &GPT1_TOKENS)
+        } else {
+            let prefix = folder.tokenizer["add_prefix_space"].as_bool().unwrap_or(false);
+            (byte_level(build(model)?, json!([byte_level_part(prefix, true)]))?, &GPT2_TOKENS)
+        };
     let mut tokenizer = tokenizer;
     folder.add_tokens(&mut tokenizer, defaults)?;
     Ok((tokenizer, defaults))
