@@ -5,14 +5,18 @@ use std::ops::ControlFlow;
 
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
+use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening};
+use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::words;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::clip::OPEN_CLIP;
+use crate::processor;
 
 /// Tokens of one pass, be they words or patches: enough to keep every core busy, few enough to stay in its caches.
 const TOKENS_A_PASS: usize = 2048;
@@ -33,6 +37,9 @@ pub trait Pair: Send + Sync {
 
     /// How many states a picture has.
     fn tokens_of_a_picture(&self) -> usize;
+
+    /// Pixels along a side of a picture; none without the tower that sees.
+    fn side(&self) -> Option<usize>;
 }
 
 /// How a family's releases were taught to read.
@@ -111,6 +118,7 @@ pub(crate) fn abilities(card: &mut Card, reads: bool, sees: bool) {
 pub(crate) struct PairExhibit<N> {
     network: N,
     tokenizer: Option<Tokenizer>,
+    processor: Option<Processor>,
     habits: Habits,
     /// Whether texts lose their punctuation.
     plain: bool,
@@ -134,10 +142,12 @@ impl<N: Pair> PairExhibit<N> {
         };
         let named = tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad);
         let pad = match habits {
-            Habits::Clip => 0,
+            // Whatever it is, nothing that counts sees it; transformers fills with the end token.
+            Habits::Clip => named.unwrap_or(0),
             Habits::Siglip => named.filter(|_| config.get("pad_token").is_some()).unwrap_or(1),
         };
-        Ok(Self { network, tokenizer, habits, plain, pad, card })
+        let processor = processor_of(opening, habits, network.side())?;
+        Ok(Self { network, tokenizer, processor, habits, plain, pad, card })
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
@@ -208,8 +218,32 @@ impl<N: Pair> PairExhibit<N> {
 
     /// One vector a picture, of length 1.
     fn vectors_of_pictures(&self, pictures: &[&Image]) -> Result<Vec<Tensor>> {
-        let _ = (pictures, TOKENS_A_PASS / self.network.tokens_of_a_picture());
-        Err(self.cannot("prepare pictures"))
+        let mut vectors = Vec::with_capacity(pictures.len());
+        let count = (TOKENS_A_PASS / self.network.tokens_of_a_picture()).max(1);
+        for (pass, now) in pictures.chunks(count).enumerate() {
+            let pixels = |(i, picture): (usize, &&Image)| {
+                let of_which = |error: Error| match pictures.len() {
+                    1 => error,
+                    all => error.context(format!("picture {} of {all}", pass * count + i + 1)),
+                };
+                self.processor()?.process(picture).map_err(of_which)
+            };
+            let pixels = now.iter().enumerate().map(pixels).collect::<Result<Vec<_>>>()?;
+            let made = self.network.pictures(&Tensor::stack(&pixels, 0)?)?;
+            for row in 0..now.len() {
+                vectors.push(on_host(&made.narrow(0, row, 1)?)?);
+            }
+        }
+        Ok(vectors)
+    }
+
+    fn processor(&self) -> Result<&Processor> {
+        self.network.side().ok_or_else(|| no_tower("sees pictures"))?;
+        self.processor.as_ref().ok_or_else(|| {
+            let message = format!("{} came without preprocessor_config.json", self.card.source);
+            Error::new(ErrorKind::NotFound, message)
+                .hint("it says how pictures are prepared: put the release's own beside the weights")
+        })
     }
 
     fn vectors(&self, items: &[Item]) -> Result<(Vec<Tensor>, Vec<usize>)> {
@@ -264,6 +298,23 @@ impl<N: Pair> PairExhibit<N> {
     }
 }
 
+/// What prepares the pictures of a release: its processor file, or the code that open_clip's and OpenAI's rely on.
+fn processor_of(opening: &Opening, habits: Habits, side: Option<usize>) -> Result<Option<Processor>> {
+    let Some(side) = side else { return Ok(None) };
+    if let Some(said) = processor::of(opening)? {
+        return Ok(Some(said));
+    }
+    let hub = opening.files.get("config.json").is_some();
+    match opening.json(OPEN_CLIP)? {
+        _ if hub || habits == Habits::Siglip => Ok(None),
+        Some(file) => {
+            let place = opening.files.require(OPEN_CLIP)?;
+            Processor::from_json(&file).map(Some).map_err(|error| error.at(place))
+        }
+        None => Ok(Some(Processor::open_clip(side))),
+    }
+}
+
 /// A vector of `(1, space)` in float32 on the CPU, of length 1.
 fn on_host(vector: &Tensor) -> Result<Tensor> {
     normalised(&vector.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
@@ -284,21 +335,58 @@ impl<N: Pair> Exhibit for PairExhibit<N> {
         self.network.forward(inputs, false)
     }
 
-    /// `forward`, with `interpolate_pos_encoding` for pictures of any size, and with `texts` in place of token ids.
+    /// `forward`, with `interpolate_pos_encoding` for pictures of any size, with `texts` in place of token ids and with
+    /// an `image` of bytes, `(height, width, 3)`, in place of pixel values; `preprocess`, which prepares such an image.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        if method != "forward" {
-            return Err(self.cannot(&format!("run the method \"{method}\"")));
+        match method {
+            "forward" => {}
+            "preprocess" => return processor::preprocess(self.processor()?, inputs),
+            other => return Err(self.cannot(&format!("run the method \"{other}\""))),
         }
-        let any_size = options["interpolate_pos_encoding"].as_bool().unwrap_or(false);
-        let Some(texts) = options["texts"].as_array() else { return self.network.forward(inputs, any_size) };
-        let texts = texts.iter().filter_map(Value::as_str);
-        let encodings = texts.map(|text| self.encode(text)).collect::<Result<Vec<_>>>()?;
-        let ids = self.rows(&encodings.iter().collect::<Vec<_>>(), self.card.context)?;
         let mut inputs = inputs.clone();
-        inputs.insert("input_ids".into(), ids.to_dtype(DType::I64)?);
+        let mut made = Tensors::new();
+        if let Some(image) = inputs.remove("image") {
+            match image.rank() {
+                3 => {
+                    made.insert(
+                        "pixel_values".into(),
+                        self.processor()?.batch(&processor::pictures(&image)?)?,
+                    );
+                }
+                _ => {
+                    inputs.insert("image".into(), image);
+                }
+            }
+        }
+        if let Some(texts) = options["texts"].as_array() {
+            let texts = texts.iter().filter_map(Value::as_str);
+            let encodings = texts.map(|text| self.encode(text)).collect::<Result<Vec<_>>>()?;
+            let ids = self.rows(&encodings.iter().collect::<Vec<_>>(), self.card.context)?;
+            made.insert("input_ids".into(), ids.to_dtype(DType::I64)?);
+        }
+        inputs.extend(made.clone());
+        let any_size = options["interpolate_pos_encoding"].as_bool().unwrap_or(false);
         let mut out = self.network.forward(&inputs, any_size)?;
-        out.extend(inputs.remove_entry("input_ids"));
+        out.append(&mut made);
         Ok(out)
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        let mut inputs = match sizes.tokens {
+            0 => Tensors::new(),
+            _ => token_rows(sizes)?,
+        };
+        if let (1.., Some(side)) = (sizes.images, self.network.side()) {
+            let shape = [sizes.rows * sizes.images, 3, side, side];
+            inputs.insert("pixel_values".into(), noise_pixels(&shape)?);
+        }
+        match method == "forward" && !inputs.is_empty() {
+            true => Ok(inputs),
+            false => Err(self.cannot(&format!(
+                "run \"{method}\" on {} tokens and {} pictures",
+                sizes.tokens, sizes.images
+            ))),
+        }
     }
 
     /// One vector a text or picture, of length 1.

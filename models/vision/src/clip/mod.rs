@@ -39,6 +39,7 @@ pub use positions::interpolated;
 pub use text::{TextConfig, TextStates, TextTower};
 pub use vision::{VisionConfig, VisionStates, VisionTower, without_class};
 
+pub(crate) use original::CONFIG as OPEN_CLIP;
 pub(crate) use text::embedded;
 pub(crate) use vision::{own_size, side};
 
@@ -272,6 +273,10 @@ impl Pair for Clip {
 
     fn tokens_of_a_picture(&self) -> usize {
         self.vision_model.as_ref().map_or(1, |tower| tower.config().patches() + 1)
+    }
+
+    fn side(&self) -> Option<usize> {
+        self.vision_model.as_ref().map(|tower| tower.config().image_size)
     }
 }
 

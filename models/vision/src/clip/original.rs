@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 /// What a projection that is stored `[inputs, outputs]` is called below its name.
 pub(super) const TRANSPOSED: &str = "transposed";
 
-const CONFIG: &str = "open_clip_config.json";
+/// The config of open_clip's repositories.
+pub(crate) const CONFIG: &str = "open_clip_config.json";
 
 /// What open_clip's repositories call their weights, in the order of preference.
 const WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
@@ -222,7 +223,8 @@ fn other_network(key: &str, found: &Value) -> Error {
 /// An archive of OpenAI's: its tensors tell its sizes, and its activation is always QuickGELU.
 fn archive(files: &Files, options: &Options) -> Result<Option<Layout>> {
     let Some(path) = archive_of(files) else { return Ok(None) };
-    let checkpoint = Checkpoint::open_files(std::slice::from_ref(&path))?;
+    // What cannot be read is somebody else's to complain of.
+    let Ok(checkpoint) = Checkpoint::open_files(std::slice::from_ref(&path)) else { return Ok(None) };
     let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
     let (Some(patches), Some(words)) = (shape("visual.conv1.weight"), shape("token_embedding.weight")) else {
         return Ok(None);

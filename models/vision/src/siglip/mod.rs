@@ -232,6 +232,10 @@ impl Pair for Siglip {
     fn tokens_of_a_picture(&self) -> usize {
         self.vision_model.as_ref().map_or(1, |tower| tower.config().patches())
     }
+
+    fn side(&self) -> Option<usize> {
+        self.vision_model.as_ref().map(|tower| tower.config().image_size)
+    }
 }
 
 /// Opens a checkpoint.
