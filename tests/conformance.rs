@@ -82,7 +82,8 @@ fn samples() -> Vec<Sample> {
 fn of_text() -> Vec<Sample> {
     let reads_text = |sample: &Sample| {
         let Family { inputs, outputs, .. } = sample.family;
-        inputs.contains(&Modality::Text) && !outputs.contains(&Modality::Sound)
+        let compares = inputs.contains(&Modality::Image) && !outputs.contains(&Modality::Text);
+        inputs.contains(&Modality::Text) && !outputs.contains(&Modality::Sound) && !compares
     };
     samples().into_iter().filter(reads_text).collect()
 }
@@ -136,6 +137,10 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let place = size(&config["lang_encoder"]["vocab_size"]) as i64 - 2;
             with_picture(index, place, "vision_x", &[1, 1, 1, 3, 8, 8])
         }
+        "clip" | "siglip" => {
+            let side = size(&config["vision_config"]["image_size"]);
+            with_picture(index, 14, "pixel_values", &[1, 3, side, side])
+        }
         _ => text_row(index),
     }
 }
@@ -165,13 +170,13 @@ fn both_rows(sample: &Sample) -> Tensors {
     row(sample, 0).into_iter().map(join).collect()
 }
 
-/// What belongs to `row` of an output of [`both_rows`]: its half of the axis that two rows make longer, or all of what
-/// does not speak of rows.
+/// What belongs to `row` of an output of [`both_rows`]: its half of the axes that two rows make longer (two where each
+/// row meets each), or all of what does not speak of rows.
 fn part_of(both: &Tensor, alone: &Tensor, row: usize) -> Tensor {
-    match (0..alone.rank()).find(|axis| both.dims()[*axis] != alone.dims()[*axis]) {
-        Some(axis) => both.narrow(axis, row * alone.dims()[axis], alone.dims()[axis]).unwrap(),
-        None => both.clone(),
-    }
+    let longer = (0..alone.rank()).filter(|axis| both.dims()[*axis] != alone.dims()[*axis]);
+    longer.fold(both.clone(), |part, axis| {
+        part.narrow(axis, row * alone.dims()[axis], alone.dims()[axis]).unwrap()
+    })
 }
 
 /// Those of them that write text.
@@ -411,7 +416,11 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
         for odd in 0..sample.tensors.len() {
             let mut tensors = sample.tensors.clone();
             let (name, shape) = &mut tensors[odd];
-            shape[0] += 1;
+            match shape.first_mut() {
+                Some(count) => *count += 1,
+                // One number becomes two.
+                None => shape.push(2),
+            }
             let (name, found, wanted) = (name.clone(), shape.clone(), sample.tensors[odd].1.clone());
             sample.write(&tensors);
             let error = sample.complaint().to_string();
