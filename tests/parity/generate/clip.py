@@ -1,4 +1,7 @@
-"""Parity cases of CLIP and SigLIP: both towers and each alone, activations, end tokens, masks, layouts, positions."""
+"""Parity cases of CLIP and SigLIP: both towers and each alone, activations, end tokens, masks, layouts, positions.
+
+open_clip is pinned in requirements-flamingo.txt.
+"""
 
 import json
 import math
