@@ -39,6 +39,16 @@ fn llama_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn clip_computes_what_its_references_compute() {
+    cases_of("clip");
+}
+
+#[test]
+fn dalle_computes_what_its_references_compute() {
+    cases_of("dalle");
+}
+
+#[test]
 fn encodec_computes_what_its_reference_computes() {
     cases_of("encodec");
 }
@@ -80,6 +90,11 @@ fn mpt_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn siglip_computes_what_its_reference_computes() {
+    cases_of("siglip");
+}
+
+#[test]
 fn t5_computes_what_its_reference_computes() {
     cases_of("t5");
 }
@@ -95,8 +110,23 @@ fn no_folder_of_cases_is_forgotten() {
     assert_eq!(
         families,
         [
-            "bert", "encodec", "flamingo", "gemma3", "gpt", "gpt_neox", "llama", "llark", "llava",
-            "medgemma", "mpt", "musicgen", "t5"
+            "bert",
+            "clip",
+            "dalle",
+            "encodec",
+            "flamingo",
+            "gemma3",
+            "gpt",
+            "gpt_neox",
+            "llama",
+            "llark",
+            "llava",
+            "medgemma",
+            "mpt",
+            "musicgen",
+            "preprocess",
+            "siglip",
+            "t5"
         ]
     );
 }
