@@ -82,8 +82,10 @@ fn samples() -> Vec<Sample> {
 fn of_text() -> Vec<Sample> {
     let reads_text = |sample: &Sample| {
         let Family { inputs, outputs, .. } = sample.family;
-        let compares = inputs.contains(&Modality::Image) && !outputs.contains(&Modality::Text);
-        inputs.contains(&Modality::Text) && !outputs.contains(&Modality::Sound) && !compares
+        let makes = |modality| outputs.contains(&modality);
+        let compares = inputs.contains(&Modality::Image) && !makes(Modality::Text);
+        let reads = inputs.contains(&Modality::Text);
+        reads && !compares && !makes(Modality::Sound) && !makes(Modality::Image)
     };
     samples().into_iter().filter(reads_text).collect()
 }
@@ -110,6 +112,20 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let codes = codes(size(&decoder["num_codebooks"]), 5, size(&decoder["vocab_size"]));
             row.insert("decoder_input_ids".into(), codes);
             row
+        }
+        "dalle-mini" => {
+            let mut row = text_row(index);
+            row.insert("decoder_input_ids".into(), codes(1, 5, size(&config["image_vocab_size"])));
+            row
+        }
+        "dvae" => {
+            let pixels = (0..3 * 16 * 24).map(|i| ((i * i + 5 * index) as f32 * 0.1).sin().abs());
+            let pixels = Tensor::from_vec(pixels.collect(), (1, 3, 16, 24), &Device::Cpu).unwrap();
+            Tensors::from([("pixel_values".into(), pixels)])
+        }
+        "vqgan" => {
+            let codes = codes(3, 4, size(&config["n_embed"])).unsqueeze(0).unwrap();
+            Tensors::from([("codes".into(), codes)])
         }
         "jukebox" => {
             let time = size(&config["prior_config_list"][0]["n_ctx"]);
