@@ -244,7 +244,7 @@ impl Conv<'_> {
     /// How many terms a packed block covers: whole taps, or a part of one.
     fn block(&self) -> usize {
         let channels = self.x.channels;
-        if channels < FEW_CHANNELS || channels > BLOCK_LENGTH {
+        if !(FEW_CHANNELS..=BLOCK_LENGTH).contains(&channels) {
             return self.terms.min(BLOCK_LENGTH);
         }
         let taps = self.terms / channels;

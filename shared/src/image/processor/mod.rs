@@ -10,6 +10,9 @@ mod tests;
 
 use std::sync::OnceLock;
 
+/// What a model sees of a picture, its three planes one after the other, with their height and their width.
+type Planes = (Vec<f32>, usize, usize);
+
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
@@ -377,8 +380,7 @@ impl Processor {
             let pieces = self.pieces(image)?;
             seen.extend(pieces.into_iter().map(|piece| (0, piece)));
         }
-        let made: Vec<OnceLock<Result<(Vec<f32>, usize, usize)>>> =
-            seen.iter().map(|_| OnceLock::new()).collect();
+        let made: Vec<OnceLock<Result<Planes>>> = seen.iter().map(|_| OnceLock::new()).collect();
         pool::parallel_for(seen.len(), |index| {
             let _ = made[index].set(self.planes(&seen[index].1));
         });
@@ -406,7 +408,7 @@ impl Processor {
     }
 
     /// The planes of `image`, their height and their width.
-    fn planes(&self, image: &Image) -> Result<(Vec<f32>, usize, usize)> {
+    fn planes(&self, image: &Image) -> Result<Planes> {
         check(image)?;
         let squared = match self.square {
             Some(colour) if image.height != image.width => Some(square(image, colour)?),

@@ -11,6 +11,9 @@ use super::{DalleBart, State, Text};
 /// The most pictures that are drawn in one batch; their keys and values are what takes the memory.
 const AT_ONCE: usize = 16;
 
+/// What is handed the number of a picture and the codes of it that are there, and says whether to go on.
+pub(super) type Each<'a> = dyn FnMut(usize, &[u32]) -> Result<ControlFlow<()>> + 'a;
+
 /// What one picture is to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wish {
@@ -41,12 +44,7 @@ struct Sheet<'a> {
 impl Pen<'_> {
     /// The codes of all `wishes`. `each` is handed what there is of a picture with every new code; if it breaks, what is
     /// there is all.
-    pub fn draw(
-        &self,
-        wishes: &[Wish],
-        options: &Decoding,
-        each: &mut dyn FnMut(usize, &[u32]) -> Result<ControlFlow<()>>,
-    ) -> Result<Vec<Vec<u32>>> {
+    pub fn draw(&self, wishes: &[Wish], options: &Decoding, each: &mut Each) -> Result<Vec<Vec<u32>>> {
         let mut codes: Vec<Vec<u32>> = Vec::with_capacity(wishes.len());
         for (number, wishes) in wishes.chunks(AT_ONCE).enumerate() {
             let before = number * AT_ONCE;
