@@ -98,7 +98,7 @@ impl Model for Siglip {
             }
             if text.space() != vision.hidden_size {
                 return Err(Error::unsupported(format!(
-                    "texts have vectors of {}, pictures of {}: they share no space",
+                    "text_config makes vectors of {}, vision_config of {}: they share no space",
                     text.space(),
                     vision.hidden_size
                 )));
