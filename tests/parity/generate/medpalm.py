@@ -1,20 +1,24 @@
 """Parity cases of the models that answer about pictures in the place of Med-PaLM M: MedGemma (Gemma 3 with its eyes)
 and LLaVA-Med, in every layout of their releases."""
 
-import copy
 import json
 import sys
 
 import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     Gemma3TextConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
+    PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
 
@@ -186,6 +190,69 @@ def answer(layout, new_tokens=11, **changes):
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+WORDS = """<pad> <eos> <bos> <unk> <start_of_turn> <end_of_turn> user model describe this picture . the a heart lungs are
+clear and normal of size no sign fluid left right chest shows is with small shadow in upper lower lobe seen there an old
+rib bone under skin spot dark round border even uneven maybe""".split()
+TURN = ("{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message.role }}\n{{ message.content | trim }}"
+        "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}")
+
+
+def words_of(folder, cfg):
+    """A tokenizer of whole words, with Gemma's special tokens, a template and a processor file."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    marks = {"<start_of_image>": cfg.boi_token_index, "<end_of_image>": cfg.eoi_token_index,
+             "<image_soft_token>": cfg.image_token_id}
+    vocabulary |= {f"w{i}": i for i in range(len(WORDS), cfg.text_config.vocab_size) if i not in marks.values()} | marks
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = [word for word in vocabulary if word.startswith("<")]
+    inner.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
+        extra_special_tokens={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>",
+                              "image_token": "<image_soft_token>"})
+    side = cfg.vision_config.image_size
+    processor = Gemma3Processor(Gemma3ImageProcessor(size={"height": side, "width": side}), tokenizer,
+                                image_seq_length=cfg.mm_tokens_per_image)
+    tokenizer.chat_template = TURN
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "preprocessor_config.json", {
+        "image_processor_type": "Gemma3ImageProcessor", "do_resize": True, "size": {"height": side, "width": side},
+        "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3})
+    return processor
+
+
+def whole_way(new_tokens=9):
+    """From a picture and words to words: what processor, template and network make of them together."""
+
+    def attempt(name, seed):
+        cfg = gemma(image_token_index=60, tie_word_embeddings=False, text=dict(max_position_embeddings=64))
+        model = randomise(Gemma3ForConditionalGeneration(cfg), seed, gain=2.5)
+        with torch.no_grad():
+            # Only words are said.
+            model.lm_head.weight[len(WORDS):] = 0
+            model.lm_head.weight[:6] = 0
+        case = Case(name, SYSTEM)
+        save_gemma(case, model, write_safetensors, released, torch.float32, False)
+        processor = words_of(case.model, cfg)
+        # The middle of the picture is darker; 30 wide and 24 high, so that it is squashed.
+        picture = torch.full((24, 30, 3), 200, dtype=torch.uint8)
+        picture[8:16, 10:20] = torch.tensor([150, 40, 30], dtype=torch.uint8)
+        text = "<bos><start_of_turn>user\n<start_of_image>describe this picture .<end_of_turn>\n<start_of_turn>model\n"
+        made = processor(text=text, images=Image.fromarray(picture.numpy()), return_tensors="pt",
+                         add_special_tokens=False)
+        inputs = {key: made[key] for key in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")}
+        options = {"max_new_tokens": new_tokens, "pad_token_id": 0, "eos_token_id": [1, 5]}
+        run = lambda network: generate(network, inputs, options)
+        case.write("Gemma3Processor and Gemma3ForConditionalGeneration", "generate", inputs, run(model),
+                   options | {"do_sample": False},
+                   note="with tokenizer, template and processor file: a test of models/vision goes the whole way")
+        case.check_repeats(reload_as(Gemma3ForConditionalGeneration), run)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 # ---------------------------------------------------------------- LLaVA
 
 
@@ -343,6 +410,7 @@ CASES = {
     "medgemma/forward_soft_cap_ignored": look(
         ["wiiiiw"], text=dict(final_logit_softcapping=1.0),
         note="the whole model's scores are plain, whatever its text model alone would do"),
+    "medgemma/generate_whole_way": whole_way(),
     "medgemma/generate": answer(["...wiiiiww", "wiiiiiiiiw"]),
     "llava/forward_transformers": see(["wwiiiiiiiiiww", "iiiiiiiiiwwww"]),
     "llava/forward_in_memory_names_bf16": see(["wwiiiiiiiiiww"], names=lambda name: name, dtype=torch.bfloat16,

@@ -1,0 +1,112 @@
+//! MedGemma the whole way: from pictures and words to words, as the reference's processor and network go it.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
+use fauna_shared::model::Exhibit;
+use fauna_shared::weights;
+use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::{Result, text::Tokenizer};
+use fauna_vision::medgemma::OneShot;
+use serde_json::{Value, json};
+
+fn case() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/medgemma/generate_whole_way")
+}
+
+fn opened(settings: Value) -> Result<Box<dyn Exhibit>> {
+    let settings = settings.as_object().unwrap().clone();
+    let zoo = Zoo::new(fauna_vision::FAMILIES.iter().copied());
+    zoo.open(case().join("model").to_str().unwrap(), &Options { settings, ..Options::default() })
+}
+
+/// Light grey, with a dark red middle: the picture of the case.
+fn picture() -> Item {
+    let pixel = |i: usize| match (10..20).contains(&(i % 30)) && (8..16).contains(&(i / 30)) {
+        true => [150, 40, 30],
+        false => [200; 3],
+    };
+    Item::Image(Image { width: 30, height: 24, rgb: (0..30 * 24).flat_map(pixel).collect() })
+}
+
+fn answer(model: &dyn Exhibit, prompt: &Prompt) -> Result<Vec<String>> {
+    let mut pieces = Vec::new();
+    let options = Decoding { max_new_tokens: 9, ..model.defaults() };
+    model.generate(prompt, &options, &mut |item| {
+        pieces.push(item.text().unwrap().to_string());
+        ControlFlow::Continue(())
+    })?;
+    Ok(pieces)
+}
+
+/// What the reference answers.
+fn expected() -> Vec<String> {
+    let tokenizer = Tokenizer::from_folder(case().join("model")).unwrap();
+    let sequences = &weights::tensors(&case().join("expected.safetensors")).unwrap()["sequences"];
+    let ids: Vec<i64> = sequences.flatten_all().unwrap().to_vec1().unwrap();
+    let new: Vec<u32> = ids[16..].iter().map(|id| *id as u32).collect();
+    tokenizer.decode(&new, true).unwrap().split_whitespace().map(String::from).collect()
+}
+
+fn words(pieces: &[String]) -> Vec<String> {
+    pieces.concat().split_whitespace().map(String::from).collect()
+}
+
+#[test]
+fn a_picture_and_a_question_are_answered_as_by_the_reference() {
+    let model = opened(json!({})).unwrap();
+    assert!(model.card().notes[0].contains("no medical device"));
+    let question = || Item::from("describe this picture .");
+    let asked = Prompt::Items(vec![picture(), question()]);
+    let pieces = answer(model.as_ref(), &asked).unwrap();
+    assert_eq!(words(&pieces), expected());
+    assert!(pieces.len() > 1, "the answer came in one piece");
+    let turn = Turn { role: Role::User, items: vec![picture(), question()] };
+    assert_eq!(answer(model.as_ref(), &Prompt::Chat(vec![turn])).unwrap(), pieces);
+    let placed = Prompt::Items(vec!["<start_of_image>describe this picture .".into(), picture()]);
+    assert_eq!(answer(model.as_ref(), &placed).unwrap(), pieces);
+}
+
+#[test]
+fn pictures_and_places_must_be_as_many() {
+    let model = opened(json!({})).unwrap();
+    let place = || Item::from("<start_of_image> describe this picture .");
+    for (items, told) in [
+        (vec![place()], "1 place for a picture (<start_of_image>), and there are 0 pictures"),
+        (vec![place(), picture(), picture()], "and there are 2 pictures"),
+        (
+            vec![place(), place(), picture()],
+            "2 places for a picture (<start_of_image>), and there is 1 picture",
+        ),
+    ] {
+        let error = answer(model.as_ref(), &Prompt::Items(items)).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn an_example_in_words_alone_may_stand_before_the_question() {
+    let (instruction, exemplar) = ("describe the chest .", "<img> is a normal heart .");
+    let model = opened(json!({ "instruction": instruction, "exemplar": exemplar })).unwrap();
+    let query = || vec![picture(), "describe this picture .".into()];
+    let set = answer(model.as_ref(), &Prompt::Items(query())).unwrap();
+    let shot = OneShot { instruction: instruction.into(), exemplar: exemplar.into(), query: query() };
+    let plain = opened(json!({})).unwrap();
+    assert_eq!(answer(plain.as_ref(), &shot.into()).unwrap(), set);
+    assert_ne!(answer(plain.as_ref(), &Prompt::Items(query())).unwrap(), set);
+}
+
+#[test]
+fn pictures_may_keep_their_shape_or_be_seen_in_pieces() {
+    let long =
+        Item::Image(Image { width: 600, height: 300, rgb: (0..540_000).map(|i| (i / 97) as u8).collect() });
+    let asked = Prompt::Items(vec![long, "describe this picture .".into()]);
+    let of = |settings: Value| answer(opened(settings).unwrap().as_ref(), &asked).unwrap();
+    let squashed = of(json!({}));
+    assert_ne!(of(json!({ "padded_resize": true })), squashed);
+    assert_ne!(of(json!({ "pan_and_scan": true })), squashed);
+    let error = opened(json!({ "pan_and_scan": "yes" })).err().unwrap().to_string();
+    assert!(error.contains("pan_and_scan"), "{error}");
+}
