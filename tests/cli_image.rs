@@ -1,0 +1,381 @@
+//! Whole-program tests of what makes and reads pictures.
+
+#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
+use fauna::picture;
+use fauna::runtime::Runtime;
+use fauna::weights::Weights;
+use fauna::{Image, Options};
+use program::{Done, json_lines, refused, run, text};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const IDEFICS: &str = "tests/parity/flamingo/idefics_generate/model";
+const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
+
+/// Words that every model made here knows.
+const WORDS: &str = "a an red blue green car cat dog photo of sky night armchair avocado shape the in";
+
+/// A checkpoint of `family`: its sample config, weights made from a seed, and a tokenizer of a few words that puts
+/// `begin` and `end` around a text.
+fn checkpoint(family: &str, begin: &str, end: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let zoo = fauna::zoo();
+    let known = zoo.families().iter().find(|known| known.name == family).expect(family);
+    let config = (known.sample)();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let (_, inventory) = fauna::inventory(text(folder.path()), &Options::default()).expect(family);
+    let plan = |(name, shape): &(String, Vec<usize>)| Planned {
+        name: name.clone(),
+        storage: Storage::F32,
+        shape: shape.clone(),
+    };
+    let planned: Vec<Planned> = inventory.tensors.iter().map(plan).collect();
+    let seeded = Weights::seeded(5, Runtime::cpu());
+    write_safetensors(&folder.path().join("model.safetensors"), &Metadata::new(), &planned, |tensor| {
+        let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+    })
+    .unwrap();
+
+    // The end token has the largest id, by which CLIP finds it.
+    let mut vocabulary: serde_json::Map<String, Value> =
+        WORDS.split(' ').zip((4..).map(Value::from)).map(|(word, id)| (word.into(), id)).collect();
+    for (token, id) in [("<unk>", 0), ("<pad>", 1), (begin, 3), (end, 60)] {
+        vocabulary.insert(token.into(), id.into());
+    }
+    let special = |token: &str| {
+        json!({"id": vocabulary[token], "content": token, "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true})
+    };
+    let around = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let named = |token: &str| json!({"id": token, "ids": [vocabulary[token]], "tokens": [token]});
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "decoder": null,
+        "added_tokens": [special("<unk>"), special("<pad>"), special(begin), special(end)],
+        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [around(begin), {"Sequence": {"id": "A", "type_id": 0}}, around(end)],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {begin: named(begin), end: named(end)}
+        },
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    folder
+}
+
+fn clip() -> TempDir {
+    let folder = checkpoint("clip", "<start>", "<end>");
+    let side = json!({"height": 20, "width": 20});
+    let processor = json!({
+        "image_processor_type": "CLIPImageProcessor", "do_resize": true, "size": {"shortest_edge": 20}, "resample": 3,
+        "do_center_crop": true, "crop_size": side, "do_rescale": true, "do_normalize": true,
+        "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_convert_rgb": true
+    });
+    std::fs::write(folder.path().join("preprocessor_config.json"), processor.to_string()).unwrap();
+    folder
+}
+
+fn dalle() -> TempDir {
+    checkpoint("dalle-mini", "<s>", "</s>")
+}
+
+/// A picture of one colour with a stripe of another.
+fn painted(height: usize, width: usize, colour: [u8; 3]) -> Image {
+    let pixel =
+        |i: usize| if i % width < width / 3 { [255 - colour[0], colour[2], colour[1]] } else { colour };
+    Image { width, height, rgb: (0..height * width).flat_map(pixel).collect() }
+}
+
+/// A folder with three pictures, `a.png`, `b.png` and `c.png`, and a file that is none.
+fn album() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, size, colour) in [
+        ("b.png", (30, 40), [200, 30, 30]),
+        ("a.png", (50, 20), [20, 40, 220]),
+        ("c.png", (24, 24), [30, 180, 60]),
+    ] {
+        picture::write(folder.path().join(name), &painted(size.0, size.1, colour)).unwrap();
+    }
+    std::fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
+    folder
+}
+
+/// The same with two bad pictures: an empty one and one that is cut short.
+fn worn_album() -> TempDir {
+    let folder = album();
+    let whole = std::fs::read(folder.path().join("a.png")).unwrap();
+    std::fs::write(folder.path().join("aa.png"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(folder.path().join("bb.jpg"), b"").unwrap();
+    folder
+}
+
+fn file(folder: &TempDir, name: &str) -> PathBuf {
+    folder.path().join(name)
+}
+
+/// Ended well.
+#[track_caller]
+fn done(done: &Done) {
+    assert_eq!(done.status, 0, "{}", done.err);
+}
+
+fn size(path: &Path) -> (usize, usize) {
+    let image = picture::read(path).unwrap();
+    (image.height, image.width)
+}
+
+#[test]
+fn a_picture_gets_the_label_that_fits_best_first() {
+    let (album, clip) = (album(), clip());
+    let a = file(&album, "a.png");
+    let ask = |more: &[&str]| run(&[&["run", text(clip.path()), "--image", text(&a)], more].concat());
+    let made = ask(&["--labels", "a red car, the blue sky ,a green cat", "--json"]);
+    done(&made);
+    let said = json_lines(&made.out).remove(0);
+    let labels = said["labels"].as_array().unwrap();
+    let scores: Vec<f64> = labels.iter().map(|label| label["score"].as_f64().unwrap()).collect();
+    assert_eq!(labels.len(), 3);
+    assert!(labels.iter().any(|label| label["label"] == "the blue sky"), "{said}");
+    assert!(
+        scores.is_sorted_by(|a, b| a >= b) && (scores.iter().sum::<f64>() - 1.0).abs() < 1e-5,
+        "{scores:?}"
+    );
+    let table = ask(&["--labels", "a red car,the blue sky"]);
+    done(&table);
+    assert_eq!(table.out.lines().count(), 2, "{}", table.out);
+    assert!(table.out.contains("the blue sky"));
+}
+
+#[test]
+fn labels_without_words_and_labels_without_a_picture_are_refused() {
+    let (album, clip) = (album(), clip());
+    let (model, a) = (text(clip.path()).to_string(), file(&album, "a.png"));
+    for empty in ["", " , ,"] {
+        refused(&run(&["run", &model, "--image", text(&a), "--labels", empty]), 2, &["no label"]);
+    }
+    refused(&run(&["run", &model, "--labels", "a cat"]), 2, &["--image"]);
+    refused(&run(&["run", &model, "--image", text(&a), "a dog", "--labels", "a cat"]), 2, &["a dog"]);
+    refused(&run(&["run", &model, "--image", text(&a)]), 2, &["--labels"]);
+}
+
+#[test]
+fn pictures_are_embedded_as_texts_are() {
+    let (album, clip) = (album(), clip());
+    let made = run(&["embed", text(clip.path()), "a red car", "--images", text(album.path())]);
+    done(&made);
+    let rows = json_lines(&made.out);
+    let vector = |row: &Value| -> Vec<f64> {
+        row["embedding"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+    };
+    assert_eq!(rows.len(), 4, "a text and three pictures, by name");
+    assert!(rows.iter().all(|row| vector(row).len() == 24));
+    // Pictures of a batch are those alone.
+    let alone = run(&["embed", text(clip.path()), "--image", text(&file(&album, "b.png"))]);
+    done(&alone);
+    let (alone, among) = (vector(&json_lines(&alone.out)[0]), vector(&rows[2]));
+    assert!(alone.iter().zip(&among).all(|(a, b)| (a - b).abs() < 1e-5), "b.png is the third row");
+    assert_ne!(vector(&rows[1]), vector(&rows[2]));
+}
+
+#[test]
+fn a_bad_picture_of_a_folder_is_named_and_the_others_are_done() {
+    let (album, clip) = (worn_album(), clip());
+    let made = run(&["embed", text(clip.path()), "--images", text(album.path())]);
+    assert_eq!(made.status, 2, "{}", made.err);
+    let rows = json_lines(&made.out);
+    let errors: Vec<bool> = rows.iter().map(|row| row["error"].is_string()).collect();
+    assert_eq!(errors, [false, true, false, true, false], "{}", made.out);
+    assert!(made.err.contains("aa.png") && made.err.contains("bb.jpg"), "{}", made.err);
+    assert!(made.err.contains("an empty file"), "{}", made.err);
+
+    let found = run(&["search", text(clip.path()), text(album.path()), "a red car"]);
+    assert_eq!((found.status, found.out.lines().count()), (2, 3), "{}", found.err);
+    assert!(found.err.contains("aa.png") && found.err.contains("bb.jpg"), "{}", found.err);
+}
+
+#[test]
+fn a_folder_is_searched_by_a_sentence() {
+    let (album, clip, elsewhere) = (album(), clip(), tempfile::tempdir().unwrap());
+    let sheet = file(&elsewhere, "sheet.png");
+    let search = |more: &[&str]| {
+        run(&[&["search", text(clip.path()), text(album.path()), "a red car"], more].concat())
+    };
+    let found = search(&["--json", "--png", text(&sheet)]);
+    done(&found);
+    let said = json_lines(&found.out).remove(0);
+    let scores: Vec<f64> =
+        said["found"].as_array().unwrap().iter().map(|found| found["score"].as_f64().unwrap()).collect();
+    assert_eq!(scores.len(), 3);
+    assert!(
+        scores.is_sorted_by(|a, b| a >= b) && scores.iter().all(|score| score.abs() <= 1.0),
+        "{scores:?}"
+    );
+    let drawn = picture::read(&sheet).unwrap();
+    assert!(drawn.width > 500 && drawn.height > 300, "{} x {}", drawn.width, drawn.height);
+    assert!(drawn.rgb.chunks_exact(3).any(|pixel| pixel == [30, 180, 60]), "c.png is on the sheet");
+
+    let one = search(&["--top", "1"]);
+    done(&one);
+    let best = said["found"][0]["file"].as_str().unwrap();
+    assert!(one.out.lines().count() == 1 && one.out.contains(best), "{}", one.out);
+    refused(&search(&["--png", text(&sheet)]), 2, &["sheet.png", "--force"]);
+}
+
+#[test]
+fn a_folder_without_pictures_and_a_sentence_without_words_are_refused() {
+    let (album, clip) = (album(), clip());
+    let empty = tempfile::tempdir().unwrap();
+    refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["picture"]);
+    refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["sentence"]);
+    refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["picture"]);
+    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["text"]);
+}
+
+#[test]
+fn a_grid_shows_several_pictures_of_one_prompt() {
+    let (dalle, folder) = (dalle(), tempfile::tempdir().unwrap());
+    let draw = |name: &str, more: &[&str]| {
+        let path = file(&folder, name);
+        let made = run(&[
+            &["run", text(dalle.path()), "an armchair in the shape of an avocado", "--out", text(&path)],
+            more,
+        ]
+        .concat());
+        done(&made);
+        made
+    };
+    draw("one.png", &["--seed", "3"]);
+    draw("grid.png", &["--seed", "3", "--grid", "2x3"]);
+    let (one, grid) =
+        (picture::read(file(&folder, "one.png")).unwrap(), picture::read(file(&folder, "grid.png")).unwrap());
+    assert_eq!((grid.height, grid.width), (2 * one.height, 3 * one.width));
+    let cell = |row: usize, column: usize| -> Vec<u8> {
+        let line = |y: usize| {
+            let start = ((row * one.height + y) * grid.width + column * one.width) * 3;
+            &grid.rgb[start..start + one.width * 3]
+        };
+        (0..one.height).flat_map(line).copied().collect()
+    };
+    assert_eq!(cell(0, 0), one.rgb, "the first of a grid is the one that is made alone");
+    assert_ne!(cell(0, 0), cell(1, 2), "samples differ");
+    draw("again.png", &["--seed", "3", "--no-previews"]);
+    assert_eq!(picture::read(file(&folder, "again.png")).unwrap(), one);
+    draw("other.png", &["--seed", "4"]);
+    assert_ne!(picture::read(file(&folder, "other.png")).unwrap(), one);
+}
+
+#[test]
+fn the_nearest_pictures_to_the_prompt_come_first_where_a_judge_is_named() {
+    let (dalle, clip, folder) = (dalle(), clip(), tempfile::tempdir().unwrap());
+    let path = file(&folder, "ranked.png");
+    let draw =
+        ["run", text(dalle.path()), "a red cat", "--grid", "2x2", "--out", text(&path), "--json", "--rank"];
+    let made = run(&[&draw[..], &[text(clip.path())]].concat());
+    done(&made);
+    let said = json_lines(&made.out).remove(0);
+    let scores: Vec<f64> =
+        said["files"][0]["scores"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap()).collect();
+    assert_eq!((scores.len(), &said["files"][0]["pictures"]), (4, &json!(4)));
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    refused(&run(&[&draw[..], &[LLAMA, "--force"]].concat()), 2, &["text"]);
+}
+
+#[test]
+fn several_prompts_have_a_picture_each() {
+    let (dalle, folder) = (dalle(), tempfile::tempdir().unwrap());
+    let path = file(&folder, "cat.png");
+    done(&run(&["run", text(dalle.path()), "a red cat", "the blue sky", "--out", text(&path)]));
+    assert_eq!(size(&file(&folder, "cat-1.png")), size(&file(&folder, "cat-2.png")));
+    assert!(!path.exists());
+}
+
+#[test]
+fn where_a_picture_goes_is_asked_before_the_work() {
+    let (dalle, folder) = (dalle(), album());
+    let draw = |more: &[&str]| run(&[&["run", text(dalle.path()), "a cat"], more].concat());
+    refused(&draw(&[]), 2, &["--out"]);
+    refused(&draw(&["--out", text(&file(&folder, "cat.jpg"))]), 2, &[".png"]);
+    refused(&draw(&["--out", text(&file(&folder, "a.png"))]), 2, &["a.png", "--force"]);
+    refused(&draw(&["--out", text(&file(&folder, "x.png")), "--grid", "0x3"]), 2, &["3x3"]);
+    refused(
+        &draw(&["--out", text(&file(&folder, "x.png")), "--image", text(&file(&folder, "a.png"))]),
+        2,
+        &[],
+    );
+    refused(&run(&["run", text(dalle.path()), " ", "--out", text(&file(&folder, "x.png"))]), 2, &["empty"]);
+    assert!(!file(&folder, "x.png").exists());
+}
+
+#[test]
+fn a_picture_becomes_codes_and_codes_a_picture() {
+    let (dvae, folder) = (checkpoint("dvae", "<s>", "</s>"), tempfile::tempdir().unwrap());
+    let (seen, codes, again) =
+        (file(&folder, "in.png"), file(&folder, "codes.safetensors"), file(&folder, "out.png"));
+    picture::write(&seen, &painted(300, 270, [10, 90, 200])).unwrap();
+    done(&run(&["run", text(dvae.path()), "--image", text(&seen), "--out", text(&codes)]));
+    let tensors = fauna::weights::tensors(&codes).unwrap();
+    assert_eq!(tensors["codes"].dims(), [1, 32, 32]);
+    done(&run(&["run", text(dvae.path()), "--codes", text(&codes), "--out", text(&again)]));
+    assert_eq!(size(&again), (256, 256));
+    let little = file(&folder, "small.png");
+    picture::write(&little, &painted(100, 300, [1, 2, 3])).unwrap();
+    let small = ["run", text(dvae.path()), "--image", text(&little), "--out", text(&codes), "--force"];
+    refused(&run(&small), 2, &["256"]);
+}
+
+#[test]
+fn examples_come_before_the_picture_that_is_asked_about() {
+    let album = album();
+    let path = |name: &str| file(&album, name);
+    let (a, b, c) = (path("a.png"), path("b.png"), path("c.png"));
+    let ask = |order: &[&str]| {
+        let made = run(&[&["run", IDEFICS, "--max-tokens", "8", "--json"], order].concat());
+        done(&made);
+        let said = json_lines(&made.out).remove(0);
+        said["text"].as_str().unwrap().to_string()
+    };
+    let shots =
+        ["--image", text(&a), "two cats", "--image", text(&b), "three dogs", "--image", text(&c), "--ask"];
+    let answer = ask(&shots);
+    assert!(!answer.is_empty());
+    assert_eq!(ask(&shots), answer);
+    ask(&["--image", text(&a), "a small horse sits on"]);
+    ask(&["--image", text(&c), "--ask"]);
+    ask(&["the two cats"]);
+    refused(&run(&["run", IDEFICS, "two cats", "--ask"]), 2, &["--image"]);
+    refused(&run(&["run", IDEFICS, "--image", text(&a), "--image", text(&b), "--ask"]), 2, &["text"]);
+}
+
+#[test]
+fn a_conversation_may_begin_with_a_picture() {
+    let album = album();
+    let a = file(&album, "a.png");
+    done(&run(&["run", IDEFICS, "--chat", "--image", text(&a), "the large house", "--max-tokens", "4"]));
+}
+
+#[test]
+fn what_is_no_picture_is_named() {
+    let (album, clip) = (worn_album(), clip());
+    let path = |name: &str| file(&album, name);
+    for (name, says) in [
+        ("aa.png", "cannot be read"),
+        ("bb.jpg", "an empty file"),
+        ("notes.txt", "not a picture"),
+        ("none.png", "none.png"),
+    ] {
+        for model in [text(clip.path()), IDEFICS] {
+            let labels: &[&str] = if model == IDEFICS { &[] } else { &["--labels", "a cat"] };
+            let made = run(&[&["run", model, "--image", text(&path(name))], labels].concat());
+            refused(&made, 2, &[name, says]);
+        }
+    }
+    refused(&run(&["run", LLAMA, "--image", text(&path("a.png")), "the"]), 2, &["text"]);
+}
