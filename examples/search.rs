@@ -3,6 +3,10 @@
 //!     cargo run --release --example search -- tests/parity/clip/end_to_end/model "a photo of two cats" \
 //!         shared/tests/image/rgb.png shared/tests/image/grey.png fauna-tour.png
 //!
+//!     -0.061  shared/tests/image/grey.png
+//!     -0.078  shared/tests/image/rgb.png
+//!     -0.297  fauna-tour.png
+//!
 //! That model is tiny and its weights are random; openai/clip-vit-base-patch32 finds what you describe.
 
 use std::error::Error;
