@@ -545,7 +545,19 @@ unsafe fn panel_tile<P: Products, const M: usize>(
             xi = xi.add(P::PER_LANE);
             wi = wi.add(w_stride);
         }
-        store_tile::<P::S, M>(&sums, columns, (y, y_stride), add);
+        for r in 0..M {
+            for v in 0..PANEL_VECTORS {
+                let y = y.add(r * y_stride + v * lanes);
+                let left = columns.saturating_sub(v * lanes);
+                if left >= lanes {
+                    let old = if add { P::S::load(y) } else { P::S::splat(0.0) };
+                    P::S::store(y, P::S::add(sums[r][v], old));
+                } else if left > 0 {
+                    let old = if add { P::S::load_n(y, left) } else { P::S::splat(0.0) };
+                    P::S::store_n(y, P::S::add(sums[r][v], old), left);
+                }
+            }
+        }
     }
     M
 }
@@ -561,71 +573,63 @@ unsafe fn panel_tile<P: Products, const M: usize>(
 pub(crate) unsafe fn scattered<S: Simd>(
     (x, x_step, rows): (*const *const f32, usize, usize),
     (w, columns): (*const f32, usize),
-    sums: (usize, usize),
+    (taps, depth): (usize, usize),
     (y, y_stride): (*mut f32, usize),
     add: bool,
 ) {
     let mut r = 0;
     while r < rows {
         let left = rows - r;
-        // SAFETY: the caller's promise; the tile's rows are inside.
-        unsafe {
-            let (x, y) = ((x.add(r), x_step), (y.add(r * y_stride), y_stride));
-            let w = (w, columns);
-            r += match left {
-                12.. if S::PANEL_ROWS >= 12 => scattered_tile::<S, 12>(x, w, sums, y, add),
-                8.. if S::PANEL_ROWS >= 8 => scattered_tile::<S, 8>(x, w, sums, y, add),
-                6.. if S::PANEL_ROWS == 6 => scattered_tile::<S, 6>(x, w, sums, y, add),
-                4.. => scattered_tile::<S, 4>(x, w, sums, y, add),
-                2.. => scattered_tile::<S, 2>(x, w, sums, y, add),
-                _ => scattered_tile::<S, 1>(x, w, sums, y, add),
-            };
+        let mut done = 0;
+        for t in 0..taps {
+            // SAFETY: the caller's promise; the tile's rows are inside.
+            unsafe {
+                let (x, y) = (x.add(t * x_step + r), (y.add(r * y_stride), y_stride));
+                let w = (w.add(t * depth * panel_width::<S>()), columns);
+                let add = add || t > 0;
+                done = match left {
+                    12.. if S::PANEL_ROWS >= 12 => scattered_tile::<S, 12>(x, w, depth, y, add),
+                    8.. if S::PANEL_ROWS >= 8 => scattered_tile::<S, 8>(x, w, depth, y, add),
+                    6.. if S::PANEL_ROWS == 6 => scattered_tile::<S, 6>(x, w, depth, y, add),
+                    4.. => scattered_tile::<S, 4>(x, w, depth, y, add),
+                    2.. => scattered_tile::<S, 2>(x, w, depth, y, add),
+                    _ => scattered_tile::<S, 1>(x, w, depth, y, add),
+                };
+            }
         }
+        r += done;
     }
 }
 
-/// One tile of [`scattered`]; returns its number of rows.
+/// One tile of one stretch of [`scattered`]; returns its number of rows. Sums do not go from stretch to stretch: with
+/// two loops around them, they would leave their registers.
 #[inline(always)]
 unsafe fn scattered_tile<S: Simd, const M: usize>(
-    (x, x_step): (*const *const f32, usize),
+    x: *const *const f32,
     (w, columns): (*const f32, usize),
-    (taps, depth): (usize, usize),
+    depth: usize,
     (y, y_stride): (*mut f32, usize),
     add: bool,
 ) -> usize {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums = [[S::splat(0.0); PANEL_VECTORS]; M];
-        let mut w = w;
-        for t in 0..taps {
-            let rows: [*const f32; M] = std::array::from_fn(|r| *x.add(t * x_step + r));
-            for i in 0..depth {
-                let weights = [S::load(w), S::load(w.add(S::LANES))];
-                for r in 0..M {
-                    let factor = S::splat(*rows[r].add(i));
-                    for v in 0..PANEL_VECTORS {
-                        sums[r][v] = S::fma(factor, weights[v], sums[r][v]);
-                    }
-                }
-                w = w.add(PANEL_VECTORS * S::LANES);
-            }
-        }
-        store_tile::<S, M>(&sums, columns, (y, y_stride), add);
-    }
-    M
-}
-
-/// Writes the first `columns` columns of a tile to `y`, or adds them to it.
-#[inline(always)]
-unsafe fn store_tile<S: Simd, const M: usize>(
-    sums: &[[S::V; PANEL_VECTORS]; M],
-    columns: usize,
-    (y, y_stride): (*mut f32, usize),
-    add: bool,
-) {
     let lanes = S::LANES;
     // SAFETY: the caller's promise.
     unsafe {
+        let mut rows = [*x; M];
+        for r in 1..M {
+            rows[r] = *x.add(r);
+        }
+        let mut sums = [[S::splat(0.0); PANEL_VECTORS]; M];
+        let mut wi = w;
+        for i in 0..depth {
+            let weights = [S::load(wi), S::load(wi.add(lanes))];
+            for r in 0..M {
+                let factor = S::splat(*rows[r].add(i));
+                for v in 0..PANEL_VECTORS {
+                    sums[r][v] = S::fma(factor, weights[v], sums[r][v]);
+                }
+            }
+            wi = wi.add(PANEL_VECTORS * lanes);
+        }
         for r in 0..M {
             for v in 0..PANEL_VECTORS {
                 let y = y.add(r * y_stride + v * lanes);
@@ -640,6 +644,7 @@ unsafe fn store_tile<S: Simd, const M: usize>(
             }
         }
     }
+    M
 }
 
 /// Copies `length` by `columns` weights into panels of f32, one after the other: row after row, columns that do not
