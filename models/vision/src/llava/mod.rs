@@ -11,6 +11,7 @@ mod prompt;
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
+use fauna_shared::image::processor::CLIP_MEAN;
 use fauna_shared::item::{Image, Prompt};
 use fauna_shared::model::{Exhibit, Model, Opening};
 use fauna_shared::nn::{Activation, Linear};
@@ -442,6 +443,9 @@ pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
         true => Processor::clip(size),
         false => Processor::llava(size),
     })?;
+    // Beside the original's weights lies CLIP's own processor file, which knows of no padding.
+    let original = !opening.config["text_config"].is_object();
+    let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };
     let manners = Manners { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
     Ok(Box::new(Seer::new(opening, network, manners)?))
 }
