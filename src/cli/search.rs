@@ -91,14 +91,15 @@ fn scores(
     let bar = context.bars.begin("pictures", Unit::Items, Some(paths.len() as u64));
     let mut found = Vec::new();
     let mut failed = 0;
-    let mut waiting = Vec::new();
+    let (mut waiting, mut names) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     let mut paths = paths.into_iter().peekable();
     while let Some(path) = paths.next() {
         match fauna::picture::read(&path) {
             Ok(picture) => {
                 bytes += picture.rgb.len();
-                waiting.push((path, Item::Image(picture)));
+                waiting.push(Item::Image(picture));
+                names.push(path);
             }
             Err(error) => {
                 context.complain(&error.to_string());
@@ -109,7 +110,9 @@ fn scores(
         if waiting.len() == TOGETHER || bytes >= PIXELS || paths.peek().is_none() {
             context.interrupt.check()?;
             bar.advance(waiting.len() as u64);
-            for (path, vector) in vectors(model, std::mem::take(&mut waiting))? {
+            let made = vectors(model, &waiting)?;
+            waiting.clear();
+            for (path, vector) in names.drain(..).zip(made) {
                 match vector {
                     Ok(vector) => found.push((cosine(wanted, &vector), path)),
                     Err(error) => {
@@ -125,23 +128,17 @@ fn scores(
 }
 
 /// A vector for each picture, or what the model has against it: together if that works, else one by one.
-fn vectors(
-    model: &dyn Exhibit,
-    pictures: Vec<(PathBuf, Item)>,
-) -> Result<Vec<(PathBuf, Result<Vec<f32>, Error>)>> {
-    let (paths, items): (Vec<PathBuf>, Vec<Item>) = pictures.into_iter().unzip();
-    if items.is_empty() {
+fn vectors(model: &dyn Exhibit, pictures: &[Item]) -> Result<Vec<Result<Vec<f32>>>> {
+    if pictures.is_empty() {
         return Ok(Vec::new());
     }
-    let made = match model.embed(&items) {
-        Ok(made) => made.to_vecs()?.into_iter().map(Ok).collect(),
-        Err(error) if error.kind() != ErrorKind::Input => return Err(error),
-        Err(_) => items
-            .iter()
-            .map(|item| model.embed(std::slice::from_ref(item)).and_then(|made| Ok(made.to_vecs()?.concat())))
-            .collect::<Vec<_>>(),
-    };
-    Ok(paths.into_iter().zip(made).collect())
+    let alone =
+        |item: &Item| model.embed(std::slice::from_ref(item)).and_then(|made| Ok(made.to_vecs()?.concat()));
+    match model.embed(pictures) {
+        Ok(made) => Ok(made.to_vecs()?.into_iter().map(Ok).collect()),
+        Err(error) if error.kind() != ErrorKind::Input => Err(error),
+        Err(_) => Ok(pictures.iter().map(alone).collect()),
+    }
 }
 
 /// The end of a path, for a caption.
