@@ -1,7 +1,7 @@
 //! Pictures in and out: files to pixels, pixels to files, sizes by the references' own arithmetic, and what a model's
 //! processor file makes of a picture.
 //!
-//! A picture is an [`Image`](crate::item::Image): rows from the top, pixels of red, green and blue bytes from the left.
+//! A picture is an [`Image`]: rows from the top, pixels of red, green and blue bytes from the left.
 //! Everything on the way to a model works on bytes, as the references do, so that their numbers are met exactly; the
 //! last step, [`Processor`], gives `(3, height, width)` of float32.
 //!
