@@ -20,7 +20,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
-    /// Rows of tokens to one vector each.
+    /// Rows of tokens, or pictures, to one vector each.
     Embed,
     /// The reference's forward pass, with every output it has.
     Forward,
@@ -263,6 +263,9 @@ fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -
     match work.task {
         Task::Forward | Task::Encode | Task::Decode => {
             exhibit.call(work.task.method(), inputs, &json!({}))?
+        }
+        Task::Embed if inputs.contains_key("pixel_values") => {
+            exhibit.call("get_image_features", inputs, &json!({}))?
         }
         Task::Embed => {
             let made = exhibit.call("forward", inputs, &json!({}))?;

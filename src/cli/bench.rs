@@ -40,7 +40,7 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum TaskName {
-    /// Rows of tokens to one vector each.
+    /// Rows of tokens, or pictures, to one vector each.
     Embed,
     /// The reference's forward pass, with every output.
     Forward,

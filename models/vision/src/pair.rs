@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, token_rows};
+use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -341,6 +341,13 @@ impl<N: Pair> Exhibit for PairExhibit<N> {
         match method {
             "forward" => {}
             "preprocess" => return processor::preprocess(self.processor()?, inputs),
+            "get_image_features" => {
+                only_known(inputs, &["pixel_values"])?;
+                let pixels =
+                    inputs.get("pixel_values").ok_or_else(|| Error::input("pixel_values are missing"))?;
+                let features = self.network.pictures(pixels)?;
+                return Ok(Tensors::from([("pooler_output".to_string(), features)]));
+            }
             other => return Err(self.cannot(&format!("run the method \"{other}\""))),
         }
         let mut inputs = inputs.clone();

@@ -211,3 +211,19 @@ fn another_network_is_refused_by_the_key_that_asks_for_it() {
         assert!(error.to_string().contains(named), "{named}: {error}");
     }
 }
+
+#[test]
+fn features_of_pictures_alone_are_those_of_the_whole_pass() {
+    for family in ["clip", "siglip"] {
+        let model = model(family);
+        let pixels = model.sample("forward", &SampleSizes { rows: 2, tokens: 0, images: 1 }).unwrap();
+        let whole = model.forward(&pixels).unwrap()["image_embeds"].clone();
+        let alone = model.call("get_image_features", &pixels, &json!({})).unwrap()["pooler_output"].clone();
+        let length = alone.sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap();
+        let off = (alone.broadcast_div(&length).unwrap() - &whole).unwrap().abs().unwrap();
+        let off: f32 = off.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap();
+        assert!(off < 1e-6, "{family}: {off}");
+        let error = model.call("get_image_features", &Tensors::new(), &json!({})).unwrap_err().to_string();
+        assert!(error.contains("pixel_values"), "{error}");
+    }
+}

@@ -176,9 +176,18 @@ impl Show<'_> {
         let bar = self.context.bars.begin("drawing", Unit::Items, None);
         let mut wrong = None;
         let made = model.generate_batch(&copies, &options, &mut |index, item| {
-            bar.advance(1);
             wrong = match item {
-                Item::Image(picture) => files[index / each].take(index % each, picture).err(),
+                Item::Image(picture) => {
+                    bar.advance(1);
+                    files[index / each].take(index % each, picture).err()
+                }
+                // What the model has to say of the prompt; once is enough for a grid.
+                Item::Text(note) => {
+                    if index % each == 0 {
+                        self.context.say(note.trim_end());
+                    }
+                    None
+                }
                 other => Some(Error::input(format!(
                     "the model made {}, not pictures, of this prompt",
                     other.modality()

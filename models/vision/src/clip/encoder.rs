@@ -65,7 +65,19 @@ impl Encoder {
 
     /// What the first `depth` blocks make of `x`, `(batch, time, width)`.
     pub fn forward(&self, x: Tensor, mask: &Mask, depth: usize) -> Result<Tensor> {
-        self.layers.iter().take(depth).try_fold(x, |x, layer| layer.forward(&x, mask))
+        let time = x.dim(1)?;
+        self.layers.iter().take(depth).try_fold(x, |x, layer| layer.forward(&x, mask, time))
+    }
+
+    /// What all blocks make of the first token where every token sees every other: `(batch, 1, width)`. The last block
+    /// works out no other.
+    pub fn first(&self, x: Tensor) -> Result<Tensor> {
+        let (mask, depth) = (Mask::full(), self.depth());
+        let x = self.forward(x, &mask, depth.saturating_sub(1))?;
+        match self.layers.last() {
+            Some(last) => last.forward(&x, &mask, 1),
+            None => Ok(x.narrow(1, 0, 1)?),
+        }
     }
 }
 
@@ -81,8 +93,10 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
-        let x = add(x, &self.self_attn.forward(&self.layer_norm1.forward(x)?, mask)?)?;
+    /// The first `made` tokens of what comes out.
+    fn forward(&self, x: &Tensor, mask: &Mask, made: usize) -> Result<Tensor> {
+        let attended = self.self_attn.forward(&self.layer_norm1.forward(x)?, mask, made)?;
+        let x = add(&x.narrow(1, 0, made)?.contiguous()?, &attended)?;
         let inner = self.fc1.forward_then(&self.layer_norm2.forward(&x)?, self.hidden_act)?;
         add(&x, &self.fc2.forward(&inner)?)
     }
@@ -108,12 +122,13 @@ impl Attention {
         Ok(Self { qkv, out_proj: w.linear("out_proj", width, width)?, heads: c.num_attention_heads })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, mask: &Mask, made: usize) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let head_width = width / self.heads;
         let qkv = self.qkv.forward(x)?.reshape((batch, time, 3, self.heads, head_width))?;
         let part = |i| qkv.narrow(2, i, 1)?.squeeze(2);
         let scale = 1.0 / (head_width as f64).sqrt();
-        self.out_proj.forward(&attend(&part(0)?, &part(1)?, &part(2)?, mask, scale)?)
+        let queries = part(0)?.narrow(1, 0, made)?;
+        self.out_proj.forward(&attend(&queries, &part(1)?, &part(2)?, mask, scale)?)
     }
 }

@@ -165,7 +165,7 @@ impl Clip {
 
     /// `pixel_values`: `(batch, 3, height, width)`; gives `(batch, space)`, not normalised.
     pub fn image_features(&self, pixel_values: &Tensor) -> Result<Tensor> {
-        self.project_image(&self.vision_model()?.forward(pixel_values)?.pooled)
+        self.project_image(&self.vision_model()?.pooled(pixel_values)?)
     }
 
     /// `ids`: `(batch, time)` of integers; gives `(batch, space)`, not normalised.

@@ -195,6 +195,16 @@ impl VisionTower {
         Ok(VisionStates { last_hidden_state, pooled })
     }
 
+    /// [`VisionStates::pooled`] alone, `(batch, width)`, with what only the other states need left out.
+    ///
+    /// # Errors
+    /// As [`forward`](VisionTower::forward).
+    pub fn pooled(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        self.own_size(pixel_values)?;
+        let class = self.encoder.first(self.embeddings(pixel_values)?)?;
+        self.post_layernorm.forward(&class.squeeze(1)?.contiguous()?)
+    }
+
     /// The states after the first `depth` blocks, `(batch, 1 + patches, width)`: `hidden_states[depth]` of the
     /// reference.
     ///
@@ -210,6 +220,11 @@ impl VisionTower {
     }
 
     fn after(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
+        self.encoder.forward(self.embeddings(pixel_values)?, &Mask::full(), depth)
+    }
+
+    /// What the first block reads.
+    fn embeddings(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = pixel_values.dims4()?;
         let patches = self.patch_embedding.forward(pixel_values)?;
         let class = &self.class_embedding;
@@ -227,7 +242,7 @@ impl VisionTower {
             }
         };
         let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?;
-        self.encoder.forward(self.pre_layrnorm.forward(&x)?, &Mask::full(), depth)
+        self.pre_layrnorm.forward(&x)
     }
 }
 
