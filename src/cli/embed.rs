@@ -155,12 +155,15 @@ fn embed(model: &dyn Exhibit, batch: Vec<Piece>, first: usize, strict: bool) -> 
     Ok(rows.collect())
 }
 
-/// A vector and how many tokens of its text were cut, or what is wrong with the text.
-type Vector = Result<(Vec<f32>, usize), String>;
+/// A vector and how many tokens of its text were cut, or what is wrong with the item.
+pub type Vector = Result<(Vec<f32>, usize), String>;
 
 /// A vector and the number of tokens cut for each item, or what is wrong with it. Together if that works, else one by
 /// one, so that one bad item spoils no other.
-fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
+///
+/// # Errors
+/// What is no fault of an item.
+pub fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
     if items.is_empty() {
         return Ok(Vec::new());
     }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use fauna::progress::{Progress, Unit};
-use fauna::{Error, ErrorKind, Exhibit, Image, Item, Result};
+use fauna::{Error, Exhibit, Image, Item, Result};
 use serde_json::json;
 
 use super::compare::cosine;
 use super::output::{Output, check_free};
 use super::table::Table;
-use super::{Context, Exit, contact_sheet, input};
+use super::{Context, Exit, contact_sheet, embed, input};
 
 /// Pictures embedded together.
 const TOGETHER: usize = 16;
@@ -110,11 +110,11 @@ fn scores(
         if waiting.len() == TOGETHER || bytes >= PIXELS || paths.peek().is_none() {
             context.interrupt.check()?;
             bar.advance(waiting.len() as u64);
-            let made = vectors(model, &waiting)?;
+            let made = embed::vectors(model, &waiting)?;
             waiting.clear();
             for (path, vector) in names.drain(..).zip(made) {
                 match vector {
-                    Ok(vector) => found.push((cosine(wanted, &vector), path)),
+                    Ok((vector, _)) => found.push((cosine(wanted, &vector), path)),
                     Err(error) => {
                         context.complain(&format!("{}: {error}", path.display()));
                         failed += 1;
@@ -125,20 +125,6 @@ fn scores(
         }
     }
     Ok((found, failed))
-}
-
-/// A vector for each picture, or what the model has against it: together if that works, else one by one.
-fn vectors(model: &dyn Exhibit, pictures: &[Item]) -> Result<Vec<Result<Vec<f32>>>> {
-    if pictures.is_empty() {
-        return Ok(Vec::new());
-    }
-    let alone =
-        |item: &Item| model.embed(std::slice::from_ref(item)).and_then(|made| Ok(made.to_vecs()?.concat()));
-    match model.embed(pictures) {
-        Ok(made) => Ok(made.to_vecs()?.into_iter().map(Ok).collect()),
-        Err(error) if error.kind() != ErrorKind::Input => Err(error),
-        Err(_) => Ok(pictures.iter().map(alone).collect()),
-    }
 }
 
 /// The end of a path, for a caption.
