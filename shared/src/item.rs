@@ -150,7 +150,7 @@ pub struct Sound {
 }
 
 /// Atoms in space.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Atoms {
     /// Atomic numbers, one an atom.
     pub numbers: Vec<u8>,
@@ -160,6 +160,10 @@ pub struct Atoms {
     pub cell: Option<[[f64; 3]; 3]>,
     /// Which cell vectors repeat.
     pub periodic: [bool; 3],
+    /// The charge of the whole, in elementary charges, for models that ask.
+    pub charge: Option<f64>,
+    /// The spin multiplicity of the whole, 1 for a singlet, for models that ask.
+    pub spin: Option<f64>,
 }
 
 /// Who speaks in a conversation.

@@ -1,10 +1,13 @@
 //! The traits every family implements, and the registry's types.
 //!
-//! Loading is one trait, [`Model`]. What a model can do is a second, small one: [`Encode`] or [`Decode`]. What
-//! everybody can ask of anything is one object-safe face, [`Exhibit`]. A family tells the zoo about itself with one
-//! constant, a [`Family`].
+//! Loading is one trait, [`Model`]. What a model can do is a second, small one: [`Encode`], [`Decode`], or one of those
+//! that a face hands out, [`Forecaster`], [`Policy`] and [`Potential`]. What everybody can ask of anything is one
+//! object-safe face, [`Exhibit`]. A family tells the zoo about itself with one constant, a [`Family`].
 
+mod forecaster;
 mod opening;
+mod policy;
+mod potential;
 
 use std::ops::ControlFlow;
 
@@ -13,7 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use forecaster::{Covariate, Forecast, Forecaster, Forecasting, Pace, Past};
 pub use opening::{Layout, Opening, Options};
+pub use policy::{Controller, Degree, Observation, Policy, Task};
+pub use potential::{Evaluation, Potential};
 
 use crate::generate::{Decoding, Rng};
 use crate::item::{Embeddings, Item, Modality, Prompt, Tensors};
@@ -114,6 +120,30 @@ pub trait Exhibit: Send + Sync {
         Ok(())
     }
 
+    /// The model as one that foresees series.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
+    fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Err(self.cannot("forecast"))
+    }
+
+    /// The model as one that moves a robot.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
+    fn policy(&self) -> Result<&dyn Policy> {
+        Err(self.cannot("move a robot"))
+    }
+
+    /// The model as one that knows the energy of atoms.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
+    fn potential(&self) -> Result<&dyn Potential> {
+        Err(self.cannot("tell the energy of atoms"))
+    }
+
     /// Inputs of `method` of the wanted sizes, under the reference's names: what is timed, or tried out, where nobody
     /// has data. By default rows of tokens.
     ///
@@ -154,7 +184,7 @@ pub trait Exhibit: Send + Sync {
 pub struct SampleSizes {
     /// Entries of the batch.
     pub rows: usize,
-    /// Tokens of text in each row; 0 for none.
+    /// Tokens of text, steps of a series or atoms of a structure in each row; 0 for none.
     pub tokens: usize,
     /// Pictures in each row; 0 for none.
     pub images: usize,

@@ -1,0 +1,151 @@
+//! The ability to foresee a series.
+
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// The longest forecast that is made, in steps.
+const LONGEST: usize = 100_000;
+
+/// Past values to quantiles of future ones.
+///
+/// ```
+/// use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past};
+///
+/// /// Tomorrow is as today.
+/// struct Naive;
+///
+/// impl Forecaster for Naive {
+///     fn forecast(&self, series: &[Past], options: &Forecasting) -> fauna_shared::Result<Vec<Forecast>> {
+///         options.check()?;
+///         let last = |past: &Past| past.values.last().copied().unwrap_or(f32::NAN);
+///         let flat = |past| vec![last(past); options.horizon];
+///         let forecast = |past| Forecast { mean: flat(past), quantiles: vec![flat(past); options.quantiles.len()] };
+///         Ok(series.iter().map(forecast).collect())
+///     }
+/// }
+///
+/// let past = Past::from(vec![1.0, 3.0, 2.0]);
+/// let options = Forecasting { horizon: 2, quantiles: vec![0.5], ..Forecasting::default() };
+/// assert_eq!(Naive.forecast(&[past], &options)?[0].mean, [2.0, 2.0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub trait Forecaster: Send + Sync {
+    /// One forecast for each of `series`, in order. What is forecast for one does not depend on the others.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for options out of range, and for a series that cannot be read, by its index.
+    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>>;
+
+    /// How many of the last steps of a series are read; `None` for all of them.
+    fn context(&self) -> Option<usize> {
+        None
+    }
+
+    /// The quantiles that the model was trained to tell, rising; empty where it samples or has none.
+    fn levels(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    /// Whether [`Past::covariates`] change the forecast.
+    fn reads_covariates(&self) -> bool {
+        false
+    }
+}
+
+/// One series until now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
+    /// Values, the oldest first; NaN marks a gap.
+    pub values: Vec<f32>,
+    /// Other series that tell something about this one.
+    pub covariates: Vec<Covariate>,
+    /// How fast it moves, for models that ask.
+    pub pace: Pace,
+}
+
+impl From<Vec<f32>> for Past {
+    fn from(values: Vec<f32>) -> Self {
+        Self { values, ..Self::default() }
+    }
+}
+
+/// A series that helps to foresee another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Covariate {
+    /// What it is called.
+    pub name: String,
+    /// Its values at the steps of the past; NaN marks a gap.
+    pub past: Vec<f32>,
+    /// Its values at the steps to foresee; empty where nobody knows them yet.
+    pub future: Vec<f32>,
+}
+
+/// How fast a series moves: what TimesFM calls its frequency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pace {
+    /// A step is a day or less.
+    #[default]
+    High,
+    /// A step is a week or a month.
+    Medium,
+    /// A step is a quarter or a year.
+    Low,
+}
+
+/// What is to be foreseen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forecasting {
+    /// Steps. At least 1.
+    pub horizon: usize,
+    /// Quantiles to tell, each between 0 and 1, without order.
+    pub quantiles: Vec<f64>,
+    /// Paths drawn by models that sample; `None` for what the release recommends. At least 1.
+    pub samples: Option<usize>,
+    /// Where the random numbers of models that sample start. The same seed gives the same forecast.
+    pub seed: u64,
+}
+
+impl Default for Forecasting {
+    fn default() -> Self {
+        Self { horizon: 24, quantiles: vec![0.1, 0.5, 0.9], samples: None, seed: 0 }
+    }
+}
+
+impl Forecasting {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) naming the first option out of its range.
+    ///
+    /// ```
+    /// use fauna_shared::model::Forecasting;
+    /// let none = Forecasting { horizon: 0, ..Forecasting::default() };
+    /// assert_eq!(none.check().unwrap_err().message(), "the horizon must be 1 to 100000 steps, got 0");
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        if !(1..=LONGEST).contains(&self.horizon) {
+            return Err(Error::input(format!(
+                "the horizon must be 1 to {LONGEST} steps, got {}",
+                self.horizon
+            )));
+        }
+        if let Some(level) = self.quantiles.iter().find(|level| !(**level > 0.0 && **level < 1.0)) {
+            return Err(Error::input(format!("a quantile must be between 0 and 1, got {level}")));
+        }
+        match self.samples {
+            Some(0) => Err(Error::input("samples must be at least 1, got 0")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is foreseen of one series.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Forecast {
+    /// The point forecast of each step, as the reference defines it.
+    pub mean: Vec<f32>,
+    /// One list of steps for each quantile asked for, in the order asked.
+    pub quantiles: Vec<Vec<f32>>,
+}
