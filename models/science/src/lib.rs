@@ -2,6 +2,8 @@
 //!
 //! None is here yet: [`FAMILIES`] is empty, and the door says so by listing what is.
 
+pub mod forecast;
+
 use fauna_shared::model::Family;
 
 /// The families of this crate.
