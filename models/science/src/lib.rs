@@ -4,5 +4,7 @@
 
 use fauna_shared::model::Family;
 
+pub mod atoms;
+
 /// The families of this crate.
 pub const FAMILIES: &[&Family] = &[];
