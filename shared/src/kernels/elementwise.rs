@@ -194,6 +194,24 @@ activations! {
     exp, exp_mul, exp_one;
 }
 
+/// `grad *= silu'(x)`, element by element: the way back through [`silu`].
+///
+/// # Panics
+/// If the lengths differ.
+pub fn silu_slope(x: &[f32], grad: &mut [f32]) {
+    versioned! {
+        fn each(x: &[f32], grad: &mut [f32]) {
+            for (g, &x) in grad.iter_mut().zip(x) {
+                let s = sigmoid_one::<FMA>(x);
+                *g *= fma::<FMA>(x * s, 1.0 - s, s);
+            }
+        }
+    }
+    assert_eq!(x.len(), grad.len(), "slices of one length");
+    let size = piece(x.len());
+    for_each_piece(grad, size, |i, grad| each(&x[i * size..][..grad.len()], grad));
+}
+
 /// `out = x + y`.
 ///
 /// # Panics
@@ -319,6 +337,19 @@ mod tests {
         for (&x, &y) in xs.iter().zip(&ys) {
             let t = (x as f64).exp_m1();
             assert!((y as f64 / t - 1.0).abs() < 3e-7, "elu({x}) = {y}, truth {t}");
+        }
+    }
+
+    #[test]
+    fn the_slope_of_silu_follows_its_formula() {
+        let xs: Vec<f32> = (-90_000..=90_000).map(|i| i as f32 * 1e-3).collect();
+        let mut slopes: Vec<f32> = xs.iter().map(|x| 1.0 + x * 1e-3).collect();
+        let before = slopes.clone();
+        silu_slope(&xs, &mut slopes);
+        for ((&x, &slope), &grad) in xs.iter().zip(&slopes).zip(&before) {
+            let s = 1.0 / (1.0 + (-f64::from(x)).exp());
+            let truth = f64::from(grad) * s * (1.0 + f64::from(x) * (1.0 - s));
+            assert!((f64::from(slope) - truth).abs() <= 1e-6, "at {x}: {slope}, truth {truth}");
         }
     }
 
