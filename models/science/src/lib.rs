@@ -6,5 +6,7 @@ pub mod forecast;
 
 use fauna_shared::model::Family;
 
+pub mod atoms;
+
 /// The families of this crate.
 pub const FAMILIES: &[&Family] = &[];

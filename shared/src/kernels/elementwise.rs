@@ -130,6 +130,16 @@ fn elu_one<const FMA: bool>(x: f32) -> f32 {
     if x > 0.0 { x } else { expm1_below_zero::<FMA>(x) }
 }
 
+#[inline(always)]
+fn shifted_softplus_one<const FMA: bool>(x: f32) -> f32 {
+    let e = exp_one::<FMA>(-x.abs());
+    // ln(1 + e) is 2 artanh z with z = e / (2 + e), at most a third.
+    let z = e / (2.0 + e);
+    let odd = [1.0, 1.0 / 3.0, 0.2, 1.0 / 7.0, 1.0 / 9.0, 1.0 / 11.0, 1.0 / 13.0];
+    let far = fma::<FMA>(2.0 * z, polynomial::<FMA, 7>(z * z, odd), -std::f32::consts::LN_2);
+    if x > 0.0 { x + far } else { far }
+}
+
 macro_rules! activations {
     ($($(#[$meta:meta])* $name:ident, $gated:ident, $one:ident;)*) => {$(
         $(#[$meta])*
@@ -178,6 +188,8 @@ activations! {
     tanh, tanh_mul, tanh_one;
     /// `1 / (1 + e⁻ˣ)`.
     sigmoid, sigmoid_mul, sigmoid_one;
+    /// `ln(1 + eˣ) - ln 2`.
+    shifted_softplus, shifted_softplus_mul, shifted_softplus_one;
     /// `eˣ`.
     exp, exp_mul, exp_one;
 }
@@ -258,7 +270,7 @@ mod tests {
         sum * 2.0 / std::f64::consts::PI.sqrt()
     }
 
-    const CASES: [Case; 9] = [
+    const CASES: [Case; 10] = [
         ("gelu_erf", gelu_erf, |x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()))),
         ("gelu_tanh", gelu_tanh, |x| {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
@@ -269,6 +281,9 @@ mod tests {
         ("elu", elu, |x| if x > 0.0 { x } else { x.exp_m1() }),
         ("tanh", tanh, f64::tanh),
         ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+        ("shifted_softplus", shifted_softplus, |x| {
+            x.max(0.0) + ((-x.abs()).exp().ln_1p() - std::f64::consts::LN_2)
+        }),
         ("exp", exp, f64::exp),
     ];
 
