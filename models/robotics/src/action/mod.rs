@@ -53,12 +53,10 @@ impl ActionTokenizer {
     /// Over `bins` edges from `low` to `high`, whose words are the last of a vocabulary of `words`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for fewer than two edges, more than there are words, or a range that is
-    /// none.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for fewer than two edges, or too many, or a range that is none.
     pub fn new(words: usize, bins: usize, low: f64, high: f64) -> Result<Self> {
-        if !(2..=MOST_BINS).contains(&bins) || bins > words {
-            return Err(Error::input(format!("{bins} bins in a vocabulary of {words} words"))
-                .hint(format!("from 2 to {MOST_BINS} bins are wanted, and a word for each")));
+        if !(2..=MOST_BINS).contains(&bins) {
+            return Err(Error::input(format!("{bins} bins: from 2 to {MOST_BINS} wanted")));
         }
         if !(low < high && low.is_finite() && high.is_finite()) {
             return Err(Error::input(format!("actions from {low} to {high}: a range is wanted")));
@@ -81,14 +79,22 @@ impl ActionTokenizer {
     /// The words of `actions`, one each. What lies outside the range is brought to its end.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for an action that is no number, by its place.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for an action that is no number, by its place, or for whose bin the
+    /// vocabulary has no word.
     pub fn encode(&self, actions: &[f64]) -> Result<Vec<i64>> {
         let (low, high) = (self.edges[0], self.edges[self.edges.len() - 1]);
         let word = |(place, action): (usize, &f64)| match action.is_nan() {
             true => Err(Error::input(format!("action {place} is not a number"))),
             false => {
                 let action = action.clamp(low, high);
-                Ok(self.words - self.edges.partition_point(|edge| *edge <= action) as i64)
+                let bin = self.edges.partition_point(|edge| *edge <= action) as i64;
+                match self.words - bin {
+                    word @ 0.. => Ok(word),
+                    _ => Err(Error::input(format!(
+                        "action {place} is in bin {bin}, and the vocabulary has {} words",
+                        self.words
+                    ))),
+                }
             }
         };
         actions.iter().enumerate().map(word).collect()
@@ -137,12 +143,15 @@ mod tests {
 
     #[test]
     fn what_makes_no_bins_is_refused() {
-        for (words, bins, low, high) in [(10, 1, -1.0, 1.0), (10, 11, -1.0, 1.0), (10, 5, 1.0, 1.0)] {
+        for (words, bins, low, high) in [(10, 1, -1.0, 1.0), (10, 1 << 20, -1.0, 1.0), (10, 5, 1.0, 1.0)] {
             assert!(ActionTokenizer::new(words, bins, low, high).is_err());
         }
         assert!(ActionTokenizer::new(usize::MAX, usize::MAX, -1.0, 1.0).is_err());
         assert!(ActionTokenizer::new(10, 5, f64::NAN, 1.0).is_err());
         let error = ActionTokenizer::openvla().encode(&[0.0, f64::NAN]).unwrap_err();
         assert_eq!(error.message(), "action 1 is not a number");
+        let few = ActionTokenizer::new(10, 20, -1.0, 1.0).unwrap();
+        let error = few.encode(&[-1.0, 1.0]).unwrap_err();
+        assert_eq!(error.message(), "action 1 is in bin 20, and the vocabulary has 10 words");
     }
 }

@@ -149,7 +149,7 @@ impl OpenVlaExhibit {
     }
 
     /// The reference's `predict_action`: exactly as many words as the action has numbers, greedily, and the numbers in
-    /// the units of each of `unnorm_keys`.
+    /// the units of `unnorm_key` as `actions`, or of each of `unnorm_keys` as `actions.KEY`.
     fn predict_action(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let keys: Vec<Option<&str>> = match &options["unnorm_keys"] {
             Value::Null => vec![options["unnorm_key"].as_str()],
@@ -177,7 +177,8 @@ impl OpenVlaExhibit {
         ]);
         for (key, set) in keys.iter().zip(sets) {
             let actions = numbers(&set.unnormalize(&normalized)?)?;
-            out.insert(key.map_or("actions".into(), |key| format!("actions.{key}")), actions);
+            let name = key.filter(|_| !options["unnorm_keys"].is_null());
+            out.insert(name.map_or("actions".into(), |key| format!("actions.{key}")), actions);
         }
         Ok(out)
     }

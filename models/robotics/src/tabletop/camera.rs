@@ -6,13 +6,13 @@ use fauna_shared::item::Image;
 use super::paint::{Camera, Canvas, Place, Rgb, cross, minus, unit};
 use super::scene::{BLOCK, Gripper, JAW, SPAN, Scene};
 
-const EYE: Place = [0.0, -0.66, 0.56];
-const TARGET: Place = [0.0, 0.015, 0.045];
-const ZOOM: f64 = 1.2;
+const EYE: Place = [0.0, -0.58, 0.74];
+const TARGET: Place = [0.0, 0.025, 0.05];
+const ZOOM: f64 = 1.55;
 /// The light that shades what stands on the table.
-const LIGHT: Place = [-0.35, -0.45, 1.0];
+const LIGHT: Place = [-0.35, -0.30, 1.0];
 /// The table's ends: to the left and right, to the front, to the back.
-const TABLE: [f64; 3] = [0.44, -0.30, 0.33];
+const TABLE: [f64; 3] = [0.46, -0.33, 0.32];
 /// Half the width and height of a jaw across its opening, and how far it reaches below its place.
 const JAW_HALF: f64 = 0.011;
 const JAW_HEIGHT: f64 = 0.062;
