@@ -90,6 +90,11 @@ fn mpt_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn orb_computes_what_its_reference_computes() {
+    cases_of("orb");
+}
+
+#[test]
 fn siglip_computes_what_its_reference_computes() {
     cases_of("siglip");
 }
@@ -124,6 +129,7 @@ fn no_folder_of_cases_is_forgotten() {
             "medgemma",
             "mpt",
             "musicgen",
+            "orb",
             "preprocess",
             "siglip",
             "t5"
