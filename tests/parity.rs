@@ -92,6 +92,8 @@ fn mpt_computes_what_its_reference_computes() {
 #[test]
 fn openvla_computes_what_its_reference_computes() {
     cases_of("openvla");
+fn orb_computes_what_its_reference_computes() {
+    cases_of("orb");
 }
 
 #[test]
@@ -130,6 +132,7 @@ fn no_folder_of_cases_is_forgotten() {
             "mpt",
             "musicgen",
             "openvla",
+            "orb",
             "preprocess",
             "siglip",
             "t5"

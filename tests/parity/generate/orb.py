@@ -404,7 +404,7 @@ ALL = {
     "orbmol_v2_graphs": (config(CONSERVATIVE, has_charge_spin_cond=True, has_stress=False, has_electrostatics=True, zbl_node_aggregation="sum"),
                          [charged(WATER, -1, 2), charged(CLOSE, 0, 1), charged(("Na", [[0.0, 0.0, 0.0]]), 1, 1)]),
     "orbmol_v2_crystal": (config(CONSERVATIVE, has_charge_spin_cond=True, has_stress=False, has_electrostatics=True, zbl_node_aggregation="sum"),
-                          [charged(salt(15), 0, 1)], dict, "the reference sums charges of a crystal by particle-mesh Ewald, to about 1e-6"),
+                          [charged(salt(15), 2, 3)], dict, "the reference sums charges of a crystal by particle-mesh Ewald, to about 1e-6"),
 }
 
 if __name__ == "__main__":

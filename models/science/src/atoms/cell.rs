@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn directions_that_do_not_repeat_are_left_alone() {
-        let moved = wrapped(&[[3.5, 0.0, 9.0]], &[[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0; 3]], [true, true, false]);
+        let moved =
+            wrapped(&[[3.5, 0.0, 9.0]], &[[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0; 3]], [true, true, false]);
         assert!(moved.unwrap()[0].iter().zip([0.5, 0.0, 9.0]).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 

@@ -29,8 +29,11 @@ pub fn check(atoms: &Atoms) -> Result<()> {
         )));
     }
     if let Some(index) = atoms.numbers.iter().position(|number| elements::symbol(*number).is_none()) {
-        return Err(Error::input(format!("atom {index} is no element: its number is {}", atoms.numbers[index]))
-            .hint(format!("atomic numbers go from 1 to {}", elements::LARGEST)));
+        return Err(Error::input(format!(
+            "atom {index} is no element: its number is {}",
+            atoms.numbers[index]
+        ))
+        .hint(format!("atomic numbers go from 1 to {}", elements::LARGEST)));
     }
     let is_finite = |vector: &[f64; 3]| vector.iter().all(|value| value.is_finite());
     if let Some(index) = atoms.positions.iter().position(|position| !is_finite(position)) {

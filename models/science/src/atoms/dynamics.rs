@@ -216,11 +216,15 @@ impl Run<'_> {
     fn evaluate(&self) -> Result<Evaluation> {
         let mut evaluations = self.potential.evaluate(std::slice::from_ref(&self.state.atoms))?;
         let evaluation = evaluations.pop().filter(|found| found.forces.len() == self.state.velocities.len());
-        let evaluation = evaluation.ok_or_else(|| Error::input("the potential gave no force for each atom"))?;
-        let is_finite = evaluation.energy.is_finite() && evaluation.forces.iter().flatten().all(|f| f.is_finite());
+        let evaluation =
+            evaluation.ok_or_else(|| Error::input("the potential gave no force for each atom"))?;
+        let is_finite =
+            evaluation.energy.is_finite() && evaluation.forces.iter().flatten().all(|f| f.is_finite());
         match is_finite {
             true => Ok(evaluation),
-            false => Err(Error::input("energy or forces are not finite").hint("a shorter time step may help")),
+            false => {
+                Err(Error::input("energy or forces are not finite").hint("a shorter time step may help"))
+            }
         }
     }
 

@@ -89,7 +89,9 @@ fn what_makes_no_sense_is_refused() {
         assert!(error.contains("time step"), "{error}");
     }
     let ensemble = Ensemble::Langevin { temperature: -1.0, friction: 0.01 };
-    assert!(go(Dynamics { ensemble, ..Dynamics::default() }).unwrap_err().to_string().contains("temperature"));
+    assert!(
+        go(Dynamics { ensemble, ..Dynamics::default() }).unwrap_err().to_string().contains("temperature")
+    );
     let ensemble = Ensemble::Langevin { temperature: 1.0, friction: 0.0 };
     assert!(go(Dynamics { ensemble, ..Dynamics::default() }).unwrap_err().to_string().contains("friction"));
     assert!(State::at_temperature(argon(1), f64::INFINITY, 0).is_err());

@@ -166,7 +166,9 @@ impl Bins {
             for axis in 0..3 {
                 let whole = if periodic[axis] { fractional[axis].floor() } else { 0.0 };
                 if whole.abs() > MOST_CELLS {
-                    return Err(Error::input(format!("atom {index} lies {whole:e} cells away from the cell")));
+                    return Err(Error::input(format!(
+                        "atom {index} lies {whole:e} cells away from the cell"
+                    )));
                 }
                 moved[axis] = whole as i64;
                 let place = ((fractional[axis] - whole) * widths[axis]).floor();
@@ -202,8 +204,10 @@ impl Bins {
             }
             if near.len() > MOST_NEIGHBOURS {
                 let message = format!("atom {sender} has more than {MOST_NEIGHBOURS} neighbours");
-                return Err(Error::input(message)
-                    .hint(format!("within {} Å; are positions and cell in Å, and no atom given twice?", self.radius)));
+                return Err(Error::input(message).hint(format!(
+                    "within {} Å; are positions and cell in Å, and no atom given twice?",
+                    self.radius
+                )));
             }
         }
         Ok(())
@@ -278,7 +282,7 @@ mod tests {
                     *value = size * (f64::from(u8::from(i == j)) + 0.6 * (random.uniform() - 0.5));
                 }
             }
-            let periodic = std::array::from_fn(|axis| case % 8 >> axis & 1 == 0);
+            let periodic = std::array::from_fn(|axis| ((case % 8) >> axis) & 1 == 0);
             let count = 1 + case % 7;
             let spread = if case % 3 == 0 { 15.0 } else { 4.0 };
             let place = |random: &mut Rng| std::array::from_fn(|_| spread * (random.uniform() - 0.5));

@@ -79,15 +79,13 @@ fn a_hydrostatic_cell_keeps_its_shape() {
 
 #[test]
 fn structures_side_by_side_go_as_they_go_alone() {
-    let structures = [
-        distorted(argon(1), 0.3, [[0.0; 3]; 3]),
-        argon(1),
-        distorted(argon(2), 0.4, [[0.0; 3]; 3]),
-    ];
+    let structures =
+        [distorted(argon(1), 0.3, [[0.0; 3]; 3]), argon(1), distorted(argon(2), 0.4, [[0.0; 3]; 3])];
     let options = Relaxing { largest_force: 1e-3, ..Relaxing::default() };
     let together = relax(&LennardJones::ARGON, &structures, &options, &mut quiet).unwrap();
     for (index, structure) in structures.iter().enumerate() {
-        let alone = relax(&LennardJones::ARGON, std::slice::from_ref(structure), &options, &mut quiet).unwrap();
+        let alone =
+            relax(&LennardJones::ARGON, std::slice::from_ref(structure), &options, &mut quiet).unwrap();
         assert_eq!(together[index], alone[0]);
     }
     assert_eq!(together[1].steps, 0);
@@ -111,7 +109,8 @@ fn steps_are_told_and_may_be_stopped() {
 
 #[test]
 fn what_cannot_be_relaxed_is_named() {
-    let molecule = Atoms { numbers: vec![1, 1], positions: vec![[0.0; 3], [1.2, 0.0, 0.0]], ..Atoms::default() };
+    let molecule =
+        Atoms { numbers: vec![1, 1], positions: vec![[0.0; 3], [1.2, 0.0, 0.0]], ..Atoms::default() };
     let springs = Springs { stiffness: 5.0, rest: 1.0 };
     let free = Relaxing { cell: CellChange::Free, ..Relaxing::default() };
     let error = relax(&springs, &[argon(1), molecule.clone()], &free, &mut quiet).unwrap_err().to_string();

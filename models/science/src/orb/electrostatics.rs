@@ -49,7 +49,12 @@ pub(super) fn field(structure: &Structure, charges: &[f64], constant: f64) -> Re
 
 impl Field {
     fn empty(count: usize) -> Self {
-        Self { energy: 0.0, potentials: vec![0.0; count], forces: vec![[0.0; 3]; count], strain: [[0.0; 3]; 3] }
+        Self {
+            energy: 0.0,
+            potentials: vec![0.0; count],
+            forces: vec![[0.0; 3]; count],
+            strain: [[0.0; 3]; 3],
+        }
     }
 
     /// Adds the interaction of two charges `vector` apart, seen from the first, whose energy falls as `value` with the

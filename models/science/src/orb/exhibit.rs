@@ -81,7 +81,8 @@ impl Exhibit for OrbExhibit {
             Item::Atoms(atoms) => Ok(atoms),
             other => Err(Error::input(format!("this model reads atoms, not {}", other.modality()))),
         });
-        let structures = named(atoms.collect::<Result<Vec<_>>>()?.into_iter(), |atoms| self.orb.structure(atoms))?;
+        let structures =
+            named(atoms.collect::<Result<Vec<_>>>()?.into_iter(), |atoms| self.orb.structure(atoms))?;
         let mut rows = Vec::new();
         for pass in passes(&structures) {
             rows.push(self.orb.embed(pass)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
@@ -101,7 +102,9 @@ impl Exhibit for OrbExhibit {
     /// some 120 neighbours within 6 Å.
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         match (method, sizes) {
-            ("forward", SampleSizes { rows: 1.., tokens: 1.., images: 0 }) => made_up(sizes.rows, sizes.tokens),
+            ("forward", SampleSizes { rows: 1.., tokens: 1.., images: 0 }) => {
+                made_up(sizes.rows, sizes.tokens)
+            }
             _ => Err(self.cannot(&format!(
                 "run \"{method}\" on {} atoms and {} pictures",
                 sizes.tokens, sizes.images
@@ -154,7 +157,10 @@ impl Orb {
 }
 
 /// `make` of each, an error naming which one it is about if there are several.
-fn named<'a, T>(all: impl ExactSizeIterator<Item = &'a Atoms>, make: impl Fn(&Atoms) -> Result<T>) -> Result<Vec<T>> {
+fn named<'a, T>(
+    all: impl ExactSizeIterator<Item = &'a Atoms>,
+    make: impl Fn(&Atoms) -> Result<T>,
+) -> Result<Vec<T>> {
     let several = all.len() > 1;
     let one = |(index, atoms): (usize, &Atoms)| {
         make(atoms).map_err(|error| if several { error.context(format!("structure {index}")) } else { error })
@@ -193,7 +199,10 @@ fn entry<'a>(values: &'a [f64], width: usize, index: usize, of: usize, name: &st
     if values.len() == width * of {
         return Ok(&values[index * width..(index + 1) * width]);
     }
-    Err(Error::input(format!("{name} has {} numbers, wanted {width} for each of {of} structures", values.len())))
+    Err(Error::input(format!(
+        "{name} has {} numbers, wanted {width} for each of {of} structures",
+        values.len()
+    )))
 }
 
 /// The structures that the named tensors are.
@@ -302,19 +311,25 @@ impl OrbExhibit {
 /// Å between neighbouring sites of what is made up.
 const SPACING: f64 = 1.9;
 
-/// `rows` crystals of `count` atoms on the sites of a cube, each moved a little.
+/// `rows` crystals of `count` atoms on the sites of a box that is as near to a cube as it can be filled, each moved a
+/// little.
 fn made_up(rows: usize, count: usize) -> Result<Tensors> {
-    let side = (1..).find(|side: &usize| side.saturating_pow(3) >= count).unwrap_or(1);
+    let x = (count as f64).cbrt().floor().max(1.0) as usize;
+    let y = (count as f64 / x as f64).sqrt().ceil().max(1.0) as usize;
+    let sides = [x, y, count.div_ceil(x * y)];
     let mut random = Rng::new(0, 0);
     let (mut atomic, mut positions, mut cells) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..rows {
         for site in 0..count {
             atomic.push([3i64, 8, 22, 8, 26, 8][(site + row) % 6]);
-            let corner = [site % side, site / side % side, site / side / side];
-            positions.extend(corner.map(|place| (SPACING * place as f64 + 0.3 * (random.uniform() - 0.5)) as f32));
+            let corner = [site % x, site / x % y, site / x / y];
+            positions.extend(corner.map(|place| {
+                let moved = SPACING * place as f64 + 0.3 * (random.uniform() - 0.5);
+                moved as f32
+            }));
         }
-        let whole = (SPACING * side as f64) as f32;
-        cells.extend([whole, 0.0, 0.0, 0.0, whole, 0.0, 0.0, 0.0, whole]);
+        let [a, b, c] = sides.map(|side| (SPACING * side as f64) as f32);
+        cells.extend([a, 0.0, 0.0, 0.0, b, 0.0, 0.0, 0.0, c]);
     }
     let cpu = &Device::Cpu;
     let all = rows * count;

@@ -103,13 +103,8 @@ fn harmonics(unit: &Tensor) -> Result<Tensor> {
     let root = |value: f64| value.sqrt();
     let (xz, xy, yz) = ((&x * &z)?, (&x * &y)?, (&y * &z)?);
     let (first, last) = ((&xz * root(3.0))?, ((&z2 - &x2)? * (root(3.0) / 2.0))?);
-    let degree_2 = [
-        first.clone(),
-        (xy * root(3.0))?,
-        (&y2 - (&rim * 0.5)?)?,
-        (yz * root(3.0))?,
-        last.clone(),
-    ];
+    let degree_2 =
+        [first.clone(), (xy * root(3.0))?, (&y2 - (&rim * 0.5)?)?, (yz * root(3.0))?, last.clone()];
     let belt = ((&y2 * 4.0)? - &rim)?;
     let degree_3 = [
         (((&first * &z)? + (&last * &x)?)? * root(5.0 / 6.0))?,

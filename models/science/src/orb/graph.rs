@@ -44,14 +44,18 @@ impl Structure {
         check(atoms)?;
         if let Some(index) = atoms.numbers.iter().position(|number| *number > LARGEST_NUMBER) {
             let message = format!("atom {index} has atomic number {}", atoms.numbers[index]);
-            return Err(Error::input(message).hint(format!("this model knows the elements up to {LARGEST_NUMBER}")));
+            return Err(
+                Error::input(message).hint(format!("this model knows the elements up to {LARGEST_NUMBER}"))
+            );
         }
         let cell = atoms.cell.unwrap_or_default();
         let positions = cell::wrapped(&atoms.positions, &cell, atoms.periodic)?;
         let near = neighbours(&positions, Some(&cell), atoms.periodic, config.radius)?;
         if let Some((distance, a, b)) = near.shortest().filter(|(distance, ..)| *distance < CLOSEST) {
             return Err(Error::input(format!("atoms {a} and {b} overlap: they are {distance:.3} Å apart"))
-                .hint(format!("less than {CLOSEST} Å is nearer than any two nuclei come; is an atom given twice?")));
+                .hint(format!(
+                    "less than {CLOSEST} Å is nearer than any two nuclei come; is an atom given twice?"
+                )));
         }
         Ok(Self {
             numbers: atoms.numbers.clone(),

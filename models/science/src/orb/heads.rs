@@ -97,7 +97,9 @@ impl Heads {
             false => None,
         };
         let stress = match is_direct && c.has_stress && here.has("stress", true) {
-            true => Some(StressHead { mlp: head("stress", width, 6)?, normalizer: stress_normalizer(c, &here)? }),
+            true => {
+                Some(StressHead { mlp: head("stress", width, 6)?, normalizer: stress_normalizer(c, &here)? })
+            }
             false => None,
         };
         let confidence = match of_third && here.has("confidence", true) {

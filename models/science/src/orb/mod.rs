@@ -153,7 +153,9 @@ impl Config {
             ("num_message_passing_steps", self.num_message_passing_steps),
         ];
         if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > MOST_LAYERS) {
-            return Err(Error::unsupported(format!("{key} is {count}; at most {MOST_LAYERS} are implemented")));
+            return Err(Error::unsupported(format!(
+                "{key} is {count}; at most {MOST_LAYERS} are implemented"
+            )));
         }
         if !(self.radius > 0.0 && self.radius <= LARGEST_RADIUS) {
             return Err(Error::unsupported(format!("radius is {}", self.radius))
@@ -170,7 +172,8 @@ impl Config {
         }
         if self.is_conditioned() && !self.latent_dim.is_multiple_of(4) {
             let message = format!("latent_dim {} is no multiple of 4", self.latent_dim);
-            return Err(Error::unsupported(message).hint("charge and spin take half of it each, as sines and cosines"));
+            return Err(Error::unsupported(message)
+                .hint("charge and spin take half of it each, as sines and cosines"));
         }
         Ok(())
     }
@@ -195,7 +198,9 @@ impl Model for Orb {
             false => None,
         };
         // What training needs, and heads that this kind of Orb does not have: the reference passes over them too.
-        ["heads", "grad_forces_normalizer", "grad_stress_normalizer"].into_iter().for_each(|name| w.skip(name));
+        ["heads", "grad_forces_normalizer", "grad_stress_normalizer"]
+            .into_iter()
+            .for_each(|name| w.skip(name));
         Ok(Self { config, model, heads })
     }
 }

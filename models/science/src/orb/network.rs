@@ -236,7 +236,8 @@ impl MoleculeGns {
     /// The states of the nodes, `(nodes, latent_dim)`, of a graph whose edges are `vectors`.
     pub(super) fn forward(&self, graph: &Graph, vectors: &Tensor) -> Result<Tensor> {
         let Described { features, envelope } = self.edge_features.describe(vectors)?;
-        let condition = self.conditioner.as_ref().map(|conditioner| conditioner.forward(graph)).transpose()?;
+        let condition =
+            self.conditioner.as_ref().map(|conditioner| conditioner.forward(graph)).transpose()?;
         let given = Given { envelope: &envelope, condition };
         let mut state = State {
             nodes: self.node_fn.forward(&self.atom_emb.forward(&graph.numbers)?)?,

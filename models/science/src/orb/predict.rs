@@ -81,7 +81,8 @@ impl Orb {
         let vectors = Var::from_tensor(&graph.vectors)?;
         let nodes = self.model.forward(graph, vectors.as_tensor())?;
         let (energies, charges) = heads.energy(graph, &nodes)?;
-        let mut found = Prediction { confidence: heads.confidence(&nodes.detach())?, ..Prediction::default() };
+        let mut found =
+            Prediction { confidence: heads.confidence(&nodes.detach())?, ..Prediction::default() };
         let mut total = energies.sum_all()?;
         let mut fields = Vec::new();
         if let Some(charges) = charges {
@@ -113,8 +114,8 @@ impl Orb {
             let (mut energy, mut strain) = (energy + repulsion.energy, moment);
             if let Some(field) = fields.get(index) {
                 energy += field.energy;
-                for i in 0..3 {
-                    strain[i] = cell::sum(&strain[i], &field.strain[i]);
+                for (row, added) in strain.iter_mut().zip(&field.strain) {
+                    *row = cell::sum(row, added);
                 }
                 for (force, added) in forces.iter_mut().zip(&field.forces) {
                     *force = cell::sum(force, added);
@@ -139,7 +140,12 @@ impl Slope {
         Self(slopes)
     }
 
-    fn add_repulsion(&mut self, structure: &Structure, repulsion: &Repulsion, aggregation: super::Aggregation) {
+    fn add_repulsion(
+        &mut self,
+        structure: &Structure,
+        repulsion: &Repulsion,
+        aggregation: super::Aggregation,
+    ) {
         let share = match aggregation {
             super::Aggregation::Sum => 1.0,
             super::Aggregation::Mean => 1.0 / structure.len() as f64,
@@ -308,8 +314,9 @@ mod tests {
             vec![[1.0, 2.0, 3.0]],
         ];
         for positions in shapes {
-            let mut forces: Vec<Vector> =
-                (0..positions.len()).map(|i| [i as f64, 1.0 - 0.7 * i as f64, 0.3 * (i * i) as f64]).collect();
+            let mut forces: Vec<Vector> = (0..positions.len())
+                .map(|i| [i as f64, 1.0 - 0.7 * i as f64, 0.3 * (i * i) as f64])
+                .collect();
             let structure = molecule(positions.clone());
             balance(&structure, &mut forces);
             let (mut force, mut torque) = ([0.0; 3], [0.0; 3]);

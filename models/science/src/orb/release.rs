@@ -152,8 +152,10 @@ fn by_name(files: &Files) -> Result<Option<&'static Known>> {
     let stems = names.iter().filter(|name| !name.contains('/')).filter_map(|name| name.strip_suffix(".ckpt"));
     let stems: Vec<&str> = stems.collect();
     if let Some(first) = stems.iter().find(|stem| REMOVED.iter().any(|name| is_named(stem, name))) {
-        return Err(Error::unsupported(format!("{first} is an Orb of the first version, which is not implemented"))
-            .hint("its makers have replaced it: orb-v2, or one of orb-v3"));
+        return Err(Error::unsupported(format!(
+            "{first} is an Orb of the first version, which is not implemented"
+        ))
+        .hint("its makers have replaced it: orb-v2, or one of orb-v3"));
     }
     let found: Vec<&Known> = stems.iter().filter_map(|stem| known_by(stem)).collect();
     match found[..] {
@@ -242,12 +244,14 @@ pub(super) fn load(opening: &Opening) -> Result<(Orb, Inventory, Vec<String>)> {
 /// What the network has of the checkpoint's heads, and what it lacks.
 fn notes(opening: &Opening, inventory: &Inventory) -> Vec<String> {
     let Some(checkpoint) = &opening.checkpoint else { return Vec::new() };
-    let is_read = |name: &str| inventory.tensors.binary_search_by(|(read, _)| read.as_str().cmp(name)).is_ok();
+    let is_read =
+        |name: &str| inventory.tensors.binary_search_by(|(read, _)| read.as_str().cmp(name)).is_ok();
     let has = |head: &str| inventory.tensors.iter().any(|(name, _)| name.starts_with(head));
     let mut notes = Vec::new();
     let unread = |name: &String| !is_read(name) && !name.ends_with("num_batches_tracked");
     let heads = checkpoint.names().map(todays).filter(|name| name.starts_with("heads.")).filter(unread);
-    let mut others: Vec<String> = heads.filter_map(|name| Some(name.split('.').nth(1)?.to_string())).collect();
+    let mut others: Vec<String> =
+        heads.filter_map(|name| Some(name.split('.').nth(1)?.to_string())).collect();
     others.sort();
     others.dedup();
     if !others.is_empty() {
@@ -316,7 +320,10 @@ mod tests {
         assert_eq!((&found.config["has_stress"], found.weights.len()), (&json!(false), 1));
         std::fs::write(folder.path().join("orb-v2-20241011.ckpt"), "").unwrap();
         let several = layout(&files(), &Options::default()).unwrap_err().to_string();
-        assert!(several.contains("several releases") && several.contains("orb-v2-20241011.ckpt"), "{several}");
+        assert!(
+            several.contains("several releases") && several.contains("orb-v2-20241011.ckpt"),
+            "{several}"
+        );
         let one = Files::file(&folder.path().join("orb-v2-20241011.ckpt"), "one");
         let found = layout(&one, &Options::default()).unwrap().unwrap();
         assert_eq!(found.config["num_message_passing_steps"], 15);

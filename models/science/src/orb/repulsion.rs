@@ -4,8 +4,7 @@ use super::{Aggregation, Structure};
 use crate::atoms::{cell, elements};
 
 /// Shares and decays of the four exponentials of the screening.
-const SCREENING: [(f64, f64); 4] =
-    [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)];
+const SCREENING: [(f64, f64); 4] = [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)];
 
 /// The square of an elementary charge, in eV Å.
 const COULOMB: f64 = 14.3996;

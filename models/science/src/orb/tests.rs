@@ -43,7 +43,13 @@ fn salt() -> Atoms {
 }
 
 fn lone() -> Atoms {
-    Atoms { numbers: vec![26], positions: vec![[1.0, 2.0, 3.0]], charge: Some(0.0), spin: Some(0.0), ..Atoms::default() }
+    Atoms {
+        numbers: vec![26],
+        positions: vec![[1.0, 2.0, 3.0]],
+        charge: Some(0.0),
+        spin: Some(0.0),
+        ..Atoms::default()
+    }
 }
 
 #[test]
@@ -62,7 +68,10 @@ fn structures_side_by_side_are_as_they_are_alone() {
             assert_eq!(alone.stress.is_some(), atoms.cell.is_some());
             assert_eq!(found.confidence.as_ref().unwrap().len(), atoms.numbers.len());
         }
-        assert!(together[2].forces[0].iter().all(|force| force.abs() < 1e-12), "a lone atom is pulled by nobody");
+        assert!(
+            together[2].forces[0].iter().all(|force| force.abs() < 1e-12),
+            "a lone atom is pulled by nobody"
+        );
     }
     assert!(plain().evaluate(&[]).unwrap().is_empty());
 }
@@ -87,7 +96,10 @@ fn a_bad_structure_is_named_by_its_index() {
     for (bad, wanted) in cases {
         let error = model.evaluate(&[water(), bad]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
-        assert!(error.to_string().starts_with("structure 1: ") && error.to_string().contains(wanted), "{error}");
+        assert!(
+            error.to_string().starts_with("structure 1: ") && error.to_string().contains(wanted),
+            "{error}"
+        );
     }
     let molecules = orb(json!({})).unwrap();
     let error = molecules.evaluate(&[Atoms { spin: None, ..water() }]).unwrap_err().to_string();
@@ -145,7 +157,11 @@ fn forces_and_stress_are_slopes_of_the_energy() {
                     energy(&moved)
                 };
                 let slope = (strained(h) - strained(-h)) / (2.0 * h) / volume;
-                assert!((slope - stress[part]).abs() < 2e-4 * (1.0 + slope.abs()), "{slope} {}", stress[part]);
+                assert!(
+                    (slope - stress[part]).abs() < 2e-4 * (1.0 + slope.abs()),
+                    "{slope} {}",
+                    stress[part]
+                );
             }
         }
     }

@@ -96,7 +96,8 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
 fn words(line: &str, number: usize, tokens: &mut Vec<Token>) -> Result<()> {
     let mut rest = line.trim_start();
     while let Some(first) = rest.chars().next() {
-        let mut push = |text: &str, quoted| tokens.push(Token { line: number, text: text.to_string(), quoted });
+        let mut push =
+            |text: &str, quoted| tokens.push(Token { line: number, text: text.to_string(), quoted });
         match first {
             '#' => return Ok(()),
             '\'' | '"' => {
@@ -193,7 +194,10 @@ impl Block {
         };
         let symbols = self.column("_atom_site_type_symbol").or_else(|| self.column("_atom_site_label"));
         let Some(symbols) = symbols else {
-            return Err(Error::new(ErrorKind::Format, "the sites have neither _atom_site_type_symbol nor a label"));
+            return Err(Error::new(
+                ErrorKind::Format,
+                "the sites have neither _atom_site_type_symbol nor a label",
+            ));
         };
         let mut sites = Vec::with_capacity(symbols.len());
         for (index, symbol) in symbols.iter().enumerate() {
@@ -218,8 +222,11 @@ impl Block {
             Some(share) if (share - 1.0).abs() > 1e-3 => {
                 let label = self.column("_atom_site_label").and_then(|column| column.get(index));
                 let label = label.map_or(&symbol.text, |label| &label.text);
-                Err(Error::unsupported(format!("line {}: {label} has _atom_site_occupancy {share}", symbol.line))
-                    .hint("a model wants every site taken by one atom: choose an ordered structure"))
+                Err(Error::unsupported(format!(
+                    "line {}: {label} has _atom_site_occupancy {share}",
+                    symbol.line
+                ))
+                .hint("a model wants every site taken by one atom: choose an ordered structure"))
             }
             _ => Ok(()),
         }
@@ -235,7 +242,8 @@ impl Block {
         let angles = ["_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma"].map(value);
         let ([a, b, c], [alpha, beta, gamma]) = (lengths, angles);
         let (Some((a, line)), Some((b, _)), Some((c, _))) = (a?, b?, c?) else { return Ok(None) };
-        let right = |angle: Result<Option<(f64, usize)>>| Ok::<_, Error>(angle?.map_or(90.0, |(value, _)| value));
+        let right =
+            |angle: Result<Option<(f64, usize)>>| Ok::<_, Error>(angle?.map_or(90.0, |(value, _)| value));
         let (alpha, beta, gamma) = (right(alpha)?, right(beta)?, right(gamma)?);
         // Of a right angle the cosine is exactly zero.
         let cosine = |angle: f64| if angle == 90.0 { 0.0 } else { angle.to_radians().cos() };
@@ -244,10 +252,14 @@ impl Block {
         let y = (cos_alpha - cos_beta * cos_gamma) / sin_gamma;
         let z = (1.0 - cos_beta * cos_beta - y * y).sqrt();
         let cell = [[a, 0.0, 0.0], [b * cos_gamma, b * sin_gamma, 0.0], [c * cos_beta, c * y, c * z]];
-        let spans = [a, b, c].iter().all(|length| *length > 0.0) && cell.iter().flatten().all(|v| v.is_finite());
+        let spans =
+            [a, b, c].iter().all(|length| *length > 0.0) && cell.iter().flatten().all(|v| v.is_finite());
         match spans && cell::volume(&cell) > 0.0 {
             true => Ok(Some(cell)),
-            false => Err(wrong(line, format!("no cell has lengths {a}, {b}, {c} and angles {alpha}, {beta}, {gamma}"))),
+            false => Err(wrong(
+                line,
+                format!("no cell has lengths {a}, {b}, {c} and angles {alpha}, {beta}, {gamma}"),
+            )),
         }
     }
 
@@ -275,10 +287,10 @@ impl Block {
             name.eq_ignore_ascii_case("p1") || name == "1"
         };
         match group.and_then(Token::known) {
-            Some(name) if !is_plain(name) => {
-                Err(Error::unsupported(format!("the space group \"{name}\" is named and its operations are not listed"))
-                    .hint("_space_group_symop_operation_xyz should list them; or expand the structure to P 1"))
-            }
+            Some(name) if !is_plain(name) => Err(Error::unsupported(format!(
+                "the space group \"{name}\" is named and its operations are not listed"
+            ))
+            .hint("_space_group_symop_operation_xyz should list them; or expand the structure to P 1")),
             _ => Ok(vec![([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [0.0; 3])]),
         }
     }
@@ -287,7 +299,10 @@ impl Block {
     fn structure(&self, sites: &[Site]) -> Result<Atoms> {
         let Some(cell) = self.cell()? else {
             if sites.iter().any(|site| site.is_fractional) {
-                return Err(Error::new(ErrorKind::Format, "fractional coordinates without _cell_length_a, _b and _c"));
+                return Err(Error::new(
+                    ErrorKind::Format,
+                    "fractional coordinates without _cell_length_a, _b and _c",
+                ));
             }
             return Ok(Atoms {
                 numbers: sites.iter().map(|site| site.number).collect(),
@@ -447,9 +462,18 @@ mod tests {
             (format!("data_a\n{CELL}{sites}Na1 0 0 west\n"), "line 13: a number is wanted, not \"west\""),
             (format!("data_a\n{CELL}{sites}Na1 0 0 ?\n"), "line 13: the place of Na1 is not known"),
             (format!("data_a\n{CELL}{sites}Qq1 0 0 0\n"), "line 13: \"Qq1\" is no element"),
-            (format!("data_a\n_symmetry_space_group_name_H-M 'F m -3 m'\n{CELL}{sites}Na1 0 0 0\n"), "the space group \"F m -3 m\""),
-            (format!("data_a\n_symmetry_equiv_pos_as_xyz x,y\n{CELL}{sites}Na1 0 0 0\n"), "line 2: \"x,y\" is no symmetry"),
-            (format!("data_a\n_cell_length_a 3\n_cell_length_b -3\n_cell_length_c 3\n{sites}Na1 0 0 0\n"), "line 2: no cell has"),
+            (
+                format!("data_a\n_symmetry_space_group_name_H-M 'F m -3 m'\n{CELL}{sites}Na1 0 0 0\n"),
+                "the space group \"F m -3 m\"",
+            ),
+            (
+                format!("data_a\n_symmetry_equiv_pos_as_xyz x,y\n{CELL}{sites}Na1 0 0 0\n"),
+                "line 2: \"x,y\" is no symmetry",
+            ),
+            (
+                format!("data_a\n_cell_length_a 3\n_cell_length_b -3\n_cell_length_c 3\n{sites}Na1 0 0 0\n"),
+                "line 2: no cell has",
+            ),
             ("data_a\n_x 'open\n".to_string(), "line 2: a quote is opened"),
             ("data_a\n;open\n".to_string(), "line 2: a text that begins"),
             ("data_a\n_x\n_y 1\n".to_string(), "line 2: _x has no value"),

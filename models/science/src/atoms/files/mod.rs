@@ -88,7 +88,8 @@ impl Format {
         }
         let numbers = |line: &str| line.split_whitespace().take(3).filter_map(number).count();
         let scale = lines.next().map_or(0, numbers);
-        let is_cell = (scale == 1 || scale == 3) && lines.take(3).filter(|line| numbers(line) == 3).count() == 3;
+        let is_cell =
+            (scale == 1 || scale == 3) && lines.take(3).filter(|line| numbers(line) == 3).count() == 3;
         is_cell.then_some(Self::Poscar)
     }
 }
@@ -106,7 +107,8 @@ pub fn read(path: &Path) -> Result<Vec<Frame>> {
             .hint(format!("at most {LARGEST_FILE} are read; split the file")));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::format(path, "a file of structures is text, this is not"))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::format(path, "a file of structures is text, this is not"))?;
     let Some(format) = Format::of_name(path).or_else(|| Format::of_text(&text)) else {
         return Err(Error::format(path, "neither name nor content says what file of structures this is")
             .hint("known: .xyz, .extxyz, .cif, .vasp, POSCAR, CONTCAR"));
@@ -206,9 +208,18 @@ mod tests {
     #[test]
     fn damaged_files_never_panic() {
         let good = [
-            (Format::Xyz, "2\nLattice=\"3 0 0 0 3 0 0 0 3\" Properties=species:S:1:pos:R:3:forces:R:3 energy=1\nNa 0 0 0 1 2 3\nCl 1.5 1.5 1.5 1 1 1\n"),
-            (Format::Cif, "data_a\n_cell_length_a 3.0(1)\n_cell_length_b 3\n_cell_length_c 3\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\nloop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'-x+1/2,y,z'\nloop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nNa1 0.1 0 0\n"),
-            (Format::Poscar, "salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa Cl\n1 1\nSelective dynamics\nDirect\n0 0 0 T T F\n0.5 0.5 0.5 F F F\n"),
+            (
+                Format::Xyz,
+                "2\nLattice=\"3 0 0 0 3 0 0 0 3\" Properties=species:S:1:pos:R:3:forces:R:3 energy=1\nNa 0 0 0 1 2 3\nCl 1.5 1.5 1.5 1 1 1\n",
+            ),
+            (
+                Format::Cif,
+                "data_a\n_cell_length_a 3.0(1)\n_cell_length_b 3\n_cell_length_c 3\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\nloop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'-x+1/2,y,z'\nloop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nNa1 0.1 0 0\n",
+            ),
+            (
+                Format::Poscar,
+                "salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa Cl\n1 1\nSelective dynamics\nDirect\n0 0 0 T T F\n0.5 0.5 0.5 F F F\n",
+            ),
         ];
         let mut random = Rng::new(5, 0);
         let odd = ["-", "9", "\"", "\n", " ", "e", ";", "'", "999999999999", "nan", "é", "_", "(", "0"];

@@ -36,7 +36,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
         *row = three(text.split_whitespace())
             .ok_or_else(|| wrong(line, "a cell vector is three finite numbers"))?;
     }
-    let factors = factors(scale, &lattice).ok_or_else(|| wrong(2, "a volume is wanted, and the cell has none"))?;
+    let factors =
+        factors(scale, &lattice).ok_or_else(|| wrong(2, "a volume is wanted, and the cell has none"))?;
     for row in &mut lattice {
         *row = std::array::from_fn(|axis| row[axis] * factors[axis]);
     }
@@ -129,7 +130,9 @@ mod tests {
         assert_eq!(direct.numbers, [11, 17, 17]);
         assert_eq!(direct.cell.unwrap()[2], [0.0, 0.0, 8.0]);
         assert!(near(&direct.positions[1], &[3.0, 3.0, 4.0]));
-        let lengths = one(&format!("t\n2.0\n{cell}Selective dynamics\nCartesian\n0 0 0 T T T\n1 1 1 F F F\n0 0 1 T F T\n"));
+        let lengths = one(&format!(
+            "t\n2.0\n{cell}Selective dynamics\nCartesian\n0 0 0 T T T\n1 1 1 F F F\n0 0 1 T F T\n"
+        ));
         assert!(near(&lengths.positions[1], &[2.0, 2.0, 2.0]));
         let volume = one(&format!("t\n-288\n{cell}K\n0 0 0\n1 1 1\n0 0 1\n"));
         assert!((cell::volume(&volume.cell.unwrap()) - 288.0).abs() < 1e-9);

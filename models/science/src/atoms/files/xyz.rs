@@ -22,10 +22,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
             at += 1;
             continue;
         }
-        let count: usize = lines[at]
-            .trim()
-            .parse()
-            .map_err(|_| wrong(at + 1, format!("the number of atoms is wanted, not \"{}\"", lines[at].trim())))?;
+        let count: usize = lines[at].trim().parse().map_err(|_| {
+            wrong(at + 1, format!("the number of atoms is wanted, not \"{}\"", lines[at].trim()))
+        })?;
         let (first, end) = (at + 2, (at + 2).saturating_add(count));
         if end > lines.len() {
             let found = lines.len().saturating_sub(first);
