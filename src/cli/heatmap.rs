@@ -38,16 +38,16 @@ pub fn write(path: &Path, force: bool, title: &str, labels: &[String], matrix: &
             .at(path)
             .hint(format!("at most {MOST_ROWS}; without --png the numbers are printed")));
     }
-    let mut output = Output::open(Some(path), force || is_ours(path))?;
+    let mut output = Output::open(Some(path), force || is_by(path, MAKER))?;
     output.bytes(&draw(title, labels, matrix)?)?;
     output.finish()
 }
 
-/// Whether the file at `path` is a picture that this module wrote.
-fn is_ours(path: &Path) -> bool {
+/// Whether the file at `path` is a picture that says that `maker` made it.
+pub fn is_by(path: &Path, maker: &str) -> bool {
     let start = std::fs::read(path).unwrap_or_default();
     start.starts_with(b"\x89PNG")
-        && start[..start.len().min(512)].windows(MAKER.len()).any(|w| w == MAKER.as_bytes())
+        && start[..start.len().min(512)].windows(maker.len()).any(|w| w == maker.as_bytes())
 }
 
 /// The PNG file.
@@ -61,7 +61,7 @@ fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> 
     let mut pixels = vec![255u8; (width * height * 3) as usize];
     paint(&mut pixels, (width as u32, height as u32), left, title, &labels, matrix)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot draw: {e}")))?;
-    encode(&pixels, width as u32, height as u32)
+    encode(&pixels, width as u32, height as u32, MAKER)
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
 }
 
@@ -132,12 +132,18 @@ fn colour(value: f32) -> RGBColor {
     RGBColor(mix(0), mix(1), mix(2))
 }
 
-fn encode(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
+/// The pixels as a PNG file that says that `maker` made it.
+pub fn encode(
+    pixels: &[u8],
+    width: u32,
+    height: u32,
+    maker: &str,
+) -> std::result::Result<Vec<u8>, png::EncodingError> {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.add_text_chunk("Software".to_string(), MAKER.to_string())?;
+    encoder.add_text_chunk("Software".to_string(), maker.to_string())?;
     let mut writer = encoder.write_header()?;
     writer.write_image_data(pixels)?;
     writer.finish()?;

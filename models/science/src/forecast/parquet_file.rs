@@ -1,6 +1,7 @@
 //! Tables from Parquet.
 
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use fauna_shared::{Error, Result};
@@ -8,6 +9,7 @@ use parquet::basic::{ConvertedType, LogicalType, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
@@ -23,6 +25,13 @@ const TOGETHER: usize = 8192;
 /// # Errors
 /// As [`Table::read`].
 pub(super) fn read(file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
+    // The decoder asserts in places where a damaged file can make it wrong; what it had begun is dropped.
+    let read = AssertUnwindSafe(|| read_groups(file, place, columns, with_target));
+    std::panic::catch_unwind(read)
+        .unwrap_or_else(|_| Err(Error::format(place, "a damaged Parquet file: the decoder gave up")))
+}
+
+fn read_groups(file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
     let wrong = |e: ParquetError| Error::format(place, format!("no Parquet file that can be read: {e}"));
     let reader = SerializedFileReader::new(file).map_err(wrong)?;
     let about = reader.metadata().file_metadata();
@@ -72,6 +81,7 @@ fn read_group(
     let mut readers = Vec::with_capacity(wanted.len());
     for at in wanted {
         let column = flat[*at];
+        check_place(group.metadata().column(column)).map_err(|what| Error::format(place, what))?;
         let reader = group.get_column_reader(column).map_err(wrong)?;
         readers.push(Reader {
             reader,
@@ -97,6 +107,17 @@ fn read_group(
             *number += 1;
             builder.row(*number, |column| batch[slots[column]].cell(row))?;
         }
+    }
+}
+
+/// Refuses a column that says it begins before the file or has fewer bytes than none.
+fn check_place(column: &ColumnChunkMetaData) -> Result<(), String> {
+    let starts = [Some(column.data_page_offset()), column.dictionary_page_offset()];
+    match starts.into_iter().flatten().chain([column.compressed_size()]).min() {
+        Some(least) if least < 0 => {
+            Err(format!("column `{}` says that it lies at {least}", column.column_path()))
+        }
+        _ => Ok(()),
     }
 }
 

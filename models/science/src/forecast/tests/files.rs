@@ -151,7 +151,7 @@ fn a_frequency_that_would_be_all_gaps_is_refused() {
     let seconds = Ask { horizon: 1, frequency: Some("s".parse().unwrap()), ..Ask::default() };
     let done = forecast(&Naive, &table(text), &seconds).unwrap();
     assert!(
-        done.problems[0].error.message().contains("has 3 rows in 3786912001 steps"),
+        done.problems[0].error.message().contains("has 3 rows in 3786825601 steps"),
         "{:?}",
         done.problems
     );
