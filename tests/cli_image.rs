@@ -4,12 +4,12 @@
 #[path = "support/program.rs"]
 mod program;
 
+#[path = "support/checkpoint.rs"]
+mod checkpoint;
+
 use std::path::{Path, PathBuf};
 
-use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
 use fauna::picture;
-use fauna::runtime::Runtime;
-use fauna::weights::Weights;
 use fauna::{Image, Options};
 use program::{Done, json_lines, refused, run, text};
 use serde_json::{Value, json};
@@ -18,61 +18,8 @@ use tempfile::TempDir;
 const IDEFICS: &str = "tests/parity/flamingo/idefics_generate/model";
 const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
 
-/// Words that every model made here knows.
-const WORDS: &str = "a an red blue green car cat dog photo of sky night armchair avocado shape the in";
-
-/// A checkpoint of `family`: its sample config, weights made from a seed, and a tokenizer of a few words that puts
-/// `begin` and `end` around a text.
-fn checkpoint(family: &str, begin: &str, end: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let zoo = fauna::zoo();
-    let known = zoo.families().iter().find(|known| known.name == family).expect(family);
-    let config = (known.sample)();
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let (_, inventory) = fauna::inventory(text(folder.path()), &Options::default()).expect(family);
-    let plan = |(name, shape): &(String, Vec<usize>)| Planned {
-        name: name.clone(),
-        storage: Storage::F32,
-        shape: shape.clone(),
-    };
-    let planned: Vec<Planned> = inventory.tensors.iter().map(plan).collect();
-    let seeded = Weights::seeded(5, Runtime::cpu());
-    write_safetensors(&folder.path().join("model.safetensors"), &Metadata::new(), &planned, |tensor| {
-        let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
-    })
-    .unwrap();
-
-    // The end token has the largest id, by which CLIP finds it.
-    let mut vocabulary: serde_json::Map<String, Value> =
-        WORDS.split(' ').zip((4..).map(Value::from)).map(|(word, id)| (word.into(), id)).collect();
-    for (token, id) in [("<unk>", 0), ("<pad>", 1), (begin, 3), (end, 60)] {
-        vocabulary.insert(token.into(), id.into());
-    }
-    let special = |token: &str| {
-        json!({"id": vocabulary[token], "content": token, "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false, "special": true})
-    };
-    let around = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
-    let named = |token: &str| json!({"id": token, "ids": [vocabulary[token]], "tokens": [token]});
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "decoder": null,
-        "added_tokens": [special("<unk>"), special("<pad>"), special(begin), special(end)],
-        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [around(begin), {"Sequence": {"id": "A", "type_id": 0}}, around(end)],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {begin: named(begin), end: named(end)}
-        },
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"}
-    });
-    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    folder
-}
-
 fn clip() -> TempDir {
-    let folder = checkpoint("clip", "<start>", "<end>");
+    let folder = checkpoint::with_words("clip", "<start>", "<end>");
     let side = json!({"height": 20, "width": 20});
     let processor = json!({
         "image_processor_type": "CLIPImageProcessor", "do_resize": true, "size": {"shortest_edge": 20}, "resample": 3,
@@ -84,7 +31,7 @@ fn clip() -> TempDir {
 }
 
 fn dalle() -> TempDir {
-    checkpoint("dalle-mini", "<s>", "</s>")
+    checkpoint::with_words("dalle-mini", "<s>", "</s>")
 }
 
 /// A picture of one colour with a stripe of another.
@@ -316,7 +263,7 @@ fn where_a_picture_goes_is_asked_before_the_work() {
 
 #[test]
 fn a_picture_becomes_codes_and_codes_a_picture() {
-    let (dvae, folder) = (checkpoint("dvae", "<s>", "</s>"), tempfile::tempdir().unwrap());
+    let (dvae, folder) = (checkpoint::with_words("dvae", "<s>", "</s>"), tempfile::tempdir().unwrap());
     let (seen, codes, again) =
         (file(&folder, "in.png"), file(&folder, "codes.safetensors"), file(&folder, "out.png"));
     picture::write(&seen, &painted(300, 270, [10, 90, 200])).unwrap();

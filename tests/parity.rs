@@ -90,6 +90,11 @@ fn mpt_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn openvla_computes_what_its_reference_computes() {
+    cases_of("openvla");
+}
+
+#[test]
 fn siglip_computes_what_its_reference_computes() {
     cases_of("siglip");
 }
@@ -124,6 +129,7 @@ fn no_folder_of_cases_is_forgotten() {
             "medgemma",
             "mpt",
             "musicgen",
+            "openvla",
             "preprocess",
             "siglip",
             "t5"

@@ -11,32 +11,10 @@ that is loaded and warmed once and stopped (SIGSTOP) while `fauna` works; `fauna
 itself up. A ratio is PyTorch's seconds over `fauna`'s of one round, so above 1 `fauna` is the faster.
 """
 
-import argparse
-import json
-import os
-import signal
-import statistics
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from turns import Work, config_of, main
 
-from tasks import REPOSITORY, SCRATCH, THREADS
-
-CONFIGS = REPOSITORY / "benches" / "configs"
 # A prompt of text tokens beside the pictures, and what is written after it.
 PROMPT, NEW = 64, 32
-
-
-@dataclass(frozen=True)
-class Work:
-    """One measurement: what `fauna bench` is told, and the function below that does the same in PyTorch."""
-
-    name: str
-    config: str
-    bench: tuple
-    torch: str
 
 
 WORKS = [
@@ -53,10 +31,6 @@ WORKS = [
 
 
 # ---------------------------------------------------------------- PyTorch's side
-
-
-def config_of(name):
-    return json.loads((CONFIGS / name / "config.json").read_text())
 
 
 def clip(config):
@@ -126,102 +100,5 @@ def idefics(torch, config):
         do_sample=False, min_new_tokens=NEW, max_new_tokens=NEW)
 
 
-def work(index):
-    """Answers each line with the seconds that one run took and the peak of memory."""
-    import torch
-
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(1)
-    run = globals()[WORKS[index].torch](torch, WORKS[index].config)
-    with torch.inference_mode():
-        run()
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            start = time.perf_counter()
-            run()
-            seconds = time.perf_counter() - start
-            peak = 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
-            print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
-
-
-# ---------------------------------------------------------------- in turns
-
-
-def start(index):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--work", str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=environment, cwd=Path(__file__).resolve().parent)
-    if process.stdout.readline() != "ready\n":
-        raise SystemExit(f"PyTorch could not load; see: {sys.executable} {__file__} --work {index}")
-    process.send_signal(signal.SIGSTOP)
-    return process
-
-
-def ask(process):
-    process.send_signal(signal.SIGCONT)
-    process.stdin.write("run\n")
-    process.stdin.flush()
-    answer = json.loads(process.stdout.readline())
-    process.send_signal(signal.SIGSTOP)
-    return answer["seconds"], answer["peak"]
-
-
-def fauna(binary, work, formats):
-    """The median of two runs, the peak of memory, and the size of the weights."""
-    # A folder that holds the official configuration alone.
-    folder = SCRATCH / work.config
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_bytes((CONFIGS / work.config / "config.json").read_bytes())
-    command = [binary, "bench", str(folder), *work.bench, "--random-weights", "--threads", str(THREADS), "--runs", "2",
-               "--json", *formats]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"exit status {done.returncode}: {' '.join(command)}")
-    report = json.loads(done.stdout)
-    return statistics.median(report["runs"]), report["peak_memory_bytes"], report["weights_bytes"]
-
-
-def spread(values):
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("fauna", nargs="?", help="the binary")
-    parser.add_argument("--only", default="", help="works whose name contains this")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--alone", action="store_true", help="time fauna only")
-    parser.add_argument("--formats", default="", help="more for fauna bench: --dtype bf16, --quantize q8_0")
-    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.work is not None:
-        return work(arguments.work)
-    if not arguments.fauna:
-        parser.error("the binary is wanted: target/release/fauna")
-    binary = str(Path(arguments.fauna).resolve())
-    for index, task in enumerate(WORKS):
-        if arguments.only.lower() not in task.name.lower():
-            continue
-        peer = None if arguments.alone else start(index)
-        try:
-            ours, theirs = [], []
-            for _ in range(arguments.rounds):
-                ours.append(fauna(binary, task, arguments.formats.split()))
-                theirs += [] if peer is None else [ask(peer)]
-        finally:
-            if peer is not None:
-                peer.send_signal(signal.SIGCONT)
-                peer.kill()
-                peer.wait()
-        line = (f"{task.name}: fauna {spread([seconds for seconds, _, _ in ours])} s, "
-                f"{max(peak for _, peak, _ in ours) / 1e6:.0f} MB over weights of {ours[0][2] / 1e6:.0f} MB")
-        if theirs:
-            ratios = [their[0] / our[0] for our, their in zip(ours, theirs)]
-            line += (f"; PyTorch {spread([seconds for seconds, _ in theirs])} s, "
-                     f"{max(peak for _, peak in theirs) / 1e6:.0f} MB; {spread(ratios)} times as fast")
-        print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, WORKS, globals())

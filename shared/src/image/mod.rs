@@ -7,6 +7,8 @@
 //!
 //! The room is behind the feature `image`: a build for text alone compiles none of the crates it stands on.
 
+mod animation;
+mod palette;
 pub mod processor;
 mod read;
 pub mod resize;
@@ -14,6 +16,7 @@ pub mod sheet;
 pub mod tensor;
 mod write;
 
+pub use animation::to_gif;
 pub use processor::Processor;
 pub use read::{Alpha, decode, read, read_with};
 pub use write::{to_png, write};

@@ -130,6 +130,16 @@ fn elu_one<const FMA: bool>(x: f32) -> f32 {
     if x > 0.0 { x } else { expm1_below_zero::<FMA>(x) }
 }
 
+#[inline(always)]
+fn shifted_softplus_one<const FMA: bool>(x: f32) -> f32 {
+    let e = exp_one::<FMA>(-x.abs());
+    // ln(1 + e) is 2 artanh z with z = e / (2 + e), at most a third.
+    let z = e / (2.0 + e);
+    let odd = [1.0, 1.0 / 3.0, 0.2, 1.0 / 7.0, 1.0 / 9.0, 1.0 / 11.0, 1.0 / 13.0];
+    let far = fma::<FMA>(2.0 * z, polynomial::<FMA, 7>(z * z, odd), -std::f32::consts::LN_2);
+    if x > 0.0 { x + far } else { far }
+}
+
 macro_rules! activations {
     ($($(#[$meta:meta])* $name:ident, $gated:ident, $one:ident;)*) => {$(
         $(#[$meta])*
@@ -178,8 +188,28 @@ activations! {
     tanh, tanh_mul, tanh_one;
     /// `1 / (1 + e⁻ˣ)`.
     sigmoid, sigmoid_mul, sigmoid_one;
+    /// `ln(1 + eˣ) - ln 2`.
+    shifted_softplus, shifted_softplus_mul, shifted_softplus_one;
     /// `eˣ`.
     exp, exp_mul, exp_one;
+}
+
+/// `grad *= silu'(x)`, element by element: the way back through [`silu`].
+///
+/// # Panics
+/// If the lengths differ.
+pub fn silu_slope(x: &[f32], grad: &mut [f32]) {
+    versioned! {
+        fn each(x: &[f32], grad: &mut [f32]) {
+            for (g, &x) in grad.iter_mut().zip(x) {
+                let s = sigmoid_one::<FMA>(x);
+                *g *= fma::<FMA>(x * s, 1.0 - s, s);
+            }
+        }
+    }
+    assert_eq!(x.len(), grad.len(), "slices of one length");
+    let size = piece(x.len());
+    for_each_piece(grad, size, |i, grad| each(&x[i * size..][..grad.len()], grad));
 }
 
 /// `out = x + y`.
@@ -240,7 +270,7 @@ mod tests {
         sum * 2.0 / std::f64::consts::PI.sqrt()
     }
 
-    const CASES: [Case; 9] = [
+    const CASES: [Case; 10] = [
         ("gelu_erf", gelu_erf, |x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()))),
         ("gelu_tanh", gelu_tanh, |x| {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
@@ -251,6 +281,9 @@ mod tests {
         ("elu", elu, |x| if x > 0.0 { x } else { x.exp_m1() }),
         ("tanh", tanh, f64::tanh),
         ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+        ("shifted_softplus", shifted_softplus, |x| {
+            x.max(0.0) + ((-x.abs()).exp().ln_1p() - std::f64::consts::LN_2)
+        }),
         ("exp", exp, f64::exp),
     ];
 
@@ -304,6 +337,19 @@ mod tests {
         for (&x, &y) in xs.iter().zip(&ys) {
             let t = (x as f64).exp_m1();
             assert!((y as f64 / t - 1.0).abs() < 3e-7, "elu({x}) = {y}, truth {t}");
+        }
+    }
+
+    #[test]
+    fn the_slope_of_silu_follows_its_formula() {
+        let xs: Vec<f32> = (-90_000..=90_000).map(|i| i as f32 * 1e-3).collect();
+        let mut slopes: Vec<f32> = xs.iter().map(|x| 1.0 + x * 1e-3).collect();
+        let before = slopes.clone();
+        silu_slope(&xs, &mut slopes);
+        for ((&x, &slope), &grad) in xs.iter().zip(&slopes).zip(&before) {
+            let s = 1.0 / (1.0 + (-f64::from(x)).exp());
+            let truth = f64::from(grad) * s * (1.0 + f64::from(x) * (1.0 - s));
+            assert!((f64::from(slope) - truth).abs() <= 1e-6, "at {x}: {slope}, truth {truth}");
         }
     }
 

@@ -91,6 +91,15 @@ impl<'a> Dense<'a> {
         let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
         Self::new(bytes, Elem::F32, Layout::OutIn, outputs, inputs)
     }
+
+    /// The same numbers as the weight of the way back: what was an output is an input.
+    pub fn transposed(self) -> Self {
+        let layout = match self.layout {
+            Layout::OutIn => Layout::InOut,
+            Layout::InOut => Layout::OutIn,
+        };
+        Self { layout, outputs: self.inputs, inputs: self.outputs, ..self }
+    }
 }
 
 /// What is done to a piece of a finished row while it is in cache: an activation.

@@ -13,5 +13,6 @@ pub mod memory;
 pub mod norm;
 pub mod pool;
 pub mod rope;
+pub mod segments;
 mod simd;
 mod versions;

@@ -32,6 +32,38 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
     rows(x, None, None, out, weight.len(), |row| rms_norm_row(row, weight, eps));
 }
 
+/// The way back through [`rms_norm`]: `out` is the slope against `x` of what has the slope `grad` against the result.
+///
+/// # Panics
+/// As [`rms_norm`]; `grad` has the length of `x` too.
+pub fn rms_norm_slope(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &mut [f32]) {
+    versioned! {
+        fn row(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &mut [f32]) {
+            for ((v, &g), &w) in out.iter_mut().zip(grad).zip(weight) {
+                *v = g * w;
+            }
+            let n = x.len() as f64;
+            let mean = reduce(x, 0.0, |v| v * v, |a, b| a + b) as f64 / n;
+            let along: f64 = out.iter().zip(x).map(|(&g, &x)| f64::from(g) * f64::from(x)).sum();
+            let factor = 1.0 / (mean + eps).sqrt();
+            let (factor, pull) = (factor as f32, (along * factor.powi(3) / n) as f32);
+            for (v, &x) in out.iter_mut().zip(x) {
+                *v = fma::<FMA>(*v, factor, -pull * x);
+            }
+        }
+    }
+    let width = weight.len();
+    check(x.len(), width);
+    assert_eq!((x.len(), grad.len()), (out.len(), out.len()), "as many slopes as elements");
+    let size = task(width);
+    for_each_piece(out, size, |i, out| {
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            let range = i * size + r * width..i * size + (r + 1) * width;
+            row(&x[range.clone()], weight, eps, &grad[range], out);
+        }
+    });
+}
+
 /// [`layer_norm`] of `x + residual`; the sum itself is stored in `sum` if asked for.
 ///
 /// # Panics
@@ -334,6 +366,32 @@ mod tests {
                 assert_close(&layer, &layer_truth);
             }
             assert_close(&rms, &rms_truth);
+        }
+    }
+
+    #[test]
+    fn the_way_back_through_rms_norm_is_its_slope() {
+        let (count, width, eps) = (3, 37, 1e-5);
+        let (x, weight, grad) = (noise(count * width, 1), noise(width, 2), noise(count * width, 3));
+        let mut back = vec![0.0; x.len()];
+        rms_norm_slope(&x, &weight, eps, &grad, &mut back);
+        let value = |x: &[f64]| -> f64 {
+            let rows = x.chunks(width).zip(grad.chunks(width));
+            rows.map(|(row, grad)| {
+                let root = (row.iter().map(|v| v * v).sum::<f64>() / width as f64 + eps).sqrt();
+                let of = |((v, g), w): ((&f64, &f32), &f32)| v / root * f64::from(*g) * f64::from(*w);
+                row.iter().zip(grad).zip(&weight).map(of).sum::<f64>()
+            })
+            .sum()
+        };
+        for i in 0..x.len() {
+            let moved = |by: f64| {
+                let mut x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+                x[i] += by;
+                value(&x)
+            };
+            let truth = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((f64::from(back[i]) - truth).abs() < 1e-5, "element {i}: {}, truth {truth}", back[i]);
         }
     }
 

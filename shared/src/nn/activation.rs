@@ -20,7 +20,13 @@ pub enum Activation {
     #[serde(rename = "gelu", alias = "gelu_python")]
     GeluErf,
     /// The tanh form of GELU.
-    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh", alias = "gelu_fast", alias = "gelu_accurate")]
+    #[serde(
+        rename = "gelu_new",
+        alias = "gelu_pytorch_tanh",
+        alias = "gelu_fast",
+        alias = "gelu_accurate",
+        alias = "gelu-tanh"
+    )]
     GeluTanh,
     /// `x σ(1.702 x)`.
     #[serde(rename = "quick_gelu")]
@@ -40,6 +46,9 @@ pub enum Activation {
     /// `1 / (1 + e⁻ˣ)`.
     #[serde(rename = "sigmoid")]
     Sigmoid,
+    /// `ln(1 + eˣ) - ln 2`, the softplus that is zero at zero.
+    #[serde(rename = "ssp")]
+    ShiftedSoftplus,
 }
 
 impl Activation {
@@ -57,6 +66,10 @@ impl Activation {
             Self::Elu => x.elu(1.0)?,
             Self::Tanh => x.tanh()?,
             Self::Sigmoid => candle_nn::ops::sigmoid(x)?,
+            Self::ShiftedSoftplus => {
+                let far = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
+                ((x.relu()? + far)? - std::f64::consts::LN_2)?
+            }
         })
     }
 
@@ -78,6 +91,7 @@ impl Activation {
             Self::Elu => elementwise::elu(values),
             Self::Tanh => elementwise::tanh(values),
             Self::Sigmoid => elementwise::sigmoid(values),
+            Self::ShiftedSoftplus => elementwise::shifted_softplus(values),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
+use super::back::{self, Product};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
@@ -86,13 +87,13 @@ impl Matrix {
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
         match &self.storage {
-            Storage::Host { bytes, kind, .. } if host::serves(x) => {
-                let rows = x.elem_count() / self.inputs.max(1);
-                let mut y = memory::zeros(rows * self.outputs);
-                with_bias(bias, |bias| {
-                    host::read(x, |x| self.on_host(x, rows, bytes, *kind, bias, then, &mut y))
-                })???;
+            Storage::Host { .. } if host::serves(x) => {
+                let y = host::read(x, |x| self.multiply_host(x, bias, then))??;
                 Ok(Tensor::from_vec(y, shape, &Device::Cpu)?)
+            }
+            Storage::Host { .. } if back::serves(x) && self.has_way_back() => {
+                let product = Product { weight: self.clone(), bias: bias.cloned() };
+                finish(x.contiguous()?.apply_op1(product)?, None, then)
             }
             Storage::DeviceBlocks(tensor) => {
                 // candle's quantised kernels take float32 activations.
@@ -106,6 +107,44 @@ impl Matrix {
                 finish(y, bias, then)
             }
         }
+    }
+
+    /// [`multiply`](Self::multiply) of rows on the CPU.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) if the matrix lies elsewhere.
+    pub(super) fn multiply_host(
+        &self,
+        x: &[f32],
+        bias: Option<&Tensor>,
+        then: Option<Activation>,
+    ) -> Result<Vec<f32>> {
+        let Storage::Host { bytes, kind, .. } = &self.storage else { return Err(elsewhere()) };
+        let rows = x.len() / self.inputs.max(1);
+        let mut y = memory::zeros(rows * self.outputs);
+        with_bias(bias, |bias| self.on_host(x, rows, bytes, *kind, bias, then, &mut y))??;
+        Ok(y)
+    }
+
+    /// Whether [`multiply_back_host`](Self::multiply_back_host) serves: dense, on the CPU.
+    pub(super) fn has_way_back(&self) -> bool {
+        matches!(&self.storage, Storage::Host { kind: Kind::Dense(..), .. })
+    }
+
+    /// `grad · self`: the way back through [`multiply`](Self::multiply). `grad`: `(rows, outputs)`, result
+    /// `(rows, inputs)`; products of f32.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) unless [`has_way_back`](Self::has_way_back).
+    pub(super) fn multiply_back_host(&self, grad: &[f32]) -> Result<Vec<f32>> {
+        let Storage::Host { bytes, kind: Kind::Dense(elem, layout, _), .. } = &self.storage else {
+            return Err(elsewhere());
+        };
+        let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?.transposed();
+        let rows = grad.len() / self.outputs.max(1);
+        let mut back = memory::zeros(rows * self.inputs);
+        matmul::linear(grad, rows, &weight, None, Compute::F32, None, &mut back);
+        Ok(back)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -223,6 +262,10 @@ impl Matrix {
             )),
         }
     }
+}
+
+fn elsewhere() -> Error {
+    Error::new(ErrorKind::Compute, "a CPU kernel was given a matrix that lies elsewhere")
 }
 
 /// Calls `f` with the elements of `bias`.

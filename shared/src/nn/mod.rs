@@ -3,13 +3,16 @@
 
 mod activation;
 mod add;
+mod back;
 pub(crate) mod blocks;
 mod conv;
 mod conv2d;
 pub(crate) mod host;
+mod incidence;
 mod linear;
 mod lstm;
 mod matrix;
+mod mlp;
 mod norm;
 mod patches;
 
@@ -18,8 +21,10 @@ pub use add::add;
 pub use blocks::{KINDS, block_kind, block_name};
 pub use conv::{Conv1d, ConvOptions, ConvTranspose1d, PadMode, pad_time};
 pub use conv2d::{Conv2d, Conv2dOptions, double, max_pool};
+pub use incidence::Incidence;
 pub use linear::{Embedding, Linear};
 pub use lstm::{Lstm, LstmState};
 pub use matrix::Matrix;
+pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patches::Patches;

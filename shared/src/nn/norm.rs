@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::back::{self, RmsNormed};
 use super::conv::is_stand_in;
 use super::{Activation, host};
 use crate::kernels::matmul::Finish;
@@ -76,6 +77,10 @@ impl RmsNorm {
                 host::read(x, |x| norm::rms_norm(x, weight, self.eps, &mut out))?;
                 Ok(Tensor::from_vec(out, x.shape(), x.device())?)
             })?;
+        }
+        if back::serves(x) && self.weight.dtype() == DType::F32 && !self.weight.track_op() {
+            let norm = RmsNormed { weight: self.weight.clone(), eps: self.eps };
+            return Ok(x.contiguous()?.apply_op1(norm)?);
         }
         let wide = x.to_dtype(DType::F32)?;
         let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;

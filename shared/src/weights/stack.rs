@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use super::{Found, MatrixUse, Weights, floats, seeded_values, widen};
+use super::{Found, MatrixUse, Weights, floats, quantized, seeded_values, widen};
 use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::nn::Matrix;
@@ -107,6 +107,79 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// The matrix `name` of as many columns as `widths` have together, stored `[outputs, inputs]`, as one matrix for
+    /// each of `widths`: a map of several inputs laid side by side, of which each is known on its own.
+    ///
+    /// ```
+    /// use fauna_shared::{runtime::Runtime, weights::Weights};
+    /// let weights = Weights::seeded(7, Runtime::cpu());
+    /// let parts = weights.columns("joint.weight", 4, &[2, 6])?;
+    /// assert_eq!(parts[1].tensor()?.dims(), [4, 6]);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As every read.
+    pub fn columns(&self, name: &str, outputs: usize, widths: &[usize]) -> Result<Vec<Matrix>> {
+        let path = self.path(name);
+        let inputs = widths.iter().fold(0, |all: usize, width| all.saturating_add(*width));
+        let shape = [outputs, inputs];
+        self.ledger().matrices.insert(path.clone(), MatrixUse::Map);
+        let stored = match self.ask(&path, &shape)? {
+            Found::Nothing => {
+                return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
+            }
+            Found::Stored(stored) => stored.clone(),
+            Found::Seed(seed) => {
+                let bytes = floats(&seeded_values(seed, &path, &shape)?);
+                Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
+            }
+        };
+        // In blocks, the whole is: a copy on disk has the same ones.
+        let wanted = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
+        let stored = match (stored.storage, wanted) {
+            (Storage::Block(_), _) | (_, None) => stored,
+            (_, Some(kind)) => {
+                let bytes = quantized(&stored, Layout::OutIn, (outputs, inputs), kind)?;
+                Stored { storage: Storage::Block(kind), shape: shape.to_vec(), bytes }
+            }
+        };
+        let mut start = 0;
+        let part = |width: &usize| {
+            let part = columns_of(&stored, start, *width)?;
+            start += width;
+            match self.runtime().device() {
+                Device::Cpu => self.place_on_host(&part, Layout::OutIn, (outputs, *width), None),
+                device => self.place_on_device(&part, Layout::OutIn, (outputs, *width), None, device),
+            }
+        };
+        widths.iter().map(part).collect()
+    }
+}
+
+/// `width` columns of `stored` from `start` on, in memory of their own; widened where they begin or end inside a block.
+fn columns_of(stored: &Stored, start: usize, width: usize) -> Result<Stored> {
+    let (rows, inputs) = (stored.shape[0], stored.shape[1]);
+    let unit = stored.storage.unit_elements();
+    if !(start.is_multiple_of(unit) && width.is_multiple_of(unit)) {
+        let bytes = floats(&widen(stored)?);
+        return columns_of(
+            &Stored { storage: Storage::F32, shape: stored.shape.clone(), bytes },
+            start,
+            width,
+        );
+    }
+    let bytes = |elements: usize| elements / unit * stored.storage.unit_bytes();
+    let (row, start, length) = (bytes(inputs), bytes(start), bytes(width));
+    let bytes = Bytes::filled(rows * length, |room| {
+        for (here, row) in room.chunks_exact_mut(length.max(1)).zip(stored.bytes.chunks_exact(row.max(1))) {
+            here.copy_from_slice(&row[start..start + length]);
+        }
+    });
+    Ok(Stored { storage: stored.storage, shape: vec![rows, width], bytes })
+}
+
 /// The rows of `stored` that `piece` wants, where they lie.
 fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
     let inputs = stored.shape.get(1).copied().unwrap_or(0);
@@ -182,6 +255,26 @@ mod tests {
         let parts = vec![stored(Storage::BF16, &[1.0, 2.0], 1), stored(Storage::BF16, &[3.0], 1)];
         let all = joined(parts, 3, 1).unwrap();
         assert_eq!((all.storage, widen(&all).unwrap()), (Storage::BF16, vec![1.0, 2.0, 3.0]));
+    }
+
+    #[test]
+    fn columns_keep_their_type_and_their_place() {
+        let whole = stored(Storage::BF16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
+        let part = columns_of(&whole, 1, 2).unwrap();
+        assert_eq!((part.storage, part.shape.clone()), (Storage::BF16, vec![2, 2]));
+        assert_eq!(widen(&part).unwrap(), [2.0, 3.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn columns_inside_a_block_are_widened() {
+        let values: Vec<f32> = (0..64).map(|i| (i % 7) as f32 - 3.0).collect();
+        let kind = candle_core::quantized::GgmlDType::Q8_0;
+        let bytes = crate::nn::blocks::quantize(kind, &values).unwrap();
+        let whole = Stored { storage: Storage::Block(kind), shape: vec![1, 64], bytes };
+        assert_eq!(columns_of(&whole, 32, 32).unwrap().storage, Storage::Block(kind));
+        let part = columns_of(&whole, 8, 16).unwrap();
+        assert_eq!(part.storage, Storage::F32);
+        assert_eq!(widen(&part).unwrap(), widen(&whole).unwrap()[8..24]);
     }
 
     #[test]

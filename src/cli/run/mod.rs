@@ -1,5 +1,7 @@
 //! `fauna run`: a prompt to whatever the model makes of it: words, labels, pictures, sound, codes.
 
+#[cfg(feature = "robotics")]
+mod act;
 mod answer;
 mod conversation;
 mod given;
@@ -75,12 +77,19 @@ pub struct Args {
     #[cfg(feature = "vision")]
     #[command(flatten)]
     drawing: picture::Drawing,
+    #[cfg(feature = "robotics")]
+    #[command(flatten)]
+    acting: act::Acting,
     #[command(flatten)]
     sampling: Sampling,
 }
 
 /// Runs the model on the prompts, or talks.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    #[cfg(feature = "robotics")]
+    if let Some(instruction) = &args.acting.instruction {
+        return act::run(&args, instruction, context);
+    }
     let seed = context.globals.seed;
     args.sampling.over(Decoding::default(), seed)?;
     if args.place.is_stdout() && context.globals.json {

@@ -159,20 +159,8 @@ impl TwoExhibit {
         let count = series::count(options, "num_output_patches")?.unwrap_or(1);
         series::horizon(count.saturating_mul(size))?;
         let (past, steps) = beside(&context, usize::MAX);
-        let future = match inputs.contains_key("future_covariates") {
-            true => rows(inputs, "future_covariates")?,
-            false => Vec::new(),
-        };
+        let future = self.future(inputs, context.len(), count * size)?;
         let known = future.first().map_or(0, Vec::len);
-        if !future.is_empty() && future.len() != context.len() || known > count * size {
-            return Err(Error::input(format!(
-                "future_covariates are [{}, {known}], wanted as many rows as the {} of context, and at most {} steps",
-                future.len(),
-                context.len(),
-                count * size
-            ))
-            .hint("num_output_patches says how many patches of the future there are"));
-        }
         let groups = self.groups(inputs, context.len())?;
         let batch = Batch { past, steps, future: future.concat(), known, groups };
         let encoded = self.encode(&batch, count)?;
@@ -192,6 +180,24 @@ impl TwoExhibit {
         ]))
     }
 
+    /// `future_covariates` of `count` rows and at most `longest` steps; none if there are none.
+    fn future(&self, inputs: &Tensors, count: usize, longest: usize) -> Result<Vec<Vec<f32>>> {
+        if !inputs.contains_key("future_covariates") {
+            return Ok(Vec::new());
+        }
+        let future = rows(inputs, "future_covariates")?;
+        let steps = future.first().map_or(0, Vec::len);
+        match future.len() == count && steps <= longest {
+            true => Ok(future),
+            false => Err(Error::input(format!(
+                "future_covariates are [{}, {steps}], wanted as many rows as the {count} of context, and at most \
+                 {longest} steps",
+                future.len(),
+            ))
+            .hint("num_output_patches says how many patches of the future there are")),
+        }
+    }
+
     /// `group_ids`, or every row alone.
     fn groups(&self, inputs: &Tensors, count: usize) -> Result<Vec<i64>> {
         match inputs.get("group_ids") {
@@ -204,23 +210,27 @@ impl TwoExhibit {
         }
     }
 
-    /// `context`: `(series, steps)`, or `(series, variates, steps)`, where the variates of a series see each other.
+    /// `context`: `(series, steps)`, or `(series, variates, steps)`, where the variates of a series see each other. Of
+    /// the former, `group_ids` and `future_covariates` as in `forward`.
     fn predict_quantiles(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        only_known(inputs, &["context"])?;
-        let (context, series, variates) = match inputs.get("context").map(|context| context.dims()) {
+        only_known(inputs, &INPUTS)?;
+        let (context, series, groups) = match inputs.get("context").map(|context| context.dims()) {
             Some(&[series, variates, steps]) => {
                 let flat = inputs["context"].reshape((series * variates, steps))?;
-                (rows(&Tensors::from([("context".to_string(), flat)]), "context")?, series, variates)
+                let context = rows(&Tensors::from([("context".to_string(), flat)]), "context")?;
+                let groups = (0..context.len()).map(|row| (row / variates) as i64).collect();
+                (context, series, groups)
             }
             _ => {
                 let context = rows(inputs, "context")?;
-                let count = context.len();
-                (context, count, 1)
+                let (count, groups) = (context.len(), self.groups(inputs, context.len())?);
+                (context, count, groups)
             }
         };
         let (past, steps) = beside(&context, self.network.config().context_length);
-        let groups = (0..context.len()).map(|row| (row / variates) as i64).collect();
-        let batch = Batch { past, steps, future: Vec::new(), known: 0, groups };
+        let future = self.future(inputs, context.len(), usize::MAX)?;
+        let known = future.first().map_or(0, Vec::len);
+        let batch = Batch { past, steps, future: future.concat(), known, groups };
         let (mut out, quantiles) = self.prediction(&batch, series, options)?;
         out.insert("quantiles".into(), quantiles);
         let other = &options["trained_levels_call"];

@@ -1,0 +1,51 @@
+//! A robot at a small table: an expert that knows how, then a policy that sees and reads, on the same scenes.
+//!
+//!     cargo run --release --example tabletop -- openvla/openvla-7b bridge_orig
+//!
+//! Without a model it takes a tiny one of random weights, which does not know how, and it says so:
+//!
+//!     expert: 20 of 20 scenes, 21 steps each
+//!     openvla: 0 of 20 scenes, 80 steps each; its weights are random, so it cannot but fail
+//!     tabletop.gif: "pick up the green block", the expert on the left
+
+use fauna::model::Policy;
+use fauna::picture::{sheet, to_gif};
+use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
+use fauna::{Image, Options, Result};
+
+const SCENES: std::ops::Range<u64> = 0..20;
+const SHOWN: u64 = 4;
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let source = arguments.next();
+    let model = match &source {
+        Some(source) => fauna::open(source)?,
+        None => {
+            let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/openvla");
+            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+        }
+    };
+    let setting = Setting { unnorm_key: arguments.next(), ..Setting::default() };
+
+    let mut films = Vec::new();
+    let players: [(&str, &dyn Policy); 2] = [("expert", &Expert), (model.card().family, model.policy()?)];
+    for (name, policy) in players {
+        let score = evaluate(policy, SCENES, &setting)?;
+        let (each, random) = (score.steps / score.episodes, source.is_none() && name != "expert");
+        let why = if random { "; its weights are random, so it cannot but fail" } else { "" };
+        println!("{name}: {} of {} scenes, {each} steps each{why}", score.successes, score.episodes);
+        films.push(run_episode(policy, SHOWN, &setting)?);
+    }
+
+    // Side by side; who is done waits.
+    let frames: Vec<Vec<&Image>> = films.iter().map(|film| film.frames().collect()).collect();
+    let longest = frames.iter().map(Vec::len).max().unwrap_or(0);
+    let at = |film: &Vec<&Image>, time: usize| film[time.min(film.len() - 1)].clone();
+    let both = (0..longest).map(|time| sheet::grid(&[at(&frames[0], time), at(&frames[1], time)], 2));
+    let path = "tabletop.gif";
+    let bytes = to_gif(&both.collect::<Result<Vec<_>>>()?, 10.0)?;
+    std::fs::write(path, bytes).map_err(|error| fauna::Error::io(path, "write", error))?;
+    println!("{path}: \"{}\", the expert on the left", films[0].instruction);
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Parts of OpenVLA alone: a folder with the processor's file, or with the action tokenizer's numbers.
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::item::{Modality, Tensors};
+use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::{Error, Result};
+use fauna_vision::processor::pictures;
+use serde_json::{Map, Value};
+
+use super::processor::FrameProcessor;
+use crate::action::ActionTokenizer;
+
+pub const TOKENIZER: &str = "ActionTokenizer";
+pub const TOKENIZER_FILE: &str = "action_tokenizer.json";
+pub const PROCESSOR: &str = "PrismaticImageProcessor";
+pub const PROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// Whether `opening` is of a part alone.
+pub fn is_alone(opening: &Opening) -> bool {
+    [TOKENIZER, PROCESSOR].contains(&opening.architecture("").as_str())
+}
+
+/// Opens a part alone.
+pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    let architecture = opening.architecture("");
+    let name = if architecture == TOKENIZER { TOKENIZER_FILE } else { PROCESSOR_FILE };
+    let file = opening.json(name)?.ok_or_else(|| opening.config_error(format!("there is no {name}")))?;
+    let at_file = |error: Error| match opening.files.get(name) {
+        Some(path) => error.at(path),
+        None => error,
+    };
+    let modalities = match architecture == TOKENIZER {
+        true => {
+            tokenizer(&file, &Value::Null).map_err(at_file)?;
+            [Modality::Action, Modality::Codes]
+        }
+        false => {
+            FrameProcessor::from_json(&file).map_err(at_file)?;
+            [Modality::Image, Modality::Vector]
+        }
+    };
+    let card = Card {
+        inputs: vec![modalities[0]],
+        outputs: vec![modalities[1]],
+        ..opening.card(&crate::OPENVLA, &architecture, &opening.weights.finish()?)
+    };
+    Ok(Box::new(Alone { file, card }))
+}
+
+/// A part without a model.
+struct Alone {
+    file: Value,
+    card: Card,
+}
+
+impl Exhibit for Alone {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.call("encode", inputs, &Value::Null)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match (method, self.card.architecture == TOKENIZER) {
+            ("encode" | "decode", true) => code(&tokenizer(&self.file, options)?, inputs),
+            ("encode" | "preprocess", false) => {
+                let processor = match options["image_resize_strategy"].as_str() {
+                    Some(strategy) => FrameProcessor::with_strategy(&self.file, strategy)?,
+                    None => FrameProcessor::from_json(&self.file)?,
+                };
+                let crop = options["center_crop"].as_bool().unwrap_or(false);
+                preprocess(&processor.with_centre_crop(crop), inputs)
+            }
+            _ => Err(self.cannot(&format!("run the method \"{method}\""))),
+        }
+    }
+}
+
+/// `image`, `(height, width, 3)` or several of one size, values 0 to 255, to `pixel_values`.
+pub fn preprocess(processor: &FrameProcessor, inputs: &Tensors) -> Result<Tensors> {
+    only_known(inputs, &["image"])?;
+    let image = inputs.get("image").ok_or_else(|| Error::input("image is missing"))?;
+    let frames = pictures(image)?;
+    let rows = frames.iter().map(|frame| processor.process(frame)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensors::from([("pixel_values".to_string(), Tensor::stack(&rows, 0)?)]))
+}
+
+/// The tokenizer that `file` describes, or `options` where they say something else.
+fn tokenizer(file: &Value, options: &Value) -> Result<ActionTokenizer> {
+    let empty = Map::new();
+    let (file, options) = (file.as_object().unwrap_or(&empty), options.as_object().unwrap_or(&empty));
+    let get = |key: &str| options.get(key).or(file.get(key)).filter(|value| !value.is_null());
+    let wrong = |key: &str, value: &Value| {
+        Error::new(fauna_shared::ErrorKind::Format, format!("{key} is {value}, wanted a number"))
+    };
+    let count = |key: &str, default: u64| match get(key) {
+        None => Ok(default as usize),
+        Some(value) => value.as_u64().map(|count| count as usize).ok_or_else(|| wrong(key, value)),
+    };
+    let real = |key: &str, default: f64| match get(key) {
+        None => Ok(default),
+        Some(value) => value.as_f64().ok_or_else(|| wrong(key, value)),
+    };
+    ActionTokenizer::new(
+        count("vocab_size", 32_000)?,
+        count("bins", 256)?,
+        real("min_action", -1.0)?,
+        real("max_action", 1.0)?,
+    )
+}
+
+/// `actions` to `token_ids` and, through them, to `round_trip`; `token_ids` to `decoded_actions`. Any shapes.
+fn code(tokenizer: &ActionTokenizer, inputs: &Tensors) -> Result<Tensors> {
+    only_known(inputs, &["actions", "token_ids"])?;
+    let mut out = Tensors::new();
+    let decoded = |ids: &[i64], shape: &[usize]| -> Result<Tensor> {
+        let actions: Vec<f32> = ids.iter().map(|id| tokenizer.decode(*id) as f32).collect();
+        Ok(Tensor::from_vec(actions, shape, &Device::Cpu)?)
+    };
+    if let Some(actions) = inputs.get("actions") {
+        let values: Vec<f64> = actions.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?;
+        let ids = tokenizer.encode(&values)?;
+        out.insert("round_trip".into(), decoded(&ids, actions.dims())?);
+        out.insert("token_ids".into(), Tensor::from_vec(ids, actions.dims(), &Device::Cpu)?);
+    }
+    if let Some(ids) = inputs.get("token_ids") {
+        let values: Vec<i64> = ids.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
+        out.insert("decoded_actions".into(), decoded(&values, ids.dims())?);
+    }
+    match out.is_empty() {
+        true => Err(Error::input("neither actions nor token_ids are given")),
+        false => Ok(out),
+    }
+}

@@ -1,0 +1,313 @@
+//! What `config.json` of an OpenVLA says, in HF's layout and in that of the training code.
+
+use fauna_shared::nn::Activation;
+use fauna_text::llama;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::prompt::Wording;
+use super::vit::VitConfig;
+
+/// `config.json`, with what it leaves out filled in as the reference's class fills it in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Config {
+    /// The towers: one, or DINOv2 and SigLIP side by side.
+    pub towers: Vec<VitConfig>,
+    /// What reads.
+    pub text_config: llama::Config,
+    /// How an instruction is put.
+    pub wording: Wording,
+    /// Edges of the action tokenizer.
+    pub n_action_bins: usize,
+    /// By how much the vocabulary was padded: the words end so much before it.
+    pub pad_to_multiple_of: usize,
+}
+
+/// Towers by the names of the training code: their timm names, the side of a picture, and another activation than timm's.
+type Backbone = (&'static str, &'static [&'static str], u64, [Option<&'static str>; 2]);
+
+const DINO: &str = "vit_large_patch14_reg4_dinov2.lvd142m";
+const QUICK: Option<&str> = Some("quick_gelu");
+const BACKBONES: [Backbone; 9] = [
+    ("dinosiglip-vit-so-224px", &[DINO, "vit_so400m_patch14_siglip_224"], 224, [None, None]),
+    ("dinosiglip-vit-so-384px", &[DINO, "vit_so400m_patch14_siglip_384"], 384, [None, None]),
+    ("dinoclip-vit-l-336px", &[DINO, "vit_large_patch14_clip_336.openai"], 336, [None, QUICK]),
+    ("siglip-vit-so400m", &["vit_so400m_patch14_siglip_224"], 224, [None, None]),
+    ("siglip-vit-so400m-384px", &["vit_so400m_patch14_siglip_384"], 384, [None, None]),
+    ("dinov2-vit-l", &[DINO], 224, [None, None]),
+    ("in1k-vit-l", &["vit_large_patch16_224.augreg_in21k_ft_in1k"], 224, [None, None]),
+    ("clip-vit-l", &["vit_large_patch14_clip_224.openai"], 224, [QUICK, None]),
+    ("clip-vit-l-336px", &["vit_large_patch14_clip_336.openai"], 336, [QUICK, None]),
+];
+
+/// The backbone of a config that names none.
+const DEFAULT_BACKBONE: &str = "siglip-vit-so400m";
+/// The language model of a config that names none.
+const DEFAULT_LLM: &str = "vicuna-v15-7b";
+
+/// What may be said of a tower beside its timm name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TimmKwargs {
+    embed_dim: Option<usize>,
+    depth: Option<usize>,
+    num_heads: Option<usize>,
+    mlp_ratio: Option<f64>,
+    patch_size: Option<usize>,
+}
+
+impl TryFrom<Value> for Config {
+    type Error = String;
+
+    fn try_from(config: Value) -> Result<Self, String> {
+        let text = |key: &str, default: &str| match &config[key] {
+            Value::Null => Ok(default.to_string()),
+            Value::String(text) => Ok(text.clone()),
+            other => Err(format!("{key} is {other:.80}, wanted a text")),
+        };
+        let number = |key: &str, default: u64| match &config[key] {
+            Value::Null => Ok(default as usize),
+            value => size(value).ok_or_else(|| format!("{key} is {value:.80}, wanted a number")),
+        };
+        let backbone = text("vision_backbone_id", DEFAULT_BACKBONE)?;
+        let llm = text("llm_backbone_id", DEFAULT_LLM)?;
+        let towers = towers(&config, &backbone)?;
+        let arch = text("arch_specifier", "no-align+gelu-mlp")?;
+        if !["no-align+gelu-mlp", "no-align+fused-gelu-mlp"].contains(&arch.as_str()) {
+            return Err(format!(
+                "arch_specifier \"{arch:.80}\" is not implemented; known: no-align+gelu-mlp, no-align+fused-gelu-mlp"
+            ));
+        }
+        Ok(Self {
+            towers,
+            text_config: text_config(&config["text_config"], &llm)?,
+            wording: Wording::of(&llm),
+            n_action_bins: number("n_action_bins", 256)?,
+            pad_to_multiple_of: number("pad_to_multiple_of", 64)?,
+        })
+    }
+}
+
+impl Config {
+    /// Patches of a picture, which are as many tokens.
+    pub fn patches(&self) -> usize {
+        self.towers.first().map_or(0, VitConfig::patches)
+    }
+
+    /// Words in the vocabulary before it was padded: the last of them stand for actions.
+    pub fn words(&self) -> usize {
+        self.text_config.vocab_size.saturating_sub(self.pad_to_multiple_of)
+    }
+}
+
+fn size(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|size| usize::try_from(size).ok())
+}
+
+/// The towers that `config` describes: by its own keys, or by the name of the backbone.
+fn towers(config: &Value, backbone: &str) -> Result<Vec<VitConfig>, String> {
+    let known = BACKBONES.iter().find(|(name, ..)| *name == backbone);
+    let names: Vec<String> = match &config["timm_model_ids"] {
+        Value::Null => match known {
+            Some((_, names, ..)) => names.iter().map(|name| name.to_string()).collect(),
+            None => {
+                let known = BACKBONES.map(|(name, ..)| name).join(", ");
+                return Err(format!(
+                    "vision_backbone_id \"{backbone:.80}\" is not known, and there are no \
+                    timm_model_ids; known: {known}"
+                ));
+            }
+        },
+        names => Vec::deserialize(names).map_err(|error| format!("timm_model_ids: {error}"))?,
+    };
+    let fused = match config["use_fused_vision_backbone"].as_bool() {
+        Some(fused) => fused,
+        None => known.map_or(names.len() > 1, |(_, names, ..)| names.len() > 1),
+    };
+    if names.len() != 1 + usize::from(fused) {
+        return Err(format!("{} timm_model_ids, and use_fused_vision_backbone is {fused}", names.len()));
+    }
+    let sizes = match &config["image_sizes"] {
+        Value::Null => vec![known.map_or(224, |(_, _, side, _)| *side as usize); names.len()],
+        sizes => list("image_sizes", sizes, size, names.len())?,
+    };
+    let acts = match &config["timm_override_act_layers"] {
+        Value::Null => {
+            known.map_or([None, None], |(.., acts)| *acts).map(|act| act.map(str::to_string)).to_vec()
+        }
+        acts => Vec::<Option<String>>::deserialize(acts)
+            .map_err(|error| format!("timm_override_act_layers: {error}"))?,
+    };
+    let kwargs: Vec<TimmKwargs> = match &config["timm_model_kwargs"] {
+        Value::Null => Vec::new(),
+        kwargs => Vec::deserialize(kwargs).map_err(|error| format!("timm_model_kwargs: {error}"))?,
+    };
+    let mut kwargs = kwargs.into_iter();
+    let mut acts = acts.into_iter();
+    let mut towers = Vec::new();
+    for (name, side) in names.iter().zip(sizes) {
+        let mut tower = VitConfig::of_timm(name, side).map_err(|error| error.to_string())?;
+        let own = kwargs.next().unwrap_or_default();
+        tower.embed_dim = own.embed_dim.unwrap_or(tower.embed_dim);
+        tower.depth = own.depth.unwrap_or(tower.depth);
+        tower.num_heads = own.num_heads.unwrap_or(tower.num_heads);
+        tower.mlp_ratio = own.mlp_ratio.unwrap_or(tower.mlp_ratio);
+        tower.patch_size = own.patch_size.unwrap_or(tower.patch_size);
+        if let Some(act) = acts.next().flatten() {
+            tower.act_layer = Activation::deserialize(json!(act))
+                .map_err(|_| format!("timm_override_act_layers: \"{act:.80}\" is not implemented"))?;
+        }
+        towers.push(tower);
+    }
+    match towers.iter().all(|tower| tower.patches() == towers[0].patches()) {
+        true => Ok(towers),
+        false => Err(format!(
+            "the towers see {} and {} patches; as many in both are wanted",
+            towers[0].patches(),
+            towers[1].patches()
+        )),
+    }
+}
+
+/// `count` entries of a list, or one value for all.
+fn list(
+    key: &str,
+    value: &Value,
+    read: impl Fn(&Value) -> Option<usize>,
+    count: usize,
+) -> Result<Vec<usize>, String> {
+    let wrong = || format!("{key} is {value:.80}, wanted {count} numbers");
+    let values = match value {
+        // Older configs say height and width of the one size there is.
+        Value::Array(values) => values.iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(wrong)?,
+        value => vec![read(value).ok_or_else(wrong)?; count],
+    };
+    match values.len() >= count && values.iter().all(|value| count > 1 || *value == values[0]) {
+        true => Ok(values[..count].to_vec()),
+        false => Err(wrong()),
+    }
+}
+
+/// `text_config`, whose gaps hold what transformers' class of the language model holds.
+fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
+    let kind = match &stored["model_type"] {
+        Value::String(kind) => kind.as_str(),
+        _ if llm.starts_with("mistral") => "mistral",
+        _ if llm.starts_with("phi") => "phi",
+        _ => "llama",
+    };
+    let mut keys: Map<String, Value> = match kind {
+        "llama" => json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6
+        }),
+        "mistral" => json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6
+        }),
+        other => {
+            return Err(format!(
+                "text_config of model_type \"{other:.80}\" is not implemented; known: llama, mistral"
+            ));
+        }
+    }
+    .as_object()
+    .cloned()
+    .unwrap_or_default();
+    keys.insert("model_type".into(), json!(kind));
+    match stored {
+        Value::Null => {}
+        Value::Object(stored) => {
+            let said =
+                |(key, value): &(&String, &Value)| !value.is_null() || key.as_str() == "sliding_window";
+            keys.extend(stored.iter().filter(said).map(|(key, value)| (key.clone(), value.clone())));
+        }
+        _ => return Err("text_config is no object".into()),
+    }
+    // What reads here always has its head, whatever class a part of it was saved from.
+    keys.insert("architectures".into(), json!([]));
+    serde_json::from_value(keys.into()).map_err(|error| format!("text_config: {error}"))
+}
+
+/// The base models that the training code's own `config.json` names, in HF's words; none for another file.
+pub(super) fn of_training_code(config: &Value) -> Option<Value> {
+    let fused = |arch: &str| arch.contains("dinosiglip");
+    let base = config["vla"]["base_vlm"].as_str()?;
+    let (backbone, llm) = match base {
+        "prism-dinosiglip-224px+7b" => ("dinosiglip-vit-so-224px", "llama2-7b-pure"),
+        "siglip-224px+7b" => ("siglip-vit-so400m", "vicuna-v15-7b"),
+        _ => return None,
+    };
+    Some(json!({
+        "model_type": "openvla",
+        "architectures": ["OpenVLAForActionPrediction"],
+        "vision_backbone_id": backbone,
+        "llm_backbone_id": llm,
+        "arch_specifier": if fused(backbone) { "no-align+fused-gelu-mlp" } else { "no-align+gelu-mlp" },
+        "use_fused_vision_backbone": fused(backbone),
+        "image_resize_strategy": "resize-naive",
+        "pad_to_multiple_of": 64,
+        "text_config": {"model_type": "llama", "vocab_size": 32064, "pad_token_id": 32000},
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(config: Value) -> Result<Config, String> {
+        serde_json::from_value::<Config>(config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_flagship_leaves_out_is_filled_in() {
+        let config = read(json!({
+            "vision_backbone_id": "dinosiglip-vit-so-224px", "llm_backbone_id": "llama2-7b-pure",
+            "arch_specifier": "no-align+fused-gelu-mlp",
+            "text_config": {"model_type": "llama", "vocab_size": 32064, "pad_token_id": 32000, "torch_dtype": "bfloat16"}
+        }))
+        .unwrap();
+        assert_eq!((config.towers.len(), config.patches(), config.words()), (2, 256, 32_000));
+        let text = &config.text_config;
+        assert_eq!((text.hidden_size, text.num_hidden_layers, text.rms_norm_eps), (4096, 32, 1e-6));
+        assert_eq!(config.wording, Wording::Plain);
+    }
+
+    #[test]
+    fn a_config_of_nothing_is_the_class_of_the_reference_without_arguments() {
+        let config = read(json!({})).unwrap();
+        assert_eq!(config.towers, [VitConfig::of_timm("vit_so400m_patch14_siglip_224", 224).unwrap()]);
+        assert_eq!((config.wording, config.n_action_bins), (Wording::Vicuna, 256));
+    }
+
+    #[test]
+    fn the_training_codes_own_config_names_its_base_model() {
+        let own = json!({"vla": {"base_vlm": "prism-dinosiglip-224px+7b", "type": "any"}, "seed": 7});
+        let config = read(of_training_code(&own).unwrap()).unwrap();
+        assert_eq!((config.towers.len(), config.words()), (2, 32_000));
+        assert!(of_training_code(&json!({"model_type": "openvla"})).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let bad = [
+            (json!({"vision_backbone_id": "eye"}), "eye"),
+            (json!({"timm_model_ids": ["vit_base_patch16_siglip_224", "resnet"]}), "timm_model_ids"),
+            (json!({"timm_model_ids": 3}), "timm_model_ids"),
+            (json!({"image_sizes": ["large"]}), "image_sizes"),
+            (json!({"timm_model_kwargs": [{"qk_norm": true}]}), "qk_norm"),
+            (json!({"timm_override_act_layers": ["mish"]}), "mish"),
+            (json!({"arch_specifier": "no-align+linear"}), "no-align+linear"),
+            (json!({"text_config": {"model_type": "phi"}}), "phi"),
+            (json!({"text_config": 3}), "text_config"),
+            (json!({"n_action_bins": -1}), "n_action_bins"),
+            (json!({"vision_backbone_id": "dinosiglip-vit-so-224px", "image_sizes": [224, 448]}), "patches"),
+        ];
+        for (config, name) in bad {
+            let error = read(config.clone()).unwrap_err();
+            assert!(error.contains(name), "{config}: {error}");
+        }
+    }
+}

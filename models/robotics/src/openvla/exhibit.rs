@@ -1,0 +1,469 @@
+//! OpenVLA as the zoo shows it: the reference's own methods, an answer to a prompt, and a policy.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use fauna_shared::attention::{Cache, Mask};
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Controller, Degree, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels,
+    only_known, token_rows,
+};
+use fauna_shared::text::Tokenizer;
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::causal::{sequences, token_ids};
+use fauna_text::words;
+use serde_json::Value;
+
+use super::alone::{PROCESSOR_FILE, preprocess};
+use super::controller::{Following, Writer};
+use super::processor::FrameProcessor;
+use super::prompt::end_with_boundary;
+use super::{OpenVla, Wording};
+use crate::action::{ActionTokenizer, DEGREES, Statistics, StatisticsTable};
+
+/// The file of a fine-tuned model's own statistics.
+const STATISTICS_FILE: &str = "dataset_statistics.json";
+
+/// The most words that are written in one call.
+const MOST_NEW: u64 = 4096;
+
+/// The network and its manners.
+pub struct OpenVlaExhibit {
+    network: OpenVla,
+    device: Device,
+    halves_caches: bool,
+    words: Option<Tokenizer>,
+    actions: ActionTokenizer,
+    statistics: StatisticsTable,
+    processor: FrameProcessor,
+    /// What the user chose when the model was opened.
+    unnorm_key: Option<String>,
+    degrees: Vec<Degree>,
+    card: Card,
+}
+
+impl OpenVlaExhibit {
+    /// Opens a release in either layout. Of the settings it reads `unnorm_key` and `center_crop`.
+    ///
+    /// # Errors
+    /// What is wrong with the config, the tensors, the processor's file or the statistics of actions, by its file.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (network, inventory) = opening.load::<OpenVla>()?;
+        let config = network.config();
+        let architecture = opening.architecture("OpenVLAForActionPrediction");
+        let mut card = opening.card(&crate::OPENVLA, &architecture, &inventory);
+        card.context = Some(config.text_config.max_position_embeddings);
+        let statistics = statistics(opening)?;
+        if statistics.keys().len() > 1 {
+            let keys = statistics.keys().collect::<Vec<_>>().join(", ");
+            card.notes.push(format!("unnorm_key is one of {keys}"));
+        }
+        let dims: Vec<usize> =
+            statistics.keys().filter_map(|key| Some(statistics.get(Some(key)).ok()?.1.dim())).collect();
+        let unnorm_key = match opening.options.settings.get("unnorm_key") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(key)) => {
+                statistics.get(Some(key))?;
+                Some(key.clone())
+            }
+            Some(other) => return Err(Error::input(format!("unnorm_key is {other}, wanted a text"))),
+        };
+        Ok(Self {
+            actions: ActionTokenizer::new(config.words(), config.n_action_bins, -1.0, 1.0)
+                .map_err(|error| error.context("n_action_bins"))?,
+            degrees: degrees(dims.first().copied().unwrap_or(DEGREES.len())),
+            processor: processor(opening, &network)?,
+            words: words::tokenizer(opening)?,
+            device: opening.weights.runtime().device().clone(),
+            halves_caches: opening.weights.halves_caches(),
+            network,
+            statistics,
+            unnorm_key,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &OpenVla {
+        &self.network
+    }
+
+    /// What brings actions to words.
+    pub fn action_tokenizer(&self) -> &ActionTokenizer {
+        &self.actions
+    }
+
+    /// The statistics of every data set.
+    pub fn statistics(&self) -> &StatisticsTable {
+        &self.statistics
+    }
+
+    /// The statistics of `key`, of the key that was set at opening, or the only ones.
+    fn statistics_of(&self, key: Option<&str>) -> Result<&Statistics> {
+        Ok(self.statistics.get(key.or(self.unnorm_key.as_deref()))?.1)
+    }
+
+    /// Tokens of `(batch, time)` as the network takes them.
+    fn ids(&self, inputs: &Tensors) -> Result<(Tensor, Option<Vec<Vec<bool>>>)> {
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        if ids.rank() != 2 || ids.elem_count() == 0 {
+            return Err(Error::input(format!("input_ids are {:?}, wanted (batch, time)", ids.dims())));
+        }
+        let mask = inputs.get("attention_mask");
+        if let Some(mask) = mask
+            && mask.dims() != ids.dims()
+        {
+            return Err(Error::input(format!(
+                "attention_mask are {:?}, input_ids {:?}",
+                mask.dims(),
+                ids.dims()
+            )));
+        }
+        let vocabulary = self.network.config().text_config.vocab_size;
+        let real = mask.map(words::real_tokens).transpose()?;
+        Ok((words::checked_ids(ids, mask, vocabulary, &self.device)?, real))
+    }
+
+    /// Logits of the whole prompt, patches included, and what the patches became; one of both if the inputs allow no
+    /// more.
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
+        let patches = inputs.get("pixel_values").map(|pixels| self.network.see(pixels)).transpose()?;
+        let mut out = Tensors::new();
+        if inputs.contains_key("input_ids") || patches.is_none() {
+            let (ids, real) = self.ids(inputs)?;
+            let x = self.network.embed(&ids, patches.as_ref())?;
+            let mask = match real {
+                None => Mask::causal(),
+                Some(real) => Mask::causal().with_padding(&around(real, patches.as_ref())?)?,
+            };
+            let mut cache = Cache::new(self.network.config().text_config.num_hidden_layers, x.dim(1)?);
+            out.insert("logits".into(), self.network.logits(&self.network.hidden(&x, &mask, &mut cache)?)?);
+        }
+        if let Some(patches) = patches {
+            out.insert("projector_features".into(), patches);
+        }
+        Ok(out)
+    }
+
+    /// The reference's `predict_action`: exactly as many words as the action has numbers, greedily, and the numbers in
+    /// the units of `unnorm_key` as `actions`, or of each of `unnorm_keys` as `actions.KEY`.
+    fn predict_action(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let keys: Vec<Option<&str>> = match &options["unnorm_keys"] {
+            Value::Null => vec![options["unnorm_key"].as_str()],
+            Value::Array(keys) => keys.iter().map(Value::as_str).collect(),
+            other => return Err(Error::input(format!("unnorm_keys is {other}, wanted a list of texts"))),
+        };
+        let sets = keys.iter().map(|key| self.statistics_of(*key)).collect::<Result<Vec<_>>>()?;
+        let dim = sets.first().ok_or_else(|| Error::input("unnorm_keys is an empty list"))?.dim();
+        let (ids, written) = self.continued(inputs, options, Some(dim), &[])?;
+        let [(tokens, last_logits)] = &written[..] else {
+            return Err(Error::input(format!("{} rows: predict_action takes one at a time", written.len())));
+        };
+        let bins: Vec<i64> = tokens.iter().map(|token| self.actions.bin(i64::from(*token)) as i64).collect();
+        let normalized: Vec<f64> =
+            tokens.iter().map(|token| self.actions.decode(i64::from(*token))).collect();
+        let numbers = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+            Tensor::from_vec(values, normalized.len(), &Device::Cpu)
+        };
+        let mut out = Tensors::from([
+            ("bins".to_string(), Tensor::from_vec(bins, tokens.len(), &Device::Cpu)?),
+            ("last_logits".to_string(), last_logits.clone()),
+            ("normalized_actions".to_string(), numbers(&normalized)?),
+            ("sequences".to_string(), sequences(&ids, std::slice::from_ref(tokens), 0)?),
+        ]);
+        for (key, set) in keys.iter().zip(sets) {
+            let actions = numbers(&set.unnormalize(&normalized)?)?;
+            let name = key.filter(|_| !options["unnorm_keys"].is_null());
+            out.insert(name.map_or("actions".into(), |key| format!("actions.{key}")), actions);
+        }
+        Ok(out)
+    }
+
+    /// The reference's `generate`: greedy words, row by row.
+    fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let ends = token_ids(&options["eos_token_id"]);
+        let (ids, written) = self.continued(inputs, options, None, &ends)?;
+        let new: Vec<Vec<u32>> = written.into_iter().map(|(tokens, _)| tokens).collect();
+        let pad = token_ids(&options["pad_token_id"]).first().or(ends.first()).copied().unwrap_or(0);
+        Ok(Tensors::from([("sequences".to_string(), sequences(&ids, &new, pad)?)]))
+    }
+
+    /// What follows each row: the rows as they were read, and the new tokens with the last scores. `action`: how many
+    /// numbers an action has, where one is to follow.
+    #[allow(clippy::type_complexity)]
+    fn continued(
+        &self,
+        inputs: &Tensors,
+        options: &Value,
+        action: Option<usize>,
+        ends: &[u32],
+    ) -> Result<(Vec<Vec<i64>>, Vec<(Vec<u32>, Tensor)>)> {
+        only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
+        if options["do_sample"] == Value::Bool(true) {
+            return Err(Error::input("do_sample: actions are chosen greedily"));
+        }
+        let (ids, real) = self.ids(inputs)?;
+        if real.is_some_and(|real| real.iter().flatten().any(|real| !real)) {
+            return Err(Error::input("attention_mask hides tokens: prompts without padding are wanted"));
+        }
+        let new = match (&options["max_new_tokens"], action) {
+            (Value::Null, action) => action.unwrap_or(20),
+            (value, _) => match value.as_u64().filter(|new| (1..=MOST_NEW).contains(new)) {
+                Some(new) => new as usize,
+                None => {
+                    return Err(Error::input(format!(
+                        "max_new_tokens is {value}, from 1 to {MOST_NEW} wanted"
+                    )));
+                }
+            },
+        };
+        if let Some(dim) = action.filter(|dim| *dim != new) {
+            return Err(Error::input(format!("max_new_tokens is {new}, an action has {dim} numbers")));
+        }
+        let mut rows: Vec<Vec<u32>> = ids.to_vec2()?;
+        let vocabulary = self.network.config().text_config.vocab_size;
+        if action.is_some() {
+            rows.iter_mut().for_each(|row| end_with_boundary(row, vocabulary));
+        }
+        let patches = inputs.get("pixel_values").map(|pixels| self.network.see(pixels)).transpose()?;
+        if let Some(patches) = patches.as_ref().filter(|patches| patches.dims()[0] != rows.len()) {
+            return Err(Error::input(format!("{} pictures for {} rows", patches.dims()[0], rows.len())));
+        }
+        let mut written = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            let patches = patches.as_ref().map(|patches| patches.narrow(0, i, 1)).transpose()?;
+            let mut writer = self.writer(row.len(), new);
+            let made = writer.write(row, patches.as_ref(), new, ends)?;
+            written.push((made.tokens, made.last_logits));
+        }
+        let ids = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+        Ok((ids, written))
+    }
+
+    /// For prompts of `time` tokens, patches not counted.
+    fn writer(&self, time: usize, new: usize) -> Writer<'_> {
+        let time = time + self.network.config().patches();
+        Writer::new(&self.network, &self.device, self.halves_caches, time, new)
+    }
+
+    /// The policy while it follows `task`.
+    fn following(&self, task: &Task) -> Result<Following<'_>> {
+        let statistics = self.statistics_of(task.unnorm_key.as_deref())?.clone();
+        let tokenizer = self.words.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let config = self.network.config();
+        let text = &config.text_config;
+        let ids = config.wording.tokens(tokenizer, &task.instruction, text.vocab_size)?;
+        let whole = ids.len() + config.patches() + statistics.dim();
+        if whole > text.max_position_embeddings {
+            return Err(Error::input(format!(
+                "the instruction takes {} tokens; with the picture and the action that is {whole}, the model was \
+                trained for {}",
+                ids.len(),
+                text.max_position_embeddings
+            ))
+            .hint("shorten it"));
+        }
+        Ok(Following {
+            network: &self.network,
+            processor: &self.processor,
+            tokenizer: &self.actions,
+            writer: self.writer(ids.len(), statistics.dim()),
+            statistics,
+            ids,
+            last: None,
+        })
+    }
+
+    /// How an instruction is put.
+    pub fn wording(&self) -> Wording {
+        self.network.config().wording
+    }
+}
+
+/// Which tokens are real where the patches, which all are, stand after the first.
+fn around(real: Vec<Vec<bool>>, patches: Option<&Tensor>) -> Result<Vec<Vec<bool>>> {
+    let Some(patches) = patches else { return Ok(real) };
+    let count = patches.dim(1)?;
+    let row = |row: Vec<bool>| {
+        let patches = std::iter::repeat_n(true, count);
+        row[..1].iter().copied().chain(patches).chain(row[1..].iter().copied()).collect()
+    };
+    Ok(real.into_iter().map(row).collect())
+}
+
+/// What the numbers of an action of `dim` mean.
+fn degrees(dim: usize) -> Vec<Degree> {
+    match dim == DEGREES.len() {
+        true => DEGREES.to_vec(),
+        false => vec![Degree { name: "degree", unit: "as in the data set" }; dim],
+    }
+}
+
+/// `norm_stats` of the config, and what a fine-tuned model's own file adds or says otherwise.
+fn statistics(opening: &Opening) -> Result<StatisticsTable> {
+    let stored = &opening.config["norm_stats"];
+    let mut table = StatisticsTable::from_json(stored)
+        .map_err(|error| opening.config_error(format!("norm_stats: {}", error.message())))?;
+    if let Some(own) = opening.json(STATISTICS_FILE)? {
+        let own =
+            StatisticsTable::from_json(&own).map_err(|error| match opening.files.get(STATISTICS_FILE) {
+                Some(path) => error.at(path),
+                None => error,
+            })?;
+        table.extend(own);
+    }
+    Ok(table)
+}
+
+/// What the release says of frames, or what its towers were trained with; it must give what the network sees.
+fn processor(opening: &Opening, network: &OpenVla) -> Result<FrameProcessor> {
+    let processor = match opening.json(PROCESSOR_FILE)? {
+        Some(file) => {
+            let processor =
+                FrameProcessor::from_json(&file).map_err(|error| error.context(PROCESSOR_FILE))?;
+            let towers = &network.config().towers;
+            let wanted: Vec<_> = towers.iter().map(|tower| (tower.img_size, tower.img_size)).collect();
+            match processor.sizes() == wanted {
+                true => processor,
+                false => {
+                    return Err(Error::new(
+                        ErrorKind::Mismatch,
+                        format!(
+                            "{PROCESSOR_FILE} makes pictures of {:?}, the towers see {wanted:?}",
+                            processor.sizes()
+                        ),
+                    ));
+                }
+            }
+        }
+        None => FrameProcessor::of_config(network.config(), &opening.config)?,
+    };
+    match opening.options.settings.get("center_crop") {
+        None | Some(Value::Null) => Ok(processor),
+        Some(Value::Bool(on)) => Ok(processor.with_centre_crop(*on)),
+        Some(other) => Err(Error::input(format!("center_crop is {other}, wanted true or false"))),
+    }
+}
+
+impl Policy for OpenVlaExhibit {
+    fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
+        Ok(Box::new(self.following(task)?))
+    }
+
+    fn degrees(&self) -> &[Degree] {
+        &self.degrees
+    }
+}
+
+impl Exhibit for OpenVlaExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// `logits` over the first token, the patches and the rest, and `projector_features`; pictures alone give the
+    /// features alone, tokens alone the logits alone.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    /// `forward`; `vision`, towers and projector alone; `generate`, with `options.method` "predict_action" for actions
+    /// in the units of `unnorm_keys`; `encode`, an `image` as the towers see it.
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => self.forward_ids(inputs),
+            "vision" => {
+                only_known(inputs, &["pixel_values"])?;
+                match inputs.contains_key("pixel_values") {
+                    true => self.forward_ids(inputs),
+                    false => Err(Error::input("pixel_values are missing")),
+                }
+            }
+            "predict_action" => self.predict_action(inputs, options),
+            "generate" => match options["method"].as_str() {
+                Some("predict_action") => self.predict_action(inputs, options),
+                Some("generate") | None => self.generate_ids(inputs, options),
+                Some(other) => Err(self.cannot(&format!("run the method \"{other}\""))),
+            },
+            "encode" | "preprocess" => preprocess(&self.processor, inputs),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// One action for a picture and an instruction, in the units of the card's degrees.
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        options.check()?;
+        if !options.is_greedy() || options.guidance != 1.0 {
+            return Err(Error::input("temperature and guidance: actions are chosen greedily"));
+        }
+        let (frame, instruction) = asked(prompt)?;
+        let mut following = self.following(&Task::from(instruction.as_str()))?;
+        let action = following.act(&Observation::from(frame))?;
+        let _ = each(Item::Action(action));
+        Ok(())
+    }
+
+    fn policy(&self) -> Result<&dyn Policy> {
+        Ok(self)
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        let cannot = || {
+            self.cannot(&format!("run \"{method}\" on {} tokens and {} pictures", sizes.tokens, sizes.images))
+        };
+        let pixels = || {
+            let [channels, height, width] = self.network.picture();
+            noise_pixels(&[sizes.rows, channels, height, width])
+        };
+        match (method, sizes.tokens, sizes.images) {
+            ("forward" | "vision", 0, 1) => Ok(Tensors::from([("pixel_values".to_string(), pixels()?)])),
+            ("forward" | "generate", 1.., 0 | 1) => {
+                let mut made = token_rows(sizes)?;
+                if sizes.images == 1 {
+                    made.insert("pixel_values".into(), pixels()?);
+                }
+                Ok(made)
+            }
+            _ => Err(cannot()),
+        }
+    }
+
+    fn defaults(&self) -> Decoding {
+        Decoding::greedy(self.degrees.len().max(1))
+    }
+}
+
+/// The one picture of a prompt and its words.
+fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
+    let items: Vec<&Item> = match prompt {
+        Prompt::Items(items) => items.iter().collect(),
+        Prompt::Chat(turns) => turns.iter().flat_map(|turn| &turn.items).collect(),
+    };
+    let mut frames = Vec::new();
+    let mut words = Vec::new();
+    for item in items {
+        match item {
+            Item::Image(frame) => frames.push(frame),
+            Item::Text(text) => words.push(text.as_str()),
+            other => {
+                return Err(Error::input(format!(
+                    "this model reads an image and an instruction, not {}",
+                    other.modality()
+                )));
+            }
+        }
+    }
+    match frames[..] {
+        [frame] => Ok((frame, words.join(" "))),
+        _ => Err(Error::input(format!("{} pictures in the prompt: one is wanted", frames.len()))
+            .hint("give what the camera sees: --image FILE")),
+    }
+}

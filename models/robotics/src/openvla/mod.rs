@@ -1,0 +1,169 @@
+//! OpenVLA: pictures and an instruction to the movement of a robot, by a language model that writes actions.
+//!
+//! Kim et al. 2024, "OpenVLA: An Open-Source Vision-Language-Action Model", arXiv 2406.09246; the design of Brohan et al.
+//! 2023, "RT-2", arXiv 2307.15818, whose weights are closed. DINOv2 and SigLIP look side by side, a small map takes
+//! their patches into the space of words, and Llama 2 reads `[BOS] patches words` and writes seven words that stand for
+//! numbers. Checked against timm's towers and transformers' `LlamaForCausalLM` under the release's names, parity cases
+//! `tests/parity/openvla`. Loads `model_type: "openvla"` and the layout of the training code. Activations are
+//! `(batch, time, width)`.
+
+mod alone;
+mod config;
+mod controller;
+mod exhibit;
+mod processor;
+mod prompt;
+mod release;
+mod vit;
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Linear};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::causal::CausalLm;
+use fauna_text::llama::Llama;
+
+pub use config::Config;
+pub use exhibit::OpenVlaExhibit;
+pub use processor::FrameProcessor;
+pub use prompt::{BOUNDARY, Wording};
+pub use vit::{Vit, VitConfig};
+
+pub(crate) use release::{inventory, layout, open, rename, sample};
+
+/// The network.
+pub struct OpenVla {
+    vision_backbone: Vec<Vit>,
+    projector: Projector,
+    language_model: Llama,
+    config: Config,
+}
+
+/// From what the towers see to the space of words.
+struct Projector {
+    fc1: Linear,
+    fc2: Linear,
+    /// Only where there are two towers.
+    fc3: Option<Linear>,
+}
+
+impl Model for OpenVla {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        check_sizes(&[("vocab_size less pad_to_multiple_of", config.words())])?;
+        let names = ["featurizer", "fused_featurizer"];
+        let backbone = w.at("vision_backbone");
+        let towers =
+            config.towers.iter().zip(names).map(|(tower, name)| Vit::load(tower, &backbone.at(name)));
+        Ok(Self {
+            vision_backbone: towers.collect::<Result<_>>()?,
+            projector: Projector::load(&config, &w.at("projector"))?,
+            language_model: Llama::load(config.text_config.clone(), &w.at("language_model"))?,
+            config,
+        })
+    }
+}
+
+impl Projector {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let seen: usize = c.towers.iter().map(|tower| tower.embed_dim).sum();
+        let width = c.text_config.hidden_size;
+        match c.towers.len() {
+            1 => Ok(Self {
+                fc1: w.linear("fc1", seen, width)?,
+                fc2: w.linear("fc2", width, width)?,
+                fc3: None,
+            }),
+            _ => Ok(Self {
+                fc1: w.linear("fc1", seen, 4 * seen)?,
+                fc2: w.linear("fc2", 4 * seen, width)?,
+                fc3: Some(w.linear("fc3", width, width)?),
+            }),
+        }
+    }
+
+    /// `x`: `(batch, patches, widths of the towers)`; gives `(batch, patches, width)`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.fc1.forward_then(x, Activation::GeluErf)?;
+        match &self.fc3 {
+            None => self.fc2.forward(&x),
+            Some(fc3) => fc3.forward(&self.fc2.forward_then(&x, Activation::GeluErf)?),
+        }
+    }
+}
+
+impl OpenVla {
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What reads.
+    pub fn language_model(&self) -> &Llama {
+        &self.language_model
+    }
+
+    /// The shape of `pixel_values` after the batch: three channels for each tower, height, width.
+    pub fn picture(&self) -> [usize; 3] {
+        let side = self.config.towers[0].img_size;
+        [3 * self.vision_backbone.len(), side, side]
+    }
+
+    /// `pixel_values`: `(batch, 3 · towers, side, side)`; gives what the language model reads in their place,
+    /// `(batch, patches, width)`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) for pictures of another shape.
+    pub fn see(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        let wanted = self.picture();
+        match *pixel_values.dims() {
+            [batch, channels, height, width] if batch > 0 && [channels, height, width] == wanted => {}
+            ref found => {
+                return Err(Error::input(format!("pixel_values are {found:?}"))
+                    .hint(format!("wanted (batch, {}, {}, {})", wanted[0], wanted[1], wanted[2])));
+            }
+        }
+        let mut seen = Vec::new();
+        for (i, tower) in self.vision_backbone.iter().enumerate() {
+            seen.push(tower.forward(&pixel_values.narrow(1, 3 * i, 3)?.contiguous()?)?);
+        }
+        let seen = if seen.len() == 1 { seen.remove(0) } else { Tensor::cat(&seen, 2)? };
+        self.projector.forward(&seen)
+    }
+
+    /// The embeddings of a prompt: its first token, the patches, its other tokens. `ids`: `(batch, time)` of u32;
+    /// `patches`: `(batch, patches, width)`, as [`see`](OpenVla::see) gives them.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if there are not as many pictures as rows.
+    pub fn embed(&self, ids: &Tensor, patches: Option<&Tensor>) -> Result<Tensor> {
+        let words = self.language_model.embed(ids)?;
+        let Some(patches) = patches else { return Ok(words) };
+        let (batch, time, _) = words.dims3()?;
+        if patches.dim(0)? != batch {
+            return Err(Error::input(format!("{} pictures for {batch} rows of tokens", patches.dim(0)?))
+                .hint("one picture a row is wanted"));
+        }
+        let (first, rest) = (words.narrow(1, 0, 1)?, words.narrow(1, 1, time - 1)?);
+        let patches = patches.to_dtype(words.dtype())?;
+        Ok(match time {
+            1 => Tensor::cat(&[&first, &patches], 1)?,
+            _ => Tensor::cat(&[&first, &patches, &rest], 1)?,
+        })
+    }
+
+    /// The states of `embeddings` after the last norm; `cache` is read and extended.
+    pub fn hidden(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
+        let positions = Positions::counting(cache.length(), embeddings.dim(1)?);
+        self.language_model.hidden_of(embeddings, &positions, mask, cache)
+    }
+
+    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let logits = self.language_model.logits(hidden)?;
+        logits.ok_or_else(|| Error::new(ErrorKind::Mismatch, "the language model has no output head"))
+    }
+}

@@ -1,0 +1,519 @@
+//! What becomes of a frame before the towers see it: `PrismaticImageProcessor`, on 8-bit pictures and by Pillow's
+//! arithmetic.
+
+use candle_core::{Device, Tensor};
+use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
+use fauna_shared::image::{MOST_PIXELS, check};
+use fauna_shared::item::Image;
+use fauna_shared::model::check_sizes;
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::config::Config;
+
+/// ImageNet's means and deviations, which DINOv2 was trained with.
+const IMAGENET: Normal = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// CLIP's.
+const CLIP: Normal = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]);
+/// SigLIP's, which bring bytes to -1 to 1.
+const HALF: Normal = ([0.5; 3], [0.5; 3]);
+
+/// The share of a frame's area that models see which were fine-tuned with random crops.
+const CROPPED_AREA: f32 = 0.9;
+
+/// Means and deviations of red, green and blue.
+type Normal = ([f64; 3], [f64; 3]);
+
+/// Frames to `pixel_values`: one picture for each tower, their channels one after the other.
+///
+/// ```
+/// use fauna_robotics::openvla::FrameProcessor;
+/// use fauna_shared::item::Image;
+/// let processor = FrameProcessor::from_json(&serde_json::json!({
+///     "use_fused_vision_backbone": true, "image_resize_strategy": "resize-naive",
+///     "input_sizes": [[3, 224, 224], [3, 224, 224]], "interpolations": ["bicubic", "bicubic"],
+///     "means": [[0.485, 0.456, 0.406], [0.5, 0.5, 0.5]], "stds": [[0.229, 0.224, 0.225], [0.5, 0.5, 0.5]]
+/// }))?;
+/// let frame = Image { width: 640, height: 480, rgb: vec![127; 640 * 480 * 3] };
+/// assert_eq!(processor.process(&frame)?.dims(), [6, 224, 224]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameProcessor {
+    /// The colour that makes a square of every frame first.
+    letterbox: Option<[u8; 3]>,
+    views: Vec<View>,
+    /// Whether only the middle of the frame is seen.
+    centre_crop: bool,
+}
+
+/// What one tower sees.
+#[derive(Debug, Clone, PartialEq)]
+struct View {
+    size: Size,
+    filter: Filter,
+    /// Height and width of the part in the middle.
+    crop: (usize, usize),
+    normal: Normal,
+}
+
+/// The size that a frame is brought to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Size {
+    /// Height and width.
+    Exact(usize, usize),
+    /// The short side; the long one in proportion.
+    Shortest(usize),
+}
+
+impl FrameProcessor {
+    /// What a `preprocessor_config.json` says. Its `tvf_…` keys, which hold what the reference works with, win over the
+    /// keys they were made from.
+    ///
+    /// # Errors
+    /// [`Format`](ErrorKind::Format) for a value that makes no sense; [`Unsupported`](ErrorKind::Unsupported) for an
+    /// `image_resize_strategy` or an interpolation that is not known, by name.
+    pub fn from_json(file: &Value) -> Result<Self> {
+        let sizes = match &file["input_sizes"] {
+            Value::Null => vec![(224, 224)],
+            sizes => entries("input_sizes", sizes)?.iter().map(height_and_width).collect::<Result<_>>()?,
+        };
+        let count = sizes.len();
+        if !(1..=2).contains(&count) {
+            return Err(wrong("input_sizes", &file["input_sizes"], "one size or two"));
+        }
+        let means = normals(file, "means", count)?;
+        let stds = normals(file, "stds", count)?;
+        let strategy = Strategy::of(&file["image_resize_strategy"])?;
+        let mut views = Vec::new();
+        for (i, (height, width)) in sizes.into_iter().enumerate() {
+            let mut view = View {
+                size: strategy.size(height, width),
+                filter: filter(&file["interpolations"][i])?,
+                crop: (height, width),
+                normal: (means[i], stds[i]),
+            };
+            view.read_tvf(file, i)?;
+            view.check()?;
+            views.push(view);
+        }
+        let letterbox = letterbox(file, strategy, &means)?;
+        Ok(Self { letterbox, views, centre_crop: false })
+    }
+
+    /// The same file with another `image_resize_strategy`, where it is another.
+    ///
+    /// # Errors
+    /// As [`from_json`](FrameProcessor::from_json).
+    pub fn with_strategy(file: &Value, strategy: &str) -> Result<Self> {
+        let mut file = file.clone();
+        if let Some(keys) = file.as_object_mut()
+            && keys.get("image_resize_strategy") != Some(&json!(strategy))
+        {
+            keys.insert("image_resize_strategy".into(), json!(strategy));
+            // They were made for the strategy of the file.
+            for key in ["tvf_resize_params", "tvf_crop_params", "tvf_do_letterbox", "tvf_letterbox_fill"] {
+                keys.remove(key);
+            }
+        }
+        Self::from_json(&file)
+    }
+
+    /// What the towers of `config` were trained with, for releases without a file of their own, by the
+    /// `image_resize_strategy` of its keys, `raw`.
+    ///
+    /// # Errors
+    /// As [`from_json`](FrameProcessor::from_json).
+    pub fn of_config(config: &Config, raw: &Value) -> Result<Self> {
+        let strategy = Strategy::of(&raw["image_resize_strategy"])?;
+        let mut views = Vec::new();
+        for tower in &config.towers {
+            let normal = match (tower.reg_tokens > 0, tower.pre_norm, tower.class_token) {
+                (true, ..) => IMAGENET,
+                (_, true, _) => CLIP,
+                _ => HALF,
+            };
+            let side = tower.img_size;
+            let view =
+                View { size: strategy.size(side, side), filter: Filter::Bicubic, crop: (side, side), normal };
+            view.check()?;
+            views.push(view);
+        }
+        let means: Vec<_> = views.iter().map(|view| view.normal.0).collect();
+        Ok(Self { letterbox: strategy.fill(&means), views, centre_crop: false })
+    }
+
+    /// The same, with only the middle of each frame seen or not: nine tenths of its area, brought to the size of the
+    /// tower, as models that were fine-tuned with random crops expect.
+    pub fn with_centre_crop(self, on: bool) -> Self {
+        Self { centre_crop: on, ..self }
+    }
+
+    /// Height and width of what each tower sees.
+    pub fn sizes(&self) -> Vec<(usize, usize)> {
+        self.views.iter().map(|view| view.crop).collect()
+    }
+
+    /// `frame` as the towers see it: `(3 · towers, height, width)`, float32 on the CPU.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) for a frame without pixels, of too many, or whose bytes are not as many as its size
+    /// says, or too long for its width.
+    pub fn process(&self, frame: &Image) -> Result<Tensor> {
+        check(frame)?;
+        let cropped = match self.centre_crop {
+            true => Some(centre_crop(frame, self.views[0].crop)),
+            false => None,
+        };
+        let frame = cropped.as_ref().unwrap_or(frame);
+        let boxed = self.letterbox.map(|colour| letterboxed(frame, colour)).transpose()?;
+        let frame = boxed.as_ref().unwrap_or(frame);
+        let (height, width) = self.views[0].crop;
+        let mut planes = Vec::with_capacity(self.views.len() * 3 * height * width);
+        for view in &self.views {
+            view.planes(frame, &mut planes)?;
+        }
+        Ok(Tensor::from_vec(planes, (3 * self.views.len(), height, width), &Device::Cpu)?)
+    }
+}
+
+impl View {
+    /// Takes over what the reference's own parameters say of view `i`.
+    fn read_tvf(&mut self, file: &Value, i: usize) -> Result<()> {
+        let resize = &file["tvf_resize_params"][i];
+        if resize.is_object() {
+            let key = "tvf_resize_params: size";
+            self.size = match &resize["size"] {
+                Value::Array(sides) => match &sides[..] {
+                    [height, width] => Size::Exact(side(key, height)?, side(key, width)?),
+                    [short] => Size::Shortest(side(key, short)?),
+                    _ => return Err(wrong(key, &resize["size"], "one side or two")),
+                },
+                short => Size::Shortest(side(key, short)?),
+            };
+            if !resize["interpolation"].is_null() {
+                self.filter = filter(&resize["interpolation"])?;
+            }
+            if !resize["max_size"].is_null() {
+                return Err(Error::unsupported("tvf_resize_params: max_size is not implemented"));
+            }
+        }
+        let crop = &file["tvf_crop_params"][i]["output_size"];
+        if !crop.is_null() {
+            self.crop = match crop {
+                Value::Array(_) => height_and_width(crop)?,
+                side_of_both => {
+                    let side = side("tvf_crop_params: output_size", side_of_both)?;
+                    (side, side)
+                }
+            };
+        }
+        let normal = &file["tvf_normalize_params"][i];
+        if normal.is_object() {
+            self.normal = (
+                colours("tvf_normalize_params: mean", &normal["mean"])?,
+                colours("tvf_normalize_params: std", &normal["std"])?,
+            );
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        let (height, width) = self.crop;
+        let (tall, wide) = match self.size {
+            Size::Exact(height, width) => (height, width),
+            Size::Shortest(side) => (side, side),
+        };
+        check_sizes(&[("height", height), ("width", width)])?;
+        if height > tall || width > wide {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!("a part of {height} x {width} cannot be cut out of {tall} x {wide}"),
+            ));
+        }
+        match height.checked_mul(width).is_some_and(|pixels| pixels <= MOST_PIXELS) {
+            true => Ok(()),
+            false => {
+                Err(Error::new(ErrorKind::Format, format!("frames of {height} x {width} are too large")))
+            }
+        }
+    }
+
+    /// Puts the three planes of `frame` behind those in `planes`.
+    fn planes(&self, frame: &Image, planes: &mut Vec<f32>) -> Result<()> {
+        let (height, width) = match self.size {
+            Size::Exact(height, width) => (height, width),
+            Size::Shortest(size) => {
+                let (short, long) = (frame.height.min(frame.width), frame.height.max(frame.width));
+                // The reference divides whole numbers in float64 and cuts what is behind the point.
+                let longer = ((size * long) as f64 / short as f64) as usize;
+                if frame.width <= frame.height { (longer, size) } else { (size, longer) }
+            }
+        };
+        // The odd pixel goes to the even offset.
+        let offset = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
+        let (top, left) = (offset(height, self.crop.0), offset(width, self.crop.1));
+        let part = Part { rows: top..top + self.crop.0, columns: left..left + self.crop.1 };
+        let seen = resize_part(frame, height, width, &part, self.filter, Arithmetic::Pillow)?;
+        for colour in 0..3 {
+            let (mean, std) = (self.normal.0[colour] as f32, self.normal.1[colour] as f32);
+            let level = |pixel: &[u8]| (f32::from(pixel[colour]) / 255.0 - mean) / std;
+            planes.extend(seen.rgb.chunks_exact(3).map(level));
+        }
+        Ok(())
+    }
+}
+
+/// How a frame is brought to the shape of a square.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Strategy {
+    Naive,
+    Crop,
+    Letterbox,
+}
+
+impl Strategy {
+    fn of(name: &Value) -> Result<Self> {
+        match name.as_str() {
+            Some("resize-naive") => Ok(Self::Naive),
+            Some("resize-crop") => Ok(Self::Crop),
+            Some("letterbox") => Ok(Self::Letterbox),
+            // The default of the reference.
+            None if name.is_null() => Ok(Self::Letterbox),
+            _ => Err(Error::unsupported(format!("image_resize_strategy {name:.80} is not implemented"))
+                .hint("known: resize-naive, resize-crop, letterbox")),
+        }
+    }
+
+    fn size(self, height: usize, width: usize) -> Size {
+        match self {
+            Self::Naive => Size::Exact(height, width),
+            Self::Crop | Self::Letterbox => Size::Shortest(height.max(width)),
+        }
+    }
+
+    /// The colour around a frame: the mean of the last tower, for all towers.
+    fn fill(self, means: &[[f64; 3]]) -> Option<[u8; 3]> {
+        let mean = means.last().filter(|_| self == Self::Letterbox)?;
+        Some(mean.map(|mean| (mean * 255.0) as u8))
+    }
+}
+
+fn letterbox(file: &Value, strategy: Strategy, means: &[[f64; 3]]) -> Result<Option<[u8; 3]>> {
+    let fill = strategy.fill(means);
+    match &file["tvf_do_letterbox"] {
+        Value::Null => Ok(fill),
+        Value::Bool(false) => Ok(None),
+        Value::Bool(true) => match &file["tvf_letterbox_fill"] {
+            Value::Null => Ok(fill.or(Strategy::Letterbox.fill(means))),
+            fill => {
+                let levels = colours("tvf_letterbox_fill", fill)?;
+                match levels.iter().all(|level| (0.0..=255.0).contains(level)) {
+                    true => Ok(Some(levels.map(|level| level as u8))),
+                    false => Err(wrong("tvf_letterbox_fill", fill, "three bytes")),
+                }
+            }
+        },
+        other => Err(wrong("tvf_do_letterbox", other, "true or false")),
+    }
+}
+
+/// `frame` with as much of `colour` on both sides of its short axis as makes a square; of an odd rest one row is lacking.
+fn letterboxed(frame: &Image, colour: [u8; 3]) -> Result<Image> {
+    let side = frame.height.max(frame.width);
+    let (left, top) = ((side - frame.width) / 2, (side - frame.height) / 2);
+    let (width, height) = (frame.width + 2 * left, frame.height + 2 * top);
+    if width.checked_mul(height).is_none_or(|pixels| pixels > MOST_PIXELS) {
+        return Err(Error::input(format!(
+            "a frame of {} x {} is too long to be made a square",
+            frame.width, frame.height
+        )));
+    }
+    let mut rgb = colour.repeat(width * height);
+    for (row, bytes) in frame.rgb.chunks_exact(frame.width * 3).enumerate() {
+        let start = ((top + row) * width + left) * 3;
+        rgb[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(Image { width, height, rgb })
+}
+
+/// The middle of `frame` at `size`, by TensorFlow's `crop_and_resize`, which the evaluations of the reference use: each
+/// new pixel is mixed of the four around its place, and nothing is smoothed.
+fn centre_crop(frame: &Image, (height, width): (usize, usize)) -> Image {
+    let share = CROPPED_AREA.sqrt();
+    let first = (1.0 - share) / 2.0;
+    let places = |old: usize, new: usize| -> Vec<(usize, usize, f32)> {
+        let last = (old - 1) as f32;
+        let step = if new > 1 { share * last / (new - 1) as f32 } else { 0.0 };
+        let start = if new > 1 { first * last } else { 0.5 * last };
+        let place = |i: usize| {
+            let at = (start + i as f32 * step).clamp(0.0, last);
+            (at.floor() as usize, at.ceil() as usize, at - at.floor())
+        };
+        (0..new).map(place).collect()
+    };
+    let (rows, columns) = (places(frame.height, height), places(frame.width, width));
+    let mut rgb = Vec::with_capacity(height * width * 3);
+    let level = |row: usize, column: usize, colour: usize| {
+        f32::from(frame.rgb[(row * frame.width + column) * 3 + colour]) / 255.0
+    };
+    for (above, below, down) in rows {
+        for (left, right, across) in &columns {
+            for colour in 0..3 {
+                let mix = |row: usize| {
+                    let (a, b) = (level(row, *left, colour), level(row, *right, colour));
+                    a + (b - a) * across
+                };
+                let (a, b) = (mix(above), mix(below));
+                rgb.push(((a + (b - a) * down).clamp(0.0, 1.0) * 255.5) as u8);
+            }
+        }
+    }
+    Image { width, height, rgb }
+}
+
+fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
+    Error::new(ErrorKind::Format, format!("{key} is {:.80}: {wanted} wanted", value.to_string()))
+}
+
+fn entries<'a>(key: &str, value: &'a Value) -> Result<&'a [Value]> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| wrong(key, value, "a list"))
+}
+
+fn side(key: &str, value: &Value) -> Result<usize> {
+    let side = value.as_u64().and_then(|side| usize::try_from(side).ok());
+    side.filter(|side| (1..=1 << 16).contains(side)).ok_or_else(|| wrong(key, value, "pixels, from 1 up"))
+}
+
+/// The last two of channels, height and width.
+fn height_and_width(size: &Value) -> Result<(usize, usize)> {
+    match entries("a size of frames", size)? {
+        [height, width] | [_, height, width] => Ok((side("a height", height)?, side("a width", width)?)),
+        _ => Err(wrong("a size of frames", size, "channels, height and width")),
+    }
+}
+
+fn colours(key: &str, value: &Value) -> Result<[f64; 3]> {
+    let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+    let numbers = value.as_array().and_then(|list| list.iter().map(number).collect::<Option<Vec<_>>>());
+    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(|| wrong(key, value, "three numbers"))
+}
+
+/// Three numbers for each of `count` towers; 0.5 where the file says nothing.
+fn normals(file: &Value, key: &str, count: usize) -> Result<Vec<[f64; 3]>> {
+    if file[key].is_null() {
+        return Ok(vec![[0.5; 3]; count]);
+    }
+    let found = entries(key, &file[key])?;
+    match found.len() == count {
+        true => found.iter().map(|value| colours(key, value)).collect(),
+        false => Err(wrong(key, &file[key], &format!("{count} times three numbers"))),
+    }
+}
+
+/// An interpolation by its name or Pillow's number; bicubic if nothing is said.
+fn filter(value: &Value) -> Result<Filter> {
+    match (value, value.as_str(), value.as_u64()) {
+        (Value::Null, ..) | (_, Some("bicubic"), _) => Ok(Filter::Bicubic),
+        (_, Some("bilinear"), _) => Ok(Filter::Bilinear),
+        (_, Some("nearest"), _) => Ok(Filter::Nearest),
+        (_, Some("lanczos"), _) => Ok(Filter::Lanczos),
+        (_, _, Some(number)) => Filter::of_pillow(number),
+        _ => Err(Error::unsupported(format!("interpolation {:.80}", value.to_string()))
+            .hint("known: bicubic, bilinear, nearest, lanczos")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(strategy: &str) -> Value {
+        json!({
+            "image_resize_strategy": strategy, "input_sizes": [[3, 8, 8], [3, 8, 8]],
+            "means": [[0.485, 0.456, 0.406], [0.5, 0.5, 0.5]], "stds": [[0.229, 0.224, 0.225], [0.5, 0.5, 0.5]]
+        })
+    }
+
+    fn frame(width: usize, height: usize) -> Image {
+        Image { width, height, rgb: (0..width * height * 3).map(|i| (i * i / 3) as u8).collect() }
+    }
+
+    #[test]
+    fn every_strategy_gives_one_size_for_any_shape() {
+        for strategy in ["resize-naive", "resize-crop", "letterbox"] {
+            let processor = FrameProcessor::from_json(&file(strategy)).unwrap();
+            for (width, height) in [(8, 8), (9, 31), (50, 3), (1, 1), (1, 200)] {
+                let pixels = processor.process(&frame(width, height)).unwrap();
+                assert_eq!(pixels.dims(), [6, 8, 8], "{strategy} {width} x {height}");
+                let cropped = processor.clone().with_centre_crop(true).process(&frame(width, height));
+                assert_eq!(cropped.unwrap().dims(), [6, 8, 8]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_file_stored_wins_over_what_it_was_made_from() {
+        let mut stored = file("resize-naive");
+        let plain = FrameProcessor::from_json(&stored).unwrap();
+        stored["tvf_normalize_params"] = json!([{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}]);
+        let other = FrameProcessor::from_json(&stored).unwrap();
+        let (plain, other) = (plain.process(&frame(8, 8)).unwrap(), other.process(&frame(8, 8)).unwrap());
+        let at = |pixels: &Tensor, plane| {
+            pixels.get(plane).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_ne!(at(&plain, 0), at(&other, 0));
+        assert_eq!(at(&plain, 3), at(&other, 3));
+        assert_eq!(at(&other, 0)[1], frame(8, 8).rgb[3] as f32 / 255.0);
+    }
+
+    #[test]
+    fn another_strategy_than_the_files_does_not_use_its_sizes() {
+        let mut stored = file("resize-naive");
+        stored["tvf_resize_params"] = json!([{"size": [8, 8]}, {"size": [8, 8]}]);
+        stored["tvf_do_letterbox"] = json!(false);
+        let same = FrameProcessor::with_strategy(&stored, "resize-naive").unwrap();
+        assert_eq!(same, FrameProcessor::from_json(&stored).unwrap());
+        let other = FrameProcessor::with_strategy(&stored, "letterbox").unwrap();
+        assert_eq!(other, FrameProcessor::from_json(&file("letterbox")).unwrap());
+    }
+
+    #[test]
+    fn the_middle_of_one_colour_is_that_colour() {
+        let flat = Image { width: 10, height: 7, rgb: [200, 3, 255].repeat(70) };
+        assert_eq!(centre_crop(&flat, (4, 4)).rgb, [200, 3, 255].repeat(16));
+        // A ramp along the rows begins at its twentieth and ends as far before its end.
+        let ramp = Image { width: 256, height: 2, rgb: (0..512 * 3).map(|i| (i / 3 % 256) as u8).collect() };
+        let seen = centre_crop(&ramp, (1, 2)).rgb;
+        assert_eq!((seen[0], seen[3]), (6, 248), "255 (1 - √0.9) / 2 = 6.54, and 248.46");
+    }
+
+    #[test]
+    fn frames_and_files_that_cannot_be_used_are_refused() {
+        let processor = FrameProcessor::from_json(&file("letterbox")).unwrap();
+        let empty = Image { width: 0, height: 4, rgb: Vec::new() };
+        let short = Image { width: 2, height: 2, rgb: vec![0; 5] };
+        let endless = Image { width: 20_000_000, height: 1, rgb: vec![0; 60_000_000] };
+        for frame in [empty, short, endless] {
+            assert_eq!(processor.process(&frame).unwrap_err().kind(), ErrorKind::Input);
+        }
+        let bad = [
+            ("image_resize_strategy", json!("stretch")),
+            ("image_resize_strategy", json!(3)),
+            ("input_sizes", json!([])),
+            ("input_sizes", json!([[3, 0, 8]])),
+            ("input_sizes", json!([[3, 1u64 << 40, 8]])),
+            ("means", json!([[0.5, 0.5, 0.5]])),
+            ("stds", json!("half")),
+            ("interpolations", json!(["sharp"])),
+            ("tvf_crop_params", json!([{"output_size": [9, 9]}])),
+            ("tvf_resize_params", json!([{"size": []}])),
+            ("tvf_do_letterbox", json!("yes")),
+        ];
+        for (key, value) in bad {
+            let mut file = file("resize-naive");
+            file[key] = value.clone();
+            assert!(FrameProcessor::from_json(&file).is_err(), "{key} = {value}");
+        }
+    }
+}

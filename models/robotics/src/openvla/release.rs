@@ -1,0 +1,156 @@
+//! How OpenVLA is released: HF's layout, the training code's own, and parts alone.
+
+use fauna_shared::model::{Exhibit, Layout, Opening, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::{Inventory, Name};
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::config::of_training_code;
+use super::{OpenVla, OpenVlaExhibit, alone};
+
+/// What a release calls its tensors, in the names of this family: HF's, and those of the training code, whose files hold
+/// `vision_backbone`, `projector` and `llm_backbone` apart.
+pub(crate) fn rename(name: &str) -> Name {
+    if name.ends_with("rotary_emb.inv_freq") {
+        // A buffer in older files.
+        return Name::Ignore;
+    }
+    let known = [
+        ("vision_backbone.dino_featurizer.", "vision_backbone.featurizer."),
+        ("vision_backbone.siglip_featurizer.", "vision_backbone.fused_featurizer."),
+        ("vision_backbone.clip_featurizer.", "vision_backbone.fused_featurizer."),
+        ("projector.projector.0.", "projector.fc1."),
+        ("projector.projector.2.", "projector.fc2."),
+        ("projector.projector.4.", "projector.fc3."),
+        ("projector.0.", "projector.fc1."),
+        ("projector.2.", "projector.fc2."),
+        ("projector.4.", "projector.fc3."),
+        ("llm_backbone.llm.model.", "language_model."),
+        ("llm_backbone.llm.", "language_model."),
+        ("llm_backbone.model.", "language_model."),
+        ("language_model.model.", "language_model."),
+    ];
+    let renamed = known
+        .into_iter()
+        .find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
+        .unwrap_or_else(|| name.to_string());
+    // timm's name of LayerScale, which HF's loader would take for that of a norm.
+    let renamed = match renamed.strip_suffix(".gamma") {
+        Some(place) => format!("{place}.scale_factor"),
+        None => renamed,
+    };
+    if renamed == name { Name::Keep } else { Name::To(renamed) }
+}
+
+/// The training code's releases, and a processor or an action tokenizer alone; none for anything else.
+pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    if files.get("config.json").is_some() {
+        let Some(config) = of_training_code(&files.config()?) else { return Ok(None) };
+        return Ok(Some(Layout { config, weights: trained(files, options)? }));
+    }
+    let alone = |architecture: &str| Layout {
+        config: json!({"model_type": "openvla", "architectures": [architecture]}),
+        weights: Vec::new(),
+    };
+    if files.get(alone::TOKENIZER_FILE).is_some() {
+        return Ok(Some(alone(alone::TOKENIZER)));
+    }
+    let settings = files.json(alone::PROCESSOR_FILE)?;
+    let is_ours = settings.is_some_and(|file| file["image_processor_type"] == alone::PROCESSOR);
+    Ok(is_ours.then(|| alone(alone::PROCESSOR)))
+}
+
+/// The one file of weights of the training code, which lies in `checkpoints/`, or the one that is named.
+fn trained(files: &Files, options: &Options) -> Result<Vec<std::path::PathBuf>> {
+    let names = files.names();
+    let is_one = |name: &&String| match &options.file {
+        Some(wanted) => *name == wanted || name.ends_with(&format!("/{wanted}")),
+        None => name.starts_with("checkpoints/") && name.ends_with(".pt"),
+    };
+    let found: Vec<&String> = names.iter().filter(is_one).collect();
+    match found[..] {
+        [] if options.file.is_none() => Ok(Vec::new()),
+        [] => Err(Error::new(
+            fauna_shared::ErrorKind::NotFound,
+            format!("no file {} in the release", options.file.as_deref().unwrap_or_default()),
+        )),
+        [one] => Ok(vec![files.require(one)?]),
+        _ => Err(Error::input(format!("{} files in checkpoints/", found.len()))
+            .hint("name one: --file checkpoints/NAME.pt")),
+    }
+}
+
+/// Walks the tensors of a release; a part alone has none.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    match alone::is_alone(opening) {
+        true => opening.weights.finish(),
+        false => Ok(opening.load::<OpenVla>()?.1),
+    }
+}
+
+/// Opens a release, or a part alone. Of the settings it reads `unnorm_key` (whose statistics bring actions to the
+/// robot's units) and `center_crop` (whether only the middle of each frame is seen, as models expect that were
+/// fine-tuned with random crops).
+pub(crate) fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
+    match alone::is_alone(opening) {
+        true => alone::open(opening),
+        false => Ok(Box::new(OpenVlaExhibit::open(opening)?)),
+    }
+}
+
+/// A small config with every branch awake: two towers of different widths, and words enough for a few actions.
+pub(crate) fn sample() -> Value {
+    let set = json!({"action": {
+        "q01": [-0.03, -0.03, -0.03, -0.1, -0.1, -0.1, 0.0], "q99": [0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0],
+        "mask": [true, true, true, true, true, true, false]
+    }});
+    json!({
+        "architectures": ["OpenVLAForActionPrediction"], "model_type": "openvla",
+        "arch_specifier": "no-align+fused-gelu-mlp", "vision_backbone_id": "dinosiglip-vit-so-224px",
+        "llm_backbone_id": "llama2-7b-pure", "use_fused_vision_backbone": true, "image_sizes": [28, 28],
+        "image_resize_strategy": "resize-naive",
+        "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
+        "timm_model_kwargs": [
+            {"embed_dim": 32, "depth": 3, "num_heads": 2},
+            {"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.5}
+        ],
+        "n_action_bins": 17, "pad_to_multiple_of": 4, "norm_stats": {"sample": set},
+        "text_config": {
+            "model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 200
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_have_one_set_of_names() {
+        let pairs = [
+            (
+                "language_model.model.layers.3.mlp.up_proj.weight",
+                "llm_backbone.llm.model.layers.3.mlp.up_proj.weight",
+            ),
+            ("language_model.lm_head.weight", "llm_backbone.llm.lm_head.weight"),
+            ("projector.fc2.bias", "projector.projector.2.bias"),
+            ("projector.fc3.weight", "projector.4.weight"),
+            (
+                "vision_backbone.featurizer.blocks.0.ls1.scale_factor",
+                "vision_backbone.dino_featurizer.blocks.0.ls1.gamma",
+            ),
+            ("vision_backbone.fused_featurizer.pos_embed", "vision_backbone.siglip_featurizer.pos_embed"),
+        ];
+        let renamed = |name: &str| match rename(name) {
+            Name::To(name) => name,
+            _ => name.to_string(),
+        };
+        for (hf, trained) in pairs {
+            assert_eq!(renamed(hf), renamed(trained));
+        }
+        assert_eq!(rename("vision_backbone.featurizer.cls_token"), Name::Keep);
+    }
+}

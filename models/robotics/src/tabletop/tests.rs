@@ -1,0 +1,170 @@
+use fauna_shared::ErrorKind;
+use fauna_shared::model::{Controller, Degree, Observation, Policy, Task};
+
+use super::*;
+use crate::action::{DEGREES, StatisticsTable};
+
+fn blind() -> Setting {
+    Setting { rendering: false, ..Setting::default() }
+}
+
+fn scene(seed: u64) -> Scene {
+    Scene::new(seed, &Setting::default()).unwrap()
+}
+
+/// Does the same always.
+struct Always(Vec<f64>);
+
+impl Policy for Always {
+    fn start(&self, _: &Task) -> fauna_shared::Result<Box<dyn Controller + '_>> {
+        Ok(Box::new(Always(self.0.clone())))
+    }
+
+    fn degrees(&self) -> &[Degree] {
+        &DEGREES
+    }
+}
+
+impl Controller for Always {
+    fn act(&mut self, _: &Observation) -> fauna_shared::Result<Vec<f64>> {
+        Ok(self.0.clone())
+    }
+}
+
+#[test]
+fn the_expert_picks_up_whatever_it_is_told_to() {
+    let score = evaluate(&Expert, 0..200, &blind()).unwrap();
+    assert_eq!((score.episodes, score.successes), (200, 200));
+    let six = Setting { blocks: 6, ..blind() };
+    assert_eq!(evaluate(&Expert, 0..100, &six).unwrap().rate(), 1.0);
+}
+
+#[test]
+fn the_expert_stacks() {
+    for blocks in [2, 6] {
+        let setting = Setting { job: Job::Stack, blocks, ..blind() };
+        let failed: Vec<u64> =
+            (0..100).filter(|seed| !run_episode(&Expert, *seed, &setting).unwrap().success).collect();
+        assert!(failed.is_empty(), "with {blocks} blocks it fails for {failed:?}");
+    }
+    let any = Setting { job: Job::Any, ..blind() };
+    let asked: Vec<String> =
+        (0..20).map(|seed| run_episode(&Expert, seed, &any).unwrap().instruction).collect();
+    assert!(asked.iter().any(|words| words.starts_with("put the ")));
+    assert!(asked.iter().any(|words| words.starts_with("pick up the ")));
+}
+
+#[test]
+fn doing_nothing_does_not_succeed() {
+    let still = Always(vec![0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let score = evaluate(&still, 0..20, &blind()).unwrap();
+    assert_eq!((score.successes, score.steps), (0, 20 * 80));
+    let grabbing = Always(vec![0.0, 0.0, -0.02, 0.0, 0.0, 0.0, 0.0]);
+    assert_eq!(evaluate(&grabbing, 0..20, &blind()).unwrap().successes, 0);
+}
+
+#[test]
+fn a_seed_is_a_scene() {
+    let setting = Setting { side: 64, ..Setting::default() };
+    let (one, again) =
+        (run_episode(&Expert, 5, &setting).unwrap(), run_episode(&Expert, 5, &setting).unwrap());
+    assert_eq!(one, again);
+    assert_ne!(scene(5).state(), scene(6).state());
+    assert_eq!(one.frames().count(), one.steps.len() + 1);
+    assert!(one.frames().all(|frame| (frame.width, frame.height) == (64, 64)));
+    assert_ne!(one.steps[0].frame, one.last);
+}
+
+#[test]
+fn records_are_fit_to_train_on() {
+    let episodes: Vec<Episode> = (0..5).map(|seed| run_episode(&Expert, seed, &blind()).unwrap()).collect();
+    for episode in &episodes {
+        let records: Vec<Record> = episode.records().collect();
+        assert!(records[0].is_first && !records[0].is_last && records[records.len() - 1].is_last);
+        assert!(records.iter().all(|record| record.instruction == episode.instruction));
+        // The same actions from the same seed end where the expert ended.
+        let mut scene = scene(episode.seed);
+        for record in records {
+            assert_eq!(scene.state(), record.state);
+            scene.step(record.action).unwrap();
+        }
+        assert!(scene.is_done());
+    }
+    let stored = statistics("tabletop", &episodes).unwrap();
+    let table = StatisticsTable::from_json(&stored).unwrap();
+    let set = table.get(Some("tabletop")).unwrap().1;
+    assert_eq!(set.mask(), [true, true, true, true, true, true, false]);
+    for record in episodes.iter().flat_map(Episode::records) {
+        let back = set.unnormalize(&set.normalize(record.action).unwrap()).unwrap();
+        for i in 0..7 {
+            let cut = record.action[i].clamp(set.q01()[i], set.q99()[i]);
+            let wanted = if i < 6 { cut } else { record.action[i] };
+            assert!((back[i] - wanted).abs() < 1e-12);
+        }
+    }
+    assert!(statistics("tabletop", &[]).is_err());
+}
+
+#[test]
+fn nothing_passes_through_a_block_or_the_table() {
+    let mut scene = scene(1);
+    let target = scene.blocks()[0].place;
+    // Over a block with one jaw, then down.
+    for _ in 0..40 {
+        let place = scene.gripper().place;
+        let by = |axis: usize, to: f64| to - place[axis];
+        scene.step(&[by(0, target[0] + 0.04), by(1, target[1]), 0.0, 0.0, 0.0, 0.0, 1.0]).unwrap();
+    }
+    for _ in 0..40 {
+        scene.step(&[0.0, 0.0, -0.03, 0.0, 0.0, 0.0, 1.0]).unwrap();
+    }
+    assert!(scene.gripper().place[2] >= 0.04 - 1e-9, "it stands on the block");
+    for _ in 0..40 {
+        scene.step(&[1.0, -1.0, 0.03, 9.0, -9.0, 9.0, -3.0]).unwrap();
+    }
+    let gripper = scene.gripper();
+    assert_eq!((gripper.place[0], gripper.place[1], gripper.opening), (0.26, -0.2, 0.0));
+    assert!(gripper.turn.iter().all(|turn| turn.abs() <= std::f64::consts::PI));
+}
+
+#[test]
+fn what_cannot_be_played_is_refused() {
+    let bad = [
+        Setting { blocks: 0, ..blind() },
+        Setting { blocks: 7, ..blind() },
+        Setting { blocks: 1, job: Job::Stack, ..blind() },
+        Setting { side: 0, ..blind() },
+        Setting { side: usize::MAX, ..blind() },
+    ];
+    for setting in bad {
+        assert_eq!(Scene::new(0, &setting).unwrap_err().kind(), ErrorKind::Input, "{setting:?}");
+    }
+    for action in [vec![0.0; 6], vec![0.0; 8], vec![f64::NAN; 7], vec![f64::INFINITY; 7]] {
+        assert_eq!(scene(0).step(&action).unwrap_err().kind(), ErrorKind::Input);
+        assert!(run_episode(&Always(action), 0, &blind()).is_err());
+    }
+    let error = Expert.start(&Task::from("make coffee")).err().unwrap().to_string();
+    assert!(error.contains("make coffee") && error.contains("pick up the COLOUR block"), "{error}");
+    let mut expert = Expert.start(&Task::from("pick up the red block")).unwrap();
+    let frame = scene(0).frame();
+    assert!(expert.act(&Observation::from(&frame)).is_err(), "it reads the state, and there is none");
+}
+
+#[test]
+fn every_colour_is_seen() {
+    let six = Setting { blocks: 6, ..Setting::default() };
+    let scene = Scene::new(2, &six).unwrap();
+    let frame = scene.frame();
+    for colour in Colour::ALL {
+        let wanted = colour.rgb();
+        // Some pixel points the way of the colour, whatever its shade.
+        let near = |pixel: &[u8]| {
+            let pixel: Vec<f32> = pixel.iter().map(|level| f32::from(*level) / 255.0).collect();
+            let (top, most) =
+                (pixel.iter().copied().fold(0.0, f32::max), wanted.iter().copied().fold(0.0, f32::max));
+            top > 0.3 && (0..3).all(|k| (pixel[k] / top - wanted[k] / most).abs() < 0.04)
+        };
+        let count = frame.rgb.chunks_exact(3).filter(|pixel| near(pixel)).count();
+        assert!(count > 30, "{} covers {count} pixels", colour.name());
+    }
+}

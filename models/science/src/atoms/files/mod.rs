@@ -1,0 +1,244 @@
+//! Files of structures: extended XYZ in and out, CIF and POSCAR in.
+//!
+//! ```
+//! use fauna_science::atoms::files::{Format, parse, write_xyz};
+//!
+//! let text = "2\nLattice=\"3 0 0 0 3 0 0 0 3\" energy=-1.5\nNa 0 0 0\nCl 1.5 1.5 1.5\n";
+//! let frames = parse(text, Format::Xyz, "salt.xyz")?;
+//! assert_eq!(frames[0].atoms.numbers, [11, 17]);
+//! assert_eq!((frames[0].energy, frames[0].atoms.periodic), (Some(-1.5), [true; 3]));
+//! let mut out = Vec::new();
+//! write_xyz(&mut out, &frames[0])?;
+//! assert_eq!(parse(std::str::from_utf8(&out).unwrap(), Format::Xyz, "again")?, frames);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod cif;
+mod poscar;
+mod xyz;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fauna_shared::item::Atoms;
+use fauna_shared::{Error, ErrorKind, Result};
+
+use super::elements;
+
+pub use xyz::write_xyz;
+
+/// Larger files are refused before they are read.
+const LARGEST_FILE: u64 = 1 << 30;
+
+/// One structure of a file, and what the file says of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Frame {
+    /// The structure.
+    pub atoms: Atoms,
+    /// In eV.
+    pub energy: Option<f64>,
+    /// In eV/Å, one an atom.
+    pub forces: Option<Vec<[f64; 3]>>,
+    /// In eV/Å³, as xx, yy, zz, yz, xz, xy, positive where the cell wants to shrink.
+    pub stress: Option<[f64; 6]>,
+    /// What else the comment line of an extended XYZ file says, by name.
+    pub info: BTreeMap<String, String>,
+}
+
+impl From<Atoms> for Frame {
+    fn from(atoms: Atoms) -> Self {
+        Self { atoms, ..Self::default() }
+    }
+}
+
+/// A kind of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// XYZ, plain or extended: one structure after the other.
+    Xyz,
+    /// The Crystallographic Information File, a structure a data block.
+    Cif,
+    /// VASP's POSCAR and CONTCAR, versions 4 (if its first line names the elements) and 5.
+    Poscar,
+}
+
+impl Format {
+    /// What the name of a file says: `.xyz`, `.extxyz`, `.cif`, `.vasp`, `.poscar`, `POSCAR…`, `CONTCAR…`.
+    pub fn of_name(path: &Path) -> Option<Self> {
+        let lower = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().to_lowercase());
+        let name = lower(path.file_name())?;
+        match lower(path.extension()).as_deref() {
+            Some("xyz" | "extxyz") => Some(Self::Xyz),
+            Some("cif") => Some(Self::Cif),
+            Some("vasp" | "poscar" | "contcar") => Some(Self::Poscar),
+            _ if name.starts_with("poscar") || name.starts_with("contcar") => Some(Self::Poscar),
+            _ => None,
+        }
+    }
+
+    /// What the content looks like: a count first is XYZ, a data block is CIF, three lines of cell vectors are POSCAR.
+    pub fn of_text(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let first = lines.next()?.trim();
+        if first.parse::<usize>().is_ok() {
+            return Some(Self::Xyz);
+        }
+        if text.lines().any(|line| line.trim_start().to_ascii_lowercase().starts_with("data_")) {
+            return Some(Self::Cif);
+        }
+        let numbers = |line: &str| line.split_whitespace().take(3).filter_map(number).count();
+        let scale = lines.next().map_or(0, numbers);
+        let is_cell =
+            (scale == 1 || scale == 3) && lines.take(3).filter(|line| numbers(line) == 3).count() == 3;
+        is_cell.then_some(Self::Poscar)
+    }
+}
+
+/// The structures of a file, whose format its name or else its content tells.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) and [`Io`](ErrorKind::Io) for a file that cannot be read,
+/// [`Format`](ErrorKind::Format) with the line for one that says no structure,
+/// [`Unsupported`](ErrorKind::Unsupported) for sites that are only partly occupied.
+pub fn read(path: &Path) -> Result<Vec<Frame>> {
+    let size = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
+    if size > LARGEST_FILE {
+        return Err(Error::format(path, format!("{size} bytes are too many for a file of structures"))
+            .hint(format!("at most {LARGEST_FILE} are read; split the file")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::format(path, "a file of structures is text, this is not"))?;
+    let Some(format) = Format::of_name(path).or_else(|| Format::of_text(&text)) else {
+        return Err(Error::format(path, "neither name nor content says what file of structures this is")
+            .hint("known: .xyz, .extxyz, .cif, .vasp, POSCAR, CONTCAR"));
+    };
+    parse(&text, format, &path.to_string_lossy())
+}
+
+/// The structures that `text` holds; `place` is what errors call it.
+///
+/// # Errors
+/// As [`read`], of the text.
+pub fn parse(text: &str, format: Format, place: &str) -> Result<Vec<Frame>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let frames = match format {
+        Format::Xyz => xyz::parse(text),
+        Format::Cif => cif::parse(text),
+        Format::Poscar => poscar::parse(text),
+    };
+    match frames {
+        Ok(frames) if frames.is_empty() => Err(Error::format(place, "there is no structure in it")),
+        Ok(frames) => Ok(frames),
+        Err(error) => Err(error.at(place)),
+    }
+}
+
+/// An error at a line, the first being 1.
+fn wrong(line: usize, message: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Format, format!("line {line}: {message}"))
+}
+
+/// A finite number, also as Fortran writes it: `1.5d-3`.
+fn number(word: &str) -> Option<f64> {
+    let value = word.parse().or_else(|_| word.replace(['d', 'D'], "e").parse::<f64>());
+    value.ok().filter(|value| value.is_finite())
+}
+
+/// Three numbers.
+fn three<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<[f64; 3]> {
+    let mut words = words.into_iter().map(number);
+    Some([words.next()??, words.next()??, words.next()??])
+}
+
+/// The element that a label begins with: `Fe`, `fe3+`, `Cl12`, `O_s`.
+fn element(label: &str) -> Option<u8> {
+    let letters: String = label.chars().take_while(char::is_ascii_alphabetic).take(3).collect();
+    let of = |count: usize| elements::number(letters.get(..count)?);
+    match letters.len() {
+        1 => of(1),
+        2 => of(2).or_else(|| of(1)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fauna_shared::generate::Rng;
+
+    use super::*;
+
+    #[test]
+    fn names_and_contents_say_what_a_file_is() {
+        let of = |name: &str| Format::of_name(Path::new(name));
+        assert_eq!(of("a/b.XYZ"), Some(Format::Xyz));
+        assert_eq!(of("a/POSCAR_relaxed"), Some(Format::Poscar));
+        assert_eq!(of("quartz.cif"), Some(Format::Cif));
+        assert_eq!(of("quartz"), None);
+        assert_eq!(Format::of_text("3\n\nO 0 0 0"), Some(Format::Xyz));
+        assert_eq!(Format::of_text("# c\ndata_x\n_cell_length_a 3"), Some(Format::Cif));
+        assert_eq!(Format::of_text("salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa"), Some(Format::Poscar));
+        assert_eq!(Format::of_text("hello\nworld"), None);
+    }
+
+    #[test]
+    fn labels_begin_with_their_element() {
+        for (label, wanted) in [("Fe3+", 26), ("O1", 8), ("CL12", 17), ("Si", 14), ("h", 1), ("Ow", 8)] {
+            assert_eq!(element(label), Some(wanted), "{label}");
+        }
+        assert_eq!(element("Xx"), None);
+        assert_eq!(element("1H"), None);
+        assert_eq!(element(""), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = read(Path::new("no/such.xyz")).unwrap_err();
+        assert_eq!((error.kind(), error.place()), (ErrorKind::NotFound, Some(Path::new("no/such.xyz"))));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("picture.xyz");
+        std::fs::write(&path, [0xff, 0xd8, 0xff]).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("is text"));
+        let path = folder.path().join("letter");
+        std::fs::write(&path, "Dear Sir").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("neither name nor content"));
+    }
+
+    /// Good files cut, and with bytes changed: every answer is a structure or an error, at once.
+    #[test]
+    fn damaged_files_never_panic() {
+        let good = [
+            (
+                Format::Xyz,
+                "2\nLattice=\"3 0 0 0 3 0 0 0 3\" Properties=species:S:1:pos:R:3:forces:R:3 energy=1\nNa 0 0 0 1 2 3\nCl 1.5 1.5 1.5 1 1 1\n",
+            ),
+            (
+                Format::Cif,
+                "data_a\n_cell_length_a 3.0(1)\n_cell_length_b 3\n_cell_length_c 3\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\nloop_\n_symmetry_equiv_pos_as_xyz\n'x,y,z'\n'-x+1/2,y,z'\nloop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nNa1 0.1 0 0\n",
+            ),
+            (
+                Format::Poscar,
+                "salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa Cl\n1 1\nSelective dynamics\nDirect\n0 0 0 T T F\n0.5 0.5 0.5 F F F\n",
+            ),
+        ];
+        let mut random = Rng::new(5, 0);
+        let odd = ["-", "9", "\"", "\n", " ", "e", ";", "'", "999999999999", "nan", "é", "_", "(", "0"];
+        for (format, text) in good {
+            assert!(parse(text, format, "good").is_ok(), "{:?}", parse(text, format, "good"));
+            for length in 0..text.len() {
+                let _ = parse(&text[..length], format, "cut");
+            }
+            for _ in 0..3000 {
+                let mut changed = text.to_string();
+                for _ in 0..1 + random.next_u32() % 4 {
+                    let places: Vec<usize> = changed.char_indices().map(|(place, _)| place).collect();
+                    let place = places[random.next_u32() as usize % places.len()];
+                    let end = place + changed[place..].chars().next().map_or(0, char::len_utf8);
+                    changed.replace_range(place..end, odd[random.next_u32() as usize % odd.len()]);
+                }
+                let _ = parse(&changed, format, "changed");
+                let _ = Format::of_text(&changed);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+use fauna_shared::generate::Rng;
+
+use super::super::testing::{LennardJones, Springs, argon};
+use super::*;
+
+/// `atoms` with every position moved at random and the cell strained.
+fn distorted(mut atoms: Atoms, by: f64, strain: Matrix) -> Atoms {
+    let mut random = Rng::new(11, 0);
+    let change = std::array::from_fn(|i| cell::sum(&IDENTITY[i], &strain[i]));
+    for position in &mut atoms.positions {
+        *position = position.map(|value| value + by * (random.uniform() - 0.5));
+        *position = cell::times(position, &change);
+    }
+    atoms.cell = atoms.cell.map(|cell| cell::product(&cell, &change));
+    atoms
+}
+
+const SHEAR: Matrix = [[0.03, 0.02, 0.0], [0.0, -0.02, 0.01], [0.0, 0.0, 0.04]];
+
+fn quiet(_: &Step) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn both_methods_find_the_crystal_again() {
+    for method in [Method::Fire, Method::Lbfgs] {
+        let perfect = LennardJones::ARGON.evaluate(&[argon(2)]).unwrap().remove(0).energy;
+        let options = Relaxing { method, largest_force: 1e-4, ..Relaxing::default() };
+        let start = distorted(argon(2), 0.5, [[0.0; 3]; 3]);
+        let ended = relax(&LennardJones::ARGON, &[start], &options, &mut quiet).unwrap().remove(0);
+        assert!(ended.converged, "{method:?} after {} steps", ended.steps);
+        assert!((ended.evaluation.energy - perfect).abs() < 1e-4, "{method:?}: {}", ended.evaluation.energy);
+        assert!(ended.steps < 300, "{method:?} took {}", ended.steps);
+    }
+}
+
+#[test]
+fn a_free_cell_loses_its_stress() {
+    for method in [Method::Fire, Method::Lbfgs] {
+        let options = Relaxing {
+            method,
+            cell: CellChange::Free,
+            largest_force: 1e-3,
+            largest_stress: 1e-5,
+            steps: 1000,
+        };
+        let start = distorted(argon(2), 0.2, SHEAR);
+        let ended = relax(&LennardJones::ARGON, &[start], &options, &mut quiet).unwrap().remove(0);
+        assert!(ended.converged, "{method:?} after {} steps", ended.steps);
+        let stress = ended.evaluation.stress.unwrap();
+        assert!(stress.iter().all(|value| value.abs() <= 1e-5), "{stress:?}");
+        let cell = ended.atoms.cell.unwrap();
+        let angle = cell::dot(&cell[0], &cell[1]) / cell::length(&cell[0]) / cell::length(&cell[1]);
+        assert!(angle.abs() < 2e-3, "{method:?}: the cell is no cube again: {cell:?}");
+    }
+}
+
+#[test]
+fn a_hydrostatic_cell_keeps_its_shape() {
+    let options = Relaxing {
+        cell: CellChange::Hydrostatic,
+        largest_force: 1e-3,
+        largest_stress: 1e-5,
+        steps: 1000,
+        ..Relaxing::default()
+    };
+    let start = distorted(argon(2), 0.0, SHEAR);
+    let before = start.cell.unwrap();
+    let ended = relax(&LennardJones::ARGON, &[start], &options, &mut quiet).unwrap().remove(0);
+    assert!(ended.converged);
+    let after = ended.atoms.cell.unwrap();
+    let factor = after[0][0] / before[0][0];
+    for (a, b) in after.iter().flatten().zip(before.iter().flatten()) {
+        assert!((a - factor * b).abs() < 1e-9);
+    }
+    let [xx, yy, zz, ..] = ended.evaluation.stress.unwrap();
+    assert!((xx + yy + zz).abs() <= 3e-5 && factor != 1.0);
+}
+
+#[test]
+fn structures_side_by_side_go_as_they_go_alone() {
+    let structures =
+        [distorted(argon(1), 0.3, [[0.0; 3]; 3]), argon(1), distorted(argon(2), 0.4, [[0.0; 3]; 3])];
+    let options = Relaxing { largest_force: 1e-3, ..Relaxing::default() };
+    let together = relax(&LennardJones::ARGON, &structures, &options, &mut quiet).unwrap();
+    for (index, structure) in structures.iter().enumerate() {
+        let alone =
+            relax(&LennardJones::ARGON, std::slice::from_ref(structure), &options, &mut quiet).unwrap();
+        assert_eq!(together[index], alone[0]);
+    }
+    assert_eq!(together[1].steps, 0);
+}
+
+#[test]
+fn steps_are_told_and_may_be_stopped() {
+    let mut energies = Vec::new();
+    let options = Relaxing { largest_force: 1e-9, steps: 7, ..Relaxing::default() };
+    let start = [distorted(argon(1), 0.3, [[0.0; 3]; 3])];
+    let ended = relax(&LennardJones::ARGON, &start, &options, &mut |step| {
+        assert_eq!((step.structure, step.step), (0, energies.len()));
+        energies.push(step.evaluation.energy);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(energies.len(), 8);
+    assert!(energies[7] < energies[0] && !ended.unwrap()[0].converged);
+    let stopped = relax(&LennardJones::ARGON, &start, &options, &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!((stopped[0].steps, stopped[0].atoms.clone()), (0, start[0].clone()));
+}
+
+#[test]
+fn what_cannot_be_relaxed_is_named() {
+    let molecule =
+        Atoms { numbers: vec![1, 1], positions: vec![[0.0; 3], [1.2, 0.0, 0.0]], ..Atoms::default() };
+    let springs = Springs { stiffness: 5.0, rest: 1.0 };
+    let free = Relaxing { cell: CellChange::Free, ..Relaxing::default() };
+    let error = relax(&springs, &[argon(1), molecule.clone()], &free, &mut quiet).unwrap_err().to_string();
+    assert!(error.contains("structure 1: the cell cannot be relaxed"), "{error}");
+    let error = relax(&springs, &[argon(1)], &free, &mut quiet).unwrap_err().to_string();
+    assert!(error.contains("structure 0") && error.contains("no stress"), "{error}");
+    let empty = relax(&springs, &[molecule.clone(), Atoms::default()], &Relaxing::default(), &mut quiet);
+    assert!(empty.unwrap_err().to_string().contains("structure 1: there are no atoms"));
+    let mut upon = molecule.clone();
+    upon.positions[1] = [0.01, 0.0, 0.0];
+    let error = relax(&LennardJones::ARGON, &[molecule.clone(), upon], &Relaxing::default(), &mut quiet);
+    assert!(error.unwrap_err().to_string().contains("structure 1: atoms overlap"));
+    let odd = Relaxing { largest_force: 0.0, ..Relaxing::default() };
+    assert!(relax(&springs, &[molecule], &odd, &mut quiet).is_err());
+}

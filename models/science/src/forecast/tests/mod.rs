@@ -1,0 +1,52 @@
+//! Tests of the parts together: units of time, files, verbs.
+
+mod files;
+mod units;
+mod verbs;
+
+use std::ops::Range;
+
+use super::*;
+use fauna_shared::generate::Rng;
+
+/// CSV as a table.
+fn table(text: &str) -> Table {
+    Table::from_csv(text.as_bytes(), "t.csv", &Columns::default()).unwrap()
+}
+
+/// One daily series from 2024-01-01 on.
+fn daily(values: Vec<f64>) -> Table {
+    Table::regular("D".parse().unwrap(), "2024-01-01", [("a", values)]).unwrap()
+}
+
+/// Normal noise of deviation 1.
+fn noise(seed: u64, length: usize) -> Vec<f64> {
+    let mut random = Rng::new(seed, 0);
+    let mut one = || (1..=12).map(|_| f64::from(random.uniform())).sum::<f64>() - 6.0;
+    (0..length).map(|_| one()).collect()
+}
+
+fn csv(sheet: &Sheet) -> String {
+    let mut file = Vec::new();
+    sheet.write_csv(&mut file).unwrap();
+    String::from_utf8(file).unwrap()
+}
+
+/// The numbers of a column of the only series.
+fn numbers(sheet: &Sheet, name: &str) -> Vec<f64> {
+    sheet.parts[0].columns[sheet.column(name).unwrap()].numbers().unwrap()
+}
+
+fn assert_close(found: &[f64], wanted: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), wanted.len(), "{found:?}");
+    let near = |(a, b): (&f64, &f64)| (a - b).abs() <= tolerance;
+    assert!(found.iter().zip(wanted).all(near), "{found:?} is not {wanted:?}");
+}
+
+/// The stamps of a column as they are written.
+fn written(sheet: &Sheet, name: &str, rows: Range<usize>) -> Vec<String> {
+    match &sheet.parts[0].columns[sheet.column(name).unwrap()] {
+        Column::Stamps(stamps) => stamps[rows].iter().map(|stamp| sheet.form.write(*stamp)).collect(),
+        other => panic!("{other:?}"),
+    }
+}

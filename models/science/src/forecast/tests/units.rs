@@ -1,0 +1,183 @@
+use super::*;
+use fauna_shared::model::Pace;
+
+fn stamp(text: &str) -> Stamp {
+    Form::read(text).unwrap().0
+}
+
+/// `count` stamps of `frequency` from `start` on.
+fn range(start: &str, frequency: &str, count: i64) -> Vec<Stamp> {
+    let frequency: Frequency = frequency.parse().unwrap();
+    (0..count).map(|step| frequency.add(stamp(start), step).unwrap()).collect()
+}
+
+/// Start, frequency, the name that pandas 3.1 infers of twelve stamps, and the last of them.
+const PANDAS: [(&str, &str, &str, &str); 22] = [
+    ("2024-01-31", "ME", "ME", "2024-12-31"),
+    ("2024-01-01", "MS", "MS", "2024-12-01"),
+    ("2023-11-01", "MS", "MS", "2024-10-01"),
+    ("2024-01-01 00:30", "15min", "15min", "2024-01-01 03:15:00"),
+    ("2024-01-01", "2h", "2h", "2024-01-01 22:00:00"),
+    ("2024-01-01", "h", "h", "2024-01-01 11:00:00"),
+    ("2024-02-28", "D", "D", "2024-03-10"),
+    ("2024-01-05", "B", "B", "2024-01-22"),
+    ("2024-01-01", "W-MON", "W-MON", "2024-03-18"),
+    ("2024-01-07", "2W-SUN", "2W-SUN", "2024-06-09"),
+    ("2024-01-01", "QS", "QS-JAN", "2026-10-01"),
+    ("2024-02-01", "QS-FEB", "QS-FEB", "2026-11-01"),
+    ("2024-03-31", "QE", "QE-DEC", "2026-12-31"),
+    ("2024-01-31", "QE-OCT", "QE-OCT", "2026-10-31"),
+    ("2020-01-01", "YS", "YS-JAN", "2031-01-01"),
+    ("2020-12-31", "YE", "YE-DEC", "2031-12-31"),
+    ("2020-07-01", "YS-JUL", "YS-JUL", "2031-07-01"),
+    ("2024-01-31", "2ME", "2ME", "2025-11-30"),
+    ("2024-01-01", "10s", "10s", "2024-01-01 00:01:50"),
+    ("2024-01-01", "250ms", "250ms", "2024-01-01 00:00:02.75"),
+    ("2020-01-01", "3D", "3D", "2020-02-03"),
+    ("2020-02-29", "YE-FEB", "YE-FEB", "2031-02-28"),
+];
+
+#[test]
+fn stamps_go_on_and_are_recognised_as_pandas_does() {
+    for (start, frequency, inferred, last) in PANDAS {
+        let stamps = range(start, frequency, 12);
+        assert_eq!(*stamps.last().unwrap(), stamp(last), "{start} {frequency}");
+        let found = Frequency::infer(&stamps, false).unwrap();
+        assert_eq!(found.to_string(), inferred, "{start} {frequency}");
+        assert_eq!(found.steps(stamps[0], stamps[11]), Some(11), "{start} {frequency}");
+        assert_eq!(found.add(stamps[11], -11), Some(stamps[0]), "{start} {frequency}");
+        let named: Frequency = inferred.parse().unwrap();
+        assert_eq!(named, found);
+    }
+}
+
+#[test]
+fn a_frequency_is_recognised_in_spite_of_gaps() {
+    for (start, frequency, inferred, _) in PANDAS {
+        let mut stamps = range(start, frequency, 12);
+        stamps.remove(7);
+        stamps.remove(3);
+        assert_eq!(Frequency::infer(&stamps, false).unwrap().to_string(), inferred, "{start} {frequency}");
+    }
+    // Three days, five days, then one: most steps are not single.
+    let irregular = ["2024-01-01", "2024-01-04", "2024-01-09", "2024-01-10"].map(stamp);
+    assert_eq!(Frequency::infer(&irregular, false), None);
+    assert_eq!(Frequency::infer(&irregular[..2], false), None);
+    assert_eq!(Frequency::infer(&[5, 15, 25, 45], true).unwrap().to_string(), "10");
+}
+
+#[test]
+fn seasons_and_paces_follow_from_the_frequency() {
+    let known = [
+        ("s", 3600, Pace::High),
+        ("15min", 96, Pace::High),
+        ("h", 24, Pace::High),
+        ("7h", 1, Pace::High),
+        ("D", 7, Pace::High),
+        ("B", 5, Pace::High),
+        ("W-MON", 52, Pace::Medium),
+        ("MS", 12, Pace::Medium),
+        ("2ME", 6, Pace::Medium),
+        ("QE", 4, Pace::Low),
+        ("YS", 1, Pace::Low),
+        ("1", 1, Pace::High),
+    ];
+    for (name, season, pace) in known {
+        let frequency: Frequency = name.parse().unwrap();
+        assert_eq!((frequency.season(), frequency.pace()), (season, pace), "{name}");
+    }
+}
+
+#[test]
+fn older_names_are_read_and_others_refused() {
+    let old = [
+        ("T", "min"),
+        ("H", "h"),
+        ("M", "ME"),
+        ("Q", "QE-DEC"),
+        ("A", "YE-DEC"),
+        ("W", "W-SUN"),
+        ("30T", "30min"),
+    ];
+    for (old, new) in old {
+        assert_eq!(old.parse::<Frequency>().unwrap().to_string(), new);
+    }
+    for wrong in ["", "m", "0D", "W-XYZ", "D-MON", "fortnight", "99999999999D"] {
+        let error = wrong.parse::<Frequency>().unwrap_err().to_string();
+        assert!(error.contains("is no frequency") && error.contains("W-MON"), "{error}");
+    }
+}
+
+#[test]
+fn the_calendar_ends_without_a_panic() {
+    let day: Frequency = "D".parse().unwrap();
+    assert_eq!(day.add(stamp("9999-12-31"), 1), None);
+    for name in ["D", "B", "W-FRI", "ME", "QS", "YE", "us", "4000000000D", "7"] {
+        let frequency: Frequency = name.parse().unwrap();
+        for from in [i64::MIN, -1, 0, stamp("2024-12-31"), i64::MAX] {
+            for steps in [i64::MIN, -5, 5, i64::MAX] {
+                let _ = (frequency.add(from, steps), frequency.steps(from, steps), Form::DATE.write(from));
+            }
+            let _ =
+                (Frequency::infer(&[i64::MIN, from, i64::MAX], false), marks(Form::WHOLE, i64::MIN, from, 5));
+            let _ =
+                (Frequency::infer(&[i64::MIN, from, i64::MAX], true), marks(Form::DATE, i64::MIN, from, 5));
+        }
+    }
+}
+
+#[test]
+fn stamps_are_written_as_they_were_read() {
+    for text in [
+        "17",
+        "-3",
+        "1949-02",
+        "2024-02-29",
+        "2024-02-29 06:00",
+        "2024-02-29 06:00:30",
+        "2024-02-29T06:00:00.250",
+        "2024-02-29T06:00Z",
+        "2024-02-29 06:00:00+05:30",
+        "2024-02-29T06:00-03:00",
+    ] {
+        let (stamp, form) = Form::read(text).unwrap();
+        assert_eq!(form.write(stamp), text);
+    }
+    assert_eq!(stamp("2024/02/29"), stamp("2024-02-29 00:00:00.000000000"));
+    for wrong in [
+        "",
+        "tomorrow",
+        "29.02.2024",
+        "02/29/2024",
+        "2023-02-29",
+        "2024-13-01",
+        "2024-02-29 24:00",
+        "2024-2-9",
+        "2024-02-29x",
+        "2024-02-29T",
+        "2024-02-29T06:00:00.1234567",
+        "2024-02-29T06:00+9",
+        "2024-é1-01",
+    ] {
+        assert!(Form::read(wrong).unwrap_err().message().contains("is no date"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_date_that_needs_a_time_of_day_gets_one() {
+    assert_eq!(Form::DATE.write(stamp("2024-01-01 06:00")), "2024-01-01 06:00:00");
+    let (_, month) = Form::read("2024-01").unwrap();
+    assert_eq!(month.write(stamp("2024-01-15")), "2024-01-15");
+}
+
+#[test]
+fn marks_are_few_and_on_round_places() {
+    let words = |from: &str, to: &str| -> Vec<String> {
+        marks(Form::DATE, stamp(from), stamp(to), 6).into_iter().map(|(_, words)| words).collect()
+    };
+    assert_eq!(words("2024-01-01 09:10", "2024-01-01 13:00"), ["10:00", "11:00", "12:00", "13:00"]);
+    assert_eq!(words("2024-01-01", "2024-01-04"), ["01-01", "01-02", "01-03", "01-04"]);
+    assert_eq!(words("1949-01-01", "1962-12-01"), ["1950", "1955", "1960"]);
+    let whole: Vec<i64> = marks(Form::WHOLE, 3, 47, 5).into_iter().map(|(at, _)| at).collect();
+    assert_eq!(whole, [10, 20, 30, 40]);
+}

@@ -1,0 +1,340 @@
+//! Orb as an exhibit: structures to energies, forces and vectors.
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::generate::Rng;
+use fauna_shared::item::{Atoms, Embeddings, Item, Tensors};
+use fauna_shared::model::{Card, Evaluation, Exhibit, Opening, Potential, SampleSizes, only_known};
+use fauna_shared::{Error, Result};
+
+use super::heads::BINS;
+use super::{Orb, Prediction, Structure, release};
+use crate::atoms::cell;
+
+/// Edges of the structures that are computed side by side: enough to keep every core busy, and memory stays bounded
+/// however many structures there are.
+const EDGES_A_PASS: usize = 8192;
+
+/// What `forward` reads.
+const INPUTS: [&str; 7] = ["atomic_numbers", "cell", "charge", "n_node", "pbc", "positions", "spin"];
+
+/// An Orb and what is known of it.
+pub struct OrbExhibit {
+    orb: Orb,
+    card: Card,
+}
+
+impl OrbExhibit {
+    /// Opens a checkpoint.
+    ///
+    /// # Errors
+    /// What is wrong with the config or the tensors.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (orb, inventory, notes) = release::load(opening)?;
+        let architecture = match orb.config().is_conservative() {
+            true => "ConservativeForcefieldRegressor",
+            false => "DirectForcefieldRegressor",
+        };
+        let mut card = opening.card(&crate::ORB, architecture, &inventory);
+        let file = opening.checkpoint.iter().flat_map(|checkpoint| checkpoint.files()).next();
+        let name = file.and_then(|file| release::release_of(&file.to_string_lossy()));
+        if let Some(known) = crate::ORB.releases.iter().find(|known| Some(known.id) == name) {
+            card.licence = Some(known.licence);
+        }
+        card.notes.extend(notes);
+        if name.is_some_and(|name| name.starts_with("separate-d")) {
+            card.notes.push("its energies are the correction for dispersion alone".to_string());
+        }
+        if orb.config().is_conditioned() {
+            card.notes.push("it wants the charge and the spin multiplicity of the whole".to_string());
+        }
+        Ok(Self { orb, card })
+    }
+
+    /// The network.
+    pub fn orb(&self) -> &Orb {
+        &self.orb
+    }
+}
+
+impl Exhibit for OrbExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// `atomic_numbers` `(atoms)`, `positions` `(atoms, 3)` in Å, and as wanted `cell` `(3, 3)` or `(structures, 3, 3)`,
+    /// `pbc` `(3)` or `(structures, 3)`, `n_node` `(structures)`, `charge` and `spin` `(structures)`.
+    ///
+    /// Gives `energy`, `forces` and `stress` of a direct model, `energy`, `grad_forces`, `grad_stress` and
+    /// `rotational_grad` of a conservative one, `confidence` of either; and the graph: `senders`, `receivers`,
+    /// `unit_shifts`, `vectors`, sorted by sender, receiver and shift, and `wrapped_positions`.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &INPUTS)?;
+        let structures = named(structures(inputs)?.iter(), |atoms| self.orb.structure(atoms))?;
+        let found = self.orb.predict(&structures)?;
+        let mut out = graph_of(&structures)?;
+        out.extend(self.tensors(found, structures.len())?);
+        Ok(out)
+    }
+
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let atoms = items.iter().map(|item| match item {
+            Item::Atoms(atoms) => Ok(atoms),
+            other => Err(Error::input(format!("this model reads atoms, not {}", other.modality()))),
+        });
+        let structures =
+            named(atoms.collect::<Result<Vec<_>>>()?.into_iter(), |atoms| self.orb.structure(atoms))?;
+        let mut rows = Vec::new();
+        for pass in passes(&structures) {
+            rows.push(self.orb.embed(pass)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+        }
+        let rows = match rows.is_empty() {
+            true => Tensor::zeros((0, self.orb.config().latent_dim), DType::F32, &Device::Cpu)?,
+            false => Tensor::cat(&rows, 0)?,
+        };
+        Ok(Embeddings { rows, cut: vec![0; items.len()] })
+    }
+
+    fn potential(&self) -> Result<&dyn Potential> {
+        Ok(&self.orb)
+    }
+
+    /// Crystals of made-up salts, `rows` of them of `tokens` atoms each, about as dense as matter is: every atom has
+    /// some 120 neighbours within 6 Å.
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        match (method, sizes) {
+            ("forward", SampleSizes { rows: 1.., tokens: 1.., images: 0 }) => {
+                made_up(sizes.rows, sizes.tokens)
+            }
+            _ => Err(self.cannot(&format!(
+                "run \"{method}\" on {} atoms and {} pictures",
+                sizes.tokens, sizes.images
+            ))),
+        }
+    }
+}
+
+impl Potential for Orb {
+    fn evaluate(&self, structures: &[Atoms]) -> Result<Vec<Evaluation>> {
+        let structures = named(structures.iter(), |atoms| self.structure(atoms))?;
+        let mut all = Vec::with_capacity(structures.len());
+        for pass in passes(&structures) {
+            all.extend(self.evaluations(pass, self.predict(pass)?)?);
+        }
+        Ok(all)
+    }
+
+    fn is_conservative(&self) -> bool {
+        self.config.is_conservative()
+    }
+}
+
+impl Orb {
+    /// What was found, structure by structure.
+    fn evaluations(&self, structures: &[Structure], found: Prediction) -> Result<Vec<Evaluation>> {
+        let odds: Option<Vec<f32>> = match &found.confidence {
+            Some(odds) => Some(odds.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
+            None => None,
+        };
+        let heads = self.heads.as_ref();
+        let error = |odds: &[f32]| heads.map_or(0.0, |heads| heads.expected_error(odds));
+        let mut start = 0;
+        let one = |(index, structure): (usize, &Structure)| {
+            let atoms = start..start + structure.len();
+            start = atoms.end;
+            let has_cell = structure.periodic != [false; 3] && cell::volume(&structure.cell) > 0.0;
+            let stress = found.stress.as_ref().filter(|_| has_cell);
+            let odds = odds.as_ref().map(|odds| &odds[BINS * atoms.start..BINS * atoms.end]);
+            Evaluation {
+                energy: found.energy[index],
+                forces: found.forces[atoms].to_vec(),
+                stress: stress.map(|stress| stress[index]),
+                confidence: odds.map(|odds| odds.chunks_exact(BINS).map(error).collect()),
+                rotational_grad: found.rotational_grad.as_ref().map(|all| all[index]),
+            }
+        };
+        Ok(structures.iter().enumerate().map(one).collect())
+    }
+}
+
+/// `make` of each, an error naming which one it is about if there are several.
+fn named<'a, T>(
+    all: impl ExactSizeIterator<Item = &'a Atoms>,
+    make: impl Fn(&Atoms) -> Result<T>,
+) -> Result<Vec<T>> {
+    let several = all.len() > 1;
+    let one = |(index, atoms): (usize, &Atoms)| {
+        make(atoms).map_err(|error| if several { error.context(format!("structure {index}")) } else { error })
+    };
+    all.enumerate().map(one).collect()
+}
+
+/// The structures in runs of so many edges; a larger one is a run of its own.
+fn passes(structures: &[Structure]) -> Vec<&[Structure]> {
+    let (mut passes, mut start, mut edges) = (Vec::new(), 0, 0);
+    for (index, structure) in structures.iter().enumerate() {
+        if index > start && edges + structure.edges.len() > EDGES_A_PASS {
+            passes.push(&structures[start..index]);
+            (start, edges) = (index, 0);
+        }
+        edges += structure.edges.len() + structure.len();
+    }
+    if start < structures.len() {
+        passes.push(&structures[start..]);
+    }
+    passes
+}
+
+fn numbers(inputs: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
+    match inputs.get(name) {
+        Some(tensor) => Ok(Some(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)),
+        None => Ok(None),
+    }
+}
+
+/// The entry `index` of `values`, `width` numbers wide; a single entry is everybody's.
+fn entry<'a>(values: &'a [f64], width: usize, index: usize, of: usize, name: &str) -> Result<&'a [f64]> {
+    if values.len() == width {
+        return Ok(values);
+    }
+    if values.len() == width * of {
+        return Ok(&values[index * width..(index + 1) * width]);
+    }
+    Err(Error::input(format!(
+        "{name} has {} numbers, wanted {width} for each of {of} structures",
+        values.len()
+    )))
+}
+
+/// The structures that the named tensors are.
+fn structures(inputs: &Tensors) -> Result<Vec<Atoms>> {
+    let missing = |name: &str| Error::input(format!("{name} is missing"));
+    let atomic = numbers(inputs, "atomic_numbers")?.ok_or_else(|| missing("atomic_numbers"))?;
+    let positions = numbers(inputs, "positions")?.ok_or_else(|| missing("positions"))?;
+    if positions.len() != 3 * atomic.len() {
+        let message = format!("{} atomic numbers and {} coordinates", atomic.len(), positions.len());
+        return Err(Error::input(message).hint("positions are (atoms, 3)"));
+    }
+    let counts = numbers(inputs, "n_node")?.unwrap_or_else(|| vec![atomic.len() as f64]);
+    let is_count = |count: &f64| *count >= 0.0 && *count <= atomic.len() as f64;
+    if !counts.iter().all(is_count) || counts.iter().sum::<f64>() != atomic.len() as f64 {
+        return Err(Error::input(format!("n_node is {counts:?} for {} atoms", atomic.len())));
+    }
+    let cells = numbers(inputs, "cell")?.unwrap_or_else(|| vec![0.0; 9]);
+    let periodic = numbers(inputs, "pbc")?.unwrap_or_else(|| vec![0.0; 3]);
+    let [charges, spins] = ["charge", "spin"].map(|name| numbers(inputs, name));
+    let (charges, spins) = (charges?, spins?);
+    let (mut all, mut start) = (Vec::with_capacity(counts.len()), 0);
+    for (index, count) in counts.iter().enumerate() {
+        let end = start + *count as usize;
+        let cell = entry(&cells, 9, index, counts.len(), "cell")?;
+        let periodic = entry(&periodic, 3, index, counts.len(), "pbc")?;
+        let one = |values: &Option<Vec<f64>>, name: &str| match values {
+            Some(values) => Ok::<_, Error>(Some(entry(values, 1, index, counts.len(), name)?[0])),
+            None => Ok(None),
+        };
+        let cell: cell::Matrix = std::array::from_fn(|i| std::array::from_fn(|j| cell[3 * i + j]));
+        all.push(Atoms {
+            // What is no such number is refused as an unknown element.
+            numbers: atomic[start..end].iter().map(|number| *number as u8).collect(),
+            positions: positions[3 * start..3 * end].as_chunks::<3>().0.to_vec(),
+            cell: (!cell::is_zero(&cell)).then_some(cell),
+            periodic: std::array::from_fn(|axis| periodic[axis] != 0.0),
+            charge: one(&charges, "charge")?,
+            spin: one(&spins, "spin")?,
+        });
+        start = end;
+    }
+    Ok(all)
+}
+
+/// The graph under the reference's names.
+fn graph_of(structures: &[Structure]) -> Result<Tensors> {
+    let (mut senders, mut receivers, mut shifts) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut vectors, mut positions) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for structure in structures {
+        let edges = &structure.edges;
+        senders.extend(edges.senders.iter().map(|node| start + i64::from(*node)));
+        receivers.extend(edges.receivers.iter().map(|node| start + i64::from(*node)));
+        shifts.extend(edges.shifts.iter().flatten().map(|shift| i64::from(*shift)));
+        vectors.extend(edges.vectors.iter().flatten().map(|value| *value as f32));
+        positions.extend(structure.positions.iter().flatten().map(|value| *value as f32));
+        start += structure.len() as i64;
+    }
+    let (edges, atoms, cpu) = (senders.len(), positions.len() / 3, &Device::Cpu);
+    Ok(Tensors::from([
+        ("senders".into(), Tensor::from_vec(senders, edges, cpu)?),
+        ("receivers".into(), Tensor::from_vec(receivers, edges, cpu)?),
+        ("unit_shifts".into(), Tensor::from_vec(shifts, (edges, 3), cpu)?),
+        ("vectors".into(), Tensor::from_vec(vectors, (edges, 3), cpu)?),
+        ("wrapped_positions".into(), Tensor::from_vec(positions, (atoms, 3), cpu)?),
+    ]))
+}
+
+fn singles<'a>(values: impl IntoIterator<Item = &'a f64>) -> Vec<f32> {
+    values.into_iter().map(|value| *value as f32).collect()
+}
+
+impl OrbExhibit {
+    /// A prediction for `count` structures under the reference's names, float32.
+    fn tensors(&self, found: Prediction, count: usize) -> Result<Tensors> {
+        let (forces, stress) = match self.orb.config().is_conservative() {
+            true => ("grad_forces", "grad_stress"),
+            false => ("forces", "stress"),
+        };
+        let cpu = &Device::Cpu;
+        let mut out = Tensors::from([
+            ("energy".into(), Tensor::from_vec(singles(&found.energy), count, cpu)?),
+            (
+                forces.into(),
+                Tensor::from_vec(singles(found.forces.iter().flatten()), (found.forces.len(), 3), cpu)?,
+            ),
+        ]);
+        if let Some(values) = found.stress {
+            let values = singles(values.iter().flatten());
+            out.insert(stress.into(), Tensor::from_vec(values, (count, 6), cpu)?);
+        }
+        if let Some(odds) = found.confidence {
+            out.insert("confidence".into(), odds.to_dtype(DType::F32)?.to_device(cpu)?);
+        }
+        if let Some(values) = found.rotational_grad {
+            let values = singles(values.iter().flatten().flatten());
+            out.insert("rotational_grad".into(), Tensor::from_vec(values, (count, 3, 3), cpu)?);
+        }
+        if let Some(values) = found.latent_charges {
+            out.insert("latent_charges".into(), Tensor::from_vec(singles(&values), (values.len(), 1), cpu)?);
+        }
+        Ok(out)
+    }
+}
+
+/// Å between neighbouring sites of what is made up.
+const SPACING: f64 = 1.9;
+
+/// `rows` crystals of `count` atoms on the sites of a cube, each moved a little.
+fn made_up(rows: usize, count: usize) -> Result<Tensors> {
+    let side = (1..).find(|side: &usize| side.saturating_pow(3) >= count).unwrap_or(1);
+    let mut random = Rng::new(0, 0);
+    let (mut atomic, mut positions, mut cells) = (Vec::new(), Vec::new(), Vec::new());
+    for row in 0..rows {
+        for site in 0..count {
+            atomic.push([3i64, 8, 22, 8, 26, 8][(site + row) % 6]);
+            let corner = [site % side, site / side % side, site / side / side];
+            positions
+                .extend(corner.map(|place| (SPACING * place as f64 + 0.3 * (random.uniform() - 0.5)) as f32));
+        }
+        let whole = (SPACING * side as f64) as f32;
+        cells.extend([whole, 0.0, 0.0, 0.0, whole, 0.0, 0.0, 0.0, whole]);
+    }
+    let cpu = &Device::Cpu;
+    let all = rows * count;
+    Ok(Tensors::from([
+        ("atomic_numbers".into(), Tensor::from_vec(atomic, all, cpu)?),
+        ("positions".into(), Tensor::from_vec(positions, (all, 3), cpu)?),
+        ("cell".into(), Tensor::from_vec(cells, (rows, 3, 3), cpu)?),
+        ("pbc".into(), Tensor::ones((rows, 3), DType::I64, cpu)?),
+        ("n_node".into(), Tensor::from_vec(vec![count as i64; rows], rows, cpu)?),
+        ("charge".into(), Tensor::zeros(rows, DType::F32, cpu)?),
+        ("spin".into(), Tensor::ones(rows, DType::F32, cpu)?),
+    ]))
+}

@@ -1,0 +1,170 @@
+//! What an edge looks like to the network: its length in waves, its direction in harmonics.
+
+use candle_core::{D, DType, Tensor};
+use fauna_shared::Result;
+use fauna_shared::weights::Weights;
+
+/// Where the envelope ends, in Å, whatever the radius of the graph.
+const END: f64 = 6.0;
+
+/// Bumps of the second version, and how far apart they are in Å.
+const GAUSSIANS: usize = 20;
+const SPACING: f32 = 0.5;
+/// Waves of the third version.
+const WAVES: usize = 8;
+/// Harmonics up to degree 3.
+const HARMONICS: usize = 16;
+
+/// How edges are described.
+pub(super) enum EdgeFeatures {
+    /// Orb v2 (Neumann et al. 2024, section 2): Gaussian bumps of the length beside the unit vector.
+    Gaussian {
+        /// `(1, bumps)`, in Å.
+        centres: Tensor,
+    },
+    /// Orb v3 (Rhodes et al. 2025, section 3): spherical Bessel waves of the length times spherical harmonics of the
+    /// direction, smoothly to nothing at the end.
+    Bessel {
+        /// `(1, waves)`, in 1/Å.
+        bessel_weights: Tensor,
+        prefactor: Tensor,
+    },
+}
+
+/// The edges as the network takes them in.
+pub(super) struct Described {
+    /// `(edges, width)`.
+    pub features: Tensor,
+    /// What share of an edge counts, `(edges, 1)`: one nearby, none from 6 Å on.
+    pub envelope: Tensor,
+}
+
+impl EdgeFeatures {
+    pub(super) fn gaussian(w: &Weights) -> Result<Self> {
+        let centres = (0..GAUSSIANS).map(|i| SPACING * i as f32).collect();
+        Ok(Self::Gaussian { centres: Tensor::from_vec(centres, (1, GAUSSIANS), w.runtime().device())? })
+    }
+
+    pub(super) fn bessel(w: &Weights) -> Result<Self> {
+        let here = w.at("rbf_transform");
+        // The waves end where the file's own radius says; it is written into them.
+        here.skip("r_max");
+        Ok(Self::Bessel {
+            bessel_weights: here.tensor("bessel_weights", &[WAVES])?.reshape((1, WAVES))?,
+            prefactor: here.tensor("prefactor", &[])?,
+        })
+    }
+
+    /// How many numbers describe an edge.
+    pub(super) fn width(&self) -> usize {
+        match self {
+            Self::Gaussian { .. } => GAUSSIANS + 3,
+            Self::Bessel { .. } => WAVES * HARMONICS,
+        }
+    }
+
+    /// `vectors`: `(edges, 3)` in Å, none of them zero.
+    pub(super) fn describe(&self, vectors: &Tensor) -> Result<Described> {
+        let length = vectors.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+        let unit = vectors.broadcast_div(&length)?;
+        let envelope = envelope(&length)?;
+        let features = match self {
+            Self::Gaussian { centres } => {
+                let bumps = length.broadcast_sub(centres)?.sqr()?.neg()?.exp()?;
+                Tensor::cat(&[&bumps, &unit], 1)?
+            }
+            Self::Bessel { bessel_weights, prefactor } => {
+                let waves = length.broadcast_mul(bessel_weights)?.sin()?.broadcast_div(&length)?;
+                let waves = waves.broadcast_mul(prefactor)?.unsqueeze(2)?;
+                let product = waves.broadcast_mul(&harmonics(&unit)?.unsqueeze(1)?)?;
+                product.reshape(((), WAVES * HARMONICS))?.broadcast_mul(&envelope)?
+            }
+        };
+        Ok(Described { features, envelope })
+    }
+}
+
+/// `1 - 15 x⁴ + 24 x⁵ - 10 x⁶` of `x = length / 6`, 0 beyond (Gasteiger et al. 2020, with p = 4).
+fn envelope(length: &Tensor) -> Result<Tensor> {
+    let x = (length / END)?;
+    let polynomial = ((((&x * -10.0)? + 24.0)? * &x)? - 15.0)?;
+    let envelope = ((polynomial * x.sqr()?.sqr()?)? + 1.0)?;
+    let counts = length.detach().lt(END)?.to_dtype(DType::F32)?;
+    Ok((envelope * counts)?)
+}
+
+/// Real spherical harmonics up to degree 3 of unit vectors, `(edges, 16)`; y is the polar axis and the mean square of
+/// each over the sphere is one (e3nn's order and "component" normalisation).
+fn harmonics(unit: &Tensor) -> Result<Tensor> {
+    let [x, y, z] = [0, 1, 2].map(|axis| unit.narrow(1, axis, 1).and_then(|column| column.contiguous()));
+    let (x, y, z) = (x?, y?, z?);
+    let (x2, y2, z2) = (x.sqr()?, y.sqr()?, z.sqr()?);
+    let rim = (&x2 + &z2)?;
+    let root = |value: f64| value.sqrt();
+    let (xz, xy, yz) = ((&x * &z)?, (&x * &y)?, (&y * &z)?);
+    let (first, last) = ((&xz * root(3.0))?, ((&z2 - &x2)? * (root(3.0) / 2.0))?);
+    let degree_2 =
+        [first.clone(), (xy * root(3.0))?, (&y2 - (&rim * 0.5)?)?, (yz * root(3.0))?, last.clone()];
+    let belt = ((&y2 * 4.0)? - &rim)?;
+    let degree_3 = [
+        (((&first * &z)? + (&last * &x)?)? * root(5.0 / 6.0))?,
+        ((&first * &y)? * root(5.0))?,
+        ((&belt * &x)? * root(3.0 / 8.0))?,
+        ((((&y2 * 2.0)? - (&rim * 3.0)?)? * &y)? * 0.5)?,
+        ((&belt * &z)? * root(3.0 / 8.0))?,
+        ((&last * &y)? * root(5.0))?,
+        (((&last * &z)? - (&first * &x)?)? * root(5.0 / 6.0))?,
+    ];
+    let mut columns = vec![x.ones_like()?];
+    for (degree, group) in [vec![x, y, z], degree_2.to_vec(), degree_3.to_vec()].into_iter().enumerate() {
+        let scale = root(2.0 * (degree + 1) as f64 + 1.0);
+        for column in group {
+            columns.push((column * scale)?);
+        }
+    }
+    Ok(Tensor::cat(&columns, 1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_envelope_begins_at_one_and_ends_smoothly_at_six() {
+        let lengths = Tensor::new(&[[0f32], [3.0], [5.999], [6.0], [7.0]], &Device::Cpu).unwrap();
+        let found: Vec<f32> = envelope(&lengths).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let half = 1.0 - 15.0 / 16.0 + 24.0 / 32.0 - 10.0 / 64.0;
+        assert!((found[0] - 1.0).abs() < 1e-6 && (found[1] - half).abs() < 1e-6);
+        assert!(found[2].abs() < 1e-5 && found[3..] == [0.0, 0.0], "{found:?}");
+    }
+
+    #[test]
+    fn the_harmonics_are_orthonormal_on_the_sphere() {
+        // A product rule that is exact for polynomials of degree 6: Gauss-Legendre in y, equal angles around it.
+        let nodes = [0.8611363115940526f64, 0.3399810435848563];
+        let weights = [0.3478548451374538f64, 0.6521451548625461];
+        let (mut points, mut shares) = (Vec::new(), Vec::new());
+        for (node, weight) in nodes.iter().zip(weights) {
+            for y in [*node, -node] {
+                for i in 0..8 {
+                    let angle = std::f64::consts::TAU * i as f64 / 8.0;
+                    let rim = (1.0 - y * y).sqrt();
+                    points.extend([rim * angle.cos(), y, rim * angle.sin()].map(|v| v as f32));
+                    shares.push((weight / 16.0) as f32);
+                }
+            }
+        }
+        let unit = Tensor::from_vec(points, (32, 3), &Device::Cpu).unwrap();
+        let shares = Tensor::from_vec(shares, (32, 1), &Device::Cpu).unwrap();
+        let found = harmonics(&unit).unwrap();
+        let products = found.t().unwrap().matmul(&found.broadcast_mul(&shares).unwrap()).unwrap();
+        for (i, row) in products.to_vec2::<f32>().unwrap().iter().enumerate() {
+            for (j, value) in row.iter().enumerate() {
+                let wanted = if i == j { 1.0 } else { 0.0 };
+                assert!((value - wanted).abs() < 1e-5, "{i} {j}: {value}");
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! From the states of the atoms to what a chemist asks for.
+
+use candle_core::{DType, Tensor, Var};
+use fauna_shared::{Error, Result};
+
+use super::heads::Heads;
+use super::repulsion::Repulsion;
+use super::{Architecture, Graph, Orb, Structure, electrostatics};
+use crate::atoms::cell::{self, Matrix, Vector};
+
+/// Stress beyond this, in eV/Å³, or none at all (a cell without volume), counts as zero.
+const LARGEST_STRESS: f64 = 1e10;
+
+/// What Orb says of several structures.
+#[derive(Debug, Clone, Default)]
+pub struct Prediction {
+    /// One a structure, in eV.
+    pub energy: Vec<f64>,
+    /// One an atom of all structures, in eV/Å.
+    pub forces: Vec<Vector>,
+    /// One a structure, in eV/Å³, as xx, yy, zz, yz, xz, xy, positive where the cell wants to shrink; none if the model
+    /// does not tell.
+    pub stress: Option<Vec<[f64; 6]>>,
+    /// The odds of fifty classes of how far the force of an atom is off, `(atoms, 50)`, where the model tells.
+    pub confidence: Option<Tensor>,
+    /// The slope of the energy against a rotation, one a structure, of conservative models.
+    pub rotational_grad: Option<Vec<Matrix>>,
+    /// In elementary charges, one an atom, of models that give them.
+    pub latent_charges: Option<Vec<f64>>,
+}
+
+impl Orb {
+    /// All that the model says of `structures`, which are computed side by side.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a checkpoint of a trunk without heads, and for charges
+    /// in a structure that repeats in some directions only.
+    pub fn predict(&self, structures: &[Structure]) -> Result<Prediction> {
+        let heads = self.heads.as_ref().ok_or_else(|| {
+            Error::unsupported("this checkpoint is a trunk without heads: it tells vectors and no energies")
+        })?;
+        if structures.is_empty() {
+            return Ok(Prediction::default());
+        }
+        let graph = Graph::new(structures, self.model.device())?;
+        match self.config.is_conservative() {
+            true => self.conservative(heads, &graph),
+            false => self.direct(heads, &graph),
+        }
+    }
+
+    fn direct(&self, heads: &Heads, graph: &Graph) -> Result<Prediction> {
+        let nodes = self.model.forward(graph, &graph.vectors)?;
+        let energies = column(&heads.energy(graph, &nodes)?.0)?;
+        let mut found = Prediction { confidence: heads.confidence(&nodes)?, ..Prediction::default() };
+        let forces = heads.forces(&nodes)?.map(|forces| rows::<3>(&forces)).transpose()?;
+        found.forces = forces.ok_or_else(|| Error::unsupported("a direct model without forces"))?;
+        found.stress = heads.stress(graph, &nodes)?.map(|stress| rows::<6>(&stress)).transpose()?;
+        for (index, (structure, atoms)) in graph.nodes().enumerate() {
+            let forces = &mut found.forces[atoms];
+            balance(structure, forces);
+            let mut energy = energies[index] + heads.reference(&structure.numbers);
+            if self.config.architecture != Architecture::V2 {
+                let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
+                let virial = push(structure, &repulsion.slopes, forces);
+                energy += repulsion.energy;
+                if let Some(stress) = &mut found.stress {
+                    // The reference divides by the signed volume here; models are used with it.
+                    let added = voigt(&virial, cell::determinant(&structure.cell));
+                    stress[index] = std::array::from_fn(|i| stress[index][i] + added[i]);
+                }
+            }
+            found.energy.push(energy);
+        }
+        Ok(found)
+    }
+
+    /// All forces at once are the way back from the sum of the energies to the vectors of the edges: every position, the
+    /// strain and the rotation act through them (and through the distances of charges).
+    fn conservative(&self, heads: &Heads, graph: &Graph) -> Result<Prediction> {
+        let vectors = Var::from_tensor(&graph.vectors)?;
+        let nodes = self.model.forward(graph, vectors.as_tensor())?;
+        let (energies, charges) = heads.energy(graph, &nodes)?;
+        let mut found =
+            Prediction { confidence: heads.confidence(&nodes.detach())?, ..Prediction::default() };
+        let mut total = energies.sum_all()?;
+        let mut fields = Vec::new();
+        if let Some(charges) = charges {
+            let values = column(&charges)?;
+            let mut potentials = Vec::with_capacity(values.len());
+            for (structure, atoms) in graph.nodes() {
+                let field = electrostatics::field(structure, &values[atoms], heads.coulomb_constant())?;
+                potentials.extend(field.potentials.iter().map(|value| *value as f32));
+                fields.push(field);
+            }
+            let potentials = Tensor::from_vec(potentials, charges.shape(), charges.device())?;
+            total = (total + (charges * potentials)?.sum_all()?)?;
+            found.latent_charges = Some(values);
+        }
+        let slopes = match total.backward()?.get(&vectors) {
+            Some(slopes) => rows::<3>(slopes)?,
+            None => vec![[0.0; 3]; graph.vectors.dim(0)?],
+        };
+        let (mut start, mut stresses, mut rotations) = (0, Vec::new(), Vec::new());
+        for (index, ((structure, _), energy)) in graph.nodes().zip(column(&energies)?).enumerate() {
+            let edges = structure.edges.len();
+            let mut slope = Slope::new(structure, slopes[start..start + edges].to_vec());
+            start += edges;
+            let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
+            slope.add_repulsion(structure, &repulsion, self.config.zbl_node_aggregation);
+            let moment = slope.moment(structure);
+            rotations.push(std::array::from_fn(|i| std::array::from_fn(|j| moment[i][j] - moment[j][i])));
+            let mut forces = slope.forces(structure);
+            let (mut energy, mut strain) = (energy + repulsion.energy, moment);
+            if let Some(field) = fields.get(index) {
+                energy += field.energy;
+                for i in 0..3 {
+                    strain[i] = cell::sum(&strain[i], &field.strain[i]);
+                }
+                for (force, added) in forces.iter_mut().zip(&field.forces) {
+                    *force = cell::sum(force, added);
+                }
+            }
+            found.energy.push(energy + heads.reference(&structure.numbers));
+            stresses.push(voigt(&strain, cell::volume(&structure.cell)));
+            found.forces.extend(forces);
+        }
+        found.stress = Some(stresses);
+        found.rotational_grad = Some(rotations);
+        Ok(found)
+    }
+}
+
+/// The slope of the energy of a structure against the vectors of its edges, in eV/Å.
+struct Slope(Vec<Vector>);
+
+impl Slope {
+    fn new(structure: &Structure, slopes: Vec<Vector>) -> Self {
+        debug_assert_eq!(structure.edges.len(), slopes.len());
+        Self(slopes)
+    }
+
+    fn add_repulsion(
+        &mut self,
+        structure: &Structure,
+        repulsion: &Repulsion,
+        aggregation: super::Aggregation,
+    ) {
+        let share = match aggregation {
+            super::Aggregation::Sum => 1.0,
+            super::Aggregation::Mean => 1.0 / structure.len() as f64,
+        };
+        let edges = structure.edges.vectors.iter().zip(&repulsion.slopes);
+        for (slope, (vector, along)) in self.0.iter_mut().zip(edges) {
+            let factor = share * along / cell::length(vector);
+            *slope = cell::sum(slope, &vector.map(|value| factor * value));
+        }
+    }
+
+    /// Row by row, the sum over the edges of vector times slope: the slope against a map of all space.
+    fn moment(&self, structure: &Structure) -> Matrix {
+        let mut moment = [[0.0; 3]; 3];
+        for (vector, slope) in structure.edges.vectors.iter().zip(&self.0) {
+            for (row, value) in moment.iter_mut().zip(vector) {
+                *row = cell::sum(row, &slope.map(|slope| value * slope));
+            }
+        }
+        moment
+    }
+
+    /// A vector grows where its receiver moves along and its sender against it.
+    fn forces(&self, structure: &Structure) -> Vec<Vector> {
+        let mut forces = vec![[0.0; 3]; structure.len()];
+        let edges = &structure.edges;
+        for ((sender, receiver), slope) in edges.senders.iter().zip(&edges.receivers).zip(&self.0) {
+            let (sender, receiver) = (*sender as usize, *receiver as usize);
+            forces[sender] = cell::sum(&forces[sender], slope);
+            forces[receiver] = cell::difference(&forces[receiver], slope);
+        }
+        forces
+    }
+}
+
+/// Adds to `forces` what pairs do whose energy has these `slopes` along the edges; gives the sum over the edges of
+/// vector times slope, in eV.
+fn push(structure: &Structure, slopes: &[f64], forces: &mut [Vector]) -> Matrix {
+    let unit = |(vector, slope): (&Vector, &f64)| {
+        let factor = slope / cell::length(vector);
+        vector.map(|value| factor * value)
+    };
+    let slope = Slope::new(structure, structure.edges.vectors.iter().zip(slopes).map(unit).collect());
+    for (force, added) in forces.iter_mut().zip(slope.forces(structure)) {
+        *force = cell::sum(force, &added);
+    }
+    slope.moment(structure)
+}
+
+/// A slope against strain as the six numbers of a stress.
+fn voigt(strain: &Matrix, volume: f64) -> [f64; 6] {
+    [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)].map(|(i, j)| {
+        let stress = (strain[i][j] + strain[j][i]) / 2.0 / volume;
+        if stress.abs() < LARGEST_STRESS { stress } else { 0.0 }
+    })
+}
+
+/// Takes away the force on the whole; where there is no cell, the torque too, by the smallest change that does it.
+fn balance(structure: &Structure, forces: &mut [Vector]) {
+    let mean = |vectors: &[Vector]| {
+        let all = vectors.iter().fold([0.0; 3], |all, vector| cell::sum(&all, vector));
+        all.map(|value| value / vectors.len() as f64)
+    };
+    let drift = mean(forces);
+    for force in forces.iter_mut() {
+        *force = cell::difference(force, &drift);
+    }
+    if !cell::is_zero(&structure.cell) {
+        return;
+    }
+    let centre = mean(&structure.positions);
+    let arms: Vec<Vector> =
+        structure.positions.iter().map(|position| cell::difference(position, &centre)).collect();
+    let mut torque = [0.0; 3];
+    let mut inertia = [[0.0; 3]; 3];
+    for (arm, force) in arms.iter().zip(forces.iter()) {
+        torque = cell::sum(&torque, &cell::cross(arm, force));
+        let square = cell::dot(arm, arm);
+        for i in 0..3 {
+            inertia[i][i] += square;
+            for j in 0..3 {
+                inertia[i][j] -= arm[i] * arm[j];
+            }
+        }
+    }
+    // Forces that turn the whole the other way: torque of (turn × arm) is the inertia times the turn.
+    let turn = cell::times(&torque, &pseudo_inverse(&inertia));
+    for (force, arm) in forces.iter_mut().zip(&arms) {
+        *force = cell::difference(force, &cell::cross(&turn, arm));
+    }
+}
+
+/// The inverse of a symmetric matrix, nothing being done along directions where it does nothing: a row of atoms has no
+/// inertia about its line.
+fn pseudo_inverse(matrix: &Matrix) -> Matrix {
+    let (values, vectors) = eigen(*matrix);
+    let largest = values.iter().fold(0.0f64, |all, value| all.max(value.abs()));
+    let mut inverse = [[0.0; 3]; 3];
+    for (value, vector) in values.iter().zip(&vectors) {
+        if value.abs() > 1e-9 * largest {
+            for i in 0..3 {
+                for j in 0..3 {
+                    inverse[i][j] += vector[i] * vector[j] / value;
+                }
+            }
+        }
+    }
+    inverse
+}
+
+/// Eigenvalues of a symmetric matrix, and as rows the vectors of each (Jacobi's rotations).
+fn eigen(mut a: Matrix) -> (Vector, Matrix) {
+    let mut vectors = cell::IDENTITY;
+    for _ in 0..30 {
+        for (p, q) in [(0, 1), (0, 2), (1, 2)] {
+            if a[p][q] == 0.0 {
+                continue;
+            }
+            let theta = (a[q][q] - a[p][p]) / (2.0 * a[p][q]);
+            let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+            let c = 1.0 / (t * t + 1.0).sqrt();
+            let mut turn = cell::IDENTITY;
+            (turn[p][p], turn[q][q], turn[p][q], turn[q][p]) = (c, c, -t * c, t * c);
+            a = cell::product(&cell::product(&turn, &a), &cell::transposed(&turn));
+            vectors = cell::product(&turn, &vectors);
+        }
+    }
+    ([a[0][0], a[1][1], a[2][2]], vectors)
+}
+
+/// The numbers of `(rows, 1)`.
+fn column(tensor: &Tensor) -> Result<Vec<f64>> {
+    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    Ok(values.into_iter().map(f64::from).collect())
+}
+
+/// The rows of `(rows, N)`.
+fn rows<const N: usize>(tensor: &Tensor) -> Result<Vec<[f64; N]>> {
+    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    Ok(values.as_chunks::<N>().0.iter().map(|row| row.map(f64::from)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::atoms::Neighbours;
+
+    fn molecule(positions: Vec<Vector>) -> Structure {
+        Structure {
+            numbers: vec![1; positions.len()],
+            positions,
+            cell: [[0.0; 3]; 3],
+            periodic: [false; 3],
+            charge: None,
+            spin: None,
+            edges: Neighbours::default(),
+        }
+    }
+
+    #[test]
+    fn balanced_forces_neither_push_nor_turn_the_whole() {
+        let shapes = [
+            vec![[0.0, 0.0, 0.0], [1.0, 0.2, 0.0], [0.3, 1.1, -0.4], [0.0, 0.5, 0.9]],
+            vec![[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.5, 0.0, 0.0]],
+            vec![[0.3, -0.1, 0.2], [0.6, 0.4, 1.1]],
+            vec![[1.0, 2.0, 3.0]],
+        ];
+        for positions in shapes {
+            let mut forces: Vec<Vector> = (0..positions.len())
+                .map(|i| [i as f64, 1.0 - 0.7 * i as f64, 0.3 * (i * i) as f64])
+                .collect();
+            let structure = molecule(positions.clone());
+            balance(&structure, &mut forces);
+            let (mut force, mut torque) = ([0.0; 3], [0.0; 3]);
+            for (f, r) in forces.iter().zip(&positions) {
+                force = cell::sum(&force, f);
+                torque = cell::sum(&torque, &cell::cross(r, f));
+            }
+            assert!(cell::length(&force) < 1e-12 && cell::length(&torque) < 1e-9, "{force:?} {torque:?}");
+        }
+    }
+
+    #[test]
+    fn eigenvalues_and_vectors_rebuild_the_matrix() {
+        let matrix = [[2.0, -1.0, 0.5], [-1.0, 3.0, 0.25], [0.5, 0.25, -1.0]];
+        let (values, vectors) = eigen(matrix);
+        for i in 0..3 {
+            for j in 0..3 {
+                let built: f64 = (0..3).map(|k| values[k] * vectors[k][i] * vectors[k][j]).sum();
+                assert!((built - matrix[i][j]).abs() < 1e-12);
+            }
+        }
+    }
+}

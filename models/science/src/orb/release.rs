@@ -1,0 +1,344 @@
+//! What releases are called, what follows from their names, and how older ones name their tensors.
+
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::error::first_five;
+use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::{Config, Orb};
+
+/// The name of the family, and of its configs.
+pub(crate) const FAMILY: &str = "orb";
+
+/// What the name of a release says of its network.
+struct Known {
+    name: &'static str,
+    kind: Kind,
+    layers: usize,
+    neighbours: usize,
+}
+
+/// What differs between releases beside their depth and their edges.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    V2,
+    Direct,
+    /// With charge and spin, without stress.
+    DirectMolecules,
+    Conservative,
+    /// With charge and spin.
+    ConservativeMolecules,
+    /// With charges on the atoms.
+    Electrostatics,
+}
+
+const fn known(name: &'static str, kind: Kind, layers: usize, neighbours: usize) -> Known {
+    Known { name, kind, layers, neighbours }
+}
+
+/// All releases.
+const KNOWN: [Known; 22] = [
+    known("orb-v3-conservative-inf-omat", Kind::Conservative, 5, 120),
+    known("orb-v3-conservative-20-omat", Kind::Conservative, 5, 20),
+    known("orb-v3-conservative-inf-mpa", Kind::Conservative, 5, 120),
+    known("orb-v3-conservative-20-mpa", Kind::Conservative, 5, 20),
+    known("orb-v3-conservative-omol", Kind::ConservativeMolecules, 5, 120),
+    known("orb-v3-direct-inf-omat", Kind::Direct, 5, 120),
+    known("orb-v3-direct-20-omat", Kind::Direct, 5, 20),
+    known("orb-v3-direct-inf-mpa", Kind::Direct, 5, 120),
+    known("orb-v3-direct-20-mpa", Kind::Direct, 5, 20),
+    known("orb-v3-direct-omol", Kind::DirectMolecules, 5, 120),
+    known("orbmol-v1-conservative", Kind::ConservativeMolecules, 5, 120),
+    known("orbmol-v1-direct", Kind::DirectMolecules, 5, 120),
+    known("orbmol-v2", Kind::Electrostatics, 5, 120),
+    known("separate-d3-3layer", Kind::Direct, 3, 120),
+    known("separate-d3-5layer", Kind::Direct, 5, 120),
+    known("separate-d4-3layer", Kind::Direct, 3, 120),
+    known("separate-d4-5layer", Kind::Direct, 5, 120),
+    known("orb-mptraj-only-v2", Kind::V2, 15, 20),
+    known("orb-d3-sm-v2", Kind::V2, 10, 20),
+    known("orb-d3-xs-v2", Kind::V2, 5, 20),
+    known("orb-d3-v2", Kind::V2, 15, 20),
+    known("orb-v2", Kind::V2, 15, 20),
+];
+
+/// Releases of the first version, which the reference has removed.
+const REMOVED: [&str; 6] =
+    ["orb-v1", "orb-d3-v1", "orb-d3-sm-v1", "orb-d3-xs-v1", "orb-mptraj-only-v1", "orb-v1-mptraj-only"];
+
+/// Whether a file called `stem` is the release `name`, with or without its date.
+fn is_named(stem: &str, name: &str) -> bool {
+    stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+fn known_by(stem: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| is_named(stem, known.name))
+}
+
+/// The name of the release that a file is, if its name says so.
+pub(crate) fn release_of(file: &str) -> Option<&'static str> {
+    let stem = file.rsplit('/').next()?.strip_suffix(".ckpt")?;
+    known_by(stem).map(|known| known.name)
+}
+
+/// The config that the name of a release stands for.
+fn config_of(known: &Known) -> Value {
+    let architecture = match known.kind {
+        Kind::V2 => "orb_v2",
+        Kind::Direct | Kind::DirectMolecules => "orb_v3_direct",
+        Kind::Conservative | Kind::ConservativeMolecules | Kind::Electrostatics => "orb_v3_conservative",
+    };
+    let is_second = known.kind == Kind::V2;
+    let is_mean = matches!(known.kind, Kind::Conservative | Kind::ConservativeMolecules);
+    json!({
+        "model_type": FAMILY,
+        "architecture": architecture,
+        "latent_dim": 256,
+        "base_mlp_hidden_dim": if is_second { 512 } else { 1024 },
+        "base_mlp_depth": 2,
+        "head_mlp_hidden_dim": 256,
+        "head_mlp_depth": 1,
+        "num_message_passing_steps": known.layers,
+        "activation": if is_second { "ssp" } else { "silu" },
+        "has_charge_spin_cond": matches!(
+            known.kind,
+            Kind::DirectMolecules | Kind::ConservativeMolecules | Kind::Electrostatics
+        ),
+        "has_stress": known.kind != Kind::DirectMolecules,
+        "has_electrostatics": known.kind == Kind::Electrostatics,
+        "radius": 6.0,
+        "max_num_neighbors": known.neighbours,
+        "zbl_node_aggregation": if is_mean { "mean" } else { "sum" },
+    })
+}
+
+/// A `.ckpt` called as the releases are, alone or in a folder; or one beside a `config.json` of builder arguments.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) for a release of the first version, [`Input`](ErrorKind::Input) for a folder of
+/// several releases.
+pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    let config = match files.get("config.json") {
+        Some(_) => {
+            let mut config = files.config()?;
+            let is_ours = config["architecture"].as_str().is_some_and(|name| name.starts_with("orb_"));
+            if !is_ours || config["model_type"].is_string() {
+                return Ok(None);
+            }
+            config["model_type"] = json!(FAMILY);
+            Some(config)
+        }
+        None => by_name(files)?.map(config_of),
+    };
+    let Some(config) = config else { return Ok(None) };
+    let weights = match files.weights() {
+        _ if options.random_weights.is_some() => Vec::new(),
+        // An inventory needs none.
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        weights => weights?,
+    };
+    Ok(Some(Layout { config, weights }))
+}
+
+/// The release that the files are by their names.
+fn by_name(files: &Files) -> Result<Option<&'static Known>> {
+    let names = match files.choice() {
+        Some(choice) => vec![choice.to_string()],
+        None => files.names(),
+    };
+    let stems = names.iter().filter(|name| !name.contains('/')).filter_map(|name| name.strip_suffix(".ckpt"));
+    let stems: Vec<&str> = stems.collect();
+    if let Some(first) = stems.iter().find(|stem| REMOVED.iter().any(|name| is_named(stem, name))) {
+        return Err(Error::unsupported(format!(
+            "{first} is an Orb of the first version, which is not implemented"
+        ))
+        .hint("its makers have replaced it: orb-v2, or one of orb-v3"));
+    }
+    let found: Vec<&Known> = stems.iter().filter_map(|stem| known_by(stem)).collect();
+    match found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        _ => Err(Error::input("several releases of Orb lie here").at(files.root()).hint(format!(
+            "name one of these files\n{}",
+            first_five(stems.iter().map(|stem| format!("{stem}.ckpt")))
+        ))),
+    }
+}
+
+/// How older releases name what newer ones call otherwise.
+const LEGACY: [(&str, &str); 5] = [
+    ("node_head.", "heads.forces."),
+    ("graph_head.", "heads.energy."),
+    ("stress_head.", "heads.stress."),
+    ("heads.stress.diag_normaliser.", "heads.stress.diag_normalizer."),
+    ("heads.stress.offdiag_normaliser.", "heads.stress.offdiag_normalizer."),
+];
+
+/// Today's name of a tensor.
+fn todays(name: &str) -> String {
+    LEGACY.iter().fold(name.to_string(), |name, (old, new)| match name.strip_prefix(old) {
+        Some(rest) => format!("{new}{rest}"),
+        None => name,
+    })
+}
+
+/// What a tensor is called here, as far as its own name says.
+pub(crate) fn rename(name: &str) -> Name {
+    match todays(name) {
+        today if today == name => Name::Keep,
+        today => Name::To(today),
+    }
+}
+
+/// How a checkpoint names the trunk.
+struct Naming {
+    /// Without any head, the trunk stands at the top.
+    is_headless: bool,
+    /// Of a model that was trained to take noise away: the trunk is inside it, and the rest is left.
+    is_nested: bool,
+}
+
+impl Naming {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        let is_headless = !checkpoint.names().any(|name| todays(name).starts_with("heads."));
+        let naming = Self { is_headless, is_nested: false };
+        let is_nested = checkpoint.names().any(|name| naming.whole(name).starts_with("model.model."));
+        Self { is_nested, ..naming }
+    }
+
+    /// The name with the trunk below `model`.
+    fn whole(&self, name: &str) -> String {
+        let name = todays(name);
+        if self.is_headless { format!("model.{name}") } else { name }
+    }
+
+    fn rename(&self, name: &str) -> Name {
+        let name = self.whole(name);
+        match (self.is_nested, name.strip_prefix("model.")) {
+            (true, Some(inner)) if inner.starts_with("model.") => Name::To(inner.to_string()),
+            (true, Some(_)) => Name::Ignore,
+            _ => Name::To(name),
+        }
+    }
+}
+
+/// The network, and what users should know of its checkpoint.
+pub(super) fn load(opening: &Opening) -> Result<(Orb, Inventory, Vec<String>)> {
+    let config: Config = opening.config()?;
+    let weights = match &opening.checkpoint {
+        Some(checkpoint) if opening.options.random_weights.is_none() => {
+            let naming = Naming::of(checkpoint);
+            Weights::open(checkpoint, |name| naming.rename(name), opening.options.runtime.clone())?
+        }
+        _ => opening.weights.clone(),
+    };
+    let orb = Orb::load(config, &weights)?;
+    let inventory = weights.finish()?;
+    let notes = notes(opening, &inventory);
+    Ok((orb, inventory, notes))
+}
+
+/// What the network has of the checkpoint's heads, and what it lacks.
+fn notes(opening: &Opening, inventory: &Inventory) -> Vec<String> {
+    let Some(checkpoint) = &opening.checkpoint else { return Vec::new() };
+    let is_read =
+        |name: &str| inventory.tensors.binary_search_by(|(read, _)| read.as_str().cmp(name)).is_ok();
+    let has = |head: &str| inventory.tensors.iter().any(|(name, _)| name.starts_with(head));
+    let mut notes = Vec::new();
+    let unread = |name: &String| !is_read(name) && !name.ends_with("num_batches_tracked");
+    let heads = checkpoint.names().map(todays).filter(|name| name.starts_with("heads.")).filter(unread);
+    let mut others: Vec<String> =
+        heads.filter_map(|name| Some(name.split('.').nth(1)?.to_string())).collect();
+    others.sort();
+    others.dedup();
+    if !others.is_empty() {
+        notes.push(format!("the checkpoint has heads that are not used: {}", others.join(", ")));
+    }
+    if !has("heads.") {
+        notes.push("the checkpoint has no heads: it tells vectors and no energies".to_string());
+    }
+    notes
+}
+
+/// What a checkpoint of this config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    Ok(load(opening)?.1)
+}
+
+/// A small config with every branch.
+pub fn sample() -> Value {
+    json!({
+        "model_type": FAMILY,
+        "architecture": "orb_v3_conservative",
+        "latent_dim": 12,
+        "base_mlp_hidden_dim": 18,
+        "base_mlp_depth": 2,
+        "head_mlp_hidden_dim": 10,
+        "head_mlp_depth": 1,
+        "num_message_passing_steps": 2,
+        "activation": "silu",
+        "has_charge_spin_cond": true,
+        "has_electrostatics": true,
+        "radius": 6.0,
+        "max_num_neighbors": 20,
+        "zbl_node_aggregation": "sum",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_releases_say_what_they_are() {
+        let of = |file: &str| release_of(file);
+        assert_eq!(of("orb-v3-conservative-20-omat-20250404.ckpt"), Some("orb-v3-conservative-20-omat"));
+        assert_eq!(of("a/orbmol-v2-teqabfhg-20260523.ckpt"), Some("orbmol-v2"));
+        assert_eq!(of("orb-v2-20241011.ckpt"), Some("orb-v2"));
+        assert_eq!(of("orb-d3-xs-v2-20241011.ckpt"), Some("orb-d3-xs-v2"));
+        assert_eq!(of("separate-d4-3layer.ckpt"), Some("separate-d4-3layer"));
+        assert_eq!(of("orb-v3-conservative-tiny.ckpt"), None);
+        assert_eq!(of("orb-v2.safetensors"), None);
+        for known in &KNOWN {
+            let config: Config = serde_json::from_value(config_of(known)).unwrap();
+            config.check().unwrap();
+            assert_eq!(known_by(&format!("{}-20250404", known.name)).unwrap().name, known.name);
+        }
+    }
+
+    #[test]
+    fn a_release_is_known_by_its_file_and_the_first_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || Files::folder(folder.path(), "here");
+        assert!(layout(&files(), &Options::default()).unwrap().is_none());
+        std::fs::write(folder.path().join("orb-v3-direct-omol-20250820.ckpt"), "").unwrap();
+        let found = layout(&files(), &Options::default()).unwrap().unwrap();
+        assert_eq!(found.config["architecture"], "orb_v3_direct");
+        assert_eq!((&found.config["has_stress"], found.weights.len()), (&json!(false), 1));
+        std::fs::write(folder.path().join("orb-v2-20241011.ckpt"), "").unwrap();
+        let several = layout(&files(), &Options::default()).unwrap_err().to_string();
+        assert!(
+            several.contains("several releases") && several.contains("orb-v2-20241011.ckpt"),
+            "{several}"
+        );
+        let one = Files::file(&folder.path().join("orb-v2-20241011.ckpt"), "one");
+        let found = layout(&one, &Options::default()).unwrap().unwrap();
+        assert_eq!(found.config["num_message_passing_steps"], 15);
+        let first = Files::file(&folder.path().join("orb-d3-sm-v1-20240902.ckpt"), "one");
+        assert!(layout(&first, &Options::default()).unwrap_err().to_string().contains("first version"));
+    }
+
+    #[test]
+    fn older_names_become_todays() {
+        assert_eq!(rename("node_head.mlp.NN-0.bias"), Name::To("heads.forces.mlp.NN-0.bias".into()));
+        let twice = "stress_head.diag_normaliser.bn.running_var";
+        assert_eq!(rename(twice), Name::To("heads.stress.diag_normalizer.bn.running_var".into()));
+        assert_eq!(rename("model.atom_emb.embeddings.weight"), Name::Keep);
+        let headless = Naming { is_headless: true, is_nested: true };
+        assert_eq!(headless.rename("model.x"), Name::To("model.x".into()));
+        assert_eq!(headless.rename("noise"), Name::Ignore);
+    }
+}

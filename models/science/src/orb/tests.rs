@@ -1,0 +1,188 @@
+use std::ops::ControlFlow;
+
+use fauna_shared::ErrorKind;
+use fauna_shared::item::Atoms;
+use fauna_shared::model::Potential;
+use fauna_shared::runtime::Runtime;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::atoms::{Dynamics, State, cell, dynamics};
+
+fn orb(changes: Value) -> Result<Orb> {
+    let mut config = sample();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    Orb::load(serde_json::from_value(config).unwrap(), &Weights::seeded(3, Runtime::cpu()))
+}
+
+fn plain() -> Orb {
+    orb(json!({"has_charge_spin_cond": false, "has_electrostatics": false})).unwrap()
+}
+
+fn water() -> Atoms {
+    Atoms {
+        numbers: vec![8, 1, 1],
+        positions: vec![[0.0, 0.0, 0.1], [0.76, 0.1, -0.5], [-0.8, 0.0, -0.45]],
+        charge: Some(0.0),
+        spin: Some(1.0),
+        ..Atoms::default()
+    }
+}
+
+fn salt() -> Atoms {
+    Atoms {
+        numbers: vec![11, 17],
+        positions: vec![[0.1, 0.0, 0.2], [2.0, 1.9, 2.1]],
+        cell: Some([[4.0, 0.3, 0.0], [0.0, 3.9, 0.2], [0.1, 0.0, 4.2]]),
+        periodic: [true; 3],
+        charge: Some(1.0),
+        spin: Some(2.0),
+    }
+}
+
+fn lone() -> Atoms {
+    Atoms {
+        numbers: vec![26],
+        positions: vec![[1.0, 2.0, 3.0]],
+        charge: Some(0.0),
+        spin: Some(0.0),
+        ..Atoms::default()
+    }
+}
+
+#[test]
+fn structures_side_by_side_are_as_they_are_alone() {
+    let all = [water(), salt(), lone(), water(), lone()];
+    for architecture in ["orb_v3_conservative", "orb_v3_direct"] {
+        let electrostatics = architecture == "orb_v3_conservative";
+        let orb = orb(json!({"architecture": architecture, "has_electrostatics": electrostatics})).unwrap();
+        let together = orb.evaluate(&all).unwrap();
+        for (atoms, found) in all.iter().zip(&together) {
+            let alone = orb.evaluate(std::slice::from_ref(atoms)).unwrap().remove(0);
+            assert!((alone.energy - found.energy).abs() < 1e-5, "{} {}", alone.energy, found.energy);
+            for (a, b) in alone.forces.iter().zip(&found.forces) {
+                assert!(cell::length(&cell::difference(a, b)) < 1e-5);
+            }
+            assert_eq!(alone.stress.is_some(), atoms.cell.is_some());
+            assert_eq!(found.confidence.as_ref().unwrap().len(), atoms.numbers.len());
+        }
+        assert!(
+            together[2].forces[0].iter().all(|force| force.abs() < 1e-12),
+            "a lone atom is pulled by nobody"
+        );
+    }
+    assert!(plain().evaluate(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn a_bad_structure_is_named_by_its_index() {
+    let model = plain();
+    let unknown = Atoms { numbers: vec![8, 118, 1], ..water() };
+    let mut upon = water();
+    upon.positions[1] = [0.0, 0.0, 0.15];
+    let flat = Atoms { cell: Some([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), ..salt() };
+    let no_cell = Atoms { cell: None, ..salt() };
+    let lost = Atoms { positions: vec![[f64::NAN; 3]; 3], ..water() };
+    let cases = [
+        (unknown, "atomic number 118"),
+        (upon, "atoms 0 and 1 overlap"),
+        (flat, "singular"),
+        (no_cell, "repeats and is zero"),
+        (lost, "the position of atom 0"),
+        (Atoms::default(), "there are no atoms"),
+    ];
+    for (bad, wanted) in cases {
+        let error = model.evaluate(&[water(), bad]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(
+            error.to_string().starts_with("structure 1: ") && error.to_string().contains(wanted),
+            "{error}"
+        );
+    }
+    let molecules = orb(json!({})).unwrap();
+    let error = molecules.evaluate(&[Atoms { spin: None, ..water() }]).unwrap_err().to_string();
+    assert!(error.starts_with("this model wants the charge"), "{error}");
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    for (changes, wanted) in [
+        (json!({"use_per_atom_spins": true}), "use_per_atom_spins"),
+        (json!({"radius": 0.0}), "radius"),
+        (json!({"latent_dim": 14}), "latent_dim 14"),
+        (json!({"latent_dim": 0}), "latent_dim"),
+        (json!({"architecture": "orb_v2"}), "has_electrostatics"),
+        (json!({"architecture": "orb_v2", "has_electrostatics": false}), "has_charge_spin_cond"),
+        (json!({"num_message_passing_steps": 1000000}), "num_message_passing_steps"),
+    ] {
+        let error = orb(changes).err().expect(wanted).to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+/// The network is in float32, so a step is chosen that its rounding does not drown.
+#[test]
+fn forces_and_stress_are_slopes_of_the_energy() {
+    for model in [plain(), orb(json!({})).unwrap()] {
+        let energy = |atoms: &Atoms| model.evaluate(std::slice::from_ref(atoms)).unwrap().remove(0).energy;
+        for atoms in [water(), salt()] {
+            let found = model.evaluate(std::slice::from_ref(&atoms)).unwrap().remove(0);
+            let h = 2e-3;
+            for atom in 0..atoms.numbers.len() {
+                for axis in 0..3 {
+                    let moved = |by: f64| {
+                        let mut moved = atoms.clone();
+                        moved.positions[atom][axis] += by;
+                        energy(&moved)
+                    };
+                    let slope = (moved(h) - moved(-h)) / (2.0 * h);
+                    let force = found.forces[atom][axis];
+                    assert!((slope + force).abs() < 2e-3 * (1.0 + force.abs()), "{slope} {force}");
+                }
+            }
+            let Some(stress) = found.stress else { continue };
+            let volume = cell::volume(&atoms.cell.unwrap());
+            for (part, (i, j)) in [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)].into_iter().enumerate() {
+                let strained = |by: f64| {
+                    let mut change = cell::IDENTITY;
+                    change[i][j] += by / 2.0;
+                    change[j][i] += by / 2.0;
+                    let mut moved = atoms.clone();
+                    moved.cell = moved.cell.map(|cell| cell::product(&cell, &change));
+                    for position in &mut moved.positions {
+                        *position = cell::times(position, &change);
+                    }
+                    energy(&moved)
+                };
+                let slope = (strained(h) - strained(-h)) / (2.0 * h) / volume;
+                assert!(
+                    (slope - stress[part]).abs() < 2e-4 * (1.0 + slope.abs()),
+                    "{slope} {}",
+                    stress[part]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_conservative_model_keeps_its_energy() {
+    let model = plain();
+    let state = State::at_temperature(salt(), 600.0, 1).unwrap();
+    let mut energies = Vec::new();
+    let options = Dynamics { time_step: 0.5, steps: 200, ..Dynamics::default() };
+    dynamics(&model, state, &options, &mut |moment| {
+        energies.push((moment.evaluation.energy + moment.kinetic_energy, moment.kinetic_energy));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let start = energies[0].0;
+    let off = energies.iter().map(|(whole, _)| (whole - start).abs()).fold(0.0, f64::max);
+    let swing = |part: fn(&(f64, f64)) -> f64| {
+        let all = energies.iter().map(part);
+        all.clone().fold(f64::MIN, f64::max) - all.fold(f64::MAX, f64::min)
+    };
+    assert!(off < 2e-4, "off by {off} eV, while {} eV of motion came and went", swing(|moment| moment.1));
+}

@@ -1,0 +1,129 @@
+//! Rows looked up in a table, and rows added up by the row of the table they belong to: how the edges of a graph read its
+//! nodes and how nodes collect from their edges.
+//!
+//! Each row of a result is made by one thread, its terms in the order in which they are given, so results do not depend
+//! on the number of threads.
+
+use super::versions::{fma, for_each_piece, versioned};
+
+/// Elements one task handles.
+const PIECE: usize = 16 * 1024;
+
+/// Whole rows that make up one task.
+fn rows_of_task(width: usize) -> usize {
+    (PIECE / width.max(1)).max(1)
+}
+
+/// `out[e] += table[index[e]]`, rows of `width`.
+///
+/// # Panics
+/// If `out` is not a row for each index, or an index is outside the table.
+///
+/// ```
+/// use fauna_shared::kernels::segments::add_gathered;
+/// let mut out = [1.0, 1.0, 1.0, 1.0];
+/// add_gathered(&[10.0, 20.0, 30.0, 40.0], 2, &[1, 0], &mut out);
+/// assert_eq!(out, [31.0, 41.0, 11.0, 21.0]);
+/// ```
+pub fn add_gathered(table: &[f32], width: usize, index: &[u32], out: &mut [f32]) {
+    versioned! {
+        fn add(row: &[f32], out: &mut [f32]) {
+            for (v, &x) in out.iter_mut().zip(row) {
+                *v += x;
+            }
+        }
+    }
+    assert_eq!(out.len(), index.len() * width, "a row for each index");
+    let rows = rows_of_task(width);
+    for_each_piece(out, rows * width, |i, out| {
+        for (out, &at) in out.chunks_exact_mut(width).zip(&index[i * rows..]) {
+            add(&table[at as usize * width..][..width], out);
+        }
+    });
+}
+
+/// `out[i]` = the sum of `scale[e] * x[e]` over the `e` of segment `i`; without a scale, of `x[e]`.
+///
+/// `x`: rows of `width`. `order`: the numbers of all rows, segment after segment; `starts`: where each segment begins in
+/// it, and where the last one ends. `out`: a row for each segment, overwritten.
+///
+/// # Panics
+/// If the lengths do not fit, or `order` names a row that is not there.
+///
+/// ```
+/// use fauna_shared::kernels::segments::sums;
+/// let mut out = [0.0; 3];
+/// sums(&[1.0, 2.0, 4.0], 1, None, &[0, 2, 1], &[0, 2, 2, 3], &mut out);
+/// assert_eq!(out, [5.0, 0.0, 2.0]);
+/// ```
+pub fn sums(x: &[f32], width: usize, scale: Option<&[f32]>, order: &[u32], starts: &[u32], out: &mut [f32]) {
+    versioned! {
+        fn add(row: &[f32], scale: f32, out: &mut [f32]) {
+            for (v, &x) in out.iter_mut().zip(row) {
+                *v = fma::<FMA>(x, scale, *v);
+            }
+        }
+    }
+    assert_eq!(out.len() + width, starts.len() * width, "a row for each segment");
+    let rows = (rows_of_task(width) / 16).max(1);
+    for_each_piece(out, rows * width, |i, out| {
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            out.fill(0.0);
+            let segment = i * rows + r;
+            for &e in &order[starts[segment] as usize..starts[segment + 1] as usize] {
+                let e = e as usize;
+                add(&x[e * width..][..width], scale.map_or(1.0, |scale| scale[e]), out);
+            }
+        }
+    });
+}
+
+/// `out[e] = scale[e] * table[index[e]]`, and `slope[e]` = the product of `x[e]` with that row of the table: the way back
+/// through scaled [`sums`].
+///
+/// # Panics
+/// If the lengths do not fit, or an index is outside the table.
+pub fn scaled_back(
+    table: &[f32],
+    width: usize,
+    index: &[u32],
+    (x, scale): (&[f32], &[f32]),
+    out: &mut [f32],
+    slope: &mut [f32],
+) {
+    versioned! {
+        fn product(row: &[f32], x: &[f32]) -> f32 {
+            let mut lanes = [0f32; 16];
+            let (blocks, rest) = row.as_chunks::<16>();
+            let (others, other_rest) = x.as_chunks::<16>();
+            for (a, b) in blocks.iter().zip(others) {
+                for i in 0..16 {
+                    lanes[i] = fma::<FMA>(a[i], b[i], lanes[i]);
+                }
+            }
+            lanes.iter().sum::<f32>() + rest.iter().zip(other_rest).map(|(a, b)| a * b).sum::<f32>()
+        }
+    }
+    versioned! {
+        fn scaled(row: &[f32], scale: f32, out: &mut [f32]) {
+            for (v, &g) in out.iter_mut().zip(row) {
+                *v = g * scale;
+            }
+        }
+    }
+    assert_eq!((out.len(), x.len()), (index.len() * width, out.len()), "a row for each index");
+    assert_eq!((slope.len(), scale.len()), (index.len(), index.len()), "a scale for each index");
+    let rows = rows_of_task(width);
+    let row_of = |e: usize| &table[index[e] as usize * width..][..width];
+    for_each_piece(out, rows * width, |i, out| {
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            scaled(row_of(i * rows + r), scale[i * rows + r], out);
+        }
+    });
+    for_each_piece(slope, rows, |i, slope| {
+        for (r, slope) in slope.iter_mut().enumerate() {
+            let e = i * rows + r;
+            *slope = product(row_of(e), &x[e * width..][..width]);
+        }
+    });
+}

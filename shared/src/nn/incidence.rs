@@ -1,0 +1,274 @@
+//! Which row of a table each of many rows belongs to: how the edges of a graph meet its nodes.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape, Tensor};
+
+use super::back::{self, numbers, out};
+use super::host;
+use crate::kernels::{memory, segments};
+use crate::{Error, ErrorKind, Result};
+
+/// For each edge the node at one of its ends. Cheap to clone.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use fauna_shared::nn::Incidence;
+/// let senders = Incidence::new(vec![0, 0, 2], 3, &Device::Cpu)?;
+/// let edges = Tensor::new(&[[1f32], [2.0], [4.0]], &Device::Cpu)?;
+/// assert_eq!(senders.sum(&edges)?.to_vec2::<f32>()?, [[3.0], [0.0], [4.0]]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Incidence(Arc<Ends>);
+
+#[derive(Debug)]
+struct Ends {
+    index: Vec<u32>,
+    /// The edges, node after node.
+    order: Vec<u32>,
+    /// Where the edges of each node begin in `order`, and where the last ones end.
+    starts: Vec<u32>,
+    /// `index` where the tensors are.
+    tensor: Tensor,
+}
+
+impl Incidence {
+    /// `index[e]` is the node of edge `e`, one of `nodes`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if an index is not below `nodes`.
+    pub fn new(index: Vec<u32>, nodes: usize, device: &Device) -> Result<Self> {
+        if let Some(wrong) = index.iter().find(|i| **i as usize >= nodes) {
+            return Err(Error::input(format!("an edge ends at node {wrong} of {nodes}")));
+        }
+        let mut starts = vec![0u32; nodes + 1];
+        index.iter().for_each(|i| starts[*i as usize + 1] += 1);
+        for i in 0..nodes {
+            starts[i + 1] += starts[i];
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0u32; index.len()];
+        for (e, i) in index.iter().enumerate() {
+            let place = &mut next[*i as usize];
+            order[*place as usize] = e as u32;
+            *place += 1;
+        }
+        let tensor = Tensor::from_slice(&index, index.len(), device)?;
+        Ok(Self(Arc::new(Ends { index, order, starts, tensor })))
+    }
+
+    /// How many edges.
+    pub fn edges(&self) -> usize {
+        self.0.index.len()
+    }
+
+    /// How many nodes.
+    pub fn nodes(&self) -> usize {
+        self.0.starts.len() - 1
+    }
+
+    /// The node of each edge.
+    pub fn index(&self) -> &[u32] {
+        &self.0.index
+    }
+
+    /// The rows of its nodes for each edge: `(nodes, width)` to `(edges, width)`.
+    pub fn gather(&self, nodes: &Tensor) -> Result<Tensor> {
+        self.expect(nodes, self.nodes())?;
+        if host::serves(nodes) || back::serves(nodes) {
+            return Ok(nodes.contiguous()?.apply_op1(Gather(self.clone()))?);
+        }
+        Ok(nodes.index_select(&self.0.tensor, 0)?)
+    }
+
+    /// The sum of its edges' rows for each node: `(edges, width)` to `(nodes, width)`.
+    pub fn sum(&self, edges: &Tensor) -> Result<Tensor> {
+        self.expect(edges, self.edges())?;
+        if host::serves(edges) || back::serves(edges) {
+            return Ok(edges.contiguous()?.apply_op1(Sum(self.clone()))?);
+        }
+        let nodes = Tensor::zeros((self.nodes(), edges.dim(1)?), edges.dtype(), edges.device())?;
+        Ok(nodes.index_add(&self.0.tensor, edges, 0)?)
+    }
+
+    /// As [`sum`](Self::sum), of rows each multiplied by its number in `scale`, `(edges, 1)`.
+    pub fn sum_scaled(&self, edges: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        self.expect(edges, self.edges())?;
+        self.expect(scale, self.edges())?;
+        let on_host = |x: &Tensor| x.device().is_cpu() && x.dtype() == DType::F32;
+        if on_host(edges) && on_host(scale) {
+            return Ok(edges.contiguous()?.apply_op2(&scale.contiguous()?, ScaledSum(self.clone()))?);
+        }
+        self.sum(&edges.broadcast_mul(scale)?)
+    }
+
+    fn expect(&self, x: &Tensor, rows: usize) -> Result<()> {
+        match x.dims() {
+            [found, _] if *found == rows => Ok(()),
+            dims => Err(Error::new(
+                ErrorKind::Compute,
+                format!(
+                    "{rows} rows wanted for {} nodes and {} edges, got {dims:?}",
+                    self.nodes(),
+                    self.edges()
+                ),
+            )),
+        }
+    }
+
+    fn summed(&self, x: &[f32], width: usize, scale: Option<&[f32]>) -> Vec<f32> {
+        let mut sums = memory::zeros(self.nodes() * width);
+        segments::sums(x, width, scale, &self.0.order, &self.0.starts, &mut sums);
+        sums
+    }
+}
+
+struct Gather(Incidence);
+
+impl CustomOp1 for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (nodes, width) = (numbers(storage, layout)?, layout.dims()[1]);
+        let mut edges = memory::zeros(self.0.edges() * width);
+        segments::add_gathered(nodes, width, self.0.index(), &mut edges);
+        Ok((CpuStorage::F32(edges), (self.0.edges(), width).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        self.0.sum(grad).map(Some).map_err(out)
+    }
+}
+
+struct Sum(Incidence);
+
+impl CustomOp1 for Sum {
+    fn name(&self) -> &'static str {
+        "segment-sum"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let width = layout.dims()[1];
+        let sums = self.0.summed(numbers(storage, layout)?, width, None);
+        Ok((CpuStorage::F32(sums), (self.0.nodes(), width).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        self.0.gather(grad).map(Some).map_err(out)
+    }
+}
+
+struct ScaledSum(Incidence);
+
+impl CustomOp2 for ScaledSum {
+    fn name(&self) -> &'static str {
+        "scaled-segment-sum"
+    }
+
+    fn cpu_fwd(
+        &self,
+        edges: &CpuStorage,
+        layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let width = layout.dims()[1];
+        let scale = numbers(scale, scale_layout)?;
+        let sums = self.0.summed(numbers(edges, layout)?, width, Some(scale));
+        Ok((CpuStorage::F32(sums), (self.0.nodes(), width).into()))
+    }
+
+    fn bwd(
+        &self,
+        edges: &Tensor,
+        scale: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let width = edges.dim(1)?;
+        let (mut to_edges, mut to_scale) =
+            (memory::zeros(edges.elem_count()), memory::zeros(scale.elem_count()));
+        let mut work = |grad: &[f32], x: &[f32], scale: &[f32]| {
+            segments::scaled_back(grad, width, self.0.index(), (x, scale), &mut to_edges, &mut to_scale);
+        };
+        host::read(grad, |grad| host::read(edges, |x| host::read(scale, |scale| work(grad, x, scale))))
+            .and_then(|done| done)
+            .and_then(|done| done)
+            .map_err(out)?;
+        let device = edges.device();
+        Ok((
+            Some(Tensor::from_vec(to_edges, edges.shape(), device)?),
+            Some(Tensor::from_vec(to_scale, scale.shape(), device)?),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+    use crate::generate::Rng;
+
+    fn noise(rows: usize, width: usize, seed: u64) -> Tensor {
+        let mut random = Rng::new(seed, 0);
+        let values = (0..rows * width).map(|_| (2.0 * random.uniform() - 1.0) as f32).collect();
+        Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+    }
+
+    /// A graph with a node that no edge touches, and one with many.
+    fn ends() -> Incidence {
+        let index = (0..500u32).map(|e| [0, 1, 1, 1, 3, 4, 6][(e * e % 7) as usize]).collect();
+        Incidence::new(index, 7, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn rows_and_sums_are_those_of_the_plain_operations_and_so_are_their_slopes() {
+        let ends = ends();
+        for width in [1, 5, 64] {
+            let (nodes, edges) = (noise(7, width, 1), noise(500, width, 2));
+            let (scale, pull) = (noise(500, 1, 3), noise(7, width, 4));
+            let vars = [&nodes, &edges, &scale].map(|x| Var::from_tensor(x).unwrap());
+            let [n, e, s] = vars.each_ref().map(Var::as_tensor);
+            let index = &ends.0.tensor;
+            let zero = nodes.zeros_like().unwrap();
+            let ours = [ends.gather(n).unwrap(), ends.sum(e).unwrap(), ends.sum_scaled(e, s).unwrap()];
+            let plain = [
+                n.index_select(index, 0).unwrap(),
+                zero.index_add(index, e, 0).unwrap(),
+                zero.index_add(index, &e.broadcast_mul(s).unwrap(), 0).unwrap(),
+            ];
+            for (ours, plain) in ours.iter().zip(&plain) {
+                assert!(difference(ours, plain) < 1e-5);
+            }
+            let slopes = |[gathered, sum, scaled]: [Tensor; 3]| {
+                let total = (gathered * noise(500, width, 5)).unwrap().sum_all().unwrap();
+                let total = (total + (sum * &pull).unwrap().sum_all().unwrap()).unwrap();
+                let total = (total + (scaled * &pull).unwrap().sqr().unwrap().sum_all().unwrap()).unwrap();
+                let grads = total.backward().unwrap();
+                vars.each_ref().map(|var| grads.get(var).unwrap().clone())
+            };
+            for (ours, plain) in slopes(ours).iter().zip(&slopes(plain)) {
+                assert!(difference(ours, plain) < 1e-4, "width {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_edge_to_nowhere_and_rows_of_another_graph_are_refused() {
+        assert!(Incidence::new(vec![0, 3], 3, &Device::Cpu).is_err());
+        let ends = ends();
+        assert!(ends.gather(&noise(6, 2, 1)).is_err() && ends.sum(&noise(499, 2, 1)).is_err());
+        assert!(ends.sum_scaled(&noise(500, 2, 1), &noise(1, 1, 1)).is_err());
+        let empty = Incidence::new(Vec::new(), 2, &Device::Cpu).unwrap();
+        let none = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(empty.sum(&none).unwrap().to_vec2::<f32>().unwrap(), [[0.0; 3]; 2]);
+    }
+}

@@ -1,0 +1,321 @@
+//! Linear maps one after the other, with an activation between two of them.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
+
+use super::back::{self, numbers, out};
+use super::{Activation, Incidence, Linear, host};
+use crate::kernels::{elementwise, memory, segments};
+use crate::{Error, ErrorKind, Result};
+
+/// A multi-layer perceptron. Cheap to clone.
+///
+/// On the CPU all of it is one operation with a way back of its own, which keeps what it needs of its layers and no more.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use fauna_shared::nn::{Activation, Mlp};
+/// use fauna_shared::{runtime::Runtime, weights::Weights};
+/// let w = Weights::seeded(1, Runtime::cpu());
+/// let mlp = Mlp::new(vec![w.linear("0", 3, 8)?, w.linear("1", 8, 2)?], Activation::Silu)?;
+/// let x = Var::from_tensor(&Tensor::ones((5, 3), candle_core::DType::F32, &Device::Cpu)?)?;
+/// let slope = mlp.forward(x.as_tensor())?.sum_all()?.backward()?;
+/// assert_eq!(slope.get(&x).unwrap().dims(), [5, 3]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    layers: Vec<Linear>,
+    activation: Activation,
+}
+
+/// Rows of nodes, and which of them each row of edges reads.
+type Joined<'a> = [(&'a Tensor, &'a Incidence); 2];
+
+impl Mlp {
+    /// Of these layers, each as wide as the one before it gives; `activation` after each but the last.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if there is no layer, or two do not fit.
+    pub fn new(layers: Vec<Linear>, activation: Activation) -> Result<Self> {
+        let fits = layers.windows(2).all(|pair| pair[0].weight().outputs() == pair[1].weight().inputs());
+        match layers.is_empty() || !fits {
+            true => Err(Error::unsupported("layers that do not follow one another make no perceptron")),
+            false => Ok(Self { layers, activation }),
+        }
+    }
+
+    /// `x`: `(rows, inputs)`; gives `(rows, outputs)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if host::serves(x) || back::serves(x) && self.has_way_back() {
+            return Ok(x.contiguous()?.apply_op1(Alone { pass: Pass::of(self), keeps: x.track_op() })?);
+        }
+        self.finish(self.layers[0].forward(x)?)
+    }
+
+    /// As [`forward`](Self::forward), but each row's first layer also gets two rows of others: what
+    /// `layers[0]` gives for `x` plus, for each of `joined`, the row of `(nodes, width)` that the incidence names for it.
+    ///
+    /// That is the perceptron over `x` and both of its nodes side by side, the nodes' share of its first layer being
+    /// worked out once a node and not once an edge.
+    pub fn forward_joined(&self, x: &Tensor, joined: Joined) -> Result<Tensor> {
+        let [(from, at_from), (to, at_to)] = joined;
+        let tracked = [x, from, to].iter().any(|x| x.track_op());
+        let on_host = [x, from, to].iter().all(|x| host::serves(x) || back::serves(x));
+        if on_host && (!tracked || self.has_way_back()) {
+            let ends = [at_from.clone(), at_to.clone()];
+            let wants = [x.track_op(), from.track_op(), to.track_op()];
+            let op = Edges { pass: Pass::of(self), ends, wants };
+            return Ok(x.contiguous()?.apply_op3(&from.contiguous()?, &to.contiguous()?, op)?);
+        }
+        let first = (self.layers[0].forward(x)? + at_from.gather(from)?)?;
+        self.finish((first + at_to.gather(to)?)?)
+    }
+
+    /// Everything after the first layer, by operations that candle can differentiate.
+    fn finish(&self, mut x: Tensor) -> Result<Tensor> {
+        for layer in &self.layers[1..] {
+            x = layer.forward(&self.activation.forward(&x)?)?;
+        }
+        Ok(x)
+    }
+
+    fn has_way_back(&self) -> bool {
+        self.activation == Activation::Silu && self.layers.iter().all(|layer| layer.weight().has_way_back())
+    }
+
+    fn outputs(&self) -> usize {
+        self.layers[self.layers.len() - 1].weight().outputs()
+    }
+}
+
+/// One pass through a perceptron, and what the way back needs of it.
+struct Pass {
+    mlp: Mlp,
+    /// What each layer but the last gave, before the activation; empty before the pass and after the way back.
+    kept: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Pass {
+    fn of(mlp: &Mlp) -> Self {
+        Self { mlp: mlp.clone(), kept: Mutex::default() }
+    }
+
+    /// The result for `x`; `join` adds to what the first layer gave, and `keeps` says that a way back may follow.
+    fn forward(&self, x: &[f32], join: impl Fn(&mut [f32]) -> Result<()>, keeps: bool) -> Result<Vec<f32>> {
+        let Mlp { layers, activation } = &self.mlp;
+        let mut kept = Vec::new();
+        let mut y = layers[0].weight().multiply_host(x, layers[0].bias(), None)?;
+        join(&mut y)?;
+        for layer in &layers[1..] {
+            if keeps {
+                kept.push(memory::copy(&y));
+            }
+            activation.apply(&mut y);
+            y = layer.weight().multiply_host(&y, layer.bias(), None)?;
+        }
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(y)
+    }
+
+    /// The slope against what the first layer gave, from the slope against the result.
+    fn back(&self, grad: &[f32]) -> Result<Vec<f32>> {
+        let mut kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let layers = &self.mlp.layers;
+        if kept.len() + 1 != layers.len() {
+            let message = "a way back is taken once for each pass";
+            return Err(Error::new(ErrorKind::Compute, message));
+        }
+        let mut slope = memory::copy(grad);
+        for layer in layers[1..].iter().rev() {
+            slope = layer.weight().multiply_back_host(&slope)?;
+            if let Some(before) = kept.pop() {
+                elementwise::silu_slope(&before, &mut slope);
+            }
+        }
+        Ok(slope)
+    }
+}
+
+struct Alone {
+    pass: Pass,
+    keeps: bool,
+}
+
+impl CustomOp1 for Alone {
+    fn name(&self) -> &'static str {
+        "mlp"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = self.pass.forward(numbers(storage, layout)?, |_| Ok(()), self.keeps);
+        let shape = (layout.dims()[0], self.pass.mlp.outputs());
+        Ok((CpuStorage::F32(y.map_err(out)?), shape.into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let slope = host::read(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
+        let back = self.pass.mlp.layers[0].weight().multiply_back_host(&slope).map_err(out)?;
+        Tensor::from_vec(back, x.shape(), x.device()).map(Some)
+    }
+}
+
+struct Edges {
+    pass: Pass,
+    ends: [Incidence; 2],
+    /// Which of the three arguments wants its slope.
+    wants: [bool; 3],
+}
+
+impl CustomOp3 for Edges {
+    fn name(&self) -> &'static str {
+        "edge-mlp"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        from: &CpuStorage,
+        from_layout: &Layout,
+        to: &CpuStorage,
+        to_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let width = self.pass.mlp.layers[0].weight().outputs();
+        let nodes = [(from, from_layout), (to, to_layout)];
+        for ((_, layout), ends) in nodes.iter().zip(&self.ends) {
+            if layout.dims() != [ends.nodes(), width] || x_layout.dims()[0] != ends.edges() {
+                candle_core::bail!(
+                    "an edge MLP of {} nodes, {} edges and width {width} was given {:?} for nodes, {:?} for edges",
+                    ends.nodes(),
+                    ends.edges(),
+                    layout.dims(),
+                    x_layout.dims()
+                );
+            }
+        }
+        let [from, to] = nodes.map(|(storage, layout)| numbers(storage, layout));
+        let nodes = [from?, to?];
+        let join = |y: &mut [f32]| {
+            for (nodes, ends) in nodes.iter().zip(&self.ends) {
+                segments::add_gathered(nodes, width, ends.index(), y);
+            }
+            Ok(())
+        };
+        let keeps = self.wants.contains(&true);
+        let y = self.pass.forward(numbers(x, x_layout)?, join, keeps).map_err(out)?;
+        Ok((CpuStorage::F32(y), (x_layout.dims()[0], self.pass.mlp.outputs()).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let slope = host::read(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
+        let first = self.pass.mlp.layers[0].weight();
+        let [wants_x, wants_from, wants_to] = self.wants;
+        let to_x = match wants_x {
+            true => {
+                let back = first.multiply_back_host(&slope).map_err(out)?;
+                Some(Tensor::from_vec(back, x.shape(), x.device())?)
+            }
+            false => None,
+        };
+        let slope = Tensor::from_vec(slope, (x.dim(0)?, first.outputs()), x.device())?;
+        let nodes = |wanted: bool, ends: &Incidence| match wanted {
+            true => ends.sum(&slope).map(Some).map_err(out),
+            false => Ok(None),
+        };
+        Ok((to_x, nodes(wants_from, &self.ends[0])?, nodes(wants_to, &self.ends[1])?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::generate::Rng;
+    use crate::runtime::Runtime;
+    use crate::weights::Weights;
+
+    fn noise(rows: usize, width: usize, seed: u64) -> Tensor {
+        let mut random = Rng::new(seed, 0);
+        let values = (0..rows * width).map(|_| (2.0 * random.uniform() - 1.0) as f32).collect();
+        Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+    }
+
+    fn mlp(depth: usize, activation: Activation) -> Mlp {
+        let w = Weights::seeded(3, Runtime::cpu());
+        let widths = [5, 33, 40, 7];
+        let layers = (0..depth).map(|i| w.linear(&i.to_string(), widths[i], widths[i + 1]).unwrap());
+        Mlp::new(layers.collect(), activation).unwrap()
+    }
+
+    /// The same by candle's operations alone.
+    fn plain(mlp: &Mlp, first: Tensor) -> Tensor {
+        let mut x = first;
+        for layer in &mlp.layers[1..] {
+            let weight = layer.weight().tensor().unwrap().t().unwrap();
+            x = mlp.activation.forward(&x).unwrap().matmul(&weight).unwrap();
+            x = x.broadcast_add(layer.bias().unwrap()).unwrap();
+        }
+        x
+    }
+
+    fn plain_first(mlp: &Mlp, x: &Tensor) -> Tensor {
+        let weight = mlp.layers[0].weight().tensor().unwrap().t().unwrap();
+        x.matmul(&weight).unwrap().broadcast_add(mlp.layers[0].bias().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn it_computes_what_its_layers_do_and_knows_its_slope() {
+        for (depth, activation) in
+            [(1, Activation::Silu), (2, Activation::Silu), (3, Activation::Silu), (3, Activation::GeluTanh)]
+        {
+            let mlp = mlp(depth, activation);
+            let x = Var::from_tensor(&noise(37, 5, 1)).unwrap();
+            let wanted = plain(&mlp, plain_first(&mlp, x.as_tensor()));
+            let tracked = mlp.forward(x.as_tensor()).unwrap();
+            assert!(difference(&tracked, &wanted) < 1e-5);
+            assert!(difference(&mlp.forward(&x.as_tensor().detach()).unwrap(), &wanted) < 1e-5);
+            let slope = |y: &Tensor| y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let (ours, plain) = (slope(&tracked), slope(&wanted));
+            assert!(difference(ours.get(&x).unwrap(), plain.get(&x).unwrap()) < 1e-4, "depth {depth}");
+        }
+    }
+
+    #[test]
+    fn joined_to_nodes_it_is_the_perceptron_over_all_three() {
+        let mlp = mlp(3, Activation::Silu);
+        let ends = |seed: u32| (0..50).map(|e| (e * e + seed * e) % 9).collect::<Vec<u32>>();
+        let [from, to] = [1, 3].map(|seed| Incidence::new(ends(seed), 9, &Device::Cpu).unwrap());
+        let vars = [noise(50, 5, 1), noise(9, 33, 2), noise(9, 33, 3)].map(|x| Var::from_tensor(&x).unwrap());
+        let [x, a, b] = vars.each_ref().map(Var::as_tensor);
+        let gathered = |ends: &Incidence, nodes: &Tensor| {
+            let index = Tensor::new(ends.index(), &Device::Cpu).unwrap();
+            nodes.index_select(&index, 0).unwrap()
+        };
+        let first = (plain_first(&mlp, x) + gathered(&from, a)).unwrap();
+        let wanted = plain(&mlp, (first + gathered(&to, b)).unwrap());
+        let ours = mlp.forward_joined(x, [(a, &from), (b, &to)]).unwrap();
+        assert!(difference(&ours, &wanted) < 1e-5);
+        let slopes = |y: &Tensor| {
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            vars.each_ref().map(|var| grads.get(var).unwrap().clone())
+        };
+        for (ours, plain) in slopes(&ours).iter().zip(&slopes(&wanted)) {
+            assert!(difference(ours, plain) < 1e-4);
+        }
+        assert!(mlp.forward_joined(x, [(b, &from), (&noise(8, 33, 1), &to)]).is_err());
+    }
+}

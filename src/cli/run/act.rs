@@ -1,0 +1,215 @@
+//! Frames of a camera and an instruction to the movements of a robot, one a line.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fauna::model::{Controller, Degree, Observation, Policy, Task};
+use fauna::{Error, Exhibit, Item, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Args;
+use crate::cli::output::Output;
+use crate::cli::{Context, Exit, input};
+
+/// What a robot is to do.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Movements of a robot")]
+pub struct Acting {
+    /// What the robot is to do: a movement for each picture, in metres and radians.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["chat", "labels", "ask", "audio", "melody", "codes", "context"])]
+    pub instruction: Option<String>,
+    /// The data set whose statistics give movements their size, where the model knows several.
+    #[arg(long, value_name = "KEY", requires = "instruction")]
+    unnorm_key: Option<String>,
+    /// Frames of a camera: the pictures of a folder by name, or `-` for JSON lines on standard input, {"image": FILE} with
+    /// "instruction" and "state" if they change.
+    #[arg(long, value_name = "DIR", requires = "instruction", conflicts_with = "image")]
+    frames: Option<PathBuf>,
+    /// Frames a second: a frame is not looked at before its time.
+    #[arg(long, value_name = "HZ", requires = "frames")]
+    rate: Option<f64>,
+}
+
+/// The slowest and the fastest steady rate, in frames a second.
+const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
+
+/// Answers each frame with a movement. A frame that cannot be read is named, and the others are answered.
+pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
+    let acting = &args.acting;
+    if let Some(rate) = acting.rate.filter(|rate| !RATES.contains(rate)) {
+        return Err(Error::input(format!("--rate is {rate}")).hint(format!(
+            "from {} to {} frames a second",
+            RATES.start(),
+            RATES.end()
+        )));
+    }
+    if let Some(words) = args.given.words().first() {
+        return Err(Error::input(format!("--instruction says what to do, and there is \"{words}\" besides")));
+    }
+    let frames = Frames::of(args)?;
+    let model = context.open(&args.source)?;
+    let policy = model.policy()?;
+    let task = Task { instruction: instruction.to_string(), unnorm_key: acting.unnorm_key.clone() };
+    let mut line =
+        Line { model: model.as_ref(), policy, context, output: Output::stdout(), begun: Instant::now() };
+    let _stoppable = context.interrupt.hold();
+    let mut controller = policy.start(&task)?;
+    let mut task = task;
+    let (mut wrong, mut late) = (0usize, 0usize);
+    line.begun = Instant::now();
+    for (index, frame) in frames.enumerate() {
+        if context.interrupt.requested() {
+            break;
+        }
+        if let Some(rate) = acting.rate {
+            late += usize::from(!wait_until(line.begun + Duration::from_secs_f64(index as f64 / rate)));
+        }
+        let done = frame.and_then(|frame| {
+            if let Some(other) = frame.instruction.as_ref().filter(|other| **other != task.instruction) {
+                task.instruction.clone_from(other);
+                controller = policy.start(&task)?;
+            }
+            line.answer(&frame, &task, controller.as_mut())
+        });
+        match done {
+            Err(error) if is_of_output(&error) => return Err(error),
+            Err(error) => {
+                wrong += 1;
+                context.complain(&error.to_string());
+            }
+            Ok(()) => {}
+        }
+    }
+    line.output.finish()?;
+    if late > 0 {
+        context.say(&format!("{late} frames were late: the model is slower than --rate asks"));
+    }
+    context.interrupt.check()?;
+    Ok(if wrong == 0 { Exit::Done } else { Exit::No })
+}
+
+/// Sleeps until `time`; whether it was not over yet.
+fn wait_until(time: Instant) -> bool {
+    let left = time.checked_duration_since(Instant::now());
+    if let Some(left) = left {
+        std::thread::sleep(left);
+    }
+    left.is_some()
+}
+
+/// Whether `error` is of standard output: nobody reads on.
+fn is_of_output(error: &Error) -> bool {
+    crate::cli::output::is_closed_pipe(error)
+}
+
+/// One frame: its picture's file, and what a line of JSON says besides.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Frame {
+    image: PathBuf,
+    instruction: Option<String>,
+    #[serde(default)]
+    state: Vec<f64>,
+}
+
+impl Frame {
+    fn of(image: PathBuf) -> Self {
+        Self { image, instruction: None, state: Vec::new() }
+    }
+}
+
+/// Frames in the order in which they are answered.
+enum Frames {
+    Files(std::vec::IntoIter<PathBuf>),
+    Lines { number: usize, lines: std::io::Lines<std::io::StdinLock<'static>> },
+}
+
+impl Frames {
+    fn of(args: &Args) -> Result<Self> {
+        match &args.acting.frames {
+            None => {
+                let images: Vec<PathBuf> = args.given.images().into_iter().cloned().collect();
+                match images.is_empty() {
+                    false => Ok(Self::Files(images.into_iter())),
+                    true => Err(Error::input("a movement needs a picture, and none is given")
+                        .hint("--image frame.png, or --frames DIR for many, or --frames - for JSON lines")),
+                }
+            }
+            Some(path) if path == Path::new("-") => {
+                Ok(Self::Lines { number: 0, lines: std::io::stdin().lock().lines() })
+            }
+            Some(folder) => Ok(Self::Files(input::pictures_in(folder)?.into_iter())),
+        }
+    }
+}
+
+impl Iterator for Frames {
+    type Item = Result<Frame>;
+
+    fn next(&mut self) -> Option<Result<Frame>> {
+        match self {
+            Self::Files(files) => files.next().map(|file| Ok(Frame::of(file))),
+            Self::Lines { number, lines } => loop {
+                let place = Path::new("standard input");
+                *number += 1;
+                return Some(match lines.next()? {
+                    Err(error) => Err(Error::io(place, "read", error)),
+                    Ok(line) if line.trim().is_empty() => continue,
+                    Ok(line) => serde_json::from_str(&line).map_err(|error| {
+                        Error::format(place, format!("line {number}: {error}"))
+                            .hint("a line is {\"image\": \"frame.png\"}, with \"instruction\" and \"state\" if need be")
+                    }),
+                });
+            },
+        }
+    }
+}
+
+/// Where answers go.
+struct Line<'a> {
+    model: &'a dyn Exhibit,
+    policy: &'a dyn Policy,
+    context: &'a Context,
+    output: Output,
+    begun: Instant,
+}
+
+impl Line<'_> {
+    fn answer(&mut self, frame: &Frame, task: &Task, controller: &mut dyn Controller) -> Result<()> {
+        let Item::Image(picture) = input::picture(&frame.image)? else {
+            return Err(Error::input("no picture").at(&frame.image));
+        };
+        let before = Instant::now();
+        let seen = Observation { frame: &picture, state: &frame.state };
+        let action = controller.act(&seen).map_err(|error| error.at(&frame.image))?;
+        let (time, taken) = (self.begun.elapsed().as_secs_f64(), before.elapsed().as_secs_f64());
+        let degrees = self.policy.degrees();
+        match self.context.globals.json {
+            true => self.output.json(&json!({
+                "source": self.model.card().source, "frame": frame.image, "instruction": task.instruction,
+                "time": time, "seconds": taken, "action": named(degrees, |i, _| json!(action.get(i))),
+                "units": named(degrees, |_, degree| json!(degree.unit)),
+            }))?,
+            false => {
+                let numbers = degrees.iter().zip(&action).map(|(degree, value)| spelled(degree, *value));
+                let numbers = numbers.collect::<Vec<_>>().join("  ");
+                self.output.line(format!("{time:.3} s  {}  {numbers}", frame.image.display()))?;
+            }
+        }
+        self.output.flush()
+    }
+}
+
+fn named(degrees: &[Degree], value: impl Fn(usize, &Degree) -> Value) -> Map<String, Value> {
+    degrees.iter().enumerate().map(|(i, degree)| (degree.name.to_string(), value(i, degree))).collect()
+}
+
+/// `x +0.0123 m`; a gripper has no sign.
+fn spelled(degree: &Degree, value: f64) -> String {
+    match degree.unit.split_whitespace().count() {
+        1 => format!("{} {value:+.4} {}", degree.name, degree.unit),
+        _ => format!("{} {value:.3} ({})", degree.name, degree.unit),
+    }
+}
