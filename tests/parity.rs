@@ -92,6 +92,9 @@ fn mpt_computes_what_its_reference_computes() {
 #[test]
 fn openvla_computes_what_its_reference_computes() {
     cases_of("openvla");
+}
+
+#[test]
 fn orb_computes_what_its_reference_computes() {
     cases_of("orb");
 }

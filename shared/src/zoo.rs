@@ -97,16 +97,19 @@ impl Zoo {
     }
 
     /// What a family makes of files that are not one config beside one set of weights: the family that is named, by
-    /// the user or a config, or else the first that knows them.
+    /// the user or a config, or else the first that knows them. Where a config's names fit several families (what is
+    /// built on a T5 calls itself "t5"), the first that knows the files is meant.
     fn layout(&self, files: &Files, options: &Options) -> Result<Option<(&'static Family, Layout)>> {
         let known = match (&options.family, files.get("config.json")) {
             (Some(name), _) => vec![self.by_name(name)?],
             // What is wrong with the config is said where it is needed: a GGUF file holds its own, and a family may know
             // the files of a release whose config names none.
-            (None, Some(_)) => match files.config().map(|config| self.family_of(&config, files, options)) {
-                Ok(Ok(family)) => vec![family],
-                Ok(Err(error)) if error.kind() == ErrorKind::Format => self.families.clone(),
-                _ => Vec::new(),
+            (None, Some(_)) => match files.config() {
+                Ok(config) => match Named::by(&config) {
+                    Some(named) => self.families.iter().copied().filter(|f| named.fits(f)).collect(),
+                    None => self.families.clone(),
+                },
+                Err(_) => Vec::new(),
             },
             (None, None) => self.families.clone(),
         };
@@ -149,30 +152,24 @@ impl Zoo {
         if let Some(name) = &options.family {
             return self.by_name(name);
         }
-        let model_type = config["model_type"].as_str().filter(|name| !name.is_empty());
-        let architecture = config["architectures"][0].as_str();
-        let answers = |family: &&&'static Family| match (model_type, architecture) {
-            (Some(model_type), _) => family.model_types.contains(&model_type),
-            (None, Some(architecture)) => family.architectures.contains(&architecture),
-            (None, None) => false,
-        };
         let place = files.get("config.json").unwrap_or_default();
-        let family =
-            self.families.iter().find(answers).copied().ok_or_else(|| match (model_type, architecture) {
-                (Some(name), _) => self.unknown("model_type", name, place.clone()),
-                (None, Some(name)) => self.unknown("architectures", name, place.clone()),
-                (None, None) => {
-                    Error::format(&place, "neither model_type nor architectures says what this is")
-                        .hint("name the family: --family NAME; all of them: fauna list")
-                }
-            })?;
-        match architecture {
-            Some(name) if !family.architectures.contains(&name) => {
+        let Some(named) = Named::by(config) else {
+            return Err(Error::format(&place, "neither model_type nor architectures says what this is")
+                .hint("name the family: --family NAME; all of them: fauna list"));
+        };
+        let known = || self.families.iter().copied();
+        let found = known().find(|family| named.fits(family));
+        match (found.or_else(|| known().find(|family| named.answers(family))), named.architecture) {
+            (Some(family), Some(name)) if !family.architectures.contains(&name) => {
                 Err(Error::unsupported(format!("the {} family has no architecture \"{name}\"", family.name))
                     .at(place)
                     .hint(format!("known: {}", family.architectures.join(", "))))
             }
-            _ => Ok(family),
+            (Some(family), _) => Ok(family),
+            (None, architecture) => match (named.model_type, architecture) {
+                (Some(name), _) => Err(self.unknown("model_type", name, place)),
+                (None, name) => Err(self.unknown("architectures", name.unwrap_or_default(), place)),
+            },
         }
     }
 
@@ -189,12 +186,50 @@ impl Zoo {
     }
 }
 
+/// What a config says it is: at least one of the two.
+struct Named<'a> {
+    model_type: Option<&'a str>,
+    architecture: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    /// None if it says nothing.
+    fn by(config: &'a Value) -> Option<Self> {
+        let model_type = config["model_type"].as_str().filter(|name| !name.is_empty());
+        let architecture = config["architectures"][0].as_str();
+        (model_type.is_some() || architecture.is_some()).then_some(Self { model_type, architecture })
+    }
+
+    /// Whether `family` answers to the type, or to the class where there is no type.
+    fn answers(&self, family: &Family) -> bool {
+        match (self.model_type, self.architecture) {
+            (Some(name), _) => family.model_types.contains(&name),
+            (None, name) => name.is_some_and(|name| family.architectures.contains(&name)),
+        }
+    }
+
+    /// Whether `family` answers and implements the class, if one is named.
+    fn fits(&self, family: &Family) -> bool {
+        self.answers(family) && self.architecture.is_none_or(|name| family.architectures.contains(&name))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::weights::Name;
+
+    /// One of two families that answer to one name; it means the folders with a `kin.json`.
+    static KIN: Family = Family {
+        name: "kin",
+        layout: Some(|files, _| {
+            let config = json!({"size": 4});
+            Ok(files.get("kin.json").map(|_| Layout { config, weights: Vec::new() }))
+        }),
+        ..ORIGINAL
+    };
 
     /// A family that knows a folder by `original.th`, whose weights it needs not, and loads one vector.
     static ORIGINAL: Family = Family {
@@ -239,6 +274,19 @@ mod tests {
         let options = Options { settings, ..Options::default() };
         assert_eq!(zoo.opening(name, &options).unwrap().1.config["size"], 5);
         assert_eq!(zoo.inventory(name, &options).unwrap().1.parameters, 5);
+    }
+
+    #[test]
+    fn of_two_families_of_one_name_the_one_that_knows_the_files_is_meant() {
+        let zoo = Zoo::new([&ORIGINAL, &KIN]);
+        let folder = folder_with("config.json", r#"{"model_type": "original", "size": 2}"#);
+        let name = folder.path().to_str().unwrap();
+        let random = Options { random_weights: Some(1), ..Options::default() };
+        assert_eq!(zoo.opening(name, &random).unwrap().0.name, "original");
+        std::fs::write(folder.path().join("kin.json"), "{}").unwrap();
+        assert_eq!(zoo.opening(name, &random).unwrap().0.name, "kin");
+        let options = Options { family: Some("original".into()), ..random };
+        assert_eq!(zoo.opening(name, &options).unwrap().0.name, "original");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
 use fauna_shared::model::{Model, check_sizes};
-use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
+use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::Weights;
 use serde::Deserialize;
 
@@ -331,7 +331,8 @@ impl Decoder {
         })
     }
 
-    /// What the decoder keeps of an encoder's `states`, `(batch, time, d_model)`; `mask`: which of them are real.
+    /// What the decoder keeps of an encoder's `states`, `(batch, time, d_model)`; `mask`: which of them are real. Of a
+    /// multiple of `batch` rows that are written, as many in a row read each of these.
     pub fn memory(&self, states: &Tensor, mask: &Mask) -> Result<Memory> {
         let blocks = self.block.iter().map(|block| block.cross_attention.part.keys_and_values(states));
         Ok(Memory { blocks: blocks.collect::<Result<_>>()?, mask: mask.clone() })
@@ -346,6 +347,20 @@ impl Decoder {
     /// the padding of all words so far. Gives `(batch, time, d_model)`.
     pub fn hidden(&self, ids: &Tensor, mask: &Mask, memory: &Memory, cache: &mut Cache) -> Result<Tensor> {
         self.hidden_embeddings(&self.embed_tokens.forward(ids)?, mask, memory, cache)
+    }
+
+    /// The state of the first word, `(batch, 1, d_model)`, where no other will follow; `ids`: `(batch, 1)` of u32. A
+    /// word that sees itself alone needs no queries, keys or distances.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn first(&self, ids: &Tensor, memory: &Memory) -> Result<Tensor> {
+        let mut x = self.embed_tokens.forward(ids)?;
+        for (block, read) in self.block.iter().zip(&memory.blocks) {
+            x = block.attention.add_to(&x, |attention, x| attention.o.forward(&attention.v.forward(x)?))?;
+            x = block.after(&x, read, &memory.mask)?;
+        }
+        self.final_layer_norm.forward(&x)
     }
 
     /// The same from embeddings, `(batch, time, d_model)`.
@@ -407,7 +422,7 @@ impl DecoderBlock {
         x: &Tensor,
         mask: &Mask,
         cache: &mut LayerCache,
-        (read_k, read_v): &(Tensor, Tensor),
+        read: &(Tensor, Tensor),
         read_mask: &Mask,
     ) -> Result<Tensor> {
         let x = self.attention.add_to(x, |attention, x| {
@@ -415,9 +430,17 @@ impl DecoderBlock {
             let (k, v) = cache.append(&k, &v)?;
             attention.forward(x, &k, &v, mask)
         })?;
-        let x = self
-            .cross_attention
-            .add_to(&x, |attention, x| attention.forward(x, read_k, read_v, read_mask))?;
+        self.after(&x, read, read_mask)
+    }
+
+    /// All that comes after a word has seen those before it.
+    fn after(&self, x: &Tensor, (k, v): &(Tensor, Tensor), mask: &Mask) -> Result<Tensor> {
+        let shape = x.dims3()?;
+        let x = self.cross_attention.add_to(x, |attention, x| {
+            // Rows that read the same are so many more queries.
+            let x = x.reshape((k.dim(0)?, (), shape.2))?;
+            Ok(attention.forward(&x, k, v, mask)?.reshape(shape)?)
+        })?;
         self.feed_forward.add_to(&x, FeedForward::forward)
     }
 }
@@ -428,7 +451,7 @@ impl<P> Sublayer<P> {
     }
 
     fn add_to(&self, x: &Tensor, part: impl FnOnce(&P, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        Ok((x + part(&self.part, &self.layer_norm.forward(x)?)?)?)
+        add(x, &part(&self.part, &self.layer_norm.forward(x)?)?)
     }
 }
 

@@ -1,0 +1,179 @@
+//! Chronos-Bolt: patches of a series to quantiles of its future, in one pass of a T5.
+//!
+//! Ansari et al. 2024, "Chronos: Learning the Language of Time Series"; the Bolt models follow it with patches for
+//! tokens and quantiles for samples.
+//! Checked against chronos-forecasting `ChronosBoltPipeline`, parity cases `tests/parity/chronos`.
+//! Loads `architectures: ["ChronosBoltModelForForecasting"]`. Activations are `(series, patches, d_model)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::Mask;
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Embedding};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use fauna_text::t5;
+use serde::Deserialize;
+
+use super::patches::{Cut, ResidualBlock};
+
+/// The keys of `config.json` that shape the network.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Those of T5.
+    #[serde(flatten)]
+    pub t5: t5::Config,
+    /// Those of its own.
+    pub chronos_config: BoltConfig,
+    /// The row of `shared` that the decoder begins with.
+    #[serde(default)]
+    pub decoder_start_token_id: u32,
+}
+
+/// What `chronos_config` says.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BoltConfig {
+    /// Steps read at most.
+    pub context_length: usize,
+    /// Steps foreseen at once.
+    pub prediction_length: usize,
+    /// Steps of a patch.
+    pub input_patch_size: usize,
+    /// Steps from one patch to the next.
+    pub input_patch_stride: usize,
+    /// The levels that were trained.
+    pub quantiles: Vec<f64>,
+    /// Whether a token that holds no patch ends the context.
+    #[serde(default)]
+    pub use_reg_token: bool,
+}
+
+/// The row of `shared` that ends the context.
+const REG: u32 = 1;
+
+/// The network.
+pub struct ChronosBolt {
+    shared: Embedding,
+    input_patch_embedding: ResidualBlock,
+    encoder: t5::Encoder,
+    decoder: t5::Decoder,
+    output_patch_embedding: ResidualBlock,
+    start: u32,
+    config: BoltConfig,
+}
+
+/// What the encoder made of patches.
+pub struct Encoded {
+    /// What it was given, the token that ends the context included: `(series, patches, d_model)`.
+    pub embeddings: Tensor,
+    /// Its states, of the same shape.
+    pub states: Tensor,
+    /// Which of them hold a value: `(series, patches)`.
+    pub real: Vec<Vec<bool>>,
+}
+
+impl BoltConfig {
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
+            ("chronos_config.context_length", self.context_length),
+            ("chronos_config.prediction_length", self.prediction_length),
+            ("chronos_config.quantiles (their number)", self.quantiles.len()),
+            (
+                "chronos_config.quantiles (their number) * prediction_length",
+                self.quantiles.len().saturating_mul(self.prediction_length),
+            ),
+            ("chronos_config.input_patch_size * 2", self.input_patch_size.saturating_mul(2)),
+        ])?;
+        check_levels(&self.quantiles)
+    }
+
+    /// How series are cut.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if nothing can be cut so.
+    pub fn cut(&self) -> Result<Cut> {
+        Cut::new(self.input_patch_size, self.input_patch_stride, false)
+    }
+}
+
+/// Refuses levels that do not rise between 0 and 1.
+pub(super) fn check_levels(levels: &[f64]) -> Result<()> {
+    let inside = levels.iter().all(|level| *level > 0.0 && *level < 1.0);
+    match inside && levels.windows(2).all(|pair| pair[0] < pair[1]) {
+        true => Ok(()),
+        false => Err(Error::unsupported(format!("quantiles {levels:?} do not rise from 0 to 1"))),
+    }
+}
+
+impl Model for ChronosBolt {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let own = config.chronos_config;
+        own.check()?;
+        let cut = own.cut()?;
+        let rows = if own.use_reg_token { 2 } else { 1 };
+        let c = t5::Config { vocab_size: rows, ..config.t5 };
+        if config.decoder_start_token_id as usize >= rows {
+            let message = format!("decoder_start_token_id is {}", config.decoder_start_token_id);
+            return Err(Error::unsupported(message).hint(format!("the table has {rows} rows")));
+        }
+        w.skip("lm_head");
+        let shared = t5::words(&c, w)?;
+        let activation: Activation = c.dense_act_fn.unwrap_or(c.feed_forward_proj.activation);
+        let block =
+            |name, inputs, outputs| ResidualBlock::load(&w.at(name), [inputs, c.d_ff, outputs], activation);
+        let outputs = own.quantiles.len() * own.prediction_length;
+        Ok(Self {
+            input_patch_embedding: block("input_patch_embedding", 2 * cut.size, c.d_model)?,
+            encoder: t5::Encoder::with_words(&c, shared.clone(), &w.at("encoder"))?,
+            decoder: t5::Decoder::with_words(&c, shared.clone(), &w.at("decoder"))?,
+            output_patch_embedding: block("output_patch_embedding", c.d_model, outputs)?,
+            start: config.decoder_start_token_id,
+            shared,
+            config: own,
+        })
+    }
+}
+
+impl ChronosBolt {
+    /// `chronos_config`.
+    pub fn config(&self) -> &BoltConfig {
+        &self.config
+    }
+
+    /// Reads `patches`, `(series, patches, 2 * size)`: normalised values, then which of them are known; `real`: which
+    /// patches hold a value.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn encode(&self, patches: &Tensor, mut real: Vec<Vec<bool>>) -> Result<Encoded> {
+        let mut embeddings = self.input_patch_embedding.forward(patches)?;
+        if self.config.use_reg_token {
+            let reg = self.rows_of(REG, real.len(), patches)?;
+            embeddings = Tensor::cat(&[&embeddings, &reg], 1)?;
+            real.iter_mut().for_each(|row| row.push(true));
+        }
+        let mask = Mask::full().with_padding(&real)?;
+        let states = self.encoder.forward_embeddings(&embeddings, &mask)?;
+        Ok(Encoded { embeddings, states, real })
+    }
+
+    /// What follows, normalised as the series were: `(series, quantiles, prediction_length)`.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn decode(&self, encoded: &Encoded) -> Result<Tensor> {
+        let series = encoded.real.len();
+        let mask = Mask::full().with_padding(&encoded.real)?;
+        let memory = self.decoder.memory(&encoded.states, &mask)?;
+        let start = Tensor::full(self.start, (series, 1), encoded.states.device())?;
+        let first = self.decoder.first(&start, &memory)?;
+        let quantiles = self.output_patch_embedding.forward(&first)?;
+        Ok(quantiles.reshape((series, self.config.quantiles.len(), self.config.prediction_length))?)
+    }
+
+    /// Row `id` of the table for each of `series`: `(series, 1, d_model)`.
+    fn rows_of(&self, id: u32, series: usize, like: &Tensor) -> Result<Tensor> {
+        self.shared.forward(&Tensor::full(id, (series, 1), like.device())?)
+    }
+}

@@ -1,0 +1,113 @@
+//! Chronos and its successors: series to their future, with no training on them.
+//!
+//! | | reads | tells | family |
+//! | --- | --- | --- | --- |
+//! | [`t5`], Ansari et al. 2024, arXiv 2403.07815 | values as tokens | paths, drawn | `chronos-t5` |
+//! | [`bolt`], its faster form | patches | quantiles, in one pass | `chronos-bolt` |
+//! | [`two`], Ansari et al. 2025, arXiv 2510.15821 | patches of several series | quantiles, in one pass | `chronos-2` |
+//!
+//! All three call themselves `model_type: "t5"`; their class, their pipeline or the keys of their `chronos_config` tell
+//! them apart, from each other and from a T5 that reads words.
+
+pub mod bolt;
+mod bolt_exhibit;
+pub mod patches;
+pub mod t5;
+mod t5_exhibit;
+mod tokenizer;
+pub mod two;
+mod two_exhibit;
+pub(crate) mod unroll;
+
+use fauna_shared::Result;
+use fauna_shared::model::{FindLayout, Layout, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::Name;
+use fauna_text::gpt2;
+use serde_json::Value;
+
+pub use bolt_exhibit::BoltExhibit;
+pub(crate) use bolt_exhibit::sample as bolt_sample;
+pub use t5_exhibit::T5Exhibit;
+pub(crate) use t5_exhibit::{inventory as t5_inventory, sample as t5_sample};
+pub use tokenizer::{ChronosConfig, Context, Kind, Limits, MeanScaleUniformBins};
+pub use two_exhibit::TwoExhibit;
+pub(crate) use two_exhibit::sample as two_sample;
+
+/// Which of the three a config is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    Tokens,
+    Bolt,
+    Two,
+}
+
+/// Which of the three `config` is of; none if it is of something else.
+fn generation(config: &Value) -> Option<Generation> {
+    let own = &config["chronos_config"];
+    match (config["architectures"][0].as_str(), config["chronos_pipeline_class"].as_str()) {
+        (Some("ChronosBoltModelForForecasting"), _) => Some(Generation::Bolt),
+        (Some("Chronos2Model"), _) => Some(Generation::Two),
+        (None, Some("ChronosBoltPipeline")) => Some(Generation::Bolt),
+        (None, Some("Chronos2Pipeline")) => Some(Generation::Two),
+        _ if !own.is_object() => None,
+        (None, None) if own["output_patch_size"].is_number() => Some(Generation::Two),
+        (None, None) if own["input_patch_size"].is_number() => Some(Generation::Bolt),
+        _ => Some(Generation::Tokens),
+    }
+}
+
+fn layout(files: &Files, options: &Options, wanted: Generation) -> Result<Option<Layout>> {
+    if files.get("config.json").is_none() {
+        return Ok(None);
+    }
+    let config = files.config()?;
+    if generation(&config) != Some(wanted) {
+        return Ok(None);
+    }
+    let weights = t5_exhibit::weights(files, options.random_weights.is_some())?;
+    Ok(Some(Layout { config, weights }))
+}
+
+/// What releases on T5 and on GPT-2 call their tensors, in the names of those families.
+pub(crate) fn rename(name: &str) -> Name {
+    gpt2::rename(name)
+}
+
+/// Chronos on T5 or GPT-2, or its tokenizer alone.
+pub(crate) const TOKENS: FindLayout = |files, options| layout(files, options, Generation::Tokens);
+
+/// Chronos-Bolt.
+pub(crate) const BOLT: FindLayout = |files, options| layout(files, options, Generation::Bolt);
+
+/// Chronos-2.
+pub(crate) const TWO: FindLayout = |files, options| layout(files, options, Generation::Two);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_three_are_told_apart() {
+        let bolt = json!({"input_patch_size": 16});
+        let two = json!({"input_patch_size": 16, "output_patch_size": 16});
+        for (config, found) in [
+            (json!({"architectures": ["T5ForConditionalGeneration"]}), None),
+            (
+                json!({"architectures": ["T5ForConditionalGeneration"], "chronos_config": {}}),
+                Some(Generation::Tokens),
+            ),
+            (json!({"architectures": ["GPT2LMHeadModel"], "chronos_config": {}}), Some(Generation::Tokens)),
+            (json!({"architectures": ["ChronosBoltModelForForecasting"]}), Some(Generation::Bolt)),
+            (json!({"architectures": ["Chronos2Model"], "chronos_config": two}), Some(Generation::Two)),
+            (json!({"chronos_pipeline_class": "Chronos2Pipeline"}), Some(Generation::Two)),
+            (json!({"chronos_config": bolt}), Some(Generation::Bolt)),
+            (json!({"chronos_config": two}), Some(Generation::Two)),
+            (json!({"chronos_config": {"n_tokens": 4096}}), Some(Generation::Tokens)),
+        ] {
+            assert_eq!(generation(&config), found, "{config}");
+        }
+    }
+}

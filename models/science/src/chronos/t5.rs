@@ -1,0 +1,309 @@
+//! Chronos: a language model over the tokens of a series.
+//!
+//! Ansari et al. 2024, "Chronos: Learning the Language of Time Series" (arXiv 2403.07815), section 3. The network is T5
+//! as it is, or GPT-2; paths are drawn token by token, and quantiles are those of the paths.
+//! Checked against chronos-forecasting `ChronosPipeline`, parity cases `tests/parity/chronos`.
+//! Loads `T5ForConditionalGeneration` and `GPT2LMHeadModel` with a `chronos_config`.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::generate::{self, Decoding, Tokens};
+use fauna_shared::model::Opening;
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use fauna_text::causal::{CausalLm, Step};
+use fauna_text::gpt2::Gpt2;
+use fauna_text::t5::{Memory, T5};
+
+use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
+use crate::quantiles::median;
+
+/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
+const ROWS_A_PASS: usize = 256;
+
+/// The network that scores tokens.
+pub enum Network {
+    /// Encoder and decoder.
+    Seq2seq(Box<T5>),
+    /// A decoder alone.
+    Causal(Box<Gpt2>),
+}
+
+/// A Chronos: tokenizer and network.
+pub struct Chronos {
+    pub(super) network: Option<Network>,
+    pub(super) tokenizer: MeanScaleUniformBins,
+    pub(super) config: ChronosConfig,
+    pub(super) device: Device,
+    pub(super) start: u32,
+    pub(super) vocabulary: usize,
+}
+
+/// How paths are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Paths for each series.
+    pub paths: usize,
+    /// As in [`Decoding`].
+    pub temperature: f64,
+    /// As there.
+    pub top_k: usize,
+    /// As there.
+    pub top_p: f64,
+    /// Where the random numbers start.
+    pub seed: u64,
+}
+
+/// The network that the config of `opening` names.
+///
+/// # Errors
+/// Whatever is wrong with config or tensors.
+pub fn load(opening: &Opening, kind: Kind) -> Result<(Network, Inventory)> {
+    Ok(match kind {
+        Kind::Seq2seq => {
+            let (network, inventory) = opening.load::<T5>()?;
+            (Network::Seq2seq(Box::new(network)), inventory)
+        }
+        Kind::Causal => {
+            let (network, inventory) = opening.load::<Gpt2>()?;
+            (Network::Causal(Box::new(network)), inventory)
+        }
+    })
+}
+
+impl Chronos {
+    /// What the release recommends.
+    pub fn sampling(&self) -> Sampling {
+        let c = &self.config;
+        let (temperature, top_k, top_p) = (c.temperature, c.top_k, c.top_p);
+        Sampling { paths: c.num_samples, temperature, top_k, top_p, seed: 0 }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &MeanScaleUniformBins {
+        &self.tokenizer
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the tokenizer came alone.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().ok_or_else(|| {
+            Error::new(
+                fauna_shared::ErrorKind::NotFound,
+                "this folder holds no weights, only a tokenizer's settings",
+            )
+        })
+    }
+
+    /// Draws paths of `horizon` steps after each of `series`: `(series, paths, horizon)`. What is drawn for one does not
+    /// depend on the others. Beyond `prediction_length`, the median of the paths is taken for what happened, and paths
+    /// are drawn from there.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for settings out of range.
+    pub fn paths(
+        &self,
+        series: &[&[f32]],
+        horizon: usize,
+        sampling: &Sampling,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        let mut all = Vec::with_capacity(series.len());
+        for chunk in series.chunks((ROWS_A_PASS / sampling.paths.max(1)).max(1)) {
+            // All contexts of a pass are filled up to one length.
+            let (table, steps) = crate::series::beside(chunk, self.config.context_length);
+            let mut pasts: Vec<Vec<f32>> = table.chunks_exact(steps.max(1)).map(<[f32]>::to_vec).collect();
+            let mut paths = vec![vec![Vec::with_capacity(horizon); sampling.paths]; chunk.len()];
+            let mut done = 0;
+            while done < horizon {
+                let count = (horizon - done).min(self.config.prediction_length);
+                let drawn = self.draw(&pasts, count, done as u64 * sampling.paths as u64, sampling)?;
+                for ((past, paths), drawn) in pasts.iter_mut().zip(&mut paths).zip(drawn) {
+                    let middle =
+                        |step: usize| median(&mut drawn.iter().map(|path| path[step]).collect::<Vec<_>>());
+                    past.extend((0..count).map(middle));
+                    paths.iter_mut().zip(drawn).for_each(|(path, new)| path.extend(new));
+                }
+                done += count;
+            }
+            all.append(&mut paths);
+        }
+        Ok(all)
+    }
+
+    /// `count` steps of each path of each series, all of one length.
+    fn draw(
+        &self,
+        pasts: &[Vec<f32>],
+        count: usize,
+        stream: u64,
+        s: &Sampling,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        let contexts: Vec<Context> = pasts.iter().map(|past| self.tokenizer.encode(past)).collect();
+        let rows = contexts.len() * s.paths;
+        let options = Decoding {
+            max_new_tokens: count,
+            min_new_tokens: count,
+            temperature: s.temperature as f32,
+            top_k: s.top_k,
+            top_p: s.top_p as f32,
+            eos: Some(vec![self.config.eos_token_id]),
+            pad: Some(self.config.pad_token_id),
+            seed: s.seed,
+            stream,
+            ..Decoding::default()
+        };
+        let mut each = |_| ControlFlow::Continue(());
+        let made = match self.network()? {
+            Network::Seq2seq(network) => {
+                let (states, mask) = self.encode(network, &contexts)?;
+                let memory = network.decoder.memory(&states, &mask)?;
+                let writer = Writer { network, memory, paths: s.paths, device: &self.device };
+                generate::generate(&writer, &vec![[self.start]; rows], &options, &mut each)?
+            }
+            Network::Causal(network) => {
+                let repeated = || contexts.iter().flat_map(|context| std::iter::repeat_n(context, s.paths));
+                let real: Vec<Vec<bool>> = repeated().map(|context| context.real.clone()).collect();
+                let prompts: Vec<&[u32]> = repeated().map(|context| &context.ids[..]).collect();
+                let continuer = Continuer { network, real, paths: s.paths, device: &self.device };
+                generate::generate(&continuer, &prompts, &options, &mut each)?
+            }
+        };
+        let value =
+            |(row, ids): (usize, &Vec<u32>)| self.tokenizer.decode(ids, contexts[row / s.paths].scale);
+        let values: Vec<Vec<f32>> = made.tokens.iter().enumerate().map(value).collect();
+        Ok(values.chunks(s.paths).map(<[Vec<f32>]>::to_vec).collect())
+    }
+
+    /// The encoder's states of contexts of one length, `(series, tokens, d_model)`, and which of them are no gaps.
+    pub(super) fn encode(&self, network: &T5, contexts: &[Context]) -> Result<(Tensor, Mask)> {
+        let real: Vec<Vec<bool>> = contexts.iter().map(|context| context.real.clone()).collect();
+        let mask = Mask::full().with_padding(&real)?;
+        let tokens = contexts.first().map_or(0, |context| context.ids.len());
+        let ids: Vec<u32> = contexts.iter().flat_map(|context| context.ids.iter().copied()).collect();
+        let ids = Tensor::from_vec(ids, (contexts.len(), tokens), &self.device)?;
+        Ok((network.encoder.forward(&ids, &mask)?, mask))
+    }
+}
+
+/// A decoder and what it has read: one row for each series, which all its paths share.
+struct Writer<'a> {
+    network: &'a T5,
+    memory: Memory,
+    paths: usize,
+    device: &'a Device,
+}
+
+impl generate::Decoder for Writer<'_> {
+    type Cache = Cache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
+        Ok(self.network.decoder.cache(capacity))
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        let ids = tokens.tensor(self.device)?;
+        let hidden = self.network.decoder.hidden(&ids, &Mask::causal(), &self.memory, cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        self.network.logits(&last)?.ok_or_else(no_head)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+
+    fn stream(&self, row: usize) -> u64 {
+        (row % self.paths) as u64
+    }
+}
+
+/// A decoder alone: one row for each path, whose gaps no token sees and no position counts.
+struct Continuer<'a> {
+    network: &'a Gpt2,
+    real: Vec<Vec<bool>>,
+    paths: usize,
+    device: &'a Device,
+}
+
+impl generate::Decoder for Continuer<'_> {
+    type Cache = Cache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
+        Ok(Cache::new(self.network.layers(), capacity))
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        let (past, keys) = (tokens.past(), tokens.past() + tokens.time());
+        let mut real = self.real.clone();
+        real.iter_mut().for_each(|row| row.resize(keys, true));
+        let positions =
+            Positions::rows(&real.iter().map(|row| counted(row)[past..].to_vec()).collect::<Vec<_>>())?;
+        let mask = Mask::causal().with_padding(&real)?;
+        let ids = tokens.tensor(self.device)?;
+        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
+        let hidden = self.network.hidden(&step, cache)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        self.network.logits(&last)?.ok_or_else(no_head)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        Some(self.network.positions())
+    }
+
+    fn stream(&self, row: usize) -> u64 {
+        (row % self.paths) as u64
+    }
+}
+
+/// The position of each token among those that are no gaps; of a gap, that of the one before it, or 0.
+fn counted(real: &[bool]) -> Vec<u32> {
+    let mut count = 0u32;
+    let mut position = |real: &bool| {
+        count += u32::from(*real);
+        count.saturating_sub(1)
+    };
+    real.iter().map(&mut position).collect()
+}
+
+fn no_head() -> Error {
+    Error::unsupported("the network has no output head, so nothing can be drawn from it")
+}
+
+/// The logits of a decoder alone for `ids`, `(rows, time)`, whose positions count from 0 and of which `real` are seen.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if there are more tokens than positions.
+pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
+    let time = ids.dim(1)?;
+    if time > network.positions() {
+        return Err(Error::input(format!(
+            "{time} tokens, but the model has {} positions",
+            network.positions()
+        )));
+    }
+    let mask = Mask::causal().with_padding(real)?;
+    let positions = Positions::counting(0, time);
+    let step = Step { ids, positions: &positions, mask: &mask, types: None };
+    let mut cache = Cache::new(network.layers(), time);
+    let hidden = network.hidden(&step, &mut cache)?;
+    network.logits(&hidden)?.ok_or_else(no_head)
+}
+
+/// Whole numbers as the tensors of a reference.
+pub(super) fn integers(values: Vec<i64>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    let shape: candle_core::Shape = shape.into();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(DType::I64)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_not_counted() {
+        assert_eq!(counted(&[false, true, false, true, true]), [0, 0, 0, 1, 2]);
+    }
+}

@@ -1,0 +1,392 @@
+//! Chronos as an exhibit: series to paths of their future.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Tensor};
+use fauna_shared::attention::Mask;
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
+};
+use fauna_shared::source::Files;
+use fauna_shared::weights::Inventory;
+use fauna_shared::{Error, Result};
+use fauna_text::words;
+use serde_json::{Value, json};
+
+use super::t5::{Chronos, Network, Sampling, causal_logits, integers, load};
+use super::tokenizer::{ChronosConfig, Context, MeanScaleUniformBins};
+use crate::quantiles::of_samples;
+use crate::series::{self, Place, beside, host, made_up, mean_of, rows};
+
+/// What `forward` reads.
+const INPUTS: [&str; 4] = ["context", "input_ids", "attention_mask", "decoder_input_ids"];
+
+/// The most paths drawn for one series.
+const MOST_PATHS: usize = 10_000;
+
+/// A Chronos.
+///
+/// ```
+/// use fauna_shared::model::{Exhibit, Forecasting, Past};
+/// use fauna_shared::zoo::{Options, Zoo};
+///
+/// // A network of random weights: only a config is needed.
+/// let folder = tempfile::tempdir()?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_T5.sample)().to_string())?;
+/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let model = Zoo::new([&fauna_science::CHRONOS_T5]).open(folder.path().to_str().unwrap(), &options)?;
+///
+/// let past = Past::from(vec![1.0, 2.0, f32::NAN, 4.0]);
+/// let wanted = Forecasting { horizon: 3, samples: Some(5), seed: 7, ..Forecasting::default() };
+/// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
+/// assert!(forecast.quantiles[0][0] <= forecast.quantiles[2][0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct T5Exhibit {
+    chronos: Chronos,
+    card: Card,
+}
+
+/// Walks the tensors: what a checkpoint of its config holds. A tokenizer alone holds none.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    match is_alone(opening) {
+        true => opening.weights.finish(),
+        false => Ok(load(opening, config(opening)?.model_type)?.1),
+    }
+}
+
+fn config(opening: &Opening) -> Result<ChronosConfig> {
+    serde_json::from_value(opening.config["chronos_config"].clone())
+        .map_err(|error| opening.config_error(format!("chronos_config: {error}")))
+}
+
+/// Whether the settings of the tokenizer are all there is.
+fn is_alone(opening: &Opening) -> bool {
+    let wants = opening.weights.is_nothing() || opening.options.random_weights.is_some();
+    !wants && opening.checkpoint.is_none()
+}
+
+/// The weights of `files`, if there are any and any are wanted.
+pub(super) fn weights(files: &Files, random: bool) -> Result<Vec<std::path::PathBuf>> {
+    if random {
+        return Ok(Vec::new());
+    }
+    match files.weights() {
+        Err(error) if error.kind() == fauna_shared::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+impl T5Exhibit {
+    /// Opens a checkpoint, or a tokenizer alone.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config or tensors.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let own = config(opening)?;
+        let tokenizer = MeanScaleUniformBins::new(&own)?;
+        let (network, inventory) = match is_alone(opening) {
+            true => (None, opening.weights.finish()?),
+            false => {
+                let (network, inventory) = load(opening, own.model_type)?;
+                (Some(network), inventory)
+            }
+        };
+        let id = |key: &str| opening.config[key].as_u64().and_then(|id| u32::try_from(id).ok());
+        let vocabulary = id("vocab_size").unwrap_or(own.n_tokens as u32) as usize;
+        if own.n_tokens > vocabulary {
+            return Err(Error::unsupported(format!(
+                "chronos_config.n_tokens {} is above vocab_size {vocabulary}",
+                own.n_tokens
+            )));
+        }
+        let start = id("decoder_start_token_id").or(id("pad_token_id")).unwrap_or(own.pad_token_id);
+        let architecture = opening.architecture("T5ForConditionalGeneration");
+        let mut card = opening.card(&crate::CHRONOS_T5, &architecture, &inventory);
+        card.context = Some(own.context_length);
+        let device = Place::of(opening).device().clone();
+        let chronos = Chronos { network, tokenizer, config: own, device, start, vocabulary };
+        Ok(Self { chronos, card })
+    }
+
+    /// Tokenizer and network.
+    pub fn chronos(&self) -> &Chronos {
+        &self.chronos
+    }
+
+    /// The tokens of `context`, filled up to one length.
+    fn tokenised(&self, context: &[Vec<f32>]) -> Vec<Context> {
+        let (table, steps) = beside(context, self.chronos.config.context_length);
+        table.chunks_exact(steps.max(1)).map(|row| self.chronos.tokenizer.encode(row)).collect()
+    }
+
+    /// `token_ids`, `attention_mask` and `scale` of `context`, the bins, and the values of the tokens in the input that
+    /// `options.decode` names.
+    fn encode(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        let decoded = options["decode"].as_str();
+        only_known(inputs, &["context", decoded.unwrap_or("context")])?;
+        let contexts = self.tokenised(&rows(inputs, "context")?);
+        let shape = (contexts.len(), contexts[0].ids.len());
+        let ids = contexts.iter().flat_map(|context| context.ids.iter().map(|id| i64::from(*id)));
+        let real = contexts.iter().flat_map(|context| context.real.iter().map(|real| i64::from(*real)));
+        let tokenizer = &self.chronos.tokenizer;
+        let borders: Vec<f32> = tokenizer.boundaries().iter().map(|border| border.clamp(-1e9, 1e9)).collect();
+        let mut out = Tensors::from([
+            ("token_ids".to_string(), integers(ids.collect(), shape)?),
+            ("attention_mask".to_string(), integers(real.collect(), shape)?),
+            (
+                "scale".to_string(),
+                host(contexts.iter().map(|context| context.scale).collect(), contexts.len())?,
+            ),
+            ("centers".to_string(), host(tokenizer.centers().to_vec(), tokenizer.centers().len())?),
+            ("boundaries".to_string(), host(borders.clone(), borders.len())?),
+        ]);
+        if let Some(name) = decoded {
+            let samples = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
+            if samples.rank() != 3 || samples.dims()[0] != contexts.len() {
+                return Err(Error::input(format!(
+                    "{name} are {:?}, wanted (series, samples, steps) of {} series",
+                    samples.dims(),
+                    contexts.len()
+                )));
+            }
+            let ids: Vec<i64> = samples.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+            let ids: Vec<u32> = ids.into_iter().map(|id| id.clamp(0, i64::from(u32::MAX)) as u32).collect();
+            let each = (ids.len() / contexts.len()).max(1);
+            let values = ids.chunks(each).zip(&contexts);
+            let values = values.flat_map(|(ids, context)| tokenizer.decode(ids, context.scale)).collect();
+            out.insert("forecasts".into(), host(values, samples.shape())?);
+        }
+        Ok(out)
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        only_known(inputs, &INPUTS)?;
+        let mut inputs = inputs.clone();
+        if let Some(context) = inputs.remove("context") {
+            let made = self.encode(&Tensors::from([("context".to_string(), context)]), &Value::Null)?;
+            for (name, made_as) in [("input_ids", "token_ids"), ("attention_mask", "attention_mask")] {
+                if inputs.insert(name.into(), made[made_as].clone()).is_some() {
+                    return Err(Error::input(format!("{name} are given, and context too, which makes them")));
+                }
+            }
+        }
+        let (ids, real) = self.ids(&inputs, "input_ids", Some("attention_mask"))?;
+        let chronos = &self.chronos;
+        match chronos.network()? {
+            Network::Causal(network) => {
+                let logits = causal_logits(network, &ids, &real)?;
+                Ok(Tensors::from([("logits".to_string(), logits)]))
+            }
+            Network::Seq2seq(network) => {
+                let mask = Mask::full().with_padding(&real)?;
+                let states = network.encoder.forward(&ids, &mask)?;
+                let written = match inputs.contains_key("decoder_input_ids") {
+                    true => self.ids(&inputs, "decoder_input_ids", None)?.0,
+                    false => Tensor::full(chronos.start, (real.len(), 1), ids.device())?,
+                };
+                if written.dim(0)? != real.len() {
+                    let message = format!("{} rows to read and {} to write", real.len(), written.dim(0)?);
+                    return Err(Error::input(message));
+                }
+                let memory = network.decoder.memory(&states, &mask)?;
+                let mut cache = network.decoder.cache(written.dim(1)?);
+                let hidden = network.decoder.hidden(&written, &Mask::causal(), &memory, &mut cache)?;
+                let mut out = Tensors::from([
+                    ("encoder_last_hidden_state".to_string(), states.clone()),
+                    ("encoder_hidden_states".to_string(), states),
+                ]);
+                if let Some(logits) = network.logits(&hidden)? {
+                    out.insert("logits".into(), logits);
+                }
+                Ok(out)
+            }
+        }
+    }
+
+    /// The token ids of the input `name`, `(rows, time)`, and which of them are seen.
+    fn ids(&self, inputs: &Tensors, name: &str, mask: Option<&str>) -> Result<(Tensor, Vec<Vec<bool>>)> {
+        let ids = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
+        if ids.rank() != 2 || ids.elem_count() == 0 {
+            return Err(Error::input(format!("{name} are {:?}, wanted (rows, time)", ids.dims())));
+        }
+        let mask = match mask.and_then(|mask| inputs.get(mask)) {
+            Some(mask) if mask.dims() != ids.dims() => {
+                return Err(Error::input(format!(
+                    "attention_mask is {:?}, {name} {:?}",
+                    mask.dims(),
+                    ids.dims()
+                )));
+            }
+            Some(mask) => mask.clone(),
+            None => ids.ones_like()?,
+        };
+        let (vocabulary, device) = (self.chronos.vocabulary, &self.chronos.device);
+        Ok((words::checked_ids(ids, Some(&mask), vocabulary, device)?, words::real_tokens(&mask)?))
+    }
+
+    /// What `options` say of sampling, and the release where they say nothing.
+    fn sampling(&self, options: &Value) -> Result<Sampling> {
+        let own = self.chronos.sampling();
+        let sampling = Sampling {
+            paths: series::count(options, "num_samples")?.unwrap_or(own.paths),
+            temperature: series::number(options, "temperature")?.unwrap_or(own.temperature),
+            top_k: series::count(options, "top_k")?.unwrap_or(own.top_k),
+            top_p: series::number(options, "top_p")?.unwrap_or(own.top_p),
+            seed: options["seed"].as_u64().unwrap_or(own.seed),
+        };
+        check_paths(sampling.paths).map(|()| sampling)
+    }
+
+    fn predict_quantiles(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        only_known(inputs, &["context"])?;
+        let context = rows(inputs, "context")?;
+        let sampling = self.sampling(options)?;
+        let horizon = series::count(options, "prediction_length")?;
+        let horizon = series::horizon(horizon.unwrap_or(self.chronos.config.prediction_length))?;
+        let wanted = series::levels(options, "quantile_levels")?;
+        let wanted = wanted.unwrap_or_else(|| (1..10).map(|tenth| f64::from(tenth) / 10.0).collect());
+        let context: Vec<&[f32]> = context.iter().map(|row| &row[..]).collect();
+        let paths = self.chronos.paths(&context, horizon, &sampling)?;
+        let (count, levels) = (paths.len(), wanted.len());
+        let (mut mean, mut quantiles) = (Vec::new(), Vec::new());
+        for paths in &paths {
+            for step in 0..horizon {
+                let (point, told) = summary(paths, step, &wanted);
+                mean.push(point);
+                quantiles.extend(told);
+            }
+        }
+        let drawn = host(paths.concat().concat(), (count, sampling.paths, horizon))?;
+        Ok(Tensors::from([
+            ("forecasts".to_string(), drawn.clone()),
+            ("predictions".to_string(), drawn),
+            ("mean".to_string(), host(mean, (count, horizon))?),
+            ("quantiles".to_string(), host(quantiles, (count, horizon, levels))?),
+        ]))
+    }
+}
+
+/// Mean and quantiles of all paths at one step.
+fn summary(paths: &[Vec<f32>], step: usize, levels: &[f64]) -> (f32, Vec<f32>) {
+    let mut samples: Vec<f32> = paths.iter().map(|path| path[step]).collect();
+    let mean = samples.iter().map(|value| f64::from(*value)).sum::<f64>() / samples.len() as f64;
+    (mean as f32, of_samples(&mut samples, levels))
+}
+
+fn check_paths(paths: usize) -> Result<()> {
+    match (1..=MOST_PATHS).contains(&paths) {
+        true => Ok(()),
+        false => Err(Error::input(format!("samples must be 1 to {MOST_PATHS}, got {paths}"))),
+    }
+}
+
+impl Forecaster for T5Exhibit {
+    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+        options.check()?;
+        series::check(series)?;
+        let own = self.chronos.sampling();
+        let sampling = Sampling { paths: options.samples.unwrap_or(own.paths), seed: options.seed, ..own };
+        check_paths(sampling.paths)?;
+        let values: Vec<&[f32]> = series.iter().map(|past| &past.values[..]).collect();
+        let all = self.chronos.paths(&values, options.horizon, &sampling)?;
+        let forecast = |paths: Vec<Vec<f32>>| {
+            let mut forecast =
+                Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
+            for step in 0..options.horizon {
+                let (mean, told) = summary(&paths, step, &options.quantiles);
+                forecast.mean.push(mean);
+                forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
+            }
+            forecast
+        };
+        Ok(all.into_iter().map(forecast).collect())
+    }
+
+    fn context(&self) -> Option<usize> {
+        Some(self.chronos.config.context_length)
+    }
+}
+
+impl Exhibit for T5Exhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// The network's `logits` for `input_ids`, or for the tokens of `context`, `(series, steps)`; of T5, the decoder's
+    /// for `decoder_input_ids`, or for the first token where there are none.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_ids(inputs)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => self.forward_ids(inputs),
+            "encode" => self.encode(inputs, options),
+            "generate" => self.predict_quantiles(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// The mean of the encoder's states over the tokens of known values.
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let Network::Seq2seq(network) = self.chronos.network()? else {
+            return Err(self.cannot("embed: it has no encoder"));
+        };
+        series::embed(items, self.chronos.config.context_length, |series| {
+            let values: Vec<Vec<f32>> = series.iter().map(|past| past.values.clone()).collect();
+            let contexts = self.tokenised(&values);
+            let (states, _) = self.chronos.encode(network, &contexts)?;
+            let end = usize::from(self.chronos.config.use_eos_token);
+            let known = |context: &Context| context.real[..context.real.len() - end].to_vec();
+            mean_of(&states, &contexts.iter().map(known).collect::<Vec<_>>())
+        })
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        series::generate(self, prompt, options, each)
+    }
+
+    fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        match method {
+            "forward" | "generate" | "encode" => {
+                let made = made_up(sizes)?;
+                let shape = (sizes.rows, sizes.tokens);
+                Ok(Tensors::from([("context".into(), host(made.concat(), shape)?)]))
+            }
+            other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
+        }
+    }
+
+    fn defaults(&self) -> Decoding {
+        Decoding::greedy(self.chronos.config.prediction_length)
+    }
+}
+
+/// A small config with every branch awake.
+pub(crate) fn sample() -> Value {
+    json!({
+        "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,
+        "vocab_size": 61, "d_model": 32, "d_kv": 7, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2,
+        "num_heads": 3, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+        "feed_forward_proj": "relu", "tie_word_embeddings": true, "decoder_start_token_id": 0, "pad_token_id": 0,
+        "eos_token_id": 1,
+        "chronos_config": {
+            "tokenizer_class": "MeanScaleUniformBins", "tokenizer_kwargs": {"low_limit": -5.0, "high_limit": 6.0},
+            "context_length": 24, "prediction_length": 4, "n_tokens": 61, "n_special_tokens": 2, "pad_token_id": 0,
+            "eos_token_id": 1, "use_eos_token": true, "model_type": "seq2seq", "num_samples": 6, "temperature": 0.9,
+            "top_k": 20, "top_p": 0.95
+        }
+    })
+}

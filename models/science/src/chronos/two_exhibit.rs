@@ -1,0 +1,444 @@
+//! Chronos-2 as an exhibit: series, alone or with others that tell something about them, to quantiles of their future.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Tensor};
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Covariate, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
+};
+use fauna_shared::{Error, Result};
+use serde_json::{Value, json};
+
+use super::patches::{Cut, Norm, join};
+use super::two::Chronos2;
+use super::unroll::{Batch, Reach, unrolled};
+use crate::quantiles::between_levels;
+use crate::series::{self, Place, beside, floats, host, last, made_up, mean_of, rows};
+
+/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
+const ROWS_A_PASS: usize = 256;
+
+/// What `forward` reads.
+const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
+
+/// A Chronos-2.
+///
+/// ```
+/// use fauna_shared::model::{Covariate, Exhibit, Forecasting, Past};
+/// use fauna_shared::zoo::{Options, Zoo};
+///
+/// // A network of random weights: only a config is needed.
+/// let folder = tempfile::tempdir()?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_2.sample)().to_string())?;
+/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let model = Zoo::new([&fauna_science::CHRONOS_2]).open(folder.path().to_str().unwrap(), &options)?;
+///
+/// // Sales, and a price that is known two days ahead.
+/// let price = Covariate { name: "price".into(), past: vec![3.0, 3.0, 2.5], future: vec![2.5, 3.0] };
+/// let past = Past { covariates: vec![price], ..Past::from(vec![10.0, 11.0, 19.0]) };
+/// let wanted = Forecasting { horizon: 2, quantiles: vec![0.1, 0.9], ..Forecasting::default() };
+/// assert_eq!(model.forecaster()?.forecast(&[past], &wanted)?[0].mean.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TwoExhibit {
+    network: Chronos2,
+    cut: Cut,
+    place: Place,
+    card: Card,
+}
+
+/// What one pass read.
+struct Encoded {
+    states: Tensor,
+    real: Vec<Vec<bool>>,
+    norms: Vec<Norm>,
+    /// Patches of the past.
+    patches: usize,
+}
+
+impl TwoExhibit {
+    /// Opens a checkpoint.
+    ///
+    /// # Errors
+    /// Whatever is wrong with config or tensors.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        let (network, inventory) = opening.load::<Chronos2>()?;
+        let architecture = opening.architecture("Chronos2Model");
+        let mut card = opening.card(&crate::CHRONOS_2, &architecture, &inventory);
+        card.context = Some(network.config().context_length);
+        Ok(Self { cut: network.config().cut()?, place: Place::of(opening), network, card })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Chronos2 {
+        &self.network
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        let config = self.network.config();
+        Reach {
+            levels: &config.quantiles,
+            patch: config.output_patch_size,
+            patches: config.max_output_patches,
+            context: config.context_length,
+        }
+    }
+
+    /// `(patches, 3 * size)` for each series: when, what, and whether it is known. `first`: the time of the first step.
+    fn features(&self, first: i64, values: &[f32], known: &[f32], series: usize) -> Result<Tensor> {
+        let size = self.cut.size;
+        let steps = values.len() / series.max(1);
+        let scale = self.network.config().time_scale() as f32;
+        // Patches that overlap are told the times of patches that do not, as in the reference.
+        let times: Vec<f32> = (first..first + steps as i64).map(|step| step as f32 / scale).collect();
+        let times = times.repeat(series);
+        self.place.tensor(join(&[&times, values, known], size), (series, steps / size, 3 * size))
+    }
+
+    /// Reads `batch` with `count` patches of the future.
+    fn encode(&self, batch: &Batch, count: usize) -> Result<Encoded> {
+        let (size, longest) = (self.cut.size, self.network.config().context_length);
+        let steps = batch.steps.min(longest);
+        let kept: Vec<f32> = match batch.steps > steps {
+            true => batch.past.chunks_exact(batch.steps).flat_map(|row| last(row, steps)).copied().collect(),
+            false => Vec::new(),
+        };
+        let patched = self.cut.patches(if kept.is_empty() { &batch.past } else { &kept }, steps);
+        let series = patched.norms.len();
+        let first = -((patched.count * size) as i64);
+        let past = self.features(first, &patched.values, &patched.known, series)?;
+
+        let mut values = batch.ahead(count * size);
+        let known: Vec<f32> = values.iter().map(|value| f32::from(u8::from(!value.is_nan()))).collect();
+        for (row, norm) in values.chunks_exact_mut((count * size).max(1)).zip(&patched.norms) {
+            row.iter_mut().for_each(|value| {
+                *value = if value.is_nan() { 0.0 } else { norm.apply(*value, self.cut.arcsinh) };
+            });
+        }
+        let future = self.features(0, &values, &known, series)?;
+        let (states, real) = self.network.encode(&past, &future, patched.real, &batch.groups)?;
+        Ok(Encoded { states, real, norms: patched.norms, patches: patched.count })
+    }
+
+    /// `(series, levels, count * size)` in the units of the series.
+    fn decode(&self, encoded: &Encoded, count: usize) -> Result<Vec<f32>> {
+        let mut values = floats(&self.network.decode(&encoded.states, count)?)?;
+        let each = values.len() / encoded.norms.len().max(1);
+        for (row, norm) in values.chunks_exact_mut(each.max(1)).zip(&encoded.norms) {
+            row.iter_mut().for_each(|value| *value = norm.undo(*value, self.cut.arcsinh));
+        }
+        Ok(values)
+    }
+
+    /// `horizon` steps after each row, `(rows, levels, horizon)`.
+    fn predict(&self, batch: &Batch, horizon: usize) -> Result<Vec<f32>> {
+        unrolled(batch, horizon, &self.reach(), &|batch, count| {
+            self.decode(&self.encode(batch, count)?, count)
+        })
+    }
+
+    /// The quantiles at `wanted` levels of one step whose trained quantiles are known.
+    fn quantiles(&self, trained: &[f32], wanted: &[f64]) -> Vec<f32> {
+        let levels: Vec<f32> = self.network.config().quantiles.iter().map(|level| *level as f32).collect();
+        between_levels(&levels, trained, wanted)
+    }
+
+    /// Which of the trained levels is the median: the point forecast.
+    fn median(&self) -> Result<usize> {
+        self.network.config().quantiles.iter().position(|level| *level == 0.5).ok_or_else(|| {
+            self.cannot("tell a point forecast: 0.5 is none of the quantiles that it was trained for")
+        })
+    }
+
+    fn forward_context(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        only_known(inputs, &INPUTS)?;
+        let context = rows(inputs, "context")?;
+        let size = self.cut.size;
+        let count = series::count(options, "num_output_patches")?.unwrap_or(1);
+        series::horizon(count.saturating_mul(size))?;
+        let (past, steps) = beside(&context, usize::MAX);
+        let future = self.future(inputs, context.len(), count * size)?;
+        let known = future.first().map_or(0, Vec::len);
+        let groups = self.groups(inputs, context.len())?;
+        let batch = Batch { past, steps, future: future.concat(), known, groups };
+        let encoded = self.encode(&batch, count)?;
+        let shape = (context.len(), self.network.config().quantiles.len(), count * size);
+        let predictions = host(self.decode(&encoded, count)?, shape)?;
+        let per_row =
+            |value: fn(&Norm) -> f32| host(encoded.norms.iter().map(value).collect(), (context.len(), 1));
+        let mask: Vec<f32> = encoded.real.iter().flatten().map(|real| f32::from(u8::from(*real))).collect();
+        let mask = host(mask, (context.len(), encoded.real[0].len()))?.to_dtype(DType::I64)?;
+        Ok(Tensors::from([
+            ("quantile_preds".to_string(), predictions),
+            ("loc".to_string(), per_row(|norm| norm.loc)?),
+            ("scale".to_string(), per_row(|norm| norm.scale)?),
+            ("attention_mask".to_string(), mask),
+            ("encoder_last_hidden_state".to_string(), encoded.states.clone()),
+            ("last_hidden_state".to_string(), encoded.states),
+        ]))
+    }
+
+    /// `future_covariates` of `count` rows and at most `longest` steps; none if there are none.
+    fn future(&self, inputs: &Tensors, count: usize, longest: usize) -> Result<Vec<Vec<f32>>> {
+        if !inputs.contains_key("future_covariates") {
+            return Ok(Vec::new());
+        }
+        let future = rows(inputs, "future_covariates")?;
+        let steps = future.first().map_or(0, Vec::len);
+        match future.len() == count && steps <= longest {
+            true => Ok(future),
+            false => Err(Error::input(format!(
+                "future_covariates are [{}, {steps}], wanted as many rows as the {count} of context, and at most \
+                 {longest} steps",
+                future.len(),
+            ))
+            .hint("num_output_patches says how many patches of the future there are")),
+        }
+    }
+
+    /// `group_ids`, or every row alone.
+    fn groups(&self, inputs: &Tensors, count: usize) -> Result<Vec<i64>> {
+        match inputs.get("group_ids") {
+            None => Ok((0..count as i64).collect()),
+            Some(ids) if ids.dims() == [count] => Ok(ids.to_dtype(DType::I64)?.to_vec1()?),
+            Some(ids) => Err(Error::input(format!(
+                "group_ids are {:?}, wanted one for each of {count} rows",
+                ids.dims()
+            ))),
+        }
+    }
+
+    /// `context`: `(series, steps)`, or `(series, variates, steps)`, where the variates of a series see each other. Of
+    /// the former, `group_ids` and `future_covariates` as in `forward`.
+    fn predict_quantiles(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        only_known(inputs, &INPUTS)?;
+        let (context, series, groups) = match inputs.get("context").map(|context| context.dims()) {
+            Some(&[series, variates, steps]) => {
+                let flat = inputs["context"].reshape((series * variates, steps))?;
+                let context = rows(&Tensors::from([("context".to_string(), flat)]), "context")?;
+                let groups = (0..context.len()).map(|row| (row / variates) as i64).collect();
+                (context, series, groups)
+            }
+            _ => {
+                let context = rows(inputs, "context")?;
+                let (count, groups) = (context.len(), self.groups(inputs, context.len())?);
+                (context, count, groups)
+            }
+        };
+        let (past, steps) = beside(&context, self.network.config().context_length);
+        let future = self.future(inputs, context.len(), usize::MAX)?;
+        let known = future.first().map_or(0, Vec::len);
+        let batch = Batch { past, steps, future: future.concat(), known, groups };
+        let (mut out, quantiles) = self.prediction(&batch, series, options)?;
+        out.insert("quantiles".into(), quantiles);
+        let other = &options["trained_levels_call"];
+        if !other.is_null() {
+            out.insert("quantiles_trained_levels".into(), self.prediction(&batch, series, other)?.1);
+        }
+        Ok(out)
+    }
+
+    /// Predictions and point forecast by name, and the quantiles, `(series, variates, steps, levels)`.
+    fn prediction(&self, batch: &Batch, series: usize, options: &Value) -> Result<(Tensors, Tensor)> {
+        let config = self.network.config();
+        let reach = config.max_output_patches.saturating_mul(self.cut.size);
+        let horizon = series::horizon(series::count(options, "prediction_length")?.unwrap_or(reach))?;
+        let wanted = series::levels(options, "quantile_levels")?;
+        let wanted = wanted.unwrap_or_else(|| (1..10).map(|tenth| f64::from(tenth) / 10.0).collect());
+        let told = self.predict(batch, horizon)?;
+        let (rows, levels, median) = (batch.groups.len(), config.quantiles.len(), self.median()?);
+        let (mut mean, mut quantiles) = (Vec::new(), Vec::new());
+        for row in 0..rows {
+            for step in 0..horizon {
+                let trained = at(&told, (row, step), levels, horizon);
+                mean.push(trained[median]);
+                quantiles.extend(self.quantiles(&trained, &wanted));
+            }
+        }
+        let variates = rows / series.max(1);
+        let quantiles = host(quantiles, (series, variates, horizon, wanted.len()))?;
+        let out = Tensors::from([
+            ("predictions".to_string(), host(told, (series, variates, levels, horizon))?),
+            ("mean".to_string(), host(mean, (series, variates, horizon))?),
+        ]);
+        Ok((out, quantiles))
+    }
+}
+
+/// The quantiles of one step of one row of `told`, `(rows, levels, horizon)`.
+fn at(told: &[f32], (row, step): (usize, usize), levels: usize, horizon: usize) -> Vec<f32> {
+    (0..levels).map(|level| told[(row * levels + level) * horizon + step]).collect()
+}
+
+/// The batch of a series and those that tell something about it, one group each; the series themselves come first in
+/// their groups.
+fn together(series: &[Past], horizon: usize, longest: usize) -> Batch {
+    let mut pasts: Vec<&[f32]> = Vec::new();
+    let (mut groups, mut futures) = (Vec::new(), Vec::new());
+    for (group, past) in (0i64..).zip(series) {
+        let values = past.covariates.iter().map(|covariate| &covariate.past);
+        pasts.extend([&past.values].into_iter().chain(values).map(|values| &values[..]));
+        let none = Vec::new();
+        let known = past.covariates.iter().map(|covariate| &covariate.future);
+        for future in [&none].into_iter().chain(known) {
+            groups.push(group);
+            futures.extend((0..horizon).map(|step| future.get(step).copied().unwrap_or(f32::NAN)));
+        }
+    }
+    let (past, steps) = beside(&pasts, longest);
+    Batch { past, steps, future: futures, known: horizon, groups }
+}
+
+/// Refuses covariates that do not lie beside their series.
+fn check_covariates(series: &[Past], horizon: usize) -> Result<()> {
+    for (index, past) in series.iter().enumerate() {
+        for Covariate { name, past: values, future } in &past.covariates {
+            let problem = match (values.len(), future.len()) {
+                (found, _) if found != past.values.len() => {
+                    Some(format!("has {found} past values for the {} of the series", past.values.len()))
+                }
+                (_, found) if found != 0 && found != horizon => {
+                    Some(format!("has {found} future values for a horizon of {horizon}"))
+                }
+                _ if series::infinite(values).or(series::infinite(future)).is_some() => {
+                    Some("holds an infinite value".to_string())
+                }
+                _ => None,
+            };
+            if let Some(problem) = problem {
+                return Err(Error::input(format!("series {index}: the covariate \"{name}\" {problem}"))
+                    .hint("mark what is not known as NaN, or leave the future empty"));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Forecaster for TwoExhibit {
+    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+        options.check()?;
+        series::check(series)?;
+        check_covariates(series, options.horizon)?;
+        let config = self.network.config();
+        let (levels, median) = (config.quantiles.len(), self.median()?);
+        let long = options.horizon > config.max_output_patches.saturating_mul(self.cut.size);
+        let most = if long { ROWS_A_PASS / 9 } else { ROWS_A_PASS };
+        let mut forecasts = Vec::with_capacity(series.len());
+        let mut rest = series;
+        while !rest.is_empty() {
+            let mut rows = 0;
+            let fits = rest.iter().take_while(|past| {
+                rows += 1 + past.covariates.len();
+                rows <= most
+            });
+            let (now, later) = rest.split_at(fits.count().max(1));
+            rest = later;
+            let told =
+                self.predict(&together(now, options.horizon, config.context_length), options.horizon)?;
+            let mut row = 0;
+            for past in now {
+                let mut forecast =
+                    Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
+                for step in 0..options.horizon {
+                    let trained = at(&told, (row, step), levels, options.horizon);
+                    forecast.mean.push(trained[median]);
+                    let told = self.quantiles(&trained, &options.quantiles);
+                    forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
+                }
+                forecasts.push(forecast);
+                row += 1 + past.covariates.len();
+            }
+        }
+        Ok(forecasts)
+    }
+
+    fn context(&self) -> Option<usize> {
+        Some(self.network.config().context_length)
+    }
+
+    fn levels(&self) -> Vec<f64> {
+        self.network.config().quantiles.clone()
+    }
+
+    fn reads_covariates(&self) -> bool {
+        true
+    }
+}
+
+impl Exhibit for TwoExhibit {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// `context`, `(rows, steps)`, to `quantile_preds`, `(rows, quantiles, steps)`. Rows of one of `group_ids`, `(rows)`,
+    /// see each other; `future_covariates`, `(rows, steps)`: what is known of the future, NaN for what is not.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.forward_context(inputs, &Value::Null)
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" | "encode" => self.forward_context(inputs, options),
+            "generate" => self.predict_quantiles(inputs, options),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// The mean of the encoder's states over the patches of the past that hold a value. The series of one item do not
+    /// see each other.
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let longest = self.network.config().context_length;
+        series::embed(items, longest, |series| {
+            let batch = together(series, 0, longest);
+            let encoded = self.encode(&batch, 1)?;
+            let chosen: Vec<Vec<bool>> =
+                encoded.real.iter().map(|row| row[..encoded.patches].to_vec()).collect();
+            mean_of(&encoded.states, &chosen)
+        })
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        series::generate(self, prompt, options, each)
+    }
+
+    fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        match method {
+            "forward" | "generate" => {
+                let made = made_up(sizes)?;
+                let shape = (sizes.rows, sizes.tokens);
+                Ok(Tensors::from([("context".into(), host(made.concat(), shape)?)]))
+            }
+            other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
+        }
+    }
+
+    fn defaults(&self) -> Decoding {
+        let config = self.network.config();
+        Decoding::greedy(config.max_output_patches.saturating_mul(config.output_patch_size))
+    }
+}
+
+/// A small config with every branch awake.
+pub(crate) fn sample() -> Value {
+    json!({
+        "architectures": ["Chronos2Model"], "chronos_pipeline_class": "Chronos2Pipeline", "model_type": "t5",
+        "d_model": 32, "d_kv": 6, "d_ff": 64, "num_layers": 3, "num_heads": 3, "layer_norm_epsilon": 1e-6,
+        "rope_theta": 3000.0, "feed_forward_proj": "relu",
+        "chronos_config": {
+            "context_length": 40, "input_patch_size": 4, "input_patch_stride": 4, "output_patch_size": 4,
+            "max_output_patches": 2, "quantiles": [0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95], "use_reg_token": true,
+            "use_arcsinh": true, "time_encoding_scale": 50
+        }
+    })
+}

@@ -1,0 +1,288 @@
+//! Series on their way into a model: read from tensors and prompts, checked, put side by side.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::generate::{Decoding, Rng};
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{Forecaster, Forecasting, Past, SampleSizes};
+use fauna_shared::{Error, Result};
+use serde_json::Value;
+
+/// Where a network computes, and in what numbers its activations are.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    device: Device,
+    activations: DType,
+}
+
+impl Place {
+    pub(crate) fn of(opening: &fauna_shared::model::Opening) -> Self {
+        let runtime = opening.weights.runtime();
+        Self { device: runtime.device().clone(), activations: runtime.activations() }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// `values` of `shape` as activations.
+    pub(crate) fn tensor(&self, values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+        Ok(Tensor::from_vec(values, shape.into(), &self.device)?.to_dtype(self.activations)?)
+    }
+}
+
+/// A tensor's elements in order, as float32.
+pub(crate) fn floats(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// A tensor of float32 in the memory of the host.
+pub(crate) fn host(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
+}
+
+/// The series of the input `name`, `(series, steps)` or one of `(steps)`, at least one of each.
+pub(crate) fn rows(inputs: &Tensors, name: &str) -> Result<Vec<Vec<f32>>> {
+    let found = inputs.get(name).ok_or_else(|| Error::input(format!("{name} is missing")))?;
+    let table = match found.rank() {
+        1 => found.unsqueeze(0)?,
+        _ => found.clone(),
+    };
+    if table.rank() != 2 || table.elem_count() == 0 {
+        return Err(Error::input(format!("{name} is {:?}, wanted (series, steps)", found.dims())));
+    }
+    Ok(table.to_dtype(DType::F32)?.to_vec2()?)
+}
+
+/// Whether every series can be forecast: it has steps, one of them is known and none is infinite.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) naming the first that cannot, by its index.
+pub(crate) fn check(series: &[Past]) -> Result<()> {
+    for (index, past) in series.iter().enumerate() {
+        let problem = match &past.values[..] {
+            [] => Some("has no values".to_string()),
+            values if values.iter().all(|value| value.is_nan()) => Some("holds gaps only (NaN)".to_string()),
+            values => infinite(values).map(|step| format!("is infinite at step {step}")),
+        };
+        if let Some(problem) = problem {
+            return Err(Error::input(format!("series {index} {problem}"))
+                .hint("a series needs at least one value that is a number; mark gaps as NaN"));
+        }
+    }
+    Ok(())
+}
+
+/// The first step that is infinite.
+pub(crate) fn infinite(values: &[f32]) -> Option<usize> {
+    values.iter().position(|value| value.is_infinite())
+}
+
+/// The last `longest` steps of each series one under the other, gaps on the left of the shorter ones; and how many
+/// steps there are.
+pub(crate) fn beside<S: AsRef<[f32]>>(series: &[S], longest: usize) -> (Vec<f32>, usize) {
+    let steps = series.iter().map(|one| one.as_ref().len()).max().unwrap_or(0).min(longest);
+    let mut table = Vec::with_capacity(steps * series.len());
+    for one in series {
+        let kept = last(one.as_ref(), steps);
+        table.extend(std::iter::repeat_n(f32::NAN, steps - kept.len()));
+        table.extend_from_slice(kept);
+    }
+    (table, steps)
+}
+
+/// The last `count` of `values`, or all.
+pub(crate) fn last(values: &[f32], count: usize) -> &[f32] {
+    &values[values.len().saturating_sub(count)..]
+}
+
+/// The whole number that `options` hold under `key`; none if they do not.
+pub(crate) fn count(options: &Value, key: &str) -> Result<Option<usize>> {
+    match &options[key] {
+        Value::Null => Ok(None),
+        value => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) => Ok(Some(n)),
+            None => Err(Error::input(format!("{key} is a whole number, not {value}"))),
+        },
+    }
+}
+
+/// The number that `options` hold under `key`.
+pub(crate) fn number(options: &Value, key: &str) -> Result<Option<f64>> {
+    match &options[key] {
+        Value::Null => Ok(None),
+        value => {
+            value.as_f64().map(Some).ok_or_else(|| Error::input(format!("{key} is a number, not {value}")))
+        }
+    }
+}
+
+/// The truth value that `options` hold under `key`.
+pub(crate) fn truth(options: &Value, key: &str) -> Result<Option<bool>> {
+    match &options[key] {
+        Value::Null => Ok(None),
+        Value::Bool(value) => Ok(Some(*value)),
+        value => Err(Error::input(format!("{key} is true or false, not {value}"))),
+    }
+}
+
+/// The quantile levels that `options` hold under `key`.
+pub(crate) fn levels(options: &Value, key: &str) -> Result<Option<Vec<f64>>> {
+    let wrong = || Error::input(format!("{key} are numbers between 0 and 1, not {}", options[key]));
+    match &options[key] {
+        Value::Null => Ok(None),
+        Value::Array(list) => {
+            let level = |value: &Value| value.as_f64().filter(|level| (0.0..=1.0).contains(level));
+            list.iter().map(|value| level(value).ok_or_else(wrong)).collect::<Result<_>>().map(Some)
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// A horizon that may be computed.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if it is 0 or beyond all reason.
+pub(crate) fn horizon(steps: usize) -> Result<usize> {
+    Forecasting { horizon: steps, ..Forecasting::default() }.check().map(|()| steps)
+}
+
+/// Forecasts the series of `prompt`, handing on the point forecasts: as many steps as there may be new tokens.
+pub(crate) fn generate(
+    forecaster: &dyn Forecaster,
+    prompt: &Prompt,
+    options: &Decoding,
+    each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<()> {
+    let rows = match prompt {
+        Prompt::Items(items) => match &items[..] {
+            [Item::Series(rows)] if !rows.is_empty() => rows,
+            _ => return Err(not_a_series()),
+        },
+        Prompt::Chat(_) => return Err(not_a_series()),
+    };
+    options.check()?;
+    let series: Vec<Past> = rows.iter().cloned().map(Past::from).collect();
+    let wanted = Forecasting {
+        horizon: options.max_new_tokens,
+        quantiles: Vec::new(),
+        samples: None,
+        seed: options.seed,
+    };
+    let forecasts = forecaster.forecast(&series, &wanted)?;
+    // The receiver's wish to stop has nothing left to stop.
+    let _ = each(Item::Series(forecasts.into_iter().map(|forecast| forecast.mean).collect()));
+    Ok(())
+}
+
+fn not_a_series() -> Error {
+    Error::input("this model continues series: the prompt is one item, a list of series")
+}
+
+/// One vector for each of `items`, the mean of those of its series, by `embed`, which gives a row a series.
+pub(crate) fn embed(
+    items: &[Item],
+    context: usize,
+    embed: impl Fn(&[Past]) -> Result<Tensor>,
+) -> Result<Embeddings> {
+    let mut vectors = Vec::with_capacity(items.len());
+    let mut cut = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let Item::Series(rows) = item else {
+            return Err(Error::input(format!(
+                "item {index}: this model reads series, not {}",
+                item.modality()
+            )));
+        };
+        let series: Vec<Past> = rows.iter().cloned().map(Past::from).collect();
+        if series.is_empty() {
+            return Err(Error::input(format!("item {index} holds no series")));
+        }
+        check(&series).map_err(|error| error.context(format!("item {index}")))?;
+        let vector = embed(&series)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        vectors.push(vector.mean_keepdim(0)?);
+        cut.push(rows.iter().map(|row| row.len().saturating_sub(context)).max().unwrap_or(0));
+    }
+    match vectors.is_empty() {
+        true => Err(Error::input("no series to embed")),
+        false => Ok(Embeddings { rows: Tensor::cat(&vectors, 0)?, cut }),
+    }
+}
+
+/// The mean of the `states`, `(series, time, width)`, whose places are `chosen`, row by row; zeros where none is.
+pub(crate) fn mean_of(states: &Tensor, chosen: &[Vec<bool>]) -> Result<Tensor> {
+    let time = states.dim(1)?;
+    let share = |row: &Vec<bool>| {
+        let count = row.iter().filter(|chosen| **chosen).count().max(1) as f32;
+        (0..time).map(|i| if row.get(i) == Some(&true) { 1.0 / count } else { 0.0 }).collect::<Vec<f32>>()
+    };
+    let shares: Vec<f32> = chosen.iter().flat_map(share).collect();
+    let shares = Tensor::from_vec(shares, (chosen.len(), 1, time), states.device())?;
+    Ok(shares.to_dtype(states.dtype())?.matmul(&states.contiguous()?)?.squeeze(1)?)
+}
+
+/// Made-up series of exact sizes, no two alike: a wave, a trend and noise.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if there is nothing to make.
+pub(crate) fn made_up(sizes: &SampleSizes) -> Result<Vec<Vec<f32>>> {
+    if sizes.rows == 0 || sizes.tokens == 0 || sizes.images > 0 {
+        return Err(Error::input(format!(
+            "{} series of {} steps and {} pictures cannot be made up",
+            sizes.rows, sizes.tokens, sizes.images
+        )));
+    }
+    let mut random = Rng::new(0, 0);
+    let mut row = |row: usize| {
+        let mut value = |t: usize| {
+            let (t, period) = (t as f64, 7.0 + row as f64 % 31.0);
+            let wave = (t * std::f64::consts::TAU / period).sin();
+            (10.0 + wave + 0.01 * t + 0.2 * random.normal()) as f32
+        };
+        (0..sizes.tokens).map(&mut value).collect()
+    };
+    Ok((0..sizes.rows).map(&mut row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_that_cannot_be_read_is_named() {
+        let good = Past::from(vec![1.0, f32::NAN]);
+        assert!(check(&[good.clone(), Past::from(vec![0.0; 3])]).is_ok());
+        for (values, words) in [
+            (vec![], "series 1 has no values"),
+            (vec![f32::NAN; 4], "series 1 holds gaps only (NaN)"),
+            (vec![1.0, f32::NEG_INFINITY], "series 1 is infinite at step 1"),
+        ] {
+            assert_eq!(check(&[good.clone(), values.into()]).unwrap_err().message(), words);
+        }
+    }
+
+    #[test]
+    fn shorter_series_are_filled_up_on_the_left() {
+        let (table, steps) = beside(&[vec![1.0], vec![2.0, 3.0, 4.0]], 2);
+        assert_eq!(steps, 2);
+        assert!(table[0].is_nan());
+        assert_eq!(table[1..], [1.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_mean_leaves_out_what_was_not_chosen() {
+        let states = Tensor::new(&[[[1f32, 2.0], [3.0, 4.0], [9.0, 9.0]]], &Device::Cpu).unwrap();
+        let mean = mean_of(&states, &[vec![true, true]]).unwrap();
+        assert_eq!(mean.to_vec2::<f32>().unwrap(), [[2.0, 3.0]]);
+    }
+
+    #[test]
+    fn options_of_other_types_are_named() {
+        let options = serde_json::json!({"a": "x", "b": [0.5, 2.0], "c": -1});
+        assert!(count(&options, "c").unwrap_err().message().contains("c is a whole number"));
+        assert!(levels(&options, "b").unwrap_err().message().contains("b are numbers between 0 and 1"));
+        assert!(truth(&options, "a").unwrap_err().message().contains("a is true or false"));
+        assert!(number(&options, "a").is_err() && number(&options, "d").unwrap().is_none());
+    }
+}

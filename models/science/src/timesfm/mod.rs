@@ -1,0 +1,90 @@
+//! TimesFM: a decoder over patches of one series (Das et al. 2024, arXiv 2310.10688).
+//!
+//! [`patched`] is what 1.0 and 2.0 are; [`v2_5`] is newer in nearly every part. Both load transformers' releases and the
+//! original ones. One pass tells `horizon_length` steps; a longer horizon is reached by taking the point forecasts for
+//! what happened and going on from there, as the original program does.
+
+mod exhibit;
+pub mod patched;
+mod patched_exhibit;
+mod release;
+pub mod v2_5;
+mod v2_5_exhibit;
+
+use candle_core::Tensor;
+use fauna_shared::Result;
+use fauna_shared::nn::{Activation, Linear, add};
+use fauna_shared::weights::{MatrixUse, Piece, Weights};
+
+pub use patched_exhibit::PatchedExhibit;
+pub(crate) use patched_exhibit::sample as patched_sample;
+pub(crate) use release::{PATCHED, V2_5, rename};
+pub use v2_5_exhibit::V25Exhibit;
+pub(crate) use v2_5_exhibit::sample as v2_5_sample;
+
+/// `output(activation(input(x))) + residual(x)`.
+pub struct ResidualBlock {
+    input_layer: Linear,
+    output_layer: Linear,
+    residual_layer: Linear,
+    activation: Activation,
+}
+
+impl ResidualBlock {
+    /// The block at `w`; `sizes`: of what goes in, of what is inside, of what comes out.
+    ///
+    /// # Errors
+    /// As any load.
+    pub fn load(w: &Weights, sizes: [usize; 3], bias: bool, activation: Activation) -> Result<Self> {
+        let [inputs, hidden, outputs] = sizes;
+        Ok(Self {
+            input_layer: w.linear_bias_if(bias, "input_layer", inputs, hidden)?,
+            output_layer: w.linear_bias_if(bias, "output_layer", hidden, outputs)?,
+            residual_layer: w.linear_bias_if(bias, "residual_layer", inputs, outputs)?,
+            activation,
+        })
+    }
+
+    /// `x`: `(…, inputs)`; gives `(…, outputs)`.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let hidden = self.input_layer.forward_then(x, self.activation)?;
+        add(&self.output_layer.forward(&hidden)?, &self.residual_layer.forward(x)?)
+    }
+}
+
+/// Queries, keys and values as one map: all of the first, then of the second, then of the third. Transformers stores
+/// three, the original release one.
+pub(crate) fn joined_projections(
+    w: &Weights,
+    inputs: usize,
+    [queries, keys]: [usize; 2],
+    bias: bool,
+) -> Result<Linear> {
+    if w.has("qkv_proj", false) {
+        return w.linear_bias_if(bias, "qkv_proj", inputs, queries + 2 * keys);
+    }
+    let pieces = |kind: &str| {
+        [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)]
+            .map(|(name, rows)| Piece::whole(format!("{name}.{kind}"), rows))
+    };
+    let weight = w.stack(MatrixUse::Map, &pieces("weight"), inputs)?;
+    let bias = if bias { Some(w.stack_bias(&pieces("bias"))?) } else { None };
+    Ok(Linear::new(weight, bias))
+}
+
+/// What queries are multiplied by, number by number: `softplus(scaling) / (ln 2 · √width)`.
+pub(crate) fn query_scale(w: &Weights, width: usize) -> Result<Tensor> {
+    let scaling = w.tensor("scaling", &[width])?;
+    let factor = 1.442_695_041 / (width as f64).sqrt();
+    let softplus = |x: f32| match f64::from(x) {
+        // As in PyTorch: beyond this, nothing is left to add.
+        x if x > 20.0 => x,
+        x => x.exp().ln_1p(),
+    };
+    let values = crate::series::floats(&scaling)?;
+    let values: Vec<f32> = values.into_iter().map(|x| (softplus(x) * factor) as f32).collect();
+    Ok(Tensor::from_vec(values, width, scaling.device())?.to_dtype(scaling.dtype())?)
+}

@@ -1,0 +1,205 @@
+//! The original releases: what they call their tensors, and the configs that they do not hold.
+
+use std::path::{Path, PathBuf};
+
+use fauna_shared::Result;
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{FindLayout, Layout, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::Name;
+use serde_json::{Value, json};
+
+/// The file of the original 1.0 and 2.0.
+const ORIGINAL: &str = "torch_model.ckpt";
+
+/// What a release calls its tensors, in transformers' names.
+pub(crate) fn rename(name: &str) -> Name {
+    let new = match name.split_once('.') {
+        Some(("stacked_transformer", rest)) => format!("decoder.{rest}"),
+        Some((part @ ("input_ff_layer" | "freq_emb" | "position_emb"), rest)) => {
+            format!("decoder.{part}.{}", plain_block(rest))
+        }
+        Some(("horizon_ff_layer", rest)) => format!("horizon_ff_layer.{}", plain_block(rest)),
+        Some(("tokenizer", rest)) => format!("model.input_ff_layer.{}", plain_block(rest)),
+        Some((part @ ("output_projection_point" | "output_projection_quantiles"), rest)) => {
+            format!("{part}.{}", plain_block(rest))
+        }
+        Some(("stacked_xf", rest)) => match rest.split_once('.') {
+            Some((layer, rest)) => format!("model.layers.{layer}.{}", of_2_5(rest)),
+            None => return Name::Keep,
+        },
+        _ => return Name::Keep,
+    };
+    if new == name { Name::Keep } else { Name::To(new) }
+}
+
+/// A name in a residual block: the first map is called otherwise, and may stand in a list.
+fn plain_block(name: &str) -> String {
+    match name.strip_prefix("hidden_layer.") {
+        Some(rest) => format!("input_layer.{}", rest.strip_prefix("0.").unwrap_or(rest)),
+        None => name.to_string(),
+    }
+}
+
+/// A name in a layer of 2.5.
+fn of_2_5(name: &str) -> String {
+    match name {
+        "attn.per_dim_scale.per_dim_scale" => return "self_attn.scaling".to_string(),
+        "attn.query_ln.scale" => return "self_attn.q_norm.weight".to_string(),
+        "attn.key_ln.scale" => return "self_attn.k_norm.weight".to_string(),
+        _ => {}
+    }
+    let (part, rest) = name.rsplit_once('.').unwrap_or((name, ""));
+    let part = match part {
+        "pre_attn_ln" => return "input_layernorm.weight".to_string(),
+        "post_attn_ln" => return "post_attention_layernorm.weight".to_string(),
+        "pre_ff_ln" => return "pre_feedforward_layernorm.weight".to_string(),
+        "post_ff_ln" => return "post_feedforward_layernorm.weight".to_string(),
+        "attn.qkv_proj" => "self_attn.qkv_proj",
+        "attn.query" => "self_attn.q_proj",
+        "attn.key" => "self_attn.k_proj",
+        "attn.value" => "self_attn.v_proj",
+        "attn.out" => "self_attn.o_proj",
+        "ff0" => "mlp.fc1",
+        "ff1" => "mlp.fc2",
+        other => other,
+    };
+    format!("{part}.{rest}")
+}
+
+/// The weights of `files` that are to be opened: the one the user chose, or the first of `names`.
+fn chosen(files: &Files, names: &[&str]) -> Option<PathBuf> {
+    match files.choice() {
+        Some(name) => files.get(name),
+        None => names.iter().find_map(|name| files.get(name)),
+    }
+}
+
+/// The config of a folder that names its kind: transformers' own layout.
+fn named(files: &Files) -> Result<Option<Value>> {
+    let config = if files.get("config.json").is_some() { files.json("config.json")? } else { None };
+    Ok(config.filter(|config| config["model_type"].is_string() || config["architectures"][0].is_string()))
+}
+
+/// Shapes by official name.
+struct Shapes(Checkpoint);
+
+impl Shapes {
+    fn open(path: &Path) -> Result<Self> {
+        Ok(Self(Checkpoint::open_files(&[path.to_path_buf()])?))
+    }
+
+    fn of(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.0.get(name)?.shape)
+    }
+
+    fn axis(&self, name: &str, axis: usize) -> Option<usize> {
+        self.of(name)?.get(axis).copied()
+    }
+
+    /// How many layers there are, each with a tensor `before{i}{after}`.
+    fn layers(&self, before: &str, after: &str) -> usize {
+        (0..).take_while(|i| self.of(&format!("{before}{i}{after}")).is_some()).count()
+    }
+}
+
+/// TimesFM 1.0 or 2.0 as the original program stores it. A `config.json` beside it is used where it is of transformers.
+pub(crate) const PATCHED: FindLayout = |files, options| {
+    let config = named(files)?;
+    let transformers = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    let known =
+        config.is_some() && files.choice().is_none() && transformers.iter().any(|n| files.get(n).is_some());
+    let random = options.random_weights.is_some();
+    let Some(path) = chosen(files, &[ORIGINAL]).filter(|path| !known && !random && is_original(path)) else {
+        return Ok(None);
+    };
+    let config = match config {
+        Some(config) => config,
+        None => match patched_config(&Shapes::open(&path)?, options) {
+            Some(config) => config,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Layout { config, weights: vec![path] }))
+};
+
+fn is_original(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "ckpt")
+}
+
+fn patched_config(shapes: &Shapes, options: &Options) -> Option<Value> {
+    let layers = shapes.layers("stacked_transformer.layers.", ".self_attn.scaling");
+    let head = shapes.axis("stacked_transformer.layers.0.self_attn.scaling", 0)?;
+    let inner = shapes.axis("stacked_transformer.layers.0.self_attn.o_proj.weight", 1)?;
+    // 1.0 and 2.0 differ in nothing that tensors tell but their depth.
+    let first = layers <= 20;
+    let setting = |key: &str, otherwise: Value| options.settings.get(key).cloned().unwrap_or(otherwise);
+    Some(json!({
+        "model_type": "timesfm", "architectures": ["TimesFmModelForPrediction"],
+        "patch_length": shapes.axis("input_ff_layer.hidden_layer.0.weight", 1)? / 2,
+        "context_length": setting("context_length", json!(if first { 512 } else { 2048 })),
+        "horizon_length": shapes.axis("horizon_ff_layer.output_layer.weight", 0)? / 10,
+        "freq_size": shapes.axis("freq_emb.weight", 0)?,
+        "num_hidden_layers": layers, "hidden_size": shapes.axis("freq_emb.weight", 1)?,
+        "intermediate_size": shapes.axis("input_ff_layer.hidden_layer.0.weight", 0)?,
+        "head_dim": head, "num_attention_heads": inner.checked_div(head)?,
+        "use_positional_embedding": setting("use_positional_embedding", json!(first)),
+    }))
+}
+
+/// TimesFM 2.5 as the original program stores it: a config that names nothing, or none.
+pub(crate) const V2_5: FindLayout = |files, options| {
+    if named(files)?.is_some() || options.random_weights.is_some() {
+        return Ok(None);
+    }
+    let Some(path) = chosen(files, &["model.safetensors"]) else { return Ok(None) };
+    let shapes = Shapes::open(&path)?;
+    Ok(v2_5_config(&shapes).map(|config| Layout { config, weights: vec![path] }))
+};
+
+fn v2_5_config(shapes: &Shapes) -> Option<Value> {
+    let head = shapes.axis("stacked_xf.0.attn.query_ln.scale", 0)?;
+    let inner = shapes.axis("stacked_xf.0.attn.out.weight", 1)?;
+    let heads = inner.checked_div(head)?;
+    Some(json!({
+        "model_type": "timesfm2_5", "architectures": ["TimesFm2_5ModelForPrediction"],
+        "patch_length": shapes.axis("tokenizer.hidden_layer.weight", 1)? / 2,
+        "horizon_length": shapes.axis("output_projection_point.output_layer.weight", 0)? / 10,
+        "output_quantile_len": shapes.axis("output_projection_quantiles.output_layer.weight", 0)? / 10,
+        "num_hidden_layers": shapes.layers("stacked_xf.", ".ff0.weight"),
+        "hidden_size": shapes.axis("tokenizer.output_layer.weight", 0)?,
+        "intermediate_size": shapes.axis("stacked_xf.0.ff0.weight", 0)?,
+        "head_dim": head, "num_attention_heads": heads, "num_key_value_heads": heads,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn original_names_become_those_of_transformers() {
+        for (old, new) in [
+            (
+                "stacked_transformer.layers.3.self_attn.qkv_proj.bias",
+                "decoder.layers.3.self_attn.qkv_proj.bias",
+            ),
+            ("input_ff_layer.hidden_layer.0.weight", "decoder.input_ff_layer.input_layer.weight"),
+            ("input_ff_layer.output_layer.bias", "decoder.input_ff_layer.output_layer.bias"),
+            ("horizon_ff_layer.hidden_layer.0.bias", "horizon_ff_layer.input_layer.bias"),
+            ("freq_emb.weight", "decoder.freq_emb.weight"),
+            ("tokenizer.hidden_layer.weight", "model.input_ff_layer.input_layer.weight"),
+            ("stacked_xf.11.attn.qkv_proj.weight", "model.layers.11.self_attn.qkv_proj.weight"),
+            ("stacked_xf.0.attn.out.weight", "model.layers.0.self_attn.o_proj.weight"),
+            ("stacked_xf.0.attn.key_ln.scale", "model.layers.0.self_attn.k_norm.weight"),
+            ("stacked_xf.0.attn.per_dim_scale.per_dim_scale", "model.layers.0.self_attn.scaling"),
+            ("stacked_xf.0.pre_ff_ln.scale", "model.layers.0.pre_feedforward_layernorm.weight"),
+            ("stacked_xf.0.ff1.weight", "model.layers.0.mlp.fc2.weight"),
+            ("output_projection_point.hidden_layer.weight", "output_projection_point.input_layer.weight"),
+        ] {
+            assert_eq!(rename(old), Name::To(new.into()), "{old}");
+            assert_eq!(rename(new), Name::Keep, "{new}");
+        }
+        assert_eq!(rename("stranger.weight"), Name::Keep);
+    }
+}

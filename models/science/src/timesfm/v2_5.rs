@@ -1,0 +1,336 @@
+//! TimesFM 2.5: patches of a series in, a point forecast and far-reaching quantiles out.
+//!
+//! Das et al. 2024 (arXiv 2310.10688) is its ground; rotary positions, norms on both sides of every part and a head for
+//! quantiles are its own.
+//! Checked against transformers `TimesFm2_5ModelForPrediction`, parity cases `tests/parity/timesfm`.
+//! Loads `model_type: "timesfm2_5"`, and the original safetensors. Activations are `(series, patches, hidden_size)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
+use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::nn::{Activation, Linear, RmsNorm, add};
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ResidualBlock, joined_projections, query_scale};
+
+/// The keys of `config.json`. What a config leaves out is as in the release.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Steps of a patch.
+    pub patch_length: usize,
+    /// Steps read at most.
+    pub context_length: usize,
+    /// Steps told in one pass.
+    pub horizon_length: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Heads of queries.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values.
+    pub num_key_value_heads: usize,
+    /// Added to mean squares.
+    pub rms_norm_eps: f64,
+    /// The levels that were trained.
+    pub quantiles: Vec<f64>,
+    /// Whether the maps of attention have biases.
+    pub attention_bias: bool,
+    /// Whether those of the feed-forward part have.
+    pub use_bias: bool,
+    /// Steps that the head for quantiles reaches.
+    pub output_quantile_len: usize,
+    /// Which channel is the point forecast.
+    pub decode_index: usize,
+    /// The activation.
+    pub activation: Activation,
+    /// Whether the head for quantiles is used.
+    pub use_continuous_quantile_head: bool,
+    /// Whether a series and its mirror image are given mirrored forecasts.
+    pub force_flip_invariance: bool,
+    /// Whether what was never below 0 is foreseen not to be.
+    pub infer_is_positive: bool,
+    /// Base of the rotary positions, and their kind.
+    pub rope_parameters: Option<Value>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_length: 32,
+            context_length: 16384,
+            horizon_length: 128,
+            num_hidden_layers: 20,
+            hidden_size: 1280,
+            intermediate_size: 1280,
+            head_dim: 80,
+            num_attention_heads: 16,
+            num_key_value_heads: 16,
+            rms_norm_eps: 1e-6,
+            quantiles: (1..10).map(|tenth| f64::from(tenth) / 10.0).collect(),
+            attention_bias: false,
+            use_bias: false,
+            output_quantile_len: 1024,
+            decode_index: 5,
+            activation: Activation::Silu,
+            use_continuous_quantile_head: true,
+            force_flip_invariance: true,
+            infer_is_positive: true,
+            rope_parameters: None,
+        }
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        check_sizes(&[
+            ("patch_length", self.patch_length),
+            ("patch_length * 2", self.patch_length.saturating_mul(2)),
+            ("context_length", self.context_length),
+            ("horizon_length", self.horizon_length),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("head_dim", self.head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("output_quantile_len", self.output_quantile_len),
+            ("head_dim * num_attention_heads", self.head_dim.saturating_mul(self.num_attention_heads)),
+            (
+                "head_dim * num_key_value_heads * 2",
+                self.head_dim.saturating_mul(2 * self.num_key_value_heads),
+            ),
+            ("horizon_length * (1 + quantiles)", self.horizon_length.saturating_mul(self.channels())),
+            (
+                "output_quantile_len * (1 + quantiles)",
+                self.output_quantile_len.saturating_mul(self.channels()),
+            ),
+        ])?;
+        super::exhibit::check_levels(&self.quantiles)?;
+        let uneven = |what: &str, a: usize, of: &str, b: usize| {
+            Err(Error::unsupported(format!("{what} {a} is not a multiple of {of} {b}")))
+        };
+        if !self.context_length.is_multiple_of(self.patch_length) {
+            return uneven("context_length", self.context_length, "patch_length", self.patch_length);
+        }
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        match heads.is_multiple_of(kv_heads) {
+            true => Ok(()),
+            false => uneven("num_attention_heads", heads, "num_key_value_heads", kv_heads),
+        }
+    }
+
+    fn rope(&self) -> Result<Rope> {
+        let parameters = self.rope_parameters.as_ref().unwrap_or(&Value::Null);
+        match parameters["rope_type"].as_str() {
+            None | Some("default") => {}
+            Some(other) => {
+                return Err(Error::unsupported(format!(
+                    "rope_type \"{other}\" is not implemented for timesfm-2.5"
+                )));
+            }
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let message = format!("rotary positions over a head_dim of {}: pairs wanted", self.head_dim);
+            return Err(Error::unsupported(message));
+        }
+        let theta = parameters["rope_theta"].as_f64().unwrap_or(10_000.0);
+        Rope::new(theta, self.head_dim, RopeScaling::Default)
+    }
+
+    /// Numbers told of each step: one of no use, and the quantiles.
+    pub fn channels(&self) -> usize {
+        1 + self.quantiles.len()
+    }
+
+    /// Which channel is the point forecast.
+    pub fn point(&self) -> usize {
+        self.decode_index.min(self.channels() - 1)
+    }
+}
+
+/// The network.
+pub struct TimesFm25 {
+    input_ff_layer: ResidualBlock,
+    layers: Vec<Layer>,
+    output_projection_point: ResidualBlock,
+    output_projection_quantiles: ResidualBlock,
+    rope: Rope,
+    config: Config,
+}
+
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: RmsNorm,
+    mlp: Mlp,
+    post_feedforward_layernorm: RmsNorm,
+}
+
+struct Attention {
+    qkv_proj: Linear,
+    o_proj: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    scale: Tensor,
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+}
+
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+}
+
+impl Model for TimesFm25 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        let c = &config;
+        c.check()?;
+        let (model, hidden) = (w.at("model"), c.hidden_size);
+        let block = |w: &Weights, sizes, bias| ResidualBlock::load(w, sizes, bias, c.activation);
+        let input_ff_layer = block(&model.at("input_ff_layer"), [2 * c.patch_length, hidden, hidden], true)?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Layer::load(c, &model.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let head = |name, steps| block(&w.at(name), [hidden, hidden, steps * c.channels()], false);
+        Ok(Self {
+            input_ff_layer,
+            layers,
+            output_projection_point: head("output_projection_point", c.horizon_length)?,
+            output_projection_quantiles: head("output_projection_quantiles", c.output_quantile_len)?,
+            rope: c.rope()?,
+            config,
+        })
+    }
+}
+
+impl TimesFm25 {
+    /// `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The states of `patches`, `(series, patches, 2 * patch_length)`: normalised values, then which of them are
+    /// padding. `real`: which patches end in a value. Gives `(series, patches, hidden_size)`.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn encode(&self, patches: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
+        let mut x = self.input_ff_layer.forward(patches)?;
+        let mask = Mask::causal().with_padding(real)?;
+        let angles = self.rope.angles(&positions(real)?, x.device())?;
+        for layer in &self.layers {
+            x = layer.forward(&x, &mask, &angles)?;
+        }
+        Ok(x)
+    }
+
+    /// What follows the last of `states`, normalised as its patch was: `(series, horizon_length, 1 + quantiles)`.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn points(&self, states: &Tensor) -> Result<Tensor> {
+        self.told(&self.output_projection_point, states, self.config.horizon_length)
+    }
+
+    /// How far quantiles lie from each other after the last of `states`, the same way: `(series, output_quantile_len,
+    /// 1 + quantiles)`.
+    ///
+    /// # Errors
+    /// None that are to be expected.
+    pub fn spreads(&self, states: &Tensor) -> Result<Tensor> {
+        self.told(&self.output_projection_quantiles, states, self.config.output_quantile_len)
+    }
+
+    fn told(&self, head: &ResidualBlock, states: &Tensor, steps: usize) -> Result<Tensor> {
+        let (series, patches, _) = states.dims3()?;
+        let last = states.narrow(1, patches - 1, 1)?.contiguous()?;
+        Ok(head.forward(&last)?.reshape((series, steps, self.config.channels()))?)
+    }
+}
+
+/// Places counted from the first patch that is not padding.
+fn positions(real: &[Vec<bool>]) -> Result<Positions> {
+    let patches = real.first().map_or(0, Vec::len);
+    let hidden = |row: &Vec<bool>| row.iter().filter(|real| !**real).count();
+    if real.iter().all(|row| hidden(row) == 0) {
+        return Ok(Positions::counting(0, patches));
+    }
+    // What stands before is seen by nobody, wherever it is.
+    let places = |row: &Vec<bool>| (0..patches).map(|i| i.saturating_sub(hidden(row)) as u32).collect();
+    Positions::rows(&real.iter().map(places).collect::<Vec<Vec<u32>>>())
+}
+
+impl Layer {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        let mlp = w.at("mlp");
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(c, &w.at("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
+            mlp: Mlp {
+                fc1: mlp.linear_bias_if(c.use_bias, "fc1", c.hidden_size, c.intermediate_size)?,
+                fc2: mlp.linear_bias_if(c.use_bias, "fc2", c.intermediate_size, c.hidden_size)?,
+                activation: c.activation,
+            },
+            post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, angles: &Angles) -> Result<Tensor> {
+        let seen = self.self_attn.forward(&self.input_layernorm.forward(x)?, mask, angles)?;
+        let x = add(&self.post_attention_layernorm.forward(&seen)?, x)?;
+        let made = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&x)?)?;
+        add(&self.post_feedforward_layernorm.forward(&made)?, &x)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (inner, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        Ok(Self {
+            qkv_proj: joined_projections(w, c.hidden_size, [inner, kv], c.attention_bias)?,
+            o_proj: w.linear_bias_if(c.attention_bias, "o_proj", inner, c.hidden_size)?,
+            q_norm: w.rms_norm("q_norm", c.head_dim, c.rms_norm_eps)?,
+            k_norm: w.rms_norm("k_norm", c.head_dim, c.rms_norm_eps)?,
+            scale: query_scale(w, c.head_dim)?,
+            heads: c.num_attention_heads,
+            kv_heads: c.num_key_value_heads,
+            width: c.head_dim,
+        })
+    }
+
+    /// Turned first, normalised then, the other way round than elsewhere.
+    fn forward(&self, x: &Tensor, mask: &Mask, angles: &Angles) -> Result<Tensor> {
+        let (series, patches, _) = x.dims3()?;
+        let heads = self.heads + 2 * self.kv_heads;
+        let qkv = self.qkv_proj.forward(x)?.reshape((series, patches, heads, self.width))?;
+        let q = qkv.narrow(2, 0, self.heads)?.contiguous()?;
+        let k = qkv.narrow(2, self.heads, self.kv_heads)?.contiguous()?;
+        let v = qkv.narrow(2, self.heads + self.kv_heads, self.kv_heads)?;
+        let q = self.q_norm.forward(&angles.rotate(&q)?)?.broadcast_mul(&self.scale)?;
+        let k = self.k_norm.forward(&angles.rotate(&k)?)?;
+        self.o_proj.forward(&attend(&q, &k, &v, mask, 1.0)?)
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&self.fc1.forward_then(x, self.activation)?)
+    }
+}
