@@ -90,6 +90,16 @@ fn mpt_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn chronos_computes_what_its_reference_computes() {
+    cases_of("chronos");
+}
+
+#[test]
+fn timesfm_computes_what_its_reference_computes() {
+    cases_of("timesfm");
+}
+
+#[test]
 fn openvla_computes_what_its_reference_computes() {
     cases_of("openvla");
 }
@@ -121,6 +131,7 @@ fn no_folder_of_cases_is_forgotten() {
         families,
         [
             "bert",
+            "chronos",
             "clip",
             "dalle",
             "encodec",
@@ -138,7 +149,8 @@ fn no_folder_of_cases_is_forgotten() {
             "orb",
             "preprocess",
             "siglip",
-            "t5"
+            "t5",
+            "timesfm"
         ]
     );
 }

@@ -10,15 +10,18 @@ use tempfile::TempDir;
 /// Words that every model made here knows.
 const WORDS: &str = "a an red blue green car cat dog photo of sky night armchair avocado shape the in";
 
-/// A checkpoint of `family`.
-pub fn of(family: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// The sample config of `family`.
+pub fn config_of(family: &str) -> Value {
     let zoo = fauna::zoo();
     let known = zoo.families().iter().find(|known| known.name == family).expect(family);
-    let config = (known.sample)();
+    (known.sample)()
+}
+
+/// A checkpoint of `config`.
+pub fn of(config: &Value) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let (_, inventory) =
-        fauna::inventory(folder.path().to_str().unwrap(), &Options::default()).expect(family);
+    let (_, inventory) = fauna::inventory(folder.path().to_str().unwrap(), &Options::default()).unwrap();
     let plan = |(name, shape): &(String, Vec<usize>)| Planned {
         name: name.clone(),
         storage: Storage::F32,
@@ -36,7 +39,7 @@ pub fn of(family: &str) -> TempDir {
 
 /// A checkpoint of `family` with a tokenizer of a few words that puts `begin` and `end` around a text.
 pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
-    let folder = of(family);
+    let folder = of(&config_of(family));
     // The end token has the largest id, by which CLIP finds it.
     let mut vocabulary: serde_json::Map<String, Value> =
         WORDS.split(' ').zip((4..).map(Value::from)).map(|(word, id)| (word.into(), id)).collect();

@@ -3,6 +3,8 @@
 #[cfg(feature = "robotics")]
 mod act;
 mod answer;
+#[cfg(feature = "science")]
+mod atoms;
 mod conversation;
 mod given;
 #[cfg(feature = "vision")]
@@ -42,7 +44,10 @@ use fauna::progress::{Progress, Unit};
                         fauna run google/medgemma-4b-it --image chest.png \"Describe the findings.\"\n  \
                         fauna run HuggingFaceM4/idefics-9b --image a.png \"two cats\" --image b.png --ask\n  \
                         fauna run dalle-mini/dalle-mini \"an armchair in the shape of an avocado\" --grid 3x3 \
-                        --out grid.png")]
+                        --out grid.png\n  \
+                        fauna run openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \
+                        --unnorm-key bridge_orig\n  \
+                        fauna run orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif --relax --out relaxed.xyz")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
     source: String,
@@ -80,6 +85,9 @@ pub struct Args {
     #[cfg(feature = "robotics")]
     #[command(flatten)]
     acting: act::Acting,
+    #[cfg(feature = "science")]
+    #[command(flatten)]
+    simulating: atoms::Simulating,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -89,6 +97,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     #[cfg(feature = "robotics")]
     if let Some(instruction) = &args.acting.instruction {
         return act::run(&args, instruction, context);
+    }
+    #[cfg(feature = "science")]
+    if let Some(path) = &args.simulating.atoms {
+        return atoms::run(&args, path, context);
     }
     let seed = context.globals.seed;
     args.sampling.over(Decoding::default(), seed)?;

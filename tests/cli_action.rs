@@ -1,0 +1,133 @@
+//! Whole-program tests of what moves a robot.
+
+#[path = "support/checkpoint.rs"]
+mod checkpoint;
+#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use fauna::{Image, picture};
+use program::{json_lines, refused, run, run_with, text};
+use serde_json::json;
+use tempfile::TempDir;
+
+const DEGREES: [&str; 7] = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"];
+
+/// A small OpenVLA that knows two robots.
+static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = checkpoint::with_words("openvla", "<s>", "</s>");
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let statistics = |size: f64| json!({"action": {"q01": vec![-size; 7], "q99": vec![size; 7], "mask": [true, true, true, true, true, true, false]}});
+    config["norm_stats"] = json!({"small_arm": statistics(0.01), "large_arm": statistics(1.0)});
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+});
+
+fn frame(folder: &Path, name: &str, shade: u8) -> std::path::PathBuf {
+    let rgb = (0..48 * 40 * 3).map(|i| (i * 7 % 200) as u8 ^ shade).collect();
+    let path = folder.join(name);
+    picture::write(&path, &Image { width: 48, height: 40, rgb }).unwrap();
+    path
+}
+
+#[test]
+fn a_picture_and_an_instruction_make_a_movement_in_its_units() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = frame(folder.path(), "frame.png", 0);
+    let ask = ["run", text(MODEL.path()), "--image", text(&frame), "--instruction", "shape the red car"];
+    let done = run(&[&ask[..], &["--unnorm-key", "small_arm"]].concat());
+    assert_eq!(done.status, 0, "{}", done.err);
+    assert_eq!(done.out.lines().count(), 1, "{}", done.out);
+    for part in ["frame.png", "x ", " m  y ", " rad", "gripper ", "closed"] {
+        assert!(done.out.contains(part), "{part} is not in: {}", done.out);
+    }
+    let action = |key: &str| {
+        let done = run(&[&ask[..], &["--unnorm-key", key, "--json"]].concat());
+        assert_eq!(done.status, 0, "{}", done.err);
+        let line = json_lines(&done.out).remove(0);
+        assert!(line["time"].as_f64().unwrap() >= line["seconds"].as_f64().unwrap());
+        assert_eq!((&line["units"]["x"], &line["units"]["yaw"]), (&json!("m"), &json!("rad")));
+        DEGREES.map(|degree| line["action"][degree].as_f64().unwrap())
+    };
+    let (small, large) = (action("small_arm"), action("large_arm"));
+    for (small, large) in small.iter().zip(&large).take(6) {
+        assert!((small * 100.0 - large).abs() < 1e-9 && small.abs() <= 0.01);
+    }
+    assert_eq!(small[6], large[6], "the gripper is not scaled");
+}
+
+#[test]
+fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    for (i, name) in ["1.png", "2.png", "3.png"].iter().enumerate() {
+        frame(folder.path(), name, i as u8 * 3);
+    }
+    std::fs::write(folder.path().join("4.png"), "no picture").unwrap();
+    let ask = [
+        "run",
+        text(MODEL.path()),
+        "--instruction",
+        "shape the red car",
+        "--unnorm-key",
+        "small_arm",
+        "--json",
+    ];
+    let begun = Instant::now();
+    let done = run(&[&ask[..], &["--frames", text(folder.path()), "--rate", "5"]].concat());
+    assert!(begun.elapsed().as_secs_f64() > 0.6, "the fourth frame is looked at after 0.6 seconds");
+    // The last cannot be read: it is named, the others are answered.
+    refused(&done, 1, &["4.png"]);
+    let lines = json_lines(&done.out);
+    let times: Vec<f64> = lines.iter().map(|line| line["time"].as_f64().unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(times[1] >= 0.2 && times[2] >= 0.4, "{times:?}");
+
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let stdin = [
+        json!({"image": file("1.png")}).to_string(),
+        "{\"picture\": 1}".to_string(),
+        String::new(),
+        json!({"image": file("1.png"), "instruction": "a blue cat", "state": [0.5]}).to_string(),
+        json!({"image": file("3.png")}).to_string(),
+    ];
+    let done = run_with(&[&ask[..], &["--frames", "-"]].concat(), stdin.join("\n").as_bytes());
+    refused(&done, 1, &["line 2", "picture", "{\"image\": \"frame.png\"}"]);
+    let streamed = json_lines(&done.out);
+    assert_eq!(streamed.len(), 3);
+    assert_eq!(streamed[0]["action"], lines[0]["action"]);
+    assert_eq!(streamed[1]["instruction"], json!("a blue cat"));
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = frame(folder.path(), "frame.png", 0);
+    let ask = ["run", text(MODEL.path()), "--instruction", "a car", "--image", text(&frame)];
+    refused(&run(&ask), 2, &["small_arm", "large_arm"]);
+    refused(&run(&[&ask[..], &["--unnorm-key", "tiny"]].concat()), 2, &["tiny", "small_arm", "large_arm"]);
+    refused(&run(&["run", text(MODEL.path()), "--instruction", "a car"]), 2, &["--image", "--frames"]);
+    let other = ["run", "minilm", "--instruction", "a car", "--image", text(&frame)];
+    refused(&run(&other), 2, &["cannot move a robot"]);
+    let still =
+        ["run", text(MODEL.path()), "--instruction", "a car", "--frames", text(folder.path()), "--rate", "0"];
+    refused(&run(&still), 2, &["--rate"]);
+    let empty = tempfile::tempdir().unwrap();
+    let none = ["run", text(MODEL.path()), "--instruction", "a car", "--frames", text(empty.path())];
+    refused(&run(&none), 2, &["no picture"]);
+    let silent = [
+        "run",
+        text(MODEL.path()),
+        "--instruction",
+        " ",
+        "--image",
+        text(&frame),
+        "--unnorm-key",
+        "small_arm",
+    ];
+    refused(&run(&silent), 2, &["instruction"]);
+}

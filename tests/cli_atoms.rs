@@ -1,0 +1,160 @@
+//! Whole-program tests of what computes with atoms.
+
+#[path = "support/checkpoint.rs"]
+#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+mod checkpoint;
+#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use fauna::science::atoms::files;
+use program::{json_lines, refused, run, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A small conservative Orb.
+static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
+    let mut config = checkpoint::config_of("orb");
+    for key in ["has_charge_spin_cond", "has_electrostatics"] {
+        config[key] = false.into();
+    }
+    checkpoint::of(&config)
+});
+
+/// Rock salt with one atom off its place, and a water molecule.
+const STRUCTURES: &str = "\
+8
+Lattice=\"5.6 0 0 0 5.6 0 0 0 5.6\" Properties=species:S:1:pos:R:3 pbc=\"T T T\"
+Na 0.2 0.1 0.0
+Na 0.0 2.8 2.8
+Na 2.8 0.0 2.8
+Na 2.8 2.8 0.0
+Cl 2.8 0.0 0.0
+Cl 0.0 2.8 0.0
+Cl 0.0 0.0 2.8
+Cl 2.8 2.8 2.8
+3
+Properties=species:S:1:pos:R:3 pbc=\"F F F\"
+O 0.0 0.0 0.0
+H 0.96 0.0 0.0
+H -0.24 0.93 0.0
+";
+
+fn file(folder: &Path, name: &str, content: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("a number, not {value}"))
+}
+
+#[test]
+fn each_structure_of_a_file_has_its_energy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (file(folder.path(), "two.xyz", STRUCTURES), folder.path().join("out.xyz"));
+    let ask = ["run", text(MODEL.path()), "--atoms", text(&path)];
+    let done = run(&[&ask[..], &["--out", text(&out)]].concat());
+    assert_eq!(done.status, 0, "{}", done.err);
+    for part in ["structure", "Cl4Na4", "H2O", "eV/atom", "GPa"] {
+        assert!(done.out.contains(part), "{part} is not in: {}", done.out);
+    }
+    let done = run(&[&ask[..], &["--json"]].concat());
+    let lines = json_lines(&done.out);
+    assert_eq!(lines.len(), 2);
+    let written = files::read(&out).unwrap();
+    for (line, frame) in lines.iter().zip(&written) {
+        let evaluation = &line["evaluation"];
+        assert_eq!(frame.energy, Some(number(&evaluation["energy"])));
+        assert_eq!(frame.forces.as_ref().unwrap().len(), evaluation["forces"].as_array().unwrap().len());
+    }
+    assert!(lines[0]["evaluation"]["stress"].is_array() && lines[1]["evaluation"]["stress"].is_null());
+    // The crystal alone is as the crystal among others.
+    let crystal: String = STRUCTURES.lines().take(10).flat_map(|line| [line, "\n"]).collect();
+    let alone = file(folder.path(), "alone.xyz", &crystal);
+    let alone = json_lines(&run(&["run", text(MODEL.path()), "--atoms", text(&alone), "--json"]).out);
+    let (a, b) = (number(&alone[0]["evaluation"]["energy"]), number(&lines[0]["evaluation"]["energy"]));
+    assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} alone, {b} among others");
+}
+
+#[test]
+fn atoms_relax_and_move_and_their_energy_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "two.xyz", STRUCTURES);
+    let (out, plot) = (folder.path().join("out.xyz"), folder.path().join("energy.png"));
+    let ask = [
+        "run",
+        text(MODEL.path()),
+        "--atoms",
+        text(&path),
+        "--force",
+        "--out",
+        text(&out),
+        "--plot",
+        text(&plot),
+    ];
+    let relax = [&ask[..], &["--relax", "--max-steps", "5", "--json"]].concat();
+    let done = run(&relax);
+    assert_eq!(done.status, 0, "{}", done.err);
+    let single = json_lines(&run(&["run", text(MODEL.path()), "--atoms", text(&path), "--json"]).out);
+    let relaxed = json_lines(&done.out);
+    for (relaxed, single) in relaxed.iter().zip(&single) {
+        let energy = |line: &Value| number(&line["evaluation"]["energy"]);
+        assert!(energy(relaxed) < energy(single), "downhill: {} from {}", energy(relaxed), energy(single));
+    }
+    assert_eq!(files::read(&out).unwrap().len(), 2);
+    assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
+
+    let md =
+        [&ask[..], &["--md", "20", "--temperature", "200", "--time-step", "0.5", "--every", "5"]].concat();
+    let done = run(&[&md[..], &["--nve", "--json"]].concat());
+    assert_eq!(done.status, 0, "{}", done.err);
+    let moments = json_lines(&done.out);
+    assert_eq!(moments.len(), 2 * 5);
+    let total = |line: &Value| number(&line["potential_energy"]) + number(&line["kinetic_energy"]);
+    for run in moments.chunks(5) {
+        assert!((number(&run[0]["temperature"]) - 200.0).abs() < 1e-6);
+        let kinetic = number(&run[0]["kinetic_energy"]);
+        for moment in run {
+            assert!((total(moment) - total(&run[0])).abs() < 0.05 * kinetic, "the energy stays: {moment}");
+        }
+    }
+    assert_eq!(files::read(&out).unwrap().len(), 10);
+    let again = run(&md);
+    assert_eq!((again.status, run(&md).out), (0, again.out.clone()), "{}", again.err);
+    assert!(again.out.contains("potential eV"), "{}", again.out);
+}
+
+#[test]
+fn the_bad_one_is_named_and_the_others_are_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let overlapping = "2\n\nH 0 0 0\nH 0 0 0.000001\n";
+    let path = file(folder.path(), "three.xyz", &format!("{overlapping}{STRUCTURES}"));
+    let done = run(&["run", text(MODEL.path()), "--atoms", text(&path), "--json"]);
+    refused(&done, 1, &["three.xyz: structure 1"]);
+    assert_eq!(json_lines(&done.out).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |content: &str| {
+        let path = file(folder.path(), "one.xyz", content);
+        run(&["run", text(MODEL.path()), "--atoms", text(&path)])
+    };
+    refused(&ask("1\n\nXx 0 0 0\n"), 2, &["one.xyz", "Xx"]);
+    refused(&ask("2\n\nH 0 0 0\n"), 2, &["one.xyz", "line"]);
+    refused(&ask("1\nLattice=\"1 0 0 2 0 0 0 0 1\" pbc=\"T T T\"\nH 0 0 0\n"), 2, &["one.xyz"]);
+    let path = file(folder.path(), "two.xyz", STRUCTURES);
+    let other = ["run", "minilm", "--atoms", text(&path)];
+    refused(&run(&other), 2, &["cannot tell the energy of atoms"]);
+    let plot = folder.path().join("a.png");
+    let single = ["run", text(MODEL.path()), "--atoms", text(&path), "--plot", text(&plot)];
+    refused(&run(&single), 2, &["--relax", "--md"]);
+    let missing = ["run", text(MODEL.path()), "--atoms", "nowhere.xyz"];
+    refused(&run(&missing), 2, &["nowhere.xyz"]);
+}
