@@ -8,6 +8,8 @@ mod picture;
 mod place;
 mod prompts;
 mod sampling;
+#[cfg(feature = "science")]
+mod series;
 #[cfg(feature = "audio")]
 mod sound;
 
@@ -40,7 +42,9 @@ use fauna::progress::{Progress, Unit};
                         fauna run google/medgemma-4b-it --image chest.png \"Describe the findings.\"\n  \
                         fauna run HuggingFaceM4/idefics-9b --image a.png \"two cats\" --image b.png --ask\n  \
                         fauna run dalle-mini/dalle-mini \"an armchair in the shape of an avocado\" --grid 3x3 \
-                        --out grid.png")]
+                        --out grid.png\n  \
+                        fauna run amazon/chronos-bolt-small --series sales.csv --horizon 24 --level 80,90 \
+                        --out forecast.csv --plot forecast.png")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
     source: String,
@@ -75,12 +79,19 @@ pub struct Args {
     #[cfg(feature = "vision")]
     #[command(flatten)]
     drawing: picture::Drawing,
+    #[cfg(feature = "science")]
+    #[command(flatten)]
+    series: series::Args,
     #[command(flatten)]
     sampling: Sampling,
 }
 
 /// Runs the model on the prompts, or talks.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    #[cfg(feature = "science")]
+    if args.series.wanted() {
+        return series::run(&args.source, &args.series, &args.place, context);
+    }
     let seed = context.globals.seed;
     args.sampling.over(Decoding::default(), seed)?;
     if args.place.is_stdout() && context.globals.json {
