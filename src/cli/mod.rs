@@ -17,6 +17,8 @@ mod interrupt;
 mod list;
 mod output;
 mod parity;
+#[cfg(feature = "science")]
+mod plot;
 mod progress;
 mod pull;
 mod quantize;

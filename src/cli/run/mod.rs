@@ -12,6 +12,8 @@ mod picture;
 mod place;
 mod prompts;
 mod sampling;
+#[cfg(feature = "science")]
+mod series;
 #[cfg(feature = "audio")]
 mod sound;
 
@@ -47,7 +49,9 @@ use fauna::progress::{Progress, Unit};
                         --out grid.png\n  \
                         fauna run openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \
                         --unnorm-key bridge_orig\n  \
-                        fauna run orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif --relax --out relaxed.xyz")]
+                        fauna run orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif --relax --out relaxed.xyz\n  \
+                        fauna run amazon/chronos-bolt-small --series sales.csv --horizon 24 --level 80,90 \
+                        --out forecast.csv --plot forecast.png")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
     source: String,
@@ -88,6 +92,9 @@ pub struct Args {
     #[cfg(feature = "science")]
     #[command(flatten)]
     simulating: atoms::Simulating,
+    #[cfg(feature = "science")]
+    #[command(flatten)]
+    series: series::Args,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -101,6 +108,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     #[cfg(feature = "science")]
     if let Some(path) = &args.simulating.atoms {
         return atoms::run(&args, path, context);
+    }
+    #[cfg(feature = "science")]
+    if args.series.wanted() {
+        return series::run(&args.source, &args.series, &args.place, context);
     }
     let seed = context.globals.seed;
     args.sampling.over(Decoding::default(), seed)?;

@@ -18,9 +18,74 @@ pub struct Place {
     /// Replace a file that is there.
     #[arg(long)]
     pub force: bool,
-    /// How loud a written sound is in the end; while it grows, samples beyond full scale are cut.
-    #[arg(long, value_enum, default_value_t)]
-    pub level: LevelName,
+    /// Draw a plot into this file: history, forecasts and intervals of series; of many the first.
+    #[arg(long, value_name = "FILE.png")]
+    pub plot: Option<PathBuf>,
+    /// Of a sound, how loud it is in the end: peak (as the model made it, turned down if it would clip), loudness
+    /// (-14 LUFS, as streaming services play it) or keep (as the model made it, cut beyond full scale). Of a forecast,
+    /// intervals that hold so many of a hundred values: 80,90.
+    #[arg(long, value_name = "LEVEL", default_value = "peak")]
+    pub level: Level,
+}
+
+/// What `--level` says of a sound, or of a forecast.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Level {
+    Sound(LevelName),
+    Percents(Vec<f64>),
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self::Sound(LevelName::default())
+    }
+}
+
+impl std::str::FromStr for Level {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if let Ok(name) = <LevelName as clap::ValueEnum>::from_str(text, true) {
+            return Ok(Self::Sound(name));
+        }
+        let percents = text.split(',').map(|part| part.trim().parse::<f64>());
+        let percents: std::result::Result<Vec<f64>, _> = percents.collect();
+        percents
+            .map(Self::Percents)
+            .map_err(|_| "peak, loudness or keep, or numbers between commas: 80,90".to_string())
+    }
+}
+
+impl Level {
+    /// How loud a sound is to be.
+    ///
+    /// # Errors
+    /// [`Input`](fauna::ErrorKind::Input) for the levels of a forecast.
+    #[cfg(feature = "audio")]
+    pub fn loudness(&self) -> Result<LevelName> {
+        match self {
+            Self::Sound(name) => Ok(*name),
+            Self::Percents(_) => {
+                Err(Error::input("numbers after --level are intervals of a forecast, and this is a sound")
+                    .hint("--level peak, loudness or keep"))
+            }
+        }
+    }
+
+    /// The intervals of a forecast; none if nothing was said.
+    ///
+    /// # Errors
+    /// [`Input`](fauna::ErrorKind::Input) for the level of a sound.
+    #[cfg(feature = "science")]
+    pub fn percents(&self) -> Result<Vec<f64>> {
+        match self {
+            Self::Percents(levels) => Ok(levels.clone()),
+            Self::Sound(LevelName::Peak) => Ok(Vec::new()),
+            Self::Sound(_) => {
+                Err(Error::input("this --level is of a sound, and a forecast is made").hint("--level 80,90"))
+            }
+        }
+    }
 }
 
 /// How loud a written sound is.
@@ -68,7 +133,7 @@ impl Place {
         let places: Vec<Self> = (1..=count)
             .map(|number| Self {
                 path: Some(if count == 1 { path.clone() } else { numbered(path, number) }),
-                ..*self
+                ..self.clone()
             })
             .collect();
         for path in places.iter().filter_map(|place| place.path.as_deref()) {

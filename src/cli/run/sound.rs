@@ -32,7 +32,7 @@ pub struct Said {
 impl SoundOut {
     /// At `place`, at the rate and with the channels of its first `piece`.
     pub fn open(place: &Place, piece: &Sound) -> Result<Self> {
-        let level = match place.level {
+        let level = match place.level.loudness()? {
             LevelName::Peak => Level::Peak,
             LevelName::Loudness => Level::Loudness(STREAMING_LUFS),
             LevelName::Keep => Level::Keep,

@@ -1,0 +1,48 @@
+//! The next year of a series with calibrated intervals, and how far the model was off on the years before.
+//!
+//!     cargo run --release --example forecast -- amazon/chronos-bolt-small
+//!
+//! Without a model the seasonal naive forecast stands in, which needs no weights:
+//!
+//!     cargo run --release --example forecast
+
+use std::f64::consts::TAU;
+
+use fauna::Result;
+use fauna::model::Forecaster;
+use fauna::science::forecast::{Ask, Bands, SeasonalNaive, Table, cross_validate, forecast};
+
+fn main() -> Result<()> {
+    let table = Table::regular("MS".parse()?, "1949-01", [("passengers", passengers())])?;
+    let opened = std::env::args().nth(1).map(|source| fauna::open(&source)).transpose()?;
+    let model: &dyn Forecaster = match &opened {
+        Some(model) => model.forecaster()?,
+        None => &SeasonalNaive { season: 12 },
+    };
+    let ask = Ask { horizon: 12, windows: 3, ..Ask::default() };
+    println!("12 rolling months, three times:    MAE   MASE   CRPS");
+    for one in cross_validate(model, &table, &ask)?.scores.iter().filter(|one| one.id.is_none()) {
+        println!("  {:30} {:6.1} {:6.2} {:6.3}", one.model, one.mae, one.mase, one.crps);
+    }
+
+    let ask = Ask { bands: Bands::levels(vec![80.0])?, conformal: Some(5), ..ask };
+    let answer = forecast(model, &table, &ask)?;
+    let mut file = Vec::new();
+    answer.sheet.write_csv(&mut file)?;
+    print!("{}", String::from_utf8_lossy(&file));
+    for problem in answer.problems {
+        eprintln!("{}", problem.error);
+    }
+    Ok(())
+}
+
+/// Twelve years of months that grow, with a summer peak that grows with them and a little irregularity.
+fn passengers() -> Vec<f64> {
+    let month = |i: i32| {
+        let years = f64::from(i) / 12.0;
+        let season = 1.0 + 0.22 * (TAU * (years - 0.33)).sin() + 0.05 * (2.0 * TAU * years).cos();
+        let wobble = 1.0 + 0.02 * (f64::from(i) * 2.7).sin();
+        (120.0 * 1.11f64.powf(years) * season * wobble).round()
+    };
+    (0..144).map(month).collect()
+}

@@ -1,0 +1,124 @@
+//! Results as pictures: one panel a series.
+
+use std::path::Path;
+
+use fauna::Result;
+use fauna::science::forecast::{Column, Part, Series, Sheet, Stamp, Table, marks};
+
+use crate::cli::plot::{self, Band, Ink, Line, MOST_MARKS, MOST_PANELS, Panel};
+
+/// History before a forecast, in forecasts of its length, and at least in steps.
+const BEFORE: usize = 5;
+const LEAST: usize = 48;
+
+/// Draws `sheet` with the history in `table`; says how many series were left out.
+///
+/// # Errors
+/// As [`plot::write`].
+pub fn write(path: &Path, force: bool, model: &str, table: &Table, sheet: &Sheet) -> Result<Option<String>> {
+    let series_of = |part: &&Part| table.series.iter().find(|series| series.id == part.id);
+    let shown = sheet.parts.iter().take(MOST_PANELS);
+    let panels: Vec<Panel> =
+        shown.filter_map(|part| Some(panel(series_of(&part)?, part, sheet, model))).collect();
+    let title = match (sheet.column("anomaly").is_some(), sheet.column("cutoff").is_some()) {
+        (true, _) => format!("Anomalies by {model}"),
+        (_, true) => format!("Cross-validation of {model}"),
+        _ => format!("Forecast by {model}"),
+    };
+    plot::write(path, force, &title, &panels)?;
+    let left = sheet.parts.len().saturating_sub(MOST_PANELS);
+    Ok((left > 0).then(|| format!(" (the first {MOST_PANELS} series; {left} are left out)")))
+}
+
+/// The flags of a column of them.
+pub fn flags(column: &Column) -> &[bool] {
+    match column {
+        Column::Flags(flags) => flags,
+        _ => &[],
+    }
+}
+
+fn stamps(column: &Column) -> &[Stamp] {
+    match column {
+        Column::Stamps(stamps) => stamps,
+        _ => &[],
+    }
+}
+
+fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
+    let at = stamps(&part.columns[0]);
+    let x: Vec<f64> = at.iter().map(|stamp| *stamp as f64).collect();
+    let place = |name: &str| sheet.column(name);
+    let numbers = |column: usize| part.columns[column].numbers().unwrap_or_default();
+    let first = at.first().copied().unwrap_or(0);
+    // Of a long history, what leads up to the forecast.
+    let known = series.stamps.partition_point(|stamp| *stamp < first);
+    let start = known.saturating_sub((BEFORE * x.len()).max(LEAST));
+    let history = series.stamps[start..].iter().zip(&series.values[start..]);
+    let mut history: Vec<(f64, f64)> = history.map(|(stamp, value)| (*stamp as f64, *value)).collect();
+    let mean = place(model).map(numbers).unwrap_or_default();
+    let mut lines = forecasts(&x, &mean, place("cutoff").map(|column| stamps(&part.columns[column])), model);
+    if place("cutoff").is_none() && place("anomaly").is_none() {
+        // The forecast begins where the history ends.
+        let end = history.last().copied().filter(|(_, value)| value.is_finite());
+        if let (Some(end), Some(line)) = (end, lines.first_mut()) {
+            line.points.insert(0, end);
+        }
+    }
+    let dots = place("anomaly").map(|column| {
+        let values = place(sheet.names[1].as_str()).map(numbers).unwrap_or_default();
+        let flagged = flags(&part.columns[column]).iter().zip(x.iter().zip(values));
+        flagged.filter(|(flag, _)| **flag).map(|(_, (x, y))| (*x, y)).collect()
+    });
+    let (from, to) =
+        (series.stamps.get(start).copied().unwrap_or(first), at.last().copied().unwrap_or(first));
+    let marks = marks(sheet.form, from, to.max(*series.stamps.last().unwrap_or(&to)), MOST_MARKS);
+    let history = Line { name: "history".to_string(), ink: Ink::Dark, points: std::mem::take(&mut history) };
+    Panel {
+        title: series.id.clone(),
+        lines: std::iter::once(history).chain(lines).collect(),
+        bands: bands(&x, sheet, part, model),
+        dots: dots.unwrap_or_default(),
+        dots_name: "anomaly".to_string(),
+        marks: marks.into_iter().map(|(at, words)| (at as f64, words)).collect(),
+        ..Panel::default()
+    }
+}
+
+/// The forecasts as lines: one, or one a window.
+fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Stamp]>, model: &str) -> Vec<Line> {
+    let points: Vec<(f64, f64)> = x.iter().copied().zip(mean.iter().copied()).collect();
+    let line = |points: Vec<(f64, f64)>| Line { name: model.to_string(), ink: Ink::Blue, points };
+    let Some(cutoffs) = cutoffs else { return vec![line(points)] };
+    let mut rest = points.as_slice();
+    let windows = cutoffs.chunk_by(|a, b| a == b);
+    windows
+        .map(|window| {
+            let (these, after) = rest.split_at(window.len().min(rest.len()));
+            rest = after;
+            line(these.to_vec())
+        })
+        .collect()
+}
+
+/// Bands between columns that belong together, the widest first.
+fn bands(x: &[f64], sheet: &Sheet, part: &Part, model: &str) -> Vec<Band> {
+    let numbers = |name: &str| part.columns[sheet.column(name)?].numbers();
+    let ends = sheet.names.iter().filter_map(|name| {
+        if let Some(level) = name.strip_prefix(&format!("{model}-lo-")) {
+            return Some((format!("{level}%"), name.clone(), format!("{model}-hi-{level}")));
+        }
+        let low: f64 = name.strip_prefix(&format!("{model}-q-"))?.parse().ok()?;
+        let high = format!("{model}-q-{}", ((100.0 - low) * 1e9).round() / 1e9);
+        (low < 50.0).then(|| (format!("{}%", ((100.0 - 2.0 * low) * 1e9).round() / 1e9), name.clone(), high))
+    });
+    let band = |(name, low, high): (String, String, String)| {
+        let ends = numbers(&low)?.into_iter().zip(numbers(&high)?);
+        let points = x.iter().zip(ends).map(|(x, (low, high))| (*x, low, high)).collect();
+        Some(Band { name, shade: 0.18, points })
+    };
+    let mut bands: Vec<Band> = ends.filter_map(band).collect();
+    // Each lies over those that are wider, and is darker by them.
+    bands.iter_mut().enumerate().for_each(|(i, band)| band.shade = (0.18 + 0.1 * i as f64).min(0.6));
+    bands
+}
