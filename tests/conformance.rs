@@ -159,8 +159,12 @@ fn row(sample: &Sample, index: usize) -> Tensors {
         }
         "openvla" => {
             let mut row = text_row(index);
-            let pixels: Vec<f32> = (0..6 * 28 * 28).map(|i| ((i * i + 3 * index) as f32 * 0.3).sin()).collect();
-            row.insert("pixel_values".into(), Tensor::from_vec(pixels, (1, 6, 28, 28), &Device::Cpu).unwrap());
+            let pixels: Vec<f32> =
+                (0..6 * 28 * 28).map(|i| ((i * i + 3 * index) as f32 * 0.3).sin()).collect();
+            row.insert(
+                "pixel_values".into(),
+                Tensor::from_vec(pixels, (1, 6, 28, 28), &Device::Cpu).unwrap(),
+            );
             row
         }
         "orb" => molecule(index),

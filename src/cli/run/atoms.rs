@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use fauna::model::{Evaluation, Potential};
 use fauna::progress::{Progress, Unit};
 use fauna::science::atoms::{
-    CellChange, Dynamics, Ensemble, Frame, Method, Moment, Relaxed, Relaxing, State, check, dynamics, elements,
-    files, relax,
+    CellChange, Dynamics, Ensemble, Frame, Method, Moment, Relaxed, Relaxing, State, check, dynamics,
+    elements, files, relax,
 };
 use fauna::{Atoms, Error, Exhibit, Result};
 use serde_json::{Value, json};
@@ -107,7 +107,9 @@ pub fn run(args: &Args, path: &PathBuf, context: &Context) -> Result<Exit> {
     if let Some(path) = &args.place.plot {
         plot::check_free(path, args.place.force)?;
         if !asked.relax && asked.md.is_none() {
-            return Err(Error::input("a single point has no course to plot").hint("--plot goes with --relax or --md"));
+            return Err(
+                Error::input("a single point has no course to plot").hint("--plot goes with --relax or --md")
+            );
         }
     }
     if let Some(words) = args.given.words().first() {
@@ -120,7 +122,15 @@ pub fn run(args: &Args, path: &PathBuf, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let good = Structures { potential, context }.good(structures)?;
     let wrong = count - good.len();
-    let mut work = Work { args, asked, context, model: model.as_ref(), potential, written: Vec::new(), panels: Vec::new() };
+    let mut work = Work {
+        args,
+        asked,
+        context,
+        model: model.as_ref(),
+        potential,
+        written: Vec::new(),
+        panels: Vec::new(),
+    };
     let (named, evaluations): (Vec<Named>, Vec<Evaluation>) = good.into_iter().unzip();
     match (asked.relax, asked.md) {
         (true, _) => work.relax(&named)?,
@@ -176,7 +186,8 @@ impl Structures<'_> {
     }
 
     fn alone(&self, named: Named) -> Option<(Named, Evaluation)> {
-        let evaluated = check(&named.atoms).and_then(|()| self.potential.evaluate(std::slice::from_ref(&named.atoms)));
+        let evaluated =
+            check(&named.atoms).and_then(|()| self.potential.evaluate(std::slice::from_ref(&named.atoms)));
         match evaluated.map(|mut evaluations| evaluations.pop()) {
             Ok(Some(evaluation)) => Some((named, evaluation)),
             Ok(None) => None,
@@ -254,8 +265,13 @@ impl Work<'_> {
             MethodName::Fire => Method::Fire,
             MethodName::Lbfgs => Method::Lbfgs,
         };
-        let options =
-            Relaxing { method, cell, largest_force: asked.fmax, steps: asked.max_steps, ..Relaxing::default() };
+        let options = Relaxing {
+            method,
+            cell,
+            largest_force: asked.fmax,
+            steps: asked.max_steps,
+            ..Relaxing::default()
+        };
         let bar = self.context.bars.begin("relaxing", Unit::Items, None);
         let mut energies = vec![Vec::new(); named.len()];
         let mut forces = vec![Vec::new(); named.len()];
@@ -324,7 +340,11 @@ impl Work<'_> {
         let options = Dynamics { time_step: asked.time_step, steps, ensemble, seed };
         let state = State::at_temperature(named.atoms, temperature, seed)?;
         let every = asked.every.unwrap_or(EVERY) as usize;
-        let mut told = Told { output: Output::stdout(), json: self.context.globals.json, source: &self.model.card().source };
+        let mut told = Told {
+            output: Output::stdout(),
+            json: self.context.globals.json,
+            source: &self.model.card().source,
+        };
         told.begin(&named.name)?;
         let bar = self.context.bars.begin("moving", Unit::Items, Some(steps as u64 + 1));
         let (mut wrong, mut frames) = (None, Vec::new());
@@ -332,7 +352,9 @@ impl Work<'_> {
         let ended = dynamics(self.potential, state, &options, &mut |moment| {
             bar.advance(1);
             let energy = moment.evaluation.energy;
-            for (line, value) in lines.iter_mut().zip([energy, energy + moment.kinetic_energy, moment.temperature]) {
+            for (line, value) in
+                lines.iter_mut().zip([energy, energy + moment.kinetic_energy, moment.temperature])
+            {
                 line.push((moment.time, value));
             }
             if moment.step.is_multiple_of(every) || moment.step == steps {
@@ -466,7 +488,11 @@ fn formula(atoms: &Atoms) -> String {
         *counts.entry(elements::symbol(*number).unwrap_or("?")).or_insert(0usize) += 1;
     }
     let first = if counts.contains_key("C") { vec!["C", "H"] } else { Vec::new() };
-    let mut parts: Vec<(&str, usize)> = first.iter().filter_map(|symbol| counts.remove_entry(symbol)).collect();
+    let mut parts: Vec<(&str, usize)> =
+        first.iter().filter_map(|symbol| counts.remove_entry(symbol)).collect();
     parts.extend(counts);
-    parts.into_iter().map(|(symbol, n)| if n == 1 { symbol.to_string() } else { format!("{symbol}{n}") }).collect()
+    parts
+        .into_iter()
+        .map(|(symbol, n)| if n == 1 { symbol.to_string() } else { format!("{symbol}{n}") })
+        .collect()
 }

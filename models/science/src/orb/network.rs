@@ -138,7 +138,7 @@ fn waves(values: &Tensor, frequencies: &Tensor) -> Result<Tensor> {
 }
 
 /// One layer of messages: `AttentionInteractionNetwork` in the reference.
-struct Interaction {
+pub(super) struct Interaction {
     cond_node_proj: Option<Linear>,
     /// Two numbers an edge: how much its receiver and its sender hear of it.
     gates: Linear,
@@ -163,8 +163,8 @@ impl Interaction {
         })
     }
 
-    fn forward(&self, graph: &Graph, state: State, given: &Given) -> Result<State> {
-        let nodes = match (&self.cond_node_proj, &given.condition) {
+    pub(super) fn forward(&self, graph: &Graph, state: State, given: &Given) -> Result<State> {
+        let nodes = match (&self.cond_node_proj, given.condition) {
             (Some(projection), Some(condition)) => {
                 (state.nodes + graph.owners.gather(&projection.forward(condition)?)?)?
             }
@@ -181,15 +181,16 @@ impl Interaction {
 }
 
 /// What layers change.
-struct State {
-    nodes: Tensor,
-    edges: Tensor,
+#[derive(Clone)]
+pub(super) struct State {
+    pub nodes: Tensor,
+    pub edges: Tensor,
 }
 
 /// What all layers are given.
-struct Given<'a> {
-    envelope: &'a Tensor,
-    condition: Option<Tensor>,
+pub(super) struct Given<'a> {
+    pub envelope: &'a Tensor,
+    pub condition: Option<&'a Tensor>,
 }
 
 /// The trunk.
@@ -233,16 +234,27 @@ impl MoleculeGns {
         &self.device
     }
 
+    pub(super) fn layers(&self) -> &[Interaction] {
+        &self.gnn_stacks
+    }
+
+    /// What charge and spin say to every layer, `(structures, latent_dim)`, where they say something.
+    pub(super) fn condition(&self, graph: &Graph) -> Result<Option<Tensor>> {
+        self.conditioner.as_ref().map(|conditioner| conditioner.forward(graph)).transpose()
+    }
+
+    /// What the first layer is given, and the envelope of the edges `vectors`.
+    pub(super) fn begin(&self, graph: &Graph, vectors: &Tensor) -> Result<(State, Tensor)> {
+        let Described { features, envelope } = self.edge_features.describe(vectors)?;
+        let nodes = self.node_fn.forward(&self.atom_emb.forward(&graph.numbers)?)?;
+        Ok((State { nodes, edges: self.edge_fn.forward(&features)? }, envelope))
+    }
+
     /// The states of the nodes, `(nodes, latent_dim)`, of a graph whose edges are `vectors`.
     pub(super) fn forward(&self, graph: &Graph, vectors: &Tensor) -> Result<Tensor> {
-        let Described { features, envelope } = self.edge_features.describe(vectors)?;
-        let condition =
-            self.conditioner.as_ref().map(|conditioner| conditioner.forward(graph)).transpose()?;
-        let given = Given { envelope: &envelope, condition };
-        let mut state = State {
-            nodes: self.node_fn.forward(&self.atom_emb.forward(&graph.numbers)?)?,
-            edges: self.edge_fn.forward(&features)?,
-        };
+        let condition = self.condition(graph)?;
+        let (mut state, envelope) = self.begin(graph, vectors)?;
+        let given = Given { envelope: &envelope, condition: condition.as_ref() };
         for layer in &self.gnn_stacks {
             state = layer.forward(graph, state, &given)?;
         }

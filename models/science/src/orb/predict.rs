@@ -1,11 +1,12 @@
 //! From the states of the atoms to what a chemist asks for.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::Tensor;
 use fauna_shared::{Error, Result};
 
+use super::back::{column, rows};
 use super::heads::Heads;
 use super::repulsion::Repulsion;
-use super::{Architecture, Graph, Orb, Structure, electrostatics};
+use super::{Architecture, Graph, Orb, Structure};
 use crate::atoms::cell::{self, Matrix, Vector};
 
 /// Stress beyond this, in eV/Å³, or none at all (a cell without volume), counts as zero.
@@ -78,33 +79,13 @@ impl Orb {
     /// All forces at once are the way back from the sum of the energies to the vectors of the edges: every position, the
     /// strain and the rotation act through them (and through the distances of charges).
     fn conservative(&self, heads: &Heads, graph: &Graph) -> Result<Prediction> {
-        let vectors = Var::from_tensor(&graph.vectors)?;
-        let nodes = self.model.forward(graph, vectors.as_tensor())?;
-        let (energies, charges) = heads.energy(graph, &nodes)?;
-        let mut found =
-            Prediction { confidence: heads.confidence(&nodes.detach())?, ..Prediction::default() };
-        let mut total = energies.sum_all()?;
-        let mut fields = Vec::new();
-        if let Some(charges) = charges {
-            let values = column(&charges)?;
-            let mut potentials = Vec::with_capacity(values.len());
-            for (structure, atoms) in graph.nodes() {
-                let field = electrostatics::field(structure, &values[atoms], heads.coulomb_constant())?;
-                potentials.extend(field.potentials.iter().map(|value| *value as f32));
-                fields.push(field);
-            }
-            let potentials = Tensor::from_vec(potentials, charges.shape(), charges.device())?;
-            total = (total + (charges * potentials)?.sum_all()?)?;
-            found.latent_charges = Some(values);
-        }
-        let slopes = match total.backward()?.get(&vectors) {
-            Some(slopes) => rows::<3>(slopes)?,
-            None => vec![[0.0; 3]; graph.vectors.dim(0)?],
-        };
+        let back = self.way_back(heads, graph)?;
+        let confidence = heads.confidence(&back.nodes)?;
+        let mut found = Prediction { confidence, latent_charges: back.charges, ..Prediction::default() };
         let (mut start, mut stresses, mut rotations) = (0, Vec::new(), Vec::new());
-        for (index, ((structure, _), energy)) in graph.nodes().zip(column(&energies)?).enumerate() {
+        for (index, ((structure, _), energy)) in graph.nodes().zip(back.energies).enumerate() {
             let edges = structure.edges.len();
-            let mut slope = Slope::new(structure, slopes[start..start + edges].to_vec());
+            let mut slope = Slope::new(structure, back.slopes[start..start + edges].to_vec());
             start += edges;
             let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
             slope.add_repulsion(structure, &repulsion, self.config.zbl_node_aggregation);
@@ -112,7 +93,7 @@ impl Orb {
             rotations.push(std::array::from_fn(|i| std::array::from_fn(|j| moment[i][j] - moment[j][i])));
             let mut forces = slope.forces(structure);
             let (mut energy, mut strain) = (energy + repulsion.energy, moment);
-            if let Some(field) = fields.get(index) {
+            if let Some(field) = back.fields.get(index) {
                 energy += field.energy;
                 for (row, added) in strain.iter_mut().zip(&field.strain) {
                     *row = cell::sum(row, added);
@@ -274,18 +255,6 @@ fn eigen(mut a: Matrix) -> (Vector, Matrix) {
         }
     }
     ([a[0][0], a[1][1], a[2][2]], vectors)
-}
-
-/// The numbers of `(rows, 1)`.
-fn column(tensor: &Tensor) -> Result<Vec<f64>> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    Ok(values.into_iter().map(f64::from).collect())
-}
-
-/// The rows of `(rows, N)`.
-fn rows<const N: usize>(tensor: &Tensor) -> Result<Vec<[f64; N]>> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    Ok(values.as_chunks::<N>().0.iter().map(|row| row.map(f64::from)).collect())
 }
 
 #[cfg(test)]

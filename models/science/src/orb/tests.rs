@@ -168,6 +168,26 @@ fn forces_and_stress_are_slopes_of_the_energy() {
 }
 
 #[test]
+fn layer_by_layer_the_way_back_is_the_same() {
+    for model in [plain(), orb(json!({})).unwrap()] {
+        let structures = [salt(), water(), lone()].map(|atoms| model.structure(&atoms).unwrap());
+        let graph = Graph::new(&structures, model.model.device()).unwrap();
+        let heads = model.heads.as_ref().unwrap();
+        let (once, layers) =
+            (model.at_once(heads, &graph).unwrap(), model.layer_by_layer(heads, &graph).unwrap());
+        assert_eq!(once.energies.len(), 3);
+        for (a, b) in once.energies.iter().zip(&layers.energies) {
+            assert!((a - b).abs() < 1e-6);
+        }
+        let largest = once.slopes.iter().map(cell::length).fold(0.0, f64::max);
+        assert!(largest > 0.0);
+        for (a, b) in once.slopes.iter().zip(&layers.slopes) {
+            assert!(cell::length(&cell::difference(a, b)) < 1e-4 * largest, "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
 fn a_conservative_model_keeps_its_energy() {
     let model = plain();
     let state = State::at_temperature(salt(), 600.0, 1).unwrap();
