@@ -10,7 +10,7 @@ mod checkpoint;
 use std::path::{Path, PathBuf};
 
 use fauna::picture;
-use fauna::{Image, Options};
+use fauna::Image;
 use program::{Done, json_lines, refused, run, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;
