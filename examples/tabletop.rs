@@ -4,16 +4,16 @@
 //!
 //! Without a model it takes a tiny one of random weights, which does not know how, and it says so:
 //!
-//!     expert: 20 of 20 scenes, 21 steps each
-//!     openvla: 0 of 20 scenes, 80 steps each; its weights are random, so it cannot but fail
-//!     tabletop.gif: "pick up the green block", the expert on the left
+//!     expert: 10 of 10 scenes, 16 steps each
+//!     openvla: 0 of 10 scenes, 80 steps each; its weights are random, so it cannot but fail
+//!     tabletop.gif: "pick up the blue block", the expert on the left
 
 use fauna::model::Policy;
 use fauna::picture::{sheet, to_gif};
 use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
 use fauna::{Image, Options, Result};
 
-const SCENES: std::ops::Range<u64> = 0..20;
+const SCENES: std::ops::Range<u64> = 0..10;
 const SHOWN: u64 = 4;
 
 fn main() -> Result<()> {
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     let at = |film: &Vec<&Image>, time: usize| film[time.min(film.len() - 1)].clone();
     let both = (0..longest).map(|time| sheet::grid(&[at(&frames[0], time), at(&frames[1], time)], 2));
     let path = "tabletop.gif";
-    let bytes = to_gif(&both.collect::<Result<Vec<_>>>()?, 10.0)?;
+    let bytes = to_gif(&both.collect::<Result<Vec<_>>>()?, 8.0)?;
     std::fs::write(path, bytes).map_err(|error| fauna::Error::io(path, "write", error))?;
     println!("{path}: \"{}\", the expert on the left", films[0].instruction);
     Ok(())

@@ -318,3 +318,24 @@ fn the_flagship_has_its_parameters() {
     let billions = inventory.parameters as f64 / 1e9;
     assert!((7.45..7.54).contains(&billions), "{billions}");
 }
+
+#[test]
+fn the_training_codes_own_release_is_known_by_its_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().to_str().unwrap();
+    let config = json!({"vla": {"base_vlm": "prism-dinosiglip-224px+7b"}, "run_id": "a run", "seed": 7});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let (family, inventory) = zoo().inventory(source, &Options::default()).unwrap();
+    assert_eq!((family.name, inventory.parameters > 7_000_000_000), ("openvla", true));
+    // Two files, and no word of which; then a word, and a file that is none.
+    fs::create_dir(folder.path().join("checkpoints")).unwrap();
+    for name in ["step-1.pt", "step-2.pt"] {
+        fs::write(folder.path().join("checkpoints").join(name), "no weights").unwrap();
+    }
+    let error = refusal(zoo().open(source, &Options::default())).to_string();
+    assert!(error.contains("2 files in checkpoints/"), "{error}");
+    let named = |file: &str| Options { file: Some(file.into()), ..Options::default() };
+    let error = refusal(zoo().open(source, &named("step-2.pt")));
+    assert!(error.place().is_some_and(|place| place.ends_with("checkpoints/step-2.pt")), "{error}");
+    assert_eq!(refusal(zoo().open(source, &named("step-3.pt"))).kind(), ErrorKind::NotFound);
+}

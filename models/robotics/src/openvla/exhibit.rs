@@ -17,7 +17,7 @@ use fauna_text::words;
 use serde_json::Value;
 
 use super::alone::{PROCESSOR_FILE, preprocess};
-use super::controller::{Following, Writer};
+use super::controller::{Following, Writer, Written};
 use super::processor::FrameProcessor;
 use super::prompt::end_with_boundary;
 use super::{OpenVla, Wording};
@@ -42,6 +42,12 @@ pub struct OpenVlaExhibit {
     unnorm_key: Option<String>,
     degrees: Vec<Degree>,
     card: Card,
+}
+
+/// Rows as they were read, and what follows each.
+struct Continued {
+    rows: Vec<Vec<i64>>,
+    written: Vec<Written>,
 }
 
 impl OpenVlaExhibit {
@@ -158,8 +164,8 @@ impl OpenVlaExhibit {
         };
         let sets = keys.iter().map(|key| self.statistics_of(*key)).collect::<Result<Vec<_>>>()?;
         let dim = sets.first().ok_or_else(|| Error::input("unnorm_keys is an empty list"))?.dim();
-        let (ids, written) = self.continued(inputs, options, Some(dim), &[])?;
-        let [(tokens, last_logits)] = &written[..] else {
+        let Continued { rows, written } = self.continued(inputs, options, Some(dim), &[])?;
+        let [Written { tokens, last_logits }] = &written[..] else {
             return Err(Error::input(format!("{} rows: predict_action takes one at a time", written.len())));
         };
         let bins: Vec<i64> = tokens.iter().map(|token| self.actions.bin(i64::from(*token)) as i64).collect();
@@ -173,7 +179,7 @@ impl OpenVlaExhibit {
             ("bins".to_string(), Tensor::from_vec(bins, tokens.len(), &Device::Cpu)?),
             ("last_logits".to_string(), last_logits.clone()),
             ("normalized_actions".to_string(), numbers(&normalized)?),
-            ("sequences".to_string(), sequences(&ids, std::slice::from_ref(tokens), 0)?),
+            ("sequences".to_string(), sequences(&rows, std::slice::from_ref(tokens), 0)?),
         ]);
         for (key, set) in keys.iter().zip(sets) {
             let actions = numbers(&set.unnormalize(&normalized)?)?;
@@ -186,22 +192,20 @@ impl OpenVlaExhibit {
     /// The reference's `generate`: greedy words, row by row.
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let ends = token_ids(&options["eos_token_id"]);
-        let (ids, written) = self.continued(inputs, options, None, &ends)?;
-        let new: Vec<Vec<u32>> = written.into_iter().map(|(tokens, _)| tokens).collect();
+        let Continued { rows, written } = self.continued(inputs, options, None, &ends)?;
+        let new: Vec<Vec<u32>> = written.into_iter().map(|written| written.tokens).collect();
         let pad = token_ids(&options["pad_token_id"]).first().or(ends.first()).copied().unwrap_or(0);
-        Ok(Tensors::from([("sequences".to_string(), sequences(&ids, &new, pad)?)]))
+        Ok(Tensors::from([("sequences".to_string(), sequences(&rows, &new, pad)?)]))
     }
 
-    /// What follows each row: the rows as they were read, and the new tokens with the last scores. `action`: how many
-    /// numbers an action has, where one is to follow.
-    #[allow(clippy::type_complexity)]
+    /// What follows each row. `action`: how many numbers an action has, where one is to follow.
     fn continued(
         &self,
         inputs: &Tensors,
         options: &Value,
         action: Option<usize>,
         ends: &[u32],
-    ) -> Result<(Vec<Vec<i64>>, Vec<(Vec<u32>, Tensor)>)> {
+    ) -> Result<Continued> {
         only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
         if options["do_sample"] == Value::Bool(true) {
             return Err(Error::input("do_sample: actions are chosen greedily"));
@@ -237,11 +241,10 @@ impl OpenVlaExhibit {
         for (i, row) in rows.iter().enumerate() {
             let patches = patches.as_ref().map(|patches| patches.narrow(0, i, 1)).transpose()?;
             let mut writer = self.writer(row.len(), new);
-            let made = writer.write(row, patches.as_ref(), new, ends)?;
-            written.push((made.tokens, made.last_logits));
+            written.push(writer.write(row, patches.as_ref(), new, ends)?);
         }
-        let ids = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
-        Ok((ids, written))
+        let rows = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+        Ok(Continued { rows, written })
     }
 
     /// For prompts of `time` tokens, patches not counted.

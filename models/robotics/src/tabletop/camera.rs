@@ -7,8 +7,8 @@ use super::paint::{Camera, Canvas, Place, Rgb, cross, minus, unit};
 use super::scene::{BLOCK, Gripper, JAW, SPAN, Scene};
 
 const EYE: Place = [0.0, -0.58, 0.74];
-const TARGET: Place = [0.0, 0.025, 0.05];
-const ZOOM: f64 = 1.55;
+const TARGET: Place = [0.0, 0.015, 0.05];
+const ZOOM: f64 = 1.5;
 /// The light that shades what stands on the table.
 const LIGHT: Place = [-0.35, -0.30, 1.0];
 /// The table's ends: to the left and right, to the front, to the back.

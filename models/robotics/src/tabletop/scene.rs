@@ -14,8 +14,8 @@ pub(super) const SPAN: f64 = 0.08;
 pub(super) const JAW: f64 = 0.012;
 /// The lowest place of the fingertips over the table, in metres.
 pub(super) const FLOOR: f64 = 0.008;
-/// Half the table that the gripper reaches, to the right and to the back, in metres.
-pub(super) const REACH: [f64; 2] = [0.26, 0.20];
+/// From where to where the gripper reaches, to the right and to the back, in metres.
+pub(super) const REACH: [(f64, f64); 2] = [(-0.21, 0.21), (-0.19, 0.13)];
 /// How high it reaches, in metres.
 pub(super) const CEILING: f64 = 0.26;
 /// How high a block must be lifted to be picked up, in metres over the table.
@@ -183,12 +183,12 @@ impl Scene {
         // Cells far enough from each other that the open jaws fit between any two blocks.
         let block = |(colour, cell): (Colour, usize)| {
             let (column, row) = ((cell % 4) as f64, (cell / 4) as f64);
-            let (x, y) = (near((column - 1.5) * 0.115, 0.012), near((row - 1.0) * 0.115 - 0.01, 0.012));
+            let (x, y) = (near((column - 1.5) * 0.115, 0.012), near((row - 1.0) * 0.115 - 0.035, 0.012));
             Block { colour, place: [x, y, BLOCK / 2.0], yaw: near(0.0, 0.7) }
         };
         let blocks = drawn.into_iter().map(block).collect();
         let gripper = Gripper {
-            place: [near(0.0, 0.08), near(0.0, 0.06), near(0.19, 0.02)],
+            place: [near(0.0, 0.08), near(-0.03, 0.06), near(0.19, 0.02)],
             turn: [0.0, 0.0, near(0.0, 0.3)],
             opening: 1.0,
             holds: None,
@@ -254,11 +254,12 @@ impl Scene {
         if let Some(number) = action.iter().find(|number| !number.is_finite()) {
             return Err(Error::input(format!("an action with {number} in it")));
         }
-        for axis in 0..3 {
-            self.move_along(axis, action[axis].clamp(-LARGEST[0], LARGEST[0]));
+        let (places, turns) = (&action[..3], &action[3..6]);
+        for (axis, by) in places.iter().enumerate() {
+            self.move_along(axis, by.clamp(-LARGEST[0], LARGEST[0]));
         }
-        for axis in 0..3 {
-            let turned = self.gripper.turn[axis] + action[3 + axis].clamp(-LARGEST[1], LARGEST[1]);
+        for (axis, by) in turns.iter().enumerate() {
+            let turned = self.gripper.turn[axis] + by.clamp(-LARGEST[1], LARGEST[1]);
             // The wrist bends half a right angle and turns all around.
             self.gripper.turn[axis] = match axis {
                 2 => wrapped(turned),
@@ -289,7 +290,7 @@ impl Scene {
         let before = self.gripper.place;
         let bounds = match axis {
             2 => (FLOOR + self.held_depth(), CEILING),
-            _ => (-REACH[axis], REACH[axis]),
+            _ => REACH[axis],
         };
         self.gripper.place[axis] = (before[axis] + by).clamp(bounds.0, bounds.1.max(bounds.0));
         self.carry();

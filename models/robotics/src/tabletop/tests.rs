@@ -96,10 +96,10 @@ fn records_are_fit_to_train_on() {
     assert_eq!(set.mask(), [true, true, true, true, true, true, false]);
     for record in episodes.iter().flat_map(Episode::records) {
         let back = set.unnormalize(&set.normalize(record.action).unwrap()).unwrap();
-        for i in 0..7 {
+        for (i, back) in back.iter().enumerate() {
             let cut = record.action[i].clamp(set.q01()[i], set.q99()[i]);
             let wanted = if i < 6 { cut } else { record.action[i] };
-            assert!((back[i] - wanted).abs() < 1e-12);
+            assert!((back - wanted).abs() < 1e-12);
         }
     }
     assert!(statistics("tabletop", &[]).is_err());
@@ -123,7 +123,7 @@ fn nothing_passes_through_a_block_or_the_table() {
         scene.step(&[1.0, -1.0, 0.03, 9.0, -9.0, 9.0, -3.0]).unwrap();
     }
     let gripper = scene.gripper();
-    assert_eq!((gripper.place[0], gripper.place[1], gripper.opening), (0.26, -0.2, 0.0));
+    assert_eq!((gripper.place[0], gripper.place[1], gripper.opening), (0.21, -0.19, 0.0));
     assert!(gripper.turn.iter().all(|turn| turn.abs() <= std::f64::consts::PI));
 }
 
