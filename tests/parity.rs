@@ -39,6 +39,16 @@ fn llama_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn chronos_computes_what_its_reference_computes() {
+    cases_of("chronos");
+}
+
+#[test]
+fn timesfm_computes_what_its_reference_computes() {
+    cases_of("timesfm");
+}
+
+#[test]
 fn clip_computes_what_its_references_compute() {
     cases_of("clip");
 }
@@ -116,6 +126,7 @@ fn no_folder_of_cases_is_forgotten() {
         families,
         [
             "bert",
+            "chronos",
             "clip",
             "dalle",
             "encodec",
@@ -132,7 +143,8 @@ fn no_folder_of_cases_is_forgotten() {
             "openvla",
             "preprocess",
             "siglip",
-            "t5"
+            "t5",
+            "timesfm"
         ]
     );
 }
