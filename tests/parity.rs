@@ -39,6 +39,16 @@ fn llama_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn chronos_computes_what_its_reference_computes() {
+    cases_of("chronos");
+}
+
+#[test]
+fn timesfm_computes_what_its_reference_computes() {
+    cases_of("timesfm");
+}
+
+#[test]
 fn clip_computes_what_its_references_compute() {
     cases_of("clip");
 }
