@@ -157,16 +157,15 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let side = size(&config["vision_config"]["image_size"]);
             with_picture(index, 14, "pixel_values", &[1, 3, side, side])
         }
-        "openvla" => {
-            let mut row = text_row(index);
-            let pixels: Vec<f32> =
-                (0..6 * 28 * 28).map(|i| ((i * i + 3 * index) as f32 * 0.3).sin()).collect();
-            row.insert(
-                "pixel_values".into(),
-                Tensor::from_vec(pixels, (1, 6, 28, 28), &Device::Cpu).unwrap(),
-            );
+        "openvla" => with_picture(index, 14, "pixel_values", &[1, 6, 28, 28]),
+        "chronos-t5" => text_row(index),
+        "chronos-bolt" => series("context", index),
+        "chronos-2" => {
+            let mut row = series("context", index);
+            row.insert("group_ids".into(), integers1(&[index as i64]));
             row
         }
+        "timesfm" | "timesfm-2.5" => series("past_values", index),
         "orb" => molecule(index),
         _ => text_row(index),
     }
