@@ -325,7 +325,7 @@ def config(architecture, **changes):
     return made | changes
 
 
-def case(name, config, structures, layout=dict, note=None):
+def case(name, config, structures, layout=dict):
     torch.manual_seed(0)
     folder = CASES / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -350,8 +350,8 @@ def case(name, config, structures, layout=dict, note=None):
         "atol": ATOL,
         "rtol": RTOL,
     }
-    if note:
-        spec["note"] = note
+    if name in NOTES:
+        spec["note"] = NOTES[name]
     (folder / "case.json").write_text(json.dumps(spec, indent=1) + "\n")
     again = build(config)
     again.load_state_dict(torch.load(file, weights_only=True), strict=True)
@@ -380,8 +380,7 @@ ALL = {
     "v3_direct_crystal": (config(DIRECT), [rutile()]),
     "v3_direct_legacy_names": (config(DIRECT, base_mlp_depth=3), [salt(4)], legacy),
     "v3_direct_molecule": (config(DIRECT, activation="gelu"), [ETHANOL]),
-    "v3_direct_left_handed": (config(DIRECT, num_message_passing_steps=1), [left_handed(skewed(6))], dict,
-                              "the stress of the pair repulsion is divided by the signed volume of the cell"),
+    "v3_direct_left_handed": (config(DIRECT, num_message_passing_steps=1), [left_handed(skewed(6))]),
     "v3_direct_row_of_atoms": (config(DIRECT), [ROW, CLOSE, ("H", [[0.0, 0.0, 0.0]])]),
     "v3_direct_omol": (config(DIRECT, has_charge_spin_cond=True, has_stress=False), [charged(WATER, -1, 2), charged(ETHANOL, 1, 0)]),
     "v3_direct_more_heads": (config(DIRECT, has_stress=False), [CLOSE], with_more_heads),
@@ -404,7 +403,30 @@ ALL = {
     "orbmol_v2_graphs": (config(CONSERVATIVE, has_charge_spin_cond=True, has_stress=False, has_electrostatics=True, zbl_node_aggregation="sum"),
                          [charged(WATER, -1, 2), charged(CLOSE, 0, 1), charged(("Na", [[0.0, 0.0, 0.0]]), 1, 1)]),
     "orbmol_v2_crystal": (config(CONSERVATIVE, has_charge_spin_cond=True, has_stress=False, has_electrostatics=True, zbl_node_aggregation="sum"),
-                          [charged(salt(15), 2, 3)], dict, "the reference sums charges of a crystal by particle-mesh Ewald, to about 1e-6"),
+                          [charged(salt(15), 2, 3)]),
+}
+
+NOTES = {
+    "v2_molecule": "no cell: net force and net torque are removed",
+    "v2_crystal_legacy_names": "node_head, graph_head and stress_head of the second version's own time",
+    "v2_graphs": "a crystal among molecules, two atoms in a row, and one without neighbours",
+    "v2_capped": "seven nearest neighbours; edges are directed",
+    "v3_direct_legacy_names": "diag_normaliser and offdiag_normaliser",
+    "v3_direct_left_handed": "the stress of the pair repulsion is divided by the signed volume of the cell",
+    "v3_direct_row_of_atoms": "a row of atoms has no inertia about its line; atoms near enough to repel; one atom alone",
+    "v3_direct_omol": "charge and spin; a multiplicity of 0 is not known; no stress head",
+    "v3_direct_more_heads": "heads that this model does not have",
+    "v3_conservative_repulsion_mean": "atoms near enough to repel; the repulsion averages over atoms",
+    "v3_conservative_repulsion_sum": "the repulsion sums over atoms",
+    "v3_conservative_skewed": "a small skewed cell: images several cells away are neighbours",
+    "v3_conservative_unwrapped": "atoms given outside their cell",
+    "v3_conservative_capped": "eleven nearest neighbours",
+    "v3_conservative_other_radius": "edges end at 4.3 Å, the envelope at 6 Å all the same",
+    "v3_conservative_lone_atoms": "no edge at all",
+    "v3_conservative_graphs": "molecules and crystals in one graph",
+    "v3_conservative_nested_trunk": "the trunk inside a model that took noise away",
+    "orbmol_v2_graphs": "charges in molecules of different charge, and an ion alone",
+    "orbmol_v2_crystal": "a charged crystal; the reference sums its charges by particle-mesh Ewald, to about 1e-6",
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! Atoms: what a chemist does with any [`Potential`](fauna_shared::model::Potential).
 //!
 //! [`files`] reads and writes structures, [`neighbours`] finds who is near whom, [`relax`](relax()) walks downhill,
-//! [`dynamics`] follows the atoms through time. Lengths are in Å, energies in eV, masses in unified atomic mass units,
+//! [`dynamics`](mod@dynamics) follows the atoms through time. Lengths are in Å, energies in eV, masses in unified atomic mass units,
 //! times in femtoseconds, temperatures in kelvin.
 //!
 //! ```
