@@ -136,7 +136,7 @@ impl Default for Ask<'_> {
 
 impl Ask<'_> {
     /// Steps from one rolling forecast to the next.
-    pub(super) fn step(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.step.unwrap_or(self.horizon)
     }
 
@@ -147,7 +147,7 @@ impl Ask<'_> {
     pub(super) fn check(&self) -> Result<()> {
         let zero = [
             ("windows", self.windows),
-            ("the steps between windows", self.step()),
+            ("the steps between windows", self.stride()),
             ("a season", self.season.unwrap_or(1)),
             ("windows of calibration", self.conformal.unwrap_or(1)),
             ("forecasts at once", self.together),

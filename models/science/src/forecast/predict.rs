@@ -54,7 +54,7 @@ impl<'a> Predictor<'a> {
 
     /// A forecast with intervals from the absolute errors of rolling forecasts before `cut`.
     fn calibrated(&self, cut: Cut, windows: usize, point: &Forecasting) -> Result<Result<Forecast>> {
-        let (horizon, step) = (self.options.horizon, self.ask.step());
+        let (horizon, step) = (self.options.horizon, self.ask.stride());
         let mut cuts = match rolling(self.series(cut), cut, horizon, windows, step) {
             Ok(cuts) => cuts,
             Err(error) => return Ok(Err(error)),

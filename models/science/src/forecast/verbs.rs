@@ -130,7 +130,7 @@ pub fn cross_validate(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Resul
     let mut wrong = Vec::new();
     for (series, ready) in prepared.series.iter().enumerate() {
         let end = Cut { series, end: ready.series.values.len() };
-        match rolling(ready, end, ask.horizon, ask.windows, ask.step()) {
+        match rolling(ready, end, ask.horizon, ask.windows, ask.stride()) {
             Ok(found) => cuts.extend(found),
             Err(error) => wrong.push(Problem { id: ready.series.id.clone(), error }),
         }

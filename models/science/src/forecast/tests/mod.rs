@@ -22,7 +22,7 @@ fn daily(values: Vec<f64>) -> Table {
 /// Normal noise of deviation 1.
 fn noise(seed: u64, length: usize) -> Vec<f64> {
     let mut random = Rng::new(seed, 0);
-    let mut one = || (1..=12).map(|_| f64::from(random.uniform())).sum::<f64>() - 6.0;
+    let mut one = || (1..=12).map(|_| random.uniform()).sum::<f64>() - 6.0;
     (0..length).map(|_| one()).collect()
 }
 
