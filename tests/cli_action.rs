@@ -81,7 +81,7 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
     let done = run(&[&ask[..], &["--frames", text(folder.path()), "--rate", "5"]].concat());
     assert!(begun.elapsed().as_secs_f64() > 0.6, "the fourth frame is looked at after 0.6 seconds");
     // The last cannot be read: it is named, the others are answered.
-    refused(&done, 1, &["4.png"]);
+    refused(&done, 2, &["4.png"]);
     let lines = json_lines(&done.out);
     let times: Vec<f64> = lines.iter().map(|line| line["time"].as_f64().unwrap()).collect();
     assert_eq!(lines.len(), 3);
@@ -96,7 +96,7 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
         json!({"image": file("3.png")}).to_string(),
     ];
     let done = run_with(&[&ask[..], &["--frames", "-"]].concat(), stdin.join("\n").as_bytes());
-    refused(&done, 1, &["line 2", "picture", "{\"image\": \"frame.png\"}"]);
+    refused(&done, 2, &["line 2", "picture", "{\"image\": \"frame.png\"}"]);
     let streamed = json_lines(&done.out);
     assert_eq!(streamed.len(), 3);
     assert_eq!(streamed[0]["action"], lines[0]["action"]);

@@ -135,7 +135,7 @@ fn the_bad_one_is_named_and_the_others_are_done() {
     let overlapping = "2\n\nH 0 0 0\nH 0 0 0.000001\n";
     let path = file(folder.path(), "three.xyz", &format!("{overlapping}{STRUCTURES}"));
     let done = run(&["run", text(MODEL.path()), "--atoms", text(&path), "--json"]);
-    refused(&done, 1, &["three.xyz: structure 1"]);
+    refused(&done, 2, &["three.xyz: structure 1"]);
     assert_eq!(json_lines(&done.out).len(), 2);
 }
 

@@ -164,6 +164,6 @@ fn the_future_of_covariates_is_checked() {
     let future = folder.path().join("future.csv");
     std::fs::write(&future, "unique_id,ds,price\nnorth,2024-02-29,1\n").unwrap();
     let done = series(&path, &["--horizon", "1", "--future", text(&future)]);
-    refused(&done, 1, &["series `south` is not in the table of the future"]);
+    refused(&done, 2, &["series `south` is not in the table of the future"]);
     assert_eq!(done.out.lines().count(), 2);
 }

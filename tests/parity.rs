@@ -100,16 +100,6 @@ fn mpt_computes_what_its_reference_computes() {
 }
 
 #[test]
-fn chronos_computes_what_its_reference_computes() {
-    cases_of("chronos");
-}
-
-#[test]
-fn timesfm_computes_what_its_reference_computes() {
-    cases_of("timesfm");
-}
-
-#[test]
 fn openvla_computes_what_its_reference_computes() {
     cases_of("openvla");
 }

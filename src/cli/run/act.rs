@@ -87,7 +87,7 @@ pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
         context.say(&format!("{late} frames were late: the model is slower than --rate asks"));
     }
     context.interrupt.check()?;
-    Ok(if wrong == 0 { Exit::Done } else { Exit::No })
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
 /// Sleeps until `time`; whether it was not over yet.

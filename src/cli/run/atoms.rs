@@ -139,7 +139,7 @@ pub fn run(args: &Args, path: &PathBuf, context: &Context) -> Result<Exit> {
     }
     work.write()?;
     context.interrupt.check()?;
-    Ok(if wrong == 0 { Exit::Done } else { Exit::No })
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
 fn read(path: &PathBuf, asked: &Simulating) -> Result<Vec<Named>> {

@@ -122,7 +122,7 @@ pub fn run(source: &str, args: &Args, place: &Place, context: &Context) -> Resul
     }
     Ok(match problems.is_empty() {
         true => Exit::Done,
-        false => Exit::No,
+        false => Exit::Partly,
     })
 }
 
