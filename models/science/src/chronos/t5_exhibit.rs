@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
 };
@@ -16,7 +16,7 @@ use fauna_text::words;
 use serde_json::{Value, json};
 
 use super::t5::{Chronos, Network, Sampling, causal_logits, integers, load};
-use super::tokenizer::{ChronosConfig, Context, MeanScaleUniformBins};
+use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::of_samples;
 use crate::series::{self, Place, beside, host, made_up, mean_of, rows};
 
@@ -106,6 +106,10 @@ impl T5Exhibit {
         let architecture = opening.architecture("T5ForConditionalGeneration");
         let mut card = opening.card(&crate::CHRONOS_T5, &architecture, &inventory);
         card.context = Some(own.context_length);
+        if own.model_type == Kind::Causal {
+            // There is no encoder to tell a vector.
+            card.outputs = vec![Modality::Series];
+        }
         let device = Place::of(opening).device().clone();
         let chronos = Chronos { network, tokenizer, config: own, device, start, vocabulary };
         Ok(Self { chronos, card })
