@@ -158,8 +158,7 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             with_picture(index, 14, "pixel_values", &[1, 3, side, side])
         }
         "openvla" => with_picture(index, 14, "pixel_values", &[1, 6, 28, 28]),
-        "chronos-t5" => text_row(index),
-        "chronos-bolt" => series("context", index),
+        "chronos-t5" | "chronos-bolt" => series("context", index),
         "chronos-2" => {
             let mut row = series("context", index);
             row.insert("group_ids".into(), Tensor::new(&[index as i64], &Device::Cpu).unwrap());
@@ -192,8 +191,8 @@ fn crystal(index: usize) -> Tensors {
 
 /// A series, under the name that the reference gives it.
 fn series(name: &str, index: usize) -> Tensors {
-    let values: Vec<f32> = (0..40).map(|i| ((i * (3 + index)) as f32 * 0.2).sin() + 0.1 * i as f32).collect();
-    Tensors::from([(name.into(), Tensor::from_vec(values, (1, 40), &Device::Cpu).unwrap())])
+    let values: Vec<f32> = (0..21).map(|i| ((i * i + 5 * index) as f32 * 0.1).sin() * 3.0).collect();
+    Tensors::from([(name.into(), Tensor::from_vec(values, (1, 21), &Device::Cpu).unwrap())])
 }
 
 /// A row whose second token is the place of a picture, and the picture under its name.
