@@ -9,8 +9,8 @@ mod checkpoint;
 
 use std::path::{Path, PathBuf};
 
-use fauna::picture;
 use fauna::Image;
+use fauna::picture;
 use program::{Done, json_lines, refused, run, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;

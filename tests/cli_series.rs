@@ -94,7 +94,7 @@ fn one_bad_series_is_named_and_the_others_are_done() {
     let done = series(&path, &["--horizon", "1"]);
     refused(
         &done,
-        1,
+        2,
         &["series `late`: line 59", "2024-03-01 comes after 2024-03-02", "series `twice`", "is there twice"],
     );
     assert!(done.err.contains("series `empty` has no value"), "{}", done.err);

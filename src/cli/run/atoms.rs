@@ -41,12 +41,9 @@ pub struct Simulating {
     /// Steps of a relaxation at most.
     #[arg(long, default_value_t = 500, value_name = "N", requires = "relax")]
     max_steps: usize,
-    /// Let the atoms move for so many steps: at constant temperature (Langevin), or at constant energy with --nve.
+    /// Let the atoms move for so many steps: at constant --temperature (Langevin), or at constant energy with --nve.
     #[arg(long, value_name = "STEPS", requires = "atoms")]
     md: Option<usize>,
-    /// Temperature of the atoms, in K.
-    #[arg(long, default_value_t = 300.0, value_name = "K", requires = "md")]
-    temperature: f64,
     /// Leave the atoms alone once they move: the energy stays what it is.
     #[arg(long, requires = "md")]
     nve: bool,
@@ -332,7 +329,7 @@ impl Work<'_> {
     /// One structure through `steps` steps of time.
     fn move_on(&mut self, named: Named, steps: usize) -> Result<()> {
         let asked = self.asked;
-        let (seed, temperature) = (self.context.globals.seed, asked.temperature);
+        let (seed, temperature) = (self.context.globals.seed, self.args.sampling.kelvin());
         let ensemble = match asked.nve {
             true => Ensemble::Nve,
             false => Ensemble::Langevin { temperature, friction: asked.friction },
@@ -368,7 +365,9 @@ impl Work<'_> {
         let [potential, total, temperature] = lines;
         let energies = [("potential", potential), ("total", total)];
         self.panels.push(panel(&format!("energy of {}", named.name), "eV", energies.into_iter()));
-        self.panels.push(panel("temperature", "K", [("temperature", temperature)].into_iter()));
+        let mut heat = panel("temperature", "K", [("temperature", temperature)].into_iter());
+        heat.lines.iter_mut().for_each(|line| line.ink = Ink::Red);
+        self.panels.push(heat);
         wrong.map_or(Ok(()), Err)?;
         ended.map_err(|error| error.context(&named.name))?;
         told.output.finish()

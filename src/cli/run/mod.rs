@@ -94,7 +94,7 @@ pub struct Args {
     simulating: atoms::Simulating,
     #[cfg(feature = "science")]
     #[command(flatten)]
-    series: series::Args,
+    series: series::Foreseeing,
     #[command(flatten)]
     sampling: Sampling,
 }

@@ -17,7 +17,8 @@ pub struct Sampling {
     /// Do not end before so many new tokens.
     #[arg(long, value_name = "N")]
     min_tokens: Option<usize>,
-    /// 0 always takes the likeliest token; higher is more varied.
+    /// 0 always takes the likeliest token; higher is more varied. Of atoms that move: how hot they are, in K (300 if not
+    /// said).
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
     /// Choose among the K likeliest tokens; 0 for all.
@@ -62,6 +63,12 @@ impl Sampling {
         };
         options.check()?;
         Ok(options)
+    }
+
+    /// The temperature of atoms, in K.
+    #[cfg(feature = "science")]
+    pub fn kelvin(&self) -> f64 {
+        self.temperature.map_or(300.0, f64::from)
     }
 
     /// These choices over what `model` recommends.

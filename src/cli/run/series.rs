@@ -21,7 +21,7 @@ use crate::cli::{Context, Exit, plot, table};
 /// A table of series and what is to be foreseen of it.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Series")]
-pub struct Args {
+pub struct Foreseeing {
     /// A table of series, CSV or Parquet, in long format: unique_id (may be missing), ds, y; other columns of numbers
     /// are covariates. The model may also be `naive` or `seasonal-naive`.
     #[arg(long = "series", value_name = "FILE", conflicts_with_all = ["prompts", "image", "audio", "melody", "codes", "chat"])]
@@ -82,7 +82,7 @@ struct Done {
     scores: Vec<Scores>,
 }
 
-impl Args {
+impl Foreseeing {
     /// Whether a table of series is given.
     pub fn wanted(&self) -> bool {
         self.series.is_some()
@@ -91,7 +91,7 @@ impl Args {
 
 /// Does what the arguments ask of the table. A series that cannot be done is reported, left out, and makes the exit
 /// status 1.
-pub fn run(source: &str, args: &Args, place: &Place, context: &Context) -> Result<Exit> {
+pub fn run(source: &str, args: &Foreseeing, place: &Place, context: &Context) -> Result<Exit> {
     let Some(path) = &args.series else { return Err(Error::input("no table of series is given")) };
     if let Some(file) = place.path.as_deref().filter(|_| !place.is_stdout()) {
         check_free(file, place.force)?;
@@ -139,7 +139,7 @@ enum Kind {
 }
 
 impl Model {
-    fn open(source: &str, args: &Args, table: &Table, context: &Context) -> Result<Self> {
+    fn open(source: &str, args: &Foreseeing, table: &Table, context: &Context) -> Result<Self> {
         let (name, kind) = match source {
             "naive" => ("Naive", Kind::Naive),
             "seasonal-naive" => {
@@ -177,7 +177,7 @@ fn short_name(source: &str) -> &str {
 
 fn ask<'a>(
     name: &str,
-    args: &Args,
+    args: &Foreseeing,
     place: &Place,
     table: &Table,
     future: Option<&'a Table>,
@@ -217,7 +217,7 @@ fn ask<'a>(
     })
 }
 
-fn do_it(model: &dyn Forecaster, table: &Table, args: &Args, ask: &Ask) -> Result<Done> {
+fn do_it(model: &dyn Forecaster, table: &Table, args: &Foreseeing, ask: &Ask) -> Result<Done> {
     if args.cross_validation.is_some() {
         let done = cross_validate(model, table, ask)?;
         let answer = Answer { sheet: done.sheet, problems: done.problems, notes: done.notes };
@@ -231,7 +231,7 @@ fn do_it(model: &dyn Forecaster, table: &Table, args: &Args, ask: &Ask) -> Resul
 }
 
 /// The rows where they are to go. Scores go to standard output, or, where the rows do, to standard error.
-fn show(done: &Done, table: &Table, args: &Args, place: &Place, context: &Context) -> Result<()> {
+fn show(done: &Done, table: &Table, args: &Foreseeing, place: &Place, context: &Context) -> Result<()> {
     let Answer { sheet, problems, .. } = &done.answer;
     let file = place.path.as_deref().filter(|_| !place.is_stdout());
     let json = context.globals.json;

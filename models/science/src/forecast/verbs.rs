@@ -177,8 +177,9 @@ pub fn cross_validate(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Resul
             }
         }
     }
-    let models = [ask.model.as_str(), NAIVE, SEASONAL];
-    let scores = models.iter().zip(&windows);
+    // A model that is a baseline itself is told once.
+    let baselines = [NAIVE, SEASONAL].into_iter().zip(&windows[1..]).filter(|(name, _)| *name != ask.model);
+    let scores = std::iter::once((ask.model.as_str(), &windows[0])).chain(baselines);
     let scores: Vec<Scores> = scores.flat_map(|(model, windows)| Scores::all(model, windows)).collect();
     let mut notes = prepared.notes;
     notes.extend(narrow(model, &bands, ask));
