@@ -30,6 +30,32 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 //!
+//! # Series, robots, atoms
+//!
+//! What is no continuation of a prompt is an ability of its own, which the same face hands out:
+//!
+//! ```no_run
+//! use fauna::model::{Forecasting, Past, Task};
+//! let history = Past::from(vec![3.0, 5.0, 4.0, 6.0, 5.0, 7.0]);
+//! let model = fauna::open("amazon/chronos-bolt-small")?;
+//! let ahead = model.forecaster()?.forecast(&[history], &Forecasting { horizon: 12, ..Forecasting::default() })?;
+//! println!("{:?}", ahead[0].mean);
+//!
+//! let model = fauna::open("orb-v3-conservative-inf-omat-20250404.ckpt")?;
+//! let hydrogen = fauna::Atoms {
+//!     numbers: vec![1, 1],
+//!     positions: vec![[0.0; 3], [0.74, 0.0, 0.0]],
+//!     ..fauna::Atoms::default()
+//! };
+//! println!("{} eV", model.potential()?.evaluate(&[hydrogen])?[0].energy);
+//!
+//! let model = fauna::open("openvla/openvla-7b-finetuned-libero-spatial")?;
+//! let mut controller = model.policy()?.start(&Task::from("pick up the black bowl"))?;
+//! let frame = fauna::Image { width: 224, height: 224, rgb: vec![0; 224 * 224 * 3] };
+//! println!("{:?}", controller.act(&(&frame).into())?);
+//! # Ok::<(), fauna::Error>(())
+//! ```
+//!
 //! # Device, number type, weight format
 //!
 //! They are chosen once, when the model is opened; no model is written twice for them:

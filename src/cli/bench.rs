@@ -18,7 +18,7 @@ pub struct Args {
     /// Rows at once.
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
-    /// Tokens of text in each row; 0 for pictures alone.
+    /// Tokens of text, steps of a series or atoms of a structure in each row; 0 for pictures alone.
     #[arg(long, default_value_t = 128, value_name = "N")]
     tokens: usize,
     /// Pictures in each row.
