@@ -60,7 +60,8 @@ def start(index):
     process = subprocess.Popen(
         [sys.executable, program, "--work", str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, env=environment)
-    if process.stdout.readline() != "ready\n":
+    # What the library itself has to say comes first.
+    if "ready\n" not in iter(process.stdout.readline, ""):
         raise SystemExit(f"PyTorch could not load; see: {sys.executable} {program} --work {index}")
     process.send_signal(signal.SIGSTOP)
     return process

@@ -165,9 +165,8 @@ impl ChronosBolt {
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor> {
         let series = encoded.real.len();
         let mask = Mask::full().with_padding(&encoded.real)?;
-        let memory = self.decoder.memory(&encoded.states, &mask)?;
         let start = Tensor::full(self.start, (series, 1), encoded.states.device())?;
-        let first = self.decoder.first(&start, &memory)?;
+        let first = self.decoder.first(&start, &encoded.states, &mask)?;
         let quantiles = self.output_patch_embedding.forward(&first)?;
         Ok(quantiles.reshape((series, self.config.quantiles.len(), self.config.prediction_length))?)
     }

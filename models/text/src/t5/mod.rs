@@ -349,16 +349,18 @@ impl Decoder {
         self.hidden_embeddings(&self.embed_tokens.forward(ids)?, mask, memory, cache)
     }
 
-    /// The state of the first word, `(batch, 1, d_model)`, where no other will follow; `ids`: `(batch, 1)` of u32. A
-    /// word that sees itself alone needs no queries, keys or distances.
+    /// The state of the first word, `(batch, 1, d_model)`, where no other will follow; `ids`: `(batch, 1)` of u32;
+    /// `states` and `mask` as for [`memory`](Self::memory), of which none is needed. A word that sees itself alone needs
+    /// no queries, keys or distances, and where one word reads, no keys and values of what it reads are made.
     ///
     /// # Errors
     /// None that are to be expected.
-    pub fn first(&self, ids: &Tensor, memory: &Memory) -> Result<Tensor> {
+    pub fn first(&self, ids: &Tensor, states: &Tensor, mask: &Mask) -> Result<Tensor> {
         let mut x = self.embed_tokens.forward(ids)?;
-        for (block, read) in self.block.iter().zip(&memory.blocks) {
+        for block in &self.block {
             x = block.attention.add_to(&x, |attention, x| attention.o.forward(&attention.v.forward(x)?))?;
-            x = block.after(&x, read, &memory.mask)?;
+            x = block.cross_attention.add_to(&x, |attention, x| attention.look_once(x, states, mask))?;
+            x = block.feed_forward.add_to(&x, FeedForward::forward)?;
         }
         self.final_layer_norm.forward(&x)
     }
@@ -430,16 +432,12 @@ impl DecoderBlock {
             let (k, v) = cache.append(&k, &v)?;
             attention.forward(x, &k, &v, mask)
         })?;
-        self.after(&x, read, read_mask)
-    }
-
-    /// All that comes after a word has seen those before it.
-    fn after(&self, x: &Tensor, (k, v): &(Tensor, Tensor), mask: &Mask) -> Result<Tensor> {
         let shape = x.dims3()?;
-        let x = self.cross_attention.add_to(x, |attention, x| {
+        let (read_k, read_v) = read;
+        let x = self.cross_attention.add_to(&x, |attention, x| {
             // Rows that read the same are so many more queries.
-            let x = x.reshape((k.dim(0)?, (), shape.2))?;
-            Ok(attention.forward(&x, k, v, mask)?.reshape(shape)?)
+            let x = x.reshape((read_k.dim(0)?, (), shape.2))?;
+            Ok(attention.forward(&x, read_k, read_v, read_mask)?.reshape(shape)?)
         })?;
         self.feed_forward.add_to(&x, FeedForward::forward)
     }
@@ -484,6 +482,28 @@ impl Attention {
             seen = seen.broadcast_add(&mean.broadcast_mul(&blind)?)?;
         }
         self.o.forward(&seen)
+    }
+
+    /// What one word of each row, `(batch, 1, d_model)`, sees of `states`, `(batch, time, d_model)`.
+    ///
+    /// A query times a key is the query, brought back through the map of keys, times the state itself; and a mean of
+    /// values is the value of a mean. Neither keys nor values are made.
+    fn look_once(&self, x: &Tensor, states: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let ((batch, _, width), heads) = (states.dims3()?, self.heads);
+        let inner = self.q.weight().outputs();
+        let by_head = |map: &Linear| -> Result<Tensor> {
+            Ok(map.weight().tensor()?.to_dtype(states.dtype())?.reshape((heads, inner / heads, width))?)
+        };
+        let q = self.q.forward(x)?.reshape((batch, heads, inner / heads))?.transpose(0, 1)?.contiguous()?;
+        let q = q.matmul(&by_head(&self.k)?)?.transpose(0, 1)?.unsqueeze(1)?.contiguous()?;
+        let state = states.unsqueeze(2)?;
+        let mut seen = attend(&q, &state, &state, mask, 1.0)?.reshape((batch, heads, width))?;
+        if let Some(blind) = mask.blind() {
+            let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(states.dtype())?;
+            seen = seen.broadcast_add(&states.mean_keepdim(1)?.broadcast_mul(&blind)?)?;
+        }
+        let seen = seen.transpose(0, 1)?.contiguous()?.matmul(&by_head(&self.v)?.transpose(1, 2)?)?;
+        self.o.forward(&seen.transpose(0, 1)?.reshape((batch, 1, inner))?)
     }
 
     fn split(&self, x: Tensor) -> Result<Tensor> {
