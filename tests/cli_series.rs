@@ -4,7 +4,7 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use program::{Done, json_lines, refused, run, served, text};
 use tempfile::TempDir;
@@ -29,12 +29,12 @@ fn sales() -> (TempDir, PathBuf) {
 }
 
 /// Adds `rows` to a file.
-fn add(path: &PathBuf, rows: &str) {
+fn add(path: &Path, rows: &str) {
     let text = std::fs::read_to_string(path).unwrap();
     std::fs::write(path, text + rows).unwrap();
 }
 
-fn series(path: &PathBuf, more: &[&str]) -> Done {
+fn series(path: &Path, more: &[&str]) -> Done {
     run(&[&["run", "seasonal-naive", "--series", text(path), "--quiet"], more].concat())
 }
 

@@ -1,7 +1,7 @@
 //! Atoms: their energy, what they relax to, how they move.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fauna::model::{Evaluation, Potential};
 use fauna::progress::{Progress, Unit};
@@ -95,7 +95,7 @@ struct Named {
 }
 
 /// Reads the structures and does with them what was asked. One that cannot be done is named, and the others are done.
-pub fn run(args: &Args, path: &PathBuf, context: &Context) -> Result<Exit> {
+pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
     let asked = &args.simulating;
     if let Some(path) = &args.place.path {
         args.place.file("structures", "xyz")?;
@@ -139,7 +139,7 @@ pub fn run(args: &Args, path: &PathBuf, context: &Context) -> Result<Exit> {
     Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
-fn read(path: &PathBuf, asked: &Simulating) -> Result<Vec<Named>> {
+fn read(path: &Path, asked: &Simulating) -> Result<Vec<Named>> {
     let frames = files::read(path)?;
     let several = frames.len() > 1;
     let named = frames.into_iter().enumerate().map(|(index, frame)| {

@@ -51,9 +51,12 @@ impl Wishes {
     }
 }
 
+/// Series, and the frequency of each where it was said.
+pub(super) type Asked = (Vec<Vec<f32>>, Option<Vec<i64>>);
+
 /// The series of `past_values`, `(series, steps)`, or of `past_values.0`, `past_values.1`, …, `(steps)` each; and `freq`,
 /// if `paced`.
-pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<(Vec<Vec<f32>>, Option<Vec<i64>>)> {
+pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<Asked> {
     const LIST: &str = "past_values.";
     let number = |name: &str| name.strip_prefix(LIST).and_then(|number| number.parse::<usize>().ok());
     let strange =
@@ -138,9 +141,9 @@ pub(super) fn filled(values: &[f32]) -> Vec<f32> {
             continue;
         }
         let (from, to) = (f64::from(filled[known]), f64::from(filled[i]));
-        for gap in known + 1..i {
-            let share = (gap - known) as f64 / (i - known) as f64;
-            filled[gap] = (from + share * (to - from)) as f32;
+        let steps = (i - known) as f64;
+        for (step, gap) in filled[known + 1..i].iter_mut().enumerate() {
+            *gap = (from + (step + 1) as f64 / steps * (to - from)) as f32;
         }
         known = i;
     }

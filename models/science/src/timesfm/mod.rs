@@ -78,7 +78,7 @@ pub(crate) fn joined_projections(
 /// What queries are multiplied by, number by number: `softplus(scaling) / (ln 2 · √width)`.
 pub(crate) fn query_scale(w: &Weights, width: usize) -> Result<Tensor> {
     let scaling = w.tensor("scaling", &[width])?;
-    let factor = 1.442_695_041 / (width as f64).sqrt();
+    let factor = std::f64::consts::LOG2_E / (width as f64).sqrt();
     let softplus = |x: f32| match f64::from(x) {
         // As in PyTorch: beyond this, nothing is left to add.
         x if x > 20.0 => x,
