@@ -271,29 +271,6 @@ mod tests {
         all
     }
 
-    /// A cube of `side` atoms a side, 2.6 Å apart, as far as iron's.
-    fn solid(side: usize) -> (Vec<Vector>, Matrix) {
-        let mut random = Rng::new(5, 0);
-        let place = |i: usize| [i % side, i / side % side, i / side / side];
-        let positions = (0..side.pow(3)).map(|i| place(i).map(|x| 2.6 * x as f64 + 0.2 * random.uniform()));
-        let whole = 2.6 * side as f64;
-        (positions.collect(), [[whole, 0.0, 0.0], [0.0, whole, 0.0], [0.0, 0.0, whole]])
-    }
-
-    #[test]
-    fn ten_thousand_atoms_take_less_than_a_second() {
-        let (positions, cell) = solid(22);
-        let seconds = (0..5).map(|_| {
-            let begun = std::time::Instant::now();
-            let near = neighbours(&positions, Some(&cell), [true; 3], 6.0).unwrap();
-            assert!(near.len() > 40 * positions.len(), "{} pairs of {} atoms", near.len(), positions.len());
-            begun.elapsed().as_secs_f64()
-        });
-        // Other work on the machine makes a run longer, never shorter.
-        let least = seconds.fold(f64::INFINITY, f64::min);
-        assert!(least < 1.0, "{least} s for {} atoms", positions.len());
-    }
-
     #[test]
     fn every_cell_gives_what_trying_all_images_gives() {
         let mut random = Rng::new(3, 0);
@@ -365,10 +342,14 @@ mod tests {
             .map(|i| [i % 22, i / 22 % 22, i / 484].map(|place| jitter(&mut random, place)))
             .collect();
         let cube = [[side, 0.0, 0.0], [0.0, side, 0.0], [0.0, 0.0, side]];
-        let start = std::time::Instant::now();
-        let found = neighbours(&positions, Some(&cube), [true; 3], 6.0).unwrap();
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{} atoms, {} edges, {seconds:.3} s", positions.len(), found.len());
-        assert!(seconds < 1.0);
+        let seconds = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            let found = neighbours(&positions, Some(&cube), [true; 3], 6.0).unwrap();
+            assert!(found.len() > 40 * positions.len(), "{} edges", found.len());
+            start.elapsed().as_secs_f64()
+        });
+        // Other work on the machine makes a run longer, never shorter.
+        let least = seconds.fold(f64::INFINITY, f64::min);
+        assert!(least < 1.0, "{least} s for {} atoms", positions.len());
     }
 }
