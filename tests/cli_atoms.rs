@@ -1,28 +1,17 @@
 //! Whole-program tests of what computes with atoms.
 
-#[path = "support/checkpoint.rs"]
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
-mod checkpoint;
 #[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use fauna::science::atoms::files;
 use program::{json_lines, refused, run, text};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A small conservative Orb.
-static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
-    let mut config = checkpoint::config_of("orb");
-    for key in ["has_charge_spin_cond", "has_electrostatics"] {
-        config[key] = false.into();
-    }
-    checkpoint::of(&config)
-});
+/// A small conservative Orb, whose forces are of a size that atoms mind.
+const MODEL: &str = "tests/parity/orb/v3_conservative_crystal/model";
 
 /// Rock salt with one atom off its place, and a water molecule.
 const STRUCTURES: &str = "\
@@ -57,7 +46,7 @@ fn number(value: &Value) -> f64 {
 fn each_structure_of_a_file_has_its_energy() {
     let folder = tempfile::tempdir().unwrap();
     let (path, out) = (file(folder.path(), "two.xyz", STRUCTURES), folder.path().join("out.xyz"));
-    let ask = ["run", text(MODEL.path()), "--atoms", text(&path)];
+    let ask = ["run", MODEL, "--atoms", text(&path)];
     let done = run(&[&ask[..], &["--out", text(&out)]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     for part in ["structure", "Cl4Na4", "H2O", "eV/atom", "GPa"] {
@@ -77,7 +66,7 @@ fn each_structure_of_a_file_has_its_energy() {
     // The crystal alone is as the crystal among others.
     let crystal: String = STRUCTURES.lines().take(10).flat_map(|line| [line, "\n"]).collect();
     let alone = file(folder.path(), "alone.xyz", &crystal);
-    let alone = json_lines(&run(&["run", text(MODEL.path()), "--atoms", text(&alone), "--json"]).out);
+    let alone = json_lines(&run(&["run", MODEL, "--atoms", text(&alone), "--json"]).out);
     let (a, b) = (number(&alone[0]["evaluation"]["energy"]), number(&lines[0]["evaluation"]["energy"]));
     assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} alone, {b} among others");
 }
@@ -87,21 +76,11 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "two.xyz", STRUCTURES);
     let (out, plot) = (folder.path().join("out.xyz"), folder.path().join("energy.png"));
-    let ask = [
-        "run",
-        text(MODEL.path()),
-        "--atoms",
-        text(&path),
-        "--force",
-        "--out",
-        text(&out),
-        "--plot",
-        text(&plot),
-    ];
+    let ask = ["run", MODEL, "--atoms", text(&path), "--force", "--out", text(&out), "--plot", text(&plot)];
     let relax = [&ask[..], &["--relax", "--max-steps", "5", "--fmax", "0.0001", "--json"]].concat();
     let done = run(&relax);
     assert_eq!(done.status, 0, "{}", done.err);
-    let single = json_lines(&run(&["run", text(MODEL.path()), "--atoms", text(&path), "--json"]).out);
+    let single = json_lines(&run(&["run", MODEL, "--atoms", text(&path), "--json"]).out);
     let relaxed = json_lines(&done.out);
     for (relaxed, single) in relaxed.iter().zip(&single) {
         let energy = |line: &Value| number(&line["evaluation"]["energy"]);
@@ -119,9 +98,10 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
     let total = |line: &Value| number(&line["potential_energy"]) + number(&line["kinetic_energy"]);
     for run in moments.chunks(5) {
         assert!((number(&run[0]["temperature"]) - 200.0).abs() < 1e-6);
-        let kinetic = number(&run[0]["kinetic_energy"]);
+        // Of what goes to and fro between rest and motion next to nothing is lost.
+        let exchanged = run.iter().map(|moment| number(&moment["kinetic_energy"])).fold(0.0, f64::max);
         for moment in run {
-            assert!((total(moment) - total(&run[0])).abs() < 0.05 * kinetic, "the energy stays: {moment}");
+            assert!((total(moment) - total(&run[0])).abs() < 0.02 * exchanged, "the energy stays: {moment}");
         }
     }
     assert_eq!(files::read(&out).unwrap().len(), 10);
@@ -135,7 +115,7 @@ fn the_bad_one_is_named_and_the_others_are_done() {
     let folder = tempfile::tempdir().unwrap();
     let overlapping = "2\n\nH 0 0 0\nH 0 0 0.000001\n";
     let path = file(folder.path(), "three.xyz", &format!("{overlapping}{STRUCTURES}"));
-    let done = run(&["run", text(MODEL.path()), "--atoms", text(&path), "--json"]);
+    let done = run(&["run", MODEL, "--atoms", text(&path), "--json"]);
     refused(&done, 2, &["three.xyz: structure 1"]);
     assert_eq!(json_lines(&done.out).len(), 2);
 }
@@ -145,7 +125,7 @@ fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let ask = |content: &str| {
         let path = file(folder.path(), "one.xyz", content);
-        run(&["run", text(MODEL.path()), "--atoms", text(&path)])
+        run(&["run", MODEL, "--atoms", text(&path)])
     };
     refused(&ask("1\n\nXx 0 0 0\n"), 2, &["one.xyz", "Xx"]);
     refused(&ask("2\n\nH 0 0 0\n"), 2, &["one.xyz", "line"]);
@@ -154,8 +134,8 @@ fn what_cannot_be_done_is_said() {
     let other = ["run", "minilm", "--atoms", text(&path)];
     refused(&run(&other), 2, &["cannot tell the energy of atoms"]);
     let plot = folder.path().join("a.png");
-    let single = ["run", text(MODEL.path()), "--atoms", text(&path), "--plot", text(&plot)];
+    let single = ["run", MODEL, "--atoms", text(&path), "--plot", text(&plot)];
     refused(&run(&single), 2, &["--relax", "--md"]);
-    let missing = ["run", text(MODEL.path()), "--atoms", "nowhere.xyz"];
+    let missing = ["run", MODEL, "--atoms", "nowhere.xyz"];
     refused(&run(&missing), 2, &["nowhere.xyz"]);
 }
