@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Decoding, Rng};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Forecaster, Forecasting, Past, SampleSizes};
+use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past, SampleSizes};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -127,14 +127,14 @@ pub(crate) fn truth(options: &Value, key: &str) -> Result<Option<bool>> {
     }
 }
 
-/// The quantile levels that `options` hold under `key`.
-pub(crate) fn levels(options: &Value, key: &str) -> Result<Option<Vec<f64>>> {
+/// The quantile levels that `options` hold under `key`; the deciles if they do not, as in the references.
+pub(crate) fn levels(options: &Value, key: &str) -> Result<Vec<f64>> {
     let wrong = || Error::input(format!("{key} are numbers between 0 and 1, not {}", options[key]));
     match &options[key] {
-        Value::Null => Ok(None),
+        Value::Null => Ok((1..10).map(|tenth| f64::from(tenth) / 10.0).collect()),
         Value::Array(list) => {
             let level = |value: &Value| value.as_f64().filter(|level| (0.0..=1.0).contains(level));
-            list.iter().map(|value| level(value).ok_or_else(wrong)).collect::<Result<_>>().map(Some)
+            list.iter().map(|value| level(value).ok_or_else(wrong)).collect()
         }
         _ => Err(wrong()),
     }
@@ -146,6 +146,16 @@ pub(crate) fn levels(options: &Value, key: &str) -> Result<Option<Vec<f64>>> {
 /// [`Input`](fauna_shared::ErrorKind::Input) if it is 0 or beyond all reason.
 pub(crate) fn horizon(steps: usize) -> Result<usize> {
     Forecasting { horizon: steps, ..Forecasting::default() }.check().map(|()| steps)
+}
+
+/// A forecast from the point forecast and the quantiles of each step, of which there are `quantiles`.
+pub(crate) fn collected(steps: impl Iterator<Item = (f32, Vec<f32>)>, quantiles: usize) -> Forecast {
+    let mut forecast = Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); quantiles] };
+    for (mean, told) in steps {
+        forecast.mean.push(mean);
+        forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
+    }
+    forecast
 }
 
 /// Forecasts the series of `prompt`, handing on the point forecasts: as many steps as there may be new tokens.
@@ -222,11 +232,16 @@ pub(crate) fn mean_of(states: &Tensor, chosen: &[Vec<bool>]) -> Result<Tensor> {
     Ok(shares.to_dtype(states.dtype())?.matmul(&states.contiguous()?)?.squeeze(1)?)
 }
 
-/// Made-up series of exact sizes, no two alike: a wave, a trend and noise.
+/// Made-up series of exact sizes, no two alike (a wave, a trend and noise), as the input `name` of a `method` that is
+/// among `methods`.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if there is nothing to make.
-pub(crate) fn made_up(sizes: &SampleSizes) -> Result<Vec<Vec<f32>>> {
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for another method, [`Input`](fauna_shared::ErrorKind::Input) if
+/// there is nothing to make.
+pub(crate) fn sample(name: &str, method: &str, methods: &[&str], sizes: &SampleSizes) -> Result<Tensors> {
+    if !methods.contains(&method) {
+        return Err(Error::unsupported(format!("nothing is made up for \"{method}\"")));
+    }
     if sizes.rows == 0 || sizes.tokens == 0 || sizes.images > 0 {
         return Err(Error::input(format!(
             "{} series of {} steps and {} pictures cannot be made up",
@@ -242,7 +257,8 @@ pub(crate) fn made_up(sizes: &SampleSizes) -> Result<Vec<Vec<f32>>> {
         };
         (0..sizes.tokens).map(&mut value).collect()
     };
-    Ok((0..sizes.rows).map(&mut row).collect())
+    let made: Vec<Vec<f32>> = (0..sizes.rows).map(&mut row).collect();
+    Ok(Tensors::from([(name.to_string(), host(made.concat(), (sizes.rows, sizes.tokens))?)]))
 }
 
 #[cfg(test)]

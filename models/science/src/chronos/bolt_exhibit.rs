@@ -3,18 +3,18 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
+use fauna_shared::Result;
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
 };
-use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::bolt::{ChronosBolt, Encoded};
 use super::patches::{Cut, Norm, join};
 use crate::quantiles;
-use crate::series::{self, Place, beside, floats, host, last, made_up, mean_of, rows};
+use crate::series::{self, Place, beside, collected, floats, host, last, mean_of, rows};
 
 /// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
 const ROWS_A_PASS: usize = 256;
@@ -199,7 +199,6 @@ impl BoltExhibit {
         let horizon = series::count(options, "prediction_length")?.unwrap_or(config.prediction_length);
         let horizon = series::horizon(horizon)?;
         let wanted = series::levels(options, "quantile_levels")?;
-        let wanted = wanted.unwrap_or_else(|| (1..10).map(|tenth| f64::from(tenth) / 10.0).collect());
         let (table, steps) = beside(context, config.context_length);
         let predictions = self.predict(table, steps, horizon)?;
         let median = self.median()?;
@@ -276,15 +275,11 @@ impl Forecaster for BoltExhibit {
             let (table, steps) = beside(&values, config.context_length);
             let predictions = self.predict(table, steps, options.horizon)?;
             for row in 0..chunk.len() {
-                let mut forecast =
-                    Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
-                for step in 0..options.horizon {
+                let steps = (0..options.horizon).map(|step| {
                     let trained = predictions.at(row, step);
-                    forecast.mean.push(trained[median]);
-                    let told = self.quantiles(&trained, &options.quantiles);
-                    forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
-                }
-                forecasts.push(forecast);
+                    (trained[median], self.quantiles(&trained, &options.quantiles))
+                });
+                forecasts.push(collected(steps, options.quantiles.len()));
             }
         }
         Ok(forecasts)
@@ -345,14 +340,7 @@ impl Exhibit for BoltExhibit {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        match method {
-            "forward" | "generate" => {
-                let made = made_up(sizes)?;
-                let shape = (sizes.rows, sizes.tokens);
-                Ok(Tensors::from([("context".into(), host(made.concat(), shape)?)]))
-            }
-            other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
-        }
+        series::sample("context", method, &["forward", "generate"], sizes)
     }
 
     fn defaults(&self) -> Decoding {

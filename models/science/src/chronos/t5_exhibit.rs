@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::t5::{Chronos, Network, Sampling, causal_logits, integers, load};
 use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::of_samples;
-use crate::series::{self, Place, beside, host, made_up, mean_of, rows};
+use crate::series::{self, Place, beside, collected, host, mean_of, rows};
 
 /// What `forward` reads.
 const INPUTS: [&str; 4] = ["context", "input_ids", "attention_mask", "decoder_input_ids"];
@@ -251,7 +251,6 @@ impl T5Exhibit {
         let horizon = series::count(options, "prediction_length")?;
         let horizon = series::horizon(horizon.unwrap_or(self.chronos.config.prediction_length))?;
         let wanted = series::levels(options, "quantile_levels")?;
-        let wanted = wanted.unwrap_or_else(|| (1..10).map(|tenth| f64::from(tenth) / 10.0).collect());
         let context: Vec<&[f32]> = context.iter().map(|row| &row[..]).collect();
         let paths = self.chronos.paths(&context, horizon, &sampling)?;
         let (count, levels) = (paths.len(), wanted.len());
@@ -297,14 +296,8 @@ impl Forecaster for T5Exhibit {
         let values: Vec<&[f32]> = series.iter().map(|past| &past.values[..]).collect();
         let all = self.chronos.paths(&values, options.horizon, &sampling)?;
         let forecast = |paths: Vec<Vec<f32>>| {
-            let mut forecast =
-                Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
-            for step in 0..options.horizon {
-                let (mean, told) = summary(&paths, step, &options.quantiles);
-                forecast.mean.push(mean);
-                forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
-            }
-            forecast
+            let steps = (0..options.horizon).map(|step| summary(&paths, step, &options.quantiles));
+            collected(steps, options.quantiles.len())
         };
         Ok(all.into_iter().map(forecast).collect())
     }
@@ -363,14 +356,7 @@ impl Exhibit for T5Exhibit {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        match method {
-            "forward" | "generate" | "encode" => {
-                let made = made_up(sizes)?;
-                let shape = (sizes.rows, sizes.tokens);
-                Ok(Tensors::from([("context".into(), host(made.concat(), shape)?)]))
-            }
-            other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
-        }
+        series::sample("context", method, &["forward", "generate", "encode"], sizes)
     }
 
     fn defaults(&self) -> Decoding {

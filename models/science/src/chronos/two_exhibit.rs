@@ -15,7 +15,7 @@ use super::patches::{Cut, Norm, join};
 use super::two::Chronos2;
 use super::unroll::{Batch, Reach, unrolled};
 use crate::quantiles::between_levels;
-use crate::series::{self, Place, beside, floats, host, last, made_up, mean_of, rows};
+use crate::series::{self, Place, beside, collected, floats, host, last, mean_of, rows};
 
 /// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
 const ROWS_A_PASS: usize = 256;
@@ -246,7 +246,6 @@ impl TwoExhibit {
         let reach = config.max_output_patches.saturating_mul(self.cut.size);
         let horizon = series::horizon(series::count(options, "prediction_length")?.unwrap_or(reach))?;
         let wanted = series::levels(options, "quantile_levels")?;
-        let wanted = wanted.unwrap_or_else(|| (1..10).map(|tenth| f64::from(tenth) / 10.0).collect());
         let told = self.predict(batch, horizon)?;
         let (rows, levels, median) = (batch.groups.len(), config.quantiles.len(), self.median()?);
         let (mut mean, mut quantiles) = (Vec::new(), Vec::new());
@@ -339,15 +338,11 @@ impl Forecaster for TwoExhibit {
                 self.predict(&together(now, options.horizon, config.context_length), options.horizon)?;
             let mut row = 0;
             for past in now {
-                let mut forecast =
-                    Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
-                for step in 0..options.horizon {
+                let steps = (0..options.horizon).map(|step| {
                     let trained = at(&told, (row, step), levels, options.horizon);
-                    forecast.mean.push(trained[median]);
-                    let told = self.quantiles(&trained, &options.quantiles);
-                    forecast.quantiles.iter_mut().zip(told).for_each(|(list, value)| list.push(value));
-                }
-                forecasts.push(forecast);
+                    (trained[median], self.quantiles(&trained, &options.quantiles))
+                });
+                forecasts.push(collected(steps, options.quantiles.len()));
                 row += 1 + past.covariates.len();
             }
         }
@@ -413,14 +408,7 @@ impl Exhibit for TwoExhibit {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        match method {
-            "forward" | "generate" => {
-                let made = made_up(sizes)?;
-                let shape = (sizes.rows, sizes.tokens);
-                Ok(Tensors::from([("context".into(), host(made.concat(), shape)?)]))
-            }
-            other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
-        }
+        series::sample("context", method, &["forward", "generate"], sizes)
     }
 
     fn defaults(&self) -> Decoding {

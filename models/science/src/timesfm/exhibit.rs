@@ -2,12 +2,13 @@
 
 use candle_core::{DType, Tensor};
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Forecast, Forecasting, Past, SampleSizes};
+use fauna_shared::model::{Forecast, Forecasting, Past};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
+use crate::chronos::patches::Norm;
 use crate::quantiles::between_levels;
-use crate::series::{self, host, made_up};
+use crate::series::{self, collected, floats, host};
 
 /// Refuses levels that do not rise between 0 and 1.
 pub(super) fn check_levels(levels: &[f64]) -> Result<()> {
@@ -164,13 +165,26 @@ pub(super) fn readable(pasts: &[Past]) -> Result<Vec<Vec<f32>>> {
 /// A forecast from all channels of all steps, `(horizon, 1 + levels)`.
 pub(super) fn forecast(told: &[f32], point: usize, levels: &[f64], options: &Forecasting) -> Forecast {
     let narrow: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
-    let mut forecast = Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); options.quantiles.len()] };
-    for step in told.chunks_exact(1 + levels.len()).take(options.horizon) {
-        forecast.mean.push(step[point]);
-        let wanted = between_levels(&narrow, &step[1..], &options.quantiles);
-        forecast.quantiles.iter_mut().zip(wanted).for_each(|(list, value)| list.push(value));
+    let steps = told.chunks_exact(1 + levels.len()).take(options.horizon);
+    let step = |step: &[f32]| (step[point], between_levels(&narrow, &step[1..], &options.quantiles));
+    collected(steps.map(step), options.quantiles.len())
+}
+
+/// `told`, `(rows, …)`, in the units of the rows that `norms` normalised.
+pub(super) fn undone(told: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
+    let mut told = floats(told)?;
+    let each = told.len() / norms.len().max(1);
+    for (row, norm) in told.chunks_exact_mut(each.max(1)).zip(norms) {
+        row.iter_mut().for_each(|value| *value = norm.undo(*value, false));
     }
-    forecast
+    Ok(told)
+}
+
+/// The least multiple of `patch` that holds the longest of `rows`, or the whole `context`: patches of padding alone change
+/// nothing.
+pub(super) fn steps_for(rows: &[Vec<f32>], patch: usize, context: usize) -> usize {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    longest.next_multiple_of(patch).min(context)
 }
 
 /// `mean_predictions` and `full_predictions` of all channels, `(series, steps, channels)`.
@@ -181,17 +195,6 @@ pub(super) fn predictions(told: Vec<f32>, series: usize, channels: usize, point:
         ("mean_predictions".to_string(), host(mean, (series, steps))?),
         ("full_predictions".to_string(), host(told, (series, steps, channels))?),
     ]))
-}
-
-/// Made-up series under the name that `method` reads them by.
-pub(super) fn sample(method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-    match method {
-        "forward" => {
-            let made = made_up(sizes)?.concat();
-            Ok(Tensors::from([("past_values".into(), host(made, (sizes.rows, sizes.tokens))?)]))
-        }
-        other => Err(Error::unsupported(format!("nothing is made up for \"{other}\""))),
-    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::exhibit::{
-    self, Wishes, all_decomposed, composed, forecast, predictions, readable, whole_patches,
+    self, Wishes, all_decomposed, composed, forecast, predictions, readable, steps_for, undone, whole_patches,
 };
 use super::patched::{Config, TimesFm};
 use crate::chronos::patches::{Norm, join};
-use crate::series::{self, Place, floats, host, last, mean_of};
+use crate::series::{self, Place, host, last, mean_of};
 
 /// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
 const ROWS_A_PASS: usize = 64;
@@ -119,12 +119,7 @@ impl PatchedExhibit {
 
     /// What follows the patches of `states`, in the units of the series: `(series, patches, horizon, channels)`.
     fn decode(&self, states: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
-        let mut told = floats(&self.network.decode(states)?)?;
-        let each = told.len() / norms.len().max(1);
-        for (row, norm) in told.chunks_exact_mut(each.max(1)).zip(norms) {
-            row.iter_mut().for_each(|value| *value = norm.undo(*value, false));
-        }
-        Ok(told)
+        undone(&self.network.decode(states)?, norms)
     }
 
     /// The same of the last patch alone: `(series, horizon, channels)`.
@@ -199,9 +194,7 @@ impl PatchedExhibit {
         let mut all = vec![Vec::new(); series.len()];
         let each = c.horizon_length * c.channels();
         while all.first().is_some_and(|told| told.len() < horizon * c.channels()) {
-            let longest = series.iter().map(Vec::len).max().unwrap_or(0);
-            // Patches of padding alone change nothing.
-            let steps = longest.next_multiple_of(c.patch_length).min(c.context_length);
+            let steps = steps_for(&series, c.patch_length, c.context_length);
             let told = self.decode_last(&self.encode(&series, paces, steps)?)?;
             for ((told, series), all) in told.chunks_exact(each).zip(&mut series).zip(&mut all) {
                 series.extend(told.chunks_exact(c.channels()).map(|step| step[0]));
@@ -267,8 +260,7 @@ impl Exhibit for PatchedExhibit {
         let c = self.network.config();
         series::embed(items, c.context_length, |pasts| {
             let series = readable(pasts)?;
-            let longest = series.iter().map(Vec::len).max().unwrap_or(0);
-            let steps = longest.next_multiple_of(c.patch_length).min(c.context_length);
+            let steps = steps_for(&series, c.patch_length, c.context_length);
             let encoded = self.encode(&series, &vec![0; series.len()], steps)?;
             mean_of(&encoded.states, &encoded.real)
         })
@@ -288,7 +280,7 @@ impl Exhibit for PatchedExhibit {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        exhibit::sample(method, sizes)
+        series::sample("past_values", method, &["forward"], sizes)
     }
 
     fn defaults(&self) -> Decoding {

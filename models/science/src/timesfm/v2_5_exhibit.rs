@@ -10,11 +10,11 @@ use fauna_shared::model::{Card, Exhibit, Forecast, Forecaster, Forecasting, Open
 use serde_json::{Value, json};
 
 use super::exhibit::{
-    self, Wishes, all_decomposed, composed, forecast, predictions, readable, whole_patches,
+    self, Wishes, all_decomposed, composed, forecast, predictions, readable, undone, whole_patches,
 };
 use super::v2_5::TimesFm25;
 use crate::chronos::patches::{Norm, join};
-use crate::series::{self, Place, floats, host, last, mean_of};
+use crate::series::{self, Place, host, last, mean_of};
 
 /// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
 const ROWS_A_PASS: usize = 32;
@@ -147,16 +147,6 @@ impl V25Exhibit {
         Ok(Pass { states: self.network.encode(&patches, &real)?, real, norms })
     }
 
-    /// `told`, `(rows, …)`, in the units of the rows.
-    fn undone(told: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
-        let mut told = floats(told)?;
-        let each = told.len() / norms.len().max(1);
-        for (row, norm) in told.chunks_exact_mut(each.max(1)).zip(norms) {
-            row.iter_mut().for_each(|value| *value = norm.undo(*value, false));
-        }
-        Ok(told)
-    }
-
     /// All channels of the next `horizon` steps of normalised rows, `(rows, horizon, channels)`. Beyond one pass the
     /// point forecasts are taken for what happened; quantiles are those of the head for them as far as it reaches.
     /// `steps`: how much of the rows is read in the first pass. Mirrored rows follow the others if `flip`.
@@ -176,11 +166,11 @@ impl V25Exhibit {
         };
         let pass = self.encode(&rows, steps)?;
         let spreads = match c.use_continuous_quantile_head {
-            true => Self::undone(&self.network.spreads(&pass.states)?, &pass.norms)?,
+            true => undone(&self.network.spreads(&pass.states)?, &pass.norms)?,
             false => Vec::new(),
         };
         let mut told: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
-        let mut points = Self::undone(&self.network.points(&pass.states)?, &pass.norms)?;
+        let mut points = undone(&self.network.points(&pass.states)?, &pass.norms)?;
         loop {
             for ((new, row), told) in
                 points.chunks_exact(c.horizon_length * channels).zip(&mut rows).zip(&mut told)
@@ -191,10 +181,8 @@ impl V25Exhibit {
             if told.first().is_none_or(|told| told.len() >= horizon * channels) {
                 break;
             }
-            let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-            let steps = longest.next_multiple_of(c.patch_length).min(c.context_length);
-            let pass = self.encode(&rows, steps)?;
-            points = Self::undone(&self.network.points(&pass.states)?, &pass.norms)?;
+            let pass = self.encode(&rows, self.steps_for(&rows))?;
+            points = undone(&self.network.points(&pass.states)?, &pass.norms)?;
         }
         told.iter_mut().for_each(|told| told.truncate(horizon * channels));
         let each = c.output_quantile_len * channels;
@@ -263,11 +251,9 @@ impl V25Exhibit {
         (rows.collect(), norms)
     }
 
-    /// The least multiple of the patch that holds the longest of `rows`: patches of padding alone change nothing.
     fn steps_for(&self, rows: &[Vec<f32>]) -> usize {
         let c = self.network.config();
-        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        longest.next_multiple_of(c.patch_length).min(c.context_length)
+        exhibit::steps_for(rows, c.patch_length, c.context_length)
     }
 }
 
@@ -359,7 +345,7 @@ impl Exhibit for V25Exhibit {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        exhibit::sample(method, sizes)
+        series::sample("past_values", method, &["forward"], sizes)
     }
 
     fn defaults(&self) -> Decoding {
