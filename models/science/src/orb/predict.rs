@@ -63,8 +63,8 @@ impl Orb {
             let mut energy = energies[index] + heads.reference(&structure.numbers);
             if self.config.architecture != Architecture::V2 {
                 let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
-                let virial = push(structure, &repulsion.slopes, forces);
                 energy += repulsion.energy;
+                let virial = push(structure, repulsion.slopes, forces);
                 if let Some(stress) = &mut found.stress {
                     // The reference divides by the signed volume here; models are used with it.
                     let added = voigt(&virial, cell::determinant(&structure.cell));
@@ -131,10 +131,8 @@ impl Slope {
             super::Aggregation::Sum => 1.0,
             super::Aggregation::Mean => 1.0 / structure.len() as f64,
         };
-        let edges = structure.edges.vectors.iter().zip(&repulsion.slopes);
-        for (slope, (vector, along)) in self.0.iter_mut().zip(edges) {
-            let factor = share * along / cell::length(vector);
-            *slope = cell::sum(slope, &vector.map(|value| factor * value));
+        for (slope, added) in self.0.iter_mut().zip(&repulsion.slopes) {
+            *slope = cell::sum(slope, &added.map(|value| share * value));
         }
     }
 
@@ -162,14 +160,10 @@ impl Slope {
     }
 }
 
-/// Adds to `forces` what pairs do whose energy has these `slopes` along the edges; gives the sum over the edges of
+/// Adds to `forces` what pairs do whose energy has these `slopes` against the edges; gives the sum over the edges of
 /// vector times slope, in eV.
-fn push(structure: &Structure, slopes: &[f64], forces: &mut [Vector]) -> Matrix {
-    let unit = |(vector, slope): (&Vector, &f64)| {
-        let factor = slope / cell::length(vector);
-        vector.map(|value| factor * value)
-    };
-    let slope = Slope::new(structure, structure.edges.vectors.iter().zip(slopes).map(unit).collect());
+fn push(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector]) -> Matrix {
+    let slope = Slope::new(structure, slopes);
     for (force, added) in forces.iter_mut().zip(slope.forces(structure)) {
         *force = cell::sum(force, &added);
     }

@@ -1,7 +1,8 @@
 //! What keeps nuclei apart where no data was: the screened repulsion of Ziegler, Biersack and Littmark (1985).
 
 use super::{Aggregation, Structure};
-use crate::atoms::{cell, elements};
+use crate::atoms::cell::{self, Vector};
+use crate::atoms::elements;
 
 /// Shares and decays of the four exponentials of the screening.
 const SCREENING: [(f64, f64); 4] = [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)];
@@ -13,8 +14,8 @@ const COULOMB: f64 = 14.3996;
 pub(super) struct Repulsion {
     /// In eV, added up as the model was trained.
     pub energy: f64,
-    /// The slope of the sum over all edges against the length of each edge, in eV/Å.
-    pub slopes: Vec<f64>,
+    /// The slope of the sum over all edges against the vector of each edge, in eV/Å.
+    pub slopes: Vec<Vector>,
 }
 
 impl Repulsion {
@@ -25,9 +26,10 @@ impl Repulsion {
         let mut slopes = Vec::with_capacity(edges.len());
         for ((sender, receiver), vector) in edges.senders.iter().zip(&edges.receivers).zip(&edges.vectors) {
             let number = |node: &u32| structure.numbers[*node as usize];
-            let (here, slope) = pair(number(sender), number(receiver), cell::length(vector));
+            let length = cell::length(vector);
+            let (here, slope) = pair(number(sender), number(receiver), length);
             energy += here;
-            slopes.push(slope);
+            slopes.push(vector.map(|value| slope / length * value));
         }
         if aggregation == Aggregation::Mean {
             energy /= structure.len() as f64;
