@@ -51,38 +51,41 @@ pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
     let frames = Frames::of(args)?;
     let model = context.open(&args.source)?;
     let policy = model.policy()?;
-    let task = Task { instruction: instruction.to_string(), unnorm_key: acting.unnorm_key.clone() };
-    let mut line =
-        Line { model: model.as_ref(), policy, context, output: Output::stdout(), begun: Instant::now() };
+    let mut task = Task { instruction: instruction.to_string(), unnorm_key: acting.unnorm_key.clone() };
     let _stoppable = context.interrupt.hold();
     let mut controller = policy.start(&task)?;
-    let mut task = task;
     let (mut wrong, mut late) = (0usize, 0usize);
-    line.begun = Instant::now();
+    let mut output = Output::stdout();
+    let line = Line { model: model.as_ref(), policy, json: context.globals.json, begun: Instant::now() };
     for (index, frame) in frames.enumerate() {
         if context.interrupt.requested() {
             break;
         }
         if let Some(rate) = acting.rate {
-            late += usize::from(!wait_until(line.begun + Duration::from_secs_f64(index as f64 / rate)));
+            let in_time = wait_until(line.begun + Duration::from_secs_f64(index as f64 / rate));
+            // The first is looked at as soon as there is a clock.
+            late += usize::from(index > 0 && !in_time);
         }
-        let done = frame.and_then(|frame| {
+        let answer = frame.and_then(|frame| {
             if let Some(other) = frame.instruction.as_ref().filter(|other| **other != task.instruction) {
-                task.instruction.clone_from(other);
-                controller = policy.start(&task)?;
+                let other = Task { instruction: other.clone(), ..task.clone() };
+                controller = policy.start(&other)?;
+                task = other;
             }
             line.answer(&frame, &task, controller.as_mut())
         });
-        match done {
-            Err(error) if is_of_output(&error) => return Err(error),
+        match answer {
+            Ok(answer) => {
+                output.line(answer)?;
+                output.flush()?;
+            }
             Err(error) => {
                 wrong += 1;
                 context.complain(&error.to_string());
             }
-            Ok(()) => {}
         }
     }
-    line.output.finish()?;
+    output.finish()?;
     if late > 0 {
         context.say(&format!("{late} frames were late: the model is slower than --rate asks"));
     }
@@ -97,11 +100,6 @@ fn wait_until(time: Instant) -> bool {
         std::thread::sleep(left);
     }
     left.is_some()
-}
-
-/// Whether `error` is of standard output: nobody reads on.
-fn is_of_output(error: &Error) -> bool {
-    crate::cli::output::is_closed_pipe(error)
 }
 
 /// One frame: its picture's file, and what a line of JSON says besides.
@@ -167,17 +165,16 @@ impl Iterator for Frames {
     }
 }
 
-/// Where answers go.
+/// How an answer is put.
 struct Line<'a> {
     model: &'a dyn Exhibit,
     policy: &'a dyn Policy,
-    context: &'a Context,
-    output: Output,
+    json: bool,
     begun: Instant,
 }
 
 impl Line<'_> {
-    fn answer(&mut self, frame: &Frame, task: &Task, controller: &mut dyn Controller) -> Result<()> {
+    fn answer(&self, frame: &Frame, task: &Task, controller: &mut dyn Controller) -> Result<String> {
         let Item::Image(picture) = input::picture(&frame.image)? else {
             return Err(Error::input("no picture").at(&frame.image));
         };
@@ -186,19 +183,19 @@ impl Line<'_> {
         let action = controller.act(&seen).map_err(|error| error.at(&frame.image))?;
         let (time, taken) = (self.begun.elapsed().as_secs_f64(), before.elapsed().as_secs_f64());
         let degrees = self.policy.degrees();
-        match self.context.globals.json {
-            true => self.output.json(&json!({
+        Ok(match self.json {
+            true => json!({
                 "source": self.model.card().source, "frame": frame.image, "instruction": task.instruction,
                 "time": time, "seconds": taken, "action": named(degrees, |i, _| json!(action.get(i))),
                 "units": named(degrees, |_, degree| json!(degree.unit)),
-            }))?,
+            })
+            .to_string(),
             false => {
                 let numbers = degrees.iter().zip(&action).map(|(degree, value)| spelled(degree, *value));
                 let numbers = numbers.collect::<Vec<_>>().join("  ");
-                self.output.line(format!("{time:.3} s  {}  {numbers}", frame.image.display()))?;
+                format!("{time:.3} s  {}  {numbers}", frame.image.display())
             }
-        }
-        self.output.flush()
+        })
     }
 }
 
