@@ -7,12 +7,13 @@ use fauna_shared::error::nearest;
 use fauna_shared::{Error, Result};
 
 use super::stamp::{Form, Stamp};
-use super::table::{Columns, Problem, Series, Table};
+use super::table::{Columns, Problem, Series, Table, called};
 
 /// The longest table that is read, in rows times columns of numbers.
 pub(super) const MOST_CELLS: u64 = 200_000_000;
 /// One cell of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "CSV holds texts alone"))]
 pub(super) enum Cell<'a> {
     /// Nothing.
     Gap,
@@ -168,6 +169,7 @@ impl<'a> Builder<'a> {
         })
     }
 
+    #[cfg(feature = "parquet")]
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -192,7 +194,7 @@ impl<'a> Builder<'a> {
         }
         if let Err(error) = self.take(at, number, &cell) {
             let (series, wrong) = &mut self.growing[at];
-            let place = format!("series `{}`: {} {number}", series.id, self.row);
+            let place = format!("{}: {} {number}", called(&series.id), self.row);
             *wrong = Some(error.context(place).at(self.place));
             *series = Series { id: std::mem::take(&mut series.id), ..Series::default() };
         }

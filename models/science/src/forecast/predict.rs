@@ -6,6 +6,7 @@ use fauna_shared::{Error, ErrorKind, Result};
 
 use super::ask::Ask;
 use super::prepare::{LEAST, Prepared, Ready};
+use super::table::called;
 
 /// The place in a series from which a forecast is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +127,7 @@ impl<'a> Predictor<'a> {
                     let name = &self.series(cuts[place]).series.id;
                     made[place] = Some(match self.checked(std::slice::from_ref(&past), options) {
                         Ok(mut one) => Ok(one.pop().unwrap_or_default()),
-                        Err(e) if e.kind() == ErrorKind::Input => Err(e.context(format!("series `{name}`"))),
+                        Err(e) if e.kind() == ErrorKind::Input => Err(e.context(called(name))),
                         Err(e) => return Err(e),
                     });
                 }
@@ -163,8 +164,8 @@ impl<'a> Predictor<'a> {
         let seen = self.model.context().map_or(cut.end, |context| context.min(cut.end));
         if !values[cut.end - seen..].iter().any(|value| value.is_finite()) {
             return Err(Error::input(format!(
-                "series `{}`: the {seen} steps up to {} that {} reads are all gaps",
-                series.id,
+                "{}: the {seen} steps up to {} that {} reads are all gaps",
+                called(&series.id),
                 self.at(series.stamps.get(cut.end.saturating_sub(1)).copied()),
                 self.ask.model
             )));
@@ -204,8 +205,9 @@ pub(super) fn rolling(
     if cut.end < needed {
         let apart = if windows > 1 { format!(", {step} apart,") } else { String::new() };
         return Err(Error::input(format!(
-            "series `{}` has {} steps; {windows} rolling forecasts of {horizon} steps{apart} need {needed}",
-            ready.series.id, cut.end
+            "{} has {} steps; {windows} rolling forecasts of {horizon} steps{apart} need {needed}",
+            called(&ready.series.id),
+            cut.end
         ))
         .hint("ask for fewer or shorter ones, or for a smaller step between them"));
     }

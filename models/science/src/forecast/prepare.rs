@@ -8,7 +8,7 @@ use fauna_shared::{Error, Result};
 use super::ask::Ask;
 use super::frequency::Frequency;
 use super::stamp::{Form, Stamp};
-use super::table::{Problem, Series, Table};
+use super::table::{Problem, Series, Table, called};
 
 /// Steps before the first rolling forecast of a series: fewer show no change from step to step.
 pub(super) const LEAST: usize = 2;
@@ -117,8 +117,8 @@ fn check_values(series: &Series) -> Result<()> {
     match series.values.iter().any(|value| value.is_finite()) {
         true => Ok(()),
         false => Err(Error::input(format!(
-            "series `{}` has no value: all {} steps are gaps",
-            series.id,
+            "{} has no value: all {} steps are gaps",
+            called(&series.id),
             series.values.len()
         ))
         .hint("leave it out, or fill in what is known of it")),
@@ -196,7 +196,7 @@ impl<'a> Future<'a> {
         let id = &series.id;
         let found = match self.by_id.get(id.as_str()) {
             None => {
-                return Err(Error::input(format!("series `{id}` is not in the table of the future"))
+                return Err(Error::input(format!("{} is not in the table of the future", called(id)))
                     .hint(format!("give {horizon} rows of it, or leave the series out")));
             }
             Some(Err(problem)) => return Err(copy(problem).error.context("the future")),
@@ -211,13 +211,15 @@ impl<'a> Future<'a> {
         let extra = found.stamps.iter().find(|stamp| wanted.binary_search(stamp).is_err());
         if let Some(first) = missing.first() {
             return Err(Error::input(format!(
-                "the future of series `{id}` lacks {} of {horizon} steps, {first} first",
+                "the future of {} lacks {} of {horizon} steps, {first} first",
+                called(id),
                 missing.len()
             )));
         }
         if let Some(extra) = extra {
             return Err(Error::input(format!(
-                "the future of series `{id}` has {}, which is none of the {horizon} steps to foresee",
+                "the future of {} has {}, which is none of the {horizon} steps to foresee",
+                called(id),
                 past.form.write(*extra)
             ))
             .hint(format!(
@@ -241,8 +243,8 @@ pub(super) fn after(series: &Series, frequency: Frequency, horizon: usize) -> Re
     let stamps: Option<Vec<Stamp>> = (1..=horizon as i64).map(|step| frequency.add(last, step)).collect();
     stamps.ok_or_else(|| {
         Error::input(format!(
-            "series `{}`: {horizon} more steps of {frequency} leave the calendar",
-            series.id
+            "{}: {horizon} more steps of {frequency} leave the calendar",
+            called(&series.id)
         ))
     })
 }

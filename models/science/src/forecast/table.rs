@@ -41,6 +41,11 @@ pub struct Series {
     pub covariates: Vec<Vec<f32>>,
 }
 
+/// What messages call the series `id`; that of a table without names has none.
+pub(super) fn called(id: &str) -> String {
+    if id.is_empty() { "the series".to_string() } else { format!("series `{id}`") }
+}
+
 /// What is wrong with one series. It does not stop the others.
 #[derive(Debug)]
 pub struct Problem {
@@ -170,7 +175,7 @@ impl Table {
             let stamps = shown.map_or(String::new(), |series| {
                 let first: Vec<String> =
                     series.stamps.iter().take(4).map(|stamp| self.form.write(*stamp)).collect();
-                format!(": series `{}` begins {}", series.id, first.join(", "))
+                format!(": {} begins {}", called(&series.id), first.join(", "))
             });
             Error::input(format!("how far the stamps are apart cannot be told{stamps}"))
                 .hint("name the frequency (--freq h, D, B, W-MON, MS, ...), three stamps at least tell it")
@@ -185,15 +190,15 @@ impl Table {
     pub(super) fn lay(&self, series: &Series, frequency: Frequency) -> Result<(Series, usize)> {
         let wrong = |stamp: Stamp| {
             Error::input(format!(
-                "series `{}`: {} is no stamp of the frequency {frequency} from {} on",
-                series.id,
+                "{}: {} is no stamp of the frequency {frequency} from {} on",
+                called(&series.id),
                 self.form.write(stamp),
                 series.stamps.first().map_or(String::new(), |first| self.form.write(*first))
             ))
             .hint("correct it, or name another frequency (--freq)")
         };
         let (Some(first), Some(last)) = (series.stamps.first(), series.stamps.last()) else {
-            return Err(Error::input(format!("series `{}` has no rows", series.id)));
+            return Err(Error::input(format!("{} has no rows", called(&series.id))));
         };
         let places: Vec<usize> = series
             .stamps
@@ -209,8 +214,8 @@ impl Table {
         }
         if length > SHORT && length / MOST_GAPS > rows as i64 {
             return Err(Error::input(format!(
-                "series `{}` has {rows} rows in {length} steps of the frequency {frequency}",
-                series.id
+                "{} has {rows} rows in {length} steps of the frequency {frequency}",
+                called(&series.id)
             ))
             .hint("name the frequency that it has (--freq)"));
         }

@@ -10,7 +10,7 @@ use super::predict::{Cut, Predictor, rolling, windows_for};
 use super::prepare::{Prepared, after, prepare};
 use super::scores::{DECILES, Scores, Window};
 use super::sheet::{Column, Part, Sheet};
-use super::table::{Problem, Table};
+use super::table::{Problem, Table, called};
 
 /// What a verb gives back.
 #[derive(Debug)]
@@ -306,7 +306,8 @@ fn spread(mut errors: Vec<f64>) -> f64 {
 
 fn too_short(id: &str, length: usize, warm: usize, horizon: usize) -> fauna_shared::Error {
     fauna_shared::Error::input(format!(
-        "series `{id}` has {length} steps; two seasons ({warm} steps) and a horizon of {horizon} need {}",
+        "{} has {length} steps; two seasons ({warm} steps) and a horizon of {horizon} need {}",
+        called(id),
         warm + horizon
     ))
     .hint("ask for a shorter horizon (--horizon) or a shorter season (--season)")
