@@ -83,6 +83,15 @@ struct Done {
 }
 
 impl Foreseeing {
+    /// Steps that make a season of `table`: as said, else by the frequency.
+    fn season(&self, table: &Table) -> Result<usize> {
+        match (self.season, self.freq) {
+            (Some(season), _) => Ok(season),
+            (None, Some(frequency)) => Ok(frequency.season()),
+            (None, None) => Ok(table.frequency()?.season()),
+        }
+    }
+
     /// Whether a table of series is given.
     pub fn wanted(&self) -> bool {
         self.series.is_some()
@@ -90,7 +99,7 @@ impl Foreseeing {
 }
 
 /// Does what the arguments ask of the table. A series that cannot be done is reported, left out, and makes the exit
-/// status 1.
+/// status 2.
 pub fn run(source: &str, args: &Foreseeing, place: &Place, context: &Context) -> Result<Exit> {
     let Some(path) = &args.series else { return Err(Error::input("no table of series is given")) };
     if let Some(file) = place.path.as_deref().filter(|_| !place.is_stdout()) {
@@ -143,12 +152,7 @@ impl Model {
         let (name, kind) = match source {
             "naive" => ("Naive", Kind::Naive),
             "seasonal-naive" => {
-                let season = match (args.season, args.freq) {
-                    (Some(season), _) => season,
-                    (None, Some(frequency)) => frequency.season(),
-                    (None, None) => table.frequency()?.season(),
-                };
-                ("SeasonalNaive", Kind::Seasonal(SeasonalNaive { season }))
+                ("SeasonalNaive", Kind::Seasonal(SeasonalNaive { season: args.season(table)? }))
             }
             source => {
                 let model = context.open(source)?;
@@ -192,11 +196,7 @@ fn ask<'a>(
     let horizon = match args.horizon {
         Some(horizon) => horizon,
         // A season at a time.
-        None if args.anomalies => match (args.season, args.freq) {
-            (Some(season), _) => season,
-            (None, Some(frequency)) => frequency.season(),
-            (None, None) => table.frequency()?.season(),
-        },
+        None if args.anomalies => args.season(table)?,
         None => return Err(Error::input("how many steps are to be foreseen?").hint("say it: --horizon 24")),
     };
     Ok(Ask {
@@ -262,7 +262,7 @@ fn show(done: &Done, table: &Table, args: &Foreseeing, place: &Place, context: &
         return output.finish();
     }
     if args.cross_validation.is_some() {
-        let lines = score_lines(&done.scores, table.named);
+        let lines = score_lines(&done.scores, table.named, sheet.parts.len());
         match file {
             None => lines.iter().for_each(|line| context.say(line)),
             Some(_) => {
@@ -290,10 +290,9 @@ fn as_json(problem: &Problem) -> serde_json::Value {
     json!({"series": problem.id, "error": problem.error.to_string()})
 }
 
-/// Scores in columns, for people: of all series, and of each if they are few.
-fn score_lines(scores: &[Scores], named: bool) -> Vec<String> {
+/// Scores in columns, for people: of all `series`, and of each if they are few.
+fn score_lines(scores: &[Scores], named: bool, series: usize) -> Vec<String> {
     const FEW: usize = 8;
-    let series = scores.iter().filter(|one| one.id.is_some()).count() / 3;
     let mut lines = table::Table::default();
     lines.row(["series", "model", "MAE", "RMSE", "MASE", "sMAPE", "CRPS"]);
     let number = |value: f64| if value.is_finite() { format!("{value:.4}") } else { "-".to_string() };
