@@ -118,6 +118,13 @@ fn the_bad_one_is_named_and_the_others_are_done() {
     let done = run(&["run", MODEL, "--atoms", text(&path), "--json"]);
     refused(&done, 2, &["three.xyz: structure 1"]);
     assert_eq!(json_lines(&done.out).len(), 2);
+    // A molecule has no cell to relax, the crystal beside it has.
+    let path = file(folder.path(), "two.xyz", STRUCTURES);
+    let ask =
+        ["run", MODEL, "--atoms", text(&path), "--relax", "--cell", "free", "--max-steps", "2", "--json"];
+    let done = run(&ask);
+    refused(&done, 2, &["two.xyz: structure 2", "cell"]);
+    assert_eq!(json_lines(&done.out).len(), 1);
 }
 
 #[test]

@@ -118,7 +118,6 @@ pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
     let potential = model.potential()?;
     let _stoppable = context.interrupt.hold();
     let good = Structures { potential, context }.good(structures)?;
-    let wrong = count - good.len();
     let mut work = Work {
         args,
         asked,
@@ -129,14 +128,14 @@ pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
         panels: Vec::new(),
     };
     let (named, evaluations): (Vec<Named>, Vec<Evaluation>) = good.into_iter().unzip();
-    match (asked.relax, asked.md) {
-        (true, _) => work.relax(&named)?,
-        (_, Some(steps)) => named.into_iter().try_for_each(|named| work.move_on(named, steps))?,
+    let done = match (asked.relax, asked.md) {
+        (true, _) => work.relax(named)?,
+        (_, Some(steps)) => work.move_all(named, steps)?,
         _ => work.single(&named, evaluations)?,
-    }
+    };
     work.write()?;
     context.interrupt.check()?;
-    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
+    Ok(if done == count { Exit::Done } else { Exit::Partly })
 }
 
 fn read(path: &Path, asked: &Simulating) -> Result<Vec<Named>> {
@@ -224,8 +223,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Energies and forces of each structure as it is.
-    fn single(&mut self, named: &[Named], evaluations: Vec<Evaluation>) -> Result<()> {
+    /// Energies and forces of each structure as it is. Gives how many were done.
+    fn single(&mut self, named: &[Named], evaluations: Vec<Evaluation>) -> Result<usize> {
         let mut output = Output::stdout();
         let mut table = Table::default();
         table.row(["structure", "formula", "atoms", "eV", "eV/atom", "largest eV/Å", "GPa"]);
@@ -239,7 +238,8 @@ impl Work<'_> {
         if !self.context.globals.json {
             table.lines().into_iter().try_for_each(|line| output.line(line))?;
         }
-        output.finish()
+        output.finish()?;
+        Ok(named.len())
     }
 
     fn json(&self, named: &Named, evaluation: &Evaluation) -> Value {
@@ -250,8 +250,35 @@ impl Work<'_> {
         })
     }
 
-    /// Every structure to where no force pulls, side by side.
-    fn relax(&mut self, named: &[Named]) -> Result<()> {
+    /// Every structure to where no force pulls, side by side; one by one where one of them cannot be relaxed. Gives how
+    /// many were done.
+    fn relax(&mut self, named: Vec<Named>) -> Result<usize> {
+        let error = match self.relax_together(&named) {
+            Ok(()) => return Ok(named.len()),
+            Err(error) => error,
+        };
+        let each = named.into_iter().map(|named| [named]).collect::<Vec<_>>();
+        if let [[only]] = &each[..] {
+            return Err(error.context(&only.name));
+        }
+        self.each(each, |work, named| work.relax_together(&named).map_err(|e| e.context(&named[0].name)))
+    }
+
+    /// Does `work` with each of `all`. One that cannot be done is named; all of them is an error. Gives how many were done.
+    fn each<T>(&mut self, all: Vec<T>, work: impl Fn(&mut Self, T) -> Result<()>) -> Result<usize> {
+        let (count, mut wrong) = (all.len(), Vec::new());
+        for one in all {
+            self.context.interrupt.check()?;
+            wrong.extend(work(self, one).err());
+        }
+        if wrong.len() == count {
+            return wrong.into_iter().next().map_or(Ok(0), Err);
+        }
+        wrong.iter().for_each(|error| self.context.complain(&error.to_string()));
+        Ok(count - wrong.len())
+    }
+
+    fn relax_together(&mut self, named: &[Named]) -> Result<()> {
         let asked = self.asked;
         let cell = match asked.cell {
             None => CellChange::Fixed,
@@ -285,11 +312,9 @@ impl Work<'_> {
         })?;
         drop(bar);
         let names = named.iter().map(|named| named.name.as_str());
-        self.panels = vec![
-            panel("energy", "eV", names.clone().zip(energies)),
-            panel("largest force", "eV/Å", names.zip(forces)),
-        ];
-        self.written = path;
+        self.panels.push(panel("energy", "eV", names.clone().zip(energies)));
+        self.panels.push(panel("largest force", "eV/Å", names.zip(forces)));
+        self.written.append(&mut path);
         self.show_relaxed(named, relaxed)
     }
 
@@ -326,7 +351,11 @@ impl Work<'_> {
         output.finish()
     }
 
-    /// One structure through `steps` steps of time.
+    /// One structure after the other through `steps` steps of time. Gives how many were done.
+    fn move_all(&mut self, named: Vec<Named>, steps: usize) -> Result<usize> {
+        self.each(named, |work, named| work.move_on(named, steps))
+    }
+
     fn move_on(&mut self, named: Named, steps: usize) -> Result<()> {
         let asked = self.asked;
         let (seed, temperature) = (self.context.globals.seed, self.args.sampling.kelvin());
@@ -342,7 +371,6 @@ impl Work<'_> {
             json: self.context.globals.json,
             source: &self.model.card().source,
         };
-        told.begin(&named.name)?;
         let bar = self.context.bars.begin("moving", Unit::Items, Some(steps as u64 + 1));
         let (mut wrong, mut frames) = (None, Vec::new());
         let mut lines = [const { Vec::new() }; 3];
@@ -410,21 +438,15 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn begin(&mut self, name: &str) -> Result<()> {
-        match self.json {
-            true => Ok(()),
-            false => {
-                self.output.line(format!("# {name}"))?;
-                self.output.line(format!(
-                    "{:>8} {:>10} {:>14} {:>12} {:>14} {:>9}",
-                    "step", "fs", "potential eV", "kinetic eV", "total eV", "K"
-                ))
-            }
-        }
-    }
-
     fn take(&mut self, name: &str, moment: &Moment) -> Result<()> {
         let (potential, kinetic) = (moment.evaluation.energy, moment.kinetic_energy);
+        if moment.step == 0 && !self.json {
+            self.output.line(format!("# {name}"))?;
+            self.output.line(format!(
+                "{:>8} {:>10} {:>14} {:>12} {:>14} {:>9}",
+                "step", "fs", "potential eV", "kinetic eV", "total eV", "K"
+            ))?;
+        }
         match self.json {
             true => self.output.json(&json!({
                 "source": self.source, "structure": name, "step": moment.step, "time": moment.time,
