@@ -45,7 +45,6 @@ pub enum Ink {
     #[default]
     Blue,
     /// A second thing that a model made.
-    #[allow(dead_code, reason = "for panels with several lines of one model")]
     Green,
     /// What is out of the ordinary.
     Red,
@@ -103,7 +102,6 @@ pub struct Panel {
 ///
 /// # Errors
 /// As [`write`].
-#[allow(dead_code, reason = "for the verbs that plot quantities over steps")]
 pub fn lines(path: &Path, force: bool, title: &str, x_label: &str, panels: &[Panel]) -> Result<()> {
     let labelled = |panel: &Panel| Panel { x_label: x_label.to_string(), ..panel.clone() };
     write(path, force, title, &panels.iter().map(labelled).collect::<Vec<_>>())

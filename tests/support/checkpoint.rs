@@ -10,15 +10,11 @@ use tempfile::TempDir;
 /// Words that every model made here knows.
 const WORDS: &str = "a an red blue green car cat dog photo of sky night armchair avocado shape the in";
 
-/// The sample config of `family`.
-pub fn config_of(family: &str) -> Value {
+/// A checkpoint of `family` with a tokenizer of a few words that puts `begin` and `end` around a text.
+pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
     let zoo = fauna::zoo();
     let known = zoo.families().iter().find(|known| known.name == family).expect(family);
-    (known.sample)()
-}
-
-/// A checkpoint of `config`.
-pub fn of(config: &Value) -> TempDir {
+    let config = (known.sample)();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let (_, inventory) = fauna::inventory(folder.path().to_str().unwrap(), &Options::default()).unwrap();
@@ -34,12 +30,6 @@ pub fn of(config: &Value) -> TempDir {
         Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
     })
     .unwrap();
-    folder
-}
-
-/// A checkpoint of `family` with a tokenizer of a few words that puts `begin` and `end` around a text.
-pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
-    let folder = of(&config_of(family));
     // The end token has the largest id, by which CLIP finds it.
     let mut vocabulary: serde_json::Map<String, Value> =
         WORDS.split(' ').zip((4..).map(Value::from)).map(|(word, id)| (word.into(), id)).collect();

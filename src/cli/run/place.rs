@@ -18,7 +18,8 @@ pub struct Place {
     /// Replace a file that is there.
     #[arg(long)]
     pub force: bool,
-    /// Draw a plot into this file: history, forecasts and intervals of series; of many the first.
+    /// Draw a plot into this file: history, forecasts and intervals of series, of many the first; the energy of atoms that
+    /// relax or move.
     #[arg(long, value_name = "FILE.png")]
     pub plot: Option<PathBuf>,
     /// Of a sound, how loud it is in the end: peak (as the model made it, turned down if it would clip), loudness
