@@ -84,7 +84,7 @@ use std::borrow::Cow;
 #[cfg(feature = "builtin")]
 use std::sync::Arc;
 
-pub use fauna_shared::generate::Decoding;
+pub use fauna_shared::generate::{Decoding, Reasoning};
 pub use fauna_shared::item::{
     Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Role, Sound, Tensors, Turn,
 };

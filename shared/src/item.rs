@@ -59,6 +59,8 @@ impl std::fmt::Display for Modality {
 pub enum Item {
     /// A text, or a piece of one while it is being written.
     Text(String),
+    /// What a model says to itself before it answers, piece by piece: no part of the answer.
+    Thought(String),
     /// A label, a filled-in word or a span, with the model's score.
     Label(Label),
     /// A picture.
@@ -81,7 +83,7 @@ impl Item {
     /// Which modality this is.
     pub fn modality(&self) -> Modality {
         match self {
-            Self::Text(_) => Modality::Text,
+            Self::Text(_) | Self::Thought(_) => Modality::Text,
             Self::Label(_) => Modality::Label,
             Self::Image(_) => Modality::Image,
             Self::Sound(_) => Modality::Sound,
@@ -194,6 +196,23 @@ pub enum Prompt {
     Items(Vec<Item>),
     /// A conversation, put into words by the model's own template.
     Chat(Vec<Turn>),
+    /// A text with a gap: what stands before it and what stands after. The model writes what is between.
+    Infill {
+        /// All before the gap.
+        prefix: String,
+        /// All after it.
+        suffix: String,
+    },
+}
+
+impl Prompt {
+    /// The error of a model that fills no gaps.
+    pub fn no_infill() -> Error {
+        Error::unsupported(
+            "this model fills no gaps: it knows no tokens for what stands before and after one",
+        )
+        .hint("give it a prompt to continue; models that fill gaps: StarCoder, StarCoder2, SantaCoder")
+    }
 }
 
 impl From<&str> for Prompt {

@@ -20,6 +20,7 @@ use crate::nn::{Matrix, blocks, host};
 use crate::runtime::{Precision, Runtime};
 use crate::{Error, ErrorKind, Result};
 
+mod experts;
 mod stack;
 
 pub use stack::Piece;

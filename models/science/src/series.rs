@@ -170,7 +170,7 @@ pub(crate) fn generate(
             [Item::Series(rows)] if !rows.is_empty() => rows,
             _ => return Err(not_a_series()),
         },
-        Prompt::Chat(_) => return Err(not_a_series()),
+        Prompt::Chat(_) | Prompt::Infill { .. } => return Err(not_a_series()),
     };
     options.check()?;
     let series: Vec<Past> = rows.iter().cloned().map(Past::from).collect();

@@ -239,6 +239,7 @@ impl<M: CausalLm> LanguageModel<M> {
                 let words = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
                 tokenizer.encode(&words, true)
             }
+            Prompt::Infill { .. } => Err(Prompt::no_infill()),
             Prompt::Chat(turns) => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::unsupported(format!("{} has no chat template", self.card.source))

@@ -31,6 +31,33 @@ use crate::{Error, ErrorKind, Result};
 /// # Errors
 /// [`Compute`](ErrorKind::Compute) if the shapes do not fit each other.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Result<Tensor> {
+    attend_with(q, k, v, mask, scale, None)
+}
+
+/// As [`attend`], with a learned score for each head, `sinks` of `(heads)`, that takes its share of the weight and
+/// gives no value, so that the weights of the keys sum to less than one (Xiao et al. 2023, arXiv 2309.17453, section 3.3).
+///
+/// # Errors
+/// As [`attend`], and if there is not one sink a head.
+pub fn attend_with_sinks(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Mask,
+    scale: f64,
+    sinks: &Tensor,
+) -> Result<Tensor> {
+    attend_with(q, k, v, mask, scale, Some(sinks))
+}
+
+fn attend_with(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Mask,
+    scale: f64,
+    sinks: Option<&Tensor>,
+) -> Result<Tensor> {
     let (batch, queries, heads, width) = q.dims4()?;
     let (k_batch, keys, kv_heads, k_width) = k.dims4()?;
     let fits = k_batch == batch
@@ -40,7 +67,8 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
         && kv_heads > 0
         && heads.is_multiple_of(kv_heads)
         && (!mask.is_causal() || queries <= keys)
-        && mask.fits(batch, heads, queries, keys);
+        && mask.fits(batch, heads, queries, keys)
+        && sinks.is_none_or(|sinks| sinks.dims() == [heads]);
     if !fits {
         return Err(Error::new(
             ErrorKind::Compute,
@@ -51,13 +79,20 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
     let numbers = distances.map(Distances::numbers);
     let halved = k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() == DType::F32;
     let readable = |x: &Tensor| host::serves(x) || halved && x.device().is_cpu() && !x.track_op();
-    if host::serves(q) && readable(k) && readable(v) && numbers.is_none_or(host::serves) {
+    let served = numbers.into_iter().chain(sinks).all(host::serves);
+    if host::serves(q) && readable(k) && readable(v) && served {
         let run = |bias: Option<kernel::Bias>| {
             let mask = mask.kernel(queries, keys);
-            let mask = kernel::Mask { bias: bias.or(mask.bias), ..mask };
-            match halved {
-                true => attend_on_host::<f16>(q, k, v, &mask, scale),
-                false => attend_on_host::<f32>(q, k, v, &mask, scale),
+            let run = |sinks: Option<&[f32]>| {
+                let mask = kernel::Mask { bias: bias.or(mask.bias), sinks, ..mask };
+                match halved {
+                    true => attend_on_host::<f16>(q, k, v, &mask, scale),
+                    false => attend_on_host::<f32>(q, k, v, &mask, scale),
+                }
+            };
+            match sinks {
+                None => run(None),
+                Some(sinks) => host::read(sinks, |sinks| run(Some(sinks)))?,
             }
         };
         return match distances {
@@ -77,10 +112,10 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Re
         scores = scores.broadcast_add(&distances.spread(q.device())?)?;
     }
     let weights = match mask.additive(batch, queries, keys, q.device())? {
-        None => softmax(&scores)?,
+        None => softmax(&scores, sinks)?,
         Some((blocked, seen)) => {
             // A query that sees nothing has equal scores everywhere; `seen` makes its row zeros.
-            softmax(&scores.broadcast_add(&blocked)?)?.broadcast_mul(&seen)?
+            softmax(&scores.broadcast_add(&blocked)?, sinks)?.broadcast_mul(&seen)?
         }
     };
     let out = weights.to_dtype(v.dtype())?.matmul(&v)?;
@@ -129,10 +164,23 @@ fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
     Ok(x.reshape((batch, heads * group, keys, width))?.contiguous()?)
 }
 
-/// Softmax over the last axis by operations candle can differentiate.
-fn softmax(scores: &Tensor) -> Result<Tensor> {
-    let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
+/// Softmax over the last axis of `(batch, heads, queries, keys)`, beside a sink a head if there are any, by operations
+/// candle can differentiate.
+fn softmax(scores: &Tensor, sinks: Option<&Tensor>) -> Result<Tensor> {
+    let (most, sink) = match sinks {
+        None => (scores.max_keepdim(D::Minus1)?, None),
+        Some(sinks) => {
+            let sinks = sinks.to_dtype(scores.dtype())?.reshape((1, (), 1, 1))?;
+            let most = scores.max_keepdim(D::Minus1)?.broadcast_maximum(&sinks)?;
+            (most, Some(sinks))
+        }
+    };
+    let shifted = scores.broadcast_sub(&most)?.exp()?;
+    let mut sum = shifted.sum_keepdim(D::Minus1)?;
+    if let Some(sinks) = sink {
+        sum = (sum + sinks.broadcast_sub(&most)?.exp()?)?;
+    }
+    Ok(shifted.broadcast_div(&sum)?)
 }
 
 #[cfg(test)]

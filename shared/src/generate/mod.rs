@@ -46,7 +46,7 @@ use std::ops::{ControlFlow, Range};
 use candle_core::{DType, Device, Storage, Tensor};
 use serde::Serialize;
 
-pub use options::Decoding;
+pub use options::{Decoding, Reasoning};
 pub use rng::Rng;
 use sample::{Sampler, penalise};
 

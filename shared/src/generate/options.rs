@@ -54,9 +54,35 @@ pub struct Decoding {
     pub pad: Option<u32>,
     /// A row of text ends before any of these strings.
     pub stop: Vec<String>,
+    /// End code before the next top-level definition after the one that the prompt, or the model, has begun.
+    pub one_definition: bool,
+    /// How long to think before answering, for models that were taught to; `None`: as their template has it.
+    pub reasoning: Option<Reasoning>,
     /// Hand on pictures while they are made: each new one of a prompt takes the place of the one before, and the last is
     /// the whole picture.
     pub previews: bool,
+}
+
+/// How long a model thinks before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reasoning {
+    /// Little.
+    Low,
+    /// Some.
+    Medium,
+    /// Much.
+    High,
+}
+
+impl std::fmt::Display for Reasoning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        })
+    }
 }
 
 impl Default for Decoding {
@@ -76,6 +102,8 @@ impl Default for Decoding {
             eos: None,
             pad: None,
             stop: Vec::new(),
+            one_definition: false,
+            reasoning: None,
             previews: false,
         }
     }

@@ -280,6 +280,7 @@ fn words(prompt: &Prompt) -> String {
     let items: Vec<&Item> = match prompt {
         Prompt::Items(items) => items.iter().collect(),
         Prompt::Chat(turns) => turns.iter().flat_map(|turn| &turn.items).collect(),
+        Prompt::Infill { .. } => Vec::new(),
     };
     items.into_iter().filter_map(|item| item.text().ok()).collect::<Vec<_>>().join(" ")
 }
@@ -294,5 +295,6 @@ fn as_json(prompt: &Prompt) -> Value {
             let turn = |turn: &Turn| json!({"role": turn.role, "content": words(&turn.items).first()});
             turns.iter().map(turn).collect()
         }
+        Prompt::Infill { prefix, suffix } => json!({"prefix": prefix, "suffix": suffix}),
     }
 }

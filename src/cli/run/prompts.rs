@@ -45,6 +45,7 @@ pub fn check_full(prompt: &Prompt) -> Result<()> {
     let empty = match prompt {
         Prompt::Items(items) => items.iter().all(blank),
         Prompt::Chat(turns) => turns.iter().any(|turn| turn.items.iter().all(blank)),
+        Prompt::Infill { prefix, suffix } => prefix.trim().is_empty() && suffix.trim().is_empty(),
     };
     match empty {
         false => Ok(()),

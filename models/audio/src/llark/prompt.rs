@@ -45,6 +45,7 @@ pub fn words(prompt: &Prompt) -> Result<Words<'_>> {
                 }
             }
         }
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     }
     words.say(&format!("{TURN} Assistant:"));
     Ok(words)

@@ -449,6 +449,7 @@ fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
     let items: Vec<&Item> = match prompt {
         Prompt::Items(items) => items.iter().collect(),
         Prompt::Chat(turns) => turns.iter().flat_map(|turn| &turn.items).collect(),
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     };
     let mut frames = Vec::new();
     let mut words = Vec::new();

@@ -258,6 +258,7 @@ impl T5Exhibit {
                 Err(Error::unsupported(format!("{} holds no conversations", self.card.source))
                     .hint("it answers one text: give it a prompt"))
             }
+            Prompt::Infill { .. } => Err(Prompt::no_infill()),
         }
     }
 }

@@ -47,6 +47,7 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     let alone;
     let turns = match prompt {
         Prompt::Chat(turns) => turns,
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
         Prompt::Items(items) => {
             alone = vec![Turn { role: Role::User, items: items.clone() }];
             &alone

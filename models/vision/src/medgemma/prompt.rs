@@ -75,6 +75,7 @@ pub fn tokens(kit: &Kit, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Ve
         Ok(OneShot { instruction, exemplar, query: items.to_vec() }.items())
     };
     let (words, images, adds_begin) = match (prompt, &kit.template) {
+        (Prompt::Infill { .. }, _) => return Err(Prompt::no_infill()),
         (Prompt::Items(items), None) => {
             let (words, images) = said(&[&shot(items)?], PLACE)?;
             (words.concat(), images, true)

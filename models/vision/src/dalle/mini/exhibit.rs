@@ -256,7 +256,7 @@ impl MiniExhibit {
                 [Item::Codes(codes)] => Some(self.decode_codes(codes).and_then(|values| pictures(&values))),
                 _ => None,
             },
-            Prompt::Chat(_) => None,
+            Prompt::Chat(_) | Prompt::Infill { .. } => None,
         }
     }
 }

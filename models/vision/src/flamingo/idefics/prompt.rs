@@ -67,6 +67,7 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
             }
             words.answer();
         }
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     }
     Ok(words)
 }

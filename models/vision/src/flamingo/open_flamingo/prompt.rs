@@ -22,6 +22,7 @@ pub(super) fn words(prompt: &Prompt) -> Result<(String, Vec<&Image>)> {
             return Err(Error::input("a system turn: OpenFlamingo knows pictures and texts, and no roles"));
         }
         Prompt::Chat(turns) => turns.iter().map(|turn| turn.items.as_slice()).collect(),
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     };
     let pieces: Vec<Piece> =
         items.into_iter().map(pieces).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
