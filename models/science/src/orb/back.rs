@@ -9,7 +9,7 @@ use super::network::{Given, State};
 use super::{Graph, Orb};
 use crate::atoms::cell::Vector;
 
-/// Edges up to which everything on the way there is kept for the way back, some 65 KB an edge at the official size.
+/// Edges up to which everything on the way there is kept for the way back, some 80 KB an edge at the official size.
 /// Larger graphs keep the states between layers alone and compute each layer again when its turn comes: a third of the
 /// memory, and half as much time again.
 const EDGES_KEPT: usize = 60_000;
