@@ -7,12 +7,13 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
-use fauna_shared::text::{self, ChatTemplate, Padding, Tokenizer};
+use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-use crate::words;
+use crate::harmony::Harmony;
+use crate::{infill, words};
 
 /// One pass: new tokens, where they stand, and whom they may see.
 #[derive(Clone, Copy)]
@@ -45,6 +46,9 @@ pub trait CausalLm: Model {
     /// The tokens that go without saying. Most families have none.
     const USUAL_TOKENS: UsualTokens = UsualTokens { begin: None, end: &[], pad: None, end_of_turn: None };
 
+    /// Whether it was trained on code, whose answers end with the definition they belong to.
+    const WRITES_CODE: bool = false;
+
     /// Blocks that keep keys and values.
     fn layers(&self) -> usize;
 
@@ -71,6 +75,8 @@ pub struct LanguageModel<M> {
     halves_caches: bool,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
+    /// How it tells thoughts from answers, if it does.
+    harmony: Option<Harmony>,
     card: Card,
     begin: Option<u32>,
     end: Vec<u32>,
@@ -88,6 +94,11 @@ impl<M: CausalLm> LanguageModel<M> {
         let template = match &tokenizer {
             Some(tokenizer) => words::chat_template(opening, tokenizer)?,
             None => None,
+        };
+        let harmony = tokenizer.as_ref().and_then(Harmony::of);
+        let template = match (template, &harmony) {
+            (None, Some(_)) => Some(Harmony::template()?),
+            (template, _) => template,
         };
         let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
         let ids = |key: &str| match &generation[key] {
@@ -109,6 +120,7 @@ impl<M: CausalLm> LanguageModel<M> {
             network,
             tokenizer,
             template,
+            harmony,
             card,
         })
     }
@@ -232,14 +244,14 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     /// The tokens of a prompt.
-    fn tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+    fn tokens(&self, prompt: &Prompt, options: &Decoding) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         match prompt {
             Prompt::Items(items) => {
                 let words = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
                 tokenizer.encode(&words, true)
             }
-            Prompt::Infill { .. } => Err(Prompt::no_infill()),
+            Prompt::Infill { prefix, suffix } => infill::tokens(tokenizer, prefix, suffix),
             Prompt::Chat(turns) => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::unsupported(format!("{} has no chat template", self.card.source))
@@ -247,9 +259,65 @@ impl<M: CausalLm> LanguageModel<M> {
                 })?;
                 let messages = turns.iter().map(words::message).collect::<Result<Vec<_>>>()?;
                 // The template writes the begin token itself where the model wants one.
-                tokenizer.encode(&template.render(&messages, true)?, false)
+                tokenizer.encode(&template.render_thinking(&messages, true, options.reasoning)?, false)
             }
         }
+    }
+}
+
+impl<M: CausalLm> LanguageModel<M> {
+    /// Continues `prompt`; thoughts are among the pieces.
+    fn speak(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut tokens = self.tokens(prompt, options)?;
+        if tokens.is_empty() {
+            // An empty prompt starts a text of the model's own.
+            tokens.extend(self.begin.or(self.end.first().copied()));
+        }
+        let tokenizer = self.tokenizer()?;
+        let prompts = [text::Prompt::Ids(&tokens)];
+        let mut ends = self.decoding(options);
+        if let (Some(turn), Some(eos), None) = (self.end_of_turn, &mut ends.eos, &options.eos) {
+            eos.push(turn);
+        }
+        match (prompt, &self.harmony) {
+            (Prompt::Chat(_), Some(harmony)) => {
+                text::stream_heard(self, tokenizer, &prompts, &ends, harmony, each)?;
+            }
+            _ if options.one_definition => {
+                let mut definitions = Definitions::after(&before(prompt));
+                let mut flow = ControlFlow::Continue(());
+                text::stream(self, tokenizer, &prompts, &ends, &mut |piece| {
+                    let (text, ended) = definitions.push(piece.text);
+                    if !text.is_empty() {
+                        flow = each(text::Piece { text: &text, ..piece });
+                    }
+                    if ended { ControlFlow::Break(()) } else { flow }
+                })?;
+                let rest = definitions.finish();
+                if flow.is_continue() && !rest.is_empty() {
+                    // It was the last: whether it is wanted changes nothing.
+                    let _ = each(text::Piece { row: 0, text: &rest, thought: false });
+                }
+            }
+            _ => {
+                text::stream(self, tokenizer, &prompts, &ends, each)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The words that stand right before what is written.
+fn before(prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Infill { prefix, .. } => prefix.clone(),
+        Prompt::Items(items) => items.iter().filter_map(|item| item.text().ok()).collect(),
+        Prompt::Chat(_) => String::new(),
     }
 }
 
@@ -311,19 +379,10 @@ impl<M: CausalLm> Decode for LanguageModel<M> {
         options: &Decoding,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut tokens = self.tokens(prompt)?;
-        if tokens.is_empty() {
-            // An empty prompt starts a text of the model's own.
-            tokens.extend(self.begin.or(self.end.first().copied()));
-        }
-        let prompts = [text::Prompt::Ids(&tokens)];
-        let mut ends = self.decoding(options);
-        if let (Some(turn), Some(eos), None) = (self.end_of_turn, &mut ends.eos, &options.eos) {
-            eos.push(turn);
-        }
-        let mut each = |piece: text::Piece| each(piece.text.to_string());
-        text::stream(self, self.tokenizer()?, &prompts, &ends, &mut each)?;
-        Ok(())
+        self.speak(prompt, options, &mut |piece| match piece.thought {
+            false => each(piece.text.to_string()),
+            true => ControlFlow::Continue(()),
+        })
     }
 }
 
@@ -358,13 +417,20 @@ impl<M: CausalLm> Exhibit for LanguageModel<M> {
         self.encode(&texts)
     }
 
+    fn defaults(&self) -> Decoding {
+        Decoding { one_definition: M::WRITES_CODE, ..Decoding::default() }
+    }
+
     fn generate(
         &self,
         prompt: &Prompt,
         options: &Decoding,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+        self.speak(prompt, options, &mut |piece| {
+            let text = piece.text.to_string();
+            each(if piece.thought { Item::Thought(text) } else { Item::Text(text) })
+        })
     }
 }
 

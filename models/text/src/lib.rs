@@ -13,6 +13,8 @@ pub mod gemma3;
 pub mod gpt1;
 pub mod gpt2;
 pub mod gpt_neox;
+pub mod harmony;
+mod infill;
 pub mod llama;
 pub mod mpt;
 pub mod t5;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Tokenizer;
 use crate::checkpoint::Metadata;
 use crate::error::first_five;
+use crate::generate::Reasoning;
 use crate::{Error, ErrorKind, Result};
 
 /// One turn of a conversation.
@@ -142,6 +143,20 @@ impl ChatTemplate {
     /// [`ErrorKind::Input`] if the template refuses the conversation, in the template's own words;
     /// [`ErrorKind::Format`] if the template fails otherwise or runs too long.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_thinking(messages, add_generation_prompt, None)
+    }
+
+    /// As [`render`](Self::render), for a template that knows how long to think: it sees `reasoning` as
+    /// `reasoning_effort`.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_thinking(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        reasoning: Option<Reasoning>,
+    ) -> Result<String> {
         let now = self.now.unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default()
         });
@@ -160,6 +175,7 @@ impl ChatTemplate {
             .and_then(|template| {
                 template.render(context! {
                     messages, add_generation_prompt, strftime_now,
+                    reasoning_effort => reasoning.map_or(Value::UNDEFINED, |effort| effort.to_string().into()),
                     bos_token => self.bos, eos_token => self.eos, tools => (), documents => (),
                 })
             })

@@ -9,6 +9,7 @@
 //! ```
 
 mod chat;
+mod code;
 mod gguf;
 mod load;
 mod parts;
@@ -18,8 +19,9 @@ mod stream;
 use candle_core::{Device, Tensor};
 
 pub use chat::{ChatTemplate, Message};
+pub use code::Definitions;
 pub use gguf::GgufVocabulary;
-pub use stream::{Completion, Detokenizer, Piece, Prompt, stream};
+pub use stream::{Completion, Detokenizer, Listener, Piece, Prompt, Voice, stream, stream_heard};
 
 use crate::{Error, ErrorKind, Result};
 

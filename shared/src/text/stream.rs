@@ -24,6 +24,35 @@ pub struct Piece<'a> {
     pub row: usize,
     /// The text, never empty.
     pub text: &'a str,
+    /// Whether it belongs to the answer, or to what the model says to itself.
+    pub thought: bool,
+}
+
+/// Whom a new token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// Whoever asked.
+    Answer,
+    /// The model itself.
+    Thought,
+    /// Nobody: it says what comes next.
+    Silent,
+}
+
+/// Tells the answer from what else a model writes around it. Each row has one of its own.
+pub trait Listener: Clone {
+    /// Whom `token` is for, the next of its row.
+    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> Voice;
+}
+
+/// Hears an answer in every token.
+#[derive(Clone)]
+struct EveryToken;
+
+impl Listener for EveryToken {
+    fn hear(&mut self, _: u32, _: &Tokenizer) -> Voice {
+        Voice::Answer
+    }
 }
 
 /// All that continued one prompt.
@@ -31,6 +60,8 @@ pub struct Piece<'a> {
 pub struct Completion {
     /// The text, without special tokens and without a stop string.
     pub text: String,
+    /// What the model said to itself, as far as a [`Listener`] told it apart.
+    pub thoughts: String,
     /// The tokens, an end token and those of a stop string included.
     pub tokens: Vec<u32>,
     /// Why it ended.
@@ -52,6 +83,21 @@ pub fn stream<D: Decoder + ?Sized>(
     options: &Decoding,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
+    stream_heard(model, tokenizer, prompts, options, &EveryToken, each)
+}
+
+/// As [`stream`], with `listener` to tell the answer from what is none. Stop strings are looked for in the answer.
+///
+/// # Errors
+/// As [`generate`].
+pub fn stream_heard<D: Decoder + ?Sized, L: Listener>(
+    model: &D,
+    tokenizer: &Tokenizer,
+    prompts: &[Prompt],
+    options: &Decoding,
+    listener: &L,
+    each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+) -> Result<Vec<Completion>> {
     let prompts: Result<Vec<Vec<u32>>> = prompts.iter().map(|prompt| prompt_ids(tokenizer, prompt)).collect();
     let prompts = prompts?;
     let special = tokenizer.special();
@@ -60,29 +106,31 @@ pub fn stream<D: Decoder + ?Sized>(
         pad: options.pad.or(special.pad),
         ..options.clone()
     };
-    let mut rows: Vec<Row> = prompts.iter().map(|_| Row::new(tokenizer, &options)).collect();
+    let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, listener)).collect();
     let mut failed: Option<Error> = None;
     let Generated { tokens, finished } = generate(model, &prompts, &options, &mut |new| {
         let row = &mut rows[new.row];
         let end = new.finish == Some(Finish::End);
-        let text = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
-            Ok(text) => text,
+        let said = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
+            Ok(said) => said,
             Err(error) => {
                 failed = Some(error);
                 return ControlFlow::Break(Halt::All);
             }
         };
-        if !text.is_empty() && each(Piece { row: new.row, text: &text }).is_break() {
-            return ControlFlow::Break(Halt::All);
+        for (text, thought) in said {
+            if !text.is_empty() && each(Piece { row: new.row, text: &text, thought }).is_break() {
+                return ControlFlow::Break(Halt::All);
+            }
         }
         if row.stop.stopped { ControlFlow::Break(Halt::Row) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(error) = failed {
         return Err(error);
     }
-    let completion = |((row, tokens), finish): ((Row, Vec<u32>), Finish)| {
+    let completion = |((row, tokens), finish): ((Row<L>, Vec<u32>), Finish)| {
         let finish = if row.stop.stopped { Finish::Stopped } else { finish };
-        Completion { text: row.text, tokens, finish }
+        Completion { text: row.text, thoughts: row.thoughts, tokens, finish }
     };
     Ok(rows.into_iter().zip(tokens).zip(finished).map(completion).collect())
 }
@@ -100,35 +148,75 @@ fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
 }
 
 /// One row's way from tokens to certain text.
-struct Row<'a> {
+struct Row<'a, L> {
+    tokenizer: &'a Tokenizer,
+    listener: L,
+    voice: Voice,
     detokenizer: Detokenizer<'a>,
     stop: StopStrings<'a>,
     text: String,
+    thoughts: String,
 }
 
-impl<'a> Row<'a> {
-    fn new(tokenizer: &'a Tokenizer, options: &'a Decoding) -> Self {
+impl<'a, L: Listener> Row<'a, L> {
+    fn new(tokenizer: &'a Tokenizer, options: &'a Decoding, listener: &L) -> Self {
         Self {
+            tokenizer,
+            listener: listener.clone(),
+            voice: Voice::Answer,
             detokenizer: tokenizer.detokenizer(),
             stop: StopStrings::new(&options.stop),
             text: String::new(),
+            thoughts: String::new(),
         }
     }
 
-    fn push(&mut self, token: Option<u32>, last: bool) -> Result<String> {
-        let mut text = match token {
-            Some(token) => self.detokenizer.push(token)?,
-            None => String::new(),
-        };
+    /// What has become certain with `token`, or with the end of the row, and whether it is thought.
+    fn push(&mut self, token: Option<u32>, last: bool) -> Result<[(String, bool); 2]> {
+        let mut before = (String::new(), false);
+        let mut text = String::new();
+        if let Some(token) = token {
+            let voice = self.listener.hear(token, self.tokenizer);
+            if voice != self.voice {
+                // What the voice before had left to say.
+                before = self.say(self.detokenizer.clone().finish()?);
+                self.detokenizer = self.tokenizer.detokenizer();
+                self.voice = voice;
+            }
+            if voice != Voice::Silent {
+                text = self.detokenizer.push(token)?;
+            }
+        }
         if last {
             text += &self.detokenizer.finish()?;
         }
-        let mut certain = self.stop.push(&text);
+        let mut now = self.say(text);
         if last {
-            certain += &self.stop.finish();
+            let rest = self.stop.finish();
+            self.text += &rest;
+            match now.1 {
+                // Held back from an answer that a thought came after.
+                true => before.0 += &rest,
+                false => now.0 += &rest,
+            }
         }
-        self.text += &certain;
-        Ok(certain)
+        Ok([before, now])
+    }
+
+    /// What of `text` is certain, and whether it is thought.
+    fn say(&mut self, text: String) -> (String, bool) {
+        match self.voice {
+            Voice::Answer => {
+                let certain = self.stop.push(&text);
+                self.text += &certain;
+                (certain, false)
+            }
+            Voice::Thought => {
+                self.thoughts += &text;
+                (text, true)
+            }
+            Voice::Silent => (String::new(), false),
+        }
     }
 }
 
