@@ -34,7 +34,7 @@ pub struct Globals {
     pub family: Option<String>,
     /// Which of several weight files to use: its name, or a part that only one has.
     #[arg(long, global = true, value_name = "NAME")]
-    pub file: Option<String>,
+    pub weights: Option<String>,
     /// Tell what the release does not say of itself: KEY=VALUE, the value as JSON, or @FILE with it.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = setting)]
     pub settings: Vec<(String, serde_json::Value)>,
@@ -84,7 +84,7 @@ impl Context {
                 .with_quantize(quantize)
                 .with_dequantize(globals.dequantize),
             family: globals.family.clone(),
-            file: globals.file.clone(),
+            file: globals.weights.clone(),
             random_weights: None,
             settings: globals.settings.iter().cloned().collect(),
             finder: Arc::new(self.finder()),

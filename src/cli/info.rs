@@ -34,7 +34,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let source = Source::parse(&args.source)?;
     let finder = context.finder();
     let mut wanted = Wanted::default();
-    if let Some(file) = &context.globals.file {
+    if let Some(file) = &context.globals.weights {
         wanted = wanted.file(file);
     }
     let (files, sizes) = match &source {

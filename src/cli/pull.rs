@@ -21,7 +21,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let mut wanted = Wanted::default();
-    if let Some(file) = &context.globals.file {
+    if let Some(file) = &context.globals.weights {
         wanted = wanted.file(file);
     }
     if args.without_weights {

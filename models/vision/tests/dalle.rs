@@ -209,7 +209,7 @@ fn what_the_config_asks_for_and_is_not_implemented_is_refused_by_name() {
 #[test]
 fn of_mini_and_mega_in_one_folder_one_must_be_named() {
     let error = refusal(open(&case("mini_forward_beside_mega")));
-    assert!(error.to_string().contains("--file mega or --file mini"), "{error}");
+    assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
     let width = |file: &str| {
         let options = Options { file: Some(file.into()), ..Options::default() };
         let model = open_with(&case("mini_forward_beside_mega"), &options).unwrap();

@@ -158,7 +158,7 @@ fn in_parts<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Option<Vec<&'
     match chosen.len() {
         0 | 1 => Ok(chosen.pop().map(|(_, files)| files)),
         _ => {
-            let labels: Vec<String> = chosen.iter().map(|(label, _)| format!("--file {label}")).collect();
+            let labels: Vec<String> = chosen.iter().map(|(label, _)| format!("--weights {label}")).collect();
             Err(several(chosen.into_iter().flat_map(|(_, files)| files)).hint(labels.join(" or ")))
         }
     }
@@ -206,7 +206,7 @@ fn whole(set: Vec<&str>) -> Result<Vec<&str>> {
 fn several<'a>(names: impl Iterator<Item = &'a str>) -> Error {
     Error::input("several weight files, and no way to tell which is meant")
         .hint(first_five(names))
-        .hint("name one, or a part of its name that no other has: --file NAME")
+        .hint("name one, or a part of its name that no other has: --weights NAME")
 }
 
 pub(super) fn no_weights(names: &[&str]) -> Error {
@@ -217,7 +217,7 @@ pub(super) fn no_weights(names: &[&str]) -> Error {
     }
     error
         .hint(format!("not in the usual places, but there is\n{}", first_five(elsewhere)))
-        .hint("name one: --file NAME")
+        .hint("name one: --weights NAME")
 }
 
 fn is_description(name: &str) -> bool {
@@ -350,7 +350,7 @@ mod tests {
         let error = chosen(&names, &Wanted::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
         assert!(
-            error.to_string().contains("a-Q4_K_M.gguf") && error.to_string().contains("--file"),
+            error.to_string().contains("a-Q4_K_M.gguf") && error.to_string().contains("--weights"),
             "{error}"
         );
         assert_eq!(chosen(&names, &Wanted::default().file("q8_0")).unwrap(), ["a-Q8_0.gguf", "config.json"]);
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(chosen(&mega, &Wanted::default()).unwrap(), mega);
         let both = ["decoder.pt", "decoder_mini.pt", "detoker.pt", "encoder.pt", "encoder_mini.pt"];
         let error = chosen(&both, &Wanted::default()).unwrap_err();
-        assert!(error.to_string().contains("--file mega or --file mini"), "{error}");
+        assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
         let mini = ["decoder_mini.pt", "detoker.pt", "encoder_mini.pt"];
         for choice in ["mini", "encoder_mini.pt"] {
             assert_eq!(chosen(&both, &Wanted::default().file(choice)).unwrap(), mini);

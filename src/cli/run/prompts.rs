@@ -14,6 +14,9 @@ use crate::cli::{Context, input};
 /// # Errors
 /// A file that cannot be read, or arguments that make no prompt together.
 pub fn read(args: &Args, context: &Context) -> Result<Vec<Prompt>> {
+    if let Some(prompt) = args.gap.prompt()? {
+        return Ok(vec![prompt]);
+    }
     if args.ask {
         args.given.check_question()?;
     }

@@ -1,6 +1,6 @@
 //! How tokens are chosen: what the user says, over what the model recommends.
 
-use fauna::{Decoding, Error, Exhibit, Modality, Result};
+use fauna::{Decoding, Error, Exhibit, Modality, Reasoning, Result};
 
 /// How tokens are chosen. What is not said, the model recommends.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,6 +39,33 @@ pub struct Sampling {
     /// End before this text; may be given more than once.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Models of code end before the next top-level definition; with this they go on to their end token.
+    #[arg(long)]
+    keep_going: bool,
+    /// How long to think before answering, for models that were taught to.
+    #[arg(long, value_enum, value_name = "HOW", requires = "chat")]
+    reasoning: Option<ReasoningName>,
+}
+
+/// How long a model thinks.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ReasoningName {
+    /// Little.
+    Low,
+    /// Some.
+    Medium,
+    /// Much.
+    High,
+}
+
+impl From<ReasoningName> for Reasoning {
+    fn from(name: ReasoningName) -> Self {
+        match name {
+            ReasoningName::Low => Self::Low,
+            ReasoningName::Medium => Self::Medium,
+            ReasoningName::High => Self::High,
+        }
+    }
 }
 
 impl Sampling {
@@ -58,6 +85,8 @@ impl Sampling {
             repetition_penalty: self.repetition_penalty.unwrap_or(recommended.repetition_penalty),
             guidance: self.guidance.unwrap_or(recommended.guidance),
             stop: if self.stop.is_empty() { recommended.stop } else { self.stop.clone() },
+            one_definition: recommended.one_definition && !self.keep_going,
+            reasoning: self.reasoning.map(Reasoning::from).or(recommended.reasoning),
             seed,
             ..recommended
         };

@@ -77,7 +77,7 @@ fn trained(files: &Files, options: &Options) -> Result<Vec<std::path::PathBuf>> 
         )),
         [one] => Ok(vec![files.require(one)?]),
         _ => Err(Error::input(format!("{} files in checkpoints/", found.len()))
-            .hint("name one: --file checkpoints/NAME.pt")),
+            .hint("name one: --weights checkpoints/NAME.pt")),
     }
 }
 
