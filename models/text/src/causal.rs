@@ -158,7 +158,7 @@ impl<M: CausalLm> LanguageModel<M> {
             Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
             None => Mask::causal(),
         };
-        let mut cache = Cache::new(self.network.layers(), time);
+        let mut cache = Cache::new(self.network.layers(), time).forgetting();
         let step = Step { ids: &ids, positions: &positions, mask: &padding, types: types.as_ref() };
         self.network.hidden(&step, &mut cache)
     }

@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, Gemma 3, GPT, GPT-NeoX, the Llama family, MPT and T5.
+//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, GPT-NeoX, the Llama family, MPT and T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -10,6 +10,7 @@
 pub mod bert;
 pub mod causal;
 pub mod gemma3;
+pub mod genslm;
 pub mod gpt1;
 pub mod gpt2;
 pub mod gpt_neox;
@@ -20,7 +21,7 @@ pub mod mpt;
 pub mod t5;
 pub mod words;
 
-use fauna_shared::item::Modality::{Label, Text, Vector};
+use fauna_shared::item::Modality::{Gene, Label, Text, Vector};
 use fauna_shared::model::{Family, Release};
 use fauna_shared::weights::Name;
 use serde_json::json;
@@ -28,7 +29,7 @@ use serde_json::json;
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&BERT, &GEMMA3_TEXT, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
+pub const FAMILIES: &[&Family] = &[&BERT, &GEMMA3_TEXT, &GENSLM, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
 
 /// BERT and the sentence embedders of its shape.
 pub static BERT: Family = Family {
@@ -111,6 +112,39 @@ pub static GEMMA3_TEXT: Family = Family {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "attention_bias": true,
             "final_logit_softcapping": 2.5, "rope_theta": 5000.0, "rope_local_base_freq": 100.0,
             "rope_scaling": {"rope_type": "linear", "factor": 4.0}
+        })
+    },
+};
+
+/// GenSLMs: GPT-NeoX over codons. It answers to GPT-NeoX's name, and means what its layout knows.
+pub static GENSLM: Family = Family {
+    name: genslm::FAMILY,
+    systems: &["GenSLMs"],
+    paper: "Zvyagin et al. 2022, bioRxiv 10.1101/2022.10.10.511571",
+    model_types: &["gpt_neox"],
+    architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
+    gguf: &[],
+    inputs: &[Gene, Text],
+    outputs: &[Gene, Vector],
+    releases: &[
+        Release::new("genslm_25M_patric", "GenSLMs", "25M", "MIT"),
+        Release::new("genslm_250M_patric", "GenSLMs", "250M", "MIT"),
+        Release::new("genslm_2.5B_patric", "GenSLMs", "2.5B", "MIT"),
+        Release::new("genslm_25B_patric", "GenSLMs", "25B", "MIT"),
+        Release::new("genslm_25M_covid", "GenSLMs", "25M", "MIT"),
+    ],
+    config_of_gguf: None,
+    layout: Some(genslm::layout),
+    rename: genslm::rename,
+    inventory: genslm::inventory,
+    open: |opening| Ok(Box::new(genslm::GenSlm::open(opening)?)),
+    // Heads of an odd width, a feed-forward part that is not four widths.
+    sample: || {
+        json!({
+            "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": 69, "hidden_size": 69,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 3, "hidden_act": "gelu_fast",
+            "max_position_embeddings": 24, "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000,
+            "tie_word_embeddings": false
         })
     },
 };

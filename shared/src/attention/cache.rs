@@ -18,6 +18,7 @@ pub struct LayerCache {
     capacity: usize,
     length: usize,
     half: bool,
+    forgets: bool,
     /// `(batch, kv heads, capacity, width)` each: what a head reads lies side by side.
     room: Option<(Tensor, Tensor)>,
 }
@@ -25,7 +26,7 @@ pub struct LayerCache {
 impl Cache {
     /// Room for `capacity` positions in each of `layers` layers.
     pub fn new(layers: usize, capacity: usize) -> Self {
-        let layer = LayerCache { capacity, length: 0, half: false, room: None };
+        let layer = LayerCache { capacity, length: 0, half: false, forgets: false, room: None };
         Self { layers: vec![layer; layers] }
     }
 
@@ -34,6 +35,13 @@ impl Cache {
     /// ([`Weights::halves_caches`](crate::weights::Weights::halves_caches)).
     pub fn in_half(mut self, half: bool) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.half = half);
+        self
+    }
+
+    /// The same, but what a layer was given is its own to let go: for one pass over whole texts that nothing follows, which
+    /// then takes the room of one layer and not of all.
+    pub fn forgetting(mut self) -> Self {
+        self.layers.iter_mut().for_each(|layer| layer.forgets = true);
         self
     }
 
@@ -65,6 +73,9 @@ impl LayerCache {
     /// [`Compute`](ErrorKind::Compute) if there is no room left.
     pub fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let (batch, time, heads, width) = k.dims4()?;
+        if self.forgets && self.length > 0 {
+            return Err(Error::new(ErrorKind::Compute, "a cache that forgets is written once"));
+        }
         if self.length + time > self.capacity {
             return Err(Error::new(
                 ErrorKind::Compute,
@@ -92,7 +103,11 @@ impl LayerCache {
         }
         self.length += time;
         let read = |room: &Tensor| room.narrow(2, 0, self.length)?.transpose(1, 2);
-        Ok((read(keys)?, read(values)?))
+        let all = (read(keys)?, read(values)?);
+        if self.forgets {
+            self.room = None;
+        }
+        Ok(all)
     }
 }
 

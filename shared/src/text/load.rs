@@ -77,6 +77,16 @@ impl Tokenizer {
             _ => alone.finish(from_json(path)?, &[]),
         }
     }
+
+    /// Reads what a `tokenizer.json` holds, for families whose releases have no such file and one right tokenizer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] if it is not that.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        let inner =
+            tokenizers::Tokenizer::from_bytes(json).map_err(|e| tokenizer_error("not a tokenizer", e))?;
+        Folder::default().finish(inner, &[])
+    }
 }
 
 const BERT_TOKENS: [(&str, &str); 5] = [

@@ -1,0 +1,525 @@
+//! GenSLMs as an exhibit: genes to vectors, to likelihoods, and new genes.
+
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::attention::{Cache, Mask, Positions};
+use fauna_shared::generate::{self, Allowed, Decoder, Decoding, Halt, Tokens};
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{Card, Decode, Encode, Exhibit, Opening, only_known};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::{Map, Value};
+
+use super::codons::{Coded, Codons, Reading};
+use super::release;
+use crate::causal::{CausalLm, LanguageModel, Step};
+use crate::gpt_neox::GptNeoX;
+
+/// Codons of one pass: enough to keep every core busy, few enough to take little memory.
+const CODONS_A_PASS: usize = 2048;
+/// Genes that are written side by side.
+const GENES_AT_ONCE: usize = 16;
+/// What most genes begin with.
+const START: &str = "ATG";
+
+/// Which positions the mean of a gene's vector is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The gene's own codons, as the project's `run_inference` does: the vector does not depend on what fills the row.
+    #[default]
+    Real,
+    /// All positions of a row of `seq_length`, padding included, as the project's README does.
+    All,
+}
+
+/// How genes are read and what their vectors are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Settings {
+    pooling: Pooling,
+    seq_length: Option<usize>,
+    reading: Reading,
+}
+
+impl Settings {
+    fn read(settings: &Map<String, Value>) -> Result<Self> {
+        let named = |key: &str| match settings.get(key) {
+            None => Ok(None),
+            Some(Value::String(name)) => Ok(Some(name.as_str())),
+            Some(other) => Err(Error::input(format!("{key} is {other}, a word is wanted"))),
+        };
+        let pooling = match named("pooling")? {
+            None | Some("real") => Pooling::Real,
+            Some("all") => Pooling::All,
+            Some(other) => {
+                return Err(Error::input(format!("pooling is \"{other}\"")).hint(
+                    "wanted real (the gene's own codons) or all (seq_length positions, padding included)",
+                ));
+            }
+        };
+        let reading = named("reading")?.map_or(Ok(Reading::Strict), Reading::named)?;
+        Ok(Self { pooling, seq_length: seq_length(settings.get("seq_length"))?, reading })
+    }
+}
+
+/// A length in codons.
+fn seq_length(value: Option<&Value>) -> Result<Option<usize>> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let length = value.as_u64().filter(|n| (1..=1 << 20).contains(n)).map(|n| Some(n as usize));
+            length.ok_or_else(|| Error::input(format!("seq_length is {value}, a number of codons is wanted")))
+        }
+    }
+}
+
+/// How likely a model finds a gene.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// The natural logarithm of the probability of each codon after the first, given all before it.
+    pub codons: Vec<f64>,
+    /// How many codons did not fit the model and were left out.
+    pub cut: usize,
+}
+
+impl Score {
+    /// The natural logarithm of the probability of the gene, given its first codon.
+    pub fn log_likelihood(&self) -> f64 {
+        self.codons.iter().sum()
+    }
+
+    /// `exp` of the mean surprise a codon: 1 for a gene foreseen with certainty, 61 for one drawn blindly from all
+    /// codons of amino acids.
+    pub fn perplexity(&self) -> f64 {
+        (-self.log_likelihood() / self.codons.len() as f64).exp()
+    }
+}
+
+/// A GenSLM with its codons.
+///
+/// ```no_run
+/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_text::genslm::GenSlm;
+/// let zoo = Zoo::new(fauna_text::FAMILIES.iter().copied());
+/// let file = "patric_25m_epoch01-val_loss_0.57_bias_removed.pt";
+/// let model = GenSlm::open(&zoo.opening(file, &Options::default())?.1)?;
+/// let scores = model.score(&["ATGAAAGTATAA", "ATGAAAGTTTAA"])?;
+/// println!("variant against wild type: {}", scores[1].log_likelihood() - scores[0].log_likelihood());
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub struct GenSlm {
+    language: LanguageModel<GptNeoX>,
+    codons: Codons,
+    settings: Settings,
+    device: Device,
+    card: Card,
+}
+
+impl GenSlm {
+    /// Opens a checkpoint. Settings: `pooling` (`real` or `all`, see [`Pooling`]), `seq_length` (codons a gene is cut to,
+    /// and of `pooling` `all` the length of the row; the model's context if not said), `reading` (`strict` or
+    /// `as_released`, see [`Reading`]).
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files or the settings.
+    pub fn open(opening: &Opening) -> Result<Self> {
+        release::check_heads(opening)?;
+        let language = LanguageModel::<GptNeoX>::open(opening, &crate::GENSLM, "GPTNeoXForCausalLM")?;
+        let mut card = language.card().clone();
+        let name = release::name_of(opening);
+        if let Some(known) = crate::GENSLM.releases.iter().find(|known| Some(known.id) == name) {
+            card.licence = Some(known.licence);
+        }
+        Ok(Self {
+            codons: release::codons(opening, language.network().vocabulary())?,
+            settings: Settings::read(&opening.options.settings)?,
+            device: opening.weights.runtime().device().clone(),
+            language,
+            card,
+        })
+    }
+
+    /// The network itself.
+    pub fn network(&self) -> &GptNeoX {
+        self.language.network()
+    }
+
+    /// The codons it knows.
+    pub fn codons(&self) -> &Codons {
+        &self.codons
+    }
+
+    /// How many codons of a gene are read.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if `seq_length` asks for more than the model was trained for.
+    pub fn seq_length(&self) -> Result<usize> {
+        let positions = self.network().positions();
+        match self.settings.seq_length {
+            Some(length) if length > positions => Err(Error::input(format!(
+                "seq_length is {length}, and the model was trained for {positions} codons"
+            ))),
+            Some(length) => Ok(length),
+            None => Ok(positions),
+        }
+    }
+
+    /// Genes as tokens, each cut to what is read.
+    fn coded(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Coded>> {
+        let longest = self.seq_length()?;
+        let code = |(i, gene): (usize, &_)| {
+            let gene: &str = AsRef::<str>::as_ref(gene);
+            self.codons.encode(gene, self.settings.reading, Some(longest)).map_err(|error| {
+                match genes.len() {
+                    1 => error,
+                    _ => error.context(format!("gene {}", i + 1)),
+                }
+            })
+        };
+        genes.iter().enumerate().map(code).collect()
+    }
+
+    /// The last hidden state of rows of tokens that are padded to `time` on the right: `(rows, time, width)`. No token sees
+    /// the padding after it. What stands at the padding itself is the reference's if `is_compared`: it sees the tokens
+    /// and no other padding.
+    fn hidden(&self, rows: &[&[u32]], time: usize, is_compared: bool) -> Result<Tensor> {
+        let mut ids = Vec::with_capacity(rows.len() * time);
+        for row in rows {
+            ids.extend_from_slice(row);
+            ids.extend(std::iter::repeat_n(self.codons.pad(), time - row.len()));
+        }
+        let ids = Tensor::from_vec(ids, (rows.len(), time), &self.device)?;
+        let mask = match is_compared {
+            false => Mask::causal(),
+            true => {
+                let real = |row: &&[u32]| (0..time).map(|at| at < row.len()).collect();
+                Mask::causal().with_padding(&rows.iter().map(real).collect::<Vec<_>>())?
+            }
+        };
+        let mut cache = Cache::new(self.network().layers(), time).forgetting();
+        let positions = Positions::counting(0, time);
+        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
+        self.network().hidden(&step, &mut cache)
+    }
+
+    /// Hands the last hidden state of each gene to `each`: `(codons, width)`, or `(length, width)` if all rows are to be
+    /// that long. Genes of like lengths are read together.
+    fn read(
+        &self,
+        genes: &[Coded],
+        length: Option<usize>,
+        each: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..genes.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(genes[*i].ids.len()));
+        let mut rest = &order[..];
+        while let Some(first) = rest.first() {
+            let time = length.unwrap_or(genes[*first].ids.len());
+            let (now, later) = rest.split_at((CODONS_A_PASS / time).clamp(1, rest.len()));
+            rest = later;
+            let rows: Vec<&[u32]> = now.iter().map(|i| genes[*i].ids.as_slice()).collect();
+            let hidden = self.hidden(&rows, time, length.is_some())?;
+            for (row, i) in now.iter().enumerate() {
+                each(*i, hidden.get(row)?.narrow(0, 0, length.unwrap_or(genes[*i].ids.len()))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One vector a codon: `(codons, width)`, float32 on the CPU, the last hidden state of the model. With a table that
+    /// puts tokens around a gene, those have their vectors too.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) for a gene that is refused.
+    pub fn codon_vectors(&self, gene: &str) -> Result<Tensor> {
+        let mut vectors = None;
+        self.read(&self.coded(&[gene])?, None, &mut |_, hidden| {
+            vectors = Some(hidden.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+            Ok(())
+        })?;
+        vectors.ok_or_else(|| Error::input("no gene to read"))
+    }
+
+    /// How likely the model finds each of `genes`.
+    ///
+    /// A variant is judged against its wild type by the difference of their [`Score::log_likelihood`]; genes of different
+    /// lengths by [`Score::perplexity`]. The first codon has nothing before it and is not scored.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) for a gene that is refused or of a single codon.
+    pub fn score(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Score>> {
+        let coded = self.coded(genes)?;
+        if let Some(short) = coded.iter().position(|gene| gene.ids.len() < 2) {
+            return Err(Error::input(format!(
+                "gene {} has a single codon, and nothing to foresee",
+                short + 1
+            )));
+        }
+        let mut scores: Vec<Score> =
+            coded.iter().map(|gene| Score { codons: Vec::new(), cut: gene.cut }).collect();
+        self.read(&coded, None, &mut |i, hidden| {
+            let logits = self.network().logits(&hidden)?;
+            let logits = logits.ok_or_else(|| self.cannot("score genes: it has no output head"))?;
+            let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
+            let next = coded[i].ids.iter().skip(1);
+            scores[i].codons = rows.iter().zip(next).map(|(row, id)| log_probability(row, *id)).collect();
+            Ok(())
+        })?;
+        Ok(scores)
+    }
+
+    /// `sequences` in `options` as the project's tools read them: `input_ids` and `attention_mask`, `(sequences,
+    /// seq_length)` of int64.
+    fn sequences(&self, options: &Value) -> Result<Option<Vec<Coded>>> {
+        let Some(sequences) = options.get("sequences") else { return Ok(None) };
+        let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
+        let length = length.unwrap_or_else(|| self.network().positions());
+        let wrong = || Error::new(ErrorKind::Format, "sequences are a list of genes");
+        let sequences = sequences.as_array().filter(|all| !all.is_empty()).ok_or_else(wrong)?;
+        let code = |sequence: &Value| {
+            self.codons.encode(sequence.as_str().ok_or_else(wrong)?, Reading::AsReleased, Some(length))
+        };
+        sequences.iter().map(code).collect::<Result<_>>().map(Some)
+    }
+
+    /// The forward pass over `sequences`, with their tokens and both recipes' vectors.
+    fn forward_sequences(&self, sequences: &[Coded], options: &Value) -> Result<Tensors> {
+        let longest = sequences.iter().map(|gene| gene.ids.len()).max().unwrap_or(0);
+        let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
+        let time = length.unwrap_or_else(|| self.network().positions()).max(longest);
+        let mut ids = Vec::with_capacity(sequences.len() * time);
+        let mut mask = Vec::with_capacity(sequences.len() * time);
+        for gene in sequences {
+            let padding = time - gene.ids.len();
+            ids.extend(gene.ids.iter().map(|id| i64::from(*id)));
+            ids.extend(std::iter::repeat_n(i64::from(self.codons.pad()), padding));
+            mask.extend(std::iter::repeat_n(1i64, gene.ids.len()));
+            mask.extend(std::iter::repeat_n(0, padding));
+        }
+        let shaped = |values| Tensor::from_vec(values, (sequences.len(), time), &Device::Cpu);
+        let mut inputs = Tensors::from([
+            ("input_ids".to_string(), shaped(ids)?),
+            ("attention_mask".to_string(), shaped(mask)?),
+        ]);
+        let mut out = self.language.forward(&inputs)?;
+        let hidden = &out["last_hidden_state"];
+        let all = hidden.to_dtype(DType::F32)?.mean(1)?;
+        let real = |(row, gene): (usize, &Coded)| -> Result<Tensor> {
+            Ok(hidden.get(row)?.narrow(0, 0, gene.ids.len())?.to_dtype(DType::F32)?.mean(0)?)
+        };
+        let real = sequences.iter().enumerate().map(real).collect::<Result<Vec<_>>>()?;
+        out.insert("embeddings".into(), Tensor::stack(&real, 0)?);
+        out.insert("embeddings_all_positions".into(), all);
+        out.append(&mut inputs);
+        Ok(out)
+    }
+
+    /// The scores of `sequences`: `log_likelihood` and `perplexity`, one a gene.
+    fn score_sequences(&self, options: &Value) -> Result<Tensors> {
+        let genes = options["sequences"].as_array().map(|all| all.iter().map(Value::as_str).collect());
+        let genes: Option<Vec<&str>> = genes.unwrap_or_default();
+        let genes = genes.ok_or_else(|| Error::new(ErrorKind::Format, "sequences are a list of genes"))?;
+        let scores = self.score(&genes)?;
+        let column = |of: fn(&Score) -> f64| {
+            let values: Vec<f32> = scores.iter().map(|score| of(score) as f32).collect();
+            Tensor::from_vec(values, scores.len(), &Device::Cpu)
+        };
+        Ok(Tensors::from([
+            ("log_likelihood".to_string(), column(Score::log_likelihood)?),
+            ("perplexity".to_string(), column(Score::perplexity)?),
+        ]))
+    }
+
+    /// The tokens of what is to be continued; ATG if nothing is given.
+    fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        let items = match prompt {
+            Prompt::Items(items) => items,
+            Prompt::Infill { .. } => return Err(Prompt::no_infill()),
+            Prompt::Chat(_) => {
+                return Err(Error::unsupported("this model continues genes and holds no conversations")
+                    .hint("give it the beginning of a gene"));
+            }
+        };
+        let gene = items.iter().map(gene).collect::<Result<Vec<_>>>()?.concat();
+        let gene = if gene.trim().is_empty() { START } else { &gene };
+        self.codons.encode_prompt(gene, self.settings.reading)
+    }
+}
+
+/// The gene in an item.
+fn gene(item: &Item) -> Result<&str> {
+    match item {
+        Item::Gene(gene) | Item::Text(gene) => Ok(gene),
+        other => Err(Error::input(format!("this model reads genes, not {}", other.modality()))),
+    }
+}
+
+/// The natural logarithm of the probability that `logits` give to `id`.
+fn log_probability(logits: &[f32], id: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    f64::from(logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY) - most) - sum.ln()
+}
+
+/// The network while it writes genes: codons alone, and no more than it was trained for.
+struct Writer<'a> {
+    model: &'a GenSlm,
+    /// How many genes were begun before the first of these.
+    before: usize,
+}
+
+impl Decoder for Writer<'_> {
+    type Cache = Cache;
+
+    fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
+        self.model.language.cache(rows, capacity)
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        self.model.language.step(tokens, cache)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        Some(self.model.network().positions())
+    }
+
+    fn allowed(&self, _row: usize, _new: &[u32]) -> Allowed {
+        Allowed::Within(self.model.codons.ids())
+    }
+
+    fn stream(&self, row: usize) -> u64 {
+        (self.before + row) as u64
+    }
+}
+
+impl Encode for GenSlm {
+    type Input = String;
+
+    /// The mean of the last hidden state of each gene, over its own codons or as the setting `pooling` says. Genes longer
+    /// than the model are cut.
+    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+        let genes = self.coded(batch)?;
+        if genes.is_empty() {
+            return Err(Error::input("no gene to embed"));
+        }
+        let length = match self.settings.pooling {
+            Pooling::Real => None,
+            Pooling::All => Some(self.seq_length()?),
+        };
+        let mut rows = vec![None; genes.len()];
+        self.read(&genes, length, &mut |i, hidden| {
+            rows[i] = Some(hidden.to_dtype(DType::F32)?.mean(0)?.to_device(&Device::Cpu)?);
+            Ok(())
+        })?;
+        let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
+        Ok(Embeddings { rows: Tensor::stack(&rows, 0)?, cut: genes.iter().map(|gene| gene.cut).collect() })
+    }
+}
+
+impl Decode for GenSlm {
+    type Prompt = Prompt;
+    type Piece = String;
+
+    /// Continues a gene codon by codon, up to its first stop codon, which is the last piece.
+    fn decode(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.write(std::slice::from_ref(prompt), options, &mut |_, codon| each(codon))
+    }
+}
+
+impl GenSlm {
+    /// Continues each of `prompts`, some at a time, and hands on each codon with the index of its prompt. Prompt `i` draws
+    /// from stream `i` of the random numbers, so that one prompt given twice becomes two genes.
+    fn write(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if !options.stop.is_empty() {
+            return Err(Error::unsupported("a gene ends at a stop codon, not at a text")
+                .hint("cut what comes, or set the tokens that end a gene"));
+        }
+        let prompts = prompts.iter().map(|prompt| self.prompt(prompt)).collect::<Result<Vec<_>>>()?;
+        let mut options = options.clone();
+        options.eos.get_or_insert_with(|| self.codons.stops().to_vec());
+        options.pad = options.pad.or(Some(self.codons.pad()));
+        let mut flow = ControlFlow::Continue(());
+        for (chunk, prompts) in prompts.chunks(GENES_AT_ONCE).enumerate() {
+            let before = chunk * GENES_AT_ONCE;
+            generate::generate(&Writer { model: self, before }, prompts, &options, &mut |new| {
+                let codon = self.codons.codon(new.token).unwrap_or_default().to_string();
+                flow = each(before + new.row, codon);
+                match flow {
+                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                    ControlFlow::Break(()) => ControlFlow::Break(Halt::All),
+                }
+            })?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Exhibit for GenSlm {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        self.language.forward(inputs)
+    }
+
+    /// `forward` over token ids, or over `options.sequences` cut and padded to `options.seq_length` as the project's tools
+    /// do it (whatever ids are given besides); `generate` over token ids; `score` over `options.sequences`.
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => match self.sequences(options)? {
+                None => self.language.forward(inputs),
+                Some(sequences) => {
+                    only_known(inputs, &["input_ids", "attention_mask"])?;
+                    self.forward_sequences(&sequences, options)
+                }
+            },
+            "generate" => self.language.call("generate", inputs, options),
+            "score" => {
+                only_known(inputs, &[])?;
+                self.score_sequences(options)
+            }
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        let genes = items.iter().map(|item| gene(item).map(str::to_string)).collect::<Result<Vec<_>>>()?;
+        self.encode(&genes)
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &Decoding,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.decode(prompt, options, &mut |codon| each(Item::Gene(codon)))
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &Decoding,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.write(prompts, options, &mut |index, codon| each(index, Item::Gene(codon)))
+    }
+
+    /// The project's own: among the 50 likeliest codons that reach 0.95 of the probability.
+    fn defaults(&self) -> Decoding {
+        Decoding { temperature: 1.0, top_k: 50, top_p: 0.95, max_new_tokens: 512, ..Decoding::default() }
+    }
+}

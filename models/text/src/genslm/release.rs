@@ -1,0 +1,326 @@
+//! What the releases are called, the sizes that follow from their names, and how their files lie.
+//!
+//! A release is one `.pt` file; its sizes and its codons are in the project's Python package. So a model here is
+//!
+//! - a `config.json` beside weights of any kind, as for every family;
+//! - a `.pt` beside one of the package's files (`neox_25,290,752.json`);
+//! - a `.pt` alone, if it is called as the project calls it.
+
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::error::first_five;
+use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::source::Files;
+use fauna_shared::weights::{Inventory, Name};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::codons::{Codons, VOCABULARY};
+use crate::gpt_neox::{self, GptNeoX};
+
+/// A size as the package describes it.
+struct Size {
+    /// The package's file.
+    file: &'static str,
+    layers: usize,
+    width: usize,
+    heads: usize,
+    inner: usize,
+    positions: usize,
+}
+
+const fn size(file: &'static str, shape: [usize; 5]) -> Size {
+    let [layers, width, heads, inner, positions] = shape;
+    Size { file, layers, width, heads, inner, positions }
+}
+
+/// All sizes of which weights were released: layers, width, heads, width inside the feed-forward part, positions.
+const SIZES: [Size; 5] = [
+    size("neox_25,290,752.json", [8, 512, 8, 2048, 2048]),
+    size("neox_244,464,576.json", [12, 1840, 16, 2048, 2048]),
+    size("neox_2,533,931,008.json", [28, 3840, 32, 4096, 2048]),
+    // Its width is no multiple of its heads, so it is for the message alone.
+    size("neox_25,076,188,032.json", [64, 8196, 64, 8000, 2048]),
+    size("neox_25,290,752_10240_pos_embed.json", [8, 512, 8, 2048, 10_240]),
+];
+
+/// The releases: the project's name, the file of the weights, and the entry of [`SIZES`].
+const RELEASES: [(&str, &str, usize); 5] = [
+    ("genslm_25M_patric", "patric_25m_epoch01-val_loss_0.57_bias_removed.pt", 0),
+    ("genslm_250M_patric", "patric_250m_epoch00_val_loss_0.48_attention_removed.pt", 1),
+    ("genslm_2.5B_patric", "patric_2.5b_epoch00_val_los_0.29_bias_removed.pt", 2),
+    ("genslm_25B_patric", "model-epoch00-val_loss0.70-v2.pt", 3),
+    ("genslm_25M_covid", "model-epoch91-val_loss0.01.pt", 4),
+];
+
+/// The release whose weights lie in a file called `file`.
+fn release_of(file: &str) -> Option<(&'static str, &'static Size)> {
+    let file = file.rsplit(['/', '\\']).next()?;
+    RELEASES.iter().find(|(_, weights, _)| *weights == file).map(|(id, _, size)| (*id, &SIZES[*size]))
+}
+
+/// The name of the release that `opening` reads, if its weights are called as the project calls them.
+pub(super) fn name_of(opening: &Opening) -> Option<&'static str> {
+    let file = opening.checkpoint.as_ref()?.files().first()?.file_name()?.to_str()?;
+    release_of(file).map(|(id, _)| id)
+}
+
+/// The config of the package's file for a size, in the keys that shape the network.
+fn config_of(size: &Size) -> Value {
+    json!({
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": VOCABULARY,
+        "hidden_size": size.width, "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
+        "intermediate_size": size.inner, "max_position_embeddings": size.positions, "hidden_act": "gelu_fast",
+        "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10_000, "tie_word_embeddings": false,
+        "bos_token_id": 0, "eos_token_id": 0
+    })
+}
+
+/// The files that hold tables of codons.
+fn tables(names: &[String]) -> impl Iterator<Item = &String> {
+    names.iter().filter(|name| name.starts_with("codon_wordlevel_") && name.ends_with(".json"))
+}
+
+/// A GPT-NeoX over codons: by its config's vocabulary or a table of codons beside it, by a file of the package, or by
+/// the name of the weights.
+///
+/// # Errors
+/// What is wrong with a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
+pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+    let names = files.names();
+    let asked = options.family.as_deref() == Some(super::FAMILY);
+    let config = match files.get("config.json") {
+        Some(_) => {
+            let config = files.config()?;
+            let codons = tables(&names).next().is_some() || config["vocab_size"] == VOCABULARY;
+            let is_ours = config["model_type"].as_str().is_none_or(|kind| kind == "gpt_neox");
+            if !(is_ours && (codons || asked)) {
+                return Ok(None);
+            }
+            config
+        }
+        None => match by_names(files, &names)? {
+            Some(config) => config,
+            None => return Ok(None),
+        },
+    };
+    let weights = match files.weights() {
+        _ if options.random_weights.is_some() => Vec::new(),
+        // An inventory needs none.
+        Err(error) if error.kind() == ErrorKind::NotFound && files.choice().is_none() => Vec::new(),
+        weights => weights?,
+    };
+    Ok(Some(Layout { config, weights }))
+}
+
+/// The config that the names of the files tell, where none of them is a `config.json`.
+fn by_names(files: &Files, names: &[String]) -> Result<Option<Value>> {
+    let top = || names.iter().filter(|name| !name.contains('/'));
+    // A choice may be a part of a name.
+    let chosen = |name: &&String| files.choice().is_none_or(|choice| contains(name, choice));
+    let weights: Vec<&String> = top().filter(chosen).filter(|name| name.ends_with(".pt")).collect();
+    let known: Vec<&Size> =
+        weights.iter().filter_map(|name| release_of(name)).map(|(_, size)| size).collect();
+    match known[..] {
+        [] => {}
+        [size] => {
+            // The file that the package has for it may have been mended.
+            return Ok(Some(files.json(size.file)?.unwrap_or_else(|| config_of(size))));
+        }
+        _ => {
+            let listed = first_five(weights);
+            return Err(Error::input("several releases of GenSLMs lie here")
+                .at(files.root())
+                .hint(format!("name one of these files\n{listed}")));
+        }
+    }
+    let described: Vec<&String> =
+        top().filter(|name| name.starts_with("neox_") && name.ends_with(".json")).collect();
+    match described[..] {
+        [] => Ok(None),
+        [one] => files.json(one),
+        _ => Err(Error::input("several architectures of GenSLMs lie here")
+            .at(files.root())
+            .hint(first_five(described))
+            .hint("call the one of these weights config.json")),
+    }
+}
+
+fn contains(name: &str, part: &str) -> bool {
+    name.to_lowercase().contains(&part.to_lowercase())
+}
+
+/// What training leaves beside the model, where a file holds tensors in it.
+const LEFT_OVERS: [&str; 4] = ["hyper_parameters.", "datamodule_hyper_parameters.", "ds_config.", "ema."];
+
+/// What the release calls its tensors, in the names of GPT-NeoX: files of before May 2023 have one more prefix.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("state_dict.").unwrap_or(name);
+    if plain == name && LEFT_OVERS.iter().any(|left| name.starts_with(left)) {
+        return Name::Ignore;
+    }
+    let plain = plain.strip_prefix("model.").unwrap_or(plain);
+    match gpt_neox::rename(plain) {
+        Name::Keep if plain != name => Name::To(plain.to_string()),
+        other => other,
+    }
+}
+
+/// The codons of a release: the table beside the weights, or the one that all released models share.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) for a file that is no table of codons, or has more than the network;
+/// [`NotFound`](ErrorKind::NotFound) where there is no file and the network knows another number of tokens.
+pub(super) fn codons(opening: &Opening, vocabulary: usize) -> Result<Codons> {
+    let names = opening.files.names();
+    let fitting = format!("codon_wordlevel_{vocabulary}vocab.json");
+    let table = tables(&names).find(|name| **name == fitting).or_else(|| tables(&names).next());
+    let table = table.or_else(|| names.iter().find(|name| *name == "tokenizer.json"));
+    let codons = match table.and_then(|name| opening.files.get(name)) {
+        Some(path) => {
+            let codons = Codons::from_file(&path)?;
+            if codons.vocabulary() > vocabulary {
+                let message = format!("{} tokens, and the network has {vocabulary}", codons.vocabulary());
+                return Err(Error::format(path, message).hint("put the table of this model beside it"));
+            }
+            codons
+        }
+        None if vocabulary == VOCABULARY => Codons::built_in()?,
+        None => {
+            let message = format!("the network knows {vocabulary} tokens, and no table says which");
+            return Err(Error::new(ErrorKind::NotFound, message)
+                .at(opening.files.root())
+                .hint(format!("put {fitting} or tokenizer.json beside the weights")));
+        }
+    };
+    Ok(codons)
+}
+
+/// Refuses a config whose heads do not share its width, as the one that was shipped for the 25B model, and tells what
+/// the file holds.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) with the shapes in the file.
+pub(super) fn check_heads(opening: &Opening) -> Result<()> {
+    let size = |key: &str| opening.config[key].as_u64().filter(|size| *size > 0);
+    let (Some(width), Some(heads)) = (size("hidden_size"), size("num_attention_heads")) else {
+        return Ok(());
+    };
+    if width.is_multiple_of(heads) {
+        return Ok(());
+    }
+    let message = format!("hidden_size {width} is not a multiple of num_attention_heads {heads}");
+    let error = Error::unsupported(message).at(&opening.label);
+    let error = match release_of(&opening.label) {
+        Some(_) => {
+            error.hint("the sizes that the project ships for this release cannot be computed by anyone")
+        }
+        None => error,
+    };
+    Err(match &opening.checkpoint {
+        None => error,
+        Some(checkpoint) => error
+            .hint(format!("the file holds {}", shapes(checkpoint)))
+            .hint("put a config.json beside it whose sizes these are"),
+    })
+}
+
+/// What the first layer and the table of a checkpoint say of its sizes.
+fn shapes(checkpoint: &Checkpoint) -> String {
+    let wanted =
+        ["embed_in.weight", "layers.0.attention.query_key_value.weight", "layers.0.mlp.dense_h_to_4h.weight"];
+    let told = checkpoint.iter().filter(|(name, _)| wanted.iter().any(|end| name.ends_with(end)));
+    let told: Vec<String> = told.map(|(name, tensor)| format!("{name} {:?}", tensor.shape)).collect();
+    match told.is_empty() {
+        true => "none of its tensors".to_string(),
+        false => told.join(", "),
+    }
+}
+
+/// What a checkpoint of this config holds.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    check_heads(opening)?;
+    Ok(opening.load::<GptNeoX>()?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).unwrap());
+        folder
+    }
+
+    fn found(folder: &tempfile::TempDir) -> Result<Option<Layout>> {
+        layout(&Files::folder(folder.path(), "here"), &Options::default())
+    }
+
+    #[test]
+    fn every_release_has_its_size() {
+        for (id, file, _) in RELEASES {
+            let place = folder(&[(file, "")]);
+            let layout = found(&place).unwrap().unwrap();
+            let config: gpt_neox::Config = serde_json::from_value(layout.config).unwrap();
+            assert_eq!(config.max_position_embeddings, if id.ends_with("covid") { 10_240 } else { 2048 });
+            assert!(config.use_parallel_residual && config.attention_bias && !config.tie_word_embeddings);
+            assert_eq!((layout.weights.len(), release_of(file).unwrap().0), (1, id));
+            assert!(crate::GENSLM.releases.iter().any(|release| release.id == id));
+        }
+    }
+
+    #[test]
+    fn general_gpt_neox_is_left_to_its_own_family() {
+        let text = json!({"model_type": "gpt_neox", "vocab_size": 50_432}).to_string();
+        assert!(found(&folder(&[("config.json", &text)])).unwrap().is_none());
+        let codons = json!({"model_type": "gpt_neox", "vocab_size": 69}).to_string();
+        assert!(found(&folder(&[("config.json", &codons)])).unwrap().is_some());
+        assert!(
+            found(&folder(&[("config.json", &text), ("codon_wordlevel_71vocab.json", "")]))
+                .unwrap()
+                .is_some()
+        );
+        let other = json!({"model_type": "gpt2", "vocab_size": 69}).to_string();
+        assert!(found(&folder(&[("config.json", &other)])).unwrap().is_none());
+        assert!(found(&folder(&[("model.pt", "")])).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_packages_files_describe_weights_of_any_name() {
+        let small = json!({"model_type": "gpt_neox", "vocab_size": 69, "hidden_size": 8}).to_string();
+        let place = folder(&[("neox_8.json", &small), ("mine.pt", "")]);
+        let layout = found(&place).unwrap().unwrap();
+        assert_eq!((&layout.config["hidden_size"], layout.weights.len()), (&json!(8), 1));
+        std::fs::write(place.path().join("neox_9.json"), &small).unwrap();
+        let error = found(&place).unwrap_err().to_string();
+        assert!(error.contains("several architectures") && error.contains("neox_9.json"), "{error}");
+        // Weights of a known name choose for themselves.
+        let [(_, known, _), (_, other, _), ..] = RELEASES;
+        std::fs::write(place.path().join(known), "").unwrap();
+        assert_eq!(found(&place).err().unwrap().kind(), ErrorKind::Input, "two weight files");
+        let one = layout_of(&place, known);
+        assert_eq!((&one.config["hidden_size"], one.weights.len()), (&json!(512), 1));
+        std::fs::write(place.path().join(other), "").unwrap();
+        assert!(found(&place).unwrap_err().to_string().contains("several releases"));
+        std::fs::write(place.path().join(SIZES[0].file), &small).unwrap();
+        assert_eq!(layout_of(&place, known).config["hidden_size"], 8, "a mended file of the package");
+    }
+
+    fn layout_of(place: &tempfile::TempDir, file: &str) -> Layout {
+        layout(&Files::file(&place.path().join(file), file), &Options::default()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn both_generations_of_names_are_one() {
+        let name = "gpt_neox.layers.0.mlp.dense_h_to_4h.bias";
+        let plain = Name::To("layers.0.mlp.dense_h_to_4h.bias".into());
+        for prefix in ["", "model.", "state_dict.", "state_dict.model."] {
+            assert_eq!(rename(&format!("{prefix}{name}")), plain);
+            assert_eq!(rename(&format!("{prefix}gpt_neox.layers.0.attention.masked_bias")), Name::Ignore);
+        }
+        assert_eq!(rename("model.embed_out.weight"), Name::To("embed_out.weight".into()));
+        assert_eq!(rename("embed_out.weight"), Name::Keep);
+        assert_eq!(rename("hyper_parameters.weights"), Name::Ignore);
+        assert_eq!(rename("stranger.weight"), Name::Keep);
+    }
+}
