@@ -15,6 +15,7 @@ use super::{Context, Exit};
                         fauna embed minilm --input notes.txt --out notes.npy\n  \
                         sort names.txt | fauna embed minilm --format csv > names.csv\n  \
                         fauna embed openai/clip-vit-base-patch32 --images photos --out photos.npy\n  \
+                        fauna embed genslm-25M --genes genes.fasta.gz --out genes.npy\n  \
                         fauna embed openai/clip-vit-base-patch32 \"a red car\" --image car.jpg")]
 pub struct Args {
     /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
@@ -30,6 +31,10 @@ pub struct Args {
     /// All pictures of a folder, by name, after the texts.
     #[arg(long, value_name = "FOLDER", conflicts_with = "input")]
     images: Option<PathBuf>,
+    /// All genes of a FASTA file, plain or gzip.
+    #[cfg(feature = "text")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "input", "image", "images"])]
+    genes: Option<PathBuf>,
     /// Write to this file instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -49,7 +54,7 @@ pub struct Args {
 
 /// One thing to embed.
 struct Piece {
-    /// Where it stands, for messages.
+    /// Where it stands, for messages; empty where the message says it itself.
     place: String,
     /// The text, or the file of the picture.
     name: Option<String>,
@@ -71,6 +76,18 @@ impl Piece {
     }
 }
 
+#[cfg(feature = "text")]
+impl Piece {
+    fn of_gene(gene: fauna::Result<fauna::text::genslm::fasta::Record>) -> Self {
+        match gene {
+            Ok(gene) => {
+                Self { place: gene.id.clone(), name: Some(gene.id), content: Ok(Item::Gene(gene.sequence)) }
+            }
+            Err(error) => Self { place: String::new(), name: None, content: Err(error.to_string()) },
+        }
+    }
+}
+
 fn without_place(error: &Error, place: &str) -> String {
     let message = error.to_string();
     message.strip_prefix(place).map_or(message.as_str(), |rest| rest.trim_start_matches(": ")).to_string()
@@ -78,6 +95,11 @@ fn without_place(error: &Error, place: &str) -> String {
 
 /// What is embedded, in order. Pictures are read when it is their turn.
 fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
+    #[cfg(feature = "text")]
+    if let Some(path) = &args.genes {
+        let genes = fauna::text::genslm::fasta::open(path, super::run::genes::reading(context)?)?;
+        return Ok(Box::new(genes.map(|gene| Ok(Piece::of_gene(gene)))));
+    }
     let mut pictures = args.image.clone();
     if let Some(folder) = &args.images {
         pictures.extend(input::pictures_in(folder)?);
@@ -114,7 +136,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         let _stoppable = context.interrupt.hold();
         for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
             if let Some(error) = &row.error {
-                context.complain(&format!("{place}: {error}"));
+                context.complain(&match place.is_empty() {
+                    true => error.clone(),
+                    false => format!("{place}: {error}"),
+                });
                 failed += 1;
             } else if row.cut > 0 {
                 context.say(&format!("{place}: {}", too_long(row.cut, "were left out")));

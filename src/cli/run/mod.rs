@@ -7,6 +7,8 @@ mod answer;
 mod atoms;
 mod conversation;
 mod gap;
+#[cfg(feature = "text")]
+pub mod genes;
 mod given;
 #[cfg(feature = "vision")]
 mod picture;
@@ -54,6 +56,8 @@ use fauna::progress::{Progress, Unit};
                         fauna run openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \
                         --unnorm-key bridge_orig\n  \
                         fauna run orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif --relax --out relaxed.xyz\n  \
+                        fauna run genslm-25M \"ATG\" --copies 4 --out new.fasta\n  \
+                        fauna run genslm-25M --genes variants.fasta.gz --score\n  \
                         fauna run amazon/chronos-bolt-small --series sales.csv --horizon 24 --level 80,90 \
                         --out forecast.csv --plot forecast.png")]
 pub struct Args {
@@ -90,6 +94,9 @@ pub struct Args {
     context: Option<String>,
     #[command(flatten)]
     gap: gap::Gap,
+    #[cfg(feature = "text")]
+    #[command(flatten)]
+    sequencing: genes::Sequencing,
     #[command(flatten)]
     place: Place,
     #[cfg(feature = "vision")]
@@ -122,6 +129,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if args.series.wanted() {
         return series::run(&args.source, &args.series, &args.place, context);
     }
+    #[cfg(feature = "text")]
+    if let Some(path) = &args.sequencing.genes {
+        return genes::run(&args, path, context);
+    }
     let seed = context.globals.seed;
     args.sampling.over(Decoding::default(), seed)?;
     if args.place.is_stdout() && context.globals.json {
@@ -139,6 +150,11 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let makes = |modality: Modality| model.card().outputs.contains(&modality);
+    #[cfg(feature = "text")]
+    if makes(Modality::Gene) {
+        genes::of_words(&args, model, &prompts, &show.options, context)?;
+        return Ok(Exit::Done);
+    }
     if makes(Modality::Sound) {
         show.together(model, &prompts, &args.place)?;
         return Ok(Exit::Done);
