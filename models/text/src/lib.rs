@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, GPT-NeoX, the Llama family, MPT and T5.
+//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, GPT-NeoX, the Llama family, MPT, StarCoder and T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -13,11 +13,13 @@ pub mod gemma3;
 pub mod genslm;
 pub mod gpt1;
 pub mod gpt2;
+pub mod gpt_bigcode;
 pub mod gpt_neox;
 pub mod harmony;
 mod infill;
 pub mod llama;
 pub mod mpt;
+pub mod starcoder2;
 pub mod t5;
 pub mod words;
 
@@ -29,7 +31,8 @@ use serde_json::json;
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] = &[&BERT, &GEMMA3_TEXT, &GENSLM, &GPT1, &GPT2, &GPT_NEOX, &LLAMA, &MPT, &T5];
+pub const FAMILIES: &[&Family] =
+    &[&BERT, &GEMMA3_TEXT, &GENSLM, &GPT1, &GPT2, &GPT_BIGCODE, &GPT_NEOX, &LLAMA, &MPT, &STARCODER2, &T5];
 
 /// BERT and the sentence embedders of its shape.
 pub static BERT: Family = Family {
@@ -203,6 +206,48 @@ pub static GPT2: Family = Family {
     },
 };
 
+/// GPTBigCode: SantaCoder, StarCoder and StarChat.
+pub static GPT_BIGCODE: Family = Family {
+    name: "gpt_bigcode",
+    systems: &["StarCoder"],
+    paper: "Li et al. 2023, arXiv 2305.06161; Ben Allal et al. 2023, arXiv 2301.03988",
+    model_types: &["gpt_bigcode"],
+    architectures: &["GPTBigCodeForCausalLM", "GPTBigCodeModel"],
+    gguf: &["starcoder"],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("bigcode/starcoder", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderplus", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-7b", "StarCoder", "7B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-3b", "StarCoder", "3B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-1b", "StarCoder", "1.1B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/tiny_starcoder_py", "StarCoder", "164M", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/gpt_bigcode-santacoder", "StarCoder", "1.1B", "BigCode OpenRAIL-M"),
+        Release::new("HuggingFaceH4/starchat-alpha", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("HuggingFaceH4/starchat-beta", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+    ],
+    config_of_gguf: Some(gpt_bigcode::config_of_gguf),
+    layout: None,
+    rename: gpt_bigcode::rename,
+    inventory: inventory::<gpt_bigcode::GptBigCode>,
+    open: |opening| {
+        Ok(Box::new(LanguageModel::<gpt_bigcode::GptBigCode>::open(
+            opening,
+            &GPT_BIGCODE,
+            "GPTBigCodeForCausalLM",
+        )?))
+    },
+    sample: || {
+        json!({
+            "architectures": ["GPTBigCodeForCausalLM"], "model_type": "gpt_bigcode", "vocab_size": 61,
+            "n_positions": 24, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 96, "activation_function": "gelu",
+            "layer_norm_epsilon": 1e-5, "multi_query": true, "scale_attn_weights": true, "tie_word_embeddings": false
+        })
+    },
+};
+
 /// GPT-NeoX and what was trained in its shape: Pythia, RedPajama-INCITE.
 pub static GPT_NEOX: Family = Family {
     name: "gpt_neox",
@@ -315,6 +360,43 @@ pub static MPT: Family = Family {
             "architectures": ["MptForCausalLM"], "model_type": "mpt", "vocab_size": 61, "d_model": 96, "n_heads": 3,
             "n_layers": 3, "expansion_ratio": 4, "max_seq_len": 24,
             "attn_config": {"alibi": true, "alibi_bias_max": 8, "clip_qkv": 2.0, "qk_ln": true}
+        })
+    },
+};
+
+/// StarCoder2.
+pub static STARCODER2: Family = Family {
+    name: "starcoder2",
+    systems: &["StarCoder"],
+    paper: "Lozhkov et al. 2024, arXiv 2402.19173",
+    model_types: &["starcoder2"],
+    architectures: &["Starcoder2ForCausalLM", "Starcoder2Model"],
+    gguf: &["starcoder2"],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("bigcode/starcoder2-3b", "StarCoder", "3B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoder2-7b", "StarCoder", "7B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoder2-15b", "StarCoder", "16B", "BigCode OpenRAIL-M"),
+    ],
+    config_of_gguf: Some(starcoder2::config_of_gguf),
+    layout: None,
+    rename: starcoder2::rename,
+    inventory: inventory::<starcoder2::Starcoder2>,
+    open: |opening| {
+        Ok(Box::new(LanguageModel::<starcoder2::Starcoder2>::open(
+            opening,
+            &STARCODER2,
+            "Starcoder2ForCausalLM",
+        )?))
+    },
+    sample: || {
+        json!({
+            "architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2", "vocab_size": 61,
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 24,
+            "norm_epsilon": 1e-5, "sliding_window": 3, "use_bias": true, "rope_theta": 5000.0,
+            "tie_word_embeddings": false
         })
     },
 };

@@ -1,0 +1,380 @@
+//! GPTBigCode: the decoder under SantaCoder, StarCoder and StarChat, whose heads share one key and one value.
+//!
+//! Li et al. 2023, "StarCoder: may the source be with you!", arXiv 2305.06161; Ben Allal et al. 2023, "SantaCoder",
+//! arXiv 2301.03988; Shazeer 2019, "Fast Transformer Decoding", arXiv 1911.02150, section 3.
+//! Checked against transformers `GPTBigCodeForCausalLM`, parity cases `tests/parity/starcoder`.
+//! Loads `model_type: "gpt_bigcode"` and GGUF files of architecture "starcoder". Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network. `attention_softmax_in_fp32` and `scale_attention_softmax_in_fp32`
+/// are not among them: softmax is computed in float32, as the reference does whatever they say.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// The longest text.
+    pub n_positions: usize,
+    /// Width of every activation.
+    pub n_embd: usize,
+    /// Blocks.
+    pub n_layer: usize,
+    /// Query heads in each block.
+    pub n_head: usize,
+    /// Width inside the feed-forward part; four times `n_embd` if null.
+    #[serde(default)]
+    pub n_inner: Option<usize>,
+    /// Its activation, which differs between the sizes of StarCoder.
+    #[serde(default = "gelu_pytorch_tanh")]
+    pub activation_function: Activation,
+    /// Added to variances; 1e-5 if null.
+    #[serde(default)]
+    pub layer_norm_epsilon: Option<f64>,
+    /// Whether all heads share one key and one value, rather than having their own.
+    #[serde(default = "yes")]
+    pub multi_query: bool,
+    /// Whether scores are divided by the root of the head width.
+    #[serde(default = "yes")]
+    pub scale_attn_weights: bool,
+    /// Whether the output head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Only false is implemented.
+    #[serde(default)]
+    pub add_cross_attention: bool,
+    /// Only absent is implemented: the packed weights of other programs.
+    #[serde(default)]
+    pub quantization_config: Option<Value>,
+}
+
+fn gelu_pytorch_tanh() -> Activation {
+    Activation::GeluTanh
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.n_embd)
+    }
+
+    fn epsilon(&self) -> f64 {
+        self.layer_norm_epsilon.unwrap_or(1e-5)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.add_cross_attention {
+            return Err(Error::unsupported("add_cross_attention is not implemented for gpt_bigcode"));
+        }
+        if let Some(packing) = &self.quantization_config {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("use the unpacked release, and --quantize, or a GGUF file"));
+        }
+        check_sizes(&[("vocab_size", self.vocab_size), ("n_positions", self.n_positions)])?;
+        check_sizes(&[("n_inner", self.n_inner.unwrap_or(1))])?;
+        check_heads(("n_embd", self.n_embd), ("n_head", self.n_head))
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
+/// without the buffers of older files, or by GGUF's short names.
+pub fn rename(name: &str) -> Name {
+    let plain = name.strip_prefix("transformer.").unwrap_or(name);
+    if plain.ends_with(".attn.bias") || plain.ends_with(".attn.masked_bias") {
+        return Name::Ignore;
+    }
+    if plain != name {
+        return Name::To(plain.to_string());
+    }
+    let top = match name {
+        "token_embd.weight" => "wte.weight",
+        "position_embd.weight" => "wpe.weight",
+        "output_norm.weight" => "ln_f.weight",
+        "output_norm.bias" => "ln_f.bias",
+        "output.weight" => "lm_head.weight",
+        _ => "",
+    };
+    if !top.is_empty() {
+        return Name::To(top.to_string());
+    }
+    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        return Name::Keep;
+    };
+    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
+    let part = match part {
+        "attn_norm" => "ln_1",
+        "attn_qkv" => "attn.c_attn",
+        "attn_output" => "attn.c_proj",
+        "ffn_norm" => "ln_2",
+        "ffn_up" => "mlp.c_fc",
+        "ffn_down" => "mlp.c_proj",
+        _ => return Name::Keep,
+    };
+    Name::To(format!("h.{index}.{part}.{kind}"))
+}
+
+/// The network.
+pub struct GptBigCode {
+    config: Config,
+    wte: Embedding,
+    wpe: Embedding,
+    h: Vec<Block>,
+    ln_f: LayerNorm,
+    /// Absent from the bare `GPTBigCodeModel`.
+    lm_head: Option<Linear>,
+}
+
+struct Block {
+    ln_1: LayerNorm,
+    attn: Attention,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+}
+
+struct Attention {
+    c_attn: Linear,
+    c_proj: Linear,
+    heads: usize,
+    multi_query: bool,
+    scale: f64,
+}
+
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    activation: Activation,
+}
+
+impl Model for GptBigCode {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let wte = w.embedding("wte", c.vocab_size, c.n_embd)?;
+        let wpe = w.embedding("wpe", c.n_positions, c.n_embd)?;
+        let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;
+        let ln_f = w.layer_norm("ln_f", c.n_embd, c.epsilon())?;
+        let bare = c.architectures.first().is_some_and(|name| name == "GPTBigCodeModel");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                Some(wte.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?),
+        };
+        Ok(Self { wte, wpe, h, ln_f, lm_head, config })
+    }
+}
+
+impl CausalLm for GptBigCode {
+    fn layers(&self) -> usize {
+        self.config.n_layer
+    }
+
+    fn positions(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn hard_limit(&self) -> bool {
+        true
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let positions = step.positions.tensor(step.ids.device())?;
+        let mut x = self.wte.forward(step.ids)?.broadcast_add(&self.wpe.forward(&positions)?)?;
+        if let Some(types) = step.types {
+            // Segment names are words, looked up in their table, as in GPT-2.
+            x = (x + self.wte.forward(types)?)?;
+        }
+        for (i, block) in self.h.iter().enumerate() {
+            x = block.forward(&x, step.mask, cache.layer(i))?;
+        }
+        self.ln_f.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            ln_1: w.layer_norm("ln_1", c.n_embd, c.epsilon())?,
+            attn: Attention::load(c, &w.at("attn"))?,
+            ln_2: w.layer_norm("ln_2", c.n_embd, c.epsilon())?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
+        Ok((&x + self.mlp.forward(&self.ln_2.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let head_width = c.n_embd / c.n_head;
+        let kv_heads = if c.multi_query { 1 } else { c.n_head };
+        Ok(Self {
+            c_attn: w.linear("c_attn", c.n_embd, c.n_embd + 2 * kv_heads * head_width)?,
+            c_proj: w.linear("c_proj", c.n_embd, c.n_embd)?,
+            heads: c.n_head,
+            multi_query: c.multi_query,
+            scale: if c.scale_attn_weights { 1.0 / (head_width as f64).sqrt() } else { 1.0 },
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        let qkv = self.c_attn.forward(x)?;
+        let (q, k, v) = match self.multi_query {
+            // The queries of all heads, then the one key, then the one value.
+            true => {
+                let qkv = qkv.reshape((batch, time, self.heads + 2, ()))?;
+                let part = |first, heads| qkv.narrow(2, first, heads);
+                (part(0, self.heads)?, part(self.heads, 1)?, part(self.heads + 1, 1)?)
+            }
+            // Head by head: its query, its key, its value.
+            false => {
+                let qkv = qkv.reshape((batch, time, self.heads, 3, ()))?;
+                let part = |i| qkv.narrow(3, i, 1)?.squeeze(3);
+                (part(0)?, part(1)?, part(2)?)
+            }
+        };
+        let (k, v) = cache.append(&k, &v)?;
+        self.c_proj.forward(&attend(&q, &k, &v, mask, self.scale)?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            c_fc: w.linear("c_fc", c.n_embd, c.inner())?,
+            c_proj: w.linear("c_proj", c.inner(), c.n_embd)?,
+            activation: c.activation_function,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.c_proj.forward(&self.c_fc.forward_then(x, self.activation)?)
+    }
+}
+
+/// The config of a GGUF file in the official spelling.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) naming the key of the file that is missing; [`Unsupported`](ErrorKind::Unsupported)
+/// for heads with keys of their own, which no converter writes.
+pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
+    let metadata = checkpoint.metadata();
+    let get = |key: &str| metadata.get(&format!("starcoder.{key}"));
+    let number = |key: &str| get(key).and_then(|value| value.as_usize());
+    let need = |key: &str| {
+        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no starcoder.{key}")))
+    };
+    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let kv_heads = number("attention.head_count_kv").unwrap_or(1);
+    if kv_heads != 1 {
+        return Err(Error::unsupported(format!("starcoder.attention.head_count_kv is {kv_heads}"))
+            .hint("only files whose heads share one key are known"));
+    }
+    let width = need("embedding_length")?;
+    // No file says it: the two largest of BigCode, known by their widths, compute the exact function.
+    let activation = if matches!(width, 4096 | 6144) { "gelu" } else { "gelu_pytorch_tanh" };
+    let mut config = json!({
+        "architectures": ["GPTBigCodeForCausalLM"],
+        "model_type": "gpt_bigcode",
+        "vocab_size": shape("token_embd.weight").and_then(|shape| shape.first().copied()),
+        "n_positions": need("context_length")?,
+        "n_embd": width,
+        "n_layer": need("block_count")?,
+        "n_head": need("attention.head_count")?,
+        "n_inner": number("feed_forward_length"),
+        "activation_function": activation,
+        "layer_norm_epsilon": get("attention.layer_norm_epsilon").and_then(|value| value.as_f64()),
+        "tie_word_embeddings": shape("output.weight").is_none(),
+    });
+    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
+        config[key] = json!(id.and_then(|value| value.as_usize()));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What loading the sample config with `value` at `key` says.
+    fn complaint(key: &str, value: Value) -> String {
+        let mut config = (crate::GPT_BIGCODE.sample)();
+        config[key] = value;
+        let load = |config| GptBigCode::load(config, &Weights::nothing()).map(|_| ());
+        let loaded = serde_json::from_value(config).map_err(|error| error.to_string());
+        loaded.and_then(|config| load(config).map_err(|error| error.to_string())).expect_err(key)
+    }
+
+    #[test]
+    fn every_release_has_one_set_of_names() {
+        for name in ["transformer.h.3.attn.c_attn.bias", "blk.3.attn_qkv.bias"] {
+            assert_eq!(rename(name), Name::To("h.3.attn.c_attn.bias".into()));
+        }
+        assert_eq!(rename("h.3.mlp.c_fc.weight"), Name::Keep);
+        for buffer in ["transformer.h.0.attn.bias", "h.0.attn.masked_bias"] {
+            assert_eq!(rename(buffer), Name::Ignore);
+        }
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        assert!(complaint("add_cross_attention", json!(true)).contains("add_cross_attention"));
+        assert!(complaint("quantization_config", json!({"quant_method": "gptq"})).contains("\"gptq\""));
+        assert!(complaint("activation_function", json!("gelu_of_tomorrow")).contains("gelu_of_tomorrow"));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_each_other_are_refused_by_name() {
+        let error = complaint("n_embd", json!(33));
+        assert!(error.contains("n_embd 33 is not a multiple of n_head 4"), "{error}");
+        assert!(complaint("n_inner", json!(0)).contains("n_inner is 0"));
+        assert!(complaint("n_positions", json!(0)).contains("n_positions is 0"));
+    }
+
+    #[test]
+    fn what_is_null_or_absent_has_the_value_of_the_class() {
+        let keys = json!({"vocab_size": 8, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2});
+        let mut nulls = keys.clone();
+        (nulls["layer_norm_epsilon"], nulls["n_inner"]) = (Value::Null, Value::Null);
+        for keys in [keys, nulls] {
+            let config: Config = serde_json::from_value(keys).unwrap();
+            assert_eq!((config.epsilon(), config.inner()), (1e-5, 32));
+            assert_eq!(config.activation_function, Activation::GeluTanh);
+            assert!(config.multi_query && config.tie_word_embeddings && config.scale_attn_weights);
+        }
+    }
+}

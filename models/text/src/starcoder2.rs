@@ -1,0 +1,400 @@
+//! StarCoder2: a decoder with grouped heads and rotary positions whose layers all look back as far as a window.
+//!
+//! Lozhkov et al. 2024, "StarCoder 2 and The Stack v2", arXiv 2402.19173.
+//! Checked against transformers `Starcoder2ForCausalLM`, parity cases `tests/parity/starcoder`.
+//! Loads `model_type: "starcoder2"` and GGUF files of that architecture. Activations are `(batch, time, width)`.
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
+use fauna_shared::checkpoint::Checkpoint;
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
+use fauna_shared::weights::{Name, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::causal::{CausalLm, Step};
+
+/// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
+/// carry too, are not among them.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads in each block.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    #[serde(default = "num_key_value_heads")]
+    pub num_key_value_heads: usize,
+    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
+    /// The feed-forward part's activation.
+    #[serde(default = "gelu_pytorch_tanh")]
+    pub hidden_act: Activation,
+    /// The length it was trained for.
+    #[serde(default = "max_position_embeddings")]
+    pub max_position_embeddings: usize,
+    /// Added to variances.
+    #[serde(default = "norm_epsilon")]
+    pub norm_epsilon: f64,
+    /// How many tokens a token sees, itself included; all if null.
+    #[serde(default)]
+    pub sliding_window: Option<usize>,
+    /// Whether the maps of attention and of the feed-forward part have biases.
+    #[serde(default = "yes")]
+    pub use_bias: bool,
+    /// Whether the output head shares the word table.
+    #[serde(default = "yes")]
+    pub tie_word_embeddings: bool,
+    /// Only absent is implemented: the packed weights of other programs.
+    #[serde(default)]
+    pub quantization_config: Option<Value>,
+    /// Rotary positions, in either dialect.
+    #[serde(flatten)]
+    pub rope: RopeKeys,
+}
+
+fn num_key_value_heads() -> usize {
+    2
+}
+
+fn gelu_pytorch_tanh() -> Activation {
+    Activation::GeluTanh
+}
+
+fn max_position_embeddings() -> usize {
+    4096
+}
+
+fn norm_epsilon() -> f64 {
+    1e-5
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn head_width(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(packing) = &self.quantization_config {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("use the unpacked release, and --quantize, or a GGUF file"));
+        }
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("head_dim", self.head_width()),
+            ("sliding_window", self.sliding_window.unwrap_or(1)),
+        ])?;
+        if self.head_dim.is_none() {
+            check_heads(
+                ("hidden_size", self.hidden_size),
+                ("num_attention_heads", self.num_attention_heads),
+            )?;
+        }
+        check_heads(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+        )
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
+/// or by GGUF's short names.
+pub fn rename(name: &str) -> Name {
+    if let Some(plain) = name.strip_prefix("model.") {
+        return Name::To(plain.to_string());
+    }
+    let top = match name {
+        "token_embd.weight" => "embed_tokens.weight",
+        "output_norm.weight" => "norm.weight",
+        "output_norm.bias" => "norm.bias",
+        "output.weight" => "lm_head.weight",
+        _ => "",
+    };
+    if !top.is_empty() {
+        return Name::To(top.to_string());
+    }
+    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        return Name::Keep;
+    };
+    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
+    let part = match part {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_up" => "mlp.c_fc",
+        "ffn_down" => "mlp.c_proj",
+        _ => return Name::Keep,
+    };
+    Name::To(format!("layers.{index}.{part}.{kind}"))
+}
+
+/// The network.
+pub struct Starcoder2 {
+    config: Config,
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: LayerNorm,
+    /// Absent from the bare `Starcoder2Model`.
+    lm_head: Option<Linear>,
+    rope: Rope,
+}
+
+struct Block {
+    input_layernorm: LayerNorm,
+    self_attn: Attention,
+    post_attention_layernorm: LayerNorm,
+    mlp: Mlp,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    head_width: usize,
+}
+
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    hidden_act: Activation,
+}
+
+impl Model for Starcoder2 {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Block::load(c, &w.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let norm = w.layer_norm("norm", c.hidden_size, c.norm_epsilon)?;
+        let bare = c.architectures.first().is_some_and(|name| name == "Starcoder2Model");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                Some(embed_tokens.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
+        };
+        let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
+        Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
+    }
+}
+
+impl CausalLm for Starcoder2 {
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let angles = self.rope.angles(step.positions, step.ids.device())?;
+        let mask = step.mask.clone().with_window(self.config.sliding_window);
+        let mut x = self.embed_tokens.forward(step.ids)?;
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&x, &angles, &mask, cache.layer(i))?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let norm = |name| w.layer_norm(name, c.hidden_size, c.norm_epsilon);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(c, &w.at("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, head, bias) = (c.hidden_size, c.head_width(), c.use_bias);
+        Ok(Self {
+            q_proj: w.linear_bias_if(bias, "q_proj", width, c.num_attention_heads * head)?,
+            k_proj: w.linear_bias_if(bias, "k_proj", width, c.num_key_value_heads * head)?,
+            v_proj: w.linear_bias_if(bias, "v_proj", width, c.num_key_value_heads * head)?,
+            o_proj: w.linear_bias_if(bias, "o_proj", c.num_attention_heads * head, width)?,
+            head_width: head,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        let split = |x: Tensor| x.reshape((batch, time, (), self.head_width));
+        let q = angles.rotate(&split(self.q_proj.forward(x)?)?)?;
+        let k = angles.rotate(&split(self.k_proj.forward(x)?)?)?;
+        let (k, v) = cache.append(&k, &split(self.v_proj.forward(x)?)?)?;
+        self.o_proj.forward(&attend(&q, &k, &v, mask, 1.0 / (self.head_width as f64).sqrt())?)
+    }
+}
+
+impl Mlp {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        Ok(Self {
+            c_fc: w.linear_bias_if(c.use_bias, "c_fc", c.hidden_size, c.intermediate_size)?,
+            c_proj: w.linear_bias_if(c.use_bias, "c_proj", c.intermediate_size, c.hidden_size)?,
+            hidden_act: c.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.c_proj.forward(&self.c_fc.forward_then(x, self.hidden_act)?)
+    }
+}
+
+/// The config of a GGUF file in the official spelling.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
+    let metadata = checkpoint.metadata();
+    let get = |key: &str| metadata.get(&format!("starcoder2.{key}"));
+    let number = |key: &str| get(key).and_then(|value| value.as_usize());
+    let real = |key: &str| get(key).and_then(|value| value.as_f64());
+    let need = |key: &str| {
+        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no starcoder2.{key}")))
+    };
+    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let heads = need("attention.head_count")?;
+    let mut config = json!({
+        "architectures": ["Starcoder2ForCausalLM"],
+        "model_type": "starcoder2",
+        "vocab_size": shape("token_embd.weight").and_then(|shape| shape.first().copied()),
+        "hidden_size": need("embedding_length")?,
+        "intermediate_size": need("feed_forward_length")?,
+        "num_hidden_layers": need("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
+        "head_dim": number("attention.key_length"),
+        "max_position_embeddings": need("context_length")?,
+        "norm_epsilon": real("attention.layer_norm_epsilon").unwrap_or(1e-5),
+        // Converters leave it out; every release has this one.
+        "sliding_window": number("attention.sliding_window").unwrap_or(4096),
+        "use_bias": shape("blk.0.attn_q.bias").is_some(),
+        "tie_word_embeddings": shape("output.weight").is_none(),
+        "rope_theta": real("rope.freq_base").unwrap_or(10_000.0),
+    });
+    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
+        && kind != "none"
+    {
+        config["rope_scaling"] = json!({
+            "rope_type": kind,
+            "factor": real("rope.scaling.factor"),
+            "original_max_position_embeddings": number("rope.scaling.original_context_length"),
+            "attention_factor": real("rope.scaling.attn_factor"),
+        });
+    }
+    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
+        config[key] = json!(id.and_then(|value| value.as_usize()));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What loading the sample config with `value` at `key` says.
+    fn complaint(key: &str, value: Value) -> String {
+        let mut config = (crate::STARCODER2.sample)();
+        config[key] = value;
+        let load = |config| Starcoder2::load(config, &Weights::nothing()).map(|_| ());
+        let loaded = serde_json::from_value(config).map_err(|error| error.to_string());
+        loaded.and_then(|config| load(config).map_err(|error| error.to_string())).expect_err(key)
+    }
+
+    #[test]
+    fn every_release_has_one_set_of_names() {
+        for name in ["model.layers.3.self_attn.q_proj.bias", "blk.3.attn_q.bias"] {
+            assert_eq!(rename(name), Name::To("layers.3.self_attn.q_proj.bias".into()));
+        }
+        for name in ["model.layers.0.mlp.c_proj.weight", "blk.0.ffn_down.weight"] {
+            assert_eq!(rename(name), Name::To("layers.0.mlp.c_proj.weight".into()));
+        }
+        assert_eq!(rename("lm_head.weight"), Name::Keep);
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused_by_name() {
+        assert!(complaint("quantization_config", json!({"quant_method": "awq"})).contains("\"awq\""));
+        assert!(complaint("hidden_act", json!("gelu_of_tomorrow")).contains("gelu_of_tomorrow"));
+        assert!(complaint("rope_scaling", json!({"rope_type": "su"})).contains("\"su\""));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_each_other_are_refused_by_name() {
+        let error = complaint("num_key_value_heads", json!(3));
+        assert!(
+            error.contains("num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+            "{error}"
+        );
+        let error = complaint("hidden_size", json!(34));
+        assert!(error.contains("hidden_size 34 is not a multiple of num_attention_heads 4"), "{error}");
+        assert!(complaint("sliding_window", json!(0)).contains("sliding_window is 0"));
+    }
+
+    #[test]
+    fn what_is_absent_has_the_value_of_the_class() {
+        let config: Config = serde_json::from_value(json!({
+            "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2
+        }))
+        .unwrap();
+        assert!(config.tie_word_embeddings && config.use_bias);
+        assert_eq!((config.sliding_window, config.num_key_value_heads), (None, 2));
+        assert_eq!(config.rope.rope(4, 4096).unwrap(), Rope::new(10_000.0, 4, Default::default()).unwrap());
+    }
+}
