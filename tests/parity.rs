@@ -84,6 +84,11 @@ fn gemma3_computes_what_its_references_compute() {
 }
 
 #[test]
+fn genslm_computes_what_its_reference_computes() {
+    cases_of("genslm");
+}
+
+#[test]
 fn medgemma_and_llava_compute_what_their_references_compute() {
     cases_of("llava");
     cases_of("medgemma");
@@ -142,6 +147,7 @@ fn no_folder_of_cases_is_forgotten() {
             "encodec",
             "flamingo",
             "gemma3",
+            "genslm",
             "gpt",
             "gpt_neox",
             "llama",

@@ -158,7 +158,8 @@ impl Zoo {
                 .hint("name the family: --family NAME; all of them: fauna list"));
         };
         let known = || self.families.iter().copied();
-        let found = known().find(|family| named.fits(family));
+        // Who has a layout of its own was asked first, and did not know these files.
+        let found = known().filter(|family| named.fits(family)).min_by_key(|family| family.layout.is_some());
         match (found.or_else(|| known().find(|family| named.answers(family))), named.architecture) {
             (Some(family), Some(name)) if !family.architectures.contains(&name) => {
                 Err(Error::unsupported(format!("the {} family has no architecture \"{name}\"", family.name))
@@ -287,6 +288,18 @@ mod tests {
         assert_eq!(zoo.opening(name, &random).unwrap().0.name, "kin");
         let options = Options { family: Some("original".into()), ..random };
         assert_eq!(zoo.opening(name, &options).unwrap().0.name, "original");
+    }
+
+    #[test]
+    fn of_two_families_of_one_name_the_one_without_a_layout_means_the_rest() {
+        static PLAIN: Family = Family { name: "plain", layout: None, ..ORIGINAL };
+        let zoo = Zoo::new([&KIN, &PLAIN]);
+        let folder = folder_with("config.json", r#"{"model_type": "original"}"#);
+        let random = Options { random_weights: Some(1), ..Options::default() };
+        let meant = || zoo.opening(folder.path().to_str().unwrap(), &random).unwrap().0.name;
+        assert_eq!(meant(), "plain");
+        std::fs::write(folder.path().join("kin.json"), "{}").unwrap();
+        assert_eq!(meant(), "kin");
     }
 
     #[test]

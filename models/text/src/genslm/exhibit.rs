@@ -315,8 +315,8 @@ impl GenSlm {
 
     /// The scores of `sequences`: `log_likelihood` and `perplexity`, one a gene.
     fn score_sequences(&self, options: &Value) -> Result<Tensors> {
-        let genes = options["sequences"].as_array().map(|all| all.iter().map(Value::as_str).collect());
-        let genes: Option<Vec<&str>> = genes.unwrap_or_default();
+        let genes = options["sequences"].as_array().filter(|all| !all.is_empty());
+        let genes = genes.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         let genes = genes.ok_or_else(|| Error::new(ErrorKind::Format, "sequences are a list of genes"))?;
         let scores = self.score(&genes)?;
         let column = |of: fn(&Score) -> f64| {

@@ -149,13 +149,23 @@ fn contains(name: &str, part: &str) -> bool {
     name.to_lowercase().contains(&part.to_lowercase())
 }
 
-/// What training leaves beside the model, where a file holds tensors in it.
-const LEFT_OVERS: [&str; 4] = ["hyper_parameters.", "datamodule_hyper_parameters.", "ds_config.", "ema."];
+/// What training leaves beside the model's `state_dict`, where a file holds tensors in it.
+const LEFT_OVERS: [&str; 9] = [
+    "callbacks",
+    "datamodule_hyper_parameters",
+    "ds_config",
+    "hyper_parameters",
+    "loops",
+    "lr_scheduler",
+    "lr_schedulers",
+    "optimizer",
+    "optimizer_states",
+];
 
 /// What the release calls its tensors, in the names of GPT-NeoX: files of before May 2023 have one more prefix.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("state_dict.").unwrap_or(name);
-    if plain == name && LEFT_OVERS.iter().any(|left| name.starts_with(left)) {
+    if LEFT_OVERS.contains(&name.split('.').next().unwrap_or(name)) {
         return Name::Ignore;
     }
     let plain = plain.strip_prefix("model.").unwrap_or(plain);

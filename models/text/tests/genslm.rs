@@ -1,0 +1,512 @@
+//! Genes in files and what a model makes of them: what is refused, what is written, how vectors and likelihoods follow
+//! from the forward pass.
+
+use std::io::{BufReader, Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use fauna_shared::error::Result;
+use fauna_shared::generate::Decoding;
+use fauna_shared::item::{Item, Prompt, Tensors};
+use fauna_shared::model::{Exhibit, Options};
+use fauna_shared::zoo::Zoo;
+use fauna_shared::{Error, ErrorKind};
+use fauna_text::genslm::GenSlm;
+use fauna_text::genslm::codons::{Reading, translate};
+use fauna_text::genslm::fasta::{self, COLUMNS, Genes, Record};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Map, Value, json};
+
+const GENE: &str = "ATGAAAGTAACCGTTGTTGGAGCAGGTGCATAA";
+
+// ---------------------------------------------------------------- files of genes
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn genes(file: &[u8], reading: Reading) -> Vec<Result<Record>> {
+    match Genes::read("genes.fasta", file, reading) {
+        Ok(genes) => genes.collect(),
+        Err(error) => vec![Err(error)],
+    }
+}
+
+fn told(file: &[u8]) -> Vec<String> {
+    let say = |gene: Result<Record>| match gene {
+        Ok(record) => format!("{} {}", record.id, record.sequence),
+        Err(error) => error.to_string(),
+    };
+    genes(file, Reading::Strict).into_iter().map(say).collect()
+}
+
+#[test]
+fn what_is_no_gene_is_named_by_record_and_place_and_the_others_are_read() {
+    let file = b">a one\nATG\nTAA\n\n>b\nATGAAAAAAAAAAAAAXAA\n>c\nATGNAA\n>d\n>e\nAUGUAA\n>f\nATGTA\n>g last\natgtag";
+    let told = told(file);
+    let begins = [
+        "a ATGTAA",
+        "genes.fasta: record 2 \"b\": \"X\" at base 17\n",
+        "genes.fasta: record 3 \"c\": \"N\" at base 4\n",
+        "genes.fasta: record 4 \"d\": the gene is empty\n",
+        "genes.fasta: record 5 \"e\": \"U\" at base 2\n",
+        "genes.fasta: record 6 \"f\": 5 bases are no whole codons: 2 left over\n",
+        "g atgtag",
+    ];
+    assert_eq!(told.len(), begins.len(), "{told:#?}");
+    for (told, begins) in told.iter().zip(begins) {
+        assert!(told.starts_with(begins), "{told}");
+    }
+}
+
+#[test]
+fn what_is_no_fasta_is_refused_before_the_first_gene() {
+    for (file, message) in [
+        (&b""[..], "genes.fasta: no gene in it: the file is empty"),
+        (b" \n\r\n", "genes.fasta: no gene in it"),
+        (b"ATGTAA\n", "genes.fasta: text before the first title"),
+        (b"\n; a remark\n>a\nATG\n", "genes.fasta: text before the first title"),
+        (b"\xef\xbb>a\nATG\n", "genes.fasta: text before the first title"),
+    ] {
+        let told = told(file);
+        assert!(told.len() == 1 && told[0].starts_with(message), "{told:?}");
+    }
+    let missing = fasta::open("no/such.fasta", Reading::Strict).err().unwrap();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn line_ends_marks_and_titles_of_other_systems_are_read() {
+    assert_eq!(told(b"\xef\xbb\xbf>a x\r\nATG\r\nTAA\r\n>b\r\nATG TGA"), ["a ATGTAA", "b ATGTGA"]);
+    let record = genes(b">\tid \xff two  words \nATG", Reading::Strict).remove(0).unwrap();
+    assert_eq!((&*record.id, &*record.description), ("id", "\u{fffd} two  words"));
+    // A mark inside a line begins nothing.
+    assert!(told(b">a\nATG>b\nATG")[0].contains("\">\" at base 4"));
+    assert!(told(b">\nATGTAA\n>\nX")[1].starts_with("genes.fasta: record 2: \"X\" at base 1"));
+}
+
+#[test]
+fn the_releases_own_reading_takes_what_is_written() {
+    let read = genes(b">a\nATGNNN-\n>b\n>c\nA U", Reading::AsReleased);
+    assert_eq!(read[0].as_ref().unwrap().sequence, "ATGNNN-");
+    assert!(read[1].as_ref().unwrap_err().to_string().contains("record 2 \"b\": the gene is empty"));
+    assert_eq!(read[2].as_ref().unwrap().sequence, "AU");
+    let bytes = genes(b">a\nATG\xffA\n>b\nATG\n", Reading::AsReleased);
+    assert!(bytes[0].as_ref().unwrap_err().to_string().contains("byte 0xff after base 3"));
+    assert!(bytes[1].is_ok());
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let records = [
+        Record { id: "a".into(), description: "of a bacterium".into(), sequence: GENE.repeat(7) },
+        Record { id: "b".into(), description: String::new(), sequence: "ATGTAA".into() },
+    ];
+    for columns in [COLUMNS, 70, 1, 0] {
+        let mut file = Vec::new();
+        records.iter().for_each(|record| fasta::write(&mut file, record, columns).unwrap());
+        let longest =
+            file.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b">")).map(<[u8]>::len).max();
+        assert_eq!(longest.unwrap(), if columns == 0 { records[0].sequence.len() } else { columns });
+        let again: Vec<Record> = genes(&file, Reading::Strict).into_iter().map(Result::unwrap).collect();
+        assert_eq!(again, records);
+        // As one stream, and as the blocks of bgzip with the empty one that ends them.
+        let pressed = |bytes: &[u8]| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let blocks = [&file[..9], &file[9..40], &file[40..], &[]].map(pressed).concat();
+        for bytes in [pressed(&file), blocks] {
+            let plain = fasta::unpacked("genes.fasta.gz".as_ref(), &bytes[..]).unwrap();
+            let again: Result<Vec<Record>> =
+                Genes::read("genes.fasta.gz", plain, Reading::Strict).unwrap().collect();
+            assert_eq!(again.unwrap(), records);
+        }
+    }
+    let bad = Record { id: "a b".into(), ..records[1].clone() };
+    assert_eq!(fasta::write(&mut Vec::new(), &bad, 60).unwrap_err().kind(), ErrorKind::Input);
+    let bad = Record { sequence: "ATG\n>x".into(), ..records[1].clone() };
+    assert_eq!(fasta::write(&mut Vec::new(), &bad, 60).unwrap_err().kind(), ErrorKind::Input);
+}
+
+#[test]
+fn the_committed_genes_are_the_same_plain_and_compressed() {
+    let read = |name: &str| -> Vec<Record> {
+        let path = root().join("tests/data").join(name);
+        fasta::open(path, Reading::Strict).unwrap().collect::<Result<_>>().unwrap()
+    };
+    let plain = read("genes.fasta");
+    assert_eq!(plain, read("genes.fasta.gz"));
+    assert_eq!(plain.iter().map(|gene| &*gene.id).collect::<Vec<_>>(), ["rpmJ", "rpmJ_D20E", "trpL", "pheL"]);
+    assert_eq!(translate(&plain[2].sequence), "MKAIFVLKGWWRTS*");
+}
+
+#[test]
+fn a_compressed_file_that_is_cut_or_damaged_is_an_error_and_no_loop() {
+    let whole = std::fs::read(root().join("tests/data/genes.fasta.gz")).unwrap();
+    for length in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[length] ^= 0x55;
+        for bytes in [&whole[..length], &damaged] {
+            let Ok(plain) = fasta::unpacked("x.gz".as_ref(), bytes) else { continue };
+            let Ok(genes) = Genes::read("x.gz", plain, Reading::Strict) else { continue };
+            assert!(genes.take(1000).count() < 1000);
+        }
+    }
+}
+
+/// Bytes without an end, and how many of them were asked for.
+struct Endless<'a>(&'a mut usize, u8);
+
+impl Read for Endless<'_> {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        *self.0 += room.len();
+        room.fill(self.1);
+        Ok(room.len())
+    }
+}
+
+#[test]
+fn a_sequence_or_a_title_without_an_end_stops_and_takes_no_more_memory() {
+    for (start, byte, limit) in [(">a\n", b'A', 66 << 20), (">", b'a', 1 << 20)] {
+        let mut asked = 0;
+        let file = start.as_bytes().chain(Endless(&mut asked, byte));
+        let read: Vec<Result<Record>> =
+            Genes::read("bomb.fasta", BufReader::new(file), Reading::Strict).unwrap().collect();
+        let error = read.last().unwrap().as_ref().unwrap_err().to_string();
+        assert!(read.len() == 1 && error.contains("more than"), "{error}");
+        assert!(asked < limit, "{asked} bytes were read");
+    }
+}
+
+// ---------------------------------------------------------------- the model
+
+fn zoo() -> Zoo {
+    Zoo::new(fauna_text::FAMILIES.iter().copied())
+}
+
+fn tiny(name: &str) -> String {
+    root().join("tests/parity/genslm").join(name).join("model").to_str().unwrap().to_string()
+}
+
+fn with(settings: Value) -> Result<GenSlm> {
+    let settings: Map<String, Value> = settings.as_object().unwrap().clone();
+    let options = Options { settings, file: Some("genslm_tiny_patric.pt".into()), ..Options::default() };
+    GenSlm::open(&zoo().opening(&tiny("embed_sequences"), &options)?.1)
+}
+
+fn model() -> GenSlm {
+    with(json!({})).unwrap()
+}
+
+fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
+    tensor.to_vec2().unwrap()
+}
+
+fn assert_near(a: &[f32], b: &[f32]) {
+    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(a.len() == b.len() && off < 1e-5, "off by {off}");
+}
+
+fn item(gene: &str) -> Item {
+    Item::Gene(gene.into())
+}
+
+#[test]
+fn a_vector_is_the_mean_over_a_genes_codons_alone_and_in_any_company() {
+    let model = model();
+    let long = GENE.repeat(9);
+    let made = model.embed(&[item(GENE), item(&long), Item::Text("atgaaa\n".into()), item("ATG")]).unwrap();
+    assert_eq!(made.cut, [0, 35, 0, 0], "64 codons fit");
+    let made = made.to_vecs().unwrap();
+    for (row, gene) in made.iter().zip([GENE, &long, "ATGAAA", "ATG"]) {
+        assert_near(row, &model.embed(&[item(gene)]).unwrap().to_vecs().unwrap()[0]);
+        let vectors = model.codon_vectors(gene).unwrap();
+        assert_near(row, &vectors.mean(0).unwrap().to_vec1::<f32>().unwrap());
+    }
+    assert_eq!(model.codon_vectors(GENE).unwrap().dims(), [11, 69]);
+}
+
+#[test]
+fn both_recipes_are_those_of_the_forward_pass() {
+    let options = json!({"sequences": [GENE, "ATGNAA-"], "seq_length": 28});
+    let out = model().call("forward", &Tensors::new(), &options).unwrap();
+    let embed = |settings: Value| {
+        let model = with(settings).unwrap();
+        model.embed(&[item(GENE), item("ATGNAA-")]).unwrap().to_vecs().unwrap()
+    };
+    let real = embed(json!({"reading": "as_released"}));
+    let all = embed(json!({"reading": "as_released", "pooling": "all", "seq_length": 28}));
+    for row in 0..2 {
+        assert_near(&real[row], &rows(&out["embeddings"])[row]);
+        assert_near(&all[row], &rows(&out["embeddings_all_positions"])[row]);
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_named() {
+    for (settings, told) in [
+        (json!({"pooling": "mean"}), "pooling is \"mean\""),
+        (json!({"pooling": 1}), "pooling is 1"),
+        (json!({"reading": "loose"}), "reading is \"loose\""),
+        (json!({"seq_length": 0}), "seq_length is 0"),
+        (json!({"seq_length": -3}), "seq_length is -3"),
+        (json!({"seq_length": "long"}), "seq_length is \"long\""),
+    ] {
+        let error = with(settings).err().unwrap().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let error = with(json!({"seq_length": 65})).unwrap().embed(&[item(GENE)]).unwrap_err().to_string();
+    assert!(error.contains("seq_length is 65") && error.contains("64 codons"), "{error}");
+    assert_eq!(with(json!({"seq_length": 4})).unwrap().embed(&[item(GENE)]).unwrap().cut, [7]);
+}
+
+#[test]
+fn what_is_no_gene_is_refused_by_every_ability() {
+    let model = model();
+    let error = model.embed(&[item(GENE), item("ATGX")]).unwrap_err().to_string();
+    assert!(error.starts_with("gene 2: \"X\" at base 4"), "{error}");
+    assert!(model.embed(&[item("")]).is_err() && model.embed(&[]).is_err());
+    assert!(
+        model.embed(&[Item::Action(vec![])]).unwrap_err().to_string().contains("reads genes, not action")
+    );
+    assert!(model.score(&["ATG"]).unwrap_err().to_string().contains("a single codon"));
+    assert!(model.score(&["ATGNNN"]).is_err());
+    let write =
+        |prompt: &Prompt| model.generate(prompt, &Decoding::greedy(2), &mut |_| ControlFlow::Continue(()));
+    assert!(write(&Prompt::Items(vec![item("ATGA")])).unwrap_err().to_string().contains("1 left over"));
+    assert_eq!(write(&Prompt::Chat(vec![])).unwrap_err().kind(), ErrorKind::Unsupported);
+    let gap = Prompt::Infill { prefix: "ATG".into(), suffix: "TAA".into() };
+    assert_eq!(write(&gap).unwrap_err().kind(), ErrorKind::Unsupported);
+    for options in [json!({"sequences": "ATG"}), json!({"sequences": [3]}), json!({"sequences": []})] {
+        assert!(model.call("forward", &Tensors::new(), &options).is_err(), "{options}");
+        assert!(model.call("score", &Tensors::new(), &options).is_err(), "{options}");
+    }
+}
+
+#[test]
+fn a_score_is_the_likelihood_of_each_codon_after_those_before_it() {
+    let model = model();
+    let ids = model.codons().encode(GENE, Reading::Strict, None).unwrap().ids;
+    let wide: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    let input = Tensor::from_vec(wide, (1, ids.len()), &Device::Cpu).unwrap();
+    let out = model.forward(&Tensors::from([("input_ids".to_string(), input)])).unwrap();
+    let logits = rows(&out["logits"].get(0).unwrap().to_dtype(DType::F32).unwrap());
+    let score = model.score(&[GENE, "ATGAAA"]).unwrap().remove(0);
+    assert_eq!((score.codons.len(), score.cut), (ids.len() - 1, 0));
+    for (at, found) in score.codons.iter().enumerate() {
+        let row = &logits[at];
+        let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+        let wanted = f64::from(row[ids[at + 1] as usize]) - sum.ln();
+        assert!((found - wanted).abs() < 1e-4, "codon {at}: {found}, wanted {wanted}");
+    }
+    let mean = score.log_likelihood() / 10.0;
+    assert!((score.perplexity() - (-mean).exp()).abs() < 1e-9);
+}
+
+/// The codons that continue each of `prompts`.
+fn written(model: &dyn Exhibit, prompts: &[&str], options: &Decoding) -> Vec<Vec<String>> {
+    let items: Vec<Prompt> = prompts.iter().map(|gene| Prompt::Items(vec![item(gene)])).collect();
+    let mut made = vec![Vec::new(); prompts.len()];
+    model
+        .generate_batch(&items, options, &mut |index, piece| {
+            let Item::Gene(codon) = piece else { panic!("{piece:?}") };
+            made[index].push(codon);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    made
+}
+
+#[test]
+fn a_new_gene_is_codons_up_to_its_first_stop_and_never_a_special_token() {
+    let model = model();
+    // Hot enough that special tokens would come if they might.
+    let hot = Decoding { temperature: 20.0, top_k: 0, top_p: 1.0, max_new_tokens: 60, ..model.defaults() };
+    let genes = written(&model, &["ATG"; 40], &hot);
+    let mut stopped = 0;
+    for gene in &genes {
+        assert!(gene.iter().all(|codon| codon.len() == 3 && codon.chars().all(|base| "ACGT".contains(base))));
+        let stop = gene.iter().position(|codon| translate(codon) == "*");
+        assert!(stop.is_none_or(|stop| stop + 1 == gene.len()), "{gene:?}");
+        assert!(stop.is_some() || gene.len() == 60);
+        stopped += usize::from(stop.is_some());
+    }
+    assert!(stopped > 20, "{stopped} of 40 stop; a blind draw stops 37");
+    assert!(genes.iter().any(|gene| gene != &genes[0]), "one prompt given twice becomes two genes");
+
+    let on = Decoding { eos: Some(Vec::new()), ..hot.clone() };
+    let on = written(&model, &["ATG"; 8], &on);
+    assert!(on.iter().all(|gene| gene.len() == 60), "unless told otherwise");
+    assert!(on.iter().flatten().any(|codon| translate(codon) == "*"));
+    let least = Decoding { min_new_tokens: 30, ..hot.clone() };
+    assert!(written(&model, &["ATG"; 8], &least).iter().all(|gene| gene.len() > 30));
+}
+
+#[test]
+fn a_gene_is_written_alike_alone_and_in_company() {
+    let model = model();
+    let options = Decoding { max_new_tokens: 12, seed: 3, ..model.defaults() };
+    let alone = written(&model, &["ATGAAAGTA"], &options).remove(0);
+    assert_eq!(written(&model, &["ATGAAAGTA", "ATG", GENE], &options)[0], alone);
+    let mut single = Vec::new();
+    let prompt = Prompt::Items(vec![item("ATGAAA"), Item::Text("gta".into())]);
+    model
+        .generate(&prompt, &options, &mut |piece| {
+            single.push(piece);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let single: String =
+        single.iter().map(|piece| if let Item::Gene(codon) = piece { codon } else { "" }).collect();
+    assert_eq!(single, alone.concat());
+    // Without a prompt a gene begins with ATG.
+    let greedy = Decoding::greedy(6);
+    assert_eq!(written(&model, &[""], &greedy), written(&model, &["ATG"], &greedy));
+}
+
+#[test]
+fn writing_stops_where_it_is_told_and_where_the_model_ends() {
+    let model = model();
+    let on = Decoding { eos: Some(Vec::new()), max_new_tokens: 500, ..Decoding::default() };
+    // The last codon is chosen and never read.
+    assert_eq!(written(&model, &["ATGAAA"], &on)[0].len(), 63);
+    let mut count = 0;
+    let prompts = ["ATG", "ATG"].map(Prompt::from);
+    model
+        .generate_batch(&prompts, &on, &mut |_, _| {
+            count += 1;
+            if count == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(count, 5);
+    let words = Decoding { stop: vec!["TAA".into()], ..Decoding::greedy(3) };
+    let error = model.generate(&"ATG".into(), &words, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let long = Prompt::Items(vec![item(&GENE.repeat(6))]);
+    let error = model.generate(&long, &on, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    assert!(error.contains("66 tokens") && error.contains("64 positions"), "{error}");
+}
+
+// ---------------------------------------------------------------- releases
+
+/// A folder with these files of a tiny checkpoint under other names.
+fn folder(case: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (from, to) in files {
+        std::fs::copy(Path::new(&tiny(case)).join(from), folder.path().join(to)).unwrap();
+    }
+    folder
+}
+
+fn complaint(path: &Path) -> Error {
+    zoo().open(path.to_str().unwrap(), &Options::default()).err().unwrap()
+}
+
+#[test]
+fn weights_called_as_the_release_are_opened_alone_and_must_fit() {
+    let name = "patric_25m_epoch01-val_loss_0.57_bias_removed.pt";
+    let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
+    let error = complaint(&place.path().join(name)).to_string();
+    assert!(error.contains("[69, 69]") && error.contains("[69, 512]"), "the sizes of the 25M model: {error}");
+    // With the package's file of that size, mended to be tiny, it opens.
+    let config = Path::new(&tiny("embed_sequences")).join("config.json");
+    std::fs::copy(config, place.path().join("neox_25,290,752.json")).unwrap();
+    let opened = zoo().open(place.path().join(name).to_str().unwrap(), &Options::default()).unwrap();
+    assert_eq!((opened.card().family, opened.card().licence), ("genslm", Some("MIT")));
+    assert_eq!(opened.embed(&[item(GENE)]).unwrap().rows.dims(), [1, 69]);
+
+    let (_, inventory) =
+        zoo().inventory(place.path().join(name).to_str().unwrap(), &Options::default()).unwrap();
+    assert!(inventory.parameters > 50_000);
+}
+
+#[test]
+fn the_official_sizes_have_the_official_numbers_of_parameters() {
+    for (name, parameters) in [
+        ("patric_25m_epoch01-val_loss_0.57_bias_removed.pt", 25_290_752),
+        ("patric_250m_epoch00_val_loss_0.48_attention_removed.pt", 253_429_376),
+        ("patric_2.5b_epoch00_val_los_0.29_bias_removed.pt", 2_533_931_008u64),
+        ("model-epoch91-val_loss0.01.pt", 25_290_752),
+    ] {
+        let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
+        let path = place.path().join(name);
+        let (family, inventory) = zoo().inventory(path.to_str().unwrap(), &Options::default()).unwrap();
+        assert_eq!((family.name, inventory.parameters), ("genslm", parameters), "{name}");
+    }
+}
+
+#[test]
+fn the_25b_release_cannot_be_computed_and_its_file_says_what_it_holds() {
+    let name = "model-epoch00-val_loss0.70-v2.pt";
+    let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
+    let error = complaint(&place.path().join(name));
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    for part in [
+        "8196 is not a multiple of num_attention_heads 64",
+        "gpt_neox.embed_in.weight [69, 69]",
+        "query_key_value.weight [207, 69]",
+        "put a config.json beside it",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_table_that_is_none_or_does_not_fit_is_named() {
+    let plain = [("genslm_tiny_patric.pt", "genslm_tiny_patric.pt"), ("config.json", "config.json")];
+    let place = folder("embed_sequences", &plain);
+    zoo().open(place.path().to_str().unwrap(), &Options::default()).unwrap();
+    let table = place.path().join("codon_wordlevel_69vocab.json");
+    std::fs::write(&table, "{}").unwrap();
+    assert_eq!(complaint(place.path()).place(), Some(&*table));
+    std::fs::copy(Path::new(&tiny("embed_71_tokens")).join("codon_wordlevel_71vocab.json"), &table).unwrap();
+    assert!(complaint(place.path()).to_string().contains("71 tokens, and the network has 69"));
+
+    let words = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "cat": 1}, "unk_token": "[UNK]"}
+    });
+    std::fs::write(&table, words.to_string()).unwrap();
+    assert!(complaint(place.path()).to_string().contains("no table of codons"));
+
+    let place = folder("embed_71_tokens", &plain);
+    std::fs::write(place.path().join("codon_wordlevel_100vocab.json"), words.to_string()).unwrap();
+    assert!(complaint(place.path()).to_string().contains("no table of codons"));
+    let settings = Map::new();
+    let options = Options { family: Some("genslm".into()), settings, ..Options::default() };
+    std::fs::remove_file(place.path().join("codon_wordlevel_100vocab.json")).unwrap();
+    let error = zoo().open(place.path().to_str().unwrap(), &options).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("codon_wordlevel_71vocab.json"), "{error}");
+}
+
+#[test]
+fn the_table_of_71_tokens_puts_its_two_around_a_gene_and_not_after_a_prompt() {
+    let options = Options { file: Some("genslm_tiny_patric.pt".into()), ..Options::default() };
+    let model = GenSlm::open(&zoo().opening(&tiny("embed_71_tokens"), &options).unwrap().1).unwrap();
+    let codons = model.codons();
+    assert_eq!(codons.encode("ATGTAA", Reading::Strict, None).unwrap().ids, [2, 12, 67, 3]);
+    let cut = codons.encode(GENE, Reading::Strict, Some(5)).unwrap();
+    assert_eq!((cut.ids.len(), cut.cut, cut.ids[4]), (5, 8, 3));
+    assert!(codons.encode(GENE, Reading::Strict, Some(2)).is_err(), "no room for a codon");
+    assert_eq!(codons.encode_prompt("ATG", Reading::Strict).unwrap(), [2, 12]);
+    assert_eq!((codons.ids(), codons.pad()), (7..71, 5));
+    assert!(written(&model, &["ATG"], &Decoding::greedy(5))[0].iter().all(|codon| codon.len() == 3));
+}
+
+#[test]
+fn weights_of_the_25m_size_are_opened_at_random_from_their_name() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::copy(root().join("benches/configs/genslm-25m/config.json"), place.path().join("config.json"))
+        .unwrap();
+    let options = Options { random_weights: Some(1), ..Options::default() };
+    let model = zoo().open(place.path().to_str().unwrap(), &options).unwrap();
+    assert_eq!((model.card().family, model.card().parameters), ("genslm", 25_290_752));
+    assert_eq!(model.card().context, Some(2048));
+}
