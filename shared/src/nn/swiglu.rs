@@ -7,7 +7,7 @@ use crate::kernels::{elementwise, memory};
 use crate::{Error, ErrorKind, Result};
 
 /// `gate σ(alpha gate) (up + 1)`, with `gate` kept below `limit` and `up` within `limit` of zero (gpt-oss model card
-/// 2025, section 2.2).
+/// 2025, section 2).
 ///
 /// `pairs`: `(…, 2 width)`, each gate before its up; gives `(…, width)`.
 ///
