@@ -95,6 +95,11 @@ fn gpt_neox_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn gpt_oss_computes_what_its_reference_computes() {
+    cases_of("gpt_oss");
+}
+
+#[test]
 fn mpt_computes_what_its_reference_computes() {
     cases_of("mpt");
 }
@@ -139,6 +144,7 @@ fn no_folder_of_cases_is_forgotten() {
             "gemma3",
             "gpt",
             "gpt_neox",
+            "gpt_oss",
             "llama",
             "llark",
             "llava",
