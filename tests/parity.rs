@@ -100,6 +100,11 @@ fn gpt_neox_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn gpt_oss_computes_what_its_reference_computes() {
+    cases_of("gpt_oss");
+}
+
+#[test]
 fn mpt_computes_what_its_reference_computes() {
     cases_of("mpt");
 }
@@ -150,6 +155,7 @@ fn no_folder_of_cases_is_forgotten() {
             "genslm",
             "gpt",
             "gpt_neox",
+            "gpt_oss",
             "llama",
             "llark",
             "llava",

@@ -15,6 +15,7 @@ pub mod gpt1;
 pub mod gpt2;
 pub mod gpt_bigcode;
 pub mod gpt_neox;
+pub mod gpt_oss;
 pub mod harmony;
 mod infill;
 pub mod llama;
@@ -31,8 +32,20 @@ use serde_json::json;
 use crate::causal::{LanguageModel, inventory};
 
 /// The families of this crate.
-pub const FAMILIES: &[&Family] =
-    &[&BERT, &GEMMA3_TEXT, &GENSLM, &GPT1, &GPT2, &GPT_BIGCODE, &GPT_NEOX, &LLAMA, &MPT, &STARCODER2, &T5];
+pub const FAMILIES: &[&Family] = &[
+    &BERT,
+    &GEMMA3_TEXT,
+    &GENSLM,
+    &GPT1,
+    &GPT2,
+    &GPT_BIGCODE,
+    &GPT_NEOX,
+    &GPT_OSS,
+    &LLAMA,
+    &MPT,
+    &STARCODER2,
+    &T5,
+];
 
 /// BERT and the sentence embedders of its shape.
 pub static BERT: Family = Family {
@@ -285,6 +298,42 @@ pub static GPT_NEOX: Family = Family {
             "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu",
             "max_position_embeddings": 24, "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000,
             "use_parallel_residual": true, "tie_word_embeddings": false
+        })
+    },
+};
+
+/// gpt-oss in both sizes, and what was trained from it.
+pub static GPT_OSS: Family = Family {
+    name: "gpt_oss",
+    systems: &["GPT"],
+    paper: "OpenAI 2025, arXiv 2508.10925",
+    model_types: &["gpt_oss"],
+    architectures: &["GptOssForCausalLM", "GptOssModel"],
+    gguf: &[],
+    inputs: &[Text],
+    outputs: &[Text, Vector],
+    releases: &[
+        Release::new("openai/gpt-oss-20b", "GPT", "21B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-120b", "GPT", "117B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-safeguard-20b", "GPT", "21B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-safeguard-120b", "GPT", "117B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(gpt_oss::layout),
+    rename: gpt_oss::rename,
+    inventory: inventory::<gpt_oss::GptOss>,
+    open: |opening| {
+        Ok(Box::new(LanguageModel::<gpt_oss::GptOss>::open(opening, &GPT_OSS, "GptOssForCausalLM")?))
+    },
+    sample: || {
+        json!({
+            "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 10, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "attention_bias": true,
+            "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.05, "rope_theta": 5000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0,
+                "original_max_position_embeddings": 8, "truncate": false}
         })
     },
 };

@@ -212,6 +212,29 @@ pub fn silu_slope(x: &[f32], grad: &mut [f32]) {
     for_each_piece(grad, size, |i, grad| each(&x[i * size..][..grad.len()], grad));
 }
 
+/// `out = gate σ(alpha gate) (up + 1)` over `pairs` of gate and up, the gate kept below `limit` and the up within
+/// `limit` of zero.
+///
+/// # Panics
+/// If there are not two numbers in `pairs` for each of `out`.
+pub fn clamped_swiglu(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+    versioned! {
+        fn each(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
+            for (v, &[gate, up]) in out.iter_mut().zip(pairs.as_chunks::<2>().0) {
+                // Comparisons, which let NaN through as the reference does.
+                let gate = if gate > limit { limit } else { gate };
+                let up = if up > limit { limit } else { up };
+                let up = if up < -limit { -limit } else { up };
+                let gated = gate / (1.0 + exp_one::<FMA>(-alpha * gate));
+                *v = fma::<FMA>(gated, up, gated);
+            }
+        }
+    }
+    assert_eq!(pairs.len(), 2 * out.len(), "two numbers for each result");
+    let size = piece(out.len());
+    for_each_piece(out, size, |i, out| each(&pairs[2 * i * size..][..2 * out.len()], alpha, limit, out));
+}
+
 /// `out = x + y`.
 ///
 /// # Panics

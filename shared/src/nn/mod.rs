@@ -15,6 +15,7 @@ mod matrix;
 mod mlp;
 mod norm;
 mod patches;
+mod swiglu;
 
 pub use activation::Activation;
 pub use add::add;
@@ -28,3 +29,4 @@ pub use matrix::Matrix;
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patches::Patches;
+pub use swiglu::clamped_swiglu;

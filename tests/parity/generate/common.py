@@ -243,12 +243,13 @@ def read_weights(folder):
     return torch.load(folder / "pytorch_model.bin", weights_only=True)
 
 
-def write_shards(folder, weights, stem, suffix, save, shards=3):
-    """Several weight files and the index that maps each name to its file."""
+def write_shards(folder, weights, stem, suffix, save, shards=3, first=1):
+    """Several weight files, numbered from `first` to the number they say is the last, and the index that maps each name
+    to its file."""
     names = list(weights)
     index, size = {}, 0
     for number in range(shards):
-        file = f"{stem}-{number + 1:05}-of-{shards:05}.{suffix}"
+        file = f"{stem}-{number + first:05}-of-{shards + first - 1:05}.{suffix}"
         part = {name: weights[name] for name in names[number::shards]}
         save(part, folder / file)
         index.update(dict.fromkeys(part, file))
@@ -259,9 +260,9 @@ def write_shards(folder, weights, stem, suffix, save, shards=3):
     )
 
 
-def write_sharded_safetensors(folder, weights):
+def write_sharded_safetensors(folder, weights, first=1):
     write_shards(folder, weights, "model", "safetensors",
-                 lambda part, path: save_file(part, path, metadata={"format": "pt"}))
+                 lambda part, path: save_file(part, path, metadata={"format": "pt"}), first=first)
 
 
 def write_sharded_bin(folder, weights):

@@ -1,0 +1,378 @@
+//! gpt-oss: OpenAI's open-weight decoder, a mixture of experts behind attention with sinks.
+//!
+//! OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv 2508.10925, section 2; Peng et al. 2023, "YaRN", arXiv
+//! 2309.00071. Checked against transformers `GptOssForCausalLM`, parity cases `tests/parity/gpt_oss`.
+//! Loads `model_type: "gpt_oss"`, with dense experts or packed in MXFP4, and OpenAI's own files of `original/`.
+//! Activations are `(batch, time, width)`.
+
+mod experts;
+mod original;
+
+use candle_core::Tensor;
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend_with_sinks};
+use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::nn::{Embedding, Linear, RmsNorm};
+use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
+use fauna_shared::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use original::layout;
+
+use crate::causal::{CausalLm, Step, UsualTokens};
+use experts::Mlp;
+
+/// Experts of all blocks together after which a config is not believed: what it says is reserved before any is read.
+const MOST_EXPERTS: usize = 100_000;
+
+/// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
+/// gpt-oss-120b.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Which class the checkpoint was saved from; the first one counts.
+    pub architectures: Vec<String>,
+    /// Words in the table.
+    pub vocab_size: usize,
+    /// Width of every activation.
+    pub hidden_size: usize,
+    /// Width inside each expert.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads in each block.
+    pub num_attention_heads: usize,
+    /// Key and value heads; as many as query heads if null.
+    pub num_key_value_heads: Option<usize>,
+    /// Width of a head; `hidden_size / num_attention_heads` if null.
+    pub head_dim: Option<usize>,
+    /// The length it was trained for.
+    pub max_position_embeddings: usize,
+    /// Added to mean squares.
+    pub rms_norm_eps: f64,
+    /// Whether the output head shares the word table.
+    pub tie_word_embeddings: bool,
+    /// Whether the four maps of attention have biases.
+    pub attention_bias: bool,
+    /// How many tokens a token of a sliding layer sees, itself included.
+    pub sliding_window: Option<usize>,
+    /// `sliding_attention` or `full_attention`, layer by layer; if absent in turns, a sliding one first.
+    pub layer_types: Option<Vec<String>>,
+    /// Experts of each block.
+    pub num_local_experts: Option<usize>,
+    /// The same by OpenAI's own name.
+    pub num_experts: Option<usize>,
+    /// How many of them serve a token.
+    pub num_experts_per_tok: Option<usize>,
+    /// The same by OpenAI's own name, which the releases hold beside the other.
+    pub experts_per_token: Option<usize>,
+    /// The gain inside the sigmoid of an expert's gate.
+    pub swiglu_alpha: f64,
+    /// What an expert's gate stays below, and its other half within.
+    pub swiglu_limit: f64,
+    /// Rotary positions.
+    pub rope_parameters: Option<Value>,
+    /// The same in the earlier spelling, which leaves the base outside.
+    pub rope_scaling: Option<Value>,
+    /// The base of the rotary positions, in the earlier spelling.
+    pub rope_theta: Option<f64>,
+    /// Only `mxfp4`, for the experts, is implemented.
+    pub quantization_config: Option<Value>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 201_088,
+            hidden_size: 2880,
+            intermediate_size: 2880,
+            num_hidden_layers: 36,
+            num_attention_heads: 64,
+            num_key_value_heads: Some(8),
+            head_dim: Some(64),
+            max_position_embeddings: 131_072,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            attention_bias: true,
+            sliding_window: Some(128),
+            layer_types: None,
+            num_local_experts: None,
+            num_experts: None,
+            num_experts_per_tok: None,
+            experts_per_token: None,
+            swiglu_alpha: 1.702,
+            swiglu_limit: 7.0,
+            rope_parameters: None,
+            rope_scaling: None,
+            rope_theta: None,
+            quantization_config: None,
+        }
+    }
+}
+
+impl Config {
+    fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_width(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    fn experts(&self) -> usize {
+        self.num_local_experts.or(self.num_experts).unwrap_or(128)
+    }
+
+    fn experts_per_token(&self) -> usize {
+        self.num_experts_per_tok.or(self.experts_per_token).unwrap_or(4)
+    }
+
+    /// Whether block `i` sees a window only.
+    fn slides(&self, i: usize) -> bool {
+        match &self.layer_types {
+            Some(types) => types.get(i).is_some_and(|kind| kind == "sliding_attention"),
+            None => i.is_multiple_of(2),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(packing) = &self.quantization_config
+            && packing["quant_method"] != "mxfp4"
+        {
+            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
+                .hint("gpt-oss opens as released, in mxfp4, or unpacked"));
+        }
+        check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("head_dim", self.head_width()),
+            ("sliding_window", self.sliding_window.unwrap_or(1)),
+            ("num_local_experts", self.experts()),
+            ("num_experts_per_tok", self.experts_per_token()),
+        ])?;
+        self.check_layers()?;
+        let (chosen, experts) = (self.experts_per_token(), self.experts());
+        if chosen > experts {
+            let message = format!("num_experts_per_tok {chosen} is more than num_local_experts {experts}");
+            return Err(Error::unsupported(message));
+        }
+        if self.num_hidden_layers.saturating_mul(experts) > MOST_EXPERTS {
+            return Err(Error::unsupported(format!(
+                "num_hidden_layers {} of num_local_experts {experts} are more than {MOST_EXPERTS} experts",
+                self.num_hidden_layers
+            )));
+        }
+        check_heads(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+        )
+    }
+
+    fn check_layers(&self) -> Result<()> {
+        let types = self.layer_types.as_deref().unwrap_or(&[]);
+        if self.layer_types.is_some() && types.len() != self.num_hidden_layers {
+            return Err(Error::unsupported(format!(
+                "layer_types has {} entries, num_hidden_layers is {}",
+                types.len(),
+                self.num_hidden_layers
+            )));
+        }
+        let known = ["sliding_attention", "full_attention"];
+        if let Some(other) = types.iter().find(|kind| !known.contains(&kind.as_str())) {
+            return Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
+                .hint(format!("known: {}", known.join(", "))));
+        }
+        match self.sliding_window {
+            None if (0..self.num_hidden_layers).any(|i| self.slides(i)) => {
+                Err(Error::unsupported("sliding_window is null, and there are layers that slide"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The keys of the rotary positions wherever a file has them, and the class's own YaRN where none has.
+    fn rope(&self) -> Result<Rope> {
+        let said = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten().next();
+        let mut keys = said.cloned().unwrap_or_else(|| {
+            json!({
+                "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false,
+                "original_max_position_embeddings": 4096
+            })
+        });
+        if let Some(keys) = keys.as_object_mut() {
+            keys.entry("rope_theta").or_insert(json!(self.rope_theta.unwrap_or(150_000.0)));
+        }
+        let keys: RopeKeys = serde_json::from_value(json!({ "rope_parameters": keys }))
+            .map_err(|e| Error::new(ErrorKind::Format, format!("rope_parameters: {e}")))?;
+        keys.rope(self.head_width(), self.max_position_embeddings)
+    }
+}
+
+/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
+/// by OpenAI's own names.
+pub fn rename(name: &str) -> Name {
+    match name.strip_prefix("model.") {
+        Some(plain) => Name::To(plain.to_string()),
+        None => original::rename(name),
+    }
+}
+
+/// The network.
+pub struct GptOss {
+    config: Config,
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    /// Absent from the bare `GptOssModel`.
+    lm_head: Option<Linear>,
+    rope: Rope,
+}
+
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+    slides: bool,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    /// A score for each head that is no key's: a place for its attention to go.
+    sinks: Tensor,
+    head_width: usize,
+}
+
+impl Model for GptOss {
+    type Config = Config;
+
+    fn load(config: Config, w: &Weights) -> Result<Self> {
+        config.check()?;
+        let c = &config;
+        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
+        let layers = (0..c.num_hidden_layers)
+            .map(|i| Block::load(c, i, &w.at_index("layers", i)))
+            .collect::<Result<_>>()?;
+        let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
+        let bare = c.architectures.first().is_some_and(|name| name == "GptOssModel");
+        let lm_head = match (c.tie_word_embeddings, bare) {
+            (true, _) => {
+                // Some releases save a copy of the table under the head's name.
+                w.skip("lm_head");
+                Some(embed_tokens.as_linear())
+            }
+            (false, true) => None,
+            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
+        };
+        let rope = c.rope()?;
+        Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
+    }
+}
+
+impl CausalLm for GptOss {
+    /// Of the vocabulary that all releases share: begin of text; end of an answer, of a text, of a call of a tool;
+    /// end of text once more. A message also ends within an answer, and then another follows.
+    const USUAL_TOKENS: UsualTokens = UsualTokens {
+        begin: Some(199_998),
+        end: &[200_002, 199_999, 200_012],
+        pad: Some(199_999),
+        end_of_turn: None,
+    };
+
+    fn layers(&self) -> usize {
+        self.config.num_hidden_layers
+    }
+
+    fn positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn hard_limit(&self) -> bool {
+        false
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
+        let mut x = self.embed_tokens.forward(step.ids)?;
+        let angles = self.rope.angles(step.positions, x.device())?;
+        let near = step.mask.clone().with_window(self.config.sliding_window);
+        for (i, block) in self.layers.iter().enumerate() {
+            let mask = if block.slides { &near } else { step.mask };
+            x = block.forward(&x, &angles, mask, cache.layer(i))?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
+        self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
+    }
+}
+
+impl Block {
+    fn load(c: &Config, i: usize, w: &Weights) -> Result<Self> {
+        let norm = |name| w.rms_norm(name, c.hidden_size, c.rms_norm_eps);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(c, &w.at("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::load(c, &w.at("mlp"))?,
+            slides: c.slides(i),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, angles, mask, cache)?)?;
+        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?)
+    }
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (width, head, bias) = (c.hidden_size, c.head_width(), c.attention_bias);
+        let (q, kv) = (c.num_attention_heads * head, c.kv_heads() * head);
+        // OpenAI's own files hold the three as one, row after row.
+        let joined = w.has("qkv", false);
+        let map = |name: &str, from: usize, outputs: usize| match joined {
+            false => w.linear_bias_if(bias, name, width, outputs),
+            true => {
+                let piece = |part: &str| {
+                    [Piece { name: format!("qkv.{part}"), of: q + 2 * kv, rows: from..from + outputs }]
+                };
+                let weight = w.stack(MatrixUse::Map, &piece("weight"), width)?;
+                let bias = bias.then(|| w.stack_bias(&piece("bias"))).transpose()?;
+                Ok(Linear::new(weight, bias))
+            }
+        };
+        Ok(Self {
+            q_proj: map("q_proj", 0, q)?,
+            k_proj: map("k_proj", q, kv)?,
+            v_proj: map("v_proj", q + kv, kv)?,
+            o_proj: w.linear_bias_if(bias, "o_proj", q, width)?,
+            sinks: w.tensor("sinks", &[c.num_attention_heads])?,
+            head_width: head,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
+        let (batch, time, _) = x.dims3()?;
+        let split = |x: Tensor| x.reshape((batch, time, (), self.head_width));
+        let q = angles.rotate(&split(self.q_proj.forward(x)?)?)?;
+        let k = angles.rotate(&split(self.k_proj.forward(x)?)?)?;
+        let (k, v) = cache.append(&k, &split(self.v_proj.forward(x)?)?)?;
+        let scale = 1.0 / (self.head_width as f64).sqrt();
+        self.o_proj.forward(&attend_with_sinks(&q, &k, &v, mask, scale, &self.sinks)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;
