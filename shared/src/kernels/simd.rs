@@ -67,6 +67,13 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Transposes a square of `LANES` rows: row `i` is read at `src + i * LANES`, and written to `dst + i * stride`.
     unsafe fn transpose(src: *const f32, dst: *mut f32, stride: usize);
+    /// The upper halves: bfloat16, exact for what is one.
+    unsafe fn store_bf16(p: *mut u16, v: Self::V);
+    /// The FP4 numbers of `LANES / 4` blocks of 32, two numbers a byte, the first in the lower half. Lane `4 b + l` of
+    /// vector `v` is number `16 (v / 4) + 4 l + v % 4` of block `b`: the order in which they are unpacked soonest.
+    unsafe fn load_fp4(p: *const u8) -> [Self::V; 8];
+    /// The elements of `table` that the next `LANES / 4` bytes name, each in four lanes side by side.
+    unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> Self::V;
 
     /// The first `n < LANES` elements, then zeros.
     #[inline(always)]
@@ -106,6 +113,24 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 }
+
+/// The numbers of FP4 (E2M1) by their four bits.
+pub(crate) const FP4: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The upper and the lower bytes of [`FP4`] as bfloat16.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const FP4_BYTES: [[u8; 16]; 2] = {
+    let mut bytes = [[0; 16]; 2];
+    let mut i = 0;
+    while i < 16 {
+        let bits = FP4[i].to_bits();
+        bytes[0][i] = (bits >> 24) as u8;
+        bytes[1][i] = (bits >> 16) as u8;
+        i += 1;
+    }
+    bytes
+};
 
 /// e to the power of `x`, for `x` up to 88, within 2 units in the last place; 0 where that is subnormal.
 ///
@@ -217,11 +242,34 @@ impl Simd for Portable {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, v: Self::V) {
+        // SAFETY: four elements may be written.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(v.map(|x| (x.to_bits() >> 16) as u16)) }
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(p: *const u8) -> [Self::V; 8] {
+        // SAFETY: 16 bytes may be read.
+        let bytes = unsafe { p.cast::<[u8; 16]>().read_unaligned() };
+        let mut numbers = [[0.0; 4]; 8];
+        for (v, numbers) in numbers.iter_mut().enumerate() {
+            for (lane, number) in numbers.iter_mut().enumerate() {
+                let i = 16 * (v / 4) + 4 * lane + v % 4;
+                *number = FP4[usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15)];
+            }
+        }
+        numbers
+    }
+    #[inline(always)]
+    unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> Self::V {
+        // SAFETY: one byte may be read.
+        [table[usize::from(unsafe { *p })]; 4]
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::{Simd, Task};
+    use super::{FP4_BYTES, Simd, Task};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -336,6 +384,50 @@ pub(crate) mod x86 {
                     _mm256_storeu_ps(dst.add(i * stride), low);
                     _mm256_storeu_ps(dst.add((i + 4) * stride), high);
                 }
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, v: __m256) {
+            unsafe {
+                let upper = _mm256_set1_epi64x(0x0f0e_0b0a_0706_0302);
+                let halves = _mm256_shuffle_epi8(_mm256_castps_si256(v), upper);
+                let halves = _mm256_permute4x64_epi64::<0x08>(halves);
+                _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(halves));
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [__m256; 8] {
+            unsafe {
+                let upper = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
+                let lower = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
+                let nibble = _mm256_set1_epi8(15);
+                let bytes = _mm256_loadu_si256(p.cast());
+                let even = _mm256_and_si256(bytes, nibble);
+                let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
+                let even = (_mm256_shuffle_epi8(lower, even), _mm256_shuffle_epi8(upper, even));
+                let odd = (_mm256_shuffle_epi8(lower, odd), _mm256_shuffle_epi8(upper, odd));
+                // Pairs of bfloat16: in each 128 bits, eight numbers of one block.
+                let pairs = [
+                    _mm256_unpacklo_epi8(even.0, even.1),
+                    _mm256_unpacklo_epi8(odd.0, odd.1),
+                    _mm256_unpackhi_epi8(even.0, even.1),
+                    _mm256_unpackhi_epi8(odd.0, odd.1),
+                ];
+                let second = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let mut numbers = [_mm256_setzero_ps(); 8];
+                for i in 0..4 {
+                    let v = 4 * (i / 2) + i % 2;
+                    numbers[v] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i]));
+                    numbers[v + 2] = _mm256_castsi256_ps(_mm256_and_si256(pairs[i], second));
+                }
+                numbers
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> __m256 {
+            unsafe {
+                let first = _mm256_set1_ps(table[usize::from(*p)]);
+                _mm256_blend_ps::<0xf0>(first, _mm256_set1_ps(table[usize::from(*p.add(1))]))
             }
         }
     }
@@ -461,6 +553,52 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, v: __m512) {
+            unsafe {
+                let upper = _mm512_srli_epi32::<16>(_mm512_castps_si512(v));
+                _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(upper));
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [__m512; 8] {
+            unsafe {
+                let upper = _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
+                let lower = _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
+                let nibble = _mm512_set1_epi8(15);
+                let bytes = _mm512_loadu_si512(p.cast());
+                let even = _mm512_and_si512(bytes, nibble);
+                let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble);
+                let even = (_mm512_shuffle_epi8(lower, even), _mm512_shuffle_epi8(upper, even));
+                let odd = (_mm512_shuffle_epi8(lower, odd), _mm512_shuffle_epi8(upper, odd));
+                // Pairs of bfloat16: in each 128 bits, eight numbers of one block.
+                let pairs = [
+                    _mm512_unpacklo_epi8(even.0, even.1),
+                    _mm512_unpacklo_epi8(odd.0, odd.1),
+                    _mm512_unpackhi_epi8(even.0, even.1),
+                    _mm512_unpackhi_epi8(odd.0, odd.1),
+                ];
+                let second = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                let mut numbers = [_mm512_setzero_ps(); 8];
+                for i in 0..4 {
+                    let v = 4 * (i / 2) + i % 2;
+                    numbers[v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs[i]));
+                    numbers[v + 2] = _mm512_castsi512_ps(_mm512_and_si512(pairs[i], second));
+                }
+                numbers
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> __m512 {
+            unsafe {
+                let mut elements = _mm512_set1_ps(table[usize::from(*p)]);
+                for i in 1..4 {
+                    let next = _mm512_set1_ps(table[usize::from(*p.add(i))]);
+                    elements = _mm512_mask_mov_ps(elements, 15 << (4 * i), next);
+                }
+                elements
+            }
+        }
+        #[inline(always)]
         unsafe fn load_n(p: *const f32, n: usize) -> __m512 {
             unsafe { _mm512_maskz_loadu_ps(Self::mask(n), p) }
         }
@@ -484,7 +622,7 @@ pub(crate) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon {
-    use super::Simd;
+    use super::{FP4_BYTES, Simd};
     use std::arch::aarch64::*;
 
     #[derive(Clone, Copy)]
@@ -580,6 +718,40 @@ pub(crate) mod neon {
                 vst1q_f32(dst.add(2 * stride), columns.2);
                 vst1q_f32(dst.add(3 * stride), columns.3);
             }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, v: float32x4_t) {
+            unsafe { vst1_u16(p, vshrn_n_u32::<16>(vreinterpretq_u32_f32(v))) }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [float32x4_t; 8] {
+            unsafe {
+                let (upper, lower) = (vld1q_u8(FP4_BYTES[0].as_ptr()), vld1q_u8(FP4_BYTES[1].as_ptr()));
+                let bytes = vld1q_u8(p);
+                let (even, odd) = (vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes));
+                let even = (vqtbl1q_u8(lower, even), vqtbl1q_u8(upper, even));
+                let odd = (vqtbl1q_u8(lower, odd), vqtbl1q_u8(upper, odd));
+                // Pairs of bfloat16.
+                let pairs = [
+                    vzip1q_u8(even.0, even.1),
+                    vzip1q_u8(odd.0, odd.1),
+                    vzip2q_u8(even.0, even.1),
+                    vzip2q_u8(odd.0, odd.1),
+                ];
+                let second = vdupq_n_u32(0xffff_0000);
+                let mut numbers = [vdupq_n_f32(0.0); 8];
+                for i in 0..4 {
+                    let v = 4 * (i / 2) + i % 2;
+                    let pairs = vreinterpretq_u32_u8(pairs[i]);
+                    numbers[v] = vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs));
+                    numbers[v + 2] = vreinterpretq_f32_u32(vandq_u32(pairs, second));
+                }
+                numbers
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> float32x4_t {
+            unsafe { vdupq_n_f32(table[usize::from(*p)]) }
         }
     }
 }
