@@ -30,6 +30,8 @@ FLAN_T5_BASE = T5_BASE | {
     "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
 }
 CONFIGS = {"gpt2": GPT2, "smollm2-135m": SMOLLM2, "t5-base-encoder": T5_BASE, "flan-t5-base": FLAN_T5_BASE}
+OFFICIAL = ("starcoderbase-1b", "genslm-250m", "gpt-oss-20b-cut")
+CONFIGS |= {name: json.loads((REPOSITORY / f"benches/configs/{name}/config.json").read_text()) for name in OFFICIAL}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,16 @@ TASKS = [
     Task("Flan-T5-base, answering 32 tokens, f32", "generate", "flan-t5-base", ("pytorch",), tokens=32,
          new_tokens=64, weights_bytes=4 * 247_577_856),
 ]
+for name, source, parameters in (
+    ("StarCoder-1B", "starcoderbase-1b", 1_137_207_296), ("GenSLM-250M", "genslm-250m", 253_429_376),
+):
+    for dtype, size in (("f32", 4), ("bf16", 2)):
+        TASKS += [
+            Task(f"{name}, decoding, {dtype}", "generate", source, ("pytorch",), tokens=32, new_tokens=64, dtype=dtype,
+                 weights_bytes=size * parameters),
+            Task(f"{name}, prompt of 512 tokens, {dtype}", "prefill", source, ("pytorch",), tokens=512, dtype=dtype,
+                 weights_bytes=size * parameters),
+        ]
 
 
 def cached(name):

@@ -184,6 +184,7 @@ PEERS = {
     ("onnxruntime", "embed"): onnxruntime_sentences,
     ("pytorch", "forward"): pytorch_states,
     ("pytorch", "generate"): pytorch_text,
+    ("pytorch", "prefill"): pytorch_text,
     ("llama.cpp", "generate"): llama_cpp_text,
     ("llama.cpp", "prefill"): llama_cpp_text,
 }

@@ -186,6 +186,8 @@ impl Model for GptBigCode {
 }
 
 impl CausalLm for GptBigCode {
+    const WRITES_CODE: bool = true;
+
     fn layers(&self) -> usize {
         self.config.n_layer
     }

@@ -1,4 +1,5 @@
-//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, GPT-NeoX, the Llama family, MPT, StarCoder and T5.
+//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, gpt-oss, GPT-NeoX, the Llama family, MPT, StarCoder and
+//! T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!

@@ -210,6 +210,8 @@ impl Model for Starcoder2 {
 }
 
 impl CausalLm for Starcoder2 {
+    const WRITES_CODE: bool = true;
+
     fn layers(&self) -> usize {
         self.config.num_hidden_layers
     }

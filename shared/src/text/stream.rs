@@ -410,6 +410,43 @@ mod tests {
         assert_eq!(completion.text, "one ## two #");
     }
 
+    /// Hears a thought between brackets, which are tokens of their own.
+    #[derive(Clone)]
+    struct Brackets {
+        tokens: [u32; 2],
+        voice: Voice,
+    }
+
+    impl Listener for Brackets {
+        fn hear(&mut self, token: u32, _: &Tokenizer) -> Voice {
+            match self.tokens.iter().position(|bracket| *bracket == token) {
+                None => return self.voice,
+                Some(0) => self.voice = Voice::Thought,
+                Some(_) => self.voice = Voice::Answer,
+            }
+            Voice::Silent
+        }
+    }
+
+    #[test]
+    fn thoughts_are_told_apart_and_stop_nothing() {
+        let tokenizer = tokenizer();
+        let bracket = |text: &str| tokenizer.encode(text, false).unwrap()[0];
+        let listener = Brackets { tokens: [bracket("["), bracket("]")], voice: Voice::Answer };
+        let model = Reciter::new(&tokenizer, "the sky[never say so ☃]is blue # and never red");
+        let options = Decoding { stop: vec!["never".into(), "###".into()], ..Decoding::greedy(200) };
+        let mut told = [String::new(), String::new()];
+        let made =
+            stream_heard(&model, &tokenizer, &[Prompt::Text("a")], &options, &listener, &mut |piece| {
+                told[usize::from(piece.thought)] += piece.text;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(told, ["the skyis blue # and ", "never say so ☃"]);
+        assert_eq!([made[0].text.as_str(), made[0].thoughts.as_str()], told);
+        assert_eq!(made[0].finish, Finish::Stopped);
+    }
+
     #[test]
     fn breaking_cancels() {
         let tokenizer = tokenizer();
