@@ -115,6 +115,11 @@ fn siglip_computes_what_its_reference_computes() {
 }
 
 #[test]
+fn starcoder_computes_what_its_references_compute() {
+    cases_of("starcoder");
+}
+
+#[test]
 fn t5_computes_what_its_reference_computes() {
     cases_of("t5");
 }
@@ -149,6 +154,7 @@ fn no_folder_of_cases_is_forgotten() {
             "orb",
             "preprocess",
             "siglip",
+            "starcoder",
             "t5",
             "timesfm"
         ]
