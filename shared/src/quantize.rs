@@ -225,6 +225,11 @@ fn copy_descriptions(opening: &Opening, into: &Path) -> Result<()> {
         }
         std::fs::copy(&from, &to).map_err(|e| Error::io(&to, "write", e))?;
     }
+    // What followed from the name of the weights, which the copy does not keep. A GGUF file holds its own.
+    let to = into.join("config.json");
+    if !to.exists() && opening.checkpoint.as_ref().is_some_and(|checkpoint| !is_gguf(checkpoint)) {
+        std::fs::write(&to, opening.config.to_string()).map_err(|e| Error::io(&to, "write", e))?;
+    }
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use fauna_shared::error::Result;
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{Exhibit, Options};
+use fauna_shared::progress::Silent;
+use fauna_shared::quantize::{Copy, quantize};
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{Error, ErrorKind};
 use fauna_text::genslm::GenSlm;
@@ -498,6 +500,20 @@ fn the_table_of_71_tokens_puts_its_two_around_a_gene_and_not_after_a_prompt() {
     assert_eq!(codons.encode_prompt("ATG", Reading::Strict).unwrap(), [2, 12]);
     assert_eq!((codons.ids(), codons.pad()), (7..71, 5));
     assert!(written(&model, &["ATG"], &Decoding::greedy(5))[0].iter().all(|codon| codon.len() == 3));
+}
+
+#[test]
+fn a_copy_of_weights_without_a_config_opens_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let (source, copy) = (tiny("embed_older_file"), place.path().join("copy"));
+    let kind = fauna_shared::nn::block_kind("q8_0").unwrap();
+    let wanted = Copy { source: &source, kind, folder: &copy, replace: false };
+    quantize(&zoo(), &Options::default(), &wanted, &Silent).unwrap();
+    let vector = |source: &str| {
+        let model = zoo().open(source, &Options::default()).unwrap();
+        model.embed(&[item(GENE)]).unwrap().to_vecs().unwrap()
+    };
+    assert_eq!(vector(copy.to_str().unwrap()), vector(&source));
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! Genes of a FASTA file: which are alike, how likely the model finds them, and a new gene with its protein.
+//!
+//!     cargo run --release --example genes -- patric_25m_epoch01-val_loss_0.57_bias_removed.pt genes.fasta
+//!
+//! Without a model it takes one of the 25M model's size with random weights, which finds all genes as unlikely as noise:
+//!
+//!     OUTPUT
+
+use std::ops::ControlFlow;
+
+use fauna::text::genslm::GenSlm;
+use fauna::text::genslm::codons::{Reading, translate};
+use fauna::text::genslm::fasta::{self, Record};
+use fauna::{Decoding, Exhibit, Item, Options, Result};
+
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/configs/genslm-25m");
+const GENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/genes.fasta.gz");
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let source = arguments.next();
+    let random_weights = if source.is_none() { Some(7) } else { None };
+    let options = Options { random_weights, ..Options::default() };
+    let (_, opening) = fauna::zoo().opening(source.as_deref().unwrap_or(CONFIG), &options)?;
+    let model = GenSlm::open(&opening)?;
+
+    // A gene that is none is told, and the others are used.
+    let mut genes: Vec<Record> = Vec::new();
+    for gene in fasta::open(arguments.next().unwrap_or_else(|| GENES.into()), Reading::Strict)? {
+        gene.map_or_else(|error| eprintln!("{error}"), |gene| genes.push(gene));
+    }
+    let sequences: Vec<&str> = genes.iter().map(|gene| gene.sequence.as_str()).collect();
+    for (gene, score) in genes.iter().zip(model.score(&sequences)?) {
+        let (id, protein) = (&gene.id, translate(&gene.sequence));
+        println!(
+            "{id:10}  log-likelihood {:8.2}  perplexity {:6.2}  {protein}",
+            score.log_likelihood(),
+            score.perplexity()
+        );
+    }
+
+    let items: Vec<Item> = sequences.iter().map(|gene| Item::Gene(gene.to_string())).collect();
+    let vectors = model.embed(&items)?.to_vecs()?;
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let cosine = |a: &[f32], b: &[f32]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    for (i, gene) in genes.iter().enumerate() {
+        let others = (0..genes.len())
+            .filter(|other| *other != i)
+            .map(|other| (cosine(&vectors[i], &vectors[other]), other));
+        if let Some((cosine, nearest)) = others.max_by(|a, b| a.0.total_cmp(&b.0)) {
+            println!("{:10}  nearest {:10}  cosine {cosine:.3}", gene.id, genes[nearest].id);
+        }
+    }
+
+    let mut gene = String::from("ATG");
+    model.generate(&gene.as_str().into(), &Decoding { seed: 1, ..model.defaults() }, &mut |codon| {
+        if let Item::Gene(codon) = codon {
+            gene.push_str(&codon);
+        }
+        ControlFlow::Continue(())
+    })?;
+    let protein = translate(&gene);
+    println!("new         {protein}");
+    let record = Record { id: "new".into(), description: protein, sequence: gene };
+    fasta::write(&mut std::io::stdout(), &record, fasta::COLUMNS)
+}
