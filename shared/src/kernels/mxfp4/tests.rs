@@ -148,9 +148,14 @@ fn the_smallest_and_the_largest_scales() {
 
 #[test]
 fn weights_that_are_no_such_matrix_are_refused() {
-    for (blocks, scales, outputs, inputs) in
-        [(16, 1, 1, 33), (16, 1, 1, 31), (15, 1, 1, 32), (16, 2, 1, 32), (17, 1, 1, 32), (0, 0, usize::MAX, 96)]
-    {
+    for (blocks, scales, outputs, inputs) in [
+        (16, 1, 1, 33),
+        (16, 1, 1, 31),
+        (15, 1, 1, 32),
+        (16, 2, 1, 32),
+        (17, 1, 1, 32),
+        (0, 0, usize::MAX, 96),
+    ] {
         let error = Mxfp4::new(&vec![0; blocks], &vec![0; scales], outputs, inputs).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Input);
     }
