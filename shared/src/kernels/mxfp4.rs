@@ -123,69 +123,57 @@ fn linear_with(
     if y.is_empty() {
         return;
     }
-    // Rows of as many elements as whole vectors of every instruction set take.
-    let stride = w.inputs.next_multiple_of(BLOCK * lanes(isa) / 4);
-    let mut turned = Scratch::new(rows * stride);
+    let mut turned = Scratch::new(x.len());
     let x_turned = Shared(turned.as_mut_ptr());
-    // Only few rows are rounded here, the others where they are multiplied.
-    let round = compute == Compute::Bf16 && rows <= FEW_ROWS;
+    let few = rows <= FEW_ROWS;
     let turn = |row: usize| {
         // SAFETY: the scratch holds all rows, and each is written by one task.
-        let to = unsafe { std::slice::from_raw_parts_mut(x_turned.get().add(row * stride), stride) };
-        dispatch(isa, Turn { x: &x[row * w.inputs..][..w.inputs], to, round });
+        let to = unsafe { std::slice::from_raw_parts_mut(x_turned.get().add(row * w.inputs), w.inputs) };
+        dispatch(isa, Turn { x: &x[row * w.inputs..][..w.inputs], to, few, compute });
     };
-    if rows <= FEW_ROWS {
+    if few {
         (0..rows).for_each(turn);
         let size = (TASK_BYTES / (w.row() * (BLOCK_BYTES + 1)).max(1) / 4 * 4).max(4);
         let y = Shared(y.as_mut_ptr());
         parallel_for(w.outputs.div_ceil(size), |task| {
             let outputs = task * size..w.outputs.min((task + 1) * size);
-            dispatch(isa, Few { x: (x_turned.get(), stride), rows, w, outputs, bias, finish, y: y.get() });
+            dispatch(isa, Few { x: x_turned.get(), rows, w, outputs, bias, finish, y: y.get() });
         });
         return;
     }
     parallel_for(rows, turn);
     // SAFETY: all rows were written.
-    let x = unsafe { std::slice::from_raw_parts(x_turned.get(), rows * stride) };
-    let widen = |outputs: Range<usize>, to: &mut [Bf16]| dispatch(isa, Turned { w, outputs, stride, to });
-    linear_made(isa, x, rows, (w.outputs, stride), widen, bias, compute, finish, y);
+    let x = unsafe { std::slice::from_raw_parts(x_turned.get(), x.len()) };
+    let widen = |outputs: Range<usize>, to: &mut [Bf16]| dispatch(isa, Widened { w, outputs, to });
+    linear_made(isa, x, rows, (w.outputs, w.inputs), widen, bias, compute, finish, y);
 }
 
-/// Lanes of the vectors that [`dispatch`] may choose, or more.
-fn lanes(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx512 => 16,
-        Isa::Avx2 => 8,
-        Isa::Neon | Isa::Portable => 4,
-    }
-}
-
-/// Copies a row of `x`, in the order of [`Simd::load_fp4`], zeros after it.
+/// Copies a row of `x`, each block in the order of the weights it meets.
 struct Turn<'a> {
     x: &'a [f32],
     to: &'a mut [f32],
-    /// Whether to bfloat16.
-    round: bool,
+    /// Whether they are unpacked in registers, else [`Widened`].
+    few: bool,
+    compute: Compute,
 }
 
 impl Task for Turn<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let per = S::LANES / 4;
-        self.to[self.x.len()..].fill(0.0);
-        for (group, x) in self.x.chunks(per * BLOCK).enumerate() {
-            let to = &mut self.to[group * per * BLOCK..][..per * BLOCK];
-            if x.len() < to.len() {
-                to.fill(0.0);
+        // Where many rows are rounded, that is done when they are multiplied.
+        let round = self.few && self.compute == Compute::Bf16;
+        let mut order = S::FP4_ORDER.map(usize::from);
+        if !self.few {
+            for (i, place) in order.iter_mut().enumerate() {
+                let (pair, rest) = (i / (2 * S::LANES), i % (2 * S::LANES));
+                *place = usize::from(S::FP4_ORDER[(2 * pair + rest % 2) * S::LANES + rest / 2]);
             }
-            for (b, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-                for v in 0..8 {
-                    for lane in 0..4 {
-                        let x = x[16 * (v / 4) + 4 * lane + v % 4];
-                        let rounded = f32::from_bits(to_bf16(x) << 16);
-                        to[v * S::LANES + 4 * b + lane] = if self.round { rounded } else { x };
-                    }
-                }
+        }
+        let (to, _) = self.to.as_chunks_mut::<BLOCK>();
+        for (to, x) in to.iter_mut().zip(self.x.as_chunks::<BLOCK>().0) {
+            for (to, from) in to.iter_mut().zip(order) {
+                let x = x[from % BLOCK];
+                *to = if round { f32::from_bits(to_bf16(x) << 16) } else { x };
             }
         }
     }
@@ -193,8 +181,8 @@ impl Task for Turn<'_> {
 
 /// Some outputs of at most [`FEW_ROWS`] rows, the weights unpacked in registers.
 struct Few<'a> {
-    /// Rows in the order of [`Simd::load_fp4`], and the distance from one to the next.
-    x: (*const f32, usize),
+    /// Rows whose blocks are in [`Simd::FP4_ORDER`].
+    x: *const f32,
     rows: usize,
     w: &'a Mxfp4<'a>,
     outputs: Range<usize>,
@@ -256,110 +244,57 @@ impl Few<'_> {
     }
 }
 
-/// The products of `M` rows with one row of weights, to be summed over the lanes.
+/// The products of `M` rows with one row of `count` blocks, to be summed over the lanes.
 #[inline(always)]
 unsafe fn dot<S: Simd, const M: usize>(
-    x: (*const f32, usize),
+    x: *const f32,
     (blocks, scales): (*const u8, *const u8),
     count: usize,
 ) -> [S::V; M] {
-    let per = S::LANES / 4;
-    // SAFETY: promised by the caller; the rest is copied to where whole vectors may be read.
+    // SAFETY: promised by the caller.
     unsafe {
         let mut sums = [S::splat(0.0); M];
-        let mut i = 0;
-        while i + per <= count {
-            let weights = (blocks.add(i * BLOCK_BYTES), scales.add(i));
-            add_blocks::<S, M>((x.0.add(i * BLOCK), x.1), weights, &mut sums);
-            i += per;
-        }
-        if i < count {
-            let (blocks, scales) = rest(blocks.add(i * BLOCK_BYTES), scales.add(i), count - i);
-            let weights = (blocks.as_ptr(), scales.as_ptr());
-            add_blocks::<S, M>((x.0.add(i * BLOCK), x.1), weights, &mut sums);
+        for i in 0..count {
+            let weights = S::load_fp4(blocks.add(i * BLOCK_BYTES));
+            let scale = S::splat(SCALES[usize::from(*scales.add(i))]);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let x = x.add((r * count + i) * BLOCK);
+                let mut parts =
+                    [S::mul(weights[0], S::load(x)), S::mul(weights[1], S::load(x.add(S::LANES)))];
+                for v in 2..BLOCK / S::LANES {
+                    parts[v % 2] = S::fma(weights[v], S::load(x.add(v * S::LANES)), parts[v % 2]);
+                }
+                *sum = S::fma(S::add(parts[0], parts[1]), scale, *sum);
+            }
         }
         sums
     }
 }
 
-/// The last blocks of a row, which do not fill a vector, and blocks of zeros.
-#[inline(always)]
-unsafe fn rest(blocks: *const u8, scales: *const u8, count: usize) -> ([u8; 4 * BLOCK_BYTES], [u8; 4]) {
-    let mut rest = ([0; 4 * BLOCK_BYTES], [0; 4]);
-    // SAFETY: promised by the caller; fewer than four blocks are left.
-    unsafe {
-        blocks.copy_to_nonoverlapping(rest.0.as_mut_ptr(), count * BLOCK_BYTES);
-        scales.copy_to_nonoverlapping(rest.1.as_mut_ptr(), count);
-    }
-    rest
-}
-
-/// Adds the products with as many blocks as a vector has.
-#[inline(always)]
-unsafe fn add_blocks<S: Simd, const M: usize>(
-    (x, stride): (*const f32, usize),
-    (blocks, scales): (*const u8, *const u8),
-    sums: &mut [S::V; M],
-) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        let weights = S::load_fp4(blocks);
-        let scales = S::load_by_fours(&SCALES, scales);
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let x = |v: usize| S::load(x.add(r * stride + v * S::LANES));
-            let mut parts = [S::mul(weights[0], x(0)), S::mul(weights[1], x(1))];
-            for v in 2..8 {
-                parts[v % 2] = S::fma(weights[v], x(v), parts[v % 2]);
-            }
-            *sum = S::fma(S::add(parts[0], parts[1]), scales, *sum);
-        }
-    }
-}
-
-/// Widens the rows of some outputs to bfloat16, exactly, in the order of [`Simd::load_fp4`], zeros after them.
-struct Turned<'a> {
+/// Widens the rows of some outputs to bfloat16, exactly. In each block, what vectors of [`Simd::FP4_ORDER`] hold in the
+/// same lane stands side by side, two vectors at a time.
+struct Widened<'a> {
     w: &'a Mxfp4<'a>,
     outputs: Range<usize>,
-    /// Elements of a row.
-    stride: usize,
     to: &'a mut [Bf16],
 }
 
-impl Task for Turned<'_> {
+impl Task for Widened<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (per, count) = (S::LANES / 4, self.w.row());
-        for (o, to) in self.outputs.zip(self.to.chunks_exact_mut(self.stride.max(1))) {
-            let blocks = self.w.blocks[o * count * BLOCK_BYTES..].as_ptr();
-            let scales = self.w.scales[o * count..].as_ptr();
-            let to = to.as_mut_ptr().cast::<u16>();
-            let mut i = 0;
-            // SAFETY: the row has so many blocks, and `to` room for whole vectors of them.
+        let (start, end) = (self.outputs.start * self.w.row(), self.outputs.end * self.w.row());
+        let (blocks, _) = self.w.blocks[start * BLOCK_BYTES..].as_chunks::<BLOCK_BYTES>();
+        let (to, _) = self.to.as_chunks_mut::<BLOCK>();
+        for ((to, block), scale) in to.iter_mut().zip(blocks).zip(&self.w.scales[start..end]) {
+            // SAFETY: the block is read and the room filled, both whole.
             unsafe {
-                while i + per <= count {
-                    widen::<S>(blocks.add(i * BLOCK_BYTES), scales.add(i), to.add(i * BLOCK));
-                    i += per;
+                let weights = S::load_fp4(block.as_ptr());
+                let scale = S::splat(SCALES[usize::from(*scale)]);
+                for v in (0..BLOCK / S::LANES).step_by(2) {
+                    let to = to.as_mut_ptr().add(v * S::LANES);
+                    S::store_bf16(to.cast(), S::mul(weights[v], scale), S::mul(weights[v + 1], scale));
                 }
-                if i < count {
-                    let (blocks, scales) = rest(blocks.add(i * BLOCK_BYTES), scales.add(i), count - i);
-                    widen::<S>(blocks.as_ptr(), scales.as_ptr(), to.add(i * BLOCK));
-                    i += per;
-                }
-                let end = i * BLOCK;
-                std::slice::from_raw_parts_mut(to.add(end), self.stride.saturating_sub(end)).fill(0);
             }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn widen<S: Simd>(blocks: *const u8, scales: *const u8, to: *mut u16) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        let weights = S::load_fp4(blocks);
-        let scales = S::load_by_fours(&SCALES, scales);
-        for (v, weights) in weights.into_iter().enumerate() {
-            S::store_bf16(to.add(v * S::LANES), S::mul(weights, scales));
         }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) trait Simd: Copy + 'static {
     const DOT_ROWS: usize;
     /// Rows of the panel tile: with two vectors of columns it fills the registers.
     const PANEL_ROWS: usize;
+    /// Which numbers the lanes of [`Simd::load_fp4`] hold, one vector after the other: what takes least unpacking.
+    const FP4_ORDER: [u8; 32];
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
@@ -67,13 +69,11 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Transposes a square of `LANES` rows: row `i` is read at `src + i * LANES`, and written to `dst + i * stride`.
     unsafe fn transpose(src: *const f32, dst: *mut f32, stride: usize);
-    /// The upper halves: bfloat16, exact for what is one.
-    unsafe fn store_bf16(p: *mut u16, v: Self::V);
-    /// The FP4 numbers of `LANES / 4` blocks of 32, two numbers a byte, the first in the lower half. Lane `4 b + l` of
-    /// vector `v` is number `16 (v / 4) + 4 l + v % 4` of block `b`: the order in which they are unpacked soonest.
+    /// The upper halves, which are bfloat16, the first lane of `a`, the first of `b`, the second of `a` and so on.
+    unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V);
+    /// The FP4 numbers in 16 bytes, two a byte, the first in the lower half: in the first `32 / LANES` vectors, in the
+    /// order of [`Simd::FP4_ORDER`].
     unsafe fn load_fp4(p: *const u8) -> [Self::V; 8];
-    /// The elements of `table` that the next `LANES / 4` bytes name, each in four lanes side by side.
-    unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> Self::V;
 
     /// The first `n < LANES` elements, then zeros.
     #[inline(always)]
@@ -132,6 +132,19 @@ const FP4_BYTES: [[u8; 16]; 2] = {
     bytes
 };
 
+/// The numbers of a block in the order in which vectors of 128 bits unpack them: of each 16 every fourth, from the first
+/// on, then from the second on.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const FP4_FOURS: [u8; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 16 * 16 + i / 4 % 4 + i % 4 * 4) as u8;
+        i += 1;
+    }
+    order
+};
+
 /// e to the power of `x`, for `x` up to 88, within 2 units in the last place; 0 where that is subnormal.
 ///
 /// # Safety
@@ -173,6 +186,15 @@ impl Simd for Portable {
     const LANES: usize = 4;
     const DOT_ROWS: usize = 2;
     const PANEL_ROWS: usize = 4;
+    const FP4_ORDER: [u8; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = i as u8;
+            i += 1;
+        }
+        order
+    };
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -243,9 +265,15 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn store_bf16(p: *mut u16, v: Self::V) {
-        // SAFETY: four elements may be written.
-        unsafe { p.cast::<[u16; 4]>().write_unaligned(v.map(|x| (x.to_bits() >> 16) as u16)) }
+    unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V) {
+        for i in 0..4 {
+            // SAFETY: eight elements may be written.
+            unsafe {
+                p.add(2 * i)
+                    .cast::<[u16; 2]>()
+                    .write_unaligned([a[i], b[i]].map(|x| (x.to_bits() >> 16) as u16))
+            };
+        }
     }
     #[inline(always)]
     unsafe fn load_fp4(p: *const u8) -> [Self::V; 8] {
@@ -254,22 +282,17 @@ impl Simd for Portable {
         let mut numbers = [[0.0; 4]; 8];
         for (v, numbers) in numbers.iter_mut().enumerate() {
             for (lane, number) in numbers.iter_mut().enumerate() {
-                let i = 16 * (v / 4) + 4 * lane + v % 4;
+                let i = 4 * v + lane;
                 *number = FP4[usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15)];
             }
         }
         numbers
     }
-    #[inline(always)]
-    unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> Self::V {
-        // SAFETY: one byte may be read.
-        [table[usize::from(unsafe { *p })]; 4]
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::{FP4_BYTES, Simd, Task};
+    use super::{FP4, FP4_BYTES, FP4_FOURS, Simd, Task};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -294,6 +317,7 @@ pub(crate) mod x86 {
         const LANES: usize = 8;
         const DOT_ROWS: usize = 3;
         const PANEL_ROWS: usize = 6;
+        const FP4_ORDER: [u8; 32] = FP4_FOURS;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
@@ -387,12 +411,10 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn store_bf16(p: *mut u16, v: __m256) {
+        unsafe fn store_bf16(p: *mut u16, a: __m256, b: __m256) {
             unsafe {
-                let upper = _mm256_set1_epi64x(0x0f0e_0b0a_0706_0302);
-                let halves = _mm256_shuffle_epi8(_mm256_castps_si256(v), upper);
-                let halves = _mm256_permute4x64_epi64::<0x08>(halves);
-                _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(halves));
+                let a = _mm256_srli_epi32::<16>(_mm256_castps_si256(a));
+                _mm256_storeu_si256(p.cast(), _mm256_blend_epi16::<0xaa>(a, _mm256_castps_si256(b)));
             }
         }
         #[inline(always)]
@@ -400,34 +422,20 @@ pub(crate) mod x86 {
             unsafe {
                 let upper = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
                 let lower = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
-                let nibble = _mm256_set1_epi8(15);
-                let bytes = _mm256_loadu_si256(p.cast());
-                let even = _mm256_and_si256(bytes, nibble);
-                let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
-                let even = (_mm256_shuffle_epi8(lower, even), _mm256_shuffle_epi8(upper, even));
-                let odd = (_mm256_shuffle_epi8(lower, odd), _mm256_shuffle_epi8(upper, odd));
-                // Pairs of bfloat16: in each 128 bits, eight numbers of one block.
-                let pairs = [
-                    _mm256_unpacklo_epi8(even.0, even.1),
-                    _mm256_unpacklo_epi8(odd.0, odd.1),
-                    _mm256_unpackhi_epi8(even.0, even.1),
-                    _mm256_unpackhi_epi8(odd.0, odd.1),
-                ];
+                // Every first number in one half, every second in the other.
+                let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()));
+                let halves = _mm256_srlv_epi64(bytes, _mm256_setr_epi64x(0, 0, 4, 4));
+                let codes = _mm256_and_si256(halves, _mm256_set1_epi8(15));
+                let (lower, upper) = (_mm256_shuffle_epi8(lower, codes), _mm256_shuffle_epi8(upper, codes));
+                // Pairs of bfloat16.
+                let pairs = [_mm256_unpacklo_epi8(lower, upper), _mm256_unpackhi_epi8(lower, upper)];
                 let second = _mm256_set1_epi32(0xffff_0000_u32 as i32);
                 let mut numbers = [_mm256_setzero_ps(); 8];
-                for i in 0..4 {
-                    let v = 4 * (i / 2) + i % 2;
-                    numbers[v] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i]));
-                    numbers[v + 2] = _mm256_castsi256_ps(_mm256_and_si256(pairs[i], second));
+                for i in 0..2 {
+                    numbers[2 * i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i]));
+                    numbers[2 * i + 1] = _mm256_castsi256_ps(_mm256_and_si256(pairs[i], second));
                 }
                 numbers
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> __m256 {
-            unsafe {
-                let first = _mm256_set1_ps(table[usize::from(*p)]);
-                _mm256_blend_ps::<0xf0>(first, _mm256_set1_ps(table[usize::from(*p.add(1))]))
             }
         }
     }
@@ -449,6 +457,16 @@ pub(crate) mod x86 {
         const LANES: usize = 16;
         const DOT_ROWS: usize = 6;
         const PANEL_ROWS: usize = 12;
+        /// The lower halves of all bytes, then the upper ones.
+        const FP4_ORDER: [u8; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i % 16 * 2 + i / 16) as u8;
+                i += 1;
+            }
+            order
+        };
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
@@ -553,49 +571,23 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn store_bf16(p: *mut u16, v: __m512) {
+        unsafe fn store_bf16(p: *mut u16, a: __m512, b: __m512) {
             unsafe {
-                let upper = _mm512_srli_epi32::<16>(_mm512_castps_si512(v));
-                _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(upper));
+                let a = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));
+                let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_castps_si512(b));
+                _mm512_storeu_si512(p.cast(), both);
             }
         }
         #[inline(always)]
         unsafe fn load_fp4(p: *const u8) -> [__m512; 8] {
             unsafe {
-                let upper = _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
-                let lower = _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
-                let nibble = _mm512_set1_epi8(15);
-                let bytes = _mm512_loadu_si512(p.cast());
-                let even = _mm512_and_si512(bytes, nibble);
-                let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble);
-                let even = (_mm512_shuffle_epi8(lower, even), _mm512_shuffle_epi8(upper, even));
-                let odd = (_mm512_shuffle_epi8(lower, odd), _mm512_shuffle_epi8(upper, odd));
-                // Pairs of bfloat16: in each 128 bits, eight numbers of one block.
-                let pairs = [
-                    _mm512_unpacklo_epi8(even.0, even.1),
-                    _mm512_unpacklo_epi8(odd.0, odd.1),
-                    _mm512_unpackhi_epi8(even.0, even.1),
-                    _mm512_unpackhi_epi8(odd.0, odd.1),
-                ];
-                let second = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                let table = _mm512_loadu_ps(FP4.as_ptr());
+                // Only the lowest four bits of an index count.
+                let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
                 let mut numbers = [_mm512_setzero_ps(); 8];
-                for i in 0..4 {
-                    let v = 4 * (i / 2) + i % 2;
-                    numbers[v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs[i]));
-                    numbers[v + 2] = _mm512_castsi512_ps(_mm512_and_si512(pairs[i], second));
-                }
+                numbers[0] = _mm512_permutexvar_ps(codes, table);
+                numbers[1] = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table);
                 numbers
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> __m512 {
-            unsafe {
-                let mut elements = _mm512_set1_ps(table[usize::from(*p)]);
-                for i in 1..4 {
-                    let next = _mm512_set1_ps(table[usize::from(*p.add(i))]);
-                    elements = _mm512_mask_mov_ps(elements, 15 << (4 * i), next);
-                }
-                elements
             }
         }
         #[inline(always)]
@@ -622,7 +614,7 @@ pub(crate) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon {
-    use super::{FP4_BYTES, Simd};
+    use super::{FP4_BYTES, FP4_FOURS, Simd};
     use std::arch::aarch64::*;
 
     #[derive(Clone, Copy)]
@@ -635,6 +627,7 @@ pub(crate) mod neon {
         const LANES: usize = 4;
         const DOT_ROWS: usize = 5;
         const PANEL_ROWS: usize = 12;
+        const FP4_ORDER: [u8; 32] = FP4_FOURS;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {
@@ -720,8 +713,11 @@ pub(crate) mod neon {
             }
         }
         #[inline(always)]
-        unsafe fn store_bf16(p: *mut u16, v: float32x4_t) {
-            unsafe { vst1_u16(p, vshrn_n_u32::<16>(vreinterpretq_u32_f32(v))) }
+        unsafe fn store_bf16(p: *mut u16, a: float32x4_t, b: float32x4_t) {
+            unsafe {
+                let (a, b) = (vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b));
+                vst1q_u16(p, vreinterpretq_u16_u32(vsriq_n_u32::<16>(b, a)));
+            }
         }
         #[inline(always)]
         unsafe fn load_fp4(p: *const u8) -> [float32x4_t; 8] {
@@ -748,10 +744,6 @@ pub(crate) mod neon {
                 }
                 numbers
             }
-        }
-        #[inline(always)]
-        unsafe fn load_by_fours(table: &[f32; 256], p: *const u8) -> float32x4_t {
-            unsafe { vdupq_n_f32(table[usize::from(*p)]) }
         }
     }
 }
