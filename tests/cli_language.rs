@@ -1,7 +1,5 @@
 //! The verbs over models of code, of thoughts and of genes.
 
-#[path = "support/checkpoint.rs"]
-mod checkpoint;
 #[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
@@ -12,6 +10,7 @@ use serde_json::json;
 
 const CODE: &str = "tests/parity/starcoder/generate_fim_text/model";
 const GENES: &str = "tests/parity/genslm/embed_sequences/model";
+const TALK: &str = "tests/parity/gpt_oss/generate_conversation/model";
 const PREFIX: &str = "def add(a, b):\n    ";
 const SUFFIX: &str = "\n    return total\n";
 
@@ -58,8 +57,12 @@ fn a_gap_is_filled_however_it_is_given() {
 }
 
 #[test]
-fn what_stands_after_a_gap_counts() {
-    assert_ne!(filled(PREFIX, SUFFIX, false), filled(PREFIX, "\n    print(b)\n", false));
+fn what_stands_around_a_gap_says_what_is_in_it() {
+    let factorial = filled("def factorial(n):\n", "\n    return n * factorial(n - 1)\n", true);
+    assert_eq!(factorial, "    if n < 2:\n        return 1");
+    let area =
+        filled("def area(width, height):\n    \"\"\"The area of a rectangle.\"\"\"\n    return ", "\n", true);
+    assert_eq!(area, "width * height");
 }
 
 #[test]
@@ -159,35 +162,22 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
 }
 
 #[test]
-fn a_conversation_with_gpt_oss_is_held_in_its_own_format() {
-    let folder = checkpoint::with_words("gpt_oss", "<|start|>", "<|return|>");
-    let file = folder.path().join("tokenizer.json");
-    let mut tokenizer: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    for (mark, id) in [("<|channel|>", 50), ("<|message|>", 51), ("<|end|>", 52)] {
-        tokenizer["model"]["vocab"][mark] = id.into();
-        let mut added = tokenizer["added_tokens"][0].clone();
-        (added["content"], added["id"]) = (mark.into(), id.into());
-        tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
-    }
-    std::fs::write(file, tokenizer.to_string()).unwrap();
-    let talk = |how: &str| {
-        let done = run(&[
-            "run",
-            text(folder.path()),
-            "--chat",
-            "a red car",
-            "--reasoning",
-            how,
-            "--max-tokens",
-            "5",
-            "--json",
-        ]);
-        assert_eq!(done.status, 0, "{}", done.err);
-        json_lines(&done.out).remove(0)
-    };
-    // The format itself is tested where it is written; here it must hold together, and be the same each time.
-    assert_eq!(talk("low"), talk("low"));
-    let wrong = run(&["run", text(folder.path()), "--chat", "a", "--reasoning", "deep"]);
-    refused(&wrong, 2, &["deep", "low, medium, high"]);
+fn only_the_answer_of_a_thinking_model_is_shown() {
+    let ask = |how: &[&str]| run(&[&["run", TALK, "--chat", "Why is the sky blue?"], how].concat());
+    let answer = "Because air scatters blue light more than red.";
+    let plain = ask(&["--reasoning", "low"]);
+    served(&plain);
+    assert_eq!(plain.out.trim_end(), answer);
+    let shown = ask(&["--show-reasoning"]);
+    assert_eq!((shown.status, shown.out.trim_end()), (0, answer));
+    assert_eq!(shown.err, "Scattering of short waves by air.\n");
+    let told = ask(&["--reasoning", "high", "--json"]);
+    served(&told);
+    let told = json_lines(&told.out).remove(0);
+    assert_eq!(told["text"], answer);
+    assert!(told["reasoning"].as_str().unwrap().starts_with("Blue light has short waves."), "{told}");
+    let cut = ask(&["--reasoning", "high", "--max-tokens", "9"]);
+    assert_eq!(cut.status, 0);
+    assert!(cut.err.contains("still thinking") && cut.err.contains("--max-tokens"), "{}", cut.err);
+    refused(&ask(&["--reasoning", "deep"]), 2, &["deep", "low, medium, high"]);
 }
