@@ -18,6 +18,8 @@ struct Sample {
     family: &'static Family,
     folder: TempDir,
     tensors: Vec<(String, Vec<usize>)>,
+    /// Those among them that are bytes.
+    packed: Vec<String>,
     /// Whether any of its matrices has rows that fill blocks.
     has_blocks: bool,
 }
@@ -30,10 +32,12 @@ impl Sample {
         let (_, inventory) = fauna::inventory(source, &Options::default()).expect(family.name);
         let kind = fauna::nn::block_kind("q4_0").unwrap();
         let fits = |(name, shape): &(String, Vec<usize>)| {
-            inventory.matrices.get(name).is_some_and(|matrix| matrix.format(kind, shape[1]).is_some())
+            let matrix = inventory.matrices.get(name);
+            matrix.is_some_and(|matrix| matrix.inputs(shape).and_then(|n| matrix.format(kind, n)).is_some())
         };
         let has_blocks = inventory.tensors.iter().any(fits);
-        let sample = Self { family, folder, tensors: inventory.tensors, has_blocks };
+        let packed = inventory.packed.into_keys().collect();
+        let sample = Self { family, folder, tensors: inventory.tensors, packed, has_blocks };
         sample.write(&sample.tensors);
         sample
     }
@@ -43,12 +47,16 @@ impl Sample {
         let path = self.folder.path().join("model.safetensors");
         let plan = |(name, shape): &(String, Vec<usize>)| Planned {
             name: name.clone(),
-            storage: Storage::F32,
+            storage: if self.packed.contains(name) { Storage::U8 } else { Storage::F32 },
             shape: shape.clone(),
         };
         let planned: Vec<Planned> = tensors.iter().map(plan).collect();
         let seeded = Weights::seeded(SEED, Runtime::cpu());
         write_safetensors(&path, &Metadata::new(), &planned, |tensor| {
+            if tensor.storage == Storage::U8 {
+                let bytes = seeded.packed(&tensor.name, &tensor.shape, 0)?;
+                return Ok(bytes.expect("a seed makes every tensor").to_vec());
+            }
             let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
             Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
         })

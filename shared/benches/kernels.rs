@@ -5,6 +5,7 @@
 use fauna_shared::kernels::attention::{Causal, Mask, Sizes, View, attend};
 use fauna_shared::kernels::cpu::isa;
 use fauna_shared::kernels::matmul::{Compute, Dense, Elem, Layout, linear};
+use fauna_shared::kernels::mxfp4::{self, Mxfp4};
 use fauna_shared::kernels::pool;
 use std::hint::black_box;
 use std::time::Instant;
@@ -86,6 +87,30 @@ fn main() {
                 row(&name, seconds, 2.0 * (rows * k * n) as f64, bytes as f64);
             }
         }
+    }
+
+    // The experts of gpt-oss.
+    for rows in [1, 2, 4, 8, 32, 512] {
+        let (k, n) = (2880, 5760);
+        let name = format!("mxfp4 {rows}x{k}x{n}");
+        if !wanted(&name) {
+            continue;
+        }
+        let (blocks, scales) = (n * k / 2, n * k / mxfp4::BLOCK);
+        let copies = if rows < 16 { MEMORY / blocks } else { 1 };
+        let data: Vec<u8> = (0..blocks * copies).map(|i| (i * 7 % 251) as u8).collect();
+        let powers = vec![120; scales * copies];
+        let x = vec![0.01f32; rows * k];
+        let mut y = vec![0f32; rows * n];
+        let seconds = time(|| {
+            for (blocks, scales) in data.chunks_exact(blocks).zip(powers.chunks_exact(scales)) {
+                let weight = Mxfp4::new(blocks, scales, n, k).unwrap();
+                mxfp4::linear(black_box(&x), rows, &weight, None, Compute::F32, None, &mut y);
+            }
+            black_box(&mut y);
+        });
+        let seconds = seconds / copies as f64;
+        row(&name, seconds, 2.0 * (rows * k * n) as f64, (blocks + scales) as f64);
     }
 
     for (batch, heads, kv_heads, queries, keys, dim, causal) in [

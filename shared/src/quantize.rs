@@ -15,7 +15,7 @@ use crate::nn::block_name;
 use crate::progress::{Progress, Unit};
 use crate::runtime::Runtime;
 use crate::source::{File, Wanted, select};
-use crate::weights::{Inventory, MatrixUse, Name, quantized, widen};
+use crate::weights::{Inventory, MatrixUse, Name, entries_of, quantized, widen};
 use crate::zoo::{Options, Zoo};
 use crate::{Error, ErrorKind, Result};
 
@@ -112,14 +112,23 @@ impl Part<'_> {
 
     fn convert(&self) -> Result<Vec<u8>> {
         if let Some((kind, layout)) = self.target {
-            let [outputs, inputs] = self.planned.shape[..] else {
-                return Err(Error::input("only a matrix can be in blocks"));
+            return match self.planned.shape[..] {
+                [outputs, inputs] => Ok(quantized(self.stored, layout, (outputs, inputs), kind)?.to_vec()),
+                [_, outputs, inputs] => {
+                    // One matrix after the other, as they are read.
+                    let mut bytes = Vec::new();
+                    for matrix in entries_of(&self.planned.name, self.stored)? {
+                        bytes.extend_from_slice(&quantized(&matrix, layout, (outputs, inputs), kind)?);
+                    }
+                    Ok(bytes)
+                }
+                _ => Err(Error::input("only a matrix can be in blocks")),
             };
-            return Ok(quantized(self.stored, layout, (outputs, inputs), kind)?.to_vec());
         }
-        let bytes = match self.stored.storage == self.planned.storage {
-            true => self.stored.bytes.to_vec(),
-            false => widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        let bytes = match (self.stored.storage, self.planned.storage) {
+            (Storage::U8, Storage::I8) => self.stored.bytes.to_vec(),
+            (stored, planned) if stored == planned => self.stored.bytes.to_vec(),
+            _ => widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect(),
         };
         self.stored.bytes.release();
         Ok(bytes)
@@ -157,31 +166,45 @@ fn plan<'a>(
 
 fn part<'a>(official: &str, stored: &'a Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Part<'a> {
     let target = target(stored, matrix, kind);
-    let (storage, shape) = match (target, stored.storage) {
-        (Some((kind, outputs, inputs, _)), _) => (Storage::Block(kind), vec![outputs, inputs]),
-        (None, Storage::F64) => (Storage::F32, stored.shape.clone()),
-        (None, storage) => (storage, stored.shape.clone()),
+    let shape = target.as_ref().map_or(&stored.shape, |target| &target.shape).clone();
+    let storage = match (&target, stored.storage) {
+        (Some(target), _) => Storage::Block(target.kind),
+        (None, Storage::F64) => Storage::F32,
+        // GGUF has signed bytes only; whoever reads bytes takes either.
+        (None, Storage::U8) => Storage::I8,
+        (None, storage) => storage,
     };
     let planned = Planned { name: official.to_string(), storage, shape };
-    Part { planned, stored, target: target.map(|(kind, _, _, layout)| (kind, layout)) }
+    Part { planned, stored, target: target.map(|target| (target.kind, target.layout)) }
 }
 
-/// The format, outputs, inputs and present layout of a matrix that becomes smaller.
-fn target(
-    stored: &Stored,
-    matrix: Option<MatrixUse>,
+/// What a matrix, or a stack of them, is brought to.
+struct Target {
     kind: GgmlDType,
-) -> Option<(GgmlDType, usize, usize, Layout)> {
-    let matrix = matrix?;
-    let [rows, columns] = stored.shape[..] else { return None };
-    let (outputs, inputs, layout) = match (matrix, stored.storage) {
-        (MatrixUse::TransposedMap, Storage::Block(_)) => (rows, columns, Layout::OutIn),
-        (MatrixUse::TransposedMap, _) => (columns, rows, Layout::InOut),
-        _ => (rows, columns, Layout::OutIn),
+    shape: Vec<usize>,
+    /// How each matrix lies in the source.
+    layout: Layout,
+}
+
+/// The target of a matrix that becomes smaller.
+fn target(stored: &Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option<Target> {
+    let (matrix, in_blocks) = (matrix?, matches!(stored.storage, Storage::Block(_)));
+    let (shape, layout) = match (matrix, &stored.shape[..]) {
+        (MatrixUse::TransposedMap, [inputs, outputs]) if !in_blocks => {
+            (vec![*outputs, *inputs], Layout::InOut)
+        }
+        (MatrixUse::Experts, [count, inputs, outputs]) if !in_blocks => {
+            (vec![*count, *outputs, *inputs], Layout::InOut)
+        }
+        (MatrixUse::Experts, shape @ [_, _, _]) => (shape.to_vec(), Layout::OutIn),
+        (MatrixUse::Map | MatrixUse::TransposedMap | MatrixUse::Table, shape @ [_, _]) => {
+            (shape.to_vec(), Layout::OutIn)
+        }
+        _ => return None,
     };
-    let kind = matrix.format(kind, inputs)?;
-    let smaller = Storage::Block(kind).byte_len(&[outputs, inputs])? < stored.bytes.len();
-    (smaller || !matches!(stored.storage, Storage::Block(_))).then_some((kind, outputs, inputs, layout))
+    let kind = matrix.format(kind, *shape.last()?)?;
+    let smaller = Storage::Block(kind).byte_len(&shape)? < stored.bytes.len();
+    (smaller || !in_blocks).then_some(Target { kind, shape, layout })
 }
 
 fn is_gguf(checkpoint: &Checkpoint) -> bool {

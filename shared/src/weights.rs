@@ -96,6 +96,12 @@ struct Ledger {
     missing: BTreeMap<String, Vec<usize>>,
     /// Names whose shapes differ: in the file, wanted.
     misshaped: BTreeMap<String, (Vec<usize>, Vec<usize>)>,
+    /// Names that should be bytes, and what the file holds.
+    mistyped: BTreeMap<String, Storage>,
+    /// Names of bytes that hold weights, and how many.
+    packed: BTreeMap<String, u64>,
+    /// Matrices handed out in place of those that a stack should hold.
+    stand_ins: usize,
 }
 
 /// What a matrix is for.
@@ -107,6 +113,8 @@ pub enum MatrixUse {
     TransposedMap,
     /// Its rows are looked up; stored `[count, width]`.
     Table,
+    /// It is a stack of maps; stored `[count, inputs, outputs]`, in blocks `[count, outputs, inputs]`.
+    Experts,
 }
 
 impl MatrixUse {
@@ -114,8 +122,19 @@ impl MatrixUse {
     /// no block. Tables never go below 8 bits.
     pub fn format(self, kind: GgmlDType, inputs: usize) -> Option<GgmlDType> {
         match self {
-            Self::Map | Self::TransposedMap => blocks::fitting(kind, inputs),
+            Self::Map | Self::TransposedMap | Self::Experts => blocks::fitting(kind, inputs),
             Self::Table => blocks::fitting(GgmlDType::Q8_0, inputs),
+        }
+    }
+
+    /// The inputs of a matrix, or of each of a stack, that is stored in `shape` and not in blocks; none if that is no
+    /// shape of one.
+    pub fn inputs(self, shape: &[usize]) -> Option<usize> {
+        match (self, shape) {
+            (Self::Map | Self::Table, [_, inputs])
+            | (Self::TransposedMap, [inputs, _])
+            | (Self::Experts, [_, inputs, _]) => Some(*inputs),
+            _ => None,
         }
     }
 }
@@ -127,7 +146,9 @@ pub struct Inventory {
     pub tensors: Vec<(String, Vec<usize>)>,
     /// Those among them that may be stored in blocks, and what they are for.
     pub matrices: BTreeMap<String, MatrixUse>,
-    /// Elements in all of them.
+    /// Those among them that are bytes of a format of the release's own, and how many weights each holds.
+    pub packed: BTreeMap<String, u64>,
+    /// Weights in all of them.
     pub parameters: u64,
 }
 
@@ -148,7 +169,13 @@ impl Weights {
                 Name::To(name) => whole(name),
                 Name::Entries { before, after } => {
                     let entries = entries_of(official, stored).map_err(|error| error.at(&label))?;
-                    (0..).zip(entries).map(|(i, entry)| (format!("{before}{i}{after}"), entry)).collect()
+                    let entry = |(i, stored): (usize, Stored)| {
+                        (
+                            format!("{before}{i}{after}"),
+                            Entry { stored, official: format!("{official}[{i}]") },
+                        )
+                    };
+                    entries.into_iter().enumerate().map(entry).collect()
                 }
                 Name::Ignore => continue,
             };
@@ -292,10 +319,7 @@ impl Weights {
                 Stored { storage: Storage::F32, shape: vec![outputs, inputs], bytes }
             }
         };
-        match self.runtime().device() {
-            Device::Cpu => self.place_on_host(&stored, Layout::OutIn, (outputs, inputs), None),
-            device => self.place_on_device(&stored, Layout::OutIn, (outputs, inputs), None, device),
-        }
+        self.place_stored(&stored, Layout::OutIn, (outputs, inputs), None)
     }
 
     /// Ends the load.
@@ -314,13 +338,18 @@ impl Weights {
                 })
                 .map(|(_, entry)| entry)
                 .collect();
-            if !(ledger.missing.is_empty() && ledger.misshaped.is_empty() && unread.is_empty()) {
+            if ledger.problems() > 0 || !unread.is_empty() {
                 return Err(ledger.report(tensors, &unread).at(label));
             }
         }
-        let parameters = ledger.read.values().fold(0, |all: u64, shape| all.saturating_add(count(shape)));
+        let weights = |(name, shape): (&String, &Vec<usize>)| match ledger.packed.get(name) {
+            Some(weights) => *weights,
+            None => count(shape),
+        };
+        let parameters = ledger.read.iter().map(weights).fold(0, u64::saturating_add);
         let tensors = ledger.read.clone().into_iter().collect();
-        Ok(Inventory { tensors, matrices: ledger.matrices.clone(), parameters })
+        let (matrices, packed) = (ledger.matrices.clone(), ledger.packed.clone());
+        Ok(Inventory { tensors, matrices, packed, parameters })
     }
 
     fn path(&self, name: &str) -> String {
@@ -374,7 +403,7 @@ impl Weights {
                             ledger.missing.insert(path.to_string(), wanted.to_vec());
                         }
                     }
-                    if ledger.missing.len() + ledger.misshaped.len() >= ENOUGH_PROBLEMS {
+                    if ledger.problems() >= ENOUGH_PROBLEMS {
                         return Err(ledger.report(tensors, &[]).at(label));
                     }
                     Ok(Found::Nothing)
@@ -403,9 +432,28 @@ impl Weights {
                 Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
             }
         };
+        self.place_stored(&stored, layout, (outputs, inputs), quantize)
+    }
+
+    /// The matrix in `stored` where the runtime wants it.
+    fn place_stored(
+        &self,
+        stored: &Stored,
+        layout: Layout,
+        shape: (usize, usize),
+        quantize: Option<GgmlDType>,
+    ) -> Result<Matrix> {
         match self.runtime().device() {
-            Device::Cpu => self.place_on_host(&stored, layout, (outputs, inputs), quantize),
-            device => self.place_on_device(&stored, layout, (outputs, inputs), quantize, device),
+            Device::Cpu => self.place_on_host(stored, layout, shape, quantize),
+            device => self.place_on_device(stored, layout, shape, quantize, device),
+        }
+    }
+
+    /// What the CPU's products are computed in.
+    fn compute(&self) -> Compute {
+        match self.runtime().precision() {
+            Precision::Bf16 => Compute::Bf16,
+            Precision::F32 | Precision::F16 => Compute::F32,
         }
     }
 
@@ -416,11 +464,7 @@ impl Weights {
         shape: (usize, usize),
         quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
-        let runtime = self.runtime();
-        let compute = match runtime.precision() {
-            Precision::Bf16 => Compute::Bf16,
-            Precision::F32 | Precision::F16 => Compute::F32,
-        };
+        let (runtime, compute) = (self.runtime(), self.compute());
         match (stored.storage, quantize) {
             (Storage::Block(kind), _) if !runtime.dequantize() => {
                 return Matrix::blocks(stored.bytes.clone(), kind, shape);
@@ -476,15 +520,14 @@ impl Weights {
     }
 }
 
-/// The entries of the first axis of `stored`, where they lie.
-fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Entry>> {
+/// The entries of the first axis of `stored`, called `official` in its file, where they lie.
+pub(crate) fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Stored>> {
     let whole = || Error::new(ErrorKind::Mismatch, format!("{official} {:?} is no stack", stored.shape));
     let (count, shape) = stored.shape.split_first().ok_or_else(whole)?;
     let length = stored.storage.byte_len(shape).filter(|length| *length > 0).ok_or_else(whole)?;
     let entry = |i: usize| {
         let bytes = stored.bytes.slice(i * length..(i + 1) * length).ok_or_else(whole)?;
-        let stored = Stored { storage: stored.storage, shape: shape.to_vec(), bytes };
-        Ok(Entry { stored, official: format!("{official}[{i}]") })
+        Ok(Stored { storage: stored.storage, shape: shape.to_vec(), bytes })
     };
     (0..*count).map(entry).collect()
 }
@@ -521,6 +564,10 @@ enum Found<'a> {
 }
 
 impl Ledger {
+    fn problems(&self) -> usize {
+        self.missing.len() + self.misshaped.len() + self.mistyped.len()
+    }
+
     /// Everything wrong, five lines a kind at most.
     fn report(&self, tensors: &BTreeMap<String, Entry>, unread: &[&Entry]) -> Error {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
@@ -530,6 +577,9 @@ impl Ledger {
         }
         if !self.misshaped.is_empty() {
             counts.push(format!("{} of another shape", self.misshaped.len()));
+        }
+        if !self.mistyped.is_empty() {
+            counts.push(format!("{} of another type", self.mistyped.len()));
         }
         if !unread.is_empty() {
             counts.push(format!("{} that this model does not have", unread.len()));
@@ -548,6 +598,11 @@ impl Ledger {
             let _ = writeln!(lines, "shape    {official}  {found:?} in the file, {wanted:?} from the config");
         }
         more(&mut lines, self.misshaped.len());
+        for (name, found) in self.mistyped.iter().take(5) {
+            let official = tensors.get(name).map_or(name.as_str(), |entry| &entry.official);
+            let _ = writeln!(lines, "type     {official}  {found} in the file, bytes wanted");
+        }
+        more(&mut lines, self.mistyped.len());
         for entry in unread.iter().take(5) {
             let _ = writeln!(lines, "unread   {}  {:?}", entry.official, entry.stored.shape);
         }
@@ -654,6 +709,18 @@ pub(crate) fn quantized(
 
 /// Uniform values in ±0.05 (around 1 for vectors called weight, which are norms), a function of seed and name alone.
 fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let (elements, mut values) = room(path, shape)?;
+    let centre = if shape.len() == 1 && path.ends_with("weight") { 1.0 } else { 0.0 };
+    let value = |bits: u64| {
+        let unit = (bits >> 40) as f32 / (1u64 << 24) as f32;
+        centre + (unit - 0.5) * 0.1
+    };
+    values.extend(seeded_bits(seed, path).map(value).take(elements));
+    Ok(values)
+}
+
+/// How many elements `shape` has, and room for them.
+fn room<T>(path: &str, shape: &[usize]) -> Result<(usize, Vec<T>)> {
     let elements: usize = shape
         .iter()
         .try_fold(1usize, |product, n| product.checked_mul(*n))
@@ -662,21 +729,19 @@ fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
     values
         .try_reserve_exact(elements)
         .map_err(|e| Error::input(format!("{path} of {shape:?} does not fit in memory")).caused_by(e))?;
+    Ok((elements, values))
+}
+
+/// Random bits, a function of seed and name alone: SplitMix64 (Steele et al. 2014).
+fn seeded_bits(seed: u64, path: &str) -> impl Iterator<Item = u64> {
     let mut state = path.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let centre = if shape.len() == 1 && path.ends_with("weight") { 1.0 } else { 0.0 };
-    values.extend(
-        std::iter::repeat_with(|| {
-            // SplitMix64 (Steele et al. 2014); the upper 24 bits make the fraction.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
-            centre + (unit - 0.5) * 0.1
-        })
-        .take(elements),
-    );
-    Ok(values)
+    std::iter::repeat_with(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
 }

@@ -38,6 +38,78 @@ fn two_equal_keys_give_the_mean() {
 }
 
 #[test]
+fn a_sink_takes_its_share_and_gives_nothing() {
+    // All scores are zero, so a key weighs 1 and the sinks of the two heads 2 and 0: of two keys each has 1/4 or 1/2.
+    let q = tensor(vec![0.0; 4], &[1, 2, 2, 1]);
+    let k = tensor(vec![1.0; 2], &[1, 2, 1, 1]);
+    let v = tensor(vec![4.0, 12.0], &[1, 2, 1, 1]);
+    let sinks = tensor(vec![2f32.ln(), f32::NEG_INFINITY], &[2]);
+    let out = attend_with_sinks(&q, &k, &v, &Mask::causal(), 1.0, &sinks).unwrap();
+    close(&out, &tensor(vec![4.0 / 3.0, 4.0, 4.0, 8.0], &[1, 2, 2]), 1e-6);
+    // The window leaves the last query the last key.
+    let mask = Mask::causal().with_window(Some(1));
+    let out = attend_with_sinks(&q, &k, &v, &mask, 1.0, &sinks).unwrap();
+    close(&out, &tensor(vec![4.0 / 3.0, 4.0, 4.0, 12.0], &[1, 2, 2]), 1e-6);
+    // Scores far below the sink, and far above it.
+    let q = tensor(vec![-200.0, 200.0], &[1, 1, 2, 1]);
+    let k = tensor(vec![1.0], &[1, 1, 1, 1]);
+    let out = attend_with_sinks(&q, &k, &k, &Mask::causal(), 1.0, &tensor(vec![0.0; 2], &[2])).unwrap();
+    close(&out, &tensor(vec![0.0, 1.0], &[1, 1, 2]), 1e-6);
+    for wrong in [1, 3] {
+        let sinks = tensor(vec![0.0; wrong], &[wrong]);
+        assert!(attend_with_sinks(&q, &k, &k, &Mask::causal(), 1.0, &sinks).is_err(), "one sink a head");
+    }
+}
+
+#[test]
+fn sinks_by_kernel_and_by_candle_agree_and_can_be_learned() {
+    // Decoding splits the keys of a row between threads from 512 on; a window leaves most parts without any.
+    for (batch, queries, keys, heads, kv_heads, width) in [
+        (1, 1, 7, 4, 2, 6),
+        (2, 5, 9, 4, 1, 8),
+        (1, 40, 70, 6, 2, 32),
+        (1, 1, 1300, 8, 2, 16),
+        (2, 1, 700, 8, 8, 16),
+    ] {
+        let q = counted(&[batch, queries, heads, width], 0.37);
+        let k = counted(&[batch, keys, kv_heads, width], 0.53);
+        let v = counted(&[batch, keys, kv_heads, width], 0.71);
+        let sinks = tensor((0..heads).map(|head| head as f32 - 1.5).collect(), &[heads]);
+        let padding: Vec<Vec<bool>> =
+            (0..batch).map(|row| (0..keys).map(|key| key > 2 * row).collect()).collect();
+        for mask in [
+            Mask::full(),
+            Mask::causal(),
+            Mask::causal().with_window(Some(3)),
+            Mask::causal().with_window(Some(128)),
+            Mask::causal().with_padding(&padding).unwrap(),
+            Mask::causal().with_window(Some(6)).with_padding(&padding).unwrap(),
+        ] {
+            let fast = attend_with_sinks(&q, &k, &v, &mask, 0.4, &sinks).unwrap();
+            let learned = Var::from_tensor(&sinks).unwrap();
+            let slow = attend_with_sinks(&q, &k, &v, &mask, 0.4, &learned).unwrap();
+            close(&fast, &slow.detach(), 1e-5);
+            let tracked = Var::from_tensor(&q).unwrap();
+            let slow = attend_with_sinks(&tracked, &k, &v, &mask, 0.4, &sinks).unwrap();
+            close(&fast, &slow.detach(), 1e-5);
+            let gradient = attend_with_sinks(&q, &k, &v, &mask, 0.4, &learned).unwrap();
+            let gradient = gradient.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            let gradient: Vec<f32> = gradient.get(&learned).unwrap().to_vec1().unwrap();
+            // More weight for a sink is less of everything else.
+            assert!(gradient.iter().all(|slope| *slope < 0.0), "{gradient:?}");
+            let without = attend(&q, &k, &v, &mask, 0.4).unwrap();
+            let moved = (fast - without).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            assert!(moved.to_scalar::<f32>().unwrap() > 1e-3, "sinks change nothing");
+            // Keys and values in half precision, as a cache may keep them.
+            let half = |x: &Tensor| x.to_dtype(candle_core::DType::F16).unwrap();
+            let fast = attend_with_sinks(&q, &half(&k), &half(&v), &mask, 0.4, &sinks).unwrap();
+            let slow = attend_with_sinks(&tracked, &half(&k), &half(&v), &mask, 0.4, &sinks).unwrap();
+            close(&fast, &slow.detach(), 1e-5);
+        }
+    }
+}
+
+#[test]
 fn a_query_that_sees_nothing_gets_zeros() {
     let x = counted(&[1, 3, 2, 4], 0.3);
     let mask = Mask::causal().with_padding(&[vec![false, false, true]]).unwrap();

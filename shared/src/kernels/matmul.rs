@@ -11,6 +11,7 @@ use super::simd::{Simd, Task, dispatch};
 use crate::{Error, Result};
 use half::f16;
 use std::cell::RefCell;
+use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use tiles::Pairs;
 pub(crate) use tiles::Widen;
@@ -219,21 +220,64 @@ fn linear_on(
         compute,
         pairs: None,
     };
-    let mut rounded = Scratch::new(0);
-    if compute == Compute::Bf16 {
-        if product.way(rows, n) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
-            // Rows of whole pairs.
-            let stride = k.next_multiple_of(2);
-            rounded = Scratch::new(rows * stride / 2);
-            product.pairs = Some((rounded.as_mut_ptr().cast(), stride));
-        } else {
-            rounded = Scratch::new(rows * k);
-            product.x.0 = rounded.as_mut_ptr();
-        }
-        round_rows(x, k, rounded.as_mut_ptr(), product.pairs.is_some());
-    }
+    let rounded = product.round(isa, x, rows, n);
     // SAFETY: the lengths were checked; `y` and `rounded` are borrowed until all jobs are done.
     unsafe { product.run(isa, rows, n) }
+    drop(rounded);
+}
+
+/// Outputs whose weights [`linear_made`] has made at a time.
+const MADE: usize = 32;
+
+/// [`linear`] of `outputs` by `inputs` weights of bfloat16 that are made as they are needed: `make` writes the rows of
+/// some outputs, one after the other. Each thread has a few of them at a time.
+///
+/// # Panics
+/// If a slice has another length.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn linear_made(
+    isa: Isa,
+    x: &[f32],
+    rows: usize,
+    (n, k): (usize, usize),
+    make: impl Fn(Range<usize>, &mut [Bf16]) + Sync,
+    bias: Option<&[f32]>,
+    compute: Compute,
+    finish: Option<Finish>,
+    y: &mut [f32],
+) {
+    assert_eq!(x.len(), rows * k, "x is not rows by inputs");
+    assert_eq!(y.len(), rows * n, "y is not rows by outputs");
+    assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
+    let mut product = Product {
+        x: (x.as_ptr(), k),
+        w: std::ptr::null(),
+        w_stride: k,
+        elem: Elem::Bf16,
+        layout: Layout::OutIn,
+        y: (y.as_mut_ptr(), n),
+        length: k,
+        bias: None,
+        finish,
+        compute,
+        pairs: None,
+    };
+    let rounded = product.round(isa, x, rows, MADE.min(n));
+    let product = &product;
+    parallel_for(n.div_ceil(MADE), |job| {
+        let first = job * MADE;
+        let columns = MADE.min(n - first);
+        let mut room = Scratch::new((columns * k).div_ceil(2));
+        let w = room.as_mut_ptr();
+        // SAFETY: the scratch holds as many, and any bits are a bfloat16.
+        make(first..first + columns, unsafe { std::slice::from_raw_parts_mut(w.cast(), columns * k) });
+        let (y, stride) = product.y;
+        let bias = bias.map(|bias| &bias[first..first + columns]);
+        let product = Product { w: w.cast(), y: (y.wrapping_add(first), stride), bias, ..*product };
+        let part = Part { r: 0, rows, c: 0, columns };
+        // SAFETY: the lengths were checked, jobs write distinct columns of `y`, and `rounded` outlives them all.
+        unsafe { Job { product: &product, way: product.way(rows, columns), part }.begin(isa) }
+    });
     drop(rounded);
 }
 
@@ -409,6 +453,26 @@ impl Product<'_> {
         }
     }
 
+    /// Rounds `x` if `compute` says so: what it gives is where the product reads it from then on.
+    fn round(&mut self, isa: Isa, x: &[f32], rows: usize, columns: usize) -> Scratch {
+        let k = self.length;
+        if self.compute != Compute::Bf16 {
+            return Scratch::new(0);
+        }
+        let mut rounded;
+        if self.way(rows, columns) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
+            // Rows of whole pairs.
+            let stride = k.next_multiple_of(2);
+            rounded = Scratch::new(rows * stride / 2);
+            self.pairs = Some((rounded.as_mut_ptr().cast(), stride));
+        } else {
+            rounded = Scratch::new(rows * k);
+            self.x.0 = rounded.as_mut_ptr();
+        }
+        round_rows(x, k, rounded.as_mut_ptr(), self.pairs.is_some());
+        rounded
+    }
+
     /// Computes `rows` by `columns` of `y` on all threads.
     ///
     /// # Safety
@@ -438,13 +502,8 @@ impl Product<'_> {
         parallel_for(row_jobs * column_jobs, |job| {
             let (r, c) = (job / column_jobs * row_step, job % column_jobs * column_step);
             let part = Part { r, rows: row_step.min(rows - r), c, columns: column_step.min(columns - c) };
-            let job = Job { product: self, way, part };
-            match self.pairs {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: `pairs` is there only where the processor has AVX512-BF16.
-                Some(_) => unsafe { job.run_pairs() },
-                _ => dispatch(isa, job),
-            }
+            // SAFETY: the part is inside the product.
+            unsafe { Job { product: self, way, part }.begin(isa) }
         });
     }
 }
@@ -506,6 +565,20 @@ impl Task for Job<'_> {
 }
 
 impl Job<'_> {
+    /// Does the job.
+    ///
+    /// # Safety
+    /// The product's pointers are valid for the part, which nobody else touches; `pairs` is there only where the
+    /// processor has AVX512-BF16.
+    unsafe fn begin(self, isa: Isa) {
+        match self.product.pairs {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: promised by the caller.
+            Some(_) => unsafe { self.run_pairs() },
+            _ => dispatch(isa, self),
+        }
+    }
+
     /// The job in products of pairs.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]

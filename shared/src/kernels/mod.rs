@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod lstm;
 pub mod matmul;
 pub mod memory;
+pub mod mxfp4;
 pub mod norm;
 pub mod pool;
 pub mod rope;

@@ -43,6 +43,8 @@ pub(crate) trait Simd: Copy + 'static {
     const DOT_ROWS: usize;
     /// Rows of the panel tile: with two vectors of columns it fills the registers.
     const PANEL_ROWS: usize;
+    /// Which numbers the lanes of [`Simd::load_fp4`] hold, one vector after the other: what takes least unpacking.
+    const FP4_ORDER: [u8; 32];
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
@@ -67,6 +69,11 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Transposes a square of `LANES` rows: row `i` is read at `src + i * LANES`, and written to `dst + i * stride`.
     unsafe fn transpose(src: *const f32, dst: *mut f32, stride: usize);
+    /// The upper halves, which are bfloat16, the first lane of `a`, the first of `b`, the second of `a` and so on.
+    unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V);
+    /// The FP4 numbers in 16 bytes, two a byte, the first in the lower half: in the first `32 / LANES` vectors, in the
+    /// order of [`Simd::FP4_ORDER`].
+    unsafe fn load_fp4(p: *const u8) -> [Self::V; 8];
 
     /// The first `n < LANES` elements, then zeros.
     #[inline(always)]
@@ -106,6 +113,37 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 }
+
+/// The numbers of FP4 (E2M1) by their four bits.
+pub(crate) const FP4: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The upper and the lower bytes of [`FP4`] as bfloat16.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const FP4_BYTES: [[u8; 16]; 2] = {
+    let mut bytes = [[0; 16]; 2];
+    let mut i = 0;
+    while i < 16 {
+        let bits = FP4[i].to_bits();
+        bytes[0][i] = (bits >> 24) as u8;
+        bytes[1][i] = (bits >> 16) as u8;
+        i += 1;
+    }
+    bytes
+};
+
+/// The numbers of a block in the order in which vectors of 128 bits unpack them: of each 16 every fourth, from the first
+/// on, then from the second on.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const FP4_FOURS: [u8; 32] = {
+    let mut order = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        order[i] = (i / 16 * 16 + i / 4 % 4 + i % 4 * 4) as u8;
+        i += 1;
+    }
+    order
+};
 
 /// e to the power of `x`, for `x` up to 88, within 2 units in the last place; 0 where that is subnormal.
 ///
@@ -148,6 +186,15 @@ impl Simd for Portable {
     const LANES: usize = 4;
     const DOT_ROWS: usize = 2;
     const PANEL_ROWS: usize = 4;
+    const FP4_ORDER: [u8; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = i as u8;
+            i += 1;
+        }
+        order
+    };
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -217,11 +264,35 @@ impl Simd for Portable {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V) {
+        for i in 0..4 {
+            // SAFETY: eight elements may be written.
+            unsafe {
+                p.add(2 * i)
+                    .cast::<[u16; 2]>()
+                    .write_unaligned([a[i], b[i]].map(|x| (x.to_bits() >> 16) as u16))
+            };
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fp4(p: *const u8) -> [Self::V; 8] {
+        // SAFETY: 16 bytes may be read.
+        let bytes = unsafe { p.cast::<[u8; 16]>().read_unaligned() };
+        let mut numbers = [[0.0; 4]; 8];
+        for (v, numbers) in numbers.iter_mut().enumerate() {
+            for (lane, number) in numbers.iter_mut().enumerate() {
+                let i = 4 * v + lane;
+                *number = FP4[usize::from(bytes[i / 2] >> (4 * (i % 2)) & 15)];
+            }
+        }
+        numbers
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::{Simd, Task};
+    use super::{FP4, FP4_BYTES, FP4_FOURS, Simd, Task};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -246,6 +317,7 @@ pub(crate) mod x86 {
         const LANES: usize = 8;
         const DOT_ROWS: usize = 3;
         const PANEL_ROWS: usize = 6;
+        const FP4_ORDER: [u8; 32] = FP4_FOURS;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
@@ -338,6 +410,34 @@ pub(crate) mod x86 {
                 }
             }
         }
+        #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, a: __m256, b: __m256) {
+            unsafe {
+                let a = _mm256_srli_epi32::<16>(_mm256_castps_si256(a));
+                _mm256_storeu_si256(p.cast(), _mm256_blend_epi16::<0xaa>(a, _mm256_castps_si256(b)));
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [__m256; 8] {
+            unsafe {
+                let upper = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
+                let lower = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
+                // Every first number in one half, every second in the other.
+                let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()));
+                let halves = _mm256_srlv_epi64(bytes, _mm256_setr_epi64x(0, 0, 4, 4));
+                let codes = _mm256_and_si256(halves, _mm256_set1_epi8(15));
+                let (lower, upper) = (_mm256_shuffle_epi8(lower, codes), _mm256_shuffle_epi8(upper, codes));
+                // Pairs of bfloat16.
+                let pairs = [_mm256_unpacklo_epi8(lower, upper), _mm256_unpackhi_epi8(lower, upper)];
+                let second = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let mut numbers = [_mm256_setzero_ps(); 8];
+                for i in 0..2 {
+                    numbers[2 * i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs[i]));
+                    numbers[2 * i + 1] = _mm256_castsi256_ps(_mm256_and_si256(pairs[i], second));
+                }
+                numbers
+            }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -357,6 +457,16 @@ pub(crate) mod x86 {
         const LANES: usize = 16;
         const DOT_ROWS: usize = 6;
         const PANEL_ROWS: usize = 12;
+        /// The lower halves of all bytes, then the upper ones.
+        const FP4_ORDER: [u8; 32] = {
+            let mut order = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                order[i] = (i % 16 * 2 + i / 16) as u8;
+                i += 1;
+            }
+            order
+        };
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
@@ -461,6 +571,26 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, a: __m512, b: __m512) {
+            unsafe {
+                let a = _mm512_srli_epi32::<16>(_mm512_castps_si512(a));
+                let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_castps_si512(b));
+                _mm512_storeu_si512(p.cast(), both);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [__m512; 8] {
+            unsafe {
+                let table = _mm512_loadu_ps(FP4.as_ptr());
+                // Only the lowest four bits of an index count.
+                let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+                let mut numbers = [_mm512_setzero_ps(); 8];
+                numbers[0] = _mm512_permutexvar_ps(codes, table);
+                numbers[1] = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table);
+                numbers
+            }
+        }
+        #[inline(always)]
         unsafe fn load_n(p: *const f32, n: usize) -> __m512 {
             unsafe { _mm512_maskz_loadu_ps(Self::mask(n), p) }
         }
@@ -484,7 +614,7 @@ pub(crate) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon {
-    use super::Simd;
+    use super::{FP4_BYTES, FP4_FOURS, Simd};
     use std::arch::aarch64::*;
 
     #[derive(Clone, Copy)]
@@ -497,6 +627,7 @@ pub(crate) mod neon {
         const LANES: usize = 4;
         const DOT_ROWS: usize = 5;
         const PANEL_ROWS: usize = 12;
+        const FP4_ORDER: [u8; 32] = FP4_FOURS;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {
@@ -579,6 +710,39 @@ pub(crate) mod neon {
                 vst1q_f32(dst.add(stride), columns.1);
                 vst1q_f32(dst.add(2 * stride), columns.2);
                 vst1q_f32(dst.add(3 * stride), columns.3);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(p: *mut u16, a: float32x4_t, b: float32x4_t) {
+            unsafe {
+                let (a, b) = (vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b));
+                vst1q_u16(p, vreinterpretq_u16_u32(vsriq_n_u32::<16>(b, a)));
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_fp4(p: *const u8) -> [float32x4_t; 8] {
+            unsafe {
+                let (upper, lower) = (vld1q_u8(FP4_BYTES[0].as_ptr()), vld1q_u8(FP4_BYTES[1].as_ptr()));
+                let bytes = vld1q_u8(p);
+                let (even, odd) = (vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes));
+                let even = (vqtbl1q_u8(lower, even), vqtbl1q_u8(upper, even));
+                let odd = (vqtbl1q_u8(lower, odd), vqtbl1q_u8(upper, odd));
+                // Pairs of bfloat16.
+                let pairs = [
+                    vzip1q_u8(even.0, even.1),
+                    vzip1q_u8(odd.0, odd.1),
+                    vzip2q_u8(even.0, even.1),
+                    vzip2q_u8(odd.0, odd.1),
+                ];
+                let second = vdupq_n_u32(0xffff_0000);
+                let mut numbers = [vdupq_n_f32(0.0); 8];
+                for i in 0..4 {
+                    let v = 4 * (i / 2) + i % 2;
+                    let pairs = vreinterpretq_u32_u8(pairs[i]);
+                    numbers[v] = vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs));
+                    numbers[v + 2] = vreinterpretq_f32_u32(vandq_u32(pairs, second));
+                }
+                numbers
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::kernels::memory;
+use crate::kernels::mxfp4::{self, Mxfp4};
 use crate::{Error, ErrorKind, Result};
 
 /// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
@@ -35,10 +36,12 @@ enum Storage {
     Absent,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Kind {
     Dense(Elem, Layout, Compute),
     Blocks(BlockKind),
+    /// The bytes are FP4 numbers; these are the scales of their blocks.
+    Mxfp4(Bytes, Compute),
 }
 
 impl Matrix {
@@ -56,6 +59,18 @@ impl Matrix {
     pub(crate) fn blocks(bytes: Bytes, kind: GgmlDType, (outputs, inputs): (usize, usize)) -> Result<Self> {
         let kind = Kind::Blocks(blocks::kernel_kind(kind)?);
         Ok(Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } })
+    }
+
+    /// From the blocks `(outputs, inputs / 32, 16)` and the scales `(outputs, inputs / 32)` of an MXFP4 matrix.
+    pub(crate) fn mxfp4(
+        blocks: Bytes,
+        scales: Bytes,
+        compute: Compute,
+        (outputs, inputs): (usize, usize),
+    ) -> Result<Self> {
+        Mxfp4::new(&blocks, &scales, outputs, inputs)?;
+        let kind = Kind::Mxfp4(scales, compute);
+        Ok(Self { outputs, inputs, storage: Storage::Host { bytes: blocks, kind, widened: Arc::default() } })
     }
 
     /// From `(outputs, inputs)` on a GPU.
@@ -122,7 +137,7 @@ impl Matrix {
         let Storage::Host { bytes, kind, .. } = &self.storage else { return Err(elsewhere()) };
         let rows = x.len() / self.inputs.max(1);
         let mut y = memory::zeros(rows * self.outputs);
-        with_bias(bias, |bias| self.on_host(x, rows, bytes, *kind, bias, then, &mut y))??;
+        with_bias(bias, |bias| self.on_host(x, rows, bytes, kind, bias, then, &mut y))??;
         Ok(y)
     }
 
@@ -153,20 +168,24 @@ impl Matrix {
         x: &[f32],
         rows: usize,
         bytes: &[u8],
-        kind: Kind,
+        kind: &Kind,
         bias: Option<&[f32]>,
         then: Option<Activation>,
         y: &mut [f32],
     ) -> Result<()> {
+        let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
+        let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
         match kind {
             Kind::Dense(elem, layout, compute) => {
-                let weight = Dense::new(bytes, elem, layout, self.outputs, self.inputs)?;
-                let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
-                let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
-                matmul::linear(x, rows, &weight, bias, compute, finish, y);
+                let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?;
+                matmul::linear(x, rows, &weight, bias, *compute, finish, y);
+            }
+            Kind::Mxfp4(scales, compute) => {
+                let weight = Mxfp4::new(bytes, scales, self.outputs, self.inputs)?;
+                mxfp4::linear(x, rows, &weight, bias, *compute, finish, y);
             }
             Kind::Blocks(kind) => {
-                let weight = Blocks::new(bytes, kind, self.outputs, self.inputs)?;
+                let weight = Blocks::new(bytes, *kind, self.outputs, self.inputs)?;
                 kernel::linear(x, rows, &weight, bias, y);
                 if let Some(activation) = then {
                     activation.apply(y);
@@ -193,15 +212,21 @@ impl Matrix {
                             self.outputs
                         )));
                     }
-                    match *kind {
+                    match kind {
                         Kind::Dense(elem, Layout::OutIn, _) => {
                             let length = self.inputs * elem.size();
-                            host::widen(elem, &bytes[id * length..][..length], row);
+                            host::widen(*elem, &bytes[id * length..][..length], row);
                         }
                         Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
                         Kind::Blocks(kind) => {
                             let length = kind.bytes(self.inputs);
-                            kernel::dequantize(kind, &bytes[id * length..][..length], row);
+                            kernel::dequantize(*kind, &bytes[id * length..][..length], row);
+                        }
+                        Kind::Mxfp4(scales, _) => {
+                            let length = self.inputs / mxfp4::BLOCK;
+                            let blocks = &bytes[id * length * mxfp4::BLOCK_BYTES..];
+                            let blocks = &blocks[..length * mxfp4::BLOCK_BYTES];
+                            mxfp4::dequantize(blocks, &scales[id * length..][..length], row);
                         }
                     }
                 }
@@ -228,17 +253,21 @@ impl Matrix {
                     return Ok(tensor.clone());
                 }
                 let mut values = vec![0f32; self.outputs * self.inputs];
-                let tensor = match *kind {
+                let tensor = match kind {
                     Kind::Blocks(kind) => {
-                        kernel::dequantize(kind, bytes, &mut values);
+                        kernel::dequantize(*kind, bytes, &mut values);
+                        Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
+                    }
+                    Kind::Mxfp4(scales, _) => {
+                        mxfp4::dequantize(bytes, scales, &mut values);
                         Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
                     }
                     Kind::Dense(elem, Layout::OutIn, _) => {
-                        host::widen(elem, bytes, &mut values);
+                        host::widen(*elem, bytes, &mut values);
                         Tensor::from_vec(values, (self.outputs, self.inputs), &Device::Cpu)?
                     }
                     Kind::Dense(elem, Layout::InOut, _) => {
-                        host::widen(elem, bytes, &mut values);
+                        host::widen(*elem, bytes, &mut values);
                         Tensor::from_vec(values, (self.inputs, self.outputs), &Device::Cpu)?
                             .t()?
                             .contiguous()?

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::{Found, MatrixUse, Weights, floats, quantized, seeded_values, widen};
 use crate::checkpoint::{Bytes, Storage, Stored};
@@ -72,10 +72,7 @@ impl Weights {
         };
         let stored = joined(parts, outputs, inputs)?;
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
-        match self.runtime().device() {
-            Device::Cpu => self.place_on_host(&stored, Layout::OutIn, (outputs, inputs), quantize),
-            device => self.place_on_device(&stored, Layout::OutIn, (outputs, inputs), quantize, device),
-        }
+        self.place_stored(&stored, Layout::OutIn, (outputs, inputs), quantize)
     }
 }
 
@@ -149,10 +146,7 @@ impl Weights {
         let part = |width: &usize| {
             let part = columns_of(&stored, start, *width)?;
             start += width;
-            match self.runtime().device() {
-                Device::Cpu => self.place_on_host(&part, Layout::OutIn, (outputs, *width), None),
-                device => self.place_on_device(&part, Layout::OutIn, (outputs, *width), None, device),
-            }
+            self.place_stored(&part, Layout::OutIn, (outputs, *width), None)
         };
         widths.iter().map(part).collect()
     }

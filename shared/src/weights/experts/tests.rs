@@ -1,0 +1,290 @@
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{Device, Tensor};
+use serde_json::json;
+
+use super::*;
+use crate::checkpoint::{Checkpoint, Metadata, Planned, write_safetensors};
+use crate::model::Family;
+use crate::progress::Silent;
+use crate::quantize::{Copy, WEIGHTS, quantize};
+use crate::runtime::{Precision, Runtime};
+use crate::weights::{Inventory, Name};
+use crate::zoo::{Options, Zoo};
+
+const COUNT: usize = 3;
+const OUTPUTS: usize = 5;
+const INPUTS: usize = 64;
+
+/// A file of the tensors that a seed makes: name, type, shape.
+fn file(folder: &Path, tensors: &[(&str, Storage, &[usize])]) -> PathBuf {
+    let path = folder.join("model.safetensors");
+    let plan = |&(name, storage, shape): &(&str, Storage, &[usize])| Planned {
+        name: name.into(),
+        storage,
+        shape: shape.to_vec(),
+    };
+    let planned: Vec<Planned> = tensors.iter().map(plan).collect();
+    let seeded = Weights::seeded(7, Runtime::cpu());
+    write_safetensors(&path, &Metadata::new(), &planned, |tensor| match tensor.storage {
+        Storage::F32 => {
+            let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
+            Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
+        }
+        _ => Ok(seeded.packed(&tensor.name, &tensor.shape, 0)?.unwrap().to_vec()),
+    })
+    .unwrap();
+    path
+}
+
+const BLOCKS: (&str, Storage, &[usize]) = ("up_blocks", Storage::U8, &[COUNT, OUTPUTS, 2, 16]);
+const SCALES: (&str, Storage, &[usize]) = ("up_scales", Storage::U8, &[COUNT, OUTPUTS, 2]);
+const DENSE: (&str, Storage, &[usize]) = ("up", Storage::F32, &[COUNT, INPUTS, OUTPUTS]);
+
+fn opened(path: &Path, runtime: Runtime) -> Weights {
+    Weights::open(&Checkpoint::open(path).unwrap(), |_| Name::Keep, runtime).unwrap()
+}
+
+fn numbers(matrix: &Matrix) -> Vec<f32> {
+    matrix.tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// What the load says of a file of these tensors.
+fn complaint(tensors: &[(&str, Storage, &[usize])]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = opened(&file(folder.path(), tensors), Runtime::cpu());
+    assert_eq!(weights.experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap().len(), COUNT);
+    let error = weights.finish().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch);
+    error.to_string()
+}
+
+#[test]
+fn packed_experts_are_read_where_they_lie_and_are_the_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), &[BLOCKS, SCALES]);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    // Whatever the config says, the file has them packed.
+    let weights = Weights::open(&checkpoint, |_| Name::Keep, Runtime::cpu()).unwrap();
+    let experts = weights.experts("up", COUNT, INPUTS, OUTPUTS, false).unwrap();
+    let inventory = weights.finish().unwrap();
+    let counted = (COUNT * OUTPUTS * INPUTS) as u64;
+    assert_eq!(inventory.parameters, counted);
+    assert_eq!(inventory.packed.get("up_blocks"), Some(&counted));
+    assert!(inventory.matrices.is_empty());
+
+    let seeded = Weights::seeded(7, Runtime::cpu()).experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
+    let (blocks, scales) = (checkpoint.get("up_blocks").unwrap(), checkpoint.get("up_scales").unwrap());
+    let mut all = vec![0.0; COUNT * OUTPUTS * INPUTS];
+    mxfp4::dequantize(&blocks.bytes, &scales.bytes, &mut all);
+    assert!(all.iter().all(|value| value.abs() < 0.05));
+    for ((expert, seeded), wanted) in experts.iter().zip(&seeded).zip(all.chunks_exact(OUTPUTS * INPUTS)) {
+        assert_eq!((numbers(expert), numbers(seeded)), (wanted.to_vec(), wanted.to_vec()));
+        assert!(format!("{expert:?}").contains("160 bytes mapped"), "{expert:?}");
+    }
+    let ids = Tensor::new(&[3u32, 0], &Device::Cpu).unwrap();
+    let rows = experts[1].rows(&ids, candle_core::DType::F32).unwrap().to_vec2::<f32>().unwrap();
+    let row = |i: usize| all[(OUTPUTS + i) * INPUTS..][..INPUTS].to_vec();
+    assert_eq!(rows, [row(3), row(0)]);
+}
+
+#[test]
+fn packed_experts_multiply_as_their_numbers_do() {
+    let weights = Weights::seeded(3, Runtime::cpu());
+    let expert = &weights.experts("up", 2, INPUTS, OUTPUTS, true).unwrap()[1];
+    let bias = weights.tensor("bias", &[OUTPUTS]).unwrap();
+    for rows in [1, 3, 40] {
+        let x = weights.tensor("x", &[rows, INPUTS]).unwrap();
+        let fast = expert.multiply(&x, Some(&bias), Some(crate::nn::Activation::Relu)).unwrap();
+        let plain = x.matmul(&expert.tensor().unwrap().t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+        let off = (fast - plain.relu().unwrap()).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(off.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+        // A gradient goes another way.
+        let tracked = candle_core::Var::from_tensor(&x).unwrap();
+        let slow = expert.multiply(&tracked, Some(&bias), None).unwrap();
+        let grads = slow.sum_all().unwrap().backward().unwrap();
+        assert_eq!(grads.get(&tracked).unwrap().dims(), [rows, INPUTS]);
+    }
+}
+
+#[test]
+fn packed_experts_are_widened_where_no_blocks_are_wanted() {
+    let packed = Weights::seeded(7, Runtime::cpu()).experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let runtime = Runtime::cpu().with_dequantize(true).with_precision(precision);
+        let wide = Weights::seeded(7, runtime).experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
+        for (packed, wide) in packed.iter().zip(&wide) {
+            assert_eq!(numbers(packed), numbers(wide));
+            assert!(format!("{wide:?}").contains("Dense"), "{wide:?}");
+        }
+    }
+}
+
+#[test]
+fn a_dense_stack_is_read_where_there_is_no_packed_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), &[DENSE]);
+    let experts = |weights: &Weights| weights.experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
+    let weights = opened(&path, Runtime::cpu());
+    let read = experts(&weights);
+    let inventory = weights.finish().unwrap();
+    assert_eq!(inventory.matrices.get("up"), Some(&MatrixUse::Experts));
+    let all = Weights::seeded(7, Runtime::cpu()).tensor("up", DENSE.2).unwrap();
+    for (i, expert) in read.iter().enumerate() {
+        let wanted = all.get(i).unwrap().t().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(expert), wanted);
+    }
+    // Each is brought to blocks as a matrix of its own would be.
+    let runtime = Runtime::cpu().with_quantize(Some(GgmlDType::Q8_0));
+    for (i, expert) in experts(&opened(&path, runtime)).iter().enumerate() {
+        let matrix = numbers(&read[i]);
+        let blocks = crate::nn::blocks::quantize(GgmlDType::Q8_0, &matrix).unwrap();
+        let mut wanted = vec![0.0; matrix.len()];
+        crate::nn::blocks::dequantize(GgmlDType::Q8_0, &blocks, &mut wanted).unwrap();
+        assert_eq!(numbers(expert), wanted);
+        assert_ne!(wanted, matrix);
+    }
+}
+
+#[test]
+fn half_of_a_packed_stack_names_the_other_half() {
+    let error = complaint(&[BLOCKS]);
+    assert!(error.contains("missing  up_scales  [3, 5, 2]"), "{error}");
+    let error = complaint(&[SCALES]);
+    assert!(error.contains("missing  up_blocks  [3, 5, 2, 16]"), "{error}");
+    let error = complaint(&[]);
+    assert!(error.contains("missing  up_blocks") && error.contains("missing  up_scales"), "{error}");
+    let error = complaint(&[BLOCKS, SCALES, DENSE]);
+    assert!(error.contains("unread   up  [3, 64, 5]"), "{error}");
+}
+
+#[test]
+fn blocks_of_another_size_or_number_are_named_with_both_shapes() {
+    for shape in [&[COUNT, OUTPUTS, 2, 32][..], &[COUNT, OUTPUTS, 1, 16], &[COUNT - 1, OUTPUTS, 2, 16]] {
+        let error = complaint(&[("up_blocks", Storage::U8, shape), SCALES]);
+        let told = format!("shape    up_blocks  {shape:?} in the file, [3, 5, 2, 16] from the config");
+        assert!(error.contains(&told), "{error}");
+    }
+    let error = complaint(&[BLOCKS, ("up_scales", Storage::U8, &[COUNT, OUTPUTS + 1, 2])]);
+    assert!(error.contains("up_scales  [3, 6, 2] in the file, [3, 5, 2] from the config"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let weights =
+        opened(&file(folder.path(), &[("up", Storage::F32, &[2, INPUTS, OUTPUTS])]), Runtime::cpu());
+    weights.experts("up", COUNT, INPUTS, OUTPUTS, false).unwrap();
+    let error = weights.finish().unwrap_err().to_string();
+    assert!(error.contains("up  [2, 64, 5] in the file, [3, 64, 5] from the config"), "{error}");
+}
+
+#[test]
+fn blocks_that_are_no_bytes_are_named_with_their_type() {
+    let error = complaint(&[(BLOCKS.0, Storage::F32, BLOCKS.2), SCALES]);
+    assert!(error.contains("1 of another type") && error.contains("type     up_blocks  F32"), "{error}");
+}
+
+#[test]
+fn widths_that_are_no_whole_blocks_are_named() {
+    let error = Weights::nothing().at("mlp").experts("up", 2, 48, 5, true).unwrap_err().to_string();
+    assert!(error.contains("mlp.up_blocks") && error.contains("48"), "{error}");
+}
+
+#[test]
+fn experts_that_are_not_there_take_no_memory() {
+    let many = usize::MAX / 64;
+    for packed in [false, true] {
+        let weights = Weights::nothing();
+        assert_eq!(weights.experts("up", 4, many / 32 * 32, 1 << 20, packed).unwrap().len(), 4);
+        assert!(weights.finish().unwrap().parameters > 1 << 60);
+        assert!(Weights::nothing().experts("up", many, 64, 5, packed).is_err());
+        assert!(Weights::seeded(7, Runtime::cpu()).experts("up", many, 64, 5, packed).is_err());
+        let error = Weights::none("there", Runtime::cpu()).experts("up", many, 64, 5, packed).unwrap_err();
+        assert!(error.to_string().contains("missing  up"), "{error}");
+        // Many small stacks are many as well.
+        let weights = Weights::nothing();
+        let asked =
+            (0..MOST_TENSORS).take_while(|i| weights.experts(&format!("{i}"), 100, 64, 5, packed).is_ok());
+        assert_eq!(asked.count(), MOST_TENSORS / 100);
+    }
+}
+
+#[test]
+fn experts_without_outputs_are_an_error() {
+    for packed in [false, true] {
+        let error = Weights::seeded(7, Runtime::cpu()).experts("up", 3, 64, 0, packed).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+    }
+}
+
+/// A family of nothing but two mixtures.
+static MIXTURE: Family = Family {
+    name: "mixture",
+    systems: &["Mixture"],
+    paper: "",
+    model_types: &["mixture"],
+    architectures: &[],
+    gguf: &[],
+    inputs: &[],
+    outputs: &[],
+    releases: &[],
+    config_of_gguf: None,
+    layout: None,
+    rename: |name| match name {
+        "up_weight.blocks" => Name::To("up_blocks".into()),
+        "up_weight.scales" => Name::To("up_scales".into()),
+        _ => Name::Keep,
+    },
+    inventory: |opening| Ok(mixtures(&opening.weights)?.1),
+    open: |opening| Err(Error::unsupported(opening.config.to_string())),
+    sample: || json!({}),
+};
+
+fn mixtures(weights: &Weights) -> Result<(Vec<Matrix>, Inventory)> {
+    let mut all = weights.experts("up", COUNT, INPUTS, OUTPUTS, true)?;
+    all.extend(weights.experts("down", COUNT, INPUTS, 7, false)?);
+    Ok((all, weights.finish()?))
+}
+
+#[test]
+fn a_quantised_copy_holds_what_quantising_at_load_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "mixture"}"#).unwrap();
+    // The packed one is called what the original release calls it.
+    let path = file(
+        folder.path(),
+        &[
+            ("up_weight.blocks", Storage::U8, BLOCKS.2),
+            ("up_weight.scales", Storage::U8, SCALES.2),
+            ("down", Storage::F32, &[COUNT, INPUTS, 7]),
+        ],
+    );
+    let out = tempfile::tempdir().unwrap();
+    let copied = out.path().join("copy");
+    let source = folder.path().to_str().unwrap();
+    let copy = Copy { source, kind: GgmlDType::Q4_0, folder: &copied, replace: false };
+    let made = quantize(&Zoo::new([&MIXTURE]), &Options::default(), &copy, &Silent).unwrap();
+    assert_eq!((made.tensors, made.quantized), (3, 1));
+    assert!(made.bytes_after < made.bytes_before);
+
+    let checkpoint = Checkpoint::open(&copied.join(WEIGHTS)).unwrap();
+    let stored =
+        |name: &str| checkpoint.get(name).map(|stored| (stored.storage, stored.shape.clone())).unwrap();
+    assert_eq!(stored("down"), (Storage::Block(GgmlDType::Q4_0), vec![COUNT, 7, INPUTS]));
+    assert_eq!(stored("up_weight.blocks"), (Storage::I8, BLOCKS.2.to_vec()));
+    let read = |path: &Path, runtime| {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        mixtures(&Weights::open(&checkpoint, MIXTURE.rename, runtime).unwrap()).unwrap()
+    };
+    let (from_copy, inventory) = read(&copied.join(WEIGHTS), Runtime::cpu());
+    let runtime = Runtime::cpu().with_quantize(Some(GgmlDType::Q4_0));
+    let (at_load, original) = read(&path, runtime);
+    assert_eq!((inventory.parameters, inventory.packed), (original.parameters, original.packed));
+    for (copied, at_load) in from_copy.iter().zip(&at_load) {
+        assert_eq!(numbers(copied), numbers(at_load));
+        let x = Weights::seeded(1, Runtime::cpu()).tensor("x", &[2, INPUTS]).unwrap();
+        let products = |matrix: &Matrix| matrix.multiply(&x, None, None).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(products(copied), products(at_load));
+    }
+    // What is in blocks can be widened again.
+    let (wide, _) = read(&copied.join(WEIGHTS), Runtime::cpu().with_dequantize(true));
+    assert!(wide.iter().zip(&at_load).all(|(wide, at_load)| numbers(wide) == numbers(at_load)));
+}
