@@ -28,8 +28,15 @@ impl Mlp {
         let (width, inner, count) = (c.hidden_size, c.intermediate_size, c.experts());
         let router = w.linear("router", width, count)?;
         let w = w.at("experts");
-        let gate_up_proj = maps(&w, "gate_up_proj", count, width, 2 * inner)?;
-        let down_proj = maps(&w, "down_proj", count, inner, width)?;
+        let maps = |name: &str, inputs: usize, outputs: usize| -> Result<Vec<Linear>> {
+            // A release stores them in one stack.
+            let matrices = w.experts(name, count, inputs, outputs, c.packed())?;
+            let biases = w.tensor(&format!("{name}_bias"), &[count, outputs])?;
+            let map = |(i, matrix)| Ok(Linear::new(matrix, Some(biases.get(i)?)));
+            matrices.into_iter().enumerate().map(map).collect()
+        };
+        let gate_up_proj = maps("gate_up_proj", width, 2 * inner)?;
+        let down_proj = maps("down_proj", inner, width)?;
         let pairs = gate_up_proj.into_iter().zip(down_proj);
         Ok(Self {
             router,
@@ -69,14 +76,6 @@ impl Mlp {
         let mixed = weights.unsqueeze(1)?.matmul(&results.reshape((tokens, each, width))?)?;
         Ok(mixed.reshape((batch, time, width))?)
     }
-}
-
-/// The maps `name` of all experts, which a release stores in one stack, with their biases.
-fn maps(w: &Weights, name: &str, count: usize, inputs: usize, outputs: usize) -> Result<Vec<Linear>> {
-    let matrices = w.experts(name, count, inputs, outputs)?;
-    let biases = w.tensor(&format!("{name}_bias"), &[count, outputs])?;
-    let map = |(i, matrix)| Ok(Linear::new(matrix, Some(biases.get(i)?)));
-    matrices.into_iter().enumerate().map(map).collect()
 }
 
 /// Softmax over the last axis.

@@ -22,9 +22,6 @@ pub use original::layout;
 use crate::causal::{CausalLm, Step, UsualTokens};
 use experts::Mlp;
 
-/// Experts of all blocks together after which a config is not believed: what it says is reserved before any is read.
-const MOST_EXPERTS: usize = 100_000;
-
 /// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
 /// gpt-oss-120b.
 #[derive(Debug, Clone, Deserialize)]
@@ -128,6 +125,11 @@ impl Config {
         self.num_experts_per_tok.or(self.experts_per_token).unwrap_or(4)
     }
 
+    /// Whether the config speaks of packed experts.
+    fn packed(&self) -> bool {
+        self.quantization_config.is_some()
+    }
+
     /// Whether block `i` sees a window only.
     fn slides(&self, i: usize) -> bool {
         match &self.layer_types {
@@ -159,12 +161,6 @@ impl Config {
         if chosen > experts {
             let message = format!("num_experts_per_tok {chosen} is more than num_local_experts {experts}");
             return Err(Error::unsupported(message));
-        }
-        if self.num_hidden_layers.saturating_mul(experts) > MOST_EXPERTS {
-            return Err(Error::unsupported(format!(
-                "num_hidden_layers {} of num_local_experts {experts} are more than {MOST_EXPERTS} experts",
-                self.num_hidden_layers
-            )));
         }
         check_heads(
             ("num_attention_heads", self.num_attention_heads),

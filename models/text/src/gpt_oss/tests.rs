@@ -68,8 +68,8 @@ fn a_config_that_cannot_be_is_told_its_key() {
         (json!({"num_experts_per_tok": 0}), &["num_experts_per_tok"]),
         (json!({"num_experts_per_tok": 5}), &["num_experts_per_tok 5", "num_local_experts 4"]),
         (json!({"num_local_experts": 0}), &["num_local_experts"]),
-        (json!({"num_local_experts": 1 << 20}), &["num_local_experts 1048576"]),
-        (json!({"num_hidden_layers": 1u64 << 60, "layer_types": null}), &["num_hidden_layers"]),
+        (json!({"num_local_experts": 1 << 30}), &["more than 100000 tensors"]),
+        (json!({"num_hidden_layers": 1u64 << 60, "layer_types": null}), &["more than 100000 tensors"]),
         (json!({"layer_types": ["full_attention"]}), &["layer_types has 1", "num_hidden_layers is 3"]),
         (
             json!({"layer_types": ["full_attention", "chunked_attention", "full_attention"]}),
@@ -91,35 +91,83 @@ fn a_config_that_cannot_be_is_told_its_key() {
     );
 }
 
-/// The tensors of a sample checkpoint, by name.
+/// The tensors that a checkpoint of this config holds, by name.
 fn tensors(keys: Value) -> HashMap<String, Tensor> {
     let nothing = Weights::nothing();
     GptOss::load(config(keys), &nothing).unwrap();
-    let tensors = nothing.finish().unwrap().tensors.into_iter();
-    tensors.map(|(name, shape)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())).collect()
+    let inventory = nothing.finish().unwrap();
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let kind = if inventory.packed.contains_key(&name) { DType::U8 } else { DType::F32 };
+        let tensor = Tensor::zeros(shape, kind, &Device::Cpu).unwrap();
+        (name, tensor)
+    };
+    inventory.tensors.into_iter().map(tensor).collect()
 }
 
-/// What loading says of a file with these tensors.
+/// What loading says of these tensors, the second half of them in another file.
 fn load(tensors: &HashMap<String, Tensor>, keys: Value) -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.safetensors");
-    candle_core::safetensors::save(tensors, &path).unwrap();
-    let weights = Weights::open(&Checkpoint::open(&path)?, rename, Runtime::cpu())?;
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort();
+    let halves = names.split_at(names.len() / 2);
+    let write = |(i, names): (usize, &[&String])| {
+        let path = folder.path().join(format!("model-{i:05}-of-00001.safetensors"));
+        let part: HashMap<&str, Tensor> =
+            names.iter().map(|name| (name.as_str(), tensors[*name].clone())).collect();
+        candle_core::safetensors::save(&part, &path).unwrap();
+        path
+    };
+    let paths: Vec<_> = [halves.0, halves.1].into_iter().enumerate().map(write).collect();
+    let weights = Weights::open(&Checkpoint::open_files(&paths)?, rename, Runtime::cpu())?;
     GptOss::load(config(keys), &weights)?;
     weights.finish().map(|_| ())
 }
 
 #[test]
 fn a_stack_of_experts_that_is_short_or_missing_is_named() {
-    let whole = tensors(json!({}));
-    load(&whole, json!({})).unwrap();
-    let name = "layers.1.mlp.experts.down_proj";
-    let mut short = whole.clone();
-    short.insert(name.into(), whole[name].narrow(0, 0, 3).unwrap());
-    let error = load(&short, json!({})).unwrap_err().to_string();
-    assert!(error.contains(name) && error.contains("[3, ") && error.contains("[4, "), "{error}");
-    let mut without = whole.clone();
-    without.remove(name);
-    let error = load(&without, json!({})).unwrap_err().to_string();
-    assert!(error.contains(&format!("missing  {name}")), "{error}");
+    let packed = json!({"quantization_config": {"quant_method": "mxfp4"}});
+    for (keys, name) in [
+        (json!({}), "layers.1.mlp.experts.down_proj"),
+        (packed.clone(), "layers.1.mlp.experts.down_proj_blocks"),
+        (packed, "layers.1.mlp.experts.down_proj_scales"),
+    ] {
+        let whole = tensors(keys.clone());
+        load(&whole, keys.clone()).unwrap();
+        let mut short = whole.clone();
+        short.insert(name.into(), whole[name].narrow(0, 0, 3).unwrap());
+        let error = load(&short, keys.clone()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("[3, ") && error.contains("[4, "), "{error}");
+        let mut without = whole.clone();
+        without.remove(name);
+        let error = load(&without, keys).unwrap_err().to_string();
+        assert!(error.contains(&format!("missing  {name}")), "{error}");
+    }
+}
+
+#[test]
+fn packed_experts_of_another_block_or_type_are_named_with_both() {
+    let keys = json!({"quantization_config": {"quant_method": "mxfp4"}});
+    let whole = tensors(keys.clone());
+    let name = "layers.2.mlp.experts.gate_up_proj_blocks";
+    assert_eq!(whole[name].dims(), [4, 128, 1, 16]);
+    let with = |tensor: Tensor| {
+        let mut changed = whole.clone();
+        changed.insert(name.into(), tensor);
+        load(&changed, keys.clone()).unwrap_err().to_string()
+    };
+    let error = with(whole[name].reshape((4, 128, 2, 8)).unwrap());
+    assert!(error.contains(name) && error.contains("[4, 128, 2, 8]"), "{error}");
+    assert!(error.contains("[4, 128, 1, 16]"), "{error}");
+    let error = with(whole[name].to_dtype(DType::F32).unwrap());
+    assert!(error.contains(name) && error.contains("bytes wanted"), "{error}");
+
+    // 40 inputs are no whole blocks of 32.
+    let error = complaint(json!({"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 40}));
+    assert!(error.contains("down_proj_blocks") && error.contains("40 inputs"), "{error}");
+}
+
+#[test]
+fn a_dense_copy_opens_under_a_config_that_still_speaks_of_packed_experts() {
+    load(&tensors(json!({})), json!({"quantization_config": {"quant_method": "mxfp4"}})).unwrap();
+    load(&tensors(json!({"quantization_config": {"quant_method": "mxfp4"}})), json!({})).unwrap();
 }
