@@ -74,7 +74,9 @@ fn sinks_by_kernel_and_by_candle_agree_and_can_be_learned() {
         let q = counted(&[batch, queries, heads, width], 0.37);
         let k = counted(&[batch, keys, kv_heads, width], 0.53);
         let v = counted(&[batch, keys, kv_heads, width], 0.71);
-        let sinks = tensor((0..heads).map(|head| head as f32 - 1.5).collect(), &[heads]);
+        // About as heavy as all keys together.
+        let sinks = (0..heads).map(|head| head as f32 - 1.5 + (keys as f32).ln());
+        let sinks = tensor(sinks.collect(), &[heads]);
         let padding: Vec<Vec<bool>> =
             (0..batch).map(|row| (0..keys).map(|key| key > 2 * row).collect()).collect();
         for mask in [
