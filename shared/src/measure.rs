@@ -321,9 +321,16 @@ fn weights_bytes(zoo: &Zoo, source: &str, options: &Options) -> Result<u64> {
     }
     let (_, inventory) = zoo.inventory(source, options)?;
     let bytes = |(name, shape): &(String, Vec<usize>)| {
-        let format = quantize.and_then(|kind| inventory.matrices.get(name)?.format(kind, *shape.last()?));
-        let storage = format.map_or(Storage::F32, Storage::Block);
-        storage.byte_len(shape).or_else(|| Storage::F32.byte_len(shape)).unwrap_or(0) as u64
+        let matrix = inventory.matrices.get(name);
+        let format = quantize.and_then(|kind| matrix?.format(kind, matrix?.inputs(shape)?));
+        let storage = match format {
+            Some(kind) => Storage::Block(kind),
+            None if inventory.packed.contains_key(name) => Storage::U8,
+            None => Storage::F32,
+        };
+        // In blocks a matrix may lie the other way round.
+        let elements = shape.iter().fold(1, |all: usize, n| all.saturating_mul(*n));
+        storage.byte_len(&[elements]).unwrap_or(0) as u64
     };
     Ok(inventory.tensors.iter().map(bytes).sum())
 }

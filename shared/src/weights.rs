@@ -140,7 +140,7 @@ impl MatrixUse {
 }
 
 /// What a load walked over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Names and shapes, by name.
     pub tensors: Vec<(String, Vec<usize>)>,

@@ -551,5 +551,6 @@ pub fn with_parts(mut whole: Inventory, part: Inventory) -> Inventory {
     whole.parameters += part.parameters;
     whole.tensors.extend(part.tensors);
     whole.matrices.extend(part.matrices);
+    whole.packed.extend(part.packed);
     whole
 }

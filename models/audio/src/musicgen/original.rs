@@ -129,6 +129,7 @@ pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
         let named = |name: String| format!("{prefix}.{name}");
         inventory.tensors.extend(part.tensors.into_iter().map(|(name, shape)| (named(name), shape)));
         inventory.matrices.extend(part.matrices.into_iter().map(|(name, of)| (named(name), of)));
+        inventory.packed.extend(part.packed.into_iter().map(|(name, of)| (named(name), of)));
         inventory.parameters += part.parameters;
     }
     Ok((network, inventory))

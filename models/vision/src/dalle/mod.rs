@@ -58,11 +58,12 @@ fn pictures(values: &Tensor) -> Result<Vec<Image>> {
 
 /// What several loads walked over, as one; each is told apart by what stands before its names.
 fn joined(parts: impl IntoIterator<Item = (&'static str, Inventory)>) -> Inventory {
-    let mut whole = Inventory { tensors: Vec::new(), matrices: Default::default(), parameters: 0 };
+    let mut whole = Inventory::default();
     for (prefix, part) in parts {
         let named = |name: String| format!("{prefix}.{name}");
         whole.tensors.extend(part.tensors.into_iter().map(|(name, shape)| (named(name), shape)));
         whole.matrices.extend(part.matrices.into_iter().map(|(name, of)| (named(name), of)));
+        whole.packed.extend(part.packed.into_iter().map(|(name, of)| (named(name), of)));
         whole.parameters += part.parameters;
     }
     whole
