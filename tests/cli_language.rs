@@ -18,7 +18,7 @@ const SUFFIX: &str = "\n    return total\n";
 fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
     let model = fauna::open(CODE).unwrap();
     let prompt = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
-    let options = fauna::Decoding { one_definition, ..fauna::Decoding::greedy(12) };
+    let options = fauna::Decoding { one_definition, ..fauna::Decoding::greedy(24) };
     let mut text = String::new();
     model
         .generate(&prompt, &options, &mut |piece| {
@@ -35,7 +35,7 @@ fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
 fn a_gap_is_filled_however_it_is_given() {
     let expected = filled(PREFIX, SUFFIX, true);
     assert!(!expected.trim().is_empty());
-    let parts = run(&["run", CODE, "--prefix", PREFIX, "--suffix", SUFFIX, "--max-tokens", "12", "--json"]);
+    let parts = run(&["run", CODE, "--prefix", PREFIX, "--suffix", SUFFIX, "--max-tokens", "24", "--json"]);
     served(&parts);
     let answer = &json_lines(&parts.out)[0];
     assert_eq!(answer["text"], expected.as_str());
@@ -44,14 +44,14 @@ fn a_gap_is_filled_however_it_is_given() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sum.py");
     std::fs::write(&file, format!("{PREFIX}{SUFFIX}")).unwrap();
-    let at = ["--at", "2:5", "--max-tokens", "12", "--json"];
+    let at = ["--at", "2:5", "--max-tokens", "24", "--json"];
     let place = run(&[&["run", CODE, "--file", text(&file)], &at[..]].concat());
     served(&place);
     assert_eq!(json_lines(&place.out)[0], *answer);
 
     // One line around the gap is the line before and the line after.
     std::fs::write(&file, format!("import os\n\n{PREFIX}{SUFFIX}\nx = 1\n")).unwrap();
-    let near = ["--at", "4:5", "--lines", "1", "--max-tokens", "12", "--json"];
+    let near = ["--at", "4:5", "--lines", "1", "--max-tokens", "24", "--json"];
     let near = run(&[&["run", CODE, "--file", text(&file)], &near[..]].concat());
     assert_eq!(json_lines(&near.out)[0], *answer);
 }
