@@ -84,7 +84,7 @@ for name, source, parameters in (
 ):
     for dtype, size in (("f32", 4), ("bf16", 2)):
         TASKS += [
-            Task(f"{name}, decoding, {dtype}", "generate", source, ("pytorch",), tokens=32, new_tokens=64, dtype=dtype,
+            Task(f"{name}, decoding, {dtype}", "generate", source, ("pytorch",), tokens=32, new_tokens=32, dtype=dtype,
                  weights_bytes=size * parameters),
             Task(f"{name}, prompt of 512 tokens, {dtype}", "prefill", source, ("pytorch",), tokens=512, dtype=dtype,
                  weights_bytes=size * parameters),

@@ -459,17 +459,16 @@ impl Product<'_> {
         if self.compute != Compute::Bf16 {
             return Scratch::new(0);
         }
-        let mut rounded;
-        if self.way(rows, columns) != Way::Stream && isa == Isa::Avx512 && features().bf16 {
-            // Rows of whole pairs.
-            let stride = k.next_multiple_of(2);
-            rounded = Scratch::new(rows * stride / 2);
-            self.pairs = Some((rounded.as_mut_ptr().cast(), stride));
-        } else {
-            rounded = Scratch::new(rows * k);
-            self.x.0 = rounded.as_mut_ptr();
+        let in_pairs = self.way(rows, columns) != Way::Stream && isa == Isa::Avx512 && features().bf16;
+        // Rows of whole pairs.
+        let stride = k.next_multiple_of(2);
+        let mut rounded = Scratch::new(if in_pairs { rows * stride / 2 } else { rows * k });
+        let to = rounded.as_mut_ptr();
+        match in_pairs {
+            true => self.pairs = Some((to.cast(), stride)),
+            false => self.x.0 = to,
         }
-        round_rows(x, k, rounded.as_mut_ptr(), self.pairs.is_some());
+        round_rows(x, k, to, in_pairs);
         rounded
     }
 

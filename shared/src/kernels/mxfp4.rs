@@ -226,18 +226,14 @@ impl Few<'_> {
             let count = (self.outputs.end - first).min(4);
             // SAFETY: the outputs are inside the matrix.
             unsafe {
-                let mut sums = [[S::splat(0.0); 4]; M];
-                for c in 0..count {
-                    let o = first + c;
+                let mut sums = [[S::splat(0.0); M]; 4];
+                for (o, sums) in (first..first + count).zip(&mut sums) {
                     let (blocks, scales) = (&blocks[o * row * BLOCK_BYTES..], &scales[o * row..]);
-                    let one = dot::<S, M>(self.x, (blocks.as_ptr(), scales.as_ptr()), row);
-                    for r in 0..M {
-                        sums[r][c] = one[r];
-                    }
+                    *sums = dot::<S, M>(self.x, (blocks.as_ptr(), scales.as_ptr()), row);
                 }
-                for (r, sums) in sums.iter().enumerate() {
+                for r in 0..M {
                     let y = self.y.add(r * outputs + first);
-                    y.copy_from_nonoverlapping(S::sum4(*sums).as_ptr(), count);
+                    y.copy_from_nonoverlapping(S::sum4(sums.map(|sums| sums[r])).as_ptr(), count);
                 }
             }
         }

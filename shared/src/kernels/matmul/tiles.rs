@@ -547,7 +547,7 @@ unsafe fn panel_tile<P: Products, const M: usize>(
         }
         for r in 0..M {
             for v in 0..PANEL_VECTORS {
-                let y = y.add(r * y_stride + v * lanes);
+                let y = y.wrapping_add(r * y_stride + v * lanes);
                 let left = columns.saturating_sub(v * lanes);
                 if left >= lanes {
                     let old = if add { P::S::load(y) } else { P::S::splat(0.0) };
@@ -632,7 +632,7 @@ unsafe fn scattered_tile<S: Simd, const M: usize>(
         }
         for r in 0..M {
             for v in 0..PANEL_VECTORS {
-                let y = y.add(r * y_stride + v * lanes);
+                let y = y.wrapping_add(r * y_stride + v * lanes);
                 let left = columns.saturating_sub(v * lanes);
                 if left >= lanes {
                     let old = if add { S::load(y) } else { S::splat(0.0) };
