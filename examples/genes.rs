@@ -4,7 +4,17 @@
 //!
 //! Without a model it takes one of the 25M model's size with random weights, which finds all genes as unlikely as noise:
 //!
-//!     OUTPUT
+//!     rpmJ        log-likelihood  -165.21  perplexity  77.30  MKVRASVKKLCRNCKIVKRDGVIRVICSAEPKHKQRQG*
+//!     rpmJ_D20E   log-likelihood  -165.41  perplexity  77.70  MKVRASVKKLCRNCKIVKREGVIRVICSAEPKHKQRQG*
+//!     trpL        log-likelihood   -63.30  perplexity  91.96  MKAIFVLKGWWRTS*
+//!     pheL        log-likelihood   -63.06  perplexity  66.96  MKHIPFFFAFFFTFP*
+//!     rpmJ        nearest rpmJ_D20E   cosine 0.999
+//!     rpmJ_D20E   nearest rpmJ        cosine 0.999
+//!     trpL        nearest pheL        cosine 0.852
+//!     pheL        nearest trpL        cosine 0.852
+//!     new         MRSSPCAHGDSKRPTCDC*
+//!     >new MRSSPCAHGDSKRPTCDC*
+//!     ATGAGATCATCCCCCTGTGCTCACGGCGACAGCAAAAGACCCACGTGTGATTGTTAA
 
 use std::ops::ControlFlow;
 
