@@ -199,8 +199,10 @@ impl Config {
                 "original_max_position_embeddings": 4096
             })
         });
-        if let Some(keys) = keys.as_object_mut() {
-            keys.entry("rope_theta").or_insert(json!(self.rope_theta.unwrap_or(150_000.0)));
+        if let Some(keys) = keys.as_object_mut()
+            && keys.get("rope_theta").is_none_or(Value::is_null)
+        {
+            keys.insert("rope_theta".into(), json!(self.rope_theta.unwrap_or(150_000.0)));
         }
         let keys: RopeKeys = serde_json::from_value(json!({ "rope_parameters": keys }))
             .map_err(|e| Error::new(ErrorKind::Format, format!("rope_parameters: {e}")))?;
