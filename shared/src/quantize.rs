@@ -126,9 +126,11 @@ impl Part<'_> {
             };
         }
         let bytes = match (self.stored.storage, self.planned.storage) {
-            (Storage::U8, Storage::I8) => self.stored.bytes.to_vec(),
-            (stored, planned) if stored == planned => self.stored.bytes.to_vec(),
-            _ => widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            (Storage::F64, Storage::F32) => {
+                widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect()
+            }
+            // As they are, whatever GGUF calls them.
+            _ => self.stored.bytes.to_vec(),
         };
         self.stored.bytes.release();
         Ok(bytes)

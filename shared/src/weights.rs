@@ -311,14 +311,8 @@ impl Weights {
     pub(crate) fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
         let path = self.path(name);
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
-        let stored = match self.ask(&path, shape)? {
-            Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
-            Found::Stored(stored) => Stored { shape: vec![outputs, inputs], ..stored.clone() },
-            Found::Seed(seed) => {
-                let bytes = floats(&seeded_values(seed, &path, shape)?);
-                Stored { storage: Storage::F32, shape: vec![outputs, inputs], bytes }
-            }
-        };
+        let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
+        let stored = Stored { shape: vec![outputs, inputs], ..stored };
         self.place_stored(&stored, Layout::OutIn, (outputs, inputs), None)
     }
 
@@ -412,6 +406,19 @@ impl Weights {
         }
     }
 
+    /// What is at `path`, as a file holds it or would hold it; none if it is missing, which is noted, or there is nothing
+    /// to read.
+    fn stored(&self, path: &str, shape: &[usize]) -> Result<Option<Stored>> {
+        Ok(match self.ask(path, shape)? {
+            Found::Nothing => None,
+            Found::Stored(stored) => Some(stored.clone()),
+            Found::Seed(seed) => {
+                let bytes = floats(&seeded_values(seed, path, shape)?);
+                Some(Stored { storage: Storage::F32, shape: shape.to_vec(), bytes })
+            }
+        })
+    }
+
     fn place(&self, name: &str, matrix: MatrixUse, outputs: usize, inputs: usize) -> Result<Matrix> {
         let path = self.path(name);
         let layout = match matrix {
@@ -424,14 +431,7 @@ impl Weights {
         };
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), matrix);
-        let stored = match self.ask(&path, &shape)? {
-            Found::Nothing => return Ok(Matrix::absent(outputs, inputs)),
-            Found::Stored(stored) => stored.clone(),
-            Found::Seed(seed) => {
-                let bytes = floats(&seeded_values(seed, &path, &shape)?);
-                Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
-            }
-        };
+        let Some(stored) = self.stored(&path, &shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         self.place_stored(&stored, layout, (outputs, inputs), quantize)
     }
 

@@ -1,9 +1,6 @@
 //! The matrices of a mixture of experts, which releases keep in one stack.
 
-use super::{
-    Found, MOST_TENSORS, MatrixUse, Origin, Weights, bfloats, entries_of, floats, room, seeded_bits,
-    seeded_values,
-};
+use super::{Found, MOST_TENSORS, MatrixUse, Origin, Weights, bfloats, entries_of, room, seeded_bits};
 use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::kernels::mxfp4;
@@ -65,13 +62,8 @@ impl Weights {
         };
         let quantize = self.runtime().quantize().and_then(|kind| MatrixUse::Experts.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), MatrixUse::Experts);
-        let stored = match self.ask(&path, &shape)? {
-            Found::Nothing => return self.stand_ins(count, (outputs, inputs)),
-            Found::Stored(stored) => stored.clone(),
-            Found::Seed(seed) => {
-                let bytes = floats(&seeded_values(seed, &path, &shape)?);
-                Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
-            }
+        let Some(stored) = self.stored(&path, &shape)? else {
+            return self.stand_ins(count, (outputs, inputs));
         };
         let entries = entries_of(&path, &stored)?;
         entries.iter().map(|entry| self.place_stored(entry, layout, (outputs, inputs), quantize)).collect()

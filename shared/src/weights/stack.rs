@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::{Found, MatrixUse, Weights, floats, quantized, seeded_values, widen};
+use super::{MatrixUse, Weights, floats, quantized, widen};
 use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::nn::Matrix;
@@ -56,16 +56,8 @@ impl Weights {
             let path = self.path(&piece.name);
             let shape = [piece.of, inputs];
             self.ledger().matrices.insert(path.clone(), matrix);
-            parts.push(match self.ask(&path, &shape)? {
-                // Every piece is asked for, so that one load reports every problem.
-                Found::Nothing => None,
-                Found::Stored(stored) => Some(rows_of(stored, piece)?),
-                Found::Seed(seed) => {
-                    let bytes = floats(&seeded_values(seed, &path, &shape)?);
-                    let stored = Stored { storage: Storage::F32, shape: shape.to_vec(), bytes };
-                    Some(rows_of(&stored, piece)?)
-                }
-            });
+            // Every piece is asked for, so that one load reports every problem.
+            parts.push(self.stored(&path, &shape)?.map(|stored| rows_of(&stored, piece)).transpose()?);
         }
         let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else {
             return Ok(Matrix::absent(outputs, inputs));
@@ -123,15 +115,8 @@ impl Weights {
         let inputs = widths.iter().fold(0, |all: usize, width| all.saturating_add(*width));
         let shape = [outputs, inputs];
         self.ledger().matrices.insert(path.clone(), MatrixUse::Map);
-        let stored = match self.ask(&path, &shape)? {
-            Found::Nothing => {
-                return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
-            }
-            Found::Stored(stored) => stored.clone(),
-            Found::Seed(seed) => {
-                let bytes = floats(&seeded_values(seed, &path, &shape)?);
-                Stored { storage: Storage::F32, shape: shape.to_vec(), bytes }
-            }
+        let Some(stored) = self.stored(&path, &shape)? else {
+            return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
         };
         // In blocks, the whole is: a copy on disk has the same ones.
         let wanted = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
