@@ -44,6 +44,17 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The weight files among `files` for a [`Layout`]: none where weights are made up, or there are none yet.
+    ///
+    /// # Errors
+    /// As [`Files::weights_if_any`].
+    pub fn weights_of(&self, files: &Files) -> Result<Vec<PathBuf>> {
+        match self.random_weights {
+            Some(_) => Ok(Vec::new()),
+            None => files.weights_if_any(),
+        }
+    }
+
     /// The files of `source`, with or without its weights.
     pub(crate) fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
         let wanted = match (&self.file, with_weights) {

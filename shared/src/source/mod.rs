@@ -322,12 +322,23 @@ impl Files {
     /// # Errors
     /// As [`select`].
     pub fn weights(&self) -> Result<Vec<PathBuf>> {
+        let weights = self.weights_if_any()?;
+        if weights.is_empty() {
+            let names = self.names();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(select::no_weights(&names).at(&self.root));
+        }
+        Ok(weights)
+    }
+
+    /// As [`weights`](Files::weights), and no file where there are no weights: an inventory needs none.
+    ///
+    /// # Errors
+    /// As [`select`], save for want of weights.
+    pub fn weights_if_any(&self) -> Result<Vec<PathBuf>> {
         let names = self.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let chosen = select::weights(&names, self.choice.as_deref()).map_err(|error| error.at(&self.root))?;
-        if chosen.is_empty() {
-            return Err(select::no_weights(&names).at(&self.root));
-        }
         Ok(chosen.into_iter().map(|name| self.root.join(name)).collect())
     }
 }

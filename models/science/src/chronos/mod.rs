@@ -65,8 +65,7 @@ fn layout(files: &Files, options: &Options, wanted: Generation) -> Result<Option
     if generation(&config) != Some(wanted) {
         return Ok(None);
     }
-    let weights = t5_exhibit::weights(files, options.random_weights.is_some())?;
-    Ok(Some(Layout { config, weights }))
+    Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
 /// What releases on T5 and on GPT-2 call their tensors, in the names of those families.

@@ -9,7 +9,6 @@ use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
 };
-use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use fauna_text::words;
@@ -66,17 +65,6 @@ fn config(opening: &Opening) -> Result<ChronosConfig> {
 fn is_alone(opening: &Opening) -> bool {
     let wants = opening.weights.is_nothing() || opening.options.random_weights.is_some();
     !wants && opening.checkpoint.is_none()
-}
-
-/// The weights of `files`, if there are any and any are wanted.
-pub(super) fn weights(files: &Files, random: bool) -> Result<Vec<std::path::PathBuf>> {
-    if random {
-        return Ok(Vec::new());
-    }
-    match files.weights() {
-        Err(error) if error.kind() == fauna_shared::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found,
-    }
 }
 
 impl T5Exhibit {

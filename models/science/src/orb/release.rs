@@ -5,7 +5,7 @@ use fauna_shared::error::first_five;
 use fauna_shared::model::{Layout, Model, Opening, Options};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{Config, Orb};
@@ -134,13 +134,7 @@ pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>>
         None => by_name(files)?.map(config_of),
     };
     let Some(config) = config else { return Ok(None) };
-    let weights = match files.weights() {
-        _ if options.random_weights.is_some() => Vec::new(),
-        // An inventory needs none.
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        weights => weights?,
-    };
-    Ok(Some(Layout { config, weights }))
+    Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
 /// The release that the files are by their names.

@@ -103,13 +103,7 @@ pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>>
             None => return Ok(None),
         },
     };
-    let weights = match files.weights() {
-        _ if options.random_weights.is_some() => Vec::new(),
-        // An inventory needs none.
-        Err(error) if error.kind() == ErrorKind::NotFound && files.choice().is_none() => Vec::new(),
-        weights => weights?,
-    };
-    Ok(Some(Layout { config, weights }))
+    Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
 /// The config that the names of the files tell, where none of them is a `config.json`.

@@ -1,26 +1,21 @@
 //! OpenAI's own files, as the releases hold them in `original/`: a config without a type, and other names.
 
+use fauna_shared::Result;
 use fauna_shared::model::{Layout, Options};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
-use fauna_shared::{ErrorKind, Result};
 use serde_json::{Value, json};
 
 /// A folder whose `config.json` speaks OpenAI's own dialect.
 ///
 /// # Errors
 /// Whatever is wrong with a config or weights that are there.
-pub fn layout(files: &Files, _: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
     if files.get("config.json").is_none() {
         return Ok(None);
     }
     let Some(config) = translated(&files.config()?) else { return Ok(None) };
-    let weights = match files.weights() {
-        // An inventory, and test weights, need none.
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        found => found?,
-    };
-    Ok(Some(Layout { config, weights }))
+    Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
 /// OpenAI's config in the hub's spelling; none if it is no such config.
