@@ -7,8 +7,9 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
+use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
-use fauna_shared::weights::Inventory;
+use fauna_shared::weights::{Inventory, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -481,6 +482,23 @@ pub fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
                 .hint("pad prompts on the left")),
         })
         .collect()
+}
+
+/// The output head of a network whose word table is `table`: the table itself if they are `tied`, else `lm_head`; none in
+/// the `bare` network of a class without a head.
+///
+/// # Errors
+/// As every read.
+pub fn output_head(w: &Weights, table: &Embedding, tied: bool, bare: bool) -> Result<Option<Linear>> {
+    Ok(match (tied, bare) {
+        (true, _) => {
+            // Some releases save a copy of the table under the head's name.
+            w.skip("lm_head");
+            Some(table.as_linear())
+        }
+        (false, true) => None,
+        (false, false) => Some(w.linear_no_bias("lm_head", table.width(), table.count())?),
+    })
 }
 
 /// Walks the tensors of a network of this kind: what a checkpoint of its config holds.

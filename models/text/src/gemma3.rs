@@ -7,14 +7,15 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, UsualTokens};
+use crate::causal::{CausalLm, Step, UsualTokens, output_head};
+use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
 /// that wrote them, so every key has one.
@@ -120,11 +121,10 @@ enum Reach {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        if let Some(packing) = &self.quantization_config {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("use the unpacked release, and --quantize, or a GGUF file"));
-        }
+        check_unpacked(
+            self.quantization_config.as_ref(),
+            "use the unpacked release, and --quantize, or a GGUF file",
+        )?;
         if self.use_bidirectional_attention == Some(true) {
             return Err(Error::unsupported("use_bidirectional_attention is not implemented")
                 .hint("it belongs to embedding models; those that write look back only"));
@@ -189,42 +189,34 @@ impl Config {
     }
 }
 
+/// GGUF's names of whole tensors, and ours.
+const TOP: [(&str, &str); 3] =
+    [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
+
+/// GGUF's names inside a block, and ours.
+const PARTS: [(&str, &str); 13] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
     }
-    let top = match name {
-        "token_embd.weight" => "embed_tokens.weight",
-        "output_norm.weight" => "norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !top.is_empty() {
-        return Name::To(top.to_string());
-    }
-    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
-        return Name::Keep;
-    };
-    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "post_attention_norm" => "post_attention_layernorm",
-        "ffn_norm" => "pre_feedforward_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        "post_ffw_norm" => "post_feedforward_layernorm",
-        _ => return Name::Keep,
-    };
-    Name::To(format!("layers.{index}.{part}.{kind}"))
+    gguf::rename(name, &TOP, "layers", &PARTS)
 }
 
 /// The network.
@@ -291,15 +283,7 @@ impl Model for Gemma3 {
             .collect::<Result<_>>()?;
         let norm = norm(c, w, "norm", c.hidden_size)?;
         let bare = c.architectures.first().is_some_and(|name| name == "Gemma3TextModel");
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(embed_tokens.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
         let (global_rope, local_rope) = (c.rope(Reach::Global)?, c.rope(Reach::Local)?);
         Ok(Self { embed_tokens, layers, norm, lm_head, global_rope, local_rope, config })
     }
@@ -467,57 +451,43 @@ impl Mlp {
 /// # Errors
 /// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
-    let metadata = checkpoint.metadata();
-    let get = |key: &str| metadata.get(&format!("gemma3.{key}"));
-    let number = |key: &str| get(key).and_then(|value| value.as_usize());
-    let real = |key: &str| get(key).and_then(|value| value.as_f64());
-    let need = |key: &str| {
-        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no gemma3.{key}")))
-    };
-    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
+    let keys = Keys::of(checkpoint, "gemma3");
     let (width, layers, heads) =
-        (need("embedding_length")?, need("block_count")?, need("attention.head_count")?);
-    let vocabulary = shape("token_embd.weight").and_then(|shape| shape.first().copied());
-    let head_dim = number("attention.key_length").unwrap_or(256);
+        (keys.need("embedding_length")?, keys.need("block_count")?, keys.need("attention.head_count")?);
+    let head_dim = keys.number("attention.key_length").unwrap_or(256);
     // The 27B alone, known by its layers, divides by the share of the width and not by the width of a head.
     let scalar = if layers == 62 { width / heads.max(1) } else { head_dim };
     let mut config = json!({
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
-        "vocab_size": vocabulary.or(number("vocab_size")),
+        "vocab_size": keys.words().or(keys.number("vocab_size")),
         "hidden_size": width,
-        "intermediate_size": need("feed_forward_length")?,
+        "intermediate_size": keys.need("feed_forward_length")?,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
+        "num_key_value_heads": keys.number("attention.head_count_kv").unwrap_or(heads),
         "head_dim": head_dim,
         "query_pre_attn_scalar": scalar,
-        "max_position_embeddings": need("context_length")?,
-        "rms_norm_eps": real("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
-        "tie_word_embeddings": shape("output.weight").is_none(),
-        "attention_bias": shape("blk.0.attn_q.bias").is_some(),
-        "sliding_window": number("attention.sliding_window"),
-        "sliding_window_pattern": number("attention.sliding_window_pattern").unwrap_or(6),
-        "final_logit_softcapping": real("final_logit_softcapping"),
-        "rope_theta": real("rope.freq_base").unwrap_or(1e6),
-        "rope_local_base_freq": real("rope.freq_base_swa").unwrap_or(1e4),
+        "max_position_embeddings": keys.need("context_length")?,
+        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
+        "tie_word_embeddings": !keys.has("output.weight"),
+        "attention_bias": keys.has("blk.0.attn_q.bias"),
+        "sliding_window": keys.number("attention.sliding_window"),
+        "sliding_window_pattern": keys.number("attention.sliding_window_pattern").unwrap_or(6),
+        "final_logit_softcapping": keys.real("final_logit_softcapping"),
+        "rope_theta": keys.real("rope.freq_base").unwrap_or(1e6),
+        "rope_local_base_freq": keys.real("rope.freq_base_swa").unwrap_or(1e4),
         "norms_hold_one": true,
     });
-    if number("attention.sliding_window").is_none() {
+    if keys.number("attention.sliding_window").is_none() {
         config["layer_types"] = json!(vec!["full_attention"; layers]);
     }
-    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
-        && kind != "none"
-    {
-        config["rope_scaling"] = json!({ "rope_type": kind, "factor": real("rope.scaling.factor") });
+    if let Some(kind) = keys.rope_type() {
+        config["rope_scaling"] = json!({ "rope_type": kind, "factor": keys.real("rope.scaling.factor") });
     }
-    let id = |key: &str| {
-        let id = metadata.get(&format!("tokenizer.ggml.{key}_token_id"));
-        id.and_then(|value| value.as_usize())
-    };
-    config["bos_token_id"] = json!(id("bos"));
-    config["pad_token_id"] = json!(id("padding"));
-    let end: Vec<usize> = ["eos", "eot"].into_iter().filter_map(id).collect();
+    config["bos_token_id"] = json!(keys.token("bos"));
+    config["pad_token_id"] = json!(keys.token("padding"));
+    let end: Vec<usize> = ["eos", "eot"].into_iter().filter_map(|id| keys.token(id)).collect();
     config["eos_token_id"] = json!(end);
     Ok(config)
 }

@@ -8,14 +8,15 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step};
+use crate::causal::{CausalLm, Step, output_head};
+use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. `attention_softmax_in_fp32` and `scale_attention_softmax_in_fp32`
 /// are not among them: softmax is computed in float32, as the reference does whatever they say.
@@ -81,16 +82,29 @@ impl Config {
         if self.add_cross_attention {
             return Err(Error::unsupported("add_cross_attention is not implemented for gpt_bigcode"));
         }
-        if let Some(packing) = &self.quantization_config {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("use the unpacked release, and --quantize, or a GGUF file"));
-        }
+        check_unpacked(
+            self.quantization_config.as_ref(),
+            "use the unpacked release, and --quantize, or a GGUF file",
+        )?;
         check_sizes(&[("vocab_size", self.vocab_size), ("n_positions", self.n_positions)])?;
         check_sizes(&[("n_inner", self.n_inner.unwrap_or(1))])?;
         check_heads(("n_embd", self.n_embd), ("n_head", self.n_head))
     }
 }
+
+/// GGUF's names of whole tensors, and ours.
+const TOP: [(&str, &str); 4] =
+    [("token_embd", "wte"), ("position_embd", "wpe"), ("output_norm", "ln_f"), ("output", "lm_head")];
+
+/// GGUF's names inside a block, and ours.
+const PARTS: [(&str, &str); 6] = [
+    ("attn_norm", "ln_1"),
+    ("attn_qkv", "attn.c_attn"),
+    ("attn_output", "attn.c_proj"),
+    ("ffn_norm", "ln_2"),
+    ("ffn_up", "mlp.c_fc"),
+    ("ffn_down", "mlp.c_proj"),
+];
 
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// without the buffers of older files, or by GGUF's short names.
@@ -102,31 +116,7 @@ pub fn rename(name: &str) -> Name {
     if plain != name {
         return Name::To(plain.to_string());
     }
-    let top = match name {
-        "token_embd.weight" => "wte.weight",
-        "position_embd.weight" => "wpe.weight",
-        "output_norm.weight" => "ln_f.weight",
-        "output_norm.bias" => "ln_f.bias",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !top.is_empty() {
-        return Name::To(top.to_string());
-    }
-    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
-        return Name::Keep;
-    };
-    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
-    let part = match part {
-        "attn_norm" => "ln_1",
-        "attn_qkv" => "attn.c_attn",
-        "attn_output" => "attn.c_proj",
-        "ffn_norm" => "ln_2",
-        "ffn_up" => "mlp.c_fc",
-        "ffn_down" => "mlp.c_proj",
-        _ => return Name::Keep,
-    };
-    Name::To(format!("h.{index}.{part}.{kind}"))
+    gguf::rename(name, &TOP, "h", &PARTS)
 }
 
 /// The network.
@@ -172,15 +162,7 @@ impl Model for GptBigCode {
         let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;
         let ln_f = w.layer_norm("ln_f", c.n_embd, c.epsilon())?;
         let bare = c.architectures.first().is_some_and(|name| name == "GPTBigCodeModel");
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(wte.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &wte, c.tie_word_embeddings, bare)?;
         Ok(Self { wte, wpe, h, ln_f, lm_head, config })
     }
 }
@@ -290,42 +272,34 @@ impl Mlp {
 /// The config of a GGUF file in the official spelling.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) naming the key of the file that is missing; [`Unsupported`](ErrorKind::Unsupported)
+/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing; [`Unsupported`](fauna_shared::ErrorKind::Unsupported)
 /// for heads with keys of their own, which no converter writes.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
-    let metadata = checkpoint.metadata();
-    let get = |key: &str| metadata.get(&format!("starcoder.{key}"));
-    let number = |key: &str| get(key).and_then(|value| value.as_usize());
-    let need = |key: &str| {
-        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no starcoder.{key}")))
-    };
-    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
-    let kv_heads = number("attention.head_count_kv").unwrap_or(1);
+    let keys = Keys::of(checkpoint, "starcoder");
+    let kv_heads = keys.number("attention.head_count_kv").unwrap_or(1);
     if kv_heads != 1 {
         return Err(Error::unsupported(format!("starcoder.attention.head_count_kv is {kv_heads}"))
             .hint("only files whose heads share one key are known"));
     }
-    let width = need("embedding_length")?;
+    let width = keys.need("embedding_length")?;
     // No file says it: the two largest of BigCode, known by their widths, compute the exact function.
     let activation = if matches!(width, 4096 | 6144) { "gelu" } else { "gelu_pytorch_tanh" };
-    let mut config = json!({
+    Ok(json!({
         "architectures": ["GPTBigCodeForCausalLM"],
         "model_type": "gpt_bigcode",
-        "vocab_size": shape("token_embd.weight").and_then(|shape| shape.first().copied()),
-        "n_positions": need("context_length")?,
+        "vocab_size": keys.words(),
+        "n_positions": keys.need("context_length")?,
         "n_embd": width,
-        "n_layer": need("block_count")?,
-        "n_head": need("attention.head_count")?,
-        "n_inner": number("feed_forward_length"),
+        "n_layer": keys.need("block_count")?,
+        "n_head": keys.need("attention.head_count")?,
+        "n_inner": keys.number("feed_forward_length"),
         "activation_function": activation,
-        "layer_norm_epsilon": get("attention.layer_norm_epsilon").and_then(|value| value.as_f64()),
-        "tie_word_embeddings": shape("output.weight").is_none(),
-    });
-    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
-        config[key] = json!(id.and_then(|value| value.as_usize()));
-    }
-    Ok(config)
+        "layer_norm_epsilon": keys.real("attention.layer_norm_epsilon"),
+        "tie_word_embeddings": !keys.has("output.weight"),
+        "bos_token_id": keys.token("bos"),
+        "eos_token_id": keys.token("eos"),
+        "pad_token_id": keys.token("padding"),
+    }))
 }
 
 #[cfg(test)]

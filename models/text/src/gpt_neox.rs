@@ -5,11 +5,11 @@
 //! Loads `model_type: "gpt_neox"`. Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
+use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -81,11 +81,7 @@ fn yes() -> bool {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        if let Some(packing) = &self.quantization_config {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("use the unpacked release, and --quantize"));
-        }
+        check_unpacked(self.quantization_config.as_ref(), "use the unpacked release, and --quantize")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("intermediate_size", self.intermediate_size),

@@ -12,6 +12,7 @@ pub mod bert;
 pub mod causal;
 pub mod gemma3;
 pub mod genslm;
+mod gguf;
 pub mod gpt1;
 pub mod gpt2;
 pub mod gpt_bigcode;

@@ -5,16 +5,17 @@
 //! `tests/parity/llama`. Loads `model_type: "llama"`, `"mistral"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
+use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step};
+use crate::causal::{CausalLm, Step, output_head};
+use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -104,11 +105,10 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(packing) = &self.quantization_config {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("use the unpacked release, and --quantize, or a GGUF file"));
-        }
+        check_unpacked(
+            self.quantization_config.as_ref(),
+            "use the unpacked release, and --quantize, or a GGUF file",
+        )?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -124,6 +124,23 @@ impl Config {
     }
 }
 
+/// GGUF's names of whole tensors, and ours.
+const TOP: [(&str, &str); 3] =
+    [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
+
+/// GGUF's names inside a block, and ours.
+const PARTS: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
@@ -134,32 +151,7 @@ pub fn rename(name: &str) -> Name {
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
     }
-    let top = match name {
-        "token_embd.weight" => "embed_tokens.weight",
-        "output_norm.weight" => "norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !top.is_empty() {
-        return Name::To(top.to_string());
-    }
-    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
-        return Name::Keep;
-    };
-    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return Name::Keep,
-    };
-    Name::To(format!("layers.{index}.{part}.{kind}"))
+    gguf::rename(name, &TOP, "layers", &PARTS)
 }
 
 /// The network.
@@ -210,15 +202,7 @@ impl Model for Llama {
             .architectures
             .first()
             .is_some_and(|name| matches!(name.as_str(), "LlamaModel" | "MistralModel"));
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(embed_tokens.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
         let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }
@@ -354,56 +338,38 @@ impl Mlp {
 /// The config of a GGUF file in the official spelling.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
-    let metadata = checkpoint.metadata();
-    let get = |key: &str| metadata.get(&format!("llama.{key}"));
-    let number = |key: &str| get(key).and_then(|value| value.as_usize());
-    let real = |key: &str| get(key).and_then(|value| value.as_f64());
-    let need = |key: &str| {
-        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no llama.{key}")))
-    };
-    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
-    let width = need("embedding_length")?;
-    let heads = need("attention.head_count")?;
-    let vocabulary = shape("token_embd.weight").and_then(|shape| shape.first().copied());
+    let keys = Keys::of(checkpoint, "llama");
+    let width = keys.need("embedding_length")?;
+    let heads = keys.need("attention.head_count")?;
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": vocabulary.or(number("vocab_size")),
+        "vocab_size": keys.words().or(keys.number("vocab_size")),
         "hidden_size": width,
-        "intermediate_size": need("feed_forward_length")?,
-        "num_hidden_layers": need("block_count")?,
+        "intermediate_size": keys.need("feed_forward_length")?,
+        "num_hidden_layers": keys.need("block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
-        "head_dim": number("attention.key_length").or(number("rope.dimension_count")),
-        "max_position_embeddings": need("context_length")?,
-        "rms_norm_eps": real("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
-        "tie_word_embeddings": shape("output.weight").is_none(),
-        "attention_bias": shape("blk.0.attn_q.bias").is_some(),
-        "mlp_bias": shape("blk.0.ffn_down.bias").is_some(),
-        "rope_theta": real("rope.freq_base").unwrap_or(10_000.0),
+        "num_key_value_heads": keys.number("attention.head_count_kv").unwrap_or(heads),
+        "head_dim": keys.number("attention.key_length").or(keys.number("rope.dimension_count")),
+        "max_position_embeddings": keys.need("context_length")?,
+        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon").unwrap_or(1e-5),
+        "tie_word_embeddings": !keys.has("output.weight"),
+        "attention_bias": keys.has("blk.0.attn_q.bias"),
+        "mlp_bias": keys.has("blk.0.ffn_down.bias"),
+        "rope_theta": keys.real("rope.freq_base").unwrap_or(10_000.0),
         // Converters reorder the rows of q and k so that pairs are neighbours.
         "rope_interleaved": true,
+        "rope_scaling": keys.rope_scaling(),
+        "bos_token_id": keys.token("bos"),
+        "eos_token_id": keys.token("eos"),
+        "pad_token_id": keys.token("padding"),
     });
-    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
-        && kind != "none"
-    {
-        config["rope_scaling"] = json!({
-            "rope_type": kind,
-            "factor": real("rope.scaling.factor"),
-            "original_max_position_embeddings": number("rope.scaling.original_context_length"),
-            "attention_factor": real("rope.scaling.attn_factor"),
-        });
-    }
     if let Some(divisors) = checkpoint.get("rope_freqs.weight") {
         // Llama 3.1's stretched frequencies, already worked out.
         config["rope_divisors"] = json!(fauna_shared::weights::widen(divisors)?);
         config["rope_scaling"] = Value::Null;
-    }
-    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
-        config[key] = json!(id.and_then(|value| value.as_usize()));
     }
     Ok(config)
 }

@@ -14,7 +14,7 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::causal::{CausalLm, Step};
+use crate::causal::{CausalLm, Step, output_head};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -232,15 +232,7 @@ impl Model for Mpt {
             (0..c.n_layers).map(|i| Block::load(c, &w.at_index("blocks", i))).collect::<Result<_>>()?;
         let norm_f = w.layer_norm_no_bias("norm_f", c.d_model, c.layer_norm_epsilon)?;
         let bare = c.architectures.first().is_some_and(|name| name == "MptModel");
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(wte.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.d_model, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &wte, c.tie_word_embeddings, bare)?;
         let slopes = c.slopes();
         Ok(Self { wte, blocks, norm_f, lm_head, slopes, config })
     }

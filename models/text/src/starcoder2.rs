@@ -5,16 +5,17 @@
 //! Loads `model_type: "starcoder2"` and GGUF files of that architecture. Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
+use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step};
+use crate::causal::{CausalLm, Step, output_head};
+use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
 /// carry too, are not among them.
@@ -91,11 +92,10 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(packing) = &self.quantization_config {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("use the unpacked release, and --quantize, or a GGUF file"));
-        }
+        check_unpacked(
+            self.quantization_config.as_ref(),
+            "use the unpacked release, and --quantize, or a GGUF file",
+        )?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -117,38 +117,29 @@ impl Config {
     }
 }
 
+/// GGUF's names of whole tensors, and ours.
+const TOP: [(&str, &str); 3] =
+    [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
+
+/// GGUF's names inside a block, and ours.
+const PARTS: [(&str, &str); 8] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_up", "mlp.c_fc"),
+    ("ffn_down", "mlp.c_proj"),
+];
+
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
     }
-    let top = match name {
-        "token_embd.weight" => "embed_tokens.weight",
-        "output_norm.weight" => "norm.weight",
-        "output_norm.bias" => "norm.bias",
-        "output.weight" => "lm_head.weight",
-        _ => "",
-    };
-    if !top.is_empty() {
-        return Name::To(top.to_string());
-    }
-    let Some((index, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
-        return Name::Keep;
-    };
-    let Some((part, kind)) = part.split_once('.') else { return Name::Keep };
-    let part = match part {
-        "attn_norm" => "input_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_norm" => "post_attention_layernorm",
-        "ffn_up" => "mlp.c_fc",
-        "ffn_down" => "mlp.c_proj",
-        _ => return Name::Keep,
-    };
-    Name::To(format!("layers.{index}.{part}.{kind}"))
+    gguf::rename(name, &TOP, "layers", &PARTS)
 }
 
 /// The network.
@@ -195,15 +186,7 @@ impl Model for Starcoder2 {
             .collect::<Result<_>>()?;
         let norm = w.layer_norm("norm", c.hidden_size, c.norm_epsilon)?;
         let bare = c.architectures.first().is_some_and(|name| name == "Starcoder2Model");
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(embed_tokens.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
         let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }
@@ -299,50 +282,32 @@ impl Mlp {
 /// The config of a GGUF file in the official spelling.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
-    let metadata = checkpoint.metadata();
-    let get = |key: &str| metadata.get(&format!("starcoder2.{key}"));
-    let number = |key: &str| get(key).and_then(|value| value.as_usize());
-    let real = |key: &str| get(key).and_then(|value| value.as_f64());
-    let need = |key: &str| {
-        number(key).ok_or_else(|| Error::new(ErrorKind::Format, format!("the file says no starcoder2.{key}")))
-    };
-    let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
-    let heads = need("attention.head_count")?;
-    let mut config = json!({
+    let keys = Keys::of(checkpoint, "starcoder2");
+    let heads = keys.need("attention.head_count")?;
+    Ok(json!({
         "architectures": ["Starcoder2ForCausalLM"],
         "model_type": "starcoder2",
-        "vocab_size": shape("token_embd.weight").and_then(|shape| shape.first().copied()),
-        "hidden_size": need("embedding_length")?,
-        "intermediate_size": need("feed_forward_length")?,
-        "num_hidden_layers": need("block_count")?,
+        "vocab_size": keys.words(),
+        "hidden_size": keys.need("embedding_length")?,
+        "intermediate_size": keys.need("feed_forward_length")?,
+        "num_hidden_layers": keys.need("block_count")?,
         "num_attention_heads": heads,
-        "num_key_value_heads": number("attention.head_count_kv").unwrap_or(heads),
-        "head_dim": number("attention.key_length"),
-        "max_position_embeddings": need("context_length")?,
-        "norm_epsilon": real("attention.layer_norm_epsilon").unwrap_or(1e-5),
+        "num_key_value_heads": keys.number("attention.head_count_kv").unwrap_or(heads),
+        "head_dim": keys.number("attention.key_length"),
+        "max_position_embeddings": keys.need("context_length")?,
+        "norm_epsilon": keys.real("attention.layer_norm_epsilon").unwrap_or(1e-5),
         // Converters leave it out; every release has this one.
-        "sliding_window": number("attention.sliding_window").unwrap_or(4096),
-        "use_bias": shape("blk.0.attn_q.bias").is_some(),
-        "tie_word_embeddings": shape("output.weight").is_none(),
-        "rope_theta": real("rope.freq_base").unwrap_or(10_000.0),
-    });
-    if let Some(kind) = get("rope.scaling.type").and_then(|value| value.as_str())
-        && kind != "none"
-    {
-        config["rope_scaling"] = json!({
-            "rope_type": kind,
-            "factor": real("rope.scaling.factor"),
-            "original_max_position_embeddings": number("rope.scaling.original_context_length"),
-            "attention_factor": real("rope.scaling.attn_factor"),
-        });
-    }
-    for (key, id) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-        let id = metadata.get(&format!("tokenizer.ggml.{id}_token_id"));
-        config[key] = json!(id.and_then(|value| value.as_usize()));
-    }
-    Ok(config)
+        "sliding_window": keys.number("attention.sliding_window").unwrap_or(4096),
+        "use_bias": keys.has("blk.0.attn_q.bias"),
+        "tie_word_embeddings": !keys.has("output.weight"),
+        "rope_theta": keys.real("rope.freq_base").unwrap_or(10_000.0),
+        "rope_scaling": keys.rope_scaling(),
+        "bos_token_id": keys.token("bos"),
+        "eos_token_id": keys.token("eos"),
+        "pad_token_id": keys.token("padding"),
+    }))
 }
 
 #[cfg(test)]

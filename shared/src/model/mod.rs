@@ -335,6 +335,16 @@ pub fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
     }
 }
 
+/// Refuses a config whose weights are packed by another program: `packing` is its `quantization_config`.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) that names the method, with `hint`.
+pub fn check_unpacked(packing: Option<&Value>, hint: &str) -> Result<()> {
+    let Some(packing) = packing else { return Ok(()) };
+    let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+    Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented")).hint(hint))
+}
+
 /// Refuses `heads` heads that do not share `width` evenly.
 ///
 /// # Errors

@@ -70,6 +70,11 @@ impl Embedding {
     pub fn count(&self) -> usize {
         self.table.outputs()
     }
+
+    /// Numbers in a row.
+    pub fn width(&self) -> usize {
+        self.table.inputs()
+    }
 }
 
 impl Weights {

@@ -10,7 +10,7 @@ mod original;
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend_with_sinks};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub use original::layout;
 
-use crate::causal::{CausalLm, Step, UsualTokens};
+use crate::causal::{CausalLm, Step, UsualTokens, output_head};
 use experts::Mlp;
 
 /// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
@@ -139,13 +139,8 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(packing) = &self.quantization_config
-            && packing["quant_method"] != "mxfp4"
-        {
-            let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
-            return Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented"))
-                .hint("gpt-oss opens as released, in mxfp4, or unpacked"));
-        }
+        let packing = self.quantization_config.as_ref().filter(|packing| packing["quant_method"] != "mxfp4");
+        check_unpacked(packing, "gpt-oss opens as released, in mxfp4, or unpacked")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -260,15 +255,7 @@ impl Model for GptOss {
             .collect::<Result<_>>()?;
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
         let bare = c.architectures.first().is_some_and(|name| name == "GptOssModel");
-        let lm_head = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("lm_head");
-                Some(embed_tokens.as_linear())
-            }
-            (false, true) => None,
-            (false, false) => Some(w.linear_no_bias("lm_head", c.hidden_size, c.vocab_size)?),
-        };
+        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
         let rope = c.rope()?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }
