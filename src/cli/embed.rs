@@ -54,7 +54,7 @@ pub struct Args {
 
 /// One thing to embed.
 struct Piece {
-    /// Where it stands, for messages; empty where the message says it itself.
+    /// Where it stands, for messages.
     place: String,
     /// The text, or the file of the picture.
     name: Option<String>,
@@ -78,12 +78,15 @@ impl Piece {
 
 #[cfg(feature = "text")]
 impl Piece {
-    fn of_gene(gene: fauna::Result<fauna::text::genslm::fasta::Record>) -> Self {
+    fn of_gene(file: &Path, gene: Result<fauna::text::genslm::fasta::Record>) -> Self {
         match gene {
             Ok(gene) => {
                 Self { place: gene.id.clone(), name: Some(gene.id), content: Ok(Item::Gene(gene.sequence)) }
             }
-            Err(error) => Self { place: String::new(), name: None, content: Err(error.to_string()) },
+            Err(error) => {
+                let place = file.display().to_string();
+                Self { name: None, content: Err(without_place(&error, &place)), place }
+            }
         }
     }
 }
@@ -96,9 +99,9 @@ fn without_place(error: &Error, place: &str) -> String {
 /// What is embedded, in order. Pictures are read when it is their turn.
 fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
     #[cfg(feature = "text")]
-    if let Some(path) = &args.genes {
-        let genes = fauna::text::genslm::fasta::open(path, super::run::genes::reading(context)?)?;
-        return Ok(Box::new(genes.map(|gene| Ok(Piece::of_gene(gene)))));
+    if let Some(path) = args.genes.clone() {
+        let genes = fauna::text::genslm::fasta::open(&path, super::run::genes::reading(context)?)?;
+        return Ok(Box::new(genes.map(move |gene| Ok(Piece::of_gene(&path, gene)))));
     }
     let mut pictures = args.image.clone();
     if let Some(folder) = &args.images {
@@ -136,10 +139,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         let _stoppable = context.interrupt.hold();
         for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
             if let Some(error) = &row.error {
-                context.complain(&match place.is_empty() {
-                    true => error.clone(),
-                    false => format!("{place}: {error}"),
-                });
+                context.complain(&format!("{place}: {error}"));
                 failed += 1;
             } else if row.cut > 0 {
                 context.say(&format!("{place}: {}", too_long(row.cut, "were left out")));

@@ -17,7 +17,7 @@ pub use relative::{Buckets, Distances, RelativePositions};
 pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
 use crate::kernels::attention as kernel;
-use crate::nn::host;
+use crate::nn::{host, softmax};
 use crate::{Error, ErrorKind, Result};
 
 /// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
@@ -112,10 +112,10 @@ fn attend_with(
         scores = scores.broadcast_add(&distances.spread(q.device())?)?;
     }
     let weights = match mask.additive(batch, queries, keys, q.device())? {
-        None => softmax(&scores, sinks)?,
+        None => weigh(&scores, sinks)?,
         Some((blocked, seen)) => {
             // A query that sees nothing has equal scores everywhere; `seen` makes its row zeros.
-            softmax(&scores.broadcast_add(&blocked)?, sinks)?.broadcast_mul(&seen)?
+            weigh(&scores.broadcast_add(&blocked)?, sinks)?.broadcast_mul(&seen)?
         }
     };
     let out = weights.to_dtype(v.dtype())?.matmul(&v)?;
@@ -164,22 +164,14 @@ fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
     Ok(x.reshape((batch, heads * group, keys, width))?.contiguous()?)
 }
 
-/// Softmax over the last axis of `(batch, heads, queries, keys)`, beside a sink a head if there are any, by operations
-/// candle can differentiate.
-fn softmax(scores: &Tensor, sinks: Option<&Tensor>) -> Result<Tensor> {
-    let (most, sink) = match sinks {
-        None => (scores.max_keepdim(D::Minus1)?, None),
-        Some(sinks) => {
-            let sinks = sinks.to_dtype(scores.dtype())?.reshape((1, (), 1, 1))?;
-            let most = scores.max_keepdim(D::Minus1)?.broadcast_maximum(&sinks)?;
-            (most, Some(sinks))
-        }
-    };
+/// The weights of the keys, `(batch, heads, queries, keys)`, beside a sink a head if there are any, by operations candle
+/// can differentiate.
+fn weigh(scores: &Tensor, sinks: Option<&Tensor>) -> Result<Tensor> {
+    let Some(sinks) = sinks else { return softmax(scores) };
+    let sinks = sinks.to_dtype(scores.dtype())?.reshape((1, (), 1, 1))?;
+    let most = scores.max_keepdim(D::Minus1)?.broadcast_maximum(&sinks)?;
     let shifted = scores.broadcast_sub(&most)?.exp()?;
-    let mut sum = shifted.sum_keepdim(D::Minus1)?;
-    if let Some(sinks) = sink {
-        sum = (sum + sinks.broadcast_sub(&most)?.exp()?)?;
-    }
+    let sum = (shifted.sum_keepdim(D::Minus1)? + sinks.broadcast_sub(&most)?.exp()?)?;
     Ok(shifted.broadcast_div(&sum)?)
 }
 

@@ -75,6 +75,18 @@ pub enum Reasoning {
     High,
 }
 
+impl std::str::FromStr for Reasoning {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = [Self::Low, Self::Medium, Self::High];
+        known
+            .into_iter()
+            .find(|effort| effort.to_string() == name)
+            .ok_or_else(|| Error::input(format!("no reasoning \"{name}\"")).hint("one of low, medium, high"))
+    }
+}
+
 impl std::fmt::Display for Reasoning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {

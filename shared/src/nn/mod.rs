@@ -15,6 +15,7 @@ mod matrix;
 mod mlp;
 mod norm;
 mod patches;
+mod softmax;
 mod swiglu;
 
 pub use activation::Activation;
@@ -29,4 +30,5 @@ pub use matrix::Matrix;
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patches::Patches;
+pub use softmax::softmax;
 pub use swiglu::clamped_swiglu;

@@ -22,21 +22,21 @@ pub struct Gap {
     /// Where the gap is: a line and a column of --file, both from 1, as editors count them. Without a column the end of
     /// the line.
     #[arg(long, value_name = "LINE:COL", requires = "file")]
-    at: Option<Place>,
+    at: Option<Cursor>,
     /// Read so many lines of --file before the gap and as many after it, and not all.
     #[arg(long, value_name = "N", requires = "file")]
     lines: Option<NonZeroUsize>,
 }
 
-/// A place in a text, from 1.
+/// A place between the characters of a text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct Cursor {
     line: NonZeroUsize,
     /// In characters; none at the end of the line.
     column: Option<NonZeroUsize>,
 }
 
-impl FromStr for Place {
+impl FromStr for Cursor {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
@@ -74,7 +74,7 @@ fn read(file: &Path) -> Result<String> {
 }
 
 /// What stands before `at` and after it, at most `lines` whole lines each besides the line of the gap.
-fn split(file: &Path, text: &str, at: Place, lines: Option<NonZeroUsize>) -> Result<(String, String)> {
+fn split(file: &Path, text: &str, at: Cursor, lines: Option<NonZeroUsize>) -> Result<(String, String)> {
     let all: Vec<&str> = text.split_inclusive('\n').collect();
     // After the last newline there is one more line, which is empty.
     let count = all.len() + usize::from(text.is_empty() || text.ends_with('\n'));
@@ -135,7 +135,7 @@ mod tests {
         let error = parts("one\ntwo\n", "2:5", None).unwrap_err().to_string();
         assert!(error.contains("line 2 has 4 columns") && error.contains("asks for 5"), "{error}");
         for wrong in ["0:1", "1:0", "x", "1:2:3", ""] {
-            assert!(Place::from_str(wrong).is_err(), "{wrong}");
+            assert!(Cursor::from_str(wrong).is_err(), "{wrong}");
         }
     }
 }

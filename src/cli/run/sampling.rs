@@ -42,30 +42,9 @@ pub struct Sampling {
     /// Models of code end before the next top-level definition; with this they go on to their end token.
     #[arg(long)]
     keep_going: bool,
-    /// How long to think before answering, for models that were taught to.
-    #[arg(long, value_enum, value_name = "HOW", requires = "chat")]
-    reasoning: Option<ReasoningName>,
-}
-
-/// How long a model thinks.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum ReasoningName {
-    /// Little.
-    Low,
-    /// Some.
-    Medium,
-    /// Much.
-    High,
-}
-
-impl From<ReasoningName> for Reasoning {
-    fn from(name: ReasoningName) -> Self {
-        match name {
-            ReasoningName::Low => Self::Low,
-            ReasoningName::Medium => Self::Medium,
-            ReasoningName::High => Self::High,
-        }
-    }
+    /// How long to think before answering, for models that were taught to: low, medium or high.
+    #[arg(long, value_name = "HOW", requires = "chat")]
+    reasoning: Option<Reasoning>,
 }
 
 impl Sampling {
@@ -86,7 +65,7 @@ impl Sampling {
             guidance: self.guidance.unwrap_or(recommended.guidance),
             stop: if self.stop.is_empty() { recommended.stop } else { self.stop.clone() },
             one_definition: recommended.one_definition && !self.keep_going,
-            reasoning: self.reasoning.map(Reasoning::from).or(recommended.reasoning),
+            reasoning: self.reasoning.or(recommended.reasoning),
             seed,
             ..recommended
         };

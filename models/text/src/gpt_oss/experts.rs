@@ -3,7 +3,7 @@
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::Result;
-use fauna_shared::nn::{Linear, clamped_swiglu};
+use fauna_shared::nn::{Linear, clamped_swiglu, softmax};
 use fauna_shared::weights::Weights;
 
 use super::Config;
@@ -76,12 +76,6 @@ impl Mlp {
         let mixed = weights.unsqueeze(1)?.matmul(&results.reshape((tokens, each, width))?)?;
         Ok(mixed.reshape((batch, time, width))?)
     }
-}
-
-/// Softmax over the last axis.
-fn softmax(scores: &Tensor) -> Result<Tensor> {
-    let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
 }
 
 /// Who goes where.

@@ -1,0 +1,19 @@
+//! Weights that sum to one.
+
+use candle_core::{D, Tensor};
+
+use crate::Result;
+
+/// `exp(x)` over its sum along the last axis, by operations candle can differentiate.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[0f32, 3f32.ln()], &Device::Cpu)?;
+/// let y = fauna_shared::nn::softmax(&x)?.to_vec1::<f32>()?;
+/// assert!((y[0] - 0.25).abs() < 1e-6 && (y[1] - 0.75).abs() < 1e-6);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
+    Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
+}
