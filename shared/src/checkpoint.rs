@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 
 use crate::error::first_five;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 mod bytes;
 mod cursor;
@@ -266,10 +266,8 @@ impl Checkpoint {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let text = std::fs::read(index).map_err(|e| Error::io(index, "read", e))?;
-        let map = serde_json::from_slice::<Index>(&text)
-            .map_err(|e| Error::format(index, format!("not an index of shards: {e}")))?
-            .weight_map;
+        let map = json::read(index).and_then(json::typed::<Index>);
+        let map = map.map_err(|e| e.context("not an index of shards").at(index))?.weight_map;
         let folder = index.parent().unwrap_or(Path::new(""));
         let mut files = Vec::new();
         for name in map.values().collect::<BTreeSet<_>>() {

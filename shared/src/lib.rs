@@ -12,6 +12,7 @@ pub mod generate;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod item;
+pub mod json;
 pub mod kernels;
 pub mod measure;
 pub mod model;

@@ -303,6 +303,32 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_none_is_named_where_it_is_needed() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Sizes {
+            #[allow(dead_code)]
+            size: usize,
+        }
+        let folder =
+            folder_with("config.json", r#"{"model_type": "original", "size": NaN, "limit": Infinity}"#);
+        let random = Options { random_weights: Some(1), ..Options::default() };
+        let opening = Zoo::new([&ORIGINAL]).opening(folder.path().to_str().unwrap(), &random).unwrap().1;
+        let error = opening.config::<Sizes>().unwrap_err().to_string();
+        assert!(error.contains("config.json: size: invalid type: string \"NaN\""), "{error}");
+
+        let generation = |text: &str| {
+            std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
+            opening.generation()
+        };
+        assert_eq!(generation(r#"{"max_time": NaN, "top_k": 5}"#).unwrap()["top_k"], 5);
+        let error = generation(r#"{"temperature": NaN}"#).unwrap_err().to_string();
+        assert!(
+            error.ends_with("generation_config.json: temperature is NaN, a finite number is wanted"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_no_family_knows_lacks_a_config() {
         let folder = folder_with("other.json", "{}");
         let error = Zoo::new([&ORIGINAL]).inventory(folder.path().to_str().unwrap(), &Options::default());

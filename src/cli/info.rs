@@ -1,7 +1,7 @@
 //! `fauna info`: what a checkpoint holds. Before the download the config says it, afterwards the files do.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fauna::checkpoint::{Checkpoint, Storage};
 use fauna::model::Opening;
@@ -57,12 +57,12 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let options = context.options()?;
     let (planned, config) = match &checkpoint {
-        None => (Some(fauna::inventory(&args.source, &options)?), config(&files)?),
+        None => (Some(fauna::inventory(&args.source, &options)?), files.json("config.json")?),
         Some(_) => match planned(&args.source, &options) {
             Ok((family, inventory, config)) => (Some((family, inventory)), Some(config)),
             Err(error) => {
                 context.say(&format!("only the files speak: {error}"));
-                (None, config(&files)?)
+                (None, files.json("config.json")?)
             }
         },
     };
@@ -209,12 +209,4 @@ fn storage(storage: Storage) -> String {
 fn sizes_of(files: &Files) -> Vec<FileSize> {
     let size = |name: &str| files.get(name).and_then(|path: PathBuf| Some(path.metadata().ok()?.len()));
     files.names().into_iter().map(|name| (name.clone(), size(&name))).collect()
-}
-
-fn config(files: &Files) -> Result<Option<Value>> {
-    let Some(path) = files.get("config.json") else { return Ok(None) };
-    let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, "read", e));
-    let config =
-        serde_json::from_slice(&read(&path)?).map_err(|e| Error::format(&path, format!("not JSON: {e}")))?;
-    Ok(Some(config))
 }

@@ -101,7 +101,7 @@ impl<M: CausalLm> LanguageModel<M> {
             (None, Some(_)) => Some(Harmony::template()?),
             (template, _) => template,
         };
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),
             value => token_ids(value),

@@ -269,7 +269,7 @@ impl<N: Sees> Seer<N> {
                 settings: opening.options.settings.clone(),
             }),
         };
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         let ids = |key: &str| {
             let places = [&generation[key], &opening.config[key], &opening.config["text_config"][key]];
             places.into_iter().map(token_ids).find(|ids| !ids.is_empty()).unwrap_or_default()

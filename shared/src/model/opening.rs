@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
 use crate::weights::{Inventory, Name, Weights};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// How to open a model. The default opens on the CPU in float32 and shows no progress.
 #[derive(Clone)]
@@ -158,7 +158,7 @@ impl Opening {
     /// # Errors
     /// [`Format`](crate::ErrorKind::Format) naming the key that is missing or wrong.
     pub fn config<C: serde::de::DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_value(self.config.clone()).map_err(|e| self.config_error(e.to_string()))
+        json::typed(self.config.clone()).map_err(|e| self.config_error(e.message()))
     }
 
     /// The JSON file `name` beside the weights, if it is there.
@@ -167,6 +167,38 @@ impl Opening {
     /// [`Format`](crate::ErrorKind::Format) if it is there and is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         self.files.json(name)
+    }
+
+    /// `generation_config.json`; null if there is none.
+    ///
+    /// # Errors
+    /// [`Format`](crate::ErrorKind::Format) if it is not JSON, or a number that decoding would follow is not finite.
+    pub fn generation(&self) -> Result<Value> {
+        let name = "generation_config.json";
+        let generation = self.json(name)?.unwrap_or_default();
+        let followed = [
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "guidance_scale",
+            "max_length",
+            "max_new_tokens",
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+        ];
+        match followed.iter().find(|key| json::is_not_finite(&generation[**key])) {
+            None => Ok(generation),
+            Some(key) => Err(Error::format(
+                self.files.root().join(name),
+                format!(
+                    "{key} is {}, a finite number is wanted",
+                    generation[*key].as_str().unwrap_or_default()
+                ),
+            )),
+        }
     }
 
     /// An error about the config.

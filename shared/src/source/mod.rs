@@ -31,7 +31,7 @@ use serde_json::Value;
 
 use crate::error::{first_five, nearest};
 use crate::progress::{Progress, Silent};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// What a person named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -300,9 +300,7 @@ impl Files {
     /// # Errors
     /// [`ErrorKind::Format`] if it is there and is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
-        let Some(path) = self.get(name) else { return Ok(None) };
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::format(&path, format!("not JSON: {e}")))
+        self.get(name).map(json::read).transpose()
     }
 
     /// The object in `config.json`.

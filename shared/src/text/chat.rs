@@ -13,7 +13,7 @@ use super::Tokenizer;
 use crate::checkpoint::Metadata;
 use crate::error::first_five;
 use crate::generate::Reasoning;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,8 +108,7 @@ impl ChatTemplate {
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let Some((path, text)) = read(name)? else { continue };
-            let json: serde_json::Value =
-                serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("not JSON: {e}")))?;
+            let json = json::parse(text.as_bytes()).map_err(|e| e.at(&path))?;
             if let Some(source) = default_template(&json["chat_template"]).map_err(|e| e.at(&path))? {
                 return Self::with_tokens_of(tokenizer, source).map(Some).map_err(|e| e.at(path));
             }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordpiece::WordPiece;
@@ -11,7 +10,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWra
 
 use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
 use super::{SpecialTokens, Tokenizer, sentencepiece, tokenizer_error};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// Names that SentencePiece models have in releases.
 const SENTENCEPIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
@@ -82,9 +81,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Format`] if it is not that.
-    pub fn from_json(json: &[u8]) -> Result<Self> {
-        let inner =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|e| tokenizer_error("not a tokenizer", e))?;
+    pub fn from_json(text: &[u8]) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(json::strict(text))
+            .map_err(|e| tokenizer_error("not a tokenizer", e))?;
         Folder::default().finish(inner, &[])
     }
 }
@@ -117,7 +116,7 @@ impl Folder {
             return Err(Error::new(ErrorKind::NotFound, "there is no such folder").at(root));
         }
         let json = |name: &str| match root.join(name) {
-            path if path.is_file() => parse::<Value>(&read(&path)?).map_err(|e| e.at(&path)),
+            path if path.is_file() => json::read(&path),
             _ => Ok(Value::Null),
         };
         Ok(Self {
@@ -227,6 +226,19 @@ impl Folder {
         Ok(())
     }
 
+    /// The longest input that the tokenizer's configuration names.
+    fn max_length(&self) -> Result<Option<usize>> {
+        let said = &self.tokenizer["model_max_length"];
+        match said.as_u64().and_then(|length| usize::try_from(length).ok()) {
+            _ if json::unbounded(said) => Ok(None),
+            Some(length) => Ok(Some(length)),
+            None => Err(Error::format(
+                self.root.join("tokenizer_config.json"),
+                format!("model_max_length is {said}, wanted a whole number of tokens"),
+            )),
+        }
+    }
+
     /// Reads the special ids and gives the tokenizer its final form.
     fn finish(&self, mut inner: tokenizers::Tokenizer, defaults: &[(&str, &str)]) -> Result<Tokenizer> {
         if !self.tokenizer.is_null() || !defaults.is_empty() {
@@ -256,9 +268,7 @@ impl Folder {
             sep: named("sep_token"),
             mask: named("mask_token"),
         };
-        // Releases without a bound write 1e30.
-        tokenizer.max_length =
-            self.tokenizer["model_max_length"].as_u64().filter(|&n| n < 1 << 32).map(|n| n as usize);
+        tokenizer.max_length = self.max_length()?;
         Ok(tokenizer)
     }
 }
@@ -273,7 +283,8 @@ fn ids(value: &Value) -> Option<Vec<u32>> {
 }
 
 fn from_json(path: &Path) -> Result<tokenizers::Tokenizer> {
-    tokenizers::Tokenizer::from_bytes(read(path)?).map_err(|e| tokenizer_error("not a tokenizer", e).at(path))
+    tokenizers::Tokenizer::from_bytes(json::strict(&read(path)?))
+        .map_err(|e| tokenizer_error("not a tokenizer", e).at(path))
 }
 
 /// BERT's WordPiece from `vocab.txt`; ids are line numbers.
@@ -353,7 +364,7 @@ fn clip(vocabulary: BPE, begin: u32, end: u32) -> Result<tokenizers::Tokenizer> 
 /// Byte-pair encoding from `vocab.json` and `merges.txt`: where words end in `</w>`, CLIP's if it has CLIP's tokens,
 /// else GPT-1's; GPT-2's where they do not.
 fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizers::Tokenizer, Defaults)> {
-    let words: Vocab = parse(&read(vocab)?).map_err(|e| e.at(vocab))?;
+    let words: Vocab = json::read(vocab).and_then(json::typed).map_err(|e| e.at(vocab))?;
     let pairs = merge_pairs(read_text(merges)?.lines()).map_err(|e| e.at(merges))?;
     let ends_words = words.keys().any(|token| token.ends_with("</w>"));
     let (begin, end) = (words.get(BEGIN).copied(), words.get(END).copied());
@@ -389,11 +400,6 @@ fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizer
     let mut tokenizer = tokenizer;
     folder.add_tokens(&mut tokenizer, defaults)?;
     Ok((tokenizer, defaults))
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| Error::new(ErrorKind::Format, format!("not the JSON expected: {e}")))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -230,6 +230,24 @@ fn special_ids_come_from_every_file_that_tells() {
 }
 
 #[test]
+fn a_longest_input_may_be_spelled_as_python_spells_numbers() {
+    let dir = scratch(&[("tokenizer.json", word_level())]);
+    let longest = |length: &str| {
+        let config = format!("{{\"model_max_length\": {length}, \"bos_token\": \"<s>\"}}");
+        fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        Tokenizer::from_folder(dir.path()).map(|tokenizer| tokenizer.max_length())
+    };
+    assert_eq!(longest("512").unwrap(), Some(512));
+    for none in ["Infinity", "null", "1000000000000000019884624838656"] {
+        assert_eq!(longest(none).unwrap(), None, "{none}");
+    }
+    for wrong in ["NaN", "-Infinity", "-1", "\"512\""] {
+        let error = longest(wrong).unwrap_err();
+        assert!(error.to_string().contains("tokenizer_config.json: model_max_length is"), "{error}");
+    }
+}
+
+#[test]
 fn what_is_missing_or_damaged_is_named() {
     let empty = scratch(&[]);
     let error = Tokenizer::from_folder(empty.path()).unwrap_err();

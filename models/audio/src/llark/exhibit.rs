@@ -60,7 +60,7 @@ impl LLarkExhibit {
             }
         };
         let tokenizer = words::tokenizer(opening)?;
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),
             value => token_ids(value),

@@ -88,7 +88,7 @@ impl MusicGenExhibit {
         if let (window, Some(stride)) = (seconds("window"), seconds("extend_stride")) {
             composer = composer.with_windows(window.unwrap_or(30.0), stride)?;
         }
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         Ok(Self { composer, card, generation })
     }
 

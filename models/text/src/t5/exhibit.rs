@@ -82,7 +82,7 @@ impl T5Exhibit {
         if ![WHOLE, "T5WithLMHeadModel"].contains(&architecture.as_str()) {
             card.outputs = vec![Modality::Vector];
         }
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),
             value => token_ids(value),

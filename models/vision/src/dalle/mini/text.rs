@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 
 use super::PAD;
 
@@ -46,8 +46,8 @@ impl Reader {
     /// What is wrong with the files.
     pub fn port(vocab: &Path, merges: &Path, longest: usize) -> Result<Self> {
         let text = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e));
-        let ids: HashMap<String, u32> = serde_json::from_str(&text(vocab)?)
-            .map_err(|e| Error::format(vocab, format!("not tokens and their ids: {e}")))?;
+        let ids = json::read(vocab).and_then(json::typed::<HashMap<String, u32>>);
+        let ids = ids.map_err(|e| e.context("not tokens and their ids").at(vocab))?;
         let id = |token: &str| {
             ids.get(token).copied().ok_or_else(|| Error::format(vocab, format!("no id for {token}")))
         };

@@ -67,7 +67,7 @@ impl IdeficsExhibit {
                 .map_err(|error| error.at(opening.files.root().join("preprocessor_config.json")))?,
             None => Processor::idefics(idefics.config().vision_config.image_size),
         };
-        let generation = opening.json("generation_config.json")?.unwrap_or(Value::Null);
+        let generation = opening.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),
             value => token_ids(value),

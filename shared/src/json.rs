@@ -1,0 +1,197 @@
+//! JSON as Python's `json` writes and reads it: the one reader of every JSON file of a release.
+//!
+//! Python writes numbers that are not finite as the bare words `Infinity`, `-Infinity` and `NaN`, which JSON does not
+//! have. Here they become strings of the same spelling: whoever wants a number there finds none and says so, and whoever
+//! does not ask is not disturbed. [`unbounded`] knows them where "no limit" is a meaning.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Error, ErrorKind, Result};
+
+/// How a number beyond all others is read.
+const INFINITY: &str = "Infinity";
+/// The words Python writes for numbers that JSON lacks.
+const WORDS: [&str; 3] = ["-Infinity", INFINITY, "NaN"];
+
+/// The value in the file at `path`.
+///
+/// # Errors
+/// As [`parse`], with the file; [`ErrorKind::NotFound`] or [`ErrorKind::Io`] if it cannot be read.
+pub fn read(path: impl AsRef<Path>) -> Result<Value> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    parse(&bytes).map_err(|e| e.at(path))
+}
+
+/// The value that `text` spells. Keys keep their order, the last of equal ones counts, depth is bounded at 128, a
+/// byte order mark is passed over, and what is not finite (`NaN`, `1e999`) is a string.
+///
+/// ```
+/// use fauna_shared::json::parse;
+/// let config = parse(br#"{"limits": [0.0, Infinity], "scale": 2, "scale": 3}"#)?;
+/// assert_eq!(config, serde_json::json!({"limits": [0.0, "Infinity"], "scale": 3}));
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::Format`] with line and column if it is not JSON.
+pub fn parse(text: &[u8]) -> Result<Value> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let told = |error: serde_json::Error| Error::new(ErrorKind::Format, format!("not JSON: {error}"));
+    serde_json::from_slice(text).or_else(|error| match strict(text) {
+        Cow::Borrowed(_) => Err(told(error)),
+        Cow::Owned(strict) => serde_json::from_slice(&strict).map_err(told),
+    })
+}
+
+/// `value` as a type of one's own.
+///
+/// # Errors
+/// [`ErrorKind::Format`] that names the key.
+///
+/// ```
+/// #[derive(serde::Deserialize, Debug)]
+/// struct Rope { theta: f64 }
+/// #[derive(serde::Deserialize, Debug)]
+/// struct Config { rope: Rope }
+/// let config = fauna_shared::json::parse(br#"{"rope": {"theta": NaN}}"#)?;
+/// let error = fauna_shared::json::typed::<Config>(config).unwrap_err();
+/// assert!(error.message().starts_with("rope.theta: invalid type: string \"NaN\""));
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| Error::new(ErrorKind::Format, error.to_string()))
+}
+
+/// Whether `value` is how a release writes that there is no limit: nothing, infinity, or a number beyond all memory
+/// (transformers writes 1e30).
+pub fn unbounded(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(word) => word == INFINITY,
+        value => value.as_f64().is_some_and(|number| number >= (1u64 << 32) as f64),
+    }
+}
+
+/// Whether `value` was written as a number that is not finite.
+pub fn is_not_finite(value: &Value) -> bool {
+    value.as_str().is_some_and(|word| WORDS.contains(&word))
+}
+
+/// `text` with quotes around what JSON lacks, for readers that know strict JSON only.
+pub(crate) fn strict(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out: Vec<u8> = Vec::new();
+    let (mut copied, mut at) = (0, 0);
+    while let Some(&byte) = text.get(at) {
+        if byte == b'"' {
+            at += quoted(&text[at..]);
+            continue;
+        }
+        let length =
+            text[at..].iter().take_while(|b| b.is_ascii_alphanumeric() || b"+-._".contains(b)).count();
+        let word = std::str::from_utf8(&text[at..at + length]).unwrap_or_default();
+        if let Some(spelled) = not_finite(word) {
+            out.extend_from_slice(&text[copied..at]);
+            out.extend([b"\"", spelled.as_bytes(), b"\""].concat());
+            copied = at + length;
+        }
+        at += length.max(1);
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.extend_from_slice(&text[copied..]);
+    Cow::Owned(out)
+}
+
+/// The bytes of the string that `text` begins with, its quotes included; all of it if the string does not end.
+fn quoted(text: &[u8]) -> usize {
+    let mut at = 1;
+    loop {
+        match text.get(at) {
+            None => return text.len(),
+            Some(b'"') => return at + 1,
+            Some(b'\\') => at += 2,
+            Some(_) => at += 1,
+        }
+    }
+}
+
+/// How Python would write `word` back, if it is a number to Python and not to JSON.
+fn not_finite(word: &str) -> Option<&'static str> {
+    if let Some(known) = WORDS.iter().find(|known| **known == word) {
+        return Some(known);
+    }
+    let is_number = word.ends_with(|c: char| c.is_ascii_digit())
+        && word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
+    match word.parse::<f64>() {
+        Ok(number) if is_number && number.is_infinite() => {
+            Some(if number > 0.0 { INFINITY } else { WORDS[0] })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_of_python_are_read_wherever_a_value_may_stand() {
+        let text =
+            br#"{"a": NaN,"b":[-Infinity , Infinity], "c": {"d":Infinity}, "e": 1e999, "f": -1e999, "g": 1}"#;
+        let value = json!({"a": "NaN", "b": ["-Infinity", "Infinity"], "c": {"d": "Infinity"}, "e": "Infinity",
+            "f": "-Infinity", "g": 1});
+        assert_eq!(parse(text).unwrap(), value);
+        assert_eq!(parse(b"NaN").unwrap(), json!("NaN"));
+        let huge = format!("[{}]", "9".repeat(400));
+        assert_eq!(parse(huge.as_bytes()).unwrap(), json!(["Infinity"]));
+    }
+
+    #[test]
+    fn strings_are_left_alone() {
+        let text = br#"{"NaN": "say \"NaN, Infinity\" \\", "x": NaN, "y": "1e999"}"#;
+        let value = json!({"NaN": "say \"NaN, Infinity\" \\", "x": "NaN", "y": "1e999"});
+        assert_eq!(parse(text).unwrap(), value);
+    }
+
+    #[test]
+    fn what_python_refuses_is_refused() {
+        for text in
+            ["", "nan", "inf", "-NaN", "+Infinity", "Infinityx", "[NaN", "{'a': NaN}", "[1,]", "01", "\"NaN"]
+        {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+        let error = parse(b"{\n\"a\": NaN,\n\"b\": }").unwrap_err();
+        assert!(error.message().contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn order_precision_and_the_last_of_equal_keys_are_kept() {
+        let value = parse(br#"{"z": 1, "a": 0.1, "m": 18446744073709551615, "z": NaN}"#).unwrap();
+        assert_eq!(value.to_string(), r#"{"z":"NaN","a":0.1,"m":18446744073709551615}"#);
+    }
+
+    #[test]
+    fn depth_is_bounded_and_a_mark_is_passed_over() {
+        let deep = format!("{}NaN{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(parse(deep.as_bytes()).unwrap_err().message().contains("recursion limit"));
+        assert_eq!(parse(b"\xef\xbb\xbf{\"a\": NaN}").unwrap(), json!({"a": "NaN"}));
+    }
+
+    #[test]
+    fn no_limit_has_many_spellings() {
+        for text in ["null", "Infinity", "1000000000000000019884624838656", "1e30"] {
+            assert!(unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
+        }
+        for text in ["512", "NaN", "-Infinity", "\"512\""] {
+            assert!(!unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
+        }
+    }
+}
