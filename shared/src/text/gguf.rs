@@ -153,7 +153,7 @@ fn gpt2(vocabulary: &GgufVocabulary, pieces: &[Piece]) -> Result<(tokenizers::To
     let mut steps: Vec<Value> = split.regexes.iter().map(isolate).collect();
     steps.push(byte_level_part(false, false));
     let mut tokenizer = byte_level(model, Value::Array(steps))?;
-    add_whole(&mut tokenizer, pieces);
+    add_whole(&mut tokenizer, pieces)?;
     Ok((tokenizer, split.add_bos))
 }
 

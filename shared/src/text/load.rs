@@ -9,7 +9,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
-use super::{SpecialTokens, Tokenizer, sentencepiece, tokenizer_error};
+use super::{SpecialTokens, Tokenizer, misfit, not_added, sentencepiece, tokenizer_error};
 use crate::{Error, ErrorKind, Result, json};
 
 /// Names that SentencePiece models have in releases.
@@ -178,7 +178,7 @@ impl Folder {
         added.sort_by_key(|(id, _)| *id);
         for (id, token) in added {
             let content = token.content.clone();
-            tokenizer.add_tokens(&[token]);
+            tokenizer.add_tokens([token]).map_err(not_added)?;
             if tokenizer.token_to_id(&content) != Some(id) {
                 return Err(Error::format(
                     &self.root,
@@ -193,7 +193,7 @@ impl Folder {
             .filter(|token| tokenizer.token_to_id(token).is_some())
             .map(|token| AddedToken::from(token, true))
             .collect();
-        tokenizer.add_special_tokens(&known);
+        tokenizer.add_special_tokens(known).map_err(not_added)?;
         Ok(())
     }
 
@@ -252,7 +252,7 @@ impl Folder {
                 })
                 .map(|token| AddedToken::from(token, true))
                 .collect();
-            inner.add_special_tokens(&known);
+            inner.add_special_tokens(known).map_err(not_added)?;
         }
         let mut tokenizer = Tokenizer::new(inner)?;
         tokenizer.begin_and_end = ["bos_token", "eos_token"].map(|role| self.token(role, defaults));
@@ -313,6 +313,7 @@ fn bert(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
             "strip_accents": folder.tokenizer["strip_accents"],
             "lowercase": setting("do_lower_case", true),
         }))?))
+        .map_err(misfit)?
         .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
         .with_decoder(Some(part::<DecoderWrapper>(
             json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
@@ -346,6 +347,7 @@ fn clip(vocabulary: BPE, begin: u32, end: u32) -> Result<tokenizers::Tokenizer> 
             {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
             {"type": "Lowercase"},
         ]}))?))
+        .map_err(misfit)?
         .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "Sequence", "pretokenizers": [
             split, byte_level_part(false, true),
         ]}))?))
@@ -390,6 +392,7 @@ fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizer
                     "strip_accents": null,
                     "lowercase": true,
                 }))?))
+                .map_err(misfit)?
                 .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
                 .with_decoder(Some(part::<DecoderWrapper>(json!({"type": "BPEDecoder", "suffix": "</w>"}))?));
             (tokenizer, &GPT1_TOKENS)

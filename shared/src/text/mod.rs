@@ -141,10 +141,13 @@ impl Tokenizer {
     }
 
     /// With further special tokens after all others, as releases that extend a tokenizer add them. Those it has stay.
-    pub fn with_tokens(mut self, tokens: &[&str]) -> Self {
-        let tokens: Vec<_> = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true)).collect();
-        self.inner.add_special_tokens(&tokens);
-        self
+    ///
+    /// # Errors
+    /// [`Format`](ErrorKind::Format) if the tokenizer's normalizer does not take one of them.
+    pub fn with_tokens(mut self, tokens: &[&str]) -> Result<Self> {
+        let tokens = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true));
+        self.inner.add_special_tokens(tokens).map_err(not_added)?;
+        Ok(self)
     }
 
     /// The ids of `text`; with `add_special`, the ones the release puts around a text too.
@@ -332,6 +335,15 @@ fn longest_first(counts: [usize; 2], room: usize) -> [usize; 2] {
 
 fn tokenizer_error(what: &str, source: tokenizers::Error) -> Error {
     Error::new(ErrorKind::Format, format!("{what}: {source}"))
+}
+
+/// A normalizer that turns a token that was added before it into nothing.
+fn misfit(source: tokenizers::Error) -> Error {
+    tokenizer_error("the normalizer does not fit the tokens that were added", source)
+}
+
+fn not_added(source: tokenizers::Error) -> Error {
+    tokenizer_error("special tokens cannot be added", source)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokenizers::normalizers::Precompiled;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::parts::{Defaults, part};
-use super::tokenizer_error;
+use super::{misfit, not_added, tokenizer_error};
 use crate::{Error, ErrorKind, Result};
 
 /// One entry of the vocabulary.
@@ -100,7 +100,7 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
         Prefix::Always => {
             let prepend = json!({"type": "Prepend", "prepend": "▁"});
             let normalizers = json!({"type": "Sequence", "normalizers": [prepend, replace]});
-            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizers)?));
+            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizers)?)).map_err(misfit)?;
         }
         Prefix::First => {
             let split =
@@ -108,7 +108,7 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
             tokenizer.with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(split)?));
         }
         Prefix::Never => {
-            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(replace)?));
+            tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(replace)?)).map_err(misfit)?;
         }
     }
     let mut decoders = vec![
@@ -120,18 +120,19 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
     tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
-    add_whole(&mut tokenizer, pieces);
+    add_whole(&mut tokenizer, pieces)?;
     Ok(tokenizer)
 }
 
 /// Makes control and user-defined pieces whole, so that text cannot split them.
-pub(super) fn add_whole(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece]) {
+pub(super) fn add_whole(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece]) -> Result<()> {
     let whole = |kinds: &[Kind], special: bool| -> Vec<AddedToken> {
         let chosen = pieces.iter().filter(|p| kinds.contains(&p.kind) && !p.text.is_empty());
         chosen.map(|p| AddedToken::from(p.text.clone(), special).normalized(false)).collect()
     };
-    tokenizer.add_special_tokens(&whole(&[Kind::Control, Kind::Unknown], true));
-    tokenizer.add_tokens(&whole(&[Kind::UserDefined], false));
+    tokenizer.add_special_tokens(whole(&[Kind::Control, Kind::Unknown], true)).map_err(not_added)?;
+    tokenizer.add_tokens(whole(&[Kind::UserDefined], false)).map_err(not_added)?;
+    Ok(())
 }
 
 /// The merges that make each piece out of two others, the best-scored piece first; among equals the longer left
@@ -181,11 +182,12 @@ fn unigram(proto: Proto, extra: usize) -> Result<tokenizers::Tokenizer> {
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": true});
     tokenizer
         .with_normalizer(Some(tokenizers::normalizers::Sequence::new(normalizers)))
+        .map_err(misfit)?
         .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(metaspace.clone())?))
         .with_decoder(Some(part::<DecoderWrapper>(metaspace)?));
-    add_whole(&mut tokenizer, &proto.pieces);
+    add_whole(&mut tokenizer, &proto.pieces)?;
     let sentinels: Vec<AddedToken> = sentinels.into_iter().map(|t| AddedToken::from(t, true)).collect();
-    tokenizer.add_special_tokens(&sentinels);
+    tokenizer.add_special_tokens(sentinels).map_err(not_added)?;
     Ok(tokenizer)
 }
 
