@@ -1,7 +1,8 @@
 //! Every `console` block of the README runs, and prints what it says it prints.
 //!
 //! A block is commands after `$ ` and, below each, what it writes on standard output. A line of `…` stands for any
-//! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder.
+//! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder, and each ends with
+//! exit status 0, or with the status that a comment behind it names: `$ fauna parity CASE   # exit status 1`.
 
 #![cfg(all(feature = "cli", feature = "text", unix))]
 
@@ -11,6 +12,16 @@ struct Step {
     line: usize,
     command: String,
     expected: Vec<String>,
+}
+
+impl Step {
+    /// The exit status that the command is to end with.
+    fn status(&self) -> i32 {
+        match self.command.rsplit_once("# exit status ") {
+            Some((_, status)) => status.trim().parse().expect("a number behind \"exit status\""),
+            None => 0,
+        }
+    }
 }
 
 fn steps(readme: &str) -> Vec<Step> {
@@ -92,13 +103,17 @@ fn every_block_prints_what_it_says() {
         while expected.last().is_some_and(String::is_empty) {
             expected.pop();
         }
+        let place = format!("README.md:{}: {}", step.line, step.command);
+        let errors = String::from_utf8_lossy(&out.stderr);
         assert!(
             lines_match(&expected, &lines),
-            "README.md:{}: {}\nwanted:\n{}\nprinted:\n{printed}\non standard error:\n{}",
-            step.line,
-            step.command,
+            "{place}\nwanted:\n{}\nprinted:\n{printed}\non standard error:\n{errors}",
             expected.join("\n"),
-            String::from_utf8_lossy(&out.stderr)
+        );
+        assert_eq!(
+            out.status.code(),
+            Some(step.status()),
+            "{place}\nexit status; on standard error:\n{errors}"
         );
     }
 }
