@@ -161,6 +161,12 @@ impl std::error::Error for Error {
     }
 }
 
+impl From<fauna_kernels::InvalidInput> for Error {
+    fn from(source: fauna_kernels::InvalidInput) -> Self {
+        Error::input(source.to_string())
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
         Self::new(ErrorKind::Compute, source.to_string()).caused_by(source)

@@ -13,7 +13,6 @@ pub mod generate;
 pub mod image;
 pub mod item;
 pub mod json;
-pub mod kernels;
 pub mod measure;
 pub mod model;
 pub mod nn;
@@ -27,3 +26,4 @@ pub mod weights;
 pub mod zoo;
 
 pub use error::{Error, ErrorKind, Result};
+pub use fauna_kernels as kernels;

@@ -6,8 +6,8 @@
 //! are of f32, unlike those of the formats in [`blocks`](super::blocks).
 //!
 //! ```
-//! use fauna_shared::kernels::matmul::Compute;
-//! use fauna_shared::kernels::mxfp4::{Mxfp4, linear};
+//! use fauna_kernels::matmul::Compute;
+//! use fauna_kernels::mxfp4::{Mxfp4, linear};
 //!
 //! // 1.5 and -4 in the first byte, then zeros, all times 2^-1.
 //! let mut blocks = [0; 16];
@@ -18,7 +18,7 @@
 //! let mut y = [0.0];
 //! linear(&x, 1, &weights, None, Compute::F32, None, &mut y);
 //! assert_eq!(y, [5.5]);
-//! # Ok::<(), fauna_shared::Error>(())
+//! # Ok::<(), fauna_kernels::InvalidInput>(())
 //! ```
 
 use std::ops::Range;
@@ -29,7 +29,7 @@ use super::matmul::{Compute, Finish, Scratch, linear_made};
 use super::pool::parallel_for;
 use super::simd::{FP4, Simd, Task, dispatch};
 use super::versions::{Shared, for_each_piece};
-use crate::{Error, Result};
+use crate::InvalidInput;
 
 /// Weights in a block.
 pub const BLOCK: usize = 32;
@@ -61,12 +61,17 @@ impl<'a> Mxfp4<'a> {
     /// The matrix of `blocks`, `(outputs, inputs / 32, 16)`, and `scales`, `(outputs, inputs / 32)`.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if `inputs` is not a multiple of 32 or a slice has another length.
-    pub fn new(blocks: &'a [u8], scales: &'a [u8], outputs: usize, inputs: usize) -> Result<Self> {
+    /// [`InvalidInput`] if `inputs` is not a multiple of 32 or a slice has another length.
+    pub fn new(
+        blocks: &'a [u8],
+        scales: &'a [u8],
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Self, InvalidInput> {
         let count = (inputs / BLOCK).checked_mul(outputs);
         let wanted = count.and_then(|count| Some((count.checked_mul(BLOCK_BYTES)?, count)));
         if !inputs.is_multiple_of(BLOCK) || wanted != Some((blocks.len(), scales.len())) {
-            return Err(Error::input(format!(
+            return Err(InvalidInput::new(format!(
                 "{outputs} rows of {inputs} weights in blocks of {BLOCK} are not {} bytes and {} scales",
                 blocks.len(),
                 scales.len()

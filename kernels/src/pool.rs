@@ -42,7 +42,7 @@ pub fn set_threads(n: usize) {
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
 /// let sum = AtomicUsize::new(0);
-/// fauna_shared::kernels::pool::parallel_for(10, |i| {
+/// fauna_kernels::pool::parallel_for(10, |i| {
 ///     sum.fetch_add(i, Ordering::Relaxed);
 /// });
 /// assert_eq!(sum.into_inner(), 45);

@@ -1,12 +1,12 @@
-//! Speed of the kernels: `cargo bench -p fauna-shared --bench kernels [FILTER]`.
+//! Speed of the kernels: `cargo bench -p fauna-kernels --bench kernels [FILTER]`.
 //!
 //! Prints the median of several runs. `FAUNA_ISA` chooses the instruction set.
 
-use fauna_shared::kernels::attention::{Causal, Mask, Sizes, View, attend};
-use fauna_shared::kernels::cpu::isa;
-use fauna_shared::kernels::matmul::{Compute, Dense, Elem, Layout, linear};
-use fauna_shared::kernels::mxfp4::{self, Mxfp4};
-use fauna_shared::kernels::pool;
+use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
+use fauna_kernels::cpu::isa;
+use fauna_kernels::matmul::{Compute, Dense, Elem, Layout, linear};
+use fauna_kernels::mxfp4::{self, Mxfp4};
+use fauna_kernels::pool;
 use std::hint::black_box;
 use std::time::Instant;
 

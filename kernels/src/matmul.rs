@@ -8,7 +8,7 @@ pub(super) mod tiles;
 use super::cpu::{Isa, features, isa};
 use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch};
-use crate::{Error, Result};
+use crate::InvalidInput;
 use half::f16;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -71,11 +71,17 @@ impl<'a> Dense<'a> {
     /// The weight that `data` holds, little-endian and without gaps.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if `data` is not exactly `outputs * inputs` elements.
-    pub fn new(data: &'a [u8], elem: Elem, layout: Layout, outputs: usize, inputs: usize) -> Result<Self> {
+    /// [`InvalidInput`] if `data` is not exactly `outputs * inputs` elements.
+    pub fn new(
+        data: &'a [u8],
+        elem: Elem,
+        layout: Layout,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Self, InvalidInput> {
         let wanted = outputs.checked_mul(inputs).and_then(|n| n.checked_mul(elem.size()));
         if wanted != Some(data.len()) {
-            return Err(Error::input(format!(
+            return Err(InvalidInput::new(format!(
                 "a weight of {outputs} by {inputs} in {elem:?} does not take {} bytes",
                 data.len()
             )));
@@ -87,7 +93,7 @@ impl<'a> Dense<'a> {
     ///
     /// # Errors
     /// As for [`new`](Dense::new).
-    pub fn of_floats(data: &'a [f32], outputs: usize, inputs: usize) -> Result<Self> {
+    pub fn of_floats(data: &'a [f32], outputs: usize, inputs: usize) -> Result<Self, InvalidInput> {
         // SAFETY: any byte of a float may be read as a byte, for as long as the floats are borrowed.
         let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
         Self::new(bytes, Elem::F32, Layout::OutIn, outputs, inputs)
@@ -115,7 +121,7 @@ pub type Finish<'a> = &'a (dyn Fn(&mut [f32]) + Sync);
 /// If a slice has another length.
 ///
 /// ```
-/// use fauna_shared::kernels::matmul::{Compute, Dense, Elem, Layout, linear};
+/// use fauna_kernels::matmul::{Compute, Dense, Elem, Layout, linear};
 /// let weight: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|w| w.to_le_bytes()).collect();
 /// let weight = Dense::new(&weight, Elem::F32, Layout::OutIn, 2, 2).unwrap();
 /// let mut y = [0.0; 2];
@@ -141,7 +147,7 @@ pub fn linear(
 /// If `x` is too short for the last row, or another slice has another length.
 ///
 /// ```
-/// use fauna_shared::kernels::matmul::{Dense, linear_over};
+/// use fauna_kernels::matmul::{Dense, linear_over};
 /// let weight = Dense::of_floats(&[1.0, 1.0], 1, 2).unwrap();
 /// let mut y = [0.0; 3];
 /// linear_over(&[1.0, 2.0, 3.0, 4.0], 1, 3, &weight, None, None, &mut y);
@@ -349,7 +355,7 @@ impl Matrices<'_> {
 /// If a slice is too short, or `y` has another length.
 ///
 /// ```
-/// use fauna_shared::kernels::matmul::{Layout, Matrices, matmul};
+/// use fauna_kernels::matmul::{Layout, Matrices, matmul};
 /// let a = Matrices { data: &[1.0, 2.0], batch: 0, row: 2 };
 /// let b = Matrices { data: &[3.0, 4.0], batch: 0, row: 1 };
 /// let mut y = [0.0];

@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 use super::activations::{Group, SECOND};
 use super::format::{self, Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
-use crate::kernels::simd::Simd;
-use crate::kernels::simd::x86::Avx512;
+use crate::simd::Simd;
+use crate::simd::x86::Avx512;
 
 /// A format as vectors. `group` points to 256 weights.
 pub(super) trait Wide: Format {

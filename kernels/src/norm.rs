@@ -5,7 +5,7 @@
 //!
 //! ```
 //! let mut x = [1.0, 2.0, 3.0, 3.0];
-//! fauna_shared::kernels::norm::softmax(&mut x, 2);
+//! fauna_kernels::norm::softmax(&mut x, 2);
 //! assert_eq!(x[2..], [0.5, 0.5]);
 //! ```
 

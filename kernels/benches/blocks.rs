@@ -1,15 +1,15 @@
 //! Speed of products with block-quantised weights: bytes of weights read and operations done a second, for each
 //! format, instruction set and number of rows.
 //!
-//!     cargo bench -p fauna-shared --bench blocks [-- q4_1 q8_0]
+//!     cargo bench -p fauna-kernels --bench blocks [-- q4_1 q8_0]
 //!
 //! Each instruction set runs in a process of its own, since `FAUNA_ISA` is read once.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fauna_shared::kernels::blocks::{BlockKind, Blocks, linear};
-use fauna_shared::kernels::cpu::{Isa, isa};
+use fauna_kernels::blocks::{BlockKind, Blocks, linear};
+use fauna_kernels::cpu::{Isa, isa};
 
 const INPUTS: usize = 1536;
 /// One row reads a matrix larger than the caches, as a decoder does; many rows one that fits.

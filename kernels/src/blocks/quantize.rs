@@ -5,8 +5,8 @@ use candle_core::quantized::k_quants::{
     BlockQ8K, GgmlType,
 };
 
-use super::super::versions::for_each_piece;
 use super::BlockKind;
+use crate::versions::for_each_piece;
 
 /// Brings `values` to blocks of `kind`, on every thread; whole rows one after the other.
 ///

@@ -5,7 +5,7 @@
 //! 32 activations, below that of the 4- and 5-bit formats themselves. [`dequantize`] gives the exact numbers.
 //!
 //! ```
-//! use fauna_shared::kernels::blocks::{BlockKind, Blocks, linear, quantize};
+//! use fauna_kernels::blocks::{BlockKind, Blocks, linear, quantize};
 //!
 //! let identity: Vec<f32> = (0..32 * 32).map(|i| f32::from(i % 33 == 0)).collect();
 //! let mut data = vec![0; BlockKind::Q8_0.bytes(identity.len())];
@@ -15,7 +15,7 @@
 //! let mut y = [0.0; 32];
 //! linear(&x, 1, &weights, None, &mut y);
 //! assert!(x.iter().zip(y).all(|(x, y)| (x - y).abs() < 0.3));
-//! # Ok::<(), fauna_shared::Error>(())
+//! # Ok::<(), fauna_kernels::InvalidInput>(())
 //! ```
 
 mod activations;
@@ -42,7 +42,7 @@ use super::cpu::features;
 use super::cpu::{Isa, isa};
 use super::pool::parallel_for;
 use super::versions::{Shared, for_each_piece};
-use crate::{Error, Result};
+use crate::InvalidInput;
 
 /// A block format of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,13 +154,13 @@ impl fmt::Display for BlockKind {
 }
 
 impl FromStr for BlockKind {
-    type Err = Error;
+    type Err = InvalidInput;
 
-    fn from_str(name: &str) -> Result<Self> {
+    fn from_str(name: &str) -> Result<Self, InvalidInput> {
         let known = Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
         known.ok_or_else(|| {
-            Error::input(format!("no weight format \"{name}\""))
-                .hint(format!("one of {}", Self::ALL.map(Self::name).join(", ")))
+            let known = Self::ALL.map(Self::name).join(", ");
+            InvalidInput::new(format!("no weight format \"{name}\"\n  one of {known}"))
         })
     }
 }
@@ -178,18 +178,18 @@ impl<'a> Blocks<'a> {
     /// The matrix whose rows lie one after the other in `data`.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if `inputs` is not a multiple of the block's length or `data` has not just
+    /// [`InvalidInput`] if `inputs` is not a multiple of the block's length or `data` has not just
     /// the bytes of the matrix.
-    pub fn new(data: &'a [u8], kind: BlockKind, outputs: usize, inputs: usize) -> Result<Self> {
+    pub fn new(data: &'a [u8], kind: BlockKind, outputs: usize, inputs: usize) -> Result<Self, InvalidInput> {
         if !inputs.is_multiple_of(kind.block_len()) {
-            return Err(Error::input(format!(
+            return Err(InvalidInput::new(format!(
                 "a row of {inputs} is not whole blocks of {} in {kind}",
                 kind.block_len()
             )));
         }
         let expected = kind.bytes(inputs).checked_mul(outputs);
         if expected != Some(data.len()) {
-            return Err(Error::input(format!(
+            return Err(InvalidInput::new(format!(
                 "{outputs} rows of {inputs} in {kind} take {} bytes, there are {}",
                 expected.map_or("too many".into(), |n| n.to_string()),
                 data.len()

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! let mut x = [-1.0, 0.0, 1.0];
-//! fauna_shared::kernels::elementwise::silu(&mut x);
+//! fauna_kernels::elementwise::silu(&mut x);
 //! assert!((x[2] - 0.731_058_6).abs() < 1e-6);
 //! ```
 

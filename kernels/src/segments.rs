@@ -20,7 +20,7 @@ fn rows_of_task(width: usize) -> usize {
 /// If `out` is not a row for each index, or an index is outside the table.
 ///
 /// ```
-/// use fauna_shared::kernels::segments::add_gathered;
+/// use fauna_kernels::segments::add_gathered;
 /// let mut out = [1.0, 1.0, 1.0, 1.0];
 /// add_gathered(&[10.0, 20.0, 30.0, 40.0], 2, &[1, 0], &mut out);
 /// assert_eq!(out, [31.0, 41.0, 11.0, 21.0]);
@@ -51,7 +51,7 @@ pub fn add_gathered(table: &[f32], width: usize, index: &[u32], out: &mut [f32])
 /// If the lengths do not fit, or `order` names a row that is not there.
 ///
 /// ```
-/// use fauna_shared::kernels::segments::sums;
+/// use fauna_kernels::segments::sums;
 /// let mut out = [0.0; 3];
 /// sums(&[1.0, 2.0, 4.0], 1, None, &[0, 2, 1], &[0, 2, 2, 3], &mut out);
 /// assert_eq!(out, [5.0, 0.0, 2.0]);

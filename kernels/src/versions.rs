@@ -31,11 +31,11 @@ macro_rules! versioned {
                     const FMA: bool = true;
                     $body
                 }
-                match $crate::kernels::cpu::isa() {
+                match $crate::cpu::isa() {
                     // SAFETY: `isa` names an instruction set only after finding that the processor has it.
-                    $crate::kernels::cpu::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::cpu::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    $crate::kernels::cpu::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::cpu::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     _ => {}
                 }
             }

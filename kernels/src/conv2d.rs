@@ -64,7 +64,7 @@ const MOST_STRIP: usize = 24;
 /// If the lengths do not fit.
 ///
 /// ```
-/// use fauna_shared::kernels::conv2d::{Pictures, Window, convolve};
+/// use fauna_kernels::conv2d::{Pictures, Window, convolve};
 /// let x = Pictures { data: &[1.0, 2.0, 3.0, 4.0], height: 2, width: 2, channels: 1 };
 /// let window = Window { kernel: (2, 2), stride: 1, before: (1, 1), zoom: 1 };
 /// let mut y = [0.0; 4];
@@ -339,8 +339,8 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::matmul::tests::numbers;
     use super::*;
+    use crate::matmul::tests::numbers;
 
     /// The sum as the formula has it, in float64.
     fn plainly(

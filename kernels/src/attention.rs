@@ -137,7 +137,7 @@ impl Mask<'_> {
 /// If a view is too short for its strides, `heads` is no multiple of `kv_heads`, or `y` has another length.
 ///
 /// ```
-/// use fauna_shared::kernels::attention::{Causal, Mask, Sizes, View, attend};
+/// use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
 /// let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, queries: 2, keys: 2, dim: 1 };
 /// let view = |data| View { data, batch: 2, head: 2, time: 1 };
 /// let causal = Mask { causal: Some(Causal { offset: 0, window: None }), ..Mask::default() };

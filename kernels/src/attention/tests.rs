@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernels::matmul::tests::numbers;
+use crate::matmul::tests::numbers;
 
 /// One head's case in f64, straight from the definition.
 fn plainly<T: Element + Into<f64>>(

@@ -9,9 +9,9 @@
 #![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
 
 use super::Layout;
-use crate::kernels::simd::Simd;
+use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::simd::x86::Avx512;
+use crate::simd::x86::Avx512;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::marker::PhantomData;

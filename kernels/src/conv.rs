@@ -38,7 +38,7 @@ const GATHERED: usize = 1 << 18;
 /// If the lengths do not fit, or `x` is too short for the frames of `y`.
 ///
 /// ```
-/// use fauna_shared::kernels::conv::{Taps, convolve};
+/// use fauna_kernels::conv::{Taps, convolve};
 /// let difference = Taps { kernel: 2, stride: 1, dilation: 2 };
 /// let mut y = [0.0; 2];
 /// convolve(&[1.0, 2.0, 4.0, 8.0], 1, difference, &[-1.0, 1.0], None, &mut y);
@@ -89,8 +89,8 @@ fn convolve_on(
 
 #[cfg(test)]
 mod tests {
-    use super::super::matmul::tests::numbers;
     use super::*;
+    use crate::matmul::tests::numbers;
 
     fn plainly(
         x: &[f32],

@@ -131,7 +131,7 @@ fn special_values_widen_exactly() {
 #[test]
 fn a_weight_of_the_wrong_size_is_refused() {
     let error = Dense::new(&[0; 10], Elem::F32, Layout::OutIn, 1, 3).unwrap_err();
-    assert_eq!(error.kind(), crate::ErrorKind::Input);
+    assert!(error.to_string().contains("1 by 3 in F32 does not take 10 bytes"), "{error}");
     assert!(Dense::new(&[], Elem::F32, Layout::OutIn, usize::MAX, 3).is_err());
 }
 

@@ -1,7 +1,7 @@
 //! Rotary position embedding, in place.
 //!
 //! ```
-//! use fauna_shared::kernels::rope::{Order, Pairs, Rotary};
+//! use fauna_kernels::rope::{Order, Pairs, Rotary};
 //! // One head of width 2 at two positions, turned by a right angle at the second.
 //! let mut x = [1.0, 0.0, 1.0, 0.0];
 //! let rotary = Rotary { cos: &[1.0, 0.0], sin: &[0.0, 1.0], width: 2, pairs: Pairs::Halves };

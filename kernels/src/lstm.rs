@@ -13,7 +13,7 @@ use super::versions::{fma, versioned};
 ///
 /// ```
 /// let (mut c, mut h) = ([2.0], [0.0]);
-/// fauna_shared::kernels::lstm::step(&[-100.0, 100.0, 0.0, 100.0], &[0.0; 4], &mut c, &mut h);
+/// fauna_kernels::lstm::step(&[-100.0, 100.0, 0.0, 100.0], &[0.0; 4], &mut c, &mut h);
 /// assert_eq!(c, [2.0]);
 /// assert!((h[0] - 2f32.tanh()).abs() < 1e-6);
 /// ```

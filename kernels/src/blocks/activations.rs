@@ -1,9 +1,9 @@
 //! Activations in 8 bits, or in twice 8: one scale for each 32, and the sums that offsets and minima of the weights
 //! multiply.
 
-use super::super::cpu::Isa;
-use super::super::pool::parallel_for;
-use super::super::versions::{Shared, versioned};
+use crate::cpu::Isa;
+use crate::pool::parallel_for;
+use crate::versions::{Shared, versioned};
 
 /// 256 activations; missing ones at the end of a row are zero.
 #[derive(Clone)]
