@@ -61,6 +61,8 @@ pub enum Item {
     Text(String),
     /// What a model says to itself before it answers, piece by piece: no part of the answer.
     Thought(String),
+    /// What the user should know of the prompt, such as how much of it was read: no part of the answer.
+    Note(String),
     /// A label, a filled-in word or a span, with the model's score.
     Label(Label),
     /// A picture.
@@ -83,7 +85,7 @@ impl Item {
     /// Which modality this is.
     pub fn modality(&self) -> Modality {
         match self {
-            Self::Text(_) | Self::Thought(_) => Modality::Text,
+            Self::Text(_) | Self::Thought(_) | Self::Note(_) => Modality::Text,
             Self::Label(_) => Modality::Label,
             Self::Image(_) => Modality::Image,
             Self::Sound(_) => Modality::Sound,
@@ -93,6 +95,11 @@ impl Item {
             Self::Gene(_) => Modality::Gene,
             Self::Codes(_) => Modality::Codes,
         }
+    }
+
+    /// The note that `cut` tokens of a text were not read; none if none were.
+    pub fn left_out(cut: usize) -> Option<Self> {
+        (cut > 0).then(|| Self::Note(format!("{} were left out", beyond(cut))))
     }
 
     /// The text of a text item.
@@ -105,6 +112,11 @@ impl Item {
             other => Err(Error::input(format!("this model reads text, not {}", other.modality()))),
         }
     }
+}
+
+/// The words for `cut` tokens that a model does not read.
+pub fn beyond(cut: usize) -> String {
+    format!("{cut} tokens beyond the longest text this model reads")
 }
 
 impl From<&str> for Item {
@@ -124,7 +136,7 @@ impl From<String> for Item {
 pub struct Label {
     /// The class, the word or the text of the span.
     pub label: String,
-    /// The probability, 0 to 1.
+    /// The probability, 0 to 1; the number itself where the release makes none of it (a regression, a cross-encoder).
     pub score: f32,
     /// Which bytes of the input it speaks of, where it speaks of a part.
     #[serde(skip_serializing_if = "Option::is_none")]

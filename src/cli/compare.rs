@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fauna::item::beyond;
 use fauna::{Error, Exhibit, Item, Result};
 use serde_json::json;
 
@@ -53,7 +54,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let sources: Vec<&String> = std::iter::once(&args.source).chain(&args.with).collect();
     let mut matrices = Vec::new();
     for source in &sources {
-        matrices.push(similarities(context.open(source)?.as_ref(), &texts)?);
+        matrices.push(similarities(context.open(source)?.as_ref(), &texts, context)?);
     }
     let agreement: Vec<f32> = matrices.iter().map(|matrix| correlation(&matrices[0], matrix)).collect();
 
@@ -96,9 +97,13 @@ fn print(matrix: &[Vec<f32>], texts: &[String], output: &mut Output) -> Result<(
 }
 
 /// The cosine of every pair of texts, `(texts, texts)`.
-pub fn similarities(model: &dyn Exhibit, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+pub fn similarities(model: &dyn Exhibit, texts: &[String], context: &Context) -> Result<Vec<Vec<f32>>> {
     let items: Vec<Item> = texts.iter().cloned().map(Item::Text).collect();
-    let vectors = model.embed(&items)?.to_vecs()?;
+    let made = model.embed(&items)?;
+    for (text, cut) in texts.iter().zip(&made.cut).filter(|(_, cut)| **cut > 0) {
+        context.say(&format!("{}: {} were left out", shorten(text, 40), beyond(*cut)));
+    }
+    let vectors = made.to_vecs()?;
     Ok(vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect())
 }
 

@@ -209,5 +209,5 @@ pub fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
 }
 
 fn too_long(cut: usize, what: &str) -> String {
-    format!("{cut} tokens beyond the longest text this model reads {what}")
+    format!("{} {what}", fauna::item::beyond(cut))
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};
 use fauna::{Error, Exhibit, Image, Item, Result};
 use serde_json::json;
@@ -51,7 +52,11 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let paths = input::pictures_in(&args.folder)?;
     let model = context.open(&args.source)?;
     let _stoppable = context.interrupt.hold();
-    let wanted = model.embed(&[Item::from(args.sentence.as_str())])?.to_vecs()?.concat();
+    let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
+    if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {
+        context.say(&format!("of the sentence {} were left out", beyond(*cut)));
+    }
+    let wanted = wanted.to_vecs()?.concat();
     let all = paths.len();
     let (mut found, failed) = scores(model.as_ref(), &wanted, paths, context)?;
     if found.is_empty() {

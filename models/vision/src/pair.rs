@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Tensors};
+use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
@@ -422,18 +422,22 @@ impl<N: Pair> Exhibit for PairExhibit<N> {
         let (picture, texts) = vectors.split_at(1);
         let cosines: Vec<f32> = Tensor::cat(texts, 0)?.matmul(&picture[0].t()?)?.flatten_all()?.to_vec1()?;
         let scores = self.network.chances(&cosines);
-        let mut found = Vec::new();
+        let (mut found, mut notes) = (Vec::new(), Vec::new());
         for ((label, score), cut) in labels.iter().zip(scores).zip(&cut[1..]) {
             let text = label.text()?;
             let read = || -> Result<usize> {
                 Ok(self.encode(text)?.offsets.iter().map(|(_, end)| *end).max().unwrap_or(0))
             };
             let span = if *cut > 0 { Some(0..read()?) } else { None };
+            if *cut > 0 {
+                let start: String = text.chars().take(30).collect();
+                notes.push(Item::Note(format!("label \"{start}…\": {} were left out", beyond(*cut))));
+            }
             found.push(Label { label: text.to_string(), score, span });
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
-        for label in found {
-            if each(Item::Label(label)).is_break() {
+        for item in notes.into_iter().chain(found.into_iter().map(Item::Label)) {
+            if each(item).is_break() {
                 break;
             }
         }

@@ -225,8 +225,8 @@ fn wishes_that_are_too_long_are_cut_and_told_of() {
     let model = open(folder.path()).unwrap();
     let options = Decoding { temperature: 0.0, ..model.defaults() };
     let items = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat cat cat"], &options);
-    let Item::Text(note) = &items[0].1 else { panic!("the cut is told first") };
-    assert_eq!(note, "only the first 9 tokens are read, 3 were left out\n");
+    let Item::Note(note) = &items[0].1 else { panic!("the cut is told first") };
+    assert_eq!(note, "only the first 9 tokens are read, 3 were left out");
     // The end token went with the rest.
     let cut = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat"], &options);
     assert_eq!(pictures(&items), pictures(&cut));

@@ -57,6 +57,7 @@ impl<'a> Answer<'a> {
                     stream.flush()?;
                 }
             }
+            Item::Note(note) => self.context.say(note.trim_end()),
             Item::Label(label) => self.labels.push(label),
             #[cfg(feature = "audio")]
             Item::Sound(piece) => {

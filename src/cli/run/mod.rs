@@ -240,8 +240,8 @@ impl Show<'_> {
                     bar.advance(1);
                     files[index / each].take(index % each, picture).err()
                 }
-                // What the model has to say of the prompt; once is enough for a grid.
-                Item::Text(note) => {
+                // Once is enough for a grid.
+                Item::Note(note) => {
                     if index % each == 0 {
                         self.context.say(note.trim_end());
                     }

@@ -378,8 +378,8 @@ impl Exhibit for MiniExhibit {
             let (wish, cut) = self.wish(prompt, index)?;
             if cut > 0 {
                 let longest = wish.words.len();
-                let told = format!("only the first {longest} tokens are read, {cut} were left out\n");
-                if each(index, Item::Text(told)).is_break() {
+                let told = format!("only the first {longest} tokens are read, {cut} were left out");
+                if each(index, Item::Note(told)).is_break() {
                     return Ok(());
                 }
             }
