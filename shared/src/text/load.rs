@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
+use super::vocab_txt::{self, BERT_TOKENS};
 use super::{SpecialTokens, Tokenizer, misfit, not_added, sentencepiece, tokenizer_error};
 use crate::{Error, ErrorKind, Result, json};
 
@@ -33,7 +33,7 @@ impl Tokenizer {
             return folder.finish(tokenizer, &[]);
         }
         if let Some(path) = folder.file("vocab.txt") {
-            let tokenizer = bert(&path, &folder)?;
+            let tokenizer = vocab_txt::read(&path, &folder)?;
             return folder.finish(tokenizer, &BERT_TOKENS);
         }
         if let (Some(vocab), Some(merges)) = (folder.file("vocab.json"), folder.file("merges.txt")) {
@@ -66,7 +66,7 @@ impl Tokenizer {
         let path = path.as_ref();
         let alone = Folder { root: path.to_path_buf(), ..Folder::default() };
         match path.extension().and_then(|e| e.to_str()) {
-            Some("txt") => alone.finish(bert(path, &alone)?, &BERT_TOKENS),
+            Some("txt") => alone.finish(vocab_txt::read(path, &alone)?, &BERT_TOKENS),
             Some("model") => {
                 let (mut tokenizer, defaults, add) =
                     sentencepiece::read(&read(path)?, true, None).map_err(|e| e.at(path))?;
@@ -88,26 +88,18 @@ impl Tokenizer {
     }
 }
 
-const BERT_TOKENS: [(&str, &str); 5] = [
-    ("unk_token", "[UNK]"),
-    ("sep_token", "[SEP]"),
-    ("pad_token", "[PAD]"),
-    ("cls_token", "[CLS]"),
-    ("mask_token", "[MASK]"),
-];
-
 const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A model folder and the JSON files beside the tokenizer, `null` where there is none.
 #[derive(Default)]
-struct Folder {
-    root: PathBuf,
-    tokenizer: Value,
+pub(super) struct Folder {
+    pub(super) root: PathBuf,
+    pub(super) tokenizer: Value,
     special: Value,
     added: Value,
     generation: Value,
-    model: Value,
+    pub(super) model: Value,
 }
 
 impl Folder {
@@ -134,7 +126,7 @@ impl Folder {
     }
 
     /// The token that plays `role` ("bos_token"), spelled out.
-    fn token(&self, role: &str, defaults: &[(&str, &str)]) -> Option<String> {
+    pub(super) fn token(&self, role: &str, defaults: &[(&str, &str)]) -> Option<String> {
         let spelled = |value: &Value| match value {
             Value::String(token) => Some(token.clone()),
             Value::Object(token) => token.get("content")?.as_str().map(String::from),
@@ -149,7 +141,11 @@ impl Folder {
     }
 
     /// Makes the tokens that the configuration lists whole, so that text cannot split them.
-    fn add_tokens(&self, tokenizer: &mut tokenizers::Tokenizer, defaults: &[(&str, &str)]) -> Result<()> {
+    pub(super) fn add_tokens(
+        &self,
+        tokenizer: &mut tokenizers::Tokenizer,
+        defaults: &[(&str, &str)],
+    ) -> Result<()> {
         let mut added: Vec<(u32, AddedToken)> = Vec::new();
         if let Some(tokens) = self.added.as_object() {
             let ids = tokens.iter().filter_map(|(token, id)| Some((token, id.as_u64()?)));
@@ -287,44 +283,6 @@ fn from_json(path: &Path) -> Result<tokenizers::Tokenizer> {
         .map_err(|e| tokenizer_error("not a tokenizer", e).at(path))
 }
 
-/// BERT's WordPiece from `vocab.txt`; ids are line numbers.
-fn bert(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
-    let text = read_text(path)?;
-    let vocab: Vocab = text.lines().zip(0u32..).map(|(token, id)| (token.to_string(), id)).collect();
-    let token = |role: &str| folder.token(role, &BERT_TOKENS).unwrap_or_default();
-    let [unk, cls, sep] = ["unk_token", "cls_token", "sep_token"].map(token);
-    let id = |token: &str| {
-        vocab
-            .get(token)
-            .copied()
-            .ok_or_else(|| Error::format(path, format!("the vocabulary has no {token:?}")))
-    };
-    let (cls_id, sep_id) = (id(&cls)?, id(&sep)?);
-    id(&unk)?;
-    let setting = |name: &str, default: bool| folder.tokenizer[name].as_bool().unwrap_or(default);
-    let model = WordPiece::builder().vocab(vocab).unk_token(unk).build();
-    let mut tokenizer =
-        tokenizers::Tokenizer::new(model.map_err(|e| tokenizer_error("not a vocabulary", e))?);
-    tokenizer
-        .with_normalizer(Some(part::<NormalizerWrapper>(json!({
-            "type": "BertNormalizer",
-            "clean_text": true,
-            "handle_chinese_chars": setting("tokenize_chinese_chars", true),
-            "strip_accents": folder.tokenizer["strip_accents"],
-            "lowercase": setting("do_lower_case", true),
-        }))?))
-        .map_err(misfit)?
-        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(json!({"type": "BertPreTokenizer"}))?))
-        .with_decoder(Some(part::<DecoderWrapper>(
-            json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
-        )?))
-        .with_post_processor(Some(part::<PostProcessorWrapper>(json!({
-            "type": "BertProcessing", "sep": [sep, sep_id], "cls": [cls, cls_id],
-        }))?));
-    folder.add_tokens(&mut tokenizer, &BERT_TOKENS)?;
-    Ok(tokenizer)
-}
-
 const GPT1_TOKENS: [(&str, &str); 1] = [("unk_token", "<unk>")];
 const GPT2_TOKENS: [(&str, &str); 3] =
     [("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>")];
@@ -409,6 +367,6 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| Error::io(path, "read", e))
 }
 
-fn read_text(path: &Path) -> Result<String> {
+pub(super) fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(read(path)?).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
 }

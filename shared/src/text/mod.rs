@@ -15,8 +15,11 @@ mod load;
 mod parts;
 mod sentencepiece;
 mod stream;
+mod vocab_txt;
 
 use candle_core::{Device, Tensor};
+use tokenizers::NormalizerWrapper;
+use tokenizers::normalizers::{Lowercase, Sequence};
 
 pub use chat::{ChatTemplate, Message};
 pub use code::Definitions;
@@ -147,6 +150,23 @@ impl Tokenizer {
     pub fn with_tokens(mut self, tokens: &[&str]) -> Result<Self> {
         let tokens = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true));
         self.inner.add_special_tokens(tokens).map_err(not_added)?;
+        Ok(self)
+    }
+
+    /// The same, over texts in lower case: before its own rules, unless they do so already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] if its rules do not take another.
+    pub fn with_lower_case(mut self) -> Result<Self> {
+        let lowers = |rule: &NormalizerWrapper| matches!(rule, NormalizerWrapper::Lowercase(_));
+        let mut rules: Vec<NormalizerWrapper> = match self.inner.get_normalizer().cloned() {
+            Some(NormalizerWrapper::Sequence(rules)) => rules.into_iter().collect(),
+            rule => rule.into_iter().collect(),
+        };
+        if !rules.iter().any(lowers) {
+            rules.insert(0, Lowercase.into());
+            self.inner.with_normalizer(Some(Sequence::new(rules))).map_err(misfit)?;
+        }
         Ok(self)
     }
 

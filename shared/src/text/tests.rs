@@ -247,6 +247,90 @@ fn a_longest_input_may_be_spelled_as_python_spells_numbers() {
     }
 }
 
+/// A folder with these lines as `vocab.txt`, after the five special tokens.
+fn vocabulary(lines: &[&str]) -> tempfile::TempDir {
+    let dir = scratch(&[]);
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    fs::write(dir.path().join("vocab.txt"), [&special[..], lines].concat().join("\n")).unwrap();
+    dir
+}
+
+fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+    let ids = tokenizer.encode(text, false).unwrap();
+    ids.into_iter().map(|id| tokenizer.token(id).unwrap()).collect()
+}
+
+#[test]
+fn a_class_that_splits_words_in_its_own_way_is_refused_by_name() {
+    let dir = vocabulary(&["a", "##b"]);
+    let read = |file: &str, class: &str| {
+        let config = json!({"tokenizer_class": class, "model_type": "bert"});
+        fs::write(dir.path().join(file), config.to_string()).unwrap();
+        let read = Tokenizer::from_folder(dir.path());
+        fs::remove_file(dir.path().join(file)).unwrap();
+        read
+    };
+    for file in ["tokenizer_config.json", "config.json"] {
+        for class in ["BertJapaneseTokenizer", "RoFormerTokenizer", "TapasTokenizerFast"] {
+            let error = read(file, class).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(&format!("{file}: tokenizer_class \"{class}\"")), "{error}");
+        }
+        for class in ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer"] {
+            assert_eq!(tokens(&read(file, class).unwrap(), "AB a"), ["a", "##b", "a"]);
+        }
+    }
+}
+
+#[test]
+fn a_vocabulary_of_smiles_is_read_as_chemists_write_it() {
+    let chemistry =
+        ["c", "C", "(", ")", "=", "O", "[C@H]", "[C@@H]", "Cl", ">>", "1", "[N+]", "%10", ".", "Br"];
+    let dir = vocabulary(&chemistry);
+    let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+    let text = "CCl.O=C [C@@H](Br)c1%10>>[MASK][N+]N";
+    let expected = [
+        "C", "Cl", ".", "O", "=", "C", "[C@@H]", "(", "Br", ")", "c", "1", "%10", ">>", "[MASK]", "[N+]",
+        "[UNK]",
+    ];
+    assert_eq!(tokens(&tokenizer, text), expected);
+    assert_eq!(tokenizer.decode(&tokenizer.encode("OC=O", false).unwrap(), true).unwrap(), "OC=O");
+    let whole = tokenizer.encode_text("CO", None).unwrap();
+    assert_eq!(
+        (whole.ids.first(), whole.ids.last()),
+        (tokenizer.special().cls.as_ref(), tokenizer.special().sep.as_ref())
+    );
+    // The class says the same of any vocabulary; a piece of a word says that there are words.
+    let dir = vocabulary(&[&chemistry[..], &["##ing"]].concat());
+    assert_eq!(tokens(&Tokenizer::from_folder(dir.path()).unwrap(), "CCl"), ["[UNK]"]);
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "SmilesTokenizer"}"#).unwrap();
+    assert_eq!(tokens(&Tokenizer::from_folder(dir.path()).unwrap(), "CCl"), ["C", "Cl"]);
+}
+
+#[test]
+fn a_vocabulary_of_single_capitals_is_an_alphabet_of_residues() {
+    let residues: Vec<String> = "ACDEFGHIKLMNPQRSTVWY".chars().map(String::from).collect();
+    let dir = vocabulary(&residues.iter().map(String::as_str).collect::<Vec<_>>());
+    let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+    let expected = ["E", "V", "Q", "[MASK]", "L", "[UNK]"];
+    assert_eq!(tokens(&tokenizer, "EVQ[MASK]LX"), expected);
+    assert_eq!(tokens(&tokenizer, "E V Q [MASK] L X"), expected);
+    // What the release says comes first.
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{"do_lower_case": true}"#).unwrap();
+    assert_eq!(tokens(&Tokenizer::from_folder(dir.path()).unwrap(), "E"), ["[UNK]"]);
+}
+
+#[test]
+fn lower_case_comes_before_a_tokenizers_own_rules() {
+    let cased = Tokenizer::from_folder(folder("bert_cased")).unwrap();
+    let ids = |tokenizer: &Tokenizer, text: &str| tokenizer.encode(text, true).unwrap();
+    assert_ne!(ids(&cased, "The Star"), ids(&cased, "the star"));
+    let lower = cased.clone().with_lower_case().unwrap();
+    assert_eq!(ids(&lower, "The Star"), ids(&cased, "the star"));
+    // Tokens of the vocabulary that stand for themselves are found before.
+    assert_eq!(ids(&lower, "[MASK]"), ids(&cased, "[MASK]"));
+}
+
 #[test]
 fn what_is_missing_or_damaged_is_named() {
     let empty = scratch(&[]);

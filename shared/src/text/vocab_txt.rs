@@ -1,0 +1,164 @@
+//! Tokenizers whose release is one `vocab.txt`, a token a line: BERT's WordPiece, and the alphabets of chemistry and of
+//! proteins that networks of BERT's shape read.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokenizers::models::bpe::Vocab;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+
+use super::load::{Folder, read_text};
+use super::parts::part;
+use super::{misfit, tokenizer_error};
+use crate::{Error, Result};
+
+pub(super) const BERT_TOKENS: [(&str, &str); 5] = [
+    ("unk_token", "[UNK]"),
+    ("sep_token", "[SEP]"),
+    ("pad_token", "[PAD]"),
+    ("cls_token", "[CLS]"),
+    ("mask_token", "[MASK]"),
+];
+
+/// The classes that split words as BERT does. Each may end in `Fast`.
+const WORD_PIECE: [&str; 17] = [
+    "BertTokenizer",
+    "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MobileBertTokenizer",
+    "NezhaTokenizer",
+    "PreTrainedTokenizer",
+    "RealmTokenizer",
+    "RetriBertTokenizer",
+    "SqueezeBertTokenizer",
+    "TokenizersBackend",
+    "VisualBertTokenizer",
+];
+
+/// The class of rxnfp and DeepChem over SMILES.
+const SMILES_CLASS: &str = "SmilesTokenizer";
+
+/// The tokens of a SMILES string: atoms in brackets, the usual ones without, bonds, rings, branches, and what stands
+/// between the molecules of a reaction. Schwaller et al. 2019, "Molecular Transformer"; what is none is dropped.
+const SMILES: &str = concat!(
+    r"\%\([0-9]{3}\)|\[[^\]]+\]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\||\(|\)|\.|=|#|-|\+|\\|/|:|~|@|\?|>>?|\*|\$|",
+    r"\%[0-9]{2}|[0-9]"
+);
+
+/// How a text falls apart before the vocabulary is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Splitting {
+    /// At white space and punctuation; words into pieces.
+    Words,
+    /// Into the symbols of a SMILES string.
+    Smiles,
+    /// Into its letters: a protein's residues.
+    Letters,
+}
+
+impl Splitting {
+    /// As the class says that the release names, or else the vocabulary.
+    fn of(folder: &Folder, vocab: &Vocab) -> Result<Self> {
+        let places = [("tokenizer_config.json", &folder.tokenizer), ("config.json", &folder.model)];
+        let named =
+            places.into_iter().find_map(|(file, json)| Some((file, json["tokenizer_class"].as_str()?)));
+        match named {
+            Some((_, SMILES_CLASS)) => Ok(Self::Smiles),
+            Some((_, name)) if WORD_PIECE.contains(&name.strip_suffix("Fast").unwrap_or(name)) => {
+                Ok(Self::Words)
+            }
+            Some((file, name)) => Err(Error::unsupported(format!(
+                "tokenizer_class \"{name}\" splits words in a way of its own, which is not implemented"
+            ))
+            .at(folder.root.join(file))
+            .hint(
+                "vocab.txt is read for BertTokenizer and its kin; a tokenizer.json beside it would be taken",
+            )),
+            None if is_smiles(vocab) => Ok(Self::Smiles),
+            None if is_alphabet(vocab) => Ok(Self::Letters),
+            None => Ok(Self::Words),
+        }
+    }
+}
+
+/// Whether the words are those of SMILES: chiral carbons, bonds and branches, and no pieces of words.
+fn is_smiles(vocab: &Vocab) -> bool {
+    let has = |token: &&str| vocab.contains_key(*token);
+    ["[C@H]", "[C@@H]", "(", ")", "=", "c", "C"].iter().all(|token| has(&token)) && !has_pieces(vocab)
+}
+
+/// Whether all tokens but the special ones are single capital letters: what stands in no text with spaces between.
+fn is_alphabet(vocab: &Vocab) -> bool {
+    let mut letters = vocab.keys().filter(|token| !(token.starts_with('[') && token.ends_with(']')));
+    let is_capital = |token: &String| matches!(token.as_bytes(), [b'A'..=b'Z']);
+    vocab.len() > 20 && letters.all(is_capital)
+}
+
+fn has_pieces(vocab: &Vocab) -> bool {
+    vocab.keys().any(|token| token.len() > 2 && token.starts_with("##"))
+}
+
+/// The tokenizer of a `vocab.txt`; ids are line numbers.
+pub(super) fn read(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
+    let text = read_text(path)?;
+    let vocab: Vocab = text.lines().zip(0u32..).map(|(token, id)| (token.to_string(), id)).collect();
+    let splitting = Splitting::of(folder, &vocab)?;
+    let token = |role: &str| folder.token(role, &BERT_TOKENS).unwrap_or_default();
+    let [unk, cls, sep] = ["unk_token", "cls_token", "sep_token"].map(token);
+    let id = |token: &str| {
+        vocab
+            .get(token)
+            .copied()
+            .ok_or_else(|| Error::format(path, format!("the vocabulary has no {token:?}")))
+    };
+    let (cls_id, sep_id) = (id(&cls)?, id(&sep)?);
+    id(&unk)?;
+    let setting = |name: &str, default: bool| folder.tokenizer[name].as_bool().unwrap_or(default);
+    let model = WordPiece::builder().vocab(vocab).unk_token(unk).build();
+    let mut tokenizer =
+        tokenizers::Tokenizer::new(model.map_err(|e| tokenizer_error("not a vocabulary", e))?);
+    let lowercase = setting("do_lower_case", splitting == Splitting::Words);
+    let normalizer = match splitting {
+        Splitting::Words | Splitting::Letters => Some(json!({
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": setting("tokenize_chinese_chars", true),
+            "strip_accents": folder.tokenizer["strip_accents"],
+            "lowercase": lowercase,
+        })),
+        Splitting::Smiles => lowercase.then(|| json!({"type": "Lowercase"})),
+    };
+    tokenizer
+        .with_normalizer(normalizer.map(part::<NormalizerWrapper>).transpose()?)
+        .map_err(misfit)?
+        .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(pre_tokenizer(splitting))?));
+    let decoder = match splitting {
+        Splitting::Smiles => json!({"type": "Fuse"}),
+        _ => json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+    };
+    let around = json!({"type": "BertProcessing", "sep": [sep, sep_id], "cls": [cls, cls_id]});
+    tokenizer
+        .with_decoder(Some(part::<DecoderWrapper>(decoder)?))
+        .with_post_processor(Some(part::<PostProcessorWrapper>(around)?));
+    folder.add_tokens(&mut tokenizer, &BERT_TOKENS)?;
+    Ok(tokenizer)
+}
+
+fn pre_tokenizer(splitting: Splitting) -> Value {
+    let words = json!({"type": "BertPreTokenizer"});
+    let split = |pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert});
+    match splitting {
+        Splitting::Words => words,
+        Splitting::Smiles => split(SMILES, "Removed", true),
+        Splitting::Letters => {
+            json!({"type": "Sequence", "pretokenizers": [words, split(".", "Isolated", false)]})
+        }
+    }
+}
