@@ -1,4 +1,8 @@
-//! Every committed parity case, one test a family's folder.
+//! Every committed parity case, one test a family's folder. A case whose checkpoint is not in the cache says that it is
+//! skipped.
+
+#[path = "support/skip.rs"]
+mod skip;
 
 use std::path::Path;
 
@@ -12,8 +16,9 @@ fn cases_of(name: &str) {
     for case in parity::find(&folder).unwrap() {
         match parity::run(&case, &zoo, &options) {
             Ok(report) if report.passes() => {
-                if report.skipped.is_some() {
-                    println!("{report}");
+                if let Some(why) = &report.skipped {
+                    let case = case.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(&case);
+                    skip::skipped(&case.display().to_string(), why);
                 }
             }
             Ok(report) => failures.push(report.to_string()),

