@@ -220,6 +220,109 @@ fn a_text_longer_than_the_model_is_cut_and_said_or_refused() {
 }
 
 #[test]
+fn every_verb_says_what_it_did_not_read() {
+    let long = "cat ".repeat(400);
+    let masked = run(&["run", MASKED, &format!("the [MASK] {long}")]);
+    served(&masked);
+    let said = "tokens beyond the longest text this model reads were left out";
+    assert!(masked.err.contains(said) && masked.out.lines().count() == 5, "{}", masked.err);
+    let lost = run(&["run", MASKED, &format!("{long} the [MASK]")]);
+    refused(&lost, 2, &["the part of the text that is read has no [MASK]", "were left out"]);
+    assert!(run(&["compare", SENTENCES, &long, "a cat"]).err.contains(said));
+    assert_eq!(run(&["compare", SENTENCES, "a dog", "a cat"]).err, "");
+}
+
+/// A copy of a classifier with these keys in its config.
+fn classifier(keys: Value) -> tempfile::TempDir {
+    let folder = copy_of("tests/parity/bert/sequence_classification/model");
+    let model = folder.path();
+    for file in ["vocab.txt", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(MASKED).join(file), model.join(file)).unwrap();
+    }
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    folder
+}
+
+fn scores(done: &Done) -> Vec<f64> {
+    served(done);
+    done.out.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn a_classifiers_scores_are_what_its_config_says_they_are() {
+    let of = |keys: Value| {
+        let folder = classifier(keys);
+        scores(&run(&["run", text(folder.path()), "the"]))
+    };
+    let identity = serde_json::json!({"sentence_transformers":
+        {"activation_fn": "torch.nn.modules.linear.Identity"}});
+    let raw = of(identity);
+    assert_eq!(raw, of(serde_json::json!({"problem_type": "regression"})));
+    let near = |found: Vec<f64>, wanted: Vec<f64>| {
+        found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4) && found.len() == wanted.len()
+    };
+    let sum: f64 = raw.iter().map(|x| x.exp()).sum();
+    assert!(near(of(serde_json::json!({})), raw.iter().map(|x| x.exp() / sum).collect()));
+    let sigmoid = of(serde_json::json!({"problem_type": "multi_label_classification"}));
+    assert!(near(sigmoid, raw.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()));
+
+    let folder = classifier(serde_json::json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 5}));
+    let named = run(&["run", text(folder.path()), "the"]);
+    served(&named);
+    assert!(named.out.contains("LABEL_4") && named.err.contains("num_labels is 5"), "{}", named.err);
+    let folder = classifier(serde_json::json!({"sbert_ce_default_activation_function": "mine.Swish"}));
+    refused(&run(&["run", text(folder.path()), "the"]), 2, &["config.json", "\"mine.Swish\"", "Identity"]);
+}
+
+#[test]
+fn a_recipe_is_shown_and_its_absence_said() {
+    let dense = "tests/parity/bert/sentence_today_two_dense/model";
+    let done = run(&["info", dense]);
+    served(&done);
+    let shown = "weightedmean and lasttoken over the tokens, Dense 48 to 16 (Tanh), Dense 16 to 16 (Tanh), Dense 16 to 9";
+    assert!(done.out.contains(shown) && done.out.contains("longest     40 tokens"), "{}", done.out);
+    let found = &json_lines(&run(&["info", dense, "--json"]).out)[0];
+    assert!(found["texts"]["vectors"].as_str().unwrap().contains("not normalised"));
+    let prompt = run(&["info", "tests/parity/bert/sentence_today_prompt/model"]);
+    assert!(prompt.out.contains("\"the star is: \"") && prompt.out.contains("normalised"), "{}", prompt.out);
+
+    // The files at the top, of which the cache has all but one.
+    let folder = copy_of(SENTENCES);
+    let model = folder.path();
+    refused(&run(&["embed", text(model), "a cat"]), 2, &["1_Pooling/config.json", "missing"]);
+    std::fs::remove_file(model.join("modules.json")).unwrap();
+    let without = run(&["embed", text(model), "a cat"]);
+    served(&without);
+    assert!(
+        without.err.contains("no modules.json") && without.err.contains("not normalised"),
+        "{}",
+        without.err
+    );
+    assert!(run(&["info", text(model)]).out.contains("(no modules.json)"));
+    let chosen = run(&["embed", text(model), "a cat", "--set", "pooling_mode=cls"]);
+    assert_eq!(chosen.err, "");
+    assert_ne!(embedding(&json_lines(&chosen.out)[0]), embedding(&json_lines(&without.out)[0]));
+}
+
+#[test]
+fn a_smaller_copy_keeps_the_layers_of_its_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    let dense = "tests/parity/bert/sentence_today_two_dense/model";
+    served(&run(&["quantize", dense, "--to", "q8_0", "--out", text(&copy)]));
+    let [of_copy, of_dense] = [text(&copy), dense].map(|model| {
+        let done = run(&["embed", model, "a cat"]);
+        served(&done);
+        embedding(&json_lines(&done.out)[0])
+    });
+    assert_eq!(of_copy.len(), 7);
+    assert!(of_copy.iter().zip(&of_dense).all(|(a, b)| (a - b).abs() < 0.05), "{of_copy:?} {of_dense:?}");
+}
+
+#[test]
 fn a_file_that_is_there_is_kept_unless_force_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.npy");

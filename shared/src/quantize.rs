@@ -232,14 +232,16 @@ fn metadata(checkpoint: &Checkpoint, copy: &Copy, family: &Family, label: &str) 
     metadata
 }
 
-/// Configs, tokenizers and processors, and what says who made the model and who may use it.
+/// Configs, tokenizers and processors, the weights of modules, and what says who made the model and who may use it.
 fn copy_descriptions(opening: &Opening, into: &Path) -> Result<()> {
     let names = opening.files.names();
     let listing: Vec<File> = names.iter().map(File::named).collect();
     let described = select(&listing, &Wanted::default().without_weights())?.into_iter().map(|file| file.path);
     let legal = names.iter().filter(|name| is_legal(name)).cloned();
+    // Layers in folders of their own, which are small, stay as they are.
+    let modules = opening.files.modules()?;
     let mut wanted: Vec<String> =
-        described.chain(legal).filter(|name| !name.ends_with(".index.json")).collect();
+        described.chain(legal).chain(modules).filter(|name| !name.ends_with(".index.json")).collect();
     wanted.sort();
     wanted.dedup();
     for name in wanted {

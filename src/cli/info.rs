@@ -8,7 +8,7 @@ use fauna::model::Opening;
 use fauna::nn::block_name;
 use fauna::source::{Files, Source, Wanted};
 use fauna::weights::{Inventory, Weights};
-use fauna::{Error, ErrorKind, Family, Options, Result};
+use fauna::{ErrorKind, Family, Options, Result};
 use serde_json::{Value, json};
 
 use super::output::Output;
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     // Without weights here, as before the download, the config alone speaks.
     let checkpoint = match files.weights() {
-        Ok(weights) => Some(Checkpoint::open_files(&weights)?),
+        Ok(weights) => Some(Checkpoint::open_files(&of_the_network(&files, weights))?),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
@@ -66,7 +66,11 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             }
         },
     };
-    let found = Found { source: &args.source, planned, config, sizes, checkpoint };
+    let texts = match (&planned, &config) {
+        (Some((family, _)), Some(config)) => texts(family, &files, config, &options),
+        _ => Vec::new(),
+    };
+    let found = Found { source: &args.source, planned, config, texts, sizes, checkpoint };
     let mut output = Output::stdout();
     match context.globals.json {
         true => output.json(&found.json(args.tensors))?,
@@ -74,6 +78,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     Ok(Exit::Done)
+}
+
+/// `weights` without those of modules in folders of their own, where there are others.
+fn of_the_network(files: &Files, weights: Vec<PathBuf>) -> Vec<PathBuf> {
+    let top: Vec<PathBuf> =
+        weights.iter().filter(|path| path.parent() == Some(files.root())).cloned().collect();
+    if top.is_empty() { weights } else { top }
 }
 
 /// What the family makes of a checkpoint that is here: its tensors by the config, and the config, which a GGUF file
@@ -84,10 +95,27 @@ fn planned(source: &str, options: &Options) -> Result<(&'static Family, Inventor
     Ok((family, (family.inventory)(&opening)?, opening.config))
 }
 
+/// How a sentence embedder makes vectors of texts; nothing for other families.
+#[cfg(feature = "text")]
+fn texts(family: &Family, files: &Files, config: &Value, options: &Options) -> Vec<(&'static str, String)> {
+    if family.name != fauna::text::BERT.name {
+        return Vec::new();
+    }
+    let described = fauna::text::bert::described(files, config, &options.settings);
+    described.unwrap_or_else(|error| vec![("vectors", format!("none: {error}"))])
+}
+
+#[cfg(not(feature = "text"))]
+fn texts(_: &Family, _: &Files, _: &Value, _: &Options) -> Vec<(&'static str, String)> {
+    Vec::new()
+}
+
 struct Found<'a> {
     source: &'a str,
     planned: Option<(&'static Family, Inventory)>,
     config: Option<Value>,
+    /// How texts become vectors: rows of a name and a value.
+    texts: Vec<(&'static str, String)>,
     sizes: Vec<FileSize>,
     checkpoint: Option<Checkpoint>,
 }
@@ -156,6 +184,7 @@ impl Found<'_> {
             &format!("{} in {} tensors", table::count(self.parameters()), self.tensors().len()),
         ]);
         table.row(["weights", &weights]);
+        self.texts.iter().for_each(|(name, value)| table.row([*name, value]));
         let config = self.config.iter().flat_map(|config| config.as_object()).flatten();
         let known = config.filter(|(_, value)| !value.is_null());
         for (i, (key, value)) in known.enumerate() {
@@ -188,6 +217,7 @@ impl Found<'_> {
             "tensors": self.tensors().len(),
             "downloaded": self.checkpoint.is_some(),
             "stored": self.checkpoint.as_ref().map(|_| self.storages()),
+            "texts": self.texts.iter().cloned().collect::<BTreeMap<_, _>>(),
             "config": self.config,
             "files": files,
         });

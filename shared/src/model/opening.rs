@@ -201,10 +201,14 @@ impl Opening {
         }
     }
 
+    /// Where the config stands, for messages.
+    pub fn config_place(&self) -> PathBuf {
+        self.files.get("config.json").unwrap_or_else(|| self.label.clone().into())
+    }
+
     /// An error about the config.
     pub fn config_error(&self, message: impl Into<String>) -> Error {
-        let place = self.files.get("config.json").unwrap_or_else(|| self.label.clone().into());
-        Error::format(place, message)
+        Error::format(self.config_place(), message)
     }
 
     /// The class the config names, or `default`.

@@ -55,6 +55,8 @@ pub(super) enum Weights {
 pub(super) struct Opening {
     /// The weights file, where its name is no standard one.
     pub file: Option<String>,
+    /// The family, where the config names none.
+    pub family: Option<String>,
     pub dequantize: bool,
 }
 
@@ -80,6 +82,7 @@ impl Case {
         };
         let opening = Opening {
             file: options.text("gguf_file")?.or(options.text("weights")?),
+            family: options.text("family")?,
             dequantize: options.truth("dequantize")?,
         };
         // It says that the file is in half precision; what to compute in, the user says, and float32 is the default.

@@ -105,7 +105,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 /// Opens the checkpoint of the case in `folder`, calls what the case says, and compares.
 ///
 /// `options` choose device, number type and weight format, so that a user can see what a GPU or an 8-bit copy
-/// changes; which weights file to open and whether to dequantise it, the case decides.
+/// changes; which weights file to open, as which family and whether to dequantise it, the case decides.
 ///
 /// # Errors
 /// Whatever keeps the case from being run: a `case.json` or tensors that cannot be read, a checkpoint that does not
@@ -135,6 +135,7 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &Options) -> Result<Report> {
     };
     let mut options = options.clone();
     options.file = case.opening.file;
+    options.family = case.opening.family.or(options.family);
     options.settings = case.options.as_object().cloned().unwrap_or_default();
     options.runtime = options.runtime.with_dequantize(case.opening.dequantize);
     let exhibit = zoo.open(&source, &options)?;

@@ -20,6 +20,7 @@ mod http;
 mod hub;
 mod select;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -327,6 +328,31 @@ impl Files {
             return Err(select::no_weights(&names).at(&self.root));
         }
         Ok(weights)
+    }
+
+    /// The weight files in the module folder `folder` (`2_Dense`), in one format; none if it has none.
+    ///
+    /// # Errors
+    /// As [`select`], save for want of weights.
+    pub fn module_weights(&self, folder: &str) -> Result<Vec<PathBuf>> {
+        let names = self.names();
+        let within = |name: &&str| name.rsplit_once('/').is_some_and(|(start, _)| start == folder);
+        let names: Vec<&str> = names.iter().map(String::as_str).filter(within).collect();
+        let chosen = select::of_one_folder(&names).map_err(|error| error.at(self.root.join(folder)))?;
+        Ok(chosen.into_iter().map(|name| self.root.join(name)).collect())
+    }
+
+    /// The weight files in all numbered module folders of sentence-transformers, by name.
+    pub(crate) fn modules(&self) -> Result<Vec<String>> {
+        let names = self.names();
+        let folders = names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0));
+        let folders: BTreeSet<&str> = folders.filter(|folder| select::is_module(folder)).collect();
+        let mut found = Vec::new();
+        for folder in folders {
+            let within = |path: PathBuf| Some(format!("{folder}/{}", path.file_name()?.to_str()?));
+            found.extend(self.module_weights(folder)?.into_iter().filter_map(within));
+        }
+        Ok(found)
     }
 
     /// As [`weights`](Files::weights), and no file where there are no weights: an inventory needs none.

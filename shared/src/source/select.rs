@@ -123,7 +123,7 @@ pub(super) fn weights<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Vec
 /// Sets of weight files, by name without shard number and ending.
 type Sets<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
-fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
+pub(super) fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
     for format in FORMATS {
         let mut sets = Sets::new();
         for name in names.iter().filter(|n| format.contains(&ending(n)) && !is_left_over(n)) {
@@ -232,7 +232,7 @@ fn is_description(name: &str) -> bool {
 }
 
 /// A numbered module folder of sentence-transformers: `1_Pooling`, `2_Dense`.
-fn is_module(folder: &str) -> bool {
+pub(super) fn is_module(folder: &str) -> bool {
     folder
         .split_once('_')
         .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))

@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors};
+use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Encode, Exhibit, Opening};
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-use super::{Bert, Recipe, Task};
+use super::{Bert, Function, Task, Vectors};
 use crate::words;
 
 /// Texts of one pass: enough to keep every core busy, few enough to stay in its caches.
@@ -25,7 +25,11 @@ const WORDS_OFFERED: usize = 5;
 pub struct BertExhibit {
     network: Bert,
     tokenizer: Option<Tokenizer>,
-    recipe: Recipe,
+    vectors: Vectors,
+    /// What a classifier of texts puts on its outputs.
+    function: Function,
+    /// Tokens of the prompt that are left out of the pooling.
+    prompt: usize,
     device: Device,
     card: Card,
 }
@@ -45,15 +49,44 @@ impl BertExhibit {
                 vec![Modality::Vector, Modality::Label]
             }
         };
+        let (vectors, layers) = Vectors::load(opening, network.config().hidden_size)?;
+        card.parameters += layers.parameters;
+        let config = network.config();
+        let function = match (network.task(), vectors.recipe().activation) {
+            (Task::ClassifyText, Some(function)) => function,
+            (Task::ClassifyText, None) => config.function().map_err(|e| e.at(opening.config_place()))?,
+            _ => Function::Softmax,
+        };
+        card.notes.extend(notes(&network, &vectors, opening));
+        let tokenizer = words::tokenizer(opening)?;
         let mut exhibit = Self {
-            tokenizer: words::tokenizer(opening)?,
-            recipe: Recipe::read(opening)?,
+            tokenizer: match vectors.recipe().lower_case {
+                true => tokenizer.map(|tokenizer| tokenizer.with_lower_case()).transpose()?,
+                false => tokenizer,
+            },
+            vectors,
+            function,
+            prompt: 0,
             device: opening.weights.runtime().device().clone(),
             network,
             card,
         };
         exhibit.card.context = Some(exhibit.max_length());
+        exhibit.prompt = exhibit.prompt_length()?;
         Ok(exhibit)
+    }
+
+    /// Tokens of the prompt, the special ones before it included, that the recipe leaves out of the pooling.
+    fn prompt_length(&self) -> Result<usize> {
+        let recipe = self.vectors.recipe();
+        match &self.tokenizer {
+            Some(tokenizer) if !recipe.include_prompt && !recipe.prompt.is_empty() => {
+                let encoding = tokenizer.encode_text(&recipe.prompt, Some(self.max_length()))?;
+                let ends_specially = encoding.special.last() == Some(&true);
+                Ok(encoding.ids.len() - usize::from(ends_specially))
+            }
+            _ => Ok(0),
+        }
     }
 
     /// The network itself.
@@ -72,7 +105,7 @@ impl BertExhibit {
     /// The most tokens a text may have, special ones included.
     pub fn max_length(&self) -> usize {
         let positions = self.network.config().max_position_embeddings;
-        let said = self.recipe.max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
+        let said = self.vectors.recipe().max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
         said.unwrap_or(positions).min(positions)
     }
 
@@ -92,7 +125,7 @@ impl BertExhibit {
         let made = self.network.forward(&integers(ids)?, &types, &padding, true)?;
         let mut out = Tensors::new();
         if let Some(hidden) = &made.last_hidden_state {
-            out.insert("sentence_embedding".into(), self.recipe.pool(hidden, &mask)?);
+            out.insert("sentence_embedding".into(), self.vectors.forward(hidden, &mask, 0)?);
         }
         let mut named = vec![
             ("last_hidden_state", made.last_hidden_state),
@@ -146,8 +179,12 @@ impl BertExhibit {
         let places: Vec<usize> = (0..encoding.ids.len()).filter(|i| encoding.ids[*i] == mask).collect();
         if places.is_empty() {
             let name = tokenizer.token(mask).unwrap_or_default();
-            return Err(Error::input(format!("the text has no {name}"))
-                .hint(format!("put {name} where a word is wanted")));
+            return Err(match encoding.cut {
+                0 => Error::input(format!("the text has no {name}"))
+                    .hint(format!("put {name} where a word is wanted")),
+                cut => Error::input(format!("the part of the text that is read has no {name}"))
+                    .hint(format!("{} were left out", beyond(cut))),
+            });
         }
         let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("fill masks"))?;
         let mut labels = Vec::new();
@@ -164,12 +201,8 @@ impl BertExhibit {
 
     fn classify(&self, encoding: &Encoding) -> Result<Vec<Label>> {
         let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
-        let logits: Vec<f32> = logits.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
-        // One output is a score, as cross-encoders give it; several are classes.
-        let scores = match logits.len() {
-            1 => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-            _ => softmax(logits),
-        };
+        let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let scores: Vec<f32> = self.function.forward(&logits)?.flatten_all()?.to_vec1()?;
         let name = |class: usize| match self.network.task() {
             Task::NextSentence => ["is next", "is not next"][class.min(1)].to_string(),
             _ => self.network.config().label(class),
@@ -264,7 +297,7 @@ impl Encode for BertExhibit {
         let longest = Some(self.max_length());
         let encodings = batch
             .iter()
-            .map(|text| tokenizer.encode_text(&format!("{}{text}", self.recipe.prompt), longest))
+            .map(|text| tokenizer.encode_text(&format!("{}{text}", self.vectors.recipe().prompt), longest))
             .collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..batch.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
@@ -277,7 +310,7 @@ impl Encode for BertExhibit {
             let chosen: Vec<Encoding> = now.iter().map(|i| encodings[*i].clone()).collect();
             let (out, mask) = self.pass(&tokenizer.pad(&chosen, Padding::Right), false)?;
             let hidden = out.last_hidden_state.ok_or_else(|| self.cannot("embed"))?;
-            let pooled = self.recipe.pool(&hidden, &mask)?.to_device(&Device::Cpu)?;
+            let pooled = self.vectors.forward(&hidden, &mask, self.prompt)?.to_device(&Device::Cpu)?;
             for (row, i) in now.iter().enumerate() {
                 rows[*i] = Some(pooled.narrow(0, row, 1)?);
             }
@@ -310,6 +343,12 @@ impl Exhibit for BertExhibit {
                         Ok(out)
                     }
                 }
+            }
+            // As sentence-transformers has it: texts to vectors, with the prompt of the release.
+            "encode" => {
+                let texts = options["texts"].as_array().into_iter().flatten();
+                let texts: Vec<String> = texts.filter_map(|text| Some(text.as_str()?.to_string())).collect();
+                Ok(Tensors::from([("sentence_embedding".to_string(), self.encode(&texts)?.rows)]))
             }
             other => Err(self.cannot(&format!("run the method \"{other}\""))),
         }
@@ -344,13 +383,44 @@ impl Exhibit for BertExhibit {
                 }
             },
         };
-        for label in labels {
-            if each(Item::Label(label)).is_break() {
+        let said = Item::left_out(encoding.cut).into_iter().chain(labels.into_iter().map(Item::Label));
+        for item in said {
+            if each(item).is_break() {
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// What a user should know of a checkpoint before its answers are read.
+fn notes(network: &Bert, vectors: &Vectors, opening: &Opening) -> Vec<String> {
+    let (config, recipe) = (network.config(), vectors.recipe());
+    let mut notes = recipe.notes.clone();
+    if network.task() == Task::Encode && !recipe.is_said {
+        notes.push(
+            "no modules.json beside the weights: a vector is the mean over the tokens, not normalised; a sentence \
+             embedder's own recipe comes with its whole release (fauna pull), another pooling by --set pooling_mode=cls"
+                .to_string(),
+        );
+    }
+    let classifies = matches!(network.task(), Task::ClassifyText | Task::ClassifyTokens);
+    if let Some(names) = config.id2label.as_ref().filter(|names| classifies && names.len() != config.labels())
+    {
+        notes.push(format!(
+            "config.json: num_labels is {} and id2label names {}: the classes are LABEL_0 to LABEL_{}, as in the reference",
+            config.labels(),
+            names.len(),
+            config.labels() - 1
+        ));
+    }
+    if opening.architecture("") == "AntiBERTy" {
+        notes.push(
+            "of AntiBERTy's heads the one for residues is computed, not those for species, chain and graft"
+                .into(),
+        );
+    }
+    notes
 }
 
 fn softmax(mut scores: Vec<f32>) -> Vec<f32> {

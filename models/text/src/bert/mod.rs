@@ -5,18 +5,23 @@
 //! Loads `model_type: "bert"`. Activations are `(batch, time, width)`.
 
 mod exhibit;
+mod function;
 mod recipe;
+mod vectors;
 
 use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Model, Opening, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
-use fauna_shared::weights::{Name, Weights};
+use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
 pub use exhibit::BertExhibit;
-pub use recipe::{Pooling, Recipe};
+pub use function::Function;
+pub(crate) use recipe::layout;
+pub use recipe::{DenseConfig, Pooling, Recipe, Step, described};
+pub use vectors::Vectors;
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -49,9 +54,18 @@ pub struct Config {
     /// Class names by class index, as strings.
     #[serde(default)]
     pub id2label: Option<std::collections::BTreeMap<String, String>>,
-    /// Classes, where there are no names.
+    /// How many classes there are; wins over the number of names.
     #[serde(default)]
     pub num_labels: Option<usize>,
+    /// What a classifier's outputs are: classes that exclude each other, classes that do not, or a number.
+    #[serde(default)]
+    pub problem_type: Option<String>,
+    /// What sentence-transformers wrote for a cross-encoder.
+    #[serde(default)]
+    pub sentence_transformers: Option<CrossEncoder>,
+    /// The same before its version 4.
+    #[serde(default)]
+    pub sbert_ce_default_activation_function: Option<String>,
     /// Only "absolute" is BERT.
     #[serde(default)]
     pub position_embedding_type: Option<String>,
@@ -61,6 +75,14 @@ pub struct Config {
     /// Only false is BERT.
     #[serde(default)]
     pub add_cross_attention: bool,
+}
+
+/// The keys of a cross-encoder.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct CrossEncoder {
+    /// The function on its outputs, a path as `torch.nn.modules.linear.Identity`.
+    #[serde(default)]
+    pub activation_fn: Option<String>,
 }
 
 fn layer_norm_eps() -> f64 {
@@ -74,13 +96,43 @@ fn yes() -> bool {
 impl Config {
     /// Classes a classification head tells apart.
     pub fn labels(&self) -> usize {
-        self.id2label.as_ref().map(|labels| labels.len()).or(self.num_labels).unwrap_or(2)
+        self.num_labels.or(self.id2label.as_ref().map(|labels| labels.len())).unwrap_or(2)
     }
 
-    /// The name of class `index`.
+    /// The name of class `index`. Where the names are not as many as the classes, none counts.
     pub fn label(&self, index: usize) -> String {
-        let name = self.id2label.as_ref().and_then(|labels| labels.get(&index.to_string()));
+        let names = self.id2label.as_ref().filter(|names| names.len() == self.labels());
+        let name = names.and_then(|names| names.get(&index.to_string()));
         name.cloned().unwrap_or_else(|| format!("LABEL_{index}"))
+    }
+
+    /// The function on the outputs of a classifier of texts: what sentence-transformers wrote of it, else what the
+    /// reference's pipeline for text classification does.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a function that is not implemented, and for one class
+    /// that is to exclude all others.
+    pub fn function(&self) -> Result<Function> {
+        let cross_encoder = self.sentence_transformers.as_ref().map(|keys| &keys.activation_fn);
+        let path = match cross_encoder {
+            Some(Some(path)) => Some(("sentence_transformers.activation_fn", path)),
+            Some(None) => None,
+            None => {
+                let path = self.sbert_ce_default_activation_function.as_ref();
+                path.map(|path| ("sbert_ce_default_activation_function", path))
+            }
+        };
+        if let Some((key, path)) = path {
+            return Function::of_path(key, path);
+        }
+        match (self.problem_type.as_deref(), self.labels()) {
+            (Some("regression"), _) => Ok(Function::Identity),
+            (Some("single_label_classification"), 1) => {
+                Err(Error::unsupported("problem_type is single_label_classification, and num_labels 1"))
+            }
+            (Some("multi_label_classification"), _) | (_, 1) => Ok(Function::Each(Activation::Sigmoid)),
+            _ => Ok(Function::Softmax),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -214,10 +266,14 @@ impl Model for Bert {
         let layers = (0..c.num_hidden_layers)
             .map(|i| Layer::load(c, &w.at_index("encoder.layer", i)))
             .collect::<Result<_>>()?;
-        let architecture = c.architectures.first().map_or("BertModel", String::as_str);
+        let named = c.architectures.first().map(String::as_str);
+        let architecture = match named.filter(|name| crate::BERT.architectures.contains(name)) {
+            Some(name) => name,
+            None => by_tensors(named, w)?,
+        };
         let wants_pooler = !matches!(
             architecture,
-            "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering"
+            "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering" | "AntiBERTy"
         );
         let pooler = match wants_pooler && w.has("pooler", true) {
             true => Some(w.linear("pooler.dense", c.hidden_size, c.hidden_size)?),
@@ -225,7 +281,9 @@ impl Model for Bert {
         };
         let head = match architecture {
             "BertModel" => Head::None,
-            "BertForMaskedLM" => Head::MaskedWord(WordHead::load(c, &embeddings, &w.at("cls.predictions"))?),
+            "BertForMaskedLM" | "AntiBERTy" => {
+                Head::MaskedWord(WordHead::load(c, &embeddings, &w.at("cls.predictions"))?)
+            }
             "BertForNextSentencePrediction" => {
                 Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)
             }
@@ -234,9 +292,11 @@ impl Model for Bert {
                 w.linear("cls.seq_relationship", c.hidden_size, 2)?,
             ),
             "BertForSequenceClassification" => {
+                check_sizes(&[("num_labels", c.labels())])?;
                 Head::Sequence(w.linear("classifier", c.hidden_size, c.labels())?)
             }
             "BertForTokenClassification" => {
+                check_sizes(&[("num_labels", c.labels())])?;
                 Head::Tokens(w.linear("classifier", c.hidden_size, c.labels())?)
             }
             "BertForQuestionAnswering" => Head::Answer(w.linear("qa_outputs", c.hidden_size, 2)?),
@@ -249,6 +309,38 @@ impl Model for Bert {
         w.skip("pooler");
         Ok(Self { embeddings, layers, pooler, head, config })
     }
+}
+
+/// The class of a checkpoint whose config names none, or `named`, which is none of ours: by the head it holds.
+fn by_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
+    let heads = [
+        ("cls.predictions", "BertForMaskedLM"),
+        ("cls.seq_relationship", "BertForNextSentencePrediction"),
+        ("qa_outputs", "BertForQuestionAnswering"),
+    ];
+    if let Some((_, class)) = heads.iter().find(|(tensors, _)| w.has(tensors, false)) {
+        return Ok(class);
+    }
+    match w.has("classifier", false) {
+        false => Ok("BertModel"),
+        true => Err(Error::unsupported(match named {
+            Some(name) => format!("the bert family has no architecture \"{name}\""),
+            None => "config.json does not say what the checkpoint's classifier classifies".to_string(),
+        })
+        .hint(
+            "architectures: BertForSequenceClassification for texts, BertForTokenClassification for tokens",
+        )),
+    }
+}
+
+/// What a checkpoint holds: the network, and the layers of a sentence embedder in folders of their own.
+pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
+    let (network, mut inventory) = opening.load::<Bert>()?;
+    let (_, layers) = Vectors::load(opening, network.config.hidden_size)?;
+    inventory.tensors.extend(layers.tensors);
+    inventory.tensors.sort();
+    inventory.parameters += layers.parameters;
+    Ok(inventory)
 }
 
 impl Bert {
@@ -411,5 +503,93 @@ impl WordHead {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.dense.forward_then(x, self.hidden_act)?;
         self.decoder.forward(&self.layer_norm.forward(&x)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fauna_shared::runtime::Runtime;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn config(keys: Value) -> Config {
+        let mut config = json!({"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 12, "hidden_act": "gelu", "max_position_embeddings": 16, "type_vocab_size": 2});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        serde_json::from_value(config).unwrap()
+    }
+
+    #[test]
+    fn a_classifiers_function_is_what_the_release_says() {
+        let identity = "torch.nn.modules.linear.Identity";
+        let sigmoid = Function::Each(Activation::Sigmoid);
+        let cases = [
+            (json!({"num_labels": 1}), sigmoid),
+            (json!({"num_labels": 3}), Function::Softmax),
+            (json!({}), Function::Softmax),
+            (json!({"num_labels": 1, "problem_type": "regression"}), Function::Identity),
+            (json!({"num_labels": 3, "problem_type": "multi_label_classification"}), sigmoid),
+            (json!({"num_labels": 3, "problem_type": "single_label_classification"}), Function::Softmax),
+            (
+                json!({"num_labels": 1, "sentence_transformers": {"activation_fn": identity}}),
+                Function::Identity,
+            ),
+            (json!({"num_labels": 3, "sbert_ce_default_activation_function": identity}), Function::Identity),
+            (
+                json!({"num_labels": 1, "sbert_ce_default_activation_function": identity,
+                    "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}),
+                Function::Each(Activation::Tanh),
+            ),
+            (
+                json!({"num_labels": 1, "sbert_ce_default_activation_function": identity,
+                    "sentence_transformers": {"activation_fn": null, "version": "4.1.0"}}),
+                sigmoid,
+            ),
+        ];
+        for (keys, expected) in cases {
+            assert_eq!(config(keys.clone()).function().unwrap(), expected, "{keys}");
+        }
+        let own = json!({"num_labels": 1, "sentence_transformers": {"activation_fn": "my_code.Scaled"}});
+        let error = config(own).function().unwrap_err();
+        assert!(
+            error.message().contains("sentence_transformers.activation_fn \"my_code.Scaled\""),
+            "{error}"
+        );
+        let one = json!({"num_labels": 1, "problem_type": "single_label_classification"});
+        assert!(config(one).function().unwrap_err().message().contains("single_label_classification"));
+    }
+
+    #[test]
+    fn the_number_of_classes_wins_over_their_names() {
+        let names = json!({"0": "cold", "1": "warm"});
+        let both = config(json!({"id2label": names, "num_labels": 50}));
+        assert_eq!((both.labels(), both.label(1), both.label(49)), (50, "LABEL_1".into(), "LABEL_49".into()));
+        let named = config(json!({"id2label": names}));
+        assert_eq!((named.labels(), named.label(1)), (2, "warm".to_string()));
+        assert_eq!(config(json!({})).labels(), 2);
+        let none = config(json!({"num_labels": 0, "architectures": ["BertForSequenceClassification"]}));
+        let error = Bert::load(none, &Weights::seeded(1, Runtime::cpu())).err().unwrap();
+        assert!(error.message().contains("num_labels is 0"), "{error}");
+    }
+
+    #[test]
+    fn a_class_that_is_not_named_is_told_by_the_tensors() {
+        let class = |heads: &[&str], named: Option<&str>| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            let tensor = || Tensor::zeros((1,), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+            let heads = heads.iter().map(|name| (name.to_string(), tensor()));
+            candle_core::safetensors::save(&heads.collect(), &path).unwrap();
+            let checkpoint = fauna_shared::checkpoint::Checkpoint::open(&path).unwrap();
+            by_tensors(named, &Weights::open(&checkpoint, rename, Runtime::cpu()).unwrap())
+        };
+        assert_eq!(class(&["pooler.dense.weight"], None).unwrap(), "BertModel");
+        let pretrained = ["bert.pooler.dense.weight", "cls.predictions.bias", "cls.seq_relationship.bias"];
+        assert_eq!(class(&pretrained, Some("MyBert")).unwrap(), "BertForMaskedLM");
+        assert_eq!(class(&["qa_outputs.weight"], None).unwrap(), "BertForQuestionAnswering");
+        let error = class(&["classifier.weight"], Some("MyBert")).unwrap_err();
+        assert!(error.to_string().contains("\"MyBert\""), "{error}");
+        assert!(class(&["classifier.weight"], None).is_err());
     }
 }
