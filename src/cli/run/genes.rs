@@ -169,9 +169,14 @@ fn score(model: &dyn Exhibit, genes: &[Record], context: &Context) -> Result<()>
         let number = |name: &str| -> Result<f32> { Ok(made[name].to_vec1::<f32>()?[0]) };
         let (likelihood, perplexity) = (number("log_likelihood")?, number("perplexity")?);
         let codons = gene.sequence.len().div_ceil(3);
+        let cut = number("cut")? as usize;
+        if cut > 0 {
+            context
+                .say(&format!("{}: the last {cut} codons do not fit the model and were left out", gene.id));
+        }
         match context.globals.json {
             true => output.json(&json!({"source": model.card().source, "id": gene.id, "codons": codons,
-                "log_likelihood": likelihood, "perplexity": perplexity}))?,
+                "cut": cut, "log_likelihood": likelihood, "perplexity": perplexity}))?,
             false => table.row([
                 gene.id.clone(),
                 codons.to_string(),

@@ -215,6 +215,25 @@ impl LLarkExhibit {
     }
 }
 
+impl LLarkExhibit {
+    /// The word that a prompt's sound is longer than what is heard of it.
+    fn unheard(&self, prompt: &Prompt) -> Result<Option<Item>> {
+        let (Some((sound, _)), Some(jukebox)) = (prompt::words(prompt)?.sound, &self.jukebox) else {
+            return Ok(None);
+        };
+        let samples = sound.channels.first().map_or(0, Vec::len);
+        let seconds = samples as f64 / f64::from(sound.rate.max(1));
+        let heard = jukebox.window()? as f64 / f64::from(jukebox.rate());
+        // Resampling may make a sample more of it.
+        Ok((seconds > heard + 0.01).then(|| {
+            let left = seconds - heard;
+            Item::Note(format!(
+                "only the first {heard:.1} seconds of the sound are heard, {left:.1} were left out"
+            ))
+        }))
+    }
+}
+
 /// `audio_encodings` as clips of `(frames, features)`: one frame, one clip, or a batch of clips.
 fn clips_of(encodings: &Tensor) -> Result<Vec<Tensor>> {
     match encodings.rank() {
@@ -341,6 +360,11 @@ impl Exhibit for LLarkExhibit {
         options: &Decoding,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
+        if let Some(note) = self.unheard(prompt)?
+            && each(note).is_break()
+        {
+            return Ok(());
+        }
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
     }
 

@@ -38,7 +38,7 @@ impl BertExhibit {
     /// Opens a checkpoint.
     pub fn open(opening: &Opening) -> Result<Self> {
         let (network, inventory) = opening.load::<Bert>()?;
-        let mut card = opening.card(&crate::BERT, &opening.architecture("BertModel"), &inventory);
+        let mut card = opening.card(&crate::BERT, &opening.architecture(network.task().class()), &inventory);
         card.outputs = match network.task() {
             Task::Encode => vec![Modality::Vector],
             Task::FillMask

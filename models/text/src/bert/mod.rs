@@ -219,6 +219,20 @@ pub enum Task {
     Answer,
 }
 
+impl Task {
+    /// The reference's class for it.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Encode => "BertModel",
+            Self::FillMask => "BertForMaskedLM",
+            Self::NextSentence => "BertForNextSentencePrediction",
+            Self::ClassifyText => "BertForSequenceClassification",
+            Self::ClassifyTokens => "BertForTokenClassification",
+            Self::Answer => "BertForQuestionAnswering",
+        }
+    }
+}
+
 /// What stands on the encoder.
 enum Head {
     None,

@@ -326,6 +326,8 @@ impl GenSlm {
         Ok(Tensors::from([
             ("log_likelihood".to_string(), column(Score::log_likelihood)?),
             ("perplexity".to_string(), column(Score::perplexity)?),
+            // How many codons were not read.
+            ("cut".to_string(), column(|score| score.cut as f64)?),
         ]))
     }
 
