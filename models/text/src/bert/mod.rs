@@ -350,10 +350,12 @@ fn by_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
 /// What a checkpoint holds: the network, and the layers of a sentence embedder in folders of their own.
 pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
     let (network, mut inventory) = opening.load::<Bert>()?;
-    let (_, layers) = Vectors::load(opening, network.config.hidden_size)?;
-    inventory.tensors.extend(layers.tensors);
-    inventory.tensors.sort();
-    inventory.parameters += layers.parameters;
+    // The recipe may not be there yet; what is wrong with it, the opening says.
+    if let Ok((_, layers)) = Vectors::load(opening, network.config.hidden_size) {
+        inventory.tensors.extend(layers.tensors);
+        inventory.tensors.sort();
+        inventory.parameters += layers.parameters;
+    }
     Ok(inventory)
 }
 
