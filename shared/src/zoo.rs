@@ -54,8 +54,8 @@ impl Zoo {
         };
         let opening = Opening {
             label: source.to_string(),
+            config: canonical(family, config, &files)?,
             files,
-            config,
             checkpoint: None,
             weights: Weights::nothing(),
             options: options.clone(),
@@ -161,7 +161,7 @@ impl Zoo {
         // Who has a layout of its own was asked first, and did not know these files.
         let found = known().filter(|family| named.fits(family)).min_by_key(|family| family.layout.is_some());
         match (found.or_else(|| known().find(|family| named.answers(family))), named.architecture) {
-            (Some(family), Some(name)) if !family.architectures.contains(&name) => {
+            (Some(family), Some(name)) if !serves(family, name) => {
                 Err(Error::unsupported(format!("the {} family has no architecture \"{name}\"", family.name))
                     .at(place)
                     .hint(format!("known: {}", family.architectures.join(", "))))
@@ -185,6 +185,39 @@ impl Zoo {
         };
         error.hint("if it is one of these under another name: --family NAME")
     }
+}
+
+/// Whether a checkpoint of the class `name`, of a model type that `family` answers to, is what it loads. The type says
+/// what the network is, so that the spelling of the class is free (`LLaMAForCausalLM`, a class of one's own); but a
+/// head that a class has for a task of its own must be one of those that the family has.
+fn serves(family: &Family, name: &str) -> bool {
+    let known = |task: &str| family.architectures.iter().any(|class| task_of(class) == Some(task));
+    family.architectures.contains(&name) || task_of(name).is_none_or(known)
+}
+
+/// What the head of a class is for: what follows `For` in its name, or the next word for the older spellings. None for
+/// a class without a head, or with one that no name tells.
+fn task_of(class: &str) -> Option<&str> {
+    if ["LMHeadModel", "DoubleHeadsModel"].iter().any(|end| class.ends_with(end)) {
+        return Some("CausalLM");
+    }
+    let (_, task) = class.rsplit_once("For")?;
+    match task {
+        // The next word, whatever else is read before it.
+        "ConditionalGeneration" | "VisionText2Text" | "Generation" => Some("CausalLM"),
+        task => task.starts_with(|first: char| first.is_uppercase()).then_some(task),
+    }
+}
+
+/// `config` under the canonical names of `family`'s keys.
+pub(crate) fn canonical(family: &Family, config: Value, files: &Files) -> Result<Value> {
+    family.keys.read(config).map_err(|error| {
+        let error = Error::new(error.kind(), format!("{} for {}", error.message(), family.name));
+        match files.get("config.json") {
+            Some(place) => error.at(place),
+            None => error.at(files.root()),
+        }
+    })
 }
 
 /// What a config says it is: at least one of the two.
@@ -240,6 +273,7 @@ mod tests {
         model_types: &["original"],
         architectures: &[],
         gguf: &[],
+        keys: &crate::model::Keys::NONE,
         inputs: &[],
         outputs: &[],
         releases: &[],
@@ -326,6 +360,33 @@ mod tests {
             error.ends_with("generation_config.json: temperature is NaN, a finite number is wanted"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_type_decides_and_a_head_for_another_task_is_refused_by_name() {
+        static CAUSAL: Family =
+            Family { name: "causal", layout: None, architectures: &["OriginalForCausalLM"], ..ORIGINAL };
+        let folder = folder_with("config.json", "");
+        let random = Options { random_weights: Some(1), ..Options::default() };
+        let open = |architectures: &str| {
+            let text = format!(r#"{{"model_type": "original", "architectures": {architectures}}}"#);
+            std::fs::write(folder.path().join("config.json"), text).unwrap();
+            Zoo::new([&CAUSAL]).opening(folder.path().to_str().unwrap(), &random)
+        };
+        for class in [
+            "ORIGINALForCausalLM",
+            "OriginalLMHeadModel",
+            "OriginalModel",
+            "Formula",
+            "OriginalDoubleHeadsModel",
+        ] {
+            assert!(open(&format!(r#"["{class}"]"#)).is_ok(), "{class}");
+        }
+        for none in ["null", "[]"] {
+            assert!(open(none).is_ok(), "{none}");
+        }
+        let error = open(r#"["OriginalForTokenClassification"]"#).err().unwrap().to_string();
+        assert!(error.contains("no architecture \"OriginalForTokenClassification\""), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub mod llark;
 pub mod musicgen;
 
 use fauna_shared::item::Modality::{Codes, Sound, Text, Vector};
-use fauna_shared::model::{Family, Release};
+use fauna_shared::model::{Family, Keys, Release};
 use serde_json::json;
 
 /// The families of this crate.
@@ -22,6 +22,7 @@ pub static ENCODEC: Family = Family {
     model_types: &["encodec"],
     architectures: &["EncodecModel"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Sound, Codes],
     outputs: &[Codes, Sound, Vector],
     releases: &[
@@ -59,6 +60,7 @@ pub static MUSICGEN: Family = Family {
         "MusicgenMelodyFeatureExtractor",
     ],
     gguf: &[],
+    keys: &musicgen::KEYS,
     inputs: &[Text, Sound],
     outputs: &[Sound],
     releases: &[
@@ -106,6 +108,7 @@ pub static JUKEBOX: Family = Family {
     model_types: &["jukebox"],
     architectures: &["JukeboxModel"],
     gguf: &[],
+    keys: &jukebox::KEYS,
     inputs: &[Sound, Codes],
     outputs: &[Codes, Sound, Vector],
     releases: &[
@@ -138,6 +141,7 @@ pub static LLARK: Family = Family {
     model_types: &["wrapped_llamav2"],
     architectures: &["WrappedLlamav2ForCausalLM"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Sound, Text],
     outputs: &[Text, Vector],
     // Its weights were never released.

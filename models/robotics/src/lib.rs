@@ -8,7 +8,7 @@ pub mod openvla;
 pub mod tabletop;
 
 use fauna_shared::item::Modality::{Action, Image, Text};
-use fauna_shared::model::{Family, Release};
+use fauna_shared::model::{Family, Keys, Release};
 
 /// The families of this crate.
 pub const FAMILIES: &[&Family] = &[&OPENVLA];
@@ -21,6 +21,7 @@ pub static OPENVLA: Family = Family {
     model_types: &["openvla"],
     architectures: &["OpenVLAForActionPrediction", "ActionTokenizer", "PrismaticImageProcessor"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Image, Text],
     outputs: &[Action],
     releases: &[

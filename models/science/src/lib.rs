@@ -16,7 +16,7 @@ mod series;
 pub mod timesfm;
 
 use fauna_shared::item::Modality::{Atoms, Series, Vector};
-use fauna_shared::model::{Family, Release};
+use fauna_shared::model::{Family, Keys, Release};
 use fauna_shared::weights::Name;
 
 /// The families of this crate.
@@ -30,6 +30,7 @@ pub static CHRONOS_T5: Family = Family {
     model_types: &["t5", "gpt2"],
     architectures: &["T5ForConditionalGeneration", "GPT2LMHeadModel"],
     gguf: &[],
+    keys: &chronos::KEYS,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[
@@ -55,6 +56,7 @@ pub static CHRONOS_BOLT: Family = Family {
     model_types: &["t5"],
     architectures: &["ChronosBoltModelForForecasting"],
     gguf: &[],
+    keys: &fauna_text::t5::KEYS,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[
@@ -79,6 +81,7 @@ pub static CHRONOS_2: Family = Family {
     model_types: &["t5"],
     architectures: &["Chronos2Model"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[
@@ -102,6 +105,7 @@ pub static TIMESFM: Family = Family {
     model_types: &["timesfm"],
     architectures: &["TimesFmModelForPrediction"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[
@@ -124,6 +128,7 @@ pub static TIMESFM_2_5: Family = Family {
     model_types: &["timesfm2_5"],
     architectures: &["TimesFm2_5ModelForPrediction"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[
@@ -146,6 +151,7 @@ pub static ORB: Family = Family {
     model_types: &[orb::FAMILY],
     architectures: &[],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Atoms],
     outputs: &[Atoms, Vector],
     releases: &[

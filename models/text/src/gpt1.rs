@@ -7,12 +7,26 @@
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 
 use crate::causal::{CausalLm, Step};
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys {
+    mapped: &[
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+    // Files older than transformers 4.
+    older: &[("n_ctx", "n_positions")],
+    types: &["openai-gpt"],
+    ..Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,7 +34,6 @@ pub struct Config {
     /// Words in the table.
     pub vocab_size: usize,
     /// The longest text.
-    #[serde(alias = "n_ctx")]
     pub n_positions: usize,
     /// Width of every activation.
     pub n_embd: usize,
@@ -48,8 +61,9 @@ pub enum Afn {
     /// `max(x, 0)`.
     Relu,
     /// `x σ(x)`.
-    #[serde(alias = "swish")]
     Silu,
+    /// The same under its other name.
+    Swish,
 }
 
 fn afn() -> Afn {
@@ -203,7 +217,7 @@ impl Mlp {
             activation: match c.afn {
                 Afn::Gelu => Activation::GeluTanh,
                 Afn::Relu => Activation::Relu,
-                Afn::Silu => Activation::Silu,
+                Afn::Silu | Afn::Swish => Activation::Silu,
             },
         })
     }

@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -14,13 +14,26 @@ use serde::Deserialize;
 
 use crate::causal::{CausalLm, Step};
 
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys {
+    mapped: &[
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+    // Files older than transformers 4.
+    older: &[("n_ctx", "n_positions")],
+    types: &["gpt2"],
+    ..Keys::NONE
+};
+
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// Words in the table.
     pub vocab_size: usize,
     /// The longest text.
-    #[serde(alias = "n_ctx")]
     pub n_positions: usize,
     /// Width of every activation.
     pub n_embd: usize,

@@ -8,7 +8,7 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -17,6 +17,20 @@ use serde_json::{Value, json};
 
 use crate::causal::{CausalLm, Step, output_head};
 use crate::gguf::{self, Keys};
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: model::Keys = model::Keys {
+    mapped: &[
+        ("hidden_size", "n_embd"),
+        ("max_position_embeddings", "n_positions"),
+        ("num_attention_heads", "n_head"),
+        ("num_hidden_layers", "n_layer"),
+    ],
+    // Files older than transformers 4.
+    older: &[("n_ctx", "n_positions")],
+    types: &["gpt_bigcode"],
+    ..model::Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network. `attention_softmax_in_fp32` and `scale_attention_softmax_in_fp32`
 /// are not among them: softmax is computed in float32, as the reference does whatever they say.

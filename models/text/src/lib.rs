@@ -27,7 +27,7 @@ pub mod t5;
 pub mod words;
 
 use fauna_shared::item::Modality::{Gene, Label, Text, Vector};
-use fauna_shared::model::{Family, Release};
+use fauna_shared::model::{Family, Keys, Release};
 use fauna_shared::weights::Name;
 use serde_json::json;
 
@@ -66,6 +66,7 @@ pub static BERT: Family = Family {
         "AntiBERTy",
     ],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Text],
     outputs: &[Vector, Label],
     releases: &[
@@ -106,6 +107,7 @@ pub static GEMMA3_TEXT: Family = Family {
     model_types: &["gemma3_text"],
     architectures: &["Gemma3ForCausalLM", "Gemma3TextModel"],
     gguf: &["gemma3"],
+    keys: &Keys::NONE,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -143,6 +145,7 @@ pub static GENSLM: Family = Family {
     model_types: &["gpt_neox"],
     architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Gene, Text],
     outputs: &[Gene, Vector],
     releases: &[
@@ -176,6 +179,7 @@ pub static GPT1: Family = Family {
     model_types: &["openai-gpt"],
     architectures: &["OpenAIGPTLMHeadModel", "OpenAIGPTModel"],
     gguf: &[],
+    keys: &gpt1::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[Release::new("openai-community/openai-gpt", "GPT", "117M", "MIT")],
@@ -200,6 +204,7 @@ pub static GPT2: Family = Family {
     model_types: &["gpt2"],
     architectures: &["GPT2LMHeadModel", "GPT2Model"],
     gguf: &[],
+    keys: &gpt2::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -230,6 +235,7 @@ pub static GPT_BIGCODE: Family = Family {
     model_types: &["gpt_bigcode"],
     architectures: &["GPTBigCodeForCausalLM", "GPTBigCodeModel"],
     gguf: &["starcoder"],
+    keys: &gpt_bigcode::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -272,6 +278,7 @@ pub static GPT_NEOX: Family = Family {
     model_types: &["gpt_neox"],
     architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -313,6 +320,7 @@ pub static GPT_OSS: Family = Family {
     model_types: &["gpt_oss"],
     architectures: &["GptOssForCausalLM", "GptOssModel"],
     gguf: &[],
+    keys: &gpt_oss::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -349,6 +357,7 @@ pub static LLAMA: Family = Family {
     model_types: &["llama", "mistral"],
     architectures: &["LlamaForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel"],
     gguf: &["llama"],
+    keys: &Keys::NONE,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -392,6 +401,7 @@ pub static MPT: Family = Family {
     model_types: &["mpt", "mosaic_gpt"],
     architectures: &["MptForCausalLM", "MPTForCausalLM", "MptModel", "MosaicGPT"],
     gguf: &[],
+    keys: &mpt::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -424,6 +434,7 @@ pub static STARCODER2: Family = Family {
     model_types: &["starcoder2"],
     architectures: &["Starcoder2ForCausalLM", "Starcoder2Model"],
     gguf: &["starcoder2"],
+    keys: &Keys::NONE,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -461,6 +472,7 @@ pub static T5: Family = Family {
     model_types: &["t5"],
     architectures: &["T5ForConditionalGeneration", "T5EncoderModel", "T5Model", "T5WithLMHeadModel"],
     gguf: &[],
+    keys: &t5::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[

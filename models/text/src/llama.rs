@@ -360,7 +360,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
         "mlp_bias": keys.has("blk.0.ffn_down.bias"),
         "rope_theta": keys.real("rope.freq_base").unwrap_or(10_000.0),
         // Converters reorder the rows of q and k so that pairs are neighbours.
-        "rope_interleaved": true,
+        "gguf_rope_interleaved": true,
         "rope_scaling": keys.rope_scaling(),
         "bos_token_id": keys.token("bos"),
         "eos_token_id": keys.token("eos"),

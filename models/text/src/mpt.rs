@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -15,6 +15,23 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::causal::{CausalLm, Step, output_head};
+
+/// What [`Config`] does not say of the keys: the reference's names, and those of MosaicGPT's flat files.
+pub static KEYS: Keys = Keys {
+    mapped: &[
+        ("num_attention_heads", "n_heads"),
+        ("hidden_size", "d_model"),
+        ("num_hidden_layers", "n_layers"),
+    ],
+    older: &[
+        ("mlp_ratio", "expansion_ratio"),
+        ("attn_clip_qkv", "clip_qkv"),
+        ("attn_qk_ln", "qk_ln"),
+        ("attn_softmax_scale", "softmax_scale"),
+    ],
+    types: &["mpt", "mosaic_gpt"],
+    ..Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,7 +48,7 @@ pub struct Config {
     /// Blocks.
     pub n_layers: usize,
     /// Width inside the feed-forward part, in widths.
-    #[serde(default = "expansion_ratio", alias = "mlp_ratio")]
+    #[serde(default = "expansion_ratio")]
     pub expansion_ratio: usize,
     /// The length it was trained for.
     #[serde(default = "max_seq_len")]
@@ -72,13 +89,13 @@ pub struct AttentionKeys {
     #[serde(default)]
     pub alibi_bias_max: Option<f64>,
     /// Queries, keys and values are kept within this of zero.
-    #[serde(default, alias = "attn_clip_qkv")]
+    #[serde(default)]
     pub clip_qkv: Option<f64>,
     /// Scores are multiplied by this, not divided by the root of the head width.
     #[serde(default)]
     pub softmax_scale: Option<f64>,
     /// Whether queries and keys are normalised over the full width.
-    #[serde(default, alias = "attn_qk_ln")]
+    #[serde(default)]
     pub qk_ln: Option<bool>,
     /// Only false is implemented: queries and keys normalised head by head.
     #[serde(default)]
@@ -374,7 +391,7 @@ mod tests {
     fn config(keys: Value) -> Config {
         let mut config = json!({"vocab_size": 8, "d_model": 24, "n_heads": 3, "n_layers": 1});
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
-        serde_json::from_value(config).unwrap()
+        serde_json::from_value(KEYS.read(config).unwrap()).unwrap()
     }
 
     #[test]

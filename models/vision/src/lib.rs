@@ -14,7 +14,7 @@ pub mod siglip;
 
 use dalle::{dvae, mini, vqgan};
 use fauna_shared::item::Modality::{Codes, Image, Label, Text, Vector};
-use fauna_shared::model::{Family, Release};
+use fauna_shared::model::{Family, Keys, Release};
 use serde_json::json;
 
 /// The families of this crate.
@@ -35,6 +35,7 @@ pub static CLIP: Family = Family {
         "CLIPVisionModelWithProjection",
     ],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Image, Text],
     outputs: &[Vector, Label],
     releases: &[
@@ -85,6 +86,7 @@ pub static SIGLIP: Family = Family {
     model_types: &["siglip", "siglip_text_model", "siglip_vision_model"],
     architectures: &["SiglipModel", "SiglipTextModel", "SiglipVisionModel"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Image, Text],
     outputs: &[Vector, Label],
     releases: &[
@@ -137,6 +139,7 @@ pub static DVAE: Family = Family {
     model_types: &["dall_e"],
     architectures: &["DiscreteVAE"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Image, Codes],
     outputs: &[Codes, Image],
     // Released outside the hub: encoder.pkl and decoder.pkl.
@@ -157,6 +160,7 @@ pub static DALLE_MINI: Family = Family {
     model_types: &["dallebart"],
     architectures: &["DalleBart"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Text, Codes],
     outputs: &[Image],
     releases: &[
@@ -180,6 +184,7 @@ pub static VQGAN: Family = Family {
     model_types: &["vqgan"],
     architectures: &["VQModel"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Codes],
     outputs: &[Image],
     releases: &[Release::new("dalle-mini/vqgan_imagenet_f16_16384", "DALL-E", "47M", "Apache-2.0")],
@@ -199,6 +204,7 @@ pub static OPEN_FLAMINGO: Family = Family {
     model_types: &["open_flamingo"],
     architectures: &["Flamingo"],
     gguf: &[],
+    keys: &flamingo::open_flamingo::KEYS,
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[
@@ -224,6 +230,7 @@ pub static IDEFICS: Family = Family {
     model_types: &["idefics"],
     architectures: &["IdeficsForVisionText2Text", "IdeficsForCausalLM"],
     gguf: &[],
+    keys: &Keys::NONE,
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[
@@ -253,6 +260,7 @@ pub static GEMMA3: Family = Family {
     model_types: &["gemma3"],
     architectures: &["Gemma3ForConditionalGeneration"],
     gguf: &[],
+    keys: &medgemma::KEYS,
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[
@@ -283,6 +291,7 @@ pub static LLAVA: Family = Family {
     model_types: &["llava_mistral", "llava", "llava_llama"],
     architectures: &["LlavaMistralForCausalLM", "LlavaForConditionalGeneration", "LlavaLlamaForCausalLM"],
     gguf: &[],
+    keys: &llava::KEYS,
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[

@@ -109,17 +109,20 @@ pub struct RopeKeys {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
-    /// Pairs are neighbours: how GGUF's converters leave `q` and `k`. No official config has this key.
+    /// Pairs are neighbours: how GGUF's converters leave `q` and `k`. Configs of other programs have a key
+    /// `rope_interleaved`, which the reference ignores; this one has a name of its own.
     #[serde(default)]
-    rope_interleaved: bool,
+    gguf_rope_interleaved: bool,
     /// The divisors of a GGUF file's `rope_freqs.weight`. No official config has this key.
     rope_divisors: Option<Vec<f64>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct RopeParameters {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name, which counts where the other is absent.
+    #[serde(rename = "type")]
+    older_rope_type: Option<String>,
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
@@ -157,7 +160,7 @@ impl RopeKeys {
         let share = p.partial_rotary_factor.or(self.partial_rotary_factor).unwrap_or(1.0);
         let trained =
             self.original_max_position_embeddings.or(p.original_max_position_embeddings).unwrap_or(positions);
-        let kind = p.rope_type.as_deref().unwrap_or("default");
+        let kind = p.rope_type.as_deref().or(p.older_rope_type.as_deref()).unwrap_or("default");
         let need = |key: &str, value: Option<f64>| {
             value.ok_or_else(|| {
                 Error::new(ErrorKind::Format, format!("rope_type \"{kind}\" without its key {key}"))
@@ -213,7 +216,7 @@ impl RopeKeys {
             let message = format!("rotary positions over {width} of {head_width} numbers: pairs wanted");
             return Err(Error::unsupported(message));
         }
-        Ok(Rope::new(theta, width, scaling)?.interleaved(self.rope_interleaved))
+        Ok(Rope::new(theta, width, scaling)?.interleaved(self.gguf_rope_interleaved))
     }
 }
 

@@ -5,6 +5,7 @@
 //! object-safe face, [`Exhibit`]. A family tells the zoo about itself with one constant, a [`Family`].
 
 mod forecaster;
+mod keys;
 mod opening;
 mod policy;
 mod potential;
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use forecaster::{Covariate, Forecast, Forecaster, Forecasting, Pace, Past};
+pub use keys::{HARMLESS, Keys, Plain, Synonym};
 pub use opening::{Layout, Opening, Options};
 pub use policy::{Controller, Degree, Observation, Policy, Task};
 pub use potential::{Evaluation, Potential};
@@ -260,6 +262,8 @@ pub struct Family {
     pub inputs: &'static [Modality],
     /// What it writes.
     pub outputs: &'static [Modality],
+    /// What its config's type does not say of its keys: synonyms, what is supported, what is harmless.
+    pub keys: &'static Keys,
     /// Released checkpoints.
     pub releases: &'static [Release],
     /// The config of a GGUF file in the official spelling, from the file's metadata.

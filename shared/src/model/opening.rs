@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
 use crate::weights::{Inventory, Name, Weights};
+use crate::zoo::canonical;
 use crate::{Error, Result, json};
 
 /// How to open a model. The default opens on the CPU in float32 and shows no progress.
@@ -109,6 +110,7 @@ impl Opening {
             (None, None) => Weights::none(label, runtime),
         };
         let options = options.clone();
+        let config = canonical(family, config, &files)?;
         Ok(Self { label: label.to_string(), files, config, checkpoint, weights, options })
     }
 

@@ -3,7 +3,7 @@
 //! OpenAI's files do not say what shape they have: the defaults here are those of the released 5b models, and the
 //! setting `hps` (`{"vqvae": {…}, "prior": {…}}`, OpenAI's names) changes them.
 
-use fauna_shared::model::{check_heads, check_sizes};
+use fauna_shared::model::{Keys, check_heads, check_sizes};
 use fauna_shared::nn::Activation;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -12,6 +12,27 @@ use serde_json::{Map, Value, json};
 
 /// Layers of the prior that LLark listens with (Castellon et al. 2021 found the middle of the stack to know most).
 const LAYERS: usize = 36;
+
+/// What the types here do not say of the keys: the codec is typed by OpenAI's names.
+pub static KEYS: Keys = Keys { parts: &[("vqvae_config", &VQVAE_KEYS)], ..Keys::NONE };
+
+/// transformers' names of the codec's keys.
+static VQVAE_KEYS: Keys = Keys {
+    older: &[
+        ("res_downs_t", "downs_t"),
+        ("res_strides_t", "strides_t"),
+        ("embed_dim", "emb_width"),
+        ("nb_discrete_codes", "l_bins"),
+        ("multipliers", "hvqvae_multipliers"),
+        ("res_conv_width", "width"),
+        ("res_conv_depth", "depth"),
+        ("res_convolution_multiplier", "m_conv"),
+        ("res_dilation_growth_rate", "dilation_growth_rate"),
+        ("res_dilation_cycle", "dilation_cycle"),
+        ("conv_input_shape", "channels"),
+    ],
+    ..Keys::NONE
+};
 
 /// Both networks.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,39 +56,28 @@ pub struct VqVaeHps {
     /// Codecs of falling rate, each with an encoder, a decoder and a codebook of its own.
     pub levels: usize,
     /// Halvings (or divisions by the stride) that each level adds.
-    #[serde(alias = "res_downs_t")]
     pub downs_t: Vec<usize>,
     /// By what each of them divides.
-    #[serde(alias = "res_strides_t")]
     pub strides_t: Vec<usize>,
     /// Width of a code's vector.
-    #[serde(alias = "embed_dim")]
     pub emb_width: usize,
     /// Codes in a codebook.
-    #[serde(alias = "nb_discrete_codes")]
     pub l_bins: usize,
     /// What each level multiplies `width` and `depth` by; 1 if absent.
-    #[serde(alias = "multipliers")]
     pub hvqvae_multipliers: Option<Vec<usize>>,
     /// Width of the convolutions.
-    #[serde(alias = "res_conv_width")]
     pub width: usize,
     /// Residual blocks after each division.
-    #[serde(alias = "res_conv_depth")]
     pub depth: usize,
     /// Width inside a residual block, as a multiple.
-    #[serde(alias = "res_convolution_multiplier")]
     pub m_conv: f64,
     /// Block `j` is dilated by this to the power `j`…
-    #[serde(alias = "res_dilation_growth_rate")]
     pub dilation_growth_rate: usize,
     /// …or `j` modulo this.
-    #[serde(alias = "res_dilation_cycle")]
     pub dilation_cycle: Option<usize>,
     /// Whether decoders begin with the most dilated block.
     pub vqvae_reverse_decoder_dilation: bool,
     /// Channels of the sound.
-    #[serde(alias = "conv_input_shape")]
     pub channels: usize,
     /// Whether residual blocks are divided by the root of their number.
     pub conv_res_scale: Option<bool>,
@@ -259,13 +269,14 @@ impl Hps {
     /// [`Format`](ErrorKind::Format) naming a key that is wrong, [`Unsupported`](ErrorKind::Unsupported) naming one
     /// that asks for what is not implemented.
     pub fn read(config: &Value, settings: &Map<String, Value>) -> Result<Self> {
+        let config = &KEYS.read(config.clone())?;
         let mut vqvae = config.get("vqvae_config").cloned().unwrap_or_else(|| json!({}));
         let (mut prior, mut no_prior) = match released_prior(config) {
             Ok(prior) => (prior, None),
             Err(reason) => (None, Some(reason)),
         };
         if let Some(hps) = settings.get("hps") {
-            merge(&mut vqvae, &hps["vqvae"]);
+            merge(&mut vqvae, &VQVAE_KEYS.read(hps["vqvae"].clone())?);
             if hps["prior"].is_object() {
                 let mut fields = prior.take().unwrap_or_else(|| json!({}));
                 merge(&mut fields, &hps["prior"]);

@@ -56,7 +56,7 @@ use serde_json::{Value, json};
 pub use exhibit::JukeboxExhibit;
 pub(crate) use exhibit::{embed, frames_per_second, hear, mono_at, states};
 pub use features::Heard;
-pub use hps::{Hps, PriorHps, VqVaeHps};
+pub use hps::{Hps, KEYS, PriorHps, VqVaeHps};
 pub use labels::{LabelConditioner, Labels};
 pub use prior::Prior;
 pub use vqvae::VqVae;

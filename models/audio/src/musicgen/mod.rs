@@ -39,7 +39,7 @@ mod write;
 
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -76,6 +76,9 @@ pub struct Config {
     #[serde(default = "chroma_length")]
     pub chroma_length: usize,
 }
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys { parts: &[("text_encoder", &t5::KEYS)], ..Keys::NONE };
 
 /// The config of a part, which may write what it leaves out as null.
 fn part<'de, T: DeserializeOwned, D: Deserializer<'de>>(config: D) -> std::result::Result<T, D::Error> {

@@ -20,10 +20,10 @@ mod two_exhibit;
 pub(crate) mod unroll;
 
 use fauna_shared::Result;
-use fauna_shared::model::{FindLayout, Layout, Options};
+use fauna_shared::model::{FindLayout, Keys, Layout, Options};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
-use fauna_text::gpt2;
+use fauna_text::{gpt2, t5 as text_t5};
 use serde_json::Value;
 
 pub use bolt_exhibit::BoltExhibit;
@@ -33,6 +33,9 @@ pub(crate) use t5_exhibit::{inventory as t5_inventory, sample as t5_sample};
 pub use tokenizer::{ChronosConfig, Context, Kind, Limits, MeanScaleUniformBins};
 pub use two_exhibit::TwoExhibit;
 pub(crate) use two_exhibit::sample as two_sample;
+
+/// What the config's types do not say of the keys: those of the network below.
+pub static KEYS: Keys = Keys { parts: &[("", &text_t5::KEYS), ("", &gpt2::KEYS)], ..Keys::NONE };
 
 /// Which of the three a config is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod original;
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend_with_sinks};
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{Keys, Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -21,6 +21,9 @@ pub use original::layout;
 
 use crate::causal::{CausalLm, Step, UsualTokens, output_head};
 use experts::Mlp;
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys { mapped: &[("num_experts", "num_local_experts")], ..Keys::NONE };
 
 /// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
 /// gpt-oss-120b.

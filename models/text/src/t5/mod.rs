@@ -26,13 +26,25 @@ mod exhibit;
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::Weights;
 use serde::Deserialize;
 
 pub use exhibit::T5Exhibit;
 pub(crate) use exhibit::{inventory, sample};
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys {
+    mapped: &[
+        ("hidden_size", "d_model"),
+        ("num_attention_heads", "num_heads"),
+        ("num_hidden_layers", "num_layers"),
+        ("head_dim", "d_kv"),
+    ],
+    types: &["t5"],
+    ..Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network. What a config leaves out is as in T5-small, which is what the
 /// reference's defaults are.

@@ -13,7 +13,7 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::image::processor::CLIP_MEAN;
 use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Exhibit, Model, Opening};
+use fauna_shared::model::{Exhibit, Keys, Model, Opening};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result};
@@ -58,6 +58,9 @@ pub struct Projection {
     /// Whether the maps have biases.
     pub bias: bool,
 }
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys { mapped: &[("image_token_id", "image_token_index")], ..Keys::NONE };
 
 impl Config {
     /// What `config` says.
@@ -143,7 +146,7 @@ impl Config {
                 .map_err(|error| wrong(format!("projector_hidden_act: {error}")))?,
         };
         let bias = config["multimodal_projector_bias"].as_bool().unwrap_or(true);
-        let token = ["image_token_index", "image_token_id"].iter().find_map(|key| config[*key].as_u64());
+        let token = config["image_token_index"].as_u64();
         let token = token.unwrap_or(32_000);
         Ok(Self {
             language: serde_json::from_value(language.into())

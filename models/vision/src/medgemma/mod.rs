@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Exhibit, Model, Opening, check_sizes};
+use fauna_shared::model::{Exhibit, Keys, Model, Opening, check_sizes};
 use fauna_shared::nn::{Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -60,21 +60,16 @@ impl TryFrom<Value> for Config {
         text["architectures"] = json!(["Gemma3ForCausalLM"]);
         // The head that pools has no part in this, and releases come without it.
         vision["vision_use_head"] = json!(false);
-        let number = |names: [&str; 2], default: u64| {
-            let said = names.iter().find_map(|name| config.get(*name).filter(|value| !value.is_null()));
-            match said {
-                None => Ok(default),
-                Some(value) => {
-                    value.as_u64().ok_or_else(|| format!("{} is {value}, wanted a number", names[0]))
-                }
-            }
+        let number = |name: &str, default: u64| match &config[name] {
+            Value::Null => Ok(default),
+            value => value.as_u64().ok_or_else(|| format!("{name} is {value}, wanted a number")),
         };
-        let image_token = number(["image_token_index", "image_token_id"], 262_144)?;
+        let image_token = number("image_token_index", 262_144)?;
         Ok(Self {
             text_config: serde_json::from_value(text).map_err(|error| format!("text_config: {error}"))?,
             vision_config: serde_json::from_value(vision)
                 .map_err(|error| format!("vision_config: {error}"))?,
-            mm_tokens_per_image: number(["mm_tokens_per_image"; 2], 256)? as usize,
+            mm_tokens_per_image: number("mm_tokens_per_image", 256)? as usize,
             image_token_index: u32::try_from(image_token)
                 .map_err(|_| format!("image_token_index {image_token} is no token"))?,
         })
@@ -100,6 +95,16 @@ impl Config {
         }
     }
 }
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys {
+    mapped: &[
+        ("image_token_id", "image_token_index"),
+        ("boi_token_id", "boi_token_index"),
+        ("eoi_token_id", "eoi_token_index"),
+    ],
+    ..Keys::NONE
+};
 
 /// What a release calls its tensors, in the names of this file: the three layouts of transformers' ages.
 ///

@@ -223,6 +223,7 @@ static MIXTURE: Family = Family {
     model_types: &["mixture"],
     architectures: &[],
     gguf: &[],
+    keys: &crate::model::Keys::NONE,
     inputs: &[],
     outputs: &[],
     releases: &[],

@@ -22,14 +22,14 @@ mod release;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::{Activation, LayerNorm, Linear, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use fauna_text::causal::CausalLm;
 use fauna_text::gpt_neox::GptNeoX;
 use fauna_text::llama::Llama;
-use fauna_text::mpt::Mpt;
+use fauna_text::mpt::{self, Mpt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -66,6 +66,9 @@ pub struct Config {
     #[serde(default)]
     pub scored: Option<usize>,
 }
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys { parts: &[("lang_encoder", &mpt::KEYS)], ..Keys::NONE };
 
 /// The network.
 pub struct OpenFlamingo {
