@@ -28,6 +28,28 @@ static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
     folder
 });
 
+/// The same network with the statistics of robots of 7, 14 and 3 numbers; their keys sort otherwise than their sizes.
+static ROBOTS: LazyLock<TempDir> = LazyLock::new(|| {
+    let statistics = |dim: usize| {
+        let (low, high): (Vec<usize>, Vec<usize>) = (0..dim).map(|i| (10 * i, 10 * i + 2)).unzip();
+        json!({"action": {"q01": low, "q99": high}})
+    };
+    let mut named = statistics(3);
+    named["action"]["names"] = json!(["wheel", "lift", "brush"]);
+    let sets = json!({"arm": statistics(7), "both_arms": statistics(14), "rail": statistics(3), "sweeper": named});
+    with_statistics(&sets)
+});
+
+/// A copy of the small model with these statistics of actions.
+fn with_statistics(sets: &serde_json::Value) -> TempDir {
+    let folder = program::copy_of(text(MODEL.path()));
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["norm_stats"] = sets.clone();
+    std::fs::write(path, config.to_string()).unwrap();
+    folder
+}
+
 fn frame(folder: &Path, name: &str, shade: u8) -> std::path::PathBuf {
     let rgb = (0..48 * 40 * 3).map(|i| (i * 7 % 200) as u8 ^ shade).collect();
     let path = folder.join(name);
@@ -101,6 +123,58 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
     assert_eq!(streamed.len(), 3);
     assert_eq!(streamed[0]["action"], lines[0]["action"]);
     assert_eq!(streamed[1]["instruction"], json!("a blue cat"));
+}
+
+#[test]
+fn every_number_of_an_action_is_told_whatever_the_robot() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = frame(folder.path(), "frame.png", 0);
+    let ask = ["run", text(ROBOTS.path()), "--image", text(&frame), "--instruction", "shape the red car"];
+    let numbered = |count: usize| (0..count).map(|i| format!("a{i}")).collect::<Vec<_>>();
+    let cases = [
+        ("arm", DEGREES.map(String::from).to_vec()),
+        ("both_arms", numbered(14)),
+        ("rail", numbered(3)),
+        ("sweeper", ["wheel", "lift", "brush"].map(String::from).to_vec()),
+    ];
+    for (key, names) in cases {
+        let ask = [&ask[..], &["--unnorm-key", key]].concat();
+        let done = run(&[&ask[..], &["--json"]].concat());
+        assert_eq!(done.status, 0, "{key}: {}", done.err);
+        let line = json_lines(&done.out).remove(0);
+        let told: Vec<(&String, f64)> =
+            line["action"].as_object().unwrap().iter().map(|(name, n)| (name, n.as_f64().unwrap())).collect();
+        assert_eq!(told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names.iter().collect::<Vec<_>>());
+        assert_eq!(line["units"].as_object().unwrap().len(), names.len());
+        // Number i lies between its own percentiles, 10 i and 10 i + 2.
+        for (i, (name, number)) in told.iter().enumerate() {
+            assert!((10.0 * i as f64..=10.0 * i as f64 + 2.0).contains(number), "{key}: {name} is {number}");
+        }
+        let words = run(&ask).out;
+        for (name, number) in told {
+            let sign = if name == "gripper" { format!("{number:.3}") } else { format!("{number:+.4}") };
+            assert!(words.contains(&format!("  {name} {sign}")), "{key}: {name} {sign} is not in: {words}");
+        }
+    }
+    refused(&run(&ask), 2, &["unnorm_key is needed", "arm, both_arms, rail, sweeper"]);
+    refused(&run(&[&ask[..], &["--unnorm-key", "bot_arms"]].concat()), 2, &["bot_arms", "both_arms"]);
+}
+
+#[test]
+fn statistics_that_do_not_fit_together_are_refused_with_both_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let frame = frame(folder.path(), "frame.png", 0);
+    let cases = [
+        (json!({"q01": [0, 0, 0], "q99": [1, 1, 1], "mask": [true, false]}), ["q01 has 3", "mask 2"]),
+        (json!({"q01": [0, 0, 0], "q99": [1, 1]}), ["q01 has 3", "q99 2"]),
+        (json!({"q01": [0, 0], "q99": [1, 1], "names": ["left"]}), ["1 names", "2 numbers"]),
+    ];
+    for (action, words) in cases {
+        let model = with_statistics(&json!({"odd_arm": {"action": action}}));
+        let done =
+            run(&["run", text(model.path()), "--image", text(&frame), "--instruction", "shape the red car"]);
+        refused(&done, 2, &[&["odd_arm"], &words[..]].concat());
+    }
 }
 
 #[test]

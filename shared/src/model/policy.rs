@@ -1,5 +1,7 @@
 //! The ability to move a robot.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::Result;
@@ -13,9 +15,6 @@ pub trait Policy: Send + Sync {
     /// [`Input`](crate::ErrorKind::Input) for an instruction that does not fit the model, and for action statistics
     /// that are not named where there are several, or are unknown; the message lists those there are.
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>>;
-
-    /// What the numbers of an action mean, in order.
-    fn degrees(&self) -> &[Degree];
 }
 
 /// A policy while it follows one instruction.
@@ -23,11 +22,15 @@ pub trait Policy: Send + Sync {
 /// A control loop calls [`act`](Controller::act) with each new frame; it does nothing but compute, and returns as soon
 /// as the action is known.
 pub trait Controller: Send {
-    /// The movement for what is seen now: one number for each of the policy's degrees of freedom.
+    /// The movement for what is seen now: one number for each of its [`degrees`](Controller::degrees) of freedom.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) for a frame or a state that cannot be read.
     fn act(&mut self, seen: &Observation) -> Result<Vec<f64>>;
+
+    /// What the numbers of its actions mean, in order: as many as [`act`](Controller::act) gives, no name twice. They
+    /// belong to the task: another data set may be of another robot.
+    fn degrees(&self) -> &[Degree];
 }
 
 /// What a policy is to do.
@@ -61,10 +64,10 @@ impl<'a> From<&'a Image> for Observation<'a> {
 }
 
 /// One number of an action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Degree {
-    /// What it moves: `x`, `roll`, `gripper`.
-    pub name: &'static str,
-    /// Its unit: `m`, `rad`, or a range such as `0 closed to 1 open`.
-    pub unit: &'static str,
+    /// What it moves: `x`, `roll`, `gripper`; `a0`, `a1`, … where nothing says what.
+    pub name: Cow<'static, str>,
+    /// Its unit: `m`, `rad`, or a range such as `0 closed to 1 open`; none where nothing says which.
+    pub unit: Option<&'static str>,
 }

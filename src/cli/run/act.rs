@@ -4,8 +4,8 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fauna::model::{Controller, Degree, Observation, Policy, Task};
-use fauna::{Error, Exhibit, Item, Result};
+use fauna::model::{Controller, Degree, Observation, Task};
+use fauna::{Error, ErrorKind, Exhibit, Item, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -56,7 +56,7 @@ pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
     let mut controller = policy.start(&task)?;
     let (mut wrong, mut late) = (0usize, 0usize);
     let mut output = Output::stdout();
-    let line = Line { model: model.as_ref(), policy, json: context.globals.json, begun: Instant::now() };
+    let line = Line { model: model.as_ref(), json: context.globals.json, begun: Instant::now() };
     for (index, frame) in frames.enumerate() {
         if context.interrupt.requested() {
             break;
@@ -168,7 +168,6 @@ impl Iterator for Frames {
 /// How an answer is put.
 struct Line<'a> {
     model: &'a dyn Exhibit,
-    policy: &'a dyn Policy,
     json: bool,
     begun: Instant,
 }
@@ -182,16 +181,16 @@ impl Line<'_> {
         let seen = Observation { frame: &picture, state: &frame.state };
         let action = controller.act(&seen).map_err(|error| error.at(&frame.image))?;
         let (time, taken) = (self.begun.elapsed().as_secs_f64(), before.elapsed().as_secs_f64());
-        let degrees = self.policy.degrees();
+        let numbers = paired(controller.degrees(), &action)?;
         Ok(match self.json {
             true => json!({
                 "source": self.model.card().source, "frame": frame.image, "instruction": task.instruction,
-                "time": time, "seconds": taken, "action": named(degrees, |i, _| json!(action.get(i))),
-                "units": named(degrees, |_, degree| json!(degree.unit)),
+                "time": time, "seconds": taken, "action": named(&numbers, |_, value| json!(value)),
+                "units": named(&numbers, |degree, _| json!(degree.unit.unwrap_or(NO_UNIT))),
             })
             .to_string(),
             false => {
-                let numbers = degrees.iter().zip(&action).map(|(degree, value)| spelled(degree, *value));
+                let numbers = numbers.iter().map(|(degree, value)| spelled(degree, *value));
                 let numbers = numbers.collect::<Vec<_>>().join("  ");
                 format!("{time:.3} s  {}  {numbers}", frame.image.display())
             }
@@ -199,14 +198,31 @@ impl Line<'_> {
     }
 }
 
-fn named(degrees: &[Degree], value: impl Fn(usize, &Degree) -> Value) -> Map<String, Value> {
-    degrees.iter().enumerate().map(|(i, degree)| (degree.name.to_string(), value(i, degree))).collect()
+/// The unit of a number of which nothing says more.
+const NO_UNIT: &str = "as in the data set";
+
+/// Each number with what it means.
+fn paired<'a>(degrees: &'a [Degree], action: &[f64]) -> Result<Vec<(&'a Degree, f64)>> {
+    match degrees.len() == action.len() {
+        true => Ok(degrees.iter().zip(action.iter().copied()).collect()),
+        false => Err(Error::new(
+            ErrorKind::Mismatch,
+            format!("the policy gave {} numbers for {} degrees of freedom", action.len(), degrees.len()),
+        )),
+    }
+}
+
+fn named(numbers: &[(&Degree, f64)], value: impl Fn(&Degree, f64) -> Value) -> Map<String, Value> {
+    numbers.iter().map(|(degree, number)| (degree.name.to_string(), value(degree, *number))).collect()
 }
 
 /// `x +0.0123 m`; a gripper has no sign.
 fn spelled(degree: &Degree, value: f64) -> String {
-    match degree.unit.split_whitespace().count() {
-        1 => format!("{} {value:+.4} {}", degree.name, degree.unit),
-        _ => format!("{} {value:.3} ({})", degree.name, degree.unit),
+    match degree.unit {
+        None => format!("{} {value:+.4}", degree.name),
+        Some(unit) if unit.split_whitespace().count() == 1 => {
+            format!("{} {value:+.4} {unit}", degree.name)
+        }
+        Some(unit) => format!("{} {value:.3} ({unit})", degree.name),
     }
 }

@@ -12,19 +12,25 @@ mod statistics;
 pub use rt2::{Rt2Action, Rt2Codec};
 pub use statistics::{Statistics, StatisticsTable};
 
+use std::borrow::Cow;
+
 use fauna_shared::model::Degree;
 use fauna_shared::{Error, Result};
 
 /// What the seven numbers of an action mean: a step of the gripper's place, of its turn, and how far it is open.
-pub const DEGREES: [Degree; 7] = [
-    Degree { name: "x", unit: "m" },
-    Degree { name: "y", unit: "m" },
-    Degree { name: "z", unit: "m" },
-    Degree { name: "roll", unit: "rad" },
-    Degree { name: "pitch", unit: "rad" },
-    Degree { name: "yaw", unit: "rad" },
-    Degree { name: "gripper", unit: "0 closed to 1 open" },
+pub static DEGREES: [Degree; 7] = [
+    degree("x", "m"),
+    degree("y", "m"),
+    degree("z", "m"),
+    degree("roll", "rad"),
+    degree("pitch", "rad"),
+    degree("yaw", "rad"),
+    degree("gripper", "0 closed to 1 open"),
 ];
+
+const fn degree(name: &'static str, unit: &'static str) -> Degree {
+    Degree { name: Cow::Borrowed(name), unit: Some(unit) }
+}
 
 /// The most edges a tokenizer may have.
 const MOST_BINS: usize = 1 << 16;

@@ -1,11 +1,14 @@
 //! The statistics of a data set's actions, which bring what a model says to the robot's units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use fauna_shared::error::{first_five, nearest};
+use fauna_shared::model::Degree;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::DEGREES;
 
 /// The actions of one data set: the quantiles that became -1 and 1, and which numbers were normalised at all.
 ///
@@ -22,6 +25,7 @@ pub struct Statistics {
     q01: Vec<f64>,
     q99: Vec<f64>,
     mask: Vec<bool>,
+    degrees: Vec<Degree>,
 }
 
 /// The keys of `action` that are read.
@@ -31,6 +35,8 @@ struct Stored {
     q99: Vec<f64>,
     #[serde(default)]
     mask: Option<Vec<bool>>,
+    #[serde(default)]
+    names: Option<Vec<String>>,
 }
 
 impl Statistics {
@@ -42,7 +48,7 @@ impl Statistics {
         let mask = mask.unwrap_or_else(|| vec![true; q01.len()]);
         let (low, high) = (q01.len(), q99.len());
         match low > 0 && low == high && low == mask.len() {
-            true => Ok(Self { q01, q99, mask }),
+            true => Ok(Self { degrees: degrees(low), q01, q99, mask }),
             false => Err(Error::new(
                 ErrorKind::Format,
                 format!("q01 has {low} numbers, q99 {high} and mask {}: as many in each wanted", mask.len()),
@@ -50,9 +56,36 @@ impl Statistics {
         }
     }
 
+    /// The same, its numbers called `names`.
+    ///
+    /// # Errors
+    /// [`Format`](ErrorKind::Format) for more or fewer names than numbers, or a name that stands there twice.
+    pub fn named(mut self, names: Vec<String>) -> Result<Self> {
+        let bad = |message: String| Err(Error::new(ErrorKind::Format, message));
+        if names.len() != self.dim() {
+            return bad(format!("{} names for {} numbers of an action", names.len(), self.dim()));
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return bad(format!("two numbers of an action are called {twice:.80}"));
+        }
+        for (i, name) in names.into_iter().enumerate() {
+            if self.degrees[i].name != name {
+                self.degrees[i] = Degree { name: name.into(), unit: None };
+            }
+        }
+        Ok(self)
+    }
+
     /// Numbers in an action.
     pub fn dim(&self) -> usize {
         self.q01.len()
+    }
+
+    /// What each number is: as the statistics name them, else those of a gripper where there are seven, else `a0`, `a1`
+    /// and so on.
+    pub fn degrees(&self) -> &[Degree] {
+        &self.degrees
     }
 
     /// The first percentile of each number.
@@ -108,6 +141,14 @@ impl Statistics {
     }
 }
 
+/// What the numbers of an action of `dim` mean where nothing names them.
+fn degrees(dim: usize) -> Vec<Degree> {
+    match dim == DEGREES.len() {
+        true => DEGREES.to_vec(),
+        false => (0..dim).map(|i| Degree { name: format!("a{i}").into(), unit: None }).collect(),
+    }
+}
+
 /// The statistics of every data set that a model was trained on, by the data set's key.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StatisticsTable(BTreeMap<String, Statistics>);
@@ -142,10 +183,19 @@ impl StatisticsTable {
             let stored = Stored::deserialize(&set["action"])
                 .map_err(|error| bad(format!("the action statistics of {key:.80}: {error}")))?;
             let statistics = Statistics::new(stored.q01, stored.q99, stored.mask)
+                .and_then(|statistics| match stored.names {
+                    Some(names) => statistics.named(names),
+                    None => Ok(statistics),
+                })
                 .map_err(|error| error.context(format!("the action statistics of {key:.80}")))?;
             Ok((key.clone(), statistics))
         };
         sets.iter().map(read).collect::<Result<_>>().map(Self)
+    }
+
+    /// The most numbers that an action of any data set has; none where there are no statistics.
+    pub fn most_numbers(&self) -> Option<usize> {
+        self.0.values().map(Statistics::dim).max()
     }
 
     /// Takes in those of `other`, which win over those of the same key.
@@ -231,6 +281,21 @@ mod tests {
     }
 
     #[test]
+    fn every_number_has_a_name_of_its_own() {
+        let names = |dim: usize, names: Value| -> Vec<String> {
+            let set = json!({"action": {"q01": vec![0.0; dim], "q99": vec![1.0; dim], "names": names}});
+            let table = StatisticsTable::from_json(&json!({"arm": set})).unwrap();
+            let degrees = table.get(None).unwrap().1.degrees().to_vec();
+            degrees.into_iter().map(|degree| degree.name.into_owned()).collect()
+        };
+        assert_eq!(names(7, Value::Null), ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]);
+        assert_eq!(names(3, Value::Null), ["a0", "a1", "a2"]);
+        assert_eq!(names(2, json!(["shoulder", "elbow"])), ["shoulder", "elbow"]);
+        let fourteen = names(14, Value::Null);
+        assert_eq!((fourteen.len(), fourteen[13].as_str()), (14, "a13"));
+    }
+
+    #[test]
     fn statistics_that_cannot_be_read_are_named() {
         let bad = [
             json!([]),
@@ -240,6 +305,8 @@ mod tests {
             json!({"kuka": {"action": {"q01": [], "q99": []}}}),
             json!({"kuka": {"action": {"q01": [1.0], "q99": ["two"]}}}),
             json!({"kuka": {"action": {"q01": [1.0], "q99": [2.0], "mask": [true, false]}}}),
+            json!({"kuka": {"action": {"q01": [1.0], "q99": [2.0], "names": ["grip", "turn"]}}}),
+            json!({"kuka": {"action": {"q01": [1.0, 2.0], "q99": [2.0, 3.0], "names": ["grip", "grip"]}}}),
         ];
         for value in bad {
             let error = StatisticsTable::from_json(&value).unwrap_err();

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::item::Image;
-use fauna_shared::model::{Controller, Observation};
+use fauna_shared::model::{Controller, Degree, Observation};
 use fauna_shared::{Error, ErrorKind, Result};
 
 use super::OpenVla;
@@ -105,5 +105,9 @@ impl Controller for Following<'_> {
         let action = self.statistics.unnormalize(&normalized)?;
         self.last = Some((seen.frame.clone(), action.clone()));
         Ok(action)
+    }
+
+    fn degrees(&self) -> &[Degree] {
+        self.statistics.degrees()
     }
 }

@@ -7,7 +7,7 @@ use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Controller, Degree, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels,
+    Card, Controller, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels,
     only_known, token_rows,
 };
 use fauna_shared::text::Tokenizer;
@@ -40,7 +40,6 @@ pub struct OpenVlaExhibit {
     processor: FrameProcessor,
     /// What the user chose when the model was opened.
     unnorm_key: Option<String>,
-    degrees: Vec<Degree>,
     card: Card,
 }
 
@@ -66,8 +65,6 @@ impl OpenVlaExhibit {
             let keys = statistics.keys().collect::<Vec<_>>().join(", ");
             card.notes.push(format!("unnorm_key is one of {keys}"));
         }
-        let dims: Vec<usize> =
-            statistics.keys().filter_map(|key| Some(statistics.get(Some(key)).ok()?.1.dim())).collect();
         let unnorm_key = match opening.options.settings.get("unnorm_key") {
             None | Some(Value::Null) => None,
             Some(Value::String(key)) => {
@@ -79,7 +76,6 @@ impl OpenVlaExhibit {
         Ok(Self {
             actions: ActionTokenizer::new(config.words(), config.n_action_bins, -1.0, 1.0)
                 .map_err(|error| error.context("n_action_bins"))?,
-            degrees: degrees(dims.first().copied().unwrap_or(DEGREES.len())),
             processor: processor(opening, &network)?,
             words: words::tokenizer(opening)?,
             device: opening.weights.runtime().device().clone(),
@@ -164,6 +160,13 @@ impl OpenVlaExhibit {
         };
         let sets = keys.iter().map(|key| self.statistics_of(*key)).collect::<Result<Vec<_>>>()?;
         let dim = sets.first().ok_or_else(|| Error::input("unnorm_keys is an empty list"))?.dim();
+        if let Some(other) = sets.iter().find(|set| set.dim() != dim) {
+            return Err(Error::input(format!(
+                "unnorm_keys of data sets with {dim} and with {} numbers in an action",
+                other.dim()
+            ))
+            .hint("ask for one after the other"));
+        }
         let Continued { rows, written } = self.continued(inputs, options, Some(dim), &[])?;
         let [Written { tokens, last_logits }] = &written[..] else {
             return Err(Error::input(format!("{} rows: predict_action takes one at a time", written.len())));
@@ -298,14 +301,6 @@ fn around(real: Vec<Vec<bool>>, patches: Option<&Tensor>) -> Result<Vec<Vec<bool
     Ok(real.into_iter().map(row).collect())
 }
 
-/// What the numbers of an action of `dim` mean.
-fn degrees(dim: usize) -> Vec<Degree> {
-    match dim == DEGREES.len() {
-        true => DEGREES.to_vec(),
-        false => vec![Degree { name: "degree", unit: "as in the data set" }; dim],
-    }
-}
-
 /// `norm_stats` of the config, and what a fine-tuned model's own file adds or says otherwise.
 fn statistics(opening: &Opening) -> Result<StatisticsTable> {
     let stored = &opening.config["norm_stats"];
@@ -356,10 +351,6 @@ impl Policy for OpenVlaExhibit {
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
         Ok(Box::new(self.following(task)?))
     }
-
-    fn degrees(&self) -> &[Degree] {
-        &self.degrees
-    }
 }
 
 impl Exhibit for OpenVlaExhibit {
@@ -396,7 +387,7 @@ impl Exhibit for OpenVlaExhibit {
         }
     }
 
-    /// One action for a picture and an instruction, in the units of the card's degrees.
+    /// One action for a picture and an instruction, in the units of the data set that was chosen at opening.
     fn generate(
         &self,
         prompt: &Prompt,
@@ -440,7 +431,11 @@ impl Exhibit for OpenVlaExhibit {
     }
 
     fn defaults(&self) -> Decoding {
-        Decoding::greedy(self.degrees.len().max(1))
+        let dim = match self.statistics_of(None) {
+            Ok(statistics) => Some(statistics.dim()),
+            Err(_) => self.statistics.most_numbers(),
+        };
+        Decoding::greedy(dim.unwrap_or(DEGREES.len()))
     }
 }
 

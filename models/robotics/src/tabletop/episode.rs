@@ -81,13 +81,13 @@ impl Episode {
 /// a gripper's; and whatever the policy says.
 pub fn run_episode(policy: &dyn Policy, seed: u64, setting: &Setting) -> Result<Episode> {
     let mut scene = Scene::new(seed, setting)?;
-    let degrees = policy.degrees().len();
-    if degrees != DEGREES.len() {
-        return Err(Error::input(format!("the policy moves {degrees} degrees, the gripper has 7")));
-    }
     let instruction = scene.instruction();
     let task = Task { instruction: instruction.clone(), unnorm_key: setting.unnorm_key.clone() };
     let mut controller = policy.start(&task)?;
+    let degrees = controller.degrees().len();
+    if degrees != DEGREES.len() {
+        return Err(Error::input(format!("the policy moves {degrees} degrees, the gripper has 7")));
+    }
     let empty = Image {
         width: setting.side,
         height: setting.side,
@@ -162,14 +162,23 @@ pub fn evaluate(
 /// ```
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if there is no step in them.
+/// [`Input`](fauna_shared::ErrorKind::Input) if there is no step in them, or a step's action or state has other numbers
+/// than a gripper's.
 pub fn statistics(key: &str, episodes: &[Episode]) -> Result<Value> {
     let records: Vec<Record> = episodes.iter().flat_map(Episode::records).collect();
     if records.is_empty() {
         return Err(Error::input("no step was recorded, so there is nothing to tell of actions"));
     }
+    if let Some(odd) = records.iter().find(|r| r.action.len() != DEGREES.len() || r.state.len() < PROPRIO) {
+        return Err(Error::input(format!(
+            "a step of {} numbers of an action and {} of a state: {} and at least {PROPRIO} wanted",
+            odd.action.len(),
+            odd.state.len(),
+            DEGREES.len()
+        )));
+    }
     let mut action = moments(records.iter().map(|record| record.action), DEGREES.len());
-    action["mask"] = json!(DEGREES.map(|degree| degree.name != "gripper"));
+    action["mask"] = json!(DEGREES.each_ref().map(|degree| degree.name != "gripper"));
     let proprio = moments(records.iter().map(|record| &record.state[..PROPRIO]), PROPRIO);
     Ok(json!({key: {
         "action": action,

@@ -33,10 +33,6 @@ impl Policy for Expert {
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
         Ok(Box::new(asked(&task.instruction)?))
     }
-
-    fn degrees(&self) -> &[Degree] {
-        &DEGREES
-    }
 }
 
 /// Reads "pick up the red block" and "put the red block on the blue block".
@@ -156,5 +152,9 @@ impl Controller for Asked {
         let turn = world.turn_to(block.yaw);
         let action = world.approach(block.place, height, turn, 1.0);
         Ok(action.unwrap_or_else(|| world.towards(world.place, 0.0, 0.0)))
+    }
+
+    fn degrees(&self) -> &[Degree] {
+        &DEGREES
     }
 }

@@ -19,15 +19,15 @@ impl Policy for Always {
     fn start(&self, _: &Task) -> fauna_shared::Result<Box<dyn Controller + '_>> {
         Ok(Box::new(Always(self.0.clone())))
     }
-
-    fn degrees(&self) -> &[Degree] {
-        &DEGREES
-    }
 }
 
 impl Controller for Always {
     fn act(&mut self, _: &Observation) -> fauna_shared::Result<Vec<f64>> {
         Ok(self.0.clone())
+    }
+
+    fn degrees(&self) -> &[Degree] {
+        &DEGREES
     }
 }
 
