@@ -36,7 +36,8 @@ static ROBOTS: LazyLock<TempDir> = LazyLock::new(|| {
     };
     let mut named = statistics(3);
     named["action"]["names"] = json!(["wheel", "lift", "brush"]);
-    let sets = json!({"arm": statistics(7), "both_arms": statistics(14), "rail": statistics(3), "sweeper": named});
+    let sets =
+        json!({"arm": statistics(7), "both_arms": statistics(14), "rail": statistics(3), "sweeper": named});
     with_statistics(&sets)
 });
 

@@ -154,6 +154,57 @@ pub struct Image {
     pub rgb: Vec<u8>,
 }
 
+/// The most pixels of a picture that are decoded unless more are allowed, and the most that a picture made here may
+/// have: where Pillow first warns. They take 268 MB of bytes, and up to three times that while they are decoded.
+pub const MOST_PIXELS: usize = 89_478_485;
+
+/// What becomes of pixels that can be seen through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Alpha {
+    /// They lie over white: what a person sees on a page, and what transformers 5 gives its processors.
+    #[default]
+    OverWhite,
+    /// They keep their colours and are seen through no more, as Pillow's `convert("RGB")` has it.
+    Dropped,
+}
+
+/// How the file of a picture is read for a model: as its reference reads it, before any processor sees it.
+///
+/// ```
+/// use fauna_shared::item::{Alpha, Reading};
+/// assert_eq!(Reading::default(), Reading::transformers());
+/// let large = Reading { max_pixels: 400_000_000, ..Reading::pillow() };
+/// assert_eq!((large.alpha, large.upright), (Alpha::Dropped, false));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// What becomes of pixels that can be seen through.
+    pub alpha: Alpha,
+    /// Whether a camera's note of how it was held (EXIF) is followed.
+    pub upright: bool,
+    /// The most pixels that are decoded; a file that declares more is refused before any is.
+    pub max_pixels: usize,
+}
+
+impl Reading {
+    /// As transformers 5: `load_image` turns a picture upright, and `convert_to_rgb` lays it on white.
+    pub fn transformers() -> Self {
+        Self { alpha: Alpha::OverWhite, upright: true, max_pixels: MOST_PIXELS }
+    }
+
+    /// As Pillow's `Image.open(…).convert("RGB")` and nothing more: alpha is dropped, and a picture that was held
+    /// sideways stays so.
+    pub fn pillow() -> Self {
+        Self { alpha: Alpha::Dropped, upright: false, max_pixels: MOST_PIXELS }
+    }
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self::transformers()
+    }
+}
+
 /// A sound: samples in -1 to 1, one list a channel, all of one length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sound {

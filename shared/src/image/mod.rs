@@ -18,17 +18,14 @@ mod write;
 
 pub use animation::to_gif;
 pub use processor::Processor;
-pub use read::{Alpha, decode, read, read_with};
+pub use read::{Seen, decode, read, read_with, see};
 pub use write::{to_png, write};
 
 use crate::item::Image;
+pub use crate::item::{Alpha, MOST_PIXELS, Reading};
 use crate::{Error, Result};
 
-/// The most pixels a picture may have, read or made: where Pillow too refuses (twice its `MAX_IMAGE_PIXELS`), a
-/// little over 13,000 by 13,000, half a gigabyte of bytes.
-pub const MOST_PIXELS: usize = 178_956_970;
-
-/// Refuses a picture without pixels, of more than [`MOST_PIXELS`], or whose bytes are not as many as its size says.
+/// Refuses a picture without pixels, or whose bytes are not as many as its size says.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) that names what is wrong.
@@ -40,29 +37,30 @@ pub const MOST_PIXELS: usize = 178_956_970;
 /// assert_eq!(image::check(&short).unwrap_err().message(), "a picture of 2 x 2 with 6 bytes: 12 wanted");
 /// ```
 pub fn check(image: &Image) -> Result<()> {
-    let pixels = check_size(image.height, image.width)?;
-    match image.rgb.len() == pixels * 3 {
-        true => Ok(()),
-        false => Err(Error::input(format!(
-            "a picture of {} x {} with {} bytes: {} wanted",
-            image.width,
-            image.height,
-            image.rgb.len(),
-            pixels * 3
-        ))),
+    let (width, height, found) = (image.width, image.height, image.rgb.len());
+    match height.checked_mul(width).and_then(|pixels| pixels.checked_mul(3)) {
+        Some(0) => Err(Error::input(format!("a picture of {width} x {height} has no pixel"))),
+        Some(wanted) if wanted == found => Ok(()),
+        Some(wanted) => {
+            Err(Error::input(format!("a picture of {width} x {height} with {found} bytes: {wanted} wanted")))
+        }
+        None => Err(Error::input(format!("a picture of {width} x {height} with {found} bytes"))),
     }
 }
 
-/// How many pixels `height` by `width` are, if there are not too many.
-fn check_size(height: usize, width: usize) -> Result<usize> {
+/// Refuses a picture that is to be made and has no pixels, or more than `most`.
+fn check_size(height: usize, width: usize, most: usize) -> Result<()> {
     match height.checked_mul(width) {
-        Some(pixels @ 1..=MOST_PIXELS) => Ok(pixels),
         Some(0) => Err(Error::input(format!("a picture of {width} x {height} has no pixel"))),
-        _ => {
-            Err(Error::input(format!("a picture of {width} x {height}: at most {MOST_PIXELS} pixels wanted"))
-                .hint("make it smaller first"))
-        }
+        Some(pixels) if pixels <= most => Ok(()),
+        _ => Err(Error::input(format!("a picture of {width} x {height}: at most {most} pixels are made"))
+            .hint("make it smaller or less long first")),
     }
+}
+
+/// The most pixels that are made of `image`: [`MOST_PIXELS`], or of a picture that is larger four times its own.
+fn most_of(image: &Image) -> usize {
+    MOST_PIXELS.max(image.rgb.len() / 3 * 4)
 }
 
 /// The part of `image` from row `top` and column `left` on, `height` by `width`; black where it reaches beyond the

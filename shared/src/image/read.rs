@@ -1,4 +1,11 @@
 //! Picture files to pixels: png, jpeg, webp, gif, bmp, tiff, told apart by what is in them, not by their names.
+//!
+//! What a file means is what Pillow makes of it: how deep greys, palettes and pixels that can be seen through become
+//! bytes of red, green and blue.
+
+mod gif;
+mod png;
+mod tiff;
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -7,29 +14,33 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::check_size;
-use crate::item::Image;
+use crate::item::{Alpha, Image, Reading};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
 /// The most bytes that decoded pixels may take, before they are brought to one byte a colour.
-const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: usize = 1 << 30;
 
-/// What becomes of pixels that can be seen through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Alpha {
-    /// They lie over white: what a person sees on a page, and what transformers 5 gives its processors.
-    #[default]
-    OverWhite,
-    /// They keep their colours and are seen through no more, as Pillow's `convert("RGB")` has it.
-    Dropped,
+/// What is said of whole numbers of more than 8 bits.
+const CLIPPED: &str = "greys of more than 8 bits are cut off at 255, as the reference reads them";
+/// What is said of floats.
+const FLOATS: &str = "greys that are floats are cut off below 0 and above 255, as the reference reads them";
+
+/// A picture, and what is worth saying of how it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The picture.
+    pub image: Image,
+    /// In words, one thing each: that greys were cut off, say.
+    pub notes: Vec<&'static str>,
 }
 
-/// The picture in the file at `path`, over white where it can be seen through.
+/// The picture in the file at `path`, read as transformers reads it.
 ///
-/// Of an animation, the first frame; of several pages, the first. A camera's note of how it was held (EXIF) is
-/// followed. Grey becomes three equal colours, 16 bits become their upper 8, CMYK becomes RGB without a profile.
+/// Of an animation, the first frame; of several pages, the first. Grey becomes three equal colours, colours of 16 bits
+/// become their upper 8, greys of more than 8 bits and of floats are cut off at 0 and 255, CMYK becomes RGB without a
+/// profile: all as Pillow has it.
 ///
 /// ```
 /// use fauna_shared::image::{read, write};
@@ -44,29 +55,85 @@ pub enum Alpha {
 ///
 /// # Errors
 /// [`Format`](ErrorKind::Format), naming the file, where it is empty, damaged, cut short or no picture;
-/// [`Unsupported`](ErrorKind::Unsupported) for a kind of picture that is not read, and for more than
-/// [`MOST_PIXELS`](super::MOST_PIXELS), which are not decoded.
+/// [`Unsupported`](ErrorKind::Unsupported) for a kind of picture that is not read, and for more pixels than
+/// [`Reading::max_pixels`], which are not decoded.
 pub fn read(path: impl AsRef<Path>) -> Result<Image> {
-    read_with(path, Alpha::OverWhite)
+    read_with(path, &Reading::default())
 }
 
-/// As [`read`], with a choice of what becomes of pixels that can be seen through.
+/// As [`read`], in the manner of `reading`: a model says [its own](crate::model::Exhibit::reading).
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with(path: impl AsRef<Path>, alpha: Alpha) -> Result<Image> {
+pub fn read_with(path: impl AsRef<Path>, reading: &Reading) -> Result<Image> {
+    see(path, reading).map(|seen| seen.image)
+}
+
+/// As [`read_with`], with what is worth saying of it.
+///
+/// # Errors
+/// As [`read`].
+pub fn see(path: impl AsRef<Path>, reading: &Reading) -> Result<Seen> {
     let path = path.as_ref();
-    contents(path).and_then(|bytes| decode(&bytes, alpha)).map_err(|error| error.at(path))
+    contents(path).and_then(|bytes| decode_noted(&bytes, reading)).map_err(|error| error.at(path))
 }
 
 /// The picture in `bytes`, a whole file.
 ///
 /// # Errors
 /// As [`read`], naming no file.
-pub fn decode(bytes: &[u8], alpha: Alpha) -> Result<Image> {
+pub fn decode(bytes: &[u8], reading: &Reading) -> Result<Image> {
+    decode_noted(bytes, reading).map(|seen| seen.image)
+}
+
+fn decode_noted(bytes: &[u8], reading: &Reading) -> Result<Seen> {
     // Decoders may stop at sums that a header of absurd sizes makes overflow.
-    std::panic::catch_unwind(|| decode_any(bytes, alpha))
+    std::panic::catch_unwind(|| decode_any(bytes, reading))
         .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
+}
+
+/// Pixels as a file has them, brought to one byte a sample.
+enum Pixels {
+    Grey(Vec<u8>),
+    GreyAlpha(Vec<u8>),
+    Rgb(Vec<u8>),
+    Rgba(Vec<u8>),
+}
+
+/// What a decoder found.
+struct Raster {
+    width: usize,
+    height: usize,
+    pixels: Pixels,
+    orientation: Option<Orientation>,
+    notes: Vec<&'static str>,
+}
+
+/// How many pixels may be decoded.
+#[derive(Clone, Copy)]
+struct Room {
+    max_pixels: usize,
+}
+
+impl Room {
+    /// Width and height, if they are not 0 and not too many pixels.
+    fn check(self, width: u32, height: u32) -> Result<(usize, usize)> {
+        let pixels = u64::from(width) * u64::from(height);
+        match usize::try_from(pixels) {
+            Ok(0) => Err(damaged(format!("a picture of {width} x {height} has no pixel"))),
+            Ok(pixels) if pixels <= self.max_pixels => Ok((width as usize, height as usize)),
+            _ => Err(Error::unsupported(format!(
+                "a picture of {width} x {height}, {pixels} pixels: at most {} are decoded",
+                self.max_pixels
+            ))
+            .hint("make it smaller first, or allow more: --max-pixels of the program, `max_pixels` of the library")),
+        }
+    }
+}
+
+fn over_limit(width: usize, height: usize) -> Error {
+    Error::unsupported(format!("a picture of {width} x {height} takes more than {MOST_BYTES} bytes"))
+        .hint("make it smaller first")
 }
 
 /// The bytes of a file that begins like a picture and is not too long.
@@ -94,6 +161,9 @@ fn format(start: &[u8]) -> Result<ImageFormat> {
         return Err(damaged("an empty file: a picture wanted"));
     }
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
+    if start.starts_with(b"II\x2b\0") || start.starts_with(b"MM\0\x2b") {
+        return Ok(Tiff);
+    }
     match image::guess_format(start) {
         Ok(format @ (Png | Jpeg | WebP | Gif | Bmp | Tiff)) => Ok(format),
         _ => Err(match stranger(start) {
@@ -120,81 +190,137 @@ fn stranger(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn decode_any(bytes: &[u8], alpha: Alpha) -> Result<Image> {
+fn decode_any(bytes: &[u8], reading: &Reading) -> Result<Seen> {
+    let room = Room { max_pixels: reading.max_pixels };
     let format = format(&bytes[..bytes.len().min(64)])?;
-    if format == ImageFormat::Jpeg {
-        check_jpeg_ends(bytes)?;
-    }
+    let raster = match format {
+        ImageFormat::Png => png::decode(bytes, room)?,
+        ImageFormat::Gif => gif::decode(bytes, room)?,
+        ImageFormat::Tiff => tiff::decode(bytes, room)?,
+        _ => {
+            if format == ImageFormat::Jpeg {
+                check_jpeg_ends(bytes)?;
+            }
+            others(bytes, format, room)?
+        }
+    };
+    let Raster { width, height, pixels, orientation, notes } = raster;
+    let image = Image { width, height, rgb: pixels.rgb(reading.alpha) };
+    // Pillow turns a tiff whoever asks.
+    let upright = reading.upright || format == ImageFormat::Tiff;
+    let image = match orientation.filter(|turn| upright && *turn != Orientation::NoTransforms) {
+        Some(turn) => turned(image, turn)?,
+        None => image,
+    };
+    Ok(Seen { image, notes })
+}
+
+/// Jpeg, webp and bmp.
+fn others(bytes: &[u8], format: ImageFormat, room: Room) -> Result<Raster> {
+    let failed = |error: image::ImageError| {
+        let unsupported = matches!(error, image::ImageError::Unsupported(_) | image::ImageError::Limits(_));
+        unreadable(unsupported, error)
+    };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(2 * MOST_BYTES);
+    limits.max_alloc = Some(2 * MOST_BYTES as u64);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    check_size(height as usize, width as usize).map_err(|error| match width.min(height) {
-        0 => damaged(error.message()),
-        _ => Error::unsupported(error.message()).hint("make it smaller first"),
-    })?;
-    if decoder.total_bytes() > MOST_BYTES {
-        return Err(Error::unsupported(format!(
-            "a picture of {width} x {height} that takes {} bytes: at most {MOST_BYTES} are read",
-            decoder.total_bytes()
-        )));
+    let (width, height) = room.check(width, height)?;
+    if decoder.total_bytes() > MOST_BYTES as u64 {
+        return Err(over_limit(width, height));
     }
     // A note that cannot be read is no reason to refuse the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
-    picture.apply_orientation(orientation);
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Ok(Image { width, height, rgb: colours(picture, alpha) })
+    let orientation = decoder.orientation().ok();
+    let pixels = match DynamicImage::from_decoder(decoder).map_err(failed)? {
+        DynamicImage::ImageRgb8(pixels) => {
+            let mut rgb = pixels.into_raw();
+            if format == ImageFormat::Bmp {
+                few_bits(bytes, &mut rgb);
+            }
+            Pixels::Rgb(rgb)
+        }
+        DynamicImage::ImageRgba8(pixels) => Pixels::Rgba(pixels.into_raw()),
+        DynamicImage::ImageLuma8(pixels) => Pixels::Grey(pixels.into_raw()),
+        DynamicImage::ImageLumaA8(pixels) => Pixels::GreyAlpha(pixels.into_raw()),
+        other => {
+            return Err(Error::unsupported(format!("a picture of {:?}, which is not read", other.color())));
+        }
+    };
+    Ok(Raster { width, height, pixels, orientation, notes: Vec::new() })
 }
 
-/// Red, green and blue of every pixel.
-fn colours(picture: DynamicImage, alpha: Alpha) -> Vec<u8> {
-    let grey = |grey: u8| [grey; 3];
-    match picture {
-        DynamicImage::ImageRgb8(pixels) => pixels.into_raw(),
-        DynamicImage::ImageLuma8(pixels) => pixels.as_raw().iter().flat_map(|&g| grey(g)).collect(),
-        DynamicImage::ImageLuma16(pixels) => pixels.as_raw().iter().flat_map(|&g| grey(upper(g))).collect(),
-        DynamicImage::ImageRgb16(pixels) => pixels.as_raw().iter().map(|&c| upper(c)).collect(),
-        DynamicImage::ImageRgba8(pixels) => pixels
-            .as_raw()
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|&[r, g, b, a]| over([r, g, b], a, alpha))
-            .collect(),
-        DynamicImage::ImageLumaA8(pixels) => {
-            pixels.as_raw().as_chunks::<2>().0.iter().flat_map(|&[g, a]| over([g; 3], a, alpha)).collect()
-        }
-        DynamicImage::ImageRgba16(pixels) => {
-            let pixels = pixels.as_raw().as_chunks::<4>().0.iter();
-            pixels
-                .flat_map(|pixel| {
-                    let [r, g, b, a] = pixel.map(upper);
-                    over([r, g, b], a, alpha)
-                })
-                .collect()
-        }
-        DynamicImage::ImageLumaA16(pixels) => {
-            let pixels = pixels.as_raw().as_chunks::<2>().0.iter();
-            pixels.flat_map(|pixel| over([upper(pixel[0]); 3], upper(pixel[1]), alpha)).collect()
-        }
-        // Floats of a tiff; and whatever a later version of the reader may bring.
-        other => other
-            .to_rgba8()
-            .as_raw()
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|&[r, g, b, a]| over([r, g, b], a, alpha))
-            .collect(),
+/// Brings colours that a bmp stores in 16 bits to 8 as Pillow does, which cuts where the decoder rounds.
+fn few_bits(file: &[u8], rgb: &mut [u8]) {
+    let number = |at: usize| {
+        file.get(at..at + 4).map_or(0, |part| u32::from_le_bytes([part[0], part[1], part[2], part[3]]))
+    };
+    // The header is at least 40 bytes long; bits of a pixel; the mask of green, where masks are given.
+    if number(14) < 40 || number(28) & 0xffff != 16 {
+        return;
+    }
+    let green_bits = if number(30) == 3 { number(58).count_ones() } else { 5 };
+    let level = |level: u8, bits: u32| match bits {
+        5 | 6 => (u32::from(level >> (8 - bits)) * 255 / ((1 << bits) - 1)) as u8,
+        _ => level,
+    };
+    for [r, g, b] in rgb.as_chunks_mut::<3>().0 {
+        (*r, *g, *b) = (level(*r, 5), level(*g, green_bits), level(*b, 5));
     }
 }
 
-/// The upper half of 16 bits, as Pillow takes it.
+/// `image` as a camera's note says it was held.
+fn turned(image: Image, turn: Orientation) -> Result<Image> {
+    let size = (image.width as u32, image.height as u32);
+    let pixels = image::RgbImage::from_raw(size.0, size.1, image.rgb);
+    let mut picture = DynamicImage::from(pixels.ok_or_else(|| damaged("fewer pixels than its size says"))?);
+    picture.apply_orientation(turn);
+    let picture = picture.into_rgb8();
+    Ok(Image { width: picture.width() as usize, height: picture.height() as usize, rgb: picture.into_raw() })
+}
+
+impl Pixels {
+    /// Red, green and blue of every pixel.
+    fn rgb(self, alpha: Alpha) -> Vec<u8> {
+        match self {
+            Self::Rgb(rgb) => rgb,
+            Self::Grey(grey) => grey.into_iter().flat_map(|level| [level; 3]).collect(),
+            Self::GreyAlpha(pixels) => {
+                pixels.as_chunks::<2>().0.iter().flat_map(|&[g, a]| over([g; 3], a, alpha)).collect()
+            }
+            Self::Rgba(pixels) => {
+                pixels.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, a]| over([r, g, b], a, alpha)).collect()
+            }
+        }
+    }
+}
+
+/// Samples of 1, 2 or 4 `bits`, one a byte, the first in the highest bits; each row is `line` bytes long.
+fn unpacked(packed: &[u8], bits: u8, width: usize, line: usize) -> Vec<u8> {
+    let bits = usize::from(bits);
+    let sample =
+        |row: &[u8], i: usize| (row[i * bits / 8] >> (8 - bits - i * bits % 8)) & (u8::MAX >> (8 - bits));
+    packed.chunks_exact(line.max(1)).flat_map(|row| (0..width).map(move |i| sample(row, i))).collect()
+}
+
+/// The upper half of 16 bits, as Pillow takes it of colours.
 fn upper(value: u16) -> u8 {
     (value >> 8) as u8
+}
+
+/// What Pillow makes of a grey of 16 bits.
+fn clipped(value: u16) -> u8 {
+    value.min(255) as u8
+}
+
+/// Cyan, magenta, yellow and black as red, green and blue, in Pillow's own fixed-point arithmetic.
+fn cmyk(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
+    let light = 255 - u32::from(k);
+    [c, m, y].map(|ink| {
+        let product = u32::from(ink) * light + 128;
+        light.saturating_sub(((product >> 8) + product) >> 8) as u8
+    })
 }
 
 /// A pixel of which `a` of 255 is seen, over white in Pillow's own fixed-point arithmetic.
@@ -235,11 +361,8 @@ fn check_jpeg_ends(bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn unreadable(error: image::ImageError) -> Error {
-    let kind = match &error {
-        image::ImageError::Unsupported(_) | image::ImageError::Limits(_) => ErrorKind::Unsupported,
-        _ => ErrorKind::Format,
-    };
+fn unreadable(unsupported: bool, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let kind = if unsupported { ErrorKind::Unsupported } else { ErrorKind::Format };
     Error::new(kind, format!("the picture cannot be read: {error}")).caused_by(error)
 }
 

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use super::{check, check_size};
+use super::{check, check_size, most_of};
 use crate::item::Image;
 use crate::kernels::pool;
 use crate::{Error, Result};
@@ -136,7 +136,7 @@ pub fn resize(
     filter: Filter,
     arithmetic: Arithmetic,
 ) -> Result<Image> {
-    check_size(height, width)?;
+    check_size(height, width, most_of(image))?;
     resize_part(image, height, width, &Part { rows: 0..height, columns: 0..width }, filter, arithmetic)
 }
 
@@ -155,7 +155,7 @@ pub fn resize_part(
     arithmetic: Arithmetic,
 ) -> Result<Image> {
     check(image)?;
-    check_size(part.rows.len(), part.columns.len())?;
+    check_size(part.rows.len(), part.columns.len(), most_of(image))?;
     if part.rows.end > height || part.columns.end > width {
         return Err(Error::input(format!("{part:?} lies outside of {height} x {width}")));
     }

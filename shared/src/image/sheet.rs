@@ -1,7 +1,7 @@
 //! Several pictures on one: grids of samples and contact sheets.
 
-use super::check_size;
 use super::resize::{Arithmetic, Filter, resize};
+use super::{MOST_PIXELS, check_size};
 use crate::item::Image;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ impl Sheet {
         let height = self.height.checked_add(self.caption).and_then(|cell| side(rows, cell));
         let sizes = height.zip(side(columns, self.width));
         let (height, width) = sizes.ok_or_else(|| Error::input("a sheet beyond all size"))?;
-        check_size(height, width)?;
+        check_size(height, width, MOST_PIXELS)?;
         Ok((height, width))
     }
 

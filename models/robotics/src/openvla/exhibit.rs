@@ -7,8 +7,8 @@ use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::Decoding;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Controller, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels,
-    only_known, token_rows,
+    Card, Controller, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels, only_known,
+    token_rows,
 };
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};

@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 use super::resize::{Arithmetic, Filter, Part, resize_part};
-use super::{check, check_size, cut, overlap};
+use super::{check, check_size, cut, most_of, overlap};
 use crate::item::Image;
 use crate::kernels::pool;
 use crate::{Error, Result};
@@ -445,7 +445,7 @@ impl Processor {
             _ => (height, width),
         };
         let crop = self.crop.unwrap_or(Crop { height, width, middle: Middle::Down });
-        check_size(crop.height, crop.width)?;
+        check_size(crop.height, crop.width, most_of(image))?;
         let (top, left) = (crop.middle.offset(height, crop.height), crop.middle.offset(width, crop.width));
         let (rows, columns) = (overlap(top, crop.height, height), overlap(left, crop.width, width));
         let shift = |range: &std::ops::Range<usize>, by: isize| {
@@ -466,7 +466,7 @@ impl Processor {
 /// `image` in the middle of a square of `colour`; the odd pixel comes after it.
 fn square(image: &Image, colour: [u8; 3]) -> Result<Image> {
     let side = image.height.max(image.width);
-    check_size(side, side)?;
+    check_size(side, side, most_of(image))?;
     let (top, left) = ((side - image.height) / 2, (side - image.width) / 2);
     let mut rgb = colour.repeat(side * side);
     for (row, bytes) in image.rgb.chunks_exact(image.width * 3).enumerate() {

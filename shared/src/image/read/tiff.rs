@@ -1,0 +1,202 @@
+//! TIFF: the first page, its samples read as Pillow reads them.
+
+use std::borrow::Cow;
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+use super::{CLIPPED, FLOATS, MOST_BYTES, Pixels, Raster, Room, clipped, cmyk, damaged, unreadable, upper};
+use crate::{Error, Result};
+
+/// What numbers of a file mean, by the TIFF specification.
+const WHITE_IS_ZERO: u64 = 0;
+const BLACK_IS_ZERO: u64 = 1;
+const PALETTE: u64 = 3;
+/// Colours that lie premultiplied with their alpha.
+const ASSOCIATED: u16 = 1;
+
+pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
+    // The decoder knows no palettes, and turns white and black for some sample types and not for others: it is told that
+    // both are grey, and what they are is done here.
+    let (bytes, meaning) = as_grey(bytes);
+    let mut limits = Limits::default();
+    limits.decoding_buffer_size = MOST_BYTES;
+    limits.intermediate_buffer_size = MOST_BYTES;
+    let mut decoder = Decoder::new(Cursor::new(&*bytes)).map_err(failed)?.with_limits(limits);
+    let (width, height) = decoder.dimensions().map_err(failed)?;
+    let (width, height) = room.check(width, height)?;
+    let colour = decoder.colortype().map_err(failed)?;
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?.unwrap_or_default();
+    let planes = decoder.image_buffer_layout().map_err(failed)?;
+    if planes.complete_len > MOST_BYTES {
+        return Err(super::over_limit(width, height));
+    }
+    let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+    let orientation = orientation.and_then(Orientation::from_exif);
+    let map = match meaning {
+        Some(PALETTE) => decoder
+            .find_tag_unsigned_vec::<u16>(Tag::Unknown(320))
+            .map_err(failed)?
+            .ok_or_else(|| damaged("a tiff with a palette, and no palette in it"))?,
+        _ => Vec::new(),
+    };
+    let mut samples = DecodingResult::U8(Vec::new());
+    decoder.read_image_to_buffer(&mut samples).map_err(failed)?;
+
+    let channels = usize::from(colour.num_samples());
+    let bits = colour.bit_depth();
+    let apart = planes.planes > 1;
+    let mut notes = Vec::new();
+    let bytes = match (samples, &colour) {
+        (DecodingResult::U8(bytes), _) if bits < 8 => {
+            if channels != 1 {
+                return Err(unknown(&colour));
+            }
+            super::unpacked(&bytes, bits, width, (width * usize::from(bits)).div_ceil(8))
+        }
+        (DecodingResult::U8(bytes), _) => bytes,
+        (DecodingResult::I8(bytes), _) => bytes.into_iter().map(|level| level as u8).collect(),
+        (DecodingResult::U16(values), ColorType::Gray(16)) => {
+            notes.push(CLIPPED);
+            values.into_iter().map(clipped).collect()
+        }
+        (DecodingResult::U16(values), ColorType::RGB(_) | ColorType::RGBA(_) | ColorType::CMYK(_)) => {
+            values.into_iter().map(upper).collect()
+        }
+        (DecodingResult::I16(values), ColorType::Gray(16)) => {
+            notes.push(CLIPPED);
+            values.into_iter().map(|level| level.clamp(0, 255) as u8).collect()
+        }
+        (DecodingResult::U32(values), ColorType::Gray(32)) => {
+            notes.push(CLIPPED);
+            // Pillow's whole numbers have a sign.
+            values.into_iter().map(|level| (level as i32).clamp(0, 255) as u8).collect()
+        }
+        (DecodingResult::I32(values), ColorType::Gray(32)) => {
+            notes.push(CLIPPED);
+            values.into_iter().map(|level| level.clamp(0, 255) as u8).collect()
+        }
+        // Cut behind the point and at both ends, and no number is black.
+        (DecodingResult::F32(values), ColorType::Gray(32)) => {
+            notes.push(FLOATS);
+            values.into_iter().map(|level| level as u8).collect()
+        }
+        (DecodingResult::F64(values), ColorType::Gray(64)) => {
+            notes.push(FLOATS);
+            values.into_iter().map(|level| level as u8).collect()
+        }
+        _ => return Err(unknown(&colour)),
+    };
+    let bytes = match apart {
+        true => joined(&bytes, width * height),
+        false => bytes,
+    };
+    if bytes.len() != width * height * channels {
+        return Err(unknown(&colour));
+    }
+    let pixels = match (colour, meaning) {
+        (ColorType::Gray(bits @ 1..=8), Some(PALETTE)) => {
+            // All reds, then all greens, then all blues.
+            let count = 1usize << bits;
+            let level = |i: usize| map.get(i).map_or(0, |level| upper(*level));
+            let colour = |i: u8| [0, 1, 2].map(|plane| level(plane * count + usize::from(i)));
+            Pixels::Rgb(bytes.into_iter().flat_map(colour).collect())
+        }
+        (ColorType::Gray(bits), meaning) => {
+            let scale = if bits < 8 { u8::MAX / (u8::MAX >> (8 - bits)) } else { 1 };
+            let turned = meaning == Some(WHITE_IS_ZERO) && bits <= 8;
+            let level = |level: u8| if turned { 255 - level * scale } else { level * scale };
+            Pixels::Grey(bytes.into_iter().map(level).collect())
+        }
+        (ColorType::GrayA(_) | ColorType::Multiband { num_samples: 2, .. }, _) if meaning.is_none() => {
+            Pixels::GreyAlpha(bytes)
+        }
+        (ColorType::Multiband { num_samples: 2, .. }, Some(BLACK_IS_ZERO)) => Pixels::GreyAlpha(bytes),
+        (ColorType::RGB(_), _) => Pixels::Rgb(bytes),
+        (ColorType::RGBA(_), _) => match extra.first() {
+            Some(0) => {
+                Pixels::Rgb(bytes.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect())
+            }
+            Some(&ASSOCIATED) => Pixels::Rgba(bytes.as_chunks::<4>().0.iter().flat_map(divided).collect()),
+            _ => Pixels::Rgba(bytes),
+        },
+        (ColorType::CMYK(_), _) => Pixels::Rgb(bytes.as_chunks::<4>().0.iter().flat_map(cmyk).collect()),
+        (other, _) => return Err(unknown(&other)),
+    };
+    Ok(Raster { width, height, pixels, orientation, notes })
+}
+
+/// Colours that were multiplied with their alpha, as they were before.
+fn divided(&[r, g, b, a]: &[u8; 4]) -> [u8; 4] {
+    let level = |level: u8| match a {
+        0 => 0,
+        255 => level,
+        a => (255 * u32::from(level) / u32::from(a)).min(255) as u8,
+    };
+    [level(r), level(g), level(b), a]
+}
+
+/// Planes of `count` bytes each, one after the other, pixel by pixel.
+fn joined(planes: &[u8], count: usize) -> Vec<u8> {
+    let channels = planes.len() / count.max(1);
+    (0..count).flat_map(|i| (0..channels).map(move |plane| planes[plane * count + i])).collect()
+}
+
+fn unknown(colour: &ColorType) -> Error {
+    Error::unsupported(format!("a tiff of {colour:?}, which is not read"))
+        .hint("read are grey, palettes, RGB and CMYK of whole numbers, and grey of floats")
+}
+
+fn failed(error: TiffError) -> Error {
+    let unsupported = matches!(error, TiffError::UnsupportedError(_) | TiffError::LimitsExceeded);
+    unreadable(unsupported, error)
+}
+
+/// The file with grey as the meaning of its first page, where that is grey or a palette, and what it was.
+fn as_grey(bytes: &[u8]) -> (Cow<'_, [u8]>, Option<u64>) {
+    let Some((place, width, meaning)) = meaning(bytes) else { return (Cow::Borrowed(bytes), None) };
+    match meaning {
+        BLACK_IS_ZERO => (Cow::Borrowed(bytes), Some(meaning)),
+        WHITE_IS_ZERO | PALETTE => {
+            let mut owned = bytes.to_vec();
+            let number = &mut owned[place..place + width];
+            number.fill(0);
+            match bytes[0] {
+                b'I' => number[0] = BLACK_IS_ZERO as u8,
+                _ => number[width - 1] = BLACK_IS_ZERO as u8,
+            }
+            (Cow::Owned(owned), Some(meaning))
+        }
+        _ => (Cow::Borrowed(bytes), None),
+    }
+}
+
+/// Where the first page says what its numbers mean, in how many bytes, and what it says.
+fn meaning(bytes: &[u8]) -> Option<(usize, usize, u64)> {
+    const MEANING: u64 = 262;
+    let little = bytes.first() == Some(&b'I');
+    let number = |at: usize, width: usize| -> Option<u64> {
+        let part = bytes.get(at..at.checked_add(width)?)?;
+        let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+        Some(if little { part.iter().rev().fold(0, add) } else { part.iter().fold(0, add) })
+    };
+    let big = number(2, 2)? == 43;
+    // Widths of an offset and of the count of entries, the length of an entry, and where its value stands in it.
+    let (offset, count, entry, value) = if big { (8, 8, 20, 12) } else { (4, 2, 12, 8) };
+    let directory = usize::try_from(number(if big { 8 } else { 4 }, offset)?).ok()?;
+    let first = directory.checked_add(count)?;
+    let entries = usize::try_from(number(directory, count)?).ok()?.min(bytes.len() / entry);
+    (0..entries).find_map(|i| {
+        let at = first.checked_add(i * entry)?;
+        let width = match (number(at, 2)?, number(at + 2, 2)?) {
+            (MEANING, 1) => 1,
+            (MEANING, 3) => 2,
+            (MEANING, 4) => 4,
+            _ => return None,
+        };
+        Some((at + value, width, number(at + value, width)?))
+    })
+}
