@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 
 use crate::error::first_five;
+use crate::order::natural;
 use crate::{Error, ErrorKind, Result, json};
 
 mod bytes;
@@ -242,7 +243,7 @@ impl Checkpoint {
             .map_err(|e| Error::io(folder, "list", e))?
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
-        names.sort();
+        names.sort_by(|a, b| natural(a, b));
         for ending in ENDINGS {
             let found: Vec<&String> = names.iter().filter(|name| name.ends_with(ending)).collect();
             match found[..] {

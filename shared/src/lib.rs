@@ -16,6 +16,7 @@ pub mod json;
 pub mod measure;
 pub mod model;
 pub mod nn;
+pub mod order;
 pub mod parity;
 pub mod progress;
 pub mod quantize;

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::error::{first_five, nearest};
 use crate::item::Tensors;
+use crate::order::by_name;
 use crate::source::{Source, Wanted};
 use crate::zoo::{Options, Zoo};
 use crate::{Error, ErrorKind, Result};
@@ -80,7 +81,7 @@ impl fmt::Display for Report {
 pub fn find(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     collect(folder, &mut found)?;
-    found.sort();
+    found.sort_by(|a, b| by_name(a, b));
     match found.is_empty() {
         true => Err(Error::new(ErrorKind::NotFound, "no case.json in this folder or below").at(folder)),
         false => Ok(found),

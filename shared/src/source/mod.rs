@@ -31,6 +31,7 @@ pub use select::{Wanted, select};
 use serde_json::Value;
 
 use crate::error::{first_five, nearest};
+use crate::order::by_name;
 use crate::progress::{Progress, Silent};
 use crate::{Error, ErrorKind, Result, json};
 
@@ -375,7 +376,7 @@ fn is_safe_name(name: &str) -> bool {
         && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// The files under `folder` down to `depth` folders, sorted, with `/` as separator. What cannot be read is left out.
+/// The files under `folder` down to `depth` folders, in their natural order, with `/` as separator. What cannot be read is left out.
 fn names_under(folder: &Path, depth: usize) -> Vec<String> {
     let entries = std::fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
     let mut names = Vec::new();
@@ -389,7 +390,7 @@ fn names_under(folder: &Path, depth: usize) -> Vec<String> {
             );
         }
     }
-    names.sort();
+    names.sort_by(|a, b| by_name(Path::new(a), Path::new(b)));
     names
 }
 
