@@ -3,6 +3,7 @@
 //! `reference.safetensors`, `files.safetensors` and the pictures beside them come from
 //! `tests/parity/generate/picture.py`.
 
+mod processors;
 mod reading;
 mod reference;
 

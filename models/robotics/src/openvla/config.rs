@@ -143,6 +143,12 @@ fn towers(config: &Value, backbone: &str) -> Result<Vec<VitConfig>, String> {
         Value::Null => Vec::new(),
         kwargs => Vec::deserialize(kwargs).map_err(|error| format!("timm_model_kwargs: {error}"))?,
     };
+    let for_each = |key: &str, found: usize| match config[key].is_null() || found == names.len() {
+        true => Ok(()),
+        false => Err(format!("{key} has {found} entries for {} timm_model_ids", names.len())),
+    };
+    for_each("timm_model_kwargs", kwargs.len())?;
+    for_each("timm_override_act_layers", acts.len())?;
     let mut kwargs = kwargs.into_iter();
     let mut acts = acts.into_iter();
     let mut towers = Vec::new();
@@ -299,6 +305,8 @@ mod tests {
             (json!({"image_sizes": ["large"]}), "image_sizes"),
             (json!({"timm_model_kwargs": [{"qk_norm": true}]}), "qk_norm"),
             (json!({"timm_override_act_layers": ["mish"]}), "mish"),
+            (json!({"timm_override_act_layers": []}), "timm_override_act_layers has 0 entries for 1"),
+            (json!({"timm_model_kwargs": [{}, {}]}), "timm_model_kwargs has 2 entries for 1"),
             (json!({"arch_specifier": "no-align+linear"}), "no-align+linear"),
             (json!({"text_config": {"model_type": "phi"}}), "phi"),
             (json!({"text_config": 3}), "text_config"),

@@ -8,6 +8,59 @@ pub fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
     Error::new(ErrorKind::Format, format!("{key} is {:.80}: {wanted} wanted", value.to_string()))
 }
 
+/// Every key that the reference's processor reads or writes.
+const KNOWN: [&str; 14] = [
+    "auto_map",
+    "image_processor_type",
+    "image_resize_strategy",
+    "input_sizes",
+    "interpolations",
+    "means",
+    "processor_class",
+    "stds",
+    "tvf_crop_params",
+    "tvf_do_letterbox",
+    "tvf_letterbox_fill",
+    "tvf_normalize_params",
+    "tvf_resize_params",
+    "use_fused_vision_backbone",
+];
+/// The keys of each entry of its lists of parameters. Pillow smooths whatever `antialias` says.
+const OF_LISTS: [(&str, &[&str]); 3] = [
+    ("tvf_crop_params", &["output_size"]),
+    ("tvf_normalize_params", &["inplace", "mean", "std"]),
+    ("tvf_resize_params", &["antialias", "interpolation", "max_size", "size"]),
+];
+
+/// Refuses keys that are not known and say something, and lists of parameters that are not one for each of `count`
+/// towers.
+pub fn check(file: &Value, count: usize) -> Result<()> {
+    let strange = |keys: &Value, known: &[&str]| -> Option<String> {
+        let mut said = keys.as_object()?.iter().filter(|(_, value)| !value.is_null());
+        said.find(|(key, _)| !known.contains(&key.as_str()))
+            .map(|(key, value)| format!("{key} = {value:.80}"))
+    };
+    let unknown = |key: String| {
+        Error::unsupported(format!("{key:.120} is not implemented")).hint("it may change what the model sees")
+    };
+    if let Some(key) = strange(file, &KNOWN) {
+        return Err(unknown(key));
+    }
+    for (list, known) in OF_LISTS {
+        for entry in file[list].as_array().into_iter().flatten() {
+            if let Some(key) = strange(entry, known) {
+                return Err(unknown(format!("{list}: {key}")));
+            }
+        }
+    }
+    for key in OF_LISTS.map(|(list, _)| list).into_iter().chain(["interpolations"]) {
+        if !file[key].is_null() && entries(key, &file[key])?.len() != count {
+            return Err(wrong(key, &file[key], &format!("one entry for each of {count} towers")));
+        }
+    }
+    Ok(())
+}
+
 pub fn entries<'a>(key: &str, value: &'a Value) -> Result<&'a [Value]> {
     value.as_array().map(Vec::as_slice).ok_or_else(|| wrong(key, value, "a list"))
 }

@@ -13,7 +13,7 @@ use fauna_shared::model::check_sizes;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use self::keys::{colours, entries, filter, height_and_width, normals, side, wrong};
+use self::keys::{check as check_keys, colours, entries, filter, height_and_width, normals, side, wrong};
 use super::config::Config;
 
 /// ImageNet's means and deviations, which DINOv2 was trained with.
@@ -76,7 +76,7 @@ impl FrameProcessor {
     /// keys they were made from.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) for a value that makes no sense; [`Unsupported`](ErrorKind::Unsupported) for an
+    /// [`Format`](ErrorKind::Format) for a value that makes no sense; [`Unsupported`](ErrorKind::Unsupported) for a key, an
     /// `image_resize_strategy` or an interpolation that is not known, by name.
     pub fn from_json(file: &Value) -> Result<Self> {
         let sizes = match &file["input_sizes"] {
@@ -87,6 +87,7 @@ impl FrameProcessor {
         if !(1..=2).contains(&count) {
             return Err(wrong("input_sizes", &file["input_sizes"], "one size or two"));
         }
+        check_keys(file, count)?;
         let means = normals(file, "means", count)?;
         let stds = normals(file, "stds", count)?;
         let strategy = Strategy::of(&file["image_resize_strategy"])?;

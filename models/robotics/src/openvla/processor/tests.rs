@@ -31,7 +31,8 @@ fn every_strategy_gives_one_size_for_any_shape() {
 fn what_the_file_stored_wins_over_what_it_was_made_from() {
     let mut stored = file("resize-naive");
     let plain = FrameProcessor::from_json(&stored).unwrap();
-    stored["tvf_normalize_params"] = json!([{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}]);
+    let half = [0.5; 3];
+    stored["tvf_normalize_params"] = json!([{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}, {"mean": half, "std": half, "inplace": false}]);
     let other = FrameProcessor::from_json(&stored).unwrap();
     let (plain, other) = (plain.process(&frame(8, 8)).unwrap(), other.process(&frame(8, 8)).unwrap());
     let at =
@@ -83,10 +84,22 @@ fn frames_and_files_that_cannot_be_used_are_refused() {
         ("tvf_crop_params", json!([{"output_size": [9, 9]}])),
         ("tvf_resize_params", json!([{"size": []}])),
         ("tvf_do_letterbox", json!("yes")),
+        ("tvf_crop_params", json!([{"output_size": [8, 8]}])),
+        ("tvf_normalize_params", json!([])),
+        ("interpolations", json!(["bicubic"])),
+        ("do_flip_channel_order", json!(true)),
+        ("tvf_resize_params", json!([{"size": [8, 8], "squint": 2}, {"size": [8, 8]}])),
     ];
     for (key, value) in bad {
         let mut file = file("resize-naive");
         file[key] = value.clone();
-        assert!(FrameProcessor::from_json(&file).is_err(), "{key} = {value}");
+        let error = FrameProcessor::from_json(&file).expect_err(key).to_string();
+        assert!(
+            error.contains(key)
+                || error.contains("size of frames")
+                || error.contains("height")
+                || error.contains("cut out"),
+            "{key} = {value}: {error}"
+        );
     }
 }
