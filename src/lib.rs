@@ -86,14 +86,14 @@ use std::sync::Arc;
 
 pub use fauna_shared::generate::{Decoding, Reasoning};
 pub use fauna_shared::item::{
-    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Role, Sound, Tensors, Turn,
+    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Reading, Role, Sound, Tensors, Turn,
 };
 pub use fauna_shared::model::{Card, Exhibit, Family, Release};
 pub use fauna_shared::zoo::{Options, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
-    checkpoint, error, generate, item, measure, model, nn, parity, progress, quantize, runtime, source,
-    weights, zoo,
+    checkpoint, error, generate, item, measure, model, nn, order, parity, progress, quantize, runtime,
+    source, weights, zoo,
 };
 
 /// The tensor library underneath, in the one version that fauna's tensors belong to.

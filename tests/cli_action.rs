@@ -84,6 +84,50 @@ fn a_picture_and_an_instruction_make_a_movement_in_its_units() {
     assert_eq!(small[6], large[6], "the gripper is not scaled");
 }
 
+/// A PNG of the same pixels as [`frame`] with no shade, all of them seen by `alpha`.
+fn seen_through(path: &Path, alpha: u8) {
+    let rgba = (0..48 * 40).flat_map(|i| {
+        let [r, g, b] = [0, 1, 2].map(|c| ((3 * i + c) * 7 % 200) as u8);
+        [r, g, b, alpha]
+    });
+    let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), 48, 40);
+    encoder.set_color(png::ColorType::Rgba);
+    encoder.write_header().unwrap().write_image_data(&rgba.collect::<Vec<u8>>()).unwrap();
+}
+
+#[test]
+fn a_policy_sees_the_colours_under_alpha_as_its_reference_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = frame(folder.path(), "plain.png", 0);
+    let action = |path: &Path| {
+        let asked = ["--instruction", "shape the red car", "--unnorm-key", "large_arm", "--json"];
+        let done = run(&[&["run", text(MODEL.path()), "--image", text(path)], &asked[..]].concat());
+        assert_eq!(done.status, 0, "{}", done.err);
+        json_lines(&done.out).remove(0)["action"].clone()
+    };
+    for alpha in [0, 1, 128, 255] {
+        let clear = folder.path().join(format!("clear{alpha}.png"));
+        seen_through(&clear, alpha);
+        assert_eq!(action(&clear), action(&plain), "alpha {alpha}");
+    }
+}
+
+#[test]
+fn frames_of_a_folder_come_in_the_order_of_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let order = ["frame_1.png", "Frame_2.png", "frame_009.png", "frame_10.png", "frame_100.png"];
+    for (i, name) in order.iter().enumerate() {
+        frame(folder.path(), name, i as u8);
+    }
+    let ask = ["--instruction", "shape the red car", "--unnorm-key", "large_arm", "--json"];
+    let done = run(&[&["run", text(MODEL.path()), "--frames", text(folder.path())], &ask[..]].concat());
+    assert_eq!(done.status, 0, "{}", done.err);
+    let lines = json_lines(&done.out);
+    let names: Vec<&str> =
+        lines.iter().map(|line| line["frame"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, order);
+}
+
 #[test]
 fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
     let folder = tempfile::tempdir().unwrap();

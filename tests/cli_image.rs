@@ -133,6 +133,39 @@ fn pictures_are_embedded_as_texts_are() {
 }
 
 #[test]
+fn pictures_of_more_pixels_than_allowed_are_refused_by_their_size() {
+    let (album, clip) = (album(), clip());
+    let a = file(&album, "a.png");
+    let (height, width) = size(&a);
+    let pixels = height * width;
+    let ask = |most: usize| {
+        run(&["embed", text(clip.path()), "--image", text(&a), "--max-pixels", &most.to_string()])
+    };
+    let (refused, served) = (ask(pixels - 1), ask(pixels));
+    assert_eq!((refused.status, served.status), (2, 0), "{}{}", refused.err, served.err);
+    for part in ["a.png", &format!("{width} x {height}"), &format!("at most {}", pixels - 1), "--max-pixels"]
+    {
+        assert!(refused.err.contains(part), "{part} is not in: {}", refused.err);
+    }
+}
+
+#[test]
+fn pictures_of_a_folder_are_embedded_in_the_order_of_their_numbers() {
+    let (album, clip) = (tempfile::tempdir().unwrap(), clip());
+    let order = ["shot 1.png", "shot 2.png", "Shot 10.png", "shot 11.png"];
+    for (i, name) in order.iter().enumerate() {
+        picture::write(album.path().join(name), &painted(9, 9, [40 * i as u8, 9, 9])).unwrap();
+    }
+    let made = run(&["embed", text(clip.path()), "--images", text(album.path())]);
+    done(&made);
+    let names: Vec<String> = json_lines(&made.out)
+        .iter()
+        .map(|row| row["text"].as_str().unwrap().rsplit('/').next().unwrap().to_string())
+        .collect();
+    assert_eq!(names, order);
+}
+
+#[test]
 fn a_bad_picture_of_a_folder_is_named_and_the_others_are_done() {
     let (album, clip) = (worn_album(), clip());
     let made = run(&["embed", text(clip.path()), "--images", text(album.path())]);

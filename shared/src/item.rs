@@ -182,6 +182,9 @@ pub struct Reading {
     pub alpha: Alpha,
     /// Whether a camera's note of how it was held (EXIF) is followed.
     pub upright: bool,
+    /// Whether the reference resizes a picture in its own mode and converts it to RGB only then. Here it is always
+    /// converted first, and what that changes is told.
+    pub converts_late: bool,
     /// The most pixels that are decoded; a file that declares more is refused before any is.
     pub max_pixels: usize,
 }
@@ -189,13 +192,19 @@ pub struct Reading {
 impl Reading {
     /// As transformers 5: `load_image` turns a picture upright, and `convert_to_rgb` lays it on white.
     pub fn transformers() -> Self {
-        Self { alpha: Alpha::OverWhite, upright: true, max_pixels: MOST_PIXELS }
+        Self { alpha: Alpha::OverWhite, upright: true, converts_late: false, max_pixels: MOST_PIXELS }
     }
 
     /// As Pillow's `Image.open(…).convert("RGB")` and nothing more: alpha is dropped, and a picture that was held
     /// sideways stays so.
     pub fn pillow() -> Self {
-        Self { alpha: Alpha::Dropped, upright: false, max_pixels: MOST_PIXELS }
+        Self { alpha: Alpha::Dropped, upright: false, converts_late: false, max_pixels: MOST_PIXELS }
+    }
+
+    /// As the transforms of open_clip and of OpenAI's CLIP and DALL·E: [`pillow`](Reading::pillow)'s conversion, but after
+    /// the resizing.
+    pub fn open_clip() -> Self {
+        Self { converts_late: true, ..Self::pillow() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fauna::progress::Progress;
 use fauna::runtime::{Precision, Runtime};
 use fauna::source::{Finder, HfHub, HubConfig};
-use fauna::{Exhibit, Options, Result};
+use fauna::{Exhibit, Options, Reading, Result};
 
 use super::interrupt::Interrupt;
 use super::progress::Bars;
@@ -38,6 +38,10 @@ pub struct Globals {
     /// Tell what the release does not say of itself: KEY=VALUE, the value as JSON, or @FILE with it.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = setting)]
     pub settings: Vec<(String, serde_json::Value)>,
+    /// The most pixels of a picture that are decoded: 89478485 if not said. Larger pictures are refused by the size
+    /// they declare.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: Option<u64>,
     /// Make no network call.
     #[arg(long, global = true)]
     pub offline: bool,
@@ -116,6 +120,13 @@ impl Context {
             self.say(note);
         }
         Ok(exhibit)
+    }
+
+    /// How files of pictures are read for `model`.
+    pub fn reading(&self, model: &dyn Exhibit) -> Reading {
+        let own = model.reading();
+        let allowed = self.globals.max_pixels.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        Reading { max_pixels: allowed.unwrap_or(own.max_pixels), ..own }
     }
 
     /// Says `message` on standard error, unless told to be quiet.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Exhibit, Item, Result};
+use fauna::{Error, Exhibit, Item, Reading, Result};
 
 use super::input::{self, Text};
 use super::output::Output;
@@ -28,7 +28,7 @@ pub struct Args {
     /// A picture, after the texts; may be given more than once.
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     image: Vec<PathBuf>,
-    /// All pictures of a folder, by name, after the texts.
+    /// All pictures of a folder, by name and number, after the texts.
     #[arg(long, value_name = "FOLDER", conflicts_with = "input")]
     images: Option<PathBuf>,
     /// All genes of a FASTA file, plain or gzip.
@@ -59,20 +59,40 @@ struct Piece {
     /// The text, or the file of the picture.
     name: Option<String>,
     /// The item, or what is wrong with it.
-    content: Result<Item, String>,
+    content: Result<Content, String>,
+}
+
+/// An item, or where it is read from when it is its turn.
+enum Content {
+    Item(Item),
+    Picture(PathBuf),
 }
 
 impl Piece {
     fn of_text(text: Text) -> Self {
         let Text { place, content } = text;
-        Self { place, name: content.as_ref().ok().cloned(), content: content.map(Item::Text) }
+        Self {
+            place,
+            name: content.as_ref().ok().cloned(),
+            content: content.map(|text| Content::Item(Item::Text(text))),
+        }
     }
 
     fn of_picture(path: &Path) -> Self {
         let place = path.display().to_string();
-        // The error begins with the file, and so does the message around it.
-        let content = input::picture(path).map_err(|e| without_place(&e, &place));
-        Self { name: Some(place.clone()), place, content }
+        Self { name: Some(place.clone()), place, content: Ok(Content::Picture(path.into())) }
+    }
+
+    /// The same with its picture read, where it is one.
+    fn read(self, reading: &Reading, context: &Context) -> Self {
+        let content = match self.content {
+            // The error begins with the file, and so does the message around it.
+            Ok(Content::Picture(path)) => input::picture(&path, reading, context)
+                .map(|picture| Content::Item(Item::Image(picture)))
+                .map_err(|error| without_place(&error, &self.place)),
+            other => other,
+        };
+        Self { content, ..self }
     }
 }
 
@@ -80,9 +100,11 @@ impl Piece {
 impl Piece {
     fn of_gene(file: &Path, gene: Result<fauna::text::genslm::fasta::Record>) -> Self {
         match gene {
-            Ok(gene) => {
-                Self { place: gene.id.clone(), name: Some(gene.id), content: Ok(Item::Gene(gene.sequence)) }
-            }
+            Ok(gene) => Self {
+                place: gene.id.clone(),
+                name: Some(gene.id),
+                content: Ok(Content::Item(Item::Gene(gene.sequence))),
+            },
             Err(error) => {
                 let place = file.display().to_string();
                 Self { name: None, content: Err(without_place(&error, &place)), place }
@@ -126,6 +148,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         false => usize::from(args.batch).div_ceil(4),
     };
     let model = context.open(&args.source)?;
+    let reading = context.reading(model.as_ref());
     let mut writer = Writer::new(output, format);
 
     let mut next = 0;
@@ -137,6 +160,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             break;
         }
         let _stoppable = context.interrupt.hold();
+        let batch = batch.into_iter().map(|piece| piece.read(&reading, context)).collect();
         for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
             if let Some(error) = &row.error {
                 context.complain(&format!("{place}: {error}"));
@@ -160,22 +184,34 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
 
 /// The rows of `batch`, numbered from `first`, each with the place its text or picture came from.
 fn embed(model: &dyn Exhibit, batch: Vec<Piece>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
-    let good: Vec<Item> = batch.iter().filter_map(|piece| piece.content.clone().ok()).collect();
+    let mut good = Vec::new();
+    let mut rows = Vec::new();
+    for Piece { place, name, content } in batch {
+        let wrong = match content {
+            Ok(Content::Item(item)) => {
+                good.push(item);
+                None
+            }
+            Ok(Content::Picture(_)) => Some("the picture was not read".to_string()),
+            Err(error) => Some(error),
+        };
+        rows.push((place, name, wrong));
+    }
     let mut embedded = vectors(model, &good)?.into_iter();
-    let rows = batch.into_iter().zip(first..).map(|(piece, index)| {
-        let done = match &piece.content {
-            Ok(_) => embedded.next().unwrap_or_else(|| Err("the model gave no vector".into())),
-            Err(error) => Err(error.clone()),
+    let rows = rows.into_iter().zip(first..).map(|((place, name, wrong), index)| {
+        let done = match wrong {
+            None => embedded.next().unwrap_or_else(|| Err("the model gave no vector".into())),
+            Some(error) => Err(error),
         };
         let done = match done {
             Ok((_, cut)) if strict && cut > 0 => Err(too_long(cut, "do not fit (--strict)")),
             other => other,
         };
         let row = match done {
-            Ok((vector, cut)) => Row { index, text: piece.name, cut, error: None, embedding: Some(vector) },
-            Err(e) => Row { index, text: piece.name, cut: 0, error: Some(e), embedding: None },
+            Ok((vector, cut)) => Row { index, text: name, cut, error: None, embedding: Some(vector) },
+            Err(e) => Row { index, text: name, cut: 0, error: Some(e), embedding: None },
         };
-        (piece.place, row)
+        (place, row)
     });
     Ok(rows.collect())
 }
@@ -195,7 +231,14 @@ pub fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
     match model.embed(items) {
         Ok(made) => {
             let cut = made.cut.iter().copied().chain(std::iter::repeat(0));
-            Ok(made.to_vecs()?.into_iter().zip(cut).map(Ok).collect())
+            let vectors: Vec<Vector> = made.to_vecs()?.into_iter().zip(cut).map(Ok).collect();
+            match vectors.len() == items.len() {
+                true => Ok(vectors),
+                false => Err(Error::new(
+                    fauna::ErrorKind::Mismatch,
+                    format!("the model gave {} vectors for {} items", vectors.len(), items.len()),
+                )),
+            }
         }
         Err(error) if error.kind() != fauna::ErrorKind::Input => Err(error),
         Err(error) => match items {

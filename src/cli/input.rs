@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Item, Result};
+use fauna::{Error, Image, Reading, Result};
 
 use super::Context;
 
@@ -63,7 +63,7 @@ pub fn texts(
 /// What the files of pictures end in.
 const PICTURES: [&str; 9] = ["bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
-/// The files in `folder` that are called pictures, by name.
+/// The files in `folder` that are called pictures, by name and number: `frame_2` before `frame_10`.
 ///
 /// # Errors
 /// [`Io`](fauna::ErrorKind::Io) if the folder cannot be listed, [`Input`](fauna::ErrorKind::Input) if none is in it.
@@ -76,7 +76,7 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let paths = entries.map(|entry| entry.map(|entry| entry.path()));
     let mut paths = paths.collect::<Result<Vec<_>, _>>().map_err(|e| Error::io(folder, "list", e))?;
     paths.retain(is_picture);
-    paths.sort();
+    paths.sort_by(|a, b| fauna::order::by_name(a, b));
     match paths.is_empty() {
         false => Ok(paths),
         true => Err(Error::input("no picture is in this folder")
@@ -85,13 +85,17 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The picture in the file at `path`.
+/// The picture in the file at `path`, and a word where it was read otherwise than a person sees it.
 ///
 /// # Errors
 /// Whatever is wrong with it, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a program without pictures.
 #[cfg(feature = "vision")]
-pub fn picture(path: &Path) -> Result<Item> {
-    fauna::picture::read(path).map(Item::Image)
+pub fn picture(path: &Path, reading: &Reading, context: &Context) -> Result<Image> {
+    let seen = fauna::picture::see(path, reading)?;
+    for note in seen.notes {
+        context.say(&format!("{}: {note}", path.display()));
+    }
+    Ok(seen.image)
 }
 
 /// Nothing: this program was built without pictures.
@@ -99,7 +103,7 @@ pub fn picture(path: &Path) -> Result<Item> {
 /// # Errors
 /// [`Unsupported`](fauna::ErrorKind::Unsupported), always.
 #[cfg(not(feature = "vision"))]
-pub fn picture(path: &Path) -> Result<Item> {
+pub fn picture(path: &Path, _: &Reading, _: &Context) -> Result<Image> {
     Err(Error::unsupported("this program was built without pictures")
         .at(path)
         .hint("build it with --features vision"))

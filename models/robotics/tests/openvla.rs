@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use fauna_robotics::tabletop::{Setting, evaluate};
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{Exhibit, Observation, SampleSizes, Task};
 use fauna_shared::zoo::{Options, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -102,6 +102,11 @@ fn a_control_loop_acts_as_predict_action_does() {
         let chosen: Vec<i64> = best[0][first..first + 7].iter().map(|id| i64::from(*id)).collect();
         assert_eq!(rows[0][PROMPT.len()..], chosen);
     }
+}
+
+#[test]
+fn frames_are_read_without_their_alpha_and_as_they_are_stored() {
+    assert_eq!(open(&folder(|_| {})).reading(), Reading::pillow());
 }
 
 #[test]

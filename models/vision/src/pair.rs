@@ -6,7 +6,9 @@ use std::ops::ControlFlow;
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Tensors, beyond};
+use fauna_shared::item::{
+    Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond,
+};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
@@ -329,6 +331,10 @@ fn without_punctuation(text: &str) -> String {
 impl<N: Pair> Exhibit for PairExhibit<N> {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn reading(&self) -> Reading {
+        self.processor.as_ref().map_or_else(Reading::default, Processor::reading)
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Image, Modality, Tensors};
+use fauna_shared::item::{Image, Modality, Reading, Tensors};
 use fauna_shared::model::{Card, Exhibit, Family, Layout, Opening, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
@@ -126,6 +126,10 @@ impl ProcessorExhibit {
 impl Exhibit for ProcessorExhibit {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn reading(&self) -> Reading {
+        self.processor.reading()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -220,7 +220,13 @@ pub struct Generated {
 impl Generated {
     /// Prompts and new tokens as one rectangle, as transformers' `generate` returns `sequences`: prompts padded on
     /// the left, finished rows on the right.
-    pub fn sequences(&self, prompts: &[impl AsRef<[u32]>], pad: u32) -> Vec<Vec<u32>> {
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for more or fewer prompts than rows.
+    pub fn sequences(&self, prompts: &[impl AsRef<[u32]>], pad: u32) -> Result<Vec<Vec<u32>>> {
+        if prompts.len() != self.tokens.len() {
+            return Err(Error::input(format!("{} prompts for {} rows", prompts.len(), self.tokens.len())));
+        }
         let longest_prompt = prompts.iter().map(|p| p.as_ref().len()).max().unwrap_or(0);
         let longest = longest_prompt + self.tokens.iter().map(Vec::len).max().unwrap_or(0);
         let row = |(prompt, new): (&[u32], &Vec<u32>)| {
@@ -230,7 +236,7 @@ impl Generated {
             row.resize(longest, pad);
             row
         };
-        prompts.iter().map(AsRef::as_ref).zip(&self.tokens).map(row).collect()
+        Ok(prompts.iter().map(AsRef::as_ref).zip(&self.tokens).map(row).collect())
     }
 }
 

@@ -110,7 +110,7 @@ fn a_row_ends_with_any_end_token_and_is_padded() {
     let generated = run(&prompts, &options);
     assert_eq!(generated.tokens[0], plain[..=first]);
     assert_eq!(generated.finished[0], Finish::End);
-    let sequences = generated.sequences(&prompts, options.pad_token());
+    let sequences = generated.sequences(&prompts, options.pad_token()).unwrap();
     let longest = generated.tokens.iter().map(Vec::len).max().unwrap();
     assert_eq!(sequences[0][..3], [9, 3, 1]);
     assert!(sequences.iter().all(|row| row.len() == 3 + longest));

@@ -27,6 +27,13 @@ const CLIPPED: &str = "greys of more than 8 bits are cut off at 255, as the refe
 /// What is said of floats.
 const FLOATS: &str = "greys that are floats are cut off below 0 and above 255, as the reference reads them";
 
+/// What is said of a palette, and of one bit a pixel, where the reference converts late.
+const NOT_SMOOTHED: &str = "the reference resizes a picture with a palette without smoothing, before it converts it; here \
+                            it is converted first";
+/// The same of pixels that can be seen through.
+const WITH_ALPHA: &str =
+    "the reference resizes a picture together with its alpha, before it drops it; here it is dropped first";
+
 /// A picture, and what is worth saying of how it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -107,6 +114,8 @@ struct Raster {
     pixels: Pixels,
     orientation: Option<Orientation>,
     notes: Vec<&'static str>,
+    /// Whether the file holds indices into a palette, or one bit a pixel.
+    indexed: bool,
 }
 
 /// How many pixels may be decoded.
@@ -204,7 +213,15 @@ fn decode_any(bytes: &[u8], reading: &Reading) -> Result<Seen> {
             others(bytes, format, room)?
         }
     };
-    let Raster { width, height, pixels, orientation, notes } = raster;
+    let Raster { width, height, pixels, orientation, mut notes, indexed } = raster;
+    if reading.converts_late {
+        let has_alpha = matches!(pixels, Pixels::GreyAlpha(_) | Pixels::Rgba(_));
+        notes.extend(match (indexed, has_alpha) {
+            (true, _) => Some(NOT_SMOOTHED),
+            (false, true) => Some(WITH_ALPHA),
+            _ => None,
+        });
+    }
     let image = Image { width, height, rgb: pixels.rgb(reading.alpha) };
     // Pillow turns a tiff whoever asks.
     let upright = reading.upright || format == ImageFormat::Tiff;
@@ -248,7 +265,10 @@ fn others(bytes: &[u8], format: ImageFormat, room: Room) -> Result<Raster> {
             return Err(Error::unsupported(format!("a picture of {:?}, which is not read", other.color())));
         }
     };
-    Ok(Raster { width, height, pixels, orientation, notes: Vec::new() })
+    // Of a bmp the decoder does not say whether it had a palette; 16 bits or more have none.
+    let bits = bytes.get(28..30).map_or(0, |bits| u16::from_le_bytes([bits[0], bits[1]]));
+    let indexed = format == ImageFormat::Bmp && bits <= 8;
+    Ok(Raster { width, height, pixels, orientation, notes: Vec::new(), indexed })
 }
 
 /// Brings colours that a bmp stores in 16 bits to 8 as Pillow does, which cuts where the decoder rounds.
@@ -285,15 +305,22 @@ impl Pixels {
     fn rgb(self, alpha: Alpha) -> Vec<u8> {
         match self {
             Self::Rgb(rgb) => rgb,
-            Self::Grey(grey) => grey.into_iter().flat_map(|level| [level; 3]).collect(),
+            Self::Grey(grey) => flat(grey.into_iter().map(|level| [level; 3])),
             Self::GreyAlpha(pixels) => {
-                pixels.as_chunks::<2>().0.iter().flat_map(|&[g, a]| over([g; 3], a, alpha)).collect()
+                let pixels = pixels.as_chunks::<2>().0.iter();
+                flat(pixels.map(|&[g, a]| over([g; 3], a, alpha)))
             }
             Self::Rgba(pixels) => {
-                pixels.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, a]| over([r, g, b], a, alpha)).collect()
+                let pixels = pixels.as_chunks::<4>().0.iter();
+                flat(pixels.map(|&[r, g, b, a]| over([r, g, b], a, alpha)))
             }
         }
     }
+}
+
+/// Pixels one after the other, in no more room than they take.
+fn flat<const N: usize>(pixels: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
+    pixels.collect::<Vec<_>>().into_flattened()
 }
 
 /// Samples of 1, 2 or 4 `bits`, one a byte, the first in the highest bits; each row is `line` bytes long.

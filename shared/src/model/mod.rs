@@ -24,7 +24,7 @@ pub use policy::{Controller, Degree, Observation, Policy, Task};
 pub use potential::{Evaluation, Potential};
 
 use crate::generate::{Decoding, Rng};
-use crate::item::{Embeddings, Item, Modality, Prompt, Tensors};
+use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors};
 use crate::source::Files;
 use crate::weights::{Inventory, Name, Weights};
 use crate::{Error, ErrorKind, Result};
@@ -120,6 +120,11 @@ pub trait Exhibit: Send + Sync {
             }
         }
         Ok(())
+    }
+
+    /// How files of pictures are read for it: as its reference reads them.
+    fn reading(&self) -> Reading {
+        Reading::default()
     }
 
     /// The model as one that foresees series.

@@ -117,6 +117,25 @@ fn greys_that_are_cut_off_are_told() {
 }
 
 #[test]
+fn what_a_late_conversion_would_change_is_told() {
+    let notes = |name: &str, reading: Reading| see(fixture(name), &reading).unwrap().notes;
+    for name in ["rgb.png", "grey.png", "soft.jpg", "rgb.bmp", "rgb.tiff", "rgb.webp"] {
+        assert!(notes(name, Reading::open_clip()).is_empty(), "{name}");
+    }
+    for (name, says) in [
+        ("palette.png", "palette"),
+        ("palette_alpha.png", "palette"),
+        ("bits.png", "palette"),
+        ("animated.gif", "palette"),
+        ("rgba.png", "alpha"),
+        ("rgba.webp", "alpha"),
+    ] {
+        assert!(notes(name, Reading::open_clip())[0].contains(says), "{name}");
+        assert!(notes(name, Reading::pillow()).is_empty() && notes(name, Reading::default()).is_empty());
+    }
+}
+
+#[test]
 fn what_is_no_picture_is_an_error_that_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("holiday.png");
@@ -231,7 +250,7 @@ fn no_bytes_make_the_readers_panic() {
     let mut random = Random(1);
     let found = panics_in(|| {
         for (name, whole) in &files {
-            for round in 0..60 {
+            for round in 0..200 {
                 let mut broken = whole.clone();
                 for _ in 0..1 + round % 4 {
                     let at = random.below(broken.len());

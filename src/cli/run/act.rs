@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fauna::model::{Controller, Degree, Observation, Task};
-use fauna::{Error, ErrorKind, Exhibit, Item, Result};
+use fauna::{Error, ErrorKind, Exhibit, Reading, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ pub struct Acting {
     /// The data set whose statistics give movements their size, where the model knows several.
     #[arg(long, value_name = "KEY", requires = "instruction")]
     unnorm_key: Option<String>,
-    /// Frames of a camera: the pictures of a folder by name, or `-` for JSON lines on standard input, {"image": FILE} with
+    /// Frames of a camera: the pictures of a folder by name and number, or `-` for JSON lines on standard input, {"image": FILE} with
     /// "instruction" and "state" if they change.
     #[arg(long, value_name = "DIR", requires = "instruction", conflicts_with = "image")]
     frames: Option<PathBuf>,
@@ -56,7 +56,8 @@ pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
     let mut controller = policy.start(&task)?;
     let (mut wrong, mut late) = (0usize, 0usize);
     let mut output = Output::stdout();
-    let line = Line { model: model.as_ref(), json: context.globals.json, begun: Instant::now() };
+    let reading = context.reading(model.as_ref());
+    let line = Line { model: model.as_ref(), context, reading, begun: Instant::now() };
     for (index, frame) in frames.enumerate() {
         if context.interrupt.requested() {
             break;
@@ -168,21 +169,20 @@ impl Iterator for Frames {
 /// How an answer is put.
 struct Line<'a> {
     model: &'a dyn Exhibit,
-    json: bool,
+    context: &'a Context,
+    reading: Reading,
     begun: Instant,
 }
 
 impl Line<'_> {
     fn answer(&self, frame: &Frame, task: &Task, controller: &mut dyn Controller) -> Result<String> {
-        let Item::Image(picture) = input::picture(&frame.image)? else {
-            return Err(Error::input("no picture").at(&frame.image));
-        };
+        let picture = input::picture(&frame.image, &self.reading, self.context)?;
         let before = Instant::now();
         let seen = Observation { frame: &picture, state: &frame.state };
         let action = controller.act(&seen).map_err(|error| error.at(&frame.image))?;
         let (time, taken) = (self.begun.elapsed().as_secs_f64(), before.elapsed().as_secs_f64());
         let numbers = paired(controller.degrees(), &action)?;
-        Ok(match self.json {
+        Ok(match self.context.globals.json {
             true => json!({
                 "source": self.model.card().source, "frame": frame.image, "instruction": task.instruction,
                 "time": time, "seconds": taken, "action": named(&numbers, |_, value| json!(value)),

@@ -169,7 +169,15 @@ impl Structures<'_> {
             self.context.interrupt.check()?;
             let size = chunk.len() as u64;
             match self.potential.evaluate(&clones(&chunk)) {
-                Ok(evaluations) => good.extend(chunk.into_iter().zip(evaluations)),
+                Ok(evaluations) if evaluations.len() == chunk.len() => {
+                    good.extend(chunk.into_iter().zip(evaluations));
+                }
+                Ok(evaluations) => {
+                    return Err(Error::new(
+                        fauna::ErrorKind::Mismatch,
+                        format!("the model gave {} energies for {size} structures", evaluations.len()),
+                    ));
+                }
                 // One of them cannot be done: each by itself.
                 Err(_) => good.extend(chunk.into_iter().filter_map(|named| self.alone(named))),
             }

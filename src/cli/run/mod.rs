@@ -140,9 +140,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
         );
     }
-    let prompts = prompts::read(&args, context)?;
+    let drafts = prompts::read(&args, context)?;
     let model = context.open(&args.source)?;
     let model = model.as_ref();
+    let prompts = drafts.seen_by(model, context)?;
     let options = args.sampling.of(model, seed)?;
     let show = Show { context, options, thoughts: args.show_reasoning };
     if prompts.is_empty() {

@@ -3,40 +3,85 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Item, Prompt, Result, Role, Turn};
+use fauna::{Error, Exhibit, Image, Item, Prompt, Result, Role, Turn};
 
 use super::Args;
 use crate::cli::{Context, input};
+
+/// Prompts in which pictures have their place, and the files of those pictures, in order.
+pub struct Drafts {
+    prompts: Vec<Prompt>,
+    pictures: Vec<PathBuf>,
+}
+
+impl Drafts {
+    fn without_pictures(prompts: Vec<Prompt>) -> Self {
+        Self { prompts, pictures: Vec::new() }
+    }
+
+    /// The prompts with the pictures in them, read as `model` has them.
+    ///
+    /// # Errors
+    /// A file that is no picture that can be read.
+    pub fn seen_by(self, model: &dyn Exhibit, context: &Context) -> Result<Vec<Prompt>> {
+        let Self { mut prompts, pictures } = self;
+        let reading = context.reading(model);
+        let mut pictures = pictures.iter();
+        fn turns(prompt: &mut Prompt) -> Vec<&mut Vec<Item>> {
+            match prompt {
+                Prompt::Items(items) => vec![items],
+                Prompt::Chat(turns) => turns.iter_mut().map(|turn| &mut turn.items).collect(),
+                Prompt::Infill { .. } => Vec::new(),
+            }
+        }
+        for item in prompts.iter_mut().flat_map(turns).flatten() {
+            if let Item::Image(place) = item
+                && let Some(path) = pictures.next()
+            {
+                *place = input::picture(path, &reading, context)?;
+            }
+        }
+        Ok(prompts)
+    }
+}
+
+/// The place of a picture that is read when the model is known.
+fn place(path: &PathBuf) -> Result<Item> {
+    std::fs::File::open(path).map_err(|error| Error::io(path, "open", error))?;
+    Ok(Item::Image(Image { width: 0, height: 0, rgb: Vec::new() }))
+}
 
 /// The prompts that the arguments make, standard input where they hold none; none at all for a conversation that is to
 /// be held.
 ///
 /// # Errors
 /// A file that cannot be read, or arguments that make no prompt together.
-pub fn read(args: &Args, context: &Context) -> Result<Vec<Prompt>> {
+pub fn read(args: &Args, context: &Context) -> Result<Drafts> {
+    let pictures: Vec<PathBuf> = args.given.images().into_iter().cloned().collect();
     if let Some(prompt) = args.gap.prompt()? {
-        return Ok(vec![prompt]);
+        return Ok(Drafts::without_pictures(vec![prompt]));
     }
     if args.ask {
         args.given.check_question()?;
     }
     if let Some(labels) = &args.labels {
-        return with_labels(args, labels);
+        return Ok(Drafts { prompts: with_labels(args, labels)?, pictures });
     }
-    if !args.given.images().is_empty() {
-        let items = args.given.items(given, |path| input::picture(path))?;
-        return Ok(vec![in_turns(args, items)]);
+    if !pictures.is_empty() {
+        let items = args.given.items(given, place)?;
+        return Ok(Drafts { prompts: vec![in_turns(args, items)], pictures });
     }
     let texts = texts(args, context)?;
     let sounds = Sounds::read(args, context)?;
     if args.chat {
-        return Ok(texts.into_iter().map(|text| in_turns(args, vec![Item::Text(text)])).collect());
+        let turns = texts.into_iter().map(|text| in_turns(args, vec![Item::Text(text)]));
+        return Ok(Drafts::without_pictures(turns.collect()));
     }
     if texts.is_empty() {
-        return Ok(vec![Prompt::Items(sounds.around(None, None))]);
+        return Ok(Drafts::without_pictures(vec![Prompt::Items(sounds.around(None, None))]));
     }
     let prompt = |text| Prompt::Items(sounds.around(Some(text), args.context.clone()));
-    Ok(texts.into_iter().map(prompt).collect())
+    Ok(Drafts::without_pictures(texts.into_iter().map(prompt).collect()))
 }
 
 /// Refuses a prompt in which nothing stands.
@@ -71,7 +116,7 @@ fn with_labels(args: &Args, labels: &str) -> Result<Vec<Prompt>> {
     }
     let prompt = |path: &PathBuf| {
         let labels = labels.iter().map(|label| Item::from(*label));
-        Ok(Prompt::Items(std::iter::once(input::picture(path)?).chain(labels).collect()))
+        Ok(Prompt::Items(std::iter::once(place(path)?).chain(labels).collect()))
     };
     args.given.images().into_iter().map(prompt).collect()
 }

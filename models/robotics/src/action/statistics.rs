@@ -43,10 +43,16 @@ impl Statistics {
     /// From the first and the last percentile of each number; `mask`: which of them are normalised, all if not said.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) for lists of different lengths, or of none.
+    /// [`Format`](ErrorKind::Format) for lists of different lengths, or of none, and for a percentile that is not finite.
     pub fn new(q01: Vec<f64>, q99: Vec<f64>, mask: Option<Vec<bool>>) -> Result<Self> {
         let mask = mask.unwrap_or_else(|| vec![true; q01.len()]);
         let (low, high) = (q01.len(), q99.len());
+        if let Some(odd) = q01.iter().chain(&q99).find(|value| !value.is_finite()) {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!("q01 and q99 hold {odd}: finite numbers wanted"),
+            ));
+        }
         match low > 0 && low == high && low == mask.len() {
             true => Ok(Self { degrees: degrees(low), q01, q99, mask }),
             false => Err(Error::new(
@@ -276,6 +282,7 @@ mod tests {
         assert_eq!(set.normalize(&action).unwrap(), [-0.5, 0.25]);
         assert_eq!(set.normalize(&[9.0, -9.0]).unwrap(), [1.0, -1.0]);
         assert!(set.unnormalize(&[0.0; 3]).is_err());
+        assert!(Statistics::new(vec![0.0], vec![f64::INFINITY], None).is_err());
         let flat = Statistics::new(vec![1.0], vec![1.0], None).unwrap();
         assert_eq!(flat.normalize(&[7.0]).unwrap(), [0.0]);
     }

@@ -1,7 +1,7 @@
 //! Parts of OpenVLA alone: a folder with the processor's file, or with the action tokenizer's numbers.
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::item::{Modality, Tensors};
+use fauna_shared::item::{Modality, Reading, Tensors};
 use fauna_shared::model::{Card, Exhibit, Opening, only_known};
 use fauna_shared::{Error, Result};
 use fauna_vision::processor::pictures;
@@ -56,6 +56,10 @@ struct Alone {
 impl Exhibit for Alone {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::pillow()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{
     Card, Controller, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels, only_known,
     token_rows,
@@ -356,6 +356,11 @@ impl Policy for OpenVlaExhibit {
 impl Exhibit for OpenVlaExhibit {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    /// `PrismaticImageProcessor` converts to RGB and nothing more.
+    fn reading(&self) -> Reading {
+        Reading::pillow()
     }
 
     /// `logits` over the first token, the patches and the rest, and `projector_features`; pictures alone give the

@@ -122,6 +122,13 @@ fn rendered(kit: &Kit, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
 /// `words` with every place filled: a picture between its marks, or with its pieces as pan and scan tells of them.
 fn expanded(kit: &Kit, words: &str, images: Vec<Image>, tokens: usize) -> Result<(String, Vec<Image>)> {
     let picture = format!("\n\n{PLACE}{}{END}\n\n", SOFT.repeat(tokens));
+    let places = words.matches(PLACE).count();
+    if places != images.len() {
+        return Err(Error::input(format!(
+            "the chat template left {places} places ({PLACE}) for {} pictures",
+            images.len()
+        )));
+    }
     let mut parts = words.split(PLACE);
     let mut out = parts.next().unwrap_or("").to_string();
     let mut seen = Vec::new();

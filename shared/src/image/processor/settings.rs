@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     Arithmetic, CLIP_MEAN, CLIP_STD, Crop, Filter, Levels, Middle, PanAndScan, Processor, Scaling, Size,
 };
-use crate::image::MOST_PIXELS;
+use crate::image::{MOST_PIXELS, Reading};
 use crate::{Error, ErrorKind, Result};
 
 /// Keys that change no number of a picture that is RGB already.
@@ -317,7 +317,8 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
     };
     keys.finish()?;
     let levels = Levels::new(scaling, factor, normal);
-    let processor = Processor { arithmetic, square: None, size, crop, levels, pad, scan };
+    let reading = Reading::transformers();
+    let processor = Processor { arithmetic, reading, square: None, size, crop, levels, pad, scan };
     Ok(match pads && kind == Kind::Llava {
         true => processor.squared(mean),
         false => processor,

@@ -82,6 +82,19 @@ fn a_square_is_made_with_the_mean_colour() {
 }
 
 #[test]
+fn files_are_read_as_the_code_around_each_processor_reads_them() {
+    let file = |json: Value| Processor::from_json(&json).unwrap().reading();
+    for kind in
+        ["CLIPImageProcessor", "SiglipImageProcessorPil", "Gemma3ImageProcessor", "IdeficsImageProcessor"]
+    {
+        assert_eq!(file(json!({"image_processor_type": kind})), Reading::transformers());
+    }
+    assert_eq!(file(json!({"preprocess_cfg": {}, "model_cfg": {}})), Reading::open_clip());
+    assert_eq!(Processor::dvae().reading(), Reading::open_clip());
+    assert_eq!(Processor::llava(8).reading(), Reading::transformers());
+}
+
+#[test]
 fn pan_and_scan_cuts_long_pictures_alone() {
     let scan = Processor::gemma3(16).with_pan_and_scan(true);
     assert!(scan.pieces(&picture(300, 350)).unwrap().is_empty(), "not long enough");

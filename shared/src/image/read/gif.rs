@@ -2,7 +2,7 @@
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::{MOST_BYTES, Pixels, Raster, Room, damaged, unreadable};
+use super::{MOST_BYTES, Pixels, Raster, Room, damaged, flat, unreadable};
 use crate::Result;
 
 pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
@@ -39,16 +39,16 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
         }
     }
     let pixels = match clear {
-        None => Pixels::Rgb(screen.into_iter().flat_map(colour).collect()),
+        None => Pixels::Rgb(flat(screen.into_iter().map(colour))),
         Some(clear) => {
             let pixel = |index: u8| {
                 let [r, g, b] = colour(index);
                 [r, g, b, if index == clear { 0 } else { 255 }]
             };
-            Pixels::Rgba(screen.into_iter().flat_map(pixel).collect())
+            Pixels::Rgba(flat(screen.into_iter().map(pixel)))
         }
     };
-    Ok(Raster { width, height, pixels, orientation: None, notes: Vec::new() })
+    Ok(Raster { width, height, pixels, orientation: None, notes: Vec::new(), indexed: true })
 }
 
 fn failed(error: DecodingError) -> crate::Error {

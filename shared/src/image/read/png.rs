@@ -8,7 +8,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::{CLIPPED, MOST_BYTES, Pixels, Raster, Room, clipped, over_limit, unreadable, upper};
+use super::{CLIPPED, MOST_BYTES, Pixels, Raster, Room, clipped, flat, over_limit, unreadable, upper};
 use crate::Result;
 
 /// The chunk that ends a file, with its length and its checksum.
@@ -47,13 +47,13 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
             let palette = info.palette.as_deref().unwrap_or_default();
             let indices = unpacked(samples, depth, width, frame.line_size);
             match clear {
-                None => Pixels::Rgb(indices.into_iter().flat_map(|i| colour_of(palette, i)).collect()),
+                None => Pixels::Rgb(flat(indices.into_iter().map(|i| colour_of(palette, i)))),
                 Some(alphas) => {
                     let pixel = |i: u8| {
                         let [r, g, b] = colour_of(palette, i);
                         [r, g, b, alphas.get(usize::from(i)).copied().unwrap_or(255)]
                     };
-                    Pixels::Rgba(indices.into_iter().flat_map(pixel).collect())
+                    Pixels::Rgba(flat(indices.into_iter().map(pixel)))
                 }
             }
         }
@@ -79,7 +79,8 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
             }
         }
     };
-    Ok(Raster { width, height, pixels, orientation, notes })
+    let indexed = colour == ColorType::Indexed || depth == BitDepth::One;
+    Ok(Raster { width, height, pixels, orientation, notes, indexed })
 }
 
 /// Samples of up to 8 bits, one a byte. Each row of `line` bytes begins with a byte of its own.
@@ -103,11 +104,11 @@ impl Pixels {
         let alpha = |is_clear: bool| if is_clear { 0 } else { 255 };
         match (self, low(0), low(1), low(2)) {
             (Self::Grey(grey), Some(clear), ..) => {
-                Self::GreyAlpha(grey.into_iter().flat_map(|level| [level, alpha(level == clear)]).collect())
+                Self::GreyAlpha(flat(grey.into_iter().map(|level| [level, alpha(level == clear)])))
             }
             (Self::Rgb(rgb), Some(r), Some(g), Some(b)) => {
                 let pixels = rgb.as_chunks::<3>().0.iter();
-                Self::Rgba(pixels.flat_map(|&[x, y, z]| [x, y, z, alpha([x, y, z] == [r, g, b])]).collect())
+                Self::Rgba(flat(pixels.map(|&[x, y, z]| [x, y, z, alpha([x, y, z] == [r, g, b])])))
             }
             (other, ..) => other,
         }

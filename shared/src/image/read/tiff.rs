@@ -8,7 +8,9 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{CLIPPED, FLOATS, MOST_BYTES, Pixels, Raster, Room, clipped, cmyk, damaged, unreadable, upper};
+use super::{
+    CLIPPED, FLOATS, MOST_BYTES, Pixels, Raster, Room, clipped, cmyk, damaged, flat, unreadable, upper,
+};
 use crate::{Error, Result};
 
 /// What numbers of a file mean, by the TIFF specification.
@@ -103,7 +105,7 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
             let count = 1usize << bits;
             let level = |i: usize| map.get(i).map_or(0, |level| upper(*level));
             let colour = |i: u8| [0, 1, 2].map(|plane| level(plane * count + usize::from(i)));
-            Pixels::Rgb(bytes.into_iter().flat_map(colour).collect())
+            Pixels::Rgb(flat(bytes.into_iter().map(colour)))
         }
         (ColorType::Gray(bits), meaning) => {
             let scale = if bits < 8 { u8::MAX / (u8::MAX >> (8 - bits)) } else { 1 };
@@ -117,16 +119,15 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
         (ColorType::Multiband { num_samples: 2, .. }, Some(BLACK_IS_ZERO)) => Pixels::GreyAlpha(bytes),
         (ColorType::RGB(_), _) => Pixels::Rgb(bytes),
         (ColorType::RGBA(_), _) => match extra.first() {
-            Some(0) => {
-                Pixels::Rgb(bytes.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect())
-            }
-            Some(&ASSOCIATED) => Pixels::Rgba(bytes.as_chunks::<4>().0.iter().flat_map(divided).collect()),
+            Some(0) => Pixels::Rgb(flat(bytes.as_chunks::<4>().0.iter().map(|&[r, g, b, _]| [r, g, b]))),
+            Some(&ASSOCIATED) => Pixels::Rgba(flat(bytes.as_chunks::<4>().0.iter().map(divided))),
             _ => Pixels::Rgba(bytes),
         },
-        (ColorType::CMYK(_), _) => Pixels::Rgb(bytes.as_chunks::<4>().0.iter().flat_map(cmyk).collect()),
+        (ColorType::CMYK(_), _) => Pixels::Rgb(flat(bytes.as_chunks::<4>().0.iter().map(cmyk))),
         (other, _) => return Err(unknown(&other)),
     };
-    Ok(Raster { width, height, pixels, orientation, notes })
+    let indexed = meaning == Some(PALETTE) || bits == 1;
+    Ok(Raster { width, height, pixels, orientation, notes, indexed })
 }
 
 /// Colours that were multiplied with their alpha, as they were before.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
-use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -116,6 +116,10 @@ fn squared(picture: &Image) -> Result<Image> {
 impl Exhibit for DvaeExhibit {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::open_clip()
     }
 
     /// As `decode` where codes are given, else as `encode`.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
-use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, only_known, token_rows};
 use fauna_shared::{Error, Result};
 use fauna_text::words;
@@ -311,6 +311,10 @@ fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
 impl Exhibit for MiniExhibit {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::pillow()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::Positions;
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Item, Prompt, Tensors};
+use fauna_shared::item::{Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{
     Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
 };
@@ -236,6 +236,11 @@ impl Decode for OpenFlamingoExhibit {
 impl Exhibit for OpenFlamingoExhibit {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    /// As open_clip, whose transform its reference uses.
+    fn reading(&self) -> Reading {
+        Reading::open_clip()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
