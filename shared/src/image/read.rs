@@ -19,7 +19,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
-/// The most bytes that decoded pixels may take, before they are brought to one byte a colour.
+/// The most bytes that decoded pixels may take, before they are brought to one byte a colour, unless more pixels are
+/// allowed than usual.
 const MOST_BYTES: usize = 1 << 30;
 
 /// What is said of whole numbers of more than 8 bits.
@@ -125,6 +126,17 @@ struct Room {
 }
 
 impl Room {
+    /// The most bytes that decoded pixels may take: more where more pixels are allowed, of which the widest take 8.
+    fn bytes(self) -> usize {
+        MOST_BYTES.max(self.max_pixels.saturating_mul(8))
+    }
+
+    /// The refusal of pixels that take more.
+    fn too_wide(self, width: usize, height: usize) -> Error {
+        Error::unsupported(format!("a picture of {width} x {height} takes more than {} bytes", self.bytes()))
+            .hint("make it smaller first")
+    }
+
     /// Width and height, if they are not 0 and not too many pixels.
     fn check(self, width: u32, height: u32) -> Result<(usize, usize)> {
         let pixels = u64::from(width) * u64::from(height);
@@ -138,11 +150,6 @@ impl Room {
             .hint("make it smaller first, or allow more: --max-pixels of the program, `max_pixels` of the library")),
         }
     }
-}
-
-fn over_limit(width: usize, height: usize) -> Error {
-    Error::unsupported(format!("a picture of {width} x {height} takes more than {MOST_BYTES} bytes"))
-        .hint("make it smaller first")
 }
 
 /// The bytes of a file that begins like a picture and is not too long.
@@ -240,13 +247,13 @@ fn others(bytes: &[u8], format: ImageFormat, room: Room) -> Result<Raster> {
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(2 * MOST_BYTES as u64);
+    limits.max_alloc = Some((room.bytes() as u64).saturating_mul(2));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = room.check(width, height)?;
-    if decoder.total_bytes() > MOST_BYTES as u64 {
-        return Err(over_limit(width, height));
+    if decoder.total_bytes() > room.bytes() as u64 {
+        return Err(room.too_wide(width, height));
     }
     // A note that cannot be read is no reason to refuse the picture.
     let orientation = decoder.orientation().ok();

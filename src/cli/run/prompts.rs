@@ -46,7 +46,7 @@ impl Drafts {
 }
 
 /// The place of a picture that is read when the model is known.
-fn place(path: &PathBuf) -> Result<Item> {
+fn place(path: &Path) -> Result<Item> {
     std::fs::File::open(path).map_err(|error| Error::io(path, "open", error))?;
     Ok(Item::Image(Image { width: 0, height: 0, rgb: Vec::new() }))
 }
@@ -68,7 +68,7 @@ pub fn read(args: &Args, context: &Context) -> Result<Drafts> {
         return Ok(Drafts { prompts: with_labels(args, labels)?, pictures });
     }
     if !pictures.is_empty() {
-        let items = args.given.items(given, place)?;
+        let items = args.given.items(given, |path| place(path))?;
         return Ok(Drafts { prompts: vec![in_turns(args, items)], pictures });
     }
     let texts = texts(args, context)?;

@@ -2,13 +2,13 @@
 
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
-use super::{MOST_BYTES, Pixels, Raster, Room, damaged, flat, unreadable};
+use super::{Pixels, Raster, Room, damaged, flat, unreadable};
 use crate::Result;
 
 pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
-    if let Some(most) = std::num::NonZeroU64::new(MOST_BYTES as u64) {
+    if let Some(most) = std::num::NonZeroU64::new(room.bytes() as u64) {
         options.set_memory_limit(MemoryLimit::Bytes(most));
     }
     let mut decoder = options.read_info(bytes).map_err(failed)?;

@@ -8,7 +8,7 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::{CLIPPED, MOST_BYTES, Pixels, Raster, Room, clipped, flat, over_limit, unreadable, upper};
+use super::{CLIPPED, Pixels, Raster, Room, clipped, flat, unreadable, upper};
 use crate::Result;
 
 /// The chunk that ends a file, with its length and its checksum.
@@ -20,7 +20,7 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
         true => Cow::Borrowed(bytes),
         false => Cow::Owned([bytes, &END].concat()),
     };
-    let limits = Limits { bytes: MOST_BYTES };
+    let limits = Limits { bytes: room.bytes() };
     let mut decoder = Decoder::new_with_limits(Cursor::new(&*bytes), limits);
     decoder.set_transformations(Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
@@ -28,8 +28,8 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
     let (width, height) = decoder.read_header_info().map(|info| (info.width, info.height)).map_err(failed)?;
     let (width, height) = room.check(width, height)?;
     let mut reader = decoder.read_info().map_err(failed)?;
-    let size = reader.output_buffer_size().filter(|size| *size <= MOST_BYTES);
-    let mut samples = vec![0; size.ok_or_else(|| over_limit(width, height))?];
+    let size = reader.output_buffer_size().filter(|size| *size <= room.bytes());
+    let mut samples = vec![0; size.ok_or_else(|| room.too_wide(width, height))?];
     // Of an animation, the first.
     let frame = reader.next_frame(&mut samples).map_err(failed)?;
     let info = reader.info();

@@ -8,9 +8,7 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{
-    CLIPPED, FLOATS, MOST_BYTES, Pixels, Raster, Room, clipped, cmyk, damaged, flat, unreadable, upper,
-};
+use super::{CLIPPED, FLOATS, Pixels, Raster, Room, clipped, cmyk, damaged, flat, unreadable, upper};
 use crate::{Error, Result};
 
 /// What numbers of a file mean, by the TIFF specification.
@@ -25,16 +23,16 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
     // both are grey, and what they are is done here.
     let (bytes, meaning) = as_grey(bytes);
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = MOST_BYTES;
-    limits.intermediate_buffer_size = MOST_BYTES;
+    limits.decoding_buffer_size = room.bytes();
+    limits.intermediate_buffer_size = room.bytes();
     let mut decoder = Decoder::new(Cursor::new(&*bytes)).map_err(failed)?.with_limits(limits);
     let (width, height) = decoder.dimensions().map_err(failed)?;
     let (width, height) = room.check(width, height)?;
     let colour = decoder.colortype().map_err(failed)?;
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?.unwrap_or_default();
     let planes = decoder.image_buffer_layout().map_err(failed)?;
-    if planes.complete_len > MOST_BYTES {
-        return Err(super::over_limit(width, height));
+    if planes.complete_len > room.bytes() {
+        return Err(room.too_wide(width, height));
     }
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
     let orientation = orientation.and_then(Orientation::from_exif);
