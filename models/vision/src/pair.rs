@@ -6,9 +6,7 @@ use std::ops::ControlFlow;
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::Decoding;
 use fauna_shared::image::Processor;
-use fauna_shared::item::{
-    Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond,
-};
+use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond};
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
