@@ -90,8 +90,8 @@ impl Splitting {
 
 /// Whether the words are those of SMILES: chiral carbons, bonds and branches, and no pieces of words.
 fn is_smiles(vocab: &Vocab) -> bool {
-    let has = |token: &&str| vocab.contains_key(*token);
-    ["[C@H]", "[C@@H]", "(", ")", "=", "c", "C"].iter().all(|token| has(&token)) && !has_pieces(vocab)
+    let known = ["[C@H]", "[C@@H]", "(", ")", "=", "c", "C"];
+    known.iter().all(|token| vocab.contains_key(*token)) && !has_pieces(vocab)
 }
 
 /// Whether all tokens but the special ones are single capital letters: what stands in no text with spaces between.
