@@ -433,7 +433,8 @@ fn chat_model() -> tempfile::TempDir {
 #[test]
 fn a_conversation_answers_line_by_line_until_it_is_quit() {
     let folder = chat_model();
-    let arguments = ["run", text(folder.path()), "--chat", "--max-tokens", "3", "--json"];
+    let arguments =
+        ["run", text(folder.path()), "--chat", "--max-tokens", "3", "--temperature", "0", "--json"];
     let said = b"hello\n\n\xff\xff\nmore\n/clear\nhello\n/quit\nnever\n";
     let done = run_with(&arguments, said);
     assert_eq!(done.status, 0, "{}", done.err);
@@ -442,16 +443,62 @@ fn a_conversation_answers_line_by_line_until_it_is_quit() {
     let questions: Vec<_> = turns.iter().map(|turn| turn["prompt"][0]["content"].as_str().unwrap()).collect();
     assert_eq!(questions, ["hello", "more", "hello"]);
     assert_eq!(turns[0]["text"], turns[2]["text"], "a cleared conversation starts again");
-    assert_eq!(run_with(&arguments[..5], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
+    assert_eq!(run_with(&arguments[..7], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
+}
+
+#[test]
+fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
+    let folder = chat_model();
+    let ask = |how: &[&str]| {
+        run(&[&["run", text(folder.path()), "hello", "--chat", "--max-tokens", "24"], how].concat())
+    };
+    let usual = ask(&[]);
+    assert_eq!(usual.status, 0, "{}", usual.err);
+    let said = "temperature 0.8, top-p 0.95, top-k 40, min-p 0.05, seed 0";
+    assert!(usual.err.contains(said), "{}", usual.err);
+    let spelled = ["--temperature", "0.8", "--top-p", "0.95", "--top-k", "40", "--min-p", "0.05"];
+    let by_name = ask(&spelled);
+    served(&by_name);
+    assert_eq!(usual.out, by_name.out);
+    assert_ne!(ask(&["--seed", "1"]).out, usual.out);
+    let greedy = ask(&["--temperature", "0"]);
+    served(&greedy);
+    assert_ne!(greedy.out, usual.out);
+    // A continuation follows the release.
+    served(&run(&["run", text(folder.path()), "hello", "--max-tokens", "4"]));
+}
+
+/// A later turn reads what is new alone; the answers are those of a program that reads the whole each time.
+#[test]
+fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
+    let folder = chat_model();
+    let how = ["--max-tokens", "6", "--temperature", "0", "--json"];
+    let talk =
+        run_with(&[&["run", text(folder.path()), "--chat"][..], &how].concat(), b"hello\nmore\nand more\n");
+    let turns = json_lines(&talk.out);
+    assert_eq!(turns.len(), 3);
+    let mut told = String::new();
+    for turn in &turns {
+        let question = turn["prompt"][0]["content"].as_str().unwrap();
+        told += &format!("user: {question}\n");
+        let whole = format!("{told}assistant:");
+        let anew = run(&[&["run", text(folder.path()), &whole][..], &how].concat());
+        served(&anew);
+        assert_eq!(json_lines(&anew.out)[0]["text"], turn["text"], "{whole}");
+        told += &format!("assistant: {}\n", turn["text"].as_str().unwrap());
+    }
 }
 
 #[test]
 fn a_scene_changes_the_answer_and_a_prompt_is_answered_once() {
     let folder = chat_model();
     let ask = |more: &[&str]| {
-        let done =
-            run(&[&["run", text(folder.path()), "hello", "--chat", "--max-tokens", "8", "--json"], more]
-                .concat());
+        let done = run(&[
+            &["run", text(folder.path()), "hello", "--chat", "--max-tokens", "8"],
+            &["--temperature", "0", "--json"][..],
+            more,
+        ]
+        .concat());
         served(&done);
         json_lines(&done.out).remove(0)
     };

@@ -163,7 +163,9 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
 
 #[test]
 fn only_the_answer_of_a_thinking_model_is_shown() {
-    let ask = |how: &[&str]| run(&[&["run", TALK, "--chat", "Why is the sky blue?"], how].concat());
+    let ask = |how: &[&str]| {
+        run(&[&["run", TALK, "--chat", "Why is the sky blue?", "--temperature", "0"], how].concat())
+    };
     let answer = "Because air scatters blue light more than red.";
     let plain = ask(&["--reasoning", "low"]);
     served(&plain);

@@ -1,10 +1,11 @@
 //! Decoder-only language models: what their networks have in common, and the exhibit around any of them.
 
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::generate::{self, Decoder, Decoding, Kept, Resumed, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
 use fauna_shared::nn::{Embedding, Linear};
@@ -83,6 +84,8 @@ pub struct LanguageModel<M> {
     end: Vec<u32>,
     end_of_turn: Option<u32>,
     pad: Option<u32>,
+    /// What it has read of the conversation it was last asked to go on with.
+    kept: Mutex<Kept>,
 }
 
 impl<M: CausalLm> LanguageModel<M> {
@@ -123,6 +126,7 @@ impl<M: CausalLm> LanguageModel<M> {
             template,
             harmony,
             card,
+            kept: Mutex::default(),
         })
     }
 
@@ -280,19 +284,42 @@ impl<M: CausalLm> LanguageModel<M> {
             tokens.extend(self.begin.or(self.end.first().copied()));
         }
         let tokenizer = self.tokenizer()?;
-        let prompts = [text::Prompt::Ids(&tokens)];
         let mut ends = self.decoding(options);
-        if let (Some(turn), Some(eos), None) = (self.end_of_turn, &mut ends.eos, &options.eos) {
-            eos.push(turn);
+        if let (Some(eos), None) = (&mut ends.eos, &options.eos) {
+            eos.extend(self.end_of_turn);
+            if let Prompt::Chat(_) = prompt {
+                eos.extend(tokenizer.turn_ends());
+            }
         }
+        if matches!(prompt, Prompt::Chat(_)) && options.guidance == 1.0 {
+            let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+            let resumed = Resumed::new(self, kept);
+            self.speak_by(&resumed, prompt, &tokens, &ends, each)?;
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = resumed.into_kept();
+            return Ok(());
+        }
+        self.speak_by(self, prompt, &tokens, &ends, each)
+    }
+
+    /// Continues `tokens` by `decoder`, which is the network or one that remembers for it.
+    fn speak_by<D: Decoder>(
+        &self,
+        decoder: &D,
+        prompt: &Prompt,
+        tokens: &[u32],
+        options: &Decoding,
+        each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let tokenizer = self.tokenizer()?;
+        let prompts = [text::Prompt::Ids(tokens)];
         match (prompt, &self.harmony) {
             (Prompt::Chat(_), Some(harmony)) => {
-                text::stream_heard(self, tokenizer, &prompts, &ends, harmony, each)?;
+                text::stream_heard(decoder, tokenizer, &prompts, options, harmony, each)?;
             }
             _ if options.one_definition => {
                 let mut definitions = Definitions::after(&before(prompt));
                 let mut flow = ControlFlow::Continue(());
-                text::stream(self, tokenizer, &prompts, &ends, &mut |piece| {
+                text::stream(decoder, tokenizer, &prompts, options, &mut |piece| {
                     let (text, ended) = definitions.push(piece.text);
                     if !text.is_empty() {
                         flow = each(text::Piece { text: &text, ..piece });
@@ -306,7 +333,7 @@ impl<M: CausalLm> LanguageModel<M> {
                 }
             }
             _ => {
-                text::stream(self, tokenizer, &prompts, &ends, each)?;
+                text::stream(decoder, tokenizer, &prompts, options, each)?;
             }
         }
         Ok(())

@@ -58,6 +58,14 @@ impl Cache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
+    /// Makes room for `capacity` positions in all; what was read stays.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) if the room cannot be had.
+    pub fn reserve(&mut self, capacity: usize) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.reserve(capacity))
+    }
+
     /// Forgets all but the first `length` positions, so that a common prefix need not be read again.
     pub fn truncate(&mut self, length: usize) {
         for layer in &mut self.layers {
@@ -67,6 +75,27 @@ impl Cache {
 }
 
 impl LayerCache {
+    fn reserve(&mut self, capacity: usize) -> Result<()> {
+        if capacity <= self.capacity {
+            return Ok(());
+        }
+        // A conversation asks for a little more each turn.
+        let capacity = capacity.max(self.capacity + self.capacity / 2);
+        if let Some((keys, values)) = &self.room {
+            let longer = |room: &Tensor| -> Result<Tensor> {
+                let (batch, heads, _, width) = room.dims4()?;
+                let new = Tensor::zeros((batch, heads, capacity, width), room.dtype(), room.device())?;
+                if self.length > 0 {
+                    new.slice_set(&room.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
+                }
+                Ok(new)
+            };
+            self.room = Some((longer(keys)?, longer(values)?));
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
     /// Appends `k` and `v`, `(batch, time, kv heads, width)`, and gives all that was appended so far.
     ///
     /// # Errors

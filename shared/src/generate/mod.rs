@@ -37,6 +37,7 @@
 //! ```
 
 mod options;
+mod resume;
 mod rng;
 mod sample;
 
@@ -47,6 +48,7 @@ use candle_core::{DType, Device, Storage, Tensor};
 use serde::Serialize;
 
 pub use options::{Decoding, Reasoning};
+pub use resume::{Kept, Resumed};
 pub use rng::Rng;
 use sample::{Sampler, penalise};
 

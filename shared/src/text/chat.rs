@@ -5,15 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::Tokenizer;
+use super::jinja::{Cause, Fault, Template};
 use crate::checkpoint::Metadata;
 use crate::error::first_five;
 use crate::generate::Reasoning;
-use crate::{Error, ErrorKind, Result, json};
+use crate::{Error, ErrorKind, Result, json as files};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +33,12 @@ impl Message {
 
 /// How a release turns a conversation into a prompt: a Jinja template, run in a sandbox.
 ///
-/// A template comes with a checkpoint and is not trusted: it sees the messages and nothing else, and is stopped
-/// after a bounded number of steps, at a bounded depth and size.
+/// The language is that of transformers' environment: Jinja with Python's strings, lists and maps.
+///
+/// A template comes with a checkpoint and is not trusted: it sees the messages and the names of special tokens and
+/// nothing else. Its source has at most 1 MiB and is nested at most 100 deep; rendering takes at most three million
+/// steps and half a step more for each byte of the conversation, where a step is an expression, a value in a list or
+/// 32 bytes of text that are made or read. That bounds its memory too: some 200 MB.
 ///
 /// ```
 /// use fauna_shared::text::{ChatTemplate, Message};
@@ -46,18 +50,11 @@ impl Message {
 /// ```
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    template: Template,
+    /// What it sees beside the conversation: special tokens by their roles.
+    tokens: Vec<(&'static str, String)>,
     now: Option<u64>,
 }
-
-/// Steps a template may take; releases need some thousands for a long conversation.
-const FUEL: u64 = 2_000_000;
-/// Templates and macros within each other.
-const DEPTH: usize = 100;
-/// Bytes a template may have; the longest of releases has some 20 thousand.
-const SOURCE_BYTES: usize = 1 << 20;
 
 impl ChatTemplate {
     /// Compiles `source`; `bos` and `eos` are what the template sees as `bos_token` and `eos_token`.
@@ -65,27 +62,11 @@ impl ChatTemplate {
     /// # Errors
     /// [`ErrorKind::Format`] with the line if the template does not parse.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
-        if source.len() > SOURCE_BYTES {
-            return Err(Error::new(
-                ErrorKind::Format,
-                format!("the chat template has {} bytes, the bound is {SOURCE_BYTES}", source.len()),
-            ));
-        }
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(DEPTH);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned("chat", without_generation_marks(source)).map_err(|e| {
-            Error::new(ErrorKind::Format, format!("the chat template does not parse: {}", describe(&e)))
+        let template = Template::new(source).map_err(|fault| {
+            Error::new(ErrorKind::Format, format!("the chat template does not parse: {fault}"))
         })?;
-        let token = |token: Option<&str>| token.unwrap_or_default().to_string();
-        Ok(Self { environment, bos: token(bos), eos: token(eos), now: None })
+        let token = |role, token: Option<&str>| (role, token.unwrap_or_default().to_string());
+        Ok(Self { template, tokens: vec![token("bos_token", bos), token("eos_token", eos)], now: None })
     }
 
     /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else the one in
@@ -108,7 +89,7 @@ impl ChatTemplate {
         }
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let Some((path, text)) = read(name)? else { continue };
-            let json = json::parse(text.as_bytes()).map_err(|e| e.at(&path))?;
+            let json = files::parse(text.as_bytes()).map_err(|e| e.at(&path))?;
             if let Some(source) = default_template(&json["chat_template"]).map_err(|e| e.at(&path))? {
                 return Self::with_tokens_of(tokenizer, source).map(Some).map_err(|e| e.at(path));
             }
@@ -126,8 +107,12 @@ impl ChatTemplate {
     }
 
     fn with_tokens_of(tokenizer: &Tokenizer, source: &str) -> Result<Self> {
-        let [bos, eos] = &tokenizer.begin_and_end;
-        Self::new(source, bos.as_deref(), eos.as_deref())
+        let mut template = Self::new(source, None, None)?;
+        let known = |role: &str| tokenizer.roles.iter().find(|(known, _)| *known == role);
+        // Templates of releases join these two to text without asking whether they are there.
+        template.tokens.retain(|(role, _)| known(role).is_none());
+        template.tokens.extend(tokenizer.roles.iter().cloned());
+        Ok(template)
     }
 
     /// Fixes what `strftime_now` in a template tells: seconds since 1970, UTC. By default the time of rendering.
@@ -159,35 +144,28 @@ impl ChatTemplate {
         let now = self.now.unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default()
         });
-        let render = |e: minijinja::Error| match e.kind() {
-            minijinja::ErrorKind::InvalidOperation => {
-                Error::input(format!("the chat template refuses the conversation: {}", describe(&e)))
-            }
-            minijinja::ErrorKind::OutOfFuel => {
-                Error::new(ErrorKind::Format, format!("the chat template took more than {FUEL} steps"))
-            }
-            _ => Error::new(ErrorKind::Format, format!("the chat template fails: {}", describe(&e))),
-        };
-        let strftime_now = Value::from_function(move |format: String| strftime(&format, now));
-        self.environment
-            .get_template("chat")
-            .and_then(|template| {
-                template.render(context! {
-                    messages, add_generation_prompt, strftime_now,
-                    reasoning_effort => reasoning.map_or(Value::UNDEFINED, |effort| effort.to_string().into()),
-                    bos_token => self.bos, eos_token => self.eos, tools => (), documents => (),
-                })
-            })
-            .map_err(render)
+        let mut variables = vec![
+            ("messages", json!(messages)),
+            ("add_generation_prompt", json!(add_generation_prompt)),
+            ("tools", Value::Null),
+            ("documents", Value::Null),
+        ];
+        variables.extend(reasoning.map(|effort| ("reasoning_effort", json!(effort.to_string()))));
+        variables.extend(self.tokens.iter().map(|(role, token)| (*role, json!(token))));
+        self.template.render(&variables, now).map_err(|fault: Fault| match fault.cause {
+            Cause::Refused => Error::input(format!("the chat template refuses the conversation: {fault}")),
+            Cause::Failed => Error::new(ErrorKind::Format, format!("the chat template fails: {fault}")),
+            Cause::Spent => Error::new(ErrorKind::Format, format!("the chat template was stopped: {fault}")),
+        })
     }
 }
 
 /// The one template in a `chat_template` entry: a string, or the one named `default`.
-fn default_template(entry: &serde_json::Value) -> Result<Option<&str>> {
+fn default_template(entry: &Value) -> Result<Option<&str>> {
     match entry {
-        serde_json::Value::Null => Ok(None),
-        serde_json::Value::String(source) => Ok(Some(source)),
-        serde_json::Value::Array(templates) => {
+        Value::Null => Ok(None),
+        Value::String(source) => Ok(Some(source)),
+        Value::Array(templates) => {
             let named: BTreeMap<&str, &str> = templates
                 .iter()
                 .filter_map(|t| Some((t["name"].as_str()?, t["template"].as_str()?)))
@@ -200,164 +178,6 @@ fn default_template(entry: &serde_json::Value) -> Result<Option<&str>> {
         }
         _ => Err(Error::new(ErrorKind::Format, "chat_template is neither a string nor a list of named ones")),
     }
-}
-
-/// `source` without the marks around an assistant's words, which matter to training alone.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end + 2) else { break };
-        let tag = &rest[start..end];
-        let inner = tag[2..tag.len() - 2].trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        out.push_str(&rest[..start]);
-        if matches!(inner, "generation" | "endgeneration") {
-            // A tag that does nothing keeps the white space control of the one it stands for.
-            let mark =
-                |c: Option<char>| c.filter(|c| matches!(c, '-' | '+')).map(String::from).unwrap_or_default();
-            let (left, right) =
-                (mark(tag[2..].chars().next()), mark(tag[..tag.len() - 2].chars().next_back()));
-            out.push_str(&format!("{{%{left} set _ = 0 {right}%}}"));
-        } else {
-            out.push_str(tag);
-        }
-        rest = &rest[end..];
-    }
-    out + rest
-}
-
-fn describe(error: &minijinja::Error) -> String {
-    let what = error.detail().map(String::from).unwrap_or_else(|| error.kind().to_string());
-    match error.line() {
-        Some(line) => format!("{what} (line {line})"),
-        None => what,
-    }
-}
-
-/// JSON as Python's `json.dumps(…, ensure_ascii=False)` writes it, since prompts were trained on that.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut out = String::new();
-    write_json(&value, indent.map(|n| n.min(16)), 0, &mut out)?;
-    Ok(Value::from_safe_string(out))
-}
-
-fn write_json(
-    value: &Value,
-    indent: Option<usize>,
-    depth: usize,
-    out: &mut String,
-) -> Result<(), minijinja::Error> {
-    if depth > DEPTH {
-        let message = "a value is nested too deeply for JSON";
-        return Err(minijinja::Error::new(minijinja::ErrorKind::BadSerialization, message));
-    }
-    let line = |depth: usize, out: &mut String| {
-        if let Some(indent) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    };
-    let comma = if indent.is_some() { "," } else { ", " };
-    let items: Vec<(Option<Value>, Value)> = match value.kind() {
-        ValueKind::Map => value
-            .try_iter()?
-            .map(|k| Ok((Some(k.clone()), value.get_item(&k)?)))
-            .collect::<Result<_, minijinja::Error>>()?,
-        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.map(|item| (None, item)).collect(),
-        _ => {
-            let scalar = serde_json::to_string(value)
-                .map_err(|e| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, e.to_string()))?;
-            out.push_str(&scalar);
-            return Ok(());
-        }
-    };
-    let (open, close) = if value.kind() == ValueKind::Map { ('{', '}') } else { ('[', ']') };
-    out.push(open);
-    for (i, (key, item)) in items.iter().enumerate() {
-        if i > 0 {
-            out.push_str(comma);
-        }
-        line(depth + 1, out);
-        if let Some(key) = key {
-            write_json(&Value::from(key.to_string()), None, depth + 1, out)?;
-            out.push_str(": ");
-        }
-        write_json(item, indent, depth + 1, out)?;
-    }
-    if !items.is_empty() {
-        line(depth, out);
-    }
-    out.push(close);
-    Ok(())
-}
-
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-
-/// Writes a time in UTC by the codes of C's `strftime` that templates use; others stay as they are.
-fn strftime(format: &str, seconds: u64) -> String {
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let month_name = MONTHS[month as usize - 1];
-        let day_name = DAYS[(days % 7) as usize];
-        match chars.next() {
-            Some('Y') => out += &year.to_string(),
-            Some('y') => out += &format!("{:02}", year % 100),
-            Some('m') => out += &format!("{month:02}"),
-            Some('d') => out += &format!("{day:02}"),
-            Some('B') => out += month_name,
-            Some('b') => out += &month_name[..3],
-            Some('A') => out += day_name,
-            Some('a') => out += &day_name[..3],
-            Some('H') => out += &format!("{:02}", time / 3600),
-            Some('M') => out += &format!("{:02}", time / 60 % 60),
-            Some('S') => out += &format!("{:02}", time % 60),
-            Some('%') => out.push('%'),
-            Some(other) => out.extend(['%', other]),
-            None => out.push('%'),
-        }
-    }
-    out
-}
-
-/// Year, month and day of a number of days since 1970, by the rules of the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    // 400 years have 146,097 days, so the loop below runs 400 times at most.
-    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
-    while left >= 365 + u64::from(leap(year)) {
-        left -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    for (month, length) in (1..).zip(lengths) {
-        if left < length {
-            return (year, month, left + 1);
-        }
-        left -= length;
-    }
-    (year, 12, 31)
 }
 
 #[cfg(test)]

@@ -98,8 +98,14 @@ impl Tokenizer {
             inner.with_post_processor(Some(begin_and_end(bos, eos)?));
         }
         let mut tokenizer = Tokenizer::new(inner)?;
-        tokenizer.begin_and_end = [vocabulary.bos, vocabulary.eos.first().copied()]
-            .map(|id| named(id, true).map(|(token, _)| token));
+        let roles = [
+            ("bos_token", vocabulary.bos),
+            ("eos_token", vocabulary.eos.first().copied()),
+            ("unk_token", vocabulary.unk),
+            ("pad_token", vocabulary.pad),
+        ];
+        tokenizer.roles =
+            roles.into_iter().filter_map(|(role, id)| Some((role, named(id, true)?.0))).collect();
         let known = |id: &u32| (*id as usize) < pieces.len();
         tokenizer.special = SpecialTokens {
             bos: vocabulary.bos.filter(known),

@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWra
 
 use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
 use super::vocab_txt::{self, BERT_TOKENS};
-use super::{SpecialTokens, Tokenizer, misfit, not_added, sentencepiece, tokenizer_error};
+use super::{SpecialTokens, Tokenizer, guard, misfit, not_added, sentencepiece, tokenizer_error};
 use crate::{Error, ErrorKind, Result, json};
 
 /// Names that SentencePiece models have in releases.
@@ -28,18 +28,19 @@ impl Tokenizer {
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = Folder::open(folder.as_ref())?;
         if let Some(path) = folder.file("tokenizer.json") {
+            // `add_bos_token` and `add_eos_token` say nothing here: the file has its own post-processor.
             let mut tokenizer = from_json(&path)?;
-            folder.add_begin_and_end(&mut tokenizer, None)?;
-            return folder.finish(tokenizer, &[]);
+            let size = folder.add_listed(&mut tokenizer)?;
+            return Ok(folder.finish(tokenizer, &[])?.without_roles_from(size).of(&path));
         }
         if let Some(path) = folder.file("vocab.txt") {
             let tokenizer = vocab_txt::read(&path, &folder)?;
-            return folder.finish(tokenizer, &BERT_TOKENS);
+            return Ok(folder.finish(tokenizer, &BERT_TOKENS)?.of(&path));
         }
         if let (Some(vocab), Some(merges)) = (folder.file("vocab.json"), folder.file("merges.txt")) {
             let (mut tokenizer, defaults) = byte_pairs(&vocab, &merges, &folder)?;
             folder.add_begin_and_end(&mut tokenizer, None)?;
-            return folder.finish(tokenizer, defaults);
+            return Ok(folder.finish(tokenizer, defaults)?.of(&vocab));
         }
         if let Some(path) = SENTENCEPIECE.iter().find_map(|name| folder.file(name)) {
             let bytes = read(&path)?;
@@ -49,7 +50,7 @@ impl Tokenizer {
                 sentencepiece::read(&bytes, legacy, extra).map_err(|e| e.at(&path))?;
             folder.add_tokens(&mut tokenizer, defaults)?;
             folder.add_begin_and_end(&mut tokenizer, Some((add, defaults)))?;
-            return folder.finish(tokenizer, defaults);
+            return Ok(folder.finish(tokenizer, defaults)?.of(&path));
         }
         Err(Error::new(ErrorKind::NotFound, "no tokenizer in this folder").at(&folder.root).hint(format!(
             "wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or one of {}",
@@ -65,7 +66,7 @@ impl Tokenizer {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let alone = Folder { root: path.to_path_buf(), ..Folder::default() };
-        match path.extension().and_then(|e| e.to_str()) {
+        let tokenizer = match path.extension().and_then(|e| e.to_str()) {
             Some("txt") => alone.finish(vocab_txt::read(path, &alone)?, &BERT_TOKENS),
             Some("model") => {
                 let (mut tokenizer, defaults, add) =
@@ -74,7 +75,8 @@ impl Tokenizer {
                 alone.finish(tokenizer, defaults)
             }
             _ => alone.finish(from_json(path)?, &[]),
-        }
+        };
+        Ok(tokenizer?.of(path))
     }
 
     /// Reads what a `tokenizer.json` holds, for families whose releases have no such file and one right tokenizer.
@@ -82,8 +84,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Format`] if it is not that.
     pub fn from_json(text: &[u8]) -> Result<Self> {
-        let inner = tokenizers::Tokenizer::from_bytes(json::strict(text))
-            .map_err(|e| tokenizer_error("not a tokenizer", e))?;
+        let inner = checked(text)?;
         Folder::default().finish(inner, &[])
     }
 }
@@ -151,26 +152,7 @@ impl Folder {
             let ids = tokens.iter().filter_map(|(token, id)| Some((token, id.as_u64()?)));
             added.extend(ids.map(|(token, id)| (id as u32, AddedToken::from(token.as_str(), false))));
         }
-        if let Some(tokens) = self.tokenizer["added_tokens_decoder"].as_object() {
-            for (id, token) in tokens {
-                let id = id.parse().map_err(|_| {
-                    Error::format(
-                        self.root.join("tokenizer_config.json"),
-                        format!("token id {id:?} is no number"),
-                    )
-                })?;
-                let Some(content) = token["content"].as_str() else { continue };
-                let flag = |name: &str| token[name].as_bool().unwrap_or(false);
-                added.push((
-                    id,
-                    AddedToken::from(content, flag("special"))
-                        .lstrip(flag("lstrip"))
-                        .rstrip(flag("rstrip"))
-                        .single_word(flag("single_word"))
-                        .normalized(flag("normalized")),
-                ));
-            }
-        }
+        added.extend(self.decoder_tokens()?);
         added.sort_by_key(|(id, _)| *id);
         for (id, token) in added {
             let content = token.content.clone();
@@ -191,6 +173,69 @@ impl Folder {
             .collect();
         tokenizer.add_special_tokens(known).map_err(not_added)?;
         Ok(())
+    }
+
+    /// The tokens of `added_tokens_decoder` with their ids.
+    fn decoder_tokens(&self) -> Result<Vec<(u32, AddedToken)>> {
+        let mut added = Vec::new();
+        if let Some(tokens) = self.tokenizer["added_tokens_decoder"].as_object() {
+            for (id, token) in tokens {
+                let id = id.parse().map_err(|_| {
+                    Error::format(
+                        self.root.join("tokenizer_config.json"),
+                        format!("token id {id:?} is no number"),
+                    )
+                })?;
+                let Some(content) = token["content"].as_str() else { continue };
+                let flag = |name: &str| token[name].as_bool().unwrap_or(false);
+                added.push((
+                    id,
+                    AddedToken::from(content, flag("special"))
+                        .lstrip(flag("lstrip"))
+                        .rstrip(flag("rstrip"))
+                        .single_word(flag("single_word"))
+                        .normalized(flag("normalized")),
+                ));
+            }
+        }
+        Ok(added)
+    }
+
+    /// Adds the tokens that the configuration lists beside a `tokenizer.json`, as transformers does: those of
+    /// `added_tokens_decoder` by their ids, then special ones that the vocabulary does not hold as such. Gives the size
+    /// of the vocabulary before the latter: a network need not have rows for them.
+    fn add_listed(&self, tokenizer: &mut tokenizers::Tokenizer) -> Result<usize> {
+        let mut listed = self.decoder_tokens()?;
+        let known = tokenizer.get_added_tokens_decoder();
+        listed.retain(|(_, token)| !known.values().any(|known| known == token));
+        listed.sort_by_key(|(id, _)| *id);
+        let tokens: Vec<AddedToken> = listed.into_iter().map(|(_, token)| token).collect();
+        let mut names: Vec<String> = tokens.iter().map(|token| token.content.clone()).collect();
+        names.extend(known.values().map(|token| token.content.clone()));
+        tokenizer.add_tokens(tokens).map_err(not_added)?;
+        let size = tokenizer.get_vocab_size(true);
+
+        let own = self.tokenizer.as_object().into_iter().flatten();
+        let own = own.filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(&key.as_str()));
+        // Of two lists the newer key counts.
+        let keys = ["extra_special_tokens", "additional_special_tokens"];
+        let listed: Vec<&Value> = match keys.map(|key| &self.tokenizer[key]) {
+            [Value::Array(tokens), _] | [Value::Null, Value::Array(tokens)] => tokens.iter().collect(),
+            [Value::Object(tokens), _] => tokens.values().collect(),
+            _ => Vec::new(),
+        };
+        let spelled = |value: &Value| value.as_str().or(value["content"].as_str()).map(String::from);
+        let more = ROLES.iter().filter_map(|role| self.token(role, &[]));
+        let more = more.chain(own.filter_map(|(_, value)| spelled(value)));
+        let mut tokens = Vec::new();
+        for content in more.chain(listed.into_iter().filter_map(spelled)) {
+            if !names.contains(&content) {
+                tokens.push(AddedToken::from(content.as_str(), true));
+                names.push(content);
+            }
+        }
+        tokenizer.add_tokens(tokens).map_err(not_added)?;
+        Ok(size)
     }
 
     /// Puts the begin and end tokens around a text, if the configuration or else `default` says so.
@@ -251,7 +296,8 @@ impl Folder {
             inner.add_special_tokens(known).map_err(not_added)?;
         }
         let mut tokenizer = Tokenizer::new(inner)?;
-        tokenizer.begin_and_end = ["bos_token", "eos_token"].map(|role| self.token(role, defaults));
+        tokenizer.roles =
+            ROLES.into_iter().filter_map(|role| Some((role, self.token(role, defaults)?))).collect();
         let named = |role: &str| self.token(role, defaults).and_then(|token| tokenizer.token_id(&token));
         let configured = |key: &str| [&self.generation[key], &self.model[key]].into_iter().find_map(ids);
         let first = |key: &str| configured(key).and_then(|ids| ids.first().copied());
@@ -279,8 +325,13 @@ fn ids(value: &Value) -> Option<Vec<u32>> {
 }
 
 fn from_json(path: &Path) -> Result<tokenizers::Tokenizer> {
-    tokenizers::Tokenizer::from_bytes(json::strict(&read(path)?))
-        .map_err(|e| tokenizer_error("not a tokenizer", e).at(path))
+    checked(&read(path)?).map_err(|e| e.at(path))
+}
+
+fn checked(text: &[u8]) -> Result<tokenizers::Tokenizer> {
+    let text = json::strict(text);
+    guard::check_json(text.as_ref())?;
+    guard::caught("not a tokenizer", || tokenizers::Tokenizer::from_bytes(text.as_ref()))
 }
 
 const GPT1_TOKENS: [(&str, &str); 1] = [("unk_token", "<unk>")];

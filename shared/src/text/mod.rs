@@ -11,11 +11,15 @@
 mod chat;
 mod code;
 mod gguf;
+mod guard;
+mod jinja;
 mod load;
 mod parts;
 mod sentencepiece;
 mod stream;
 mod vocab_txt;
+
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use tokenizers::NormalizerWrapper;
@@ -28,6 +32,30 @@ pub use stream::{Completion, Detokenizer, Listener, Piece, Prompt, Voice, stream
 
 use crate::{Error, ErrorKind, Result};
 
+/// How releases spell the end of a turn.
+const TURN_ENDS: [&str; 20] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|END_OF_TURN_TOKEN|>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+];
+
 /// Turns text into token ids and back, as the release it was loaded with does.
 ///
 /// Truncation and padding stored in a tokenizer file are dropped at load: they are a training setting, and the
@@ -36,9 +64,11 @@ use crate::{Error, ErrorKind, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// The begin and end tokens as chat templates know them: the tokenizer's own, whatever ends generation.
-    begin_and_end: [Option<String>; 2],
+    /// Special tokens as chat templates know them, by role: the tokenizer's own, whatever ends generation.
+    roles: Vec<(&'static str, String)>,
     max_length: Option<usize>,
+    /// What it was read from, if that is a file.
+    file: Option<PathBuf>,
 }
 
 /// The ids that mean something to a model, from the tokenizer's, the generation and the model configuration.
@@ -140,7 +170,38 @@ impl Tokenizer {
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| tokenizer_error("cannot drop truncation", e))?;
-        Ok(Self { inner, special: SpecialTokens::default(), begin_and_end: [None, None], max_length: None })
+        Ok(Self { inner, special: SpecialTokens::default(), roles: Vec::new(), max_length: None, file: None })
+    }
+
+    /// What the crate gives; its errors and panics name the file.
+    fn caught<T>(&self, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        guard::caught(what, work).map_err(|e| match &self.file {
+            Some(file) => e.at(file),
+            None => e,
+        })
+    }
+
+    /// The same, but a token of `size` or above plays no role for the model.
+    fn without_roles_from(mut self, size: usize) -> Self {
+        let special = &mut self.special;
+        let roles = [
+            &mut special.bos,
+            &mut special.pad,
+            &mut special.unk,
+            &mut special.cls,
+            &mut special.sep,
+            &mut special.mask,
+        ];
+        for role in roles {
+            *role = role.filter(|id| (*id as usize) < size);
+        }
+        self
+    }
+
+    /// The same, read from `file`.
+    fn of(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_path_buf());
+        self
     }
 
     /// With further special tokens after all others, as releases that extend a tokenizer add them. Those it has stay.
@@ -172,8 +233,7 @@ impl Tokenizer {
 
     /// The ids of `text`; with `add_special`, the ones the release puts around a text too.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, add_special).map_err(|e| tokenizer_error("cannot tokenise", e))?;
+        let encoding = self.caught("cannot tokenise", || self.inner.encode_fast(text, add_special))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -182,7 +242,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Input`] if `max_length` leaves no room for a token of the text.
     pub fn encode_text(&self, text: &str, max_length: Option<usize>) -> Result<Encoding> {
-        let encoding = self.inner.encode(text, true).map_err(|e| tokenizer_error("cannot tokenise", e))?;
+        let encoding = self.caught("cannot tokenise", || self.inner.encode(text, true))?;
         Encoding::new(&encoding, max_length)
     }
 
@@ -191,8 +251,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_text`].
     pub fn encode_pair(&self, first: &str, second: &str, max_length: Option<usize>) -> Result<Encoding> {
-        let encoding =
-            self.inner.encode((first, second), true).map_err(|e| tokenizer_error("cannot tokenise", e))?;
+        let encoding = self.caught("cannot tokenise", || self.inner.encode((first, second), true))?;
         Encoding::new(&encoding, max_length)
     }
 
@@ -209,8 +268,7 @@ impl Tokenizer {
         max_length: Option<usize>,
     ) -> Result<Batch> {
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings =
-            self.inner.encode_batch_fast(texts, true).map_err(|e| tokenizer_error("cannot tokenise", e))?;
+        let encodings = self.caught("cannot tokenise", || self.inner.encode_batch_fast(texts, true))?;
         let encodings: Result<Vec<_>> = encodings.iter().map(|e| Encoding::new(e, max_length)).collect();
         Ok(self.pad(&encodings?, padding))
     }
@@ -252,7 +310,7 @@ impl Tokenizer {
         if !ids.iter().any(|&id| self.inner.id_to_token(id).is_some_and(tells)) {
             return Ok(String::new());
         }
-        self.inner.decode(ids, skip_special).map_err(|e| tokenizer_error("cannot decode", e))
+        self.caught("cannot decode", || self.inner.decode(ids, skip_special))
     }
 
     /// The id of exactly this token, for example `"[MASK]"`.
@@ -279,6 +337,22 @@ impl Tokenizer {
     pub fn with_special(mut self, special: SpecialTokens) -> Self {
         self.special = special;
         self
+    }
+
+    /// Tokens that end a turn by their spelling, whatever a configuration names: where a template ends turns by one of
+    /// these, a release may still call another its end token. Those of llama.cpp.
+    pub fn turn_ends(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let id = |token: &str| self.token_id(token).filter(|id| added.contains_key(id));
+        // Where calls and returns end a turn, this one ends a part of it.
+        let parts = id("<|return|>").or(id("<|call|>")).is_some();
+        TURN_ENDS.into_iter().filter(|token| !(parts && *token == "<|end|>")).filter_map(id).collect()
+    }
+
+    /// The id of `text` if it is a special token, which gives no text.
+    pub(crate) fn special_id(&self, text: &str) -> Option<u32> {
+        let id = self.token_id(text)?;
+        self.inner.get_added_tokens_decoder().get(&id).filter(|token| token.special).map(|_| id)
     }
 
     /// The first token that ends a text.

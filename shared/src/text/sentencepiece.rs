@@ -11,7 +11,7 @@ use tokenizers::normalizers::Precompiled;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::parts::{Defaults, part};
-use super::{misfit, not_added, tokenizer_error};
+use super::{guard, misfit, not_added, tokenizer_error};
 use crate::{Error, ErrorKind, Result};
 
 /// One entry of the vocabulary.
@@ -68,6 +68,9 @@ pub(super) fn read(
     extra: Option<usize>,
 ) -> Result<(tokenizers::Tokenizer, Defaults, [bool; 2])> {
     let proto = Proto::parse(bytes)?;
+    if let Some(piece) = proto.pieces.iter().find(|piece| !piece.score.is_finite()) {
+        return Err(damaged(format!("the score of {:?} is {}", piece.text, piece.score)));
+    }
     match proto.model_type {
         1 => Ok((unigram(proto, extra.unwrap_or(100))?, T5_TOKENS, [false, true])),
         2 => {
@@ -169,6 +172,7 @@ fn unigram(proto: Proto, extra: usize) -> Result<tokenizers::Tokenizer> {
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
     if !proto.charsmap.is_empty() {
+        guard::check_charsmap(&proto.charsmap)?;
         let precompiled = Precompiled::from(&proto.charsmap)
             .map_err(|e| Error::new(ErrorKind::Format, format!("the normalisation table is damaged: {e}")))?;
         normalizers.push(precompiled.into());

@@ -72,7 +72,7 @@ pub struct Completion {
 ///
 /// What `options` leaves open (`eos`, `pad`) is the tokenizer's. A piece is held back while it may be part of a
 /// character or the beginning of a stop string, so the pieces of a row put together are its completion's text.
-/// `each` may end everything by breaking.
+/// `each` may end everything by breaking. A stop string that is a special token ends a row as an end token does.
 ///
 /// # Errors
 /// As [`generate`].
@@ -101,11 +101,10 @@ pub fn stream_heard<D: Decoder + ?Sized, L: Listener>(
     let prompts: Result<Vec<Vec<u32>>> = prompts.iter().map(|prompt| prompt_ids(tokenizer, prompt)).collect();
     let prompts = prompts?;
     let special = tokenizer.special();
-    let options = Decoding {
-        eos: options.eos.clone().or_else(|| Some(special.eos.clone())),
-        pad: options.pad.or(special.pad),
-        ..options.clone()
-    };
+    let mut eos = options.eos.clone().unwrap_or_else(|| special.eos.clone());
+    // A special token gives no text in which a stop string could be found.
+    eos.extend(options.stop.iter().filter_map(|stop| tokenizer.special_id(stop)));
+    let options = Decoding { eos: Some(eos), pad: options.pad.or(special.pad), ..options.clone() };
     let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, listener)).collect();
     let mut failed: Option<Error> = None;
     let Generated { tokens, finished } = generate(model, &prompts, &options, &mut |new| {
@@ -408,6 +407,14 @@ mod tests {
         let options = Decoding { stop: vec!["###".into()], ..Decoding::greedy(200) };
         let (_, completion) = recite("one ## two #", options);
         assert_eq!(completion.text, "one ## two #");
+    }
+
+    #[test]
+    fn a_stop_string_may_be_a_special_token() {
+        let options =
+            Decoding { eos: Some(vec![]), stop: vec!["<|endoftext|>".into()], ..Decoding::greedy(200) };
+        let (_, completion) = recite("one two", options);
+        assert_eq!((completion.text.as_str(), completion.finish), ("one two", Finish::End));
     }
 
     /// Hears a thought between brackets, which are tokens of their own.

@@ -225,8 +225,79 @@ fn special_ids_come_from_every_file_that_tells() {
     };
     assert_eq!(*tokenizer.special(), expected);
     assert_eq!(tokenizer.max_length(), Some(77));
-    assert_eq!(tokenizer.encode("a b", true).unwrap(), [2, 4, 5]);
+    // Beside a tokenizer.json, whose post-processor has the last word, add_bos_token says nothing.
+    assert_eq!(tokenizer.encode("a b", true).unwrap(), [4, 5]);
     assert_eq!(tokenizer.decode(&[2, 4, 3], true).unwrap(), "a");
+}
+
+/// The ids are those of transformers 5.23.
+#[test]
+fn tokens_that_the_configuration_lists_are_added() {
+    let token = |content: &str, special: bool| json!({"content": content, "special": special, "normalized": false, "lstrip": false, "rstrip": false, "single_word": false});
+    let mut config = json!({
+        "added_tokens_decoder": {"7": token("<late>", false), "6": token("<six>", true)},
+        "additional_special_tokens": ["<tool>", "<six>", {"content": "<call>", "__type": "AddedToken"}],
+    });
+    let ids = |config: &serde_json::Value| {
+        let dir = scratch(&[("tokenizer.json", word_level()), ("tokenizer_config.json", config.clone())]);
+        let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+        tokenizer.encode("a<six>b<late><tool><call><more>", true).unwrap()
+    };
+    assert_eq!(ids(&config), [4, 6, 5, 7, 8, 9, 1]);
+    config["extra_special_tokens"] = json!(["<more>"]);
+    assert_eq!(ids(&config), [4, 6, 5, 7, 1, 8], "of two lists the newer key counts");
+    config["extra_special_tokens"] = json!({"more": "<more>"});
+    config["tool_token"] = json!("<tool>");
+    config["bos_token"] = json!("<begin>");
+    assert_eq!(ids(&config), [4, 6, 5, 7, 9, 1, 10]);
+}
+
+#[test]
+fn a_tokenizer_that_its_reader_would_not_survive_is_refused_by_its_file() {
+    let bomb = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(40)});
+    for (key, part) in [
+        ("normalizer", json!({"type": "Sequence", "normalizers": vec![bomb; 4]})),
+        ("normalizer", json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "b"})),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})),
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        ("decoder", json!(7)),
+    ] {
+        let mut file = word_level();
+        file[key] = part;
+        let dir = scratch(&[("tokenizer.json", file)]);
+        let error = Tokenizer::from_folder(dir.path()).unwrap_err();
+        assert_eq!(error.place().unwrap().file_name().unwrap(), "tokenizer.json", "{error}");
+        assert_eq!(error.kind(), ErrorKind::Format);
+    }
+}
+
+#[test]
+fn what_a_tokenizer_panics_at_is_an_error_that_names_the_file() {
+    // The crate takes a character from the end of a token that has none.
+    let mut file = word_level();
+    file["decoder"] = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": ""},
+        {"type": "Strip", "content": " ", "start": 0, "stop": 1},
+    ]});
+    let dir = scratch(&[("tokenizer.json", file)]);
+    let error = Tokenizer::from_folder(dir.path()).unwrap().decode(&[4], true).unwrap_err();
+    assert!(error.to_string().contains("tokenizer.json: cannot decode"), "{error}");
+}
+
+#[test]
+fn turns_end_at_what_is_spelled_so() {
+    let listed = |tokens: &[&str]| {
+        let config = json!({"additional_special_tokens": tokens});
+        let dir = scratch(&[("tokenizer.json", word_level()), ("tokenizer_config.json", config)]);
+        Tokenizer::from_folder(dir.path()).unwrap().turn_ends()
+    };
+    assert_eq!(listed(&["<|im_end|>", "<x>", "<|end|>"]), [6, 8]);
+    assert_eq!(
+        listed(&["<|return|>", "<|end|>"]),
+        [6],
+        "where calls and returns end a turn, <|end|> does not"
+    );
+    assert_eq!(listed(&[]), [0u32; 0]);
 }
 
 #[test]

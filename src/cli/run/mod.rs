@@ -144,7 +144,16 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let model = context.open(&args.source)?;
     let model = model.as_ref();
     let prompts = drafts.seen_by(model, context)?;
-    let options = args.sampling.of(model, seed)?;
+    let options = match args.chat {
+        false => args.sampling.of(model, seed)?,
+        true => {
+            let (options, said) = args.sampling.of_chat(model, seed)?;
+            if let Some(said) = said {
+                context.say(&said);
+            }
+            options
+        }
+    };
     let show = Show { context, options, thoughts: args.show_reasoning };
     if prompts.is_empty() {
         show.conversation(model, args.system)?;

@@ -17,7 +17,8 @@ pub struct Sampling {
     /// Do not end before so many new tokens.
     #[arg(long, value_name = "N")]
     min_tokens: Option<usize>,
-    /// 0 always takes the likeliest token; higher is more varied. Of atoms that move: how hot they are, in K (300 if not
+    /// 0 always takes the likeliest token; higher is more varied. With --chat, where a model recommends nothing: 0.8, with
+    /// --top-p 0.95, --top-k 40 and --min-p 0.05. Of atoms that move: how hot they are, in K (300 if not
     /// said).
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
@@ -36,7 +37,7 @@ pub struct Sampling {
     /// How strongly to follow the prompt, for models that can also go without one; 1 for no guidance.
     #[arg(long, value_name = "X")]
     guidance: Option<f32>,
-    /// End before this text; may be given more than once.
+    /// End before this text or at this special token; may be given more than once.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Models of code end before the next top-level definition; with this they go on to their end token.
@@ -77,6 +78,32 @@ impl Sampling {
     #[cfg(feature = "science")]
     pub fn kelvin(&self) -> f64 {
         self.temperature.map_or(300.0, f64::from)
+    }
+
+    /// These choices over what `model` recommends for a conversation; where it recommends to take the likeliest token,
+    /// those of chat programs.
+    ///
+    /// # Errors
+    /// As [`of`](Sampling::of).
+    pub fn of_chat(&self, model: &dyn Exhibit, seed: u64) -> Result<(Decoding, Option<String>)> {
+        let recommended = self.of(model, seed)?;
+        if self.temperature.is_some() || model.defaults().temperature != 0.0 {
+            return Ok((recommended, None));
+        }
+        let options = Decoding {
+            temperature: 0.8,
+            top_p: self.top_p.unwrap_or(0.95),
+            top_k: self.top_k.unwrap_or(40),
+            min_p: self.min_p.unwrap_or(0.05),
+            ..recommended
+        };
+        let said = format!(
+            "the model recommends no sampling: temperature {}, top-p {}, top-k {}, min-p {}, seed {seed}; --temperature 0 \
+             takes the likeliest tokens",
+            options.temperature, options.top_p, options.top_k, options.min_p
+        );
+        options.check()?;
+        Ok((options, Some(said)))
     }
 
     /// These choices over what `model` recommends.

@@ -5,10 +5,12 @@
 Each folder holds a tokenizer trained here on the lines below, laid out as releases lay it out, and `expected.json`:
 a list of `{"text", "ids", "decoded"}` from the program that defines the layout. transformers for BERT and GPT,
 SentencePiece for its own models, llama.cpp for GGUF metadata (it reads a GGUF file
-that holds nothing else). `templates.json` holds chat templates of releases and what transformers' Jinja renders.
+that holds nothing else). `templates.json` holds chat templates of releases and what transformers' Jinja renders;
+`expressions.json` pairs of a small template, written by hand there, and what the same renders, null where it raises.
 The real MiniLM and SmolLM2 are read from the local cache.
 """
 
+import datetime
 import io
 import json
 import shutil
@@ -21,6 +23,7 @@ import llama_cpp
 import sentencepiece
 import tokenizers
 import transformers
+from transformers.utils import chat_template_utils
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from real import cached
@@ -276,6 +279,30 @@ def templates():
     (ROOT / "templates.json").write_text(rows_json(cases) + "\n")
 
 
+class Leap(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2024, 2, 29, 12, 34, 56)
+
+
+def expressions():
+    """Renders the templates of `expressions.json` anew."""
+    path = ROOT / "expressions.json"
+    chat_template_utils.datetime = Leap
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "Grüße, 'world' \"x\"\n2"}]
+    cases = []
+    for template, _ in json.loads(path.read_text()):
+        try:
+            rendered = _compile_jinja_template(template).render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=True,
+                bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+            )
+        except Exception:
+            rendered = None
+        cases.append([template, rendered])
+    path.write_text(rows_json(cases) + "\n")
+
+
 if __name__ == "__main__":
     ROOT.mkdir(parents=True, exist_ok=True)
     bert("bert_uncased", {"tokenizer_class": "BertTokenizer"}, cased=False)
@@ -295,3 +322,4 @@ if __name__ == "__main__":
     gguf_cases(pieces)
     real()
     templates()
+    expressions()
