@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Runs every reader under libFuzzer, with the tests' own files as seeds.
+#
+#   scripts/fuzz.sh [SECONDS [READER...]]     60 seconds for each reader if not said
+#
+# Needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler. Runs on the stable toolchain: without a sanitizer, since
+# readers are safe Rust, and with the coverage that libFuzzer steers by. What fails is kept under fuzz/artifacts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-60}
+shift || true
+corpus=fuzz/corpus
+readers=("$@")
+if [ ${#readers[@]} = 0 ]; then
+    mapfile -t readers < <(sed -nE 's/^(const POSCAR.*= |    )\("([a-z0-9_]+)", "[^"]+", [a-z_]+\)[,;]$/\2/p' \
+        fuzz/fuzz_targets/readers.rs)
+fi
+
+# seed READER NAME...: files of these names among the tests, at most 200 and none above 256 kB, become the reader's corpus.
+seed() {
+    local reader=$1 name
+    shift
+    mkdir -p "$corpus/$reader"
+    for name in "$@"; do
+        find tests shared/tests models -name target -prune -o -type f -name "$name" -size -256k -print
+    done | head -200 | while read -r file; do
+        cp "$file" "$corpus/$reader/$(sha256sum "$file" | cut -c1-16)"
+    done
+}
+
+seed tokenizer_json tokenizer.json
+seed tokenizer_config tokenizer_config.json
+seed spiece '*.model'
+seed vocab_txt vocab.txt
+seed config config.json
+seed safetensors '*.safetensors'
+seed pickle '*.bin' '*.pt' '*.pkl'
+seed checkpoint_th '*.th' '*.ckpt'
+seed gguf '*.gguf'
+seed msgpack '*.msgpack'
+for kind in wav flac mp3 ogg m4a png webp gif bmp csv parquet xyz cif; do
+    seed "$kind" "*.$kind"
+done
+seed jpeg '*.jpg' '*.jpeg'
+seed tiff '*.tif' '*.tiff'
+seed poscar 'POSCAR*' '*.vasp'
+seed fasta '*.fasta' '*.fa' '*.fasta.gz'
+mkdir -p "$corpus/chat_template"
+python3 - "$corpus/chat_template" <<'PYTHON'
+import hashlib, json, pathlib, sys
+into = pathlib.Path(sys.argv[1])
+tests = pathlib.Path("shared/tests/tokenizers")
+sources = [case[0] for case in json.loads((tests / "expressions.json").read_text())]
+sources += [case["template"] for case in json.loads((tests / "templates.json").read_text())]
+for source in sources:
+    (into / hashlib.sha256(source.encode()).hexdigest()[:16]).write_text(source)
+PYTHON
+
+# `RUSTC_BOOTSTRAP` lets the stable compiler take the flags that cargo-fuzz always gives.
+export RUSTC_BOOTSTRAP=1
+(cd fuzz && cargo fuzz build --sanitizer none readers)
+failed=()
+for reader in "${readers[@]}"; do
+    echo "== $reader"
+    mkdir -p "$corpus/$reader" "fuzz/artifacts/$reader"
+    (cd fuzz && FAUNA_READER=$reader cargo fuzz run --sanitizer none readers "corpus/$reader" -- \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=262144 -print_final_stats=1 \
+        -artifact_prefix="artifacts/$reader/" 2>&1 | grep -E '^(stat::|SUMMARY|==|thread)|panicked|Test unit' ) || true
+    if [ -n "$(ls -A "fuzz/artifacts/$reader")" ]; then
+        failed+=("$reader")
+    fi
+done
+if [ ${#failed[@]} != 0 ]; then
+    echo "fuzz: these readers failed, see fuzz/artifacts: ${failed[*]}" >&2
+    exit 1
+fi
+echo "fuzz: ${#readers[@]} readers, $seconds seconds each, nothing failed"
