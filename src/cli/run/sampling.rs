@@ -87,7 +87,8 @@ impl Sampling {
     /// As [`of`](Sampling::of).
     pub fn of_chat(&self, model: &dyn Exhibit, seed: u64) -> Result<(Decoding, Option<String>)> {
         let recommended = self.of(model, seed)?;
-        if self.temperature.is_some() || model.defaults().temperature != 0.0 {
+        let speaks = model.card().outputs.contains(&Modality::Text);
+        if !speaks || self.temperature.is_some() || model.defaults().temperature != 0.0 {
             return Ok((recommended, None));
         }
         let options = Decoding {
