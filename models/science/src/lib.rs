@@ -125,8 +125,9 @@ pub static TIMESFM_2_5: Family = Family {
     name: "timesfm-2.5",
     systems: &["TimeGPT"],
     paper: "Das et al. 2024, arXiv 2310.10688",
-    model_types: &["timesfm2_5"],
-    architectures: &["TimesFm2_5ModelForPrediction"],
+    // The hub's config of the original files names the earlier kind: the layout tells them apart.
+    model_types: &["timesfm2_5", "timesfm"],
+    architectures: &["TimesFm2_5ModelForPrediction", "TimesFmModelForPrediction"],
     gguf: &[],
     keys: &Keys::NONE,
     inputs: &[Series],

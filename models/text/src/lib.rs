@@ -152,7 +152,6 @@ pub static GENSLM: Family = Family {
         Release::new("genslm_25M_patric", "GenSLMs", "25M", "MIT"),
         Release::new("genslm_250M_patric", "GenSLMs", "250M", "MIT"),
         Release::new("genslm_2.5B_patric", "GenSLMs", "2.5B", "MIT"),
-        Release::new("genslm_25B_patric", "GenSLMs", "25B", "MIT"),
         Release::new("genslm_25M_covid", "GenSLMs", "25M", "MIT"),
     ],
     config_of_gguf: None,

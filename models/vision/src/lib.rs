@@ -158,7 +158,7 @@ pub static DALLE_MINI: Family = Family {
     systems: &["DALL-E"],
     paper: "Dayma et al. 2021, DALL·E mini",
     model_types: &["dallebart"],
-    architectures: &["DalleBart"],
+    architectures: &["DalleBart", "eBart"],
     gguf: &[],
     keys: &Keys::NONE,
     inputs: &[Text, Codes],

@@ -20,6 +20,7 @@ from common import (
     weights_of,
     write_bin,
     write_config,
+    write_json,
     write_safetensors,
 )
 
@@ -88,7 +89,7 @@ def case_of(config_class, model_class, original, defaults):
             said = dict(options)
             if released:
                 case.model.mkdir(parents=True)
-                original(case.model, model, said)
+                (original if released is True else released)(case.model, model, said)
             else:
                 write_config(case.model, model.config, [model_class.__name__])
                 write(case.model, weights_of(model))
@@ -146,6 +147,25 @@ def original_2_5(folder, model, said):
         parts = [weights[f"model.layers.{layer}.self_attn.{part}_proj.weight"] for part in "qkv"]
         out[f"stacked_xf.{layer}.attn.qkv_proj.weight"] = torch.cat(parts)
     write_safetensors(folder, out)
+
+
+def hub_2_5(folder, model, said):
+    """The same with the config that lies beside it on the hub: it names the earlier kind, and a reach for the quantiles."""
+    original_2_5(folder, model, said)
+    config = model.config
+    fields = {key: getattr(config, key) for key in (
+        "context_length", "head_dim", "hidden_size", "horizon_length", "intermediate_size", "num_attention_heads",
+        "num_hidden_layers", "patch_length", "quantiles", "rms_norm_eps")}
+    fields |= {"architectures": ["TimesFmModelForPrediction"], "model_type": "timesfm", "torch_compile": False,
+               "quantile_horizon_length": config.output_quantile_len}
+    write_json(folder / "config.json", fields)
+
+
+def write_hub_names(folder, weights):
+    """transformers' layout as the hub stores it: the feed-forward maps keep their first names."""
+    named = {name.replace("mlp.fc1.", "mlp.ff0.").replace("mlp.fc2.", "mlp.ff1."): weight
+             for name, weight in weights.items()}
+    write_safetensors(folder, named)
 
 
 def mark_gaps(past):
@@ -207,6 +227,11 @@ CASES = {
         (90, 200), released=True, context_length=16384, quantiles=[i / 10 for i in range(1, 10)], decode_index=5,
         patch_length=32, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-6,
         note="the names of the timesfm package, and a geometry told by the tensors alone"),
+    "timesfm/v2_5_hub_config": v2_5(
+        (90, 200), released=hub_2_5, context_length=160, quantiles=[i / 10 for i in range(1, 10)], decode_index=5,
+        patch_length=32, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-6,
+        note="the names of the timesfm package beside the hub's config, which says timesfm"),
+    "timesfm/v2_5_hub_names": v2_5((17, 40), write=write_hub_names, note="ff0 and ff1, as the hub's files in transformers' layout"),
 }
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ const ORIGINAL: &str = "torch_model.ckpt";
 /// What a release calls its tensors, in transformers' names.
 pub(crate) fn rename(name: &str) -> Name {
     let new = match name.split_once('.') {
+        // The hub's copy in transformers' names keeps the original ones of this part.
+        Some(("model" | "layers", _)) if name.contains(".mlp.ff") => {
+            name.replace(".mlp.ff0.", ".mlp.fc1.").replace(".mlp.ff1.", ".mlp.fc2.")
+        }
         Some(("stacked_transformer", rest)) => format!("decoder.{rest}"),
         Some((part @ ("input_ff_layer" | "freq_emb" | "position_emb"), rest)) => {
             format!("decoder.{part}.{}", plain_block(rest))
@@ -147,15 +151,59 @@ fn patched_config(shapes: &Shapes, options: &Options) -> Option<Value> {
     }))
 }
 
-/// TimesFM 2.5 as the original program stores it: a config that names nothing, or none.
+/// TimesFM 2.5 as the original program stores it: a config that names nothing, none, or the one on the hub, which names
+/// the earlier kind. The tensors' names decide, or `quantile_horizon_length`, which the earlier kind has not.
 pub(crate) const V2_5: FindLayout = |files, options| {
-    if named(files)?.is_some() || options.random_weights.is_some() {
+    let config = named(files)?;
+    let said = config.as_ref().filter(|config| config["quantile_horizon_length"].is_number());
+    if said.is_none() && (options.random_weights.is_some() || config.as_ref().is_some_and(is_of_2_5)) {
         return Ok(None);
     }
-    let Some(path) = chosen(files, &["model.safetensors"]) else { return Ok(None) };
-    let shapes = Shapes::open(&path)?;
-    Ok(v2_5_config(&shapes).map(|config| Layout { config, weights: vec![path] }))
+    let stored = match chosen(files, &["model.safetensors"]).filter(|_| options.random_weights.is_none()) {
+        Some(path) => v2_5_config(&Shapes::open(&path)?).map(|config| (config, vec![path])),
+        None => None,
+    };
+    Ok(match (stored, said) {
+        (Some((mut shaped, weights)), _) => {
+            merge_released(&mut shaped, config.as_ref());
+            Some(Layout { config: shaped, weights })
+        }
+        (None, Some(_)) => {
+            let mut bare = v2_5_names();
+            merge_released(&mut bare, config.as_ref());
+            Some(Layout { config: bare, weights: options.weights_of(files)? })
+        }
+        (None, None) => None,
+    })
 };
+
+/// Whether a config is of transformers' own class of 2.5.
+fn is_of_2_5(config: &Value) -> bool {
+    config["model_type"] == "timesfm2_5" || config["architectures"][0] == "TimesFm2_5ModelForPrediction"
+}
+
+fn v2_5_names() -> Value {
+    json!({"model_type": "timesfm2_5", "architectures": ["TimesFm2_5ModelForPrediction"]})
+}
+
+/// The keys of a released config into `config`, in transformers' names for 2.5; what names its kind stays.
+fn merge_released(config: &mut Value, released: Option<&Value>) {
+    let (Value::Object(config), Some(Value::Object(released))) = (config, released) else { return };
+    for (key, value) in released {
+        match key.as_str() {
+            "model_type" | "architectures" => {}
+            "quantile_horizon_length" => drop(config.insert("output_quantile_len".into(), value.clone())),
+            "num_attention_heads" => {
+                config.insert(key.clone(), value.clone());
+                config.insert("num_key_value_heads".into(), value.clone());
+            }
+            _ => drop(config.insert(key.clone(), value.clone())),
+        }
+    }
+    if let Some(heads) = released.get("num_key_value_heads") {
+        config.insert("num_key_value_heads".into(), heads.clone());
+    }
+}
 
 fn v2_5_config(shapes: &Shapes) -> Option<Value> {
     let head = shapes.axis("stacked_xf.0.attn.query_ln.scale", 0)?;
@@ -195,6 +243,8 @@ mod tests {
             ("stacked_xf.0.attn.per_dim_scale.per_dim_scale", "model.layers.0.self_attn.scaling"),
             ("stacked_xf.0.pre_ff_ln.scale", "model.layers.0.pre_feedforward_layernorm.weight"),
             ("stacked_xf.0.ff1.weight", "model.layers.0.mlp.fc2.weight"),
+            ("model.layers.4.mlp.ff0.weight", "model.layers.4.mlp.fc1.weight"),
+            ("model.layers.4.mlp.ff1.weight", "model.layers.4.mlp.fc2.weight"),
             ("output_projection_point.hidden_layer.weight", "output_projection_point.input_layer.weight"),
         ] {
             assert_eq!(rename(old), Name::To(new.into()), "{old}");

@@ -103,11 +103,10 @@ pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
             let config = of_open_clip(&config["model_cfg"], quick).map_err(|error| error.at(place))?;
             let chosen = files.choice().map(|name| files.require(name)).transpose()?;
             let weights = chosen.or_else(|| WEIGHTS.iter().find_map(|name| files.get(name)));
-            // Without weights a config alone can still be opened with test weights.
-            let weights = match (weights, options.random_weights) {
-                (Some(weights), _) => vec![weights],
-                (None, Some(_)) => Vec::new(),
-                (None, None) => files.weights()?,
+            // Without weights a config alone can still be counted, or opened with test weights.
+            let weights = match weights {
+                Some(weights) => vec![weights],
+                None => options.weights_of(files)?,
             };
             Ok(Some(Layout { config, weights }))
         }
