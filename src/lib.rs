@@ -92,7 +92,7 @@ pub use fauna_shared::model::{Card, Exhibit, Family, Release};
 pub use fauna_shared::zoo::{Options, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
-    checkpoint, error, generate, item, measure, model, nn, order, parity, progress, quantize, runtime,
+    checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress, quantize, runtime,
     source, weights, zoo,
 };
 
@@ -115,6 +115,8 @@ pub use fauna_shared::image as picture;
 pub use fauna_text as text;
 #[cfg(feature = "vision")]
 pub use fauna_vision as vision;
+
+pub mod releases;
 
 #[cfg(feature = "builtin")]
 pub mod builtin;

@@ -1,6 +1,9 @@
 //! What every family must do, whatever its paper: the same claims for each, over a checkpoint made from its own
 //! sample config and a seed.
 
+#[path = "releases/sweep.rs"]
+mod releases;
+
 use std::path::{Path, PathBuf};
 
 use fauna::candle::{DType, Device, Tensor};

@@ -1,6 +1,7 @@
 //! `fauna list`: the families and their released checkpoints, from the registry.
 
 use fauna::error::nearest;
+use fauna::releases::OwnConfig;
 use fauna::{Family, Release, Result};
 use serde_json::json;
 
@@ -77,7 +78,8 @@ fn print(found: &[(&Family, Vec<&Release>)], output: &mut Output) -> Result<()> 
         output.line(format!("  {}", family.paper))?;
         let mut table = Table::default();
         for release in releases {
-            table.row([release.id, release.system, release.size, release.licence]);
+            let config = format!("config {}", OwnConfig::of(release.id).name());
+            table.row([release.id, release.system, release.size, release.licence, &config]);
         }
         for line in table.lines() {
             output.line(format!("  {line}"))?;
@@ -87,6 +89,14 @@ fn print(found: &[(&Family, Vec<&Release>)], output: &mut Output) -> Result<()> 
 }
 
 fn as_json(family: &Family, releases: &[&Release]) -> serde_json::Value {
+    let releases: Vec<_> = releases
+        .iter()
+        .map(|release| {
+            let Release { id, system, size, licence } = release;
+            let config = OwnConfig::of(id).name();
+            json!({"id": id, "system": system, "size": size, "licence": licence, "own_config": config})
+        })
+        .collect();
     json!({
         "family": family.name,
         "systems": family.systems,

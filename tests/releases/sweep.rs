@@ -1,0 +1,141 @@
+//! Every release that the zoo lists opens by the config that was released with it, as far as that was found.
+//!
+//! The fixtures are facts read from public material (`SOURCES.tsv`). The count of parameters that a config leads to is
+//! held against a second fact: the size that the release is known by.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fauna::releases::OwnConfig;
+use fauna::{Options, Release};
+
+/// Fixtures that do not open yet, with a part of what is said. A fixture that opens must leave the list.
+const REFUSED: &[(&str, &str)] = &[
+    ("openai-community/gpt2", "duplicate field"),
+    ("openai-community/gpt2-large", "duplicate field"),
+    ("openai-community/gpt2-xl", "duplicate field"),
+    ("openai-community/openai-gpt", "duplicate field"),
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases")
+}
+
+/// The files of each release's fixture.
+fn fixtures() -> BTreeMap<String, Vec<String>> {
+    let table = std::fs::read_to_string(folder().join("SOURCES.tsv")).unwrap();
+    let mut fixtures: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [release, file, extent, _] = fields[..] else { panic!("not four fields: {line}") };
+        assert!(["complete", "partial"].contains(&extent), "{line}");
+        fixtures.entry(release.to_string()).or_default().push(file.to_string());
+    }
+    fixtures
+}
+
+fn listed() -> Vec<&'static Release> {
+    fauna::families().into_iter().flat_map(|family| family.releases).collect()
+}
+
+/// A size in words and by how much it may be rounded: "1.5B" is 1.5e9 within 0.05e9.
+fn size(words: &str) -> (f64, f64) {
+    let (number, unit) = words.split_at(words.len() - 1);
+    let unit = match unit {
+        "K" => 1e3,
+        "M" => 1e6,
+        "B" => 1e9,
+        other => panic!("{words}: no unit {other}"),
+    };
+    let decimals = number.split_once('.').map_or(0, |(_, decimals)| decimals.len() as i32);
+    (number.parse::<f64>().expect(words) * unit, 0.5 * 10f64.powi(-decimals) * unit)
+}
+
+/// Exact counts of parameters that were found beside the rounded sizes.
+fn exact() -> BTreeMap<String, f64> {
+    let table = std::fs::read_to_string(folder().join("parameters.tsv")).unwrap();
+    let row = |line: &str| {
+        let mut fields = line.split('\t');
+        Some((fields.next()?.to_string(), fields.next()?.parse().ok()?))
+    };
+    table.lines().skip(1).map(|line| row(line).unwrap_or_else(|| panic!("no count: {line}"))).collect()
+}
+
+#[test]
+fn every_fixture_opens_and_has_the_released_count_of_parameters() {
+    let (listed, exact) = (listed(), exact());
+    let mut problems = Vec::new();
+    for (id, files) in fixtures() {
+        let place = folder().join(id.replace('/', "__"));
+        for file in &files {
+            if let Err(error) = fauna::json::read(place.join(file)) {
+                problems.push(format!("{id}: {error}"));
+            }
+        }
+        let release = listed.iter().find(|release| release.id == id);
+        let Some(release) = release else {
+            problems.push(format!("{id} is not listed"));
+            continue;
+        };
+        if OwnConfig::of(&id) == OwnConfig::Unseen {
+            continue;
+        }
+        let refused = REFUSED.iter().find(|(known, _)| *known == id);
+        match (fauna::inventory(place.to_str().unwrap(), &Options::default()), refused) {
+            (Ok((family, inventory)), None) => {
+                let own =
+                    fauna::families().into_iter().find(|f| f.releases.iter().any(|r| r.id == id)).unwrap();
+                if family.name != own.name {
+                    problems.push(format!("{id} is listed under {} and opens as {}", own.name, family.name));
+                }
+                let (rounded, rounding) = size(release.size);
+                let (wanted, within) = match exact.get(&id) {
+                    Some(count) => (*count, 0.01 * count),
+                    None => (rounded, rounding.max(0.01 * rounded)),
+                };
+                let found = inventory.parameters as f64;
+                if (found - wanted).abs() > within {
+                    problems.push(format!("{id}: {found} parameters, not {wanted} within {within}"));
+                }
+            }
+            (Ok(_), Some(_)) => problems.push(format!("{id} opens: it is refused no more")),
+            (Err(error), Some((_, said))) if error.to_string().contains(said) => {}
+            (Err(error), _) => problems.push(format!("{id}: {error}")),
+        }
+    }
+    assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
+}
+
+#[test]
+fn what_was_not_found_is_listed_and_nothing_else() {
+    let missing = std::fs::read_to_string(folder().join("MISSING.md")).unwrap();
+    let named: Vec<&str> = missing.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    for release in listed() {
+        let unseen = OwnConfig::of(release.id) == OwnConfig::Unseen;
+        assert_eq!(named.contains(&release.id), unseen, "{} in MISSING.md", release.id);
+    }
+    for name in named {
+        assert!(listed().iter().any(|release| release.id == name), "{name} is not listed");
+    }
+}
+
+#[test]
+fn every_file_of_a_fixture_has_its_source() {
+    let fixtures = fixtures();
+    for entry in std::fs::read_dir(folder()).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        let name = entry.file_name().into_string().unwrap();
+        let id = fixtures.keys().find(|id| id.replace('/', "__") == name);
+        let id = id.unwrap_or_else(|| panic!("{name} is not in SOURCES.tsv"));
+        let mut folders = vec![entry.path()];
+        while let Some(inner) = folders.pop() {
+            for file in std::fs::read_dir(inner).unwrap().flatten().map(|file| file.path()) {
+                if file.is_dir() {
+                    folders.push(file);
+                    continue;
+                }
+                let path = file.strip_prefix(entry.path()).unwrap().to_str().unwrap().replace('\\', "/");
+                assert!(fixtures[id].contains(&path), "{id}: {path} is not in SOURCES.tsv");
+            }
+        }
+    }
+}
