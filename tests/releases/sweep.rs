@@ -30,7 +30,7 @@ fn listed() -> Vec<&'static Release> {
     fauna::families().into_iter().flat_map(|family| family.releases).collect()
 }
 
-/// A size in words and by how much it may be rounded: "1.5B" is 1.5e9 within 0.05e9.
+/// A size in words and by how much it may be rounded: "1.5B" is 1.5e9 within 0.05e9, "250M" is 250e6 within 5e6.
 fn size(words: &str) -> (f64, f64) {
     let (number, unit) = words.split_at(words.len() - 1);
     let unit = match unit {
@@ -39,8 +39,12 @@ fn size(words: &str) -> (f64, f64) {
         "B" => 1e9,
         other => panic!("{words}: no unit {other}"),
     };
-    let decimals = number.split_once('.').map_or(0, |(_, decimals)| decimals.len() as i32);
-    (number.parse::<f64>().expect(words) * unit, 0.5 * 10f64.powi(-decimals) * unit)
+    // The last digit that is said: zeros at the end of a whole number say nothing.
+    let place = match number.split_once('.') {
+        Some((_, decimals)) => -(decimals.len() as i32),
+        None => number.bytes().rev().take_while(|digit| *digit == b'0').count() as i32,
+    };
+    (number.parse::<f64>().expect(words) * unit, 0.5 * 10f64.powi(place) * unit)
 }
 
 /// Exact counts of parameters that were found beside the rounded sizes.

@@ -27,7 +27,7 @@ pub static ENCODEC: Family = Family {
     outputs: &[Codes, Sound, Vector],
     releases: &[
         Release::new("facebook/encodec_24khz", "EnCodec", "15M", "MIT (code)"),
-        Release::new("facebook/encodec_32khz", "EnCodec", "57M", "CC-BY-NC-4.0"),
+        Release::new("facebook/encodec_32khz", "EnCodec", "58M", "CC-BY-NC-4.0"),
         Release::new("facebook/encodec_48khz", "EnCodec", "15M", "MIT (code)"),
     ],
     config_of_gguf: None,

@@ -295,7 +295,7 @@ pub static LLAVA: Family = Family {
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[
-        Release::new("microsoft/llava-med-v1.5-mistral-7b", "Med-PaLM M", "7B", "research only"),
+        Release::new("microsoft/llava-med-v1.5-mistral-7b", "Med-PaLM M", "7.6B", "research only"),
         Release::new("llava-hf/llava-1.5-7b-hf", "Med-PaLM M", "7B", "Llama 2"),
         Release::new("liuhaotian/llava-v1.5-7b", "Med-PaLM M", "7B", "Llama 2"),
     ],
