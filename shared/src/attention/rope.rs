@@ -211,6 +211,10 @@ impl RopeKeys {
                     .hint("known: default, linear, dynamic, llama3, yarn, longrope"));
             }
         };
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::unsupported(format!("rotary positions over {share} of each head"))
+                .hint("a share from 0 to 1 is wanted: partial_rotary_factor, or rotary_pct"));
+        }
         let width = (head_width as f64 * share) as usize;
         if width.next_multiple_of(2) > head_width {
             let message = format!("rotary positions over {width} of {head_width} numbers: pairs wanted");

@@ -168,7 +168,7 @@ impl Config {
     }
 
     /// Refuses what no network can be built from, before anything is multiplied or reserved by it.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         check_sizes(&[
             ("sampling_rate", self.sampling_rate),
             ("audio_channels", self.audio_channels),

@@ -108,6 +108,8 @@ impl Config {
 
     /// Refuses parts that do not fit each other.
     fn check(&self) -> Result<()> {
+        // What follows divides by the codec's numbers.
+        self.audio_encoder.check()?;
         self.decoder.check()?;
         check_sizes(&[("num_chroma", self.num_chroma), ("chroma_length", self.chroma_length)])?;
         let (text, codec, decoder) = (&self.text_encoder, &self.audio_encoder, &self.decoder);

@@ -153,14 +153,12 @@ impl Model for MedGemma {
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
         let c = &config;
-        let projector = Projector::load(c, &w.at("multi_modal_projector"))?;
         w.skip("vision_tower.head");
-        Ok(Self {
-            vision_tower: VisionTower::load(&c.vision_config, &w.at("vision_tower"))?,
-            multi_modal_projector: projector,
-            language_model: Gemma3::load(c.text_config.clone(), &w.at("language_model"))?,
-            config,
-        })
+        // Both check their sizes, by which the projector multiplies.
+        let vision_tower = VisionTower::load(&c.vision_config, &w.at("vision_tower"))?;
+        let language_model = Gemma3::load(c.text_config.clone(), &w.at("language_model"))?;
+        let multi_modal_projector = Projector::load(c, &w.at("multi_modal_projector"))?;
+        Ok(Self { vision_tower, multi_modal_projector, language_model, config })
     }
 }
 
