@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::text::{ChatTemplate, Message, Tokenizer};
-use libfuzzer_sys::{fuzz_target, Corpus};
+use libfuzzer_sys::{Corpus, fuzz_target};
 
 /// Reads bytes that stand in a file, which is in a folder of its own.
 type Read = fn(file: &Path, bytes: &[u8]);
@@ -98,8 +98,7 @@ fn template(_: &Path, bytes: &[u8]) {
 
 fn config(file: &Path, _: &[u8]) {
     let Some(folder) = file.parent().and_then(Path::to_str) else { return };
-    let options = fauna::Options { offline: true, ..fauna::Options::default() };
-    let _ = fauna::inventory(folder, &options);
+    let _ = fauna::inventory(folder, &fauna::Options::default());
 }
 
 fn checkpoint(file: &Path, _: &[u8]) {

@@ -694,7 +694,7 @@ impl Renderer {
         if let (Some(whole), "common", 0..) = (value.int(), method.as_str(), precision) {
             return Ok(Value::Int(whole));
         }
-        if precision.abs() > 300 {
+        if precision.unsigned_abs() > 300 {
             return Ok(Value::Float(if precision > 0 { number } else { 0.0 }));
         }
         let scale = 10f64.powi(precision as i32);

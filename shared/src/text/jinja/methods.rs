@@ -403,7 +403,7 @@ impl Renderer {
                 let sign = usize::from(text.starts_with(['-', '+']));
                 let filled = self.filled(
                     &text[sign..],
-                    given.int(0, "width")?.unwrap_or(0) - sign as i64,
+                    given.int(0, "width")?.unwrap_or(0).saturating_sub(sign as i64),
                     "0",
                     |m, _| m,
                 )?;

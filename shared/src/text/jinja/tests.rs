@@ -147,3 +147,14 @@ fn a_long_conversation_is_rendered() {
     let text = Template::new(source).unwrap().render(&[("messages", json!(messages))], NOW).unwrap();
     assert!(text.len() > 9_000_000);
 }
+
+#[test]
+fn the_ends_of_whole_numbers_are_numbers_too() {
+    let lowest = "(-9223372036854775807 - 1)";
+    let value = |source: &str| render(&source.replace("LOW", lowest));
+    assert_eq!(value("{{ '-1'.zfill(LOW) }}{{ 'ab'.ljust(LOW) }}{{ 'abc'[LOW:] }}").unwrap(), "-1ababc");
+    assert_eq!(value("{{ 1.5|round(LOW) }} {{ [1, 2][LOW] is defined }}").unwrap(), "0.0 False");
+    for source in ["{{ -LOW }}", "{{ LOW|abs }}", "{{ LOW // -1 }}", "{{ LOW % -1 }}", "{{ LOW - 1 }}"] {
+        assert!(value(source).unwrap_err().message.contains("64 bits") || source.contains("abs"), "{source}");
+    }
+}
