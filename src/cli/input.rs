@@ -50,7 +50,15 @@ pub fn texts(
             ("standard input".into(), Box::new(std::io::stdin()))
         }
     };
-    let lines = BufReader::new(reader).split(b'\n').enumerate().map(move |(i, line)| {
+    let mut reader = BufReader::new(reader);
+    let start = reader.fill_buf().map_err(|e| Error::io(&place, "read", e))?;
+    if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        return Ok(Box::new(lines_of_utf16(reader, &place)?));
+    }
+    if start.starts_with(b"\xef\xbb\xbf") {
+        reader.consume(3);
+    }
+    let lines = reader.split(b'\n').enumerate().map(move |(i, line)| {
         let mut line = line.map_err(|e| Error::io(&place, "read", e))?;
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -58,6 +66,22 @@ pub fn texts(
         Ok(Text::new(format!("{}: line {}", place.display(), i + 1), line))
     });
     Ok(Box::new(lines))
+}
+
+/// The lines of UTF-16 with its byte order mark.
+fn lines_of_utf16(mut reader: impl Read, place: &Path) -> Result<impl Iterator<Item = Result<Text>> + use<>> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|e| Error::io(place, "read", e))?;
+    let little = bytes.starts_with(b"\xff\xfe");
+    let unit = |pair: &[u8; 2]| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) };
+    let units: Vec<u16> = bytes[2..].as_chunks::<2>().0.iter().map(unit).collect();
+    let text = String::from_utf16(&units).map_err(|_| {
+        Error::format(place, "it begins with the mark of UTF-16 and is no UTF-16").hint("write it as UTF-8")
+    })?;
+    let named = |(i, line): (usize, &str)| {
+        Ok(Text::new(format!("{}: line {}", place.display(), i + 1), line.as_bytes().to_vec()))
+    };
+    Ok(text.lines().enumerate().map(named).collect::<Vec<_>>().into_iter())
 }
 
 /// What the files of pictures end in.

@@ -37,6 +37,19 @@ pub trait Forecaster: Send + Sync {
     /// [`Input`](crate::ErrorKind::Input) for options out of range, and for a series that cannot be read, by its index.
     fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>>;
 
+    /// The same in float64, for a method whose answer has the precision of the table; `None` for a network, which
+    /// answers in float32.
+    ///
+    /// # Errors
+    /// As [`forecast`](Self::forecast).
+    fn forecast_exact(
+        &self,
+        _series: &[ExactPast],
+        _options: &Forecasting,
+    ) -> Result<Option<Vec<ExactForecast>>> {
+        Ok(None)
+    }
+
     /// How many of the last steps of a series are read; `None` for all of them.
     fn context(&self) -> Option<usize> {
         None
@@ -62,6 +75,31 @@ pub struct Past {
     pub covariates: Vec<Covariate>,
     /// How fast it moves, for models that ask.
     pub pace: Pace,
+}
+
+/// One series until now, in the precision of its table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExactPast<'a> {
+    /// Values, the oldest first; NaN marks a gap.
+    pub values: &'a [f64],
+    /// Steps that make a season, at least 1.
+    pub season: usize,
+}
+
+/// What is foreseen in float64. The fields are those of [`Forecast`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ExactForecast {
+    /// `(horizon)`.
+    pub mean: Vec<f64>,
+    /// `(quantiles, horizon)`.
+    pub quantiles: Vec<Vec<f64>>,
+}
+
+impl From<Forecast> for ExactForecast {
+    fn from(made: Forecast) -> Self {
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        Self { mean: wide(made.mean), quantiles: made.quantiles.into_iter().map(wide).collect() }
+    }
 }
 
 impl From<Vec<f32>> for Past {

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use forecaster::{Covariate, Forecast, Forecaster, Forecasting, Pace, Past};
+pub use forecaster::{Covariate, ExactForecast, ExactPast, Forecast, Forecaster, Forecasting, Pace, Past};
 pub use keys::{HARMLESS, Keys, Plain, Synonym};
 pub use opening::{Layout, Opening, Options};
 pub use policy::{Controller, Degree, Observation, Policy, Task};

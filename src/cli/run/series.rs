@@ -112,7 +112,7 @@ pub fn run(source: &str, args: &Foreseeing, place: &Place, context: &Context) ->
         Columns { id: args.id_col.clone(), time: args.time_col.clone(), target: args.target_col.clone() };
     let table = Table::read(path, &columns)?;
     let future = args.future.as_ref().map(|future| Table::read_future(future, &columns)).transpose()?;
-    let model = Model::open(source, args, &table, context)?;
+    let model = Model::open(source, args, context)?;
     let _stoppable = context.interrupt.hold();
     let ask = ask(&model.name, args, place, &table, future.as_ref(), context)?;
     let done = do_it(model.forecaster()?, &table, args, &ask)?;
@@ -148,12 +148,16 @@ enum Kind {
 }
 
 impl Model {
-    fn open(source: &str, args: &Foreseeing, table: &Table, context: &Context) -> Result<Self> {
+    fn open(source: &str, args: &Foreseeing, context: &Context) -> Result<Self> {
         let (name, kind) = match source {
             "naive" => ("Naive", Kind::Naive),
-            "seasonal-naive" => {
-                ("SeasonalNaive", Kind::Seasonal(SeasonalNaive { season: args.season(table)? }))
-            }
+            "seasonal-naive" => (
+                "SeasonalNaive",
+                Kind::Seasonal(match args.season {
+                    Some(season) => SeasonalNaive { season },
+                    None => SeasonalNaive::OWN,
+                }),
+            ),
             source => {
                 let model = context.open(source)?;
                 // Said before the table is laid out for it.

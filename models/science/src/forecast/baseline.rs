@@ -3,7 +3,7 @@
 //! Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", third edition, sections 5.2 and 5.5. Points and
 //! intervals are those of `statsforecast`'s `Naive` and `SeasonalNaive`.
 
-use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past};
+use fauna_shared::model::{ExactForecast, ExactPast, Forecast, Forecaster, Forecasting, Past};
 use fauna_shared::{Error, Result};
 
 /// Every step is as the last value that is known.
@@ -24,13 +24,26 @@ pub struct Naive;
 /// Where the series holds none of that place, as the last value of all. With a season of one step it is [`Naive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeasonalNaive {
-    /// Steps of a season. At least 1.
+    /// Steps of a season. 0 for [`OWN`](Self::OWN).
     pub season: usize,
+}
+
+impl SeasonalNaive {
+    /// With the season of each series by its frequency, which the verbs of a table know.
+    pub const OWN: Self = Self { season: 0 };
 }
 
 impl Forecaster for Naive {
     fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
         SeasonalNaive { season: 1 }.forecast(series, options)
+    }
+
+    fn forecast_exact(
+        &self,
+        series: &[ExactPast],
+        options: &Forecasting,
+    ) -> Result<Option<Vec<ExactForecast>>> {
+        SeasonalNaive { season: 1 }.forecast_exact(series, options)
     }
 }
 
@@ -40,17 +53,39 @@ impl Forecaster for SeasonalNaive {
         if self.season == 0 {
             return Err(Error::input("a season must be at least 1 step, got 0"));
         }
+        let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
         let one = |(index, past): (usize, &Past)| {
-            repeat(&past.values, self.season, options)
-                .ok_or_else(|| Error::input(format!("series {index} has no value")))
+            let values: Vec<f64> = past.values.iter().copied().map(f64::from).collect();
+            let made = repeat(&values, self.season, options).ok_or_else(|| no_value(index))?;
+            Ok(Forecast {
+                mean: narrow(made.mean),
+                quantiles: made.quantiles.into_iter().map(narrow).collect(),
+            })
         };
         series.iter().enumerate().map(one).collect()
     }
+
+    fn forecast_exact(
+        &self,
+        series: &[ExactPast],
+        options: &Forecasting,
+    ) -> Result<Option<Vec<ExactForecast>>> {
+        options.check()?;
+        let one = |(index, past): (usize, &ExactPast)| {
+            let season = if self.season == 0 { past.season.max(1) } else { self.season };
+            repeat(past.values, season, options).ok_or_else(|| no_value(index))
+        };
+        series.iter().enumerate().map(one).collect::<Result<_>>().map(Some)
+    }
+}
+
+fn no_value(index: usize) -> Error {
+    Error::input(format!("series {index} has no value"))
 }
 
 /// The last season over and over; its quantiles as if the differences from season to season were normal about zero and
 /// independent of each other. They are NaN where the series has no such difference.
-fn repeat(values: &[f32], season: usize, options: &Forecasting) -> Option<Forecast> {
+fn repeat(values: &[f64], season: usize, options: &Forecasting) -> Option<ExactForecast> {
     let last = values.iter().rev().copied().find(|value| value.is_finite())?;
     let place = |step: usize| {
         // The latest value at the same place in the season as `step` after the end.
@@ -58,24 +93,24 @@ fn repeat(values: &[f32], season: usize, options: &Forecasting) -> Option<Foreca
         let first = values.len().checked_sub(back)?;
         (0..=first / season).map(|seasons| values[first - seasons * season]).find(|value| value.is_finite())
     };
-    let mean: Vec<f32> = (0..options.horizon).map(|step| place(step).unwrap_or(last)).collect();
+    let mean: Vec<f64> = (0..options.horizon).map(|step| place(step).unwrap_or(last)).collect();
     let deviation = deviation(values, season);
     let quantile = |level: &f64| {
         let reach = normal_quantile(*level) * deviation;
-        let at = |(step, value): (usize, &f32)| {
+        let at = |(step, value): (usize, &f64)| {
             let seasons = (step / season + 1) as f64;
-            (f64::from(*value) + reach * seasons.sqrt()) as f32
+            *value + reach * seasons.sqrt()
         };
         mean.iter().enumerate().map(at).collect()
     };
-    Some(Forecast { quantiles: options.quantiles.iter().map(quantile).collect(), mean })
+    Some(ExactForecast { quantiles: options.quantiles.iter().map(quantile).collect(), mean })
 }
 
 /// The root of the mean square of the differences to the value of a season ago.
-fn deviation(values: &[f32], season: usize) -> f64 {
+fn deviation(values: &[f64], season: usize) -> f64 {
     let pairs = values.iter().zip(values.iter().skip(season));
     let squares: Vec<f64> = pairs
-        .map(|(before, now)| f64::from(*now) - f64::from(*before))
+        .map(|(before, now)| now - before)
         .filter(|difference| difference.is_finite())
         .map(|difference| difference * difference)
         .collect();

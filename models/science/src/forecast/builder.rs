@@ -6,7 +6,8 @@ use std::path::Path;
 use fauna_shared::error::nearest;
 use fauna_shared::{Error, Result};
 
-use super::stamp::{Form, Stamp};
+use super::frequency::Frequency;
+use super::stamp::{Form, MINUTE, Stamp, compact_date, is_year_last};
 use super::table::{Columns, Problem, Series, Table, called};
 
 /// The longest table that is read, in rows times columns of numbers.
@@ -23,6 +24,8 @@ pub(super) enum Cell<'a> {
     Number(f64),
     /// A whole number.
     Whole(i64),
+    /// Yes or no.
+    Flag(bool),
     /// A point in time.
     Stamp(Stamp, Form),
 }
@@ -35,6 +38,7 @@ impl Cell<'_> {
             Self::Text(text) => (*text).to_string(),
             Self::Number(number) => number.to_string(),
             Self::Whole(number) => number.to_string(),
+            Self::Flag(flag) => flag.to_string(),
             Self::Stamp(stamp, form) => form.write(*stamp),
         }
     }
@@ -46,6 +50,7 @@ impl Cell<'_> {
             Self::Number(number) if number.is_nan() => Some(f64::NAN),
             Self::Number(number) => Some(*number).filter(|number| number.is_finite()),
             Self::Whole(number) => Some(*number as f64),
+            Self::Flag(flag) => Some(f64::from(u8::from(*flag))),
             Self::Stamp(..) => None,
             Self::Text(text) if is_gap(text) => Some(f64::NAN),
             Self::Text(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
@@ -59,6 +64,7 @@ impl Cell<'_> {
             Self::Text(text) => Form::read(text),
             Self::Whole(number) => Ok((*number, Form::WHOLE)),
             Self::Stamp(stamp, form) => Ok((*stamp, *form)),
+            Self::Flag(flag) => Err(Error::input(format!("`{flag}` is no date and no whole number"))),
             Self::Number(number) => Err(Error::input(format!("`{number}` is no date and no whole number"))),
         }
     }
@@ -125,6 +131,15 @@ impl Layout {
     }
 }
 
+/// A series while its rows come in.
+#[derive(Default)]
+struct Growing {
+    series: Series,
+    /// Minutes east of Greenwich, one a stamp where stamps have an offset.
+    offsets: Vec<i16>,
+    wrong: Option<Error>,
+}
+
 /// A table while its rows come in.
 pub(super) struct Builder<'a> {
     place: &'a Path,
@@ -136,11 +151,13 @@ pub(super) struct Builder<'a> {
     /// Which covariates are numbers so far.
     numeric: Vec<bool>,
     form: Option<Form>,
-    growing: Vec<(Series, Option<Error>)>,
+    growing: Vec<Growing>,
+    /// A stamp of digits alone that begins with 0 or has its year last, as it is written.
+    odd_digits: Option<String>,
     places: HashMap<String, usize>,
     last: usize,
     cells: u64,
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
@@ -162,6 +179,7 @@ impl<'a> Builder<'a> {
             names,
             form: None,
             growing: Vec::new(),
+            odd_digits: None,
             places: HashMap::new(),
             last: 0,
             cells: 0,
@@ -189,28 +207,32 @@ impl<'a> Builder<'a> {
                 other => self.series(&other.text()),
             },
         };
-        if self.growing[at].1.is_some() {
+        if self.growing[at].wrong.is_some() {
             return Ok(());
         }
         if let Err(error) = self.take(at, number, &cell) {
-            let (series, wrong) = &mut self.growing[at];
-            let place = format!("{}: {} {number}", called(&series.id), self.row);
-            *wrong = Some(error.context(place).at(self.place));
-            *series = Series { id: std::mem::take(&mut series.id), ..Series::default() };
+            let id = std::mem::take(&mut self.growing[at].series.id);
+            let place = format!("{}: {} {number}", called(&id), self.row);
+            self.growing[at] = Growing {
+                series: Series { id, ..Series::default() },
+                wrong: Some(error.context(place).at(self.place)),
+                ..Growing::default()
+            };
         }
         Ok(())
     }
 
     /// The place of the series called `id`.
     fn series(&mut self, id: &str) -> usize {
-        if self.growing.get(self.last).is_some_and(|(series, _)| series.id == id) {
+        if self.growing.get(self.last).is_some_and(|growing| growing.series.id == id) {
             return self.last;
         }
         self.last = match self.places.get(id) {
             Some(place) => *place,
             None => {
                 let covariates = vec![Vec::new(); self.names.len()];
-                self.growing.push((Series { id: id.to_string(), covariates, ..Series::default() }, None));
+                let series = Series { id: id.to_string(), covariates, ..Series::default() };
+                self.growing.push(Growing { series, ..Growing::default() });
                 self.places.insert(id.to_string(), self.growing.len() - 1);
                 self.growing.len() - 1
             }
@@ -223,10 +245,17 @@ impl<'a> Builder<'a> {
             return Err(Error::input(format!("column `{}`: the name is missing", self.columns.id)));
         }
         let in_column = |name: &str| format!("column `{name}`");
-        let time = cell(self.layout.time)
-            .stamp()
-            .and_then(|(stamp, form)| Ok((stamp, self.form.map_or(Ok(form), |known| known.with(form))?)));
-        let (stamp, form) = time.map_err(|e| e.context(in_column(&self.columns.time)))?;
+        let time = cell(self.layout.time);
+        let read = time.stamp().and_then(|(stamp, form)| {
+            Ok((stamp, form.offset(), self.form.map_or(Ok(form), |known| known.with(form))?))
+        });
+        let (stamp, offset, form) = read.map_err(|e| e.context(in_column(&self.columns.time)))?;
+        if let (Cell::Text(text), true) = (&time, form.is_whole()) {
+            let text = text.trim();
+            if self.odd_digits.is_none() && (is_year_last(text) || text.starts_with('0') && text.len() > 1) {
+                self.odd_digits = Some(text.to_string());
+            }
+        }
         let value = self.layout.target.map(|column| {
             let found = cell(column);
             let value = found.number().filter(|value| value.is_nan() || value.abs() <= f64::from(f32::MAX));
@@ -237,10 +266,16 @@ impl<'a> Builder<'a> {
             })
         });
         let value = value.transpose()?;
-        let series = &mut self.growing[at].0;
-        if let Some(last) = series.stamps.last().filter(|last| **last >= stamp) {
-            let (this, that) = (form.write(stamp), form.write(*last));
-            return Err(match *last == stamp {
+        let Growing { series, offsets, .. } = &mut self.growing[at];
+        // In order of time, whatever the clock on the wall shows.
+        let utc = |stamp: Stamp, offset: Option<&i16>| {
+            stamp.saturating_sub(offset.map_or(0, |minutes| i64::from(*minutes) * MINUTE))
+        };
+        let before = series.stamps.last().map(|last| (*last, utc(*last, offsets.last())));
+        let now = utc(stamp, offset.as_ref());
+        if let Some((last, then)) = before.filter(|(_, then)| *then >= now) {
+            let (this, that) = (form.write(stamp), form.write(last));
+            return Err(match then == now {
                 true => Error::input(format!("the date {this} is there twice"))
                     .hint("one row a date and series is wanted"),
                 false => Error::input(format!("the date {this} comes after {that}"))
@@ -249,6 +284,7 @@ impl<'a> Builder<'a> {
         }
         self.form = Some(form);
         series.stamps.push(stamp);
+        offsets.extend(offset);
         series.values.extend(value);
         for (place, column) in self.layout.covariates.iter().enumerate() {
             if !self.numeric[place] {
@@ -275,16 +311,20 @@ impl<'a> Builder<'a> {
     /// The table.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if there were no rows.
-    pub fn finish(self) -> Result<Table> {
+    /// [`Input`](fauna_shared::ErrorKind::Input) if there were no rows, for whole numbers that may be dates with the
+    /// year last, and for offsets of several zones.
+    pub fn finish(mut self) -> Result<Table> {
         if self.growing.is_empty() {
             return Err(Error::input("the table has no rows").at(self.place));
         }
+        let in_column = format!("column `{}`", self.columns.time);
+        let settled = self.settle_dates().and_then(|()| self.settle_offsets());
+        settled.map_err(|error| error.context(in_column).at(self.place))?;
         let kept = |list: Vec<Vec<f32>>| -> Vec<Vec<f32>> {
             list.into_iter().zip(&self.numeric).filter(|(_, kept)| **kept).map(|(column, _)| column).collect()
         };
         let (mut series, mut problems) = (Vec::new(), Vec::new());
-        for (mut grown, wrong) in self.growing {
+        for Growing { series: mut grown, wrong, .. } in self.growing {
             match wrong {
                 Some(error) => problems.push(Problem { id: grown.id, error }),
                 None => {
@@ -303,5 +343,107 @@ impl<'a> Builder<'a> {
             problems,
             notes: self.notes,
         })
+    }
+
+    fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.growing.iter().flat_map(|growing| growing.series.stamps.iter().copied())
+    }
+
+    /// Whole numbers that all write a date in the same number of digits are dates.
+    fn settle_dates(&mut self) -> Result<()> {
+        if self.form != Some(Form::WHOLE) {
+            return Ok(());
+        }
+        let dates: Option<Vec<(Stamp, u8)>> = self.stamps().map(compact_date).collect();
+        let digits = |dates: &[(Stamp, u8)]| {
+            let (_, digits) = dates.first()?;
+            dates.iter().all(|(_, other)| other == digits).then_some(*digits)
+        };
+        let Some(digits) = dates.as_deref().and_then(digits) else {
+            return match &self.odd_digits {
+                None => Ok(()),
+                Some(text) => Err(Error::input(format!("`{text}` may be a date or a whole number")).hint(
+                    "write dates year first: 2024-02-29 or 20240229; and whole numbers without a 0 before",
+                )),
+            };
+        };
+        let first = self.stamps().next();
+        if let Some(first) = first {
+            let form = Form::compact(digits);
+            let read = form.convert(Form::WHOLE.convert(first, form), Form::WHOLE);
+            let date = Form::DATE.write(Form::WHOLE.convert(first, form));
+            self.notes.push(format!(
+                "column `{}`: whole numbers such as {read} are read as dates ({date}); --freq 1 counts them instead",
+                self.columns.time
+            ));
+            self.form = Some(form);
+        }
+        for growing in &mut self.growing {
+            for stamp in &mut growing.series.stamps {
+                *stamp = Form::WHOLE.convert(*stamp, Form::compact(digits));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings stamps whose offset changes onto one clock: that on the wall where their steps are days or longer, else
+    /// one that keeps the last offset.
+    fn settle_offsets(&mut self) -> Result<()> {
+        let Some(form) = self.form else { return Ok(()) };
+        let mut known: Vec<i16> = Vec::new();
+        for offset in self.growing.iter().flat_map(|growing| &growing.offsets) {
+            if !known.contains(offset) {
+                known.push(*offset);
+            }
+        }
+        if !form.is_zoned() && known.len() < 2 {
+            return Ok(());
+        }
+        if known.len() > 2 {
+            let named: Vec<String> = known
+                .iter()
+                .take(5)
+                .map(|minutes| Form::DATE.at_offset(*minutes).write(0)[10..].to_string())
+                .collect();
+            return Err(Error::input(format!("the offsets {} stand in one column", named.join(", ")))
+                .hint("a zone has two at most; write all stamps in one zone, or in UTC"));
+        }
+        let wall = |growing: &Growing| -> Vec<Stamp> {
+            growing.series.stamps.iter().map(|stamp| form.wall(*stamp)).collect()
+        };
+        let walls: Vec<Vec<Stamp>> = self.growing.iter().map(wall).collect();
+        let is_of_days = |stamps: &Vec<Stamp>| match Frequency::infer(stamps, false) {
+            Some(frequency) => frequency.is_of_days(),
+            None => stamps.windows(2).all(|pair| (pair[1] - pair[0]) % super::stamp::DAY == 0),
+        };
+        let by_days = walls.iter().all(is_of_days);
+        let last = known.last().copied();
+        let latest = self.growing.iter().filter_map(|growing| {
+            let utc = growing.series.stamps.last()? - i64::from(*growing.offsets.last()?) * MINUTE;
+            Some((utc, *growing.offsets.last()?))
+        });
+        let last = latest.max().map(|(_, offset)| offset).or(last).unwrap_or(0);
+        for (growing, wall) in self.growing.iter_mut().zip(walls) {
+            if by_days {
+                growing.series.stamps = wall;
+                continue;
+            }
+            for (stamp, offset) in growing.series.stamps.iter_mut().zip(&growing.offsets) {
+                *stamp += i64::from(last - offset) * MINUTE;
+            }
+        }
+        self.form = Some(match (form.is_zoned(), by_days) {
+            (true, true) => form.on_the_wall(),
+            (true, false) => form,
+            (false, _) => form.at_offset(last),
+        });
+        if !form.is_zoned() {
+            let zone = Form::DATE.at_offset(last).write(0)[10..].to_string();
+            self.notes.push(format!(
+                "column `{}`: the offset of the stamps changes; what follows is written with the last one, {zone}",
+                self.columns.time
+            ));
+        }
+        Ok(())
     }
 }

@@ -5,15 +5,19 @@ use std::str::FromStr;
 
 use fauna_shared::model::Pace;
 use fauna_shared::{Error, Result};
+use jiff::civil::Date;
 
-use super::stamp::{DAY, Stamp, civil, of_month, weekday};
+use super::stamp::{DAY, Stamp, civil, of_date, weekday};
 
 /// The step from one stamp to the next, named as pandas names it.
 ///
 /// `us`, `ms`, `s`, `min`, `h`, `D`, `B` (Monday to Friday), `W-MON` to `W-SUN` (`W` is `W-SUN`), `MS` and `ME` (first
-/// and last day of the month), `QS-JAN` and `QE-DEC` (of the quarter), `YS-JAN` and `YE-DEC` (of the year), each with a
-/// count before it if it is more than one: `15min`, `2W-MON`. The older names `T`, `H`, `M`, `Q`, `A` are read too. A
-/// bare count is the step of stamps that are whole numbers.
+/// and last day of the month), `QS-JAN` and `QE-DEC` (of the quarter), `YS-JAN` and `YE-DEC` (of the year), `BMS`, `BME`,
+/// `BQS-JAN`, `BQE-DEC`, `BYS-JAN` and `BYE-DEC` (first and last of Monday to Friday), `SMS-15` (the 1st and the 15th),
+/// `SME-15` (the 15th and the last day), `WOM-3FRI` (the third Friday of the month), `LWOM-FRI` (the last), each with a
+/// count before it if it is more than one: `15min`, `2W-MON`. The older names `T`, `H`, `M`, `Q`, `A`, `BM`, `SM` are
+/// read too. `M-15`, which pandas has as `DateOffset(months=1)`, is the 15th of each month, and `M-31` its last day
+/// where it is shorter. A bare count is the step of stamps that are whole numbers.
 ///
 /// ```
 /// use fauna_science::forecast::{Form, Frequency};
@@ -38,6 +42,12 @@ enum Step {
     Week(u8),
     /// Turns of months.
     Month(Edge),
+    /// A day of each month, the last where the month is shorter.
+    MonthDay(i8),
+    /// The first or last day of the month, and a day between.
+    SemiMonth(Edge, i8),
+    /// The how-manieth such weekday of the month, from 0; the last for [`LAST_WEEK`].
+    WeekOfMonth(u8, u8),
     /// The month in which a year of quarters begins or ends, January 0.
     Quarter(Edge, u8),
     /// The month that begins or ends the year, January 0.
@@ -61,6 +71,46 @@ enum Tick {
 enum Edge {
     Start,
     End,
+    /// The first of Monday to Friday.
+    BusinessStart,
+    /// The last of Monday to Friday.
+    BusinessEnd,
+}
+
+/// Those that stamps are compared with, in the order of pandas.
+const EDGES: [Edge; 4] = [Edge::End, Edge::BusinessEnd, Edge::Start, Edge::BusinessStart];
+
+/// The week of [`Step::WeekOfMonth`] that is the last.
+const LAST_WEEK: u8 = 9;
+
+impl Edge {
+    /// The day of the month that begins on `first`.
+    fn day(self, first: Date) -> i8 {
+        let last = first.last_of_month();
+        match self {
+            Self::Start => 1,
+            Self::End => last.day(),
+            Self::BusinessStart => match weekday(of_date(first)) {
+                5 => 3,
+                6 => 2,
+                _ => 1,
+            },
+            Self::BusinessEnd => match weekday(of_date(last)) {
+                day @ 5.. => last.day() - (day as i8 - 4),
+                _ => last.day(),
+            },
+        }
+    }
+
+    /// As it stands in names: `MS`, `BQE`.
+    fn letters(self) -> (&'static str, char) {
+        match self {
+            Self::Start => ("", 'S'),
+            Self::End => ("", 'E'),
+            Self::BusinessStart => ("B", 'S'),
+            Self::BusinessEnd => ("B", 'E'),
+        }
+    }
 }
 
 const TICKS: [(Tick, &str); 6] = [
@@ -99,7 +149,8 @@ impl Frequency {
             Step::Tick(Tick::Day) => 7,
             Step::Business => 5,
             Step::Week(_) => 52,
-            Step::Month(_) => 12,
+            Step::Month(_) | Step::MonthDay(_) | Step::WeekOfMonth(..) => 12,
+            Step::SemiMonth(..) => 24,
             Step::Quarter(..) => 4,
         };
         if round.is_multiple_of(self.count) { (round / self.count) as usize } else { 1 }
@@ -109,9 +160,20 @@ impl Frequency {
     pub fn pace(&self) -> Pace {
         match self.step {
             Step::Whole | Step::Tick(_) | Step::Business => Pace::High,
-            Step::Week(_) | Step::Month(_) => Pace::Medium,
+            Step::MonthDay(_) if self.count.is_multiple_of(3) => Pace::Low,
+            Step::Week(_)
+            | Step::Month(_)
+            | Step::MonthDay(_)
+            | Step::SemiMonth(..)
+            | Step::WeekOfMonth(..) => Pace::Medium,
             Step::Quarter(..) | Step::Year(..) => Pace::Low,
         }
+    }
+
+    /// Whether its steps are days or longer, so that the clock on the wall shows the same time at each of them.
+    pub(super) fn is_of_days(&self) -> bool {
+        !matches!(self.step, Step::Whole | Step::Tick(Tick::Microsecond | Tick::Millisecond | Tick::Second))
+            && !matches!(self.step, Step::Tick(Tick::Minute | Tick::Hour))
     }
 
     /// Whether its stamps are whole numbers, not dates.
@@ -133,9 +195,9 @@ impl Frequency {
                 days.checked_mul(DAY)?.checked_add(from.rem_euclid(DAY))?
             }
             Step::Week(_) => return None,
-            Step::Month(edge) | Step::Quarter(edge, _) | Step::Year(edge, _) => {
-                let month = self.month(from)?.checked_add(steps.checked_mul(self.months())?)?;
-                of_month(month, edge == Edge::End, from.rem_euclid(DAY))?
+            _ => {
+                let place = self.place(from)?.checked_add(steps.checked_mul(self.months())?)?;
+                self.of_place(place)?.checked_add(from.rem_euclid(DAY))?
             }
         };
         civil(to).map(|_| to)
@@ -151,9 +213,7 @@ impl Frequency {
             Step::Week(_) => return None,
             _ if from.rem_euclid(DAY) != to.rem_euclid(DAY) => return None,
             Step::Business => (working_day(to)? - working_day(from)?, 1),
-            Step::Month(_) | Step::Quarter(..) | Step::Year(..) => {
-                (self.month(to)? - self.month(from)?, self.months())
-            }
+            _ => (self.place(to)? - self.place(from)?, self.months()),
         };
         let unit = unit.checked_mul(self.count.into())?;
         (distance % unit == 0).then_some(distance / unit)
@@ -168,15 +228,53 @@ impl Frequency {
         }
     }
 
-    /// The month of a stamp, counted from January of the year 0, if it is one that this frequency has.
-    fn month(&self, stamp: Stamp) -> Option<i64> {
-        let (edge, anchor) = match self.step {
-            Step::Month(edge) => (edge, 0),
-            Step::Quarter(edge, anchor) | Step::Year(edge, anchor) => (edge, i64::from(anchor)),
+    /// Which month a stamp stands for, counted from January of the year 0, or which half of one for half months; none
+    /// for a day that this frequency does not have.
+    fn place(&self, stamp: Stamp) -> Option<i64> {
+        let (date, _) = civil(stamp)?;
+        let month = i64::from(date.year()) * 12 + i64::from(date.month()) - 1;
+        let place = match self.step {
+            Step::Quarter(_, anchor) | Step::Year(_, anchor)
+                if (month - i64::from(anchor)) % self.months() != 0 =>
+            {
+                return None;
+            }
+            Step::SemiMonth(edge, _) => {
+                let at_edge = date.day() == edge.day(date.first_of_month());
+                2 * month + i64::from(at_edge == (edge == Edge::End))
+            }
+            _ => month,
+        };
+        (self.of_place(place)? == of_date(date)).then_some(place)
+    }
+
+    /// Midnight of the day that this frequency has at `place`.
+    fn of_place(&self, place: i64) -> Option<Stamp> {
+        let first = |month: i64| {
+            let year = i16::try_from(month.div_euclid(12)).ok().filter(|year| (0..=9999).contains(year))?;
+            Date::new(year, month.rem_euclid(12) as i8 + 1, 1).ok()
+        };
+        let (month, day) = match self.step {
+            Step::Month(edge) | Step::Quarter(edge, _) | Step::Year(edge, _) => {
+                let month = first(place)?;
+                (month, edge.day(month))
+            }
+            Step::MonthDay(day) => (first(place)?, day),
+            Step::SemiMonth(edge, day) => {
+                let month = first(place.div_euclid(2))?;
+                let at_edge = (place.rem_euclid(2) == 1) == (edge == Edge::End);
+                (month, if at_edge { edge.day(month) } else { day })
+            }
+            Step::WeekOfMonth(week, wanted) => {
+                let month = first(place)?;
+                let earliest = 1 + (wanted as i8 - weekday(of_date(month)) as i8).rem_euclid(7);
+                let last = earliest + 7 * ((month.days_in_month() - earliest) / 7);
+                (month, if week == LAST_WEEK { last } else { earliest + 7 * week as i8 })
+            }
             _ => return None,
         };
-        let (month, at) = month_and_edge(stamp)?;
-        (at == Some(edge) && (month - anchor) % self.months() == 0).then_some(month)
+        let day = day.min(month.days_in_month());
+        Date::new(month.year(), month.month(), day).ok().map(of_date)
     }
 
     /// Reads the frequency off rising stamps, as pandas' `infer_freq` does; where some are missing, the one to which
@@ -206,6 +304,11 @@ impl Frequency {
         best.filter(|(singles, _)| 2 * singles >= stamps.len() - 1).map(|(_, frequency)| frequency)
     }
 
+    /// Whether every step between the stamps is a single one.
+    pub(super) fn goes_through(&self, stamps: &[Stamp]) -> bool {
+        self.singles(stamps).is_some_and(|singles| singles + 1 == stamps.len())
+    }
+
     /// How many of the steps between stamps are single ones; none if one is no whole number of steps.
     fn singles(&self, stamps: &[Stamp]) -> Option<usize> {
         let mut singles = 0;
@@ -227,17 +330,6 @@ fn working_day(stamp: Stamp) -> Option<i64> {
     (day < 5).then(|| weeks * 5 + i64::from(day))
 }
 
-/// The month of a stamp, and whether it is the first or last day of it.
-fn month_and_edge(stamp: Stamp) -> Option<(i64, Option<Edge>)> {
-    let (date, _) = civil(stamp)?;
-    let edge = match date.day() {
-        1 => Some(Edge::Start),
-        day if day == date.days_in_month() => Some(Edge::End),
-        _ => None,
-    };
-    Some((i64::from(date.year()) * 12 + i64::from(date.month()) - 1, edge))
-}
-
 /// What the stamps may be, the most telling first.
 fn candidates(stamps: &[Stamp], whole: bool) -> Vec<Frequency> {
     let smallest = |values: &[Stamp]| values.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).min();
@@ -245,8 +337,7 @@ fn candidates(stamps: &[Stamp], whole: bool) -> Vec<Frequency> {
     if whole {
         return Frequency::of(Step::Whole, step).into_iter().collect();
     }
-    let mut found = Vec::new();
-    found.extend(month_candidate(stamps));
+    let mut found = month_candidates(stamps);
     if step % (7 * DAY) == 0 {
         found.extend(Frequency::of(Step::Week(weekday(stamps[0])), step / (7 * DAY)));
     } else if let Some((tick, _)) = TICKS.iter().find(|(tick, _)| step % *tick as i64 == 0) {
@@ -255,30 +346,70 @@ fn candidates(stamps: &[Stamp], whole: bool) -> Vec<Frequency> {
     if step == DAY {
         found.extend(Frequency::of(Step::Business, 1));
     }
+    // A weekday of each month is at least four weeks apart.
+    if step >= 28 * DAY {
+        found.extend(week_of_month(stamps));
+    }
     found
 }
 
-/// Years, quarters or months, if every stamp stands at the same edge of its month.
-fn month_candidate(stamps: &[Stamp]) -> Option<Frequency> {
-    let mut months = Vec::with_capacity(stamps.len());
-    let edge = month_and_edge(stamps[0])?.1?;
-    for stamp in stamps {
-        match month_and_edge(*stamp)? {
-            (month, Some(at)) if at == edge => months.push(month),
-            _ => return None,
-        }
+/// The weekday of the month on which all stamps are.
+fn week_of_month(stamps: &[Stamp]) -> Option<Frequency> {
+    let day = weekday(stamps[0]);
+    let (first, _) = civil(stamps[0])?;
+    let week = (first.day() - 1) as u8 / 7;
+    [week.min(3), LAST_WEEK]
+        .into_iter()
+        .filter_map(|week| Frequency::of(Step::WeekOfMonth(week, day), 1))
+        .find(|frequency| stamps.iter().all(|stamp| frequency.place(*stamp).is_some()))
+}
+
+/// Years, quarters, months or half months, if every stamp stands on such a day.
+fn month_candidates(stamps: &[Stamp]) -> Vec<Frequency> {
+    let fits = |step: Step| {
+        let frequency = Frequency { step, count: 1 };
+        stamps.iter().all(|stamp| frequency.place(*stamp).is_some()).then_some(frequency)
+    };
+    let distance = |frequency: &Frequency| {
+        let places: Option<Vec<i64>> = stamps.iter().map(|stamp| frequency.place(*stamp)).collect();
+        places?.windows(2).map(|pair| pair[1] - pair[0]).min().filter(|distance| *distance > 0)
+    };
+    let mut found = Vec::new();
+    for edge in EDGES {
+        let Some(months) = fits(Step::Month(edge)) else { continue };
+        let (Some(step), Some(first)) = (distance(&months), months.place(stamps[0])) else { continue };
+        let month = first.rem_euclid(12);
+        found.extend(if step % 12 == 0 {
+            Frequency::of(Step::Year(edge, month as u8), step / 12)
+        } else if step % 3 == 0 {
+            // pandas names quarters by the first month that they can begin in, or the last that they can end in.
+            let at_start = matches!(edge, Edge::Start | Edge::BusinessStart);
+            let anchor = if at_start { month % 3 } else { 9 + month % 3 };
+            Frequency::of(Step::Quarter(edge, anchor as u8), step / 3)
+        } else {
+            Frequency::of(Step::Month(edge), step)
+        });
     }
-    let step = months.windows(2).map(|pair| pair[1] - pair[0]).min().filter(|step| *step > 0)?;
-    let month = months[0].rem_euclid(12);
-    if step % 12 == 0 {
-        Frequency::of(Step::Year(edge, month as u8), step / 12)
-    } else if step % 3 == 0 {
-        // pandas names quarters by the first month that they can begin in, or the last that they can end in.
-        let anchor = if edge == Edge::Start { month % 3 } else { 9 + month % 3 };
-        Frequency::of(Step::Quarter(edge, anchor as u8), step / 3)
-    } else {
-        Frequency::of(Step::Month(edge), step)
+    let days: Option<Vec<i8>> =
+        stamps.iter().map(|stamp| civil(*stamp).map(|(date, _)| date.day())).collect();
+    let Some(days) = days else { return found };
+    let (least, most) = (days.iter().copied().min().unwrap_or(1), days.iter().copied().max().unwrap_or(1));
+    if found.is_empty()
+        && let Some(months) = fits(Step::MonthDay(most))
+    {
+        found.extend(distance(&months).and_then(|step| Frequency::of(months.step, step)));
     }
+    // The first day and another, or another and the last.
+    let halves = [(Edge::Start, most), (Edge::End, least)];
+    for (edge, day) in halves.into_iter().filter(|(edge, day)| is_between(*edge, *day) && least < most) {
+        found.extend(fits(Step::SemiMonth(edge, day)));
+    }
+    found
+}
+
+/// Whether a day of half months is none that a month can begin or end with, as pandas bounds it.
+fn is_between(edge: Edge, day: i8) -> bool {
+    (if edge == Edge::Start { 2 } else { 1 }..=27).contains(&day)
 }
 
 impl fmt::Display for Frequency {
@@ -289,7 +420,10 @@ impl fmt::Display for Frequency {
         if self.count > 1 {
             write!(f, "{}", self.count)?;
         }
-        let letter = |edge: Edge| if edge == Edge::Start { 'S' } else { 'E' };
+        let anchored = |f: &mut fmt::Formatter<'_>, unit: char, edge: Edge, month: u8| {
+            let (business, letter) = edge.letters();
+            write!(f, "{business}{unit}{letter}-{}", MONTHS[usize::from(month)])
+        };
         match self.step {
             Step::Whole => Ok(()),
             Step::Tick(tick) => {
@@ -298,9 +432,16 @@ impl fmt::Display for Frequency {
             }
             Step::Business => f.write_str("B"),
             Step::Week(day) => write!(f, "W-{}", DAYS[usize::from(day)]),
-            Step::Month(edge) => write!(f, "M{}", letter(edge)),
-            Step::Quarter(edge, month) => write!(f, "Q{}-{}", letter(edge), MONTHS[usize::from(month)]),
-            Step::Year(edge, month) => write!(f, "Y{}-{}", letter(edge), MONTHS[usize::from(month)]),
+            Step::Month(edge) => {
+                let (business, letter) = edge.letters();
+                write!(f, "{business}M{letter}")
+            }
+            Step::MonthDay(day) => write!(f, "M-{day}"),
+            Step::SemiMonth(edge, day) => write!(f, "SM{}-{day}", edge.letters().1),
+            Step::WeekOfMonth(LAST_WEEK, day) => write!(f, "LWOM-{}", DAYS[usize::from(day)]),
+            Step::WeekOfMonth(week, day) => write!(f, "WOM-{}{}", week + 1, DAYS[usize::from(day)]),
+            Step::Quarter(edge, month) => anchored(f, 'Q', edge, month),
+            Step::Year(edge, month) => anchored(f, 'Y', edge, month),
         }
     }
 }
@@ -311,8 +452,9 @@ impl FromStr for Frequency {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
             Error::input(format!("`{text}` is no frequency")).hint(
-                "known: us, ms, s, min, h, D, B, W-MON to W-SUN, MS, ME, QS, QE, YS, YE, with a count before: 15min; \
-                 a bare count for stamps that are whole numbers",
+                "known: us, ms, s, min, h, D, B, W-MON to W-SUN, MS, ME, BMS, BME, SMS, SME, M-15 (the 15th of each \
+                 month), WOM-3FRI, LWOM-FRI, QS, QE, YS, YE, BQS, BQE, BYS, BYE with a month (QS-FEB), with a \
+                 count before: 15min; a bare count for stamps that are whole numbers",
             )
         };
         let name = text.trim().trim_start_matches(|c: char| c.is_ascii_digit());
@@ -342,12 +484,36 @@ fn step_of(name: &str) -> Option<Step> {
         None => Some(default),
         Some(anchor) => known.iter().position(|name| *name == anchor).map(|place| place as u8),
     };
+    let day_of_month = |edge: Edge| {
+        let day = anchor.map_or(Some(15), |anchor| anchor.parse().ok())?;
+        is_between(edge, day).then_some(Step::SemiMonth(edge, day))
+    };
     let anchored = match unit {
         "W" => Some(Step::Week(named(&DAYS, 6)?)),
         "QS" => Some(Step::Quarter(Edge::Start, named(&MONTHS, 0)?)),
         "Q" | "QE" => Some(Step::Quarter(Edge::End, named(&MONTHS, 11)?)),
+        "BQS" => Some(Step::Quarter(Edge::BusinessStart, named(&MONTHS, 0)?)),
+        "BQ" | "BQE" => Some(Step::Quarter(Edge::BusinessEnd, named(&MONTHS, 11)?)),
         "YS" | "AS" => Some(Step::Year(Edge::Start, named(&MONTHS, 0)?)),
         "Y" | "YE" | "A" => Some(Step::Year(Edge::End, named(&MONTHS, 11)?)),
+        "BYS" | "BAS" => Some(Step::Year(Edge::BusinessStart, named(&MONTHS, 0)?)),
+        "BY" | "BYE" | "BA" => Some(Step::Year(Edge::BusinessEnd, named(&MONTHS, 11)?)),
+        "SMS" => day_of_month(Edge::Start),
+        "SM" | "SME" => day_of_month(Edge::End),
+        "M" if anchor.is_some() => {
+            let day = anchor?.parse().ok().filter(|day| (1..=31).contains(day))?;
+            Some(Step::MonthDay(day))
+        }
+        "WOM" => {
+            let (week, day) = anchor?.split_at_checked(1)?;
+            let week = week.parse::<u8>().ok().filter(|week| (1..=4).contains(week))?;
+            let day = DAYS.iter().position(|known| *known == day)?;
+            Some(Step::WeekOfMonth(week - 1, day as u8))
+        }
+        "LWOM" => {
+            anchor?;
+            Some(Step::WeekOfMonth(LAST_WEEK, named(&DAYS, 0)?))
+        }
         _ => None,
     };
     let plain = match unit {
@@ -358,7 +524,9 @@ fn step_of(name: &str) -> Option<Step> {
         "D" => Step::Tick(Tick::Day),
         "B" => Step::Business,
         "MS" => Step::Month(Edge::Start),
-        "M" | "ME" => Step::Month(Edge::End),
+        "M" | "ME" if anchor.is_none() => Step::Month(Edge::End),
+        "BMS" => Step::Month(Edge::BusinessStart),
+        "BM" | "BME" => Step::Month(Edge::BusinessEnd),
         _ => return anchored,
     };
     anchor.is_none().then_some(plain)

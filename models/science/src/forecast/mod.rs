@@ -22,6 +22,8 @@
 //! between others are filled as gaps, which the models read as NaN. Stamps are on the calendar of the table: with an
 //! offset they are taken as the clock on the wall shows them, and all of a table have the same one.
 
+#[cfg(feature = "parquet")]
+mod arrow_schema;
 mod ask;
 mod baseline;
 mod builder;

@@ -1,6 +1,6 @@
 //! Forecasts of many pasts, a batch at a time, with the model's own quantiles or with calibrated intervals.
 
-use fauna_shared::model::{Covariate, Forecast, Forecaster, Forecasting, Past};
+use fauna_shared::model::{Covariate, ExactForecast, ExactPast, Forecaster, Forecasting, Past};
 use fauna_shared::progress::Task;
 use fauna_shared::{Error, ErrorKind, Result};
 
@@ -27,8 +27,8 @@ pub(super) struct Predictor<'a> {
     pub task: &'a dyn Task,
 }
 
-/// A forecast for each cut, or what is wrong with its series.
-pub(super) type Made = Vec<Result<Forecast>>;
+/// A forecast for each cut, or what is wrong with its series. Those of a network are float32 made wider.
+pub(super) type Made = Vec<Result<ExactForecast>>;
 
 impl<'a> Predictor<'a> {
     /// How many forecasts of the model `cuts` take.
@@ -54,14 +54,14 @@ impl<'a> Predictor<'a> {
     }
 
     /// A forecast with intervals from the absolute errors of rolling forecasts before `cut`.
-    fn calibrated(&self, cut: Cut, windows: usize, point: &Forecasting) -> Result<Result<Forecast>> {
+    fn calibrated(&self, cut: Cut, windows: usize, point: &Forecasting) -> Result<Result<ExactForecast>> {
         let (horizon, step) = (self.options.horizon, self.ask.stride());
         let mut cuts = match rolling(self.series(cut), cut, horizon, windows, step) {
             Ok(cuts) => cuts,
             Err(error) => return Ok(Err(error)),
         };
         cuts.push(cut);
-        let mut made = match self.plain(&cuts, point)?.into_iter().collect::<Result<Vec<Forecast>>>() {
+        let mut made = match self.plain(&cuts, point)?.into_iter().collect::<Result<Vec<ExactForecast>>>() {
             Ok(made) => made,
             Err(error) => return Ok(Err(error)),
         };
@@ -70,7 +70,7 @@ impl<'a> Predictor<'a> {
         let mut errors: Vec<Vec<f64>> = vec![Vec::new(); horizon];
         for (cut, past) in cuts.iter().zip(&made) {
             for (step, foreseen) in past.mean.iter().enumerate() {
-                let error = (values[cut.end + step] - f64::from(*foreseen)).abs();
+                let error = (values[cut.end + step] - foreseen).abs();
                 if error.is_finite() {
                     errors[step].push(error);
                 }
@@ -79,8 +79,7 @@ impl<'a> Predictor<'a> {
         errors.iter_mut().for_each(|errors| errors.sort_by(f64::total_cmp));
         let quantile = |level: &f64| {
             let (side, share) = ((level - 0.5).signum(), (2.0 * level - 1.0).abs());
-            let at =
-                |(step, mean): (usize, &f32)| (f64::from(*mean) + side * reach(&errors[step], share)) as f32;
+            let at = |(step, mean): (usize, &f64)| mean + side * reach(&errors[step], share);
             forecast.mean.iter().enumerate().map(at).collect()
         };
         forecast.quantiles = self.options.quantiles.iter().map(quantile).collect();
@@ -106,12 +105,12 @@ impl<'a> Predictor<'a> {
 
     /// Those of one batch. A batch that the model refuses is made one by one, so that one bad series stops no other.
     fn batch(&self, cuts: &[Cut], options: &Forecasting) -> Result<Made> {
-        let mut made: Vec<Option<Result<Forecast>>> = Vec::with_capacity(cuts.len());
-        let (mut pasts, mut places) = (Vec::new(), Vec::new());
+        let mut made: Vec<Option<Result<ExactForecast>>> = Vec::with_capacity(cuts.len());
+        let (mut pasts, mut places): (Vec<(Past, Cut)>, Vec<usize>) = Default::default();
         for (place, cut) in cuts.iter().enumerate() {
             match self.past(*cut) {
                 Ok(past) => {
-                    pasts.push(past);
+                    pasts.push((past, *cut));
                     places.push(place);
                     made.push(None);
                 }
@@ -138,12 +137,23 @@ impl<'a> Predictor<'a> {
     }
 
     /// Forecasts of the sizes that were asked for.
-    fn checked(&self, pasts: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+    fn checked(&self, pasts: &[(Past, Cut)], options: &Forecasting) -> Result<Vec<ExactForecast>> {
         if pasts.is_empty() {
             return Ok(Vec::new());
         }
-        let made = self.model.forecast(pasts, options)?;
-        let fits = |one: &Forecast| {
+        let exact = |(_, cut): &(Past, Cut)| {
+            let ready = self.series(*cut);
+            ExactPast { values: self.seen(*cut), season: ready.season }
+        };
+        let exact: Vec<ExactPast> = pasts.iter().map(exact).collect();
+        let made: Vec<ExactForecast> = match self.model.forecast_exact(&exact, options)? {
+            Some(made) => made,
+            None => {
+                let pasts: Vec<Past> = pasts.iter().map(|(past, _)| past.clone()).collect();
+                self.model.forecast(&pasts, options)?.into_iter().map(ExactForecast::from).collect()
+            }
+        };
+        let fits = |one: &ExactForecast| {
             one.mean.len() == options.horizon
                 && one.quantiles.len() == options.quantiles.len()
                 && one.quantiles.iter().all(|steps| steps.len() == options.horizon)
@@ -156,11 +166,16 @@ impl<'a> Predictor<'a> {
         }
     }
 
+    /// The values that are known at `cut`.
+    fn seen(&self, cut: Cut) -> &[f64] {
+        &self.series(cut).series.values[..cut.end]
+    }
+
     /// What the model sees at `cut`.
     fn past(&self, cut: Cut) -> Result<Past> {
         let ready = self.series(cut);
         let series = &ready.series;
-        let values: Vec<f32> = series.values[..cut.end].iter().map(|value| *value as f32).collect();
+        let values: Vec<f32> = self.seen(cut).iter().map(|value| *value as f32).collect();
         let seen = self.model.context().map_or(cut.end, |context| context.min(cut.end));
         if !values[cut.end - seen..].iter().any(|value| value.is_finite()) {
             return Err(Error::input(format!(
@@ -182,7 +197,7 @@ impl<'a> Predictor<'a> {
             };
             Covariate { name: covariate.name.clone(), past: column[..cut.end].to_vec(), future }
         });
-        Ok(Past { covariates: covariates.collect(), values, pace: self.table.frequency.pace() })
+        Ok(Past { covariates: covariates.collect(), values, pace: ready.frequency.pace() })
     }
 
     fn at(&self, stamp: Option<i64>) -> String {

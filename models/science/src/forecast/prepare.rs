@@ -13,10 +13,8 @@ use super::table::{Problem, Series, Table, called};
 /// Steps before the first rolling forecast of a series: fewer show no change from step to step.
 pub(super) const LEAST: usize = 2;
 
-/// A table whose series are on the grid of one frequency.
+/// A table whose series are each on the grid of a frequency.
 pub(super) struct Prepared {
-    pub frequency: Frequency,
-    pub season: usize,
     pub form: Form,
     pub series: Vec<Ready>,
     /// Which covariates are handed to the model, and whether their future is.
@@ -37,6 +35,9 @@ pub(super) struct Use {
 /// A series on its grid.
 pub(super) struct Ready {
     pub series: Series,
+    pub frequency: Frequency,
+    /// Steps that make a season: as asked, else by the frequency.
+    pub season: usize,
     /// The covariates at the steps after its end, in the order of [`Prepared::covariates`]; empty where unknown.
     pub future: Vec<Vec<f32>>,
 }
@@ -47,57 +48,76 @@ pub(super) struct Ready {
 /// [`Input`](fauna_shared::ErrorKind::Input) if the frequency cannot be told or does not fit the table.
 pub(super) fn prepare(table: &Table, ask: &Ask, reads_covariates: bool) -> Result<Prepared> {
     ask.check()?;
+    // Whole numbers that look like dates are counted where that is asked.
+    let counted = (table.form.is_compact() && ask.frequency.is_some_and(|asked| asked.is_whole()))
+        .then(|| table.counted());
+    let table = counted.as_ref().unwrap_or(table);
     let mut notes = table.notes.clone();
     let mut problems: Vec<Problem> = table.problems.iter().map(copy).collect();
-    let frequency = match ask.frequency {
-        Some(frequency) => frequency,
+    let frequencies = match ask.frequency {
+        Some(frequency) => vec![frequency; table.series.len()],
         // Where every series is bad there is nothing to tell it from, and nothing to tell it for.
-        None if table.series.is_empty() => Frequency::WHOLE,
-        None => table.frequency()?,
+        None if table.series.is_empty() => Vec::new(),
+        None => table.frequencies()?,
     };
-    if frequency.is_whole() != table.form.is_whole() && !table.series.is_empty() {
+    if let Some(frequency) = frequencies.iter().find(|one| one.is_whole() != table.form.is_whole()) {
         let kind = if table.form.is_whole() { "whole numbers" } else { "dates" };
         return Err(Error::input(format!("the frequency {frequency} is not one of {kind}"))
             .hint("--freq 1 for whole numbers, --freq D (h, MS, ...) for dates"));
     }
+    notes.extend(several(table, &frequencies));
     let covariates = covariates(table, ask, reads_covariates, &mut notes)?;
-    let future = ask.future.map(Future::of);
+    let future = ask.future.map(|future| Future::of(future, table.form));
     if let Some(future) = &future {
         notes.extend(future.strangers(table));
     }
     let mut ready = Vec::with_capacity(table.series.len());
-    let (mut filled, mut holed) = (0, 0);
-    for series in &table.series {
+    let mut filled: Vec<(Frequency, usize, usize)> = Vec::new();
+    for (series, frequency) in table.series.iter().zip(frequencies) {
         let laid = table.lay(series, frequency).and_then(|(laid, gaps)| {
             check_values(&laid)?;
             let after = match &future {
                 None => Vec::new(),
                 Some(future) => future.of_series(&laid, table, frequency, ask.horizon, &covariates)?,
             };
-            Ok((Ready { series: laid, future: after }, gaps))
+            let season = ask.season.unwrap_or_else(|| frequency.season());
+            Ok((Ready { series: laid, frequency, season, future: after }, gaps))
         });
         match laid {
             Ok((one, gaps)) => {
                 ready.push(one);
-                filled += gaps;
-                holed += usize::from(gaps > 0);
+                match filled.iter_mut().find(|(known, ..)| *known == frequency) {
+                    _ if gaps == 0 => {}
+                    Some((_, all, holed)) => (*all, *holed) = (*all + gaps, *holed + 1),
+                    None => filled.push((frequency, gaps, 1)),
+                }
             }
             Err(error) => problems.push(Problem { id: series.id.clone(), error }),
         }
     }
-    if filled > 0 {
-        notes.push(format!(
-            "{filled} missing stamps of {holed} series are filled as gaps (frequency {frequency})"
-        ));
+    notes.extend(filled.into_iter().map(|(frequency, filled, holed)| {
+        format!("{filled} missing stamps of {holed} series are filled as gaps (frequency {frequency})")
+    }));
+    Ok(Prepared { form: table.form, series: ready, covariates, problems, notes })
+}
+
+/// A note of the frequencies of `table`, if its series have several.
+fn several(table: &Table, frequencies: &[Frequency]) -> Option<String> {
+    let mut groups: Vec<(Frequency, Vec<&str>)> = Vec::new();
+    for (series, frequency) in table.series.iter().zip(frequencies) {
+        match groups.iter_mut().find(|(known, _)| known == frequency) {
+            Some((_, ids)) => ids.push(&series.id),
+            None => groups.push((*frequency, vec![&series.id])),
+        }
     }
-    Ok(Prepared {
-        frequency,
-        season: ask.season.unwrap_or_else(|| frequency.season()),
-        form: table.form,
-        series: ready,
-        covariates,
-        problems,
-        notes,
+    let named = |(frequency, ids): &(Frequency, Vec<&str>)| {
+        format!("{frequency} ({})", first_five(ids).replace('\n', ", "))
+    };
+    (groups.len() > 1).then(|| {
+        format!(
+            "each series goes on by its own frequency: {}",
+            groups.iter().map(named).collect::<Vec<_>>().join("; ")
+        )
     })
 }
 
@@ -159,14 +179,16 @@ fn covariates(table: &Table, ask: &Ask, reads: bool, notes: &mut Vec<String>) ->
 /// A table of the future, by the names of its series.
 struct Future<'a> {
     table: &'a Table,
+    /// How stamps of the past are written; those of the future are compared in it.
+    form: Form,
     by_id: HashMap<&'a str, Result<&'a Series, &'a Problem>>,
 }
 
 impl<'a> Future<'a> {
-    fn of(table: &'a Table) -> Self {
+    fn of(table: &'a Table, form: Form) -> Self {
         let good = table.series.iter().map(|series| (series.id.as_str(), Ok(series)));
         let bad = table.problems.iter().map(|problem| (problem.id.as_str(), Err(problem)));
-        Self { table, by_id: good.chain(bad).collect() }
+        Self { table, form, by_id: good.chain(bad).collect() }
     }
 
     /// A note of the series that the table does not have.
@@ -203,12 +225,14 @@ impl<'a> Future<'a> {
             Some(Ok(found)) => found,
         };
         let wanted = after(series, frequency, horizon)?;
+        let stamps: Vec<Stamp> =
+            found.stamps.iter().map(|stamp| self.table.form.convert(*stamp, self.form)).collect();
         let missing: Vec<String> = wanted
             .iter()
-            .filter(|stamp| found.stamps.binary_search(stamp).is_err())
+            .filter(|stamp| stamps.binary_search(stamp).is_err())
             .map(|stamp| past.form.write(*stamp))
             .collect();
-        let extra = found.stamps.iter().find(|stamp| wanted.binary_search(stamp).is_err());
+        let extra = stamps.iter().find(|stamp| wanted.binary_search(stamp).is_err());
         if let Some(first) = missing.first() {
             return Err(Error::input(format!(
                 "the future of {} lacks {} of {horizon} steps, {first} first",

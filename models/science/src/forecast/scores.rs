@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use fauna_shared::model::Forecast;
+use fauna_shared::model::ExactForecast;
 
 use super::predict::Cut;
 use super::sheet::{Column, Part, Sheet};
@@ -52,7 +52,7 @@ pub(super) struct Window {
 
 impl Window {
     /// The errors of `made` at `cut`, whose deciles are at `deciles` among its quantiles.
-    pub fn of(series: &Series, cut: Cut, made: &Forecast, deciles: &[usize], season: usize) -> Self {
+    pub fn of(series: &Series, cut: Cut, made: &ExactForecast, deciles: &[usize], season: usize) -> Self {
         let mut window = Self {
             id: series.id.clone(),
             count: 0.0,
@@ -64,7 +64,7 @@ impl Window {
             size: 0.0,
         };
         for (step, mean) in made.mean.iter().enumerate() {
-            let (value, mean) = (series.values[cut.end + step], f64::from(*mean));
+            let (value, mean) = (series.values[cut.end + step], *mean);
             if !value.is_finite() {
                 continue;
             }
@@ -75,7 +75,7 @@ impl Window {
             window.symmetric += if error == 0.0 { 0.0 } else { error / (value.abs() + mean.abs()) };
             window.size += value.abs();
             let losses = deciles.iter().zip(DECILES).map(|(place, level)| {
-                let error = value - f64::from(made.quantiles[*place][step]);
+                let error = value - made.quantiles[*place][step];
                 (level * error).max((level - 1.0) * error)
             });
             window.quantile += losses.sum::<f64>() / DECILES.len() as f64;
@@ -137,7 +137,7 @@ impl Scores {
     }
 
     /// A note of the series whose MASE is undefined.
-    pub(super) fn undefined(scores: &[Self], season: usize) -> Option<String> {
+    pub(super) fn undefined(scores: &[Self], season: &str) -> Option<String> {
         let first = scores.first()?.model.as_str();
         let names: Vec<&str> = scores
             .iter()

@@ -155,14 +155,56 @@ impl Table {
         })
     }
 
+    /// The same table with its dates as the whole numbers that write them.
+    pub(super) fn counted(&self) -> Self {
+        let series = self.series.iter().map(|series| Series {
+            stamps: series.stamps.iter().map(|stamp| self.form.convert(*stamp, Form::WHOLE)).collect(),
+            ..series.clone()
+        });
+        Self {
+            columns: self.columns.clone(),
+            named: self.named,
+            form: Form::WHOLE,
+            covariates: self.covariates.clone(),
+            series: series.collect(),
+            problems: self.problems.iter().map(super::prepare::copy).collect(),
+            notes: self.notes.iter().filter(|note| !note.contains("--freq 1")).cloned().collect(),
+        }
+    }
+
     /// The frequency that most of the series have by their stamps.
     ///
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) if none has one.
     pub fn frequency(&self) -> Result<Frequency> {
+        let found: Vec<Option<Frequency>> = self.series.iter().map(|series| self.infer(series)).collect();
+        self.most_common(&found)
+    }
+
+    /// The frequency of each series: its own by its stamps, or, where they do not tell it or are as good in the one that
+    /// most of the series have, that one.
+    ///
+    /// # Errors
+    /// As [`frequency`](Table::frequency).
+    pub(super) fn frequencies(&self) -> Result<Vec<Frequency>> {
+        let found: Vec<Option<Frequency>> = self.series.iter().map(|series| self.infer(series)).collect();
+        let common = self.most_common(&found)?;
+        let own = |(series, found): (&Series, Option<Frequency>)| match found {
+            // Three working days in a row are days as well.
+            Some(own) if own != common && !common.goes_through(&series.stamps) => own,
+            _ => common,
+        };
+        Ok(self.series.iter().zip(found).map(own).collect())
+    }
+
+    fn infer(&self, series: &Series) -> Option<Frequency> {
+        Frequency::infer(&series.stamps, self.form.is_whole())
+    }
+
+    /// The most common of `all`, one a series.
+    fn most_common(&self, all: &[Option<Frequency>]) -> Result<Frequency> {
         let mut counts: Vec<(Frequency, usize)> = Vec::new();
-        for series in &self.series {
-            let Some(found) = Frequency::infer(&series.stamps, self.form.is_whole()) else { continue };
+        for found in all.iter().flatten().copied() {
             match counts.iter_mut().find(|(known, _)| *known == found) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((found, 1)),
@@ -207,7 +249,8 @@ impl Table {
                 frequency.steps(*first, *stamp).map(|place| place as usize).ok_or_else(|| wrong(*stamp))
             })
             .collect::<Result<_>>()?;
-        let length = frequency.steps(*first, *last).ok_or_else(|| wrong(*last))? + 1;
+        let length = frequency.steps(*first, *last).and_then(|steps| steps.checked_add(1));
+        let length = length.ok_or_else(|| wrong(*last))?;
         let rows = series.stamps.len();
         if length == rows as i64 {
             return Ok((series.clone(), 0));

@@ -62,7 +62,7 @@ const MEAN_SHARE: f64 = 0.797_884_560_802_865_4;
 /// let answer = forecast(&SeasonalNaive { season: 4 }, &table, &ask)?;
 /// let mut file = Vec::new();
 /// answer.sheet.write_csv(&mut file)?;
-/// let lines = "unique_id,ds,Model,Model-lo-80,Model-hi-80\nsales,2024-01-01,1,0.6796121,1.3203878\n";
+/// let lines = "unique_id,ds,Model,Model-lo-80,Model-hi-80\nsales,2024-01-01,1,0.67961\n";
 /// assert!(String::from_utf8_lossy(&file).starts_with(lines));
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
@@ -88,12 +88,15 @@ pub fn forecast(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Result<Answ
     let names = [table.columns.time.clone(), ask.model.clone()];
     let names = names.into_iter().chain(bands.iter().map(|(name, _)| name.clone()));
     let mut sheet = Sheet::of(table, names.collect());
+    sheet.form = prepared.form;
+    let exact = is_exact(model)?;
     let mut wrong = Vec::new();
     for (ready, made) in prepared.series.iter().zip(made) {
         let series = &ready.series;
         let columns = made.and_then(|made| {
-            let stamps = Column::Stamps(after(series, prepared.frequency, ask.horizon)?);
-            let numbers = std::iter::once(made.mean).chain(made.quantiles).map(Column::Single);
+            let stamps = Column::Stamps(after(series, ready.frequency, ask.horizon)?);
+            let numbers =
+                std::iter::once(made.mean).chain(made.quantiles).map(|values| column(exact, values));
             Ok(std::iter::once(stamps).chain(numbers).collect())
         });
         match columns {
@@ -142,26 +145,28 @@ pub fn cross_validate(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Resul
     let made = run(model, &prepared, ask, options.clone(), ask.conformal, &cuts, "cross-validating")?;
     let plain = Forecasting { quantiles: DECILES.to_vec(), ..options };
     let naive = run(&Naive, &prepared, ask, plain.clone(), None, &cuts, NAIVE)?;
-    let seasonal = SeasonalNaive { season: prepared.season };
-    let seasonal = run(&seasonal, &prepared, ask, plain, None, &cuts, SEASONAL)?;
+    let seasonal = run(&SeasonalNaive::OWN, &prepared, ask, plain, None, &cuts, SEASONAL)?;
 
     let names = [table.columns.time.as_str(), "cutoff", table.columns.target.as_str(), ask.model.as_str()];
     let names = names.into_iter().map(str::to_string).chain(bands.iter().map(|(name, _)| name.clone()));
     let mut sheet = Sheet::of(table, names.collect());
+    sheet.form = prepared.form;
+    let exact = is_exact(model)?;
     let mut windows: [Vec<Window>; 3] = Default::default();
     let all: Vec<usize> = (0..DECILES.len()).collect();
     let mut rows = cuts.iter().zip(made.into_iter().zip(naive.into_iter().zip(seasonal))).peekable();
     while let Some(series) = rows.peek().map(|(cut, _)| cut.series) {
+        let season = prepared.series[series].season;
         let ready = &prepared.series[series].series;
-        let (mut part, mut found, mut failed) = (validation_columns(bands.len()), Vec::new(), None);
+        let (mut part, mut found, mut failed) = (validation_columns(exact, bands.len()), Vec::new(), None);
         while let Some((cut, (made, (naive, seasonal)))) = rows.next_if(|(cut, _)| cut.series == series) {
             let three = made.and_then(|made| Ok([made, naive?, seasonal?]));
             match three {
                 Ok([made, naive, seasonal]) => {
                     found.push([
-                        Window::of(ready, *cut, &made, &deciles, prepared.season),
-                        Window::of(ready, *cut, &naive, &all, prepared.season),
-                        Window::of(ready, *cut, &seasonal, &all, prepared.season),
+                        Window::of(ready, *cut, &made, &deciles, season),
+                        Window::of(ready, *cut, &naive, &all, season),
+                        Window::of(ready, *cut, &seasonal, &all, season),
                     ]);
                     let steps = cut.end..cut.end + ask.horizon;
                     push(&mut part, ready, steps, made.mean, &made.quantiles[..bands.len()]);
@@ -181,9 +186,10 @@ pub fn cross_validate(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Resul
     let baselines = [NAIVE, SEASONAL].into_iter().zip(&windows[1..]).filter(|(name, _)| *name != ask.model);
     let scores = std::iter::once((ask.model.as_str(), &windows[0])).chain(baselines);
     let scores: Vec<Scores> = scores.flat_map(|(model, windows)| Scores::all(model, windows)).collect();
+    let undefined = Scores::undefined(&scores, &seasons(&prepared));
     let mut notes = prepared.notes;
     notes.extend(narrow(model, &bands, ask));
-    notes.extend(Scores::undefined(&scores, prepared.season));
+    notes.extend(undefined);
     Ok(Validation { sheet, scores, problems: prepared.problems, notes })
 }
 
@@ -210,11 +216,12 @@ pub fn detect_anomalies(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Res
         }
     };
     let mut prepared = prepare(table, &without_future(ask), model.reads_covariates())?;
-    let warm = 2 * prepared.season.max(2);
+    let warm = |ready: &super::prepare::Ready| 2 * ready.season.max(2);
     let mut cuts = Vec::new();
     for (series, ready) in prepared.series.iter().enumerate() {
         let length = ready.series.values.len();
         let end = Cut { series, end: length };
+        let warm = warm(ready);
         let windows = (length.saturating_sub(warm) / ask.horizon).max(1);
         // One window needs its horizon and what is learnt from.
         let found = match length < warm + ask.horizon {
@@ -233,6 +240,8 @@ pub fn detect_anomalies(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Res
     let names =
         names.into_iter().chain(bands.into_iter().map(|(name, _)| name)).chain(["anomaly".to_string()]);
     let mut sheet = Sheet::of(table, names.collect());
+    sheet.form = prepared.form;
+    let exact = is_exact(model)?;
     let mut rows = cuts.iter().zip(made).peekable();
     while let Some(series) = rows.peek().map(|(cut, _)| cut.series) {
         let ready = &prepared.series[series].series;
@@ -247,7 +256,7 @@ pub fn detect_anomalies(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Res
         match failed {
             Some(error) => prepared.problems.push(Problem { id: ready.id.clone(), error }),
             None => {
-                let columns = judged(&ready.values[start..], means, ask.horizon, level);
+                let columns = judged(exact, &ready.values[start..], means, ask.horizon, level);
                 let stamps = Column::Stamps(ready.stamps[start..].to_vec());
                 let columns = std::iter::once(stamps).chain(columns).collect();
                 sheet.parts.push(Part { id: ready.id.clone(), columns });
@@ -259,9 +268,8 @@ pub fn detect_anomalies(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Res
 }
 
 /// Values, forecasts, both ends of the interval, and whether the value lies outside.
-fn judged(values: &[f64], means: Vec<f32>, horizon: usize, level: f64) -> Vec<Column> {
-    let errors: Vec<f64> =
-        values.iter().zip(&means).map(|(value, mean)| (value - f64::from(*mean)).abs()).collect();
+fn judged(exact: bool, values: &[f64], means: Vec<f64>, horizon: usize, level: f64) -> Vec<Column> {
+    let errors: Vec<f64> = values.iter().zip(&means).map(|(value, mean)| (value - mean).abs()).collect();
     let many = errors.len() / horizon >= ENOUGH;
     let spread_of = |errors: Vec<f64>| spread(errors.into_iter().filter(|error| error.is_finite()).collect());
     let spreads: Vec<f64> = match many {
@@ -272,19 +280,19 @@ fn judged(values: &[f64], means: Vec<f32>, horizon: usize, level: f64) -> Vec<Co
     };
     let z = super::baseline::normal_quantile((100.0 + level) / 200.0);
     let reach = |row: usize| z * spreads[row % horizon % spreads.len()];
-    let end = |side: f64| -> Vec<f32> {
-        means.iter().enumerate().map(|(row, mean)| (f64::from(*mean) + side * reach(row)) as f32).collect()
+    let end = |side: f64| -> Vec<f64> {
+        means.iter().enumerate().map(|(row, mean)| mean + side * reach(row)).collect()
     };
-    let outside = |(row, (value, mean)): (usize, (&f64, &f32))| {
+    let outside = |(row, (value, mean)): (usize, (&f64, &f64))| {
         // What float32 rounds away is no anomaly.
-        (value - f64::from(*mean)).abs() > reach(row) + 1e-6 * value.abs()
+        (value - mean).abs() > reach(row) + 1e-6 * value.abs()
     };
     let flags = values.iter().zip(&means).enumerate().map(outside).collect();
     vec![
         Column::Exact(values.to_vec()),
-        Column::Single(means.clone()),
-        Column::Single(end(-1.0)),
-        Column::Single(end(1.0)),
+        column(exact, means.clone()),
+        column(exact, end(-1.0)),
+        column(exact, end(1.0)),
         Column::Flags(flags),
     ]
 }
@@ -358,10 +366,31 @@ fn place_of(quantiles: &mut Vec<f64>, level: f64) -> usize {
     }
 }
 
+/// Whether `model` answers in the precision of the table.
+fn is_exact(model: &dyn Forecaster) -> Result<bool> {
+    Ok(model.forecast_exact(&[], &Forecasting::default())?.is_some())
+}
+
+/// What a model foresees as a column: in the precision in which it does.
+fn column(exact: bool, values: Vec<f64>) -> Column {
+    match exact {
+        true => Column::Exact(values),
+        false => Column::Single(values.into_iter().map(|value| value as f32).collect()),
+    }
+}
+
+/// The seasons of all series, for messages.
+fn seasons(prepared: &Prepared) -> String {
+    let mut seasons: Vec<usize> = prepared.series.iter().map(|ready| ready.season).collect();
+    seasons.sort_unstable();
+    seasons.dedup();
+    seasons.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Columns of cross-validation with nothing in them.
-fn validation_columns(bands: usize) -> Vec<Column> {
+fn validation_columns(exact: bool, bands: usize) -> Vec<Column> {
     let stamps = [Column::Stamps(Vec::new()), Column::Stamps(Vec::new()), Column::Exact(Vec::new())];
-    stamps.into_iter().chain((0..=bands).map(|_| Column::Single(Vec::new()))).collect()
+    stamps.into_iter().chain((0..=bands).map(|_| column(exact, Vec::new()))).collect()
 }
 
 /// The rows of one window.
@@ -369,17 +398,21 @@ fn push(
     part: &mut [Column],
     series: &super::table::Series,
     steps: std::ops::Range<usize>,
-    mean: Vec<f32>,
-    bands: &[Vec<f32>],
+    mean: Vec<f64>,
+    bands: &[Vec<f64>],
 ) {
     let (cutoff, count) = (series.stamps[steps.start - 1], steps.len());
     let mut numbers = std::iter::once(&mean).chain(bands);
+    // Stamp, cutoff and value of the table stand before what the model says.
     for (place, column) in part.iter_mut().enumerate() {
         match column {
             Column::Stamps(stamps) if place == 0 => stamps.extend(&series.stamps[steps.clone()]),
             Column::Stamps(stamps) => stamps.extend(std::iter::repeat_n(cutoff, count)),
-            Column::Exact(values) => values.extend(&series.values[steps.clone()]),
-            Column::Single(values) => values.extend(numbers.next().into_iter().flatten()),
+            Column::Exact(values) if place == 2 => values.extend(&series.values[steps.clone()]),
+            Column::Exact(values) => values.extend(numbers.next().into_iter().flatten()),
+            Column::Single(values) => {
+                values.extend(numbers.next().into_iter().flatten().map(|value| *value as f32));
+            }
             Column::Flags(_) | Column::Words(_) => {}
         }
     }

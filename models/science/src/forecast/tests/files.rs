@@ -78,9 +78,6 @@ fn a_file_that_is_no_table_says_what_it_lacks() {
     assert!(found.contains("no column is called `shop`") && found.contains("--id-col"), "{found}");
     let same = Columns { target: "ds".into(), ..Columns::default() };
     assert!(refused("ds,y\n1,1\n", &same).contains("cannot be two of"));
-    let found =
-        Table::from_csv(&b"ds,y\n\xff,1\n"[..], "t.csv", &Columns::default()).unwrap_err().to_string();
-    assert!(found.contains("line 2: the text is not UTF-8"), "{found}");
     let missing = Table::read("no/such.csv", &Columns::default()).unwrap_err();
     assert_eq!(missing.kind(), fauna_shared::ErrorKind::NotFound);
 }
@@ -97,6 +94,127 @@ fn names_separators_and_marks_are_as_people_write_them() {
     let single = super::table("ds\ty\n2024-01\t1\n2024-02\t2\n");
     assert!(!single.named && single.series.len() == 1);
     assert_eq!(single.form.write(single.series[0].stamps[1]), "2024-02");
+}
+
+#[test]
+fn other_encodings_are_read() {
+    let text = "unique_id,ds,y\nKöln,2024-01-01,1\nKöln,2024-01-02,2\n";
+    let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();
+    let little: Vec<u8> =
+        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> =
+        std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_be_bytes).collect();
+    for (bytes, notes) in [(latin, 1), (little, 0), (big, 0)] {
+        let table = Table::from_csv(&bytes[..], "t.csv", &Columns::default()).unwrap();
+        assert_eq!((table.series[0].id.as_str(), table.series[0].stamps.len()), ("Köln", 2));
+        assert_eq!(table.notes.len(), notes, "{:?}", table.notes);
+    }
+}
+
+/// The forecast of two steps as it is written, and the notes.
+fn two_more(text: &str, frequency: Option<&str>) -> (Vec<String>, Vec<String>) {
+    let frequency = frequency.map(|name| name.parse().unwrap());
+    let ask = Ask { horizon: 2, frequency, ..Ask::default() };
+    let done = forecast(&Naive, &table(text), &ask).unwrap();
+    assert!(done.problems.is_empty(), "{:?}", done.problems);
+    (written(&done.sheet, "ds", 0..2), done.notes)
+}
+
+#[test]
+fn dates_of_digits_alone_are_dates() {
+    let cases = [
+        ("20200130,1\n20200131,2\n20200201,3\n", ["20200202", "20200203"]),
+        ("202010,1\n202011,2\n202012,3\n", ["202101", "202102"]),
+        ("2020123122,1\n2020123123,2\n2021010100,3\n", ["2021010101", "2021010102"]),
+        ("20201231235958,1\n20201231235959,2\n20210101000000,3\n", ["20210101000001", "20210101000002"]),
+        // Whole numbers that write no dates are counted.
+        ("202011,1\n202012,2\n202013,3\n", ["202014", "202015"]),
+        ("98,1\n99,2\n100,3\n", ["101", "102"]),
+    ];
+    for (rows, wanted) in cases {
+        let (found, notes) = two_more(&format!("ds,y\n{rows}"), None);
+        assert_eq!(found, wanted);
+        assert_eq!(
+            notes.iter().filter(|note| note.contains("read as dates")).count(),
+            usize::from(wanted[0].starts_with("2020020") || wanted[0].starts_with("2021"))
+        );
+    }
+    assert_eq!(two_more("ds,y\n20200131,1\n20200201,2\n", Some("D")).0, ["20200202", "20200203"]);
+    assert_eq!(two_more("ds,y\n202010,1\n202011,2\n202012,3\n", Some("1")).0, ["202013", "202014"]);
+    for rows in [
+        "01012020,1\n02012020,2\n03012020,3\n",
+        "13012020,1\n14012020,2\n15012020,3\n",
+        "007,1\n008,2\n009,3\n",
+    ] {
+        let found = refused(&format!("ds,y\n{rows}"), &Columns::default());
+        assert!(found.contains("may be a date or a whole number"), "{found}");
+    }
+}
+
+#[test]
+fn a_clock_change_keeps_hours_and_days_regular() {
+    let hours = "ds,y\n2024-03-31 00:00:00+01:00,1\n2024-03-31 01:00:00+01:00,2\n2024-03-31 03:00:00+02:00,3\n\
+                 2024-03-31 04:00:00+02:00,4\n";
+    let (found, notes) = two_more(hours, None);
+    assert_eq!(found, ["2024-03-31 05:00:00+02:00", "2024-03-31 06:00:00+02:00"]);
+    assert!(notes[0].contains("the last one, +02:00"), "{notes:?}");
+    // In autumn an hour of the clock comes twice.
+    let autumn = "ds,y\n2024-10-27T01:00+02:00,1\n2024-10-27T02:00+02:00,2\n2024-10-27T02:00+01:00,3\n";
+    assert_eq!(two_more(autumn, None).0, ["2024-10-27T03:00+01:00", "2024-10-27T04:00+01:00"]);
+    let days = "ds,y\n2024-03-30T00:00+01:00,1\n2024-03-31T00:00+01:00,2\n2024-04-01T00:00+02:00,3\n";
+    assert_eq!(two_more(days, None).0, ["2024-04-02T00:00+02:00", "2024-04-03T00:00+02:00"]);
+    let three = refused(
+        "ds,y\n2024-01-01T00:00Z,1\n2024-01-01T02:00+01:00,1\n2024-01-01T04:00+02:00,2\n",
+        &Columns::default(),
+    );
+    assert!(three.contains("the offsets +00:00, +01:00, +02:00 stand in one column"), "{three}");
+}
+
+#[test]
+fn every_series_goes_on_by_its_own_frequency() {
+    let mut text = "unique_id,ds,y\n".to_string();
+    for step in 1..=12 {
+        text.push_str(&format!("day,2024-01-{step:02},{step}\nday2,2024-01-{step:02},{step}\n"));
+        text.push_str(&format!("month,2023-{step:02}-01,{step}\n"));
+    }
+    for day in [7, 14, 21, 28] {
+        text.push_str(&format!("week,2024-01-{day:02},{day}\n"));
+    }
+    // Too short to tell, so as most of them.
+    text.push_str("short,2024-01-01,1\nshort,2024-01-02,2\n");
+    let table = table(&text);
+    let done = forecast(&SeasonalNaive::OWN, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
+    let lines = "unique_id,ds,Model\nday,2024-01-13,6\nday2,2024-01-13,6\nmonth,2024-01-01,1\nweek,2024-02-04,28\nshort,2024-01-03,2\n";
+    assert_eq!(csv(&done.sheet), lines);
+    assert_eq!(
+        done.notes,
+        ["each series goes on by its own frequency: D (day, day2, short); MS (month); W-SUN (week)"]
+    );
+    let trial = cross_validate(&Naive, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
+    assert!(csv(&trial.sheet).contains("month,2023-12-01,2023-11-01,12,11"), "{}", csv(&trial.sheet));
+}
+
+#[test]
+fn baselines_give_the_numbers_of_the_table() {
+    let text = "ds,y\n2024-01-01,6779559063.561772\n2024-01-02,0.1\n2024-01-03,16777217\n";
+    let ask = Ask { horizon: 3, ..Ask::default() };
+    let done = forecast(&SeasonalNaive { season: 3 }, &table(text), &ask).unwrap();
+    assert_eq!(numbers(&done.sheet, "Model"), [6779559063.561772, 0.1, 16777217.0]);
+    let done = cross_validate(&Naive, &table(text), &Ask { horizon: 1, ..Ask::default() }).unwrap();
+    assert_eq!(numbers(&done.sheet, "Model"), [0.1]);
+    assert_eq!(numbers(&done.sheet, "y"), [16777217.0]);
+}
+
+#[test]
+fn whole_numbers_at_the_end_of_all_numbers_are_refused() {
+    let rows = format!("ds,y\n0,0\n1,1\n2,2\n{},3\n", i64::MAX);
+    for text in [rows, format!("ds,y\n{},0\n-1,1\n0,2\n1,3\n{},3\n", i64::MIN, i64::MAX)] {
+        let done = forecast(&Naive, &table(&text), &Ask { horizon: 3, ..Ask::default() });
+        assert!(done.is_err() || !done.unwrap().problems.is_empty());
+    }
+    let last = format!("ds,y\n{},0\n{},1\n{},2\n", i64::MAX - 2, i64::MAX - 1, i64::MAX);
+    let done = forecast(&Naive, &table(&last), &Ask { horizon: 3, ..Ask::default() }).unwrap();
+    assert!(done.problems[0].error.message().contains("leave the calendar"), "{:?}", done.problems);
 }
 
 #[test]
@@ -186,6 +304,44 @@ mod parquet_files {
         assert_eq!(table.frequency().unwrap().to_string(), "h");
         assert_eq!(table.series[1].values, [10.0, 20.0, 30.0, 40.0, 50.0]);
         assert!(table.notes[0].contains("`weather` is left out: row 1 has `sun`"), "{:?}", table.notes);
+    }
+
+    /// The stamps of the only series and of two steps more.
+    fn stamps(bytes: &[u8]) -> (Vec<String>, Vec<String>) {
+        let table = read(bytes).unwrap();
+        let done = forecast(&Naive, &table, &Ask { horizon: 2, ..Ask::default() }).unwrap();
+        let form = table.form;
+        let known = table.series[0].stamps.iter().map(|stamp| form.write(*stamp)).collect();
+        (known, written(&done.sheet, "ds", 0..2))
+    }
+
+    #[test]
+    fn logical_types_are_read_as_what_they_are() {
+        let table = read(include_bytes!("unsigned.parquet")).unwrap();
+        let series = &table.series[0];
+        assert_eq!(table.form.write(series.stamps[0]), "20231101");
+        assert_eq!(series.values, [1.0, 2.0, 3.0, 18446744073709550592.0]);
+        assert_eq!(table.covariates, ["u8", "u16", "u32", "half", "cents"]);
+        assert_eq!(series.covariates[0], [200.0, 201.0, 202.0, 255.0]);
+        assert_eq!(series.covariates[1][3], 65535.0);
+        assert_eq!(series.covariates[2][3], 4294967040.0);
+        assert_eq!(series.covariates[3], [0.5, -2.0, 65504.0, 5.9604645e-8]);
+        assert_eq!((series.covariates[4][0], series.covariates[4][2]), (1.1, -0.3));
+        assert!(table.notes.iter().any(|note| note.contains("`clock` is left out")), "{:?}", table.notes);
+    }
+
+    #[test]
+    fn periods_and_zones_go_on_as_in_pandas() {
+        let (known, more) = stamps(include_bytes!("periods.parquet"));
+        assert_eq!((known[0].as_str(), more), ("2023-11", vec!["2024-03".to_string(), "2024-04".into()]));
+        let error = read(include_bytes!("weeks.parquet")).unwrap_err().to_string();
+        assert!(error.contains("column `ds` holds periods of `W-SUN`"), "{error}");
+        let (known, more) = stamps(include_bytes!("zone_months.parquet"));
+        assert_eq!(known[3], "2023-11-01 00:00:00-04:00");
+        assert_eq!(more, ["2024-02-01 00:00:00-05:00", "2024-03-01 00:00:00-05:00"]);
+        let (known, more) = stamps(include_bytes!("zone_hours.parquet"));
+        assert_eq!(known[6], "2024-03-31 03:00:00+02:00");
+        assert_eq!(more, ["2024-03-31 05:00:00+02:00", "2024-03-31 06:00:00+02:00"]);
     }
 
     #[test]

@@ -51,6 +51,49 @@ fn stamps_go_on_and_are_recognised_as_pandas_does() {
     }
 }
 
+/// Start, frequency, what is inferred of fourteen stamps, the second and the last of them: pandas 3.1's `date_range`.
+/// pandas infers the same where it infers anything, save for the last.
+const PANDAS_MONTHS: [(&str, &str, &str, &str, &str); 20] = [
+    ("2024-01-31", "BME", "BME", "2024-02-29", "2025-02-28"),
+    ("2024-01-01", "BMS", "BMS", "2024-02-01", "2025-02-03"),
+    ("2024-01-01", "SMS", "SMS-15", "2024-01-15", "2024-07-15"),
+    ("2024-01-15", "SME", "SME-15", "2024-01-31", "2024-07-31"),
+    ("2024-01-01", "SMS-10", "SMS-10", "2024-01-10", "2024-07-10"),
+    ("2024-01-07", "SME-7", "SME-7", "2024-01-31", "2024-07-31"),
+    ("2024-03-29", "BQE-DEC", "BQE-DEC", "2024-06-28", "2027-06-30"),
+    ("2024-01-31", "BQE-OCT", "BQE-OCT", "2024-04-30", "2027-04-30"),
+    ("2024-01-01", "BQS-JAN", "QS-JAN", "2024-04-01", "2027-04-01"),
+    ("2024-02-01", "BQS-NOV", "BQS-FEB", "2024-05-01", "2027-05-03"),
+    ("2020-12-31", "BYE-DEC", "BYE-DEC", "2021-12-31", "2033-12-30"),
+    ("2020-04-01", "BYS-APR", "BYS-APR", "2021-04-01", "2033-04-01"),
+    ("2024-01-19", "WOM-3FRI", "WOM-3FRI", "2024-02-16", "2025-02-21"),
+    ("2024-01-01", "WOM-1MON", "WOM-1MON", "2024-02-05", "2025-02-03"),
+    ("2024-01-31", "2BME", "2BME", "2024-03-29", "2026-03-31"),
+    ("2024-04-30", "QE-JAN", "QE-OCT", "2024-07-31", "2027-07-31"),
+    ("2021-06-30", "YE-JUN", "YE-JUN", "2022-06-30", "2034-06-30"),
+    ("2024-03-01", "QS-MAR", "QS-MAR", "2024-06-01", "2027-06-01"),
+    ("2024-01-15", "M-15", "M-15", "2024-02-15", "2025-02-15"),
+    ("2024-01-26", "LWOM-FRI", "LWOM-FRI", "2024-02-23", "2025-02-28"),
+];
+
+#[test]
+fn business_days_half_months_and_weekdays_of_months_go_on_as_in_pandas() {
+    for (start, name, inferred, second, last) in PANDAS_MONTHS {
+        let stamps = range(start, name, 14);
+        assert_eq!((stamps[1], stamps[13]), (stamp(second), stamp(last)), "{start} {name}");
+        let found = Frequency::infer(&stamps, false).unwrap();
+        assert_eq!(found.to_string(), inferred, "{start} {name}");
+        assert_eq!(found.add(stamps[13], -13), Some(stamps[0]), "{start} {name}");
+        assert_eq!(inferred.parse::<Frequency>().unwrap(), found);
+    }
+    // A day that some months lack is their last, and the day comes back.
+    let ends = range("2024-01-30", "M-30", 4).into_iter().map(|stamp| Form::DATE.write(stamp));
+    assert_eq!(ends.collect::<Vec<_>>(), ["2024-01-30", "2024-02-29", "2024-03-30", "2024-04-30"]);
+    for wrong in ["SMS-1", "SME-28", "M-0", "M-32", "WOM-5FRI", "WOM-FRI", "LWOM", "BMS-JAN", "bh", "C"] {
+        assert!(wrong.parse::<Frequency>().is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn a_frequency_is_recognised_in_spite_of_gaps() {
     for (start, frequency, inferred, _) in PANDAS {
@@ -80,6 +123,10 @@ fn seasons_and_paces_follow_from_the_frequency() {
         ("2ME", 6, Pace::Medium),
         ("QE", 4, Pace::Low),
         ("YS", 1, Pace::Low),
+        ("BME", 12, Pace::Medium),
+        ("SMS", 24, Pace::Medium),
+        ("12M-15", 1, Pace::Low),
+        ("BQS", 4, Pace::Low),
         ("1", 1, Pace::High),
     ];
     for (name, season, pace) in known {
@@ -112,7 +159,9 @@ fn older_names_are_read_and_others_refused() {
 fn the_calendar_ends_without_a_panic() {
     let day: Frequency = "D".parse().unwrap();
     assert_eq!(day.add(stamp("9999-12-31"), 1), None);
-    for name in ["D", "B", "W-FRI", "ME", "QS", "YE", "us", "4000000000D", "7"] {
+    for name in
+        ["D", "B", "W-FRI", "ME", "QS", "YE", "BME", "SMS", "M-30", "LWOM-FRI", "us", "4000000000D", "7"]
+    {
         let frequency: Frequency = name.parse().unwrap();
         for from in [i64::MIN, -1, 0, stamp("2024-12-31"), i64::MAX] {
             for steps in [i64::MIN, -5, 5, i64::MAX] {
@@ -180,4 +229,20 @@ fn marks_are_few_and_on_round_places() {
     assert_eq!(words("1949-01-01", "1962-12-01"), ["1950", "1955", "1960"]);
     let whole: Vec<i64> = marks(Form::WHOLE, 3, 47, 5).into_iter().map(|(at, _)| at).collect();
     assert_eq!(whole, [10, 20, 30, 40]);
+}
+
+#[test]
+fn what_is_no_date_is_refused_with_the_way_out() {
+    let cases = [
+        ("01/02/2020", "`01/02/2020` is 2020-02-01 or 2020-01-02"),
+        ("31.12.2020", "write 2020-12-31"),
+        ("12/31/20", "write 2020-12-31"),
+        ("2020-Q2", "2020-Q2 is 2020-04"),
+        ("2020W05", "2020-W05 is 2020-01-27"),
+        ("soon", "dates are written year first"),
+    ];
+    for (text, wanted) in cases {
+        let error = Form::read(text).unwrap_err().to_string();
+        assert!(error.contains("is no date") && error.contains(wanted), "{error}");
+    }
 }
