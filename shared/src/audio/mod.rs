@@ -121,33 +121,35 @@ pub fn mono(sound: Sound) -> Result<Vec<f32>> {
     Ok(mean)
 }
 
-/// The same sound with `wanted` channels, one or two: mono is the mean of left and right, stereo the same sound
-/// left and right.
+/// The same sound with `wanted` channels, one or two, by the rule of audiocraft's `convert_audio_channels`: mono is the
+/// mean of all channels, stereo of a mono sound the same left and right, of more channels the first two.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for a sound of more than two channels, since what each carries is not known,
-/// and for one that [`check`] refuses.
+/// [`Input`](crate::ErrorKind::Input) for another number of channels, and for a sound that [`check`] refuses.
 ///
 /// ```
 /// use fauna_shared::{audio, item::Sound};
 /// let mono = Sound { rate: 8000, channels: vec![vec![0.5; 4]] };
 /// assert_eq!(audio::with_channels(mono, 2)?.channels, [[0.5; 4], [0.5; 4]]);
-/// let eleven = Sound { rate: 8000, channels: vec![vec![0.5; 4]; 11] };
-/// assert_eq!(audio::with_channels(eleven, 2).unwrap_err().message(), "11 channels: mono or stereo wanted");
+/// let three = Sound { rate: 8000, channels: vec![vec![0.5], vec![0.25], vec![0.0]] };
+/// assert_eq!(audio::with_channels(three.clone(), 1)?.channels, [[0.25]]);
+/// assert_eq!(audio::with_channels(three, 2)?.channels, [[0.5], [0.25]]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 pub fn with_channels(mut sound: Sound, wanted: usize) -> Result<Sound> {
     check(&sound)?;
     let found = sound.channels.len();
     match (found, wanted) {
-        (1, 1) | (2, 2) => Ok(sound),
+        (_, _) if found == wanted => Ok(sound),
         (1, 2) => {
             sound.channels.push(sound.channels[0].clone());
             Ok(sound)
         }
-        (2, 1) => Ok(Sound { rate: sound.rate, channels: vec![mono(sound)?] }),
-        (_, 1 | 2) => Err(Error::input(format!("{found} channels: mono or stereo wanted"))
-            .hint("mix it down to one or two channels first")),
-        _ => Err(Error::input(format!("{wanted} channels asked for: mono or stereo can be made"))),
+        (_, 1) => Ok(Sound { rate: sound.rate, channels: vec![mono(sound)?] }),
+        (_, 2) => {
+            sound.channels.truncate(2);
+            Ok(sound)
+        }
+        _ => Err(Error::input(format!("{wanted} channels asked for of {found}: mono or stereo can be made"))),
     }
 }

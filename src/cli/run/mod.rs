@@ -77,6 +77,10 @@ pub struct Args {
     /// A sound whose melody the music follows.
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     melody: Option<PathBuf>,
+    /// The longest sound that is read; a longer one is refused. Of more than two channels or 48 kHz it counts by its
+    /// samples.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1200.0)]
+    max_seconds: f64,
     /// What a codec made of a sound, to make it a sound again.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "audio", "melody"])]
     codes: Option<PathBuf>,

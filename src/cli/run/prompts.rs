@@ -171,7 +171,7 @@ struct Sounds {
 
 impl Sounds {
     fn read(args: &Args, context: &Context) -> Result<Self> {
-        let read_sound = |path: &PathBuf| read_sound(path, context);
+        let read_sound = |path: &PathBuf| read_sound(path, args.max_seconds, context);
         let codes = |path: &PathBuf| fauna::weights::tensors(path).map(Item::Codes);
         Ok(Self {
             melody: args.melody.as_ref().map(read_sound).transpose()?,
@@ -188,24 +188,31 @@ impl Sounds {
     }
 }
 
-/// The longest sound that is read, in seconds.
+/// The sound at `path`, of at most `seconds`, with a word on all that is not plain about it.
 #[cfg(feature = "audio")]
-const LONGEST_SOUND: f64 = 3600.0;
-
-#[cfg(feature = "audio")]
-fn read_sound(path: &Path, context: &Context) -> Result<Item> {
-    let reading = fauna::sound::read::read_at_most(path, LONGEST_SOUND)?;
-    if reading.cut {
-        context.say(&format!("{}: only the first hour is read", path.display()));
+fn read_sound(path: &Path, seconds: f64, context: &Context) -> Result<Item> {
+    use fauna::sound::read::{Limits, read_within};
+    if seconds.is_nan() || seconds <= 0.0 {
+        return Err(Error::input(format!("--max-seconds {seconds}: more than 0 wanted")));
+    }
+    let reading = read_within(path, Limits { seconds })?;
+    let place = path.display();
+    for note in &reading.notes {
+        context.say(&format!("{place}: {note}"));
+    }
+    if let channels @ 3.. = reading.sound.channels.len() {
+        context.say(&format!(
+            "{place}: {channels} channels: a model of one channel hears their mean, a model of two the first two"
+        ));
     }
     if let Some(loss) = reading.loss {
-        context.complain(&format!("{}: damaged: {loss}; the rest is used", path.display()));
+        context.complain(&format!("{place}: damaged: {loss}; the rest is used"));
     }
     Ok(Item::Sound(reading.sound))
 }
 
 #[cfg(not(feature = "audio"))]
-fn read_sound(path: &Path, _: &Context) -> Result<Item> {
+fn read_sound(path: &Path, _: f64, _: &Context) -> Result<Item> {
     Err(Error::unsupported("this program was built without sound")
         .at(path)
         .hint("build it with --features audio"))

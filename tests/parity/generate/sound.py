@@ -6,6 +6,7 @@
 for what each tensor is compared with. `tone.*` hold half a second of 440 Hz left and 660 Hz right, at 32 kHz.
 """
 
+import subprocess
 from pathlib import Path
 
 import av
@@ -128,6 +129,22 @@ def files():
                 frame.sample_rate, frame.pts = rate, start
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
+    more("-i", FOLDER / "tone.flac", "-c:a", "adpcm_ima_wav", to="tone.ima.wav")
+    more("-i", FOLDER / "tone.flac", "-c:a", "adpcm_ms", to="tone.ms.wav")
+    more("-i", FOLDER / "tone.flac", "-c:a", "adpcm_ima_qt", "-f", "aiff", to="tone.ima4.aifc")
+    more("-i", FOLDER / "tone.flac", "-t", "0.1", "-c:a", "libopus", "-b:a", "32k", "-ac", "1", to="tone.opus")
+    # A variable rate without a header that counts the frames; the first of them are the largest.
+    noise_then_tone = "anoisesrc=d=0.25:r=16000:a=0.5:seed=1[a];sine=f=440:r=16000:d=3[b];[a][b]concat=n=2:v=0:a=1"
+    more(
+        "-f", "lavfi", "-i", noise_then_tone, "-c:a", "libmp3lame", "-q:a", "7",
+        "-write_xing", "0", "-id3v2_version", "0", to="vbr.mp3",
+    )  # fmt: skip
+
+
+def more(*arguments, to):
+    """What the program ffmpeg makes of `arguments`."""
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    subprocess.run([*command, "-fflags", "+bitexact", "-flags:a", "+bitexact", str(FOLDER / to)], check=True)
 
 
 if __name__ == "__main__":
