@@ -175,8 +175,17 @@ impl Zoo {
     }
 
     fn unknown(&self, key: &str, found: &str, place: PathBuf) -> Error {
-        let known = self.families.iter().flat_map(|f| f.model_types.iter().chain(f.gguf)).copied();
-        let near = nearest(found, known);
+        let of_gguf = key == "general.architecture";
+        if of_gguf && self.families.iter().any(|family| family.model_types.contains(&found)) {
+            return Error::new(
+                ErrorKind::Unsupported,
+                format!("architecture \"{found}\" is not loaded from GGUF"),
+            )
+            .at(place)
+            .hint("open its safetensors release instead");
+        }
+        let types = self.families.iter().filter(|_| !of_gguf).flat_map(|family| family.model_types);
+        let near = nearest(found, types.chain(self.families.iter().flat_map(|family| family.gguf)).copied());
         let error =
             Error::new(ErrorKind::Unsupported, format!("no family loads {key} \"{found}\"")).at(place);
         let error = match near.is_empty() {
@@ -322,6 +331,14 @@ mod tests {
         assert_eq!(zoo.opening(name, &random).unwrap().0.name, "kin");
         let options = Options { family: Some("original".into()), ..random };
         assert_eq!(zoo.opening(name, &options).unwrap().0.name, "original");
+    }
+
+    #[test]
+    fn a_gguf_of_what_is_loaded_from_safetensors_alone_is_told_so() {
+        let zoo = Zoo::new([&ORIGINAL]);
+        let told = |found: &str| zoo.unknown("general.architecture", found, "a.gguf".into()).to_string();
+        assert!(told("original").contains("safetensors"), "{}", told("original"));
+        assert!(!told("origina").contains("nearest"), "{}", told("origina"));
     }
 
     #[test]

@@ -268,7 +268,7 @@ impl Hub for HfHub {
                 Error::new(ErrorKind::Offline, "not in the cache, and no network call was allowed")
                     .at(repo.to_string())
                     .hint(format!("looked in {}", self.config.cache.display()))
-                    .hint("unset HF_HUB_OFFLINE and fetch it once")
+                    .hint(super::ONLINE)
             });
         }
         let retries = if cached.is_some() { 0 } else { self.config.retries };

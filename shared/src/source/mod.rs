@@ -35,6 +35,22 @@ use crate::order::by_name;
 use crate::progress::{Progress, Silent};
 use crate::{Error, ErrorKind, Result, json};
 
+/// The way out where no network call was allowed: by an option of the program, or by the environment.
+const ONLINE: &str =
+    "fetch it once without --offline, and with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset";
+
+/// The config of a PEFT adapter (LoRA and its kin).
+const ADAPTER: &str = "adapter_config.json";
+
+/// The refusal of a folder that holds the adapter with the config at `path`, and no model; it names the base model.
+fn only_an_adapter(path: &Path) -> Error {
+    let config = json::read(path).unwrap_or_default();
+    let base = config["base_model_name_or_path"].as_str().unwrap_or("its base model");
+    Error::unsupported("an adapter (LoRA) without its base model: adapters are not supported yet").at(path).hint(format!(
+        "merge it into {base} with peft (merge_and_unload, then save_pretrained), and open what that wrote"
+    ))
+}
+
 /// What a person named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -218,7 +234,7 @@ impl Finder {
                 (ErrorKind::NotFound, true) => Error::new(ErrorKind::Offline, error.message())
                     .at(repo.to_string())
                     .hint(format!("only a part of it is in the cache: {}", listing.root.display()))
-                    .hint("connect, or unset HF_HUB_OFFLINE, and fetch it once"),
+                    .hint(ONLINE),
                 _ => error.at(repo.to_string()),
             })?;
         for file in &chosen {
@@ -282,6 +298,9 @@ impl Files {
     /// [`ErrorKind::NotFound`] with the folder, and what is there.
     pub fn require(&self, name: &str) -> Result<PathBuf> {
         self.get(name).ok_or_else(|| {
+            if let Some(adapter) = self.get(ADAPTER).filter(|_| name == "config.json") {
+                return only_an_adapter(&adapter);
+            }
             let names = self.names();
             let near = nearest(name, names.iter().map(String::as_str));
             let found = if near.is_empty() { first_five(&names) } else { near.join("\n") };
@@ -397,6 +416,19 @@ fn names_under(folder: &Path, depth: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_adapter_alone_is_called_one_and_names_its_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"peft_type": "LORA", "base_model_name_or_path": "owner/base"}"#;
+        std::fs::write(folder.path().join("adapter_config.json"), config).unwrap();
+        let source = Source::parse(folder.path().to_str().unwrap()).unwrap();
+        let files = Finder::from_env().find(&source, &Wanted::default()).unwrap();
+        let error = files.config().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let told = error.to_string();
+        assert!(told.contains("adapter_config.json") && told.contains("owner/base"), "{told}");
+    }
 
     #[test]
     fn what_can_only_be_a_path_is_missing() {
