@@ -154,6 +154,12 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
     served(&read);
     assert_eq!(read.out.lines().count(), 4);
 
+    let many = format!(">good\nATGAAA\n{}", ">bad\nATGNAA\n".repeat(300));
+    std::fs::write(&file, many).unwrap();
+    let scored = run(&["run", GENES, "--genes", text(&file), "--score"]);
+    refused(&scored, 2, &["280 more of its genes cannot be read"]);
+    assert!(scored.err.lines().count() < 100, "{}", scored.err);
+
     std::fs::write(&file, "").unwrap();
     refused(&run(&["run", GENES, "--genes", text(&file)]), 2, &["genes.fa", "the file is empty"]);
     std::fs::write(&file, ">a\nATGQ\n>b\nATX\n").unwrap();

@@ -41,26 +41,54 @@ pub fn reading(context: &Context) -> Result<Reading> {
     }
 }
 
-/// The genes of the file at `path`; those that are wrong are named, and counted.
+/// Problems of single genes that are shown; the others are counted.
+const SHOWN: usize = 20;
+/// As many genes are taken in at once, each with what memory it takes beside its letters.
+const MOST_BYTES: usize = 256 << 20;
+const ABOUT_RECORD: usize = 200;
+
+/// The genes of the file at `path`; those that are wrong are named, the first of them, and counted.
 ///
 /// # Errors
 /// A file that cannot be read or holds no gene that can be used.
 pub fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
-    let (mut good, mut wrong) = (Vec::new(), Vec::new());
+    let (mut good, mut wrong, mut count, mut bytes) = (Vec::new(), Vec::new(), 0usize, 0usize);
     for record in fasta::open(path, reading(context)?)? {
         match record {
-            Ok(record) => good.push(record),
-            Err(error) => wrong.push(error),
+            Ok(record) => {
+                let Record { id, description, sequence } = &record;
+                bytes += id.len() + description.len() + sequence.len() + ABOUT_RECORD;
+                if bytes > MOST_BYTES {
+                    return Err(Error::input(format!(
+                        "more than {} MiB of genes, unpacked",
+                        MOST_BYTES >> 20
+                    ))
+                    .at(path)
+                    .hint("split the file"));
+                }
+                good.push(record);
+            }
+            // Of very many, a few say what is wrong with all.
+            Err(error) => {
+                count += 1;
+                if wrong.len() < SHOWN {
+                    wrong.push(error);
+                }
+            }
         }
     }
-    match (good.is_empty(), wrong.len()) {
+    let more = count - wrong.len();
+    match (good.is_empty(), count) {
         (true, 1) => Err(wrong.remove(0)),
         (true, _) => {
             let first = wrong.first().map_or(String::new(), Error::to_string);
-            Err(Error::input("none of its genes can be read").at(path).hint(first))
+            Err(Error::input(format!("none of its genes can be read ({count})")).at(path).hint(first))
         }
-        (false, count) => {
+        (false, _) => {
             wrong.iter().for_each(|error| context.complain(&error.to_string()));
+            if more > 0 {
+                context.complain(&format!("{}: {more} more of its genes cannot be read", path.display()));
+            }
             Ok((good, count))
         }
     }
