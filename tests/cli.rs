@@ -197,6 +197,11 @@ fn a_bad_text_is_reported_and_stops_no_other() {
     assert_eq!(rows.len(), 4);
     assert!(rows[1]["embedding"].is_null() && rows[2]["error"].as_str().unwrap().contains("UTF-8"));
     assert_eq!(embedding(&rows[3]), embedding(&json_lines(&run(&["embed", SENTENCES, "dogs bark"]).out)[0]));
+    // Text of two bytes a letter is known by its mark; read by bytes it would be other words.
+    let wide: Vec<u8> = "\u{feff}a cat\r\ndogs bark\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let done = run_with(&["embed", SENTENCES], &wide);
+    assert_eq!(done.status, 0, "{}", done.err);
+    assert_eq!(embedding(&json_lines(&done.out)[1]), embedding(&rows[3]));
 }
 
 #[test]

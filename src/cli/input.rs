@@ -53,7 +53,9 @@ pub fn texts(
     let mut reader = BufReader::new(reader);
     let start = reader.fill_buf().map_err(|e| Error::io(&place, "read", e))?;
     if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
-        return Ok(Box::new(lines_of_utf16(reader, &place)?));
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|e| Error::io(&place, "read", e))?;
+        return Ok(Box::new(lines_of_utf16(&bytes, &place)?.into_iter()));
     }
     if start.starts_with(b"\xef\xbb\xbf") {
         reader.consume(3);
@@ -69,9 +71,7 @@ pub fn texts(
 }
 
 /// The lines of UTF-16 with its byte order mark.
-fn lines_of_utf16(mut reader: impl Read, place: &Path) -> Result<impl Iterator<Item = Result<Text>> + use<>> {
-    let mut bytes = Vec::new();
-    reader.read_to_end(&mut bytes).map_err(|e| Error::io(place, "read", e))?;
+fn lines_of_utf16(bytes: &[u8], place: &Path) -> Result<Vec<Result<Text>>> {
     let little = bytes.starts_with(b"\xff\xfe");
     let unit = |pair: &[u8; 2]| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) };
     let units: Vec<u16> = bytes[2..].as_chunks::<2>().0.iter().map(unit).collect();
@@ -81,7 +81,7 @@ fn lines_of_utf16(mut reader: impl Read, place: &Path) -> Result<impl Iterator<I
     let named = |(i, line): (usize, &str)| {
         Ok(Text::new(format!("{}: line {}", place.display(), i + 1), line.as_bytes().to_vec()))
     };
-    Ok(text.lines().enumerate().map(named).collect::<Vec<_>>().into_iter())
+    Ok(text.lines().enumerate().map(named).collect())
 }
 
 /// What the files of pictures end in.
