@@ -146,3 +146,38 @@ fn what_cannot_be_done_is_said() {
     let missing = ["run", MODEL, "--atoms", "nowhere.xyz"];
     refused(&run(&missing), 2, &["nowhere.xyz"]);
 }
+
+#[test]
+fn what_a_file_says_of_its_atoms_is_obeyed_and_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.xyz");
+    let masked = "4\nLattice=\"5 0 0 0 5 0 0 0 5\" Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:magmoms:R:1 \
+                  virial=\"1 2 3\" REF_energy=-5\nNa 0 0 0 F 1 0.5\nNa 2.5 2.5 0 F 2 0.5\nCl 2.6 0 0.25 T 3 -1\n\
+                  Cl 0 2.5 0.3 T 4 -1\n";
+    let selective = "slab\n1\n5 0 0\n0 5 0\n0 0 5\nNa Cl\n2 2\nSelective dynamics\nDirect\n0 0 0 F F F\n\
+                     0.5 0.5 0 F F F\n0.52 0 0.05 T T T\n0 0.5 0.06 T T F\n";
+    for (name, content) in [("masked.xyz", masked), ("POSCAR", selective)] {
+        let path = file(folder.path(), name, content);
+        let start = files::read(&path).unwrap().remove(0).atoms;
+        for how in [&["--relax", "--max-steps", "10"][..], &["--md", "10", "--temperature", "300"]] {
+            let ask = ["run", MODEL, "--atoms", text(&path), "--charge", "3", "--force", "--out", text(&out)];
+            let done = run(&[&ask[..], how].concat());
+            assert_eq!(done.status, 0, "{}", done.err);
+            assert!(done.err.contains("of 4 atoms are held in place"), "{}", done.err);
+            assert!(done.err.contains("this model reads no charge"), "{}", done.err);
+            let last = files::read(&out).unwrap().pop().unwrap();
+            assert_eq!(last.atoms.positions[..2], start.positions[..2]);
+            assert_ne!(last.atoms.positions[2], start.positions[2]);
+            assert_eq!((last.atoms.held, last.atoms.charge), (start.held.clone(), None));
+            if name == "masked.xyz" {
+                let columns: Vec<&str> = last.columns.iter().map(|column| column.name.as_str()).collect();
+                assert_eq!(columns, ["tags", "magmoms"]);
+                assert_eq!(last.columns[0].words, ["1", "2", "3", "4"]);
+                assert!(last.info.contains_key("REF_energy") && !last.info.contains_key("virial"));
+                assert!(done.err.contains("another model found them: virial"), "{}", done.err);
+            } else {
+                assert_eq!(last.atoms.positions[3][2], start.positions[3][2]);
+            }
+        }
+    }
+}

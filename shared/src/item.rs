@@ -238,6 +238,12 @@ pub struct Atoms {
     pub charge: Option<f64>,
     /// The spin multiplicity of the whole, 1 for a singlet, for models that ask.
     pub spin: Option<f64>,
+    /// Along which axes each atom is held in place, one an atom; empty where all may move.
+    pub held: Vec<[bool; 3]>,
+    /// Whether the axes of [`held`](Self::held) are the cell vectors, not x, y and z.
+    pub held_along_cell: bool,
+    /// Masses in unified atomic mass units, one an atom, of isotopes; empty where all are those of the elements.
+    pub masses: Vec<f64>,
 }
 
 /// Who speaks in a conversation.

@@ -29,6 +29,7 @@ fn salt() -> Atoms {
         periodic: [true; 3],
         charge: Some(0.0),
         spin: Some(1.0),
+        ..Atoms::default()
     }
 }
 

@@ -13,6 +13,11 @@ pub trait Potential: Send + Sync {
     /// [`Input`](crate::ErrorKind::Input) for atoms that cannot be read, by the index of the structure.
     fn evaluate(&self, structures: &[Atoms]) -> Result<Vec<Evaluation>>;
 
+    /// Whether charge and spin of the whole change what it says.
+    fn reads_charge(&self) -> bool {
+        false
+    }
+
     /// Whether the forces are the slope of the energy, so that dynamics conserve it.
     fn is_conservative(&self) -> bool;
 }

@@ -1,13 +1,14 @@
 //! Atoms: their energy, what they relax to, how they move.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fauna::model::{Evaluation, Potential};
 use fauna::progress::{Progress, Unit};
 use fauna::science::atoms::{
-    CellChange, Dynamics, Ensemble, Frame, Method, Moment, Relaxed, Relaxing, State, check, dynamics,
-    elements, files, relax,
+    CellChange, Constraints, Dynamics, Ensemble, Frame, Method, Moment, Relaxed, Relaxing, State, check,
+    dynamics, elements, files, relax,
 };
 use fauna::{Atoms, Error, Exhibit, Result};
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use crate::cli::{Context, Exit};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Atoms")]
 pub struct Simulating {
-    /// Structures as extended XYZ, CIF or POSCAR: energy (eV), forces (eV/Å) and stress (eV/Å³) of each; --out FILE.xyz
+    /// Structures as extended XYZ, CIF, POSCAR or XDATCAR: energy (eV), forces (eV/Å) and stress (eV/Å³) of each; --out FILE.xyz
     /// writes them all.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "labels", "ask", "audio", "melody", "codes", "context", "image"])]
     pub atoms: Option<PathBuf>,
@@ -92,7 +93,25 @@ const EVERY: u64 = 10;
 struct Named {
     name: String,
     atoms: Atoms,
+    /// What the file says besides, which is written again.
+    kept: Frame,
 }
+
+/// What another model found, which does not hold of what is computed here.
+const FOUND_ELSEWHERE: [&str; 10] = [
+    "free_energy",
+    "virial",
+    "virials",
+    "dipole",
+    "stresses",
+    "energies",
+    "local_energy",
+    "energy_per_atom",
+    "Energy",
+    "Virial",
+];
+/// Motion of the atoms, which begins anew here.
+const MOTION: [&str; 4] = ["momenta", "velo", "velocities", "vel"];
 
 /// Reads the structures and does with them what was asked. One that cannot be done is named, and the others are done.
 pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
@@ -112,10 +131,13 @@ pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
     if let Some(words) = args.given.words().first() {
         return Err(Error::input(format!("--atoms says what is asked, and there is \"{words}\" besides")));
     }
-    let structures = read(path, asked)?;
+    let mut structures = read(path, asked, context)?;
     let count = structures.len();
     let model = context.open(&args.source)?;
     let potential = model.potential()?;
+    if !potential.reads_charge() {
+        forget_charge(&mut structures, context);
+    }
     let _stoppable = context.interrupt.hold();
     let good = Structures { potential, context }.good(structures)?;
     let mut work = Work {
@@ -138,20 +160,69 @@ pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
     Ok(if done == count { Exit::Done } else { Exit::Partly })
 }
 
-fn read(path: &Path, asked: &Simulating) -> Result<Vec<Named>> {
+/// Says that charge and spin are not read, and takes them away, so that no result names them.
+fn forget_charge(structures: &mut [Named], context: &Context) {
+    let has_some = |named: &&mut Named| named.atoms.charge.is_some() || named.atoms.spin.is_some();
+    let mut told = false;
+    for named in structures.iter_mut().filter(has_some) {
+        (named.atoms.charge, named.atoms.spin) = (None, None);
+        if !std::mem::replace(&mut told, true) {
+            context.say("this model reads no charge and no spin: those that are given change nothing and are not written");
+        }
+    }
+}
+
+fn read(path: &Path, asked: &Simulating, context: &Context) -> Result<Vec<Named>> {
     let frames = files::read(path)?;
     let several = frames.len() > 1;
-    let named = frames.into_iter().enumerate().map(|(index, frame)| {
-        let mut atoms = frame.atoms;
+    let (mut elsewhere, mut motion) = (BTreeSet::new(), BTreeSet::new());
+    let named = frames.into_iter().enumerate().map(|(index, mut frame)| {
+        let mut atoms = std::mem::take(&mut frame.atoms);
+        let is_known = |names: &[&str], name: &str| names.contains(&name);
+        frame.info.retain(|name, _| {
+            let kept = !is_known(&FOUND_ELSEWHERE, name);
+            if !kept {
+                elsewhere.insert(name.clone());
+            }
+            kept
+        });
+        let moves = asked.relax || asked.md.is_some();
+        frame.columns.retain(|column| {
+            let (found, moved) =
+                (is_known(&FOUND_ELSEWHERE, &column.name), moves && is_known(&MOTION, &column.name));
+            if found {
+                elsewhere.insert(column.name.clone());
+            }
+            if moved {
+                motion.insert(column.name.clone());
+            }
+            !(found || moved)
+        });
         atoms.charge = atoms.charge.or(asked.charge);
         atoms.spin = atoms.spin.or(asked.spin);
         let name = match several {
             true => format!("{}: structure {}", path.display(), index + 1),
             false => path.display().to_string(),
         };
-        Named { name, atoms }
+        frame.notes.iter().for_each(|note| context.say(&format!("{name}: {note}")));
+        let held = atoms.held.iter().filter(|axes| axes.contains(&true)).count();
+        if held > 0 && moves {
+            context.say(&format!(
+                "{name}: {held} of {} atoms are held in place as the file says",
+                atoms.numbers.len()
+            ));
+        }
+        Named { name, atoms, kept: frame }
     });
-    Ok(named.collect())
+    let named = named.collect();
+    let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
+    if !elsewhere.is_empty() {
+        context.say(&format!("not written again, since another model found them: {}", list(elsewhere)));
+    }
+    if !motion.is_empty() {
+        context.say(&format!("not used and not written again: {}; motion begins anew", list(motion)));
+    }
+    Ok(named)
 }
 
 /// Finds out which structures can be done.
@@ -241,7 +312,7 @@ impl Work<'_> {
                 true => output.json(&self.json(named, &evaluation))?,
                 false => table.row(line(named, &evaluation)),
             }
-            self.written.push(frame(&named.atoms, &evaluation, &[]));
+            self.written.push(frame(&named.kept, &named.atoms, &evaluation, &[]));
         }
         if !self.context.globals.json {
             table.lines().into_iter().try_for_each(|line| output.line(line))?;
@@ -314,7 +385,7 @@ impl Work<'_> {
             forces[step.structure].push((step.step as f64, step.largest_force));
             if asked.every.is_some_and(|every| (step.step as u64).is_multiple_of(every)) {
                 let about = [("structure", step.structure + 1), ("step", step.step)];
-                path.push(frame(step.atoms, step.evaluation, &about));
+                path.push(frame(&named[step.structure].kept, step.atoms, step.evaluation, &about));
             }
             self.flow()
         })?;
@@ -332,7 +403,7 @@ impl Work<'_> {
         table.row(["structure", "formula", "atoms", "eV", "eV/atom", "largest eV/Å", "GPa", "steps", ""]);
         for (named, relaxed) in named.iter().zip(relaxed) {
             let Relaxed { atoms, evaluation, steps, converged } = relaxed;
-            let named = Named { name: named.name.clone(), atoms };
+            let named = Named { name: named.name.clone(), atoms, kept: named.kept.clone() };
             match self.context.globals.json {
                 true => {
                     let mut value = self.json(&named, &evaluation);
@@ -350,7 +421,7 @@ impl Work<'_> {
                 }
             }
             if self.asked.every.is_none() {
-                self.written.push(frame(&named.atoms, &evaluation, &[("steps", steps)]));
+                self.written.push(frame(&named.kept, &named.atoms, &evaluation, &[("steps", steps)]));
             }
         }
         if !self.context.globals.json {
@@ -372,7 +443,7 @@ impl Work<'_> {
             false => Ensemble::Langevin { temperature, friction: asked.friction },
         };
         let options = Dynamics { time_step: asked.time_step, steps, ensemble, seed };
-        let state = State::at_temperature(named.atoms, temperature, seed)?;
+        let state = State::at_temperature(named.atoms.clone(), temperature, seed)?;
         let every = asked.every.unwrap_or(EVERY) as usize;
         let mut told = Told {
             output: Output::stdout(),
@@ -391,7 +462,8 @@ impl Work<'_> {
                 line.push((moment.time, value));
             }
             if moment.step.is_multiple_of(every) || moment.step == steps {
-                frames.push(frame(&moment.state.atoms, moment.evaluation, &[("step", moment.step)]));
+                let about = [("step", moment.step)];
+                frames.push(frame(&named.kept, &moment.state.atoms, moment.evaluation, &about));
                 wrong = told.take(&named.name, moment).err();
             }
             if wrong.is_some() { ControlFlow::Break(()) } else { self.flow() }
@@ -482,14 +554,18 @@ fn panel<'a>(title: &str, unit: &str, lines: impl Iterator<Item = (&'a str, Vec<
     Panel { title: title.to_string(), y_label: unit.to_string(), lines, ..Panel::default() }
 }
 
-fn frame(atoms: &Atoms, evaluation: &Evaluation, about: &[(&str, usize)]) -> Frame {
-    let info = about.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+/// What is written of a structure: what its file says, and what was found.
+fn frame(kept: &Frame, atoms: &Atoms, evaluation: &Evaluation, about: &[(&str, usize)]) -> Frame {
+    let about = about.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let info = kept.info.clone().into_iter().chain(about);
     Frame {
         atoms: atoms.clone(),
         energy: Some(evaluation.energy),
         forces: Some(evaluation.forces.clone()),
         stress: evaluation.stress,
         info: info.collect(),
+        columns: kept.columns.clone(),
+        notes: Vec::new(),
     }
 }
 
@@ -497,7 +573,10 @@ fn frame(atoms: &Atoms, evaluation: &Evaluation, about: &[(&str, usize)]) -> Fra
 fn line(named: &Named, evaluation: &Evaluation) -> [String; 7] {
     let count = named.atoms.numbers.len();
     let size = |force: &[f64; 3]| force.iter().map(|f| f * f).sum::<f64>().sqrt();
-    let largest = evaluation.forces.iter().map(size).fold(0.0, f64::max);
+    // As in the reference, a force on what is held does not count.
+    let mut forces = evaluation.forces.clone();
+    Constraints::of(&named.atoms).apply(&mut forces);
+    let largest = forces.iter().map(size).fold(0.0, f64::max);
     let pressure = evaluation.stress.map(|stress| -(stress[0] + stress[1] + stress[2]) / 3.0 * GIGAPASCAL);
     [
         named.name.clone(),

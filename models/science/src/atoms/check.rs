@@ -47,8 +47,41 @@ pub fn check(atoms: &Atoms) -> Result<()> {
             return Err(Error::input(format!("the {name} is {value}")));
         }
     }
+    for (name, count) in [("flags of what is held", atoms.held.len()), ("masses", atoms.masses.len())] {
+        if count > 0 && count != atoms.numbers.len() {
+            return Err(Error::input(format!("{count} {name} for {} atoms", atoms.numbers.len())));
+        }
+    }
+    if let Some(mass) = atoms.masses.iter().find(|mass| !(mass.is_finite() && **mass > 0.0)) {
+        return Err(Error::input(format!("a mass is above 0, not {mass}")));
+    }
     if atoms.periodic != [false; 3] {
         cell::basis(&atoms.cell.unwrap_or_default(), atoms.periodic)?;
+    }
+    Ok(())
+}
+
+/// Checks that the electrons of `atoms` can have their spin multiplicity: charge and multiplicity are whole, the
+/// multiplicity is 1 or more, odd for an even number of electrons and even for an odd one.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) that says which multiplicities are possible.
+pub fn check_spin(atoms: &Atoms) -> Result<()> {
+    let (Some(charge), Some(spin)) = (atoms.charge, atoms.spin) else { return Ok(()) };
+    let protons: u64 = atoms.numbers.iter().map(|number| u64::from(*number)).sum();
+    let electrons = protons as f64 - charge;
+    if charge.fract() != 0.0 || electrons < 0.0 || !charge.is_finite() {
+        return Err(Error::input(format!("the charge is {charge}; the nuclei have {protons}"))
+            .hint("a charge is a whole number, and no larger than that of the nuclei"));
+    }
+    if spin.fract() != 0.0 || spin < 1.0 || !spin.is_finite() {
+        return Err(Error::input(format!("the spin multiplicity is {spin}"))
+            .hint("it is the number of unpaired electrons and one: 1 for a singlet, 2 for a radical, 3 for a triplet"));
+    }
+    if (electrons - (spin - 1.0)) % 2.0 != 0.0 || spin - 1.0 > electrons {
+        let kind = if electrons % 2.0 == 0.0 { "odd: 1, 3, ..." } else { "even: 2, 4, ..." };
+        return Err(Error::input(format!("{electrons} electrons cannot have the spin multiplicity {spin}"))
+            .hint(format!("with charge {charge} the multiplicity is {kind} (--charge and --spin, or charge= and spin= in extended XYZ)")));
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use fauna_shared::model::{Evaluation, Potential};
 use fauna_shared::{Error, Result};
 
 use super::cell::{self, Vector};
-use super::{check, elements};
+use super::elements::mass_of;
+use super::{Constraints, check};
 
 /// Boltzmann's constant, in eV/K.
 pub const BOLTZMANN: f64 = 8.617_333_262e-5;
@@ -74,13 +75,18 @@ impl State {
     pub fn at_temperature(atoms: Atoms, temperature: f64, seed: u64) -> Result<Self> {
         check_temperature(temperature)?;
         let mut random = Rng::new(seed, 1);
-        let velocity = |number: &u8| {
-            let width = (BOLTZMANN * temperature * ACCELERATION / elements::mass(*number)).sqrt();
+        let mut velocity = |index: usize| {
+            let width = (BOLTZMANN * temperature * ACCELERATION / mass_of(&atoms, index)).sqrt();
             std::array::from_fn(|_| width * random.normal())
         };
-        let velocities = atoms.numbers.iter().map(velocity).collect();
+        let mut velocities: Vec<Vector> = (0..atoms.numbers.len()).map(&mut velocity).collect();
+        let constraints = Constraints::of(&atoms);
+        constraints.apply(&mut velocities);
         let mut state = Self { atoms, velocities };
-        state.stop_drift();
+        // Atoms that are held take up momentum.
+        if !constraints.hold_any() {
+            state.stop_drift();
+        }
         let found = state.temperature();
         if found > 0.0 {
             let factor = (temperature / found).sqrt();
@@ -95,8 +101,8 @@ impl State {
             return;
         }
         let (mut momentum, mut all) = ([0.0; 3], 0.0);
-        for (velocity, number) in self.velocities.iter().zip(&self.atoms.numbers) {
-            let mass = elements::mass(*number);
+        for (index, velocity) in self.velocities.iter().enumerate() {
+            let mass = mass_of(&self.atoms, index);
             momentum = cell::sum(&momentum, &velocity.map(|value| mass * value));
             all += mass;
         }
@@ -108,16 +114,23 @@ impl State {
 
     /// The energy of motion, in eV.
     pub fn kinetic_energy(&self) -> f64 {
-        let pairs = self.velocities.iter().zip(&self.atoms.numbers);
-        pairs.map(|(velocity, number)| elements::mass(*number) * cell::dot(velocity, velocity)).sum::<f64>()
+        let pairs = self.velocities.iter().enumerate();
+        pairs
+            .map(|(index, velocity)| mass_of(&self.atoms, index) * cell::dot(velocity, velocity))
+            .sum::<f64>()
             / (2.0 * ACCELERATION)
     }
 
-    /// In K: the energy of motion, shared among three directions an atom, less the three in which the whole does not
-    /// drift.
+    /// In K: the energy of motion, shared among the directions in which the atoms are free, less, where none is held,
+    /// the three in which the whole does not drift.
     pub fn temperature(&self) -> f64 {
         let count = self.velocities.len();
-        let free = if count > 1 { 3 * count - 3 } else { 3 * count };
+        let constraints = Constraints::of(&self.atoms);
+        let free = match constraints.hold_any() {
+            true => constraints.directions(count),
+            false if count > 1 => 3 * count - 3,
+            false => 3 * count,
+        };
         2.0 * self.kinetic_energy() / (free.max(1) as f64 * BOLTZMANN)
     }
 }
@@ -140,7 +153,7 @@ pub struct Moment<'a> {
 }
 
 /// Moves `state` through time, step by step, and hands every moment to `each`, which may break to stop. Gives the
-/// last state.
+/// last state. Atoms that are [held](Atoms::held) do not move.
 ///
 /// The bath of [`Ensemble::Langevin`] does not stop the whole from drifting, as no bath does; its share of the
 /// temperature is small. In a single direction or plane that repeats nothing is different: the cell stays as it is.
@@ -156,7 +169,9 @@ pub fn dynamics(
 ) -> Result<State> {
     check(&state.atoms)?;
     check_options(&state, options)?;
-    let mut run = Run { potential, options, random: Rng::new(options.seed, 2), state };
+    let constraints = Constraints::of(&state.atoms);
+    let mut run = Run { potential, options, random: Rng::new(options.seed, 2), state, constraints };
+    run.constraints.apply(&mut run.state.velocities);
     let mut evaluation = run.evaluate()?;
     for step in 0..=options.steps {
         let moment = Moment {
@@ -210,6 +225,7 @@ struct Run<'a> {
     options: &'a Dynamics,
     random: Rng,
     state: State,
+    constraints: Constraints,
 }
 
 impl Run<'_> {
@@ -246,11 +262,12 @@ impl Run<'_> {
     }
 
     fn kick(&mut self, forces: &[Vector], time: f64) {
-        let atoms = self.state.velocities.iter_mut().zip(forces).zip(&self.state.atoms.numbers);
-        for ((velocity, force), number) in atoms {
-            let factor = time * ACCELERATION / elements::mass(*number);
+        let State { atoms, velocities } = &mut self.state;
+        for (index, (velocity, force)) in velocities.iter_mut().zip(forces).enumerate() {
+            let factor = time * ACCELERATION / mass_of(atoms, index);
             *velocity = cell::sum(velocity, &force.map(|value| factor * value));
         }
+        self.constraints.apply(velocities);
     }
 
     fn drift(&mut self, time: f64) {
@@ -263,10 +280,12 @@ impl Run<'_> {
     fn bathe(&mut self, temperature: f64, friction: f64) {
         let kept = (-friction * self.options.time_step).exp();
         let kicked = (1.0 - kept * kept).sqrt();
-        for (velocity, number) in self.state.velocities.iter_mut().zip(&self.state.atoms.numbers) {
-            let width = kicked * (BOLTZMANN * temperature * ACCELERATION / elements::mass(*number)).sqrt();
+        let State { atoms, velocities } = &mut self.state;
+        for (index, velocity) in velocities.iter_mut().enumerate() {
+            let width = kicked * (BOLTZMANN * temperature * ACCELERATION / mass_of(atoms, index)).sqrt();
             *velocity = velocity.map(|value| kept * value + width * self.random.normal());
         }
+        self.constraints.apply(velocities);
     }
 }
 

@@ -1,3 +1,4 @@
+use super::super::elements;
 use super::super::testing::{LennardJones, Springs, argon};
 use super::*;
 
@@ -98,4 +99,39 @@ fn what_makes_no_sense_is_refused() {
     let state = State { velocities: vec![], ..State::at_rest(argon(1)) };
     let run = dynamics(&LennardJones::ARGON, state, &Dynamics::default(), &mut |_| ControlFlow::Continue(()));
     assert!(run.unwrap_err().to_string().contains("0 velocities for 4 atoms"));
+}
+
+#[test]
+fn held_atoms_stay_and_the_temperature_counts_the_others() {
+    let mut atoms = argon(2);
+    atoms.held =
+        (0..32).map(|index| if index < 16 { [true; 3] } else { [false, false, index < 20] }).collect();
+    let state = State::at_temperature(atoms.clone(), 60.0, 3).unwrap();
+    // 12 atoms with three directions and 4 with two.
+    let wanted = 0.5 * 44.0 * BOLTZMANN * 60.0;
+    assert!((state.temperature() - 60.0).abs() < 1e-9 && (state.kinetic_energy() - wanted).abs() < 1e-12);
+    for ensemble in [Ensemble::Nve, Ensemble::Langevin { temperature: 60.0, friction: 0.05 }] {
+        let options = Dynamics { time_step: 2.0, steps: 50, ensemble, ..Dynamics::default() };
+        let (last, _) = follow(&LennardJones::ARGON, state.clone(), &options);
+        assert_eq!(last.atoms.positions[..16], atoms.positions[..16]);
+        for (now, then) in last.atoms.positions[16..20].iter().zip(&atoms.positions[16..20]) {
+            assert!(now[2] == then[2] && now[0] != then[0]);
+        }
+        assert_ne!(last.atoms.positions[31][2], atoms.positions[31][2]);
+    }
+}
+
+#[test]
+fn an_isotope_swings_slower() {
+    let atoms = Atoms {
+        numbers: vec![1, 1],
+        positions: vec![[0.0; 3], [1.1, 0.0, 0.0]],
+        masses: vec![2.014; 2],
+        ..Atoms::default()
+    };
+    let springs = Springs { stiffness: 10.0, rest: 1.0 };
+    let period = std::f64::consts::TAU * (1.007 / (10.0 * ACCELERATION)).sqrt();
+    let options = Dynamics { time_step: period / 1000.0, steps: 1000, ..Dynamics::default() };
+    let (last, _) = follow(&springs, State::at_rest(atoms), &options);
+    assert!((last.atoms.positions[1][0] - 1.1).abs() < 1e-4, "{:?}", last.atoms.positions);
 }

@@ -29,6 +29,26 @@ pub fn number(symbol: &str) -> Option<u8> {
     u8::try_from(index + 1).ok()
 }
 
+/// The masses of deuterium and tritium, in unified atomic mass units.
+const ISOTOPES: [(&str, f64); 2] = [("D", 2.014), ("T", 3.016)];
+
+/// The mass of the isotope that has a symbol of its own: `D` and `T`, of hydrogen.
+///
+/// ```
+/// use fauna_science::atoms::elements;
+/// assert_eq!(elements::isotope("D"), Some(2.014));
+/// assert_eq!(elements::isotope("H"), None);
+/// ```
+pub fn isotope(symbol: &str) -> Option<f64> {
+    ISOTOPES.iter().find(|(known, _)| *known == symbol).map(|(_, mass)| *mass)
+}
+
+/// The mass of atom `index` of `atoms`: its own where it is an isotope, else that of its element.
+pub fn mass_of(atoms: &fauna_shared::item::Atoms, index: usize) -> f64 {
+    let own = atoms.masses.get(index).copied().filter(|mass| mass.is_finite() && *mass > 0.0);
+    own.unwrap_or_else(|| mass(atoms.numbers.get(index).copied().unwrap_or(0)))
+}
+
 /// The mass of an atom, in unified atomic mass units; of the dummy 0, one.
 pub fn mass(number: u8) -> f64 {
     MASSES.get(usize::from(number)).copied().unwrap_or(1.0)

@@ -20,6 +20,7 @@
 
 pub mod cell;
 mod check;
+mod constraints;
 pub mod dynamics;
 pub mod elements;
 pub mod files;
@@ -28,8 +29,9 @@ mod relax;
 #[cfg(test)]
 mod testing;
 
-pub use check::{CLOSEST, check};
+pub use check::{CLOSEST, check, check_spin};
+pub use constraints::Constraints;
 pub use dynamics::{Dynamics, Ensemble, Moment, State, dynamics};
 pub use files::Frame;
-pub use neighbours::{Neighbours, neighbours};
+pub use neighbours::{Neighbours, closer, neighbours};
 pub use relax::{CellChange, Method, Relaxed, Relaxing, Step, relax};

@@ -9,6 +9,9 @@ use super::cell::{self, Matrix, Vector};
 /// More neighbours of one atom than any matter has: a unit was mistaken, or atoms lie upon each other.
 const MOST_NEIGHBOURS: usize = 20_000;
 
+/// Each may have as many, and one for each Å³ within the radius, which is four times as dense as any matter.
+const FEWEST: usize = 1000;
+
 /// Most bins that are looked into for one atom: a cell thinner than this asks for has no atoms in it.
 const MOST_BINS: i64 = 4_000_000;
 
@@ -113,7 +116,7 @@ pub fn neighbours(
     let mut near = Vec::new();
     for sender in 0..positions.len() {
         near.clear();
-        bins.look_around(positions, sender, &mut near)?;
+        bins.look_around(positions, sender, usize::MAX, &mut near)?;
         near.sort_unstable_by_key(|(receiver, shift, _)| (*receiver, *shift));
         for (receiver, shift, vector) in &near {
             all.push(sender as u32, *receiver, *shift, *vector);
@@ -122,10 +125,39 @@ pub fn neighbours(
     Ok(all)
 }
 
+/// The first two atoms that are less than `radius` Å apart, and how far they are; none if there are no such.
+///
+/// It takes time and memory in proportion to the atoms, however many lie in one place.
+///
+/// # Errors
+/// As [`neighbours`].
+pub fn closer(
+    positions: &[Vector],
+    cell: Option<&Matrix>,
+    periodic: [bool; 3],
+    radius: f64,
+) -> Result<Option<(f64, u32, u32)>> {
+    let lattice = cell.copied().unwrap_or_default();
+    let bins = Bins::new(positions, &lattice, periodic, radius)?;
+    let mut near = Vec::new();
+    for sender in 0..positions.len() {
+        near.clear();
+        bins.look_around(positions, sender, 1, &mut near)?;
+        // Sorted so that the answer does not depend on the order of the bins.
+        near.sort_unstable_by_key(|(receiver, shift, _)| (*receiver, *shift));
+        if let Some((receiver, _, vector)) = near.first() {
+            return Ok(Some((cell::length(vector), sender as u32, *receiver)));
+        }
+    }
+    Ok(None)
+}
+
 /// Atoms by the bin of space they lie in.
 struct Bins {
     lattice: Matrix,
     radius: f64,
+    /// Neighbours that an atom may have within the radius.
+    most: usize,
     /// Bins along each axis that repeats; 0 for one that does not.
     counts: [i64; 3],
     /// How many bins to either side the radius reaches.
@@ -180,11 +212,18 @@ impl Bins {
             places.push((bin, moved));
             atoms.entry(bin).or_default().push(index as u32);
         }
-        Ok(Self { lattice: *lattice, radius, counts, reach, places, atoms })
+        let most = (4.2 * radius.powi(3)).clamp(FEWEST as f64, MOST_NEIGHBOURS as f64) as usize;
+        Ok(Self { lattice: *lattice, radius, most, counts, reach, places, atoms })
     }
 
-    /// Adds all that is near the atom `sender` to `near`.
-    fn look_around(&self, positions: &[Vector], sender: usize, near: &mut Vec<Near>) -> Result<()> {
+    /// Adds what is near the atom `sender` to `near`: at least `enough`, or all.
+    fn look_around(
+        &self,
+        positions: &[Vector],
+        sender: usize,
+        enough: usize,
+        near: &mut Vec<Near>,
+    ) -> Result<()> {
         let (bin, moved) = self.places[sender];
         let span = |axis: usize| (bin[axis] - self.reach[axis])..=(bin[axis] + self.reach[axis]);
         for x in span(0) {
@@ -199,11 +238,14 @@ impl Bins {
                         let Some(vector) = distance else { continue };
                         let shift = shift.map(|value| value as i32);
                         near.push((*receiver, shift, vector));
+                        if near.len() >= enough {
+                            return Ok(());
+                        }
                     }
                 }
             }
-            if near.len() > MOST_NEIGHBOURS {
-                let message = format!("atom {sender} has more than {MOST_NEIGHBOURS} neighbours");
+            if near.len() > self.most {
+                let message = format!("atom {sender} has more than {} neighbours", self.most);
                 return Err(Error::input(message).hint(format!(
                     "within {} Å; are positions and cell in Å, and no atom given twice?",
                     self.radius

@@ -8,7 +8,7 @@ use fauna_shared::model::{Evaluation, Potential};
 use fauna_shared::{Error, Result};
 
 use super::cell::{self, IDENTITY, Matrix, Vector};
-use super::check;
+use super::{Constraints, check};
 
 /// How to go downhill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +70,7 @@ pub struct Step<'a> {
     pub atoms: &'a Atoms,
     /// What the potential says of it.
     pub evaluation: &'a Evaluation,
-    /// In eV/Å.
+    /// In eV/Å, of the atoms that are not held in place.
     pub largest_force: f64,
     /// In eV/Å³, if the cell may change.
     pub largest_stress: Option<f64>,
@@ -89,7 +89,7 @@ pub struct Relaxed {
     pub converged: bool,
 }
 
-/// Relaxes each of `structures`, all side by side: one evaluation a step of all that are not done. Every step of every
+/// Relaxes each of `structures`; atoms that are [held](Atoms::held) stay, or go with the cell alone, all side by side: one evaluation a step of all that are not done. Every step of every
 /// structure goes to `each`, which may break to stop them all where they are.
 ///
 /// # Errors
@@ -231,18 +231,20 @@ impl Walk {
             return Err(Error::input(format!("after {step} steps energy or forces are not finite")));
         }
         self.taken = step;
-        self.largest_force = evaluation.forces.iter().map(cell::length).fold(0.0, f64::max);
+        let mut forces = evaluation.forces.clone();
+        Constraints::of(&self.atoms).apply(&mut forces);
+        self.largest_force = forces.iter().map(cell::length).fold(0.0, f64::max);
         self.converged = self.largest_force <= options.largest_force;
         self.pull.clear();
         match self.start {
-            None => self.pull.extend(&evaluation.forces),
+            None => self.pull.extend(&forces),
             Some(start) => {
                 let stress = stress_of(&evaluation, options.cell)?;
                 let largest = stress.iter().flatten().fold(0.0, |all: f64, value| all.max(value.abs()));
                 self.largest_stress = Some(largest);
                 self.converged &= largest <= options.largest_stress;
                 let back = cell::transposed(&self.change);
-                self.pull.extend(evaluation.forces.iter().map(|force| cell::times(force, &back)));
+                self.pull.extend(forces.iter().map(|force| cell::times(force, &back)));
                 let volume = cell::volume(&cell::product(&start, &self.change));
                 let slope = cell::product(&cell::transposed(&cell::inverse(&self.change)), &stress);
                 self.pull.extend(slope.map(|row| row.map(|value| -volume * value / self.weight())));
@@ -254,9 +256,10 @@ impl Walk {
 
     /// Goes one step.
     fn step(&mut self) {
-        let moves = self.guide.step(&self.pull);
+        let mut moves = self.guide.step(&self.pull);
         let count = self.atoms.positions.len();
         let Some(start) = self.start else {
+            Constraints::of(&self.atoms).apply(&mut moves);
             for (position, moved) in self.atoms.positions.iter_mut().zip(&moves) {
                 *position = cell::sum(position, moved);
             }
@@ -267,10 +270,15 @@ impl Walk {
         for (row, moved) in self.change.iter_mut().zip(&moves[count..]) {
             *row = cell::sum(row, &moved.map(|value| value / weight));
         }
-        for (position, moved) in self.atoms.positions.iter_mut().zip(&moves) {
-            *position = cell::times(&cell::sum(&cell::times(position, &inverse), moved), &self.change);
-        }
+        // What is held goes with the cell, and with nothing else.
         self.atoms.cell = Some(cell::product(&start, &self.change));
+        let mut own: Vec<Vector> =
+            moves[..count].iter().map(|moved| cell::times(moved, &self.change)).collect();
+        Constraints::of(&self.atoms).apply(&mut own);
+        for (position, moved) in self.atoms.positions.iter_mut().zip(&own) {
+            let carried = cell::times(&cell::times(position, &inverse), &self.change);
+            *position = cell::sum(&carried, moved);
+        }
     }
 }
 

@@ -126,3 +126,36 @@ fn what_cannot_be_relaxed_is_named() {
     let odd = Relaxing { largest_force: 0.0, ..Relaxing::default() };
     assert!(relax(&springs, &[molecule], &odd, &mut quiet).is_err());
 }
+
+#[test]
+fn held_atoms_stay_where_they_are_and_their_forces_do_not_count() {
+    for method in [Method::Fire, Method::Lbfgs] {
+        let mut start = distorted(argon(2), 0.5, [[0.0; 3]; 3]);
+        start.held = (0..32).map(|index| [index < 8, index < 8, index < 12]).collect();
+        let options = Relaxing { method, largest_force: 1e-4, ..Relaxing::default() };
+        let ended = relax(&LennardJones::ARGON, &[start.clone()], &options, &mut quiet).unwrap().remove(0);
+        assert!(ended.converged, "{method:?} after {} steps", ended.steps);
+        assert_eq!(ended.atoms.positions[..8], start.positions[..8]);
+        for (now, then) in ended.atoms.positions[8..12].iter().zip(&start.positions[8..12]) {
+            assert!(now[2] == then[2] && now[0] != then[0]);
+        }
+        assert_ne!(ended.atoms.positions[20][2], start.positions[20][2]);
+        assert!(cell::length(&ended.evaluation.forces[0]) > 1e-3, "the forces themselves are told");
+    }
+}
+
+#[test]
+fn held_atoms_go_with_a_cell_that_changes() {
+    let mut start = distorted(argon(2), 0.2, SHEAR);
+    start.held = (0..32).map(|index| [index < 4; 3]).collect();
+    let options = Relaxing { cell: CellChange::Free, steps: 20, largest_force: 1e-6, ..Relaxing::default() };
+    let ended = relax(&LennardJones::ARGON, &[start.clone()], &options, &mut quiet).unwrap().remove(0);
+    let (before, after) = (cell::inverse(&start.cell.unwrap()), cell::inverse(&ended.atoms.cell.unwrap()));
+    for index in 0..6 {
+        let then = cell::times(&start.positions[index], &before);
+        let now = cell::times(&ended.atoms.positions[index], &after);
+        let moved = cell::length(&cell::difference(&now, &then));
+        assert_eq!(moved < 1e-12, index < 4, "atom {index}: {moved}");
+    }
+    assert_ne!(start.cell, ended.atoms.cell);
+}

@@ -8,7 +8,7 @@ use fauna_shared::{Error, Result};
 
 use super::heads::BINS;
 use super::{Orb, Prediction, Structure, release};
-use crate::atoms::cell;
+use crate::atoms::{cell, check_spin};
 
 /// Edges of the structures that are computed side by side: enough to keep every core busy, and memory stays bounded
 /// however many structures there are.
@@ -115,12 +115,21 @@ impl Exhibit for OrbExhibit {
 
 impl Potential for Orb {
     fn evaluate(&self, structures: &[Atoms]) -> Result<Vec<Evaluation>> {
-        let structures = named(structures.iter(), |atoms| self.structure(atoms))?;
+        let structures = named(structures.iter(), |atoms| {
+            if self.config.is_conditioned() {
+                check_spin(atoms)?;
+            }
+            self.structure(atoms)
+        })?;
         let mut all = Vec::with_capacity(structures.len());
         for pass in passes(&structures) {
             all.extend(self.evaluations(pass, self.predict(pass)?)?);
         }
         Ok(all)
+    }
+
+    fn reads_charge(&self) -> bool {
+        self.config.is_conditioned()
     }
 
     fn is_conservative(&self) -> bool {
@@ -241,6 +250,7 @@ fn structures(inputs: &Tensors) -> Result<Vec<Atoms>> {
             periodic: std::array::from_fn(|axis| periodic[axis] != 0.0),
             charge: one(&charges, "charge")?,
             spin: one(&spins, "spin")?,
+            ..Atoms::default()
         });
         start = end;
     }

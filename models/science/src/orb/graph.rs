@@ -7,7 +7,7 @@ use fauna_shared::{Error, Result};
 
 use super::Config;
 use crate::atoms::cell::{self, Matrix, Vector};
-use crate::atoms::{CLOSEST, Neighbours, check, neighbours};
+use crate::atoms::{CLOSEST, Neighbours, check, closer, neighbours};
 
 /// The largest atomic number with an energy of reference.
 const LARGEST_NUMBER: u8 = 117;
@@ -50,13 +50,14 @@ impl Structure {
         }
         let cell = atoms.cell.unwrap_or_default();
         let positions = cell::wrapped(&atoms.positions, &cell, atoms.periodic)?;
-        let near = neighbours(&positions, Some(&cell), atoms.periodic, config.radius)?;
-        if let Some((distance, a, b)) = near.shortest().filter(|(distance, ..)| *distance < CLOSEST) {
+        // Before all pairs are listed, of which there would be the square of those in one place.
+        if let Some((distance, a, b)) = closer(&positions, Some(&cell), atoms.periodic, CLOSEST)? {
             return Err(Error::input(format!("atoms {a} and {b} overlap: they are {distance:.3} Å apart"))
                 .hint(format!(
                     "less than {CLOSEST} Å is nearer than any two nuclei come; is an atom given twice?"
                 )));
         }
+        let near = neighbours(&positions, Some(&cell), atoms.periodic, config.radius)?;
         Ok(Self {
             numbers: atoms.numbers.clone(),
             positions,

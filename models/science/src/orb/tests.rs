@@ -39,6 +39,7 @@ fn salt() -> Atoms {
         periodic: [true; 3],
         charge: Some(1.0),
         spin: Some(2.0),
+        ..Atoms::default()
     }
 }
 
@@ -47,7 +48,7 @@ fn lone() -> Atoms {
         numbers: vec![26],
         positions: vec![[1.0, 2.0, 3.0]],
         charge: Some(0.0),
-        spin: Some(0.0),
+        spin: Some(1.0),
         ..Atoms::default()
     }
 }
@@ -104,6 +105,38 @@ fn a_bad_structure_is_named_by_its_index() {
     let molecules = orb(json!({})).unwrap();
     let error = molecules.evaluate(&[Atoms { spin: None, ..water() }]).unwrap_err().to_string();
     assert!(error.starts_with("this model wants the charge"), "{error}");
+}
+
+#[test]
+fn a_multiplicity_that_the_electrons_cannot_have_is_refused() {
+    let model = orb(json!({})).unwrap();
+    let cases = [
+        (0.0, 0.0, "the spin multiplicity is 0"),
+        (0.0, 1.5, "the spin multiplicity is 1.5"),
+        (0.0, -1.0, "the spin multiplicity is -1"),
+        (0.0, 2.0, "10 electrons cannot have the spin multiplicity 2"),
+        (1.0, 1.0, "9 electrons cannot have the spin multiplicity 1"),
+        (0.0, 13.0, "10 electrons cannot have the spin multiplicity 13"),
+        (0.5, 1.0, "the charge is 0.5"),
+        (11.0, 1.0, "the charge is 11"),
+    ];
+    for (charge, spin, wanted) in cases {
+        let atoms = Atoms { charge: Some(charge), spin: Some(spin), ..water() };
+        let error = model.evaluate(std::slice::from_ref(&atoms)).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+        // A model that does not read them does not mind them.
+        assert!(!plain().reads_charge() && plain().evaluate(&[atoms]).is_ok());
+    }
+    let radical = Atoms { charge: Some(1.0), spin: Some(4.0), ..water() };
+    assert!(model.reads_charge() && model.evaluate(&[radical]).is_ok());
+}
+
+#[test]
+fn atoms_in_one_place_are_refused_before_all_pairs_are_listed() {
+    let count = 20_000;
+    let atoms = Atoms { numbers: vec![1; count], positions: vec![[0.5; 3]; count], ..Atoms::default() };
+    let error = plain().evaluate(&[atoms]).unwrap_err().to_string();
+    assert!(error.contains("atoms 0 and 1 overlap"), "{error}");
 }
 
 #[test]

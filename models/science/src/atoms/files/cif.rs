@@ -6,7 +6,8 @@ use fauna_shared::item::Atoms;
 use fauna_shared::{Error, ErrorKind, Result};
 
 use super::super::cell::{self, Matrix, Vector};
-use super::{Frame, element, wrong};
+use super::super::elements;
+use super::{Frame, Species, element, push, species, wrong};
 
 /// More operations than any space group has (192, in a cell of the usual choice).
 const MOST_OPERATIONS: usize = 1000;
@@ -20,7 +21,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let mut frames = Vec::new();
     for block in blocks(tokens(text)?)? {
         if let Some(sites) = block.sites()? {
-            frames.push(block.structure(&sites)?.into());
+            frames.push(block.frame(&sites)?);
         }
     }
     Ok(frames)
@@ -167,7 +168,9 @@ fn blocks(tokens: Vec<Token>) -> Result<Vec<Block>> {
 
 /// A site as the file gives it.
 struct Site {
-    number: u8,
+    /// What the site's symbol or label may be, by ASE's rule first, and where it stands.
+    readings: [Option<Species>; 2],
+    label: Token,
     place: Vector,
     is_fractional: bool,
 }
@@ -209,9 +212,11 @@ impl Block {
             let (Some(x), Some(y), Some(z)) = (x?, y?, z?) else {
                 return Err(wrong(symbol.line, format!("the place of {} is not known", symbol.text)));
             };
-            let number = element(&symbol.text)
-                .ok_or_else(|| wrong(symbol.line, format!("\"{}\" is no element", symbol.text)))?;
-            sites.push(Site { number, place: [x, y, z], is_fractional });
+            let readings = readings(&symbol.text);
+            if readings == [None, None] {
+                return Err(wrong(symbol.line, format!("\"{}\" is no element", symbol.text)));
+            }
+            sites.push(Site { readings, label: symbol.clone(), place: [x, y, z], is_fractional });
         }
         Ok((!sites.is_empty()).then_some(sites))
     }
@@ -295,8 +300,72 @@ impl Block {
         }
     }
 
-    /// All atoms of the cell.
-    fn structure(&self, sites: &[Site]) -> Result<Atoms> {
+    /// The elements of the chemical formula with their counts; none if there is no formula that can be read.
+    fn formula(&self) -> Option<(&Token, Vec<(u8, f64)>)> {
+        let token = self.value(&["_chemical_formula_sum"])?;
+        let mut counts: Vec<(u8, f64)> = Vec::new();
+        for word in token.known()?.split([' ', ',', '\t', '\n', '\r']).filter(|word| !word.is_empty()) {
+            let end = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
+            let (symbol, count) = word.split_at(end);
+            let number = elements::isotope(symbol).map(|_| 1).or_else(|| elements::number(symbol))?;
+            let count = if count.is_empty() { 1.0 } else { super::number(count)? };
+            match counts.iter_mut().find(|(known, _)| *known == number) {
+                Some((_, all)) => *all += count,
+                None => counts.push((number, count)),
+            }
+        }
+        (!counts.is_empty()).then_some((token, counts))
+    }
+
+    /// All atoms of the cell, as the formula confirms them.
+    ///
+    /// A label in capitals may be one element or the first letter of two (`CO1`, `HO1`): ASE's reading is taken, unless
+    /// the formula speaks against it and for the other.
+    fn frame(&self, sites: &[Site]) -> Result<Frame> {
+        let read = |which: usize| {
+            let kinds: Vec<Species> =
+                sites.iter().filter_map(|site| site.readings[which].or(site.readings[1 - which])).collect();
+            self.structure(sites, &kinds)
+        };
+        let Some((token, formula)) = self.formula() else { return Ok(read(0)?.into()) };
+        let is_named = |number: &u8| formula.iter().any(|(known, _)| known == number);
+        let is_ambiguous = sites.iter().any(|site| site.readings[0] != site.readings[1]);
+        let mut named = None;
+        for which in 0..=usize::from(is_ambiguous) {
+            let atoms = read(which)?;
+            if !atoms.numbers.iter().all(is_named) {
+                continue;
+            }
+            if is_multiple(&atoms.numbers, &formula) {
+                return Ok(atoms.into());
+            }
+            named.get_or_insert(atoms);
+        }
+        let Some(atoms) = named else {
+            let stranger =
+                sites.iter().find(|site| !site.readings[0].is_some_and(|(number, _)| is_named(&number)));
+            let label = stranger.map_or(&sites[0].label, |site| &site.label);
+            let symbol =
+                element(&label.text).and_then(|(number, _)| elements::symbol(number)).unwrap_or("no element");
+            return Err(wrong(
+                label.line,
+                format!(
+                    "\"{}\" is {symbol}, which _chemical_formula_sum \"{}\" does not hold",
+                    label.text, token.text
+                ),
+            )
+            .hint("correct the formula, or name the elements: _atom_site_type_symbol"));
+        };
+        let mut frame = Frame::from(atoms);
+        frame.notes.push(format!(
+            "the numbers of atoms are not in the proportion of _chemical_formula_sum \"{}\"",
+            token.text
+        ));
+        Ok(frame)
+    }
+
+    /// All atoms of the cell, each site of its kind.
+    fn structure(&self, sites: &[Site], kinds: &[Species]) -> Result<Atoms> {
         let Some(cell) = self.cell()? else {
             if sites.iter().any(|site| site.is_fractional) {
                 return Err(Error::new(
@@ -304,26 +373,44 @@ impl Block {
                     "fractional coordinates without _cell_length_a, _b and _c",
                 ));
             }
-            return Ok(Atoms {
-                numbers: sites.iter().map(|site| site.number).collect(),
-                positions: sites.iter().map(|site| site.place).collect(),
-                ..Atoms::default()
-            });
+            let mut atoms = Atoms::default();
+            sites.iter().zip(kinds).for_each(|(site, kind)| push(&mut atoms, *kind, site.place));
+            return Ok(atoms);
         };
         let (inverse, operations) = (cell::inverse(&cell), self.operations()?);
         let mut atoms = Atoms { cell: Some(cell), periodic: [true; 3], ..Atoms::default() };
         if sites.len().saturating_mul(operations.len()) > MOST_ATOMS {
             return Err(Error::new(ErrorKind::Format, format!("more than {MOST_ATOMS} atoms")));
         }
-        for site in sites {
+        for (site, kind) in sites.iter().zip(kinds) {
             let place = if site.is_fractional { site.place } else { cell::times(&site.place, &inverse) };
             for image in images(&place, &operations, &cell) {
-                atoms.numbers.push(site.number);
-                atoms.positions.push(cell::times(&image, &cell));
+                push(&mut atoms, *kind, cell::times(&image, &cell));
             }
         }
         Ok(atoms)
     }
+}
+
+/// What a symbol or label may be: by its letter case, as ASE reads it, and with a second letter that is a capital.
+fn readings(label: &str) -> [Option<Species>; 2] {
+    // ASE looks for the first capital, whatever stands before it.
+    let start = label.find(|c: char| c.is_ascii_uppercase()).unwrap_or(0);
+    let known = element(&label[start..]);
+    let mut letters = label[start..].chars();
+    let pair = letters.next().zip(letters.next()).filter(|(_, second)| second.is_ascii_alphabetic());
+    let long =
+        pair.and_then(|(a, b)| species(&format!("{}{}", a.to_ascii_uppercase(), b.to_ascii_lowercase())));
+    [known, long.or(known)]
+}
+
+/// Whether `numbers` are in the proportion of `formula`, hydrogen aside, which is often not located.
+fn is_multiple(numbers: &[u8], formula: &[(u8, f64)]) -> bool {
+    let ratio =
+        |(number, count): &(u8, f64)| numbers.iter().filter(|known| *known == number).count() as f64 / count;
+    let mut ratios = formula.iter().filter(|(number, _)| *number != 1 || formula.len() == 1).map(ratio);
+    let Some(first) = ratios.next() else { return true };
+    first > 0.0 && ratios.all(|ratio| (ratio - first).abs() <= 0.02 * first)
 }
 
 /// A turn, whose rows give the new coordinates, and a shift.
@@ -451,6 +538,33 @@ mod tests {
         assert!(cell::length(&cell::difference(&atoms.positions[0], &[1.0; 3])) < 1e-9);
         let free = "data_m\nloop_\n_atom_site_label\n_atom_site_Cartn_x\n_atom_site_Cartn_y\n_atom_site_Cartn_z\nH1 0 0 0\n";
         assert_eq!((one(free).cell, one(free).periodic), (None, [false; 3]));
+    }
+
+    #[test]
+    fn letter_case_tells_elements_and_the_formula_confirms_them() {
+        let read = |formula: &str, labels: &[&str]| {
+            let mut text = format!(
+                "data_a\n{CELL}{formula}loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
+            );
+            for (index, label) in labels.iter().enumerate() {
+                text.push_str(&format!("{label} 0 0 0.{index}\n"));
+            }
+            parse(&text).map(|mut frames| frames.remove(0))
+        };
+        let formula = |sum: &str| format!("_chemical_formula_sum '{sum}'\n");
+        let numbers = |formula: &str, labels: &[&str]| read(formula, labels).unwrap().atoms.numbers;
+        // A hydrogen at an oxygen, and no holmium.
+        assert_eq!(numbers("", &["HO1", "O1", "HO2"]), [1, 8, 1]);
+        assert_eq!(numbers(&formula("H2 O"), &["HO1", "O1", "HO2"]), [1, 8, 1]);
+        assert_eq!(numbers(&formula("Ho2 O3"), &["HO1", "HO2", "O1", "O2", "O3"]), [67, 67, 8, 8, 8]);
+        assert_eq!(numbers(&formula("C Cl2"), &["C1", "CL1", "CL2"]), [6, 17, 17]);
+        assert_eq!(numbers("", &["Ca1", "CA1"]), [20, 6]);
+        let error = read(&formula("Na Cl"), &["Na1", "K1"]).unwrap_err().to_string();
+        assert!(error.starts_with("line 15: \"K1\" is K, which _chemical_formula_sum \"Na Cl\""), "{error}");
+        let frame = read(&formula("Na Cl3"), &["Na1", "Cl1"]).unwrap();
+        assert!(frame.notes[0].contains("proportion"), "{:?}", frame.notes);
+        let heavy = read(&formula("D2 O"), &["D1", "O1", "T2"]).unwrap().atoms;
+        assert_eq!((heavy.numbers, heavy.masses), (vec![1, 8, 1], vec![2.014, 15.999, 3.016]));
     }
 
     #[test]

@@ -43,6 +43,23 @@ pub struct Frame {
     pub stress: Option<[f64; 6]>,
     /// What else the comment line of an extended XYZ file says, by name.
     pub info: BTreeMap<String, String>,
+    /// What else an extended XYZ file says of each atom.
+    pub columns: Vec<Column>,
+    /// What of the file is not used, or was settled, and should be known.
+    pub notes: Vec<String>,
+}
+
+/// What a file says of each atom beyond what is read here: tags, magnetic moments.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Column {
+    /// As the file calls it.
+    pub name: String,
+    /// `S`, `R`, `I` or `L`: text, real or whole numbers, truth.
+    pub kind: char,
+    /// Words an atom.
+    pub width: usize,
+    /// As they are written, [`width`](Self::width) an atom.
+    pub words: Vec<String>,
 }
 
 impl From<Atoms> for Frame {
@@ -58,20 +75,23 @@ pub enum Format {
     Xyz,
     /// The Crystallographic Information File, a structure a data block.
     Cif,
-    /// VASP's POSCAR and CONTCAR, versions 4 (if its first line names the elements) and 5.
+    /// VASP's POSCAR and CONTCAR, versions 4 (if its first line or its lines of atoms name the elements) and 5, and
+    /// XDATCAR: one structure after the other, the cell given once or with each.
     Poscar,
 }
 
 impl Format {
-    /// What the name of a file says: `.xyz`, `.extxyz`, `.cif`, `.vasp`, `.poscar`, `POSCAR…`, `CONTCAR…`.
+    /// What the name of a file says: `.xyz`, `.extxyz`, `.cif`, `.vasp`, `.poscar`, `POSCAR…`, `CONTCAR…`, `XDATCAR…`.
     pub fn of_name(path: &Path) -> Option<Self> {
         let lower = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().to_lowercase());
         let name = lower(path.file_name())?;
         match lower(path.extension()).as_deref() {
             Some("xyz" | "extxyz") => Some(Self::Xyz),
             Some("cif") => Some(Self::Cif),
-            Some("vasp" | "poscar" | "contcar") => Some(Self::Poscar),
-            _ if name.starts_with("poscar") || name.starts_with("contcar") => Some(Self::Poscar),
+            Some("vasp" | "poscar" | "contcar" | "xdatcar") => Some(Self::Poscar),
+            _ if ["poscar", "contcar", "xdatcar"].iter().any(|known| name.starts_with(known)) => {
+                Some(Self::Poscar)
+            }
             _ => None,
         }
     }
@@ -107,13 +127,43 @@ pub fn read(path: &Path) -> Result<Vec<Frame>> {
             .hint(format!("at most {LARGEST_FILE} are read; split the file")));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::format(path, "a file of structures is text, this is not"))?;
+    let (text, note) =
+        text_of(bytes).ok_or_else(|| Error::format(path, "a file of structures is text, this is not"))?;
     let Some(format) = Format::of_name(path).or_else(|| Format::of_text(&text)) else {
         return Err(Error::format(path, "neither name nor content says what file of structures this is")
             .hint("known: .xyz, .extxyz, .cif, .vasp, POSCAR, CONTCAR"));
     };
-    parse(&text, format, &path.to_string_lossy())
+    let mut frames = parse(&text, format, &path.to_string_lossy())?;
+    if let (Some(note), Some(first)) = (note, frames.first_mut()) {
+        first.notes.push(note.to_string());
+    }
+    Ok(frames)
+}
+
+/// Bytes as text, and what is to be said of them: UTF-8, UTF-16 with its mark, else Latin-1; none for what is no text.
+fn text_of(bytes: Vec<u8>) -> Option<(String, Option<&'static str>)> {
+    for (mark, little) in [(b"\xff\xfe", true), (b"\xfe\xff", false)] {
+        if let Some(rest) = bytes.strip_prefix(mark) {
+            let unit =
+                |pair: &[u8; 2]| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) };
+            let units: Vec<u16> = rest.as_chunks::<2>().0.iter().map(unit).collect();
+            let text = String::from_utf16(&units).ok().filter(|text| !text.contains('\0'));
+            return text.map(|text| (text, None));
+        }
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Some((text, None)),
+        Err(error) => {
+            let bytes = error.into_bytes();
+            let is_text = !bytes.contains(&0);
+            is_text.then(|| {
+                (
+                    bytes.into_iter().map(char::from).collect(),
+                    Some("the file is not UTF-8 and is read as Latin-1"),
+                )
+            })
+        }
+    }
 }
 
 /// The structures that `text` holds; `place` is what errors call it.
@@ -139,9 +189,9 @@ fn wrong(line: usize, message: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Format, format!("line {line}: {message}"))
 }
 
-/// A finite number, also as Fortran writes it: `1.5d-3`.
+/// A finite number, also as Fortran (`1.5d-3`) and Mathematica (`1.5*^-3`) write it.
 fn number(word: &str) -> Option<f64> {
-    let value = word.parse().or_else(|_| word.replace(['d', 'D'], "e").parse::<f64>());
+    let value = word.parse().or_else(|_| word.replace("*^", "e").replace(['d', 'D'], "e").parse::<f64>());
     value.ok().filter(|value| value.is_finite())
 }
 
@@ -151,15 +201,39 @@ fn three<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<[f64; 3]> {
     Some([words.next()??, words.next()??, words.next()??])
 }
 
-/// The element that a label begins with: `Fe`, `fe3+`, `Cl12`, `O_s`.
-fn element(label: &str) -> Option<u8> {
-    let letters: String = label.chars().take_while(char::is_ascii_alphabetic).take(3).collect();
-    let of = |count: usize| elements::number(letters.get(..count)?);
-    match letters.len() {
-        1 => of(1),
-        2 => of(2).or_else(|| of(1)),
-        _ => None,
+/// An element, and the mass of the isotope where it is one.
+type Species = (u8, Option<f64>);
+
+/// The element that `symbol` is, in the letter case of chemistry, or deuterium or tritium.
+fn species(symbol: &str) -> Option<Species> {
+    match elements::isotope(symbol) {
+        Some(mass) => Some((1, Some(mass))),
+        None => elements::number(symbol)
+            .filter(|number| elements::symbol(*number) == Some(symbol))
+            .map(|n| (n, None)),
     }
+}
+
+/// The element that a label begins with: `Fe`, `fe3+`, `Cl12`, `O_s`. A second letter counts if it is small, as in
+/// chemistry and in ASE: `HO1` is hydrogen.
+fn element(label: &str) -> Option<Species> {
+    let mut letters = label.chars().take_while(char::is_ascii_alphabetic);
+    let first = letters.next()?.to_ascii_uppercase();
+    let second = letters.next().filter(char::is_ascii_lowercase);
+    let long = second.and_then(|second| species(&format!("{first}{second}")));
+    long.or_else(|| species(&first.to_string()))
+}
+
+/// Adds an atom to `atoms`.
+fn push(atoms: &mut Atoms, (number, mass): Species, position: [f64; 3]) {
+    if mass.is_some() && atoms.masses.is_empty() {
+        atoms.masses = atoms.numbers.iter().map(|number| elements::mass(*number)).collect();
+    }
+    if mass.is_some() || !atoms.masses.is_empty() {
+        atoms.masses.push(mass.unwrap_or_else(|| elements::mass(number)));
+    }
+    atoms.numbers.push(number);
+    atoms.positions.push(position);
 }
 
 #[cfg(test)]
@@ -183,9 +257,12 @@ mod tests {
 
     #[test]
     fn labels_begin_with_their_element() {
-        for (label, wanted) in [("Fe3+", 26), ("O1", 8), ("CL12", 17), ("Si", 14), ("h", 1), ("Ow", 8)] {
-            assert_eq!(element(label), Some(wanted), "{label}");
+        let known =
+            [("Fe3+", 26), ("O1", 8), ("Cl12", 17), ("Si", 14), ("h", 1), ("Ow", 8), ("HO1", 1), ("CA1", 6)];
+        for (label, wanted) in known {
+            assert_eq!(element(label), Some((wanted, None)), "{label}");
         }
+        assert_eq!((element("D1"), element("T")), (Some((1, Some(2.014))), Some((1, Some(3.016)))));
         assert_eq!(element("Xx"), None);
         assert_eq!(element("1H"), None);
         assert_eq!(element(""), None);
@@ -197,8 +274,15 @@ mod tests {
         assert_eq!((error.kind(), error.place()), (ErrorKind::NotFound, Some(Path::new("no/such.xyz"))));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("picture.xyz");
-        std::fs::write(&path, [0xff, 0xd8, 0xff]).unwrap();
+        std::fs::write(&path, [0xff, 0xd8, 0xff, 0]).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("is text"));
+        let path = folder.path().join("latin.xyz");
+        std::fs::write(&path, b"1\nM\xfcller\nO 0 0 0\n").unwrap();
+        let frames = read(&path).unwrap();
+        assert!(frames[0].atoms.numbers == [8] && frames[0].notes[0].contains("Latin-1"));
+        let wide: Vec<u8> = "\u{feff}1\n\nO 0 0 0\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, wide).unwrap();
+        assert_eq!(read(&path).unwrap()[0].atoms.numbers, [8]);
         let path = folder.path().join("letter");
         std::fs::write(&path, "Dear Sir").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("neither name nor content"));

@@ -1,12 +1,14 @@
-//! VASP's POSCAR and CONTCAR.
+//! VASP's POSCAR and CONTCAR, and XDATCAR, which is many of them.
 
 use fauna_shared::Result;
 use fauna_shared::item::Atoms;
 
-use super::super::cell;
-use super::{Frame, element, number, three, wrong};
+use super::super::cell::{self, Matrix};
+use super::super::elements;
+use super::{Frame, Species, number, push, three, wrong};
 
 /// Lines with their numbers, the first being 1.
+#[derive(Clone)]
 struct Lines<'a> {
     lines: std::iter::Enumerate<std::str::Lines<'a>>,
     last: usize,
@@ -22,49 +24,239 @@ impl<'a> Lines<'a> {
             None => Err(wrong(self.last + 1, format!("the file ends where {wanted} should stand"))),
         }
     }
+
+    /// Goes past blank lines and a further configuration of an XDATCAR with the same cell, if one follows.
+    fn is_same_cell(&mut self) -> bool {
+        let mut ahead = self.clone();
+        while let Ok((_, line)) = ahead.next("") {
+            if is_configuration(line) {
+                *self = ahead;
+                return true;
+            }
+            if !line.trim().is_empty() {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.lines.clone().all(|(_, line)| line.trim().is_empty())
+    }
 }
 
-/// The one structure of `text`. Which atoms may move (selective dynamics) and velocities are not read.
+/// Whether a line begins a configuration of an XDATCAR: `Direct configuration=     1`.
+fn is_configuration(line: &str) -> bool {
+    let mut words = line.split_whitespace().map(str::to_ascii_lowercase);
+    words.next().is_some_and(|word| word == "direct")
+        && words.next().is_some_and(|word| word.starts_with("configuration"))
+}
+
+/// The structures of `text`: one, or those of an XDATCAR. Velocities are not read, with a note.
 pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let mut lines = Lines { lines: text.lines().enumerate(), last: 0 };
-    let (_, comment) = lines.next("the title")?;
-    let (line, scale) = lines.next("the scale")?;
-    let scale = scales(scale).ok_or_else(|| wrong(line, "the scale is one number, or three above zero"))?;
-    let mut lattice = [[0.0; 3]; 3];
-    for row in &mut lattice {
-        let (line, text) = lines.next("a cell vector")?;
-        *row = three(text.split_whitespace())
-            .ok_or_else(|| wrong(line, "a cell vector is three finite numbers"))?;
-    }
-    let factors =
-        factors(scale, &lattice).ok_or_else(|| wrong(2, "a volume is wanted, and the cell has none"))?;
-    for row in &mut lattice {
-        *row = std::array::from_fn(|axis| row[axis] * factors[axis]);
-    }
-    let numbers = species(&mut lines, comment)?;
-    let (mut line, mut kind) = lines.next("Direct or Cartesian")?;
-    if kind.trim_start().starts_with(['s', 'S']) {
-        (line, kind) = lines.next("Direct or Cartesian")?;
-    }
-    let is_direct = match kind.trim_start().chars().next() {
-        Some('d' | 'D') => true,
-        Some('c' | 'C' | 'k' | 'K') => false,
-        _ => return Err(wrong(line, format!("Direct or Cartesian is wanted, not \"{}\"", kind.trim()))),
-    };
-    let mut atoms = Atoms { cell: Some(lattice), periodic: [true; 3], ..Atoms::default() };
-    for (count, symbol) in numbers {
-        for _ in 0..count {
-            let (line, text) = lines.next("a position")?;
-            let place = three(text.split_whitespace())
-                .ok_or_else(|| wrong(line, "a position is three finite numbers"))?;
-            atoms.numbers.push(symbol);
-            atoms.positions.push(match is_direct {
-                true => cell::times(&place, &lattice),
-                false => std::array::from_fn(|axis| place[axis] * factors[axis]),
-            });
+    let mut frames: Vec<Frame> = Vec::new();
+    loop {
+        let header = Header::read(&mut lines)?;
+        loop {
+            frames.push(header.frame(&mut lines)?);
+            if !(header.is_path && lines.is_same_cell()) {
+                break;
+            }
+        }
+        if lines.is_at_end() {
+            return Ok(frames);
+        }
+        if !header.is_path {
+            let note = format!("what follows line {} (velocities) is not read", lines.last);
+            frames.iter_mut().for_each(|frame| frame.notes.push(note.clone()));
+            return Ok(frames);
         }
     }
-    Ok(vec![atoms.into()])
+}
+
+/// What stands before the positions.
+struct Header<'a> {
+    title: &'a str,
+    lattice: Matrix,
+    factors: [f64; 3],
+    /// The line of the counts.
+    line: usize,
+    counts: Vec<usize>,
+    /// The words of the line of symbols; none in version 4.
+    symbols: Option<Vec<&'a str>>,
+    is_selective: bool,
+    is_direct: bool,
+    /// Whether it is an XDATCAR.
+    is_path: bool,
+}
+
+impl<'a> Header<'a> {
+    fn read(lines: &mut Lines<'a>) -> Result<Self> {
+        let (_, title) = lines.next("the title")?;
+        let (line, scale) = lines.next("the scale")?;
+        let scale =
+            scales(scale).ok_or_else(|| wrong(line, "the scale is one number, or three above zero"))?;
+        let of_scale = line;
+        let mut lattice = [[0.0; 3]; 3];
+        for row in &mut lattice {
+            let (line, text) = lines.next("a cell vector")?;
+            *row = three(text.split_whitespace())
+                .ok_or_else(|| wrong(line, "a cell vector is three finite numbers"))?;
+        }
+        let factors = factors(scale, &lattice)
+            .ok_or_else(|| wrong(of_scale, "a volume is wanted, and the cell has none"))?;
+        for row in &mut lattice {
+            *row = std::array::from_fn(|axis| row[axis] * factors[axis]);
+        }
+        let (mut line, mut text) = lines.next("the elements")?;
+        let is_old = text.split_whitespace().next().is_some_and(|word| word.parse::<usize>().is_ok());
+        let symbols = (!is_old).then(|| text.split_whitespace().collect());
+        if !is_old {
+            (line, text) = lines.next("the number of atoms of each element")?;
+        }
+        let of_counts = line;
+        let counts = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let (mut line, mut kind) = lines.next("Direct or Cartesian")?;
+        let is_selective = kind.trim_start().starts_with(['s', 'S']);
+        if is_selective {
+            (line, kind) = lines.next("Direct or Cartesian")?;
+        }
+        let is_direct = match kind.trim_start().chars().next() {
+            Some('d' | 'D') => true,
+            Some('c' | 'C' | 'k' | 'K') => false,
+            _ => return Err(wrong(line, format!("Direct or Cartesian is wanted, not \"{}\"", kind.trim()))),
+        };
+        let is_path = is_configuration(kind);
+        Ok(Self {
+            title,
+            lattice,
+            factors,
+            line: of_counts,
+            counts,
+            symbols,
+            is_selective,
+            is_direct,
+            is_path,
+        })
+    }
+
+    /// The atoms that follow.
+    fn frame(&self, lines: &mut Lines) -> Result<Frame> {
+        let count = self.counts.iter().fold(0usize, |all, count| all.saturating_add(*count));
+        let (mut places, mut held, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (line, text) = lines.next("a position")?;
+            let mut words = text.split_whitespace();
+            let place = three(words.by_ref().take(3))
+                .ok_or_else(|| wrong(line, "a position is three finite numbers"))?;
+            places.push(match self.is_direct {
+                true => cell::times(&place, &self.lattice),
+                false => std::array::from_fn(|axis| place[axis] * self.factors[axis]),
+            });
+            if self.is_selective {
+                let flags: Option<Vec<bool>> = words.by_ref().take(3).map(is_held).collect();
+                let flags = flags.and_then(|flags| <[bool; 3]>::try_from(flags).ok());
+                held.push(flags.ok_or_else(|| {
+                    wrong(line, "selective dynamics wants three of T or F after a position")
+                })?);
+            }
+            labels.extend(words.next().and_then(symbol));
+        }
+        let mut frame =
+            Frame::from(Atoms { cell: Some(self.lattice), periodic: [true; 3], ..Atoms::default() });
+        let species = self.species(&labels, count, &mut frame.notes)?;
+        species.into_iter().zip(places).for_each(|(species, place)| push(&mut frame.atoms, species, place));
+        if held.iter().flatten().any(|held| *held) {
+            frame.atoms.held_along_cell =
+                !held.iter().all(|axes: &[bool; 3]| axes[0] == axes[1] && axes[1] == axes[2]);
+            frame.atoms.held = held;
+        }
+        Ok(frame)
+    }
+
+    /// What each of `count` atoms is: by the line of symbols; in version 4 by the `labels` behind the positions, if each
+    /// has one (as pymatgen), else by the title (as ASE).
+    fn species(&self, labels: &[Species], count: usize, notes: &mut Vec<String>) -> Result<Vec<Species>> {
+        const HINT: &str = "the line before the counts names the elements, as VASP 5 writes it: Na Cl";
+        let each = |kinds: &[Species]| -> Vec<Species> {
+            let of = |(count, kind): (&usize, &Species)| std::iter::repeat_n(*kind, *count);
+            self.counts.iter().zip(kinds).flat_map(of).collect()
+        };
+        let labels = Some(labels).filter(|labels| labels.len() == count && count > 0);
+        let Some(names) = &self.symbols else {
+            let mut kinds = in_title(self.title);
+            kinds.truncate(self.counts.len());
+            let by_title = (kinds.len() == self.counts.len() && count > 0).then(|| each(&kinds));
+            return match (labels, by_title) {
+                (Some(labels), by_title) => {
+                    if by_title.is_some_and(|by_title| by_title != labels) {
+                        notes.push(
+                            "the title names other elements than the lines of the atoms, which are taken"
+                                .to_string(),
+                        );
+                    }
+                    Ok(labels.to_vec())
+                }
+                (None, Some(by_title)) => Ok(by_title),
+                (None, None) => Err(wrong(
+                    self.line,
+                    format!("{} counts for {} elements in the title", self.counts.len(), kinds.len()),
+                )
+                .hint(HINT)),
+            };
+        };
+        if self.counts.is_empty() || names.len() != self.counts.len() {
+            let message = format!("{} counts for {} elements", self.counts.len(), names.len());
+            return Err(wrong(self.line, message).hint(HINT));
+        }
+        let kind = |name: &&str| {
+            symbol(name).ok_or_else(|| wrong(self.line, format!("\"{name}\" is no element")).hint(HINT))
+        };
+        let kinds: Vec<Species> = names.iter().map(kind).collect::<Result<_>>()?;
+        let species = each(&kinds);
+        if labels.is_some_and(|labels| labels != species) {
+            notes.push(
+                "the lines of the atoms name other elements than the line of symbols, which is taken"
+                    .to_string(),
+            );
+        }
+        Ok(species)
+    }
+}
+
+/// Whether a flag of selective dynamics holds: `F`, `T`, `.FALSE.`, `.TRUE.`.
+fn is_held(word: &str) -> Option<bool> {
+    match word.trim_start_matches('.').chars().next()? {
+        'F' | 'f' => Some(true),
+        'T' | 't' => Some(false),
+        _ => None,
+    }
+}
+
+/// The element of a word: `Na`, `na`, `Fe_pv`, `O/ab12`. Of two capitals it cannot be told whether they are one or two.
+fn symbol(word: &str) -> Option<Species> {
+    let name = word.split(['_', '/']).next()?;
+    super::species(name).or_else(|| {
+        let is_small = name.bytes().all(|byte| byte.is_ascii_lowercase());
+        elements::number(name).filter(|_| is_small).map(|number| (number, None))
+    })
+}
+
+/// The elements that a title names in words that are symbols, or formulas: `Ga As`, `NaCl made by hand`.
+fn in_title(title: &str) -> Vec<Species> {
+    let formula = |word: &str| -> Option<Vec<Species>> {
+        let word: String = word.chars().filter(|c| !(c.is_ascii_digit() || "-_,.=".contains(*c))).collect();
+        let mut found = Vec::new();
+        let mut rest = word.as_str();
+        while !rest.is_empty() {
+            let small = rest[1..].find(|c: char| !c.is_ascii_lowercase()).map_or(rest.len(), |end| end + 1);
+            found.push(super::species(&rest[..small])?);
+            rest = &rest[small..];
+        }
+        Some(found)
+    };
+    title.split_whitespace().filter(|word| word.is_ascii()).filter_map(formula).flatten().collect()
 }
 
 /// One number, or three.
@@ -84,31 +276,6 @@ fn factors(scale: [f64; 3], lattice: &cell::Matrix) -> Option<[f64; 3]> {
     }
     let factor = (-scale[0] / cell::volume(lattice)).cbrt();
     (factor.is_finite() && factor > 0.0).then_some([factor; 3])
-}
-
-/// How many atoms of which element follow, from the lines of symbols and counts; in version 4, the title names them.
-fn species(lines: &mut Lines, comment: &str) -> Result<Vec<(usize, u8)>> {
-    let (mut line, mut text) = lines.next("the elements")?;
-    let in_title = text.split_whitespace().next().is_some_and(|word| word.parse::<usize>().is_ok());
-    let mut names: Vec<&str> = if in_title { comment } else { text }.split_whitespace().collect();
-    if !in_title {
-        (line, text) = lines.next("the number of atoms of each element")?;
-    }
-    let counts: Vec<usize> = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    if in_title {
-        // More words may follow the symbols.
-        names.truncate(counts.len());
-    }
-    if counts.is_empty() || names.len() != counts.len() {
-        return Err(wrong(line, format!("{} counts for {} elements", counts.len(), names.len()))
-            .hint("the line before the counts names the elements, as VASP 5 writes it"));
-    }
-    let pair = |(count, name): (usize, &&str)| match element(name.split(['_', '/']).next().unwrap_or("")) {
-        Some(number) => Ok((count, number)),
-        None => Err(wrong(line, format!("\"{name}\" is no element"))
-            .hint("the line before the counts names the elements, as VASP 5 writes it")),
-    };
-    counts.into_iter().zip(&names).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -149,6 +316,60 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_selective_dynamics_hold_atoms() {
+        let text = "t\n1\n3 0 0\n1 3 0\n0 0 4\nNa D\n1 2\nSelective\nDirect\n";
+        let atoms = one(&format!("{text}0 0 0 F F F\n.5 .5 .5 .TRUE. T .FALSE.\n0 0 .25 T T T\n"));
+        assert_eq!(atoms.held, [[true; 3], [false, false, true], [false; 3]]);
+        assert!(atoms.held_along_cell);
+        assert_eq!(atoms.masses[1..], [2.014, 2.014]);
+        let whole = one(&format!("{text}0 0 0 F F F\n.5 .5 .5 T T T\n0 0 .25 T T T\n"));
+        assert!(!whole.held_along_cell && whole.held[0] == [true; 3]);
+        assert!(one(&format!("{text}0 0 0 T T T\n.5 .5 .5 T T T\n0 0 .25 T T T\n")).held.is_empty());
+    }
+
+    #[test]
+    fn in_version_4_the_lines_of_the_atoms_or_the_title_name_the_elements() {
+        let rest = "1\n3 0 0\n0 3 0\n0 0 4\n2 1\nDirect\n";
+        let labelled = "0 0 0 Mg\n.5 0 0 Mg\n0 .5 0 O\n";
+        for title in ["some words", "Ga As"] {
+            let frame = parse(&format!("{title}\n{rest}{labelled}")).unwrap().remove(0);
+            assert_eq!(frame.atoms.numbers, [12, 12, 8]);
+            assert_eq!(frame.notes.len(), usize::from(title == "Ga As"), "{:?}", frame.notes);
+        }
+        let bare = "0 0 0\n.5 0 0\n0 .5 0\n";
+        assert_eq!(one(&format!("Mg2O by hand\n{rest}{bare}")).numbers, [12, 12, 8]);
+        assert!(parse(&format!("some words\n{rest}{bare}")).is_err());
+    }
+
+    #[test]
+    fn all_structures_of_an_xdatcar_are_read() {
+        let head = |side: f64| format!("salt\n1\n{side} 0 0\n0 3 0\n0 0 4\nNa Cl\n1 1\n");
+        let places = |at: f64| format!("0 0 0\n{at} .5 .5\n");
+        let still = format!(
+            "{}Direct configuration=     1\n{}Direct configuration=     2\n{}\nDirect configuration=     3\n{}\n",
+            head(3.0),
+            places(0.5),
+            places(0.25),
+            places(0.75)
+        );
+        let moving = format!(
+            "{}Direct configuration=     1\n{}{}Direct configuration=     2\n{}",
+            head(3.0),
+            places(0.5),
+            head(4.0),
+            places(0.5)
+        );
+        let x = |text: &str| {
+            parse(text).unwrap().iter().map(|frame| frame.atoms.positions[1][0]).collect::<Vec<_>>()
+        };
+        assert_eq!(x(&still), [1.5, 0.75, 2.25]);
+        assert_eq!(x(&moving), [1.5, 2.0]);
+        assert!(parse(&still[..still.len() - 12]).unwrap_err().to_string().contains("a position"));
+        let velocities = parse(&format!("{}Direct\n{}\n0.1 0 0\n0 0 0\n", head(3.0), places(0.5))).unwrap();
+        assert!(velocities.len() == 1 && velocities[0].notes[0].contains("velocities"));
+    }
+
+    #[test]
     fn errors_name_the_line() {
         let cell = "3 0 0\n0 3 0\n0 0 4\n";
         let cases = [
@@ -156,8 +377,13 @@ mod tests {
             ("t\n0\n".to_string(), "line 2: the scale is"),
             ("t\n1\n3 0 0\n0 x 0\n".to_string(), "line 4: a cell vector"),
             ("t\n-1\n3 0 0\n0 3 0\n3 3 0\n".to_string(), "line 2: a volume is wanted"),
-            (format!("t\n1\n{cell}Na Cl\n1\nD\n"), "line 7: 1 counts for 2 elements"),
-            (format!("a title\n1\n{cell}1 1\nD\n0 0 0\n0 0 0\n"), "line 6: \"a\" is no element"),
+            (format!("t\n1\n{cell}Na Cl\n1\nD\n0 0 0\n"), "line 7: 1 counts for 2 elements"),
+            (
+                format!("a title\n1\n{cell}1 1\nD\n0 0 0\n0 0 0\n"),
+                "line 6: 2 counts for 0 elements in the title",
+            ),
+            (format!("t\n1\n{cell}NA\n1\nD\n0 0 0\n"), "line 7: \"NA\" is no element"),
+            (format!("t\n1\n{cell}Na\n1\nSel\nD\n0 0 0 T F\n"), "line 10: selective dynamics wants three"),
             (format!("t\n1\n{cell}Na\n1\nsome\n"), "line 9: the file ends where Direct"),
             (format!("t\n1\n{cell}Na\n1\nwhat\n"), "line 8: Direct or Cartesian is wanted"),
             (format!("t\n1\n{cell}Na\n99999999999\nD\n0 0 0\n"), "line 10: the file ends where a position"),

@@ -7,24 +7,40 @@ use fauna_shared::error::nearest;
 use fauna_shared::item::Atoms;
 
 use super::super::elements;
-use super::{Frame, number, three, wrong};
+use super::{Column as Kept, Frame, Species, number, push, species, three, wrong};
 
 /// The columns of a plain file.
 const PLAIN: &str = "species:S:1:pos:R:3";
 
-/// All frames of `text`. Blank lines between them are passed over.
+/// All frames of `text`. Blank lines between them are passed over, and so is what follows the atoms of a frame and is
+/// neither an atom nor a count (QM9 writes frequencies and names there), with a note.
 pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let lines: Vec<&str> = text.lines().collect();
-    let mut frames = Vec::new();
+    let mut frames: Vec<Frame> = Vec::new();
+    let is_atom = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next().is_some_and(|word| atomic_number(word).is_ok()) && three(words).is_some()
+    };
+    let mut passed: Option<(usize, usize)> = None;
     let mut at = 0;
     while at < lines.len() {
         if lines[at].trim().is_empty() {
             at += 1;
             continue;
         }
-        let count: usize = lines[at].trim().parse().map_err(|_| {
-            wrong(at + 1, format!("the number of atoms is wanted, not \"{}\"", lines[at].trim()))
-        })?;
+        let count: usize = match (lines[at].trim().parse(), frames.is_empty() || is_atom(lines[at])) {
+            (Ok(count), _) => count,
+            (Err(_), false) => {
+                let (_, count) = passed.get_or_insert((at + 1, 0));
+                *count += 1;
+                at += 1;
+                continue;
+            }
+            (Err(_), true) => {
+                let found = lines[at].trim();
+                return Err(wrong(at + 1, format!("the number of atoms is wanted, not \"{found}\"")));
+            }
+        };
         let (first, end) = (at + 2, (at + 2).saturating_add(count));
         if end > lines.len() {
             let found = lines.len().saturating_sub(first);
@@ -32,6 +48,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
         }
         frames.push(frame(lines[at + 1], &lines[first..end], at + 2)?);
         at = end;
+    }
+    if let (Some((line, count)), Some(first)) = (passed, frames.first_mut()) {
+        first.notes.push(format!("{count} lines after atoms are not read, line {line} the first"));
     }
     Ok(frames)
 }
@@ -41,7 +60,9 @@ fn frame(comment: &str, rows: &[&str], line: usize) -> Result<Frame> {
     let mut frame = Frame::default();
     let mut columns = columns(PLAIN).unwrap_or_default();
     let mut periodic = None;
-    for (key, value) in pairs(comment) {
+    // Without any `=` it is a title.
+    let pairs = if comment.contains('=') { pairs(comment) } else { Vec::new() };
+    for (key, value) in pairs {
         let unusable = || wrong(line, format!("{key} cannot be \"{value}\""));
         match key.to_ascii_lowercase().as_str() {
             "lattice" => frame.atoms.cell = Some(matrix(&value).ok_or_else(unusable)?),
@@ -62,6 +83,9 @@ fn frame(comment: &str, rows: &[&str], line: usize) -> Result<Frame> {
             return Err(wrong(line, format!("Properties name no column \"{}\"", needed[0])));
         }
     }
+    let is_own = |column: &&Column| !column.is_read();
+    frame.columns = columns.iter().filter(is_own).map(Column::kept).collect();
+    frame.atoms.held_along_cell = columns.iter().any(|column| column.name == ALONG_CELL);
     for (index, row) in rows.iter().enumerate() {
         read_row(row, &columns, &mut frame).map_err(|message| wrong(line + 1 + index, message))?;
     }
@@ -69,8 +93,28 @@ fn frame(comment: &str, rows: &[&str], line: usize) -> Result<Frame> {
 }
 
 struct Column {
+    /// In small letters.
     name: String,
+    written: String,
+    kind: char,
     width: usize,
+}
+
+/// Along which cell vectors an atom may move; [`MOVE_MASK`], which ASE reads too, is along x, y and z.
+const ALONG_CELL: &str = "move_mask_along_cell";
+const MOVE_MASK: &str = "move_mask";
+
+impl Column {
+    /// Whether it becomes a part of the structure.
+    fn is_read(&self) -> bool {
+        let known = ["species", "z", "pos", "forces", "force", "masses", MOVE_MASK, ALONG_CELL];
+        known.contains(&self.name.as_str())
+    }
+
+    /// Room for what is kept as it is written.
+    fn kept(&self) -> Kept {
+        Kept { name: self.written.clone(), kind: self.kind, width: self.width, words: Vec::new() }
+    }
 }
 
 /// `name:kind:width` one after the other.
@@ -79,14 +123,17 @@ fn columns(properties: &str) -> Option<Vec<Column>> {
     let (columns, []) = parts.as_chunks::<3>() else { return None };
     let column = |[name, kind, width]: &[&str; 3]| {
         let width = width.parse().ok().filter(|width| (1..=1000).contains(width))?;
+        let written = name.to_string();
         let name = name.to_ascii_lowercase();
         let is_known = matches!(*kind, "S" | "R" | "I" | "L");
+        let kind = kind.chars().next()?;
         let fits = match name.as_str() {
-            "species" | "z" => width == 1,
-            "pos" | "forces" | "force" => width == 3,
+            "species" | "z" | "masses" => width == 1,
+            "pos" | "forces" | "force" | ALONG_CELL => width == 3,
+            MOVE_MASK => width == 1 || width == 3,
             _ => true,
         };
-        (is_known && fits).then_some(Column { name, width })
+        (is_known && fits).then_some(Column { name, written, kind, width })
     };
     columns.iter().map(column).collect()
 }
@@ -95,6 +142,8 @@ fn columns(properties: &str) -> Option<Vec<Column>> {
 fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Result<(), String> {
     let mut words = row.split_whitespace();
     let (mut species, mut position, mut force) = (None, None, None);
+    let (mut masses, mut held) = (None, None);
+    let mut kept = frame.columns.iter_mut();
     for column in columns {
         let values: Vec<&str> = words.by_ref().take(column.width).collect();
         if values.len() < column.width {
@@ -104,12 +153,29 @@ fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Re
             "species" | "z" => species = Some(atomic_number(values[0])?),
             "pos" => position = Some(three(values).ok_or("a position is three finite numbers")?),
             "forces" | "force" => force = Some(three(values).ok_or("a force is three finite numbers")?),
-            _ => {}
+            "masses" => {
+                let mass = number(values[0]).filter(|mass| *mass > 0.0);
+                masses = Some(mass.ok_or("a mass is a number above 0")?);
+            }
+            MOVE_MASK | ALONG_CELL => {
+                let free: Option<Vec<bool>> = values.iter().map(|word| truth(word)).collect();
+                held = Some(match free.as_deref() {
+                    Some([one]) => [!one; 3],
+                    Some([a, b, c]) => [!a, !b, !c],
+                    _ => return Err(format!("{} is T or F", column.name)),
+                });
+            }
+            _ => {
+                if let Some(column) = kept.next() {
+                    column.words.extend(values.into_iter().map(str::to_string));
+                }
+            }
         }
     }
     if let (Some(species), Some(position)) = (species, position) {
-        frame.atoms.numbers.push(species);
-        frame.atoms.positions.push(position);
+        let (number, mass) = species;
+        push(&mut frame.atoms, (number, masses.or(mass)), position);
+        frame.atoms.held.extend(held);
     }
     if let Some(force) = force {
         frame.forces.get_or_insert_default().push(force);
@@ -118,9 +184,10 @@ fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Re
 }
 
 /// A symbol, or a number that stands for one.
-fn atomic_number(word: &str) -> std::result::Result<u8, String> {
+fn atomic_number(word: &str) -> std::result::Result<Species, String> {
     let by_number = word.parse().ok().filter(|number| elements::symbol(*number).is_some());
-    by_number.or_else(|| elements::number(word)).ok_or_else(|| {
+    let by_number = by_number.or_else(|| elements::number(word)).map(|number| (number, None));
+    species(word).or(by_number).ok_or_else(|| {
         let known = (1..=elements::LARGEST).filter_map(elements::symbol);
         match nearest(word, known).first() {
             Some(near) => format!("\"{word}\" is no element; nearest: {near}"),
@@ -183,12 +250,15 @@ fn stress(value: &str) -> Option<[f64; 6]> {
     numbers(value)?.try_into().ok()
 }
 
-fn truths(value: &str) -> Option<[bool; 3]> {
-    let truth = |word: &str| match word.to_ascii_lowercase().as_str() {
+fn truth(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
         "t" | "true" | "1" => Some(true),
         "f" | "false" | "0" => Some(false),
         _ => None,
-    };
+    }
+}
+
+fn truths(value: &str) -> Option<[bool; 3]> {
     let is_between = |c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']');
     let words = value.split(is_between).filter(|word| !word.is_empty());
     let all: Vec<bool> = words.map(truth).collect::<Option<_>>()?;
@@ -205,7 +275,8 @@ fn truths(value: &str) -> Option<[bool; 3]> {
 /// # Errors
 /// What writing says.
 pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
-    let Atoms { numbers, positions, cell, periodic, charge, spin } = &frame.atoms;
+    let Atoms { numbers, positions, cell, periodic, charge, spin, held, held_along_cell, masses } =
+        &frame.atoms;
     writeln!(out, "{}", numbers.len())?;
     if let Some(cell) = cell {
         let flat: Vec<String> = cell.iter().flatten().map(f64::to_string).collect();
@@ -213,6 +284,27 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
     }
     let forces = frame.forces.as_ref().filter(|forces| forces.len() == numbers.len());
     write!(out, "Properties={PLAIN}{}", if forces.is_some() { ":forces:R:3" } else { "" })?;
+    let count = numbers.len();
+    let masses = Some(masses).filter(|masses| masses.len() == count);
+    let held = Some(held).filter(|held| held.len() == count && held.iter().flatten().any(|held| *held));
+    let whole = held.is_some_and(|held| held.iter().all(|axes| axes[0] == axes[1] && axes[1] == axes[2]));
+    // Along the axes of such a cell, x, y and z are held too.
+    let is_straight = |cell: &[[f64; 3]; 3]| (0..9).all(|i| i % 4 == 0 || cell[i / 3][i % 3] == 0.0);
+    let along_cell = *held_along_cell && !whole && !cell.as_ref().is_some_and(is_straight);
+    if masses.is_some() {
+        write!(out, ":masses:R:1")?;
+    }
+    match (held, whole, along_cell) {
+        (None, ..) => {}
+        (_, true, _) => write!(out, ":{MOVE_MASK}:L:1")?,
+        (_, _, true) => write!(out, ":{ALONG_CELL}:L:3")?,
+        _ => write!(out, ":{MOVE_MASK}:L:3")?,
+    }
+    let kept: Vec<&Kept> =
+        frame.columns.iter().filter(|column| column.words.len() == count * column.width).collect();
+    for Kept { name, kind, width, .. } in &kept {
+        write!(out, ":{name}:{kind}:{width}")?;
+    }
     if let Some(energy) = frame.energy {
         write!(out, " energy={energy}")?;
     }
@@ -237,6 +329,16 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
         write!(out, "{:<2} {x:16.10} {y:16.10} {z:16.10}", elements::symbol(*number).unwrap_or("X"))?;
         if let Some([x, y, z]) = forces.map(|forces| forces[index]) {
             write!(out, " {x:16.10} {y:16.10} {z:16.10}")?;
+        }
+        if let Some(masses) = masses {
+            write!(out, " {}", masses[index])?;
+        }
+        if let Some(held) = held {
+            let letters = held[index].map(|held| if held { "F" } else { "T" });
+            write!(out, " {}", if whole { letters[0].to_string() } else { letters.join(" ") })?;
+        }
+        for Kept { width, words, .. } in &kept {
+            write!(out, " {}", words[index * width..(index + 1) * width].join(" "))?;
         }
         writeln!(out)?;
     }
@@ -281,6 +383,15 @@ mod tests {
             periodic: [true, true, false],
             charge: Some(1.0),
             spin: Some(2.0),
+            held: vec![[true; 3], [false; 3]],
+            masses: vec![12.011, 2.014],
+            ..Atoms::default()
+        };
+        let column = |name: &str, kind, width, words: &[&str]| Kept {
+            name: name.to_string(),
+            kind,
+            width,
+            words: words.iter().map(|word| word.to_string()).collect(),
         };
         let frame = Frame {
             atoms,
@@ -288,11 +399,55 @@ mod tests {
             forces: Some(vec![[0.5, 0.25, -1.0], [0.0; 3]]),
             stress: Some([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
             info: [("step".to_string(), "3".to_string()), ("note".to_string(), "a b".to_string())].into(),
+            columns: vec![
+                column("tags", 'I', 1, &["1", "-2"]),
+                column("initial_magmoms", 'R', 3, &["0", "0", "1.50", "2", "0", "0"]),
+            ],
+            notes: Vec::new(),
         };
+        let mut frame = frame;
         let mut out = Vec::new();
         write_xyz(&mut out, &frame).unwrap();
         write_xyz(&mut out, &frame).unwrap();
-        assert_eq!(parse(std::str::from_utf8(&out).unwrap()).unwrap(), [frame.clone(), frame]);
+        assert_eq!(parse(std::str::from_utf8(&out).unwrap()).unwrap(), [frame.clone(), frame.clone()]);
+        for along_cell in [false, true] {
+            frame.atoms.held = vec![[true, false, false], [false, true, true]];
+            frame.atoms.held_along_cell = along_cell;
+            let mut out = Vec::new();
+            write_xyz(&mut out, &frame).unwrap();
+            assert_eq!(parse(std::str::from_utf8(&out).unwrap()).unwrap(), [frame.clone()]);
+        }
+    }
+
+    #[test]
+    fn a_mask_of_moves_holds_atoms() {
+        let text = "2\nProperties=species:S:1:pos:R:3:move_mask:L:1:Tag:I:1\nD 0 0 0 F 7\nO 1 1 1 T 8\n";
+        let frame = parse(text).unwrap().remove(0);
+        assert_eq!(frame.atoms.held, [[true; 3], [false; 3]]);
+        assert_eq!((frame.atoms.numbers, frame.atoms.masses), (vec![1, 8], vec![2.014, 15.999]));
+        assert_eq!(
+            (frame.columns[0].name.as_str(), frame.columns[0].words.join(" ")),
+            ("Tag", "7 8".to_string())
+        );
+        let text = "1\nProperties=species:S:1:pos:R:3:move_mask:L:3\nO 1 1 1 T F maybe\n";
+        assert!(parse(text).unwrap_err().to_string().contains("move_mask is T or F"));
+    }
+
+    #[test]
+    fn a_molecule_as_qm9_writes_it_is_read() {
+        let one = "3\ngdb 7\t0.5\t-3.2\nO\t0.1\t0\t2.77*^-6\t-0.4\nH\t0.9\t0\t0\t0.2\nH\t0\t0.9\t0\t0.2\n\
+                   1600.1\t3700.2\t3800.5\nO\tO\nInChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2\n";
+        let frames = parse(&format!("{one}{one}")).unwrap();
+        assert_eq!(frames.len(), 2);
+        assert_eq!(
+            (frames[1].atoms.numbers.as_slice(), frames[1].atoms.positions[0][2]),
+            (&[8, 1, 1][..], 2.77e-6)
+        );
+        assert!(frames[0].info.is_empty());
+        assert_eq!(frames[0].notes, ["6 lines after atoms are not read, line 6 the first"]);
+        // An atom more than announced is no such line.
+        let error = parse("1\n\nO 0 0 0\nH 1 0 0\n").unwrap_err().to_string();
+        assert!(error.starts_with("line 4: the number of atoms is wanted"), "{error}");
     }
 
     #[test]
