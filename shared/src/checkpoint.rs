@@ -30,7 +30,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::first_five;
 use crate::order::natural;
-use crate::{Error, ErrorKind, Result, json};
+use crate::{Error, ErrorKind, Result, json, misnamed};
 
 mod bytes;
 mod cursor;
@@ -350,6 +350,10 @@ fn read(path: &Path) -> Result<Contents> {
     if gguf::looks_like(&file) {
         return gguf::read(path, &file);
     }
+    if !safetensors::looks_like(&file) {
+        // What is named .safetensors is read as it, whatever it is.
+        misnamed::refuse(path, &file)?;
+    }
     if safetensors::looks_like(&file) || path.extension().is_some_and(|e| e == "safetensors") {
         return safetensors::read(path, &file);
     }
@@ -358,10 +362,6 @@ fn read(path: &Path) -> Result<Contents> {
     }
     if msgpack::looks_like(&file) {
         return msgpack::read(path, &file);
-    }
-    if file.starts_with(b"version https://git-lfs") {
-        let error = Error::format(path, "a Git LFS pointer, not the file it points to");
-        return Err(error.hint("run `git lfs pull` in its folder, or download it"));
     }
     let start = &file[..file.len().min(4)];
     Err(Error::format(path, format!("not a checkpoint: begins with {start:02x?}"))

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, misnamed};
 
 /// How a number beyond all others is read.
 const INFINITY: &str = "Infinity";
@@ -24,6 +24,7 @@ const WORDS: [&str; 3] = ["-Infinity", INFINITY, "NaN"];
 pub fn read(path: impl AsRef<Path>) -> Result<Value> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    misnamed::refuse_text(path, &bytes)?;
     parse(&bytes).map_err(|e| e.at(path))
 }
 

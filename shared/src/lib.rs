@@ -14,6 +14,7 @@ pub mod image;
 pub mod item;
 pub mod json;
 pub mod measure;
+pub mod misnamed;
 pub mod model;
 pub mod nn;
 pub mod order;

@@ -24,7 +24,7 @@ use symphonia::core::packet::Packet;
 
 use super::{HIGHEST_RATE, MOST_CHANNELS};
 use crate::item::Sound;
-use crate::{Error, Result};
+use crate::{Error, Result, misnamed};
 use edits::Edit;
 use mpeg::Mpeg;
 use plain::{Blocks, Codec, Parts};
@@ -157,6 +157,10 @@ fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<Reading> {
     if file.metadata().is_ok_and(|about| about.is_dir()) {
         return Err(Error::input("a folder: a sound file wanted").at(path));
     }
+    let mut start = Vec::new();
+    (&file).take(64).read_to_end(&mut start).map_err(|error| Error::io(path, "read", error))?;
+    misnamed::refuse(path, &start)?;
+    let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
     decode_any(Box::new(file), seconds, limits).map_err(|error| error.at(path))
 }
 

@@ -15,7 +15,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::item::{Alpha, Image, Reading};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, misnamed};
 
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
@@ -83,7 +83,9 @@ pub fn read_with(path: impl AsRef<Path>, reading: &Reading) -> Result<Image> {
 /// As [`read`].
 pub fn see(path: impl AsRef<Path>, reading: &Reading) -> Result<Seen> {
     let path = path.as_ref();
-    contents(path).and_then(|bytes| decode_noted(&bytes, reading)).map_err(|error| error.at(path))
+    let bytes = contents(path).map_err(|error| error.at(path))?;
+    misnamed::refuse(path, &bytes)?;
+    decode_noted(&bytes, reading).map_err(|error| error.at(path))
 }
 
 /// The picture in `bytes`, a whole file.

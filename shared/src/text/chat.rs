@@ -1,7 +1,6 @@
 //! Chat templates: from a conversation to the prompt that a model was trained on.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +12,7 @@ use super::jinja::{Cause, Fault, Template};
 use crate::checkpoint::Metadata;
 use crate::error::first_five;
 use crate::generate::Reasoning;
-use crate::{Error, ErrorKind, Result, json as files};
+use crate::{Error, ErrorKind, Result, json as files, misnamed};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +78,7 @@ impl ChatTemplate {
         let folder = folder.as_ref();
         let read = |name: &str| match folder.join(name) {
             path if path.is_file() => {
-                let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+                let text = misnamed::read_text(&path)?;
                 Ok(Some((path, text)))
             }
             _ => Ok::<_, Error>(None),
@@ -183,6 +182,7 @@ fn default_template(entry: &Value) -> Result<Option<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[derive(Deserialize)]
     struct Case {

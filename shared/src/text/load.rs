@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWra
 use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
 use super::vocab_txt::{self, BERT_TOKENS};
 use super::{SpecialTokens, Tokenizer, guard, misfit, not_added, sentencepiece, tokenizer_error};
-use crate::{Error, ErrorKind, Result, json};
+use crate::{Error, ErrorKind, Result, json, misnamed};
 
 /// Names that SentencePiece models have in releases.
 const SENTENCEPIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
@@ -415,9 +415,11 @@ fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizer
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| Error::io(path, "read", e))
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    misnamed::refuse_text(path, &bytes)?;
+    Ok(bytes)
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|e| Error::format(path, format!("not UTF-8: {e}")))
+    misnamed::read_text(path)
 }

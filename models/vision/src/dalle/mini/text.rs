@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use fauna_shared::text::Tokenizer;
-use fauna_shared::{Error, Result, json};
+use fauna_shared::{Error, Result, json, misnamed};
 
 use super::PAD;
 
@@ -45,7 +45,7 @@ impl Reader {
     /// # Errors
     /// What is wrong with the files.
     pub fn port(vocab: &Path, merges: &Path, longest: usize) -> Result<Self> {
-        let text = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e));
+        let text = |path: &Path| misnamed::read_text(path);
         let ids = json::read(vocab).and_then(json::typed::<HashMap<String, u32>>);
         let ids = ids.map_err(|e| e.context("not tokens and their ids").at(vocab))?;
         let id = |token: &str| {
