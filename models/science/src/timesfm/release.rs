@@ -64,8 +64,8 @@ fn of_2_5(name: &str) -> String {
         "attn.key" => "self_attn.k_proj",
         "attn.value" => "self_attn.v_proj",
         "attn.out" => "self_attn.o_proj",
-        "ff0" => "mlp.fc1",
-        "ff1" => "mlp.fc2",
+        "ff0" | "mlp.ff0" => "mlp.fc1",
+        "ff1" | "mlp.ff1" => "mlp.fc2",
         other => other,
     };
     format!("{part}.{rest}")
@@ -209,14 +209,16 @@ fn v2_5_config(shapes: &Shapes) -> Option<Value> {
     let head = shapes.axis("stacked_xf.0.attn.query_ln.scale", 0)?;
     let inner = shapes.axis("stacked_xf.0.attn.out.weight", 1)?;
     let heads = inner.checked_div(head)?;
+    let named = ["ff0", "mlp.ff0"].map(|part| format!("stacked_xf.0.{part}.weight"));
+    let inner_width = named.iter().find_map(|name| shapes.axis(name, 0))?;
     Some(json!({
         "model_type": "timesfm2_5", "architectures": ["TimesFm2_5ModelForPrediction"],
         "patch_length": shapes.axis("tokenizer.hidden_layer.weight", 1)? / 2,
         "horizon_length": shapes.axis("output_projection_point.output_layer.weight", 0)? / 10,
         "output_quantile_len": shapes.axis("output_projection_quantiles.output_layer.weight", 0)? / 10,
-        "num_hidden_layers": shapes.layers("stacked_xf.", ".ff0.weight"),
+        "num_hidden_layers": shapes.layers("stacked_xf.", ".attn.out.weight"),
         "hidden_size": shapes.axis("tokenizer.output_layer.weight", 0)?,
-        "intermediate_size": shapes.axis("stacked_xf.0.ff0.weight", 0)?,
+        "intermediate_size": inner_width,
         "head_dim": head, "num_attention_heads": heads, "num_key_value_heads": heads,
     }))
 }
@@ -243,6 +245,7 @@ mod tests {
             ("stacked_xf.0.attn.per_dim_scale.per_dim_scale", "model.layers.0.self_attn.scaling"),
             ("stacked_xf.0.pre_ff_ln.scale", "model.layers.0.pre_feedforward_layernorm.weight"),
             ("stacked_xf.0.ff1.weight", "model.layers.0.mlp.fc2.weight"),
+            ("stacked_xf.0.mlp.ff0.weight", "model.layers.0.mlp.fc1.weight"),
             ("model.layers.4.mlp.ff0.weight", "model.layers.4.mlp.fc1.weight"),
             ("model.layers.4.mlp.ff1.weight", "model.layers.4.mlp.fc2.weight"),
             ("output_projection_point.hidden_layer.weight", "output_projection_point.input_layer.weight"),
