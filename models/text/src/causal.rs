@@ -256,7 +256,9 @@ impl<M: CausalLm> LanguageModel<M> {
                 let words = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
                 tokenizer.encode(&words, true)
             }
-            Prompt::Infill { prefix, suffix } => infill::tokens(tokenizer, prefix, suffix),
+            Prompt::Infill { prefix, suffix } => {
+                infill::tokens(tokenizer, self.network.vocabulary(), prefix, suffix)
+            }
             Prompt::Chat(turns) => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::unsupported(format!("{} has no chat template", self.card.source))

@@ -16,11 +16,14 @@ const SPELLINGS: [[&str; 3]; 3] = [
 
 /// The tokens of a text with a gap between `prefix` and `suffix`, up to where the model begins to fill it.
 ///
+/// A tokenizer may have tokens that its model was never taught: those at or beyond `vocabulary` are none to the model.
+///
 /// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the tokenizer has no tokens for that.
-pub fn tokens(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if there are no tokens for that.
+pub fn tokens(tokenizer: &Tokenizer, vocabulary: usize, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
     let known = |names: &[&str; 3]| {
-        let [prefix, suffix, middle] = names.map(|name| tokenizer.token_id(name));
+        let id = |name| tokenizer.token_id(name).filter(|id| (*id as usize) < vocabulary);
+        let [prefix, suffix, middle] = names.map(id);
         Some([prefix?, suffix?, middle?])
     };
     let [before, after, middle] = SPELLINGS.iter().find_map(known).ok_or_else(Prompt::no_infill)?;
