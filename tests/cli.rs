@@ -473,7 +473,7 @@ fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
     served(&run(&["run", text(folder.path()), "hello", "--max-tokens", "4"]));
 }
 
-/// A later turn reads what is new alone; the answers are those of a program that reads the whole each time.
+/// A later turn reads what is new alone; the answers are those of a model that was just opened and reads the whole.
 #[test]
 fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
     let folder = chat_model();
@@ -482,15 +482,22 @@ fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
         run_with(&[&["run", text(folder.path()), "--chat"][..], &how].concat(), b"hello\nmore\nand more\n");
     let turns = json_lines(&talk.out);
     assert_eq!(turns.len(), 3);
-    let mut told = String::new();
-    for turn in &turns {
-        let question = turn["prompt"][0]["content"].as_str().unwrap();
-        told += &format!("user: {question}\n");
-        let whole = format!("{told}assistant:");
-        let anew = run(&[&["run", text(folder.path()), &whole][..], &how].concat());
-        served(&anew);
-        assert_eq!(json_lines(&anew.out)[0]["text"], turn["text"], "{whole}");
-        told += &format!("assistant: {}\n", turn["text"].as_str().unwrap());
+    let greedy = fauna::Decoding::greedy(6);
+    let said = |role, words: &str| fauna::Turn { role, items: vec![words.into()] };
+    let mut told = Vec::new();
+    for (turn, question) in turns.iter().zip(["hello", "more", "and more"]) {
+        told.push(said(fauna::Role::User, question));
+        let mut anew = String::new();
+        let model = fauna::open(text(folder.path())).unwrap();
+        let each = &mut |item| {
+            if let fauna::Item::Text(piece) = item {
+                anew += &piece;
+            }
+            std::ops::ControlFlow::Continue(())
+        };
+        model.generate(&fauna::Prompt::Chat(told.clone()), &greedy, each).unwrap();
+        assert_eq!(turn["text"].as_str().unwrap(), anew, "{question}");
+        told.push(said(fauna::Role::Assistant, &anew));
     }
 }
 

@@ -77,7 +77,7 @@ fn a_repository_comes_whole_into_the_layout_of_the_python_tools() {
     let home = home();
     let files = pull(config(&server, home.path())).unwrap();
     assert_eq!(files.label(), MODEL);
-    assert_eq!(files.names(), ["1_Pooling/config.json", "config.json", "model.safetensors"]);
+    assert_eq!(files.names(), ["config.json", "model.safetensors", "1_Pooling/config.json"]);
     assert_eq!(fs::read(&files.weights().unwrap()[0]).unwrap(), weights);
     assert_eq!(fs::read(files.require("1_Pooling/config.json").unwrap()).unwrap(), b"{\"mean\": true}");
     let mut expected = vec![

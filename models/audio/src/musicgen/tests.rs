@@ -200,7 +200,6 @@ fn what_cannot_be_made_is_refused() {
         (refused(&plain, words, &sampled(1.0)), "tokenizer"),
         (refused(&plain, beginning(sound(vec![vec![0.0, f32::NAN]], 600)), &sampled(1.0)), "NaN"),
         (refused(&plain, beginning(sound(vec![vec![]], 600)), &sampled(1.0)), "without samples"),
-        (refused(&plain, beginning(sound(vec![vec![0.0; 9]; 11], 600)), &sampled(1.0)), "11 channels"),
         (refused(&plain, beginning(sound(vec![vec![0.0; 9]], 0)), &sampled(1.0)), "rate of 0"),
         (refused(&plain, beginning(tone(600, 600)), &sampled(0.5)), "count from the start"),
         (

@@ -62,7 +62,7 @@ const MEAN_SHARE: f64 = 0.797_884_560_802_865_4;
 /// let answer = forecast(&SeasonalNaive { season: 4 }, &table, &ask)?;
 /// let mut file = Vec::new();
 /// answer.sheet.write_csv(&mut file)?;
-/// let lines = "unique_id,ds,Model,Model-lo-80,Model-hi-80\nsales,2024-01-01,1,0.67961\n";
+/// let lines = "unique_id,ds,Model,Model-lo-80,Model-hi-80\nsales,2024-01-01,1,0.6796";
 /// assert!(String::from_utf8_lossy(&file).starts_with(lines));
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
