@@ -298,9 +298,10 @@ impl Other<'_> {
         let mut piece = Piece::new(params.clone());
         (piece.announced, piece.sure) = (track.num_frames, self.sure);
         if let (Some(edit), Some(rate)) = (self.edit, params.sample_rate) {
-            let frames = |seconds: f64| (seconds * f64::from(rate)).round() as u64;
-            piece.lead = frames(edit.start);
-            piece.length = edit.length.map(frames);
+            let [lead, length] =
+                [Some(edit.start), edit.length].map(|time| Some((time? * f64::from(rate)).round() as u64));
+            piece.lead = lead.unwrap_or_default();
+            piece.length = length;
             piece.announced = piece.announced.map(|announced| {
                 let left = announced.saturating_sub(piece.lead);
                 piece.length.map_or(left, |length| left.min(length))

@@ -315,7 +315,7 @@ impl Renderer {
                 }
                 self.text(out)
             }
-            "tojson" => self.to_json(value, given),
+            "tojson" => self.json_of(value, given),
             "length" | "count" => match value {
                 Value::Str(text) => {
                     self.pay_text(text.len())?;
@@ -442,7 +442,7 @@ impl Renderer {
                 let text = super::format::percent(self, &text, &values)?;
                 self.text(text)
             }
-            "int" => Ok(self.to_int(value, given)?),
+            "int" => Ok(self.int_of(value, given)?),
             "float" => {
                 let default = given.get(0, "default").cloned().unwrap_or(Value::Float(0.0));
                 Ok(match value {
@@ -658,7 +658,7 @@ impl Renderer {
         }
     }
 
-    fn to_int(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    fn int_of(&mut self, value: &Value, given: &Given) -> Res<Value> {
         let default = given.get(0, "default").cloned().unwrap_or(Value::Int(0));
         let base = given.int(1, "base")?.unwrap_or(10);
         Ok(match value {

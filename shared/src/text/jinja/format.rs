@@ -81,7 +81,7 @@ impl Renderer {
     }
 
     /// JSON as Python's `json.dumps` writes it, by transformers' defaults: prompts were trained on that.
-    pub(super) fn to_json(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    pub(super) fn json_of(&mut self, value: &Value, given: &Given) -> Res<Value> {
         let indent = match given.get(1, "indent") {
             None | Some(Value::None) => None,
             Some(Value::Str(text)) => Some(text.to_string()),

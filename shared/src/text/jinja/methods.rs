@@ -140,7 +140,7 @@ impl Renderer {
                     self.list(values)
                 }
                 "items" => self.pairs(value),
-                _ => self.from_keys(given),
+                _ => self.keyed_alike(given),
             },
             Value::Int(value) => Ok(Value::Int(i64::from(64 - value.unsigned_abs().leading_zeros()))),
             Value::Float(value) => Ok(Value::Bool(value.is_finite() && value.fract() == 0.0)),
@@ -173,13 +173,13 @@ impl Renderer {
                         _ => Value::None,
                     })
                 }
-                _ => self.from_keys(given),
+                _ => self.keyed_alike(given),
             },
             other => Err(Fault::failed(format!("'{}' object has no method {name:?}", other.kind()))),
         }
     }
 
-    fn from_keys(&mut self, given: &Given) -> Res<Value> {
+    fn keyed_alike(&mut self, given: &Given) -> Res<Value> {
         let value = given.get(1, "value").cloned().unwrap_or(Value::None);
         let keys = self.iterate(given.want(0, "iterable")?)?;
         self.dict(keys.into_iter().map(|key| (key, value.clone())).collect())

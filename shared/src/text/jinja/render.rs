@@ -96,7 +96,7 @@ pub(super) fn render(nodes: &[Node], variables: &[(&str, serde_json::Value)], no
         namespaces: Vec::new(),
     };
     for (name, value) in variables {
-        let value = renderer.from_json(value)?;
+        let value = renderer.value_of_json(value)?;
         renderer.given.push(((*name).into(), value));
     }
     // What was paid so far is the size of the input, with a step for 32 bytes.
@@ -199,7 +199,7 @@ impl Renderer {
         }
     }
 
-    fn from_json(&mut self, value: &serde_json::Value) -> Res<Value> {
+    fn value_of_json(&mut self, value: &serde_json::Value) -> Res<Value> {
         use serde_json::Value as Json;
         self.pay(1)?;
         match value {
@@ -211,11 +211,11 @@ impl Renderer {
             }),
             Json::String(text) => self.text(text),
             Json::Array(values) => {
-                let items = values.iter().map(|value| self.from_json(value)).collect::<Res<_>>()?;
+                let items = values.iter().map(|value| self.value_of_json(value)).collect::<Res<_>>()?;
                 self.list(items)
             }
             Json::Object(map) => {
-                let items = map.iter().map(|(key, value)| Ok((self.text(key)?, self.from_json(value)?)));
+                let items = map.iter().map(|(key, value)| Ok((self.text(key)?, self.value_of_json(value)?)));
                 let items = items.collect::<Res<Vec<_>>>()?;
                 self.entries(items)
             }
