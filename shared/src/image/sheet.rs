@@ -20,7 +20,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) for no picture, no column, or a grid of more than
-/// [`MOST_PIXELS`](super::MOST_PIXELS).
+/// [`MOST_PIXELS`].
 pub fn grid(images: &[Image], columns: usize) -> Result<Image> {
     let height = images.iter().map(|image| image.height).max().unwrap_or(0);
     let width = images.iter().map(|image| image.width).max().unwrap_or(0);
@@ -49,7 +49,7 @@ impl Sheet {
     /// Its height and width.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MOST_PIXELS`](super::MOST_PIXELS).
+    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MOST_PIXELS`].
     pub fn size(&self) -> Result<(usize, usize)> {
         if self.columns == 0 || self.cells == 0 {
             return Err(Error::input("a sheet of no pictures"));
