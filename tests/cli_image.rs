@@ -95,6 +95,13 @@ fn a_picture_gets_the_label_that_fits_best_first() {
         scores.is_sorted_by(|a, b| a >= b) && (scores.iter().sum::<f64>() - 1.0).abs() < 1e-5,
         "{scores:?}"
     );
+    // Of several pictures each is named beside its labels.
+    let b = file(&album, "b.png");
+    let both = ask(&["--image", text(&b), "--labels", "a red car,the blue sky"]);
+    let lines: Vec<&str> = both.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", both.out);
+    assert!(lines[..2].iter().all(|line| line.starts_with(text(&a))), "{}", both.out);
+    assert!(lines[2..].iter().all(|line| line.starts_with(text(&b))), "{}", both.out);
     let table = ask(&["--labels", "a red car,the blue sky"]);
     done(&table);
     assert_eq!(table.out.lines().count(), 2, "{}", table.out);

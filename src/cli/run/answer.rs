@@ -24,6 +24,8 @@ pub struct Answer<'a> {
     text: String,
     thoughts: Thoughts,
     labels: Vec<Label>,
+    /// The picture that the labels are of, where there are several.
+    picture: Option<PathBuf>,
     #[cfg(feature = "audio")]
     sound: Option<SoundOut>,
     files: Vec<Value>,
@@ -39,6 +41,7 @@ impl<'a> Answer<'a> {
             text: String::new(),
             thoughts: Thoughts::default(),
             labels: Vec::new(),
+            picture: None,
             #[cfg(feature = "audio")]
             sound: None,
             files: Vec::new(),
@@ -90,6 +93,12 @@ impl<'a> Answer<'a> {
         self
     }
 
+    /// The same, about the picture at this path, which stands beside each label.
+    pub fn about(mut self, picture: Option<PathBuf>) -> Self {
+        self.picture = picture;
+        self
+    }
+
     /// Ends what is under way: whatever came so far is whole on disk after this.
     pub fn close(&mut self) -> Result<()> {
         self.thoughts.pause();
@@ -129,7 +138,8 @@ impl<'a> Answer<'a> {
             let mut table = Table::default();
             for Label { label, score, span } in self.labels {
                 let span = span.map_or(String::new(), |span| format!("bytes {} to {}", span.start, span.end));
-                table.row([format!("{score:.4}"), label, span]);
+                let picture = self.picture.iter().map(|path| path.display().to_string());
+                table.push(picture.chain([format!("{score:.4}"), label, span]).collect());
             }
             table.lines().into_iter().try_for_each(|line| output.line(line))?;
         } else if self.files.is_empty() && !self.place.is_stdout() && !self.text.ends_with('\n') {
@@ -145,6 +155,9 @@ impl<'a> Answer<'a> {
             () if !self.labels.is_empty() => answer["labels"] = json!(self.labels),
             () if !self.files.is_empty() => answer["files"] = json!(self.files),
             () => answer["text"] = json!(self.text),
+        }
+        if let Some(picture) = &self.picture {
+            answer["image"] = json!(picture);
         }
         if !self.thoughts.text.is_empty() {
             answer["reasoning"] = json!(self.thoughts.text);

@@ -148,18 +148,15 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let model = context.open(&args.source)?;
     let model = model.as_ref();
     let prompts = drafts.seen_by(model, context)?;
-    let options = match args.chat {
-        false => args.sampling.of(model, seed)?,
-        true => {
-            let (options, said) = args.sampling.of_chat(model, seed)?;
-            if let Some(said) = said {
-                context.say(&said);
-            }
-            options
-        }
+    let (options, sampling) = match args.chat {
+        false => (args.sampling.of(model, seed)?, None),
+        true => args.sampling.of_chat(model, seed)?,
     };
+    // Told before a conversation, but behind single answers: an error stands first.
+    let tell = || sampling.iter().for_each(|said| context.say(said));
     let show = Show { context, options, thoughts: args.show_reasoning };
     if prompts.is_empty() {
+        tell();
         show.conversation(model, args.system)?;
         return Ok(Exit::Done);
     }
@@ -179,7 +176,12 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         show.pictures(model, &prompts, &args.place, &args.drawing)?;
         return Ok(Exit::Done);
     }
-    prompts.iter().try_for_each(|prompt| show.once(model, prompt, args.place.clone()))?;
+    // One prompt a picture, where labels are asked for.
+    let mut pictures = args.labels.iter().flat_map(|_| args.given.images()).filter(|_| prompts.len() > 1);
+    for prompt in &prompts {
+        show.once(model, prompt, args.place.clone(), pictures.next().cloned())?;
+    }
+    tell();
     Ok(Exit::Done)
 }
 
@@ -192,9 +194,15 @@ struct Show<'a> {
 
 impl Show<'_> {
     /// One prompt, one answer, shown as it comes.
-    fn once(&self, model: &dyn Exhibit, prompt: &Prompt, place: Place) -> Result<()> {
+    fn once(
+        &self,
+        model: &dyn Exhibit,
+        prompt: &Prompt,
+        place: Place,
+        picture: Option<PathBuf>,
+    ) -> Result<()> {
         let _stoppable = self.context.interrupt.hold();
-        let answer = self.answer(model, prompt, place)?;
+        let answer = self.answer(model, prompt, place)?.about(picture);
         self.finish(model, prompt, answer)?;
         self.context.interrupt.check()
     }
