@@ -113,8 +113,13 @@ impl Context {
     /// # Errors
     /// As [`fauna::open_with`].
     pub fn open(&self, source: &str) -> Result<Box<dyn Exhibit>> {
+        self.open_with(source, &self.options()?)
+    }
+
+    /// Opens a model by name, and says what its users must know.
+    pub fn open_with(&self, source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
         let _stoppable = self.interrupt.hold();
-        let exhibit = fauna::open_with(source, &self.options()?)?;
+        let exhibit = fauna::open_with(source, options)?;
         self.interrupt.check()?;
         for note in &exhibit.card().notes {
             self.say(note);

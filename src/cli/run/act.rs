@@ -49,7 +49,11 @@ pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
         return Err(Error::input(format!("--instruction says what to do, and there is \"{words}\" besides")));
     }
     let frames = Frames::of(args)?;
-    let model = context.open(&args.source)?;
+    let mut options = context.options()?;
+    if let Some(key) = &acting.unnorm_key {
+        options.settings.insert("unnorm_key".to_string(), json!(key));
+    }
+    let model = context.open_with(&args.source, &options)?;
     let policy = model.policy()?;
     let mut task = Task { instruction: instruction.to_string(), unnorm_key: acting.unnorm_key.clone() };
     let _stoppable = context.interrupt.hold();

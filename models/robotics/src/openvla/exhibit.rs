@@ -61,10 +61,6 @@ impl OpenVlaExhibit {
         let mut card = opening.card(&crate::OPENVLA, &architecture, &inventory);
         card.context = Some(config.text_config.max_position_embeddings);
         let statistics = statistics(opening)?;
-        if statistics.keys().len() > 1 {
-            let keys = statistics.keys().collect::<Vec<_>>().join(", ");
-            card.notes.push(format!("unnorm_key is one of {keys}"));
-        }
         let unnorm_key = match opening.options.settings.get("unnorm_key") {
             None | Some(Value::Null) => None,
             Some(Value::String(key)) => {
@@ -73,6 +69,10 @@ impl OpenVlaExhibit {
             }
             Some(other) => return Err(Error::input(format!("unnorm_key is {other}, wanted a text"))),
         };
+        if unnorm_key.is_none() && statistics.keys().len() > 1 {
+            let keys = statistics.keys().collect::<Vec<_>>().join(", ");
+            card.notes.push(format!("unnorm_key is one of {keys}"));
+        }
         Ok(Self {
             actions: ActionTokenizer::new(config.words(), config.n_action_bins, -1.0, 1.0)
                 .map_err(|error| error.context("n_action_bins"))?,
