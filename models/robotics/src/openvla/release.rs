@@ -81,11 +81,51 @@ fn trained(files: &Files, options: &Options) -> Result<Vec<std::path::PathBuf>> 
     }
 }
 
+/// How the files of OpenVLA-OFT's parts begin: what reads actions off the last hidden states, what reads the robot's
+/// own state, and the vision towers that were changed.
+const FINE_TUNED_PARTS: [&str; 4] =
+    ["action_head--", "proprio_projector--", "noisy_action_projector--", "vision_backbone--"];
+
+/// Words in the keys of a config of OpenVLA-OFT; the class of OpenVLA has no key with any of them.
+const FINE_TUNED_WORDS: [&str; 8] =
+    ["chunk", "chunks", "diffusion", "film", "head", "oft", "proprio", "regression"];
+
+/// Refuses an OpenVLA-OFT: its trunk would open as a plain OpenVLA, whose tokens it was never trained to write.
+fn refuse_fine_tuned(opening: &Opening) -> Result<()> {
+    let speaks = |key: &str| {
+        let key = key.to_lowercase();
+        key.starts_with("num_images") || key.split(['_', '-']).any(|word| FINE_TUNED_WORDS.contains(&word))
+    };
+    let says_nothing = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        // One image and one action at a time are OpenVLA itself.
+        value => value.as_u64() == Some(1) || value.as_u64() == Some(0),
+    };
+    let keys = opening.config.as_object().into_iter().flatten();
+    let key = keys
+        .filter(|(key, value)| speaks(key) && !says_nothing(value))
+        .map(|(key, value)| format!("{key} is {value:.80}"));
+    let names = opening.files.names();
+    let file = names.iter().filter(|name| {
+        let name = name.rsplit('/').next().unwrap_or(name);
+        name.ends_with(".pt") && FINE_TUNED_PARTS.iter().any(|part| name.starts_with(part))
+    });
+    match key.chain(file.map(|name| format!("there is {name}"))).next() {
+        None => Ok(()),
+        Some(sign) => Err(Error::unsupported(format!("an OpenVLA-OFT: {sign}"))
+            .at(opening.config_place())
+            .hint("its action head predicts chunks of actions in one pass, which is not supported; OpenVLA, which writes actions as tokens, is")),
+    }
+}
+
 /// Walks the tensors of a release; a part alone has none.
 pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
     match alone::is_alone(opening) {
         true => opening.weights.finish(),
-        false => Ok(opening.load::<OpenVla>()?.1),
+        false => {
+            refuse_fine_tuned(opening)?;
+            Ok(opening.load::<OpenVla>()?.1)
+        }
     }
 }
 
@@ -95,7 +135,10 @@ pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
 pub(crate) fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
     match alone::is_alone(opening) {
         true => alone::open(opening),
-        false => Ok(Box::new(OpenVlaExhibit::open(opening)?)),
+        false => {
+            refuse_fine_tuned(opening)?;
+            Ok(Box::new(OpenVlaExhibit::open(opening)?))
+        }
     }
 }
 
@@ -127,6 +170,49 @@ pub(crate) fn sample() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_openvla_oft_is_refused_by_its_keys_and_by_its_files() {
+        use fauna_shared::zoo::Zoo;
+        let folder = tempfile::tempdir().unwrap();
+        let open = |key: &str, value: Value| {
+            let mut config = sample();
+            config[key] = value;
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            let zoo = Zoo::new([&crate::OPENVLA]);
+            let options = Options { random_weights: Some(1), ..Options::default() };
+            let source = folder.path().to_str().unwrap();
+            let walked = zoo.inventory(source, &options).map(|_| ());
+            let opened = zoo.open(source, &options).map(|_| ());
+            assert_eq!(walked.is_ok(), opened.is_ok(), "{key}");
+            opened.map_err(|error| error.to_string())
+        };
+        for (key, value) in [
+            ("use_film", json!(true)),
+            ("use_l1_regression", json!(true)),
+            ("use_diffusion", json!(true)),
+            ("num_images_in_input", json!(2)),
+            ("num_actions_chunk", json!(8)),
+            ("action_chunks_len", json!(8)),
+            ("use_proprio", json!(true)),
+            ("proprio_dim", json!(8)),
+            ("action_head", json!({"type": "l1"})),
+        ] {
+            let error = open(key, value).unwrap_err();
+            assert!(error.contains("OpenVLA-OFT") && error.contains(key), "{error}");
+        }
+        for (key, value) in
+            [("use_film", json!(false)), ("num_images_in_input", json!(1)), ("vocab_size", json!(100))]
+        {
+            assert_eq!(open(key, value), Ok(()), "{key}");
+        }
+        std::fs::write(folder.path().join("action_head--150000_checkpoint.pt"), "").unwrap();
+        let error = open("use_film", json!(false)).unwrap_err();
+        assert!(
+            error.contains("action_head--150000_checkpoint.pt") && error.contains("config.json"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn both_layouts_have_one_set_of_names() {
