@@ -327,8 +327,12 @@ impl Files {
     /// The object in `config.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if it is not there, [`ErrorKind::Format`] if it holds no object.
+    /// [`ErrorKind::NotFound`] if it is not there, [`ErrorKind::Format`] if it holds no object,
+    /// [`ErrorKind::Unsupported`] if an adapter lies beside it, which would be left out.
     pub fn config(&self) -> Result<Value> {
+        if let Some(adapter) = self.get(ADAPTER) {
+            return Err(only_an_adapter(&adapter));
+        }
         let path = self.require("config.json")?;
         match self.json("config.json")? {
             Some(config) if config.is_object() => Ok(config),
@@ -428,6 +432,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let told = error.to_string();
         assert!(told.contains("adapter_config.json") && told.contains("owner/base"), "{told}");
+        // Beside its base model, which the reference would change by it, no less.
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        assert_eq!(files.config().unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]
