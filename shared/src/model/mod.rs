@@ -204,7 +204,8 @@ pub struct SampleSizes {
 /// None, save what the tensor library has to say.
 pub fn token_rows(sizes: &SampleSizes) -> Result<Tensors> {
     let shape = (sizes.rows, sizes.tokens);
-    let ids: Vec<i64> = (0..sizes.rows * sizes.tokens).map(|i| 5 + (i * 7 % 41) as i64).collect();
+    let id = |row: usize, at: usize| 5 + ((at * 7 + row * 3) % 19) as i64;
+    let ids = (0..sizes.rows).flat_map(|row| (0..sizes.tokens).map(move |at| id(row, at))).collect();
     Ok(Tensors::from([
         ("input_ids".to_string(), Tensor::from_vec(ids, shape, &Device::Cpu)?),
         ("attention_mask".to_string(), Tensor::ones(shape, DType::I64, &Device::Cpu)?),
