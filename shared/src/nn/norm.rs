@@ -189,7 +189,11 @@ impl Weights {
     /// The root-mean-square norm at `name` whose `weight`, `[width]`, is stored as its distance from one; the product
     /// too is taken in float32 (Gemma).
     pub fn rms_norm_from_one(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
-        let weight = self.at(name).tensor("weight", &[width])?.to_dtype(DType::F32)?;
-        Ok(RmsNorm { weight: (weight + 1.0)?, eps })
+        let distance = self.at(name).tensor("weight", &[width])?;
+        let weight = match is_stand_in(&distance) {
+            true => distance,
+            false => (distance.to_dtype(DType::F32)? + 1.0)?,
+        };
+        Ok(RmsNorm { weight, eps })
     }
 }

@@ -226,6 +226,11 @@ impl Default for PriorHps {
     }
 }
 
+/// More layers than any prior has: 5b's has 79.
+const MOST_LAYERS: usize = 10_000;
+/// More genres than anybody gives a song: 5b's takes 5.
+const MOST_GENRES: usize = 10_000;
+
 impl PriorHps {
     /// Width of queries, keys and values.
     pub fn attention_width(&self) -> usize {
@@ -248,8 +253,12 @@ impl PriorHps {
         only(self.merged_decoder, "merged_decoder false")?;
         only(self.labels, "labels false")?;
         only(self.level < levels, &format!("level {} of {levels}", self.level))?;
+        only(self.prior_depth <= MOST_LAYERS, &format!("prior_depth {}", self.prior_depth))?;
+        let genres = self.max_bow_genre_size;
+        only(genres <= MOST_GENRES, &format!("max_bow_genre_size {genres}"))?;
         check_sizes(&[
             ("prior_depth", self.prior_depth),
+            ("n_ctx", self.n_ctx),
             ("y_bins", self.y_bins.0.min(self.y_bins.1)),
             ("t_bins", self.t_bins),
             ("sr", self.sr),

@@ -21,8 +21,9 @@ impl Labels {
     /// Those LLark listens with, whatever it hears: an unknown artist and genre, at the start of a song of 62
     /// seconds, just above the shortest it was trained on. `hop`: samples in a code.
     pub fn unknown(hps: &PriorHps, hop: usize) -> Self {
-        let total = 62 * hps.sr / hop * hop;
-        let mut labels = vec![total as i64, 0, (hps.n_ctx * hop) as i64, UNKNOWN];
+        let hop = hop.max(1);
+        let total = hps.sr.saturating_mul(62) / hop * hop;
+        let mut labels = vec![total as i64, 0, hps.n_ctx.saturating_mul(hop) as i64, UNKNOWN];
         labels.push(UNKNOWN);
         labels.resize(4 + hps.max_bow_genre_size.max(1), -1);
         Self(labels)

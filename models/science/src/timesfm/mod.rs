@@ -12,9 +12,9 @@ pub mod v2_5;
 mod v2_5_exhibit;
 
 use candle_core::Tensor;
-use fauna_shared::Result;
 use fauna_shared::nn::{Activation, Linear, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
+use fauna_shared::{Error, Result};
 
 pub use patched_exhibit::PatchedExhibit;
 pub(crate) use patched_exhibit::sample as patched_sample;
@@ -52,6 +52,23 @@ impl ResidualBlock {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let hidden = self.input_layer.forward_then(x, self.activation)?;
         add(&self.output_layer.forward(&hidden)?, &self.residual_layer.forward(x)?)
+    }
+}
+
+/// Patches of a context at most, each of which sees all before it: 2.5 has 512.
+const MOST_PATCHES: usize = 8192;
+
+/// Refuses a context of more patches than any release has: a pass takes memory by the square of their number.
+///
+/// # Errors
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) that names both keys.
+pub(crate) fn check_patches(context_length: usize, patch_length: usize) -> Result<()> {
+    match context_length / patch_length.max(1) {
+        patches if patches <= MOST_PATCHES => Ok(()),
+        patches => Err(Error::unsupported(format!(
+            "context_length {context_length} is {patches} times patch_length {patch_length}"
+        ))
+        .hint(format!("at most {MOST_PATCHES} patches are supported"))),
     }
 }
 

@@ -32,7 +32,8 @@ impl Mlp {
             // A release stores them in one stack.
             let matrices = w.experts(name, count, inputs, outputs, c.packed())?;
             let biases = w.tensor(&format!("{name}_bias"), &[count, outputs])?;
-            let map = |(i, matrix)| Ok(Linear::new(matrix, Some(biases.get(i)?)));
+            // A view, and no copy: in an inventory the stack may be as large as a config dares to say.
+            let map = |(i, matrix)| Ok(Linear::new(matrix, Some(biases.narrow(0, i, 1)?.squeeze(0)?)));
             matrices.into_iter().enumerate().map(map).collect()
         };
         let gate_up_proj = maps("gate_up_proj", width, 2 * inner)?;

@@ -97,11 +97,12 @@ impl Config {
         if self.out_ch != 3 {
             return Err(Error::unsupported(format!("out_ch is {}, not the 3 of colours", self.out_ch)));
         }
-        match self.ch_mult.iter().find(|mult| **mult > 1 << 10 || !(self.ch * **mult).is_multiple_of(GROUPS))
-        {
-            Some(mult) => {
-                Err(Error::unsupported(format!("{} channels make no {GROUPS} groups", self.ch * mult)))
-            }
+        let makes_groups = |mult: &usize| *mult <= 1 << 10 && (self.ch * mult).is_multiple_of(GROUPS);
+        match self.ch_mult.iter().find(|mult| !makes_groups(mult)) {
+            Some(mult) => Err(Error::unsupported(format!(
+                "ch {} times ch_mult {mult} makes no {GROUPS} groups of channels",
+                self.ch
+            ))),
             None if self.ch_mult.contains(&0) => Err(Error::unsupported("ch_mult holds a 0")),
             None => Ok(()),
         }
