@@ -1,6 +1,8 @@
 //! What every family must do, whatever its paper: the same claims for each, over a checkpoint made from its own
 //! sample config and a seed.
 
+#[path = "conformance/config_keys.rs"]
+mod config_keys;
 #[path = "releases/sweep.rs"]
 mod releases;
 
@@ -103,13 +105,17 @@ fn of_text() -> Vec<Sample> {
 
 /// What the forward pass of a family takes: row 0 or 1 of a batch.
 fn row(sample: &Sample, index: usize) -> Tensors {
-    let config = (sample.family.sample)();
+    row_of(sample.family, &(sample.family.sample)(), index)
+}
+
+/// What the forward pass of `family` with this config takes.
+fn row_of(family: &Family, config: &serde_json::Value, index: usize) -> Tensors {
     let size = |value: &serde_json::Value| value.as_u64().expect("a size in the sample config") as usize;
     let codes = |rows: usize, time: usize, limit: usize| {
         let ids: Vec<i64> = (0..rows * time).map(|i| ((i * 7 + index * 3) % limit) as i64).collect();
         Tensor::from_vec(ids, (rows, time), &Device::Cpu).unwrap()
     };
-    match sample.family.name {
+    match family.name {
         "encodec" => {
             let channels = size(&config["audio_channels"]);
             let samples: Vec<f32> =
@@ -154,7 +160,7 @@ fn row(sample: &Sample, index: usize) -> Tensors {
             let mut ids = [ONE, TWO][index].to_vec();
             ids[1..1 + tokens].fill(place);
             row.insert("input_ids".into(), integers(&[&ids]));
-            if sample.family.name == "gemma3" {
+            if family.name == "gemma3" {
                 let types: Vec<i64> = ids.iter().map(|id| i64::from(*id == place)).collect();
                 row.insert("token_type_ids".into(), integers(&[&types]));
             }

@@ -68,6 +68,27 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| Error::new(ErrorKind::Format, error.to_string()))
 }
 
+/// `value`, which stands at `key` of a larger value, as a type of one's own: errors name the whole path.
+///
+/// # Errors
+/// [`ErrorKind::Format`] that names the key.
+///
+/// ```
+/// #[derive(serde::Deserialize, Debug)]
+/// struct Tower { layers: usize }
+/// let error = fauna_shared::json::part::<Tower>("vision", serde_json::json!({"layers": "two"})).unwrap_err();
+/// assert!(error.message().starts_with("vision.layers: invalid type: string \"two\""));
+/// ```
+pub fn part<T: DeserializeOwned>(key: &str, value: Value) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let inner = match error.path().to_string().as_str() {
+            "." => String::new(),
+            path => format!(".{path}"),
+        };
+        Error::new(ErrorKind::Format, format!("{key}{inner}: {}", error.inner()))
+    })
+}
+
 /// Whether `value` is how a release writes that there is no limit: nothing, infinity, or a number beyond all memory
 /// (transformers writes 1e30).
 pub fn unbounded(value: &Value) -> bool {

@@ -129,7 +129,7 @@ pub static TIMESFM_2_5: Family = Family {
     model_types: &["timesfm2_5", "timesfm"],
     architectures: &["TimesFm2_5ModelForPrediction", "TimesFmModelForPrediction"],
     gguf: &[],
-    keys: &Keys::NONE,
+    keys: &timesfm::v2_5::KEYS,
     inputs: &[Series],
     outputs: &[Series, Vector],
     releases: &[

@@ -24,12 +24,21 @@ pub static KEYS: Keys = Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
+    // A head that is not built.
+    harmless: &[
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ],
     types: &["openai-gpt"],
     ..Keys::NONE
 };
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Words in the table.
     pub vocab_size: usize,
@@ -42,14 +51,26 @@ pub struct Config {
     /// Heads in each block.
     pub n_head: usize,
     /// The activation of the feed-forward part.
-    #[serde(default = "afn")]
     pub afn: Afn,
     /// Added to variances.
-    #[serde(default = "layer_norm_epsilon")]
     pub layer_norm_epsilon: f64,
     /// Whether the output head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 40_478,
+            n_positions: 512,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            afn: Afn::Gelu,
+            layer_norm_epsilon: 1e-5,
+            tie_word_embeddings: true,
+        }
+    }
 }
 
 /// This family's own spelling of activations, where "gelu" is the tanh form.
@@ -64,18 +85,6 @@ pub enum Afn {
     Silu,
     /// The same under its other name.
     Swish,
-}
-
-fn afn() -> Afn {
-    Afn::Gelu
-}
-
-fn layer_norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// What a release calls its tensors, in the names of this file.

@@ -24,12 +24,22 @@ pub static KEYS: Keys = Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
+    // A head that is not built, and arithmetic in float32, which is what scores are computed in here.
+    harmless: &[
+        "reorder_and_upcast_attn",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ],
     types: &["gpt2"],
     ..Keys::NONE
 };
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Words in the table.
     pub vocab_size: usize,
@@ -42,38 +52,38 @@ pub struct Config {
     /// Heads in each block.
     pub n_head: usize,
     /// Width inside the feed-forward part; four times `n_embd` if null.
-    #[serde(default)]
     pub n_inner: Option<usize>,
     /// Its activation.
-    #[serde(default = "gelu_new")]
     pub activation_function: Activation,
     /// Added to variances.
-    #[serde(default = "layer_norm_epsilon")]
     pub layer_norm_epsilon: f64,
     /// Whether scores are divided by the root of the head width.
-    #[serde(default = "yes")]
     pub scale_attn_weights: bool,
     /// Whether they are also divided by the block's number, counted from 1.
-    #[serde(default)]
     pub scale_attn_by_inverse_layer_idx: bool,
     /// Whether the output head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
     /// Only false is implemented.
-    #[serde(default)]
     pub add_cross_attention: bool,
 }
 
-fn gelu_new() -> Activation {
-    Activation::GeluTanh
-}
-
-fn layer_norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn yes() -> bool {
-    true
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 50_257,
+            n_positions: 1024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluTanh,
+            layer_norm_epsilon: 1e-5,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+            add_cross_attention: false,
+        }
+    }
 }
 
 /// What a release calls its tensors, in the names of this file: fine-tunes add a prefix, older files buffers of the

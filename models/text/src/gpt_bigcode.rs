@@ -28,16 +28,17 @@ pub static KEYS: model::Keys = model::Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
+    // Softmax is computed in float32, as the reference does whatever they say.
+    harmless: &["attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"],
     types: &["gpt_bigcode"],
     ..model::Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network. `attention_softmax_in_fp32` and `scale_attention_softmax_in_fp32`
-/// are not among them: softmax is computed in float32, as the reference does whatever they say.
+/// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
@@ -50,37 +51,42 @@ pub struct Config {
     /// Query heads in each block.
     pub n_head: usize,
     /// Width inside the feed-forward part; four times `n_embd` if null.
-    #[serde(default)]
     pub n_inner: Option<usize>,
     /// Its activation, which differs between the sizes of StarCoder.
-    #[serde(default = "gelu_pytorch_tanh")]
     pub activation_function: Activation,
     /// Added to variances; 1e-5 if null.
-    #[serde(default)]
     pub layer_norm_epsilon: Option<f64>,
     /// Whether all heads share one key and one value, rather than having their own.
-    #[serde(default = "yes")]
     pub multi_query: bool,
     /// Whether scores are divided by the root of the head width.
-    #[serde(default = "yes")]
     pub scale_attn_weights: bool,
     /// Whether the output head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
     /// Only false is implemented.
-    #[serde(default)]
     pub add_cross_attention: bool,
     /// Only absent is implemented: the packed weights of other programs.
-    #[serde(default)]
     pub quantization_config: Option<Value>,
 }
 
-fn gelu_pytorch_tanh() -> Activation {
-    Activation::GeluTanh
-}
-
-fn yes() -> bool {
-    true
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 50_257,
+            n_positions: 1024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluTanh,
+            layer_norm_epsilon: None,
+            multi_query: true,
+            scale_attn_weights: true,
+            tie_word_embeddings: true,
+            add_cross_attention: false,
+            quantization_config: None,
+        }
+    }
 }
 
 impl Config {

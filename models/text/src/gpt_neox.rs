@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
@@ -15,11 +15,18 @@ use serde_json::Value;
 
 use crate::causal::{CausalLm, Step};
 
+/// What [`Config`] does not say of the keys.
+pub static KEYS: model::Keys = model::Keys {
+    // It always is one.
+    harmless: &["is_decoder"],
+    ..model::Keys::NONE
+};
+
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
@@ -32,51 +39,49 @@ pub struct Config {
     /// Heads in each block.
     pub num_attention_heads: usize,
     /// The feed-forward part's activation.
-    #[serde(default = "gelu")]
     pub hidden_act: Activation,
     /// The length it was trained for.
-    #[serde(default = "max_position_embeddings")]
     pub max_position_embeddings: usize,
     /// Added to variances.
-    #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
     /// Whether attention and the feed-forward part read the same input side by side, rather than one after the other.
-    #[serde(default = "yes")]
     pub use_parallel_residual: bool,
     /// Whether the two maps of attention have biases.
-    #[serde(default = "yes")]
     pub attention_bias: bool,
     /// Whether the output head shares the word table.
-    #[serde(default)]
     pub tie_word_embeddings: bool,
     /// The share of each head that is turned; a quarter if no key says.
-    #[serde(default)]
     pub rotary_pct: Option<f64>,
     /// The base of the rotary positions; 10000 if no key says.
-    #[serde(default)]
     pub rotary_emb_base: Option<f64>,
     /// Rotary positions by the keys that other families have, which newer files use.
     #[serde(flatten)]
     pub rope: RopeKeys,
     /// Only absent is implemented: the packed weights of other programs.
-    #[serde(default)]
     pub quantization_config: Option<Value>,
 }
 
-fn gelu() -> Activation {
-    Activation::GeluErf
-}
-
-fn max_position_embeddings() -> usize {
-    2048
-}
-
-fn layer_norm_eps() -> f64 {
-    1e-5
-}
-
-fn yes() -> bool {
-    true
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 50_432,
+            hidden_size: 6144,
+            intermediate_size: 24_576,
+            num_hidden_layers: 44,
+            num_attention_heads: 64,
+            hidden_act: Activation::GeluErf,
+            max_position_embeddings: 2048,
+            layer_norm_eps: 1e-5,
+            use_parallel_residual: true,
+            attention_bias: true,
+            tie_word_embeddings: false,
+            rotary_pct: None,
+            rotary_emb_base: None,
+            rope: RopeKeys::default(),
+            quantization_config: None,
+        }
+    }
 }
 
 impl Config {

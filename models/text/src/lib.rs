@@ -277,7 +277,7 @@ pub static GPT_NEOX: Family = Family {
     model_types: &["gpt_neox"],
     architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
     gguf: &[],
-    keys: &Keys::NONE,
+    keys: &gpt_neox::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[
@@ -356,7 +356,7 @@ pub static LLAMA: Family = Family {
     model_types: &["llama", "mistral"],
     architectures: &["LlamaForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel"],
     gguf: &["llama"],
-    keys: &Keys::NONE,
+    keys: &llama::KEYS,
     inputs: &[Text],
     outputs: &[Text, Vector],
     releases: &[

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
@@ -17,14 +17,35 @@ use serde_json::{Value, json};
 use crate::causal::{CausalLm, Step, output_head};
 use crate::gguf::{self, Keys};
 
+/// What [`Config`] does not say of the keys: what Mistral's class has where a file leaves it out.
+///
+/// ```
+/// let config = fauna_text::llama::KEYS.read(serde_json::json!({"model_type": "mistral"}))?;
+/// assert_eq!(config["intermediate_size"], 14336);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub static KEYS: model::Keys = model::Keys {
+    fill: Some(|keys| {
+        if keys.get("model_type").and_then(Value::as_str).is_some_and(is_mistral) {
+            for (key, size) in [("intermediate_size", 14_336), ("max_position_embeddings", 131_072)] {
+                keys.entry(key).or_insert(size.into());
+            }
+        }
+    }),
+    ..model::Keys::NONE
+};
+
+fn is_mistral(model_type: &str) -> bool {
+    matches!(model_type, "mistral" | "llava_mistral")
+}
+
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// What the release says it is: Mistral's has a window.
-    #[serde(default)]
     pub model_type: String,
     /// Words in the table.
     pub vocab_size: usize,
@@ -37,59 +58,58 @@ pub struct Config {
     /// Query heads in each block.
     pub num_attention_heads: usize,
     /// Key and value heads; if absent as many as query heads, and 8 in Mistral.
-    #[serde(default)]
     pub num_key_value_heads: Option<usize>,
     /// Width of a head; `hidden_size / num_attention_heads` if absent.
-    #[serde(default)]
     pub head_dim: Option<usize>,
     /// The gate's activation.
-    #[serde(default = "silu")]
     pub hidden_act: Activation,
     /// The length it was trained for.
-    #[serde(default = "max_position_embeddings")]
     pub max_position_embeddings: usize,
     /// Added to mean squares.
-    #[serde(default = "rms_norm_eps")]
     pub rms_norm_eps: f64,
     /// Whether the output head shares the word table.
-    #[serde(default)]
     pub tie_word_embeddings: bool,
     /// Whether the four maps of attention have biases.
-    #[serde(default)]
     pub attention_bias: bool,
     /// Whether the three maps of the feed-forward part have biases.
-    #[serde(default)]
     pub mlp_bias: bool,
     /// How many tokens a token of Mistral sees, itself included; all if null. Llama has no window, whatever this says.
-    #[serde(default = "sliding_window")]
     pub sliding_window: Option<usize>,
     /// Only absent is implemented: the packed weights of other programs.
-    #[serde(default)]
     pub quantization_config: Option<Value>,
     /// Rotary positions, in either dialect.
     #[serde(flatten)]
     pub rope: RopeKeys,
 }
 
-fn silu() -> Activation {
-    Activation::Silu
-}
-
-fn max_position_embeddings() -> usize {
-    2048
-}
-
-fn rms_norm_eps() -> f64 {
-    1e-6
-}
-
-fn sliding_window() -> Option<usize> {
-    Some(4096)
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            model_type: String::new(),
+            vocab_size: 32_000,
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            hidden_act: Activation::Silu,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
+            sliding_window: Some(4096),
+            quantization_config: None,
+            rope: RopeKeys::default(),
+        }
+    }
 }
 
 impl Config {
     fn is_mistral(&self) -> bool {
-        matches!(self.model_type.as_str(), "mistral" | "llava_mistral")
+        is_mistral(&self.model_type)
     }
 
     fn kv_heads(&self) -> usize {
@@ -203,7 +223,14 @@ impl Model for Llama {
             .first()
             .is_some_and(|name| matches!(name.as_str(), "LlamaModel" | "MistralModel"));
         let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
-        let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
+        let rope =
+            c.rope.rope(c.head_width(), c.max_position_embeddings).map_err(|error| match c.head_dim {
+                Some(width) => error.context(format!("head_dim {width}")),
+                None => error.context(format!(
+                    "hidden_size {} over num_attention_heads {}",
+                    c.hidden_size, c.num_attention_heads
+                )),
+            })?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }
 }

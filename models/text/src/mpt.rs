@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
-use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
+use fauna_shared::model::{Keys, Model, Plain, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
@@ -29,15 +29,26 @@ pub static KEYS: Keys = Keys {
         ("attn_qk_ln", "qk_ln"),
         ("attn_softmax_scale", "softmax_scale"),
     ],
+    only: &[("no_bias", &[Plain::Bool(true)])],
+    // A scale of gradients, and positions that MPT has not.
+    harmless: &["embedding_fraction", "init_device", "learned_pos_emb"],
+    parts: &[("attn_config", &ATTENTION_KEYS)],
     types: &["mpt", "mosaic_gpt"],
+    ..Keys::NONE
+};
+
+/// What [`AttentionKeys`] does not say of the keys.
+static ATTENTION_KEYS: Keys = Keys {
+    only: &[("attn_uses_sequence_id", &[Plain::Bool(false)])],
+    harmless: &["attn_impl"],
     ..Keys::NONE
 };
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
@@ -48,32 +59,45 @@ pub struct Config {
     /// Blocks.
     pub n_layers: usize,
     /// Width inside the feed-forward part, in widths.
-    #[serde(default = "expansion_ratio")]
     pub expansion_ratio: usize,
     /// The length it was trained for.
-    #[serde(default = "max_seq_len")]
     pub max_seq_len: usize,
     /// Added to variances.
-    #[serde(default = "layer_norm_epsilon")]
     pub layer_norm_epsilon: f64,
     /// Whether the output head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
     /// Only layer norms are implemented.
-    #[serde(default)]
     pub norm_type: Option<String>,
     /// Only absent is implemented.
-    #[serde(default)]
     pub logit_scale: Option<Value>,
     /// Only MPT's own two maps are implemented.
-    #[serde(default)]
     pub ffn_config: Option<Value>,
     /// How it attends.
-    #[serde(default)]
     pub attn_config: Option<AttentionKeys>,
     /// The same keys where the earlier files have them, beside all others.
     #[serde(flatten)]
     pub flat: AttentionKeys,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 50_368,
+            d_model: 2048,
+            n_heads: 16,
+            n_layers: 24,
+            expansion_ratio: 4,
+            max_seq_len: 2048,
+            layer_norm_epsilon: 1e-5,
+            tie_word_embeddings: true,
+            norm_type: None,
+            logit_scale: None,
+            ffn_config: None,
+            attn_config: None,
+            flat: AttentionKeys::default(),
+        }
+    }
 }
 
 /// The keys that say how MPT attends.
@@ -109,22 +133,6 @@ pub struct AttentionKeys {
     /// Only absent or -1 is implemented.
     #[serde(default)]
     pub sliding_window_size: Option<i64>,
-}
-
-fn expansion_ratio() -> usize {
-    4
-}
-
-fn max_seq_len() -> usize {
-    2048
-}
-
-fn layer_norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Config {

@@ -20,9 +20,9 @@ use crate::gguf::{self, Keys};
 /// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
 /// carry too, are not among them.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
@@ -35,55 +35,49 @@ pub struct Config {
     /// Query heads in each block.
     pub num_attention_heads: usize,
     /// Key and value heads.
-    #[serde(default = "num_key_value_heads")]
     pub num_key_value_heads: usize,
     /// Width of a head; `hidden_size / num_attention_heads` if absent.
-    #[serde(default)]
     pub head_dim: Option<usize>,
     /// The feed-forward part's activation.
-    #[serde(default = "gelu_pytorch_tanh")]
     pub hidden_act: Activation,
     /// The length it was trained for.
-    #[serde(default = "max_position_embeddings")]
     pub max_position_embeddings: usize,
     /// Added to variances.
-    #[serde(default = "norm_epsilon")]
     pub norm_epsilon: f64,
     /// How many tokens a token sees, itself included; all if null.
-    #[serde(default)]
     pub sliding_window: Option<usize>,
     /// Whether the maps of attention and of the feed-forward part have biases.
-    #[serde(default = "yes")]
     pub use_bias: bool,
     /// Whether the output head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
     /// Only absent is implemented: the packed weights of other programs.
-    #[serde(default)]
     pub quantization_config: Option<Value>,
     /// Rotary positions, in either dialect.
     #[serde(flatten)]
     pub rope: RopeKeys,
 }
 
-fn num_key_value_heads() -> usize {
-    2
-}
-
-fn gelu_pytorch_tanh() -> Activation {
-    Activation::GeluTanh
-}
-
-fn max_position_embeddings() -> usize {
-    4096
-}
-
-fn norm_epsilon() -> f64 {
-    1e-5
-}
-
-fn yes() -> bool {
-    true
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 49_152,
+            hidden_size: 3072,
+            intermediate_size: 12_288,
+            num_hidden_layers: 30,
+            num_attention_heads: 24,
+            num_key_value_heads: 2,
+            head_dim: None,
+            hidden_act: Activation::GeluTanh,
+            max_position_embeddings: 4096,
+            norm_epsilon: 1e-5,
+            sliding_window: None,
+            use_bias: true,
+            tie_word_embeddings: true,
+            quantization_config: None,
+            rope: RopeKeys::default(),
+        }
+    }
 }
 
 impl Config {

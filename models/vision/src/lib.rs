@@ -35,7 +35,7 @@ pub static CLIP: Family = Family {
         "CLIPVisionModelWithProjection",
     ],
     gguf: &[],
-    keys: &Keys::NONE,
+    keys: &clip::KEYS,
     inputs: &[Image, Text],
     outputs: &[Vector, Label],
     releases: &[
@@ -86,7 +86,7 @@ pub static SIGLIP: Family = Family {
     model_types: &["siglip", "siglip_text_model", "siglip_vision_model"],
     architectures: &["SiglipModel", "SiglipTextModel", "SiglipVisionModel"],
     gguf: &[],
-    keys: &Keys::NONE,
+    keys: &siglip::KEYS,
     inputs: &[Image, Text],
     outputs: &[Vector, Label],
     releases: &[
@@ -230,7 +230,7 @@ pub static IDEFICS: Family = Family {
     model_types: &["idefics"],
     architectures: &["IdeficsForVisionText2Text", "IdeficsForCausalLM"],
     gguf: &[],
-    keys: &Keys::NONE,
+    keys: &flamingo::idefics::KEYS,
     inputs: &[Image, Text],
     outputs: &[Text],
     releases: &[

@@ -10,7 +10,7 @@ use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Readi
 use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, ErrorKind, Result};
+use fauna_shared::{Error, ErrorKind, Result, json};
 use fauna_text::words;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -76,14 +76,14 @@ pub(crate) fn part<T: DeserializeOwned>(
     if let Some(keys) = config.as_object_mut() {
         keys.retain(|_, value| !value.is_null());
     }
-    serde_json::from_value(config).map_err(|error| format!("{key}: {error}"))
+    json::part(key, config).map_err(|error| error.message().to_string())
 }
 
 /// The size under `key`.
 pub(crate) fn size(config: &Value, key: &str, default: usize) -> std::result::Result<usize, String> {
     match &config[key] {
         Value::Null => Ok(default),
-        value => serde_json::from_value(value.clone()).map_err(|error| format!("{key}: {error}")),
+        value => json::part(key, value.clone()).map_err(|error| error.message().to_string()),
     }
 }
 
@@ -301,7 +301,11 @@ impl<N: Pair> PairExhibit<N> {
 /// What prepares the pictures of a release: its processor file, or the code that open_clip's and OpenAI's rely on.
 fn processor_of(opening: &Opening, habits: Habits, side: Option<usize>) -> Result<Option<Processor>> {
     let Some(side) = side else { return Ok(None) };
-    if let Some(said) = processor::of(opening)? {
+    let own = match habits {
+        Habits::Clip => "CLIPImageProcessor",
+        Habits::Siglip => "SiglipImageProcessor",
+    };
+    if let Some(said) = processor::of(&opening.files, own)? {
         return Ok(Some(said));
     }
     let hub = opening.files.get("config.json").is_some();

@@ -12,15 +12,19 @@ use serde_json::{Value, json};
 /// Where a release says it, in the order of preference: transformers 4's file, and transformers 5's.
 const FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
-/// What a release says of its pictures; none if it says nothing.
+/// What the files of a release say of its pictures; none if they say nothing. A file that names no type is of the type
+/// `own`, which the reference's `AutoImageProcessor` takes for the model: `CLIPImageProcessor`.
 ///
 /// # Errors
 /// What is wrong with the file, by its name, and as [`Processor::from_json`].
-pub fn of(opening: &Opening) -> Result<Option<Processor>> {
-    match settings(&opening.files)? {
-        Some((name, settings)) => read(&opening.files, name, &settings).map(Some),
-        None => Ok(None),
+pub fn of(files: &Files, own: &str) -> Result<Option<Processor>> {
+    let Some((name, mut settings)) = settings(files)? else { return Ok(None) };
+    if kind(&settings).is_none()
+        && let Some(settings) = settings.as_object_mut()
+    {
+        settings.insert("image_processor_type".to_string(), own.into());
     }
+    read(files, name, &settings).map(Some)
 }
 
 /// The file and what stands in it.
@@ -28,10 +32,11 @@ fn settings(files: &Files) -> Result<Option<(&'static str, Value)>> {
     for name in FILES {
         if let Some(mut settings) = files.json(name)? {
             // transformers 5 puts all processors of a model into one file.
-            if settings["image_processor"].is_object() {
+            let nested = settings["image_processor"].is_object();
+            if nested {
                 settings = settings["image_processor"].take();
             }
-            if kind(&settings).is_some() {
+            if nested || name == FILES[0] || kind(&settings).is_some() {
                 return Ok(Some((name, settings)));
             }
         }
@@ -201,5 +206,43 @@ pub fn pictures(image: &Tensor) -> Result<Vec<Image>> {
             let rows = values.chunks_exact(pixels * 3).take(count);
             Ok(rows.map(|row| Image { width, height, rgb: bytes(row) }).collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_names_no_type_is_of_the_models_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || Files::folder(folder.path(), "test");
+        let write =
+            |name: &str, file: &Value| std::fs::write(folder.path().join(name), file.to_string()).unwrap();
+        assert!(of(&files(), "CLIPImageProcessor").unwrap().is_none());
+
+        let settings =
+            json!({"size": {"shortest_edge": 14}, "crop_size": 12, "processor_class": "CLIPProcessor"});
+        let typed = |kind: &str| {
+            let mut settings = settings.clone();
+            settings["image_processor_type"] = json!(kind);
+            Processor::from_json(&settings).unwrap()
+        };
+        for name in FILES {
+            let file = if name == FILES[0] { settings.clone() } else { json!({"image_processor": settings}) };
+            write(name, &file);
+            for kind in ["CLIPImageProcessor", "SiglipImageProcessor"] {
+                let found = format!("{:?}", of(&files(), kind).unwrap());
+                assert_eq!(found, format!("{:?}", Some(typed(kind))), "{name} {kind}");
+            }
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        // A file of the processors' other half says nothing of pictures.
+        write(FILES[1], &json!({"processor_class": "LlavaProcessor", "patch_size": 14}));
+        assert!(of(&files(), "LlavaImageProcessor").unwrap().is_none());
+        // What is wrong is said with the file.
+        write(FILES[0], &json!({"size": "large"}));
+        let error = of(&files(), "CLIPImageProcessor").unwrap_err().to_string();
+        assert!(error.contains(FILES[0]) && error.contains("size is"), "{error}");
     }
 }

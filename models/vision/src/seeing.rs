@@ -513,22 +513,6 @@ impl<N: Sees> Exhibit for Seer<N> {
     }
 }
 
-/// What makes pictures fit, as the files of the release say: `preprocessor_config.json` or the `image_processor` of
-/// `processor_config.json`; `otherwise` where it has neither.
-///
-/// # Errors
-/// As [`Processor::from_json`].
-pub fn processor(opening: &Opening, otherwise: impl FnOnce() -> Processor) -> Result<Processor> {
-    if let Some(file) = opening.json("preprocessor_config.json")? {
-        return Processor::from_json(&file).map_err(|error| error.context("preprocessor_config.json"));
-    }
-    match opening.json("processor_config.json")? {
-        Some(file) if file["image_processor"].is_object() => Processor::from_json(&file["image_processor"])
-            .map_err(|error| error.context("processor_config.json")),
-        _ => Ok(otherwise()),
-    }
-}
-
 /// `config` without keys that are null, but for those in `kept`, whose null says something.
 pub fn without_nulls(config: &Value, kept: &[&str]) -> Value {
     match config {

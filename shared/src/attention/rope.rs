@@ -1,11 +1,13 @@
 //! Rotary position embedding and its published scalings.
 
 use candle_core::{D, Device, Tensor};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use crate::kernels::rope::{Order, Pairs, Rotary};
 use crate::nn::host;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// The positions of the tokens of a batch: one row that all sequences share, or one row each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +106,9 @@ pub enum RopeScaling {
 /// The rotary keys of a `config.json`, in either dialect: `rope_parameters`, or `rope_theta` with `rope_scaling`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RopeKeys {
+    #[serde(default, deserialize_with = "rope_parameters")]
     rope_parameters: Option<RopeParameters>,
+    #[serde(default, deserialize_with = "rope_scaling")]
     rope_scaling: Option<RopeParameters>,
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
@@ -137,6 +141,20 @@ struct RopeParameters {
     high_freq_factor: Option<f64>,
     short_factor: Option<Vec<f64>>,
     long_factor: Option<Vec<f64>>,
+}
+
+/// Where these keys are a part of others the path to a wrong one is lost, so that they name themselves.
+fn rope_parameters<'de, D: Deserializer<'de>>(
+    value: D,
+) -> std::result::Result<Option<RopeParameters>, D::Error> {
+    json::part("rope_parameters", Value::deserialize(value)?)
+        .map_err(|error| D::Error::custom(error.message()))
+}
+
+fn rope_scaling<'de, D: Deserializer<'de>>(
+    value: D,
+) -> std::result::Result<Option<RopeParameters>, D::Error> {
+    json::part("rope_scaling", Value::deserialize(value)?).map_err(|error| D::Error::custom(error.message()))
 }
 
 impl RopeKeys {

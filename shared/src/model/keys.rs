@@ -24,7 +24,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A pair of an other name and the canonical one, which the config's type has.
 pub type Synonym = (&'static str, &'static str);
@@ -46,35 +46,56 @@ pub struct Keys {
     pub parts: &'static [(&'static str, &'static Keys)],
     /// As a part: the `model_type`s of the objects that are meant. Empty means all.
     pub types: &'static [&'static str],
+    /// Adds what is left out and not the same for all that the config's type describes.
+    pub fill: Option<fn(&mut Map<String, Value>)>,
 }
 
-/// Keys that every class of the reference has and that change no number here: names, training, what a pass returns,
-/// and the settings of decoding that the reference reads from `generation_config.json`.
+/// Keys of the reference's classes that change no number here, where a config's type does not have them: names,
+/// settings of training and of what a pass returns, names of classes for a head that is not there, and the settings of
+/// decoding that the reference reads from `generation_config.json`.
 pub const HARMLESS: &[&str] = &[
-    "_name_or_path",
     "_attn_implementation",
     "_attn_implementation_internal",
-    "_experts_implementation",
     "_commit_hash",
+    "_experts_implementation",
+    "_name_or_path",
     "_output_attentions",
+    "activation_dropout",
     "architectures",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
     "attn_implementation",
+    "attn_pdrop",
     "auto_map",
     "chunk_size_feed_forward",
+    "classifier_dropout",
+    "dropout",
+    "dropout_rate",
     "dtype",
+    "emb_pdrop",
+    "embd_pdrop",
+    "embedding_dropout",
     "experts_implementation",
     "finetuning_task",
     "gradient_checkpointing",
-    "is_encoder_decoder",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "id2label",
     "initializer_factor",
     "initializer_range",
+    "is_encoder_decoder",
+    "label2id",
     "layerdrop",
+    "logit_scale_init_value",
     "model_type",
     "name_or_path",
     "output_attentions",
     "output_hidden_states",
     "prefix",
     "pretraining_tp",
+    "problem_type",
+    "resid_pdrop",
+    "residual_dropout",
     "return_dict",
     "task_specific_params",
     "tokenizer_class",
@@ -82,6 +103,20 @@ pub const HARMLESS: &[&str] = &[
     "transformers_version",
     "use_cache",
 ];
+
+/// Keys that hold a token id or several: what decoding begins and ends with, and what stands for a picture.
+const IDS: &[&str] = &[
+    "boi_token_index",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "eoi_token_index",
+    "eos_token_id",
+    "image_token_index",
+    "pad_token_id",
+];
+
+/// Keys that hold an object.
+const OBJECTS: &[&str] = &["id2label", "label2id", "rope_parameters", "rope_scaling"];
 
 /// A value that a key may be required to have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -116,12 +151,14 @@ impl fmt::Display for Plain {
 
 impl Keys {
     /// No synonyms, nothing that is refused.
-    pub const NONE: Self = Self { mapped: &[], older: &[], only: &[], harmless: &[], parts: &[], types: &[] };
+    pub const NONE: Self =
+        Self { mapped: &[], older: &[], only: &[], harmless: &[], parts: &[], types: &[], fill: None };
 
     /// `config` under its canonical names. `architectures` of null are taken out, as absent.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) that names the key, what it says and what is supported.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) that names the key, what it says and what is supported;
+    /// [`Format`](crate::ErrorKind::Format) for a token id that is none, and what is no object where one belongs.
     pub fn read(&self, mut config: Value) -> Result<Value> {
         if let Value::Object(keys) = &mut config {
             self.read_object(keys, "")?;
@@ -129,12 +166,13 @@ impl Keys {
         Ok(config)
     }
 
-    /// Reads a part: an object, if it is meant, or the objects of a list.
-    fn read_part(&self, part: &mut Value, place: &str) -> Result<()> {
+    /// Reads the part `name`: an object, if it is meant, or the objects of a list.
+    fn read_part(&self, name: &str, part: &mut Value, place: &str) -> Result<()> {
         match part {
-            Value::Object(keys) if self.means(keys) => self.read_object(keys, place),
-            Value::Array(list) => list.iter_mut().try_for_each(|entry| self.read_part(entry, place)),
-            _ => Ok(()),
+            Value::Object(keys) if self.means(keys) => self.read_object(keys, &format!("{place}{name}.")),
+            Value::Array(list) => list.iter_mut().try_for_each(|entry| self.read_part(name, entry, place)),
+            Value::Object(_) | Value::Null => Ok(()),
+            other => Err(wrong(place, name, other, "an object")),
         }
     }
 
@@ -150,6 +188,23 @@ impl Keys {
         for (other, canonical) in self.older {
             if let Some(value) = keys.remove(*other) {
                 keys.entry(*canonical).or_insert(value);
+            }
+        }
+        if let Some(fill) = self.fill {
+            fill(keys);
+        }
+        for key in IDS {
+            let is_id = |value: &Value| value.is_i64() || value.is_u64();
+            match keys.get(*key) {
+                None | Some(Value::Null) => {}
+                Some(id) if is_id(id) => {}
+                Some(Value::Array(ids)) if ids.iter().all(is_id) => {}
+                Some(other) => return Err(wrong(place, key, other, "a token id or a list of them")),
+            }
+        }
+        for key in OBJECTS {
+            if let Some(other) = keys.get(*key).filter(|value| !value.is_object() && !value.is_null()) {
+                return Err(wrong(place, key, other, "an object"));
             }
         }
         for (key, supported) in self.only {
@@ -171,7 +226,7 @@ impl Keys {
                     part.read_object(keys, place)?;
                 }
             } else if let Some(value) = keys.get_mut(*name) {
-                part.read_part(value, &format!("{place}{name}."))?;
+                part.read_part(name, value, place)?;
             }
         }
         Ok(())
@@ -196,6 +251,10 @@ impl Keys {
         });
         here.into_iter().chain(parts).collect()
     }
+}
+
+fn wrong(place: &str, key: &str, found: &Value, wanted: &str) -> Error {
+    Error::new(ErrorKind::Format, format!("{place}{key} is {found:.80}, {wanted} is wanted"))
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ use fauna_shared::attention::Mask;
 use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 use fauna_text::t5;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -78,14 +78,37 @@ pub struct Config {
 }
 
 /// What [`Config`] does not say of the keys.
-pub static KEYS: Keys = Keys { parts: &[("text_encoder", &t5::KEYS)], ..Keys::NONE };
+pub static KEYS: Keys = Keys {
+    parts: &[
+        ("text_encoder", &t5::KEYS),
+        ("audio_encoder", &Keys::NONE),
+        (
+            "decoder",
+            // Keys that the reference's decoder has and never reads; its positions are computed at any length.
+            &Keys {
+                harmless: &[
+                    "add_cross_attention",
+                    "is_decoder",
+                    "max_position_embeddings",
+                    "scale_embedding",
+                    "tie_word_embeddings",
+                ],
+                ..Keys::NONE
+            },
+        ),
+    ],
+    ..Keys::NONE
+};
 
 /// The config of a part, which may write what it leaves out as null.
 fn part<'de, T: DeserializeOwned, D: Deserializer<'de>>(config: D) -> std::result::Result<T, D::Error> {
     let mut config = Map::<String, serde_json::Value>::deserialize(config)?;
     config.retain(|_, value| !value.is_null());
-    serde_json::from_value(config.into()).map_err(D::Error::custom)
+    json::typed(config.into()).map_err(|error| D::Error::custom(error.message()))
 }
+
+/// Frames and pitch classes of a melody at most: the releases have 235 and 12.
+const MOST_CHROMA: usize = 1 << 14;
 
 fn num_chroma() -> usize {
     12
@@ -112,6 +135,12 @@ impl Config {
         self.audio_encoder.check()?;
         self.decoder.check()?;
         check_sizes(&[("num_chroma", self.num_chroma), ("chroma_length", self.chroma_length)])?;
+        for (key, size) in [("num_chroma", self.num_chroma), ("chroma_length", self.chroma_length)] {
+            if size > MOST_CHROMA {
+                return Err(Error::unsupported(format!("{key} is {size}"))
+                    .hint(format!("at most {MOST_CHROMA} is supported")));
+            }
+        }
         let (text, codec, decoder) = (&self.text_encoder, &self.audio_encoder, &self.decoder);
         if let Some(width) = decoder.cross_attention_hidden_size
             && text.d_model != decoder.hidden_size

@@ -1,5 +1,6 @@
 //! What `config.json` of an OpenVLA says, in HF's layout and in that of the training code.
 
+use fauna_shared::json;
 use fauna_shared::nn::Activation;
 use fauna_text::llama;
 use serde::Deserialize;
@@ -203,26 +204,12 @@ fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
         _ if llm.starts_with("phi") => "phi",
         _ => "llama",
     };
-    let mut keys: Map<String, Value> = match kind {
-        "llama" => json!({
-            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6
-        }),
-        "mistral" => json!({
-            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-            "rms_norm_eps": 1e-6
-        }),
-        other => {
-            return Err(format!(
-                "text_config of model_type \"{other:.80}\" is not implemented; known: llama, mistral"
-            ));
-        }
+    if !["llama", "mistral"].contains(&kind) {
+        return Err(format!(
+            "text_config of model_type \"{kind:.80}\" is not implemented; known: llama, mistral"
+        ));
     }
-    .as_object()
-    .cloned()
-    .unwrap_or_default();
-    keys.insert("model_type".into(), json!(kind));
+    let mut keys = Map::from_iter([("model_type".to_string(), json!(kind))]);
     match stored {
         Value::Null => {}
         Value::Object(stored) => {
@@ -234,7 +221,8 @@ fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
     }
     // What reads here always has its head, whatever class a part of it was saved from.
     keys.insert("architectures".into(), json!([]));
-    serde_json::from_value(keys.into()).map_err(|error| format!("text_config: {error}"))
+    let keys = llama::KEYS.read(keys.into()).map_err(|error| error.message().to_string())?;
+    json::part("text_config", keys).map_err(|error| error.message().to_string())
 }
 
 /// The base models that the training code's own `config.json` names, in HF's words; none for another file.

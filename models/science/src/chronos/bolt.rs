@@ -10,23 +10,39 @@ use fauna_shared::attention::Mask;
 use fauna_shared::model::{Model, check_sizes};
 use fauna_shared::nn::{Activation, Embedding};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 use fauna_text::t5;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::patches::{Cut, ResidualBlock};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Value")]
 pub struct Config {
     /// Those of T5.
-    #[serde(flatten)]
     pub t5: t5::Config,
     /// Those of its own.
     pub chronos_config: BoltConfig,
     /// The row of `shared` that the decoder begins with.
-    #[serde(default)]
     pub decoder_start_token_id: u32,
+}
+
+impl TryFrom<Value> for Config {
+    type Error = String;
+
+    fn try_from(config: Value) -> std::result::Result<Self, String> {
+        let told = |error: Error| error.message().to_string();
+        let of = |key: &str| config[key].clone();
+        let start: Option<u32> =
+            json::part("decoder_start_token_id", of("decoder_start_token_id")).map_err(told)?;
+        Ok(Self {
+            chronos_config: json::part("chronos_config", of("chronos_config")).map_err(told)?,
+            decoder_start_token_id: start.unwrap_or(0),
+            t5: json::typed(config).map_err(told)?,
+        })
+    }
 }
 
 /// What `chronos_config` says.

@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::{Activation, Linear, RmsNorm, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -15,6 +15,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ResidualBlock, joined_projections, query_scale};
+
+/// What [`Config`] does not say of the keys: the rotary positions that are implemented do not depend on a longest context.
+pub static KEYS: Keys = Keys { harmless: &["max_position_embeddings"], ..Keys::NONE };
 
 /// The keys of `config.json`. What a config leaves out is as in the release.
 #[derive(Debug, Clone, Deserialize)]
@@ -106,7 +109,7 @@ impl Config {
             ("head_dim * num_attention_heads", self.head_dim.saturating_mul(self.num_attention_heads)),
             (
                 "head_dim * num_key_value_heads * 2",
-                self.head_dim.saturating_mul(2 * self.num_key_value_heads),
+                self.head_dim.saturating_mul(self.num_key_value_heads).saturating_mul(2),
             ),
             ("horizon_length * (1 + quantiles)", self.horizon_length.saturating_mul(self.channels())),
             (
@@ -115,6 +118,7 @@ impl Config {
             ),
         ])?;
         super::exhibit::check_levels(&self.quantiles)?;
+        super::check_patches(self.context_length, self.patch_length)?;
         let uneven = |what: &str, a: usize, of: &str, b: usize| {
             Err(Error::unsupported(format!("{what} {a} is not a multiple of {of} {b}")))
         };

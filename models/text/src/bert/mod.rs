@@ -25,9 +25,9 @@ pub use vectors::Vectors;
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
-    #[serde(default)]
     pub architectures: Vec<String>,
     /// Words in the table.
     pub vocab_size: usize,
@@ -46,35 +46,51 @@ pub struct Config {
     /// Segments that can be told apart.
     pub type_vocab_size: usize,
     /// Added to variances.
-    #[serde(default = "layer_norm_eps")]
     pub layer_norm_eps: f64,
     /// Whether the masked-word head shares the word table.
-    #[serde(default = "yes")]
     pub tie_word_embeddings: bool,
     /// Class names by class index, as strings.
-    #[serde(default)]
     pub id2label: Option<std::collections::BTreeMap<String, String>>,
     /// How many classes there are; wins over the number of names.
-    #[serde(default)]
     pub num_labels: Option<usize>,
     /// What a classifier's outputs are: classes that exclude each other, classes that do not, or a number.
-    #[serde(default)]
     pub problem_type: Option<String>,
     /// What sentence-transformers wrote for a cross-encoder.
-    #[serde(default)]
     pub sentence_transformers: Option<CrossEncoder>,
     /// The same before its version 4.
-    #[serde(default)]
     pub sbert_ce_default_activation_function: Option<String>,
     /// Only "absolute" is BERT.
-    #[serde(default)]
     pub position_embedding_type: Option<String>,
     /// Only false is BERT.
-    #[serde(default)]
     pub is_decoder: bool,
     /// Only false is BERT.
-    #[serde(default)]
     pub add_cross_attention: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            vocab_size: 30_522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::GeluErf,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            tie_word_embeddings: true,
+            id2label: None,
+            num_labels: None,
+            problem_type: None,
+            sentence_transformers: None,
+            sbert_ce_default_activation_function: None,
+            position_embedding_type: None,
+            is_decoder: false,
+            add_cross_attention: false,
+        }
+    }
 }
 
 /// The keys of a cross-encoder.
@@ -83,14 +99,6 @@ pub struct CrossEncoder {
     /// The function on its outputs, a path as `torch.nn.modules.linear.Identity`.
     #[serde(default)]
     pub activation_fn: Option<String>,
-}
-
-fn layer_norm_eps() -> f64 {
-    1e-12
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Config {

@@ -23,7 +23,12 @@ use crate::causal::{CausalLm, Step, UsualTokens, output_head};
 use experts::Mlp;
 
 /// What [`Config`] does not say of the keys.
-pub static KEYS: Keys = Keys { mapped: &[("num_experts", "num_local_experts")], ..Keys::NONE };
+pub static KEYS: Keys = Keys {
+    mapped: &[("num_experts", "num_local_experts")],
+    // The gate has an activation of its own, and the router's scores are of training.
+    harmless: &["hidden_act", "output_router_logits", "router_aux_loss_coef"],
+    ..Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
 /// gpt-oss-120b.

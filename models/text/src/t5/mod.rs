@@ -42,6 +42,8 @@ pub static KEYS: Keys = Keys {
         ("num_hidden_layers", "num_layers"),
         ("head_dim", "d_kv"),
     ],
+    // Both stacks are what they are.
+    harmless: &["is_decoder"],
     types: &["t5"],
     ..Keys::NONE
 };

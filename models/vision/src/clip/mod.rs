@@ -25,7 +25,7 @@ mod vision;
 
 use candle_core::Tensor;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Exhibit, Model, Opening, check_sizes, only_known};
+use fauna_shared::model::{Exhibit, Keys, Model, Opening, check_sizes, only_known};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -47,6 +47,10 @@ use crate::pair::{self, Pair, PairExhibit};
 
 /// How the `model_type` of what this family loads begins.
 const KIND: &str = "clip";
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys =
+    Keys { parts: &[("text_config", &Keys::NONE), ("vision_config", &Keys::NONE)], ..Keys::NONE };
 
 /// `config.json`: of both towers, or of one alone.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

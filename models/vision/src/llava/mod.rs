@@ -16,13 +16,14 @@ use fauna_shared::item::{Image, Prompt};
 use fauna_shared::model::{Exhibit, Keys, Model, Opening};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::{Inventory, Name};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 use fauna_text::causal::CausalLm;
 use fauna_text::llama::{self, Llama};
 use fauna_text::words;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::clip::{VisionConfig, VisionTower, without_class};
+use crate::processor;
 use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees, with_parts};
 
 /// The tower of LLaVA 1.5 and LLaVA-Med, where it is named and not described.
@@ -60,7 +61,13 @@ pub struct Projection {
 }
 
 /// What [`Config`] does not say of the keys.
-pub static KEYS: Keys = Keys { mapped: &[("image_token_id", "image_token_index")], ..Keys::NONE };
+pub static KEYS: Keys = Keys {
+    mapped: &[("image_token_id", "image_token_index")],
+    // How many tokens a picture takes follows from the tower.
+    harmless: &["image_seq_length"],
+    parts: &[("text_config", &llama::KEYS), ("vision_config", &Keys::NONE)],
+    ..Keys::NONE
+};
 
 impl Config {
     /// What `config` says.
@@ -76,6 +83,7 @@ impl Config {
     }
 
     fn of_the_original(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
+        let told = |error: Error| wrong(error.message().to_string());
         let language = seeing::without_nulls(config, &["sliding_window"]);
         let refuse = |key: &str, found: &Value, known: &str| {
             Err(Error::unsupported(format!("{key} {found} is not implemented"))
@@ -109,7 +117,7 @@ impl Config {
             _ => return refuse("mm_projector_type", &config["mm_projector_type"], "linear, mlpNx_gelu"),
         };
         Ok(Self {
-            language: serde_json::from_value(language).map_err(|error| wrong(error.to_string()))?,
+            language: json::typed(language).map_err(told)?,
             layers: vec![config["mm_vision_select_layer"].as_i64().unwrap_or(-2)],
             with_class,
             projector: Projection { maps, activation: Activation::GeluErf, bias: true },
@@ -119,10 +127,16 @@ impl Config {
 
     fn of_transformers(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
         let text = seeing::without_nulls(&config["text_config"], &["sliding_window"]);
-        let kind = text["model_type"].as_str().unwrap_or("llama");
-        let mut language = class_defaults(kind)?;
-        language.extend(text.as_object().cloned().unwrap_or_default());
-        if config["tie_word_embeddings"] == json!(true) {
+        let told = |error: Error| wrong(error.message().to_string());
+        let flag = |key: &str| json::part::<Option<bool>>(key, config[key].clone()).map_err(told);
+        let kind = text["model_type"].as_str().unwrap_or("llama").to_string();
+        if !["llama", "mistral"].contains(&kind.as_str()) {
+            let error = format!("text_config of model_type \"{kind:.80}\" is not implemented");
+            return Err(Error::unsupported(error).hint("known: llama, mistral"));
+        }
+        let mut language = text.as_object().cloned().unwrap_or_default();
+        language.insert("model_type".into(), json!(kind));
+        if flag("tie_word_embeddings")? == Some(true) {
             language.insert("tie_word_embeddings".into(), json!(true));
         }
         let layers = match &config["vision_feature_layer"] {
@@ -142,45 +156,19 @@ impl Config {
         };
         let activation = match &config["projector_hidden_act"] {
             Value::Null => Activation::GeluErf,
-            name => serde_json::from_value(name.clone())
-                .map_err(|error| wrong(format!("projector_hidden_act: {error}")))?,
+            name => json::part("projector_hidden_act", name.clone()).map_err(told)?,
         };
-        let bias = config["multimodal_projector_bias"].as_bool().unwrap_or(true);
-        let token = config["image_token_index"].as_u64();
-        let token = token.unwrap_or(32_000);
+        let bias = flag("multimodal_projector_bias")?.unwrap_or(true);
+        let token: Option<u32> =
+            json::part("image_token_index", config["image_token_index"].clone()).map_err(told)?;
         Ok(Self {
-            language: serde_json::from_value(language.into())
-                .map_err(|error| wrong(format!("text_config: {error}")))?,
+            language: json::part("text_config", llama::KEYS.read(language.into())?).map_err(told)?,
             layers,
             with_class,
             projector: Projection { maps: 2, activation, bias },
-            image_token: Some(
-                u32::try_from(token).map_err(|_| wrong(format!("image_token_index {token} is no token")))?,
-            ),
+            image_token: Some(token.unwrap_or(32_000)),
         })
     }
-}
-
-/// What transformers' class of `kind` holds where a config leaves it out, as releases do.
-fn class_defaults(kind: &str) -> Result<Map<String, Value>> {
-    let all = match kind {
-        "mistral" => json!({
-            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-            "rms_norm_eps": 1e-6, "sliding_window": 4096, "model_type": "mistral"
-        }),
-        "llama" => json!({
-            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "model_type": "llama"
-        }),
-        other => {
-            return Err(Error::unsupported(format!(
-                "text_config of model_type \"{other}\" is not implemented"
-            ))
-            .hint("known: llama, mistral"));
-        }
-    };
-    Ok(all.as_object().cloned().unwrap_or_default())
 }
 
 /// What a release calls its tensors, in the names of this file: the original's, and transformers' of several ages.
@@ -237,10 +225,10 @@ impl Llava {
             Value::Null => tower_config(opening, named)?,
             vision => seeing::without_nulls(vision, &[]),
         };
-        let vision: VisionConfig = serde_json::from_value(vision)
-            .map_err(|error| opening.config_error(format!("vision_config: {error}")))?;
+        let vision: VisionConfig =
+            json::part("vision_config", vision).map_err(|error| opening.config_error(error.message()))?;
         let depths = depths(&config.layers, vision.num_hidden_layers)?;
-        let (width, seen) = (config.language.hidden_size, vision.hidden_size * depths.len());
+        let (width, seen) = (config.language.hidden_size, vision.hidden_size.saturating_mul(depths.len()));
         let projector = (0..config.projector.maps).map(|i| {
             let inputs = if i == 0 { seen } else { width };
             // Activations are counted among the maps.
@@ -442,10 +430,10 @@ pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
     card.notes.push(seeing::NO_DEVICE.to_string());
     let size = network.image_size();
     let square = opening.config["image_aspect_ratio"].as_str() == Some("square");
-    let processor = seeing::processor(opening, || match square {
+    let processor = processor::of(&opening.files, "LlavaImageProcessor")?.unwrap_or_else(|| match square {
         true => Processor::clip(size),
         false => Processor::llava(size),
-    })?;
+    });
     // Beside the original's weights lies CLIP's own processor file, which knows of no padding.
     let original = !opening.config["text_config"].is_object();
     let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };

@@ -15,7 +15,7 @@ use fauna_shared::item::{Image, Prompt};
 use fauna_shared::model::{Exhibit, Keys, Model, Opening, check_sizes};
 use fauna_shared::nn::{Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, json};
 use fauna_text::causal::CausalLm;
 use fauna_text::gemma3::{self, Gemma3, Masks};
 use fauna_text::words;
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 pub use prompt::OneShot;
 
+use crate::processor;
 use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees};
 use crate::siglip::{VisionConfig, VisionTower};
 
@@ -56,7 +57,10 @@ impl TryFrom<Value> for Config {
             }
         }
         // Tied or not, the whole model says; and its head gives the plain scores, whatever its text model would.
-        text["tie_word_embeddings"] = json!(config["tie_word_embeddings"].as_bool().unwrap_or(true));
+        let told = |error: Error| error.message().to_string();
+        let tied: Option<bool> =
+            json::part("tie_word_embeddings", config["tie_word_embeddings"].clone()).map_err(told)?;
+        text["tie_word_embeddings"] = json!(tied.unwrap_or(true));
         text["architectures"] = json!(["Gemma3ForCausalLM"]);
         // The head that pools has no part in this, and releases come without it.
         vision["vision_use_head"] = json!(false);
@@ -66,9 +70,8 @@ impl TryFrom<Value> for Config {
         };
         let image_token = number("image_token_index", 262_144)?;
         Ok(Self {
-            text_config: serde_json::from_value(text).map_err(|error| format!("text_config: {error}"))?,
-            vision_config: serde_json::from_value(vision)
-                .map_err(|error| format!("vision_config: {error}"))?,
+            text_config: json::part("text_config", text).map_err(told)?,
+            vision_config: json::part("vision_config", vision).map_err(told)?,
             mm_tokens_per_image: number("mm_tokens_per_image", 256)? as usize,
             image_token_index: u32::try_from(image_token)
                 .map_err(|_| format!("image_token_index {image_token} is no token"))?,
@@ -102,6 +105,12 @@ pub static KEYS: Keys = Keys {
         ("image_token_id", "image_token_index"),
         ("boi_token_id", "boi_token_index"),
         ("eoi_token_id", "eoi_token_index"),
+    ],
+    parts: &[
+        // Tied or not, the whole model says.
+        ("text_config", &Keys { harmless: &["tie_word_embeddings"], ..Keys::NONE }),
+        // The head that pools has no part in this.
+        ("vision_config", &Keys { harmless: &["vision_use_head"], ..Keys::NONE }),
     ],
     ..Keys::NONE
 };
@@ -301,7 +310,8 @@ pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
         opening.card(&crate::GEMMA3, &opening.architecture("Gemma3ForConditionalGeneration"), &inventory);
     card.notes.push(seeing::NO_DEVICE.to_string());
     let size = network.image_size();
-    let mut processor = seeing::processor(opening, || Processor::gemma3(size))?;
+    let mut processor =
+        processor::of(&opening.files, "Gemma3ImageProcessor")?.unwrap_or_else(|| Processor::gemma3(size));
     let flag = |name: &str| match opening.options.settings.get(name) {
         None => Ok(None),
         Some(value) => {

@@ -22,7 +22,7 @@ mod vision;
 
 use candle_core::Tensor;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Exhibit, Model, Opening, only_known};
+use fauna_shared::model::{Exhibit, Keys, Model, Opening, only_known};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use fauna_text::words::{checked_ids, input_ids, real_tokens};
@@ -36,6 +36,10 @@ use crate::pair::{self, Pair, PairExhibit};
 
 /// How the `model_type` of what this family loads begins.
 const KIND: &str = "siglip";
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys =
+    Keys { parts: &[("text_config", &Keys::NONE), ("vision_config", &Keys::NONE)], ..Keys::NONE };
 
 /// `config.json`: of both towers, or of one alone.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -1,7 +1,7 @@
 //! The keys of IDEFICS' `config.json`, in the nested spelling and the flat one of early revisions.
 
-use fauna_shared::model::{check_heads, check_sizes};
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{Keys, check_heads, check_sizes};
+use fauna_shared::{Error, Result, json};
 use fauna_text::llama;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -9,6 +9,30 @@ use serde_json::{Map, Value, json};
 
 use crate::clip::VisionConfig;
 use crate::flamingo::perceiver;
+
+/// What [`Config`] does not say of the keys.
+pub static KEYS: Keys = Keys {
+    // What is trained, and how it begins.
+    harmless: &[
+        "alpha_initializer",
+        "alphas_initializer_range",
+        "freeze_lm_head",
+        "freeze_text_layers",
+        "freeze_text_module_exceptions",
+        "freeze_vision_layers",
+        "freeze_vision_module_exceptions",
+    ],
+    parts: &[
+        ("vision_config", &Keys { mapped: &[("hidden_size", "embed_dim")], ..Keys::NONE }),
+        // Whether there is a resampler, the whole model says.
+        ("perceiver_config", &Keys { harmless: &["use_resampler"], ..Keys::NONE }),
+    ],
+    // No text is looked back upon across its end.
+    fill: Some(|keys| {
+        keys.entry("eos_token_id").or_insert(2.into());
+    }),
+    ..Keys::NONE
+};
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone)]
@@ -91,7 +115,8 @@ fn one() -> usize {
 
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(config: D) -> std::result::Result<Self, D::Error> {
-        let mut keys = Map::deserialize(config)?;
+        let keys = Map::deserialize(config)?;
+        let told = |error: Error| D::Error::custom(error.message());
         let nested = |name: &str, keys: &Map<String, Value>| match keys.get(name) {
             Some(Value::Object(nested)) => nested.clone(),
             _ => Map::new(),
@@ -109,7 +134,8 @@ impl<'de> Deserialize<'de> for Config {
         }
         // The width goes by a name of its own.
         if let Some(width) = vision.remove("embed_dim") {
-            vision.insert("hidden_size".to_string(), width);
+            let width: usize = json::part("vision_config.embed_dim", width).map_err(told)?;
+            vision.insert("hidden_size".to_string(), width.into());
         }
         fill(
             &mut vision,
@@ -118,20 +144,11 @@ impl<'de> Deserialize<'de> for Config {
                 "num_hidden_layers": 32, "num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5
             }),
         );
-        // Later ones leave out what is the class's default.
-        fill(
-            &mut keys,
-            json!({
-                "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-                "num_attention_heads": 32
-            }),
-        );
-        let rest: Rest = read(&keys).map_err(D::Error::custom)?;
+        let rest: Rest = json::typed(keys.clone().into()).map_err(told)?;
         Ok(Self {
-            language: read(&keys).map_err(D::Error::custom)?,
-            vision_config: read(&vision).map_err(|e| D::Error::custom(format!("vision_config: {e}")))?,
-            perceiver_config: read(&resampler)
-                .map_err(|e| D::Error::custom(format!("perceiver_config: {e}")))?,
+            language: json::typed(keys.into()).map_err(told)?,
+            vision_config: json::part("vision_config", vision.into()).map_err(told)?,
+            perceiver_config: json::part("perceiver_config", resampler.into()).map_err(told)?,
             additional_vocab_size: rest.additional_vocab_size,
             cross_layer_interval: rest.cross_layer_interval,
             alpha_type: rest.alpha_type,
@@ -139,10 +156,6 @@ impl<'de> Deserialize<'de> for Config {
             use_resampler: rest.use_resampler,
         })
     }
-}
-
-fn read<T: for<'a> Deserialize<'a>>(keys: &Map<String, Value>) -> serde_json::Result<T> {
-    serde_json::from_value(Value::Object(keys.clone()))
 }
 
 /// Adds what of `defaults` is not there.

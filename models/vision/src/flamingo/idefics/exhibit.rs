@@ -21,6 +21,7 @@ use super::prompt::{AROUND, END_OF_TURN, words as in_words};
 use crate::flamingo::prompt::PLACE;
 use crate::flamingo::reading::{self, Answering, Looks};
 use crate::flamingo::sight::{Media, Sight};
+use crate::processor;
 
 /// Tokens of an answer, where the user sets no other limit.
 const ANSWER: usize = 100;
@@ -62,11 +63,8 @@ impl IdeficsExhibit {
         let mut card = opening.card(&crate::IDEFICS, &architecture, &inventory);
         card.context = Some(idefics.positions());
         let tokenizer = words::tokenizer(opening)?;
-        let processor = match opening.json("preprocessor_config.json")? {
-            Some(settings) => Processor::from_json(&settings)
-                .map_err(|error| error.at(opening.files.root().join("preprocessor_config.json")))?,
-            None => Processor::idefics(idefics.config().vision_config.image_size),
-        };
+        let processor = processor::of(&opening.files, "IdeficsImageProcessor")?
+            .unwrap_or_else(|| Processor::idefics(idefics.config().vision_config.image_size));
         let generation = opening.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&opening.config[key]),

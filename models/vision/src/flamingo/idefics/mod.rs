@@ -19,7 +19,7 @@ use fauna_text::causal::CausalLm;
 use fauna_text::llama::{self, Llama};
 use serde_json::{Value, json};
 
-pub use config::{Alpha, Config, PerceiverConfig};
+pub use config::{Alpha, Config, KEYS, PerceiverConfig};
 pub use exhibit::IdeficsExhibit;
 
 use super::perceiver::Perceiver;

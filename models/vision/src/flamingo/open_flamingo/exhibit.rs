@@ -23,6 +23,7 @@ use super::release::{Assembled, assemble};
 use crate::flamingo::prompt::PLACE;
 use crate::flamingo::reading::{self, Answering, Looks};
 use crate::flamingo::sight::{Media, Sight};
+use crate::processor;
 
 /// Tokens of an answer, where the user sets no other limit.
 const ANSWER: usize = 64;
@@ -71,13 +72,12 @@ impl OpenFlamingoExhibit {
             .at(language.root())
             .hint("the tokenizer is not the one it was trained with: name the ids with --set media_token_id=ID and --set eoc_token_id=ID"));
         }
-        let settings = match vision.json("preprocessor_config.json")? {
-            Some(settings) => Some(settings),
-            None => vision.json("open_clip_config.json")?,
-        };
-        let processor = match settings {
-            Some(settings) => Processor::from_json(&settings).map_err(|error| error.at(vision.root()))?,
-            None => Processor::open_clip(flamingo.config().vision_encoder.image_size),
+        let processor = match processor::of(&vision, "CLIPImageProcessor")? {
+            Some(processor) => processor,
+            None => match vision.json("open_clip_config.json")? {
+                Some(settings) => Processor::from_json(&settings).map_err(|error| error.at(vision.root()))?,
+                None => Processor::open_clip(flamingo.config().vision_encoder.image_size),
+            },
         };
         Ok(Self {
             pad: tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad),
