@@ -5,6 +5,8 @@
 mod config_keys;
 #[path = "releases/sweep.rs"]
 mod releases;
+#[path = "conformance/tensor_names.rs"]
+mod tensor_names;
 
 use std::path::{Path, PathBuf};
 

@@ -52,6 +52,25 @@ pub enum Name {
     Ignore,
 }
 
+impl Name {
+    /// What `rename` calls `name` once `prefix` is off, if it has it: the name of the base model inside a model with a
+    /// head, which the reference takes or leaves.
+    ///
+    /// ```
+    /// use fauna_shared::weights::Name;
+    /// let rename = |name: &str| Name::without("clip.", name, |_| Name::Keep);
+    /// assert_eq!(rename("clip.logit_scale"), Name::To("logit_scale".into()));
+    /// assert_eq!(rename("logit_scale"), Name::Keep);
+    /// ```
+    pub fn without(prefix: &str, name: &str, rename: impl FnOnce(&str) -> Self) -> Self {
+        let Some(plain) = name.strip_prefix(prefix) else { return rename(name) };
+        match rename(plain) {
+            Self::Keep => Self::To(plain.to_string()),
+            renamed => renamed,
+        }
+    }
+}
+
 /// A place in a checkpoint. Cheap to clone; [`at`](Weights::at) descends.
 ///
 /// ```
@@ -224,6 +243,21 @@ impl Weights {
         match &self.shared.origin {
             Origin::Files { tensors, .. } => below(tensors, &self.path(name)).next().is_some(),
             Origin::Seed(_) | Origin::Nothing => otherwise,
+        }
+    }
+
+    /// Whether the checkpoint holds the tensors `name` and `other`, and they differ.
+    pub fn differ(&self, name: &str, other: &str) -> bool {
+        let Origin::Files { tensors, .. } = &self.shared.origin else { return false };
+        let stored = |name: &str| Some(&tensors.get(&self.path(name))?.stored);
+        match (stored(name), stored(other)) {
+            (Some(a), Some(b)) => {
+                let (bytes, others): (&[u8], &[u8]) = (&a.bytes, &b.bytes);
+                a.storage != b.storage
+                    || a.shape != b.shape
+                    || (bytes.as_ptr() != others.as_ptr() && bytes != others)
+            }
+            _ => false,
         }
     }
 

@@ -513,21 +513,28 @@ pub fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
         .collect()
 }
 
-/// The output head of a network whose word table is `table`: the table itself if they are `tied`, else `lm_head`; none in
-/// the `bare` network of a class without a head.
+/// The table of token embeddings, `name`, of `vocab_size` rows of `width`, and the output head: the table itself if they
+/// are `tied`, else `lm_head`; none in the `bare` network of a class without a head.
 ///
 /// # Errors
 /// As every read.
-pub fn output_head(w: &Weights, table: &Embedding, tied: bool, bare: bool) -> Result<Option<Linear>> {
-    Ok(match (tied, bare) {
-        (true, _) => {
-            // Some releases save a copy of the table under the head's name.
-            w.skip("lm_head");
-            Some(table.as_linear())
-        }
-        (false, true) => None,
-        (false, false) => Some(w.linear_no_bias("lm_head", table.width(), table.count())?),
-    })
+pub fn embedding_and_head(
+    w: &Weights,
+    name: &str,
+    (vocab_size, width): (usize, usize),
+    tied: bool,
+    bare: bool,
+) -> Result<(Embedding, Option<Linear>)> {
+    if tied {
+        let (table, head) = w.tied(name, "lm_head", vocab_size, width)?;
+        return Ok((table, Some(head)));
+    }
+    let table = w.embedding(name, vocab_size, width)?;
+    let head = match bare {
+        true => None,
+        false => Some(w.linear_no_bias("lm_head", width, vocab_size)?),
+    };
+    Ok((table, head))
 }
 
 /// Walks the tensors of a network of this kind: what a checkpoint of its config holds.

@@ -14,7 +14,7 @@ use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, UsualTokens, output_head};
+use crate::causal::{CausalLm, Step, UsualTokens, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
@@ -274,7 +274,6 @@ impl Model for Gemma3 {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
         let layers = c
             .reaches()?
             .into_iter()
@@ -283,7 +282,13 @@ impl Model for Gemma3 {
             .collect::<Result<_>>()?;
         let norm = norm(c, w, "norm", c.hidden_size)?;
         let bare = c.architectures.first().is_some_and(|name| name == "Gemma3TextModel");
-        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
+        let (embed_tokens, lm_head) = embedding_and_head(
+            w,
+            "embed_tokens",
+            (c.vocab_size, c.hidden_size),
+            c.tie_word_embeddings,
+            bare,
+        )?;
         let (global_rope, local_rope) = (c.rope(Reach::Global)?, c.rope(Reach::Local)?);
         Ok(Self { embed_tokens, layers, norm, lm_head, global_rope, local_rope, config })
     }

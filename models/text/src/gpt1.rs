@@ -90,6 +90,8 @@ pub enum Afn {
 /// What a release calls its tensors, in the names of this file.
 pub fn rename(name: &str) -> Name {
     match name.strip_prefix("transformer.").unwrap_or(name) {
+        // A second head, which chooses among answers and has no part in what is written.
+        plain if plain.starts_with("multiple_choice_head.") => Name::Ignore,
         // Buffers of the causal mask and of counted positions.
         plain if plain.ends_with(".attn.bias") || plain == "position_ids" => Name::Ignore,
         plain if plain == name => Name::Keep,
@@ -132,16 +134,14 @@ impl Model for Gpt1 {
         let c = &config;
         check_sizes(&[("vocab_size", c.vocab_size), ("n_positions", c.n_positions)])?;
         check_heads(("n_embd", c.n_embd), ("n_head", c.n_head))?;
-        let tokens_embed = w.embedding("tokens_embed", c.vocab_size, c.n_embd)?;
         let positions_embed = w.embedding("positions_embed", c.n_positions, c.n_embd)?;
         let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;
-        let lm_head = match c.tie_word_embeddings {
-            true => {
-                // Fine-tunes save a copy of the table under the head's name.
-                w.skip("lm_head");
-                tokens_embed.as_linear()
-            }
-            false => w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+        let (tokens_embed, lm_head) = match c.tie_word_embeddings {
+            true => w.tied("tokens_embed", "lm_head", c.vocab_size, c.n_embd)?,
+            false => (
+                w.embedding("tokens_embed", c.vocab_size, c.n_embd)?,
+                w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+            ),
         };
         Ok(Self { tokens_embed, positions_embed, h, lm_head, config })
     }

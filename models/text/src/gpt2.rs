@@ -93,6 +93,10 @@ pub fn rename(name: &str) -> Name {
     if plain.ends_with(".attn.bias") || plain.ends_with(".attn.masked_bias") {
         return Name::Ignore;
     }
+    // A second head, which chooses among answers and has no part in what is written.
+    if plain.starts_with("multiple_choice_head.") {
+        return Name::Ignore;
+    }
     if plain == name { Name::Keep } else { Name::To(plain.to_string()) }
 }
 
@@ -137,17 +141,15 @@ impl Model for Gpt2 {
         check_sizes(&[("vocab_size", c.vocab_size), ("n_positions", c.n_positions)])?;
         check_sizes(&[("n_inner", c.n_inner.unwrap_or(1))])?;
         check_heads(("n_embd", c.n_embd), ("n_head", c.n_head))?;
-        let wte = w.embedding("wte", c.vocab_size, c.n_embd)?;
         let wpe = w.embedding("wpe", c.n_positions, c.n_embd)?;
         let h = (0..c.n_layer).map(|i| Block::load(c, i, &w.at_index("h", i))).collect::<Result<_>>()?;
         let ln_f = w.layer_norm("ln_f", c.n_embd, c.layer_norm_epsilon)?;
-        let lm_head = match c.tie_word_embeddings {
-            true => {
-                // Fine-tunes save a copy of the table under the head's name.
-                w.skip("lm_head");
-                wte.as_linear()
-            }
-            false => w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+        let (wte, lm_head) = match c.tie_word_embeddings {
+            true => w.tied("wte", "lm_head", c.vocab_size, c.n_embd)?,
+            false => (
+                w.embedding("wte", c.vocab_size, c.n_embd)?,
+                w.linear_no_bias("lm_head", c.n_embd, c.vocab_size)?,
+            ),
         };
         Ok(Self { wte, wpe, h, ln_f, lm_head, config })
     }

@@ -15,7 +15,7 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, output_head};
+use crate::causal::{CausalLm, Step, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// What [`Config`] does not say of the keys.
@@ -177,12 +177,12 @@ impl Model for GptBigCode {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let wte = w.embedding("wte", c.vocab_size, c.n_embd)?;
         let wpe = w.embedding("wpe", c.n_positions, c.n_embd)?;
         let h = (0..c.n_layer).map(|i| Block::load(c, &w.at_index("h", i))).collect::<Result<_>>()?;
         let ln_f = w.layer_norm("ln_f", c.n_embd, c.epsilon())?;
         let bare = c.architectures.first().is_some_and(|name| name == "GPTBigCodeModel");
-        let lm_head = output_head(w, &wte, c.tie_word_embeddings, bare)?;
+        let (wte, lm_head) =
+            embedding_and_head(w, "wte", (c.vocab_size, c.n_embd), c.tie_word_embeddings, bare)?;
         Ok(Self { wte, wpe, h, ln_f, lm_head, config })
     }
 }

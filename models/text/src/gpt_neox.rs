@@ -155,24 +155,22 @@ impl Model for GptNeoX {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embed_in = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
         let layers = (0..c.num_hidden_layers)
             .map(|i| Block::load(c, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let final_layer_norm = w.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?;
         let bare = c.architectures.first().is_some_and(|name| name == "GPTNeoXModel");
-        let embed_out = match (c.tie_word_embeddings, bare) {
-            (true, _) => {
-                // Some releases save a copy of the table under the head's name.
-                w.skip("embed_out");
-                w.skip("lm_head");
-                Some(embed_in.as_linear())
+        // What transformers calls the head in memory, and some files after it.
+        let head = if w.has("lm_head", false) { "lm_head" } else { "embed_out" };
+        let (embed_in, embed_out) = match c.tie_word_embeddings {
+            true => {
+                let (table, head) = w.tied("embed_in", head, c.vocab_size, c.hidden_size)?;
+                (table, Some(head))
             }
-            (false, true) => None,
-            (false, false) => {
-                // What transformers calls the head in memory, and some files after it.
-                let name = if w.has("lm_head", false) { "lm_head" } else { "embed_out" };
-                Some(w.linear_no_bias(name, c.hidden_size, c.vocab_size)?)
+            false => {
+                let table = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
+                let own = || w.linear_no_bias(head, c.hidden_size, c.vocab_size);
+                (table, if bare { None } else { Some(own()?) })
             }
         };
         let rope = c.rope()?;

@@ -28,7 +28,6 @@ pub mod words;
 
 use fauna_shared::item::Modality::{Gene, Label, Text, Vector};
 use fauna_shared::model::{Family, Keys, Release};
-use fauna_shared::weights::Name;
 use serde_json::json;
 
 use crate::causal::{LanguageModel, inventory};
@@ -493,7 +492,7 @@ pub static T5: Family = Family {
     ],
     config_of_gguf: None,
     layout: None,
-    rename: |_| Name::Keep,
+    rename: t5::rename,
     inventory: t5::inventory,
     open: |opening| Ok(Box::new(t5::T5Exhibit::open(opening)?)),
     sample: t5::sample,

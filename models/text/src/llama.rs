@@ -14,7 +14,7 @@ use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, output_head};
+use crate::causal::{CausalLm, Step, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// What [`Config`] does not say of the keys: what Mistral's class has where a file leaves it out.
@@ -213,7 +213,6 @@ impl Model for Llama {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
         let layers = (0..c.num_hidden_layers)
             .map(|i| Block::load(c, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
@@ -222,7 +221,13 @@ impl Model for Llama {
             .architectures
             .first()
             .is_some_and(|name| matches!(name.as_str(), "LlamaModel" | "MistralModel"));
-        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
+        let (embed_tokens, lm_head) = embedding_and_head(
+            w,
+            "embed_tokens",
+            (c.vocab_size, c.hidden_size),
+            c.tie_word_embeddings,
+            bare,
+        )?;
         let rope =
             c.rope.rope(c.head_width(), c.max_position_embeddings).map_err(|error| match c.head_dim {
                 Some(width) => error.context(format!("head_dim {width}")),

@@ -14,7 +14,7 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::causal::{CausalLm, Step, output_head};
+use crate::causal::{CausalLm, Step, embedding_and_head};
 
 /// What [`Config`] does not say of the keys: the reference's names, and those of MosaicGPT's flat files.
 pub static KEYS: Keys = Keys {
@@ -252,12 +252,12 @@ impl Model for Mpt {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let wte = w.embedding("wte", c.vocab_size, c.d_model)?;
         let blocks =
             (0..c.n_layers).map(|i| Block::load(c, &w.at_index("blocks", i))).collect::<Result<_>>()?;
         let norm_f = w.layer_norm_no_bias("norm_f", c.d_model, c.layer_norm_epsilon)?;
         let bare = c.architectures.first().is_some_and(|name| name == "MptModel");
-        let lm_head = output_head(w, &wte, c.tie_word_embeddings, bare)?;
+        let (wte, lm_head) =
+            embedding_and_head(w, "wte", (c.vocab_size, c.d_model), c.tie_word_embeddings, bare)?;
         let slopes = c.slopes();
         Ok(Self { wte, blocks, norm_f, lm_head, slopes, config })
     }

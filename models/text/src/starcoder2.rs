@@ -14,7 +14,7 @@ use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, output_head};
+use crate::causal::{CausalLm, Step, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
@@ -174,13 +174,18 @@ impl Model for Starcoder2 {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
         let layers = (0..c.num_hidden_layers)
             .map(|i| Block::load(c, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let norm = w.layer_norm("norm", c.hidden_size, c.norm_epsilon)?;
         let bare = c.architectures.first().is_some_and(|name| name == "Starcoder2Model");
-        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
+        let (embed_tokens, lm_head) = embedding_and_head(
+            w,
+            "embed_tokens",
+            (c.vocab_size, c.hidden_size),
+            c.tie_word_embeddings,
+            bare,
+        )?;
         let rope = c.rope.rope(c.head_width(), c.max_position_embeddings)?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }

@@ -110,4 +110,24 @@ impl Weights {
         let table = self.at(name).table("weight", count, width)?;
         Ok(Embedding { table, activations: self.runtime().activations() })
     }
+
+    /// The table `table` of `count` rows of `width`, and the output head `head` that shares it. As in the reference a
+    /// file may hold either or both; where both are there and differ, each is what it is.
+    ///
+    /// # Errors
+    /// As every read.
+    pub fn tied(&self, table: &str, head: &str, count: usize, width: usize) -> Result<(Embedding, Linear)> {
+        if self.differ(&format!("{table}.weight"), &format!("{head}.weight")) {
+            return Ok((self.embedding(table, count, width)?, self.linear_no_bias(head, width, count)?));
+        }
+        let weight = |name: &str| self.has(&format!("{name}.weight"), false);
+        let (held, copy) = match !weight(table) && weight(head) {
+            true => (head, table),
+            false => (table, head),
+        };
+        self.skip(&format!("{copy}.weight"));
+        let table = self.embedding(held, count, width)?;
+        let head = table.as_linear();
+        Ok((table, head))
+    }
 }

@@ -10,6 +10,11 @@ use serde_json::{Value, json};
 /// same layers under other names; what codebooks were trained with, and the paddings that old files hold, are no
 /// weights.
 pub fn rename(name: &str) -> Name {
+    Name::without("encodec.", name, in_base)
+}
+
+/// The same without the name of the base model.
+fn in_base(name: &str) -> Name {
     let (path, last) = name.rsplit_once('.').unwrap_or(("", name));
     let of_training = matches!(last, "embed_avg" | "cluster_size" | "inited");
     if of_training || matches!(last, "stride" | "kernel_size" | "padding_total") {

@@ -175,6 +175,11 @@ impl Config {
 
 /// What a release calls its tensors, in the names of this file.
 pub fn rename(name: &str) -> Name {
+    Name::without("encoder_decoder.", name, in_base)
+}
+
+/// The same without the name of the base model.
+fn in_base(name: &str) -> Name {
     // Old uploads hold a table of positions, which are computed.
     if name.ends_with(".embed_positions.weights") {
         return Name::Ignore;

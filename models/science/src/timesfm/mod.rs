@@ -18,7 +18,7 @@ use fauna_shared::{Error, Result};
 
 pub use patched_exhibit::PatchedExhibit;
 pub(crate) use patched_exhibit::sample as patched_sample;
-pub(crate) use release::{PATCHED, V2_5, rename};
+pub(crate) use release::{PATCHED, V2_5, rename_2_5, rename_patched};
 pub use v2_5_exhibit::V25Exhibit;
 pub(crate) use v2_5_exhibit::sample as v2_5_sample;
 

@@ -12,8 +12,35 @@ use serde_json::{Value, json};
 /// The file of the original 1.0 and 2.0.
 const ORIGINAL: &str = "torch_model.ckpt";
 
-/// What a release calls its tensors, in transformers' names.
-pub(crate) fn rename(name: &str) -> Name {
+/// What a release of 1.0 or 2.0 calls its tensors, in transformers' names.
+pub(crate) fn rename_patched(name: &str) -> Name {
+    rename(name, "decoder", "horizon_ff_layer.")
+}
+
+/// What a release of 2.5 calls its tensors, in transformers' names.
+pub(crate) fn rename_2_5(name: &str) -> Name {
+    rename(name, "model", "output_projection_")
+}
+
+/// The name of a tensor of a network whose base model is called `base` and whose heads begin with `head`. The
+/// reference takes the name of the base model before both, or before neither.
+fn rename(name: &str, base: &str, head: &str) -> Name {
+    let known = match released(name) {
+        Name::To(known) => known,
+        _ => name.to_string(),
+    };
+    let below_base = known.strip_prefix(base).and_then(|rest| rest.strip_prefix('.'));
+    let known = match (below_base, known.strip_prefix("decoder.input_ff_layer.")) {
+        (Some(plain), _) if plain.starts_with(head) => plain.to_string(),
+        (None, Some(rest)) => format!("{base}.input_ff_layer.{rest}"),
+        (None, None) if known.starts_with("layers.") => format!("{base}.{known}"),
+        _ => known,
+    };
+    if known == name { Name::Keep } else { Name::To(known) }
+}
+
+/// What the original releases and the hub's copy call a tensor, in transformers' names.
+fn released(name: &str) -> Name {
     let new = match name.split_once('.') {
         // The hub's copy in transformers' names keeps the original ones of this part.
         Some(("model" | "layers", _)) if name.contains(".mlp.ff") => {
@@ -250,9 +277,14 @@ mod tests {
             ("model.layers.4.mlp.ff1.weight", "model.layers.4.mlp.fc2.weight"),
             ("output_projection_point.hidden_layer.weight", "output_projection_point.input_layer.weight"),
         ] {
+            let rename = if new.starts_with("model.") || new.starts_with("output_") {
+                rename_2_5
+            } else {
+                rename_patched
+            };
             assert_eq!(rename(old), Name::To(new.into()), "{old}");
             assert_eq!(rename(new), Name::Keep, "{new}");
         }
-        assert_eq!(rename("stranger.weight"), Name::Keep);
+        assert_eq!(rename_2_5("stranger.weight"), Name::Keep);
     }
 }

@@ -284,7 +284,6 @@ impl Model for Bert {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embeddings = Embeddings::load(c, &w.at("embeddings"))?;
         let layers = (0..c.num_hidden_layers)
             .map(|i| Layer::load(c, &w.at_index("encoder.layer", i)))
             .collect::<Result<_>>()?;
@@ -293,6 +292,17 @@ impl Model for Bert {
             Some(name) => name,
             None => by_tensors(named, w)?,
         };
+        let of_words = matches!(architecture, "BertForMaskedLM" | "AntiBERTy" | "BertForPreTraining");
+        let (words, decoder) = match c.tie_word_embeddings && of_words {
+            true => {
+                let (table, head) = ("embeddings.word_embeddings", "cls.predictions.decoder");
+                let (words, decoder) = w.tied(table, head, c.vocab_size, c.hidden_size)?;
+                (words, Some(decoder))
+            }
+            false => (w.embedding("embeddings.word_embeddings", c.vocab_size, c.hidden_size)?, None),
+        };
+        let embeddings = Embeddings::load(c, words, &w.at("embeddings"))?;
+        let word_head = || WordHead::load(c, decoder.as_ref(), &w.at("cls.predictions"));
         let wants_pooler = !matches!(
             architecture,
             "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering" | "AntiBERTy"
@@ -303,16 +313,13 @@ impl Model for Bert {
         };
         let head = match architecture {
             "BertModel" => Head::None,
-            "BertForMaskedLM" | "AntiBERTy" => {
-                Head::MaskedWord(WordHead::load(c, &embeddings, &w.at("cls.predictions"))?)
-            }
+            "BertForMaskedLM" | "AntiBERTy" => Head::MaskedWord(word_head()?),
             "BertForNextSentencePrediction" => {
                 Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)
             }
-            "BertForPreTraining" => Head::PreTraining(
-                WordHead::load(c, &embeddings, &w.at("cls.predictions"))?,
-                w.linear("cls.seq_relationship", c.hidden_size, 2)?,
-            ),
+            "BertForPreTraining" => {
+                Head::PreTraining(word_head()?, w.linear("cls.seq_relationship", c.hidden_size, 2)?)
+            }
             "BertForSequenceClassification" => {
                 check_sizes(&[("num_labels", c.labels())])?;
                 Head::Sequence(w.linear("classifier", c.hidden_size, c.labels())?)
@@ -442,9 +449,9 @@ impl Bert {
 }
 
 impl Embeddings {
-    fn load(c: &Config, w: &Weights) -> Result<Self> {
+    fn load(c: &Config, word_embeddings: Embedding, w: &Weights) -> Result<Self> {
         Ok(Self {
-            word_embeddings: w.embedding("word_embeddings", c.vocab_size, c.hidden_size)?,
+            word_embeddings,
             position_embeddings: w.embedding(
                 "position_embeddings",
                 c.max_position_embeddings,
@@ -505,16 +512,17 @@ impl SelfAttention {
 }
 
 impl WordHead {
-    fn load(c: &Config, embeddings: &Embeddings, w: &Weights) -> Result<Self> {
+    /// `tied`: the head that shares the table, unless the head has a matrix of its own.
+    fn load(c: &Config, tied: Option<&Linear>, w: &Weights) -> Result<Self> {
         // An untied head has a bias of its own beside its matrix; a tied one keeps it one level up.
         let bias = match (c.tie_word_embeddings, w.has("decoder.bias", false), w.has("bias", true)) {
             (true, true, false) | (false, true, _) => "decoder.bias",
             _ => "bias",
         };
         let bias = w.tensor(bias, &[c.vocab_size])?;
-        let weight = match c.tie_word_embeddings {
-            true => embeddings.word_embeddings.as_linear().weight().clone(),
-            false => w.matrix("decoder.weight", c.vocab_size, c.hidden_size)?,
+        let weight = match tied {
+            Some(head) => head.weight().clone(),
+            None => w.matrix("decoder.weight", c.vocab_size, c.hidden_size)?,
         };
         Ok(Self {
             dense: w.linear("transform.dense", c.hidden_size, c.hidden_size)?,

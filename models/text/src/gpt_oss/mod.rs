@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub use original::layout;
 
-use crate::causal::{CausalLm, Step, UsualTokens, output_head};
+use crate::causal::{CausalLm, Step, UsualTokens, embedding_and_head};
 use experts::Mlp;
 
 /// What [`Config`] does not say of the keys.
@@ -257,13 +257,18 @@ impl Model for GptOss {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
-        let embed_tokens = w.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
         let layers = (0..c.num_hidden_layers)
             .map(|i| Block::load(c, i, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let norm = w.rms_norm("norm", c.hidden_size, c.rms_norm_eps)?;
         let bare = c.architectures.first().is_some_and(|name| name == "GptOssModel");
-        let lm_head = output_head(w, &embed_tokens, c.tie_word_embeddings, bare)?;
+        let (embed_tokens, lm_head) = embedding_and_head(
+            w,
+            "embed_tokens",
+            (c.vocab_size, c.hidden_size),
+            c.tie_word_embeddings,
+            bare,
+        )?;
         let rope = c.rope()?;
         Ok(Self { embed_tokens, layers, norm, lm_head, rope, config })
     }

@@ -28,7 +28,7 @@ use fauna_shared::Result;
 use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
 use fauna_shared::model::{Keys, Model, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
-use fauna_shared::weights::Weights;
+use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 
 pub use exhibit::T5Exhibit;
@@ -247,7 +247,7 @@ impl Model for T5 {
         let encoder = Encoder::with_words(c, words.clone(), &w.at("encoder"))?;
         let decoder = Decoder::with_words(c, words.clone(), &w.at("decoder"))?;
         let bare = c.architectures.first().is_some_and(|name| name == "T5Model");
-        let own_head = !c.tie_word_embeddings || w.has("lm_head", false);
+        let own_head = !c.tie_word_embeddings || (w.has("lm_head", false) && held(c, w) != "lm_head");
         let lm_head = match (bare, own_head) {
             (true, _) => None,
             (false, true) => Some(w.linear_no_bias("lm_head", c.d_model, c.vocab_size)?),
@@ -261,16 +261,29 @@ impl Model for T5 {
     }
 }
 
+/// What a release calls its tensors: by the names of this file, with or without the reference's base model's.
+pub fn rename(name: &str) -> Name {
+    Name::without("transformer.", name, |_| Name::Keep)
+}
+
 /// The word table that encoder, decoder and most heads share. Files hold it under one name or under several.
 ///
 /// # Errors
 /// As any load.
 pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
     config.check()?;
-    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
-    let held = names.into_iter().find(|name| w.has(name, false)).unwrap_or(names[0]);
-    names.iter().filter(|name| **name != held).for_each(|copy| w.skip(copy));
+    let held = held(config, w);
+    TABLES.iter().filter(|name| **name != held).for_each(|copy| w.skip(copy));
     w.embedding(held, config.vocab_size, config.d_model)
+}
+
+/// The names of the word table, and of its copies.
+const TABLES: [&str; 3] = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+
+/// The name that the word table is held by: any of its own, or that of a head that shares it.
+fn held(config: &Config, w: &Weights) -> &'static str {
+    let head = config.tie_word_embeddings.then_some("lm_head");
+    TABLES.into_iter().chain(head).find(|name| w.has(name, false)).unwrap_or(TABLES[0])
 }
 
 impl T5 {

@@ -31,6 +31,17 @@ const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 /// assert_eq!(rename(fc1), Name::Keep);
 /// ```
 pub fn rename(name: &str) -> Name {
+    Name::without("clip.", name, in_base)
+}
+
+/// The same without the name of the base model.
+fn in_base(name: &str) -> Name {
+    // A tower with a projection takes the name of the tower for its base model's.
+    for projection in ["text_model.text_projection.", "vision_model.visual_projection."] {
+        if let (true, Some((_, plain))) = (name.starts_with(projection), name.split_once('.')) {
+            return Name::To(plain.to_string());
+        }
+    }
     // Counted positions, the causal mask, and what OpenAI's archives say of their sizes.
     let counted = name.ends_with("embeddings.position_ids");
     if counted || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name) {

@@ -196,6 +196,7 @@ pub fn rename(name: &str) -> Name {
         ("mm_projector.weight", "mm_projector.0.weight"),
         ("mm_projector.bias", "mm_projector.0.bias"),
         ("mm_projector.", "mm_projector."),
+        ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
         ("language_model.", "language_model."),
         ("lm_head.", "language_model.lm_head."),

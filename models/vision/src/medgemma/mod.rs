@@ -131,6 +131,7 @@ pub fn rename(name: &str) -> Name {
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);
     let renamed = [
+        ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
         ("vision_tower.vision_model.", "vision_tower."),
         ("lm_head.", "language_model.lm_head."),

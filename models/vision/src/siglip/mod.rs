@@ -79,7 +79,7 @@ impl TryFrom<Value> for Config {
 pub fn rename(name: &str) -> Name {
     match name.ends_with("embeddings.position_ids") {
         true => Name::Ignore,
-        false => Name::Keep,
+        false => Name::without("siglip.", name, |_| Name::Keep),
     }
 }
 
