@@ -23,9 +23,14 @@ seed() {
     shift
     mkdir -p "$corpus/$reader"
     for name in "$@"; do
-        find tests shared/tests models -name target -prune -o -type f -name "$name" -size -256k -print
-    done | head -200 | while read -r file; do
-        cp "$file" "$corpus/$reader/$(sha256sum "$file" | cut -c1-16)"
+        # Of many, those of one folder are much alike: any 200, the same ones each time.
+        mapfile -t -n 200 files < <(
+            find tests shared/tests models -name target -prune -o -type f -name "$name" -size -256k -print | sort |
+                shuf --random-source=<(yes)
+        )
+        for file in "${files[@]}"; do
+            cp "$file" "$corpus/$reader/$(sha256sum "$file" | cut -c1-16)"
+        done
     done
 }
 
@@ -34,6 +39,10 @@ seed tokenizer_config tokenizer_config.json
 seed spiece '*.model'
 seed vocab_txt vocab.txt
 seed config config.json
+seed processor preprocessor_config.json processor_config.json
+seed sentences modules.json sentence_bert_config.json
+mkdir -p "$corpus/config_keys"
+for family in $(seq 0 31); do printf "\\x$(printf %x "$family")\0\0" > "$corpus/config_keys/$family"; done
 seed safetensors '*.safetensors'
 seed pickle '*.bin' '*.pt' '*.pkl'
 seed checkpoint_th '*.th' '*.ckpt'
