@@ -18,6 +18,7 @@ use super::{bytes_of, forward, row_of};
 const MOST: u64 = 5_000_000;
 
 /// A config class of the reference, at one place of a family's config.
+#[derive(Clone)]
 struct Class {
     family: &'static Family,
     /// The sample config of the family, of the model type that has the class.
@@ -228,6 +229,33 @@ fn other_names_are_those_of_the_reference() {
             .collect();
         assert_eq!(mapped, class.attribute_map, "{} {}", class.family.name, class.name);
     }
+}
+
+#[test]
+fn a_key_may_stand_under_its_other_name_and_under_both() {
+    let mut walked = 0;
+    for class in classes() {
+        for (other, canonical) in &class.attribute_map {
+            let mut known = &class.sample;
+            for name in class.place.split('.').filter(|name| !name.is_empty()) {
+                known = &known[name];
+            }
+            let Some(value) = known.get(canonical).cloned() else { continue };
+            let plain = Seen::of(&class, &class.sample);
+            let mut under = |config: Value, what: &str| {
+                let seen = Seen::of(&class, &config);
+                assert!(seen == plain, "{} {what} {other}: {}", class.named(canonical), seen.name());
+                walked += 1;
+            };
+            let renamed = Class { sample: class.with(canonical, None), ..class.clone() };
+            under(renamed.with(other, Some(value.clone())), "as");
+            under(class.with(other, Some(value.clone())), "beside");
+            // As in the reference, the other name counts where they differ, in whatever order they stand.
+            let wrong = Class { sample: class.with(canonical, Some(json!(1))), ..class.clone() };
+            under(wrong.with(other, Some(value)), "overruled by");
+        }
+    }
+    assert!(walked > 60, "{walked}");
 }
 
 /// Numbers that no size, count or scale is, and others that a careless multiplication does not survive.
