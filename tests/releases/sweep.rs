@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fauna::releases::OwnConfig;
-use fauna::{Options, Release};
+use fauna::{Family, Options, Release};
+use serde_json::Value;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases")
@@ -94,6 +95,84 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
                 }
             }
             Err(error) => problems.push(format!("{id}: {error}")),
+        }
+    }
+    assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
+}
+
+/// The files that are configs of a network; the others say how a release reads, writes and answers.
+const NETWORK: [&str; 2] = ["config.json", "open_clip_config.json"];
+
+/// Files whose every value stands in the config beside them too, which is read instead.
+const REPEATED: [(&str, &str); 1] = [("encodec", "preprocessor_config.json")];
+
+/// A small config of the family, with what files beside a config are held against taken from the release's.
+fn small(family: &Family, release: &Value) -> Value {
+    let mut config = (family.sample)();
+    let shared: &[&str] = match family.name {
+        "bert" => &["/hidden_size", "/num_attention_heads", "/vocab_size", "/max_position_embeddings"],
+        "musicgen" => &["/model_type", "/architectures"],
+        "openvla" => &["/image_sizes"],
+        _ => &["/vision_config/image_size", "/vision_config/patch_size", "/mm_tokens_per_image"],
+    };
+    for path in shared {
+        if let (Some(value), Some(place)) = (release.pointer(path), config.pointer_mut(path)) {
+            *place = value.clone();
+        }
+    }
+    config
+}
+
+#[test]
+fn every_file_beside_a_config_is_read_where_it_says_something() {
+    let random = Options { random_weights: Some(7), ..Options::default() };
+    let mut problems = Vec::new();
+    for (id, files) in fixtures() {
+        let beside: Vec<&String> = files.iter().filter(|file| !NETWORK.contains(&file.as_str())).collect();
+        if beside.is_empty() {
+            continue;
+        }
+        let place = folder().join(id.replace('/', "__"));
+        let release = fauna::json::read(place.join("config.json")).unwrap();
+        let family = fauna::families().into_iter().find(|f| f.releases.iter().any(|r| r.id == id)).unwrap();
+        let model = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = model.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let read = |file: &str| std::fs::read_to_string(place.join(file)).unwrap();
+        write("config.json", &small(family, &release).to_string());
+        beside.iter().for_each(|file| write(file, &read(file)));
+        if beside.iter().any(|file| *file == "tokenizer_config.json") {
+            // The vocabulary that all MiniLMs share.
+            let words = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/minilm-q8_0/tokenizer.json");
+            write("tokenizer.json", &std::fs::read_to_string(words).unwrap());
+        }
+        let open = || fauna::open_with(model.path().to_str().unwrap(), &random).map(|_| ());
+        if let Err(error) = open() {
+            problems.push(format!("{id}: {error}"));
+            continue;
+        }
+        // What is read is missed when it is no JSON any more, by its name.
+        for file in beside {
+            write(file, "{");
+            let wanted = !REPEATED.contains(&(family.name, file.as_str()));
+            if !wanted {
+                let repeated = fauna::json::read(place.join(file)).unwrap();
+                for (said, config) in [("sampling_rate", "sampling_rate"), ("feature_size", "audio_channels")]
+                {
+                    assert_eq!(repeated[said], release[config], "{id}: {file}: {said}");
+                }
+            }
+            match open() {
+                Ok(()) if wanted => problems.push(format!("{id}: nothing reads {file}")),
+                Err(error) if wanted && !error.to_string().contains(file.as_str()) => {
+                    problems.push(format!("{id}: {file} is not named: {error}"));
+                }
+                _ => {}
+            }
+            write(file, &read(file));
         }
     }
     assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
