@@ -103,26 +103,33 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
 /// The files that are configs of a network; the others say how a release reads, writes and answers.
 const NETWORK: [&str; 2] = ["config.json", "open_clip_config.json"];
 
-/// Files whose values stand in the config beside them too, which is read instead: what they say, and where it says it.
-const REPEATED: [(&str, &str, &[(&str, &str)]); 2] = [
-    (
-        "encodec",
-        "preprocessor_config.json",
-        &[
+/// A file of a family whose values stand in the config beside it too, which is read instead.
+struct Repeated {
+    family: &'static str,
+    file: &'static str,
+    /// What it says, and where the config says it.
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const REPEATED: [Repeated; 2] = [
+    Repeated {
+        family: "encodec",
+        file: "preprocessor_config.json",
+        keys: &[
             ("sampling_rate", "/sampling_rate"),
             ("feature_size", "/audio_channels"),
             ("chunk_length_s", "/chunk_length_s"),
             ("overlap", "/overlap"),
         ],
-    ),
-    (
-        "llava",
-        "processor_config.json",
-        &[
+    },
+    Repeated {
+        family: "llava",
+        file: "processor_config.json",
+        keys: &[
             ("patch_size", "/vision_config/patch_size"),
             ("vision_feature_select_strategy", "/vision_feature_select_strategy"),
         ],
-    ),
+    },
 ];
 
 /// A small config of the family, with what files beside a config are held against taken from the release's.
@@ -200,9 +207,9 @@ fn every_file_beside_a_config_is_read_where_it_says_something() {
         // What is read is missed when it is no JSON any more, by its name.
         for file in beside {
             write(file, "{");
-            let repeated = REPEATED.iter().find(|(kind, name, _)| (*kind, *name) == (family.name, file));
+            let repeated = REPEATED.iter().find(|known| (known.family, known.file) == (family.name, file));
             let wanted = repeated.is_none();
-            for (said, path) in repeated.map_or(&[][..], |(_, _, keys)| keys) {
+            for (said, path) in repeated.map_or(&[][..], |known| known.keys) {
                 let says = &fauna::json::read(place.join(file)).unwrap()[said];
                 assert_eq!(says, release.pointer(path).unwrap_or(&Value::Null), "{id}: {file}: {said}");
             }
