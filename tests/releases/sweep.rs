@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fauna::releases::OwnConfig;
-use fauna::{Options, Release};
+use fauna::{Family, Options, Release};
+use serde_json::{Value, json};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases")
@@ -94,6 +95,132 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
                 }
             }
             Err(error) => problems.push(format!("{id}: {error}")),
+        }
+    }
+    assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
+}
+
+/// The files that are configs of a network; the others say how a release reads, writes and answers.
+const NETWORK: [&str; 2] = ["config.json", "open_clip_config.json"];
+
+/// A file of a family whose values stand in the config beside it too, which is read instead.
+struct Repeated {
+    family: &'static str,
+    file: &'static str,
+    /// What it says, and where the config says it.
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const REPEATED: [Repeated; 2] = [
+    Repeated {
+        family: "encodec",
+        file: "preprocessor_config.json",
+        keys: &[
+            ("sampling_rate", "/sampling_rate"),
+            ("feature_size", "/audio_channels"),
+            ("chunk_length_s", "/chunk_length_s"),
+            ("overlap", "/overlap"),
+        ],
+    },
+    Repeated {
+        family: "llava",
+        file: "processor_config.json",
+        keys: &[
+            ("patch_size", "/vision_config/patch_size"),
+            ("vision_feature_select_strategy", "/vision_feature_select_strategy"),
+        ],
+    },
+];
+
+/// A small config of the family, with what files beside a config are held against taken from the release's.
+fn small(family: &Family, release: &Value) -> Value {
+    let mut config = (family.sample)();
+    let shared: &[&str] = match family.name {
+        "bert" => &["/hidden_size", "/num_attention_heads", "/vocab_size", "/max_position_embeddings"],
+        "musicgen" => &["/model_type", "/architectures"],
+        "openvla" => &["/image_sizes"],
+        _ => &[
+            "/vision_config/image_size",
+            "/vision_config/patch_size",
+            "/mm_tokens_per_image",
+            "/image_token_index",
+            "/text_config/vocab_size",
+            "/vocab_size",
+        ],
+    };
+    for path in shared {
+        if let (Some(value), Some(place)) = (release.pointer(path), config.pointer_mut(path)) {
+            *place = value.clone();
+        }
+    }
+    config
+}
+
+/// A vocabulary for these settings of a tokenizer: MiniLM's for those of BERT, else one letter and the tokens that the
+/// settings name.
+fn vocabulary(family: &Family, settings: &Path) -> String {
+    if family.name == "bert" {
+        let words = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/minilm-q8_0/tokenizer.json");
+        return std::fs::read_to_string(words).unwrap();
+    }
+    let settings = fauna::json::read(settings).unwrap();
+    let named = settings["added_tokens_decoder"].as_object().unwrap();
+    let added = named.iter().map(|(id, token)| {
+        let mut token = token.clone();
+        token["id"] = id.parse::<u32>().unwrap().into();
+        token
+    });
+    let added: Vec<Value> = added.collect();
+    json!({"version": "1.0", "added_tokens": added, "model": {"type": "BPE", "vocab": {"a": 3}, "merges": []}})
+        .to_string()
+}
+
+#[test]
+fn every_file_beside_a_config_is_read_where_it_says_something() {
+    let random = Options { random_weights: Some(7), ..Options::default() };
+    let mut problems = Vec::new();
+    for (id, files) in fixtures() {
+        let beside: Vec<&String> = files.iter().filter(|file| !NETWORK.contains(&file.as_str())).collect();
+        if beside.is_empty() {
+            continue;
+        }
+        let place = folder().join(id.replace('/', "__"));
+        let release = fauna::json::read(place.join("config.json")).unwrap();
+        let family = fauna::families().into_iter().find(|f| f.releases.iter().any(|r| r.id == id)).unwrap();
+        let model = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = model.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let read = |file: &str| std::fs::read_to_string(place.join(file)).unwrap();
+        write("config.json", &small(family, &release).to_string());
+        beside.iter().for_each(|file| write(file, &read(file)));
+        if beside.iter().any(|file| *file == "tokenizer_config.json") {
+            write("tokenizer.json", &vocabulary(family, &place.join("tokenizer_config.json")));
+        }
+        let open = || fauna::open_with(model.path().to_str().unwrap(), &random).map(|_| ());
+        if let Err(error) = open() {
+            problems.push(format!("{id}: {error}"));
+            continue;
+        }
+        // What is read is missed when it is no JSON any more, by its name.
+        for file in beside {
+            write(file, "{");
+            let repeated = REPEATED.iter().find(|known| (known.family, known.file) == (family.name, file));
+            let wanted = repeated.is_none();
+            for (said, path) in repeated.map_or(&[][..], |known| known.keys) {
+                let says = &fauna::json::read(place.join(file)).unwrap()[said];
+                assert_eq!(says, release.pointer(path).unwrap_or(&Value::Null), "{id}: {file}: {said}");
+            }
+            match open() {
+                Ok(()) if wanted => problems.push(format!("{id}: nothing reads {file}")),
+                Err(error) if wanted && !error.to_string().contains(file.as_str()) => {
+                    problems.push(format!("{id}: {file} is not named: {error}"));
+                }
+                _ => {}
+            }
+            write(file, &read(file));
         }
     }
     assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));

@@ -26,9 +26,9 @@ pub static ENCODEC: Family = Family {
     inputs: &[Sound, Codes],
     outputs: &[Codes, Sound, Vector],
     releases: &[
-        Release::new("facebook/encodec_24khz", "EnCodec", "15M", "MIT (code)"),
+        Release::new("facebook/encodec_24khz", "EnCodec", "19M", "MIT (code)"),
         Release::new("facebook/encodec_32khz", "EnCodec", "58M", "CC-BY-NC-4.0"),
-        Release::new("facebook/encodec_48khz", "EnCodec", "15M", "MIT (code)"),
+        Release::new("facebook/encodec_48khz", "EnCodec", "17M", "MIT (code)"),
     ],
     config_of_gguf: None,
     layout: Some(encodec::layout),

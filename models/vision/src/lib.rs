@@ -182,7 +182,8 @@ pub static VQGAN: Family = Family {
     systems: &["DALL-E"],
     paper: "Esser et al. 2021, arXiv 2012.09841",
     model_types: &["vqgan"],
-    architectures: &["VQModel"],
+    // The release was saved by a transformers that left out the first four letters of a class of flax, "Flax" or not.
+    architectures: &["VQModel", "del"],
     gguf: &[],
     keys: &Keys::NONE,
     inputs: &[Codes],

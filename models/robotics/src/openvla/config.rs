@@ -229,9 +229,10 @@ fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
 pub(super) fn of_training_code(config: &Value) -> Option<Value> {
     let fused = |arch: &str| arch.contains("dinosiglip");
     let base = config["vla"]["base_vlm"].as_str()?;
-    let (backbone, llm) = match base {
-        "prism-dinosiglip-224px+7b" => ("dinosiglip-vit-so-224px", "llama2-7b-pure"),
-        "siglip-224px+7b" => ("siglip-vit-so400m", "vicuna-v15-7b"),
+    let (backbone, llm, resize) = match base {
+        "prism-dinosiglip-224px+7b" => ("dinosiglip-vit-so-224px", "llama2-7b-pure", "resize-naive"),
+        // The base models of the paper's ablations come with the strategy of LLaVA.
+        "siglip-224px+7b" => ("siglip-vit-so400m", "vicuna-v15-7b", "letterbox"),
         _ => return None,
     };
     Some(json!({
@@ -241,7 +242,7 @@ pub(super) fn of_training_code(config: &Value) -> Option<Value> {
         "llm_backbone_id": llm,
         "arch_specifier": if fused(backbone) { "no-align+fused-gelu-mlp" } else { "no-align+gelu-mlp" },
         "use_fused_vision_backbone": fused(backbone),
-        "image_resize_strategy": "resize-naive",
+        "image_resize_strategy": resize,
         "pad_to_multiple_of": 64,
         "text_config": {"model_type": "llama", "vocab_size": 32064, "pad_token_id": 32000},
     }))
@@ -282,6 +283,12 @@ mod tests {
         let config = read(of_training_code(&own).unwrap()).unwrap();
         assert_eq!((config.towers.len(), config.words()), (2, 32_000));
         assert!(of_training_code(&json!({"model_type": "openvla"})).is_none());
+        for (base, resize) in
+            [("prism-dinosiglip-224px+7b", "resize-naive"), ("siglip-224px+7b", "letterbox")]
+        {
+            let config = of_training_code(&json!({"vla": {"base_vlm": base}})).unwrap();
+            assert_eq!(config["image_resize_strategy"], resize, "{base}");
+        }
     }
 
     #[test]
