@@ -37,7 +37,7 @@ def of_fauna(fauna, shape):
     said = json.loads(done.stdout)
     if task == "generate":
         return [said["decode_per_second"]]
-    return [rows * (1 if images else tokens) / seconds for seconds in said["run_seconds"]]
+    return [rows * (1 if images else tokens) / seconds for seconds in said["runs"]]
 
 
 class Torch:
