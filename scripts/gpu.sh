@@ -91,7 +91,8 @@ for file in sorted(out.glob("*.json")):
     file.unlink()
 (out / "parity.json").write_text(json.dumps(rows, indent=1))
 wrong = [row for row in rows if not row["passes"] and not row.get("skipped")]
-print(f"parity on the GPU: {len(rows)} cases, {len(wrong)} do not agree; no answer from: {', '.join(unread) or 'none'}")
+skipped = sum(bool(row.get("skipped")) for row in rows)
+print(f"parity on the GPU: {len(rows)} cases, {skipped} skipped, {len(wrong)} do not agree; no answer from: {', '.join(unread) or 'none'}")
 for row in wrong[:40]:
     worst = max((part.get("max_abs") or 0 for part in row.get("rows", [])), default=None)
     print(f"  {row['case']}  {row.get('error') or worst}"[:300])
