@@ -110,9 +110,8 @@ impl Config {
 /// without the buffers of older files.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("gpt_neox.").unwrap_or(name);
-    let is_buffer =
-        |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
-    if [".bias", ".masked_bias", ".rotary_emb.inv_freq"].into_iter().any(is_buffer) {
+    let is_mask = |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
+    if Name::is_buffer(plain) || [".bias", ".masked_bias"].into_iter().any(is_mask) {
         return Name::Ignore;
     }
     if plain == name { Name::Keep } else { Name::To(plain.to_string()) }

@@ -12,8 +12,7 @@ use super::{OpenVla, OpenVlaExhibit, alone};
 /// What a release calls its tensors, in the names of this family: HF's, and those of the training code, whose files hold
 /// `vision_backbone`, `projector` and `llm_backbone` apart.
 pub(crate) fn rename(name: &str) -> Name {
-    if name.ends_with("rotary_emb.inv_freq") {
-        // A buffer in older files.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let known = [

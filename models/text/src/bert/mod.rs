@@ -167,11 +167,10 @@ impl Config {
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// and with the norms' first names.
 pub fn rename(name: &str) -> Name {
-    let plain = name.strip_prefix("bert.").unwrap_or(name);
-    if plain == "embeddings.position_ids" {
-        // A buffer of counted positions in older files.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
+    let plain = name.strip_prefix("bert.").unwrap_or(name);
     let plain =
         plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
     if plain == name { Name::Keep } else { Name::To(plain) }

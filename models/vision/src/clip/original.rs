@@ -31,7 +31,16 @@ const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 /// assert_eq!(rename(fc1), Name::Keep);
 /// ```
 pub fn rename(name: &str) -> Name {
-    Name::without("clip.", name, in_base)
+    Name::without("clip.", name, |name| {
+        // A tower may stand once more below its own name.
+        let twice = ["text_model.", "vision_model."]
+            .into_iter()
+            .find(|tower| name.strip_prefix(tower).is_some_and(|inner| inner.starts_with(tower)));
+        match twice {
+            Some(tower) => Name::without(tower, name, in_base),
+            None => in_base(name),
+        }
+    })
 }
 
 /// The same without the name of the base model.
@@ -42,9 +51,10 @@ fn in_base(name: &str) -> Name {
             return Name::To(plain.to_string());
         }
     }
-    // Counted positions, the causal mask, and what OpenAI's archives say of their sizes.
-    let counted = name.ends_with("embeddings.position_ids");
-    if counted || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name) {
+    // The causal mask, and what OpenAI's archives say of their sizes.
+    if Name::is_buffer(name)
+        || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name)
+    {
         return Name::Ignore;
     }
     // open_clip keeps a text tower of another make below `text`; its own has the same names there.

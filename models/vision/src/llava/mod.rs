@@ -181,8 +181,7 @@ impl Config {
 /// }
 /// ```
 pub fn rename(name: &str) -> Name {
-    if name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids") {
-        // Buffers in older files.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);

@@ -125,8 +125,7 @@ pub static KEYS: Keys = Keys {
 /// }
 /// ```
 pub fn rename(name: &str) -> Name {
-    if name.ends_with("embeddings.position_ids") {
-        // Counted positions.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);
