@@ -21,6 +21,8 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
+from chronos.chronos2 import Chronos2Model
+from chronos.chronos_bolt import ChronosBoltModelForForecasting
 from safetensors.torch import load_file, save_file
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
@@ -63,6 +65,15 @@ TIMES = {
     "patch_length": 4, "context_length": 24, "horizon_length": 6, "num_hidden_layers": 1, "hidden_size": 32,
     "intermediate_size": 48, "head_dim": 8, "num_attention_heads": 4,
 }  # fmt: skip
+SERIES = {
+    "context_length": 24, "input_patch_size": 6, "input_patch_stride": 6, "use_reg_token": True, "quantiles": [0.1, 0.5, 0.9],
+}  # fmt: skip
+TOKENS = {
+    "tokenizer_class": "MeanScaleUniformBins", "tokenizer_kwargs": {"low_limit": -6.0, "high_limit": 8.0},
+    "context_length": 24, "prediction_length": 6, "n_tokens": 61, "n_special_tokens": 2, "pad_token_id": 0,
+    "eos_token_id": 1, "use_eos_token": True, "model_type": "seq2seq", "num_samples": 5, "temperature": 1.0,
+    "top_k": 50, "top_p": 1.0,
+}  # fmt: skip
 
 # A family's name here, classes of the reference, what their configs say.
 CLASSES = [
@@ -73,6 +84,18 @@ CLASSES = [
     ("bert", "BertForSequenceClassification", BERT),
     ("bert", "BertForTokenClassification", BERT),
     ("bert", "BertForQuestionAnswering", BERT),
+    ("chronos-2", "Chronos2Model", {
+        "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 1, "num_heads": 4, "attn_implementation": "eager",
+        "chronos_config": {**SERIES, "output_patch_size": 6, "max_output_patches": 2, "use_arcsinh": True},
+    }),
+    ("chronos-bolt", "ChronosBoltModelForForecasting", {**T5, "decoder_start_token_id": 0, "chronos_config": {**SERIES, "prediction_length": 6}}),
+    ("chronos-t5", "T5ForConditionalGeneration", {
+        **T5, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "chronos_config": TOKENS,
+    }),
+    ("chronos-t5", "GPT2LMHeadModel", {
+        **GPT, "bos_token_id": 1, "pad_token_id": 0, "eos_token_id": 1,
+        "chronos_config": {**TOKENS, "model_type": "causal"},
+    }),
     ("clip", "CLIPModel", CLIP),
     ("clip", "CLIPTextModel", TEXT),
     ("clip", "CLIPVisionModel", VISION),
@@ -148,6 +171,9 @@ def renaming(*pairs):
 
     return rename
 
+
+# Of another package, on the same loader.
+CHRONOS = {each.__name__: each for each in [ChronosBoltModelForForecasting, Chronos2Model]}
 
 # What opens from GGUF, by the name that its files have.
 GGUF = {
@@ -277,6 +303,8 @@ def passed_over(cls, config, model, saved, state):
     for pattern in patterns:
         if pattern.endswith("relative_attention_bias.weight"):
             candidates[pattern] = [32, 4]
+        if pattern == "lm_head.weight":
+            candidates[pattern] = [61, config.d_model]
     prefix = model.base_model_prefix
     for name, shape in list(candidates.items()):
         if prefix and name.startswith(f"{prefix}."):
@@ -304,7 +332,7 @@ def in_gguf(arch, names, layers):
 
 
 def entry(family, name, keys, held):
-    cls = getattr(transformers, name)
+    cls = CHRONOS.get(name) or getattr(transformers, name)
     config = cls.config_class(**keys)
     torch.manual_seed(0)
     model = cls(config).float().eval()

@@ -29,9 +29,16 @@ const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 /// let fc1 = "vision_model.encoder.layers.3.mlp.fc1.bias";
 /// assert_eq!(rename("visual.transformer.resblocks.3.mlp.c_fc.bias"), Name::To(fc1.into()));
 /// assert_eq!(rename(fc1), Name::Keep);
+/// // Trained by open_clip on several devices; inside another model; a tower below its own name twice.
+/// let class = "vision_model.embeddings.class_embedding";
+/// assert_eq!(rename("module.visual.class_embedding"), Name::To(class.into()));
+/// assert_eq!(rename(&format!("clip.{class}")), Name::To(class.into()));
+/// assert_eq!(rename(&format!("vision_model.{class}")), Name::To(class.into()));
 /// ```
 pub fn rename(name: &str) -> Name {
-    Name::without("clip.", name, |name| {
+    // Of a network that open_clip trained on several devices, or of the base model inside another.
+    let wrapper = if name.starts_with("module.") { "module." } else { "clip." };
+    Name::without(wrapper, name, |name| {
         // A tower may stand once more below its own name.
         let twice = ["text_model.", "vision_model."]
             .into_iter()
