@@ -244,6 +244,43 @@ fn a_head_that_differs_from_the_table_that_it_is_tied_to_is_used_as_the_referenc
 }
 
 #[test]
+fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
+    let classes = classes();
+    let (mut problems, mut compared) = (Vec::new(), Vec::new());
+    for bare in classes.iter().filter(|class| class.name.ends_with("Model")) {
+        // The numbers of both are made for what the family calls them.
+        let file = |class: &Class| {
+            let called = |tensor: Written| Written {
+                made_for: class.called(&tensor.name).unwrap_or_default(),
+                ..tensor
+            };
+            class.saved().into_iter().map(called).collect::<Vec<_>>()
+        };
+        let names = |class: &Class| -> BTreeSet<String> {
+            file(class).into_iter().map(|tensor| tensor.made_for).collect()
+        };
+        let has_more = |class: &&Class| {
+            class.family.name == bare.family.name
+                && class.name != bare.name
+                && names(class).is_superset(&names(bare))
+        };
+        let own = bare.computed(&file(bare)).unwrap();
+        for whole in classes.iter().filter(has_more) {
+            compared.push(format!("{} from {}", bare.name, whole.name));
+            match bare.computed(&file(whole)) {
+                Err(error) => problems.push(format!("{} from {}: {error}", bare.name, whole.name)),
+                Ok(bits) if bits != own => {
+                    problems.push(format!("{} from {}: other numbers", bare.name, whole.name))
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
+    assert!(compared.len() >= 10, "{compared:?}");
+}
+
+#[test]
 fn a_scale_of_clip_that_open_clip_kept_as_a_row_of_one_is_the_same_scale() {
     let class = classes().into_iter().find(|class| class.name == "CLIPModel").unwrap();
     // What a seed makes depends on the name, not on the shape.

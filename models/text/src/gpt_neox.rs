@@ -169,6 +169,10 @@ impl Model for GptNeoX {
             false => {
                 let table = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
                 let own = || w.linear_no_bias(head, c.hidden_size, c.vocab_size);
+                // The file of a bare network may be of one with a head.
+                if bare {
+                    w.skip(head);
+                }
                 (table, if bare { None } else { Some(own()?) })
             }
         };

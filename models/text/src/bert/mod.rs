@@ -311,7 +311,11 @@ impl Model for Bert {
             false => None,
         };
         let head = match architecture {
-            "BertModel" => Head::None,
+            "BertModel" => {
+                // As the reference opens what was tuned for a task.
+                ["classifier", "qa_outputs"].into_iter().for_each(|head| w.skip(head));
+                Head::None
+            }
             "BertForMaskedLM" | "AntiBERTy" => Head::MaskedWord(word_head()?),
             "BertForNextSentencePrediction" => {
                 Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)
