@@ -168,12 +168,15 @@ impl Model for GptNeoX {
             }
             false => {
                 let table = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
-                let own = || w.linear_no_bias(head, c.hidden_size, c.vocab_size);
-                // The file of a bare network may be of one with a head.
-                if bare {
-                    w.skip(head);
-                }
-                (table, if bare { None } else { Some(own()?) })
+                let head = match bare {
+                    true => {
+                        // The file may be of a network with a head.
+                        w.skip(head);
+                        None
+                    }
+                    false => Some(w.linear_no_bias(head, c.hidden_size, c.vocab_size)?),
+                };
+                (table, head)
             }
         };
         let rope = c.rope()?;
