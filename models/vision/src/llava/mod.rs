@@ -179,6 +179,9 @@ impl Config {
 /// for name in ["model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"] {
 ///     assert_eq!(rename(name), Name::To("mm_projector.2.bias".into()));
 /// }
+/// // The tower finds what stands below its own name by itself.
+/// let class = "vision_tower.vision_model.embeddings.class_embedding";
+/// assert_eq!(rename(&format!("model.vision_tower.{class}")), Name::To(class.into()));
 /// ```
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
@@ -186,9 +189,7 @@ pub fn rename(name: &str) -> Name {
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);
     let known = [
-        ("vision_tower.vision_tower.vision_model.", "vision_tower."),
         ("vision_tower.vision_tower.", "vision_tower."),
-        ("vision_tower.vision_model.", "vision_tower."),
         ("vision_tower.", "vision_tower."),
         ("multi_modal_projector.linear_1.", "mm_projector.0."),
         ("multi_modal_projector.linear_2.", "mm_projector.2."),
@@ -198,7 +199,6 @@ pub fn rename(name: &str) -> Name {
         ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
         ("language_model.", "language_model."),
-        ("lm_head.", "language_model.lm_head."),
     ];
     let renamed = known
         .into_iter()

@@ -132,7 +132,6 @@ pub fn rename(name: &str) -> Name {
     let renamed = [
         ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
-        ("vision_tower.vision_model.", "vision_tower."),
         ("lm_head.", "language_model.lm_head."),
     ]
     .into_iter()
