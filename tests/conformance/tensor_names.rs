@@ -259,10 +259,14 @@ fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
         let names = |class: &Class| -> BTreeSet<String> {
             file(class).into_iter().map(|tensor| tensor.made_for).collect()
         };
+        // More at the top, and the same in every layer.
         let has_more = |class: &&Class| {
+            let (all, own) = (names(class), names(bare));
             class.family.name == bare.family.name
                 && class.name != bare.name
-                && names(class).is_superset(&names(bare))
+                && class.config["tie_word_embeddings"] == bare.config["tie_word_embeddings"]
+                && all.is_superset(&own)
+                && all.difference(&own).all(|name| !name.contains(".0."))
         };
         let own = bare.computed(&file(bare)).unwrap();
         for whole in classes.iter().filter(has_more) {

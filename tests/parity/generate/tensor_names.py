@@ -55,7 +55,7 @@ ENCODEC = {
 MUSIC = {
     "text_encoder": {"model_type": "t5", **T5}, "audio_encoder": {"model_type": "encodec", **ENCODEC},
     "decoder": {
-        "model_type": "musicgen_decoder", "vocab_size": 16, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1,
+        "model_type": "musicgen_decoder", "vocab_size": 16, "hidden_size": 24, "ffn_dim": 64, "num_hidden_layers": 1,
         "num_attention_heads": 4, "num_codebooks": 2, "pad_token_id": 16, "bos_token_id": 16,
     },
 }  # fmt: skip
@@ -79,6 +79,7 @@ TOKENS = {
 CLASSES = [
     ("bert", "BertModel", BERT),
     ("bert", "BertForMaskedLM", BERT),
+    ("bert", "BertForMaskedLM", {**BERT, "tie_word_embeddings": False}),
     ("bert", "BertForNextSentencePrediction", BERT),
     ("bert", "BertForPreTraining", BERT),
     ("bert", "BertForSequenceClassification", BERT),
@@ -102,6 +103,7 @@ CLASSES = [
     ("clip", "CLIPTextModelWithProjection", TEXT),
     ("clip", "CLIPVisionModelWithProjection", VISION),
     ("encodec", "EncodecModel", ENCODEC),
+    ("encodec", "EncodecModel", {**ENCODEC, "norm_type": "time_group_norm"}),
     ("gemma3", "Gemma3ForConditionalGeneration", {
         "text_config": GEMMA, "vision_config": {**VISION, "vision_use_head": False}, "mm_tokens_per_image": 4,
         "image_token_index": 60,
@@ -112,11 +114,13 @@ CLASSES = [
     ("gpt1", "OpenAIGPTModel", GPT),
     ("gpt1", "OpenAIGPTDoubleHeadsModel", GPT),
     ("gpt2", "GPT2LMHeadModel", GPT),
+    ("gpt2", "GPT2LMHeadModel", {**GPT, "tie_word_embeddings": False}),
     ("gpt2", "GPT2Model", GPT),
     ("gpt2", "GPT2DoubleHeadsModel", GPT),
     ("gpt_bigcode", "GPTBigCodeForCausalLM", GPT),
     ("gpt_bigcode", "GPTBigCodeModel", GPT),
     ("gpt_neox", "GPTNeoXForCausalLM", NEOX),
+    ("gpt_neox", "GPTNeoXForCausalLM", {**NEOX, "tie_word_embeddings": True}),
     ("gpt_neox", "GPTNeoXModel", NEOX),
     ("gpt_oss", "GptOssForCausalLM", GPT_OSS),
     ("gpt_oss", "GptOssModel", GPT_OSS),
@@ -133,6 +137,7 @@ CLASSES = [
         },
     }),
     ("llama", "LlamaForCausalLM", LLAMA),
+    ("llama", "LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     ("llama", "LlamaModel", LLAMA),
     ("llama", "MistralForCausalLM", LLAMA),
     ("llama", "MistralModel", LLAMA),
@@ -152,6 +157,7 @@ CLASSES = [
     ("starcoder2", "Starcoder2ForCausalLM", LLAMA),
     ("starcoder2", "Starcoder2Model", LLAMA),
     ("t5", "T5ForConditionalGeneration", T5),
+    ("t5", "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     ("t5", "T5EncoderModel", T5),
     ("t5", "T5Model", T5),
     ("timesfm", "TimesFmModelForPrediction", TIMES),
