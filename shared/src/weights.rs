@@ -69,6 +69,21 @@ impl Name {
             renamed => renamed,
         }
     }
+
+    /// Whether `name` is of a buffer that older releases hold and every network computes for itself: the frequencies of
+    /// a rotary embedding, counted positions. The reference passes over both, wherever they stand.
+    ///
+    /// ```
+    /// use fauna_shared::weights::Name;
+    /// assert!(Name::is_buffer("model.layers.0.self_attn.rotary_emb.inv_freq"));
+    /// assert!(Name::is_buffer("position_ids") && !Name::is_buffer("decomposition_ids"));
+    /// ```
+    pub fn is_buffer(name: &str) -> bool {
+        ["rotary_emb.inv_freq", "position_ids"]
+            .into_iter()
+            .filter_map(|buffer| name.strip_suffix(buffer))
+            .any(|place| place.is_empty() || place.ends_with('.'))
+    }
 }
 
 /// A place in a checkpoint. Cheap to clone; [`at`](Weights::at) descends.

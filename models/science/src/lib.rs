@@ -67,7 +67,7 @@ pub static CHRONOS_BOLT: Family = Family {
     ],
     config_of_gguf: None,
     layout: Some(chronos::BOLT),
-    rename: |_| Name::Keep,
+    rename: chronos::rename_bolt,
     inventory: |opening| Ok(opening.load::<chronos::bolt::ChronosBolt>()?.1),
     open: |opening| Ok(Box::new(chronos::BoltExhibit::open(opening)?)),
     sample: chronos::bolt_sample,

@@ -531,7 +531,11 @@ pub fn embedding_and_head(
     }
     let table = w.embedding(name, vocab_size, width)?;
     let head = match bare {
-        true => None,
+        true => {
+            // The file may be of a network with a head.
+            w.skip("lm_head");
+            None
+        }
         false => Some(w.linear_no_bias("lm_head", width, vocab_size)?),
     };
     Ok((table, head))

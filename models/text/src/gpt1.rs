@@ -93,7 +93,7 @@ pub fn rename(name: &str) -> Name {
         // A second head, which chooses among answers and has no part in what is written.
         plain if plain.starts_with("multiple_choice_head.") => Name::Ignore,
         // Buffers of the causal mask and of counted positions.
-        plain if plain.ends_with(".attn.bias") || plain == "position_ids" => Name::Ignore,
+        plain if plain.ends_with(".attn.bias") || Name::is_buffer(plain) => Name::Ignore,
         plain if plain == name => Name::Keep,
         plain => Name::To(plain.to_string()),
     }

@@ -110,9 +110,8 @@ impl Config {
 /// without the buffers of older files.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("gpt_neox.").unwrap_or(name);
-    let is_buffer =
-        |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
-    if [".bias", ".masked_bias", ".rotary_emb.inv_freq"].into_iter().any(is_buffer) {
+    let is_mask = |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
+    if Name::is_buffer(plain) || [".bias", ".masked_bias"].into_iter().any(is_mask) {
         return Name::Ignore;
     }
     if plain == name { Name::Keep } else { Name::To(plain.to_string()) }
@@ -169,8 +168,15 @@ impl Model for GptNeoX {
             }
             false => {
                 let table = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
-                let own = || w.linear_no_bias(head, c.hidden_size, c.vocab_size);
-                (table, if bare { None } else { Some(own()?) })
+                let head = match bare {
+                    true => {
+                        // The file may be of a network with a head.
+                        w.skip(head);
+                        None
+                    }
+                    false => Some(w.linear_no_bias(head, c.hidden_size, c.vocab_size)?),
+                };
+                (table, head)
             }
         };
         let rope = c.rope()?;

@@ -164,8 +164,8 @@ const PARTS: [(&str, &str); 9] = [
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
-    if name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" {
-        // A buffer in older files; a table the config has already taken up.
+    // A table that the config has already taken up.
+    if Name::is_buffer(name) || name == "rope_freqs.weight" {
         return Name::Ignore;
     }
     if let Some(plain) = name.strip_prefix("model.") {

@@ -194,9 +194,11 @@ impl Config {
 }
 
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
-/// as the earlier code of MPT-1B names them.
+/// as the earlier code of MPT-1B names them; or inside what either release's own code takes for the name of a base model.
 pub fn rename(name: &str) -> Name {
-    let plain = name.strip_prefix("transformer.").unwrap_or(name);
+    let wrapper = if name.starts_with("mosaic_gpt.") { "mosaic_gpt." } else { "model." };
+    let plain = name.strip_prefix(wrapper).unwrap_or(name);
+    let plain = plain.strip_prefix("transformer.").unwrap_or(plain);
     let earlier = [
         (".ln_1.", ".norm_1."),
         (".ln_2.", ".norm_2."),
@@ -448,6 +450,8 @@ mod tests {
             ("transformer.blocks.3.mlp.mlp_down.weight", "blocks.3.ffn.down_proj.weight"),
             ("transformer.ln_f.weight", "norm_f.weight"),
             ("transformer.blocks.3.attn.q_ln.weight", "blocks.3.attn.q_ln.weight"),
+            ("mosaic_gpt.transformer.ln_f.weight", "norm_f.weight"),
+            ("model.transformer.wte.weight", "wte.weight"),
         ] {
             assert_eq!(rename(earlier), Name::To(now.into()));
         }

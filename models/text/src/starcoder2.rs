@@ -130,6 +130,9 @@ const PARTS: [(&str, &str); 8] = [
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
+    if Name::is_buffer(name) {
+        return Name::Ignore;
+    }
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
     }

@@ -339,13 +339,15 @@ impl Weights {
 
     /// The weight here, its norm folded in if it is stored apart.
     fn taps(&self, shape: [usize; 3], weight_norm: bool) -> Result<Tensor> {
-        let (length, direction) = if self.has("weight_v", false) {
-            ("weight_g", "weight_v")
-        } else if self.has("parametrizations.weight", weight_norm) {
-            ("parametrizations.weight.original0", "parametrizations.weight.original1")
-        } else {
+        const LENGTH: [&str; 2] = ["weight_g", "parametrizations.weight.original0"];
+        const DIRECTION: [&str; 2] = ["weight_v", "parametrizations.weight.original1"];
+        let is_apart = LENGTH.into_iter().chain(DIRECTION).any(|name| self.has(name, weight_norm));
+        if !is_apart {
             return self.tensor("weight", &shape);
-        };
+        }
+        // Each is found under either name, as by the reference.
+        let [length, direction] =
+            [LENGTH, DIRECTION].map(|[old, now]| if self.has(old, false) { old } else { now });
         let length = self.tensor(length, &[shape[0], 1, 1])?;
         let direction = self.tensor(direction, &shape)?;
         if is_stand_in(&direction) || is_stand_in(&length) {

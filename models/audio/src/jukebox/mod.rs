@@ -139,7 +139,8 @@ pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("module.").unwrap_or(name);
     match openai(plain) {
         Some(name) => Name::To(name),
-        None => Name::Keep,
+        // The name of the base model, which transformers takes before all.
+        None => Name::without("jukebox.", name, |_| Name::Keep),
     }
 }
 
@@ -272,6 +273,7 @@ mod tests {
             ),
             ("decoders.2.out.weight", "vqvae.decoders.2.out.weight"),
             ("bottleneck.level_blocks.2.k", "vqvae.bottleneck.level_blocks.2.codebook"),
+            ("jukebox.vqvae.decoders.2.out.weight", "vqvae.decoders.2.out.weight"),
             ("y_emb.bow_genre_emb.emb.weight", "priors.0.metadata_embedding.bow_genre_emb.weight"),
             ("y_emb.total_length_emb.emb.weight", "priors.0.metadata_embedding.total_length_emb.emb.weight"),
             ("module.prior.x_emb.weight", "priors.0.prior.embed_tokens.weight"),

@@ -12,8 +12,12 @@ use super::{OpenVla, OpenVlaExhibit, alone};
 /// What a release calls its tensors, in the names of this family: HF's, and those of the training code, whose files hold
 /// `vision_backbone`, `projector` and `llm_backbone` apart.
 pub(crate) fn rename(name: &str) -> Name {
-    if name.ends_with("rotary_emb.inv_freq") {
-        // A buffer in older files.
+    Name::without("model.", name, in_base)
+}
+
+/// The same without the name of the base model.
+fn in_base(name: &str) -> Name {
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let known = [
@@ -229,6 +233,7 @@ mod tests {
                 "vision_backbone.dino_featurizer.blocks.0.ls1.gamma",
             ),
             ("vision_backbone.fused_featurizer.pos_embed", "vision_backbone.siglip_featurizer.pos_embed"),
+            ("projector.fc1.weight", "model.projector.fc1.weight"),
         ];
         let renamed = |name: &str| match rename(name) {
             Name::To(name) => name,

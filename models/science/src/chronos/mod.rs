@@ -76,6 +76,11 @@ pub(crate) fn rename(name: &str) -> Name {
     gpt2::rename(name)
 }
 
+/// What releases of Chronos-Bolt call their tensors: those of a T5 that has more.
+pub(crate) fn rename_bolt(name: &str) -> Name {
+    text_t5::rename(name)
+}
+
 /// Chronos on T5 or GPT-2, or its tokenizer alone.
 pub(crate) const TOKENS: FindLayout = |files, options| layout(files, options, Generation::Tokens);
 

@@ -19,7 +19,10 @@ pub(crate) fn rename_patched(name: &str) -> Name {
 
 /// What a release of 2.5 calls its tensors, in transformers' names.
 pub(crate) fn rename_2_5(name: &str) -> Name {
-    rename(name, "model", "output_projection_")
+    match Name::is_buffer(name) {
+        true => Name::Ignore,
+        false => rename(name, "model", "output_projection_"),
+    }
 }
 
 /// The name of a tensor of a network whose base model is called `base` and whose heads begin with `head`. The

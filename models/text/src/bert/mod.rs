@@ -167,11 +167,10 @@ impl Config {
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// and with the norms' first names.
 pub fn rename(name: &str) -> Name {
-    let plain = name.strip_prefix("bert.").unwrap_or(name);
-    if plain == "embeddings.position_ids" {
-        // A buffer of counted positions in older files.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
+    let plain = name.strip_prefix("bert.").unwrap_or(name);
     let plain =
         plain.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
     if plain == name { Name::Keep } else { Name::To(plain) }
@@ -312,7 +311,11 @@ impl Model for Bert {
             false => None,
         };
         let head = match architecture {
-            "BertModel" => Head::None,
+            "BertModel" => {
+                // As the reference opens what was tuned for a task.
+                ["classifier", "qa_outputs"].into_iter().for_each(|head| w.skip(head));
+                Head::None
+            }
             "BertForMaskedLM" | "AntiBERTy" => Head::MaskedWord(word_head()?),
             "BertForNextSentencePrediction" => {
                 Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)

@@ -216,6 +216,9 @@ impl Config {
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
 /// by OpenAI's own names.
 pub fn rename(name: &str) -> Name {
+    if Name::is_buffer(name) {
+        return Name::Ignore;
+    }
     match name.strip_prefix("model.") {
         Some(plain) => Name::To(plain.to_string()),
         None => original::rename(name),

@@ -125,12 +125,14 @@ impl Model for Clip {
             _ => Ok(None),
         };
         let (text, vision) = (config.text_config.as_ref(), config.vision_config.as_ref());
+        // open_clip can train a scale that is a row of one.
+        let scale: &[usize] = if w.dims("logit_scale") == Some(&[1]) { &[1] } else { &[] };
         Ok(Self {
             text_model: text.map(|c| TextTower::load(c, &place("text_model"))).transpose()?,
             vision_model: vision.map(|c| VisionTower::load(c, &place("vision_model"))).transpose()?,
             text_projection: projection("text_projection", text.map(|c| c.hidden_size))?,
             visual_projection: projection("visual_projection", vision.map(|c| c.hidden_size))?,
-            logit_scale: both.then(|| pair::number(w, "logit_scale", &[])).transpose()?,
+            logit_scale: both.then(|| pair::number(w, "logit_scale", scale)).transpose()?,
         })
     }
 }

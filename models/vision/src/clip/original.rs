@@ -29,9 +29,25 @@ const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 /// let fc1 = "vision_model.encoder.layers.3.mlp.fc1.bias";
 /// assert_eq!(rename("visual.transformer.resblocks.3.mlp.c_fc.bias"), Name::To(fc1.into()));
 /// assert_eq!(rename(fc1), Name::Keep);
+/// // Trained by open_clip on several devices; inside another model; a tower below its own name twice.
+/// let class = "vision_model.embeddings.class_embedding";
+/// assert_eq!(rename("module.visual.class_embedding"), Name::To(class.into()));
+/// assert_eq!(rename(&format!("clip.{class}")), Name::To(class.into()));
+/// assert_eq!(rename(&format!("vision_model.{class}")), Name::To(class.into()));
 /// ```
 pub fn rename(name: &str) -> Name {
-    Name::without("clip.", name, in_base)
+    // Of a network that open_clip trained on several devices, or of the base model inside another.
+    let wrapper = if name.starts_with("module.") { "module." } else { "clip." };
+    Name::without(wrapper, name, |name| {
+        // A tower may stand once more below its own name.
+        let twice = ["text_model.", "vision_model."]
+            .into_iter()
+            .find(|tower| name.strip_prefix(tower).is_some_and(|inner| inner.starts_with(tower)));
+        match twice {
+            Some(tower) => Name::without(tower, name, in_base),
+            None => in_base(name),
+        }
+    })
 }
 
 /// The same without the name of the base model.
@@ -42,9 +58,10 @@ fn in_base(name: &str) -> Name {
             return Name::To(plain.to_string());
         }
     }
-    // Counted positions, the causal mask, and what OpenAI's archives say of their sizes.
-    let counted = name.ends_with("embeddings.position_ids");
-    if counted || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name) {
+    // The causal mask, and what OpenAI's archives say of their sizes.
+    if Name::is_buffer(name)
+        || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name)
+    {
         return Name::Ignore;
     }
     // open_clip keeps a text tower of another make below `text`; its own has the same names there.

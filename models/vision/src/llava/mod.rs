@@ -179,17 +179,17 @@ impl Config {
 /// for name in ["model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"] {
 ///     assert_eq!(rename(name), Name::To("mm_projector.2.bias".into()));
 /// }
+/// // The tower finds what stands below its own name by itself.
+/// let class = "vision_tower.vision_model.embeddings.class_embedding";
+/// assert_eq!(rename(&format!("model.vision_tower.{class}")), Name::To(class.into()));
 /// ```
 pub fn rename(name: &str) -> Name {
-    if name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids") {
-        // Buffers in older files.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);
     let known = [
-        ("vision_tower.vision_tower.vision_model.", "vision_tower."),
         ("vision_tower.vision_tower.", "vision_tower."),
-        ("vision_tower.vision_model.", "vision_tower."),
         ("vision_tower.", "vision_tower."),
         ("multi_modal_projector.linear_1.", "mm_projector.0."),
         ("multi_modal_projector.linear_2.", "mm_projector.2."),
@@ -199,7 +199,6 @@ pub fn rename(name: &str) -> Name {
         ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
         ("language_model.", "language_model."),
-        ("lm_head.", "language_model.lm_head."),
     ];
     let renamed = known
         .into_iter()

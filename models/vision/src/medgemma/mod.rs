@@ -125,15 +125,13 @@ pub static KEYS: Keys = Keys {
 /// }
 /// ```
 pub fn rename(name: &str) -> Name {
-    if name.ends_with("embeddings.position_ids") {
-        // Counted positions.
+    if Name::is_buffer(name) {
         return Name::Ignore;
     }
     let plain = name.strip_prefix("model.").unwrap_or(name);
     let renamed = [
         ("language_model.model.model.", "language_model."),
         ("language_model.model.", "language_model."),
-        ("vision_tower.vision_model.", "vision_tower."),
         ("lm_head.", "language_model.lm_head."),
     ]
     .into_iter()

@@ -77,7 +77,7 @@ impl TryFrom<Value> for Config {
 
 /// What a release calls its tensors: by the names of this family, but for the counted positions of older files.
 pub fn rename(name: &str) -> Name {
-    match name.ends_with("embeddings.position_ids") {
+    match Name::is_buffer(name) {
         true => Name::Ignore,
         false => Name::without("siglip.", name, |_| Name::Keep),
     }

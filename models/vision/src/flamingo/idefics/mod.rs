@@ -29,11 +29,7 @@ use crate::clip::VisionTower;
 
 /// What a release calls its tensors, in the names of this file.
 pub fn rename(name: &str) -> Name {
-    match name.ends_with("embeddings.position_ids") {
-        // A buffer in older files.
-        true => Name::Ignore,
-        false => llama::rename(name),
-    }
+    llama::rename(name)
 }
 
 /// The network.
