@@ -1,22 +1,29 @@
 //! Tables from Parquet.
 
 use std::fs::File;
+use std::io::Read;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
+use bytes::Bytes;
 use fauna_shared::{Error, Result};
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
 use super::arrow_schema;
 use super::builder::{Builder, Cell, MOST_CELLS};
 use super::stamp::{DAY, Form, MINUTE, of_date};
 use super::table::{Columns, Table};
+
+/// Files up to this size are read as a whole: of a damaged header the decoder asks byte by byte, which from a file takes
+/// minutes.
+const IN_MEMORY: u64 = 1 << 26;
 
 /// Rows that are decoded at a time.
 const TOGETHER: usize = 8192;
@@ -25,16 +32,31 @@ const TOGETHER: usize = 8192;
 ///
 /// # Errors
 /// As [`Table::read`].
-pub(super) fn read(file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
+pub(super) fn read(mut file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
+    let unread = |e| Error::io(place, "read", e);
+    let mut held = Vec::new();
+    let small = file.metadata().map_err(unread)?.len() <= IN_MEMORY;
+    if small {
+        file.read_to_end(&mut held).map_err(unread)?;
+    }
     // The decoder asserts in places where a damaged file can make it wrong; what it had begun is dropped.
-    let read = AssertUnwindSafe(|| read_groups(file, place, columns, with_target));
+    let read = AssertUnwindSafe(|| match small {
+        true => read_groups(Bytes::from(held), place, columns, with_target),
+        false => read_groups(file, place, columns, with_target),
+    });
     std::panic::catch_unwind(read)
         .unwrap_or_else(|_| Err(Error::format(place, "a damaged Parquet file: the decoder gave up")))
 }
 
-fn read_groups(file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
+fn read_groups(
+    source: impl ChunkReader + 'static,
+    place: &Path,
+    columns: &Columns,
+    with_target: bool,
+) -> Result<Table> {
     let wrong = |e: ParquetError| Error::format(place, format!("no Parquet file that can be read: {e}"));
-    let reader = SerializedFileReader::new(file).map_err(wrong)?;
+    let bytes = i64::try_from(source.len()).unwrap_or(i64::MAX);
+    let reader = SerializedFileReader::new(source).map_err(wrong)?;
     let about = reader.metadata().file_metadata();
     let schema = about.schema_descr();
     let flat = flat_columns(schema);
@@ -71,7 +93,7 @@ fn read_groups(file: File, place: &Path, columns: &Columns, with_target: bool) -
     let mut number = 0;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(wrong)?;
-        read_group(group.as_ref(), &flat, &wanted, &meanings, &mut builder, &mut number, place)?;
+        read_group(group.as_ref(), &flat, &wanted, &meanings, &mut builder, &mut number, (place, bytes))?;
     }
     builder.finish()
 }
@@ -91,19 +113,22 @@ fn read_group(
     meanings: &[Meaning],
     builder: &mut Builder,
     number: &mut u64,
-    place: &Path,
+    (place, bytes): (&Path, i64),
 ) -> Result<()> {
     let wrong = |e: ParquetError| Error::format(place, format!("row {} and after: {e}", *number + 1));
     let mut readers = Vec::with_capacity(wanted.len());
     for (at, meaning) in wanted.iter().zip(meanings) {
         let column = flat[*at];
-        check_place(group.metadata().column(column)).map_err(|what| Error::format(place, what))?;
-        let reader = group.get_column_reader(column).map_err(wrong)?;
+        check_place(group.metadata().column(column), bytes).map_err(|what| Error::format(place, what))?;
+        let pages = Pages(group.get_column_page_reader(column).map_err(wrong)?);
+        let reader = get_column_reader(group.metadata().column(column).column_descr_ptr(), Box::new(pages));
         readers.push(Reader { reader, meaning: meaning.clone() });
     }
     // Where each column of the file is among those that are read.
     let mut slots = vec![0; flat.len()];
     wanted.iter().enumerate().for_each(|(slot, at)| slots[*at] = slot);
+    // A few bytes of a page can say that they are billions of rows.
+    let last = number.saturating_add(u64::try_from(group.metadata().num_rows()).unwrap_or(0));
     loop {
         let wrong = |e: ParquetError| Error::format(place, format!("row {} and after: {e}", *number + 1));
         let batch: Vec<Batch> =
@@ -116,6 +141,12 @@ fn read_group(
         if rows == 0 {
             return Ok(());
         }
+        if *number + rows as u64 > last {
+            return Err(Error::format(
+                place,
+                format!("a row group of {} rows by its own word holds more", group.metadata().num_rows()),
+            ));
+        }
         for row in 0..rows {
             *number += 1;
             let slot = |column: usize| (&batch[slots[column]], &meanings[slots[column]]);
@@ -124,14 +155,51 @@ fn read_group(
     }
 }
 
-/// Refuses a column that says it begins before the file or has fewer bytes than none.
-fn check_place(column: &ColumnChunkMetaData) -> Result<(), String> {
+/// Refuses a column that says it begins before the file of `bytes` or ends behind it, or has fewer bytes than none.
+fn check_place(column: &ColumnChunkMetaData, bytes: i64) -> Result<(), String> {
     let starts = [Some(column.data_page_offset()), column.dictionary_page_offset()];
-    match starts.into_iter().flatten().chain([column.compressed_size()]).min() {
-        Some(least) if least < 0 => {
-            Err(format!("column `{}` says that it lies at {least}", column.column_path()))
+    let least = starts.into_iter().flatten().min().unwrap_or(0);
+    let size = column.compressed_size();
+    match least >= 0 && size >= 0 && least.checked_add(size).is_some_and(|end| end <= bytes) {
+        true => Ok(()),
+        false => Err(format!(
+            "column `{}` says that it has {size} bytes at {least}, in a file of {bytes}",
+            column.column_path()
+        )),
+    }
+}
+
+/// The pages of a column. A dictionary of more values than bytes is an error: the decoder makes room for them all.
+struct Pages(Box<dyn PageReader>);
+
+impl Iterator for Pages {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Pages {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        match self.0.get_next_page()? {
+            Some(Page::DictionaryPage { buf, num_values, .. }) if num_values as usize > buf.len() => Err(
+                ParquetError::General(format!("a dictionary of {num_values} values in {} bytes", buf.len())),
+            ),
+            page => Ok(page),
         }
-        _ => Ok(()),
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.0.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.0.skip_next_page()
+    }
+
+    fn at_record_boundary(&mut self) -> Result<bool, ParquetError> {
+        self.0.at_record_boundary()
     }
 }
 

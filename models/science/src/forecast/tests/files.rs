@@ -290,6 +290,22 @@ mod parquet_files {
     }
 
     #[test]
+    fn damaged_files_are_refused_at_once() {
+        let damaged: [(&[u8], &str); 3] = [
+            (include_bytes!("damaged/dictionary.parquet"), "a dictionary of 671088639 values in 15 bytes"),
+            (include_bytes!("damaged/header.parquet"), "row 1 and after"),
+            (include_bytes!("damaged/long_header.parquet"), "row 1 and after"),
+        ];
+        for (bytes, told) in damaged {
+            let started = std::time::Instant::now();
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+            // They took minutes, or 20 GB.
+            assert!(started.elapsed().as_secs() < 20, "{told}: {:?}", started.elapsed());
+        }
+    }
+
+    #[test]
     fn a_file_that_pandas_wrote_is_read() {
         let table = read(PANDAS).unwrap();
         assert_eq!(table.covariates, ["open", "price"]);
