@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every reader under libFuzzer, with the tests' own files as seeds.
+# Runs every reader under libFuzzer, with the tests' own files and those of fuzz/seeds to begin with.
 #
-#   scripts/fuzz.sh [SECONDS [READER...]]     60 seconds for each reader if not said
+#   scripts/fuzz.sh [SECONDS [READER...]]     60 seconds for each reader if not said; 0 builds and seeds alone
 #
 # Needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler. Runs on the stable toolchain: without a sanitizer, since
 # readers are safe Rust, and with the coverage that libFuzzer steers by. What fails is kept under fuzz/artifacts.
@@ -13,8 +13,7 @@ shift || true
 corpus=fuzz/corpus
 readers=("$@")
 if [ ${#readers[@]} = 0 ]; then
-    mapfile -t readers < <(sed -nE 's/^(const POSCAR.*= |    )\("([a-z0-9_]+)", "[^"]+", [a-z_]+\)[,;]$/\2/p' \
-        fuzz/fuzz_targets/readers.rs)
+    mapfile -t readers < <(sed -nE 's/^    \("([a-z0-9_]+)", "[^"]+", [a-z_:]+\),$/\1/p' fuzz/fuzz_targets/readers.rs)
 fi
 
 # seed READER NAME...: files of these names among the tests, at most 200 and none above 256 kB, become the reader's corpus.
@@ -38,12 +37,13 @@ seed tokenizer_json tokenizer.json
 seed tokenizer_config tokenizer_config.json
 seed spiece '*.model'
 seed vocab_txt vocab.txt
+seed vocab_json vocab.json
+seed merges merges.txt
 seed config config.json
 seed processor preprocessor_config.json processor_config.json
 seed sentences modules.json sentence_bert_config.json
-mkdir -p "$corpus/config_keys"
-for family in $(seq 0 31); do printf "\\x$(printf %x "$family")\0\0" > "$corpus/config_keys/$family"; done
 seed safetensors '*.safetensors'
+seed index '*.index.json'
 seed pickle '*.bin' '*.pt' '*.pkl'
 seed checkpoint_th '*.th' '*.ckpt'
 seed gguf '*.gguf'
@@ -54,6 +54,8 @@ done
 seed jpeg '*.jpg' '*.jpeg'
 seed tiff '*.tif' '*.tiff'
 seed poscar 'POSCAR*' '*.vasp'
+seed ogg '*.opus'
+seed aiff '*.aif[fc]'
 seed fasta '*.fasta' '*.fa' '*.fasta.gz'
 mkdir -p "$corpus/chat_template"
 python3 - "$corpus/chat_template" <<'PYTHON'
@@ -66,16 +68,28 @@ for source in sources:
     (into / hashlib.sha256(source.encode()).hexdigest()[:16]).write_text(source)
 PYTHON
 
+# What the tests hold as text of their own, and what they hold nothing of.
+for folder in fuzz/seeds/*/; do
+    mkdir -p "$corpus/$(basename "$folder")"
+    cp "$folder"* "$corpus/$(basename "$folder")/"
+done
+
 # `RUSTC_BOOTSTRAP` lets the stable compiler take the flags that cargo-fuzz always gives.
 export RUSTC_BOOTSTRAP=1
 (cd fuzz && cargo fuzz build --sanitizer none readers)
+for reader in config_keys folder; do
+    mkdir -p "$corpus/$reader"
+    (cd fuzz && FAUNA_SEEDS=$PWD/corpus/$reader FAUNA_READER=$reader cargo fuzz run --sanitizer none readers -- -runs=0 \
+        2> /dev/null)
+done
+if [ "$seconds" = 0 ]; then exit; fi
 failed=()
 for reader in "${readers[@]}"; do
     echo "== $reader"
     mkdir -p "$corpus/$reader" "fuzz/artifacts/$reader"
     (cd fuzz && FAUNA_READER=$reader cargo fuzz run --sanitizer none readers "corpus/$reader" -- \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=262144 -print_final_stats=1 \
-        -artifact_prefix="artifacts/$reader/" 2>&1 | grep -E '^(stat::|SUMMARY|==|thread)|panicked|Test unit' ) || true
+        -artifact_prefix="artifacts/$reader/" 2>&1 | grep -aE '^(stat::|SUMMARY|==|thread|#[0-9]+.DONE)|panicked|Test unit' ) || true
     if [ -n "$(ls -A "fuzz/artifacts/$reader")" ]; then
         failed+=("$reader")
     fi

@@ -4,37 +4,48 @@
 
 #![no_main]
 
+mod changes;
+mod releases;
+
 use std::path::Path;
 use std::sync::LazyLock;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::text::{ChatTemplate, Message, Tokenizer};
+use fauna_shared::text::{ChatTemplate, GgufVocabulary, Message, Tokenizer};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 /// Reads bytes that stand in a file, which is in a folder of its own.
 type Read = fn(file: &Path, bytes: &[u8]);
 
 /// The name of a reader, the name of the file that it is given, and what it does.
-const READERS: [(&str, &str, Read); 30] = [
+#[rustfmt::skip]
+const READERS: &[(&str, &str, Read)] = &[
     ("tokenizer_json", "tokenizer.json", tokenizer),
     ("tokenizer_config", "tokenizer_config.json", tokenizer_config),
     ("spiece", "spiece.model", tokenizer),
     ("vocab_txt", "vocab.txt", tokenizer),
+    ("vocab_json", "vocab.json", vocab_json),
+    ("merges", "merges.txt", merges),
     ("chat_template", "chat_template.jinja", template),
     ("config", "config.json", config),
-    ("config_keys", "config.json", config_keys),
+    ("config_keys", "config.json", releases::config_keys),
+    ("folder", "change", releases::folder),
     ("processor", "preprocessor_config.json", processor),
     ("sentences", "modules.json", sentences),
     ("safetensors", "model.safetensors", checkpoint),
+    ("index", "model.safetensors.index.json", index),
     ("pickle", "pytorch_model.bin", checkpoint),
     ("checkpoint_th", "model.th", checkpoint),
-    ("gguf", "model.gguf", checkpoint),
+    ("gguf", "model.gguf", gguf),
     ("msgpack", "flax_model.msgpack", checkpoint),
     ("wav", "a.wav", sound),
+    ("aiff", "a.aiff", sound),
     ("flac", "a.flac", sound),
     ("mp3", "a.mp3", sound),
     ("ogg", "a.ogg", sound),
     ("m4a", "a.m4a", sound),
+    ("caf", "a.caf", sound),
+    ("webm", "a.webm", sound),
     ("png", "a.png", picture),
     ("jpeg", "a.jpg", picture),
     ("webp", "a.webp", picture),
@@ -45,19 +56,30 @@ const READERS: [(&str, &str, Read); 30] = [
     ("parquet", "a.parquet", table),
     ("xyz", "a.xyz", structure),
     ("cif", "a.cif", structure),
+    ("poscar", "POSCAR", structure),
     ("fasta", "a.fasta", genes),
 ];
-/// As a `POSCAR` has no ending, it stands apart.
-const POSCAR: (&str, &str, Read) = ("poscar", "POSCAR", structure);
 
 static READER: LazyLock<(&str, &str, Read)> = LazyLock::new(|| {
     let name = std::env::var("FAUNA_READER").unwrap_or_default();
-    let found = READERS.into_iter().chain([POSCAR]).find(|(known, ..)| *known == name);
-    found.unwrap_or_else(|| {
-        let known: Vec<&str> = READERS.iter().map(|(name, ..)| *name).chain([POSCAR.0]).collect();
+    let Some(found) = READERS.iter().find(|(known, ..)| *known == name) else {
+        let known: Vec<&str> = READERS.iter().map(|(name, ..)| *name).collect();
         eprintln!("FAUNA_READER is {name:?}; known are {}", known.join(", "));
         std::process::exit(2)
-    })
+    };
+    // Seeds that are no files of their own are written into this folder, and nothing is run.
+    if let Some(folder) = std::env::var_os("FAUNA_SEEDS") {
+        let seeds = match name.as_str() {
+            "config_keys" => releases::config_seeds(),
+            "folder" => releases::folder_seeds(),
+            _ => Vec::new(),
+        };
+        for (number, seed) in seeds.iter().enumerate() {
+            std::fs::write(Path::new(&folder).join(format!("seed-{number:05}")), seed).expect("a folder for seeds");
+        }
+        return ("seeds", "seeds", |_, _| {});
+    }
+    *found
 });
 static FOLDER: LazyLock<tempfile::TempDir> =
     LazyLock::new(|| tempfile::tempdir().expect("a folder for files"));
@@ -85,7 +107,12 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
 });
 
 fn tokenizer(file: &Path, _: &[u8]) {
-    let Some(Ok(tokenizer)) = file.parent().map(Tokenizer::from_folder) else { return };
+    if let Some(Ok(tokenizer)) = file.parent().map(Tokenizer::from_folder) {
+        try_tokenizer(&tokenizer);
+    }
+}
+
+fn try_tokenizer(tokenizer: &Tokenizer) {
     if let Ok(ids) = tokenizer.encode("The café of 星云, in 2027:\t<s>\n", true) {
         let _ = tokenizer.decode(&ids, true);
         let _ = tokenizer.decode(&ids, false);
@@ -112,64 +139,28 @@ fn template(_: &Path, bytes: &[u8]) {
     let _ = template.with_now(0).render(&talk, true);
 }
 
+/// GPT-2's kind of vocabulary, whose merges stand beside it.
+fn vocab_json(file: &Path, bytes: &[u8]) {
+    let merges = "#version: 0.2\na b\nb </w>\n";
+    if std::fs::write(file.with_file_name("merges.txt"), merges).is_ok() {
+        tokenizer(file, bytes);
+    }
+}
+
+fn merges(file: &Path, bytes: &[u8]) {
+    for ids in [
+        r#"{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}"#,
+        r#"{"a": 0, "b</w>": 1, "ab</w>": 2, "<unk>": 3}"#,
+        r#"{"a": 0, "b</w>": 1, "ab</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}"#,
+    ] {
+        if std::fs::write(file.with_file_name("vocab.json"), ids).is_ok() {
+            tokenizer(file, bytes);
+        }
+    }
+}
+
 fn config(file: &Path, _: &[u8]) {
-    let Some(folder) = file.parent().and_then(Path::to_str) else { return };
-    let _ = fauna::inventory(folder, &fauna::Options::default());
-}
-
-/// Values that no size, count, scale, name or part is.
-const ABSURD: [&str; 16] = [
-    "0",
-    "1",
-    "-1",
-    "3",
-    "2147483648",
-    "9007199254740992",
-    "18446744073709551615",
-    "1e308",
-    "-1e308",
-    "1e-308",
-    "null",
-    "true",
-    "\"absurd\"",
-    "[]",
-    "[0]",
-    "{}",
-];
-
-/// The config of the family that the first byte names; then, for each two bytes, the value that the first of them chooses
-/// becomes the absurd one that the second chooses.
-fn config_keys(file: &Path, bytes: &[u8]) {
-    let Some((family, changes)) = bytes.split_first() else { return };
-    let families = fauna::families();
-    let mut config = (families[usize::from(*family) % families.len()].sample)();
-    for change in changes.chunks_exact(2).take(8) {
-        let mut paths = Vec::new();
-        paths_of(&config, String::new(), &mut paths);
-        let path = &paths[usize::from(change[0]) % paths.len()];
-        if let (Some(value), Ok(absurd)) =
-            (config.pointer_mut(path), serde_json::from_str(ABSURD[usize::from(change[1]) % ABSURD.len()]))
-        {
-            *value = absurd;
-        }
-    }
-    if std::fs::write(file, config.to_string()).is_ok() {
-        self::config(file, bytes);
-    }
-}
-
-/// The paths of all values of `value`, itself first.
-fn paths_of(value: &serde_json::Value, path: String, found: &mut Vec<String>) {
-    match value {
-        serde_json::Value::Object(keys) => {
-            keys.iter().for_each(|(key, value)| paths_of(value, format!("{path}/{key}"), found));
-        }
-        serde_json::Value::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| paths_of(value, format!("{path}/{i}"), found));
-        }
-        _ => {}
-    }
-    found.push(path);
+    releases::open_config(file, None);
 }
 
 fn processor(file: &Path, bytes: &[u8]) {
@@ -189,6 +180,7 @@ fn sentences(file: &Path, bytes: &[u8]) {
     let files = [
         ("config.json", bert.map(|config| config.to_string()).unwrap_or_default().into_bytes()),
         ("1_Pooling/config.json", bytes.to_vec()),
+        ("2_Dense/config.json", bytes.to_vec()),
         ("sentence_bert_config.json", bytes.to_vec()),
         ("config_sentence_transformers.json", bytes.to_vec()),
         ("generation_config.json", bytes.to_vec()),
@@ -198,15 +190,48 @@ fn sentences(file: &Path, bytes: &[u8]) {
         let _ = path.parent().map(std::fs::create_dir_all);
         let _ = std::fs::write(path, text);
     }
-    let options = fauna::Options { random_weights: Some(1), ..fauna::Options::default() };
+    let options = fauna::Options { random_weights: Some(1), ..releases::options() };
     if let Some(folder) = folder.to_str() {
         let _ = fauna::open_with(folder, &options).map(|_| ());
     }
 }
 
+/// Opens, and reads the numbers of every tensor that is not large.
 fn checkpoint(file: &Path, _: &[u8]) {
     let Ok(checkpoint) = Checkpoint::open(file) else { return };
     let _ = checkpoint.metadata();
+    for (_, stored) in checkpoint.iter() {
+        if stored.elements() < 1 << 20 {
+            let _ = fauna_shared::weights::widen(stored);
+        }
+    }
+    let _ = fauna_shared::weights::tensors(file);
+}
+
+/// An index of shards, with one shard beside it.
+fn index(file: &Path, bytes: &[u8]) {
+    let header = br#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}   "#;
+    let shard = [&(header.len() as u64).to_le_bytes()[..], header, &[1, 2]].concat();
+    if std::fs::write(file.with_file_name("model-00001-of-00001.safetensors"), shard).is_ok() {
+        checkpoint(file, bytes);
+    }
+}
+
+/// The tensors, the tokenizer and the template that it holds, then the model.
+fn gguf(file: &Path, bytes: &[u8]) {
+    checkpoint(file, bytes);
+    if let Ok(checkpoint) = Checkpoint::open(file)
+        && let Some(vocabulary) = GgufVocabulary::from_metadata(checkpoint.metadata())
+        && let Ok(tokenizer) = Tokenizer::from_gguf(&vocabulary)
+    {
+        try_tokenizer(&tokenizer);
+        if let Ok(Some(template)) = ChatTemplate::from_metadata(checkpoint.metadata(), &tokenizer) {
+            let _ = template.with_now(0).render(&[Message::new("user", "Hi")], true);
+        }
+    }
+    if let Some(file) = file.to_str() {
+        let _ = fauna::open_with(file, &releases::options()).map(|model| releases::exercise(&*model));
+    }
 }
 
 fn sound(file: &Path, _: &[u8]) {
@@ -217,20 +242,47 @@ fn picture(file: &Path, _: &[u8]) {
     let _ = fauna_shared::image::read(file);
 }
 
+/// Reads, and foresees as the two baselines do.
 fn table(file: &Path, _: &[u8]) {
-    use fauna_science::forecast::{Columns, Table};
-    let _ = Table::read(file, &Columns::default());
+    use fauna_science::forecast::{Ask, Columns, Naive, SeasonalNaive, Table, cross_validate, detect_anomalies, forecast};
+    let Ok(table) = Table::read(file, &Columns::default()) else { return };
+    let season = table.frequency().map_or(1, |frequency| frequency.season());
+    let ask = Ask { horizon: 3, ..Ask::default() };
+    if let Ok(answer) = forecast(&SeasonalNaive { season }, &table, &ask) {
+        let _ = answer.sheet.write_csv(&mut std::io::sink());
+    }
+    let _ = cross_validate(&Naive, &table, &ask);
+    let _ = detect_anomalies(&Naive, &table, &ask);
+    let _ = Table::read_future(file, &Columns::default());
 }
 
+/// Reads, checks and finds neighbours, writes, and reads that again.
 fn structure(file: &Path, _: &[u8]) {
-    let _ = fauna_science::atoms::files::read(file);
+    use fauna_science::atoms::{check, files, neighbours};
+    let Ok(frames) = files::read(file) else { return };
+    for frame in frames.iter().take(8) {
+        if check(&frame.atoms).is_ok() {
+            let atoms = &frame.atoms;
+            let _ = neighbours(&atoms.positions, atoms.cell.as_ref(), atoms.periodic, 6.0);
+        }
+    }
+    for frame in &frames {
+        let mut text = Vec::new();
+        if files::write_xyz(&mut text, frame).is_ok()
+            && let Ok(text) = String::from_utf8(text)
+        {
+            let _ = files::parse(&text, files::Format::Xyz, "written");
+        }
+    }
 }
 
 fn genes(file: &Path, _: &[u8]) {
     use fauna_text::genslm::codons::Reading;
     use fauna_text::genslm::fasta::open;
-    let Ok(genes) = open(file, Reading::Strict) else { return };
-    for gene in genes.take(10_000) {
-        let _ = gene;
+    for reading in [Reading::Strict, Reading::AsReleased] {
+        let Ok(genes) = open(file, reading) else { return };
+        for gene in genes.take(10_000) {
+            let _ = gene;
+        }
     }
 }

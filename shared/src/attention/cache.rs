@@ -6,7 +6,11 @@ use half::slice::HalfFloatSliceExt;
 use crate::nn::host;
 use crate::{Error, ErrorKind, Result};
 
-/// The keys and values of every layer. Each layer's room is taken once, when it is first written.
+/// Positions that a layer makes room for at once; beyond, its room doubles as it is filled.
+const FIRST: usize = 4096;
+
+/// The keys and values of every layer. Each layer's room is taken when it is first written, for as many positions as
+/// were asked for; of more than 4096 only as they come, so that a limit nobody reaches takes no memory.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     layers: Vec<LayerCache>,
@@ -19,7 +23,7 @@ pub struct LayerCache {
     length: usize,
     half: bool,
     forgets: bool,
-    /// `(batch, kv heads, capacity, width)` each: what a head reads lies side by side.
+    /// `(batch, kv heads, positions, width)` each: what a head reads lies side by side.
     room: Option<(Tensor, Tensor)>,
 }
 
@@ -58,12 +62,9 @@ impl Cache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
-    /// Makes room for `capacity` positions in all; what was read stays.
-    ///
-    /// # Errors
-    /// [`Compute`](ErrorKind::Compute) if the room cannot be had.
-    pub fn reserve(&mut self, capacity: usize) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|layer| layer.reserve(capacity))
+    /// Takes `capacity` positions in all; what was read stays.
+    pub fn reserve(&mut self, capacity: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.capacity = layer.capacity.max(capacity));
     }
 
     /// Forgets all but the first `length` positions, so that a common prefix need not be read again.
@@ -75,24 +76,27 @@ impl Cache {
 }
 
 impl LayerCache {
-    fn reserve(&mut self, capacity: usize) -> Result<()> {
-        if capacity <= self.capacity {
+    /// Positions that there is room for.
+    fn rooms(&self) -> usize {
+        self.room.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    /// Makes room for `length` positions, at most [`capacity`](Self::capacity).
+    fn grow(&mut self, length: usize) -> Result<()> {
+        let Some((keys, values)) = &self.room else { return Ok(()) };
+        if length <= self.rooms() {
             return Ok(());
         }
-        // A conversation asks for a little more each turn.
-        let capacity = capacity.max(self.capacity + self.capacity / 2);
-        if let Some((keys, values)) = &self.room {
-            let longer = |room: &Tensor| -> Result<Tensor> {
-                let (batch, heads, _, width) = room.dims4()?;
-                let new = Tensor::zeros((batch, heads, capacity, width), room.dtype(), room.device())?;
-                if self.length > 0 {
-                    new.slice_set(&room.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
-                }
-                Ok(new)
-            };
-            self.room = Some((longer(keys)?, longer(values)?));
-        }
-        self.capacity = capacity;
+        let positions = self.rooms().saturating_mul(2).max(length).min(self.capacity);
+        let longer = |room: &Tensor| -> Result<Tensor> {
+            let (batch, heads, _, width) = room.dims4()?;
+            let new = Tensor::zeros((batch, heads, positions, width), room.dtype(), room.device())?;
+            if self.length > 0 {
+                new.slice_set(&room.narrow(2, 0, self.length)?.contiguous()?, 2, 0)?;
+            }
+            Ok(new)
+        };
+        self.room = Some((longer(keys)?, longer(values)?));
         Ok(())
     }
 
@@ -111,13 +115,15 @@ impl LayerCache {
                 format!("{} positions do not fit a cache of {}", self.length + time, self.capacity),
             ));
         }
+        self.grow(self.length + time)?;
         let (keys, values) = match &self.room {
             Some(room) => room,
             None => {
+                let positions = self.capacity.min(FIRST.max(time));
                 let room = |dtype: DType, device: &Device| {
                     let halved = self.half && device.is_cpu() && dtype == DType::F32;
                     let dtype = if halved { DType::F16 } else { dtype };
-                    Tensor::zeros((batch, heads, self.capacity, width), dtype, device)
+                    Tensor::zeros((batch, heads, positions, width), dtype, device)
                 };
                 self.room.insert((room(k.dtype(), k.device())?, room(v.dtype(), v.device())?))
             }

@@ -200,6 +200,17 @@ fn a_cache_gives_what_one_pass_gives() {
 }
 
 #[test]
+fn a_cache_takes_memory_for_what_was_read_not_for_its_limit() {
+    let x = counted(&[1, 5000, 1, 2], 0.3);
+    let mut cache = Cache::new(1, usize::MAX);
+    for (start, time) in [(0, 3), (3, 4096), (4099, 1), (4100, 900)] {
+        let part = x.narrow(1, start, time).unwrap();
+        let (k, _) = cache.layer(0).append(&part, &part).unwrap();
+        close(&k.contiguous().unwrap(), &x.narrow(1, 0, start + time).unwrap(), 0.0);
+    }
+}
+
+#[test]
 fn a_cache_in_half_precision_stays_near() {
     // Keys and values lie inside a wider projection, as blocks leave them.
     let x = counted(&[2, 6, 3, 4], 0.3);

@@ -261,7 +261,7 @@ pub fn generate<D: Decoder + ?Sized>(
     let batch = Batch::new(model, prompts, options)?;
     let rows = prompts.len();
     let (limit, limit_reason) = batch.limit(model.max_positions(), options)?;
-    let mut cache = model.cache(batch.pads.len(), batch.longest + limit - 1)?;
+    let mut cache = model.cache(batch.pads.len(), batch.longest.saturating_add(limit - 1))?;
     let mut samplers: Vec<Sampler> = (0..rows).map(|row| Sampler::new(options, model.stream(row))).collect();
     let mut seen: Vec<HashSet<u32>> = match options.repetition_penalty == 1.0 {
         true => Vec::new(),

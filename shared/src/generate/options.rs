@@ -6,6 +6,8 @@ use crate::{Error, Result};
 
 /// The longest sound that is made, in seconds.
 const A_DAY: f64 = 86_400.0;
+/// Tokens beyond all texts: sums with it still fit the machine's integers.
+const MOST_TOKENS: usize = 1 << 31;
 
 /// How tokens are chosen and when to stop. The default is greedy decoding of at most 256 tokens.
 ///
@@ -22,7 +24,7 @@ const A_DAY: f64 = 86_400.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Decoding {
-    /// Stop a row after so many new tokens. At least 1.
+    /// Stop a row after so many new tokens. At least 1, at most 2^31.
     pub max_new_tokens: usize,
     /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0, at most a day;
     /// `None`: as many as `max_new_tokens` say.
@@ -147,6 +149,10 @@ impl Decoding {
         if self.max_new_tokens == 0 {
             return Err(Error::input("max_new_tokens must be at least 1, got 0"));
         }
+        if self.max_new_tokens > MOST_TOKENS {
+            let got = self.max_new_tokens;
+            return Err(Error::input(format!("max_new_tokens must be at most {MOST_TOKENS}, got {got}")));
+        }
         if self.min_new_tokens > self.max_new_tokens {
             return Err(Error::input(format!(
                 "min_new_tokens must be at most max_new_tokens ({}), got {}",
@@ -192,6 +198,7 @@ mod tests {
             (Decoding { repetition_penalty: 0.0, ..fine.clone() }, "repetition_penalty"),
             (Decoding { guidance: -1.0, ..fine.clone() }, "guidance"),
             (Decoding { max_new_tokens: 0, ..fine.clone() }, "max_new_tokens"),
+            (Decoding { max_new_tokens: usize::MAX, ..fine.clone() }, "max_new_tokens"),
             (Decoding { seconds: Some(0.0), ..fine.clone() }, "seconds"),
             (Decoding { seconds: Some(f64::NAN), ..fine.clone() }, "seconds"),
             (Decoding { seconds: Some(1e9), ..fine.clone() }, "seconds"),

@@ -62,11 +62,9 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for Resumed<'_, D> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut kept.cache {
             Some(cache) => cache.reserve(capacity),
-            None => {
-                kept.cache = Some(self.model.cache(rows, capacity)?);
-                Ok(())
-            }
+            None => kept.cache = Some(self.model.cache(rows, capacity)?),
         }
+        Ok(())
     }
 
     fn step(&self, tokens: &Tokens, (): &mut ()) -> Result<Tensor> {

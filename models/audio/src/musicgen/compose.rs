@@ -226,7 +226,7 @@ impl Composer {
     fn length(&self, given: usize, options: &Decoding) -> Result<(Vec<Window>, bool)> {
         let decoder = &self.network.config().decoder;
         let Some(seconds) = options.seconds else {
-            let columns = 1 + given + options.max_new_tokens;
+            let columns = options.max_new_tokens.saturating_add(1 + given);
             let pattern = Pattern::of_columns(decoder.num_codebooks, decoder.audio_channels, columns);
             return match pattern.frames() > given {
                 true => Ok((vec![Window { start: 0, context: given, end: pattern.frames() }], true)),
@@ -288,7 +288,11 @@ impl Composer {
                 decoder: self.network.decoder(),
                 condition: self.network.condition(text.as_ref(), melody.as_ref(), guidance != 1.0)?,
                 pattern: match by_columns {
-                    true => Pattern::of_columns(codebooks, channels, 1 + given + options.max_new_tokens),
+                    true => Pattern::of_columns(
+                        codebooks,
+                        channels,
+                        options.max_new_tokens.saturating_add(1 + given),
+                    ),
                     false => Pattern::of_frames(codebooks, channels, frames),
                 },
                 given: &known,

@@ -229,7 +229,7 @@ impl MusicGenExhibit {
         let known = rows.first().map_or(0, Vec::len);
         let longest = self.generation["max_length"].as_u64().map_or(DEFAULT_COLUMNS, |n| n as usize);
         let columns = match options["max_new_tokens"].as_u64() {
-            Some(new) => 1 + known + new as usize,
+            Some(new) => (new as usize).saturating_add(1 + known),
             None => longest,
         };
         let pattern = Pattern::of_columns(codebooks, channels, columns);

@@ -28,7 +28,7 @@ impl Pattern {
     /// at both ends nothing is delayed.
     pub fn of_columns(codebooks: usize, channels: usize, columns: usize) -> Self {
         let depth = codebooks.div_ceil(channels.max(1));
-        match columns + 1 < 2 * depth {
+        match columns.saturating_add(1) < 2 * depth {
             true => Self { delays: vec![0; codebooks], frames: columns.saturating_sub(1) },
             false => Self::of_frames(codebooks, channels, columns.saturating_sub(depth)),
         }
@@ -41,7 +41,7 @@ impl Pattern {
 
     /// Columns, the start column among them.
     pub fn columns(&self) -> usize {
-        1 + self.frames + self.longest()
+        self.frames.saturating_add(1 + self.longest())
     }
 
     /// The frame of a cell; none where the start token stands.
