@@ -9,7 +9,7 @@
 use std::error::Error;
 use std::ops::ControlFlow;
 
-use fauna::{Decoding, Item, Prompt, Role, Turn};
+use fauna::{GenerationConfig, Item, Prompt, Role, Turn};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let source = std::env::args().nth(1).ok_or("name a chat model: a folder, a file, owner/name")?;
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for question in ["What is the capital of France?", "And what is it famous for?"] {
         turns.push(say(Role::User, question));
         let mut answer = String::new();
-        model.generate(&Prompt::Chat(turns.clone()), &Decoding::greedy(60), &mut |piece| {
+        model.generate(&Prompt::Chat(turns.clone()), &GenerationConfig::greedy(60), &mut |piece| {
             if let Item::Text(words) = piece {
                 answer.push_str(&words);
             }

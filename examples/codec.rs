@@ -8,7 +8,7 @@ use std::f32::consts::TAU;
 use std::ops::ControlFlow;
 
 use fauna::sound::{read, write};
-use fauna::{Decoding, Error, Exhibit, Item, Options, Prompt, Result, Sound};
+use fauna::{Error, GenerationConfig, Item, LoadOptions, Pipeline, Prompt, Result, Sound};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -16,7 +16,7 @@ fn main() -> Result<()> {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/encodec");
-            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
         }
     };
     let sound = match arguments.next() {
@@ -44,9 +44,9 @@ fn main() -> Result<()> {
 }
 
 /// The one thing a codec makes of `item`.
-fn recode(codec: &dyn Exhibit, item: Item) -> Result<Item> {
+fn recode(codec: &dyn Pipeline, item: Item) -> Result<Item> {
     let mut made = None;
-    codec.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+    codec.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
         made = Some(item);
         ControlFlow::Continue(())
     })?;

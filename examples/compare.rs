@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use fauna::{Exhibit, Item};
+use fauna::{Item, Pipeline};
 
 const TEXTS: [&str; 4] = [
     "The cat sleeps on the stone.",
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The cosine of every pair of texts.
-fn similarities(model: &dyn Exhibit) -> fauna::Result<Vec<Vec<f32>>> {
+fn similarities(model: &dyn Pipeline) -> fauna::Result<Vec<Vec<f32>>> {
     let vectors = model.embed(&TEXTS.map(Item::from))?.to_vecs()?;
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
     let cosine = |a: &[f32], b: &[f32]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();

@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use fauna::picture::read;
 use fauna::vision::medgemma::OneShot;
-use fauna::{Decoding, Image, Item, Result};
+use fauna::{GenerationConfig, Image, Item, Result};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/medgemma/generate_whole_way/model");
 
@@ -32,7 +32,8 @@ fn main() -> Result<()> {
         exemplar: "the picture <img> shows a normal skin .".into(),
         query: vec![Item::Image(picture), question.into()],
     };
-    let options = Decoding { max_new_tokens: if source == TINY { 9 } else { 200 }, ..model.defaults() };
+    let options =
+        GenerationConfig { max_new_tokens: if source == TINY { 9 } else { 200 }, ..model.defaults() };
     model.generate(&prompt.into(), &options, &mut |item| {
         if let Item::Text(words) = item {
             print!("{words}");

@@ -12,7 +12,7 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{Decoding, Image, Item, Options, Prompt, Result, picture};
+use fauna::{GenerationConfig, Image, Item, LoadOptions, Prompt, Result, picture};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/dalle");
-            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
         }
     };
     let wish = arguments.next().unwrap_or_else(|| "a cat on the stone".into());
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
 
     // All four at once: the words are read once, and guidance shares every pass.
     let wishes = vec![Prompt::from(wish.as_str()); 4];
-    let options = Decoding { seed: 7, ..model.defaults() };
+    let options = GenerationConfig { seed: 7, ..model.defaults() };
     let mut pictures: Vec<Option<Image>> = vec![None; wishes.len()];
     model.generate_batch(&wishes, &options, &mut |index, item| {
         match item {

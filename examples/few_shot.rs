@@ -13,7 +13,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use fauna::picture::read;
-use fauna::{Decoding, Image, Item, Prompt, Result};
+use fauna::{GenerationConfig, Image, Item, Prompt, Result};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/flamingo/open_mpt_generate/model");
 
@@ -24,7 +24,7 @@ fn main() -> Result<()> {
         None => (TINY, squares()),
     };
     let model = fauna::open(source)?;
-    let options = Decoding { max_new_tokens: 8, ..model.defaults() };
+    let options = GenerationConfig { max_new_tokens: 8, ..model.defaults() };
     model.generate(&Prompt::Items(shown), &options, &mut |item| {
         if let Item::Text(words) = item {
             print!("{words}");

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use fauna::{Decoding, Item};
+use fauna::{GenerationConfig, Item};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prompt = arguments.next().unwrap_or_else(|| "The sky at night".into());
 
     let model = fauna::open(&source)?;
-    let options = Decoding { temperature: 0.7, top_p: 0.9, seed: 1, ..Decoding::greedy(60) };
+    let options = GenerationConfig { temperature: 0.7, top_p: 0.9, seed: 1, ..GenerationConfig::greedy(60) };
     print!("{prompt}");
     model.generate(&prompt.as_str().into(), &options, &mut |piece| {
         if let Item::Text(words) = piece {

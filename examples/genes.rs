@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use fauna::text::genslm::GenSlm;
 use fauna::text::genslm::codons::{Reading, translate};
 use fauna::text::genslm::fasta::{self, Record};
-use fauna::{Decoding, Exhibit, Item, Options, Result};
+use fauna::{GenerationConfig, Item, LoadOptions, Pipeline, Result};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/configs/genslm-25m");
 const GENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/genes.fasta.gz");
@@ -30,9 +30,9 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let source = arguments.next();
     let random_weights = if source.is_none() { Some(7) } else { None };
-    let options = Options { random_weights, ..Options::default() };
-    let (_, opening) = fauna::zoo().opening(source.as_deref().unwrap_or(CONFIG), &options)?;
-    let model = GenSlm::open(&opening)?;
+    let options = LoadOptions { random_weights, ..LoadOptions::default() };
+    let (_, pretrained) = fauna::zoo().pretrained(source.as_deref().unwrap_or(CONFIG), &options)?;
+    let model = GenSlm::open(&pretrained)?;
 
     // A gene that is none is told, and the others are used.
     let mut genes: Vec<Record> = Vec::new();
@@ -63,12 +63,16 @@ fn main() -> Result<()> {
     }
 
     let mut gene = String::from("ATG");
-    model.generate(&gene.as_str().into(), &Decoding { seed: 1, ..model.defaults() }, &mut |codon| {
-        if let Item::Gene(codon) = codon {
-            gene.push_str(&codon);
-        }
-        ControlFlow::Continue(())
-    })?;
+    model.generate(
+        &gene.as_str().into(),
+        &GenerationConfig { seed: 1, ..model.defaults() },
+        &mut |codon| {
+            if let Item::Gene(codon) = codon {
+                gene.push_str(&codon);
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
     let protein = translate(&gene);
     println!("new         {protein}");
     let record = Record { id: "new".into(), description: protein, sequence: gene };

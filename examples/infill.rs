@@ -11,7 +11,7 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{Decoding, Item, Prompt, Result};
+use fauna::{GenerationConfig, Item, Prompt, Result};
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/starcoder/generate_fim_text/model");
 
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let (prefix, suffix) = ("def factorial(n):\n", "\n    return n * factorial(n - 1)\n");
     let gap = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
     // The model's own manners: its answer ends with the definition it belongs to.
-    let options = Decoding { max_new_tokens: 60, ..model.defaults() };
+    let options = GenerationConfig { max_new_tokens: 60, ..model.defaults() };
     print!("{prefix}");
     model.generate(&gap, &options, &mut |piece| {
         if let Item::Text(code) = piece {

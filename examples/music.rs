@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use fauna::sound::write::{Level, Samples, WavWriter};
-use fauna::{Decoding, Error, Item, Options, Prompt, Result};
+use fauna::{Error, GenerationConfig, Item, LoadOptions, Prompt, Result};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -15,13 +15,13 @@ fn main() -> Result<()> {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/musicgen");
-            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
         }
     };
     let words = arguments.next().unwrap_or_default();
     let path = arguments.next().unwrap_or_else(|| "music.wav".into());
 
-    let options = Decoding { seconds: Some(5.0), seed: 7, ..model.defaults() };
+    let options = GenerationConfig { seconds: Some(5.0), seed: 7, ..model.defaults() };
     let mut file: Option<WavWriter> = None;
     let mut written = Ok(());
     model.generate(&Prompt::from(words.as_str()), &options, &mut |item| {

@@ -11,7 +11,7 @@
 use fauna::model::Policy;
 use fauna::picture::{sheet, to_gif};
 use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
-use fauna::{Image, Options, Result};
+use fauna::{Image, LoadOptions, Result};
 
 const SCENES: std::ops::Range<u64> = 0..10;
 const SHOWN: u64 = 4;
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         Some(source) => fauna::open(source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/openvla");
-            fauna::open_with(config, &Options { random_weights: Some(7), ..Options::default() })?
+            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
         }
     };
     let setting = Setting { unnorm_key: arguments.next(), ..Setting::default() };

@@ -10,7 +10,7 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{Decoding, Item, Prompt, Reasoning, Result, Role, Turn};
+use fauna::{GenerationConfig, Item, Prompt, Reasoning, Result, Role, Turn};
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/gpt_oss/generate_conversation/model");
 
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let question = Turn { role: Role::User, items: vec!["Why is the sky blue?".into()] };
     let prompt = Prompt::Chat(vec![question]);
     for effort in [Reasoning::Low, Reasoning::Medium, Reasoning::High] {
-        let options = Decoding { max_new_tokens: 1000, reasoning: Some(effort), ..model.defaults() };
+        let options = GenerationConfig { max_new_tokens: 1000, reasoning: Some(effort), ..model.defaults() };
         let (mut thoughts, mut answer) = (String::new(), String::new());
         model.generate(&prompt, &options, &mut |piece| {
             match piece {

@@ -21,7 +21,7 @@
 //! use std::ops::ControlFlow;
 //! use fauna::{Decoding, Item};
 //! let model = fauna::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
-//! model.generate(&"The sky at night".into(), &Decoding::greedy(40), &mut |piece| {
+//! model.generate(&"The sky at night".into(), &GenerationConfig::greedy(40), &mut |piece| {
 //!     if let Item::Text(words) = piece {
 //!         print!("{words}");
 //!     }
@@ -35,10 +35,10 @@
 //! What is no continuation of a prompt is an ability of its own, which the same face hands out:
 //!
 //! ```no_run
-//! use fauna::model::{Forecasting, Past, Task};
-//! let history = Past::from(vec![3.0, 5.0, 4.0, 6.0, 5.0, 7.0]);
+//! use fauna::model::{Forecasting, History, Task};
+//! let history = History::from(vec![3.0, 5.0, 4.0, 6.0, 5.0, 7.0]);
 //! let model = fauna::open("amazon/chronos-bolt-small")?;
-//! let ahead = model.forecaster()?.forecast(&[history], &Forecasting { horizon: 12, ..Forecasting::default() })?;
+//! let ahead = model.forecaster()?.forecast(&[history], &ForecastConfig { horizon: 12, ..Forecasting::default() })?;
 //! println!("{:?}", ahead[0].mean);
 //!
 //! let model = fauna::open("orb-v3-conservative-inf-omat-20250404.ckpt")?;
@@ -61,9 +61,9 @@
 //! They are chosen once, when the model is opened; no model is written twice for them:
 //!
 //! ```
-//! use fauna::{Options, runtime::{Precision, Runtime}};
+//! use fauna::{LoadOptions, runtime::{Precision, Runtime}};
 //! let runtime = Runtime::on("auto")?.with_precision(Precision::Bf16);
-//! let model = fauna::open_with("minilm", &Options { runtime, ..Options::default() })?;
+//! let model = fauna::open_with("minilm", &LoadOptions { runtime, ..LoadOptions::default() })?;
 //! assert_eq!(model.card().family, "bert");
 //! # Ok::<(), fauna::Error>(())
 //! ```
@@ -84,12 +84,12 @@ use std::borrow::Cow;
 #[cfg(feature = "builtin")]
 use std::sync::Arc;
 
-pub use fauna_shared::generate::{Decoding, Reasoning};
+pub use fauna_shared::generate::{GenerationConfig, Reasoning};
 pub use fauna_shared::item::{
     Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Reading, Role, Sound, Tensors, Turn,
 };
-pub use fauna_shared::model::{Card, Exhibit, Family, Release};
-pub use fauna_shared::zoo::{Options, Zoo};
+pub use fauna_shared::model::{Card, Family, Pipeline, Release};
+pub use fauna_shared::zoo::{LoadOptions, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
     checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress, quantize, runtime,
@@ -128,15 +128,15 @@ pub mod builtin;
 ///
 /// # Errors
 /// What is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
-pub fn open(source: &str) -> Result<Box<dyn Exhibit>> {
-    open_with(source, &Options::default())
+pub fn open(source: &str) -> Result<Box<dyn Pipeline>> {
+    open_with(source, &LoadOptions::default())
 }
 
 /// Opens the model that `source` names, as `options` say.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with(source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
+pub fn open_with(source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
     zoo().open(source, &finding_builtin(source, options))
 }
 
@@ -144,7 +144,7 @@ pub fn open_with(source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
 ///
 /// # Errors
 /// As [`open`], save what is wrong with the weights.
-pub fn inventory(source: &str, options: &Options) -> Result<(&'static Family, weights::Inventory)> {
+pub fn inventory(source: &str, options: &LoadOptions) -> Result<(&'static Family, weights::Inventory)> {
     zoo().inventory(source, &finding_builtin(source, options))
 }
 
@@ -152,8 +152,8 @@ pub fn inventory(source: &str, options: &Options) -> Result<(&'static Family, we
 ///
 #[cfg_attr(feature = "builtin", doc = "```")]
 #[cfg_attr(not(feature = "builtin"), doc = "```no_run")]
-/// let (family, opening) = fauna::opening("minilm", &fauna::Options::default())?;
-/// let (network, inventory) = opening.load::<fauna::text::bert::Bert>()?;
+/// let (family, pretrained) = fauna::pretrained("minilm", &fauna::LoadOptions::default())?;
+/// let (network, inventory) = pretrained.load::<fauna::text::bert::Bert>()?;
 /// assert_eq!((family.name, inventory.parameters), ("bert", 22_713_216));
 /// # let _ = network;
 /// # Ok::<(), fauna::Error>(())
@@ -161,8 +161,8 @@ pub fn inventory(source: &str, options: &Options) -> Result<(&'static Family, we
 ///
 /// # Errors
 /// As [`open`], save what is wrong between the config and the tensors.
-pub fn opening(source: &str, options: &Options) -> Result<(&'static Family, model::Opening)> {
-    zoo().opening(source, &finding_builtin(source, options))
+pub fn pretrained(source: &str, options: &LoadOptions) -> Result<(&'static Family, model::Pretrained)> {
+    zoo().pretrained(source, &finding_builtin(source, options))
 }
 
 /// Every family this build knows, in the order text, vision, audio, robotics, science.
@@ -188,10 +188,10 @@ pub fn zoo() -> Zoo {
 }
 
 /// `options`, with a finder that knows the built-in model if that is what `source` names.
-fn finding_builtin<'a>(source: &str, options: &'a Options) -> Cow<'a, Options> {
+fn finding_builtin<'a>(source: &str, options: &'a LoadOptions) -> Cow<'a, LoadOptions> {
     #[cfg(feature = "builtin")]
     if source == builtin::NAME {
-        return Cow::Owned(Options { finder: Arc::new(builtin::finder()), ..options.clone() });
+        return Cow::Owned(LoadOptions { finder: Arc::new(builtin::finder()), ..options.clone() });
     }
     let _ = source;
     Cow::Borrowed(options)

@@ -482,7 +482,7 @@ fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
         run_with(&[&["run", text(folder.path()), "--chat"][..], &how].concat(), b"hello\nmore\nand more\n");
     let turns = json_lines(&talk.out);
     assert_eq!(turns.len(), 3);
-    let greedy = fauna::Decoding::greedy(6);
+    let greedy = fauna::GenerationConfig::greedy(6);
     let said = |role, words: &str| fauna::Turn { role, items: vec![words.into()] };
     let mut told = Vec::new();
     for (turn, question) in turns.iter().zip(["hello", "more", "and more"]) {

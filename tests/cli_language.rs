@@ -18,7 +18,7 @@ const SUFFIX: &str = "\n    return total\n";
 fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
     let model = fauna::open(CODE).unwrap();
     let prompt = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
-    let options = fauna::Decoding { one_definition, ..fauna::Decoding::greedy(24) };
+    let options = fauna::GenerationConfig { one_definition, ..fauna::GenerationConfig::greedy(24) };
     let mut text = String::new();
     model
         .generate(&prompt, &options, &mut |piece| {

@@ -14,7 +14,7 @@ use fauna::candle::{DType, Device, Tensor};
 use fauna::checkpoint::{Checkpoint, Metadata, Planned, Storage, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::Weights;
-use fauna::{Error, Exhibit, Family, Item, Modality, Options, Result, Tensors};
+use fauna::{Error, Family, Item, LoadOptions, Modality, Pipeline, Result, Tensors};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ impl Sample {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), (family.sample)().to_string()).unwrap();
         let source = folder.path().to_str().unwrap();
-        let (_, inventory) = fauna::inventory(source, &Options::default()).expect(family.name);
+        let (_, inventory) = fauna::inventory(source, &LoadOptions::default()).expect(family.name);
         let kind = fauna::nn::block_kind("q4_0").unwrap();
         let fits = |(name, shape): &(String, Vec<usize>)| {
             let matrix = inventory.matrices.get(name);
@@ -71,17 +71,17 @@ impl Sample {
         path
     }
 
-    fn open(&self, options: &Options) -> Result<Box<dyn Exhibit>> {
+    fn open(&self, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
         fauna::open_with(self.folder.path().to_str().unwrap(), options)
     }
 
-    fn opened(&self) -> Box<dyn Exhibit> {
-        self.open(&Options::default()).unwrap_or_else(|error| panic!("{}: {error}", self.family.name))
+    fn opened(&self) -> Box<dyn Pipeline> {
+        self.open(&LoadOptions::default()).unwrap_or_else(|error| panic!("{}: {error}", self.family.name))
     }
 
     /// What opening says of a checkpoint that was tampered with.
     fn complaint(&self) -> Error {
-        match self.open(&Options::default()) {
+        match self.open(&LoadOptions::default()) {
             Ok(_) => panic!("{}: a checkpoint that was tampered with opens", self.family.name),
             Err(error) => error,
         }
@@ -271,8 +271,8 @@ fn answers_apart(sample: &Sample) -> bool {
 }
 
 /// All outputs of a forward pass in float32.
-fn forward(exhibit: &dyn Exhibit, inputs: &Tensors) -> Tensors {
-    let out = exhibit.forward(inputs).unwrap_or_else(|error| panic!("{}: {error}", exhibit.card().family));
+fn forward(pipeline: &dyn Pipeline, inputs: &Tensors) -> Tensors {
+    let out = pipeline.forward(inputs).unwrap_or_else(|error| panic!("{}: {error}", pipeline.card().family));
     out.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap())).collect()
 }
 
@@ -353,7 +353,7 @@ fn what_is_padded_out_is_not_read() {
 }
 
 /// Greedy new tokens of `prompts`, all of one length.
-fn greedy(model: &dyn Exhibit, prompts: &[&[i64]], new: usize) -> Vec<Vec<i64>> {
+fn greedy(model: &dyn Pipeline, prompts: &[&[i64]], new: usize) -> Vec<Vec<i64>> {
     let mask: Vec<Vec<i64>> = prompts.iter().map(|prompt| vec![1; prompt.len()]).collect();
     let mask: Vec<&[i64]> = mask.iter().map(Vec::as_slice).collect();
     let options = json!({"max_new_tokens": new, "eos_token_id": [], "pad_token_id": 0});
@@ -410,7 +410,7 @@ fn quantised_stays_near() {
         for (format, bound) in [("q8_0", 0.05), ("q4_0", 0.5)] {
             let kind = fauna::nn::block_kind(format).unwrap();
             let runtime = Runtime::cpu().with_quantize(Some(kind));
-            let model = sample.open(&Options { runtime, ..Options::default() }).unwrap();
+            let model = sample.open(&LoadOptions { runtime, ..LoadOptions::default() }).unwrap();
             let blocks = forward(model.as_ref(), &asked);
             let mut changed = false;
             for (name, tensor) in &float {
@@ -436,8 +436,9 @@ fn a_quantised_copy_computes_what_quantising_at_load_computes() {
         let folder = out.path().join("copy");
         let source = sample.folder.path().to_str().unwrap();
         let copy = fauna::quantize::Copy { source, kind, folder: &folder, replace: false };
-        let quantize =
-            || fauna::quantize::quantize(&fauna::zoo(), &Options::default(), &copy, &fauna::progress::Silent);
+        let quantize = || {
+            fauna::quantize::quantize(&fauna::zoo(), &LoadOptions::default(), &copy, &fauna::progress::Silent)
+        };
         let made = quantize().unwrap();
         assert!(
             made.quantized > 0 && made.bytes_after < made.bytes_before,
@@ -447,7 +448,7 @@ fn a_quantised_copy_computes_what_quantising_at_load_computes() {
         assert!(quantize().is_err(), "{}: an existing folder is overwritten", sample.family.name);
         let copied = fauna::open(folder.to_str().unwrap()).unwrap();
         let runtime = Runtime::cpu().with_quantize(Some(kind));
-        let at_load = sample.open(&Options { runtime, ..Options::default() }).unwrap();
+        let at_load = sample.open(&LoadOptions { runtime, ..LoadOptions::default() }).unwrap();
         let inputs = both_rows(&sample);
         let (copied, at_load) = (forward(copied.as_ref(), &inputs), forward(at_load.as_ref(), &inputs));
         assert_eq!(bytes_of(&copied), bytes_of(&at_load), "{}", sample.family.name);
@@ -464,7 +465,7 @@ fn a_quantised_copy_computes_what_quantising_at_load_computes() {
 fn the_same_seed_gives_the_same_output_and_another_another() {
     for sample in samples() {
         let made = |seed| {
-            let options = Options { random_weights: Some(seed), ..Options::default() };
+            let options = LoadOptions { random_weights: Some(seed), ..LoadOptions::default() };
             forward(sample.open(&options).unwrap().as_ref(), &row(&sample, 0))
         };
         assert_eq!(bytes_of(&made(1)), bytes_of(&made(1)), "{}", sample.family.name);
@@ -546,7 +547,7 @@ fn a_config_without_a_key_it_needs_is_told_the_key() {
             let mut without = whole.clone();
             without.as_object_mut().unwrap().remove(key);
             std::fs::write(&path, without.to_string()).unwrap();
-            if let Err(error) = sample.open(&Options::default()) {
+            if let Err(error) = sample.open(&LoadOptions::default()) {
                 let error = error.to_string();
                 // Without the optional ones the config describes another network, which the tensors do not fit.
                 let told = error.contains(key.as_str())
@@ -586,7 +587,7 @@ fn tokens_outside_the_vocabulary_and_texts_too_long_are_errors() {
 #[test]
 fn the_written_checkpoint_is_the_seed_itself() {
     for sample in samples() {
-        let options = Options { random_weights: Some(SEED), ..Options::default() };
+        let options = LoadOptions { random_weights: Some(SEED), ..LoadOptions::default() };
         let inputs = row(&sample, 0);
         let from_seed = forward(sample.open(&options).unwrap().as_ref(), &inputs);
         let from_file = forward(sample.opened().as_ref(), &inputs);

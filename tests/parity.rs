@@ -6,12 +6,12 @@ mod skip;
 
 use std::path::Path;
 
-use fauna::{Options, parity};
+use fauna::{LoadOptions, parity};
 
 /// Runs every case below `tests/parity/NAME` and tells all that do not pass.
 fn cases_of(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(name);
-    let (zoo, options) = (fauna::zoo(), Options::default());
+    let (zoo, options) = (fauna::zoo(), LoadOptions::default());
     let mut failures = Vec::new();
     for case in parity::find(&folder).unwrap() {
         match parity::run(&case, &zoo, &options) {

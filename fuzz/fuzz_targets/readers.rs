@@ -190,7 +190,7 @@ fn sentences(file: &Path, bytes: &[u8]) {
         let _ = path.parent().map(std::fs::create_dir_all);
         let _ = std::fs::write(path, text);
     }
-    let options = fauna::Options { random_weights: Some(1), ..releases::options() };
+    let options = fauna::LoadOptions { random_weights: Some(1), ..releases::options() };
     if let Some(folder) = folder.to_str() {
         let _ = fauna::open_with(folder, &options).map(|_| ());
     }

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use fauna::model::{Forecasting, Past, SampleSizes, Task};
+use fauna::model::{ForecastConfig, History, SampleSizes, Task};
 use fauna::source::{Finder, HfHub, HubConfig};
-use fauna::{Atoms, Decoding, Exhibit, Image, Item, Options, Prompt, Role, Turn};
+use fauna::{Atoms, GenerationConfig, Pipeline, Image, Item, LoadOptions, Prompt, Role, Turn};
 use serde_json::Value;
 
 use crate::changes;
@@ -113,9 +113,9 @@ static HPS: LazyLock<Value> = LazyLock::new(|| {
 });
 
 /// Options that ask no hub.
-pub fn options() -> Options {
+pub fn options() -> LoadOptions {
     let settings = [("hps".to_string(), HPS.clone())].into_iter().collect();
-    Options { finder: FINDER.clone(), settings, ..Options::default() }
+    LoadOptions { finder: FINDER.clone(), settings, ..LoadOptions::default() }
 }
 
 /// The config that the first two bytes choose, changed by the others.
@@ -131,7 +131,7 @@ pub fn config_keys(file: &Path, bytes: &[u8]) {
 /// Walks the network of the config at `file`, and builds and uses it if it is small.
 pub fn open_config(file: &Path, family: Option<&str>) {
     let Some(folder) = file.parent().and_then(Path::to_str) else { return };
-    let mut options = Options { family: family.map(String::from), ..options() };
+    let mut options = LoadOptions { family: family.map(String::from), ..options() };
     let Ok((_, inventory)) = fauna::inventory(folder, &options) else { return };
     if inventory.parameters <= MOST_PARAMETERS {
         options.random_weights = Some(1);
@@ -181,7 +181,7 @@ fn copied(folder: &Path, root: &Path) -> Option<PathBuf> {
 }
 
 /// Does with an opened model what it can do, at its smallest.
-pub fn exercise(model: &dyn Exhibit) {
+pub fn exercise(model: &dyn Pipeline) {
     let _ = model.defaults();
     for images in [0, 1] {
         if let Ok(inputs) = model.sample("forward", &SampleSizes { rows: 1, tokens: 6, images }) {
@@ -192,14 +192,14 @@ pub fn exercise(model: &dyn Exhibit) {
     let picture = Image { width: 5, height: 3, rgb: (0..45).collect() };
     let _ = model.embed(&[Item::Image(picture.clone())]);
     let mut stop = |_| ControlFlow::Break(());
-    let _ = model.generate(&Prompt::from("one two"), &Decoding::greedy(2), &mut stop);
+    let _ = model.generate(&Prompt::from("one two"), &GenerationConfig::greedy(2), &mut stop);
     let turn = Turn { role: Role::User, items: vec!["one two".into()] };
-    let _ = model.generate(&Prompt::Chat(vec![turn]), &Decoding::greedy(2), &mut stop);
+    let _ = model.generate(&Prompt::Chat(vec![turn]), &GenerationConfig::greedy(2), &mut stop);
     let asked = Prompt::Items(vec![Item::Image(picture.clone()), "one two".into()]);
-    let _ = model.generate(&asked, &Decoding::greedy(2), &mut stop);
+    let _ = model.generate(&asked, &GenerationConfig::greedy(2), &mut stop);
     if let Ok(forecaster) = model.forecaster() {
-        let past = Past::from(vec![1.0, 2.0, 4.0, 3.0, 5.0]);
-        let _ = forecaster.forecast(&[past], &Forecasting { horizon: 3, ..Forecasting::default() });
+        let past = History::from(vec![1.0, 2.0, 4.0, 3.0, 5.0]);
+        let _ = forecaster.forecast(&[past], &ForecastConfig { horizon: 3, ..ForecastConfig::default() });
     }
     if let Ok(policy) = model.policy()
         && let Ok(mut controller) = policy.start(&Task::from("lift the cup"))

@@ -217,7 +217,7 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
     if w.inputs == 0 {
         y.fill(0.0);
     } else {
-        // Kept from call to call: a decoder multiplies a hundred times for each token.
+        // PrefixCache from call to call: a decoder multiplies a hundred times for each token.
         thread_local!(static SCRATCH: RefCell<(Vec<Group>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) });
         let (mut groups, mut terms) = SCRATCH.take();
         let count = if two_terms(w.kind, rows) { 2 } else { 1 };

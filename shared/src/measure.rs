@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::checkpoint::Storage;
-use crate::generate::{Decoding, Rng};
+use crate::generate::{GenerationConfig, Rng};
 use crate::item::{Item, Modality, Prompt, Sound, Tensors};
-use crate::model::{Exhibit, SampleSizes};
-use crate::zoo::{Options, Zoo};
+use crate::model::{Pipeline, SampleSizes};
+use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, Result};
 
 /// What is timed.
@@ -48,7 +48,7 @@ impl Task {
 
 /// How much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Work {
+pub struct Workload {
     /// What is timed.
     pub task: Task,
     /// Rows at once.
@@ -68,7 +68,7 @@ pub struct Work {
 
 /// The least, the middle and the most of several numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
+pub struct Summary {
     /// The middle one; of an even count the mean of the two in the middle.
     pub median: f64,
     /// The least.
@@ -77,12 +77,12 @@ pub struct Spread {
     pub max: f64,
 }
 
-impl Spread {
+impl Summary {
     /// Of `values`; none if there are none.
     ///
     /// ```
-    /// use fauna_shared::measure::Spread;
-    /// assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
+    /// use fauna_shared::measure::Summary;
+    /// assert_eq!(Summary::of(&[4.0, 1.0, 2.0, 9.0]), Some(Summary { median: 3.0, min: 1.0, max: 9.0 }));
     /// ```
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
@@ -99,12 +99,12 @@ impl Spread {
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measured {
+pub struct Measurement {
     /// The model, as the user named it.
     pub source: String,
     /// What was done.
     #[serde(flatten)]
-    pub work: Work,
+    pub work: Workload,
     /// Seconds from nothing to an opened model.
     pub load_seconds: f64,
     /// Seconds from a prompt to its first new token, the median of the runs; for [`Task::Prefill`] and
@@ -114,10 +114,10 @@ pub struct Measured {
     /// Seconds of each run.
     #[serde(rename = "runs")]
     pub run_seconds: Vec<f64>,
-    /// What [`items_per_second`](Measured::items_per_second) counts: "rows", "tokens", "new tokens".
+    /// What [`items_per_second`](Measurement::items_per_second) counts: "rows", "tokens", "new tokens".
     pub items: &'static str,
     /// Over the whole of each run.
-    pub items_per_second: Spread,
+    pub items_per_second: Summary,
     /// New tokens a second after the first one; for [`Task::Generate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decode_per_second: Option<f64>,
@@ -135,7 +135,7 @@ const LONGEST_SOUND: f64 = 3600.0;
 ///
 /// # Errors
 /// As [`Zoo::open`], and whatever the model says to the work.
-pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Result<Measured> {
+pub fn measure(zoo: &Zoo, source: &str, options: &LoadOptions, work: &Workload) -> Result<Measurement> {
     if work.batch == 0 || work.runs == 0 || work.new_tokens == 0 {
         return Err(Error::input("a batch, new tokens and runs are at least 1"));
     }
@@ -147,26 +147,26 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     }
     forget_peak_memory();
     let start = Instant::now();
-    let exhibit = zoo.open(source, options)?;
+    let pipeline = zoo.open(source, options)?;
     let load_seconds = start.elapsed().as_secs_f64();
 
     let inputs = match work.task {
-        Task::Encode | Task::Decode if makes(exhibit.as_ref(), Modality::Sound) => {
-            Inputs::Item(sound_or_codes(zoo, source, options, exhibit.as_ref(), work)?)
+        Task::Encode | Task::Decode if makes(pipeline.as_ref(), Modality::Sound) => {
+            Inputs::Item(sound_or_codes(zoo, source, options, pipeline.as_ref(), work)?)
         }
         task => {
             let sizes = SampleSizes { rows: work.batch, tokens: work.tokens, images: work.images };
-            Inputs::Named(exhibit.sample(task.method(), &sizes)?)
+            Inputs::Named(pipeline.sample(task.method(), &sizes)?)
         }
     };
-    run(exhibit.as_ref(), &inputs, work, work.new_tokens)?;
+    run(pipeline.as_ref(), &inputs, work, work.new_tokens)?;
     let mut first_seconds = Vec::new();
     let mut run_seconds = Vec::new();
     for _ in 0..work.runs {
         if work.task == Task::Generate {
-            first_seconds.push(timed(|| run(exhibit.as_ref(), &inputs, work, 1))?);
+            first_seconds.push(timed(|| run(pipeline.as_ref(), &inputs, work, 1))?);
         }
-        run_seconds.push(timed(|| run(exhibit.as_ref(), &inputs, work, work.new_tokens))?);
+        run_seconds.push(timed(|| run(pipeline.as_ref(), &inputs, work, work.new_tokens))?);
     }
 
     let (rows, pictures) = (work.batch, work.batch * work.images.max(1));
@@ -174,7 +174,7 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
         Task::Embed => ("rows", rows as f64),
         Task::Forward if work.tokens == 0 => ("pictures", pictures as f64),
         Task::Forward | Task::Prefill => ("tokens", (rows * work.tokens) as f64),
-        Task::Generate if makes(exhibit.as_ref(), Modality::Image) => ("pictures", rows as f64),
+        Task::Generate if makes(pipeline.as_ref(), Modality::Image) => ("pictures", rows as f64),
         Task::Generate => ("new tokens", (rows * work.new_tokens) as f64),
         Task::Encode | Task::Decode => match inputs {
             Inputs::Item(_) => ("seconds of sound", work.seconds),
@@ -182,8 +182,8 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
         },
     };
     let rates: Vec<f64> = run_seconds.iter().map(|seconds| count / seconds).collect();
-    let items_per_second = Spread::of(&rates).ok_or_else(|| Error::input("no run was timed"))?;
-    let median = |values: &[f64]| Spread::of(values).map(|spread| spread.median);
+    let items_per_second = Summary::of(&rates).ok_or_else(|| Error::input("no run was timed"))?;
+    let median = |values: &[f64]| Summary::of(values).map(|spread| spread.median);
     let first_token_seconds = match work.task {
         Task::Generate => median(&first_seconds),
         Task::Prefill => median(&run_seconds),
@@ -195,7 +195,7 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
         }
         _ => None,
     };
-    Ok(Measured {
+    Ok(Measurement {
         source: source.to_string(),
         work: *work,
         load_seconds,
@@ -209,9 +209,9 @@ pub fn measure(zoo: &Zoo, source: &str, options: &Options, work: &Work) -> Resul
     })
 }
 
-/// Whether `modality` comes out of `exhibit`.
-fn makes(exhibit: &dyn Exhibit, modality: Modality) -> bool {
-    exhibit.card().outputs.contains(&modality)
+/// Whether `modality` comes out of `pipeline`.
+fn makes(pipeline: &dyn Pipeline, modality: Modality) -> bool {
+    pipeline.card().outputs.contains(&modality)
 }
 
 /// What the work is done on.
@@ -226,56 +226,58 @@ enum Inputs {
 fn sound_or_codes(
     zoo: &Zoo,
     source: &str,
-    options: &Options,
-    exhibit: &dyn Exhibit,
-    work: &Work,
+    options: &LoadOptions,
+    pipeline: &dyn Pipeline,
+    work: &Workload,
 ) -> Result<Item> {
-    let (_, opening) = zoo.opening(source, options)?;
-    let rate =
-        opening.config["sampling_rate"].as_u64().and_then(|rate| u32::try_from(rate).ok()).unwrap_or(44_100);
-    let channels = opening.config["audio_channels"].as_u64().map_or(1, |channels| channels.clamp(1, 2));
+    let (_, pretrained) = zoo.pretrained(source, options)?;
+    let rate = pretrained.config["sampling_rate"]
+        .as_u64()
+        .and_then(|rate| u32::try_from(rate).ok())
+        .unwrap_or(44_100);
+    let channels = pretrained.config["audio_channels"].as_u64().map_or(1, |channels| channels.clamp(1, 2));
     let mut random = Rng::new(0, 0);
     let samples = (f64::from(rate) * work.seconds).ceil() as usize;
     let mut channel = || (0..samples).map(|_| (random.uniform() - 0.5) as f32).collect::<Vec<f32>>();
     let sound = Item::Sound(Sound { rate, channels: (0..channels).map(|_| channel()).collect() });
     match work.task {
-        Task::Decode => recoded(exhibit, sound),
+        Task::Decode => recoded(pipeline, sound),
         _ => Ok(sound),
     }
 }
 
 /// What a codec makes of `item`: all pieces must be one.
-fn recoded(exhibit: &dyn Exhibit, item: Item) -> Result<Item> {
+fn recoded(pipeline: &dyn Pipeline, item: Item) -> Result<Item> {
     let mut made = None;
-    exhibit.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+    pipeline.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
         made = Some(item);
         ControlFlow::Continue(())
     })?;
-    made.ok_or_else(|| exhibit.cannot("be timed as a codec"))
+    made.ok_or_else(|| pipeline.cannot("be timed as a codec"))
 }
 
-fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -> Result<()> {
+fn run(pipeline: &dyn Pipeline, inputs: &Inputs, work: &Workload, new_tokens: usize) -> Result<()> {
     let inputs = match inputs {
         Inputs::Named(named) => named,
-        Inputs::Item(item) => return recoded(exhibit, item.clone()).map(drop),
+        Inputs::Item(item) => return recoded(pipeline, item.clone()).map(drop),
     };
     let new_tokens = if work.task == Task::Prefill { 1 } else { new_tokens };
     match work.task {
         Task::Forward | Task::Encode | Task::Decode => {
-            exhibit.call(work.task.method(), inputs, &json!({}))?
+            pipeline.call(work.task.method(), inputs, &json!({}))?
         }
         Task::Embed if inputs.contains_key("pixel_values") => {
-            exhibit.call("get_image_features", inputs, &json!({}))?
+            pipeline.call("get_image_features", inputs, &json!({}))?
         }
         Task::Embed => {
-            let made = exhibit.call("forward", inputs, &json!({}))?;
+            let made = pipeline.call("forward", inputs, &json!({}))?;
             if !made.contains_key("sentence_embedding") {
-                return Err(exhibit.cannot("be timed at embedding token rows").hint("time --task forward"));
+                return Err(pipeline.cannot("be timed at embedding token rows").hint("time --task forward"));
             }
             made
         }
         _ => {
-            let made = exhibit.call(
+            let made = pipeline.call(
                 "generate",
                 inputs,
                 &json!({"max_new_tokens": new_tokens, "eos_token_id": [], "pad_token_id": 0}),
@@ -284,7 +286,7 @@ fn run(exhibit: &dyn Exhibit, inputs: &Inputs, work: &Work, new_tokens: usize) -
                 // Music: as many steps as new tokens, and the codec's work after them.
                 return match made.contains_key("audio_codes") {
                     true => Ok(()),
-                    false => Err(exhibit.cannot("be timed at generating from token rows")),
+                    false => Err(pipeline.cannot("be timed at generating from token rows")),
                 };
             };
             if made.contains_key("images") {
@@ -312,11 +314,11 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
 }
 
 /// Bytes of all weights as they are held: what the files store, or the runtime makes of it.
-fn weights_bytes(zoo: &Zoo, source: &str, options: &Options) -> Result<u64> {
+fn weights_bytes(zoo: &Zoo, source: &str, options: &LoadOptions) -> Result<u64> {
     let quantize = options.runtime.quantize();
     if options.random_weights.is_none() && quantize.is_none() {
-        let (_, opening) = zoo.opening(source, options)?;
-        let stored = opening.checkpoint.iter().flat_map(|checkpoint| checkpoint.iter());
+        let (_, pretrained) = zoo.pretrained(source, options)?;
+        let stored = pretrained.checkpoint.iter().flat_map(|checkpoint| checkpoint.iter());
         return Ok(stored.map(|(_, stored)| stored.bytes.len() as u64).sum());
     }
     let (_, inventory) = zoo.inventory(source, options)?;
@@ -369,7 +371,7 @@ mod tests {
 
     #[test]
     fn no_numbers_have_no_spread() {
-        assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of(&[2.0]), Some(Spread { median: 2.0, min: 2.0, max: 2.0 }));
+        assert_eq!(Summary::of(&[]), None);
+        assert_eq!(Summary::of(&[2.0]), Some(Summary { median: 2.0, min: 2.0, max: 2.0 }));
     }
 }

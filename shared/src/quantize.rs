@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Metadata, Planned, Storage, Stored, Value, write_gguf};
 use crate::kernels::matmul::Layout;
-use crate::model::{Family, Opening};
+use crate::model::{Family, Pretrained};
 use crate::nn::block_name;
 use crate::progress::{Progress, Unit};
 use crate::runtime::Runtime;
 use crate::source::{File, Wanted, select};
 use crate::weights::{Inventory, MatrixUse, Name, entries_of, quantized, widen};
-use crate::zoo::{Options, Zoo};
+use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, ErrorKind, Result};
 
 /// What the weights of the copy are called.
@@ -37,7 +37,7 @@ pub struct Copy<'a> {
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Made {
+pub struct Quantized {
     /// The folder of the copy.
     pub folder: PathBuf,
     /// How many tensors it holds.
@@ -58,21 +58,21 @@ pub struct Made {
 /// # Errors
 /// As [`Zoo::open`]; [`Input`](ErrorKind::Input) if the folder exists and is not to be replaced, or is no earlier copy;
 /// [`Cancelled`](ErrorKind::Cancelled) if `progress` says so; [`Io`](ErrorKind::Io) if writing fails.
-pub fn quantize(zoo: &Zoo, options: &Options, copy: &Copy, progress: &dyn Progress) -> Result<Made> {
+pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Progress) -> Result<Quantized> {
     check_target(copy)?;
-    let options = Options { runtime: Runtime::cpu(), random_weights: None, ..options.clone() };
-    let (family, opening) = zoo.opening(copy.source, &options)?;
-    let inventory = (family.inventory)(&opening)?;
+    let options = LoadOptions { runtime: Runtime::cpu(), random_weights: None, ..options.clone() };
+    let (family, pretrained) = zoo.pretrained(copy.source, &options)?;
+    let inventory = (family.inventory)(&pretrained)?;
     let checkpoint =
-        opening.checkpoint.as_ref().ok_or_else(|| Error::input("there are no weights to copy"))?;
+        pretrained.checkpoint.as_ref().ok_or_else(|| Error::input("there are no weights to copy"))?;
     let plan = plan(checkpoint, family, &inventory, copy.kind);
 
     let scratch = Scratch::beside(copy.folder)?;
-    copy_descriptions(&opening, scratch.path())?;
-    let metadata = metadata(checkpoint, copy, family, &opening.label);
+    copy_descriptions(&pretrained, scratch.path())?;
+    let metadata = metadata(checkpoint, copy, family, &pretrained.label);
     let planned: Vec<Planned> = plan.iter().map(|part| part.planned.clone()).collect();
     let bytes = |part: &Part| (part.stored.bytes.len() as u64, part.planned_bytes());
-    let made = Made {
+    let made = Quantized {
         folder: copy.folder.to_path_buf(),
         tensors: plan.len(),
         quantized: plan.iter().filter(|part| part.target.is_some()).count(),
@@ -233,19 +233,19 @@ fn metadata(checkpoint: &Checkpoint, copy: &Copy, family: &Family, label: &str) 
 }
 
 /// Configs, tokenizers and processors, the weights of modules, and what says who made the model and who may use it.
-fn copy_descriptions(opening: &Opening, into: &Path) -> Result<()> {
-    let names = opening.files.names();
+fn copy_descriptions(pretrained: &Pretrained, into: &Path) -> Result<()> {
+    let names = pretrained.files.names();
     let listing: Vec<File> = names.iter().map(File::named).collect();
     let described = select(&listing, &Wanted::default().without_weights())?.into_iter().map(|file| file.path);
     let legal = names.iter().filter(|name| is_legal(name)).cloned();
     // Layers in folders of their own, which are small, stay as they are.
-    let modules = opening.files.modules()?;
+    let modules = pretrained.files.modules()?;
     let mut wanted: Vec<String> =
         described.chain(legal).chain(modules).filter(|name| !name.ends_with(".index.json")).collect();
     wanted.sort();
     wanted.dedup();
     for name in wanted {
-        let from = opening.files.require(&name)?;
+        let from = pretrained.files.require(&name)?;
         let to = into.join(&name);
         if let Some(folder) = to.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
@@ -254,8 +254,8 @@ fn copy_descriptions(opening: &Opening, into: &Path) -> Result<()> {
     }
     // What followed from the name of the weights, which the copy does not keep. A GGUF file holds its own.
     let to = into.join("config.json");
-    if !to.exists() && opening.checkpoint.as_ref().is_some_and(|checkpoint| !is_gguf(checkpoint)) {
-        std::fs::write(&to, opening.config.to_string()).map_err(|e| Error::io(&to, "write", e))?;
+    if !to.exists() && pretrained.checkpoint.as_ref().is_some_and(|checkpoint| !is_gguf(checkpoint)) {
+        std::fs::write(&to, pretrained.config.to_string()).map_err(|e| Error::io(&to, "write", e))?;
     }
     Ok(())
 }

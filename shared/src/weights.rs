@@ -304,8 +304,8 @@ impl Weights {
     }
 
     /// Whether these have so few bits, in the file or as the runtime wants them, that keys and values may be kept in
-    /// half precision ([`Cache::in_half`](crate::attention::Cache::in_half)).
-    pub fn halves_caches(&self) -> bool {
+    /// half precision ([`Cache::with_half`](crate::attention::Cache::with_half)).
+    pub fn half_cache(&self) -> bool {
         let runtime = self.runtime();
         let in_blocks = match &self.shared.origin {
             Origin::Files { tensors, .. } => {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::nearest;
-pub use crate::model::Options;
-use crate::model::{Exhibit, Family, Layout, Opening};
+pub use crate::model::LoadOptions;
+use crate::model::{Family, Layout, Pipeline, Pretrained};
 use crate::source::Files;
 use crate::weights::{Inventory, Weights};
 use crate::{Error, ErrorKind, Result};
@@ -34,16 +34,16 @@ impl Zoo {
     ///
     /// # Errors
     /// Whatever is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
-    pub fn open(&self, source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
-        let (family, opening) = self.opening(source, options)?;
-        (family.open)(&opening)
+    pub fn open(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
+        let (family, pretrained) = self.pretrained(source, options)?;
+        (family.open)(&pretrained)
     }
 
     /// What a checkpoint of this config holds, without its weights: names, shapes, count of parameters.
     ///
     /// # Errors
     /// As [`open`](Zoo::open), save what is wrong with the weights.
-    pub fn inventory(&self, source: &str, options: &Options) -> Result<(&'static Family, Inventory)> {
+    pub fn inventory(&self, source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory)> {
         let files = options.find(source, false)?;
         let (family, config) = match self.layout(&files, options)? {
             Some((family, layout)) => (family, layout.config),
@@ -52,7 +52,7 @@ impl Zoo {
                 (self.family_of(&config, &files, options)?, config)
             }
         };
-        let opening = Opening {
+        let pretrained = Pretrained {
             label: source.to_string(),
             config: canonical(family, config, &files)?,
             files,
@@ -61,7 +61,7 @@ impl Zoo {
             options: options.clone(),
         };
         // The tokenizer may not be there before the download; the walk over the tensors is all that is asked.
-        let inventory = (family.inventory)(&opening)?;
+        let inventory = (family.inventory)(&pretrained)?;
         Ok((family, inventory))
     }
 
@@ -69,7 +69,7 @@ impl Zoo {
     ///
     /// # Errors
     /// As [`open`](Zoo::open), save what is wrong between the config and the tensors.
-    pub fn opening(&self, source: &str, options: &Options) -> Result<(&'static Family, Opening)> {
+    pub fn pretrained(&self, source: &str, options: &LoadOptions) -> Result<(&'static Family, Pretrained)> {
         let random = options.random_weights.is_some();
         let files = options.find(source, !random)?;
         let (family, config, checkpoint) = match self.layout(&files, options)? {
@@ -93,13 +93,13 @@ impl Zoo {
                 (self.family_of(&config, &files, options)?, config, checkpoint)
             }
         };
-        Ok((family, Opening::new(source, files, config, checkpoint, family, options)?))
+        Ok((family, Pretrained::new(source, files, config, checkpoint, family, options)?))
     }
 
     /// What a family makes of files that are not one config beside one set of weights: the family that is named, by
     /// the user or a config, or else the first that knows them. Where a config's names fit several families (what is
     /// built on a T5 calls itself "t5"), the first that knows the files is meant.
-    fn layout(&self, files: &Files, options: &Options) -> Result<Option<(&'static Family, Layout)>> {
+    fn layout(&self, files: &Files, options: &LoadOptions) -> Result<Option<(&'static Family, Layout)>> {
         let known = match (&options.family, files.get("config.json")) {
             (Some(name), _) => vec![self.by_name(name)?],
             // What is wrong with the config is said where it is needed: a GGUF file holds its own, and a family may know
@@ -123,7 +123,7 @@ impl Zoo {
     }
 
     /// The config that a GGUF file holds itself, brought to the official spelling.
-    fn config_inside(&self, checkpoint: &Checkpoint, options: &Options) -> Result<Option<Value>> {
+    fn config_inside(&self, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Option<Value>> {
         let architecture = checkpoint.metadata().get("general.architecture").and_then(|value| value.as_str());
         // Files of `fauna quantize` hold the official names, and the official config lies beside them.
         let Some(architecture) = architecture.filter(|name| *name != "fauna") else { return Ok(None) };
@@ -148,7 +148,7 @@ impl Zoo {
         })
     }
 
-    fn family_of(&self, config: &Value, files: &Files, options: &Options) -> Result<&'static Family> {
+    fn family_of(&self, config: &Value, files: &Files, options: &LoadOptions) -> Result<&'static Family> {
         if let Some(name) = &options.family {
             return self.by_name(name);
         }
@@ -292,12 +292,12 @@ mod tests {
             Ok(files.get("original.th").map(|_| Layout { config, weights: Vec::new() }))
         }),
         rename: |_| Name::Keep,
-        inventory: |opening| {
-            let size = opening.config["size"].as_u64().unwrap_or(0) as usize;
-            opening.weights.tensor("vector", &[size])?;
-            opening.weights.finish()
+        inventory: |pretrained| {
+            let size = pretrained.config["size"].as_u64().unwrap_or(0) as usize;
+            pretrained.weights.tensor("vector", &[size])?;
+            pretrained.weights.finish()
         },
-        open: |opening| Err(Error::unsupported(opening.config.to_string())),
+        open: |pretrained| Err(Error::unsupported(pretrained.config.to_string())),
         sample: || json!({}),
     };
 
@@ -312,11 +312,11 @@ mod tests {
         let zoo = Zoo::new([&ORIGINAL]);
         let folder = folder_with("original.th", "");
         let name = folder.path().to_str().unwrap();
-        let (family, inventory) = zoo.inventory(name, &Options::default()).unwrap();
+        let (family, inventory) = zoo.inventory(name, &LoadOptions::default()).unwrap();
         assert_eq!((family.name, inventory.parameters), ("original", 3));
         let settings = json!({"size": 5}).as_object().unwrap().clone();
-        let options = Options { settings, ..Options::default() };
-        assert_eq!(zoo.opening(name, &options).unwrap().1.config["size"], 5);
+        let options = LoadOptions { settings, ..LoadOptions::default() };
+        assert_eq!(zoo.pretrained(name, &options).unwrap().1.config["size"], 5);
         assert_eq!(zoo.inventory(name, &options).unwrap().1.parameters, 5);
     }
 
@@ -325,12 +325,12 @@ mod tests {
         let zoo = Zoo::new([&ORIGINAL, &KIN]);
         let folder = folder_with("config.json", r#"{"model_type": "original", "size": 2}"#);
         let name = folder.path().to_str().unwrap();
-        let random = Options { random_weights: Some(1), ..Options::default() };
-        assert_eq!(zoo.opening(name, &random).unwrap().0.name, "original");
+        let random = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
+        assert_eq!(zoo.pretrained(name, &random).unwrap().0.name, "original");
         std::fs::write(folder.path().join("kin.json"), "{}").unwrap();
-        assert_eq!(zoo.opening(name, &random).unwrap().0.name, "kin");
-        let options = Options { family: Some("original".into()), ..random };
-        assert_eq!(zoo.opening(name, &options).unwrap().0.name, "original");
+        assert_eq!(zoo.pretrained(name, &random).unwrap().0.name, "kin");
+        let options = LoadOptions { family: Some("original".into()), ..random };
+        assert_eq!(zoo.pretrained(name, &options).unwrap().0.name, "original");
     }
 
     #[test]
@@ -346,8 +346,8 @@ mod tests {
         static PLAIN: Family = Family { name: "plain", layout: None, ..ORIGINAL };
         let zoo = Zoo::new([&KIN, &PLAIN]);
         let folder = folder_with("config.json", r#"{"model_type": "original"}"#);
-        let random = Options { random_weights: Some(1), ..Options::default() };
-        let meant = || zoo.opening(folder.path().to_str().unwrap(), &random).unwrap().0.name;
+        let random = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
+        let meant = || zoo.pretrained(folder.path().to_str().unwrap(), &random).unwrap().0.name;
         assert_eq!(meant(), "plain");
         std::fs::write(folder.path().join("kin.json"), "{}").unwrap();
         assert_eq!(meant(), "kin");
@@ -362,14 +362,15 @@ mod tests {
         }
         let folder =
             folder_with("config.json", r#"{"model_type": "original", "size": NaN, "limit": Infinity}"#);
-        let random = Options { random_weights: Some(1), ..Options::default() };
-        let opening = Zoo::new([&ORIGINAL]).opening(folder.path().to_str().unwrap(), &random).unwrap().1;
-        let error = opening.config::<Sizes>().unwrap_err().to_string();
+        let random = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
+        let pretrained =
+            Zoo::new([&ORIGINAL]).pretrained(folder.path().to_str().unwrap(), &random).unwrap().1;
+        let error = pretrained.config::<Sizes>().unwrap_err().to_string();
         assert!(error.contains("config.json: size: invalid type: string \"NaN\""), "{error}");
 
         let generation = |text: &str| {
             std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
-            opening.generation()
+            pretrained.generation()
         };
         assert_eq!(generation(r#"{"max_time": NaN, "top_k": 5}"#).unwrap()["top_k"], 5);
         let error = generation(r#"{"temperature": NaN}"#).unwrap_err().to_string();
@@ -384,11 +385,11 @@ mod tests {
         static CAUSAL: Family =
             Family { name: "causal", layout: None, architectures: &["OriginalForCausalLM"], ..ORIGINAL };
         let folder = folder_with("config.json", "");
-        let random = Options { random_weights: Some(1), ..Options::default() };
+        let random = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
         let open = |architectures: &str| {
             let text = format!(r#"{{"model_type": "original", "architectures": {architectures}}}"#);
             std::fs::write(folder.path().join("config.json"), text).unwrap();
-            Zoo::new([&CAUSAL]).opening(folder.path().to_str().unwrap(), &random)
+            Zoo::new([&CAUSAL]).pretrained(folder.path().to_str().unwrap(), &random)
         };
         for class in [
             "ORIGINALForCausalLM",
@@ -409,7 +410,7 @@ mod tests {
     #[test]
     fn what_no_family_knows_lacks_a_config() {
         let folder = folder_with("other.json", "{}");
-        let error = Zoo::new([&ORIGINAL]).inventory(folder.path().to_str().unwrap(), &Options::default());
+        let error = Zoo::new([&ORIGINAL]).inventory(folder.path().to_str().unwrap(), &LoadOptions::default());
         assert_eq!(error.err().unwrap().kind(), ErrorKind::NotFound);
     }
 
@@ -417,8 +418,9 @@ mod tests {
     fn a_release_without_weights_misses_what_is_asked_of_it() {
         let folder = folder_with("original.th", "");
         let zoo = Zoo::new([&ORIGINAL]);
-        let (family, opening) = zoo.opening(folder.path().to_str().unwrap(), &Options::default()).unwrap();
-        let error = (family.inventory)(&opening).unwrap_err();
+        let (family, pretrained) =
+            zoo.pretrained(folder.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
+        let error = (family.inventory)(&pretrained).unwrap_err();
         assert!(error.to_string().contains("missing  vector"), "{error}");
     }
 }

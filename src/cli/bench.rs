@@ -1,7 +1,7 @@
 //! `fauna bench`: how fast a model is on this machine, and how much memory it takes.
 
-use fauna::measure::{Measured, Task, Work, measure};
-use fauna::{Options, Result};
+use fauna::measure::{Measurement, Task, Workload, measure};
+use fauna::{LoadOptions, Result};
 
 use super::output::Output;
 use super::table::{self, Table};
@@ -65,9 +65,9 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         TaskName::Decode => Task::Decode,
     };
     let Args { batch, tokens, images, new_tokens, seconds, runs, .. } = args;
-    let work = Work { task, batch, tokens, images, new_tokens, seconds, runs };
+    let work = Workload { task, batch, tokens, images, new_tokens, seconds, runs };
     let random_weights = args.random_weights.then_some(context.globals.seed);
-    let options = Options { random_weights, ..context.options()? };
+    let options = LoadOptions { random_weights, ..context.options()? };
     let measured = measure(&fauna::zoo(), &args.source, &options, &work)?;
     let mut output = Output::stdout();
     match context.globals.json {
@@ -78,7 +78,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn lines(measured: &Measured) -> Vec<String> {
+fn lines(measured: &Measurement) -> Vec<String> {
     let seconds = |seconds: f64| match seconds < 1.0 {
         true => format!("{:.1} ms", seconds * 1e3),
         false => format!("{seconds:.2} s"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna::item::beyond;
-use fauna::{Error, Exhibit, Item, Result};
+use fauna::{Error, Item, Pipeline, Result};
 use serde_json::json;
 
 use super::output::Output;
@@ -97,7 +97,7 @@ fn print(matrix: &[Vec<f32>], texts: &[String], output: &mut Output) -> Result<(
 }
 
 /// The cosine of every pair of texts, `(texts, texts)`.
-pub fn similarities(model: &dyn Exhibit, texts: &[String], context: &Context) -> Result<Vec<Vec<f32>>> {
+pub fn similarities(model: &dyn Pipeline, texts: &[String], context: &Context) -> Result<Vec<Vec<f32>>> {
     let items: Vec<Item> = texts.iter().cloned().map(Item::Text).collect();
     let made = model.embed(&items)?;
     for (text, cut) in texts.iter().zip(&made.cut).filter(|(_, cut)| **cut > 0) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fauna::progress::Progress;
 use fauna::runtime::{Precision, Runtime};
 use fauna::source::{Finder, HfHub, HubConfig};
-use fauna::{Exhibit, Options, Reading, Result};
+use fauna::{LoadOptions, Pipeline, Reading, Result};
 
 use super::interrupt::Interrupt;
 use super::progress::Bars;
@@ -79,10 +79,10 @@ impl Context {
     ///
     /// # Errors
     /// An unknown device or weight format, or a device that is not there.
-    pub fn options(&self) -> Result<Options> {
+    pub fn options(&self) -> Result<LoadOptions> {
         let globals = &self.globals;
         let quantize = globals.quantize.as_deref().map(fauna::nn::block_kind).transpose()?;
-        Ok(Options {
+        Ok(LoadOptions {
             runtime: Runtime::on(&globals.device)?
                 .with_precision(globals.dtype)
                 .with_quantize(quantize)
@@ -112,23 +112,23 @@ impl Context {
     ///
     /// # Errors
     /// As [`fauna::open_with`].
-    pub fn open(&self, source: &str) -> Result<Box<dyn Exhibit>> {
+    pub fn open(&self, source: &str) -> Result<Box<dyn Pipeline>> {
         self.open_with(source, &self.options()?)
     }
 
     /// Opens a model by name, and says what its users must know.
-    pub fn open_with(&self, source: &str, options: &Options) -> Result<Box<dyn Exhibit>> {
+    pub fn open_with(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
         let _stoppable = self.interrupt.hold();
-        let exhibit = fauna::open_with(source, options)?;
+        let pipeline = fauna::open_with(source, options)?;
         self.interrupt.check()?;
-        for note in &exhibit.card().notes {
+        for note in &pipeline.card().notes {
             self.say(note);
         }
-        Ok(exhibit)
+        Ok(pipeline)
     }
 
     /// How files of pictures are read for `model`.
-    pub fn reading(&self, model: &dyn Exhibit) -> Reading {
+    pub fn reading(&self, model: &dyn Pipeline) -> Reading {
         let own = model.reading();
         let allowed = self.globals.max_pixels.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         Reading { max_pixels: allowed.unwrap_or(own.max_pixels), ..own }

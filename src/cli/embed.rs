@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Exhibit, Item, Reading, Result};
+use fauna::{Error, Item, Pipeline, Reading, Result};
 
 use super::input::{self, Text};
 use super::output::Output;
@@ -183,7 +183,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
 }
 
 /// The rows of `batch`, numbered from `first`, each with the place its text or picture came from.
-fn embed(model: &dyn Exhibit, batch: Vec<Piece>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
+fn embed(model: &dyn Pipeline, batch: Vec<Piece>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
     let mut good = Vec::new();
     let mut rows = Vec::new();
     for Piece { place, name, content } in batch {
@@ -224,7 +224,7 @@ pub type Vector = Result<(Vec<f32>, usize), String>;
 ///
 /// # Errors
 /// What is no fault of an item.
-pub fn vectors(model: &dyn Exhibit, items: &[Item]) -> Result<Vec<Vector>> {
+pub fn vectors(model: &dyn Pipeline, items: &[Item]) -> Result<Vec<Vector>> {
     if items.is_empty() {
         return Ok(Vec::new());
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use fauna::checkpoint::{Checkpoint, Storage};
-use fauna::model::Opening;
+use fauna::model::Pretrained;
 use fauna::nn::block_name;
 use fauna::source::{Files, Source, Wanted};
 use fauna::weights::{Inventory, Weights};
-use fauna::{ErrorKind, Family, Options, Result};
+use fauna::{ErrorKind, Family, LoadOptions, Result};
 use serde_json::{Value, json};
 
 use super::output::Output;
@@ -89,15 +89,20 @@ fn of_the_network(files: &Files, weights: Vec<PathBuf>) -> Vec<PathBuf> {
 
 /// What the family makes of a checkpoint that is here: its tensors by the config, and the config, which a GGUF file
 /// carries in itself.
-fn planned(source: &str, options: &Options) -> Result<(&'static Family, Inventory, Value)> {
-    let (family, opening) = fauna::opening(source, options)?;
-    let opening = Opening { weights: Weights::nothing(), ..opening };
-    Ok((family, (family.inventory)(&opening)?, opening.config))
+fn planned(source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory, Value)> {
+    let (family, pretrained) = fauna::pretrained(source, options)?;
+    let pretrained = Pretrained { weights: Weights::nothing(), ..pretrained };
+    Ok((family, (family.inventory)(&pretrained)?, pretrained.config))
 }
 
 /// How a sentence embedder makes vectors of texts; nothing for other families.
 #[cfg(feature = "text")]
-fn texts(family: &Family, files: &Files, config: &Value, options: &Options) -> Vec<(&'static str, String)> {
+fn texts(
+    family: &Family,
+    files: &Files,
+    config: &Value,
+    options: &LoadOptions,
+) -> Vec<(&'static str, String)> {
     if family.name != fauna::text::BERT.name {
         return Vec::new();
     }
@@ -106,7 +111,7 @@ fn texts(family: &Family, files: &Files, config: &Value, options: &Options) -> V
 }
 
 #[cfg(not(feature = "text"))]
-fn texts(_: &Family, _: &Files, _: &Value, _: &Options) -> Vec<(&'static str, String)> {
+fn texts(_: &Family, _: &Files, _: &Value, _: &LoadOptions) -> Vec<(&'static str, String)> {
     Vec::new()
 }
 

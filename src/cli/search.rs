@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};
-use fauna::{Error, Exhibit, Image, Item, Result};
+use fauna::{Error, Image, Item, Pipeline, Result};
 use serde_json::json;
 
 use super::compare::cosine;
@@ -90,7 +90,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
 
 /// How near each picture is to `wanted`, and how many could not be used.
 fn scores(
-    model: &dyn Exhibit,
+    model: &dyn Pipeline,
     wanted: &[f32],
     paths: Vec<PathBuf>,
     context: &Context,

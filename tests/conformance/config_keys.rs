@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fauna::model::{HARMLESS, Keys};
 use fauna::weights::Inventory;
-use fauna::{Family, Options, Result, Tensors};
+use fauna::{Family, LoadOptions, Result, Tensors};
 use serde_json::{Map, Value, json};
 
 use super::{bytes_of, forward, row_of};
@@ -110,13 +110,13 @@ impl Class {
 fn counted(config: &Value) -> Result<Inventory> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    Ok(fauna::inventory(folder.path().to_str().unwrap(), &Options::default())?.1)
+    Ok(fauna::inventory(folder.path().to_str().unwrap(), &LoadOptions::default())?.1)
 }
 
-fn opened(config: &Value) -> Result<Box<dyn fauna::Exhibit>> {
+fn opened(config: &Value) -> Result<Box<dyn fauna::Pipeline>> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let options = Options { random_weights: Some(super::SEED), ..Options::default() };
+    let options = LoadOptions { random_weights: Some(super::SEED), ..LoadOptions::default() };
     fauna::open_with(folder.path().to_str().unwrap(), &options)
 }
 

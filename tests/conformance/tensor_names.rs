@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::{Name, Weights};
-use fauna::{Error, Options, Result, Tensors};
+use fauna::{Error, LoadOptions, Result, Tensors};
 use serde_json::Value;
 
 use super::{SEED, bytes_of, forward, row_of};
@@ -115,7 +115,7 @@ impl Class {
             let values = values.flatten_all()?.to_vec1::<f32>()?;
             Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
         })?;
-        let model = fauna::open_with(folder.path().to_str().unwrap(), &Options::default())?;
+        let model = fauna::open_with(folder.path().to_str().unwrap(), &LoadOptions::default())?;
         model.forward(&self.inputs())?;
         Ok(bytes_of(&forward(model.as_ref(), &self.inputs())))
     }

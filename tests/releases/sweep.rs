@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use fauna::releases::OwnConfig;
-use fauna::{Family, Options, Release};
+use fauna::{Family, LoadOptions, Release};
 use serde_json::{Value, json};
 
 fn folder() -> PathBuf {
@@ -77,7 +77,7 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
         if OwnConfig::of(&id) == OwnConfig::Unseen {
             continue;
         }
-        match fauna::inventory(place.to_str().unwrap(), &Options::default()) {
+        match fauna::inventory(place.to_str().unwrap(), &LoadOptions::default()) {
             Ok((family, inventory)) => {
                 let own =
                     fauna::families().into_iter().find(|f| f.releases.iter().any(|r| r.id == id)).unwrap();
@@ -177,7 +177,7 @@ fn vocabulary(family: &Family, settings: &Path) -> String {
 
 #[test]
 fn every_file_beside_a_config_is_read_where_it_says_something() {
-    let random = Options { random_weights: Some(7), ..Options::default() };
+    let random = LoadOptions { random_weights: Some(7), ..LoadOptions::default() };
     let mut problems = Vec::new();
     for (id, files) in fixtures() {
         let beside: Vec<&String> = files.iter().filter(|file| !NETWORK.contains(&file.as_str())).collect();

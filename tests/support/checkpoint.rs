@@ -1,6 +1,6 @@
 //! Small checkpoints of any family, for the tests of the verbs: its sample config, weights made from a seed.
 
-use fauna::Options;
+use fauna::LoadOptions;
 use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::Weights;
@@ -17,7 +17,7 @@ pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
     let config = (known.sample)();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let (_, inventory) = fauna::inventory(folder.path().to_str().unwrap(), &Options::default()).unwrap();
+    let (_, inventory) = fauna::inventory(folder.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
     let plan = |(name, shape): &(String, Vec<usize>)| Planned {
         name: name.clone(),
         storage: Storage::F32,

@@ -1,4 +1,4 @@
-//! The sound exhibits of `fauna`: EnCodec, MusicGen, Jukebox, LLark.
+//! The sound pipelines of `fauna`: EnCodec, MusicGen, Jukebox, LLark.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
@@ -33,8 +33,8 @@ pub static ENCODEC: Family = Family {
     config_of_gguf: None,
     layout: Some(encodec::layout),
     rename: encodec::rename,
-    inventory: |opening| Ok(opening.load::<encodec::Encodec>()?.1),
-    open: |opening| Ok(Box::new(encodec::EncodecExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<encodec::Encodec>()?.1),
+    open: |pretrained| Ok(Box::new(encodec::EncodecPipeline::open(pretrained)?)),
     sample: || {
         json!({
             "architectures": ["EncodecModel"], "model_type": "encodec", "sampling_rate": 600, "audio_channels": 2,
@@ -128,8 +128,8 @@ pub static JUKEBOX: Family = Family {
     config_of_gguf: None,
     layout: Some(jukebox::layout),
     rename: jukebox::rename,
-    inventory: |opening| Ok(jukebox::Jukebox::open(opening)?.1),
-    open: |opening| Ok(Box::new(jukebox::JukeboxExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(jukebox::Jukebox::open(pretrained)?.1),
+    open: |pretrained| Ok(Box::new(jukebox::JukeboxPipeline::open(pretrained)?)),
     sample: jukebox::sample,
 };
 
@@ -149,7 +149,7 @@ pub static LLARK: Family = Family {
     config_of_gguf: Some(fauna_text::llama::config_of_gguf),
     layout: None,
     rename: llark::rename,
-    inventory: |opening| Ok(llark::LLark::open(opening)?.1),
-    open: |opening| Ok(Box::new(llark::LLarkExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(llark::LLark::open(pretrained)?.1),
+    open: |pretrained| Ok(Box::new(llark::LLarkPipeline::open(pretrained)?)),
     sample: llark::sample,
 };

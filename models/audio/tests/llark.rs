@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::checkpoint::{Checkpoint, Metadata, Planned, write_safetensors};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Exhibit, Options};
+use fauna_shared::model::{LoadOptions, Pipeline};
 use fauna_shared::text::Tokenizer;
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{ErrorKind, Result};
@@ -39,18 +39,18 @@ fn open_folder(
     folder: &Path,
     settings: Map<String, Value>,
     family: Option<&str>,
-) -> Result<Box<dyn Exhibit>> {
-    let options = Options { settings, family: family.map(str::to_string), ..Options::default() };
+) -> Result<Box<dyn Pipeline>> {
+    let options = LoadOptions { settings, family: family.map(str::to_string), ..LoadOptions::default() };
     Zoo::new(fauna_audio::FAMILIES.iter().copied()).open(folder.to_str().unwrap(), &options)
 }
 
-fn opened(name: &str) -> Box<dyn Exhibit> {
+fn opened(name: &str) -> Box<dyn Pipeline> {
     open_folder(&case(name).join("model"), options_of(&case(name)), None).unwrap()
 }
 
-fn made(exhibit: &dyn Exhibit, prompt: Vec<Item>) -> Result<Vec<Item>> {
+fn made(pipeline: &dyn Pipeline, prompt: Vec<Item>) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    exhibit.generate(&Prompt::Items(prompt), &Decoding::greedy(8), &mut |item| {
+    pipeline.generate(&Prompt::Items(prompt), &GenerationConfig::greedy(8), &mut |item| {
         items.push(item);
         ControlFlow::Continue(())
     })?;
@@ -139,24 +139,24 @@ fn a_codec_without_its_prior_says_which_file_it_lacks() {
 #[test]
 fn layers_that_were_left_in_the_file_cannot_be_asked_for() {
     let options = options_of(&case("hear_short"));
-    let exhibit = open_folder(&case("hear_short").join("model"), options, None).unwrap();
-    assert!(exhibit.card().notes.contains(&"4 layers of the prior were read".to_string()));
+    let pipeline = open_folder(&case("hear_short").join("model"), options, None).unwrap();
+    assert!(pipeline.card().notes.contains(&"4 layers of the prior were read".to_string()));
     let codes = Tensor::zeros((1, 48), DType::I64, &Device::Cpu).unwrap();
     let inputs = Tensors::from([("music_tokens".to_string(), codes)]);
-    assert!(exhibit.call("forward", &inputs, &json!({"layer": 3})).is_ok());
-    let error = exhibit.call("forward", &inputs, &json!({"layer": 5})).unwrap_err().to_string();
+    assert!(pipeline.call("forward", &inputs, &json!({"layer": 3})).is_ok());
+    let error = pipeline.call("forward", &inputs, &json!({"layer": 5})).unwrap_err().to_string();
     assert!(error.contains("layer 5") && error.contains("prior_depth"), "{error}");
 }
 
 /// The inputs of the case `read`, whose row is four words, a start, six patches, an end and five words.
-fn reading() -> (Box<dyn Exhibit>, Tensors, Value) {
+fn reading() -> (Box<dyn Pipeline>, Tensors, Value) {
     let folder = case("read");
     (opened("read"), tensors(&folder, "inputs.safetensors"), Value::Object(options_of(&folder)))
 }
 
 #[test]
 fn a_clip_goes_where_it_fits_and_nowhere_else() {
-    let (exhibit, inputs, options) = reading();
+    let (pipeline, inputs, options) = reading();
     let row: Vec<i64> = inputs["input_ids"].flatten_all().unwrap().to_vec1().unwrap();
     let (end, patch) = (53, 51);
     let complaint = |row: Vec<i64>, clips: &Tensor| {
@@ -165,7 +165,7 @@ fn a_clip_goes_where_it_fits_and_nowhere_else() {
             ("input_ids".to_string(), Tensor::from_vec(row, (1, time), &Device::Cpu).unwrap()),
             ("audio_encodings".to_string(), clips.clone()),
         ]);
-        exhibit.call("forward", &inputs, &options).unwrap_err().to_string()
+        pipeline.call("forward", &inputs, &options).unwrap_err().to_string()
     };
     let clip = &inputs["audio_encodings"];
     let short = complaint(row.iter().copied().filter(|id| *id != patch).collect(), clip);
@@ -179,16 +179,16 @@ fn a_clip_goes_where_it_fits_and_nowhere_else() {
     let narrow = complaint(row.clone(), &clip.narrow(1, 0, 5).unwrap());
     assert!(narrow.contains("24"), "{narrow}");
     let without = Tensors::from([("input_ids".to_string(), inputs["input_ids"].clone())]);
-    let without = exhibit.call("forward", &without, &options).unwrap_err().to_string();
+    let without = pipeline.call("forward", &without, &options).unwrap_err().to_string();
     assert!(without.contains("only 0 clips"), "{without}");
 }
 
 #[test]
 fn a_sound_without_ears_is_an_error_that_says_what_to_put_where() {
-    let (exhibit, ..) = reading();
+    let (pipeline, ..) = reading();
     let audio = Tensor::zeros(40, DType::F32, &Device::Cpu).unwrap();
     let error =
-        exhibit.call("encode", &Tensors::from([("audio".to_string(), audio)]), &Value::Null).unwrap_err();
+        pipeline.call("encode", &Tensors::from([("audio".to_string(), audio)]), &Value::Null).unwrap_err();
     assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("vqvae.pth.tar"), "{error}");
 }
 
@@ -230,8 +230,8 @@ fn a_projector_of_ones_own_goes_over_an_unchanged_language_model() {
     std::fs::write(base.join("mm_projector/checkpoint-80.bin"), "damaged").unwrap();
     let mut settings = options_of(&case("read"));
     settings.insert("mm_hidden_size".into(), json!(24));
-    let exhibit = open_folder(base, settings.clone(), Some("llark")).unwrap();
-    let out = exhibit
+    let pipeline = open_folder(base, settings.clone(), Some("llark")).unwrap();
+    let out = pipeline
         .call("forward", &tensors(&case("read"), "inputs.safetensors"), &Value::Object(settings))
         .unwrap();
     let expected = &tensors(&case("read"), "expected.safetensors")["logits"];
@@ -282,12 +282,12 @@ fn with_words() -> (tempfile::TempDir, Map<String, Value>) {
 #[test]
 fn a_question_about_a_sound_is_answered_in_words() {
     let (folder, settings) = with_words();
-    let exhibit = open_folder(folder.path(), settings.clone(), None).unwrap();
+    let pipeline = open_folder(folder.path(), settings.clone(), None).unwrap();
     let audio = &tensors(&case("pipeline"), "inputs.safetensors")["audio"];
     let sound = Sound { rate: 48, channels: vec![audio.to_vec1().unwrap()] };
     let question = || vec![Item::Sound(sound.clone()), "What tempo ?".into()];
     let said = |items: Vec<Item>| items.iter().map(|item| item.text().unwrap()).collect::<String>();
-    let answer = said(made(exhibit.as_ref(), question()).unwrap());
+    let answer = said(made(pipeline.as_ref(), question()).unwrap());
 
     // The same by ids: what stands before the sound, and after it.
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
@@ -305,7 +305,7 @@ fn a_question_about_a_sound_is_answered_in_words() {
     ]);
     let mut options = settings.clone();
     options.insert("max_new_tokens".into(), json!(8));
-    let out = exhibit.call("generate", &inputs, &Value::Object(options)).unwrap();
+    let out = pipeline.call("generate", &inputs, &Value::Object(options)).unwrap();
     let time = out["input_ids"].dim(1).unwrap();
     let new = out["sequences"].narrow(1, time, 8).unwrap().to_dtype(DType::U32).unwrap();
     let expected = tokenizer.decode(&new.flatten_all().unwrap().to_vec1::<u32>().unwrap(), true).unwrap();
@@ -313,14 +313,14 @@ fn a_question_about_a_sound_is_answered_in_words() {
     assert_eq!(answer.trim(), expected.split("###").next().unwrap().trim());
     assert_ne!(
         answer,
-        said(made(exhibit.as_ref(), vec!["What tempo ?".into()]).unwrap()),
+        said(made(pipeline.as_ref(), vec!["What tempo ?".into()]).unwrap()),
         "it did not listen"
     );
 
     // Ten frames a second, which is the default, are more than the three codes a second of the tiny prior.
     let mut usual = settings;
     usual.remove("pool_frames_per_second");
-    let exhibit = open_folder(folder.path(), usual, None).unwrap();
-    let error = made(exhibit.as_ref(), question()).unwrap_err().to_string();
+    let pipeline = open_folder(folder.path(), usual, None).unwrap();
+    let error = made(pipeline.as_ref(), question()).unwrap_err().to_string();
     assert!(error.contains("10 frames a second"), "{error}");
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use fauna_robotics::tabletop::{Setting, evaluate};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
-use fauna_shared::model::{Exhibit, Observation, SampleSizes, Task};
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::{Observation, Pipeline, SampleSizes, Task};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,13 +31,13 @@ fn folder(change: impl FnOnce(&mut Value)) -> TempDir {
     folder
 }
 
-fn open_with(folder: &Path, settings: Value) -> Result<Box<dyn Exhibit>> {
+fn open_with(folder: &Path, settings: Value) -> Result<Box<dyn Pipeline>> {
     let settings = settings.as_object().cloned().unwrap_or_default();
-    let options = Options { random_weights: Some(3), settings, ..Options::default() };
+    let options = LoadOptions { random_weights: Some(3), settings, ..LoadOptions::default() };
     zoo().open(folder.to_str().unwrap(), &options)
 }
 
-fn open(folder: &TempDir) -> Box<dyn Exhibit> {
+fn open(folder: &TempDir) -> Box<dyn Pipeline> {
     open_with(folder.path(), Value::Null).unwrap()
 }
 
@@ -63,7 +63,7 @@ fn ids(rows: &[&[i64]]) -> Tensor {
     Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
 }
 
-fn pixels(model: &dyn Exhibit, frame: &Image) -> Tensor {
+fn pixels(model: &dyn Pipeline, frame: &Image) -> Tensor {
     let bytes: Vec<i64> = frame.rgb.iter().map(|byte| i64::from(*byte)).collect();
     let image = Tensor::from_vec(bytes, (frame.height, frame.width, 3), &Device::Cpu).unwrap();
     let inputs = Tensors::from([("image".to_string(), image)]);
@@ -138,7 +138,7 @@ fn a_prompt_of_a_picture_and_words_gives_one_action() {
         let error = refusal(model.generate(&prompt, &model.defaults(), ignore));
         assert!(error.to_string().contains("pictures in the prompt: one is wanted"), "{error}");
     }
-    let warm = Decoding { temperature: 0.5, ..model.defaults() };
+    let warm = GenerationConfig { temperature: 0.5, ..model.defaults() };
     assert!(refusal(model.generate(&prompt, &warm, ignore)).message().contains("greedily"));
 }
 
@@ -320,7 +320,7 @@ fn random_weights_do_not_move_blocks() {
 #[test]
 fn the_flagship_has_its_parameters() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/configs/openvla-7b");
-    let (_, inventory) = zoo().inventory(config.to_str().unwrap(), &Options::default()).unwrap();
+    let (_, inventory) = zoo().inventory(config.to_str().unwrap(), &LoadOptions::default()).unwrap();
     // 7.54 billion less the last blocks, the last norms and the pooling head, which nothing depends on.
     let billions = inventory.parameters as f64 / 1e9;
     assert!((7.45..7.54).contains(&billions), "{billions}");
@@ -332,16 +332,16 @@ fn the_training_codes_own_release_is_known_by_its_config() {
     let source = folder.path().to_str().unwrap();
     let config = json!({"vla": {"base_vlm": "prism-dinosiglip-224px+7b"}, "run_id": "a run", "seed": 7});
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let (family, inventory) = zoo().inventory(source, &Options::default()).unwrap();
+    let (family, inventory) = zoo().inventory(source, &LoadOptions::default()).unwrap();
     assert_eq!((family.name, inventory.parameters > 7_000_000_000), ("openvla", true));
     // Two files, and no word of which; then a word, and a file that is none.
     fs::create_dir(folder.path().join("checkpoints")).unwrap();
     for name in ["step-1.pt", "step-2.pt"] {
         fs::write(folder.path().join("checkpoints").join(name), "no weights").unwrap();
     }
-    let error = refusal(zoo().open(source, &Options::default())).to_string();
+    let error = refusal(zoo().open(source, &LoadOptions::default())).to_string();
     assert!(error.contains("2 files in checkpoints/"), "{error}");
-    let named = |file: &str| Options { file: Some(file.into()), ..Options::default() };
+    let named = |file: &str| LoadOptions { file: Some(file.into()), ..LoadOptions::default() };
     let error = refusal(zoo().open(source, &named("step-2.pt")));
     assert!(error.place().is_some_and(|place| place.ends_with("checkpoints/step-2.pt")), "{error}");
     assert_eq!(refusal(zoo().open(source, &named("step-3.pt"))).kind(), ErrorKind::NotFound);

@@ -1,4 +1,4 @@
-//! The science exhibits of `fauna`: forecasts by the open kin of TimeGPT, atoms by Orb.
+//! The science pipelines of `fauna`: forecasts by the open kin of TimeGPT, atoms by Orb.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!
@@ -44,7 +44,7 @@ pub static CHRONOS_T5: Family = Family {
     layout: Some(chronos::TOKENS),
     rename: chronos::rename,
     inventory: chronos::t5_inventory,
-    open: |opening| Ok(Box::new(chronos::T5Exhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(chronos::T5Pipeline::open(pretrained)?)),
     sample: chronos::t5_sample,
 };
 
@@ -68,8 +68,8 @@ pub static CHRONOS_BOLT: Family = Family {
     config_of_gguf: None,
     layout: Some(chronos::BOLT),
     rename: chronos::rename_bolt,
-    inventory: |opening| Ok(opening.load::<chronos::bolt::ChronosBolt>()?.1),
-    open: |opening| Ok(Box::new(chronos::BoltExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<chronos::bolt::ChronosBolt>()?.1),
+    open: |pretrained| Ok(Box::new(chronos::BoltPipeline::open(pretrained)?)),
     sample: chronos::bolt_sample,
 };
 
@@ -92,8 +92,8 @@ pub static CHRONOS_2: Family = Family {
     config_of_gguf: None,
     layout: Some(chronos::TWO),
     rename: |_| Name::Keep,
-    inventory: |opening| Ok(opening.load::<chronos::two::Chronos2>()?.1),
-    open: |opening| Ok(Box::new(chronos::TwoExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<chronos::two::Chronos2>()?.1),
+    open: |pretrained| Ok(Box::new(chronos::TwoPipeline::open(pretrained)?)),
     sample: chronos::two_sample,
 };
 
@@ -115,8 +115,8 @@ pub static TIMESFM: Family = Family {
     config_of_gguf: None,
     layout: Some(timesfm::PATCHED),
     rename: timesfm::rename_patched,
-    inventory: |opening| Ok(opening.load::<timesfm::patched::TimesFm>()?.1),
-    open: |opening| Ok(Box::new(timesfm::PatchedExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<timesfm::patched::TimesFm>()?.1),
+    open: |pretrained| Ok(Box::new(timesfm::PatchedPipeline::open(pretrained)?)),
     sample: timesfm::patched_sample,
 };
 
@@ -139,8 +139,8 @@ pub static TIMESFM_2_5: Family = Family {
     config_of_gguf: None,
     layout: Some(timesfm::V2_5),
     rename: timesfm::rename_2_5,
-    inventory: |opening| Ok(opening.load::<timesfm::v2_5::TimesFm25>()?.1),
-    open: |opening| Ok(Box::new(timesfm::V25Exhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<timesfm::v2_5::TimesFm25>()?.1),
+    open: |pretrained| Ok(Box::new(timesfm::V25Pipeline::open(pretrained)?)),
     sample: timesfm::v2_5_sample,
 };
 
@@ -183,6 +183,6 @@ pub static ORB: Family = Family {
     layout: Some(orb::layout),
     rename: orb::rename,
     inventory: orb::inventory,
-    open: |opening| Ok(Box::new(orb::OrbExhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(orb::OrbPipeline::open(pretrained)?)),
     sample: orb::sample,
 };

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::{Decoding, Rng};
+use fauna_shared::generate::{GenerationConfig, Rng};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past, SampleSizes};
+use fauna_shared::model::{Forecast, ForecastConfig, Forecaster, History, SampleSizes};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -17,8 +17,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn of(opening: &fauna_shared::model::Opening) -> Self {
-        let runtime = opening.weights.runtime();
+    pub(crate) fn of(pretrained: &fauna_shared::model::Pretrained) -> Self {
+        let runtime = pretrained.weights.runtime();
         Self { device: runtime.device().clone(), activations: runtime.activations() }
     }
 
@@ -59,7 +59,7 @@ pub(crate) fn rows(inputs: &Tensors, name: &str) -> Result<Vec<Vec<f32>>> {
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) naming the first that cannot, by its index.
-pub(crate) fn check(series: &[Past]) -> Result<()> {
+pub(crate) fn check(series: &[History]) -> Result<()> {
     for (index, past) in series.iter().enumerate() {
         let problem = match &past.values[..] {
             [] => Some("has no values".to_string()),
@@ -145,7 +145,7 @@ pub(crate) fn levels(options: &Value, key: &str) -> Result<Vec<f64>> {
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if it is 0 or beyond all reason.
 pub(crate) fn horizon(steps: usize) -> Result<usize> {
-    Forecasting { horizon: steps, ..Forecasting::default() }.check().map(|()| steps)
+    ForecastConfig { horizon: steps, ..ForecastConfig::default() }.check().map(|()| steps)
 }
 
 /// A forecast from the point forecast and the quantiles of each step, of which there are `quantiles`.
@@ -162,7 +162,7 @@ pub(crate) fn collected(steps: impl Iterator<Item = (f32, Vec<f32>)>, quantiles:
 pub(crate) fn generate(
     forecaster: &dyn Forecaster,
     prompt: &Prompt,
-    options: &Decoding,
+    options: &GenerationConfig,
     each: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<()> {
     let rows = match prompt {
@@ -173,8 +173,8 @@ pub(crate) fn generate(
         Prompt::Chat(_) | Prompt::Infill { .. } => return Err(not_a_series()),
     };
     options.check()?;
-    let series: Vec<Past> = rows.iter().cloned().map(Past::from).collect();
-    let wanted = Forecasting {
+    let series: Vec<History> = rows.iter().cloned().map(History::from).collect();
+    let wanted = ForecastConfig {
         horizon: options.max_new_tokens,
         quantiles: Vec::new(),
         samples: None,
@@ -194,7 +194,7 @@ fn not_a_series() -> Error {
 pub(crate) fn embed(
     items: &[Item],
     context: usize,
-    embed: impl Fn(&[Past]) -> Result<Tensor>,
+    embed: impl Fn(&[History]) -> Result<Tensor>,
 ) -> Result<Embeddings> {
     let mut vectors = Vec::with_capacity(items.len());
     let mut cut = Vec::with_capacity(items.len());
@@ -205,7 +205,7 @@ pub(crate) fn embed(
                 item.modality()
             )));
         };
-        let series: Vec<Past> = rows.iter().cloned().map(Past::from).collect();
+        let series: Vec<History> = rows.iter().cloned().map(History::from).collect();
         if series.is_empty() {
             return Err(Error::input(format!("item {index} holds no series")));
         }
@@ -267,8 +267,8 @@ mod tests {
 
     #[test]
     fn a_series_that_cannot_be_read_is_named() {
-        let good = Past::from(vec![1.0, f32::NAN]);
-        assert!(check(&[good.clone(), Past::from(vec![0.0; 3])]).is_ok());
+        let good = History::from(vec![1.0, f32::NAN]);
+        assert!(check(&[good.clone(), History::from(vec![0.0; 3])]).is_ok());
         for (values, words) in [
             (vec![], "series 1 has no values"),
             (vec![f32::NAN; 4], "series 1 holds gaps only (NaN)"),

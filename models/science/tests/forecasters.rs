@@ -6,35 +6,41 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use fauna_science::{CHRONOS_2, CHRONOS_BOLT, CHRONOS_T5, TIMESFM, TIMESFM_2_5};
 use fauna_shared::ErrorKind;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Covariate, Exhibit, Family, Forecast, Forecasting, Pace, Past, SampleSizes};
+use fauna_shared::model::{
+    Covariate, Family, Forecast, ForecastConfig, FrequencyClass, History, Pipeline, SampleSizes,
+};
 use fauna_shared::nn::block_kind;
 use fauna_shared::runtime::Runtime;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use serde_json::{Value, json};
 
 const FAMILIES: [&Family; 5] = [&CHRONOS_T5, &CHRONOS_BOLT, &CHRONOS_2, &TIMESFM, &TIMESFM_2_5];
 const NAN: f32 = f32::NAN;
 
-fn open_with(family: &'static Family, options: Options, change: impl FnOnce(&mut Value)) -> Box<dyn Exhibit> {
+fn open_with(
+    family: &'static Family,
+    options: LoadOptions,
+    change: impl FnOnce(&mut Value),
+) -> Box<dyn Pipeline> {
     let folder = tempfile::tempdir().unwrap();
     let mut config = (family.sample)();
     change(&mut config);
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let options = Options { random_weights: Some(3), ..options };
+    let options = LoadOptions { random_weights: Some(3), ..options };
     // Among all families that call themselves so.
     let zoo = Zoo::new(fauna_text::FAMILIES.iter().chain(fauna_science::FAMILIES).copied());
     zoo.open(folder.path().to_str().unwrap(), &options).unwrap()
 }
 
-fn opened(family: &'static Family) -> Box<dyn Exhibit> {
-    open_with(family, Options::default(), |_| {})
+fn opened(family: &'static Family) -> Box<dyn Pipeline> {
+    open_with(family, LoadOptions::default(), |_| {})
 }
 
 /// A causal Chronos, whose network is GPT-2.
-fn causal() -> Box<dyn Exhibit> {
-    open_with(&CHRONOS_T5, Options::default(), |config| {
+fn causal() -> Box<dyn Pipeline> {
+    open_with(&CHRONOS_T5, LoadOptions::default(), |config| {
         let mut own = config["chronos_config"].take();
         own["model_type"] = json!("causal");
         *config = json!({
@@ -44,28 +50,28 @@ fn causal() -> Box<dyn Exhibit> {
     })
 }
 
-fn all() -> Vec<(&'static str, Box<dyn Exhibit>)> {
+fn all() -> Vec<(&'static str, Box<dyn Pipeline>)> {
     let named = |family: &&'static Family| (family.name, opened(family));
     FAMILIES.iter().map(named).chain([("chronos on gpt2", causal())]).collect()
 }
 
 /// Series of unlike length: a long one, one of a few values, one with gaps, one that does not move.
-fn series() -> Vec<Past> {
+fn series() -> Vec<History> {
     let wave = |length: usize, size: f32| (0..length).map(|t| size * (t as f32 * 0.7).sin() + 2.0).collect();
     let mut gaps: Vec<f32> = wave(30, 40.0);
     gaps[..3].fill(NAN);
     gaps[12..19].fill(NAN);
     gaps[29] = NAN;
     vec![
-        Past { pace: Pace::Medium, ..Past::from(wave(70, 3.0)) },
+        History { pace: FrequencyClass::Medium, ..History::from(wave(70, 3.0)) },
         vec![5.0, -3.0].into(),
         gaps.into(),
-        Past { pace: Pace::Low, ..Past::from(vec![7.5; 17]) },
+        History { pace: FrequencyClass::Low, ..History::from(vec![7.5; 17]) },
     ]
 }
 
-fn wanted(horizon: usize) -> Forecasting {
-    Forecasting { horizon, quantiles: vec![0.9, 0.37, 0.001], samples: Some(7), seed: 11 }
+fn wanted(horizon: usize) -> ForecastConfig {
+    ForecastConfig { horizon, quantiles: vec![0.9, 0.37, 0.001], samples: Some(7), seed: 11 }
 }
 
 fn far(a: &Forecast, b: &Forecast) -> f32 {
@@ -121,7 +127,7 @@ fn the_first_steps_of_a_long_forecast_are_those_of_a_short_one() {
 fn what_cannot_be_forecast_is_named() {
     for (name, model) in all() {
         let forecaster = model.forecaster().unwrap();
-        let good = || Past::from(vec![1.0, 2.0, 3.0]);
+        let good = || History::from(vec![1.0, 2.0, 3.0]);
         for (bad, words) in [
             (vec![], "series 1 has no values"),
             (vec![NAN; 30], "series 1 holds gaps only (NaN)"),
@@ -130,7 +136,7 @@ fn what_cannot_be_forecast_is_named() {
             let error = forecaster.forecast(&[good(), bad.into(), good()], &wanted(2)).unwrap_err();
             assert_eq!((error.kind(), error.message()), (ErrorKind::Input, words), "{name}");
         }
-        for options in [wanted(0), Forecasting { quantiles: vec![1.0], ..wanted(2) }] {
+        for options in [wanted(0), ForecastConfig { quantiles: vec![1.0], ..wanted(2) }] {
             assert_eq!(
                 forecaster.forecast(&[good()], &options).unwrap_err().kind(),
                 ErrorKind::Input,
@@ -138,7 +144,7 @@ fn what_cannot_be_forecast_is_named() {
             );
         }
     }
-    let none = Forecasting { samples: Some(usize::MAX), ..wanted(2) };
+    let none = ForecastConfig { samples: Some(usize::MAX), ..wanted(2) };
     let error = opened(&CHRONOS_T5).forecaster().unwrap().forecast(&series(), &none).unwrap_err();
     assert!(error.message().contains("samples must be 1 to"), "{error}");
 }
@@ -147,7 +153,7 @@ fn what_cannot_be_forecast_is_named() {
 fn a_seed_repeats_its_paths_and_another_draws_others() {
     for model in [opened(&CHRONOS_T5), causal()] {
         let forecaster = model.forecaster().unwrap();
-        let drawn = |seed| forecaster.forecast(&series(), &Forecasting { seed, ..wanted(6) }).unwrap();
+        let drawn = |seed| forecaster.forecast(&series(), &ForecastConfig { seed, ..wanted(6) }).unwrap();
         assert_eq!(drawn(1), drawn(1));
         assert_ne!(drawn(1), drawn(2));
         let quantiles = &drawn(1)[0].quantiles;
@@ -161,9 +167,9 @@ fn covariates_change_the_forecast_of_chronos_2_alone() {
     for family in FAMILIES {
         let model = opened(family);
         let forecaster = model.forecaster().unwrap();
-        let bare = Past::from(vec![1.0, 5.0, 2.0, 6.0, 3.0]);
+        let bare = History::from(vec![1.0, 5.0, 2.0, 6.0, 3.0]);
         let told = |covariates: Vec<Covariate>| {
-            let past = Past { covariates, ..bare.clone() };
+            let past = History { covariates, ..bare.clone() };
             forecaster.forecast(&[past], &wanted(4)).unwrap().remove(0)
         };
         let without = told(vec![]);
@@ -180,7 +186,7 @@ fn covariates_change_the_forecast_of_chronos_2_alone() {
         (vec![1.0; 3], vec![1.0], "has 1 future values for a horizon of 2"),
         (vec![f32::INFINITY; 3], vec![], "holds an infinite value"),
     ] {
-        let series = Past { covariates: vec![price(past, future)], ..Past::from(vec![1.0, 2.0, 3.0]) };
+        let series = History { covariates: vec![price(past, future)], ..History::from(vec![1.0, 2.0, 3.0]) };
         let error = model.forecaster().unwrap().forecast(&[series], &wanted(2)).unwrap_err();
         assert!(error.message().contains(words) && error.message().contains("series 0"), "{error}");
     }
@@ -192,7 +198,7 @@ fn a_series_is_continued_as_an_item() {
         let rows = vec![vec![1.0, 2.0, 4.0, 3.0, 5.0], vec![-1.0, NAN, 2.0]];
         let prompt = Prompt::Items(vec![Item::Series(rows.clone())]);
         let mut made = Vec::new();
-        let options = Decoding { max_new_tokens: 9, ..model.defaults() };
+        let options = GenerationConfig { max_new_tokens: 9, ..model.defaults() };
         model
             .generate(&prompt, &options, &mut |item| {
                 made.push(item);
@@ -201,8 +207,8 @@ fn a_series_is_continued_as_an_item() {
             .unwrap();
         let [Item::Series(made)] = &made[..] else { panic!("{name}: {made:?}") };
         assert_eq!(made.iter().map(Vec::len).collect::<Vec<_>>(), [9, 9], "{name}");
-        let wanted = Forecasting { horizon: 9, quantiles: vec![], samples: None, seed: 0 };
-        let pasts: Vec<Past> = rows.into_iter().map(Past::from).collect();
+        let wanted = ForecastConfig { horizon: 9, quantiles: vec![], samples: None, seed: 0 };
+        let pasts: Vec<History> = rows.into_iter().map(History::from).collect();
         assert_eq!(model.forecaster().unwrap().forecast(&pasts, &wanted).unwrap()[0].mean, made[0], "{name}");
         for odd in [Prompt::from("words"), Prompt::Items(vec![]), Prompt::Chat(vec![])] {
             let error = model.generate(&odd, &options, &mut |_| ControlFlow::Continue(())).unwrap_err();
@@ -304,7 +310,7 @@ fn fewer_bits_stay_near() {
         let float = opened(family).forward(&inputs).unwrap();
         for (format, bound) in [("q8_0", 0.05), ("q4_0", 0.5)] {
             let runtime = Runtime::cpu().with_quantize(block_kind(format).ok());
-            let blocks = open_with(family, Options { runtime, ..Options::default() }, |_| {})
+            let blocks = open_with(family, LoadOptions { runtime, ..LoadOptions::default() }, |_| {})
                 .forward(&inputs)
                 .unwrap();
             for (name, tensor) in float.iter().filter(|(_, tensor)| tensor.dtype() == candle_core::DType::F32)
@@ -331,7 +337,7 @@ fn configs_of_other_maths_are_refused_by_name() {
         let mut config = (family.sample)();
         change(&mut config);
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let options = Options { random_weights: Some(3), ..Options::default() };
+        let options = LoadOptions { random_weights: Some(3), ..LoadOptions::default() };
         let error = Zoo::new([family]).open(folder.path().to_str().unwrap(), &options).err();
         let error = error.unwrap_or_else(|| panic!("{}: {words} opens", family.name)).to_string();
         assert!(error.contains(words), "{}: {error}", family.name);

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use fauna_science::atoms::{Dynamics, Relaxing, State, cell, dynamics, relax};
 use fauna_shared::Result;
 use fauna_shared::item::{Atoms, Item};
-use fauna_shared::model::{Exhibit, Potential, SampleSizes};
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::{Pipeline, Potential, SampleSizes};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 
 fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/orb").join(name).join("model")
 }
 
-fn open(path: &Path) -> Result<Box<dyn Exhibit>> {
-    Zoo::new(fauna_science::FAMILIES.to_vec()).open(path.to_str().unwrap(), &Options::default())
+fn open(path: &Path) -> Result<Box<dyn Pipeline>> {
+    Zoo::new(fauna_science::FAMILIES.to_vec()).open(path.to_str().unwrap(), &LoadOptions::default())
 }
 
-fn opened(name: &str) -> Box<dyn Exhibit> {
+fn opened(name: &str) -> Box<dyn Pipeline> {
     open(&case(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 

@@ -1,13 +1,13 @@
-//! Decoder-only language models: what their networks have in common, and the exhibit around any of them.
+//! Decoder-only language models: what their networks have in common, and the pipeline around any of them.
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, Decoding, Kept, Resumed, Tokens};
+use fauna_shared::generate::{self, Decoder, GenerationConfig, PrefixCache, PrefixDecoder, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Exhibit, Family, Model, Opening};
+use fauna_shared::model::{Card, Decode, Encode, Family, Model, Pipeline, Pretrained};
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
 use fauna_shared::weights::{Inventory, Weights};
@@ -32,7 +32,7 @@ pub struct Step<'a> {
 
 /// What a family's own classes hold of tokens, for checkpoints whose files leave them out.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct UsualTokens {
+pub struct DefaultTokens {
     /// What a text begins with.
     pub begin: Option<u32>,
     /// What ends a text.
@@ -46,22 +46,23 @@ pub struct UsualTokens {
 /// A network that reads tokens in order and scores the next one.
 pub trait CausalLm: Model {
     /// The tokens that go without saying. Most families have none.
-    const USUAL_TOKENS: UsualTokens = UsualTokens { begin: None, end: &[], pad: None, end_of_turn: None };
+    const DEFAULT_TOKENS: DefaultTokens =
+        DefaultTokens { begin: None, end: &[], pad: None, end_of_turn: None };
 
     /// Whether it was trained on code, whose answers end with the definition they belong to.
     const WRITES_CODE: bool = false;
 
     /// Blocks that keep keys and values.
-    fn layers(&self) -> usize;
+    fn num_hidden_layers(&self) -> usize;
 
     /// The longest text it was trained for.
-    fn positions(&self) -> usize;
+    fn max_position_embeddings(&self) -> usize;
 
     /// Whether nothing longer can be computed (learned positions), rather than only not well.
-    fn hard_limit(&self) -> bool;
+    fn has_position_limit(&self) -> bool;
 
     /// Words it scores.
-    fn vocabulary(&self) -> usize;
+    fn vocab_size(&self) -> usize;
 
     /// `(batch, time, width)` after the last norm; `cache` is read and extended.
     fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor>;
@@ -70,11 +71,11 @@ pub trait CausalLm: Model {
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>>;
 }
 
-/// A network with its tokenizer and its manners: the exhibit of every decoder-only family.
+/// A network with its tokenizer and its manners: the pipeline of every decoder-only family.
 pub struct LanguageModel<M> {
     network: M,
     device: Device,
-    halves_caches: bool,
+    half_cache: bool,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     /// How it tells thoughts from answers, if it does.
@@ -85,18 +86,18 @@ pub struct LanguageModel<M> {
     end_of_turn: Option<u32>,
     pad: Option<u32>,
     /// What it has read of the conversation it was last asked to go on with.
-    kept: Mutex<Kept>,
+    kept: Mutex<PrefixCache>,
 }
 
 impl<M: CausalLm> LanguageModel<M> {
     /// Opens a checkpoint of `family`.
-    pub fn open(opening: &Opening, family: &Family, architecture: &str) -> Result<Self> {
-        let (network, inventory) = opening.load::<M>()?;
-        let mut card = opening.card(family, &opening.architecture(architecture), &inventory);
-        card.context = Some(network.positions());
-        let tokenizer = words::tokenizer(opening)?;
+    pub fn open(pretrained: &Pretrained, family: &Family, architecture: &str) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<M>()?;
+        let mut card = pretrained.card(family, &pretrained.architecture(architecture), &inventory);
+        card.context = Some(network.max_position_embeddings());
+        let tokenizer = words::tokenizer(pretrained)?;
         let template = match &tokenizer {
-            Some(tokenizer) => words::chat_template(opening, tokenizer)?,
+            Some(tokenizer) => words::chat_template(pretrained, tokenizer)?,
             None => None,
         };
         let harmony = tokenizer.as_ref().and_then(Harmony::of);
@@ -104,12 +105,12 @@ impl<M: CausalLm> LanguageModel<M> {
             (None, Some(_)) => Some(Harmony::template()?),
             (template, _) => template,
         };
-        let generation = opening.generation()?;
+        let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
-            Value::Null => token_ids(&opening.config[key]),
+            Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),
         };
-        let usual = M::USUAL_TOKENS;
+        let usual = M::DEFAULT_TOKENS;
         let end = match ids("eos_token_id") {
             none if none.is_empty() => usual.end.to_vec(),
             some => some,
@@ -119,8 +120,8 @@ impl<M: CausalLm> LanguageModel<M> {
             end,
             end_of_turn: tokenizer.as_ref().zip(usual.end_of_turn).and_then(|(t, turn)| t.token_id(turn)),
             pad: ids("pad_token_id").first().copied().or(usual.pad),
-            device: opening.weights.runtime().device().clone(),
-            halves_caches: opening.weights.halves_caches(),
+            device: pretrained.weights.runtime().device().clone(),
+            half_cache: pretrained.weights.half_cache(),
             network,
             tokenizer,
             template,
@@ -163,24 +164,24 @@ impl<M: CausalLm> LanguageModel<M> {
             Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
             None => Mask::causal(),
         };
-        let mut cache = Cache::new(self.network.layers(), time).forgetting();
+        let mut cache = Cache::new(self.network.num_hidden_layers(), time).single_pass();
         let step = Step { ids: &ids, positions: &positions, mask: &padding, types: types.as_ref() };
         self.network.hidden(&step, &mut cache)
     }
 
     fn check_length(&self, time: usize) -> Result<()> {
-        match self.network.hard_limit() && time > self.network.positions() {
+        match self.network.has_position_limit() && time > self.network.max_position_embeddings() {
             false => Ok(()),
             true => Err(Error::input(format!(
                 "{time} tokens, but the model has {} positions",
-                self.network.positions()
+                self.network.max_position_embeddings()
             ))
             .hint("shorten the text")),
         }
     }
 
     fn checked_ids(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        words::checked_ids(ids, mask, self.network.vocabulary(), &self.device)
+        words::checked_ids(ids, mask, self.network.vocab_size(), &self.device)
     }
 
     fn on_device(&self, ids: &Tensor) -> Result<Tensor> {
@@ -225,9 +226,9 @@ impl<M: CausalLm> LanguageModel<M> {
         };
         let prompts: Vec<&[u32]> =
             rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding = self.decoding(&Decoding {
+        let mut decoding = self.decoding(&GenerationConfig {
             max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
-            ..Decoding::default()
+            ..GenerationConfig::default()
         });
         if options.get("eos_token_id").is_some() {
             decoding.eos = Some(token_ids(&options["eos_token_id"]));
@@ -241,7 +242,7 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     /// `options` with the model's own end and padding tokens where they are open.
-    fn decoding(&self, options: &Decoding) -> Decoding {
+    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
         let mut options = options.clone();
         options.eos.get_or_insert_with(|| self.end.clone());
         options.pad = options.pad.or(self.pad);
@@ -249,7 +250,7 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     /// The tokens of a prompt.
-    fn tokens(&self, prompt: &Prompt, options: &Decoding) -> Result<Vec<u32>> {
+    fn tokens(&self, prompt: &Prompt, options: &GenerationConfig) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         match prompt {
             Prompt::Items(items) => {
@@ -257,7 +258,7 @@ impl<M: CausalLm> LanguageModel<M> {
                 tokenizer.encode(&words, true)
             }
             Prompt::Infill { prefix, suffix } => {
-                infill::tokens(tokenizer, self.network.vocabulary(), prefix, suffix)
+                infill::tokens(tokenizer, self.network.vocab_size(), prefix, suffix)
             }
             Prompt::Chat(turns) => {
                 let template = self.template.as_ref().ok_or_else(|| {
@@ -277,7 +278,7 @@ impl<M: CausalLm> LanguageModel<M> {
     fn speak(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut tokens = self.tokens(prompt, options)?;
@@ -295,7 +296,7 @@ impl<M: CausalLm> LanguageModel<M> {
         }
         if matches!(prompt, Prompt::Chat(_)) && options.guidance == 1.0 {
             let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
-            let resumed = Resumed::new(self, kept);
+            let resumed = PrefixDecoder::new(self, kept);
             self.speak_by(&resumed, prompt, &tokens, &ends, each)?;
             *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = resumed.into_kept();
             return Ok(());
@@ -309,7 +310,7 @@ impl<M: CausalLm> LanguageModel<M> {
         decoder: &D,
         prompt: &Prompt,
         tokens: &[u32],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
     ) -> Result<()> {
         let tokenizer = self.tokenizer()?;
@@ -355,7 +356,7 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
-        Ok(Cache::new(self.network.layers(), capacity).in_half(self.halves_caches))
+        Ok(Cache::new(self.network.num_hidden_layers(), capacity).with_half(self.half_cache))
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
@@ -368,7 +369,7 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
     }
 
     fn max_positions(&self) -> Option<usize> {
-        self.network.hard_limit().then(|| self.network.positions())
+        self.network.has_position_limit().then(|| self.network.max_position_embeddings())
     }
 }
 
@@ -383,8 +384,8 @@ impl<M: CausalLm> Encode for LanguageModel<M> {
         let mut cut = Vec::new();
         for words in batch {
             let mut ids = tokenizer.encode(words, true)?;
-            cut.push(ids.len().saturating_sub(self.network.positions()));
-            ids.truncate(self.network.positions());
+            cut.push(ids.len().saturating_sub(self.network.max_position_embeddings()));
+            ids.truncate(self.network.max_position_embeddings());
             if ids.is_empty() {
                 return Err(Error::input("an empty text has no tokens to average"));
             }
@@ -406,7 +407,7 @@ impl<M: CausalLm> Decode for LanguageModel<M> {
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         self.speak(prompt, options, &mut |piece| match piece.thought {
@@ -416,7 +417,7 @@ impl<M: CausalLm> Decode for LanguageModel<M> {
     }
 }
 
-impl<M: CausalLm> Exhibit for LanguageModel<M> {
+impl<M: CausalLm> Pipeline for LanguageModel<M> {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -447,14 +448,14 @@ impl<M: CausalLm> Exhibit for LanguageModel<M> {
         self.encode(&texts)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding { one_definition: M::WRITES_CODE, ..Decoding::default() }
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig { one_definition: M::WRITES_CODE, ..GenerationConfig::default() }
     }
 
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.speak(prompt, options, &mut |piece| {
@@ -542,6 +543,6 @@ pub fn embedding_and_head(
 }
 
 /// Walks the tensors of a network of this kind: what a checkpoint of its config holds.
-pub fn inventory<M: CausalLm>(opening: &Opening) -> Result<Inventory> {
-    Ok(opening.load::<M>()?.1)
+pub fn inventory<M: CausalLm>(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(pretrained.load::<M>()?.1)
 }

@@ -14,7 +14,7 @@ use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, UsualTokens, embedding_and_head};
+use crate::causal::{CausalLm, DefaultTokens, Step, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
@@ -303,22 +303,22 @@ fn norm(c: &Config, w: &Weights, name: &str, width: usize) -> Result<RmsNorm> {
 }
 
 impl CausalLm for Gemma3 {
-    const USUAL_TOKENS: UsualTokens =
-        UsualTokens { begin: Some(2), end: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
+    const DEFAULT_TOKENS: DefaultTokens =
+        DefaultTokens { begin: Some(2), end: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
 
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.max_position_embeddings
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         false
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

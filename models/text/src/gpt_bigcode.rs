@@ -190,19 +190,19 @@ impl Model for GptBigCode {
 impl CausalLm for GptBigCode {
     const WRITES_CODE: bool = true;
 
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.n_layer
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.n_positions
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         true
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

@@ -5,7 +5,7 @@
 //! it tells a tool.
 
 use fauna_shared::Result;
-use fauna_shared::text::{ChatTemplate, Listener, Tokenizer, Voice};
+use fauna_shared::text::{ChatTemplate, OutputChannel, OutputParser, Tokenizer};
 
 /// The template of releases that come without one: what the system says about itself, the developer's instructions, the
 /// turns, and the assistant's next one. Of the assistant's past turns only the answers are told again.
@@ -47,7 +47,7 @@ enum Place {
     /// In the name of a channel; its tokens so far.
     Channel(Vec<u32>),
     /// In a text that is for this voice.
-    Text(Voice),
+    Text(OutputChannel),
 }
 
 impl Harmony {
@@ -72,8 +72,8 @@ impl Harmony {
     }
 }
 
-impl Listener for Harmony {
-    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> Voice {
+impl OutputParser for Harmony {
+    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel {
         if token == self.start || token == self.end {
             self.place = Place::Role;
         } else if token == self.channel {
@@ -82,7 +82,7 @@ impl Listener for Harmony {
             let voice = match &self.place {
                 Place::Channel(name) => voice_of(&tokenizer.decode(name, true).unwrap_or_default()),
                 // A message without a channel is what is said aloud.
-                Place::Role | Place::Text(_) => Voice::Answer,
+                Place::Role | Place::Text(_) => OutputChannel::Answer,
             };
             self.place = Place::Text(voice);
         } else {
@@ -92,15 +92,15 @@ impl Listener for Harmony {
                 Place::Channel(_) | Place::Role => {}
             }
         }
-        Voice::Silent
+        OutputChannel::Silent
     }
 }
 
 /// Whom a channel is for. Its name may be followed by the tool that is spoken to.
-fn voice_of(channel: &str) -> Voice {
+fn voice_of(channel: &str) -> OutputChannel {
     match channel.split_whitespace().next() {
-        Some("analysis" | "commentary") => Voice::Thought,
-        _ => Voice::Answer,
+        Some("analysis" | "commentary") => OutputChannel::Thought,
+        _ => OutputChannel::Answer,
     }
 }
 
@@ -165,25 +165,25 @@ mod tests {
         let mut heard = vec![];
         for token in tokenizer.encode(written, false).unwrap() {
             let voice = harmony.hear(token, &tokenizer);
-            if voice != Voice::Silent {
+            if voice != OutputChannel::Silent {
                 heard.push((tokenizer.token(token).unwrap(), voice));
             }
         }
         let expected = [
-            ("Two?", Voice::Thought),
-            ("Two?", Voice::Thought),
-            ("Two.", Voice::Answer),
-            ("final", Voice::Answer),
-            ("Two.", Voice::Answer),
+            ("Two?", OutputChannel::Thought),
+            ("Two?", OutputChannel::Thought),
+            ("Two.", OutputChannel::Answer),
+            ("final", OutputChannel::Answer),
+            ("Two.", OutputChannel::Answer),
         ];
         assert_eq!(heard, expected.map(|(word, voice)| (word.to_string(), voice)));
     }
 
     #[test]
     fn every_channel_has_its_voice() {
-        assert_eq!(voice_of("analysis"), Voice::Thought);
-        assert_eq!(voice_of("commentary to=functions.weather"), Voice::Thought);
-        assert_eq!(voice_of("final"), Voice::Answer);
-        assert_eq!(voice_of(""), Voice::Answer);
+        assert_eq!(voice_of("analysis"), OutputChannel::Thought);
+        assert_eq!(voice_of("commentary to=functions.weather"), OutputChannel::Thought);
+        assert_eq!(voice_of("final"), OutputChannel::Answer);
+        assert_eq!(voice_of(""), OutputChannel::Answer);
     }
 }

@@ -1,4 +1,4 @@
-//! The text exhibits of `fauna`: BERT, Gemma 3, GenSLMs, GPT, gpt-oss, GPT-NeoX, the Llama family, MPT, StarCoder and
+//! The text pipelines of `fauna`: BERT, Gemma 3, GenSLMs, GPT, gpt-oss, GPT-NeoX, the Llama family, MPT, StarCoder and
 //! T5.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
@@ -88,7 +88,7 @@ pub static BERT: Family = Family {
     layout: Some(bert::layout),
     rename: bert::rename,
     inventory: bert::inventory,
-    open: |opening| Ok(Box::new(bert::BertExhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(bert::BertPipeline::open(pretrained)?)),
     sample: || {
         json!({
             "architectures": ["BertForPreTraining"], "model_type": "bert", "vocab_size": 61, "hidden_size": 32,
@@ -121,8 +121,8 @@ pub static GEMMA3_TEXT: Family = Family {
     layout: None,
     rename: gemma3::rename,
     inventory: inventory::<gemma3::Gemma3>,
-    open: |opening| {
-        Ok(Box::new(LanguageModel::<gemma3::Gemma3>::open(opening, &GEMMA3_TEXT, "Gemma3ForCausalLM")?))
+    open: |pretrained| {
+        Ok(Box::new(LanguageModel::<gemma3::Gemma3>::open(pretrained, &GEMMA3_TEXT, "Gemma3ForCausalLM")?))
     },
     sample: || {
         json!({
@@ -157,7 +157,7 @@ pub static GENSLM: Family = Family {
     layout: Some(genslm::layout),
     rename: genslm::rename,
     inventory: genslm::inventory,
-    open: |opening| Ok(Box::new(genslm::GenSlm::open(opening)?)),
+    open: |pretrained| Ok(Box::new(genslm::GenSlm::open(pretrained)?)),
     // Heads of an odd width, a feed-forward part that is not four widths.
     sample: || {
         json!({
@@ -185,7 +185,9 @@ pub static GPT1: Family = Family {
     layout: None,
     rename: gpt1::rename,
     inventory: inventory::<gpt1::Gpt1>,
-    open: |opening| Ok(Box::new(LanguageModel::<gpt1::Gpt1>::open(opening, &GPT1, "OpenAIGPTLMHeadModel")?)),
+    open: |pretrained| {
+        Ok(Box::new(LanguageModel::<gpt1::Gpt1>::open(pretrained, &GPT1, "OpenAIGPTLMHeadModel")?))
+    },
     sample: || {
         json!({
             "architectures": ["OpenAIGPTLMHeadModel"], "model_type": "openai-gpt", "vocab_size": 61, "n_positions": 24,
@@ -215,7 +217,7 @@ pub static GPT2: Family = Family {
     layout: None,
     rename: gpt2::rename,
     inventory: inventory::<gpt2::Gpt2>,
-    open: |opening| Ok(Box::new(LanguageModel::<gpt2::Gpt2>::open(opening, &GPT2, "GPT2LMHeadModel")?)),
+    open: |pretrained| Ok(Box::new(LanguageModel::<gpt2::Gpt2>::open(pretrained, &GPT2, "GPT2LMHeadModel")?)),
     sample: || {
         json!({
             "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 61, "n_positions": 24,
@@ -252,9 +254,9 @@ pub static GPT_BIGCODE: Family = Family {
     layout: None,
     rename: gpt_bigcode::rename,
     inventory: inventory::<gpt_bigcode::GptBigCode>,
-    open: |opening| {
+    open: |pretrained| {
         Ok(Box::new(LanguageModel::<gpt_bigcode::GptBigCode>::open(
-            opening,
+            pretrained,
             &GPT_BIGCODE,
             "GPTBigCodeForCausalLM",
         )?))
@@ -297,8 +299,8 @@ pub static GPT_NEOX: Family = Family {
     layout: None,
     rename: gpt_neox::rename,
     inventory: inventory::<gpt_neox::GptNeoX>,
-    open: |opening| {
-        Ok(Box::new(LanguageModel::<gpt_neox::GptNeoX>::open(opening, &GPT_NEOX, "GPTNeoXForCausalLM")?))
+    open: |pretrained| {
+        Ok(Box::new(LanguageModel::<gpt_neox::GptNeoX>::open(pretrained, &GPT_NEOX, "GPTNeoXForCausalLM")?))
     },
     sample: || {
         json!({
@@ -331,8 +333,8 @@ pub static GPT_OSS: Family = Family {
     layout: Some(gpt_oss::layout),
     rename: gpt_oss::rename,
     inventory: inventory::<gpt_oss::GptOss>,
-    open: |opening| {
-        Ok(Box::new(LanguageModel::<gpt_oss::GptOss>::open(opening, &GPT_OSS, "GptOssForCausalLM")?))
+    open: |pretrained| {
+        Ok(Box::new(LanguageModel::<gpt_oss::GptOss>::open(pretrained, &GPT_OSS, "GptOssForCausalLM")?))
     },
     sample: || {
         json!({
@@ -378,7 +380,9 @@ pub static LLAMA: Family = Family {
     layout: None,
     rename: llama::rename,
     inventory: inventory::<llama::Llama>,
-    open: |opening| Ok(Box::new(LanguageModel::<llama::Llama>::open(opening, &LLAMA, "LlamaForCausalLM")?)),
+    open: |pretrained| {
+        Ok(Box::new(LanguageModel::<llama::Llama>::open(pretrained, &LLAMA, "LlamaForCausalLM")?))
+    },
     sample: || {
         json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 61, "hidden_size": 32,
@@ -414,7 +418,7 @@ pub static MPT: Family = Family {
     layout: None,
     rename: mpt::rename,
     inventory: inventory::<mpt::Mpt>,
-    open: |opening| Ok(Box::new(LanguageModel::<mpt::Mpt>::open(opening, &MPT, "MptForCausalLM")?)),
+    open: |pretrained| Ok(Box::new(LanguageModel::<mpt::Mpt>::open(pretrained, &MPT, "MptForCausalLM")?)),
     sample: || {
         json!({
             "architectures": ["MptForCausalLM"], "model_type": "mpt", "vocab_size": 61, "d_model": 96, "n_heads": 3,
@@ -444,9 +448,9 @@ pub static STARCODER2: Family = Family {
     layout: None,
     rename: starcoder2::rename,
     inventory: inventory::<starcoder2::Starcoder2>,
-    open: |opening| {
+    open: |pretrained| {
         Ok(Box::new(LanguageModel::<starcoder2::Starcoder2>::open(
-            opening,
+            pretrained,
             &STARCODER2,
             "Starcoder2ForCausalLM",
         )?))
@@ -494,6 +498,6 @@ pub static T5: Family = Family {
     layout: None,
     rename: t5::rename,
     inventory: t5::inventory,
-    open: |opening| Ok(Box::new(t5::T5Exhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(t5::T5Pipeline::open(pretrained)?)),
     sample: t5::sample,
 };

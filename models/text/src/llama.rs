@@ -241,19 +241,19 @@ impl Model for Llama {
 }
 
 impl CausalLm for Llama {
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.max_position_embeddings
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         false
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

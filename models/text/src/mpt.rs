@@ -266,19 +266,19 @@ impl Model for Mpt {
 }
 
 impl CausalLm for Mpt {
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.n_layers
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.max_seq_len
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         false
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

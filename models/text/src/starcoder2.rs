@@ -197,19 +197,19 @@ impl Model for Starcoder2 {
 impl CausalLm for Starcoder2 {
     const WRITES_CODE: bool = true;
 
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.max_position_embeddings
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         false
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{Item, Role, Tensors, Turn};
-use fauna_shared::model::{Opening, only_known};
+use fauna_shared::model::{Pretrained, only_known};
 use fauna_shared::text::{ChatTemplate, Encoding, GgufVocabulary, Message, Padding, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -11,13 +11,13 @@ use serde_json::Value;
 ///
 /// # Errors
 /// Whatever is wrong with a tokenizer that is there.
-pub fn tokenizer(opening: &Opening) -> Result<Option<Tokenizer>> {
-    match Tokenizer::from_folder(opening.files.root()) {
+pub fn tokenizer(pretrained: &Pretrained) -> Result<Option<Tokenizer>> {
+    match Tokenizer::from_folder(pretrained.files.root()) {
         Ok(tokenizer) => return Ok(Some(tokenizer)),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    match &opening.checkpoint {
+    match &pretrained.checkpoint {
         Some(checkpoint) => {
             let vocabulary = GgufVocabulary::from_metadata(checkpoint.metadata());
             vocabulary.map(|v| Tokenizer::from_gguf(&v)).transpose()
@@ -30,11 +30,11 @@ pub fn tokenizer(opening: &Opening) -> Result<Option<Tokenizer>> {
 ///
 /// # Errors
 /// Whatever is wrong with a template that is there.
-pub fn chat_template(opening: &Opening, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-    if let Some(template) = ChatTemplate::from_folder(opening.files.root(), tokenizer)? {
+pub fn chat_template(pretrained: &Pretrained, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    if let Some(template) = ChatTemplate::from_folder(pretrained.files.root(), tokenizer)? {
         return Ok(Some(template));
     }
-    match &opening.checkpoint {
+    match &pretrained.checkpoint {
         Some(checkpoint) => ChatTemplate::from_metadata(checkpoint.metadata(), tokenizer),
         None => Ok(None),
     }

@@ -7,10 +7,10 @@ mod skip;
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::source::HubConfig;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use serde::Deserialize;
 
 /// What llama.cpp chose, written by `tests/parity/generate/gemma3.py`.
@@ -30,7 +30,7 @@ fn gemma_continues_sentences_as_in_llama_cpp() {
         return skip::skipped("gemma_continues_sentences_as_in_llama_cpp", &format!("no checkpoint {name}"));
     }
     let zoo = Zoo::new(fauna_text::FAMILIES.iter().copied());
-    let gemma = zoo.open(name, &Options::default()).unwrap();
+    let gemma = zoo.open(name, &LoadOptions::default()).unwrap();
     assert_eq!(gemma.card().parameters, 268_098_176);
     let rows: Vec<Row> = serde_json::from_str(include_str!("gemma3/llama_cpp.json")).unwrap();
     for row in &rows {
@@ -41,7 +41,7 @@ fn gemma_continues_sentences_as_in_llama_cpp() {
         let mut continued = String::new();
         let prompt = Prompt::from(row.text.as_str());
         gemma
-            .generate(&prompt, &Decoding::greedy(row.new_tokens.len()), &mut |item| {
+            .generate(&prompt, &GenerationConfig::greedy(row.new_tokens.len()), &mut |item| {
                 if let Item::Text(text) = item {
                     continued.push_str(&text);
                 }

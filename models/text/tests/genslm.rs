@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::error::Result;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Exhibit, Options};
+use fauna_shared::model::{LoadOptions, Pipeline};
 use fauna_shared::progress::Silent;
 use fauna_shared::quantize::{Copy, quantize};
 use fauna_shared::zoo::Zoo;
@@ -196,8 +196,9 @@ fn tiny(name: &str) -> String {
 
 fn with(settings: Value) -> Result<GenSlm> {
     let settings: Map<String, Value> = settings.as_object().unwrap().clone();
-    let options = Options { settings, file: Some("genslm_tiny_patric.pt".into()), ..Options::default() };
-    GenSlm::open(&zoo().opening(&tiny("embed_sequences"), &options)?.1)
+    let options =
+        LoadOptions { settings, file: Some("genslm_tiny_patric.pt".into()), ..LoadOptions::default() };
+    GenSlm::open(&zoo().pretrained(&tiny("embed_sequences"), &options)?.1)
 }
 
 fn model() -> GenSlm {
@@ -277,8 +278,9 @@ fn what_is_no_gene_is_refused_by_every_ability() {
     );
     assert!(model.score(&["ATG"]).unwrap_err().to_string().contains("a single codon"));
     assert!(model.score(&["ATGNNN"]).is_err());
-    let write =
-        |prompt: &Prompt| model.generate(prompt, &Decoding::greedy(2), &mut |_| ControlFlow::Continue(()));
+    let write = |prompt: &Prompt| {
+        model.generate(prompt, &GenerationConfig::greedy(2), &mut |_| ControlFlow::Continue(()))
+    };
     assert!(write(&Prompt::Items(vec![item("ATGA")])).unwrap_err().to_string().contains("1 left over"));
     assert_eq!(write(&Prompt::Chat(vec![])).unwrap_err().kind(), ErrorKind::Unsupported);
     let gap = Prompt::Infill { prefix: "ATG".into(), suffix: "TAA".into() };
@@ -310,7 +312,7 @@ fn a_score_is_the_likelihood_of_each_codon_after_those_before_it() {
 }
 
 /// The codons that continue each of `prompts`.
-fn written(model: &dyn Exhibit, prompts: &[&str], options: &Decoding) -> Vec<Vec<String>> {
+fn written(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<Vec<String>> {
     let items: Vec<Prompt> = prompts.iter().map(|gene| Prompt::Items(vec![item(gene)])).collect();
     let mut made = vec![Vec::new(); prompts.len()];
     model
@@ -327,7 +329,8 @@ fn written(model: &dyn Exhibit, prompts: &[&str], options: &Decoding) -> Vec<Vec
 fn a_new_gene_is_codons_up_to_its_first_stop_and_never_a_special_token() {
     let model = model();
     // Hot enough that special tokens would come if they might.
-    let hot = Decoding { temperature: 20.0, top_k: 0, top_p: 1.0, max_new_tokens: 60, ..model.defaults() };
+    let hot =
+        GenerationConfig { temperature: 20.0, top_k: 0, top_p: 1.0, max_new_tokens: 60, ..model.defaults() };
     let genes = written(&model, &["ATG"; 40], &hot);
     let mut stopped = 0;
     for gene in &genes {
@@ -340,18 +343,18 @@ fn a_new_gene_is_codons_up_to_its_first_stop_and_never_a_special_token() {
     assert!(stopped > 20, "{stopped} of 40 stop; a blind draw stops 37");
     assert!(genes.iter().any(|gene| gene != &genes[0]), "one prompt given twice becomes two genes");
 
-    let on = Decoding { eos: Some(Vec::new()), ..hot.clone() };
+    let on = GenerationConfig { eos: Some(Vec::new()), ..hot.clone() };
     let on = written(&model, &["ATG"; 8], &on);
     assert!(on.iter().all(|gene| gene.len() == 60), "unless told otherwise");
     assert!(on.iter().flatten().any(|codon| translate(codon) == "*"));
-    let least = Decoding { min_new_tokens: 30, ..hot.clone() };
+    let least = GenerationConfig { min_new_tokens: 30, ..hot.clone() };
     assert!(written(&model, &["ATG"; 8], &least).iter().all(|gene| gene.len() > 30));
 }
 
 #[test]
 fn a_gene_is_written_alike_alone_and_in_company() {
     let model = model();
-    let options = Decoding { max_new_tokens: 12, seed: 3, ..model.defaults() };
+    let options = GenerationConfig { max_new_tokens: 12, seed: 3, ..model.defaults() };
     let alone = written(&model, &["ATGAAAGTA"], &options).remove(0);
     assert_eq!(written(&model, &["ATGAAAGTA", "ATG", GENE], &options)[0], alone);
     let mut single = Vec::new();
@@ -366,14 +369,14 @@ fn a_gene_is_written_alike_alone_and_in_company() {
         single.iter().map(|piece| if let Item::Gene(codon) = piece { codon } else { "" }).collect();
     assert_eq!(single, alone.concat());
     // Without a prompt a gene begins with ATG.
-    let greedy = Decoding::greedy(6);
+    let greedy = GenerationConfig::greedy(6);
     assert_eq!(written(&model, &[""], &greedy), written(&model, &["ATG"], &greedy));
 }
 
 #[test]
 fn writing_stops_where_it_is_told_and_where_the_model_ends() {
     let model = model();
-    let on = Decoding { eos: Some(Vec::new()), max_new_tokens: 500, ..Decoding::default() };
+    let on = GenerationConfig { eos: Some(Vec::new()), max_new_tokens: 500, ..GenerationConfig::default() };
     // The last codon is chosen and never read.
     assert_eq!(written(&model, &["ATGAAA"], &on)[0].len(), 63);
     let mut count = 0;
@@ -385,7 +388,7 @@ fn writing_stops_where_it_is_told_and_where_the_model_ends() {
         })
         .unwrap();
     assert_eq!(count, 5);
-    let words = Decoding { stop: vec!["TAA".into()], ..Decoding::greedy(3) };
+    let words = GenerationConfig { stop: vec!["TAA".into()], ..GenerationConfig::greedy(3) };
     let error = model.generate(&"ATG".into(), &words, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let long = Prompt::Items(vec![item(&GENE.repeat(6))]);
@@ -405,7 +408,7 @@ fn folder(case: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn complaint(path: &Path) -> Error {
-    zoo().open(path.to_str().unwrap(), &Options::default()).err().unwrap()
+    zoo().open(path.to_str().unwrap(), &LoadOptions::default()).err().unwrap()
 }
 
 #[test]
@@ -417,12 +420,12 @@ fn weights_called_as_the_release_are_opened_alone_and_must_fit() {
     // With the package's file of that size, mended to be tiny, it opens.
     let config = Path::new(&tiny("embed_sequences")).join("config.json");
     std::fs::copy(config, place.path().join("neox_25,290,752.json")).unwrap();
-    let opened = zoo().open(place.path().join(name).to_str().unwrap(), &Options::default()).unwrap();
+    let opened = zoo().open(place.path().join(name).to_str().unwrap(), &LoadOptions::default()).unwrap();
     assert_eq!((opened.card().family, opened.card().licence), ("genslm", Some("MIT")));
     assert_eq!(opened.embed(&[item(GENE)]).unwrap().rows.dims(), [1, 69]);
 
     let (_, inventory) =
-        zoo().inventory(place.path().join(name).to_str().unwrap(), &Options::default()).unwrap();
+        zoo().inventory(place.path().join(name).to_str().unwrap(), &LoadOptions::default()).unwrap();
     assert!(inventory.parameters > 50_000);
 }
 
@@ -436,7 +439,7 @@ fn the_official_sizes_have_the_official_numbers_of_parameters() {
     ] {
         let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
         let path = place.path().join(name);
-        let (family, inventory) = zoo().inventory(path.to_str().unwrap(), &Options::default()).unwrap();
+        let (family, inventory) = zoo().inventory(path.to_str().unwrap(), &LoadOptions::default()).unwrap();
         assert_eq!((family.name, inventory.parameters), ("genslm", parameters), "{name}");
     }
 }
@@ -462,7 +465,7 @@ fn the_25b_release_cannot_be_computed_and_its_file_says_what_it_holds() {
 fn a_table_that_is_none_or_does_not_fit_is_named() {
     let plain = [("genslm_tiny_patric.pt", "genslm_tiny_patric.pt"), ("config.json", "config.json")];
     let place = folder("embed_sequences", &plain);
-    zoo().open(place.path().to_str().unwrap(), &Options::default()).unwrap();
+    zoo().open(place.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
     let table = place.path().join("codon_wordlevel_69vocab.json");
     std::fs::write(&table, "{}").unwrap();
     assert_eq!(complaint(place.path()).place(), Some(&*table));
@@ -481,7 +484,7 @@ fn a_table_that_is_none_or_does_not_fit_is_named() {
     std::fs::write(place.path().join("codon_wordlevel_100vocab.json"), words.to_string()).unwrap();
     assert!(complaint(place.path()).to_string().contains("no table of codons"));
     let settings = Map::new();
-    let options = Options { family: Some("genslm".into()), settings, ..Options::default() };
+    let options = LoadOptions { family: Some("genslm".into()), settings, ..LoadOptions::default() };
     std::fs::remove_file(place.path().join("codon_wordlevel_100vocab.json")).unwrap();
     let error = zoo().open(place.path().to_str().unwrap(), &options).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -490,8 +493,8 @@ fn a_table_that_is_none_or_does_not_fit_is_named() {
 
 #[test]
 fn the_table_of_71_tokens_puts_its_two_around_a_gene_and_not_after_a_prompt() {
-    let options = Options { file: Some("genslm_tiny_patric.pt".into()), ..Options::default() };
-    let model = GenSlm::open(&zoo().opening(&tiny("embed_71_tokens"), &options).unwrap().1).unwrap();
+    let options = LoadOptions { file: Some("genslm_tiny_patric.pt".into()), ..LoadOptions::default() };
+    let model = GenSlm::open(&zoo().pretrained(&tiny("embed_71_tokens"), &options).unwrap().1).unwrap();
     let codons = model.codons();
     assert_eq!(codons.encode("ATGTAA", Reading::Strict, None).unwrap().ids, [2, 12, 67, 3]);
     let cut = codons.encode(GENE, Reading::Strict, Some(5)).unwrap();
@@ -499,7 +502,7 @@ fn the_table_of_71_tokens_puts_its_two_around_a_gene_and_not_after_a_prompt() {
     assert!(codons.encode(GENE, Reading::Strict, Some(2)).is_err(), "no room for a codon");
     assert_eq!(codons.encode_prompt("ATG", Reading::Strict).unwrap(), [2, 12]);
     assert_eq!((codons.ids(), codons.pad()), (7..71, 5));
-    assert!(written(&model, &["ATG"], &Decoding::greedy(5))[0].iter().all(|codon| codon.len() == 3));
+    assert!(written(&model, &["ATG"], &GenerationConfig::greedy(5))[0].iter().all(|codon| codon.len() == 3));
 }
 
 #[test]
@@ -508,9 +511,9 @@ fn a_copy_of_weights_without_a_config_opens_alone() {
     let (source, copy) = (tiny("embed_older_file"), place.path().join("copy"));
     let kind = fauna_shared::nn::block_kind("q8_0").unwrap();
     let wanted = Copy { source: &source, kind, folder: &copy, replace: false };
-    quantize(&zoo(), &Options::default(), &wanted, &Silent).unwrap();
+    quantize(&zoo(), &LoadOptions::default(), &wanted, &Silent).unwrap();
     let vector = |source: &str| {
-        let model = zoo().open(source, &Options::default()).unwrap();
+        let model = zoo().open(source, &LoadOptions::default()).unwrap();
         model.embed(&[item(GENE)]).unwrap().to_vecs().unwrap()
     };
     assert_eq!(vector(copy.to_str().unwrap()), vector(&source));
@@ -521,7 +524,7 @@ fn weights_of_the_25m_size_are_opened_at_random_from_their_name() {
     let place = tempfile::tempdir().unwrap();
     std::fs::copy(root().join("benches/configs/genslm-25m/config.json"), place.path().join("config.json"))
         .unwrap();
-    let options = Options { random_weights: Some(1), ..Options::default() };
+    let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
     let model = zoo().open(place.path().to_str().unwrap(), &options).unwrap();
     assert_eq!((model.card().family, model.card().parameters), ("genslm", 25_290_752));
     assert_eq!(model.card().context, Some(2048));

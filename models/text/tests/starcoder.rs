@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::Exhibit;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::Pipeline;
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -16,18 +16,18 @@ fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/starcoder").join(name).join("model")
 }
 
-fn open(folder: &Path) -> Result<Box<dyn Exhibit>> {
+fn open(folder: &Path) -> Result<Box<dyn Pipeline>> {
     let zoo = Zoo::new(fauna_text::FAMILIES.iter().copied());
-    zoo.open(folder.to_str().unwrap(), &Options::default())
+    zoo.open(folder.to_str().unwrap(), &LoadOptions::default())
 }
 
-fn written(model: &dyn Exhibit, prompt: &str) -> String {
+fn written(model: &dyn Pipeline, prompt: &str) -> String {
     let mut text = String::new();
     let mut each = |item: Item| {
         text.push_str(item.text().unwrap());
         ControlFlow::Continue(())
     };
-    model.generate(&Prompt::from(prompt), &Decoding::greedy(40), &mut each).unwrap();
+    model.generate(&Prompt::from(prompt), &GenerationConfig::greedy(40), &mut each).unwrap();
     text
 }
 

@@ -1,16 +1,16 @@
-//! The image exhibits of `fauna`: CLIP, SigLIP, DALL·E, Flamingo and Med-PaLM M.
+//! The image pipelines of `fauna`: CLIP, SigLIP, DALL·E, Flamingo and Med-PaLM M.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 
 pub mod clip;
+mod contrastive;
 pub mod dalle;
 pub mod flamingo;
 pub mod llava;
 pub mod medgemma;
-mod pair;
 pub mod processor;
-pub mod seeing;
 pub mod siglip;
+pub mod vision_language;
 
 use dalle::{dvae, mini, vqgan};
 use fauna_shared::item::Modality::{Codes, Image, Label, Text, Vector};
@@ -54,12 +54,12 @@ pub static CLIP: Family = Family {
         found => Ok(found),
     }),
     rename: clip::rename,
-    inventory: |opening| match processor::inventory(opening)? {
-        None => Ok(opening.load::<clip::Clip>()?.1),
+    inventory: |pretrained| match processor::inventory(pretrained)? {
+        None => Ok(pretrained.load::<clip::Clip>()?.1),
         Some(nothing) => Ok(nothing),
     },
-    open: |opening| match processor::open(opening, &CLIP)? {
-        None => clip::open(opening),
+    open: |pretrained| match processor::open(pretrained, &CLIP)? {
+        None => clip::open(pretrained),
         Some(alone) => Ok(alone),
     },
     sample: || {
@@ -108,12 +108,12 @@ pub static SIGLIP: Family = Family {
     config_of_gguf: None,
     layout: Some(|files, _| processor::layout(files, "siglip", &["Siglip"])),
     rename: siglip::rename,
-    inventory: |opening| match processor::inventory(opening)? {
-        None => Ok(opening.load::<siglip::Siglip>()?.1),
+    inventory: |pretrained| match processor::inventory(pretrained)? {
+        None => Ok(pretrained.load::<siglip::Siglip>()?.1),
         Some(nothing) => Ok(nothing),
     },
-    open: |opening| match processor::open(opening, &SIGLIP)? {
-        None => siglip::open(opening),
+    open: |pretrained| match processor::open(pretrained, &SIGLIP)? {
+        None => siglip::open(pretrained),
         Some(alone) => Ok(alone),
     },
     sample: || {
@@ -148,7 +148,7 @@ pub static DVAE: Family = Family {
     layout: Some(dvae::layout),
     rename: dvae::rename,
     inventory: dvae::inventory,
-    open: |opening| Ok(Box::new(dvae::DvaeExhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(dvae::DvaePipeline::open(pretrained)?)),
     sample: dvae::sample,
 };
 
@@ -172,7 +172,7 @@ pub static DALLE_MINI: Family = Family {
     layout: Some(mini::layout),
     rename: mini::rename,
     inventory: mini::inventory,
-    open: |opening| Ok(Box::new(mini::MiniExhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(mini::MiniPipeline::open(pretrained)?)),
     sample: mini::sample,
 };
 
@@ -219,7 +219,7 @@ pub static OPEN_FLAMINGO: Family = Family {
     layout: Some(flamingo::open_flamingo::layout),
     rename: flamingo::open_flamingo::rename,
     inventory: flamingo::open_flamingo::inventory,
-    open: |opening| Ok(Box::new(flamingo::open_flamingo::OpenFlamingoExhibit::open(opening)?)),
+    open: |pretrained| Ok(Box::new(flamingo::open_flamingo::OpenFlamingoPipeline::open(pretrained)?)),
     sample: flamingo::open_flamingo::sample,
 };
 
@@ -248,8 +248,8 @@ pub static IDEFICS: Family = Family {
     config_of_gguf: None,
     layout: None,
     rename: flamingo::idefics::rename,
-    inventory: |opening| Ok(opening.load::<flamingo::idefics::Idefics>()?.1),
-    open: |opening| Ok(Box::new(flamingo::idefics::IdeficsExhibit::open(opening)?)),
+    inventory: |pretrained| Ok(pretrained.load::<flamingo::idefics::Idefics>()?.1),
+    open: |pretrained| Ok(Box::new(flamingo::idefics::IdeficsPipeline::open(pretrained)?)),
     sample: flamingo::idefics::sample,
 };
 
@@ -279,7 +279,7 @@ pub static GEMMA3: Family = Family {
     config_of_gguf: None,
     layout: None,
     rename: medgemma::rename,
-    inventory: |opening| Ok(opening.load::<medgemma::MedGemma>()?.1),
+    inventory: |pretrained| Ok(pretrained.load::<medgemma::MedGemma>()?.1),
     open: medgemma::open,
     sample: medgemma::sample,
 };

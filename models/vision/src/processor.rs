@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Modality, Reading, Tensors};
-use fauna_shared::model::{Card, Exhibit, Family, Layout, Opening, only_known};
+use fauna_shared::model::{Card, Family, Layout, Pipeline, Pretrained, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -73,51 +73,51 @@ pub fn layout(files: &Files, model_type: &str, types: &[&str]) -> Result<Option<
     }))
 }
 
-/// Whether `opening` is of a processor alone.
-pub fn is_alone(opening: &Opening) -> bool {
-    let architecture = opening.architecture("");
+/// Whether `pretrained` is of a processor alone.
+pub fn is_alone(pretrained: &Pretrained) -> bool {
+    let architecture = pretrained.architecture("");
     ["ImageProcessor", "FeatureExtractor"].iter().any(|kind| architecture.contains(kind))
 }
 
-/// What a processor alone holds: no tensors. None if `opening` is of something else.
+/// What a processor alone holds: no tensors. None if `pretrained` is of something else.
 ///
 /// # Errors
 /// None that are to be expected.
-pub fn inventory(opening: &Opening) -> Result<Option<Inventory>> {
-    is_alone(opening).then(|| opening.weights.finish()).transpose()
+pub fn inventory(pretrained: &Pretrained) -> Result<Option<Inventory>> {
+    is_alone(pretrained).then(|| pretrained.weights.finish()).transpose()
 }
 
-/// A processor alone as an exhibit of `family`; none if `opening` is of something else.
+/// A processor alone as a pipeline of `family`; none if `pretrained` is of something else.
 ///
 /// # Errors
 /// What is wrong with its file.
-pub fn open(opening: &Opening, family: &Family) -> Result<Option<Box<dyn Exhibit>>> {
-    match is_alone(opening) {
-        true => Ok(Some(Box::new(ProcessorExhibit::open(opening, family)?))),
+pub fn open(pretrained: &Pretrained, family: &Family) -> Result<Option<Box<dyn Pipeline>>> {
+    match is_alone(pretrained) {
+        true => Ok(Some(Box::new(ProcessorPipeline::open(pretrained, family)?))),
         false => Ok(None),
     }
 }
 
 /// A processor without a model: pictures to `pixel_values`.
-pub struct ProcessorExhibit {
+pub struct ProcessorPipeline {
     processor: Processor,
     settings: Value,
     card: Card,
 }
 
-impl ProcessorExhibit {
+impl ProcessorPipeline {
     /// Opens a folder with a processor's file.
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(opening: &Opening, family: &Family) -> Result<Self> {
-        let (name, settings) = settings(&opening.files)?
-            .ok_or_else(|| opening.config_error(format!("neither {} nor {}", FILES[0], FILES[1])))?;
-        let processor = read(&opening.files, name, &settings)?;
+    pub fn open(pretrained: &Pretrained, family: &Family) -> Result<Self> {
+        let (name, settings) = settings(&pretrained.files)?
+            .ok_or_else(|| pretrained.config_error(format!("neither {} nor {}", FILES[0], FILES[1])))?;
+        let processor = read(&pretrained.files, name, &settings)?;
         let card = Card {
             inputs: vec![Modality::Image],
             outputs: vec![Modality::Vector],
-            ..opening.card(family, &opening.architecture(""), &opening.weights.finish()?)
+            ..pretrained.card(family, &pretrained.architecture(""), &pretrained.weights.finish()?)
         };
         Ok(Self { processor, settings, card })
     }
@@ -128,7 +128,7 @@ impl ProcessorExhibit {
     }
 }
 
-impl Exhibit for ProcessorExhibit {
+impl Pipeline for ProcessorPipeline {
     fn card(&self) -> &Card {
         &self.card
     }

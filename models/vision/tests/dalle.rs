@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
-use fauna_shared::model::Exhibit;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::Pipeline;
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,12 +17,12 @@ fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/dalle").join(name).join("model")
 }
 
-fn open_with(folder: &Path, options: &Options) -> Result<Box<dyn Exhibit>> {
+fn open_with(folder: &Path, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
     Zoo::new(fauna_vision::FAMILIES.iter().copied()).open(folder.to_str().unwrap(), options)
 }
 
-fn open(folder: &Path) -> Result<Box<dyn Exhibit>> {
-    open_with(folder, &Options::default())
+fn open(folder: &Path) -> Result<Box<dyn Pipeline>> {
+    open_with(folder, &LoadOptions::default())
 }
 
 /// A copy of a case's checkpoint that may be spoiled.
@@ -62,7 +62,7 @@ fn codes(values: &[i64], shape: &[usize]) -> Tensors {
 }
 
 /// Everything that `prompts` give, each item with its index.
-fn drawn(model: &dyn Exhibit, prompts: &[&str], options: &Decoding) -> Vec<(usize, Item)> {
+fn drawn(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<(usize, Item)> {
     let prompts: Vec<Prompt> = prompts.iter().map(|text| Prompt::from(*text)).collect();
     let mut items = Vec::new();
     let each = &mut |index, item| {
@@ -114,7 +114,8 @@ fn pictures_of_sizes_the_codec_does_not_know_are_refused() {
     }
     let tiny = Image { width: 300, height: 255, rgb: vec![9; 300 * 255 * 3] };
     let prompt = Prompt::Items(vec![Item::Image(tiny)]);
-    let error = refusal(model.generate(&prompt, &Decoding::default(), &mut |_| ControlFlow::Continue(())));
+    let error =
+        refusal(model.generate(&prompt, &GenerationConfig::default(), &mut |_| ControlFlow::Continue(())));
     assert!(error.message().contains("300 by 255 pixels is too small"), "{error}");
 }
 
@@ -128,7 +129,7 @@ fn a_picture_becomes_codes_and_a_picture_again() {
             made = Some(item);
             ControlFlow::Continue(())
         };
-        model.generate(&Prompt::Items(vec![item]), &Decoding::default(), each).unwrap();
+        model.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), each).unwrap();
         made.unwrap()
     };
     let Item::Codes(codes) = recoded(Item::Image(Image { width: 300, height: 270, rgb })) else {
@@ -211,7 +212,7 @@ fn of_mini_and_mega_in_one_folder_one_must_be_named() {
     let error = refusal(open(&case("mini_forward_beside_mega")));
     assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
     let width = |file: &str| {
-        let options = Options { file: Some(file.into()), ..Options::default() };
+        let options = LoadOptions { file: Some(file.into()), ..LoadOptions::default() };
         let model = open_with(&case("mini_forward_beside_mega"), &options).unwrap();
         let ids = Tensor::new(&[[0i64, 7, 2]], &Device::Cpu).unwrap();
         model.forward(&tensors("input_ids", ids)).unwrap()["encoder_last_hidden_state"].dims()[2]
@@ -223,7 +224,7 @@ fn of_mini_and_mega_in_one_folder_one_must_be_named() {
 fn wishes_that_are_too_long_are_cut_and_told_of() {
     let folder = artist();
     let model = open(folder.path()).unwrap();
-    let options = Decoding { temperature: 0.0, ..model.defaults() };
+    let options = GenerationConfig { temperature: 0.0, ..model.defaults() };
     let items = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat cat cat"], &options);
     let Item::Note(note) = &items[0].1 else { panic!("the cut is told first") };
     assert_eq!(note, "only the first 9 tokens are read, 3 were left out");
@@ -247,18 +248,18 @@ fn wishes_that_are_too_long_are_cut_and_told_of() {
 fn samples_of_one_wish_differ_and_repeat_alone() {
     let folder = artist();
     let model = open(folder.path()).unwrap();
-    let options = Decoding { seed: 5, ..model.defaults() };
+    let options = GenerationConfig { seed: 5, ..model.defaults() };
     assert_eq!((options.guidance, options.top_k, options.temperature), (16.0, 256, 1.0));
     let together = pictures(&drawn(model.as_ref(), &["a cat"; 3], &options));
     assert_eq!(together.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1, 2]);
     assert_ne!(together[0].1, together[1].1);
     for (index, picture) in &together {
         let stream = *index as u64;
-        let alone = drawn(model.as_ref(), &["a cat"], &Decoding { stream, ..options.clone() });
+        let alone = drawn(model.as_ref(), &["a cat"], &GenerationConfig { stream, ..options.clone() });
         assert_eq!(pictures(&alone)[0].1, *picture);
     }
     // Wishes that differ are each followed, in one batch.
-    let greedy = Decoding { temperature: 0.0, ..options };
+    let greedy = GenerationConfig { temperature: 0.0, ..options };
     let both = pictures(&drawn(model.as_ref(), &["a cat", "tat"], &greedy));
     for (index, wish) in ["a cat", "tat"].iter().enumerate() {
         assert_eq!(both[index].1, pictures(&drawn(model.as_ref(), &[wish], &greedy))[0].1);
@@ -269,7 +270,7 @@ fn samples_of_one_wish_differ_and_repeat_alone() {
 fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
     let folder = artist();
     let model = open(folder.path()).unwrap();
-    let options = Decoding { previews: true, seed: 3, ..model.defaults() };
+    let options = GenerationConfig { previews: true, seed: 3, ..model.defaults() };
     let made = pictures(&drawn(model.as_ref(), &["a cat"], &options));
     assert_eq!(made.len(), 4);
     for (rows, (_, picture)) in (1..).zip(&made) {
@@ -278,8 +279,11 @@ fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
         assert!(rows == 4 || picture.rgb[known..].iter().all(|value| *value == 128));
         assert!(picture.rgb[..known].iter().any(|value| *value != 128));
     }
-    let whole =
-        pictures(&drawn(model.as_ref(), &["a cat"], &Decoding { previews: false, ..options.clone() }));
+    let whole = pictures(&drawn(
+        model.as_ref(),
+        &["a cat"],
+        &GenerationConfig { previews: false, ..options.clone() },
+    ));
     assert_eq!(whole, made[3..]);
     // Whoever has seen enough gets no more.
     let mut seen = 0;
@@ -295,10 +299,10 @@ fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
 fn a_picture_may_begin_with_another_code() {
     let begins = |bos: Value| {
         let settings = json!({ "bos": bos }).as_object().unwrap().clone();
-        open_with(&case("mini_generate"), &Options { settings, ..Options::default() })
+        open_with(&case("mini_generate"), &LoadOptions { settings, ..LoadOptions::default() })
     };
     let ids = tensors("input_ids", Tensor::new(&[[0i64, 7, 9, 2]], &Device::Cpu).unwrap());
-    let sequences = |model: Box<dyn Exhibit>| -> Vec<Vec<i64>> {
+    let sequences = |model: Box<dyn Pipeline>| -> Vec<Vec<i64>> {
         let options = json!({"do_sample": false, "condition_scale": 3.0});
         model.call("generate", &ids, &options).unwrap()["sequences"].to_vec2().unwrap()
     };

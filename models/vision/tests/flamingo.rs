@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::checkpoint::{Metadata, Planned, Storage, write_safetensors};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
-use fauna_shared::model::{Exhibit, Options, SampleSizes};
+use fauna_shared::model::{LoadOptions, Pipeline, SampleSizes};
 use fauna_shared::source::{Finder, HfHub, HubConfig};
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -18,20 +18,20 @@ fn case(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/flamingo").join(name)
 }
 
-fn open(folder: &Path, settings: Value) -> Result<Box<dyn Exhibit>> {
+fn open(folder: &Path, settings: Value) -> Result<Box<dyn Pipeline>> {
     // No test may ask the network.
     let config = HubConfig { offline: true, cache: folder.join("no-cache"), ..HubConfig::from_env() };
     let named = config.named.clone();
-    let options = Options {
+    let options = LoadOptions {
         settings: settings.as_object().cloned().unwrap_or_default(),
         finder: Arc::new(Finder::new(HfHub::new(config), named)),
-        ..Options::default()
+        ..LoadOptions::default()
     };
     let families = fauna_text::FAMILIES.iter().chain(fauna_vision::FAMILIES).copied();
     Zoo::new(families).open(folder.to_str().unwrap(), &options)
 }
 
-fn opened(name: &str) -> Box<dyn Exhibit> {
+fn opened(name: &str) -> Box<dyn Pipeline> {
     open(&case(name).join("model"), Value::Null).unwrap()
 }
 
@@ -47,9 +47,9 @@ fn picture(level: u8) -> Item {
     Item::Image(Image { width: 20, height: 14, rgb })
 }
 
-fn answer(model: &dyn Exhibit, items: Vec<Item>) -> Result<String> {
+fn answer(model: &dyn Pipeline, items: Vec<Item>) -> Result<String> {
     let mut answer = String::new();
-    model.generate(&Prompt::Items(items), &Decoding::greedy(8), &mut |item| {
+    model.generate(&Prompt::Items(items), &GenerationConfig::greedy(8), &mut |item| {
         answer.push_str(item.text().unwrap());
         ControlFlow::Continue(())
     })?;
@@ -100,7 +100,7 @@ fn several_prompts_at_once_are_answered_as_each_alone() {
         let mut together = vec![String::new(); prompts.len()];
         let all: Vec<Prompt> = prompts.iter().map(|items| Prompt::Items(items.clone())).collect();
         model
-            .generate_batch(&all, &Decoding::greedy(8), &mut |row, item| {
+            .generate_batch(&all, &GenerationConfig::greedy(8), &mut |row, item| {
                 together[row].push_str(item.text().unwrap());
                 ControlFlow::Continue(())
             })

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
-use fauna_shared::model::Exhibit;
+use fauna_shared::model::Pipeline;
 use fauna_shared::weights;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Result, text::Tokenizer};
 use fauna_vision::medgemma::OneShot;
 use serde_json::{Value, json};
@@ -16,10 +16,10 @@ fn case() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/medgemma/generate_whole_way")
 }
 
-fn opened(settings: Value) -> Result<Box<dyn Exhibit>> {
+fn opened(settings: Value) -> Result<Box<dyn Pipeline>> {
     let settings = settings.as_object().unwrap().clone();
     let zoo = Zoo::new(fauna_vision::FAMILIES.iter().copied());
-    zoo.open(case().join("model").to_str().unwrap(), &Options { settings, ..Options::default() })
+    zoo.open(case().join("model").to_str().unwrap(), &LoadOptions { settings, ..LoadOptions::default() })
 }
 
 /// Light grey, with a dark red middle: the picture of the case.
@@ -31,9 +31,9 @@ fn picture() -> Item {
     Item::Image(Image { width: 30, height: 24, rgb: (0..30 * 24).flat_map(pixel).collect() })
 }
 
-fn answer(model: &dyn Exhibit, prompt: &Prompt) -> Result<Vec<String>> {
+fn answer(model: &dyn Pipeline, prompt: &Prompt) -> Result<Vec<String>> {
     let mut pieces = Vec::new();
-    let options = Decoding { max_new_tokens: 9, ..model.defaults() };
+    let options = GenerationConfig { max_new_tokens: 9, ..model.defaults() };
     model.generate(prompt, &options, &mut |item| {
         pieces.push(item.text().unwrap().to_string());
         ControlFlow::Continue(())

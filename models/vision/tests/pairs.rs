@@ -1,13 +1,13 @@
-//! CLIP and SigLIP as exhibits, on the checkpoints of their parity cases: pictures and texts to vectors and labels.
+//! CLIP and SigLIP as pipelines, on the checkpoints of their parity cases: pictures and texts to vectors and labels.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Label, Prompt, Tensors};
-use fauna_shared::model::{Exhibit, SampleSizes};
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::{Pipeline, SampleSizes};
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -16,12 +16,12 @@ fn folder(family: &str) -> PathBuf {
     [root, "../../tests/parity", family, "end_to_end/model"].iter().collect()
 }
 
-fn open(folder: &std::path::Path, options: &Options) -> Result<Box<dyn Exhibit>> {
+fn open(folder: &std::path::Path, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
     Zoo::new(fauna_vision::FAMILIES.iter().copied()).open(folder.to_str().unwrap(), options)
 }
 
-fn model(family: &str) -> Box<dyn Exhibit> {
-    open(&folder(family), &Options::default()).unwrap()
+fn model(family: &str) -> Box<dyn Pipeline> {
+    open(&folder(family), &LoadOptions::default()).unwrap()
 }
 
 /// A picture of one colour with a slope in it.
@@ -31,9 +31,9 @@ fn picture(colour: u8) -> Item {
     Item::Image(Image { width, height, rgb })
 }
 
-fn labels(model: &dyn Exhibit, items: Vec<Item>) -> Result<Vec<Label>> {
+fn labels(model: &dyn Pipeline, items: Vec<Item>) -> Result<Vec<Label>> {
     let mut found = Vec::new();
-    model.generate(&Prompt::Items(items), &Decoding::default(), &mut |item| {
+    model.generate(&Prompt::Items(items), &GenerationConfig::default(), &mut |item| {
         if let Item::Label(label) = item {
             found.push(label);
         }
@@ -43,10 +43,10 @@ fn labels(model: &dyn Exhibit, items: Vec<Item>) -> Result<Vec<Label>> {
 }
 
 /// The first row of a config alone, opened with made-up weights.
-fn config_alone(name: &str, config: &Value) -> Result<Box<dyn Exhibit>> {
+fn config_alone(name: &str, config: &Value) -> Result<Box<dyn Pipeline>> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(name), config.to_string()).unwrap();
-    open(folder.path(), &Options { random_weights: Some(1), ..Options::default() })
+    open(folder.path(), &LoadOptions { random_weights: Some(1), ..LoadOptions::default() })
 }
 
 fn refusal(name: &str, config: &Value) -> Error {
@@ -97,8 +97,8 @@ fn a_question_without_a_picture_or_labels_is_an_error() {
     assert!(message(vec![picture(1), " ".into(), "a".into()]).contains("label 1 of 2 is empty"));
     assert!(message(vec![picture(1), picture(2), "a".into()]).contains("got 2"));
     assert!(message(vec![picture(1), Item::Gene("ACGT".into())]).contains("gene"));
-    let chat =
-        model.generate(&Prompt::Chat(Vec::new()), &Decoding::default(), &mut |_| ControlFlow::Break(()));
+    let chat = model
+        .generate(&Prompt::Chat(Vec::new()), &GenerationConfig::default(), &mut |_| ControlFlow::Break(()));
     assert_eq!(chat.unwrap_err().kind(), ErrorKind::Input);
 }
 

@@ -36,15 +36,15 @@ impl Cache {
 
     /// The same, but on the CPU float32 is kept in half precision if `half`: half the memory, and twice as fast to read,
     /// which sets the pace of long decoding. For weights that are rounded to fewer bits anyway
-    /// ([`Weights::halves_caches`](crate::weights::Weights::halves_caches)).
-    pub fn in_half(mut self, half: bool) -> Self {
+    /// ([`Weights::half_cache`](crate::weights::Weights::half_cache)).
+    pub fn with_half(mut self, half: bool) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.half = half);
         self
     }
 
     /// The same, but what a layer was given is its own to let go: for one pass over whole texts that nothing follows, which
     /// then takes the room of one layer and not of all.
-    pub fn forgetting(mut self) -> Self {
+    pub fn single_pass(mut self) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.forgets = true);
         self
     }

@@ -217,7 +217,7 @@ fn a_cache_in_half_precision_stays_near() {
     let (k, v) = (x.narrow(2, 0, 1).unwrap(), x.narrow(2, 1, 1).unwrap());
     let q = x.narrow(2, 2, 1).unwrap();
     let whole = attend(&q, &k, &v, &Mask::causal(), 0.5).unwrap();
-    let mut cache = Cache::new(1, 7).in_half(true);
+    let mut cache = Cache::new(1, 7).with_half(true);
     let mut parts = Vec::new();
     for (start, time) in [(0, 3), (3, 1), (4, 2)] {
         let part = |x: &Tensor| x.narrow(1, start, time).unwrap();

@@ -8,7 +8,7 @@
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use fauna_shared::Result;
-//! use fauna_shared::generate::{Decoder, Decoding, Tokens, generate};
+//! use fauna_shared::generate::{Decoder, GenerationConfig, Tokens, generate};
 //! use std::ops::ControlFlow;
 //!
 //! /// Says that the next token is one more than the last.
@@ -30,7 +30,7 @@
 //!     }
 //! }
 //!
-//! let options = Decoding { eos: Some(vec![7]), ..Decoding::greedy(5) };
+//! let options = GenerationConfig { eos: Some(vec![7]), ..Decoding::greedy(5) };
 //! let generated = generate(&Counter, &[vec![1], vec![2, 3, 4]], &options, &mut |_| ControlFlow::Continue(()))?;
 //! assert_eq!(generated.tokens, [vec![2, 3, 4, 5, 6], vec![5, 6, 7]]);
 //! # Ok::<(), fauna_shared::Error>(())
@@ -47,8 +47,8 @@ use std::ops::{ControlFlow, Range};
 use candle_core::{DType, Device, Storage, Tensor};
 use serde::Serialize;
 
-pub use options::{Decoding, Reasoning};
-pub use resume::{Kept, Resumed};
+pub use options::{GenerationConfig, Reasoning};
+pub use resume::{PrefixCache, PrefixDecoder};
 pub use rng::Rng;
 use sample::{Sampler, penalise};
 
@@ -72,11 +72,11 @@ pub trait Decoder {
     fn max_positions(&self) -> Option<usize>;
 
     /// What may follow in `row` after the tokens in `new` (prompt not included). Default: anything.
-    fn allowed(&self, _row: usize, _new: &[u32]) -> Allowed {
-        Allowed::Any
+    fn allowed(&self, _row: usize, _new: &[u32]) -> AllowedTokens {
+        AllowedTokens::Any
     }
 
-    /// Which stream of random numbers `row` draws from, counted from [`Decoding::stream`]. Default: its own number.
+    /// Which stream of random numbers `row` draws from, counted from [`GenerationConfig::stream`]. Default: its own number.
     fn stream(&self, row: usize) -> u64 {
         row as u64
     }
@@ -90,7 +90,7 @@ pub trait Decoder {
 
 /// What a model lets come next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Allowed {
+pub enum AllowedTokens {
     /// Any token of the vocabulary.
     Any,
     /// Exactly this token, whatever the logits say.
@@ -187,7 +187,7 @@ pub struct NewToken {
 
 /// What a caller who has seen enough wants to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Halt {
+pub enum Stop {
     /// The row of this token; it counts as [`Finish::Stopped`].
     Row,
     /// Everything; unfinished rows count as [`Finish::Cancelled`].
@@ -254,8 +254,8 @@ impl Generated {
 pub fn generate<D: Decoder + ?Sized>(
     model: &D,
     prompts: &[impl AsRef<[u32]>],
-    options: &Decoding,
-    each: &mut dyn FnMut(NewToken) -> ControlFlow<Halt>,
+    options: &GenerationConfig,
+    each: &mut dyn FnMut(NewToken) -> ControlFlow<Stop>,
 ) -> Result<Generated> {
     options.check()?;
     let batch = Batch::new(model, prompts, options)?;
@@ -301,8 +301,8 @@ pub fn generate<D: Decoder + ?Sized>(
                 finished[row] = finish;
                 match each(NewToken { row, index, token, finish }) {
                     ControlFlow::Continue(()) => {}
-                    ControlFlow::Break(Halt::Row) => finished[row] = finish.or(Some(Finish::Stopped)),
-                    ControlFlow::Break(Halt::All) => {
+                    ControlFlow::Break(Stop::Row) => finished[row] = finish.or(Some(Finish::Stopped)),
+                    ControlFlow::Break(Stop::All) => {
                         finished.iter_mut().for_each(|f| *f = f.or(Some(Finish::Cancelled)));
                         break;
                     }
@@ -332,7 +332,7 @@ impl Batch {
     fn new<D: Decoder + ?Sized>(
         model: &D,
         prompts: &[impl AsRef<[u32]>],
-        options: &Decoding,
+        options: &GenerationConfig,
     ) -> Result<Self> {
         if prompts.is_empty() {
             return Err(Error::input("there is no prompt to continue"));
@@ -356,7 +356,7 @@ impl Batch {
     }
 
     /// How many tokens can be made, and what it means to have made them all.
-    fn limit(&self, positions: Option<usize>, options: &Decoding) -> Result<(usize, Finish)> {
+    fn limit(&self, positions: Option<usize>, options: &GenerationConfig) -> Result<(usize, Finish)> {
         let wanted = options.max_new_tokens;
         match positions {
             Some(positions) if self.longest > positions => Err(Error::input(format!(
@@ -381,7 +381,7 @@ fn adjusted<'a>(
     row: usize,
     rows: usize,
     index: usize,
-    options: &Decoding,
+    options: &GenerationConfig,
     seen: Option<&HashSet<u32>>,
     scores: &'a mut Vec<f32>,
 ) -> &'a [f32] {
@@ -412,11 +412,11 @@ fn adjusted<'a>(
     scores
 }
 
-fn choose(sampler: &mut Sampler, logits: &[f32], allowed: Allowed) -> Option<u32> {
+fn choose(sampler: &mut Sampler, logits: &[f32], allowed: AllowedTokens) -> Option<u32> {
     match allowed {
-        Allowed::Any => sampler.choose(logits),
-        Allowed::Only(token) => Some(token),
-        Allowed::Within(range) => {
+        AllowedTokens::Any => sampler.choose(logits),
+        AllowedTokens::Only(token) => Some(token),
+        AllowedTokens::Within(range) => {
             let inside = logits.get(range.start as usize..(range.end as usize).min(logits.len()))?;
             sampler.choose(inside).map(|token| range.start + token)
         }

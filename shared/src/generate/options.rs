@@ -15,15 +15,15 @@ const MOST_TOKENS: usize = 1 << 31;
 /// penalty, minimum length, what the model allows, temperature, top-k, top-p, min-p.
 ///
 /// ```
-/// use fauna_shared::generate::Decoding;
-/// let options = Decoding { temperature: 0.8, top_p: 0.95, seed: 7, ..Decoding::default() };
+/// use fauna_shared::generate::GenerationConfig;
+/// let options = GenerationConfig { temperature: 0.8, top_p: 0.95, seed: 7, ..Decoding::default() };
 /// assert!(options.check().is_ok());
-/// let wrong = Decoding { top_p: 0.0, ..Decoding::default() };
+/// let wrong = GenerationConfig { top_p: 0.0, ..Decoding::default() };
 /// assert_eq!(wrong.check().unwrap_err().message(), "top_p must be above 0 and at most 1, got 0");
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Decoding {
+pub struct GenerationConfig {
     /// Stop a row after so many new tokens. At least 1, at most 2^31.
     pub max_new_tokens: usize,
     /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0, at most a day;
@@ -99,7 +99,7 @@ impl std::fmt::Display for Reasoning {
     }
 }
 
-impl Default for Decoding {
+impl Default for GenerationConfig {
     fn default() -> Self {
         Self {
             max_new_tokens: 256,
@@ -123,7 +123,7 @@ impl Default for Decoding {
     }
 }
 
-impl Decoding {
+impl GenerationConfig {
     /// Greedy decoding of at most `max_new_tokens`.
     pub fn greedy(max_new_tokens: usize) -> Self {
         Self { max_new_tokens, ..Self::default() }
@@ -187,23 +187,23 @@ mod tests {
 
     #[test]
     fn every_option_out_of_range_is_named() {
-        let fine = Decoding::default();
+        let fine = GenerationConfig::default();
         let cases = [
-            (Decoding { temperature: -0.1, ..fine.clone() }, "temperature"),
-            (Decoding { temperature: f32::NAN, ..fine.clone() }, "temperature"),
-            (Decoding { temperature: f32::INFINITY, ..fine.clone() }, "temperature"),
-            (Decoding { top_p: 1.5, ..fine.clone() }, "top_p"),
-            (Decoding { top_p: 0.0, ..fine.clone() }, "top_p"),
-            (Decoding { min_p: -1.0, ..fine.clone() }, "min_p"),
-            (Decoding { repetition_penalty: 0.0, ..fine.clone() }, "repetition_penalty"),
-            (Decoding { guidance: -1.0, ..fine.clone() }, "guidance"),
-            (Decoding { max_new_tokens: 0, ..fine.clone() }, "max_new_tokens"),
-            (Decoding { max_new_tokens: usize::MAX, ..fine.clone() }, "max_new_tokens"),
-            (Decoding { seconds: Some(0.0), ..fine.clone() }, "seconds"),
-            (Decoding { seconds: Some(f64::NAN), ..fine.clone() }, "seconds"),
-            (Decoding { seconds: Some(1e9), ..fine.clone() }, "seconds"),
-            (Decoding { min_new_tokens: 300, ..fine.clone() }, "min_new_tokens"),
-            (Decoding { stop: vec![String::new()], ..fine.clone() }, "stop string"),
+            (GenerationConfig { temperature: -0.1, ..fine.clone() }, "temperature"),
+            (GenerationConfig { temperature: f32::NAN, ..fine.clone() }, "temperature"),
+            (GenerationConfig { temperature: f32::INFINITY, ..fine.clone() }, "temperature"),
+            (GenerationConfig { top_p: 1.5, ..fine.clone() }, "top_p"),
+            (GenerationConfig { top_p: 0.0, ..fine.clone() }, "top_p"),
+            (GenerationConfig { min_p: -1.0, ..fine.clone() }, "min_p"),
+            (GenerationConfig { repetition_penalty: 0.0, ..fine.clone() }, "repetition_penalty"),
+            (GenerationConfig { guidance: -1.0, ..fine.clone() }, "guidance"),
+            (GenerationConfig { max_new_tokens: 0, ..fine.clone() }, "max_new_tokens"),
+            (GenerationConfig { max_new_tokens: usize::MAX, ..fine.clone() }, "max_new_tokens"),
+            (GenerationConfig { seconds: Some(0.0), ..fine.clone() }, "seconds"),
+            (GenerationConfig { seconds: Some(f64::NAN), ..fine.clone() }, "seconds"),
+            (GenerationConfig { seconds: Some(1e9), ..fine.clone() }, "seconds"),
+            (GenerationConfig { min_new_tokens: 300, ..fine.clone() }, "min_new_tokens"),
+            (GenerationConfig { stop: vec![String::new()], ..fine.clone() }, "stop string"),
         ];
         assert!(fine.check().is_ok());
         for (options, name) in cases {
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn an_unknown_option_in_json_is_refused() {
-        assert!(serde_json::from_str::<Decoding>(r#"{"top_q": 1}"#).is_err());
-        let options: Decoding = serde_json::from_str(r#"{"top_k": 5}"#).unwrap();
+        assert!(serde_json::from_str::<GenerationConfig>(r#"{"top_q": 1}"#).is_err());
+        let options: GenerationConfig = serde_json::from_str(r#"{"top_k": 5}"#).unwrap();
         assert_eq!((options.top_k, options.max_new_tokens), (5, 256));
     }
 }

@@ -4,18 +4,18 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
-use super::{Allowed, Decoder, Tokens};
+use super::{AllowedTokens, Decoder, Tokens};
 use crate::Result;
 use crate::attention::Cache;
 
 /// What a decoder has read of one row of tokens, to be gone on from.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct PrefixCache {
     tokens: Vec<u32>,
     cache: Option<Cache>,
 }
 
-impl Kept {
+impl PrefixCache {
     /// The tokens that are in the cache.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -27,35 +27,35 @@ impl Kept {
 ///
 /// ```no_run
 /// # fn f<D: fauna_shared::generate::Decoder<Cache = fauna_shared::attention::Cache>>(model: D) -> fauna_shared::Result<()> {
-/// use fauna_shared::generate::{Decoding, Kept, Resumed, generate};
+/// use fauna_shared::generate::{Decoding, PrefixCache, PrefixDecoder, generate};
 /// use std::ops::ControlFlow;
-/// let mut kept = Kept::default();
+/// let mut kept = PrefixCache::default();
 /// for prompt in [vec![1, 2], vec![1, 2, 3, 4]] {
-///     let resumed = Resumed::new(&model, kept);
-///     generate(&resumed, &[prompt], &Decoding::greedy(3), &mut |_| ControlFlow::Continue(()))?;
+///     let resumed = PrefixDecoder::new(&model, kept);
+///     generate(&resumed, &[prompt], &GenerationConfig::greedy(3), &mut |_| ControlFlow::Continue(()))?;
 ///     kept = resumed.into_kept();
 /// }
 /// # Ok(())
 /// # }
 /// ```
-pub struct Resumed<'a, D: ?Sized> {
+pub struct PrefixDecoder<'a, D: ?Sized> {
     model: &'a D,
-    kept: Mutex<Kept>,
+    kept: Mutex<PrefixCache>,
 }
 
-impl<'a, D: Decoder<Cache = Cache> + ?Sized> Resumed<'a, D> {
+impl<'a, D: Decoder<Cache = Cache> + ?Sized> PrefixDecoder<'a, D> {
     /// `model`, which has read `kept`.
-    pub fn new(model: &'a D, kept: Kept) -> Self {
+    pub fn new(model: &'a D, kept: PrefixCache) -> Self {
         Self { model, kept: Mutex::new(kept) }
     }
 
     /// What it has read by now.
-    pub fn into_kept(self) -> Kept {
+    pub fn into_kept(self) -> PrefixCache {
         self.kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for Resumed<'_, D> {
+impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
     type Cache = ();
 
     fn cache(&self, rows: usize, capacity: usize) -> Result<()> {
@@ -70,7 +70,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for Resumed<'_, D> {
     fn step(&self, tokens: &Tokens, (): &mut ()) -> Result<Tensor> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // If the step fails, nothing is kept.
-        let Kept { tokens: mut read, cache } = std::mem::take(&mut *kept);
+        let PrefixCache { tokens: mut read, cache } = std::mem::take(&mut *kept);
         let mut cache = match cache {
             Some(cache) => cache,
             None => self.model.cache(tokens.rows(), tokens.past() + tokens.time())?,
@@ -86,7 +86,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for Resumed<'_, D> {
         }
         let logits = self.model.step(&Tokens::new(new, tokens.pads(), past)?, &mut cache)?;
         read.extend_from_slice(new);
-        *kept = Kept { tokens: read, cache: Some(cache) };
+        *kept = PrefixCache { tokens: read, cache: Some(cache) };
         Ok(logits)
     }
 
@@ -94,7 +94,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for Resumed<'_, D> {
         self.model.max_positions()
     }
 
-    fn allowed(&self, row: usize, new: &[u32]) -> Allowed {
+    fn allowed(&self, row: usize, new: &[u32]) -> AllowedTokens {
         self.model.allowed(row, new)
     }
 
@@ -111,7 +111,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::generate::{Decoding, generate};
+    use crate::generate::{GenerationConfig, generate};
 
     /// Says the sum of all it has read, which it keeps in a real cache, and counts what it reads.
     struct Adder {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_turn_costs_its_new_tokens_and_changes_no_answer() {
-        let options = Decoding::greedy(4);
+        let options = GenerationConfig::greedy(4);
         let alone = |prompt: &Vec<u32>| {
             let adder = Adder { read: Cell::new(0) };
             generate(&adder, &[prompt], &options, &mut |_| ControlFlow::Continue(()))
@@ -152,11 +152,11 @@ mod tests {
                 .remove(0)
         };
         let adder = Adder { read: Cell::new(0) };
-        let mut kept = Kept::default();
+        let mut kept = PrefixCache::default();
         let mut prompt: Vec<u32> = vec![3; 20];
         for turn in 0..10 {
             adder.read.set(0);
-            let resumed = Resumed::new(&adder, kept);
+            let resumed = PrefixDecoder::new(&adder, kept);
             let made = generate(&resumed, &[&prompt], &options, &mut |_| ControlFlow::Continue(())).unwrap();
             kept = resumed.into_kept();
             assert_eq!(made.tokens[0], alone(&prompt), "turn {turn}");
@@ -171,7 +171,7 @@ mod tests {
         prompt.truncate(10);
         prompt.push(9);
         adder.read.set(0);
-        let resumed = Resumed::new(&adder, kept);
+        let resumed = PrefixDecoder::new(&adder, kept);
         let made = generate(&resumed, &[&prompt], &options, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!((made.tokens[0].clone(), adder.read.get()), (alone(&prompt), 1 + 3));
     }

@@ -1,6 +1,6 @@
 //! From one row of logits to one token.
 
-use super::{Decoding, Rng};
+use super::{GenerationConfig, Rng};
 
 /// Chooses tokens for one row. Holds buffers, so that a step allocates nothing.
 pub(super) struct Sampler {
@@ -21,7 +21,7 @@ struct Candidate {
 
 impl Sampler {
     /// Draws from the stream of random numbers that is `stream` after that of the options.
-    pub(super) fn new(options: &Decoding, stream: u64) -> Self {
+    pub(super) fn new(options: &GenerationConfig, stream: u64) -> Self {
         Self {
             rng: Rng::new(options.seed, options.stream.wrapping_add(stream)),
             temperature: options.temperature,
@@ -133,9 +133,9 @@ pub(super) fn penalise(logits: &mut [f32], seen: impl IntoIterator<Item = u32>, 
 mod tests {
     use super::*;
 
-    fn allowed(options: Decoding, probabilities: &[f32]) -> Vec<u32> {
+    fn allowed(options: GenerationConfig, probabilities: &[f32]) -> Vec<u32> {
         let logits: Vec<f32> = probabilities.iter().map(|p| p.ln()).collect();
-        let mut sampler = Sampler::new(&Decoding { temperature: 1.0, ..options }, 0);
+        let mut sampler = Sampler::new(&GenerationConfig { temperature: 1.0, ..options }, 0);
         let best = logits[argmax(&logits).unwrap() as usize];
         sampler.shortlist(&logits, best);
         let mut tokens: Vec<u32> = sampler.candidates.iter().map(|c| c.token).collect();
@@ -147,35 +147,39 @@ mod tests {
 
     #[test]
     fn top_k_keeps_the_likeliest_and_their_equals() {
-        assert_eq!(allowed(Decoding { top_k: 2, ..Default::default() }, &P), [1, 3]);
-        assert_eq!(allowed(Decoding { top_k: 2, ..Default::default() }, &[0.2, 0.4, 0.2, 0.2]), [0, 1, 2, 3]);
-        assert_eq!(allowed(Decoding { top_k: 99, ..Default::default() }, &P), [0, 1, 2, 3, 4]);
+        assert_eq!(allowed(GenerationConfig { top_k: 2, ..Default::default() }, &P), [1, 3]);
+        assert_eq!(
+            allowed(GenerationConfig { top_k: 2, ..Default::default() }, &[0.2, 0.4, 0.2, 0.2]),
+            [0, 1, 2, 3]
+        );
+        assert_eq!(allowed(GenerationConfig { top_k: 99, ..Default::default() }, &P), [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn top_p_keeps_the_token_that_crosses_the_bound() {
-        assert_eq!(allowed(Decoding { top_p: 0.39, ..Default::default() }, &P), [1]);
-        assert_eq!(allowed(Decoding { top_p: 0.41, ..Default::default() }, &P), [1, 3]);
-        assert_eq!(allowed(Decoding { top_p: 0.8, ..Default::default() }, &P), [1, 3, 4]);
-        assert_eq!(allowed(Decoding { top_p: 1e-9, ..Default::default() }, &P), [1]);
+        assert_eq!(allowed(GenerationConfig { top_p: 0.39, ..Default::default() }, &P), [1]);
+        assert_eq!(allowed(GenerationConfig { top_p: 0.41, ..Default::default() }, &P), [1, 3]);
+        assert_eq!(allowed(GenerationConfig { top_p: 0.8, ..Default::default() }, &P), [1, 3, 4]);
+        assert_eq!(allowed(GenerationConfig { top_p: 1e-9, ..Default::default() }, &P), [1]);
     }
 
     #[test]
     fn top_p_acts_on_what_top_k_left() {
         // Among 0.4 and 0.3 alone the first holds 0.57.
-        assert_eq!(allowed(Decoding { top_k: 2, top_p: 0.55, ..Default::default() }, &P), [1]);
+        assert_eq!(allowed(GenerationConfig { top_k: 2, top_p: 0.55, ..Default::default() }, &P), [1]);
     }
 
     #[test]
     fn min_p_is_relative_to_the_likeliest() {
-        assert_eq!(allowed(Decoding { min_p: 0.5, ..Default::default() }, &P), [1, 3]);
-        assert_eq!(allowed(Decoding { min_p: 1.0, ..Default::default() }, &P), [1]);
+        assert_eq!(allowed(GenerationConfig { min_p: 0.5, ..Default::default() }, &P), [1, 3]);
+        assert_eq!(allowed(GenerationConfig { min_p: 1.0, ..Default::default() }, &P), [1]);
     }
 
     #[test]
     fn draws_follow_the_probabilities() {
         let logits = P.map(f32::ln);
-        let mut sampler = Sampler::new(&Decoding { temperature: 1.0, seed: 3, ..Default::default() }, 0);
+        let mut sampler =
+            Sampler::new(&GenerationConfig { temperature: 1.0, seed: 3, ..Default::default() }, 0);
         let mut counts = [0usize; 5];
         for _ in 0..20_000 {
             counts[sampler.choose(&logits).unwrap() as usize] += 1;
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn a_low_temperature_sharpens() {
         let logits = P.map(f32::ln);
-        let mut sampler = Sampler::new(&Decoding { temperature: 0.05, ..Default::default() }, 0);
+        let mut sampler = Sampler::new(&GenerationConfig { temperature: 0.05, ..Default::default() }, 0);
         let same = (0..1000).filter(|_| sampler.choose(&logits) == Some(1)).count();
         assert!(same > 980, "{same}");
     }

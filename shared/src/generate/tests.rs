@@ -6,10 +6,10 @@ const VOCABULARY: usize = 12;
 /// positions or feeding shows.
 struct FakeModel {
     positions: Option<usize>,
-    allowed: fn(&[u32]) -> Allowed,
+    allowed: fn(&[u32]) -> AllowedTokens,
 }
 
-const FAKE: FakeModel = FakeModel { positions: None, allowed: |_| Allowed::Any };
+const FAKE: FakeModel = FakeModel { positions: None, allowed: |_| AllowedTokens::Any };
 
 impl Decoder for FakeModel {
     type Cache = (Vec<Vec<u32>>, usize);
@@ -39,7 +39,7 @@ impl Decoder for FakeModel {
         self.positions
     }
 
-    fn allowed(&self, _row: usize, new: &[u32]) -> Allowed {
+    fn allowed(&self, _row: usize, new: &[u32]) -> AllowedTokens {
         (self.allowed)(new)
     }
 
@@ -62,17 +62,17 @@ fn greedy_by_hand(prompt: &[u32], count: usize) -> Vec<u32> {
     row.split_off(prompt.len())
 }
 
-fn run(prompts: &[Vec<u32>], options: &Decoding) -> Generated {
+fn run(prompts: &[Vec<u32>], options: &GenerationConfig) -> Generated {
     generate(&FAKE, prompts, options, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-fn sampled(seed: u64) -> Decoding {
-    Decoding { temperature: 1.0, seed, ..Decoding::greedy(16) }
+fn sampled(seed: u64) -> GenerationConfig {
+    GenerationConfig { temperature: 1.0, seed, ..GenerationConfig::greedy(16) }
 }
 
 #[test]
 fn greedy_takes_the_likeliest_token_each_time() {
-    let generated = run(&[vec![3, 1]], &Decoding::greedy(10));
+    let generated = run(&[vec![3, 1]], &GenerationConfig::greedy(10));
     assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 10));
     assert_eq!(generated.finished, [Finish::Length]);
 }
@@ -80,10 +80,10 @@ fn greedy_takes_the_likeliest_token_each_time() {
 #[test]
 fn a_padded_batch_equals_its_rows_alone() {
     let prompts = [vec![3, 1], vec![5, 4, 2, 8, 8], vec![7]];
-    for options in [Decoding { eos: Some(vec![2, 6]), ..Decoding::greedy(12) }, sampled(5)] {
+    for options in [GenerationConfig { eos: Some(vec![2, 6]), ..GenerationConfig::greedy(12) }, sampled(5)] {
         let batch = run(&prompts, &options);
         for (row, prompt) in prompts.iter().enumerate() {
-            let options = Decoding { stream: row as u64, ..options.clone() };
+            let options = GenerationConfig { stream: row as u64, ..options.clone() };
             let alone = run(std::slice::from_ref(prompt), &options);
             assert_eq!(batch.tokens[row], alone.tokens[0]);
             assert_eq!(batch.finished[row], alone.finished[0]);
@@ -105,7 +105,8 @@ fn a_row_ends_with_any_end_token_and_is_padded() {
     let plain = greedy_by_hand(&[3, 1], 8);
     let end = plain[3];
     let first = plain.iter().position(|&t| t == end).unwrap();
-    let options = Decoding { eos: Some(vec![11_000, end]), pad: Some(9), ..Decoding::greedy(8) };
+    let options =
+        GenerationConfig { eos: Some(vec![11_000, end]), pad: Some(9), ..GenerationConfig::greedy(8) };
     let prompts = [vec![3, 1], vec![5, 4, 2]];
     let generated = run(&prompts, &options);
     assert_eq!(generated.tokens[0], plain[..=first]);
@@ -120,17 +121,18 @@ fn a_row_ends_with_any_end_token_and_is_padded() {
 #[test]
 fn no_end_token_comes_before_the_minimum() {
     let plain = greedy_by_hand(&[3, 1], 8);
-    let options = Decoding { eos: Some(vec![plain[0]]), min_new_tokens: 4, ..Decoding::greedy(8) };
+    let options =
+        GenerationConfig { eos: Some(vec![plain[0]]), min_new_tokens: 4, ..GenerationConfig::greedy(8) };
     let generated = run(&[vec![3, 1]], &options);
     assert!(!generated.tokens[0][..4].contains(&plain[0]));
     assert!(generated.tokens[0].len() >= 4);
-    let without = run(&[vec![3, 1]], &Decoding { min_new_tokens: 0, ..options });
+    let without = run(&[vec![3, 1]], &GenerationConfig { min_new_tokens: 0, ..options });
     assert_eq!(without.tokens[0].len(), 1);
 }
 
 #[test]
 fn a_strong_penalty_repeats_no_token() {
-    let options = Decoding { repetition_penalty: 1e6, ..Decoding::greedy(9) };
+    let options = GenerationConfig { repetition_penalty: 1e6, ..GenerationConfig::greedy(9) };
     let tokens = &run(&[vec![0, 1, 2]], &options).tokens[0];
     let distinct: HashSet<u32> = tokens.iter().chain(&[0, 1, 2]).copied().collect();
     // A penalised positive logit falls to nearly 0, so a token comes again only if all others are negative.
@@ -152,7 +154,10 @@ fn a_strong_penalty_repeats_no_token() {
 #[test]
 fn guidance_moves_away_from_the_unconditional_row() {
     let prompt = vec![4, 6, 1];
-    let generated = run(std::slice::from_ref(&prompt), &Decoding { guidance: 3.0, ..Decoding::greedy(5) });
+    let generated = run(
+        std::slice::from_ref(&prompt),
+        &GenerationConfig { guidance: 3.0, ..GenerationConfig::greedy(5) },
+    );
     let (mut with, mut without) = (prompt.clone(), vec![1]);
     for _ in 0..5 {
         let (a, b) = (fake_logits(&with), fake_logits(&without));
@@ -168,12 +173,12 @@ fn guidance_moves_away_from_the_unconditional_row() {
 fn a_model_may_force_and_restrict_tokens() {
     let model = FakeModel {
         allowed: |new| match new.len() {
-            0 => Allowed::Only(10),
-            _ => Allowed::Within(3..5),
+            0 => AllowedTokens::Only(10),
+            _ => AllowedTokens::Within(3..5),
         },
         ..FAKE
     };
-    for options in [Decoding::greedy(20), Decoding { max_new_tokens: 20, ..sampled(1) }] {
+    for options in [GenerationConfig::greedy(20), GenerationConfig { max_new_tokens: 20, ..sampled(1) }] {
         let generated = generate(&model, &[[1u32]], &options, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(generated.tokens[0][0], 10);
         assert!(generated.tokens[0][1..].iter().all(|t| (3..5).contains(t)));
@@ -183,10 +188,10 @@ fn a_model_may_force_and_restrict_tokens() {
 #[test]
 fn cancelling_keeps_what_is_there() {
     let mut count = 0;
-    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &Decoding::greedy(100), &mut |new| {
+    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &GenerationConfig::greedy(100), &mut |new| {
         count += 1;
         assert_eq!((new.row, new.index), ((count - 1) % 2, (count - 1) / 2));
-        if count == 5 { ControlFlow::Break(Halt::All) } else { ControlFlow::Continue(()) }
+        if count == 5 { ControlFlow::Break(Stop::All) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     assert_eq!(count, 5);
@@ -196,8 +201,8 @@ fn cancelling_keeps_what_is_there() {
 
 #[test]
 fn a_caller_may_end_one_row() {
-    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &Decoding::greedy(6), &mut |new| {
-        if new.row == 0 && new.index == 1 { ControlFlow::Break(Halt::Row) } else { ControlFlow::Continue(()) }
+    let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &GenerationConfig::greedy(6), &mut |new| {
+        if new.row == 0 && new.index == 1 { ControlFlow::Break(Stop::Row) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
     assert_eq!(generated.finished, [Finish::Stopped, Finish::Length]);
@@ -209,7 +214,7 @@ fn a_caller_may_end_one_row() {
 fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
     let model = FakeModel { positions: Some(4), ..FAKE };
     let go = |prompt: &[u32]| {
-        generate(&model, &[prompt], &Decoding::greedy(100), &mut |_| ControlFlow::Continue(()))
+        generate(&model, &[prompt], &GenerationConfig::greedy(100), &mut |_| ControlFlow::Continue(()))
     };
     let generated = go(&[1, 2]).unwrap();
     assert_eq!((generated.tokens[0].len(), generated.finished[0]), (3, Finish::Full));
@@ -220,7 +225,8 @@ fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
 #[test]
 fn nothing_to_continue_is_an_error() {
     let go = |prompts: &[Vec<u32>]| {
-        generate(&FAKE, prompts, &Decoding::greedy(1), &mut |_| ControlFlow::Continue(())).unwrap_err()
+        generate(&FAKE, prompts, &GenerationConfig::greedy(1), &mut |_| ControlFlow::Continue(()))
+            .unwrap_err()
     };
     assert_eq!(go(&[]).kind(), ErrorKind::Input);
     assert_eq!(go(&[vec![1], vec![]]).message(), "prompt 1 is empty");
@@ -244,7 +250,8 @@ impl Decoder for Broken {
 #[test]
 fn broken_logits_are_an_error_not_a_token() {
     for model in [Broken(vec![1, 5], f32::NAN), Broken(vec![2, 5], 0.0), Broken(vec![1, 1, 5], 0.0)] {
-        let result = generate(&model, &[[1u32]], &Decoding::greedy(2), &mut |_| ControlFlow::Continue(()));
+        let result =
+            generate(&model, &[[1u32]], &GenerationConfig::greedy(2), &mut |_| ControlFlow::Continue(()));
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Compute);
     }
 }

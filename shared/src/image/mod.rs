@@ -18,7 +18,7 @@ mod write;
 
 pub use animation::to_gif;
 pub use processor::Processor;
-pub use read::{Seen, decode, read, read_with, see};
+pub use read::{ReadImage, decode, read, read_with, see};
 pub use write::{to_png, write};
 
 use crate::item::Image;

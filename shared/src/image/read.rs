@@ -37,7 +37,7 @@ const WITH_ALPHA: &str =
 
 /// A picture, and what is worth saying of how it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReadImage {
     /// The picture.
     pub image: Image,
     /// In words, one thing each: that greys were cut off, say.
@@ -69,7 +69,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Image> {
     read_with(path, &Reading::default())
 }
 
-/// As [`read`], in the manner of `reading`: a model says [its own](crate::model::Exhibit::reading).
+/// As [`read`], in the manner of `reading`: a model says [its own](crate::model::Pipeline::reading).
 ///
 /// # Errors
 /// As [`read`].
@@ -81,7 +81,7 @@ pub fn read_with(path: impl AsRef<Path>, reading: &Reading) -> Result<Image> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn see(path: impl AsRef<Path>, reading: &Reading) -> Result<Seen> {
+pub fn see(path: impl AsRef<Path>, reading: &Reading) -> Result<ReadImage> {
     let path = path.as_ref();
     let bytes = contents(path).map_err(|error| error.at(path))?;
     misnamed::refuse(path, &bytes)?;
@@ -96,7 +96,7 @@ pub fn decode(bytes: &[u8], reading: &Reading) -> Result<Image> {
     decode_noted(bytes, reading).map(|seen| seen.image)
 }
 
-fn decode_noted(bytes: &[u8], reading: &Reading) -> Result<Seen> {
+fn decode_noted(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
     // Decoders may stop at sums that a header of absurd sizes makes overflow.
     std::panic::catch_unwind(|| decode_any(bytes, reading))
         .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
@@ -208,7 +208,7 @@ fn stranger(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn decode_any(bytes: &[u8], reading: &Reading) -> Result<Seen> {
+fn decode_any(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
     let room = Room { max_pixels: reading.max_pixels };
     let format = format(&bytes[..bytes.len().min(64)])?;
     let raster = match format {
@@ -238,7 +238,7 @@ fn decode_any(bytes: &[u8], reading: &Reading) -> Result<Seen> {
         Some(turn) => turned(image, turn)?,
         None => image,
     };
-    Ok(Seen { image, notes })
+    Ok(ReadImage { image, notes })
 }
 
 /// Jpeg, webp and bmp.

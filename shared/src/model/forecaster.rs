@@ -10,13 +10,13 @@ const LONGEST: usize = 100_000;
 /// Past values to quantiles of future ones.
 ///
 /// ```
-/// use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past};
+/// use fauna_shared::model::{Forecast, Forecaster, ForecastConfig, History};
 ///
 /// /// Tomorrow is as today.
 /// struct Naive;
 ///
 /// impl Forecaster for Naive {
-///     fn forecast(&self, series: &[Past], options: &Forecasting) -> fauna_shared::Result<Vec<Forecast>> {
+///     fn forecast(&self, series: &[History], options: &ForecastConfig) -> fauna_shared::Result<Vec<Forecast>> {
 ///         options.check()?;
 ///         let last = |past: &Past| past.values.last().copied().unwrap_or(f32::NAN);
 ///         let flat = |past| vec![last(past); options.horizon];
@@ -25,8 +25,8 @@ const LONGEST: usize = 100_000;
 ///     }
 /// }
 ///
-/// let past = Past::from(vec![1.0, 3.0, 2.0]);
-/// let options = Forecasting { horizon: 2, quantiles: vec![0.5], ..Forecasting::default() };
+/// let past = History::from(vec![1.0, 3.0, 2.0]);
+/// let options = ForecastConfig { horizon: 2, quantiles: vec![0.5], ..Forecasting::default() };
 /// assert_eq!(Naive.forecast(&[past], &options)?[0].mean, [2.0, 2.0]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
@@ -35,7 +35,7 @@ pub trait Forecaster: Send + Sync {
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) for options out of range, and for a series that cannot be read, by its index.
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>>;
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>>;
 
     /// The same in float64, for a method whose answer has the precision of the table; `None` for a network, which
     /// answers in float32.
@@ -44,8 +44,8 @@ pub trait Forecaster: Send + Sync {
     /// As [`forecast`](Self::forecast).
     fn forecast_exact(
         &self,
-        _series: &[ExactPast],
-        _options: &Forecasting,
+        _series: &[ExactHistory],
+        _options: &ForecastConfig,
     ) -> Result<Option<Vec<ExactForecast>>> {
         Ok(None)
     }
@@ -60,7 +60,7 @@ pub trait Forecaster: Send + Sync {
         Vec::new()
     }
 
-    /// Whether [`Past::covariates`] change the forecast.
+    /// Whether [`History::covariates`] change the forecast.
     fn reads_covariates(&self) -> bool {
         false
     }
@@ -68,18 +68,18 @@ pub trait Forecaster: Send + Sync {
 
 /// One series until now.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Past {
+pub struct History {
     /// Values, the oldest first; NaN marks a gap.
     pub values: Vec<f32>,
     /// Other series that tell something about this one.
     pub covariates: Vec<Covariate>,
     /// How fast it moves, for models that ask.
-    pub pace: Pace,
+    pub pace: FrequencyClass,
 }
 
 /// One series until now, in the precision of its table.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ExactPast<'a> {
+pub struct ExactHistory<'a> {
     /// Values, the oldest first; NaN marks a gap.
     pub values: &'a [f64],
     /// Steps that make a season, at least 1.
@@ -102,7 +102,7 @@ impl From<Forecast> for ExactForecast {
     }
 }
 
-impl From<Vec<f32>> for Past {
+impl From<Vec<f32>> for History {
     fn from(values: Vec<f32>) -> Self {
         Self { values, ..Self::default() }
     }
@@ -122,7 +122,7 @@ pub struct Covariate {
 /// How fast a series moves: what TimesFM calls its frequency.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Pace {
+pub enum FrequencyClass {
     /// A step is a day or less.
     #[default]
     High,
@@ -134,7 +134,7 @@ pub enum Pace {
 
 /// What is to be foreseen.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Forecasting {
+pub struct ForecastConfig {
     /// Steps. At least 1.
     pub horizon: usize,
     /// Quantiles to tell, each between 0 and 1, without order.
@@ -145,21 +145,21 @@ pub struct Forecasting {
     pub seed: u64,
 }
 
-impl Default for Forecasting {
+impl Default for ForecastConfig {
     fn default() -> Self {
         Self { horizon: 24, quantiles: vec![0.1, 0.5, 0.9], samples: None, seed: 0 }
     }
 }
 
-impl Forecasting {
+impl ForecastConfig {
     /// Checks every range.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) naming the first option out of its range.
     ///
     /// ```
-    /// use fauna_shared::model::Forecasting;
-    /// let none = Forecasting { horizon: 0, ..Forecasting::default() };
+    /// use fauna_shared::model::ForecastConfig;
+    /// let none = ForecastConfig { horizon: 0, ..Forecasting::default() };
     /// assert_eq!(none.check().unwrap_err().message(), "the horizon must be 1 to 100000 steps, got 0");
     /// ```
     pub fn check(&self) -> Result<()> {

@@ -2,13 +2,13 @@
 //!
 //! Loading is one trait, [`Model`]. What a model can do is a second, small one: [`Encode`], [`Decode`], or one of those
 //! that a face hands out, [`Forecaster`], [`Policy`] and [`Potential`]. What everybody can ask of anything is one
-//! object-safe face, [`Exhibit`]. A family tells the zoo about itself with one constant, a [`Family`].
+//! object-safe face, [`Pipeline`]. A family tells the zoo about itself with one constant, a [`Family`].
 
 mod forecaster;
 mod keys;
-mod opening;
 mod policy;
 mod potential;
+mod pretrained;
 
 use std::ops::ControlFlow;
 
@@ -17,13 +17,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use forecaster::{Covariate, ExactForecast, ExactPast, Forecast, Forecaster, Forecasting, Pace, Past};
+pub use forecaster::{
+    Covariate, ExactForecast, ExactHistory, Forecast, ForecastConfig, Forecaster, FrequencyClass, History,
+};
 pub use keys::{HARMLESS, Keys, Plain, Synonym};
-pub use opening::{Layout, Opening, Options};
-pub use policy::{Controller, Degree, Observation, Policy, Task};
+pub use policy::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 pub use potential::{Evaluation, Potential};
+pub use pretrained::{Layout, LoadOptions, Pretrained};
 
-use crate::generate::{Decoding, Rng};
+use crate::generate::{GenerationConfig, Rng};
 use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors};
 use crate::source::Files;
 use crate::weights::{Inventory, Name, Weights};
@@ -58,13 +60,13 @@ pub trait Decode {
     fn decode(
         &self,
         prompt: &Self::Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Self::Piece) -> ControlFlow<()>,
     ) -> Result<()>;
 }
 
 /// What any opened model answers, whatever its modality.
-pub trait Exhibit: Send + Sync {
+pub trait Pipeline: Send + Sync {
     /// System, modalities, size, source, licence.
     fn card(&self) -> &Card;
 
@@ -94,7 +96,7 @@ pub trait Exhibit: Send + Sync {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let _ = (prompt, options, each);
@@ -106,7 +108,7 @@ pub trait Exhibit: Send + Sync {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         for (index, prompt) in prompts.iter().enumerate() {
@@ -167,8 +169,8 @@ pub trait Exhibit: Send + Sync {
     }
 
     /// The decoding that the release recommends: what a program uses where its user chose nothing.
-    fn defaults(&self) -> Decoding {
-        Decoding::default()
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::default()
     }
 
     /// The error of an ability this model lacks.
@@ -186,7 +188,7 @@ pub trait Exhibit: Send + Sync {
     }
 }
 
-/// How large the inputs are that [`Exhibit::sample`] makes up.
+/// How large the inputs are that [`Pipeline::sample`] makes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleSizes {
     /// Entries of the batch.
@@ -248,7 +250,7 @@ pub struct Card {
 }
 
 /// Looks at the files of a release for a layout of the family's own.
-pub type FindLayout = fn(&Files, &Options) -> Result<Option<Layout>>;
+pub type FindLayout = fn(&Files, &LoadOptions) -> Result<Option<Layout>>;
 
 /// One family as the zoo knows it: what it answers to, what it can do, how it opens.
 pub struct Family {
@@ -280,9 +282,9 @@ pub struct Family {
     /// What the tensors of a release are called in the model file.
     pub rename: fn(&str) -> Name,
     /// Walks the tensors without a tokenizer or any other file: what a checkpoint of this config holds.
-    pub inventory: fn(&Opening) -> Result<Inventory>,
-    /// Builds the exhibit.
-    pub open: fn(&Opening) -> Result<Box<dyn Exhibit>>,
+    pub inventory: fn(&Pretrained) -> Result<Inventory>,
+    /// Builds the pipeline.
+    pub open: fn(&Pretrained) -> Result<Box<dyn Pipeline>>,
     /// A small config of the family, every branch awake, for the sweep over all families.
     pub sample: fn() -> Value,
 }

@@ -30,7 +30,7 @@ pub trait Controller: Send {
 
     /// What the numbers of its actions mean, in order: as many as [`act`](Controller::act) gives, no name twice. They
     /// belong to the task: another data set may be of another robot.
-    fn degrees(&self) -> &[Degree];
+    fn degrees(&self) -> &[DegreeOfFreedom];
 }
 
 /// What a policy is to do.
@@ -65,7 +65,7 @@ impl<'a> From<&'a Image> for Observation<'a> {
 
 /// One number of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Degree {
+pub struct DegreeOfFreedom {
     /// What it moves: `x`, `roll`, `gripper`; `a0`, `a1`, … where nothing says what.
     pub name: Cow<'static, str>,
     /// Its unit: `m`, `rad`, or a range such as `0 closed to 1 open`; none where nothing says which.

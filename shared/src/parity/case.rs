@@ -34,7 +34,7 @@ pub(super) struct Case {
     pub call: String,
     pub tolerance: Tolerance,
     pub weights: Weights,
-    pub opening: Opening,
+    pub pretrained: Pretrained,
     /// How many positions were stored, if not all.
     pub last_positions: Option<usize>,
     /// The options left for the model.
@@ -52,7 +52,7 @@ pub(super) enum Weights {
 }
 
 /// What the case wants of the opening.
-pub(super) struct Opening {
+pub(super) struct Pretrained {
     /// The weights file, where its name is no standard one.
     pub file: Option<String>,
     /// The family, where the config names none.
@@ -80,7 +80,7 @@ impl Case {
                     .hint("a checkpoint in the local cache is named by options.model_ref"));
             }
         };
-        let opening = Opening {
+        let pretrained = Pretrained {
             file: options.text("gguf_file")?.or(options.text("weights")?),
             family: options.text("family")?,
             dequantize: options.truth("dequantize")?,
@@ -109,7 +109,7 @@ impl Case {
             call,
             tolerance,
             weights,
-            opening,
+            pretrained,
             last_positions,
             options,
             inputs,

@@ -5,10 +5,10 @@
 //!
 //! ```no_run
 //! use fauna_shared::parity;
-//! use fauna_shared::zoo::{Options, Zoo};
+//! use fauna_shared::zoo::{LoadOptions, Zoo};
 //! # let zoo = Zoo::new([]);
 //! for case in parity::find("tests/parity".as_ref())? {
-//!     let report = parity::run(&case, &zoo, &Options::default())?;
+//!     let report = parity::run(&case, &zoo, &LoadOptions::default())?;
 //!     assert!(report.passes(), "{report}");
 //! }
 //! # Ok::<(), fauna_shared::Error>(())
@@ -27,7 +27,7 @@ use crate::error::{first_five, nearest};
 use crate::item::Tensors;
 use crate::order::by_name;
 use crate::source::{Source, Wanted};
-use crate::zoo::{Options, Zoo};
+use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, ErrorKind, Result};
 
 use case::{Case, Weights};
@@ -112,7 +112,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 /// Whatever keeps the case from being run: a `case.json` or tensors that cannot be read, a checkpoint that does not
 /// open, an input the model does not know, an expected tensor the model did not return. A tensor that differs, in
 /// its numbers or its shape, is no error but a [`Row`] that says so.
-pub fn run(folder: &Path, zoo: &Zoo, options: &Options) -> Result<Report> {
+pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     let case = Case::open(folder)?;
     let mut report = Report {
         case: folder.to_path_buf(),
@@ -135,12 +135,12 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &Options) -> Result<Report> {
         },
     };
     let mut options = options.clone();
-    options.file = case.opening.file;
-    options.family = case.opening.family.or(options.family);
+    options.file = case.pretrained.file;
+    options.family = case.pretrained.family.or(options.family);
     options.settings = case.options.as_object().cloned().unwrap_or_default();
-    options.runtime = options.runtime.with_dequantize(case.opening.dequantize);
-    let exhibit = zoo.open(&source, &options)?;
-    let returned = exhibit.call(&report.call, &case.inputs, &case.options).map_err(|e| e.at(folder))?;
+    options.runtime = options.runtime.with_dequantize(case.pretrained.dequantize);
+    let pipeline = zoo.open(&source, &options)?;
+    let returned = pipeline.call(&report.call, &case.inputs, &case.options).map_err(|e| e.at(folder))?;
     for (name, expected) in &case.expected {
         let found = returned.get(name).ok_or_else(|| not_returned(name, &returned).at(folder))?;
         let found = last_positions(found, expected, case.last_positions)?;

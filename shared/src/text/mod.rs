@@ -28,7 +28,7 @@ use tokenizers::normalizers::{Lowercase, Sequence};
 pub use chat::{ChatTemplate, Message};
 pub use code::Definitions;
 pub use gguf::GgufVocabulary;
-pub use stream::{Completion, Detokenizer, Listener, Piece, Prompt, Voice, stream, stream_heard};
+pub use stream::{Completion, Detokenizer, OutputChannel, OutputParser, Piece, Prompt, stream, stream_heard};
 
 use crate::{Error, ErrorKind, Result};
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::Tokenizer;
-use crate::generate::{Decoder, Decoding, Finish, Generated, Halt, generate};
+use crate::generate::{Decoder, Finish, Generated, GenerationConfig, Stop, generate};
 use crate::{Error, Result};
 
 /// What a model is to go on from.
@@ -30,7 +30,7 @@ pub struct Piece<'a> {
 
 /// Whom a new token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Voice {
+pub enum OutputChannel {
     /// Whoever asked.
     Answer,
     /// The model itself.
@@ -40,18 +40,18 @@ pub enum Voice {
 }
 
 /// Tells the answer from what else a model writes around it. Each row has one of its own.
-pub trait Listener: Clone {
+pub trait OutputParser: Clone {
     /// Whom `token` is for, the next of its row.
-    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> Voice;
+    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel;
 }
 
 /// Hears an answer in every token.
 #[derive(Clone)]
 struct EveryToken;
 
-impl Listener for EveryToken {
-    fn hear(&mut self, _: u32, _: &Tokenizer) -> Voice {
-        Voice::Answer
+impl OutputParser for EveryToken {
+    fn hear(&mut self, _: u32, _: &Tokenizer) -> OutputChannel {
+        OutputChannel::Answer
     }
 }
 
@@ -60,7 +60,7 @@ impl Listener for EveryToken {
 pub struct Completion {
     /// The text, without special tokens and without a stop string.
     pub text: String,
-    /// What the model said to itself, as far as a [`Listener`] told it apart.
+    /// What the model said to itself, as far as a [`OutputParser`] told it apart.
     pub thoughts: String,
     /// The tokens, an end token and those of a stop string included.
     pub tokens: Vec<u32>,
@@ -80,7 +80,7 @@ pub fn stream<D: Decoder + ?Sized>(
     model: &D,
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
-    options: &Decoding,
+    options: &GenerationConfig,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
     stream_heard(model, tokenizer, prompts, options, &EveryToken, each)
@@ -90,11 +90,11 @@ pub fn stream<D: Decoder + ?Sized>(
 ///
 /// # Errors
 /// As [`generate`].
-pub fn stream_heard<D: Decoder + ?Sized, L: Listener>(
+pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
     model: &D,
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
-    options: &Decoding,
+    options: &GenerationConfig,
     listener: &L,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
@@ -104,7 +104,7 @@ pub fn stream_heard<D: Decoder + ?Sized, L: Listener>(
     let mut eos = options.eos.clone().unwrap_or_else(|| special.eos.clone());
     // A special token gives no text in which a stop string could be found.
     eos.extend(options.stop.iter().filter_map(|stop| tokenizer.special_id(stop)));
-    let options = Decoding { eos: Some(eos), pad: options.pad.or(special.pad), ..options.clone() };
+    let options = GenerationConfig { eos: Some(eos), pad: options.pad.or(special.pad), ..options.clone() };
     let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, listener)).collect();
     let mut failed: Option<Error> = None;
     let Generated { tokens, finished } = generate(model, &prompts, &options, &mut |new| {
@@ -114,15 +114,15 @@ pub fn stream_heard<D: Decoder + ?Sized, L: Listener>(
             Ok(said) => said,
             Err(error) => {
                 failed = Some(error);
-                return ControlFlow::Break(Halt::All);
+                return ControlFlow::Break(Stop::All);
             }
         };
         for (text, thought) in said {
             if !text.is_empty() && each(Piece { row: new.row, text: &text, thought }).is_break() {
-                return ControlFlow::Break(Halt::All);
+                return ControlFlow::Break(Stop::All);
             }
         }
-        if row.stop.stopped { ControlFlow::Break(Halt::Row) } else { ControlFlow::Continue(()) }
+        if row.stop.stopped { ControlFlow::Break(Stop::Row) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(error) = failed {
         return Err(error);
@@ -150,19 +150,19 @@ fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
 struct Row<'a, L> {
     tokenizer: &'a Tokenizer,
     listener: L,
-    voice: Voice,
+    voice: OutputChannel,
     detokenizer: Detokenizer<'a>,
     stop: StopStrings<'a>,
     text: String,
     thoughts: String,
 }
 
-impl<'a, L: Listener> Row<'a, L> {
-    fn new(tokenizer: &'a Tokenizer, options: &'a Decoding, listener: &L) -> Self {
+impl<'a, L: OutputParser> Row<'a, L> {
+    fn new(tokenizer: &'a Tokenizer, options: &'a GenerationConfig, listener: &L) -> Self {
         Self {
             tokenizer,
             listener: listener.clone(),
-            voice: Voice::Answer,
+            voice: OutputChannel::Answer,
             detokenizer: tokenizer.detokenizer(),
             stop: StopStrings::new(&options.stop),
             text: String::new(),
@@ -182,7 +182,7 @@ impl<'a, L: Listener> Row<'a, L> {
                 self.detokenizer = self.tokenizer.detokenizer();
                 self.voice = voice;
             }
-            if voice != Voice::Silent {
+            if voice != OutputChannel::Silent {
                 text = self.detokenizer.push(token)?;
             }
         }
@@ -205,16 +205,16 @@ impl<'a, L: Listener> Row<'a, L> {
     /// What of `text` is certain, and whether it is thought.
     fn say(&mut self, text: String) -> (String, bool) {
         match self.voice {
-            Voice::Answer => {
+            OutputChannel::Answer => {
                 let certain = self.stop.push(&text);
                 self.text += &certain;
                 (certain, false)
             }
-            Voice::Thought => {
+            OutputChannel::Thought => {
                 self.thoughts += &text;
                 (text, true)
             }
-            Voice::Silent => (String::new(), false),
+            OutputChannel::Silent => (String::new(), false),
         }
     }
 }
@@ -357,7 +357,7 @@ mod tests {
         }
     }
 
-    fn recite(text: &str, options: Decoding) -> (Vec<String>, Completion) {
+    fn recite(text: &str, options: GenerationConfig) -> (Vec<String>, Completion) {
         let tokenizer = tokenizer();
         let model = Reciter::new(&tokenizer, text);
         let mut pieces = Vec::new();
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn characters_split_over_tokens_come_whole() {
         let text = "naïve 星云 👩‍🚀 done";
-        let (pieces, completion) = recite(text, Decoding::greedy(200));
+        let (pieces, completion) = recite(text, GenerationConfig::greedy(200));
         assert!(
             completion.tokens.len() > text.chars().count(),
             "the text must be made of bytes to test this"
@@ -385,13 +385,16 @@ mod tests {
 
     #[test]
     fn an_incomplete_character_at_the_end_is_told_as_such() {
-        let (_, completion) = recite("a☃", Decoding::greedy(2));
+        let (_, completion) = recite("a☃", GenerationConfig::greedy(2));
         assert_eq!((completion.text.as_str(), completion.finish), ("a\u{FFFD}", Finish::Length));
     }
 
     #[test]
     fn a_stop_string_over_several_tokens_is_never_shown() {
-        let options = Decoding { stop: vec!["never".into(), "Q: what".into()], ..Decoding::greedy(200) };
+        let options = GenerationConfig {
+            stop: vec!["never".into(), "Q: what".into()],
+            ..GenerationConfig::greedy(200)
+        };
         let (pieces, completion) = recite("the answer Q: where Q: what is it", options);
         assert_eq!(completion.text, "the answer Q: where ");
         assert_eq!(completion.finish, Finish::Stopped);
@@ -404,15 +407,18 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_stop_string_is_text_if_the_rest_never_comes() {
-        let options = Decoding { stop: vec!["###".into()], ..Decoding::greedy(200) };
+        let options = GenerationConfig { stop: vec!["###".into()], ..GenerationConfig::greedy(200) };
         let (_, completion) = recite("one ## two #", options);
         assert_eq!(completion.text, "one ## two #");
     }
 
     #[test]
     fn a_stop_string_may_be_a_special_token() {
-        let options =
-            Decoding { eos: Some(vec![]), stop: vec!["<|endoftext|>".into()], ..Decoding::greedy(200) };
+        let options = GenerationConfig {
+            eos: Some(vec![]),
+            stop: vec!["<|endoftext|>".into()],
+            ..GenerationConfig::greedy(200)
+        };
         let (_, completion) = recite("one two", options);
         assert_eq!((completion.text.as_str(), completion.finish), ("one two", Finish::End));
     }
@@ -421,17 +427,17 @@ mod tests {
     #[derive(Clone)]
     struct Brackets {
         tokens: [u32; 2],
-        voice: Voice,
+        voice: OutputChannel,
     }
 
-    impl Listener for Brackets {
-        fn hear(&mut self, token: u32, _: &Tokenizer) -> Voice {
+    impl OutputParser for Brackets {
+        fn hear(&mut self, token: u32, _: &Tokenizer) -> OutputChannel {
             match self.tokens.iter().position(|bracket| *bracket == token) {
                 None => return self.voice,
-                Some(0) => self.voice = Voice::Thought,
-                Some(_) => self.voice = Voice::Answer,
+                Some(0) => self.voice = OutputChannel::Thought,
+                Some(_) => self.voice = OutputChannel::Answer,
             }
-            Voice::Silent
+            OutputChannel::Silent
         }
     }
 
@@ -439,9 +445,10 @@ mod tests {
     fn thoughts_are_told_apart_and_stop_nothing() {
         let tokenizer = tokenizer();
         let bracket = |text: &str| tokenizer.encode(text, false).unwrap()[0];
-        let listener = Brackets { tokens: [bracket("["), bracket("]")], voice: Voice::Answer };
+        let listener = Brackets { tokens: [bracket("["), bracket("]")], voice: OutputChannel::Answer };
         let model = Reciter::new(&tokenizer, "the sky[never say so ☃]is blue # and never red");
-        let options = Decoding { stop: vec!["never".into(), "###".into()], ..Decoding::greedy(200) };
+        let options =
+            GenerationConfig { stop: vec!["never".into(), "###".into()], ..GenerationConfig::greedy(200) };
         let mut told = [String::new(), String::new()];
         let made =
             stream_heard(&model, &tokenizer, &[Prompt::Text("a")], &options, &listener, &mut |piece| {
@@ -460,7 +467,7 @@ mod tests {
         let model = Reciter::new(&tokenizer, "the stars burned in the galaxy");
         let prompts = [Prompt::Text("a"), Prompt::Ids(&[5, 6])];
         let mut count = 0;
-        let completions = stream(&model, &tokenizer, &prompts, &Decoding::greedy(99), &mut |_| {
+        let completions = stream(&model, &tokenizer, &prompts, &GenerationConfig::greedy(99), &mut |_| {
             count += 1;
             if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })

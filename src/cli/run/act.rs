@@ -4,8 +4,8 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fauna::model::{Controller, Degree, Observation, Task};
-use fauna::{Error, ErrorKind, Exhibit, Reading, Result};
+use fauna::model::{Controller, DegreeOfFreedom, Observation, Task};
+use fauna::{Error, ErrorKind, Pipeline, Reading, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -172,7 +172,7 @@ impl Iterator for Frames {
 
 /// How an answer is put.
 struct Line<'a> {
-    model: &'a dyn Exhibit,
+    model: &'a dyn Pipeline,
     context: &'a Context,
     reading: Reading,
     begun: Instant,
@@ -206,7 +206,7 @@ impl Line<'_> {
 const NO_UNIT: &str = "as in the data set";
 
 /// Each number with what it means.
-fn paired<'a>(degrees: &'a [Degree], action: &[f64]) -> Result<Vec<(&'a Degree, f64)>> {
+fn paired<'a>(degrees: &'a [DegreeOfFreedom], action: &[f64]) -> Result<Vec<(&'a DegreeOfFreedom, f64)>> {
     match degrees.len() == action.len() {
         true => Ok(degrees.iter().zip(action.iter().copied()).collect()),
         false => Err(Error::new(
@@ -216,12 +216,15 @@ fn paired<'a>(degrees: &'a [Degree], action: &[f64]) -> Result<Vec<(&'a Degree, 
     }
 }
 
-fn named(numbers: &[(&Degree, f64)], value: impl Fn(&Degree, f64) -> Value) -> Map<String, Value> {
+fn named(
+    numbers: &[(&DegreeOfFreedom, f64)],
+    value: impl Fn(&DegreeOfFreedom, f64) -> Value,
+) -> Map<String, Value> {
     numbers.iter().map(|(degree, number)| (degree.name.to_string(), value(degree, *number))).collect()
 }
 
 /// `x +0.0123 m`; a gripper has no sign.
-fn spelled(degree: &Degree, value: f64) -> String {
+fn spelled(degree: &DegreeOfFreedom, value: f64) -> String {
     match degree.unit {
         None => format!("{} {value:+.4}", degree.name),
         Some(unit) if unit.split_whitespace().count() == 1 => {

@@ -10,7 +10,7 @@ use fauna::science::atoms::{
     CellChange, Constraints, Dynamics, Ensemble, Frame, Method, Moment, Relaxed, Relaxing, State, check,
     dynamics, elements, files, relax,
 };
-use fauna::{Atoms, Error, Exhibit, Result};
+use fauna::{Atoms, Error, Pipeline, Result};
 use serde_json::{Value, json};
 
 use super::Args;
@@ -293,7 +293,7 @@ struct Work<'a> {
     args: &'a Args,
     asked: &'a Simulating,
     context: &'a Context,
-    model: &'a dyn Exhibit,
+    model: &'a dyn Pipeline,
     potential: &'a dyn Potential,
     /// What --out will hold.
     written: Vec<Frame>,

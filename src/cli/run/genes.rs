@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fauna::progress::{Progress, Unit};
 use fauna::text::genslm::codons::{self, Reading};
 use fauna::text::genslm::fasta::{self, Record};
-use fauna::{Decoding, Error, Exhibit, Item, Prompt, Result, Tensors};
+use fauna::{Error, GenerationConfig, Item, Pipeline, Prompt, Result, Tensors};
 use serde_json::json;
 
 use super::Args;
@@ -111,9 +111,9 @@ pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
 /// Continues the genes that stand as words on the command line.
 pub fn of_words(
     args: &Args,
-    model: &dyn Exhibit,
+    model: &dyn Pipeline,
     prompts: &[Prompt],
-    options: &Decoding,
+    options: &GenerationConfig,
     context: &Context,
 ) -> Result<()> {
     let gene = |(i, prompt): (usize, &Prompt)| {
@@ -130,9 +130,9 @@ pub fn of_words(
 /// Writes what the model makes of `genes`, the prompts included.
 fn continue_all(
     args: &Args,
-    model: &dyn Exhibit,
+    model: &dyn Pipeline,
     genes: &[Record],
-    options: &Decoding,
+    options: &GenerationConfig,
     context: &Context,
 ) -> Result<()> {
     let mut output = Output::open(args.place.path.as_deref(), args.place.force)?;
@@ -185,7 +185,7 @@ fn continue_all(
 }
 
 /// A line a gene: how many codons it has and how likely it is.
-fn score(model: &dyn Exhibit, genes: &[Record], context: &Context) -> Result<()> {
+fn score(model: &dyn Pipeline, genes: &[Record], context: &Context) -> Result<()> {
     let mut output = Output::stdout();
     let mut table = Table::default();
     table.row(["gene", "codons", "log-likelihood", "perplexity"]);

@@ -23,7 +23,7 @@ mod sound;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use fauna::{Decoding, Error, Exhibit, Item, Modality, Prompt, Result, Turn};
+use fauna::{Error, GenerationConfig, Item, Modality, Pipeline, Prompt, Result, Turn};
 use serde_json::{Value, json};
 
 use self::answer::Answer;
@@ -138,7 +138,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         return genes::run(&args, path, context);
     }
     let seed = context.globals.seed;
-    args.sampling.over(Decoding::default(), seed)?;
+    args.sampling.over(GenerationConfig::default(), seed)?;
     if args.place.is_stdout() && context.globals.json {
         return Err(
             Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
@@ -187,7 +187,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
 
 struct Show<'a> {
     context: &'a Context,
-    options: Decoding,
+    options: GenerationConfig,
     /// Whether what a model says to itself is shown.
     thoughts: bool,
 }
@@ -196,7 +196,7 @@ impl Show<'_> {
     /// One prompt, one answer, shown as it comes.
     fn once(
         &self,
-        model: &dyn Exhibit,
+        model: &dyn Pipeline,
         prompt: &Prompt,
         place: Place,
         picture: Option<PathBuf>,
@@ -208,7 +208,7 @@ impl Show<'_> {
     }
 
     /// All prompts at once, for models whose pieces go to files.
-    fn together(&self, model: &dyn Exhibit, prompts: &[Prompt], place: &Place) -> Result<()> {
+    fn together(&self, model: &dyn Pipeline, prompts: &[Prompt], place: &Place) -> Result<()> {
         let _stoppable = self.context.interrupt.hold();
         let places = place.numbered(prompts.len())?;
         let mut answers: Vec<Answer> =
@@ -241,7 +241,7 @@ impl Show<'_> {
     #[cfg(feature = "vision")]
     fn pictures(
         &self,
-        model: &dyn Exhibit,
+        model: &dyn Pipeline,
         prompts: &[Prompt],
         place: &Place,
         drawing: &picture::Drawing,
@@ -253,7 +253,7 @@ impl Show<'_> {
         let each = drawing.grid.map_or(1, picture::Grid::count);
         let copies: Vec<Prompt> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), each)).collect();
-        let options = Decoding { previews: !drawing.no_previews, ..self.options.clone() };
+        let options = GenerationConfig { previews: !drawing.no_previews, ..self.options.clone() };
         let bar = self.context.bars.begin("drawing", Unit::Items, None);
         let mut wrong = None;
         let made = model.generate_batch(&copies, &options, &mut |index, item| {
@@ -292,7 +292,7 @@ impl Show<'_> {
     }
 
     /// What the model makes of `prompt`; words are shown as they come, unless they are to be JSON.
-    fn answer(&self, model: &dyn Exhibit, prompt: &Prompt, place: Place) -> Result<Answer<'_>> {
+    fn answer(&self, model: &dyn Pipeline, prompt: &Prompt, place: Place) -> Result<Answer<'_>> {
         let answer = Answer::new(self.context, place, !self.context.globals.json);
         let mut answer = answer.with_thoughts_shown(self.thoughts);
         let mut wrong = None;
@@ -312,7 +312,7 @@ impl Show<'_> {
         }
     }
 
-    fn finish(&self, model: &dyn Exhibit, prompt: &Prompt, answer: Answer) -> Result<()> {
+    fn finish(&self, model: &dyn Pipeline, prompt: &Prompt, answer: Answer) -> Result<()> {
         match self.context.globals.json {
             false => answer.show(),
             true => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use fauna::picture;
-use fauna::{Error, Exhibit, Image, Item, Result};
+use fauna::{Error, Image, Item, Pipeline, Result};
 use serde_json::{Value, json};
 
 use super::Place;
@@ -92,7 +92,7 @@ impl Pictures {
     ///
     /// # Errors
     /// If `judge` does not read both texts and pictures.
-    pub fn rank(&mut self, judge: &dyn Exhibit, prompt: &str) -> Result<()> {
+    pub fn rank(&mut self, judge: &dyn Pipeline, prompt: &str) -> Result<()> {
         let pictures: Vec<Image> = self.made.iter().flatten().cloned().collect();
         let items = std::iter::once(Item::from(prompt)).chain(pictures.iter().cloned().map(Item::Image));
         let vectors = judge.embed(&items.collect::<Vec<_>>())?.to_vecs()?;

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Exhibit, Image, Item, Prompt, Result, Role, Turn};
+use fauna::{Error, Image, Item, Pipeline, Prompt, Result, Role, Turn};
 
 use super::Args;
 use crate::cli::{Context, input};
@@ -23,7 +23,7 @@ impl Drafts {
     ///
     /// # Errors
     /// A file that is no picture that can be read.
-    pub fn seen_by(self, model: &dyn Exhibit, context: &Context) -> Result<Vec<Prompt>> {
+    pub fn seen_by(self, model: &dyn Pipeline, context: &Context) -> Result<Vec<Prompt>> {
         let Self { mut prompts, pictures } = self;
         let reading = context.reading(model);
         let mut pictures = pictures.iter();

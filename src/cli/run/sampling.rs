@@ -1,6 +1,6 @@
 //! How tokens are chosen: what the user says, over what the model recommends.
 
-use fauna::{Decoding, Error, Exhibit, Modality, Reasoning, Result};
+use fauna::{Error, GenerationConfig, Modality, Pipeline, Reasoning, Result};
 
 /// How tokens are chosen. What is not said, the model recommends.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,8 +53,8 @@ impl Sampling {
     ///
     /// # Errors
     /// The first option out of its range.
-    pub fn over(&self, recommended: Decoding, seed: u64) -> Result<Decoding> {
-        let options = Decoding {
+    pub fn over(&self, recommended: GenerationConfig, seed: u64) -> Result<GenerationConfig> {
+        let options = GenerationConfig {
             max_new_tokens: self.max_tokens.unwrap_or(recommended.max_new_tokens),
             seconds: self.seconds.or(recommended.seconds.filter(|_| self.max_tokens.is_none())),
             min_new_tokens: self.min_tokens.unwrap_or(recommended.min_new_tokens),
@@ -85,13 +85,13 @@ impl Sampling {
     ///
     /// # Errors
     /// As [`of`](Sampling::of).
-    pub fn of_chat(&self, model: &dyn Exhibit, seed: u64) -> Result<(Decoding, Option<String>)> {
+    pub fn of_chat(&self, model: &dyn Pipeline, seed: u64) -> Result<(GenerationConfig, Option<String>)> {
         let recommended = self.of(model, seed)?;
         let speaks = model.card().outputs.contains(&Modality::Text);
         if !speaks || self.temperature.is_some() || model.defaults().temperature != 0.0 {
             return Ok((recommended, None));
         }
-        let options = Decoding {
+        let options = GenerationConfig {
             temperature: 0.8,
             top_p: self.top_p.unwrap_or(0.95),
             top_k: self.top_k.unwrap_or(40),
@@ -111,7 +111,7 @@ impl Sampling {
     ///
     /// # Errors
     /// As [`over`](Sampling::over), and if the model's tokens have no length in time.
-    pub fn of(&self, model: &dyn Exhibit, seed: u64) -> Result<Decoding> {
+    pub fn of(&self, model: &dyn Pipeline, seed: u64) -> Result<GenerationConfig> {
         match self.seconds.is_some() && !model.card().outputs.contains(&Modality::Sound) {
             true => Err(Error::input(format!(
                 "{} makes no sound, so --seconds says nothing",

@@ -11,7 +11,7 @@ use fauna::science::forecast::{
     Answer, Ask, Bands, Columns, Frequency, Naive, Problem, Scores, SeasonalNaive, Sheet, Table,
     cross_validate, detect_anomalies, forecast,
 };
-use fauna::{Error, Exhibit, Result};
+use fauna::{Error, Pipeline, Result};
 use serde_json::json;
 
 use super::place::Place;
@@ -144,7 +144,7 @@ struct Model {
 enum Kind {
     Naive,
     Seasonal(SeasonalNaive),
-    Opened(Box<dyn Exhibit>),
+    Opened(Box<dyn Pipeline>),
 }
 
 impl Model {

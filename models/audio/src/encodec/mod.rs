@@ -20,8 +20,8 @@
 //! ```
 
 mod config;
-mod exhibit;
 mod overlap;
+mod pipeline;
 mod quantizer;
 mod release;
 mod seanet;
@@ -34,8 +34,8 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
 pub use config::{Config, NormType, Windows};
-pub use exhibit::EncodecExhibit;
 use overlap::OverlapAdd;
+pub use pipeline::EncodecPipeline;
 use quantizer::Quantizer;
 pub use release::{layout, rename};
 use seanet::{Seanet, State};

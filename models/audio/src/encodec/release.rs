@@ -1,6 +1,6 @@
 //! The original releases: one file with other names for the same tensors, and no config.
 
-use fauna_shared::model::{Layout, Options};
+use fauna_shared::model::{Layout, LoadOptions};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use fauna_shared::{Error, Result};
@@ -59,7 +59,7 @@ fn releases() -> [(&'static str, Value); 2] {
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if there is more than one such file.
-pub fn layout(files: &Files, _: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, _: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
     }

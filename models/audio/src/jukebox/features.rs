@@ -11,7 +11,7 @@ use super::{Jukebox, Labels};
 
 /// What the prior made of a sound.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub struct JukeboxFeatures {
     /// The codes of the window, `(n_ctx)` of u32; silence after the sound's end included.
     pub music_tokens: Vec<u32>,
     /// A state for each code of the sound, `(codes, width)`; none for what was silence added.
@@ -42,7 +42,7 @@ impl Jukebox {
     ///
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) for samples that are no numbers, or fewer than one code takes.
-    pub fn listen(&self, samples: &[f32], layers: usize) -> Result<Heard> {
+    pub fn listen(&self, samples: &[f32], layers: usize) -> Result<JukeboxFeatures> {
         audio::check_finite(samples)?;
         let (prior, window) = (self.prior()?, self.window()?);
         let codes = prior.n_ctx();
@@ -69,7 +69,7 @@ impl Jukebox {
         let (x_cond, y_cond) = prior.condition(&self.unknown()?)?;
         let states = prior.hidden(&music_tokens, &x_cond, &y_cond, layers)?;
         let activations = states.narrow(0, 0, of_sound)?.to_dtype(DType::F32)?;
-        Ok(Heard { music_tokens, activations })
+        Ok(JukeboxFeatures { music_tokens, activations })
     }
 
     /// The labels of an unknown song.

@@ -40,24 +40,24 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
-mod exhibit;
 mod features;
 mod hps;
 mod labels;
+mod pipeline;
 mod prior;
 mod vqvae;
 
-use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-pub use exhibit::JukeboxExhibit;
-pub(crate) use exhibit::{embed, frames_per_second, hear, mono_at, states};
-pub use features::Heard;
+pub use features::JukeboxFeatures;
 pub use hps::{Hps, KEYS, PriorHps, VqVaeHps};
 pub use labels::{LabelConditioner, Labels};
+pub use pipeline::JukeboxPipeline;
+pub(crate) use pipeline::{embed, frames_per_second, hear, mono_at, states};
 pub use prior::Prior;
 pub use vqvae::VqVae;
 
@@ -96,10 +96,10 @@ impl Jukebox {
     }
 
     /// Opens what a family's opening found, in either layout.
-    pub fn open(opening: &Opening) -> Result<(Self, Inventory)> {
-        let hps = Hps::read(&opening.config, &opening.options.settings)?;
-        let jukebox = Self::load(hps, &opening.weights)?;
-        Ok((jukebox, opening.weights.finish()?))
+    pub fn open(pretrained: &Pretrained) -> Result<(Self, Inventory)> {
+        let hps = Hps::read(&pretrained.config, &pretrained.options.settings)?;
+        let jukebox = Self::load(hps, &pretrained.weights)?;
+        Ok((jukebox, pretrained.weights.finish()?))
     }
 
     /// The codec.
@@ -126,7 +126,7 @@ impl Jukebox {
 }
 
 /// OpenAI's own files in a folder without a config.
-pub fn layout(files: &Files, _options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, _options: &LoadOptions) -> Result<Option<Layout>> {
     let Some(vqvae) = files.get(VQVAE_FILE).filter(|_| files.get("config.json").is_none()) else {
         return Ok(None);
     };

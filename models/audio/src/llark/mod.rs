@@ -18,15 +18,15 @@
 //! Without `jukebox/` it reads features made elsewhere: the input `audio_encodings` of [`call`], `(frames, 4800)` or
 //! `(batch, frames, 4800)`.
 //!
-//! [`call`]: fauna_shared::model::Exhibit::call
+//! [`call`]: fauna_shared::model::Pipeline::call
 
-mod exhibit;
+mod pipeline;
 mod prompt;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{Decoder, Tokens};
-use fauna_shared::model::Opening;
+use fauna_shared::model::Pretrained;
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ use fauna_text::llama::{self, Llama};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use exhibit::LLarkExhibit;
+pub use pipeline::LLarkPipeline;
 
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -92,14 +92,14 @@ impl LLark {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is no projector.
-    pub fn open(opening: &Opening) -> Result<(Self, Inventory)> {
-        let config: Config = opening.config()?;
+    pub fn open(pretrained: &Pretrained) -> Result<(Self, Inventory)> {
+        let config: Config = pretrained.config()?;
         if !(config.use_mm_proj && config.mm_use_audio_start_end) {
             return Err(Error::unsupported("use_mm_proj or mm_use_audio_start_end false is not implemented"));
         }
-        let (w, width) = (&opening.weights, config.language.hidden_size);
+        let (w, width) = (&pretrained.weights, config.language.hidden_size);
         let project = |w: &Weights| w.linear("mm_projector", config.mm_hidden_size, width);
-        let (mm_projector, embed_tokens, mut inventory) = match adapter(opening)? {
+        let (mm_projector, embed_tokens, mut inventory) = match adapter(pretrained)? {
             Some((adapter, count)) => {
                 let table = count.map(|count| adapter.embedding("embed_tokens", count, width)).transpose()?;
                 let projector = project(&adapter)?;
@@ -111,7 +111,7 @@ impl LLark {
                     ErrorKind::NotFound,
                     "a language model without a projector for sound",
                 )
-                .at(opening.files.root())
+                .at(pretrained.files.root())
                 .hint(
                     "LLark's own was never released: put one you trained at mm_projector/checkpoint-N.bin",
                 ));
@@ -127,8 +127,8 @@ impl LLark {
     }
 
     /// Words it knows, the added ones included.
-    pub fn vocabulary(&self) -> usize {
-        self.embed_tokens.as_ref().map_or(self.language.vocabulary(), Embedding::count)
+    pub fn vocab_size(&self) -> usize {
+        self.embed_tokens.as_ref().map_or(self.language.vocab_size(), Embedding::count)
     }
 
     /// The embeddings of `rows` of tokens, all of one length, with `clips` in place of their patches:
@@ -210,12 +210,12 @@ impl LLark {
 
     /// A cache for texts of at most `capacity` tokens.
     pub fn cache(&self, capacity: usize) -> Cache {
-        Cache::new(self.language.layers(), capacity)
+        Cache::new(self.language.num_hidden_layers(), capacity)
     }
 
     /// The longest text it was trained for, in tokens.
-    pub fn positions(&self) -> usize {
-        self.language.positions()
+    pub fn max_position_embeddings(&self) -> usize {
+        self.language.max_position_embeddings()
     }
 }
 
@@ -233,23 +233,24 @@ fn audio_start(row: &[u32], tokens: AudioTokens) -> Result<Option<usize>> {
 }
 
 /// The projector that lies beside an unchanged language model, and how many tokens its table has, if it has one.
-fn adapter(opening: &Opening) -> Result<Option<(Weights, Option<usize>)>> {
-    if opening.weights.is_nothing() || opening.options.random_weights.is_some() {
+fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> {
+    if pretrained.weights.is_nothing() || pretrained.options.random_weights.is_some() {
         return Ok(None);
     }
     let step = |name: &String| -> Option<u64> {
         name.strip_prefix("mm_projector/checkpoint-")?.strip_suffix(".bin")?.parse().ok()
     };
     // The latest.
-    let Some(name) = opening.files.names().into_iter().filter(|name| step(name).is_some()).max_by_key(step)
+    let Some(name) =
+        pretrained.files.names().into_iter().filter(|name| step(name).is_some()).max_by_key(step)
     else {
         return Ok(None);
     };
-    let path = opening.files.require(&name)?;
+    let path = pretrained.files.require(&name)?;
     let table = fauna_shared::checkpoint::Checkpoint::open(&path)?;
     let table = table.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
     let count = table.and_then(|(_, stored)| stored.shape.first().copied());
-    Ok(Some((opening.part(&[path], rename)?, count)))
+    Ok(Some((pretrained.part(&[path], rename)?, count)))
 }
 
 /// A prompt being answered: the clips it speaks of.

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
 use fauna_shared::audio::sinc::Sinc;
 use fauna_shared::audio::{self, with_channels};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::Sound;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -28,7 +28,7 @@ const AT_ONCE: f64 = 0.5;
 
 /// What a piece of music is made from. All parts may be left out.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct MusicPrompt {
     /// What it is like.
     pub words: String,
     /// What its melody follows, for the models that follow one: the first 30 s, over and over if it is shorter.
@@ -38,7 +38,7 @@ pub struct Wish {
 }
 
 /// A network with what it needs to read wishes.
-pub struct Composer {
+pub struct MusicGenerator {
     network: MusicGen,
     tokenizer: Option<Tokenizer>,
     chroma: Option<Chroma>,
@@ -56,7 +56,7 @@ struct Plan {
     given: Vec<Vec<u32>>,
 }
 
-impl Composer {
+impl MusicGenerator {
     /// Without a tokenizer: no words can be read.
     pub fn new(network: MusicGen) -> Self {
         Self { network, tokenizer: None, chroma: None, window: WINDOW, stride: STRIDE }
@@ -118,12 +118,12 @@ impl Composer {
     /// a melody given to a model without melody, or a beginning that is as long as the piece.
     pub fn compose(
         &self,
-        wishes: &[Wish],
-        options: &Decoding,
+        wishes: &[MusicPrompt],
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
     ) -> Result<Vec<Tensor>> {
         options.check()?;
-        let plan = |(index, wish): (usize, &Wish)| {
+        let plan = |(index, wish): (usize, &MusicPrompt)| {
             self.plan(wish).map_err(|error| match wishes.len() {
                 1 => error,
                 _ => error.context(format!("prompt {index}")),
@@ -157,7 +157,7 @@ impl Composer {
         groups
     }
 
-    fn plan(&self, wish: &Wish) -> Result<Plan> {
+    fn plan(&self, wish: &MusicPrompt) -> Result<Plan> {
         let words = match wish.words.trim().is_empty() {
             true => Vec::new(),
             false => {
@@ -223,7 +223,7 @@ impl Composer {
     }
 
     /// How many frames the piece has, and the passes that make them.
-    fn length(&self, given: usize, options: &Decoding) -> Result<(Vec<Window>, bool)> {
+    fn length(&self, given: usize, options: &GenerationConfig) -> Result<(Vec<Window>, bool)> {
         let decoder = &self.network.config().decoder;
         let Some(seconds) = options.seconds else {
             let columns = options.max_new_tokens.saturating_add(1 + given);
@@ -255,7 +255,7 @@ impl Composer {
         &self,
         plans: &[Plan],
         group: &[usize],
-        options: &Decoding,
+        options: &GenerationConfig,
         codes: &mut [Vec<Vec<u32>>],
         each: &mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
@@ -267,7 +267,7 @@ impl Composer {
         let text = self.text(&members)?;
         let wished = members.iter().any(|plan| !plan.words.is_empty() || plan.melody.is_some());
         let guidance = if wished { options.guidance } else { 1.0 };
-        let options = Decoding { guidance, ..options.clone() };
+        let options = GenerationConfig { guidance, ..options.clone() };
 
         let mut player = Player::new(self, group, each)?;
         let mut rows: Vec<Vec<u32>> = members.iter().flat_map(|plan| plan.given.clone()).collect();
@@ -392,7 +392,7 @@ pub(super) fn codes_tensor(rows: &[Vec<u32>], batch: usize) -> Result<Tensor> {
 
 /// Turns frames to sound as they come.
 struct Player<'a> {
-    composer: &'a Composer,
+    composer: &'a MusicGenerator,
     group: &'a [usize],
     stream: Stream,
     /// Codes not decoded yet, one list for each codebook of each entry.
@@ -403,7 +403,7 @@ struct Player<'a> {
 
 impl<'a> Player<'a> {
     fn new(
-        composer: &'a Composer,
+        composer: &'a MusicGenerator,
         group: &'a [usize],
         each: &'a mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
     ) -> Result<Self> {

@@ -94,7 +94,7 @@ pub struct Decoder {
     lm_heads: Linear,
     device: Device,
     activations: DType,
-    halves_caches: bool,
+    half_cache: bool,
 }
 
 struct Layer {
@@ -169,7 +169,7 @@ impl Decoder {
             lm_heads: Linear::new(heads, None),
             device: w.runtime().device().clone(),
             activations: w.runtime().activations(),
-            halves_caches: w.halves_caches(),
+            half_cache: w.half_cache(),
             config,
         })
     }
@@ -203,7 +203,7 @@ impl Decoder {
                 cross.push(attention.keys_and_values(states)?);
             }
         }
-        let cache = Cache::new(self.layers.len(), capacity).in_half(self.halves_caches);
+        let cache = Cache::new(self.layers.len(), capacity).with_half(self.half_cache);
         Ok(State { cache, cross, mask, before })
     }
 

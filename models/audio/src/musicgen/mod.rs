@@ -9,17 +9,17 @@
 //!
 //! ```
 //! use std::ops::ControlFlow;
-//! use fauna_audio::musicgen::{Composer, Config, MusicGen, Wish};
-//! use fauna_shared::generate::Decoding;
+//! use fauna_audio::musicgen::{MusicGenerator, Config, MusicGen, MusicPrompt};
+//! use fauna_shared::generate::GenerationConfig;
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
 //!
 //! let config: Config = serde_json::from_value((fauna_audio::MUSICGEN.sample)())?;
 //! let network = MusicGen::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let composer = Composer::new(network);
+//! let composer = MusicGenerator::new(network);
 //! // Nothing is wished for, so no tokenizer is needed.
-//! let options = Decoding { seconds: Some(0.2), temperature: 1.0, top_k: 250, ..Decoding::default() };
+//! let options = GenerationConfig { seconds: Some(0.2), temperature: 1.0, top_k: 250, ..Decoding::default() };
 //! let mut samples = 0;
-//! let codes = composer.compose(&[Wish::default()], &options, &mut |_wish, sound| {
+//! let codes = composer.compose(&[MusicPrompt::default()], &options, &mut |_wish, sound| {
 //!     samples += sound.channels[0].len();
 //!     ControlFlow::Continue(())
 //! })?;
@@ -30,9 +30,9 @@
 
 mod compose;
 pub mod decoder;
-mod exhibit;
 mod original;
 pub mod pattern;
+mod pipeline;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -49,11 +49,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Map;
 
 use crate::encodec::{self, Encodec};
-pub use compose::{Composer, Wish};
+pub use compose::{MusicGenerator, MusicPrompt};
 use decoder::{Condition, Decoder};
-pub use exhibit::{Features, MusicGenExhibit};
-pub(crate) use exhibit::{inventory, open};
 pub use original::layout;
+pub use pipeline::{Features, MusicGenPipeline};
+pub(crate) use pipeline::{inventory, open};
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]

@@ -3,7 +3,7 @@
 //! which lie beside them as YAML.
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result};
@@ -61,7 +61,7 @@ pub(super) fn rename(name: &str) -> Name {
 ///
 /// # Errors
 /// What is wrong with the files.
-pub fn layout(files: &Files, _: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, _: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
     }
@@ -85,28 +85,28 @@ pub fn layout(files: &Files, _: &Options) -> Result<Option<Layout>> {
 }
 
 /// Whether the opening is of an original release.
-pub(super) fn is_original(opening: &Opening) -> bool {
-    opening.files.get("config.json").is_none() && opening.files.get(LANGUAGE_MODEL).is_some()
+pub(super) fn is_original(pretrained: &Pretrained) -> bool {
+    pretrained.files.get("config.json").is_none() && pretrained.files.get(LANGUAGE_MODEL).is_some()
 }
 
 /// The network of an original release, from its parts.
-pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
-    let settings = opening.checkpoint.as_ref().map(training).unwrap_or_default();
+pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
+    let settings = pretrained.checkpoint.as_ref().map(training).unwrap_or_default();
     let name = setting(&settings, &["conditioners", "description", "t5", "name"]).unwrap_or("t5-base");
-    let words = text_encoder(opening, name)?;
-    let mut config: Config = opening.config()?;
+    let words = text_encoder(pretrained, name)?;
+    let mut config: Config = pretrained.config()?;
     config.text_encoder = words.config()?;
     let text = t5::Encoder::load(config.text_encoder.clone(), &words.weights)?;
     let text_inventory = words.weights.finish()?;
 
-    let path = opening.files.require(CODEC)?;
-    let pretrained = Checkpoint::open_files(std::slice::from_ref(&path))?
+    let path = pretrained.files.require(CODEC)?;
+    let codec_name = Checkpoint::open_files(std::slice::from_ref(&path))?
         .metadata()
         .get("pretrained")
         .and_then(|name| name.as_str().map(str::to_string));
-    let (codec, codec_inventory) = match pretrained {
+    let (codec, codec_inventory) = match codec_name {
         Some(name) => {
-            let codec = opening.companion(&crate::ENCODEC, &beside(opening, &name))?;
+            let codec = pretrained.companion(&crate::ENCODEC, &beside(pretrained, &name))?;
             config.audio_encoder = codec.config()?;
             codec.load::<Encodec>()?
         }
@@ -118,13 +118,13 @@ pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
                     other => other,
                 }
             };
-            let weights = opening.part(&[path], stripped)?;
+            let weights = pretrained.part(&[path], stripped)?;
             let codec = Encodec::load(config.audio_encoder.clone(), &weights)?;
             (codec, weights.finish()?)
         }
     };
-    let network = MusicGen::around(config, text, codec, &opening.weights)?;
-    let mut inventory = opening.weights.finish()?;
+    let network = MusicGen::around(config, text, codec, &pretrained.weights)?;
+    let mut inventory = pretrained.weights.finish()?;
     for (prefix, part) in [("text_encoder", text_inventory), ("audio_encoder", codec_inventory)] {
         let named = |name: String| format!("{prefix}.{name}");
         inventory.tensors.extend(part.tensors.into_iter().map(|(name, shape)| (named(name), shape)));
@@ -136,16 +136,16 @@ pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
 }
 
 /// T5 by the name the training calls it; also what comes with its tokenizer.
-pub(super) fn text_encoder(opening: &Opening, name: &str) -> Result<Opening> {
+pub(super) fn text_encoder(pretrained: &Pretrained, name: &str) -> Result<Pretrained> {
     let name = if name.contains('/') { name.to_string() } else { format!("google-t5/{name}") };
-    opening.companion(&fauna_text::T5, &beside(opening, &name))
+    pretrained.companion(&fauna_text::T5, &beside(pretrained, &name))
 }
 
 /// The folder inside the release that is called as the repository `name` is, or else the repository.
-fn beside(opening: &Opening, name: &str) -> String {
+fn beside(pretrained: &Pretrained, name: &str) -> String {
     let folder = name.rsplit('/').next().unwrap_or(name);
-    match opening.files.get(&format!("{folder}/config.json")) {
-        Some(_) => opening.files.root().join(folder).to_string_lossy().into_owned(),
+    match pretrained.files.get(&format!("{folder}/config.json")) {
+        Some(_) => pretrained.files.root().join(folder).to_string_lossy().into_owned(),
         None => name.to_string(),
     }
 }

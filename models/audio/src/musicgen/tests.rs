@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, IndexOp, Tensor};
 use fauna_shared::audio::chroma::ChromaConfig;
 use fauna_shared::audio::sinc::Sinc;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Sound};
 use fauna_shared::model::Model;
 use fauna_shared::runtime::Runtime;
@@ -12,7 +12,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::{Composer, Config, MusicGen, MusicGenExhibit, Wish};
+use super::{Config, MusicGen, MusicGenPipeline, MusicGenerator, MusicPrompt};
 
 /// The sample's config with `changes`: 600 samples and 100 frames a second, four codebooks of 32.
 fn config(changes: &[(&str, &str, Value)]) -> Config {
@@ -26,13 +26,13 @@ fn config(changes: &[(&str, &str, Value)]) -> Config {
     serde_json::from_value(config).unwrap()
 }
 
-fn composer(changes: &[(&str, &str, Value)]) -> Composer {
+fn composer(changes: &[(&str, &str, Value)]) -> MusicGenerator {
     // Spread out, so that what is written depends on what was read.
     let network = MusicGen::load(config(changes), &Weights::seeded(5, Runtime::cpu())).unwrap();
-    Composer::new(network)
+    MusicGenerator::new(network)
 }
 
-fn with_melody() -> Composer {
+fn with_melody() -> MusicGenerator {
     let composer = composer(&[
         ("", "model_type", json!("musicgen_melody")),
         ("", "chroma_length", json!(6)),
@@ -43,8 +43,14 @@ fn with_melody() -> Composer {
     composer.with_chroma(chroma).unwrap()
 }
 
-fn sampled(seconds: f64) -> Decoding {
-    Decoding { temperature: 1.0, top_k: 250, guidance: 3.0, seconds: Some(seconds), ..Decoding::default() }
+fn sampled(seconds: f64) -> GenerationConfig {
+    GenerationConfig {
+        temperature: 1.0,
+        top_k: 250,
+        guidance: 3.0,
+        seconds: Some(seconds),
+        ..GenerationConfig::default()
+    }
 }
 
 fn tone(rate: u32, samples: usize) -> Sound {
@@ -53,7 +59,11 @@ fn tone(rate: u32, samples: usize) -> Sound {
 }
 
 /// The codes of every wish, and their sound as it came in pieces.
-fn composed(composer: &Composer, wishes: &[Wish], options: &Decoding) -> Result<Vec<(Tensor, Vec<Sound>)>> {
+fn composed(
+    composer: &MusicGenerator,
+    wishes: &[MusicPrompt],
+    options: &GenerationConfig,
+) -> Result<Vec<(Tensor, Vec<Sound>)>> {
     let mut sounds = vec![Vec::new(); wishes.len()];
     let codes = composer.compose(wishes, options, &mut |wish, sound| {
         sounds[wish].push(sound);
@@ -62,18 +72,19 @@ fn composed(composer: &Composer, wishes: &[Wish], options: &Decoding) -> Result<
     Ok(codes.into_iter().zip(sounds).collect())
 }
 
-fn codes_of(composer: &Composer, wish: &Wish, options: &Decoding) -> Vec<Vec<i64>> {
+fn codes_of(composer: &MusicGenerator, wish: &MusicPrompt, options: &GenerationConfig) -> Vec<Vec<i64>> {
     composed(composer, std::slice::from_ref(wish), options).unwrap()[0].0.to_vec2().unwrap()
 }
 
-fn refused(composer: &Composer, wish: Wish, options: &Decoding) -> Error {
+fn refused(composer: &MusicGenerator, wish: MusicPrompt, options: &GenerationConfig) -> Error {
     composed(composer, &[wish], options).unwrap_err()
 }
 
 #[test]
 fn pieces_of_sound_join_to_the_whole_decode() {
     for composer in [composer(&[]), with_melody()] {
-        let (codes, pieces) = composed(&composer, &[Wish::default()], &sampled(1.23)).unwrap().remove(0);
+        let (codes, pieces) =
+            composed(&composer, &[MusicPrompt::default()], &sampled(1.23)).unwrap().remove(0);
         let codebooks = composer.network().config().decoder.num_codebooks;
         assert_eq!(codes.dims(), [codebooks, 123]);
         assert!(pieces.len() > 2, "{} pieces", pieces.len());
@@ -91,16 +102,17 @@ fn pieces_of_sound_join_to_the_whole_decode() {
 #[test]
 fn seconds_count_frames_and_tokens_count_columns() {
     let composer = composer(&[]);
-    let frames = |options: &Decoding| codes_of(&composer, &Wish::default(), options)[0].len();
+    let frames = |options: &GenerationConfig| codes_of(&composer, &MusicPrompt::default(), options)[0].len();
     assert_eq!(frames(&sampled(0.57)), 57);
     assert_eq!(frames(&sampled(0.01)), 1);
-    assert_eq!(frames(&Decoding { max_new_tokens: 17, ..Decoding::default() }), 14);
+    assert_eq!(frames(&GenerationConfig { max_new_tokens: 17, ..GenerationConfig::default() }), 14);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_codes_and_another_others() {
     let composer = composer(&[]);
-    let with = |seed| codes_of(&composer, &Wish::default(), &Decoding { seed, ..sampled(0.4) });
+    let with =
+        |seed| codes_of(&composer, &MusicPrompt::default(), &GenerationConfig { seed, ..sampled(0.4) });
     assert_eq!(with(1), with(1));
     assert_ne!(with(1), with(2));
 }
@@ -109,15 +121,15 @@ fn the_same_seed_gives_the_same_codes_and_another_others() {
 fn a_row_of_a_batch_can_be_repeated_alone() {
     let composer = with_melody();
     let wishes = [
-        Wish::default(),
-        Wish { melody: Some(tone(2000, 1500)), ..Wish::default() },
+        MusicPrompt::default(),
+        MusicPrompt { melody: Some(tone(2000, 1500)), ..MusicPrompt::default() },
         // Another length, so another batch.
-        Wish { beginning: Some(tone(600, 100)), ..Wish::default() },
-        Wish { melody: Some(tone(4000, 4000)), ..Wish::default() },
+        MusicPrompt { beginning: Some(tone(600, 100)), ..MusicPrompt::default() },
+        MusicPrompt { melody: Some(tone(4000, 4000)), ..MusicPrompt::default() },
     ];
     let together = composed(&composer, &wishes, &sampled(0.5)).unwrap();
     for (index, wish) in wishes.iter().enumerate() {
-        let alone = codes_of(&composer, wish, &Decoding { stream: 8 * index as u64, ..sampled(0.5) });
+        let alone = codes_of(&composer, wish, &GenerationConfig { stream: 8 * index as u64, ..sampled(0.5) });
         assert_eq!(together[index].0.to_vec2::<i64>().unwrap(), alone, "wish {index}");
     }
 }
@@ -125,7 +137,7 @@ fn a_row_of_a_batch_can_be_repeated_alone() {
 #[test]
 fn a_piece_goes_on_from_its_beginning() {
     let composer = composer(&[]);
-    let wish = Wish { beginning: Some(tone(1200, 400)), ..Wish::default() };
+    let wish = MusicPrompt { beginning: Some(tone(1200, 400)), ..MusicPrompt::default() };
     let codes = codes_of(&composer, &wish, &sampled(0.6));
     let resampled = Sinc::JULIUS.resample(&tone(1200, 400).channels[0], 1200, 600).unwrap();
     assert_eq!(resampled.len(), 200);
@@ -141,7 +153,7 @@ fn a_piece_goes_on_from_its_beginning() {
 #[test]
 fn the_first_window_of_a_long_piece_is_the_short_piece() {
     let composer = with_melody().with_windows(0.5, 0.3).unwrap();
-    let wish = Wish { melody: Some(tone(2000, 1000)), ..Wish::default() };
+    let wish = MusicPrompt { melody: Some(tone(2000, 1000)), ..MusicPrompt::default() };
     // Of a melody as long as the window nothing is repeated.
     let (short, long) = (sampled(0.5), sampled(1.1));
     let (short, long) = (codes_of(&composer, &wish, &short), codes_of(&composer, &wish, &long));
@@ -154,7 +166,9 @@ fn the_first_window_of_a_long_piece_is_the_short_piece() {
 #[test]
 fn a_wish_for_nothing_is_not_guided() {
     let composer = composer(&[]);
-    let with = |guidance| codes_of(&composer, &Wish::default(), &Decoding { guidance, ..sampled(0.3) });
+    let with = |guidance| {
+        codes_of(&composer, &MusicPrompt::default(), &GenerationConfig { guidance, ..sampled(0.3) })
+    };
     assert_eq!(with(3.0), with(1.0));
 }
 
@@ -162,10 +176,14 @@ fn a_wish_for_nothing_is_not_guided() {
 fn a_caller_can_end_everything() {
     let composer = composer(&[]);
     let mut heard = 0;
-    let codes = composer.compose(&[Wish::default(), Wish::default()], &sampled(20.0), &mut |_, sound| {
-        heard += sound.channels[0].len();
-        ControlFlow::Break(())
-    });
+    let codes = composer.compose(
+        &[MusicPrompt::default(), MusicPrompt::default()],
+        &sampled(20.0),
+        &mut |_, sound| {
+            heard += sound.channels[0].len();
+            ControlFlow::Break(())
+        },
+    );
     let codes = codes.unwrap();
     assert!(heard > 0 && heard <= 300, "{heard}");
     assert!(codes.iter().all(|codes| codes.dim(1).unwrap() == 50));
@@ -177,11 +195,11 @@ fn silence_and_a_single_sample_are_sounds() {
     let one = Sound { rate: 600, channels: vec![vec![0.5]] };
     let silence = Sound { rate: 600, channels: vec![vec![0.0; 60]; 2] };
     for beginning in [one.clone(), silence.clone()] {
-        let wish = Wish { beginning: Some(beginning), ..Wish::default() };
+        let wish = MusicPrompt { beginning: Some(beginning), ..MusicPrompt::default() };
         assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
     }
     for melody in [one, silence] {
-        let wish = Wish { melody: Some(melody), ..Wish::default() };
+        let wish = MusicPrompt { melody: Some(melody), ..MusicPrompt::default() };
         assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
     }
 }
@@ -190,12 +208,12 @@ fn silence_and_a_single_sample_are_sounds() {
 fn what_cannot_be_made_is_refused() {
     let plain = composer(&[]);
     let sound = |channels: Vec<Vec<f32>>, rate| Sound { rate, channels };
-    let beginning = |sound| Wish { beginning: Some(sound), ..Wish::default() };
-    let melody = Wish { melody: Some(tone(600, 60)), ..Wish::default() };
-    let words = Wish { words: "a march".into(), ..Wish::default() };
+    let beginning = |sound| MusicPrompt { beginning: Some(sound), ..MusicPrompt::default() };
+    let melody = MusicPrompt { melody: Some(tone(600, 60)), ..MusicPrompt::default() };
+    let words = MusicPrompt { words: "a march".into(), ..MusicPrompt::default() };
     let said = [
-        (refused(&plain, Wish::default(), &sampled(0.0)), "seconds"),
-        (refused(&plain, Wish::default(), &sampled(0.001)), "shorter than a frame"),
+        (refused(&plain, MusicPrompt::default(), &sampled(0.0)), "seconds"),
+        (refused(&plain, MusicPrompt::default(), &sampled(0.001)), "shorter than a frame"),
         (refused(&plain, melody, &sampled(1.0)), "no melody"),
         (refused(&plain, words, &sampled(1.0)), "tokenizer"),
         (refused(&plain, beginning(sound(vec![vec![0.0, f32::NAN]], 600)), &sampled(1.0)), "NaN"),
@@ -203,7 +221,11 @@ fn what_cannot_be_made_is_refused() {
         (refused(&plain, beginning(sound(vec![vec![0.0; 9]], 0)), &sampled(1.0)), "rate of 0"),
         (refused(&plain, beginning(tone(600, 600)), &sampled(0.5)), "count from the start"),
         (
-            refused(&plain, beginning(tone(600, 60)), &Decoding { max_new_tokens: 3, ..Decoding::default() }),
+            refused(
+                &plain,
+                beginning(tone(600, 60)),
+                &GenerationConfig { max_new_tokens: 3, ..GenerationConfig::default() },
+            ),
             "max_new_tokens 3",
         ),
     ];
@@ -217,7 +239,7 @@ fn a_text_longer_than_t5_reads_is_refused() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5");
     let tokenizer = Tokenizer::from_folder(folder).unwrap();
     let composer = composer(&[("text_encoder", "vocab_size", json!(4000))]).with_tokenizer(Some(tokenizer));
-    let words = |words: String| Wish { words, ..Wish::default() };
+    let words = |words: String| MusicPrompt { words, ..MusicPrompt::default() };
     let error = refused(&composer, words("drums ".repeat(600)), &sampled(0.2));
     assert!(error.to_string().contains("at most 512"), "{error}");
     assert_eq!(codes_of(&composer, &words("drums".into()), &sampled(0.2))[0].len(), 20);
@@ -290,7 +312,7 @@ fn the_official_sizes_have_their_parameters() {
 fn a_sound_before_the_words_is_followed_and_one_that_ends_the_prompt_continued() {
     let sound = |samples| Item::Sound(tone(600, samples));
     let wish = |items: Vec<Item>| {
-        let wish = MusicGenExhibit::wish(&Prompt::Items(items))?;
+        let wish = MusicGenPipeline::wish(&Prompt::Items(items))?;
         let samples = |sound: Option<Sound>| sound.map_or(0, |sound| sound.channels[0].len());
         Ok::<_, Error>((samples(wish.melody), wish.words, samples(wish.beginning)))
     };

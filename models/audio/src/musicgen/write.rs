@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::generate::{self, Allowed, Decoding, Halt, Tokens};
+use fauna_shared::generate::{self, AllowedTokens, GenerationConfig, Stop, Tokens};
 
 use super::decoder::{Condition, Decoder, State};
 use super::pattern::Pattern;
@@ -17,7 +17,7 @@ pub(super) struct Page<'a> {
     /// The codes that are there already, one list for each codebook of each entry of the batch, all of one length.
     pub given: &'a [Vec<u32>],
     /// The stream of random numbers that the first codebook of each entry draws from, counted from
-    /// [`Decoding::stream`].
+    /// [`GenerationConfig::stream`].
     pub streams: &'a [u64],
 }
 
@@ -27,7 +27,7 @@ impl Page<'_> {
     /// `options.max_new_tokens` and the end tokens are the pattern's affair.
     pub(super) fn write(
         &self,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(&[u32]) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let (codebooks, rows) = (self.decoder.config().num_codebooks, self.given.len());
@@ -41,7 +41,7 @@ impl Page<'_> {
         };
         let prompts: Vec<Vec<u32>> =
             (0..rows).map(|row| (0..first).map(|column| cell(row, column)).collect()).collect();
-        let options = Decoding {
+        let options = GenerationConfig {
             max_new_tokens: self.pattern.columns() - first,
             min_new_tokens: 0,
             eos: Some(Vec::new()),
@@ -64,10 +64,10 @@ impl Page<'_> {
                 done += 1;
                 match each(&frame) {
                     Ok(ControlFlow::Continue(())) => {}
-                    Ok(ControlFlow::Break(())) => return ControlFlow::Break(Halt::All),
+                    Ok(ControlFlow::Break(())) => return ControlFlow::Break(Stop::All),
                     Err(error) => {
                         failure = Some(error);
-                        return ControlFlow::Break(Halt::All);
+                        return ControlFlow::Break(Stop::All);
                     }
                 }
             }
@@ -111,11 +111,13 @@ impl generate::Decoder for Page<'_> {
         None
     }
 
-    fn allowed(&self, row: usize, new: &[u32]) -> Allowed {
+    fn allowed(&self, row: usize, new: &[u32]) -> AllowedTokens {
         let frame = self.pattern.frame(row % self.decoder.config().num_codebooks, self.start() + new.len());
         match frame {
-            None => Allowed::Only(self.special()),
-            Some(frame) => self.given[row].get(frame).map_or(Allowed::Any, |code| Allowed::Only(*code)),
+            None => AllowedTokens::Only(self.special()),
+            Some(frame) => {
+                self.given[row].get(frame).map_or(AllowedTokens::Any, |code| AllowedTokens::Only(*code))
+            }
         }
     }
 

@@ -14,11 +14,11 @@ pub use statistics::{Statistics, StatisticsTable};
 
 use std::borrow::Cow;
 
-use fauna_shared::model::Degree;
+use fauna_shared::model::DegreeOfFreedom;
 use fauna_shared::{Error, Result};
 
 /// What the seven numbers of an action mean: a step of the gripper's place, of its turn, and how far it is open.
-pub static DEGREES: [Degree; 7] = [
+pub static DEGREES: [DegreeOfFreedom; 7] = [
     degree("x", "m"),
     degree("y", "m"),
     degree("z", "m"),
@@ -28,8 +28,8 @@ pub static DEGREES: [Degree; 7] = [
     degree("gripper", "0 closed to 1 open"),
 ];
 
-const fn degree(name: &'static str, unit: &'static str) -> Degree {
-    Degree { name: Cow::Borrowed(name), unit: Some(unit) }
+const fn degree(name: &'static str, unit: &'static str) -> DegreeOfFreedom {
+    DegreeOfFreedom { name: Cow::Borrowed(name), unit: Some(unit) }
 }
 
 /// The most edges a tokenizer may have.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use fauna_shared::error::{first_five, nearest};
-use fauna_shared::model::Degree;
+use fauna_shared::model::DegreeOfFreedom;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub struct Statistics {
     q01: Vec<f64>,
     q99: Vec<f64>,
     mask: Vec<bool>,
-    degrees: Vec<Degree>,
+    degrees: Vec<DegreeOfFreedom>,
 }
 
 /// The keys of `action` that are read.
@@ -77,7 +77,7 @@ impl Statistics {
         }
         for (i, name) in names.into_iter().enumerate() {
             if self.degrees[i].name != name {
-                self.degrees[i] = Degree { name: name.into(), unit: None };
+                self.degrees[i] = DegreeOfFreedom { name: name.into(), unit: None };
             }
         }
         Ok(self)
@@ -90,7 +90,7 @@ impl Statistics {
 
     /// What each number is: as the statistics name them, else those of a gripper where there are seven, else `a0`, `a1`
     /// and so on.
-    pub fn degrees(&self) -> &[Degree] {
+    pub fn degrees(&self) -> &[DegreeOfFreedom] {
         &self.degrees
     }
 
@@ -148,10 +148,10 @@ impl Statistics {
 }
 
 /// What the numbers of an action of `dim` mean where nothing names them.
-fn degrees(dim: usize) -> Vec<Degree> {
+fn degrees(dim: usize) -> Vec<DegreeOfFreedom> {
     match dim == DEGREES.len() {
         true => DEGREES.to_vec(),
-        false => (0..dim).map(|i| Degree { name: format!("a{i}").into(), unit: None }).collect(),
+        false => (0..dim).map(|i| DegreeOfFreedom { name: format!("a{i}").into(), unit: None }).collect(),
     }
 }
 

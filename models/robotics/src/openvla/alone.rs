@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{Modality, Reading, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use fauna_vision::processor::pictures;
 use serde_json::{Map, Value};
@@ -15,17 +15,18 @@ pub const TOKENIZER_FILE: &str = "action_tokenizer.json";
 pub const PROCESSOR: &str = "PrismaticImageProcessor";
 pub const PROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// Whether `opening` is of a part alone.
-pub fn is_alone(opening: &Opening) -> bool {
-    [TOKENIZER, PROCESSOR].contains(&opening.architecture("").as_str())
+/// Whether `pretrained` is of a part alone.
+pub fn is_alone(pretrained: &Pretrained) -> bool {
+    [TOKENIZER, PROCESSOR].contains(&pretrained.architecture("").as_str())
 }
 
 /// Opens a part alone.
-pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    let architecture = opening.architecture("");
+pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    let architecture = pretrained.architecture("");
     let name = if architecture == TOKENIZER { TOKENIZER_FILE } else { PROCESSOR_FILE };
-    let file = opening.json(name)?.ok_or_else(|| opening.config_error(format!("there is no {name}")))?;
-    let at_file = |error: Error| match opening.files.get(name) {
+    let file =
+        pretrained.json(name)?.ok_or_else(|| pretrained.config_error(format!("there is no {name}")))?;
+    let at_file = |error: Error| match pretrained.files.get(name) {
         Some(path) => error.at(path),
         None => error,
     };
@@ -42,7 +43,7 @@ pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
     let card = Card {
         inputs: vec![modalities[0]],
         outputs: vec![modalities[1]],
-        ..opening.card(&crate::OPENVLA, &architecture, &opening.weights.finish()?)
+        ..pretrained.card(&crate::OPENVLA, &architecture, &pretrained.weights.finish()?)
     };
     Ok(Box::new(Alone { file, card }))
 }
@@ -53,7 +54,7 @@ struct Alone {
     card: Card,
 }
 
-impl Exhibit for Alone {
+impl Pipeline for Alone {
     fn card(&self) -> &Card {
         &self.card
     }

@@ -6,7 +6,7 @@ use fauna_text::llama;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::prompt::Wording;
+use super::prompt::PromptStyle;
 use super::vit::VitConfig;
 
 /// `config.json`, with what it leaves out filled in as the reference's class fills it in.
@@ -18,7 +18,7 @@ pub struct Config {
     /// What reads.
     pub text_config: llama::Config,
     /// How an instruction is put.
-    pub wording: Wording,
+    pub wording: PromptStyle,
     /// Edges of the action tokenizer.
     pub n_action_bins: usize,
     /// By how much the vocabulary was padded: the words end so much before it.
@@ -83,7 +83,7 @@ impl TryFrom<Value> for Config {
         Ok(Self {
             towers,
             text_config: text_config(&config["text_config"], &llm)?,
-            wording: Wording::of(&llm),
+            wording: PromptStyle::of(&llm),
             n_action_bins: number("n_action_bins", 256)?,
             pad_to_multiple_of: number("pad_to_multiple_of", 64)?,
         })
@@ -267,14 +267,14 @@ mod tests {
         assert_eq!((config.towers.len(), config.patches(), config.words()), (2, 256, 32_000));
         let text = &config.text_config;
         assert_eq!((text.hidden_size, text.num_hidden_layers, text.rms_norm_eps), (4096, 32, 1e-6));
-        assert_eq!(config.wording, Wording::Plain);
+        assert_eq!(config.wording, PromptStyle::Plain);
     }
 
     #[test]
     fn a_config_of_nothing_is_the_class_of_the_reference_without_arguments() {
         let config = read(json!({})).unwrap();
         assert_eq!(config.towers, [VitConfig::of_timm("vit_so400m_patch14_siglip_224", 224).unwrap()]);
-        assert_eq!((config.wording, config.n_action_bins), (Wording::Vicuna, 256));
+        assert_eq!((config.wording, config.n_action_bins), (PromptStyle::Vicuna, 256));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::item::Image;
-use fauna_shared::model::{Controller, Degree, Observation};
+use fauna_shared::model::{Controller, DegreeOfFreedom, Observation};
 use fauna_shared::{Error, ErrorKind, Result};
 
 use super::OpenVla;
@@ -31,7 +31,7 @@ impl<'a> Writer<'a> {
     /// For prompts of at most `time` tokens, patches included, and `new` tokens after them.
     pub fn new(network: &'a OpenVla, device: &'a Device, halves: bool, time: usize, new: usize) -> Self {
         let layers = network.config().text_config.num_hidden_layers;
-        let cache = Cache::new(layers, time + new).in_half(halves);
+        let cache = Cache::new(layers, time + new).with_half(halves);
         Self { network, device, cache, kept: 0 }
     }
 
@@ -80,7 +80,7 @@ impl<'a> Writer<'a> {
 ///
 /// The prompt is tokenised once. What stands before the picture is read once; a frame that is the last one byte for byte
 /// gives the same action again without being looked at.
-pub struct Following<'a> {
+pub struct OpenVlaController<'a> {
     pub(super) network: &'a OpenVla,
     pub(super) processor: &'a FrameProcessor,
     pub(super) tokenizer: &'a ActionTokenizer,
@@ -90,7 +90,7 @@ pub struct Following<'a> {
     pub(super) last: Option<(Image, Vec<f64>)>,
 }
 
-impl Controller for Following<'_> {
+impl Controller for OpenVlaController<'_> {
     fn act(&mut self, seen: &Observation) -> Result<Vec<f64>> {
         if let Some((frame, action)) = &self.last
             && frame == seen.frame
@@ -107,7 +107,7 @@ impl Controller for Following<'_> {
         Ok(action)
     }
 
-    fn degrees(&self) -> &[Degree] {
+    fn degrees(&self) -> &[DegreeOfFreedom] {
         self.statistics.degrees()
     }
 }

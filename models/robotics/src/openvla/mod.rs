@@ -10,7 +10,7 @@
 mod alone;
 mod config;
 mod controller;
-mod exhibit;
+mod pipeline;
 mod processor;
 mod prompt;
 mod release;
@@ -26,9 +26,9 @@ use fauna_text::causal::CausalLm;
 use fauna_text::llama::Llama;
 
 pub use config::Config;
-pub use exhibit::OpenVlaExhibit;
+pub use pipeline::OpenVlaPipeline;
 pub use processor::FrameProcessor;
-pub use prompt::{BOUNDARY, Wording};
+pub use prompt::{BOUNDARY, PromptStyle};
 pub use vit::{Vit, VitConfig};
 
 pub(crate) use release::{inventory, layout, open, rename, sample};

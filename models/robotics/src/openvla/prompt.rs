@@ -8,7 +8,7 @@ pub const BOUNDARY: u32 = 29_871;
 
 /// How an instruction is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wording {
+pub enum PromptStyle {
     /// Of openvla-7b and what was trained from it.
     Plain,
     /// Of openvla-7b-v01, whose language model was Vicuna.
@@ -19,7 +19,7 @@ pub enum Wording {
 const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
     The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
-impl Wording {
+impl PromptStyle {
     /// Of models over the language model that the training code calls `llm`.
     pub fn of(llm: &str) -> Self {
         match llm.starts_with("vicuna") {
@@ -31,8 +31,8 @@ impl Wording {
     /// The prompt for `instruction`, which becomes lower case.
     ///
     /// ```
-    /// use fauna_robotics::openvla::Wording;
-    /// let prompt = Wording::Plain.prompt("Pick up the red block");
+    /// use fauna_robotics::openvla::PromptStyle;
+    /// let prompt = PromptStyle::Plain.prompt("Pick up the red block");
     /// assert_eq!(prompt, "In: What action should the robot take to pick up the red block?\nOut:");
     /// ```
     pub fn prompt(self, instruction: &str) -> String {
@@ -79,10 +79,10 @@ mod tests {
     #[test]
     fn prompts_are_those_of_the_training() {
         assert_eq!(
-            Wording::of("llama2-7b-pure").prompt(" Put the SPOON on the towel "),
+            PromptStyle::of("llama2-7b-pure").prompt(" Put the SPOON on the towel "),
             "In: What action should the robot take to put the spoon on the towel?\nOut:"
         );
-        let vicuna = Wording::of("vicuna-v15-7b").prompt("stop");
+        let vicuna = PromptStyle::of("vicuna-v15-7b").prompt("stop");
         assert!(vicuna.starts_with("A chat between a curious user and an artificial"));
         assert!(
             vicuna.ends_with("user's questions. USER: What action should the robot take to stop? ASSISTANT:")

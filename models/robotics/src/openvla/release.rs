@@ -1,13 +1,13 @@
 //! How OpenVLA is released: HF's layout, the training code's own, and parts alone.
 
-use fauna_shared::model::{Exhibit, Layout, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Pipeline, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::config::of_training_code;
-use super::{OpenVla, OpenVlaExhibit, alone};
+use super::{OpenVla, OpenVlaPipeline, alone};
 
 /// What a release calls its tensors, in the names of this family: HF's, and those of the training code, whose files hold
 /// `vision_backbone`, `projector` and `llm_backbone` apart.
@@ -48,7 +48,7 @@ fn in_base(name: &str) -> Name {
 }
 
 /// The training code's releases, and a processor or an action tokenizer alone; none for anything else.
-pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         let Some(config) = of_training_code(&files.config()?) else { return Ok(None) };
         return Ok(Some(Layout { config, weights: trained(files, options)? }));
@@ -66,7 +66,7 @@ pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>>
 }
 
 /// The one file of weights of the training code, which lies in `checkpoints/`, or the one that is named.
-fn trained(files: &Files, options: &Options) -> Result<Vec<std::path::PathBuf>> {
+fn trained(files: &Files, options: &LoadOptions) -> Result<Vec<std::path::PathBuf>> {
     let names = files.names();
     let is_one = |name: &&String| match &options.file {
         Some(wanted) => *name == wanted || name.ends_with(&format!("/{wanted}")),
@@ -95,7 +95,7 @@ const FINE_TUNED_WORDS: [&str; 8] =
     ["chunk", "chunks", "diffusion", "film", "head", "oft", "proprio", "regression"];
 
 /// Refuses an OpenVLA-OFT: its trunk would open as a plain OpenVLA, whose tokens it was never trained to write.
-fn refuse_fine_tuned(opening: &Opening) -> Result<()> {
+fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
     let speaks = |key: &str| {
         let key = key.to_lowercase();
         key.starts_with("num_images") || key.split(['_', '-']).any(|word| FINE_TUNED_WORDS.contains(&word))
@@ -105,11 +105,11 @@ fn refuse_fine_tuned(opening: &Opening) -> Result<()> {
         // One image and one action at a time are OpenVLA itself.
         value => value.as_u64() == Some(1) || value.as_u64() == Some(0),
     };
-    let keys = opening.config.as_object().into_iter().flatten();
+    let keys = pretrained.config.as_object().into_iter().flatten();
     let key = keys
         .filter(|(key, value)| speaks(key) && !says_nothing(value))
         .map(|(key, value)| format!("{key} is {value:.80}"));
-    let names = opening.files.names();
+    let names = pretrained.files.names();
     let file = names.iter().filter(|name| {
         let name = name.rsplit('/').next().unwrap_or(name);
         name.ends_with(".pt") && FINE_TUNED_PARTS.iter().any(|part| name.starts_with(part))
@@ -117,18 +117,18 @@ fn refuse_fine_tuned(opening: &Opening) -> Result<()> {
     match key.chain(file.map(|name| format!("there is {name}"))).next() {
         None => Ok(()),
         Some(sign) => Err(Error::unsupported(format!("an OpenVLA-OFT: {sign}"))
-            .at(opening.config_place())
+            .at(pretrained.config_place())
             .hint("its action head predicts chunks of actions in one pass, which is not supported; OpenVLA, which writes actions as tokens, is")),
     }
 }
 
 /// Walks the tensors of a release; a part alone has none.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    match alone::is_alone(opening) {
-        true => opening.weights.finish(),
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    match alone::is_alone(pretrained) {
+        true => pretrained.weights.finish(),
         false => {
-            refuse_fine_tuned(opening)?;
-            Ok(opening.load::<OpenVla>()?.1)
+            refuse_fine_tuned(pretrained)?;
+            Ok(pretrained.load::<OpenVla>()?.1)
         }
     }
 }
@@ -136,12 +136,12 @@ pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
 /// Opens a release, or a part alone. Of the settings it reads `unnorm_key` (whose statistics bring actions to the
 /// robot's units) and `center_crop` (whether only the middle of each frame is seen, as models expect that were
 /// fine-tuned with random crops).
-pub(crate) fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    match alone::is_alone(opening) {
-        true => alone::open(opening),
+pub(crate) fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    match alone::is_alone(pretrained) {
+        true => alone::open(pretrained),
         false => {
-            refuse_fine_tuned(opening)?;
-            Ok(Box::new(OpenVlaExhibit::open(opening)?))
+            refuse_fine_tuned(pretrained)?;
+            Ok(Box::new(OpenVlaPipeline::open(pretrained)?))
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
             config[key] = value;
             std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
             let zoo = Zoo::new([&crate::OPENVLA]);
-            let options = Options { random_weights: Some(1), ..Options::default() };
+            let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
             let source = folder.path().to_str().unwrap();
             let walked = zoo.inventory(source, &options).map(|_| ());
             let opened = zoo.open(source, &options).map(|_| ());

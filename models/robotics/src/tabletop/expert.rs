@@ -1,6 +1,6 @@
 //! A policy that knows what to do: it reads the state and no picture.
 
-use fauna_shared::model::{Controller, Degree, Observation, Policy, Task};
+use fauna_shared::model::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 use fauna_shared::{Error, Result};
 
 use super::scene::{BLOCK, Colour, FLOOR, LARGEST, flat_distance};
@@ -154,7 +154,7 @@ impl Controller for Asked {
         Ok(action.unwrap_or_else(|| world.towards(world.place, 0.0, 0.0)))
     }
 
-    fn degrees(&self) -> &[Degree] {
+    fn degrees(&self) -> &[DegreeOfFreedom] {
         &DEGREES
     }
 }

@@ -1,5 +1,5 @@
 use fauna_shared::ErrorKind;
-use fauna_shared::model::{Controller, Degree, Observation, Policy, Task};
+use fauna_shared::model::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 
 use super::*;
 use crate::action::{DEGREES, StatisticsTable};
@@ -26,7 +26,7 @@ impl Controller for Always {
         Ok(self.0.clone())
     }
 
-    fn degrees(&self) -> &[Degree] {
+    fn degrees(&self) -> &[DegreeOfFreedom] {
         &DEGREES
     }
 }

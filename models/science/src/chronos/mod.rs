@@ -10,29 +10,29 @@
 //! them apart, from each other and from a T5 that reads words.
 
 pub mod bolt;
-mod bolt_exhibit;
+mod bolt_pipeline;
 pub mod patches;
 pub mod t5;
-mod t5_exhibit;
+mod t5_pipeline;
 mod tokenizer;
 pub mod two;
-mod two_exhibit;
+mod two_pipeline;
 pub(crate) mod unroll;
 
 use fauna_shared::Result;
-use fauna_shared::model::{FindLayout, Keys, Layout, Options};
+use fauna_shared::model::{FindLayout, Keys, Layout, LoadOptions};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use fauna_text::{gpt2, t5 as text_t5};
 use serde_json::Value;
 
-pub use bolt_exhibit::BoltExhibit;
-pub(crate) use bolt_exhibit::sample as bolt_sample;
-pub use t5_exhibit::T5Exhibit;
-pub(crate) use t5_exhibit::{inventory as t5_inventory, sample as t5_sample};
+pub use bolt_pipeline::BoltPipeline;
+pub(crate) use bolt_pipeline::sample as bolt_sample;
+pub use t5_pipeline::T5Pipeline;
+pub(crate) use t5_pipeline::{inventory as t5_inventory, sample as t5_sample};
 pub use tokenizer::{ChronosConfig, Context, Kind, Limits, MeanScaleUniformBins};
-pub use two_exhibit::TwoExhibit;
-pub(crate) use two_exhibit::sample as two_sample;
+pub use two_pipeline::TwoPipeline;
+pub(crate) use two_pipeline::sample as two_sample;
 
 /// What the config's types do not say of the keys: those of the network below.
 pub static KEYS: Keys = Keys { parts: &[("", &text_t5::KEYS), ("", &gpt2::KEYS)], ..Keys::NONE };
@@ -60,7 +60,7 @@ fn generation(config: &Value) -> Option<Generation> {
     }
 }
 
-fn layout(files: &Files, options: &Options, wanted: Generation) -> Result<Option<Layout>> {
+fn layout(files: &Files, options: &LoadOptions, wanted: Generation) -> Result<Option<Layout>> {
     if files.get("config.json").is_none() {
         return Ok(None);
     }

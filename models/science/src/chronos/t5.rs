@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoding, Tokens};
-use fauna_shared::model::Opening;
+use fauna_shared::generate::{self, GenerationConfig, Tokens};
+use fauna_shared::model::Pretrained;
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use fauna_text::causal::{CausalLm, Step};
@@ -46,7 +46,7 @@ pub struct Chronos {
 pub struct Sampling {
     /// Paths for each series.
     pub paths: usize,
-    /// As in [`Decoding`].
+    /// As in [`GenerationConfig`].
     pub temperature: f64,
     /// As there.
     pub top_k: usize,
@@ -56,18 +56,18 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// The network that the config of `opening` names.
+/// The network that the config of `pretrained` names.
 ///
 /// # Errors
 /// Whatever is wrong with config or tensors.
-pub fn load(opening: &Opening, kind: Kind) -> Result<(Network, Inventory)> {
+pub fn load(pretrained: &Pretrained, kind: Kind) -> Result<(Network, Inventory)> {
     Ok(match kind {
         Kind::Seq2seq => {
-            let (network, inventory) = opening.load::<T5>()?;
+            let (network, inventory) = pretrained.load::<T5>()?;
             (Network::Seq2seq(Box::new(network)), inventory)
         }
         Kind::Causal => {
-            let (network, inventory) = opening.load::<Gpt2>()?;
+            let (network, inventory) = pretrained.load::<Gpt2>()?;
             (Network::Causal(Box::new(network)), inventory)
         }
     })
@@ -144,7 +144,7 @@ impl Chronos {
     ) -> Result<Vec<Vec<Vec<f32>>>> {
         let contexts: Vec<Context> = pasts.iter().map(|past| self.tokenizer.encode(past)).collect();
         let rows = contexts.len() * s.paths;
-        let options = Decoding {
+        let options = GenerationConfig {
             max_new_tokens: count,
             min_new_tokens: count,
             temperature: s.temperature as f32,
@@ -154,7 +154,7 @@ impl Chronos {
             pad: Some(self.config.pad_token_id),
             seed: s.seed,
             stream,
-            ..Decoding::default()
+            ..GenerationConfig::default()
         };
         let mut each = |_| ControlFlow::Continue(());
         let made = match self.network()? {
@@ -232,7 +232,7 @@ impl generate::Decoder for Continuer<'_> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
-        Ok(Cache::new(self.network.layers(), capacity))
+        Ok(Cache::new(self.network.num_hidden_layers(), capacity))
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
@@ -250,7 +250,7 @@ impl generate::Decoder for Continuer<'_> {
     }
 
     fn max_positions(&self) -> Option<usize> {
-        Some(self.network.positions())
+        Some(self.network.max_position_embeddings())
     }
 
     fn stream(&self, row: usize) -> u64 {
@@ -278,16 +278,16 @@ fn no_head() -> Error {
 /// [`Input`](fauna_shared::ErrorKind::Input) if there are more tokens than positions.
 pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
     let time = ids.dim(1)?;
-    if time > network.positions() {
+    if time > network.max_position_embeddings() {
         return Err(Error::input(format!(
             "{time} tokens, but the model has {} positions",
-            network.positions()
+            network.max_position_embeddings()
         )));
     }
     let mask = Mask::causal().with_padding(real)?;
     let positions = Positions::counting(0, time);
     let step = Step { ids, positions: &positions, mask: &mask, types: None };
-    let mut cache = Cache::new(network.layers(), time);
+    let mut cache = Cache::new(network.num_hidden_layers(), time);
     let hidden = network.hidden(&step, &mut cache)?;
     network.logits(&hidden)?.ok_or_else(no_head)
 }

@@ -32,7 +32,7 @@ pub struct ChronosConfig {
     pub model_type: Kind,
     /// Paths drawn.
     pub num_samples: usize,
-    /// As in [`Decoding`](fauna_shared::generate::Decoding).
+    /// As in [`GenerationConfig`](fauna_shared::generate::GenerationConfig).
     pub temperature: f64,
     /// As there.
     pub top_k: usize,

@@ -140,7 +140,7 @@ impl Ask<'_> {
         self.step.unwrap_or(self.horizon)
     }
 
-    /// Checks what [`Forecasting::check`](fauna_shared::model::Forecasting::check) does not.
+    /// Checks what [`ForecastConfig::check`](fauna_shared::model::ForecastConfig::check) does not.
     ///
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) naming what is out of range.

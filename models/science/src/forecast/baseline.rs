@@ -3,16 +3,16 @@
 //! Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", third edition, sections 5.2 and 5.5. Points and
 //! intervals are those of `statsforecast`'s `Naive` and `SeasonalNaive`.
 
-use fauna_shared::model::{ExactForecast, ExactPast, Forecast, Forecaster, Forecasting, Past};
+use fauna_shared::model::{ExactForecast, ExactHistory, Forecast, ForecastConfig, Forecaster, History};
 use fauna_shared::{Error, Result};
 
 /// Every step is as the last value that is known.
 ///
 /// ```
 /// use fauna_science::forecast::Naive;
-/// use fauna_shared::model::{Forecaster, Forecasting, Past};
-/// let options = Forecasting { horizon: 4, quantiles: vec![0.5], ..Forecasting::default() };
-/// let forecast = &Naive.forecast(&[Past::from(vec![1.0, 3.0, 2.0])], &options)?[0];
+/// use fauna_shared::model::{Forecaster, ForecastConfig, History};
+/// let options = ForecastConfig { horizon: 4, quantiles: vec![0.5], ..Forecasting::default() };
+/// let forecast = &Naive.forecast(&[History::from(vec![1.0, 3.0, 2.0])], &options)?[0];
 /// assert_eq!(forecast.mean, [2.0; 4]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
@@ -34,27 +34,27 @@ impl SeasonalNaive {
 }
 
 impl Forecaster for Naive {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         SeasonalNaive { season: 1 }.forecast(series, options)
     }
 
     fn forecast_exact(
         &self,
-        series: &[ExactPast],
-        options: &Forecasting,
+        series: &[ExactHistory],
+        options: &ForecastConfig,
     ) -> Result<Option<Vec<ExactForecast>>> {
         SeasonalNaive { season: 1 }.forecast_exact(series, options)
     }
 }
 
 impl Forecaster for SeasonalNaive {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         if self.season == 0 {
             return Err(Error::input("a season must be at least 1 step, got 0"));
         }
         let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
-        let one = |(index, past): (usize, &Past)| {
+        let one = |(index, past): (usize, &History)| {
             let values: Vec<f64> = past.values.iter().copied().map(f64::from).collect();
             let made = repeat(&values, self.season, options).ok_or_else(|| no_value(index))?;
             Ok(Forecast {
@@ -67,11 +67,11 @@ impl Forecaster for SeasonalNaive {
 
     fn forecast_exact(
         &self,
-        series: &[ExactPast],
-        options: &Forecasting,
+        series: &[ExactHistory],
+        options: &ForecastConfig,
     ) -> Result<Option<Vec<ExactForecast>>> {
         options.check()?;
-        let one = |(index, past): (usize, &ExactPast)| {
+        let one = |(index, past): (usize, &ExactHistory)| {
             let season = if self.season == 0 { past.season.max(1) } else { self.season };
             repeat(past.values, season, options).ok_or_else(|| no_value(index))
         };
@@ -85,7 +85,7 @@ fn no_value(index: usize) -> Error {
 
 /// The last season over and over; its quantiles as if the differences from season to season were normal about zero and
 /// independent of each other. They are NaN where the series has no such difference.
-fn repeat(values: &[f64], season: usize, options: &Forecasting) -> Option<ExactForecast> {
+fn repeat(values: &[f64], season: usize, options: &ForecastConfig) -> Option<ExactForecast> {
     let last = values.iter().rev().copied().find(|value| value.is_finite())?;
     let place = |step: usize| {
         // The latest value at the same place in the season as `step` after the end.

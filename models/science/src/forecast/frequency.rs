@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use fauna_shared::model::Pace;
+use fauna_shared::model::FrequencyClass;
 use fauna_shared::{Error, Result};
 use jiff::civil::Date;
 
@@ -157,16 +157,16 @@ impl Frequency {
     }
 
     /// How fast such a series moves, for models that ask.
-    pub fn pace(&self) -> Pace {
+    pub fn pace(&self) -> FrequencyClass {
         match self.step {
-            Step::Whole | Step::Tick(_) | Step::Business => Pace::High,
-            Step::MonthDay(_) if self.count.is_multiple_of(3) => Pace::Low,
+            Step::Whole | Step::Tick(_) | Step::Business => FrequencyClass::High,
+            Step::MonthDay(_) if self.count.is_multiple_of(3) => FrequencyClass::Low,
             Step::Week(_)
             | Step::Month(_)
             | Step::MonthDay(_)
             | Step::SemiMonth(..)
-            | Step::WeekOfMonth(..) => Pace::Medium,
-            Step::Quarter(..) | Step::Year(..) => Pace::Low,
+            | Step::WeekOfMonth(..) => FrequencyClass::Medium,
+            Step::Quarter(..) | Step::Year(..) => FrequencyClass::Low,
         }
     }
 

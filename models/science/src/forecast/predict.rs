@@ -1,6 +1,6 @@
 //! Forecasts of many pasts, a batch at a time, with the model's own quantiles or with calibrated intervals.
 
-use fauna_shared::model::{Covariate, ExactForecast, ExactPast, Forecaster, Forecasting, Past};
+use fauna_shared::model::{Covariate, ExactForecast, ExactHistory, ForecastConfig, Forecaster, History};
 use fauna_shared::progress::Task;
 use fauna_shared::{Error, ErrorKind, Result};
 
@@ -22,7 +22,7 @@ pub(super) struct Predictor<'a> {
     pub model: &'a dyn Forecaster,
     pub table: &'a Prepared,
     pub ask: &'a Ask<'a>,
-    pub options: Forecasting,
+    pub options: ForecastConfig,
     pub conformal: Option<usize>,
     pub task: &'a dyn Task,
 }
@@ -44,7 +44,7 @@ impl<'a> Predictor<'a> {
     pub fn forecasts(&self, cuts: &[Cut]) -> Result<Made> {
         self.options.check()?;
         let Some(windows) = self.conformal else { return self.plain(cuts, &self.options) };
-        let point = Forecasting { quantiles: Vec::new(), ..self.options.clone() };
+        let point = ForecastConfig { quantiles: Vec::new(), ..self.options.clone() };
         let mut made = Vec::with_capacity(cuts.len());
         // One cut at a time, so that what is calibrated on never waits in memory for the rest.
         for cut in cuts {
@@ -54,7 +54,7 @@ impl<'a> Predictor<'a> {
     }
 
     /// A forecast with intervals from the absolute errors of rolling forecasts before `cut`.
-    fn calibrated(&self, cut: Cut, windows: usize, point: &Forecasting) -> Result<Result<ExactForecast>> {
+    fn calibrated(&self, cut: Cut, windows: usize, point: &ForecastConfig) -> Result<Result<ExactForecast>> {
         let (horizon, step) = (self.options.horizon, self.ask.stride());
         let mut cuts = match rolling(self.series(cut), cut, horizon, windows, step) {
             Ok(cuts) => cuts,
@@ -91,7 +91,7 @@ impl<'a> Predictor<'a> {
     }
 
     /// The model's own forecasts.
-    fn plain(&self, cuts: &[Cut], options: &Forecasting) -> Result<Made> {
+    fn plain(&self, cuts: &[Cut], options: &ForecastConfig) -> Result<Made> {
         let mut made = Vec::with_capacity(cuts.len());
         for chunk in cuts.chunks(self.ask.together.max(1)) {
             if self.ask.progress.cancelled() {
@@ -104,9 +104,9 @@ impl<'a> Predictor<'a> {
     }
 
     /// Those of one batch. A batch that the model refuses is made one by one, so that one bad series stops no other.
-    fn batch(&self, cuts: &[Cut], options: &Forecasting) -> Result<Made> {
+    fn batch(&self, cuts: &[Cut], options: &ForecastConfig) -> Result<Made> {
         let mut made: Vec<Option<Result<ExactForecast>>> = Vec::with_capacity(cuts.len());
-        let (mut pasts, mut places): (Vec<(Past, Cut)>, Vec<usize>) = Default::default();
+        let (mut pasts, mut places): (Vec<(History, Cut)>, Vec<usize>) = Default::default();
         for (place, cut) in cuts.iter().enumerate() {
             match self.past(*cut) {
                 Ok(past) => {
@@ -137,19 +137,19 @@ impl<'a> Predictor<'a> {
     }
 
     /// Forecasts of the sizes that were asked for.
-    fn checked(&self, pasts: &[(Past, Cut)], options: &Forecasting) -> Result<Vec<ExactForecast>> {
+    fn checked(&self, pasts: &[(History, Cut)], options: &ForecastConfig) -> Result<Vec<ExactForecast>> {
         if pasts.is_empty() {
             return Ok(Vec::new());
         }
-        let exact = |(_, cut): &(Past, Cut)| {
+        let exact = |(_, cut): &(History, Cut)| {
             let ready = self.series(*cut);
-            ExactPast { values: self.seen(*cut), season: ready.season }
+            ExactHistory { values: self.seen(*cut), season: ready.season }
         };
-        let exact: Vec<ExactPast> = pasts.iter().map(exact).collect();
+        let exact: Vec<ExactHistory> = pasts.iter().map(exact).collect();
         let made: Vec<ExactForecast> = match self.model.forecast_exact(&exact, options)? {
             Some(made) => made,
             None => {
-                let pasts: Vec<Past> = pasts.iter().map(|(past, _)| past.clone()).collect();
+                let pasts: Vec<History> = pasts.iter().map(|(past, _)| past.clone()).collect();
                 self.model.forecast(&pasts, options)?.into_iter().map(ExactForecast::from).collect()
             }
         };
@@ -172,7 +172,7 @@ impl<'a> Predictor<'a> {
     }
 
     /// What the model sees at `cut`.
-    fn past(&self, cut: Cut) -> Result<Past> {
+    fn past(&self, cut: Cut) -> Result<History> {
         let ready = self.series(cut);
         let series = &ready.series;
         let values: Vec<f32> = self.seen(cut).iter().map(|value| *value as f32).collect();
@@ -197,7 +197,7 @@ impl<'a> Predictor<'a> {
             };
             Covariate { name: covariate.name.clone(), past: column[..cut.end].to_vec(), future }
         });
-        Ok(Past { covariates: covariates.collect(), values, pace: ready.frequency.pace() })
+        Ok(History { covariates: covariates.collect(), values, pace: ready.frequency.pace() })
     }
 
     fn at(&self, stamp: Option<i64>) -> String {

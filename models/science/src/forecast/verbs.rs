@@ -1,7 +1,7 @@
 //! What is done with a table: foresee it, try the model out on its past, find what is out of the ordinary in it.
 
 use fauna_shared::Result;
-use fauna_shared::model::{Forecaster, Forecasting};
+use fauna_shared::model::{ForecastConfig, Forecaster};
 use fauna_shared::progress::Unit;
 
 use super::ask::{Ask, Bands};
@@ -143,7 +143,7 @@ pub fn cross_validate(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Resul
     let mut options = options(ask, &bands);
     let deciles: Vec<usize> = DECILES.iter().map(|level| place_of(&mut options.quantiles, *level)).collect();
     let made = run(model, &prepared, ask, options.clone(), ask.conformal, &cuts, "cross-validating")?;
-    let plain = Forecasting { quantiles: DECILES.to_vec(), ..options };
+    let plain = ForecastConfig { quantiles: DECILES.to_vec(), ..options };
     let naive = run(&Naive, &prepared, ask, plain.clone(), None, &cuts, NAIVE)?;
     let seasonal = run(&SeasonalNaive::OWN, &prepared, ask, plain, None, &cuts, SEASONAL)?;
 
@@ -233,7 +233,7 @@ pub fn detect_anomalies(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Res
             Err(error) => prepared.problems.push(Problem { id: ready.series.id.clone(), error }),
         }
     }
-    let options = Forecasting { quantiles: Vec::new(), ..options(ask, &[]) };
+    let options = ForecastConfig { quantiles: Vec::new(), ..options(ask, &[]) };
     let made = run(model, &prepared, ask, options, None, &cuts, "looking for anomalies")?;
     let bands = Bands::Levels(vec![level]).columns(&ask.model);
     let names = [table.columns.time.clone(), table.columns.target.clone(), ask.model.clone()];
@@ -326,7 +326,7 @@ fn run(
     model: &dyn Forecaster,
     table: &Prepared,
     ask: &Ask,
-    options: Forecasting,
+    options: ForecastConfig,
     conformal: Option<usize>,
     cuts: &[Cut],
     what: &str,
@@ -335,9 +335,9 @@ fn run(
     Predictor { model, table, ask, options, conformal, task: task.as_ref() }.forecasts(cuts)
 }
 
-fn options(ask: &Ask, bands: &[(String, f64)]) -> Forecasting {
+fn options(ask: &Ask, bands: &[(String, f64)]) -> ForecastConfig {
     let quantiles = bands.iter().map(|(_, level)| *level).collect();
-    Forecasting { horizon: ask.horizon, quantiles, samples: ask.samples, seed: ask.seed }
+    ForecastConfig { horizon: ask.horizon, quantiles, samples: ask.samples, seed: ask.seed }
 }
 
 fn check(ask: &Ask) -> Result<()> {
@@ -368,7 +368,7 @@ fn place_of(quantiles: &mut Vec<f64>, level: f64) -> usize {
 
 /// Whether `model` answers in the precision of the table.
 fn is_exact(model: &dyn Forecaster) -> Result<bool> {
-    Ok(model.forecast_exact(&[], &Forecasting::default())?.is_some())
+    Ok(model.forecast_exact(&[], &ForecastConfig::default())?.is_some())
 }
 
 /// What a model foresees as a column: in the precision in which it does.

@@ -31,11 +31,11 @@
 
 mod back;
 mod electrostatics;
-mod exhibit;
 mod features;
 mod graph;
 mod heads;
 mod network;
+mod pipeline;
 mod predict;
 mod release;
 mod repulsion;
@@ -46,8 +46,8 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-pub use exhibit::OrbExhibit;
 pub use graph::{Graph, Structure};
+pub use pipeline::OrbPipeline;
 pub use predict::Prediction;
 pub use release::sample;
 pub(crate) use release::{FAMILY, inventory, layout, rename};

@@ -2,7 +2,7 @@
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::error::first_five;
-use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
@@ -120,7 +120,7 @@ fn config_of(known: &Known) -> Value {
 /// # Errors
 /// [`Unsupported`](ErrorKind::Unsupported) for a release of the first version, [`Input`](ErrorKind::Input) for a folder of
 /// several releases.
-pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let config = match files.get("config.json") {
         Some(_) => {
             let mut config = files.config()?;
@@ -220,24 +220,24 @@ impl Naming {
 }
 
 /// The network, and what users should know of its checkpoint.
-pub(super) fn load(opening: &Opening) -> Result<(Orb, Inventory, Vec<String>)> {
-    let config: Config = opening.config()?;
-    let weights = match &opening.checkpoint {
-        Some(checkpoint) if opening.options.random_weights.is_none() => {
+pub(super) fn load(pretrained: &Pretrained) -> Result<(Orb, Inventory, Vec<String>)> {
+    let config: Config = pretrained.config()?;
+    let weights = match &pretrained.checkpoint {
+        Some(checkpoint) if pretrained.options.random_weights.is_none() => {
             let naming = Naming::of(checkpoint);
-            Weights::open(checkpoint, |name| naming.rename(name), opening.options.runtime.clone())?
+            Weights::open(checkpoint, |name| naming.rename(name), pretrained.options.runtime.clone())?
         }
-        _ => opening.weights.clone(),
+        _ => pretrained.weights.clone(),
     };
     let orb = Orb::load(config, &weights)?;
     let inventory = weights.finish()?;
-    let notes = notes(opening, &inventory);
+    let notes = notes(pretrained, &inventory);
     Ok((orb, inventory, notes))
 }
 
 /// What the network has of the checkpoint's heads, and what it lacks.
-fn notes(opening: &Opening, inventory: &Inventory) -> Vec<String> {
-    let Some(checkpoint) = &opening.checkpoint else { return Vec::new() };
+fn notes(pretrained: &Pretrained, inventory: &Inventory) -> Vec<String> {
+    let Some(checkpoint) = &pretrained.checkpoint else { return Vec::new() };
     let is_read =
         |name: &str| inventory.tensors.binary_search_by(|(read, _)| read.as_str().cmp(name)).is_ok();
     let has = |head: &str| inventory.tensors.iter().any(|(name, _)| name.starts_with(head));
@@ -258,8 +258,8 @@ fn notes(opening: &Opening, inventory: &Inventory) -> Vec<String> {
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(load(opening)?.1)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(load(pretrained)?.1)
 }
 
 /// A small config with every branch.
@@ -307,22 +307,22 @@ mod tests {
     fn a_release_is_known_by_its_file_and_the_first_version_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let files = || Files::folder(folder.path(), "here");
-        assert!(layout(&files(), &Options::default()).unwrap().is_none());
+        assert!(layout(&files(), &LoadOptions::default()).unwrap().is_none());
         std::fs::write(folder.path().join("orb-v3-direct-omol-20250820.ckpt"), "").unwrap();
-        let found = layout(&files(), &Options::default()).unwrap().unwrap();
+        let found = layout(&files(), &LoadOptions::default()).unwrap().unwrap();
         assert_eq!(found.config["architecture"], "orb_v3_direct");
         assert_eq!((&found.config["has_stress"], found.weights.len()), (&json!(false), 1));
         std::fs::write(folder.path().join("orb-v2-20241011.ckpt"), "").unwrap();
-        let several = layout(&files(), &Options::default()).unwrap_err().to_string();
+        let several = layout(&files(), &LoadOptions::default()).unwrap_err().to_string();
         assert!(
             several.contains("several releases") && several.contains("orb-v2-20241011.ckpt"),
             "{several}"
         );
         let one = Files::file(&folder.path().join("orb-v2-20241011.ckpt"), "one");
-        let found = layout(&one, &Options::default()).unwrap().unwrap();
+        let found = layout(&one, &LoadOptions::default()).unwrap().unwrap();
         assert_eq!(found.config["num_message_passing_steps"], 15);
         let first = Files::file(&folder.path().join("orb-d3-sm-v1-20240902.ckpt"), "one");
-        assert!(layout(&first, &Options::default()).unwrap_err().to_string().contains("first version"));
+        assert!(layout(&first, &LoadOptions::default()).unwrap_err().to_string().contains("first version"));
     }
 
     #[test]

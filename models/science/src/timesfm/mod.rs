@@ -4,23 +4,23 @@
 //! original ones. One pass tells `horizon_length` steps; a longer horizon is reached by taking the point forecasts for
 //! what happened and going on from there, as the original program does.
 
-mod exhibit;
 pub mod patched;
-mod patched_exhibit;
+mod patched_pipeline;
+mod pipeline;
 mod release;
 pub mod v2_5;
-mod v2_5_exhibit;
+mod v2_5_pipeline;
 
 use candle_core::Tensor;
 use fauna_shared::nn::{Activation, Linear, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 
-pub use patched_exhibit::PatchedExhibit;
-pub(crate) use patched_exhibit::sample as patched_sample;
+pub use patched_pipeline::PatchedPipeline;
+pub(crate) use patched_pipeline::sample as patched_sample;
 pub(crate) use release::{PATCHED, V2_5, rename_2_5, rename_patched};
-pub use v2_5_exhibit::V25Exhibit;
-pub(crate) use v2_5_exhibit::sample as v2_5_sample;
+pub use v2_5_pipeline::V25Pipeline;
+pub(crate) use v2_5_pipeline::sample as v2_5_sample;
 
 /// `output(activation(input(x))) + residual(x)`.
 pub struct ResidualBlock {

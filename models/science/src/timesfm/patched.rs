@@ -100,7 +100,7 @@ impl Config {
         super::check_patches(self.context_length, self.patch_length)?;
         match self.use_positional_embedding && !self.hidden_size.is_multiple_of(2) {
             true => Err(Error::unsupported(format!("positions over a hidden_size of {}", self.hidden_size))),
-            false => super::exhibit::check_levels(&self.quantiles),
+            false => super::pipeline::check_levels(&self.quantiles),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fauna_shared::Result;
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{FindLayout, Layout, Options};
+use fauna_shared::model::{FindLayout, Layout, LoadOptions};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use serde_json::{Value, json};
@@ -161,7 +161,7 @@ fn is_original(path: &Path) -> bool {
     path.extension().is_some_and(|kind| kind == "ckpt")
 }
 
-fn patched_config(shapes: &Shapes, options: &Options) -> Option<Value> {
+fn patched_config(shapes: &Shapes, options: &LoadOptions) -> Option<Value> {
     let layers = shapes.layers("stacked_transformer.layers.", ".self_attn.scaling");
     let head = shapes.axis("stacked_transformer.layers.0.self_attn.scaling", 0)?;
     let inner = shapes.axis("stacked_transformer.layers.0.self_attn.o_proj.weight", 1)?;

@@ -117,7 +117,7 @@ impl Config {
                 self.output_quantile_len.saturating_mul(self.channels()),
             ),
         ])?;
-        super::exhibit::check_levels(&self.quantiles)?;
+        super::pipeline::check_levels(&self.quantiles)?;
         super::check_patches(self.context_length, self.patch_length)?;
         let uneven = |what: &str, a: usize, of: &str, b: usize| {
             Err(Error::unsupported(format!("{what} {a} is not a multiple of {of} {b}")))

@@ -4,21 +4,21 @@
 //! Checked against transformers `BertModel` and its `BertFor…` classes, parity cases `tests/parity/bert`.
 //! Loads `model_type: "bert"`. Activations are `(batch, time, width)`.
 
-mod exhibit;
 mod function;
+mod pipeline;
 mod recipe;
 mod vectors;
 
 use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::{Model, Opening, check_heads, check_sizes};
+use fauna_shared::model::{Model, Pretrained, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-pub use exhibit::BertExhibit;
 pub use function::Function;
+pub use pipeline::BertPipeline;
 pub(crate) use recipe::layout;
 pub use recipe::{DenseConfig, Pooling, Recipe, Step, described};
 pub use vectors::Vectors;
@@ -366,10 +366,10 @@ fn by_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
 }
 
 /// What a checkpoint holds: the network, and the layers of a sentence embedder in folders of their own.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    let (network, mut inventory) = opening.load::<Bert>()?;
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    let (network, mut inventory) = pretrained.load::<Bert>()?;
     // The recipe may not be there yet; what is wrong with it, the opening says.
-    if let Ok((_, layers)) = Vectors::load(opening, network.config.hidden_size) {
+    if let Ok((_, layers)) = Vectors::load(pretrained, network.config.hidden_size) {
         inventory.tensors.extend(layers.tensors);
         inventory.tensors.sort();
         inventory.parameters += layers.parameters;

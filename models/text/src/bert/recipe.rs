@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use fauna_shared::model::{Layout, Options, check_sizes};
+use fauna_shared::model::{Layout, LoadOptions, check_sizes};
 use fauna_shared::source::Files;
 use fauna_shared::{Error, Result};
 use serde_json::{Map, Value};
@@ -381,7 +381,7 @@ pub fn described(
 
 /// What `modules.json` makes of weights in folders of their own: the network's lie at the top, each module reads its
 /// own. None for a release whose weights are all at the top.
-pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get(MODULES).is_none() || files.get("config.json").is_none() {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! From token vectors to one vector a text: a [`Recipe`] with its weights.
 
 use candle_core::{D, DType, Tensor};
-use fauna_shared::model::Opening;
+use fauna_shared::model::Pretrained;
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -22,24 +22,27 @@ struct Dense {
 }
 
 impl Vectors {
-    /// Reads the recipe of `opening`, whose tokens are `hidden_size` wide, and the weights it names; also gives what
+    /// Reads the recipe of `pretrained`, whose tokens are `hidden_size` wide, and the weights it names; also gives what
     /// was read.
     ///
     /// # Errors
     /// As [`Recipe::read`]; [`Mismatch`](ErrorKind::Mismatch) if widths do not fit each other or the weights.
-    pub fn load(opening: &Opening, hidden_size: usize) -> Result<(Self, Inventory)> {
-        let recipe = Recipe::read(&opening.files, &opening.options.settings)?;
+    pub fn load(pretrained: &Pretrained, hidden_size: usize) -> Result<(Self, Inventory)> {
+        let recipe = Recipe::read(&pretrained.files, &pretrained.options.settings)?;
         let (mut layers, mut inventory) = (Vec::new(), Inventory::default());
         let mut width = hidden_size * recipe.pooling.len();
         for step in &recipe.steps {
             let Step::Dense(config) = step else { continue };
-            let place = opening.files.root().join(&config.folder);
+            let place = pretrained.files.root().join(&config.folder);
             if config.inputs != width {
                 let message = format!("in_features is {}, the vectors have {width} numbers", config.inputs);
                 return Err(Error::new(ErrorKind::Mismatch, message).at(place.join("config.json")));
             }
-            let names = opening.files.module_weights(&config.folder)?;
-            if names.is_empty() && !opening.weights.is_nothing() && opening.options.random_weights.is_none() {
+            let names = pretrained.files.module_weights(&config.folder)?;
+            if names.is_empty()
+                && !pretrained.weights.is_nothing()
+                && pretrained.options.random_weights.is_none()
+            {
                 return Err(Error::new(
                     ErrorKind::NotFound,
                     "modules.json wants a Dense, but there are no weights",
@@ -47,7 +50,7 @@ impl Vectors {
                 .at(place)
                 .hint("wanted model.safetensors or pytorch_model.bin; fetch the release again: fauna pull"));
             }
-            let weights = opening.part(&names, |_| Name::Keep)?;
+            let weights = pretrained.part(&names, |_| Name::Keep)?;
             layers.push(Dense::load(config, &weights)?);
             let read = weights.finish()?;
             inventory.parameters += read.parameters;

@@ -160,7 +160,7 @@ impl Codons {
     }
 
     /// How many tokens there are, special ones included.
-    pub fn vocabulary(&self) -> usize {
+    pub fn vocab_size(&self) -> usize {
         self.tokenizer.vocab_size()
     }
 
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn the_table_is_the_releases() {
         let codons = Codons::built_in().unwrap();
-        assert_eq!((codons.ids(), codons.vocabulary(), codons.pad()), (5..69, 69, 3));
+        assert_eq!((codons.ids(), codons.vocab_size(), codons.pad()), (5..69, 69, 3));
         assert_eq!(codons.stops(), [65, 68, 67]);
         for (id, codon) in [(5, "GGC"), (10, "ATG"), (66, "CGA"), (68, "TAG")] {
             assert_eq!(codons.codon(id), Some(codon));

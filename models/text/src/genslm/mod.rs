@@ -8,11 +8,11 @@
 //! releases, and what one does with genes ([`GenSlm`]): vectors, likelihoods, new genes.
 
 pub mod codons;
-mod exhibit;
 pub mod fasta;
+mod pipeline;
 mod release;
 
-pub use exhibit::{GenSlm, Pooling, Score};
+pub use pipeline::{GenSlm, Pooling, Score};
 pub use release::rename;
 pub(crate) use release::{inventory, layout};
 

@@ -8,7 +8,7 @@
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::error::first_five;
-use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -58,9 +58,9 @@ fn release_of(file: &str) -> Option<(&'static str, &'static Size)> {
     RELEASES.iter().find(|(_, weights, _)| *weights == file).map(|(id, _, size)| (*id, &SIZES[*size]))
 }
 
-/// The name of the release that `opening` reads, if its weights are called as the project calls them.
-pub(super) fn name_of(opening: &Opening) -> Option<&'static str> {
-    let file = opening.checkpoint.as_ref()?.files().first()?.file_name()?.to_str()?;
+/// The name of the release that `pretrained` reads, if its weights are called as the project calls them.
+pub(super) fn name_of(pretrained: &Pretrained) -> Option<&'static str> {
+    let file = pretrained.checkpoint.as_ref()?.files().first()?.file_name()?.to_str()?;
     release_of(file).map(|(id, _)| id)
 }
 
@@ -85,7 +85,7 @@ fn tables(names: &[String]) -> impl Iterator<Item = &String> {
 ///
 /// # Errors
 /// What is wrong with a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
-pub(crate) fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let names = files.names();
     let asked = options.family.as_deref() == Some(super::FAMILY);
     let config = match files.get("config.json") {
@@ -174,16 +174,16 @@ pub fn rename(name: &str) -> Name {
 /// # Errors
 /// [`Format`](ErrorKind::Format) for a file that is no table of codons, or has more than the network;
 /// [`NotFound`](ErrorKind::NotFound) where there is no file and the network knows another number of tokens.
-pub(super) fn codons(opening: &Opening, vocabulary: usize) -> Result<Codons> {
-    let names = opening.files.names();
+pub(super) fn codons(pretrained: &Pretrained, vocabulary: usize) -> Result<Codons> {
+    let names = pretrained.files.names();
     let fitting = format!("codon_wordlevel_{vocabulary}vocab.json");
     let table = tables(&names).find(|name| **name == fitting).or_else(|| tables(&names).next());
     let table = table.or_else(|| names.iter().find(|name| *name == "tokenizer.json"));
-    let codons = match table.and_then(|name| opening.files.get(name)) {
+    let codons = match table.and_then(|name| pretrained.files.get(name)) {
         Some(path) => {
             let codons = Codons::from_file(&path)?;
-            if codons.vocabulary() > vocabulary {
-                let message = format!("{} tokens, and the network has {vocabulary}", codons.vocabulary());
+            if codons.vocab_size() > vocabulary {
+                let message = format!("{} tokens, and the network has {vocabulary}", codons.vocab_size());
                 return Err(Error::format(path, message).hint("put the table of this model beside it"));
             }
             codons
@@ -192,7 +192,7 @@ pub(super) fn codons(opening: &Opening, vocabulary: usize) -> Result<Codons> {
         None => {
             let message = format!("the network knows {vocabulary} tokens, and no table says which");
             return Err(Error::new(ErrorKind::NotFound, message)
-                .at(opening.files.root())
+                .at(pretrained.files.root())
                 .hint(format!("put {fitting} or tokenizer.json beside the weights")));
         }
     };
@@ -204,8 +204,8 @@ pub(super) fn codons(opening: &Opening, vocabulary: usize) -> Result<Codons> {
 ///
 /// # Errors
 /// [`Unsupported`](ErrorKind::Unsupported) with the shapes in the file.
-pub(super) fn check_heads(opening: &Opening) -> Result<()> {
-    let size = |key: &str| opening.config[key].as_u64().filter(|size| *size > 0);
+pub(super) fn check_heads(pretrained: &Pretrained) -> Result<()> {
+    let size = |key: &str| pretrained.config[key].as_u64().filter(|size| *size > 0);
     let (Some(width), Some(heads)) = (size("hidden_size"), size("num_attention_heads")) else {
         return Ok(());
     };
@@ -213,14 +213,14 @@ pub(super) fn check_heads(opening: &Opening) -> Result<()> {
         return Ok(());
     }
     let message = format!("hidden_size {width} is not a multiple of num_attention_heads {heads}");
-    let error = Error::unsupported(message).at(&opening.label);
-    let error = match release_of(&opening.label) {
+    let error = Error::unsupported(message).at(&pretrained.label);
+    let error = match release_of(&pretrained.label) {
         Some(_) => {
             error.hint("the sizes that the project ships for this release cannot be computed by anyone")
         }
         None => error,
     };
-    Err(match &opening.checkpoint {
+    Err(match &pretrained.checkpoint {
         None => error,
         Some(checkpoint) => error
             .hint(format!("the file holds {}", shapes(checkpoint)))
@@ -241,9 +241,9 @@ fn shapes(checkpoint: &Checkpoint) -> String {
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    check_heads(opening)?;
-    Ok(opening.load::<GptNeoX>()?.1)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    check_heads(pretrained)?;
+    Ok(pretrained.load::<GptNeoX>()?.1)
 }
 
 #[cfg(test)]
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn found(folder: &tempfile::TempDir) -> Result<Option<Layout>> {
-        layout(&Files::folder(folder.path(), "here"), &Options::default())
+        layout(&Files::folder(folder.path(), "here"), &LoadOptions::default())
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
     }
 
     fn layout_of(place: &tempfile::TempDir, file: &str) -> Layout {
-        layout(&Files::file(&place.path().join(file), file), &Options::default()).unwrap().unwrap()
+        layout(&Files::file(&place.path().join(file), file), &LoadOptions::default()).unwrap().unwrap()
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub use original::layout;
 
-use crate::causal::{CausalLm, Step, UsualTokens, embedding_and_head};
+use crate::causal::{CausalLm, DefaultTokens, Step, embedding_and_head};
 use experts::Mlp;
 
 /// What [`Config`] does not say of the keys.
@@ -280,26 +280,26 @@ impl Model for GptOss {
 impl CausalLm for GptOss {
     /// Of the vocabulary that all releases share: begin of text; end of an answer, of a text, of a call of a tool;
     /// end of text once more. A message also ends within an answer, and then another follows.
-    const USUAL_TOKENS: UsualTokens = UsualTokens {
+    const DEFAULT_TOKENS: DefaultTokens = DefaultTokens {
         begin: Some(199_998),
         end: &[200_002, 199_999, 200_012],
         pad: Some(199_999),
         end_of_turn: None,
     };
 
-    fn layers(&self) -> usize {
+    fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
 
-    fn positions(&self) -> usize {
+    fn max_position_embeddings(&self) -> usize {
         self.config.max_position_embeddings
     }
 
-    fn hard_limit(&self) -> bool {
+    fn has_position_limit(&self) -> bool {
         false
     }
 
-    fn vocabulary(&self) -> usize {
+    fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 

@@ -1,7 +1,7 @@
 //! OpenAI's own files, as the releases hold them in `original/`: a config without a type, and other names.
 
 use fauna_shared::Result;
-use fauna_shared::model::{Layout, Options};
+use fauna_shared::model::{Layout, LoadOptions};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 ///
 /// # Errors
 /// Whatever is wrong with a config or weights that are there.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_none() {
         return Ok(None);
     }

@@ -21,7 +21,7 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
-mod exhibit;
+mod pipeline;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
@@ -31,8 +31,8 @@ use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 
-pub use exhibit::T5Exhibit;
-pub(crate) use exhibit::{inventory, sample};
+pub use pipeline::T5Pipeline;
+pub(crate) use pipeline::{inventory, sample};
 
 /// What [`Config`] does not say of the keys.
 pub static KEYS: Keys = Keys {

@@ -25,7 +25,7 @@ mod vision;
 
 use candle_core::Tensor;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Exhibit, Keys, Model, Opening, check_sizes, only_known};
+use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, check_sizes, only_known};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -43,7 +43,7 @@ pub(crate) use original::CONFIG as OPEN_CLIP;
 pub(crate) use text::embedded;
 pub(crate) use vision::{own_size, side};
 
-use crate::pair::{self, Pair, PairExhibit};
+use crate::contrastive::{self, ContrastiveModel, ContrastivePipeline};
 
 /// How the `model_type` of what this family loads begins.
 const KIND: &str = "clip";
@@ -76,15 +76,16 @@ impl TryFrom<Value> for Config {
             Some("clip_vision_model") => "CLIPVisionModel",
             _ => "CLIPModel",
         });
-        let text = || pair::part::<TextConfig>(&config, KIND, "text_config", architecture != "CLIPModel");
+        let text =
+            || contrastive::part::<TextConfig>(&config, KIND, "text_config", architecture != "CLIPModel");
         let vision =
-            || pair::part::<VisionConfig>(&config, KIND, "vision_config", architecture != "CLIPModel");
+            || contrastive::part::<VisionConfig>(&config, KIND, "vision_config", architecture != "CLIPModel");
         let none = Self { text_config: None, vision_config: None, projection_dim: None };
         Ok(match architecture {
             "CLIPModel" => Self {
                 text_config: Some(text()?),
                 vision_config: Some(vision()?),
-                projection_dim: Some(pair::size(&config, "projection_dim", 512)?),
+                projection_dim: Some(contrastive::size(&config, "projection_dim", 512)?),
             },
             "CLIPTextModel" => Self { text_config: Some(text()?), ..none },
             "CLIPVisionModel" => Self { vision_config: Some(vision()?), ..none },
@@ -132,7 +133,7 @@ impl Model for Clip {
             vision_model: vision.map(|c| VisionTower::load(c, &place("vision_model"))).transpose()?,
             text_projection: projection("text_projection", text.map(|c| c.hidden_size))?,
             visual_projection: projection("visual_projection", vision.map(|c| c.hidden_size))?,
-            logit_scale: both.then(|| pair::number(w, "logit_scale", scale)).transpose()?,
+            logit_scale: both.then(|| contrastive::number(w, "logit_scale", scale)).transpose()?,
         })
     }
 }
@@ -153,7 +154,7 @@ impl Clip {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn text_model(&self) -> Result<&TextTower> {
-        self.text_model.as_ref().ok_or_else(|| pair::no_tower("reads texts"))
+        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("reads texts"))
     }
 
     /// The tower that sees.
@@ -161,7 +162,7 @@ impl Clip {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn vision_model(&self) -> Result<&VisionTower> {
-        self.vision_model.as_ref().ok_or_else(|| pair::no_tower("sees pictures"))
+        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("sees pictures"))
     }
 
     /// What cosines are multiplied by to become logits; 1 for a tower alone.
@@ -226,14 +227,14 @@ impl Clip {
             return Ok(());
         };
         let features = projection.forward(&pooled)?;
-        let embeds = if both { pair::normalised(&features)? } else { features.clone() };
+        let embeds = if both { contrastive::normalised(&features)? } else { features.clone() };
         out.insert(format!("{kind}_embeds"), embeds);
         out.insert(format!("{kind}_features"), features);
         Ok(())
     }
 }
 
-impl Pair for Clip {
+impl ContrastiveModel for Clip {
     fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors> {
         only_known(inputs, &["attention_mask", "image", "input_ids", "pixel_values", "text"])?;
         let mut out = Tensors::new();
@@ -287,15 +288,15 @@ impl Pair for Clip {
 }
 
 /// Opens a checkpoint.
-pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    let (network, inventory) = opening.load::<Clip>()?;
+pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    let (network, inventory) = pretrained.load::<Clip>()?;
     let default = match (&network.text_model, &network.vision_model) {
         (Some(_), None) => "CLIPTextModel",
         (None, Some(_)) => "CLIPVisionModel",
         _ => "CLIPModel",
     };
-    let mut card = opening.card(&crate::CLIP, &opening.architecture(default), &inventory);
+    let mut card = pretrained.card(&crate::CLIP, &pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
-    pair::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
-    Ok(Box::new(PairExhibit::open(opening, network, card, pair::Habits::Clip)?))
+    contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    Ok(Box::new(ContrastivePipeline::open(pretrained, network, card, contrastive::TextPreprocessing::Clip)?))
 }

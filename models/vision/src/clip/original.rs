@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, Options};
+use fauna_shared::model::{Layout, LoadOptions};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use fauna_shared::{Error, Result};
@@ -119,7 +119,7 @@ fn parts(name: &str, norms: [(&str, &str); 2], tower: &str) -> Option<String> {
 
 /// The config and the weights of a release of open_clip's, or of an archive of OpenAI's. Whether the activation is
 /// QuickGELU, `quick_gelu` among the options says where the release does not.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     // A release in both layouts is read in transformers'.
     if files.get("config.json").is_some() {
         return Ok(None);
@@ -142,7 +142,7 @@ pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
     }
 }
 
-fn quick_gelu(options: &Options) -> Option<bool> {
+fn quick_gelu(options: &LoadOptions) -> Option<bool> {
     options.settings.get("quick_gelu")?.as_bool()
 }
 
@@ -248,7 +248,7 @@ fn other_network(key: &str, found: &Value) -> Error {
 }
 
 /// An archive of OpenAI's: its tensors tell its sizes, and its activation is always QuickGELU.
-fn archive(files: &Files, options: &Options) -> Result<Option<Layout>> {
+fn archive(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let Some(path) = archive_of(files) else { return Ok(None) };
     // What cannot be read is somebody else's to complain of.
     let Ok(checkpoint) = Checkpoint::open_files(std::slice::from_ref(&path)) else { return Ok(None) };

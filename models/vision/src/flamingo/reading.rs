@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::generate::{self, Decoder, GenerationConfig, Tokens};
 use fauna_shared::item::Tensors;
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, Result};
@@ -12,12 +12,12 @@ use fauna_text::causal::{left_padding, placed, sequences, token_ids};
 use fauna_text::words;
 use serde_json::Value;
 
-use super::sight::{Media, Seen, Sight};
+use super::sight::{Media, MediaLocations, MediaStates};
 
 /// A language model that looks at pictures between its blocks.
 pub(crate) trait Looks: Send + Sync {
     /// Words it scores.
-    fn vocabulary(&self) -> usize;
+    fn vocab_size(&self) -> usize;
 
     /// Where it computes.
     fn device(&self) -> &Device;
@@ -29,10 +29,10 @@ pub(crate) trait Looks: Send + Sync {
     fn see(&self, pixels: &Tensor) -> Result<Tensor>;
 
     /// The keys and values of every gated layer for `media`.
-    fn look(&self, media: &Media) -> Result<Seen>;
+    fn look(&self, media: &Media) -> Result<MediaStates>;
 
     /// The states after the last norm of `ids`, `(batch, time)`, which look at what `seen` holds where `sight` shows it.
-    fn read(&self, ids: &Tensor, at: &Place, seen: &Seen, cache: &mut Cache) -> Result<Tensor>;
+    fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor>;
 
     /// Scores of the next token, `(…, width)` to `(…, vocabulary)`.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
@@ -54,10 +54,10 @@ pub(crate) fn read(
     mask: Option<&Tensor>,
     positions: &Positions,
     media: &Media,
-    sight: &Sight,
+    sight: &MediaLocations,
 ) -> Result<Tensor> {
     let (_, time) = ids.dims2()?;
-    let ids = words::checked_ids(ids, mask, network.vocabulary(), network.device())?;
+    let ids = words::checked_ids(ids, mask, network.vocab_size(), network.device())?;
     let mask = match mask {
         Some(mask) => Mask::causal().with_padding(&words::real_tokens(mask)?)?,
         None => Mask::causal(),
@@ -73,7 +73,7 @@ pub(crate) fn prompts(
     ids: &Tensor,
     mask: Option<&Tensor>,
 ) -> Result<(Vec<Vec<u32>>, Vec<usize>)> {
-    let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, network.vocabulary(), &Device::Cpu)?.to_vec2()?;
+    let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?.to_vec2()?;
     let pads = match mask {
         None => vec![0; rows.len()],
         Some(mask) => left_padding(&words::real_tokens(mask)?)?,
@@ -86,7 +86,7 @@ pub(crate) fn generate_ids(
     answering: &Answering,
     ids: &Tensor,
     mask: Option<&Tensor>,
-    decoding: &Decoding,
+    decoding: &GenerationConfig,
 ) -> Result<Tensors> {
     let (rows, pads) = prompts(answering.network, ids, mask)?;
     let prompts: Vec<&[u32]> =
@@ -101,11 +101,11 @@ pub(crate) fn generate_ids(
 ///
 /// # Errors
 /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for beams.
-pub(crate) fn decoding(options: &Value, end: &[u32], pad: Option<u32>) -> Result<Decoding> {
+pub(crate) fn decoding(options: &Value, end: &[u32], pad: Option<u32>) -> Result<GenerationConfig> {
     if options["num_beams"].as_u64().is_some_and(|beams| beams > 1) {
         return Err(Error::unsupported("num_beams is not implemented: answers are greedy or sampled"));
     }
-    let mut decoding = Decoding::greedy(options["max_new_tokens"].as_u64().unwrap_or(20) as usize);
+    let mut decoding = GenerationConfig::greedy(options["max_new_tokens"].as_u64().unwrap_or(20) as usize);
     decoding.eos = Some(match &options["eos_token_id"] {
         Value::Null => end.to_vec(),
         ids => token_ids(ids),
@@ -117,17 +117,22 @@ pub(crate) fn decoding(options: &Value, end: &[u32], pad: Option<u32>) -> Result
 /// Prompts being answered: the pictures they speak of, and what each token looks at.
 pub(crate) struct Answering<'a> {
     pub network: &'a dyn Looks,
-    pub seen: Seen,
+    pub seen: MediaStates,
     /// States of a picture.
     pub per_picture: usize,
-    pub sight: Sight,
+    pub sight: MediaLocations,
     /// Tokens that are never written.
     pub banned: Vec<u32>,
 }
 
 impl<'a> Answering<'a> {
     /// About `media`, looked at once.
-    pub fn new(network: &'a dyn Looks, media: &Media, sight: Sight, banned: Vec<u32>) -> Result<Self> {
+    pub fn new(
+        network: &'a dyn Looks,
+        media: &Media,
+        sight: MediaLocations,
+        banned: Vec<u32>,
+    ) -> Result<Self> {
         let (seen, per_picture) = (network.look(media)?, media.per_picture()?);
         Ok(Self { network, seen, per_picture, sight, banned })
     }
@@ -137,7 +142,7 @@ impl<'a> Answering<'a> {
         &self,
         tokenizer: &Tokenizer,
         prompts: &[Vec<u32>],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<()> {
         if options.guidance != 1.0 {

@@ -12,11 +12,11 @@ const AT_ONCE: usize = 8;
 
 /// Which pictures each token of each row looks at: row, token, picture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sight {
+pub struct MediaLocations {
     rows: Vec<Vec<Vec<bool>>>,
 }
 
-impl Sight {
+impl MediaLocations {
     /// Each token looks at the latest picture: that of the last place `<image>` at it or before it, if there is one.
     /// Nothing is seen after an `end` until the next picture.
     ///
@@ -189,11 +189,11 @@ impl Media {
 
 /// The keys and values of all pictures for each gated layer, worked out once: `(rows, states, heads, width)`.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct MediaStates {
     layers: Vec<(Tensor, Tensor)>,
 }
 
-impl Seen {
+impl MediaStates {
     /// With the keys and values of each gated layer in turn.
     pub fn new(layers: Vec<(Tensor, Tensor)>) -> Self {
         Self { layers }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_token_looks_at_the_latest_picture_until_the_text_ends() {
         let rows = [vec![5, 9, 5, 9, 5, 2, 5, 9], vec![5, 5, 5, 5, 5, 5, 5, 9]];
-        let sight = Sight::latest(&rows, &[3, 1], 9, Some(2)).unwrap();
+        let sight = MediaLocations::latest(&rows, &[3, 1], 9, Some(2)).unwrap();
         let mask = sight.mask(8, 2).unwrap();
         let sees = |row, token| (0..6).filter(|key| mask.sees(row, token, *key, 6)).collect::<Vec<_>>();
         let of_first: Vec<_> = (0..8).map(|token| sees(0, token)).collect();
@@ -229,15 +229,15 @@ mod tests {
 
     #[test]
     fn more_places_than_pictures_are_an_error() {
-        let error = Sight::latest(&[vec![9, 9]], &[1], 9, None).unwrap_err().to_string();
+        let error = MediaLocations::latest(&[vec![9, 9]], &[1], 9, None).unwrap_err().to_string();
         assert!(error.contains("2 places <image> for 1 pictures"), "{error}");
-        assert!(Sight::latest(&[vec![9]], &[2], 9, None).is_ok(), "the second is never looked at");
+        assert!(MediaLocations::latest(&[vec![9]], &[2], 9, None).is_ok(), "the second is never looked at");
     }
 
     #[test]
     fn a_token_may_look_at_pictures_that_do_not_lie_side_by_side() {
         let table = Tensor::new(&[[[1i64, 0, 1], [0, 0, 0]]], &Device::Cpu).unwrap();
-        let mask = Sight::table(&table).unwrap().mask(3, 1).unwrap();
+        let mask = MediaLocations::table(&table).unwrap().mask(3, 1).unwrap();
         let sees = |token| [0, 1, 2].map(|key| mask.sees(0, token, key, 3));
         assert_eq!((sees(0), sees(1), sees(2)), ([false; 3], [true, false, true], [false; 3]));
     }

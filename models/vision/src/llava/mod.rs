@@ -13,7 +13,7 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::image::processor::CLIP_MEAN;
 use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Exhibit, Keys, Model, Opening};
+use fauna_shared::model::{Keys, Model, Pipeline, Pretrained};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result, json};
@@ -24,7 +24,10 @@ use serde_json::{Value, json};
 
 use crate::clip::{VisionConfig, VisionTower, without_class};
 use crate::processor;
-use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees, with_parts};
+use crate::vision_language::{
+    self, Marks, MultimodalProcessor, PipelineSettings, VisionLanguageModel, VisionLanguagePipeline,
+    with_parts,
+};
 
 /// The tower of LLaVA 1.5 and LLaVA-Med, where it is named and not described.
 const TOWER: &str = "openai/clip-vit-large-patch14-336";
@@ -74,17 +77,17 @@ impl Config {
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for what is not implemented, by name.
-    pub fn read(opening: &Opening) -> Result<Self> {
-        let wrong = |message: String| opening.config_error(message);
-        match opening.config["text_config"].is_object() {
-            true => Self::of_transformers(&opening.config, &wrong),
-            false => Self::of_the_original(&opening.config, &wrong),
+    pub fn read(pretrained: &Pretrained) -> Result<Self> {
+        let wrong = |message: String| pretrained.config_error(message);
+        match pretrained.config["text_config"].is_object() {
+            true => Self::of_transformers(&pretrained.config, &wrong),
+            false => Self::of_the_original(&pretrained.config, &wrong),
         }
     }
 
     fn of_the_original(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
         let told = |error: Error| wrong(error.message().to_string());
-        let language = seeing::without_nulls(config, &["sliding_window"]);
+        let language = vision_language::without_nulls(config, &["sliding_window"]);
         let refuse = |key: &str, found: &Value, known: &str| {
             Err(Error::unsupported(format!("{key} {found} is not implemented"))
                 .hint(format!("known: {known}")))
@@ -126,7 +129,7 @@ impl Config {
     }
 
     fn of_transformers(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
-        let text = seeing::without_nulls(&config["text_config"], &["sliding_window"]);
+        let text = vision_language::without_nulls(&config["text_config"], &["sliding_window"]);
         let told = |error: Error| wrong(error.message().to_string());
         let flag = |key: &str| json::part::<Option<bool>>(key, config[key].clone()).map_err(told);
         let kind = text["model_type"].as_str().unwrap_or("llama").to_string();
@@ -217,16 +220,16 @@ pub struct Llava {
 
 impl Llava {
     /// Opens the language model, the projector and the tower, which may lie in a release of its own.
-    pub fn open(opening: &Opening) -> Result<(Self, Inventory)> {
-        let config = Config::read(opening)?;
-        let w = &opening.weights;
-        let named = opening.config["mm_vision_tower"].as_str().unwrap_or(TOWER);
-        let vision = match &opening.config["vision_config"] {
-            Value::Null => tower_config(opening, named)?,
-            vision => seeing::without_nulls(vision, &[]),
+    pub fn open(pretrained: &Pretrained) -> Result<(Self, Inventory)> {
+        let config = Config::read(pretrained)?;
+        let w = &pretrained.weights;
+        let named = pretrained.config["mm_vision_tower"].as_str().unwrap_or(TOWER);
+        let vision = match &pretrained.config["vision_config"] {
+            Value::Null => tower_config(pretrained, named)?,
+            vision => vision_language::without_nulls(vision, &[]),
         };
         let vision: VisionConfig =
-            json::part("vision_config", vision).map_err(|error| opening.config_error(error.message()))?;
+            json::part("vision_config", vision).map_err(|error| pretrained.config_error(error.message()))?;
         let depths = depths(&config.layers, vision.num_hidden_layers)?;
         let (width, seen) = (config.language.hidden_size, vision.hidden_size.saturating_mul(depths.len()));
         let projector = (0..config.projector.maps).map(|i| {
@@ -239,7 +242,7 @@ impl Llava {
         let (vision_tower, part) = match w.has("vision_tower", true) {
             true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
             false => {
-                let companion = opening.companion(&crate::CLIP, named)?;
+                let companion = pretrained.companion(&crate::CLIP, named)?;
                 for other in ["text_model", "text_projection", "visual_projection", "logit_scale"] {
                     companion.weights.skip(other);
                 }
@@ -260,7 +263,7 @@ impl Llava {
 
     /// The token in whose place a row of a picture stands: one beyond the words, where the release has none.
     fn place(&self) -> u32 {
-        self.config.image_token.unwrap_or(self.language_model.vocabulary() as u32)
+        self.config.image_token.unwrap_or(self.language_model.vocab_size() as u32)
     }
 }
 
@@ -284,12 +287,12 @@ fn depths(layers: &[i64], blocks: usize) -> Result<Vec<usize>> {
 
 /// The config of the tower that the original layout names: of the folder of that name in the release, of the known one,
 /// or of the release that is called so.
-fn tower_config(opening: &Opening, named: &str) -> Result<Value> {
+fn tower_config(pretrained: &Pretrained, named: &str) -> Result<Value> {
     let inside = |config: &Value| match &config["vision_config"] {
-        Value::Null => seeing::without_nulls(config, &[]),
-        vision => seeing::without_nulls(vision, &[]),
+        Value::Null => vision_language::without_nulls(config, &[]),
+        vision => vision_language::without_nulls(vision, &[]),
     };
-    if let Some(config) = opening.json(&format!("{named}/config.json"))? {
+    if let Some(config) = pretrained.json(&format!("{named}/config.json"))? {
         return Ok(inside(&config));
     }
     match named {
@@ -297,21 +300,21 @@ fn tower_config(opening: &Opening, named: &str) -> Result<Value> {
             "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
             "image_size": 336, "patch_size": 14, "projection_dim": 768
         })),
-        other => Ok(inside(&opening.companion(&crate::CLIP, other)?.config)),
+        other => Ok(inside(&pretrained.companion(&crate::CLIP, other)?.config)),
     }
 }
 
-impl Sees for Llava {
-    fn layers(&self) -> usize {
-        self.language_model.layers()
+impl VisionLanguageModel for Llava {
+    fn num_hidden_layers(&self) -> usize {
+        self.language_model.num_hidden_layers()
     }
 
-    fn vocabulary(&self) -> usize {
-        self.language_model.vocabulary()
+    fn vocab_size(&self) -> usize {
+        self.language_model.vocab_size()
     }
 
-    fn positions(&self) -> usize {
-        self.language_model.positions()
+    fn max_position_embeddings(&self) -> usize {
+        self.language_model.max_position_embeddings()
     }
 
     fn image_token(&self) -> u32 {
@@ -375,7 +378,7 @@ impl Sees for Llava {
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
         let real = mask.map(words::real_tokens).transpose()?;
         let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let (place, words) = (self.place(), self.vocabulary() as i64);
+        let (place, words) = (self.place(), self.vocab_size() as i64);
         let whole = self.config.image_token.is_none();
         let mut out = Vec::with_capacity(rows.len());
         for (r, row) in rows.iter().enumerate() {
@@ -409,7 +412,7 @@ impl Sees for Llava {
         Ok((rows, (filled || real.is_some()).then(shown)))
     }
 
-    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
+    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
         let form = match self.config.language.model_type.as_str() {
             "mistral" | "llava_mistral" => prompt::Form::Mistral,
             _ => prompt::Form::Vicuna,
@@ -419,26 +422,29 @@ impl Sees for Llava {
 }
 
 /// Walks the tensors alone.
-pub fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(Llava::open(opening)?.1)
+pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(Llava::open(pretrained)?.1)
 }
 
 /// Opens a checkpoint of either layout.
-pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    let (network, inventory) = Llava::open(opening)?;
-    let mut card = opening.card(&crate::LLAVA, &opening.architecture("LlavaMistralForCausalLM"), &inventory);
-    card.notes.push(seeing::NO_DEVICE.to_string());
+pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    let (network, inventory) = Llava::open(pretrained)?;
+    let mut card =
+        pretrained.card(&crate::LLAVA, &pretrained.architecture("LlavaMistralForCausalLM"), &inventory);
+    card.notes.push(vision_language::NO_DEVICE.to_string());
     let size = network.image_size();
-    let square = opening.config["image_aspect_ratio"].as_str() == Some("square");
-    let processor = processor::of(&opening.files, "LlavaImageProcessor")?.unwrap_or_else(|| match square {
-        true => Processor::clip(size),
-        false => Processor::llava(size),
-    });
+    let square = pretrained.config["image_aspect_ratio"].as_str() == Some("square");
+    let processor =
+        processor::of(&pretrained.files, "LlavaImageProcessor")?.unwrap_or_else(|| match square {
+            true => Processor::clip(size),
+            false => Processor::llava(size),
+        });
     // Beside the original's weights lies CLIP's own processor file, which knows of no padding.
-    let original = !opening.config["text_config"].is_object();
+    let original = !pretrained.config["text_config"].is_object();
     let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };
-    let manners = Manners { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
-    Ok(Box::new(Seer::new(opening, network, manners)?))
+    let manners =
+        PipelineSettings { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
+    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, manners)?))
 }
 
 /// A small config with every branch awake.

@@ -3,7 +3,7 @@
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
 use fauna_shared::{Error, Result};
 
-use crate::seeing::{Kit, said};
+use crate::vision_language::{MultimodalProcessor, said};
 
 /// What stands for a picture in a text.
 const PLACE: &str = "<image>";
@@ -20,7 +20,7 @@ pub enum Form {
 /// The tokens of `prompt` and its pictures, each of `tokens` times `place`. Texts between pictures are cut into tokens
 /// by themselves, as the original does.
 pub fn tokens(
-    kit: &Kit,
+    kit: &MultimodalProcessor,
     prompt: &Prompt,
     form: Form,
     place: u32,

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Exhibit, Keys, Model, Opening, check_sizes};
+use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, check_sizes};
 use fauna_shared::nn::{Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result, json};
@@ -25,8 +25,10 @@ use serde_json::{Value, json};
 pub use prompt::OneShot;
 
 use crate::processor;
-use crate::seeing::{self, Kit, Manners, Marks, Seer, Sees};
 use crate::siglip::{VisionConfig, VisionTower};
+use crate::vision_language::{
+    self, Marks, MultimodalProcessor, PipelineSettings, VisionLanguageModel, VisionLanguagePipeline,
+};
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,8 +48,8 @@ impl TryFrom<Value> for Config {
     type Error = String;
 
     fn try_from(config: Value) -> std::result::Result<Self, String> {
-        let mut text = seeing::without_nulls(&config["text_config"], &["sliding_window"]);
-        let mut vision = seeing::without_nulls(&config["vision_config"], &[]);
+        let mut text = vision_language::without_nulls(&config["text_config"], &["sliding_window"]);
+        let mut vision = vision_language::without_nulls(&config["vision_config"], &[]);
         for (key, part) in [("text_config", &mut text), ("vision_config", &mut vision)] {
             if part.is_null() {
                 *part = json!({});
@@ -225,17 +227,17 @@ impl MedGemma {
     }
 }
 
-impl Sees for MedGemma {
-    fn layers(&self) -> usize {
-        self.language_model.layers()
+impl VisionLanguageModel for MedGemma {
+    fn num_hidden_layers(&self) -> usize {
+        self.language_model.num_hidden_layers()
     }
 
-    fn vocabulary(&self) -> usize {
-        self.language_model.vocabulary()
+    fn vocab_size(&self) -> usize {
+        self.language_model.vocab_size()
     }
 
-    fn positions(&self) -> usize {
-        self.language_model.positions()
+    fn max_position_embeddings(&self) -> usize {
+        self.language_model.max_position_embeddings()
     }
 
     fn image_token(&self) -> u32 {
@@ -287,31 +289,34 @@ impl Sees for MedGemma {
 
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
         let image = self.image_token() as usize;
-        let known = self.vocabulary().max(image + 1);
+        let known = self.vocab_size().max(image + 1);
         let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, known, &Device::Cpu)?.to_vec2()?;
-        let words = self.vocabulary();
+        let words = self.vocab_size();
         if let Some(id) = rows.iter().flatten().find(|id| **id as usize >= words && **id as usize != image) {
             return Err(Error::input(format!("token {id} is outside the vocabulary of {words}")));
         }
         Ok((rows, mask.map(words::real_tokens).transpose()?))
     }
 
-    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
+    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
         prompt::tokens(kit, prompt, self.tokens_of_a_picture())
     }
 }
 
 /// Opens a checkpoint. Of the settings it reads `pan_and_scan` (long pictures are also seen in pieces), `padded_resize`
 /// (pictures keep their shape, as in Med-PaLM M's paper), `instruction` and `exemplar` (as in [`OneShot`]).
-pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    let (network, inventory) = opening.load::<MedGemma>()?;
-    let mut card =
-        opening.card(&crate::GEMMA3, &opening.architecture("Gemma3ForConditionalGeneration"), &inventory);
-    card.notes.push(seeing::NO_DEVICE.to_string());
+pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    let (network, inventory) = pretrained.load::<MedGemma>()?;
+    let mut card = pretrained.card(
+        &crate::GEMMA3,
+        &pretrained.architecture("Gemma3ForConditionalGeneration"),
+        &inventory,
+    );
+    card.notes.push(vision_language::NO_DEVICE.to_string());
     let size = network.image_size();
     let mut processor =
-        processor::of(&opening.files, "Gemma3ImageProcessor")?.unwrap_or_else(|| Processor::gemma3(size));
-    let flag = |name: &str| match opening.options.settings.get(name) {
+        processor::of(&pretrained.files, "Gemma3ImageProcessor")?.unwrap_or_else(|| Processor::gemma3(size));
+    let flag = |name: &str| match pretrained.options.settings.get(name) {
         None => Ok(None),
         Some(value) => {
             let flag = value.as_bool();
@@ -326,19 +331,19 @@ pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
     }
     if processor.size() != (size, size) {
         let (height, width) = processor.size();
-        return Err(opening.config_error(format!(
+        return Err(pretrained.config_error(format!(
             "the processor makes pictures of {height} by {width}, the tower sees {size} by {size}"
         )));
     }
-    let manners = Manners {
+    let manners = PipelineSettings {
         card,
         processor,
         both_ways: true,
-        end: Gemma3::USUAL_TOKENS.end,
-        end_of_turn: Gemma3::USUAL_TOKENS.end_of_turn,
+        end: Gemma3::DEFAULT_TOKENS.end,
+        end_of_turn: Gemma3::DEFAULT_TOKENS.end_of_turn,
         answer: 200,
     };
-    Ok(Box::new(Seer::new(opening, network, manners)?))
+    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, manners)?))
 }
 
 /// A small config with every branch awake.

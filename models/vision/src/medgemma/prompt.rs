@@ -5,7 +5,7 @@ use fauna_shared::text::Message;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-use crate::seeing::{Kit, said};
+use crate::vision_language::{MultimodalProcessor, said};
 
 /// What stands for a picture in a text.
 const PLACE: &str = "<start_of_image>";
@@ -64,7 +64,7 @@ impl OneShot {
 /// The tokens of `prompt` and its pictures, pieces of pan and scan included, each of `tokens` tokens.
 ///
 /// Items are one turn of the user where the release has a template, and a text to be continued where it has none.
-pub fn tokens(kit: &Kit, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Vec<Image>)> {
+pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Vec<Image>)> {
     let shot = |items: &[Item]| -> Result<Vec<Item>> {
         let setting = |name: &str| match kit.settings.get(name) {
             None => Ok(String::new()),
@@ -103,7 +103,7 @@ pub fn tokens(kit: &Kit, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Ve
 }
 
 /// The conversation by the release's own template.
-fn rendered(kit: &Kit, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
+fn rendered(kit: &MultimodalProcessor, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
     let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
     let (texts, images) = said(&items, PLACE)?;
     let message = |(turn, text): (&Turn, String)| {
@@ -120,7 +120,12 @@ fn rendered(kit: &Kit, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
 }
 
 /// `words` with every place filled: a picture between its marks, or with its pieces as pan and scan tells of them.
-fn expanded(kit: &Kit, words: &str, images: Vec<Image>, tokens: usize) -> Result<(String, Vec<Image>)> {
+fn expanded(
+    kit: &MultimodalProcessor,
+    words: &str,
+    images: Vec<Image>,
+    tokens: usize,
+) -> Result<(String, Vec<Image>)> {
     let picture = format!("\n\n{PLACE}{}{END}\n\n", SOFT.repeat(tokens));
     let places = words.matches(PLACE).count();
     if places != images.len() {

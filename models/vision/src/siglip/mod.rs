@@ -22,7 +22,7 @@ mod vision;
 
 use candle_core::Tensor;
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Exhibit, Keys, Model, Opening, only_known};
+use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, only_known};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use fauna_text::words::{checked_ids, input_ids, real_tokens};
@@ -32,7 +32,7 @@ use serde_json::Value;
 pub use text::{TextConfig, TextStates, TextTower};
 pub use vision::{VisionConfig, VisionStates, VisionTower};
 
-use crate::pair::{self, Pair, PairExhibit};
+use crate::contrastive::{self, ContrastiveModel, ContrastivePipeline};
 
 /// How the `model_type` of what this family loads begins.
 const KIND: &str = "siglip";
@@ -64,8 +64,8 @@ impl TryFrom<Value> for Config {
             _ => "SiglipModel",
         });
         let alone = architecture != "SiglipModel";
-        let text = || pair::part::<TextConfig>(&config, KIND, "text_config", alone).map(Some);
-        let vision = || pair::part::<VisionConfig>(&config, KIND, "vision_config", alone).map(Some);
+        let text = || contrastive::part::<TextConfig>(&config, KIND, "text_config", alone).map(Some);
+        let vision = || contrastive::part::<VisionConfig>(&config, KIND, "vision_config", alone).map(Some);
         Ok(match architecture {
             "SiglipModel" => Self { text_config: text()?, vision_config: vision()? },
             "SiglipTextModel" => Self { text_config: text()?, vision_config: None },
@@ -111,8 +111,8 @@ impl Model for Siglip {
         let place = |name: &str| if both { w.at(name) } else { w.clone() };
         // The releases store one number as a vector.
         let number = |name: &str| match w.dims(name) {
-            Some([]) => pair::number(w, name, &[]),
-            _ => pair::number(w, name, &[1]),
+            Some([]) => contrastive::number(w, name, &[]),
+            _ => contrastive::number(w, name, &[1]),
         };
         Ok(Self {
             text_model: config.text_config.map(|c| TextTower::load(&c, &place("text_model"))).transpose()?,
@@ -133,7 +133,7 @@ impl Siglip {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn text_model(&self) -> Result<&TextTower> {
-        self.text_model.as_ref().ok_or_else(|| pair::no_tower("reads texts"))
+        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("reads texts"))
     }
 
     /// The tower that sees.
@@ -141,7 +141,7 @@ impl Siglip {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn vision_model(&self) -> Result<&VisionTower> {
-        self.vision_model.as_ref().ok_or_else(|| pair::no_tower("sees pictures"))
+        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("sees pictures"))
     }
 
     /// What cosines are multiplied by, and what is added then; 1 and 0 for a tower alone.
@@ -159,7 +159,7 @@ impl Siglip {
         out.insert("vision_last_hidden_state".into(), states.last_hidden_state.clone());
         match (self.logits, states.pooled) {
             (Some(_), Some(pooled)) => {
-                out.insert("image_embeds".into(), pair::normalised(&pooled)?);
+                out.insert("image_embeds".into(), contrastive::normalised(&pooled)?);
                 out.insert("image_features".into(), pooled);
             }
             (_, pooled) => {
@@ -179,7 +179,7 @@ impl Siglip {
         out.insert("text_last_hidden_state".into(), states.last_hidden_state.clone());
         match self.logits {
             Some(_) => {
-                out.insert("text_embeds".into(), pair::normalised(&states.pooled)?);
+                out.insert("text_embeds".into(), contrastive::normalised(&states.pooled)?);
                 out.insert("text_features".into(), states.pooled);
             }
             None => {
@@ -191,7 +191,7 @@ impl Siglip {
     }
 }
 
-impl Pair for Siglip {
+impl ContrastiveModel for Siglip {
     fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors> {
         only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
         let mut out = Tensors::new();
@@ -243,18 +243,23 @@ impl Pair for Siglip {
 }
 
 /// Opens a checkpoint.
-pub fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    let (network, inventory) = opening.load::<Siglip>()?;
+pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    let (network, inventory) = pretrained.load::<Siglip>()?;
     let default = match (&network.text_model, &network.vision_model) {
         (Some(_), None) => "SiglipTextModel",
         (None, Some(_)) => "SiglipVisionModel",
         _ => "SiglipModel",
     };
-    let mut card = opening.card(&crate::SIGLIP, &opening.architecture(default), &inventory);
+    let mut card = pretrained.card(&crate::SIGLIP, &pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
-    pair::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
-    if opening.label.contains("medsiglip") {
+    contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    if pretrained.label.contains("medsiglip") {
         card.notes.push("a research model, no medical device".to_string());
     }
-    Ok(Box::new(PairExhibit::open(opening, network, card, pair::Habits::Siglip)?))
+    Ok(Box::new(ContrastivePipeline::open(
+        pretrained,
+        network,
+        card,
+        contrastive::TextPreprocessing::Siglip,
+    )?))
 }

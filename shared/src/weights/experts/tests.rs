@@ -11,7 +11,7 @@ use crate::progress::Silent;
 use crate::quantize::{Copy, WEIGHTS, quantize};
 use crate::runtime::{Precision, Runtime};
 use crate::weights::{Inventory, Name};
-use crate::zoo::{Options, Zoo};
+use crate::zoo::{LoadOptions, Zoo};
 
 const COUNT: usize = 3;
 const OUTPUTS: usize = 5;
@@ -234,8 +234,8 @@ static MIXTURE: Family = Family {
         "up_weight.scales" => Name::To("up_scales".into()),
         _ => Name::Keep,
     },
-    inventory: |opening| Ok(mixtures(&opening.weights)?.1),
-    open: |opening| Err(Error::unsupported(opening.config.to_string())),
+    inventory: |pretrained| Ok(mixtures(&pretrained.weights)?.1),
+    open: |pretrained| Err(Error::unsupported(pretrained.config.to_string())),
     sample: || json!({}),
 };
 
@@ -262,7 +262,7 @@ fn a_quantised_copy_holds_what_quantising_at_load_makes() {
     let copied = out.path().join("copy");
     let source = folder.path().to_str().unwrap();
     let copy = Copy { source, kind: GgmlDType::Q4_0, folder: &copied, replace: false };
-    let made = quantize(&Zoo::new([&MIXTURE]), &Options::default(), &copy, &Silent).unwrap();
+    let made = quantize(&Zoo::new([&MIXTURE]), &LoadOptions::default(), &copy, &Silent).unwrap();
     assert_eq!((made.tensors, made.quantized), (3, 1));
     assert!(made.bytes_after < made.bytes_before);
 

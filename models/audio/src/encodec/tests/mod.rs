@@ -1,6 +1,6 @@
 //! The codec in pieces and as a whole, and what it says of bad inputs.
 
-mod exhibit;
+mod pipeline;
 
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,7 @@ use fauna_shared::error::nearest;
 use fauna_shared::item::Atoms;
 
 use super::super::elements;
-use super::{Column as Kept, Frame, Species, number, push, species, three, wrong};
+use super::{Column as PrefixCache, Frame, Species, number, push, species, three, wrong};
 
 /// The columns of a plain file.
 const PLAIN: &str = "species:S:1:pos:R:3";
@@ -112,8 +112,8 @@ impl Column {
     }
 
     /// Room for what is kept as it is written.
-    fn kept(&self) -> Kept {
-        Kept { name: self.written.clone(), kind: self.kind, width: self.width, words: Vec::new() }
+    fn kept(&self) -> PrefixCache {
+        PrefixCache { name: self.written.clone(), kind: self.kind, width: self.width, words: Vec::new() }
     }
 }
 
@@ -300,9 +300,9 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
         (_, _, true) => write!(out, ":{ALONG_CELL}:L:3")?,
         _ => write!(out, ":{MOVE_MASK}:L:3")?,
     }
-    let kept: Vec<&Kept> =
+    let kept: Vec<&PrefixCache> =
         frame.columns.iter().filter(|column| column.words.len() == count * column.width).collect();
-    for Kept { name, kind, width, .. } in &kept {
+    for PrefixCache { name, kind, width, .. } in &kept {
         write!(out, ":{name}:{kind}:{width}")?;
     }
     if let Some(energy) = frame.energy {
@@ -337,7 +337,7 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
             let letters = held[index].map(|held| if held { "F" } else { "T" });
             write!(out, " {}", if whole { letters[0].to_string() } else { letters.join(" ") })?;
         }
-        for Kept { width, words, .. } in &kept {
+        for PrefixCache { width, words, .. } in &kept {
             write!(out, " {}", words[index * width..(index + 1) * width].join(" "))?;
         }
         writeln!(out)?;
@@ -387,7 +387,7 @@ mod tests {
             masses: vec![12.011, 2.014],
             ..Atoms::default()
         };
-        let column = |name: &str, kind, width, words: &[&str]| Kept {
+        let column = |name: &str, kind, width, words: &[&str]| PrefixCache {
             name: name.to_string(),
             kind,
             width,

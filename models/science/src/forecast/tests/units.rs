@@ -1,5 +1,5 @@
 use super::*;
-use fauna_shared::model::Pace;
+use fauna_shared::model::FrequencyClass;
 
 fn stamp(text: &str) -> Stamp {
     Form::read(text).unwrap().0
@@ -112,22 +112,22 @@ fn a_frequency_is_recognised_in_spite_of_gaps() {
 #[test]
 fn seasons_and_paces_follow_from_the_frequency() {
     let known = [
-        ("s", 3600, Pace::High),
-        ("15min", 96, Pace::High),
-        ("h", 24, Pace::High),
-        ("7h", 1, Pace::High),
-        ("D", 7, Pace::High),
-        ("B", 5, Pace::High),
-        ("W-MON", 52, Pace::Medium),
-        ("MS", 12, Pace::Medium),
-        ("2ME", 6, Pace::Medium),
-        ("QE", 4, Pace::Low),
-        ("YS", 1, Pace::Low),
-        ("BME", 12, Pace::Medium),
-        ("SMS", 24, Pace::Medium),
-        ("12M-15", 1, Pace::Low),
-        ("BQS", 4, Pace::Low),
-        ("1", 1, Pace::High),
+        ("s", 3600, FrequencyClass::High),
+        ("15min", 96, FrequencyClass::High),
+        ("h", 24, FrequencyClass::High),
+        ("7h", 1, FrequencyClass::High),
+        ("D", 7, FrequencyClass::High),
+        ("B", 5, FrequencyClass::High),
+        ("W-MON", 52, FrequencyClass::Medium),
+        ("MS", 12, FrequencyClass::Medium),
+        ("2ME", 6, FrequencyClass::Medium),
+        ("QE", 4, FrequencyClass::Low),
+        ("YS", 1, FrequencyClass::Low),
+        ("BME", 12, FrequencyClass::Medium),
+        ("SMS", 24, FrequencyClass::Medium),
+        ("12M-15", 1, FrequencyClass::Low),
+        ("BQS", 4, FrequencyClass::Low),
+        ("1", 1, FrequencyClass::High),
     ];
     for (name, season, pace) in known {
         let frequency: Frequency = name.parse().unwrap();

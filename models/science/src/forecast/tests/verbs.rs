@@ -1,6 +1,6 @@
 use super::*;
 use fauna_shared::ErrorKind;
-use fauna_shared::model::{Forecast, Forecaster, Forecasting, Past};
+use fauna_shared::model::{Forecast, ForecastConfig, Forecaster, History};
 
 const A: [f64; 13] = [12.0, 15.0, 11.0, 20.0, 14.0, 16.0, 13.0, 22.0, 15.0, 19.0, 12.0, 25.0, 17.0];
 const B: [f64; 13] = [5.0, 0.0, 7.0, 3.0, 6.0, 1.0, 9.0, 2.0, 4.0, -1.0, 8.0, 5.0, 6.0];
@@ -14,7 +14,7 @@ fn two() -> Table {
 struct Picky;
 
 impl Forecaster for Picky {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> fauna_shared::Result<Vec<Forecast>> {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> fauna_shared::Result<Vec<Forecast>> {
         match series.iter().position(|past| past.values[0] < 0.0) {
             Some(index) => Err(fauna_shared::Error::input(format!("series {index} is too cold"))),
             None => Naive.forecast(series, options),
@@ -26,8 +26,8 @@ impl Forecaster for Picky {
 struct Told;
 
 impl Forecaster for Told {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> fauna_shared::Result<Vec<Forecast>> {
-        let one = |past: &Past| {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> fauna_shared::Result<Vec<Forecast>> {
+        let one = |past: &History| {
             let known = past.covariates.iter().find(|covariate| !covariate.future.is_empty());
             let mean = known.map_or(vec![-1.0; options.horizon], |covariate| covariate.future.clone());
             Forecast { quantiles: vec![mean.clone(); options.quantiles.len()], mean }
@@ -121,8 +121,8 @@ fn baselines_have_the_intervals_of_their_residuals() {
 
 #[test]
 fn gaps_do_not_stop_a_baseline() {
-    let past = Past::from(vec![1.0, 2.0, f32::NAN, 4.0, f32::NAN, f32::NAN]);
-    let options = Forecasting { horizon: 4, quantiles: Vec::new(), ..Forecasting::default() };
+    let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0, f32::NAN, f32::NAN]);
+    let options = ForecastConfig { horizon: 4, quantiles: Vec::new(), ..ForecastConfig::default() };
     let of = |season| SeasonalNaive { season }.forecast(std::slice::from_ref(&past), &options).unwrap();
     assert_eq!(of(1)[0].mean, [4.0; 4]);
     assert_eq!(of(3)[0].mean, [4.0, 2.0, 4.0, 4.0]);
@@ -164,7 +164,11 @@ fn conformal_intervals_hold_as_many_values_as_their_level_says() {
     // Cross-validation of calibrated intervals on noise about a flat line: 40 series, 5 windows of 4 steps.
     struct Zero;
     impl Forecaster for Zero {
-        fn forecast(&self, series: &[Past], options: &Forecasting) -> fauna_shared::Result<Vec<Forecast>> {
+        fn forecast(
+            &self,
+            series: &[History],
+            options: &ForecastConfig,
+        ) -> fauna_shared::Result<Vec<Forecast>> {
             let flat = || vec![0.0; options.horizon];
             let one =
                 |_| Forecast { mean: flat(), quantiles: options.quantiles.iter().map(|_| flat()).collect() };

@@ -18,7 +18,7 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
-mod exhibit;
+mod pipeline;
 mod release;
 
 use candle_core::{D, Device, Tensor};
@@ -28,7 +28,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
-pub use exhibit::DvaeExhibit;
+pub use pipeline::DvaePipeline;
 pub(crate) use release::{inventory, sample};
 pub use release::{layout, rename};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
@@ -35,7 +35,7 @@ fn file(files: &Files, side: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// What is wrong with the files.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let found: Vec<_> = SIDES.iter().filter_map(|side| Some((*side, file(files, side)?))).collect();
     if found.is_empty() || files.get("config.json").is_some() {
         return Ok(None);
@@ -71,17 +71,17 @@ fn sizes(side: &str, file: &Checkpoint) -> Option<Value> {
 }
 
 /// The network, from OpenAI's files or from a checkpoint of both sides.
-pub(super) fn load(opening: &Opening) -> Result<(Dvae, Inventory)> {
-    let paths = SIDES.map(|side| file(&opening.files, side));
-    let stored = paths.iter().any(Option::is_some) && opening.checkpoint.is_none();
-    if !stored || opening.files.get("config.json").is_some() {
-        return opening.load::<Dvae>();
+pub(super) fn load(pretrained: &Pretrained) -> Result<(Dvae, Inventory)> {
+    let paths = SIDES.map(|side| file(&pretrained.files, side));
+    let stored = paths.iter().any(Option::is_some) && pretrained.checkpoint.is_none();
+    if !stored || pretrained.files.get("config.json").is_some() {
+        return pretrained.load::<Dvae>();
     }
-    let mut config: Config = opening.config()?;
+    let mut config: Config = pretrained.config()?;
     let part = |path: &Option<PathBuf>| -> Result<Weights> {
         match path {
-            Some(path) => opening.part(std::slice::from_ref(path), rename),
-            None => Ok(opening.weights.clone()),
+            Some(path) => pretrained.part(std::slice::from_ref(path), rename),
+            None => Ok(pretrained.weights.clone()),
         }
     };
     let [encoder, decoder] = [part(&paths[0])?, part(&paths[1])?];
@@ -97,8 +97,8 @@ pub(super) fn load(opening: &Opening) -> Result<(Dvae, Inventory)> {
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(load(opening)?.1)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(load(pretrained)?.1)
 }
 
 /// A small codec with every branch.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use fauna_shared::generate::{Allowed, Decoder, Decoding, Halt, Tokens, generate};
+use fauna_shared::generate::{AllowedTokens, Decoder, GenerationConfig, Stop, Tokens, generate};
 use fauna_shared::{Error, ErrorKind, Result};
 
 use super::{DalleBart, State, Text};
@@ -44,7 +44,12 @@ struct Sheet<'a> {
 impl Pen<'_> {
     /// The codes of all `wishes`. `each` is handed what there is of a picture with every new code; if it breaks, what is
     /// there is all.
-    pub fn draw(&self, wishes: &[Wish], options: &Decoding, each: &mut Each) -> Result<Vec<Vec<u32>>> {
+    pub fn draw(
+        &self,
+        wishes: &[Wish],
+        options: &GenerationConfig,
+        each: &mut Each,
+    ) -> Result<Vec<Vec<u32>>> {
         let mut codes: Vec<Vec<u32>> = Vec::with_capacity(wishes.len());
         for (number, wishes) in wishes.chunks(AT_ONCE).enumerate() {
             let before = number * AT_ONCE;
@@ -64,7 +69,7 @@ impl Pen<'_> {
     }
 
     /// Reads the words of a batch; once, if they are all the same.
-    fn sheet<'a>(&'a self, wishes: &'a [Wish], options: &Decoding) -> Result<Sheet<'a>> {
+    fn sheet<'a>(&'a self, wishes: &'a [Wish], options: &GenerationConfig) -> Result<Sheet<'a>> {
         let same = |wish: &Wish| wish.words == wishes[0].words && wish.nothing == wishes[0].nothing;
         let read = if wishes.iter().all(same) { &wishes[..1] } else { wishes };
         let mut texts: Vec<Vec<u32>> = read.iter().map(|wish| wish.words.clone()).collect();
@@ -76,10 +81,10 @@ impl Pen<'_> {
 }
 
 impl Sheet<'_> {
-    fn draw(&self, options: &Decoding, each: &mut dyn FnMut(usize, u32) -> bool) -> Result<()> {
+    fn draw(&self, options: &GenerationConfig, each: &mut dyn FnMut(usize, u32) -> bool) -> Result<()> {
         let length = self.pen.network.config().image_length;
         // A picture never ends early.
-        let options = Decoding {
+        let options = GenerationConfig {
             max_new_tokens: length,
             min_new_tokens: 0,
             eos: Some(Vec::new()),
@@ -90,7 +95,7 @@ impl Sheet<'_> {
         let prompts = vec![[self.pen.start]; self.wishes.len()];
         generate(self, &prompts, &options, &mut |new| match each(new.row, new.token) {
             true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(Halt::All),
+            false => ControlFlow::Break(Stop::All),
         })?;
         Ok(())
     }
@@ -116,8 +121,8 @@ impl Decoder for Sheet<'_> {
         Some(self.pen.network.config().image_length)
     }
 
-    fn allowed(&self, _: usize, _: &[u32]) -> Allowed {
-        Allowed::Within(0..self.pen.codes as u32)
+    fn allowed(&self, _: usize, _: &[u32]) -> AllowedTokens {
+        AllowedTokens::Within(0..self.pen.codes as u32)
     }
 
     fn stream(&self, row: usize) -> u64 {

@@ -6,7 +6,7 @@
 //! mega) with `detoker.pt`, and the original's `flax_model.msgpack`. Activations are `(batch, time, width)`.
 
 mod draw;
-mod exhibit;
+mod pipeline;
 mod release;
 mod text;
 
@@ -19,8 +19,8 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use exhibit::MiniExhibit;
-pub(crate) use exhibit::open_vqgan;
+pub use pipeline::MiniPipeline;
+pub(crate) use pipeline::open_vqgan;
 pub(crate) use release::{inventory, sample};
 pub use release::{layout, rename};
 pub use text::{Reader, Words};
@@ -143,7 +143,7 @@ pub struct DalleBart {
     encoder: Encoder,
     decoder: Decoder,
     device: Device,
-    halves_caches: bool,
+    half_cache: bool,
 }
 
 struct Encoder {
@@ -230,7 +230,7 @@ impl DalleBart {
             encoder: Encoder::load(&config, encoder)?,
             decoder: Decoder::load(&config, decoder)?,
             device: decoder.runtime().device().clone(),
-            halves_caches: decoder.halves_caches(),
+            half_cache: decoder.half_cache(),
             config,
         })
     }
@@ -277,7 +277,7 @@ impl DalleBart {
         let cross = self.decoder.layers.iter().map(|layer| layer.encoder_attn.keys_and_values(&text.states));
         Ok(State {
             cross: cross.collect::<Result<_>>()?,
-            cache: Cache::new(self.decoder.layers.len(), capacity).in_half(self.halves_caches),
+            cache: Cache::new(self.decoder.layers.len(), capacity).with_half(self.half_cache),
             mask: text.mask.clone(),
         })
     }

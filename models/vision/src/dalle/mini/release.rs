@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::{Files, Source};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
@@ -106,7 +106,7 @@ pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
 ///
 /// # Errors
 /// What is wrong with the files.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let config = match files.get("config.json") {
         Some(_) => Some(files.config()?),
         None => None,
@@ -187,74 +187,74 @@ pub(super) struct Loaded {
 }
 
 /// Both halves, of any layout.
-pub(super) fn load(opening: &Opening) -> Result<Loaded> {
-    let files = &opening.files;
-    let laid_out = opening.checkpoint.is_none() && files.get(FLAX).is_none();
+pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
+    let files = &pretrained.files;
+    let laid_out = pretrained.checkpoint.is_none() && files.get(FLAX).is_none();
     let parts = if laid_out { parts(files)? } else { None };
-    let detoker = files.get(DETOKER).filter(|_| opening.config["vqgan"].is_object());
+    let detoker = files.get(DETOKER).filter(|_| pretrained.config["vqgan"].is_object());
     let mut inventories = Vec::new();
     let network = match &parts {
         Some(Parts { encoder, decoder, .. }) => {
-            let part = |path: &PathBuf| opening.part(std::slice::from_ref(path), |_| Name::Keep);
+            let part = |path: &PathBuf| pretrained.part(std::slice::from_ref(path), |_| Name::Keep);
             let (encoder, decoder) = (part(encoder)?, part(decoder)?);
-            let network = DalleBart::from_parts(opening.config::<Config>()?, &encoder, &decoder)?;
+            let network = DalleBart::from_parts(pretrained.config::<Config>()?, &encoder, &decoder)?;
             inventories.push(("encoder", encoder.finish()?));
             inventories.push(("decoder", decoder.finish()?));
             Some(network)
         }
         None if laid_out && detoker.is_some() => None,
-        None => Some(DalleBart::load(opening.config::<Config>()?, &opening.weights)?),
+        None => Some(DalleBart::load(pretrained.config::<Config>()?, &pretrained.weights)?),
     };
     let vqgan = match &detoker {
         Some(path) => {
-            let weights = opening.part(std::slice::from_ref(path), |_| Name::Keep)?;
-            let vqgan = Vqgan::load(picture_config(opening)?, &weights)?;
+            let weights = pretrained.part(std::slice::from_ref(path), |_| Name::Keep)?;
+            let vqgan = Vqgan::load(picture_config(pretrained)?, &weights)?;
             inventories.push(("detoker", weights.finish()?));
             Some(vqgan)
         }
-        None if opening.config["vqgan"].is_object() => {
-            Some(Vqgan::load(picture_config(opening)?, &opening.weights.at("detoker"))?)
+        None if pretrained.config["vqgan"].is_object() => {
+            Some(Vqgan::load(picture_config(pretrained)?, &pretrained.weights.at("detoker"))?)
         }
-        None if opening.weights.is_nothing() => None,
-        None if opening.options.random_weights.is_some() => {
+        None if pretrained.weights.is_nothing() => None,
+        None if pretrained.options.random_weights.is_some() => {
             let weights = Weights::seeded(
-                opening.options.random_weights.unwrap_or_default(),
-                opening.options.runtime.clone(),
+                pretrained.options.random_weights.unwrap_or_default(),
+                pretrained.options.runtime.clone(),
             );
             Some(Vqgan::load(vqgan::Config::default(), &weights)?)
         }
-        None => companion(opening)?,
+        None => companion(pretrained)?,
     };
     let port = parts.is_some();
     let inventory = match inventories.is_empty() {
-        true => opening.weights.finish()?,
+        true => pretrained.weights.finish()?,
         false => joined(inventories),
     };
     Ok(Loaded { network, vqgan, inventory, port })
 }
 
 /// The config of the picture half inside that of the whole.
-fn picture_config(opening: &Opening) -> Result<vqgan::Config> {
-    serde_json::from_value(opening.config["vqgan"].clone())
-        .map_err(|e| opening.config_error(format!("vqgan: {e}")))
+fn picture_config(pretrained: &Pretrained) -> Result<vqgan::Config> {
+    serde_json::from_value(pretrained.config["vqgan"].clone())
+        .map_err(|e| pretrained.config_error(format!("vqgan: {e}")))
 }
 
 /// The picture half from a release of its own: the one that the setting `vqgan` names, a folder inside this one or
 /// beside it, or, for what was opened by its name on the hub, the one on the hub. None if it is nowhere.
-fn companion(opening: &Opening) -> Result<Option<Vqgan>> {
-    let named = opening.options.settings.get("vqgan").and_then(Value::as_str).map(str::to_string);
+fn companion(pretrained: &Pretrained) -> Result<Option<Vqgan>> {
+    let named = pretrained.options.settings.get("vqgan").and_then(Value::as_str).map(str::to_string);
     let on_the_hub =
-        || matches!(Source::parse(&opening.label), Ok(Source::Hub(_))).then(|| VQGAN.to_string());
-    let Some(name) = named.or_else(|| beside(&opening.files, VQGAN)).or_else(on_the_hub) else {
+        || matches!(Source::parse(&pretrained.label), Ok(Source::Hub(_))).then(|| VQGAN.to_string());
+    let Some(name) = named.or_else(|| beside(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
         return Ok(None);
     };
-    let companion = opening.companion(&crate::VQGAN, &name)?;
+    let companion = pretrained.companion(&crate::VQGAN, &name)?;
     Ok(Some(companion.load::<Vqgan>()?.0))
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(load(opening)?.inventory)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(load(pretrained)?.inventory)
 }
 
 /// The error of a picture that nothing can make of its codes.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result};
@@ -80,7 +80,7 @@ pub(crate) fn config_of_file(path: &PathBuf) -> Result<Value> {
 ///
 /// # Errors
 /// What is wrong with the files.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let named = |mut config: Value, weights: Vec<PathBuf>| {
         config["model_type"] = json!("vqgan");
         config["architectures"] = json!(["VQModel"]);
@@ -103,8 +103,8 @@ pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(opening.load::<Vqgan>()?.1)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(pretrained.load::<Vqgan>()?.1)
 }
 
 /// The folder inside a release or beside it that is called as the repository `name` is, if it is there.

@@ -6,7 +6,7 @@
 //! Loads `model_type: "idefics"`. Activations are `(batch, time, width)`.
 
 mod config;
-mod exhibit;
+mod pipeline;
 mod prompt;
 
 use candle_core::{DType, Device, Tensor};
@@ -20,11 +20,11 @@ use fauna_text::llama::{self, Llama};
 use serde_json::{Value, json};
 
 pub use config::{Alpha, Config, KEYS, PerceiverConfig};
-pub use exhibit::IdeficsExhibit;
+pub use pipeline::IdeficsPipeline;
 
 use super::perceiver::Perceiver;
 use super::reading::{Looks, Place};
-use super::sight::{Media, Seen};
+use super::sight::{Media, MediaStates};
 use crate::clip::VisionTower;
 
 /// What a release calls its tensors, in the names of this file.
@@ -44,7 +44,7 @@ pub struct Idefics {
     gated_cross_attn_layers: Vec<GatedCrossAttention>,
     device: Device,
     activations: DType,
-    halves_caches: bool,
+    half_cache: bool,
 }
 
 struct Additional {
@@ -120,7 +120,7 @@ impl Model for Idefics {
             gated_cross_attn_layers,
             device: w.runtime().device().clone(),
             activations: w.runtime().activations(),
-            halves_caches: w.halves_caches(),
+            half_cache: w.half_cache(),
             config,
         })
     }
@@ -128,8 +128,8 @@ impl Model for Idefics {
 
 impl Idefics {
     /// The longest text it was trained for, in tokens.
-    pub fn positions(&self) -> usize {
-        self.language.positions()
+    pub fn max_position_embeddings(&self) -> usize {
+        self.language.max_position_embeddings()
     }
 
     /// Its hyper-parameters.
@@ -157,7 +157,7 @@ impl Idefics {
     /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let Some(additional) = &self.additional else { return self.language.embed(ids) };
-        let first = self.language.vocabulary() as u32;
+        let first = self.language.vocab_size() as u32;
         let is_additional = ids.ge(first)?;
         let words = self.language.embed(&ids.minimum(first - 1)?)?;
         let places = ids.maximum(first)?.broadcast_sub(&Tensor::new(first, ids.device())?)?;
@@ -167,8 +167,8 @@ impl Idefics {
 }
 
 impl Looks for Idefics {
-    fn vocabulary(&self) -> usize {
-        self.language.vocabulary() + self.config.additional_vocab_size
+    fn vocab_size(&self) -> usize {
+        self.language.vocab_size() + self.config.additional_vocab_size
     }
 
     fn device(&self) -> &Device {
@@ -176,23 +176,23 @@ impl Looks for Idefics {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        Cache::new(self.language.layers(), capacity).in_half(self.halves_caches)
+        Cache::new(self.language.num_hidden_layers(), capacity).with_half(self.half_cache)
     }
 
     fn see(&self, pixels: &Tensor) -> Result<Tensor> {
         self.resample(&self.encode(pixels)?)
     }
 
-    fn look(&self, media: &Media) -> Result<Seen> {
-        let Some(states) = media.states() else { return Ok(Seen::default()) };
+    fn look(&self, media: &Media) -> Result<MediaStates> {
+        let Some(states) = media.states() else { return Ok(MediaStates::default()) };
         let layer = |layer: &GatedCrossAttention| {
             let (k, v) = layer.cross_attn.keys_and_values(states)?;
             Ok((media.spread(&k)?, media.spread(&v)?))
         };
-        Ok(Seen::new(self.gated_cross_attn_layers.iter().map(layer).collect::<Result<_>>()?))
+        Ok(MediaStates::new(self.gated_cross_attn_layers.iter().map(layer).collect::<Result<_>>()?))
     }
 
-    fn read(&self, ids: &Tensor, at: &Place, seen: &Seen, cache: &mut Cache) -> Result<Tensor> {
+    fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor> {
         let interval = self.config.cross_layer_interval;
         let mut look = |block: usize, x: &Tensor| match block.is_multiple_of(interval) {
             true => {

@@ -16,7 +16,7 @@
 //!
 //! Activations are `(batch, time, width)`.
 
-mod exhibit;
+mod pipeline;
 mod prompt;
 mod release;
 
@@ -34,12 +34,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub use exhibit::OpenFlamingoExhibit;
+pub use pipeline::OpenFlamingoPipeline;
 pub use release::{inventory, layout, rename};
 
 use super::perceiver::{self, Perceiver};
 use super::reading::{Looks, Place};
-use super::sight::{Media, Seen};
+use super::sight::{Media, MediaStates};
 use crate::clip::{VisionConfig, VisionTower};
 
 /// Heads of the resampler and of the gated layers.
@@ -79,7 +79,7 @@ pub struct OpenFlamingo {
     gated_cross_attn_layers: Vec<GatedCrossAttention>,
     device: Device,
     activations: DType,
-    halves_caches: bool,
+    half_cache: bool,
 }
 
 /// The language model under it.
@@ -119,7 +119,7 @@ impl Model for OpenFlamingo {
         let perceiver = Perceiver::open_flamingo(sizes, &w.at("perceiver"))?;
         let lang_encoder = Language::load(&config.lang_encoder, &w.at("lang_encoder"))?;
         let width = width_of(&config.lang_encoder)?;
-        let gated_cross_attn_layers = (0..lang_encoder.as_causal().layers())
+        let gated_cross_attn_layers = (0..lang_encoder.as_causal().num_hidden_layers())
             .filter(|block| (block + 1).is_multiple_of(config.cross_attn_every_n_layers))
             .map(|block| {
                 GatedCrossAttention::load(width, media, &w.at_index("gated_cross_attn_layers", block))
@@ -132,7 +132,7 @@ impl Model for OpenFlamingo {
             gated_cross_attn_layers,
             device: w.runtime().device().clone(),
             activations: w.runtime().activations(),
-            halves_caches: w.halves_caches(),
+            half_cache: w.half_cache(),
             config,
         })
     }
@@ -140,8 +140,8 @@ impl Model for OpenFlamingo {
 
 impl OpenFlamingo {
     /// The longest text it was trained for, in tokens.
-    pub fn positions(&self) -> usize {
-        self.lang_encoder.as_causal().positions()
+    pub fn max_position_embeddings(&self) -> usize {
+        self.lang_encoder.as_causal().max_position_embeddings()
     }
 
     /// Its hyper-parameters.
@@ -151,8 +151,8 @@ impl OpenFlamingo {
 }
 
 impl Looks for OpenFlamingo {
-    fn vocabulary(&self) -> usize {
-        self.lang_encoder.as_causal().vocabulary()
+    fn vocab_size(&self) -> usize {
+        self.lang_encoder.as_causal().vocab_size()
     }
 
     fn device(&self) -> &Device {
@@ -160,7 +160,7 @@ impl Looks for OpenFlamingo {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        Cache::new(self.lang_encoder.as_causal().layers(), capacity).in_half(self.halves_caches)
+        Cache::new(self.lang_encoder.as_causal().num_hidden_layers(), capacity).with_half(self.half_cache)
     }
 
     /// The states of the patches before CLIP's last norm, resampled.
@@ -169,16 +169,16 @@ impl Looks for OpenFlamingo {
         self.perceiver.forward(&self.vision_encoder.forward(&pixels)?.patches()?)
     }
 
-    fn look(&self, media: &Media) -> Result<Seen> {
-        let Some(states) = media.states() else { return Ok(Seen::default()) };
+    fn look(&self, media: &Media) -> Result<MediaStates> {
+        let Some(states) = media.states() else { return Ok(MediaStates::default()) };
         let layer = |layer: &GatedCrossAttention| {
             let (k, v) = layer.keys_and_values(states)?;
             Ok((media.spread(&k)?, media.spread(&v)?))
         };
-        Ok(Seen::new(self.gated_cross_attn_layers.iter().map(layer).collect::<Result<_>>()?))
+        Ok(MediaStates::new(self.gated_cross_attn_layers.iter().map(layer).collect::<Result<_>>()?))
     }
 
-    fn read(&self, ids: &Tensor, at: &Place, seen: &Seen, cache: &mut Cache) -> Result<Tensor> {
+    fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor> {
         let every = self.config.cross_attn_every_n_layers;
         let mut look = |block: usize, x: &Tensor| match (block + 1).is_multiple_of(every) {
             true => {
@@ -205,23 +205,23 @@ impl Looks for OpenFlamingo {
 
 /// What is asked of any language model, whatever its config.
 trait Causal {
-    fn layers(&self) -> usize;
-    fn positions(&self) -> usize;
-    fn vocabulary(&self) -> usize;
+    fn num_hidden_layers(&self) -> usize;
+    fn max_position_embeddings(&self) -> usize;
+    fn vocab_size(&self) -> usize;
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>>;
 }
 
 impl<M: CausalLm> Causal for M {
-    fn layers(&self) -> usize {
-        CausalLm::layers(self)
+    fn num_hidden_layers(&self) -> usize {
+        CausalLm::num_hidden_layers(self)
     }
 
-    fn positions(&self) -> usize {
-        CausalLm::positions(self)
+    fn max_position_embeddings(&self) -> usize {
+        CausalLm::max_position_embeddings(self)
     }
 
-    fn vocabulary(&self) -> usize {
-        CausalLm::vocabulary(self)
+    fn vocab_size(&self) -> usize {
+        CausalLm::vocab_size(self)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use fauna_shared::checkpoint::{Checkpoint, Stored};
-use fauna_shared::model::{Layout, Model, Opening, Options};
+use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::{Files, Source, Wanted};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -167,7 +167,7 @@ fn language(name: &str) -> Name {
 }
 
 /// The config that a folder with what was trained, or a known release, stands for.
-pub fn layout(files: &Files, options: &Options) -> Result<Option<Layout>> {
+pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
     }
@@ -277,7 +277,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn find(files: &Files, trained: Option<&Trained>, options: &Options, with_weights: bool) -> Result<Self> {
+    fn find(
+        files: &Files,
+        trained: Option<&Trained>,
+        options: &LoadOptions,
+        with_weights: bool,
+    ) -> Result<Self> {
         let part = |name: &str, default: Option<&str>| -> Result<Files> {
             let folder = files.root().join(name);
             if let Some(named) = options.settings.get(name) {
@@ -303,7 +308,7 @@ impl Parts {
     }
 
     /// The tower's config as CLIP spells it, and its files.
-    fn tower(&self, options: &Options) -> Result<(Value, Vec<PathBuf>)> {
+    fn tower(&self, options: &LoadOptions) -> Result<(Value, Vec<PathBuf>)> {
         let (mut config, weights) = match clip::layout(&self.vision, options)? {
             Some(Layout { config, weights }) => (config, weights),
             None => {
@@ -325,7 +330,7 @@ impl Parts {
 }
 
 /// The files of another release.
-fn companion(name: &str, options: &Options, with_weights: bool) -> Result<Files> {
+fn companion(name: &str, options: &LoadOptions, with_weights: bool) -> Result<Files> {
     let wanted = match with_weights {
         true => Wanted::default(),
         false => Wanted::default().without_weights(),
@@ -353,7 +358,7 @@ fn config(
     parts: &Parts,
     trained: Option<&Trained>,
     known: Option<&Known>,
-    options: &Options,
+    options: &LoadOptions,
 ) -> Result<Value> {
     let setting = |name: &str| -> Result<Option<usize>> {
         match options.settings.get(name) {
@@ -366,7 +371,7 @@ fn config(
     };
     let mut language = parts.language.config()?;
     // The configs alone: the tower's weights are looked for when they are read.
-    let (vision, _) = parts.tower(&Options { random_weights: Some(0), ..options.clone() })?;
+    let (vision, _) = parts.tower(&LoadOptions { random_weights: Some(0), ..options.clone() })?;
     let every = match (setting("cross_attn_every_n_layers")?, trained) {
         (Some(every), Some(trained)) if every != trained.every() => {
             let first: Vec<String> = trained.gated.iter().take(4).map(usize::to_string).collect();
@@ -463,30 +468,30 @@ pub(super) struct Assembled {
 }
 
 /// The network of an opening: whole in one checkpoint, or from its parts.
-pub(super) fn assemble(opening: &Opening) -> Result<Assembled> {
-    if opening.files.get("config.json").is_some() {
-        let (network, inventory) = opening.load::<OpenFlamingo>()?;
-        let files = || opening.files.clone();
+pub(super) fn assemble(pretrained: &Pretrained) -> Result<Assembled> {
+    if pretrained.files.get("config.json").is_some() {
+        let (network, inventory) = pretrained.load::<OpenFlamingo>()?;
+        let files = || pretrained.files.clone();
         return Ok(Assembled { network, inventory, language: files(), vision: files() });
     }
-    let is_read = opening.checkpoint.is_some() && opening.options.random_weights.is_none();
-    let parts = Parts::find(&opening.files, None, &opening.options, is_read)?;
-    let (network, inventory) = match &opening.checkpoint {
+    let is_read = pretrained.checkpoint.is_some() && pretrained.options.random_weights.is_none();
+    let parts = Parts::find(&pretrained.files, None, &pretrained.options, is_read)?;
+    let (network, inventory) = match &pretrained.checkpoint {
         Some(trained) if is_read => {
-            let weights = whole(opening, trained, &parts)?;
-            let network = OpenFlamingo::load(opening.config()?, &weights)?;
+            let weights = whole(pretrained, trained, &parts)?;
+            let network = OpenFlamingo::load(pretrained.config()?, &weights)?;
             (network, weights.finish()?)
         }
-        _ => opening.load::<OpenFlamingo>()?,
+        _ => pretrained.load::<OpenFlamingo>()?,
     };
     Ok(Assembled { network, inventory, language: parts.language, vision: parts.vision })
 }
 
 /// All tensors: what was trained, and of the parts what it does not hold itself.
-fn whole(opening: &Opening, trained: &Checkpoint, parts: &Parts) -> Result<Weights> {
+fn whole(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> Result<Weights> {
     let mut paths = trained.files().to_vec();
     paths.extend(parts.language.weights()?);
-    let (_, tower) = parts.tower(&opening.options)?;
+    let (_, tower) = parts.tower(&pretrained.options)?;
     paths.extend(tower);
     let renamed = |name: &str| match rename(name) {
         Name::To(renamed) => Some(renamed),
@@ -494,7 +499,7 @@ fn whole(opening: &Opening, trained: &Checkpoint, parts: &Parts) -> Result<Weigh
         _ => None,
     };
     let held: BTreeSet<String> = trained.names().filter_map(renamed).collect();
-    let rows = opening.config[LANGUAGE]["vocab_size"].as_u64().unwrap_or(0) as usize;
+    let rows = pretrained.config[LANGUAGE]["vocab_size"].as_u64().unwrap_or(0) as usize;
     // The tables of the language model's own release are brought to as many rows as there are tokens now.
     let tables = ["wte", "embed_in", "embed_tokens", "lm_head"];
     let is_table = |name: &str| tables.iter().any(|table| name == format!("lang_encoder.{table}.weight"));
@@ -510,14 +515,14 @@ fn whole(opening: &Opening, trained: &Checkpoint, parts: &Parts) -> Result<Weigh
         Some(renamed) => Name::To(renamed),
         None => Name::Ignore,
     };
-    Weights::open(&files, rename, opening.options.runtime.clone())
+    Weights::open(&files, rename, pretrained.options.runtime.clone())
 }
 
 /// What the network of an opening holds.
-pub fn inventory(opening: &Opening) -> Result<Inventory> {
-    match opening.weights.is_nothing() {
-        true => Ok(opening.load::<OpenFlamingo>()?.1),
-        false => Ok(assemble(opening)?.inventory),
+pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    match pretrained.weights.is_nothing() {
+        true => Ok(pretrained.load::<OpenFlamingo>()?.1),
+        false => Ok(assemble(pretrained)?.inventory),
     }
 }
 

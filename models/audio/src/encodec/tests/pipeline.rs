@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Sound, Tensors};
-use fauna_shared::model::Exhibit;
-use fauna_shared::zoo::{Options, Zoo};
+use fauna_shared::model::Pipeline;
+use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::json;
 
@@ -17,8 +17,8 @@ fn zoo() -> Zoo {
     Zoo::new(crate::FAMILIES.iter().copied())
 }
 
-fn opened(case: &str) -> Box<dyn Exhibit> {
-    zoo().open(model_of(case).to_str().unwrap(), &Options::default()).unwrap()
+fn opened(case: &str) -> Box<dyn Pipeline> {
+    zoo().open(model_of(case).to_str().unwrap(), &LoadOptions::default()).unwrap()
 }
 
 fn tone(rate: u32, channels: usize, samples: usize) -> Sound {
@@ -26,23 +26,23 @@ fn tone(rate: u32, channels: usize, samples: usize) -> Sound {
     Sound { rate, channels: (0..channels).map(channel).collect() }
 }
 
-fn made(codec: &dyn Exhibit, item: Item) -> Result<Vec<Item>> {
+fn made(codec: &dyn Pipeline, item: Item) -> Result<Vec<Item>> {
     let mut items = Vec::new();
-    codec.generate(&Prompt::Items(vec![item]), &Decoding::default(), &mut |item| {
+    codec.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
         items.push(item);
         ControlFlow::Continue(())
     })?;
     Ok(items)
 }
 
-fn codes_of(codec: &dyn Exhibit, sound: Sound) -> Tensors {
+fn codes_of(codec: &dyn Pipeline, sound: Sound) -> Tensors {
     match made(codec, Item::Sound(sound)).unwrap().remove(0) {
         Item::Codes(codes) => codes,
         other => panic!("a sound became {}", other.modality()),
     }
 }
 
-fn sound_of(codec: &dyn Exhibit, codes: Tensors) -> Sound {
+fn sound_of(codec: &dyn Pipeline, codes: Tensors) -> Sound {
     match made(codec, Item::Codes(codes)).unwrap().remove(0) {
         Item::Sound(sound) => sound,
         other => panic!("codes became {}", other.modality()),
@@ -77,7 +77,7 @@ fn a_sound_of_another_rate_and_other_channels_is_brought_to_the_codecs() {
 
 #[test]
 fn the_setting_bandwidth_says_how_many_codebooks_sounds_get() {
-    let mut options = Options::default();
+    let mut options = LoadOptions::default();
     options.settings.insert("bandwidth".into(), json!(1.6));
     let folder = model_of("encode_24khz");
     let codec = zoo().open(folder.to_str().unwrap(), &options).unwrap();
@@ -121,7 +121,7 @@ fn what_is_no_sound_and_no_codes_is_refused() {
     };
     let none = refused(made(codec, Item::Codes(Tensors::new())));
     let two = Prompt::Items(vec![Item::Sound(tone(600, 1, 9)); 2]);
-    let two = refused(codec.generate(&two, &Decoding::default(), &mut |_| ControlFlow::Continue(())));
+    let two = refused(codec.generate(&two, &GenerationConfig::default(), &mut |_| ControlFlow::Continue(())));
     let said = [
         (sound(nan), "NaN"),
         (sound(tone(0, 1, 50)), "0 Hz"),
@@ -176,7 +176,7 @@ fn original(names: &[&str]) -> tempfile::TempDir {
 }
 
 fn parameters(folder: &Path) -> u64 {
-    zoo().inventory(folder.to_str().unwrap(), &Options::default()).unwrap().1.parameters
+    zoo().inventory(folder.to_str().unwrap(), &LoadOptions::default()).unwrap().1.parameters
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_folder_with_only_an_original_file_is_the_official_codec() {
     assert_eq!(parameters(original(&["encodec_24khz-d7cc33bc.th"]).path()), 19_046_114);
     assert_eq!(parameters(original(&["encodec_48khz-7e698e3e.th"]).path()), 16_953_446);
     let folder = original(&["encodec_48khz-7e698e3e.th"]);
-    let error = zoo().open(folder.path().to_str().unwrap(), &Options::default()).err().unwrap();
+    let error = zoo().open(folder.path().to_str().unwrap(), &LoadOptions::default()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
     assert!(error.to_string().contains("decoder.model.0.conv.conv"), "{error}");
 }
@@ -193,9 +193,9 @@ fn a_folder_with_only_an_original_file_is_the_official_codec() {
 #[test]
 fn two_original_files_in_one_folder_are_told_apart_by_name() {
     let folder = original(&["encodec_24khz-d7cc33bc.th", "encodec_48khz-7e698e3e.th"]);
-    let error = refused(zoo().open(folder.path().to_str().unwrap(), &Options::default()));
+    let error = refused(zoo().open(folder.path().to_str().unwrap(), &LoadOptions::default()));
     assert!(error.contains("encodec_24khz-d7cc33bc.th, encodec_48khz-7e698e3e.th"), "{error}");
     let file = folder.path().join("encodec_48khz-7e698e3e.th");
-    let error = zoo().open(file.to_str().unwrap(), &Options::default()).err().unwrap();
+    let error = zoo().open(file.to_str().unwrap(), &LoadOptions::default()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
 }

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::Positions;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{
-    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
 };
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
@@ -22,7 +22,7 @@ use super::prompt::{END_OF_CHUNK, words as in_words};
 use super::release::{Assembled, assemble};
 use crate::flamingo::prompt::PLACE;
 use crate::flamingo::reading::{self, Answering, Looks};
-use crate::flamingo::sight::{Media, Sight};
+use crate::flamingo::sight::{Media, MediaLocations};
 use crate::processor;
 
 /// Tokens of an answer, where the user sets no other limit.
@@ -32,7 +32,7 @@ const ANSWER: usize = 64;
 const PAD: &str = "<PAD>";
 
 /// The network with its tokenizer, its eyes and its manners.
-pub struct OpenFlamingoExhibit {
+pub struct OpenFlamingoPipeline {
     flamingo: OpenFlamingo,
     tokenizer: Option<Tokenizer>,
     processor: Processor,
@@ -50,24 +50,24 @@ struct Added {
     end: u32,
 }
 
-impl OpenFlamingoExhibit {
+impl OpenFlamingoPipeline {
     /// Opens a release with the parts under it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let Assembled { network: flamingo, inventory, language, vision } = assemble(opening)?;
-        let mut card = opening.card(&crate::OPEN_FLAMINGO, "Flamingo", &inventory);
-        card.context = Some(flamingo.positions());
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let Assembled { network: flamingo, inventory, language, vision } = assemble(pretrained)?;
+        let mut card = pretrained.card(&crate::OPEN_FLAMINGO, "Flamingo", &inventory);
+        card.context = Some(flamingo.max_position_embeddings());
         card.notes.extend(flamingo.config().scored.map(|scored| {
             format!("its head scores the {scored} words it was trained with: the added tokens are read, never written")
         }));
-        let tokenizer = tokenizer(opening, &language)?;
-        let known = known_tokens(tokenizer.as_ref(), flamingo.vocabulary());
-        let tokens = added(&opening.options.settings, known)?;
+        let tokenizer = tokenizer(pretrained, &language)?;
+        let known = known_tokens(tokenizer.as_ref(), flamingo.vocab_size());
+        let tokens = added(&pretrained.options.settings, known)?;
         if let Some(outside) =
-            [tokens.media, tokens.end].iter().find(|id| **id as usize >= flamingo.vocabulary())
+            [tokens.media, tokens.end].iter().find(|id| **id as usize >= flamingo.vocab_size())
         {
             return Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("token {outside} of {PLACE} or {END_OF_CHUNK}, but the table has {} rows", flamingo.vocabulary()),
+                format!("token {outside} of {PLACE} or {END_OF_CHUNK}, but the table has {} rows", flamingo.vocab_size()),
             )
             .at(language.root())
             .hint("the tokenizer is not the one it was trained with: name the ids with --set media_token_id=ID and --set eoc_token_id=ID"));
@@ -124,9 +124,15 @@ impl OpenFlamingoExhibit {
         Ok((ids.ok_or_else(|| Error::input("lang_x is missing"))?, mask))
     }
 
-    fn sight(&self, ids: &Tensor, mask: Option<&Tensor>, media: &Media, media_token: u32) -> Result<Sight> {
-        let ids = words::checked_ids(ids, mask, self.flamingo.vocabulary(), &Device::Cpu)?;
-        Sight::latest(&ids.to_vec2()?, &media.counts(), media_token, None)
+    fn sight(
+        &self,
+        ids: &Tensor,
+        mask: Option<&Tensor>,
+        media: &Media,
+        media_token: u32,
+    ) -> Result<MediaLocations> {
+        let ids = words::checked_ids(ids, mask, self.flamingo.vocab_size(), &Device::Cpu)?;
+        MediaLocations::latest(&ids.to_vec2()?, &media.counts(), media_token, None)
     }
 
     fn forward_ids(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
@@ -155,7 +161,7 @@ impl OpenFlamingoExhibit {
     fn answer(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<()> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
@@ -173,15 +179,15 @@ impl OpenFlamingoExhibit {
         options.pad = options.pad.or(self.pad);
         let media =
             Media::of(&pictures, |image| self.processor.process(image), |pixels| self.flamingo.see(pixels))?;
-        let sight = Sight::latest(&ids, &media.counts(), self.tokens.media, None)?;
+        let sight = MediaLocations::latest(&ids, &media.counts(), self.tokens.media, None)?;
         let answering = Answering::new(&self.flamingo, &media, sight, Vec::new())?;
         answering.stream(tokenizer, &ids, &options, each)
     }
 }
 
 /// The language model's tokenizer with the tokens that were added to it; none if there is none.
-fn tokenizer(opening: &Opening, language: &Files) -> Result<Option<Tokenizer>> {
-    let beside = match Tokenizer::from_folder(opening.files.root()) {
+fn tokenizer(pretrained: &Pretrained, language: &Files) -> Result<Option<Tokenizer>> {
+    let beside = match Tokenizer::from_folder(pretrained.files.root()) {
         Err(error) if error.kind() == ErrorKind::NotFound => Tokenizer::from_folder(language.root()),
         found => found,
     };
@@ -219,21 +225,21 @@ fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
     Ok(Added { media: or("media_token_id", known.media)?, end: or("eoc_token_id", known.end)? })
 }
 
-impl Decode for OpenFlamingoExhibit {
+impl Decode for OpenFlamingoPipeline {
     type Prompt = Prompt;
     type Piece = String;
 
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         self.answer(std::slice::from_ref(prompt), options, &mut |_, piece| each(piece))
     }
 }
 
-impl Exhibit for OpenFlamingoExhibit {
+impl Pipeline for OpenFlamingoPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -260,7 +266,7 @@ impl Exhibit for OpenFlamingoExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
@@ -269,7 +275,7 @@ impl Exhibit for OpenFlamingoExhibit {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         if prompts.is_empty() {
@@ -296,7 +302,7 @@ impl Exhibit for OpenFlamingoExhibit {
         Ok(inputs)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(ANSWER)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(ANSWER)
     }
 }

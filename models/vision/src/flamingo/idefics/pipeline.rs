@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Positions;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
 };
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
@@ -20,7 +20,7 @@ use super::Idefics;
 use super::prompt::{AROUND, END_OF_TURN, words as in_words};
 use crate::flamingo::prompt::PLACE;
 use crate::flamingo::reading::{self, Answering, Looks};
-use crate::flamingo::sight::{Media, Sight};
+use crate::flamingo::sight::{Media, MediaLocations};
 use crate::processor;
 
 /// Tokens of an answer, where the user sets no other limit.
@@ -38,7 +38,7 @@ const INPUTS: [&str; 7] = [
 ];
 
 /// The network with its tokenizer, its eyes and its manners.
-pub struct IdeficsExhibit {
+pub struct IdeficsPipeline {
     idefics: Idefics,
     tokenizer: Option<Tokenizer>,
     processor: Processor,
@@ -55,19 +55,19 @@ pub struct IdeficsExhibit {
     card: Card,
 }
 
-impl IdeficsExhibit {
+impl IdeficsPipeline {
     /// Opens a checkpoint.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (idefics, inventory) = opening.load::<Idefics>()?;
-        let architecture = opening.architecture("IdeficsForVisionText2Text");
-        let mut card = opening.card(&crate::IDEFICS, &architecture, &inventory);
-        card.context = Some(idefics.positions());
-        let tokenizer = words::tokenizer(opening)?;
-        let processor = processor::of(&opening.files, "IdeficsImageProcessor")?
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (idefics, inventory) = pretrained.load::<Idefics>()?;
+        let architecture = pretrained.architecture("IdeficsForVisionText2Text");
+        let mut card = pretrained.card(&crate::IDEFICS, &architecture, &inventory);
+        card.context = Some(idefics.max_position_embeddings());
+        let tokenizer = words::tokenizer(pretrained)?;
+        let processor = processor::of(&pretrained.files, "IdeficsImageProcessor")?
             .unwrap_or_else(|| Processor::idefics(idefics.config().vision_config.image_size));
-        let generation = opening.generation()?;
+        let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
-            Value::Null => token_ids(&opening.config[key]),
+            Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),
         };
         let token = |name: &str| tokenizer.as_ref().and_then(|tokenizer| tokenizer.token_id(name));
@@ -75,7 +75,7 @@ impl IdeficsExhibit {
         let (around, place) = (token(AROUND).unwrap_or(first), token(PLACE).unwrap_or(first + 1));
         let end_of_turn = token(END_OF_TURN);
         let end_of_text =
-            token("</s>").or_else(|| token_ids(&opening.config["eos_token_id"]).first().copied());
+            token("</s>").or_else(|| token_ids(&pretrained.config["eos_token_id"]).first().copied());
         let mut end = ids("eos_token_id");
         end.extend(end_of_turn.filter(|id| !end.contains(id)));
         Ok(Self {
@@ -134,7 +134,7 @@ impl IdeficsExhibit {
     }
 
     /// What each token of `ids` looks at: as `image_attention_mask` says, or else at the latest picture.
-    fn sight(&self, inputs: &Tensors, ids: &Tensor, media: &Media) -> Result<Sight> {
+    fn sight(&self, inputs: &Tensors, ids: &Tensor, media: &Media) -> Result<MediaLocations> {
         let (rows, time) = ids.dims2()?;
         let counts = media.counts();
         let pictures = counts.first().copied().unwrap_or(0);
@@ -143,7 +143,7 @@ impl IdeficsExhibit {
                 "image_attention_mask is {:?}, but there are no pictures",
                 table.dims()
             ))),
-            Some(table) if table.dims() == [rows, time, pictures] => Sight::table(table),
+            Some(table) if table.dims() == [rows, time, pictures] => MediaLocations::table(table),
             Some(table) => Err(Error::input(format!(
                 "image_attention_mask is {:?}, wanted {:?}: a row, a token, a picture",
                 table.dims(),
@@ -153,10 +153,10 @@ impl IdeficsExhibit {
                 let ids = words::checked_ids(
                     ids,
                     inputs.get("attention_mask"),
-                    self.idefics.vocabulary(),
+                    self.idefics.vocab_size(),
                     &Device::Cpu,
                 )?;
-                Sight::latest(&ids.to_vec2()?, &counts, self.place, self.end_of_text)
+                MediaLocations::latest(&ids.to_vec2()?, &counts, self.place, self.end_of_text)
             }
         }
     }
@@ -213,7 +213,7 @@ impl IdeficsExhibit {
     fn answer(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<()> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
@@ -233,7 +233,7 @@ impl IdeficsExhibit {
         options.pad = options.pad.or(self.pad);
         let media =
             Media::of(&pictures, |image| self.processor.process(image), |pixels| self.idefics.see(pixels))?;
-        let sight = Sight::latest(&ids, &media.counts(), self.place, self.end_of_text)?;
+        let sight = MediaLocations::latest(&ids, &media.counts(), self.place, self.end_of_text)?;
         let answering = Answering::new(&self.idefics, &media, sight, self.banned.clone())?;
         answering.stream(tokenizer, &ids, &options, each)
     }
@@ -255,21 +255,21 @@ fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
     real.iter().map(row).collect()
 }
 
-impl Decode for IdeficsExhibit {
+impl Decode for IdeficsPipeline {
     type Prompt = Prompt;
     type Piece = String;
 
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         self.answer(std::slice::from_ref(prompt), options, &mut |_, piece| each(piece))
     }
 }
 
-impl Exhibit for IdeficsExhibit {
+impl Pipeline for IdeficsPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -292,7 +292,7 @@ impl Exhibit for IdeficsExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
@@ -301,7 +301,7 @@ impl Exhibit for IdeficsExhibit {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         if prompts.is_empty() {
@@ -328,8 +328,8 @@ impl Exhibit for IdeficsExhibit {
         Ok(inputs)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(ANSWER)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(ANSWER)
     }
 }
 

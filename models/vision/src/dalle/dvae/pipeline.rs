@@ -1,12 +1,12 @@
-//! The discrete VAE as an exhibit: pictures to codes, codes to pictures.
+//! The discrete VAE as a pipeline: pictures to codes, codes to pictures.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -17,22 +17,22 @@ use super::{Dvae, SCALE, release};
 const SIDE: usize = 256;
 
 /// A codec with the manners of its release.
-pub struct DvaeExhibit {
+pub struct DvaePipeline {
     network: Dvae,
     device: Device,
     card: Card,
 }
 
-impl DvaeExhibit {
+impl DvaePipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = release::load(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = release::load(pretrained)?;
         Ok(Self {
-            card: opening.card(&crate::DVAE, &opening.architecture("DiscreteVAE"), &inventory),
-            device: opening.weights.runtime().device().clone(),
+            card: pretrained.card(&crate::DVAE, &pretrained.architecture("DiscreteVAE"), &inventory),
+            device: pretrained.weights.runtime().device().clone(),
             network,
         })
     }
@@ -113,7 +113,7 @@ fn squared(picture: &Image) -> Result<Image> {
     resize_part(picture, height, width, &part, Filter::Lanczos, Arithmetic::Pillow)
 }
 
-impl Exhibit for DvaeExhibit {
+impl Pipeline for DvaePipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -156,7 +156,7 @@ impl Exhibit for DvaeExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        _: &Decoding,
+        _: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let Prompt::Items(items) = prompt else {

@@ -1,8 +1,8 @@
-//! What both exhibits of TimesFM share: how series come in, and how forecasts go out.
+//! What both pipelines of TimesFM share: how series come in, and how forecasts go out.
 
 use candle_core::{DType, Tensor};
 use fauna_shared::item::Tensors;
-use fauna_shared::model::{Forecast, Forecasting, Past};
+use fauna_shared::model::{Forecast, ForecastConfig, History};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -157,13 +157,13 @@ pub(super) fn filled(values: &[f32]) -> Vec<f32> {
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) naming the first that cannot be read.
-pub(super) fn readable(pasts: &[Past]) -> Result<Vec<Vec<f32>>> {
+pub(super) fn readable(pasts: &[History]) -> Result<Vec<Vec<f32>>> {
     series::check(pasts)?;
     Ok(pasts.iter().map(|past| filled(&past.values)).collect())
 }
 
 /// A forecast from all channels of all steps, `(horizon, 1 + levels)`.
-pub(super) fn forecast(told: &[f32], point: usize, levels: &[f64], options: &Forecasting) -> Forecast {
+pub(super) fn forecast(told: &[f32], point: usize, levels: &[f64], options: &ForecastConfig) -> Forecast {
     let narrow: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
     let steps = told.chunks_exact(1 + levels.len()).take(options.horizon);
     let step = |step: &[f32]| (step[point], between_levels(&narrow, &step[1..], &options.quantiles));

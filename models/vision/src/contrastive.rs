@@ -4,10 +4,10 @@
 use std::ops::ControlFlow;
 
 use candle_core::{D, DType, Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond};
-use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result, json};
@@ -22,7 +22,7 @@ use crate::processor;
 const TOKENS_A_PASS: usize = 2048;
 
 /// A network of two towers, or of one of them.
-pub trait Pair: Send + Sync {
+pub trait ContrastiveModel: Send + Sync {
     /// The reference's forward pass by its own names. With `any_size`, pictures may have any size.
     fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors>;
 
@@ -44,7 +44,7 @@ pub trait Pair: Send + Sync {
 
 /// How a family's releases were taught to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Habits {
+pub enum TextPreprocessing {
     /// Texts end where they end.
     Clip,
     /// Texts are lower-cased, most without punctuation, and filled up to one length.
@@ -115,11 +115,11 @@ pub(crate) fn abilities(card: &mut Card, reads: bool, sees: bool) {
 }
 
 /// Two towers, or one, with what brings pictures and texts to them.
-pub(crate) struct PairExhibit<N> {
+pub(crate) struct ContrastivePipeline<N> {
     network: N,
     tokenizer: Option<Tokenizer>,
     processor: Option<Processor>,
-    habits: Habits,
+    habits: TextPreprocessing,
     /// Whether texts lose their punctuation.
     plain: bool,
     /// What fills texts up.
@@ -127,37 +127,42 @@ pub(crate) struct PairExhibit<N> {
     card: Card,
 }
 
-impl<N: Pair> PairExhibit<N> {
-    pub(crate) fn open(opening: &Opening, network: N, card: Card, habits: Habits) -> Result<Self> {
+impl<N: ContrastiveModel> ContrastivePipeline<N> {
+    pub(crate) fn open(
+        pretrained: &Pretrained,
+        network: N,
+        card: Card,
+        habits: TextPreprocessing,
+    ) -> Result<Self> {
         let tokenizer = match card.inputs.contains(&Modality::Text) {
-            true => words::tokenizer(opening)?,
+            true => words::tokenizer(pretrained)?,
             false => None,
         };
-        let config = opening.json("tokenizer_config.json")?.unwrap_or_default();
+        let config = pretrained.json("tokenizer_config.json")?.unwrap_or_default();
         // SigLIP 2 reads with Gemma's tokenizer, which keeps punctuation.
         let class = config["tokenizer_class"].as_str();
         let plain = match class {
             Some(class) => class.starts_with("SiglipTokenizer"),
-            None => opening.files.get("spiece.model").is_some(),
+            None => pretrained.files.get("spiece.model").is_some(),
         };
         let named = tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad);
         let pad = match habits {
             // Whatever it is, nothing that counts sees it; transformers fills with the end token.
-            Habits::Clip => named.unwrap_or(0),
-            Habits::Siglip => named.filter(|_| config.get("pad_token").is_some()).unwrap_or(1),
+            TextPreprocessing::Clip => named.unwrap_or(0),
+            TextPreprocessing::Siglip => named.filter(|_| config.get("pad_token").is_some()).unwrap_or(1),
         };
-        let processor = processor_of(opening, habits, network.side())?;
+        let processor = processor_of(pretrained, habits, network.side())?;
         Ok(Self { network, tokenizer, processor, habits, plain, pad, card })
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| match self.habits {
-            Habits::Clip => Error::new(
+            TextPreprocessing::Clip => Error::new(
                 ErrorKind::NotFound,
                 format!("{} came without a tokenizer", self.card.source),
             )
             .hint("put the tokenizer.json of openai/clip-vit-base-patch32 beside the weights: all releases share it"),
-            Habits::Siglip => words::no_tokenizer(&self.card.source),
+            TextPreprocessing::Siglip => words::no_tokenizer(&self.card.source),
         })
     }
 
@@ -165,8 +170,8 @@ impl<N: Pair> PairExhibit<N> {
     fn encode(&self, text: &str) -> Result<Encoding> {
         let longest = self.card.context;
         match self.habits {
-            Habits::Clip => self.tokenizer()?.encode_text(text, longest),
-            Habits::Siglip => {
+            TextPreprocessing::Clip => self.tokenizer()?.encode_text(text, longest),
+            TextPreprocessing::Siglip => {
                 let text = match self.plain {
                     true => without_punctuation(&text.to_lowercase()),
                     false => text.to_lowercase(),
@@ -192,8 +197,8 @@ impl<N: Pair> PairExhibit<N> {
     fn one_length(&self) -> Option<usize> {
         match self.habits {
             // What stands after the end token changes nothing before it.
-            Habits::Clip => None,
-            Habits::Siglip => self.card.context,
+            TextPreprocessing::Clip => None,
+            TextPreprocessing::Siglip => self.card.context,
         }
     }
 
@@ -299,20 +304,24 @@ impl<N: Pair> PairExhibit<N> {
 }
 
 /// What prepares the pictures of a release: its processor file, or the code that open_clip's and OpenAI's rely on.
-fn processor_of(opening: &Opening, habits: Habits, side: Option<usize>) -> Result<Option<Processor>> {
+fn processor_of(
+    pretrained: &Pretrained,
+    habits: TextPreprocessing,
+    side: Option<usize>,
+) -> Result<Option<Processor>> {
     let Some(side) = side else { return Ok(None) };
     let own = match habits {
-        Habits::Clip => "CLIPImageProcessor",
-        Habits::Siglip => "SiglipImageProcessor",
+        TextPreprocessing::Clip => "CLIPImageProcessor",
+        TextPreprocessing::Siglip => "SiglipImageProcessor",
     };
-    if let Some(said) = processor::of(&opening.files, own)? {
+    if let Some(said) = processor::of(&pretrained.files, own)? {
         return Ok(Some(said));
     }
-    let hub = opening.files.get("config.json").is_some();
-    match opening.json(OPEN_CLIP)? {
-        _ if hub || habits == Habits::Siglip => Ok(None),
+    let hub = pretrained.files.get("config.json").is_some();
+    match pretrained.json(OPEN_CLIP)? {
+        _ if hub || habits == TextPreprocessing::Siglip => Ok(None),
         Some(file) => {
-            let place = opening.files.require(OPEN_CLIP)?;
+            let place = pretrained.files.require(OPEN_CLIP)?;
             Processor::from_json(&file).map(Some).map_err(|error| error.at(place))
         }
         None => Ok(Some(Processor::open_clip(side))),
@@ -330,7 +339,7 @@ fn without_punctuation(text: &str) -> String {
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl<N: Pair> Exhibit for PairExhibit<N> {
+impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -418,7 +427,7 @@ impl<N: Pair> Exhibit for PairExhibit<N> {
     fn generate(
         &self,
         prompt: &Prompt,
-        _options: &Decoding,
+        _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let (picture, labels) = self.question(prompt)?;

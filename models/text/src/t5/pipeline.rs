@@ -1,12 +1,12 @@
-//! T5 as an exhibit: a text to another text, texts to vectors.
+//! T5 as a pipeline: a text to another text, texts to vectors.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
-use fauna_shared::generate::{self, Decoding, Tokens};
+use fauna_shared::generate::{self, GenerationConfig, Tokens};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Decode, Encode, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -29,7 +29,7 @@ const WHOLE: &str = "T5ForConditionalGeneration";
 const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"];
 
 /// A T5, or its encoder, with its tokenizer.
-pub struct T5Exhibit {
+pub struct T5Pipeline {
     network: Network,
     vocabulary: usize,
     device: Device,
@@ -47,22 +47,22 @@ enum Network {
 }
 
 /// What the config says is there.
-fn load(opening: &Opening) -> Result<(Network, Inventory)> {
-    Ok(match opening.architecture(WHOLE).as_str() {
+fn load(pretrained: &Pretrained) -> Result<(Network, Inventory)> {
+    Ok(match pretrained.architecture(WHOLE).as_str() {
         "T5EncoderModel" => {
-            let (encoder, inventory) = opening.load::<Encoder>()?;
+            let (encoder, inventory) = pretrained.load::<Encoder>()?;
             (Network::Encoder(encoder), inventory)
         }
         _ => {
-            let (whole, inventory) = opening.load::<T5>()?;
+            let (whole, inventory) = pretrained.load::<T5>()?;
             (Network::Whole(Box::new(whole)), inventory)
         }
     })
 }
 
 /// Walks the tensors: what a checkpoint of its config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    Ok(load(opening)?.1)
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    Ok(load(pretrained)?.1)
 }
 
 /// Rows of tokens, `(batch, time)`, and which of them are real.
@@ -71,20 +71,20 @@ struct Rows {
     real: Vec<Vec<bool>>,
 }
 
-impl T5Exhibit {
+impl T5Pipeline {
     /// Opens a checkpoint.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let architecture = opening.architecture(WHOLE);
-        let (network, inventory) = load(opening)?;
-        let tokenizer = words::tokenizer(opening)?;
-        let mut card = opening.card(&crate::T5, &architecture, &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let architecture = pretrained.architecture(WHOLE);
+        let (network, inventory) = load(pretrained)?;
+        let tokenizer = words::tokenizer(pretrained)?;
+        let mut card = pretrained.card(&crate::T5, &architecture, &inventory);
         card.context = Some(tokenizer.as_ref().and_then(Tokenizer::max_length).unwrap_or(TRAINED));
         if ![WHOLE, "T5WithLMHeadModel"].contains(&architecture.as_str()) {
             card.outputs = vec![Modality::Vector];
         }
-        let generation = opening.generation()?;
+        let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
-            Value::Null => token_ids(&opening.config[key]),
+            Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),
         };
         let pad = ids("pad_token_id").first().copied();
@@ -92,8 +92,8 @@ impl T5Exhibit {
             start: ids("decoder_start_token_id").first().copied().or(pad).unwrap_or(0),
             end: ids("eos_token_id"),
             pad,
-            vocabulary: opening.config::<Config>()?.vocab_size,
-            device: opening.weights.runtime().device().clone(),
+            vocabulary: pretrained.config::<Config>()?.vocab_size,
+            device: pretrained.weights.runtime().device().clone(),
             network,
             tokenizer,
             card,
@@ -199,10 +199,10 @@ impl T5Exhibit {
         only_known(inputs, &INPUTS[..2])?;
         let rows = self.rows(inputs, "")?;
         let writer = self.writer(&rows)?;
-        let mut decoding = self.decoding(&Decoding {
+        let mut decoding = self.decoding(&GenerationConfig {
             max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
             min_new_tokens: options["min_new_tokens"].as_u64().unwrap_or(0) as usize,
-            ..Decoding::default()
+            ..GenerationConfig::default()
         });
         if options.get("eos_token_id").is_some() {
             decoding.eos = Some(token_ids(&options["eos_token_id"]));
@@ -217,7 +217,7 @@ impl T5Exhibit {
     }
 
     /// `options` with the model's own end and padding tokens where they are open.
-    fn decoding(&self, options: &Decoding) -> Decoding {
+    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
         let mut options = options.clone();
         options.eos.get_or_insert_with(|| self.end.clone());
         options.pad = options.pad.or(self.pad);
@@ -227,14 +227,14 @@ impl T5Exhibit {
     fn writer(&self, rows: &Rows) -> Result<Writer<'_>> {
         let network = self.network()?;
         let (states, mask) = self.read(rows)?;
-        Ok(Writer { network, memory: network.decoder.memory(&states, &mask)?, exhibit: self })
+        Ok(Writer { network, memory: network.decoder.memory(&states, &mask)?, pipeline: self })
     }
 
     /// Answers `texts`, all at once, handing on each piece with the index of its text.
     fn answer(
         &self,
         texts: &[String],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<()> {
         if options.guidance != 1.0 {
@@ -267,7 +267,7 @@ impl T5Exhibit {
 struct Writer<'a> {
     network: &'a T5,
     memory: Memory,
-    exhibit: &'a T5Exhibit,
+    pipeline: &'a T5Pipeline,
 }
 
 impl generate::Decoder for Writer<'_> {
@@ -278,12 +278,12 @@ impl generate::Decoder for Writer<'_> {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        let ids = tokens.tensor(&self.exhibit.device)?;
+        let ids = tokens.tensor(&self.pipeline.device)?;
         let (_, mask) = placed(tokens)?;
         let hidden = self.network.decoder.hidden(&ids, &mask, &self.memory, cache)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
         let logits = self.network.logits(&last)?;
-        logits.ok_or_else(|| self.exhibit.cannot("generate: it has no output head"))
+        logits.ok_or_else(|| self.pipeline.cannot("generate: it has no output head"))
     }
 
     fn max_positions(&self) -> Option<usize> {
@@ -291,7 +291,7 @@ impl generate::Decoder for Writer<'_> {
     }
 }
 
-impl Encode for T5Exhibit {
+impl Encode for T5Pipeline {
     type Input = String;
 
     /// The mean of the encoder's states over each text's tokens, the end token among them. Not normalised, nothing cut.
@@ -324,21 +324,21 @@ impl Encode for T5Exhibit {
     }
 }
 
-impl Decode for T5Exhibit {
+impl Decode for T5Pipeline {
     type Prompt = Prompt;
     type Piece = String;
 
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         self.answer(&[self.text_of(prompt)?], options, &mut |_, piece| each(piece))
     }
 }
 
-impl Exhibit for T5Exhibit {
+impl Pipeline for T5Pipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -377,7 +377,7 @@ impl Exhibit for T5Exhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
@@ -386,7 +386,7 @@ impl Exhibit for T5Exhibit {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let texts = prompts.iter().map(|prompt| self.text_of(prompt)).collect::<Result<Vec<_>>>()?;
@@ -407,14 +407,14 @@ pub(crate) fn sample() -> Value {
 #[cfg(test)]
 mod tests {
     use fauna_shared::ErrorKind;
-    use fauna_shared::zoo::{Options, Zoo};
+    use fauna_shared::zoo::{LoadOptions, Zoo};
 
     use super::*;
 
     const TEXTS: [&str; 3] = ["translate English to German: hello", "", "summarize"];
 
     /// A T5 with random weights and a small vocabulary of real pieces.
-    fn exhibit(change: impl FnOnce(&mut Value)) -> T5Exhibit {
+    fn pipeline(change: impl FnOnce(&mut Value)) -> T5Pipeline {
         let folder = tempfile::tempdir().unwrap();
         let pieces = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5/spiece.model");
         std::fs::copy(pieces, folder.path().join("spiece.model")).unwrap();
@@ -423,15 +423,16 @@ mod tests {
         config["eos_token_id"] = json!(1);
         change(&mut config);
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let options = Options { random_weights: Some(5), ..Options::default() };
-        let (_, opening) = Zoo::new([&crate::T5]).opening(folder.path().to_str().unwrap(), &options).unwrap();
-        T5Exhibit::open(&opening).unwrap()
+        let options = LoadOptions { random_weights: Some(5), ..LoadOptions::default() };
+        let (_, pretrained) =
+            Zoo::new([&crate::T5]).pretrained(folder.path().to_str().unwrap(), &options).unwrap();
+        T5Pipeline::open(&pretrained).unwrap()
     }
 
-    fn answers(exhibit: &T5Exhibit, prompts: &[&str], options: &Decoding) -> Vec<String> {
+    fn answers(pipeline: &T5Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<String> {
         let prompts: Vec<Prompt> = prompts.iter().map(|text| Prompt::Items(vec![(*text).into()])).collect();
         let mut texts = vec![String::new(); prompts.len()];
-        exhibit
+        pipeline
             .generate_batch(&prompts, options, &mut |row, item| {
                 texts[row] += item.text().unwrap();
                 ControlFlow::Continue(())
@@ -442,48 +443,50 @@ mod tests {
 
     #[test]
     fn texts_are_answered_together_as_they_are_alone() {
-        let exhibit = exhibit(|_| {});
-        for options in [Decoding::greedy(12), Decoding { temperature: 2.0, seed: 3, ..Decoding::greedy(12) }]
-        {
-            let together = answers(&exhibit, &TEXTS, &options);
+        let pipeline = pipeline(|_| {});
+        for options in [
+            GenerationConfig::greedy(12),
+            GenerationConfig { temperature: 2.0, seed: 3, ..GenerationConfig::greedy(12) },
+        ] {
+            let together = answers(&pipeline, &TEXTS, &options);
             assert!(together.iter().any(|text| !text.is_empty()), "{together:?}");
             for (row, text) in TEXTS.iter().enumerate() {
-                let options = Decoding { stream: row as u64, ..options.clone() };
-                assert_eq!(answers(&exhibit, &[text], &options)[0], together[row], "{text}");
+                let options = GenerationConfig { stream: row as u64, ..options.clone() };
+                assert_eq!(answers(&pipeline, &[text], &options)[0], together[row], "{text}");
             }
         }
     }
 
     #[test]
     fn a_vector_is_the_mean_of_the_states_of_real_tokens() {
-        let exhibit = exhibit(|_| {});
+        let pipeline = pipeline(|_| {});
         let items: Vec<Item> = TEXTS.iter().map(|text| (*text).into()).collect();
-        let made = exhibit.embed(&items).unwrap();
+        let made = pipeline.embed(&items).unwrap();
         assert_eq!((made.rows.dims(), &made.cut[..]), (&[3, 32][..], &[0, 0, 0][..]));
         for (row, text) in TEXTS.iter().enumerate() {
-            let out = exhibit.call("forward", &Tensors::new(), &json!({"texts": [text]})).unwrap();
+            let out = pipeline.call("forward", &Tensors::new(), &json!({"texts": [text]})).unwrap();
             let mean = out["last_hidden_state"].mean(1).unwrap();
             let off = (made.rows.narrow(0, row, 1).unwrap() - mean).unwrap().abs().unwrap();
             assert!(off.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6, "{text}");
         }
-        assert!(exhibit.embed(&[]).is_err());
+        assert!(pipeline.embed(&[]).is_err());
     }
 
     #[test]
     fn what_it_cannot_do_is_an_error_each() {
-        let whole = exhibit(|_| {});
+        let whole = pipeline(|_| {});
         let mut nothing = |_: Item| ControlFlow::Continue(());
         let text = Prompt::Items(vec!["hello".into()]);
-        let guided = Decoding { guidance: 3.0, ..Decoding::greedy(2) };
+        let guided = GenerationConfig { guidance: 3.0, ..GenerationConfig::greedy(2) };
         assert_eq!(whole.generate(&text, &guided, &mut nothing).unwrap_err().kind(), ErrorKind::Unsupported);
         let chat = Prompt::Chat(Vec::new());
-        assert!(whole.generate(&chat, &Decoding::greedy(2), &mut nothing).is_err());
+        assert!(whole.generate(&chat, &GenerationConfig::greedy(2), &mut nothing).is_err());
 
-        let encoder = exhibit(|config| config["architectures"] = json!(["T5EncoderModel"]));
+        let encoder = pipeline(|config| config["architectures"] = json!(["T5EncoderModel"]));
         assert_eq!(encoder.card().outputs, [Modality::Vector]);
-        assert!(encoder.generate(&text, &Decoding::greedy(2), &mut nothing).is_err());
-        let bare = exhibit(|config| config["architectures"] = json!(["T5Model"]));
-        let error = bare.generate(&text, &Decoding::greedy(2), &mut nothing).unwrap_err();
+        assert!(encoder.generate(&text, &GenerationConfig::greedy(2), &mut nothing).is_err());
+        let bare = pipeline(|config| config["architectures"] = json!(["T5Model"]));
+        let error = bare.generate(&text, &GenerationConfig::greedy(2), &mut nothing).unwrap_err();
         assert!(error.message().contains("output head"), "{error}");
 
         let ids = |rows: usize| Tensor::ones((rows, 3), DType::I64, &Device::Cpu).unwrap();

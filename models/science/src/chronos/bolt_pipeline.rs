@@ -1,13 +1,13 @@
-//! Chronos-Bolt as an exhibit: series to quantiles of their future.
+//! Chronos-Bolt as a pipeline: series to quantiles of their future.
 
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
+    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
 };
 use serde_json::{Value, json};
 
@@ -22,22 +22,22 @@ const ROWS_A_PASS: usize = 256;
 /// A Chronos-Bolt.
 ///
 /// ```
-/// use fauna_shared::model::{Exhibit, Forecasting, Past};
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::model::{Pipeline, ForecastConfig, History};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_BOLT.sample)().to_string())?;
-/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::CHRONOS_BOLT]).open(folder.path().to_str().unwrap(), &options)?;
 ///
-/// let past = Past::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = Forecasting { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
+/// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
+/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// assert_eq!((forecast.mean.len(), forecast.quantiles[0].len()), (3, 3));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct BoltExhibit {
+pub struct BoltPipeline {
     network: ChronosBolt,
     cut: Cut,
     place: Place,
@@ -59,17 +59,17 @@ impl Predictions {
     }
 }
 
-impl BoltExhibit {
+impl BoltPipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// Whatever is wrong with config or tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<ChronosBolt>()?;
-        let architecture = opening.architecture("ChronosBoltModelForForecasting");
-        let mut card = opening.card(&crate::CHRONOS_BOLT, &architecture, &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<ChronosBolt>()?;
+        let architecture = pretrained.architecture("ChronosBoltModelForForecasting");
+        let mut card = pretrained.card(&crate::CHRONOS_BOLT, &architecture, &inventory);
         card.context = Some(network.config().context_length);
-        Ok(Self { cut: network.config().cut()?, place: Place::of(opening), network, card })
+        Ok(Self { cut: network.config().cut()?, place: Place::of(pretrained), network, card })
     }
 
     /// The network.
@@ -262,8 +262,8 @@ fn continued(
     longer
 }
 
-impl Forecaster for BoltExhibit {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+impl Forecaster for BoltPipeline {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
         let config = self.network.config();
@@ -294,7 +294,7 @@ impl Forecaster for BoltExhibit {
     }
 }
 
-impl Exhibit for BoltExhibit {
+impl Pipeline for BoltPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -329,7 +329,7 @@ impl Exhibit for BoltExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         series::generate(self, prompt, options, each)
@@ -343,8 +343,8 @@ impl Exhibit for BoltExhibit {
         series::sample("context", method, &["forward", "generate"], sizes)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(self.network.config().prediction_length)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(self.network.config().prediction_length)
     }
 }
 

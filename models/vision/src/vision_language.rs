@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Positions};
-use fauna_shared::generate::{self, Decoder, Decoding, Tokens};
+use fauna_shared::generate::{self, Decoder, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Decode, Exhibit, Opening, SampleSizes, noise_pixels, only_known, token_rows,
+    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
 };
 use fauna_shared::text::{self, ChatTemplate, Tokenizer};
 use fauna_shared::weights::Inventory;
@@ -21,15 +21,15 @@ use serde_json::Value;
 pub type Marks = Vec<Vec<bool>>;
 
 /// A language model that reads words and pictures as one sequence of embeddings.
-pub trait Sees: Send + Sync {
+pub trait VisionLanguageModel: Send + Sync {
     /// Blocks that keep keys and values.
-    fn layers(&self) -> usize;
+    fn num_hidden_layers(&self) -> usize;
 
     /// Words it scores.
-    fn vocabulary(&self) -> usize;
+    fn vocab_size(&self) -> usize;
 
     /// The longest text it was trained for, in tokens.
-    fn positions(&self) -> usize;
+    fn max_position_embeddings(&self) -> usize;
 
     /// The token in whose place a row of a picture stands; it need not be in the vocabulary.
     fn image_token(&self) -> u32;
@@ -67,11 +67,11 @@ pub trait Sees: Send + Sync {
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)>;
 
     /// The tokens of a prompt and the pictures in it, as the release was trained on them.
-    fn prompt(&self, kit: &Kit, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)>;
+    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)>;
 }
 
 /// What brings words and pictures to the model.
-pub struct Kit {
+pub struct MultimodalProcessor {
     /// Words to tokens.
     pub tokenizer: Tokenizer,
     /// Conversations to words, where the release has a form for them.
@@ -129,13 +129,13 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if the places are not as many as the pictures have tokens.
-pub fn embedded<N: Sees + ?Sized>(
+pub fn embedded<N: VisionLanguageModel + ?Sized>(
     network: &N,
     rows: &[Vec<u32>],
     pictures: Option<&Tensor>,
     device: &Device,
 ) -> Result<Tensor> {
-    let (image, words) = (network.image_token(), network.vocabulary() as u32);
+    let (image, words) = (network.image_token(), network.vocab_size() as u32);
     let time = rows.first().map_or(0, Vec::len);
     let all: Vec<u32> = rows.concat();
     // The image token need not be a row of the table: any row will do where a picture stands.
@@ -179,17 +179,17 @@ pub fn embedded<N: Sees + ?Sized>(
 struct Answering<'a, N> {
     network: &'a N,
     device: &'a Device,
-    halves_caches: bool,
+    half_cache: bool,
     pictures: Option<Tensor>,
     /// Of each row without its padding.
     marks: Option<Marks>,
 }
 
-impl<N: Sees> Decoder for Answering<'_, N> {
+impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
-        Ok(Cache::new(self.network.layers(), capacity).in_half(self.halves_caches))
+        Ok(Cache::new(self.network.num_hidden_layers(), capacity).with_half(self.half_cache))
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
@@ -221,17 +221,17 @@ impl<N: Sees> Decoder for Answering<'_, N> {
     }
 }
 
-/// A network with eyes and its manners: the exhibit of every family that answers about pictures.
-pub struct Seer<N> {
+/// A network with eyes and its manners: the pipeline of every family that answers about pictures.
+pub struct VisionLanguagePipeline<N> {
     network: N,
-    kit: Option<Kit>,
+    kit: Option<MultimodalProcessor>,
     device: Device,
-    halves_caches: bool,
+    half_cache: bool,
     /// Whether tokens of a picture see each other.
     both_ways: bool,
     end: Vec<u32>,
     pad: Option<u32>,
-    defaults: Decoding,
+    defaults: GenerationConfig,
     card: Card,
 }
 
@@ -239,7 +239,7 @@ pub struct Seer<N> {
 type Asked = (Vec<Vec<u32>>, Option<Marks>, Option<Marks>);
 
 /// What differs from family to family.
-pub struct Manners {
+pub struct PipelineSettings {
     /// The card, with what users must know in its notes.
     pub card: Card,
     /// What makes pictures fit.
@@ -254,24 +254,24 @@ pub struct Manners {
     pub answer: usize,
 }
 
-impl<N: Sees> Seer<N> {
-    /// Around `network`, which `opening` was opened for.
-    pub fn new(opening: &Opening, network: N, manners: Manners) -> Result<Self> {
-        let Manners { mut card, processor, both_ways, end, end_of_turn, answer } = manners;
-        card.context = Some(network.positions());
-        let tokenizer = words::tokenizer(opening)?;
+impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
+    /// Around `network`, which `pretrained` was opened for.
+    pub fn new(pretrained: &Pretrained, network: N, manners: PipelineSettings) -> Result<Self> {
+        let PipelineSettings { mut card, processor, both_ways, end, end_of_turn, answer } = manners;
+        card.context = Some(network.max_position_embeddings());
+        let tokenizer = words::tokenizer(pretrained)?;
         let kit = match tokenizer {
             None => None,
-            Some(tokenizer) => Some(Kit {
-                template: words::chat_template(opening, &tokenizer)?,
+            Some(tokenizer) => Some(MultimodalProcessor {
+                template: words::chat_template(pretrained, &tokenizer)?,
                 tokenizer,
                 processor,
-                settings: opening.options.settings.clone(),
+                settings: pretrained.options.settings.clone(),
             }),
         };
-        let generation = opening.generation()?;
+        let generation = pretrained.generation()?;
         let ids = |key: &str| {
-            let places = [&generation[key], &opening.config[key], &opening.config["text_config"][key]];
+            let places = [&generation[key], &pretrained.config[key], &pretrained.config["text_config"][key]];
             places.into_iter().map(token_ids).find(|ids| !ids.is_empty()).unwrap_or_default()
         };
         let mut stops = match ids("eos_token_id") {
@@ -284,12 +284,12 @@ impl<N: Sees> Seer<N> {
         Ok(Self {
             network,
             kit,
-            device: opening.weights.runtime().device().clone(),
-            halves_caches: opening.weights.halves_caches(),
+            device: pretrained.weights.runtime().device().clone(),
+            half_cache: pretrained.weights.half_cache(),
             both_ways,
             end: stops,
             pad: ids("pad_token_id").first().copied(),
-            defaults: Decoding { eos: None, ..Decoding::greedy(answer) },
+            defaults: GenerationConfig { eos: None, ..GenerationConfig::greedy(answer) },
             card,
         })
     }
@@ -299,7 +299,7 @@ impl<N: Sees> Seer<N> {
         &self.network
     }
 
-    fn kit(&self) -> Result<&Kit> {
+    fn kit(&self) -> Result<&MultimodalProcessor> {
         self.kit.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
@@ -358,7 +358,7 @@ impl<N: Sees> Seer<N> {
         let pictures = self.seen(inputs)?;
         let x = embedded(&self.network, &rows, pictures.as_ref(), &self.device)?;
         let time = x.dim(1)?;
-        let mut cache = Cache::new(self.network.layers(), time);
+        let mut cache = Cache::new(self.network.num_hidden_layers(), time);
         let positions = Positions::counting(0, time);
         let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), &mut cache)?;
         let mut out = Tensors::from([("logits".to_string(), self.network.logits(&hidden)?)]);
@@ -384,9 +384,9 @@ impl<N: Sees> Seer<N> {
         });
         let prompts: Vec<&[u32]> =
             rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding = self.decoding(&Decoding {
+        let mut decoding = self.decoding(&GenerationConfig {
             max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
-            ..Decoding::greedy(20)
+            ..GenerationConfig::greedy(20)
         });
         if options.get("eos_token_id").is_some() {
             decoding.eos = Some(token_ids(&options["eos_token_id"]));
@@ -403,11 +403,11 @@ impl<N: Sees> Seer<N> {
     }
 
     fn answering(&self, pictures: Option<Tensor>, marks: Option<Marks>) -> Answering<'_, N> {
-        let (network, device, halves_caches) = (&self.network, &self.device, self.halves_caches);
-        Answering { network, device, halves_caches, pictures, marks }
+        let (network, device, half_cache) = (&self.network, &self.device, self.half_cache);
+        Answering { network, device, half_cache, pictures, marks }
     }
 
-    fn decoding(&self, options: &Decoding) -> Decoding {
+    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
         let mut options = options.clone();
         options.eos.get_or_insert_with(|| self.end.clone());
         options.pad = options.pad.or(self.pad);
@@ -415,14 +415,14 @@ impl<N: Sees> Seer<N> {
     }
 }
 
-impl<N: Sees> Decode for Seer<N> {
+impl<N: VisionLanguageModel> Decode for VisionLanguagePipeline<N> {
     type Prompt = Prompt;
     type Piece = String;
 
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         if options.guidance != 1.0 {
@@ -453,7 +453,7 @@ impl<N: Sees> Decode for Seer<N> {
     }
 }
 
-impl<N: Sees> Exhibit for Seer<N> {
+impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -473,7 +473,7 @@ impl<N: Sees> Exhibit for Seer<N> {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
@@ -508,7 +508,7 @@ impl<N: Sees> Exhibit for Seer<N> {
         Ok(made)
     }
 
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         self.defaults.clone()
     }
 }

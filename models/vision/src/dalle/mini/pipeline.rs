@@ -1,11 +1,11 @@
-//! DALL·E mini as an exhibit: the reference's calls, and pictures of words.
+//! DALL·E mini as a pipeline: the reference's calls, and pictures of words.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, SampleSizes, only_known, token_rows};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, only_known, token_rows};
 use fauna_shared::{Error, Result};
 use fauna_text::words;
 use serde_json::Value;
@@ -24,7 +24,7 @@ const CODES: usize = 16384;
 const GREY: u8 = 128;
 
 /// The two halves with all that their release says, or the one that is there.
-pub struct MiniExhibit {
+pub struct MiniPipeline {
     network: Option<DalleBart>,
     vqgan: Option<Vqgan>,
     reader: Option<Reader>,
@@ -36,21 +36,21 @@ pub struct MiniExhibit {
     card: Card,
 }
 
-impl MiniExhibit {
+impl MiniPipeline {
     /// Opens a checkpoint. Settings: `bos`, the code a picture begins with, where it is not the config's
     /// `decoder_start_token_id` (min-dalle 0.4.11 begins with 16383); `vqgan`, where the picture half is.
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let loaded = release::load(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let loaded = release::load(pretrained)?;
         let mut card =
-            opening.card(&crate::DALLE_MINI, &opening.architecture("DalleBart"), &loaded.inventory);
+            pretrained.card(&crate::DALLE_MINI, &pretrained.architecture("DalleBart"), &loaded.inventory);
         let mut start = 0;
         if let Some(network) = &loaded.network {
             let config = network.config();
             card.context = Some(config.max_text_length);
-            start = match opening.options.settings.get("bos") {
+            start = match pretrained.options.settings.get("bos") {
                 None | Some(Value::Null) => config.decoder_start_token_id,
                 Some(value) => {
                     let start = value.as_u64().filter(|start| *start <= config.image_vocab_size as u64);
@@ -65,7 +65,7 @@ impl MiniExhibit {
             card.notes.push("it came without the decoder of its pictures: it gives codes alone".into());
         }
         let reader = match &loaded.network {
-            Some(network) => reader(opening, network)?,
+            Some(network) => reader(pretrained, network)?,
             None => None,
         };
         Ok(Self {
@@ -74,22 +74,22 @@ impl MiniExhibit {
             reader,
             start,
             port: loaded.port,
-            device: opening.weights.runtime().device().clone(),
+            device: pretrained.weights.runtime().device().clone(),
             card,
         })
     }
 
     /// Opens the picture half alone.
-    pub(crate) fn open_vqgan(opening: &Opening) -> Result<Self> {
-        let (vqgan, inventory) = opening.load::<Vqgan>()?;
+    pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Self> {
+        let (vqgan, inventory) = pretrained.load::<Vqgan>()?;
         Ok(Self {
-            card: opening.card(&crate::VQGAN, &opening.architecture("VQModel"), &inventory),
+            card: pretrained.card(&crate::VQGAN, &pretrained.architecture("VQModel"), &inventory),
             network: None,
             vqgan: Some(vqgan),
             reader: None,
             start: 0,
             port: true,
-            device: opening.weights.runtime().device().clone(),
+            device: pretrained.weights.runtime().device().clone(),
         })
     }
 
@@ -197,7 +197,7 @@ impl MiniExhibit {
         }
         let number = |key: &str| options[key].as_f64();
         let defaults = self.defaults();
-        let decoding = Decoding {
+        let decoding = GenerationConfig {
             guidance: number("condition_scale").map_or(defaults.guidance, |scale| scale as f32),
             temperature: match options["do_sample"].as_bool() {
                 Some(false) => 0.0,
@@ -262,10 +262,10 @@ impl MiniExhibit {
 }
 
 /// What reads the words of a release; none if it came without its vocabulary.
-fn reader(opening: &Opening, network: &DalleBart) -> Result<Option<Reader>> {
+fn reader(pretrained: &Pretrained, network: &DalleBart) -> Result<Option<Reader>> {
     let longest = network.config().max_text_length;
-    let port = match opening.checkpoint.is_none() {
-        true => release::parts(&opening.files)?,
+    let port = match pretrained.checkpoint.is_none() {
+        true => release::parts(&pretrained.files)?,
         false => None,
     };
     match port {
@@ -273,7 +273,7 @@ fn reader(opening: &Opening, network: &DalleBart) -> Result<Option<Reader>> {
             Some((vocab, merges)) => Reader::port(vocab, merges, longest).map(Some),
             None => Ok(None),
         },
-        None => match words::tokenizer(opening)? {
+        None => match words::tokenizer(pretrained)? {
             Some(tokenizer) => Reader::original(tokenizer, longest).map(Some),
             None => Ok(None),
         },
@@ -308,7 +308,7 @@ fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
     rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
 }
 
-impl Exhibit for MiniExhibit {
+impl Pipeline for MiniPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -352,7 +352,7 @@ impl Exhibit for MiniExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.generate_batch(std::slice::from_ref(prompt), options, &mut |_, item| each(item))
@@ -363,7 +363,7 @@ impl Exhibit for MiniExhibit {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let mut wishes = Vec::new();
@@ -409,13 +409,13 @@ impl Exhibit for MiniExhibit {
         Ok(())
     }
 
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         let (guidance, top_k) = if self.port { (16.0, 256) } else { (10.0, 0) };
-        Decoding { temperature: 1.0, guidance, top_k, ..Decoding::default() }
+        GenerationConfig { temperature: 1.0, guidance, top_k, ..GenerationConfig::default() }
     }
 }
 
 /// Opens the picture half alone.
-pub(crate) fn open_vqgan(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    Ok(Box::new(MiniExhibit::open_vqgan(opening)?))
+pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    Ok(Box::new(MiniPipeline::open_vqgan(pretrained)?))
 }

@@ -1,9 +1,9 @@
-//! Orb as an exhibit: structures to energies, forces and vectors.
+//! Orb as a pipeline: structures to energies, forces and vectors.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Rng;
 use fauna_shared::item::{Atoms, Embeddings, Item, Tensors};
-use fauna_shared::model::{Card, Evaluation, Exhibit, Opening, Potential, SampleSizes, only_known};
+use fauna_shared::model::{Card, Evaluation, Pipeline, Potential, Pretrained, SampleSizes, only_known};
 use fauna_shared::{Error, Result};
 
 use super::heads::BINS;
@@ -18,24 +18,24 @@ const EDGES_A_PASS: usize = 8192;
 const INPUTS: [&str; 7] = ["atomic_numbers", "cell", "charge", "n_node", "pbc", "positions", "spin"];
 
 /// An Orb and what is known of it.
-pub struct OrbExhibit {
+pub struct OrbPipeline {
     orb: Orb,
     card: Card,
 }
 
-impl OrbExhibit {
+impl OrbPipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// What is wrong with the config or the tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (orb, inventory, notes) = release::load(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (orb, inventory, notes) = release::load(pretrained)?;
         let architecture = match orb.config().is_conservative() {
             true => "ConservativeForcefieldRegressor",
             false => "DirectForcefieldRegressor",
         };
-        let mut card = opening.card(&crate::ORB, architecture, &inventory);
-        let file = opening.checkpoint.iter().flat_map(|checkpoint| checkpoint.files()).next();
+        let mut card = pretrained.card(&crate::ORB, architecture, &inventory);
+        let file = pretrained.checkpoint.iter().flat_map(|checkpoint| checkpoint.files()).next();
         let name = file.and_then(|file| release::release_of(&file.to_string_lossy()));
         if let Some(known) = crate::ORB.releases.iter().find(|known| Some(known.id) == name) {
             card.licence = Some(known.licence);
@@ -56,7 +56,7 @@ impl OrbExhibit {
     }
 }
 
-impl Exhibit for OrbExhibit {
+impl Pipeline for OrbPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -285,7 +285,7 @@ fn singles<'a>(values: impl IntoIterator<Item = &'a f64>) -> Vec<f32> {
     values.into_iter().map(|value| *value as f32).collect()
 }
 
-impl OrbExhibit {
+impl OrbPipeline {
     /// A prediction for `count` structures under the reference's names, float32.
     fn tensors(&self, found: Prediction, count: usize) -> Result<Tensors> {
         let (forces, stress) = match self.orb.config().is_conservative() {

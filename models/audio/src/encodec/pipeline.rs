@@ -1,12 +1,12 @@
-//! EnCodec as an exhibit: sounds to codes, codes to sounds, sounds to vectors.
+//! EnCodec as a pipeline: sounds to codes, codes to sounds, sounds to vectors.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, sinc::Sinc};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Card, Encode, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Encode, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use super::{Encodec, Encoded};
 const CODES: [&str; 5] = ["audio_codes", "audio_scales", "last_frame_pad_length", "sampling_rate", "length"];
 
 /// A codec with the manners of its release.
-pub struct EncodecExhibit {
+pub struct EncodecPipeline {
     network: Encodec,
     device: Device,
     /// In kbit/s: what sounds are encoded with; the lowest if none.
@@ -24,16 +24,16 @@ pub struct EncodecExhibit {
     card: Card,
 }
 
-impl EncodecExhibit {
+impl EncodecPipeline {
     /// Opens a checkpoint. The setting `bandwidth` (kbit/s) is what sounds are encoded with.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<Encodec>()?;
-        let settings = Value::Object(opening.options.settings.clone());
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<Encodec>()?;
+        let settings = Value::Object(pretrained.options.settings.clone());
         let bandwidth = bandwidth(&settings)?;
         network.config().quantizers_for(bandwidth)?;
         Ok(Self {
-            card: opening.card(&crate::ENCODEC, &opening.architecture("EncodecModel"), &inventory),
-            device: opening.weights.runtime().device().clone(),
+            card: pretrained.card(&crate::ENCODEC, &pretrained.architecture("EncodecModel"), &inventory),
+            device: pretrained.weights.runtime().device().clone(),
             bandwidth,
             network,
         })
@@ -101,7 +101,7 @@ impl EncodecExhibit {
     }
 }
 
-impl Encode for EncodecExhibit {
+impl Encode for EncodecPipeline {
     type Input = Sound;
 
     /// The mean over time of what the encoder makes of each sound before it is quantised.
@@ -113,7 +113,7 @@ impl Encode for EncodecExhibit {
     }
 }
 
-impl Exhibit for EncodecExhibit {
+impl Pipeline for EncodecPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -158,7 +158,7 @@ impl Exhibit for EncodecExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        _: &Decoding,
+        _: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let Prompt::Items(items) = prompt else {

@@ -1,15 +1,17 @@
-//! TimesFM 2.5 as an exhibit.
+//! TimesFM 2.5 as a pipeline.
 
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes};
+use fauna_shared::model::{
+    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes,
+};
 use serde_json::{Value, json};
 
-use super::exhibit::{
+use super::pipeline::{
     self, Wishes, all_decomposed, composed, forecast, predictions, readable, undone, whole_patches,
 };
 use super::v2_5::TimesFm25;
@@ -25,23 +27,23 @@ const TOLERANCE: f32 = 1e-6;
 /// A TimesFM 2.5.
 ///
 /// ```
-/// use fauna_shared::model::{Exhibit, Forecasting, Past};
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::model::{Pipeline, ForecastConfig, History};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::TIMESFM_2_5.sample)().to_string())?;
-/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::TIMESFM_2_5]).open(folder.path().to_str().unwrap(), &options)?;
 ///
-/// let past = Past::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = Forecasting { horizon: 3, ..Forecasting::default() };
+/// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
+/// let wanted = ForecastConfig { horizon: 3, ..Forecasting::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// // What was never below 0 is foreseen not to be.
 /// assert!(forecast.mean.iter().all(|value| *value >= 0.0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct V25Exhibit {
+pub struct V25Pipeline {
     network: TimesFm25,
     place: Place,
     card: Card,
@@ -100,17 +102,17 @@ impl Running {
     }
 }
 
-impl V25Exhibit {
+impl V25Pipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// Whatever is wrong with config or tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<TimesFm25>()?;
-        let architecture = opening.architecture("TimesFm2_5ModelForPrediction");
-        let mut card = opening.card(&crate::TIMESFM_2_5, &architecture, &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<TimesFm25>()?;
+        let architecture = pretrained.architecture("TimesFm2_5ModelForPrediction");
+        let mut card = pretrained.card(&crate::TIMESFM_2_5, &architecture, &inventory);
         card.context = Some(network.config().context_length);
-        Ok(Self { place: Place::of(opening), network, card })
+        Ok(Self { place: Place::of(pretrained), network, card })
     }
 
     /// The network.
@@ -204,7 +206,7 @@ impl V25Exhibit {
 
     fn forward_with(&self, inputs: &Tensors, wishes: &Wishes) -> Result<Tensors> {
         let c = self.network.config();
-        let (series, _) = exhibit::inputs(inputs, false)?;
+        let (series, _) = pipeline::inputs(inputs, false)?;
         let steps = whole_patches(wishes.context.unwrap_or(c.context_length), c.patch_length)?;
         series::horizon(steps)?;
         let series: Vec<Vec<f32>> = series.iter().map(|one| last(one, steps).to_vec()).collect();
@@ -253,7 +255,7 @@ impl V25Exhibit {
 
     fn steps_for(&self, rows: &[Vec<f32>]) -> usize {
         let c = self.network.config();
-        exhibit::steps_for(rows, c.patch_length, c.context_length)
+        pipeline::steps_for(rows, c.patch_length, c.context_length)
     }
 }
 
@@ -272,8 +274,8 @@ fn unmirrored(told: Vec<Vec<f32>>, channels: usize) -> Vec<Vec<f32>> {
     plain.iter().zip(mirrored).map(pair).collect()
 }
 
-impl Forecaster for V25Exhibit {
-    fn forecast(&self, pasts: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+impl Forecaster for V25Pipeline {
+    fn forecast(&self, pasts: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         let c = self.network.config();
         let series = readable(pasts)?;
@@ -304,7 +306,7 @@ impl Forecaster for V25Exhibit {
     }
 }
 
-impl Exhibit for V25Exhibit {
+impl Pipeline for V25Pipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -334,7 +336,7 @@ impl Exhibit for V25Exhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         series::generate(self, prompt, options, each)
@@ -348,8 +350,8 @@ impl Exhibit for V25Exhibit {
         series::sample("past_values", method, &["forward"], sizes)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(self.network.config().horizon_length)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(self.network.config().horizon_length)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{Error, Result, json};
 
 /// How to open a model. The default opens on the CPU in float32 and shows no progress.
 #[derive(Clone)]
-pub struct Options {
+pub struct LoadOptions {
     /// Device, number type, weight format.
     pub runtime: Runtime,
     /// The family to use whatever the config says.
@@ -31,7 +31,7 @@ pub struct Options {
     pub finder: Arc<Finder>,
 }
 
-impl Default for Options {
+impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             runtime: Runtime::cpu(),
@@ -44,7 +44,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl LoadOptions {
     /// The weight files among `files` for a [`Layout`]: none where weights are made up, or there are none yet.
     ///
     /// # Errors
@@ -72,13 +72,13 @@ impl Options {
 pub struct Layout {
     /// The config in the official spelling, as far as the release tells it.
     pub config: Value,
-    /// The files that together hold the weights of [`Opening::weights`]; none for a bare processor. What is better
-    /// kept apart is left to [`Opening::part`].
+    /// The files that together hold the weights of [`Pretrained::weights`]; none for a bare processor. What is better
+    /// kept apart is left to [`Pretrained::part`].
     pub weights: Vec<PathBuf>,
 }
 
 /// All that a family needs to open one checkpoint.
-pub struct Opening {
+pub struct Pretrained {
     /// What the user named.
     pub label: String,
     /// The files beside the weights.
@@ -90,10 +90,10 @@ pub struct Opening {
     /// The tensors.
     pub weights: Weights,
     /// How the user opens it.
-    pub options: Options,
+    pub options: LoadOptions,
 }
 
-impl Opening {
+impl Pretrained {
     /// With the weights of `checkpoint` in the names of `family`, or with test weights if `options` ask for them.
     pub(crate) fn new(
         label: &str,
@@ -101,7 +101,7 @@ impl Opening {
         config: Value,
         checkpoint: Option<Checkpoint>,
         family: &Family,
-        options: &Options,
+        options: &LoadOptions,
     ) -> Result<Self> {
         let runtime = options.runtime.clone();
         let weights = match (&checkpoint, options.random_weights) {
@@ -123,7 +123,7 @@ impl Opening {
     }
 
     /// The tensors of other weight files of this release, each under the name that `rename` gives it. Test weights if
-    /// the user wants those; nothing if [`weights`](Opening::weights) are nothing.
+    /// the user wants those; nothing if [`weights`](Pretrained::weights) are nothing.
     ///
     /// # Errors
     /// As [`Checkpoint::open_files`] and [`Weights::open`].
@@ -141,9 +141,9 @@ impl Opening {
     ///
     /// # Errors
     /// As opening it by name.
-    pub fn companion(&self, family: &Family, source: &str) -> Result<Opening> {
-        let options = Options { family: None, file: None, ..self.options.clone() };
-        let opening = || {
+    pub fn companion(&self, family: &Family, source: &str) -> Result<Pretrained> {
+        let options = LoadOptions { family: None, file: None, ..self.options.clone() };
+        let pretrained = || {
             let files = options.find(source, options.random_weights.is_none())?;
             let config = files.config()?;
             let checkpoint = match options.random_weights {
@@ -152,7 +152,7 @@ impl Opening {
             };
             Self::new(source, files, config, checkpoint, family, &options)
         };
-        opening().map_err(|error| error.context(format!("{} stands on {source}", self.label)))
+        pretrained().map_err(|error| error.context(format!("{} stands on {source}", self.label)))
     }
 
     /// The config as a family's own type.

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{
-    Card, Controller, Exhibit, Observation, Opening, Policy, SampleSizes, Task, noise_pixels, only_known,
+    Card, Controller, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task, noise_pixels, only_known,
     token_rows,
 };
 use fauna_shared::text::Tokenizer;
@@ -17,10 +17,10 @@ use fauna_text::words;
 use serde_json::Value;
 
 use super::alone::{PROCESSOR_FILE, preprocess};
-use super::controller::{Following, Writer, Written};
+use super::controller::{OpenVlaController, Writer, Written};
 use super::processor::FrameProcessor;
 use super::prompt::end_with_boundary;
-use super::{OpenVla, Wording};
+use super::{OpenVla, PromptStyle};
 use crate::action::{ActionTokenizer, DEGREES, Statistics, StatisticsTable};
 
 /// The file of a fine-tuned model's own statistics.
@@ -30,10 +30,10 @@ const STATISTICS_FILE: &str = "dataset_statistics.json";
 const MOST_NEW: u64 = 4096;
 
 /// The network and its manners.
-pub struct OpenVlaExhibit {
+pub struct OpenVlaPipeline {
     network: OpenVla,
     device: Device,
-    halves_caches: bool,
+    half_cache: bool,
     words: Option<Tokenizer>,
     actions: ActionTokenizer,
     statistics: StatisticsTable,
@@ -49,19 +49,19 @@ struct Continued {
     written: Vec<Written>,
 }
 
-impl OpenVlaExhibit {
+impl OpenVlaPipeline {
     /// Opens a release in either layout. Of the settings it reads `unnorm_key` and `center_crop`.
     ///
     /// # Errors
     /// What is wrong with the config, the tensors, the processor's file or the statistics of actions, by its file.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<OpenVla>()?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<OpenVla>()?;
         let config = network.config();
-        let architecture = opening.architecture("OpenVLAForActionPrediction");
-        let mut card = opening.card(&crate::OPENVLA, &architecture, &inventory);
+        let architecture = pretrained.architecture("OpenVLAForActionPrediction");
+        let mut card = pretrained.card(&crate::OPENVLA, &architecture, &inventory);
         card.context = Some(config.text_config.max_position_embeddings);
-        let statistics = statistics(opening)?;
-        let unnorm_key = match opening.options.settings.get("unnorm_key") {
+        let statistics = statistics(pretrained)?;
+        let unnorm_key = match pretrained.options.settings.get("unnorm_key") {
             None | Some(Value::Null) => None,
             Some(Value::String(key)) => {
                 statistics.get(Some(key))?;
@@ -76,10 +76,10 @@ impl OpenVlaExhibit {
         Ok(Self {
             actions: ActionTokenizer::new(config.words(), config.n_action_bins, -1.0, 1.0)
                 .map_err(|error| error.context("n_action_bins"))?,
-            processor: processor(opening, &network)?,
-            words: words::tokenizer(opening)?,
-            device: opening.weights.runtime().device().clone(),
-            halves_caches: opening.weights.halves_caches(),
+            processor: processor(pretrained, &network)?,
+            words: words::tokenizer(pretrained)?,
+            device: pretrained.weights.runtime().device().clone(),
+            half_cache: pretrained.weights.half_cache(),
             network,
             statistics,
             unnorm_key,
@@ -253,11 +253,11 @@ impl OpenVlaExhibit {
     /// For prompts of `time` tokens, patches not counted.
     fn writer(&self, time: usize, new: usize) -> Writer<'_> {
         let time = time + self.network.config().patches();
-        Writer::new(&self.network, &self.device, self.halves_caches, time, new)
+        Writer::new(&self.network, &self.device, self.half_cache, time, new)
     }
 
     /// The policy while it follows `task`.
-    fn following(&self, task: &Task) -> Result<Following<'_>> {
+    fn following(&self, task: &Task) -> Result<OpenVlaController<'_>> {
         let statistics = self.statistics_of(task.unnorm_key.as_deref())?.clone();
         let tokenizer = self.words.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
         let config = self.network.config();
@@ -273,7 +273,7 @@ impl OpenVlaExhibit {
             ))
             .hint("shorten it"));
         }
-        Ok(Following {
+        Ok(OpenVlaController {
             network: &self.network,
             processor: &self.processor,
             tokenizer: &self.actions,
@@ -285,7 +285,7 @@ impl OpenVlaExhibit {
     }
 
     /// How an instruction is put.
-    pub fn wording(&self) -> Wording {
+    pub fn wording(&self) -> PromptStyle {
         self.network.config().wording
     }
 }
@@ -302,24 +302,25 @@ fn around(real: Vec<Vec<bool>>, patches: Option<&Tensor>) -> Result<Vec<Vec<bool
 }
 
 /// `norm_stats` of the config, and what a fine-tuned model's own file adds or says otherwise.
-fn statistics(opening: &Opening) -> Result<StatisticsTable> {
-    let stored = &opening.config["norm_stats"];
+fn statistics(pretrained: &Pretrained) -> Result<StatisticsTable> {
+    let stored = &pretrained.config["norm_stats"];
     let mut table = StatisticsTable::from_json(stored)
-        .map_err(|error| opening.config_error(format!("norm_stats: {}", error.message())))?;
-    if let Some(own) = opening.json(STATISTICS_FILE)? {
-        let own =
-            StatisticsTable::from_json(&own).map_err(|error| match opening.files.get(STATISTICS_FILE) {
+        .map_err(|error| pretrained.config_error(format!("norm_stats: {}", error.message())))?;
+    if let Some(own) = pretrained.json(STATISTICS_FILE)? {
+        let own = StatisticsTable::from_json(&own).map_err(|error| {
+            match pretrained.files.get(STATISTICS_FILE) {
                 Some(path) => error.at(path),
                 None => error,
-            })?;
+            }
+        })?;
         table.extend(own);
     }
     Ok(table)
 }
 
 /// What the release says of frames, or what its towers were trained with; it must give what the network sees.
-fn processor(opening: &Opening, network: &OpenVla) -> Result<FrameProcessor> {
-    let processor = match opening.json(PROCESSOR_FILE)? {
+fn processor(pretrained: &Pretrained, network: &OpenVla) -> Result<FrameProcessor> {
+    let processor = match pretrained.json(PROCESSOR_FILE)? {
         Some(file) => {
             let processor =
                 FrameProcessor::from_json(&file).map_err(|error| error.context(PROCESSOR_FILE))?;
@@ -338,22 +339,22 @@ fn processor(opening: &Opening, network: &OpenVla) -> Result<FrameProcessor> {
                 }
             }
         }
-        None => FrameProcessor::of_config(network.config(), &opening.config)?,
+        None => FrameProcessor::of_config(network.config(), &pretrained.config)?,
     };
-    match opening.options.settings.get("center_crop") {
+    match pretrained.options.settings.get("center_crop") {
         None | Some(Value::Null) => Ok(processor),
         Some(Value::Bool(on)) => Ok(processor.with_centre_crop(*on)),
         Some(other) => Err(Error::input(format!("center_crop is {other}, wanted true or false"))),
     }
 }
 
-impl Policy for OpenVlaExhibit {
+impl Policy for OpenVlaPipeline {
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>> {
         Ok(Box::new(self.following(task)?))
     }
 }
 
-impl Exhibit for OpenVlaExhibit {
+impl Pipeline for OpenVlaPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -396,7 +397,7 @@ impl Exhibit for OpenVlaExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         options.check()?;
@@ -435,12 +436,12 @@ impl Exhibit for OpenVlaExhibit {
         }
     }
 
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         let dim = match self.statistics_of(None) {
             Ok(statistics) => Some(statistics.dim()),
             Err(_) => self.statistics.most_numbers(),
         };
-        Decoding::greedy(dim.unwrap_or(DEGREES.len()))
+        GenerationConfig::greedy(dim.unwrap_or(DEGREES.len()))
     }
 }
 

@@ -1,18 +1,18 @@
-//! MusicGen as an exhibit: the reference's calls, and prompts of items.
+//! MusicGen as a pipeline: the reference's calls, and prompts of items.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use fauna_text::words;
 use serde_json::Value;
 
-use super::compose::{Composer, Wish, codes_tensor};
+use super::compose::{MusicGenerator, MusicPrompt, codes_tensor};
 use super::original::FEATURES;
 use super::pattern::Pattern;
 use super::write::Page;
@@ -22,78 +22,78 @@ use super::{MusicGen, Text, original};
 const DEFAULT_COLUMNS: usize = 1500;
 
 /// The network with all that its release says.
-pub struct MusicGenExhibit {
-    composer: Composer,
+pub struct MusicGenPipeline {
+    composer: MusicGenerator,
     card: Card,
     /// `generation_config.json`.
     generation: Value,
 }
 
 /// Loads the network of any layout.
-pub(super) fn load(opening: &Opening) -> Result<(MusicGen, Inventory)> {
-    match original::is_original(opening) {
-        true => original::load(opening),
-        false => opening.load::<MusicGen>(),
+pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
+    match original::is_original(pretrained) {
+        true => original::load(pretrained),
+        false => pretrained.load::<MusicGen>(),
     }
 }
 
 /// Opens a checkpoint, or the settings of a melody's features alone.
-pub(crate) fn open(opening: &Opening) -> Result<Box<dyn Exhibit>> {
-    match opening.architecture("").as_str() {
-        FEATURES => Ok(Box::new(Features::open(opening)?)),
-        _ => Ok(Box::new(MusicGenExhibit::open(opening)?)),
+pub(crate) fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
+    match pretrained.architecture("").as_str() {
+        FEATURES => Ok(Box::new(Features::open(pretrained)?)),
+        _ => Ok(Box::new(MusicGenPipeline::open(pretrained)?)),
     }
 }
 
 /// What a checkpoint of this config holds.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    match opening.architecture("").as_str() {
-        FEATURES => opening.weights.finish(),
-        _ => Ok(load(opening)?.1),
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    match pretrained.architecture("").as_str() {
+        FEATURES => pretrained.weights.finish(),
+        _ => Ok(load(pretrained)?.1),
     }
 }
 
 /// The settings of a melody's features, as far as the release gives them.
-fn features(opening: &Opening) -> Result<ChromaConfig> {
-    match opening.json("preprocessor_config.json")? {
+fn features(pretrained: &Pretrained) -> Result<ChromaConfig> {
+    match pretrained.json("preprocessor_config.json")? {
         Some(settings) => serde_json::from_value(settings)
-            .map_err(|e| opening.config_error(format!("preprocessor_config.json: {e}"))),
+            .map_err(|e| pretrained.config_error(format!("preprocessor_config.json: {e}"))),
         None => Ok(ChromaConfig::default()),
     }
 }
 
-impl MusicGenExhibit {
+impl MusicGenPipeline {
     /// Opens a checkpoint. Settings: `window` and `extend_stride`, in seconds, for pieces longer than the model was
     /// trained for.
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = load(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = load(pretrained)?;
         let default = match network.config().has_melody() {
             true => "MusicgenMelodyForConditionalGeneration",
             false => "MusicgenForConditionalGeneration",
         };
-        let card = opening.card(&crate::MUSICGEN, &opening.architecture(default), &inventory);
-        let tokenizer = match words::tokenizer(opening)? {
-            None if original::is_original(opening) => {
-                words::tokenizer(&original::text_encoder(opening, "t5-base")?)?
+        let card = pretrained.card(&crate::MUSICGEN, &pretrained.architecture(default), &inventory);
+        let tokenizer = match words::tokenizer(pretrained)? {
+            None if original::is_original(pretrained) => {
+                words::tokenizer(&original::text_encoder(pretrained, "t5-base")?)?
             }
             found => found,
         };
         let mut composer =
-            Composer::new(network).with_tokenizer(tokenizer).with_chroma(features(opening)?)?;
-        let settings = &opening.options.settings;
+            MusicGenerator::new(network).with_tokenizer(tokenizer).with_chroma(features(pretrained)?)?;
+        let settings = &pretrained.options.settings;
         let seconds = |key: &str| settings.get(key).and_then(Value::as_f64);
         if let (window, Some(stride)) = (seconds("window"), seconds("extend_stride")) {
             composer = composer.with_windows(window.unwrap_or(30.0), stride)?;
         }
-        let generation = opening.generation()?;
+        let generation = pretrained.generation()?;
         Ok(Self { composer, card, generation })
     }
 
     /// What makes music from wishes: the way in for those who want codes as well as sound.
-    pub fn composer(&self) -> &Composer {
+    pub fn composer(&self) -> &MusicGenerator {
         &self.composer
     }
 
@@ -241,7 +241,7 @@ impl MusicGenExhibit {
             given: &rows,
             streams: &(0..batch).map(|entry| (entry * codebooks) as u64).collect::<Vec<_>>(),
         };
-        let sampling = Decoding {
+        let sampling = GenerationConfig {
             guidance,
             temperature: match options["do_sample"].as_bool() {
                 Some(true) => options["temperature"].as_f64().unwrap_or(1.0) as f32,
@@ -250,7 +250,7 @@ impl MusicGenExhibit {
             top_k: options["top_k"].as_u64().unwrap_or(50) as usize,
             top_p: options["top_p"].as_f64().unwrap_or(1.0) as f32,
             seed: options["seed"].as_u64().unwrap_or(0),
-            ..Decoding::default()
+            ..GenerationConfig::default()
         };
         let mut made = rows.clone();
         page.write(&sampling, &mut |frame| {
@@ -275,13 +275,13 @@ impl MusicGenExhibit {
 
     /// A prompt of items as a wish: a sound that others follow is the melody, one that ends the prompt is continued.
     /// A melody without words is followed by an empty text.
-    pub(super) fn wish(prompt: &Prompt) -> Result<Wish> {
+    pub(super) fn wish(prompt: &Prompt) -> Result<MusicPrompt> {
         let Prompt::Items(items) = prompt else {
             return Err(
                 Error::input("a conversation is no prompt for music").hint("say what it should sound like")
             );
         };
-        let mut wish = Wish::default();
+        let mut wish = MusicPrompt::default();
         for (index, item) in items.iter().enumerate() {
             match item {
                 Item::Text(words) => wish.words.push_str(words),
@@ -307,7 +307,7 @@ impl MusicGenExhibit {
     }
 }
 
-impl Exhibit for MusicGenExhibit {
+impl Pipeline for MusicGenPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -328,7 +328,7 @@ impl Exhibit for MusicGenExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let wish = Self::wish(prompt)?;
@@ -339,7 +339,7 @@ impl Exhibit for MusicGenExhibit {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let wishes = prompts.iter().map(Self::wish).collect::<Result<Vec<_>>>()?;
@@ -348,9 +348,15 @@ impl Exhibit for MusicGenExhibit {
     }
 
     /// As the paper's samples were made: among the 250 likeliest codes, guided by 3; ten seconds.
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         let guidance = self.generation["guidance_scale"].as_f64().unwrap_or(3.0) as f32;
-        Decoding { temperature: 1.0, top_k: 250, guidance, seconds: Some(10.0), ..Decoding::default() }
+        GenerationConfig {
+            temperature: 1.0,
+            top_k: 250,
+            guidance,
+            seconds: Some(10.0),
+            ..GenerationConfig::default()
+        }
     }
 }
 
@@ -365,13 +371,13 @@ impl Features {
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let card = opening.card(&crate::MUSICGEN, FEATURES, &opening.weights.finish()?);
-        Ok(Self { chroma: Chroma::new(&features(opening)?)?, card })
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let card = pretrained.card(&crate::MUSICGEN, FEATURES, &pretrained.weights.finish()?);
+        Ok(Self { chroma: Chroma::new(&features(pretrained)?)?, card })
     }
 }
 
-impl Exhibit for Features {
+impl Pipeline for Features {
     fn card(&self) -> &Card {
         &self.card
     }

@@ -1,12 +1,12 @@
-//! BERT as an exhibit: texts to vectors, masked words, classes, entities, answers.
+//! BERT as a pipeline: texts to vectors, masked words, classes, entities, answers.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
-use fauna_shared::model::{Card, Encode, Exhibit, Opening};
+use fauna_shared::model::{Card, Encode, Pipeline, Pretrained};
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -22,7 +22,7 @@ const LONGEST_ANSWER: usize = 15;
 const WORDS_OFFERED: usize = 5;
 
 /// A BERT with its tokenizer and its recipe for sentences.
-pub struct BertExhibit {
+pub struct BertPipeline {
     network: Bert,
     tokenizer: Option<Tokenizer>,
     vectors: Vectors,
@@ -34,11 +34,12 @@ pub struct BertExhibit {
     card: Card,
 }
 
-impl BertExhibit {
+impl BertPipeline {
     /// Opens a checkpoint.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<Bert>()?;
-        let mut card = opening.card(&crate::BERT, &opening.architecture(network.task().class()), &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<Bert>()?;
+        let mut card =
+            pretrained.card(&crate::BERT, &pretrained.architecture(network.task().class()), &inventory);
         card.outputs = match network.task() {
             Task::Encode => vec![Modality::Vector],
             Task::FillMask
@@ -49,17 +50,17 @@ impl BertExhibit {
                 vec![Modality::Vector, Modality::Label]
             }
         };
-        let (vectors, layers) = Vectors::load(opening, network.config().hidden_size)?;
+        let (vectors, layers) = Vectors::load(pretrained, network.config().hidden_size)?;
         card.parameters += layers.parameters;
         let config = network.config();
         let function = match (network.task(), vectors.recipe().activation) {
             (Task::ClassifyText, Some(function)) => function,
-            (Task::ClassifyText, None) => config.function().map_err(|e| e.at(opening.config_place()))?,
+            (Task::ClassifyText, None) => config.function().map_err(|e| e.at(pretrained.config_place()))?,
             _ => Function::Softmax,
         };
-        card.notes.extend(notes(&network, &vectors, opening));
-        let tokenizer = words::tokenizer(opening)?;
-        let mut exhibit = Self {
+        card.notes.extend(notes(&network, &vectors, pretrained));
+        let tokenizer = words::tokenizer(pretrained)?;
+        let mut pipeline = Self {
             tokenizer: match vectors.recipe().lower_case {
                 true => tokenizer.map(|tokenizer| tokenizer.with_lower_case()).transpose()?,
                 false => tokenizer,
@@ -67,13 +68,13 @@ impl BertExhibit {
             vectors,
             function,
             prompt: 0,
-            device: opening.weights.runtime().device().clone(),
+            device: pretrained.weights.runtime().device().clone(),
             network,
             card,
         };
-        exhibit.card.context = Some(exhibit.max_length());
-        exhibit.prompt = exhibit.prompt_length()?;
-        Ok(exhibit)
+        pipeline.card.context = Some(pipeline.max_length());
+        pipeline.prompt = pipeline.prompt_length()?;
+        Ok(pipeline)
     }
 
     /// Tokens of the prompt, the special ones before it included, that the recipe leaves out of the pooling.
@@ -287,7 +288,7 @@ impl BertExhibit {
     }
 }
 
-impl Encode for BertExhibit {
+impl Encode for BertPipeline {
     type Input = String;
 
     /// One vector a text by the checkpoint's recipe, longest texts first through the network, texts longer than the
@@ -323,7 +324,7 @@ impl Encode for BertExhibit {
     }
 }
 
-impl Exhibit for BertExhibit {
+impl Pipeline for BertPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -363,7 +364,7 @@ impl Exhibit for BertExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        _options: &Decoding,
+        _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         if self.network.task() == Task::Encode {
@@ -394,7 +395,7 @@ impl Exhibit for BertExhibit {
 }
 
 /// What a user should know of a checkpoint before its answers are read.
-fn notes(network: &Bert, vectors: &Vectors, opening: &Opening) -> Vec<String> {
+fn notes(network: &Bert, vectors: &Vectors, pretrained: &Pretrained) -> Vec<String> {
     let (config, recipe) = (network.config(), vectors.recipe());
     let mut notes = recipe.notes.clone();
     if network.task() == Task::Encode && !recipe.is_said {
@@ -414,7 +415,7 @@ fn notes(network: &Bert, vectors: &Vectors, opening: &Opening) -> Vec<String> {
             config.labels() - 1
         ));
     }
-    if opening.architecture("") == "AntiBERTy" {
+    if pretrained.architecture("") == "AntiBERTy" {
         notes.push(
             "of AntiBERTy's heads the one for residues is computed, not those for species, chain and graft"
                 .into(),

@@ -1,13 +1,13 @@
-//! Chronos as an exhibit: series to paths of their future.
+//! Chronos as a pipeline: series to paths of their future.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
+    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
 };
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -28,61 +28,61 @@ const MOST_PATHS: usize = 10_000;
 /// A Chronos.
 ///
 /// ```
-/// use fauna_shared::model::{Exhibit, Forecasting, Past};
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::model::{Pipeline, ForecastConfig, History};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_T5.sample)().to_string())?;
-/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::CHRONOS_T5]).open(folder.path().to_str().unwrap(), &options)?;
 ///
-/// let past = Past::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = Forecasting { horizon: 3, samples: Some(5), seed: 7, ..Forecasting::default() };
+/// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
+/// let wanted = ForecastConfig { horizon: 3, samples: Some(5), seed: 7, ..Forecasting::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// assert!(forecast.quantiles[0][0] <= forecast.quantiles[2][0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct T5Exhibit {
+pub struct T5Pipeline {
     chronos: Chronos,
     card: Card,
 }
 
 /// Walks the tensors: what a checkpoint of its config holds. A tokenizer alone holds none.
-pub(crate) fn inventory(opening: &Opening) -> Result<Inventory> {
-    match is_alone(opening) {
-        true => opening.weights.finish(),
-        false => Ok(load(opening, config(opening)?.model_type)?.1),
+pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
+    match is_alone(pretrained) {
+        true => pretrained.weights.finish(),
+        false => Ok(load(pretrained, config(pretrained)?.model_type)?.1),
     }
 }
 
-fn config(opening: &Opening) -> Result<ChronosConfig> {
-    serde_json::from_value(opening.config["chronos_config"].clone())
-        .map_err(|error| opening.config_error(format!("chronos_config: {error}")))
+fn config(pretrained: &Pretrained) -> Result<ChronosConfig> {
+    serde_json::from_value(pretrained.config["chronos_config"].clone())
+        .map_err(|error| pretrained.config_error(format!("chronos_config: {error}")))
 }
 
 /// Whether the settings of the tokenizer are all there is.
-fn is_alone(opening: &Opening) -> bool {
-    let wants = opening.weights.is_nothing() || opening.options.random_weights.is_some();
-    !wants && opening.checkpoint.is_none()
+fn is_alone(pretrained: &Pretrained) -> bool {
+    let wants = pretrained.weights.is_nothing() || pretrained.options.random_weights.is_some();
+    !wants && pretrained.checkpoint.is_none()
 }
 
-impl T5Exhibit {
+impl T5Pipeline {
     /// Opens a checkpoint, or a tokenizer alone.
     ///
     /// # Errors
     /// Whatever is wrong with config or tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let own = config(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let own = config(pretrained)?;
         let tokenizer = MeanScaleUniformBins::new(&own)?;
-        let (network, inventory) = match is_alone(opening) {
-            true => (None, opening.weights.finish()?),
+        let (network, inventory) = match is_alone(pretrained) {
+            true => (None, pretrained.weights.finish()?),
             false => {
-                let (network, inventory) = load(opening, own.model_type)?;
+                let (network, inventory) = load(pretrained, own.model_type)?;
                 (Some(network), inventory)
             }
         };
-        let id = |key: &str| opening.config[key].as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = |key: &str| pretrained.config[key].as_u64().and_then(|id| u32::try_from(id).ok());
         let vocabulary = id("vocab_size").unwrap_or(own.n_tokens as u32) as usize;
         if own.n_tokens > vocabulary {
             return Err(Error::unsupported(format!(
@@ -91,14 +91,14 @@ impl T5Exhibit {
             )));
         }
         let start = id("decoder_start_token_id").or(id("pad_token_id")).unwrap_or(own.pad_token_id);
-        let architecture = opening.architecture("T5ForConditionalGeneration");
-        let mut card = opening.card(&crate::CHRONOS_T5, &architecture, &inventory);
+        let architecture = pretrained.architecture("T5ForConditionalGeneration");
+        let mut card = pretrained.card(&crate::CHRONOS_T5, &architecture, &inventory);
         card.context = Some(own.context_length);
         if own.model_type == Kind::Causal {
             // There is no encoder to tell a vector.
             card.outputs = vec![Modality::Series];
         }
-        let device = Place::of(opening).device().clone();
+        let device = Place::of(pretrained).device().clone();
         let chronos = Chronos { network, tokenizer, config: own, device, start, vocabulary };
         Ok(Self { chronos, card })
     }
@@ -274,8 +274,8 @@ fn check_paths(paths: usize) -> Result<()> {
     }
 }
 
-impl Forecaster for T5Exhibit {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+impl Forecaster for T5Pipeline {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
         let own = self.chronos.sampling();
@@ -295,7 +295,7 @@ impl Forecaster for T5Exhibit {
     }
 }
 
-impl Exhibit for T5Exhibit {
+impl Pipeline for T5Pipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -333,7 +333,7 @@ impl Exhibit for T5Exhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         series::generate(self, prompt, options, each)
@@ -347,8 +347,8 @@ impl Exhibit for T5Exhibit {
         series::sample("context", method, &["forward", "generate", "encode"], sizes)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(self.chronos.config.prediction_length)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(self.chronos.config.prediction_length)
     }
 }
 

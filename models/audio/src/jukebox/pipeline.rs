@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, resample::resample};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Card, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::{Map, Value};
 
@@ -17,22 +17,22 @@ use super::{Jukebox, labels};
 const FRAMES_PER_SECOND: f64 = 10.0;
 
 /// The codec and its prior with their manners.
-pub struct JukeboxExhibit {
+pub struct JukeboxPipeline {
     jukebox: Jukebox,
     device: Device,
     card: Card,
 }
 
-impl JukeboxExhibit {
+impl JukeboxPipeline {
     /// Opens a release in either layout.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (jukebox, inventory) = Jukebox::open(opening)?;
-        let mut card = opening.card(&crate::JUKEBOX, &opening.architecture("JukeboxModel"), &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (jukebox, inventory) = Jukebox::open(pretrained)?;
+        let mut card = pretrained.card(&crate::JUKEBOX, &pretrained.architecture("JukeboxModel"), &inventory);
         match jukebox.prior() {
             Ok(prior) => card.notes.push(format!("{} layers of the prior were read", prior.layers())),
             Err(error) => card.notes.push(error.message().to_string()),
         }
-        Ok(Self { jukebox, device: opening.weights.runtime().device().clone(), card })
+        Ok(Self { jukebox, device: pretrained.weights.runtime().device().clone(), card })
     }
 
     /// The networks themselves.
@@ -250,7 +250,7 @@ fn on_host(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(dtype)?)
 }
 
-impl Exhibit for JukeboxExhibit {
+impl Pipeline for JukeboxPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -278,7 +278,7 @@ impl Exhibit for JukeboxExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        _options: &Decoding,
+        _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         let items: &[Item] = if let Prompt::Items(items) = prompt { items } else { &[] };

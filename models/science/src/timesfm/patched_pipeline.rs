@@ -1,20 +1,20 @@
-//! TimesFM 1.0 and 2.0 as an exhibit.
+//! TimesFM 1.0 and 2.0 as a pipeline.
 
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Exhibit, Forecast, Forecaster, Forecasting, Opening, Pace, Past, SampleSizes,
+    Card, Forecast, ForecastConfig, Forecaster, FrequencyClass, History, Pipeline, Pretrained, SampleSizes,
 };
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::exhibit::{
+use super::patched::{Config, TimesFm};
+use super::pipeline::{
     self, Wishes, all_decomposed, composed, forecast, predictions, readable, steps_for, undone, whole_patches,
 };
-use super::patched::{Config, TimesFm};
 use crate::chronos::patches::{Norm, join};
 use crate::series::{self, Place, host, last, mean_of};
 
@@ -27,21 +27,21 @@ const ENOUGH: usize = 3;
 /// A TimesFM 1.0 or 2.0.
 ///
 /// ```
-/// use fauna_shared::model::{Exhibit, Forecasting, Pace, Past};
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::model::{Pipeline, ForecastConfig, FrequencyClass, History};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::TIMESFM.sample)().to_string())?;
-/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::TIMESFM]).open(folder.path().to_str().unwrap(), &options)?;
 ///
-/// let monthly = Past { pace: Pace::Medium, ..Past::from(vec![1.0, 2.0, f32::NAN, 4.0]) };
-/// let wanted = Forecasting { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
+/// let monthly = History { pace: FrequencyClass::Medium, ..Past::from(vec![1.0, 2.0, f32::NAN, 4.0]) };
+/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
 /// assert_eq!(model.forecaster()?.forecast(&[monthly], &wanted)?[0].mean.len(), 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct PatchedExhibit {
+pub struct PatchedPipeline {
     network: TimesFm,
     place: Place,
     card: Card,
@@ -54,17 +54,17 @@ struct Encoded {
     norms: Vec<Norm>,
 }
 
-impl PatchedExhibit {
+impl PatchedPipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// Whatever is wrong with config or tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<TimesFm>()?;
-        let architecture = opening.architecture("TimesFmModelForPrediction");
-        let mut card = opening.card(&crate::TIMESFM, &architecture, &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<TimesFm>()?;
+        let architecture = pretrained.architecture("TimesFmModelForPrediction");
+        let mut card = pretrained.card(&crate::TIMESFM, &architecture, &inventory);
         card.context = Some(network.config().context_length);
-        Ok(Self { place: Place::of(opening), network, card })
+        Ok(Self { place: Place::of(pretrained), network, card })
     }
 
     /// The network.
@@ -156,7 +156,7 @@ impl PatchedExhibit {
 
     fn forward_with(&self, inputs: &Tensors, wishes: &Wishes) -> Result<Tensors> {
         let c = self.network.config();
-        let (series, freq) = exhibit::inputs(inputs, true)?;
+        let (series, freq) = pipeline::inputs(inputs, true)?;
         let mut paces = self.paces(freq, series.len())?;
         let longest = wishes.context.unwrap_or(c.context_length);
         let steps = whole_patches(longest.min(c.context_length), c.patch_length)?;
@@ -206,16 +206,16 @@ impl PatchedExhibit {
 }
 
 /// The row of the table of paces.
-fn pace_of(past: &Past) -> i64 {
+fn pace_of(past: &History) -> i64 {
     match past.pace {
-        Pace::High => 0,
-        Pace::Medium => 1,
-        Pace::Low => 2,
+        FrequencyClass::High => 0,
+        FrequencyClass::Medium => 1,
+        FrequencyClass::Low => 2,
     }
 }
 
-impl Forecaster for PatchedExhibit {
-    fn forecast(&self, pasts: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+impl Forecaster for PatchedPipeline {
+    fn forecast(&self, pasts: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         let c = self.network.config();
         let series = readable(pasts)?;
@@ -237,7 +237,7 @@ impl Forecaster for PatchedExhibit {
     }
 }
 
-impl Exhibit for PatchedExhibit {
+impl Pipeline for PatchedPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -269,7 +269,7 @@ impl Exhibit for PatchedExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         series::generate(self, prompt, options, each)
@@ -283,8 +283,8 @@ impl Exhibit for PatchedExhibit {
         series::sample("past_values", method, &["forward"], sizes)
     }
 
-    fn defaults(&self) -> Decoding {
-        Decoding::greedy(self.network.config().horizon_length)
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(self.network.config().horizon_length)
     }
 }
 

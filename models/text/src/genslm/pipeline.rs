@@ -1,12 +1,12 @@
-//! GenSLMs as an exhibit: genes to vectors, to likelihoods, and new genes.
+//! GenSLMs as a pipeline: genes to vectors, to likelihoods, and new genes.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Allowed, Decoder, Decoding, Halt, Tokens};
+use fauna_shared::generate::{self, AllowedTokens, Decoder, GenerationConfig, Stop, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Decode, Encode, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
@@ -97,11 +97,11 @@ impl Score {
 /// A GenSLM with its codons.
 ///
 /// ```no_run
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 /// use fauna_text::genslm::GenSlm;
 /// let zoo = Zoo::new(fauna_text::FAMILIES.iter().copied());
 /// let file = "patric_25m_epoch01-val_loss_0.57_bias_removed.pt";
-/// let model = GenSlm::open(&zoo.opening(file, &Options::default())?.1)?;
+/// let model = GenSlm::open(&zoo.pretrained(file, &LoadOptions::default())?.1)?;
 /// let scores = model.score(&["ATGAAAGTATAA", "ATGAAAGTTTAA"])?;
 /// println!("variant against wild type: {}", scores[1].log_likelihood() - scores[0].log_likelihood());
 /// # Ok::<(), fauna_shared::Error>(())
@@ -121,18 +121,18 @@ impl GenSlm {
     ///
     /// # Errors
     /// Whatever is wrong with the files or the settings.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        release::check_heads(opening)?;
-        let language = LanguageModel::<GptNeoX>::open(opening, &crate::GENSLM, "GPTNeoXForCausalLM")?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        release::check_heads(pretrained)?;
+        let language = LanguageModel::<GptNeoX>::open(pretrained, &crate::GENSLM, "GPTNeoXForCausalLM")?;
         let mut card = language.card().clone();
-        let name = release::name_of(opening);
+        let name = release::name_of(pretrained);
         if let Some(known) = crate::GENSLM.releases.iter().find(|known| Some(known.id) == name) {
             card.licence = Some(known.licence);
         }
         Ok(Self {
-            codons: release::codons(opening, language.network().vocabulary())?,
-            settings: Settings::read(&opening.options.settings)?,
-            device: opening.weights.runtime().device().clone(),
+            codons: release::codons(pretrained, language.network().vocab_size())?,
+            settings: Settings::read(&pretrained.options.settings)?,
+            device: pretrained.weights.runtime().device().clone(),
             language,
             card,
         })
@@ -153,7 +153,7 @@ impl GenSlm {
     /// # Errors
     /// [`Input`](ErrorKind::Input) if `seq_length` asks for more than the model was trained for.
     pub fn seq_length(&self) -> Result<usize> {
-        let positions = self.network().positions();
+        let positions = self.network().max_position_embeddings();
         match self.settings.seq_length {
             Some(length) if length > positions => Err(Error::input(format!(
                 "seq_length is {length}, and the model was trained for {positions} codons"
@@ -195,7 +195,7 @@ impl GenSlm {
                 Mask::causal().with_padding(&rows.iter().map(real).collect::<Vec<_>>())?
             }
         };
-        let mut cache = Cache::new(self.network().layers(), time).forgetting();
+        let mut cache = Cache::new(self.network().num_hidden_layers(), time).single_pass();
         let positions = Positions::counting(0, time);
         let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
         self.network().hidden(&step, &mut cache)
@@ -272,7 +272,7 @@ impl GenSlm {
     fn sequences(&self, options: &Value) -> Result<Option<Vec<Coded>>> {
         let Some(sequences) = options.get("sequences") else { return Ok(None) };
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
-        let length = length.unwrap_or_else(|| self.network().positions());
+        let length = length.unwrap_or_else(|| self.network().max_position_embeddings());
         let wrong = || Error::new(ErrorKind::Format, "sequences are a list of genes");
         let sequences = sequences.as_array().filter(|all| !all.is_empty()).ok_or_else(wrong)?;
         let code = |sequence: &Value| {
@@ -285,7 +285,7 @@ impl GenSlm {
     fn forward_sequences(&self, sequences: &[Coded], options: &Value) -> Result<Tensors> {
         let longest = sequences.iter().map(|gene| gene.ids.len()).max().unwrap_or(0);
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
-        let time = length.unwrap_or_else(|| self.network().positions()).max(longest);
+        let time = length.unwrap_or_else(|| self.network().max_position_embeddings()).max(longest);
         let mut ids = Vec::with_capacity(sequences.len() * time);
         let mut mask = Vec::with_capacity(sequences.len() * time);
         for gene in sequences {
@@ -381,11 +381,11 @@ impl Decoder for Writer<'_> {
     }
 
     fn max_positions(&self) -> Option<usize> {
-        Some(self.model.network().positions())
+        Some(self.model.network().max_position_embeddings())
     }
 
-    fn allowed(&self, _row: usize, _new: &[u32]) -> Allowed {
-        Allowed::Within(self.model.codons.ids())
+    fn allowed(&self, _row: usize, _new: &[u32]) -> AllowedTokens {
+        AllowedTokens::Within(self.model.codons.ids())
     }
 
     fn stream(&self, row: usize) -> u64 {
@@ -425,7 +425,7 @@ impl Decode for GenSlm {
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         self.write(std::slice::from_ref(prompt), options, &mut |_, codon| each(codon))
@@ -438,7 +438,7 @@ impl GenSlm {
     fn write(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<()> {
         if !options.stop.is_empty() {
@@ -457,7 +457,7 @@ impl GenSlm {
                 flow = each(before + new.row, codon);
                 match flow {
                     ControlFlow::Continue(()) => ControlFlow::Continue(()),
-                    ControlFlow::Break(()) => ControlFlow::Break(Halt::All),
+                    ControlFlow::Break(()) => ControlFlow::Break(Stop::All),
                 }
             })?;
             if flow.is_break() {
@@ -468,7 +468,7 @@ impl GenSlm {
     }
 }
 
-impl Exhibit for GenSlm {
+impl Pipeline for GenSlm {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -505,7 +505,7 @@ impl Exhibit for GenSlm {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.decode(prompt, options, &mut |codon| each(Item::Gene(codon)))
@@ -514,14 +514,20 @@ impl Exhibit for GenSlm {
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<()> {
         self.write(prompts, options, &mut |index, codon| each(index, Item::Gene(codon)))
     }
 
     /// The project's own: among the 50 likeliest codons that reach 0.95 of the probability.
-    fn defaults(&self) -> Decoding {
-        Decoding { temperature: 1.0, top_k: 50, top_p: 0.95, max_new_tokens: 512, ..Decoding::default() }
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig {
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 0.95,
+            max_new_tokens: 512,
+            ..GenerationConfig::default()
+        }
     }
 }

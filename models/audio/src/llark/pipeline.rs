@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Mask, Positions};
-use fauna_shared::generate::{self, Decoding};
+use fauna_shared::generate::{self, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Exhibit, Opening, only_known};
+use fauna_shared::model::{Card, Decode, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::causal::{left_padding, sequences, token_ids};
@@ -23,7 +23,7 @@ const JUKEBOX: &str = "jukebox";
 const ANSWER: usize = 512;
 
 /// The three parts with their manners.
-pub struct LLarkExhibit {
+pub struct LLarkPipeline {
     llark: LLark,
     jukebox: Option<Jukebox>,
     tokenizer: Option<Tokenizer>,
@@ -31,20 +31,20 @@ pub struct LLarkExhibit {
     frames_per_second: f64,
     end: Vec<u32>,
     pad: Option<u32>,
-    defaults: Decoding,
+    defaults: GenerationConfig,
     card: Card,
 }
 
-impl LLarkExhibit {
+impl LLarkPipeline {
     /// Opens a language model with a projector, and the jukebox that lies beside it.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (llark, inventory) = LLark::open(opening)?;
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (llark, inventory) = LLark::open(pretrained)?;
         let mut card =
-            opening.card(&crate::LLARK, &opening.architecture("WrappedLlamav2ForCausalLM"), &inventory);
-        card.context = Some(llark.positions());
+            pretrained.card(&crate::LLARK, &pretrained.architecture("WrappedLlamav2ForCausalLM"), &inventory);
+        card.context = Some(llark.max_position_embeddings());
         let files: Vec<_> = [VQVAE_FILE, PRIOR_FILE]
             .into_iter()
-            .filter_map(|name| opening.files.get(&format!("{JUKEBOX}/{name}")))
+            .filter_map(|name| pretrained.files.get(&format!("{JUKEBOX}/{name}")))
             .collect();
         let jukebox = match files.is_empty() {
             true => {
@@ -52,22 +52,22 @@ impl LLarkExhibit {
                 None
             }
             false => {
-                let hps = Hps::read(&Value::Null, &opening.options.settings)?;
-                let weights = opening.part(&files, jukebox::rename)?;
+                let hps = Hps::read(&Value::Null, &pretrained.options.settings)?;
+                let weights = pretrained.part(&files, jukebox::rename)?;
                 let jukebox = Jukebox::load(hps, &weights)?;
                 card.parameters += weights.finish()?.parameters;
                 Some(jukebox)
             }
         };
-        let tokenizer = words::tokenizer(opening)?;
-        let generation = opening.generation()?;
+        let tokenizer = words::tokenizer(pretrained)?;
+        let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
-            Value::Null => token_ids(&opening.config[key]),
+            Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),
         };
-        let options = &opening.options.settings;
+        let options = &pretrained.options.settings;
         Ok(Self {
-            tokens: audio_tokens(options, known_tokens(tokenizer.as_ref(), llark.vocabulary()))?,
+            tokens: audio_tokens(options, known_tokens(tokenizer.as_ref(), llark.vocab_size()))?,
             frames_per_second: jukebox::frames_per_second(options)?,
             end: ids("eos_token_id"),
             pad: ids("pad_token_id").first().copied(),
@@ -124,7 +124,7 @@ impl LLarkExhibit {
 
     /// The ids of each row, checked.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Vec<u32>>> {
-        Ok(words::checked_ids(ids, mask, self.llark.vocabulary(), &Device::Cpu)?.to_vec2()?)
+        Ok(words::checked_ids(ids, mask, self.llark.vocab_size(), &Device::Cpu)?.to_vec2()?)
     }
 
     /// The clips among `inputs`, one a row, and the inputs that are left. A sound is heard, and what was heard stands
@@ -177,8 +177,9 @@ impl LLarkExhibit {
         };
         let prompts: Vec<&[u32]> =
             rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding =
-            Decoding::greedy(options.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(20) as usize);
+        let mut decoding = GenerationConfig::greedy(
+            options.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(20) as usize,
+        );
         decoding.eos = Some(options.get("eos_token_id").map_or_else(|| self.end.clone(), token_ids));
         decoding.pad = options.get("pad_token_id").and_then(|id| token_ids(id).first().copied()).or(self.pad);
 
@@ -215,7 +216,7 @@ impl LLarkExhibit {
     }
 }
 
-impl LLarkExhibit {
+impl LLarkPipeline {
     /// The word that a prompt's sound is longer than what is heard of it.
     fn unheard(&self, prompt: &Prompt) -> Result<Option<Item>> {
         let (Some((sound, _)), Some(jukebox)) = (prompt::words(prompt)?.sound, &self.jukebox) else {
@@ -279,11 +280,12 @@ fn audio_tokens(options: &Map<String, Value>, known: AudioTokens) -> Result<Audi
 }
 
 /// How the base model's release samples, where it says; greedy otherwise.
-fn defaults(generation: &Value) -> Decoding {
+fn defaults(generation: &Value) -> GenerationConfig {
     let number = |key: &str| generation[key].as_f64().map(|value| value as f32);
-    let greedy = Decoding { stop: vec![prompt::TURN.to_string()], ..Decoding::greedy(ANSWER) };
+    let greedy =
+        GenerationConfig { stop: vec![prompt::TURN.to_string()], ..GenerationConfig::greedy(ANSWER) };
     match generation["do_sample"].as_bool() {
-        Some(true) => Decoding {
+        Some(true) => GenerationConfig {
             temperature: number("temperature").unwrap_or(1.0),
             top_p: number("top_p").unwrap_or(1.0),
             top_k: generation["top_k"].as_u64().unwrap_or(50) as usize,
@@ -293,14 +295,14 @@ fn defaults(generation: &Value) -> Decoding {
     }
 }
 
-impl Decode for LLarkExhibit {
+impl Decode for LLarkPipeline {
     type Prompt = Prompt;
     type Piece = String;
 
     fn decode(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<()> {
         if options.guidance != 1.0 {
@@ -322,7 +324,7 @@ impl Decode for LLarkExhibit {
     }
 }
 
-impl Exhibit for LLarkExhibit {
+impl Pipeline for LLarkPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -357,7 +359,7 @@ impl Exhibit for LLarkExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         if let Some(note) = self.unheard(prompt)?
@@ -368,7 +370,7 @@ impl Exhibit for LLarkExhibit {
         self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
     }
 
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         self.defaults.clone()
     }
 }

@@ -1,12 +1,13 @@
-//! Chronos-2 as an exhibit: series, alone or with others that tell something about them, to quantiles of their future.
+//! Chronos-2 as a pipeline: series, alone or with others that tell something about them, to quantiles of their future.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
-use fauna_shared::generate::Decoding;
+use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Covariate, Exhibit, Forecast, Forecaster, Forecasting, Opening, Past, SampleSizes, only_known,
+    Card, Covariate, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes,
+    only_known,
 };
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
@@ -26,23 +27,23 @@ const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
 /// A Chronos-2.
 ///
 /// ```
-/// use fauna_shared::model::{Covariate, Exhibit, Forecasting, Past};
-/// use fauna_shared::zoo::{Options, Zoo};
+/// use fauna_shared::model::{Covariate, Pipeline, ForecastConfig, History};
+/// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_2.sample)().to_string())?;
-/// let options = Options { random_weights: Some(1), ..Options::default() };
+/// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::CHRONOS_2]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// // Sales, and a price that is known two days ahead.
 /// let price = Covariate { name: "price".into(), past: vec![3.0, 3.0, 2.5], future: vec![2.5, 3.0] };
-/// let past = Past { covariates: vec![price], ..Past::from(vec![10.0, 11.0, 19.0]) };
-/// let wanted = Forecasting { horizon: 2, quantiles: vec![0.1, 0.9], ..Forecasting::default() };
+/// let past = History { covariates: vec![price], ..Past::from(vec![10.0, 11.0, 19.0]) };
+/// let wanted = ForecastConfig { horizon: 2, quantiles: vec![0.1, 0.9], ..Forecasting::default() };
 /// assert_eq!(model.forecaster()?.forecast(&[past], &wanted)?[0].mean.len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct TwoExhibit {
+pub struct TwoPipeline {
     network: Chronos2,
     cut: Cut,
     place: Place,
@@ -58,17 +59,17 @@ struct Encoded {
     patches: usize,
 }
 
-impl TwoExhibit {
+impl TwoPipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
     /// Whatever is wrong with config or tensors.
-    pub fn open(opening: &Opening) -> Result<Self> {
-        let (network, inventory) = opening.load::<Chronos2>()?;
-        let architecture = opening.architecture("Chronos2Model");
-        let mut card = opening.card(&crate::CHRONOS_2, &architecture, &inventory);
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<Chronos2>()?;
+        let architecture = pretrained.architecture("Chronos2Model");
+        let mut card = pretrained.card(&crate::CHRONOS_2, &architecture, &inventory);
         card.context = Some(network.config().context_length);
-        Ok(Self { cut: network.config().cut()?, place: Place::of(opening), network, card })
+        Ok(Self { cut: network.config().cut()?, place: Place::of(pretrained), network, card })
     }
 
     /// The network.
@@ -273,7 +274,7 @@ fn at(told: &[f32], (row, step): (usize, usize), levels: usize, horizon: usize) 
 
 /// The batch of a series and those that tell something about it, one group each; the series themselves come first in
 /// their groups.
-fn together(series: &[Past], horizon: usize, longest: usize) -> Batch {
+fn together(series: &[History], horizon: usize, longest: usize) -> Batch {
     let mut pasts: Vec<&[f32]> = Vec::new();
     let (mut groups, mut futures) = (Vec::new(), Vec::new());
     for (group, past) in (0i64..).zip(series) {
@@ -291,7 +292,7 @@ fn together(series: &[Past], horizon: usize, longest: usize) -> Batch {
 }
 
 /// Refuses covariates that do not lie beside their series.
-fn check_covariates(series: &[Past], horizon: usize) -> Result<()> {
+fn check_covariates(series: &[History], horizon: usize) -> Result<()> {
     for (index, past) in series.iter().enumerate() {
         for Covariate { name, past: values, future } in &past.covariates {
             let problem = match (values.len(), future.len()) {
@@ -315,8 +316,8 @@ fn check_covariates(series: &[Past], horizon: usize) -> Result<()> {
     Ok(())
 }
 
-impl Forecaster for TwoExhibit {
-    fn forecast(&self, series: &[Past], options: &Forecasting) -> Result<Vec<Forecast>> {
+impl Forecaster for TwoPipeline {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
         check_covariates(series, options.horizon)?;
@@ -362,7 +363,7 @@ impl Forecaster for TwoExhibit {
     }
 }
 
-impl Exhibit for TwoExhibit {
+impl Pipeline for TwoPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -397,7 +398,7 @@ impl Exhibit for TwoExhibit {
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &Decoding,
+        options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<()> {
         series::generate(self, prompt, options, each)
@@ -411,9 +412,9 @@ impl Exhibit for TwoExhibit {
         series::sample("context", method, &["forward", "generate"], sizes)
     }
 
-    fn defaults(&self) -> Decoding {
+    fn defaults(&self) -> GenerationConfig {
         let config = self.network.config();
-        Decoding::greedy(config.max_output_patches.saturating_mul(config.output_patch_size))
+        GenerationConfig::greedy(config.max_output_patches.saturating_mul(config.output_patch_size))
     }
 }
 
