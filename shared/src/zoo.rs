@@ -53,6 +53,7 @@ impl Zoo {
             }
         };
         let pretrained = Pretrained {
+            family,
             label: source.to_string(),
             config: canonical(family, config, &files)?,
             files,
@@ -297,6 +298,7 @@ mod tests {
             pretrained.weights.tensor("vector", &[size])?;
             pretrained.weights.finish()
         },
+        causal_lm: None,
         open: |pretrained| Err(Error::unsupported(pretrained.config.to_string())),
         sample: || json!({}),
     };

@@ -103,7 +103,7 @@ fn texts(
     config: &Value,
     options: &LoadOptions,
 ) -> Vec<(&'static str, String)> {
-    if family.name != fauna::text::BERT.name {
+    if family.name != fauna::text::bert::FAMILY.name {
         return Vec::new();
     }
     let described = fauna::text::bert::described(files, config, &options.settings);

@@ -4,7 +4,10 @@
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use fauna_science::{CHRONOS_2, CHRONOS_BOLT, CHRONOS_T5, TIMESFM, TIMESFM_2_5};
+use fauna_science::chronos::{
+    bolt::FAMILY as CHRONOS_BOLT, t5::FAMILY as CHRONOS_T5, two::FAMILY as CHRONOS_2,
+};
+use fauna_science::timesfm::{patched::FAMILY as TIMESFM, v2_5::FAMILY as TIMESFM_2_5};
 use fauna_shared::ErrorKind;
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};

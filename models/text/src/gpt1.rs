@@ -4,15 +4,17 @@
 //! Checked against transformers `OpenAIGPTLMHeadModel`, parity cases `tests/parity/gpt`.
 //! Loads `model_type: "openai-gpt"`. Activations are `(batch, time, width)`.
 
+use crate::causal;
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
+use fauna_shared::model::{
+    BlockHook, CausalLm, Family, Keys, Model, Release, Step, check_heads, check_sizes,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
-
-use crate::causal::{CausalLm, Step};
+use serde_json::json;
 
 /// What [`Config`] does not say of the keys.
 pub static KEYS: Keys = Keys {
@@ -160,19 +162,26 @@ impl CausalLm for Gpt1 {
         true
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.n_embd
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let positions = step.positions.tensor(step.ids.device())?;
-        let positions = self.positions_embed.forward(&positions)?;
-        let mut x = self.tokens_embed.forward(step.ids)?.broadcast_add(&positions)?;
-        if let Some(types) = step.types {
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.tokens_embed.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let positions = step.positions.tensor(embeddings.device())?;
+        let mut x = embeddings.broadcast_add(&self.positions_embed.forward(&positions)?)?;
+        if let Some(types) = step.token_type_ids {
             x = (x + self.tokens_embed.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
-            x = block.forward(&x, step.mask, cache.layer(i))?;
+            x = block.forward(&hook(i, x)?, step.mask, cache.layer(i))?;
         }
         Ok(x)
     }
@@ -235,3 +244,22 @@ impl Mlp {
         self.c_proj.forward(&self.c_fc.forward_then(x, self.activation)?)
     }
 }
+
+/// GPT-1.
+pub static FAMILY: Family = Family {
+    name: "gpt1",
+    systems: &["GPT"],
+    paper: "Radford et al. 2018, \"Improving Language Understanding by Generative Pre-Training\"",
+    model_types: &["openai-gpt"],
+    architectures: &["OpenAIGPTLMHeadModel", "OpenAIGPTModel"],
+    keys: &KEYS,
+    releases: &[Release::new("openai-community/openai-gpt", "GPT", "117M", "MIT")],
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["OpenAIGPTLMHeadModel"], "model_type": "openai-gpt", "vocab_size": 61, "n_positions": 24,
+            "n_embd": 32, "n_layer": 3, "n_head": 4, "afn": "gelu", "layer_norm_epsilon": 1e-5
+        })
+    },
+    ..causal::family::<Gpt1>()
+};

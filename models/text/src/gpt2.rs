@@ -4,15 +4,17 @@
 //! Checked against transformers `GPT2LMHeadModel`, parity cases `tests/parity/gpt`.
 //! Loads `model_type: "gpt2"`. Activations are `(batch, time, width)`.
 
+use crate::causal;
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::{Keys, Model, check_heads, check_sizes};
+use fauna_shared::model::{
+    BlockHook, CausalLm, Family, Keys, Model, Release, Step, check_heads, check_sizes,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
-
-use crate::causal::{CausalLm, Step};
+use serde_json::json;
 
 /// What [`Config`] does not say of the keys.
 pub static KEYS: Keys = Keys {
@@ -168,19 +170,27 @@ impl CausalLm for Gpt2 {
         true
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.n_embd
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let positions = step.positions.tensor(step.ids.device())?;
-        let mut x = self.wte.forward(step.ids)?.broadcast_add(&self.wpe.forward(&positions)?)?;
-        if let Some(types) = step.types {
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.wte.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let positions = step.positions.tensor(embeddings.device())?;
+        let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
+        if let Some(types) = step.token_type_ids {
             // Segment names are words: the paper's fine-tuning recipe looks them up in the word table.
             x = (x + self.wte.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
-            x = block.forward(&x, step.mask, cache.layer(i))?;
+            x = block.forward(&hook(i, x)?, step.mask, cache.layer(i))?;
         }
         self.ln_f.forward(&x)
     }
@@ -245,3 +255,28 @@ impl Mlp {
         self.c_proj.forward(&self.c_fc.forward_then(x, self.activation)?)
     }
 }
+
+/// GPT-2 in every size, and the shapes of GPT-3.
+pub static FAMILY: Family = Family {
+    name: "gpt2",
+    systems: &["GPT"],
+    paper: "Radford et al. 2019, \"Language Models are Unsupervised Multitask Learners\"",
+    model_types: &["gpt2"],
+    architectures: &["GPT2LMHeadModel", "GPT2Model"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("openai-community/gpt2", "GPT", "124M", "MIT"),
+        Release::new("openai-community/gpt2-medium", "GPT", "355M", "MIT"),
+        Release::new("openai-community/gpt2-large", "GPT", "774M", "MIT"),
+        Release::new("openai-community/gpt2-xl", "GPT", "1.5B", "MIT"),
+    ],
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 61, "n_positions": 24,
+            "n_embd": 32, "n_layer": 3, "n_head": 4, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+            "scale_attn_by_inverse_layer_idx": true
+        })
+    },
+    ..causal::family::<Gpt2>()
+};

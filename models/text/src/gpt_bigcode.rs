@@ -8,14 +8,16 @@
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{
+    self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// What [`Config`] does not say of the keys.
@@ -188,8 +190,6 @@ impl Model for GptBigCode {
 }
 
 impl CausalLm for GptBigCode {
-    const WRITES_CODE: bool = true;
-
     fn num_hidden_layers(&self) -> usize {
         self.config.n_layer
     }
@@ -202,19 +202,31 @@ impl CausalLm for GptBigCode {
         true
     }
 
+    fn hidden_size(&self) -> usize {
+        self.config.n_embd
+    }
+
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let positions = step.positions.tensor(step.ids.device())?;
-        let mut x = self.wte.forward(step.ids)?.broadcast_add(&self.wpe.forward(&positions)?)?;
-        if let Some(types) = step.types {
+    fn is_trained_on_code(&self) -> bool {
+        true
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.wte.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let positions = step.positions.tensor(embeddings.device())?;
+        let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
+        if let Some(types) = step.token_type_ids {
             // Segment names are words, looked up in their table, as in GPT-2.
             x = (x + self.wte.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
-            x = block.forward(&x, step.mask, cache.layer(i))?;
+            x = block.forward(&hook(i, x)?, step.mask, cache.layer(i))?;
         }
         self.ln_f.forward(&x)
     }
@@ -322,13 +334,46 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     }))
 }
 
+/// GPTBigCode: SantaCoder, StarCoder and StarChat.
+pub static FAMILY: Family = Family {
+    name: "gpt_bigcode",
+    systems: &["StarCoder"],
+    paper: "Li et al. 2023, arXiv 2305.06161; Ben Allal et al. 2023, arXiv 2301.03988",
+    model_types: &["gpt_bigcode"],
+    architectures: &["GPTBigCodeForCausalLM", "GPTBigCodeModel"],
+    gguf: &["starcoder"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("bigcode/starcoder", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderplus", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-7b", "StarCoder", "7B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-3b", "StarCoder", "3B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoderbase-1b", "StarCoder", "1.1B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/tiny_starcoder_py", "StarCoder", "164M", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/gpt_bigcode-santacoder", "StarCoder", "1.1B", "BigCode OpenRAIL-M"),
+        Release::new("HuggingFaceH4/starchat-alpha", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+        Release::new("HuggingFaceH4/starchat-beta", "StarCoder", "15.5B", "BigCode OpenRAIL-M"),
+    ],
+    config_of_gguf: Some(config_of_gguf),
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["GPTBigCodeForCausalLM"], "model_type": "gpt_bigcode", "vocab_size": 61,
+            "n_positions": 24, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 96, "activation_function": "gelu",
+            "layer_norm_epsilon": 1e-5, "multi_query": true, "scale_attn_weights": true, "tie_word_embeddings": false
+        })
+    },
+    ..causal::family::<GptBigCode>()
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What loading the sample config with `value` at `key` says.
     fn complaint(key: &str, value: Value) -> String {
-        let mut config = (crate::GPT_BIGCODE.sample)();
+        let mut config = (crate::gpt_bigcode::FAMILY.sample)();
         config[key] = value;
         let load = |config| GptBigCode::load(config, &Weights::nothing()).map(|_| ());
         let loaded = serde_json::from_value(config).map_err(|error| error.to_string());

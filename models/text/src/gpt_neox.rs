@@ -4,16 +4,17 @@
 //! Checked against transformers `GPTNeoXForCausalLM`, parity cases `tests/parity/gpt_neox`.
 //! Loads `model_type: "gpt_neox"`. Activations are `(batch, time, width)`.
 
+use crate::causal;
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
-use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
+use fauna_shared::model::{
+    self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
-use serde_json::Value;
-
-use crate::causal::{CausalLm, Step};
+use serde_json::{Value, json};
 
 /// What [`Config`] does not say of the keys.
 pub static KEYS: model::Keys = model::Keys {
@@ -193,56 +194,29 @@ impl CausalLm for GptNeoX {
         self.config.max_position_embeddings
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        self.hidden_of(&self.embed(step.ids)?, step.positions, step.mask, cache)
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_in.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let angles = self.rope.angles(step.positions, embeddings.device())?;
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&hook(i, x)?, &angles, step.mask, cache.layer(i))?;
+        }
+        self.final_layer_norm.forward(&x)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.embed_out.as_ref().map(|head| head.forward(hidden)).transpose()
-    }
-}
-
-impl GptNeoX {
-    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.embed_in.forward(ids)
-    }
-
-    /// As [`hidden`](CausalLm::hidden), over embeddings, `(batch, time, width)`; gives the same shape.
-    pub fn hidden_of(
-        &self,
-        embeddings: &Tensor,
-        positions: &Positions,
-        mask: &Mask,
-        cache: &mut Cache,
-    ) -> Result<Tensor> {
-        self.hidden_with(embeddings, positions, mask, cache, &mut |_, x| Ok(x.clone()))
-    }
-
-    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
-    /// pictures between blocks does so there.
-    pub fn hidden_with(
-        &self,
-        embeddings: &Tensor,
-        positions: &Positions,
-        mask: &Mask,
-        cache: &mut Cache,
-        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let angles = self.rope.angles(positions, embeddings.device())?;
-        let mut x = embeddings.clone();
-        for (i, block) in self.layers.iter().enumerate() {
-            x = block.forward(&before(i, &x)?, &angles, mask, cache.layer(i))?;
-        }
-        self.final_layer_norm.forward(&x)
     }
 }
 
@@ -301,6 +275,40 @@ impl Mlp {
         self.dense_4h_to_h.forward(&self.dense_h_to_4h.forward_then(x, self.hidden_act)?)
     }
 }
+
+/// GPT-NeoX and what was trained in its shape: Pythia, RedPajama-INCITE.
+pub static FAMILY: Family = Family {
+    name: "gpt_neox",
+    systems: &["GPT", "Flamingo"],
+    paper: "Black et al. 2022, arXiv 2204.06745; Biderman et al. 2023, arXiv 2304.01373",
+    model_types: &["gpt_neox"],
+    architectures: &["GPTNeoXForCausalLM", "GPTNeoXModel"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("EleutherAI/pythia-70m", "GPT", "70M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-160m", "GPT", "162M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-410m", "GPT", "405M", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-1b", "GPT", "1.0B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-1.4b", "GPT", "1.4B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-2.8b", "GPT", "2.8B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-6.9b", "GPT", "6.9B", "Apache-2.0"),
+        Release::new("EleutherAI/pythia-12b", "GPT", "12B", "Apache-2.0"),
+        Release::new("EleutherAI/gpt-neox-20b", "GPT", "20B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Base-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Instruct-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+        Release::new("togethercomputer/RedPajama-INCITE-Chat-3B-v1", "Flamingo", "2.8B", "Apache-2.0"),
+    ],
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_act": "gelu",
+            "max_position_embeddings": 24, "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000,
+            "use_parallel_residual": true, "tie_word_embeddings": false
+        })
+    },
+    ..causal::family::<GptNeoX>()
+};
 
 #[cfg(test)]
 mod tests {

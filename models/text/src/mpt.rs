@@ -7,14 +7,16 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
-use fauna_shared::model::{Keys, Model, Plain, check_heads, check_sizes};
+use fauna_shared::model::{
+    BlockHook, CausalLm, Family, Keys, Model, Plain, Release, Step, check_heads, check_sizes,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 
 /// What [`Config`] does not say of the keys: the reference's names, and those of MosaicGPT's flat files.
 pub static KEYS: Keys = Keys {
@@ -274,53 +276,33 @@ impl CausalLm for Mpt {
         self.config.max_seq_len
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.d_model
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        self.hidden_of(&self.embed(step.ids)?, step.mask, cache)
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.wte.forward(ids)
+    }
+
+    /// ALiBi: it knows distances, and no positions.
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let time = embeddings.dim(1)?;
+        let keys = cache.length() + time;
+        let distances = Distances::linear(&self.slopes, time, keys, embeddings.device())?;
+        let mask = step.mask.clone().with_distances(distances);
+        let mut x = embeddings.clone();
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&hook(i, x)?, &mask, cache.layer(i))?;
+        }
+        self.norm_f.forward(&x)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
-    }
-}
-
-impl Mpt {
-    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.wte.forward(ids)
-    }
-
-    /// As [`hidden`](CausalLm::hidden), over embeddings, `(batch, time, width)`; gives the same shape. Positions it needs
-    /// none: it knows distances alone.
-    pub fn hidden_of(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
-        self.hidden_with(embeddings, mask, cache, &mut |_, x| Ok(x.clone()))
-    }
-
-    /// As [`hidden_of`](Self::hidden_of), with `before(i, x)` in place of the `x` that enters block `i`: what looks at
-    /// pictures between blocks does so there.
-    pub fn hidden_with(
-        &self,
-        embeddings: &Tensor,
-        mask: &Mask,
-        cache: &mut Cache,
-        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        let time = embeddings.dim(1)?;
-        let keys = cache.length() + time;
-        let distances = Distances::linear(&self.slopes, time, keys, embeddings.device())?;
-        let mask = mask.clone().with_distances(distances);
-        let mut x = embeddings.clone();
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&before(i, &x)?, &mask, cache.layer(i))?;
-        }
-        self.norm_f.forward(&x)
     }
 }
 
@@ -391,6 +373,33 @@ impl FeedForward {
         self.down_proj.forward(&self.up_proj.forward_then(x, Activation::GeluErf)?)
     }
 }
+
+/// MPT, and the earlier code of its 1B release.
+pub static FAMILY: Family = Family {
+    name: "mpt",
+    systems: &["Flamingo"],
+    paper: "MosaicML 2023, \"Introducing MPT-7B\"",
+    model_types: &["mpt", "mosaic_gpt"],
+    architectures: &["MptForCausalLM", "MPTForCausalLM", "MptModel", "MosaicGPT"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("mosaicml/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-7b-instruct", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-30b", "Flamingo", "30B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b", "Flamingo", "1.3B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b-dolly", "Flamingo", "1.3B", "CC-BY-SA-3.0"),
+    ],
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["MptForCausalLM"], "model_type": "mpt", "vocab_size": 61, "d_model": 96, "n_heads": 3,
+            "n_layers": 3, "expansion_ratio": 4, "max_seq_len": 24,
+            "attn_config": {"alibi": true, "alibi_bias_max": 8, "clip_qkv": 2.0, "qk_ln": true}
+        })
+    },
+    ..causal::family::<Mpt>()
+};
 
 #[cfg(test)]
 mod tests {

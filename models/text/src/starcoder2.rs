@@ -8,13 +8,15 @@ use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{
+    BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
+};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::causal::{CausalLm, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
 /// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
@@ -195,8 +197,6 @@ impl Model for Starcoder2 {
 }
 
 impl CausalLm for Starcoder2 {
-    const WRITES_CODE: bool = true;
-
     fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
@@ -205,20 +205,28 @@ impl CausalLm for Starcoder2 {
         self.config.max_position_embeddings
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let angles = self.rope.angles(step.positions, step.ids.device())?;
+    fn is_trained_on_code(&self) -> bool {
+        true
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let angles = self.rope.angles(step.positions, embeddings.device())?;
         let mask = step.mask.clone().with_window(self.config.sliding_window);
-        let mut x = self.embed_tokens.forward(step.ids)?;
+        let mut x = embeddings.clone();
         for (i, block) in self.layers.iter().enumerate() {
-            x = block.forward(&x, &angles, &mask, cache.layer(i))?;
+            x = block.forward(&hook(i, x)?, &angles, &mask, cache.layer(i))?;
         }
         self.norm.forward(&x)
     }
@@ -312,13 +320,40 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     }))
 }
 
+/// StarCoder2.
+pub static FAMILY: Family = Family {
+    name: "starcoder2",
+    systems: &["StarCoder"],
+    paper: "Lozhkov et al. 2024, arXiv 2402.19173",
+    model_types: &["starcoder2"],
+    architectures: &["Starcoder2ForCausalLM", "Starcoder2Model"],
+    gguf: &["starcoder2"],
+    releases: &[
+        Release::new("bigcode/starcoder2-3b", "StarCoder", "3B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoder2-7b", "StarCoder", "7B", "BigCode OpenRAIL-M"),
+        Release::new("bigcode/starcoder2-15b", "StarCoder", "16B", "BigCode OpenRAIL-M"),
+    ],
+    config_of_gguf: Some(config_of_gguf),
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2", "vocab_size": 61,
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 24,
+            "norm_epsilon": 1e-5, "sliding_window": 3, "use_bias": true, "rope_theta": 5000.0,
+            "tie_word_embeddings": false
+        })
+    },
+    ..causal::family::<Starcoder2>()
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What loading the sample config with `value` at `key` says.
     fn complaint(key: &str, value: Value) -> String {
-        let mut config = (crate::STARCODER2.sample)();
+        let mut config = (crate::starcoder2::FAMILY.sample)();
         config[key] = value;
         let load = |config| Starcoder2::load(config, &Weights::nothing()).map(|_| ());
         let loaded = serde_json::from_value(config).map_err(|error| error.to_string());

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Modality, Reading, Tensors};
-use fauna_shared::model::{Card, Family, Layout, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, Layout, Pipeline, Pretrained, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -87,13 +87,13 @@ pub fn inventory(pretrained: &Pretrained) -> Result<Option<Inventory>> {
     is_alone(pretrained).then(|| pretrained.weights.finish()).transpose()
 }
 
-/// A processor alone as a pipeline of `family`; none if `pretrained` is of something else.
+/// A processor alone as a pipeline; none if `pretrained` is of something else.
 ///
 /// # Errors
 /// What is wrong with its file.
-pub fn open(pretrained: &Pretrained, family: &Family) -> Result<Option<Box<dyn Pipeline>>> {
+pub fn open(pretrained: &Pretrained) -> Result<Option<Box<dyn Pipeline>>> {
     match is_alone(pretrained) {
-        true => Ok(Some(Box::new(ProcessorPipeline::open(pretrained, family)?))),
+        true => Ok(Some(Box::new(ProcessorPipeline::open(pretrained)?))),
         false => Ok(None),
     }
 }
@@ -110,14 +110,14 @@ impl ProcessorPipeline {
     ///
     /// # Errors
     /// Whatever is wrong with it.
-    pub fn open(pretrained: &Pretrained, family: &Family) -> Result<Self> {
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (name, settings) = settings(&pretrained.files)?
             .ok_or_else(|| pretrained.config_error(format!("neither {} nor {}", FILES[0], FILES[1])))?;
         let processor = read(&pretrained.files, name, &settings)?;
         let card = Card {
             inputs: vec![Modality::Image],
             outputs: vec![Modality::Vector],
-            ..pretrained.card(family, &pretrained.architecture(""), &pretrained.weights.finish()?)
+            ..pretrained.card(&pretrained.architecture(""), &pretrained.weights.finish()?)
         };
         Ok(Self { processor, settings, card })
     }

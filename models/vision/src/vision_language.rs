@@ -7,9 +7,7 @@ use fauna_shared::attention::{Cache, Positions};
 use fauna_shared::generate::{self, Decoder, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
-use fauna_shared::model::{
-    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
-};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{self, ChatTemplate, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -415,10 +413,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     }
 }
 
-impl<N: VisionLanguageModel> Decode for VisionLanguagePipeline<N> {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     fn decode(
         &self,
         prompt: &Prompt,

@@ -144,9 +144,37 @@ impl Mask {
         Ok(Self { seen: Some(Arc::new(seen)), ..Self::default() })
     }
 
-    /// A causal query sees only the `window` latest of the keys it would see, itself included.
+    /// A query sees no key more than `window - 1` before it: of a causal mask only the `window` latest keys, itself
+    /// included. Queries of [`spans`](Mask::spans) are counted among the keys from their own first; what stands behind
+    /// them stays seen.
+    ///
+    /// ```
+    /// use fauna_shared::attention::Mask;
+    /// let mask = Mask::spans(vec![vec![0..1, 0..3, 0..3]])?.with_window(Some(2));
+    /// assert!(!mask.sees(0, 2, 0, 3) && mask.sees(0, 2, 1, 3) && mask.sees(0, 1, 2, 3));
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
     pub fn with_window(self, window: Option<usize>) -> Self {
-        Self { window, ..self }
+        let Some(size) = window else { return Self { window, ..self } };
+        let seen = self.seen.map(|seen| match &*seen {
+            Seen::Spans { queries, spans } => {
+                let clipped = |(i, span): (usize, &Range<usize>)| {
+                    let first = (i % queries + 1).saturating_sub(size);
+                    span.start.max(first).min(span.end)..span.end
+                };
+                let spans = spans.iter().enumerate().map(clipped).collect();
+                Arc::new(Seen::Spans { queries: *queries, spans })
+            }
+            Seen::Table { queries, keys, added } => {
+                let clipped = |(i, added): (usize, &f32)| match i % keys + size <= i / keys % queries {
+                    true => f32::NEG_INFINITY,
+                    false => *added,
+                };
+                let added = added.iter().enumerate().map(clipped).collect();
+                Arc::new(Seen::Table { queries: *queries, keys: *keys, added })
+            }
+        });
+        Self { window, seen, ..self }
     }
 
     /// Hides the keys marked false; one row a sequence, all of one length.

@@ -1,9 +1,10 @@
 //! The traits every family implements, and the registry's types.
 //!
-//! Loading is one trait, [`Model`]. What a model can do is a second, small one: [`Encode`], [`Decode`], or one of those
-//! that a face hands out, [`Forecaster`], [`Policy`] and [`Potential`]. What everybody can ask of anything is one
-//! object-safe face, [`Pipeline`]. A family tells the zoo about itself with one constant, a [`Family`].
+//! Loading is one trait, [`Model`]. What a network can do is a second, small one: [`CausalLm`], or one of those that a
+//! pipeline hands out, [`Forecaster`], [`Policy`] and [`Potential`]. What can be asked of any model, whatever its
+//! modality, is the object-safe [`Pipeline`]. A family tells the zoo about itself with one constant, a [`Family`].
 
+mod causal_lm;
 mod forecaster;
 mod keys;
 mod policy;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use causal_lm::{BlockHook, CausalLm, DefaultTokens, Step, no_hook};
 pub use forecaster::{
     Covariate, ExactForecast, ExactHistory, Forecast, ForecastConfig, Forecaster, FrequencyClass, History,
 };
@@ -38,31 +40,6 @@ pub trait Model: Sized + Send + Sync {
 
     /// Builds the network, asking `weights` for every tensor by its official name.
     fn load(config: Self::Config, weights: &Weights) -> Result<Self>;
-}
-
-/// Items of one modality to vectors, one row each.
-pub trait Encode {
-    /// What is encoded.
-    type Input;
-
-    /// One row for each of `batch`, in order.
-    fn encode(&self, batch: &[Self::Input]) -> Result<Embeddings>;
-}
-
-/// A prompt to a stream of pieces: words, image codes, seconds of sound, actions.
-pub trait Decode {
-    /// What is continued.
-    type Prompt;
-    /// What comes out, piece by piece.
-    type Piece;
-
-    /// Hands each piece to `each` as it is made, until the model ends, `options` end it, or `each` breaks.
-    fn decode(
-        &self,
-        prompt: &Self::Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(Self::Piece) -> ControlFlow<()>,
-    ) -> Result<()>;
 }
 
 /// What any opened model answers, whatever its modality.
@@ -252,6 +229,9 @@ pub struct Card {
 /// Looks at the files of a release for a layout of the family's own.
 pub type FindLayout = fn(&Files, &LoadOptions) -> Result<Option<Layout>>;
 
+/// Builds the network of a language model from its config and tensors.
+pub type LoadCausalLm = fn(Value, &Weights) -> Result<Box<dyn CausalLm>>;
+
 /// One family as the zoo knows it: what it answers to, what it can do, how it opens.
 pub struct Family {
     /// A short name: `bert`.
@@ -283,6 +263,9 @@ pub struct Family {
     pub rename: fn(&str) -> Name,
     /// Walks the tensors without a tokenizer or any other file: what a checkpoint of this config holds.
     pub inventory: fn(&Pretrained) -> Result<Inventory>,
+    /// Builds the network of a decoder-only language model from its config in the canonical spelling, for models of
+    /// other modalities that stand on one.
+    pub causal_lm: Option<LoadCausalLm>,
     /// Builds the pipeline.
     pub open: fn(&Pretrained) -> Result<Box<dyn Pipeline>>,
     /// A small config of the family, every branch awake, for the sweep over all families.

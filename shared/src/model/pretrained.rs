@@ -79,6 +79,8 @@ pub struct Layout {
 
 /// All that a family needs to open one checkpoint.
 pub struct Pretrained {
+    /// The family that opens it.
+    pub family: &'static Family,
     /// What the user named.
     pub label: String,
     /// The files beside the weights.
@@ -100,7 +102,7 @@ impl Pretrained {
         files: Files,
         config: Value,
         checkpoint: Option<Checkpoint>,
-        family: &Family,
+        family: &'static Family,
         options: &LoadOptions,
     ) -> Result<Self> {
         let runtime = options.runtime.clone();
@@ -111,7 +113,7 @@ impl Pretrained {
         };
         let options = options.clone();
         let config = canonical(family, config, &files)?;
-        Ok(Self { label: label.to_string(), files, config, checkpoint, weights, options })
+        Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options })
     }
 
     /// Loads the network and ends the load, reporting every problem of the checkpoint at once.
@@ -141,7 +143,7 @@ impl Pretrained {
     ///
     /// # Errors
     /// As opening it by name.
-    pub fn companion(&self, family: &Family, source: &str) -> Result<Pretrained> {
+    pub fn companion(&self, family: &'static Family, source: &str) -> Result<Pretrained> {
         let options = LoadOptions { family: None, file: None, ..self.options.clone() };
         let pretrained = || {
             let files = options.find(source, options.random_weights.is_none())?;
@@ -218,8 +220,9 @@ impl Pretrained {
         self.config["architectures"][0].as_str().unwrap_or(default).to_string()
     }
 
-    /// A card with what the opening knows.
-    pub fn card(&self, family: &Family, architecture: &str, inventory: &Inventory) -> Card {
+    /// A card of what is known of the checkpoint before it runs.
+    pub fn card(&self, architecture: &str, inventory: &Inventory) -> Card {
+        let family = self.family;
         let (id, _revision) = self.label.split_once('@').unwrap_or((&self.label, ""));
         let release = family.releases.iter().find(|release| release.id == id);
         Card {

@@ -45,6 +45,7 @@ FAMILIES = {
         "text_encoder": "T5Config",
     },
     "musicgen as musicgen_melody": {"": "MusicgenMelodyConfig", "decoder": "MusicgenMelodyDecoderConfig"},
+    "qwen2": {"": "Qwen2Config"},
     "siglip": {"": "SiglipConfig", "text_config": "SiglipTextConfig", "vision_config": "SiglipVisionConfig"},
     "starcoder2": {"": "Starcoder2Config"},
     "t5": {"": "T5Config"},

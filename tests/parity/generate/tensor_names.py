@@ -154,6 +154,9 @@ CLASSES = [
     ("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}),
     ("siglip", "SiglipTextModel", TEXT),
     ("siglip", "SiglipVisionModel", VISION),
+    ("qwen2", "Qwen2ForCausalLM", LLAMA),
+    ("qwen2", "Qwen2ForCausalLM", {**LLAMA, "tie_word_embeddings": True}),
+    ("qwen2", "Qwen2Model", LLAMA),
     ("starcoder2", "Starcoder2ForCausalLM", LLAMA),
     ("starcoder2", "Starcoder2Model", LLAMA),
     ("t5", "T5ForConditionalGeneration", T5),
@@ -185,6 +188,7 @@ CHRONOS = {each.__name__: each for each in [ChronosBoltModelForForecasting, Chro
 GGUF = {
     "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
     "MistralForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
     "Gemma3ForCausalLM": gguf.MODEL_ARCH.GEMMA3,
     "GPTBigCodeForCausalLM": gguf.MODEL_ARCH.STARCODER,
     "Starcoder2ForCausalLM": gguf.MODEL_ARCH.STARCODER2,

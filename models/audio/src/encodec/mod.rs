@@ -25,13 +25,51 @@ mod pipeline;
 mod quantizer;
 mod release;
 mod seanet;
+
+/// EnCodec at 24, 32 and 48 kHz.
+pub static FAMILY: Family = Family {
+    name: "encodec",
+    systems: &["EnCodec"],
+    paper: "Défossez et al. 2022, arXiv 2210.13438",
+    model_types: &["encodec"],
+    architectures: &["EncodecModel"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Sound, Modality::Codes],
+    outputs: &[Modality::Codes, Modality::Sound, Modality::Vector],
+    releases: &[
+        Release::new("facebook/encodec_24khz", "EnCodec", "19M", "MIT (code)"),
+        Release::new("facebook/encodec_32khz", "EnCodec", "58M", "CC-BY-NC-4.0"),
+        Release::new("facebook/encodec_48khz", "EnCodec", "17M", "MIT (code)"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: |pretrained| Ok(pretrained.load::<Encodec>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(EncodecPipeline::open(pretrained)?)),
+    sample: || {
+        json!({
+            "architectures": ["EncodecModel"], "model_type": "encodec", "sampling_rate": 600, "audio_channels": 2,
+            "target_bandwidths": [0.4, 0.8], "normalize": true, "chunk_length_s": 0.1, "overlap": 0.1,
+            "hidden_size": 8, "num_filters": 4, "num_residual_layers": 1, "upsampling_ratios": [3, 2],
+            "norm_type": "weight_norm", "kernel_size": 7, "last_kernel_size": 7, "residual_kernel_size": 3,
+            "dilation_growth_rate": 2, "use_causal_conv": false, "pad_mode": "reflect", "compress": 2,
+            "num_lstm_layers": 2, "trim_right_ratio": 1.0, "codebook_size": 16, "codebook_dim": 8,
+            "use_conv_shortcut": true
+        })
+    },
+};
+
 #[cfg(test)]
 mod tests;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::model::Model;
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
+use serde_json::json;
 
 pub use config::{Config, NormType, Windows};
 use overlap::OverlapAdd;

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, sinc::Sinc};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
-use fauna_shared::model::{Card, Encode, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ impl EncodecPipeline {
         let bandwidth = bandwidth(&settings)?;
         network.config().quantizers_for(bandwidth)?;
         Ok(Self {
-            card: pretrained.card(&crate::ENCODEC, &pretrained.architecture("EncodecModel"), &inventory),
+            card: pretrained.card(&pretrained.architecture("EncodecModel"), &inventory),
             device: pretrained.weights.runtime().device().clone(),
             bandwidth,
             network,
@@ -101,11 +101,9 @@ impl EncodecPipeline {
     }
 }
 
-impl Encode for EncodecPipeline {
-    type Input = Sound;
-
+impl EncodecPipeline {
     /// The mean over time of what the encoder makes of each sound before it is quantised.
-    fn encode(&self, batch: &[Sound]) -> Result<Embeddings> {
+    pub fn encode(&self, batch: &[Sound]) -> Result<Embeddings> {
         let row = |sound: &Sound| Ok(self.network.latents(&self.resampled(sound)?)?.mean(1)?);
         let rows = batch.iter().map(row).collect::<Result<Vec<_>>>()?;
         let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;

@@ -47,7 +47,8 @@ mod pipeline;
 mod prior;
 mod vqvae;
 
-use fauna_shared::model::{Layout, LoadOptions, Pretrained};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Layout, LoadOptions, Pretrained, Release};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
@@ -245,6 +246,40 @@ pub fn sample() -> Value {
         }]
     })
 }
+
+/// Jukebox's codec and the prior that LLark listens with.
+pub static FAMILY: Family = Family {
+    name: "jukebox",
+    systems: &["LLark"],
+    paper: "Dhariwal et al. 2020, arXiv 2005.00341",
+    model_types: &["jukebox"],
+    architectures: &["JukeboxModel"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Sound, Modality::Codes],
+    outputs: &[Modality::Codes, Modality::Sound, Modality::Vector],
+    releases: &[
+        Release::new(
+            "openai/jukebox-1b-lyrics",
+            "LLark",
+            "1B, of which the codec 2M",
+            "OpenAI, non-commercial",
+        ),
+        Release::new(
+            "openai/jukebox-5b-lyrics",
+            "LLark",
+            "5B, of which the codec 2M",
+            "OpenAI, non-commercial",
+        ),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: |pretrained| Ok(Jukebox::open(pretrained)?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(JukeboxPipeline::open(pretrained)?)),
+    sample: sample,
+};
 
 #[cfg(test)]
 mod tests {

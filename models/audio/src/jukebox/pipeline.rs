@@ -27,7 +27,7 @@ impl JukeboxPipeline {
     /// Opens a release in either layout.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (jukebox, inventory) = Jukebox::open(pretrained)?;
-        let mut card = pretrained.card(&crate::JUKEBOX, &pretrained.architecture("JukeboxModel"), &inventory);
+        let mut card = pretrained.card(&pretrained.architecture("JukeboxModel"), &inventory);
         match jukebox.prior() {
             Ok(prior) => card.notes.push(format!("{} layers of the prior were read", prior.layers())),
             Err(error) => card.notes.push(error.message().to_string()),

@@ -26,11 +26,12 @@ mod prompt;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{Decoder, Tokens};
-use fauna_shared::model::Pretrained;
+use fauna_shared::item::Modality;
+use fauna_shared::model::{CausalLm, Family, Keys, Pretrained, Step, no_hook};
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::causal::{CausalLm, placed};
+use fauna_text::causal::placed;
 use fauna_text::llama::{self, Llama};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -195,7 +196,8 @@ impl LLark {
         mask: &Mask,
         cache: &mut Cache,
     ) -> Result<Tensor> {
-        self.language.hidden_of(x, positions, mask, cache)
+        let step = Step { positions, mask, token_type_ids: None };
+        self.language.hidden(x, &step, cache, &mut no_hook)
     }
 
     /// Scores of the next token, `(…, width)` to `(…, vocabulary)`.
@@ -294,3 +296,25 @@ pub fn sample() -> Value {
         "mm_hidden_size": 48, "use_mm_proj": true, "mm_use_audio_start_end": true
     })
 }
+
+/// LLark: Jukebox's prior, a projector and Llama 2.
+pub static FAMILY: Family = Family {
+    name: "llark",
+    systems: &["LLark"],
+    paper: "Gardner et al. 2023, arXiv 2310.07160",
+    model_types: &["wrapped_llamav2"],
+    architectures: &["WrappedLlamav2ForCausalLM"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Sound, Modality::Text],
+    outputs: &[Modality::Text, Modality::Vector],
+    // Its weights were never released.
+    releases: &[],
+    config_of_gguf: Some(fauna_text::llama::config_of_gguf),
+    layout: None,
+    rename,
+    inventory: |pretrained| Ok(LLark::open(pretrained)?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(LLarkPipeline::open(pretrained)?)),
+    sample: sample,
+};

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Mask, Positions};
 use fauna_shared::generate::{self, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::causal::{left_padding, sequences, token_ids};
@@ -39,8 +39,7 @@ impl LLarkPipeline {
     /// Opens a language model with a projector, and the jukebox that lies beside it.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (llark, inventory) = LLark::open(pretrained)?;
-        let mut card =
-            pretrained.card(&crate::LLARK, &pretrained.architecture("WrappedLlamav2ForCausalLM"), &inventory);
+        let mut card = pretrained.card(&pretrained.architecture("WrappedLlamav2ForCausalLM"), &inventory);
         card.context = Some(llark.max_position_embeddings());
         let files: Vec<_> = [VQVAE_FILE, PRIOR_FILE]
             .into_iter()
@@ -295,10 +294,7 @@ fn defaults(generation: &Value) -> GenerationConfig {
     }
 }
 
-impl Decode for LLarkPipeline {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl LLarkPipeline {
     fn decode(
         &self,
         prompt: &Prompt,

@@ -13,7 +13,7 @@
 //! use fauna_shared::generate::GenerationConfig;
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
 //!
-//! let config: Config = serde_json::from_value((fauna_audio::MUSICGEN.sample)())?;
+//! let config: Config = serde_json::from_value((fauna_audio::musicgen::FAMILY.sample)())?;
 //! let network = MusicGen::load(config, &Weights::seeded(1, Runtime::cpu()))?;
 //! let composer = MusicGenerator::new(network);
 //! // Nothing is wished for, so no tokenizer is needed.
@@ -33,20 +33,75 @@ pub mod decoder;
 mod original;
 pub mod pattern;
 mod pipeline;
+
+/// MusicGen in every size, mono and stereo, with and without melody.
+pub static FAMILY: Family = Family {
+    name: "musicgen",
+    systems: &["MusicGen"],
+    paper: "Copet et al. 2023, arXiv 2306.05284",
+    model_types: &["musicgen", "musicgen_melody"],
+    architectures: &[
+        "MusicgenForConditionalGeneration",
+        "MusicgenMelodyForConditionalGeneration",
+        "MusicgenMelodyFeatureExtractor",
+    ],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Text, Modality::Sound],
+    outputs: &[Modality::Sound],
+    releases: &[
+        Release::new("facebook/musicgen-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-large", "MusicGen", "3.4B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-melody-large", "MusicGen", "2.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-small", "MusicGen", "0.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-medium", "MusicGen", "2.0B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-large", "MusicGen", "3.5B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-melody", "MusicGen", "1.6B", "CC-BY-NC-4.0"),
+        Release::new("facebook/musicgen-stereo-melody-large", "MusicGen", "2.7B", "CC-BY-NC-4.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: open,
+    sample: || {
+        json!({
+            "architectures": ["MusicgenForConditionalGeneration"], "model_type": "musicgen",
+            "text_encoder": {
+                "vocab_size": 61, "d_model": 24, "d_kv": 5, "d_ff": 30, "num_layers": 2, "num_heads": 3,
+                "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+                "feed_forward_proj": "gated-gelu"
+            },
+            "audio_encoder": {
+                "sampling_rate": 600, "target_bandwidths": [2.0], "upsampling_ratios": [3, 2], "num_filters": 4,
+                "hidden_size": 8, "codebook_size": 32, "use_causal_conv": false, "use_conv_shortcut": false
+            },
+            "decoder": {
+                "vocab_size": 32, "pad_token_id": 32, "hidden_size": 32, "num_hidden_layers": 3,
+                "num_attention_heads": 4, "ffn_dim": 64, "num_codebooks": 4
+            }
+        })
+    },
+};
+
 #[cfg(test)]
 mod tests;
 mod write;
 
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::model::{Keys, Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result, json};
 use fauna_text::t5;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use serde_json::Map;
+use serde_json::{Map, json};
 
 use crate::encodec::{self, Encodec};
 pub use compose::{MusicGenerator, MusicPrompt};

@@ -106,7 +106,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
         .and_then(|name| name.as_str().map(str::to_string));
     let (codec, codec_inventory) = match codec_name {
         Some(name) => {
-            let codec = pretrained.companion(&crate::ENCODEC, &beside(pretrained, &name))?;
+            let codec = pretrained.companion(&crate::encodec::FAMILY, &beside(pretrained, &name))?;
             config.audio_encoder = codec.config()?;
             codec.load::<Encodec>()?
         }
@@ -138,7 +138,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
 /// T5 by the name the training calls it; also what comes with its tokenizer.
 pub(super) fn text_encoder(pretrained: &Pretrained, name: &str) -> Result<Pretrained> {
     let name = if name.contains('/') { name.to_string() } else { format!("google-t5/{name}") };
-    pretrained.companion(&fauna_text::T5, &beside(pretrained, &name))
+    pretrained.companion(&fauna_text::t5::FAMILY, &beside(pretrained, &name))
 }
 
 /// The folder inside the release that is called as the repository `name` is, or else the repository.

@@ -74,7 +74,7 @@ impl MusicGenPipeline {
             true => "MusicgenMelodyForConditionalGeneration",
             false => "MusicgenForConditionalGeneration",
         };
-        let card = pretrained.card(&crate::MUSICGEN, &pretrained.architecture(default), &inventory);
+        let card = pretrained.card(&pretrained.architecture(default), &inventory);
         let tokenizer = match words::tokenizer(pretrained)? {
             None if original::is_original(pretrained) => {
                 words::tokenizer(&original::text_encoder(pretrained, "t5-base")?)?
@@ -372,7 +372,7 @@ impl Features {
     /// # Errors
     /// Whatever is wrong with it.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let card = pretrained.card(&crate::MUSICGEN, FEATURES, &pretrained.weights.finish()?);
+        let card = pretrained.card(FEATURES, &pretrained.weights.finish()?);
         Ok(Self { chroma: Chroma::new(&features(pretrained)?)?, card })
     }
 }

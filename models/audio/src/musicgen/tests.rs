@@ -16,7 +16,7 @@ use super::{Config, MusicGen, MusicGenPipeline, MusicGenerator, MusicPrompt};
 
 /// The sample's config with `changes`: 600 samples and 100 frames a second, four codebooks of 32.
 fn config(changes: &[(&str, &str, Value)]) -> Config {
-    let mut config = (crate::MUSICGEN.sample)();
+    let mut config = (crate::musicgen::FAMILY.sample)();
     for (part, key, value) in changes {
         match *part {
             "" => config[*key] = value.clone(),

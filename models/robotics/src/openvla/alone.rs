@@ -43,7 +43,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let card = Card {
         inputs: vec![modalities[0]],
         outputs: vec![modalities[1]],
-        ..pretrained.card(&crate::OPENVLA, &architecture, &pretrained.weights.finish()?)
+        ..pretrained.card(&architecture, &pretrained.weights.finish()?)
     };
     Ok(Box::new(Alone { file, card }))
 }

@@ -18,11 +18,11 @@ mod vit;
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{CausalLm, Family, Keys, Model, Release, Step, check_sizes, no_hook};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::causal::CausalLm;
 use fauna_text::llama::Llama;
 
 pub use config::Config;
@@ -158,7 +158,8 @@ impl OpenVla {
     /// The states of `embeddings` after the last norm; `cache` is read and extended.
     pub fn hidden(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
         let positions = Positions::counting(cache.length(), embeddings.dim(1)?);
-        self.language_model.hidden_of(embeddings, &positions, mask, cache)
+        let step = Step { positions: &positions, mask, token_type_ids: None };
+        self.language_model.hidden(embeddings, &step, cache, &mut no_hook)
     }
 
     /// Scores of the next token: `(…, width)` to `(…, vocabulary)`.
@@ -167,3 +168,32 @@ impl OpenVla {
         logits.ok_or_else(|| Error::new(ErrorKind::Mismatch, "the language model has no output head"))
     }
 }
+
+/// OpenVLA, which stands for RT-2, and what was fine-tuned from it.
+pub static FAMILY: Family = Family {
+    name: "openvla",
+    systems: &["RT-2"],
+    paper: "Brohan et al. 2023, arXiv 2307.15818; Kim et al. 2024, arXiv 2406.09246",
+    model_types: &["openvla"],
+    architectures: &["OpenVLAForActionPrediction", "ActionTokenizer", "PrismaticImageProcessor"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Action],
+    releases: &[
+        Release::new("openvla/openvla-7b", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-7b-prismatic", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-7b-finetuned-libero-spatial", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-7b-finetuned-libero-object", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-7b-finetuned-libero-goal", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-7b-finetuned-libero-10", "RT-2", "7.5B", "MIT (base: Llama 2)"),
+        Release::new("openvla/openvla-v01-7b", "RT-2", "7.1B", "MIT (base: Llama 2)"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: open,
+    sample: sample,
+};

@@ -58,7 +58,7 @@ impl OpenVlaPipeline {
         let (network, inventory) = pretrained.load::<OpenVla>()?;
         let config = network.config();
         let architecture = pretrained.architecture("OpenVLAForActionPrediction");
-        let mut card = pretrained.card(&crate::OPENVLA, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(config.text_config.max_position_embeddings);
         let statistics = statistics(pretrained)?;
         let unnorm_key = match pretrained.options.settings.get("unnorm_key") {

@@ -183,7 +183,7 @@ mod tests {
             let mut config = sample();
             config[key] = value;
             std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-            let zoo = Zoo::new([&crate::OPENVLA]);
+            let zoo = Zoo::new([&crate::openvla::FAMILY]);
             let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
             let source = folder.path().to_str().unwrap();
             let walked = zoo.inventory(source, &options).map(|_| ());

@@ -7,7 +7,8 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::Mask;
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result, json};
@@ -192,3 +193,29 @@ impl ChronosBolt {
         self.shared.forward(&Tensor::full(id, (series, 1), like.device())?)
     }
 }
+
+/// Chronos-Bolt: quantiles of a series' future in one pass.
+pub static FAMILY: Family = Family {
+    name: "chronos-bolt",
+    systems: &["TimeGPT"],
+    paper: "Ansari et al. 2024, arXiv 2403.07815",
+    model_types: &["t5"],
+    architectures: &["ChronosBoltModelForForecasting"],
+    gguf: &[],
+    keys: &fauna_text::t5::KEYS,
+    inputs: &[Modality::Series],
+    outputs: &[Modality::Series, Modality::Vector],
+    releases: &[
+        Release::new("amazon/chronos-bolt-tiny", "TimeGPT", "8.7M", "Apache-2.0"),
+        Release::new("amazon/chronos-bolt-mini", "TimeGPT", "21M", "Apache-2.0"),
+        Release::new("amazon/chronos-bolt-small", "TimeGPT", "48M", "Apache-2.0"),
+        Release::new("amazon/chronos-bolt-base", "TimeGPT", "205M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(super::BOLT),
+    rename: super::rename_bolt,
+    inventory: |pretrained| Ok(pretrained.load::<ChronosBolt>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(super::BoltPipeline::open(pretrained)?)),
+    sample: super::bolt_sample,
+};

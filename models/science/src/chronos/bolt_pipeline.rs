@@ -27,9 +27,9 @@ const ROWS_A_PASS: usize = 256;
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_BOLT.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::bolt::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::CHRONOS_BOLT]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::chronos::bolt::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
 /// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
@@ -67,7 +67,7 @@ impl BoltPipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<ChronosBolt>()?;
         let architecture = pretrained.architecture("ChronosBoltModelForForecasting");
-        let mut card = pretrained.card(&crate::CHRONOS_BOLT, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(network.config().context_length);
         Ok(Self { cut: network.config().cut()?, place: Place::of(pretrained), network, card })
     }

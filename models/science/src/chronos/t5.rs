@@ -5,15 +5,15 @@
 //! Checked against chronos-forecasting `ChronosPipeline`, parity cases `tests/parity/chronos`.
 //! Loads `T5ForConditionalGeneration` and `GPT2LMHeadModel` with a `chronos_config`.
 
+use fauna_shared::item::Modality;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, GenerationConfig, Tokens};
-use fauna_shared::model::Pretrained;
+use fauna_shared::model::{CausalLm, Family, Pretrained, Release, Step};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
-use fauna_text::causal::{CausalLm, Step};
 use fauna_text::gpt2::Gpt2;
 use fauna_text::t5::{Memory, T5};
 
@@ -243,8 +243,8 @@ impl generate::Decoder for Continuer<'_> {
             Positions::rows(&real.iter().map(|row| counted(row)[past..].to_vec()).collect::<Vec<_>>())?;
         let mask = Mask::causal().with_padding(&real)?;
         let ids = tokens.tensor(self.device)?;
-        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
-        let hidden = self.network.hidden(&step, cache)?;
+        let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
+        let hidden = self.network.forward(&ids, &step, cache)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(no_head)
     }
@@ -286,9 +286,9 @@ pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) ->
     }
     let mask = Mask::causal().with_padding(real)?;
     let positions = Positions::counting(0, time);
-    let step = Step { ids, positions: &positions, mask: &mask, types: None };
+    let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
     let mut cache = Cache::new(network.num_hidden_layers(), time);
-    let hidden = network.hidden(&step, &mut cache)?;
+    let hidden = network.forward(ids, &step, &mut cache)?;
     network.logits(&hidden)?.ok_or_else(no_head)
 }
 
@@ -297,6 +297,33 @@ pub(super) fn integers(values: Vec<i64>, shape: impl Into<candle_core::Shape>) -
     let shape: candle_core::Shape = shape.into();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(DType::I64)?)
 }
+
+/// Chronos on T5, or on GPT-2: paths of a series' future, drawn token by token.
+pub static FAMILY: Family = Family {
+    name: "chronos-t5",
+    systems: &["TimeGPT"],
+    paper: "Ansari et al. 2024, arXiv 2403.07815",
+    model_types: &["t5", "gpt2"],
+    architectures: &["T5ForConditionalGeneration", "GPT2LMHeadModel"],
+    gguf: &[],
+    keys: &super::KEYS,
+    inputs: &[Modality::Series],
+    outputs: &[Modality::Series, Modality::Vector],
+    releases: &[
+        Release::new("amazon/chronos-t5-tiny", "TimeGPT", "8.4M", "Apache-2.0"),
+        Release::new("amazon/chronos-t5-mini", "TimeGPT", "20M", "Apache-2.0"),
+        Release::new("amazon/chronos-t5-small", "TimeGPT", "46M", "Apache-2.0"),
+        Release::new("amazon/chronos-t5-base", "TimeGPT", "201M", "Apache-2.0"),
+        Release::new("amazon/chronos-t5-large", "TimeGPT", "709M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(super::TOKENS),
+    rename: super::rename,
+    inventory: super::t5_inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(super::T5Pipeline::open(pretrained)?)),
+    sample: super::t5_sample,
+};
 
 #[cfg(test)]
 mod tests {

@@ -33,9 +33,9 @@ const MOST_PATHS: usize = 10_000;
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_T5.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::t5::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::CHRONOS_T5]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::chronos::t5::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
 /// let wanted = ForecastConfig { horizon: 3, samples: Some(5), seed: 7, ..Forecasting::default() };
@@ -92,7 +92,7 @@ impl T5Pipeline {
         }
         let start = id("decoder_start_token_id").or(id("pad_token_id")).unwrap_or(own.pad_token_id);
         let architecture = pretrained.architecture("T5ForConditionalGeneration");
-        let mut card = pretrained.card(&crate::CHRONOS_T5, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(own.context_length);
         if own.model_type == Kind::Causal {
             // There is no encoder to tell a vector.

@@ -6,9 +6,10 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
-use fauna_shared::weights::Weights;
+use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
@@ -433,3 +434,28 @@ impl Attention {
         Ok(x.reshape((batch, time, self.heads, width / self.heads))?)
     }
 }
+
+/// Chronos-2: quantiles of the futures of series that tell something about each other.
+pub static FAMILY: Family = Family {
+    name: "chronos-2",
+    systems: &["TimeGPT"],
+    paper: "Ansari et al. 2025, arXiv 2510.15821",
+    model_types: &["t5"],
+    architectures: &["Chronos2Model"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Series],
+    outputs: &[Modality::Series, Modality::Vector],
+    releases: &[
+        Release::new("amazon/chronos-2", "TimeGPT", "120M", "Apache-2.0"),
+        Release::new("autogluon/chronos-2-small", "TimeGPT", "28M", "Apache-2.0"),
+        Release::new("autogluon/chronos-2-synth", "TimeGPT", "120M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(super::TWO),
+    rename: |_| Name::Keep,
+    inventory: |pretrained| Ok(pretrained.load::<Chronos2>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(super::TwoPipeline::open(pretrained)?)),
+    sample: super::two_sample,
+};

@@ -32,9 +32,9 @@ const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::CHRONOS_2.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::two::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::CHRONOS_2]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::chronos::two::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// // Sales, and a price that is known two days ahead.
 /// let price = Covariate { name: "price".into(), past: vec![3.0, 3.0, 2.5], future: vec![2.5, 3.0] };
@@ -67,7 +67,7 @@ impl TwoPipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<Chronos2>()?;
         let architecture = pretrained.architecture("Chronos2Model");
-        let mut card = pretrained.card(&crate::CHRONOS_2, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(network.config().context_length);
         Ok(Self { cut: network.config().cut()?, place: Place::of(pretrained), network, card })
     }

@@ -40,7 +40,8 @@ mod predict;
 mod release;
 mod repulsion;
 
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::Activation;
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -50,7 +51,7 @@ pub use graph::{Graph, Structure};
 pub use pipeline::OrbPipeline;
 pub use predict::Prediction;
 pub use release::sample;
-pub(crate) use release::{FAMILY, inventory, layout, rename};
+pub(crate) use release::{NAME, inventory, layout, rename};
 
 use heads::Heads;
 use network::MoleculeGns;
@@ -236,6 +237,50 @@ impl Orb {
         graph.mean(&nodes)
     }
 }
+
+/// Orb, versions 2 and 3, direct and conservative, and its kin for molecules.
+pub static FAMILY: Family = Family {
+    name: "orb",
+    systems: &["Orbital"],
+    paper: "Rhodes et al. 2025, arXiv 2504.06231",
+    model_types: &[NAME],
+    architectures: &[],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Atoms],
+    outputs: &[Modality::Atoms, Modality::Vector],
+    releases: &[
+        Release::new("orb-v3-conservative-inf-omat", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-conservative-20-omat", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-conservative-inf-mpa", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-conservative-20-mpa", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-direct-inf-omat", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-direct-20-omat", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-direct-inf-mpa", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-direct-20-mpa", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-conservative-omol", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v3-direct-omol", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orbmol-v1-conservative", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orbmol-v1-direct", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orbmol-v2", "Orbital", "26M", "Apache-2.0"),
+        Release::new("separate-d3-3layer", "Orbital", "17M", "Apache-2.0"),
+        Release::new("separate-d3-5layer", "Orbital", "26M", "Apache-2.0"),
+        Release::new("separate-d4-3layer", "Orbital", "17M", "Apache-2.0"),
+        Release::new("separate-d4-5layer", "Orbital", "26M", "Apache-2.0"),
+        Release::new("orb-v2", "Orbital", "25M", "Apache-2.0"),
+        Release::new("orb-mptraj-only-v2", "Orbital", "25M", "Apache-2.0"),
+        Release::new("orb-d3-v2", "Orbital", "25M", "Apache-2.0"),
+        Release::new("orb-d3-sm-v2", "Orbital", "17M", "Apache-2.0"),
+        Release::new("orb-d3-xs-v2", "Orbital", "9M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(OrbPipeline::open(pretrained)?)),
+    sample: sample,
+};
 
 #[cfg(test)]
 mod tests;

@@ -34,10 +34,10 @@ impl OrbPipeline {
             true => "ConservativeForcefieldRegressor",
             false => "DirectForcefieldRegressor",
         };
-        let mut card = pretrained.card(&crate::ORB, architecture, &inventory);
+        let mut card = pretrained.card(architecture, &inventory);
         let file = pretrained.checkpoint.iter().flat_map(|checkpoint| checkpoint.files()).next();
         let name = file.and_then(|file| release::release_of(&file.to_string_lossy()));
-        if let Some(known) = crate::ORB.releases.iter().find(|known| Some(known.id) == name) {
+        if let Some(known) = pretrained.family.releases.iter().find(|known| Some(known.id) == name) {
             card.licence = Some(known.licence);
         }
         card.notes.extend(notes);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Config, Orb};
 
 /// The name of the family, and of its configs.
-pub(crate) const FAMILY: &str = "orb";
+pub(crate) const NAME: &str = "orb";
 
 /// What the name of a release says of its network.
 struct Known {
@@ -94,7 +94,7 @@ fn config_of(known: &Known) -> Value {
     let is_second = known.kind == Kind::V2;
     let is_mean = matches!(known.kind, Kind::Conservative | Kind::ConservativeMolecules);
     json!({
-        "model_type": FAMILY,
+        "model_type": NAME,
         "architecture": architecture,
         "latent_dim": 256,
         "base_mlp_hidden_dim": if is_second { 512 } else { 1024 },
@@ -128,7 +128,7 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
             if !is_ours || config["model_type"].is_string() {
                 return Ok(None);
             }
-            config["model_type"] = json!(FAMILY);
+            config["model_type"] = json!(NAME);
             Some(config)
         }
         None => by_name(files)?.map(config_of),
@@ -265,7 +265,7 @@ pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
 /// A small config with every branch.
 pub fn sample() -> Value {
     json!({
-        "model_type": FAMILY,
+        "model_type": NAME,
         "architecture": "orb_v3_conservative",
         "latent_dim": 12,
         "base_mlp_hidden_dim": 18,

@@ -6,7 +6,8 @@
 
 use candle_core::{D, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, RmsNorm, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -304,3 +305,27 @@ impl Mlp {
         }
     }
 }
+
+/// TimesFM 1.0 and 2.0.
+pub static FAMILY: Family = Family {
+    name: "timesfm",
+    systems: &["TimeGPT"],
+    paper: "Das et al. 2024, arXiv 2310.10688",
+    model_types: &["timesfm"],
+    architectures: &["TimesFmModelForPrediction"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Series],
+    outputs: &[Modality::Series, Modality::Vector],
+    releases: &[
+        Release::new("google/timesfm-1.0-200m-pytorch", "TimeGPT", "204M", "Apache-2.0"),
+        Release::new("google/timesfm-2.0-500m-pytorch", "TimeGPT", "499M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(super::PATCHED),
+    rename: super::rename_patched,
+    inventory: |pretrained| Ok(pretrained.load::<TimesFm>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(super::PatchedPipeline::open(pretrained)?)),
+    sample: super::patched_sample,
+};

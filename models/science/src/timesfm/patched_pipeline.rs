@@ -32,9 +32,9 @@ const ENOUGH: usize = 3;
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::TIMESFM.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::timesfm::patched::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::TIMESFM]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::timesfm::patched::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let monthly = History { pace: FrequencyClass::Medium, ..Past::from(vec![1.0, 2.0, f32::NAN, 4.0]) };
 /// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
@@ -62,7 +62,7 @@ impl PatchedPipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<TimesFm>()?;
         let architecture = pretrained.architecture("TimesFmModelForPrediction");
-        let mut card = pretrained.card(&crate::TIMESFM, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(network.config().context_length);
         Ok(Self { place: Place::of(pretrained), network, card })
     }

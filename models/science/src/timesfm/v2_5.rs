@@ -7,7 +7,8 @@
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
-use fauna_shared::model::{Keys, Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Linear, RmsNorm, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -338,3 +339,28 @@ impl Mlp {
         self.fc2.forward(&self.fc1.forward_then(x, self.activation)?)
     }
 }
+
+/// TimesFM 2.5.
+pub static FAMILY: Family = Family {
+    name: "timesfm-2.5",
+    systems: &["TimeGPT"],
+    paper: "Das et al. 2024, arXiv 2310.10688",
+    // The hub's config of the original files names the earlier kind: the layout tells them apart.
+    model_types: &["timesfm2_5", "timesfm"],
+    architectures: &["TimesFm2_5ModelForPrediction", "TimesFmModelForPrediction"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Series],
+    outputs: &[Modality::Series, Modality::Vector],
+    releases: &[
+        Release::new("google/timesfm-2.5-200m-pytorch", "TimeGPT", "231M", "Apache-2.0"),
+        Release::new("google/timesfm-2.5-200m-transformers", "TimeGPT", "231M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(super::V2_5),
+    rename: super::rename_2_5,
+    inventory: |pretrained| Ok(pretrained.load::<TimesFm25>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(super::V25Pipeline::open(pretrained)?)),
+    sample: super::v2_5_sample,
+};

@@ -32,9 +32,9 @@ const TOLERANCE: f32 = 1e-6;
 ///
 /// // A network of random weights: only a config is needed.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::TIMESFM_2_5.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::timesfm::v2_5::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::TIMESFM_2_5]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::timesfm::v2_5::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
 /// let wanted = ForecastConfig { horizon: 3, ..Forecasting::default() };
@@ -110,7 +110,7 @@ impl V25Pipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<TimesFm25>()?;
         let architecture = pretrained.architecture("TimesFm2_5ModelForPrediction");
-        let mut card = pretrained.card(&crate::TIMESFM_2_5, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(network.config().context_length);
         Ok(Self { place: Place::of(pretrained), network, card })
     }

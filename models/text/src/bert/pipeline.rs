@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
-use fauna_shared::model::{Card, Encode, Pipeline, Pretrained};
+use fauna_shared::model::{Card, Pipeline, Pretrained};
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -38,8 +38,7 @@ impl BertPipeline {
     /// Opens a checkpoint.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<Bert>()?;
-        let mut card =
-            pretrained.card(&crate::BERT, &pretrained.architecture(network.task().class()), &inventory);
+        let mut card = pretrained.card(&pretrained.architecture(network.task().class()), &inventory);
         card.outputs = match network.task() {
             Task::Encode => vec![Modality::Vector],
             Task::FillMask
@@ -288,12 +287,10 @@ impl BertPipeline {
     }
 }
 
-impl Encode for BertPipeline {
-    type Input = String;
-
+impl BertPipeline {
     /// One vector a text by the checkpoint's recipe, longest texts first through the network, texts longer than the
     /// recipe allows cut.
-    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+    pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let longest = Some(self.max_length());
         let encodings = batch

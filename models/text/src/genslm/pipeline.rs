@@ -6,13 +6,13 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, AllowedTokens, Decoder, GenerationConfig, Stop, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, only_known};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
 use super::codons::{Coded, Codons, Reading};
 use super::release;
-use crate::causal::{CausalLm, LanguageModel, Step};
+use crate::causal::LanguageModel;
 use crate::gpt_neox::GptNeoX;
 
 /// Codons of one pass: enough to keep every core busy, few enough to take little memory.
@@ -107,7 +107,7 @@ impl Score {
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 pub struct GenSlm {
-    language: LanguageModel<GptNeoX>,
+    language: LanguageModel,
     codons: Codons,
     settings: Settings,
     device: Device,
@@ -123,10 +123,10 @@ impl GenSlm {
     /// Whatever is wrong with the files or the settings.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         release::check_heads(pretrained)?;
-        let language = LanguageModel::<GptNeoX>::open(pretrained, &crate::GENSLM, "GPTNeoXForCausalLM")?;
+        let language = LanguageModel::open::<GptNeoX>(pretrained)?;
         let mut card = language.card().clone();
         let name = release::name_of(pretrained);
-        if let Some(known) = crate::GENSLM.releases.iter().find(|known| Some(known.id) == name) {
+        if let Some(known) = crate::genslm::FAMILY.releases.iter().find(|known| Some(known.id) == name) {
             card.licence = Some(known.licence);
         }
         Ok(Self {
@@ -139,7 +139,7 @@ impl GenSlm {
     }
 
     /// The network itself.
-    pub fn network(&self) -> &GptNeoX {
+    pub fn network(&self) -> &dyn CausalLm {
         self.language.network()
     }
 
@@ -197,8 +197,8 @@ impl GenSlm {
         };
         let mut cache = Cache::new(self.network().num_hidden_layers(), time).single_pass();
         let positions = Positions::counting(0, time);
-        let step = Step { ids: &ids, positions: &positions, mask: &mask, types: None };
-        self.network().hidden(&step, &mut cache)
+        let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
+        self.network().forward(&ids, &step, &mut cache)
     }
 
     /// Hands the last hidden state of each gene to `each`: `(codons, width)`, or `(length, width)` if all rows are to be
@@ -393,12 +393,10 @@ impl Decoder for Writer<'_> {
     }
 }
 
-impl Encode for GenSlm {
-    type Input = String;
-
+impl GenSlm {
     /// The mean of the last hidden state of each gene, over its own codons or as the setting `pooling` says. Genes longer
     /// than the model are cut.
-    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+    pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let genes = self.coded(batch)?;
         if genes.is_empty() {
             return Err(Error::input("no gene to embed"));
@@ -417,10 +415,7 @@ impl Encode for GenSlm {
     }
 }
 
-impl Decode for GenSlm {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl GenSlm {
     /// Continues a gene codon by codon, up to its first stop codon, which is the last piece.
     fn decode(
         &self,

@@ -87,7 +87,7 @@ fn tables(names: &[String]) -> impl Iterator<Item = &String> {
 /// What is wrong with a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let names = files.names();
-    let asked = options.family.as_deref() == Some(super::FAMILY);
+    let asked = options.family.as_deref() == Some(super::NAME);
     let config = match files.get("config.json") {
         Some(_) => {
             let config = files.config()?;
@@ -270,7 +270,7 @@ mod tests {
             assert!(config.use_parallel_residual && config.attention_bias && !config.tie_word_embeddings);
             assert_eq!((layout.weights.len(), release_of(file).unwrap().0), (1, id));
             // The 25B file is known by name, and refused: its config fits no network.
-            let listed = crate::GENSLM.releases.iter().any(|release| release.id == id);
+            let listed = crate::genslm::FAMILY.releases.iter().any(|release| release.id == id);
             assert_eq!(listed, id != "genslm_25B_patric", "{id}");
         }
     }

@@ -10,7 +10,10 @@ mod original;
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend_with_sinks};
-use fauna_shared::model::{Keys, Model, check_heads, check_sizes, check_unpacked};
+use fauna_shared::model::{
+    BlockHook, CausalLm, DefaultTokens, Family, Keys, Model, Release, Step, check_heads, check_sizes,
+    check_unpacked,
+};
 use fauna_shared::nn::{Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -19,7 +22,7 @@ use serde_json::{Value, json};
 
 pub use original::layout;
 
-use crate::causal::{CausalLm, DefaultTokens, Step, embedding_and_head};
+use crate::causal::{self, embedding_and_head};
 use experts::Mlp;
 
 /// What [`Config`] does not say of the keys.
@@ -278,15 +281,6 @@ impl Model for GptOss {
 }
 
 impl CausalLm for GptOss {
-    /// Of the vocabulary that all releases share: begin of text; end of an answer, of a text, of a call of a tool;
-    /// end of text once more. A message also ends within an answer, and then another follows.
-    const DEFAULT_TOKENS: DefaultTokens = DefaultTokens {
-        begin: Some(199_998),
-        end: &[200_002, 199_999, 200_012],
-        pad: Some(199_999),
-        end_of_turn: None,
-    };
-
     fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }
@@ -295,21 +289,36 @@ impl CausalLm for GptOss {
         self.config.max_position_embeddings
     }
 
-    fn has_position_limit(&self) -> bool {
-        false
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
 
-    fn hidden(&self, step: &Step, cache: &mut Cache) -> Result<Tensor> {
-        let mut x = self.embed_tokens.forward(step.ids)?;
+    /// Of the vocabulary that all releases share: begin of text; end of an answer, of a text, of a tool call; end of
+    /// text. A message also ends within an answer, and then another follows.
+    fn default_tokens(&self) -> DefaultTokens {
+        DefaultTokens {
+            bos: Some(199_998),
+            eos: &[200_002, 199_999, 200_012],
+            pad: Some(199_999),
+            end_of_turn: None,
+        }
+    }
+
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.forward(ids)
+    }
+
+    fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let mut x = embeddings.clone();
         let angles = self.rope.angles(step.positions, x.device())?;
         let near = step.mask.clone().with_window(self.config.sliding_window);
         for (i, block) in self.layers.iter().enumerate() {
             let mask = if block.slides { &near } else { step.mask };
-            x = block.forward(&x, &angles, mask, cache.layer(i))?;
+            x = block.forward(&hook(i, x)?, &angles, mask, cache.layer(i))?;
         }
         self.norm.forward(&x)
     }
@@ -374,6 +383,36 @@ impl Attention {
         self.o_proj.forward(&attend_with_sinks(&q, &k, &v, mask, scale, &self.sinks)?)
     }
 }
+
+/// gpt-oss in both sizes, and what was trained from it.
+pub static FAMILY: Family = Family {
+    name: "gpt_oss",
+    systems: &["GPT"],
+    paper: "OpenAI 2025, arXiv 2508.10925",
+    model_types: &["gpt_oss"],
+    architectures: &["GptOssForCausalLM", "GptOssModel"],
+    keys: &KEYS,
+    releases: &[
+        Release::new("openai/gpt-oss-20b", "GPT", "21B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-120b", "GPT", "117B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-safeguard-20b", "GPT", "21B", "Apache-2.0"),
+        Release::new("openai/gpt-oss-safeguard-120b", "GPT", "117B", "Apache-2.0"),
+    ],
+    layout: Some(layout),
+    rename,
+    sample: || {
+        json!({
+            "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "vocab_size": 61, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 10, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "attention_bias": true,
+            "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.05, "rope_theta": 5000.0,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0,
+                "original_max_position_embeddings": 8, "truncate": false}
+        })
+    },
+    ..causal::family::<GptOss>()
+};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use fauna_shared::runtime::Runtime;
 use super::*;
 
 fn sample_with(keys: Value) -> Value {
-    let mut config = (crate::GPT_OSS.sample)();
+    let mut config = (crate::gpt_oss::FAMILY.sample)();
     config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     config
 }

@@ -26,7 +26,8 @@ mod pipeline;
 use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
-use fauna_shared::model::{Keys, Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
@@ -562,3 +563,40 @@ impl FeedForward {
         self.wo.forward(&inner)
     }
 }
+
+/// T5 in its first form, v1.1 and Flan: text to text, or the encoder alone.
+pub static FAMILY: Family = Family {
+    name: "t5",
+    systems: &["T5"],
+    paper: "Raffel et al. 2019, arXiv 1910.10683; Chung et al. 2022, arXiv 2210.11416",
+    model_types: &["t5"],
+    architectures: &["T5ForConditionalGeneration", "T5EncoderModel", "T5Model", "T5WithLMHeadModel"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Text],
+    outputs: &[Modality::Text, Modality::Vector],
+    releases: &[
+        Release::new("google-t5/t5-small", "T5", "61M", "Apache-2.0"),
+        Release::new("google-t5/t5-base", "T5", "223M", "Apache-2.0"),
+        Release::new("google-t5/t5-large", "T5", "738M", "Apache-2.0"),
+        Release::new("google-t5/t5-3b", "T5", "2.9B", "Apache-2.0"),
+        Release::new("google-t5/t5-11b", "T5", "11B", "Apache-2.0"),
+        Release::new("google/t5-v1_1-small", "T5", "77M", "Apache-2.0"),
+        Release::new("google/t5-v1_1-base", "T5", "248M", "Apache-2.0"),
+        Release::new("google/t5-v1_1-large", "T5", "783M", "Apache-2.0"),
+        Release::new("google/t5-v1_1-xl", "T5", "2.8B", "Apache-2.0"),
+        Release::new("google/t5-v1_1-xxl", "T5", "11B", "Apache-2.0"),
+        Release::new("google/flan-t5-small", "T5", "77M", "Apache-2.0"),
+        Release::new("google/flan-t5-base", "T5", "248M", "Apache-2.0"),
+        Release::new("google/flan-t5-large", "T5", "783M", "Apache-2.0"),
+        Release::new("google/flan-t5-xl", "T5", "2.8B", "Apache-2.0"),
+        Release::new("google/flan-t5-xxl", "T5", "11B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(T5Pipeline::open(pretrained)?)),
+    sample: sample,
+};

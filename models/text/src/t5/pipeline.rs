@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::{self, GenerationConfig, Tokens};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Decode, Encode, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -16,7 +16,7 @@ use super::{Config, Encoder, Memory, T5};
 use crate::causal::{placed, sequences, token_ids};
 use crate::words;
 
-/// Tokens of one pass of [`Encode`]: enough to keep every core busy, few enough to stay in its caches.
+/// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its caches.
 const TOKENS_A_PASS: usize = 2048;
 
 /// The length of the texts the published models were trained on. Longer ones are computed, not well.
@@ -77,7 +77,7 @@ impl T5Pipeline {
         let architecture = pretrained.architecture(WHOLE);
         let (network, inventory) = load(pretrained)?;
         let tokenizer = words::tokenizer(pretrained)?;
-        let mut card = pretrained.card(&crate::T5, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(tokenizer.as_ref().and_then(Tokenizer::max_length).unwrap_or(TRAINED));
         if ![WHOLE, "T5WithLMHeadModel"].contains(&architecture.as_str()) {
             card.outputs = vec![Modality::Vector];
@@ -291,11 +291,9 @@ impl generate::Decoder for Writer<'_> {
     }
 }
 
-impl Encode for T5Pipeline {
-    type Input = String;
-
+impl T5Pipeline {
     /// The mean of the encoder's states over each text's tokens, the end token among them. Not normalised, nothing cut.
-    fn encode(&self, batch: &[String]) -> Result<Embeddings> {
+    pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let encodings =
             batch.iter().map(|text| tokenizer.encode_text(text, None)).collect::<Result<Vec<_>>>()?;
@@ -324,10 +322,7 @@ impl Encode for T5Pipeline {
     }
 }
 
-impl Decode for T5Pipeline {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl T5Pipeline {
     fn decode(
         &self,
         prompt: &Prompt,
@@ -425,7 +420,7 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let options = LoadOptions { random_weights: Some(5), ..LoadOptions::default() };
         let (_, pretrained) =
-            Zoo::new([&crate::T5]).pretrained(folder.path().to_str().unwrap(), &options).unwrap();
+            Zoo::new([&crate::t5::FAMILY]).pretrained(folder.path().to_str().unwrap(), &options).unwrap();
         T5Pipeline::open(&pretrained).unwrap()
     }
 

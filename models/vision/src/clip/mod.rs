@@ -10,7 +10,7 @@
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
 //! use fauna_vision::clip::{Clip, Config};
 //!
-//! let config: Config = serde_json::from_value((fauna_vision::CLIP.sample)())?;
+//! let config: Config = serde_json::from_value((fauna_vision::clip::FAMILY.sample)())?;
 //! let network = Clip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
 //! let pictures = Tensor::zeros((2, 3, 20, 20), DType::F32, &Device::Cpu)?;
 //! assert_eq!(network.image_features(&pictures)?.dims(), [2, 24]);
@@ -24,14 +24,14 @@ mod text;
 mod vision;
 
 use candle_core::Tensor;
-use fauna_shared::item::Tensors;
-use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, check_sizes, only_known};
+use fauna_shared::item::{Modality, Tensors};
+use fauna_shared::model::{Family, Keys, Model, Pipeline, Pretrained, Release, check_sizes, only_known};
 use fauna_shared::nn::Linear;
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use fauna_text::words::{checked_ids, input_ids, real_tokens};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use encoder::{Blocks, Encoder};
 pub use original::{layout, rename};
@@ -295,8 +295,66 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         (None, Some(_)) => "CLIPVisionModel",
         _ => "CLIPModel",
     };
-    let mut card = pretrained.card(&crate::CLIP, &pretrained.architecture(default), &inventory);
+    let mut card = pretrained.card(&pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
     contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
     Ok(Box::new(ContrastivePipeline::open(pretrained, network, card, contrastive::TextPreprocessing::Clip)?))
 }
+
+/// CLIP in every size, its towers alone, and open_clip's releases of its shape.
+pub static FAMILY: Family = Family {
+    name: "clip",
+    systems: &["CLIP"],
+    paper: "Radford et al. 2021, arXiv 2103.00020",
+    model_types: &["clip", "clip_text_model", "clip_vision_model"],
+    architectures: &[
+        "CLIPModel",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPVisionModel",
+        "CLIPVisionModelWithProjection",
+    ],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Vector, Modality::Label],
+    releases: &[
+        Release::new("openai/clip-vit-base-patch32", "CLIP", "151M", "MIT"),
+        Release::new("openai/clip-vit-base-patch16", "CLIP", "150M", "MIT"),
+        Release::new("openai/clip-vit-large-patch14", "CLIP", "428M", "MIT"),
+        Release::new("openai/clip-vit-large-patch14-336", "CLIP", "428M", "MIT"),
+        Release::new("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "CLIP", "151M", "MIT"),
+        Release::new("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "CLIP", "150M", "MIT"),
+        Release::new("laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "CLIP", "428M", "MIT"),
+        Release::new("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "CLIP", "986M", "MIT"),
+    ],
+    config_of_gguf: None,
+    layout: Some(|files, options| match layout(files, options)? {
+        None => crate::processor::layout(files, "clip", &["CLIP", "Idefics", "Gemma3", "Llava"]),
+        found => Ok(found),
+    }),
+    rename,
+    inventory: |pretrained| match crate::processor::inventory(pretrained)? {
+        None => Ok(pretrained.load::<Clip>()?.1),
+        Some(nothing) => Ok(nothing),
+    },
+    causal_lm: None,
+    open: |pretrained| match crate::processor::open(pretrained)? {
+        None => open(pretrained),
+        Some(alone) => Ok(alone),
+    },
+    sample: || {
+        json!({
+            "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 24,
+            "text_config": {
+                "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "max_position_embeddings": 24, "hidden_act": "quick_gelu",
+                "eos_token_id": 2
+            },
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "image_size": 20, "patch_size": 6, "hidden_act": "gelu"
+            }
+        })
+    },
+};

@@ -12,12 +12,11 @@ use candle_core::{DType, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::image::processor::CLIP_MEAN;
-use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Keys, Model, Pipeline, Pretrained};
+use fauna_shared::item::{Image, Modality, Prompt};
+use fauna_shared::model::{CausalLm, Family, Keys, Model, Pipeline, Pretrained, Release, Step, no_hook};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result, json};
-use fauna_text::causal::CausalLm;
 use fauna_text::llama::{self, Llama};
 use fauna_text::words;
 use serde_json::{Value, json};
@@ -242,7 +241,7 @@ impl Llava {
         let (vision_tower, part) = match w.has("vision_tower", true) {
             true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
             false => {
-                let companion = pretrained.companion(&crate::CLIP, named)?;
+                let companion = pretrained.companion(&crate::clip::FAMILY, named)?;
                 for other in ["text_model", "text_projection", "visual_projection", "logit_scale"] {
                     companion.weights.skip(other);
                 }
@@ -300,7 +299,7 @@ fn tower_config(pretrained: &Pretrained, named: &str) -> Result<Value> {
             "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
             "image_size": 336, "patch_size": 14, "projection_dim": 768
         })),
-        other => Ok(inside(&pretrained.companion(&crate::CLIP, other)?.config)),
+        other => Ok(inside(&pretrained.companion(&crate::clip::FAMILY, other)?.config)),
     }
 }
 
@@ -364,7 +363,8 @@ impl VisionLanguageModel for Llava {
             Some(real) => Mask::causal().with_padding(real)?,
             None => Mask::causal(),
         };
-        self.language_model.hidden_of(x, positions, &mask, cache)
+        let step = Step { positions, mask: &mask, token_type_ids: None };
+        self.language_model.hidden(x, &step, cache, &mut no_hook)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -429,8 +429,7 @@ pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
 /// Opens a checkpoint of either layout.
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = Llava::open(pretrained)?;
-    let mut card =
-        pretrained.card(&crate::LLAVA, &pretrained.architecture("LlavaMistralForCausalLM"), &inventory);
+    let mut card = pretrained.card(&pretrained.architecture("LlavaMistralForCausalLM"), &inventory);
     card.notes.push(vision_language::NO_DEVICE.to_string());
     let size = network.image_size();
     let square = pretrained.config["image_aspect_ratio"].as_str() == Some("square");
@@ -464,3 +463,28 @@ pub fn sample() -> Value {
         }
     })
 }
+
+/// LLaVA-Med, and LLaVA 1.5, whose wiring it has.
+pub static FAMILY: Family = Family {
+    name: "llava",
+    systems: &["Med-PaLM M"],
+    paper: "Li et al. 2023, arXiv 2306.00890; Liu et al. 2023, arXiv 2310.03744",
+    model_types: &["llava_mistral", "llava", "llava_llama"],
+    architectures: &["LlavaMistralForCausalLM", "LlavaForConditionalGeneration", "LlavaLlamaForCausalLM"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Text],
+    releases: &[
+        Release::new("microsoft/llava-med-v1.5-mistral-7b", "Med-PaLM M", "7.6B", "research only"),
+        Release::new("llava-hf/llava-1.5-7b-hf", "Med-PaLM M", "7B", "Llama 2"),
+        Release::new("liuhaotian/llava-v1.5-7b", "Med-PaLM M", "7B", "Llama 2"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: open,
+    sample: sample,
+};

@@ -11,13 +11,14 @@ mod prompt;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Image, Prompt};
-use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, check_sizes};
+use fauna_shared::item::{Image, Modality, Prompt};
+use fauna_shared::model::{
+    CausalLm, Family, Keys, Model, Pipeline, Pretrained, Release, Step, check_sizes, no_hook,
+};
 use fauna_shared::nn::{Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result, json};
-use fauna_text::causal::CausalLm;
-use fauna_text::gemma3::{self, Gemma3, Masks};
+use fauna_text::gemma3::{self, Gemma3};
 use fauna_text::words;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -206,25 +207,18 @@ impl Projector {
     }
 }
 
-impl MedGemma {
-    /// Who sees whom where the tokens that `pictures` marks belong to pictures, one picture to each run of them: a token
-    /// sees what stands before it and the whole of its own picture, and in local layers no more than the window.
-    fn masks(&self, pictures: &Marks) -> Result<Masks> {
-        let window = self.language_model.window().unwrap_or(usize::MAX);
-        let spans = |window: usize| {
-            let row = |marks: &Vec<bool>| {
-                let mut ends = vec![0; marks.len()];
-                for query in (0..marks.len()).rev() {
-                    let joined = marks[query] && marks.get(query + 1) == Some(&true);
-                    ends[query] = if joined { ends[query + 1] } else { query + 1 };
-                }
-                let span = |(query, end): (usize, usize)| (query + 1).saturating_sub(window)..end;
-                ends.into_iter().enumerate().map(span).collect()
-            };
-            Mask::spans(pictures.iter().map(row).collect())
-        };
-        Ok(Masks { global: spans(usize::MAX)?, local: spans(window)? })
-    }
+/// Which keys each token attends to where the tokens that `pictures` marks belong to pictures, one picture to each run of
+/// them: what stands before it and the whole of its own picture.
+fn image_mask(pictures: &Marks) -> Result<Mask> {
+    let row = |marks: &Vec<bool>| {
+        let mut ends = vec![0; marks.len()];
+        for query in (0..marks.len()).rev() {
+            let joined = marks[query] && marks.get(query + 1) == Some(&true);
+            ends[query] = if joined { ends[query + 1] } else { query + 1 };
+        }
+        ends.into_iter().map(|end| 0..end).collect()
+    };
+    Mask::spans(pictures.iter().map(row).collect())
 }
 
 impl VisionLanguageModel for MedGemma {
@@ -270,15 +264,15 @@ impl VisionLanguageModel for MedGemma {
         pictures: Option<&Marks>,
         cache: &mut Cache,
     ) -> Result<Tensor> {
-        let mut masks = match pictures.filter(|marks| marks.iter().flatten().any(|mark| *mark)) {
-            Some(pictures) => self.masks(pictures)?,
-            None => self.language_model.masks(&Mask::causal()),
+        let mut mask = match pictures.filter(|marks| marks.iter().flatten().any(|mark| *mark)) {
+            Some(pictures) => image_mask(pictures)?,
+            None => Mask::causal(),
         };
         if let Some(real) = real {
-            masks =
-                Masks { global: masks.global.with_padding(real)?, local: masks.local.with_padding(real)? };
+            mask = mask.with_padding(real)?;
         }
-        self.language_model.hidden_of(x, positions, &masks, cache)
+        let step = Step { positions, mask: &mask, token_type_ids: None };
+        self.language_model.hidden(x, &step, cache, &mut no_hook)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -307,11 +301,7 @@ impl VisionLanguageModel for MedGemma {
 /// (pictures keep their shape, as in Med-PaLM M's paper), `instruction` and `exemplar` (as in [`OneShot`]).
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = pretrained.load::<MedGemma>()?;
-    let mut card = pretrained.card(
-        &crate::GEMMA3,
-        &pretrained.architecture("Gemma3ForConditionalGeneration"),
-        &inventory,
-    );
+    let mut card = pretrained.card(&pretrained.architecture("Gemma3ForConditionalGeneration"), &inventory);
     card.notes.push(vision_language::NO_DEVICE.to_string());
     let size = network.image_size();
     let mut processor =
@@ -339,8 +329,8 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         card,
         processor,
         both_ways: true,
-        end: Gemma3::DEFAULT_TOKENS.end,
-        end_of_turn: Gemma3::DEFAULT_TOKENS.end_of_turn,
+        end: gemma3::DEFAULT_TOKENS.eos,
+        end_of_turn: gemma3::DEFAULT_TOKENS.end_of_turn,
         answer: 200,
     };
     Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, manners)?))
@@ -364,3 +354,35 @@ pub fn sample() -> Value {
         }
     })
 }
+
+/// MedGemma, and Gemma 3 with its eyes: what stands for Med-PaLM M, whose weights are closed.
+pub static FAMILY: Family = Family {
+    name: "gemma3",
+    systems: &["Med-PaLM M"],
+    paper: "Tu et al. 2023, arXiv 2307.14334; Sellergren et al. 2025, arXiv 2507.05201; Gemma Team 2025, arXiv 2503.19786",
+    model_types: &["gemma3"],
+    architectures: &["Gemma3ForConditionalGeneration"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Text],
+    releases: &[
+        Release::new("google/medgemma-4b-it", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-4b-pt", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-1.5-4b-it", "Med-PaLM M", "4B", "Health AI Developer Foundations"),
+        Release::new("google/medgemma-27b-it", "Med-PaLM M", "27B", "Health AI Developer Foundations"),
+        Release::new("google/gemma-3-4b-it", "Med-PaLM M", "4B", "Gemma"),
+        Release::new("google/gemma-3-4b-pt", "Med-PaLM M", "4B", "Gemma"),
+        Release::new("google/gemma-3-12b-it", "Med-PaLM M", "12B", "Gemma"),
+        Release::new("google/gemma-3-12b-pt", "Med-PaLM M", "12B", "Gemma"),
+        Release::new("google/gemma-3-27b-it", "Med-PaLM M", "27B", "Gemma"),
+        Release::new("google/gemma-3-27b-pt", "Med-PaLM M", "27B", "Gemma"),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename,
+    inventory: |pretrained| Ok(pretrained.load::<MedGemma>()?.1),
+    causal_lm: None,
+    open: open,
+    sample: sample,
+};

@@ -9,7 +9,7 @@
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
 //! use fauna_vision::siglip::{Config, Siglip};
 //!
-//! let config: Config = serde_json::from_value((fauna_vision::SIGLIP.sample)())?;
+//! let config: Config = serde_json::from_value((fauna_vision::siglip::FAMILY.sample)())?;
 //! let network = Siglip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
 //! let pictures = Tensor::zeros((2, 3, 21, 21), DType::F32, &Device::Cpu)?;
 //! let states = network.vision_model()?.forward(&pictures)?;
@@ -21,13 +21,13 @@ mod text;
 mod vision;
 
 use candle_core::Tensor;
-use fauna_shared::item::Tensors;
-use fauna_shared::model::{Keys, Model, Pipeline, Pretrained, only_known};
+use fauna_shared::item::{Modality, Tensors};
+use fauna_shared::model::{Family, Keys, Model, Pipeline, Pretrained, Release, only_known};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
 use fauna_text::words::{checked_ids, input_ids, real_tokens};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub use text::{TextConfig, TextStates, TextTower};
 pub use vision::{VisionConfig, VisionStates, VisionTower};
@@ -250,7 +250,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         (None, Some(_)) => "SiglipVisionModel",
         _ => "SiglipModel",
     };
-    let mut card = pretrained.card(&crate::SIGLIP, &pretrained.architecture(default), &inventory);
+    let mut card = pretrained.card(&pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
     contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
     if pretrained.label.contains("medsiglip") {
@@ -263,3 +263,57 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         contrastive::TextPreprocessing::Siglip,
     )?))
 }
+
+/// SigLIP in every size, its towers alone, and SigLIP 2 at a fixed resolution.
+pub static FAMILY: Family = Family {
+    name: "siglip",
+    systems: &["SigLIP"],
+    paper: "Zhai et al. 2023, arXiv 2303.15343",
+    model_types: &["siglip", "siglip_text_model", "siglip_vision_model"],
+    architectures: &["SiglipModel", "SiglipTextModel", "SiglipVisionModel"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Vector, Modality::Label],
+    releases: &[
+        Release::new("google/siglip-base-patch16-224", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-256", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-384", "SigLIP", "203M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-512", "SigLIP", "204M", "Apache-2.0"),
+        Release::new("google/siglip-base-patch16-256-multilingual", "SigLIP", "371M", "Apache-2.0"),
+        Release::new("google/siglip-large-patch16-256", "SigLIP", "652M", "Apache-2.0"),
+        Release::new("google/siglip-large-patch16-384", "SigLIP", "652M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch14-224", "SigLIP", "877M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch14-384", "SigLIP", "878M", "Apache-2.0"),
+        Release::new("google/siglip-so400m-patch16-256-i18n", "SigLIP", "1.1B", "Apache-2.0"),
+        Release::new("google/siglip2-base-patch16-224", "SigLIP", "375M", "Apache-2.0"),
+        Release::new("google/siglip2-large-patch16-256", "SigLIP", "882M", "Apache-2.0"),
+        Release::new("google/siglip2-so400m-patch14-384", "SigLIP", "1.1B", "Apache-2.0"),
+        Release::new("google/medsiglip-448", "SigLIP", "878M", "Health AI Developer Foundations"),
+    ],
+    config_of_gguf: None,
+    layout: Some(|files, _| crate::processor::layout(files, "siglip", &["Siglip"])),
+    rename,
+    inventory: |pretrained| match crate::processor::inventory(pretrained)? {
+        None => Ok(pretrained.load::<Siglip>()?.1),
+        Some(nothing) => Ok(nothing),
+    },
+    causal_lm: None,
+    open: |pretrained| match crate::processor::open(pretrained)? {
+        None => open(pretrained),
+        Some(alone) => Ok(alone),
+    },
+    sample: || {
+        json!({
+            "architectures": ["SiglipModel"], "model_type": "siglip",
+            "text_config": {
+                "vocab_size": 61, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "max_position_embeddings": 24
+            },
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                "image_size": 21, "patch_size": 5
+            }
+        })
+    },
+};

@@ -235,6 +235,7 @@ static MIXTURE: Family = Family {
         _ => Name::Keep,
     },
     inventory: |pretrained| Ok(mixtures(&pretrained.weights)?.1),
+    causal_lm: None,
     open: |pretrained| Err(Error::unsupported(pretrained.config.to_string())),
     sample: || json!({}),
 };

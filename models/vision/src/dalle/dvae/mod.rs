@@ -22,7 +22,8 @@ mod pipeline;
 mod release;
 
 use candle_core::{D, Device, Tensor};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, check_sizes};
 use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, add, double, max_pool};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -322,3 +323,25 @@ impl Block {
         }
     }
 }
+
+/// OpenAI's discrete VAE.
+pub static FAMILY: Family = Family {
+    name: "dvae",
+    systems: &["DALL-E"],
+    paper: "Ramesh et al. 2021, arXiv 2102.12092",
+    model_types: &["dall_e"],
+    architectures: &["DiscreteVAE"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Image, Modality::Codes],
+    outputs: &[Modality::Codes, Modality::Image],
+    // Released outside the hub: encoder.pkl and decoder.pkl.
+    releases: &[],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(DvaePipeline::open(pretrained)?)),
+    sample: sample,
+};

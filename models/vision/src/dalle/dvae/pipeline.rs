@@ -31,7 +31,7 @@ impl DvaePipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = release::load(pretrained)?;
         Ok(Self {
-            card: pretrained.card(&crate::DVAE, &pretrained.architecture("DiscreteVAE"), &inventory),
+            card: pretrained.card(&pretrained.architecture("DiscreteVAE"), &inventory),
             device: pretrained.weights.runtime().device().clone(),
             network,
         })

@@ -12,7 +12,8 @@ mod text;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
-use fauna_shared::model::{Model, check_heads, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_heads, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -491,3 +492,28 @@ impl Glu {
         self.fc2.forward(&self.ln1.forward(&gated)?)
     }
 }
+
+/// DALL·E mini and mega.
+pub static FAMILY: Family = Family {
+    name: "dalle-mini",
+    systems: &["DALL-E"],
+    paper: "Dayma et al. 2021, DALL·E mini",
+    model_types: &["dallebart"],
+    architectures: &["DalleBart", "eBart"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Text, Modality::Codes],
+    outputs: &[Modality::Image],
+    releases: &[
+        Release::new("dalle-mini/dalle-mini", "DALL-E", "0.4B", "Apache-2.0"),
+        Release::new("dalle-mini/dalle-mega", "DALL-E", "2.6B", "Apache-2.0"),
+        Release::new("kuprel/min-dalle", "DALL-E", "0.4B and 2.6B", "Apache-2.0"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(MiniPipeline::open(pretrained)?)),
+    sample: sample,
+};

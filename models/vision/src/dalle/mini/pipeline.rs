@@ -44,8 +44,7 @@ impl MiniPipeline {
     /// Whatever is wrong with it.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let loaded = release::load(pretrained)?;
-        let mut card =
-            pretrained.card(&crate::DALLE_MINI, &pretrained.architecture("DalleBart"), &loaded.inventory);
+        let mut card = pretrained.card(&pretrained.architecture("DalleBart"), &loaded.inventory);
         let mut start = 0;
         if let Some(network) = &loaded.network {
             let config = network.config();
@@ -83,7 +82,7 @@ impl MiniPipeline {
     pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Self> {
         let (vqgan, inventory) = pretrained.load::<Vqgan>()?;
         Ok(Self {
-            card: pretrained.card(&crate::VQGAN, &pretrained.architecture("VQModel"), &inventory),
+            card: pretrained.card(&pretrained.architecture("VQModel"), &inventory),
             network: None,
             vqgan: Some(vqgan),
             reader: None,

@@ -248,7 +248,7 @@ fn companion(pretrained: &Pretrained) -> Result<Option<Vqgan>> {
     let Some(name) = named.or_else(|| beside(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
         return Ok(None);
     };
-    let companion = pretrained.companion(&crate::VQGAN, &name)?;
+    let companion = pretrained.companion(&crate::dalle::vqgan::FAMILY, &name)?;
     Ok(Some(companion.load::<Vqgan>()?.0))
 }
 

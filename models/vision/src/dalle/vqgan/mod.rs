@@ -20,7 +20,8 @@ mod release;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Mask, attend};
-use fauna_shared::model::{Model, check_sizes};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, Embedding, GroupNorm, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
@@ -307,3 +308,25 @@ impl AttnBlock {
         add(x, &self.proj_out.forward(&h.reshape((batch, height, width, channels))?)?)
     }
 }
+
+/// The decoder of a VQGAN, the picture half of DALL·E mini.
+pub static FAMILY: Family = Family {
+    name: "vqgan",
+    systems: &["DALL-E"],
+    paper: "Esser et al. 2021, arXiv 2012.09841",
+    model_types: &["vqgan"],
+    // The release was saved by a transformers that left out the first four letters of a class of flax, "Flax" or not.
+    architectures: &["VQModel", "del"],
+    gguf: &[],
+    keys: &Keys::NONE,
+    inputs: &[Modality::Codes],
+    outputs: &[Modality::Image],
+    releases: &[Release::new("dalle-mini/vqgan_imagenet_f16_16384", "DALL-E", "47M", "Apache-2.0")],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: super::mini::open_vqgan,
+    sample: sample,
+};

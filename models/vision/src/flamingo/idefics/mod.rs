@@ -11,11 +11,11 @@ mod prompt;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, attend};
-use fauna_shared::model::Model;
+use fauna_shared::item::Modality;
+use fauna_shared::model::{CausalLm, Family, Model, Release, Step};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
 use fauna_shared::{Error, Result};
-use fauna_text::causal::CausalLm;
 use fauna_text::llama::{self, Llama};
 use serde_json::{Value, json};
 
@@ -194,14 +194,15 @@ impl Looks for Idefics {
 
     fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor> {
         let interval = self.config.cross_layer_interval;
-        let mut look = |block: usize, x: &Tensor| match block.is_multiple_of(interval) {
+        let mut look = |block: usize, x: Tensor| match block.is_multiple_of(interval) {
             true => {
                 let index = block / interval;
-                self.gated_cross_attn_layers[index].forward(x, seen.layer(index), at.sight)
+                self.gated_cross_attn_layers[index].forward(&x, seen.layer(index), at.sight)
             }
-            false => Ok(x.clone()),
+            false => Ok(x),
         };
-        self.language.hidden_with(&self.embed(ids)?, at.positions, at.mask, cache, &mut look)
+        let step = Step { positions: at.positions, mask: at.mask, token_type_ids: None };
+        self.language.hidden(&self.embed(ids)?, &step, cache, &mut look)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
@@ -327,3 +328,34 @@ pub fn sample() -> Value {
         }
     })
 }
+
+/// IDEFICS of 9B and 80B, for texts and for conversations.
+pub static FAMILY: Family = Family {
+    name: "idefics",
+    systems: &["Flamingo"],
+    paper: "Laurençon et al. 2023, arXiv 2306.16527; Alayrac et al. 2022, arXiv 2204.14198",
+    model_types: &["idefics"],
+    architectures: &["IdeficsForVisionText2Text", "IdeficsForCausalLM"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Text],
+    releases: &[
+        Release::new("HuggingFaceM4/idefics-9b", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
+        Release::new("HuggingFaceM4/idefics-9b-instruct", "Flamingo", "9B", "other (LLaMA, non-commercial)"),
+        Release::new("HuggingFaceM4/idefics-80b", "Flamingo", "80B", "other (LLaMA, non-commercial)"),
+        Release::new(
+            "HuggingFaceM4/idefics-80b-instruct",
+            "Flamingo",
+            "80B",
+            "other (LLaMA, non-commercial)",
+        ),
+    ],
+    config_of_gguf: None,
+    layout: None,
+    rename,
+    inventory: |pretrained| Ok(pretrained.load::<Idefics>()?.1),
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(IdeficsPipeline::open(pretrained)?)),
+    sample: sample,
+};

@@ -7,9 +7,7 @@ use fauna_shared::attention::Positions;
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{
-    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
-};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
 use fauna_text::causal::token_ids;
@@ -60,7 +58,7 @@ impl IdeficsPipeline {
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (idefics, inventory) = pretrained.load::<Idefics>()?;
         let architecture = pretrained.architecture("IdeficsForVisionText2Text");
-        let mut card = pretrained.card(&crate::IDEFICS, &architecture, &inventory);
+        let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(idefics.max_position_embeddings());
         let tokenizer = words::tokenizer(pretrained)?;
         let processor = processor::of(&pretrained.files, "IdeficsImageProcessor")?
@@ -255,10 +253,7 @@ fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
     real.iter().map(row).collect()
 }
 
-impl Decode for IdeficsPipeline {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl IdeficsPipeline {
     fn decode(
         &self,
         prompt: &Prompt,

@@ -21,17 +21,14 @@ mod prompt;
 mod release;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::attention::{Cache, Mask, Positions, attend};
-use fauna_shared::model::{Keys, Model, check_sizes};
+use fauna_shared::attention::{Cache, Mask, attend};
+use fauna_shared::item::Modality;
+use fauna_shared::model::{CausalLm, Family, Keys, Model, Release, Step, check_sizes};
 use fauna_shared::nn::{Activation, LayerNorm, Linear, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
-use fauna_text::causal::CausalLm;
-use fauna_text::gpt_neox::GptNeoX;
-use fauna_text::llama::Llama;
-use fauna_text::mpt::{self, Mpt};
+use fauna_text::mpt;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use pipeline::OpenFlamingoPipeline;
@@ -75,18 +72,11 @@ pub struct OpenFlamingo {
     config: Config,
     vision_encoder: VisionTower,
     perceiver: Perceiver,
-    lang_encoder: Language,
+    lang_encoder: Box<dyn CausalLm>,
     gated_cross_attn_layers: Vec<GatedCrossAttention>,
     device: Device,
     activations: DType,
     half_cache: bool,
-}
-
-/// The language model under it.
-enum Language {
-    Mpt(Mpt),
-    GptNeoX(GptNeoX),
-    Llama(Llama),
 }
 
 /// A layer that looks at pictures, before a block of the language model.
@@ -117,9 +107,9 @@ impl Model for OpenFlamingo {
             head_width: HEAD_WIDTH,
         };
         let perceiver = Perceiver::open_flamingo(sizes, &w.at("perceiver"))?;
-        let lang_encoder = Language::load(&config.lang_encoder, &w.at("lang_encoder"))?;
-        let width = width_of(&config.lang_encoder)?;
-        let gated_cross_attn_layers = (0..lang_encoder.as_causal().num_hidden_layers())
+        let lang_encoder = fauna_text::causal_lm(&config.lang_encoder, &w.at("lang_encoder"))?;
+        let width = lang_encoder.hidden_size();
+        let gated_cross_attn_layers = (0..lang_encoder.num_hidden_layers())
             .filter(|block| (block + 1).is_multiple_of(config.cross_attn_every_n_layers))
             .map(|block| {
                 GatedCrossAttention::load(width, media, &w.at_index("gated_cross_attn_layers", block))
@@ -141,7 +131,7 @@ impl Model for OpenFlamingo {
 impl OpenFlamingo {
     /// The longest text it was trained for, in tokens.
     pub fn max_position_embeddings(&self) -> usize {
-        self.lang_encoder.as_causal().max_position_embeddings()
+        self.lang_encoder.max_position_embeddings()
     }
 
     /// Its hyper-parameters.
@@ -152,7 +142,7 @@ impl OpenFlamingo {
 
 impl Looks for OpenFlamingo {
     fn vocab_size(&self) -> usize {
-        self.lang_encoder.as_causal().vocab_size()
+        self.lang_encoder.vocab_size()
     }
 
     fn device(&self) -> &Device {
@@ -160,7 +150,7 @@ impl Looks for OpenFlamingo {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        Cache::new(self.lang_encoder.as_causal().num_hidden_layers(), capacity).with_half(self.half_cache)
+        Cache::new(self.lang_encoder.num_hidden_layers(), capacity).with_half(self.half_cache)
     }
 
     /// The states of the patches before CLIP's last norm, resampled.
@@ -180,20 +170,20 @@ impl Looks for OpenFlamingo {
 
     fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor> {
         let every = self.config.cross_attn_every_n_layers;
-        let mut look = |block: usize, x: &Tensor| match (block + 1).is_multiple_of(every) {
+        let mut look = |block: usize, x: Tensor| match (block + 1).is_multiple_of(every) {
             true => {
                 let index = block / every;
-                self.gated_cross_attn_layers[index].forward(x, seen.layer(index), at.sight)
+                self.gated_cross_attn_layers[index].forward(&x, seen.layer(index), at.sight)
             }
-            false => Ok(x.clone()),
+            false => Ok(x),
         };
-        self.lang_encoder.hidden_with(ids, at.positions, at.mask, cache, &mut look)
+        let step = Step { positions: at.positions, mask: at.mask, token_type_ids: None };
+        self.lang_encoder.hidden(&self.lang_encoder.embed(ids)?, &step, cache, &mut look)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = self
             .lang_encoder
-            .as_causal()
             .logits(hidden)?
             .ok_or_else(|| Error::unsupported("the language model has no output head"))?;
         match self.config.scored {
@@ -201,122 +191,6 @@ impl Looks for OpenFlamingo {
             None => Ok(logits),
         }
     }
-}
-
-/// What is asked of any language model, whatever its config.
-trait Causal {
-    fn num_hidden_layers(&self) -> usize;
-    fn max_position_embeddings(&self) -> usize;
-    fn vocab_size(&self) -> usize;
-    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>>;
-}
-
-impl<M: CausalLm> Causal for M {
-    fn num_hidden_layers(&self) -> usize {
-        CausalLm::num_hidden_layers(self)
-    }
-
-    fn max_position_embeddings(&self) -> usize {
-        CausalLm::max_position_embeddings(self)
-    }
-
-    fn vocab_size(&self) -> usize {
-        CausalLm::vocab_size(self)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
-        CausalLm::logits(self, hidden)
-    }
-}
-
-impl Language {
-    fn load(config: &Value, w: &Weights) -> Result<Self> {
-        fn of<M: Model>(config: &Value, w: &Weights) -> Result<M>
-        where
-            M::Config: DeserializeOwned,
-        {
-            let config = serde_json::from_value(config.clone())
-                .map_err(|e| Error::input(format!("the config of lang_encoder: {e}")))?;
-            M::load(config, w)
-        }
-        Ok(match Kind::of(config)? {
-            Kind::Mpt => Self::Mpt(of(config, w)?),
-            Kind::GptNeoX => Self::GptNeoX(of(config, w)?),
-            Kind::Llama => Self::Llama(of(config, w)?),
-        })
-    }
-
-    fn as_causal(&self) -> &dyn Causal {
-        match self {
-            Self::Mpt(language) => language,
-            Self::GptNeoX(language) => language,
-            Self::Llama(language) => language,
-        }
-    }
-
-    /// The states after the last norm of `ids`, with `before` called before each block.
-    fn hidden_with(
-        &self,
-        ids: &Tensor,
-        positions: &Positions,
-        mask: &Mask,
-        cache: &mut Cache,
-        before: &mut dyn FnMut(usize, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        match self {
-            // It knows distances, and no positions.
-            Self::Mpt(language) => language.hidden_with(&language.embed(ids)?, mask, cache, before),
-            Self::GptNeoX(language) => {
-                language.hidden_with(&language.embed(ids)?, positions, mask, cache, before)
-            }
-            Self::Llama(language) => {
-                language.hidden_with(&language.embed(ids)?, positions, mask, cache, before)
-            }
-        }
-    }
-}
-
-/// Which language model it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Mpt,
-    GptNeoX,
-    Llama,
-}
-
-impl Kind {
-    /// As the config's `model_type` says.
-    fn of(config: &Value) -> Result<Self> {
-        match config["model_type"].as_str() {
-            Some("mpt" | "mosaic_gpt") => Ok(Self::Mpt),
-            Some("gpt_neox") => Ok(Self::GptNeoX),
-            Some("llama") => Ok(Self::Llama),
-            other => Err(Error::unsupported(format!(
-                "OpenFlamingo over a language model of model_type \"{}\" is not implemented",
-                other.unwrap_or_default()
-            ))
-            .hint("known: mpt, mosaic_gpt, gpt_neox, llama")),
-        }
-    }
-
-    /// How its own code calls itself.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Mpt => "mpt",
-            Self::GptNeoX => "gpt_neox",
-            Self::Llama => "llama",
-        }
-    }
-}
-
-/// The width of a language model, which MPT spells in its own way.
-fn width_of(config: &Value) -> Result<usize> {
-    let key = match Kind::of(config)? {
-        Kind::Mpt => "d_model",
-        Kind::GptNeoX | Kind::Llama => "hidden_size",
-    };
-    let width = config[key].as_u64().map(|width| width as usize);
-    width.ok_or_else(|| Error::input(format!("the config of lang_encoder has no {key}")))
 }
 
 impl GatedCrossAttention {
@@ -374,3 +248,30 @@ pub fn sample() -> Value {
         }
     })
 }
+
+/// OpenFlamingo v2 in every size.
+pub static FAMILY: Family = Family {
+    name: "open_flamingo",
+    systems: &["Flamingo"],
+    paper: "Awadalla et al. 2023, arXiv 2308.01390; Alayrac et al. 2022, arXiv 2204.14198",
+    model_types: &["open_flamingo"],
+    architectures: &["Flamingo"],
+    gguf: &[],
+    keys: &KEYS,
+    inputs: &[Modality::Image, Modality::Text],
+    outputs: &[Modality::Text],
+    releases: &[
+        Release::new("openflamingo/OpenFlamingo-3B-vitl-mpt1b", "Flamingo", "3B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-3B-vitl-mpt1b-langinstruct", "Flamingo", "3B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-4B-vitl-rpj3b", "Flamingo", "4B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-4B-vitl-rpj3b-langinstruct", "Flamingo", "4B", "MIT"),
+        Release::new("openflamingo/OpenFlamingo-9B-vitl-mpt7b", "Flamingo", "9B", "MIT"),
+    ],
+    config_of_gguf: None,
+    layout: Some(layout),
+    rename,
+    inventory: inventory,
+    causal_lm: None,
+    open: |pretrained| Ok(Box::new(OpenFlamingoPipeline::open(pretrained)?)),
+    sample: sample,
+};

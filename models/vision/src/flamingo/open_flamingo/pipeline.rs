@@ -7,9 +7,7 @@ use fauna_shared::attention::Positions;
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Reading, Tensors};
-use fauna_shared::model::{
-    Card, Decode, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows,
-};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -54,7 +52,7 @@ impl OpenFlamingoPipeline {
     /// Opens a release with the parts under it.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let Assembled { network: flamingo, inventory, language, vision } = assemble(pretrained)?;
-        let mut card = pretrained.card(&crate::OPEN_FLAMINGO, "Flamingo", &inventory);
+        let mut card = pretrained.card("Flamingo", &inventory);
         card.context = Some(flamingo.max_position_embeddings());
         card.notes.extend(flamingo.config().scored.map(|scored| {
             format!("its head scores the {scored} words it was trained with: the added tokens are read, never written")
@@ -225,10 +223,7 @@ fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
     Ok(Added { media: or("media_token_id", known.media)?, end: or("eoc_token_id", known.end)? })
 }
 
-impl Decode for OpenFlamingoPipeline {
-    type Prompt = Prompt;
-    type Piece = String;
-
+impl OpenFlamingoPipeline {
     fn decode(
         &self,
         prompt: &Prompt,

@@ -11,7 +11,7 @@ use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::{gpt_neox, llama, mpt};
 use serde_json::{Value, json};
 
-use super::{Kind, OpenFlamingo, width_of};
+use super::OpenFlamingo;
 use crate::clip;
 
 /// What was trained.
@@ -524,6 +524,49 @@ pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
         true => Ok(pretrained.load::<OpenFlamingo>()?.1),
         false => Ok(assemble(pretrained)?.inventory),
     }
+}
+
+/// Which language model it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Mpt,
+    GptNeoX,
+    Llama,
+}
+
+impl Kind {
+    /// As the config's `model_type` says.
+    fn of(config: &Value) -> Result<Self> {
+        match config["model_type"].as_str() {
+            Some("mpt" | "mosaic_gpt") => Ok(Self::Mpt),
+            Some("gpt_neox") => Ok(Self::GptNeoX),
+            Some("llama") => Ok(Self::Llama),
+            other => Err(Error::unsupported(format!(
+                "OpenFlamingo over a language model of model_type \"{}\" is not implemented",
+                other.unwrap_or_default()
+            ))
+            .hint("known: mpt, mosaic_gpt, gpt_neox, llama")),
+        }
+    }
+
+    /// How its own code calls itself.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mpt => "mpt",
+            Self::GptNeoX => "gpt_neox",
+            Self::Llama => "llama",
+        }
+    }
+}
+
+/// The width of a language model, which MPT spells in its own way.
+fn width_of(config: &Value) -> Result<usize> {
+    let key = match Kind::of(config)? {
+        Kind::Mpt => "d_model",
+        Kind::GptNeoX | Kind::Llama => "hidden_size",
+    };
+    let width = config[key].as_u64().map(|width| width as usize);
+    width.ok_or_else(|| Error::input(format!("the config of lang_encoder has no {key}")))
 }
 
 #[cfg(test)]
