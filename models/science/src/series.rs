@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::{GenerationConfig, Rng};
+use fauna_shared::generate::{Generation, GenerationConfig, Rng};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Forecast, ForecastConfig, Forecaster, History, SampleSizes};
 use fauna_shared::{Error, Result};
@@ -164,7 +164,7 @@ pub(crate) fn generate(
     prompt: &Prompt,
     options: &GenerationConfig,
     each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-) -> Result<()> {
+) -> Result<Generation> {
     let rows = match prompt {
         Prompt::Items(items) => match &items[..] {
             [Item::Series(rows)] if !rows.is_empty() => rows,
@@ -183,7 +183,7 @@ pub(crate) fn generate(
     let forecasts = forecaster.forecast(&series, &wanted)?;
     // The receiver's wish to stop has nothing left to stop.
     let _ = each(Item::Series(forecasts.into_iter().map(|forecast| forecast.mean).collect()));
-    Ok(())
+    Ok(Generation::default())
 }
 
 fn not_a_series() -> Error {

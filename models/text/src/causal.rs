@@ -1,13 +1,16 @@
 //! Decoder-only language models: what their networks have in common, and the pipeline around any of them.
 
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, GenerationConfig, PrefixCache, PrefixDecoder, Tokens};
-use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, CausalLm, Family, Keys, Model, Pipeline, Pretrained, Step};
+use fauna_shared::generate::{
+    self, CancellationToken, Decoder, Generation, GenerationConfig, PrefixCache, PrefixDecoder, Tokens,
+};
+use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors, Turn};
+use fauna_shared::model::{
+    BlockHook, Card, CausalLm, Family, Keys, Model, Pipeline, Pretrained, Step, no_hook,
+};
 use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
 use fauna_shared::weights::{Inventory, Name, Weights};
@@ -31,8 +34,6 @@ pub struct LanguageModel {
     end: Vec<u32>,
     end_of_turn: Option<u32>,
     pad: Option<u32>,
-    /// What it has read of the conversation it was last asked to go on with.
-    kept: Mutex<PrefixCache>,
 }
 
 impl LanguageModel {
@@ -81,7 +82,6 @@ impl LanguageModel {
             template,
             harmony,
             card,
-            kept: Mutex::default(),
         })
     }
 
@@ -121,6 +121,16 @@ impl LanguageModel {
         let mut cache = Cache::new(self.network.num_hidden_layers(), time).single_pass();
         let step = Step { positions: &positions, mask: &padding, token_type_ids: types.as_ref() };
         self.network.forward(&ids, &step, &mut cache)
+    }
+
+    /// The logits that follow the last of `tokens`.
+    fn read_step(&self, tokens: &Tokens, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+        let ids = tokens.tensor(&self.device)?;
+        let (positions, mask) = placed(tokens)?;
+        let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
+        let hidden = self.network.hidden(&self.network.embed(&ids)?, &step, cache, hook)?;
+        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
     }
 
     fn check_length(&self, time: usize) -> Result<()> {
@@ -227,74 +237,115 @@ impl LanguageModel {
     }
 }
 
+/// Prompts that are read and continued at once: more gain little and take the room of their caches.
+const AT_ONCE: usize = 16;
+
 impl LanguageModel {
-    /// Continues `prompt`; thoughts are among the pieces.
-    fn speak(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
-    ) -> Result<()> {
+    /// The tokens of `prompt`; where there are none, what a text of the model's own begins with.
+    fn prompt_tokens(&self, prompt: &Prompt, options: &GenerationConfig) -> Result<Vec<u32>> {
         let mut tokens = self.tokens(prompt, options)?;
         if tokens.is_empty() {
-            // An empty prompt starts a text of the model's own.
             tokens.extend(self.begin.or(self.end.first().copied()));
         }
+        Ok(tokens)
+    }
+
+    /// `options` with what ends a text, or a turn of a conversation.
+    fn ends(&self, is_chat: bool, options: &GenerationConfig) -> Result<GenerationConfig> {
         let tokenizer = self.tokenizer()?;
         let mut ends = self.decoding(options);
         if let (Some(eos), None) = (&mut ends.eos, &options.eos) {
             eos.extend(self.end_of_turn);
-            if let Prompt::Chat(_) = prompt {
+            if is_chat {
                 eos.extend(tokenizer.turn_ends());
             }
         }
-        if matches!(prompt, Prompt::Chat(_)) && options.guidance == 1.0 {
-            let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
-            let resumed = PrefixDecoder::new(self, kept);
-            self.speak_by(&resumed, prompt, &tokens, &ends, each)?;
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = resumed.into_kept();
-            return Ok(());
-        }
-        self.speak_by(self, prompt, &tokens, &ends, each)
+        Ok(ends)
     }
 
-    /// Continues `tokens` by `decoder`, which is the network or one that remembers for it.
-    fn speak_by<D: Decoder>(
+    /// Continues `prompts`, all of them conversations or none, by `decoder`, which is the network or one that remembers for
+    /// it. Reasoning is among the pieces.
+    fn stream<D: Decoder>(
         &self,
         decoder: &D,
-        prompt: &Prompt,
-        tokens: &[u32],
+        prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(text::Piece) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         let tokenizer = self.tokenizer()?;
-        let prompts = [text::Prompt::Ids(tokens)];
-        match (prompt, &self.harmony) {
-            (Prompt::Chat(_), Some(harmony)) => {
-                text::stream_heard(decoder, tokenizer, &prompts, options, harmony, each)?;
-            }
-            _ if options.one_definition => {
-                let mut definitions = Definitions::after(&before(prompt));
-                let mut flow = ControlFlow::Continue(());
-                text::stream(decoder, tokenizer, &prompts, options, &mut |piece| {
+        let is_chat = matches!(prompts, [Prompt::Chat(_), ..]);
+        let tokens: Vec<Vec<u32>> =
+            prompts.iter().map(|prompt| self.prompt_tokens(prompt, options)).collect::<Result<_>>()?;
+        let ids: Vec<_> = tokens.iter().map(|tokens| text::Prompt::Ids(tokens)).collect();
+        let options = &self.ends(is_chat, options)?;
+        let made = match &self.harmony {
+            Some(harmony) if is_chat => text::stream_heard(decoder, tokenizer, &ids, options, harmony, each)?,
+            _ if options.one_definition && !is_chat => {
+                let mut rows: Vec<_> =
+                    prompts.iter().map(|prompt| Some(Definitions::after(&before(prompt)))).collect();
+                let made = text::stream(decoder, tokenizer, &ids, options, &mut |piece| {
+                    let Some(definitions) = &mut rows[piece.row] else { return ControlFlow::Break(()) };
                     let (text, ended) = definitions.push(piece.text);
-                    if !text.is_empty() {
-                        flow = each(text::Piece { text: &text, ..piece });
+                    let flow = match text.is_empty() {
+                        true => ControlFlow::Continue(()),
+                        false => each(text::Piece { text: &text, ..piece }),
+                    };
+                    if flow.is_break() {
+                        rows[piece.row] = None;
                     }
                     if ended { ControlFlow::Break(()) } else { flow }
                 })?;
-                let rest = definitions.finish();
-                if flow.is_continue() && !rest.is_empty() {
-                    // It was the last: whether it is wanted changes nothing.
-                    let _ = each(text::Piece { row: 0, text: &rest, thought: false });
+                for (row, definitions) in rows.into_iter().enumerate() {
+                    let rest = definitions.map(|mut definitions| definitions.finish()).unwrap_or_default();
+                    if !rest.is_empty() {
+                        // It was the last: whether it is wanted changes nothing.
+                        let _ = each(text::Piece { row, text: &rest, thought: false });
+                    }
                 }
+                made
             }
-            _ => {
-                text::stream(decoder, tokenizer, &prompts, options, each)?;
-            }
-        }
-        Ok(())
+            _ => text::stream(decoder, tokenizer, &ids, options, each)?,
+        };
+        Ok(made.into_iter().map(|completion| completion.generation).collect())
     }
+}
+
+/// A language model while it continues: its network, and who may cancel.
+struct Continuing<'a> {
+    model: &'a LanguageModel,
+    cancel: &'a CancellationToken,
+}
+
+impl Decoder for Continuing<'_> {
+    type Cache = Cache;
+
+    fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
+        self.model.cache(rows, capacity)
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
+        self.model.read_step(tokens, cache, &mut |_, hidden| {
+            self.cancel.check()?;
+            Ok(hidden)
+        })
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        self.model.max_positions()
+    }
+
+    fn prompt_chunk(&self) -> Option<usize> {
+        Some(PROMPT_CHUNK)
+    }
+}
+
+/// Tokens of a prompt that are read at once: enough to keep every core busy.
+const PROMPT_CHUNK: usize = 512;
+
+/// A piece as an item.
+fn item(piece: &text::Piece) -> Item {
+    let text = piece.text.to_string();
+    if piece.thought { Item::Thought(text) } else { Item::Text(text) }
 }
 
 /// The words that stand right before what is written.
@@ -314,12 +365,7 @@ impl Decoder for LanguageModel {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        let ids = tokens.tensor(&self.device)?;
-        let (positions, mask) = placed(tokens)?;
-        let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
-        let hidden = self.network.forward(&ids, &step, cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
-        self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
+        self.read_step(tokens, cache, &mut no_hook)
     }
 
     fn max_positions(&self) -> Option<usize> {
@@ -392,11 +438,54 @@ impl Pipeline for LanguageModel {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.speak(prompt, options, &mut |piece| {
-            let text = piece.text.to_string();
-            each(if piece.thought { Item::Thought(text) } else { Item::Text(text) })
-        })
+    ) -> Result<Generation> {
+        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let mut each = |piece: text::Piece| each(item(&piece));
+        let made = self.stream(&decoder, std::slice::from_ref(prompt), options, &mut each)?;
+        Ok(made.into_iter().next().unwrap_or_default())
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Prompt],
+        options: &GenerationConfig,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<Vec<Generation>> {
+        let is_chat = |prompt: &Prompt| matches!(prompt, Prompt::Chat(_));
+        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let mut made = Vec::with_capacity(prompts.len());
+        for run in prompts.chunk_by(|a, b| is_chat(a) == is_chat(b)).flat_map(|run| run.chunks(AT_ONCE)) {
+            let before = made.len();
+            if options.cancel.is_cancelled() {
+                made.extend(run.iter().map(|_| Generation::cancelled()));
+                continue;
+            }
+            // A row draws from the same stream of random numbers whatever stands beside it.
+            let options =
+                GenerationConfig { stream: options.stream.wrapping_add(before as u64), ..options.clone() };
+            let mut each = |piece: text::Piece| each(before + piece.row, item(&piece));
+            made.extend(self.stream(&decoder, run, &options, &mut each)?);
+        }
+        Ok(made)
+    }
+
+    fn reply(
+        &self,
+        turns: &[Turn],
+        options: &GenerationConfig,
+        cache: &mut PrefixCache,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let prompt = Prompt::Chat(turns.to_vec());
+        if options.guidance != 1.0 {
+            return self.generate(&prompt, options, each);
+        }
+        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let decoder = PrefixDecoder::new(&decoder, std::mem::take(cache));
+        let mut each = |piece: text::Piece| each(item(&piece));
+        let made = self.stream(&decoder, &[prompt], options, &mut each)?;
+        *cache = decoder.into_kept();
+        Ok(made.into_iter().next().unwrap_or_default())
     }
 }
 

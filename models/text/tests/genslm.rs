@@ -379,15 +379,17 @@ fn writing_stops_where_it_is_told_and_where_the_model_ends() {
     let on = GenerationConfig { eos: Some(Vec::new()), max_new_tokens: 500, ..GenerationConfig::default() };
     // The last codon is chosen and never read.
     assert_eq!(written(&model, &["ATGAAA"], &on)[0].len(), 63);
-    let mut count = 0;
+    let mut counts = [0, 0];
     let prompts = ["ATG", "ATG"].map(Prompt::from);
-    model
-        .generate_batch(&prompts, &on, &mut |_, _| {
-            count += 1;
-            if count == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    let made = model
+        .generate_batch(&prompts, &on, &mut |row, _| {
+            counts[row] += 1;
+            if counts[1] == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
-    assert_eq!(count, 5);
+    // The fifth of the second ends that one, and then the next of the first.
+    assert_eq!(counts, [6, 5]);
+    assert_eq!(made.iter().map(|made| made.tokens.len()).collect::<Vec<_>>(), [6, 5]);
     let words = GenerationConfig { stop: vec!["TAA".into()], ..GenerationConfig::greedy(3) };
     let error = model.generate(&"ATG".into(), &words, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

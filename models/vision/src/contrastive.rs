@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{D, DType, Device, Tensor};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
@@ -429,7 +429,7 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         prompt: &Prompt,
         _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         let (picture, labels) = self.question(prompt)?;
         if !self.card.outputs.contains(&Modality::Label) {
             return Err(self.cannot("label pictures").hint("labels want both towers"));
@@ -458,6 +458,6 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
                 break;
             }
         }
-        Ok(())
+        Ok(Generation::default())
     }
 }

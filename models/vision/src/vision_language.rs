@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Positions};
-use fauna_shared::generate::{self, Decoder, GenerationConfig, Tokens};
+use fauna_shared::generate::{self, Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
@@ -414,12 +414,13 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
 }
 
 impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
-    fn decode(
+    /// The answer to `prompt`, piece by piece.
+    fn answer(
         &self,
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         if options.guidance != 1.0 {
             return Err(Error::input("guidance: this model was not trained to answer without its prompt"));
         }
@@ -437,14 +438,14 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         let marks = self.both_ways.then(|| vec![ids.iter().map(|id| *id == image).collect()]);
         let answering = self.answering(pictures, marks);
         let mut each = |piece: text::Piece| each(piece.text.to_string());
-        text::stream(
+        let made = text::stream(
             &answering,
             &kit.tokenizer,
             &[text::Prompt::Ids(&ids)],
             &self.decoding(options),
             &mut each,
         )?;
-        Ok(())
+        Ok(made.into_iter().next().map(|completion| completion.generation).unwrap_or_default())
     }
 }
 
@@ -470,8 +471,8 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    ) -> Result<Generation> {
+        self.answer(prompt, options, &mut |piece| each(Item::Text(piece)))
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {

@@ -67,6 +67,20 @@ impl Cache {
         self.layers.iter_mut().for_each(|layer| layer.capacity = layer.capacity.max(capacity));
     }
 
+    /// A copy that goes its own way from here. A clone is not: it shares its room with the original.
+    ///
+    /// # Errors
+    /// What the tensor library has to say, if there is no memory.
+    pub fn branch(&self) -> Result<Self> {
+        let mut branch = self.clone();
+        for layer in &mut branch.layers {
+            if let Some((keys, values)) = &layer.room {
+                layer.room = Some((keys.copy()?, values.copy()?));
+            }
+        }
+        Ok(branch)
+    }
+
     /// Forgets all but the first `length` positions, so that a common prefix need not be read again.
     pub fn truncate(&mut self, length: usize) {
         for layer in &mut self.layers {

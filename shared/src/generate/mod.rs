@@ -36,6 +36,7 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod cancel;
 mod options;
 mod resume;
 mod rng;
@@ -43,10 +44,12 @@ mod sample;
 
 use std::collections::HashSet;
 use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Storage, Tensor};
 use serde::Serialize;
 
+pub use cancel::CancellationToken;
 pub use options::{GenerationConfig, Reasoning};
 pub use resume::{PrefixCache, PrefixDecoder};
 pub use rng::Rng;
@@ -70,6 +73,17 @@ pub trait Decoder {
 
     /// How many tokens a row may have at most; `None` if there is no bound.
     fn max_positions(&self) -> Option<usize>;
+
+    /// How many tokens of a long prompt are read at once; `None` for all. Smaller pieces take less memory.
+    fn prompt_chunk(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many of the first tokens of `prompt`, a batch's only row, `cache` holds already, to be gone on from; less than
+    /// all of them. Default: none.
+    fn already_read(&self, _prompt: &[u32], _cache: &mut Self::Cache) -> usize {
+        0
+    }
 
     /// What may follow in `row` after the tokens in `new` (prompt not included). Default: anything.
     fn allowed(&self, _row: usize, _new: &[u32]) -> AllowedTokens {
@@ -182,22 +196,24 @@ pub struct NewToken {
     /// Its id.
     pub token: u32,
     /// Why the row ends with it, if it does.
-    pub finish: Option<Finish>,
+    pub finish: Option<FinishReason>,
 }
 
 /// What a caller who has seen enough wants to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// The row of this token; it counts as [`Finish::Stopped`].
+    /// The row of this token; it counts as [`FinishReason::Stopped`].
     Row,
-    /// Everything; unfinished rows count as [`Finish::Cancelled`].
+    /// The row of this token; it counts as [`FinishReason::Cancelled`].
+    Cancel,
+    /// Everything; unfinished rows count as [`FinishReason::Cancelled`].
     All,
 }
 
 /// Why a row ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Finish {
+pub enum FinishReason {
     /// The model emitted an end token, which is the row's last.
     End,
     /// `max_new_tokens` are there.
@@ -211,12 +227,56 @@ pub enum Finish {
 }
 
 /// What [`generate`] made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Generated {
     /// The new tokens of each row, an end token included, padding not.
     pub tokens: Vec<Vec<u32>>,
     /// Why each row ended.
-    pub finished: Vec<Finish>,
+    pub finished: Vec<FinishReason>,
+    /// Tokens of each prompt.
+    pub prompt_tokens: Vec<usize>,
+    /// How long it took to read the prompts, all together, up to the first new tokens.
+    pub prompt_time: Duration,
+    /// How long everything took.
+    pub time: Duration,
+}
+
+/// What became of one prompt.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Generation {
+    /// Why it ended; `None` where nothing was generated token by token.
+    pub finish: Option<FinishReason>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The new tokens, an end token included.
+    pub tokens: Vec<u32>,
+    /// Seconds up to the first new token, of all prompts of a batch together.
+    pub prompt_seconds: f64,
+    /// Seconds of the whole, of all prompts of a batch together.
+    pub seconds: f64,
+}
+
+impl Generation {
+    /// Of a prompt that was not begun.
+    pub fn cancelled() -> Self {
+        Self { finish: Some(FinishReason::Cancelled), ..Self::default() }
+    }
+}
+
+impl Generated {
+    /// Row by row.
+    pub fn generations(&self) -> Vec<Generation> {
+        let rows = self.tokens.iter().zip(&self.finished).zip(&self.prompt_tokens);
+        let row = |((tokens, finish), prompt_tokens): ((&Vec<u32>, &FinishReason), &usize)| Generation {
+            finish: Some(*finish),
+            prompt_tokens: *prompt_tokens,
+            tokens: tokens.clone(),
+            prompt_seconds: self.prompt_time.as_secs_f64(),
+            seconds: self.time.as_secs_f64(),
+        };
+        rows.map(row).collect()
+    }
 }
 
 impl Generated {
@@ -259,24 +319,73 @@ pub fn generate<D: Decoder + ?Sized>(
 ) -> Result<Generated> {
     options.check()?;
     let batch = Batch::new(model, prompts, options)?;
-    let rows = prompts.len();
-    let (limit, limit_reason) = batch.limit(model.max_positions(), options)?;
+    let (limit, _) = batch.limit(0, model.max_positions(), options)?;
     let mut cache = model.cache(batch.pads.len(), batch.longest.saturating_add(limit - 1))?;
+    let past = match prompts {
+        [prompt] if options.guidance == 1.0 => model.already_read(prompt.as_ref(), &mut cache),
+        _ => 0,
+    };
+    continued(model, &mut cache, past, batch, prompts, options, each)
+}
+
+/// As [`generate`], after the `past` tokens that `cache` has read already: `prompts` are what follows them, all of one
+/// length. `cache` must have room for them and all new tokens but the last.
+///
+/// # Errors
+/// As [`generate`]; [`ErrorKind::Input`] if something was read and the prompts have different lengths.
+pub fn generate_from<D: Decoder + ?Sized>(
+    model: &D,
+    cache: &mut D::Cache,
+    past: usize,
+    prompts: &[impl AsRef<[u32]>],
+    options: &GenerationConfig,
+    each: &mut dyn FnMut(NewToken) -> ControlFlow<Stop>,
+) -> Result<Generated> {
+    options.check()?;
+    let mut batch = Batch::new(model, prompts, options)?;
+    if past > 0 && batch.pads.iter().any(|pad| *pad > 0) {
+        return Err(Error::input("prompts of different lengths do not go on from one cache"));
+    }
+    batch.before = past;
+    continued(model, cache, 0, batch, prompts, options, each)
+}
+
+/// The decode loop. `read`: how many of the first tokens of the only prompt are in `cache`.
+fn continued<D: Decoder + ?Sized>(
+    model: &D,
+    cache: &mut D::Cache,
+    read: usize,
+    mut batch: Batch,
+    prompts: &[impl AsRef<[u32]>],
+    options: &GenerationConfig,
+    each: &mut dyn FnMut(NewToken) -> ControlFlow<Stop>,
+) -> Result<Generated> {
+    let began = Instant::now();
+    let mut prompt_time = None;
+    let rows = prompts.len();
+    let (limit, limit_reason) = batch.limit(batch.before, model.max_positions(), options)?;
     let mut samplers: Vec<Sampler> = (0..rows).map(|row| Sampler::new(options, model.stream(row))).collect();
     let mut seen: Vec<HashSet<u32>> = match options.repetition_penalty == 1.0 {
         true => Vec::new(),
         false => prompts.iter().map(|p| p.as_ref().iter().copied().collect()).collect(),
     };
     let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
-    let mut finished: Vec<Option<Finish>> = vec![None; rows];
+    let mut finished: Vec<Option<FinishReason>> = vec![None; rows];
     let mut scores = Vec::new();
-    let (mut ids, mut past) = (batch.ids, 0);
+    let mut ids = std::mem::take(&mut batch.ids);
+    ids.drain(..read);
+    let mut past = batch.before + read;
 
     'steps: for index in 0..limit {
-        let input = Tokens::new(&ids, &batch.pads, past)?;
-        past += input.time();
-        let logits = model.step(&input, &mut cache)?;
-        let logits = on_cpu(&logits, batch.pads.len())?;
+        let logits = match step(model, &ids, &batch.pads, past, cache, options) {
+            Err(error) if error.kind() == ErrorKind::Cancelled && options.cancel.is_cancelled() => {
+                finished.iter_mut().for_each(|f| *f = f.or(Some(FinishReason::Cancelled)));
+                break 'steps;
+            }
+            logits => on_cpu(&logits?, batch.pads.len())?,
+        };
+        prompt_time.get_or_insert_with(|| began.elapsed());
+        past += ids.len() / batch.pads.len();
         ids.clear();
         read_rows(&logits, |all, vocabulary| {
             for row in 0..rows {
@@ -294,16 +403,19 @@ pub fn generate<D: Decoder + ?Sized>(
                     seen.insert(token);
                 }
                 let finish = match () {
-                    () if options.end_tokens().contains(&token) => Some(Finish::End),
+                    () if options.end_tokens().contains(&token) => Some(FinishReason::End),
                     () if index + 1 == limit => Some(limit_reason),
                     () => None,
                 };
                 finished[row] = finish;
                 match each(NewToken { row, index, token, finish }) {
                     ControlFlow::Continue(()) => {}
-                    ControlFlow::Break(Stop::Row) => finished[row] = finish.or(Some(Finish::Stopped)),
+                    ControlFlow::Break(Stop::Row) => finished[row] = finish.or(Some(FinishReason::Stopped)),
+                    ControlFlow::Break(Stop::Cancel) => {
+                        finished[row] = finish.or(Some(FinishReason::Cancelled));
+                    }
                     ControlFlow::Break(Stop::All) => {
-                        finished.iter_mut().for_each(|f| *f = f.or(Some(Finish::Cancelled)));
+                        finished.iter_mut().for_each(|f| *f = f.or(Some(FinishReason::Cancelled)));
                         break;
                     }
                 }
@@ -317,7 +429,43 @@ pub fn generate<D: Decoder + ?Sized>(
             ids.extend_from_within(..);
         }
     }
-    Ok(Generated { tokens, finished: finished.into_iter().map(|f| f.unwrap_or(limit_reason)).collect() })
+    let time = began.elapsed();
+    Ok(Generated {
+        tokens,
+        finished: finished.into_iter().map(|f| f.unwrap_or(limit_reason)).collect(),
+        prompt_tokens: prompts.iter().map(|prompt| prompt.as_ref().len()).collect(),
+        prompt_time: prompt_time.unwrap_or(time),
+        time,
+    })
+}
+
+/// The logits that follow `ids`, row-major `(pads.len(), time)`, read in pieces of [`Decoder::prompt_chunk`] tokens.
+fn step<D: Decoder + ?Sized>(
+    model: &D,
+    ids: &[u32],
+    pads: &[usize],
+    past: usize,
+    cache: &mut D::Cache,
+    options: &GenerationConfig,
+) -> Result<Tensor> {
+    let time = ids.len() / pads.len();
+    // No row of a piece may be all padding.
+    let first = (pads.iter().max().copied().unwrap_or(0) + 1).saturating_sub(past);
+    let chunk = model.prompt_chunk().unwrap_or(time).max(1);
+    let mut read = 0;
+    loop {
+        options.cancel.check()?;
+        let end = (read + chunk).max(first).min(time);
+        let piece: Vec<u32> = match (read, end) {
+            (0, end) if end == time => return model.step(&Tokens::new(ids, pads, past)?, cache),
+            _ => ids.chunks(time).flat_map(|row| &row[read..end]).copied().collect(),
+        };
+        let logits = model.step(&Tokens::new(&piece, pads, past + read)?, cache)?;
+        if end == time {
+            return Ok(logits);
+        }
+        read = end;
+    }
 }
 
 /// The prompts as one left-padded rectangle.
@@ -325,6 +473,8 @@ struct Batch {
     ids: Vec<u32>,
     pads: Vec<usize>,
     longest: usize,
+    /// Tokens that the cache has read before them.
+    before: usize,
 }
 
 impl Batch {
@@ -352,23 +502,28 @@ impl Batch {
             ids.extend(std::iter::repeat_n(options.pad_token(), pad));
             ids.extend_from_slice(prompt);
         }
-        Ok(Self { ids, pads, longest })
+        Ok(Self { ids, pads, longest, before: 0 })
     }
 
     /// How many tokens can be made, and what it means to have made them all.
-    fn limit(&self, positions: Option<usize>, options: &GenerationConfig) -> Result<(usize, Finish)> {
+    fn limit(
+        &self,
+        before: usize,
+        positions: Option<usize>,
+        options: &GenerationConfig,
+    ) -> Result<(usize, FinishReason)> {
         let wanted = options.max_new_tokens;
+        let longest = before.saturating_add(self.longest);
         match positions {
-            Some(positions) if self.longest > positions => Err(Error::input(format!(
-                "the prompt has {} tokens, the model has {positions} positions",
-                self.longest
+            Some(positions) if longest > positions => Err(Error::input(format!(
+                "the prompt has {longest} tokens, the model has {positions} positions"
             ))
             .hint("shorten the prompt")),
             // The last token is chosen but never fed, so it needs no position.
-            Some(positions) if positions + 1 - self.longest < wanted => {
-                Ok((positions + 1 - self.longest, Finish::Full))
+            Some(positions) if positions + 1 - longest < wanted => {
+                Ok((positions + 1 - longest, FinishReason::Full))
             }
-            _ => Ok((wanted, Finish::Length)),
+            _ => Ok((wanted, FinishReason::Length)),
         }
     }
 }

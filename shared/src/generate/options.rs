@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::CancellationToken;
+
 use crate::{Error, Result};
 
 /// The longest sound that is made, in seconds.
@@ -63,6 +65,9 @@ pub struct GenerationConfig {
     /// Hand on pictures while they are made: each new one of a prompt takes the place of the one before, and the last is
     /// the whole picture.
     pub previews: bool,
+    /// Ends the generation from another thread.
+    #[serde(skip)]
+    pub cancel: CancellationToken,
 }
 
 /// How long a model thinks before it answers.
@@ -119,6 +124,7 @@ impl Default for GenerationConfig {
             one_definition: false,
             reasoning: None,
             previews: false,
+            cancel: CancellationToken::new(),
         }
     }
 }

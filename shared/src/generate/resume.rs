@@ -20,6 +20,23 @@ impl PrefixCache {
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
+
+    /// Forgets all but the first `length` tokens.
+    pub fn truncate(&mut self, length: usize) {
+        self.tokens.truncate(length);
+        if let Some(cache) = &mut self.cache {
+            cache.truncate(length);
+        }
+    }
+
+    /// A copy that goes its own way from here: what is read into one is not seen by the other.
+    ///
+    /// # Errors
+    /// [`Compute`](crate::ErrorKind::Compute) if there is no memory for it.
+    pub fn branch(&self) -> Result<Self> {
+        let cache = self.cache.as_ref().map(Cache::branch).transpose()?;
+        Ok(Self { tokens: self.tokens.clone(), cache })
+    }
 }
 
 /// A decoder that goes on from what it has read before: of a prompt it reads only what follows the beginning that the
@@ -27,7 +44,7 @@ impl PrefixCache {
 ///
 /// ```no_run
 /// # fn f<D: fauna_shared::generate::Decoder<Cache = fauna_shared::attention::Cache>>(model: D) -> fauna_shared::Result<()> {
-/// use fauna_shared::generate::{Decoding, PrefixCache, PrefixDecoder, generate};
+/// use fauna_shared::generate::{GenerationConfig, PrefixCache, PrefixDecoder, generate};
 /// use std::ops::ControlFlow;
 /// let mut kept = PrefixCache::default();
 /// for prompt in [vec![1, 2], vec![1, 2, 3, 4]] {
@@ -75,19 +92,23 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
             Some(cache) => cache,
             None => self.model.cache(tokens.rows(), tokens.past() + tokens.time())?,
         };
-        let (mut new, mut past) = (tokens.ids(), tokens.past());
-        if past == 0 {
-            let common = read.iter().zip(new).take_while(|(a, b)| a == b).count();
-            // The last token is read again: its scores are what is asked for.
-            past = common.min(new.len().saturating_sub(1));
-            cache.truncate(past);
-            read.truncate(past);
-            new = &new[past..];
-        }
-        let logits = self.model.step(&Tokens::new(new, tokens.pads(), past)?, &mut cache)?;
-        read.extend_from_slice(new);
+        let logits = self.model.step(tokens, &mut cache)?;
+        read.extend_from_slice(tokens.ids());
         *kept = PrefixCache { tokens: read, cache: Some(cache) };
         Ok(logits)
+    }
+
+    fn already_read(&self, prompt: &[u32], (): &mut ()) -> usize {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let common = kept.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // The last token is read again: its logits are what is asked for.
+        let read = common.min(prompt.len().saturating_sub(1));
+        kept.truncate(read);
+        read
+    }
+
+    fn prompt_chunk(&self) -> Option<usize> {
+        self.model.prompt_chunk()
     }
 
     fn max_positions(&self) -> Option<usize> {

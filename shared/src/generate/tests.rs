@@ -74,7 +74,7 @@ fn sampled(seed: u64) -> GenerationConfig {
 fn greedy_takes_the_likeliest_token_each_time() {
     let generated = run(&[vec![3, 1]], &GenerationConfig::greedy(10));
     assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 10));
-    assert_eq!(generated.finished, [Finish::Length]);
+    assert_eq!(generated.finished, [FinishReason::Length]);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn a_padded_batch_equals_its_rows_alone() {
 fn a_seed_repeats_and_another_differs() {
     let prompts = [vec![1], vec![1]];
     let first = run(&prompts, &sampled(9));
-    assert_eq!(first, run(&prompts, &sampled(9)));
-    assert_ne!(first, run(&prompts, &sampled(10)));
+    assert_eq!(first.tokens, run(&prompts, &sampled(9)).tokens);
+    assert_ne!(first.tokens, run(&prompts, &sampled(10)).tokens);
     assert_ne!(first.tokens[0], first.tokens[1], "rows must draw from streams of their own");
 }
 
@@ -110,7 +110,7 @@ fn a_row_ends_with_any_end_token_and_is_padded() {
     let prompts = [vec![3, 1], vec![5, 4, 2]];
     let generated = run(&prompts, &options);
     assert_eq!(generated.tokens[0], plain[..=first]);
-    assert_eq!(generated.finished[0], Finish::End);
+    assert_eq!(generated.finished[0], FinishReason::End);
     let sequences = generated.sequences(&prompts, options.pad_token()).unwrap();
     let longest = generated.tokens.iter().map(Vec::len).max().unwrap();
     assert_eq!(sequences[0][..3], [9, 3, 1]);
@@ -196,7 +196,7 @@ fn cancelling_keeps_what_is_there() {
     .unwrap();
     assert_eq!(count, 5);
     assert_eq!(generated.tokens.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
-    assert_eq!(generated.finished, [Finish::Cancelled; 2]);
+    assert_eq!(generated.finished, [FinishReason::Cancelled; 2]);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_caller_may_end_one_row() {
         if new.row == 0 && new.index == 1 { ControlFlow::Break(Stop::Row) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
-    assert_eq!(generated.finished, [Finish::Stopped, Finish::Length]);
+    assert_eq!(generated.finished, [FinishReason::Stopped, FinishReason::Length]);
     assert_eq!(generated.tokens[1], greedy_by_hand(&[2], 6));
     assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 2));
 }
@@ -217,7 +217,7 @@ fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
         generate(&model, &[prompt], &GenerationConfig::greedy(100), &mut |_| ControlFlow::Continue(()))
     };
     let generated = go(&[1, 2]).unwrap();
-    assert_eq!((generated.tokens[0].len(), generated.finished[0]), (3, Finish::Full));
+    assert_eq!((generated.tokens[0].len(), generated.finished[0]), (3, FinishReason::Full));
     let error = go(&[1, 2, 3, 4, 5]).unwrap_err();
     assert_eq!(error.message(), "the prompt has 5 tokens, the model has 4 positions");
 }
@@ -265,4 +265,78 @@ fn tokens_know_their_positions() {
     assert_eq!(next.positions(), [1, 3]);
     assert!(Tokens::new(&[1, 2, 3], &[0, 0], 0).is_err());
     assert!(Tokens::new(&[1], &[1], 0).is_err());
+}
+
+/// As [`FAKE`], reading prompts in pieces; with what was read before.
+struct Chunked {
+    chunk: usize,
+    pieces: std::cell::RefCell<Vec<usize>>,
+}
+
+impl Decoder for Chunked {
+    type Cache = (Vec<Vec<u32>>, usize);
+
+    fn cache(&self, rows: usize, capacity: usize) -> Result<Self::Cache> {
+        FAKE.cache(rows, capacity)
+    }
+
+    fn step(&self, tokens: &Tokens, cache: &mut Self::Cache) -> Result<Tensor> {
+        self.pieces.borrow_mut().push(tokens.time());
+        FAKE.step(tokens, cache)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+
+    fn prompt_chunk(&self) -> Option<usize> {
+        Some(self.chunk)
+    }
+}
+
+#[test]
+fn a_prompt_read_in_pieces_is_continued_as_one_read_at_once() {
+    let prompts = [vec![3, 1, 4, 1, 5, 9, 2, 6], vec![7, 7, 2], vec![8]];
+    let options = GenerationConfig::greedy(5);
+    for (chunk, wanted) in [(3, vec![8, 1, 1, 1, 1]), (100, vec![8, 1, 1, 1, 1])] {
+        let model = Chunked { chunk, pieces: Default::default() };
+        let made = generate(&model, &prompts, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(made.tokens, run(&prompts, &options).tokens);
+        assert_eq!(made.prompt_tokens, [8, 3, 1]);
+        // A row of one token begins only in the last column.
+        assert_eq!(*model.pieces.borrow(), wanted);
+    }
+    let model = Chunked { chunk: 3, pieces: Default::default() };
+    let made = generate(&model, &prompts[..1], &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(made.tokens, run(&prompts[..1], &options).tokens);
+    assert_eq!(*model.pieces.borrow(), [3, 3, 2, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_generation_goes_on_from_a_cache() {
+    let (all, options) = (vec![3, 1, 4, 1, 5], GenerationConfig::greedy(6));
+    let mut cache = FAKE.cache(1, 20).unwrap();
+    FAKE.step(&Tokens::new(&all[..2], &[0], 0).unwrap(), &mut cache).unwrap();
+    let mut each = |_| ControlFlow::Continue(());
+    let made = generate_from(&FAKE, &mut cache, 2, &[&all[2..]], &options, &mut each).unwrap();
+    assert_eq!(made.tokens, run(&[all], &options).tokens);
+    let error = generate_from(&FAKE, &mut cache, 2, &[vec![1], vec![1, 2]], &options, &mut each);
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Input);
+}
+
+#[test]
+fn a_token_cancels_before_the_next_step() {
+    let options = GenerationConfig::greedy(50);
+    let mut count = 0;
+    let made = generate(&FAKE, &[vec![3, 1], vec![5]], &options, &mut |_| {
+        count += 1;
+        if count == 4 {
+            options.cancel.cancel();
+        }
+        ControlFlow::Continue(())
+    });
+    let made = made.unwrap();
+    assert_eq!((made.finished, made.tokens[0].len()), (vec![FinishReason::Cancelled; 2], 2));
+    let none = generate(&FAKE, &[vec![3, 1]], &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((none.finished, none.tokens), (vec![FinishReason::Cancelled], vec![Vec::new()]));
 }

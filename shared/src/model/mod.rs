@@ -10,6 +10,7 @@ mod keys;
 mod policy;
 mod potential;
 mod pretrained;
+mod session;
 
 use std::ops::ControlFlow;
 
@@ -26,9 +27,10 @@ pub use keys::{HARMLESS, Keys, Plain, Synonym};
 pub use policy::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 pub use potential::{Evaluation, Potential};
 pub use pretrained::{Layout, LoadOptions, Pretrained};
+pub use session::{Reply, Session};
 
-use crate::generate::{GenerationConfig, Rng};
-use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors};
+use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
+use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors, Turn};
 use crate::source::Files;
 use crate::weights::{Inventory, Name, Weights};
 use crate::{Error, ErrorKind, Result};
@@ -69,36 +71,58 @@ pub trait Pipeline: Send + Sync {
         Err(self.cannot("embed"))
     }
 
-    /// Continues `prompt`, handing each piece to `each` as it is made; `each` may break to cancel.
+    /// Continues `prompt`, handing each piece to `each` as it is made; `each` may break to cancel. Gives what became of it:
+    /// why it ended, its tokens, what it took.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if the model does not generate, [`Input`](ErrorKind::Input) for a prompt or
+    /// an option that it cannot follow.
     fn generate(
         &self,
         prompt: &Prompt,
-        options: &GenerationConfig,
+        config: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let _ = (prompt, options, each);
+    ) -> Result<Generation> {
+        let _ = (prompt, config, each);
         Err(self.cannot("generate"))
     }
 
-    /// Continues each of `prompts`, handing on each piece with the index of its prompt. Models that gain by it take
-    /// all prompts at once; by default they go one after the other.
+    /// Continues each of `prompts`, handing on each piece with the index of its prompt; breaking ends that prompt alone (music
+    /// and pictures, whose rows are drawn together, all of them), and [`GenerationConfig::cancel`] every one. Models that gain by it take all prompts at once; by default they go one
+    /// after the other.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
     fn generate_batch(
         &self,
         prompts: &[Prompt],
-        options: &GenerationConfig,
+        config: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
+        let mut made = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
-            let mut flow = ControlFlow::Continue(());
-            self.generate(prompt, options, &mut |item| {
-                flow = each(index, item);
-                flow
-            })?;
-            if flow.is_break() {
-                break;
-            }
+            made.push(match config.cancel.is_cancelled() {
+                true => Generation::cancelled(),
+                false => self.generate(prompt, config, &mut |item| each(index, item))?,
+            });
         }
-        Ok(())
+        Ok(made)
+    }
+
+    /// The model's turn after `turns`, for a [`Session`]: `cache` holds what was read of them before, where the model keeps
+    /// that, and is brought up to date.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    fn reply(
+        &self,
+        turns: &[Turn],
+        config: &GenerationConfig,
+        cache: &mut PrefixCache,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        let _ = cache;
+        self.generate(&Prompt::Chat(turns.to_vec()), config, each)
     }
 
     /// How files of pictures are read for it: as its reference reads them.

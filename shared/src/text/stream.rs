@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::Tokenizer;
-use crate::generate::{Decoder, Finish, Generated, GenerationConfig, Stop, generate};
+use crate::generate::{Decoder, FinishReason, Generation, GenerationConfig, Stop, generate};
 use crate::{Error, Result};
 
 /// What a model is to go on from.
@@ -56,23 +56,21 @@ impl OutputParser for EveryToken {
 }
 
 /// All that continued one prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
     /// The text, without special tokens and without a stop string.
     pub text: String,
     /// What the model said to itself, as far as a [`OutputParser`] told it apart.
     pub thoughts: String,
-    /// The tokens, an end token and those of a stop string included.
-    pub tokens: Vec<u32>,
-    /// Why it ended.
-    pub finish: Finish,
+    /// Why it ended, its tokens (those of an end token and of a stop string included), and what it took.
+    pub generation: Generation,
 }
 
 /// Continues `prompts`, all at once, and calls `each` with every piece of text as soon as it is certain.
 ///
 /// What `options` leaves open (`eos`, `pad`) is the tokenizer's. A piece is held back while it may be part of a
 /// character or the beginning of a stop string, so the pieces of a row put together are its completion's text.
-/// `each` may end everything by breaking. A stop string that is a special token ends a row as an end token does.
+/// `each` ends the row of its piece by breaking. A stop string that is a special token ends a row as an end token does.
 ///
 /// # Errors
 /// As [`generate`].
@@ -107,9 +105,9 @@ pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
     let options = GenerationConfig { eos: Some(eos), pad: options.pad.or(special.pad), ..options.clone() };
     let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, listener)).collect();
     let mut failed: Option<Error> = None;
-    let Generated { tokens, finished } = generate(model, &prompts, &options, &mut |new| {
+    let made = generate(model, &prompts, &options, &mut |new| {
         let row = &mut rows[new.row];
-        let end = new.finish == Some(Finish::End);
+        let end = new.finish == Some(FinishReason::End);
         let said = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
             Ok(said) => said,
             Err(error) => {
@@ -119,7 +117,7 @@ pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
         };
         for (text, thought) in said {
             if !text.is_empty() && each(Piece { row: new.row, text: &text, thought }).is_break() {
-                return ControlFlow::Break(Stop::All);
+                return ControlFlow::Break(Stop::Cancel);
             }
         }
         if row.stop.stopped { ControlFlow::Break(Stop::Row) } else { ControlFlow::Continue(()) }
@@ -127,11 +125,15 @@ pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
     if let Some(error) = failed {
         return Err(error);
     }
-    let completion = |((row, tokens), finish): ((Row<L>, Vec<u32>), Finish)| {
-        let finish = if row.stop.stopped { Finish::Stopped } else { finish };
-        Completion { text: row.text, thoughts: row.thoughts, tokens, finish }
+    let completion = |(row, made): (Row<L>, Generation)| {
+        let finish = match made.finish {
+            Some(finish) if !row.stop.stopped => finish,
+            _ => FinishReason::Stopped,
+        };
+        let generation = Generation { finish: Some(finish), ..made };
+        Completion { text: row.text, thoughts: row.thoughts, generation }
     };
-    Ok(rows.into_iter().zip(tokens).zip(finished).map(completion).collect())
+    Ok(rows.into_iter().zip(made.generations()).map(completion).collect())
 }
 
 fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
@@ -375,18 +377,21 @@ mod tests {
         let text = "naïve 星云 👩‍🚀 done";
         let (pieces, completion) = recite(text, GenerationConfig::greedy(200));
         assert!(
-            completion.tokens.len() > text.chars().count(),
+            completion.generation.tokens.len() > text.chars().count(),
             "the text must be made of bytes to test this"
         );
         assert_eq!(completion.text, text);
-        assert_eq!(completion.finish, Finish::End);
+        assert_eq!(completion.generation.finish, Some(FinishReason::End));
         assert!(pieces.iter().all(|piece| !piece.is_empty() && !piece.contains('\u{FFFD}')));
     }
 
     #[test]
     fn an_incomplete_character_at_the_end_is_told_as_such() {
         let (_, completion) = recite("a☃", GenerationConfig::greedy(2));
-        assert_eq!((completion.text.as_str(), completion.finish), ("a\u{FFFD}", Finish::Length));
+        assert_eq!(
+            (completion.text.as_str(), completion.generation.finish),
+            ("a\u{FFFD}", Some(FinishReason::Length))
+        );
     }
 
     #[test]
@@ -397,10 +402,10 @@ mod tests {
         };
         let (pieces, completion) = recite("the answer Q: where Q: what is it", options);
         assert_eq!(completion.text, "the answer Q: where ");
-        assert_eq!(completion.finish, Finish::Stopped);
+        assert_eq!(completion.generation.finish, Some(FinishReason::Stopped));
         assert!(pieces.len() > 3, "text before must not wait for the end: {pieces:?}");
         assert!(
-            completion.tokens.len()
+            completion.generation.tokens.len()
                 < Reciter::new(&tokenizer(), "the answer Q: where Q: what is it").tokens.len()
         );
     }
@@ -420,7 +425,10 @@ mod tests {
             ..GenerationConfig::greedy(200)
         };
         let (_, completion) = recite("one two", options);
-        assert_eq!((completion.text.as_str(), completion.finish), ("one two", Finish::End));
+        assert_eq!(
+            (completion.text.as_str(), completion.generation.finish),
+            ("one two", Some(FinishReason::End))
+        );
     }
 
     /// Hears a thought between brackets, which are tokens of their own.
@@ -458,22 +466,26 @@ mod tests {
             .unwrap();
         assert_eq!(told, ["the skyis blue # and ", "never say so ☃"]);
         assert_eq!([made[0].text.as_str(), made[0].thoughts.as_str()], told);
-        assert_eq!(made[0].finish, Finish::Stopped);
+        assert_eq!(made[0].generation.finish, Some(FinishReason::Stopped));
     }
 
     #[test]
-    fn breaking_cancels() {
+    fn breaking_ends_the_row_of_the_piece_alone() {
         let tokenizer = tokenizer();
-        let model = Reciter::new(&tokenizer, "the stars burned in the galaxy");
+        let words = "the stars burned in the galaxy";
+        let model = Reciter::new(&tokenizer, words);
         let prompts = [Prompt::Text("a"), Prompt::Ids(&[5, 6])];
-        let mut count = 0;
-        let completions = stream(&model, &tokenizer, &prompts, &GenerationConfig::greedy(99), &mut |_| {
-            count += 1;
-            if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut pieces = [0, 0];
+        let completions = stream(&model, &tokenizer, &prompts, &GenerationConfig::greedy(99), &mut |piece| {
+            pieces[piece.row] += 1;
+            if piece.row == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
-        assert_eq!(count, 3);
-        assert!(completions.iter().all(|c| c.finish == Finish::Cancelled && !c.text.is_empty()));
+        assert_eq!(pieces[1], 1);
+        assert_eq!(completions[1].generation.finish, Some(FinishReason::Cancelled));
+        assert_eq!(completions[0].generation.finish, Some(FinishReason::End));
+        assert_eq!(completions[0].text, words);
+        assert_eq!(completions[1].generation.prompt_tokens, 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, sinc::Sinc};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
@@ -158,7 +158,7 @@ impl Pipeline for EncodecPipeline {
         prompt: &Prompt,
         _: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         let Prompt::Items(items) = prompt else {
             return Err(
                 Error::input("a codec holds no conversations").hint("give it a sound, or codes of one")
@@ -181,7 +181,7 @@ impl Pipeline for EncodecPipeline {
                 return Err(Error::input(format!("a codec reads one sound, or codes of one, not {found}")));
             }
         }
-        Ok(())
+        Ok(Generation::default())
     }
 }
 

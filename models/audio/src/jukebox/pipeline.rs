@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::{self, resample::resample};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Sound, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
@@ -280,7 +280,7 @@ impl Pipeline for JukeboxPipeline {
         prompt: &Prompt,
         _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         let items: &[Item] = if let Prompt::Items(items) = prompt { items } else { &[] };
         let item = match items {
             [Item::Sound(sound)] => Item::Codes(self.encode_sound(sound)?),
@@ -290,6 +290,6 @@ impl Pipeline for JukeboxPipeline {
             }
         };
         let _ = each(item);
-        Ok(())
+        Ok(Generation::default())
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Mask, Positions};
-use fauna_shared::generate::{self, GenerationConfig};
+use fauna_shared::generate::{self, Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Tokenizer};
@@ -295,12 +295,13 @@ fn defaults(generation: &Value) -> GenerationConfig {
 }
 
 impl LLarkPipeline {
-    fn decode(
+    /// The answer to `prompt`, piece by piece.
+    fn answer(
         &self,
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         if options.guidance != 1.0 {
             return Err(Error::input("guidance: LLark was not trained to answer without hearing"));
         }
@@ -315,8 +316,8 @@ impl LLarkPipeline {
         }
         let answering = Answering { llark: &self.llark, clips, tokens: self.tokens };
         let mut each = |piece: text::Piece| each(piece.text.to_string());
-        text::stream(&answering, tokenizer, &[text::Prompt::Ids(&ids)], &options, &mut each)?;
-        Ok(())
+        let made = text::stream(&answering, tokenizer, &[text::Prompt::Ids(&ids)], &options, &mut each)?;
+        Ok(made.into_iter().next().map(|completion| completion.generation).unwrap_or_default())
     }
 }
 
@@ -357,13 +358,13 @@ impl Pipeline for LLarkPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         if let Some(note) = self.unheard(prompt)?
             && each(note).is_break()
         {
-            return Ok(());
+            return Ok(Generation::default());
         }
-        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+        self.answer(prompt, options, &mut |piece| each(Item::Text(piece)))
     }
 
     fn defaults(&self) -> GenerationConfig {

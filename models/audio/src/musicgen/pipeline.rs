@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::weights::Inventory;
@@ -330,10 +330,10 @@ impl Pipeline for MusicGenPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         let wish = Self::wish(prompt)?;
         self.composer.compose(&[wish], options, &mut |_, sound| each(Item::Sound(sound)))?;
-        Ok(())
+        Ok(Generation::default())
     }
 
     fn generate_batch(
@@ -341,10 +341,10 @@ impl Pipeline for MusicGenPipeline {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         let wishes = prompts.iter().map(Self::wish).collect::<Result<Vec<_>>>()?;
         self.composer.compose(&wishes, options, &mut |index, sound| each(index, Item::Sound(sound)))?;
-        Ok(())
+        Ok(vec![Generation::default(); prompts.len()])
     }
 
     /// As the paper's samples were made: among the 250 likeliest codes, guided by 3; ten seconds.

@@ -1,7 +1,10 @@
 //! OpenVLA in a control loop.
 
-use candle_core::{D, DType, Device, IndexOp, Tensor};
+use std::ops::ControlFlow;
+
+use candle_core::{DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask};
+use fauna_shared::generate::{Decoder, GenerationConfig, Tokens, generate_from};
 use fauna_shared::item::Image;
 use fauna_shared::model::{Controller, DegreeOfFreedom, Observation};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -10,11 +13,11 @@ use super::OpenVla;
 use super::processor::FrameProcessor;
 use crate::action::{ActionTokenizer, Statistics};
 
-/// Greedy words for one prompt after another, whose common beginning is kept.
+/// Greedy tokens for one prompt after another, whose common beginning is kept.
 pub struct Writer<'a> {
     network: &'a OpenVla,
     device: &'a Device,
-    cache: Cache,
+    cache: ActionCache,
     /// How many of the first tokens in the cache are the prompt's own, whatever the picture.
     kept: usize,
 }
@@ -23,19 +26,19 @@ pub struct Writer<'a> {
 pub struct Written {
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// The scores that the last of them was chosen by, `(vocabulary)` of float32.
+    /// The logits that the last of them was chosen by, `(vocab_size)` of float32.
     pub last_logits: Tensor,
 }
 
 impl<'a> Writer<'a> {
     /// For prompts of at most `time` tokens, patches included, and `new` tokens after them.
-    pub fn new(network: &'a OpenVla, device: &'a Device, halves: bool, time: usize, new: usize) -> Self {
+    pub fn new(network: &'a OpenVla, device: &'a Device, half: bool, time: usize, new: usize) -> Self {
         let layers = network.config().text_config.num_hidden_layers;
-        let cache = Cache::new(layers, time + new).with_half(halves);
+        let cache = ActionCache { kv: Cache::new(layers, time + new).with_half(half), last_logits: None };
         Self { network, device, cache, kept: 0 }
     }
 
-    /// Exactly `new` tokens after `ids`, or fewer if one of `ends` comes before. `patches`: `(1, patches, width)`, which
+    /// Exactly `new` tokens after `ids`, or fewer if one of `ends` comes before. `patches`: `(1, patches, hidden_size)`, which
     /// stand after the first token; `ids` begin as those of the last call did.
     pub fn write(
         &mut self,
@@ -44,35 +47,64 @@ impl<'a> Writer<'a> {
         new: usize,
         ends: &[u32],
     ) -> Result<Written> {
-        let row = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), self.device);
-        self.cache.truncate(self.kept);
-        let whole = self.network.embed(&row(ids)?, patches)?;
-        let x = whole.narrow(1, self.kept, whole.dim(1)? - self.kept)?.contiguous()?;
-        let mut scores = self.read(&x)?;
+        self.cache.kv.truncate(self.kept);
+        let prompted = Prompted { network: self.network, device: self.device, patches };
+        let config = GenerationConfig { eos: Some(ends.to_vec()), ..GenerationConfig::greedy(new) };
+        let prompt = [ids.get(self.kept..).unwrap_or(&[])];
+        let mut each = |_| ControlFlow::Continue(());
+        let mut made = generate_from(&prompted, &mut self.cache, self.kept, &prompt, &config, &mut each)?;
         // What is not there may be seen of the picture: only the first token stands before it.
-        self.kept = if patches.is_some() { 1 } else { 0 };
-        let mut tokens = Vec::with_capacity(new);
-        loop {
-            if !scores.sum_all()?.to_scalar::<f32>()?.is_finite() {
-                return Err(Error::new(ErrorKind::Compute, "the logits are not numbers")
-                    .hint("the weights may be damaged, or the type too narrow: try --dtype f32"));
-            }
-            let token = scores.argmax(D::Minus1)?.to_scalar::<u32>()?;
-            tokens.push(token);
-            if tokens.len() >= new || ends.contains(&token) {
-                return Ok(Written { tokens, last_logits: scores });
-            }
-            let next = self.network.embed(&row(&[token])?, None)?;
-            scores = self.read(&next)?;
-        }
+        self.kept = usize::from(patches.is_some());
+        let last = self.cache.last_logits.take();
+        let last = last.ok_or_else(|| Error::new(ErrorKind::Compute, "no token was chosen"))?;
+        let last_logits = last.i(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        Ok(Written { tokens: made.tokens.remove(0), last_logits })
+    }
+}
+
+/// What the network keeps of a prompt.
+struct ActionCache {
+    kv: Cache,
+    /// Of the latest step.
+    last_logits: Option<Tensor>,
+}
+
+/// A prompt whose picture stands after its first token.
+struct Prompted<'a> {
+    network: &'a OpenVla,
+    device: &'a Device,
+    patches: Option<&'a Tensor>,
+}
+
+impl Decoder for Prompted<'_> {
+    type Cache = ActionCache;
+
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<ActionCache> {
+        let config = self.network.config();
+        let kv = Cache::new(config.text_config.num_hidden_layers, capacity + config.patches());
+        Ok(ActionCache { kv, last_logits: None })
     }
 
-    /// The scores of what follows `x`, `(1, time, width)`.
-    fn read(&mut self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.network.hidden(x, &Mask::causal(), &mut self.cache)?;
-        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?.contiguous()?;
-        let scores = self.network.logits(&last)?.i((0, 0))?;
-        Ok(scores.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?)
+    fn step(&self, tokens: &Tokens, cache: &mut ActionCache) -> Result<Tensor> {
+        let ids = tokens.tensor(self.device)?;
+        let x = match self.patches {
+            Some(patches) if cache.kv.length() == 0 => self.network.embed(&ids, Some(patches))?,
+            // The first token was read before another picture.
+            Some(patches) if cache.kv.length() == 1 => {
+                let words = self.network.embed(&ids, None)?;
+                Tensor::cat(&[&patches.to_dtype(words.dtype())?, &words], 1)?
+            }
+            _ => self.network.embed(&ids, None)?,
+        };
+        let hidden = self.network.hidden(&x, &Mask::causal(), &mut cache.kv)?;
+        let last = hidden.narrow(1, hidden.dim(1)? - 1, 1)?.squeeze(1)?.contiguous()?;
+        let logits = self.network.logits(&last)?;
+        cache.last_logits = Some(logits.clone());
+        Ok(logits)
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        None
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{
     Card, Controller, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task, noise_pixels, only_known,
@@ -399,7 +399,7 @@ impl Pipeline for OpenVlaPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         options.check()?;
         if !options.is_greedy() || options.guidance != 1.0 {
             return Err(Error::input("temperature and guidance: actions are chosen greedily"));
@@ -408,7 +408,7 @@ impl Pipeline for OpenVlaPipeline {
         let mut following = self.following(&Task::from(instruction.as_str()))?;
         let action = following.act(&Observation::from(frame))?;
         let _ = each(Item::Action(action));
-        Ok(())
+        Ok(Generation::default())
     }
 
     fn policy(&self) -> Result<&dyn Policy> {

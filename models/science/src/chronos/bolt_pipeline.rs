@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
@@ -331,7 +331,7 @@ impl Pipeline for BoltPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         series::generate(self, prompt, options, each)
     }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes, only_known,
@@ -335,7 +335,7 @@ impl Pipeline for T5Pipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         series::generate(self, prompt, options, each)
     }
 

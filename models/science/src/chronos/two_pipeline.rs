@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Covariate, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes,
@@ -400,7 +400,7 @@ impl Pipeline for TwoPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         series::generate(self, prompt, options, each)
     }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Pipeline, Pretrained};
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
@@ -363,7 +363,7 @@ impl Pipeline for BertPipeline {
         prompt: &Prompt,
         _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         if self.network.task() == Task::Encode {
             return Err(self.cannot("generate"));
         }
@@ -387,7 +387,7 @@ impl Pipeline for BertPipeline {
                 break;
             }
         }
-        Ok(())
+        Ok(Generation::default())
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, AllowedTokens, Decoder, GenerationConfig, Stop, Tokens};
+use fauna_shared::generate::{self, AllowedTokens, Decoder, Generation, GenerationConfig, Stop, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, only_known};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -416,26 +416,15 @@ impl GenSlm {
 }
 
 impl GenSlm {
-    /// Continues a gene codon by codon, up to its first stop codon, which is the last piece.
-    fn decode(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.write(std::slice::from_ref(prompt), options, &mut |_, codon| each(codon))
-    }
-}
-
-impl GenSlm {
-    /// Continues each of `prompts`, some at a time, and hands on each codon with the index of its prompt. Prompt `i` draws
+    /// Continues each of `prompts` codon by codon, up to its first stop codon, which is the last piece, some prompts at a time,
+    /// and hands on each codon with the index of its prompt. Prompt `i` draws
     /// from stream `i` of the random numbers, so that one prompt given twice becomes two genes.
     fn write(
         &self,
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         if !options.stop.is_empty() {
             return Err(Error::unsupported("a gene ends at a stop codon, not at a text")
                 .hint("cut what comes, or set the tokens that end a gene"));
@@ -444,22 +433,16 @@ impl GenSlm {
         let mut options = options.clone();
         options.eos.get_or_insert_with(|| self.codons.stops().to_vec());
         options.pad = options.pad.or(Some(self.codons.pad()));
-        let mut flow = ControlFlow::Continue(());
+        let mut all = Vec::with_capacity(prompts.len());
         for (chunk, prompts) in prompts.chunks(GENES_AT_ONCE).enumerate() {
             let before = chunk * GENES_AT_ONCE;
-            generate::generate(&Writer { model: self, before }, prompts, &options, &mut |new| {
+            let made = generate::generate(&Writer { model: self, before }, prompts, &options, &mut |new| {
                 let codon = self.codons.codon(new.token).unwrap_or_default().to_string();
-                flow = each(before + new.row, codon);
-                match flow {
-                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
-                    ControlFlow::Break(()) => ControlFlow::Break(Stop::All),
-                }
+                each(before + new.row, codon).map_break(|()| Stop::Cancel)
             })?;
-            if flow.is_break() {
-                break;
-            }
+            all.extend(made.generations());
         }
-        Ok(())
+        Ok(all)
     }
 }
 
@@ -502,8 +485,10 @@ impl Pipeline for GenSlm {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.decode(prompt, options, &mut |codon| each(Item::Gene(codon)))
+    ) -> Result<Generation> {
+        let prompts = std::slice::from_ref(prompt);
+        let made = self.write(prompts, options, &mut |_, codon| each(Item::Gene(codon)))?;
+        Ok(made.into_iter().next().unwrap_or_default())
     }
 
     fn generate_batch(
@@ -511,7 +496,7 @@ impl Pipeline for GenSlm {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         self.write(prompts, options, &mut |index, codon| each(index, Item::Gene(codon)))
     }
 

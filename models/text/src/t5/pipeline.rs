@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
-use fauna_shared::generate::{self, GenerationConfig, Tokens};
+use fauna_shared::generate::{self, Generation, GenerationConfig, Tokens};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
@@ -236,7 +236,7 @@ impl T5Pipeline {
         texts: &[String],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         if options.guidance != 1.0 {
             return Err(self.cannot("be guided: it has no unconditional answer"));
         }
@@ -247,8 +247,8 @@ impl T5Pipeline {
         let start = [self.start];
         let prompts = vec![text::Prompt::Ids(&start); texts.len()];
         let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
-        text::stream(&writer, tokenizer, &prompts, &self.decoding(options), &mut each)?;
-        Ok(())
+        let made = text::stream(&writer, tokenizer, &prompts, &self.decoding(options), &mut each)?;
+        Ok(made.into_iter().map(|completion| completion.generation).collect())
     }
 
     fn text_of(&self, prompt: &Prompt) -> Result<String> {
@@ -322,17 +322,6 @@ impl T5Pipeline {
     }
 }
 
-impl T5Pipeline {
-    fn decode(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.answer(&[self.text_of(prompt)?], options, &mut |_, piece| each(piece))
-    }
-}
-
 impl Pipeline for T5Pipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -374,8 +363,10 @@ impl Pipeline for T5Pipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    ) -> Result<Generation> {
+        let texts = [self.text_of(prompt)?];
+        let made = self.answer(&texts, options, &mut |_, piece| each(Item::Text(piece)))?;
+        Ok(made.into_iter().next().unwrap_or_default())
     }
 
     fn generate_batch(
@@ -383,7 +374,7 @@ impl Pipeline for T5Pipeline {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         let texts = prompts.iter().map(|prompt| self.text_of(prompt)).collect::<Result<Vec<_>>>()?;
         self.answer(&texts, options, &mut |row, piece| each(row, Item::Text(piece)))
     }

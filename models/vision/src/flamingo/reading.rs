@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, GenerationConfig, Tokens};
+use fauna_shared::generate::{self, Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::item::Tensors;
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, Result};
@@ -144,14 +144,14 @@ impl<'a> Answering<'a> {
         prompts: &[Vec<u32>],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         if options.guidance != 1.0 {
             return Err(Error::input("guidance: Flamingo was not trained to answer without looking"));
         }
         let prompts: Vec<text::Prompt> = prompts.iter().map(|ids| text::Prompt::Ids(ids)).collect();
         let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
-        text::stream(self, tokenizer, &prompts, options, &mut each)?;
-        Ok(())
+        let made = text::stream(self, tokenizer, &prompts, options, &mut each)?;
+        Ok(made.into_iter().map(|completion| completion.generation).collect())
     }
 }
 

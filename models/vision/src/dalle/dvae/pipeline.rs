@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known};
@@ -158,7 +158,7 @@ impl Pipeline for DvaePipeline {
         prompt: &Prompt,
         _: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Generation> {
         let Prompt::Items(items) = prompt else {
             return Err(
                 Error::input("a codec holds no conversations").hint("give it a picture, or codes of one")
@@ -184,6 +184,6 @@ impl Pipeline for DvaePipeline {
                 return Err(Error::input(format!("a codec reads one picture, or codes of one, not {found}")));
             }
         }
-        Ok(())
+        Ok(Generation::default())
     }
 }

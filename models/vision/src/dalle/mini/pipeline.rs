@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, only_known, token_rows};
 use fauna_shared::{Error, Result};
@@ -353,8 +353,10 @@ impl Pipeline for MiniPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.generate_batch(std::slice::from_ref(prompt), options, &mut |_, item| each(item))
+    ) -> Result<Generation> {
+        let prompts = std::slice::from_ref(prompt);
+        let made = self.generate_batch(prompts, options, &mut |_, item| each(item))?;
+        Ok(made.into_iter().next().unwrap_or_default())
     }
 
     /// Codes are decoded one prompt after the other; words are drawn in batches, and those that are all the same are read
@@ -364,14 +366,15 @@ impl Pipeline for MiniPipeline {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
+        let made = vec![Generation::default(); prompts.len()];
         let mut wishes = Vec::new();
         let mut entries = Vec::new();
         for (index, prompt) in prompts.iter().enumerate() {
-            if let Some(made) = self.decode_item(prompt) {
-                for picture in made? {
+            if let Some(pictures) = self.decode_item(prompt) {
+                for picture in pictures? {
                     if each(index, Item::Image(picture)).is_break() {
-                        return Ok(());
+                        return Ok(made);
                     }
                 }
                 continue;
@@ -383,14 +386,14 @@ impl Pipeline for MiniPipeline {
                 let longest = wish.words.len();
                 let told = format!("only the first {longest} tokens are read, {cut} were left out");
                 if each(index, Item::Note(told)).is_break() {
-                    return Ok(());
+                    return Ok(made);
                 }
             }
             wishes.push(wish);
             entries.push(index);
         }
         if wishes.is_empty() {
-            return Ok(());
+            return Ok(made);
         }
         let network = self.writer()?;
         let length = network.config().image_length;
@@ -405,7 +408,7 @@ impl Pipeline for MiniPipeline {
             }
             Ok(flow)
         })?;
-        Ok(())
+        Ok(made)
     }
 
     fn defaults(&self) -> GenerationConfig {

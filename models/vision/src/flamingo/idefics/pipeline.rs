@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Positions;
-use fauna_shared::generate::GenerationConfig;
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
@@ -213,7 +213,7 @@ impl IdeficsPipeline {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
         let mut options = options.clone();
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
@@ -253,17 +253,6 @@ fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
     real.iter().map(row).collect()
 }
 
-impl IdeficsPipeline {
-    fn decode(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(String) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.answer(std::slice::from_ref(prompt), options, &mut |_, piece| each(piece))
-    }
-}
-
 impl Pipeline for IdeficsPipeline {
     fn card(&self) -> &Card {
         &self.card
@@ -289,8 +278,10 @@ impl Pipeline for IdeficsPipeline {
         prompt: &Prompt,
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<()> {
-        self.decode(prompt, options, &mut |piece| each(Item::Text(piece)))
+    ) -> Result<Generation> {
+        let prompts = std::slice::from_ref(prompt);
+        let made = self.answer(prompts, options, &mut |_, piece| each(Item::Text(piece)))?;
+        Ok(made.into_iter().next().unwrap_or_default())
     }
 
     fn generate_batch(
@@ -298,9 +289,9 @@ impl Pipeline for IdeficsPipeline {
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Generation>> {
         if prompts.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.answer(prompts, options, &mut |row, piece| each(row, Item::Text(piece)))
     }

@@ -1,0 +1,53 @@
+//! Ending work from another thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Tells work under way to end. Its clones are one token: a server keeps one, and the generation has the other.
+///
+/// It is heard between the blocks of a language model while a prompt is read, and before each new token.
+///
+/// ```
+/// use fauna_shared::generate::{CancellationToken, GenerationConfig};
+/// let config = GenerationConfig { cancel: CancellationToken::new(), ..GenerationConfig::default() };
+/// let elsewhere = config.cancel.clone();
+/// elsewhere.cancel();
+/// assert!(config.cancel.is_cancelled());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct CancellationToken(Arc<AtomicBool>);
+
+impl CancellationToken {
+    /// A token that nobody has cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the work that has this token. There is no way back.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) if [`cancel`](Self::cancel) was called.
+    pub fn check(&self) -> Result<()> {
+        match self.is_cancelled() {
+            true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Two configs are equal whoever may cancel them.
+impl PartialEq for CancellationToken {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
