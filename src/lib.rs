@@ -84,16 +84,18 @@ use std::borrow::Cow;
 #[cfg(feature = "builtin")]
 use std::sync::Arc;
 
-pub use fauna_shared::generate::{GenerationConfig, Reasoning};
+pub use fauna_shared::generate::{CancellationToken, FinishReason, Generation, GenerationConfig, Reasoning};
 pub use fauna_shared::item::{
-    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Reading, Role, Sound, Tensors, Turn,
+    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Reading, Role, Sound, Tensors, Turn, cosine,
 };
-pub use fauna_shared::model::{Card, Family, Pipeline, Release};
+pub use fauna_shared::model::{Card, Family, Pipeline, Release, Reply, Session};
+/// Tokenizers and chat templates.
+pub use fauna_shared::text as tokenizer;
 pub use fauna_shared::zoo::{LoadOptions, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
-    checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress, quantize, runtime,
-    source, weights, zoo,
+    attention, checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress,
+    quantize, runtime, source, weights, zoo,
 };
 
 /// The tensor library underneath, in the one version that fauna's tensors belong to.

@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use fauna_kernels::{cpu::isa, pool};
 use fauna_shared::Result;
-use fauna_shared::kernels::{cpu::isa, pool};
 use fauna_shared::nn::{Activation, ConvOptions, PadMode, pad_time};
 use fauna_shared::runtime::Runtime;
 use fauna_shared::weights::Weights;

@@ -6,11 +6,11 @@
 //! For each weight format: the median milliseconds of all products of a step, and the bytes of weights read a second.
 //! `FAUNA_ISA` chooses the instruction set.
 
-use fauna_shared::kernels::attention::{Causal, Mask, Sizes, View, attend};
-use fauna_shared::kernels::blocks::{self, BlockKind, Blocks};
-use fauna_shared::kernels::cpu::isa;
-use fauna_shared::kernels::matmul::{self, Compute, Dense, Elem, Layout};
-use fauna_shared::kernels::pool;
+use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
+use fauna_kernels::blocks::{self, BlockKind, Blocks};
+use fauna_kernels::cpu::isa;
+use fauna_kernels::matmul::{self, Compute, Dense, Elem, Layout};
+use fauna_kernels::pool;
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -310,7 +310,62 @@ pub struct Embeddings {
 
 impl Embeddings {
     /// The rows as vectors.
+    ///
+    /// # Errors
+    /// None, if the rows are what they are said to be.
     pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
         Ok(self.rows.to_vec2()?)
     }
+
+    /// The cosine similarity of each row to each row of `other`, `(items, other items)`, in -1 to 1.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use fauna_shared::item::Embeddings;
+    /// let rows = Tensor::new(&[[1f32, 0.0], [3.0, 4.0]], &Device::Cpu)?;
+    /// let made = Embeddings { rows, cut: vec![0, 0] };
+    /// assert_eq!(made.similarity(&made)?, [[1.0, 0.6], [0.6, 1.0]]);
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if the vectors of the two have different lengths.
+    pub fn similarity(&self, other: &Embeddings) -> Result<Vec<Vec<f32>>> {
+        let (ours, theirs) = (self.rows.dims2()?.1, other.rows.dims2()?.1);
+        if ours != theirs {
+            return Err(Error::input(format!("vectors of {ours} and of {theirs} numbers"))
+                .hint("compare vectors of one model"));
+        }
+        let others = other.to_vecs()?;
+        let row = |a: &Vec<f32>| others.iter().map(|b| cosine(a, b)).collect();
+        Ok(self.to_vecs()?.iter().map(row).collect())
+    }
+
+    /// The `k` rows most similar to each row of `queries`, the most similar first: their indices and cosine similarities,
+    /// `(queries, k)`; fewer if there are fewer rows.
+    ///
+    /// # Errors
+    /// As [`similarity`](Self::similarity).
+    pub fn top_k(&self, queries: &Embeddings, k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
+        let nearest = |similarities: Vec<f32>| {
+            let mut found: Vec<(usize, f32)> = similarities.into_iter().enumerate().collect();
+            found.sort_by(|a, b| b.1.total_cmp(&a.1));
+            found.truncate(k);
+            found
+        };
+        Ok(queries.similarity(self)?.into_iter().map(nearest).collect())
+    }
+}
+
+/// The cosine of the angle between two vectors of one length; 0 if one of them has no length.
+///
+/// ```
+/// use fauna_shared::item::cosine;
+/// assert_eq!(cosine(&[3.0, 4.0], &[6.0, 8.0]), 1.0);
+/// assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
+/// ```
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    if lengths > 0.0 { (dot(a, b) / lengths) as f32 } else { 0.0 }
 }

@@ -28,4 +28,4 @@ pub mod weights;
 pub mod zoo;
 
 pub use error::{Error, ErrorKind, Result};
-pub use fauna_kernels as kernels;
+pub(crate) use fauna_kernels as kernels;

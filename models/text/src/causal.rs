@@ -403,6 +403,10 @@ impl Pipeline for LanguageModel {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Self::tokenizer(self)
+    }
+
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }

@@ -344,6 +344,10 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Self::tokenizer(self)
+    }
+
     fn reading(&self) -> Reading {
         self.processor.as_ref().map_or_else(Reading::default, Processor::reading)
     }

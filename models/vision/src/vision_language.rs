@@ -454,6 +454,10 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Ok(&self.kit()?.tokenizer)
+    }
+
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }

@@ -32,6 +32,7 @@ pub use session::{Reply, Session};
 use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
 use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors, Turn};
 use crate::source::Files;
+use crate::text::Tokenizer;
 use crate::weights::{Inventory, Name, Weights};
 use crate::{Error, ErrorKind, Result};
 
@@ -69,6 +70,23 @@ pub trait Pipeline: Send + Sync {
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let _ = items;
         Err(self.cannot("embed"))
+    }
+
+    /// One vector a text: [`embed`](Self::embed) of texts.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings> {
+        self.embed(&texts.iter().map(|text| Item::from(*text)).collect::<Vec<_>>())
+    }
+
+    /// Its tokenizer, to count tokens with or to cut texts.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) for models that read no text, and
+    /// [`NotFound`](ErrorKind::NotFound) if the checkpoint came without one.
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Err(self.cannot("tokenize"))
     }
 
     /// Continues `prompt`, handing each piece to `each` as it is made; `each` may break to cancel. Gives what became of it:

@@ -326,6 +326,10 @@ impl Pipeline for LLarkPipeline {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    }
+
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs, &Map::new())
     }

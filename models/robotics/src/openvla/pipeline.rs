@@ -259,7 +259,7 @@ impl OpenVlaPipeline {
     /// The policy while it follows `task`.
     fn following(&self, task: &Task) -> Result<OpenVlaController<'_>> {
         let statistics = self.statistics_of(task.unnorm_key.as_deref())?.clone();
-        let tokenizer = self.words.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let tokenizer = self.tokenizer()?;
         let config = self.network.config();
         let text = &config.text_config;
         let ids = config.wording.tokens(tokenizer, &task.instruction, text.vocab_size)?;
@@ -357,6 +357,10 @@ impl Policy for OpenVlaPipeline {
 impl Pipeline for OpenVlaPipeline {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.words.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
     /// `PrismaticImageProcessor` converts to RGB and nothing more.

@@ -326,6 +326,10 @@ impl Pipeline for BertPipeline {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Self::tokenizer(self)
+    }
+
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }

@@ -327,6 +327,10 @@ impl Pipeline for T5Pipeline {
         &self.card
     }
 
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        Self::tokenizer(self)
+    }
+
     /// The encoder's `last_hidden_state`; with `decoder_input_ids`, what the decoder makes of it.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)

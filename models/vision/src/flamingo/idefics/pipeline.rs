@@ -214,7 +214,7 @@ impl IdeficsPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let tokenizer = self.tokenizer()?;
         let mut options = options.clone();
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
         for prompt in prompts {
@@ -256,6 +256,10 @@ fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
 impl Pipeline for IdeficsPipeline {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

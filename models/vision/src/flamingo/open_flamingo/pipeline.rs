@@ -162,7 +162,7 @@ impl OpenFlamingoPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
+        let tokenizer = self.tokenizer()?;
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let (text, images) = in_words(prompt)?;
@@ -226,6 +226,10 @@ fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
 impl Pipeline for OpenFlamingoPipeline {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
     /// As open_clip, whose transform its reference uses.
