@@ -1,7 +1,7 @@
 //! The hub of huggingface.co over the cache that the Python tools use, file for file.
 //!
-//! `hf-hub` says how the cache and the addresses look. The transfer itself is here: that crate takes whatever arrives
-//! as the file, and sends the token along with a redirect.
+//! The cache and the addresses are as `huggingface_hub` documents them. The crate `hf-hub` takes whatever arrives as the
+//! file, and sends the token along with a redirect; so the transfer is here, and of that crate three names were left.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -58,30 +58,37 @@ impl From<Sibling> for File {
     }
 }
 
+/// The folder of a repository in the cache.
+fn folder_name(repo: &Repo) -> String {
+    format!("models--{}", repo.id().replace('/', "--"))
+}
+
+/// A revision as one segment of an address: a branch may have slashes.
+fn in_one_segment(revision: &str) -> String {
+    percent_encoded(revision).replace('/', "%2F")
+}
+
 impl HfHub {
     /// A client with these settings. Connects when first asked.
     pub fn new(config: HubConfig) -> Self {
         Self { http: Http::new(config.clone()), config }
     }
 
-    fn remote(&self, repo: &Repo, revision: &str) -> hf_hub::Repo {
-        hf_hub::Repo::with_revision(repo.id().into(), hf_hub::RepoType::Model, revision.into())
-    }
-
-    /// Where the cache keeps `repo`, and the folder of one commit.
-    fn cache(&self, repo: &Repo) -> hf_hub::CacheRepo {
-        hf_hub::Cache::new(self.config.cache.clone()).repo(self.remote(repo, repo.revision()))
-    }
-
+    /// Where the cache keeps `repo`, as every client of the hub names it.
     fn folder(&self, repo: &Repo) -> PathBuf {
-        self.config.cache.join(self.remote(repo, repo.revision()).folder_name())
+        self.config.cache.join(folder_name(repo))
+    }
+
+    /// The folder of one commit of `repo`.
+    fn snapshot(&self, repo: &Repo, commit: &str) -> PathBuf {
+        self.folder(repo).join("snapshots").join(commit)
     }
 
     /// What the cache holds of `repo`, without a network call.
     fn cached(&self, repo: &Repo) -> Option<Listing> {
         let reference = fs::read_to_string(self.folder(repo).join("refs").join(repo.revision()));
         let commit = reference.map_or_else(|_| repo.revision().to_owned(), |commit| commit.trim().to_owned());
-        let root = self.cache(repo).pointer_path(&commit);
+        let root = self.snapshot(repo, &commit);
         if !is_plain(&commit) || !root.is_dir() {
             return None;
         }
@@ -95,8 +102,8 @@ impl HfHub {
 
     fn ask_listing(&self, repo: &Repo) -> Result<Listing, Failure> {
         let about = About { repo, file: None };
-        let address = self.remote(repo, repo.revision()).api_url();
-        let url = format!("{}/api/{address}?blobs=true", self.config.endpoint);
+        let (id, revision) = (repo.id(), in_one_segment(repo.revision()));
+        let url = format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.config.endpoint);
         let mut answer = self.http.get(about, &url, false, 0)?;
         let body = answer.body_mut().with_config().limit(64 << 20).read_to_vec();
         let body =
@@ -107,7 +114,7 @@ impl HfHub {
         if !is_plain(&info.sha) {
             return Err(strange(format!("the hub names a commit that is none: {:?}", info.sha)).into());
         }
-        let root = self.cache(repo).pointer_path(&info.sha);
+        let root = self.snapshot(repo, &info.sha);
         Ok(Listing {
             commit: info.sha,
             root,
@@ -241,7 +248,7 @@ impl HfHub {
 
     /// Waits until no other process fetches the same blob. The lock ends with the returned file, and with the process.
     fn lock(&self, repo: &Repo, hash: &str, progress: &dyn Progress) -> Result<fs::File> {
-        let name = self.remote(repo, repo.revision()).folder_name();
+        let name = folder_name(repo);
         let path = self.config.cache.join(".locks").join(name).join(format!("{hash}.lock"));
         create_parent(&path)?;
         let lock = OpenOptions::new().create(true).append(true).open(&path);
@@ -291,8 +298,7 @@ impl Hub for HfHub {
         if self.config.offline {
             return Err(about.error(ErrorKind::Offline, "not in the cache, and no network call was allowed"));
         }
-        let address = self.remote(repo, &listing.commit);
-        let (id, revision) = (address.url(), address.url_revision());
+        let (id, revision) = (repo.id(), in_one_segment(&listing.commit));
         let url = format!("{}/{id}/resolve/{revision}/{}", self.config.endpoint, percent_encoded(&file.path));
         let described;
         let (file, hash) = match &file.hash {
@@ -304,7 +310,7 @@ impl Hub for HfHub {
             }
         };
         let lock = self.lock(repo, hash, progress)?;
-        let blob = self.cache(repo).blob_path(hash);
+        let blob = self.folder(repo).join("blobs").join(hash);
         let fresh = !has_size(&blob, file.size);
         if fresh {
             create_parent(&blob)?;
