@@ -2,33 +2,21 @@
 //!
 //! One module a verb: its `Args`, and `run(args, context)`.
 
-mod bench;
-mod compare;
-mod completions;
 #[cfg(feature = "vision")]
 mod contact_sheet;
 mod context;
-mod embed;
 mod font;
 mod heatmap;
-mod info;
 mod input;
 mod interrupt;
-mod list;
 mod output;
-mod parity;
 #[cfg(feature = "science")]
 mod plot;
 mod progress;
-mod pull;
-mod quantize;
 mod run;
-#[cfg(feature = "vision")]
-mod search;
 mod table;
-#[cfg(feature = "builtin")]
-mod tour;
 mod vectors;
+mod verbs;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -37,6 +25,11 @@ use clap::{Parser, Subcommand};
 use fauna::{Error, ErrorKind};
 
 pub use context::{Context, Globals};
+#[cfg(feature = "vision")]
+use verbs::search;
+#[cfg(feature = "builtin")]
+use verbs::tour;
+use verbs::{bench, compare, completions, embed, info, list, parity, pull, quantize};
 
 /// How a verb ended, if no error stopped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use fauna::{Error, Image, Item, Pipeline, Result};
 use serde_json::{Value, json};
 
 use super::Place;
-use crate::cli::compare::cosine;
 use crate::cli::output::Output;
+use crate::cli::verbs::compare::cosine;
 
 /// The most pictures of one grid.
 const MOST: usize = 100;

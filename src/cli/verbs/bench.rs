@@ -3,9 +3,9 @@
 use fauna::measure::{Measurement, Task, Workload, measure};
 use fauna::{LoadOptions, Result};
 
-use super::output::Output;
-use super::table::{self, Table};
-use super::{Context, Exit};
+use crate::cli::output::Output;
+use crate::cli::table::{self, Table};
+use crate::cli::{Context, Exit};
 
 /// What is timed.
 #[derive(Debug, clap::Args)]

@@ -11,9 +11,9 @@ use fauna::weights::{Inventory, Weights};
 use fauna::{ErrorKind, Family, LoadOptions, Result};
 use serde_json::{Value, json};
 
-use super::output::Output;
-use super::table::{self, Table, shorten};
-use super::{Context, Exit};
+use crate::cli::output::Output;
+use crate::cli::table::{self, Table, shorten};
+use crate::cli::{Context, Exit};
 
 /// What is shown.
 #[derive(Debug, clap::Args)]

@@ -6,11 +6,11 @@ use fauna::{Item, Result};
 use serde_json::json;
 
 use super::compare::cosine;
-use super::output::Output;
-use super::{Context, Exit, heatmap};
+use crate::cli::output::Output;
+use crate::cli::{Context, Exit, heatmap};
 
 /// What the tour searches: one sentence a line.
-const COLLECTION: &str = include_str!("../../assets/collection.txt");
+const COLLECTION: &str = include_str!("../../../assets/collection.txt");
 
 /// What it asks for, in words that the collection mostly does not use.
 const QUESTIONS: [&str; 4] = [
@@ -122,7 +122,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         output.line(format!(
             "A tour with the built-in model, MiniLM ({} parameters in 8 bits): it has read {} sentences\n\
              (assets/collection.txt) and finds what is nearest in meaning to a question.",
-            super::table::count(card.parameters),
+            crate::cli::table::count(card.parameters),
             sentences.len()
         ))?;
         for Answer { question, hits } in &answers {

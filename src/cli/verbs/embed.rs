@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use fauna::{Error, Item, Pipeline, Reading, Result};
 
-use super::input::{self, Text};
-use super::output::Output;
-use super::vectors::{Format, Row, Writer};
-use super::{Context, Exit};
+use crate::cli::input::{self, Text};
+use crate::cli::output::Output;
+use crate::cli::vectors::{Format, Row, Writer};
+use crate::cli::{Context, Exit};
 
 /// What is embedded, and how the vectors are written.
 #[derive(Debug, clap::Args)]
@@ -122,7 +122,7 @@ fn without_place(error: &Error, place: &str) -> String {
 fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
     #[cfg(feature = "text")]
     if let Some(path) = args.genes.clone() {
-        let genes = fauna::text::genslm::fasta::open(&path, super::run::genes::reading(context)?)?;
+        let genes = fauna::text::genslm::fasta::open(&path, crate::cli::run::genes::reading(context)?)?;
         return Ok(Box::new(genes.map(move |gene| Ok(Piece::of_gene(&path, gene)))));
     }
     let mut pictures = args.image.clone();

@@ -8,9 +8,10 @@ use fauna::{Error, Image, Item, Pipeline, Result};
 use serde_json::json;
 
 use super::compare::cosine;
-use super::output::{Output, check_free};
-use super::table::Table;
-use super::{Context, Exit, contact_sheet, embed, input};
+use super::embed;
+use crate::cli::output::{Output, check_free};
+use crate::cli::table::Table;
+use crate::cli::{Context, Exit, contact_sheet, input};
 
 /// Pictures embedded together.
 const TOGETHER: usize = 16;

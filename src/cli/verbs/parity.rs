@@ -6,9 +6,9 @@ use fauna::Result;
 use fauna::parity::{self, Report};
 use serde_json::json;
 
-use super::output::Output;
-use super::table::Table;
-use super::{Context, Exit};
+use crate::cli::output::Output;
+use crate::cli::table::Table;
+use crate::cli::{Context, Exit};
 
 /// What is run.
 #[derive(Debug, clap::Args)]

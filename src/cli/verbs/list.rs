@@ -5,9 +5,9 @@ use fauna::releases::OwnConfig;
 use fauna::{Family, Release, Result};
 use serde_json::json;
 
-use super::output::Output;
-use super::table::Table;
-use super::{Context, Exit};
+use crate::cli::output::Output;
+use crate::cli::table::Table;
+use crate::cli::{Context, Exit};
 
 /// What is listed.
 #[derive(Debug, clap::Args)]

@@ -6,8 +6,8 @@ use fauna::Result;
 use fauna::nn::block_kind;
 use fauna::quantize::{Copy, quantize};
 
-use super::output::Output;
-use super::{Context, Exit, table};
+use crate::cli::output::Output;
+use crate::cli::{Context, Exit, table};
 
 /// What is copied, and to what.
 #[derive(Debug, clap::Args)]

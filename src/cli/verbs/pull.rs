@@ -4,8 +4,8 @@ use fauna::Result;
 use fauna::source::{Source, Wanted};
 use serde_json::json;
 
-use super::output::Output;
-use super::{Context, Exit, table};
+use crate::cli::output::Output;
+use crate::cli::{Context, Exit, table};
 
 /// What is fetched.
 #[derive(Debug, clap::Args)]

@@ -6,9 +6,9 @@ use fauna::item::beyond;
 use fauna::{Error, Item, Pipeline, Result};
 use serde_json::json;
 
-use super::output::Output;
-use super::table::{Table, shorten};
-use super::{Context, Exit, heatmap, input};
+use crate::cli::output::Output;
+use crate::cli::table::{Table, shorten};
+use crate::cli::{Context, Exit, heatmap, input};
 
 /// What is compared.
 #[derive(Debug, clap::Args)]

@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use fauna::{Error, Result};
 
-use super::output::Output;
-use super::{Cli, Exit};
+use crate::cli::output::Output;
+use crate::cli::{Cli, Exit};
 
 /// Which shell.
 #[derive(Debug, clap::Args)]
