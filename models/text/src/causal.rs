@@ -105,6 +105,7 @@ impl<M: CausalLm> LanguageModel<M> {
             (None, Some(_)) => Some(Harmony::template()?),
             (template, _) => template,
         };
+        card.task = template.is_some().then_some("conversational");
         let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),

@@ -3,15 +3,19 @@
 use fauna::measure::{Measurement, Task, Workload, measure};
 use fauna::{LoadOptions, Result};
 
+use crate::cli::options::{ModelArg, Seed};
 use crate::cli::output::Output;
 use crate::cli::table::{self, Table};
 use crate::cli::{Context, Exit};
 
 /// What is timed.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna bench minilm --task embed --batch 4 --tokens 16\n  fauna bench benches/configs/chronos-bolt-small --random-weights --task forward --tokens 512"
+)]
 pub struct Args {
-    /// The model: a folder, a weights file, a hub id, a name in the cache.
-    source: String,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// What is timed.
     #[arg(long, value_enum)]
     task: TaskName,
@@ -36,6 +40,8 @@ pub struct Args {
     /// Make weights up: only the config is needed, so any size can be timed.
     #[arg(long)]
     random_weights: bool,
+    #[command(flatten)]
+    seed: Seed,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -66,9 +72,9 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let Args { batch, tokens, images, new_tokens, seconds, runs, .. } = args;
     let work = Workload { task, batch, tokens, images, new_tokens, seconds, runs };
-    let random_weights = args.random_weights.then_some(context.globals.seed);
+    let random_weights = args.random_weights.then_some(args.seed.seed);
     let options = LoadOptions { random_weights, ..context.options()? };
-    let measured = measure(&fauna::zoo(), &args.source, &options, &work)?;
+    let measured = measure(&fauna::zoo(), &args.model.source, &options, &work)?;
     let mut output = Output::stdout();
     match context.globals.json {
         true => output.json(&measured)?,

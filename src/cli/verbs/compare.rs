@@ -6,6 +6,7 @@ use fauna::item::beyond;
 use fauna::{Error, Item, Pipeline, Result};
 use serde_json::json;
 
+use crate::cli::options::ModelArg;
 use crate::cli::output::Output;
 use crate::cli::table::{Table, shorten};
 use crate::cli::{Context, Exit, heatmap, input};
@@ -16,8 +17,8 @@ use crate::cli::{Context, Exit, heatmap, input};
                         fauna compare minilm --input notes.txt --png notes.png\n  \
                         fauna compare minilm --with openai-community/gpt2 --input notes.txt")]
 pub struct Args {
-    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
-    source: String,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// The texts, two or more. Without any, one a line from --input or standard input.
     texts: Vec<String>,
     /// Read the texts from this file, one a line.
@@ -51,7 +52,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if texts.len() < 2 {
         return Err(Error::input(format!("two texts or more are compared, got {}", texts.len())));
     }
-    let sources: Vec<&String> = std::iter::once(&args.source).chain(&args.with).collect();
+    let sources: Vec<&String> = std::iter::once(&args.model.source).chain(&args.with).collect();
     let mut matrices = Vec::new();
     for source in &sources {
         matrices.push(similarities(context.open(source)?.as_ref(), &texts, context)?);
@@ -78,7 +79,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if let Some(path) = &args.png {
-        let title = format!("{} texts as {} sees them", texts.len(), args.source);
+        let title = format!("{} texts as {} sees them", texts.len(), args.model.source);
         heatmap::write(path, args.force, &title, &texts, &matrices[0])?;
         context.say(&format!("picture: {}", path.display()));
     }

@@ -9,6 +9,7 @@ use crate::cli::{Cli, Exit};
 
 /// Which shell.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna completions bash > fauna.bash\n  fauna completions zsh > _fauna")]
 pub struct Args {
     /// The shell that reads the script.
     shell: Shell,
@@ -32,7 +33,10 @@ pub fn man() -> Result<Exit> {
     let verbs: Vec<_> = program.get_subcommands().filter(|verb| verb.get_name() != "help").cloned().collect();
     render(program, &mut page)?;
     for verb in verbs {
+        let parts: Vec<_> =
+            verb.get_subcommands().filter(|part| part.get_name() != "help").cloned().collect();
         render(verb, &mut page)?;
+        parts.into_iter().try_for_each(|part| render(part, &mut page))?;
     }
     print(&page)
 }

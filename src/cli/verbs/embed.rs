@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use fauna::{Error, Item, Pipeline, Reading, Result};
 
 use crate::cli::input::{self, Text};
+use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::Output;
 use crate::cli::vectors::{Format, Row, Writer};
 use crate::cli::{Context, Exit};
@@ -18,8 +19,8 @@ use crate::cli::{Context, Exit};
                         fauna embed genslm-25M --genes genes.fasta.gz --out genes.npy\n  \
                         fauna embed openai/clip-vit-base-patch32 \"a red car\" --image car.jpg")]
 pub struct Args {
-    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
-    source: String,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// The texts. Without any, one a line from --input or standard input.
     texts: Vec<String>,
     /// Read the texts from this file, one a line.
@@ -50,6 +51,8 @@ pub struct Args {
     /// How many texts are read before they are embedded together; of pictures a quarter as many.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
+    #[command(flatten)]
+    pictures: PictureInput,
 }
 
 /// One thing to embed.
@@ -122,7 +125,7 @@ fn without_place(error: &Error, place: &str) -> String {
 fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
     #[cfg(feature = "text")]
     if let Some(path) = args.genes.clone() {
-        let genes = fauna::text::genslm::fasta::open(&path, crate::cli::run::genes::reading(context)?)?;
+        let genes = fauna::text::genslm::fasta::open(&path, super::genes::reading(context)?)?;
         return Ok(Box::new(genes.map(move |gene| Ok(Piece::of_gene(&path, gene)))));
     }
     let mut pictures = args.image.clone();
@@ -147,8 +150,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         true => usize::from(args.batch),
         false => usize::from(args.batch).div_ceil(4),
     };
-    let model = context.open(&args.source)?;
-    let reading = context.reading(model.as_ref());
+    let model = context.open(&args.model.source)?;
+    let reading = context.reading(model.as_ref(), args.pictures);
     let mut writer = Writer::new(output, format);
 
     let mut next = 0;

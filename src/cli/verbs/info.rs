@@ -11,15 +11,17 @@ use fauna::weights::{Inventory, Weights};
 use fauna::{ErrorKind, Family, LoadOptions, Result};
 use serde_json::{Value, json};
 
+use crate::cli::options::ModelArg;
 use crate::cli::output::Output;
 use crate::cli::table::{self, Table, shorten};
 use crate::cli::{Context, Exit};
 
 /// What is shown.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna info minilm\n  fauna info openai-community/gpt2 --tensors")]
 pub struct Args {
-    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
-    source: String,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// List every tensor.
     #[arg(long)]
     tensors: bool,
@@ -31,10 +33,10 @@ type FileSize = (String, Option<u64>);
 /// Shows it. Downloads the description of a hub repository, never its weights.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
-    let source = Source::parse(&args.source)?;
+    let source = Source::parse(&args.model.source)?;
     let finder = context.finder();
     let mut wanted = Wanted::default();
-    if let Some(file) = &context.globals.weights {
+    if let Some(file) = &context.loading.finding.weights {
         wanted = wanted.file(file);
     }
     let (files, sizes) = match &source {
@@ -57,8 +59,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     let options = context.options()?;
     let (planned, config) = match &checkpoint {
-        None => (Some(fauna::inventory(&args.source, &options)?), files.json("config.json")?),
-        Some(_) => match planned(&args.source, &options) {
+        None => (Some(fauna::inventory(&args.model.source, &options)?), files.json("config.json")?),
+        Some(_) => match planned(&args.model.source, &options) {
             Ok((family, inventory, config)) => (Some((family, inventory)), Some(config)),
             Err(error) => {
                 context.say(&format!("only the files speak: {error}"));
@@ -70,7 +72,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         (Some((family, _)), Some(config)) => texts(family, &files, config, &options),
         _ => Vec::new(),
     };
-    let found = Found { source: &args.source, planned, config, texts, sizes, checkpoint };
+    let found = Found { source: &args.model.source, planned, config, texts, sizes, checkpoint };
     let mut output = Output::stdout();
     match context.globals.json {
         true => output.json(&found.json(args.tensors))?,

@@ -11,6 +11,7 @@ use crate::cli::{Context, Exit};
 
 /// What is listed.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna list\n  fauna list musicgen --json")]
 pub struct Args {
     /// Only what this names: a modality (text, image, vector, …), a family, or a part of a system's or checkpoint's name.
     filter: Option<String>,

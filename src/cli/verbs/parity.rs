@@ -6,13 +6,19 @@ use fauna::Result;
 use fauna::parity::{self, Report};
 use serde_json::json;
 
+use crate::cli::options::Loading;
 use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
 /// What is run.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna parity tests/parity/bert\n  fauna parity tests/parity --device cuda --json"
+)]
 pub struct Args {
+    #[command(flatten)]
+    pub loading: Loading,
     /// Folders of cases, searched for case.json at any depth.
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,

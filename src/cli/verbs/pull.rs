@@ -4,14 +4,21 @@ use fauna::Result;
 use fauna::source::{Source, Wanted};
 use serde_json::json;
 
+use crate::cli::options::Finding;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, table};
 
 /// What is fetched.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna pull openai-community/gpt2\n  fauna pull google-bert/bert-base-uncased@main --without-weights"
+)]
 pub struct Args {
-    /// The model: a hub id (owner/name@revision). What is on this disk already is only shown.
+    /// The model: a hub id (owner/name@revision), a folder, a file, or a name in the cache.
+    #[arg(value_name = "MODEL")]
     source: String,
+    #[command(flatten)]
+    pub finding: Finding,
     /// Fetch the description only: configs and tokenizers, no weights.
     #[arg(long)]
     without_weights: bool,
@@ -21,7 +28,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let mut wanted = Wanted::default();
-    if let Some(file) = &context.globals.weights {
+    if let Some(file) = &context.loading.finding.weights {
         wanted = wanted.file(file);
     }
     if args.without_weights {

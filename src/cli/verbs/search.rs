@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::compare::cosine;
 use super::embed;
+use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::{Output, check_free};
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit, contact_sheet, input};
@@ -25,8 +26,8 @@ const PIXELS: usize = 256 << 20;
                         fauna search google/siglip-base-patch16-224 photos \"a dog\" --top 20 --png found.png"
 )]
 pub struct Args {
-    /// A model that reads texts and pictures: a folder, a hub id (owner/name@revision), a name in the cache.
-    source: String,
+    #[command(flatten)]
+    pub model: ModelArg,
     /// The folder of the pictures.
     folder: PathBuf,
     /// What they should show.
@@ -40,6 +41,8 @@ pub struct Args {
     /// Replace the file that --png names.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    pictures: PictureInput,
 }
 
 /// Searches. A picture that cannot be read is reported, left out, and makes the exit status 2.
@@ -51,7 +54,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         check_free(path, args.force)?;
     }
     let paths = input::pictures_in(&args.folder)?;
-    let model = context.open(&args.source)?;
+    let model = context.open(&args.model.source)?;
     let _stoppable = context.interrupt.hold();
     let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
     if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {
@@ -59,7 +62,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     let wanted = wanted.to_vecs()?.concat();
     let all = paths.len();
-    let (mut found, failed) = scores(model.as_ref(), &wanted, paths, context)?;
+    let (mut found, failed) = scores(model.as_ref(), &wanted, paths, args.pictures, context)?;
     if found.is_empty() {
         return Err(Error::input(format!("none of {all} pictures could be read")).at(args.folder));
     }
@@ -69,7 +72,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let mut output = Output::stdout();
     if context.globals.json {
         let found: Vec<_> = found.iter().map(|(score, path)| json!({"file": path, "score": score})).collect();
-        output.json(&json!({"source": args.source, "sentence": args.sentence, "found": found}))?;
+        output.json(&json!({"source": args.model.source, "sentence": args.sentence, "found": found}))?;
     } else {
         let mut table = Table::default();
         for (score, path) in &found {
@@ -79,7 +82,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if let Some(path) = &args.png {
-        let reading = context.reading(model.as_ref());
+        let reading = context.reading(model.as_ref(), args.pictures);
         let read = |path: &PathBuf| fauna::picture::read_with(path, &reading);
         let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
         let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
@@ -94,10 +97,11 @@ fn scores(
     model: &dyn Pipeline,
     wanted: &[f32],
     paths: Vec<PathBuf>,
+    input: PictureInput,
     context: &Context,
 ) -> Result<(Vec<(f32, PathBuf)>, usize)> {
     let bar = context.bars.begin("pictures", Unit::Items, Some(paths.len() as u64));
-    let reading = context.reading(model);
+    let reading = context.reading(model, input);
     let mut found = Vec::new();
     let mut failed = 0;
     let (mut waiting, mut names) = (Vec::new(), Vec::new());

@@ -6,6 +6,7 @@ use fauna::{Item, Result};
 use serde_json::json;
 
 use super::compare::cosine;
+use crate::cli::options::Loading;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, heatmap};
 
@@ -27,7 +28,10 @@ const BEST: usize = 3;
 
 /// Where the picture goes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna tour\n  fauna tour \"bad news for investors\" --out tour.png")]
 pub struct Args {
+    #[command(flatten)]
+    pub loading: Loading,
     /// Ask this instead of the tour's own questions; may be given more than once.
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
@@ -41,7 +45,12 @@ pub struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { questions: Vec::new(), out: "fauna-tour.png".into(), force: false }
+        Self {
+            loading: Loading::default(),
+            questions: Vec::new(),
+            out: "fauna-tour.png".into(),
+            force: false,
+        }
     }
 }
 
@@ -57,13 +66,18 @@ pub fn welcome(context: &Context) -> Result<Exit> {
         output.line("")?;
         for (verb, does) in [
             ("list", "the families and their released checkpoints"),
-            ("info SOURCE", "what a checkpoint holds, before and after it is downloaded"),
-            ("embed SOURCE", "texts to vectors"),
-            ("run SOURCE", "a prompt to words, labels, answers; --chat to talk"),
-            ("compare SOURCE", "how similar texts are, how far models agree"),
-            ("quantize SOURCE", "a smaller copy of a checkpoint"),
+            ("info MODEL", "what a checkpoint holds, before and after it is downloaded"),
+            ("embed MODEL", "texts to vectors"),
+            ("chat MODEL", "a conversation; generate, fill, classify, answer: other work with text"),
+            ("draw MODEL", "a text to a picture; describe: a picture to text"),
+            ("compose MODEL", "music; listen: questions about a sound"),
+            ("forecast MODEL", "series, with prediction intervals"),
+            ("energy MODEL", "energy and forces of atoms; relax, md"),
+            ("MODEL", "the verb that fits the model"),
+            ("compare MODEL", "how similar texts are, how far models agree"),
+            ("quantize MODEL", "a smaller copy of a checkpoint"),
             ("parity FOLDER", "proof that a model computes what its reference computes"),
-            ("bench SOURCE", "how fast it is, how much memory it takes"),
+            ("bench MODEL", "how fast it is, how much memory it takes"),
             ("--help", "everything else"),
         ] {
             output.line(format!("  fauna {verb:<17} {does}"))?;
@@ -139,7 +153,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         output.line("  fauna tour \"your own question\"")?;
         output.line("  fauna embed minilm \"a cat sleeps\" \"the kitten naps\"")?;
         output.line("  fauna compare minilm \"a cat sleeps\" \"the kitten naps\" \"stocks fell\"")?;
-        output.line("  fauna run HuggingFaceTB/SmolLM2-135M-Instruct --chat     (downloads 270 MB)")?;
+        output.line("  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct     (downloads 270 MB)")?;
     }
     output.finish()?;
     drawn.map(|()| Exit::Done)

@@ -1,4 +1,4 @@
-//! Genes: continued to their stop codons, told how likely they are.
+//! `fauna genes`: genes continued to their stop codons, and scored.
 
 use std::path::{Path, PathBuf};
 
@@ -8,33 +8,89 @@ use fauna::text::genslm::fasta::{self, Record};
 use fauna::{Error, GenerationConfig, Item, Pipeline, Prompt, Result, Tensors};
 use serde_json::json;
 
-use super::Args;
+use crate::cli::options::{Choices, Length, Loading, ModelArg, Penalty, Sampling};
 use crate::cli::output::Output;
+use crate::cli::reply::prompts;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// Genes, and what becomes of them.
+/// What becomes of genes.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Genes")]
-pub struct Sequencing {
-    /// Genes as FASTA, plain or gzip: what the model continues up to a stop codon; --out FILE.fasta writes them.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompts", "chat", "labels", "ask", "audio", "melody", "codes", "context", "image", "prefix", "suffix", "file"])]
-    pub genes: Option<PathBuf>,
-    /// Tell how likely the model finds each gene, and make none: the logarithm of its probability given its first codon,
-    /// and the perplexity a codon.
-    #[arg(long, requires = "genes")]
-    score: bool,
-    /// Make so many genes of each prompt.
+#[command(after_help = "Examples:\n  fauna genes generate genslm-25M \"ATG\" --copies 4 --out new.fasta\n  \
+                        fauna genes score genslm-25M --genes variants.fasta.gz")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Continues genes up to a stop codon, as FASTA.
+    Generate(Generate),
+    /// Scores genes: the logarithm of their probability given the first codon, and the perplexity a codon.
+    Score(Score),
+}
+
+/// Which genes are continued, and how.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna genes generate genslm-25M \"ATGAAA\" --copies 8 --out new.fasta\n  \
+                        fauna genes generate genslm-25M --genes starts.fasta --protein --temperature 0.7"
+)]
+struct Generate {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Beginnings of genes; `-` or none reads one from standard input.
+    #[arg(value_name = "SEQUENCE")]
+    sequences: Vec<String>,
+    /// Beginnings of genes as FASTA, plain or gzip.
+    #[arg(long, value_name = "FILE", conflicts_with = "sequences")]
+    genes: Option<PathBuf>,
+    /// Make so many genes of each beginning.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     copies: u16,
     /// Write the proteins that the genes stand for, by the standard genetic code.
-    #[arg(long, conflicts_with = "score")]
+    #[arg(long)]
     protein: bool,
+    /// Write to this file instead of standard output: FILE.fasta.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    penalty: Penalty,
+    #[command(flatten)]
+    length: Length,
+}
+
+/// Which genes are scored.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna genes score genslm-25M --genes variants.fasta.gz\n  \
+                        fauna genes score genslm-25M --genes variants.fasta --json")]
+struct Score {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The genes as FASTA, plain or gzip.
+    #[arg(long, value_name = "FILE")]
+    genes: PathBuf,
+}
+
+impl Args {
+    /// How the model is loaded.
+    pub fn loading(&self) -> &Loading {
+        match &self.what {
+            What::Generate(args) => &args.model.loading,
+            What::Score(args) => &args.model.loading,
+        }
+    }
 }
 
 /// How the user wants sequences read: `--set reading=as_released` reads what is no codon as the release does.
 pub fn reading(context: &Context) -> Result<Reading> {
-    let chosen = context.globals.settings.iter().rev().find(|(key, _)| key == "reading");
+    let chosen = context.loading.settings.iter().rev().find(|(key, _)| key == "reading");
     match chosen.map(|(_, value)| value) {
         None => Ok(Reading::Strict),
         Some(value) => Reading::named(value.as_str().unwrap_or_default()),
@@ -51,7 +107,7 @@ const ABOUT_RECORD: usize = 200;
 ///
 /// # Errors
 /// A file that cannot be read or holds no gene that can be used.
-pub fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
+fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
     let (mut good, mut wrong, mut count, mut bytes) = (Vec::new(), Vec::new(), 0usize, 0usize);
     for record in fasta::open(path, reading(context)?)? {
         match record {
@@ -94,49 +150,46 @@ pub fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
     }
 }
 
-/// Continues or scores the genes of a file.
-pub fn run(args: &Args, path: &Path, context: &Context) -> Result<Exit> {
-    let (genes, wrong) = read(path, context)?;
-    let model = context.open(&args.source)?;
-    let exit = if wrong == 0 { Exit::Done } else { Exit::Partly };
-    if args.sequencing.score {
-        score(model.as_ref(), &genes, context)?;
-        return Ok(exit);
+/// Continues or scores genes.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    match args.what {
+        What::Generate(args) => generate(&args, context),
+        What::Score(args) => score(&args, context),
     }
-    let options = args.sampling.of(model.as_ref(), context.globals.seed)?;
-    continue_all(args, model.as_ref(), &genes, &options, context)?;
-    Ok(exit)
 }
 
-/// Continues the genes that stand as words on the command line.
-pub fn of_words(
-    args: &Args,
-    model: &dyn Pipeline,
-    prompts: &[Prompt],
-    options: &GenerationConfig,
-    context: &Context,
-) -> Result<()> {
-    let gene = |(i, prompt): (usize, &Prompt)| {
-        let Prompt::Items(items) = prompt else {
-            return Err(Error::input("a gene is continued, and neither a conversation nor a gap"));
-        };
-        let sequence = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
-        Ok(Record { id: format!("gene{}", i + 1), sequence, ..Record::default() })
+fn generate(args: &Generate, context: &Context) -> Result<Exit> {
+    let Generate { sampling, penalty, length, .. } = args;
+    let choices = Choices {
+        sampling: sampling.clone(),
+        penalty: penalty.clone(),
+        length: length.clone(),
+        ..Choices::default()
     };
-    let genes = prompts.iter().enumerate().map(gene).collect::<Result<Vec<_>>>()?;
-    continue_all(args, model, &genes, options, context)
+    choices.check()?;
+    let (genes, wrong) = match &args.genes {
+        Some(path) => read(path, context)?,
+        None => {
+            let gene = |(i, sequence)| Record { id: format!("gene{}", i + 1), sequence, ..Record::default() };
+            let sequences = prompts::texts(&args.sequences, context)?.into_iter();
+            (sequences.enumerate().map(gene).collect(), 0)
+        }
+    };
+    let model = context.open_for("genes generate", &args.model.source)?;
+    continue_all(args, model.as_ref(), &genes, &choices.of(model.as_ref())?, context)?;
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
 /// Writes what the model makes of `genes`, the prompts included.
 fn continue_all(
-    args: &Args,
+    args: &Generate,
     model: &dyn Pipeline,
     genes: &[Record],
     options: &GenerationConfig,
     context: &Context,
 ) -> Result<()> {
-    let mut output = Output::open(args.place.path.as_deref(), args.place.force)?;
-    let copies = usize::from(args.sequencing.copies);
+    let mut output = Output::open(args.out.as_deref(), args.force)?;
+    let copies = usize::from(args.copies);
     let mut made: Vec<Record> = genes
         .iter()
         .flat_map(|gene| (1..=copies).map(move |copy| (gene, copy)))
@@ -167,7 +220,7 @@ fn continue_all(
     })?;
     drop(bar);
     for (gene, _) in made.into_iter().zip(started).filter(|(_, started)| *started) {
-        let protein = args.sequencing.protein.then(|| codons::translate(&gene.sequence));
+        let protein = args.protein.then(|| codons::translate(&gene.sequence));
         if context.globals.json {
             let about = json!({"source": model.card().source, "id": gene.id, "description": gene.description,
                 "sequence": gene.sequence, "codons": gene.sequence.len() / 3,
@@ -185,11 +238,13 @@ fn continue_all(
 }
 
 /// A line a gene: how many codons it has and how likely it is.
-fn score(model: &dyn Pipeline, genes: &[Record], context: &Context) -> Result<()> {
+fn score(args: &Score, context: &Context) -> Result<Exit> {
+    let (genes, wrong) = read(&args.genes, context)?;
+    let model = context.open_for("genes score", &args.model.source)?;
     let mut output = Output::stdout();
     let mut table = Table::default();
     table.row(["gene", "codons", "log-likelihood", "perplexity"]);
-    for gene in genes {
+    for gene in &genes {
         context.interrupt.check()?;
         let options = json!({"sequences": [gene.sequence]});
         let made = model.call("score", &Tensors::new(), &options);
@@ -216,5 +271,6 @@ fn score(model: &dyn Pipeline, genes: &[Record], context: &Context) -> Result<()
     if !context.globals.json {
         table.lines().into_iter().try_for_each(|line| output.line(line))?;
     }
-    output.finish()
+    output.finish()?;
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }

@@ -6,7 +6,7 @@ use fauna::sound::write::{Level, STREAMING_LUFS, Samples, WavWriter, raw};
 use fauna::{Result, Sound};
 use serde_json::{Value, json};
 
-use super::place::{LevelName, Place};
+use crate::cli::options::{Loudness, Place};
 use crate::cli::output::Output;
 
 /// A sound under way.
@@ -32,10 +32,10 @@ pub struct Said {
 impl SoundOut {
     /// At `place`, at the rate and with the channels of its first `piece`.
     pub fn open(place: &Place, piece: &Sound) -> Result<Self> {
-        let level = match place.level.loudness()? {
-            LevelName::Peak => Level::Peak,
-            LevelName::Loudness => Level::Loudness(STREAMING_LUFS),
-            LevelName::Keep => Level::Keep,
+        let level = match place.loudness {
+            Loudness::Peak => Level::Peak,
+            Loudness::Streaming => Level::Loudness(STREAMING_LUFS),
+            Loudness::Keep => Level::Keep,
         };
         let (rate, channels) = (piece.rate, piece.channels.len());
         let sink = match place.is_stdout() {

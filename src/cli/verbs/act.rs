@@ -1,4 +1,4 @@
-//! Frames of a camera and an instruction to the movements of a robot, one a line.
+//! `fauna act`: frames of a camera and an instruction to the actions of a robot, one a line.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -9,64 +9,72 @@ use fauna::{Error, ErrorKind, Pipeline, Reading, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Args;
+use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::Output;
-use crate::cli::{Context, Exit, input};
+use crate::cli::{Context, Exit, abilities, input};
 
-/// What a robot is to do.
+/// What a robot is to do, and what its camera sees.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Movements of a robot")]
-pub struct Acting {
-    /// What the robot is to do: a movement for each picture, in metres and radians.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["chat", "labels", "ask", "audio", "melody", "codes", "context"])]
-    pub instruction: Option<String>,
-    /// The data set whose statistics give movements their size, where the model knows several.
-    #[arg(long, value_name = "KEY", requires = "instruction")]
-    unnorm_key: Option<String>,
-    /// Frames of a camera: the pictures of a folder by name and number, or `-` for JSON lines on standard input, {"image": FILE} with
-    /// "instruction" and "state" if they change.
-    #[arg(long, value_name = "DIR", requires = "instruction", conflicts_with = "image")]
+#[command(
+    after_help = "Examples:\n  fauna act openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \
+                        --unnorm-key bridge_orig\n  \
+                        fauna act openvla/openvla-7b --frames frames --rate 5 --instruction \"open the drawer\" --json"
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// What the robot is to do: an action for each picture, in metres and radians.
+    #[arg(long, value_name = "TEXT")]
+    instruction: String,
+    /// A frame of the camera; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// Frames of a camera: the pictures of a folder by name and number, or `-` for JSON lines on standard input,
+    /// {"image": FILE} with "instruction" and "state" if they change.
+    #[arg(long, value_name = "DIR", conflicts_with = "image")]
     frames: Option<PathBuf>,
     /// Frames a second: a frame is not looked at before its time.
     #[arg(long, value_name = "HZ", requires = "frames")]
     rate: Option<f64>,
+    /// The data set whose statistics un-normalise actions, where the model knows several.
+    #[arg(long, value_name = "KEY")]
+    unnorm_key: Option<String>,
+    #[command(flatten)]
+    pictures: PictureInput,
 }
 
 /// The slowest and the fastest steady rate, in frames a second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
 
-/// Answers each frame with a movement. A frame that cannot be read is named, and the others are answered.
-pub fn run(args: &Args, instruction: &str, context: &Context) -> Result<Exit> {
-    let acting = &args.acting;
-    if let Some(rate) = acting.rate.filter(|rate| !RATES.contains(rate)) {
+/// Answers each frame with an action. A frame that cannot be read is named, and the others are answered.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    if let Some(rate) = args.rate.filter(|rate| !RATES.contains(rate)) {
         return Err(Error::input(format!("--rate is {rate}")).hint(format!(
             "from {} to {} frames a second",
             RATES.start(),
             RATES.end()
         )));
     }
-    if let Some(words) = args.given.words().first() {
-        return Err(Error::input(format!("--instruction says what to do, and there is \"{words}\" besides")));
-    }
-    let frames = Frames::of(args)?;
+    let frames = Frames::of(&args)?;
     let mut options = context.options()?;
-    if let Some(key) = &acting.unnorm_key {
+    if let Some(key) = &args.unnorm_key {
         options.settings.insert("unnorm_key".to_string(), json!(key));
     }
-    let model = context.open_with(&args.source, &options)?;
+    let model = context.open_with(&args.model.source, &options)?;
+    abilities::check(model.card(), "act")?;
     let policy = model.policy()?;
-    let mut task = Task { instruction: instruction.to_string(), unnorm_key: acting.unnorm_key.clone() };
+    let mut task = Task { instruction: args.instruction.clone(), unnorm_key: args.unnorm_key.clone() };
     let _stoppable = context.interrupt.hold();
     let mut controller = policy.start(&task)?;
     let (mut wrong, mut late) = (0usize, 0usize);
     let mut output = Output::stdout();
-    let reading = context.reading(model.as_ref());
+    let reading = context.reading(model.as_ref(), args.pictures);
     let line = Line { model: model.as_ref(), context, reading, begun: Instant::now() };
     for (index, frame) in frames.enumerate() {
         if context.interrupt.requested() {
             break;
         }
-        if let Some(rate) = acting.rate {
+        if let Some(rate) = args.rate {
             let in_time = wait_until(line.begun + Duration::from_secs_f64(index as f64 / rate));
             // The first is looked at as soon as there is a clock.
             late += usize::from(index > 0 && !in_time);
@@ -131,15 +139,12 @@ enum Frames {
 
 impl Frames {
     fn of(args: &Args) -> Result<Self> {
-        match &args.acting.frames {
-            None => {
-                let images: Vec<PathBuf> = args.given.images().into_iter().cloned().collect();
-                match images.is_empty() {
-                    false => Ok(Self::Files(images.into_iter())),
-                    true => Err(Error::input("a movement needs a picture, and none is given")
-                        .hint("--image frame.png, or --frames DIR for many, or --frames - for JSON lines")),
-                }
-            }
+        match &args.frames {
+            None => match args.image.is_empty() {
+                false => Ok(Self::Files(args.image.clone().into_iter())),
+                true => Err(Error::input("an action needs a picture, and none is given")
+                    .hint("--image frame.png, or --frames DIR for many, or --frames - for JSON lines")),
+            },
             Some(path) if path == Path::new("-") => {
                 Ok(Self::Lines { number: 0, lines: std::io::stdin().lock().lines() })
             }

@@ -8,10 +8,10 @@ use fauna::progress::{Progress, Task, Unit};
 use fauna::{Error, ErrorKind, Item, Label, Result, Tensors};
 use serde_json::{Map, Value, json};
 
-use super::Place;
 #[cfg(feature = "audio")]
 use super::sound::SoundOut;
 use crate::cli::Context;
+use crate::cli::options::Place;
 use crate::cli::output::Output;
 use crate::cli::table::Table;
 
@@ -87,7 +87,7 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    /// The same, with what the model says to itself shown on standard error.
+    /// The same, with the reasoning of the model shown on standard error.
     pub fn with_thoughts_shown(mut self, shown: bool) -> Self {
         self.thoughts.shown = shown;
         self
@@ -166,7 +166,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// What a model says to itself: shown on standard error if that is wanted, else as a sign that it is at work.
+/// The reasoning of a model: shown on standard error if that is wanted, else as a sign that it is at work.
 #[derive(Default)]
 struct Thoughts {
     text: String,
@@ -181,7 +181,7 @@ impl Thoughts {
         self.text.push_str(piece);
         if self.shown {
             let mut terminal = std::io::stderr();
-            // Where standard error is closed nobody wants to know.
+            // Where standard error is closed there is no reader.
             let _ = write!(terminal, "{piece}").and_then(|()| terminal.flush());
             self.in_line = !piece.ends_with('\n');
         } else {

@@ -29,10 +29,10 @@ impl clap::Args for Given {
                     .value_name("PROMPT")
                     .action(ArgAction::Append)
                     .num_args(0..)
-                    .help("The prompt, or several; `-` or none reads standard input")
+                    .help("The prompt, or several; `-` reads standard input")
                     .long_help(
-                        "The prompt, or several; `-` or none reads standard input. An empty one asks a model of \
-                         music for whatever it likes. With pictures all words are one prompt, in the order given",
+                        "The prompt, or several; `-` reads standard input. With pictures all words are one prompt, in \
+                         the order given",
                     ),
             )
             .arg(
@@ -94,20 +94,20 @@ impl Given {
         images.collect()
     }
 
-    /// Refuses `--ask` where the last example lacks its text, or there is nothing to ask about.
+    /// Refuses `--few-shot` where an example lacks its text, or there is no picture to ask about.
     ///
     /// # Errors
     /// [`Input`](fauna::ErrorKind::Input) that says how such a prompt looks.
     pub fn check_question(&self) -> Result<()> {
         let two_pictures = |pair: &[Piece]| matches!(pair, [Piece::Image(_), Piece::Image(_)]);
         let wrong = match (self.images().len(), self.pieces.windows(2).any(two_pictures)) {
-            (0, _) => "--ask asks about a picture, and none is given",
-            (_, true) => "--ask: a picture without its text stands before another",
+            (0, _) => "--few-shot asks about a picture, and none is given",
+            (_, true) => "--few-shot: a picture without its text stands before another",
             (_, false) => return Ok(()),
         };
         Err(Error::input(wrong).hint(
             "an example is a picture and its text, and the question a picture: \
-             --image a.png \"two cats\" --image b.png \"three dogs\" --image c.png --ask",
+             --image a.png \"two cats\" --image b.png \"three dogs\" --image c.png --few-shot",
         ))
     }
 
@@ -140,7 +140,7 @@ mod tests {
         #[command(flatten)]
         given: Given,
         #[arg(long)]
-        ask: bool,
+        few_shot: bool,
     }
 
     fn given(line: &str) -> Given {
@@ -157,14 +157,14 @@ mod tests {
 
     #[test]
     fn words_and_pictures_keep_their_order() {
-        let line = "--image a.png two --image b.png three --image c.png --ask";
+        let line = "--image a.png two --image b.png three --image c.png --few-shot";
         assert_eq!(order(&given(line)), ["a.png", "two", "b.png", "three", "c.png"]);
         assert_eq!(
             order(&given("first --image=a.png --image b.png last")),
             ["first", "a.png", "b.png", "last"]
         );
-        let line = Line::try_parse_from(["run", "model", "--ask"]).unwrap();
-        assert!(line.ask && line.source == "model" && line.given == Given::default());
+        let line = Line::try_parse_from(["run", "model", "--few-shot"]).unwrap();
+        assert!(line.few_shot && line.source == "model" && line.given == Given::default());
     }
 
     #[test]
@@ -173,6 +173,6 @@ mod tests {
         let none = given("two").check_question().unwrap_err().to_string();
         assert!(none.contains("none is given"), "{none}");
         let bare = given("--image a.png --image b.png").check_question().unwrap_err().to_string();
-        assert!(bare.contains("without its text") && bare.contains("--ask"), "{bare}");
+        assert!(bare.contains("without its text") && bare.contains("--few-shot"), "{bare}");
     }
 }

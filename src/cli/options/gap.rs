@@ -8,23 +8,42 @@ use fauna::{Error, Prompt, Result};
 
 /// What stands before and after what the model is to write.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "A gap to fill (models of code that know fill-in-the-middle)")]
 pub struct Gap {
     /// What stands before the gap.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompts", "chat", "image", "labels", "ask", "audio", "melody", "codes", "context"])]
+    #[arg(
+        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        long,
+        value_name = "TEXT",
+        conflicts_with = "prompts"
+    )]
     prefix: Option<String>,
     /// What stands after the gap.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompts", "chat", "image", "labels", "ask", "audio", "melody", "codes", "context"])]
+    #[arg(
+        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        long,
+        value_name = "TEXT",
+        conflicts_with = "prompts"
+    )]
     suffix: Option<String>,
     /// A source file with the gap at --at.
-    #[arg(long, value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix", "prompts", "chat", "image", "labels", "ask", "audio", "melody", "codes", "context"])]
+    #[arg(help_heading = "A gap to fill (models of code that know fill-in-the-middle)", long, value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix", "prompts"])]
     file: Option<PathBuf>,
     /// Where the gap is: a line and a column of --file, both from 1, as editors count them. Without a column the end of
     /// the line.
-    #[arg(long, value_name = "LINE:COL", requires = "file")]
+    #[arg(
+        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        long,
+        value_name = "LINE:COL",
+        requires = "file"
+    )]
     at: Option<Cursor>,
     /// Read so many lines of --file before the gap and as many after it, and not all.
-    #[arg(long, value_name = "N", requires = "file")]
+    #[arg(
+        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        long,
+        value_name = "N",
+        requires = "file"
+    )]
     lines: Option<NonZeroUsize>,
 }
 

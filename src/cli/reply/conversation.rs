@@ -4,12 +4,13 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use fauna::{Error, Pipeline, Prompt, Result, Role, Turn};
 
+use super::Show;
 use super::prompts::turn;
-use super::{Place, Show};
+use crate::cli::options::Place;
 
 impl Show<'_> {
     /// Turn by turn until the input ends. Ctrl-C ends an answer; at the prompt it ends the program.
-    pub(super) fn conversation(&self, model: &dyn Pipeline, system: Option<String>) -> Result<()> {
+    pub fn conversation(&self, model: &dyn Pipeline, system: Option<String>) -> Result<()> {
         let person = std::io::stdin().is_terminal();
         if person {
             self.context.say("/clear starts again, /quit or Ctrl-D ends, Ctrl-C stops an answer");

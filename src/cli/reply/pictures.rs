@@ -8,7 +8,7 @@ use fauna::picture;
 use fauna::{Error, Image, Item, Pipeline, Result};
 use serde_json::{Value, json};
 
-use super::Place;
+use crate::cli::options::Place;
 use crate::cli::output::Output;
 use crate::cli::verbs::compare::cosine;
 
@@ -16,17 +16,13 @@ use crate::cli::verbs::compare::cosine;
 const MOST: usize = 100;
 
 /// How pictures are made and shown.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Pictures")]
+#[derive(Debug, Clone, Default)]
 pub struct Drawing {
-    /// So many pictures of each prompt, in rows and columns of one file: 3x3.
-    #[arg(long, value_name = "RxC")]
+    /// So many pictures of each prompt in one file; one if not said.
     pub grid: Option<Grid>,
-    /// Put the pictures first that this model (CLIP, SigLIP) finds nearest to the prompt.
-    #[arg(long, value_name = "MODEL")]
+    /// The model that ranks the pictures of a prompt.
     pub rank: Option<String>,
-    /// Write a picture when it is whole, not while it is made.
-    #[arg(long)]
+    /// Whether a picture is shown when it is whole only.
     pub no_previews: bool,
 }
 
