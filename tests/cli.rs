@@ -274,6 +274,13 @@ fn a_classifiers_scores_are_what_its_config_says_they_are() {
     let sigmoid = of(serde_json::json!({"problem_type": "multi_label_classification"}));
     assert!(near(sigmoid, raw.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()));
 
+    let pair = |more: &[&str]| {
+        let folder = classifier(serde_json::json!({}));
+        scores(&run(&[&["classify", text(folder.path()), "the"], more].concat()))
+    };
+    assert_eq!(pair(&[]), of(serde_json::json!({})));
+    assert_ne!(pair(&["--pair", "a"]), pair(&[]));
+
     let folder = classifier(serde_json::json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 5}));
     let named = run(&["classify", text(folder.path()), "the"]);
     assert_eq!(named.status, 0);
@@ -536,7 +543,12 @@ fn a_question_is_answered_from_its_context() {
     let answer = json_lines(&done.out)[0]["labels"][0].clone();
     let span = |end: &str| answer["span"][end].as_u64().unwrap() as usize;
     assert_eq!(answer["label"].as_str().unwrap(), &"ada did it"[span("start")..span("end")]);
-    refused(&run(&["answer", source, "who wrote it"]), 2, &["context"]);
+    refused(&run(&["answer", source, "who wrote it"]), 2, &["--context"]);
+    refused(&run(&["answer", source, "who", "--image", "assets/tour.png"]), 2, &["--context TEXT"]);
+    let two = run(&["answer", source, "who wrote it", "who did", "--context", "ada did it", "--json"]);
+    served(&two);
+    assert_eq!(json_lines(&two.out)[0]["labels"][0], answer);
+    assert_eq!(json_lines(&two.out).len(), 2);
 }
 
 // compare
@@ -615,6 +627,19 @@ fn completions_and_the_manual_come_from_the_definition() {
     let page = run(&["man"]);
     served(&page);
     assert!(page.out.contains(".TH") && page.out.contains("embed"));
+    let help = run(&["--help"]).out;
+    let verbs =
+        help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with([' ', '-']));
+    let verbs: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.len() > 15 && verbs.contains(&"generate"), "{help}");
+    let bash = run(&["completions", "bash"]).out;
+    for verb in verbs {
+        assert!(
+            bash.contains(&format!("fauna__subcmd__{verb}")) || bash.contains(&format!("fauna__{verb}")),
+            "{verb}"
+        );
+        assert!(page.out.contains(&format!("fauna\\-{verb}")), "{verb}");
+    }
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn a_folder_without_pictures_and_a_sentence_without_words_are_refused() {
     refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["picture"]);
     refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["sentence"]);
     refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["picture"]);
-    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["text"]);
+    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["search", "try: generate"]);
 }
 
 #[test]
@@ -363,6 +363,26 @@ fn examples_come_before_the_picture_that_is_asked_about() {
         2,
         &["text"],
     );
+}
+
+#[test]
+fn a_question_about_a_picture_is_answered() {
+    let album = album();
+    let (a, b) = (file(&album, "a.png"), file(&album, "b.png"));
+    let ask = |more: &[&str]| {
+        run(&[&["answer", IDEFICS, "the two cats", "--max-tokens", "8", "--json"], more].concat())
+    };
+    let answered = ask(&["--image", text(&a)]);
+    done(&answered);
+    let described =
+        run(&["describe", IDEFICS, "--image", text(&a), "the two cats", "--max-tokens", "8", "--json"]);
+    assert_eq!(json_lines(&answered.out)[0]["text"], json_lines(&described.out)[0]["text"]);
+    let two = ask(&["the large house", "--image", text(&a), "--image", text(&b)]);
+    done(&two);
+    assert_eq!(json_lines(&two.out).len(), 2);
+    refused(&ask(&["--context", "a text"]), 2, &["cannot be used with"]);
+    refused(&run(&["answer", IDEFICS, "why", "--context", "a text"]), 2, &["--image FILE"]);
+    refused(&run(&["answer", LLAMA, "why", "--image", text(&a)]), 2, &["answer", "try: generate"]);
 }
 
 #[test]

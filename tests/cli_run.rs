@@ -18,8 +18,8 @@ fn picked(line: &[&str]) -> String {
         .map(|before| {
             let done = run(&[before, line, &["--no-such-option"]].concat());
             refused(&done, 2, &["--no-such-option", "fauna "]);
-            let said = done.err.rsplit_once("opened for `fauna ").expect(&done.err).1;
-            said.split_once('`').unwrap().0.to_string()
+            let said = done.err.rsplit_once("The verb that fits the model is ").expect(&done.err).1;
+            said.split_once(':').unwrap().0.to_string()
         })
         .collect();
     assert_eq!(verbs[0], verbs[1]);
@@ -92,7 +92,9 @@ fn the_line_is_done_as_by_its_verb() {
 
 #[test]
 fn an_option_of_another_verb_is_refused_with_the_verb() {
-    refused(&run(&[LLAMA, "the", "--loudness", "keep"]), 2, &["--loudness", "fauna generate"]);
+    let said = ["--loudness", "fauna generate", "an option of: compose, codec decode"];
+    refused(&run(&["generate", LLAMA, "the", "--loudness", "keep"]), 2, &said);
+    refused(&run(&[LLAMA, "the", "--loudness", "keep"]), 2, &said);
     refused(&run(&["run", MASKED, "a [MASK]", "--temperature", "1"]), 2, &["--temperature", "fauna fill"]);
     refused(&run(&["run", MASKED, "a [MASK]", "--horizon", "1"]), 2, &["--horizon", "fauna fill --help"]);
 }

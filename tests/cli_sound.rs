@@ -170,7 +170,7 @@ fn lengths_and_sounds_that_are_none_are_refused() {
     let mixed = music(&["--audio", text(&file("many.wav")), "--seconds", "1"]);
     assert_eq!(mixed.status, 0, "{}", mixed.err);
     assert!(
-        mixed.err.contains("many.wav: 11 channels: a model of one channel hears their mean"),
+        mixed.err.contains("many.wav: 11 channels: a model of one channel reads their mean"),
         "{}",
         mixed.err
     );

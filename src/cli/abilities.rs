@@ -42,12 +42,12 @@ pub fn of(card: &Card) -> Vec<&'static str> {
         verbs.push("codec decode");
     }
     if writes(Modality::Text) {
-        let seen = reads(Modality::Image);
-        let heard = reads(Modality::Sound);
-        verbs.extend(heard.then_some("listen"));
-        verbs.extend(seen.then_some("describe"));
-        verbs.extend((seen || heard).then_some("answer"));
-        verbs.extend((seen || heard || card.task == Some(CONVERSATIONAL)).then_some("chat"));
+        let images = reads(Modality::Image);
+        let sounds = reads(Modality::Sound);
+        verbs.extend(sounds.then_some("listen"));
+        verbs.extend(images.then_some("describe"));
+        verbs.extend((images || sounds).then_some("answer"));
+        verbs.extend((images || sounds || card.task == Some(CONVERSATIONAL)).then_some("chat"));
         verbs.push("generate");
     }
     if writes(Modality::Vector) {

@@ -37,6 +37,19 @@ fn abouts() -> Vec<(String, String)> {
     command.get_subcommands().map(|verb| (verb.get_name().to_string(), about(verb))).collect()
 }
 
+/// The verbs that have an option of this long name, `codec` and `genes` by their parts.
+pub fn verbs_with(option: &str) -> Vec<String> {
+    let has = |verb: &clap::Command| verb.get_arguments().any(|arg| arg.get_long() == Some(option));
+    let program = Verb::augment_subcommands(clap::Command::new("fauna"));
+    let mut verbs = Vec::new();
+    for verb in program.get_subcommands() {
+        verbs.extend(has(verb).then(|| verb.get_name().to_string()));
+        let parts = verb.get_subcommands().filter(|part| has(part));
+        verbs.extend(parts.map(|part| format!("{} {}", verb.get_name(), part.get_name())));
+    }
+    verbs
+}
+
 /// The template of `fauna --help`.
 pub fn template() -> String {
     let known = abouts();

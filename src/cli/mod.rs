@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
 
 /// The verb that was asked for, or that fits the model that was named, and what it needs.
 fn parse() -> Result<(Option<Verb>, Context)> {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| run::refuse(error, None));
     let line = match &cli.verb {
         Some(Verb::Run { line }) => line,
         Some(Verb::Model(line)) => match line.first() {

@@ -1,9 +1,10 @@
 //! `fauna run MODEL …` and `fauna MODEL …`: the natural verb for a model and what is given with it.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::Path;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use fauna::error::nearest;
 use fauna::{Error, Result};
@@ -97,17 +98,30 @@ pub fn parse(rewritten: &Rewritten) -> Cli {
     let parsed = command
         .try_get_matches_from_mut(&rewritten.line)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    parsed.unwrap_or_else(|error| {
-        if error.use_stderr() {
-            let _ = error.print();
-            eprintln!(
-                "\nThe model was opened for `fauna {}`: see `fauna {} --help`.",
-                rewritten.verb, rewritten.verb
-            );
-            std::process::exit(2);
-        }
-        error.exit()
-    })
+    parsed.unwrap_or_else(|error| refuse(error, Some(rewritten.verb)))
+}
+
+/// Ends the program with what clap says of its arguments, and more where more is known: the verb that was picked, the
+/// verbs that have an option that this one lacks.
+pub fn refuse(error: clap::Error, picked: Option<&str>) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let option = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) => Some(option.clone()),
+        _ => None,
+    };
+    let owners = option.as_deref().map(|option| headings::verbs_with(option.trim_start_matches('-')));
+    // Where standard error is closed there is no reader.
+    let _ = error.print();
+    let mut terminal = std::io::stderr();
+    if let (Some(option), Some(owners)) = (option, owners.filter(|owners| !owners.is_empty())) {
+        let _ = writeln!(terminal, "\n{option} is an option of: {}", owners.join(", "));
+    }
+    if let Some(verb) = picked {
+        let _ = writeln!(terminal, "\nThe verb that fits the model is {verb}: fauna {verb} --help");
+    }
+    std::process::exit(2)
 }
 
 /// Whether `word` names a model rather than a verb that is misspelt.

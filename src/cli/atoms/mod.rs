@@ -49,7 +49,7 @@ pub struct Course {
     /// Plot the energy over steps into this file.
     #[arg(help_heading = "Output", long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
-    /// Write every so many steps.
+    /// Print and write every so many steps: of molecular dynamics 10 if not said, of a relaxation only its end.
     #[arg(help_heading = "Output", long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub every: Option<u64>,
 }

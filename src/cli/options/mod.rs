@@ -62,7 +62,7 @@ impl SoundInput {
         }
         if let channels @ 3.. = reading.sound.channels.len() {
             context.say(&format!(
-                "{place}: {channels} channels: a model of one channel hears their mean, a model of two the first two"
+                "{place}: {channels} channels: a model of one channel reads their mean, a model of two the first two"
             ));
         }
         if let Some(loss) = reading.loss {

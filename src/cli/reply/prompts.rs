@@ -44,14 +44,18 @@ impl Drafts {
         Ok(Self { prompts, pictures })
     }
 
-    /// One prompt of all pictures, then a question about them.
+    /// One prompt a question: all pictures, then the question about them.
     ///
     /// # Errors
     /// A file that cannot be opened.
-    pub fn about(pictures: Vec<PathBuf>, question: &str) -> Result<Self> {
-        let mut items = pictures.iter().map(|path| place(path)).collect::<Result<Vec<_>>>()?;
-        items.push(Item::from(question));
-        Ok(Self { prompts: vec![Prompt::Items(items)], pictures })
+    pub fn about(pictures: &[PathBuf], questions: &[String]) -> Result<Self> {
+        let prompt = |question: &String| {
+            let items = pictures.iter().map(|path| place(path)).chain([Ok(Item::from(question.as_str()))]);
+            Ok(Prompt::Items(items.collect::<Result<_>>()?))
+        };
+        let prompts = questions.iter().map(prompt).collect::<Result<_>>()?;
+        let repeated = questions.iter().flat_map(|_| pictures).cloned().collect();
+        Ok(Self { prompts, pictures: repeated })
     }
 
     /// The prompts as a person's turns of conversations that begin with `system`.

@@ -13,7 +13,7 @@ use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, abilities, input};
 
-/// What a robot is to do, and what its camera sees.
+/// What a robot is to do, and the frames of its camera.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna act openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \

@@ -25,8 +25,9 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The question; `-` or none reads standard input.
-    question: Option<String>,
+    /// The questions, each answered by itself; `-` or none reads standard input.
+    #[arg(value_name = "QUESTION")]
+    questions: Vec<String>,
     /// The text in which the answer is found, for models of extractive question answering.
     #[arg(long, value_name = "TEXT")]
     context: Option<String>,
@@ -44,18 +45,18 @@ pub struct Args {
     sampling: TextSampling,
 }
 
-/// Answers the question.
+/// Answers each question.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;
-    let question = prompts::texts(args.question.as_slice(), context)?.concat();
-    if question.trim().is_empty() {
+    let questions = prompts::texts(&args.questions, context)?;
+    if questions.iter().any(|question| question.trim().is_empty()) {
         return Err(
             Error::input("the question is empty").hint("give it as an argument, or on standard input")
         );
     }
     let sound = args.sounds.read_any(args.audio.as_ref(), context)?;
-    let drafts = Drafts::about(args.image, &question)?;
+    let drafts = Drafts::about(&args.image, &questions)?;
     let model = context.open_for("answer", &args.model.source)?;
     let model = model.as_ref();
     let (inputs, about) = (
@@ -76,10 +77,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         };
         return Err(Error::input(format!("{} answers questions about {wanted}", model.card().source)));
     }
-    let prompts = match (args.context, sound) {
-        (Some(text), _) => vec![Prompt::Items(vec![Item::Text(question), Item::Text(text)])],
-        (_, Some(sound)) => vec![Prompt::Items(vec![Item::Text(question), sound])],
-        _ => drafts.seen_by(model, args.pictures, context)?,
+    let beside = args.context.map(Item::Text).or(sound);
+    let prompts = match beside {
+        Some(beside) => {
+            let prompt = |question| Prompt::Items(vec![Item::Text(question), beside.clone()]);
+            questions.into_iter().map(prompt).collect()
+        }
+        None => drafts.seen_by(model, args.pictures, context)?,
     };
     Show::new(context, choices.of(model)?).each(model, &prompts)
 }

@@ -55,7 +55,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let sources: Vec<&String> = std::iter::once(&args.model.source).chain(&args.with).collect();
     let mut matrices = Vec::new();
     for source in &sources {
-        matrices.push(similarities(context.open(source)?.as_ref(), &texts, context)?);
+        matrices.push(similarities(context.open_for("compare", source)?.as_ref(), &texts, context)?);
     }
     let agreement: Vec<f32> = matrices.iter().map(|matrix| correlation(&matrices[0], matrix)).collect();
 
@@ -79,7 +79,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if let Some(path) = &args.png {
-        let title = format!("{} texts as {} sees them", texts.len(), args.model.source);
+        let title = format!("Similarity of {} texts by {}", texts.len(), args.model.source);
         heatmap::write(path, args.force, &title, &texts, &matrices[0])?;
         context.say(&format!("picture: {}", path.display()));
     }

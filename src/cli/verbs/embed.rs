@@ -150,7 +150,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         true => usize::from(args.batch),
         false => usize::from(args.batch).div_ceil(4),
     };
-    let model = context.open(&args.model.source)?;
+    let model = context.open_for("embed", &args.model.source)?;
     let reading = context.reading(model.as_ref(), args.pictures);
     let mut writer = Writer::new(output, format);
 

@@ -54,7 +54,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         check_free(path, args.force)?;
     }
     let paths = input::pictures_in(&args.folder)?;
-    let model = context.open(&args.model.source)?;
+    let model = context.open_for("search", &args.model.source)?;
     let _stoppable = context.interrupt.hold();
     let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
     if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {

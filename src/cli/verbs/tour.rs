@@ -123,7 +123,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let labels: Vec<String> = DRAWN.iter().map(|i| sentences[*i].to_string()).collect();
     let matrix: Vec<Vec<f32>> =
         DRAWN.iter().map(|a| DRAWN.iter().map(|b| cosine(&known[*a], &known[*b])).collect()).collect();
-    let title = format!("How near {} sentences are in meaning, as MiniLM sees them", DRAWN.len());
+    let title = format!("Similarity in meaning of {} sentences by MiniLM", DRAWN.len());
     let drawn = heatmap::write(&args.out, args.force, &title, &labels, &matrix);
 
     let mut output = Output::stdout();
