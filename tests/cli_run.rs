@@ -92,7 +92,8 @@ fn the_line_is_done_as_by_its_verb() {
 
 #[test]
 fn an_option_of_another_verb_is_refused_with_the_verb() {
-    let said = ["--loudness", "fauna generate", "an option of: compose, codec decode"];
+    let owners = if cfg!(feature = "audio") { "an option of: compose, codec decode" } else { "" };
+    let said = ["--loudness", "fauna generate", owners];
     refused(&run(&["generate", LLAMA, "the", "--loudness", "keep"]), 2, &said);
     refused(&run(&[LLAMA, "the", "--loudness", "keep"]), 2, &said);
     refused(&run(&["run", MASKED, "a [MASK]", "--temperature", "1"]), 2, &["--temperature", "fauna fill"]);
@@ -114,6 +115,9 @@ fn what_is_neither_a_verb_nor_a_model_gets_the_nearest_verbs() {
     let nothing = run(&["xyzzyxyzzy"]);
     refused(&nothing, 2, &["neither a verb nor a model", "fauna --help"]);
     assert!(!nothing.err.contains("nearest"), "{}", nothing.err);
+    if cfg!(not(feature = "vision")) {
+        refused(&run(&["draw", "m", "a cat"]), 2, &["without 'draw'", "--features vision"]);
+    }
     refused(&run(&["run"]), 2, &["MODEL"]);
     refused(&run(&["run", "./no/such"]), 2, &["no/such", "no such file or folder"]);
     refused(&run(&["no-such/model", "a"]), 2, &["no-such/model"]);

@@ -14,11 +14,19 @@ mod headings;
 mod heatmap;
 mod input;
 mod interrupt;
+#[cfg_attr(
+    not(all(feature = "vision", feature = "audio")),
+    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+)]
 mod options;
 mod output;
 #[cfg(feature = "science")]
 mod plot;
 mod progress;
+#[cfg_attr(
+    not(all(feature = "vision", feature = "audio")),
+    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+)]
 mod reply;
 mod run;
 #[cfg(feature = "science")]
