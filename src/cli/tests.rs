@@ -145,6 +145,28 @@ fn options_of_sampling_do_not_go_with_a_context() {
 }
 
 #[test]
+fn limits_of_reading_go_with_what_is_read() {
+    let parsed = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+    for (bare, with) in [
+        ("fauna chat m a --max-pixels 9", "--image a.png"),
+        ("fauna answer m a --context b --max-pixels 9", ""),
+        ("fauna answer m a --image a.png --max-seconds 9", ""),
+        ("fauna answer m a --max-pixels 9", "--image a.png"),
+        ("fauna answer m a --max-seconds 9", "--audio a.wav"),
+        ("fauna classify m --labels a --max-pixels 9", "--image a.png"),
+        #[cfg(feature = "audio")]
+        ("fauna compose m a --max-seconds 9", "--melody a.wav"),
+        #[cfg(feature = "audio")]
+        ("fauna codec encode m --max-seconds 9", "--audio a.wav"),
+        #[cfg(feature = "vision")]
+        ("fauna codec encode m --audio a.wav --max-pixels 9", ""),
+    ] {
+        assert!(!parsed(bare), "{bare}");
+        assert!(with.is_empty() || parsed(&format!("{bare} {with}")), "{bare} {with}");
+    }
+}
+
+#[test]
 fn the_help_lists_every_verb() {
     let help = Cli::command().render_help().to_string();
     for name in headings::names() {

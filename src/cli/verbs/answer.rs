@@ -18,6 +18,8 @@ use crate::cli::{Context, Exit};
         true => arg.conflicts_with("context"),
         false => arg,
     }),
+    mut_arg("max_pixels", |arg| arg.conflicts_with_all(["context", "audio"])),
+    mut_arg("max_seconds", |arg| arg.conflicts_with_all(["context", "image"])),
     after_help = "Examples:\n  fauna answer QA_MODEL \"Who wrote it?\" --context \"It was written by Ada.\"\n  \
                   fauna answer google/medgemma-4b-it \"Is the heart enlarged?\" --image chest.png\n  \
                   fauna answer llark \"What is the tempo?\" --audio song.mp3"

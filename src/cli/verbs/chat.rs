@@ -9,7 +9,7 @@ use crate::cli::{Context, Exit};
 
 /// Who talks, and how.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct\n  \
+#[command(mut_arg("max_pixels", |arg| arg.requires("image")), after_help = "Examples:\n  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct\n  \
                         fauna chat openai/gpt-oss-20b \"Why is the sky blue?\" --reasoning low\n  \
                         fauna chat google/medgemma-4b-it --image chest.png \"Describe the findings.\"")]
 pub struct Args {

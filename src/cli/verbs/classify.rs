@@ -11,7 +11,7 @@ use crate::cli::{Context, Exit};
 
 /// What is classified.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  fauna classify rxnfp-bert-ft-10k-25s \"CCO.CC(=O)O>>CC(=O)OCC\"\n  \
+#[command(mut_arg("max_pixels", |arg| arg.requires("image")), after_help = "Examples:\n  fauna classify rxnfp-bert-ft-10k-25s \"CCO.CC(=O)O>>CC(=O)OCC\"\n  \
                         fauna classify cross-encoder \"a cat sleeps\" --pair \"the kitten naps\"\n  \
                         fauna classify openai/clip-vit-base-patch32 --image cat.jpg --labels \"a cat,a dog\"")]
 pub struct Args {

@@ -33,6 +33,8 @@ enum Way {
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("input").required(true).args(["audio", "image"])),
+    mut_arg("max_pixels", |arg| arg.conflicts_with("audio")),
+    mut_arg("max_seconds", |arg| arg.conflicts_with("image")),
     after_help = "Examples:\n  \
                   fauna codec encode facebook/encodec_24khz --audio song.mp3 --set bandwidth=6 --out codes.safetensors\n  \
                   fauna codec encode dall-e-vae --image photo.png --out codes.safetensors"

@@ -10,7 +10,7 @@ use crate::cli::{Context, Exit};
 
 /// What is composed, and where it goes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(group(clap::ArgGroup::new("sound").args(["melody", "audio"]).multiple(true)), mut_arg("max_seconds", |arg| arg.requires("sound")), after_help = "Examples:\n  \
                         fauna compose facebook/musicgen-small \"a slow waltz\" --seconds 8 --out waltz.wav\n  \
                         fauna compose facebook/musicgen-melody \"as a march\" --melody waltz.wav --out march.wav\n  \
                         fauna compose facebook/musicgen-small \"\" --seconds 60 --out - | aplay -f S16_LE -r 32000")]
