@@ -227,11 +227,11 @@ fn a_text_longer_than_the_model_is_cut_and_said_or_refused() {
 #[test]
 fn every_verb_says_what_it_did_not_read() {
     let long = "cat ".repeat(400);
-    let masked = run(&["run", MASKED, &format!("the [MASK] {long}")]);
+    let masked = run(&["fill", MASKED, &format!("the [MASK] {long}")]);
     assert_eq!(masked.status, 0);
     let said = "tokens beyond the longest text this model reads were left out";
     assert!(masked.err.contains(said) && masked.out.lines().count() == 5, "{}", masked.err);
-    let lost = run(&["run", MASKED, &format!("{long} the [MASK]")]);
+    let lost = run(&["fill", MASKED, &format!("{long} the [MASK]")]);
     refused(&lost, 2, &["the part of the text that is read has no [MASK]", "were left out"]);
     assert!(run(&["compare", SENTENCES, &long, "a cat"]).err.contains(said));
     assert_eq!(run(&["compare", SENTENCES, "a dog", "a cat"]).err, "");
@@ -260,7 +260,7 @@ fn scores(done: &Done) -> Vec<f64> {
 fn a_classifiers_scores_are_what_its_config_says_they_are() {
     let of = |keys: Value| {
         let folder = classifier(keys);
-        scores(&run(&["run", text(folder.path()), "the"]))
+        scores(&run(&["classify", text(folder.path()), "the"]))
     };
     let identity = serde_json::json!({"sentence_transformers":
         {"activation_fn": "torch.nn.modules.linear.Identity"}});
@@ -274,12 +274,23 @@ fn a_classifiers_scores_are_what_its_config_says_they_are() {
     let sigmoid = of(serde_json::json!({"problem_type": "multi_label_classification"}));
     assert!(near(sigmoid, raw.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()));
 
+    let pair = |more: &[&str]| {
+        let folder = classifier(serde_json::json!({}));
+        scores(&run(&[&["classify", text(folder.path()), "the"], more].concat()))
+    };
+    assert_eq!(pair(&[]), of(serde_json::json!({})));
+    assert_ne!(pair(&["--pair", "a"]), pair(&[]));
+
     let folder = classifier(serde_json::json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 5}));
-    let named = run(&["run", text(folder.path()), "the"]);
+    let named = run(&["classify", text(folder.path()), "the"]);
     assert_eq!(named.status, 0);
     assert!(named.out.contains("LABEL_4") && named.err.contains("num_labels is 5"), "{}", named.err);
     let folder = classifier(serde_json::json!({"sbert_ce_default_activation_function": "mine.Swish"}));
-    refused(&run(&["run", text(folder.path()), "the"]), 2, &["config.json", "\"mine.Swish\"", "Identity"]);
+    refused(
+        &run(&["classify", text(folder.path()), "the"]),
+        2,
+        &["config.json", "\"mine.Swish\"", "Identity"],
+    );
 }
 
 #[test]
@@ -361,7 +372,7 @@ fn a_full_disk_is_an_error() {
         let done = run(&["embed", SENTENCES, "a cat", "--format", format, "--out", "/dev/full"]);
         refused(&done, 2, &["/dev/full: cannot write", "No space left"]);
     }
-    for arguments in [&["list"][..], &["man"], &["run", LLAMA, "the", "--max-tokens", "2"]] {
+    for arguments in [&["list"][..], &["man"], &["generate", LLAMA, "the", "--max-tokens", "2"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let done: Done = fauna().args(arguments).stdout(full).output().unwrap().into();
         refused(&done, 2, &["standard output: cannot write", "No space left"]);
@@ -388,16 +399,16 @@ fn a_reader_that_has_enough_is_no_failure() {
     assert_eq!((done.status, done.err.as_str()), (0, ""));
 }
 
-// run
+// generate, fill, classify, chat, answer
 
 #[test]
-fn run_continues_a_text_and_repeats_itself() {
-    let arguments = ["run", LLAMA, "the", "--max-tokens", "6"];
+fn generate_continues_a_text_and_repeats_itself() {
+    let arguments = ["generate", LLAMA, "the", "--max-tokens", "6"];
     let done = run(&arguments);
     served(&done);
     assert!(done.out.ends_with('\n'));
     assert_eq!(run(&arguments).out, done.out);
-    assert_eq!(run_with(&["run", LLAMA, "--max-tokens", "6"], b"the\n").out, done.out);
+    assert_eq!(run_with(&["generate", LLAMA, "--max-tokens", "6"], b"the\n").out, done.out);
     let json = &json_lines(&run(&[&arguments[..], &["--json"]].concat()).out)[0];
     assert_eq!(json["text"].as_str().unwrap().trim_end(), done.out.trim_end());
     let sampled = ["--temperature", "1.5", "--seed", "3"];
@@ -406,25 +417,27 @@ fn run_continues_a_text_and_repeats_itself() {
 }
 
 #[test]
-fn run_fills_masks_with_scores() {
-    let done = run(&["run", MASKED, "a [MASK] b", "--json"]);
+fn fill_fills_masks_with_scores() {
+    let done = run(&["fill", MASKED, "a [MASK] b", "--json"]);
     served(&done);
     let labels = json_lines(&done.out)[0]["labels"].as_array().unwrap().clone();
     assert_eq!(labels.len(), 5);
     assert!(labels[0]["score"].as_f64() >= labels[1]["score"].as_f64());
-    assert_eq!(run(&["run", MASKED, "a [MASK] b"]).out.lines().count(), 5);
-    refused(&run(&["run", MASKED, "no gap here"]), 2, &["[MASK]"]);
+    assert_eq!(run(&["fill", MASKED, "a [MASK] b"]).out.lines().count(), 5);
+    refused(&run(&["fill", MASKED, "no gap here"]), 2, &["[MASK]"]);
 }
 
 #[test]
-fn run_refuses_what_the_model_or_the_options_cannot_do() {
-    refused(&run(&["run", SENTENCES, "a"]), 2, &["cannot generate", "text in"]);
-    refused(&run(&["run", LLAMA, "  "]), 2, &["the prompt is empty"]);
-    refused(&run(&["run", LLAMA, "a", "--top-p", "2"]), 2, &["top_p"]);
-    refused(&run_with(&["run", LLAMA], b"\xff"), 2, &["not UTF-8"]);
-    refused(&run(&["run", LLAMA, "a", "--device", "tpu"]), 2, &["\"tpu\"", "cuda"]);
-    refused(&run(&["run", LLAMA, "a", "--quantize", "q9"]), 2, &["\"q9\"", "q8_0"]);
-    refused(&run(&["run", MASKED, "hello", "--chat"]), 2, &["conversation"]);
+fn a_verb_refuses_what_the_model_or_the_options_cannot_do() {
+    refused(&run(&["generate", SENTENCES, "a"]), 2, &["is a bert", "generate", "try: embed, compare"]);
+    refused(&run(&["generate", LLAMA, "  "]), 2, &["the prompt is empty"]);
+    refused(&run(&["generate", LLAMA, "a", "--top-p", "2"]), 2, &["top_p"]);
+    refused(&run_with(&["generate", LLAMA], b"\xff"), 2, &["not UTF-8"]);
+    refused(&run(&["generate", LLAMA, "a", "--device", "tpu"]), 2, &["\"tpu\"", "cuda"]);
+    refused(&run(&["generate", LLAMA, "a", "--quantize", "q9"]), 2, &["\"q9\"", "q8_0"]);
+    refused(&run(&["chat", MASKED, "hello"]), 2, &["is a bert", "chat", "try: fill, embed"]);
+    refused(&run(&["chat", LLAMA, "hello"]), 2, &["is a llama", "chat", "try: generate"]);
+    refused(&run(&["classify", MASKED, "a [MASK]"]), 2, &["classify", "try: fill"]);
 }
 
 /// A copy of the small Llama with a template for conversations.
@@ -438,8 +451,7 @@ fn chat_model() -> tempfile::TempDir {
 #[test]
 fn a_conversation_answers_line_by_line_until_it_is_quit() {
     let folder = chat_model();
-    let arguments =
-        ["run", text(folder.path()), "--chat", "--max-tokens", "3", "--temperature", "0", "--json"];
+    let arguments = ["chat", text(folder.path()), "--max-tokens", "3", "--temperature", "0", "--json"];
     let said = b"hello\n\n\xff\xff\nmore\n/clear\nhello\n/quit\nnever\n";
     let done = run_with(&arguments, said);
     assert_eq!(done.status, 0, "{}", done.err);
@@ -448,15 +460,14 @@ fn a_conversation_answers_line_by_line_until_it_is_quit() {
     let questions: Vec<_> = turns.iter().map(|turn| turn["prompt"][0]["content"].as_str().unwrap()).collect();
     assert_eq!(questions, ["hello", "more", "hello"]);
     assert_eq!(turns[0]["text"], turns[2]["text"], "a cleared conversation starts again");
-    assert_eq!(run_with(&arguments[..7], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
+    assert_eq!(run_with(&arguments[..6], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
 }
 
 #[test]
 fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
     let folder = chat_model();
-    let ask = |how: &[&str]| {
-        run(&[&["run", text(folder.path()), "hello", "--chat", "--max-tokens", "24"], how].concat())
-    };
+    let ask =
+        |how: &[&str]| run(&[&["chat", text(folder.path()), "hello", "--max-tokens", "24"], how].concat());
     let usual = ask(&[]);
     assert_eq!(usual.status, 0, "{}", usual.err);
     let said = "temperature 0.8, top-p 0.95, top-k 40, min-p 0.05, seed 0";
@@ -470,7 +481,7 @@ fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
     served(&greedy);
     assert_ne!(greedy.out, usual.out);
     // A continuation follows the release.
-    served(&run(&["run", text(folder.path()), "hello", "--max-tokens", "4"]));
+    served(&run(&["generate", text(folder.path()), "hello", "--max-tokens", "4"]));
 }
 
 /// A later turn reads what is new alone; the answers are those of a model that was just opened and reads the whole.
@@ -478,8 +489,7 @@ fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
 fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
     let folder = chat_model();
     let how = ["--max-tokens", "6", "--temperature", "0", "--json"];
-    let talk =
-        run_with(&[&["run", text(folder.path()), "--chat"][..], &how].concat(), b"hello\nmore\nand more\n");
+    let talk = run_with(&[&["chat", text(folder.path())][..], &how].concat(), b"hello\nmore\nand more\n");
     let turns = json_lines(&talk.out);
     assert_eq!(turns.len(), 3);
     let greedy = fauna::GenerationConfig::greedy(6);
@@ -506,7 +516,7 @@ fn a_scene_changes_the_answer_and_a_prompt_is_answered_once() {
     let folder = chat_model();
     let ask = |more: &[&str]| {
         let done = run(&[
-            &["run", text(folder.path()), "hello", "--chat", "--max-tokens", "8"],
+            &["chat", text(folder.path()), "hello", "--max-tokens", "8"],
             &["--temperature", "0", "--json"][..],
             more,
         ]
@@ -528,12 +538,17 @@ fn a_question_is_answered_from_its_context() {
     let vocabulary: Vec<String> = words.into_iter().map(String::from).chain(rest).collect();
     std::fs::write(folder.path().join("vocab.txt"), vocabulary.join("\n")).unwrap();
     let source = text(folder.path());
-    let done = run(&["run", source, "who wrote it", "--context", "ada did it", "--json"]);
+    let done = run(&["answer", source, "who wrote it", "--context", "ada did it", "--json"]);
     served(&done);
     let answer = json_lines(&done.out)[0]["labels"][0].clone();
     let span = |end: &str| answer["span"][end].as_u64().unwrap() as usize;
     assert_eq!(answer["label"].as_str().unwrap(), &"ada did it"[span("start")..span("end")]);
-    refused(&run(&["run", source, "who wrote it"]), 2, &["context"]);
+    refused(&run(&["answer", source, "who wrote it"]), 2, &["--context"]);
+    refused(&run(&["answer", source, "who", "--image", "assets/tour.png"]), 2, &["--context TEXT"]);
+    let two = run(&["answer", source, "who wrote it", "who did", "--context", "ada did it", "--json"]);
+    served(&two);
+    assert_eq!(json_lines(&two.out)[0]["labels"][0], answer);
+    assert_eq!(json_lines(&two.out).len(), 2);
 }
 
 // compare
@@ -612,12 +627,25 @@ fn completions_and_the_manual_come_from_the_definition() {
     let page = run(&["man"]);
     served(&page);
     assert!(page.out.contains(".TH") && page.out.contains("embed"));
+    let help = run(&["--help"]).out;
+    let verbs =
+        help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with([' ', '-']));
+    let verbs: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.len() > 15 && verbs.contains(&"generate"), "{help}");
+    let bash = run(&["completions", "bash"]).out;
+    for verb in verbs {
+        assert!(
+            bash.contains(&format!("fauna__subcmd__{verb}")) || bash.contains(&format!("fauna__{verb}")),
+            "{verb}"
+        );
+        assert!(page.out.contains(&format!("fauna\\-{verb}")), "{verb}");
+    }
 }
 
 #[test]
 fn wrong_arguments_end_with_2_and_help_with_0() {
-    refused(&run(&["embd"]), 2, &["embd", "embed"]);
-    refused(&run(&["run", LLAMA, "a", "--max-tokens", "many"]), 2, &["--max-tokens"]);
+    refused(&run(&["embd"]), 2, &["embd", "nearest: embed", "fauna --help"]);
+    refused(&run(&["generate", LLAMA, "a", "--max-tokens", "many"]), 2, &["--max-tokens"]);
     refused(&run(&["list", "--threads", "0"]), 2, &["--threads"]);
     served(&run(&["--help"]));
     assert!(run(&["--version"]).out.starts_with("fauna "));

@@ -62,7 +62,7 @@ fn frame(folder: &Path, name: &str, shade: u8) -> std::path::PathBuf {
 fn a_picture_and_an_instruction_make_a_movement_in_its_units() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
-    let ask = ["run", text(MODEL.path()), "--image", text(&frame), "--instruction", "shape the red car"];
+    let ask = ["act", text(MODEL.path()), "--image", text(&frame), "--instruction", "shape the red car"];
     let done = run(&[&ask[..], &["--unnorm-key", "small_arm"]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     assert_eq!(done.out.lines().count(), 1, "{}", done.out);
@@ -101,7 +101,7 @@ fn a_policy_sees_the_colours_under_alpha_as_its_reference_does() {
     let plain = frame(folder.path(), "plain.png", 0);
     let action = |path: &Path| {
         let asked = ["--instruction", "shape the red car", "--unnorm-key", "large_arm", "--json"];
-        let done = run(&[&["run", text(MODEL.path()), "--image", text(path)], &asked[..]].concat());
+        let done = run(&[&["act", text(MODEL.path()), "--image", text(path)], &asked[..]].concat());
         assert_eq!(done.status, 0, "{}", done.err);
         json_lines(&done.out).remove(0)["action"].clone()
     };
@@ -120,7 +120,7 @@ fn frames_of_a_folder_come_in_the_order_of_their_numbers() {
         frame(folder.path(), name, i as u8);
     }
     let ask = ["--instruction", "shape the red car", "--unnorm-key", "large_arm", "--json"];
-    let done = run(&[&["run", text(MODEL.path()), "--frames", text(folder.path())], &ask[..]].concat());
+    let done = run(&[&["act", text(MODEL.path()), "--frames", text(folder.path())], &ask[..]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     let lines = json_lines(&done.out);
     let names: Vec<&str> =
@@ -136,7 +136,7 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
     }
     std::fs::write(folder.path().join("4.png"), "no picture").unwrap();
     let ask = [
-        "run",
+        "act",
         text(MODEL.path()),
         "--instruction",
         "shape the red car",
@@ -174,7 +174,7 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
 fn every_number_of_an_action_is_told_whatever_the_robot() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
-    let ask = ["run", text(ROBOTS.path()), "--image", text(&frame), "--instruction", "shape the red car"];
+    let ask = ["act", text(ROBOTS.path()), "--image", text(&frame), "--instruction", "shape the red car"];
     let numbered = |count: usize| (0..count).map(|i| format!("a{i}")).collect::<Vec<_>>();
     let cases = [
         ("arm", DEGREES.map(String::from).to_vec()),
@@ -217,7 +217,7 @@ fn statistics_that_do_not_fit_together_are_refused_with_both_counts() {
     for (action, words) in cases {
         let model = with_statistics(&json!({"odd_arm": {"action": action}}));
         let done =
-            run(&["run", text(model.path()), "--image", text(&frame), "--instruction", "shape the red car"]);
+            run(&["act", text(model.path()), "--image", text(&frame), "--instruction", "shape the red car"]);
         refused(&done, 2, &[&["odd_arm"], &words[..]].concat());
     }
 }
@@ -226,20 +226,20 @@ fn statistics_that_do_not_fit_together_are_refused_with_both_counts() {
 fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
-    let ask = ["run", text(MODEL.path()), "--instruction", "a car", "--image", text(&frame)];
+    let ask = ["act", text(MODEL.path()), "--instruction", "a car", "--image", text(&frame)];
     refused(&run(&ask), 2, &["small_arm", "large_arm"]);
     refused(&run(&[&ask[..], &["--unnorm-key", "tiny"]].concat()), 2, &["tiny", "small_arm", "large_arm"]);
-    refused(&run(&["run", text(MODEL.path()), "--instruction", "a car"]), 2, &["--image", "--frames"]);
-    let other = ["run", "minilm", "--instruction", "a car", "--image", text(&frame)];
-    refused(&run(&other), 2, &["cannot move a robot"]);
+    refused(&run(&["act", text(MODEL.path()), "--instruction", "a car"]), 2, &["--image", "--frames"]);
+    let other = ["act", "minilm", "--instruction", "a car", "--image", text(&frame)];
+    refused(&run(&other), 2, &["does not support act"]);
     let still =
-        ["run", text(MODEL.path()), "--instruction", "a car", "--frames", text(folder.path()), "--rate", "0"];
+        ["act", text(MODEL.path()), "--instruction", "a car", "--frames", text(folder.path()), "--rate", "0"];
     refused(&run(&still), 2, &["--rate"]);
     let empty = tempfile::tempdir().unwrap();
-    let none = ["run", text(MODEL.path()), "--instruction", "a car", "--frames", text(empty.path())];
+    let none = ["act", text(MODEL.path()), "--instruction", "a car", "--frames", text(empty.path())];
     refused(&run(&none), 2, &["no picture"]);
     let silent = [
-        "run",
+        "act",
         text(MODEL.path()),
         "--instruction",
         " ",

@@ -46,7 +46,7 @@ fn number(value: &Value) -> f64 {
 fn each_structure_of_a_file_has_its_energy() {
     let folder = tempfile::tempdir().unwrap();
     let (path, out) = (file(folder.path(), "two.xyz", STRUCTURES), folder.path().join("out.xyz"));
-    let ask = ["run", MODEL, "--atoms", text(&path)];
+    let ask = ["energy", MODEL, "--atoms", text(&path)];
     let done = run(&[&ask[..], &["--out", text(&out)]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     for part in ["structure", "Cl4Na4", "H2O", "eV/atom", "GPa"] {
@@ -66,7 +66,7 @@ fn each_structure_of_a_file_has_its_energy() {
     // The crystal alone is as the crystal among others.
     let crystal: String = STRUCTURES.lines().take(10).flat_map(|line| [line, "\n"]).collect();
     let alone = file(folder.path(), "alone.xyz", &crystal);
-    let alone = json_lines(&run(&["run", MODEL, "--atoms", text(&alone), "--json"]).out);
+    let alone = json_lines(&run(&["energy", MODEL, "--atoms", text(&alone), "--json"]).out);
     let (a, b) = (number(&alone[0]["evaluation"]["energy"]), number(&lines[0]["evaluation"]["energy"]));
     assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} alone, {b} among others");
 }
@@ -76,11 +76,11 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "two.xyz", STRUCTURES);
     let (out, plot) = (folder.path().join("out.xyz"), folder.path().join("energy.png"));
-    let ask = ["run", MODEL, "--atoms", text(&path), "--force", "--out", text(&out), "--plot", text(&plot)];
-    let relax = [&ask[..], &["--relax", "--max-steps", "5", "--fmax", "0.0001", "--json"]].concat();
+    let ask = [MODEL, "--atoms", text(&path), "--force", "--out", text(&out), "--plot", text(&plot)];
+    let relax = [&["relax"], &ask[..], &["--max-steps", "5", "--fmax", "0.0001", "--json"]].concat();
     let done = run(&relax);
     assert_eq!(done.status, 0, "{}", done.err);
-    let single = json_lines(&run(&["run", MODEL, "--atoms", text(&path), "--json"]).out);
+    let single = json_lines(&run(&["energy", MODEL, "--atoms", text(&path), "--json"]).out);
     let relaxed = json_lines(&done.out);
     for (relaxed, single) in relaxed.iter().zip(&single) {
         let energy = |line: &Value| number(&line["evaluation"]["energy"]);
@@ -89,8 +89,8 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
     assert_eq!(files::read(&out).unwrap().len(), 2);
     assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
 
-    let md =
-        [&ask[..], &["--md", "20", "--temperature", "200", "--time-step", "0.5", "--every", "5"]].concat();
+    let md = [&["md"], &ask[..], &["--steps", "20", "--kelvin", "200", "--time-step", "0.5", "--every", "5"]]
+        .concat();
     let done = run(&[&md[..], &["--nve", "--json"]].concat());
     assert_eq!(done.status, 0, "{}", done.err);
     let moments = json_lines(&done.out);
@@ -115,13 +115,12 @@ fn the_bad_one_is_named_and_the_others_are_done() {
     let folder = tempfile::tempdir().unwrap();
     let overlapping = "2\n\nH 0 0 0\nH 0 0 0.000001\n";
     let path = file(folder.path(), "three.xyz", &format!("{overlapping}{STRUCTURES}"));
-    let done = run(&["run", MODEL, "--atoms", text(&path), "--json"]);
+    let done = run(&["energy", MODEL, "--atoms", text(&path), "--json"]);
     refused(&done, 2, &["three.xyz: structure 1"]);
     assert_eq!(json_lines(&done.out).len(), 2);
     // A molecule has no cell to relax, the crystal beside it has.
     let path = file(folder.path(), "two.xyz", STRUCTURES);
-    let ask =
-        ["run", MODEL, "--atoms", text(&path), "--relax", "--cell", "free", "--max-steps", "2", "--json"];
+    let ask = ["relax", MODEL, "--atoms", text(&path), "--cell", "free", "--max-steps", "2", "--json"];
     let done = run(&ask);
     refused(&done, 2, &["two.xyz: structure 2", "cell"]);
     assert_eq!(json_lines(&done.out).len(), 1);
@@ -132,18 +131,18 @@ fn what_cannot_be_done_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let ask = |content: &str| {
         let path = file(folder.path(), "one.xyz", content);
-        run(&["run", MODEL, "--atoms", text(&path)])
+        run(&["energy", MODEL, "--atoms", text(&path)])
     };
     refused(&ask("1\n\nXx 0 0 0\n"), 2, &["one.xyz", "Xx"]);
     refused(&ask("2\n\nH 0 0 0\n"), 2, &["one.xyz", "line"]);
     refused(&ask("1\nLattice=\"1 0 0 2 0 0 0 0 1\" pbc=\"T T T\"\nH 0 0 0\n"), 2, &["one.xyz"]);
     let path = file(folder.path(), "two.xyz", STRUCTURES);
-    let other = ["run", "minilm", "--atoms", text(&path)];
-    refused(&run(&other), 2, &["cannot tell the energy of atoms"]);
+    let other = ["energy", "minilm", "--atoms", text(&path)];
+    refused(&run(&other), 2, &["does not support energy"]);
     let plot = folder.path().join("a.png");
-    let single = ["run", MODEL, "--atoms", text(&path), "--plot", text(&plot)];
-    refused(&run(&single), 2, &["--relax", "--md"]);
-    let missing = ["run", MODEL, "--atoms", "nowhere.xyz"];
+    let single = ["energy", MODEL, "--atoms", text(&path), "--plot", text(&plot)];
+    refused(&run(&single), 2, &["--plot", "fauna energy"]);
+    let missing = ["energy", MODEL, "--atoms", "nowhere.xyz"];
     refused(&run(&missing), 2, &["nowhere.xyz"]);
 }
 
@@ -159,9 +158,9 @@ fn what_a_file_says_of_its_atoms_is_obeyed_and_written_again() {
     for (name, content) in [("masked.xyz", masked), ("POSCAR", selective)] {
         let path = file(folder.path(), name, content);
         let start = files::read(&path).unwrap().remove(0).atoms;
-        for how in [&["--relax", "--max-steps", "10"][..], &["--md", "10", "--temperature", "300"]] {
-            let ask = ["run", MODEL, "--atoms", text(&path), "--charge", "3", "--force", "--out", text(&out)];
-            let done = run(&[&ask[..], how].concat());
+        for how in [&["relax", "--max-steps", "10"][..], &["md", "--steps", "10", "--kelvin", "300"]] {
+            let ask = [MODEL, "--atoms", text(&path), "--charge", "3", "--force", "--out", text(&out)];
+            let done = run(&[how, &ask[..]].concat());
             assert_eq!(done.status, 0, "{}", done.err);
             assert!(done.err.contains("of 4 atoms are held in place"), "{}", done.err);
             assert!(done.err.contains("this model reads no charge"), "{}", done.err);

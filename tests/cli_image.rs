@@ -83,7 +83,7 @@ fn size(path: &Path) -> (usize, usize) {
 fn a_picture_gets_the_label_that_fits_best_first() {
     let (album, clip) = (album(), clip());
     let a = file(&album, "a.png");
-    let ask = |more: &[&str]| run(&[&["run", text(clip.path()), "--image", text(&a)], more].concat());
+    let ask = |more: &[&str]| run(&[&["classify", text(clip.path()), "--image", text(&a)], more].concat());
     let made = ask(&["--labels", "a red car, the blue sky ,a green cat", "--json"]);
     done(&made);
     let said = json_lines(&made.out).remove(0);
@@ -113,11 +113,11 @@ fn labels_without_words_and_labels_without_a_picture_are_refused() {
     let (album, clip) = (album(), clip());
     let (model, a) = (text(clip.path()).to_string(), file(&album, "a.png"));
     for empty in ["", " , ,"] {
-        refused(&run(&["run", &model, "--image", text(&a), "--labels", empty]), 2, &["no label"]);
+        refused(&run(&["classify", &model, "--image", text(&a), "--labels", empty]), 2, &["no label"]);
     }
-    refused(&run(&["run", &model, "--labels", "a cat"]), 2, &["--image"]);
-    refused(&run(&["run", &model, "--image", text(&a), "a dog", "--labels", "a cat"]), 2, &["a dog"]);
-    refused(&run(&["run", &model, "--image", text(&a)]), 2, &["--labels"]);
+    refused(&run(&["classify", &model, "--labels", "a cat"]), 2, &["--image"]);
+    refused(&run(&["classify", &model, "--image", text(&a), "a dog", "--labels", "a cat"]), 2, &["a dog"]);
+    refused(&run(&["classify", &model, "--image", text(&a)]), 2, &["--labels"]);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_folder_without_pictures_and_a_sentence_without_words_are_refused() {
     refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["picture"]);
     refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["sentence"]);
     refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["picture"]);
-    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["text"]);
+    refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["search", "try: generate"]);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_grid_shows_several_pictures_of_one_prompt() {
     let draw = |name: &str, more: &[&str]| {
         let path = file(&folder, name);
         let made = run(&[
-            &["run", text(dalle.path()), "an armchair in the shape of an avocado", "--out", text(&path)],
+            &["draw", text(dalle.path()), "an armchair in the shape of an avocado", "--out", text(&path)],
             more,
         ]
         .concat());
@@ -264,7 +264,7 @@ fn the_nearest_pictures_to_the_prompt_come_first_where_a_judge_is_named() {
     let (dalle, clip, folder) = (dalle(), clip(), tempfile::tempdir().unwrap());
     let path = file(&folder, "ranked.png");
     let draw =
-        ["run", text(dalle.path()), "a red cat", "--grid", "2x2", "--out", text(&path), "--json", "--rank"];
+        ["draw", text(dalle.path()), "a red cat", "--grid", "2x2", "--out", text(&path), "--json", "--rank"];
     let made = run(&[&draw[..], &[text(clip.path())]].concat());
     done(&made);
     let said = json_lines(&made.out).remove(0);
@@ -279,7 +279,7 @@ fn the_nearest_pictures_to_the_prompt_come_first_where_a_judge_is_named() {
 fn several_prompts_have_a_picture_each() {
     let (dalle, folder) = (dalle(), tempfile::tempdir().unwrap());
     let path = file(&folder, "cat.png");
-    done(&run(&["run", text(dalle.path()), "a red cat", "the blue sky", "--out", text(&path)]));
+    done(&run(&["draw", text(dalle.path()), "a red cat", "the blue sky", "--out", text(&path)]));
     assert_eq!(size(&file(&folder, "cat-1.png")), size(&file(&folder, "cat-2.png")));
     assert!(!path.exists());
 }
@@ -287,7 +287,7 @@ fn several_prompts_have_a_picture_each() {
 #[test]
 fn where_a_picture_goes_is_asked_before_the_work() {
     let (dalle, folder) = (dalle(), album());
-    let draw = |more: &[&str]| run(&[&["run", text(dalle.path()), "a cat"], more].concat());
+    let draw = |more: &[&str]| run(&[&["draw", text(dalle.path()), "a cat"], more].concat());
     refused(&draw(&[]), 2, &["--out"]);
     refused(&draw(&["--out", text(&file(&folder, "cat.jpg"))]), 2, &[".png"]);
     refused(&draw(&["--out", text(&file(&folder, "a.png"))]), 2, &["a.png", "--force"]);
@@ -297,7 +297,7 @@ fn where_a_picture_goes_is_asked_before_the_work() {
         2,
         &[],
     );
-    refused(&run(&["run", text(dalle.path()), " ", "--out", text(&file(&folder, "x.png"))]), 2, &["empty"]);
+    refused(&run(&["draw", text(dalle.path()), " ", "--out", text(&file(&folder, "x.png"))]), 2, &["empty"]);
     assert!(!file(&folder, "x.png").exists());
 }
 
@@ -307,14 +307,15 @@ fn a_picture_becomes_codes_and_codes_a_picture() {
     let (seen, codes, again) =
         (file(&folder, "in.png"), file(&folder, "codes.safetensors"), file(&folder, "out.png"));
     picture::write(&seen, &painted(300, 270, [10, 90, 200])).unwrap();
-    done(&run(&["run", text(dvae.path()), "--image", text(&seen), "--out", text(&codes)]));
+    done(&run(&["codec", "encode", text(dvae.path()), "--image", text(&seen), "--out", text(&codes)]));
     let tensors = fauna::weights::tensors(&codes).unwrap();
     assert_eq!(tensors["codes"].dims(), [1, 32, 32]);
-    done(&run(&["run", text(dvae.path()), "--codes", text(&codes), "--out", text(&again)]));
+    done(&run(&["codec", "decode", text(dvae.path()), "--codes", text(&codes), "--out", text(&again)]));
     assert_eq!(size(&again), (256, 256));
     let little = file(&folder, "small.png");
     picture::write(&little, &painted(100, 300, [1, 2, 3])).unwrap();
-    let small = ["run", text(dvae.path()), "--image", text(&little), "--out", text(&codes), "--force"];
+    let small =
+        ["codec", "encode", text(dvae.path()), "--image", text(&little), "--out", text(&codes), "--force"];
     refused(&run(&small), 2, &["256"]);
 }
 
@@ -324,28 +325,71 @@ fn examples_come_before_the_picture_that_is_asked_about() {
     let path = |name: &str| file(&album, name);
     let (a, b, c) = (path("a.png"), path("b.png"), path("c.png"));
     let ask = |order: &[&str]| {
-        let made = run(&[&["run", IDEFICS, "--max-tokens", "8", "--json"], order].concat());
+        let made = run(&[
+            &[
+                if order.contains(&"--image") { "describe" } else { "generate" },
+                IDEFICS,
+                "--max-tokens",
+                "8",
+                "--json",
+            ],
+            order,
+        ]
+        .concat());
         done(&made);
         let said = json_lines(&made.out).remove(0);
         said["text"].as_str().unwrap().to_string()
     };
-    let shots =
-        ["--image", text(&a), "two cats", "--image", text(&b), "three dogs", "--image", text(&c), "--ask"];
+    let shots = [
+        "--image",
+        text(&a),
+        "two cats",
+        "--image",
+        text(&b),
+        "three dogs",
+        "--image",
+        text(&c),
+        "--few-shot",
+    ];
     let answer = ask(&shots);
     assert!(!answer.is_empty());
     assert_eq!(ask(&shots), answer);
     ask(&["--image", text(&a), "a small horse sits on"]);
-    ask(&["--image", text(&c), "--ask"]);
+    ask(&["--image", text(&c), "--few-shot"]);
     ask(&["the two cats"]);
-    refused(&run(&["run", IDEFICS, "two cats", "--ask"]), 2, &["--image"]);
-    refused(&run(&["run", IDEFICS, "--image", text(&a), "--image", text(&b), "--ask"]), 2, &["text"]);
+    refused(&run(&["describe", IDEFICS, "two cats", "--few-shot"]), 2, &["--image"]);
+    refused(
+        &run(&["describe", IDEFICS, "--image", text(&a), "--image", text(&b), "--few-shot"]),
+        2,
+        &["text"],
+    );
+}
+
+#[test]
+fn a_question_about_a_picture_is_answered() {
+    let album = album();
+    let (a, b) = (file(&album, "a.png"), file(&album, "b.png"));
+    let ask = |more: &[&str]| {
+        run(&[&["answer", IDEFICS, "the two cats", "--max-tokens", "8", "--json"], more].concat())
+    };
+    let answered = ask(&["--image", text(&a)]);
+    done(&answered);
+    let described =
+        run(&["describe", IDEFICS, "--image", text(&a), "the two cats", "--max-tokens", "8", "--json"]);
+    assert_eq!(json_lines(&answered.out)[0]["text"], json_lines(&described.out)[0]["text"]);
+    let two = ask(&["the large house", "--image", text(&a), "--image", text(&b)]);
+    done(&two);
+    assert_eq!(json_lines(&two.out).len(), 2);
+    refused(&ask(&["--context", "a text"]), 2, &["cannot be used with"]);
+    refused(&run(&["answer", IDEFICS, "why", "--context", "a text"]), 2, &["--image FILE"]);
+    refused(&run(&["answer", LLAMA, "why", "--image", text(&a)]), 2, &["answer", "try: generate"]);
 }
 
 #[test]
 fn a_conversation_may_begin_with_a_picture() {
     let album = album();
     let a = file(&album, "a.png");
-    done(&run(&["run", IDEFICS, "--chat", "--image", text(&a), "the large house", "--max-tokens", "4"]));
+    done(&run(&["chat", IDEFICS, "--image", text(&a), "the large house", "--max-tokens", "4"]));
 }
 
 #[test]
@@ -359,10 +403,11 @@ fn what_is_no_picture_is_named() {
         ("none.png", "none.png"),
     ] {
         for model in [text(clip.path()), IDEFICS] {
-            let labels: &[&str] = if model == IDEFICS { &[] } else { &["--labels", "a cat"] };
-            let made = run(&[&["run", model, "--image", text(&path(name))], labels].concat());
+            let verb: &[&str] =
+                if model == IDEFICS { &["describe"] } else { &["classify", "--labels", "a cat"] };
+            let made = run(&[verb, &[model, "--image", text(&path(name))]].concat());
             refused(&made, 2, &[name, says]);
         }
     }
-    refused(&run(&["run", LLAMA, "--image", text(&path("a.png")), "the"]), 2, &["text"]);
+    refused(&run(&["describe", LLAMA, "--image", text(&path("a.png")), "the"]), 2, &["describe", "generate"]);
 }

@@ -35,7 +35,8 @@ fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
 fn a_gap_is_filled_however_it_is_given() {
     let expected = filled(PREFIX, SUFFIX, true);
     assert!(!expected.trim().is_empty());
-    let parts = run(&["run", CODE, "--prefix", PREFIX, "--suffix", SUFFIX, "--max-tokens", "24", "--json"]);
+    let parts =
+        run(&["generate", CODE, "--prefix", PREFIX, "--suffix", SUFFIX, "--max-tokens", "24", "--json"]);
     served(&parts);
     let answer = &json_lines(&parts.out)[0];
     assert_eq!(answer["text"], expected.as_str());
@@ -45,14 +46,14 @@ fn a_gap_is_filled_however_it_is_given() {
     let file = folder.path().join("sum.py");
     std::fs::write(&file, format!("{PREFIX}{SUFFIX}")).unwrap();
     let at = ["--at", "2:5", "--max-tokens", "24", "--json"];
-    let place = run(&[&["run", CODE, "--file", text(&file)], &at[..]].concat());
+    let place = run(&[&["generate", CODE, "--file", text(&file)], &at[..]].concat());
     served(&place);
     assert_eq!(json_lines(&place.out)[0], *answer);
 
     // One line around the gap is the line before and the line after.
     std::fs::write(&file, format!("import os\n\n{PREFIX}{SUFFIX}\nx = 1\n")).unwrap();
     let near = ["--at", "4:5", "--lines", "1", "--max-tokens", "24", "--json"];
-    let near = run(&[&["run", CODE, "--file", text(&file)], &near[..]].concat());
+    let near = run(&[&["generate", CODE, "--file", text(&file)], &near[..]].concat());
     assert_eq!(json_lines(&near.out)[0], *answer);
 }
 
@@ -72,18 +73,22 @@ fn a_gap_that_is_none_is_refused() {
     let tokenizer = folder.path().join("tokenizer.json");
     let without = std::fs::read_to_string(&tokenizer).unwrap().replace("fim_", "other_");
     std::fs::write(tokenizer, without).unwrap();
-    refused(&run(&["run", model, "--prefix", "a"]), 2, &["fills no gaps", "StarCoder"]);
-    refused(&run(&["run", CODE, "--file", "nowhere.rs", "--at", "1:1"]), 2, &["nowhere.rs", "cannot read"]);
+    refused(&run(&["generate", model, "--prefix", "a"]), 2, &["fills no gaps", "StarCoder"]);
     refused(
-        &run(&["run", CODE, "--file", "rustfmt.toml", "--at", "900:1"]),
+        &run(&["generate", CODE, "--file", "nowhere.rs", "--at", "1:1"]),
+        2,
+        &["nowhere.rs", "cannot read"],
+    );
+    refused(
+        &run(&["generate", CODE, "--file", "rustfmt.toml", "--at", "900:1"]),
         2,
         &["rustfmt.toml", "line 900"],
     );
-    refused(&run(&["run", CODE, "--file", "rustfmt.toml", "--at", "here"]), 2, &["LINE:COL"]);
-    refused(&run(&["run", CODE, "--prefix", "a", "words"]), 2, &["cannot be used"]);
-    refused(&run(&["run", CODE, "--prefix", " ", "--suffix", ""]), 2, &["the prompt is empty"]);
+    refused(&run(&["generate", CODE, "--file", "rustfmt.toml", "--at", "here"]), 2, &["LINE:COL"]);
+    refused(&run(&["generate", CODE, "--prefix", "a", "words"]), 2, &["cannot be used"]);
+    refused(&run(&["generate", CODE, "--prefix", " ", "--suffix", ""]), 2, &["the prompt is empty"]);
     let long = "x = 1\n".repeat(400);
-    refused(&run(&["run", CODE, "--prefix", &long, "--suffix", "y"]), 2, &["positions"]);
+    refused(&run(&["generate", CODE, "--prefix", &long, "--suffix", "y"]), 2, &["positions"]);
 }
 
 #[test]
@@ -91,7 +96,9 @@ fn genes_are_continued_and_written_as_fasta() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("new.fasta");
     let options = ["--max-tokens", "30", "--seed", "3"];
-    let done = run(&[&["run", GENES, "ATGAAA", "--copies", "3", "--out", text(&out)], &options[..]].concat());
+    let done =
+        run(&[&["genes", "generate", GENES, "ATGAAA", "--copies", "3", "--out", text(&out)], &options[..]]
+            .concat());
     served(&done);
     let file = std::fs::read_to_string(&out).unwrap();
     let genes: Vec<_> = fauna::text::genslm::fasta::Genes::read(
@@ -109,10 +116,10 @@ fn genes_are_continued_and_written_as_fasta() {
     assert!(genes.iter().all(|gene| gene.sequence.starts_with("ATGAAA") && gene.sequence.len() > 6));
     assert_ne!(genes[0].sequence, genes[1].sequence);
 
-    let again = run(&[&["run", GENES, "ATGAAA", "--json"], &options[..]].concat());
+    let again = run(&[&["genes", "generate", GENES, "ATGAAA", "--json"], &options[..]].concat());
     let made = &json_lines(&again.out)[0];
     assert_eq!(made["sequence"], genes[0].sequence.as_str());
-    let protein = run(&[&["run", GENES, "ATGAAA", "--protein"], &options[..]].concat());
+    let protein = run(&[&["genes", "generate", GENES, "ATGAAA", "--protein"], &options[..]].concat());
     served(&protein);
     let (title, letters) = protein.out.split_once('\n').unwrap();
     assert_eq!(title, ">gene1");
@@ -122,7 +129,7 @@ fn genes_are_continued_and_written_as_fasta() {
 #[test]
 fn genes_of_a_file_are_scored_and_embedded() {
     for file in ["tests/data/genes.fasta", "tests/data/genes.fasta.gz"] {
-        let scored = run(&["run", GENES, "--genes", file, "--score", "--json"]);
+        let scored = run(&["genes", "score", GENES, "--genes", file, "--json"]);
         served(&scored);
         let lines = json_lines(&scored.out);
         assert_eq!(lines.len(), 4);
@@ -144,7 +151,7 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
     let file = folder.path().join("genes.fa");
     std::fs::write(&file, ">a\nATGAAA\n>b\nATGNAA\n>c\nATGAA\n>d\nATGCCC\n").unwrap();
     let said = ["record 2 \"b\"", "\"N\" at base 4", "record 3 \"c\"", "5 bases are no whole codons"];
-    let scored = run(&["run", GENES, "--genes", text(&file), "--score", "--json"]);
+    let scored = run(&["genes", "score", GENES, "--genes", text(&file), "--json"]);
     refused(&scored, 2, &said);
     assert_eq!(json_lines(&scored.out).len(), 2);
     let embedded = run(&["embed", GENES, "--genes", text(&file)]);
@@ -156,22 +163,29 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
 
     let many = format!(">good\nATGAAA\n{}", ">bad\nATGNAA\n".repeat(300));
     std::fs::write(&file, many).unwrap();
-    let scored = run(&["run", GENES, "--genes", text(&file), "--score"]);
+    let scored = run(&["genes", "score", GENES, "--genes", text(&file)]);
     refused(&scored, 2, &["280 more of its genes cannot be read"]);
     assert!(scored.err.lines().count() < 100, "{}", scored.err);
 
     std::fs::write(&file, "").unwrap();
-    refused(&run(&["run", GENES, "--genes", text(&file)]), 2, &["genes.fa", "the file is empty"]);
+    refused(
+        &run(&["genes", "generate", GENES, "--genes", text(&file)]),
+        2,
+        &["genes.fa", "the file is empty"],
+    );
     std::fs::write(&file, ">a\nATGQ\n>b\nATX\n").unwrap();
-    refused(&run(&["run", GENES, "--genes", text(&file)]), 2, &["none of its genes", "record 1 \"a\""]);
-    refused(&run(&["run", GENES, "ATGA"]), 2, &["4 bases are no whole codons"]);
+    refused(
+        &run(&["genes", "generate", GENES, "--genes", text(&file)]),
+        2,
+        &["none of its genes", "record 1 \"a\""],
+    );
+    refused(&run(&["genes", "generate", GENES, "ATGA"]), 2, &["4 bases are no whole codons"]);
 }
 
 #[test]
 fn only_the_answer_of_a_thinking_model_is_shown() {
-    let ask = |how: &[&str]| {
-        run(&[&["run", TALK, "--chat", "Why is the sky blue?", "--temperature", "0"], how].concat())
-    };
+    let ask =
+        |how: &[&str]| run(&[&["chat", TALK, "Why is the sky blue?", "--temperature", "0"], how].concat());
     let answer = "Because air scatters blue light more than red.";
     let plain = ask(&["--reasoning", "low"]);
     served(&plain);

@@ -1,4 +1,4 @@
-//! Whole-program tests of what is foreseen of tables of series.
+//! Whole-program tests of what is forecast of tables of series.
 
 #[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
 #[path = "support/program.rs"]
@@ -35,7 +35,7 @@ fn add(path: &Path, rows: &str) {
 }
 
 fn series(path: &Path, more: &[&str]) -> Done {
-    run(&[&["run", "seasonal-naive", "--series", text(path), "--quiet"], more].concat())
+    run(&[&["forecast", "seasonal-naive", "--series", text(path), "--quiet"], more].concat())
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_forecast_is_printed_or_written_and_drawn() {
 fn json_and_quantiles_are_as_asked() {
     let (_folder, path) = sales();
     let done = run(&[
-        "run",
+        "forecast",
         "naive",
         "--series",
         text(&path),
@@ -104,7 +104,7 @@ fn one_bad_series_is_named_and_the_others_are_done() {
 #[test]
 fn what_cannot_be_done_is_refused() {
     let (folder, path) = sales();
-    refused(&series(&path, &[]), 2, &["how many steps", "--horizon"]);
+    refused(&series(&path, &[]), 2, &["--horizon"]);
     refused(&series(&path, &["--horizon", "0"]), 2, &["the horizon must be 1 to"]);
     refused(
         &series(&path, &["--horizon", "1", "--level", "100"]),
@@ -118,7 +118,11 @@ fn what_cannot_be_done_is_refused() {
         &["no column is called `day`", "unique_id, ds, y"],
     );
     refused(&series(&folder.path().join("none.csv"), &["--horizon", "1"]), 2, &["none.csv"]);
-    refused(&run(&["run", "minilm", "--series", text(&path), "--horizon", "1"]), 2, &["cannot forecast"]);
+    refused(
+        &run(&["forecast", "minilm", "--series", text(&path), "--horizon", "1"]),
+        2,
+        &["does not support forecast"],
+    );
     let long = series(&path, &["--horizon", "10", "--cross-validation", "3"]);
     refused(&long, 2, &["series `north` has 28 steps", "need 32", "none of 2 series"]);
 }
@@ -151,7 +155,8 @@ fn anomalies_are_flagged() {
         std::fs::read_to_string(&path).unwrap().replace("north,2024-02-20,15,", "north,2024-02-20,90,");
     std::fs::write(&path, table).unwrap();
     let plot = folder.path().join("found.png");
-    let done = series(&path, &["--anomalies", "--horizon", "1", "--plot", text(&plot)]);
+    let ask = ["anomalies", "seasonal-naive", "--series", text(&path), "--horizon", "1", "--quiet"];
+    let done = run(&[&ask[..], &["--plot", text(&plot)]].concat());
     served(&done);
     let flagged: Vec<&str> = done.out.lines().filter(|line| line.ends_with("true")).collect();
     assert!(flagged[0].starts_with("north,2024-02-20,90,"), "{flagged:?}");

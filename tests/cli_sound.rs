@@ -43,7 +43,7 @@ fn music_is_as_long_as_asked_and_the_same_for_the_same_seed() {
     let make = |name: &str, seed: &str| {
         let path = file(name);
         let arguments =
-            ["run", MUSICGEN, "", "--seconds", "1.5", "--seed", seed, "--out", text(&path), "--json"];
+            ["compose", MUSICGEN, "", "--seconds", "1.5", "--seed", seed, "--out", text(&path), "--json"];
         let made = run(&arguments);
         done(&made);
         let said = json_lines(&made.out).remove(0);
@@ -64,7 +64,7 @@ fn music_is_as_long_as_asked_and_the_same_for_the_same_seed() {
 fn several_prompts_have_a_file_each() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("song.wav");
-    done(&run(&["run", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)]));
+    done(&run(&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)]));
     let (one, two) = (heard(&folder.path().join("song-1.wav")), heard(&folder.path().join("song-2.wav")));
     assert_eq!(one.channels[0].len(), two.channels[0].len());
     assert_ne!(one, two, "rows draw from streams of their own");
@@ -76,7 +76,8 @@ fn samples_for_a_player_are_those_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("song.wav");
     let make = |out: &str| {
-        let arguments = ["run", MUSICGEN, "", "--seconds", "0.5", "--level", "keep", "--quiet", "--out", out];
+        let arguments =
+            ["compose", MUSICGEN, "", "--seconds", "0.5", "--loudness", "keep", "--quiet", "--out", out];
         std::process::Command::new(env!("CARGO_BIN_EXE_fauna")).args(arguments).output().unwrap()
     };
     assert!(make(text(&path)).status.success());
@@ -93,11 +94,19 @@ fn a_sound_is_continued_and_holds_its_beginning() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let (tone, out) = (file("tone.wav"), file("on.wav"));
-    done(&run(&["run", MUSICGEN, "--audio", text(&tone), "--seconds", "2", "--out", text(&out)]));
+    done(&run(&["compose", MUSICGEN, "--audio", text(&tone), "--seconds", "2", "--out", text(&out)]));
     let sound = heard(&out);
     assert!((sound.channels[0].len() as f64 / f64::from(sound.rate) - 2.0).abs() < 0.1);
-    let shorter =
-        run(&["run", MUSICGEN, "--audio", text(&tone), "--seconds", "0.5", "--out", text(&file("x.wav"))]);
+    let shorter = run(&[
+        "compose",
+        MUSICGEN,
+        "--audio",
+        text(&tone),
+        "--seconds",
+        "0.5",
+        "--out",
+        text(&file("x.wav")),
+    ]);
     refused(&shorter, 2, &["s"]);
 }
 
@@ -106,30 +115,40 @@ fn a_codec_gives_codes_and_the_sound_again() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let (tone, codes, again) = (file("tone.wav"), file("codes.safetensors"), file("again.wav"));
-    done(&run(&["run", ENCODEC, "--audio", text(&tone), "--out", text(&codes)]));
-    done(&run(&["run", ENCODEC, "--codes", text(&codes), "--out", text(&again)]));
+    done(&run(&["codec", "encode", ENCODEC, "--audio", text(&tone), "--out", text(&codes)]));
+    done(&run(&["codec", "decode", ENCODEC, "--codes", text(&codes), "--out", text(&again)]));
     let sound = heard(&again);
     assert_eq!(sound.channels[0].len(), sound.rate as usize, "one second");
-    let more =
-        ["run", ENCODEC, "--audio", text(&tone), "--out", text(&codes), "--force", "--set", "bandwidth=1.6"];
+    let more = [
+        "codec",
+        "encode",
+        ENCODEC,
+        "--audio",
+        text(&tone),
+        "--out",
+        text(&codes),
+        "--force",
+        "--set",
+        "bandwidth=1.6",
+    ];
     let codebooks = || fauna::weights::tensors(&codes).unwrap()["audio_codes"].dim(2).unwrap();
     let few = codebooks();
     done(&run(&more));
     assert!(codebooks() > few);
-    refused(&run(&[&more[..6], &["--force", "--set", "bandwidth=99"]].concat()), 2, &["99", "0.4"]);
+    refused(&run(&[&more[..7], &["--force", "--set", "bandwidth=99"]].concat()), 2, &["99", "0.4"]);
 }
 
 #[test]
 fn what_cannot_be_written_is_said_before_the_work() {
     let folder = with_tone();
     let tone = folder.path().join("tone.wav");
-    refused(&run(&["run", MUSICGEN, ""]), 2, &["--out"]);
-    refused(&run(&["run", MUSICGEN, "", "--out", text(&tone)]), 2, &["tone.wav", "--force"]);
-    refused(&run(&["run", MUSICGEN, "", "--out", text(folder.path())]), 2, &["folder"]);
-    refused(&run(&["run", MUSICGEN, "", "--out", "-", "--json"]), 2, &["standard output"]);
-    refused(&run(&["run", MUSICGEN, "", "", "--out", "-"]), 2, &["several"]);
+    refused(&run(&["compose", MUSICGEN, ""]), 2, &["--out"]);
+    refused(&run(&["compose", MUSICGEN, "", "--out", text(&tone)]), 2, &["tone.wav", "--force"]);
+    refused(&run(&["compose", MUSICGEN, "", "--out", text(folder.path())]), 2, &["folder"]);
+    refused(&run(&["compose", MUSICGEN, "", "--out", "-", "--json"]), 2, &["standard output"]);
+    refused(&run(&["compose", MUSICGEN, "", "", "--out", "-"]), 2, &["several"]);
     let mp3 = folder.path().join("song.mp3");
-    refused(&run(&["run", MUSICGEN, "", "--seconds", "0.5", "--out", text(&mp3)]), 2, &[".wav"]);
+    refused(&run(&["compose", MUSICGEN, "", "--seconds", "0.5", "--out", text(&mp3)]), 2, &[".wav"]);
 }
 
 #[test]
@@ -137,10 +156,10 @@ fn lengths_and_sounds_that_are_none_are_refused() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let out = file("out.wav");
-    let music = |more: &[&str]| run(&[&["run", MUSICGEN, "", "--out", text(&out)], more].concat());
+    let music = |more: &[&str]| run(&[&["compose", MUSICGEN, "", "--out", text(&out)], more].concat());
     refused(&music(&["--seconds", "0"]), 2, &["seconds must be above 0"]);
     refused(&music(&["--seconds", "nan"]), 2, &["seconds"]);
-    refused(&run(&["run", LLAMA, "the", "--seconds", "2"]), 2, &["makes no sound", "--max-tokens"]);
+    refused(&run(&["compose", LLAMA, "the", "--seconds", "2"]), 2, &["does not support compose", "generate"]);
     refused(&music(&["--melody", text(&file("tone.wav"))]), 2, &["melody"]);
     refused(&music(&["--audio", text(&file("nowhere.wav"))]), 2, &["nowhere.wav"]);
     std::fs::write(file("not.wav"), b"these are words, and no sound at all").unwrap();
@@ -151,7 +170,7 @@ fn lengths_and_sounds_that_are_none_are_refused() {
     let mixed = music(&["--audio", text(&file("many.wav")), "--seconds", "1"]);
     assert_eq!(mixed.status, 0, "{}", mixed.err);
     assert!(
-        mixed.err.contains("many.wav: 11 channels: a model of one channel hears their mean"),
+        mixed.err.contains("many.wav: 11 channels: a model of one channel reads their mean"),
         "{}",
         mixed.err
     );
@@ -162,7 +181,7 @@ fn lengths_and_sounds_that_are_none_are_refused() {
 fn a_full_disk_is_an_error() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let made = std::process::Command::new(env!("CARGO_BIN_EXE_fauna"))
-        .args(["run", MUSICGEN, "", "--seconds", "0.5", "--out", "-"])
+        .args(["compose", MUSICGEN, "", "--seconds", "0.5", "--out", "-"])
         .stdout(full)
         .output()
         .unwrap();
@@ -178,7 +197,17 @@ fn silence_and_one_sample_are_sounds() {
         let path = folder.path().join("in.wav");
         write::write(&path, &sound, write::Samples::Int16, write::Level::Keep).unwrap();
         let codes = folder.path().join("codes.safetensors");
-        served(&run(&["run", ENCODEC, "--audio", text(&path), "--out", text(&codes), "--force", "--quiet"]));
+        served(&run(&[
+            "codec",
+            "encode",
+            ENCODEC,
+            "--audio",
+            text(&path),
+            "--out",
+            text(&codes),
+            "--force",
+            "--quiet",
+        ]));
     }
     for samples in [vec![f32::NAN; 600], vec![]] {
         let sound = Item::Sound(Sound { rate: 600, channels: vec![samples] });

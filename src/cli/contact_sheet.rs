@@ -8,9 +8,10 @@ use fauna::{Error, ErrorKind, Image, Result};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::font;
 use super::output::Output;
 use super::table::shorten;
-use super::{font, search};
+use super::verbs::search;
 
 // Lengths in pixels.
 const THUMB: usize = 240;

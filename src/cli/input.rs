@@ -109,7 +109,7 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The picture in the file at `path`, and a word where it was read otherwise than a person sees it.
+/// The picture in the file at `path`, and a word where it was read otherwise than a viewer shows it.
 ///
 /// # Errors
 /// Whatever is wrong with it, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a program without pictures.

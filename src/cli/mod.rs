@@ -1,42 +1,49 @@
 //! What the command line says and understands. Help, completions and the man page are all drawn from here.
 //!
-//! One module a verb: its `Args`, and `run(args, context)`.
+//! One module a verb under [`verbs`]: its `Args`, and `run(args, context)`. Options that several verbs share stand in
+//! groups under [`options`].
 
-mod bench;
-mod compare;
-mod completions;
+mod abilities;
+#[cfg(feature = "science")]
+mod atoms;
 #[cfg(feature = "vision")]
 mod contact_sheet;
 mod context;
-mod embed;
 mod font;
+mod headings;
 mod heatmap;
-mod info;
 mod input;
 mod interrupt;
-mod list;
+#[cfg_attr(
+    not(all(feature = "vision", feature = "audio")),
+    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+)]
+mod options;
 mod output;
-mod parity;
 #[cfg(feature = "science")]
 mod plot;
 mod progress;
-mod pull;
-mod quantize;
+#[cfg_attr(
+    not(all(feature = "vision", feature = "audio")),
+    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+)]
+mod reply;
 mod run;
-#[cfg(feature = "vision")]
-mod search;
+#[cfg(feature = "science")]
+mod series;
 mod table;
-#[cfg(feature = "builtin")]
-mod tour;
 mod vectors;
+mod verbs;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use fauna::{Error, ErrorKind};
+use clap::Parser;
+use fauna::{Error, ErrorKind, Result};
 
 pub use context::{Context, Globals};
+use verbs::Verb;
 
 /// How a verb ended, if no error stopped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +63,7 @@ pub enum Exit {
 #[command(
     name = "fauna",
     version,
+    help_template = headings::template(),
     max_term_width = 100,
     after_help = "Results go to standard output, progress and messages to standard error.\n\
                   Exit status: 0 done, 1 the answer is no, 2 could not run, 130 interrupted."
@@ -67,65 +75,12 @@ pub struct Cli {
     verb: Option<Verb>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Verb {
-    /// Lists the families and their released checkpoints.
-    List(list::Args),
-    /// Says what a checkpoint holds, before and after it is downloaded.
-    Info(info::Args),
-    /// Downloads a checkpoint into the cache and says where it is.
-    Pull(pull::Args),
-    /// Turns texts and pictures into vectors.
-    Embed(embed::Args),
-    /// Continues, answers, fills, labels: whatever the model does with a prompt.
-    Run(Box<run::Args>),
-    /// Shows how similar texts are to a model, and how far models agree.
-    Compare(compare::Args),
-    /// Finds the pictures of a folder that are nearest to a sentence.
-    #[cfg(feature = "vision")]
-    Search(search::Args),
-    /// Makes a smaller copy of a checkpoint, its matrices in blocks of 8, 6, 5 or 4 bits.
-    Quantize(quantize::Args),
-    /// Proves that models compute what their references compute.
-    Parity(parity::Args),
-    /// Times a model and measures its memory.
-    Bench(bench::Args),
-    /// Searches a small collection with the built-in model and draws it.
-    #[cfg(feature = "builtin")]
-    Tour(tour::Args),
-    /// Prints the completion script of a shell.
-    Completions(completions::Args),
-    /// Prints the manual page, in roff.
-    Man,
-}
-
 /// Reads the arguments, does what they say, and gives the exit status.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let context = match Context::new(cli.globals) {
-        Ok(context) => context,
-        Err(error) => return fail(&error),
-    };
-    let done = match cli.verb {
-        #[cfg(feature = "builtin")]
-        None => tour::welcome(&context),
-        #[cfg(not(feature = "builtin"))]
-        None => completions::help(),
-        Some(Verb::List(args)) => list::run(args, &context),
-        Some(Verb::Info(args)) => info::run(args, &context),
-        Some(Verb::Pull(args)) => pull::run(args, &context),
-        Some(Verb::Embed(args)) => embed::run(args, &context),
-        Some(Verb::Run(args)) => run::run(*args, &context),
-        Some(Verb::Compare(args)) => compare::run(args, &context),
-        #[cfg(feature = "vision")]
-        Some(Verb::Search(args)) => search::run(args, &context),
-        Some(Verb::Quantize(args)) => quantize::run(args, &context),
-        Some(Verb::Parity(args)) => parity::run(args, &context),
-        Some(Verb::Bench(args)) => bench::run(args, &context),
-        #[cfg(feature = "builtin")]
-        Some(Verb::Tour(args)) => tour::run(args, &context),
-        Some(Verb::Completions(args)) => completions::run(args),
-        Some(Verb::Man) => completions::man(),
+    let done = match parse() {
+        Ok((None, context)) => alone(&context),
+        Ok((Some(verb), context)) => verb.run(&context),
+        Err(error) => Err(error),
     };
     match done {
         Ok(Exit::Done) => ExitCode::SUCCESS,
@@ -135,12 +90,48 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The verb that was asked for, or that fits the model that was named, and what it needs.
+fn parse() -> Result<(Option<Verb>, Context)> {
+    let cli = Cli::try_parse().unwrap_or_else(|error| run::refuse(error, None));
+    let line = match &cli.verb {
+        Some(Verb::Run { line }) => line,
+        Some(Verb::Model(line)) => match line.first() {
+            Some(word) if !run::names_a_model(word) => run::unknown_verb(word).exit(),
+            _ => line,
+        },
+        _ => {
+            let loading = cli.verb.as_ref().and_then(Verb::loading).unwrap_or_default();
+            return Ok((cli.verb, Context::new(cli.globals)?.with_loading(loading)));
+        }
+    };
+    let all: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let before = all.get(..all.len().saturating_sub(line.len())).unwrap_or_default();
+    let before = match before.split_last() {
+        Some((word, before)) if word == "run" => before,
+        _ => before,
+    };
+    let rewritten = run::rewrite(before, line)?;
+    let cli = run::parse(&rewritten);
+    Ok((cli.verb, rewritten.context))
+}
+
+/// `fauna` without a verb.
+fn alone(context: &Context) -> Result<Exit> {
+    #[cfg(feature = "builtin")]
+    return verbs::tour::welcome(context);
+    #[cfg(not(feature = "builtin"))]
+    {
+        let _ = context;
+        verbs::completions::help()
+    }
+}
+
 fn fail(error: &Error) -> ExitCode {
     // Who reads us has read enough: `fauna … | head` is no failure.
     if output::is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    // Where standard error itself is closed or full there is nobody left to tell.
+    // Where standard error itself is closed or full no message can be written.
     let _ = writeln!(std::io::stderr(), "fauna: {error}");
     match error.kind() {
         ErrorKind::Cancelled => ExitCode::from(130),
@@ -149,12 +140,4 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

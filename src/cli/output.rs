@@ -126,7 +126,7 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
     }
 }
 
-/// Whether `error` says that nobody reads standard output any more.
+/// Whether `error` says that standard output has no reader any more.
 pub fn is_closed_pipe(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
     error.place() == Some(Path::new(STDOUT))

@@ -35,7 +35,7 @@ impl Bars {
 
     /// Says `message` on standard error.
     pub fn complain(&self, message: &str) {
-        // Where standard error itself is closed or full there is nobody left to tell.
+        // Where standard error itself is closed or full no message can be written.
         self.bars.suspend(|| drop(writeln!(std::io::stderr(), "fauna: {message}")));
     }
 }

@@ -60,6 +60,7 @@ impl LanguageModel {
             (None, Some(_)) => Some(Harmony::template()?),
             (template, _) => template,
         };
+        card.task = template.is_some().then_some("conversational");
         let generation = pretrained.generation()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),

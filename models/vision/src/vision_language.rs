@@ -267,6 +267,8 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
                 settings: pretrained.options.settings.clone(),
             }),
         };
+        let has_template = kit.as_ref().is_some_and(|kit| kit.template.is_some());
+        card.task = has_template.then_some("conversational");
         let generation = pretrained.generation()?;
         let ids = |key: &str| {
             let places = [&generation[key], &pretrained.config[key], &pretrained.config["text_config"][key]];

@@ -258,6 +258,9 @@ pub struct Card {
     pub inputs: Vec<Modality>,
     /// What it writes.
     pub outputs: Vec<Modality>,
+    /// What its head or its template is for, in the words of the hub, where inputs and outputs do not say it:
+    /// "fill-mask", "text-classification", "token-classification", "question-answering", "conversational".
+    pub task: Option<&'static str>,
     /// Numbers in its weights.
     pub parameters: u64,
     /// The longest input in tokens, if there is a longest.

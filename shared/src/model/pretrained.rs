@@ -232,6 +232,7 @@ impl Pretrained {
             architecture: architecture.to_string(),
             inputs: family.inputs.to_vec(),
             outputs: family.outputs.to_vec(),
+            task: None,
             parameters: inventory.parameters,
             context: None,
             licence: release.map(|r| r.licence),

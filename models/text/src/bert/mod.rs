@@ -229,6 +229,17 @@ pub enum Task {
 }
 
 impl Task {
+    /// What the hub calls it; none without a head.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Encode => None,
+            Self::FillMask => Some("fill-mask"),
+            Self::NextSentence | Self::ClassifyText => Some("text-classification"),
+            Self::ClassifyTokens => Some("token-classification"),
+            Self::Answer => Some("question-answering"),
+        }
+    }
+
     /// The reference's class for it.
     fn class(self) -> &'static str {
         match self {

@@ -49,6 +49,7 @@ impl BertPipeline {
                 vec![Modality::Vector, Modality::Label]
             }
         };
+        card.task = network.task().name();
         let (vectors, layers) = Vectors::load(pretrained, network.config().hidden_size)?;
         card.parameters += layers.parameters;
         let config = network.config();
@@ -381,7 +382,7 @@ impl Pipeline for BertPipeline {
                 Prompt::Items(items) if items.len() == 2 => self.answer(&encoding, items[1].text()?)?,
                 _ => {
                     return Err(Error::input("a question and a context are wanted")
-                        .hint("on the command line: --context FILE or TEXT"));
+                        .hint("on the command line: fauna answer MODEL QUESTION --context TEXT"));
                 }
             },
         };

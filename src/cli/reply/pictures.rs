@@ -1,0 +1,169 @@
+//! Pictures on their way to files that show them while they are made: one to a file, or a grid of several.
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use fauna::picture;
+use fauna::{Error, Image, Item, Pipeline, Result};
+use serde_json::{Value, json};
+
+use crate::cli::options::Place;
+use crate::cli::output::Output;
+use crate::cli::verbs::compare::cosine;
+
+/// The most pictures of one grid.
+const MOST: usize = 100;
+
+/// How pictures are made and shown.
+#[derive(Debug, Clone, Default)]
+pub struct Drawing {
+    /// So many pictures of each prompt in one file; one if not said.
+    pub grid: Option<Grid>,
+    /// The model that ranks the pictures of a prompt.
+    pub rank: Option<String>,
+    /// Whether a picture is shown when it is whole only.
+    pub no_previews: bool,
+}
+
+/// Rows and columns of a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    rows: usize,
+    columns: usize,
+}
+
+impl Grid {
+    /// How many pictures it shows.
+    pub fn count(self) -> usize {
+        self.rows * self.columns
+    }
+}
+
+impl FromStr for Grid {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parse = |side: &str| side.trim().parse::<usize>().ok().filter(|side| (1..=MOST).contains(side));
+        let sides = text.split_once(['x', 'X', '×']).map(|(rows, columns)| (parse(rows), parse(columns)));
+        match sides {
+            Some((Some(rows), Some(columns))) if rows * columns <= MOST => Ok(Self { rows, columns }),
+            _ => Err(format!("rows and columns are wanted, at most {MOST} pictures: 3x3")),
+        }
+    }
+}
+
+/// The pictures of one prompt, under way to one file.
+pub struct Pictures {
+    place: Place,
+    grid: Grid,
+    made: Vec<Option<Image>>,
+    /// How near each picture is to its prompt, if that was asked.
+    scores: Option<Vec<f32>>,
+}
+
+impl Pictures {
+    /// Pictures for `grid`, or one picture, that go to `place`. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Input`](fauna::ErrorKind::Input) if `place` names no file that ends in .png.
+    pub fn at(place: Place, grid: Option<Grid>) -> Result<Self> {
+        place.file("pictures", "png")?;
+        let grid = grid.unwrap_or(Grid { rows: 1, columns: 1 });
+        Ok(Self { place, grid, made: vec![None; grid.count()], scores: None })
+    }
+
+    /// Takes picture `index` of the prompt, whole or as far as it is there, and shows it in the file.
+    ///
+    /// # Errors
+    /// Whatever keeps the file from being written.
+    pub fn take(&mut self, index: usize, picture: Image) -> Result<()> {
+        if let Some(place) = self.made.get_mut(index) {
+            *place = Some(picture);
+        }
+        self.write()
+    }
+
+    /// Puts the pictures that `judge` finds nearest to `prompt` first (Ramesh et al. 2021, section 2.6).
+    ///
+    /// # Errors
+    /// If `judge` does not read both texts and pictures.
+    pub fn rank(&mut self, judge: &dyn Pipeline, prompt: &str) -> Result<()> {
+        let pictures: Vec<Image> = self.made.iter().flatten().cloned().collect();
+        let items = std::iter::once(Item::from(prompt)).chain(pictures.iter().cloned().map(Item::Image));
+        let vectors = judge.embed(&items.collect::<Vec<_>>())?.to_vecs()?;
+        let Some((wanted, found)) = vectors.split_first() else { return Ok(()) };
+        let mut ranked: Vec<(f32, Image)> =
+            found.iter().map(|vector| cosine(wanted, vector)).zip(pictures).collect();
+        ranked.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal));
+        let (scores, pictures): (Vec<f32>, Vec<Image>) = ranked.into_iter().unzip();
+        self.scores = Some(scores);
+        self.made = pictures.into_iter().map(Some).collect();
+        self.made.resize(self.grid.count(), None);
+        self.write()
+    }
+
+    /// Writes what is there; the file's name always holds a whole PNG.
+    fn write(&mut self) -> Result<()> {
+        let Some(size) = self.made.iter().flatten().next() else { return Ok(()) };
+        let empty =
+            Image { width: size.width, height: size.height, rgb: vec![128; size.width * size.height * 3] };
+        let cells: Vec<Image> =
+            self.made.iter().map(|made| made.as_ref().unwrap_or(&empty).clone()).collect();
+        let whole = picture::sheet::grid(&cells, self.grid.columns)?;
+        let mut output = Output::open(self.place.path.as_deref(), self.place.force)?;
+        output.bytes(&picture::to_png(&whole)?)?;
+        output.finish()?;
+        // What is there now is ours.
+        self.place.force = true;
+        Ok(())
+    }
+
+    /// The file, what to say of it, and the same as JSON.
+    ///
+    /// # Errors
+    /// [`Compute`](fauna::ErrorKind::Compute) if the model made no picture.
+    pub fn written(&self) -> Result<(PathBuf, String, Value)> {
+        let made = self.made.iter().flatten().count();
+        let (Some(path), Some(size)) = (&self.place.path, self.made.iter().flatten().next()) else {
+            return Err(Error::new(fauna::ErrorKind::Compute, "the model made no picture"));
+        };
+        let mut about = json!({"pictures": made, "width": size.width, "height": size.height});
+        let plural = if made == 1 { "" } else { "s" };
+        let mut words = format!("{made} picture{plural} of {} by {}", size.width, size.height);
+        if let Some(scores) = &self.scores {
+            about["scores"] = json!(scores);
+            let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
+            words += &format!(", nearest to the prompt first ({})", scores.join(" "));
+        }
+        Ok((path.clone(), words, about))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_is_rows_by_columns() {
+        assert_eq!("3x4".parse(), Ok(Grid { rows: 3, columns: 4 }));
+        for wrong in ["", "3", "0x3", "3x", "11x10", "99999999999999999999x1", "axb"] {
+            assert!(wrong.parse::<Grid>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pictures_under_way_are_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grid.png");
+        let place = Place { path: Some(path.clone()), ..Place::default() };
+        let mut pictures = Pictures::at(place, Some("1x2".parse().unwrap())).unwrap();
+        assert!(pictures.written().is_err(), "nothing was made yet");
+        let red = Image { width: 1, height: 1, rgb: vec![255, 0, 0] };
+        pictures.take(1, red.clone()).unwrap();
+        assert_eq!(picture::read(&path).unwrap().rgb, [128, 128, 128, 255, 0, 0]);
+        pictures.take(0, red).unwrap();
+        assert_eq!(picture::read(&path).unwrap().rgb, [255, 0, 0, 255, 0, 0]);
+        assert_eq!(pictures.written().unwrap().1, "2 pictures of 1 by 1");
+    }
+}

@@ -1,0 +1,158 @@
+//! `fauna run MODEL …` and `fauna MODEL …`: the natural verb for a model and what is given with it.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser};
+use fauna::error::nearest;
+use fauna::{Error, Result};
+
+use super::options::Loading;
+use super::{Cli, Context, Globals, abilities, headings};
+
+/// The options that matter before a verb is known.
+#[derive(Debug, Parser)]
+struct Early {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    loading: Loading,
+}
+
+/// A line that begins with a model, brought to one that begins with its verb.
+pub struct Rewritten {
+    /// The verb: "codec encode".
+    pub verb: &'static str,
+    /// All arguments, the program's name first.
+    pub line: Vec<OsString>,
+    /// The model, opened.
+    pub context: Context,
+}
+
+/// Finds the verb for `line`, a model and arguments, of which `before` stands before them on the command line.
+///
+/// # Errors
+/// A model that cannot be opened or that no verb fits.
+pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
+    let Some((source, rest)) = line.split_first() else { return Err(Error::input("no model is named")) };
+    let source =
+        source.to_str().ok_or_else(|| Error::input("the model's name is not UTF-8").at(Path::new(source)))?;
+    let early = early([before, rest].concat())?;
+    let context = Context::new(early.globals)?.with_loading(early.loading);
+    let verb = match is_naive(source) {
+        true => "forecast",
+        false => {
+            let card = context.look_at(source)?;
+            let given: Vec<&str> = rest.iter().filter_map(|word| long_name(word)).collect();
+            abilities::natural(&card, &given).ok_or_else(|| {
+                Error::unsupported(format!("no verb makes anything of {source}, a {}", card.family))
+                    .hint("fauna info says what it holds")
+            })?
+        }
+    };
+    let verb_words = verb.split(' ').map(OsString::from);
+    let line = std::iter::once("fauna".into())
+        .chain(before.iter().cloned())
+        .chain(verb_words)
+        .chain(line.iter().cloned())
+        .collect();
+    Ok(Rewritten { verb, line, context })
+}
+
+/// Whether `source` is one of the forecasters that need no model.
+fn is_naive(source: &str) -> bool {
+    cfg!(feature = "science") && ["naive", "seasonal-naive"].contains(&source)
+}
+
+/// The options among `words` that matter before a verb is known; the verb reads all of them again.
+fn early(words: Vec<OsString>) -> Result<Early> {
+    let command = Early::command();
+    let mut line: Vec<OsString> = vec!["fauna".into()];
+    let mut words = words.into_iter().take_while(|word| word != "--");
+    while let Some(word) = words.next() {
+        let short = |name: char| command.get_arguments().find(|arg| arg.get_short() == Some(name));
+        let found = match (long_name(&word), word.to_str()) {
+            (Some(name), _) => command.get_arguments().find(|arg| arg.get_long() == Some(name)),
+            (None, Some("-q")) => short('q'),
+            _ => None,
+        };
+        let Some(arg) = found else { continue };
+        let takes_value = arg.get_action().takes_values() && !word.to_string_lossy().contains('=');
+        line.push(word);
+        line.extend(takes_value.then(|| words.next()).flatten());
+    }
+    Early::try_parse_from(line).map_err(|error| error.exit())
+}
+
+/// `--name` or `--name=value`: `name`.
+fn long_name(word: &OsStr) -> Option<&str> {
+    let name = word.to_str()?.strip_prefix("--")?.split('=').next()?;
+    (!name.is_empty()).then_some(name)
+}
+
+/// Parses a rewritten line. What is wrong with it is said with the verb that was picked.
+pub fn parse(rewritten: &Rewritten) -> Cli {
+    let mut command = Cli::command();
+    let parsed = command
+        .try_get_matches_from_mut(&rewritten.line)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    parsed.unwrap_or_else(|error| refuse(error, Some(rewritten.verb)))
+}
+
+/// Ends the program with what clap says of its arguments, and more where more is known: the verb that was picked, the
+/// verbs that have an option that this one lacks.
+pub fn refuse(error: clap::Error, picked: Option<&str>) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let option = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) => Some(option.clone()),
+        _ => None,
+    };
+    let owners = option.as_deref().map(|option| headings::verbs_with(option.trim_start_matches('-')));
+    // Where standard error is closed there is no reader.
+    let _ = error.print();
+    let mut terminal = std::io::stderr();
+    if let (Some(option), Some(owners)) = (option, owners.filter(|owners| !owners.is_empty())) {
+        let _ = writeln!(terminal, "\n{option} is an option of: {}", owners.join(", "));
+    }
+    if let Some(verb) = picked {
+        let _ = writeln!(terminal, "\nThe verb that fits the model is {verb}: fauna {verb} --help");
+    }
+    std::process::exit(2)
+}
+
+/// Whether `word` names a model rather than a verb that is misspelt.
+pub fn names_a_model(word: &OsStr) -> bool {
+    let Some(name) = word.to_str() else { return Path::new(word).exists() };
+    let is_cached =
+        || fauna::source::HubConfig::from_env().named.join(name).is_dir() && !name.starts_with('.');
+    let is_builtin = cfg!(feature = "builtin") && name == "minilm";
+    name.contains(['/', '\\']) || is_builtin || is_naive(name) || Path::new(name).exists() || is_cached()
+}
+
+/// The error of a verb that is not there, with the nearest.
+pub fn unknown_verb(word: &OsStr) -> clap::Error {
+    let name = word.to_string_lossy();
+    if let Some(feature) = headings::missing_feature(&name) {
+        return Cli::command().error(
+            ErrorKind::InvalidSubcommand,
+            format!("this program was built without '{name}': build it with --features {feature}"),
+        );
+    }
+    let names = headings::names();
+    let near = nearest(&name, names.iter().map(String::as_str));
+    let near = match near.is_empty() {
+        true => String::new(),
+        false => format!("\n\n  nearest: {}", near.join(", ")),
+    };
+    Cli::command().error(
+        ErrorKind::InvalidSubcommand,
+        format!(
+            "'{name}' is neither a verb nor a model here{near}\n\n  all verbs: fauna --help; a model of the hub is \
+             named with its owner: owner/name"
+        ),
+    )
+}

@@ -1,0 +1,46 @@
+//! `fauna anomalies`: the values of series outside of the prediction intervals of rolling forecasts.
+
+use fauna::Result;
+use fauna::science::forecast::{Bands, detect_anomalies};
+
+use crate::cli::options::ModelArg;
+use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};
+use crate::cli::{Context, Exit};
+
+/// Where anomalies are looked for.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The model may also be naive or seasonal-naive.\n\nExamples:\n  \
+                        fauna anomalies amazon/chronos-bolt-small --series sales.csv --level 99 --plot found.png\n  \
+                        fauna anomalies seasonal-naive --series sales.csv --horizon 1 --json")]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Steps of each rolling forecast; a season if not said.
+    #[arg(long, value_name = "N")]
+    horizon: Option<usize>,
+    /// The prediction interval, in percent, outside of which a value is an anomaly; 99 if not said.
+    #[arg(long, value_name = "PERCENT")]
+    level: Option<f64>,
+    #[command(flatten)]
+    input: SeriesInput,
+    #[command(flatten)]
+    output: SeriesOutput,
+}
+
+/// Flags the anomalies of each series.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let bands = args.level.map_or(Ok(Bands::None), |level| Bands::levels(vec![level]))?;
+    let work = Work {
+        verb: "anomalies",
+        source: &args.model.source,
+        input: &args.input,
+        output: &args.output,
+        report: Report::Anomalies,
+    };
+    work.run(context, |model, name, table| {
+        let horizon = args.horizon.map_or_else(|| args.input.season(table), Ok)?;
+        let mut ask = args.input.ask(horizon, bands, context);
+        ask.model = name.to_string();
+        Ok(Done { answer: detect_anomalies(model, table, &ask)?, scores: Vec::new() })
+    })
+}

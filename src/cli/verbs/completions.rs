@@ -1,0 +1,55 @@
+//! Completion scripts and the manual page, from the same definition as the help.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use fauna::{Error, Result};
+
+use crate::cli::output::Output;
+use crate::cli::{Cli, Exit};
+
+/// Which shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna completions bash > fauna.bash\n  fauna completions zsh > _fauna")]
+pub struct Args {
+    /// The shell that reads the script.
+    shell: Shell,
+}
+
+/// Prints the completion script.
+pub fn run(args: Args) -> Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "fauna", &mut script);
+    print(&script)
+}
+
+/// Prints the manual page: the program, then each verb.
+pub fn man() -> Result<Exit> {
+    let mut page = Vec::new();
+    let mut program = Cli::command();
+    program.build();
+    let render = |command: clap::Command, page: &mut Vec<u8>| {
+        clap_mangen::Man::new(command).render(page).map_err(|e| Error::io("manual page", "write", e))
+    };
+    let verbs: Vec<_> = program.get_subcommands().filter(|verb| verb.get_name() != "help").cloned().collect();
+    render(program, &mut page)?;
+    for verb in verbs {
+        let parts: Vec<_> =
+            verb.get_subcommands().filter(|part| part.get_name() != "help").cloned().collect();
+        render(verb, &mut page)?;
+        parts.into_iter().try_for_each(|part| render(part, &mut page))?;
+    }
+    print(&page)
+}
+
+/// Prints the help, in a build that has no model to make the tour with.
+#[cfg(not(feature = "builtin"))]
+pub fn help() -> Result<Exit> {
+    print(Cli::command().render_long_help().to_string().as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<Exit> {
+    let mut output = Output::stdout();
+    output.bytes(bytes)?;
+    output.finish()?;
+    Ok(Exit::Done)
+}

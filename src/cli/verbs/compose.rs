@@ -1,0 +1,90 @@
+//! `fauna compose`: music from texts, after a melody, or on from a beginning.
+
+use std::path::PathBuf;
+
+use fauna::{Error, Item, Prompt, Result};
+
+use crate::cli::options::{Choices, Length, Loudness, ModelArg, Penalty, Place, Sampling, SoundInput};
+use crate::cli::reply::{Show, prompts};
+use crate::cli::{Context, Exit};
+
+/// What is composed, and where it goes.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("sound").args(["melody", "audio"]).multiple(true)), mut_arg("max_seconds", |arg| arg.requires("sound")), after_help = "Examples:\n  \
+                        fauna compose facebook/musicgen-small \"a slow waltz\" --seconds 8 --out waltz.wav\n  \
+                        fauna compose facebook/musicgen-melody \"as a march\" --melody waltz.wav --out march.wav\n  \
+                        fauna compose facebook/musicgen-small \"\" --seconds 60 --out - | aplay -f S16_LE -r 32000")]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// What the music is like, one piece each; an empty text for music without a description; `-` reads standard input.
+    #[arg(value_name = "TEXT")]
+    texts: Vec<String>,
+    /// A sound whose melody the music follows.
+    #[arg(long, value_name = "FILE")]
+    melody: Option<PathBuf>,
+    /// A sound that the music continues.
+    #[arg(long, value_name = "FILE")]
+    audio: Option<PathBuf>,
+    /// The length of the piece.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "max_tokens")]
+    seconds: Option<f64>,
+    /// The length of the piece in frames of the codec.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Where it goes: FILE.wav, which grows as it is made. `-` writes bare samples (16 bits, little-endian, channels
+    /// interleaved) to standard output, for a player. Several texts make FILE-1.wav, FILE-2.wav, …
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
+    /// How loud the file is in the end.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    loudness: Loudness,
+    #[command(flatten)]
+    sounds: SoundInput,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    penalty: Penalty,
+    /// Scale of classifier-free guidance: how strongly the text and melody are followed; 1 for none.
+    #[arg(long, value_name = "X")]
+    guidance: Option<f32>,
+}
+
+/// Composes all pieces at once.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let choices = Choices {
+        length: Length { max_tokens: args.max_tokens, min_tokens: None },
+        seconds: args.seconds,
+        guidance: args.guidance,
+        sampling: args.sampling,
+        penalty: args.penalty,
+        ..Choices::default()
+    };
+    choices.check()?;
+    let place = Place { path: args.out, force: args.force, loudness: args.loudness };
+    if place.is_stdout() && context.globals.json {
+        return Err(
+            Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
+        );
+    }
+    let texts = match args.texts.is_empty() {
+        false => prompts::texts(&args.texts, context)?.into_iter().map(Some).collect(),
+        true if args.audio.is_some() => vec![None],
+        // No description, so that the melody comes before it and is not what is continued.
+        true if args.melody.is_some() => vec![Some(String::new())],
+        true => prompts::texts(&args.texts, context)?.into_iter().map(Some).collect(),
+    };
+    let melody = args.sounds.read_any(args.melody.as_ref(), context)?;
+    let audio = args.sounds.read_any(args.audio.as_ref(), context)?;
+    let prompt = |text: Option<String>| {
+        let words = text.map(Item::Text);
+        Prompt::Items(melody.iter().cloned().chain(words).chain(audio.iter().cloned()).collect())
+    };
+    let prompts: Vec<Prompt> = texts.into_iter().map(prompt).collect();
+    let model = context.open_for("compose", &args.model.source)?;
+    Show::new(context, choices.of(model.as_ref())?).together(model.as_ref(), &prompts, &place)?;
+    Ok(Exit::Done)
+}

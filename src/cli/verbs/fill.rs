@@ -1,0 +1,28 @@
+//! `fauna fill`: the words of a masked language model for each mask of a text.
+
+use fauna::{Prompt, Result};
+
+use crate::cli::options::ModelArg;
+use crate::cli::reply::{Show, prompts};
+use crate::cli::{Context, Exit};
+
+/// What is filled.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+                        fauna fill google-bert/bert-base-uncased \"The capital of France is [MASK].\"\n  \
+                        fauna fill antiberty \"EVQLVQSG[MASK]EVKKPGTSV\" --json")]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The texts, each with one [MASK] or several; `-` or none reads standard input.
+    #[arg(value_name = "TEXT")]
+    texts: Vec<String>,
+}
+
+/// Fills the masks of each text: the five most likely tokens, with their probabilities.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let prompts: Vec<Prompt> =
+        prompts::texts(&args.texts, context)?.iter().map(|text| Prompt::from(text.as_str())).collect();
+    let model = context.open_for("fill", &args.model.source)?;
+    Show::new(context, model.defaults()).each(model.as_ref(), &prompts)
+}

@@ -1,0 +1,276 @@
+//! `fauna genes`: genes continued to their stop codons, and scored.
+
+use std::path::{Path, PathBuf};
+
+use fauna::progress::{Progress, Unit};
+use fauna::text::genslm::codons::{self, Reading};
+use fauna::text::genslm::fasta::{self, Record};
+use fauna::{Error, GenerationConfig, Item, Pipeline, Prompt, Result, Tensors};
+use serde_json::json;
+
+use crate::cli::options::{Choices, Length, Loading, ModelArg, Penalty, Sampling};
+use crate::cli::output::Output;
+use crate::cli::reply::prompts;
+use crate::cli::table::Table;
+use crate::cli::{Context, Exit};
+
+/// What becomes of genes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna genes generate genslm-25M \"ATG\" --copies 4 --out new.fasta\n  \
+                        fauna genes score genslm-25M --genes variants.fasta.gz")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Continues genes up to a stop codon, as FASTA.
+    Generate(Generate),
+    /// Scores genes: the logarithm of their probability given the first codon, and the perplexity a codon.
+    Score(Score),
+}
+
+/// Which genes are continued, and how.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna genes generate genslm-25M \"ATGAAA\" --copies 8 --out new.fasta\n  \
+                        fauna genes generate genslm-25M --genes starts.fasta --protein --temperature 0.7"
+)]
+struct Generate {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Beginnings of genes; `-` or none reads one from standard input.
+    #[arg(value_name = "SEQUENCE")]
+    sequences: Vec<String>,
+    /// Beginnings of genes as FASTA, plain or gzip.
+    #[arg(long, value_name = "FILE", conflicts_with = "sequences")]
+    genes: Option<PathBuf>,
+    /// Make so many genes of each beginning.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    copies: u16,
+    /// Write the proteins that the genes stand for, by the standard genetic code.
+    #[arg(long)]
+    protein: bool,
+    /// Write to this file instead of standard output: FILE.fasta.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    penalty: Penalty,
+    #[command(flatten)]
+    length: Length,
+}
+
+/// Which genes are scored.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  fauna genes score genslm-25M --genes variants.fasta.gz\n  \
+                        fauna genes score genslm-25M --genes variants.fasta --json")]
+struct Score {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The genes as FASTA, plain or gzip.
+    #[arg(long, value_name = "FILE")]
+    genes: PathBuf,
+}
+
+impl Args {
+    /// How the model is loaded.
+    pub fn loading(&self) -> &Loading {
+        match &self.what {
+            What::Generate(args) => &args.model.loading,
+            What::Score(args) => &args.model.loading,
+        }
+    }
+}
+
+/// How the user wants sequences read: `--set reading=as_released` reads what is no codon as the release does.
+pub fn reading(context: &Context) -> Result<Reading> {
+    let chosen = context.loading.settings.iter().rev().find(|(key, _)| key == "reading");
+    match chosen.map(|(_, value)| value) {
+        None => Ok(Reading::Strict),
+        Some(value) => Reading::named(value.as_str().unwrap_or_default()),
+    }
+}
+
+/// Problems of single genes that are shown; the others are counted.
+const SHOWN: usize = 20;
+/// As many genes are taken in at once, each with what memory it takes beside its letters.
+const MOST_BYTES: usize = 256 << 20;
+const ABOUT_RECORD: usize = 200;
+
+/// The genes of the file at `path`; those that are wrong are named, the first of them, and counted.
+///
+/// # Errors
+/// A file that cannot be read or holds no gene that can be used.
+fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
+    let (mut good, mut wrong, mut count, mut bytes) = (Vec::new(), Vec::new(), 0usize, 0usize);
+    for record in fasta::open(path, reading(context)?)? {
+        match record {
+            Ok(record) => {
+                let Record { id, description, sequence } = &record;
+                bytes += id.len() + description.len() + sequence.len() + ABOUT_RECORD;
+                if bytes > MOST_BYTES {
+                    return Err(Error::input(format!(
+                        "more than {} MiB of genes, unpacked",
+                        MOST_BYTES >> 20
+                    ))
+                    .at(path)
+                    .hint("split the file"));
+                }
+                good.push(record);
+            }
+            // Of very many, a few say what is wrong with all.
+            Err(error) => {
+                count += 1;
+                if wrong.len() < SHOWN {
+                    wrong.push(error);
+                }
+            }
+        }
+    }
+    let more = count - wrong.len();
+    match (good.is_empty(), count) {
+        (true, 1) => Err(wrong.remove(0)),
+        (true, _) => {
+            let first = wrong.first().map_or(String::new(), Error::to_string);
+            Err(Error::input(format!("none of its genes can be read ({count})")).at(path).hint(first))
+        }
+        (false, _) => {
+            wrong.iter().for_each(|error| context.complain(&error.to_string()));
+            if more > 0 {
+                context.complain(&format!("{}: {more} more of its genes cannot be read", path.display()));
+            }
+            Ok((good, count))
+        }
+    }
+}
+
+/// Continues or scores genes.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    match args.what {
+        What::Generate(args) => generate(&args, context),
+        What::Score(args) => score(&args, context),
+    }
+}
+
+fn generate(args: &Generate, context: &Context) -> Result<Exit> {
+    let Generate { sampling, penalty, length, .. } = args;
+    let choices = Choices {
+        sampling: sampling.clone(),
+        penalty: penalty.clone(),
+        length: length.clone(),
+        ..Choices::default()
+    };
+    choices.check()?;
+    let (genes, wrong) = match &args.genes {
+        Some(path) => read(path, context)?,
+        None => {
+            let gene = |(i, sequence)| Record { id: format!("gene{}", i + 1), sequence, ..Record::default() };
+            let sequences = prompts::texts(&args.sequences, context)?.into_iter();
+            (sequences.enumerate().map(gene).collect(), 0)
+        }
+    };
+    let model = context.open_for("genes generate", &args.model.source)?;
+    continue_all(args, model.as_ref(), &genes, &choices.of(model.as_ref())?, context)?;
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
+}
+
+/// Writes what the model makes of `genes`, the prompts included.
+fn continue_all(
+    args: &Generate,
+    model: &dyn Pipeline,
+    genes: &[Record],
+    options: &GenerationConfig,
+    context: &Context,
+) -> Result<()> {
+    let mut output = Output::open(args.out.as_deref(), args.force)?;
+    let copies = usize::from(args.copies);
+    let mut made: Vec<Record> = genes
+        .iter()
+        .flat_map(|gene| (1..=copies).map(move |copy| (gene, copy)))
+        .map(|(gene, copy)| Record {
+            id: if copies == 1 { gene.id.clone() } else { format!("{}-{copy}", gene.id) },
+            ..gene.clone()
+        })
+        .collect();
+    let prompts: Vec<Prompt> =
+        made.iter().map(|gene| Prompt::Items(vec![Item::Gene(gene.sequence.clone())])).collect();
+    let _stoppable = context.interrupt.hold();
+    let bar = context.bars.begin("codons", Unit::Items, None);
+    // An empty prompt begins with what most genes begin with.
+    for gene in made.iter_mut().filter(|gene| gene.sequence.is_empty()) {
+        gene.sequence = "ATG".to_string();
+    }
+    let mut started = vec![false; made.len()];
+    model.generate_batch(&prompts, options, &mut |index, item| {
+        if let Item::Gene(codon) = item {
+            made[index].sequence.push_str(&codon);
+            started[index] = true;
+        }
+        bar.advance(1);
+        match context.interrupt.requested() {
+            true => std::ops::ControlFlow::Break(()),
+            false => std::ops::ControlFlow::Continue(()),
+        }
+    })?;
+    drop(bar);
+    for (gene, _) in made.into_iter().zip(started).filter(|(_, started)| *started) {
+        let protein = args.protein.then(|| codons::translate(&gene.sequence));
+        if context.globals.json {
+            let about = json!({"source": model.card().source, "id": gene.id, "description": gene.description,
+                "sequence": gene.sequence, "codons": gene.sequence.len() / 3,
+                "protein": codons::translate(&gene.sequence)});
+            output.json(&about)?;
+            continue;
+        }
+        let mut text = Vec::new();
+        let written = Record { sequence: protein.unwrap_or(gene.sequence), ..gene };
+        fasta::write(&mut text, &written, fasta::COLUMNS)?;
+        output.bytes(&text)?;
+    }
+    output.finish()?;
+    context.interrupt.check()
+}
+
+/// A line a gene: how many codons it has and how likely it is.
+fn score(args: &Score, context: &Context) -> Result<Exit> {
+    let (genes, wrong) = read(&args.genes, context)?;
+    let model = context.open_for("genes score", &args.model.source)?;
+    let mut output = Output::stdout();
+    let mut table = Table::default();
+    table.row(["gene", "codons", "log-likelihood", "perplexity"]);
+    for gene in &genes {
+        context.interrupt.check()?;
+        let options = json!({"sequences": [gene.sequence]});
+        let made = model.call("score", &Tensors::new(), &options);
+        let made = made.map_err(|error| error.context(&gene.id))?;
+        let number = |name: &str| -> Result<f32> { Ok(made[name].to_vec1::<f32>()?[0]) };
+        let (likelihood, perplexity) = (number("log_likelihood")?, number("perplexity")?);
+        let codons = gene.sequence.len().div_ceil(3);
+        let cut = number("cut")? as usize;
+        if cut > 0 {
+            context
+                .say(&format!("{}: the last {cut} codons do not fit the model and were left out", gene.id));
+        }
+        match context.globals.json {
+            true => output.json(&json!({"source": model.card().source, "id": gene.id, "codons": codons,
+                "cut": cut, "log_likelihood": likelihood, "perplexity": perplexity}))?,
+            false => table.row([
+                gene.id.clone(),
+                codons.to_string(),
+                format!("{likelihood:.3}"),
+                format!("{perplexity:.3}"),
+            ]),
+        }
+    }
+    if !context.globals.json {
+        table.lines().into_iter().try_for_each(|line| output.line(line))?;
+    }
+    output.finish()?;
+    Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
+}

@@ -1,0 +1,52 @@
+//! `fauna quantize`: a smaller copy of a checkpoint.
+
+use std::path::PathBuf;
+
+use fauna::Result;
+use fauna::nn::block_kind;
+use fauna::quantize::{Copy, quantize};
+
+use crate::cli::options::ModelArg;
+use crate::cli::output::Output;
+use crate::cli::{Context, Exit, table};
+
+/// What is copied, and to what.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna quantize HuggingFaceTB/SmolLM2-135M-Instruct --to q8_0 --out smollm2-q8\n  fauna quantize openai-community/gpt2 --to q4_0 --out gpt2-q4 --force"
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The format of its matrices: q8_0, q4_0, q4_k, … Embedding tables keep 8 bits.
+    #[arg(long, value_name = "FORMAT")]
+    to: String,
+    /// The folder of the copy.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Replace an earlier copy in that folder.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Copies, and prints the folder.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    let _stoppable = context.interrupt.hold();
+    let kind = block_kind(&args.to)?;
+    let copy = Copy { source: &args.model.source, kind, folder: &args.out, replace: args.force };
+    let made = quantize(&fauna::zoo(), &context.options()?, &copy, context.bars.as_ref())?;
+    let mut output = Output::stdout();
+    match context.globals.json {
+        true => output.json(&made)?,
+        false => output.line(made.folder.display().to_string())?,
+    }
+    output.finish()?;
+    context.say(&format!(
+        "{} of {} tensors brought to blocks: {} became {}",
+        made.quantized,
+        made.tensors,
+        table::bytes(made.bytes_before),
+        table::bytes(made.bytes_after)
+    ));
+    Ok(Exit::Done)
+}

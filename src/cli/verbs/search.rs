@@ -1,0 +1,146 @@
+//! `fauna search`: the pictures of a folder that are nearest to a sentence.
+
+use std::path::{Path, PathBuf};
+
+use fauna::item::beyond;
+use fauna::progress::{Progress, Unit};
+use fauna::{Error, Image, Item, Pipeline, Result};
+use serde_json::json;
+
+use super::compare::cosine;
+use super::embed;
+use crate::cli::options::{ModelArg, PictureInput};
+use crate::cli::output::{Output, check_free};
+use crate::cli::table::Table;
+use crate::cli::{Context, Exit, contact_sheet, input};
+
+/// Pictures embedded together.
+const TOGETHER: usize = 16;
+/// Bytes of pixels after which no more pictures wait to be embedded together.
+const PIXELS: usize = 256 << 20;
+
+/// What is looked for, and where.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  fauna search openai/clip-vit-base-patch32 photos \"a red car at night\"\n  \
+                        fauna search google/siglip-base-patch16-224 photos \"a dog\" --top 20 --png found.png"
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The folder of the pictures.
+    folder: PathBuf,
+    /// What they should show.
+    sentence: String,
+    /// How many are shown.
+    #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
+    top: u16,
+    /// Draw the pictures that were found into this file.
+    #[arg(long, value_name = "FILE")]
+    png: Option<PathBuf>,
+    /// Replace the file that --png names.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    pictures: PictureInput,
+}
+
+/// Searches. A picture that cannot be read is reported, left out, and makes the exit status 2.
+pub fn run(args: Args, context: &Context) -> Result<Exit> {
+    if args.sentence.trim().is_empty() {
+        return Err(Error::input("the sentence is empty").hint("say what the pictures should show"));
+    }
+    if let Some(path) = &args.png {
+        check_free(path, args.force)?;
+    }
+    let paths = input::pictures_in(&args.folder)?;
+    let model = context.open_for("search", &args.model.source)?;
+    let _stoppable = context.interrupt.hold();
+    let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
+    if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {
+        context.say(&format!("of the sentence {} were left out", beyond(*cut)));
+    }
+    let wanted = wanted.to_vecs()?.concat();
+    let all = paths.len();
+    let (mut found, failed) = scores(model.as_ref(), &wanted, paths, args.pictures, context)?;
+    if found.is_empty() {
+        return Err(Error::input(format!("none of {all} pictures could be read")).at(args.folder));
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(args.top.into());
+
+    let mut output = Output::stdout();
+    if context.globals.json {
+        let found: Vec<_> = found.iter().map(|(score, path)| json!({"file": path, "score": score})).collect();
+        output.json(&json!({"source": args.model.source, "sentence": args.sentence, "found": found}))?;
+    } else {
+        let mut table = Table::default();
+        for (score, path) in &found {
+            table.row([format!("{score:.3}"), path.display().to_string()]);
+        }
+        table.lines().into_iter().try_for_each(|line| output.line(line))?;
+    }
+    output.finish()?;
+    if let Some(path) = &args.png {
+        let reading = context.reading(model.as_ref(), args.pictures);
+        let read = |path: &PathBuf| fauna::picture::read_with(path, &reading);
+        let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
+        let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
+        contact_sheet::write(path, args.force, &args.sentence, shown)?;
+        context.say(&format!("picture: {}", path.display()));
+    }
+    Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
+}
+
+/// How near each picture is to `wanted`, and how many could not be used.
+fn scores(
+    model: &dyn Pipeline,
+    wanted: &[f32],
+    paths: Vec<PathBuf>,
+    input: PictureInput,
+    context: &Context,
+) -> Result<(Vec<(f32, PathBuf)>, usize)> {
+    let bar = context.bars.begin("pictures", Unit::Items, Some(paths.len() as u64));
+    let reading = context.reading(model, input);
+    let mut found = Vec::new();
+    let mut failed = 0;
+    let (mut waiting, mut names) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
+    let mut paths = paths.into_iter().peekable();
+    while let Some(path) = paths.next() {
+        match input::picture(&path, &reading, context) {
+            Ok(picture) => {
+                bytes += picture.rgb.len();
+                waiting.push(Item::Image(picture));
+                names.push(path);
+            }
+            Err(error) => {
+                context.complain(&error.to_string());
+                failed += 1;
+                bar.advance(1);
+            }
+        }
+        if waiting.len() == TOGETHER || bytes >= PIXELS || paths.peek().is_none() {
+            context.interrupt.check()?;
+            bar.advance(waiting.len() as u64);
+            let made = embed::vectors(model, &waiting)?;
+            waiting.clear();
+            for (path, vector) in names.drain(..).zip(made) {
+                match vector {
+                    Ok((vector, _)) => found.push((cosine(wanted, &vector), path)),
+                    Err(error) => {
+                        context.complain(&format!("{}: {error}", path.display()));
+                        failed += 1;
+                    }
+                }
+            }
+            bytes = 0;
+        }
+    }
+    Ok((found, failed))
+}
+
+/// The end of a path, for a caption.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

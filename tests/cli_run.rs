@@ -1,0 +1,124 @@
+//! `fauna run MODEL` and `fauna MODEL`: which verb is picked, and what is said where none fits.
+
+#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[path = "support/program.rs"]
+mod program;
+
+use program::{refused, run, run_with, served};
+
+const MASKED: &str = "tests/parity/bert/text_uncased_masked_lm/model";
+const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
+const TALK: &str = "tests/parity/gpt_oss/generate_conversation/model";
+
+/// The verb that is picked for `line`, by what is said of an option that no verb has.
+#[track_caller]
+fn picked(line: &[&str]) -> String {
+    let verbs: Vec<String> = [&["run"][..], &[]]
+        .into_iter()
+        .map(|before| {
+            let done = run(&[before, line, &["--no-such-option"]].concat());
+            refused(&done, 2, &["--no-such-option", "fauna "]);
+            let said = done.err.rsplit_once("The verb that fits the model is ").expect(&done.err).1;
+            said.split_once(':').unwrap().0.to_string()
+        })
+        .collect();
+    assert_eq!(verbs[0], verbs[1]);
+    verbs[0].clone()
+}
+
+#[test]
+fn a_model_alone_gets_the_verb_that_fits_it() {
+    let model = |case: &str| format!("tests/parity/{case}/model");
+    let mut cases = vec![
+        (LLAMA.to_string(), "a", "generate"),
+        (TALK.to_string(), "hello", "chat"),
+        (TALK.to_string(), "--prefix=a", "generate"),
+        (MASKED.to_string(), "a [MASK]", "fill"),
+        (model("bert/sequence_classification"), "a", "classify"),
+        (model("bert/text_cased_token_classification"), "a", "classify"),
+        (model("bert/question_answering"), "why", "answer"),
+        (model("bert/sentence_mean_normalized"), "a", "embed"),
+        (model("genslm/embed_sequences"), "ATG", "genes generate"),
+    ];
+    if cfg!(feature = "vision") {
+        cases.extend([
+            (model("clip/end_to_end"), "--image=a.png", "classify"),
+            (model("clip/end_to_end"), "a cat", "embed"),
+            (model("flamingo/idefics_generate"), "--image=a.png", "describe"),
+            (model("dalle/mini_generate"), "a cat", "draw"),
+            (model("dalle/dvae_encode"), "--image=a.png", "codec encode"),
+            (model("dalle/dvae_encode"), "--codes=a.safetensors", "codec decode"),
+        ]);
+    }
+    if cfg!(feature = "audio") {
+        cases.extend([
+            (model("musicgen/generate_mono_guided"), "", "compose"),
+            (model("encodec/encode_24khz"), "--audio=a.wav", "codec encode"),
+            (model("encodec/encode_24khz"), "--codes=a.safetensors", "codec decode"),
+            (model("llark/answer"), "--audio=a.wav", "listen"),
+        ]);
+    }
+    if cfg!(feature = "robotics") {
+        cases.push((model("openvla/forward_single"), "--instruction=a", "act"));
+    }
+    if cfg!(feature = "science") {
+        cases.extend([
+            (model("chronos/bolt_predict_short"), "--series=a.csv", "forecast"),
+            ("seasonal-naive".to_string(), "--series=a.csv", "forecast"),
+            (model("orb/v3_conservative_crystal"), "--atoms=a.cif", "energy"),
+        ]);
+    }
+    for (model, given, verb) in cases {
+        assert_eq!(picked(&[&model, given]), verb, "{model} {given}");
+    }
+}
+
+#[test]
+fn the_line_is_done_as_by_its_verb() {
+    let asked = ["--max-tokens", "6", "--seed", "3", "--temperature", "1"];
+    let by_verb = run(&[&["generate", LLAMA, "the"][..], &asked].concat());
+    served(&by_verb);
+    for before in [&["run"][..], &[], &["--quiet"], &["--quiet", "run"]] {
+        let done = run(&[before, &[LLAMA, "the"], &asked].concat());
+        served(&done);
+        assert_eq!(done.out, by_verb.out, "{before:?}");
+    }
+    let done = run_with(&["run", LLAMA, "--max-tokens", "6", "--device", "cpu", "--json"], b"the\n");
+    served(&done);
+    assert!(done.out.starts_with('{'), "{}", done.out);
+    refused(&run(&[LLAMA, "the", "--device", "tpu"]), 2, &["\"tpu\""]);
+    served(&run(&[MASKED, "a [MASK] b"]));
+}
+
+#[test]
+fn an_option_of_another_verb_is_refused_with_the_verb() {
+    let owners = if cfg!(feature = "audio") { "an option of: compose, codec decode" } else { "" };
+    let said = ["--loudness", "fauna generate", owners];
+    refused(&run(&["generate", LLAMA, "the", "--loudness", "keep"]), 2, &said);
+    refused(&run(&[LLAMA, "the", "--loudness", "keep"]), 2, &said);
+    refused(&run(&["run", MASKED, "a [MASK]", "--temperature", "1"]), 2, &["--temperature", "fauna fill"]);
+    refused(&run(&["run", MASKED, "a [MASK]", "--horizon", "1"]), 2, &["--horizon", "fauna fill --help"]);
+}
+
+#[test]
+fn help_behind_a_model_is_that_of_its_verb() {
+    let done = run(&[MASKED, "--help"]);
+    served(&done);
+    assert!(done.out.contains("Usage: fauna fill"), "{}", done.out);
+}
+
+#[test]
+fn what_is_neither_a_verb_nor_a_model_gets_the_nearest_verbs() {
+    refused(&run(&["chatt", "m"]), 2, &["'chatt'", "nearest: chat", "fauna --help"]);
+    refused(&run(&["generat"]), 2, &["nearest: generate"]);
+    refused(&run(&["quantise", "m"]), 2, &["nearest: quantize"]);
+    let nothing = run(&["xyzzyxyzzy"]);
+    refused(&nothing, 2, &["neither a verb nor a model", "fauna --help"]);
+    assert!(!nothing.err.contains("nearest"), "{}", nothing.err);
+    if cfg!(not(feature = "vision")) {
+        refused(&run(&["draw", "m", "a cat"]), 2, &["without 'draw'", "--features vision"]);
+    }
+    refused(&run(&["run"]), 2, &["MODEL"]);
+    refused(&run(&["run", "./no/such"]), 2, &["no/such", "no such file or folder"]);
+    refused(&run(&["no-such/model", "a"]), 2, &["no-such/model"]);
+}
