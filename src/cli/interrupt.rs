@@ -1,10 +1,10 @@
 //! Ctrl-C. By itself it ends the program with status 130; while something can stop in good order it asks that to stop,
 //! and only the second one ends the program.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use fauna::{Error, ErrorKind, Result};
+use fauna::{CancellationToken, Error, ErrorKind, Result};
 
 use super::output;
 
@@ -13,6 +13,8 @@ use super::output;
 pub struct Interrupt {
     requested: AtomicBool,
     holders: AtomicUsize,
+    /// Of the generation under way.
+    token: Mutex<CancellationToken>,
 }
 
 impl Interrupt {
@@ -22,6 +24,7 @@ impl Interrupt {
         let heard = interrupt.clone();
         ctrlc::set_handler(move || {
             let again = heard.requested.swap(true, SeqCst);
+            heard.token.lock().unwrap_or_else(PoisonError::into_inner).cancel();
             if again || heard.holders.load(SeqCst) == 0 {
                 output::abandon();
                 std::process::exit(130);
@@ -35,6 +38,16 @@ impl Interrupt {
     pub fn hold(&self) -> Hold<'_> {
         self.holders.fetch_add(1, SeqCst);
         Hold(self)
+    }
+
+    /// A token for a generation that now begins, which Ctrl-C cancels; it is heard while a long prompt is read.
+    pub fn token(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+        if self.requested() {
+            token.cancel();
+        }
+        token
     }
 
     /// Whether Ctrl-C was pressed since [`clear`](Interrupt::clear).

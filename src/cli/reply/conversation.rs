@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use fauna::{Error, Pipeline, Prompt, Result, Role, Turn};
+use fauna::{Error, Pipeline, Prompt, Result, Role, Session};
 
-use super::Show;
 use super::prompts::turn;
+use super::{Answer, Show};
 use crate::cli::options::Place;
 
 impl Show<'_> {
@@ -15,8 +15,11 @@ impl Show<'_> {
         if person {
             self.context.say("/clear starts again, /quit or Ctrl-D ends, Ctrl-C stops an answer");
         }
-        let beginning: Vec<Turn> = system.map(|text| turn(Role::System, text)).into_iter().collect();
-        let mut turns = beginning.clone();
+        let mut session = match system {
+            Some(text) => Session::new(model).with_system(text),
+            None => Session::new(model),
+        };
+        let beginning = session.turns().len();
         loop {
             if person {
                 let mut terminal = std::io::stderr();
@@ -31,24 +34,28 @@ impl Show<'_> {
                 self.context.complain("standard input: that line is not UTF-8: say it again");
                 continue;
             };
-            match line.trim() {
+            let words = match line.trim() {
                 "" => continue,
                 "/quit" | "/exit" => break,
                 "/clear" => {
-                    turns = beginning.clone();
+                    session.truncate(beginning)?;
                     continue;
                 }
-                words => turns.push(turn(Role::User, words.to_string())),
-            }
-            let prompt = Prompt::Chat(turns.clone());
+                words => words,
+            };
+            let answer = Answer::new(self.context, Place::default(), !self.context.globals.json);
+            let mut answer = answer.with_thoughts_shown(self.thoughts);
+            let mut wrong = None;
             let stoppable = self.context.interrupt.hold();
-            let answer = self.answer(model, &prompt, Place::default())?;
+            session.say(words, &self.config(), &mut |item| {
+                wrong = answer.take(item).err();
+                self.flow(wrong.is_some())
+            })?;
+            wrong.map_or(Ok(()), Err)?;
+            answer.close()?;
             drop(stoppable);
             self.context.interrupt.clear();
-            let text = answer.text().to_string();
-            let said = turns.last().cloned().into_iter().collect();
-            self.finish(model, &Prompt::Chat(said), answer)?;
-            turns.push(turn(Role::Assistant, text));
+            self.finish(model, &Prompt::Chat(vec![turn(Role::User, words.to_string())]), answer)?;
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ impl<'a> Show<'a> {
         let seconds = self.options.seconds.map(|seconds| (seconds * 1e3 * prompts.len() as f64) as u64);
         let bar = self.context.bars.begin("sound", Unit::Milliseconds, seconds);
         let mut wrong = None;
-        let made = model.generate_batch(prompts, &self.options, &mut |index, item| {
+        let made = model.generate_batch(prompts, &self.config(), &mut |index, item| {
             if let Item::Sound(sound) = &item {
                 let samples = sound.channels.first().map_or(0, Vec::len) as u64;
                 bar.advance(samples * 1000 / u64::from(sound.rate.max(1)));
@@ -112,7 +112,7 @@ impl<'a> Show<'a> {
         let each = drawing.grid.map_or(1, Grid::count);
         let copies: Vec<Prompt> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), each)).collect();
-        let options = GenerationConfig { previews: !drawing.no_previews, ..self.options.clone() };
+        let options = GenerationConfig { previews: !drawing.no_previews, ..self.config() };
         let bar = self.context.bars.begin("drawing", Unit::Items, None);
         let mut wrong = None;
         let made = model.generate_batch(&copies, &options, &mut |index, item| {
@@ -155,13 +155,18 @@ impl<'a> Show<'a> {
         let answer = Answer::new(self.context, place, !self.context.globals.json);
         let mut answer = answer.with_thoughts_shown(self.thoughts);
         let mut wrong = None;
-        model.generate(prompt, &self.options, &mut |item| {
+        model.generate(prompt, &self.config(), &mut |item| {
             wrong = answer.take(item).err();
             self.flow(wrong.is_some())
         })?;
         wrong.map_or(Ok(()), Err)?;
         answer.close()?;
         Ok(answer)
+    }
+
+    /// The options of a generation that now begins: Ctrl-C cancels it.
+    fn config(&self) -> GenerationConfig {
+        GenerationConfig { cancel: self.context.interrupt.token(), ..self.options.clone() }
     }
 
     fn flow(&self, wrong: bool) -> ControlFlow<()> {

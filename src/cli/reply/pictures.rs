@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use fauna::picture;
-use fauna::{Error, Image, Item, Pipeline, Result};
+use fauna::{Error, Image, Item, Pipeline, Result, cosine};
 use serde_json::{Value, json};
 
 use crate::cli::options::Place;
 use crate::cli::output::Output;
-use crate::cli::verbs::compare::cosine;
 
 /// The most pictures of one grid.
 const MOST: usize = 100;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna::item::beyond;
-use fauna::{Error, Item, Pipeline, Result};
+use fauna::{Error, Pipeline, Result, cosine};
 use serde_json::json;
 
 use crate::cli::options::ModelArg;
@@ -99,20 +99,11 @@ fn print(matrix: &[Vec<f32>], texts: &[String], output: &mut Output) -> Result<(
 
 /// The cosine of every pair of texts, `(texts, texts)`.
 pub fn similarities(model: &dyn Pipeline, texts: &[String], context: &Context) -> Result<Vec<Vec<f32>>> {
-    let items: Vec<Item> = texts.iter().cloned().map(Item::Text).collect();
-    let made = model.embed(&items)?;
+    let made = model.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
     for (text, cut) in texts.iter().zip(&made.cut).filter(|(_, cut)| **cut > 0) {
         context.say(&format!("{}: {} were left out", shorten(text, 40), beyond(*cut)));
     }
-    let vectors = made.to_vecs()?;
-    Ok(vectors.iter().map(|a| vectors.iter().map(|b| cosine(a, b)).collect()).collect())
-}
-
-/// The cosine of the angle between two vectors; 0 if one has no length.
-pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    if lengths > 0.0 { (dot(a, b) / lengths) as f32 } else { 0.0 }
+    made.similarity(&made)
 }
 
 /// Pearson's correlation of what two matrices say of each pair of different texts (Kriegeskorte et al. 2008,
@@ -129,13 +120,6 @@ fn correlation(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_vector_is_like_itself_and_unlike_its_normal() {
-        assert_eq!(cosine(&[3.0, 4.0], &[6.0, 8.0]), 1.0);
-        assert_eq!(cosine(&[1.0, 0.0], &[0.0, 2.0]), 0.0);
-        assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
-    }
 
     #[test]
     fn models_that_space_all_pairs_alike_agree() {

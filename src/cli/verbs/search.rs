@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};
-use fauna::{Error, Image, Item, Pipeline, Result};
+use fauna::{Error, Image, Item, Pipeline, Result, cosine};
 use serde_json::json;
 
-use super::compare::cosine;
 use super::embed;
 use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::{Output, check_free};

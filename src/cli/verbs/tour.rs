@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use fauna::{Item, Result};
+use fauna::{Item, Result, cosine};
 use serde_json::json;
 
-use super::compare::cosine;
 use crate::cli::options::Loading;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, heatmap};

@@ -278,7 +278,7 @@ pub static FAMILY: Family = Family {
     inventory: |pretrained| Ok(Jukebox::open(pretrained)?.1),
     causal_lm: None,
     open: |pretrained| Ok(Box::new(JukeboxPipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };
 
 #[cfg(test)]

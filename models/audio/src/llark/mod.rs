@@ -316,5 +316,5 @@ pub static FAMILY: Family = Family {
     inventory: |pretrained| Ok(LLark::open(pretrained)?.1),
     causal_lm: None,
     open: |pretrained| Ok(Box::new(LLarkPipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };

@@ -64,9 +64,9 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
-    open: open,
+    open,
     sample: || {
         json!({
             "architectures": ["MusicgenForConditionalGeneration"], "model_type": "musicgen",

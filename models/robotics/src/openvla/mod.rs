@@ -192,8 +192,8 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
-    open: open,
-    sample: sample,
+    open,
+    sample,
 };

@@ -276,10 +276,10 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(OrbPipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };
 
 #[cfg(test)]

@@ -593,7 +593,7 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(BertPipeline::open(pretrained)?)),
     sample: || {

@@ -42,7 +42,7 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(GenSlm::open(pretrained)?)),
     // Heads of an odd width, a feed-forward part that is not four widths.

@@ -595,8 +595,8 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: None,
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(T5Pipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };

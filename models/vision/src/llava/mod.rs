@@ -483,8 +483,8 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: None,
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
-    open: open,
-    sample: sample,
+    open,
+    sample,
 };

@@ -383,6 +383,6 @@ pub static FAMILY: Family = Family {
     rename,
     inventory: |pretrained| Ok(pretrained.load::<MedGemma>()?.1),
     causal_lm: None,
-    open: open,
-    sample: sample,
+    open,
+    sample,
 };

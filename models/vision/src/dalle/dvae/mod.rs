@@ -340,8 +340,8 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(DvaePipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };

@@ -325,8 +325,8 @@ pub static FAMILY: Family = Family {
     config_of_gguf: None,
     layout: Some(layout),
     rename,
-    inventory: inventory,
+    inventory,
     causal_lm: None,
     open: super::mini::open_vqgan,
-    sample: sample,
+    sample,
 };

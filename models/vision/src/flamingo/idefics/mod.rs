@@ -357,5 +357,5 @@ pub static FAMILY: Family = Family {
     inventory: |pretrained| Ok(pretrained.load::<Idefics>()?.1),
     causal_lm: None,
     open: |pretrained| Ok(Box::new(IdeficsPipeline::open(pretrained)?)),
-    sample: sample,
+    sample,
 };
