@@ -17,7 +17,7 @@ use crate::error::nearest;
 use crate::item::Tensors;
 use crate::kernels::matmul::{Compute, Elem, Layout};
 use crate::nn::{Matrix, blocks, host};
-use crate::runtime::{Precision, Runtime};
+use crate::runtime::{Precision, Runtime, kernels_serve};
 use crate::{Error, ErrorKind, Result};
 
 mod experts;
@@ -190,8 +190,10 @@ impl Weights {
     /// Over the tensors of `checkpoint`, each under the name that `rename` gives it.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name.
+    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name; those of
+    /// [`Runtime::kernels`].
     pub fn open(checkpoint: &Checkpoint, rename: impl Fn(&str) -> Name, runtime: Runtime) -> Result<Self> {
+        Runtime::kernels()?;
         let label = label_of(checkpoint);
         let mut tensors = BTreeMap::new();
         for official in checkpoint.names() {
@@ -368,8 +370,10 @@ impl Weights {
     /// Ends the load.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for.
+    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for;
+    /// those of [`Runtime::kernels`].
     pub fn finish(&self) -> Result<Inventory> {
+        Runtime::kernels()?;
         let ledger = self.ledger();
         if let Origin::Files { tensors, label } = &self.shared.origin {
             let unread: Vec<&Entry> = tensors
@@ -492,9 +496,10 @@ impl Weights {
         shape: (usize, usize),
         quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
-        match self.runtime().device() {
-            Device::Cpu => self.place_on_host(stored, layout, shape, quantize),
-            device => self.place_on_device(stored, layout, shape, quantize, device),
+        let device = self.runtime().device();
+        match kernels_serve(device) {
+            true => self.place_on_host(stored, layout, shape, quantize),
+            false => self.place_on_device(stored, layout, shape, quantize, device),
         }
     }
 

@@ -18,6 +18,7 @@ pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
 use crate::kernels::attention as kernel;
 use crate::nn::{host, softmax};
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 /// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
@@ -78,7 +79,7 @@ fn attend_with(
     let distances = mask.distances();
     let numbers = distances.map(Distances::numbers);
     let halved = k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() == DType::F32;
-    let readable = |x: &Tensor| host::serves(x) || halved && x.device().is_cpu() && !x.track_op();
+    let readable = |x: &Tensor| host::serves(x) || halved && kernels_serve(x.device()) && !x.track_op();
     let served = numbers.into_iter().chain(sinks).all(host::serves);
     if host::serves(q) && readable(k) && readable(v) && served {
         let run = |bias: Option<kernel::Bias>| {

@@ -12,6 +12,7 @@ use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::kernels::memory;
 use crate::kernels::mxfp4::{self, Mxfp4};
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 /// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
@@ -201,7 +202,7 @@ impl Matrix {
         shape.push(self.inputs);
         let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
         match &self.storage {
-            Storage::Host { bytes, kind, .. } if !ids.track_op() => {
+            Storage::Host { bytes, kind, .. } if !ids.track_op() && kernels_serve(&Device::Cpu) => {
                 let ids = flat.to_vec1::<u32>()?;
                 let mut out = vec![0f32; ids.len() * self.inputs];
                 for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.inputs.max(1))) {

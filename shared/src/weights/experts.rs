@@ -5,6 +5,7 @@ use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::kernels::mxfp4;
 use crate::nn::Matrix;
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 impl Weights {
@@ -123,7 +124,7 @@ impl Weights {
 
     fn place_packed(&self, blocks: Bytes, scales: Bytes, shape: (usize, usize)) -> Result<Matrix> {
         let (runtime, (outputs, inputs)) = (self.runtime(), shape);
-        if runtime.device().is_cpu() && !runtime.dequantize() {
+        if kernels_serve(runtime.device()) && !runtime.dequantize() {
             return Matrix::mxfp4(blocks, scales, self.compute(), shape);
         }
         let mut values = vec![0f32; outputs * inputs];
