@@ -67,7 +67,8 @@ impl Weights {
             return self.stand_ins(count, (outputs, inputs));
         };
         let entries = entries_of(&path, &stored)?;
-        entries.iter().map(|entry| self.place_stored(entry, layout, (outputs, inputs), quantize)).collect()
+        let place = |entry| self.place_stored(entry, MatrixUse::Experts, layout, (outputs, inputs), quantize);
+        entries.iter().map(place).collect()
     }
 
     fn packed_experts(
@@ -134,7 +135,7 @@ impl Weights {
         let stored = Stored { storage: Storage::BF16, shape: vec![outputs, inputs], bytes };
         let wanted = runtime.quantize().filter(|_| !runtime.dequantize());
         let quantize = wanted.and_then(|kind| MatrixUse::Map.format(kind, inputs));
-        self.place_stored(&stored, Layout::OutIn, shape, quantize)
+        self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, shape, quantize)
     }
 
     /// What stands in for `count` matrices that are missing, or in an inventory. So many that no file was seen to hold
