@@ -95,7 +95,7 @@ pub use fauna_shared::zoo::{LoadOptions, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
     attention, checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress,
-    quantize, runtime, source, weights, zoo,
+    quantize, runtime, source, transfer, weights, zoo,
 };
 
 /// The tensor library underneath, in the one version that fauna's tensors belong to.

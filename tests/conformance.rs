@@ -407,7 +407,10 @@ fn quantised_stays_near() {
         let float = sample.opened().forward(&asked).unwrap();
         // Codes and choices jump where what they are chosen by moves.
         let float: Vec<_> = float.into_iter().filter(|(_, tensor)| tensor.dtype() == DType::F32).collect();
-        for (format, bound) in [("q8_0", 0.05), ("q4_0", 0.5)] {
+        // Candle's products over blocks, which compute where our kernels do not, round activations to 8 bits, ours to 16
+        // where weights have 8: there the rounding of activations adds as much as that of the weights.
+        let both = if Runtime::kernels().unwrap() { 1.0 } else { 2.0 };
+        for (format, bound) in [("q8_0", 0.05 * both), ("q4_0", 0.5)] {
             let kind = fauna::nn::block_kind(format).unwrap();
             let runtime = Runtime::cpu().with_quantize(Some(kind));
             let model = sample.open(&LoadOptions { runtime, ..LoadOptions::default() }).unwrap();

@@ -24,6 +24,7 @@ pub mod quantize;
 pub mod runtime;
 pub mod source;
 pub mod text;
+pub mod transfer;
 pub mod weights;
 pub mod zoo;
 

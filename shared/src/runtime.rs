@@ -1,9 +1,25 @@
 //! Where and how models compute: chosen once by the user, never asked for in a model file.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Result};
+
+/// The environment variable that turns the CPU kernels `on` (the default) or `off`: [`Runtime::set_kernels`] without
+/// a line of code.
+pub const KERNELS_VARIABLE: &str = "FAUNA_KERNELS";
+
+/// Whether the CPU kernels compute, for the whole process: one of the four below.
+static KERNELS: AtomicU8 = AtomicU8::new(UNREAD);
+
+/// Neither set nor read from the environment yet.
+const UNREAD: u8 = 0;
+const ON: u8 = 1;
+const OFF: u8 = 2;
+/// The environment variable holds neither `on` nor `off`: the kernels compute, and nothing opens.
+const UNKNOWN: u8 = 3;
 
 /// The number type of dense weights and of the products they enter.
 ///
@@ -75,8 +91,10 @@ impl Runtime {
     /// and machine have, else the CPU).
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if this build or this machine has no such device.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if this build or this machine has no such device; those of
+    /// [`kernels`](Runtime::kernels).
     pub fn on(name: &str) -> Result<Self> {
+        Self::kernels()?;
         let (kind, ordinal) = match name.split_once(':') {
             None => (name, 0),
             Some((kind, number)) => {
@@ -120,6 +138,32 @@ impl Runtime {
         crate::kernels::pool::set_threads(threads.unwrap_or_else(cores).max(1));
     }
 
+    /// Whether fauna's own kernels compute on the CPU, for the whole process; they do unless the environment says
+    /// `FAUNA_KERNELS=off`. Without them the CPU runs what a GPU runs: weights are kept as candle tensors or in
+    /// candle's quantised form, and candle's operations compute, in float32 whatever the
+    /// [`precision`](Runtime::precision). It is several times slower and takes more memory; it is there to check the
+    /// path of other devices on a machine that has none.
+    ///
+    /// To be set before models are opened: one that was opened with the other setting computes the same, but keeps its
+    /// weights as that setting stores them. A setting made here counts more than the environment's.
+    pub fn set_kernels(kernels: bool) {
+        KERNELS.store(if kernels { ON } else { OFF }, Ordering::Relaxed);
+    }
+
+    /// Whether fauna's own kernels compute on the CPU; [`set_kernels`](Runtime::set_kernels) says more.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if nothing was set and `FAUNA_KERNELS` is neither `on` nor `off`. Opening a
+    /// model reports the same.
+    pub fn kernels() -> Result<bool> {
+        match kernels_setting() {
+            UNKNOWN => Err(Error::input(format!("{KERNELS_VARIABLE} is neither \"on\" nor \"off\"")).hint(
+                "on: the CPU kernels compute, which is the default; off: candle's operations, as on a GPU",
+            )),
+            setting => Ok(setting == ON),
+        }
+    }
+
     /// The device tensors live on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -148,6 +192,36 @@ impl Runtime {
             (_, Precision::F16) => DType::F16,
         }
     }
+}
+
+fn kernels_setting() -> u8 {
+    match KERNELS.load(Ordering::Relaxed) {
+        UNREAD => {
+            let read = match std::env::var_os(KERNELS_VARIABLE) {
+                None => ON,
+                Some(value) if value == "on" => ON,
+                Some(value) if value == "off" => OFF,
+                Some(_) => UNKNOWN,
+            };
+            // What was set meanwhile stays.
+            match KERNELS.compare_exchange(UNREAD, read, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => read,
+                Err(set) => set,
+            }
+        }
+        setting => setting,
+    }
+}
+
+/// Whether fauna's own kernels compute on `device`, and weights are kept for them: the one place that is asked. What
+/// needs numbers in the CPU's memory for another reason asks the device itself.
+pub(crate) fn kernels_serve(device: &Device) -> bool {
+    device.is_cpu() && kernels_setting() != OFF
+}
+
+/// [`kernels_serve`] of the device and the type of `x`: float32.
+pub(crate) fn kernels_take(x: &Tensor) -> bool {
+    x.dtype() == DType::F32 && kernels_serve(x.device())
 }
 
 fn no_device(name: &str, source: candle_core::Error) -> Error {

@@ -17,7 +17,7 @@ use crate::error::nearest;
 use crate::item::Tensors;
 use crate::kernels::matmul::{Compute, Elem, Layout};
 use crate::nn::{Matrix, blocks, host};
-use crate::runtime::{Precision, Runtime};
+use crate::runtime::{Precision, Runtime, kernels_serve};
 use crate::{Error, ErrorKind, Result};
 
 mod experts;
@@ -190,8 +190,10 @@ impl Weights {
     /// Over the tensors of `checkpoint`, each under the name that `rename` gives it.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name.
+    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name; those of
+    /// [`Runtime::kernels`].
     pub fn open(checkpoint: &Checkpoint, rename: impl Fn(&str) -> Name, runtime: Runtime) -> Result<Self> {
+        Runtime::kernels()?;
         let label = label_of(checkpoint);
         let mut tensors = BTreeMap::new();
         for official in checkpoint.names() {
@@ -362,14 +364,16 @@ impl Weights {
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         let stored = Stored { shape: vec![outputs, inputs], ..stored };
-        self.place_stored(&stored, Layout::OutIn, (outputs, inputs), None)
+        self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, (outputs, inputs), None)
     }
 
     /// Ends the load.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for.
+    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for;
+    /// those of [`Runtime::kernels`].
     pub fn finish(&self) -> Result<Inventory> {
+        Runtime::kernels()?;
         let ledger = self.ledger();
         if let Origin::Files { tensors, label } = &self.shared.origin {
             let unread: Vec<&Entry> = tensors
@@ -481,20 +485,21 @@ impl Weights {
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), matrix);
         let Some(stored) = self.stored(&path, &shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
-        self.place_stored(&stored, layout, (outputs, inputs), quantize)
+        self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)
     }
 
     /// The matrix in `stored` where the runtime wants it.
     fn place_stored(
         &self,
         stored: &Stored,
+        matrix: MatrixUse,
         layout: Layout,
         shape: (usize, usize),
         quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
-        match self.runtime().device() {
-            Device::Cpu => self.place_on_host(stored, layout, shape, quantize),
-            device => self.place_on_device(stored, layout, shape, quantize, device),
+        match kernels_serve(self.runtime().device()) {
+            true => self.place_on_host(stored, layout, shape, quantize),
+            false => self.place_on_device(stored, matrix, layout, shape, quantize),
         }
     }
 
@@ -545,11 +550,12 @@ impl Weights {
     fn place_on_device(
         &self,
         stored: &Stored,
+        matrix: MatrixUse,
         layout: Layout,
         shape: (usize, usize),
         quantize: Option<GgmlDType>,
-        device: &Device,
     ) -> Result<Matrix> {
+        let device = self.runtime().device();
         let blocks = match (stored.storage, quantize) {
             (Storage::Block(kind), _) if !self.runtime().dequantize() => Some((kind, stored.bytes.clone())),
             (Storage::Block(_), _) | (_, None) => None,
@@ -557,7 +563,8 @@ impl Weights {
         };
         if let Some((kind, bytes)) = blocks {
             let storage = QStorage::from_data(std::borrow::Cow::Borrowed(&bytes[..]), device, kind)?;
-            return Matrix::device_blocks(QTensor::new(storage, shape)?);
+            let rows = (matrix == MatrixUse::Table).then_some(bytes);
+            return Matrix::device_blocks(QTensor::new(storage, shape)?, rows);
         }
         let values = Tensor::from_vec(widen(stored)?, stored.shape.clone(), &Device::Cpu)?
             .to_dtype(self.runtime().activations())?;

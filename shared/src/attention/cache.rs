@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use half::slice::HalfFloatSliceExt;
 
 use crate::nn::host;
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 /// Positions that a layer makes room for at once; beyond, its room doubles as it is filled.
@@ -135,7 +136,7 @@ impl LayerCache {
             None => {
                 let positions = self.capacity.min(FIRST.max(time));
                 let room = |dtype: DType, device: &Device| {
-                    let halved = self.half && device.is_cpu() && dtype == DType::F32;
+                    let halved = self.half && kernels_serve(device) && dtype == DType::F32;
                     let dtype = if halved { DType::F16 } else { dtype };
                     Tensor::zeros((batch, heads, positions, width), dtype, device)
                 };

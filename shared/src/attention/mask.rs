@@ -1,13 +1,13 @@
 //! Who may see whom.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::Distances;
 use crate::kernels::attention as kernel;
-use crate::{Error, Result};
+use crate::{Error, Result, transfer};
 
 /// Which keys a query may see, and how near they seem. Cheap to clone.
 ///
@@ -24,6 +24,28 @@ pub struct Mask {
     seen: Option<Arc<Seen>>,
     padding: Option<Arc<Padding>>,
     distances: Option<Distances>,
+    additive: Made,
+}
+
+/// The last [`additive`](Mask::additive) form of a mask, which all layers of a pass share.
+#[derive(Clone, Default)]
+struct Made(Arc<Mutex<Option<Additive>>>);
+
+impl std::fmt::Debug for Made {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_")
+    }
+}
+
+/// A mask as numbers on a device.
+#[derive(Clone)]
+pub(super) struct Additive {
+    /// Batch, queries and keys it was made for.
+    sizes: [usize; 3],
+    /// What to add to the scores, a large negative number where a query may not look: `(batch or 1, 1, queries, keys)`.
+    pub blocked: Tensor,
+    /// 1 or 0 for queries that see something or nothing, `(batch or 1, 1, queries, 1)`; none if all see something.
+    pub seen: Option<Tensor>,
 }
 
 /// What each query sees, sequence by sequence.
@@ -155,7 +177,7 @@ impl Mask {
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```
     pub fn with_window(self, window: Option<usize>) -> Self {
-        let Some(size) = window else { return Self { window, ..self } };
+        let Some(size) = window else { return Self { window, additive: Made::default(), ..self } };
         let seen = self.seen.map(|seen| match &*seen {
             Seen::Spans { queries, spans } => {
                 let clipped = |(i, span): (usize, &Range<usize>)| {
@@ -174,7 +196,7 @@ impl Mask {
                 Arc::new(Seen::Table { queries: *queries, keys: *keys, added })
             }
         });
-        Self { window, seen, ..self }
+        Self { window, seen, additive: Made::default(), ..self }
     }
 
     /// Hides the keys marked false; one row a sequence, all of one length.
@@ -187,10 +209,10 @@ impl Mask {
             return Err(Error::input("the rows of a mask have different lengths"));
         }
         if real.iter().flatten().all(|real| *real) {
-            return Ok(Self { padding: None, ..self });
+            return Ok(Self { padding: None, additive: Made::default(), ..self });
         }
         let padding = Padding { keys, real: real.to_vec(), kernel: ForKernel::new(real) };
-        Ok(Self { padding: Some(Arc::new(padding)), ..self })
+        Ok(Self { padding: Some(Arc::new(padding)), additive: Made::default(), ..self })
     }
 
     /// Adds a number to each score by the distance of the key from the query.
@@ -252,17 +274,25 @@ impl Mask {
         }
     }
 
-    /// What to add to the scores, a large negative number where a query may not look, and 1 or 0 for queries that see
-    /// something or nothing: `(batch or 1, 1, queries, keys)` and `(batch or 1, 1, queries, 1)`.
+    /// What the scores of `queries` queries, which are the last of the keys, and `keys` keys are to be masked by; none if
+    /// each query sees every key. It is made once for all layers.
     pub(super) fn additive(
         &self,
         batch: usize,
         queries: usize,
         keys: usize,
         device: &Device,
-    ) -> Result<Option<(Tensor, Tensor)>> {
-        if !self.causal && self.padding.is_none() && self.seen.is_none() {
+    ) -> Result<Option<Additive>> {
+        let bounded = self.causal && (queries > 1 || self.window.is_some_and(|window| window < keys));
+        if !bounded && self.padding.is_none() && self.seen.is_none() {
             return Ok(None);
+        }
+        let mut made = self.additive.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |made: &&Additive| {
+            made.sizes == [batch, queries, keys] && made.blocked.device().same_device(device)
+        };
+        if let Some(made) = made.as_ref().filter(fits) {
+            return Ok(Some(made.clone()));
         }
         let rows = if self.padding.is_some() || self.seen.is_some() { batch } else { 1 };
         let first = if self.seen.is_some() { 0 } else { keys.saturating_sub(queries) };
@@ -278,8 +308,12 @@ impl Mask {
                 seen.push(if blocked[start..].contains(&0.0) { 1f32 } else { 0.0 });
             }
         }
-        let blocked = Tensor::from_vec(blocked, (rows, 1, queries, keys), device)?;
-        let seen = Tensor::from_vec(seen, (rows, 1, queries, 1), device)?;
-        Ok(Some((blocked.to_dtype(DType::F32)?, seen)))
+        let blocked = transfer::to_device(blocked, (rows, 1, queries, keys), device)?;
+        let seen = match seen.contains(&0.0) {
+            true => Some(transfer::to_device(seen, (rows, 1, queries, 1), device)?),
+            false => None,
+        };
+        *made = Some(Additive { sizes: [batch, queries, keys], blocked, seen });
+        Ok(made.clone())
     }
 }

@@ -12,12 +12,14 @@ use candle_core::{D, DType, Tensor, WithDType};
 use half::f16;
 
 pub use cache::{Cache, LayerCache};
+use mask::Additive;
 pub use mask::Mask;
 pub use relative::{Buckets, Distances, RelativePositions};
 pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
 use crate::kernels::attention as kernel;
 use crate::nn::{host, softmax};
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 /// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
@@ -78,7 +80,7 @@ fn attend_with(
     let distances = mask.distances();
     let numbers = distances.map(Distances::numbers);
     let halved = k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() == DType::F32;
-    let readable = |x: &Tensor| host::serves(x) || halved && x.device().is_cpu() && !x.track_op();
+    let readable = |x: &Tensor| host::serves(x) || halved && kernels_serve(x.device()) && !x.track_op();
     let served = numbers.into_iter().chain(sinks).all(host::serves);
     if host::serves(q) && readable(k) && readable(v) && served {
         let run = |bias: Option<kernel::Bias>| {
@@ -103,22 +105,28 @@ fn attend_with(
         };
     }
     let (k, v) = (k.to_dtype(q.dtype())?, v.to_dtype(q.dtype())?);
-    let group = heads / kv_heads;
-    let q = q.transpose(1, 2)?.contiguous()?;
-    let k = repeat_heads(&k.transpose(1, 2)?, group)?;
-    let v = repeat_heads(&v.transpose(1, 2)?, group)?;
-    let mut scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * scale)?.to_dtype(DType::F32)?;
+    // The heads that share keys follow one another: to a product they are so many more queries.
+    let together = |last: usize| (batch, kv_heads, heads / kv_heads * queries, last);
+    let q = q.transpose(1, 2)?.contiguous()?.reshape(together(width))?;
+    let (k, v) = (in_batches(k.transpose(1, 2)?)?, in_batches(v.transpose(1, 2)?)?);
+    let scores = (q.matmul(&k.transpose(2, 3)?)? * scale)?.to_dtype(DType::F32)?;
+    let mut scores = scores.reshape((batch, heads, queries, keys))?;
     if let Some(distances) = distances {
-        scores = scores.broadcast_add(&distances.spread(q.device())?)?;
+        scores = scores.broadcast_add(&distances.spread()?)?;
     }
     let weights = match mask.additive(batch, queries, keys, q.device())? {
         None => weigh(&scores, sinks)?,
-        Some((blocked, seen)) => {
-            // A query that sees nothing has equal scores everywhere; `seen` makes its row zeros.
-            weigh(&scores.broadcast_add(&blocked)?, sinks)?.broadcast_mul(&seen)?
+        Some(Additive { blocked, seen, .. }) => {
+            let weights = weigh(&scores.broadcast_add(&blocked)?, sinks)?;
+            match seen {
+                // A query that sees nothing has equal scores everywhere; this makes its row zeros.
+                Some(seen) => weights.broadcast_mul(&seen)?,
+                None => weights,
+            }
         }
     };
-    let out = weights.to_dtype(v.dtype())?.matmul(&v)?;
+    let out = weights.to_dtype(v.dtype())?.reshape(together(keys))?.matmul(&v)?;
+    let out = out.reshape((batch, heads, queries, width))?;
     Ok(out.transpose(1, 2)?.reshape((batch, queries, heads * width))?)
 }
 
@@ -157,11 +165,13 @@ fn view<'a, T>(data: &'a [T], x: &Tensor) -> kernel::View<'a, T> {
     kernel::View { data, batch: stride[0], time: stride[1], head: stride[2] }
 }
 
-/// `(batch, kv heads, keys, width)` with every head `group` times in a row.
-fn repeat_heads(x: &Tensor, group: usize) -> Result<Tensor> {
-    let (batch, heads, keys, width) = x.dims4()?;
-    let x = x.unsqueeze(2)?.expand((batch, heads, group, keys, width))?;
-    Ok(x.reshape((batch, heads * group, keys, width))?.contiguous()?)
+/// `(batch, kv heads, keys, width)` as a product of batches reads it: a part of a cache as it lies, all else copied where
+/// it must be.
+fn in_batches(x: Tensor) -> Result<Tensor> {
+    let (batch, heads, _, width) = x.dims4()?;
+    let stride = x.stride();
+    let even = batch == 1 || heads == 1 || stride[0] == heads * stride[1];
+    Ok(if even && stride[2] == width && stride[3] == 1 { x } else { x.contiguous()? })
 }
 
 /// The weights of the keys, `(batch, heads, queries, keys)`, beside a sink a head if there are any, by operations candle

@@ -1,9 +1,11 @@
 //! Positions as numbers added to the scores: T5's buckets of distances, ALiBi's slopes.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::kernels::attention as kernel;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// How distances between a query and a key are sorted into buckets (Raffel et al. 2019, section 2.1).
 ///
@@ -100,8 +102,9 @@ impl RelativePositions {
         let nearest = -(keys.saturating_sub(1) as i64);
         let buckets: Vec<u32> =
             (nearest..queries.max(1) as i64).map(|distance| self.buckets.of(distance) as u32).collect();
-        let buckets = Tensor::new(buckets, self.numbers.device())?;
-        Ok(Distances { numbers: self.numbers.index_select(&buckets, 1)?, queries, keys })
+        let count = buckets.len();
+        let buckets = transfer::to_device(buckets, count, self.numbers.device())?;
+        Ok(Distances::new(self.numbers.index_select(&buckets, 1)?, queries, keys))
     }
 }
 
@@ -113,9 +116,15 @@ pub struct Distances {
     numbers: Tensor,
     queries: usize,
     keys: usize,
+    /// What [`spread`](Self::spread) gives, once a layer has asked.
+    spread: Arc<OnceLock<Tensor>>,
 }
 
 impl Distances {
+    fn new(numbers: Tensor, queries: usize, keys: usize) -> Self {
+        Self { numbers, queries, keys, spread: Arc::default() }
+    }
+
     /// `slopes[h] · distance` for head `h`: ever less for keys ever further back (Press et al. 2021, ALiBi).
     ///
     /// ```
@@ -135,8 +144,8 @@ impl Distances {
         let nearest = 1 - keys as i64;
         let row = |slope: f32| (nearest..queries as i64).map(move |distance| slope * distance as f32);
         let numbers: Vec<f32> = slopes.iter().copied().flat_map(row).collect();
-        let numbers = Tensor::from_vec(numbers, (slopes.len(), queries + keys - 1), device)?;
-        Ok(Self { numbers, queries, keys })
+        let numbers = transfer::to_device(numbers, (slopes.len(), queries + keys - 1), device)?;
+        Ok(Self::new(numbers, queries, keys))
     }
 
     pub(super) fn fit(&self, heads: usize, queries: usize, keys: usize) -> bool {
@@ -153,13 +162,21 @@ impl Distances {
         kernel::Bias { data: numbers, first: self.queries - 1, batch: 0, head, query: -1 }
     }
 
-    /// `(1, heads, queries, keys)`.
-    pub(super) fn spread(&self, device: &Device) -> Result<Tensor> {
+    /// `(1, heads, queries, keys)`, where the numbers lie; made once for all layers.
+    pub(super) fn spread(&self) -> Result<Tensor> {
         let (queries, keys) = (self.queries, self.keys);
+        if queries == 1 {
+            return Ok(self.numbers.reshape((1, (), 1, keys))?);
+        }
+        if let Some(spread) = self.spread.get() {
+            return Ok(spread.clone());
+        }
         let index: Vec<u32> = (0..queries)
             .flat_map(|query| (0..keys).map(move |key| (key + queries - 1 - query) as u32))
             .collect();
-        let spread = self.numbers.index_select(&Tensor::new(index, device)?, 1)?;
-        Ok(spread.reshape((1, (), queries, keys))?)
+        let index = transfer::to_device(index, queries * keys, self.numbers.device())?;
+        let spread = self.numbers.index_select(&index, 1)?;
+        let spread = spread.reshape((1, (), queries, keys))?;
+        Ok(self.spread.get_or_init(|| spread).clone())
     }
 }

@@ -1,13 +1,16 @@
 //! Rotary position embedding and its published scalings.
 
-use candle_core::{D, Device, Tensor};
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::rotary_emb::{rope_i, rope_thd};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::kernels::rope::{Order, Pairs, Rotary};
-use crate::nn::host;
-use crate::{Error, ErrorKind, Result, json};
+use crate::nn::{fused, host};
+use crate::{Error, ErrorKind, Result, json, transfer};
 
 /// The positions of the tokens of a batch: one row that all sequences share, or one row each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl Positions {
 
     /// `(rows, time)` of positions, to look up learned position embeddings.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&self.values, (self.rows, self.values.len() / self.rows), device)?)
+        transfer::to_device(self.values.clone(), (self.rows, self.values.len() / self.rows), device)
     }
 
     /// The largest position, if there is any.
@@ -344,21 +347,24 @@ impl Rope {
     pub fn angles(&self, positions: &Positions, device: &Device) -> Result<Angles> {
         let (frequencies, attention) = self.frequencies(positions.largest().unwrap_or(0));
         let time = positions.values.len() / positions.rows;
-        let mut cos = Vec::with_capacity(positions.values.len() * frequencies.len());
-        let mut sin = Vec::with_capacity(cos.capacity());
-        for position in &positions.values {
-            for frequency in &frequencies {
-                // The product in float32, as the references compute it.
-                let (s, c) = f64::from(*position as f32 * frequency).sin_cos();
-                cos.push(c as f32 * attention);
-                sin.push(s as f32 * attention);
-            }
+        let count = positions.values.len() * frequencies.len();
+        // Cosines, then sines: one copy to the device.
+        let mut values = vec![0f32; 2 * count];
+        let (cosines, sines) = values.split_at_mut(count);
+        let angles = positions.values.iter().flat_map(|position| {
+            // The product in float32, as the references compute it.
+            frequencies.iter().map(|frequency| f64::from(*position as f32 * frequency))
+        });
+        for ((cos, sin), angle) in cosines.iter_mut().zip(sines).zip(angles) {
+            let (s, c) = angle.sin_cos();
+            (*cos, *sin) = (c as f32 * attention, s as f32 * attention);
         }
-        let shape = (positions.rows, time, frequencies.len());
+        let both = transfer::to_device(values, (2, positions.rows, time, frequencies.len()), device)?;
         Ok(Angles {
-            cos: Tensor::from_vec(cos, shape, device)?,
-            sin: Tensor::from_vec(sin, shape, device)?,
+            cos: both.get(0)?,
+            sin: both.get(1)?,
             interleaved: self.interleaved,
+            narrow: Arc::default(),
         })
     }
 }
@@ -369,9 +375,44 @@ pub struct Angles {
     cos: Tensor,
     sin: Tensor,
     interleaved: bool,
+    /// Both in the type of the heads where that is not float32, made by the first layer.
+    narrow: Arc<OnceLock<(Tensor, Tensor)>>,
 }
 
 impl Angles {
+    /// Cosines and sines in the type `dtype`.
+    fn in_type(&self, dtype: DType) -> Result<(Tensor, Tensor)> {
+        let convert = || Ok((self.cos.to_dtype(dtype)?, self.sin.to_dtype(dtype)?));
+        match self.narrow.get() {
+            _ if dtype == self.cos.dtype() => Ok((self.cos.clone(), self.sin.clone())),
+            Some(both) if both.0.dtype() == dtype => Ok(both.clone()),
+            Some(_) => convert(),
+            None => {
+                let both = convert()?;
+                Ok(self.narrow.get_or_init(|| both).clone())
+            }
+        }
+    }
+
+    /// [`rotate`](Self::rotate) of all numbers of each head, by candle's fused operations.
+    fn rotate_fused(&self, x: &Tensor) -> Result<Tensor> {
+        let ((batch, time, heads, width), x) = (x.dims4()?, x.contiguous()?);
+        let (cos, sin) = self.in_type(x.dtype())?;
+        if self.interleaved {
+            // There is none for heads that follow time: each position counts as a sequence of its own.
+            let spread = |table: Tensor| {
+                let all = table.expand((batch, time, width / 2))?.contiguous()?;
+                all.reshape((batch * time, 1, width / 2))
+            };
+            let apart = x.reshape((batch * time, heads, 1, width))?;
+            return Ok(rope_i(&apart, &spread(cos)?, &spread(sin)?)?.reshape(x.shape())?);
+        }
+        match cos.dim(0)? {
+            1 => Ok(rope_thd(&x, &cos.squeeze(0)?, &sin.squeeze(0)?)?),
+            _ => Ok(rope_thd(&x, &cos, &sin)?),
+        }
+    }
+
     /// Turns the first numbers of each head of `x`, `(batch, time, heads, head width)`; the rest stay.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, heads, width) = x.dims4()?;
@@ -393,9 +434,13 @@ impl Angles {
             })??;
             return Ok(Tensor::from_vec(values, x.shape(), x.device())?);
         }
-        let cos = self.cos.unsqueeze(2)?.to_dtype(x.dtype())?;
-        let sin = self.sin.unsqueeze(2)?.to_dtype(x.dtype())?;
         let turned = x.narrow(D::Minus1, 0, 2 * half)?;
+        if fused::serve(&[&turned]) {
+            let turned = self.rotate_fused(&turned)?;
+            return self.with_the_rest(turned, x);
+        }
+        let (cos, sin) = self.in_type(x.dtype())?;
+        let (cos, sin) = (cos.unsqueeze(2)?, sin.unsqueeze(2)?);
         let (a, b) = match self.interleaved {
             false => (turned.narrow(D::Minus1, 0, half)?, turned.narrow(D::Minus1, half, half)?),
             true => {
@@ -412,9 +457,15 @@ impl Angles {
             false => Tensor::cat(&[&left, &right], D::Minus1)?,
             true => Tensor::stack(&[&left, &right], D::Minus1)?.reshape((batch, time, heads, 2 * half))?,
         };
-        if 2 * half == width {
-            return Ok(turned);
+        self.with_the_rest(turned, x)
+    }
+
+    /// `turned`, the first numbers of each head, and after them those of `x` that stay.
+    fn with_the_rest(&self, turned: Tensor, x: &Tensor) -> Result<Tensor> {
+        let (first, width) = (turned.dim(D::Minus1)?, x.dim(D::Minus1)?);
+        match first == width {
+            true => Ok(turned),
+            false => Ok(Tensor::cat(&[&turned, &x.narrow(D::Minus1, first, width - first)?], D::Minus1)?),
         }
-        Ok(Tensor::cat(&[&turned, &x.narrow(D::Minus1, 2 * half, width - 2 * half)?], D::Minus1)?)
     }
 }

@@ -37,6 +37,7 @@
 //! ```
 
 mod cancel;
+mod greedy;
 mod options;
 mod resume;
 mod rng;
@@ -50,12 +51,14 @@ use candle_core::{DType, Device, Storage, Tensor};
 use serde::Serialize;
 
 pub use cancel::CancellationToken;
+use greedy::Greedy;
 pub use options::{GenerationConfig, Reasoning};
 pub use resume::{PrefixCache, PrefixDecoder};
 pub use rng::Rng;
 use sample::{Sampler, penalise};
 
-use crate::{Error, ErrorKind, Result};
+use crate::runtime::kernels_serve;
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// A network that can be asked for the logits of the next token.
 ///
@@ -175,7 +178,7 @@ impl<'a> Tokens<'a> {
 
     /// The new tokens, `(rows, time)`, u32.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_slice(self.ids, (self.rows(), self.time()), device)?)
+        transfer::to_device(self.ids.to_vec(), (self.rows(), self.time()), device)
     }
 
     /// The position of each new token among the tokens of its row that are not padding, row-major; 0 for padding.
@@ -371,7 +374,7 @@ fn continued<D: Decoder + ?Sized>(
     };
     let mut tokens: Vec<Vec<u32>> = vec![Vec::new(); rows];
     let mut finished: Vec<Option<FinishReason>> = vec![None; rows];
-    let mut scores = Vec::new();
+    let (mut scores, mut greedy) = (Vec::new(), Greedy::default());
     let mut ids = std::mem::take(&mut batch.ids);
     ids.drain(..read);
     let mut past = batch.before + read;
@@ -382,21 +385,35 @@ fn continued<D: Decoder + ?Sized>(
                 finished.iter_mut().for_each(|f| *f = f.or(Some(FinishReason::Cancelled)));
                 break 'steps;
             }
-            logits => on_cpu(&logits?, batch.pads.len())?,
+            logits => logits?,
         };
-        prompt_time.get_or_insert_with(|| began.elapsed());
+        check_shape(&logits, batch.pads.len())?;
         past += ids.len() / batch.pads.len();
+        let free =
+            |row: usize| finished[row].is_some() || model.allowed(row, &tokens[row]) == AllowedTokens::Any;
+        let chosen = match takes_best(options, index) && (0..rows).all(free) {
+            true => greedy.choose(&logits)?,
+            false => None,
+        };
+        // Where tokens are chosen already, logits stay where they are.
+        let logits = if chosen.is_some() { None } else { Some(on_cpu(&logits)?) };
+        prompt_time.get_or_insert_with(|| began.elapsed());
         ids.clear();
-        read_rows(&logits, |all, vocabulary| {
+        read_rows(logits.as_ref(), |all, vocabulary| {
             for row in 0..rows {
                 if finished[row].is_some() {
                     ids.push(options.pad_token());
                     continue;
                 }
-                let seen_here = seen.get(row);
-                let row_logits = adjusted(all, vocabulary, row, rows, index, options, seen_here, &mut scores);
-                let token = choose(&mut samplers[row], row_logits, model.allowed(row, &tokens[row]))
-                    .ok_or_else(|| no_choice(row, index))?;
+                let token = match &chosen {
+                    Some(chosen) => chosen.get(row).copied().flatten(),
+                    None => {
+                        let seen = seen.get(row);
+                        let logits = adjusted(all, vocabulary, row, rows, index, options, seen, &mut scores);
+                        choose(&mut samplers[row], logits, model.allowed(row, &tokens[row]))
+                    }
+                };
+                let token = token.ok_or_else(|| no_choice(row, index))?;
                 ids.push(token);
                 tokens[row].push(token);
                 if let Some(seen) = seen.get_mut(row) {
@@ -583,12 +600,16 @@ fn no_choice(row: usize, index: usize) -> Error {
         .hint("the weights may be damaged, or the type too narrow: try --dtype f32")
 }
 
-/// `logits` as contiguous f32 on the CPU, checked to be `(rows, vocabulary)`.
-fn on_cpu(logits: &Tensor, rows: usize) -> Result<Tensor> {
+/// Whether token `index` is the likeliest by the logits as the network gives them.
+fn takes_best(options: &GenerationConfig, index: usize) -> bool {
+    let too_short = index < options.min_new_tokens && !options.end_tokens().is_empty();
+    options.temperature == 0.0 && options.guidance == 1.0 && options.repetition_penalty == 1.0 && !too_short
+}
+
+/// Whether `logits` are `(rows, vocabulary)`.
+fn check_shape(logits: &Tensor, rows: usize) -> Result<()> {
     match logits.dims() {
-        [found, vocabulary] if *found == rows && *vocabulary > 0 => {
-            Ok(logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?)
-        }
+        [found, vocabulary] if *found == rows && *vocabulary > 0 => Ok(()),
         dims => Err(Error::new(
             ErrorKind::Compute,
             format!("a step gave logits of shape {dims:?}, wanted [{rows}, vocabulary]"),
@@ -596,8 +617,19 @@ fn on_cpu(logits: &Tensor, rows: usize) -> Result<Tensor> {
     }
 }
 
-/// Calls `read` with the elements of `logits` and the size of the vocabulary, without copying.
-fn read_rows(logits: &Tensor, read: impl FnOnce(&[f32], usize) -> Result<()>) -> Result<()> {
+/// `logits` as contiguous f32 on the CPU.
+fn on_cpu(logits: &Tensor) -> Result<Tensor> {
+    let logits = logits.to_dtype(DType::F32)?;
+    match kernels_serve(logits.device()) {
+        true => Ok(logits.contiguous()?),
+        false => Ok(Tensor::from_vec(transfer::to_host::<f32>(&logits)?, logits.shape(), &Device::Cpu)?),
+    }
+}
+
+/// Calls `read` with the elements of `logits` and the size of the vocabulary, without copying; with nothing if there are
+/// none.
+fn read_rows(logits: Option<&Tensor>, read: impl FnOnce(&[f32], usize) -> Result<()>) -> Result<()> {
+    let Some(logits) = logits else { return read(&[], 0) };
     let vocabulary = logits.dim(1)?;
     let (storage, layout) = logits.storage_and_layout();
     match &*storage {

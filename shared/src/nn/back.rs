@@ -3,14 +3,15 @@
 //! A layer's weights stand still here: the slope is taken against what flows through it. Where weights themselves are
 //! variables they are no [`Matrix`], and candle's own operations serve.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::{Matrix, host};
 use crate::kernels::{memory, norm};
+use crate::runtime::kernels_take;
 
-/// Whether kernels with a way back may serve `x`: float32 on the CPU, with a gradient asked for.
+/// Whether kernels with a way back may serve `x`: float32 on the CPU, kernels not turned off, with a gradient asked for.
 pub(super) fn serves(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && x.track_op()
+    kernels_take(x) && x.track_op()
 }
 
 /// The numbers of a contiguous float32 tensor, as an operation of candle gets them.

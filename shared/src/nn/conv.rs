@@ -1,5 +1,7 @@
 //! Convolutions over time, both ways, and what stands at the edges. Activations are `(batch, time, channels)`.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{DType, Device, Shape, Tensor};
 use serde::Deserialize;
 
@@ -177,6 +179,8 @@ pub struct Conv1d {
     bias: Option<Tensor>,
     inputs: usize,
     options: ConvOptions,
+    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel)`, once that has computed.
+    turned: Arc<OnceLock<Tensor>>,
 }
 
 impl Conv1d {
@@ -196,8 +200,10 @@ impl Conv1d {
             )));
         };
         if !host::serves(x) {
-            let weight = self.weight.reshape((outputs, options.kernel, inputs))?.transpose(1, 2)?;
-            let weight = weight.contiguous()?.to_dtype(x.dtype())?;
+            let weight = kept(&self.turned, || {
+                self.weight.reshape((outputs, options.kernel, inputs))?.transpose(1, 2)?.contiguous()
+            })?;
+            let weight = weight.to_dtype(x.dtype())?;
             let turned = x.transpose(1, 2)?.contiguous()?;
             let y = turned.conv1d(&weight, options.padding, options.stride, options.dilation, 1)?;
             return add_bias(y.transpose(1, 2)?.contiguous()?, self.bias.as_ref());
@@ -300,7 +306,7 @@ impl Weights {
             weight.transpose(1, 2)
         })?;
         let bias = here.bias_if(options.bias, outputs)?;
-        Ok(Conv1d { weight, bias, inputs, options })
+        Ok(Conv1d { weight, bias, inputs, options, turned: Arc::default() })
     }
 
     /// The transposed convolution at `name`: as [`conv1d`](Weights::conv1d), but `weight` is
@@ -403,6 +409,20 @@ pub(super) fn with_parameters<R>(
         Some(bias) => host::read(bias, |bias| f(weight, Some(bias))),
         None => Ok(f(weight, None)),
     })?
+}
+
+/// What `make` made, which is made once.
+pub(super) fn kept(
+    place: &OnceLock<Tensor>,
+    make: impl FnOnce() -> candle_core::Result<Tensor>,
+) -> Result<Tensor> {
+    match place.get() {
+        Some(tensor) => Ok(tensor.clone()),
+        None => {
+            let made = make()?;
+            Ok(place.get_or_init(|| made).clone())
+        }
+    }
 }
 
 pub(super) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {

@@ -1,9 +1,11 @@
 //! Convolutions over pictures, and what makes pictures smaller and larger. Activations are
 //! `(batch, height, width, channels)`.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{Device, Tensor};
 
-use super::conv::{add_bias, arrange, is_stand_in, same_inputs, with_parameters};
+use super::conv::{add_bias, arrange, is_stand_in, kept, same_inputs, with_parameters};
 use super::{Activation, host};
 use crate::kernels::conv2d::{self as kernel, Pictures, Window};
 use crate::kernels::matmul::Finish;
@@ -94,6 +96,8 @@ pub struct Conv2d {
     bias: Option<Tensor>,
     inputs: usize,
     options: Conv2dOptions,
+    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel, kernel)`, once that has computed.
+    turned: Arc<OnceLock<Tensor>>,
 }
 
 impl Conv2d {
@@ -120,8 +124,9 @@ impl Conv2d {
             true => Ok(x),
             false => x.affine(factor, 0.0),
         };
-        let Self { weight, bias, inputs, options } = self;
-        Ok(Self { weight: scale(weight)?, bias: bias.map(scale).transpose()?, inputs, options })
+        let Self { weight, bias, inputs, options, .. } = self;
+        let (weight, bias) = (scale(weight)?, bias.map(scale).transpose()?);
+        Ok(Self { weight, bias, inputs, options, turned: Arc::default() })
     }
 
     /// What it makes of pixels that are 1 in one channel and 0 in all others: `channels`, `(…)` of u32, to
@@ -159,8 +164,11 @@ impl Conv2d {
         };
         let [above, below, left, right] = options.padding;
         if !host::serves(x) {
-            let weight = self.weight.reshape((options.kernel, options.kernel, inputs, outputs))?;
-            let weight = weight.permute((3, 2, 0, 1))?.contiguous()?.to_dtype(x.dtype())?;
+            let weight = kept(&self.turned, || {
+                let weight = self.weight.reshape((options.kernel, options.kernel, inputs, outputs))?;
+                weight.permute((3, 2, 0, 1))?.contiguous()
+            })?;
+            let weight = weight.to_dtype(x.dtype())?;
             let x = if options.zoom == 1 { x.clone() } else { double(x)? };
             let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
             // Candle's gradient wants no more than the windows reach.
@@ -248,7 +256,7 @@ impl Weights {
             }
         };
         let bias = options.bias.then(|| here.tensor("bias", &[outputs])).transpose()?;
-        Ok(Conv2d { weight, bias, inputs, options })
+        Ok(Conv2d { weight, bias, inputs, options, turned: Arc::default() })
     }
 }
 
@@ -289,7 +297,8 @@ mod tests {
         [0, 2, 6, 8].iter().for_each(|tap: &usize| taps[*tap][1] = 1.0);
         let weight = Tensor::new(&taps, &Device::Cpu).unwrap();
         let bias = Some(Tensor::new(&[0f32, 10.0], &Device::Cpu).unwrap());
-        let conv = Conv2d { weight, bias, inputs: 1, options: Conv2dOptions::new(3).same() };
+        let conv =
+            Conv2d { weight, bias, inputs: 1, options: Conv2dOptions::new(3).same(), turned: Arc::default() };
         let x = Tensor::new(&[[[[1f32], [2.0]], [[3.0], [4.0]]]], &Device::Cpu).unwrap();
         assert_eq!(values(&conv.forward(&x).unwrap()), [0.0, 14.0, 0.0, 13.0, 1.0, 12.0, 2.0, 11.0]);
         let doubled = Conv2d { options: Conv2dOptions::new(3).same().of_doubled(), ..conv.clone() };

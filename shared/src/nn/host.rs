@@ -1,16 +1,17 @@
 //! Between candle tensors and the CPU kernels' slices.
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
 use crate::kernels::matmul::Elem;
 use crate::kernels::memory;
+use crate::runtime::kernels_take;
 use crate::{Error, Result};
 
-/// Whether the CPU kernels may serve `x`: float32 on the CPU, and nobody wants a gradient through it (kernels have
-/// no backward pass; candle's own operations serve then).
+/// Whether the CPU kernels may serve `x`: float32 on the CPU, kernels not turned off, and nobody wants a gradient
+/// through it (kernels have no backward pass; candle's own operations serve then).
 pub(crate) fn serves(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op()
+    kernels_take(x) && !x.track_op()
 }
 
 /// Calls `f` with the elements of `x`, row-major; a float32 CPU tensor. Copies only what is not contiguous.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Shape, Tensor};
 
 use super::back::{self, numbers, out};
 use super::host;
 use crate::kernels::{memory, segments};
+use crate::runtime::kernels_take;
 use crate::{Error, ErrorKind, Result};
 
 /// For each edge the node at one of its ends. Cheap to clone.
@@ -96,8 +97,7 @@ impl Incidence {
     pub fn sum_scaled(&self, edges: &Tensor, scale: &Tensor) -> Result<Tensor> {
         self.expect(edges, self.edges())?;
         self.expect(scale, self.edges())?;
-        let on_host = |x: &Tensor| x.device().is_cpu() && x.dtype() == DType::F32;
-        if on_host(edges) && on_host(scale) {
+        if kernels_take(edges) && kernels_take(scale) {
             return Ok(edges.contiguous()?.apply_op2(&scale.contiguous()?, ScaledSum(self.clone()))?);
         }
         self.sum(&edges.broadcast_mul(scale)?)
@@ -208,7 +208,7 @@ impl CustomOp2 for ScaledSum {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Var;
+    use candle_core::{DType, Var};
 
     use super::*;
     use crate::generate::Rng;

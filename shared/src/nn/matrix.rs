@@ -12,7 +12,8 @@ use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::kernels::memory;
 use crate::kernels::mxfp4::{self, Mxfp4};
-use crate::{Error, ErrorKind, Result};
+use crate::runtime::kernels_serve;
+use crate::{Error, ErrorKind, Result, transfer};
 
 /// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
 ///
@@ -30,8 +31,9 @@ enum Storage {
     Host { bytes: Bytes, kind: Kind, widened: Arc<OnceLock<Tensor>> },
     /// `(outputs, inputs)` on another device.
     Device(Tensor),
-    /// Blocks on another device.
-    DeviceBlocks(Arc<QTensor>),
+    /// Blocks on another device; of a table whose rows are looked up also where they came from, since a device knows no
+    /// way to read single rows.
+    DeviceBlocks { tensor: Arc<QTensor>, rows: Option<(Bytes, BlockKind)> },
     /// Noted as missing; the load will fail before anyone multiplies by it.
     Absent,
 }
@@ -43,6 +45,11 @@ enum Kind {
     /// The bytes are FP4 numbers; these are the scales of their blocks.
     Mxfp4(Bytes, Compute),
 }
+
+/// The most rows of activations that blocks on a device are multiplied by as candle's quantised kernels do it, which
+/// round activations to 8 bits. For more, prompts and batches, the blocks are widened for the product and activations
+/// stay as they are, since all that follows depends on them.
+const FEW_ROWS: usize = 8;
 
 impl Matrix {
     pub(crate) fn dense(
@@ -79,9 +86,11 @@ impl Matrix {
         Ok(Self { outputs, inputs, storage: Storage::Device(tensor) })
     }
 
-    pub(crate) fn device_blocks(tensor: QTensor) -> Result<Self> {
+    /// From blocks on a GPU. `rows` are the same blocks in the CPU's memory, of a table whose rows are looked up.
+    pub(crate) fn device_blocks(tensor: QTensor, rows: Option<Bytes>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
-        Ok(Self { outputs, inputs, storage: Storage::DeviceBlocks(Arc::new(tensor)) })
+        let rows = rows.and_then(|bytes| Some((bytes, blocks::kernel_kind(tensor.dtype()).ok()?)));
+        Ok(Self { outputs, inputs, storage: Storage::DeviceBlocks { tensor: Arc::new(tensor), rows } })
     }
 
     pub(crate) fn absent(outputs: usize, inputs: usize) -> Self {
@@ -101,6 +110,7 @@ impl Matrix {
     /// `then(x · selfᵀ + bias)`; `x`: `(…, inputs)`, result `(…, outputs)`, `bias`: `(outputs)`.
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
+        let rows = x.elem_count() / self.inputs.max(1);
         match &self.storage {
             Storage::Host { .. } if host::serves(x) => {
                 let y = host::read(x, |x| self.multiply_host(x, bias, then))??;
@@ -110,14 +120,14 @@ impl Matrix {
                 let product = Product { weight: self.clone(), bias: bias.cloned() };
                 finish(x.contiguous()?.apply_op1(product)?, None, then)
             }
-            Storage::DeviceBlocks(tensor) => {
-                // candle's quantised kernels take float32 activations.
-                let y = QMatMul::from_arc(tensor.clone())?.forward(&x.to_dtype(DType::F32)?)?;
+            Storage::DeviceBlocks { tensor, .. } if !x.track_op() && rows <= FEW_ROWS => {
+                // candle's quantised kernels take rows of float32, side by side, and know no way back.
+                let x32 = x.reshape((rows, self.inputs))?.to_dtype(DType::F32)?.contiguous()?;
+                let y = QMatMul::from_arc(tensor.clone())?.forward(&x32)?.reshape(shape)?;
                 finish(y.to_dtype(x.dtype())?, bias, then)
             }
             _ => {
                 let weight = self.tensor()?.to_dtype(x.dtype())?;
-                let rows = x.elem_count() / self.inputs.max(1);
                 let y = x.reshape((rows, self.inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
                 finish(y, bias, then)
             }
@@ -201,36 +211,13 @@ impl Matrix {
         shape.push(self.inputs);
         let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
         match &self.storage {
-            Storage::Host { bytes, kind, .. } if !ids.track_op() => {
-                let ids = flat.to_vec1::<u32>()?;
-                let mut out = vec![0f32; ids.len() * self.inputs];
-                for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.inputs.max(1))) {
-                    let id = *id as usize;
-                    if id >= self.outputs {
-                        return Err(Error::input(format!(
-                            "id {id} is outside the table of {} rows",
-                            self.outputs
-                        )));
-                    }
-                    match kind {
-                        Kind::Dense(elem, Layout::OutIn, _) => {
-                            let length = self.inputs * elem.size();
-                            host::widen(*elem, &bytes[id * length..][..length], row);
-                        }
-                        Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
-                        Kind::Blocks(kind) => {
-                            let length = kind.bytes(self.inputs);
-                            kernel::dequantize(*kind, &bytes[id * length..][..length], row);
-                        }
-                        Kind::Mxfp4(scales, _) => {
-                            let length = self.inputs / mxfp4::BLOCK;
-                            let blocks = &bytes[id * length * mxfp4::BLOCK_BYTES..];
-                            let blocks = &blocks[..length * mxfp4::BLOCK_BYTES];
-                            mxfp4::dequantize(blocks, &scales[id * length..][..length], row);
-                        }
-                    }
-                }
-                Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+            Storage::Host { bytes, kind, .. } if !ids.track_op() && kernels_serve(&Device::Cpu) => {
+                let rows = self.rows_on_host(bytes, kind, &flat.to_vec1()?)?;
+                Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
+            }
+            Storage::DeviceBlocks { tensor, rows: Some((bytes, kind)) } if !ids.track_op() => {
+                let rows = self.rows_on_host(bytes, &Kind::Blocks(*kind), &transfer::to_host(&flat)?)?;
+                Ok(transfer::to_device(rows, shape, &tensor.device())?.to_dtype(activations)?)
             }
             _ => {
                 let table = self.tensor()?;
@@ -239,12 +226,41 @@ impl Matrix {
         }
     }
 
+    /// The rows of `ids`, one after the other, from a table that lies in the CPU's memory.
+    fn rows_on_host(&self, bytes: &[u8], kind: &Kind, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut out = vec![0f32; ids.len() * self.inputs];
+        for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.inputs.max(1))) {
+            let id = *id as usize;
+            if id >= self.outputs {
+                let message = format!("id {id} is outside the table of {} rows", self.outputs);
+                return Err(Error::input(message));
+            }
+            match kind {
+                Kind::Dense(elem, Layout::OutIn, _) => {
+                    let length = self.inputs * elem.size();
+                    host::widen(*elem, &bytes[id * length..][..length], row);
+                }
+                Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
+                Kind::Blocks(kind) => {
+                    let length = kind.bytes(self.inputs);
+                    kernel::dequantize(*kind, &bytes[id * length..][..length], row);
+                }
+                Kind::Mxfp4(scales, _) => {
+                    let length = self.inputs / mxfp4::BLOCK;
+                    let blocks = &bytes[id * length * mxfp4::BLOCK_BYTES..][..length * mxfp4::BLOCK_BYTES];
+                    mxfp4::dequantize(blocks, &scales[id * length..][..length], row);
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// The whole matrix as a tensor `(outputs, inputs)`: what candle differentiates, and what the few places that
     /// need the numbers themselves read. Float32 on the CPU, made once and kept.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Device(tensor) => Ok(tensor.clone()),
-            Storage::DeviceBlocks(tensor) => Ok(tensor.dequantize(&tensor.device())?),
+            Storage::DeviceBlocks { tensor, .. } => Ok(tensor.dequantize(&tensor.device())?),
             Storage::Absent => {
                 Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as((self.outputs, self.inputs))?)
             }

@@ -7,6 +7,7 @@ mod back;
 pub(crate) mod blocks;
 mod conv;
 mod conv2d;
+pub(crate) mod fused;
 pub(crate) mod host;
 mod incidence;
 mod linear;

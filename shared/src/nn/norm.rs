@@ -1,10 +1,11 @@
 //! Layer normalisation, its root-mean-square form, and normalisation over groups of channels.
 
 use candle_core::{D, DType, Tensor};
+use candle_nn::ops::{layer_norm, rms_norm};
 
 use super::back::{self, RmsNormed};
 use super::conv::is_stand_in;
-use super::{Activation, host};
+use super::{Activation, fused, host};
 use crate::kernels::matmul::Finish;
 use crate::kernels::{memory, norm};
 use crate::weights::Weights;
@@ -44,13 +45,30 @@ impl LayerNorm {
         }
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let tracks = |x: &Tensor| x.track_op();
+        if fused::serve(&[x, &self.weight]) && !self.bias.as_ref().is_some_and(tracks) {
+            // Candle works a variance out as a difference of two means, which has no digits left where the mean is large:
+            // it gets rows whose mean is zero, of which that is their mean square.
+            let eps = self.eps as f32;
+            let normed = match &self.bias {
+                Some(bias) => layer_norm(&centred, &self.weight, bias, eps)?,
+                None => rms_norm(&centred, &self.weight, eps)?,
+            };
+            return Ok(normed.to_dtype(x.dtype())?);
+        }
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?.to_dtype(x.dtype())?;
+        let normed = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
         let scaled = normed.broadcast_mul(&self.weight)?;
-        Ok(match &self.bias {
+        let shifted = match &self.bias {
             Some(bias) => scaled.broadcast_add(bias)?,
             None => scaled,
-        })
+        };
+        Ok(shifted.to_dtype(x.dtype())?)
+    }
+
+    /// Its parameters in float32, as the statistics are.
+    fn wide(weight: Tensor, bias: Option<Tensor>, eps: f64) -> Result<Self> {
+        Ok(Self { weight: wide(weight)?, bias: bias.map(wide).transpose()?, eps })
     }
 
     fn with_parameters<R>(&self, f: impl FnOnce(&[f32], Option<&[f32]>) -> R) -> Result<R> {
@@ -81,6 +99,10 @@ impl RmsNorm {
         if back::serves(x) && self.weight.dtype() == DType::F32 && !self.weight.track_op() {
             let norm = RmsNormed { weight: self.weight.clone(), eps: self.eps };
             return Ok(x.contiguous()?.apply_op1(norm)?);
+        }
+        if fused::serve(&[x, &self.weight]) {
+            let like_weight = x.to_dtype(self.weight.dtype())?.contiguous()?;
+            return Ok(rms_norm(&like_weight, &self.weight, self.eps as f32)?.to_dtype(x.dtype())?);
         }
         let wide = x.to_dtype(DType::F32)?;
         let mean_square = wide.sqr()?.mean_keepdim(D::Minus1)?;
@@ -136,6 +158,14 @@ impl GroupNorm {
     }
 }
 
+/// `tensor` in float32. A stand-in stays what it is.
+fn wide(tensor: Tensor) -> Result<Tensor> {
+    match is_stand_in(&tensor) {
+        true => Ok(tensor),
+        false => Ok(tensor.to_dtype(DType::F32)?),
+    }
+}
+
 impl Weights {
     /// The group norm at `name` (`weight` and `bias`, each `[channels]`) over `groups` equal groups of channels.
     ///
@@ -154,11 +184,7 @@ impl Weights {
     /// The layer norm at `name` (`weight` and `bias`, each `[width]`).
     pub fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
         let here = self.at(name);
-        Ok(LayerNorm {
-            weight: here.tensor("weight", &[width])?,
-            bias: Some(here.tensor("bias", &[width])?),
-            eps,
-        })
+        LayerNorm::wide(here.tensor("weight", &[width])?, Some(here.tensor("bias", &[width])?), eps)
     }
 
     /// The layer norm at `name` whose scale was left out where a map follows that could hold it: ones, unless the
@@ -173,12 +199,12 @@ impl Weights {
             false if is_stand_in(&bias) => ones,
             false => ones.contiguous()?,
         };
-        Ok(LayerNorm { weight, bias: Some(bias), eps })
+        LayerNorm::wide(weight, Some(bias), eps)
     }
 
     /// The layer norm at `name` that has no bias.
     pub fn layer_norm_no_bias(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
-        Ok(LayerNorm { weight: self.at(name).tensor("weight", &[width])?, bias: None, eps })
+        LayerNorm::wide(self.at(name).tensor("weight", &[width])?, None, eps)
     }
 
     /// The root-mean-square norm at `name` (`weight`, `[width]`).

@@ -2,9 +2,10 @@
 
 use candle_core::{D, Tensor};
 
+use super::{fused, host};
 use crate::Result;
 
-/// `exp(x)` over its sum along the last axis, by operations candle can differentiate.
+/// `exp(x)` over its sum along the last axis, by operations candle can differentiate where a gradient is wanted.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -14,6 +15,9 @@ use crate::Result;
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    if !host::serves(x) && fused::serve(&[x]) {
+        return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
+    }
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
 }

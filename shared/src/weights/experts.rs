@@ -5,6 +5,7 @@ use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::kernels::mxfp4;
 use crate::nn::Matrix;
+use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 impl Weights {
@@ -66,7 +67,8 @@ impl Weights {
             return self.stand_ins(count, (outputs, inputs));
         };
         let entries = entries_of(&path, &stored)?;
-        entries.iter().map(|entry| self.place_stored(entry, layout, (outputs, inputs), quantize)).collect()
+        let place = |entry| self.place_stored(entry, MatrixUse::Experts, layout, (outputs, inputs), quantize);
+        entries.iter().map(place).collect()
     }
 
     fn packed_experts(
@@ -123,7 +125,7 @@ impl Weights {
 
     fn place_packed(&self, blocks: Bytes, scales: Bytes, shape: (usize, usize)) -> Result<Matrix> {
         let (runtime, (outputs, inputs)) = (self.runtime(), shape);
-        if runtime.device().is_cpu() && !runtime.dequantize() {
+        if kernels_serve(runtime.device()) && !runtime.dequantize() {
             return Matrix::mxfp4(blocks, scales, self.compute(), shape);
         }
         let mut values = vec![0f32; outputs * inputs];
@@ -133,7 +135,7 @@ impl Weights {
         let stored = Stored { storage: Storage::BF16, shape: vec![outputs, inputs], bytes };
         let wanted = runtime.quantize().filter(|_| !runtime.dequantize());
         let quantize = wanted.and_then(|kind| MatrixUse::Map.format(kind, inputs));
-        self.place_stored(&stored, Layout::OutIn, shape, quantize)
+        self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, shape, quantize)
     }
 
     /// What stands in for `count` matrices that are missing, or in an inventory. So many that no file was seen to hold

@@ -64,7 +64,7 @@ impl Weights {
         };
         let stored = joined(parts, outputs, inputs)?;
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
-        self.place_stored(&stored, Layout::OutIn, (outputs, inputs), quantize)
+        self.place_stored(&stored, matrix, Layout::OutIn, (outputs, inputs), quantize)
     }
 }
 
@@ -131,7 +131,7 @@ impl Weights {
         let part = |width: &usize| {
             let part = columns_of(&stored, start, *width)?;
             start += width;
-            self.place_stored(&part, Layout::OutIn, (outputs, *width), None)
+            self.place_stored(&part, MatrixUse::Map, Layout::OutIn, (outputs, *width), None)
         };
         widths.iter().map(part).collect()
     }

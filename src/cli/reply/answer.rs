@@ -126,11 +126,6 @@ impl<'a> Answer<'a> {
         self.context.say(&format!("{words} in {}", path.display()));
     }
 
-    /// All words so far.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// Shows what was not shown as it came.
     pub fn show(mut self) -> Result<()> {
         let mut output = self.stream.take().unwrap_or_else(Output::stdout);

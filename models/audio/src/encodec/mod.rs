@@ -68,7 +68,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde_json::json;
 
 pub use config::{Config, NormType, Windows};
@@ -365,8 +365,12 @@ impl Encodec {
                 )));
             }
         }
-        let values: Vec<f32> =
-            sound.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?;
+        // Nothing is left of a sum of zeros but where one was made of no finite number: samples stay where they are.
+        let zeros = (sound.to_dtype(DType::F32)? * 0.0)?;
+        if transfer::to_host::<f32>(&zeros.sum_all()?)?.iter().all(|sum| *sum == 0.0) {
+            return Ok(());
+        }
+        let values: Vec<f32> = transfer::to_host(&sound.to_dtype(DType::F32)?)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(()),
             Some(at) => {

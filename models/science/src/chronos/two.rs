@@ -4,13 +4,15 @@
 //! Checked against chronos-forecasting `Chronos2Model` and `Chronos2Pipeline`, parity cases `tests/parity/chronos`.
 //! Loads `architectures: ["Chronos2Model"]`. Activations are `(series, patches, d_model)`.
 
-use candle_core::Tensor;
+use std::sync::OnceLock;
+
+use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Angles, Mask, Positions, Rope, RopeScaling, attend};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
 use fauna_shared::weights::{Name, Weights};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, Result, transfer};
 use serde::Deserialize;
 
 use super::bolt::check_levels;
@@ -217,9 +219,40 @@ pub struct Groups {
     alone: Vec<u32>,
     /// 1 where a row sees nobody, itself included: `(rows, patches)`; none if there is no such place.
     blind: Option<Vec<f32>>,
+    /// The same on the device, once a layer has asked.
+    placed: OnceLock<Placed>,
+}
+
+/// [`Groups`] as tensors, which all layers share.
+#[derive(Clone)]
+struct Placed {
+    together: Vec<Tensor>,
+    order: Tensor,
+    /// None if no row is alone.
+    alone: Option<Tensor>,
+    /// `(rows, patches, 1)`.
+    blind: Option<Tensor>,
 }
 
 impl Groups {
+    fn on(&self, device: &Device) -> Result<Placed> {
+        if let Some(placed) = self.placed.get() {
+            return Ok(placed.clone());
+        }
+        let index = |rows: &Vec<u32>| transfer::to_device(rows.clone(), rows.len(), device);
+        let rows = self.order.len();
+        let blind = |blind: &Vec<f32>| {
+            transfer::to_device(blind.clone(), (rows, blind.len() / rows.max(1), 1), device)
+        };
+        let placed = Placed {
+            together: self.together.iter().map(index).collect::<Result<_>>()?,
+            order: index(&self.order)?,
+            alone: Some(&self.alone).filter(|rows| !rows.is_empty()).map(index).transpose()?,
+            blind: self.blind.as_ref().map(blind).transpose()?,
+        };
+        Ok(self.placed.get_or_init(|| placed).clone())
+    }
+
     /// `ids`: one a row, those that are equal see each other; `real`: `(rows, patches)`.
     ///
     /// # Errors
@@ -259,6 +292,7 @@ impl Groups {
             alone,
             order,
             blind: blind.contains(&1.0).then_some(blind),
+            placed: OnceLock::new(),
         })
     }
 }
@@ -399,10 +433,9 @@ impl Attention {
             true => v.clone(),
             false => self.in_groups(x, &v, groups)?,
         };
-        if let Some(blind) = &groups.blind {
+        if let Some(blind) = groups.on(v.device())?.blind {
             // Where nobody in a group is seen, the reference gives the mean of all rows. It reaches no forecast.
-            let (rows, time, _) = v.dims3()?;
-            let blind = Tensor::from_slice(blind, (rows, time, 1), v.device())?.to_dtype(v.dtype())?;
+            let blind = blind.to_dtype(v.dtype())?;
             let mean = v.mean_keepdim(0)?;
             let off = mean.broadcast_sub(&seen)?.broadcast_mul(&blind)?;
             seen = add(&seen, &off)?;
@@ -412,21 +445,20 @@ impl Attention {
 
     fn in_groups(&self, x: &Tensor, v: &Tensor, groups: &Groups) -> Result<Tensor> {
         let (q, k) = (self.q.forward(x)?, self.k.forward(x)?);
-        let device = x.device();
+        let placed = groups.on(x.device())?;
         let mut parts = Vec::with_capacity(groups.together.len() + 1);
-        for (rows, mask) in groups.together.iter().zip(&groups.masks) {
-            let rows = Tensor::new(&rows[..], device)?;
+        for (rows, mask) in placed.together.iter().zip(&groups.masks) {
             // `(patches, rows, heads, d_kv)`: every patch is a sequence of rows.
             let chosen = |x: &Tensor| -> Result<Tensor> {
-                self.split(x.index_select(&rows, 0)?.transpose(0, 1)?.contiguous()?)
+                self.split(x.index_select(rows, 0)?.transpose(0, 1)?.contiguous()?)
             };
             let seen = attend(&chosen(&q)?, &chosen(&k)?, &chosen(v)?, mask, 1.0)?;
             parts.push(seen.transpose(0, 1)?.contiguous()?);
         }
-        if !groups.alone.is_empty() {
-            parts.push(v.index_select(&Tensor::new(&groups.alone[..], device)?, 0)?);
+        if let Some(alone) = &placed.alone {
+            parts.push(v.index_select(alone, 0)?);
         }
-        Ok(Tensor::cat(&parts, 0)?.index_select(&Tensor::new(&groups.order[..], device)?, 0)?)
+        Ok(Tensor::cat(&parts, 0)?.index_select(&placed.order, 0)?)
     }
 
     fn split(&self, x: Tensor) -> Result<Tensor> {

@@ -112,18 +112,19 @@ impl BertPipeline {
 
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
         let ids = words::input_ids(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
-        let integers =
-            |x: &Tensor| -> Result<Tensor> { Ok(x.to_dtype(DType::U32)?.to_device(&self.device)?) };
+        let config = self.network.config();
+        // Checked here: a device gives anything for an id that its table lacks.
+        let checked = |ids: &Tensor, count: usize| words::checked_ids(ids, None, count, &self.device);
         let types = match inputs.get("token_type_ids") {
-            Some(types) => integers(types)?,
-            None => integers(&ids.zeros_like()?)?,
+            Some(types) => checked(types, config.type_vocab_size)?,
+            None => checked(&ids.zeros_like()?, config.type_vocab_size)?,
         };
         let mask = match inputs.get("attention_mask") {
             Some(mask) => mask.clone(),
             None => ids.ones_like()?,
         };
         let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
-        let made = self.network.forward(&integers(ids)?, &types, &padding, true)?;
+        let made = self.network.forward(&checked(ids, config.vocab_size)?, &types, &padding, true)?;
         let mut out = Tensors::new();
         if let Some(hidden) = &made.last_hidden_state {
             out.insert("sentence_embedding".into(), self.vectors.forward(hidden, &mask, 0)?);
