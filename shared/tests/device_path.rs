@@ -34,17 +34,18 @@ fn both_ways(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> (Tensor, Tens
 fn norms_and_softmax_agree_with_those_that_have_a_gradient() {
     Runtime::set_kernels(false);
     let weights = Weights::seeded(3, Runtime::cpu());
-    let with_bias = weights.layer_norm("a", 48, 1e-5).unwrap();
-    let without = weights.layer_norm_no_bias("b", 48, 1e-5).unwrap();
-    let rms = weights.rms_norm("c", 48, 1e-6).unwrap();
-    let x = noise(&[2, 5, 48], 1);
+    let with_bias = weights.layer_norm("a", 64, 1e-5).unwrap();
+    let without = weights.layer_norm_no_bias("b", 64, 1e-5).unwrap();
+    let rms = weights.rms_norm("c", 64, 1e-6).unwrap();
+    let x = noise(&[2, 5, 64], 1);
     // Rows far from zero, whose variance is no difference of means, and one of equal numbers.
     let far = ((&x * 0.5).unwrap() + 1000.0).unwrap();
-    let equal = Tensor::full(300f32, (2, 48), &Device::Cpu).unwrap();
-    for x in [&x, &far, &equal, &x.transpose(0, 1).unwrap()] {
+    let equal = Tensor::full(256f32, (2, 64), &Device::Cpu).unwrap();
+    // A mean of about 1000 is rounded by 3e-5, which one of the two takes off again.
+    for (x, bound) in [(&x, 1e-5), (&far, 1e-3), (&equal, 1e-5), (&x.transpose(0, 1).unwrap(), 1e-5)] {
         for norm in [&with_bias, &without] {
             let (fused, plain) = both_ways(x, |x| norm.forward(x));
-            assert!(difference(&fused, &plain) < 1e-5);
+            assert!(difference(&fused, &plain) < bound);
         }
     }
     let (fused, plain) = both_ways(&x, |x| rms.forward(x));
