@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let model = fauna::open(source.as_deref().unwrap_or(SMALL))?;
     let (prefix, suffix) = ("def factorial(n):\n", "\n    return n * factorial(n - 1)\n");
     let gap = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
-    // The model's own manners: its answer ends with the definition it belongs to.
+    // As the model is used: its answer ends with the definition it belongs to.
     let options = GenerationConfig { max_new_tokens: 60, ..model.defaults() };
     print!("{prefix}");
     model.generate(&gap, &options, &mut |piece| {

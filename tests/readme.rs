@@ -1,4 +1,4 @@
-//! Every `console` block of the README runs, and prints what it says it prints.
+//! Every `console` block of the README and of the pages in `docs` runs, and prints what it says it prints.
 //!
 //! A block is commands after `$ ` and, below each, what it writes on standard output. A line of `…` stands for any
 //! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder, and each ends with
@@ -6,9 +6,11 @@
 
 #![cfg(all(feature = "cli", feature = "text", unix))]
 
+use std::path::Path;
 use std::process::Command;
 
 struct Step {
+    page: String,
     line: usize,
     command: String,
     expected: Vec<String>,
@@ -24,20 +26,24 @@ impl Step {
     }
 }
 
-fn steps(readme: &str) -> Vec<Step> {
+fn steps(page: &str) -> Vec<Step> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let mut steps: Vec<Step> = Vec::new();
     let mut inside = false;
-    for (number, line) in readme.lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         match line {
             "```console" => inside = true,
             "```" => inside = false,
             _ if !inside => {}
             _ => match (line.strip_prefix("$ "), steps.last_mut()) {
-                (Some(command), _) => {
-                    steps.push(Step { line: number + 1, command: command.to_string(), expected: Vec::new() })
-                }
+                (Some(command), _) => steps.push(Step {
+                    page: page.to_string(),
+                    line: number + 1,
+                    command: command.to_string(),
+                    expected: Vec::new(),
+                }),
                 (None, Some(step)) => step.expected.push(line.trim_end().to_string()),
-                (None, None) => panic!("README.md:{}: output without a command", number + 1),
+                (None, None) => panic!("{page}:{}: output without a command", number + 1),
             },
         }
     }
@@ -79,7 +85,6 @@ fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
 
 #[test]
 fn every_block_prints_what_it_says() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     // Blocks name files of the repository as a reader would, from its root.
     #[cfg(unix)]
@@ -87,8 +92,15 @@ fn every_block_prints_what_it_says() {
         .unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_fauna"));
     let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let steps = steps(&readme);
-    assert!(steps.len() >= 8, "only {} commands in the README", steps.len());
+    let docs = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
+    let names = docs.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    let mut pages: Vec<String> =
+        names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
+    pages.sort();
+    // The README's tour comes first: pages use its picture.
+    pages.insert(0, "README.md".into());
+    let steps: Vec<Step> = pages.iter().flat_map(|page| steps(page)).collect();
+    assert!(steps.len() >= 25, "only {} commands in the pages", steps.len());
     for step in steps {
         let out = Command::new("sh")
             .args(["-c", &step.command])
@@ -103,7 +115,7 @@ fn every_block_prints_what_it_says() {
         while expected.last().is_some_and(String::is_empty) {
             expected.pop();
         }
-        let place = format!("README.md:{}: {}", step.line, step.command);
+        let place = format!("{}:{}: {}", step.page, step.line, step.command);
         let errors = String::from_utf8_lossy(&out.stderr);
         assert!(
             lines_match(&expected, &lines),
@@ -120,7 +132,7 @@ fn every_block_prints_what_it_says() {
 
 #[test]
 fn the_table_of_families_has_every_family_and_release() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/families.md")).unwrap();
     for family in fauna::families() {
         let row = readme.lines().find(|line| line.starts_with(&format!("| {} |", family.name)));
         let row = row.unwrap_or_else(|| panic!("no row for the family {}", family.name));

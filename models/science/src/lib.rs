@@ -1,4 +1,4 @@
-//! The science pipelines of `fauna`: forecasts by the open kin of TimeGPT, atoms by Orb.
+//! The science pipelines of `fauna`: forecasts by the open models after TimeGPT, atoms by Orb.
 //!
 //! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
 //!

@@ -78,7 +78,7 @@ impl<'a> Keys<'a> {
         self.checkpoint.get(name).is_some()
     }
 
-    /// Rows of the word table.
+    /// Rows of the token embeddings.
     pub fn words(&self) -> Option<usize> {
         self.checkpoint.get("token_embd.weight")?.shape.first().copied()
     }

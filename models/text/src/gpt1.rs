@@ -42,11 +42,11 @@ pub static KEYS: Keys = Keys {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// The longest text.
     pub n_positions: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub n_embd: usize,
     /// Blocks.
     pub n_layer: usize,
@@ -54,9 +54,9 @@ pub struct Config {
     pub n_head: usize,
     /// The activation of the feed-forward part.
     pub afn: Afn,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_epsilon: f64,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
 }
 

@@ -43,11 +43,11 @@ pub static KEYS: Keys = Keys {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// The longest text.
     pub n_positions: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub n_embd: usize,
     /// Blocks.
     pub n_layer: usize,
@@ -57,13 +57,13 @@ pub struct Config {
     pub n_inner: Option<usize>,
     /// Its activation.
     pub activation_function: Activation,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_epsilon: f64,
     /// Whether scores are divided by the root of the head width.
     pub scale_attn_weights: bool,
     /// Whether they are also divided by the block's number, counted from 1.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Only false is implemented.
     pub add_cross_attention: bool,

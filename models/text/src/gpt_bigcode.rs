@@ -42,11 +42,11 @@ pub static KEYS: model::Keys = model::Keys {
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// The longest text.
     pub n_positions: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub n_embd: usize,
     /// Blocks.
     pub n_layer: usize,
@@ -62,7 +62,7 @@ pub struct Config {
     pub multi_query: bool,
     /// Whether scores are divided by the root of the head width.
     pub scale_attn_weights: bool,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Only false is implemented.
     pub add_cross_attention: bool,

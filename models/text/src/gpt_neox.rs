@@ -29,9 +29,9 @@ pub static KEYS: model::Keys = model::Keys {
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -43,13 +43,13 @@ pub struct Config {
     pub hidden_act: Activation,
     /// The length it was trained for.
     pub max_position_embeddings: usize,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
     /// Whether attention and the feed-forward part read the same input side by side, rather than one after the other.
     pub use_parallel_residual: bool,
     /// Whether the two maps of attention have biases.
     pub attention_bias: bool,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// The share of each head that is turned; a quarter if no key says.
     pub rotary_pct: Option<f64>,

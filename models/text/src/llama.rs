@@ -49,9 +49,9 @@ pub struct Config {
     pub architectures: Vec<String>,
     /// What the release says it is: Mistral's has a window.
     pub model_type: String,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -67,9 +67,9 @@ pub struct Config {
     pub hidden_act: Activation,
     /// The length it was trained for.
     pub max_position_embeddings: usize,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Whether the four maps of attention have biases.
     pub attention_bias: bool,

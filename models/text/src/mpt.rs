@@ -52,9 +52,9 @@ static ATTENTION_KEYS: Keys = Keys {
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub d_model: usize,
     /// Heads in each block.
     pub n_heads: usize,
@@ -64,9 +64,9 @@ pub struct Config {
     pub expansion_ratio: usize,
     /// The length it was trained for.
     pub max_seq_len: usize,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_epsilon: f64,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Only layer norms are implemented.
     pub norm_type: Option<String>,

@@ -26,9 +26,9 @@ use crate::gguf::{self, Keys};
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -44,13 +44,13 @@ pub struct Config {
     pub hidden_act: Activation,
     /// The length it was trained for.
     pub max_position_embeddings: usize,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub norm_epsilon: f64,
     /// How many tokens a token sees, itself included; all if null.
     pub sliding_window: Option<usize>,
     /// Whether the maps of attention and of the feed-forward part have biases.
     pub use_bias: bool,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Only absent is implemented: the packed weights of other programs.
     pub quantization_config: Option<Value>,

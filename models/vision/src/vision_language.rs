@@ -23,7 +23,7 @@ pub trait VisionLanguageModel: Send + Sync {
     /// Blocks that keep keys and values.
     fn num_hidden_layers(&self) -> usize;
 
-    /// Words it scores.
+    /// Vocabulary size.
     fn vocab_size(&self) -> usize;
 
     /// The longest text it was trained for, in tokens.
@@ -219,7 +219,7 @@ impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
     }
 }
 
-/// A network with eyes and its manners: the pipeline of every family that answers about pictures.
+/// A vision-language model with its processor and special tokens: the pipeline of every family that answers about pictures.
 pub struct VisionLanguagePipeline<N> {
     network: N,
     kit: Option<MultimodalProcessor>,
@@ -254,8 +254,8 @@ pub struct PipelineSettings {
 
 impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     /// Around `network`, which `pretrained` was opened for.
-    pub fn new(pretrained: &Pretrained, network: N, manners: PipelineSettings) -> Result<Self> {
-        let PipelineSettings { mut card, processor, both_ways, end, end_of_turn, answer } = manners;
+    pub fn new(pretrained: &Pretrained, network: N, settings: PipelineSettings) -> Result<Self> {
+        let PipelineSettings { mut card, processor, both_ways, end, end_of_turn, answer } = settings;
         card.context = Some(network.max_position_embeddings());
         let tokenizer = words::tokenizer(pretrained)?;
         let kit = match tokenizer {

@@ -1,4 +1,4 @@
-//! The ability to foresee a series.
+//! The ability to forecast a series.
 
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ pub struct ExactHistory<'a> {
     pub season: usize,
 }
 
-/// What is foreseen in float64. The fields are those of [`Forecast`].
+/// A forecast in float64. The fields are those of [`Forecast`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ExactForecast {
     /// `(horizon)`.
@@ -108,14 +108,14 @@ impl From<Vec<f32>> for History {
     }
 }
 
-/// A series that helps to foresee another.
+/// A series that helps to forecast another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Covariate {
     /// What it is called.
     pub name: String,
     /// Its values at the steps of the past; NaN marks a gap.
     pub past: Vec<f32>,
-    /// Its values at the steps to foresee; empty where nobody knows them yet.
+    /// Its values at the steps to forecast; empty where they are not known yet.
     pub future: Vec<f32>,
 }
 
@@ -132,7 +132,7 @@ pub enum FrequencyClass {
     Low,
 }
 
-/// What is to be foreseen.
+/// What is to be forecast.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForecastConfig {
     /// Steps. At least 1.
@@ -179,7 +179,7 @@ impl ForecastConfig {
     }
 }
 
-/// What is foreseen of one series.
+/// A forecast of one series.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Forecast {
     /// The point forecast of each step, as the reference defines it.

@@ -148,7 +148,7 @@ pub trait Pipeline: Send + Sync {
         Reading::default()
     }
 
-    /// The model as one that foresees series.
+    /// The model as one that forecasts series.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
@@ -172,8 +172,8 @@ pub trait Pipeline: Send + Sync {
         Err(self.cannot("tell the energy of atoms"))
     }
 
-    /// Inputs of `method` of the wanted sizes, under the reference's names: what is timed, or tried out, where nobody
-    /// has data. By default rows of tokens.
+    /// Inputs of `method` of the wanted sizes, under the reference's names: what is timed, or tried out, where there is no
+    /// data. By default rows of tokens.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if this model's `method` has no inputs of these sizes.

@@ -73,7 +73,7 @@ impl Activation {
         })
     }
 
-    /// `self(gate) * up`, the gated product of SwiGLU and its kin; one shape for both.
+    /// `self(gate) * up`, the gated product of SwiGLU and its relatives; one shape for both.
     pub fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         if host::serves(gate) && host::serves(up) && self == Self::Silu {
             return host::zip(gate, up, elementwise::silu_mul);

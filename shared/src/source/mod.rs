@@ -39,7 +39,7 @@ use crate::{Error, ErrorKind, Result, json};
 const ONLINE: &str =
     "fetch it once without --offline, and with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset";
 
-/// The config of a PEFT adapter (LoRA and its kin).
+/// The config of a PEFT adapter (LoRA and its relatives).
 const ADAPTER: &str = "adapter_config.json";
 
 /// The refusal of a folder that holds the adapter with the config at `path`, and no model; it names the base model.

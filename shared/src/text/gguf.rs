@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::parts::{begin_and_end, byte_level, byte_level_part, merge_pairs};
+use super::parts::{begin_and_end, byte_level, byte_level_part, check_merges, merge_pairs};
 use super::sentencepiece::{Kind, Piece, Prefix, add_whole, byte_pairs};
-use super::{SpecialTokens, Tokenizer, tokenizer_error};
+use super::{SpecialTokens, Tokenizer, guard};
 use crate::checkpoint::Metadata;
 use crate::error::nearest;
 use crate::{Error, ErrorKind, Result};
@@ -151,8 +151,9 @@ fn gpt2(vocabulary: &GgufVocabulary, pieces: &[Piece]) -> Result<(tokenizers::To
     };
     let vocab: Vocab = pieces.iter().map(|p| p.text.clone()).zip(0u32..).collect();
     let merges = merge_pairs(vocabulary.merges.iter().map(String::as_str))?;
+    check_merges(&vocab, &merges)?;
     let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(split.whole_words);
-    let model = model.build().map_err(|e| tokenizer_error("the vocabulary and its merges do not fit", e))?;
+    let model = guard::caught("the vocabulary and its merges do not fit", || model.build())?;
     let isolate = |regex: &&str| -> Value {
         json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
     };

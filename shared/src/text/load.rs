@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, merge_pairs, part};
+use super::parts::{Defaults, begin_and_end, byte_level, byte_level_part, check_merges, merge_pairs, part};
 use super::vocab_txt::{self, BERT_TOKENS};
-use super::{SpecialTokens, Tokenizer, guard, misfit, not_added, sentencepiece, tokenizer_error};
+use super::{SpecialTokens, Tokenizer, guard, misfit, not_added, sentencepiece};
 use crate::{Error, ErrorKind, Result, json, misnamed};
 
 /// Names that SentencePiece models have in releases.
@@ -19,7 +19,7 @@ impl Tokenizer {
     /// Reads the tokenizer of a model folder.
     ///
     /// The first that is there: `tokenizer.json`; `vocab.txt` (BERT); `vocab.json` with `merges.txt` (GPT-1, GPT-2
-    /// and its kin); a SentencePiece model (`tokenizer.model`, `spiece.model`). `tokenizer_config.json`,
+    /// and its relatives); a SentencePiece model (`tokenizer.model`, `spiece.model`). `tokenizer_config.json`,
     /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json` are read beside it
     /// where they are there.
     ///
@@ -379,9 +379,10 @@ fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizer
     let pairs = merge_pairs(read_text(merges)?.lines()).map_err(|e| e.at(merges))?;
     let ends_words = words.keys().any(|token| token.ends_with("</w>"));
     let (begin, end) = (words.get(BEGIN).copied(), words.get(END).copied());
+    check_merges(&words, &pairs).map_err(|e| e.at(merges))?;
     let model = BPE::builder().vocab_and_merges(words, pairs);
     let build = |model: tokenizers::models::bpe::BpeBuilder| {
-        model.build().map_err(|e| tokenizer_error("not a vocabulary with its merges", e).at(merges))
+        guard::caught("not a vocabulary with its merges", || model.build()).map_err(|e| e.at(merges))
     };
     let (tokenizer, defaults): (_, Defaults) =
         if let (true, Some(begin), Some(end)) = (ends_words, begin, end) {

@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokenizers::models::bpe::Vocab;
 use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::{Error, ErrorKind, Result};
@@ -21,6 +22,25 @@ pub(super) fn merge_pairs<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Ve
             )),
         })
         .collect()
+}
+
+/// Refuses merges of tokens, or to tokens, that `vocab` does not have.
+///
+/// # Errors
+/// [`Format`](ErrorKind::Format) that names the first of them.
+pub(super) fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> Result<()> {
+    for (left, right) in merges {
+        let whole = format!("{left}{right}");
+        if let Some(token) = [left, right, &whole].into_iter().find(|token| !vocab.contains_key(*token)) {
+            return Err(Error::new(
+                ErrorKind::Format,
+                format!(
+                    "the merge \"{left} {right}\" needs the token {token:?}, which the vocabulary does not have"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A tokenizer over bytes: `split` is a list of pre-tokenizers, the last of which must be byte level.

@@ -96,7 +96,7 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
     if let Some(unknown) = pieces.iter().find(|p| p.kind == Kind::Unknown) {
         model = model.unk_token(unknown.text.clone());
     }
-    let model = model.build().map_err(|e| tokenizer_error("not a vocabulary", e))?;
+    let model = guard::caught("not a vocabulary", || model.build())?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     match prefix {

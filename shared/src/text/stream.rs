@@ -35,7 +35,7 @@ pub enum OutputChannel {
     Answer,
     /// The model itself.
     Thought,
-    /// Nobody: it says what comes next.
+    /// No one: it says what comes next.
     Silent,
 }
 

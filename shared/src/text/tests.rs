@@ -453,3 +453,16 @@ proptest::proptest! {
         proptest::prop_assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
     }
 }
+
+#[test]
+fn a_merge_that_makes_no_token_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let vocab = r#"{"a": 0, "b<": 3, "b": 4, "</w>": 5, "ab": 6}"#;
+    std::fs::write(folder.path().join("vocab.json"), vocab).unwrap();
+    std::fs::write(folder.path().join("merges.txt"), "#version: 0.2\na b\nb </w>\n").unwrap();
+    let error = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("merges.txt") && error.contains("\"b </w>\"") && error.contains("\"b</w>\""),
+        "{error}"
+    );
+}

@@ -79,7 +79,7 @@ impl Splitting {
             ))
             .at(folder.root.join(file))
             .hint(
-                "vocab.txt is read for BertTokenizer and its kin; a tokenizer.json beside it would be taken",
+                "vocab.txt is read for BertTokenizer and its relatives; a tokenizer.json beside it would be taken",
             )),
             None if is_smiles(vocab) => Ok(Self::Smiles),
             None if is_alphabet(vocab) => Ok(Self::Letters),

@@ -15,7 +15,7 @@ use super::{Encodec, Encoded};
 /// Names of the reference that tell what codes are of, and our own that bring back the length of the sound.
 const CODES: [&str; 5] = ["audio_codes", "audio_scales", "last_frame_pad_length", "sampling_rate", "length"];
 
-/// A codec with the manners of its release.
+/// A codec with the settings of its release.
 pub struct EncodecPipeline {
     network: Encodec,
     device: Device,

@@ -13,7 +13,7 @@ use fauna_shared::{Error, Result};
 
 use super::config::{Config, NormType};
 
-/// Added to variances.
+/// Epsilon of the norms.
 const EPSILON: f64 = 1e-5;
 
 /// Numbers of an activation that go through the layers at once: few enough to be in the processor's caches still

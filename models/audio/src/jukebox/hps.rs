@@ -164,7 +164,7 @@ pub struct PriorHps {
     pub level: usize,
     /// Codes in its window; it reads no fewer.
     pub n_ctx: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub prior_width: usize,
     /// Layers in the file.
     pub prior_depth: usize,

@@ -16,7 +16,7 @@ use super::{Jukebox, labels};
 /// Frames a second that LLark pools to.
 const FRAMES_PER_SECOND: f64 = 10.0;
 
-/// The codec and its prior with their manners.
+/// The codec and its prior with their settings.
 pub struct JukeboxPipeline {
     jukebox: Jukebox,
     device: Device,

@@ -17,7 +17,7 @@ use super::labels::{LabelConditioner, Labels};
 /// Positions that go through a layer's linear maps together.
 const PART: usize = 1024;
 
-/// Added to variances.
+/// Epsilon of the norms.
 const NORM_EPS: f64 = 1e-5;
 
 /// The network, as many layers of it as were asked for, without its output head.

@@ -68,7 +68,7 @@ pub fn rename(name: &str) -> Name {
     llama::rename(name)
 }
 
-/// The language model with ears.
+/// A language model that reads sound.
 pub struct LLark {
     language: Llama,
     /// Where the table with the added tokens lies beside an unchanged language model.
@@ -127,7 +127,7 @@ impl LLark {
         Ok((Self { language, embed_tokens, mm_projector, device: w.runtime().device().clone() }, whole))
     }
 
-    /// Words it knows, the added ones included.
+    /// Vocabulary size, the added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.embed_tokens.as_ref().map_or(self.language.vocab_size(), Embedding::count)
     }

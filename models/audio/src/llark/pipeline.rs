@@ -22,7 +22,7 @@ const JUKEBOX: &str = "jukebox";
 /// Tokens of an answer, where the user sets no other limit: those of the original's script.
 const ANSWER: usize = 512;
 
-/// The three parts with their manners.
+/// The three parts with their settings.
 pub struct LLarkPipeline {
     llark: LLark,
     jukebox: Option<Jukebox>,

@@ -22,7 +22,7 @@ pub struct Config {
     pub ffn_dim: usize,
     /// Heads in each block.
     pub num_attention_heads: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// The feed-forward part's activation.
     pub activation_function: Activation,
@@ -240,7 +240,7 @@ impl Decoder {
     }
 }
 
-/// Added to variances.
+/// Epsilon of the norms.
 const EPS: f64 = 1e-5;
 
 /// What stands for q, k and v: three maps in one layout of the release, one stacked map in the other.

@@ -18,7 +18,7 @@ use super::pattern::Pattern;
 use super::write::Page;
 use super::{MusicGen, Text, original};
 
-/// The length the reference makes where nobody says one, in columns.
+/// The length the reference makes by default, in columns.
 const DEFAULT_COLUMNS: usize = 1500;
 
 /// The network with all that its release says.
@@ -399,7 +399,7 @@ fn encode(chroma: &Chroma, inputs: &Tensors, options: &Value) -> Result<Tensors>
     only_known(inputs, &["audio"])?;
     let audio = inputs.get("audio").ok_or_else(|| Error::input("audio is missing"))?;
     let rate = match &options["sampling_rate"] {
-        // What the reference takes Demucs to have where nobody says.
+        // What the reference takes Demucs to have by default.
         Value::Null if audio.rank() == 4 => 44_000,
         Value::Null => chroma.config().sampling_rate,
         rate => rate

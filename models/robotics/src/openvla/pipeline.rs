@@ -29,7 +29,7 @@ const STATISTICS_FILE: &str = "dataset_statistics.json";
 /// The most words that are written in one call.
 const MOST_NEW: u64 = 4096;
 
-/// The network and its manners.
+/// The network and its settings.
 pub struct OpenVlaPipeline {
     network: OpenVla,
     device: Device,

@@ -14,7 +14,7 @@ use fauna_shared::{Error, Result};
 /// What a timm name means.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VitConfig {
-    /// Width of every activation.
+    /// Hidden size.
     pub embed_dim: usize,
     /// Blocks, the last of which is never looked through.
     pub depth: usize,
@@ -36,7 +36,7 @@ pub struct VitConfig {
     pub layer_scale: bool,
     /// Whether all tokens are normalised before the first block, as in CLIP; the patches then have no bias.
     pub pre_norm: bool,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub eps: f64,
     /// The activation of the feed-forward part.
     pub act_layer: Activation,

@@ -51,7 +51,7 @@ impl TryFrom<Value> for Config {
 pub struct BoltConfig {
     /// Steps read at most.
     pub context_length: usize,
-    /// Steps foreseen at once.
+    /// Steps forecast at once.
     pub prediction_length: usize,
     /// Steps of a patch.
     pub input_patch_size: usize,

@@ -16,7 +16,7 @@ pub struct ChronosConfig {
     pub tokenizer_kwargs: Limits,
     /// Steps read at most.
     pub context_length: usize,
-    /// Steps foreseen at once.
+    /// Steps forecast at once.
     pub prediction_length: usize,
     /// Tokens, special ones included.
     pub n_tokens: usize,

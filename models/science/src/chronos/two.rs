@@ -21,7 +21,7 @@ use super::patches::{Cut, ResidualBlock};
 /// The keys of `config.json` that shape the network.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Width of every activation.
+    /// Hidden size.
     #[serde(default = "d_model")]
     pub d_model: usize,
     /// Width of a head.
@@ -36,7 +36,7 @@ pub struct Config {
     /// Heads in each attention.
     #[serde(default = "num_heads")]
     pub num_heads: usize,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     #[serde(default = "layer_norm_epsilon")]
     pub layer_norm_epsilon: f64,
     /// Base of the rotary positions.

@@ -73,7 +73,7 @@ impl Bands {
     }
 }
 
-/// What is to be foreseen of a table, and how.
+/// What is to be forecast of a table, and how.
 ///
 /// ```
 /// use fauna_science::forecast::{Ask, Bands};
@@ -84,7 +84,7 @@ impl Bands {
 pub struct Ask<'a> {
     /// What the model's columns are called.
     pub model: String,
-    /// Steps to foresee. At least 1.
+    /// Steps to forecast. At least 1.
     pub horizon: usize,
     /// Intervals or quantiles.
     pub bands: Bands,
@@ -96,7 +96,7 @@ pub struct Ask<'a> {
     pub samples: Option<usize>,
     /// Where random numbers start.
     pub seed: u64,
-    /// Covariates of the steps to foresee: every series, exactly those steps. Covariates of the table that are not in it
+    /// Covariates of the steps to forecast: every series, exactly those steps. Covariates of the table that are not in it
     /// are known of the past alone.
     pub future: Option<&'a Table>,
     /// Covariates whose future nobody knows, so that rolling forecasts do not see it.

@@ -206,7 +206,7 @@ impl<'a> Future<'a> {
         })
     }
 
-    /// The covariates of one series, exactly at the steps to foresee.
+    /// The covariates of one series, exactly at the steps to forecast.
     fn of_series(
         &self,
         series: &Series,
@@ -242,7 +242,7 @@ impl<'a> Future<'a> {
         }
         if let Some(extra) = extra {
             return Err(Error::input(format!(
-                "the future of {} has {}, which is none of the {horizon} steps to foresee",
+                "the future of {} has {}, which is none of the {horizon} steps to forecast",
                 called(id),
                 past.form.write(*extra)
             ))

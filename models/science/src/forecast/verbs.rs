@@ -1,4 +1,4 @@
-//! What is done with a table: foresee it, try the model out on its past, find what is out of the ordinary in it.
+//! What is done with a table: forecast it, try the model out on its past, find what is out of the ordinary in it.
 
 use fauna_shared::Result;
 use fauna_shared::model::{ForecastConfig, Forecaster};
@@ -48,7 +48,7 @@ const MEDIAN_SHARE: f64 = 0.674_489_750_196_081_7;
 /// The same of its mean distance.
 const MEAN_SHARE: f64 = 0.797_884_560_802_865_4;
 
-/// Foresees [`horizon`](Ask::horizon) further steps of every series.
+/// Forecasts [`horizon`](Ask::horizon) further steps of every series.
 ///
 /// The columns are those of the table for names and dates, `MODEL`, and those of [`Bands::columns`]. Intervals are the
 /// model's own quantiles, or, with [`conformal`](Ask::conformal), calibrated for any model: the absolute errors of
@@ -113,7 +113,7 @@ pub fn forecast(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Result<Answ
 /// Tries the model out: [`windows`](Ask::windows) rolling forecasts over the end of every series, the last of which ends
 /// where the series does, each [`step`](Ask::step) steps after the one before, and how far they are off.
 ///
-/// Covariates of the table count as known at the steps to foresee unless [`past_only`](Ask::past_only) names them.
+/// Covariates of the table count as known at the steps to forecast unless [`past_only`](Ask::past_only) names them.
 ///
 /// ```
 /// use fauna_science::forecast::{Ask, Naive, Table, cross_validate};
@@ -371,7 +371,7 @@ fn is_exact(model: &dyn Forecaster) -> Result<bool> {
     Ok(model.forecast_exact(&[], &ForecastConfig::default())?.is_some())
 }
 
-/// What a model foresees as a column: in the precision in which it does.
+/// What a model forecasts as a column: in the precision in which it does.
 fn column(exact: bool, values: Vec<f64>) -> Column {
     match exact {
         true => Column::Exact(values),

@@ -238,7 +238,7 @@ impl Orb {
     }
 }
 
-/// Orb, versions 2 and 3, direct and conservative, and its kin for molecules.
+/// Orb, versions 2 and 3, direct and conservative, and its relatives for molecules.
 pub static FAMILY: Family = Family {
     name: "orb",
     systems: &["Orbital"],

@@ -29,7 +29,7 @@ pub struct Config {
     pub freq_size: usize,
     /// Blocks.
     pub num_hidden_layers: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -39,7 +39,7 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// The least spread a series is divided by.
     pub tolerance: f32,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     pub rms_norm_eps: f64,
     /// The levels that were trained.
     pub quantiles: Vec<f64>,

@@ -32,7 +32,7 @@ pub struct Config {
     pub horizon_length: usize,
     /// Blocks.
     pub num_hidden_layers: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -42,7 +42,7 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// Heads of keys and values.
     pub num_key_value_heads: usize,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     pub rms_norm_eps: f64,
     /// The levels that were trained.
     pub quantiles: Vec<f64>,
@@ -60,7 +60,7 @@ pub struct Config {
     pub use_continuous_quantile_head: bool,
     /// Whether a series and its mirror image are given mirrored forecasts.
     pub force_flip_invariance: bool,
-    /// Whether what was never below 0 is foreseen not to be.
+    /// Whether what was never below 0 is forecast not to be.
     pub infer_is_positive: bool,
     /// Base of the rotary positions, and their kind.
     pub rope_parameters: Option<Value>,

@@ -39,7 +39,7 @@ const TOLERANCE: f32 = 1e-6;
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
 /// let wanted = ForecastConfig { horizon: 3, ..Forecasting::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
-/// // What was never below 0 is foreseen not to be.
+/// // What was never below 0 is forecast not to be.
 /// assert!(forecast.mean.iter().all(|value| *value >= 0.0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

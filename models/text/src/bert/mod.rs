@@ -31,9 +31,9 @@ pub use vectors::Vectors;
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Blocks.
     pub num_hidden_layers: usize,
@@ -47,9 +47,9 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Segments that can be told apart.
     pub type_vocab_size: usize,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
-    /// Whether the masked-word head shares the word table.
+    /// Whether the masked-word head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Class names by class index, as strings.
     pub id2label: Option<std::collections::BTreeMap<String, String>>,

@@ -25,7 +25,7 @@ use super::codons::{Reading, checked};
 const MOST_BASES: usize = 64 << 20;
 /// More than any title holds.
 const LONGEST_TITLE: usize = 64 << 10;
-/// How sequences are written if nobody says otherwise.
+/// How sequences are written by default.
 pub const COLUMNS: usize = 60;
 
 /// One sequence of a file.

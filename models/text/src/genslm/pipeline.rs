@@ -87,7 +87,7 @@ impl Score {
         self.codons.iter().sum()
     }
 
-    /// `exp` of the mean surprise a codon: 1 for a gene foreseen with certainty, 61 for one drawn blindly from all
+    /// `exp` of the mean surprise a codon: 1 for a gene predicted with certainty, 61 for one drawn blindly from all
     /// codons of amino acids.
     pub fn perplexity(&self) -> f64 {
         (-self.log_likelihood() / self.codons.len() as f64).exp()
@@ -250,7 +250,7 @@ impl GenSlm {
         let coded = self.coded(genes)?;
         if let Some(short) = coded.iter().position(|gene| gene.ids.len() < 2) {
             return Err(Error::input(format!(
-                "gene {} has a single codon, and nothing to foresee",
+                "gene {} has a single codon, and nothing to predict",
                 short + 1
             )));
         }

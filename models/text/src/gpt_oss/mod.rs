@@ -40,9 +40,9 @@ pub static KEYS: Keys = Keys {
 pub struct Config {
     /// Which class the checkpoint was saved from; the first one counts.
     pub architectures: Vec<String>,
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside each expert.
     pub intermediate_size: usize,
@@ -56,9 +56,9 @@ pub struct Config {
     pub head_dim: Option<usize>,
     /// The length it was trained for.
     pub max_position_embeddings: usize,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the word table.
+    /// Whether the output head shares the token embeddings.
     pub tie_word_embeddings: bool,
     /// Whether the four maps of attention have biases.
     pub attention_bias: bool,

@@ -54,9 +54,9 @@ pub static KEYS: Keys = Keys {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Words in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub d_model: usize,
     /// Width of a head; `d_kv * num_heads` need not be `d_model`.
     pub d_kv: usize,
@@ -72,7 +72,7 @@ pub struct Config {
     pub relative_attention_num_buckets: usize,
     /// All distances from here on share a bucket.
     pub relative_attention_max_distance: usize,
-    /// Added to mean squares.
+    /// Epsilon of the norms.
     pub layer_norm_epsilon: f64,
     /// The feed-forward part: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
     pub feed_forward_proj: FeedForwardKind,
@@ -80,7 +80,7 @@ pub struct Config {
     pub is_gated_act: Option<bool>,
     /// Its activation, the same way.
     pub dense_act_fn: Option<Activation>,
-    /// Whether the output head shares the word table. A head that a file holds anyway is used.
+    /// Whether the output head shares the token embeddings. A head that a file holds anyway is used.
     pub tie_word_embeddings: bool,
     /// Whether the decoder's output is divided by the root of its width before the head; if null, where tied.
     pub scale_decoder_outputs: Option<bool>,
@@ -267,7 +267,7 @@ pub fn rename(name: &str) -> Name {
     Name::without("transformer.", name, |_| Name::Keep)
 }
 
-/// The word table that encoder, decoder and most heads share. Files hold it under one name or under several.
+/// The token embeddings that encoder, decoder and most heads share. Files hold it under one name or under several.
 ///
 /// # Errors
 /// As any load.
@@ -278,10 +278,10 @@ pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
     w.embedding(held, config.vocab_size, config.d_model)
 }
 
-/// The names of the word table, and of its copies.
+/// The names of the token embeddings, and of its copies.
 const TABLES: [&str; 3] = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
 
-/// The name that the word table is held by: any of its own, or that of a head that shares it.
+/// The name that the token embeddings is held by: any of its own, or that of a head that shares it.
 fn held(config: &Config, w: &Weights) -> &'static str {
     let head = config.tie_word_embeddings.then_some("lm_head");
     TABLES.into_iter().chain(head).find(|name| w.has(name, false)).unwrap_or(TABLES[0])
@@ -333,7 +333,7 @@ impl Encoder {
         self.final_layer_norm.forward(&x)
     }
 
-    /// The word table.
+    /// The token embeddings.
     pub fn words(&self) -> &Embedding {
         &self.embed_tokens
     }

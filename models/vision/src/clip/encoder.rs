@@ -10,7 +10,7 @@ use fauna_shared::weights::{MatrixUse, Piece, Weights};
 /// The sizes of a tower's blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Blocks {
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -20,7 +20,7 @@ pub struct Blocks {
     pub num_attention_heads: usize,
     /// The activation of the feed-forward part.
     pub hidden_act: Activation,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
 }
 

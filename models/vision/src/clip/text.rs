@@ -16,7 +16,7 @@ use super::encoder::{Blocks, Encoder};
 pub struct TextConfig {
     /// Tokens in the table.
     pub vocab_size: usize,
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -28,7 +28,7 @@ pub struct TextConfig {
     pub max_position_embeddings: usize,
     /// The activation of the feed-forward part.
     pub hidden_act: Activation,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
     /// The token whose state stands for the text: its first place; or, if this is 2, the first place of the largest
     /// id. The first releases say 2, which is wrong, and mean the latter.

@@ -22,7 +22,7 @@ use super::positions::interpolated;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VisionConfig {
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -40,7 +40,7 @@ pub struct VisionConfig {
     pub patch_size: usize,
     /// The activation of the feed-forward part.
     pub hidden_act: Activation,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
     /// Width of the shared space, where the tower has a projection of its own.
     pub projection_dim: usize,

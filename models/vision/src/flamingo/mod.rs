@@ -1,4 +1,4 @@
-//! Flamingo: a frozen language model that looks at pictures between its blocks, through its open kin.
+//! Flamingo: a frozen language model that looks at pictures between its blocks, by open models after it.
 //!
 //! Alayrac et al. 2022, "Flamingo: a Visual Language Model for Few-Shot Learning", arXiv 2204.14198. Its weights are
 //! closed. OpenFlamingo v2 ([`open_flamingo`]) and IDEFICS ([`idefics`]) were trained after it and are open: a vision

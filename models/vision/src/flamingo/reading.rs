@@ -16,7 +16,7 @@ use super::sight::{Media, MediaLocations, MediaStates};
 
 /// A language model that looks at pictures between its blocks.
 pub(crate) trait Looks: Send + Sync {
-    /// Words it scores.
+    /// Vocabulary size.
     fn vocab_size(&self) -> usize;
 
     /// Where it computes.

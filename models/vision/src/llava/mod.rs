@@ -441,9 +441,9 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     // Beside the original's weights lies CLIP's own processor file, which knows of no padding.
     let original = !pretrained.config["text_config"].is_object();
     let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };
-    let manners =
+    let settings =
         PipelineSettings { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
-    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, manners)?))
+    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, settings)?))
 }
 
 /// A small config with every branch awake.

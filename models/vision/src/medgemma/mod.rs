@@ -325,7 +325,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
             "the processor makes pictures of {height} by {width}, the tower sees {size} by {size}"
         )));
     }
-    let manners = PipelineSettings {
+    let settings = PipelineSettings {
         card,
         processor,
         both_ways: true,
@@ -333,7 +333,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         end_of_turn: gemma3::DEFAULT_TOKENS.end_of_turn,
         answer: 200,
     };
-    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, manners)?))
+    Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, settings)?))
 }
 
 /// A small config with every branch awake.

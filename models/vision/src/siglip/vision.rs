@@ -21,7 +21,7 @@ use crate::clip::{Blocks, Encoder, interpolated, own_size, side};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VisionConfig {
-    /// Width of every activation.
+    /// Hidden size.
     pub hidden_size: usize,
     /// Width inside the feed-forward part.
     pub intermediate_size: usize,
@@ -39,7 +39,7 @@ pub struct VisionConfig {
     pub patch_size: usize,
     /// The activation of the feed-forward part.
     pub hidden_act: Activation,
-    /// Added to variances.
+    /// Epsilon of the norms.
     pub layer_norm_eps: f64,
     /// Whether there is a head that pools the states.
     pub vision_use_head: bool,

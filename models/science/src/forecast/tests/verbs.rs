@@ -332,7 +332,7 @@ fn the_future_of_covariates_covers_every_series_and_step() {
     let long = future("unique_id,ds,price\na,5,50\na,6,60\na,7,70\n");
     let error = forecast(&Told, &table, &ask(&long)).unwrap().problems.remove(0).error.to_string();
     assert!(
-        error.contains("has 7, which is none of the 2 steps to foresee") && error.contains("5 to 6"),
+        error.contains("has 7, which is none of the 2 steps to forecast") && error.contains("5 to 6"),
         "{error}"
     );
 }

@@ -16,7 +16,7 @@ use super::{Dvae, SCALE, release};
 /// The side that OpenAI's program brings pictures to.
 const SIDE: usize = 256;
 
-/// A codec with the manners of its release.
+/// A codec with the settings of its release.
 pub struct DvaePipeline {
     network: Dvae,
     device: Device,

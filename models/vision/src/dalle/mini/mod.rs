@@ -29,7 +29,7 @@ pub use text::{Reader, Words};
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Width of every activation.
+    /// Hidden size.
     pub d_model: usize,
     /// Blocks that read words.
     pub encoder_layers: usize,
@@ -133,7 +133,7 @@ impl Config {
     }
 }
 
-/// Added to variances.
+/// Epsilon of the norms.
 const EPS: f64 = 1e-5;
 /// What fills up a text.
 const PAD: u32 = 1;

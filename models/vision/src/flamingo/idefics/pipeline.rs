@@ -35,7 +35,7 @@ const INPUTS: [&str; 7] = [
     "image_attention_mask",
 ];
 
-/// The network with its tokenizer, its eyes and its manners.
+/// The network with its tokenizer, its processor and its settings.
 pub struct IdeficsPipeline {
     idefics: Idefics,
     tokenizer: Option<Tokenizer>,

@@ -47,7 +47,7 @@ const HEAD_WIDTH: usize = 64;
 const LATENTS: usize = 64;
 /// Blocks of the resampler.
 const DEPTH: usize = 6;
-/// Added to variances.
+/// Epsilon of the norms.
 const EPS: f64 = 1e-5;
 
 /// What shapes the network. The release has no such file: the parts have theirs.

@@ -29,7 +29,7 @@ const ANSWER: usize = 64;
 /// What fills up rows where the base's tokenizer has nothing for it.
 const PAD: &str = "<PAD>";
 
-/// The network with its tokenizer, its eyes and its manners.
+/// The network with its tokenizer, its processor and its settings.
 pub struct OpenFlamingoPipeline {
     flamingo: OpenFlamingo,
     tokenizer: Option<Tokenizer>,
