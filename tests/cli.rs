@@ -544,7 +544,7 @@ fn a_question_is_answered_from_its_context() {
     let span = |end: &str| answer["span"][end].as_u64().unwrap() as usize;
     assert_eq!(answer["label"].as_str().unwrap(), &"ada did it"[span("start")..span("end")]);
     refused(&run(&["answer", source, "who wrote it"]), 2, &["--context"]);
-    refused(&run(&["answer", source, "who", "--image", "assets/tour.png"]), 2, &["--context TEXT"]);
+    refused(&run(&["answer", source, "who", "--image", "docs/images/tour.png"]), 2, &["--context TEXT"]);
     let two = run(&["answer", source, "who wrote it", "who did", "--context", "ada did it", "--json"]);
     served(&two);
     assert_eq!(json_lines(&two.out)[0]["labels"][0], answer);
