@@ -19,7 +19,7 @@
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
-//! use fauna::{Decoding, Item};
+//! use fauna::{GenerationConfig, Item};
 //! let model = fauna::open("HuggingFaceTB/SmolLM2-135M-Instruct")?;
 //! model.generate(&"The sky at night".into(), &GenerationConfig::greedy(40), &mut |piece| {
 //!     if let Item::Text(words) = piece {
@@ -35,10 +35,10 @@
 //! What is no continuation of a prompt is an ability of its own, which the same face hands out:
 //!
 //! ```no_run
-//! use fauna::model::{Forecasting, History, Task};
+//! use fauna::model::{ForecastConfig, History, Task};
 //! let history = History::from(vec![3.0, 5.0, 4.0, 6.0, 5.0, 7.0]);
 //! let model = fauna::open("amazon/chronos-bolt-small")?;
-//! let ahead = model.forecaster()?.forecast(&[history], &ForecastConfig { horizon: 12, ..Forecasting::default() })?;
+//! let ahead = model.forecaster()?.forecast(&[history], &ForecastConfig { horizon: 12, ..ForecastConfig::default() })?;
 //! println!("{:?}", ahead[0].mean);
 //!
 //! let model = fauna::open("orb-v3-conservative-inf-omat-20250404.ckpt")?;

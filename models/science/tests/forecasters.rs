@@ -66,10 +66,10 @@ fn series() -> Vec<History> {
     gaps[12..19].fill(NAN);
     gaps[29] = NAN;
     vec![
-        History { pace: FrequencyClass::Medium, ..History::from(wave(70, 3.0)) },
+        History { frequency_class: FrequencyClass::Medium, ..History::from(wave(70, 3.0)) },
         vec![5.0, -3.0].into(),
         gaps.into(),
-        History { pace: FrequencyClass::Low, ..History::from(vec![7.5; 17]) },
+        History { frequency_class: FrequencyClass::Low, ..History::from(vec![7.5; 17]) },
     ]
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{
-    self, CancellationToken, Decoder, Generation, GenerationConfig, PrefixCache, PrefixDecoder, Tokens,
+    CancellationToken, Decoder, Generation, GenerationConfig, PrefixCache, PrefixDecoder, Tokens,
 };
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors, Turn};
 use fauna_shared::model::{
@@ -18,7 +18,7 @@ use fauna_shared::{Error, Result, json};
 use serde_json::Value;
 
 use crate::harmony::Harmony;
-use crate::{infill, words};
+use crate::{called, infill, words};
 
 /// A language model with its tokenizer, chat template and special tokens: the pipeline of every decoder-only family.
 pub struct LanguageModel {
@@ -183,35 +183,10 @@ impl LanguageModel {
 
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let ids = words::input_ids(inputs, &["input_ids", "attention_mask"])?;
-        let rows: Vec<Vec<u32>> = self.checked_ids(ids, inputs.get("attention_mask"))?.to_vec2()?;
-        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let pads = match inputs.get("attention_mask") {
-            None => vec![0; rows.len()],
-            Some(mask) => left_padding(&words::real_tokens(mask)?)?,
-        };
-        let prompts: Vec<&[u32]> =
-            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding = self.decoding(&GenerationConfig {
-            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
-            ..GenerationConfig::default()
-        });
-        if options.get("eos_token_id").is_some() {
-            decoding.eos = Some(token_ids(&options["eos_token_id"]));
-        }
-        if let Some(pad) = token_ids(&options["pad_token_id"]).first() {
-            decoding.pad = Some(*pad);
-        }
-        let made = generate::generate(self, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
-        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
-        Ok(Tensors::from([("sequences".to_string(), sequences)]))
-    }
-
-    /// `options` with the model's own end and padding tokens where they are open.
-    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| self.end.clone());
-        options.pad = options.pad.or(self.pad);
-        options
+        let mask = inputs.get("attention_mask");
+        let rows = called::Rows::new(ids, mask, self.checked_ids(ids, mask)?.to_vec2()?)?;
+        let config = called::config(options, &self.end, self.pad)?;
+        Ok(Tensors::from([("sequences".to_string(), rows.sequences(self, &config)?)]))
     }
 
     /// The tokens of a prompt.
@@ -254,7 +229,7 @@ impl LanguageModel {
     /// `options` with what ends a text, or a turn of a conversation.
     fn ends(&self, is_chat: bool, options: &GenerationConfig) -> Result<GenerationConfig> {
         let tokenizer = self.tokenizer()?;
-        let mut ends = self.decoding(options);
+        let mut ends = options.with_tokens(&self.end, self.pad);
         if let (Some(eos), None) = (&mut ends.eos, &options.eos) {
             eos.extend(self.end_of_turn);
             if is_chat {

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod bert;
+pub mod called;
 pub mod causal;
 pub mod gemma3;
 pub mod genslm;

@@ -377,18 +377,18 @@ impl FeedForward {
 /// MPT, and the earlier code of its 1B release.
 pub static FAMILY: Family = Family {
     name: "mpt",
-    systems: &["Flamingo"],
+    systems: &["MPT"],
     paper: "MosaicML 2023, \"Introducing MPT-7B\"",
     model_types: &["mpt", "mosaic_gpt"],
     architectures: &["MptForCausalLM", "MPTForCausalLM", "MptModel", "MosaicGPT"],
     keys: &KEYS,
     releases: &[
-        Release::new("mosaicml/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
-        Release::new("mosaicml/mpt-7b-instruct", "Flamingo", "6.6B", "Apache-2.0"),
-        Release::new("mosaicml/mpt-30b", "Flamingo", "30B", "Apache-2.0"),
-        Release::new("anas-awadalla/mpt-7b", "Flamingo", "6.6B", "Apache-2.0"),
-        Release::new("anas-awadalla/mpt-1b-redpajama-200b", "Flamingo", "1.3B", "Apache-2.0"),
-        Release::new("anas-awadalla/mpt-1b-redpajama-200b-dolly", "Flamingo", "1.3B", "CC-BY-SA-3.0"),
+        Release::new("mosaicml/mpt-7b", "MPT", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-7b-instruct", "MPT", "6.6B", "Apache-2.0"),
+        Release::new("mosaicml/mpt-30b", "MPT", "30B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-7b", "MPT", "6.6B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b", "MPT", "1.3B", "Apache-2.0"),
+        Release::new("anas-awadalla/mpt-1b-redpajama-200b-dolly", "MPT", "1.3B", "CC-BY-SA-3.0"),
     ],
     rename,
     sample: || {

@@ -4,15 +4,15 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Positions};
-use fauna_shared::generate::{self, Decoder, Generation, GenerationConfig, Tokens};
+use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{self, ChatTemplate, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
-use fauna_text::causal::{left_padding, placed, sequences, token_ids};
-use fauna_text::words;
+use fauna_text::causal::{placed, token_ids};
+use fauna_text::{called, words};
 use serde_json::Value;
 
 /// Which tokens are real, or parts of a picture, row by row.
@@ -371,47 +371,20 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     }
 
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        if options["do_sample"].as_bool() == Some(true) {
-            return Err(Error::input("do_sample: the reference's random numbers are its own"));
-        }
         let (rows, real, marks) = self.read(inputs)?;
-        let pads = match &real {
-            None => vec![0; rows.len()],
-            Some(real) => left_padding(real)?,
-        };
-        let marks = marks.map(|marks| -> Marks {
-            marks.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[]).to_vec()).collect()
-        });
-        let prompts: Vec<&[u32]> =
-            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding = self.decoding(&GenerationConfig {
-            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
-            ..GenerationConfig::greedy(20)
-        });
-        if options.get("eos_token_id").is_some() {
-            decoding.eos = Some(token_ids(&options["eos_token_id"]));
-        }
-        if let Some(pad) = token_ids(&options["pad_token_id"]).first() {
-            decoding.pad = Some(*pad);
-        }
-        let answering = self.answering(self.seen(inputs)?, marks);
-        let made = generate::generate(&answering, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
         let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
-        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
-        Ok(Tensors::from([("sequences".to_string(), sequences)]))
+        let rows = called::Rows::padded(ids, real.as_deref(), rows)?;
+        let marks = marks.map(|marks| -> Marks {
+            marks.iter().zip(&rows.pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[]).to_vec()).collect()
+        });
+        let config = called::config(options, &self.end, self.pad)?;
+        let answering = self.answering(self.seen(inputs)?, marks);
+        Ok(Tensors::from([("sequences".to_string(), rows.sequences(&answering, &config)?)]))
     }
 
     fn answering(&self, pictures: Option<Tensor>, marks: Option<Marks>) -> Answering<'_, N> {
         let (network, device, half_cache) = (&self.network, &self.device, self.half_cache);
         Answering { network, device, half_cache, pictures, marks }
-    }
-
-    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| self.end.clone());
-        options.pad = options.pad.or(self.pad);
-        options
     }
 }
 
@@ -444,7 +417,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
             &answering,
             &kit.tokenizer,
             &[text::Prompt::Ids(&ids)],
-            &self.decoding(options),
+            &options.with_tokens(&self.end, self.pad),
             &mut each,
         )?;
         Ok(made.into_iter().next().map(|completion| completion.generation).unwrap_or_default())

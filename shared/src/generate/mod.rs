@@ -30,7 +30,7 @@
 //!     }
 //! }
 //!
-//! let options = GenerationConfig { eos: Some(vec![7]), ..Decoding::greedy(5) };
+//! let options = GenerationConfig { eos: Some(vec![7]), ..GenerationConfig::greedy(5) };
 //! let generated = generate(&Counter, &[vec![1], vec![2, 3, 4]], &options, &mut |_| ControlFlow::Continue(()))?;
 //! assert_eq!(generated.tokens, [vec![2, 3, 4, 5, 6], vec![5, 6, 7]]);
 //! # Ok::<(), fauna_shared::Error>(())

@@ -18,9 +18,9 @@ const MOST_TOKENS: usize = 1 << 31;
 ///
 /// ```
 /// use fauna_shared::generate::GenerationConfig;
-/// let options = GenerationConfig { temperature: 0.8, top_p: 0.95, seed: 7, ..Decoding::default() };
+/// let options = GenerationConfig { temperature: 0.8, top_p: 0.95, seed: 7, ..GenerationConfig::default() };
 /// assert!(options.check().is_ok());
-/// let wrong = GenerationConfig { top_p: 0.0, ..Decoding::default() };
+/// let wrong = GenerationConfig { top_p: 0.0, ..GenerationConfig::default() };
 /// assert_eq!(wrong.check().unwrap_err().message(), "top_p must be above 0 and at most 1, got 0");
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,15 @@ impl GenerationConfig {
             return Err(Error::input("a stop string is empty: it would stop before the first token"));
         }
         Ok(())
+    }
+
+    /// The same with a model's own end tokens `eos` and padding token `pad` where they are left open.
+    #[must_use]
+    pub fn with_tokens(&self, eos: &[u32], pad: Option<u32>) -> Self {
+        let mut config = self.clone();
+        config.eos.get_or_insert_with(|| eos.to_vec());
+        config.pad = config.pad.or(pad);
+        config
     }
 
     /// Whether each step takes the likeliest token, with no random number drawn.

@@ -18,7 +18,7 @@ const LONGEST: usize = 100_000;
 /// impl Forecaster for Naive {
 ///     fn forecast(&self, series: &[History], options: &ForecastConfig) -> fauna_shared::Result<Vec<Forecast>> {
 ///         options.check()?;
-///         let last = |past: &Past| past.values.last().copied().unwrap_or(f32::NAN);
+///         let last = |past: &History| past.values.last().copied().unwrap_or(f32::NAN);
 ///         let flat = |past| vec![last(past); options.horizon];
 ///         let forecast = |past| Forecast { mean: flat(past), quantiles: vec![flat(past); options.quantiles.len()] };
 ///         Ok(series.iter().map(forecast).collect())
@@ -26,7 +26,7 @@ const LONGEST: usize = 100_000;
 /// }
 ///
 /// let past = History::from(vec![1.0, 3.0, 2.0]);
-/// let options = ForecastConfig { horizon: 2, quantiles: vec![0.5], ..Forecasting::default() };
+/// let options = ForecastConfig { horizon: 2, quantiles: vec![0.5], ..ForecastConfig::default() };
 /// assert_eq!(Naive.forecast(&[past], &options)?[0].mean, [2.0, 2.0]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
@@ -74,7 +74,7 @@ pub struct History {
     /// Other series that tell something about this one.
     pub covariates: Vec<Covariate>,
     /// How fast it moves, for models that ask.
-    pub pace: FrequencyClass,
+    pub frequency_class: FrequencyClass,
 }
 
 /// One series until now, in the precision of its table.
@@ -159,7 +159,7 @@ impl ForecastConfig {
     ///
     /// ```
     /// use fauna_shared::model::ForecastConfig;
-    /// let none = ForecastConfig { horizon: 0, ..Forecasting::default() };
+    /// let none = ForecastConfig { horizon: 0, ..ForecastConfig::default() };
     /// assert_eq!(none.check().unwrap_err().message(), "the horizon must be 1 to 100000 steps, got 0");
     /// ```
     pub fn check(&self) -> Result<()> {

@@ -248,7 +248,7 @@ pub fn noise_pixels(shape: &[usize]) -> Result<Tensor> {
 pub struct Card {
     /// What the user named: a folder, a file, a hub id.
     pub source: String,
-    /// The system of the zoo it stands for: "BERT", "Llemma".
+    /// The system it belongs to or stands for: "Llemma", "RT-2"; else the name of its own: "Pythia".
     pub system: String,
     /// The family that loads it.
     pub family: &'static str,
@@ -322,7 +322,7 @@ pub struct Family {
 pub struct Release {
     /// Its name on the hub.
     pub id: &'static str,
-    /// The system it belongs to.
+    /// The system it belongs to or stands for, else the name of its own.
     pub system: &'static str,
     /// Its size in words: "110M".
     pub size: &'static str,

@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Mask, Positions};
-use fauna_shared::generate::{self, Generation, GenerationConfig};
+use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::causal::{left_padding, sequences, token_ids};
-use fauna_text::words;
+use fauna_text::causal::token_ids;
+use fauna_text::{called, words};
 use serde_json::{Map, Value};
 
 use super::{Answering, AudioTokens, LLark, prompt};
@@ -169,19 +169,8 @@ impl LLarkPipeline {
         }
         let ids = words::input_ids(&text, &["input_ids", "attention_mask"])?;
         let mask = text.get("attention_mask");
-        let rows = self.rows(ids, mask)?;
-        let pads = match mask {
-            None => vec![0; rows.len()],
-            Some(mask) => left_padding(&words::real_tokens(mask)?)?,
-        };
-        let prompts: Vec<&[u32]> =
-            rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-        let mut decoding = GenerationConfig::greedy(
-            options.get("max_new_tokens").and_then(Value::as_u64).unwrap_or(20) as usize,
-        );
-        decoding.eos = Some(options.get("eos_token_id").map_or_else(|| self.end.clone(), token_ids));
-        decoding.pad = options.get("pad_token_id").and_then(|id| token_ids(id).first().copied()).or(self.pad);
-
+        let rows = called::Rows::new(ids, mask, self.rows(ids, mask)?)?;
+        let config = called::config(&Value::Object(options.clone()), &self.end, self.pad)?;
         let hidden = self.read(ids, mask, &clips, tokens)?;
         let mut out = Tensors::from([
             ("input_ids".to_string(), ids.to_dtype(DType::I64)?),
@@ -193,10 +182,7 @@ impl LLarkPipeline {
             (None, _) => {}
         }
         let answering = Answering { llark: &self.llark, clips, tokens };
-        let made = generate::generate(&answering, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
-        let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
-        out.insert("sequences".to_string(), sequences);
+        out.insert("sequences".to_string(), rows.sequences(&answering, &config)?);
         Ok(out)
     }
 
@@ -307,9 +293,7 @@ impl LLarkPipeline {
         }
         let (ids, clips) = self.prompt(prompt)?;
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| self.end.clone());
-        options.pad = options.pad.or(self.pad);
+        let mut options = options.with_tokens(&self.end, self.pad);
         // The answer ends where the model would begin the next turn.
         if !options.stop.iter().any(|stop| stop == prompt::TURN) {
             options.stop.push(prompt::TURN.to_string());

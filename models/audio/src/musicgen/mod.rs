@@ -17,7 +17,7 @@
 //! let network = MusicGen::load(config, &Weights::seeded(1, Runtime::cpu()))?;
 //! let composer = MusicGenerator::new(network);
 //! // Nothing is wished for, so no tokenizer is needed.
-//! let options = GenerationConfig { seconds: Some(0.2), temperature: 1.0, top_k: 250, ..Decoding::default() };
+//! let options = GenerationConfig { seconds: Some(0.2), temperature: 1.0, top_k: 250, ..GenerationConfig::default() };
 //! let mut samples = 0;
 //! let codes = composer.compose(&[MusicPrompt::default()], &options, &mut |_wish, sound| {
 //!     samples += sound.channels[0].len();

@@ -32,7 +32,7 @@ const ROWS_A_PASS: usize = 256;
 /// let model = Zoo::new([&fauna_science::chronos::bolt::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
+/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..ForecastConfig::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// assert_eq!((forecast.mean.len(), forecast.quantiles[0].len()), (3, 3));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -38,7 +38,7 @@ const MOST_PATHS: usize = 10_000;
 /// let model = Zoo::new([&fauna_science::chronos::t5::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = ForecastConfig { horizon: 3, samples: Some(5), seed: 7, ..Forecasting::default() };
+/// let wanted = ForecastConfig { horizon: 3, samples: Some(5), seed: 7, ..ForecastConfig::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// assert!(forecast.quantiles[0][0] <= forecast.quantiles[2][0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -38,8 +38,8 @@ const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
 ///
 /// // Sales, and a price that is known two days ahead.
 /// let price = Covariate { name: "price".into(), past: vec![3.0, 3.0, 2.5], future: vec![2.5, 3.0] };
-/// let past = History { covariates: vec![price], ..Past::from(vec![10.0, 11.0, 19.0]) };
-/// let wanted = ForecastConfig { horizon: 2, quantiles: vec![0.1, 0.9], ..Forecasting::default() };
+/// let past = History { covariates: vec![price], ..History::from(vec![10.0, 11.0, 19.0]) };
+/// let wanted = ForecastConfig { horizon: 2, quantiles: vec![0.1, 0.9], ..ForecastConfig::default() };
 /// assert_eq!(model.forecaster()?.forecast(&[past], &wanted)?[0].mean.len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -11,7 +11,7 @@ use fauna_shared::{Error, Result};
 /// ```
 /// use fauna_science::forecast::Naive;
 /// use fauna_shared::model::{Forecaster, ForecastConfig, History};
-/// let options = ForecastConfig { horizon: 4, quantiles: vec![0.5], ..Forecasting::default() };
+/// let options = ForecastConfig { horizon: 4, quantiles: vec![0.5], ..ForecastConfig::default() };
 /// let forecast = &Naive.forecast(&[History::from(vec![1.0, 3.0, 2.0])], &options)?[0];
 /// assert_eq!(forecast.mean, [2.0; 4]);
 /// # Ok::<(), fauna_shared::Error>(())

@@ -157,7 +157,7 @@ impl Frequency {
     }
 
     /// How fast such a series moves, for models that ask.
-    pub fn pace(&self) -> FrequencyClass {
+    pub fn class(&self) -> FrequencyClass {
         match self.step {
             Step::Whole | Step::Tick(_) | Step::Business => FrequencyClass::High,
             Step::MonthDay(_) if self.count.is_multiple_of(3) => FrequencyClass::Low,

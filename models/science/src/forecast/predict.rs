@@ -197,7 +197,7 @@ impl<'a> Predictor<'a> {
             };
             Covariate { name: covariate.name.clone(), past: column[..cut.end].to_vec(), future }
         });
-        Ok(History { covariates: covariates.collect(), values, pace: ready.frequency.pace() })
+        Ok(History { covariates: covariates.collect(), values, frequency_class: ready.frequency.class() })
     }
 
     fn at(&self, stamp: Option<i64>) -> String {

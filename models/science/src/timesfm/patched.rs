@@ -181,17 +181,17 @@ impl TimesFm {
     }
 
     /// The states of `patches`, `(series, patches, 2 * patch_length)`: normalised values, then which of them are
-    /// padding. `real`: which patches hold a value; `pace`: `(series, 1)` of u32, a row of the paces each. Gives
+    /// padding. `real`: which patches hold a value; `freq`: `(series, 1)` of u32, a row of the frequencies each. Gives
     /// `(series, patches, hidden_size)`.
     ///
     /// # Errors
     /// None that are to be expected.
-    pub fn encode(&self, patches: &Tensor, real: &[Vec<bool>], pace: &Tensor) -> Result<Tensor> {
+    pub fn encode(&self, patches: &Tensor, real: &[Vec<bool>], freq: &Tensor) -> Result<Tensor> {
         let mut x = self.input_ff_layer.forward(patches)?;
         if self.config.use_positional_embedding {
             x = add(&x, &self.positions(real, &x)?)?;
         }
-        x = x.broadcast_add(&self.freq_emb.forward(pace)?)?;
+        x = x.broadcast_add(&self.freq_emb.forward(freq)?)?;
         let padding = Padding::of(real, &x)?;
         for layer in &self.layers {
             x = layer.forward(&x, &padding)?;

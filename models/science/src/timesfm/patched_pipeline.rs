@@ -36,8 +36,8 @@ const ENOUGH: usize = 3;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
 /// let model = Zoo::new([&fauna_science::timesfm::patched::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
-/// let monthly = History { pace: FrequencyClass::Medium, ..Past::from(vec![1.0, 2.0, f32::NAN, 4.0]) };
-/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..Forecasting::default() };
+/// let monthly = History { frequency_class: FrequencyClass::Medium, ..History::from(vec![1.0, 2.0, f32::NAN, 4.0]) };
+/// let wanted = ForecastConfig { horizon: 3, quantiles: vec![0.25], ..ForecastConfig::default() };
 /// assert_eq!(model.forecaster()?.forecast(&[monthly], &wanted)?[0].mean.len(), 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -207,7 +207,7 @@ impl PatchedPipeline {
 
 /// The row of the table of paces.
 fn pace_of(past: &History) -> i64 {
-    match past.pace {
+    match past.frequency_class {
         FrequencyClass::High => 0,
         FrequencyClass::Medium => 1,
         FrequencyClass::Low => 2,

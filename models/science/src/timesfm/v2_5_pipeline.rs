@@ -37,7 +37,7 @@ const TOLERANCE: f32 = 1e-6;
 /// let model = Zoo::new([&fauna_science::timesfm::v2_5::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
-/// let wanted = ForecastConfig { horizon: 3, ..Forecasting::default() };
+/// let wanted = ForecastConfig { horizon: 3, ..ForecastConfig::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
 /// // What was never below 0 is forecast not to be.
 /// assert!(forecast.mean.iter().all(|value| *value >= 0.0));

@@ -430,9 +430,7 @@ impl GenSlm {
                 .hint("cut what comes, or set the tokens that end a gene"));
         }
         let prompts = prompts.iter().map(|prompt| self.prompt(prompt)).collect::<Result<Vec<_>>>()?;
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| self.codons.stops().to_vec());
-        options.pad = options.pad.or(Some(self.codons.pad()));
+        let options = options.with_tokens(self.codons.stops(), Some(self.codons.pad()));
         let mut all = Vec::with_capacity(prompts.len());
         for (chunk, prompts) in prompts.chunks(GENES_AT_ONCE).enumerate() {
             let before = chunk * GENES_AT_ONCE;

@@ -13,8 +13,8 @@ use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{Config, Encoder, Memory, T5};
-use crate::causal::{placed, sequences, token_ids};
-use crate::words;
+use crate::causal::{placed, token_ids};
+use crate::{called, words};
 
 /// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its caches.
 const TOKENS_A_PASS: usize = 2048;
@@ -199,29 +199,12 @@ impl T5Pipeline {
         only_known(inputs, &INPUTS[..2])?;
         let rows = self.rows(inputs, "")?;
         let writer = self.writer(&rows)?;
-        let mut decoding = self.decoding(&GenerationConfig {
-            max_new_tokens: options["max_new_tokens"].as_u64().unwrap_or(20) as usize,
-            min_new_tokens: options["min_new_tokens"].as_u64().unwrap_or(0) as usize,
-            ..GenerationConfig::default()
-        });
-        if options.get("eos_token_id").is_some() {
-            decoding.eos = Some(token_ids(&options["eos_token_id"]));
-        }
-        decoding.pad = token_ids(&options["pad_token_id"]).first().copied().or(decoding.pad);
+        let config = called::config(options, &self.end, self.pad)?;
         let start = token_ids(&options["decoder_start_token_id"]).first().copied().unwrap_or(self.start);
-        let prompts = vec![[start]; rows.real.len()];
-        let made = generate::generate(&writer, &prompts, &decoding, &mut |_| ControlFlow::Continue(()))?;
-        let prompts = vec![vec![i64::from(start)]; rows.real.len()];
-        let sequences = sequences(&prompts, &made.tokens, decoding.pad_token())?;
+        let (count, starts) = (rows.real.len(), vec![vec![start]; rows.real.len()]);
+        let given = Tensor::full(i64::from(start), (count, 1), &Device::Cpu)?;
+        let sequences = called::Rows::new(&given, None, starts)?.sequences(&writer, &config)?;
         Ok(Tensors::from([("sequences".into(), sequences)]))
-    }
-
-    /// `options` with the model's own end and padding tokens where they are open.
-    fn decoding(&self, options: &GenerationConfig) -> GenerationConfig {
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| self.end.clone());
-        options.pad = options.pad.or(self.pad);
-        options
     }
 
     fn writer(&self, rows: &Rows) -> Result<Writer<'_>> {
@@ -247,7 +230,8 @@ impl T5Pipeline {
         let start = [self.start];
         let prompts = vec![text::Prompt::Ids(&start); texts.len()];
         let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
-        let made = text::stream(&writer, tokenizer, &prompts, &self.decoding(options), &mut each)?;
+        let made =
+            text::stream(&writer, tokenizer, &prompts, &options.with_tokens(&self.end, self.pad), &mut each)?;
         Ok(made.into_iter().map(|completion| completion.generation).collect())
     }
 

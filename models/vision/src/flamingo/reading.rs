@@ -2,15 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
-use fauna_shared::generate::{self, Decoder, Generation, GenerationConfig, Tokens};
-use fauna_shared::item::Tensors;
+use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, Result};
-use fauna_text::causal::{left_padding, placed, sequences, token_ids};
-use fauna_text::words;
-use serde_json::Value;
+use fauna_text::causal::placed;
+use fauna_text::{called, words};
 
 use super::sight::{Media, MediaLocations, MediaStates};
 
@@ -67,51 +65,10 @@ pub(crate) fn read(
     network.read(&ids, &place, &network.look(media)?, &mut network.cache(time))
 }
 
-/// The rows of ids of any integers, `(batch, time)`, and how many tokens of padding each begins with.
-pub(crate) fn prompts(
-    network: &dyn Looks,
-    ids: &Tensor,
-    mask: Option<&Tensor>,
-) -> Result<(Vec<Vec<u32>>, Vec<usize>)> {
-    let rows: Vec<Vec<u32>> = words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?.to_vec2()?;
-    let pads = match mask {
-        None => vec![0; rows.len()],
-        Some(mask) => left_padding(&words::real_tokens(mask)?)?,
-    };
-    Ok((rows, pads))
-}
-
-/// `sequences` of a call that generates: `ids`, `(batch, time)`, and what follows.
-pub(crate) fn generate_ids(
-    answering: &Answering,
-    ids: &Tensor,
-    mask: Option<&Tensor>,
-    decoding: &GenerationConfig,
-) -> Result<Tensors> {
-    let (rows, pads) = prompts(answering.network, ids, mask)?;
-    let prompts: Vec<&[u32]> =
-        rows.iter().zip(&pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
-    let made = generate::generate(answering, &prompts, decoding, &mut |_| ControlFlow::Continue(()))?;
-    let original: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-    let sequences = sequences(&original, &made.tokens, decoding.pad_token())?;
-    Ok(Tensors::from([("sequences".to_string(), sequences)]))
-}
-
-/// How a call of the reference's `generate` decodes: greedily, with these end tokens where its options name no others.
-///
-/// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for beams.
-pub(crate) fn decoding(options: &Value, end: &[u32], pad: Option<u32>) -> Result<GenerationConfig> {
-    if options["num_beams"].as_u64().is_some_and(|beams| beams > 1) {
-        return Err(Error::unsupported("num_beams is not implemented: answers are greedy or sampled"));
-    }
-    let mut decoding = GenerationConfig::greedy(options["max_new_tokens"].as_u64().unwrap_or(20) as usize);
-    decoding.eos = Some(match &options["eos_token_id"] {
-        Value::Null => end.to_vec(),
-        ids => token_ids(ids),
-    });
-    decoding.pad = token_ids(&options["pad_token_id"]).first().copied().or(pad);
-    Ok(decoding)
+/// The prompts of a call: ids of any integers, `(batch, time)`.
+pub(crate) fn prompts(network: &dyn Looks, ids: &Tensor, mask: Option<&Tensor>) -> Result<called::Rows> {
+    let rows = words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?.to_vec2()?;
+    called::Rows::new(ids, mask, rows)
 }
 
 /// Prompts being answered: the pictures they speak of, and what each token looks at.

@@ -131,7 +131,7 @@ fn seasons_and_paces_follow_from_the_frequency() {
     ];
     for (name, season, pace) in known {
         let frequency: Frequency = name.parse().unwrap();
-        assert_eq!((frequency.season(), frequency.pace()), (season, pace), "{name}");
+        assert_eq!((frequency.season(), frequency.class()), (season, pace), "{name}");
     }
 }
 

@@ -10,6 +10,7 @@ use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
+use fauna_text::called;
 use fauna_text::causal::token_ids;
 use fauna_text::words;
 use serde_json::Value;
@@ -194,17 +195,17 @@ impl IdeficsPipeline {
         let ids = self.ids(inputs)?;
         let mask = inputs.get("attention_mask");
         let media = self.media(inputs, ids.dim(0)?)?;
-        let (_, pads) = reading::prompts(&self.idefics, ids, mask)?;
-        let sight = self.sight(inputs, ids, &media)?.without(&pads);
+        let rows = reading::prompts(&self.idefics, ids, mask)?;
+        let sight = self.sight(inputs, ids, &media)?.without(&rows.pads);
         let banned = match &options["bad_words_ids"] {
             Value::Array(words) if words.iter().any(|word| token_ids(word).len() != 1) => {
                 return Err(Error::unsupported("bad_words_ids of several tokens are not implemented"));
             }
             words => token_ids(words),
         };
-        let decoding = reading::decoding(options, &self.end, self.pad)?;
+        let config = called::config(options, &self.end, self.pad)?;
         let answering = Answering::new(&self.idefics, &media, sight, banned)?;
-        reading::generate_ids(&answering, ids, mask, &decoding)
+        Ok(Tensors::from([("sequences".to_string(), rows.sequences(&answering, &config)?)]))
     }
 
     /// Answers several prompts at once; a picture that several show is seen once.
@@ -227,8 +228,7 @@ impl IdeficsPipeline {
         }
         options.stop.sort();
         options.stop.dedup();
-        options.eos.get_or_insert_with(|| self.end.clone());
-        options.pad = options.pad.or(self.pad);
+        let options = options.with_tokens(&self.end, self.pad);
         let media =
             Media::of(&pictures, |image| self.processor.process(image), |pixels| self.idefics.see(pixels))?;
         let sight = MediaLocations::latest(&ids, &media.counts(), self.place, self.end_of_text)?;

@@ -11,6 +11,7 @@ use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels,
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::called;
 use fauna_text::causal::token_ids;
 use fauna_text::words;
 use serde_json::{Map, Value};
@@ -148,11 +149,11 @@ impl OpenFlamingoPipeline {
         let (ids, mask) = self.words_of(inputs)?;
         let media = self.media(inputs, ids.dim(0)?)?;
         let tokens = added(options, self.tokens)?;
-        let (_, pads) = reading::prompts(&self.flamingo, ids, mask)?;
-        let sight = self.sight(ids, mask, &media, tokens.media)?.without(&pads);
-        let decoding = reading::decoding(&Value::Object(options.clone()), &[tokens.end], self.pad)?;
+        let rows = reading::prompts(&self.flamingo, ids, mask)?;
+        let sight = self.sight(ids, mask, &media, tokens.media)?.without(&rows.pads);
+        let config = called::config(&Value::Object(options.clone()), &[tokens.end], self.pad)?;
         let answering = Answering::new(&self.flamingo, &media, sight, Vec::new())?;
-        reading::generate_ids(&answering, ids, mask, &decoding)
+        Ok(Tensors::from([("sequences".to_string(), rows.sequences(&answering, &config)?)]))
     }
 
     /// Continues several prompts at once; a picture that several show is seen once.
@@ -169,12 +170,9 @@ impl OpenFlamingoPipeline {
             ids.push(tokenizer.encode(&text, true)?);
             pictures.push(images);
         }
-        let mut options = options.clone();
-        options.eos.get_or_insert_with(|| {
-            let own = &tokenizer.special().eos;
-            std::iter::once(self.tokens.end).chain(own.iter().copied()).collect()
-        });
-        options.pad = options.pad.or(self.pad);
+        let own = &tokenizer.special().eos;
+        let ends: Vec<u32> = std::iter::once(self.tokens.end).chain(own.iter().copied()).collect();
+        let options = options.with_tokens(&ends, self.pad);
         let media =
             Media::of(&pictures, |image| self.processor.process(image), |pixels| self.flamingo.see(pixels))?;
         let sight = MediaLocations::latest(&ids, &media.counts(), self.tokens.media, None)?;
