@@ -3,12 +3,11 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Decoder, GenerationConfig, generate};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-use crate::causal::{left_padding, sequences, token_ids};
 use crate::words;
 
 /// How the options of a call decode: greedily, at most `max_new_tokens` (20 if unsaid), with the end tokens `eos` and the
@@ -79,4 +78,40 @@ impl Rows {
         let made = generate(decoder, &prompts, config, &mut |_| ControlFlow::Continue(()))?;
         sequences(&self.given, &made.tokens, config.pad_token())
     }
+}
+
+/// Prompts and what continues them as one rectangle, `(rows, time)` of int64: shorter rows end in `pad`.
+pub fn sequences(prompts: &[Vec<i64>], new: &[Vec<u32>], pad: u32) -> Result<Tensor> {
+    let longest = new.iter().map(Vec::len).max().unwrap_or(0);
+    let mut sequences = Vec::new();
+    for (prompt, new) in prompts.iter().zip(new) {
+        sequences.extend_from_slice(prompt);
+        sequences.extend(new.iter().map(|token| i64::from(*token)));
+        sequences.extend(std::iter::repeat_n(i64::from(pad), longest - new.len()));
+    }
+    let shape = (prompts.len(), sequences.len() / prompts.len().max(1));
+    Ok(Tensor::from_vec(sequences, shape, &Device::Cpu)?)
+}
+
+/// A config's token id, or list of them.
+pub fn token_ids(value: &Value) -> Vec<u32> {
+    match value {
+        Value::Array(list) => list.iter().flat_map(token_ids).collect(),
+        other => other.as_u64().and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
+    }
+}
+
+/// How many tokens of padding each row begins with.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if a row is not padding, then a prompt.
+pub fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
+    real.iter()
+        .enumerate()
+        .map(|(r, row)| match row.iter().position(|real| *real) {
+            Some(pad) if row[pad..].iter().all(|real| *real) => Ok(pad),
+            _ => Err(Error::input(format!("row {r} of attention_mask is not padding, then a prompt"))
+                .hint("pad prompts on the left")),
+        })
+        .collect()
 }

@@ -15,8 +15,10 @@ use fauna_text::words;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::clip::OPEN_CLIP;
 use crate::processor;
+
+/// open_clip's own config.
+pub(crate) const OPEN_CLIP: &str = "open_clip_config.json";
 
 /// Tokens of one pass, be they words or patches: enough to keep every core busy, few enough to stay in its caches.
 const TOKENS_A_PASS: usize = 2048;

@@ -11,7 +11,8 @@ use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels,
 use fauna_shared::text::{self, ChatTemplate, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
-use fauna_text::causal::{placed, token_ids};
+use fauna_text::called::token_ids;
+use fauna_text::causal::placed;
 use fauna_text::{called, words};
 use serde_json::Value;
 

@@ -9,7 +9,7 @@ use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::causal::token_ids;
+use fauna_text::called::token_ids;
 use fauna_text::{called, words};
 use serde_json::{Map, Value};
 

@@ -12,7 +12,7 @@ use fauna_shared::model::{
 };
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::causal::{sequences, token_ids};
+use fauna_text::called::{sequences, token_ids};
 use fauna_text::words;
 use serde_json::Value;
 

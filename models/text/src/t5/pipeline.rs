@@ -13,7 +13,8 @@ use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::{Config, Encoder, Memory, T5};
-use crate::causal::{placed, token_ids};
+use crate::called::token_ids;
+use crate::causal::placed;
 use crate::{called, words};
 
 /// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its caches.

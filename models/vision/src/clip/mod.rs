@@ -39,7 +39,6 @@ pub use positions::interpolated;
 pub use text::{TextConfig, TextStates, TextTower};
 pub use vision::{VisionConfig, VisionStates, VisionTower, without_class};
 
-pub(crate) use original::CONFIG as OPEN_CLIP;
 pub(crate) use text::embedded;
 pub(crate) use vision::{own_size, side};
 

@@ -9,11 +9,10 @@ use fauna_shared::weights::Name;
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::contrastive::OPEN_CLIP;
+
 /// What a projection that is stored `[inputs, outputs]` is called below its name.
 pub(super) const TRANSPOSED: &str = "transposed";
-
-/// The config of open_clip's repositories.
-pub(crate) const CONFIG: &str = "open_clip_config.json";
 
 /// What open_clip's repositories call their weights, in the order of preference.
 const WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
@@ -124,9 +123,9 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
     }
-    match files.json(CONFIG)? {
+    match files.json(OPEN_CLIP)? {
         Some(config) => {
-            let place = files.require(CONFIG)?;
+            let place = files.require(OPEN_CLIP)?;
             let quick = quick_gelu(options).or(config["model_cfg"]["quick_gelu"].as_bool()).unwrap_or(false);
             let config = of_open_clip(&config["model_cfg"], quick).map_err(|error| error.at(place))?;
             let chosen = files.choice().map(|name| files.require(name)).transpose()?;

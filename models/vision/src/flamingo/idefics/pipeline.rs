@@ -11,7 +11,7 @@ use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels,
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
 use fauna_text::called;
-use fauna_text::causal::token_ids;
+use fauna_text::called::token_ids;
 use fauna_text::words;
 use serde_json::Value;
 

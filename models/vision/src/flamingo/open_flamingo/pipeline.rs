@@ -12,7 +12,7 @@ use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::called;
-use fauna_text::causal::token_ids;
+use fauna_text::called::token_ids;
 use fauna_text::words;
 use serde_json::{Map, Value};
 
