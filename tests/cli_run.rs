@@ -122,3 +122,23 @@ fn what_is_neither_a_verb_nor_a_model_gets_the_nearest_verbs() {
     refused(&run(&["run", "./no/such"]), 2, &["no/such", "no such file or folder"]);
     refused(&run(&["no-such/model", "a"]), 2, &["no-such/model"]);
 }
+
+#[test]
+fn a_flag_names_the_verb_where_the_model_has_several() {
+    let model = "tests/parity/orb/v3_conservative_crystal/model";
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("o.xyz");
+    let out = out.to_str().unwrap();
+    let atoms = ["--atoms", "tests/data/rock_salt.xyz", "--out", out, "--force"];
+    for (named, flag) in [
+        (vec!["relax", model, "--max-steps", "2"], vec!["--relax", "--max-steps", "2"]),
+        (vec!["md", model, "--steps", "2", "--nve"], vec!["--md", "2", "--nve"]),
+    ] {
+        let by_verb = run(&[&named[..], &atoms].concat());
+        let by_flag = run(&[&["run", model], &flag[..], &atoms].concat());
+        let by_model = run(&[&[model], &flag[..], &atoms].concat());
+        assert_eq!(by_verb.status, 0, "{}", by_verb.err);
+        assert_eq!(by_verb.out, by_flag.out);
+        assert_eq!(by_verb.out, by_model.out);
+    }
+}

@@ -31,6 +31,34 @@ pub struct Rewritten {
     pub context: Context,
 }
 
+/// Flags that name a verb where none was named: `fauna run MODEL --relax` is `fauna relax MODEL`. With each, what stands in
+/// its place among the verb's own options.
+const FLAGS: [(&str, &str, Option<&str>); 5] = [
+    ("--chat", "chat", None),
+    ("--relax", "relax", None),
+    ("--md", "md", Some("--steps")),
+    ("--anomalies", "anomalies", None),
+    ("--score", "genes score", None),
+];
+
+/// The verb that a flag among `words` names, and the words as that verb takes them.
+fn named_by_flag(words: &[OsString]) -> Option<(&'static str, Vec<OsString>)> {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let (at, (flag, verb, instead)) = words[..end].iter().enumerate().find_map(|(at, word)| {
+        let found = FLAGS.into_iter().find(|(flag, ..)| long_name(word) == flag.strip_prefix("--"))?;
+        Some((at, found))
+    })?;
+    let mut words = words.to_vec();
+    match instead {
+        Some(option) => {
+            let value = words[at].to_string_lossy().replacen(flag, option, 1);
+            words[at] = value.into();
+        }
+        None => drop(words.remove(at)),
+    }
+    Some((verb, words))
+}
+
 /// Finds the verb for `line`, a model and arguments, of which `before` stands before them on the command line.
 ///
 /// # Errors
@@ -41,9 +69,14 @@ pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
         source.to_str().ok_or_else(|| Error::input("the model's name is not UTF-8").at(Path::new(source)))?;
     let early = early([before, rest].concat())?;
     let context = Context::new(early.globals)?.with_loading(early.loading);
-    let verb = match is_naive(source) {
-        true => "forecast",
-        false => {
+    let (named, rest) = match named_by_flag(rest) {
+        Some((verb, rest)) => (Some(verb), rest),
+        None => (None, rest.to_vec()),
+    };
+    let verb = match (named, is_naive(source)) {
+        (Some(verb), _) => verb,
+        (None, true) => "forecast",
+        (None, false) => {
             let card = context.look_at(source)?;
             let given: Vec<&str> = rest.iter().filter_map(|word| long_name(word)).collect();
             abilities::natural(&card, &given).ok_or_else(|| {
@@ -56,7 +89,8 @@ pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
     let line = std::iter::once("fauna".into())
         .chain(before.iter().cloned())
         .chain(verb_words)
-        .chain(line.iter().cloned())
+        .chain(line.first().cloned())
+        .chain(rest)
         .collect();
     Ok(Rewritten { verb, line, context })
 }

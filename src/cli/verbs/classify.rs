@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// The second text of a pair, with each text.
-    #[arg(long, value_name = "TEXT", conflicts_with = "image")]
+    #[arg(long, alias = "context", value_name = "TEXT", conflicts_with = "image")]
     pair: Option<String>,
     /// A picture; may be given more than once.
     #[arg(long, value_name = "FILE", requires = "labels")]
