@@ -8,8 +8,8 @@ use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
-    BlockHook, CausalLm, DefaultTokens, Family, Model, Release, Step, check_heads, check_sizes,
-    check_unpacked,
+    BlockHook, CausalLm, DefaultTokens, Family, Model, Release, Step, check_heads, check_layer_types,
+    check_sizes, check_unpacked,
 };
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
@@ -158,20 +158,9 @@ impl Config {
             let reach = |i: usize| if (i + 1).is_multiple_of(every) { Reach::Global } else { Reach::Local };
             return Ok((0..self.num_hidden_layers).map(reach).collect());
         };
-        if types.len() != self.num_hidden_layers {
-            return Err(Error::unsupported(format!(
-                "layer_types has {} entries, num_hidden_layers is {}",
-                types.len(),
-                self.num_hidden_layers
-            )));
-        }
-        let reach = |kind: &String| match kind.as_str() {
-            "full_attention" => Ok(Reach::Global),
-            "sliding_attention" => Ok(Reach::Local),
-            other => Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
-                .hint("known: full_attention, sliding_attention")),
-        };
-        types.iter().map(reach).collect()
+        check_layer_types(types, self.num_hidden_layers)?;
+        let reach = |kind: &String| if kind == "full_attention" { Reach::Global } else { Reach::Local };
+        Ok(types.iter().map(reach).collect())
     }
 
     /// The rotary embedding of layers of one reach.

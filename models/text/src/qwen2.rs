@@ -10,7 +10,8 @@ use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{
-    BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_sizes, check_unpacked,
+    BlockHook, CausalLm, Family, Model, Release, Step, check_heads, check_layer_types, check_sizes,
+    check_unpacked,
 };
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{Name, Weights};
@@ -131,18 +132,7 @@ impl Config {
     }
 
     fn check_layers(&self, types: &[String]) -> Result<()> {
-        if types.len() != self.num_hidden_layers {
-            return Err(Error::unsupported(format!(
-                "layer_types has {} entries, num_hidden_layers is {}",
-                types.len(),
-                self.num_hidden_layers
-            )));
-        }
-        let known = ["sliding_attention", "full_attention"];
-        if let Some(other) = types.iter().find(|kind| !known.contains(&kind.as_str())) {
-            return Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
-                .hint(format!("known: {}", known.join(", "))));
-        }
+        check_layer_types(types, self.num_hidden_layers)?;
         let slides = types.iter().any(|kind| kind == "sliding_attention");
         match self.use_sliding_window && self.sliding_window.is_some() {
             false if slides => Err(Error::unsupported(

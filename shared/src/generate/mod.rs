@@ -391,10 +391,11 @@ fn continued<D: Decoder + ?Sized>(
         past += ids.len() / batch.pads.len();
         let free =
             |row: usize| finished[row].is_some() || model.allowed(row, &tokens[row]) == AllowedTokens::Any;
-        let chosen = match takes_best(options, index) && (0..rows).all(free) {
-            true => greedy.choose(&logits)?,
-            false => None,
-        };
+        let chosen =
+            match !kernels_serve(logits.device()) && takes_best(options, index) && (0..rows).all(free) {
+                true => greedy.choose(&logits)?,
+                false => None,
+            };
         // Where tokens are chosen already, logits stay where they are.
         let logits = if chosen.is_some() { None } else { Some(on_cpu(&logits)?) };
         prompt_time.get_or_insert_with(|| began.elapsed());

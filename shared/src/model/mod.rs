@@ -385,6 +385,33 @@ pub fn check_unpacked(packing: Option<&Value>, hint: &str) -> Result<()> {
     Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented")).hint(hint))
 }
 
+/// Refuses a list of attention kinds that is not one of `sliding_attention` and `full_attention` for each of `layers`
+/// blocks.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported) that names `layer_types`.
+///
+/// ```
+/// use fauna_shared::model::check_layer_types;
+/// let types = ["sliding_attention", "full_attention"].map(String::from);
+/// assert!(check_layer_types(&types, 2).is_ok());
+/// assert!(check_layer_types(&types, 3).is_err());
+/// ```
+pub fn check_layer_types(types: &[String], layers: usize) -> Result<()> {
+    if types.len() != layers {
+        return Err(Error::unsupported(format!(
+            "layer_types has {} entries, num_hidden_layers is {layers}",
+            types.len()
+        )));
+    }
+    let known = ["sliding_attention", "full_attention"];
+    match types.iter().find(|kind| !known.contains(&kind.as_str())) {
+        None => Ok(()),
+        Some(other) => Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
+            .hint(format!("known: {}", known.join(", ")))),
+    }
+}
+
 /// Refuses `heads` heads that do not share `width` evenly.
 ///
 /// # Errors

@@ -11,8 +11,8 @@ mod original;
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend_with_sinks};
 use fauna_shared::model::{
-    BlockHook, CausalLm, DefaultTokens, Family, Keys, Model, Release, Step, check_heads, check_sizes,
-    check_unpacked,
+    BlockHook, CausalLm, DefaultTokens, Family, Keys, Model, Release, Step, check_heads, check_layer_types,
+    check_sizes, check_unpacked,
 };
 use fauna_shared::nn::{Embedding, Linear, RmsNorm};
 use fauna_shared::weights::{MatrixUse, Name, Piece, Weights};
@@ -175,18 +175,8 @@ impl Config {
     }
 
     fn check_layers(&self) -> Result<()> {
-        let types = self.layer_types.as_deref().unwrap_or(&[]);
-        if self.layer_types.is_some() && types.len() != self.num_hidden_layers {
-            return Err(Error::unsupported(format!(
-                "layer_types has {} entries, num_hidden_layers is {}",
-                types.len(),
-                self.num_hidden_layers
-            )));
-        }
-        let known = ["sliding_attention", "full_attention"];
-        if let Some(other) = types.iter().find(|kind| !known.contains(&kind.as_str())) {
-            return Err(Error::unsupported(format!("layer_types \"{other}\" is not implemented"))
-                .hint(format!("known: {}", known.join(", "))));
+        if let Some(types) = &self.layer_types {
+            check_layer_types(types, self.num_hidden_layers)?;
         }
         match self.sliding_window {
             None if (0..self.num_hidden_layers).any(|i| self.slides(i)) => {
