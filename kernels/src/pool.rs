@@ -6,10 +6,10 @@
 //! more of the work itself.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -17,24 +17,83 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(150);
 /// More threads than this are never started.
 const MAX_THREADS: usize = 256;
+/// A thread that ran a region within this time counts as a caller that is at work.
+const AT_WORK: Duration = Duration::from_millis(2);
+/// How often a caller counts the other callers of its pool.
+const COUNT_EVERY: Duration = Duration::from_millis(1);
 
-/// The number of threads that [`parallel_for`] uses, the caller's own included. All cores until
-/// [`set_threads`] says otherwise.
-pub fn threads() -> usize {
-    match THREADS.load(Ordering::Relaxed) {
-        0 => *CORES.get_or_init(|| thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS))),
-        n => n,
+/// A set of threads that run the parallel regions of the callers that [`install`](Pool::install) it.
+///
+/// Callers that install none share the pool of the process, whose size is [`set_threads`]. The workers start with the
+/// first region that needs them, sleep while there is none, and end when the last clone of the pool is dropped.
+///
+/// ```
+/// use fauna_kernels::pool::{Pool, threads};
+/// let pool = Pool::new(3);
+/// assert_eq!(pool.install(threads), 3);
+/// ```
+#[derive(Clone)]
+pub struct Pool(Arc<Owner>);
+
+/// The handles of a pool, counted apart from its workers, which hold [`Inner`] too.
+struct Owner(Arc<Inner>);
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's own included: at least 1, at most 256.
+    pub fn new(threads: usize) -> Self {
+        static POOLS: AtomicUsize = AtomicUsize::new(1);
+        let number = POOLS.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Owner(Arc::new(Inner::new(number, threads.clamp(1, MAX_THREADS))))))
+    }
+
+    /// The number of its threads, the caller's own included.
+    pub fn threads(&self) -> usize {
+        self.0.0.threads()
+    }
+
+    /// Runs `f`, all of whose regions run on this pool. Regions of threads that `f` starts do not.
+    pub fn install<T>(&self, f: impl FnOnce() -> T) -> T {
+        /// Puts the former pool back, also where `f` panics.
+        struct Former(Option<Arc<Inner>>);
+        impl Drop for Former {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _former = Former(CURRENT.replace(Some(self.0.0.clone())));
+        f()
     }
 }
 
-/// Sets the number of threads for all regions that begin from now on; 0 means all cores.
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+        self.0.workers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+    }
+}
+
+/// The number of threads that [`parallel_for`] uses, the caller's own included: that of the installed [`Pool`], else
+/// all cores or what [`set_threads`] set.
+pub fn threads() -> usize {
+    with_current(|pool| pool.threads())
+}
+
+/// Sets the number of threads of the pool of the process for all regions that begin from now on; 0 means all cores.
 pub fn set_threads(n: usize) {
-    THREADS.store(n.min(MAX_THREADS), Ordering::Relaxed);
+    GLOBAL.limit.store(n.min(MAX_THREADS), Ordering::Relaxed);
 }
 
 /// Calls `f(0)`, `f(1)`, … `f(tasks - 1)`, each once, in any order, on several threads; returns when all are done.
 ///
-/// A region begun inside another, or while another thread's region runs, is done by its caller alone.
+/// A region begun inside another runs on its caller's thread alone, and so does one begun while another caller's region
+/// runs on the same pool. A region is given fewer workers the more callers are at work on the pool, and none where these
+/// are as many as its threads: they would only take the cores of other callers.
 ///
 /// # Panics
 /// If a task panics, with its panic, after all running tasks have ended; tasks not yet begun are dropped.
@@ -48,17 +107,112 @@ pub fn set_threads(n: usize) {
 /// assert_eq!(sum.into_inner(), 45);
 /// ```
 pub fn parallel_for(tasks: usize, f: impl Fn(usize) + Sync) {
-    let threads = threads();
-    if tasks <= 1 || threads <= 1 || !POOL.run(tasks, threads, &f) {
-        (0..tasks).for_each(f);
+    let alone = || (0..tasks).for_each(&f);
+    if tasks <= 1 || INSIDE_A_REGION.get() {
+        return alone();
+    }
+    let shared = with_current(|pool| {
+        let threads = pool.threads();
+        threads > 1 && {
+            let others = CALLER.with_borrow_mut(|caller| caller.callers(&pool)) - 1;
+            threads > 1 + others && pool.run(tasks, threads - others, &f)
+        }
+    });
+    if !shared {
+        alone();
     }
 }
 
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-static CORES: OnceLock<usize> = OnceLock::new();
-static POOL: Pool = Pool::new();
+static GLOBAL: Inner = Inner::new(0, 0);
 
-/// The bits of [`Pool::state`]: how many workers are inside the region, whether it may be entered, its number.
+thread_local! {
+    /// The pool that this thread installed; none for the pool of the process.
+    static CURRENT: Cell<Option<Arc<Inner>>> = const { Cell::new(None) };
+    /// Whether this thread is inside a region, whose own regions it runs alone.
+    static INSIDE_A_REGION: Cell<bool> = const { Cell::new(false) };
+    /// This thread as a caller of the pool it used last.
+    static CALLER: RefCell<Caller> = RefCell::new(Caller::new());
+}
+
+/// Calls `f` with the pool of this thread.
+fn with_current<T>(f: impl FnOnce(Place) -> T) -> T {
+    match CURRENT.take() {
+        None => f(Place::Process),
+        Some(pool) => {
+            CURRENT.set(Some(pool.clone()));
+            f(Place::Own(pool))
+        }
+    }
+}
+
+/// A pool as its callers and workers hold it.
+#[derive(Clone)]
+enum Place {
+    Process,
+    Own(Arc<Inner>),
+}
+
+impl std::ops::Deref for Place {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        match self {
+            Self::Process => &GLOBAL,
+            Self::Own(pool) => pool,
+        }
+    }
+}
+
+/// When a thread last began a region, in nanoseconds since [`started`].
+type LastRegion = Arc<Line<AtomicU64>>;
+
+/// A thread that runs regions.
+struct Caller {
+    /// The pool's number, and this thread's entry in its list of callers.
+    entry: Option<(usize, LastRegion)>,
+    /// How many callers were at work when they were counted, this one included, and when that was.
+    at_work: usize,
+    counted: u64,
+}
+
+impl Caller {
+    fn new() -> Self {
+        Self { entry: None, at_work: 1, counted: 0 }
+    }
+
+    /// How many callers of `pool` are at work, this one included.
+    fn callers(&mut self, pool: &Inner) -> usize {
+        let now = started().elapsed().as_nanos() as u64;
+        match &self.entry {
+            Some((number, last)) if *number == pool.number => {
+                last.0.store(now, Ordering::Relaxed);
+                if now - self.counted < COUNT_EVERY.as_nanos() as u64 {
+                    return self.at_work;
+                }
+            }
+            _ => {
+                let last = LastRegion::new(Line(AtomicU64::new(now)));
+                pool.callers.lock().unwrap_or_else(PoisonError::into_inner).push(last.clone());
+                self.entry = Some((pool.number, last));
+            }
+        }
+        let mut callers = pool.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of a thread that has ended, or has gone over to another pool, the list holds the only reference.
+        callers.retain(|last| Arc::strong_count(last) > 1);
+        let since = now.saturating_sub(AT_WORK.as_nanos() as u64);
+        self.at_work = callers.iter().filter(|last| last.0.load(Ordering::Relaxed) >= since).count().max(1);
+        self.counted = now;
+        self.at_work
+    }
+}
+
+/// The moment that callers count from.
+fn started() -> Instant {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    *STARTED.get_or_init(Instant::now)
+}
+
+/// The bits of [`Inner::state`]: how many workers are inside the region, whether it may be entered, its number.
 const INSIDE: usize = 0xffff;
 const OPEN: usize = 0x1_0000;
 const REGION: usize = 0x2_0000;
@@ -67,18 +221,27 @@ const REGION: usize = 0x2_0000;
 #[repr(align(128))]
 struct Line<T>(T);
 
-struct Pool {
-    /// Whether a caller owns the pool.
+struct Inner {
+    /// Tells the pool from every other of the process, whose pool is number 0.
+    number: usize,
+    /// The number of threads; 0 is all cores.
+    limit: AtomicUsize,
+    /// Whether a caller's region runs.
     owned: Line<AtomicBool>,
     /// Number of the region, whether it is open, and the workers inside it.
     state: Line<AtomicUsize>,
-    /// The next task that nobody has taken.
+    /// The next task that no thread has taken.
     next: Line<AtomicUsize>,
     /// What to do; written by the owner while the region is closed and empty.
     region: UnsafeCell<Option<Region>>,
     workers: Mutex<Vec<Thread>>,
+    /// Workers started so far.
+    started: AtomicUsize,
     sleepers: Line<AtomicUsize>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    callers: Mutex<Vec<LastRegion>>,
+    /// Whether the workers are to end.
+    ended: AtomicBool,
 }
 
 /// The caller's closure, its type and lifetime forgotten, and the number of tasks.
@@ -90,51 +253,42 @@ struct Region {
     threads: usize,
 }
 
-// SAFETY: `region` is the only field that is not `Sync`. It is written only by the thread that holds `owned`, and only
-// while the region is closed with nobody inside; it is read only by threads inside, whose entry synchronises with
-// the owner's opening it (release store, acquire load of `state`). The closure behind it is `Sync`.
-unsafe impl Sync for Pool {}
+// SAFETY: `region` is the only field that is neither `Send` nor `Sync`. It is written only by the thread that holds
+// `owned`, and only while the region is closed with no worker inside; it is read only by threads inside, whose entry
+// synchronises with the owner's opening it (release store, acquire load of `state`). The closure behind it is `Sync`,
+// and its caller waits until every worker has left.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+/// The panic of a task leaves the pool as any end of a region does.
+impl std::panic::RefUnwindSafe for Inner {}
 
-impl Pool {
-    const fn new() -> Self {
+impl Inner {
+    const fn new(number: usize, threads: usize) -> Self {
         Self {
+            number,
+            limit: AtomicUsize::new(threads),
             owned: Line(AtomicBool::new(false)),
             state: Line(AtomicUsize::new(0)),
             next: Line(AtomicUsize::new(0)),
             region: UnsafeCell::new(None),
             workers: Mutex::new(Vec::new()),
+            started: AtomicUsize::new(0),
             sleepers: Line(AtomicUsize::new(0)),
             panic: Mutex::new(None),
+            callers: Mutex::new(Vec::new()),
+            ended: AtomicBool::new(false),
         }
     }
 
-    /// Runs the tasks with the workers' help; false, having done nothing, if the pool is in use.
-    fn run<F: Fn(usize) + Sync>(&'static self, tasks: usize, threads: usize, f: &F) -> bool {
-        if self.owned.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return false;
+    fn threads(&self) -> usize {
+        static CORES: OnceLock<usize> = OnceLock::new();
+        match self.limit.load(Ordering::Relaxed) {
+            0 => {
+                *CORES.get_or_init(|| thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS)))
+            }
+            n => n,
         }
-        let region = Region { data: (f as *const F).cast(), call: call::<F>, tasks, threads };
-        self.next.0.store(0, Ordering::Relaxed);
-        // SAFETY: this thread holds `owned`, and the previous owner left the region closed and empty.
-        unsafe { *self.region.get() = Some(region) };
-        let closed = self.state.0.load(Ordering::Relaxed);
-        self.state.0.store(closed.wrapping_add(REGION) | OPEN, Ordering::SeqCst);
-        if STARTED.load(Ordering::Relaxed) + 1 < threads || self.sleepers.0.load(Ordering::SeqCst) > 0 {
-            self.wake(threads);
-        }
-        self.work(region);
-        // Nobody may enter any more; those inside still use `f`, so this function must not return before they leave.
-        self.state.0.fetch_and(!OPEN, Ordering::Relaxed);
-        let mut turns = 0u32;
-        while self.state.0.load(Ordering::Acquire) & INSIDE != 0 {
-            wait_a_little(&mut turns);
-        }
-        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.owned.0.store(false, Ordering::Release);
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
-        true
     }
 
     /// Takes tasks until none is left. Never unwinds: the first panic is kept for the owner, and ends the region.
@@ -145,7 +299,7 @@ impl Pool {
                 if task >= region.tasks {
                     break;
                 }
-                // SAFETY: `data` is the closure that `call` was made for; its owner keeps it alive until everyone
+                // SAFETY: `data` is the closure that `call` was made for; its owner keeps it alive until every thread
                 // inside the region has left.
                 unsafe { (region.call)(region.data, task) };
             }
@@ -156,28 +310,11 @@ impl Pool {
         }
     }
 
-    /// Starts the workers that are missing and wakes those that sleep.
-    #[cold]
-    fn wake(&'static self, threads: usize) {
-        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        while workers.len() + 1 < threads {
-            let number = workers.len() + 1;
-            let name = format!("fauna-{number}");
-            // A system that refuses a thread still gets the right answer, on fewer.
-            match thread::Builder::new().name(name).spawn(move || self.serve(number)) {
-                Ok(handle) => workers.push(handle.thread().clone()),
-                Err(_) => break,
-            }
-        }
-        STARTED.store(workers.len(), Ordering::Relaxed);
-        workers.iter().take(threads - 1).for_each(Thread::unpark);
-    }
-
-    /// A worker's life: wait for a region that it has not seen, enter it, take tasks, leave.
-    fn serve(&self, number: usize) -> ! {
+    /// Waits for a region that it has not seen, enters it, takes tasks and leaves, until the pool ends.
+    fn serve(&self, number: usize) {
+        INSIDE_A_REGION.set(true);
         let mut seen = 0;
-        loop {
-            let state = self.wait_for_change(seen);
+        while let Some(state) = self.wait_for_change(seen) {
             if state & OPEN == 0 {
                 seen = state & !(INSIDE | OPEN);
                 continue;
@@ -198,8 +335,8 @@ impl Pool {
         }
     }
 
-    /// The state once it shows another region than `seen`: spins, then sleeps.
-    fn wait_for_change(&self, seen: usize) -> usize {
+    /// The state once it shows another region than `seen`: spins, then sleeps. None if the pool has ended.
+    fn wait_for_change(&self, seen: usize) -> Option<usize> {
         let changed = || {
             let state = self.state.0.load(Ordering::Acquire);
             (state & !(INSIDE | OPEN) != seen).then_some(state)
@@ -209,26 +346,77 @@ impl Pool {
             while begin.elapsed() < SPIN {
                 for _ in 0..64 {
                     if let Some(state) = changed() {
-                        return state;
+                        return Some(state);
                     }
                     std::hint::spin_loop();
                 }
-                // Where others want this core, they get it; where nobody does, this returns at once.
+                // Where others need this core, they get it; where none does, this returns at once.
                 thread::yield_now();
             }
-            // Either the owner sees this sleeper, or the sleeper sees the owner's region: both orders are SeqCst.
+            // Either the owner sees this sleeper, or the sleeper sees the owner's region, or the end: all are SeqCst.
             self.sleepers.0.fetch_add(1, Ordering::SeqCst);
             let state = self.state.0.load(Ordering::SeqCst);
-            if state & !(INSIDE | OPEN) == seen {
+            let ended = self.ended.load(Ordering::SeqCst);
+            if state & !(INSIDE | OPEN) == seen && !ended {
                 thread::park();
             }
             self.sleepers.0.fetch_sub(1, Ordering::SeqCst);
+            if self.ended.load(Ordering::SeqCst) {
+                return None;
+            }
         }
     }
 }
 
-/// Workers started so far.
-static STARTED: AtomicUsize = AtomicUsize::new(0);
+impl Place {
+    /// Runs the tasks with the workers' help; false, having done nothing, if the pool is in use.
+    fn run<F: Fn(usize) + Sync>(&self, tasks: usize, threads: usize, f: &F) -> bool {
+        if self.owned.0.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        let region = Region { data: (f as *const F).cast(), call: call::<F>, tasks, threads };
+        self.next.0.store(0, Ordering::Relaxed);
+        // SAFETY: this thread holds `owned`, and the previous owner left the region closed and empty.
+        unsafe { *self.region.get() = Some(region) };
+        let closed = self.state.0.load(Ordering::Relaxed);
+        self.state.0.store(closed.wrapping_add(REGION) | OPEN, Ordering::SeqCst);
+        if self.started.load(Ordering::Relaxed) + 1 < threads || self.sleepers.0.load(Ordering::SeqCst) > 0 {
+            self.wake(threads);
+        }
+        INSIDE_A_REGION.set(true);
+        self.work(region);
+        INSIDE_A_REGION.set(false);
+        // No worker may enter any more; those inside still use `f`, so this function must not return before they leave.
+        self.state.0.fetch_and(!OPEN, Ordering::Relaxed);
+        let mut turns = 0u32;
+        while self.state.0.load(Ordering::Acquire) & INSIDE != 0 {
+            wait_a_little(&mut turns);
+        }
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.owned.0.store(false, Ordering::Release);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+        true
+    }
+
+    /// Starts the workers that are missing and wakes those that sleep.
+    #[cold]
+    fn wake(&self, threads: usize) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        while workers.len() + 1 < threads {
+            let (number, pool) = (workers.len() + 1, self.clone());
+            let name = format!("fauna-{number}");
+            // A system that refuses a thread still gets the right answer, on fewer.
+            match thread::Builder::new().name(name).spawn(move || pool.serve(number)) {
+                Ok(handle) => workers.push(handle.thread().clone()),
+                Err(_) => break,
+            }
+        }
+        self.started.store(workers.len(), Ordering::Relaxed);
+        workers.iter().take(threads - 1).for_each(Thread::unpark);
+    }
+}
 
 /// Calls the closure behind `data`.
 ///
@@ -349,6 +537,72 @@ mod tests {
                 });
             }
             assert!(helped.into_inner());
+        });
+    }
+
+    #[test]
+    fn an_installed_pool_has_threads_of_its_own_which_end_with_it() {
+        let pool = Pool::new(3);
+        let seen = Mutex::new(std::collections::BTreeSet::new());
+        let run = || {
+            parallel_for(64, |_| {
+                seen.lock().unwrap().insert(format!("{:?}", thread::current().id()));
+                thread::sleep(Duration::from_micros(100));
+            });
+        };
+        assert_eq!(pool.install(threads), 3);
+        pool.install(run);
+        assert!((2..=3).contains(&seen.lock().unwrap().len()));
+        let inner = Arc::downgrade(&pool.0.0);
+        drop(pool);
+        let begin = Instant::now();
+        while inner.strong_count() > 0 && begin.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(inner.strong_count(), 0, "the workers hold the pool until they end");
+    }
+
+    #[test]
+    fn the_former_pool_is_back_after_a_panic() {
+        let (outer, inner) = (Pool::new(2), Pool::new(5));
+        outer.install(|| {
+            let panic = catch_unwind(|| inner.install(|| panic!("inside")));
+            assert!(panic.is_err());
+            assert_eq!(threads(), 2);
+        });
+    }
+
+    #[test]
+    fn as_many_callers_as_threads_run_their_regions_alone() {
+        let pool = Pool::new(2);
+        let both = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    pool.install(|| {
+                        let mine = thread::current().id();
+                        let strangers = AtomicUsize::new(0);
+                        let mut rounds = 0;
+                        both.wait();
+                        let begin = Instant::now();
+                        while begin.elapsed() < Duration::from_millis(300) {
+                            rounds += 1;
+                            parallel_for(2, |_| {
+                                strangers.fetch_add(
+                                    usize::from(thread::current().id() != mine),
+                                    Ordering::Relaxed,
+                                );
+                                let task = Instant::now();
+                                while task.elapsed() < Duration::from_micros(50) {}
+                            });
+                        }
+                        both.wait();
+                        // A few before the callers have counted each other, and where the system stops one of them.
+                        let strangers = strangers.into_inner();
+                        assert!(strangers * 4 < rounds, "{strangers} of {rounds} regions had help");
+                    });
+                });
+            }
         });
     }
 }
