@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::{Error, Result};
 
@@ -29,7 +29,13 @@ pub struct Bytes {
 enum Owner {
     Map(Mmap),
     Memory(Vec<Line>),
+    /// Pages of their own, which the system has back as soon as they are dropped: the allocator keeps what it frees,
+    /// so that a process whose models come and go would only grow.
+    Pages(MmapMut),
 }
+
+/// From how many bytes on memory is pages of its own.
+const PAGES: usize = 1 << 17;
 
 /// One cache line, so that memory made of lines is aligned for every element type and vector register.
 #[derive(Clone, Copy)]
@@ -64,6 +70,12 @@ impl Bytes {
 
     /// `len` bytes in memory aligned to 64, zero until `fill` writes them.
     pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
+        if len >= PAGES
+            && let Ok(mut pages) = MmapMut::map_anon(len)
+        {
+            fill(&mut pages);
+            return Self { owner: Arc::new(Owner::Pages(pages)), start: 0, len };
+        }
         let mut lines = vec![Line([0; 64]); len.div_ceil(64)];
         // SAFETY: `lines` is at least `len` initialised bytes long, `Line` has no padding and any byte is valid in it.
         fill(unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), len) });
@@ -115,6 +127,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let all = match &*self.owner {
             Owner::Map(map) => &map[..],
+            Owner::Pages(pages) => &pages[..],
             // SAFETY: `lines` is initialised memory without padding, as long as says its length.
             Owner::Memory(lines) => unsafe {
                 std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), size_of_val(lines.as_slice()))
