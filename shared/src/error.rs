@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -56,8 +57,32 @@ struct Inner {
     kind: ErrorKind,
     place: Option<PathBuf>,
     message: String,
-    details: Vec<String>,
+    details: Vec<Detail>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A line below the message.
+enum Detail {
+    Text(String),
+    /// Advice to set an option of the library to a value.
+    Option {
+        advice: String,
+        option: &'static str,
+        value: String,
+    },
+}
+
+/// How a program spells an option of the library that an error advises to set: given the option
+/// (`LoadOptions::family`) and the value, such as `--family NAME`; none for an option that it does not have.
+pub type OptionStyle = fn(option: &str, value: &str) -> Option<String>;
+
+static OPTION_STYLE: OnceLock<OptionStyle> = OnceLock::new();
+
+/// Sets, once for the process, how errors spell the options that they advise to set: for programs, whose users know
+/// them by other names. Until then, and for options that the style does not know, they are spelt as in the library.
+/// Later calls change nothing.
+pub fn set_option_style(style: OptionStyle) {
+    let _ = OPTION_STYLE.set(style);
 }
 
 impl Error {
@@ -104,7 +129,20 @@ impl Error {
 
     /// Adds a line: a detail, or what to do next.
     pub fn hint(mut self, line: impl Into<String>) -> Self {
-        self.0.details.push(line.into());
+        self.0.details.push(Detail::Text(line.into()));
+        self
+    }
+
+    /// Adds the advice to set `option`, a field or function of the library by its path, to `value`. Programs show it
+    /// under their own name of the option: [`set_option_style`].
+    ///
+    /// ```
+    /// use fauna_shared::Error;
+    /// let error = Error::input("several weight files").set("name one", "LoadOptions::file", "NAME");
+    /// assert_eq!(error.to_string(), "several weight files\n  name one: LoadOptions::file = NAME");
+    /// ```
+    pub fn set(mut self, advice: impl Into<String>, option: &'static str, value: impl Into<String>) -> Self {
+        self.0.details.push(Detail::Option { advice: advice.into(), option, value: value.into() });
         self
     }
 
@@ -142,8 +180,17 @@ impl fmt::Display for Error {
             write!(f, "{}: ", place.display())?;
         }
         f.write_str(&self.0.message)?;
-        for line in self.0.details.iter().flat_map(|d| d.lines()) {
-            write!(f, "\n  {line}")?;
+        for detail in &self.0.details {
+            match detail {
+                Detail::Text(text) => text.lines().try_for_each(|line| write!(f, "\n  {line}"))?,
+                Detail::Option { advice, option, value } => {
+                    match OPTION_STYLE.get().and_then(|style| style(option, value)) {
+                        Some(spelt) => write!(f, "\n  {advice}: {spelt}")?,
+                        None if value.is_empty() => write!(f, "\n  {advice}: {option}")?,
+                        None => write!(f, "\n  {advice}: {option} = {value}")?,
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -1,6 +1,11 @@
 //! Where long work reports how far it is. The library never prints: a program passes a [`Progress`] that shows what
 //! it likes, or [`Silent`].
 
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::{Error, ErrorKind, Result};
+
 /// What a total counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
@@ -59,4 +64,64 @@ impl Progress for Silent {
 
 impl Task for Silent {
     fn advance(&self, _: u64) {}
+}
+
+/// A [`Progress`] as a field of options: shared, and [`Silent`] by default. Two are always equal, since what they show
+/// changes no result.
+///
+/// ```
+/// use fauna_shared::progress::{Reporter, Unit};
+/// let reporter = Reporter::default();
+/// reporter.begin("reading", Unit::Items, None).advance(1);
+/// assert!(reporter.check().is_ok());
+/// ```
+#[derive(Clone)]
+pub struct Reporter(Arc<dyn Progress>);
+
+impl Reporter {
+    /// Reports to `progress`.
+    pub fn new(progress: Arc<dyn Progress>) -> Self {
+        Self(progress)
+    }
+
+    /// # Errors
+    /// [`Cancelled`](ErrorKind::Cancelled) if the user wants the work to stop.
+    pub fn check(&self) -> Result<()> {
+        check(&**self)
+    }
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self(Arc::new(Silent))
+    }
+}
+
+impl Deref for Reporter {
+    type Target = dyn Progress;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+impl PartialEq for Reporter {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled) if the user of `progress` wants the work to stop.
+pub fn check(progress: &dyn Progress) -> Result<()> {
+    match progress.cancelled() {
+        true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+        false => Ok(()),
+    }
 }

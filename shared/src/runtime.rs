@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
+/// Threads for the CPU kernels of one model, or of one caller. [`Runtime::with_threads`] gives a model its own;
+/// [`install`](ThreadPool::install) gives them to all that one thread runs.
+pub use crate::kernels::pool::Pool as ThreadPool;
 use crate::{Error, Result};
 
 /// The environment variable that turns the CPU kernels `on` (the default) or `off`: [`Runtime::set_kernels`] without
@@ -73,6 +76,7 @@ pub struct Runtime {
     precision: Precision,
     quantize: Option<GgmlDType>,
     dequantize: bool,
+    threads: Option<ThreadPool>,
 }
 
 impl Default for Runtime {
@@ -84,7 +88,13 @@ impl Default for Runtime {
 impl Runtime {
     /// Float32 on the CPU, weights as the file stores them.
     pub fn cpu() -> Self {
-        Self { device: Device::Cpu, precision: Precision::F32, quantize: None, dequantize: false }
+        Self {
+            device: Device::Cpu,
+            precision: Precision::F32,
+            quantize: None,
+            dequantize: false,
+            threads: None,
+        }
     }
 
     /// Float32 on the device called `name`: `cpu`, `cuda`, `cuda:1`, `metal`, or `auto` (the first GPU this build
@@ -132,7 +142,26 @@ impl Runtime {
         Self { dequantize, ..self }
     }
 
-    /// How many threads the CPU kernels use, for the whole process; `None` is one per core.
+    /// The same with `threads` for the CPU kernels of the models that [`Zoo::open`](crate::zoo::Zoo::open) opens with
+    /// it or a clone of it: they share these threads with each other and with no other model. The threads end when the
+    /// last of the models and the runtimes is dropped. `None` is the pool of the process.
+    ///
+    /// ```
+    /// use fauna_shared::runtime::{Runtime, ThreadPool};
+    /// let runtime = Runtime::cpu().with_threads(Some(ThreadPool::new(4)));
+    /// assert_eq!(runtime.threads().map(ThreadPool::threads), Some(4));
+    /// ```
+    pub fn with_threads(self, threads: Option<ThreadPool>) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// The threads of its models, where they are not those of the process.
+    pub fn threads(&self) -> Option<&ThreadPool> {
+        self.threads.as_ref()
+    }
+
+    /// How many threads the CPU kernels use, for the whole process; `None` is one per core. Models opened
+    /// [with threads of their own](Runtime::with_threads) keep theirs.
     pub fn set_threads(threads: Option<usize>) {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         crate::kernels::pool::set_threads(threads.unwrap_or_else(cores).max(1));

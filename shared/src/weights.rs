@@ -17,6 +17,7 @@ use crate::error::nearest;
 use crate::item::Tensors;
 use crate::kernels::matmul::{Compute, Elem, Layout};
 use crate::nn::{Matrix, blocks, host};
+use crate::progress::{Reporter, Task, Unit};
 use crate::runtime::{Precision, Runtime, kernels_serve};
 use crate::{Error, ErrorKind, Result};
 
@@ -105,6 +106,9 @@ struct Shared {
     origin: Origin,
     runtime: Runtime,
     ledger: Mutex<Ledger>,
+    progress: Reporter,
+    /// The load as its progress shows it, until it ends.
+    task: Mutex<Option<Box<dyn Task>>>,
 }
 
 enum Origin {
@@ -241,7 +245,30 @@ impl Weights {
     }
 
     fn new(origin: Origin, runtime: Runtime) -> Self {
-        Self { shared: Arc::new(Shared { origin, runtime, ledger: Mutex::default() }), prefix: String::new() }
+        Self::reporting(origin, runtime, Reporter::default(), None)
+    }
+
+    fn reporting(origin: Origin, runtime: Runtime, progress: Reporter, task: Option<Box<dyn Task>>) -> Self {
+        let task = Mutex::new(task);
+        let shared = Shared { origin, runtime, ledger: Mutex::default(), progress, task };
+        Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// The same, before anything is read, with the bytes of its tensors reported to `progress` as they are read. Where
+    /// that cancels, the next tensor is [`Cancelled`](ErrorKind::Cancelled).
+    pub fn with_progress(self, progress: &Reporter) -> Self {
+        let shared = match Arc::try_unwrap(self.shared) {
+            Ok(shared) => shared,
+            Err(shared) => return Self { shared, prefix: self.prefix },
+        };
+        let task = match &shared.origin {
+            Origin::Files { tensors, .. } if !tensors.is_empty() => {
+                let bytes = tensors.values().map(|entry| entry.stored.bytes.len() as u64).sum();
+                Some(progress.begin("loading", Unit::Bytes, Some(bytes)))
+            }
+            _ => None,
+        };
+        Self::reporting(shared.origin, shared.runtime, progress.clone(), task)
     }
 
     /// The place `name` below this one; `""` is this one.
@@ -374,6 +401,7 @@ impl Weights {
     /// those of [`Runtime::kernels`].
     pub fn finish(&self) -> Result<Inventory> {
         Runtime::kernels()?;
+        self.task().take();
         let ledger = self.ledger();
         if let Origin::Files { tensors, label } = &self.shared.origin {
             let unread: Vec<&Entry> = tensors
@@ -411,6 +439,10 @@ impl Weights {
         self.shared.ledger.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    fn task(&self) -> std::sync::MutexGuard<'_, Option<Box<dyn Task>>> {
+        self.shared.task.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     fn in_blocks(&self, path: &str) -> bool {
         match &self.shared.origin {
             Origin::Files { tensors, .. } => {
@@ -422,6 +454,7 @@ impl Weights {
 
     /// Looks `path` up and notes what was found.
     fn ask(&self, path: &str, wanted: &[usize]) -> Result<Found<'_>> {
+        self.shared.progress.check()?;
         let mut ledger = self.ledger();
         match &self.shared.origin {
             Origin::Nothing | Origin::Seed(_) if ledger.read.len() >= MOST_TENSORS => {
@@ -437,6 +470,9 @@ impl Weights {
             }
             Origin::Files { tensors, label } => match tensors.get(path) {
                 Some(entry) if entry.stored.shape == wanted => {
+                    if let Some(task) = &*self.task() {
+                        task.advance(entry.stored.bytes.len() as u64);
+                    }
                     ledger.read.insert(path.to_string(), wanted.to_vec());
                     Ok(Found::Stored(&entry.stored))
                 }

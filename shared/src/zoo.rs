@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::checkpoint::Checkpoint;
 use crate::error::nearest;
 pub use crate::model::LoadOptions;
-use crate::model::{Family, Layout, Pipeline, Pretrained};
+use crate::model::{Family, Layout, Pipeline, Pretrained, served};
 use crate::source::Files;
 use crate::weights::{Inventory, Weights};
 use crate::{Error, ErrorKind, Result};
@@ -16,12 +16,44 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub struct Zoo {
     families: Vec<&'static Family>,
+    absent: Vec<Absent>,
+}
+
+/// Families that this build lacks, and the cargo feature of the crate `fauna` that adds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absent {
+    /// The cargo feature.
+    pub feature: &'static str,
+    /// The names of its families, and the `model_type`s and `architectures` of their configs.
+    pub names: &'static [&'static str],
 }
 
 impl Zoo {
     /// Over these families.
     pub fn new(families: impl IntoIterator<Item = &'static Family>) -> Self {
-        Self { families: families.into_iter().collect() }
+        Self { families: families.into_iter().collect(), absent: Vec::new() }
+    }
+
+    /// The same, knowing which families this build lacks: errors name the cargo feature that adds them.
+    pub fn with_absent(self, absent: impl IntoIterator<Item = Absent>) -> Self {
+        Self { absent: absent.into_iter().collect(), ..self }
+    }
+
+    /// `error`, of a model that calls itself `names`, with the cargo feature that adds its family, if one would.
+    fn with_feature(&self, error: Error, names: &[&str]) -> Error {
+        let has = |absent: &&Absent| names.iter().any(|name| absent.names.contains(name));
+        if let Some(absent) = self.absent.iter().find(has) {
+            return error.hint(format!("the cargo feature `{}` of fauna adds it", absent.feature));
+        }
+        match self.absent.iter().map(|absent| format!("`{}`", absent.feature)).collect::<Vec<_>>() {
+            none if none.is_empty() => error,
+            one if one.len() == 1 => {
+                error.hint(format!("fauna is built without the cargo feature {}", one[0]))
+            }
+            several => {
+                error.hint(format!("fauna is built without the cargo features {}", several.join(", ")))
+            }
+        }
     }
 
     /// The families, in the order of the plan.
@@ -35,8 +67,10 @@ impl Zoo {
     /// # Errors
     /// Whatever is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
     pub fn open(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
-        let (family, pretrained) = self.pretrained(source, options)?;
-        (family.open)(&pretrained)
+        served(source, &options.runtime, || {
+            let (family, pretrained) = self.pretrained(source, options)?;
+            (family.open)(&pretrained)
+        })
     }
 
     /// What a checkpoint of this config holds, without its weights: names, shapes, count of parameters.
@@ -144,8 +178,9 @@ impl Zoo {
     fn by_name(&self, name: &str) -> Result<&'static Family> {
         let known = || self.families.iter().map(|family| family.name);
         self.families.iter().find(|family| family.name == name).copied().ok_or_else(|| {
-            Error::input(format!("no family is called \"{name}\""))
-                .hint(format!("known: {}", known().collect::<Vec<_>>().join(", ")))
+            let error = Error::input(format!("no family is called \"{name}\""))
+                .hint(format!("known: {}", known().collect::<Vec<_>>().join(", ")));
+            self.with_feature(error, &[name])
         })
     }
 
@@ -155,17 +190,23 @@ impl Zoo {
         }
         let place = files.get("config.json").unwrap_or_default();
         let Some(named) = Named::by(config) else {
-            return Err(Error::format(&place, "neither model_type nor architectures says what this is")
-                .hint("name the family: --family NAME; all of them: fauna list"));
+            let error = Error::format(&place, "neither model_type nor architectures says what this is").set(
+                "name the family",
+                "LoadOptions::family",
+                "NAME",
+            );
+            return Err(self.with_feature(error, &[]));
         };
         let known = || self.families.iter().copied();
         // Who has a layout of its own was asked first, and did not know these files.
         let found = known().filter(|family| named.fits(family)).min_by_key(|family| family.layout.is_some());
         match (found.or_else(|| known().find(|family| named.answers(family))), named.architecture) {
             (Some(family), Some(name)) if !serves(family, name) => {
-                Err(Error::unsupported(format!("the {} family has no architecture \"{name}\"", family.name))
+                let message = format!("the {} family has no architecture \"{name}\"", family.name);
+                let error = Error::unsupported(message)
                     .at(place)
-                    .hint(format!("known: {}", family.architectures.join(", "))))
+                    .hint(format!("known: {}", family.architectures.join(", ")));
+                Err(self.with_feature(error, &[name]))
             }
             (Some(family), _) => Ok(family),
             (None, architecture) => match (named.model_type, architecture) {
@@ -190,10 +231,12 @@ impl Zoo {
         let error =
             Error::new(ErrorKind::Unsupported, format!("no family loads {key} \"{found}\"")).at(place);
         let error = match near.is_empty() {
-            true => error.hint("all of them: fauna list"),
-            false => error.hint(format!("nearest  {}      all of them: fauna list", near.join(", "))),
+            true => error,
+            false => error.hint(format!("nearest: {}", near.join(", "))),
         };
-        error.hint("if it is one of these under another name: --family NAME")
+        let advice = "if its computation is that of a known family under another name";
+        let error = error.set(advice, "LoadOptions::family", "NAME");
+        self.with_feature(error, &[found])
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::progress::{Progress, Silent, Task, Unit};
 use crate::{Error, ErrorKind, Result};
 
 /// Tells work under way to end. Its clones are one token: a server keeps one, and the generation has the other.
@@ -42,6 +43,26 @@ impl CancellationToken {
             true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
             false => Ok(()),
         }
+    }
+}
+
+/// What takes a [`Progress`] can be cancelled by a token, and shows nothing.
+///
+/// ```
+/// use std::sync::Arc;
+/// use fauna_shared::{generate::CancellationToken, progress::Reporter, zoo::LoadOptions};
+/// let token = CancellationToken::new();
+/// let options = LoadOptions { progress: Reporter::new(Arc::new(token.clone())), ..LoadOptions::default() };
+/// token.cancel();
+/// assert!(options.progress.check().is_err());
+/// ```
+impl Progress for CancellationToken {
+    fn begin(&self, _: &str, _: Unit, _: Option<u64>) -> Box<dyn Task> {
+        Box::new(Silent)
+    }
+
+    fn cancelled(&self) -> bool {
+        self.is_cancelled()
     }
 }
 

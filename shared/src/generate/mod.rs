@@ -57,6 +57,7 @@ pub use resume::{PrefixCache, PrefixDecoder};
 pub use rng::Rng;
 use sample::{Sampler, penalise};
 
+use crate::progress::Unit;
 use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result, transfer};
 
@@ -381,7 +382,7 @@ fn continued<D: Decoder + ?Sized>(
 
     'steps: for index in 0..limit {
         let logits = match step(model, &ids, &batch.pads, past, cache, options) {
-            Err(error) if error.kind() == ErrorKind::Cancelled && options.cancel.is_cancelled() => {
+            Err(error) if error.kind() == ErrorKind::Cancelled && options.cancelled() => {
                 finished.iter_mut().for_each(|f| *f = f.or(Some(FinishReason::Cancelled)));
                 break 'steps;
             }
@@ -471,14 +472,20 @@ fn step<D: Decoder + ?Sized>(
     let first = (pads.iter().max().copied().unwrap_or(0) + 1).saturating_sub(past);
     let chunk = model.prompt_chunk().unwrap_or(time).max(1);
     let mut read = 0;
+    let mut task = None;
     loop {
         options.cancel.check()?;
+        options.progress.check()?;
         let end = (read + chunk).max(first).min(time);
         let piece: Vec<u32> = match (read, end) {
             (0, end) if end == time => return model.step(&Tokens::new(ids, pads, past)?, cache),
             _ => ids.chunks(time).flat_map(|row| &row[read..end]).copied().collect(),
         };
+        let task = task.get_or_insert_with(|| {
+            options.progress.begin("reading the prompt", Unit::Items, Some(time as u64))
+        });
         let logits = model.step(&Tokens::new(&piece, pads, past + read)?, cache)?;
+        task.advance((end - read) as u64);
         if end == time {
             return Ok(logits);
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CancellationToken;
-
+use crate::progress::Reporter;
 use crate::{Error, Result};
 
 /// The longest sound that is made, in seconds.
@@ -68,6 +68,9 @@ pub struct GenerationConfig {
     /// Ends the generation from another thread.
     #[serde(skip)]
     pub cancel: CancellationToken,
+    /// Where the tokens of a prompt that is read in several chunks are reported as they are read; it may cancel too.
+    #[serde(skip)]
+    pub progress: Reporter,
 }
 
 /// How long a model thinks before it answers.
@@ -125,11 +128,17 @@ impl Default for GenerationConfig {
             reasoning: None,
             previews: false,
             cancel: CancellationToken::new(),
+            progress: Reporter::default(),
         }
     }
 }
 
 impl GenerationConfig {
+    /// Whether its token or the user of its progress wants the generation to end.
+    pub(crate) fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled() || self.progress.cancelled()
+    }
+
     /// Greedy decoding of at most `max_new_tokens`.
     pub fn greedy(max_new_tokens: usize) -> Self {
         Self { max_new_tokens, ..Self::default() }

@@ -10,6 +10,7 @@ mod keys;
 mod policy;
 mod potential;
 mod pretrained;
+mod served;
 mod session;
 
 use std::ops::ControlFlow;
@@ -27,14 +28,19 @@ pub use keys::{HARMLESS, Keys, Plain, Synonym};
 pub use policy::{Controller, DegreeOfFreedom, Observation, Policy, Task};
 pub use potential::{Evaluation, Potential};
 pub use pretrained::{Layout, LoadOptions, Pretrained};
+pub(crate) use served::served;
 pub use session::{Reply, Session};
 
 use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
 use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors, Turn};
+use crate::progress::{self, Progress, Unit};
 use crate::source::Files;
 use crate::text::Tokenizer;
 use crate::weights::{Inventory, Name, Weights};
 use crate::{Error, ErrorKind, Result};
+
+/// Items that [`Pipeline::embed_with`] embeds between two reports.
+const EMBEDDING_CHUNK: usize = 64;
 
 /// One family: how a config and its tensors become a network.
 pub trait Model: Sized + Send + Sync {
@@ -70,6 +76,33 @@ pub trait Pipeline: Send + Sync {
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let _ = items;
         Err(self.cannot("embed"))
+    }
+
+    /// As [`embed`](Self::embed), 64 items after 64, which are reported to `progress`. Where that cancels, the work ends
+    /// with [`Cancelled`](ErrorKind::Cancelled) before the next 64.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    fn embed_with(&self, items: &[Item], progress: &dyn Progress) -> Result<Embeddings> {
+        let task = progress.begin("embedding", Unit::Items, Some(items.len() as u64));
+        let (mut rows, mut cut) = (Vec::new(), Vec::with_capacity(items.len()));
+        for (index, chunk) in items.chunks(EMBEDDING_CHUNK).enumerate() {
+            progress::check(progress)?;
+            let first = index * EMBEDDING_CHUNK;
+            let of_chunk = |error: Error| match first {
+                0 => error,
+                _ => error.context(format!("items {first} to {}", first + chunk.len() - 1)),
+            };
+            let made = self.embed(chunk).map_err(of_chunk)?;
+            rows.push(made.rows);
+            cut.extend(made.cut);
+            task.advance(chunk.len() as u64);
+        }
+        match rows.len() {
+            0 => self.embed(items),
+            1 => Ok(Embeddings { rows: rows.remove(0), cut }),
+            _ => Ok(Embeddings { rows: Tensor::cat(&rows, 0)?, cut }),
+        }
     }
 
     /// One vector a text: [`embed`](Self::embed) of texts.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Card, Family, Model};
 use crate::checkpoint::Checkpoint;
+use crate::progress::Reporter;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
 use crate::weights::{Inventory, Name, Weights};
@@ -29,6 +30,9 @@ pub struct LoadOptions {
     pub settings: Map<String, Value>,
     /// Where files are found and downloaded from.
     pub finder: Arc<Finder>,
+    /// Where the bytes of the weights are reported as they are loaded. It may cancel: the load then ends with
+    /// [`Cancelled`](crate::ErrorKind::Cancelled). Downloads have their own, [`Finder::with_progress`].
+    pub progress: Reporter,
 }
 
 impl Default for LoadOptions {
@@ -40,6 +44,7 @@ impl Default for LoadOptions {
             random_weights: None,
             settings: Map::new(),
             finder: Arc::new(Finder::from_env()),
+            progress: Reporter::default(),
         }
     }
 }
@@ -108,7 +113,9 @@ impl Pretrained {
         let runtime = options.runtime.clone();
         let weights = match (&checkpoint, options.random_weights) {
             (_, Some(seed)) => Weights::seeded(seed, runtime),
-            (Some(checkpoint), None) => Weights::open(checkpoint, family.rename, runtime)?,
+            (Some(checkpoint), None) => {
+                Weights::open(checkpoint, family.rename, runtime)?.with_progress(&options.progress)
+            }
             (None, None) => Weights::none(label, runtime),
         };
         let options = options.clone();
@@ -134,7 +141,10 @@ impl Pretrained {
         match self.options.random_weights {
             _ if self.weights.is_nothing() => Ok(Weights::nothing()),
             Some(seed) => Ok(Weights::seeded(seed, runtime)),
-            None => Weights::open(&Checkpoint::open_files(paths)?, rename, runtime),
+            None => {
+                let weights = Weights::open(&Checkpoint::open_files(paths)?, rename, runtime)?;
+                Ok(weights.with_progress(&self.options.progress))
+            }
         }
     }
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 use ring::digest;
 use serde::Deserialize;
 
-use super::http::{About, Failure, Http, check_cancelled, header, pause, percent_encoded};
+use super::http::{About, Failure, Http, header, pause, percent_encoded};
 use super::hub::{File, Hub, HubConfig, Listing, Repo};
-use crate::progress::{Progress, Task, Unit};
+use crate::progress::{self, Progress, Task, Unit};
 use crate::{Error, ErrorKind, Result};
 
 /// The hub of huggingface.co, or a server that speaks as it does, over the cache shared with the Python tools.
@@ -190,7 +190,7 @@ impl HfHub {
             answer.into_body().into_reader().take(file.size.map_or(u64::MAX, |size| size - have + 1));
         let mut buffer = vec![0; 1 << 17];
         loop {
-            check_cancelled(progress)?;
+            progress::check(progress)?;
             let count = match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,

@@ -6,7 +6,7 @@ use ureq::http::{Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
 use super::hub::{HubConfig, Repo};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::{Error, ErrorKind, Result};
 
 /// A failed attempt.
@@ -199,18 +199,11 @@ pub(super) fn pause(time: Duration, progress: &dyn Progress) -> Result<()> {
     let step = Duration::from_millis(50);
     let mut left = time;
     while !left.is_zero() {
-        check_cancelled(progress)?;
+        progress::check(progress)?;
         std::thread::sleep(left.min(step));
         left = left.saturating_sub(step);
     }
-    check_cancelled(progress)
-}
-
-pub(super) fn check_cancelled(progress: &dyn Progress) -> Result<()> {
-    match progress.cancelled() {
-        true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
-        false => Ok(()),
-    }
+    progress::check(progress)
 }
 
 fn same_origin(a: &Uri, b: &Uri) -> bool {
