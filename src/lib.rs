@@ -118,6 +118,7 @@ pub use fauna_text as text;
 #[cfg(feature = "vision")]
 pub use fauna_vision as vision;
 
+mod features;
 pub mod releases;
 
 #[cfg(feature = "builtin")]
@@ -139,7 +140,7 @@ pub fn open(source: &str) -> Result<Box<dyn Pipeline>> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
-    zoo().open(source, &finding_builtin(source, options))
+    zoo().open(source, &finding_builtin(source, options)).map_err(|error| without_builtin(source, error))
 }
 
 /// What a checkpoint of this source's config holds, without its weights.
@@ -147,7 +148,7 @@ pub fn open_with(source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline
 /// # Errors
 /// As [`open`], save what is wrong with the weights.
 pub fn inventory(source: &str, options: &LoadOptions) -> Result<(&'static Family, weights::Inventory)> {
-    zoo().inventory(source, &finding_builtin(source, options))
+    zoo().inventory(source, &finding_builtin(source, options)).map_err(|error| without_builtin(source, error))
 }
 
 /// All that is needed to build the model that `source` names as its family's own type.
@@ -164,7 +165,9 @@ pub fn inventory(source: &str, options: &LoadOptions) -> Result<(&'static Family
 /// # Errors
 /// As [`open`], save what is wrong between the config and the tensors.
 pub fn pretrained(source: &str, options: &LoadOptions) -> Result<(&'static Family, model::Pretrained)> {
-    zoo().pretrained(source, &finding_builtin(source, options))
+    zoo()
+        .pretrained(source, &finding_builtin(source, options))
+        .map_err(|error| without_builtin(source, error))
 }
 
 /// Every family this build knows, in the order text, vision, audio, robotics, science.
@@ -184,9 +187,17 @@ pub fn families() -> Vec<&'static Family> {
     families
 }
 
-/// The door over [`families`].
+/// The door over [`families`]. What this build lacks is named in its errors, by cargo feature.
 pub fn zoo() -> Zoo {
-    Zoo::new(families())
+    Zoo::new(families()).with_absent(features::absent())
+}
+
+/// `error`, with what would make the built-in model open where this build has none.
+fn without_builtin(source: &str, error: Error) -> Error {
+    match source == "minilm" && cfg!(not(feature = "builtin")) {
+        true => error.hint("this build has no built-in model: the cargo feature `builtin` of fauna adds it"),
+        false => error,
+    }
 }
 
 /// `options`, with a finder that knows the built-in model if that is what `source` names.

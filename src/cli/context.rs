@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use fauna::progress::Progress;
+use fauna::progress::{Progress, Reporter};
 use fauna::runtime::Runtime;
 use fauna::source::{Finder, HfHub, HubConfig};
 use fauna::{Card, LoadOptions, Pipeline, Reading, Result};
@@ -70,6 +70,7 @@ impl Context {
             random_weights: None,
             settings: loading.settings.iter().cloned().collect(),
             finder: Arc::new(self.finder()),
+            progress: Reporter::new(self.bars.clone()),
         })
     }
 

@@ -77,6 +77,7 @@ pub struct Cli {
 
 /// Reads the arguments, does what they say, and gives the exit status.
 pub fn main() -> ExitCode {
+    fauna::error::set_option_style(options::style::of);
     let done = match parse() {
         Ok((None, context)) => alone(&context),
         Ok((Some(verb), context)) => verb.run(&context),

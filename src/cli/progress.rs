@@ -1,8 +1,9 @@
 //! Progress on standard error: bars where a person watches, nothing where a file does.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use fauna::progress::{Progress, Task, Unit};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -14,6 +15,8 @@ pub struct Bars {
     bars: MultiProgress,
     quiet: bool,
     interrupt: Arc<Interrupt>,
+    /// Work whose bars are not shown yet.
+    pending: Arc<Mutex<Vec<Weak<Bar>>>>,
 }
 
 impl Bars {
@@ -23,7 +26,7 @@ impl Bars {
             true => ProgressDrawTarget::hidden(),
             false => ProgressDrawTarget::stderr(),
         };
-        Self { bars: MultiProgress::with_draw_target(target), quiet, interrupt }
+        Self { bars: MultiProgress::with_draw_target(target), quiet, interrupt, pending: Arc::default() }
     }
 
     /// Says `message` on standard error, unless quiet.
@@ -69,9 +72,17 @@ impl Progress for Bars {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(what.to_string());
-        let bar = self.bars.add(bar);
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Box::new(Bar(bar))
+        let shown = AtomicBool::new(self.quiet);
+        let bar = Arc::new(Bar { bar, bars: self.bars.clone(), begun: Instant::now(), shown });
+        if !self.quiet {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.push(Arc::downgrade(&bar));
+            if let [_] = pending[..] {
+                let pending = self.pending.clone();
+                std::thread::spawn(move || show_when_due(&pending));
+            }
+        }
+        Box::new(Shown(bar))
     }
 
     fn note(&self, message: &str) {
@@ -83,21 +94,60 @@ impl Progress for Bars {
     }
 }
 
-struct Bar(ProgressBar);
+/// How long work goes on before its bar is shown: what is done sooner would only flicker.
+const UNSEEN: Duration = Duration::from_millis(500);
 
-impl Task for Bar {
-    fn advance(&self, amount: u64) {
-        self.0.inc(amount);
-    }
+/// One piece of work, and its bar once it is shown.
+struct Bar {
+    bar: ProgressBar,
+    bars: MultiProgress,
+    begun: Instant,
+    shown: AtomicBool,
+}
 
-    fn skip(&self, amount: u64) {
-        self.0.inc(amount);
-        self.0.reset_eta();
+impl Bar {
+    fn show_if_due(&self) {
+        if self.begun.elapsed() >= UNSEEN && !self.shown.swap(true, Ordering::Relaxed) {
+            self.bars.add(self.bar.clone());
+            self.bar.enable_steady_tick(Duration::from_millis(100));
+        }
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The work that its owner advances; the thread that waits for the time to show it holds no more than a [`Weak`].
+struct Shown(Arc<Bar>);
+
+impl Task for Shown {
+    fn advance(&self, amount: u64) {
+        self.0.bar.inc(amount);
+        self.0.show_if_due();
+    }
+
+    fn skip(&self, amount: u64) {
+        self.0.bar.inc(amount);
+        self.0.bar.reset_eta();
+        self.0.show_if_due();
+    }
+}
+
+/// Shows the bars of work that has gone on for long without a report.
+fn show_when_due(pending: &Mutex<Vec<Weak<Bar>>>) {
+    loop {
+        std::thread::sleep(UNSEEN / 5);
+        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.retain(|bar| {
+            let Some(bar) = bar.upgrade() else { return false };
+            bar.show_if_due();
+            !bar.shown.load(Ordering::Relaxed)
+        });
+        if pending.is_empty() {
+            return;
+        }
     }
 }

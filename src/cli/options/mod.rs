@@ -5,6 +5,7 @@ pub mod given;
 pub mod model;
 pub mod place;
 pub mod sampling;
+pub mod style;
 
 use std::path::{Path, PathBuf};
 
