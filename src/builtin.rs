@@ -16,26 +16,6 @@ pub const NAME: &str = "minilm";
 /// Where the model comes from.
 pub const SOURCE: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-macro_rules! files {
-    ($($name:literal),+ $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../assets/minilm-q8_0/", $name)) as &[u8])),+]
-    };
-}
-
-const FILES: &[(&str, &[u8])] = files![
-    "1_Pooling/config.json",
-    "LICENSE",
-    "SOURCE.md",
-    "config.json",
-    "config_sentence_transformers.json",
-    "model.gguf",
-    "modules.json",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-];
-
 /// A finder that knows the built-in model beside what every finder finds.
 pub fn finder() -> Finder {
     Finder::from_env().with_builtin(|name| if name == NAME { folder().ok() } else { None })
@@ -55,7 +35,7 @@ pub fn folder() -> Result<PathBuf> {
 /// Puts the files into `folder` unless they are there. Programs that start together do not disturb each other: each
 /// writes under a name of its own and the last renames over the first.
 fn lay_out(folder: &Path) -> Result<PathBuf> {
-    for (name, bytes) in FILES {
+    for (name, bytes) in fauna_minilm::FILES {
         let path = folder.join(name);
         if fs::read(&path).is_ok_and(|there| there == *bytes) {
             continue;
