@@ -5,7 +5,7 @@
 //! Without a model it shows a dark spot to a tiny network of the tests, which talks nonsense:
 //!
 //!     cargo run --release --example describe
-//!     note: a research model and no medical device: what it says is not for diagnosis or treatment
+//!     note: a research model and not a medical device: its output is not for diagnosis or treatment
 //!     skin maybe of bone in in no a maybe
 
 use std::io::Write;

@@ -1,5 +1,4 @@
-//! What CLIP and SigLIP share outside of their networks: pictures and texts to vectors of one space, labels for a
-//! picture.
+//! The pipeline of CLIP and SigLIP: image and text embeddings in one space, and zero-shot image classification.
 
 use std::ops::ControlFlow;
 
@@ -17,45 +16,47 @@ use serde_json::{Value, json};
 
 use crate::processor;
 
-/// open_clip's own config.
+/// The config file of open_clip.
 pub(crate) const OPEN_CLIP: &str = "open_clip_config.json";
 
-/// Tokens of one pass, be they words or patches: enough to keep every core busy, few enough to stay in its caches.
-const TOKENS_A_PASS: usize = 2048;
+/// Number of tokens (of text or of image patches) per forward pass: large enough for multi-threading, small enough for
+/// the CPU caches.
+const TOKENS_PER_BATCH: usize = 2048;
 
-/// A network of two towers, or of one of them.
+/// A dual encoder, or one of its two towers.
 pub trait ContrastiveModel: Send + Sync {
-    /// The reference's forward pass by its own names. With `any_size`, pictures may have any size.
+    /// Runs the reference's forward pass, with the names of its inputs and outputs. `any_size` interpolates the
+    /// position embeddings to images of any size.
     fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors>;
 
-    /// Vectors of `pixels`, `(batch, 3, height, width)`: `(batch, space)`.
-    fn pictures(&self, pixels: &Tensor) -> Result<Tensor>;
+    /// Returns the image embeddings, `(batch, projection_dim)`, of `pixels`, `(batch, 3, height, width)`.
+    fn embed_images(&self, pixels: &Tensor) -> Result<Tensor>;
 
-    /// Vectors of `ids`, `(batch, time)`: `(batch, space)`.
-    fn texts(&self, ids: &Tensor) -> Result<Tensor>;
+    /// Returns the text embeddings, `(batch, projection_dim)`, of `ids`, `(batch, sequence)`.
+    fn embed_texts(&self, ids: &Tensor) -> Result<Tensor>;
 
-    /// The probability of each label, from the cosines between the labels and one picture.
-    fn chances(&self, cosines: &[f32]) -> Vec<f32>;
+    /// Returns the probability of each label, from the cosine similarities of the labels to one image.
+    fn probabilities(&self, cosines: &[f32]) -> Vec<f32>;
 
-    /// How many states a picture has.
-    fn tokens_of_a_picture(&self) -> usize;
+    /// Number of tokens per image in the vision tower.
+    fn tokens_per_image(&self) -> usize;
 
-    /// Pixels along a side of a picture; none without the tower that sees.
-    fn side(&self) -> Option<usize>;
+    /// Image height and width in pixels; `None` without a vision tower.
+    fn image_size(&self) -> Option<usize>;
 }
 
-/// How a family's releases were taught to read.
+/// How texts are preprocessed for the text tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextPreprocessing {
-    /// Texts end where they end.
+    /// Texts are padded to the longest of a batch.
     Clip,
-    /// Texts are lower-cased, most without punctuation, and filled up to one length.
+    /// Texts are lower-cased, without punctuation for most releases, and padded to the maximum length.
     Siglip,
 }
 
-/// The config of one tower: what stands under `key`, or with `alone` perhaps the config itself. Old files repeat it
-/// under `key_dict`, which counts then. `kind` begins the `model_type` of what the family implements.
-pub(crate) fn part<T: DeserializeOwned>(
+/// Parses the config of one tower: the value of `key`, or with `alone` the config itself if it has no such key. Old
+/// files also have `{key}_dict`, which takes precedence. `kind` is the prefix of the family's `model_type`s.
+pub(crate) fn tower_config<T: DeserializeOwned>(
     config: &Value,
     kind: &str,
     key: &str,
@@ -81,7 +82,7 @@ pub(crate) fn part<T: DeserializeOwned>(
     json::part(key, config).map_err(|error| error.message().to_string())
 }
 
-/// The size under `key`.
+/// Returns the integer under `key`, or `default` if it is null or missing.
 pub(crate) fn size(config: &Value, key: &str, default: usize) -> std::result::Result<usize, String> {
     match &config[key] {
         Value::Null => Ok(default),
@@ -89,42 +90,42 @@ pub(crate) fn size(config: &Value, key: &str, default: usize) -> std::result::Re
     }
 }
 
-/// The one number of the tensor `name` of `shape`.
-pub(crate) fn number(w: &Weights, name: &str, shape: &[usize]) -> Result<f32> {
+/// Returns the value of the one-element tensor `name` of `shape`.
+pub(crate) fn scalar(w: &Weights, name: &str, shape: &[usize]) -> Result<f32> {
     let numbers: Vec<f32> = w.tensor(name, shape)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
     Ok(numbers.first().copied().unwrap_or(0.0))
 }
 
-/// The rows of `x`, each of length 1.
+/// L2-normalises `x` over its last dimension.
 pub(crate) fn normalised(x: &Tensor) -> Result<Tensor> {
     let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-30)?;
     Ok(x.broadcast_div(&length)?)
 }
 
-/// The error of asking for a tower that is not there.
-pub(crate) fn no_tower(what: &str) -> Error {
-    Error::unsupported(format!("this checkpoint has no tower that {what}"))
+/// The error for a tower that the checkpoint does not have: `text` or `vision`.
+pub(crate) fn no_tower(tower: &str) -> Error {
+    Error::unsupported(format!("this checkpoint has no {tower} tower"))
 }
 
-/// What the towers that are there can do.
-pub(crate) fn abilities(card: &mut Card, reads: bool, sees: bool) {
-    let (text, image) = (reads.then_some(Modality::Text), sees.then_some(Modality::Image));
+/// Sets the card's input and output modalities by the towers of the checkpoint.
+pub(crate) fn set_modalities(card: &mut Card, has_text: bool, has_vision: bool) {
+    let (text, image) = (has_text.then_some(Modality::Text), has_vision.then_some(Modality::Image));
     card.inputs = image.into_iter().chain(text).collect();
-    card.outputs = match reads && sees {
+    card.outputs = match has_text && has_vision {
         true => vec![Modality::Vector, Modality::Label],
         false => vec![Modality::Vector],
     };
 }
 
-/// Two towers, or one, with what brings pictures and texts to them.
+/// A dual encoder, or one of its towers, with its tokenizer and image processor.
 pub(crate) struct ContrastivePipeline<N> {
     network: N,
     tokenizer: Option<Tokenizer>,
     processor: Option<Processor>,
-    habits: TextPreprocessing,
-    /// Whether texts lose their punctuation.
-    plain: bool,
-    /// What fills texts up.
+    preprocessing: TextPreprocessing,
+    /// Whether punctuation is removed from texts.
+    strip_punctuation: bool,
+    /// The padding token.
     pad: u32,
     card: Card,
 }
@@ -134,88 +135,88 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
         pretrained: &Pretrained,
         network: N,
         card: Card,
-        habits: TextPreprocessing,
+        preprocessing: TextPreprocessing,
     ) -> Result<Self> {
         let tokenizer = match card.inputs.contains(&Modality::Text) {
             true => words::tokenizer(pretrained)?,
             false => None,
         };
         let config = pretrained.json("tokenizer_config.json")?.unwrap_or_default();
-        // SigLIP 2 reads with Gemma's tokenizer, which keeps punctuation.
+        // SigLIP 2 uses Gemma's tokenizer, and keeps punctuation.
         let class = config["tokenizer_class"].as_str();
-        let plain = match class {
+        let strip_punctuation = match class {
             Some(class) => class.starts_with("SiglipTokenizer"),
             None => pretrained.files.get("spiece.model").is_some(),
         };
         let named = tokenizer.as_ref().and_then(|tokenizer| tokenizer.special().pad);
-        let pad = match habits {
-            // Whatever it is, nothing that counts sees it; transformers fills with the end token.
+        let pad = match preprocessing {
+            // Padding follows the pooled EOS token, so that its id has no effect; transformers pads with EOS.
             TextPreprocessing::Clip => named.unwrap_or(0),
             TextPreprocessing::Siglip => named.filter(|_| config.get("pad_token").is_some()).unwrap_or(1),
         };
-        let processor = processor_of(pretrained, habits, network.side())?;
-        Ok(Self { network, tokenizer, processor, habits, plain, pad, card })
+        let processor = image_processor(pretrained, preprocessing, network.image_size())?;
+        Ok(Self { network, tokenizer, processor, preprocessing, strip_punctuation, pad, card })
     }
 
     fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| match self.habits {
+        self.tokenizer.as_ref().ok_or_else(|| match self.preprocessing {
             TextPreprocessing::Clip => Error::new(
                 ErrorKind::NotFound,
-                format!("{} came without a tokenizer", self.card.source),
+                format!("{} has no tokenizer", self.card.source),
             )
-            .hint("put the tokenizer.json of openai/clip-vit-base-patch32 beside the weights: all releases share it"),
+            .hint("put the tokenizer.json of openai/clip-vit-base-patch32 next to the weights: all releases share it"),
             TextPreprocessing::Siglip => words::no_tokenizer(&self.card.source),
         })
     }
 
-    /// `text` in tokens, cut to what the model reads, its end kept.
+    /// Tokenizes `text`, truncated to the maximum length; the EOS token is kept.
     fn encode(&self, text: &str) -> Result<Encoding> {
-        let longest = self.card.context;
-        match self.habits {
-            TextPreprocessing::Clip => self.tokenizer()?.encode_text(text, longest),
+        let max_length = self.card.context;
+        match self.preprocessing {
+            TextPreprocessing::Clip => self.tokenizer()?.encode_text(text, max_length),
             TextPreprocessing::Siglip => {
-                let text = match self.plain {
+                let text = match self.strip_punctuation {
                     true => without_punctuation(&text.to_lowercase()),
                     false => text.to_lowercase(),
                 };
-                self.tokenizer()?.encode_text(&text, longest)
+                self.tokenizer()?.encode_text(&text, max_length)
             }
         }
     }
 
-    /// Rows of one length, `(rows, time)`: as long as the longest, or as the model was taught.
-    fn rows(&self, encodings: &[&Encoding], time: Option<usize>) -> Result<Tensor> {
+    /// Returns the padded ids, `(batch, sequence)`: as long as the longest text, and at least `length`.
+    fn padded_ids(&self, encodings: &[&Encoding], length: Option<usize>) -> Result<Tensor> {
         let longest = encodings.iter().map(|encoding| encoding.ids.len()).max().unwrap_or(0);
-        let time = longest.max(time.unwrap_or(0));
+        let length = longest.max(length.unwrap_or(0));
         let row = |encoding: &&Encoding| {
-            let fill = std::iter::repeat_n(self.pad, time - encoding.ids.len());
+            let fill = std::iter::repeat_n(self.pad, length - encoding.ids.len());
             encoding.ids.iter().copied().chain(fill).collect::<Vec<u32>>()
         };
         let ids: Vec<u32> = encodings.iter().flat_map(row).collect();
-        Ok(Tensor::from_vec(ids, (encodings.len(), time), &Device::Cpu)?)
+        Ok(Tensor::from_vec(ids, (encodings.len(), length), &Device::Cpu)?)
     }
 
-    /// The length that texts are filled up to, where the model was taught on one.
-    fn one_length(&self) -> Option<usize> {
-        match self.habits {
-            // What stands after the end token changes nothing before it.
+    /// The length that all texts are padded to, if the model was trained on one length.
+    fn padded_length(&self) -> Option<usize> {
+        match self.preprocessing {
+            // Attention is causal: padding after the EOS token has no effect on it.
             TextPreprocessing::Clip => None,
             TextPreprocessing::Siglip => self.card.context,
         }
     }
 
-    /// One vector a text, of length 1, in order: the longest first through the network.
-    fn vectors_of_texts(&self, encodings: &[Encoding]) -> Result<Vec<Tensor>> {
+    /// Returns one normalised embedding per text, in order; batches are formed from the longest text down.
+    fn embed_texts(&self, encodings: &[Encoding]) -> Result<Vec<Tensor>> {
         let mut order: Vec<usize> = (0..encodings.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
         let mut vectors = vec![None; encodings.len()];
         let mut rest = &order[..];
         while let Some(first) = rest.first() {
-            let time = encodings[*first].ids.len().max(self.one_length().unwrap_or(1));
-            let (now, later) = rest.split_at((TOKENS_A_PASS / time).clamp(1, rest.len()));
+            let time = encodings[*first].ids.len().max(self.padded_length().unwrap_or(1));
+            let (now, later) = rest.split_at((TOKENS_PER_BATCH / time).clamp(1, rest.len()));
             rest = later;
             let chosen: Vec<&Encoding> = now.iter().map(|i| &encodings[*i]).collect();
-            let made = self.network.texts(&self.rows(&chosen, self.one_length())?)?;
+            let made = self.network.embed_texts(&self.padded_ids(&chosen, self.padded_length())?)?;
             for (row, i) in now.iter().enumerate() {
                 vectors[*i] = Some(made.narrow(0, row, 1)?);
             }
@@ -223,20 +224,20 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
         vectors.into_iter().flatten().map(|vector| on_host(&vector)).collect()
     }
 
-    /// One vector a picture, of length 1.
-    fn vectors_of_pictures(&self, pictures: &[&Image]) -> Result<Vec<Tensor>> {
+    /// Returns one normalised embedding per image.
+    fn embed_images(&self, pictures: &[&Image]) -> Result<Vec<Tensor>> {
         let mut vectors = Vec::with_capacity(pictures.len());
-        let count = (TOKENS_A_PASS / self.network.tokens_of_a_picture()).max(1);
+        let count = (TOKENS_PER_BATCH / self.network.tokens_per_image()).max(1);
         for (pass, now) in pictures.chunks(count).enumerate() {
             let pixels = |(i, picture): (usize, &&Image)| {
                 let of_which = |error: Error| match pictures.len() {
                     1 => error,
-                    all => error.context(format!("picture {} of {all}", pass * count + i + 1)),
+                    all => error.context(format!("image {} of {all}", pass * count + i + 1)),
                 };
                 self.processor()?.process(picture).map_err(of_which)
             };
             let pixels = now.iter().enumerate().map(pixels).collect::<Result<Vec<_>>>()?;
-            let made = self.network.pictures(&Tensor::stack(&pixels, 0)?)?;
+            let made = self.network.embed_images(&Tensor::stack(&pixels, 0)?)?;
             for row in 0..now.len() {
                 vectors.push(on_host(&made.narrow(0, row, 1)?)?);
             }
@@ -245,15 +246,15 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
     }
 
     fn processor(&self) -> Result<&Processor> {
-        self.network.side().ok_or_else(|| no_tower("sees pictures"))?;
+        self.network.image_size().ok_or_else(|| no_tower("vision"))?;
         self.processor.as_ref().ok_or_else(|| {
-            let message = format!("{} came without preprocessor_config.json", self.card.source);
+            let message = format!("{} has no preprocessor_config.json", self.card.source);
             Error::new(ErrorKind::NotFound, message)
-                .hint("it says how pictures are prepared: put the release's own beside the weights")
+                .hint("it defines the image preprocessing: put the release's file next to the weights")
         })
     }
 
-    fn vectors(&self, items: &[Item]) -> Result<(Vec<Tensor>, Vec<usize>)> {
+    fn embeddings(&self, items: &[Item]) -> Result<(Vec<Tensor>, Vec<usize>)> {
         let mut encodings = Vec::new();
         let mut pictures = Vec::new();
         for item in items {
@@ -261,36 +262,33 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
                 Item::Text(text) => encodings.push(self.encode(text)?),
                 Item::Image(image) => pictures.push(image),
                 other => {
-                    let message = format!("this model reads texts and pictures, not {}", other.modality());
+                    let message = format!("this model takes texts and images, not {}", other.modality());
                     return Err(Error::input(message));
                 }
             }
         }
-        let mut texts = self.vectors_of_texts(&encodings)?.into_iter().zip(encodings.iter().map(|e| e.cut));
-        let mut seen = self.vectors_of_pictures(&pictures)?.into_iter().map(|vector| (vector, 0));
+        let mut texts = self.embed_texts(&encodings)?.into_iter().zip(encodings.iter().map(|e| e.cut));
+        let mut of_images = self.embed_images(&pictures)?.into_iter().map(|vector| (vector, 0));
         let next = |item: &Item| match item {
             Item::Text(_) => texts.next(),
-            _ => seen.next(),
+            _ => of_images.next(),
         };
         Ok(items.iter().filter_map(next).unzip())
     }
 
-    /// The picture and the labels of a prompt.
-    fn question<'p>(&self, prompt: &'p Prompt) -> Result<(&'p Item, Vec<&'p Item>)> {
+    /// Splits a prompt into its image and its labels.
+    fn image_and_labels<'p>(&self, prompt: &'p Prompt) -> Result<(&'p Item, Vec<&'p Item>)> {
         let Prompt::Items(items) = prompt else {
-            return Err(Error::input(format!("{} holds no conversations", self.card.source))
-                .hint("give it a picture and labels"));
+            return Err(Error::input(format!("{} takes no conversation", self.card.source))
+                .hint("give it an image and labels"));
         };
         let (pictures, labels): (Vec<&Item>, Vec<&Item>) =
             items.iter().partition(|item| matches!(item, Item::Image(_)));
         let picture = match pictures[..] {
             [picture] => picture,
-            [] => return Err(Error::input("no picture to label").hint("give one: --image FILE")),
+            [] => return Err(Error::input("no image to classify").hint("give one: --image FILE")),
             _ => {
-                return Err(Error::input(format!(
-                    "one picture is labelled at a time, got {}",
-                    pictures.len()
-                )));
+                return Err(Error::input(format!("expected one image to classify, got {}", pictures.len())));
             }
         };
         if labels.is_empty() {
@@ -305,23 +303,23 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
     }
 }
 
-/// What prepares the pictures of a release: its processor file, or the code that open_clip's and OpenAI's rely on.
-fn processor_of(
+/// The image processor of a release: from its config file, or the default transform of open_clip's and OpenAI's code.
+fn image_processor(
     pretrained: &Pretrained,
-    habits: TextPreprocessing,
-    side: Option<usize>,
+    preprocessing: TextPreprocessing,
+    image_size: Option<usize>,
 ) -> Result<Option<Processor>> {
-    let Some(side) = side else { return Ok(None) };
-    let own = match habits {
+    let Some(side) = image_size else { return Ok(None) };
+    let own = match preprocessing {
         TextPreprocessing::Clip => "CLIPImageProcessor",
         TextPreprocessing::Siglip => "SiglipImageProcessor",
     };
-    if let Some(said) = processor::of(&pretrained.files, own)? {
-        return Ok(Some(said));
+    if let Some(processor) = processor::of(&pretrained.files, own)? {
+        return Ok(Some(processor));
     }
     let hub = pretrained.files.get("config.json").is_some();
     match pretrained.json(OPEN_CLIP)? {
-        _ if hub || habits == TextPreprocessing::Siglip => Ok(None),
+        _ if hub || preprocessing == TextPreprocessing::Siglip => Ok(None),
         Some(file) => {
             let place = pretrained.files.require(OPEN_CLIP)?;
             Processor::from_json(&file).map(Some).map_err(|error| error.at(place))
@@ -330,12 +328,12 @@ fn processor_of(
     }
 }
 
-/// A vector of `(1, space)` in float32 on the CPU, of length 1.
+/// L2-normalises an embedding, `(1, projection_dim)`, in float32 on the CPU.
 fn on_host(vector: &Tensor) -> Result<Tensor> {
     normalised(&vector.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
 }
 
-/// `text` without ASCII punctuation, its runs of white space one space each.
+/// Removes ASCII punctuation from `text` and collapses its white space.
 fn without_punctuation(text: &str) -> String {
     let plain: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -358,8 +356,9 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         self.network.forward(inputs, false)
     }
 
-    /// `forward`, with `interpolate_pos_encoding` for pictures of any size, with `texts` in place of token ids and with
-    /// an `image` of bytes, `(height, width, 3)`, in place of pixel values; `preprocess`, which prepares such an image.
+    /// `forward`; the option `interpolate_pos_encoding` allows images of any size, the option `texts` replaces token
+    /// ids, and the input `image`, `(height, width, 3)` of 0 to 255, is preprocessed first. Also `preprocess`, which
+    /// returns the pixel values of such an image, and `get_image_features`.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         match method {
             "forward" => {}
@@ -368,7 +367,7 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
                 only_known(inputs, &["pixel_values"])?;
                 let pixels =
                     inputs.get("pixel_values").ok_or_else(|| Error::input("pixel_values are missing"))?;
-                let features = self.network.pictures(pixels)?;
+                let features = self.network.embed_images(pixels)?;
                 return Ok(Tensors::from([("pooler_output".to_string(), features)]));
             }
             other => return Err(self.cannot(&format!("run the method \"{other}\""))),
@@ -380,7 +379,7 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
                 3 => {
                     made.insert(
                         "pixel_values".into(),
-                        self.processor()?.batch(&processor::pictures(&image)?)?,
+                        self.processor()?.batch(&processor::to_images(&image)?)?,
                     );
                 }
                 _ => {
@@ -391,7 +390,7 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         if let Some(texts) = options["texts"].as_array() {
             let texts = texts.iter().filter_map(Value::as_str);
             let encodings = texts.map(|text| self.encode(text)).collect::<Result<Vec<_>>>()?;
-            let ids = self.rows(&encodings.iter().collect::<Vec<_>>(), self.card.context)?;
+            let ids = self.padded_ids(&encodings.iter().collect::<Vec<_>>(), self.card.context)?;
             made.insert("input_ids".into(), ids.to_dtype(DType::I64)?);
         }
         inputs.extend(made.clone());
@@ -406,45 +405,43 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
             0 => Tensors::new(),
             _ => token_rows(sizes)?,
         };
-        if let (1.., Some(side)) = (sizes.images, self.network.side()) {
+        if let (1.., Some(side)) = (sizes.images, self.network.image_size()) {
             let shape = [sizes.rows * sizes.images, 3, side, side];
             inputs.insert("pixel_values".into(), noise_pixels(&shape)?);
         }
         match method == "forward" && !inputs.is_empty() {
             true => Ok(inputs),
-            false => Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} pictures",
-                sizes.tokens, sizes.images
-            ))),
+            false => Err(self
+                .cannot(&format!("run \"{method}\" on {} tokens and {} images", sizes.tokens, sizes.images))),
         }
     }
 
-    /// One vector a text or picture, of length 1.
+    /// Returns one L2-normalised embedding per text or image.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
-        let (vectors, cut) = self.vectors(items)?;
+        let (vectors, cut) = self.embeddings(items)?;
         if vectors.is_empty() {
             return Err(Error::input("nothing to embed"));
         }
         Ok(Embeddings { rows: Tensor::cat(&vectors, 0)?, cut })
     }
 
-    /// The labels of a picture, the likeliest first. A label that is longer than the model reads is judged by its
-    /// beginning, and its span says how much of it that is.
+    /// Zero-shot classification: the labels of an image, the most probable first. A label longer than the context is
+    /// truncated, and its span is the part of it that was used.
     fn generate(
         &self,
         prompt: &Prompt,
         _options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let (picture, labels) = self.question(prompt)?;
+        let (picture, labels) = self.image_and_labels(prompt)?;
         if !self.card.outputs.contains(&Modality::Label) {
-            return Err(self.cannot("label pictures").hint("labels want both towers"));
+            return Err(self.cannot("classify images").hint("classification requires both towers"));
         }
         let items: Vec<Item> = [picture].into_iter().chain(labels.iter().copied()).cloned().collect();
-        let (vectors, cut) = self.vectors(&items)?;
+        let (vectors, cut) = self.embeddings(&items)?;
         let (picture, texts) = vectors.split_at(1);
         let cosines: Vec<f32> = Tensor::cat(texts, 0)?.matmul(&picture[0].t()?)?.flatten_all()?.to_vec1()?;
-        let scores = self.network.chances(&cosines);
+        let scores = self.network.probabilities(&cosines);
         let (mut found, mut notes) = (Vec::new(), Vec::new());
         for ((label, score), cut) in labels.iter().zip(scores).zip(&cut[1..]) {
             let text = label.text()?;
@@ -454,7 +451,10 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
             let span = if *cut > 0 { Some(0..read()?) } else { None };
             if *cut > 0 {
                 let start: String = text.chars().take(30).collect();
-                notes.push(Item::Note(format!("label \"{start}…\": {} were left out", beyond(*cut))));
+                notes.push(Item::Note(format!(
+                    "label \"{start}…\" was truncated: {} were left out",
+                    beyond(*cut)
+                )));
             }
             found.push(Label { label: text.to_string(), score, span });
         }

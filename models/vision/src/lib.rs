@@ -1,6 +1,6 @@
-//! The image pipelines of `fauna`: CLIP, SigLIP, DALL·E, Flamingo and Med-PaLM M.
+//! Vision models of `fauna`: CLIP, SigLIP, DALL·E, Flamingo and Med-PaLM M.
 //!
-//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
+//! Each module can be used on its own; [`FAMILIES`] registers them with the zoo.
 
 pub mod clip;
 mod contrastive;
@@ -14,7 +14,7 @@ pub mod vision_language;
 
 use fauna_shared::model::Family;
 
-/// The families of this crate.
+/// The model families of this crate.
 pub const FAMILIES: &[&Family] = &[
     &clip::FAMILY,
     &siglip::FAMILY,

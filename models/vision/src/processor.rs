@@ -1,4 +1,4 @@
-//! Processors: the file that says what becomes of a picture before a model sees it, beside a model or alone.
+//! Image processors: `preprocessor_config.json` of a model, or of a release of its own without weights.
 
 use candle_core::{DType, Tensor};
 use fauna_shared::image::Processor;
@@ -9,14 +9,14 @@ use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-/// Where a release says it, in the order of preference: transformers 4's file, and transformers 5's.
+/// Config files of image processors, in order of preference: of transformers 4 and of transformers 5.
 const FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
-/// What the files of a release say of its pictures; none if they say nothing. A file that names no type is of the type
-/// `own`, which the reference's `AutoImageProcessor` takes for the model: `CLIPImageProcessor`.
+/// Loads the image processor of a release; `None` if it has no processor config. `own` is the type if the file names
+/// none: the one that the reference's `AutoImageProcessor` has for the model, such as `CLIPImageProcessor`.
 ///
 /// # Errors
-/// What is wrong with the file, by its name, and as [`Processor::from_json`].
+/// If the file cannot be parsed, naming it, and as [`Processor::from_json`].
 pub fn of(files: &Files, own: &str) -> Result<Option<Processor>> {
     let Some((name, mut settings)) = settings(files)? else { return Ok(None) };
     if kind(&settings).is_none()
@@ -27,11 +27,11 @@ pub fn of(files: &Files, own: &str) -> Result<Option<Processor>> {
     read(files, name, &settings).map(Some)
 }
 
-/// The file and what stands in it.
+/// The name of the processor config and its contents.
 fn settings(files: &Files) -> Result<Option<(&'static str, Value)>> {
     for name in FILES {
         if let Some(mut settings) = files.json(name)? {
-            // transformers 5 puts all processors of a model into one file.
+            // transformers 5 has all processors of a model in one file.
             let nested = settings["image_processor"].is_object();
             if nested {
                 settings = settings["image_processor"].take();
@@ -44,7 +44,7 @@ fn settings(files: &Files) -> Result<Option<(&'static str, Value)>> {
     Ok(None)
 }
 
-/// The type of picture processor that `settings` are of.
+/// The image processor's type.
 fn kind(settings: &Value) -> Option<&str> {
     settings["image_processor_type"].as_str().or(settings["feature_extractor_type"].as_str())
 }
@@ -56,11 +56,11 @@ fn read(files: &Files, name: &str, settings: &Value) -> Result<Processor> {
     })
 }
 
-/// The layout of a processor alone, of one of `types` (as they begin), as a thing of `model_type`: a folder with its
-/// file and neither config nor weights.
+/// The layout of a release that is only an image processor, without config or weights: as `model_type`, if the
+/// processor's type begins with one of `types`.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// If the file cannot be parsed.
 pub fn layout(files: &Files, model_type: &str, types: &[&str]) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
@@ -73,24 +73,24 @@ pub fn layout(files: &Files, model_type: &str, types: &[&str]) -> Result<Option<
     }))
 }
 
-/// Whether `pretrained` is of a processor alone.
+/// Whether `pretrained` is only an image processor, without a model.
 pub fn is_alone(pretrained: &Pretrained) -> bool {
     let architecture = pretrained.architecture("");
     ["ImageProcessor", "FeatureExtractor"].iter().any(|kind| architecture.contains(kind))
 }
 
-/// What a processor alone holds: no tensors. None if `pretrained` is of something else.
+/// The inventory of a release that is only an image processor: no tensors. `None` for other releases.
 ///
 /// # Errors
-/// None that are to be expected.
+/// As [`Weights::finish`](fauna_shared::weights::Weights::finish).
 pub fn inventory(pretrained: &Pretrained) -> Result<Option<Inventory>> {
     is_alone(pretrained).then(|| pretrained.weights.finish()).transpose()
 }
 
-/// A processor alone as a pipeline; none if `pretrained` is of something else.
+/// Opens a release that is only an image processor; `None` for other releases.
 ///
 /// # Errors
-/// What is wrong with its file.
+/// If its config cannot be parsed.
 pub fn open(pretrained: &Pretrained) -> Result<Option<Box<dyn Pipeline>>> {
     match is_alone(pretrained) {
         true => Ok(Some(Box::new(ProcessorPipeline::open(pretrained)?))),
@@ -98,7 +98,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Option<Box<dyn Pipeline>>> {
     }
 }
 
-/// A processor without a model: pictures to `pixel_values`.
+/// An image processor without a model: images to `pixel_values`.
 pub struct ProcessorPipeline {
     processor: Processor,
     settings: Value,
@@ -106,13 +106,13 @@ pub struct ProcessorPipeline {
 }
 
 impl ProcessorPipeline {
-    /// Opens a folder with a processor's file.
+    /// Opens a release with a processor config.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// If the config is missing or cannot be parsed.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (name, settings) = settings(&pretrained.files)?
-            .ok_or_else(|| pretrained.config_error(format!("neither {} nor {}", FILES[0], FILES[1])))?;
+            .ok_or_else(|| pretrained.config_error(format!("expected {} or {}", FILES[0], FILES[1])))?;
         let processor = read(&pretrained.files, name, &settings)?;
         let card = Card {
             inputs: vec![Modality::Image],
@@ -122,7 +122,7 @@ impl ProcessorPipeline {
         Ok(Self { processor, settings, card })
     }
 
-    /// The processor.
+    /// The image processor.
     pub fn processor(&self) -> &Processor {
         &self.processor
     }
@@ -141,7 +141,7 @@ impl Pipeline for ProcessorPipeline {
         preprocess(&self.processor, inputs)
     }
 
-    /// `preprocess`, with arguments of the reference's own by its names in `options`.
+    /// `preprocess`; `options` are the reference's arguments, by its names.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         if !["preprocess", "forward"].contains(&method) {
             return Err(self.cannot(&format!("run the method \"{method}\"")));
@@ -159,16 +159,16 @@ impl Pipeline for ProcessorPipeline {
     }
 }
 
-/// The reference's `preprocess`: `image`, `(height, width, 3)` or several of one size, `(pictures, height, width, 3)`,
-/// values 0 to 255, to `pixel_values`, `(pictures, 3, height, width)`; integers where nothing is scaled. `num_crops`
-/// says how many pieces of pan and scan follow each picture.
+/// The reference's `preprocess`: the input `image`, `(height, width, 3)` or `(images, height, width, 3)` of 0 to 255,
+/// to the outputs `pixel_values`, `(images, 3, height, width)`, integers without rescaling, and `num_crops`, the number
+/// of pan-and-scan crops that follow each image.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for another name or shape or a value out of range.
+/// [`Input`](fauna_shared::ErrorKind::Input) for another input name or shape, or a value out of range.
 pub fn preprocess(processor: &Processor, inputs: &Tensors) -> Result<Tensors> {
     only_known(inputs, &["image"])?;
     let image = inputs.get("image").ok_or_else(|| Error::input("image is missing"))?;
-    let images = pictures(image)?;
+    let images = to_images(image)?;
     let pixels = processor.batch(&images)?;
     let pixels = match processor.gives_bytes() {
         true => pixels.to_dtype(DType::I64)?,
@@ -182,26 +182,26 @@ pub fn preprocess(processor: &Processor, inputs: &Tensors) -> Result<Tensors> {
     Ok(Tensors::from([("pixel_values".to_string(), pixels), ("num_crops".to_string(), counts)]))
 }
 
-/// The pictures of a tensor of `(height, width, 3)` or `(pictures, height, width, 3)`, values 0 to 255.
+/// Converts a tensor, `(height, width, 3)` or `(images, height, width, 3)` of 0 to 255, to images.
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) for another shape or a value out of range.
-pub fn pictures(image: &Tensor) -> Result<Vec<Image>> {
+pub fn to_images(image: &Tensor) -> Result<Vec<Image>> {
     let (count, height, width) = match *image.dims() {
         [height, width, 3] => (1, height, width),
         [count, height, width, 3] => (count, height, width),
         ref found => {
             return Err(Error::input(format!("image has the shape {found:?}"))
-                .hint("wanted (height, width, 3) or (pictures, height, width, 3)"));
+                .hint("expected (height, width, 3) or (images, height, width, 3)"));
         }
     };
     let values: Vec<i64> = image.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
     if let Some(value) = values.iter().find(|value| !(0..=255).contains(*value)) {
-        return Err(Error::input(format!("image holds {value}: bytes of 0 to 255 wanted")));
+        return Err(Error::input(format!("image has a value of {value}: expected 0 to 255")));
     }
     let bytes = |row: &[i64]| row.iter().map(|value| *value as u8).collect();
     match height * width {
-        0 => Err(Error::input(format!("image has the shape {:?}: no pixel", image.dims()))),
+        0 => Err(Error::input(format!("image has the shape {:?}: it has no pixels", image.dims()))),
         pixels => {
             let rows = values.chunks_exact(pixels * 3).take(count);
             Ok(rows.map(|row| Image { width, height, rgb: bytes(row) }).collect())
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_names_no_type_is_of_the_models_own() {
+    fn a_config_without_a_type_has_the_models_default_type() {
         let folder = tempfile::tempdir().unwrap();
         let files = || Files::folder(folder.path(), "test");
         let write =
@@ -237,10 +237,10 @@ mod tests {
             }
             std::fs::remove_file(folder.path().join(name)).unwrap();
         }
-        // A file of the processors' other half says nothing of pictures.
+        // A `processor_config.json` without an image processor.
         write(FILES[1], &json!({"processor_class": "LlavaProcessor", "patch_size": 14}));
         assert!(of(&files(), "LlavaImageProcessor").unwrap().is_none());
-        // What is wrong is said with the file.
+        // Errors name the file.
         write(FILES[0], &json!({"size": "large"}));
         let error = of(&files(), "CLIPImageProcessor").unwrap_err().to_string();
         assert!(error.contains(FILES[0]) && error.contains("size is"), "{error}");

@@ -1,4 +1,4 @@
-//! What language models with eyes have in common: places for pictures among words, and answering.
+//! The pipeline of vision-language models: image embeddings in place of image tokens, and text generation.
 
 use std::ops::ControlFlow;
 
@@ -16,37 +16,39 @@ use fauna_text::causal::placed;
 use fauna_text::{called, words};
 use serde_json::Value;
 
-/// Which tokens are real, or parts of a picture, row by row.
+/// A mask over tokens, `(batch, sequence)`: of tokens that are not padding, or of image tokens.
 pub type Marks = Vec<Vec<bool>>;
 
-/// A language model that reads words and pictures as one sequence of embeddings.
+/// A language model with text and image embeddings in one sequence.
 pub trait VisionLanguageModel: Send + Sync {
-    /// Blocks that keep keys and values.
+    /// Number of layers of the language model.
     fn num_hidden_layers(&self) -> usize;
 
     /// Vocabulary size.
     fn vocab_size(&self) -> usize;
 
-    /// The longest text it was trained for, in tokens.
+    /// Maximum sequence length.
     fn max_position_embeddings(&self) -> usize;
 
-    /// The token in whose place a row of a picture stands; it need not be in the vocabulary.
+    /// The image token, which is replaced by image embeddings; it may be outside the vocabulary.
     fn image_token(&self) -> u32;
 
-    /// Tokens that a picture takes.
+    /// Number of image tokens per image.
     fn tokens_of_a_picture(&self) -> usize;
 
-    /// Pixels along a side of a picture.
+    /// Image height and width in pixels.
     fn image_size(&self) -> usize;
 
-    /// The pictures `(pictures, 3, height, width)` in the space of words: `(pictures, tokens, width)`.
+    /// Returns the image embeddings, `(images, tokens, hidden_size)`, projected to the language model, of
+    /// `pixel_values`, `(images, 3, height, width)`.
     fn see(&self, pixel_values: &Tensor) -> Result<Tensor>;
 
-    /// The embeddings of words: `(batch, time)` of u32 to `(batch, time, width)`.
+    /// Returns the token embeddings, `(batch, sequence, hidden_size)`, of `ids`, `(batch, sequence)` of u32.
     fn embed(&self, ids: &Tensor) -> Result<Tensor>;
 
-    /// The states after the last norm of embeddings. `real`: which keys are no padding, those in the cache included;
-    /// `pictures`: which of the new tokens are parts of pictures and see each other, if that is said.
+    /// Returns the hidden states after the final norm, `(batch, sequence, hidden_size)`, of embeddings `x` of the same
+    /// shape. `real`: the padding mask of all keys, those in the KV cache included (false: padding); `pictures`: which
+    /// of the new tokens are image tokens with bidirectional attention, if any.
     fn hidden(
         &self,
         x: &Tensor,
@@ -56,36 +58,37 @@ pub trait VisionLanguageModel: Send + Sync {
         cache: &mut Cache,
     ) -> Result<Tensor>;
 
-    /// Scores of the next token.
+    /// Returns the logits, `(…, vocab_size)`, of hidden states, `(…, hidden_size)`.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 
-    /// `ids` as the reference takes them, each row with a token for every row of its pictures.
+    /// Converts the reference's `input_ids`, `(batch, sequence)`, to sequences with one image token per image
+    /// embedding, and their padding mask.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a token outside of the vocabulary.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a token outside the vocabulary.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)>;
 
-    /// The tokens of a prompt and the pictures in it, as the release was trained on them.
+    /// Formats and tokenizes a prompt; returns its token ids and images.
     fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)>;
 }
 
-/// What brings words and pictures to the model.
+/// Tokenizer, chat template and image processor.
 pub struct MultimodalProcessor {
-    /// Words to tokens.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// Conversations to words, where the release has a form for them.
+    /// The chat template, if the release has one.
     pub template: Option<ChatTemplate>,
-    /// Pictures to pixels.
+    /// The image processor.
     pub processor: Processor,
-    /// What the caller set.
+    /// Settings of the caller.
     pub settings: serde_json::Map<String, Value>,
 }
 
-/// What `items` say, with `placeholder` where pictures belong, and the pictures in order. Where the words have
-/// placeholders of their own, pictures go there; where they have none, each stands where it is among the items.
+/// Joins the items of each turn to a text with a `placeholder` for each image; returns the texts and the images in
+/// order. If the texts contain placeholders, the images go there; otherwise each image gets one at its position.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if pictures and placeholders are not as many, or an item is neither.
+/// [`Input`](fauna_shared::ErrorKind::Input) if the numbers of images and placeholders differ, or for other items.
 pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Image>)> {
     let mut pictures = Vec::new();
     let mut places = 0;
@@ -95,7 +98,7 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
             Item::Text(text) => places += text.matches(placeholder).count(),
             other => {
                 return Err(Error::input(format!(
-                    "this model reads text and images, not {}",
+                    "this model takes text and images, not {}",
                     other.modality()
                 )));
             }
@@ -104,15 +107,17 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
     if places > 0 && places != pictures.len() {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let error = Error::input(format!(
-            "the text has {places} place{} for a picture ({placeholder}), and there {} {} picture{}",
+            "the text has {places} placeholder{} for an image ({placeholder}), and there {} {} image{}",
             plural(places),
             if pictures.len() == 1 { "is" } else { "are" },
             pictures.len(),
             plural(pictures.len())
         ));
         return Err(error.hint(match pictures.is_empty() {
-            true => "give a picture: --image FILE",
-            false => "give as many pictures as places, or leave the places out: pictures then stand where they are given",
+            true => "give an image: --image FILE",
+            false => {
+                "give one image per placeholder, or no placeholders: images keep their place among the items"
+            }
         }));
     }
     let word = |item: &Item| match item {
@@ -123,11 +128,11 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
     Ok((turns.iter().map(|items| items.iter().map(word).collect()).collect(), pictures))
 }
 
-/// `rows` of tokens as embeddings, `(rows, time, width)`, with those of `pictures`, `(pictures, tokens, width)`, in the
-/// places of the image token, in order.
+/// Returns the embeddings of sequences of token ids, `(batch, sequence, hidden_size)`, with the image embeddings
+/// `pictures`, `(images, tokens, hidden_size)`, in place of the image tokens, in order.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if the places are not as many as the pictures have tokens.
+/// [`Input`](fauna_shared::ErrorKind::Input) if the numbers of image tokens and image embeddings differ.
 pub fn embedded<N: VisionLanguageModel + ?Sized>(
     network: &N,
     rows: &[Vec<u32>],
@@ -137,7 +142,7 @@ pub fn embedded<N: VisionLanguageModel + ?Sized>(
     let (image, words) = (network.image_token(), network.vocab_size() as u32);
     let time = rows.first().map_or(0, Vec::len);
     let all: Vec<u32> = rows.concat();
-    // The image token need not be a row of the table: any row will do where a picture stands.
+    // The image token may be outside the vocabulary: it is embedded as token 0, then replaced.
     let known = all.iter().map(|id| if *id == image && image >= words { 0 } else { *id }).collect::<Vec<_>>();
     let x = network.embed(&Tensor::from_vec(known, (rows.len(), time), device)?)?;
     let places = all.iter().filter(|id| **id == image).count();
@@ -145,18 +150,16 @@ pub fn embedded<N: VisionLanguageModel + ?Sized>(
         return match places {
             0 => Ok(x),
             _ if image < words => Ok(x),
-            places => {
-                Err(Error::input(format!("{places} tokens stand for pictures, and there is no picture")))
-            }
+            places => Err(Error::input(format!("{places} image tokens, but no image"))),
         };
     };
     let (count, tokens, width) = pictures.dims3()?;
     if places != count * tokens {
         return Err(Error::input(format!(
-            "{places} tokens stand for pictures, and {count} pictures of {tokens} tokens are {}",
+            "{places} image tokens, but {count} images of {tokens} tokens have {}",
             count * tokens
         ))
-        .hint(format!("each picture wants {tokens} of token {image}")));
+        .hint(format!("give token {image} {tokens} times per image")));
     }
     let seen = pictures.reshape((count * tokens, width))?.to_dtype(x.dtype())?;
     let flat = x.reshape((all.len(), width))?;
@@ -174,13 +177,13 @@ pub fn embedded<N: VisionLanguageModel + ?Sized>(
     Ok(Tensor::cat(&parts, 0)?.reshape((rows.len(), time, width))?)
 }
 
-/// A prompt being answered: what is seen in it.
+/// The decoder of a prompt, with its images.
 struct Answering<'a, N> {
     network: &'a N,
     device: &'a Device,
     half_cache: bool,
     pictures: Option<Tensor>,
-    /// Of each row without its padding.
+    /// The mask of image tokens of each sequence, without padding.
     marks: Option<Marks>,
 }
 
@@ -200,7 +203,7 @@ impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
         let first = tokens.past() == 0;
         let x = match first {
             true => embedded(self.network, &rows, self.pictures.as_ref(), self.device)?,
-            // What the model writes is words.
+            // Generated tokens are text.
             false => self.network.embed(&tokens.tensor(self.device)?)?,
         };
         let padded = |marks: &Marks| -> Marks {
@@ -220,13 +223,13 @@ impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
     }
 }
 
-/// A vision-language model with its processor and special tokens: the pipeline of every family that answers about pictures.
+/// The pipeline of a vision-language model, with tokenizer, image processor and special tokens.
 pub struct VisionLanguagePipeline<N> {
     network: N,
     kit: Option<MultimodalProcessor>,
     device: Device,
     half_cache: bool,
-    /// Whether tokens of a picture see each other.
+    /// Whether the tokens of an image attend to each other bidirectionally.
     both_ways: bool,
     end: Vec<u32>,
     pad: Option<u32>,
@@ -234,27 +237,27 @@ pub struct VisionLanguagePipeline<N> {
     card: Card,
 }
 
-/// Tokens by rows, which of them are real, and which are parts of pictures.
+/// Sequences of token ids, their padding mask, and their mask of image tokens.
 type Asked = (Vec<Vec<u32>>, Option<Marks>, Option<Marks>);
 
-/// What differs from family to family.
+/// The family-specific settings of a [`VisionLanguagePipeline`].
 pub struct PipelineSettings {
-    /// The card, with what users must know in its notes.
+    /// The model card.
     pub card: Card,
-    /// What makes pictures fit.
+    /// The image processor.
     pub processor: Processor,
-    /// Whether tokens of a picture see each other.
+    /// Whether the tokens of an image attend to each other bidirectionally.
     pub both_ways: bool,
-    /// What ends an answer, where no file says.
+    /// EOS tokens, if no file of the release has them.
     pub end: &'static [u32],
-    /// A token that ends a turn, as the tokenizer spells it.
+    /// The end-of-turn token, by its text.
     pub end_of_turn: Option<&'static str>,
-    /// Tokens of an answer, where the user sets no other limit.
+    /// Default maximum number of new tokens.
     pub answer: usize,
 }
 
 impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
-    /// Around `network`, which `pretrained` was opened for.
+    /// Creates the pipeline of `network`, loaded from `pretrained`.
     pub fn new(pretrained: &Pretrained, network: N, settings: PipelineSettings) -> Result<Self> {
         let PipelineSettings { mut card, processor, both_ways, end, end_of_turn, answer } = settings;
         card.context = Some(network.max_position_embeddings());
@@ -295,7 +298,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &N {
         &self.network
     }
@@ -304,11 +307,12 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         self.kit.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// The pictures of `inputs` as the network reads them, one after the other so that only one is large at a time.
+    /// The image embeddings of `inputs`, `(images, tokens, hidden_size)`; images are encoded one by one, to bound
+    /// memory.
     fn seen(&self, inputs: &Tensors) -> Result<Option<Tensor>> {
         let pixels = match (inputs.get("pixel_values"), inputs.get("images")) {
             (Some(_), Some(_)) => {
-                return Err(Error::input("pixel_values and images: one of the two is wanted"));
+                return Err(Error::input("expected pixel_values or images, not both"));
             }
             (pixels, images) => pixels.or(images),
         };
@@ -318,13 +322,13 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     fn look(&self, pixels: &Tensor) -> Result<Tensor> {
         let (count, channels, height, width) = match *pixels.dims() {
             [count, channels, height, width] if count > 0 => (count, channels, height, width),
-            // Some processors give a list of pictures for each text.
+            // Some processors return a list of images for each text.
             [texts, count, channels, height, width] if texts * count > 0 => {
                 (texts * count, channels, height, width)
             }
             _ => {
                 return Err(Error::input(format!(
-                    "pixel_values are {:?}, wanted (pictures, 3, height, width)",
+                    "pixel_values have the shape {:?}, expected (images, 3, height, width)",
                     pixels.dims()
                 )));
             }
@@ -334,7 +338,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         Ok(Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
-    /// Ids, mask and marks of `inputs`, as the network takes them.
+    /// The token ids, padding mask and image mask of `inputs`.
     fn read(&self, inputs: &Tensors) -> Result<Asked> {
         only_known(inputs, &["attention_mask", "images", "input_ids", "pixel_values", "token_type_ids"])?;
         let words = ["attention_mask", "input_ids", "token_type_ids"];
@@ -364,7 +368,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), &mut cache)?;
         let mut out = Tensors::from([("logits".to_string(), self.network.logits(&hidden)?)]);
         if let Some(pictures) = pictures {
-            // LLaVA's reference gives the rows of all pictures one after the other.
+            // LLaVA's reference concatenates the embeddings of all images.
             let pictures = if self.both_ways { pictures } else { pictures.flatten(0, 1)? };
             out.insert("image_hidden_states".into(), pictures);
         }
@@ -390,7 +394,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
 }
 
 impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
-    /// The answer to `prompt`, piece by piece.
+    /// Generates the completion of `prompt`, and streams its text.
     fn answer(
         &self,
         prompt: &Prompt,
@@ -398,14 +402,16 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<Generation> {
         if options.guidance != 1.0 {
-            return Err(Error::input("guidance: this model was not trained to answer without its prompt"));
+            return Err(Error::input(
+                "guidance is not supported: this model was not trained without a prompt",
+            ));
         }
         let kit = self.kit()?;
         let (ids, images) = self.network.prompt(kit, prompt)?;
         let pictures = match images.is_empty() {
             true => None,
             false => {
-                // Made and read one by one: a batch of large pictures is never there whole.
+                // One by one, to bound memory.
                 let see = |image: &Image| self.network.see(&kit.processor.process(image)?.unsqueeze(0)?);
                 Some(Tensor::cat(&images.iter().map(see).collect::<Result<Vec<_>>>()?, 0)?)
             }
@@ -458,7 +464,7 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         if !matches!(method, "forward" | "generate") || sizes.tokens == 0 {
             return Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} pictures",
+                "run \"{method}\" on {} tokens and {} images",
                 sizes.tokens, sizes.images
             )));
         }
@@ -468,7 +474,7 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
         }
         let (rows, tokens) = (sizes.rows, sizes.images * self.network.tokens_of_a_picture());
         let image = i64::from(self.network.image_token());
-        // Pictures, then words, as prompts have them.
+        // Images, then text, as in prompts.
         let pictures = Tensor::full(image, (rows, tokens), &Device::Cpu)?;
         let ones = Tensor::ones((rows, tokens), DType::I64, &Device::Cpu)?;
         let words = Tensor::zeros((rows, sizes.tokens), DType::I64, &Device::Cpu)?;
@@ -489,7 +495,7 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
     }
 }
 
-/// `config` without keys that are null, but for those in `kept`, whose null says something.
+/// Removes keys that are null from `config`, except for `kept`, whose null has a meaning.
 pub fn without_nulls(config: &Value, kept: &[&str]) -> Value {
     match config {
         Value::Object(keys) => keys
@@ -502,11 +508,11 @@ pub fn without_nulls(config: &Value, kept: &[&str]) -> Value {
     }
 }
 
-/// The line that every model of medicine carries.
+/// The note on the cards of medical models.
 pub const NO_DEVICE: &str =
-    "a research model and no medical device: what it says is not for diagnosis or treatment";
+    "a research model and not a medical device: its output is not for diagnosis or treatment";
 
-/// Two inventories as one.
+/// Merges two inventories.
 pub fn with_parts(mut whole: Inventory, part: Inventory) -> Inventory {
     whole.parameters += part.parameters;
     whole.tensors.extend(part.tensors);

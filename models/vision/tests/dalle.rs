@@ -1,4 +1,4 @@
-//! DALL·E as its users meet it: releases with parts missing or damaged, wishes too long, pictures of no size it knows.
+//! The pipelines of DALL·E: missing and damaged files, prompts that are too long, images of unsupported sizes.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ fn open(folder: &Path) -> Result<Box<dyn Pipeline>> {
     open_with(folder, &LoadOptions::default())
 }
 
-/// A copy of a case's checkpoint that may be spoiled.
+/// A copy of a case's checkpoint, to be changed.
 fn copy(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(case(name)).unwrap() {
@@ -35,8 +35,8 @@ fn copy(name: &str) -> TempDir {
     folder
 }
 
-/// A model that reads a few letters and draws pictures of 16 by 16.
-fn artist() -> TempDir {
+/// A model with a tiny vocabulary and images of 16 by 16 pixels.
+fn mini_with_vocabulary() -> TempDir {
     let folder = copy("mini_generate");
     let tokens = ["<s>", "<pad>", "</s>", "<unk>", "Ġ", "a", "c", "t", "at", "Ġc", "Ġcat"];
     let vocab: serde_json::Map<String, Value> =
@@ -48,7 +48,7 @@ fn artist() -> TempDir {
 
 fn refusal(result: Result<impl Sized>) -> Error {
     match result {
-        Ok(_) => panic!("it was taken"),
+        Ok(_) => panic!("expected an error"),
         Err(error) => error,
     }
 }
@@ -61,8 +61,8 @@ fn codes(values: &[i64], shape: &[usize]) -> Tensors {
     tensors("codes", Tensor::from_slice(values, shape, &Device::Cpu).unwrap())
 }
 
-/// Everything that `prompts` give, each item with its index.
-fn drawn(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<(usize, Item)> {
+/// All items generated from `prompts`, with the index of the prompt.
+fn generated(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<(usize, Item)> {
     let prompts: Vec<Prompt> = prompts.iter().map(|text| Prompt::from(*text)).collect();
     let mut items = Vec::new();
     let each = &mut |index, item| {
@@ -95,16 +95,16 @@ fn codes_outside_the_codebook_are_named() {
     }
     let model = open(&case("vqgan_decode")).unwrap();
     let error = refusal(model.call("decode", &codes(&[0; 3], &[1, 3]), &Value::Null));
-    assert!(error.message().contains("3 codes make no square"), "{error}");
+    assert!(error.message().contains("3 codes are not a square grid"), "{error}");
 }
 
 #[test]
-fn pictures_of_sizes_the_codec_does_not_know_are_refused() {
+fn images_of_unsupported_sizes_are_refused() {
     let model = open(&case("dvae_encode")).unwrap();
     for (shape, said) in [
         ([1, 3, 16, 20], "multiples of 8"),
         ([1, 3, 0, 8], "multiples of 8"),
-        ([1, 4, 8, 8], "4 colours"),
+        ([1, 4, 8, 8], "4 channels"),
         ([1, 3, 8, 1 << 20], "too large"),
     ] {
         let pixels = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap().broadcast_as(&shape[..]).unwrap();
@@ -120,7 +120,7 @@ fn pictures_of_sizes_the_codec_does_not_know_are_refused() {
 }
 
 #[test]
-fn a_picture_becomes_codes_and_a_picture_again() {
+fn an_image_is_encoded_and_decoded() {
     let model = open(&case("dvae_encode")).unwrap();
     let rgb = (0..300 * 270 * 3).map(|i| (i % 251) as u8).collect();
     let recoded = |item: Item| -> Item {
@@ -133,15 +133,15 @@ fn a_picture_becomes_codes_and_a_picture_again() {
         made.unwrap()
     };
     let Item::Codes(codes) = recoded(Item::Image(Image { width: 300, height: 270, rgb })) else {
-        panic!("a picture gives codes")
+        panic!("an image gives codes")
     };
     assert_eq!((codes["codes"].dims(), codes["codes"].dtype()), (&[1, 32, 32][..], DType::I64));
-    let Item::Image(again) = recoded(Item::Codes(codes)) else { panic!("codes give a picture") };
+    let Item::Image(again) = recoded(Item::Codes(codes)) else { panic!("codes give an image") };
     assert_eq!((again.width, again.height, again.rgb.len()), (256, 256, 256 * 256 * 3));
 }
 
 #[test]
-fn half_a_codec_says_which_half_is_missing() {
+fn a_missing_encoder_or_decoder_is_named() {
     let encoder = open(&case("dvae_encode_alone")).unwrap();
     let error = refusal(encoder.call("decode", &codes(&[0], &[1, 1, 1]), &Value::Null));
     assert!(error.to_string().contains("no decoder") && error.to_string().contains("decoder.pkl"), "{error}");
@@ -155,7 +155,7 @@ fn half_a_codec_says_which_half_is_missing() {
 }
 
 #[test]
-fn files_that_are_cut_short_are_named() {
+fn truncated_files_are_named() {
     for (name, file) in [
         ("dvae_encode", "encoder.pkl"),
         ("mini_forward", "decoder.pt"),
@@ -175,11 +175,11 @@ fn files_that_are_cut_short_are_named() {
 }
 
 #[test]
-fn a_wish_without_the_picture_half_says_what_is_missing() {
-    let folder = artist();
+fn a_missing_vqgan_is_named() {
+    let folder = mini_with_vocabulary();
     fs::remove_file(folder.path().join("detoker.pt")).unwrap();
     let model = open(folder.path()).unwrap();
-    assert!(model.card().notes[0].contains("codes alone"));
+    assert!(model.card().notes[0].contains("no images"));
     let error =
         refusal(model.generate(&"a cat".into(), &model.defaults(), &mut |_| ControlFlow::Continue(())));
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -187,7 +187,7 @@ fn a_wish_without_the_picture_half_says_what_is_missing() {
 }
 
 #[test]
-fn what_the_config_asks_for_and_is_not_implemented_is_refused_by_name() {
+fn config_values_that_are_not_implemented_are_refused_by_key() {
     for (key, value) in [
         ("ln_positions", json!("swinv2")),
         ("ln_type", json!("rmsnorm")),
@@ -208,7 +208,7 @@ fn what_the_config_asks_for_and_is_not_implemented_is_refused_by_name() {
 }
 
 #[test]
-fn of_mini_and_mega_in_one_folder_one_must_be_named() {
+fn one_of_mini_and_mega_in_one_folder_must_be_chosen() {
     let error = refusal(open(&case("mini_forward_beside_mega")));
     assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
     let width = |file: &str| {
@@ -221,15 +221,15 @@ fn of_mini_and_mega_in_one_folder_one_must_be_named() {
 }
 
 #[test]
-fn wishes_that_are_too_long_are_cut_and_told_of() {
-    let folder = artist();
+fn prompts_that_are_too_long_are_truncated_with_a_note() {
+    let folder = mini_with_vocabulary();
     let model = open(folder.path()).unwrap();
     let options = GenerationConfig { temperature: 0.0, ..model.defaults() };
-    let items = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat cat cat"], &options);
-    let Item::Note(note) = &items[0].1 else { panic!("the cut is told first") };
-    assert_eq!(note, "only the first 9 tokens are read, 3 were left out");
-    // The end token went with the rest.
-    let cut = drawn(model.as_ref(), &["cat cat cat cat cat cat cat cat"], &options);
+    let items = generated(model.as_ref(), &["cat cat cat cat cat cat cat cat cat cat"], &options);
+    let Item::Note(note) = &items[0].1 else { panic!("the note comes first") };
+    assert_eq!(note, "the prompt was truncated to 9 tokens: 3 were left out");
+    // The EOS token is truncated too.
+    let cut = generated(model.as_ref(), &["cat cat cat cat cat cat cat cat"], &options);
     assert_eq!(pictures(&items), pictures(&cut));
     let endless = "a".repeat(20_000);
     let error =
@@ -245,33 +245,33 @@ fn wishes_that_are_too_long_are_cut_and_told_of() {
 }
 
 #[test]
-fn samples_of_one_wish_differ_and_repeat_alone() {
-    let folder = artist();
+fn samples_of_one_prompt_differ_and_are_reproducible_alone() {
+    let folder = mini_with_vocabulary();
     let model = open(folder.path()).unwrap();
     let options = GenerationConfig { seed: 5, ..model.defaults() };
     assert_eq!((options.guidance, options.top_k, options.temperature), (16.0, 256, 1.0));
-    let together = pictures(&drawn(model.as_ref(), &["a cat"; 3], &options));
+    let together = pictures(&generated(model.as_ref(), &["a cat"; 3], &options));
     assert_eq!(together.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1, 2]);
     assert_ne!(together[0].1, together[1].1);
     for (index, picture) in &together {
         let stream = *index as u64;
-        let alone = drawn(model.as_ref(), &["a cat"], &GenerationConfig { stream, ..options.clone() });
+        let alone = generated(model.as_ref(), &["a cat"], &GenerationConfig { stream, ..options.clone() });
         assert_eq!(pictures(&alone)[0].1, *picture);
     }
-    // Wishes that differ are each followed, in one batch.
+    // Different prompts in one batch.
     let greedy = GenerationConfig { temperature: 0.0, ..options };
-    let both = pictures(&drawn(model.as_ref(), &["a cat", "tat"], &greedy));
-    for (index, wish) in ["a cat", "tat"].iter().enumerate() {
-        assert_eq!(both[index].1, pictures(&drawn(model.as_ref(), &[wish], &greedy))[0].1);
+    let both = pictures(&generated(model.as_ref(), &["a cat", "tat"], &greedy));
+    for (index, prompt) in ["a cat", "tat"].iter().enumerate() {
+        assert_eq!(both[index].1, pictures(&generated(model.as_ref(), &[prompt], &greedy))[0].1);
     }
 }
 
 #[test]
-fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
-    let folder = artist();
+fn previews_grow_row_by_row_and_are_grey_below() {
+    let folder = mini_with_vocabulary();
     let model = open(folder.path()).unwrap();
     let options = GenerationConfig { previews: true, seed: 3, ..model.defaults() };
-    let made = pictures(&drawn(model.as_ref(), &["a cat"], &options));
+    let made = pictures(&generated(model.as_ref(), &["a cat"], &options));
     assert_eq!(made.len(), 4);
     for (rows, (_, picture)) in (1..).zip(&made) {
         assert_eq!((picture.width, picture.height, picture.rgb.len()), (16, 16, 16 * 16 * 3));
@@ -279,13 +279,13 @@ fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
         assert!(rows == 4 || picture.rgb[known..].iter().all(|value| *value == 128));
         assert!(picture.rgb[..known].iter().any(|value| *value != 128));
     }
-    let whole = pictures(&drawn(
+    let whole = pictures(&generated(
         model.as_ref(),
         &["a cat"],
         &GenerationConfig { previews: false, ..options.clone() },
     ));
     assert_eq!(whole, made[3..]);
-    // Whoever has seen enough gets no more.
+    // A caller that breaks gets no more previews.
     let mut seen = 0;
     let each = &mut |_| {
         seen += 1;
@@ -296,7 +296,7 @@ fn unfinished_pictures_come_row_by_row_and_are_grey_below() {
 }
 
 #[test]
-fn a_picture_may_begin_with_another_code() {
+fn the_setting_bos_changes_the_start_token() {
     let begins = |bos: Value| {
         let settings = json!({ "bos": bos }).as_object().unwrap().clone();
         open_with(&case("mini_generate"), &LoadOptions { settings, ..LoadOptions::default() })

@@ -1,4 +1,4 @@
-//! OpenFlamingo and IDEFICS through the one door, over the checkpoints of their parity cases.
+//! The pipelines of OpenFlamingo and IDEFICS, on the checkpoints of their parity cases.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn case(name: &str) -> PathBuf {
 }
 
 fn open(folder: &Path, settings: Value) -> Result<Box<dyn Pipeline>> {
-    // No test may ask the network.
+    // No test may use the network.
     let config = HubConfig { offline: true, cache: folder.join("no-cache"), ..HubConfig::from_env() };
     let named = config.named.clone();
     let options = LoadOptions {
@@ -70,7 +70,7 @@ const TOWER: [&str; 2] =
 const LANGUAGE: [&str; 2] = ["lang_encoder/config.json", "lang_encoder/model.safetensors"];
 
 #[test]
-fn pictures_and_texts_are_continued_and_every_picture_counts() {
+fn interleaved_images_and_texts_are_continued_and_every_image_has_an_effect() {
     for name in ["open_mpt_generate", "idefics_generate"] {
         let model = opened(name);
         let of = |levels: [u8; 3]| {
@@ -80,16 +80,13 @@ fn pictures_and_texts_are_continued_and_every_picture_counts() {
         let first = of([1, 2, 3]);
         assert!(!first.is_empty(), "{name}");
         assert_eq!(of([1, 2, 3]), first, "{name}");
-        assert!((4..20).any(|level| of([1, 2, level]) != first), "{name}: the last picture is not looked at");
-        assert!(
-            (4..20).any(|level| of([level, 2, 3]) != first),
-            "{name}: the first picture is not looked at"
-        );
+        assert!((4..20).any(|level| of([1, 2, level]) != first), "{name}: the last image has no effect");
+        assert!((4..20).any(|level| of([level, 2, 3]) != first), "{name}: the first image has no effect");
     }
 }
 
 #[test]
-fn several_prompts_at_once_are_answered_as_each_alone() {
+fn a_batch_of_prompts_gives_the_completions_of_each_alone() {
     for name in ["open_mpt_generate", "idefics_generate"] {
         let model = opened(name);
         let prompts = [
@@ -112,20 +109,20 @@ fn several_prompts_at_once_are_answered_as_each_alone() {
 }
 
 #[test]
-fn other_than_one_picture_a_place_is_an_error_that_counts_them() {
+fn the_numbers_of_images_and_image_tokens_must_be_equal() {
     for name in ["open_mpt_generate", "idefics_generate"] {
         let model = opened(name);
         let error = |items| answer(model.as_ref(), items).unwrap_err();
         let more = error(vec![picture(1), picture(2), "<image>a cat".into()]);
-        assert!(more.to_string().contains("2 pictures for 1 places <image>"), "{name}: {more}");
+        assert!(more.to_string().contains("2 images for 1 <image> tokens"), "{name}: {more}");
         let fewer = error(vec![picture(1), "<image>a cat<image>".into()]);
-        assert!(fewer.to_string().contains("2 places <image> for 1 pictures"), "{name}: {fewer}");
+        assert!(fewer.to_string().contains("2 <image> tokens for 1 images"), "{name}: {fewer}");
         let none = error(vec!["<image>a cat".into()]);
-        assert!(none.to_string().contains("1 places <image> for 0 pictures"), "{name}: {none}");
+        assert!(none.to_string().contains("1 <image> tokens for 0 images"), "{name}: {none}");
         assert_eq!(error(Vec::new()).kind(), ErrorKind::Input, "{name}");
         assert!(
             !answer(model.as_ref(), vec!["a cat".into()]).unwrap().is_empty(),
-            "{name}: text alone is read"
+            "{name}: text alone is accepted"
         );
     }
 }
@@ -135,7 +132,7 @@ fn integers(rows: &[&[i64]]) -> Tensor {
 }
 
 #[test]
-fn a_pass_with_fewer_pictures_than_places_is_an_error() {
+fn a_forward_pass_with_fewer_images_than_image_tokens_is_an_error() {
     let pixels = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let open = opened("open_mpt_every_1");
     let inputs = Tensors::from([
@@ -143,25 +140,25 @@ fn a_pass_with_fewer_pictures_than_places_is_an_error() {
         ("vision_x".into(), pixels(&[2, 1, 1, 3, 12, 12])),
     ]);
     let error = open.forward(&inputs).unwrap_err().to_string();
-    assert!(error.contains("row 0") && error.contains("2 places <image> for 1 pictures"), "{error}");
+    assert!(error.contains("sequence 0") && error.contains("2 <image> tokens for 1 images"), "{error}");
 
     let idefics = opened("idefics_resampler");
     let mut inputs = Tensors::from([("input_ids".into(), integers(&[&[57, 58, 57, 7]]))]);
     let error = idefics.forward(&inputs).unwrap_err().to_string();
-    assert!(error.contains("1 places <image> for 0 pictures"), "{error}");
+    assert!(error.contains("1 <image> tokens for 0 images"), "{error}");
     inputs.insert("pixel_values".into(), pixels(&[1, 1, 3, 12, 12]));
     inputs.insert("image_attention_mask".into(), integers(&[&[1, 1, 1, 1]]).reshape((1, 4, 1)).unwrap());
     assert!(idefics.forward(&inputs).is_ok());
     inputs.insert("image_attention_mask".into(), integers(&[&[1, 1, 1, 1]]).reshape((1, 2, 2)).unwrap());
     let error = idefics.forward(&inputs).unwrap_err().to_string();
-    assert!(error.contains("image_attention_mask is [1, 2, 2], wanted [1, 4, 1]"), "{error}");
+    assert!(error.contains("image_attention_mask has the shape [1, 2, 2], expected [1, 4, 1]"), "{error}");
     inputs.insert("perceiver_embeddings".into(), pixels(&[1, 1, 5, 16]));
     let error = idefics.forward(&inputs).unwrap_err().to_string();
-    assert!(error.contains("pixel_values and perceiver_embeddings: one of them"), "{error}");
+    assert!(error.contains("expected only one of pixel_values and perceiver_embeddings"), "{error}");
 }
 
 #[test]
-fn a_picture_of_another_size_and_a_video_are_errors() {
+fn an_image_of_another_size_and_a_video_are_errors() {
     let model = opened("open_mpt_every_1");
     let inputs = |shape: &[usize]| {
         let pixels = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -170,7 +167,7 @@ fn a_picture_of_another_size_and_a_video_are_errors() {
     for (shape, said) in [
         (&[1, 1, 1, 3, 16, 16][..], "16 by 16"),
         (&[1, 1, 2, 3, 12, 12], "several frames"),
-        (&[1, 1, 3, 12, 12], "wanted (batch, pictures, 1, 3, height, width)"),
+        (&[1, 1, 3, 12, 12], "expected (1, images, 1, 3, height, width)"),
     ] {
         let error = model.forward(&inputs(shape)).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
@@ -178,7 +175,7 @@ fn a_picture_of_another_size_and_a_video_are_errors() {
 }
 
 #[test]
-fn a_missing_language_model_is_named_with_the_way_to_get_it() {
+fn a_missing_language_model_is_named_with_the_command_to_download_it() {
     let folder = tempfile::tempdir().unwrap();
     copy("open_mpt_every_1", &["checkpoint.pt"], folder.path());
     let error = refused(folder.path(), Value::Null);
@@ -227,14 +224,14 @@ fn other_language_models_are_refused_by_name() {
         let error = refused(folder.path(), Value::Null);
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(
-            error.to_string().contains(&format!("OpenFlamingo over {name} is not implemented")),
+            error.to_string().contains(&format!("OpenFlamingo with {name} is not implemented")),
             "{error}"
         );
     }
 }
 
 #[test]
-fn the_parts_may_lie_where_settings_say() {
+fn settings_give_the_location_of_the_parts() {
     let (folder, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     copy("open_mpt_every_1", &["checkpoint.pt"], folder.path());
     copy("open_mpt_every_1", &LANGUAGE, parts.path());
@@ -246,33 +243,33 @@ fn the_parts_may_lie_where_settings_say() {
 }
 
 #[test]
-fn settings_that_the_file_contradicts_are_explained() {
+fn settings_that_contradict_the_file_are_errors() {
     let folder = case("open_mpt_every_1").join("model");
     let error = refused(&folder, json!({"cross_attn_every_n_layers": 2})).to_string();
-    assert!(error.contains("cross_attn_every_n_layers 2, but the file was trained with 1"), "{error}");
-    assert!(error.contains("blocks 0, 1, 2, 3"), "{error}");
+    assert!(error.contains("cross_attn_every_n_layers is 2, but the file was trained with 1"), "{error}");
+    assert!(error.contains("layers 0, 1, 2, 3"), "{error}");
     let error = refused(&folder, json!({"tokenizer_length": 64})).to_string();
-    assert!(error.contains("tokenizer_length 64, but the file's table has 61 rows"), "{error}");
+    assert!(error.contains("tokenizer_length is 64, but the file has 61 token embeddings"), "{error}");
     let frozen = case("open_mpt_frozen_table").join("model");
     let error = refused(&frozen, json!({"tokenizer_length": 80})).to_string();
-    assert!(error.contains("neither file has more than 70 rows"), "{error}");
+    assert!(error.contains("neither file has more than 70 token embeddings"), "{error}");
 }
 
 #[test]
-fn another_language_model_than_it_was_trained_over_is_explained() {
+fn another_language_model_than_that_of_the_training_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     copy("open_mpt_every_1", &["checkpoint.pt"], folder.path());
     copy("open_mpt_every_1", &TOWER, folder.path());
     copy("open_neox_generate", &LANGUAGE, folder.path());
     let error = refused(folder.path(), Value::Null).to_string();
-    assert!(error.contains("trained over a language model of mpt, not of gpt_neox"), "{error}");
+    assert!(error.contains("trained with a language model of type mpt, found gpt_neox"), "{error}");
 
     copy("open_mpt_every_1", &LANGUAGE, folder.path());
     let path = folder.path().join("lang_encoder/config.json");
     let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for (key, value, said) in [
-        ("n_layers", 6, "its last gated layer stands before block 3, the language model has 6"),
-        ("d_model", 48, "trained over a language model 24 wide, this one is 48"),
+        ("n_layers", 6, "its last gated layer precedes layer 3, but the language model has 6"),
+        ("d_model", 48, "trained with a language model of hidden size 24, found 48"),
     ] {
         config.insert(key.into(), value.into());
         std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
@@ -282,7 +279,7 @@ fn another_language_model_than_it_was_trained_over_is_explained() {
 }
 
 #[test]
-fn what_is_made_up_for_timing_is_read() {
+fn sample_inputs_are_accepted() {
     for name in ["open_mpt_generate", "idefics_generate"] {
         let model = opened(name);
         for images in [0, 2] {

@@ -1,4 +1,4 @@
-//! MedGemma the whole way: from pictures and words to words, as the reference's processor and network go it.
+//! The pipeline of MedGemma end to end, against the reference's processor and network.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn opened(settings: Value) -> Result<Box<dyn Pipeline>> {
     zoo.open(case().join("model").to_str().unwrap(), &LoadOptions { settings, ..LoadOptions::default() })
 }
 
-/// Light grey, with a dark red middle: the picture of the case.
+/// Light grey, with a dark red middle: the image of the case.
 fn picture() -> Item {
     let pixel = |i: usize| match (10..20).contains(&(i % 30)) && (8..16).contains(&(i / 30)) {
         true => [150, 40, 30],
@@ -41,7 +41,7 @@ fn answer(model: &dyn Pipeline, prompt: &Prompt) -> Result<Vec<String>> {
     Ok(pieces)
 }
 
-/// What the reference answers.
+/// The reference's completion.
 fn expected() -> Vec<String> {
     let tokenizer = Tokenizer::from_folder(case().join("model")).unwrap();
     let sequences = &weights::tensors(&case().join("expected.safetensors")).unwrap()["sequences"];
@@ -55,14 +55,14 @@ fn words(pieces: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn a_picture_and_a_question_are_answered_as_by_the_reference() {
+fn an_image_and_a_question_give_the_references_answer() {
     let model = opened(json!({})).unwrap();
-    assert!(model.card().notes[0].contains("no medical device"));
+    assert!(model.card().notes[0].contains("not a medical device"));
     let question = || Item::from("describe this picture .");
     let asked = Prompt::Items(vec![picture(), question()]);
     let pieces = answer(model.as_ref(), &asked).unwrap();
     assert_eq!(words(&pieces), expected());
-    assert!(pieces.len() > 1, "the answer came in one piece");
+    assert!(pieces.len() > 1, "the answer was not streamed");
     let turn = Turn { role: Role::User, items: vec![picture(), question()] };
     assert_eq!(answer(model.as_ref(), &Prompt::Chat(vec![turn])).unwrap(), pieces);
     let placed = Prompt::Items(vec!["<start_of_image>describe this picture .".into(), picture()]);
@@ -70,15 +70,15 @@ fn a_picture_and_a_question_are_answered_as_by_the_reference() {
 }
 
 #[test]
-fn pictures_and_places_must_be_as_many() {
+fn the_numbers_of_images_and_placeholders_must_be_equal() {
     let model = opened(json!({})).unwrap();
     let place = || Item::from("<start_of_image> describe this picture .");
     for (items, told) in [
-        (vec![place()], "1 place for a picture (<start_of_image>), and there are 0 pictures"),
-        (vec![place(), picture(), picture()], "and there are 2 pictures"),
+        (vec![place()], "1 placeholder for an image (<start_of_image>), and there are 0 images"),
+        (vec![place(), picture(), picture()], "and there are 2 images"),
         (
             vec![place(), place(), picture()],
-            "2 places for a picture (<start_of_image>), and there is 1 picture",
+            "2 placeholders for an image (<start_of_image>), and there is 1 image",
         ),
     ] {
         let error = answer(model.as_ref(), &Prompt::Items(items)).unwrap_err().to_string();
@@ -87,7 +87,7 @@ fn pictures_and_places_must_be_as_many() {
 }
 
 #[test]
-fn an_example_in_words_alone_may_stand_before_the_question() {
+fn a_text_only_exemplar_may_precede_the_question() {
     let (instruction, exemplar) = ("describe the chest .", "<img> is a normal heart .");
     let model = opened(json!({ "instruction": instruction, "exemplar": exemplar })).unwrap();
     let query = || vec![picture(), "describe this picture .".into()];
@@ -99,7 +99,7 @@ fn an_example_in_words_alone_may_stand_before_the_question() {
 }
 
 #[test]
-fn pictures_may_keep_their_shape_or_be_seen_in_pieces() {
+fn images_may_keep_their_aspect_ratio_or_be_cropped() {
     let long =
         Item::Image(Image { width: 600, height: 300, rgb: (0..540_000).map(|i| (i / 97) as u8).collect() });
     let asked = Prompt::Items(vec![long, "describe this picture .".into()]);

@@ -1,4 +1,4 @@
-//! CLIP and SigLIP as pipelines, on the checkpoints of their parity cases: pictures and texts to vectors and labels.
+//! The pipelines of CLIP and SigLIP, on the checkpoints of their parity cases: embeddings and zero-shot labels.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn model(family: &str) -> Box<dyn Pipeline> {
     open(&folder(family), &LoadOptions::default()).unwrap()
 }
 
-/// A picture of one colour with a slope in it.
+/// An image of one colour with a gradient.
 fn picture(colour: u8) -> Item {
     let (width, height) = (40, 33);
     let rgb = (0..width * height).flat_map(|i| [colour, (i % 256) as u8, 255 - colour]).collect();
@@ -42,7 +42,7 @@ fn labels(model: &dyn Pipeline, items: Vec<Item>) -> Result<Vec<Label>> {
     Ok(found)
 }
 
-/// The first row of a config alone, opened with made-up weights.
+/// Opens a config without weights, with random weights.
 fn config_alone(name: &str, config: &Value) -> Result<Box<dyn Pipeline>> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(name), config.to_string()).unwrap();
@@ -54,7 +54,7 @@ fn refusal(name: &str, config: &Value) -> Error {
 }
 
 #[test]
-fn labels_come_likeliest_first_and_share_one_whole_only_in_clip() {
+fn labels_are_sorted_by_probability_which_sums_to_one_only_in_clip() {
     for family in ["clip", "siglip"] {
         let model = model(family);
         let names = ["a photo", "a dog", "two cats", "a bowl"];
@@ -69,7 +69,7 @@ fn labels_come_likeliest_first_and_share_one_whole_only_in_clip() {
 }
 
 #[test]
-fn a_label_is_judged_alike_whatever_stands_beside_it() {
+fn the_score_of_a_siglip_label_is_independent_of_the_others() {
     let model = model("siglip");
     let alone = labels(model.as_ref(), vec![picture(9), "a dog".into()]).unwrap();
     let among = labels(model.as_ref(), vec!["a cat".into(), "a dog".into(), picture(9)]).unwrap();
@@ -78,18 +78,18 @@ fn a_label_is_judged_alike_whatever_stands_beside_it() {
 }
 
 #[test]
-fn a_label_that_is_too_long_is_judged_by_its_beginning_and_says_so() {
+fn a_label_that_is_too_long_is_truncated_and_has_a_span() {
     for family in ["clip", "siglip"] {
         let model = model(family);
         let long = "a dog and a cat ".repeat(40);
         let found = labels(model.as_ref(), vec![picture(9), long.as_str().into()]).unwrap();
-        let span = found[0].span.clone().expect("only a part was read");
+        let span = found[0].span.clone().expect("the label is truncated");
         assert!(span.start == 0 && span.end > 0 && span.end < long.len(), "{span:?}");
     }
 }
 
 #[test]
-fn a_question_without_a_picture_or_labels_is_an_error() {
+fn a_prompt_without_an_image_or_labels_is_an_error() {
     let model = model("clip");
     let message = |items| labels(model.as_ref(), items).unwrap_err().to_string();
     assert!(message(vec!["a cat".into()]).contains("--image"));
@@ -103,7 +103,7 @@ fn a_question_without_a_picture_or_labels_is_an_error() {
 }
 
 #[test]
-fn mixed_items_have_the_vectors_they_have_alone() {
+fn mixed_items_have_the_same_embeddings_as_alone() {
     for family in ["clip", "siglip"] {
         let model = model(family);
         let long = "cat ".repeat(50);
@@ -123,7 +123,7 @@ fn mixed_items_have_the_vectors_they_have_alone() {
 }
 
 #[test]
-fn vectors_are_the_embeds_of_the_forward_pass() {
+fn embeddings_are_the_embeds_of_the_forward_pass() {
     for family in ["clip", "siglip"] {
         let model = model(family);
         let texts = ["A photo of two CATS!", "it's a dog"];
@@ -136,7 +136,7 @@ fn vectors_are_the_embeds_of_the_forward_pass() {
 }
 
 #[test]
-fn what_reads_and_prepares_is_named_where_it_is_missing() {
+fn a_missing_tokenizer_or_image_processor_is_named() {
     for (family, config) in
         [("clip", json!({"model_type": "clip"})), ("siglip", json!({"model_type": "siglip"}))]
     {
@@ -182,14 +182,14 @@ fn samples_of_any_size_run() {
         let model = model(family);
         for (tokens, images) in [(5, 0), (0, 1), (5, 2)] {
             let inputs = model.sample("forward", &SampleSizes { rows: 2, tokens, images }).unwrap();
-            assert!(model.forward(&inputs).is_ok(), "{family}: {tokens} tokens, {images} pictures");
+            assert!(model.forward(&inputs).is_ok(), "{family}: {tokens} tokens, {images} images");
         }
         assert!(model.sample("forward", &SampleSizes { rows: 2, tokens: 0, images: 0 }).is_err());
     }
 }
 
 #[test]
-fn another_network_is_refused_by_the_key_that_asks_for_it() {
+fn an_architecture_that_is_not_implemented_is_refused_by_key() {
     let text = json!({"model_type": "clip", "text_config": {"model_type": "xlm-roberta"}});
     assert!(refusal("config.json", &text).to_string().contains("xlm-roberta"));
     let act = json!({"model_type": "siglip", "vision_config": {"hidden_act": "gelu_odd"}});
@@ -213,7 +213,7 @@ fn another_network_is_refused_by_the_key_that_asks_for_it() {
 }
 
 #[test]
-fn features_of_pictures_alone_are_those_of_the_whole_pass() {
+fn image_features_equal_those_of_the_forward_pass() {
     for family in ["clip", "siglip"] {
         let model = model(family);
         let pixels = model.sample("forward", &SampleSizes { rows: 2, tokens: 0, images: 1 }).unwrap();

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{Modality, Reading, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
-use fauna_vision::processor::pictures;
+use fauna_vision::processor::to_images;
 use serde_json::{Map, Value};
 
 use super::processor::FrameProcessor;
@@ -87,7 +87,7 @@ impl Pipeline for Alone {
 pub fn preprocess(processor: &FrameProcessor, inputs: &Tensors) -> Result<Tensors> {
     only_known(inputs, &["image"])?;
     let image = inputs.get("image").ok_or_else(|| Error::input("image is missing"))?;
-    let frames = pictures(image)?;
+    let frames = to_images(image)?;
     let rows = frames.iter().map(|frame| processor.process(frame)).collect::<Result<Vec<_>>>()?;
     Ok(Tensors::from([("pixel_values".to_string(), Tensor::stack(&rows, 0)?)]))
 }

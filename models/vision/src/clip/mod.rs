@@ -1,9 +1,9 @@
-//! CLIP: pictures and texts as vectors of one space.
+//! CLIP: image and text embeddings in one space.
 //!
 //! Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020).
 //! Checked against transformers `CLIPModel` and its towers and against open_clip's `CLIP`, parity cases
 //! `tests/parity/clip`. Loads `model_type: "clip"`, either tower alone, open_clip's releases and OpenAI's own files.
-//! Activations are `(batch, time, width)`.
+//! Activations are `(batch, sequence, hidden_size)`.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -12,8 +12,8 @@
 //!
 //! let config: Config = serde_json::from_value((fauna_vision::clip::FAMILY.sample)())?;
 //! let network = Clip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let pictures = Tensor::zeros((2, 3, 20, 20), DType::F32, &Device::Cpu)?;
-//! assert_eq!(network.image_features(&pictures)?.dims(), [2, 24]);
+//! let images = Tensor::zeros((2, 3, 20, 20), DType::F32, &Device::Cpu)?;
+//! assert_eq!(network.image_features(&images)?.dims(), [2, 24]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -33,41 +33,41 @@ use fauna_text::words::{checked_ids, input_ids, real_tokens};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use encoder::{Blocks, Encoder};
+pub use encoder::{Encoder, EncoderConfig};
 pub use original::{layout, rename};
-pub use positions::interpolated;
+pub use positions::interpolate_pos_encoding;
 pub use text::{TextConfig, TextStates, TextTower};
 pub use vision::{VisionConfig, VisionStates, VisionTower, without_class};
 
 pub(crate) use text::embedded;
-pub(crate) use vision::{own_size, side};
+pub(crate) use vision::{check_image_size, side};
 
 use crate::contrastive::{self, ContrastiveModel, ContrastivePipeline};
 
-/// How the `model_type` of what this family loads begins.
+/// Prefix of the `model_type`s of this family.
 const KIND: &str = "clip";
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys =
     Keys { parts: &[("text_config", &Keys::NONE), ("vision_config", &Keys::NONE)], ..Keys::NONE };
 
-/// `config.json`: of both towers, or of one alone.
+/// `config.json`: of both towers, or of one of them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Config {
-    /// The tower that reads, if it is there.
+    /// The text tower, if present.
     pub text_config: Option<TextConfig>,
-    /// The tower that sees, if it is there.
+    /// The vision tower, if present.
     pub vision_config: Option<VisionConfig>,
-    /// Width of the shared space; none for a tower without a projection.
+    /// Dimension of the shared embedding space; `None` for a tower without a projection.
     pub projection_dim: Option<usize>,
 }
 
 impl TryFrom<Value> for Config {
     type Error = String;
 
-    /// `architectures` says which towers there are, or else `model_type`. The config of a tower alone stands by itself
-    /// or inside that of both.
+    /// The towers follow from `architectures`, or else from `model_type`. The config of a single tower may be the whole
+    /// file or nested in a config of both towers.
     fn try_from(config: Value) -> std::result::Result<Self, String> {
         let named = config["architectures"][0].as_str();
         let architecture = named.unwrap_or(match config["model_type"].as_str() {
@@ -75,10 +75,17 @@ impl TryFrom<Value> for Config {
             Some("clip_vision_model") => "CLIPVisionModel",
             _ => "CLIPModel",
         });
-        let text =
-            || contrastive::part::<TextConfig>(&config, KIND, "text_config", architecture != "CLIPModel");
-        let vision =
-            || contrastive::part::<VisionConfig>(&config, KIND, "vision_config", architecture != "CLIPModel");
+        let text = || {
+            contrastive::tower_config::<TextConfig>(&config, KIND, "text_config", architecture != "CLIPModel")
+        };
+        let vision = || {
+            contrastive::tower_config::<VisionConfig>(
+                &config,
+                KIND,
+                "vision_config",
+                architecture != "CLIPModel",
+            )
+        };
         let none = Self { text_config: None, vision_config: None, projection_dim: None };
         Ok(match architecture {
             "CLIPModel" => Self {
@@ -101,13 +108,13 @@ impl TryFrom<Value> for Config {
     }
 }
 
-/// Either tower or both, with their projections.
+/// One or both towers, with their projections.
 pub struct Clip {
     text_model: Option<TextTower>,
     vision_model: Option<VisionTower>,
     text_projection: Option<Linear>,
     visual_projection: Option<Linear>,
-    /// Of both towers: the logarithm of what cosines are multiplied by.
+    /// The logarithm of the logit scale; only with both towers.
     logit_scale: Option<f32>,
 }
 
@@ -125,19 +132,19 @@ impl Model for Clip {
             _ => Ok(None),
         };
         let (text, vision) = (config.text_config.as_ref(), config.vision_config.as_ref());
-        // open_clip can train a scale that is a row of one.
+        // open_clip also has scales of shape [1].
         let scale: &[usize] = if w.dims("logit_scale") == Some(&[1]) { &[1] } else { &[] };
         Ok(Self {
             text_model: text.map(|c| TextTower::load(c, &place("text_model"))).transpose()?,
             vision_model: vision.map(|c| VisionTower::load(c, &place("vision_model"))).transpose()?,
             text_projection: projection("text_projection", text.map(|c| c.hidden_size))?,
             visual_projection: projection("visual_projection", vision.map(|c| c.hidden_size))?,
-            logit_scale: both.then(|| contrastive::number(w, "logit_scale", scale)).transpose()?,
+            logit_scale: both.then(|| contrastive::scalar(w, "logit_scale", scale)).transpose()?,
         })
     }
 }
 
-/// The map of `width` to the shared `space`; the first releases store it `[inputs, outputs]`.
+/// The projection from `width` to the shared `space`; the original releases store it as `[inputs, outputs]`.
 fn projection(w: &Weights, name: &str, width: usize, space: usize) -> Result<Linear> {
     let w = w.at(name);
     let weight = match w.has(original::TRANSPOSED, false) {
@@ -148,33 +155,35 @@ fn projection(w: &Weights, name: &str, width: usize, space: usize) -> Result<Lin
 }
 
 impl Clip {
-    /// The tower that reads.
+    /// The text tower.
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn text_model(&self) -> Result<&TextTower> {
-        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("reads texts"))
+        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("text"))
     }
 
-    /// The tower that sees.
+    /// The vision tower.
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn vision_model(&self) -> Result<&VisionTower> {
-        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("sees pictures"))
+        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("vision"))
     }
 
-    /// What cosines are multiplied by to become logits; 1 for a tower alone.
-    pub fn scale(&self) -> f32 {
+    /// Factor from cosine similarities to logits; 1 for a single tower.
+    pub fn logit_scale(&self) -> f32 {
         self.logit_scale.map_or(1.0, f32::exp)
     }
 
-    /// `pixel_values`: `(batch, 3, height, width)`; gives `(batch, space)`, not normalised.
+    /// Returns the image embeddings, `(batch, projection_dim)`, not normalised, of `pixel_values`,
+    /// `(batch, 3, height, width)`.
     pub fn image_features(&self, pixel_values: &Tensor) -> Result<Tensor> {
         self.project_image(&self.vision_model()?.pooled(pixel_values)?)
     }
 
-    /// `ids`: `(batch, time)` of integers; gives `(batch, space)`, not normalised.
+    /// Returns the text embeddings, `(batch, projection_dim)`, not normalised, of `ids`, `(batch, sequence)` of
+    /// integers.
     pub fn text_features(&self, ids: &Tensor) -> Result<Tensor> {
         self.project_text(&self.text_model()?.forward(ids, None)?.pooled)
     }
@@ -187,28 +196,28 @@ impl Clip {
         self.text_projection.as_ref().map_or_else(|| Ok(pooled.clone()), |map| map.forward(pooled))
     }
 
-    fn sees(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
+    fn forward_image(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
         let tower = self.vision_model()?;
         let states = match any_size {
             true => tower.forward_any_size(pixels)?,
             false => tower.forward(pixels)?,
         };
         let map = self.visual_projection.as_ref();
-        self.put(out, ["vision", "image"], states.last_hidden_state, states.pooled, map)
+        self.insert_outputs(out, ["vision", "image"], states.last_hidden_state, states.pooled, map)
     }
 
-    fn reads(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
+    fn forward_text(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
         let tower = self.text_model()?;
         let ids = checked_ids(ids, mask, tower.config().vocab_size, tower.device())?;
         let real = mask.map(real_tokens).transpose()?;
         let states = tower.forward(&ids, real.as_deref())?;
         let map = self.text_projection.as_ref();
-        self.put(out, ["text", "text"], states.last_hidden_state, states.pooled, map)
+        self.insert_outputs(out, ["text", "text"], states.last_hidden_state, states.pooled, map)
     }
 
-    /// Puts what a tower made under the reference's names. A tower alone calls its features embeddings, whatever their
-    /// length.
-    fn put(
+    /// Inserts the outputs of a tower under the reference's names. The `embeds` of a single tower are its features, not
+    /// normalised.
+    fn insert_outputs(
         &self,
         out: &mut Tensors,
         [tower, kind]: [&str; 2],
@@ -237,56 +246,56 @@ impl ContrastiveModel for Clip {
     fn forward(&self, inputs: &Tensors, any_size: bool) -> Result<Tensors> {
         only_known(inputs, &["attention_mask", "image", "input_ids", "pixel_values", "text"])?;
         let mut out = Tensors::new();
-        // open_clip calls its arguments `image` and `text`.
+        // The names of open_clip's arguments: `image` and `text`.
         if let Some(pixels) = inputs.get("pixel_values").or(inputs.get("image")) {
             let tower = self.vision_model()?;
-            self.sees(&tower.taken(pixels)?, any_size, &mut out)?;
+            self.forward_image(&tower.taken(pixels)?, any_size, &mut out)?;
         }
         if let Some(ids) = inputs.get("input_ids").or(inputs.get("text")) {
             let mask = inputs.get("attention_mask");
             let words = [("input_ids", Some(ids)), ("attention_mask", mask)];
             let words = words.into_iter().filter_map(|(name, x)| Some((name.to_string(), x?.clone())));
             input_ids(&words.collect(), &["input_ids", "attention_mask"])?;
-            self.reads(ids, mask, &mut out)?;
+            self.forward_text(ids, mask, &mut out)?;
         }
         if out.is_empty() {
-            return Err(Error::input("neither pixel_values nor input_ids are given"));
+            return Err(Error::input("expected pixel_values, input_ids or both"));
         }
         if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
-            let logits = (texts.matmul(&images.t()?.contiguous()?)? * f64::from(self.scale()))?;
+            let logits = (texts.matmul(&images.t()?.contiguous()?)? * f64::from(self.logit_scale()))?;
             out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
             out.insert("logits_per_text".into(), logits);
         }
         Ok(out)
     }
 
-    fn pictures(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn embed_images(&self, pixels: &Tensor) -> Result<Tensor> {
         self.image_features(&self.vision_model()?.taken(pixels)?)
     }
 
-    fn texts(&self, ids: &Tensor) -> Result<Tensor> {
+    fn embed_texts(&self, ids: &Tensor) -> Result<Tensor> {
         self.text_features(&ids.to_device(self.text_model()?.device())?)
     }
 
-    /// Softmax over the labels: one of them is right.
-    fn chances(&self, cosines: &[f32]) -> Vec<f32> {
-        let logits = cosines.iter().map(|cosine| cosine * self.scale());
-        let most = logits.clone().fold(f32::NEG_INFINITY, f32::max);
-        let shares: Vec<f32> = logits.map(|logit| (logit - most).exp()).collect();
-        let sum: f32 = shares.iter().sum();
-        shares.into_iter().map(|share| share / sum).collect()
+    /// Softmax over the labels: exactly one of them applies.
+    fn probabilities(&self, cosines: &[f32]) -> Vec<f32> {
+        let logits = cosines.iter().map(|cosine| cosine * self.logit_scale());
+        let max = logits.clone().fold(f32::NEG_INFINITY, f32::max);
+        let exponentials: Vec<f32> = logits.map(|logit| (logit - max).exp()).collect();
+        let sum: f32 = exponentials.iter().sum();
+        exponentials.into_iter().map(|exponential| exponential / sum).collect()
     }
 
-    fn tokens_of_a_picture(&self) -> usize {
+    fn tokens_per_image(&self) -> usize {
         self.vision_model.as_ref().map_or(1, |tower| tower.config().patches() + 1)
     }
 
-    fn side(&self) -> Option<usize> {
+    fn image_size(&self) -> Option<usize> {
         self.vision_model.as_ref().map(|tower| tower.config().image_size)
     }
 }
 
-/// Opens a checkpoint.
+/// Opens a checkpoint as a pipeline.
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = pretrained.load::<Clip>()?;
     let default = match (&network.text_model, &network.vision_model) {
@@ -296,11 +305,11 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     };
     let mut card = pretrained.card(&pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
-    contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    contrastive::set_modalities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
     Ok(Box::new(ContrastivePipeline::open(pretrained, network, card, contrastive::TextPreprocessing::Clip)?))
 }
 
-/// CLIP in every size, its towers alone, and open_clip's releases of its shape.
+/// CLIP in every size, its single towers, and open_clip's releases of the same architecture.
 pub static FAMILY: Family = Family {
     name: "clip",
     systems: &["CLIP"],

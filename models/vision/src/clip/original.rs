@@ -1,4 +1,4 @@
-//! Releases that are not in transformers' layout: open_clip's repositories and OpenAI's own archives.
+//! Releases in other formats than transformers': open_clip's repositories and OpenAI's TorchScript archives.
 
 use std::path::PathBuf;
 
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 
 use crate::contrastive::OPEN_CLIP;
 
-/// What a projection that is stored `[inputs, outputs]` is called below its name.
+/// Tensor name, below the projection's, of a projection stored as `[inputs, outputs]`.
 pub(super) const TRANSPOSED: &str = "transposed";
 
-/// What open_clip's repositories call their weights, in the order of preference.
+/// Weight files of open_clip's repositories, in order of preference.
 const WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 
-/// Endings of an archive of OpenAI's.
+/// File extensions of OpenAI's archives.
 const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 
-/// What a release calls its tensors, in transformers' names.
+/// Maps the tensor names of all releases to transformers' names.
 ///
 /// ```
 /// use fauna_shared::weights::Name;
@@ -28,17 +28,17 @@ const ARCHIVES: [&str; 2] = [".pt", ".pth"];
 /// let fc1 = "vision_model.encoder.layers.3.mlp.fc1.bias";
 /// assert_eq!(rename("visual.transformer.resblocks.3.mlp.c_fc.bias"), Name::To(fc1.into()));
 /// assert_eq!(rename(fc1), Name::Keep);
-/// // Trained by open_clip on several devices; inside another model; a tower below its own name twice.
+/// // DistributedDataParallel's prefix; CLIP inside another model; a tower nested in its own name.
 /// let class = "vision_model.embeddings.class_embedding";
 /// assert_eq!(rename("module.visual.class_embedding"), Name::To(class.into()));
 /// assert_eq!(rename(&format!("clip.{class}")), Name::To(class.into()));
 /// assert_eq!(rename(&format!("vision_model.{class}")), Name::To(class.into()));
 /// ```
 pub fn rename(name: &str) -> Name {
-    // Of a network that open_clip trained on several devices, or of the base model inside another.
+    // The prefix of DistributedDataParallel, or of the base model inside another model.
     let wrapper = if name.starts_with("module.") { "module." } else { "clip." };
     Name::without(wrapper, name, |name| {
-        // A tower may stand once more below its own name.
+        // A tower may be nested in its own name.
         let twice = ["text_model.", "vision_model."]
             .into_iter()
             .find(|tower| name.strip_prefix(tower).is_some_and(|inner| inner.starts_with(tower)));
@@ -49,25 +49,25 @@ pub fn rename(name: &str) -> Name {
     })
 }
 
-/// The same without the name of the base model.
+/// [`rename`] of a name without the prefix of the base model.
 fn in_base(name: &str) -> Name {
-    // A tower with a projection takes the name of the tower for its base model's.
+    // In a single tower with a projection, the base model's prefix is the name of the tower.
     for projection in ["text_model.text_projection.", "vision_model.visual_projection."] {
         if let (true, Some((_, plain))) = (name.starts_with(projection), name.split_once('.')) {
             return Name::To(plain.to_string());
         }
     }
-    // The causal mask, and what OpenAI's archives say of their sizes.
+    // The causal mask, and the size attributes of OpenAI's archives.
     if Name::is_buffer(name)
         || ["input_resolution", "context_length", "vocab_size", "attn_mask"].contains(&name)
     {
         return Name::Ignore;
     }
-    // open_clip keeps a text tower of another make below `text`; its own has the same names there.
+    // open_clip nests a custom text tower in `text`; its own text tower has the same names there.
     let plain = name.strip_prefix("text.").unwrap_or(name);
     let renamed = match name.strip_prefix("visual.") {
-        Some(name) => seen(name),
-        None => read(plain),
+        Some(name) => vision_name(name),
+        None => text_name(plain),
     };
     match renamed {
         Some(renamed) => Name::To(renamed),
@@ -75,31 +75,35 @@ fn in_base(name: &str) -> Name {
     }
 }
 
-fn seen(name: &str) -> Option<String> {
+fn vision_name(name: &str) -> Option<String> {
     let place = match name {
         "class_embedding" => "embeddings.class_embedding",
         "positional_embedding" => "embeddings.position_embedding.weight",
         "conv1.weight" => "embeddings.patch_embedding.weight",
         "proj" => return Some(format!("visual_projection.{TRANSPOSED}")),
         name => {
-            return parts(name, [("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")], "vision_model");
+            return layer_name(
+                name,
+                [("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")],
+                "vision_model",
+            );
         }
     };
     Some(format!("vision_model.{place}"))
 }
 
-fn read(name: &str) -> Option<String> {
+fn text_name(name: &str) -> Option<String> {
     let place = match name {
         "token_embedding.weight" => "embeddings.token_embedding.weight",
         "positional_embedding" => "embeddings.position_embedding.weight",
         "text_projection" => return Some(format!("text_projection.{TRANSPOSED}")),
-        name => return parts(name, [("ln_final", "final_layer_norm"); 2], "text_model"),
+        name => return layer_name(name, [("ln_final", "final_layer_norm"); 2], "text_model"),
     };
     Some(format!("text_model.{place}"))
 }
 
-/// A norm of the tower, or a part of one of its blocks.
-fn parts(name: &str, norms: [(&str, &str); 2], tower: &str) -> Option<String> {
+/// The name of one of the tower's layer norms, or of a tensor of one of its layers.
+fn layer_name(name: &str, norms: [(&str, &str); 2], tower: &str) -> Option<String> {
     let (part, rest) = name.split_once('.')?;
     if let Some((_, norm)) = norms.into_iter().find(|(official, _)| *official == part) {
         return Some(format!("{tower}.{norm}.{rest}"));
@@ -116,10 +120,10 @@ fn parts(name: &str, norms: [(&str, &str); 2], tower: &str) -> Option<String> {
     Some(format!("{tower}.encoder.layers.{index}.{ours}{}", &part[official.len()..]))
 }
 
-/// The config and the weights of a release of open_clip's, or of an archive of OpenAI's. Whether the activation is
-/// QuickGELU, `quick_gelu` among the options says where the release does not.
+/// The config and weights of an open_clip release or of an OpenAI archive. The option `quick_gelu` sets whether the
+/// activation is QuickGELU, which not all releases store.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
-    // A release in both layouts is read in transformers'.
+    // A release in both formats is loaded in transformers'.
     if files.get("config.json").is_some() {
         return Ok(None);
     }
@@ -127,10 +131,10 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
         Some(config) => {
             let place = files.require(OPEN_CLIP)?;
             let quick = quick_gelu(options).or(config["model_cfg"]["quick_gelu"].as_bool()).unwrap_or(false);
-            let config = of_open_clip(&config["model_cfg"], quick).map_err(|error| error.at(place))?;
+            let config = config_of_open_clip(&config["model_cfg"], quick).map_err(|error| error.at(place))?;
             let chosen = files.choice().map(|name| files.require(name)).transpose()?;
             let weights = chosen.or_else(|| WEIGHTS.iter().find_map(|name| files.get(name)));
-            // Without weights a config alone can still be counted, or opened with test weights.
+            // A config without weights can still be inspected, or opened with random weights.
             let weights = match weights {
                 Some(weights) => vec![weights],
                 None => options.weights_of(files)?,
@@ -145,7 +149,7 @@ fn quick_gelu(options: &LoadOptions) -> Option<bool> {
     options.settings.get("quick_gelu")?.as_bool()
 }
 
-/// Keys of an open_clip config that, set to anything but these, make another network.
+/// Keys of an open_clip config for which only this value is implemented.
 const TEXT: [(&str, Value); 6] = [
     ("hf_model_name", Value::Null),
     ("ls_init_value", Value::Null),
@@ -165,30 +169,30 @@ const VISION: [(&str, Value); 8] = [
     ("qk_norm", Value::Bool(false)),
 ];
 
-/// Keys that must be absent, or say what was always so.
-const TEXT_SAYS: [(&str, &str); 1] = [("pool_type", "argmax")];
-const VISION_SAYS: [(&str, &str); 2] = [("pool_type", "tok"), ("pos_embed_type", "learnable")];
+/// Keys that must be absent or have this value, the default.
+const TEXT_DEFAULTS: [(&str, &str); 1] = [("pool_type", "argmax")];
+const VISION_DEFAULTS: [(&str, &str); 2] = [("pool_type", "tok"), ("pos_embed_type", "learnable")];
 
-/// `model_cfg` of open_clip in transformers' spelling.
-fn of_open_clip(model: &Value, quick_gelu: bool) -> Result<Value> {
+/// Converts open_clip's `model_cfg` to transformers' config.
+fn config_of_open_clip(model: &Value, quick_gelu: bool) -> Result<Value> {
     let (text, vision) = (&model["text_cfg"], &model["vision_cfg"]);
     for (key, value) in
         [("multimodal_cfg", &model["multimodal_cfg"]), ("init_logit_bias", &model["init_logit_bias"])]
     {
         if !value.is_null() {
-            return Err(other_network(&format!("model_cfg.{key}"), value));
+            return Err(not_implemented(&format!("model_cfg.{key}"), value));
         }
     }
-    only_these(text, "text_cfg", &TEXT, &TEXT_SAYS)?;
-    only_these(vision, "vision_cfg", &VISION, &VISION_SAYS)?;
+    check_keys(text, "text_cfg", &TEXT, &TEXT_DEFAULTS)?;
+    check_keys(vision, "vision_cfg", &VISION, &VISION_DEFAULTS)?;
     let size = |config: &Value, key: &str, default: u64| match &config[key] {
         Value::Null => Ok(default),
-        value => value.as_u64().ok_or_else(|| other_network(key, value)),
+        value => value.as_u64().ok_or_else(|| not_implemented(key, value)),
     };
     let ratio = |config: &Value| match &config["mlp_ratio"] {
         Value::Null => Ok(4.0),
         value => {
-            value.as_f64().filter(|x| *x > 0.0 && *x < 1e6).ok_or_else(|| other_network("mlp_ratio", value))
+            value.as_f64().filter(|x| *x > 0.0 && *x < 1e6).ok_or_else(|| not_implemented("mlp_ratio", value))
         }
     };
     let side = |key: &str, default: u64| -> Result<Value> {
@@ -204,7 +208,7 @@ fn of_open_clip(model: &Value, quick_gelu: bool) -> Result<Value> {
     let space = model["embed_dim"].as_u64().ok_or_else(|| {
         Error::new(
             fauna_shared::ErrorKind::Format,
-            "model_cfg.embed_dim, the width of the shared space, is missing",
+            "model_cfg.embed_dim, the dimension of the shared embedding space, is missing",
         )
     })?;
     Ok(json!({
@@ -225,38 +229,38 @@ fn of_open_clip(model: &Value, quick_gelu: bool) -> Result<Value> {
     }))
 }
 
-fn only_these(config: &Value, name: &str, plain: &[(&str, Value)], says: &[(&str, &str)]) -> Result<()> {
+fn check_keys(config: &Value, name: &str, plain: &[(&str, Value)], defaults: &[(&str, &str)]) -> Result<()> {
     for (key, wanted) in plain {
         let found = &config[*key];
         if !found.is_null() && found != wanted {
-            return Err(other_network(&format!("{name}.{key}"), found));
+            return Err(not_implemented(&format!("{name}.{key}"), found));
         }
     }
-    for (key, wanted) in says {
+    for (key, wanted) in defaults {
         let found = &config[*key];
         if !found.is_null() && found != wanted {
-            return Err(other_network(&format!("{name}.{key}"), found));
+            return Err(not_implemented(&format!("{name}.{key}"), found));
         }
     }
     Ok(())
 }
 
-fn other_network(key: &str, found: &Value) -> Error {
+fn not_implemented(key: &str, found: &Value) -> Error {
     Error::unsupported(format!("{key} is {found}, which is not implemented"))
-        .hint("the clip family loads vision transformers with CLIP's own text tower")
+        .hint("the clip family implements vision transformers with CLIP's own text tower")
 }
 
-/// An archive of OpenAI's: its tensors tell its sizes, and its activation is always QuickGELU.
+/// The layout of an OpenAI archive: the sizes follow from the shapes of its tensors, the activation is QuickGELU.
 fn archive(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let Some(path) = archive_of(files) else { return Ok(None) };
-    // What cannot be read is somebody else's to complain of.
+    // A file that is not a checkpoint may be of another family.
     let Ok(checkpoint) = Checkpoint::open_files(std::slice::from_ref(&path)) else { return Ok(None) };
     let shape = |name: &str| checkpoint.get(name).map(|stored| stored.shape.clone());
     let (Some(patches), Some(words)) = (shape("visual.conv1.weight"), shape("token_embedding.weight")) else {
         return Ok(None);
     };
     let missing =
-        |name: &str| Error::format(&path, format!("no tensor {name}, which a CLIP of OpenAI's has"));
+        |name: &str| Error::format(&path, format!("tensor {name} is missing, which OpenAI's CLIP has"));
     let shape = |name: &str| shape(name).ok_or_else(|| missing(name));
     let dim =
         |shape: &[usize], axis: usize, name: &str| shape.get(axis).copied().ok_or_else(|| missing(name));
@@ -276,7 +280,7 @@ fn archive(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
         (dim(&words, 0, "token_embedding.weight")?, dim(&words, 1, "token_embedding.weight")?);
     let side = positions.saturating_sub(1).isqrt();
     let act = if quick_gelu(options).unwrap_or(true) { "quick_gelu" } else { "gelu" };
-    // Every head of OpenAI's is 64 wide.
+    // All of OpenAI's models have a head dimension of 64.
     let heads = |width: usize| (width / 64).max(1);
     let config = json!({
         "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": space,
@@ -294,7 +298,7 @@ fn archive(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     Ok(Some(Layout { config, weights: vec![path] }))
 }
 
-/// The archive the user named, or the only one of a folder that holds no other weights.
+/// The archive chosen by the user, or the only one in the folder.
 fn archive_of(files: &Files) -> Option<PathBuf> {
     let is_archive = |name: &str| ARCHIVES.iter().any(|ending| name.ends_with(ending)) && !name.contains('/');
     if let Some(choice) = files.choice() {

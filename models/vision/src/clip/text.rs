@@ -1,4 +1,4 @@
-//! CLIP's reader: a causal transformer whose end token stands for the text (Radford et al. 2021, section 2.4).
+//! CLIP's text tower: a causal transformer, pooled at the EOS token (Radford et al. 2021, section 2.4).
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
@@ -8,32 +8,32 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-use super::encoder::{Blocks, Encoder};
+use super::encoder::{Encoder, EncoderConfig};
 
-/// `text_config`; what it leaves out is ViT-B/32's.
+/// `text_config`; missing keys have the values of ViT-B/32.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TextConfig {
-    /// Tokens in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// The longest text in tokens.
+    /// Maximum sequence length.
     pub max_position_embeddings: usize,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// The token whose state stands for the text: its first place; or, if this is 2, the first place of the largest
-    /// id. The first releases say 2, which is wrong, and mean the latter.
+    /// Id of the EOS token, whose first position is pooled. The original configs have 2, which is wrong: then the first
+    /// position of the largest id is pooled.
     pub eos_token_id: i64,
-    /// Width of the shared space, where the tower has a projection of its own.
+    /// Dimension of the shared embedding space, for a tower with its own projection.
     pub projection_dim: usize,
 }
 
@@ -55,8 +55,8 @@ impl Default for TextConfig {
 }
 
 impl TextConfig {
-    fn blocks(&self) -> Blocks {
-        Blocks {
+    fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
@@ -72,21 +72,21 @@ impl TextConfig {
             ("max_position_embeddings", self.max_position_embeddings),
             ("projection_dim", self.projection_dim),
         ])?;
-        self.blocks().check()
+        self.encoder_config().check()
     }
 
-    /// Where the state that stands for the text is, in a row of its ids.
-    pub fn end(&self, ids: &[i64]) -> usize {
+    /// Returns the pooled position in a sequence of ids.
+    pub fn eos_position(&self, ids: &[i64]) -> usize {
         let wanted = match self.eos_token_id {
             2 => ids.iter().max().copied().unwrap_or(0),
             id => id,
         };
-        // Without an end token the reference takes the first place.
+        // Without an EOS token the reference pools the first position.
         ids.iter().position(|id| *id == wanted).unwrap_or(0)
     }
 }
 
-/// The tower.
+/// The text tower.
 pub struct TextTower {
     config: TextConfig,
     token_embedding: Embedding,
@@ -95,17 +95,17 @@ pub struct TextTower {
     final_layer_norm: LayerNorm,
 }
 
-/// What the tower makes of a batch of texts.
+/// The outputs of the text tower.
 #[derive(Debug, Clone)]
 pub struct TextStates {
-    /// After the last norm: `(batch, time, width)`.
+    /// Hidden states after the final layer norm, `(batch, sequence, hidden_size)`.
     pub last_hidden_state: Tensor,
-    /// That of each text's end: `(batch, width)`.
+    /// Hidden state of the EOS token, `(batch, hidden_size)`.
     pub pooled: Tensor,
 }
 
 impl TextTower {
-    /// The tower whose tensors are at `w`, or below `text_model` there, as some releases of a tower alone have it.
+    /// Loads the tower from `w`, or from `w.text_model`, as some releases of a single tower name it.
     pub fn load(config: &TextConfig, w: &Weights) -> Result<Self> {
         config.check()?;
         let below = w.has("text_model", false).then(|| w.at("text_model"));
@@ -115,26 +115,26 @@ impl TextTower {
         Ok(Self {
             token_embedding: embeddings.embedding("token_embedding", c.vocab_size, c.hidden_size)?,
             position_embedding: embeddings.tensor("position_embedding.weight", &positions)?,
-            encoder: Encoder::load(&c.blocks(), &w.at("encoder"))?,
+            encoder: Encoder::load(&c.encoder_config(), &w.at("encoder"))?,
             final_layer_norm: w.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?,
             config: config.clone(),
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &TextConfig {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         self.position_embedding.device()
     }
 
-    /// `ids`: `(batch, time)` of integers; `real` tells padding apart, row by row, where there is any.
+    /// Runs the tower on `ids`, `(batch, sequence)` of integers; `real` is the padding mask (false: padding).
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a text longer than the model's, or an id outside the table.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a text longer than the context, or an id outside the vocabulary.
     pub fn forward(&self, ids: &Tensor, real: Option<&[Vec<bool>]>) -> Result<TextStates> {
         let (batch, time) = ids.dims2()?;
         let x = embedded(&self.token_embedding, &self.position_embedding, ids)?;
@@ -145,20 +145,21 @@ impl TextTower {
         let x = self.encoder.forward(x, &mask, self.encoder.depth())?;
         let last_hidden_state = self.final_layer_norm.forward(&x)?;
         let ids: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-        let ends = ids.iter().enumerate().map(|(row, ids)| (row * time + self.config.end(ids)) as u32);
+        let ends =
+            ids.iter().enumerate().map(|(row, ids)| (row * time + self.config.eos_position(ids)) as u32);
         let ends = Tensor::from_iter(ends, last_hidden_state.device())?;
         let flat = last_hidden_state.reshape((batch * time, self.config.hidden_size))?;
         Ok(TextStates { pooled: flat.index_select(&ends, 0)?, last_hidden_state })
     }
 }
 
-/// The tokens of `ids`, `(batch, time)`, each with its position: `(batch, time, width)`.
+/// Token plus position embeddings of `ids`, `(batch, sequence)`: `(batch, sequence, hidden_size)`.
 pub(crate) fn embedded(tokens: &Embedding, positions: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (_, time) = ids.dims2()?;
     let longest = positions.dim(0)?;
     if time == 0 || time > longest {
         return Err(Error::input(format!("{time} tokens, but the model has {longest} positions"))
-            .hint("shorten the text, or let it be cut"));
+            .hint("shorten or truncate the text"));
     }
     Ok(tokens.forward(ids)?.broadcast_add(&positions.narrow(0, 0, time)?)?)
 }
@@ -168,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_is_the_first_end_token_or_the_first_of_the_largest() {
+    fn the_pooled_position_is_the_first_eos_or_the_first_of_the_largest_id() {
         let first = TextConfig { eos_token_id: 7, ..TextConfig::default() };
         let largest = TextConfig { eos_token_id: 2, ..TextConfig::default() };
-        assert_eq!((first.end(&[9, 3, 7, 7]), largest.end(&[3, 9, 7, 9])), (2, 1));
-        assert_eq!((first.end(&[9, 3]), largest.end(&[])), (0, 0));
+        assert_eq!((first.eos_position(&[9, 3, 7, 7]), largest.eos_position(&[3, 9, 7, 9])), (2, 1));
+        assert_eq!((first.eos_position(&[9, 3]), largest.eos_position(&[])), (0, 0));
     }
 }

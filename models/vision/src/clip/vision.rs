@@ -1,4 +1,4 @@
-//! CLIP's eye: a vision transformer with a class token (Dosovitskiy et al. 2020, section 3.1).
+//! CLIP's vision tower: a vision transformer with a class token (Dosovitskiy et al. 2020, section 3.1).
 
 use candle_core::{IndexOp, Tensor};
 use fauna_shared::attention::Mask;
@@ -8,10 +8,10 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::{Deserialize, Deserializer};
 
-use super::encoder::{Blocks, Encoder};
-use super::positions::interpolated;
+use super::encoder::{Encoder, EncoderConfig};
+use super::positions::interpolate_pos_encoding;
 
-/// `vision_config`; what it leaves out is ViT-B/32's.
+/// `vision_config`; missing keys have the values of ViT-B/32.
 ///
 /// ```
 /// use fauna_vision::clip::VisionConfig;
@@ -24,25 +24,25 @@ use super::positions::interpolated;
 pub struct VisionConfig {
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// EncoderConfig.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Channels of a picture.
+    /// Number of image channels.
     pub num_channels: usize,
-    /// Pixels along a side of a picture.
+    /// Image height and width in pixels.
     #[serde(deserialize_with = "side")]
     pub image_size: usize,
-    /// Pixels along a side of a patch.
+    /// Patch height and width in pixels.
     #[serde(deserialize_with = "side")]
     pub patch_size: usize,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Width of the shared space, where the tower has a projection of its own.
+    /// Dimension of the shared embedding space, for a tower with its own projection.
     pub projection_dim: usize,
 }
 
@@ -64,14 +64,14 @@ impl Default for VisionConfig {
 }
 
 impl VisionConfig {
-    /// Patches of a picture.
+    /// Number of patches per image.
     pub fn patches(&self) -> usize {
         let side = self.image_size.checked_div(self.patch_size).unwrap_or(0);
         side.saturating_mul(side)
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks {
+    fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
@@ -89,11 +89,11 @@ impl VisionConfig {
             ("projection_dim", self.projection_dim),
             ("image_size in patches", self.patches()),
         ])?;
-        self.blocks().check()
+        self.encoder_config().check()
     }
 }
 
-/// A side in pixels, or the two equal sides of a square.
+/// Deserializes a size in pixels: one number, or height and width, which must be equal.
 pub(crate) fn side<'de, D: Deserializer<'de>>(config: D) -> std::result::Result<usize, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -104,13 +104,13 @@ pub(crate) fn side<'de, D: Deserializer<'de>>(config: D) -> std::result::Result<
     match Side::deserialize(config)? {
         Side::One(side) => Ok(side),
         Side::Two([height, width]) if height == width => Ok(height),
-        Side::Two(sides) => {
-            Err(serde::de::Error::custom(format!("{sides:?} is no square, and only squares are implemented")))
-        }
+        Side::Two(sides) => Err(serde::de::Error::custom(format!(
+            "{sides:?} is not square: only square sizes are implemented"
+        ))),
     }
 }
 
-/// The tower.
+/// The vision tower.
 pub struct VisionTower {
     config: VisionConfig,
     class_embedding: Tensor,
@@ -121,29 +121,30 @@ pub struct VisionTower {
     post_layernorm: LayerNorm,
 }
 
-/// What the tower makes of a batch of pictures.
+/// The outputs of the vision tower.
 #[derive(Debug, Clone)]
 pub struct VisionStates {
-    /// Of the last block, before the last norm: `(batch, 1 + patches, width)`, the class token first.
+    /// Hidden states of the last layer, before the final layer norm, `(batch, 1 + patches, hidden_size)`: the class
+    /// token first.
     pub last_hidden_state: Tensor,
-    /// The class token after the last norm: `(batch, width)`.
+    /// Class token after the final layer norm, `(batch, hidden_size)`.
     pub pooled: Tensor,
 }
 
 impl VisionStates {
-    /// The last states of the patches alone, before the last norm: `(batch, patches, width)`.
+    /// Last hidden states of the patches, before the final layer norm, `(batch, patches, hidden_size)`.
     pub fn patches(&self) -> Result<Tensor> {
         without_class(&self.last_hidden_state)
     }
 }
 
-/// `states` of [`VisionTower`] without the class token: `(batch, patches, width)`.
+/// Removes the class token from hidden states of [`VisionTower`]: `(batch, patches, hidden_size)`.
 pub fn without_class(states: &Tensor) -> Result<Tensor> {
     Ok(states.narrow(1, 1, states.dim(1)? - 1)?)
 }
 
 impl VisionTower {
-    /// The tower whose tensors are at `w`, or below `vision_model` there, as some releases of a tower alone have it.
+    /// Loads the tower from `w`, or from `w.vision_model`, as some releases of a single tower name it.
     pub fn load(config: &VisionConfig, w: &Weights) -> Result<Self> {
         config.check()?;
         let below = w.has("vision_model", false).then(|| w.at("vision_model"));
@@ -160,70 +161,70 @@ impl VisionTower {
                 false,
             )?,
             position_embedding: embeddings.tensor("position_embedding.weight", &[c.patches() + 1, width])?,
-            // The releases spell it so.
+            // Spelled so in the releases.
             pre_layrnorm: w.layer_norm("pre_layrnorm", width, eps)?,
-            encoder: Encoder::load(&c.blocks(), &w.at("encoder"))?,
+            encoder: Encoder::load(&c.encoder_config(), &w.at("encoder"))?,
             post_layernorm: w.layer_norm("post_layernorm", width, eps)?,
             config: config.clone(),
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &VisionConfig {
         &self.config
     }
 
-    /// `pixels` on the tower's device, in its type.
+    /// Moves `pixels` to the tower's device and dtype.
     pub(crate) fn taken(&self, pixels: &Tensor) -> Result<Tensor> {
         let like = &self.position_embedding;
         Ok(pixels.to_device(like.device())?.to_dtype(like.dtype())?)
     }
 
-    /// `pixel_values`: `(batch, channels, height, width)` of the size the tower was trained on.
+    /// Runs the tower on `pixel_values`, `(batch, channels, height, width)`, of the configured image size.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for pictures of another size.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for images of another size.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<VisionStates> {
-        self.own_size(pixel_values)?;
+        self.check_image_size(pixel_values)?;
         self.forward_any_size(pixel_values)
     }
 
-    /// As [`forward`](VisionTower::forward), with the positions brought to whatever size the pictures have.
+    /// As [`forward`](VisionTower::forward), with the position embeddings interpolated to the size of the images.
     pub fn forward_any_size(&self, pixel_values: &Tensor) -> Result<VisionStates> {
-        let last_hidden_state = self.after(pixel_values, self.encoder.depth())?;
+        let last_hidden_state = self.hidden_states(pixel_values, self.encoder.depth())?;
         let pooled = self.post_layernorm.forward(&last_hidden_state.i((.., 0))?.contiguous()?)?;
         Ok(VisionStates { last_hidden_state, pooled })
     }
 
-    /// [`VisionStates::pooled`] alone, `(batch, width)`, with what only the other states need left out.
+    /// Returns only [`VisionStates::pooled`], `(batch, hidden_size)`; the last layer computes the class token alone.
     ///
     /// # Errors
     /// As [`forward`](VisionTower::forward).
     pub fn pooled(&self, pixel_values: &Tensor) -> Result<Tensor> {
-        self.own_size(pixel_values)?;
+        self.check_image_size(pixel_values)?;
         let class = self.encoder.first(self.embeddings(pixel_values)?)?;
         self.post_layernorm.forward(&class.squeeze(1)?.contiguous()?)
     }
 
-    /// The states after the first `depth` blocks, `(batch, 1 + patches, width)`: `hidden_states[depth]` of the
-    /// reference.
+    /// Returns the hidden states after the first `depth` layers, `(batch, 1 + patches, hidden_size)`:
+    /// `hidden_states[depth]` of the reference.
     ///
     /// # Errors
     /// As [`forward`](VisionTower::forward).
     pub fn states(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
-        self.own_size(pixel_values)?;
-        self.after(pixel_values, depth)
+        self.check_image_size(pixel_values)?;
+        self.hidden_states(pixel_values, depth)
     }
 
-    fn own_size(&self, pixel_values: &Tensor) -> Result<()> {
-        own_size(pixel_values, self.config.image_size)
+    fn check_image_size(&self, pixel_values: &Tensor) -> Result<()> {
+        check_image_size(pixel_values, self.config.image_size)
     }
 
-    fn after(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
+    fn hidden_states(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
         self.encoder.forward(self.embeddings(pixel_values)?, &Mask::full(), depth)
     }
 
-    /// What the first block reads.
+    /// The input of the first layer, `(batch, 1 + patches, hidden_size)`.
     fn embeddings(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = pixel_values.dims4()?;
         let patches = self.patch_embedding.forward(pixel_values)?;
@@ -238,7 +239,7 @@ impl VisionTower {
                     self.position_embedding.narrow(0, 0, 1)?,
                     self.position_embedding.narrow(0, 1, side * side)?,
                 );
-                Tensor::cat(&[&class, &interpolated(&patches.contiguous()?, side, grid)?], 0)?
+                Tensor::cat(&[&class, &interpolate_pos_encoding(&patches.contiguous()?, side, grid)?], 0)?
             }
         };
         let x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?;
@@ -246,16 +247,16 @@ impl VisionTower {
     }
 }
 
-/// Refuses pictures that are not `side` by `side` pixels.
-pub(crate) fn own_size(pixel_values: &Tensor, side: usize) -> Result<()> {
+/// Checks that the images are `side` by `side` pixels.
+pub(crate) fn check_image_size(pixel_values: &Tensor, side: usize) -> Result<()> {
     match pixel_values.dims() {
         [_, _, height, width] if (*height, *width) == (side, side) => Ok(()),
-        [_, _, height, width] => Err(Error::input(format!(
-            "pictures of {height} by {width} pixels, this tower sees {side} by {side}"
-        ))
-        .hint("interpolate_pos_encoding reads its positions on another grid")),
-        dims => {
-            Err(Error::input(format!("pixel_values are {dims:?}, wanted (batch, channels, height, width)")))
+        [_, _, height, width] => {
+            Err(Error::input(format!("images of {height} by {width} pixels, expected {side} by {side}"))
+                .hint("interpolate_pos_encoding allows other sizes"))
         }
+        dims => Err(Error::input(format!(
+            "pixel_values have the shape {dims:?}, expected (batch, channels, height, width)"
+        ))),
     }
 }

@@ -1,16 +1,16 @@
-//! Flamingo: a frozen language model that looks at pictures between its blocks, by open models after it.
+//! Flamingo: a frozen language model with gated cross-attention to images; by its open reimplementations.
 //!
 //! Alayrac et al. 2022, "Flamingo: a Visual Language Model for Few-Shot Learning", arXiv 2204.14198. Its weights are
-//! closed. OpenFlamingo v2 ([`open_flamingo`]) and IDEFICS ([`idefics`]) were trained after it and are open: a vision
-//! tower sees each picture, a perceiver resampler brings it to a few states, and gated cross-attention before blocks of
-//! the language model lets every token look at the latest picture before it. Both learn from examples in their prompt:
-//! pictures and texts in turn, the last picture without its text.
+//! closed. OpenFlamingo v2 ([`open_flamingo`]) and IDEFICS ([`idefics`]) reproduce it with open weights: a vision
+//! encoder encodes each image, a perceiver resampler reduces it to a few latents, and in gated cross-attention layers
+//! of the language model each token attends to the latest image before it. Both do few-shot learning from interleaved
+//! images and texts, the last image without its text.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
 //! use fauna_vision::flamingo::idefics::{Idefics, sample};
-//! // A small one with random weights; released files are opened by `Zoo::open` or `fauna::open`.
+//! // A small model with random weights; released checkpoints are opened by `Zoo::open` or `fauna::open`.
 //! let config = serde_json::from_value(sample())?;
 //! let idefics = Idefics::load(config, &Weights::seeded(7, Runtime::cpu()))?;
 //! let states = idefics.encode(&Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?)?;

@@ -1,4 +1,4 @@
-//! The perceiver resampler: any number of states of a picture to a few (Alayrac et al. 2022, section 3.1.1).
+//! The perceiver resampler: reduces the features of an image to a few latents (Alayrac et al. 2022, section 3.1.1).
 
 use candle_core::Tensor;
 use fauna_shared::Result;
@@ -7,25 +7,25 @@ use fauna_shared::model::check_sizes;
 use fauna_shared::nn::{Activation, LayerNorm, Linear, add};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 
-/// Added to variances, in both releases.
+/// Epsilon of the layer norms, in both families.
 const EPS: f64 = 1e-5;
 
-/// The sizes of a resampler.
+/// Configuration of a resampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
-    /// Width of the states.
+    /// Hidden size.
     pub width: usize,
-    /// States that a picture is brought to.
+    /// Number of latents per image.
     pub latents: usize,
-    /// Blocks.
+    /// Number of layers.
     pub depth: usize,
-    /// Heads of attention.
+    /// Number of attention heads.
     pub heads: usize,
-    /// Width of each head.
+    /// Head dimension.
     pub head_width: usize,
 }
 
-/// Learned queries that look at a picture, and at each other, block by block.
+/// Learned latents that attend to the features of an image and to each other.
 pub(crate) struct Perceiver {
     latents: Tensor,
     blocks: Vec<(Attention, FeedForward)>,
@@ -37,7 +37,7 @@ struct Attention {
     norm_latents: LayerNorm,
     to_q: Linear,
     to_kv: Linear,
-    /// Over each head of the queries and of the keys.
+    /// Norms of queries and keys, per head.
     q_norm_k_norm: Option<(LayerNorm, LayerNorm)>,
     to_out: Linear,
     heads: usize,
@@ -58,7 +58,7 @@ impl Sizes {
 
     fn check(&self) -> Result<()> {
         check_sizes(&[
-            ("the width of the pictures' states", self.width),
+            ("the hidden size of the vision encoder", self.width),
             ("resampler_n_latents", self.latents),
             ("resampler_n_heads", self.heads),
             ("resampler_head_dim", self.head_width),
@@ -67,7 +67,7 @@ impl Sizes {
 }
 
 impl Perceiver {
-    /// As OpenFlamingo names and computes it.
+    /// Loads OpenFlamingo's resampler.
     pub fn open_flamingo(c: Sizes, w: &Weights) -> Result<Self> {
         c.check()?;
         let block = |i: usize| -> Result<_> {
@@ -97,7 +97,7 @@ impl Perceiver {
         })
     }
 
-    /// As IDEFICS names and computes it; `norms` of the queries and keys of each head if its config says so.
+    /// Loads IDEFICS' resampler; `norms`: whether queries and keys are normalised per head.
     pub fn idefics(c: Sizes, norms: bool, w: &Weights) -> Result<Self> {
         c.check()?;
         let block = |i: usize| -> Result<_> {
@@ -135,7 +135,7 @@ impl Perceiver {
         })
     }
 
-    /// `states`: `(pictures, tokens, width)`; gives `(pictures, latents, width)`.
+    /// Resamples `states`, `(images, tokens, hidden_size)`, to `(images, latents, hidden_size)`.
     pub fn forward(&self, states: &Tensor) -> Result<Tensor> {
         let mut latents = self.latents.unsqueeze(0)?.repeat((states.dim(0)?, 1, 1))?;
         for (attention, feed_forward) in &self.blocks {

@@ -1,4 +1,4 @@
-//! Texts and pictures in turn, as both releases' prompts have them.
+//! Interleaved images and texts, for the prompts of both families.
 
 use fauna_shared::Result;
 use fauna_shared::item::{Image, Item};
@@ -6,20 +6,20 @@ use fauna_shared::item::{Image, Item};
 use super::sight::too_few;
 use fauna_shared::Error;
 
-/// The place of a picture in a text.
+/// The token of an image in a text.
 pub(crate) const PLACE: &str = "<image>";
 
-/// A piece of a prompt.
+/// A part of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Piece<'a> {
     Text(&'a str),
     Picture(&'a Image),
 }
 
-/// Texts and pictures in the order they are read. Where texts mark places `<image>` themselves, the pictures go there.
+/// Texts and images in order. If the texts contain `<image>`, the images go there instead.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for items that are neither, and for other than one picture a place.
+/// [`Input`](fauna_shared::ErrorKind::Input) for other items, and if the numbers of images and `<image>`s differ.
 pub(crate) fn pieces(items: &[Item]) -> Result<Vec<Piece<'_>>> {
     let mut in_order = Vec::with_capacity(items.len());
     for item in items {
@@ -28,7 +28,7 @@ pub(crate) fn pieces(items: &[Item]) -> Result<Vec<Piece<'_>>> {
             Item::Text(text) => Piece::Text(text),
             other => {
                 let other = other.modality();
-                return Err(Error::input(format!("this model reads text and pictures, not {other}")));
+                return Err(Error::input(format!("this model takes text and images, not {other}")));
             }
         });
     }
@@ -48,8 +48,8 @@ pub(crate) fn pieces(items: &[Item]) -> Result<Vec<Piece<'_>>> {
         return Err(too_few(places, count));
     }
     if places < count {
-        return Err(Error::input(format!("{count} pictures for {places} places <image>"))
-            .hint("mark a place for each picture, in order, or none: each picture brings its own"));
+        return Err(Error::input(format!("{count} images for {places} <image> tokens"))
+            .hint("give one <image> per image, in order, or none: it is added for each image"));
     }
     let mut placed = Vec::with_capacity(2 * count);
     for text in texts() {
@@ -65,7 +65,7 @@ pub(crate) fn pieces(items: &[Item]) -> Result<Vec<Piece<'_>>> {
     Ok(placed)
 }
 
-/// The pictures among `pieces`, in order.
+/// The images among `pieces`, in order.
 pub(crate) fn pictures<'a>(pieces: &[Piece<'a>]) -> Vec<&'a Image> {
     let picture = |piece: &Piece<'a>| match piece {
         Piece::Picture(image) => Some(*image),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_go_where_a_text_marks_their_places() {
+    fn images_go_to_the_image_tokens_of_a_text() {
         let items = [image(1), image(2), "one: <image>, two: <image>.".into()];
         let pieces = pieces(&items).unwrap();
         let shown: Vec<String> = pieces
@@ -97,12 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn other_than_one_picture_a_place_is_an_error() {
+    fn the_numbers_of_images_and_image_tokens_must_be_equal() {
         let more = pieces(&[image(1), image(2), "<image>".into()]).unwrap_err().to_string();
-        assert!(more.contains("2 pictures for 1 places"), "{more}");
+        assert!(more.contains("2 images for 1 <image> tokens"), "{more}");
         let fewer = pieces(&[image(1), "<image><image>".into()]).unwrap_err().to_string();
-        assert!(fewer.contains("2 places <image> for 1 pictures"), "{fewer}");
+        assert!(fewer.contains("2 <image> tokens for 1 images"), "{fewer}");
         let none = pieces(&["<image>What is it?".into()]).unwrap_err().to_string();
-        assert!(none.contains("1 places <image> for 0 pictures"), "{none}");
+        assert!(none.contains("1 <image> tokens for 0 images"), "{none}");
     }
 }

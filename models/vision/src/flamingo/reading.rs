@@ -1,4 +1,4 @@
-//! What the two releases have in common: one pass over texts with pictures, and answers to them.
+//! The forward pass and the decoding loop of a language model with cross-attention to images, for both families.
 
 use std::ops::ControlFlow;
 
@@ -12,40 +12,42 @@ use fauna_text::{called, words};
 
 use super::sight::{Media, MediaLocations, MediaStates};
 
-/// A language model that looks at pictures between its blocks.
+/// A language model with cross-attention to images.
 pub(crate) trait Looks: Send + Sync {
     /// Vocabulary size.
     fn vocab_size(&self) -> usize;
 
-    /// Where it computes.
+    /// The device of the weights.
     fn device(&self) -> &Device;
 
-    /// A cache for texts of at most `capacity` tokens.
+    /// Creates a KV cache of `capacity` tokens.
     fn cache(&self, capacity: usize) -> Cache;
 
-    /// The states of pictures, `(pictures, 3, height, width)` to `(pictures, states, width)`.
+    /// Encodes and resamples images, `(images, 3, height, width)`, to `(images, latents, hidden_size)`.
     fn see(&self, pixels: &Tensor) -> Result<Tensor>;
 
-    /// The keys and values of every gated layer for `media`.
+    /// Computes the cross-attention keys and values of every gated layer for `media`.
     fn look(&self, media: &Media) -> Result<MediaStates>;
 
-    /// The states after the last norm of `ids`, `(batch, time)`, which look at what `seen` holds where `sight` shows it.
+    /// Returns the hidden states after the final layer norm, `(batch, sequence, hidden_size)`, of `ids`, `(batch,
+    /// sequence)`, with cross-attention to `seen`.
     fn read(&self, ids: &Tensor, at: &Place, seen: &MediaStates, cache: &mut Cache) -> Result<Tensor>;
 
-    /// Scores of the next token, `(…, width)` to `(…, vocabulary)`.
+    /// Returns the logits, `(…, vocab_size)`, of hidden states, `(…, hidden_size)`.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 }
 
-/// Where the tokens of a pass stand, what they may read, and what they look at.
+/// Positions and attention masks of a forward pass.
 pub(crate) struct Place<'a> {
     pub positions: &'a Positions,
-    /// Over all tokens, those in the cache included.
+    /// Self-attention mask over all tokens, those in the KV cache included.
     pub mask: &'a Mask,
-    /// Over the states of the pictures.
+    /// Cross-attention mask over the latents of the images.
     pub sight: &'a Mask,
 }
 
-/// One pass over whole texts. `ids`: `(batch, time)` of any integers; `mask`: the same shape, 0 where padding.
+/// Runs a forward pass without a KV cache. `ids`: `(batch, sequence)` of any integer type; `mask`: of the same shape, 0
+/// for padding. Returns the hidden states, `(batch, sequence, hidden_size)`.
 pub(crate) fn read(
     network: &dyn Looks,
     ids: &Tensor,
@@ -65,25 +67,25 @@ pub(crate) fn read(
     network.read(&ids, &place, &network.look(media)?, &mut network.cache(time))
 }
 
-/// The prompts of a call: ids of any integers, `(batch, time)`.
+/// Checks the prompts of a `generate` call: ids of any integer type, `(batch, sequence)`.
 pub(crate) fn prompts(network: &dyn Looks, ids: &Tensor, mask: Option<&Tensor>) -> Result<called::Rows> {
     let rows = words::checked_ids(ids, mask, network.vocab_size(), &Device::Cpu)?.to_vec2()?;
     called::Rows::new(ids, mask, rows)
 }
 
-/// Prompts being answered: the pictures they speak of, and what each token looks at.
+/// The decoder of a batch of prompts, with their images and cross-attention mask.
 pub(crate) struct Answering<'a> {
     pub network: &'a dyn Looks,
     pub seen: MediaStates,
-    /// States of a picture.
+    /// Number of latents per image.
     pub per_picture: usize,
     pub sight: MediaLocations,
-    /// Tokens that are never written.
+    /// Tokens that are never generated.
     pub banned: Vec<u32>,
 }
 
 impl<'a> Answering<'a> {
-    /// About `media`, looked at once.
+    /// Creates the decoder; computes the keys and values of `media` once.
     pub fn new(
         network: &'a dyn Looks,
         media: &Media,
@@ -94,7 +96,7 @@ impl<'a> Answering<'a> {
         Ok(Self { network, seen, per_picture, sight, banned })
     }
 
-    /// Streams the answers to all `prompts` at once.
+    /// Generates completions of all `prompts` in one batch, and streams their text.
     pub fn stream(
         &self,
         tokenizer: &Tokenizer,
@@ -103,7 +105,7 @@ impl<'a> Answering<'a> {
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         if options.guidance != 1.0 {
-            return Err(Error::input("guidance: Flamingo was not trained to answer without looking"));
+            return Err(Error::input("guidance is not supported: Flamingo was not trained without images"));
         }
         let prompts: Vec<text::Prompt> = prompts.iter().map(|ids| text::Prompt::Ids(ids)).collect();
         let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
@@ -112,10 +114,10 @@ impl<'a> Answering<'a> {
     }
 }
 
-/// What a text in progress keeps.
+/// The state of a generation.
 pub(crate) struct Progress {
     cache: Cache,
-    /// What every new token looks at.
+    /// Cross-attention mask of every generated token.
     sight: Mask,
 }
 
@@ -156,7 +158,7 @@ impl Decoder for Answering<'_> {
     }
 }
 
-/// Rows of made-up `ids` with so many places `<image>` at their beginning.
+/// Replaces the first `pictures` tokens of each sequence of `ids` by the `<image>` token.
 pub(crate) fn with_places(ids: &Tensor, pictures: usize, place: u32) -> Result<Tensor> {
     let mut rows: Vec<Vec<i64>> = ids.to_vec2()?;
     for row in &mut rows {

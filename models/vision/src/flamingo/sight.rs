@@ -1,4 +1,4 @@
-//! Which pictures each token looks at, and what it sees there.
+//! Cross-attention from tokens to images: masks, and the keys and values of the images.
 
 use std::ops::Range;
 
@@ -7,27 +7,27 @@ use fauna_shared::attention::Mask;
 use fauna_shared::item::Image;
 use fauna_shared::{Error, Result};
 
-/// Pictures that the vision tower takes at once: more need more room and gain nothing.
-const AT_ONCE: usize = 8;
+/// Batch size of the vision encoder: larger batches need more memory and are not faster.
+const BATCH_SIZE: usize = 8;
 
-/// Which pictures each token of each row looks at: row, token, picture.
+/// The images that each token attends to, indexed by sequence, token and image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MediaLocations {
     rows: Vec<Vec<Vec<bool>>>,
 }
 
 impl MediaLocations {
-    /// Each token looks at the latest picture: that of the last place `<image>` at it or before it, if there is one.
-    /// Nothing is seen after an `end` until the next picture.
+    /// Each token attends to the latest image: that of the last `<image>` token up to it, if any. After an `end` token,
+    /// no image is attended to until the next one.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a row has more places than pictures.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a sequence has more `<image>` tokens than images.
     pub fn latest(rows: &[Vec<u32>], pictures: &[usize], place: u32, end: Option<u32>) -> Result<Self> {
         let row = |(r, ids): (usize, &Vec<u32>)| {
             let pictures = pictures.get(r).copied().unwrap_or(0);
             let places = ids.iter().filter(|id| **id == place).count();
             if places > pictures {
-                return Err(too_few(places, pictures).context(format!("row {r}")));
+                return Err(too_few(places, pictures).context(format!("sequence {r}")));
             }
             let (mut count, mut over) = (0, false);
             let look = |id: &u32| {
@@ -43,14 +43,14 @@ impl MediaLocations {
         Ok(Self { rows: rows.iter().enumerate().map(row).collect::<Result<_>>()? })
     }
 
-    /// From a table, `(rows, tokens, pictures)`, that is not 0 where a token looks at a picture.
+    /// From a mask, `(batch, sequence, images)`, nonzero where a token attends to an image.
     pub fn table(table: &Tensor) -> Result<Self> {
         let table: Vec<Vec<Vec<f32>>> = table.to_dtype(DType::F32)?.to_vec3()?;
         let seen = |row: Vec<f32>| row.into_iter().map(|seen| seen != 0.0).collect();
         Ok(Self { rows: table.into_iter().map(|row| row.into_iter().map(seen).collect()).collect() })
     }
 
-    /// Without the first `pads` tokens of each row.
+    /// Removes the first `pads` tokens, the padding, of each sequence.
     pub fn without(self, pads: &[usize]) -> Self {
         let cut = |(mut row, pad): (Vec<Vec<bool>>, &usize)| {
             row.drain(..(*pad).min(row.len()));
@@ -59,8 +59,8 @@ impl MediaLocations {
         Self { rows: self.rows.into_iter().zip(pads).map(cut).collect() }
     }
 
-    /// The mask of `time` tokens over the states of all pictures, `states` each; shorter rows begin with tokens that see
-    /// nothing.
+    /// The attention mask of `time` tokens over the latents of all images, `states` each. Shorter sequences are
+    /// left-padded with tokens that attend to nothing.
     pub fn mask(&self, time: usize, states: usize) -> Result<Mask> {
         let rows = self.rows.iter().map(|row| {
             let pad = time.saturating_sub(row.len());
@@ -78,50 +78,51 @@ impl MediaLocations {
         Mask::table(&rows.map(|row| row.map(wide).collect()).collect::<Vec<_>>())
     }
 
-    /// What the last token of each row looks at: all that follow look there too.
+    /// The images of the last token of each sequence, which all generated tokens attend to.
     pub fn last(&self) -> Self {
         let last = |row: &Vec<Vec<bool>>| row.last().cloned().into_iter().collect();
         Self { rows: self.rows.iter().map(last).collect() }
     }
 }
 
-/// The states a token sees of the pictures it looks at, if they lie side by side.
+/// The range of latents that a token attends to, if its images are contiguous.
 fn span(seen: &[bool], states: usize) -> Option<Range<usize>> {
     let start = seen.iter().position(|seen| *seen).unwrap_or(0);
     let end = seen.iter().rposition(|seen| *seen).map_or(start, |last| last + 1);
     seen[start..end].iter().all(|seen| *seen).then_some(start * states..end * states)
 }
 
-/// The error of more places for pictures than pictures.
+/// The error for more `<image>` tokens than images.
 pub(crate) fn too_few(places: usize, pictures: usize) -> Error {
-    Error::input(format!("{places} places <image> for {pictures} pictures"))
-        .hint("give a picture for each place, in order, or leave <image> out of the text: each picture brings its own")
+    Error::input(format!("{places} <image> tokens for {pictures} images")).hint(
+        "give one image per <image>, in order, or leave <image> out of the text: it is added for each image",
+    )
 }
 
-/// The states of pictures, and which of them belong to each row.
+/// The latents of images, and the images of each sequence.
 #[derive(Debug, Clone)]
 pub struct Media {
-    /// `(distinct pictures, states, width)`; none where there is no picture.
+    /// Latents, `(distinct images, latents, hidden_size)`; `None` without images.
     states: Option<Tensor>,
-    /// The pictures of each row, in order.
+    /// Indices of the images of each sequence, in order.
     rows: Vec<Vec<usize>>,
 }
 
 impl Media {
-    /// Of `states`, `(rows · pictures, states, width)`, as many pictures in each row.
+    /// From `states`, `(batch · images, latents, hidden_size)`: the same number of images for each sequence.
     pub fn rectangle(states: Tensor, rows: usize) -> Result<Self> {
         let pictures = states.dim(0)? / rows.max(1);
         let rows = (0..rows).map(|row| (row * pictures..(row + 1) * pictures).collect()).collect();
         Ok(Self { states: Some(states), rows })
     }
 
-    /// Of no picture at all.
+    /// Without images.
     pub fn none(rows: usize) -> Self {
         Self { states: None, rows: vec![Vec::new(); rows] }
     }
 
-    /// Of the pictures of each row; equal ones are seen once. `pixels` prepares a picture, `(3, height, width)`, and
-    /// `see` makes states of some, `(pictures, 3, height, width)` to `(pictures, states, width)`.
+    /// From the images of each sequence; equal images are encoded once. `pixels` preprocesses an image, `(3, height,
+    /// width)`, and `see` encodes a batch, `(images, 3, height, width)` to `(images, latents, hidden_size)`.
     pub fn of(
         rows: &[Vec<&Image>],
         pixels: impl Fn(&Image) -> Result<Tensor>,
@@ -147,27 +148,27 @@ impl Media {
             let pixels = images.iter().map(|image| pixels(image)).collect::<Result<Vec<_>>>()?;
             see(&Tensor::stack(&pixels, 0)?)
         };
-        let states = distinct.chunks(AT_ONCE).map(batch).collect::<Result<Vec<_>>>()?;
+        let states = distinct.chunks(BATCH_SIZE).map(batch).collect::<Result<Vec<_>>>()?;
         Ok(Self { states: Some(Tensor::cat(&states, 0)?), rows: indices })
     }
 
-    /// The states of each distinct picture, `(pictures, states, width)`; none where there is no picture.
+    /// The latents of each distinct image, `(images, latents, hidden_size)`; `None` without images.
     pub fn states(&self) -> Option<&Tensor> {
         self.states.as_ref()
     }
 
-    /// How many states a picture has.
+    /// Number of latents per image.
     pub fn per_picture(&self) -> Result<usize> {
         Ok(self.states.as_ref().map(|states| states.dim(1)).transpose()?.unwrap_or(0))
     }
 
-    /// How many pictures each row has.
+    /// Number of images of each sequence.
     pub fn counts(&self) -> Vec<usize> {
         self.rows.iter().map(Vec::len).collect()
     }
 
-    /// `x` of each distinct picture, `(pictures, states, …)`, as each row sees them one after the other:
-    /// `(rows, most pictures · states, …)`. Rows with fewer end in pictures that nothing looks at.
+    /// Gathers `x`, `(images, latents, …)` of the distinct images, by sequence: `(batch, max_images · latents, …)`.
+    /// Sequences with fewer images are padded with images that nothing attends to.
     pub fn spread(&self, x: &Tensor) -> Result<Tensor> {
         let most = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let order: Vec<u32> = self
@@ -187,19 +188,19 @@ impl Media {
     }
 }
 
-/// The keys and values of all pictures for each gated layer, worked out once: `(rows, states, heads, width)`.
+/// The cross-attention keys and values of all images for each gated layer, `(batch, latents, heads, head_dim)`.
 #[derive(Debug, Clone, Default)]
 pub struct MediaStates {
     layers: Vec<(Tensor, Tensor)>,
 }
 
 impl MediaStates {
-    /// With the keys and values of each gated layer in turn.
+    /// From the keys and values of each gated layer, in order.
     pub fn new(layers: Vec<(Tensor, Tensor)>) -> Self {
         Self { layers }
     }
 
-    /// Those of gated layer `index`; none where there is no picture.
+    /// Keys and values of gated layer `index`; `None` without images.
     pub fn layer(&self, index: usize) -> Option<&(Tensor, Tensor)> {
         self.layers.get(index)
     }
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_looks_at_the_latest_picture_until_the_text_ends() {
+    fn a_token_attends_to_the_latest_image_until_the_end_token() {
         let rows = [vec![5, 9, 5, 9, 5, 2, 5, 9], vec![5, 5, 5, 5, 5, 5, 5, 9]];
         let sight = MediaLocations::latest(&rows, &[3, 1], 9, Some(2)).unwrap();
         let mask = sight.mask(8, 2).unwrap();
@@ -228,14 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn more_places_than_pictures_are_an_error() {
+    fn more_image_tokens_than_images_are_an_error() {
         let error = MediaLocations::latest(&[vec![9, 9]], &[1], 9, None).unwrap_err().to_string();
-        assert!(error.contains("2 places <image> for 1 pictures"), "{error}");
-        assert!(MediaLocations::latest(&[vec![9]], &[2], 9, None).is_ok(), "the second is never looked at");
+        assert!(error.contains("2 <image> tokens for 1 images"), "{error}");
+        assert!(MediaLocations::latest(&[vec![9]], &[2], 9, None).is_ok(), "the second is never attended to");
     }
 
     #[test]
-    fn a_token_may_look_at_pictures_that_do_not_lie_side_by_side() {
+    fn a_token_may_attend_to_images_that_are_not_contiguous() {
         let table = Tensor::new(&[[[1i64, 0, 1], [0, 0, 0]]], &Device::Cpu).unwrap();
         let mask = MediaLocations::table(&table).unwrap().mask(3, 1).unwrap();
         let sees = |token| [0, 1, 2].map(|key| mask.sees(0, token, key, 3));
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_pictures_are_seen_once_and_stand_in_every_row() {
+    fn equal_images_are_encoded_once_for_all_sequences() {
         let image = |level| Image { width: 1, height: 1, rgb: vec![level; 3] };
         let (a, b, again) = (image(1), image(2), image(1));
         let seen = std::cell::Cell::new(0);

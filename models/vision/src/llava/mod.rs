@@ -1,10 +1,10 @@
-//! LLaVA-Med: questions about pictures, answered in text, by a linear way from CLIP to Mistral.
+//! LLaVA-Med: visual question answering by CLIP, an MLP projector and Mistral.
 //!
 //! Li et al. 2023, "LLaVA-Med", arXiv 2306.00890; Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning",
-//! arXiv 2310.03744. CLIP looks, a small map takes the states of its last block but one into the space of words, and
-//! Mistral reads both as one sequence. Checked against transformers `LlavaForConditionalGeneration`, parity cases
-//! `tests/parity/llava`. Loads `model_type: "llava_mistral"`, the original layout, and `"llava"`, transformers' own.
-//! Activations are `(batch, time, width)`.
+//! arXiv 2310.03744. The hidden states of CLIP's second-to-last layer are projected to the language model's embeddings.
+//! Checked against transformers `LlavaForConditionalGeneration`, parity cases `tests/parity/llava`. Loads
+//! `model_type: "llava_mistral"`, the original format, and `"llava"`, transformers' format.
+//! Activations are `(batch, sequence, hidden_size)`.
 
 mod prompt;
 
@@ -28,54 +28,53 @@ use crate::vision_language::{
     with_parts,
 };
 
-/// The tower of LLaVA 1.5 and LLaVA-Med, where it is named and not described.
+/// The vision tower of LLaVA 1.5 and LLaVA-Med, for configs that only name it.
 const TOWER: &str = "openai/clip-vit-large-patch14-336";
 
-/// The id that stands for a whole picture in the original's tokens.
+/// The original's id of an image, `IMAGE_TOKEN_INDEX`.
 const IMAGE: i64 = -200;
 
-/// `config.json` of either layout.
+/// `config.json` of either format.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What reads.
+    /// Config of the language model.
     pub language: llama::Config,
-    /// Whose states are read, counted as the reference's `hidden_states`, from the end if negative. Several are put side
-    /// by side.
+    /// Indices of the vision tower's `hidden_states` that are used, from the end if negative; several are concatenated.
     pub layers: Vec<i64>,
-    /// Whether the class token is read too.
+    /// Whether the class token is used.
     pub with_class: bool,
-    /// The maps from eye to words.
+    /// The projector from vision to language.
     pub projector: Projection,
-    /// The token that stands for a row of a picture, in transformers' layout; in the original one token stands for a
-    /// whole picture.
+    /// The image token, one per image embedding, in transformers' format; `None` in the original format, which has one
+    /// per image.
     pub image_token: Option<u32>,
 }
 
-/// The form of the projector.
+/// Architecture of the projector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection {
-    /// Maps, with the activation between two of them; the original numbers activations too.
+    /// Number of linear layers, with the activation between them.
     pub maps: usize,
-    /// The activation.
+    /// Activation function.
     pub activation: Activation,
-    /// Whether the maps have biases.
+    /// Whether the linear layers have biases.
     pub bias: bool,
 }
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys = Keys {
     mapped: &[("image_token_id", "image_token_index")],
-    // How many tokens a picture takes follows from the tower.
+    // The number of image tokens follows from the vision tower.
     harmless: &["image_seq_length"],
     parts: &[("text_config", &llama::KEYS), ("vision_config", &Keys::NONE)],
     ..Keys::NONE
 };
 
 impl Config {
-    /// What `config` says.
+    /// Parses the config of either format.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for what is not implemented, by name.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) naming a value that is not implemented.
     pub fn read(pretrained: &Pretrained) -> Result<Self> {
         let wrong = |message: String| pretrained.config_error(message);
         match pretrained.config["text_config"].is_object() {
@@ -173,7 +172,8 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: the original's, and transformers' of several ages.
+/// Maps the tensor names of all releases to those of this family: the original's, and those of several versions of
+/// transformers.
 ///
 /// ```
 /// use fauna_shared::weights::Name;
@@ -181,7 +181,7 @@ impl Config {
 /// for name in ["model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"] {
 ///     assert_eq!(rename(name), Name::To("mm_projector.2.bias".into()));
 /// }
-/// // The tower finds what stands below its own name by itself.
+/// // The vision tower itself handles the nested prefix.
 /// let class = "vision_tower.vision_model.embeddings.class_embedding";
 /// assert_eq!(rename(&format!("model.vision_tower.{class}")), Name::To(class.into()));
 /// ```
@@ -218,7 +218,7 @@ pub struct Llava {
 }
 
 impl Llava {
-    /// Opens the language model, the projector and the tower, which may lie in a release of its own.
+    /// Loads the language model, the projector and the vision tower, which may be a separate release.
     pub fn open(pretrained: &Pretrained) -> Result<(Self, Inventory)> {
         let config = Config::read(pretrained)?;
         let w = &pretrained.weights;
@@ -233,7 +233,7 @@ impl Llava {
         let (width, seen) = (config.language.hidden_size, vision.hidden_size.saturating_mul(depths.len()));
         let projector = (0..config.projector.maps).map(|i| {
             let inputs = if i == 0 { seen } else { width };
-            // Activations are counted among the maps.
+            // The numbers of the names include the activations.
             w.linear_bias_if(config.projector.bias, &format!("mm_projector.{}", 2 * i), inputs, width)
         });
         let mm_projector = projector.collect::<Result<Vec<_>>>()?;
@@ -260,32 +260,32 @@ impl Llava {
         Ok((Self { config, vision_tower, mm_projector, language_model }, inventory))
     }
 
-    /// The token in whose place a row of a picture stands: one beyond the words, where the release has none.
+    /// The image token: the first id after the vocabulary if the config has none.
     fn place(&self) -> u32 {
         self.config.image_token.unwrap_or(self.language_model.vocab_size() as u32)
     }
 }
 
-/// How many blocks make each of the states that are read.
+/// The number of layers of each of the hidden states that are used.
 fn depths(layers: &[i64], blocks: usize) -> Result<Vec<usize>> {
     let states = blocks as i64 + 1;
     let depth = |layer: &i64| {
         let depth = if *layer < 0 { states + layer } else { *layer };
         match (0..states).contains(&depth) {
             true => Ok(depth as usize),
-            false => {
-                Err(Error::unsupported(format!("states of layer {layer}: the tower has {states} states")))
-            }
+            false => Err(Error::unsupported(format!(
+                "vision_feature_layer {layer}: the tower has {states} hidden states"
+            ))),
         }
     };
     if layers.is_empty() {
-        return Err(Error::unsupported("no layer of the tower is read"));
+        return Err(Error::unsupported("vision_feature_layer is empty"));
     }
     layers.iter().map(depth).collect()
 }
 
-/// The config of the tower that the original layout names: of the folder of that name in the release, of the known one,
-/// or of the release that is called so.
+/// The config of the vision tower that an original config names: from the folder of that name in the release, the
+/// built-in one of CLIP ViT-L/14-336, or from the release of that name.
 fn tower_config(pretrained: &Pretrained, named: &str) -> Result<Value> {
     let inside = |config: &Value| match &config["vision_config"] {
         Value::Null => vision_language::without_nulls(config, &[]),
@@ -373,8 +373,7 @@ impl VisionLanguageModel for Llava {
             .ok_or_else(|| Error::unsupported("the language model has no output head"))
     }
 
-    /// In the original's tokens one -200 stands for a picture. Rows that become shorter than others are filled up on the
-    /// right, as the original does.
+    /// In the original's ids, -200 stands for an image. Shorter sequences are padded on the right, as in the original.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)> {
         let real = mask.map(words::real_tokens).transpose()?;
         let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
@@ -393,11 +392,11 @@ impl VisionLanguageModel for Llava {
                         let id = u32::try_from(id).unwrap_or(0);
                         here.push((if shown { id } else { 0 }, shown));
                     }
-                    // Hidden tokens need not be words.
+                    // Masked tokens may be outside the vocabulary.
                     _ if !shown => here.push((0, false)),
                     id => {
                         return Err(Error::input(format!(
-                            "token {id} of row {r} is outside the vocabulary of {words}"
+                            "token {id} of sequence {r} is outside the vocabulary of {words}"
                         )));
                     }
                 }
@@ -421,12 +420,12 @@ impl VisionLanguageModel for Llava {
     }
 }
 
-/// Walks the tensors alone.
+/// The tensors of a checkpoint.
 pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(Llava::open(pretrained)?.1)
 }
 
-/// Opens a checkpoint of either layout.
+/// Opens a checkpoint of either format as a pipeline.
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = Llava::open(pretrained)?;
     let mut card = pretrained.card(&pretrained.architecture("LlavaMistralForCausalLM"), &inventory);
@@ -438,7 +437,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
             true => Processor::clip(size),
             false => Processor::llava(size),
         });
-    // Beside the original's weights lies CLIP's own processor file, which knows of no padding.
+    // The original releases have CLIP's processor config, which does not pad to a square.
     let original = !pretrained.config["text_config"].is_object();
     let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };
     let settings =
@@ -446,7 +445,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, settings)?))
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 60,
@@ -464,7 +463,7 @@ pub fn sample() -> Value {
     })
 }
 
-/// LLaVA-Med, and LLaVA 1.5, whose wiring it has.
+/// LLaVA-Med, and LLaVA 1.5, which has the same architecture.
 pub static FAMILY: Family = Family {
     name: "llava",
     systems: &["Med-PaLM M"],

@@ -1,24 +1,24 @@
-//! The words around pictures, as LLaVA-Med and LLaVA 1.5 were trained on them.
+//! The prompt formats of LLaVA-Med and LLaVA 1.5.
 
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
 use fauna_shared::{Error, Result};
 
 use crate::vision_language::{MultimodalProcessor, said};
 
-/// What stands for a picture in a text.
+/// The placeholder of an image in a text.
 const PLACE: &str = "<image>";
 
-/// How turns are told apart.
+/// The conversation format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Between `[INST]` and `[/INST]`.
+    /// `[INST] … [/INST]`.
     Mistral,
-    /// After `USER:` and `ASSISTANT:`.
+    /// `USER: … ASSISTANT: …`.
     Vicuna,
 }
 
-/// The tokens of `prompt` and its pictures, each of `tokens` times `place`. Texts between pictures are cut into tokens
-/// by themselves, as the original does.
+/// Formats and tokenizes `prompt`; returns its token ids, with `tokens` times `place` per image, and its images. Texts
+/// between images are tokenized separately, as in the original.
 pub fn tokens(
     kit: &MultimodalProcessor,
     prompt: &Prompt,
@@ -33,7 +33,7 @@ pub fn tokens(
             ids.extend(std::iter::repeat_n(place, tokens));
         }
         let mut part = kit.tokenizer.encode(part, true)?;
-        // Each part begins as a text does; the sequence does so once.
+        // Only the first part keeps its BOS token.
         if i > 0 && part.first().copied() == kit.tokenizer.special().bos && !part.is_empty() {
             part.remove(0);
         }
@@ -42,7 +42,7 @@ pub fn tokens(
     Ok((ids, images))
 }
 
-/// `prompt` in words. Items are one turn of the user; a picture stands on a line of its own.
+/// Formats `prompt` as text. Items are one user turn; a newline follows each image.
 fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     let alone;
     let turns = match prompt {
@@ -69,7 +69,7 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     }
     for (i, (turn, text)) in turns.iter().zip(&texts).enumerate() {
         out.push_str(&match (form, turn.role) {
-            (_, Role::System) => return Err(Error::input("a system turn stands first or not at all")),
+            (_, Role::System) => return Err(Error::input("a system turn must be the first turn")),
             (Form::Mistral, Role::User) if i == 0 && !system.is_empty() => {
                 format!("[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{text} [/INST]")
             }
@@ -85,7 +85,7 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     Ok((out, images))
 }
 
-/// `items` with the end of a line after each picture that is followed by words without a place of their own.
+/// Adds a newline after each image, unless the texts contain placeholders.
 fn on_lines(items: &[Item]) -> Vec<Item> {
     let placed = items.iter().any(|item| matches!(item, Item::Text(text) if text.contains(PLACE)));
     let mut out = Vec::with_capacity(items.len());
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!((said.as_str(), images.len()), ("[INST] Compare <image> with <image>. [/INST]", 2));
         for items in [vec!["<image>".into()], vec!["<image>".into(), picture(), picture()]] {
             let error = words(&Prompt::Items(items), Form::Mistral).unwrap_err().to_string();
-            assert!(error.contains("1 place for a picture"), "{error}");
+            assert!(error.contains("1 placeholder for an image"), "{error}");
         }
     }
 

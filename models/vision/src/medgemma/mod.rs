@@ -1,10 +1,10 @@
-//! MedGemma, and Gemma 3 with its eyes: questions about pictures, answered in text.
+//! MedGemma, and multimodal Gemma 3: visual question answering.
 //!
 //! Tu et al. 2023, "Towards Generalist Biomedical AI", arXiv 2307.14334 (Med-PaLM M, whose weights are closed);
-//! Sellergren et al. 2025, "MedGemma Technical Report", arXiv 2507.05201; Gemma Team 2025, arXiv 2503.19786. SigLIP
-//! looks, its patches are pooled and projected into the space of words, and Gemma 3 reads both as one sequence, in which
-//! the tokens of a picture see each other. Checked against transformers `Gemma3ForConditionalGeneration`, parity cases
-//! `tests/parity/medgemma`. Loads `model_type: "gemma3"`. Activations are `(batch, time, width)`.
+//! Sellergren et al. 2025, "MedGemma Technical Report", arXiv 2507.05201; Gemma Team 2025, arXiv 2503.19786. SigLIP's
+//! patch states are pooled and projected to Gemma 3's embeddings; the tokens of an image attend to each other
+//! bidirectionally. Checked against transformers `Gemma3ForConditionalGeneration`, parity cases
+//! `tests/parity/medgemma`. Loads `model_type: "gemma3"`. Activations are `(batch, sequence, hidden_size)`.
 
 mod prompt;
 
@@ -35,13 +35,13 @@ use crate::vision_language::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Config {
-    /// What reads.
+    /// Config of the language model.
     pub text_config: gemma3::Config,
-    /// What looks.
+    /// Config of the vision tower.
     pub vision_config: VisionConfig,
-    /// Tokens a picture takes, a square number.
+    /// Number of tokens per image, a square number.
     pub mm_tokens_per_image: usize,
-    /// The token that a row of a picture stands for.
+    /// Id of the image token.
     pub image_token_index: u32,
 }
 
@@ -56,34 +56,34 @@ impl TryFrom<Value> for Config {
                 *part = json!({});
             }
             if !part.is_object() {
-                return Err(format!("{key} is no object"));
+                return Err(format!("{key} is not an object"));
             }
         }
-        // Tied or not, the whole model says; and its head gives the plain scores, whatever its text model would.
-        let told = |error: Error| error.message().to_string();
+        // The top-level `tie_word_embeddings` is used; and the logits of the whole model are not soft-capped.
+        let message = |error: Error| error.message().to_string();
         let tied: Option<bool> =
-            json::part("tie_word_embeddings", config["tie_word_embeddings"].clone()).map_err(told)?;
+            json::part("tie_word_embeddings", config["tie_word_embeddings"].clone()).map_err(message)?;
         text["tie_word_embeddings"] = json!(tied.unwrap_or(true));
         text["architectures"] = json!(["Gemma3ForCausalLM"]);
-        // The head that pools has no part in this, and releases come without it.
+        // The pooling head is not used, and not in the releases.
         vision["vision_use_head"] = json!(false);
         let number = |name: &str, default: u64| match &config[name] {
             Value::Null => Ok(default),
-            value => value.as_u64().ok_or_else(|| format!("{name} is {value}, wanted a number")),
+            value => value.as_u64().ok_or_else(|| format!("{name} is {value}, expected a number")),
         };
         let image_token = number("image_token_index", 262_144)?;
         Ok(Self {
-            text_config: json::part("text_config", text).map_err(told)?,
-            vision_config: json::part("vision_config", vision).map_err(told)?,
+            text_config: json::part("text_config", text).map_err(message)?,
+            vision_config: json::part("vision_config", vision).map_err(message)?,
             mm_tokens_per_image: number("mm_tokens_per_image", 256)? as usize,
             image_token_index: u32::try_from(image_token)
-                .map_err(|_| format!("image_token_index {image_token} is no token"))?,
+                .map_err(|_| format!("image_token_index {image_token} is not a valid token id"))?,
         })
     }
 }
 
 impl Config {
-    /// Patches along a side of a picture, and how many of them are pooled into one along each axis.
+    /// Patches per image side, and the pooling kernel size.
     fn pooling(&self) -> Result<(usize, usize)> {
         let vision = &self.vision_config;
         check_sizes(&[
@@ -94,7 +94,7 @@ impl Config {
         let (side, tokens) = (vision.image_size / vision.patch_size, self.mm_tokens_per_image.isqrt());
         match side / tokens {
             0 => Err(Error::unsupported(format!(
-                "mm_tokens_per_image is {}, a picture has {side} by {side} patches",
+                "mm_tokens_per_image is {}, but an image has {side} by {side} patches",
                 self.mm_tokens_per_image
             ))),
             kernel => Ok((side, kernel)),
@@ -102,7 +102,7 @@ impl Config {
     }
 }
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys = Keys {
     mapped: &[
         ("image_token_id", "image_token_index"),
@@ -110,15 +110,15 @@ pub static KEYS: Keys = Keys {
         ("eoi_token_id", "eoi_token_index"),
     ],
     parts: &[
-        // Tied or not, the whole model says.
+        // The top-level key is used.
         ("text_config", &Keys { harmless: &["tie_word_embeddings"], ..Keys::NONE }),
-        // The head that pools has no part in this.
+        // The pooling head is not used.
         ("vision_config", &Keys { harmless: &["vision_use_head"], ..Keys::NONE }),
     ],
     ..Keys::NONE
 };
 
-/// What a release calls its tensors, in the names of this file: the three layouts of transformers' ages.
+/// Maps the tensor names of three versions of transformers to those of this family.
 ///
 /// ```
 /// use fauna_shared::weights::Name;
@@ -151,7 +151,7 @@ pub struct MedGemma {
     language_model: Gemma3,
 }
 
-/// From what SigLIP sees to the space of words.
+/// The projector from SigLIP's hidden states to Gemma 3's embeddings, with average pooling.
 struct Projector {
     mm_soft_emb_norm: RmsNorm,
     mm_input_projection: Linear,
@@ -165,7 +165,7 @@ impl Model for MedGemma {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         let c = &config;
         w.skip("vision_tower.head");
-        // Both check their sizes, by which the projector multiplies.
+        // Loaded first: both check the sizes that the projector uses.
         let vision_tower = VisionTower::load(&c.vision_config, &w.at("vision_tower"))?;
         let language_model = Gemma3::load(c.text_config.clone(), &w.at("language_model"))?;
         let multi_modal_projector = Projector::load(c, &w.at("multi_modal_projector"))?;
@@ -183,7 +183,7 @@ impl Projector {
                 seen,
                 c.vision_config.layer_norm_eps,
             )?,
-            // Stored as it multiplies, not as maps are.
+            // Stored transposed.
             mm_input_projection: Linear::new(
                 w.matrix_transposed("mm_input_projection_weight", width, seen)?,
                 None,
@@ -193,13 +193,13 @@ impl Projector {
         })
     }
 
-    /// `x`: `(pictures, patches, width of the tower)`; gives `(pictures, tokens, width)`.
+    /// Projects `x`, `(images, patches, vision_hidden_size)`, to `(images, tokens, hidden_size)`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (pictures, _, width) = x.dims3()?;
         let (side, kernel) = (self.side, self.kernel);
         let tokens = side / kernel;
         let grid = x.reshape((pictures, side, side, width))?;
-        // Patches that fill no square are left out.
+        // Patches outside the last full pooling window are dropped.
         let grid = grid.narrow(1, 0, tokens * kernel)?.narrow(2, 0, tokens * kernel)?.contiguous()?;
         let rows = grid.reshape((pictures, tokens, kernel, tokens * kernel * width))?.mean(2)?;
         let pooled = rows.reshape((pictures, tokens * tokens, kernel, width))?.mean(2)?;
@@ -207,8 +207,8 @@ impl Projector {
     }
 }
 
-/// Which keys each token attends to where the tokens that `pictures` marks belong to pictures, one picture to each run of
-/// them: what stands before it and the whole of its own picture.
+/// The attention mask: causal, with bidirectional attention among the tokens of an image. Each run of tokens that
+/// `pictures` marks is one image.
 fn image_mask(pictures: &Marks) -> Result<Mask> {
     let row = |marks: &Vec<bool>| {
         let mut ends = vec![0; marks.len()];
@@ -297,8 +297,8 @@ impl VisionLanguageModel for MedGemma {
     }
 }
 
-/// Opens a checkpoint. Of the settings it reads `pan_and_scan` (long pictures are also seen in pieces), `padded_resize`
-/// (pictures keep their shape, as in Med-PaLM M's paper), `instruction` and `exemplar` (as in [`OneShot`]).
+/// Opens a checkpoint as a pipeline. Settings: `pan_and_scan` (adds crops of long images), `padded_resize` (keeps the
+/// aspect ratio, as in Med-PaLM M's paper), `instruction` and `exemplar` (as in [`OneShot`]).
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = pretrained.load::<MedGemma>()?;
     let mut card = pretrained.card(&pretrained.architecture("Gemma3ForConditionalGeneration"), &inventory);
@@ -310,7 +310,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
         None => Ok(None),
         Some(value) => {
             let flag = value.as_bool();
-            flag.map(Some).ok_or_else(|| Error::input(format!("{name} is {value}, wanted true or false")))
+            flag.map(Some).ok_or_else(|| Error::input(format!("{name} is {value}, expected true or false")))
         }
     };
     if let Some(on) = flag("pan_and_scan")? {
@@ -322,7 +322,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     if processor.size() != (size, size) {
         let (height, width) = processor.size();
         return Err(pretrained.config_error(format!(
-            "the processor makes pictures of {height} by {width}, the tower sees {size} by {size}"
+            "the image processor returns {height} by {width} pixels, the vision tower expects {size} by {size}"
         )));
     }
     let settings = PipelineSettings {
@@ -336,7 +336,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, settings)?))
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "mm_tokens_per_image": 4,
@@ -355,7 +355,7 @@ pub fn sample() -> Value {
     })
 }
 
-/// MedGemma, and Gemma 3 with its eyes: what stands for Med-PaLM M, whose weights are closed.
+/// MedGemma and multimodal Gemma 3, in place of Med-PaLM M, whose weights are closed.
 pub static FAMILY: Family = Family {
     name: "gemma3",
     systems: &["Med-PaLM M"],

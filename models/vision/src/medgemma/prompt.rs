@@ -1,4 +1,4 @@
-//! The words around pictures, exactly as Gemma 3's processor puts them, and Med-PaLM M's prompts of one example.
+//! The prompt format of Gemma 3's processor, and Med-PaLM M's one-shot prompts.
 
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
 use fauna_shared::text::Message;
@@ -7,15 +7,14 @@ use serde_json::Value;
 
 use crate::vision_language::{MultimodalProcessor, said};
 
-/// What stands for a picture in a text.
+/// The placeholder of an image in a text.
 const PLACE: &str = "<start_of_image>";
-/// One of these stands for each row of a picture.
+/// The image token, one per image embedding.
 const SOFT: &str = "<image_soft_token>";
 const END: &str = "<end_of_image>";
 
-/// A prompt of the form that Med-PaLM M was trained and asked with: an instruction, one example in words alone, and the
-/// question with its picture (Tu et al. 2023, section 4). The example shows how an answer looks; `<img>` stands in it for
-/// a picture that is not given.
+/// Med-PaLM M's one-shot prompt: an instruction, one text-only exemplar, and the question with its image (Tu et al.
+/// 2023, section 4). `<img>` in the exemplar stands for its image, which is not given.
 ///
 /// ```
 /// use fauna_shared::item::{Item, Prompt};
@@ -33,11 +32,11 @@ const END: &str = "<end_of_image>";
 /// ```
 #[derive(Debug, Clone)]
 pub struct OneShot {
-    /// What the model is and does.
+    /// The task instruction.
     pub instruction: String,
-    /// A question and its answer, in words.
+    /// A question with its answer, as text.
     pub exemplar: String,
-    /// The question: texts and pictures in order.
+    /// The question: texts and images in order.
     pub query: Vec<Item>,
 }
 
@@ -48,7 +47,7 @@ impl From<OneShot> for Prompt {
 }
 
 impl OneShot {
-    /// All of it in order: the words before the question, then the question.
+    /// The items of the prompt: instruction and exemplar, then the question.
     pub fn items(self) -> Vec<Item> {
         let before = [("Instructions: ", self.instruction), ("", self.exemplar)];
         let before: String = before
@@ -61,15 +60,16 @@ impl OneShot {
     }
 }
 
-/// The tokens of `prompt` and its pictures, pieces of pan and scan included, each of `tokens` tokens.
+/// Formats and tokenizes `prompt`; returns its token ids, with `tokens` per image, and its images, pan-and-scan crops
+/// included.
 ///
-/// Items are one turn of the user where the release has a template, and a text to be continued where it has none.
+/// Items are one user turn if the release has a chat template, and a text to continue otherwise.
 pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Vec<Image>)> {
     let shot = |items: &[Item]| -> Result<Vec<Item>> {
         let setting = |name: &str| match kit.settings.get(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text.clone()),
-            Some(other) => Err(Error::input(format!("{name} is {other}, wanted a text"))),
+            Some(other) => Err(Error::input(format!("{name} is {other}, expected a string"))),
         };
         let (instruction, exemplar) = (setting("instruction")?, setting("exemplar")?);
         Ok(OneShot { instruction, exemplar, query: items.to_vec() }.items())
@@ -82,7 +82,7 @@ pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Resu
         }
         (Prompt::Chat(_), None) => {
             return Err(Error::unsupported("this release has no chat template")
-                .hint("it continues text: give it a prompt, not a conversation"));
+                .hint("it continues text: give it a prompt without turns"));
         }
         (Prompt::Items(items), Some(_)) => {
             let turn = Turn { role: Role::User, items: shot(items)? };
@@ -96,13 +96,13 @@ pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Resu
     };
     let (words, images) = expanded(kit, &words, images, tokens)?;
     if !images.is_empty() && kit.tokenizer.token_id(SOFT).is_none() {
-        return Err(Error::new(ErrorKind::NotFound, format!("the tokenizer knows no {SOFT}"))
-            .hint("it belongs to a release without eyes"));
+        return Err(Error::new(ErrorKind::NotFound, format!("the tokenizer has no {SOFT}"))
+            .hint("it is of a text-only release"));
     }
     Ok((kit.tokenizer.encode(&words, adds_begin)?, images))
 }
 
-/// The conversation by the release's own template.
+/// Renders the turns with the release's chat template.
 fn rendered(kit: &MultimodalProcessor, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
     let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
     let (texts, images) = said(&items, PLACE)?;
@@ -119,7 +119,7 @@ fn rendered(kit: &MultimodalProcessor, turns: &[Turn]) -> Result<(String, Vec<Im
     Ok((template.render(&messages, true)?, images))
 }
 
-/// `words` with every place filled: a picture between its marks, or with its pieces as pan and scan tells of them.
+/// Replaces each placeholder by the image tokens of the image and of its pan-and-scan crops.
 fn expanded(
     kit: &MultimodalProcessor,
     words: &str,
@@ -130,7 +130,7 @@ fn expanded(
     let places = words.matches(PLACE).count();
     if places != images.len() {
         return Err(Error::input(format!(
-            "the chat template left {places} places ({PLACE}) for {} pictures",
+            "the chat template has {places} placeholders ({PLACE}) for {} images",
             images.len()
         )));
     }

@@ -1,8 +1,8 @@
-//! SigLIP: pictures and texts as vectors of one space, each pair judged by itself.
+//! SigLIP: image and text embeddings in one space, with a sigmoid score per image-text pair.
 //!
 //! Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
 //! Checked against transformers `SiglipModel` and its towers, parity cases `tests/parity/siglip`. Loads
-//! `model_type: "siglip"` and either tower alone. Activations are `(batch, time, width)`.
+//! `model_type: "siglip"` and either tower alone. Activations are `(batch, sequence, hidden_size)`.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -11,8 +11,8 @@
 //!
 //! let config: Config = serde_json::from_value((fauna_vision::siglip::FAMILY.sample)())?;
 //! let network = Siglip::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let pictures = Tensor::zeros((2, 3, 21, 21), DType::F32, &Device::Cpu)?;
-//! let states = network.vision_model()?.forward(&pictures)?;
+//! let images = Tensor::zeros((2, 3, 21, 21), DType::F32, &Device::Cpu)?;
+//! let states = network.vision_model()?.forward(&images)?;
 //! assert_eq!(states.pooled.unwrap().dims(), [2, 32]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -34,28 +34,28 @@ pub use vision::{VisionConfig, VisionStates, VisionTower};
 
 use crate::contrastive::{self, ContrastiveModel, ContrastivePipeline};
 
-/// How the `model_type` of what this family loads begins.
+/// Prefix of the `model_type`s of this family.
 const KIND: &str = "siglip";
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys =
     Keys { parts: &[("text_config", &Keys::NONE), ("vision_config", &Keys::NONE)], ..Keys::NONE };
 
-/// `config.json`: of both towers, or of one alone.
+/// `config.json`: of both towers, or of one of them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Config {
-    /// The tower that reads, if it is there.
+    /// The text tower, if present.
     pub text_config: Option<TextConfig>,
-    /// The tower that sees, if it is there.
+    /// The vision tower, if present.
     pub vision_config: Option<VisionConfig>,
 }
 
 impl TryFrom<Value> for Config {
     type Error = String;
 
-    /// `architectures` says which towers there are, or else `model_type`. The config of a tower alone stands by itself
-    /// or inside that of both.
+    /// The towers follow from `architectures`, or else from `model_type`. The config of a single tower may be the whole
+    /// file or nested in a config of both towers.
     fn try_from(config: Value) -> std::result::Result<Self, String> {
         let named = config["architectures"][0].as_str();
         let architecture = named.unwrap_or(match config["model_type"].as_str() {
@@ -64,8 +64,9 @@ impl TryFrom<Value> for Config {
             _ => "SiglipModel",
         });
         let alone = architecture != "SiglipModel";
-        let text = || contrastive::part::<TextConfig>(&config, KIND, "text_config", alone).map(Some);
-        let vision = || contrastive::part::<VisionConfig>(&config, KIND, "vision_config", alone).map(Some);
+        let text = || contrastive::tower_config::<TextConfig>(&config, KIND, "text_config", alone).map(Some);
+        let vision =
+            || contrastive::tower_config::<VisionConfig>(&config, KIND, "vision_config", alone).map(Some);
         Ok(match architecture {
             "SiglipModel" => Self { text_config: text()?, vision_config: vision()? },
             "SiglipTextModel" => Self { text_config: text()?, vision_config: None },
@@ -75,7 +76,7 @@ impl TryFrom<Value> for Config {
     }
 }
 
-/// What a release calls its tensors: by the names of this family, but for the counted positions of older files.
+/// Maps the tensor names of all releases to those of this family: older files also have `position_ids`.
 pub fn rename(name: &str) -> Name {
     match Name::is_buffer(name) {
         true => Name::Ignore,
@@ -83,11 +84,11 @@ pub fn rename(name: &str) -> Name {
     }
 }
 
-/// Either tower or both.
+/// One or both towers.
 pub struct Siglip {
     text_model: Option<TextTower>,
     vision_model: Option<VisionTower>,
-    /// Of both towers: the logarithm of what cosines are multiplied by, and what is added then.
+    /// The logarithm of the logit scale, and the logit bias; only with both towers.
     logits: Option<(f32, f32)>,
 }
 
@@ -100,19 +101,19 @@ impl Model for Siglip {
             if !vision.vision_use_head {
                 return Err(vision::no_head());
             }
-            if text.space() != vision.hidden_size {
+            if text.projection_dim() != vision.hidden_size {
                 return Err(Error::unsupported(format!(
-                    "text_config makes vectors of {}, vision_config of {}: they share no space",
-                    text.space(),
+                    "the text embeddings have dimension {}, the image embeddings {}: expected the same",
+                    text.projection_dim(),
                     vision.hidden_size
                 )));
             }
         }
         let place = |name: &str| if both { w.at(name) } else { w.clone() };
-        // The releases store one number as a vector.
+        // Stored as a scalar or, in the releases, with shape [1].
         let number = |name: &str| match w.dims(name) {
-            Some([]) => contrastive::number(w, name, &[]),
-            _ => contrastive::number(w, name, &[1]),
+            Some([]) => contrastive::scalar(w, name, &[]),
+            _ => contrastive::scalar(w, name, &[1]),
         };
         Ok(Self {
             text_model: config.text_config.map(|c| TextTower::load(&c, &place("text_model"))).transpose()?,
@@ -128,28 +129,28 @@ impl Model for Siglip {
 }
 
 impl Siglip {
-    /// The tower that reads.
+    /// The text tower.
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn text_model(&self) -> Result<&TextTower> {
-        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("reads texts"))
+        self.text_model.as_ref().ok_or_else(|| contrastive::no_tower("text"))
     }
 
-    /// The tower that sees.
+    /// The vision tower.
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has none.
     pub fn vision_model(&self) -> Result<&VisionTower> {
-        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("sees pictures"))
+        self.vision_model.as_ref().ok_or_else(|| contrastive::no_tower("vision"))
     }
 
-    /// What cosines are multiplied by, and what is added then; 1 and 0 for a tower alone.
-    pub fn scale_and_bias(&self) -> (f32, f32) {
+    /// Scale and bias from cosine similarities to logits; 1 and 0 for a single tower.
+    pub fn logit_scale_and_bias(&self) -> (f32, f32) {
         self.logits.map_or((1.0, 0.0), |(scale, bias)| (scale.exp(), bias))
     }
 
-    fn sees(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
+    fn forward_image(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
         let tower = self.vision_model()?;
         let pixels = tower.taken(pixels)?;
         let states = match any_size {
@@ -170,9 +171,9 @@ impl Siglip {
         Ok(())
     }
 
-    fn reads(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
+    fn forward_text(&self, ids: &Tensor, mask: Option<&Tensor>, out: &mut Tensors) -> Result<()> {
         let tower = self.text_model()?;
-        // Padding is seen where no mask is given, and a hidden last place still stands for the text.
+        // Without a mask, padding is attended to; the last position is pooled even if it is masked.
         let ids = checked_ids(ids, None, tower.config().vocab_size, tower.device())?;
         let real = mask.map(real_tokens).transpose()?;
         let states = tower.forward(&ids, real.as_deref())?;
@@ -196,19 +197,19 @@ impl ContrastiveModel for Siglip {
         only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
         let mut out = Tensors::new();
         if let Some(pixels) = inputs.get("pixel_values") {
-            self.sees(pixels, any_size, &mut out)?;
+            self.forward_image(pixels, any_size, &mut out)?;
         }
         if let Some(ids) = inputs.get("input_ids") {
             let words = inputs.iter().filter(|(name, _)| *name != "pixel_values");
             let words = words.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
             input_ids(&words, &["input_ids", "attention_mask"])?;
-            self.reads(ids, inputs.get("attention_mask"), &mut out)?;
+            self.forward_text(ids, inputs.get("attention_mask"), &mut out)?;
         }
         if out.is_empty() {
-            return Err(Error::input("neither pixel_values nor input_ids are given"));
+            return Err(Error::input("expected pixel_values, input_ids or both"));
         }
         if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
-            let (scale, bias) = self.scale_and_bias();
+            let (scale, bias) = self.logit_scale_and_bias();
             let logits =
                 texts.matmul(&images.t()?.contiguous()?)?.affine(f64::from(scale), f64::from(bias))?;
             out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
@@ -217,32 +218,32 @@ impl ContrastiveModel for Siglip {
         Ok(out)
     }
 
-    fn pictures(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn embed_images(&self, pixels: &Tensor) -> Result<Tensor> {
         let tower = self.vision_model()?;
         tower.forward(&tower.taken(pixels)?)?.pooled.ok_or_else(vision::no_head)
     }
 
-    fn texts(&self, ids: &Tensor) -> Result<Tensor> {
+    fn embed_texts(&self, ids: &Tensor) -> Result<Tensor> {
         let tower = self.text_model()?;
         Ok(tower.forward(&ids.to_device(tower.device())?, None)?.pooled)
     }
 
-    /// Sigmoids: each label is right or wrong by itself.
-    fn chances(&self, cosines: &[f32]) -> Vec<f32> {
-        let (scale, bias) = self.scale_and_bias();
+    /// Sigmoids: the probability of each label is independent of the others.
+    fn probabilities(&self, cosines: &[f32]) -> Vec<f32> {
+        let (scale, bias) = self.logit_scale_and_bias();
         cosines.iter().map(|cosine| 1.0 / (1.0 + (-(cosine * scale + bias)).exp())).collect()
     }
 
-    fn tokens_of_a_picture(&self) -> usize {
+    fn tokens_per_image(&self) -> usize {
         self.vision_model.as_ref().map_or(1, |tower| tower.config().patches())
     }
 
-    fn side(&self) -> Option<usize> {
+    fn image_size(&self) -> Option<usize> {
         self.vision_model.as_ref().map(|tower| tower.config().image_size)
     }
 }
 
-/// Opens a checkpoint.
+/// Opens a checkpoint as a pipeline.
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let (network, inventory) = pretrained.load::<Siglip>()?;
     let default = match (&network.text_model, &network.vision_model) {
@@ -252,9 +253,9 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     };
     let mut card = pretrained.card(&pretrained.architecture(default), &inventory);
     card.context = network.text_model.as_ref().map(|tower| tower.config().max_position_embeddings);
-    contrastive::abilities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
+    contrastive::set_modalities(&mut card, network.text_model.is_some(), network.vision_model.is_some());
     if pretrained.label.contains("medsiglip") {
-        card.notes.push("a research model, no medical device".to_string());
+        card.notes.push("a research model and not a medical device".to_string());
     }
     Ok(Box::new(ContrastivePipeline::open(
         pretrained,
@@ -264,7 +265,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     )?))
 }
 
-/// SigLIP in every size, its towers alone, and SigLIP 2 at a fixed resolution.
+/// SigLIP in every size, its single towers, and SigLIP 2 at a fixed resolution.
 pub static FAMILY: Family = Family {
     name: "siglip",
     systems: &["SigLIP"],

@@ -1,4 +1,4 @@
-//! SigLIP's reader: every token sees every other, and the last place stands for the text.
+//! SigLIP's text tower: full attention, pooled at the last position.
 
 use candle_core::{Device, IndexOp, Tensor};
 use fauna_shared::Result;
@@ -8,29 +8,29 @@ use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear};
 use fauna_shared::weights::Weights;
 use serde::Deserialize;
 
-use crate::clip::{Blocks, Encoder, embedded};
+use crate::clip::{Encoder, EncoderConfig, embedded};
 
-/// `text_config`; what it leaves out is the base size's.
+/// `text_config`; missing keys have the values of the base size.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TextConfig {
-    /// Tokens in the table.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// EncoderConfig.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Tokens of a text, padding included: it was trained on this length alone.
+    /// Sequence length, padding included: the model was trained on this length only.
     pub max_position_embeddings: usize,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Width of the shared space; that of the tower if none.
+    /// Dimension of the shared embedding space; `hidden_size` if `None`.
     pub projection_size: Option<usize>,
 }
 
@@ -51,13 +51,13 @@ impl Default for TextConfig {
 }
 
 impl TextConfig {
-    /// Width of the shared space.
-    pub fn space(&self) -> usize {
+    /// Dimension of the shared embedding space.
+    pub fn projection_dim(&self) -> usize {
         self.projection_size.unwrap_or(self.hidden_size)
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks {
+    fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
@@ -71,13 +71,13 @@ impl TextConfig {
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("max_position_embeddings", self.max_position_embeddings),
-            ("projection_size", self.space()),
+            ("projection_size", self.projection_dim()),
         ])?;
-        self.blocks().check()
+        self.encoder_config().check()
     }
 }
 
-/// The tower.
+/// The text tower.
 pub struct TextTower {
     config: TextConfig,
     token_embedding: Embedding,
@@ -87,17 +87,17 @@ pub struct TextTower {
     head: Linear,
 }
 
-/// What the tower makes of a batch of texts.
+/// The outputs of the text tower.
 #[derive(Debug, Clone)]
 pub struct TextStates {
-    /// After the last norm: `(batch, time, width)`.
+    /// Hidden states after the final layer norm, `(batch, sequence, hidden_size)`.
     pub last_hidden_state: Tensor,
-    /// The last place through the head: `(batch, space)`.
+    /// The last position projected by the head, `(batch, projection_dim)`.
     pub pooled: Tensor,
 }
 
 impl TextTower {
-    /// The tower whose tensors are at `w`, or below `text_model` there, as some releases of a tower alone have it.
+    /// Loads the tower from `w`, or from `w.text_model`, as some releases of a single tower name it.
     pub fn load(config: &TextConfig, w: &Weights) -> Result<Self> {
         config.check()?;
         let below = w.has("text_model", false).then(|| w.at("text_model"));
@@ -107,28 +107,28 @@ impl TextTower {
         Ok(Self {
             token_embedding: embeddings.embedding("token_embedding", c.vocab_size, c.hidden_size)?,
             position_embedding: embeddings.tensor("position_embedding.weight", &positions)?,
-            encoder: Encoder::load(&c.blocks(), &w.at("encoder"))?,
+            encoder: Encoder::load(&c.encoder_config(), &w.at("encoder"))?,
             final_layer_norm: w.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?,
-            head: w.linear("head", c.hidden_size, c.space())?,
+            head: w.linear("head", c.hidden_size, c.projection_dim())?,
             config: config.clone(),
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &TextConfig {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         self.position_embedding.device()
     }
 
-    /// `ids`: `(batch, time)` of integers, padded as in training; `real` hides padding, row by row. The releases were
-    /// trained without: they see their padding.
+    /// Runs the tower on `ids`, `(batch, sequence)` of integers, padded as in training. `real` is the padding mask
+    /// (false: padding); the releases were trained without one, and attend to padding.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a text longer than the model's, or an id outside the table.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a text longer than the context, or an id outside the vocabulary.
     pub fn forward(&self, ids: &Tensor, real: Option<&[Vec<bool>]>) -> Result<TextStates> {
         let x = embedded(&self.token_embedding, &self.position_embedding, ids)?;
         let mask = match real {

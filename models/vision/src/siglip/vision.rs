@@ -1,4 +1,4 @@
-//! SigLIP's eye: a vision transformer without a class token, whose states an attention head pools.
+//! SigLIP's vision tower: a vision transformer without a class token, with an attention pooling head.
 
 use candle_core::{IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
@@ -8,9 +8,9 @@ use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-use crate::clip::{Blocks, Encoder, interpolated, own_size, side};
+use crate::clip::{Encoder, EncoderConfig, check_image_size, interpolate_pos_encoding, side};
 
-/// `vision_config`; what it leaves out is the base size's.
+/// `vision_config`; missing keys have the values of the base size.
 ///
 /// ```
 /// use fauna_vision::siglip::VisionConfig;
@@ -23,25 +23,25 @@ use crate::clip::{Blocks, Encoder, interpolated, own_size, side};
 pub struct VisionConfig {
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// EncoderConfig.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Channels of a picture.
+    /// Number of image channels.
     pub num_channels: usize,
-    /// Pixels along a side of a picture.
+    /// Image height and width in pixels.
     #[serde(deserialize_with = "side")]
     pub image_size: usize,
-    /// Pixels along a side of a patch.
+    /// Patch height and width in pixels.
     #[serde(deserialize_with = "side")]
     pub patch_size: usize,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Whether there is a head that pools the states.
+    /// Whether there is a pooling head.
     pub vision_use_head: bool,
 }
 
@@ -63,14 +63,14 @@ impl Default for VisionConfig {
 }
 
 impl VisionConfig {
-    /// Patches of a picture.
+    /// Number of patches per image.
     pub fn patches(&self) -> usize {
         let side = self.image_size.checked_div(self.patch_size).unwrap_or(0);
         side.saturating_mul(side)
     }
 
-    fn blocks(&self) -> Blocks {
-        Blocks {
+    fn encoder_config(&self) -> EncoderConfig {
+        EncoderConfig {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_hidden_layers: self.num_hidden_layers,
@@ -87,11 +87,11 @@ impl VisionConfig {
             ("patch_size", self.patch_size),
             ("image_size in patches", self.patches()),
         ])?;
-        self.blocks().check()
+        self.encoder_config().check()
     }
 }
 
-/// The tower.
+/// The vision tower.
 pub struct VisionTower {
     config: VisionConfig,
     patch_embedding: Patches,
@@ -101,17 +101,17 @@ pub struct VisionTower {
     head: Option<Head>,
 }
 
-/// What the tower makes of a batch of pictures.
+/// The outputs of the vision tower.
 #[derive(Debug, Clone)]
 pub struct VisionStates {
-    /// After the last norm: `(batch, patches, width)`.
+    /// Hidden states after the final layer norm, `(batch, patches, hidden_size)`.
     pub last_hidden_state: Tensor,
-    /// What the head makes of them, where there is one: `(batch, width)`.
+    /// Output of the pooling head, if there is one, `(batch, hidden_size)`.
     pub pooled: Option<Tensor>,
 }
 
 impl VisionTower {
-    /// The tower whose tensors are at `w`, or below `vision_model` there, as some releases of a tower alone have it.
+    /// Loads the tower from `w`, or from `w.vision_model`, as some releases of a single tower name it.
     pub fn load(config: &VisionConfig, w: &Weights) -> Result<Self> {
         config.check()?;
         let below = w.has("vision_model", false).then(|| w.at("vision_model"));
@@ -122,62 +122,62 @@ impl VisionTower {
         Ok(Self {
             patch_embedding: embeddings.patches("patch_embedding", patches, width, true)?,
             position_embedding: embeddings.tensor("position_embedding.weight", &[c.patches(), width])?,
-            encoder: Encoder::load(&c.blocks(), &w.at("encoder"))?,
+            encoder: Encoder::load(&c.encoder_config(), &w.at("encoder"))?,
             post_layernorm: w.layer_norm("post_layernorm", width, eps)?,
             head: c.vision_use_head.then(|| Head::load(c, &w.at("head"))).transpose()?,
             config: config.clone(),
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &VisionConfig {
         &self.config
     }
 
-    /// `pixels` on the tower's device, in its type.
+    /// Moves `pixels` to the tower's device and dtype.
     pub(crate) fn taken(&self, pixels: &Tensor) -> Result<Tensor> {
         let like = &self.position_embedding;
         Ok(pixels.to_device(like.device())?.to_dtype(like.dtype())?)
     }
 
-    /// `pixel_values`: `(batch, channels, height, width)` of the size the tower was trained on.
+    /// Runs the tower on `pixel_values`, `(batch, channels, height, width)`, of the configured image size.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for pictures of another size.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for images of another size.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<VisionStates> {
-        own_size(pixel_values, self.config.image_size)?;
+        check_image_size(pixel_values, self.config.image_size)?;
         self.forward_any_size(pixel_values)
     }
 
-    /// As [`forward`](VisionTower::forward), with the positions brought to whatever size the pictures have.
+    /// As [`forward`](VisionTower::forward), with the position embeddings interpolated to the size of the images.
     pub fn forward_any_size(&self, pixel_values: &Tensor) -> Result<VisionStates> {
-        let x = self.after(pixel_values, self.encoder.depth())?;
+        let x = self.hidden_states(pixel_values, self.encoder.depth())?;
         let last_hidden_state = self.post_layernorm.forward(&x)?;
         let pooled = self.head.as_ref().map(|head| head.forward(&last_hidden_state)).transpose()?;
         Ok(VisionStates { last_hidden_state, pooled })
     }
 
-    /// The states after the first `depth` blocks, before any last norm, `(batch, patches, width)`:
-    /// `hidden_states[depth]` of the reference.
+    /// Returns the hidden states after the first `depth` layers, without the final layer norm, `(batch, patches,
+    /// hidden_size)`: `hidden_states[depth]` of the reference.
     ///
     /// # Errors
     /// As [`forward`](VisionTower::forward).
     pub fn states(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
-        own_size(pixel_values, self.config.image_size)?;
-        self.after(pixel_values, depth)
+        check_image_size(pixel_values, self.config.image_size)?;
+        self.hidden_states(pixel_values, depth)
     }
 
-    fn after(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
+    fn hidden_states(&self, pixel_values: &Tensor, depth: usize) -> Result<Tensor> {
         let (_, _, height, width) = pixel_values.dims4()?;
         let patches = self.patch_embedding.forward(pixel_values)?;
         let side = self.config.image_size / self.config.patch_size;
         let grid = self.patch_embedding.grid(height, width);
-        let positions = interpolated(&self.position_embedding, side, grid)?;
+        let positions = interpolate_pos_encoding(&self.position_embedding, side, grid)?;
         self.encoder.forward(patches.broadcast_add(&positions)?, &Mask::full(), depth)
     }
 }
 
-/// Attention of one learned query over all states, then a feed-forward part.
+/// The pooling head: cross-attention of one learned query (`probe`) over all tokens, then a feed-forward layer.
 struct Head {
     probe: Tensor,
     q: Linear,
@@ -193,7 +193,7 @@ struct Head {
 impl Head {
     fn load(c: &VisionConfig, w: &Weights) -> Result<Self> {
         let (width, attention) = (c.hidden_size, w.at("attention"));
-        // The rows of queries, keys and values lie in one matrix, in this order.
+        // Queries, keys and values are stored in one matrix, in this order.
         let rows = |rows: std::ops::Range<usize>| -> Result<Linear> {
             let piece = |name: &str| [Piece { name: name.into(), of: 3 * width, rows: rows.clone() }];
             let weight = attention.stack(MatrixUse::Map, &piece("in_proj_weight"), width)?;
@@ -219,15 +219,15 @@ impl Head {
         let q = q.repeat((batch, 1, 1, 1))?;
         let kv = self.kv.forward(x)?.reshape((batch, time, 2, self.heads, head_width))?;
         let (k, v) = (kv.i((.., .., 0))?, kv.i((.., .., 1))?);
-        let seen = attend(&q, &k, &v, &Mask::full(), 1.0 / (head_width as f64).sqrt())?;
-        let x = self.out_proj.forward(&seen)?;
+        let attended = attend(&q, &k, &v, &Mask::full(), 1.0 / (head_width as f64).sqrt())?;
+        let x = self.out_proj.forward(&attended)?;
         let inner = self.fc1.forward_then(&self.layernorm.forward(&x)?, self.hidden_act)?;
         Ok(add(&x, &self.fc2.forward(&inner)?)?.squeeze(1)?)
     }
 }
 
-/// The error of asking a tower without a head for a vector.
+/// The error for an embedding of a tower without a pooling head.
 pub(crate) fn no_head() -> Error {
-    Error::unsupported("this tower has no head that makes one vector of a picture")
+    Error::unsupported("this vision tower has no pooling head, so no image embedding")
         .hint("vision_use_head is false")
 }

@@ -1,18 +1,18 @@
-//! OpenAI's discrete VAE: a picture as a grid of codes, an eighth as high and as wide, and back.
+//! OpenAI's discrete VAE: encodes an image as a grid of codes, downsampled by 8, and decodes it.
 //!
 //! Ramesh et al. 2021, section 2.1 and appendix A. Checked against `dall_e.Encoder` and `dall_e.Decoder` of DALL-E 0.1.
-//! Loads the whole modules `encoder.pkl` and `decoder.pkl` as OpenAI released them, either or both.
+//! Loads OpenAI's pickled modules `encoder.pkl` and `decoder.pkl`, either or both.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use fauna_shared::{model::Model, runtime::Runtime, weights::Weights};
-//! use fauna_vision::dalle::dvae::{Config, Dvae, Side};
+//! use fauna_vision::dalle::dvae::{Config, Dvae, CoderConfig};
 //!
-//! let side = Side { n_hid: 8, n_blk_per_group: 1, n_init: 4, vocab_size: 32 };
-//! let config = Config { encoder: Some(side.clone()), decoder: Some(side) };
+//! let coder = CoderConfig { n_hid: 8, n_blk_per_group: 1, n_init: 4, vocab_size: 32 };
+//! let config = Config { encoder: Some(coder.clone()), decoder: Some(coder) };
 //! let codec = Dvae::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let picture = Tensor::rand(0f32, 1.0, (1, 16, 24, 3), &Device::Cpu)?;
-//! let codes = codec.codes(&codec.encode(&picture)?)?;
+//! let image = Tensor::rand(0f32, 1.0, (1, 16, 24, 3), &Device::Cpu)?;
+//! let codes = codec.codes(&codec.encode(&image)?)?;
 //! assert_eq!(codes.dims(), [1, 2, 3]);
 //! assert_eq!(codec.pixels(&codec.decode(&codes)?)?.dims(), [1, 16, 24, 3]);
 //! # Ok::<(), fauna_shared::Error>(())
@@ -33,26 +33,26 @@ pub use pipeline::DvaePipeline;
 pub(crate) use release::{inventory, sample};
 pub use release::{layout, rename};
 
-/// Groups of blocks on either side; between them pictures change their size.
+/// Number of groups of blocks in the encoder and in the decoder; the resolution changes between groups.
 const GROUPS: usize = 4;
-/// How many pixels high and wide what a code stands for is.
+/// Image pixels per code, along each axis.
 pub const SCALE: usize = 1 << (GROUPS - 1);
-/// Pixels are kept away from 0 and 1 by this much, where the log-Laplace distribution has no density (section 2.1).
+/// Epsilon that maps pixel values into (0, 1), the support of the logit-Laplace distribution (section 2.1).
 const EPS: f64 = 0.1;
 
-/// What either side is made of. Pickled modules say so in their attributes and in the shapes of their tensors.
+/// Configuration of the encoder or of the decoder. For OpenAI's files it follows from the shapes of the tensors.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Side {
-    /// Width of the blocks where pictures are largest.
+pub struct CoderConfig {
+    /// Number of channels at the highest resolution.
     #[serde(default = "n_hid")]
     pub n_hid: usize,
-    /// Blocks in each group.
+    /// Number of residual blocks per group.
     #[serde(default = "n_blk_per_group")]
     pub n_blk_per_group: usize,
-    /// Width of what the decoder makes of a code first; the encoder has none.
+    /// Number of channels after the decoder's first convolution; not used by the encoder.
     #[serde(default = "n_init")]
     pub n_init: usize,
-    /// Codes.
+    /// Vocabulary size: the number of codes.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
 }
@@ -73,43 +73,47 @@ fn vocab_size() -> usize {
     8192
 }
 
-/// The sides a release has.
+/// The encoder and decoder of a release.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Pictures to codes.
-    pub encoder: Option<Side>,
-    /// Codes to pictures.
-    pub decoder: Option<Side>,
+    /// The encoder, if present.
+    pub encoder: Option<CoderConfig>,
+    /// The decoder, if present.
+    pub decoder: Option<CoderConfig>,
 }
 
 impl Config {
     fn check(&self) -> Result<()> {
-        for side in self.encoder.iter().chain(&self.decoder) {
+        for coder in self.encoder.iter().chain(&self.decoder) {
             check_sizes(&[
-                ("n_hid", side.n_hid),
-                ("n_blk_per_group", side.n_blk_per_group),
-                ("n_init", side.n_init),
-                ("vocab_size", side.vocab_size),
+                ("n_hid", coder.n_hid),
+                ("n_blk_per_group", coder.n_blk_per_group),
+                ("n_init", coder.n_init),
+                ("vocab_size", coder.vocab_size),
             ])?;
-            if side.n_hid % 4 != 0 || side.n_hid > 1 << 20 {
+            if coder.n_hid % 4 != 0 || coder.n_hid > 1 << 20 {
                 return Err(Error::unsupported(format!(
-                    "n_hid {} is no multiple of 4 below a million",
-                    side.n_hid
+                    "n_hid is {}, expected a multiple of 4 up to {}",
+                    coder.n_hid,
+                    1 << 20
                 )));
             }
         }
         match (&self.encoder, &self.decoder) {
-            (None, None) => Err(Error::unsupported("a codec with neither encoder nor decoder")),
+            (None, None) => Err(Error::unsupported("the config has neither an encoder nor a decoder")),
             (Some(encoder), Some(decoder)) if encoder.vocab_size != decoder.vocab_size => Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("an encoder of {} codes and a decoder of {}", encoder.vocab_size, decoder.vocab_size),
+                format!(
+                    "vocab_size is {} in the encoder, {} in the decoder",
+                    encoder.vocab_size, decoder.vocab_size
+                ),
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// The codec, or the half of it that is there.
+/// The discrete VAE, or only its encoder or decoder.
 pub struct Dvae {
     encoder: Option<Encoder>,
     decoder: Option<Decoder>,
@@ -129,7 +133,7 @@ struct Decoder {
     codes: usize,
 }
 
-/// `id_path(x) + res_path(x)`, the latter times a gain that is the smaller the more blocks there are.
+/// A residual block: `id_path(x) + gain * res_path(x)`, where `gain` is `1 / n_layers^2`.
 struct Block {
     id_path: Option<Conv2d>,
     res_path: [Conv2d; 4],
@@ -139,89 +143,89 @@ impl Model for Dvae {
     type Config = Config;
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
-        Self::from_sides(&config, &w.at("encoder"), &w.at("decoder"))
+        Self::from_parts(&config, &w.at("encoder"), &w.at("decoder"))
     }
 }
 
 impl Dvae {
-    /// The sides of `config`, each from weights of its own.
-    fn from_sides(config: &Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
+    /// Loads the encoder and the decoder of `config` from separate weights.
+    fn from_parts(config: &Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
         config.check()?;
         Ok(Self {
-            encoder: config.encoder.as_ref().map(|side| Encoder::load(side, encoder)).transpose()?,
-            decoder: config.decoder.as_ref().map(|side| Decoder::load(side, decoder)).transpose()?,
+            encoder: config.encoder.as_ref().map(|coder| Encoder::load(coder, encoder)).transpose()?,
+            decoder: config.decoder.as_ref().map(|coder| Decoder::load(coder, decoder)).transpose()?,
             device: encoder.runtime().device().clone(),
         })
     }
 
-    /// Scores of every code at every place: `pixels`, `(batch, height, width, 3)` in 0 to 1, to
-    /// `(batch, height / 8, width / 8, codes)`.
+    /// Returns the logits of the codes, `(batch, height / 8, width / 8, vocab_size)`, of `pixels`,
+    /// `(batch, height, width, 3)` in 0 to 1.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if height or width is no multiple of 8 or there are more than a million pixels;
+    /// [`Input`](ErrorKind::Input) if height or width is not a multiple of 8 or there are more than 2^20 pixels;
     /// [`Unsupported`](ErrorKind::Unsupported) if the release has no encoder.
     pub fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let Some(encoder) = &self.encoder else { return Err(missing("encoder")) };
         let (_, height, width, channels) = pixels.dims4()?;
         if channels != 3 {
-            return Err(Error::input(format!("a picture of {channels} colours, not 3")));
+            return Err(Error::input(format!("the image has {channels} channels, expected 3")));
         }
         if height == 0 || width == 0 || height % SCALE != 0 || width % SCALE != 0 {
             return Err(Error::input(format!(
-                "a picture of {height} by {width}: both must be multiples of {SCALE}"
+                "an image of {height} by {width} pixels: both must be multiples of {SCALE}"
             )));
         }
         super::check_pixels(height, width)?;
-        each(pixels, |picture| encoder.forward(picture))
+        for_each_image(pixels, |image| encoder.forward(image))
     }
 
-    /// The likeliest code at every place of what [`encode`](Dvae::encode) gave: `(batch, height, width)` of u32.
+    /// Returns the argmax of the logits of [`encode`](Dvae::encode): codes, `(batch, height, width)` of u32.
     pub fn codes(&self, logits: &Tensor) -> Result<Tensor> {
         Ok(logits.argmax(D::Minus1)?)
     }
 
-    /// What the decoder says of every pixel, `(batch, 8 height, 8 width, 6)`: a location for each colour, then the
-    /// logarithm of a scale for each. `codes`: `(batch, height, width)` of whole numbers.
+    /// Returns the decoder's logit-Laplace statistics, `(batch, 8 height, 8 width, 6)`: the mean of each colour
+    /// channel, then the log scale of each, of `codes`, `(batch, height, width)` of integers.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if a code is outside the codebook or the picture would have more than a million
+    /// [`Input`](ErrorKind::Input) if a code is outside the codebook or the image would have more than 2^20
     /// pixels; [`Unsupported`](ErrorKind::Unsupported) if the release has no decoder.
     pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
         let Some(decoder) = &self.decoder else { return Err(missing("decoder")) };
         let codes = super::checked_codes(codes, decoder.codes, SCALE, &self.device)?;
-        each(&codes, |codes| decoder.forward(codes))
+        for_each_image(&codes, |codes| decoder.forward(codes))
     }
 
-    /// The pixels of what [`decode`](Dvae::decode) gave: `(batch, height, width, 3)` in 0 to 1.
+    /// Returns the pixels, `(batch, height, width, 3)` in 0 to 1, of the statistics of [`decode`](Dvae::decode).
     pub fn pixels(&self, x_stats: &Tensor) -> Result<Tensor> {
         let colours = Activation::Sigmoid.forward(&x_stats.narrow(D::Minus1, 0, 3)?.contiguous()?)?;
         Ok(colours.affine(1.0 / (1.0 - 2.0 * EPS), -EPS / (1.0 - 2.0 * EPS))?.clamp(0f32, 1f32)?)
     }
 
-    /// Whether pictures become codes.
-    pub fn encodes(&self) -> bool {
+    /// Whether there is an encoder.
+    pub fn has_encoder(&self) -> bool {
         self.encoder.is_some()
     }
 
-    /// Whether codes become pictures.
-    pub fn decodes(&self) -> bool {
+    /// Whether there is a decoder.
+    pub fn has_decoder(&self) -> bool {
         self.decoder.is_some()
     }
 }
 
-/// The pictures of a batch one after the other, so that no more than one is in work.
-fn each(batch: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+/// Applies `f` to one image of the batch at a time, to bound memory.
+fn for_each_image(batch: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let one = |i| f(&batch.narrow(0, i, 1)?.contiguous()?);
     Ok(Tensor::cat(&(0..batch.dim(0)?).map(one).collect::<Result<Vec<_>>>()?, 0)?)
 }
 
-fn missing(side: &str) -> Error {
-    Error::unsupported(format!("this release has no {side}"))
-        .hint(format!("put OpenAI's {side}.pkl into the folder"))
+fn missing(part: &str) -> Error {
+    Error::unsupported(format!("this release has no {part}"))
+        .hint(format!("put OpenAI's {part}.pkl into the folder"))
 }
 
 impl Encoder {
-    fn load(c: &Side, w: &Weights) -> Result<Self> {
+    fn load(c: &CoderConfig, w: &Weights) -> Result<Self> {
         let w = w.at("blocks");
         let width = |group: usize| c.n_hid << group;
         Ok(Self {
@@ -244,7 +248,7 @@ impl Encoder {
 }
 
 impl Decoder {
-    fn load(c: &Side, w: &Weights) -> Result<Self> {
+    fn load(c: &CoderConfig, w: &Weights) -> Result<Self> {
         let w = w.at("blocks");
         let width = |group: usize| c.n_hid << (GROUPS - 1 - group);
         Ok(Self {
@@ -267,9 +271,9 @@ impl Decoder {
     }
 }
 
-/// All groups; `width` gives how wide each is.
+/// Loads all groups; `width` returns the number of channels of each.
 fn groups(
-    c: &Side,
+    c: &CoderConfig,
     w: &Weights,
     kernels: [usize; 4],
     first: usize,

@@ -1,4 +1,4 @@
-//! The discrete VAE as a pipeline: pictures to codes, codes to pictures.
+//! The pipeline of the discrete VAE: images to codes, codes to images.
 
 use std::ops::ControlFlow;
 
@@ -10,13 +10,13 @@ use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels,
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-use super::super::made_up_codes;
+use super::super::sample_codes;
 use super::{Dvae, SCALE, release};
 
-/// The side that OpenAI's program brings pictures to.
-const SIDE: usize = 256;
+/// Image size of OpenAI's preprocessing.
+const IMAGE_SIZE: usize = 256;
 
-/// A codec with the settings of its release.
+/// The discrete VAE with its preprocessing.
 pub struct DvaePipeline {
     network: Dvae,
     device: Device,
@@ -27,7 +27,7 @@ impl DvaePipeline {
     /// Opens a checkpoint.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// If its files are missing, damaged or not those of the discrete VAE.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = release::load(pretrained)?;
         Ok(Self {
@@ -37,39 +37,40 @@ impl DvaePipeline {
         })
     }
 
-    /// The codec itself.
+    /// The network.
     pub fn network(&self) -> &Dvae {
         &self.network
     }
 
-    /// The codes of `picture`, `(1, height, width)` of int64: of its middle, brought to a square of 256 pixels as
-    /// OpenAI's program does it.
+    /// Returns the codes of `image`, `(1, height, width)` of int64. The image is resized and center-cropped to 256 by
+    /// 256 pixels, as in OpenAI's notebook.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a picture that is smaller than that.
-    pub fn encode_image(&self, picture: &Image) -> Result<Tensor> {
-        let square = squared(picture)?;
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a smaller image.
+    pub fn encode_image(&self, image: &Image) -> Result<Tensor> {
+        let square = resize_and_crop(image)?;
         let values: Vec<f32> = square.rgb.iter().map(|value| f32::from(*value) / 255.0).collect();
         let pixels = Tensor::from_vec(values, (1, square.height, square.width, 3), &self.device)?;
         Ok(self.network.codes(&self.network.encode(&pixels)?)?.to_dtype(DType::I64)?)
     }
 
-    /// The pictures of `codes`, `(batch, height, width)`.
+    /// Decodes `codes`, `(batch, height, width)`, to images.
     ///
     /// # Errors
     /// As [`Dvae::decode`].
     pub fn decode_images(&self, codes: &Tensor) -> Result<Vec<Image>> {
         let pixels = self.network.pixels(&self.network.decode(codes)?)?;
-        super::super::pictures(&pixels.affine(255.0, 0.0)?)
+        super::super::to_images(&pixels.affine(255.0, 0.0)?)
     }
 
-    /// `logits` `(batch, codes, height, width)` and `codes` of `pixel_values`, `(batch, 3, height, width)` in 0 to 1.
+    /// The method `encode`: `pixel_values`, `(batch, 3, height, width)` in 0 to 1, to `logits`,
+    /// `(batch, vocab_size, height / 8, width / 8)`, and `codes`.
     fn encode_values(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["pixel_values"])?;
         let values = inputs.get("pixel_values").ok_or_else(|| Error::input("pixel_values are missing"))?;
         values.dims4().map_err(|_| {
             Error::input(format!(
-                "pixel_values are (batch, 3, height, width), these have the shape {:?}",
+                "pixel_values have the shape {:?}, expected (batch, 3, height, width)",
                 values.dims()
             ))
         })?;
@@ -80,7 +81,8 @@ impl DvaePipeline {
         Ok(Tensors::from([("logits".to_string(), logits), ("codes".to_string(), codes)]))
     }
 
-    /// `x_stats` `(batch, 6, height, width)` and `pixel_values` of `codes`.
+    /// The method `decode`: `codes`, `(batch, height, width)`, to `x_stats`, `(batch, 6, 8 height, 8 width)`, and
+    /// `pixel_values`.
     fn decode_values(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["codes"])?;
         let codes = inputs.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
@@ -93,24 +95,24 @@ impl DvaePipeline {
     }
 }
 
-/// The middle of `picture` after its shorter side was brought to 256 pixels.
-fn squared(picture: &Image) -> Result<Image> {
-    let shorter = picture.width.min(picture.height);
-    if shorter < SIDE {
+/// Resizes the shorter side of `image` to 256 pixels and center-crops it to a square.
+fn resize_and_crop(image: &Image) -> Result<Image> {
+    let shorter = image.width.min(image.height);
+    if shorter < IMAGE_SIZE {
         return Err(Error::input(format!(
-            "a picture of {} by {} pixels is too small for this codec",
-            picture.width, picture.height
+            "an image of {} by {} pixels is too small",
+            image.width, image.height
         ))
-        .hint(format!("both sides have at least {SIDE} pixels")));
+        .hint(format!("width and height must be at least {IMAGE_SIZE} pixels")));
     }
-    let size = |side: usize| (SIDE as f64 / shorter as f64 * side as f64).round_ties_even() as usize;
-    let (width, height) = (size(picture.width), size(picture.height));
+    let size = |side: usize| (IMAGE_SIZE as f64 / shorter as f64 * side as f64).round_ties_even() as usize;
+    let (width, height) = (size(image.width), size(image.height));
     let middle = |side: usize| {
-        let start = ((side - SIDE) as f64 / 2.0).round_ties_even() as usize;
-        start..start + SIDE
+        let start = ((side - IMAGE_SIZE) as f64 / 2.0).round_ties_even() as usize;
+        start..start + IMAGE_SIZE
     };
     let part = Part { rows: middle(height), columns: middle(width) };
-    resize_part(picture, height, width, &part, Filter::Lanczos, Arithmetic::Pillow)
+    resize_part(image, height, width, &part, Filter::Lanczos, Arithmetic::Pillow)
 }
 
 impl Pipeline for DvaePipeline {
@@ -122,9 +124,9 @@ impl Pipeline for DvaePipeline {
         Reading::open_clip()
     }
 
-    /// As `decode` where codes are given, else as `encode`.
+    /// `decode` if `codes` are given, otherwise `encode`.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
-        match inputs.contains_key("codes") || !self.network.encodes() {
+        match inputs.contains_key("codes") || !self.network.has_encoder() {
             true => self.decode_values(inputs),
             false => self.encode_values(inputs),
         }
@@ -142,11 +144,11 @@ impl Pipeline for DvaePipeline {
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         match (method, sizes.tokens) {
             ("encode", 0) => {
-                let pixels = noise_pixels(&[sizes.rows * sizes.images.max(1), 3, SIDE, SIDE])?;
+                let pixels = noise_pixels(&[sizes.rows * sizes.images.max(1), 3, IMAGE_SIZE, IMAGE_SIZE])?;
                 Ok(Tensors::from([("pixel_values".to_string(), pixels.affine(0.5, 0.5)?)]))
             }
             ("decode", 0) => {
-                let codes = made_up_codes((sizes.rows, SIDE / SCALE, SIDE / SCALE))?;
+                let codes = sample_codes((sizes.rows, IMAGE_SIZE / SCALE, IMAGE_SIZE / SCALE))?;
                 Ok(Tensors::from([("codes".to_string(), codes)]))
             }
             _ => Err(self.cannot(&format!("run \"{method}\" on {} tokens", sizes.tokens))),
@@ -161,19 +163,19 @@ impl Pipeline for DvaePipeline {
     ) -> Result<Generation> {
         let Prompt::Items(items) = prompt else {
             return Err(
-                Error::input("a codec holds no conversations").hint("give it a picture, or codes of one")
+                Error::input("a codec takes no conversation").hint("give it an image, or the codes of one")
             );
         };
         match items.as_slice() {
-            [Item::Image(picture)] => {
-                let codes = self.encode_image(picture)?.to_device(&Device::Cpu)?;
+            [Item::Image(image)] => {
+                let codes = self.encode_image(image)?.to_device(&Device::Cpu)?;
                 let _ = each(Item::Codes(Tensors::from([("codes".to_string(), codes)])));
             }
             [Item::Codes(codes)] => {
                 only_known(codes, &["codes"])?;
                 let codes = codes.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
-                for picture in self.decode_images(codes)? {
-                    if each(Item::Image(picture)).is_break() {
+                for image in self.decode_images(codes)? {
+                    if each(Item::Image(image)).is_break() {
                         break;
                     }
                 }
@@ -181,7 +183,7 @@ impl Pipeline for DvaePipeline {
             items => {
                 let found: Vec<String> = items.iter().map(|item| item.modality().to_string()).collect();
                 let found = if found.is_empty() { "nothing".to_string() } else { found.join(", ") };
-                return Err(Error::input(format!("a codec reads one picture, or codes of one, not {found}")));
+                return Err(Error::input(format!("expected one image, or the codes of one, not {found}")));
             }
         }
         Ok(Generation::default())

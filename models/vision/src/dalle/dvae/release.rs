@@ -1,4 +1,4 @@
-//! OpenAI's files: each side a whole module, pickled. Sizes follow from the tensors.
+//! OpenAI's files: the encoder and the decoder as pickled modules. The config follows from the shapes of the tensors.
 
 use std::path::PathBuf;
 
@@ -9,13 +9,13 @@ use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::super::joined;
+use super::super::merge_inventories;
 use super::{Config, Dvae};
 
-/// The sides, each in a file of its name.
-const SIDES: [&str; 2] = ["encoder", "decoder"];
+/// The parts, each in a file of its name.
+const PARTS: [&str; 2] = ["encoder", "decoder"];
 
-/// What the release calls `w` and `b`.
+/// Maps the release's tensor names: `w` and `b` to `weight` and `bias`.
 pub fn rename(name: &str) -> Name {
     match name.rsplit_once('.') {
         Some((path, "w")) => Name::To(format!("{path}.weight")),
@@ -24,42 +24,42 @@ pub fn rename(name: &str) -> Name {
     }
 }
 
-/// The file of a side, if it is there and the user did not name the other one.
-fn file(files: &Files, side: &str) -> Option<PathBuf> {
-    let name = format!("{side}.pkl");
+/// The file of a part, if it exists and the user did not choose the other one.
+fn file(files: &Files, part: &str) -> Option<PathBuf> {
+    let name = format!("{part}.pkl");
     let chosen = files.choice().is_none_or(|choice| name.contains(choice));
     files.get(&name).filter(|_| chosen)
 }
 
-/// A folder with `encoder.pkl`, `decoder.pkl` or both, or one of these files.
+/// The layout of a folder with `encoder.pkl`, `decoder.pkl` or both, or of one of these files.
 ///
 /// # Errors
-/// What is wrong with the files.
+/// If a file is damaged or of another model.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
-    let found: Vec<_> = SIDES.iter().filter_map(|side| Some((*side, file(files, side)?))).collect();
+    let found: Vec<_> = PARTS.iter().filter_map(|part| Some((*part, file(files, part)?))).collect();
     if found.is_empty() || files.get("config.json").is_some() {
         return Ok(None);
     }
     let mut config = json!({"model_type": "dall_e", "architectures": ["DiscreteVAE"]});
-    for (side, path) in found {
-        config[side] = match options.random_weights {
+    for (part, path) in found {
+        config[part] = match options.random_weights {
             Some(_) => json!({}),
-            None => sizes(side, &Checkpoint::open(&path)?).ok_or_else(|| {
-                Error::format(&path, format!("not the {side} of OpenAI's discrete VAE"))
-                    .hint("wanted blocks.input, blocks.group_1 to blocks.group_4 and blocks.output.conv")
+            None => sizes(part, &Checkpoint::open(&path)?).ok_or_else(|| {
+                Error::format(&path, format!("not the {part} of OpenAI's discrete VAE"))
+                    .hint("expected blocks.input, blocks.group_1 to blocks.group_4 and blocks.output.conv")
             })?,
         };
     }
     Ok(Some(Layout { config, weights: Vec::new() }))
 }
 
-/// The sizes of a side; none if its tensors are not there.
-fn sizes(side: &str, file: &Checkpoint) -> Option<Value> {
+/// The config of a part by the shapes of its tensors; `None` if they are missing.
+fn sizes(part: &str, file: &Checkpoint) -> Option<Value> {
     let input = file.get("blocks.input.w").filter(|stored| stored.shape.len() == 4)?;
     let output = file.get("blocks.output.conv.w").filter(|stored| stored.shape.len() == 4)?;
     let block = |i: usize| format!("blocks.group_1.block_{i}.res_path.conv_1.w");
     let blocks = (1..).take_while(|i| file.get(&block(*i)).is_some()).count();
-    Some(match side {
+    Some(match part {
         "encoder" => json!({
             "n_hid": input.shape[0], "vocab_size": output.shape[0], "n_blk_per_group": blocks,
         }),
@@ -70,9 +70,9 @@ fn sizes(side: &str, file: &Checkpoint) -> Option<Value> {
     })
 }
 
-/// The network, from OpenAI's files or from a checkpoint of both sides.
+/// Loads the network from OpenAI's files or from a checkpoint of both parts.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(Dvae, Inventory)> {
-    let paths = SIDES.map(|side| file(&pretrained.files, side));
+    let paths = PARTS.map(|part| file(&pretrained.files, part));
     let stored = paths.iter().any(Option::is_some) && pretrained.checkpoint.is_none();
     if !stored || pretrained.files.get("config.json").is_some() {
         return pretrained.load::<Dvae>();
@@ -85,24 +85,24 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(Dvae, Inventory)> {
         }
     };
     let [encoder, decoder] = [part(&paths[0])?, part(&paths[1])?];
-    for (there, side) in paths.iter().zip([&mut config.encoder, &mut config.decoder]) {
-        if there.is_none() {
-            *side = None;
+    for (path, part) in paths.iter().zip([&mut config.encoder, &mut config.decoder]) {
+        if path.is_none() {
+            *part = None;
         }
     }
-    let network = Dvae::from_sides(&config, &encoder, &decoder)?;
-    let there = paths.iter().zip(SIDES).zip([encoder, decoder]).filter(|((path, _), _)| path.is_some());
-    let parts = there.map(|((_, side), weights)| Ok((side, weights.finish()?)));
-    Ok((network, joined(parts.collect::<Result<Vec<_>>>()?)))
+    let network = Dvae::from_parts(&config, &encoder, &decoder)?;
+    let loaded = paths.iter().zip(PARTS).zip([encoder, decoder]).filter(|((path, _), _)| path.is_some());
+    let parts = loaded.map(|((_, part), weights)| Ok((part, weights.finish()?)));
+    Ok((network, merge_inventories(parts.collect::<Result<Vec<_>>>()?)))
 }
 
-/// What a checkpoint of this config holds.
+/// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(load(pretrained)?.1)
 }
 
-/// A small codec with every branch.
+/// A small config that covers every branch.
 pub(crate) fn sample() -> Value {
-    let side = json!({"n_hid": 8, "n_blk_per_group": 2, "n_init": 12, "vocab_size": 32});
-    json!({"model_type": "dall_e", "architectures": ["DiscreteVAE"], "encoder": side, "decoder": side})
+    let coder = json!({"n_hid": 8, "n_blk_per_group": 2, "n_init": 12, "vocab_size": 32});
+    json!({"model_type": "dall_e", "architectures": ["DiscreteVAE"], "encoder": coder, "decoder": coder})
 }

@@ -1,4 +1,4 @@
-//! From words to codes, for any number of pictures at once.
+//! Sampling of image codes from token ids, in batches.
 
 use std::ops::ControlFlow;
 
@@ -6,61 +6,61 @@ use candle_core::Tensor;
 use fauna_shared::generate::{AllowedTokens, Decoder, GenerationConfig, Stop, Tokens, generate};
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::{DalleBart, State, Text};
+use super::{DalleBart, DecoderState, EncodedText};
 
-/// The most pictures that are drawn in one batch; their keys and values are what takes the memory.
-const AT_ONCE: usize = 16;
+/// Maximum batch size: the KV cache dominates the memory.
+const MAX_BATCH_SIZE: usize = 16;
 
-/// What is handed the number of a picture and the codes of it that are there, and says whether to go on.
+/// Callback with the index of an image and its codes so far; decides whether to continue.
 pub(super) type Each<'a> = dyn FnMut(usize, &[u32]) -> Result<ControlFlow<()>> + 'a;
 
-/// What one picture is to show.
+/// The inputs of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// Words, filled up to the length of all others.
-    pub words: Vec<u32>,
-    /// The words of a picture of nothing, which guidance leads away from; as long.
-    pub nothing: Vec<u32>,
-    /// Which stream of random numbers it draws from.
+pub(super) struct SampleInputs {
+    /// Token ids of the prompt, padded.
+    pub ids: Vec<u32>,
+    /// Token ids of the unconditional prompt for classifier-free guidance, padded to the same length.
+    pub uncond_ids: Vec<u32>,
+    /// Stream of the random number generator.
     pub stream: u64,
 }
 
-/// What pictures are drawn with.
-pub(super) struct Pen<'a> {
+/// The model and its sampling constraints.
+pub(super) struct Sampler<'a> {
     pub network: &'a DalleBart,
-    /// What a picture begins with.
+    /// The decoder start token.
     pub start: u32,
-    /// Codes that may be chosen: those the picture half knows.
-    pub codes: usize,
+    /// Number of codes that may be sampled: those of the image decoder.
+    pub num_codes: usize,
 }
 
-/// One batch on its way.
-struct Sheet<'a> {
-    pen: &'a Pen<'a>,
-    text: Text,
-    wishes: &'a [Wish],
+/// One batch.
+struct Batch<'a> {
+    sampler: &'a Sampler<'a>,
+    text: EncodedText,
+    samples: &'a [SampleInputs],
 }
 
-impl Pen<'_> {
-    /// The codes of all `wishes`. `each` is handed what there is of a picture with every new code; if it breaks, what is
-    /// there is all.
-    pub fn draw(
+impl Sampler<'_> {
+    /// Samples the codes of all images. `each` is called after every new code; if it breaks, sampling ends with the
+    /// codes so far.
+    pub fn sample(
         &self,
-        wishes: &[Wish],
+        samples: &[SampleInputs],
         options: &GenerationConfig,
         each: &mut Each,
     ) -> Result<Vec<Vec<u32>>> {
-        let mut codes: Vec<Vec<u32>> = Vec::with_capacity(wishes.len());
-        for (number, wishes) in wishes.chunks(AT_ONCE).enumerate() {
-            let before = number * AT_ONCE;
+        let mut codes: Vec<Vec<u32>> = Vec::with_capacity(samples.len());
+        for (number, samples) in samples.chunks(MAX_BATCH_SIZE).enumerate() {
+            let before = number * MAX_BATCH_SIZE;
             let mut outcome = Ok(ControlFlow::Continue(()));
-            let mut drawn = vec![Vec::new(); wishes.len()];
-            self.sheet(wishes, options)?.draw(options, &mut |row, code| {
-                drawn[row].push(code);
-                outcome = each(before + row, &drawn[row]);
+            let mut codes_of = vec![Vec::new(); samples.len()];
+            self.batch(samples, options)?.sample(options, &mut |row, code| {
+                codes_of[row].push(code);
+                outcome = each(before + row, &codes_of[row]);
                 matches!(outcome, Ok(ControlFlow::Continue(())))
             })?;
-            codes.extend(drawn);
+            codes.extend(codes_of);
             if outcome?.is_break() {
                 break;
             }
@@ -68,31 +68,33 @@ impl Pen<'_> {
         Ok(codes)
     }
 
-    /// Reads the words of a batch; once, if they are all the same.
-    fn sheet<'a>(&'a self, wishes: &'a [Wish], options: &GenerationConfig) -> Result<Sheet<'a>> {
-        let same = |wish: &Wish| wish.words == wishes[0].words && wish.nothing == wishes[0].nothing;
-        let read = if wishes.iter().all(same) { &wishes[..1] } else { wishes };
-        let mut texts: Vec<Vec<u32>> = read.iter().map(|wish| wish.words.clone()).collect();
+    /// Runs the encoder on the prompts of a batch; only once if they are all the same.
+    fn batch<'a>(&'a self, samples: &'a [SampleInputs], options: &GenerationConfig) -> Result<Batch<'a>> {
+        let same = |sample: &SampleInputs| {
+            sample.ids == samples[0].ids && sample.uncond_ids == samples[0].uncond_ids
+        };
+        let distinct = if samples.iter().all(same) { &samples[..1] } else { samples };
+        let mut texts: Vec<Vec<u32>> = distinct.iter().map(|sample| sample.ids.clone()).collect();
         if options.guidance != 1.0 {
-            texts.extend(read.iter().map(|wish| wish.nothing.clone()));
+            texts.extend(distinct.iter().map(|sample| sample.uncond_ids.clone()));
         }
-        Ok(Sheet { pen: self, text: self.network.read(&texts)?, wishes })
+        Ok(Batch { sampler: self, text: self.network.encode(&texts)?, samples })
     }
 }
 
-impl Sheet<'_> {
-    fn draw(&self, options: &GenerationConfig, each: &mut dyn FnMut(usize, u32) -> bool) -> Result<()> {
-        let length = self.pen.network.config().image_length;
-        // A picture never ends early.
+impl Batch<'_> {
+    fn sample(&self, options: &GenerationConfig, each: &mut dyn FnMut(usize, u32) -> bool) -> Result<()> {
+        let length = self.sampler.network.config().image_length;
+        // All images have the same number of codes.
         let options = GenerationConfig {
             max_new_tokens: length,
             min_new_tokens: 0,
             eos: Some(Vec::new()),
-            pad: Some(self.pen.start),
+            pad: Some(self.sampler.start),
             repetition_penalty: 1.0,
             ..options.clone()
         };
-        let prompts = vec![[self.pen.start]; self.wishes.len()];
+        let prompts = vec![[self.sampler.start]; self.samples.len()];
         generate(self, &prompts, &options, &mut |new| match each(new.row, new.token) {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(Stop::All),
@@ -101,31 +103,31 @@ impl Sheet<'_> {
     }
 }
 
-impl Decoder for Sheet<'_> {
-    type Cache = State;
+impl Decoder for Batch<'_> {
+    type Cache = DecoderState;
 
-    fn cache(&self, _: usize, capacity: usize) -> Result<State> {
-        self.pen.network.start(&self.text, capacity)
+    fn cache(&self, _: usize, capacity: usize) -> Result<DecoderState> {
+        self.sampler.network.start(&self.text, capacity)
     }
 
-    fn step(&self, tokens: &Tokens, state: &mut State) -> Result<Tensor> {
+    fn step(&self, tokens: &Tokens, state: &mut DecoderState) -> Result<Tensor> {
         if !tokens.is_even() {
-            return Err(Error::new(ErrorKind::Compute, "all pictures begin with one code"));
+            return Err(Error::new(ErrorKind::Compute, "all images must begin with one code"));
         }
-        let hidden = self.pen.network.forward(tokens.ids(), tokens.rows(), state)?;
+        let hidden = self.sampler.network.forward(tokens.ids(), tokens.rows(), state)?;
         let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
-        self.pen.network.logits(&last)
+        self.sampler.network.logits(&last)
     }
 
     fn max_positions(&self) -> Option<usize> {
-        Some(self.pen.network.config().image_length)
+        Some(self.sampler.network.config().image_length)
     }
 
     fn allowed(&self, _: usize, _: &[u32]) -> AllowedTokens {
-        AllowedTokens::Within(0..self.pen.codes as u32)
+        AllowedTokens::Within(0..self.sampler.num_codes as u32)
     }
 
     fn stream(&self, row: usize) -> u64 {
-        self.wishes[row].stream
+        self.samples[row].stream
     }
 }

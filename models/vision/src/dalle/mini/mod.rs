@@ -1,9 +1,10 @@
-//! DALL·E mini and mega: words to the codes of a picture, by a transformer that reads like BART.
+//! DALL·E mini and mega: text to VQGAN codes, by an encoder-decoder transformer after BART.
 //!
-//! Dayma et al. 2021, "DALL·E mini"; the wiring is that of Shleifer et al. 2021, "NormFormer" (arXiv 2110.09456), with the
-//! gated feed-forward parts of Shazeer 2020 (arXiv 2002.05202). Checked against `DalleBartEncoder` and
-//! `DalleBartDecoder` of min-dalle 0.4.11. Loads min-dalle's `encoder.pt` and `decoder.pt` (and those of mini beside
-//! mega) with `detoker.pt`, and the original's `flax_model.msgpack`. Activations are `(batch, time, width)`.
+//! Dayma et al. 2021, "DALL·E mini"; the architecture follows Shleifer et al. 2021, "NormFormer" (arXiv 2110.09456),
+//! with the gated feed-forward layers of Shazeer 2020 (arXiv 2002.05202). Checked against `DalleBartEncoder` and
+//! `DalleBartDecoder` of min-dalle 0.4.11. Loads min-dalle's `encoder.pt` and `decoder.pt` (or `encoder_mini.pt` and
+//! `decoder_mini.pt`) with `detoker.pt`, and the original's `flax_model.msgpack`. Activations are `(batch, sequence,
+//! hidden_size)`.
 
 mod draw;
 mod pipeline;
@@ -20,45 +21,45 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use pipeline::MiniPipeline;
+pub use pipeline::DalleMiniPipeline;
 pub(crate) use pipeline::open_vqgan;
 pub(crate) use release::{inventory, sample};
 pub use release::{layout, rename};
-pub use text::{Reader, Words};
+pub use text::{TextTokenizer, TokenizedText};
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// Hidden size.
     pub d_model: usize,
-    /// Blocks that read words.
+    /// Number of encoder layers.
     pub encoder_layers: usize,
-    /// Blocks that write codes.
+    /// Number of decoder layers.
     pub decoder_layers: usize,
-    /// Heads in each block of the encoder.
+    /// Number of attention heads of the encoder.
     pub encoder_attention_heads: usize,
-    /// Heads in each block of the decoder.
+    /// Number of attention heads of the decoder.
     pub decoder_attention_heads: usize,
-    /// Width inside the encoder's feed-forward parts.
+    /// Intermediate (feed-forward) size of the encoder.
     pub encoder_ffn_dim: usize,
-    /// Width inside the decoder's feed-forward parts.
+    /// Intermediate (feed-forward) size of the decoder.
     pub decoder_ffn_dim: usize,
-    /// Words.
+    /// Vocabulary size of the text.
     pub encoder_vocab_size: usize,
-    /// Codes that the decoder has rows for, without one more to begin with.
+    /// Vocabulary size of the image codes, without the start token.
     pub image_vocab_size: usize,
-    /// Codes in a picture.
+    /// Number of codes per image.
     #[serde(default = "image_length")]
     pub image_length: usize,
-    /// The longest text.
+    /// Maximum sequence length of the text.
     #[serde(default = "max_text_length")]
     pub max_text_length: usize,
-    /// What a picture begins with.
+    /// Id of the decoder start token.
     pub decoder_start_token_id: u32,
-    /// The feed-forward parts' activation.
+    /// Activation function of the feed-forward layers.
     #[serde(default = "gelu")]
     pub activation_function: Activation,
-    /// What this file does not implement, by name.
+    /// All other keys, checked against the implemented values.
     #[serde(flatten)]
     pub rest: serde_json::Map<String, Value>,
 }
@@ -75,7 +76,7 @@ fn gelu() -> Activation {
     Activation::GeluErf
 }
 
-/// Keys that would change the mathematics, with the value that is implemented: that of the released models.
+/// Keys that select another architecture, with the implemented value: that of the released models.
 fn implemented() -> [(&'static str, Value); 15] {
     [
         ("ln_positions", "normformer".into()),
@@ -112,19 +113,19 @@ impl Config {
         ] {
             check_heads(("d_model", self.d_model), heads)?;
         }
-        for (key, wanted) in implemented() {
+        for (key, expected) in implemented() {
             match self.rest.get(key) {
                 None | Some(Value::Null) => {}
-                Some(found) if *found == wanted => {}
+                Some(found) if *found == expected => {}
                 Some(found) => {
-                    return Err(Error::unsupported(format!("{key} is {found}"))
-                        .hint(format!("only {wanted} is implemented, as the released models have it")));
+                    return Err(Error::unsupported(format!("{key} is {found}, which is not implemented"))
+                        .hint(format!("expected {expected}, the value of the released models")));
                 }
             }
         }
         if self.decoder_start_token_id as usize > self.image_vocab_size {
             return Err(Error::unsupported(format!(
-                "decoder_start_token_id {} has no row in a table of {}",
+                "decoder_start_token_id {} is outside the vocabulary of {}",
                 self.decoder_start_token_id,
                 self.image_vocab_size + 1
             )));
@@ -133,9 +134,9 @@ impl Config {
     }
 }
 
-/// Epsilon of the norms.
+/// Epsilon of the layer norms.
 const EPS: f64 = 1e-5;
-/// What fills up a text.
+/// The padding token of the text.
 const PAD: u32 = 1;
 
 /// The network.
@@ -198,19 +199,19 @@ struct Glu {
     activation: Activation,
 }
 
-/// Texts as the encoder reads them.
+/// The output of the encoder.
 #[derive(Debug, Clone)]
-pub struct Text {
-    /// `(texts, time, width)`.
+pub struct EncodedText {
+    /// Last hidden states, `(texts, sequence, hidden_size)`.
     pub states: Tensor,
-    /// Which of them are words.
+    /// The padding mask.
     mask: Mask,
 }
 
-/// What the decoder keeps of the codes it has read, and the keys and values of the texts it follows.
-pub struct State {
+/// The KV cache of the decoder's self-attention, and the keys and values of its cross-attention.
+pub struct DecoderState {
     cache: Cache,
-    /// One pair a block, `(texts, time, heads, head width)`.
+    /// Keys and values of each layer, `(texts, sequence, heads, head_dim)`.
     cross: Vec<(Tensor, Tensor)>,
     mask: Mask,
 }
@@ -224,7 +225,7 @@ impl Model for DalleBart {
 }
 
 impl DalleBart {
-    /// Encoder and decoder, each from weights of its own.
+    /// Loads the encoder and the decoder from separate weights.
     fn from_parts(config: Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
         config.check()?;
         Ok(Self {
@@ -236,28 +237,28 @@ impl DalleBart {
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Reads `texts`: rows of one length of word ids, filled up with 1.
+    /// Runs the encoder on `texts`: sequences of token ids of one length, padded with 1.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if the rows differ in length, are longer than the longest text or hold
-    /// no word, or an id is outside the vocabulary.
-    pub fn read(&self, texts: &[Vec<u32>]) -> Result<Text> {
+    /// [`Input`](fauna_shared::ErrorKind::Input) if the sequences differ in length, exceed the maximum length or are
+    /// only padding, or an id is outside the vocabulary.
+    pub fn encode(&self, texts: &[Vec<u32>]) -> Result<EncodedText> {
         let (time, longest) = (texts.first().map_or(0, Vec::len), self.config.max_text_length);
         if time == 0 || texts.iter().any(|row| row.len() != time) {
-            return Err(Error::input("texts are rows of one length with at least one word"));
+            return Err(Error::input("expected texts of one length with at least one token"));
         }
         if time > longest {
-            return Err(Error::input(format!("a text of {time} tokens, the model reads {longest}")));
+            return Err(Error::input(format!("the text has {time} tokens, the maximum is {longest}")));
         }
         let vocabulary = self.config.encoder_vocab_size;
         if let Some(id) = texts.iter().flatten().find(|id| **id as usize >= vocabulary) {
@@ -266,54 +267,60 @@ impl DalleBart {
         let real: Vec<Vec<bool>> =
             texts.iter().map(|row| row.iter().map(|id| *id != PAD).collect()).collect();
         if real.iter().any(|row| !row.contains(&true)) {
-            return Err(Error::input("a text without a word"));
+            return Err(Error::input("a text has only padding"));
         }
         let mask = Mask::full().with_padding(&real)?;
         let ids = Tensor::from_vec(texts.concat(), (texts.len(), time), &self.device)?;
-        Ok(Text { states: self.encoder.forward(&ids, &mask)?, mask })
+        Ok(EncodedText { states: self.encoder.forward(&ids, &mask)?, mask })
     }
 
-    /// An empty cache with room for `capacity` codes a row, and the keys and values of `text`.
-    pub fn start(&self, text: &Text, capacity: usize) -> Result<State> {
+    /// Creates the decoder state: an empty KV cache of `capacity` codes per sequence, and the keys and values of
+    /// `text`.
+    pub fn start(&self, text: &EncodedText, capacity: usize) -> Result<DecoderState> {
         let cross = self.decoder.layers.iter().map(|layer| layer.encoder_attn.keys_and_values(&text.states));
-        Ok(State {
+        Ok(DecoderState {
             cross: cross.collect::<Result<_>>()?,
             cache: Cache::new(self.decoder.layers.len(), capacity).with_half(self.half_cache),
             mask: text.mask.clone(),
         })
     }
 
-    /// Reads `codes`, `(rows, time)` row-major, and gives the states after the last norm, `(rows, time, width)`. As many
-    /// rows follow each text: the first the first, and so on.
+    /// Runs the decoder on `codes`, `(batch, sequence)` row-major, and returns the hidden states after the final layer
+    /// norm, `(batch, sequence, hidden_size)`. The batch must be a multiple of the number of texts: consecutive
+    /// sequences share a text.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a code has no row in the table, there are more codes than a picture
-    /// has, or the rows cannot be shared among the texts.
-    pub fn forward(&self, codes: &[u32], rows: usize, state: &mut State) -> Result<Tensor> {
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the vocabulary, there are more codes than an
+    /// image has, or the batch is not a multiple of the number of texts.
+    pub fn forward(&self, codes: &[u32], rows: usize, state: &mut DecoderState) -> Result<Tensor> {
         let (limit, length) = (self.config.image_vocab_size + 1, self.config.image_length);
         let texts = state.cross.first().map_or(Ok(rows), |(k, _)| k.dim(0))?;
         let time = codes.len() / rows.max(1);
         if rows == 0 || time == 0 || codes.len() != rows * time || !rows.is_multiple_of(texts.max(1)) {
-            return Err(Error::input(format!("{} codes in {rows} rows for {texts} texts", codes.len())));
+            return Err(Error::input(format!(
+                "{} codes in a batch of {rows} for {texts} texts",
+                codes.len()
+            )));
         }
         if let Some(code) = codes.iter().find(|code| **code as usize >= limit) {
-            return Err(Error::input(format!("code {code} is not among the {limit} of the decoder")));
+            return Err(Error::input(format!("code {code} is outside the vocabulary of {limit} codes")));
         }
         let past = state.cache.length();
         if past + time > length {
-            return Err(Error::input(format!("{} codes, a picture has {length}", past + time)));
+            return Err(Error::input(format!("{} codes, but an image has {length}", past + time)));
         }
         let ids = Tensor::from_slice(codes, (rows, time), &self.device)?;
         self.decoder.forward(&ids, past, state)
     }
 
-    /// Scores of what follows: `(rows, time, width)` to `(rows, time, image_vocab_size + 1)`.
+    /// Returns the logits, `(batch, sequence, image_vocab_size + 1)`, of hidden states, `(batch, sequence,
+    /// hidden_size)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.decoder.lm_head.forward(hidden)
     }
 }
 
-/// The map at `name`, no bias: `weight` of `[outputs, inputs]`, or as flax stores it, `kernel` of `[inputs, outputs]`.
+/// Loads a linear layer without bias: `weight`, `[outputs, inputs]`, or flax's `kernel`, `[inputs, outputs]`.
 fn dense(w: &Weights, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
     let here = w.at(name);
     match here.has("kernel", false) {
@@ -359,7 +366,7 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, ids: &Tensor, past: usize, state: &mut State) -> Result<Tensor> {
+    fn forward(&self, ids: &Tensor, past: usize, state: &mut DecoderState) -> Result<Tensor> {
         let x = embed(&self.embed_tokens, &self.embed_positions, ids, past)?;
         let mut x = self.layernorm_embedding.forward(&x)?;
         for (i, (layer, (k, v))) in self.layers.iter().zip(&state.cross).enumerate() {
@@ -369,7 +376,7 @@ impl Decoder {
     }
 }
 
-/// What is read, and where it stands: the first of `ids` at `past`.
+/// Token plus position embeddings of `ids`, `(batch, sequence)`, from position `past` on.
 fn embed(tokens: &Embedding, positions: &Embedding, ids: &Tensor, past: usize) -> Result<Tensor> {
     let time = ids.dim(1)?;
     let places = Tensor::arange(past as u32, (past + time) as u32, ids.device())?;
@@ -391,7 +398,7 @@ impl EncoderLayer {
     }
 
     fn forward(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
-        let inner = self.self_attn.of_itself(&self.pre_self_attn_layer_norm.forward(x)?, mask, None)?;
+        let inner = self.self_attn.self_attention(&self.pre_self_attn_layer_norm.forward(x)?, mask, None)?;
         let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
         Ok((&x + self.glu.forward(&x)?)?)
     }
@@ -419,9 +426,10 @@ impl DecoderLayer {
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
         let inner = self.pre_self_attn_layer_norm.forward(x)?;
-        let inner = self.self_attn.of_itself(&inner, &Mask::causal(), Some(cache))?;
+        let inner = self.self_attn.self_attention(&inner, &Mask::causal(), Some(cache))?;
         let x = (x + self.self_attn_layer_norm.forward(&inner)?)?;
-        let inner = self.encoder_attn.of_text(&self.pre_encoder_attn_layer_norm.forward(&x)?, k, v, mask)?;
+        let inner =
+            self.encoder_attn.cross_attention(&self.pre_encoder_attn_layer_norm.forward(&x)?, k, v, mask)?;
         let x = (&x + self.encoder_attn_layer_norm.forward(&inner)?)?;
         Ok((&x + self.glu.forward(&x)?)?)
     }
@@ -438,7 +446,7 @@ impl Attention {
         })
     }
 
-    /// `(batch, time, width)` as heads of it.
+    /// Splits `(batch, sequence, hidden_size)` into heads: `(batch, sequence, heads, head_dim)`.
     fn heads(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         Ok(x.reshape((batch, time, self.heads, width / self.heads))?)
@@ -448,7 +456,7 @@ impl Attention {
         ((width / self.heads) as f64).powf(-0.5)
     }
 
-    fn of_itself(&self, x: &Tensor, mask: &Mask, cache: Option<&mut LayerCache>) -> Result<Tensor> {
+    fn self_attention(&self, x: &Tensor, mask: &Mask, cache: Option<&mut LayerCache>) -> Result<Tensor> {
         let (q, k) = (self.heads(&self.q_proj.forward(x)?)?, self.heads(&self.k_proj.forward(x)?)?);
         let v = self.heads(&self.v_proj.forward(x)?)?;
         let (k, v) = match cache {
@@ -458,13 +466,14 @@ impl Attention {
         self.out_proj.forward(&attend(&q, &k, &v, mask, self.scale(x.dim(2)?))?)
     }
 
-    /// Of a text's states, `(texts, time, width)`: two of `(texts, time, heads, head width)`.
+    /// Returns keys and values, `(texts, sequence, heads, head_dim)`, of `states`, `(texts, sequence, hidden_size)`.
     fn keys_and_values(&self, states: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok((self.heads(&self.k_proj.forward(states)?)?, self.heads(&self.v_proj.forward(states)?)?))
     }
 
-    /// As many rows of `x` look at each text: they are queries of one sequence, since none hides a word from another.
-    fn of_text(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
+    /// Cross-attention of `x`, `(batch, sequence, hidden_size)`. The sequences of one text are merged into one sequence
+    /// of queries, as cross-attention has no causal mask.
+    fn cross_attention(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
         let (rows, time, width) = x.dims3()?;
         let texts = k.dim(0)?;
         let q = self.q_proj.forward(x)?;
@@ -514,6 +523,6 @@ pub static FAMILY: Family = Family {
     rename,
     inventory,
     causal_lm: None,
-    open: |pretrained| Ok(Box::new(MiniPipeline::open(pretrained)?)),
+    open: |pretrained| Ok(Box::new(DalleMiniPipeline::open(pretrained)?)),
     sample,
 };

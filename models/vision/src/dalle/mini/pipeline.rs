@@ -1,4 +1,4 @@
-//! DALL·E mini as a pipeline: the reference's calls, and pictures of words.
+//! The pipeline of DALL·E mini: the reference's methods, and text to image.
 
 use std::ops::ControlFlow;
 
@@ -11,37 +11,37 @@ use fauna_text::words;
 use serde_json::Value;
 
 use super::super::vqgan::Vqgan;
-use super::super::{made_up_codes, pictures};
-use super::draw::{Pen, Wish};
-use super::release::{self, no_picture_half};
-use super::text::{Reader, Words};
+use super::super::{sample_codes, to_images};
+use super::draw::{SampleInputs, Sampler};
+use super::release::{self, no_vqgan};
+use super::text::{TextTokenizer, TokenizedText};
 use super::{DalleBart, PAD};
 
-/// Codes of the picture half of every release.
-const CODES: usize = 16384;
+/// Number of VQGAN codes, in every release.
+const NUM_CODES: usize = 16384;
 
-/// What stands in an unfinished picture where nothing is known yet.
+/// Grey level of the part of a preview that is not generated yet.
 const GREY: u8 = 128;
 
-/// The two halves with all that their release says, or the one that is there.
-pub struct MiniPipeline {
+/// The transformer and the VQGAN decoder, or one of them, with tokenizer and settings.
+pub struct DalleMiniPipeline {
     network: Option<DalleBart>,
     vqgan: Option<Vqgan>,
-    reader: Option<Reader>,
-    /// What a picture begins with.
+    tokenizer: Option<TextTokenizer>,
+    /// The decoder start token.
     start: u32,
-    /// Whether it is min-dalle's release, whose defaults are its own.
-    port: bool,
+    /// Whether it is min-dalle's release, which has other sampling defaults.
+    min_dalle: bool,
     device: Device,
     card: Card,
 }
 
-impl MiniPipeline {
-    /// Opens a checkpoint. Settings: `bos`, the code a picture begins with, where it is not the config's
-    /// `decoder_start_token_id` (min-dalle 0.4.11 begins with 16383); `vqgan`, where the picture half is.
+impl DalleMiniPipeline {
+    /// Opens a checkpoint. Settings: `bos`, the decoder start token if it is not the config's `decoder_start_token_id`
+    /// (min-dalle 0.4.11 has 16383); `vqgan`, the location of the VQGAN decoder.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// If the files are missing, damaged or not implemented.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let loaded = release::load(pretrained)?;
         let mut card = pretrained.card(&pretrained.architecture("DalleBart"), &loaded.inventory);
@@ -55,109 +55,113 @@ impl MiniPipeline {
                     let start = value.as_u64().filter(|start| *start <= config.image_vocab_size as u64);
                     start.ok_or_else(|| {
                         Error::input(format!("bos is {value}"))
-                            .hint(format!("a code from 0 to {} is wanted", config.image_vocab_size))
+                            .hint(format!("expected a code from 0 to {}", config.image_vocab_size))
                     })? as u32
                 }
             };
         }
         if loaded.vqgan.is_none() {
-            card.notes.push("it came without the decoder of its pictures: it gives codes alone".into());
+            card.notes.push("it has no VQGAN decoder: it generates codes, but no images".into());
         }
-        let reader = match &loaded.network {
-            Some(network) => reader(pretrained, network)?,
+        let tokenizer = match &loaded.network {
+            Some(network) => tokenizer(pretrained, network)?,
             None => None,
         };
         Ok(Self {
             network: loaded.network,
             vqgan: loaded.vqgan,
-            reader,
+            tokenizer,
             start,
-            port: loaded.port,
+            min_dalle: loaded.min_dalle,
             device: pretrained.weights.runtime().device().clone(),
             card,
         })
     }
 
-    /// Opens the picture half alone.
+    /// Opens a VQGAN decoder without a transformer.
     pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Self> {
         let (vqgan, inventory) = pretrained.load::<Vqgan>()?;
         Ok(Self {
             card: pretrained.card(&pretrained.architecture("VQModel"), &inventory),
             network: None,
             vqgan: Some(vqgan),
-            reader: None,
+            tokenizer: None,
             start: 0,
-            port: true,
+            min_dalle: true,
             device: pretrained.weights.runtime().device().clone(),
         })
     }
 
-    /// The half that draws, if it is there.
+    /// The transformer, if present.
     pub fn network(&self) -> Option<&DalleBart> {
         self.network.as_ref()
     }
 
-    /// The half that makes pictures of codes, if it is there.
+    /// The VQGAN decoder, if present.
     pub fn vqgan(&self) -> Option<&Vqgan> {
         self.vqgan.as_ref()
     }
 
-    /// The ids of a text, and how many were cut.
+    /// Tokenizes a prompt.
     ///
     /// # Errors
-    /// As [`Reader::read`]; also if the release came without its vocabulary.
-    pub fn words(&self, text: &str) -> Result<Words> {
-        self.reader()?.read(text)
+    /// As [`TextTokenizer::encode`], and if the release has no vocabulary.
+    pub fn tokenize(&self, text: &str) -> Result<TokenizedText> {
+        self.text_tokenizer()?.encode(text)
     }
 
-    fn reader(&self) -> Result<&Reader> {
-        self.reader.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
+    fn text_tokenizer(&self) -> Result<&TextTokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    fn writer(&self) -> Result<&DalleBart> {
-        self.network.as_ref().ok_or_else(|| self.cannot("read words").hint("it is the picture half alone"))
+    fn transformer(&self) -> Result<&DalleBart> {
+        self.network.as_ref().ok_or_else(|| self.cannot("encode text").hint("it is only a VQGAN decoder"))
     }
 
-    fn painter(&self) -> Result<&Vqgan> {
-        self.vqgan.as_ref().ok_or_else(|| no_picture_half(&self.card.source))
+    fn image_decoder(&self) -> Result<&Vqgan> {
+        self.vqgan.as_ref().ok_or_else(|| no_vqgan(&self.card.source))
     }
 
-    fn pen<'a>(&self, network: &'a DalleBart) -> Pen<'a> {
-        let known = self.vqgan.as_ref().map_or(CODES, |vqgan| vqgan.config().n_embed);
-        Pen { network, start: self.start, codes: known.min(network.config().image_vocab_size + 1) }
+    fn sampler<'a>(&self, network: &'a DalleBart) -> Sampler<'a> {
+        let num_codes = self.vqgan.as_ref().map_or(NUM_CODES, |vqgan| vqgan.config().n_embed);
+        Sampler {
+            network,
+            start: self.start,
+            num_codes: num_codes.min(network.config().image_vocab_size + 1),
+        }
     }
 
-    /// Pictures in 0 to 255, `(batch, height, width, 3)`, of rows of codes, each a square.
-    fn paint(&self, codes: &[Vec<u32>]) -> Result<Tensor> {
+    /// Decodes sequences of codes, each a square grid, to images, `(batch, height, width, 3)` in 0 to 255.
+    fn decode_squares(&self, codes: &[Vec<u32>]) -> Result<Tensor> {
         let length = codes.first().map_or(0, Vec::len);
         let side = side_of(length)?;
         let codes = Tensor::from_vec(codes.concat(), (codes.len(), side, side), &self.device)?;
-        self.painter()?.decode(&codes)
+        self.image_decoder()?.decode(&codes)
     }
 
-    /// The picture of the first rows of codes, grey where the others will be.
-    fn unfinished(&self, codes: &[u32], side: usize) -> Result<Image> {
-        let vqgan = self.painter()?;
+    /// The preview of an image from its first rows of codes; the rest is grey.
+    fn preview(&self, codes: &[u32], side: usize) -> Result<Image> {
+        let vqgan = self.image_decoder()?;
         let rows = codes.len() / side;
         let known = Tensor::from_slice(&codes[..rows * side], (1, rows, side), &self.device)?;
-        let mut picture = pictures(&vqgan.decode(&known)?)?.remove(0);
+        let mut image = to_images(&vqgan.decode(&known)?)?.remove(0);
         let scale = vqgan.config().scale();
-        picture.height = side * scale;
-        picture.rgb.resize(picture.height * picture.width * 3, GREY);
-        Ok(picture)
+        image.height = side * scale;
+        image.rgb.resize(image.height * image.width * 3, GREY);
+        Ok(image)
     }
 
-    /// The reference's `forward`: scores of every code after each of `decoder_input_ids`, `(rows, time, codes)`, and the
-    /// states of the text they rest on.
+    /// The reference's `forward`: `logits`, `(batch, sequence, codes)`, of `decoder_input_ids`, and
+    /// `encoder_last_hidden_state`.
     fn forward_pass(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["input_ids", "attention_mask", "decoder_input_ids"])?;
-        let network = self.writer()?;
+        let network = self.transformer()?;
         let mut texts = rows_of(inputs, "input_ids")?;
         if let Some(mask) = inputs.get("attention_mask") {
             let real = words::real_tokens(mask)?;
             if real.len() != texts.len() || real.iter().zip(&texts).any(|(real, row)| real.len() != row.len())
             {
-                return Err(Error::input("attention_mask and input_ids are of different shapes"));
+                return Err(Error::input("attention_mask and input_ids have different shapes"));
             }
             for (row, real) in texts.iter_mut().zip(real) {
                 row.iter_mut().zip(real).for_each(|(id, real)| *id = if real { *id } else { PAD });
@@ -168,9 +172,13 @@ impl MiniPipeline {
             false => vec![vec![self.start]; texts.len()],
         };
         if codes.len() != texts.len() {
-            return Err(Error::input(format!("{} rows of codes for {} texts", codes.len(), texts.len())));
+            return Err(Error::input(format!(
+                "{} sequences in decoder_input_ids, {} in input_ids",
+                codes.len(),
+                texts.len()
+            )));
         }
-        let text = network.read(&texts)?;
+        let text = network.encode(&texts)?;
         let time = codes.first().map_or(0, Vec::len);
         let mut state = network.start(&text, time)?;
         let hidden = network.forward(&codes.concat(), codes.len(), &mut state)?;
@@ -180,19 +188,23 @@ impl MiniPipeline {
         ]))
     }
 
-    /// The reference's `generate`: `sequences` `(rows, codes)` without what they began with, and `images`
-    /// `(rows, height, width, 3)` in 0 to 255 if the picture half is there.
+    /// The reference's `generate`: `sequences`, `(batch, codes)`, without the start token, and with a VQGAN decoder
+    /// `images`, `(batch, height, width, 3)` in 0 to 255.
     fn generate_codes(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         only_known(inputs, &["input_ids", "input_ids_uncond"])?;
-        let network = self.writer()?;
+        let network = self.transformer()?;
         let texts = rows_of(inputs, "input_ids")?;
-        let nothing = match inputs.contains_key("input_ids_uncond") {
+        let uncond = match inputs.contains_key("input_ids_uncond") {
             true => rows_of(inputs, "input_ids_uncond")?,
-            // As min-dalle makes them: the first and the last token of each text.
-            false => texts.iter().map(|row| nothing_of(row)).collect(),
+            // As in min-dalle: the first and the last token of each text.
+            false => texts.iter().map(|row| unconditional_of(row)).collect(),
         };
-        if nothing.len() != texts.len() {
-            return Err(Error::input(format!("{} unconditional rows for {}", nothing.len(), texts.len())));
+        if uncond.len() != texts.len() {
+            return Err(Error::input(format!(
+                "{} sequences in input_ids_uncond, {} in input_ids",
+                uncond.len(),
+                texts.len()
+            )));
         }
         let number = |key: &str| options[key].as_f64();
         let defaults = self.defaults();
@@ -207,52 +219,51 @@ impl MiniPipeline {
             seed: options["seed"].as_u64().unwrap_or(0),
             ..defaults
         };
-        let wishes = texts.into_iter().zip(nothing).zip(0..);
-        let wishes: Vec<Wish> =
-            wishes.map(|((words, nothing), stream)| Wish { words, nothing, stream }).collect();
+        let samples = texts.into_iter().zip(uncond).zip(0..);
+        let samples: Vec<SampleInputs> =
+            samples.map(|((ids, uncond_ids), stream)| SampleInputs { ids, uncond_ids, stream }).collect();
         let go_on = &mut |_: usize, _: &[u32]| Ok(ControlFlow::Continue(()));
-        let codes = self.pen(network).draw(&wishes, &decoding, go_on)?;
+        let codes = self.sampler(network).sample(&samples, &decoding, go_on)?;
         let length = codes.first().map_or(0, Vec::len);
         let sequences: Vec<i64> = codes.iter().flatten().map(|code| i64::from(*code)).collect();
         let sequences = Tensor::from_vec(sequences, (codes.len(), length), &Device::Cpu)?;
         let mut out = Tensors::from([("sequences".to_string(), sequences)]);
         if self.vqgan.is_some() {
-            out.insert("images".into(), self.paint(&codes)?);
+            out.insert("images".into(), self.decode_squares(&codes)?);
         }
         Ok(out)
     }
 
-    /// `images` of `codes`: `(batch, height, width)`, or `(batch, codes)` of squares.
+    /// Decodes the input `codes`, `(batch, height, width)` or `(batch, codes)` of square grids, to images,
+    /// `(batch, height, width, 3)` in 0 to 255.
     fn decode_codes(&self, inputs: &Tensors) -> Result<Tensor> {
         only_known(inputs, &["codes"])?;
         let codes = inputs.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
         match *codes.dims() {
             [batch, length] => {
                 let side = side_of(length)?;
-                self.painter()?.decode(&codes.reshape((batch, side, side))?)
+                self.image_decoder()?.decode(&codes.reshape((batch, side, side))?)
             }
-            _ => self.painter()?.decode(codes),
+            _ => self.image_decoder()?.decode(codes),
         }
     }
 
-    /// What a prompt of words asks for, and how many of its tokens were cut.
-    fn wish(&self, prompt: &Prompt, stream: usize) -> Result<(Wish, usize)> {
+    /// The inputs of a text prompt, and the number of its truncated tokens.
+    fn sample_inputs(&self, prompt: &Prompt, stream: usize) -> Result<(SampleInputs, usize)> {
         let Prompt::Items(items) = prompt else {
-            return Err(
-                Error::input("a conversation is no wish for a picture").hint("say what it should show")
-            );
+            return Err(Error::input("this model takes no conversation").hint("give it the text of an image"));
         };
         let text = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
-        let reader = self.reader()?;
-        let Words { ids, cut } = reader.read(&text)?;
-        Ok((Wish { words: ids, nothing: reader.nothing(), stream: stream as u64 }, cut))
+        let tokenizer = self.text_tokenizer()?;
+        let TokenizedText { ids, cut } = tokenizer.encode(&text)?;
+        Ok((SampleInputs { ids, uncond_ids: tokenizer.unconditional(), stream: stream as u64 }, cut))
     }
 
-    /// The pictures of an item of codes.
+    /// Decodes a prompt that is one item of codes; `None` for other prompts.
     fn decode_item(&self, prompt: &Prompt) -> Option<Result<Vec<Image>>> {
         match prompt {
             Prompt::Items(items) => match items.as_slice() {
-                [Item::Codes(codes)] => Some(self.decode_codes(codes).and_then(|values| pictures(&values))),
+                [Item::Codes(codes)] => Some(self.decode_codes(codes).and_then(|values| to_images(&values))),
                 _ => None,
             },
             Prompt::Chat(_) | Prompt::Infill { .. } => None,
@@ -260,54 +271,54 @@ impl MiniPipeline {
     }
 }
 
-/// What reads the words of a release; none if it came without its vocabulary.
-fn reader(pretrained: &Pretrained, network: &DalleBart) -> Result<Option<Reader>> {
-    let longest = network.config().max_text_length;
-    let port = match pretrained.checkpoint.is_none() {
+/// Loads the tokenizer of a release; `None` if it has no vocabulary.
+fn tokenizer(pretrained: &Pretrained, network: &DalleBart) -> Result<Option<TextTokenizer>> {
+    let max_length = network.config().max_text_length;
+    let min_dalle = match pretrained.checkpoint.is_none() {
         true => release::parts(&pretrained.files)?,
         false => None,
     };
-    match port {
+    match min_dalle {
         Some(parts) => match &parts.text {
-            Some((vocab, merges)) => Reader::port(vocab, merges, longest).map(Some),
+            Some((vocab, merges)) => TextTokenizer::min_dalle(vocab, merges, max_length).map(Some),
             None => Ok(None),
         },
         None => match words::tokenizer(pretrained)? {
-            Some(tokenizer) => Reader::original(tokenizer, longest).map(Some),
+            Some(tokenizer) => TextTokenizer::dalle_mini(tokenizer, max_length).map(Some),
             None => Ok(None),
         },
     }
 }
 
-/// The side of a square of `length` codes.
+/// The side of the square grid of `length` codes.
 fn side_of(length: usize) -> Result<usize> {
     match length.isqrt() {
         side if side > 0 && side * side == length => Ok(side),
-        _ => Err(Error::input(format!("{length} codes make no square"))),
+        _ => Err(Error::input(format!("{length} codes are not a square grid"))),
     }
 }
 
-/// The first and the last token of a text, filled up.
-fn nothing_of(row: &[u32]) -> Vec<u32> {
-    let words = row.iter().rposition(|id| *id != PAD).map_or(&row[..0], |last| &row[..=last]);
-    let mut nothing: Vec<u32> = words.first().into_iter().chain(words.last()).copied().collect();
-    nothing.truncate(row.len());
-    nothing.resize(row.len(), PAD);
-    nothing
+/// The unconditional prompt of a text: its first and last token, padded.
+fn unconditional_of(row: &[u32]) -> Vec<u32> {
+    let text = row.iter().rposition(|id| *id != PAD).map_or(&row[..0], |last| &row[..=last]);
+    let mut uncond: Vec<u32> = text.first().into_iter().chain(text.last()).copied().collect();
+    uncond.truncate(row.len());
+    uncond.resize(row.len(), PAD);
+    uncond
 }
 
-/// The ids of `name`, `(rows, time)`.
+/// The ids of the input `name`, `(batch, sequence)`.
 fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
-    let ids = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
+    let ids = inputs.get(name).ok_or_else(|| Error::input(format!("{name} is missing")))?;
     ids.dims2().map_err(|_| {
-        Error::input(format!("{name} are (rows, time), these have the shape {:?}", ids.dims()))
+        Error::input(format!("{name} has the shape {:?}, expected (batch, sequence)", ids.dims()))
     })?;
     let rows: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
-    let id = |id: i64| u32::try_from(id).map_err(|_| Error::input(format!("{name}: {id} is no token")));
+    let id = |id: i64| u32::try_from(id).map_err(|_| Error::input(format!("{name}: {id} is not a valid id")));
     rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
 }
 
-impl Pipeline for MiniPipeline {
+impl Pipeline for DalleMiniPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -341,7 +352,7 @@ impl Pipeline for MiniPipeline {
             }
             ("decode", SampleSizes { tokens: 0, .. }, _, Some(vqgan)) => {
                 let side = vqgan.config().resolution / vqgan.config().scale();
-                let codes = made_up_codes((sizes.rows * sizes.images.max(1), side, side))?;
+                let codes = sample_codes((sizes.rows * sizes.images.max(1), side, side))?;
                 Ok(Tensors::from([("codes".to_string(), codes)]))
             }
             _ => Err(self.cannot(&format!("run \"{method}\" on {} tokens", sizes.tokens))),
@@ -359,8 +370,8 @@ impl Pipeline for MiniPipeline {
         Ok(made.into_iter().next().unwrap_or_default())
     }
 
-    /// Codes are decoded one prompt after the other; words are drawn in batches, and those that are all the same are read
-    /// once. A text that was cut is told of first.
+    /// Prompts of codes are decoded one after the other; text prompts are sampled in batches, and equal prompts of a
+    /// batch encoded once. Truncated prompts are reported first.
     fn generate_batch(
         &self,
         prompts: &[Prompt],
@@ -368,43 +379,43 @@ impl Pipeline for MiniPipeline {
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         let made = vec![Generation::default(); prompts.len()];
-        let mut wishes = Vec::new();
+        let mut samples = Vec::new();
         let mut entries = Vec::new();
         for (index, prompt) in prompts.iter().enumerate() {
-            if let Some(pictures) = self.decode_item(prompt) {
-                for picture in pictures? {
-                    if each(index, Item::Image(picture)).is_break() {
+            if let Some(images) = self.decode_item(prompt) {
+                for image in images? {
+                    if each(index, Item::Image(image)).is_break() {
                         return Ok(made);
                     }
                 }
                 continue;
             }
-            self.writer()?;
-            self.painter()?;
-            let (wish, cut) = self.wish(prompt, index)?;
+            self.transformer()?;
+            self.image_decoder()?;
+            let (inputs, cut) = self.sample_inputs(prompt, index)?;
             if cut > 0 {
-                let longest = wish.words.len();
-                let told = format!("only the first {longest} tokens are read, {cut} were left out");
-                if each(index, Item::Note(told)).is_break() {
+                let max_length = inputs.ids.len();
+                let note = format!("the prompt was truncated to {max_length} tokens: {cut} were left out");
+                if each(index, Item::Note(note)).is_break() {
                     return Ok(made);
                 }
             }
-            wishes.push(wish);
+            samples.push(inputs);
             entries.push(index);
         }
-        if wishes.is_empty() {
+        if samples.is_empty() {
             return Ok(made);
         }
-        let network = self.writer()?;
+        let network = self.transformer()?;
         let length = network.config().image_length;
         let side = side_of(length)?;
         let mut flow = ControlFlow::Continue(());
-        self.pen(network).draw(&wishes, options, &mut |row, codes| {
+        self.sampler(network).sample(&samples, options, &mut |row, codes| {
             if codes.len() == length {
-                let picture = pictures(&self.paint(&[codes.to_vec()])?)?.remove(0);
-                flow = each(entries[row], Item::Image(picture));
+                let image = to_images(&self.decode_squares(&[codes.to_vec()])?)?.remove(0);
+                flow = each(entries[row], Item::Image(image));
             } else if options.previews && codes.len().is_multiple_of(side) {
-                flow = each(entries[row], Item::Image(self.unfinished(codes, side)?));
+                flow = each(entries[row], Item::Image(self.preview(codes, side)?));
             }
             Ok(flow)
         })?;
@@ -412,12 +423,12 @@ impl Pipeline for MiniPipeline {
     }
 
     fn defaults(&self) -> GenerationConfig {
-        let (guidance, top_k) = if self.port { (16.0, 256) } else { (10.0, 0) };
+        let (guidance, top_k) = if self.min_dalle { (16.0, 256) } else { (10.0, 0) };
         GenerationConfig { temperature: 1.0, guidance, top_k, ..GenerationConfig::default() }
     }
 }
 
-/// Opens the picture half alone.
+/// Opens a VQGAN decoder without a transformer.
 pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
-    Ok(Box::new(MiniPipeline::open_vqgan(pretrained)?))
+    Ok(Box::new(DalleMiniPipeline::open_vqgan(pretrained)?))
 }

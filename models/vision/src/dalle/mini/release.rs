@@ -1,4 +1,4 @@
-//! The layouts of DALL·E mini: min-dalle's files for torch, and the original for flax.
+//! The file layouts of DALL·E mini: min-dalle's files (torch), and the original (flax).
 
 use std::path::PathBuf;
 
@@ -9,20 +9,20 @@ use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::super::joined;
-use super::super::vqgan::{self, DETOKER, FLAX, Vqgan, beside};
+use super::super::merge_inventories;
+use super::super::vqgan::{self, DETOKER, FLAX, Vqgan, local_folder};
 use super::{Config, DalleBart};
 
-/// The release of the picture half that the original names.
+/// The VQGAN release that the original model uses.
 const VQGAN: &str = "dalle-mini/vqgan_imagenet_f16_16384";
 
-/// Files of the port: encoder, decoder, vocabulary and merges of mega, or of mini where both are in one folder.
+/// min-dalle's files: encoder, decoder, vocabulary and merges, for mega, and for mini if both are in one folder.
 const NAMES: [(&str, [&str; 4]); 2] = [
     ("mega", ["encoder.pt", "decoder.pt", "vocab.json", "merges.txt"]),
     ("mini", ["encoder_mini.pt", "decoder_mini.pt", "vocab_mini.json", "merges_mini.txt"]),
 ];
 
-/// The port's files of one model.
+/// min-dalle's files of one model.
 pub(super) struct Parts {
     pub encoder: PathBuf,
     pub decoder: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Parts {
     pub text: Option<(PathBuf, PathBuf)>,
 }
 
-/// What the original calls the tensors.
+/// Maps the original's tensor names to those of this family.
 pub fn rename(name: &str) -> Name {
     if name == "lm_head.kernel" {
         return Name::To("decoder.lm_head.kernel".into());
@@ -46,12 +46,12 @@ pub fn rename(name: &str) -> Name {
     let inner = plain(&in_layer(rest));
     match number.strip_prefix('_') {
         Some(number) => Name::To(format!("{side}.layers.{number}.{inner}")),
-        // All layers in one stack.
+        // Scanned layers: one stacked tensor of all layers.
         None => Name::Entries { before: format!("{side}.layers."), after: format!(".{inner}") },
     }
 }
 
-/// What the original calls the parts of a layer, which flax numbers as they come.
+/// Maps the original's names of a layer's modules, which flax numbers in order.
 fn in_layer(rest: &str) -> String {
     const PARTS: [(&str, &str); 11] = [
         ("GLU_0.LayerNorm_0.", "glu.ln0."),
@@ -70,7 +70,7 @@ fn in_layer(rest: &str) -> String {
     found.map_or_else(|| rest.to_string(), |(ours, rest)| format!("{ours}{rest}"))
 }
 
-/// Tables and scales by the names torch gives them; what flax stores the other way round keeps its name.
+/// Maps flax's `embedding` and `scale` to torch's `weight`; `kernel`, which is transposed, is kept.
 fn plain(name: &str) -> String {
     match name.rsplit_once('.') {
         Some((path, "embedding" | "scale")) => format!("{path}.weight"),
@@ -78,10 +78,10 @@ fn plain(name: &str) -> String {
     }
 }
 
-/// The port's files: those of the model that is there or that the user named.
+/// min-dalle's files: of the only model of the folder, or of the chosen one.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if mini and mega are there and nobody said which.
+/// [`Input`](fauna_shared::ErrorKind::Input) if the folder has mini and mega and none is chosen.
 pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
     let choice = files.choice();
     let mut found = Vec::new();
@@ -90,7 +90,7 @@ pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
             choice.is_none_or(|choice| choice.eq_ignore_ascii_case(label) || names.contains(&choice));
         let [encoder, decoder, vocab, merges] = names.map(|name| files.get(name));
         if let (true, Some(encoder), Some(decoder)) = (chosen, encoder, decoder) {
-            // A folder of one model has names without an ending, whichever it is.
+            // A folder of one model has names without suffix, for either size.
             found.push(Parts { encoder, decoder, text: vocab.zip(merges) });
         }
     }
@@ -102,46 +102,46 @@ pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
     }
 }
 
-/// A folder of the port, whole or the picture half alone; or the original.
+/// The layout of min-dalle's files, with or without the transformer, or of the original.
 ///
 /// # Errors
-/// What is wrong with the files.
+/// If a file is damaged or of another model.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let config = match files.get("config.json") {
         Some(_) => Some(files.config()?),
         None => None,
     };
-    // The picture half has the same file, and a config of its own.
-    let of_words = config.as_ref().is_some_and(|config| config["ch_mult"].is_null());
-    if let (Some(config), Some(path)) = (&config, files.get(FLAX).filter(|_| of_words)) {
+    // The VQGAN release has a file of the same name, and another config.
+    let is_transformer = config.as_ref().is_some_and(|config| config["ch_mult"].is_null());
+    if let (Some(config), Some(path)) = (&config, files.get(FLAX).filter(|_| is_transformer)) {
         let weights = if options.random_weights.is_none() { vec![path] } else { Vec::new() };
         return Ok(Some(Layout { config: config.clone(), weights }));
     }
-    let picture = match files.get(DETOKER) {
+    let vqgan = match files.get(DETOKER) {
         Some(path) if options.random_weights.is_none() => Some(vqgan::config_of_file(&path)?),
         _ => None,
     };
     let config = match (parts(files)?, config) {
         (Some(parts), config) => sizes(&parts, config.unwrap_or(json!({})))?,
-        // The picture half alone; without a config it is a VQGAN and no more.
-        (None, Some(config)) if picture.is_some() => config,
+        // Only the VQGAN decoder, with the config of the whole model.
+        (None, Some(config)) if vqgan.is_some() => config,
         _ => return Ok(None),
     };
     let mut config = config;
-    if let Some(picture) = picture {
-        config["vqgan"] = picture;
+    if let Some(vqgan) = vqgan {
+        config["vqgan"] = vqgan;
     }
     Ok(Some(Layout { config, weights: Vec::new() }))
 }
 
-/// `config` with the sizes that the tensors of `parts` have: one config lies beside mini and mega.
+/// Sets the sizes in `config` by the shapes of the tensors of `parts`: mini and mega share one config file.
 fn sizes(parts: &Parts, mut config: Value) -> Result<Value> {
     let (encoder, decoder) = (Checkpoint::open(&parts.encoder)?, Checkpoint::open(&parts.decoder)?);
     let size = |file: &Checkpoint, name: &str, axis: usize| -> Result<usize> {
         let found = file.get(name).and_then(|stored| stored.shape.get(axis).copied());
         found.ok_or_else(|| {
             let place = file.files().first().cloned().unwrap_or_default();
-            Error::format(place, format!("no {name}: not a part of DALL·E mini as min-dalle writes it"))
+            Error::format(place, format!("no {name}: not min-dalle's encoder or decoder of DALL·E mini"))
         })
     };
     let layers = |file: &Checkpoint| {
@@ -163,7 +163,7 @@ fn sizes(parts: &Parts, mut config: Value) -> Result<Value> {
     ] {
         config[key] = json!(value);
     }
-    // All released models have heads of 64.
+    // All released models have a head dimension of 64.
     for key in ["encoder_attention_heads", "decoder_attention_heads"] {
         if !same || config[key].is_null() {
             config[key] = json!(width.div_ceil(64));
@@ -177,16 +177,16 @@ fn sizes(parts: &Parts, mut config: Value) -> Result<Value> {
     Ok(config)
 }
 
-/// What a release holds, as far as it is there.
+/// The networks of a release.
 pub(super) struct Loaded {
     pub network: Option<DalleBart>,
     pub vqgan: Option<Vqgan>,
     pub inventory: Inventory,
-    /// Whether it is the port's.
-    pub port: bool,
+    /// Whether it is min-dalle's release.
+    pub min_dalle: bool,
 }
 
-/// Both halves, of any layout.
+/// Loads the transformer and the VQGAN decoder from any layout.
 pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let files = &pretrained.files;
     let laid_out = pretrained.checkpoint.is_none() && files.get(FLAX).is_none();
@@ -208,12 +208,12 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let vqgan = match &detoker {
         Some(path) => {
             let weights = pretrained.part(std::slice::from_ref(path), |_| Name::Keep)?;
-            let vqgan = Vqgan::load(picture_config(pretrained)?, &weights)?;
+            let vqgan = Vqgan::load(vqgan_config(pretrained)?, &weights)?;
             inventories.push(("detoker", weights.finish()?));
             Some(vqgan)
         }
         None if pretrained.config["vqgan"].is_object() => {
-            Some(Vqgan::load(picture_config(pretrained)?, &pretrained.weights.at("detoker"))?)
+            Some(Vqgan::load(vqgan_config(pretrained)?, &pretrained.weights.at("detoker"))?)
         }
         None if pretrained.weights.is_nothing() => None,
         None if pretrained.options.random_weights.is_some() => {
@@ -225,49 +225,46 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         }
         None => companion(pretrained)?,
     };
-    let port = parts.is_some();
+    let min_dalle = parts.is_some();
     let inventory = match inventories.is_empty() {
         true => pretrained.weights.finish()?,
-        false => joined(inventories),
+        false => merge_inventories(inventories),
     };
-    Ok(Loaded { network, vqgan, inventory, port })
+    Ok(Loaded { network, vqgan, inventory, min_dalle })
 }
 
-/// The config of the picture half inside that of the whole.
-fn picture_config(pretrained: &Pretrained) -> Result<vqgan::Config> {
+/// The config of the VQGAN, nested in that of the model.
+fn vqgan_config(pretrained: &Pretrained) -> Result<vqgan::Config> {
     serde_json::from_value(pretrained.config["vqgan"].clone())
         .map_err(|e| pretrained.config_error(format!("vqgan: {e}")))
 }
 
-/// The picture half from a release of its own: the one that the setting `vqgan` names, a folder inside this one or
-/// beside it, or, for what was opened by its name on the hub, the one on the hub. None if it is nowhere.
+/// Loads the VQGAN decoder from a separate release: the one of the setting `vqgan`, a folder in this release or next to
+/// it, or, for a release opened by its name on the hub, the one on the hub. `None` if there is none.
 fn companion(pretrained: &Pretrained) -> Result<Option<Vqgan>> {
     let named = pretrained.options.settings.get("vqgan").and_then(Value::as_str).map(str::to_string);
     let on_the_hub =
         || matches!(Source::parse(&pretrained.label), Ok(Source::Hub(_))).then(|| VQGAN.to_string());
-    let Some(name) = named.or_else(|| beside(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
+    let Some(name) = named.or_else(|| local_folder(&pretrained.files, VQGAN)).or_else(on_the_hub) else {
         return Ok(None);
     };
     let companion = pretrained.companion(&crate::dalle::vqgan::FAMILY, &name)?;
     Ok(Some(companion.load::<Vqgan>()?.0))
 }
 
-/// What a checkpoint of this config holds.
+/// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(load(pretrained)?.inventory)
 }
 
-/// The error of a picture that nothing can make of its codes.
-pub(super) fn no_picture_half(source: &str) -> Error {
-    Error::new(
-        fauna_shared::ErrorKind::NotFound,
-        format!("{source} came without the decoder of its pictures"),
-    )
-    .hint(format!("put {DETOKER}, or a folder with the files of {VQGAN}, beside the weights"))
-    .hint("or say where it is in the setting vqgan")
+/// The error for a missing VQGAN decoder.
+pub(super) fn no_vqgan(source: &str) -> Error {
+    Error::new(fauna_shared::ErrorKind::NotFound, format!("{source} has no VQGAN decoder for its images"))
+        .hint(format!("put {DETOKER}, or a folder with the files of {VQGAN}, next to the weights"))
+        .hint("or set its location in the setting vqgan")
 }
 
-/// A small model with every branch, its picture half with it.
+/// A small config that covers every branch, with a VQGAN.
 pub(crate) fn sample() -> Value {
     json!({
         "model_type": "dallebart", "architectures": ["DalleBart"], "d_model": 32, "encoder_layers": 2,
@@ -286,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_the_original_are_those_of_the_port() {
+    fn original_names_are_mapped_to_those_of_min_dalle() {
         let entries =
             |before: &str, after: &str| Name::Entries { before: before.into(), after: after.into() };
         let scanned = "model.encoder.layers.FlaxBartEncoderLayers";

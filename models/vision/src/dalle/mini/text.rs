@@ -1,4 +1,4 @@
-//! Words to ids, as the port and as the original read them.
+//! Tokenization of prompts, as in min-dalle and in the original DALL·E mini.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,113 +8,113 @@ use fauna_shared::{Error, Result, json, misnamed};
 
 use super::PAD;
 
-/// Longer than any wish; what comes after could not be read anyway.
-const MOST_CHARACTERS: usize = 10_000;
+/// Maximum length of a prompt in characters, far above the token limit.
+const MAX_CHARACTERS: usize = 10_000;
 
-/// How a space before a word is spelled in the vocabulary.
+/// The space before a word, in the vocabulary.
 const SPACE: char = 'Ġ';
 
-/// Turns a wish into the ids that the encoder reads.
-pub struct Reader {
-    spelling: Spelling,
+/// Tokenizer of prompts.
+pub struct TextTokenizer {
+    model: TokenizerModel,
     begin: u32,
     end: u32,
-    /// The longest text, what begins and ends it included.
-    longest: usize,
+    /// Maximum sequence length, special tokens included.
+    max_length: usize,
 }
 
-enum Spelling {
-    /// min-dalle's: lower-case ASCII, words by spaces.
-    Port(Pairs),
-    /// DALL·E mini's: text is brought to the form of the captions it learned from.
-    Original(Box<Tokenizer>),
+enum TokenizerModel {
+    /// min-dalle's: lower-cased ASCII, split at spaces, byte-pair encoding.
+    MinDalle(Bpe),
+    /// DALL·E mini's: text is normalized like the training captions.
+    DalleMini(Box<Tokenizer>),
 }
 
-/// A text as the encoder reads it.
+/// A tokenized prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Words {
-    /// As many ids as the longest text has, filled up with 1.
+pub struct TokenizedText {
+    /// Token ids, padded with 1 to the maximum sequence length.
     pub ids: Vec<u32>,
-    /// How many ids did not fit and were left out.
+    /// Number of tokens that were truncated.
     pub cut: usize,
 }
 
-impl Reader {
-    /// min-dalle's reader: `vocab.json` and `merges.txt`, or those of mini beside mega. `longest`: the longest text.
+impl TextTokenizer {
+    /// Loads min-dalle's tokenizer from its `vocab.json` and `merges.txt`. `max_length` is the maximum sequence length.
     ///
     /// # Errors
-    /// What is wrong with the files.
-    pub fn port(vocab: &Path, merges: &Path, longest: usize) -> Result<Self> {
+    /// If a file cannot be parsed or lacks a special token.
+    pub fn min_dalle(vocab: &Path, merges: &Path, max_length: usize) -> Result<Self> {
         let text = |path: &Path| misnamed::read_text(path);
         let ids = json::read(vocab).and_then(json::typed::<HashMap<String, u32>>);
-        let ids = ids.map_err(|e| e.context("not tokens and their ids").at(vocab))?;
+        let ids = ids.map_err(|e| e.context("expected a map from tokens to ids").at(vocab))?;
         let id = |token: &str| {
             ids.get(token).copied().ok_or_else(|| Error::format(vocab, format!("no id for {token}")))
         };
         let (begin, end, unknown) = (id("<s>")?, id("</s>")?, id("<unk>")?);
-        // The first line says which version it is.
+        // The first line is the version.
         let lines = text(merges)?;
         let pair = |line: &str| Some(line.split_once(' ')?).map(|(a, b)| (a.to_string(), b.to_string()));
         let pairs = lines.lines().skip(1).filter_map(pair);
         let ranks = pairs.zip(0..).collect();
-        Ok(Self { spelling: Spelling::Port(Pairs { ids, ranks, unknown }), begin, end, longest })
+        Ok(Self { model: TokenizerModel::MinDalle(Bpe { ids, ranks, unknown }), begin, end, max_length })
     }
 
-    /// The original's reader, over its tokenizer.
+    /// The original DALL·E mini's tokenizer, with its text normalization.
     ///
     /// # Errors
-    /// [`Format`](fauna_shared::ErrorKind::Format) if the tokenizer knows no `<s>` and `</s>`.
-    pub fn original(tokenizer: Tokenizer, longest: usize) -> Result<Self> {
+    /// [`Format`](fauna_shared::ErrorKind::Format) if the tokenizer has no `<s>` or `</s>`.
+    pub fn dalle_mini(tokenizer: Tokenizer, max_length: usize) -> Result<Self> {
         let id = |token: &str| {
             tokenizer.token_id(token).ok_or_else(|| {
                 Error::new(fauna_shared::ErrorKind::Format, format!("the tokenizer has no {token}"))
             })
         };
         let (begin, end) = (id("<s>")?, id("</s>")?);
-        Ok(Self { spelling: Spelling::Original(Box::new(tokenizer)), begin, end, longest })
+        Ok(Self { model: TokenizerModel::DalleMini(Box::new(tokenizer)), begin, end, max_length })
     }
 
-    /// The ids of `text`; what is too long is cut, the end token with it.
+    /// Tokenizes `text`. A text that is too long is truncated, EOS token included.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a text of more than ten thousand characters.
-    pub fn read(&self, text: &str) -> Result<Words> {
-        if text.chars().nth(MOST_CHARACTERS).is_some() {
-            return Err(Error::input(format!("a wish of more than {MOST_CHARACTERS} characters"))
-                .hint(format!("the model reads the first {} tokens", self.longest)));
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a text of more than 10,000 characters.
+    pub fn encode(&self, text: &str) -> Result<TokenizedText> {
+        if text.chars().nth(MAX_CHARACTERS).is_some() {
+            return Err(Error::input(format!("the prompt has more than {MAX_CHARACTERS} characters"))
+                .hint(format!("the model uses the first {} tokens", self.max_length)));
         }
         let mut ids = vec![self.begin];
-        match &self.spelling {
-            Spelling::Port(pairs) => {
+        match &self.model {
+            TokenizerModel::MinDalle(bpe) => {
                 let plain: String = text.to_lowercase().chars().filter(char::is_ascii).collect();
-                plain.split(' ').filter(|word| !word.is_empty()).for_each(|word| pairs.read(word, &mut ids));
+                plain.split(' ').filter(|word| !word.is_empty()).for_each(|word| bpe.encode(word, &mut ids));
             }
-            Spelling::Original(tokenizer) => ids.extend(tokenizer.encode(&normalized(text), false)?),
+            TokenizerModel::DalleMini(tokenizer) => ids.extend(tokenizer.encode(&normalized(text), false)?),
         }
         ids.push(self.end);
-        let cut = ids.len().saturating_sub(self.longest);
-        ids.resize(self.longest, PAD);
-        Ok(Words { ids, cut })
+        let cut = ids.len().saturating_sub(self.max_length);
+        ids.resize(self.max_length, PAD);
+        Ok(TokenizedText { ids, cut })
     }
 
-    /// The ids of no words at all: what guidance leads away from.
-    pub fn nothing(&self) -> Vec<u32> {
+    /// Token ids of the empty prompt, for classifier-free guidance.
+    pub fn unconditional(&self) -> Vec<u32> {
         let mut ids = vec![self.begin, self.end];
-        ids.resize(self.longest, PAD);
+        ids.resize(self.max_length, PAD);
         ids
     }
 }
 
-/// Byte pairs: which two pieces join first.
-struct Pairs {
+/// Byte-pair encoding: vocabulary and ranks of the merges.
+struct Bpe {
     ids: HashMap<String, u32>,
     ranks: HashMap<(String, String), usize>,
     unknown: u32,
 }
 
-impl Pairs {
-    /// Adds the ids of one word of ASCII.
-    fn read(&self, word: &str, ids: &mut Vec<u32>) {
+impl Bpe {
+    /// Appends the ids of one ASCII word.
+    fn encode(&self, word: &str, ids: &mut Vec<u32>) {
         let mut pieces: Vec<String> =
             std::iter::once(SPACE).chain(word.chars()).map(|c| c.to_string()).collect();
         loop {
@@ -128,11 +128,11 @@ impl Pairs {
     }
 }
 
-/// `text` in the form of the captions that DALL·E mini learned from: HTML's escapes undone, letters without accents and
-/// lower-case, no links, tags or references, quotes and punctuation as commas, one space before it.
+/// Normalizes `text` like the training captions of DALL·E mini: HTML entities unescaped, accents stripped, lower-cased,
+/// links, tags and references removed, quotes and punctuation replaced by commas, with a leading space.
 ///
-/// Left out of the original's steps: repairing wrongly decoded text, names for emoji, letters of other scripts than
-/// Latin, and the words inside hashtags.
+/// Not implemented of the original's steps: mojibake repair, emoji names, transliteration of non-Latin scripts, and
+/// splitting of hashtags.
 fn normalized(text: &str) -> String {
     let text = unescaped(&unescaped(text));
     let plain: String = text.chars().flat_map(folded).collect::<String>().to_lowercase();
@@ -160,17 +160,17 @@ fn normalized(text: &str) -> String {
     }
     let parts = out.split(',').map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
     let parts: Vec<String> = parts.filter(|part| !part.is_empty()).collect();
-    format!(" {}", calmed(&parts.join(", ")))
+    format!(" {}", collapse_runs(&parts.join(", ")))
 }
 
-/// HTML's escapes of a few signs, undone.
+/// Unescapes common HTML entities.
 fn unescaped(text: &str) -> String {
     let known =
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&nbsp;", " "), ("&amp;", "&")];
     known.iter().fold(text.to_string(), |text, (escape, sign)| text.replace(escape, sign))
 }
 
-/// What stands between `open` and `close`, signs included, taken out where `of` says so.
+/// Removes the text between `open` and `close`, delimiters included, for which `of` returns true.
 fn without(text: &str, open: char, close: char, of: impl Fn(&str) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -190,7 +190,7 @@ fn without(text: &str, open: char, close: char, of: impl Fn(&str) -> bool) -> St
     out + rest
 }
 
-/// A letter without its accents; nothing for what has no such letter.
+/// Maps a character to ASCII without accents; to nothing if there is no such mapping.
 fn folded(letter: char) -> impl Iterator<Item = char> {
     const FOLDS: [(&str, &str); 22] = [
         ("àáâãäåāăąÀÁÂÃÄÅĀĂĄ", "a"),
@@ -227,8 +227,8 @@ fn folded(letter: char) -> impl Iterator<Item = char> {
     plain.chars().chain(itself).chain(space)
 }
 
-/// Four and more of a letter in a row are one.
-fn calmed(text: &str) -> String {
+/// Collapses runs of four or more of a character to one.
+fn collapse_runs(text: &str) -> String {
     let letters: Vec<char> = text.chars().collect();
     let runs = letters.chunk_by(|a, b| a == b);
     runs.flat_map(|run| run.iter().take(if run.len() >= 4 { 1 } else { run.len() })).collect()
@@ -238,10 +238,10 @@ fn calmed(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn pairs() -> Pairs {
+    fn bpe() -> Bpe {
         let tokens = ["<unk>", "Ġ", "a", "c", "t", "Ġa", "at", "Ġcat", "Ġc", "!"];
         let merges = [("a", "t"), ("Ġ", "a"), ("Ġ", "c"), ("Ġc", "at")];
-        Pairs {
+        Bpe {
             ids: tokens.iter().zip(0..).map(|(token, id)| (token.to_string(), id)).collect(),
             ranks: merges.iter().zip(0..).map(|((a, b), i)| ((a.to_string(), b.to_string()), i)).collect(),
             unknown: 0,
@@ -249,17 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_of_lowest_rank_joins_first() {
+    fn the_pair_of_lowest_rank_is_merged_first() {
         let mut ids = Vec::new();
         for word in ["a", "cat", "tat!", "q"] {
-            pairs().read(word, &mut ids);
+            bpe().encode(word, &mut ids);
         }
-        // "Ġa", "Ġcat", "Ġ" "t" "at" "!", "Ġ" and no "q".
+        // "Ġa", "Ġcat", "Ġ" "t" "at" "!", "Ġ" and unknown.
         assert_eq!(ids, [5, 7, 1, 4, 6, 9, 1, 0]);
     }
 
     #[test]
-    fn captions_take_the_form_of_those_that_were_learned() {
+    fn prompts_are_normalized_like_the_training_captions() {
         for (text, wanted) in [
             ("A Cat", " a cat"),
             ("  two   spaces ", " two spaces"),
@@ -273,13 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_too_long_is_cut_and_counted() {
-        let reader = Reader { spelling: Spelling::Port(pairs()), begin: 20, end: 22, longest: 5 };
-        let words = reader.read("A CAT").unwrap();
-        assert_eq!(words, Words { ids: vec![20, 5, 7, 22, 1], cut: 0 });
-        let words = reader.read("a é cat cat cat a").unwrap();
-        assert_eq!(words, Words { ids: vec![20, 5, 7, 7, 7], cut: 2 });
-        assert_eq!(reader.nothing(), [20, 22, 1, 1, 1]);
-        assert!(reader.read(&"a".repeat(MOST_CHARACTERS + 1)).is_err());
+    fn a_text_that_is_too_long_is_truncated() {
+        let tokenizer =
+            TextTokenizer { model: TokenizerModel::MinDalle(bpe()), begin: 20, end: 22, max_length: 5 };
+        let words = tokenizer.encode("A CAT").unwrap();
+        assert_eq!(words, TokenizedText { ids: vec![20, 5, 7, 22, 1], cut: 0 });
+        let words = tokenizer.encode("a é cat cat cat a").unwrap();
+        assert_eq!(words, TokenizedText { ids: vec![20, 5, 7, 7, 7], cut: 2 });
+        assert_eq!(tokenizer.unconditional(), [20, 22, 1, 1, 1]);
+        assert!(tokenizer.encode(&"a".repeat(MAX_CHARACTERS + 1)).is_err());
     }
 }

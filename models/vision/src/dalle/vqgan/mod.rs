@@ -1,4 +1,4 @@
-//! The picture half of DALL·E mini: the decoder of a VQGAN, codes to pixels.
+//! The decoder of a VQGAN, codes to pixels: the image decoder of DALL·E mini.
 //!
 //! Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv 2012.09841), appendix A. Checked
 //! against `VQGanDetokenizer` of min-dalle 0.4.11. Loads its `detoker.pt`, and the decoder of the original's
@@ -27,40 +27,40 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-pub(crate) use release::{DETOKER, FLAX, beside, config_of_file, inventory, sample};
+pub(crate) use release::{DETOKER, FLAX, config_of_file, inventory, local_folder, sample};
 pub use release::{config_of_tensors, layout, rename};
 
-/// Groups of channels that norms take together.
+/// Number of groups of the group norms.
 const GROUPS: usize = 32;
 
-/// `config.json`, as far as the decoder follows from it.
+/// The keys of `config.json` that define the decoder.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Width where pictures are largest.
+    /// Number of channels at the highest resolution.
     pub ch: usize,
-    /// How many times wider each size is, the largest pictures first.
+    /// Channel multiplier of each resolution, the highest resolution first.
     pub ch_mult: Vec<usize>,
-    /// Blocks at each size; the decoder has one more.
+    /// Number of residual blocks per resolution; the decoder has one more.
     pub num_res_blocks: usize,
-    /// Heights of pictures that attend to themselves.
+    /// Resolutions with self-attention.
     pub attn_resolutions: Vec<usize>,
-    /// Height of the pictures it was trained on.
+    /// Image height and width in training.
     pub resolution: usize,
-    /// Width of what the decoder reads.
+    /// Number of channels of the decoder's input.
     pub z_channels: usize,
-    /// Codes.
+    /// Number of codes of the codebook.
     pub n_embed: usize,
-    /// Width of a code.
+    /// Dimension of a code's embedding.
     pub embed_dim: usize,
-    /// Colours.
+    /// Number of image channels.
     pub out_ch: usize,
-    /// Added to variances: 1e-6 in the original, 1e-5 in the port to torch.
+    /// Epsilon of the group norms: 1e-6 in the original, 1e-5 in min-dalle.
     pub norm_eps: f64,
 }
 
 impl Default for Config {
-    /// The release that was trained on ImageNet with 16384 codes of 16 by 16 pixels.
+    /// The release `vqgan_imagenet_f16_16384`: 16384 codes of 16 by 16 pixels.
     fn default() -> Self {
         Self {
             ch: 128,
@@ -89,32 +89,32 @@ impl Config {
         ])?;
         if self.ch_mult.is_empty() || self.ch_mult.len() > 8 || self.ch > 1 << 16 {
             return Err(Error::unsupported(format!(
-                "{} sizes of pictures, ch {}: up to 8 sizes of up to {} channels are known",
+                "ch_mult has {} entries and ch is {}: expected 1 to 8 entries and at most {} channels",
                 self.ch_mult.len(),
                 self.ch,
                 1 << 16
             )));
         }
         if self.out_ch != 3 {
-            return Err(Error::unsupported(format!("out_ch is {}, not the 3 of colours", self.out_ch)));
+            return Err(Error::unsupported(format!("out_ch is {}, expected 3", self.out_ch)));
         }
         let makes_groups = |mult: &usize| *mult <= 1 << 10 && (self.ch * mult).is_multiple_of(GROUPS);
         match self.ch_mult.iter().find(|mult| !makes_groups(mult)) {
             Some(mult) => Err(Error::unsupported(format!(
-                "ch {} times ch_mult {mult} makes no {GROUPS} groups of channels",
+                "ch {} times ch_mult {mult} is not a multiple of the {GROUPS} groups of the norms",
                 self.ch
             ))),
-            None if self.ch_mult.contains(&0) => Err(Error::unsupported("ch_mult holds a 0")),
+            None if self.ch_mult.contains(&0) => Err(Error::unsupported("ch_mult contains a 0")),
             None => Ok(()),
         }
     }
 
-    /// How many pixels high and wide what a code stands for is.
+    /// Image pixels per code, along each axis.
     pub fn scale(&self) -> usize {
         1 << (self.ch_mult.len().max(1) - 1)
     }
 
-    /// Whether blocks where pictures are `1 / 2^level` as high as the largest attend.
+    /// Whether the blocks at `1 / 2^level` of the full resolution have self-attention.
     fn attends(&self, level: usize) -> bool {
         self.attn_resolutions.contains(&(self.resolution >> level))
     }
@@ -127,14 +127,14 @@ pub struct Vqgan {
     post_quant_conv: Conv2d,
     conv_in: Conv2d,
     mid: (ResnetBlock, AttnBlock, ResnetBlock),
-    /// The smallest pictures first.
+    /// From the lowest resolution to the highest.
     up: Vec<Level>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
     device: Device,
 }
 
-/// What is done to pictures of one size, and the convolution that makes them larger.
+/// The blocks of one resolution, and the convolution after upsampling.
 struct Level {
     blocks: Vec<(ResnetBlock, Option<AttnBlock>)>,
     upsample: Option<Conv2d>,
@@ -190,22 +190,22 @@ impl Model for Vqgan {
 }
 
 impl Vqgan {
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The picture of each grid of `codes`, `(batch, height, width)` of whole numbers: `(batch, height * scale,
-    /// width * scale, 3)` in 0 to 255. One picture is in work at a time.
+    /// Decodes `codes`, `(batch, height, width)` of integers, to images, `(batch, height * scale, width * scale, 3)` in
+    /// 0 to 255, one image at a time.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook or a picture would have more than a
-    /// million pixels.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook or an image would have more than
+    /// 2^20 pixels.
     pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
         let codes = super::checked_codes(codes, self.config.n_embed, self.config.scale(), &self.device)?;
         let one = |i| self.forward(&codes.narrow(0, i, 1)?.contiguous()?);
-        let pictures = (0..codes.dim(0)?).map(one).collect::<Result<Vec<_>>>()?;
-        Ok((Tensor::cat(&pictures, 0)?.clamp(0f32, 1f32)? * 255.0)?)
+        let images = (0..codes.dim(0)?).map(one).collect::<Result<Vec<_>>>()?;
+        Ok((Tensor::cat(&images, 0)?.clamp(0f32, 1f32)? * 255.0)?)
     }
 
     fn forward(&self, codes: &Tensor) -> Result<Tensor> {
@@ -222,7 +222,7 @@ impl Vqgan {
 }
 
 impl Level {
-    /// Blocks that bring `width` to that of their level.
+    /// Loads a level; `width` is the number of input channels, and becomes that of its outputs.
     fn load(c: &Config, level: usize, width: &mut usize, w: &Weights) -> Result<Self> {
         let outputs = c.ch * c.ch_mult[level];
         let mut blocks = Vec::new();
@@ -299,7 +299,7 @@ impl AttnBlock {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let h = self.norm.forward(x)?;
-        // Every pixel attends to all, with one head.
+        // Single-head attention over all pixels.
         let part = |conv: &Conv2d| -> Result<Tensor> {
             Ok(conv.forward(&h)?.reshape((batch, height * width, 1, channels))?)
         };
@@ -309,13 +309,14 @@ impl AttnBlock {
     }
 }
 
-/// The decoder of a VQGAN, the picture half of DALL·E mini.
+/// The decoder of a VQGAN, DALL·E mini's image decoder.
 pub static FAMILY: Family = Family {
     name: "vqgan",
     systems: &["DALL-E"],
     paper: "Esser et al. 2021, arXiv 2012.09841",
     model_types: &["vqgan"],
-    // The release was saved by a transformers that left out the first four letters of a class of flax, "Flax" or not.
+    // The release was saved by a version of transformers that removed the first four letters of Flax classes' names,
+    // whether they were "Flax" or not.
     architectures: &["VQModel", "del"],
     gguf: &[],
     keys: &Keys::NONE,

@@ -1,4 +1,4 @@
-//! The decoder's files: min-dalle's `detoker.pt` for torch, and the original for flax.
+//! The decoder's files: min-dalle's `detoker.pt` (torch), and the original `flax_model.msgpack`.
 
 use std::path::PathBuf;
 
@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 
 use super::Vqgan;
 
-/// The file of the port to torch.
+/// min-dalle's file.
 pub(crate) const DETOKER: &str = "detoker.pt";
-/// The file of the original.
+/// The original's file.
 pub(crate) const FLAX: &str = "flax_model.msgpack";
 
-/// What torch's norms add to variances, where the original adds 1e-6.
+/// Epsilon of the group norms in min-dalle, torch's default; the original has 1e-6.
 const TORCH_EPS: f64 = 1e-5;
 
-/// What the original calls the tensors of the decoder; the encoder's are left alone.
+/// Maps the original's tensor names of the decoder; those of the encoder are ignored.
 pub fn rename(name: &str) -> Name {
     if name.starts_with("encoder.") || name.starts_with("quant_conv.") {
         return Name::Ignore;
@@ -41,7 +41,7 @@ pub fn rename(name: &str) -> Name {
     Name::To(format!("decoder.up.{rest}"))
 }
 
-/// The config that the tensors of min-dalle's file tell; none if it is no such file.
+/// Derives the config from the tensors of min-dalle's file; `None` for other files.
 pub fn config_of_tensors(file: &Checkpoint) -> Option<Value> {
     let size = |name: &str, axis: usize| file.get(name)?.shape.get(axis).copied();
     let block = |level: usize, i: usize| format!("decoder.up.{level}.block.{i}.conv1.weight");
@@ -65,21 +65,21 @@ pub fn config_of_tensors(file: &Checkpoint) -> Option<Value> {
     }))
 }
 
-/// The config of the file at `path`.
+/// Derives the config from the file at `path`.
 ///
 /// # Errors
-/// As [`Checkpoint::open`], and if it is no decoder of a VQGAN.
+/// As [`Checkpoint::open`], and if it is not the decoder of a VQGAN.
 pub(crate) fn config_of_file(path: &PathBuf) -> Result<Value> {
     config_of_tensors(&Checkpoint::open(path)?).ok_or_else(|| {
         Error::format(path, "not the decoder of a VQGAN")
-            .hint("wanted embedding, post_quant_conv and decoder, as min-dalle names them")
+            .hint("expected embedding, post_quant_conv and decoder, as min-dalle names them")
     })
 }
 
-/// A folder with `detoker.pt` alone, or the original release.
+/// The layout of a folder with only `detoker.pt`, or of the original release.
 ///
 /// # Errors
-/// What is wrong with the files.
+/// If a file is damaged or of another model.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let named = |mut config: Value, weights: Vec<PathBuf>| {
         config["model_type"] = json!("vqgan");
@@ -102,20 +102,20 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     }
 }
 
-/// What a checkpoint of this config holds.
+/// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(pretrained.load::<Vqgan>()?.1)
 }
 
-/// The folder inside a release or beside it that is called as the repository `name` is, if it is there.
-pub(crate) fn beside(files: &Files, name: &str) -> Option<String> {
+/// The folder in a release or next to it that has the name of the repository `name`, if it exists.
+pub(crate) fn local_folder(files: &Files, name: &str) -> Option<String> {
     let folder = name.rsplit('/').next().unwrap_or(name);
     let places = [files.root().join(folder), files.root().join("..").join(folder)];
     let found = places.into_iter().find(|place| place.join("config.json").is_file())?;
     Some(found.to_string_lossy().into_owned())
 }
 
-/// A small decoder with every branch.
+/// A small config that covers every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "model_type": "vqgan", "architectures": ["VQModel"], "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1,
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_the_original_are_those_of_the_port() {
+    fn original_names_are_mapped_to_those_of_min_dalle() {
         for (original, ours) in [
             ("quantize.embedding.embedding", "embedding.weight"),
             ("decoder.up_3.block_1.norm2.scale", "decoder.up.3.block.1.norm2.weight"),

@@ -1,4 +1,4 @@
-//! The keys of IDEFICS' `config.json`, in the nested spelling and the flat one of early revisions.
+//! IDEFICS' `config.json`, in the nested form and the flat form of early revisions.
 
 use fauna_shared::model::{Keys, check_heads, check_sizes};
 use fauna_shared::{Error, Result, json};
@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use crate::clip::VisionConfig;
 use crate::flamingo::perceiver;
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys = Keys {
-    // What is trained, and how it begins.
+    // Training and initialization.
     harmless: &[
         "alpha_initializer",
         "alphas_initializer_range",
@@ -24,45 +24,45 @@ pub static KEYS: Keys = Keys {
     ],
     parts: &[
         ("vision_config", &Keys { mapped: &[("hidden_size", "embed_dim")], ..Keys::NONE }),
-        // Whether there is a resampler, the whole model says.
+        // The top-level key is used.
         ("perceiver_config", &Keys { harmless: &["use_resampler"], ..Keys::NONE }),
     ],
-    // No text is looked back upon across its end.
+    // Cross-attention is masked after the end of a text.
     fill: Some(|keys| {
         keys.entry("eos_token_id").or_insert(2.into());
     }),
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network.
+/// The keys of `config.json` that define the network.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Llama's.
+    /// Config of the language model, Llama.
     pub language: llama::Config,
-    /// Tokens beyond Llama's.
+    /// Number of tokens added to Llama's vocabulary.
     pub additional_vocab_size: usize,
-    /// A block looks at pictures before every so many blocks of the language model.
+    /// Interval of the gated cross-attention layers, in layers of the language model.
     pub cross_layer_interval: usize,
-    /// How many numbers a gate has.
-    pub alpha_type: Alpha,
-    /// Whether cross-attention normalises queries and keys, head by head.
+    /// Type of the gates.
+    pub alpha_type: AlphaType,
+    /// Whether cross-attention normalises queries and keys, per head.
     pub qk_layer_norms: bool,
-    /// Whether states of pictures are resampled.
+    /// Whether there is a perceiver resampler.
     pub use_resampler: bool,
-    /// The vision tower's.
+    /// Config of the vision encoder.
     pub vision_config: VisionConfig,
-    /// The resampler's.
+    /// Config of the resampler.
     pub perceiver_config: PerceiverConfig,
 }
 
-/// How many numbers a gate has.
+/// Type of the gates of the cross-attention layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Alpha {
-    /// One.
+pub enum AlphaType {
+    /// One value.
     #[default]
     Float,
-    /// One a channel.
+    /// One value per channel.
     Vector,
 }
 
@@ -70,15 +70,15 @@ pub enum Alpha {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct PerceiverConfig {
-    /// States that a picture is brought to.
+    /// Number of latents per image.
     pub resampler_n_latents: usize,
-    /// Blocks.
+    /// Number of layers.
     pub resampler_depth: usize,
-    /// Heads of attention.
+    /// Number of attention heads.
     pub resampler_n_heads: usize,
-    /// Width of each head.
+    /// Head dimension.
     pub resampler_head_dim: usize,
-    /// Whether queries and keys are normalised, head by head.
+    /// Whether queries and keys are normalised, per head.
     pub qk_layer_norms_perceiver: bool,
 }
 
@@ -94,7 +94,7 @@ impl Default for PerceiverConfig {
     }
 }
 
-/// What is left of the keys, once the language model's and the tower's are read.
+/// The keys that are not of the language model, the vision encoder or the resampler.
 #[derive(Deserialize)]
 struct Rest {
     #[serde(default)]
@@ -102,7 +102,7 @@ struct Rest {
     #[serde(default = "one")]
     cross_layer_interval: usize,
     #[serde(default)]
-    alpha_type: Alpha,
+    alpha_type: AlphaType,
     #[serde(default)]
     qk_layer_norms: bool,
     #[serde(default)]
@@ -116,12 +116,12 @@ fn one() -> usize {
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(config: D) -> std::result::Result<Self, D::Error> {
         let keys = Map::deserialize(config)?;
-        let told = |error: Error| D::Error::custom(error.message());
+        let custom = |error: Error| D::Error::custom(error.message());
         let nested = |name: &str, keys: &Map<String, Value>| match keys.get(name) {
             Some(Value::Object(nested)) => nested.clone(),
             _ => Map::new(),
         };
-        // Early revisions have the parts' keys beside all others.
+        // Early revisions have the keys of the parts at the top level.
         let mut vision = nested("vision_config", &keys);
         let mut resampler = nested("perceiver_config", &keys);
         for (key, value) in &keys {
@@ -132,9 +132,9 @@ impl<'de> Deserialize<'de> for Config {
                 resampler.entry(key).or_insert(value.clone());
             }
         }
-        // The width goes by a name of its own.
+        // The hidden size is called `embed_dim`.
         if let Some(width) = vision.remove("embed_dim") {
-            let width: usize = json::part("vision_config.embed_dim", width).map_err(told)?;
+            let width: usize = json::part("vision_config.embed_dim", width).map_err(custom)?;
             vision.insert("hidden_size".to_string(), width.into());
         }
         fill(
@@ -144,11 +144,11 @@ impl<'de> Deserialize<'de> for Config {
                 "num_hidden_layers": 32, "num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5
             }),
         );
-        let rest: Rest = json::typed(keys.clone().into()).map_err(told)?;
+        let rest: Rest = json::typed(keys.clone().into()).map_err(custom)?;
         Ok(Self {
-            language: json::typed(keys.into()).map_err(told)?,
-            vision_config: json::part("vision_config", vision.into()).map_err(told)?,
-            perceiver_config: json::part("perceiver_config", resampler.into()).map_err(told)?,
+            language: json::typed(keys.into()).map_err(custom)?,
+            vision_config: json::part("vision_config", vision.into()).map_err(custom)?,
+            perceiver_config: json::part("perceiver_config", resampler.into()).map_err(custom)?,
             additional_vocab_size: rest.additional_vocab_size,
             cross_layer_interval: rest.cross_layer_interval,
             alpha_type: rest.alpha_type,
@@ -158,7 +158,7 @@ impl<'de> Deserialize<'de> for Config {
     }
 }
 
-/// Adds what of `defaults` is not there.
+/// Inserts the `defaults` of missing keys.
 fn fill(keys: &mut Map<String, Value>, defaults: Value) {
     for (key, value) in defaults.as_object().into_iter().flatten() {
         keys.entry(key).or_insert(value.clone());
@@ -183,7 +183,7 @@ impl Config {
         match (width / heads).is_multiple_of(2) {
             true => Ok(()),
             false => Err(Error::unsupported(format!(
-                "hidden_size {width} over num_attention_heads {heads}: rotary positions turn pairs"
+                "hidden_size {width} / num_attention_heads {heads} is odd: RoPE requires an even head dimension"
             ))),
         }
     }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flat_spelling_says_what_the_nested_one_says() {
+    fn the_flat_form_equals_the_nested_form() {
         let mut flat = super::super::sample();
         let nested: Config = serde_json::from_value(flat.clone()).unwrap();
         let keys = flat.as_object_mut().unwrap();
@@ -224,17 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_config_leaves_out_is_the_class_default() {
+    fn missing_keys_have_the_references_defaults() {
         let config: Config = serde_json::from_value(json!({"vision_config": {"embed_dim": 1280}})).unwrap();
         assert_eq!((config.language.hidden_size, config.language.num_hidden_layers), (4096, 32));
         let vision = &config.vision_config;
         assert_eq!((vision.hidden_size, vision.num_hidden_layers, vision.patch_size), (1280, 32, 14));
         assert_eq!(vision.hidden_act, Activation::GeluErf);
-        assert!(!config.use_resampler && config.alpha_type == Alpha::Float);
+        assert!(!config.use_resampler && config.alpha_type == AlphaType::Float);
     }
 
     #[test]
-    fn blocks_that_do_not_divide_evenly_are_refused() {
+    fn layers_must_be_a_multiple_of_the_interval() {
         let mut config = super::super::sample();
         config["cross_layer_interval"] = json!(3);
         let config: Config = serde_json::from_value(config).unwrap();

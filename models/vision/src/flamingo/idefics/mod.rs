@@ -1,9 +1,9 @@
-//! IDEFICS: Flamingo over Llama and CLIP ViT-H/14, with open weights of 9B and 80B.
+//! IDEFICS: Flamingo with Llama and CLIP ViT-H/14, with open weights of 9B and 80B parameters.
 //!
 //! Laurençon et al. 2023, "OBELICS: An Open Web-Scale Filtered Dataset of Interleaved Image-Text Documents",
 //! arXiv 2306.16527, section 4; Alayrac et al. 2022, arXiv 2204.14198, section 3.
 //! Checked against transformers `IdeficsForVisionText2Text`, parity cases `tests/parity/flamingo/idefics*`.
-//! Loads `model_type: "idefics"`. Activations are `(batch, time, width)`.
+//! Loads `model_type: "idefics"`. Activations are `(batch, sequence, hidden_size)`.
 
 mod config;
 mod pipeline;
@@ -19,7 +19,7 @@ use fauna_shared::{Error, Result};
 use fauna_text::llama::{self, Llama};
 use serde_json::{Value, json};
 
-pub use config::{Alpha, Config, KEYS, PerceiverConfig};
+pub use config::{AlphaType, Config, KEYS, PerceiverConfig};
 pub use pipeline::IdeficsPipeline;
 
 use super::perceiver::Perceiver;
@@ -27,7 +27,7 @@ use super::reading::{Looks, Place};
 use super::sight::{Media, MediaStates};
 use crate::clip::VisionTower;
 
-/// What a release calls its tensors, in the names of this file.
+/// Maps the tensor names of all releases to those of this family.
 pub fn rename(name: &str) -> Name {
     llama::rename(name)
 }
@@ -36,10 +36,10 @@ pub fn rename(name: &str) -> Name {
 pub struct Idefics {
     config: Config,
     vision_model: VisionTower,
-    /// Where the vision tower's states are resampled, and not looked at as they are.
+    /// `None` if cross-attention uses the vision encoder's hidden states directly.
     perceiver_resampler: Option<Perceiver>,
     language: Llama,
-    /// The tokens beyond Llama's: those around pictures.
+    /// Embeddings and logits of the tokens added to Llama's vocabulary.
     additional: Option<Additional>,
     gated_cross_attn_layers: Vec<GatedCrossAttention>,
     device: Device,
@@ -52,13 +52,13 @@ struct Additional {
     fc: Linear,
 }
 
-/// A block that looks at pictures: it stands before every `cross_layer_interval`th block of the language model.
+/// A gated cross-attention layer, before every `cross_layer_interval`-th layer of the language model.
 struct GatedCrossAttention {
     input_layernorm: RmsNorm,
     cross_attn: CrossAttention,
     post_attention_layernorm: RmsNorm,
     mlp: Mlp,
-    /// The gates, one number each or one a channel.
+    /// The gates: one value, or one per channel.
     alpha_cross_attn: Tensor,
     alpha_dense: Tensor,
 }
@@ -68,7 +68,7 @@ struct CrossAttention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    /// Over each head of the queries and of the keys.
+    /// Norms of queries and keys, per head.
     q_norm_k_norm: Option<(RmsNorm, RmsNorm)>,
     heads: usize,
     head_width: usize,
@@ -127,25 +127,25 @@ impl Model for Idefics {
 }
 
 impl Idefics {
-    /// The longest text it was trained for, in tokens.
+    /// Maximum sequence length.
     pub fn max_position_embeddings(&self) -> usize {
         self.language.max_position_embeddings()
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What the vision tower makes of pictures, `(pictures, 3, height, width)` to `(pictures, 1 + patches, width)`: the
-    /// class token is among what is looked at, and no norm comes after the last block.
+    /// Runs the vision encoder on images, `(images, 3, height, width)`: returns its last hidden states,
+    /// `(images, 1 + patches, hidden_size)`, with the class token and without a final layer norm.
     pub fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let pixels = pixels.to_device(&self.device)?.to_dtype(self.activations)?;
         Ok(self.vision_model.forward(&pixels)?.last_hidden_state)
     }
 
-    /// States of the vision tower as they are looked at: `(pictures, latents, width)`, or unchanged where nothing
-    /// resamples them.
+    /// Resamples hidden states of the vision encoder to `(images, latents, hidden_size)`; returns them unchanged
+    /// without a resampler.
     pub fn resample(&self, states: &Tensor) -> Result<Tensor> {
         let states = states.to_device(&self.device)?.to_dtype(self.activations)?;
         match &self.perceiver_resampler {
@@ -154,7 +154,7 @@ impl Idefics {
         }
     }
 
-    /// The embeddings of `ids`: `(batch, time)` of u32 to `(batch, time, width)`.
+    /// Returns the token embeddings, `(batch, sequence, hidden_size)`, of `ids`, `(batch, sequence)` of u32.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let Some(additional) = &self.additional else { return self.language.embed(ids) };
         let first = self.language.vocab_size() as u32;
@@ -224,8 +224,8 @@ impl GatedCrossAttention {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (width, eps) = (c.language.hidden_size, c.language.rms_norm_eps);
         let shape = match c.alpha_type {
-            Alpha::Float => vec![1],
-            Alpha::Vector => vec![1, 1, width],
+            AlphaType::Float => vec![1],
+            AlphaType::Vector => vec![1, 1, width],
         };
         Ok(Self {
             input_layernorm: w.rms_norm("input_layernorm", width, eps)?,
@@ -237,7 +237,8 @@ impl GatedCrossAttention {
         })
     }
 
-    /// Where there is no picture, or a token looks at none, nothing is found; the other half sees every token.
+    /// Without images, or for tokens that attend to none, cross-attention adds nothing; the feed-forward layer is
+    /// applied to all tokens. `x`: `(batch, sequence, hidden_size)`.
     fn forward(&self, x: &Tensor, seen: Option<&(Tensor, Tensor)>, sight: &Mask) -> Result<Tensor> {
         let x = match seen {
             Some(seen) => {
@@ -246,8 +247,8 @@ impl GatedCrossAttention {
             }
             None => x.clone(),
         };
-        let thought = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
-        add(&x, &thought.broadcast_mul(&self.alpha_dense.tanh()?)?)
+        let inner = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
+        add(&x, &inner.broadcast_mul(&self.alpha_dense.tanh()?)?)
     }
 }
 
@@ -273,7 +274,7 @@ impl CrossAttention {
         })
     }
 
-    /// Of the states of pictures, `(pictures, states, width)`: `(pictures, states, heads, head width)` each.
+    /// Returns keys and values, `(images, latents, heads, head_dim)`, of `states`, `(images, latents, hidden_size)`.
     fn keys_and_values(&self, states: &Tensor) -> Result<(Tensor, Tensor)> {
         let (pictures, time, _) = states.dims3()?;
         let split = |x: Tensor| x.reshape((pictures, time, self.heads, self.head_width));
@@ -311,7 +312,7 @@ impl Mlp {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["IdeficsForVisionText2Text"], "model_type": "idefics", "vocab_size": 59,
@@ -329,7 +330,7 @@ pub fn sample() -> Value {
     })
 }
 
-/// IDEFICS of 9B and 80B, for texts and for conversations.
+/// IDEFICS of 9B and 80B parameters, base and instruct.
 pub static FAMILY: Family = Family {
     name: "idefics",
     systems: &["Flamingo"],

@@ -1,4 +1,4 @@
-//! IDEFICS as the zoo shows it: pictures and texts in, answers out.
+//! The pipeline of IDEFICS: generates text from interleaved images and texts.
 
 use std::ops::ControlFlow;
 
@@ -22,10 +22,10 @@ use crate::flamingo::reading::{self, Answering, Looks};
 use crate::flamingo::sight::{Media, MediaLocations};
 use crate::processor;
 
-/// Tokens of an answer, where the user sets no other limit.
+/// Default maximum number of new tokens.
 const ANSWER: usize = 100;
 
-/// What the reference's `forward` and `generate` read.
+/// The inputs of the reference's `forward` and `generate`.
 const INPUTS: [&str; 7] = [
     "input_ids",
     "attention_mask",
@@ -36,7 +36,7 @@ const INPUTS: [&str; 7] = [
     "image_attention_mask",
 ];
 
-/// The network with its tokenizer, its processor and its settings.
+/// The network with its tokenizer and image processor.
 pub struct IdeficsPipeline {
     idefics: Idefics,
     tokenizer: Option<Tokenizer>,
@@ -45,10 +45,10 @@ pub struct IdeficsPipeline {
     place: u32,
     begin: Option<u32>,
     end: Vec<u32>,
-    /// After which nothing is seen until the next picture.
+    /// The token after which cross-attention is masked until the next image.
     end_of_text: Option<u32>,
     pad: Option<u32>,
-    /// `<image>` and what stands around it: never written.
+    /// `<image>` and the token around it, which are never generated.
     banned: Vec<u32>,
     turns_end: bool,
     card: Card,
@@ -92,12 +92,12 @@ impl IdeficsPipeline {
         })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &Idefics {
         &self.idefics
     }
 
-    /// The pictures among `inputs`, as many in each row.
+    /// Encodes the images of `inputs`, the same number for each sequence.
     fn media(&self, inputs: &Tensors, rows: usize) -> Result<Media> {
         let given: Vec<(&str, &Tensor)> =
             ["pixel_values", "image_encoder_embeddings", "perceiver_embeddings"]
@@ -109,16 +109,18 @@ impl IdeficsPipeline {
             [one] => one,
             _ => {
                 let names: Vec<&str> = given.iter().map(|(name, _)| *name).collect();
-                return Err(Error::input(format!("{}: one of them is wanted", names.join(" and "))));
+                return Err(Error::input(format!("expected only one of {}", names.join(" and "))));
             }
         };
         let (wanted, rank) = match name {
-            "pixel_values" => ("(batch, pictures, channels, height, width)", 5),
-            _ => ("(batch, pictures, states, width)", 4),
+            "pixel_values" => ("(batch, images, channels, height, width)", 5),
+            _ => ("(batch, images, states, hidden_size)", 4),
         };
         let dims = tensor.dims();
         if dims.len() != rank || dims[0] != rows || tensor.elem_count() == 0 {
-            return Err(Error::input(format!("{name} are {dims:?}, wanted {wanted} with a batch of {rows}")));
+            return Err(Error::input(format!(
+                "{name} has the shape {dims:?}, expected {wanted} with batch {rows}"
+            )));
         }
         let flat = tensor.flatten(0, 1)?;
         let states = match name {
@@ -132,19 +134,19 @@ impl IdeficsPipeline {
         Media::rectangle(states, rows)
     }
 
-    /// What each token of `ids` looks at: as `image_attention_mask` says, or else at the latest picture.
+    /// The images that each token attends to: by `image_attention_mask`, or else the latest image.
     fn sight(&self, inputs: &Tensors, ids: &Tensor, media: &Media) -> Result<MediaLocations> {
         let (rows, time) = ids.dims2()?;
         let counts = media.counts();
         let pictures = counts.first().copied().unwrap_or(0);
         match inputs.get("image_attention_mask") {
             Some(table) if pictures == 0 => Err(Error::input(format!(
-                "image_attention_mask is {:?}, but there are no pictures",
+                "image_attention_mask has the shape {:?}, but there are no images",
                 table.dims()
             ))),
             Some(table) if table.dims() == [rows, time, pictures] => MediaLocations::table(table),
             Some(table) => Err(Error::input(format!(
-                "image_attention_mask is {:?}, wanted {:?}: a row, a token, a picture",
+                "image_attention_mask has the shape {:?}, expected {:?}: (batch, sequence, images)",
                 table.dims(),
                 [rows, time, pictures]
             ))),
@@ -160,7 +162,7 @@ impl IdeficsPipeline {
         }
     }
 
-    /// `input_ids`, and the inputs of their shape.
+    /// Checks `input_ids` and the inputs of the same shape.
     fn ids<'a>(&self, inputs: &'a Tensors) -> Result<&'a Tensor> {
         only_known(inputs, &INPUTS)?;
         let of_text = |name: &str| ["input_ids", "attention_mask", "position_ids"].contains(&name);
@@ -208,7 +210,7 @@ impl IdeficsPipeline {
         Ok(Tensors::from([("sequences".to_string(), rows.sequences(&answering, &config)?)]))
     }
 
-    /// Answers several prompts at once; a picture that several show is seen once.
+    /// Generates completions of several prompts in one batch; an image in several prompts is encoded once.
     fn answer(
         &self,
         prompts: &[Prompt],
@@ -237,7 +239,7 @@ impl IdeficsPipeline {
     }
 }
 
-/// Positions of tokens that are not padding, counted from 0; padding gets 1, as the reference gives it.
+/// Positions from 0 of the tokens that are not padding; padding has position 1, as in the reference.
 fn counted(real: &[Vec<bool>]) -> Vec<Vec<u32>> {
     let row = |row: &Vec<bool>| {
         let mut next = 0;
@@ -303,7 +305,7 @@ impl Pipeline for IdeficsPipeline {
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
             return Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} pictures",
+                "run \"{method}\" on {} tokens and {} images",
                 sizes.tokens, sizes.images
             )));
         }

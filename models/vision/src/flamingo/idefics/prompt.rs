@@ -1,37 +1,37 @@
-//! The words around pictures and questions, as IDEFICS was trained on them.
+//! IDEFICS' prompt format.
 
 use fauna_shared::item::{Image, Prompt, Role};
 use fauna_shared::{Error, Result};
 
 use crate::flamingo::prompt::{PLACE, Piece, pictures, pieces};
 
-/// What stands around a picture, or a row of them.
+/// The token around an image, or around several consecutive images.
 pub(super) const AROUND: &str = "<fake_token_around_image>";
 
-/// What ends a turn in the releases that were trained on conversations.
+/// The token that ends a turn, in the instruct releases.
 pub(super) const END_OF_TURN: &str = "<end_of_utterance>";
 
-/// What stands between examples.
+/// The separator of examples.
 const BETWEEN: &str = "\n\n";
 
-/// A prompt in words.
+/// A formatted prompt.
 #[derive(Debug, PartialEq)]
 pub(super) struct Words<'a> {
     pub text: String,
-    /// In the order of their places.
+    /// The images, in order.
     pub pictures: Vec<&'a Image>,
-    /// Strings at which an answer is over.
+    /// Stop strings.
     pub stop: Vec<String>,
 }
 
-/// `prompt` in words; `turns_end` if the release marks the end of a turn.
+/// Formats `prompt`; `turns_end`: whether the release has an end-of-turn token.
 ///
-/// A conversation has its turns; a prompt that spells them itself (`User:`, `Assistant:`) is read as it is. Items that
-/// end in a text are one turn, a question; items that end in a picture are examples, the last of which lacks its text.
+/// A chat is formatted by its turns; a prompt that contains `Assistant:` is used as it is. Items that end with a text
+/// are one user turn; items that end with an image are few-shot examples, the last without its text.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for items that are neither text nor picture, for other than one picture a
-/// place, and for a prompt that asks nothing.
+/// [`Input`](fauna_shared::ErrorKind::Input) for items other than texts and images, if the numbers of images and
+/// `<image>`s differ, and for an empty prompt.
 pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
     let end = if turns_end { END_OF_TURN } else { "" };
     let mut words = Words { text: String::new(), pictures: Vec::new(), stop: Vec::new() };
@@ -40,7 +40,7 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
             let pieces = pieces(items)?;
             let spelled = |piece: &Piece| matches!(piece, Piece::Text(text) if text.contains("Assistant:"));
             match pieces.last() {
-                None => return Err(Error::input("a prompt without words or pictures")),
+                None => return Err(Error::input("the prompt is empty")),
                 _ if pieces.iter().any(spelled) => {
                     words.say(&pieces, "");
                     words.stop.push("\nUser:".to_string());
@@ -60,7 +60,7 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
                 let pieces = pieces(&turn.items)?;
                 match turn.role {
                     Role::System if i == 0 => words.turn("", &pieces, ""),
-                    Role::System => return Err(Error::input("a system turn stands first or not at all")),
+                    Role::System => return Err(Error::input("a system turn must be the first turn")),
                     Role::User => words.turn("User:", &pieces, end),
                     Role::Assistant => words.turn("Assistant:", &pieces, end),
                 }
@@ -73,8 +73,8 @@ pub(super) fn words(prompt: &Prompt, turns_end: bool) -> Result<Words<'_>> {
 }
 
 impl<'a> Words<'a> {
-    /// Pieces one after the other, with `between` before a picture that begins anew after a text. Pictures in a row share
-    /// what stands between them.
+    /// Appends pieces, with `between` before an image that follows a text. Consecutive images share the tokens between
+    /// them.
     fn say(&mut self, pieces: &[Piece<'a>], between: &str) {
         let mut last = None;
         for piece in pieces {
@@ -107,7 +107,7 @@ impl<'a> Words<'a> {
         self.text.push_str(end);
     }
 
-    /// The model's turn begins.
+    /// Begins the assistant's turn.
     fn answer(&mut self) {
         self.text.push_str("\nAssistant:");
         self.stop.push("\nUser:".to_string());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_a_turn() {
+    fn a_question_is_a_user_turn() {
         let prompt = Prompt::Items(vec![image(), "Describe this image.".into()]);
         assert_eq!(text_of(&prompt, false), "User:|*|Describe this image.\nAssistant:");
         assert_eq!(text_of(&prompt, true), "User:|*|Describe this image.<end_of_utterance>\nAssistant:");
@@ -138,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn examples_end_with_the_picture_that_lacks_its_text() {
+    fn examples_end_with_an_image_without_text() {
         let prompt = Prompt::Items(vec![image(), "two cats".into(), image(), image()]);
         assert_eq!(text_of(&prompt, false), "|*|two cats\n\n|*|*|");
         assert_eq!(words(&prompt, false).unwrap().pictures.len(), 3);
     }
 
     #[test]
-    fn what_spells_its_turns_is_read_as_it_is() {
+    fn a_prompt_with_its_own_turns_is_used_as_it_is() {
         let prompt = Prompt::Items(vec![
             "User:".into(),
             image(),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_of_nothing_is_an_error() {
+    fn an_empty_prompt_is_an_error() {
         assert!(words(&Prompt::Items(Vec::new()), false).is_err());
     }
 }

@@ -1,20 +1,20 @@
-//! OpenFlamingo v2: Flamingo over open language models and CLIP ViT-L/14.
+//! OpenFlamingo v2: Flamingo with open language models and CLIP ViT-L/14.
 //!
 //! Awadalla et al. 2023, "OpenFlamingo: An Open-Source Framework for Training Large Autoregressive Vision-Language
 //! Models", arXiv 2308.01390, section 3; Alayrac et al. 2022, arXiv 2204.14198, section 3.
 //! Checked against open-flamingo 2.0.1 `Flamingo`, parity cases `tests/parity/flamingo/open*`.
 //!
-//! # What there is to open
-//! A release holds what was trained, `checkpoint.pt`: the resampler, the gated layers, the table of tokens. The language
-//! model and the vision tower under it are releases of their own, and are found
-//! - in `lang_encoder/` and `vision_encoder/` beside `checkpoint.pt`, or
-//! - where the settings `lang_encoder` and `vision_encoder` name them, folders or repositories of the hub, or
-//! - by the names that the release was trained over.
+//! # Files
+//! A release contains only the trained weights, `checkpoint.pt`: the resampler, the gated cross-attention layers and
+//! the token embeddings. The frozen language model and vision encoder are separate releases, found
+//! - in `lang_encoder/` and `vision_encoder/` next to `checkpoint.pt`, or
+//! - by the settings `lang_encoder` and `vision_encoder`, folders or repositories of the hub, or
+//! - by the names of the models that the release was trained with.
 //!
-//! How many blocks stand between two gated layers, and what the added tokens' ids are, the files tell; the settings
-//! `cross_attn_every_n_layers`, `tokenizer_length`, `media_token_id`, `eoc_token_id` and `quick_gelu` say otherwise.
+//! The interval of the gated layers and the ids of the added tokens follow from the files; the settings
+//! `cross_attn_every_n_layers`, `tokenizer_length`, `media_token_id`, `eoc_token_id` and `quick_gelu` override them.
 //!
-//! Activations are `(batch, time, width)`.
+//! Activations are `(batch, sequence, hidden_size)`.
 
 mod pipeline;
 mod prompt;
@@ -39,32 +39,33 @@ use super::reading::{Looks, Place};
 use super::sight::{Media, MediaStates};
 use crate::clip::{VisionConfig, VisionTower};
 
-/// Heads of the resampler and of the gated layers.
+/// Number of attention heads of the resampler and of the gated layers.
 const HEADS: usize = 8;
-/// Width of each.
+/// Head dimension.
 const HEAD_WIDTH: usize = 64;
-/// States that a picture is brought to.
+/// Number of latents per image.
 const LATENTS: usize = 64;
-/// Blocks of the resampler.
+/// Number of layers of the resampler.
 const DEPTH: usize = 6;
-/// Epsilon of the norms.
+/// Epsilon of the layer norms.
 const EPS: f64 = 1e-5;
 
-/// What shapes the network. The release has no such file: the parts have theirs.
+/// The configuration. Releases have no such file: it is derived from the configs of the parts.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// The language model's config, its `model_type` among the keys.
+    /// Config of the language model, `model_type` included.
     pub lang_encoder: Value,
-    /// The vision tower's, as CLIP spells it.
+    /// Config of the vision encoder, with CLIP's keys.
     pub vision_encoder: VisionConfig,
-    /// A gated layer stands before the last of every so many blocks of the language model.
+    /// Interval of the gated cross-attention layers, in layers of the language model: there is one before the last
+    /// layer of each interval.
     pub cross_attn_every_n_layers: usize,
-    /// How many of the language model's words the head scores, where it scores fewer than there are.
+    /// Number of logits of the head, if it is less than the vocabulary size.
     #[serde(default)]
     pub scored: Option<usize>,
 }
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys = Keys { parts: &[("lang_encoder", &mpt::KEYS)], ..Keys::NONE };
 
 /// The network.
@@ -79,7 +80,7 @@ pub struct OpenFlamingo {
     half_cache: bool,
 }
 
-/// A layer that looks at pictures, before a block of the language model.
+/// A gated cross-attention layer.
 struct GatedCrossAttention {
     norm: LayerNorm,
     to_q: Linear,
@@ -129,12 +130,12 @@ impl Model for OpenFlamingo {
 }
 
 impl OpenFlamingo {
-    /// The longest text it was trained for, in tokens.
+    /// Maximum sequence length.
     pub fn max_position_embeddings(&self) -> usize {
         self.lang_encoder.max_position_embeddings()
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -153,7 +154,7 @@ impl Looks for OpenFlamingo {
         Cache::new(self.lang_encoder.num_hidden_layers(), capacity).with_half(self.half_cache)
     }
 
-    /// The states of the patches before CLIP's last norm, resampled.
+    /// Encodes the patches, without CLIP's final layer norm, and resamples them.
     fn see(&self, pixels: &Tensor) -> Result<Tensor> {
         let pixels = pixels.to_device(&self.device)?.to_dtype(self.activations)?;
         self.perceiver.forward(&self.vision_encoder.forward(&pixels)?.patches()?)
@@ -209,7 +210,7 @@ impl GatedCrossAttention {
         })
     }
 
-    /// Of the states of pictures, `(pictures, states, width)`: `(pictures, states, heads, head width)` each.
+    /// Returns keys and values, `(images, latents, heads, head_dim)`, of `states`, `(images, latents, hidden_size)`.
     fn keys_and_values(&self, states: &Tensor) -> Result<(Tensor, Tensor)> {
         let (pictures, time, _) = states.dims3()?;
         let kv = self.to_kv.forward(states)?.reshape((pictures, time, 2, HEADS, HEAD_WIDTH))?;
@@ -217,7 +218,8 @@ impl GatedCrossAttention {
         Ok((part(0)?, part(1)?))
     }
 
-    /// Where there is no picture, or a token looks at none, nothing is found; the other half sees every token.
+    /// Without images, or for tokens that attend to none, cross-attention adds nothing; the feed-forward layer is
+    /// applied to all tokens. `x`: `(batch, sequence, hidden_size)`.
     fn forward(&self, x: &Tensor, seen: Option<&(Tensor, Tensor)>, sight: &Mask) -> Result<Tensor> {
         let x = match seen {
             Some((k, v)) => {
@@ -234,7 +236,7 @@ impl GatedCrossAttention {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["Flamingo"], "model_type": "open_flamingo", "cross_attn_every_n_layers": 2,

@@ -1,4 +1,4 @@
-//! OpenFlamingo as the zoo shows it: pictures and texts in turn, continued.
+//! The pipeline of OpenFlamingo: continues interleaved images and texts.
 
 use std::ops::ControlFlow;
 
@@ -24,13 +24,13 @@ use crate::flamingo::reading::{self, Answering, Looks};
 use crate::flamingo::sight::{Media, MediaLocations};
 use crate::processor;
 
-/// Tokens of an answer, where the user sets no other limit.
+/// Default maximum number of new tokens.
 const ANSWER: usize = 64;
 
-/// What fills up rows where the base's tokenizer has nothing for it.
+/// The padding token, if the language model's tokenizer has none.
 const PAD: &str = "<PAD>";
 
-/// The network with its tokenizer, its processor and its settings.
+/// The network with its tokenizer and image processor.
 pub struct OpenFlamingoPipeline {
     flamingo: OpenFlamingo,
     tokenizer: Option<Tokenizer>,
@@ -40,23 +40,23 @@ pub struct OpenFlamingoPipeline {
     card: Card,
 }
 
-/// The tokens that were added to the language model's.
+/// Ids of the tokens added to the language model's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Added {
-    /// `<image>`: the place of a picture.
+    /// `<image>`.
     media: u32,
-    /// `<|endofchunk|>`: the end of its text.
+    /// `<|endofchunk|>`: the end of an image's text.
     end: u32,
 }
 
 impl OpenFlamingoPipeline {
-    /// Opens a release with the parts under it.
+    /// Opens a release with its language model and vision encoder.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let Assembled { network: flamingo, inventory, language, vision } = assemble(pretrained)?;
         let mut card = pretrained.card("Flamingo", &inventory);
         card.context = Some(flamingo.max_position_embeddings());
         card.notes.extend(flamingo.config().scored.map(|scored| {
-            format!("its head scores the {scored} words it was trained with: the added tokens are read, never written")
+            format!("its head has logits for {scored} tokens only: the added tokens are never generated")
         }));
         let tokenizer = tokenizer(pretrained, &language)?;
         let known = known_tokens(tokenizer.as_ref(), flamingo.vocab_size());
@@ -66,10 +66,10 @@ impl OpenFlamingoPipeline {
         {
             return Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("token {outside} of {PLACE} or {END_OF_CHUNK}, but the table has {} rows", flamingo.vocab_size()),
+                format!("token {outside}, {PLACE} or {END_OF_CHUNK}, exceeds the vocabulary of {}", flamingo.vocab_size()),
             )
             .at(language.root())
-            .hint("the tokenizer is not the one it was trained with: name the ids with --set media_token_id=ID and --set eoc_token_id=ID"));
+            .hint("the tokenizer is not that of the release: give --set media_token_id=ID and --set eoc_token_id=ID"));
         }
         let processor = match processor::of(&vision, "CLIPImageProcessor")? {
             Some(processor) => processor,
@@ -88,12 +88,12 @@ impl OpenFlamingoPipeline {
         })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &OpenFlamingo {
         &self.flamingo
     }
 
-    /// The pictures of each row, `(batch, pictures, 1, 3, height, width)`.
+    /// Encodes the input `vision_x`, `(batch, images, 1, 3, height, width)`.
     fn media(&self, inputs: &Tensors, rows: usize) -> Result<Media> {
         let Some(pixels) = inputs.get("vision_x") else { return Ok(Media::none(rows)) };
         match *pixels.dims() {
@@ -102,24 +102,24 @@ impl OpenFlamingoPipeline {
                 Media::rectangle(self.flamingo.see(&flat)?, rows)
             }
             [_, _, frames, _, _, _] if frames > 1 => {
-                Err(Error::unsupported("several frames of a video are not implemented"))
+                Err(Error::unsupported("videos of several frames are not implemented"))
             }
             ref other => Err(Error::input(format!(
-                "vision_x is {other:?}, wanted (batch, pictures, 1, 3, height, width) with a batch of {rows}"
+                "vision_x has the shape {other:?}, expected ({rows}, images, 1, 3, height, width)"
             ))),
         }
     }
 
-    /// `lang_x` and its mask.
+    /// The input `lang_x` and its attention mask.
     fn words_of<'a>(&self, inputs: &'a Tensors) -> Result<(&'a Tensor, Option<&'a Tensor>)> {
-        // The names of the reference, and those of every other language model.
+        // The reference's names, and the usual `input_ids`.
         only_known(inputs, &["vision_x", "lang_x", "input_ids", "attention_mask"])?;
         let ids = inputs.get("lang_x").or(inputs.get("input_ids"));
         let mask = inputs.get("attention_mask");
         let named = [("input_ids", ids), ("attention_mask", mask)];
         let text = named.into_iter().filter_map(|(name, tensor)| Some((name.to_string(), tensor?.clone())));
         words::input_ids(&text.collect(), &["input_ids", "attention_mask"])
-            .map_err(|error| error.hint("they are lang_x here"))?;
+            .map_err(|error| error.hint("input_ids are called lang_x here"))?;
         Ok((ids.ok_or_else(|| Error::input("lang_x is missing"))?, mask))
     }
 
@@ -156,7 +156,7 @@ impl OpenFlamingoPipeline {
         Ok(Tensors::from([("sequences".to_string(), rows.sequences(&answering, &config)?)]))
     }
 
-    /// Continues several prompts at once; a picture that several show is seen once.
+    /// Generates completions of several prompts in one batch; an image in several prompts is encoded once.
     fn answer(
         &self,
         prompts: &[Prompt],
@@ -181,7 +181,7 @@ impl OpenFlamingoPipeline {
     }
 }
 
-/// The language model's tokenizer with the tokens that were added to it; none if there is none.
+/// The language model's tokenizer with the added tokens; `None` if it has none.
 fn tokenizer(pretrained: &Pretrained, language: &Files) -> Result<Option<Tokenizer>> {
     let beside = match Tokenizer::from_folder(pretrained.files.root()) {
         Err(error) if error.kind() == ErrorKind::NotFound => Tokenizer::from_folder(language.root()),
@@ -203,20 +203,21 @@ fn tokenizer(pretrained: &Pretrained, language: &Files) -> Result<Option<Tokeniz
     }
 }
 
-/// The added tokens by the tokenizer's ids, else the last three of the table but the padding.
+/// The ids of the added tokens in the tokenizer, or else the last ids of the vocabulary, before the padding token.
 fn known_tokens(tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Added {
     let id = |name: &str| tokenizer.and_then(|tokenizer| tokenizer.token_id(name));
     let last = |back: usize| u32::try_from(vocabulary.saturating_sub(back)).unwrap_or(u32::MAX);
     Added { media: id(PLACE).unwrap_or(last(2)), end: id(END_OF_CHUNK).unwrap_or(last(3)) }
 }
 
-/// `known`, with what `options` say otherwise.
+/// `known`, overridden by `options`.
 fn added(options: &Map<String, Value>, known: Added) -> Result<Added> {
     let or = |key: &str, known: u32| match options.get(key) {
         None | Some(Value::Null) => Ok(known),
-        Some(id) => {
-            token_ids(id).first().copied().ok_or_else(|| Error::input(format!("{key} is a token, not {id}")))
-        }
+        Some(id) => token_ids(id)
+            .first()
+            .copied()
+            .ok_or_else(|| Error::input(format!("{key} is {id}, expected a token id"))),
     };
     Ok(Added { media: or("media_token_id", known.media)?, end: or("eoc_token_id", known.end)? })
 }
@@ -230,7 +231,7 @@ impl Pipeline for OpenFlamingoPipeline {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// As open_clip, whose transform its reference uses.
+    /// As in open_clip, whose transform the reference uses.
     fn reading(&self) -> Reading {
         Reading::open_clip()
     }
@@ -275,12 +276,12 @@ impl Pipeline for OpenFlamingoPipeline {
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
             return Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} pictures",
+                "run \"{method}\" on {} tokens and {} images",
                 sizes.tokens, sizes.images
             )));
         }
         let mut inputs = token_rows(sizes)?;
-        let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("no tokens were made up"))?;
+        let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("there are no sample tokens"))?;
         inputs.insert("lang_x".into(), reading::with_places(&ids, sizes.images, self.tokens.media)?);
         if sizes.images > 0 {
             let side = self.flamingo.config().vision_encoder.image_size;

@@ -1,25 +1,25 @@
-//! The words between pictures, as OpenFlamingo was trained on them.
+//! OpenFlamingo's prompt format.
 
 use fauna_shared::item::{Image, Item, Prompt, Role};
 use fauna_shared::{Error, Result};
 
 use crate::flamingo::prompt::{PLACE, Piece, pictures, pieces};
 
-/// What ends the text of a picture.
+/// The token that ends the text of an image.
 pub(super) const END_OF_CHUNK: &str = "<|endofchunk|>";
 
-/// A prompt in words, and its pictures in the order of their places: `<image>` and a text for each picture, ended by
-/// `<|endofchunk|>` where another picture follows. What comes last is continued.
+/// Formats a prompt as text and its images in order: `<image>` and the text of each image, ended by `<|endofchunk|>` if
+/// another image follows. The last text is continued.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for items that are neither text nor picture, for other than one picture a
-/// place, and for a prompt of nothing.
+/// [`Input`](fauna_shared::ErrorKind::Input) for items other than texts and images, if the numbers of images and
+/// `<image>`s differ, and for an empty prompt.
 pub(super) fn words(prompt: &Prompt) -> Result<(String, Vec<&Image>)> {
     let items: Vec<&[Item]> = match prompt {
         Prompt::Items(items) => vec![items],
-        // The release knows no turns: what was said is examples, what is asked comes last.
+        // There is no chat format: the previous turns are examples, the last is continued.
         Prompt::Chat(turns) if turns.iter().any(|turn| turn.role == Role::System) => {
-            return Err(Error::input("a system turn: OpenFlamingo knows pictures and texts, and no roles"));
+            return Err(Error::input("OpenFlamingo has no system turns: give it images and texts"));
         }
         Prompt::Chat(turns) => turns.iter().map(|turn| turn.items.as_slice()).collect(),
         Prompt::Infill { .. } => return Err(Prompt::no_infill()),
@@ -40,7 +40,7 @@ pub(super) fn words(prompt: &Prompt) -> Result<(String, Vec<&Image>)> {
         }
     }
     match text.is_empty() {
-        true => Err(Error::input("a prompt without words or pictures")),
+        true => Err(Error::input("the prompt is empty")),
         false => Ok((text, pictures(&pieces))),
     }
 }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn examples_are_chunks_and_the_last_picture_waits_for_its_text() {
+    fn examples_are_chunks_and_the_last_image_has_no_text() {
         let items = vec![image(), "two cats".into(), image(), "three dogs".into(), image()];
         assert_eq!(text_of(items), "<image>two cats<|endofchunk|><image>three dogs<|endofchunk|><image>");
     }
@@ -71,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_is_ended_is_not_ended_twice() {
+    fn a_chunk_that_has_its_end_token_gets_no_second_one() {
         let items = vec![image(), "two cats<|endofchunk|>".into(), image(), "An image of".into()];
         assert_eq!(text_of(items), "<image>two cats<|endofchunk|><image>An image of");
     }
 
     #[test]
-    fn a_prompt_of_nothing_is_an_error() {
+    fn an_empty_prompt_is_an_error() {
         assert!(words(&Prompt::Items(Vec::new())).is_err());
     }
 }

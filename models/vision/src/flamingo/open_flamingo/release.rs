@@ -1,4 +1,4 @@
-//! From `checkpoint.pt`, which holds what was trained, to all that the network is made of.
+//! Loading of `checkpoint.pt`, the trained weights, together with the frozen language model and vision encoder.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use serde_json::{Value, json};
 use super::OpenFlamingo;
 use crate::clip;
 
-/// What was trained.
+/// The trained weights.
 const CHECKPOINT: &str = "checkpoint.pt";
-/// The folder, and the setting, of the language model under it.
+/// The folder, and the setting, of the language model.
 const LANGUAGE: &str = "lang_encoder";
-/// The folder, and the setting, of the vision tower under it.
+/// The folder, and the setting, of the vision encoder.
 const VISION: &str = "vision_encoder";
-/// The vision tower of every release.
+/// The vision encoder of every release.
 const TOWER: &str = "openai/clip-vit-large-patch14";
 
-/// A release, and what it was trained over.
+/// A release, and the language model it was trained with.
 struct Known {
     id: &'static str,
     language: &'static str,
@@ -64,10 +64,10 @@ const KNOWN: [Known; 5] = [
     },
 ];
 
-/// Rows of the tables of every release: the 50277 tokens of GPT-NeoX-20B's tokenizer and the three that are added.
-const ROWS: usize = 50280;
+/// Vocabulary size of every release: the 50277 tokens of GPT-NeoX-20B's tokenizer and three added ones.
+const VOCAB_SIZE: usize = 50280;
 
-/// What a whole checkpoint, what was trained, and the parts under it call their tensors, in the names of the network.
+/// Maps the tensor names of whole checkpoints, of `checkpoint.pt`, and of the parts' own releases to this family's.
 ///
 /// ```
 /// use fauna_shared::weights::Name;
@@ -82,7 +82,7 @@ pub fn rename(name: &str) -> Name {
     let plain = plain(name);
     let renamed = match own(plain) {
         true => trained(plain),
-        false => under(plain),
+        false => of_part(plain),
     };
     match renamed {
         Name::Keep if plain != name => Name::To(plain.to_string()),
@@ -90,12 +90,12 @@ pub fn rename(name: &str) -> Name {
     }
 }
 
-/// Without the prefix of a network that was trained on several devices.
+/// Removes the prefix of DistributedDataParallel.
 fn plain(name: &str) -> &str {
     name.strip_prefix("module.").unwrap_or(name)
 }
 
-/// Whether a name is the whole network's, and not that of a part under it.
+/// Whether a name is of the whole network, and not of a part's own release.
 fn own(name: &str) -> bool {
     let parts = ["perceiver.", "gated_cross_attn_layers.", "lang_encoder.", "vision_encoder."];
     parts.iter().any(|part| plain(name).starts_with(part))
@@ -109,7 +109,7 @@ fn trained(name: &str) -> Name {
         };
     }
     let Some(part) = name.strip_prefix("lang_encoder.") else { return Name::Keep };
-    // The same layers and blocks once more, as the code keeps them.
+    // Duplicates of the layers, as attributes of the reference's modules.
     if part.starts_with("gated_cross_attn_layers.") || part.starts_with("old_decoder_blocks.") {
         return Name::Ignore;
     }
@@ -122,12 +122,12 @@ fn trained(name: &str) -> Name {
     }
 }
 
-/// Of the language model's own release, or CLIP's.
-fn under(name: &str) -> Name {
-    let clip_reads = ["transformer.resblocks.", "token_embedding.", "ln_final.", "text_model.", "text."];
+/// Maps a name of the language model's own release, or of CLIP's.
+fn of_part(name: &str) -> Name {
+    let text_tower = ["transformer.resblocks.", "token_embedding.", "ln_final.", "text_model.", "text."];
     let of_both = ["positional_embedding", "text_projection", "text_projection.weight", "logit_scale"];
-    if clip_reads.iter().any(|part| name.starts_with(part)) || of_both.contains(&name) {
-        // The tower that reads is not looked through.
+    if text_tower.iter().any(|part| name.starts_with(part)) || of_both.contains(&name) {
+        // The text tower is not used.
         return Name::Ignore;
     }
     if ["visual.", "vision_model.", "visual_projection."].iter().any(|part| name.starts_with(part)) {
@@ -140,19 +140,19 @@ fn under(name: &str) -> Name {
     language(name)
 }
 
-/// What transformers calls a tensor of the tower that sees.
+/// Maps transformers' name of a tensor of the vision tower.
 fn tower(name: &str) -> Name {
     match name.strip_prefix("vision_model.") {
         Some(part) => Name::To(format!("vision_encoder.{part}")),
-        // The projection into CLIP's shared space.
+        // The projection to CLIP's embedding space.
         None => Name::Ignore,
     }
 }
 
-/// A tensor of the language model, by its official name.
+/// Maps the official name of a tensor of the language model.
 fn language(name: &str) -> Name {
     let renamed = match name.split_once('.') {
-        // The head has two names, in files and in memory.
+        // The head has two names.
         Some(("embed_out", _)) => Name::To(name.replacen("embed_out", "lm_head", 1)),
         Some(("gpt_neox", _)) => gpt_neox::rename(name),
         Some(("model", _)) => llama::rename(name),
@@ -166,7 +166,7 @@ fn language(name: &str) -> Name {
     }
 }
 
-/// The config that a folder with what was trained, or a known release, stands for.
+/// The layout of a folder with trained weights, or of a known release.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
@@ -178,7 +178,7 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let trained = match path.as_deref().map(Trained::read).transpose() {
         Ok(trained) => trained.flatten(),
         Err(error) if path.as_deref().is_some_and(|path| path.ends_with(CHECKPOINT)) => return Err(error),
-        // A file of another name may be of a family that reads it otherwise.
+        // A file of another name may be of another family.
         Err(_) => None,
     };
     if trained.is_none() && known.is_none() {
@@ -190,30 +190,30 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     Ok(Some(Layout { config, weights: path.into_iter().collect() }))
 }
 
-/// The release that a name stands for: its id, or a folder called as it is.
+/// The known release with this id, or whose name a folder has.
 fn known(label: &str) -> Option<&'static Known> {
     let name = label.split('@').next().unwrap_or(label).trim_end_matches('/');
     let last = name.rsplit('/').next().unwrap_or(name);
     KNOWN.iter().find(|known| known.id == name || known.id.rsplit('/').next() == Some(last))
 }
 
-/// What the names and shapes of what was trained tell.
+/// What the names and shapes of the trained weights tell.
 struct Trained {
     kind: Kind,
-    /// Width of the language model.
+    /// Hidden size of the language model.
     width: usize,
-    /// Width of the states of pictures.
+    /// Hidden size of the vision encoder.
     media: usize,
-    /// The blocks that gated layers stand before.
+    /// Indices of the layers that gated layers precede.
     gated: BTreeSet<usize>,
-    /// Rows of the table of tokens, if it is there.
+    /// Vocabulary size of the token embeddings, if they are in the file.
     table: Option<usize>,
-    /// Rows of the head, if it is there.
+    /// Number of logits of the head, if it is in the file.
     head: Option<usize>,
 }
 
 impl Trained {
-    /// None if the file is of something else.
+    /// Inspects a file; `None` if it is of another model.
     fn read(path: &Path) -> Result<Option<Self>> {
         let file = Checkpoint::open(path)?;
         let (mut kind, mut refused, mut gated) = (None, None, BTreeSet::new());
@@ -252,7 +252,7 @@ impl Trained {
                 "transformer.h" => "GPT-J",
                 other => other,
             };
-            return Err(Error::unsupported(format!("OpenFlamingo over {what} is not implemented"))
+            return Err(Error::unsupported(format!("OpenFlamingo with {what} is not implemented"))
                 .at(path)
                 .hint("known: MPT, GPT-NeoX (RedPajama-INCITE, Pythia), Llama"));
         }
@@ -264,13 +264,13 @@ impl Trained {
         }
     }
 
-    /// After how many blocks a gated layer stands again.
+    /// The interval of the gated layers.
     fn every(&self) -> usize {
         self.gated.first().map_or(1, |first| first + 1)
     }
 }
 
-/// The releases under it.
+/// The files of the language model and of the vision encoder.
 struct Parts {
     language: Files,
     vision: Files,
@@ -287,7 +287,7 @@ impl Parts {
             let folder = files.root().join(name);
             if let Some(named) = options.settings.get(name) {
                 let named = named.as_str().ok_or_else(|| {
-                    Error::input(format!("the setting {name} is a folder or a repository, not {named}"))
+                    Error::input(format!("the setting {name} is {named}, expected a folder or a repository"))
                 })?;
                 return companion(named, options, with_weights)
                     .map_err(|error| error.context(format!("the setting {name}")));
@@ -297,9 +297,9 @@ impl Parts {
             }
             let Some(default) = default else { return Err(no_language(files, trained)) };
             companion(default, options, with_weights).map_err(|error| {
-                error.context(format!("{} stands on {default}", files.label())).hint(format!(
-                    "fetch it (fauna pull {default}), put its files into {name}/ beside {CHECKPOINT}, or say where it \
-                     is: --set {name}=FOLDER"
+                error.context(format!("{} requires {default}", files.label())).hint(format!(
+                    "download it (fauna pull {default}), put its files into {name}/ next to {CHECKPOINT}, or set its \
+                     location: --set {name}=FOLDER"
                 ))
             })
         };
@@ -307,7 +307,7 @@ impl Parts {
         Ok(Self { language, vision: part(VISION, Some(TOWER))? })
     }
 
-    /// The tower's config as CLIP spells it, and its files.
+    /// The vision encoder's config, with CLIP's keys, and its weight files.
     fn tower(&self, options: &LoadOptions) -> Result<(Value, Vec<PathBuf>)> {
         let (mut config, weights) = match clip::layout(&self.vision, options)? {
             Some(Layout { config, weights }) => (config, weights),
@@ -329,7 +329,7 @@ impl Parts {
     }
 }
 
-/// The files of another release.
+/// Finds the files of another release.
 fn companion(name: &str, options: &LoadOptions, with_weights: bool) -> Result<Files> {
     let wanted = match with_weights {
         true => Wanted::default(),
@@ -338,19 +338,19 @@ fn companion(name: &str, options: &LoadOptions, with_weights: bool) -> Result<Fi
     options.finder.find(&Source::parse(name)?, &wanted)
 }
 
-/// The error of a checkpoint whose name does not tell its language model.
+/// The error for a checkpoint whose language model is not known.
 fn no_language(files: &Files, trained: Option<&Trained>) -> Error {
     let fits = |known: &&Known| trained.is_none_or(|trained| trained.width == known.width);
     let candidates = KNOWN.iter().filter(fits).map(|known| known.language).collect::<Vec<_>>().join(", ");
     let error = Error::new(
         ErrorKind::NotFound,
-        format!("{CHECKPOINT} holds what was trained over a language model that is not here"),
+        format!("the language model that {CHECKPOINT} was trained with is missing"),
     )
     .at(files.root())
-    .hint(format!("put its files into {LANGUAGE}/ beside it, or say where it is: --set {LANGUAGE}=NAME"));
+    .hint(format!("put its files into {LANGUAGE}/ next to it, or set its location: --set {LANGUAGE}=NAME"));
     match candidates.is_empty() {
         true => error,
-        false => error.hint(format!("of this width there is {candidates}")),
+        false => error.hint(format!("candidates by hidden size: {candidates}")),
     }
 }
 
@@ -365,12 +365,14 @@ fn config(
             None | Some(Value::Null) => Ok(None),
             Some(value) => match value.as_u64().filter(|value| *value > 0 && *value < 1 << 31) {
                 Some(value) => Ok(Some(value as usize)),
-                None => Err(Error::input(format!("the setting {name} is a number above 0, not {value}"))),
+                None => {
+                    Err(Error::input(format!("the setting {name} is {value}, expected a positive integer")))
+                }
             },
         }
     };
     let mut language = parts.language.config()?;
-    // The configs alone: the tower's weights are looked for when they are read.
+    // Only the config: the weights are looked up when they are loaded.
     let (vision, _) = parts.tower(&LoadOptions { random_weights: Some(0), ..options.clone() })?;
     let every = match (setting("cross_attn_every_n_layers")?, trained) {
         (Some(every), Some(trained)) if every != trained.every() => {
@@ -378,11 +380,11 @@ fn config(
             return Err(Error::new(
                 ErrorKind::Mismatch,
                 format!(
-                    "cross_attn_every_n_layers {every}, but the file was trained with {}",
+                    "cross_attn_every_n_layers is {every}, but the file was trained with {}",
                     trained.every()
                 ),
             )
-            .hint(format!("its gated layers stand before blocks {}, …", first.join(", "))));
+            .hint(format!("its gated layers precede layers {}, …", first.join(", "))));
         }
         (Some(every), _) => every,
         (None, Some(trained)) => trained.every(),
@@ -394,24 +396,24 @@ fn config(
         (Some(rows), Some(asked)) if rows != asked => {
             return Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("tokenizer_length {asked}, but the file's table has {rows} rows"),
+                format!("tokenizer_length is {asked}, but the file has {rows} token embeddings"),
             ));
         }
         (Some(rows), _) => rows,
         (None, Some(asked)) if trained.is_some() && asked > own => {
             return Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("tokenizer_length {asked}, but neither file has more than {own} rows of tokens"),
+                format!("tokenizer_length is {asked}, but neither file has more than {own} token embeddings"),
             ));
         }
         (None, Some(asked)) => asked,
-        (None, None) => known.filter(|_| trained.is_none()).map_or(own, |_| ROWS),
+        (None, None) => known.filter(|_| trained.is_none()).map_or(own, |_| VOCAB_SIZE),
     };
     let tied = match Kind::of(&language)? {
         Kind::Mpt => language["tie_word_embeddings"] != false,
         Kind::GptNeoX | Kind::Llama => language["tie_word_embeddings"] == true,
     };
-    // Tokens that were added after the head was trained have no score.
+    // Tokens that were added to a frozen head have no logits.
     let scored = trained.filter(|trained| !tied && trained.head.is_none() && rows > own).map(|_| own);
     if let Some(trained) = trained {
         fits(trained, &language, &vision)?;
@@ -423,22 +425,25 @@ fn config(
     }))
 }
 
-/// Whether the parts are those it was trained over, as far as sizes tell.
+/// Checks that the parts have the type and sizes of those of the training.
 fn fits(trained: &Trained, language: &Value, vision: &Value) -> Result<()> {
     let mismatch = |message: String, part: &str| {
         Err(Error::new(ErrorKind::Mismatch, message)
-            .hint(format!("name the part it was trained over: --set {part}=NAME, or in {part}/ beside it")))
+            .hint(format!("give the one of the training: --set {part}=NAME, or in {part}/ next to it")))
     };
     let kind = Kind::of(language)?;
     if kind != trained.kind {
-        let (wanted, found) = (trained.kind.name(), kind.name());
-        return mismatch(format!("trained over a language model of {wanted}, not of {found}"), LANGUAGE);
+        let (expected, found) = (trained.kind.name(), kind.name());
+        return mismatch(
+            format!("trained with a language model of type {expected}, found {found}"),
+            LANGUAGE,
+        );
     }
     let width = width_of(language)?;
     if width != trained.width {
-        let wanted = trained.width;
+        let expected = trained.width;
         return mismatch(
-            format!("trained over a language model {wanted} wide, this one is {width}"),
+            format!("trained with a language model of hidden size {expected}, found {width}"),
             LANGUAGE,
         );
     }
@@ -447,27 +452,30 @@ fn fits(trained: &Trained, language: &Value, vision: &Value) -> Result<()> {
         && (*last as u64 >= blocks || blocks - 1 - *last as u64 >= trained.every() as u64)
     {
         let message =
-            format!("its last gated layer stands before block {last}, the language model has {blocks}");
+            format!("its last gated layer precedes layer {last}, but the language model has {blocks} layers");
         return mismatch(message, LANGUAGE);
     }
     let media = vision["hidden_size"].as_u64().unwrap_or(768) as usize;
     if media != trained.media {
-        let wanted = trained.media;
-        return mismatch(format!("trained over a vision tower {wanted} wide, this one is {media}"), VISION);
+        let expected = trained.media;
+        return mismatch(
+            format!("trained with a vision encoder of hidden size {expected}, found {media}"),
+            VISION,
+        );
     }
     Ok(())
 }
 
-/// The parts of a release, from its opening.
+/// An opened release.
 pub(super) struct Assembled {
     pub network: OpenFlamingo,
     pub inventory: Inventory,
-    /// Where the tokenizer may lie, and what prepares pictures.
+    /// The files of the language model, with its tokenizer, and of the vision encoder, with its image processor.
     pub language: Files,
     pub vision: Files,
 }
 
-/// The network of an opening: whole in one checkpoint, or from its parts.
+/// Loads the network, from one whole checkpoint or from its parts.
 pub(super) fn assemble(pretrained: &Pretrained) -> Result<Assembled> {
     if pretrained.files.get("config.json").is_some() {
         let (network, inventory) = pretrained.load::<OpenFlamingo>()?;
@@ -478,7 +486,7 @@ pub(super) fn assemble(pretrained: &Pretrained) -> Result<Assembled> {
     let parts = Parts::find(&pretrained.files, None, &pretrained.options, is_read)?;
     let (network, inventory) = match &pretrained.checkpoint {
         Some(trained) if is_read => {
-            let weights = whole(pretrained, trained, &parts)?;
+            let weights = all_weights(pretrained, trained, &parts)?;
             let network = OpenFlamingo::load(pretrained.config()?, &weights)?;
             (network, weights.finish()?)
         }
@@ -487,8 +495,8 @@ pub(super) fn assemble(pretrained: &Pretrained) -> Result<Assembled> {
     Ok(Assembled { network, inventory, language: parts.language, vision: parts.vision })
 }
 
-/// All tensors: what was trained, and of the parts what it does not hold itself.
-fn whole(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> Result<Weights> {
+/// All tensors: the trained ones, and those of the parts that are not among them.
+fn all_weights(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> Result<Weights> {
     let mut paths = trained.files().to_vec();
     paths.extend(parts.language.weights()?);
     let (_, tower) = parts.tower(&pretrained.options)?;
@@ -500,7 +508,7 @@ fn whole(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> Result
     };
     let held: BTreeSet<String> = trained.names().filter_map(renamed).collect();
     let rows = pretrained.config[LANGUAGE]["vocab_size"].as_u64().unwrap_or(0) as usize;
-    // The tables of the language model's own release are brought to as many rows as there are tokens now.
+    // The token embeddings of the language model's own release are resized to the vocabulary with the added tokens.
     let tables = ["wte", "embed_in", "embed_tokens", "lm_head"];
     let is_table = |name: &str| tables.iter().any(|table| name == format!("lang_encoder.{table}.weight"));
     let resized = |name: &str, stored: Stored| match renamed(name) {
@@ -518,7 +526,7 @@ fn whole(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> Result
     Weights::open(&files, rename, pretrained.options.runtime.clone())
 }
 
-/// What the network of an opening holds.
+/// The tensors of a release.
 pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     match pretrained.weights.is_nothing() {
         true => Ok(pretrained.load::<OpenFlamingo>()?.1),
@@ -526,7 +534,7 @@ pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     }
 }
 
-/// Which language model it is.
+/// Architecture of the language model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Mpt,
@@ -535,21 +543,21 @@ enum Kind {
 }
 
 impl Kind {
-    /// As the config's `model_type` says.
+    /// By the config's `model_type`.
     fn of(config: &Value) -> Result<Self> {
         match config["model_type"].as_str() {
             Some("mpt" | "mosaic_gpt") => Ok(Self::Mpt),
             Some("gpt_neox") => Ok(Self::GptNeoX),
             Some("llama") => Ok(Self::Llama),
             other => Err(Error::unsupported(format!(
-                "OpenFlamingo over a language model of model_type \"{}\" is not implemented",
+                "OpenFlamingo with a language model of model_type \"{}\" is not implemented",
                 other.unwrap_or_default()
             ))
             .hint("known: mpt, mosaic_gpt, gpt_neox, llama")),
         }
     }
 
-    /// How its own code calls itself.
+    /// The `model_type`.
     fn name(self) -> &'static str {
         match self {
             Self::Mpt => "mpt",
@@ -559,7 +567,7 @@ impl Kind {
     }
 }
 
-/// The width of a language model, which MPT spells in its own way.
+/// The hidden size of a language model, `d_model` in MPT.
 fn width_of(config: &Value) -> Result<usize> {
     let key = match Kind::of(config)? {
         Kind::Mpt => "d_model",
@@ -574,7 +582,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_ends_in_one_set_of_names() {
+    fn all_name_schemes_are_mapped_to_one() {
         let to = |name: &str| Name::To(name.to_string());
         for (official, ours) in [
             (
@@ -615,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_known_by_its_id_and_by_a_folder_of_its_name() {
+    fn a_release_is_recognised_by_its_id_and_by_its_folder() {
         let language = |label: &str| known(label).map(|known| known.language);
         let mpt = Some("anas-awadalla/mpt-7b");
         assert_eq!(language("openflamingo/OpenFlamingo-9B-vitl-mpt7b@main"), mpt);
