@@ -1,6 +1,6 @@
-//! The sound pipelines of `fauna`: EnCodec, MusicGen, Jukebox, LLark.
+//! Audio models of `fauna`: EnCodec, MusicGen, Jukebox, LLark.
 //!
-//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
+//! Each module can be used on its own; [`FAMILIES`] registers them with the zoo.
 
 pub mod encodec;
 pub mod jukebox;
@@ -9,5 +9,5 @@ pub mod musicgen;
 
 use fauna_shared::model::Family;
 
-/// The families of this crate.
+/// The model families of this crate.
 pub const FAMILIES: &[&Family] = &[&encodec::FAMILY, &musicgen::FAMILY, &jukebox::FAMILY, &llark::FAMILY];

@@ -1,4 +1,4 @@
-//! Jukebox and LLark through the one door, over the checkpoints of their parity cases.
+//! The pipelines of Jukebox and LLark, on the checkpoints of their parity cases.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -67,11 +67,11 @@ fn far(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 #[test]
-fn a_sound_becomes_codes_and_codes_a_sound() {
+fn a_sound_is_encoded_and_decoded() {
     let codec = opened("hear_short");
     let items = made(codec.as_ref(), vec![Item::Sound(tone(50))]).unwrap();
     let [Item::Codes(codes)] = &items[..] else { panic!("{items:?}") };
-    // 50 samples are filled up to 64, the next whole number of the coarsest hop, 16.
+    // 50 samples are padded to 64, the next multiple of the coarsest hop, 16.
     let lengths = codes.iter().map(|(name, codes)| (name.as_str(), codes.dims().to_vec()));
     let wanted = [("music_tokens_0", 16), ("music_tokens_1", 8), ("music_tokens_2", 4)];
     assert_eq!(lengths.collect::<Vec<_>>(), wanted.map(|(name, length)| (name, vec![1, length])));
@@ -83,11 +83,11 @@ fn a_sound_becomes_codes_and_codes_a_sound() {
     let coarse = made(codec.as_ref(), vec![Item::Codes(coarse)]).unwrap();
     let [Item::Sound(coarse)] = &coarse[..] else { panic!("{coarse:?}") };
     assert_eq!(coarse.channels[0].len(), 64);
-    assert_ne!(coarse, finest, "the coarsest level is a codec of its own");
+    assert_ne!(coarse, finest, "the levels are independent codecs");
 }
 
 #[test]
-fn a_vector_is_the_mean_of_what_was_heard() {
+fn an_embedding_is_the_mean_of_the_features() {
     let folder = case("hear_mean");
     let audio = tensors(&folder, "inputs.safetensors")["audio"].to_vec1::<f32>().unwrap();
     let sound = Item::Sound(Sound { rate: 48, channels: vec![audio] });
@@ -102,7 +102,7 @@ fn a_vector_is_the_mean_of_what_was_heard() {
 }
 
 #[test]
-fn bad_sounds_are_errors_that_say_so() {
+fn invalid_audio_is_an_error() {
     let codec = opened("hear_short");
     let sound = |rate, channels| vec![Item::Sound(Sound { rate, channels })];
     for (bad, word) in [
@@ -118,7 +118,7 @@ fn bad_sounds_are_errors_that_say_so() {
     }
     let one_sample = codec.embed(&sound(48, vec![vec![0.5]])).unwrap_err().to_string();
     assert!(one_sample.contains("1 samples") && one_sample.contains("at least 16"), "{one_sample}");
-    // Eleven channels are mixed, a single sample is filled up.
+    // Eleven channels are mixed, a single sample is padded.
     assert!(made(codec.as_ref(), sound(48, vec![vec![0.5]; 11])).is_ok());
     let error = made(codec.as_ref(), vec!["words".into()]).unwrap_err().to_string();
     assert!(error.contains("one sound"), "{error}");
@@ -127,7 +127,7 @@ fn bad_sounds_are_errors_that_say_so() {
 }
 
 #[test]
-fn a_codec_without_its_prior_says_which_file_it_lacks() {
+fn a_missing_prior_is_an_error_that_names_the_file() {
     let codec = opened("jukebox_decode_openai");
     let error = codec.embed(&[Item::Sound(tone(100))]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -137,10 +137,10 @@ fn a_codec_without_its_prior_says_which_file_it_lacks() {
 }
 
 #[test]
-fn layers_that_were_left_in_the_file_cannot_be_asked_for() {
+fn layers_that_are_not_loaded_are_an_error() {
     let options = options_of(&case("hear_short"));
     let pipeline = open_folder(&case("hear_short").join("model"), options, None).unwrap();
-    assert!(pipeline.card().notes.contains(&"4 layers of the prior were read".to_string()));
+    assert!(pipeline.card().notes.contains(&"4 layers of the prior are loaded".to_string()));
     let codes = Tensor::zeros((1, 48), DType::I64, &Device::Cpu).unwrap();
     let inputs = Tensors::from([("music_tokens".to_string(), codes)]);
     assert!(pipeline.call("forward", &inputs, &json!({"layer": 3})).is_ok());
@@ -148,18 +148,18 @@ fn layers_that_were_left_in_the_file_cannot_be_asked_for() {
     assert!(error.contains("layer 5") && error.contains("prior_depth"), "{error}");
 }
 
-/// The inputs of the case `read`, whose row is four words, a start, six patches, an end and five words.
+/// The inputs of the case `read`: four text tokens, a start, six patches, an end and five text tokens.
 fn reading() -> (Box<dyn Pipeline>, Tensors, Value) {
     let folder = case("read");
     (opened("read"), tensors(&folder, "inputs.safetensors"), Value::Object(options_of(&folder)))
 }
 
 #[test]
-fn a_clip_goes_where_it_fits_and_nowhere_else() {
+fn a_clip_must_match_the_audio_tokens() {
     let (pipeline, inputs, options) = reading();
     let row: Vec<i64> = inputs["input_ids"].flatten_all().unwrap().to_vec1().unwrap();
     let (end, patch) = (53, 51);
-    let complaint = |row: Vec<i64>, clips: &Tensor| {
+    let message = |row: Vec<i64>, clips: &Tensor| {
         let time = row.len();
         let inputs = Tensors::from([
             ("input_ids".to_string(), Tensor::from_vec(row, (1, time), &Device::Cpu).unwrap()),
@@ -168,15 +168,18 @@ fn a_clip_goes_where_it_fits_and_nowhere_else() {
         pipeline.call("forward", &inputs, &options).unwrap_err().to_string()
     };
     let clip = &inputs["audio_encodings"];
-    let short = complaint(row.iter().copied().filter(|id| *id != patch).collect(), clip);
-    assert!(short.contains("0 tokens between audio start and end, its clip 6 frames"), "{short}");
-    let open = complaint(row.iter().copied().filter(|id| *id != end).collect(), clip);
-    assert!(open.contains("1 audio starts and 0 audio ends"), "{open}");
-    let twice = complaint([&row[..], &row[..]].concat(), clip);
-    assert!(twice.contains("2 places for sound"), "{twice}");
-    let no_place = complaint(vec![3, 4, 5], &Tensor::stack(&[clip, clip], 0).unwrap());
-    assert!(no_place.contains("2 of 2 clips have no place"), "{no_place}");
-    let narrow = complaint(row.clone(), &clip.narrow(1, 0, 5).unwrap());
+    let short = message(row.iter().copied().filter(|id| *id != patch).collect(), clip);
+    assert!(
+        short.contains("0 tokens between <audio_start> and <audio_end>, its clip has 6 frames"),
+        "{short}"
+    );
+    let open = message(row.iter().copied().filter(|id| *id != end).collect(), clip);
+    assert!(open.contains("1 <audio_start> and 0 <audio_end> tokens"), "{open}");
+    let twice = message([&row[..], &row[..]].concat(), clip);
+    assert!(twice.contains("2 <audio_start> tokens"), "{twice}");
+    let no_place = message(vec![3, 4, 5], &Tensor::stack(&[clip, clip], 0).unwrap());
+    assert!(no_place.contains("2 of 2 clips have no <audio_start>"), "{no_place}");
+    let narrow = message(row.clone(), &clip.narrow(1, 0, 5).unwrap());
     assert!(narrow.contains("24"), "{narrow}");
     let without = Tensors::from([("input_ids".to_string(), inputs["input_ids"].clone())]);
     let without = pipeline.call("forward", &without, &options).unwrap_err().to_string();
@@ -184,7 +187,7 @@ fn a_clip_goes_where_it_fits_and_nowhere_else() {
 }
 
 #[test]
-fn a_sound_without_ears_is_an_error_that_says_what_to_put_where() {
+fn audio_without_jukebox_is_an_error_that_names_the_files() {
     let (pipeline, ..) = reading();
     let audio = Tensor::zeros(40, DType::F32, &Device::Cpu).unwrap();
     let error =
@@ -192,7 +195,7 @@ fn a_sound_without_ears_is_an_error_that_says_what_to_put_where() {
     assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("vqvae.pth.tar"), "{error}");
 }
 
-/// Writes those tensors of `from` that `keep` keeps, as a file of any name.
+/// Writes the tensors of `from` for which `keep` is true to `path`.
 fn write(path: &Path, from: &Checkpoint, keep: impl Fn(&str) -> bool) {
     let kept: Vec<_> = from.iter().filter(|(name, _)| keep(name)).collect();
     let plan = kept.iter().map(|(name, stored)| Planned {
@@ -207,7 +210,7 @@ fn write(path: &Path, from: &Checkpoint, keep: impl Fn(&str) -> bool) {
 }
 
 #[test]
-fn a_projector_of_ones_own_goes_over_an_unchanged_language_model() {
+fn a_self_trained_projector_works_with_an_unchanged_language_model() {
     let released = case("read").join("model");
     let folder = tempfile::tempdir().unwrap();
     let base = folder.path();
@@ -226,7 +229,7 @@ fn a_projector_of_ones_own_goes_over_an_unchanged_language_model() {
     std::fs::create_dir(base.join("mm_projector")).unwrap();
     let trained = |name: &str| is_projector(name) || name.ends_with("embed_tokens.weight");
     write(&base.join("mm_projector/checkpoint-900.bin"), &weights, trained);
-    // An older step, which is not the one to take.
+    // An older checkpoint, which is not used.
     std::fs::write(base.join("mm_projector/checkpoint-80.bin"), "damaged").unwrap();
     let mut settings = options_of(&case("read"));
     settings.insert("mm_hidden_size".into(), json!(24));
@@ -238,8 +241,8 @@ fn a_projector_of_ones_own_goes_over_an_unchanged_language_model() {
     assert!(far(&out["logits"], expected) < 1e-3);
 }
 
-/// The pipeline of its case with a tokenizer of 50 words, each a letter or a mark of the prompt.
-fn with_words() -> (tempfile::TempDir, Map<String, Value>) {
+/// The case `pipeline` with a word-level tokenizer of 50 tokens.
+fn with_tokenizer() -> (tempfile::TempDir, Map<String, Value>) {
     let (from, folder) = (case("pipeline").join("model"), tempfile::tempdir().unwrap());
     std::fs::create_dir(folder.path().join("jukebox")).unwrap();
     for part in [from.clone(), from.join("jukebox")] {
@@ -280,8 +283,8 @@ fn with_words() -> (tempfile::TempDir, Map<String, Value>) {
 }
 
 #[test]
-fn a_question_about_a_sound_is_answered_in_words() {
-    let (folder, settings) = with_words();
+fn a_question_about_a_sound_is_answered() {
+    let (folder, settings) = with_tokenizer();
     let pipeline = open_folder(folder.path(), settings.clone(), None).unwrap();
     let audio = &tensors(&case("pipeline"), "inputs.safetensors")["audio"];
     let sound = Sound { rate: 48, channels: vec![audio.to_vec1().unwrap()] };
@@ -289,7 +292,7 @@ fn a_question_about_a_sound_is_answered_in_words() {
     let said = |items: Vec<Item>| items.iter().map(|item| item.text().unwrap()).collect::<String>();
     let answer = said(made(pipeline.as_ref(), question()).unwrap());
 
-    // The same by ids: what stands before the sound, and after it.
+    // The same by ids: the text before the sound, and after it.
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     let before = "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, \
                   detailed, and polite answers to the human's questions.\n\n### Human: ";
@@ -314,13 +317,13 @@ fn a_question_about_a_sound_is_answered_in_words() {
     assert_ne!(
         answer,
         said(made(pipeline.as_ref(), vec!["What tempo ?".into()]).unwrap()),
-        "it did not listen"
+        "the audio has no effect"
     );
 
-    // Ten frames a second, which is the default, are more than the three codes a second of the tiny prior.
+    // The default of 10 Hz is more than the 3 Hz of the tiny prior.
     let mut usual = settings;
     usual.remove("pool_frames_per_second");
     let pipeline = open_folder(folder.path(), usual, None).unwrap();
     let error = made(pipeline.as_ref(), question()).unwrap_err().to_string();
-    assert!(error.contains("10 frames a second"), "{error}");
+    assert!(error.contains("10 frames per second"), "{error}");
 }

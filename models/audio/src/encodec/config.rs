@@ -1,74 +1,74 @@
-//! The keys of `config.json`, and what follows from them.
+//! `config.json`.
 
 use fauna_shared::model::check_sizes;
 use fauna_shared::nn::PadMode;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-/// The keys of `config.json` that shape the codec. What a config leaves out has the reference's default: configs
-/// inside other configs (MusicGen's) are written without the keys that have it.
+/// The keys of `config.json` that define the codec. Missing keys have the reference's defaults, as nested configs
+/// (MusicGen's) omit them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Samples a second, in Hz.
+    /// Sampling rate in Hz.
     pub sampling_rate: usize,
-    /// Channels of sound.
+    /// Number of audio channels.
     pub audio_channels: usize,
-    /// The bandwidths offered, in kbit/s, ascending; the first is the default.
+    /// Supported bandwidths in kbit/s, ascending; the first is the default.
     pub target_bandwidths: Vec<f64>,
-    /// Whether each window is brought to unit loudness, and its scale kept beside the codes.
+    /// Whether each window is normalized to unit RMS, with its scale stored next to the codes.
     pub normalize: bool,
-    /// The length of a window in seconds; none if the sound is coded in one piece.
+    /// Length of a window in seconds; `None` without windows.
     pub chunk_length_s: Option<f64>,
-    /// The part of a window that the next one covers again.
+    /// Overlap of consecutive windows, as a fraction of their length.
     pub overlap: Option<f64>,
-    /// Width of a frame.
+    /// Dimension of the latents.
     pub hidden_size: usize,
-    /// Width of the first convolution; it doubles at every ratio.
+    /// Number of channels of the first convolution; doubled at every downsampling ratio.
     pub num_filters: usize,
-    /// Residual blocks at every ratio.
+    /// Number of residual blocks per downsampling ratio.
     pub num_residual_layers: usize,
-    /// Samples become frames by their product; in the decoder's order.
+    /// Upsampling ratios, in the decoder's order; their product is the hop length.
     pub upsampling_ratios: Vec<usize>,
-    /// What keeps the convolutions in bounds.
+    /// Normalization of the convolutions.
     pub norm_type: NormType,
-    /// Kernel of the first convolution of the encoder and of the decoder.
+    /// Kernel size of the first convolution of encoder and decoder.
     pub kernel_size: usize,
-    /// Kernel of the last.
+    /// Kernel size of the last convolution of encoder and decoder.
     pub last_kernel_size: usize,
-    /// Kernel of the residual blocks.
+    /// Kernel size of the residual blocks.
     pub residual_kernel_size: usize,
-    /// By what the dilation of a residual block exceeds that of the one before it.
+    /// Factor between the dilations of consecutive residual blocks.
     pub dilation_growth_rate: usize,
-    /// Whether no output depends on what comes after it.
+    /// Whether the convolutions are causal.
     pub use_causal_conv: bool,
-    /// What stands before and after the sound.
+    /// Padding mode of the convolutions.
     pub pad_mode: PadMode,
-    /// By what residual blocks narrow the width.
+    /// Factor by which residual blocks reduce the channels.
     pub compress: usize,
-    /// Layers of the LSTM.
+    /// Number of LSTM layers.
     pub num_lstm_layers: usize,
-    /// How much of what a causal transposed convolution makes too much is cut at the right; the rest at the left.
+    /// Fraction of the surplus of a causal transposed convolution that is trimmed on the right; the rest on the left.
     pub trim_right_ratio: f64,
-    /// Entries of a codebook: a power of two.
+    /// Number of codes of a codebook, a power of two.
     pub codebook_size: usize,
-    /// Width of an entry; `hidden_size` if null.
+    /// Dimension of a code's embedding; `hidden_size` if null.
     pub codebook_dim: Option<usize>,
-    /// Whether residual blocks add a convolution of their input, rather than the input itself.
+    /// Whether the shortcut of residual blocks is a convolution, rather than the identity.
     pub use_conv_shortcut: bool,
 }
 
-/// What keeps the convolutions in bounds.
+/// Normalization of the convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormType {
-    /// Weights given as direction and length (Salimans and Kingma 2016).
+    /// Weight normalization (Salimans and Kingma 2016).
     WeightNorm,
-    /// A group norm of one group over time and channels, after each convolution.
+    /// Group norm with one group, over time and channels, after each convolution.
     TimeGroupNorm,
 }
 
-/// The 24 kHz codec, as the reference's own defaults have it.
+/// The 24 kHz codec, the reference's defaults.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -99,75 +99,75 @@ impl Default for Config {
     }
 }
 
-/// The windows a long sound is coded in, in samples.
+/// The windows in which audio is encoded, in samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// Samples of a window; the last may have fewer.
+    /// Length of a window; the last may be shorter.
     pub length: usize,
-    /// Samples from the start of a window to the start of the next.
+    /// Stride between the starts of consecutive windows.
     pub stride: usize,
 }
 
 impl Config {
-    /// Samples of a frame: the product of the ratios.
+    /// Hop length: samples per frame, the product of the ratios.
     pub fn hop_length(&self) -> usize {
         self.upsampling_ratios.iter().product()
     }
 
-    /// Frames a second, rounded up.
+    /// Frame rate in Hz, rounded up.
     pub fn frame_rate(&self) -> usize {
         self.sampling_rate.div_ceil(self.hop_length())
     }
 
-    /// Bits of a code.
+    /// Bits per code.
     fn bits(&self) -> usize {
         self.codebook_size.ilog2() as usize
     }
 
-    /// Codebooks: what the widest bandwidth needs.
+    /// Number of codebooks, that of the highest bandwidth.
     pub fn num_quantizers(&self) -> usize {
-        let widest = 1000.0 * self.target_bandwidths.last().copied().unwrap_or(0.0);
+        let highest = 1000.0 * self.target_bandwidths.last().copied().unwrap_or(0.0);
         let one = (self.frame_rate() * self.bits()) as f64;
-        // A floor of the exact quotient, which a rounded division may miss by one.
-        ((widest - widest % one) / one).round() as usize
+        // Floor division, exact where a rounded quotient could be off by one.
+        ((highest - highest % one) / one).round() as usize
     }
 
-    /// Codebooks that `bandwidth` (kbit/s, the default if none) has room for.
+    /// Returns the number of codebooks for `bandwidth` in kbit/s, or for the default bandwidth.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if it is not offered; the message lists those that are.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for other bandwidths than
+    /// [`target_bandwidths`](Config::target_bandwidths).
     pub fn quantizers_for(&self, bandwidth: Option<f64>) -> Result<usize> {
         let Some(bandwidth) = bandwidth.or(self.target_bandwidths.first().copied()) else {
             return Ok(self.num_quantizers());
         };
         if !self.target_bandwidths.contains(&bandwidth) {
-            let offered: Vec<String> = self.target_bandwidths.iter().map(f64::to_string).collect();
-            return Err(Error::input(format!("a bandwidth of {bandwidth} kbit/s is not offered"))
-                .hint(format!("offered: {}", offered.join(", "))));
+            let supported: Vec<String> = self.target_bandwidths.iter().map(f64::to_string).collect();
+            return Err(Error::input(format!("a bandwidth of {bandwidth} kbit/s is not supported"))
+                .hint(format!("supported: {}", supported.join(", "))));
         }
         let one = (self.bits() * self.frame_rate()) as f64;
         Ok(((bandwidth * 1000.0 / one).floor() as usize).clamp(1, self.num_quantizers()))
     }
 
-    /// The windows; none if the sound is coded in one piece.
+    /// The windows; `None` if the audio is encoded as a whole.
     pub fn windows(&self) -> Option<Windows> {
         let length = (self.chunk_length_s? * self.sampling_rate as f64) as usize;
         let stride = ((1.0 - self.overlap?) * length as f64) as usize;
         Some(Windows { length, stride: stride.max(1) })
     }
 
-    /// Whether the networks can be given the sound piece by piece: what they make of one piece then depends only on
-    /// its neighbourhood and on what came before.
+    /// Whether encoder and decoder can stream: outputs depend only on previous inputs and a bounded lookahead.
     pub(super) fn streams(&self) -> bool {
         self.norm_type == NormType::WeightNorm && self.pad_mode != PadMode::Circular
     }
 
-    /// Width between the network and the frames: the first width, doubled at every ratio.
-    pub(super) fn widest(&self) -> usize {
+    /// Number of channels at the frame rate: `num_filters`, doubled at every ratio.
+    pub(super) fn max_channels(&self) -> usize {
         self.num_filters << self.upsampling_ratios.len()
     }
 
-    /// Refuses what no network can be built from, before anything is multiplied or reserved by it.
+    /// Checks the sizes, before anything is allocated by them.
     pub(crate) fn check(&self) -> Result<()> {
         check_sizes(&[
             ("sampling_rate", self.sampling_rate),
@@ -184,14 +184,14 @@ impl Config {
         let refuse = |message: String| Err(Error::unsupported(message));
         let ratios = &self.upsampling_ratios;
         if ratios.is_empty() || ratios.len() > 16 {
-            return refuse(format!("upsampling_ratios has {} entries, 1 to 16 are wanted", ratios.len()));
+            return refuse(format!("upsampling_ratios has {} entries, expected 1 to 16", ratios.len()));
         }
         let hop = ratios.iter().try_fold(1usize, |hop, ratio| hop.checked_mul(*ratio)).unwrap_or(0);
         check_sizes(&[("the product of upsampling_ratios", hop)])?;
-        check_sizes(&[("num_filters, doubled at every ratio,", self.widest())])?;
+        check_sizes(&[("num_filters, doubled at every ratio,", self.max_channels())])?;
         if self.compress > self.num_filters {
             return refuse(format!(
-                "compress {} leaves nothing of num_filters {}",
+                "compress {} is larger than num_filters {}",
                 self.compress, self.num_filters
             ));
         }
@@ -200,7 +200,7 @@ impl Config {
             .and_then(|power| self.dilation_growth_rate.checked_pow(power))
             .and_then(|dilation| dilation.checked_mul(self.residual_kernel_size))
             .unwrap_or(0);
-        check_sizes(&[("the dilation that num_residual_layers and dilation_growth_rate lead to", dilation)])?;
+        check_sizes(&[("the dilation by num_residual_layers and dilation_growth_rate", dilation)])?;
         if !self.codebook_size.is_power_of_two() || self.codebook_size < 2 {
             return refuse(format!("codebook_size {} is not a power of two", self.codebook_size));
         }
@@ -208,31 +208,33 @@ impl Config {
         if let Some(width) = self.codebook_dim
             && width != self.hidden_size
         {
-            return refuse(format!("codebook_dim {width} is not hidden_size {}", self.hidden_size));
+            return refuse(format!("codebook_dim {width} must equal hidden_size {}", self.hidden_size));
         }
         if self.target_bandwidths.is_empty() || !self.target_bandwidths.iter().all(|b| *b > 0.0 && *b < 1e6) {
-            return refuse(format!("target_bandwidths {:?} are not kbit/s", self.target_bandwidths));
+            return refuse(format!(
+                "target_bandwidths {:?} must be positive, in kbit/s",
+                self.target_bandwidths
+            ));
         }
-        let books = "the number of codebooks that target_bandwidths, sampling_rate, upsampling_ratios and codebook_size \
-                     lead to";
+        let books = "the number of codebooks by target_bandwidths, sampling_rate, upsampling_ratios and codebook_size";
         check_sizes(&[(books, self.num_quantizers())])?;
         if !(0.0..=1.0).contains(&self.trim_right_ratio) {
-            return refuse(format!("trim_right_ratio {} is not between 0 and 1", self.trim_right_ratio));
+            return refuse(format!("trim_right_ratio is {}, expected 0 to 1", self.trim_right_ratio));
         }
         if !self.use_causal_conv && self.trim_right_ratio != 1.0 {
-            return refuse("trim_right_ratio is for causal convolutions, use_causal_conv is false".into());
+            return refuse("trim_right_ratio requires use_causal_conv, which is false".into());
         }
         match (self.chunk_length_s, self.overlap) {
             (None, _) => Ok(()),
-            (Some(_), None) => refuse("chunk_length_s without overlap".into()),
+            (Some(_), None) => refuse("chunk_length_s requires overlap".into()),
             (Some(seconds), Some(overlap)) => {
                 let length = seconds * self.sampling_rate as f64;
                 if !(length >= 1.0 && length < (1u64 << 31) as f64) {
-                    return refuse(format!("chunk_length_s {seconds} is no window"));
+                    return refuse(format!("chunk_length_s is {seconds}, expected at least one sample"));
                 }
                 match (0.0..1.0).contains(&overlap) {
                     true => Ok(()),
-                    false => refuse(format!("overlap {overlap} is not from 0 to below 1")),
+                    false => refuse(format!("overlap is {overlap}, expected 0 to below 1")),
                 }
             }
         }
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_official_codecs_have_their_codebooks() {
+    fn the_released_codecs_have_the_right_number_of_codebooks() {
         let codebooks = |config: Config| -> Vec<usize> {
             assert!(config.check().is_ok());
             config.target_bandwidths.iter().map(|b| config.quantizers_for(Some(*b)).unwrap()).collect()
@@ -282,25 +284,25 @@ mod tests {
     }
 
     #[test]
-    fn windows_of_48_khz_are_a_second_and_begin_every_47520_samples() {
+    fn the_48_khz_codec_has_windows_of_one_second_with_overlap() {
         assert_eq!(config_48khz().windows(), Some(Windows { length: 48_000, stride: 47_520 }));
         assert_eq!(Config::default().windows(), None);
     }
 
     #[test]
-    fn a_bandwidth_that_is_not_offered_is_told_those_that_are() {
+    fn an_unsupported_bandwidth_is_an_error_that_lists_the_supported_ones() {
         let error = Config::default().quantizers_for(Some(5.0)).unwrap_err().to_string();
         assert!(error.contains("5 kbit/s") && error.contains("1.5, 3, 6, 12, 24"), "{error}");
     }
 
     #[test]
-    fn what_a_config_leaves_out_is_the_references_default() {
+    fn missing_keys_have_the_references_defaults() {
         let config: Config = serde_json::from_str(r#"{"codebook_size": 64, "overlap": null}"#).unwrap();
         assert_eq!(config, Config { codebook_size: 64, ..Config::default() });
     }
 
     #[test]
-    fn configs_that_no_network_can_be_built_from_are_refused_by_key() {
+    fn invalid_sizes_are_refused_by_key() {
         let refused = |change: &dyn Fn(&mut Config)| {
             let mut config = config_48khz();
             change(&mut config);

@@ -1,9 +1,9 @@
-//! EnCodec: sound to codes and back, at 24, 32 and 48 kHz.
+//! EnCodec: a neural audio codec at 24, 32 and 48 kHz.
 //!
 //! Défossez et al. 2022, "High Fidelity Neural Audio Compression" (arXiv 2210.13438); the 32 kHz codec was trained
 //! for MusicGen (Copet et al. 2023, arXiv 2306.05284).
 //! Checked against transformers `EncodecModel`, parity cases `tests/parity/encodec`.
-//! Loads `model_type: "encodec"` and the original releases' own files. Sound is `(batch, samples, channels)`.
+//! Loads `model_type: "encodec"` and the files of the original releases. Audio is `(batch, samples, channels)`.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -12,8 +12,8 @@
 //!
 //! let config = Config { num_filters: 4, hidden_size: 16, codebook_size: 32, ..Config::default() };
 //! let codec = Encodec::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let second = Tensor::rand(-1f32, 1.0, (1, 24_000, 1), &Device::Cpu)?;
-//! let encoded = codec.encode(&second, Some(3.0))?;
+//! let audio = Tensor::rand(-1f32, 1.0, (1, 24_000, 1), &Device::Cpu)?;
+//! let encoded = codec.encode(&audio, Some(3.0))?;
 //! assert_eq!(encoded.codes.dims(), [1, 1, 8, 75]); // windows, batch, codebooks, frames
 //! assert_eq!(codec.decode(&encoded)?.dims(), [1, 24_000, 1]);
 //! # Ok::<(), fauna_shared::Error>(())
@@ -78,8 +78,8 @@ use quantizer::Quantizer;
 pub use release::{layout, rename};
 use seanet::{Seanet, State};
 
-/// Added to a window's loudness, so that silence can be divided by it.
-const QUIETEST: f64 = 1e-8;
+/// Epsilon added to a window's scale.
+const SCALE_EPS: f64 = 1e-8;
 
 /// The codec.
 pub struct Encodec {
@@ -89,19 +89,19 @@ pub struct Encodec {
     decoder: Seanet,
 }
 
-/// A sound as codes.
+/// Encoded audio.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// `(windows, batch, codebooks, frames)`, integers below [`Config::codebook_size`]; one window unless the config
-    /// has [`windows`](Config::windows).
+    /// Codes, `(windows, batch, codebooks, frames)`, integers below [`Config::codebook_size`]; one window unless the
+    /// config has [`windows`](Config::windows).
     pub codes: Tensor,
-    /// `(windows, batch, 1)`: how loud each window was; only of codecs that bring windows to one loudness.
+    /// Scale of each window, `(windows, batch, 1)`; only with [`Config::normalize`].
     pub scales: Option<Tensor>,
-    /// Frames at the end of the last window that only fill it up to the length of the others.
+    /// Number of padding frames at the end of the last window.
     pub last_frame_pad_length: usize,
 }
 
-/// A sound on its way through one of the two networks, piece by piece: what they keep of the pieces so far.
+/// The state of streaming encoding or decoding.
 #[derive(Debug, Clone)]
 pub struct Stream(State);
 
@@ -118,19 +118,19 @@ impl Model for Encodec {
 }
 
 impl Encodec {
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Codes of `sound`, `(batch, samples, channels)` in -1 to 1 at [`Config::sampling_rate`], in as many codebooks
-    /// as `bandwidth` (kbit/s; the lowest if none) has room for.
+    /// Encodes `sound`, `(batch, samples, channels)` in -1 to 1 at [`Config::sampling_rate`]. The number of codebooks
+    /// follows from `bandwidth` in kbit/s, by default the lowest.
     ///
-    /// Where the last window would begin before the one before it is full, silence fills that one up.
+    /// The last but one window is padded with zeros if the last window begins before its end.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if the channels are not the codec's, there is no sample or one that
-    /// is no number, or the bandwidth is not offered.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for another number of channels, no samples, samples that are not
+    /// finite, or a bandwidth that is not a target bandwidth.
     pub fn encode(&self, sound: &Tensor, bandwidth: Option<f64>) -> Result<Encoded> {
         self.check_sound(sound)?;
         let quantizers = self.config.quantizers_for(bandwidth)?;
@@ -152,22 +152,22 @@ impl Encodec {
         })
     }
 
-    /// The sound of `encoded`: `(batch, samples, channels)`. A window has as many samples as its frames are long, so
-    /// that there are up to a frame more than were encoded.
+    /// Decodes `encoded` to audio, `(batch, samples, channels)`. The length is a whole number of frames: up to one
+    /// frame more than was encoded.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if shapes do not fit each other, there are more codebooks than the
-    /// codec has, or a code is outside its codebook.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for shapes that do not match, more codebooks than the codec has, or a
+    /// code outside the codebook.
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor> {
         let (windows, batch, quantizers, frames) = encoded.codes.dims4().map_err(|_| {
             let found = encoded.codes.dims();
             Error::input(format!(
-                "codes are (windows, batch, codebooks, frames), these have the shape {found:?}"
+                "codes have the shape {found:?}, expected (windows, batch, codebooks, frames)"
             ))
         })?;
         if windows == 0 || encoded.last_frame_pad_length >= frames {
             return Err(Error::input(format!(
-                "{windows} windows of {frames} frames, the last with {} too many, hold no sound",
+                "{windows} windows of {frames} frames with {} padding frames have no audio",
                 encoded.last_frame_pad_length
             )));
         }
@@ -175,22 +175,24 @@ impl Encodec {
             && scales.elem_count() != windows * batch
         {
             return Err(Error::input(format!(
-                "scales are (windows, batch, 1) = {:?}, these have the shape {:?}",
-                [windows, batch, 1],
-                scales.dims()
+                "scales have the shape {:?}, expected (windows, batch, 1) = {:?}",
+                scales.dims(),
+                [windows, batch, 1]
             )));
         }
         let stride = match self.config.windows() {
             Some(windows) => windows.stride,
             None if windows == 1 => 0,
-            None => return Err(Error::input(format!("{windows} windows of codes, this codec has one"))),
+            None => {
+                return Err(Error::input(format!("{windows} windows of codes, expected one for this codec")));
+            }
         };
         let codes = encoded.codes.reshape((windows * batch, quantizers, frames))?;
         let codes = self.checked(&codes)?.reshape((windows, batch, quantizers, frames))?;
         let mut sound = OverlapAdd::new(stride);
         for window in 0..windows {
-            let filling = if window + 1 == windows { encoded.last_frame_pad_length } else { 0 };
-            let codes = codes.get(window)?.narrow(2, 0, frames - filling)?;
+            let padding = if window + 1 == windows { encoded.last_frame_pad_length } else { 0 };
+            let codes = codes.get(window)?.narrow(2, 0, frames - padding)?;
             let mut made = self.decoder.forward(&self.quantizer.decode(&codes)?)?;
             if let Some(scales) = &encoded.scales {
                 let scale = scales.get(window)?.reshape((batch, 1, 1))?;
@@ -204,8 +206,8 @@ impl Encodec {
         sound.finish()
     }
 
-    /// The sound of one window of codes, at the loudness the network gives it: `(batch, codebooks, frames)` of
-    /// integers to `(batch, frames * hop, channels)`. Any number of the first codebooks will do.
+    /// Decodes one window of codes, `(batch, codebooks, frames)` of integers, to audio, `(batch, frames * hop,
+    /// channels)`, without scales. `codebooks` may be fewer than the codec's.
     ///
     /// # Errors
     /// As [`decode`](Encodec::decode).
@@ -213,8 +215,7 @@ impl Encodec {
         self.decoder.forward(&self.quantizer.decode(&self.checked(codes)?)?)
     }
 
-    /// What the encoder makes of `sound` before it is quantised: `(batch, frames, hidden_size)`, the windows' frames
-    /// one after the other.
+    /// Returns the latents of `sound` before quantization, `(batch, frames, hidden_size)`, the windows concatenated.
     ///
     /// # Errors
     /// As [`encode`](Encodec::encode).
@@ -225,18 +226,19 @@ impl Encodec {
         Ok(Tensor::cat(&windows, 1)?)
     }
 
-    /// The beginning of a sound that is encoded piece by piece.
+    /// Starts streaming encoding.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if what the codec makes of a sample depends on all the
-    /// others: it codes windows, or knows their loudness, or norms over time.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for codecs that cannot stream: with windows, normalization
+    /// of the audio, or norms over time.
     pub fn encode_stream(&self) -> Result<Stream> {
         self.check_streams()?;
         Ok(Stream(self.encoder.start()))
     }
 
-    /// The codes that the next samples of a stream make certain, `(batch, codebooks, frames)`, if any. Together with
-    /// those of [`encode_rest`](Encodec::encode_rest) they are what [`encode`](Encodec::encode) gives.
+    /// Encodes the next samples of a stream, `(batch, samples, channels)`; returns the codes that are complete,
+    /// `(batch, codebooks, frames)`, if any. With those of [`encode_rest`](Encodec::encode_rest) they equal the codes
+    /// of [`encode`](Encodec::encode).
     ///
     /// # Errors
     /// As [`encode`](Encodec::encode).
@@ -250,7 +252,7 @@ impl Encodec {
         self.encode_piece(Some(sound), bandwidth, stream)
     }
 
-    /// The codes that are left when the sound of a stream has ended.
+    /// Ends streaming encoding; returns the remaining codes, `(batch, codebooks, frames)`, if any.
     ///
     /// # Errors
     /// As [`encode`](Encodec::encode).
@@ -269,7 +271,7 @@ impl Encodec {
         latents.map(|latents| self.quantizer.encode(&latents, quantizers)).transpose()
     }
 
-    /// The beginning of a sound that is decoded piece by piece.
+    /// Starts streaming decoding.
     ///
     /// # Errors
     /// As [`encode_stream`](Encodec::encode_stream).
@@ -278,10 +280,11 @@ impl Encodec {
         Ok(Stream(self.decoder.start()))
     }
 
-    /// The samples that the next codes of a stream make certain, `(batch, samples, channels)`, if any. Together with
-    /// those of [`decode_rest`](Encodec::decode_rest) they are what [`decode_codes`](Encodec::decode_codes) gives, to
-    /// the last bits; no context is needed and nothing is computed twice. After the first seven frames, that at 24 kHz
-    /// gives each frame at once, and that at 32 kHz, whose convolutions look ahead, four frames late.
+    /// Decodes the next codes of a stream, `(batch, codebooks, frames)`; returns the samples that are complete,
+    /// `(batch, samples, channels)`, if any. With those of [`decode_rest`](Encodec::decode_rest) they equal the output
+    /// of [`decode_codes`](Encodec::decode_codes), up to rounding, without overlap or repeated computation. After the
+    /// first seven frames, the causal 24 kHz codec has no latency, the non-causal 32 kHz codec a latency of four
+    /// frames.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
@@ -307,7 +310,7 @@ impl Encodec {
         self.decoder.push(Some(&frames), false, &mut stream.0)
     }
 
-    /// The samples that are left when the codes of a stream have ended.
+    /// Ends streaming decoding; returns the remaining samples, `(batch, samples, channels)`, if any.
     ///
     /// # Errors
     /// As [`decode`](Encodec::decode).
@@ -315,31 +318,32 @@ impl Encodec {
         self.decoder.push(None, true, &mut stream.0)
     }
 
-    /// The windows of `sound`.
+    /// Splits `sound` into windows.
     fn windows(&self, sound: &Tensor) -> Result<Vec<Tensor>> {
         let samples = sound.dim(1)?;
         let Some(Windows { length, stride }) = self.config.windows() else {
             return Ok(vec![sound.clone()]);
         };
         let last = (samples - 1) / stride * stride;
-        // Codes of windows are stacked, and only the last may be shorter.
+        // Only the last window may be shorter, as the codes of all windows are stacked.
         let full = if last == 0 { samples } else { samples.max(last - stride + length) };
         let sound = sound.pad_with_zeros(1, 0, full - samples)?;
         let window = |start: usize| Ok(sound.narrow(1, start, length.min(full - start))?);
         (0..=last).step_by(stride).map(window).collect()
     }
 
-    /// `window` at unit loudness, and how loud it was: `(batch, 1)`; or as it is, if the codec does not do that.
+    /// Normalizes `window` to unit RMS, and returns the scale, `(batch, 1)`; returns it unchanged without
+    /// [`Config::normalize`].
     fn normalized(&self, window: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         if !self.config.normalize {
             return Ok((window.clone(), None));
         }
         let mono = window.mean(2)?;
-        let scale = (mono.sqr()?.mean_keepdim(1)?.sqrt()? + QUIETEST)?;
+        let scale = (mono.sqr()?.mean_keepdim(1)?.sqrt()? + SCALE_EPS)?;
         Ok((window.broadcast_div(&scale.unsqueeze(2)?)?, Some(scale)))
     }
 
-    /// `(batch, samples, channels)` to `(batch, quantizers, frames)`.
+    /// Encodes one window, `(batch, samples, channels)`, to `(batch, codebooks, frames)`.
     fn encode_window(&self, window: &Tensor, quantizers: usize) -> Result<Tensor> {
         self.quantizer.encode(&self.encoder.forward(window)?, quantizers)
     }
@@ -348,24 +352,24 @@ impl Encodec {
         let config = &self.config;
         match config.streams() && config.windows().is_none() && !config.normalize {
             true => Ok(()),
-            false => Err(Error::unsupported("this codec needs a window of sound as a whole")
-                .hint("encode and decode take whole sounds; those at 24 and 32 kHz stream")),
+            false => Err(Error::unsupported("this codec does not stream")
+                .hint("use encode and decode; the codecs at 24 and 32 kHz stream")),
         }
     }
 
     fn check_sound(&self, sound: &Tensor) -> Result<()> {
         let channels = self.config.audio_channels;
         match sound.dims() {
-            [_, 0, _] | [0, ..] => return Err(Error::input("a sound of no samples")),
+            [_, 0, _] | [0, ..] => return Err(Error::input("the audio has no samples")),
             [_, _, found] if *found == channels => {}
             [_, _, found] => return Err(wrong_channels(*found, channels)),
             found => {
                 return Err(Error::input(format!(
-                    "a sound is (batch, samples, channels), this has the shape {found:?}"
+                    "the audio has the shape {found:?}, expected (batch, samples, channels)"
                 )));
             }
         }
-        // Nothing is left of a sum of zeros but where one was made of no finite number: samples stay where they are.
+        // The sum of x * 0 is 0 unless a sample is not finite; it is computed on the device.
         let zeros = (sound.to_dtype(DType::F32)? * 0.0)?;
         if transfer::to_host::<f32>(&zeros.sum_all()?)?.iter().all(|sum| *sum == 0.0) {
             return Ok(());
@@ -375,43 +379,40 @@ impl Encodec {
             None => Ok(()),
             Some(at) => {
                 let sample = at / channels % sound.dim(1)?;
-                Err(Error::input(format!(
-                    "sample {sample} of the sound is {}, not a finite number",
-                    values[at]
-                )))
+                Err(Error::input(format!("sample {sample} is {}, expected a finite number", values[at])))
             }
         }
     }
 
-    /// `codes` of `(batch, codebooks, frames)` as u32 on the codec's device, each inside its codebook.
+    /// Checks `codes`, `(batch, codebooks, frames)`, and returns them as u32 on the codec's device.
     fn checked(&self, codes: &Tensor) -> Result<Tensor> {
         let (size, quantizers) = (self.config.codebook_size, self.config.num_quantizers());
         let found = codes.dims();
         match found {
             [batch, books, frames] if *batch > 0 && *frames > 0 && (1..=quantizers).contains(books) => {}
             [_, books, _] if *books > quantizers => {
-                return Err(Error::input(format!("{books} codebooks, this codec has {quantizers}")));
+                return Err(Error::input(format!("{books} codebooks, but the codec has {quantizers}")));
             }
             _ => {
                 return Err(Error::input(format!(
-                    "codes are (batch, codebooks, frames), none of them 0; these have the shape {found:?}"
+                    "codes have the shape {found:?}, expected (batch, codebooks, frames), not empty"
                 )));
             }
         }
         if !codes.dtype().is_int() {
-            return Err(Error::input(format!("codes are integers, these are {:?}", codes.dtype())));
+            return Err(Error::input(format!("codes have the type {:?}, expected integers", codes.dtype())));
         }
         let flat: Vec<i64> = codes.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
         if let Some(code) = flat.iter().find(|code| !(0..size as i64).contains(*code)) {
-            return Err(Error::input(format!("code {code} is outside the codebooks of {size} entries")));
+            return Err(Error::input(format!("code {code} is outside the codebook of {size} codes")));
         }
         let flat: Vec<u32> = flat.into_iter().map(|code| code as u32).collect();
         Ok(Tensor::from_vec(flat, found, self.quantizer.device())?)
     }
 }
 
-/// The error of a sound with other channels than the codec's.
-fn wrong_channels(found: usize, wanted: usize) -> Error {
+/// The error for another number of channels than the codec's.
+fn wrong_channels(found: usize, expected: usize) -> Error {
     let plural = if found == 1 { "" } else { "s" };
-    Error::input(format!("the sound has {found} channel{plural}, this codec wants {wanted}"))
+    Error::input(format!("the audio has {found} channel{plural}, expected {expected}"))
 }

@@ -1,18 +1,17 @@
-//! Windows of sound, faded into each other.
+//! Overlap-add of windows of audio.
 
 use candle_core::Tensor;
 use fauna_shared::{Error, Result};
 
-/// Adds windows that overlap: each sample is the mean of the windows over it, weighted by triangles that are highest
-/// in the middle of a window.
+/// Linear overlap-add: each sample is the mean of the overlapping windows, with triangular weights.
 pub(super) struct OverlapAdd {
-    /// Samples from the start of a window to the start of the next.
+    /// Stride between the starts of consecutive windows, in samples.
     stride: usize,
-    /// The weights of a window, `(1, samples, 1)`: those of the first, which is the longest.
+    /// The weights of the first window, the longest, `(1, samples, 1)`.
     triangle: Option<Tensor>,
-    /// From the start of the last window on: the weighted sum and the sum of the weights.
+    /// Weighted sum and sum of weights from the start of the last window on.
     open: Option<(Tensor, Tensor)>,
-    /// What no later window reaches.
+    /// The completed samples.
     closed: Vec<Tensor>,
 }
 
@@ -21,7 +20,7 @@ impl OverlapAdd {
         Self { stride, triangle: None, open: None, closed: Vec::new() }
     }
 
-    /// The next window, `(batch, samples, channels)`, not longer than the first.
+    /// Adds the next window, `(batch, samples, channels)`, not longer than the first.
     pub fn add(&mut self, window: &Tensor) -> Result<()> {
         let length = window.dim(1)?;
         let triangle = match &self.triangle {
@@ -36,7 +35,7 @@ impl OverlapAdd {
         };
         let left = sums.dim(1)?.checked_sub(self.stride).ok_or_else(|| {
             let samples = sums.dims()[1];
-            Error::input(format!("windows of {samples} samples that begin every {} leave gaps", self.stride))
+            Error::input(format!("windows of {samples} samples with a stride of {} leave gaps", self.stride))
         })?;
         let past = |x: &Tensor| x.narrow(1, 0, self.stride);
         self.closed.push(past(&sums)?.broadcast_div(&past(&weights_so_far)?)?);
@@ -49,7 +48,7 @@ impl OverlapAdd {
         Ok(())
     }
 
-    /// All of it, from the start of the first window to the end of the last.
+    /// Returns the whole audio, `(batch, samples, channels)`.
     pub fn finish(mut self) -> Result<Tensor> {
         if let Some((sums, weights)) = self.open.take() {
             self.closed.push(sums.broadcast_div(&weights)?);
@@ -58,12 +57,12 @@ impl OverlapAdd {
     }
 }
 
-/// `1/2 - |t - 1/2|` at the places that divide 0 to 1 into one part more than the window has samples.
+/// Triangular weights, `1/2 - |t - 1/2|` at `t = i / (samples + 1)`.
 fn triangle(window: &Tensor) -> Result<Tensor> {
     let length = window.dim(1)?;
     let step = 1.0 / (length + 1) as f32;
     let weight = |i: usize| {
-        // Counted from the nearer end, as the reference rounds it.
+        // From the nearer end, with the rounding of the reference (`torch.linspace`).
         let t = if i < (length + 2) / 2 { step * i as f32 } else { 1.0 - step * (length + 1 - i) as f32 };
         0.5 - (t - 0.5).abs()
     };
@@ -88,20 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn where_windows_overlap_one_fades_into_the_other() {
+    fn overlapping_windows_are_crossfaded() {
         // Weights of three samples are 1/4, 1/2, 1/4.
         let faded = added(2, &[&[1.0, 1.0, 1.0], &[3.0, 3.0, 3.0], &[5.0, 5.0]]);
         assert_eq!(faded, [1.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     }
 
     #[test]
-    fn more_than_two_windows_may_lie_over_a_sample() {
+    fn more_than_two_windows_may_overlap() {
         let faded = added(1, &[&[1.0, 1.0, 1.0], &[1.0, 1.0, 1.0], &[5.0, 5.0, 5.0]]);
         assert_eq!(faded, [1.0, 1.0, (0.25 + 0.5 + 1.25), (0.25 + 2.5) / 0.75, 5.0]);
     }
 
     #[test]
-    fn a_short_window_inside_the_one_before_it_cuts_nothing_off() {
+    fn a_short_window_inside_the_previous_one_truncates_nothing() {
         assert_eq!(added(1, &[&[1.0, 1.0, 1.0], &[1.0]]), [1.0, 1.0, 1.0]);
     }
 

@@ -1,4 +1,4 @@
-//! EnCodec as a pipeline: sounds to codes, codes to sounds, sounds to vectors.
+//! The pipeline of EnCodec: audio to codes, codes to audio, audio embeddings.
 
 use std::ops::ControlFlow;
 
@@ -12,20 +12,20 @@ use serde_json::Value;
 
 use super::{Encodec, Encoded};
 
-/// Names of the reference that tell what codes are of, and our own that bring back the length of the sound.
+/// The tensors of encoded audio: the reference's, and `sampling_rate` and `length`, which restore the original length.
 const CODES: [&str; 5] = ["audio_codes", "audio_scales", "last_frame_pad_length", "sampling_rate", "length"];
 
-/// A codec with the settings of its release.
+/// The codec with its settings.
 pub struct EncodecPipeline {
     network: Encodec,
     device: Device,
-    /// In kbit/s: what sounds are encoded with; the lowest if none.
+    /// Bandwidth in kbit/s; the lowest if `None`.
     bandwidth: Option<f64>,
     card: Card,
 }
 
 impl EncodecPipeline {
-    /// Opens a checkpoint. The setting `bandwidth` (kbit/s) is what sounds are encoded with.
+    /// Opens a checkpoint. Settings: `bandwidth`, in kbit/s, for encoding.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<Encodec>()?;
         let settings = Value::Object(pretrained.options.settings.clone());
@@ -39,13 +39,13 @@ impl EncodecPipeline {
         })
     }
 
-    /// The codec itself.
+    /// The network.
     pub fn network(&self) -> &Encodec {
         &self.network
     }
 
-    /// `(1, samples, channels)` of `sound`, brought to the codec's channels, then to its rate as the original program
-    /// does it.
+    /// Converts `sound` to the codec's channels, then to its sampling rate, as in the original program:
+    /// `(1, samples, channels)`.
     fn resampled(&self, sound: &Sound) -> Result<Tensor> {
         let config = self.network.config();
         let rate = u32::try_from(config.sampling_rate).unwrap_or(u32::MAX);
@@ -57,7 +57,7 @@ impl EncodecPipeline {
         Ok(Tensor::from_vec(channels.concat(), shape, &self.device)?.transpose(1, 2)?.contiguous()?)
     }
 
-    /// The codes of `sound`, with what brings back its length.
+    /// Encodes `sound`; also returns its sampling rate and length.
     fn encode_sound(&self, sound: &Sound) -> Result<Tensors> {
         let sound = self.resampled(sound)?;
         let mut codes = named(self.network.encode(&sound, self.bandwidth)?)?;
@@ -69,12 +69,14 @@ impl EncodecPipeline {
         Ok(codes)
     }
 
-    /// The sounds of codes, one a row of the batch.
+    /// Decodes codes, one sound per batch element.
     fn decode_codes(&self, codes: &Tensors) -> Result<Vec<Sound>> {
         only_known(codes, &CODES)?;
         let rate = self.network.config().sampling_rate;
         if let Some(of) = number(codes, "sampling_rate")?.filter(|of| *of != rate) {
-            return Err(Error::input(format!("codes of sound at {of} Hz, this codec is for {rate} Hz")));
+            return Err(Error::input(format!(
+                "the codes are of a codec at {of} Hz, this codec is at {rate} Hz"
+            )));
         }
         let sound =
             self.network.decode(&encoded(codes, None)?)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
@@ -87,12 +89,12 @@ impl EncodecPipeline {
     /// The reference's `encode`.
     fn encode_values(&self, inputs: &Tensors, options: &Value) -> Result<Encoded> {
         let sound = masked(values(inputs, "input_values")?, inputs.get("padding_mask"))?;
-        // The reference's channels come before time.
+        // The reference's layout is channels first.
         let sound = sound.transpose(1, 2)?.contiguous()?.to_device(&self.device)?;
         self.network.encode(&sound, bandwidth(options)?.or(self.bandwidth))
     }
 
-    /// The reference's `decode`: `(batch, channels, samples)`, no longer than the mask.
+    /// The reference's `decode`: audio, `(batch, channels, samples)`, truncated to the length of the mask.
     fn decode_values(&self, encoded: &Encoded, mask: Option<&Tensor>) -> Result<Tensor> {
         let sound = self.network.decode(encoded)?.transpose(1, 2)?;
         let samples = sound.dim(2)?;
@@ -102,8 +104,8 @@ impl EncodecPipeline {
 }
 
 impl EncodecPipeline {
-    /// The mean over time of what the encoder makes of each sound before it is quantised.
-    pub fn encode(&self, batch: &[Sound]) -> Result<Embeddings> {
+    /// Returns one embedding per sound: the mean over time of the latents before quantization.
+    pub fn embed_sounds(&self, batch: &[Sound]) -> Result<Embeddings> {
         let row = |sound: &Sound| Ok(self.network.latents(&self.resampled(sound)?)?.mean(1)?);
         let rows = batch.iter().map(row).collect::<Result<Vec<_>>>()?;
         let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
@@ -135,7 +137,7 @@ impl Pipeline for EncodecPipeline {
             "forward" => {
                 only_known(inputs, &[sound, mask])?;
                 let encoded = self.encode_values(inputs, options)?;
-                // Without a mask the sound itself says how long it is.
+                // Without a mask the length is that of the input.
                 let values = self.decode_values(&encoded, inputs.get(mask).or(inputs.get(sound)))?;
                 let mut out = named(encoded)?;
                 out.insert("audio_values".into(), values);
@@ -148,9 +150,9 @@ impl Pipeline for EncodecPipeline {
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let sounds = items.iter().map(|item| match item {
             Item::Sound(sound) => Ok(sound.clone()),
-            other => Err(Error::input(format!("this model reads sound, not {}", other.modality()))),
+            other => Err(Error::input(format!("this model takes audio, not {}", other.modality()))),
         });
-        self.encode(&sounds.collect::<Result<Vec<_>>>()?)
+        self.embed_sounds(&sounds.collect::<Result<Vec<_>>>()?)
     }
 
     fn generate(
@@ -161,7 +163,7 @@ impl Pipeline for EncodecPipeline {
     ) -> Result<Generation> {
         let Prompt::Items(items) = prompt else {
             return Err(
-                Error::input("a codec holds no conversations").hint("give it a sound, or codes of one")
+                Error::input("a codec takes no conversation").hint("give it a sound, or the codes of one")
             );
         };
         match items.as_slice() {
@@ -178,48 +180,48 @@ impl Pipeline for EncodecPipeline {
             items => {
                 let found: Vec<String> = items.iter().map(|item| item.modality().to_string()).collect();
                 let found = if found.is_empty() { "nothing".to_string() } else { found.join(", ") };
-                return Err(Error::input(format!("a codec reads one sound, or codes of one, not {found}")));
+                return Err(Error::input(format!("expected one sound, or the codes of one, not {found}")));
             }
         }
         Ok(Generation::default())
     }
 }
 
-/// Codes by the reference's names, integers as int64.
+/// Encoded audio under the reference's names, integers as int64.
 fn named(encoded: Encoded) -> Result<Tensors> {
-    let filling = encoded.last_frame_pad_length as i64;
+    let padding = encoded.last_frame_pad_length as i64;
     let mut out = Tensors::from([
         ("audio_codes".to_string(), encoded.codes.to_dtype(DType::I64)?),
-        ("last_frame_pad_length".to_string(), Tensor::new(&[filling], &Device::Cpu)?),
+        ("last_frame_pad_length".to_string(), Tensor::new(&[padding], &Device::Cpu)?),
     ]);
     out.extend(encoded.scales.map(|scales| ("audio_scales".to_string(), scales)));
     Ok(out)
 }
 
-/// Codes from the reference's names.
+/// Encoded audio from tensors with the reference's names.
 fn encoded(inputs: &Tensors, options: Option<&Value>) -> Result<Encoded> {
     let codes = inputs.get("audio_codes").ok_or_else(|| Error::input("audio_codes are missing"))?;
-    let said =
+    let given =
         match options.map(|options| &options["last_frame_pad_length"]) {
             None | Some(Value::Null) => None,
             Some(value) => Some(value.as_u64().ok_or_else(|| {
-                Error::input(format!("last_frame_pad_length is a whole number, not {value}"))
+                Error::input(format!("last_frame_pad_length is {value}, expected an integer"))
             })? as usize),
         };
     Ok(Encoded {
         codes: codes.clone(),
         scales: inputs.get("audio_scales").cloned(),
-        last_frame_pad_length: said.or(number(inputs, "last_frame_pad_length")?).unwrap_or(0),
+        last_frame_pad_length: given.or(number(inputs, "last_frame_pad_length")?).unwrap_or(0),
     })
 }
 
-/// The one number of the tensor `name`, if it is there.
+/// The value of the one-element tensor `name`, if present.
 fn number(inputs: &Tensors, name: &str) -> Result<Option<usize>> {
     let Some(tensor) = inputs.get(name) else { return Ok(None) };
     let numbers: Vec<i64> = tensor.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?;
     match numbers[..] {
         [number] if number >= 0 => Ok(Some(number as usize)),
-        _ => Err(Error::input(format!("{name} is one number, 0 or above, not {numbers:?}"))),
+        _ => Err(Error::input(format!("{name} is {numbers:?}, expected one number, 0 or above"))),
     }
 }
 
@@ -229,23 +231,24 @@ fn bandwidth(options: &Value) -> Result<Option<f64>> {
         value => value
             .as_f64()
             .map(Some)
-            .ok_or_else(|| Error::input(format!("bandwidth is a number of kbit/s, not {value}"))),
+            .ok_or_else(|| Error::input(format!("bandwidth is {value}, expected a number in kbit/s"))),
     }
 }
 
-/// The sound `name`: `(batch, channels, samples)`.
+/// The audio input `name`, `(batch, channels, samples)`.
 fn values<'a>(inputs: &'a Tensors, name: &str) -> Result<&'a Tensor> {
     let values = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
     match values.rank() {
         3 => Ok(values),
         _ => Err(Error::input(format!(
-            "{name} are (batch, channels, samples), these have the shape {:?}",
+            "{name} have the shape {:?}, expected (batch, channels, samples)",
             values.dims()
         ))),
     }
 }
 
-/// `values` with zeros where `mask`, `(batch, samples)`, `(batch, 1, samples)` or of the shape of `values`, is 0.
+/// Sets `values`, `(batch, channels, samples)`, to zero where `mask`, of the same shape, `(batch, 1, samples)` or
+/// `(batch, samples)`, is 0.
 fn masked(values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let Some(mask) = mask else { return Ok(values.clone()) };
     let (batch, channels, samples) = values.dims3()?;

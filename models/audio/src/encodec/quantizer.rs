@@ -1,4 +1,4 @@
-//! The residual vector quantiser: each codebook says what the ones before it left over (section 3.2).
+//! Residual vector quantization: each codebook quantizes the residual of the previous ones (section 3.2).
 
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::Result;
@@ -6,13 +6,13 @@ use fauna_shared::weights::Weights;
 
 use super::config::Config;
 
-/// Codebooks, the coarsest first.
+/// The residual vector quantizer, the coarsest codebook first.
 pub(super) struct Quantizer {
     layers: Vec<Codebook>,
 }
 
 struct Codebook {
-    /// `(codebook_size, hidden_size)`.
+    /// Embeddings, `(codebook_size, hidden_size)`.
     embed: Tensor,
 }
 
@@ -25,28 +25,27 @@ impl Quantizer {
         Ok(Self { layers: (0..c.num_quantizers()).map(codebook).collect::<Result<_>>()? })
     }
 
-    /// Where the codebooks lie.
+    /// The device of the codebooks.
     pub fn device(&self) -> &Device {
         self.layers.first().map_or(&Device::Cpu, |layer| layer.embed.device())
     }
 
-    /// The codes of frames by the first `quantizers` codebooks: `(batch, frames, hidden_size)` to
-    /// `(batch, quantizers, frames)` of u32.
+    /// Quantizes `x`, `(batch, frames, hidden_size)`, with the first `quantizers` codebooks: `(batch, quantizers,
+    /// frames)` of u32.
     pub fn encode(&self, x: &Tensor, quantizers: usize) -> Result<Tensor> {
         let (batch, frames, width) = x.dims3()?;
-        let mut left = x.reshape((batch * frames, width))?.to_dtype(DType::F32)?;
+        let mut residual = x.reshape((batch * frames, width))?.to_dtype(DType::F32)?;
         let mut codes = Vec::new();
         for layer in self.layers.iter().take(quantizers) {
             let embed = layer.embed.to_dtype(DType::F32)?;
-            let nearest = nearest(&left, &embed)?;
-            left = (left - embed.index_select(&nearest, 0)?)?;
+            let nearest = nearest(&residual, &embed)?;
+            residual = (residual - embed.index_select(&nearest, 0)?)?;
             codes.push(nearest.reshape((batch, frames))?);
         }
         Ok(Tensor::stack(&codes, 1)?)
     }
 
-    /// The sum of the entries that codes name: `(batch, quantizers, frames)` of u32 to
-    /// `(batch, frames, hidden_size)`.
+    /// Sums the embeddings of `codes`, `(batch, quantizers, frames)` of u32: `(batch, frames, hidden_size)`.
     pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
         let (batch, quantizers, frames) = codes.dims3()?;
         let mut sum: Option<Tensor> = None;
@@ -57,13 +56,13 @@ impl Quantizer {
                 None => entries,
             });
         }
-        let sum = sum.ok_or_else(|| fauna_shared::Error::input("codes of no codebook"))?;
+        let sum = sum.ok_or_else(|| fauna_shared::Error::input("the codes have no codebook"))?;
         Ok(sum.reshape((batch, frames, sum.dim(1)?))?)
     }
 }
 
-/// The row of `embed` nearest to each row of `x`, the first of equals. Squares and products in the order of the
-/// reference: a tie that rounding makes or breaks is made or broken alike.
+/// The index of the nearest row of `embed` for each row of `x`, the first of equals; computed in the order of the
+/// reference, so that rounding breaks ties the same way.
 fn nearest(x: &Tensor, embed: &Tensor) -> Result<Tensor> {
     let squares = embed.sqr()?.sum(1)?;
     let products = (x * 2.0)?.matmul(&embed.t()?)?;
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn each_codebook_codes_what_is_left_over_and_the_first_of_equals_wins() {
+    fn each_codebook_quantizes_the_residual_and_the_first_of_equals_wins() {
         let x = Tensor::new(&[[[4.9f32, 0.1], [0.2, 4.8], [-0.9, 0.0]]], &Device::Cpu).unwrap();
         let codes = quantizer().encode(&x, 2).unwrap();
         assert_eq!(codes.to_vec3::<u32>().unwrap(), [[[1, 2, 0], [1, 2, 3]]]);
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn any_prefix_of_the_codebooks_decodes() {
+    fn any_number_of_the_first_codebooks_decodes() {
         let codes = Tensor::new(&[[[1u32, 2], [1, 2]]], &Device::Cpu).unwrap();
         let sum = |codes: &Tensor| quantizer().decode(codes).unwrap().to_vec3::<f32>().unwrap();
         assert_eq!(sum(&codes), [[[5.0, 0.0], [0.0, 5.0]]]);

@@ -1,4 +1,4 @@
-//! The original releases: one file with other names for the same tensors, and no config.
+//! The original releases: one file with other tensor names, without a config.
 
 use fauna_shared::model::{Layout, LoadOptions};
 use fauna_shared::source::Files;
@@ -6,14 +6,13 @@ use fauna_shared::weights::Name;
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-/// What a release calls its tensors, in the names of the model file. The original releases and audiocraft number the
-/// same layers under other names; what codebooks were trained with, and the paddings that old files hold, are no
-/// weights.
+/// Maps the tensor names of all releases, including the original ones and audiocraft's, to those of this family. The
+/// EMA buffers of the codebooks and the padding buffers of old files are ignored.
 pub fn rename(name: &str) -> Name {
     Name::without("encodec.", name, in_base)
 }
 
-/// The same without the name of the base model.
+/// [`rename`] of a name without the prefix of the base model.
 fn in_base(name: &str) -> Name {
     let (path, last) = name.rsplit_once('.').unwrap_or(("", name));
     let of_training = matches!(last, "embed_avg" | "cluster_size" | "inited");
@@ -25,7 +24,7 @@ fn in_base(name: &str) -> Name {
     }
     match path.split_once(".model.") {
         Some((side @ ("encoder" | "decoder"), layer)) => {
-            // A convolution lies in a wrapper with its norm, and that in a wrapper with its padding.
+            // A convolution is nested in a module with its norm, and that in a module with its padding.
             let layer = ["convtr", "conv"].iter().fold(layer.to_string(), |layer, wrapper| {
                 let in_wrapper = |part: &str| format!(".{wrapper}.{part}");
                 layer.replace(&in_wrapper(wrapper), ".conv").replace(&in_wrapper("norm"), ".norm")
@@ -36,7 +35,7 @@ fn in_base(name: &str) -> Name {
     }
 }
 
-/// How the files of the original releases begin, and the configs they were made with.
+/// The file name prefixes of the original releases, and their configs.
 fn releases() -> [(&'static str, Value); 2] {
     let at_24_khz = json!({"model_type": "encodec", "architectures": ["EncodecModel"]});
     let mut at_48_khz = at_24_khz.clone();
@@ -55,7 +54,7 @@ fn releases() -> [(&'static str, Value); 2] {
     [("encodec_24khz", at_24_khz), ("encodec_48khz", at_48_khz)]
 }
 
-/// A folder with an original release's file and no config.
+/// The layout of a folder with the file of an original release and no config.
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if there is more than one such file.
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_the_original_releases_are_those_of_this_file() {
+    fn original_names_are_mapped_to_those_of_this_family() {
         let renamed = [
             ("encoder.model.0.conv.conv.weight_g", "encoder.layers.0.conv.weight_g"),
             ("encoder.model.0.conv.norm.bias", "encoder.layers.0.norm.bias"),
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_weight_is_ignored() {
+    fn buffers_are_ignored() {
         for name in [
             "quantizer.vq.layers.0._codebook.embed_avg",
             "quantizer.layers.0.codebook.cluster_size",

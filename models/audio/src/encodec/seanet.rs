@@ -1,8 +1,8 @@
-//! SEANet, the network on either side of the codes: convolutions, an LSTM, residual blocks (section 3.1).
+//! SEANet, the encoder and decoder network: convolutions, residual blocks and an LSTM (section 3.1).
 //!
-//! Every layer takes the sound piece by piece and gives what has become certain; its [`State`] holds the frames that
-//! later outputs still need. A whole sound is one piece, and the last. The outputs are the same either way, so a long
-//! sound passes in bounded memory and a short one as it is made.
+//! Every layer is streaming: it takes chunks and returns the outputs that are complete; its [`State`] keeps the frames
+//! that later outputs need. Whole audio is a single chunk, which is also the last. The outputs do not depend on the
+//! chunking, so that long audio runs in bounded memory.
 
 use candle_core::Tensor;
 use fauna_shared::nn::{
@@ -13,23 +13,23 @@ use fauna_shared::{Error, Result};
 
 use super::config::{Config, NormType};
 
-/// Epsilon of the norms.
+/// Epsilon of the group norms.
 const EPSILON: f64 = 1e-5;
 
-/// Numbers of an activation that go through the layers at once: few enough to be in the processor's caches still
-/// when the next layer reads them, enough to make its products worth their weights.
-const AT_ONCE: usize = 1 << 20;
+/// Elements of an activation per chunk: few enough to stay in the CPU caches from layer to layer, enough for efficient
+/// matrix products.
+const CHUNK_ELEMENTS: usize = 1 << 20;
 
-/// One of the two networks.
+/// The encoder or the decoder.
 pub(super) struct Seanet {
     layers: Vec<Layer>,
-    /// Frames that go in at once.
-    piece: usize,
-    /// Whether pieces are allowed; the whole sound at once otherwise.
+    /// Length of a chunk of the input.
+    chunk: usize,
+    /// Whether the network can stream.
     streams: bool,
 }
 
-/// What a network keeps between two pieces of a sound.
+/// The state of a network between two chunks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
     layers: Vec<LayerState>,
@@ -43,21 +43,21 @@ enum LayerState {
     Nothing,
 }
 
-/// What a convolution keeps.
+/// The state of a convolution.
 #[derive(Debug, Clone, Default)]
 struct Frames {
-    /// The frames that later outputs need.
+    /// Input frames that later outputs need.
     kept: Option<Tensor>,
-    /// Where among them the next window begins; those before it are there for the mirror at the end.
+    /// Index of the start of the next window in `kept`; earlier frames are for reflection padding at the end.
     next: usize,
-    /// Frames taken in so far.
+    /// Number of input frames so far.
     seen: usize,
-    /// Whether the beginning is padded.
+    /// Whether the left padding is done.
     begun: bool,
 }
 
 impl Seanet {
-    /// Sound to frames: `(batch, samples, channels)` to `(batch, frames, hidden_size)`.
+    /// Loads the encoder: `(batch, samples, channels)` to `(batch, frames, hidden_size)`.
     pub fn encoder(c: &Config, w: &Weights) -> Result<Self> {
         let mut layers = Layers::new(c, w);
         let mut width = c.num_filters;
@@ -71,13 +71,13 @@ impl Seanet {
         layers.lstm(width)?;
         layers.elu();
         layers.conv(width, c.hidden_size, c.last_kernel_size, 1)?;
-        Ok(Self { layers: layers.list, piece: pieces_of(c.num_filters), streams: c.streams() })
+        Ok(Self { layers: layers.list, chunk: chunk_length(c.num_filters), streams: c.streams() })
     }
 
-    /// Frames to sound: `(batch, frames, hidden_size)` to `(batch, frames * hop, channels)`.
+    /// Loads the decoder: `(batch, frames, hidden_size)` to `(batch, frames * hop, channels)`.
     pub fn decoder(c: &Config, w: &Weights) -> Result<Self> {
         let mut layers = Layers::new(c, w);
-        let mut width = c.widest();
+        let mut width = c.max_channels();
         layers.conv(c.hidden_size, width, c.kernel_size, 1)?;
         layers.lstm(width)?;
         for ratio in c.upsampling_ratios.iter().copied() {
@@ -88,29 +88,28 @@ impl Seanet {
         }
         layers.elu();
         layers.conv(width, c.audio_channels, c.last_kernel_size, 1)?;
-        Ok(Self { layers: layers.list, piece: pieces_of(c.widest()), streams: c.streams() })
+        Ok(Self { layers: layers.list, chunk: chunk_length(c.max_channels()), streams: c.streams() })
     }
 
-    /// What the network makes of a whole sound.
+    /// Runs the network on whole audio.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let made = self.push(Some(x), true, &mut self.start())?;
-        made.ok_or_else(|| Error::input("a sound of no samples"))
+        made.ok_or_else(|| Error::input("the audio has no samples"))
     }
 
-    /// What the layers keep before the first piece.
+    /// The state before the first chunk.
     pub fn start(&self) -> State {
         State { layers: self.layers.iter().map(Layer::start).collect() }
     }
 
-    /// What the next piece of a sound makes certain, if anything. The `last` piece brings out all the rest, and may
-    /// be empty.
+    /// Runs the network on the next chunk; returns the outputs that are complete, if any. The `last` chunk completes
+    /// all outputs, and may be empty.
     pub fn push(&self, x: Option<&Tensor>, last: bool, state: &mut State) -> Result<Option<Tensor>> {
         let mut waiting = vec![None; self.layers.len()];
         self.run(0, x.cloned(), Now { last, flush: true }, &mut state.layers, &mut waiting)
     }
 
-    /// Sends `x` through the layers from `first` on, in pieces. What is too little to be worth a layer's weights
-    /// waits before it for more, until this push has no more.
+    /// Runs the layers from `first` on, in chunks. Short chunks are buffered before a layer until the end of this push.
     fn run(
         &self,
         first: usize,
@@ -121,21 +120,21 @@ impl Seanet {
     ) -> Result<Option<Tensor>> {
         let (Some(layer), true) = (self.layers.get(first), first < states.len()) else { return Ok(x) };
         let x = join(waiting[first].take(), x)?;
-        let piece = match &x {
+        let chunk = match &x {
             Some(_) if !self.streams => usize::MAX,
-            Some(x) if first > 0 => pieces_of(x.dim(0)? * x.dim(2)?),
-            _ => self.piece,
+            Some(x) if first > 0 => chunk_length(x.dim(0)? * x.dim(2)?),
+            _ => self.chunk,
         };
         let time = length(x.as_ref())?;
-        if !now.flush && time < piece / 2 {
+        if !now.flush && time < chunk / 2 {
             waiting[first] = x;
             return Ok(None);
         }
         let mut made = Vec::new();
-        for from in (0..time.max(1)).step_by(piece) {
-            let end = time <= from.saturating_add(piece);
+        for from in (0..time.max(1)).step_by(chunk) {
+            let end = time <= from.saturating_add(chunk);
             let x = match &x {
-                Some(x) => Some(x.narrow(1, from, piece.min(time - from))?),
+                Some(x) => Some(x.narrow(1, from, chunk.min(time - from))?),
                 None => None,
             };
             let now = Now { last: now.last && end, flush: now.flush && end };
@@ -153,21 +152,21 @@ impl Seanet {
     }
 }
 
-/// What a piece ends.
+/// What ends with a chunk.
 #[derive(Debug, Clone, Copy)]
 struct Now {
-    /// The sound.
+    /// The whole audio.
     last: bool,
-    /// What is there for the moment.
+    /// The current push, so that buffers are flushed.
     flush: bool,
 }
 
-/// Frames of `width` numbers that go through the layers at once.
-fn pieces_of(width: usize) -> usize {
-    (AT_ONCE / width.max(1)).max(1)
+/// Length of a chunk of frames with `width` channels.
+fn chunk_length(width: usize) -> usize {
+    (CHUNK_ELEMENTS / width.max(1)).max(1)
 }
 
-/// The layers of a network as they are listed: the place in the list is part of a tensor's name.
+/// Builder of the list of layers; the index of a layer is part of its tensors' names.
 struct Layers<'a> {
     list: Vec<Layer>,
     c: &'a Config,
@@ -179,7 +178,7 @@ impl<'a> Layers<'a> {
         Self { list: Vec::new(), c, w }
     }
 
-    /// Where the weights of the next layer lie.
+    /// The weights of the next layer.
     fn here(&self) -> Weights {
         self.w.at_index("layers", self.list.len())
     }
@@ -245,15 +244,17 @@ impl Layer {
             (Self::Residual(block), LayerState::Residual { narrow, widen, skipped }) => {
                 block.push(x, last, narrow, widen, skipped)
             }
-            (Self::Lstm(lstm), LayerState::Lstm(state)) => x.map(|x| remember(lstm, x, state)).transpose(),
+            (Self::Lstm(lstm), LayerState::Lstm(state)) => {
+                x.map(|x| residual_lstm(lstm, x, state)).transpose()
+            }
             (Self::Elu, _) => x.map(elu).transpose(),
-            _ => Err(Error::input("a stream of another network")),
+            _ => Err(Error::input("the stream is of another network")),
         }
     }
 }
 
-/// `LSTM(x) + x`, going on from what is remembered.
-fn remember(lstm: &Lstm, x: Tensor, state: &mut Option<LstmState>) -> Result<Tensor> {
+/// `LSTM(x) + x`, from the LSTM state on.
+fn residual_lstm(lstm: &Lstm, x: Tensor, state: &mut Option<LstmState>) -> Result<Tensor> {
     let state = match state {
         Some(state) => state,
         None => state.insert(lstm.start(&x)?),
@@ -265,7 +266,7 @@ fn elu(x: Tensor) -> Result<Tensor> {
     Activation::Elu.forward(&x)
 }
 
-/// A convolution between its paddings.
+/// A padded convolution.
 struct Conv {
     conv: Conv1d,
     norm: Option<GroupNorm>,
@@ -303,10 +304,10 @@ impl Conv {
         }
         frames.seen += length(x.as_ref())?;
         let Some(x) = join(frames.kept.take(), x)? else { return Ok(None) };
-        // At the end the last window is filled up, with at most this many frames in all.
+        // At the end, the last window is padded with at most this many frames.
         let most = self.right + self.stride - 1;
         if !frames.begun && !last && x.dim(1)? <= self.left.max(most) {
-            // What is mirrored before the first frame is not all here.
+            // Not enough frames for the reflection padding at the start.
             frames.kept = Some(x);
             return Ok(None);
         }
@@ -323,7 +324,7 @@ impl Conv {
         };
         let next = first + windows * self.stride;
         if !last {
-            // The mirror at the end shows up to `most` frames and turns at one more.
+            // Reflection padding at the end needs up to `most + 1` frames.
             let from = next.min(time.saturating_sub(most + 1));
             frames.kept = Some(x.narrow(1, from, time - from)?.force_contiguous()?);
             frames.next = next - from;
@@ -337,7 +338,7 @@ impl Conv {
     }
 }
 
-/// A transposed convolution over two frames at a time, whose surplus is cut.
+/// A transposed convolution with a kernel of two frames, whose surplus is trimmed.
 struct ConvTranspose {
     conv: ConvTranspose1d,
     norm: Option<GroupNorm>,
@@ -368,7 +369,7 @@ impl ConvTranspose {
         let Some(x) = join(frames.kept.take(), x)? else { return Ok(None) };
         let time = x.dim(1)?;
         let y = normed(&self.norm, self.conv.forward(&x)?)?;
-        // What the last frame makes is certain up to where the next one begins.
+        // The outputs of the last frame are complete up to the start of the next frame.
         let until = if last { y.dim(1)? - self.right } else { time * self.ratio };
         let from = if frames.begun { before * self.ratio } else { self.left };
         if !last {
@@ -382,7 +383,7 @@ impl ConvTranspose {
     }
 }
 
-/// What is skipped, or a convolution of it, plus what a narrow and a widening convolution make of it.
+/// A residual block: the shortcut plus two convolutions, the first with fewer channels.
 struct Residual {
     narrow: Conv,
     widen: Conv,
@@ -448,8 +449,8 @@ fn normed(norm: &Option<GroupNorm>, x: Tensor) -> Result<Tensor> {
     }
 }
 
-/// `x` with frames before and after it. What is too short to be mirrored is first made longer with zeros, and what
-/// they added is cut off again.
+/// Pads `x` over time. For reflection padding, a shorter `x` is extended with zeros first, which are removed again, as
+/// in the reference.
 fn pad(x: &Tensor, before: usize, after: usize, mode: PadMode) -> Result<Tensor> {
     let (time, most) = (x.dim(1)?, before.max(after));
     if mode != PadMode::Reflect || time > most {
@@ -459,7 +460,7 @@ fn pad(x: &Tensor, before: usize, after: usize, mode: PadMode) -> Result<Tensor>
     Ok(pad_time(&longer, before, after, mode)?.narrow(1, 0, before + time + after)?)
 }
 
-/// One after the other in time.
+/// Concatenates over time.
 fn join(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
     match (a, b) {
         (Some(a), Some(b)) => Ok(Some(Tensor::cat(&[a, b], 1)?)),

@@ -1,7 +1,7 @@
-//! From a sound to features: LLark's recipe, and before it jukemir's.
+//! Audio features of the prior's hidden states, as in LLark and jukemir.
 //!
-//! Castellon et al. 2021, section 3; Gardner et al. 2023, section 3. Everything before the prior is part of the
-//! model: mono at the prior's rate, the loudest sample at 1, silence up to one window, the rest cut.
+//! Castellon et al. 2021, section 3; Gardner et al. 2023, section 3. Preprocessing: mono at the prior's
+//! sampling rate, peak-normalized, zero-padded or truncated to one window.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::audio;
@@ -9,22 +9,22 @@ use fauna_shared::{Error, Result};
 
 use super::{Jukebox, Labels};
 
-/// What the prior made of a sound.
+/// The features of audio.
 #[derive(Debug, Clone)]
 pub struct JukeboxFeatures {
-    /// The codes of the window, `(n_ctx)` of u32; silence after the sound's end included.
+    /// The codes of the window, `(n_ctx)` of u32, padding included.
     pub music_tokens: Vec<u32>,
-    /// A state for each code of the sound, `(codes, width)`; none for what was silence added.
+    /// Hidden states of the codes, `(codes, prior_width)`, without padding.
     pub activations: Tensor,
 }
 
 impl Jukebox {
-    /// Samples a second of what it hears and makes, in Hz.
+    /// Sampling rate in Hz.
     pub fn rate(&self) -> u32 {
         self.hps.rate
     }
 
-    /// Samples in the prior's window: 1,048,576 in the released one, 23.8 seconds.
+    /// Samples per window of the prior: 1,048,576 in the release, 23.8 seconds.
     ///
     /// # Errors
     /// As [`prior`](Jukebox::prior).
@@ -32,25 +32,25 @@ impl Jukebox {
         Ok(self.prior()?.n_ctx() * self.vqvae().hop(self.level()))
     }
 
-    /// The level whose codes the prior reads.
+    /// The level of the prior's codes.
     fn level(&self) -> usize {
         self.hps.prior.as_ref().map_or(0, |prior| prior.level)
     }
 
-    /// The states after `layers` layers of the prior, of mono `samples` at [`rate`](Jukebox::rate). What is past one
-    /// window is not heard.
+    /// Computes the features after `layers` layers of the prior, of mono `samples` at [`rate`](Jukebox::rate),
+    /// truncated to one window.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for samples that are no numbers, or fewer than one code takes.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for samples that are not finite, or fewer than one code has.
     pub fn listen(&self, samples: &[f32], layers: usize) -> Result<JukeboxFeatures> {
         audio::check_finite(samples)?;
         let (prior, window) = (self.prior()?, self.window()?);
         let codes = prior.n_ctx();
-        // Of a long sound the window's codes are all there are.
+        // At most one window of codes.
         let of_sound = (codes as u128 * samples.len() as u128 / window as u128).min(codes as u128) as usize;
         if of_sound == 0 {
             return Err(Error::input(format!(
-                "{} samples: a sound of at least {} at {} Hz is wanted",
+                "{} samples, expected at least {} at {} Hz",
                 samples.len(),
                 window / codes,
                 self.rate()
@@ -58,11 +58,11 @@ impl Jukebox {
         }
         let loudest = samples.iter().fold(0f32, |loudest, sample| loudest.max(sample.abs()));
         let scale = |sample: &f32| if loudest > 0.0 { sample / loudest } else { *sample };
-        let mut heard: Vec<f32> = samples.iter().take(window).map(scale).collect();
-        heard.resize(window, 0.0);
+        let mut padded: Vec<f32> = samples.iter().take(window).map(scale).collect();
+        padded.resize(window, 0.0);
 
         let device = prior.device();
-        let sound = Tensor::from_vec(heard, (1, window, 1), &Device::Cpu)?.to_device(device)?;
+        let sound = Tensor::from_vec(padded, (1, window, 1), &Device::Cpu)?.to_device(device)?;
         let sound = sound.expand((1, window, self.vqvae().channels()))?.contiguous()?;
         let music_tokens: Vec<u32> = self.vqvae().encode(self.level(), &sound)?.flatten_all()?.to_vec1()?;
         drop(sound);
@@ -72,20 +72,20 @@ impl Jukebox {
         Ok(JukeboxFeatures { music_tokens, activations })
     }
 
-    /// The labels of an unknown song.
+    /// The metadata of an unknown song.
     pub fn unknown(&self) -> Result<Labels> {
         self.prior()?;
         let hop = self.vqvae().hop(self.level());
         Ok(self.hps.prior.as_ref().map_or(Labels(Vec::new()), |prior| Labels::unknown(prior, hop)))
     }
 
-    /// The means of `activations`, `(codes, width)`, over runs of codes that make about `per_second` frames a second:
-    /// `(frames, width)`, what is left of the last run dropped. Of the released prior at LLark's 10 a second, a run
-    /// is 34 codes, and a full window 240 frames. 0 a second is the mean of everything, `(width)`.
+    /// Average-pools `activations`, `(codes, prior_width)`, to about `per_second` frames per second, `(frames,
+    /// prior_width)`; an incomplete last frame is dropped. At LLark's 10 Hz, a frame of the release is 34 codes, and a
+    /// window 240 frames. `per_second` 0 returns the mean of all codes, `(prior_width)`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if there are fewer codes than one run, or more frames than codes
-    /// are asked for.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if there are fewer codes than one frame has, or the frame rate is
+    /// above that of the codes.
     pub fn pool(&self, activations: &Tensor, per_second: f64) -> Result<Tensor> {
         if per_second == 0.0 {
             return Ok(activations.mean(0)?);
@@ -96,14 +96,14 @@ impl Jukebox {
         let run = (codes_per_second / per_second).floor();
         if !(run >= 1.0 && per_second > 0.0) {
             return Err(Error::input(format!(
-                "{per_second} frames a second: more than 0 and at most {codes_per_second} are wanted, or 0 for one in all"
+                "{per_second} frames per second: expected at most {codes_per_second}, or 0 for the mean of all"
             )));
         }
         let run = run as usize;
         let frames = codes / run;
         if frames == 0 {
             return Err(Error::input(format!(
-                "a sound of {codes} codes is too short: a frame is the mean of {run}, {:.2} seconds",
+                "the audio is too short: it has {codes} codes, a frame has {run}, {:.2} seconds",
                 run as f64 / codes_per_second
             )));
         }

@@ -1,7 +1,7 @@
-//! Jukebox's hyper-parameters, by OpenAI's names or by those of transformers' `config.json`.
+//! Jukebox's hyperparameters, by OpenAI's names or by those of transformers' `config.json`.
 //!
-//! OpenAI's files do not say what shape they have: the defaults here are those of the released 5b models, and the
-//! setting `hps` (`{"vqvae": {…}, "prior": {…}}`, OpenAI's names) changes them.
+//! OpenAI's files do not contain them: the defaults are those of the released 5b models, and the setting `hps`
+//! (`{"vqvae": {…}, "prior": {…}}`, OpenAI's names) overrides them.
 
 use fauna_shared::model::{Keys, check_heads, check_sizes};
 use fauna_shared::nn::Activation;
@@ -10,13 +10,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-/// Layers of the prior that LLark listens with (Castellon et al. 2021 found the middle of the stack to know most).
+/// Number of prior layers for LLark's features (Castellon et al. 2021 found the middle layers to be the best).
 const LAYERS: usize = 36;
 
-/// What the types here do not say of the keys: the codec is typed by OpenAI's names.
+/// The config keys that are not declared here: the VQ-VAE's type has OpenAI's names.
 pub static KEYS: Keys = Keys { parts: &[("vqvae_config", &VQVAE_KEYS)], ..Keys::NONE };
 
-/// transformers' names of the codec's keys.
+/// transformers' names of the VQ-VAE's keys.
 static VQVAE_KEYS: Keys = Keys {
     older: &[
         ("res_downs_t", "downs_t"),
@@ -34,18 +34,18 @@ static VQVAE_KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// Both networks.
+/// Hyperparameters of both networks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hps {
-    /// The codec.
+    /// The VQ-VAE.
     pub vqvae: VqVaeHps,
-    /// The prior over its coarsest codes, if the release has one of the kind that is implemented.
+    /// The top-level prior, if the release has one that is implemented.
     pub prior: Option<PriorHps>,
-    /// Why there is none, where the release has one of another kind.
+    /// Why there is no prior, if the release has one that is not implemented.
     pub no_prior: Option<String>,
-    /// How many of the prior's layers are read; the rest stay in the file.
+    /// Number of prior layers that are loaded.
     pub layers: usize,
-    /// Samples a second of the codec, in Hz.
+    /// Sampling rate in Hz.
     pub rate: u32,
 }
 
@@ -53,33 +53,33 @@ pub struct Hps {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VqVaeHps {
-    /// Codecs of falling rate, each with an encoder, a decoder and a codebook of its own.
+    /// Number of levels, each with its own encoder, decoder and codebook.
     pub levels: usize,
-    /// Halvings (or divisions by the stride) that each level adds.
+    /// Number of downsampling convolutions that each level adds.
     pub downs_t: Vec<usize>,
-    /// By what each of them divides.
+    /// Stride of each level's downsampling convolutions.
     pub strides_t: Vec<usize>,
-    /// Width of a code's vector.
+    /// Dimension of a code's embedding.
     pub emb_width: usize,
-    /// Codes in a codebook.
+    /// Number of codes of a codebook.
     pub l_bins: usize,
-    /// What each level multiplies `width` and `depth` by; 1 if absent.
+    /// Multiplier of `width` and `depth` for each level; 1 if absent.
     pub hvqvae_multipliers: Option<Vec<usize>>,
-    /// Width of the convolutions.
+    /// Number of channels of the convolutions.
     pub width: usize,
-    /// Residual blocks after each division.
+    /// Number of residual blocks after each downsampling convolution.
     pub depth: usize,
-    /// Width inside a residual block, as a multiple.
+    /// Multiplier of the channels inside a residual block.
     pub m_conv: f64,
-    /// Block `j` is dilated by this to the power `j`…
+    /// The dilation of residual block `j` is this to the power of `j`, or of `j` modulo `dilation_cycle`.
     pub dilation_growth_rate: usize,
-    /// …or `j` modulo this.
+    /// Cycle of the dilations, if any.
     pub dilation_cycle: Option<usize>,
-    /// Whether decoders begin with the most dilated block.
+    /// Whether the dilations are in reverse order in the decoder.
     pub vqvae_reverse_decoder_dilation: bool,
-    /// Channels of the sound.
+    /// Number of audio channels.
     pub channels: usize,
-    /// Whether residual blocks are divided by the root of their number.
+    /// Whether residual blocks are scaled by `1 / sqrt(depth)`.
     pub conv_res_scale: Option<bool>,
 }
 
@@ -105,12 +105,12 @@ impl Default for VqVaeHps {
 }
 
 impl VqVaeHps {
-    /// What `level` multiplies width and depth by.
+    /// Multiplier of `width` and `depth` for `level`.
     pub fn multiplier(&self, level: usize) -> usize {
         self.hvqvae_multipliers.as_ref().and_then(|all| all.get(level)).copied().unwrap_or(1)
     }
 
-    /// Samples in one code of `level`.
+    /// Hop length of `level`: samples per code.
     pub fn hop(&self, level: usize) -> usize {
         let divisions = self.strides_t.iter().zip(&self.downs_t).take(level + 1);
         divisions.map(|(stride, downs)| stride.pow(*downs as u32)).product()
@@ -133,7 +133,7 @@ impl VqVaeHps {
             || multipliers < self.levels
         {
             return Err(Error::unsupported(format!(
-                "downs_t, strides_t and hvqvae_multipliers are not one for each of {} levels",
+                "downs_t, strides_t and hvqvae_multipliers must have one entry per level, {} in all",
                 self.levels
             )));
         }
@@ -148,55 +148,55 @@ impl VqVaeHps {
             u32::try_from(deepest).ok().and_then(|deepest| self.dilation_growth_rate.checked_pow(deepest));
         match (hop, dilation.filter(|dilation| *dilation < 1 << 24)) {
             (Some(_), Some(_)) => Ok(()),
-            (None, _) => Err(Error::unsupported("downs_t and strides_t give no usable hop")),
+            (None, _) => Err(Error::unsupported("downs_t and strides_t have an invalid hop length")),
             (_, None) => {
-                Err(Error::unsupported("dilations grow past every sound: depth or dilation_growth_rate"))
+                Err(Error::unsupported("depth and dilation_growth_rate have dilations that are too large"))
             }
         }
     }
 }
 
-/// The prior over the coarsest codes, without lyrics (Dhariwal et al. 2020, tables 5 and 6).
+/// The top-level prior without lyrics (Dhariwal et al. 2020, tables 5 and 6).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PriorHps {
-    /// The level of the VQ-VAE whose codes it reads.
+    /// Level of the VQ-VAE whose codes it models.
     pub level: usize,
-    /// Codes in its window; it reads no fewer.
+    /// Context length in codes; inputs must have this length.
     pub n_ctx: usize,
     /// Hidden size.
     pub prior_width: usize,
-    /// Layers in the file.
+    /// Number of layers.
     pub prior_depth: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: usize,
-    /// How attention is factored; only 2 (block, transpose, previous block) is implemented.
+    /// Pattern of the factorized attention; only 2 (block, transpose, previous block) is implemented.
     pub attn_order: usize,
-    /// Blocks in a window.
+    /// Number of blocks of the factorized attention.
     pub blocks: usize,
-    /// Width of attention, as a multiple.
+    /// Attention dimension, as a multiple of `prior_width`.
     pub m_attn: f64,
-    /// Width inside the feed-forward part, as a multiple.
+    /// Intermediate (feed-forward) size, as a multiple of `prior_width`.
     pub m_mlp: f64,
-    /// Its activation.
+    /// Activation function.
     pub act_fn: Activation,
-    /// Only true is implemented: conditioning is added before the layers and not after.
+    /// Whether conditioning is added before the layers only; only true is implemented.
     pub merged_decoder: bool,
-    /// Genres and artists.
+    /// Number of genres and of artists.
     pub y_bins: (usize, usize),
-    /// Bins of each time signal.
+    /// Number of bins of each timing signal.
     pub t_bins: usize,
-    /// Genres a song may have.
+    /// Maximum number of genres per song.
     pub max_bow_genre_size: usize,
-    /// Samples a second, in Hz.
+    /// Sampling rate in Hz.
     pub sr: usize,
-    /// The shortest song it was trained on, in seconds.
+    /// Minimum duration of a song in training, in seconds.
     pub min_duration: f64,
-    /// The longest, in seconds.
+    /// Maximum duration of a song in training, in seconds.
     pub max_duration: f64,
-    /// Lyric tokens; only 0 is implemented.
+    /// Number of lyrics tokens; only 0 is implemented.
     pub n_tokens: usize,
-    /// Only true is implemented: conditioning on artist, genre and time.
+    /// Whether there is metadata conditioning; only true is implemented.
     pub labels: bool,
 }
 
@@ -226,18 +226,18 @@ impl Default for PriorHps {
     }
 }
 
-/// More layers than any prior has: 5b's has 79.
-const MOST_LAYERS: usize = 10_000;
-/// More genres than anybody gives a song: 5b's takes 5.
-const MOST_GENRES: usize = 10_000;
+/// Maximum number of layers; the largest prior, that of 5b_lyrics, has 79.
+const MAX_LAYERS: usize = 10_000;
+/// Maximum number of genres per song; 5b has 5.
+const MAX_GENRES: usize = 10_000;
 
 impl PriorHps {
-    /// Width of queries, keys and values.
+    /// Attention dimension: of all queries, keys and values.
     pub fn attention_width(&self) -> usize {
         (self.m_attn * self.prior_width as f64) as usize
     }
 
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub fn mlp_width(&self) -> usize {
         (self.m_mlp * self.prior_width as f64) as usize
     }
@@ -246,16 +246,16 @@ impl PriorHps {
         let only = |good: bool, what: &str| match good {
             true => Ok(()),
             false => Err(Error::unsupported(format!("a Jukebox prior with {what} is not implemented"))
-                .hint("the prior that LLark listens with is 5b's: prior_level_2.pth.tar, without lyrics")),
+                .hint("LLark uses the prior of 5b: prior_level_2.pth.tar, without lyrics")),
         };
         only(self.attn_order == 2, &format!("attn_order {}", self.attn_order))?;
         only(self.n_tokens == 0, &format!("lyrics (n_tokens {})", self.n_tokens))?;
         only(self.merged_decoder, "merged_decoder false")?;
         only(self.labels, "labels false")?;
         only(self.level < levels, &format!("level {} of {levels}", self.level))?;
-        only(self.prior_depth <= MOST_LAYERS, &format!("prior_depth {}", self.prior_depth))?;
+        only(self.prior_depth <= MAX_LAYERS, &format!("prior_depth {}", self.prior_depth))?;
         let genres = self.max_bow_genre_size;
-        only(genres <= MOST_GENRES, &format!("max_bow_genre_size {genres}"))?;
+        only(genres <= MAX_GENRES, &format!("max_bow_genre_size {genres}"))?;
         check_sizes(&[
             ("prior_depth", self.prior_depth),
             ("n_ctx", self.n_ctx),
@@ -265,18 +265,18 @@ impl PriorHps {
             ("m_mlp", self.mlp_width()),
         ])?;
         check_heads(("n_ctx", self.n_ctx), ("blocks", self.blocks))?;
-        check_heads(("the width of attention", self.attention_width()), ("heads", self.heads))?;
+        check_heads(("the attention dimension", self.attention_width()), ("heads", self.heads))?;
         check_sizes(&[("prior_width", self.prior_width)])
     }
 }
 
 impl Hps {
-    /// From a config (transformers' keys, or none of them) and what the caller knows better: `hps` and
-    /// `prior_depth`.
+    /// Parses a config with transformers' keys, or none of them, and the settings `hps` and `prior_depth`, which
+    /// override it.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) naming a key that is wrong, [`Unsupported`](ErrorKind::Unsupported) naming one
-    /// that asks for what is not implemented.
+    /// [`Format`](ErrorKind::Format) naming an invalid key, [`Unsupported`](ErrorKind::Unsupported) naming a key whose
+    /// value is not implemented.
     pub fn read(config: &Value, settings: &Map<String, Value>) -> Result<Self> {
         let config = &KEYS.read(config.clone())?;
         let mut vqvae = config.get("vqvae_config").cloned().unwrap_or_else(|| json!({}));
@@ -295,42 +295,43 @@ impl Hps {
         let vqvae: VqVaeHps = fields(vqvae)?;
         vqvae.check()?;
         if let Some(Value::Object(prior)) = &mut prior {
-            // Unless it says otherwise it is over the coarsest codes.
+            // By default the coarsest level.
             prior.entry("level").or_insert(json!(vqvae.levels - 1));
         }
         let prior: Option<PriorHps> = prior.map(fields).transpose()?;
         let mut layers = prior.as_ref().map_or(0, |prior| LAYERS.min(prior.prior_depth));
         if let Some(prior) = &prior {
             prior.check(vqvae.levels)?;
-            if let Some(wanted) = wanted_layers(settings)? {
-                if wanted > prior.prior_depth {
+            if let Some(depth) = prior_depth(settings)? {
+                if depth > prior.prior_depth {
                     return Err(Error::input(format!(
-                        "prior_depth {wanted} is more than the {} layers of the prior",
+                        "prior_depth {depth} is more than the {} layers of the prior",
                         prior.prior_depth
                     )));
                 }
-                layers = wanted;
+                layers = depth;
             }
         }
         let rate = prior.as_ref().map(|prior| prior.sr as u64).or_else(|| config["sampling_rate"].as_u64());
-        let rate = u32::try_from(rate.unwrap_or(44_100)).map_err(|_| Error::unsupported("sr is no rate"))?;
+        let rate =
+            u32::try_from(rate.unwrap_or(44_100)).map_err(|_| Error::unsupported("sr is out of range"))?;
         Ok(Self { vqvae, prior, no_prior, layers, rate })
     }
 }
 
-/// How many layers of the prior `options` ask for, if they say.
-pub fn wanted_layers(options: &Map<String, Value>) -> Result<Option<usize>> {
+/// The number of prior layers in `options`, if set.
+pub fn prior_depth(options: &Map<String, Value>) -> Result<Option<usize>> {
     match options.get("prior_depth") {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_u64() {
             Some(layers) if layers > 0 => Ok(Some(layers as usize)),
-            _ => Err(Error::input(format!("prior_depth is a count of layers above 0, not {value}"))),
+            _ => Err(Error::input(format!("prior_depth is {value}, expected a positive integer"))),
         },
     }
 }
 
-/// The top prior of transformers' config in OpenAI's names; or why it is none that is implemented. A config that says
-/// nothing of priors is that of OpenAI's own files.
+/// Converts the top-level prior of transformers' config to OpenAI's names; the error is why it is not implemented. A
+/// config without a VQ-VAE is that of OpenAI's own files.
 fn released_prior(config: &Value) -> std::result::Result<Option<Value>, String> {
     if config.get("vqvae_config").is_none() {
         return Ok(Some(json!({})));
@@ -338,7 +339,7 @@ fn released_prior(config: &Value) -> std::result::Result<Option<Value>, String> 
     let prior = match (config["nb_priors"].as_u64(), &config["prior_config_list"][0], &config["prior_0"]) {
         (Some(0), _, _) => return Ok(None),
         (_, prior @ Value::Object(_), _) | (_, _, prior @ Value::Object(_)) => prior,
-        _ => return Err("its config says nothing of its priors".to_string()),
+        _ => return Err("its config has no priors".to_string()),
     };
     let or = |fields: &Value, key: &str, default: Value| match &fields[key] {
         Value::Null => default,
@@ -348,22 +349,20 @@ fn released_prior(config: &Value) -> std::result::Result<Option<Value>, String> 
     let of_model = |key: &str, default: Value| or(config, key, default);
     let pattern = of_prior("attention_pattern", json!("enc_dec_with_lyrics"));
     if pattern != "raw_column_previous_row_attention" {
-        return Err(format!("its prior attends by {pattern}, which is not implemented"));
+        return Err(format!("its prior has the attention pattern {pattern}, which is not implemented"));
     }
     if of_prior("mask", json!(false)) != json!(true)
         || of_prior("attn_res_scale", json!(false)) == json!(true)
     {
-        return Err(
-            "its prior attends without a mask, or scales its residuals, which is not implemented".into()
-        );
+        return Err("its prior has no attention mask, or scaled residuals, which is not implemented".into());
     }
     let lyrics = of_prior("nb_relevant_lyric_tokens", json!(384));
     if lyrics != json!(0) || of_prior("is_encoder_decoder", json!(true)) != json!(false) {
-        return Err("its prior reads lyrics, which is not implemented".to_string());
+        return Err("its prior has lyrics, which is not implemented".to_string());
     }
     let levels = or(&config["vqvae_config"], "levels", json!(3)).as_u64().unwrap_or(3);
     Ok(Some(json!({
-        // Counted from the coarsest level there.
+        // transformers counts from the coarsest level.
         "level": levels.saturating_sub(1).saturating_sub(of_prior("level", json!(0)).as_u64().unwrap_or(0)),
         "n_ctx": of_prior("n_ctx", json!(6144)),
         "prior_width": of_prior("hidden_size", json!(2048)),
@@ -392,7 +391,7 @@ fn merge(fields: &mut Value, changes: &Value) {
 
 fn fields<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value)
-        .map_err(|e| Error::new(ErrorKind::Format, format!("Jukebox's hyper-parameters: {e}")))
+        .map_err(|e| Error::new(ErrorKind::Format, format!("Jukebox's hyperparameters: {e}")))
 }
 
 #[cfg(test)]
@@ -404,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_say_nothing_are_the_released_5b() {
+    fn the_defaults_are_those_of_5b() {
         let hps = Hps::read(&json!({"model_type": "jukebox"}), &Map::new()).unwrap();
         let prior = hps.prior.unwrap();
         assert_eq!((prior.attention_width(), prior.mlp_width(), hps.layers), (1200, 4800, 36));
@@ -412,13 +411,13 @@ mod tests {
     }
 
     #[test]
-    fn lyrics_leave_the_codec() {
+    fn a_prior_with_lyrics_is_not_loaded() {
         let hps = Hps::read(&json!({"vqvae_config": {}, "prior_0": {"n_ctx": 8192}}), &Map::new()).unwrap();
         assert!(hps.prior.is_none() && hps.no_prior.unwrap().contains("enc_dec_with_lyrics"));
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
+    fn values_that_are_not_implemented_are_refused_by_key() {
         for (key, value) in
             [("attn_order", json!(12)), ("n_tokens", json!(384)), ("merged_decoder", json!(false))]
         {
@@ -432,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn absurd_shapes_are_refused() {
+    fn invalid_sizes_are_refused() {
         for vqvae in [
             json!({"levels": 4}),
             json!({"downs_t": [60, 2, 2]}),

@@ -1,6 +1,6 @@
-//! What the prior is told of a song besides its sound: artist, genres, and where in the song the window lies.
+//! Metadata conditioning of the prior: artist, genres, and timing of the window in the song.
 //!
-//! Dhariwal et al. 2020, section 4.2. Positions fall into bins in float32, as the released weights were trained.
+//! Dhariwal et al. 2020, section 4.2. Positions are binned in float32, as in training.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::nn::Embedding;
@@ -9,17 +9,17 @@ use fauna_shared::{Error, Result};
 
 use super::hps::PriorHps;
 
-/// Artist and genre of id 0 are "unknown".
+/// The id of the unknown artist and genre.
 const UNKNOWN: i64 = 0;
 
-/// The labels of one window: `[total_length, offset, sample_length, artist, genres…]`, lengths in samples, -1 for no
-/// genre.
+/// The metadata of one window: `[total_length, offset, sample_length, artist, genres…]`, lengths in samples, genres
+/// padded with -1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels(pub Vec<i64>);
 
 impl Labels {
-    /// Those LLark listens with, whatever it hears: an unknown artist and genre, at the start of a song of 62
-    /// seconds, just above the shortest it was trained on. `hop`: samples in a code.
+    /// The metadata that LLark uses for all audio: unknown artist and genre, at the start of a song of 62 seconds, just
+    /// above the minimum duration. `hop`: samples per code.
     pub fn unknown(hps: &PriorHps, hop: usize) -> Self {
         let hop = hop.max(1);
         let total = hps.sr.saturating_mul(62) / hop * hop;
@@ -30,7 +30,7 @@ impl Labels {
     }
 }
 
-/// Labels to what the prior adds to its codes.
+/// The conditioner: embeds metadata for the prior.
 pub struct LabelConditioner {
     bow_genre_emb: Embedding,
     artist_emb: Embedding,
@@ -41,7 +41,7 @@ pub struct LabelConditioner {
     device: Device,
 }
 
-/// A table over the bins of a range.
+/// Embeddings of the bins of a range.
 struct RangeEmbedding {
     emb: Embedding,
     name: &'static str,
@@ -51,7 +51,7 @@ struct RangeEmbedding {
 }
 
 impl LabelConditioner {
-    /// Builds the tables from what is at `w`.
+    /// Loads the embeddings from `w`.
     pub fn load(hps: &PriorHps, w: &Weights) -> Result<Self> {
         let (genres, artists) = hps.y_bins;
         let (shortest, longest) = (hps.min_duration * hps.sr as f64, hps.max_duration * hps.sr as f64);
@@ -67,15 +67,15 @@ impl LabelConditioner {
         })
     }
 
-    /// What is added at every position, `(n_ctx, width)`, and what stands in place of the code before the first,
-    /// `(1, width)`.
+    /// Returns the timing embedding of every position, `(n_ctx, prior_width)`, and the start embedding in place of the
+    /// code before the first, `(1, prior_width)`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for labels that are too few or outside their tables.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for too few labels, or ids out of range.
     pub fn forward(&self, labels: &Labels) -> Result<(Tensor, Tensor)> {
         let [total, offset, length, artist, genres @ ..] = &labels.0[..] else {
             return Err(Error::input(format!(
-                "{} labels: wanted total_length, offset, sample_length, artist, genres",
+                "{} labels: expected total_length, offset, sample_length, artist, genres",
                 labels.0.len()
             )));
         };
@@ -95,16 +95,18 @@ impl LabelConditioner {
         Ok(((absolute.broadcast_add(&total)? + relative)?, start))
     }
 
-    /// Row `id` of a table, `(1, width)`.
+    /// Returns the embedding of `id`, `(1, prior_width)`.
     fn row(&self, table: &Embedding, name: &str, id: i64) -> Result<Tensor> {
         match u32::try_from(id).ok().filter(|id| (*id as usize) < table.count()) {
             Some(id) => table.forward(&Tensor::new(&[id], &self.device)?),
-            None => Err(Error::input(format!("{name} {id} is not one of {}", table.count()))),
+            None => {
+                Err(Error::input(format!("{name} {id} is out of range: expected 0 to {}", table.count() - 1)))
+            }
         }
     }
 }
 
-/// `count` positions from `from` on, evenly, `to` not reached.
+/// `count` evenly spaced positions from `from` to `to`, exclusive.
 fn positions(from: f32, to: f32, count: usize) -> Vec<f32> {
     (0..count).map(|i| from + (to - from) * (i as f32 / count as f32)).collect()
 }
@@ -115,14 +117,14 @@ impl RangeEmbedding {
         Ok(Self { emb, name, bins: hps.t_bins, min: min as f32, range: (max - min) as f32 })
     }
 
-    /// `(positions, width)`.
+    /// Returns the embeddings of `positions`, `(positions, prior_width)`.
     fn forward(&self, positions: &[f32], device: &Device) -> Result<Tensor> {
         let bin = |position: &f32| {
             let bin = (self.bins as f32 * ((position - self.min) / self.range)).floor();
             match bin >= 0.0 && bin < self.bins as f32 {
                 true => Ok(bin as u32),
                 false => Err(Error::input(format!(
-                    "{} {position} is outside the range it was trained on, {} to {}",
+                    "{} {position} is outside the trained range, {} to {}",
                     self.name.trim_end_matches("_emb"),
                     self.min,
                     self.min + self.range
@@ -134,7 +136,7 @@ impl RangeEmbedding {
     }
 }
 
-/// Rows of `metadata`, `(batch, 4 + genres)` of integers.
+/// Splits `metadata`, `(batch, 4 + genres)` of integers.
 pub fn rows(metadata: &Tensor) -> Result<Vec<Labels>> {
     Ok(metadata.to_dtype(DType::I64)?.to_vec2()?.into_iter().map(Labels).collect())
 }
@@ -144,13 +146,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn llark_says_sixty_two_seconds_and_nothing_else() {
+    fn llark_labels_are_unknown_with_a_song_of_62_seconds() {
         let labels = Labels::unknown(&PriorHps::default(), 128);
         assert_eq!(labels.0, [2_734_080, 0, 1_048_576, 0, 0, -1, -1, -1, -1]);
     }
 
     #[test]
-    fn positions_are_taken_in_single_precision() {
+    fn positions_are_binned_in_float32() {
         let hps = PriorHps { t_bins: 4, prior_width: 2, ..PriorHps::default() };
         let range =
             RangeEmbedding::load(&hps, "absolute_pos_emb", 0.0, 8.0, &Weights::seeded(1, Default::default()));

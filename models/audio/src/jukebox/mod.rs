@@ -1,42 +1,42 @@
-//! Jukebox: a codec for music at three rates, and a prior over its coarsest codes that LLark listens with.
+//! Jukebox: a hierarchical VQ-VAE for music, and the top-level prior, whose hidden states are LLark's audio features.
 //!
 //! Dhariwal et al. 2020, "Jukebox: A Generative Model for Music", arXiv 2005.00341; features of the prior's middle
 //! layer after Castellon et al. 2021, "Codified audio language modeling", arXiv 2107.05677. Checked against
 //! transformers 4.46.3 `JukeboxVQVAE` and `JukeboxPrior`, parity cases `tests/parity/llark`.
 //!
-//! It opens two kinds of release:
-//! - a folder of OpenAI's own files, `vqvae.pth.tar` and, for what needs the prior, the 5b model's
-//!   `prior_level_2.pth.tar` (the one without lyrics). Of its 72 layers the first 36 are read; the setting
-//!   `prior_depth` changes that, and `hps` gives the shape of files that are not the released ones.
-//! - transformers' layout (`openai/jukebox-1b-lyrics`, `openai/jukebox-5b-lyrics`): its codec, and its prior where it
-//!   is of the kind without lyrics, which the two released ones are not.
+//! Two kinds of release are supported:
+//! - a folder of OpenAI's own files: `vqvae.pth.tar` and, for features, the 5b model's `prior_level_2.pth.tar` (the one
+//!   without lyrics). The first 36 of its 72 layers are loaded; the setting `prior_depth` changes that, and `hps` sets
+//!   the hyperparameters of other files.
+//! - transformers' format (`openai/jukebox-1b-lyrics`, `openai/jukebox-5b-lyrics`): the VQ-VAE, and a prior without
+//!   lyrics, which these two do not have.
 //!
-//! What it does with them:
-//! - `generate` gives the codes of a sound, `music_tokens_0` (one code in 8 samples of 44.1 kHz) to
-//!   `music_tokens_2` (one in 128), and the sound of codes, from the finest level among them;
-//! - `embed` gives the mean of the prior's states over the first 23.8 seconds of a sound, 4800 numbers: what LLark
-//!   and others use as features of music.
+//! Methods:
+//! - `generate` encodes audio to codes, `music_tokens_0` (one code per 8 samples at 44.1 kHz) to `music_tokens_2` (one
+//!   per 128), and decodes codes to audio, from the finest level given;
+//! - `embed` returns the mean of the prior's hidden states over the first 23.8 seconds of audio, 4800 dimensions: the
+//!   music features of LLark and others.
 //!
-//! The prior is not sampled: new music is MusicGen's part in this zoo.
+//! Sampling from the prior is not implemented; MusicGen generates music.
 //!
 //! ```
 //! use candle_core::Tensor;
 //! use fauna_audio::jukebox::{Hps, Jukebox};
 //! use fauna_shared::{runtime::Runtime, weights::Weights};
 //! use serde_json::Map;
-//! // A small one with random weights; released files are opened by `Zoo::open` or `fauna::open`.
+//! // A small model with random weights; released checkpoints are opened by `Zoo::open` or `fauna::open`.
 //! let hps = Hps::read(&fauna_audio::jukebox::sample(), &Map::new())?;
 //! let jukebox = Jukebox::load(hps, &Weights::seeded(7, Runtime::cpu()))?;
-//! let sound: Vec<f32> = (0..160).map(|t| (t as f32 * 0.2).sin()).collect();
+//! let audio: Vec<f32> = (0..160).map(|t| (t as f32 * 0.2).sin()).collect();
 //!
 //! let codec = jukebox.vqvae();
-//! let codes = codec.encode(2, &Tensor::new(sound.as_slice(), &candle_core::Device::Cpu)?.reshape((1, 160, 1))?)?;
+//! let codes = codec.encode(2, &Tensor::new(audio.as_slice(), &candle_core::Device::Cpu)?.reshape((1, 160, 1))?)?;
 //! assert_eq!(codes.dims(), [1, 10]);
 //! assert_eq!(codec.decode(2, &codes)?.dims(), [1, 160, 1]);
 //!
-//! let heard = jukebox.listen(&sound, jukebox.prior()?.layers())?;
-//! assert_eq!(heard.activations.dims(), [10, 32]);
-//! assert_eq!(jukebox.pool(&heard.activations, 1.0)?.dims(), [3, 32]);
+//! let features = jukebox.listen(&audio, jukebox.prior()?.layers())?;
+//! assert_eq!(features.activations.dims(), [10, 32]);
+//! assert_eq!(jukebox.pool(&features.activations, 1.0)?.dims(), [3, 32]);
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
@@ -62,13 +62,13 @@ pub(crate) use pipeline::{embed, frames_per_second, hear, mono_at, states};
 pub use prior::Prior;
 pub use vqvae::VqVae;
 
-/// OpenAI's file of the codec.
+/// OpenAI's file of the VQ-VAE.
 pub const VQVAE_FILE: &str = "vqvae.pth.tar";
 
-/// OpenAI's file of the prior over the coarsest codes.
+/// OpenAI's file of the top-level prior.
 pub const PRIOR_FILE: &str = "prior_level_2.pth.tar";
 
-/// The codec, and its prior if the release has one that is implemented.
+/// The VQ-VAE, and the top-level prior if the release has one that is implemented.
 pub struct Jukebox {
     vqvae: VqVae,
     prior: Option<Prior>,
@@ -76,10 +76,10 @@ pub struct Jukebox {
 }
 
 impl Jukebox {
-    /// Builds both from the tensors of one release.
+    /// Loads both from the tensors of one release.
     pub fn load(hps: Hps, w: &Weights) -> Result<Self> {
         let vqvae = VqVae::load(&hps.vqvae, &w.at("vqvae"))?;
-        // Of transformers' three priors the top one is wanted.
+        // The top-level prior is the first of transformers' three priors.
         let top = w.at("priors.0");
         let prior = match &hps.prior {
             Some(prior) if w.has("priors.0", true) => {
@@ -96,37 +96,38 @@ impl Jukebox {
         Ok(Self { vqvae, prior, hps })
     }
 
-    /// Opens what a family's opening found, in either layout.
+    /// Loads a release of either format.
     pub fn open(pretrained: &Pretrained) -> Result<(Self, Inventory)> {
         let hps = Hps::read(&pretrained.config, &pretrained.options.settings)?;
         let jukebox = Self::load(hps, &pretrained.weights)?;
         Ok((jukebox, pretrained.weights.finish()?))
     }
 
-    /// The codec.
+    /// The VQ-VAE.
     pub fn vqvae(&self) -> &VqVae {
         &self.vqvae
     }
 
-    /// The prior.
+    /// The top-level prior.
     ///
     /// # Errors
     /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the release has none, or none that is implemented.
     pub fn prior(&self) -> Result<&Prior> {
         self.prior.as_ref().ok_or_else(|| {
-            let why = self.hps.no_prior.as_deref().unwrap_or("its prior is not here");
-            Error::new(fauna_shared::ErrorKind::NotFound, format!("the codec alone was opened: {why}"))
-                .hint(format!("put the 5b model's {PRIOR_FILE}, the one without lyrics, beside {VQVAE_FILE}"))
+            let why = self.hps.no_prior.as_deref().unwrap_or("it has no prior");
+            Error::new(fauna_shared::ErrorKind::NotFound, format!("only the VQ-VAE was loaded: {why}")).hint(
+                format!("put the 5b model's {PRIOR_FILE}, the one without lyrics, next to {VQVAE_FILE}"),
+            )
         })
     }
 
-    /// The shapes of both.
+    /// The hyperparameters of both.
     pub fn hps(&self) -> &Hps {
         &self.hps
     }
 }
 
-/// OpenAI's own files in a folder without a config.
+/// The layout of a folder with OpenAI's own files and no config.
 pub fn layout(files: &Files, _options: &LoadOptions) -> Result<Option<Layout>> {
     let Some(vqvae) = files.get(VQVAE_FILE).filter(|_| files.get("config.json").is_none()) else {
         return Ok(None);
@@ -135,17 +136,17 @@ pub fn layout(files: &Files, _options: &LoadOptions) -> Result<Option<Layout>> {
     Ok(Some(Layout { config, weights: [Some(vqvae), files.get(PRIOR_FILE)].into_iter().flatten().collect() }))
 }
 
-/// What releases call their tensors, in transformers' names, which are those of this module.
+/// Maps the tensor names of all releases to transformers' names, which are those of this family.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("module.").unwrap_or(name);
     match openai(plain) {
         Some(name) => Name::To(name),
-        // The name of the base model, which transformers takes before all.
+        // The base model's prefix in transformers.
         None => Name::without("jukebox.", name, |_| Name::Keep),
     }
 }
 
-/// A name of OpenAI's files in transformers' spelling.
+/// Maps a name of OpenAI's files to transformers' name.
 fn openai(name: &str) -> Option<String> {
     let (first, rest) = name.split_once('.')?;
     match first {
@@ -198,7 +199,7 @@ fn decoder_part(name: &[&str]) -> Option<String> {
     }
 }
 
-/// `BLOCK.model.1` and `.3` are the two convolutions; between them are activations.
+/// `BLOCK.model.1` and `.3` are the convolutions, with activations between them.
 fn residual(name: &[&str]) -> Option<String> {
     match name {
         [block, "model", "1", kind] => Some(format!("resnet_block.{block}.conv1d_1.{kind}")),
@@ -218,7 +219,7 @@ fn prior_part(name: &str) -> Option<String> {
                 ["ln_1", kind] => format!("layer_norm_1.{kind}"),
                 [part, map, "w"] => format!("{part}.{map}.weight"),
                 [part, map, "b"] => format!("{part}.{map}.bias"),
-                // transformers' own spelling.
+                // Already transformers' name.
                 _ => return None,
             };
             Some(format!("transformer._attn_mods.{layer}.{inside}"))
@@ -231,7 +232,7 @@ fn number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|number| *number < 1 << 16)
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["JukeboxModel"], "model_type": "jukebox", "nb_priors": 1,
@@ -247,7 +248,7 @@ pub fn sample() -> Value {
     })
 }
 
-/// Jukebox's codec and the prior that LLark listens with.
+/// Jukebox's VQ-VAE and top-level prior.
 pub static FAMILY: Family = Family {
     name: "jukebox",
     systems: &["LLark"],
@@ -262,13 +263,13 @@ pub static FAMILY: Family = Family {
         Release::new(
             "openai/jukebox-1b-lyrics",
             "LLark",
-            "1B, of which the codec 2M",
+            "1B, of which the VQ-VAE 2M",
             "OpenAI, non-commercial",
         ),
         Release::new(
             "openai/jukebox-5b-lyrics",
             "LLark",
-            "5B, of which the codec 2M",
+            "5B, of which the VQ-VAE 2M",
             "OpenAI, non-commercial",
         ),
     ],
@@ -286,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_releases_have_one_set_of_names() {
+    fn names_of_both_releases_are_mapped_to_one_set() {
         for (official, name) in [
             (
                 "encoders.2.level_blocks.1.model.1.0.weight",
@@ -328,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn layers_past_the_wanted_ones_are_not_asked_for() {
+    fn layers_beyond_prior_depth_are_not_loaded() {
         let settings = json!({"prior_depth": 2}).as_object().unwrap().clone();
         let weights = Weights::nothing();
         let jukebox = Jukebox::load(Hps::read(&sample(), &settings).unwrap(), &weights).unwrap();
         assert_eq!(jukebox.prior().unwrap().layers(), 2);
         let inventory = weights.finish().unwrap();
-        let asked = |part: &str| inventory.tensors.iter().any(|(name, _)| name.contains(part));
-        assert!(asked("_attn_mods.1.") && !asked("_attn_mods.2.") && !asked("fc_proj_out"));
+        let loaded = |part: &str| inventory.tensors.iter().any(|(name, _)| name.contains(part));
+        assert!(loaded("_attn_mods.1.") && !loaded("_attn_mods.2.") && !loaded("fc_proj_out"));
     }
 }

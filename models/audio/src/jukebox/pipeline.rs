@@ -1,4 +1,4 @@
-//! Jukebox as the zoo shows it: a codec, an embedder, and the reference's own methods.
+//! The pipeline of Jukebox: codec, audio embeddings, and the reference's methods.
 
 use std::ops::ControlFlow;
 
@@ -10,13 +10,13 @@ use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::{Map, Value};
 
-use super::hps::wanted_layers;
+use super::hps::prior_depth;
 use super::{Jukebox, labels};
 
-/// Frames a second that LLark pools to.
+/// LLark's frame rate in Hz.
 const FRAMES_PER_SECOND: f64 = 10.0;
 
-/// The codec and its prior with their settings.
+/// The VQ-VAE and the prior with their settings.
 pub struct JukeboxPipeline {
     jukebox: Jukebox,
     device: Device,
@@ -24,23 +24,23 @@ pub struct JukeboxPipeline {
 }
 
 impl JukeboxPipeline {
-    /// Opens a release in either layout.
+    /// Opens a release of either format.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (jukebox, inventory) = Jukebox::open(pretrained)?;
         let mut card = pretrained.card(&pretrained.architecture("JukeboxModel"), &inventory);
         match jukebox.prior() {
-            Ok(prior) => card.notes.push(format!("{} layers of the prior were read", prior.layers())),
+            Ok(prior) => card.notes.push(format!("{} layers of the prior are loaded", prior.layers())),
             Err(error) => card.notes.push(error.message().to_string()),
         }
         Ok(Self { jukebox, device: pretrained.weights.runtime().device().clone(), card })
     }
 
-    /// The networks themselves.
+    /// The networks.
     pub fn jukebox(&self) -> &Jukebox {
         &self.jukebox
     }
 
-    /// The codes of all levels.
+    /// Encodes `sound` to codes of all levels.
     fn encode_sound(&self, sound: &Sound) -> Result<Tensors> {
         let samples = mono_at(sound, self.jukebox.rate())?;
         let codec = self.jukebox.vqvae();
@@ -52,7 +52,7 @@ impl JukeboxPipeline {
         self.encode_all(&x.expand((1, whole, codec.channels()))?.contiguous()?)
     }
 
-    /// `(batch, samples, channels)` to `music_tokens_0` and so on.
+    /// Encodes `x`, `(batch, samples, channels)`, to `music_tokens_0` and so on, `(batch, frames)` each.
     fn encode_all(&self, x: &Tensor) -> Result<Tensors> {
         let codec = self.jukebox.vqvae();
         let x = x.to_dtype(DType::F32)?.to_device(&self.device)?;
@@ -60,11 +60,11 @@ impl JukeboxPipeline {
         (0..codec.levels()).map(codes).collect()
     }
 
-    /// The sound of `codes`, `(batch, time)`, as `(batch, samples, channels)`.
+    /// Decodes `codes`, `(batch, frames)`, to audio, `(batch, samples, channels)`.
     fn decode_level(&self, level: usize, codes: &Tensor) -> Result<Tensor> {
         if codes.rank() != 2 || codes.elem_count() == 0 {
             return Err(Error::input(format!(
-                "{} are {:?}, wanted (batch, time)",
+                "{} has the shape {:?}, expected (batch, frames)",
                 music_tokens(level),
                 codes.dims()
             )));
@@ -83,7 +83,7 @@ impl JukeboxPipeline {
             }
         }
         match out.is_empty() {
-            true => Err(Error::input(format!("no codes to decode: wanted one of {}", names.join(", ")))),
+            true => Err(Error::input(format!("no codes to decode: expected one of {}", names.join(", ")))),
             false => Ok(out),
         }
     }
@@ -94,7 +94,7 @@ impl JukeboxPipeline {
             Some(x) if x.rank() == 3 => self.encode_all(x)?,
             Some(x) => {
                 return Err(Error::input(format!(
-                    "input_audio is {:?}, wanted (batch, samples, channels)",
+                    "input_audio has the shape {:?}, expected (batch, samples, channels)",
                     x.dims()
                 )));
             }
@@ -104,7 +104,7 @@ impl JukeboxPipeline {
             out.append(&mut hear(&self.jukebox, samples, options)?);
         }
         match out.is_empty() {
-            true => Err(Error::input("no sound to encode: wanted audio or input_audio")),
+            true => Err(Error::input("no audio to encode: expected audio or input_audio")),
             false => Ok(out),
         }
     }
@@ -115,29 +115,29 @@ impl JukeboxPipeline {
         let (level, codes) = finest.ok_or_else(|| {
             let found = codes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             Error::input(format!(
-                "no codes of this codec: wanted music_tokens_0 to {}, found {found}",
+                "no codes of this codec: expected music_tokens_0 to {}, found {found}",
                 levels - 1
             ))
         })?;
         let sound = self.decode_level(level, codes)?;
         if sound.dim(0)? != 1 {
-            return Err(Error::input(format!(
-                "{} sounds in one file of codes: one is wanted",
-                sound.dim(0)?
-            )));
+            return Err(Error::input(format!("{} sounds in the codes, expected one", sound.dim(0)?)));
         }
         let channels = sound.squeeze(0)?.t()?.clamp(-1f32, 1f32)?.to_vec2()?;
         Ok(Sound { rate: self.jukebox.rate(), channels })
     }
 }
 
-/// What a jukebox hears in `samples`, `(samples)`: `music_tokens`, `activations` and the pooled `audio_encodings`.
+/// The features of mono `samples`, `(samples)`: `music_tokens`, `activations` and the pooled `audio_encodings`.
 pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Value>) -> Result<Tensors> {
     if samples.rank() != 1 {
-        return Err(Error::input(format!("audio is {:?}, wanted (samples): one mono sound", samples.dims())));
+        return Err(Error::input(format!(
+            "audio has the shape {:?}, expected (samples): mono",
+            samples.dims()
+        )));
     }
     let samples: Vec<f32> = samples.to_dtype(DType::F32)?.to_vec1()?;
-    let layers = wanted_layers(options)?.map_or_else(|| Ok(jukebox.prior()?.layers()), Ok::<_, Error>)?;
+    let layers = prior_depth(options)?.map_or_else(|| Ok(jukebox.prior()?.layers()), Ok::<_, Error>)?;
     let per_second = frames_per_second(options)?;
     let heard = jukebox.listen(&samples, layers)?;
     let pooled = jukebox.pool(&heard.activations, per_second)?;
@@ -150,25 +150,25 @@ pub(crate) fn hear(jukebox: &Jukebox, samples: &Tensor, options: &Map<String, Va
     ]))
 }
 
-/// How many frames a second features are pooled to; LLark's number unless `options` say.
+/// The frame rate of pooled features: LLark's, unless set in `options`.
 pub(crate) fn frames_per_second(options: &Map<String, Value>) -> Result<f64> {
     match options.get("pool_frames_per_second") {
         None | Some(Value::Null) => Ok(FRAMES_PER_SECOND),
-        Some(value) => {
-            value.as_f64().ok_or_else(|| Error::input("pool_frames_per_second is a number, 0 for one mean"))
-        }
+        Some(value) => value
+            .as_f64()
+            .ok_or_else(|| Error::input("pool_frames_per_second must be a number, 0 for one mean")),
     }
 }
 
-/// The prior's states: of `music_tokens`, `(batch, n_ctx)`, under `metadata`, `(batch, 4 + genres)`, or as of an
-/// unknown song; after `options.layer` layers, or all that were read.
+/// The prior's hidden states of `music_tokens`, `(batch, n_ctx)`, with `metadata`, `(batch, 4 + genres)`, by default of
+/// an unknown song, after `options.layer` layers, by default all loaded ones.
 pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, Value>) -> Result<Tensors> {
     only_known(inputs, &["music_tokens", "metadata"])?;
     let prior = jukebox.prior()?;
     let codes = inputs.get("music_tokens").ok_or_else(|| Error::input("music_tokens are missing"))?;
     if codes.rank() != 2 || codes.dim(0)? == 0 {
         return Err(Error::input(format!(
-            "music_tokens are {:?}, wanted (batch, {})",
+            "music_tokens have the shape {:?}, expected (batch, {})",
             codes.dims(),
             prior.n_ctx()
         )));
@@ -177,9 +177,9 @@ pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, 
     let labels = match inputs.get("metadata") {
         Some(metadata) if metadata.rank() == 2 && metadata.dim(0)? == codes.len() => labels::rows(metadata)?,
         Some(metadata) => {
-            let wanted = codes.len();
+            let batch = codes.len();
             return Err(Error::input(format!(
-                "metadata are {:?}, wanted ({wanted}, 4 + genres)",
+                "metadata has the shape {:?}, expected ({batch}, 4 + genres)",
                 metadata.dims()
             )));
         }
@@ -188,7 +188,8 @@ pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, 
     let layer = match options.get("layer") {
         None | Some(Value::Null) => prior.layers(),
         Some(layer) => {
-            layer.as_u64().ok_or_else(|| Error::input(format!("layer is a count, not {layer}")))? as usize
+            layer.as_u64().ok_or_else(|| Error::input(format!("layer is {layer}, expected an integer")))?
+                as usize
         }
     };
     let (mut hidden, mut x_conds, mut y_conds) = (Vec::new(), Vec::new(), Vec::new());
@@ -205,16 +206,13 @@ pub(crate) fn states(jukebox: &Jukebox, inputs: &Tensors, options: &Map<String, 
     ]))
 }
 
-/// The mean of the prior's states over each sound, its first window at most.
+/// Embeds each sound: the mean of the prior's hidden states over its first window.
 pub(crate) fn embed(jukebox: &Jukebox, items: &[Item]) -> Result<Embeddings> {
     let (prior, window) = (jukebox.prior()?, jukebox.window()?);
     let (mut rows, mut cut) = (Vec::new(), Vec::new());
     for item in items {
         let Item::Sound(sound) = item else {
-            return Err(Error::input(format!(
-                "{} cannot be embedded here: a sound is wanted",
-                item.modality()
-            )));
+            return Err(Error::input(format!("this model embeds audio, not {}", item.modality())));
         };
         let samples = mono_at(sound, jukebox.rate())?;
         cut.push(samples.len().saturating_sub(window).div_ceil(window / prior.n_ctx()));
@@ -222,12 +220,12 @@ pub(crate) fn embed(jukebox: &Jukebox, items: &[Item]) -> Result<Embeddings> {
         rows.push(jukebox.pool(&heard.activations, 0.0)?);
     }
     if rows.is_empty() {
-        return Err(Error::input("there is no sound to embed"));
+        return Err(Error::input("there is no audio to embed"));
     }
     Ok(Embeddings { rows: on_host(&Tensor::stack(&rows, 0)?, DType::F32)?, cut })
 }
 
-/// A sound as a jukebox hears it: mixed, then resampled.
+/// Mixes a sound to mono, then resamples it.
 pub(crate) fn mono_at(sound: &Sound, rate: u32) -> Result<Vec<f32>> {
     let mono = Sound { rate: sound.rate, channels: vec![audio::mono(sound.clone())?] };
     audio::mono(resample(mono, rate)?)
@@ -237,11 +235,11 @@ fn music_tokens(level: usize) -> String {
     format!("music_tokens_{level}")
 }
 
-/// Integers as u32, checked.
+/// Converts codes of any integer type to u32; negative codes are an error.
 fn ids(codes: &Tensor) -> Result<Tensor> {
     let wide: Vec<i64> = codes.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
     match wide.iter().find(|code| u32::try_from(**code).is_err()) {
-        Some(code) => Err(Error::input(format!("{code} is no code"))),
+        Some(code) => Err(Error::input(format!("{code} is not a valid code"))),
         None => Ok(codes.to_dtype(DType::U32)?.to_device(&Device::Cpu)?),
     }
 }
@@ -270,7 +268,7 @@ impl Pipeline for JukeboxPipeline {
         }
     }
 
-    /// The mean of the prior's states over each sound, its first window at most. Not normalised.
+    /// Embeds each sound: the mean of the prior's hidden states over its first window, not normalised.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         embed(&self.jukebox, items)
     }
@@ -286,7 +284,7 @@ impl Pipeline for JukeboxPipeline {
             [Item::Sound(sound)] => Item::Codes(self.encode_sound(sound)?),
             [Item::Codes(codes)] => Item::Sound(self.decode_codes(codes)?),
             _ => {
-                return Err(Error::input("one sound, to encode, or one file of codes, to decode, is wanted"));
+                return Err(Error::input("expected one sound to encode, or one item of codes to decode"));
             }
         };
         let _ = each(item);

@@ -1,9 +1,8 @@
-//! The prior: a transformer over a window of the coarsest codes, of which LLark reads a layer in the middle.
+//! The top-level prior: a sparse transformer over a window of the coarsest codes.
 //!
-//! Dhariwal et al. 2020, sections 4.1 and 8.2; its attention is that of Child et al. 2019, factored over a grid of
-//! blocks. Every layer sees at most one row or one column of the grid, so no product is larger than a block's square.
-//! A window of the 5b prior is 8192 by 4800 numbers, 157 MB: rows of a batch are read one after the other, and what
-//! goes position by position goes in parts.
+//! Dhariwal et al. 2020, sections 4.1 and 8.2; factorized attention of Child et al. 2019 over a grid of blocks: each
+//! layer attends within one row or one column of the grid. The hidden states of a window of the 5b prior, 8192 by 4800,
+//! take 157 MB: a batch is processed one window at a time, and position-wise layers in chunks.
 
 use candle_core::{Device, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
@@ -14,13 +13,13 @@ use fauna_shared::{Error, Result};
 use super::hps::PriorHps;
 use super::labels::{LabelConditioner, Labels};
 
-/// Positions that go through a layer's linear maps together.
-const PART: usize = 1024;
+/// Positions per chunk of the position-wise layers.
+const CHUNK: usize = 1024;
 
-/// Epsilon of the norms.
+/// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-5;
 
-/// The network, as many layers of it as were asked for, without its output head.
+/// The first layers of the prior, without its output head.
 pub struct Prior {
     embed_tokens: Embedding,
     pos_emb: Tensor,
@@ -40,19 +39,19 @@ struct Layer {
 struct Attention {
     c_attn: Linear,
     c_proj: Linear,
-    sight: Sight,
+    pattern: Pattern,
     blocks: usize,
     heads: usize,
 }
 
-/// Whom a position sees, by layer: the three take turns.
+/// The attention pattern of a layer; the three alternate.
 #[derive(Debug, Clone, Copy)]
-enum Sight {
-    /// Its own block, up to itself.
+enum Pattern {
+    /// Causal within the block.
     Block,
-    /// The same place in every block, up to its own.
+    /// Causal over the same position of all blocks.
     Transpose,
-    /// All of the block before; in the first block nothing.
+    /// The whole previous block; nothing in the first block.
     PreviousBlock,
 }
 
@@ -63,15 +62,15 @@ struct Mlp {
 }
 
 impl Prior {
-    /// Builds the first `layers` layers from what is at `w`; the others, and the head, are left unread.
+    /// Loads the first `layers` layers from `w`; the others and the output head are skipped.
     pub fn load(hps: &PriorHps, codes: usize, layers: usize, w: &Weights) -> Result<Self> {
         let prior = w.at("prior");
         let embed_tokens = prior.embedding("embed_tokens", codes, hps.prior_width)?;
         let pos_emb = prior.at("pos_emb").tensor("pos_emb", &[hps.n_ctx, hps.prior_width])?;
         let stack = prior.at("transformer");
         let layers = layers.min(hps.prior_depth);
-        for unread in layers..hps.prior_depth {
-            stack.skip(&format!("_attn_mods.{unread}"));
+        for skipped in layers..hps.prior_depth {
+            stack.skip(&format!("_attn_mods.{skipped}"));
         }
         prior.skip("fc_proj_out");
         let layer = |i| Layer::load(hps, i, &stack.at_index("_attn_mods", i));
@@ -85,22 +84,23 @@ impl Prior {
         })
     }
 
-    /// How many layers were read.
+    /// Number of loaded layers.
     pub fn layers(&self) -> usize {
         self.layers.len()
     }
 
-    /// Codes in a window.
+    /// Context length in codes.
     pub fn n_ctx(&self) -> usize {
         self.n_ctx
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         self.pos_emb.device()
     }
 
-    /// What labels add at every position, `(n_ctx, width)`, and before the first code, `(1, width)`.
+    /// Returns the conditioning of all positions, `(n_ctx, prior_width)`, and of the start, `(1, prior_width)`, for
+    /// `labels`.
     ///
     /// # Errors
     /// As [`LabelConditioner::forward`].
@@ -108,22 +108,22 @@ impl Prior {
         self.metadata_embedding.forward(labels)
     }
 
-    /// The states after `layers` layers, `(n_ctx, width)`, of one window of codes, with what
-    /// [`condition`](Prior::condition) gave.
+    /// Returns the hidden states after `layers` layers, `(n_ctx, prior_width)`, of one window of codes, with the
+    /// conditioning of [`condition`](Prior::condition).
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if there are not `n_ctx` codes, a code is not in the table, or fewer
-    /// layers were read.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if there are not `n_ctx` codes, a code is outside the codebook, or
+    /// fewer layers were loaded.
     pub fn hidden(&self, codes: &[u32], x_cond: &Tensor, y_cond: &Tensor, layers: usize) -> Result<Tensor> {
         if codes.len() != self.n_ctx {
-            return Err(Error::input(format!("{} codes, but a window has {}", codes.len(), self.n_ctx)));
+            return Err(Error::input(format!("{} codes, expected {}", codes.len(), self.n_ctx)));
         }
         if let Some(code) = codes.iter().find(|code| **code as usize >= self.codes) {
             return Err(Error::input(format!("code {code} is outside the codebook of {}", self.codes)));
         }
         if layers > self.layers.len() {
-            return Err(Error::input(format!("layer {layers} was not read, only {}", self.layers.len()))
-                .hint("open the model with the setting prior_depth as large"));
+            return Err(Error::input(format!("layer {layers} is not loaded, only {}", self.layers.len()))
+                .hint("open the model with a larger prior_depth"));
         }
         let before = Tensor::new(&codes[..self.n_ctx - 1], y_cond.device())?;
         let mut x = Tensor::cat(&[y_cond, &self.embed_tokens.forward(&before)?], 0)?;
@@ -145,24 +145,24 @@ impl Layer {
         })
     }
 
-    /// `x`: `(time, width)`.
+    /// Input and output: `(n_ctx, prior_width)`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let qkv = in_parts(x, |x, _| self.attn.c_attn.forward(&self.layer_norm_0.forward(x)?))?;
-        let seen = self.attn.seen(&qkv)?;
+        let qkv = in_chunks(x, |x, _| self.attn.c_attn.forward(&self.layer_norm_0.forward(x)?))?;
+        let attended = self.attn.attend(&qkv)?;
         drop(qkv);
-        in_parts(x, |x, from| {
-            let a = self.attn.c_proj.forward(&seen.narrow(0, from, x.dim(0)?)?)?;
+        in_chunks(x, |x, from| {
+            let a = self.attn.c_proj.forward(&attended.narrow(0, from, x.dim(0)?)?)?;
             let x = (x + a)?;
             Ok((&x + self.mlp.forward(&self.layer_norm_1.forward(&x)?)?)?)
         })
     }
 }
 
-/// `part` of some positions of `x` at a time, put together again; it is given the place of the first.
-fn in_parts(x: &Tensor, part: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
+/// Applies `part` to chunks of positions of `x`, with the index of their first position, and concatenates the results.
+fn in_chunks(x: &Tensor, part: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
     let time = x.dim(0)?;
-    let starts = (0..time).step_by(PART);
-    let parts = starts.map(|from| part(&x.narrow(0, from, PART.min(time - from))?, from));
+    let starts = (0..time).step_by(CHUNK);
+    let parts = starts.map(|from| part(&x.narrow(0, from, CHUNK.min(time - from))?, from));
     Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
@@ -172,41 +172,41 @@ impl Attention {
         Ok(Self {
             c_attn: w.linear_transposed("c_attn", width, 3 * inside)?,
             c_proj: w.linear_transposed("c_proj", inside, width)?,
-            sight: [Sight::Block, Sight::Transpose, Sight::PreviousBlock][index % 3],
+            pattern: [Pattern::Block, Pattern::Transpose, Pattern::PreviousBlock][index % 3],
             blocks: hps.blocks,
             heads: hps.heads,
         })
     }
 
-    /// What each position sees, `(time, attention width)`, from its queries, keys and values side by side.
-    fn seen(&self, qkv: &Tensor) -> Result<Tensor> {
+    /// Attention, `(n_ctx, attention_width)`, from concatenated queries, keys and values.
+    fn attend(&self, qkv: &Tensor) -> Result<Tensor> {
         let (time, _) = qkv.dims2()?;
         let length = time / self.blocks;
         let grid = qkv.reshape((self.blocks, length, 3, self.heads, ()))?;
         let scale = 1.0 / (grid.dim(4)? as f64).sqrt();
         let [q, k, v] = [0, 1, 2].map(|part| grid.i((.., .., part)));
         let (q, k, v) = (q?, k?, v?);
-        let seen = match self.sight {
-            Sight::Block => attend(&q, &k, &v, &Mask::causal(), scale)?,
-            Sight::Transpose => {
+        let attended = match self.pattern {
+            Pattern::Block => attend(&q, &k, &v, &Mask::causal(), scale)?,
+            Pattern::Transpose => {
                 let columns = |x: &Tensor| x.transpose(0, 1);
                 attend(&columns(&q)?, &columns(&k)?, &columns(&v)?, &Mask::causal(), scale)?
                     .transpose(0, 1)?
             }
-            Sight::PreviousBlock => {
+            Pattern::PreviousBlock => {
                 let before = self.blocks - 1;
-                // The first block looks at zeros, and zeros are what it sees.
+                // The first block attends to zeros: its output is zero.
                 let nothing = q.i(..1)?.zeros_like()?.reshape((1, length, ()))?;
                 if before == 0 {
                     nothing
                 } else {
                     let (k, v) = (k.narrow(0, 0, before)?, v.narrow(0, 0, before)?);
-                    let seen = attend(&q.narrow(0, 1, before)?, &k, &v, &Mask::full(), scale)?;
-                    Tensor::cat(&[nothing, seen], 0)?
+                    let attended = attend(&q.narrow(0, 1, before)?, &k, &v, &Mask::full(), scale)?;
+                    Tensor::cat(&[nothing, attended], 0)?
                 }
             }
         };
-        Ok(seen.reshape((time, ()))?)
+        Ok(attended.reshape((time, ()))?)
     }
 }
 

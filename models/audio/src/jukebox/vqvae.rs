@@ -1,7 +1,7 @@
-//! The hierarchical VQ-VAE: sound to codes at three rates, and back from any of them.
+//! The hierarchical VQ-VAE: audio to codes at three rates, and back from each.
 //!
-//! Dhariwal et al. 2020, sections 3 and 8.1. Each level is a codec of its own, from the samples up; they share
-//! nothing. Activations are `(batch, time, channels)`.
+//! Dhariwal et al. 2020, sections 3 and 8.1. The levels are independent codecs of the audio. Activations are
+//! `(batch, frames, channels)`.
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::nn::{Activation, Conv1d, ConvOptions, ConvTranspose1d};
@@ -10,13 +10,13 @@ use fauna_shared::{Error, Result};
 
 use super::hps::VqVaeHps;
 
-/// Samples that are encoded or decoded together; more go in windows, each with what its edges lean on around it.
+/// Maximum number of samples per forward pass; longer audio is processed in windows with overlap.
 const WINDOW: usize = 1 << 18;
 
-/// Frames whose distances to all codes are taken together.
-const FRAMES: usize = 4096;
+/// Frames per chunk of the nearest-neighbour search.
+const CHUNK: usize = 4096;
 
-/// The codec.
+/// The hierarchical VQ-VAE.
 pub struct VqVae {
     hps: VqVaeHps,
     encoders: Vec<Encoder>,
@@ -54,12 +54,12 @@ struct Residual {
 }
 
 struct Codebook {
-    /// `(codes, width)`.
+    /// Embeddings, `(l_bins, emb_width)`.
     codebook: Tensor,
 }
 
 impl VqVae {
-    /// Builds the codec from what is at `w`.
+    /// Loads the VQ-VAE from `w`.
     pub fn load(hps: &VqVaeHps, w: &Weights) -> Result<Self> {
         let levels = 0..hps.levels;
         Ok(Self {
@@ -78,34 +78,34 @@ impl VqVae {
         })
     }
 
-    /// How many levels there are; 0 is the finest.
+    /// Number of levels; 0 is the finest.
     pub fn levels(&self) -> usize {
         self.hps.levels
     }
 
-    /// Channels of the sound.
+    /// Number of audio channels.
     pub fn channels(&self) -> usize {
         self.hps.channels
     }
 
-    /// Samples in one code of `level`.
+    /// Hop length of `level`: samples per code.
     pub fn hop(&self, level: usize) -> usize {
         self.hps.hop(level)
     }
 
-    /// The codes of `level`: `x`, `(batch, samples, channels)` in -1 to 1, to `(batch, samples / hop)` of u32. What
-    /// is left of the last hop gets no code.
+    /// Encodes `x`, `(batch, samples, channels)` in -1 to 1, to codes of `level`, `(batch, samples / hop)` of u32. An
+    /// incomplete last hop is dropped.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if the sound has other channels or is shorter than one hop.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for another number of channels, or audio shorter than one hop.
     pub fn encode(&self, level: usize, x: &Tensor) -> Result<Tensor> {
         self.encode_by(level, x, WINDOW)
     }
 
-    /// The sound of codes: `(batch, time)` of u32 to `(batch, time * hop, channels)`.
+    /// Decodes codes of `level`, `(batch, frames)` of u32, to audio, `(batch, frames * hop, channels)`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is not in the codebook, or there is none.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook, or there are no codes.
     pub fn decode(&self, level: usize, codes: &Tensor) -> Result<Tensor> {
         self.decode_by(level, codes, WINDOW)
     }
@@ -115,7 +115,7 @@ impl VqVae {
         let hop = self.hop(level);
         if channels != self.hps.channels || time < hop {
             return Err(Error::input(format!(
-                "a sound of {time} samples in {channels} channels: wanted at least {hop} samples in {} channels",
+                "audio of {time} samples and {channels} channels, expected at least {hop} samples and {} channels",
                 self.hps.channels
             )));
         }
@@ -153,13 +153,12 @@ impl VqVae {
         })
     }
 
-    /// Whether codes and samples do not keep step, so that windows would not meet: the paddings of an odd stride lose
-    /// a frame on the way down and add one on the way up.
+    /// Whether a stride is odd: then the paddings shift the frames, and windows cannot be concatenated.
     fn has_odd_strides(&self) -> bool {
         self.hps.strides_t.iter().any(|stride| !stride.is_multiple_of(2))
     }
 
-    /// How many codes of `level` to either side an encoder or decoder looks at.
+    /// The receptive field of encoder and decoder to either side, in codes of `level`.
     fn margin(&self, level: usize) -> usize {
         let depth = self.hps.depth * self.hps.multiplier(level);
         let residual: usize = (0..depth).map(|block| dilation(&self.hps, block)).sum();
@@ -177,8 +176,8 @@ impl VqVae {
     }
 }
 
-/// The results of `part(from, to, kept)` side by side: `kept` are windows of `length` or so that make up `0..total`,
-/// `from..to` the same with `margin` to either side, as far as there is any.
+/// Concatenates the results of `part(from, to, kept)`: `kept` are consecutive windows of `length` of `0..total`,
+/// `from..to` the same with up to `margin` of context on either side.
 fn in_windows(
     total: usize,
     margin: usize,
@@ -202,13 +201,13 @@ fn dilation(hps: &VqVaeHps, block: usize) -> usize {
     hps.dilation_growth_rate.pow(power as u32)
 }
 
-/// `frames` to `frames / stride`, and back.
+/// Options of the down- and upsampling convolutions.
 fn resampling(stride: usize) -> ConvOptions {
     ConvOptions::new(2 * stride).stride(stride).padding(stride / 2)
 }
 
-/// Three taps, as many frames out as in.
-fn smooth() -> ConvOptions {
+/// Options of a convolution with kernel size 3 that keeps the length.
+fn same_length() -> ConvOptions {
     ConvOptions::new(3).padding(1)
 }
 
@@ -243,7 +242,7 @@ impl EncoderBlock {
         };
         Ok(Self {
             downsample_block: (0..hps.downs_t[block]).map(part).collect::<Result<_>>()?,
-            proj_out: w.conv1d("proj_out", width, hps.emb_width, smooth())?,
+            proj_out: w.conv1d("proj_out", width, hps.emb_width, same_length())?,
         })
     }
 
@@ -261,7 +260,7 @@ impl Decoder {
         let block = |block| DecoderBlock::load(hps, level, block, &w.at_index("level_blocks", block));
         Ok(Self {
             level_blocks: (0..=level).map(block).collect::<Result<_>>()?,
-            out: w.conv1d("out", hps.emb_width, hps.channels, smooth())?,
+            out: w.conv1d("out", hps.emb_width, hps.channels, same_length())?,
         })
     }
 
@@ -288,7 +287,7 @@ impl DecoderBlock {
             ))
         };
         Ok(Self {
-            proj_in: w.conv1d("proj_in", hps.emb_width, width, smooth())?,
+            proj_in: w.conv1d("proj_in", hps.emb_width, width, same_length())?,
             upsample_block: (0..=last).map(part).collect::<Result<_>>()?,
         })
     }
@@ -304,7 +303,7 @@ impl DecoderBlock {
 }
 
 impl Resnet {
-    /// `reverse`: the most dilated block comes first; files number blocks in the order they are computed.
+    /// `reverse`: dilations in reverse order; blocks are numbered in the order of computation.
     fn load(hps: &VqVaeHps, level: usize, reverse: bool, w: &Weights) -> Result<Self> {
         let (width, depth) = (hps.width * hps.multiplier(level), hps.depth * hps.multiplier(level));
         let scale = if hps.conv_res_scale == Some(true) { 1.0 / (depth as f64).sqrt() } else { 1.0 };
@@ -351,15 +350,15 @@ impl Codebook {
         Ok(Self { codebook: w.tensor("codebook", &[hps.l_bins, hps.emb_width])? })
     }
 
-    /// The nearest code of each frame: `(batch, time, width)` to `(batch, time)` of u32.
+    /// Returns the nearest code of each frame of `x`, `(batch, frames, emb_width)`: `(batch, frames)` of u32.
     fn encode(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let frames = x.reshape((batch * time, width))?;
         let keys = self.codebook.t()?.contiguous()?;
         let key_norms = keys.sqr()?.sum_keepdim(0)?;
         let mut codes = Vec::new();
-        for start in (0..batch * time).step_by(FRAMES) {
-            let frames = frames.narrow(0, start, FRAMES.min(batch * time - start))?;
+        for start in (0..batch * time).step_by(CHUNK) {
+            let frames = frames.narrow(0, start, CHUNK.min(batch * time - start))?;
             let products = (frames.matmul(&keys)? * 2.0)?;
             let distances =
                 frames.sqr()?.sum_keepdim(1)?.broadcast_sub(&products)?.broadcast_add(&key_norms)?;
@@ -368,7 +367,7 @@ impl Codebook {
         Ok(Tensor::cat(&codes, 0)?.reshape((batch, time))?)
     }
 
-    /// `(batch, time)` of u32 to `(batch, time, width)`.
+    /// Returns the embeddings, `(batch, frames, emb_width)`, of `codes`, `(batch, frames)` of u32.
     fn decode(&self, codes: &Tensor) -> Result<Tensor> {
         let (batch, time) = codes.dims2()?;
         let vectors = self.codebook.index_select(&codes.flatten_all()?, 0)?;
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_give_what_the_whole_gives() {
+    fn windows_give_the_result_of_the_whole() {
         let codec = tiny();
         let time = 16 * 64 + 5;
         let wave: Vec<f32> = (0..time).map(|t| (t as f32 * 0.37).sin()).collect();
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_code_is_taken_and_of_equals_the_first() {
+    fn the_nearest_code_is_chosen_and_the_first_of_equals() {
         let codebook = Tensor::new(&[[0f32, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
         let frames = Tensor::new(&[[[0.9f32, 0.1], [0.1, 1.5], [0.1, 0.2]]], &Device::Cpu).unwrap();
         let codes = Codebook { codebook }.encode(&frames).unwrap();
@@ -426,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn invalid_inputs_are_errors() {
         let codec = tiny();
         let zeros = |shape: (usize, usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         let error = codec.encode(2, &zeros((1, 15, 1))).unwrap_err().to_string();

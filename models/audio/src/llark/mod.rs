@@ -1,21 +1,20 @@
-//! LLark: questions about music, answered in text.
+//! LLark: question answering about music.
 //!
 //! Gardner et al. 2023, "LLark: A Multimodal Instruction-Following Language Model for Music", arXiv 2310.07160,
-//! section 3. Jukebox listens, a linear map projects what it heard into the space of words, and Llama 2 reads it
-//! between `<audio_start>` and `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and
-//! `LlamaForCausalLM`, wired as LLark's code wires them, parity cases `tests/parity/llark`.
+//! section 3. The features of Jukebox's prior are projected to Llama 2's embeddings, between `<audio_start>` and
+//! `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and `LlamaForCausalLM`, combined as in LLark's
+//! code, parity cases `tests/parity/llark`.
 //!
-//! # What there is to open
-//! LLark's authors published its code and not its weights. What exists can be used all the same:
-//! - Jukebox by itself, as a codec and as an encoder of music ([`crate::jukebox`]); its features are what LLark's
-//!   projector reads.
+//! # Files
+//! LLark's authors published its code but not its weights. Supported are:
+//! - Jukebox alone, as a codec and for music embeddings ([`crate::jukebox`]): the inputs of LLark's projector.
 //! - A model trained with LLark's code: a folder with `config.json` of `model_type: "wrapped_llamav2"`, the tokenizer,
 //!   Llama's weights with `model.mm_projector.*` in any shard, and Jukebox's two files in `jukebox/`.
-//! - A projector trained by oneself over an unchanged Llama 2: its folder with `mm_projector/checkpoint-N.bin`
+//! - A self-trained projector with an unchanged Llama 2: its folder with `mm_projector/checkpoint-N.bin`
 //!   (`model.mm_projector.weight` of `[4096, 4800]`, its bias, `model.embed_tokens.weight` with the added tokens) and
 //!   `jukebox/`, opened as `--family llark`.
 //!
-//! Without `jukebox/` it reads features made elsewhere: the input `audio_encodings` of [`call`], `(frames, 4800)` or
+//! Without `jukebox/` it takes precomputed features: the input `audio_encodings` of [`call`], `(frames, 4800)` or
 //! `(batch, frames, 4800)`.
 //!
 //! [`call`]: fauna_shared::model::Pipeline::call
@@ -38,19 +37,19 @@ use serde_json::{Value, json};
 
 pub use pipeline::LLarkPipeline;
 
-/// The keys of `config.json` that shape the network.
+/// The keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Llama's.
+    /// Config of the language model, Llama.
     #[serde(flatten)]
     pub language: llama::Config,
-    /// Width of the features: 4800 for Jukebox.
+    /// Dimension of the audio features: 4800 for Jukebox.
     #[serde(default = "mm_hidden_size")]
     pub mm_hidden_size: usize,
-    /// Only true is implemented: features go through the projector.
+    /// Whether there is a projector; only true is implemented.
     #[serde(default = "yes")]
     pub use_mm_proj: bool,
-    /// Only true is implemented: features stand between two tokens of their own.
+    /// Whether the features are between `<audio_start>` and `<audio_end>`; only true is implemented.
     #[serde(default = "yes")]
     pub mm_use_audio_start_end: bool,
 }
@@ -63,24 +62,24 @@ fn yes() -> bool {
     true
 }
 
-/// What a release calls its tensors, in the names of this file.
+/// Maps the tensor names of all releases to those of this family.
 pub fn rename(name: &str) -> Name {
     llama::rename(name)
 }
 
-/// A language model that reads sound.
+/// A language model with projected audio features.
 pub struct LLark {
     language: Llama,
-    /// Where the table with the added tokens lies beside an unchanged language model.
+    /// The token embeddings with the added tokens, if they are next to an unchanged language model.
     embed_tokens: Option<Embedding>,
     mm_projector: Linear,
     device: Device,
 }
 
-/// The three tokens LLark adds to Llama's.
+/// Ids of the tokens added to Llama's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AudioTokens {
-    /// `<audio_patch>`: one stands for each frame.
+    /// `<audio_patch>`, one per frame.
     pub patch: u32,
     /// `<audio_start>`.
     pub start: u32,
@@ -89,7 +88,7 @@ pub struct AudioTokens {
 }
 
 impl LLark {
-    /// Opens the language model and its projector.
+    /// Loads the language model and the projector.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is no projector.
@@ -108,14 +107,9 @@ impl LLark {
             }
             None if w.has("mm_projector", true) => (project(w)?, None, None),
             None => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    "a language model without a projector for sound",
-                )
-                .at(pretrained.files.root())
-                .hint(
-                    "LLark's own was never released: put one you trained at mm_projector/checkpoint-N.bin",
-                ));
+                return Err(Error::new(ErrorKind::NotFound, "the language model has no audio projector")
+                    .at(pretrained.files.root())
+                    .hint("LLark's was not released: put a trained one at mm_projector/checkpoint-N.bin"));
             }
         };
         let language = <Llama as fauna_shared::model::Model>::load(config.language.clone(), w)?;
@@ -132,12 +126,13 @@ impl LLark {
         self.embed_tokens.as_ref().map_or(self.language.vocab_size(), Embedding::count)
     }
 
-    /// The embeddings of `rows` of tokens, all of one length, with `clips` in place of their patches:
-    /// `(rows, time, width)`. A row with `<audio_start>` takes the next clip, `(frames, features)`.
+    /// Returns the embeddings, `(batch, sequence, hidden_size)`, of sequences of token ids of one length, with the
+    /// projected `clips`, `(frames, features)` each, in place of the `<audio_patch>` tokens. Each sequence with
+    /// `<audio_start>` has the next clip.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if a row's starts and ends are not as many or more than one, if there are not as
-    /// many tokens between them as its clip has frames, or if clips and rows are not as many.
+    /// [`Input`](ErrorKind::Input) if a sequence has unmatched or several `<audio_start>` and `<audio_end>`, if the
+    /// number of tokens between them is not the number of frames, or if there are too few or too many clips.
     pub fn embed(&self, rows: &[Vec<u32>], clips: &[Tensor], tokens: AudioTokens) -> Result<Tensor> {
         let x = self.words(rows)?;
         let time = x.dim(1)?;
@@ -145,14 +140,15 @@ impl LLark {
         let mut heard = Vec::with_capacity(rows.len());
         for (r, row) in rows.iter().enumerate() {
             let row_x = x.get(r)?;
-            let Some(start) = audio_start(row, tokens).map_err(|error| error.context(format!("row {r}")))?
+            let Some(start) =
+                audio_start(row, tokens).map_err(|error| error.context(format!("sequence {r}")))?
             else {
                 heard.push(row_x);
                 continue;
             };
             let clip = next.next().ok_or_else(|| {
                 Error::input(format!(
-                    "row {r} has a place for sound, but there are only {} clips",
+                    "sequence {r} has an <audio_start>, but there are only {} clips",
                     clips.len()
                 ))
             })?;
@@ -161,7 +157,7 @@ impl LLark {
             if row.get(end) != Some(&tokens.end) {
                 let places = row[start + 1..].iter().take_while(|id| **id != tokens.end).count();
                 return Err(Error::input(format!(
-                    "row {r} has {places} tokens between audio start and end, its clip {} frames",
+                    "sequence {r} has {places} tokens between <audio_start> and <audio_end>, its clip has {} frames",
                     clip.dim(0)?
                 )));
             }
@@ -171,14 +167,14 @@ impl LLark {
             )?);
         }
         let left = next.len();
-        // As the original reads a batch whose every row came with a clip, wanted or not.
+        // As in the original, one clip per sequence is accepted even if some are not used.
         if left > 0 && clips.len() != rows.len() {
-            return Err(Error::input(format!("{left} of {} clips have no place in any row", clips.len())));
+            return Err(Error::input(format!("{left} of {} clips have no <audio_start>", clips.len())));
         }
         Ok(Tensor::stack(&heard, 0)?)
     }
 
-    /// The embeddings of `rows` of tokens, all of one length, as words: `(rows, time, width)`.
+    /// Returns the token embeddings, `(batch, sequence, hidden_size)`, of sequences of token ids of one length.
     pub fn words(&self, rows: &[Vec<u32>]) -> Result<Tensor> {
         let time = rows.first().map_or(0, Vec::len);
         let ids = Tensor::from_vec(rows.concat(), (rows.len(), time), &self.device)?;
@@ -188,7 +184,7 @@ impl LLark {
         }
     }
 
-    /// The states after the last norm of embeddings, `(batch, time, width)`.
+    /// Returns the hidden states after the final norm, of embeddings `x`; both `(batch, sequence, hidden_size)`.
     pub fn hidden(
         &self,
         x: &Tensor,
@@ -200,7 +196,7 @@ impl LLark {
         self.language.hidden(x, &step, cache, &mut no_hook)
     }
 
-    /// Scores of the next token, `(…, width)` to `(…, vocabulary)`.
+    /// Returns the logits, `(…, vocab_size)`, of hidden states, `(…, hidden_size)`.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if the checkpoint has no head.
@@ -210,31 +206,31 @@ impl LLark {
             .ok_or_else(|| Error::unsupported("the language model has no output head"))
     }
 
-    /// A cache for texts of at most `capacity` tokens.
+    /// Creates a KV cache of `capacity` tokens.
     pub fn cache(&self, capacity: usize) -> Cache {
         Cache::new(self.language.num_hidden_layers(), capacity)
     }
 
-    /// The longest text it was trained for, in tokens.
+    /// Maximum sequence length.
     pub fn max_position_embeddings(&self) -> usize {
         self.language.max_position_embeddings()
     }
 }
 
-/// Where `<audio_start>` stands in a row, if it does.
+/// The position of `<audio_start>` in a sequence, if any.
 fn audio_start(row: &[u32], tokens: AudioTokens) -> Result<Option<usize>> {
     let count = |token| row.iter().filter(|id| **id == token).count();
     match (count(tokens.start), count(tokens.end)) {
         (0, 0) => Ok(None),
         (1, 1) => Ok(row.iter().position(|id| *id == tokens.start)),
         (starts, ends) if starts == ends => {
-            Err(Error::input(format!("{starts} places for sound: one clip a row is all that is implemented")))
+            Err(Error::input(format!("{starts} <audio_start> tokens in a sequence: only one is implemented")))
         }
-        (starts, ends) => Err(Error::input(format!("{starts} audio starts and {ends} audio ends"))),
+        (starts, ends) => Err(Error::input(format!("{starts} <audio_start> and {ends} <audio_end> tokens"))),
     }
 }
 
-/// The projector that lies beside an unchanged language model, and how many tokens its table has, if it has one.
+/// The projector next to an unchanged language model, and the vocabulary size of its token embeddings, if it has any.
 fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> {
     if pretrained.weights.is_nothing() || pretrained.options.random_weights.is_some() {
         return Ok(None);
@@ -242,7 +238,7 @@ fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> 
     let step = |name: &String| -> Option<u64> {
         name.strip_prefix("mm_projector/checkpoint-")?.strip_suffix(".bin")?.parse().ok()
     };
-    // The latest.
+    // The latest checkpoint.
     let Some(name) =
         pretrained.files.names().into_iter().filter(|name| step(name).is_some()).max_by_key(step)
     else {
@@ -255,7 +251,7 @@ fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> 
     Ok(Some((pretrained.part(&[path], rename)?, count)))
 }
 
-/// A prompt being answered: the clips it speaks of.
+/// The decoder of a prompt, with its audio clips.
 pub(crate) struct Answering<'a> {
     pub llark: &'a LLark,
     pub clips: Vec<Tensor>,
@@ -274,7 +270,7 @@ impl Decoder for Answering<'_> {
         let rows: Vec<Vec<u32>> = (0..tokens.rows()).map(|row| tokens.row(row).to_vec()).collect();
         let x = match tokens.past() {
             0 => self.llark.embed(&rows, &self.clips, self.tokens)?,
-            // What the model writes is words, even where it writes the token that announces sound.
+            // Generated tokens are text, even `<audio_start>`.
             _ => self.llark.words(&rows)?,
         };
         let hidden = self.llark.hidden(&x, &positions, &mask, cache)?;
@@ -287,7 +283,7 @@ impl Decoder for Answering<'_> {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub fn sample() -> Value {
     json!({
         "architectures": ["WrappedLlamav2ForCausalLM"], "model_type": "wrapped_llamav2", "vocab_size": 61,
@@ -308,7 +304,7 @@ pub static FAMILY: Family = Family {
     keys: &Keys::NONE,
     inputs: &[Modality::Sound, Modality::Text],
     outputs: &[Modality::Text, Modality::Vector],
-    // Its weights were never released.
+    // The weights were not released.
     releases: &[],
     config_of_gguf: Some(fauna_text::llama::config_of_gguf),
     layout: None,

@@ -1,4 +1,4 @@
-//! LLark as the zoo shows it: a listener that answers.
+//! The pipeline of LLark: answers questions about music.
 
 use std::ops::ControlFlow;
 
@@ -16,13 +16,13 @@ use serde_json::{Map, Value};
 use super::{Answering, AudioTokens, LLark, prompt};
 use crate::jukebox::{self, Hps, Jukebox, PRIOR_FILE, VQVAE_FILE};
 
-/// The folder of Jukebox's files beside the language model.
+/// The folder of Jukebox's files, next to the language model.
 const JUKEBOX: &str = "jukebox";
 
-/// Tokens of an answer, where the user sets no other limit: those of the original's script.
+/// Default maximum number of new tokens, as in the original's script.
 const ANSWER: usize = 512;
 
-/// The three parts with their settings.
+/// The language model with its projector, Jukebox, and the tokenizer.
 pub struct LLarkPipeline {
     llark: LLark,
     jukebox: Option<Jukebox>,
@@ -36,7 +36,7 @@ pub struct LLarkPipeline {
 }
 
 impl LLarkPipeline {
-    /// Opens a language model with a projector, and the jukebox that lies beside it.
+    /// Opens a language model with a projector, and Jukebox next to it.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (llark, inventory) = LLark::open(pretrained)?;
         let mut card = pretrained.card(&pretrained.architecture("WrappedLlamav2ForCausalLM"), &inventory);
@@ -47,7 +47,7 @@ impl LLarkPipeline {
             .collect();
         let jukebox = match files.is_empty() {
             true => {
-                card.notes.push(format!("no {JUKEBOX}/ beside it: it reads audio_encodings, not sound"));
+                card.notes.push(format!("without {JUKEBOX}/ it takes audio_encodings, not audio"));
                 None
             }
             false => {
@@ -83,13 +83,13 @@ impl LLarkPipeline {
         &self.llark
     }
 
-    /// What listens for it.
+    /// The audio encoder.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) if it lies not beside the language model.
+    /// [`NotFound`](ErrorKind::NotFound) if it is not next to the language model.
     pub fn jukebox(&self) -> Result<&Jukebox> {
         self.jukebox.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("{} has no {JUKEBOX}/ to hear with", self.card.source))
+            Error::new(ErrorKind::NotFound, format!("{} has no {JUKEBOX}/ for audio", self.card.source))
                 .hint(format!("put Jukebox's {VQVAE_FILE} and {PRIOR_FILE} there"))
         })
     }
@@ -103,7 +103,8 @@ impl LLarkPipeline {
         Ok(Tensors::from([("last_hidden_state".to_string(), hidden), ("logits".to_string(), logits)]))
     }
 
-    /// The states of whole texts with their clips; positions count from 0, padding included.
+    /// Runs a forward pass on `ids`, `(batch, sequence)`, with their clips, and returns the hidden states. Positions
+    /// count from 0, padding included.
     fn read(
         &self,
         ids: &Tensor,
@@ -121,24 +122,23 @@ impl LLarkPipeline {
         self.llark.hidden(&x, &Positions::counting(0, time), &padding, &mut self.llark.cache(time))
     }
 
-    /// The ids of each row, checked.
+    /// Checks the ids of each sequence.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Vec<Vec<u32>>> {
         Ok(words::checked_ids(ids, mask, self.llark.vocab_size(), &Device::Cpu)?.to_vec2()?)
     }
 
-    /// The clips among `inputs`, one a row, and the inputs that are left. A sound is heard, and what was heard stands
-    /// among the inputs that are left.
+    /// Splits `inputs` into the audio clips, one per sequence, and the other inputs. `audio` is encoded by Jukebox.
     fn clips(&self, inputs: &Tensors, options: &Map<String, Value>) -> Result<(Vec<Tensor>, Tensors)> {
         let mut left = inputs.clone();
         let encodings = match (left.remove("audio_encodings"), left.remove("audio")) {
             (None, None) => return Ok((Vec::new(), left)),
             (Some(_), Some(_)) => {
-                return Err(Error::input("audio and audio_encodings: one of the two is wanted"));
+                return Err(Error::input("expected audio or audio_encodings, not both"));
             }
             (Some(encodings), None) => encodings,
             (None, Some(audio)) => {
                 let mut heard = jukebox::hear(self.jukebox()?, &audio, options)?;
-                heard.remove("audio_encodings").ok_or_else(|| Error::input("nothing was heard"))?
+                heard.remove("audio_encodings").ok_or_else(|| Error::input("there are no audio features"))?
             }
         };
         Ok((clips_of(&encodings)?, left))
@@ -186,7 +186,7 @@ impl LLarkPipeline {
         Ok(out)
     }
 
-    /// The tokens of a prompt, and what is heard in its sound.
+    /// Formats and tokenizes a prompt; returns its token ids and audio clips.
     fn prompt(&self, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Tensor>)> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
         let words = prompt::words(prompt)?;
@@ -202,7 +202,7 @@ impl LLarkPipeline {
 }
 
 impl LLarkPipeline {
-    /// The word that a prompt's sound is longer than what is heard of it.
+    /// A note if the sound of a prompt is longer than the window.
     fn unheard(&self, prompt: &Prompt) -> Result<Option<Item>> {
         let (Some((sound, _)), Some(jukebox)) = (prompt::words(prompt)?.sound, &self.jukebox) else {
             return Ok(None);
@@ -210,35 +210,33 @@ impl LLarkPipeline {
         let samples = sound.channels.first().map_or(0, Vec::len);
         let seconds = samples as f64 / f64::from(sound.rate.max(1));
         let heard = jukebox.window()? as f64 / f64::from(jukebox.rate());
-        // Resampling may make a sample more of it.
+        // Resampling may add a sample.
         Ok((seconds > heard + 0.01).then(|| {
             let left = seconds - heard;
-            Item::Note(format!(
-                "only the first {heard:.1} seconds of the sound are heard, {left:.1} were left out"
-            ))
+            Item::Note(format!("the audio was truncated to {heard:.1} seconds: {left:.1} were left out"))
         }))
     }
 }
 
-/// `audio_encodings` as clips of `(frames, features)`: one frame, one clip, or a batch of clips.
+/// Splits `audio_encodings` into clips, `(frames, features)`: of one frame, one clip, or a batch of clips.
 fn clips_of(encodings: &Tensor) -> Result<Vec<Tensor>> {
     match encodings.rank() {
         1 => Ok(vec![encodings.unsqueeze(0)?]),
         2 => Ok(vec![encodings.clone()]),
         3 => (0..encodings.dim(0)?).map(|clip| Ok(encodings.get(clip)?)).collect(),
         _ => Err(Error::input(format!(
-            "audio_encodings are {:?}, wanted (frames, features) or (batch, frames, features)",
+            "audio_encodings have the shape {:?}, expected (frames, features) or (batch, frames, features)",
             encodings.dims()
         ))),
     }
 }
 
-/// What stands for a clip of so many frames.
+/// The tokens of a clip of `frames` frames.
 fn between(tokens: AudioTokens, frames: usize) -> impl Iterator<Item = u32> {
     [tokens.start].into_iter().chain(std::iter::repeat_n(tokens.patch, frames)).chain([tokens.end])
 }
 
-/// The added tokens by the tokenizer's names for them, else the last three of the table, where LLark's code adds them.
+/// The ids of the added tokens in the tokenizer, or else the last three of the vocabulary, as in LLark's code.
 fn known_tokens(tokenizer: Option<&Tokenizer>, vocabulary: usize) -> AudioTokens {
     let id = |name: &str| tokenizer.and_then(|tokenizer| tokenizer.token_id(name));
     let last = |back: usize| u32::try_from(vocabulary.saturating_sub(back)).unwrap_or(u32::MAX);
@@ -249,13 +247,14 @@ fn known_tokens(tokenizer: Option<&Tokenizer>, vocabulary: usize) -> AudioTokens
     }
 }
 
-/// `known`, with what `options` say otherwise.
+/// `known`, overridden by `options`.
 fn audio_tokens(options: &Map<String, Value>, known: AudioTokens) -> Result<AudioTokens> {
     let or = |key: &str, known: u32| match options.get(key) {
         None | Some(Value::Null) => Ok(known),
-        Some(id) => {
-            token_ids(id).first().copied().ok_or_else(|| Error::input(format!("{key} is a token, not {id}")))
-        }
+        Some(id) => token_ids(id)
+            .first()
+            .copied()
+            .ok_or_else(|| Error::input(format!("{key} is {id}, expected a token id"))),
     };
     Ok(AudioTokens {
         patch: or("audio_patch_token", known.patch)?,
@@ -264,7 +263,7 @@ fn audio_tokens(options: &Map<String, Value>, known: AudioTokens) -> Result<Audi
     })
 }
 
-/// How the base model's release samples, where it says; greedy otherwise.
+/// The sampling defaults of the base model's `generation_config.json`; otherwise greedy.
 fn defaults(generation: &Value) -> GenerationConfig {
     let number = |key: &str| generation[key].as_f64().map(|value| value as f32);
     let greedy =
@@ -281,7 +280,7 @@ fn defaults(generation: &Value) -> GenerationConfig {
 }
 
 impl LLarkPipeline {
-    /// The answer to `prompt`, piece by piece.
+    /// Generates the answer to `prompt`, and streams its text.
     fn answer(
         &self,
         prompt: &Prompt,
@@ -289,12 +288,12 @@ impl LLarkPipeline {
         each: &mut dyn FnMut(String) -> ControlFlow<()>,
     ) -> Result<Generation> {
         if options.guidance != 1.0 {
-            return Err(Error::input("guidance: LLark was not trained to answer without hearing"));
+            return Err(Error::input("guidance is not supported: LLark was not trained without audio"));
         }
         let (ids, clips) = self.prompt(prompt)?;
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))?;
         let mut options = options.with_tokens(&self.end, self.pad);
-        // The answer ends where the model would begin the next turn.
+        // The answer ends at the separator of the next turn.
         if !options.stop.iter().any(|stop| stop == prompt::TURN) {
             options.stop.push(prompt::TURN.to_string());
         }
@@ -336,7 +335,7 @@ impl Pipeline for LLarkPipeline {
         }
     }
 
-    /// As [`Jukebox`]'s: what LLark hears, before it is asked anything.
+    /// As [`Jukebox`]'s embeddings.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         jukebox::embed(self.jukebox()?, items)
     }

@@ -1,29 +1,29 @@
-//! The words around a question, exactly as LLark was trained on them.
+//! LLark's prompt format.
 
 use fauna_shared::item::{Item, Prompt, Role, Sound};
 use fauna_shared::{Error, Result};
 
-/// What every conversation begins with.
+/// The default system prompt.
 const HEADER: &str = "A chat between a curious human and an artificial intelligence assistant. The assistant gives \
                       helpful, detailed, and polite answers to the human's questions.";
 
-/// What begins each turn; the model's answer ends before the next.
+/// The separator of turns, a stop string.
 pub const TURN: &str = "###";
 
-/// A prompt in words, with a place for at most one sound.
+/// A formatted prompt with at most one sound.
 #[derive(Debug, PartialEq)]
 pub struct Words<'a> {
-    /// Before the sound, or everything if there is none.
+    /// The text before the sound, or the whole text without a sound.
     pub before: String,
-    /// The sound and what comes after it.
+    /// The sound and the text after it.
     pub sound: Option<(&'a Sound, String)>,
 }
 
-/// `prompt` in the training format: one turn of its items in order, or a conversation.
+/// Formats `prompt`: items are one user turn.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for items that are neither text nor sound, for several sounds, and for a
-/// prompt that asks nothing.
+/// [`Input`](fauna_shared::ErrorKind::Input) for items other than texts and sounds, for several sounds, and for an
+/// empty turn.
 pub fn words(prompt: &Prompt) -> Result<Words<'_>> {
     let mut words = Words { before: String::new(), sound: None };
     match prompt {
@@ -41,7 +41,7 @@ pub fn words(prompt: &Prompt) -> Result<Words<'_>> {
                 match turn.role {
                     Role::User => words.turn("Human", &turn.items)?,
                     Role::Assistant => words.turn("Assistant", &turn.items)?,
-                    Role::System => return Err(Error::input("a system turn stands first or not at all")),
+                    Role::System => return Err(Error::input("a system turn must be the first turn")),
                 }
             }
         }
@@ -63,10 +63,10 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// One turn: texts one after the other, the sound on a line of its own.
+    /// Appends a turn: texts, and the sound on its own line.
     fn turn(&mut self, who: &str, items: &'a [Item]) -> Result<()> {
         if items.is_empty() {
-            return Err(Error::input("a turn without words"));
+            return Err(Error::input("a turn is empty"));
         }
         self.say(&format!("{TURN} {who}: "));
         let is_sound = |item: &Item| matches!(item, Item::Sound(_));
@@ -76,7 +76,7 @@ impl<'a> Words<'a> {
             }
             match item {
                 Item::Sound(_) if self.sound.is_some() => {
-                    return Err(Error::input("several sounds in one prompt: LLark hears one"));
+                    return Err(Error::input("several sounds in one prompt: LLark takes one"));
                 }
                 Item::Sound(sound) => self.sound = Some((sound, String::new())),
                 other => {

@@ -1,4 +1,4 @@
-//! From wishes to sound: several at once, of any length, handed over while it is made.
+//! Music generation from prompts: batched, of any length, with streaming of the audio.
 
 use std::ops::ControlFlow;
 
@@ -11,33 +11,33 @@ use fauna_shared::item::Sound;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::pattern::{Pattern, Window, windows};
-use super::write::Page;
-use super::{MusicGen, Text, no_melody_here};
+use super::pattern::{DelayPattern, Window, windows};
+use super::write::WindowDecoder;
+use super::{EncodedText, MusicGen, no_melody_here};
 use crate::encodec::Stream;
 
-/// The longest text T5 was trained on, in tokens.
-const LONGEST_TEXT: usize = 512;
+/// T5's maximum sequence length in training.
+const MAX_TEXT_LENGTH: usize = 512;
 
-/// What a model was trained on, and by how much a longer piece moves on, in seconds.
+/// The duration in training, and the stride of the windows of longer audio, in seconds.
 const WINDOW: f64 = 30.0;
 const STRIDE: f64 = 18.0;
 
-/// Sound is decoded so many seconds at a time.
-const AT_ONCE: f64 = 0.5;
+/// Duration of a chunk of streamed audio, in seconds.
+const CHUNK: f64 = 0.5;
 
-/// What a piece of music is made from. All parts may be left out.
+/// A prompt of music generation. All parts are optional.
 #[derive(Debug, Clone, Default)]
 pub struct MusicPrompt {
-    /// What it is like.
-    pub words: String,
-    /// What its melody follows, for the models that follow one: the first 30 s, over and over if it is shorter.
+    /// The text description.
+    pub text: String,
+    /// Melody conditioning, for melody models: the first 30 s, repeated if shorter.
     pub melody: Option<Sound>,
-    /// How it begins: the piece goes on from here, and holds this too, as the codec renders it.
-    pub beginning: Option<Sound>,
+    /// Audio to continue; it is the beginning of the result, as decoded by the codec.
+    pub audio_prompt: Option<Sound>,
 }
 
-/// A network with what it needs to read wishes.
+/// The network with its preprocessing of prompts.
 pub struct MusicGenerator {
     network: MusicGen,
     tokenizer: Option<Tokenizer>,
@@ -46,28 +46,28 @@ pub struct MusicGenerator {
     stride: f64,
 }
 
-/// A wish as the network reads it.
-struct Plan {
-    /// Token ids; none for no words.
-    words: Vec<u32>,
-    /// Mono samples at the chroma's rate.
+/// A preprocessed prompt.
+struct PreparedPrompt {
+    /// Token ids of the text; empty without text.
+    ids: Vec<u32>,
+    /// Mono samples of the melody at the chromagram's sampling rate.
     melody: Option<Vec<f32>>,
-    /// The codes of the beginning, one list a codebook.
+    /// The codes of the audio prompt, one list per codebook.
     given: Vec<Vec<u32>>,
 }
 
 impl MusicGenerator {
-    /// Without a tokenizer: no words can be read.
+    /// Creates a generator without a tokenizer, for prompts without text.
     pub fn new(network: MusicGen) -> Self {
         Self { network, tokenizer: None, chroma: None, window: WINDOW, stride: STRIDE }
     }
 
-    /// With what turns words to tokens.
+    /// Sets the tokenizer of the text.
     pub fn with_tokenizer(self, tokenizer: Option<Tokenizer>) -> Self {
         Self { tokenizer, ..self }
     }
 
-    /// With the settings by which melodies are heard, for a model that follows one.
+    /// Sets the chromagram settings; ignored by models without melody conditioning.
     ///
     /// # Errors
     /// As [`Chroma::new`].
@@ -80,17 +80,17 @@ impl MusicGenerator {
         Ok(Self { chroma, ..self })
     }
 
-    /// With other windows for what is longer than one: each pass makes at most `window` seconds and begins `stride`
-    /// seconds after the one before, reading what that one made from there on. 30 and 18 if not set.
+    /// Sets the windows of audio longer than one: at most `window` seconds each, with a stride of `stride` seconds; the
+    /// overlap is the context of the next window. 30 and 18 by default.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) unless `0 < stride <= window`, each at least a frame.
     pub fn with_windows(self, window: f64, stride: f64) -> Result<Self> {
-        let composer = Self { window, stride, ..self };
-        match stride <= window && composer.frames(stride) > 0 && window.is_finite() {
-            true => Ok(composer),
+        let generator = Self { window, stride, ..self };
+        match stride <= window && generator.frames(stride) > 0 && window.is_finite() {
+            true => Ok(generator),
             false => {
-                Err(Error::input(format!("windows of {window} s that move on by {stride} s cover nothing")))
+                Err(Error::input(format!("windows of {window} s with a stride of {stride} s are invalid")))
             }
         }
     }
@@ -100,52 +100,52 @@ impl MusicGenerator {
         &self.network
     }
 
-    /// What hears melodies, if the model follows them.
+    /// The chromagram extractor, if the model has melody conditioning.
     pub fn chroma(&self) -> Option<&Chroma> {
         self.chroma.as_ref()
     }
 
-    /// Makes a piece for each of `wishes`, all in one batch where their lengths allow, and hands over its sound while
-    /// it is made, half a second at a time, with the index of the wish; `each` may break to end everything. Gives the
-    /// codes, `(codebooks, frames)` of int64, a wish each.
+    /// Generates music for each prompt, in one batch if their lengths allow, and streams the audio in chunks of half a
+    /// second, with the index of the prompt; `each` may break to end all generation. Returns the codes of each prompt,
+    /// `(codebooks, frames)` of int64.
     ///
-    /// `options.seconds` is the length of the whole piece, beginning included, to the frame; without it
-    /// `max_new_tokens` counts columns of the delay pattern as transformers does. What is longer than the model was
-    /// trained for is made in windows that overlap. A wish for nothing needs no guidance and gets none.
+    /// `options.seconds` is the duration of the whole result, audio prompt included; without it, `max_new_tokens` is
+    /// the number of new columns of the delay pattern, as in transformers. Audio longer than in training is generated
+    /// in overlapping windows. Unconditional prompts have no guidance.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for options out of range, a text of more than 512 tokens, a sound that is none,
-    /// a melody given to a model without melody, or a beginning that is as long as the piece.
-    pub fn compose(
+    /// [`Input`](ErrorKind::Input) for options out of range, a text of more than 512 tokens, invalid audio, a melody
+    /// for a model without melody conditioning, or an audio prompt that is not shorter than the result.
+    pub fn generate(
         &self,
-        wishes: &[MusicPrompt],
+        prompts: &[MusicPrompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
     ) -> Result<Vec<Tensor>> {
         options.check()?;
-        let plan = |(index, wish): (usize, &MusicPrompt)| {
-            self.plan(wish).map_err(|error| match wishes.len() {
+        let plan = |(index, prompt): (usize, &MusicPrompt)| {
+            self.plan(prompt).map_err(|error| match prompts.len() {
                 1 => error,
                 _ => error.context(format!("prompt {index}")),
             })
         };
-        let plans = wishes.iter().enumerate().map(plan).collect::<Result<Vec<_>>>()?;
+        let plans = prompts.iter().enumerate().map(plan).collect::<Result<Vec<_>>>()?;
         let mut codes: Vec<Vec<Vec<u32>>> = plans.iter().map(|plan| plan.given.clone()).collect();
         let mut flow = ControlFlow::Continue(());
         for group in self.groups(&plans) {
             if flow.is_continue() {
-                flow = self.play(&plans, &group, options, &mut codes, each)?;
+                flow = self.generate_group(&plans, &group, options, &mut codes, each)?;
             }
         }
         codes.into_iter().map(|rows| codes_tensor(&rows, 1)?.i(0).map_err(Error::from)).collect()
     }
 
-    /// Indices of the wishes that fit one batch: their beginnings have one length, and their words where those stand
-    /// before the codes, so that no row's positions depend on another's.
-    fn groups(&self, plans: &[Plan]) -> Vec<Vec<usize>> {
-        let key = |plan: &Plan| {
-            let words = if self.network.config().has_melody() { plan.words.len().max(1) } else { 0 };
-            (words, plan.frames())
+    /// Groups the prompts into batches of the same audio prompt length, and in melody models of the same text length,
+    /// so that the positions of one do not depend on the others.
+    fn groups(&self, plans: &[PreparedPrompt]) -> Vec<Vec<usize>> {
+        let key = |plan: &PreparedPrompt| {
+            let text = if self.network.config().has_melody() { plan.ids.len().max(1) } else { 0 };
+            (text, plan.frames())
         };
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for (index, plan) in plans.iter().enumerate() {
@@ -157,25 +157,25 @@ impl MusicGenerator {
         groups
     }
 
-    fn plan(&self, wish: &MusicPrompt) -> Result<Plan> {
-        let words = match wish.words.trim().is_empty() {
+    fn plan(&self, prompt: &MusicPrompt) -> Result<PreparedPrompt> {
+        let ids = match prompt.text.trim().is_empty() {
             true => Vec::new(),
             false => {
                 let tokenizer = self.tokenizer.as_ref().ok_or_else(|| {
-                    Error::new(ErrorKind::NotFound, "the model came without a tokenizer: it reads no words")
-                        .hint("put the tokenizer.json or spiece.model of T5 beside the weights")
+                    Error::new(ErrorKind::NotFound, "the model has no tokenizer for text prompts")
+                        .hint("put T5's tokenizer.json or spiece.model next to the weights")
                 })?;
-                tokenizer.encode(&wish.words, true)?
+                tokenizer.encode(&prompt.text, true)?
             }
         };
-        if words.len() > LONGEST_TEXT {
+        if ids.len() > MAX_TEXT_LENGTH {
             return Err(Error::input(format!(
-                "the text has {} tokens, at most {LONGEST_TEXT} are read",
-                words.len()
+                "the text has {} tokens, the maximum is {MAX_TEXT_LENGTH}",
+                ids.len()
             ))
             .hint("shorten the text"));
         }
-        let melody = match (&wish.melody, &self.chroma) {
+        let melody = match (&prompt.melody, &self.chroma) {
             (None, _) => None,
             (Some(_), None) => return Err(no_melody_here()),
             (Some(melody), Some(chroma)) => {
@@ -183,14 +183,14 @@ impl MusicGenerator {
                 Some(Sinc::JULIUS.resample(&mono, melody.rate, chroma.config().sampling_rate)?)
             }
         };
-        let given = match &wish.beginning {
+        let given = match &prompt.audio_prompt {
             None => vec![Vec::new(); self.network.config().decoder.num_codebooks],
             Some(sound) => self.codes_of(sound)?,
         };
-        Ok(Plan { words, melody, given })
+        Ok(PreparedPrompt { ids, melody, given })
     }
 
-    /// The codes of a sound of any rate, mono or stereo, one list a codebook.
+    /// Encodes audio of any sampling rate, mono or stereo; returns one list per codebook.
     fn codes_of(&self, sound: &Sound) -> Result<Vec<Vec<u32>>> {
         let config = self.network.config();
         let (rate, channels) = (config.audio_encoder.sampling_rate as u32, self.channels());
@@ -204,56 +204,56 @@ impl MusicGenerator {
         match codes.iter().flatten().find(|code| **code as usize >= config.decoder.vocab_size) {
             None => Ok(codes),
             Some(code) => Err(Error::input(format!(
-                "the codec hears code {code}, the language model knows {}",
+                "the codec's code {code} is outside the language model's vocabulary of {}",
                 config.decoder.vocab_size
             ))),
         }
     }
 
-    /// Channels of the sound.
+    /// Number of audio channels.
     fn channels(&self) -> usize {
         let config = self.network.config();
         config.decoder.audio_channels.max(config.audio_encoder.audio_channels)
     }
 
-    /// Whole frames in so many seconds.
+    /// Number of complete frames in `seconds`.
     fn frames(&self, seconds: f64) -> usize {
-        // Seconds written in decimals should not lose a frame to rounding.
+        // The epsilon avoids losing a frame to rounding.
         (seconds * self.network.config().audio_encoder.frame_rate() as f64 + 1e-6) as usize
     }
 
-    /// How many frames the piece has, and the passes that make them.
+    /// The windows of the generation, and whether the length is given in columns.
     fn length(&self, given: usize, options: &GenerationConfig) -> Result<(Vec<Window>, bool)> {
         let decoder = &self.network.config().decoder;
         let Some(seconds) = options.seconds else {
             let columns = options.max_new_tokens.saturating_add(1 + given);
-            let pattern = Pattern::of_columns(decoder.num_codebooks, decoder.audio_channels, columns);
+            let pattern = DelayPattern::of_columns(decoder.num_codebooks, decoder.audio_channels, columns);
             return match pattern.frames() > given {
                 true => Ok((vec![Window { start: 0, context: given, end: pattern.frames() }], true)),
                 false => Err(Error::input(format!(
-                    "max_new_tokens {} leave no room for a frame: the delays take more",
+                    "max_new_tokens {} is less than the delays need for one frame",
                     options.max_new_tokens
                 ))),
             };
         };
         let total = self.frames(seconds);
         if total == 0 {
-            return Err(Error::input(format!("{seconds} seconds are shorter than a frame"))
-                .hint(format!("{} frames are a second", self.network.config().audio_encoder.frame_rate())));
+            return Err(Error::input(format!("{seconds} seconds are shorter than one frame"))
+                .hint(format!("the frame rate is {} Hz", self.network.config().audio_encoder.frame_rate())));
         }
         if total <= given {
             return Err(Error::input(format!(
-                "the sound to continue has {given} frames, the whole piece of {seconds} s would have {total}"
+                "the audio to continue has {given} frames, the result of {seconds} s has {total}"
             ))
-            .hint("seconds count from the start of the given sound"));
+            .hint("seconds include the audio to continue"));
         }
         Ok((windows(given, total, self.frames(self.window), self.frames(self.stride)), false))
     }
 
-    /// Makes the pieces of one group.
-    fn play(
+    /// Generates one batch.
+    fn generate_group(
         &self,
-        plans: &[Plan],
+        plans: &[PreparedPrompt],
         group: &[usize],
         options: &GenerationConfig,
         codes: &mut [Vec<Vec<u32>>],
@@ -261,19 +261,19 @@ impl MusicGenerator {
     ) -> Result<ControlFlow<()>> {
         let decoder = &self.network.config().decoder;
         let (codebooks, channels) = (decoder.num_codebooks, decoder.audio_channels);
-        let members: Vec<&Plan> = group.iter().map(|index| &plans[*index]).collect();
+        let members: Vec<&PreparedPrompt> = group.iter().map(|index| &plans[*index]).collect();
         let given = members.first().map_or(0, |plan| plan.frames());
         let (windows, by_columns) = self.length(given, options)?;
         let text = self.text(&members)?;
-        let wished = members.iter().any(|plan| !plan.words.is_empty() || plan.melody.is_some());
-        let guidance = if wished { options.guidance } else { 1.0 };
+        let conditional = members.iter().any(|plan| !plan.ids.is_empty() || plan.melody.is_some());
+        let guidance = if conditional { options.guidance } else { 1.0 };
         let options = GenerationConfig { guidance, ..options.clone() };
 
-        let mut player = Player::new(self, group, each)?;
+        let mut streamer = AudioStreamer::new(self, group, each)?;
         let mut rows: Vec<Vec<u32>> = members.iter().flat_map(|plan| plan.given.clone()).collect();
         for frame in 0..given {
             let frame: Vec<u32> = rows.iter().map(|row| row[frame]).collect();
-            if player.push(&frame)?.is_break() {
+            if streamer.push(&frame)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -284,29 +284,29 @@ impl MusicGenerator {
                 rows.iter().map(|row| row[window.start..window.start + window.context].to_vec()).collect();
             let melody = self.melody(&members, several.then_some(window.start))?;
             let frames = window.end - window.start;
-            let page = Page {
+            let decoder = WindowDecoder {
                 decoder: self.network.decoder(),
                 condition: self.network.condition(text.as_ref(), melody.as_ref(), guidance != 1.0)?,
                 pattern: match by_columns {
-                    true => Pattern::of_columns(
+                    true => DelayPattern::of_columns(
                         codebooks,
                         channels,
                         options.max_new_tokens.saturating_add(1 + given),
                     ),
-                    false => Pattern::of_frames(codebooks, channels, frames),
+                    false => DelayPattern::of_frames(codebooks, channels, frames),
                 },
                 given: &known,
-                // Far enough apart that no window of a prompt draws what another draws.
+                // Each window and each prompt has its own stream.
                 streams: &group
                     .iter()
                     .map(|index| ((number as u64) << 32) + (index * codebooks) as u64)
                     .collect::<Vec<_>>(),
             };
-            page.write(&options, &mut |frame| {
+            decoder.generate(&options, &mut |frame| {
                 for (row, code) in rows.iter_mut().zip(frame) {
                     row.push(*code);
                 }
-                flow = player.push(frame)?;
+                flow = streamer.push(frame)?;
                 Ok(flow)
             })?;
             if flow.is_break() {
@@ -317,35 +317,35 @@ impl MusicGenerator {
             codes[*entry] = rows.to_vec();
         }
         match flow {
-            ControlFlow::Continue(()) => player.finish(),
+            ControlFlow::Continue(()) => streamer.finish(),
             ControlFlow::Break(()) => Ok(flow),
         }
     }
 
-    /// The words of a batch; none for a text model if nobody has any.
-    fn text(&self, plans: &[&Plan]) -> Result<Option<Text>> {
-        let longest = plans.iter().map(|plan| plan.words.len()).max().unwrap_or(0);
+    /// Encodes the texts of a batch; `None` for a text model if all are empty.
+    fn text(&self, plans: &[&PreparedPrompt]) -> Result<Option<EncodedText>> {
+        let longest = plans.iter().map(|plan| plan.ids.len()).max().unwrap_or(0);
         if longest == 0 {
             return match self.network.config().has_melody() {
                 true => self.network.no_text(plans.len()).map(Some),
                 false => Ok(None),
             };
         }
-        let real = |plan: &&Plan| (0..longest).map(|t| t < plan.words.len()).collect();
+        let real = |plan: &&PreparedPrompt| (0..longest).map(|t| t < plan.ids.len()).collect();
         let real: Vec<Vec<bool>> = plans.iter().map(real).collect();
-        let padded = |plan: &&Plan| {
-            let mut words = plan.words.clone();
-            words.resize(longest, 0);
-            words
+        let padded = |plan: &&PreparedPrompt| {
+            let mut ids = plan.ids.clone();
+            ids.resize(longest, 0);
+            ids
         };
         let ids: Vec<u32> = plans.iter().flat_map(padded).collect();
         let ids = Tensor::from_vec(ids, (plans.len(), longest), self.network.decoder().device())?;
-        self.network.read(&ids, Some(real)).map(Some)
+        self.network.encode_text(&ids, Some(real)).map(Some)
     }
 
-    /// The melodies of a batch, `(batch, chroma_length, num_chroma)`; none if nobody has any. A window of a longer
-    /// piece that begins at frame `from` hears the melody from there, over and over.
-    fn melody(&self, plans: &[&Plan], from: Option<usize>) -> Result<Option<Tensor>> {
+    /// The chromagrams of a batch, `(batch, chroma_length, num_chroma)`; `None` without melodies. For a window that
+    /// begins at frame `from`, the melody is shifted accordingly and repeated.
+    fn melody(&self, plans: &[&PreparedPrompt], from: Option<usize>) -> Result<Option<Tensor>> {
         let Some(chroma) = self.chroma.as_ref().filter(|_| plans.iter().any(|plan| plan.melody.is_some()))
         else {
             return Ok(None);
@@ -360,11 +360,11 @@ impl MusicGenerator {
                 (Some(melody), None) => chroma.classes(&melody[..melody.len().min(longest)])?,
                 (Some(melody), Some(frame)) => {
                     let seconds = frame as f64 / config.audio_encoder.frame_rate() as f64;
-                    let heard = (self.window * rate) as usize;
+                    let length = (self.window * rate) as usize;
                     let from = (seconds * rate) as usize % melody.len();
-                    let heard: Vec<f32> =
-                        melody.iter().copied().cycle().skip(from).take(heard.min(longest)).collect();
-                    chroma.classes(&heard)?
+                    let samples: Vec<f32> =
+                        melody.iter().copied().cycle().skip(from).take(length.min(longest)).collect();
+                    chroma.classes(&samples)?
                 }
             };
             for (row, class) in ones.chunks_mut(config.num_chroma).zip(classes.iter().cycle()) {
@@ -376,84 +376,85 @@ impl MusicGenerator {
     }
 }
 
-impl Plan {
-    /// Frames of the beginning.
+impl PreparedPrompt {
+    /// Number of frames of the audio prompt.
     fn frames(&self) -> usize {
         self.given.first().map_or(0, Vec::len)
     }
 }
 
-/// Rows of codes, one a codebook, as `(batch, codebooks, frames)` of int64 on the CPU.
+/// Converts codes, one list per codebook, to `(batch, codebooks, frames)` of int64 on the CPU.
 pub(super) fn codes_tensor(rows: &[Vec<u32>], batch: usize) -> Result<Tensor> {
     let frames = rows.first().map_or(0, Vec::len);
     let codes: Vec<i64> = rows.iter().flatten().map(|code| i64::from(*code)).collect();
     Ok(Tensor::from_vec(codes, (batch, rows.len() / batch.max(1), frames), &Device::Cpu)?)
 }
 
-/// Turns frames to sound as they come.
-struct Player<'a> {
-    composer: &'a MusicGenerator,
+/// Decodes frames to audio in a streaming manner.
+struct AudioStreamer<'a> {
+    generator: &'a MusicGenerator,
     group: &'a [usize],
     stream: Stream,
-    /// Codes not decoded yet, one list for each codebook of each entry.
-    waiting: Vec<Vec<u32>>,
-    at_once: usize,
+    /// Codes that are not decoded yet, one list per codebook of each batch element.
+    pending: Vec<Vec<u32>>,
+    chunk: usize,
     each: &'a mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
 }
 
-impl<'a> Player<'a> {
+impl<'a> AudioStreamer<'a> {
     fn new(
-        composer: &'a MusicGenerator,
+        generator: &'a MusicGenerator,
         group: &'a [usize],
         each: &'a mut dyn FnMut(usize, Sound) -> ControlFlow<()>,
     ) -> Result<Self> {
-        let network = &composer.network;
+        let network = &generator.network;
         Ok(Self {
-            composer,
+            generator,
             group,
             stream: network.codec().decode_stream()?,
-            waiting: vec![Vec::new(); group.len() * network.config().decoder.num_codebooks],
-            at_once: composer.frames(AT_ONCE).max(1),
+            pending: vec![Vec::new(); group.len() * network.config().decoder.num_codebooks],
+            chunk: generator.frames(CHUNK).max(1),
             each,
         })
     }
 
     fn push(&mut self, frame: &[u32]) -> Result<ControlFlow<()>> {
-        for (row, code) in self.waiting.iter_mut().zip(frame) {
+        for (row, code) in self.pending.iter_mut().zip(frame) {
             row.push(*code);
         }
-        match self.waiting.first().is_some_and(|row| row.len() >= self.at_once) {
+        match self.pending.first().is_some_and(|row| row.len() >= self.chunk) {
             true => self.flush(),
             false => Ok(ControlFlow::Continue(())),
         }
     }
 
-    /// Decodes what waits.
+    /// Decodes the pending codes.
     fn flush(&mut self) -> Result<ControlFlow<()>> {
-        if self.waiting.first().is_none_or(Vec::is_empty) {
+        if self.pending.first().is_none_or(Vec::is_empty) {
             return Ok(ControlFlow::Continue(()));
         }
-        let network = &self.composer.network;
-        let codes = codes_tensor(&self.waiting, self.group.len())?;
-        self.waiting.iter_mut().for_each(Vec::clear);
-        let sound = network.codec().decode_next(&network.sides(&codes)?, &mut self.stream)?;
-        self.hand_over(sound)
+        let network = &self.generator.network;
+        let codes = codes_tensor(&self.pending, self.group.len())?;
+        self.pending.iter_mut().for_each(Vec::clear);
+        let sound = network.codec().decode_next(&network.split_channels(&codes)?, &mut self.stream)?;
+        self.emit(sound)
     }
 
     fn finish(mut self) -> Result<ControlFlow<()>> {
         if self.flush()?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        let empty = self.composer.network.codec().decode_stream()?;
+        let empty = self.generator.network.codec().decode_stream()?;
         let rest = std::mem::replace(&mut self.stream, empty);
-        let sound = self.composer.network.codec().decode_rest(rest)?;
-        self.hand_over(sound)
+        let sound = self.generator.network.codec().decode_rest(rest)?;
+        self.emit(sound)
     }
 
-    fn hand_over(&mut self, sound: Option<Tensor>) -> Result<ControlFlow<()>> {
+    fn emit(&mut self, sound: Option<Tensor>) -> Result<ControlFlow<()>> {
         let Some(sound) = sound else { return Ok(ControlFlow::Continue(())) };
-        let sound = self.composer.network.joined(&sound)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        let rate = self.composer.network.config().audio_encoder.sampling_rate as u32;
+        let sound =
+            self.generator.network.merge_channels(&sound)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let rate = self.generator.network.config().audio_encoder.sampling_rate as u32;
         for (entry, index) in self.group.iter().enumerate() {
             let channels = sound.i(entry)?.t()?.to_vec2()?;
             if (self.each)(*index, Sound { rate, channels }).is_break() {

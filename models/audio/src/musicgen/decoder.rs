@@ -1,6 +1,7 @@
 //! The language model of MusicGen: one causal transformer over all codebooks.
 //!
-//! Copet et al. 2023, section 2.2. Codes are `(batch, time, codebooks)`, activations `(batch, time, width)`.
+//! Copet et al. 2023, section 2.2. Codes are `(batch, sequence, codebooks)`, activations `(batch, sequence,
+//! hidden_size)`.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
@@ -10,29 +11,29 @@ use fauna_shared::weights::{MatrixUse, Piece, Weights};
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-/// The `decoder` part of `config.json`. A release leaves out what has its usual value.
+/// The `decoder` part of `config.json`; missing keys have the reference's defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Codes in a codebook; the start token is one more.
+    /// Vocabulary size: number of codes of a codebook, without the start token.
     pub vocab_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub ffn_dim: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// The feed-forward part's activation.
+    /// Activation function of the feed-forward layers.
     pub activation_function: Activation,
-    /// Codes in a frame, those of all channels together.
+    /// Number of codebooks of all audio channels.
     pub num_codebooks: usize,
-    /// Channels of the sound; in stereo the codebooks of left and right alternate.
+    /// Number of audio channels; in stereo the codebooks of left and right are interleaved.
     pub audio_channels: usize,
-    /// Stands in every cell that belongs to no frame.
+    /// Id of the start token, which pads the delay pattern.
     pub pad_token_id: u32,
-    /// The width of the text's states, where they come without a projection.
+    /// Hidden size of the text encoder, if there is no projection.
     pub cross_attention_hidden_size: Option<usize>,
 }
 
@@ -54,7 +55,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses sizes that no network has.
+    /// Checks the sizes.
     pub(super) fn check(&self) -> Result<()> {
         check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -64,17 +65,19 @@ impl Config {
         check_heads(("hidden_size", self.hidden_size), ("num_attention_heads", self.num_attention_heads))?;
         if !matches!(self.audio_channels, 1 | 2) || !self.num_codebooks.is_multiple_of(self.audio_channels) {
             return Err(Error::unsupported(format!(
-                "{} codebooks for {} channels of sound",
+                "{} codebooks for {} audio channels",
                 self.num_codebooks, self.audio_channels
             ))
-            .hint("1 or 2 channels are known, each with the same number of codebooks"));
+            .hint("expected 1 or 2 channels with the same number of codebooks"));
         }
         if self.hidden_size < 4 {
-            return Err(Error::unsupported("hidden_size is below 4: no sinusoid fits"));
+            return Err(Error::unsupported(
+                "hidden_size is below 4, the minimum for sinusoidal position embeddings",
+            ));
         }
         if self.pad_token_id as usize > self.vocab_size {
             return Err(Error::unsupported(format!(
-                "pad_token_id {} has no row in tables of {}",
+                "pad_token_id {} is outside the vocabulary of {}",
                 self.pad_token_id,
                 self.vocab_size + 1
             )));
@@ -86,11 +89,11 @@ impl Config {
 /// The network.
 pub struct Decoder {
     config: Config,
-    /// The tables of all codebooks, one below the other.
+    /// The embeddings of all codebooks, concatenated.
     embed_tokens: Embedding,
     layers: Vec<Layer>,
     layer_norm: LayerNorm,
-    /// The heads of all codebooks, one below the other.
+    /// The output heads of all codebooks, concatenated.
     lm_heads: Linear,
     device: Device,
     activations: DType,
@@ -100,7 +103,7 @@ pub struct Decoder {
 struct Layer {
     self_attn_layer_norm: LayerNorm,
     self_attn: SelfAttention,
-    /// None where the condition is read before the codes.
+    /// `None` if the conditioning is prepended.
     encoder_attn: Option<(LayerNorm, CrossAttention)>,
     final_layer_norm: LayerNorm,
     fc1: Linear,
@@ -109,7 +112,7 @@ struct Layer {
 }
 
 struct SelfAttention {
-    /// q, k and v in one.
+    /// Queries, keys and values in one matrix.
     qkv: Linear,
     out_proj: Linear,
     heads: usize,
@@ -122,34 +125,34 @@ struct CrossAttention {
     heads: usize,
 }
 
-/// What the music follows, as states of the decoder's width.
+/// The conditioning of the decoder, of its hidden size.
 #[derive(Debug, Clone)]
-pub enum Condition {
-    /// Every block attends to them.
-    Attended {
-        /// `(rows, states, width)`. Rows of the batch past these attend to nothing.
+pub enum Conditioning {
+    /// By cross-attention in every layer.
+    CrossAttention {
+        /// Hidden states, `(batch, sequence, hidden_size)`. Further sequences of the decoder's batch are unconditional.
         states: Tensor,
-        /// Which states are real.
+        /// The padding mask.
         mask: Mask,
     },
-    /// They stand before the codes, as positions of their own: `(batch, states, width)`.
-    Before(Tensor),
-    /// There is none.
+    /// Prepended to the embeddings of the codes, `(batch, sequence, hidden_size)`.
+    Prepended(Tensor),
+    /// Unconditional.
     None,
 }
 
-/// What the network keeps of what it has read, and the keys and values of what it follows.
-pub struct State {
+/// The KV cache of the decoder's self-attention, and the keys and values of its cross-attention.
+pub struct DecoderState {
     cache: Cache,
-    /// One pair a block; none if there is nothing to attend to.
+    /// Keys and values of each layer; empty without cross-attention.
     cross: Vec<(Tensor, Tensor)>,
     mask: Mask,
-    /// What is still to be read before the first code.
-    before: Option<Tensor>,
+    /// The prepended conditioning, until the first forward pass.
+    prepended: Option<Tensor>,
 }
 
 impl Decoder {
-    /// Reads the network below `w`. `cross`: whether blocks attend to a condition.
+    /// Loads the decoder from `w`. `cross`: whether the layers have cross-attention.
     pub fn load(config: Config, cross: bool, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = &config;
@@ -174,29 +177,29 @@ impl Decoder {
         })
     }
 
-    /// The sizes.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where it computes.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// In what type.
+    /// The dtype of the activations.
     pub fn activations(&self) -> DType {
         self.activations
     }
 
-    /// An empty cache with room for `capacity` columns, and the keys and values of `condition`.
-    pub fn start(&self, condition: &Condition, capacity: usize) -> Result<State> {
-        let (states, mask, before) = match condition {
-            Condition::Attended { states, mask } => (Some(states), mask.clone(), None),
-            Condition::Before(states) => (None, Mask::full(), Some(states.clone())),
-            Condition::None => (None, Mask::full(), None),
+    /// Creates the decoder state: an empty KV cache of `capacity` columns, and the keys and values of `condition`.
+    pub fn start(&self, condition: &Conditioning, capacity: usize) -> Result<DecoderState> {
+        let (states, mask, prepended) = match condition {
+            Conditioning::CrossAttention { states, mask } => (Some(states), mask.clone(), None),
+            Conditioning::Prepended(states) => (None, Mask::full(), Some(states.clone())),
+            Conditioning::None => (None, Mask::full(), None),
         };
-        let capacity = capacity + before.as_ref().map_or(Ok(0), |states| states.dim(1))?;
+        let capacity = capacity + prepended.as_ref().map_or(Ok(0), |states| states.dim(1))?;
         let mut cross = Vec::new();
         if let Some(states) = states {
             for (_, attention) in self.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref()) {
@@ -204,26 +207,26 @@ impl Decoder {
             }
         }
         let cache = Cache::new(self.layers.len(), capacity).with_half(self.half_cache);
-        Ok(State { cache, cross, mask, before })
+        Ok(DecoderState { cache, cross, mask, prepended })
     }
 
-    /// Reads `codes`, `(batch, time, codebooks)` row-major, each at most the start token, and gives the states after
-    /// the last norm: `(batch, time, width)`, what stands before the first code included.
+    /// Runs the decoder on `codes`, `(batch, sequence, codebooks)` row-major, and returns the hidden states after the
+    /// final layer norm, `(batch, sequence, hidden_size)`, prepended conditioning included.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside its codebook.
-    pub fn forward(&self, codes: &[u32], batch: usize, state: &mut State) -> Result<Tensor> {
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a code is outside the codebook.
+    pub fn forward(&self, codes: &[u32], batch: usize, state: &mut DecoderState) -> Result<Tensor> {
         let rows = self.config.vocab_size as u32 + 1;
         let codebooks = self.config.num_codebooks;
         if let Some(code) = codes.iter().find(|code| **code >= rows) {
-            return Err(Error::input(format!("code {code} is outside codebooks of {} codes", rows - 1)));
+            return Err(Error::input(format!("code {code} is outside the codebook of {} codes", rows - 1)));
         }
         let ids: Vec<u32> =
             codes.iter().zip((0..codebooks as u32).cycle()).map(|(c, k)| c + k * rows).collect();
         let shape = (batch, codes.len() / (batch * codebooks).max(1), codebooks);
         let mut x = self.embed_tokens.forward(&Tensor::from_vec(ids, shape, &self.device)?)?.sum(2)?;
-        if let Some(before) = state.before.take() {
-            x = Tensor::cat(&[&before, &x], 1)?;
+        if let Some(prepended) = state.prepended.take() {
+            x = Tensor::cat(&[&prepended, &x], 1)?;
         }
         let positions = sinusoids(state.cache.length(), x.dim(1)?, self.config.hidden_size)?;
         let mut x = x.broadcast_add(&positions.to_device(x.device())?.to_dtype(x.dtype())?)?;
@@ -234,24 +237,25 @@ impl Decoder {
         self.layer_norm.forward(&x)
     }
 
-    /// Scores of the next code of every codebook: `(batch, time, width)` to `(batch, time, codebooks * codes)`.
+    /// Returns the logits of every codebook, `(batch, sequence, codebooks * vocab_size)`, of hidden states,
+    /// `(batch, sequence, hidden_size)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.lm_heads.forward(hidden)
     }
 }
 
-/// Epsilon of the norms.
+/// Epsilon of the layer norms.
 const EPS: f64 = 1e-5;
 
-/// What stands for q, k and v: three maps in one layout of the release, one stacked map in the other.
-fn projections(w: &Weights, wanted: std::ops::Range<usize>, width: usize) -> Result<Linear> {
+/// Loads some of the q, k and v projections: three matrices in transformers' format, one in the original.
+fn projections(w: &Weights, parts: std::ops::Range<usize>, width: usize) -> Result<Linear> {
     const PARTS: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
     let pieces: Vec<Piece> = match w.has("in_proj", false) {
         true => {
-            let rows = wanted.start * width..wanted.end * width;
+            let rows = parts.start * width..parts.end * width;
             vec![Piece { name: "in_proj.weight".into(), of: 3 * width, rows }]
         }
-        false => PARTS[wanted].iter().map(|part| Piece::whole(format!("{part}.weight"), width)).collect(),
+        false => PARTS[parts].iter().map(|part| Piece::whole(format!("{part}.weight"), width)).collect(),
     };
     Ok(Linear::new(w.stack(MatrixUse::Map, &pieces, width)?, None))
 }
@@ -284,7 +288,7 @@ impl Layer {
     ) -> Result<Tensor> {
         let mut x = (x + self.self_attn.forward(&self.self_attn_layer_norm.forward(x)?, cache)?)?;
         if let (Some((norm, attention)), Some((k, v, mask))) = (&self.encoder_attn, cross) {
-            // No map here has a bias, so a row that attends to nothing gets nothing: only the others are computed.
+            // Without biases, cross-attention of the unconditional sequences is zero: only the others are computed.
             let (batch, rows) = (x.dim(0)?, k.dim(0)?);
             let attending = x.narrow(0, 0, rows)?;
             let attended = (&attending + attention.forward(&norm.forward(&attending)?, k, v, mask)?)?;
@@ -327,7 +331,7 @@ impl CrossAttention {
         })
     }
 
-    /// Of `states`, `(rows, states, width)`: two of `(rows, states, heads, head width)`.
+    /// Returns keys and values, `(batch, sequence, heads, head_dim)`, of `states`, `(batch, sequence, hidden_size)`.
     fn keys_and_values(&self, states: &Tensor) -> Result<(Tensor, Tensor)> {
         let (rows, time, width) = states.dims3()?;
         let kv = self.kv.forward(states)?.reshape((rows, time, 2, self.heads, width / self.heads))?;
@@ -342,8 +346,8 @@ impl CrossAttention {
     }
 }
 
-/// Positions `past` and on, `(1, time, width)`: cosines in the first half, sines in the second, of frequencies that
-/// fall from 1 to 1/10000. Float32 throughout, as in the reference: the phase of late positions feels the rounding.
+/// Sinusoidal position embeddings from position `past` on, `(1, time, width)`: cosines in the first half, sines in the
+/// second, with frequencies from 1 to 1/10000. In float32 as in the reference, whose rounding affects late positions.
 fn sinusoids(past: usize, time: usize, width: usize) -> Result<Tensor> {
     let half = width / 2;
     let step = -(10_000f64.ln() / (half - 1) as f64) as f32;
@@ -363,8 +367,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sinusoids_begin_with_their_cosines() {
-        // Width 6: frequencies 1, 1/100, 1/10000.
+    fn sinusoids_have_the_cosines_first() {
+        // Hidden size 6: frequencies 1, 1/100, 1/10000.
         let rows: Vec<Vec<f32>> = sinusoids(2, 2, 6).unwrap().squeeze(0).unwrap().to_vec2().unwrap();
         for (row, position) in rows.iter().zip([2f32, 3.0]) {
             let phases = [position, position / 100.0, position / 10_000.0];
@@ -375,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_width_ends_with_zero() {
+    fn an_odd_hidden_size_ends_with_zero() {
         let rows: Vec<Vec<f32>> = sinusoids(1, 1, 5).unwrap().squeeze(0).unwrap().to_vec2().unwrap();
         assert_eq!(rows[0][4], 0.0);
     }

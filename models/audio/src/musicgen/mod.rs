@@ -1,11 +1,11 @@
-//! MusicGen: words, a melody or nothing to music.
+//! MusicGen: music generation from text, a melody, or unconditionally.
 //!
-//! Copet, Kreuk, Gat, Remez, Kant, Synnaeve, Adi, Défossez 2023, "Simple and Controllable Music Generation"
-//! (arXiv 2306.05284). T5 reads the words, a causal transformer writes the codes of all codebooks in a delay pattern,
-//! EnCodec turns them to sound at 32 kHz, 50 frames a second.
-//! Checked against transformers `MusicgenForConditionalGeneration` and `MusicgenMelodyForConditionalGeneration`, parity
-//! cases `tests/parity/musicgen`. Loads `model_type: "musicgen"` and `"musicgen_melody"`, and the original releases'
-//! own files. Activations are `(batch, time, width)`.
+//! Copet, Kreuk, Gat, Remez, Kant, Synnaeve, Adi, Défossez 2023, "Simple and Controllable Music Generation" (arXiv
+//! 2306.05284). T5 encodes the text, a causal transformer generates the codes of all codebooks in a delay pattern,
+//! EnCodec decodes them to audio at 32 kHz, 50 frames per second. Checked against transformers
+//! `MusicgenForConditionalGeneration` and `MusicgenMelodyForConditionalGeneration`, parity cases
+//! `tests/parity/musicgen`. Loads `model_type: "musicgen"` and `"musicgen_melody"`, and the files of the original
+//! releases. Activations are `(batch, sequence, hidden_size)`.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -15,11 +15,11 @@
 //!
 //! let config: Config = serde_json::from_value((fauna_audio::musicgen::FAMILY.sample)())?;
 //! let network = MusicGen::load(config, &Weights::seeded(1, Runtime::cpu()))?;
-//! let composer = MusicGenerator::new(network);
-//! // Nothing is wished for, so no tokenizer is needed.
+//! let generator = MusicGenerator::new(network);
+//! // Unconditional generation needs no tokenizer.
 //! let options = GenerationConfig { seconds: Some(0.2), temperature: 1.0, top_k: 250, ..GenerationConfig::default() };
 //! let mut samples = 0;
-//! let codes = composer.compose(&[MusicPrompt::default()], &options, &mut |_wish, sound| {
+//! let codes = generator.generate(&[MusicPrompt::default()], &options, &mut |_index, sound| {
 //!     samples += sound.channels[0].len();
 //!     ControlFlow::Continue(())
 //! })?;
@@ -105,41 +105,41 @@ use serde_json::{Map, json};
 
 use crate::encodec::{self, Encodec};
 pub use compose::{MusicGenerator, MusicPrompt};
-use decoder::{Condition, Decoder};
+use decoder::{Conditioning, Decoder};
 pub use original::layout;
-pub use pipeline::{Features, MusicGenPipeline};
+pub use pipeline::{ChromaFeatures, MusicGenPipeline};
 pub(crate) use pipeline::{inventory, open};
 
 /// `config.json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// `musicgen`, or `musicgen_melody` for the models that read a melody.
+    /// `musicgen`, or `musicgen_melody` for models with melody conditioning.
     pub model_type: String,
-    /// T5, which reads the words.
+    /// Config of the text encoder, T5.
     #[serde(deserialize_with = "part")]
     pub text_encoder: t5::Config,
-    /// EnCodec, which turns codes to sound and back.
+    /// Config of the codec, EnCodec.
     #[serde(deserialize_with = "part")]
     pub audio_encoder: encodec::Config,
-    /// The language model.
+    /// Config of the language model.
     #[serde(deserialize_with = "part")]
     pub decoder: decoder::Config,
-    /// Pitch classes of a melody.
+    /// Number of pitch classes of the melody's chromagram.
     #[serde(default = "num_chroma")]
     pub num_chroma: usize,
-    /// Frames of a melody.
+    /// Number of frames of the melody's chromagram.
     #[serde(default = "chroma_length")]
     pub chroma_length: usize,
 }
 
-/// What [`Config`] does not say of the keys.
+/// The config keys that [`Config`] does not declare.
 pub static KEYS: Keys = Keys {
     parts: &[
         ("text_encoder", &t5::KEYS),
         ("audio_encoder", &Keys::NONE),
         (
             "decoder",
-            // Keys that the reference's decoder has and never reads; its positions are computed at any length.
+            // Keys that the reference's decoder does not use; its position embeddings are computed.
             &Keys {
                 harmless: &[
                     "add_cross_attention",
@@ -155,15 +155,15 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// The config of a part, which may write what it leaves out as null.
+/// Parses the config of a part, in which null is a missing key.
 fn part<'de, T: DeserializeOwned, D: Deserializer<'de>>(config: D) -> std::result::Result<T, D::Error> {
     let mut config = Map::<String, serde_json::Value>::deserialize(config)?;
     config.retain(|_, value| !value.is_null());
     json::typed(config.into()).map_err(|error| D::Error::custom(error.message()))
 }
 
-/// Frames and pitch classes of a melody at most: the releases have 235 and 12.
-const MOST_CHROMA: usize = 1 << 14;
+/// Maximum number of frames and of pitch classes of a chromagram: the releases have 235 and 12.
+const MAX_CHROMA: usize = 1 << 14;
 
 fn num_chroma() -> usize {
     12
@@ -174,26 +174,26 @@ fn chroma_length() -> usize {
 }
 
 impl Config {
-    /// Whether it reads a melody.
+    /// Whether the model has melody conditioning.
     pub fn has_melody(&self) -> bool {
         self.model_type == "musicgen_melody"
     }
 
-    /// Codebooks of one channel of sound.
+    /// Number of codebooks per audio channel.
     pub fn channel_codebooks(&self) -> usize {
         self.decoder.num_codebooks / self.decoder.audio_channels.max(1)
     }
 
-    /// Refuses parts that do not fit each other.
+    /// Checks that the configs of the parts match.
     fn check(&self) -> Result<()> {
-        // What follows divides by the codec's numbers.
+        // First, as the checks below divide by the codec's sizes.
         self.audio_encoder.check()?;
         self.decoder.check()?;
         check_sizes(&[("num_chroma", self.num_chroma), ("chroma_length", self.chroma_length)])?;
         for (key, size) in [("num_chroma", self.num_chroma), ("chroma_length", self.chroma_length)] {
-            if size > MOST_CHROMA {
+            if size > MAX_CHROMA {
                 return Err(Error::unsupported(format!("{key} is {size}"))
-                    .hint(format!("at most {MOST_CHROMA} is supported")));
+                    .hint(format!("at most {MAX_CHROMA} is supported")));
             }
         }
         let (text, codec, decoder) = (&self.text_encoder, &self.audio_encoder, &self.decoder);
@@ -201,24 +201,26 @@ impl Config {
             && text.d_model != decoder.hidden_size
         {
             return Err(Error::unsupported(format!(
-                "cross_attention_hidden_size {width} asks for no projection of states of {} to {}",
+                "cross_attention_hidden_size {width} has no projection from {} to {}, which is not implemented",
                 text.d_model, decoder.hidden_size
             )));
         }
         if codec.windows().is_some() || codec.normalize {
-            return Err(Error::unsupported("the codec has windows or brings them to one loudness")
-                .hint("MusicGen writes the codes of one window, without scales"));
+            return Err(Error::unsupported(
+                "the codec has windows or normalization (chunk_length_s, normalize)",
+            )
+            .hint("MusicGen generates the codes of one window, without scales"));
         }
         if decoder.audio_channels == 2 && codec.audio_channels != 1 {
             return Err(Error::unsupported(format!(
-                "a stereo model decodes left and right alone, its codec has {} channels",
+                "a stereo model requires a mono codec, found {} channels",
                 codec.audio_channels
             )));
         }
         let codebooks = codec.quantizers_for(None)?;
         if codebooks != self.channel_codebooks() || codec.codebook_size < decoder.vocab_size {
             return Err(Error::unsupported(format!(
-                "the codec has {codebooks} codebooks of {}, the language model {} of {} a channel",
+                "the codec has {codebooks} codebooks of {}, the language model {} of {} per channel",
                 codec.codebook_size,
                 self.channel_codebooks(),
                 decoder.vocab_size
@@ -228,14 +230,14 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file.
+/// Maps the tensor names of all releases to those of this family.
 pub fn rename(name: &str) -> Name {
     Name::without("encoder_decoder.", name, in_base)
 }
 
-/// The same without the name of the base model.
+/// [`rename`] of a name without the prefix of the base model.
 fn in_base(name: &str) -> Name {
-    // Old uploads hold a table of positions, which are computed.
+    // Old releases store the position embeddings, which are computed.
     if name.ends_with(".embed_positions.weights") {
         return Name::Ignore;
     }
@@ -265,22 +267,22 @@ impl Model for MusicGen {
         config.check()?;
         let text = t5::Encoder::load(config.text_encoder.clone(), &w.at("text_encoder"))?;
         let codec = Encodec::load(config.audio_encoder.clone(), &w.at("audio_encoder"))?;
-        Self::around(config, text, codec, w)
+        Self::with_parts(config, text, codec, w)
     }
 }
 
-/// Words as T5 reads them: states of `(batch, time, text width)`.
+/// Encoded text.
 #[derive(Debug, Clone)]
-pub struct Text {
-    /// What T5 made of them.
+pub struct EncodedText {
+    /// T5's last hidden states, `(batch, sequence, text_hidden_size)`.
     pub states: Tensor,
-    /// Which of them are real, row by row; none if all are.
+    /// The padding mask (false: padding); `None` without padding.
     pub real: Option<Vec<Vec<bool>>>,
 }
 
 impl MusicGen {
-    /// The language model of `w` with a text encoder and a codec that were read elsewhere.
-    fn around(
+    /// Loads the language model from `w`, around a loaded text encoder and codec.
+    fn with_parts(
         config: Config,
         text_encoder: t5::Encoder,
         audio_encoder: Encodec,
@@ -288,7 +290,7 @@ impl MusicGen {
     ) -> Result<Self> {
         config.check()?;
         let width = config.decoder.hidden_size;
-        // The reference projects what has another width; the original release always.
+        // The reference has a projection if the sizes differ; the original releases always have one.
         let projection = |name: &str, from: usize| match from != width || w.has(name, false) {
             true => w.linear(name, from, width).map(Some),
             false => Ok(None),
@@ -306,7 +308,7 @@ impl MusicGen {
         })
     }
 
-    /// Its hyper-parameters.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -321,24 +323,25 @@ impl MusicGen {
         &self.decoder
     }
 
-    /// What T5 makes of `words`, `(batch, time)` of u32, of which only the `real` are read.
-    pub fn read(&self, words: &Tensor, real: Option<Vec<Vec<bool>>>) -> Result<Text> {
+    /// Encodes `ids`, `(batch, sequence)` of u32, with T5. `real` is the padding mask (false: padding).
+    pub fn encode_text(&self, ids: &Tensor, real: Option<Vec<Vec<bool>>>) -> Result<EncodedText> {
         let mask = match &real {
             Some(real) => Mask::full().with_padding(real)?,
             None => Mask::full(),
         };
-        Ok(Text { states: self.text_encoder.forward(words, &mask)?, real })
+        Ok(EncodedText { states: self.text_encoder.forward(ids, &mask)?, real })
     }
 
-    /// No words: one state a row that nobody reads.
-    pub fn no_text(&self, batch: usize) -> Result<Text> {
+    /// The encoded text of unconditional generation: one masked state per sequence.
+    pub fn no_text(&self, batch: usize) -> Result<EncodedText> {
         let shape = (batch, 1, self.config.text_encoder.d_model);
         let states = Tensor::zeros(shape, self.decoder.activations(), self.decoder.device())?;
-        Ok(Text { states, real: Some(vec![vec![false]; batch]) })
+        Ok(EncodedText { states, real: Some(vec![vec![false]; batch]) })
     }
 
-    /// The text at the decoder's width, zero where padded: the bias of a projection makes something of nothing.
-    fn projected(&self, text: &Text) -> Result<Tensor> {
+    /// Projects the text to the decoder's hidden size, `(batch, sequence, hidden_size)`; padding is zero, in spite of
+    /// the projection's bias.
+    fn projected(&self, text: &EncodedText) -> Result<Tensor> {
         let states = match &self.enc_to_dec_proj {
             Some(projection) => projection.forward(&text.states)?,
             None => text.states.clone(),
@@ -351,26 +354,31 @@ impl MusicGen {
         Ok(states.broadcast_mul(&real)?)
     }
 
-    /// What the decoder follows. `melody`: `(batch, frames, num_chroma)`, for models with melody alone. `guided`:
-    /// whether as many rows that follow nothing come after the batch.
+    /// Returns the conditioning of the decoder. `melody`: chromagram, `(batch, frames, num_chroma)`, only for melody
+    /// models. `guided`: whether an unconditional sequence follows for each of the batch, for classifier-free guidance.
     ///
-    /// A text model's blocks attend to the real states of the text. A melody model reads all before the codes: the
-    /// melody over and over until it fills `chroma_length`, then the text, whose padding is zero and seen all the
-    /// same.
+    /// EncodedText models have cross-attention to the text. Melody models prepend the melody, repeated to
+    /// `chroma_length` frames, and then the text to the codes; the text's padding is zero and not masked.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a melody of another shape, or given to a model without melody.
-    pub fn condition(&self, text: Option<&Text>, melody: Option<&Tensor>, guided: bool) -> Result<Condition> {
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a melody of another shape, or for a model without melody
+    /// conditioning.
+    pub fn condition(
+        &self,
+        text: Option<&EncodedText>,
+        melody: Option<&Tensor>,
+        guided: bool,
+    ) -> Result<Conditioning> {
         if !self.config.has_melody() {
             return match (text, melody) {
                 (_, Some(_)) => Err(no_melody_here()),
-                (None, None) => Ok(Condition::None),
+                (None, None) => Ok(Conditioning::None),
                 (Some(text), None) => {
                     let mask = match &text.real {
                         Some(real) => Mask::full().with_padding(real)?,
                         None => Mask::full(),
                     };
-                    Ok(Condition::Attended { states: self.projected(text)?, mask })
+                    Ok(Conditioning::CrossAttention { states: self.projected(text)?, mask })
                 }
             };
         }
@@ -382,8 +390,8 @@ impl MusicGen {
         } {
             let (batch, frames, classes) = melody.dims3()?;
             if frames == 0 || classes != self.config.num_chroma {
-                return Err(Error::input(format!("a melody of the shape {:?}", melody.dims()))
-                    .hint(format!("wanted (batch, frames, {})", self.config.num_chroma)));
+                return Err(Error::input(format!("the melody has the shape {:?}", melody.dims()))
+                    .hint(format!("expected (batch, frames, {})", self.config.num_chroma)));
             }
             let melody = melody.to_device(self.decoder.device())?.to_dtype(self.decoder.activations())?;
             let melody = match guided {
@@ -394,8 +402,8 @@ impl MusicGen {
                 Some(projection) => projection.forward(&melody)?,
                 None => melody,
             };
-            let wanted = self.config.chroma_length;
-            parts.push(melody.repeat((1, wanted.div_ceil(frames), 1))?.narrow(1, 0, wanted)?);
+            let length = self.config.chroma_length;
+            parts.push(melody.repeat((1, length.div_ceil(frames), 1))?.narrow(1, 0, length)?);
         }
         if let Some(text) = text {
             let states = self.projected(text)?;
@@ -405,12 +413,12 @@ impl MusicGen {
             });
         }
         match parts.is_empty() {
-            true => Ok(Condition::None),
-            false => Ok(Condition::Before(Tensor::cat(&parts, 1)?)),
+            true => Ok(Conditioning::None),
+            false => Ok(Conditioning::Prepended(Tensor::cat(&parts, 1)?)),
         }
     }
 
-    /// The melody that stands for none, `(batch, frames, num_chroma)`: the first pitch class throughout.
+    /// The chromagram of unconditional generation, `(batch, frames, num_chroma)`: the first pitch class throughout.
     fn no_melody(&self, batch: usize, frames: usize) -> Result<Tensor> {
         let mut row = vec![0f32; self.config.num_chroma];
         row[0] = 1.0;
@@ -418,12 +426,13 @@ impl MusicGen {
         Ok(row.repeat((batch, frames, 1))?.to_dtype(self.decoder.activations())?)
     }
 
-    /// The codes of `sound`, `(batch, samples, channels)` at the codec's rate: `(batch, codebooks, frames)` of int64.
+    /// Encodes `sound`, `(batch, samples, channels)` at the codec's sampling rate, to codes, `(batch, codebooks,
+    /// frames)` of int64.
     ///
-    /// A stereo model's codec hears left and right alone; their codebooks alternate.
+    /// In stereo models, left and right are encoded separately, with interleaved codebooks.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if the channels are not the model's.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for another number of channels than the model's.
     pub fn encode(&self, sound: &Tensor) -> Result<Tensor> {
         let codes = |sound: &Tensor| -> Result<Tensor> {
             Ok(self.audio_encoder.encode(sound, None)?.codes.squeeze(0)?.to_dtype(DType::I64)?)
@@ -433,7 +442,9 @@ impl MusicGen {
         }
         let (batch, _, channels) = sound.dims3()?;
         if channels != 2 {
-            return Err(Error::input(format!("a sound of {channels} channels, a stereo model reads 2")));
+            return Err(Error::input(format!(
+                "the audio has {channels} channels, expected 2 for a stereo model"
+            )));
         }
         let side = |channel| codes(&sound.narrow(2, channel, 1)?.contiguous()?);
         let sides = Tensor::stack(&[side(0)?, side(1)?], 2)?;
@@ -441,43 +452,43 @@ impl MusicGen {
         Ok(sides.reshape((batch, self.config.decoder.num_codebooks, frames))?)
     }
 
-    /// Codes, `(batch, codebooks, frames)`, as the codec takes them: `(batch * sides, codebooks of a side, frames)`,
-    /// where a stereo model has two sides, left before right.
-    fn sides(&self, codes: &Tensor) -> Result<Tensor> {
+    /// Splits codes, `(batch, codebooks, frames)`, by audio channel for the codec: `(batch * channels, codebooks /
+    /// channels, frames)`, left before right.
+    fn split_channels(&self, codes: &Tensor) -> Result<Tensor> {
         let (batch, codebooks, frames) = codes.dims3()?;
         let sides = self.config.decoder.audio_channels;
         let codes = codes.reshape((batch, codebooks / sides, sides, frames))?.transpose(1, 2)?;
         Ok(codes.reshape((batch * sides, codebooks / sides, frames))?.contiguous()?)
     }
 
-    /// What the codec made of [`sides`](MusicGen::sides), `(batch * sides, samples, channels)`: `(batch, samples,
-    /// channels)`.
-    fn joined(&self, sound: &Tensor) -> Result<Tensor> {
+    /// Merges the decoded audio of [`split_channels`](MusicGen::split_channels), `(batch * channels, samples, 1)`, to
+    /// `(batch, samples, channels)`.
+    fn merge_channels(&self, sound: &Tensor) -> Result<Tensor> {
         let (rows, samples, channels) = sound.dims3()?;
         let sides = self.config.decoder.audio_channels;
         let sound = sound.reshape((rows / sides, sides, samples, channels))?.transpose(1, 2)?;
         Ok(sound.reshape((rows / sides, samples, sides * channels))?)
     }
 
-    /// The sound of codes, `(batch, codebooks, frames)`: `(batch, samples, channels)`.
+    /// Decodes codes, `(batch, codebooks, frames)`, to audio, `(batch, samples, channels)`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if the codebooks are not the model's or a code is not the codec's.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for another number of codebooks, or a code outside the codebook.
     pub fn decode(&self, codes: &Tensor) -> Result<Tensor> {
-        let wanted = self.config.decoder.num_codebooks;
+        let expected = self.config.decoder.num_codebooks;
         match codes.dims() {
-            [_, found, _] if *found == wanted => {
-                self.joined(&self.audio_encoder.decode_codes(&self.sides(codes)?)?)
+            [_, found, _] if *found == expected => {
+                self.merge_channels(&self.audio_encoder.decode_codes(&self.split_channels(codes)?)?)
             }
-            dims => {
-                Err(Error::input(format!("codes of the shape {dims:?}, wanted (batch, {wanted}, frames)")))
-            }
+            dims => Err(Error::input(format!(
+                "codes have the shape {dims:?}, expected (batch, {expected}, frames)"
+            ))),
         }
     }
 }
 
-/// The error of a melody that the model cannot follow.
+/// The error for a melody with a model without melody conditioning.
 fn no_melody_here() -> Error {
-    Error::input("this model follows no melody")
-        .hint("facebook/musicgen-melody does; a sound that comes after the words is continued, not followed")
+    Error::input("this model has no melody conditioning")
+        .hint("facebook/musicgen-melody has; a sound after the text is continued instead")
 }

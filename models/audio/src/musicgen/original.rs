@@ -1,6 +1,6 @@
-//! The original release: `state_dict.bin` with the language model, `compression_state_dict.bin` with the codec or its
-//! name, T5 from a repository of its own. Sizes follow from the tensors, the rest from the settings of the training,
-//! which lie beside them as YAML.
+//! The original releases: `state_dict.bin` with the language model, `compression_state_dict.bin` with the codec or its
+//! name, and T5 from its own repository. Sizes follow from the tensors, the rest from the training config, stored as
+//! YAML.
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
@@ -16,16 +16,16 @@ use crate::encodec::{self, Encodec};
 const LANGUAGE_MODEL: &str = "state_dict.bin";
 const CODEC: &str = "compression_state_dict.bin";
 
-/// What the settings of a melody's features say they are.
+/// The type of the chromagram feature extractor.
 pub(super) const FEATURES: &str = "MusicgenMelodyFeatureExtractor";
 
-/// What the original release calls the tensors of the language model.
+/// Maps the original's tensor names of the language model.
 pub(super) fn rename(name: &str) -> Name {
     let name = name.strip_prefix("best_state.").unwrap_or(name);
     if let Some(rest) = name.strip_prefix("condition_provider.conditioners.") {
         return match rest.split_once('.') {
             Some(("description", rest)) => Name::To(rest.replacen("output_proj", "enc_to_dec_proj", 1)),
-            // The window of the spectrum is computed.
+            // The window of the spectrogram is computed.
             Some(("self_wav", rest)) if rest.starts_with("chroma.") => Name::Ignore,
             Some(("self_wav", rest)) => Name::To(rest.replacen("output_proj", "audio_enc_to_dec_proj", 1)),
             _ => Name::Keep,
@@ -57,10 +57,10 @@ pub(super) fn rename(name: &str) -> Name {
     }
 }
 
-/// A folder with the files of the original release and no config; or with the settings of a melody's features alone.
+/// The layout of a folder with the files of an original release and no config, or with only a feature extractor.
 ///
 /// # Errors
-/// What is wrong with the files.
+/// If a file is damaged or of another model.
 pub fn layout(files: &Files, _: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         return Ok(None);
@@ -78,26 +78,26 @@ pub fn layout(files: &Files, _: &LoadOptions) -> Result<Option<Layout>> {
     let config = config(&file, &codec).ok_or_else(|| {
         Error::format(
             &path,
-            "neither emb.0, linears.0 nor transformer.layers.0: no language model of MusicGen",
+            "expected emb.0, linears.0 and transformer.layers.0 of MusicGen's language model",
         )
     })?;
     Ok(Some(Layout { config, weights: vec![path] }))
 }
 
-/// Whether the opening is of an original release.
+/// Whether the release is in the original format.
 pub(super) fn is_original(pretrained: &Pretrained) -> bool {
     pretrained.files.get("config.json").is_none() && pretrained.files.get(LANGUAGE_MODEL).is_some()
 }
 
-/// The network of an original release, from its parts.
+/// Loads an original release from its parts.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
     let settings = pretrained.checkpoint.as_ref().map(training).unwrap_or_default();
     let name = setting(&settings, &["conditioners", "description", "t5", "name"]).unwrap_or("t5-base");
-    let words = text_encoder(pretrained, name)?;
+    let encoder = text_encoder(pretrained, name)?;
     let mut config: Config = pretrained.config()?;
-    config.text_encoder = words.config()?;
-    let text = t5::Encoder::load(config.text_encoder.clone(), &words.weights)?;
-    let text_inventory = words.weights.finish()?;
+    config.text_encoder = encoder.config()?;
+    let text = t5::Encoder::load(config.text_encoder.clone(), &encoder.weights)?;
+    let text_inventory = encoder.weights.finish()?;
 
     let path = pretrained.files.require(CODEC)?;
     let codec_name = Checkpoint::open_files(std::slice::from_ref(&path))?
@@ -106,7 +106,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
         .and_then(|name| name.as_str().map(str::to_string));
     let (codec, codec_inventory) = match codec_name {
         Some(name) => {
-            let codec = pretrained.companion(&crate::encodec::FAMILY, &beside(pretrained, &name))?;
+            let codec = pretrained.companion(&crate::encodec::FAMILY, &local_or_hub(pretrained, &name))?;
             config.audio_encoder = codec.config()?;
             codec.load::<Encodec>()?
         }
@@ -123,7 +123,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
             (codec, weights.finish()?)
         }
     };
-    let network = MusicGen::around(config, text, codec, &pretrained.weights)?;
+    let network = MusicGen::with_parts(config, text, codec, &pretrained.weights)?;
     let mut inventory = pretrained.weights.finish()?;
     for (prefix, part) in [("text_encoder", text_inventory), ("audio_encoder", codec_inventory)] {
         let named = |name: String| format!("{prefix}.{name}");
@@ -135,14 +135,14 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
     Ok((network, inventory))
 }
 
-/// T5 by the name the training calls it; also what comes with its tokenizer.
+/// The release of T5, by its name in the training config.
 pub(super) fn text_encoder(pretrained: &Pretrained, name: &str) -> Result<Pretrained> {
     let name = if name.contains('/') { name.to_string() } else { format!("google-t5/{name}") };
-    pretrained.companion(&fauna_text::t5::FAMILY, &beside(pretrained, &name))
+    pretrained.companion(&fauna_text::t5::FAMILY, &local_or_hub(pretrained, &name))
 }
 
-/// The folder inside the release that is called as the repository `name` is, or else the repository.
-fn beside(pretrained: &Pretrained, name: &str) -> String {
+/// The folder in the release with the name of the repository `name`, or else the repository.
+fn local_or_hub(pretrained: &Pretrained, name: &str) -> String {
     let folder = name.rsplit('/').next().unwrap_or(name);
     match pretrained.files.get(&format!("{folder}/config.json")) {
         Some(_) => pretrained.files.root().join(folder).to_string_lossy().into_owned(),
@@ -150,12 +150,12 @@ fn beside(pretrained: &Pretrained, name: &str) -> String {
     }
 }
 
-/// The settings of the training, as YAML.
+/// The training config, YAML.
 fn training(file: &Checkpoint) -> String {
     file.metadata().get("xp.cfg").and_then(|yaml| yaml.as_str()).unwrap_or_default().to_string()
 }
 
-/// The value at `path` in YAML whose every level is two spaces deeper.
+/// The value at `path` in YAML with an indentation of two spaces.
 fn setting<'a>(yaml: &'a str, path: &[&str]) -> Option<&'a str> {
     let mut found = 0;
     for line in yaml.lines() {
@@ -173,23 +173,23 @@ fn setting<'a>(yaml: &'a str, path: &[&str]) -> Option<&'a str> {
     None
 }
 
-/// Sizes of a checkpoint's tensors, under the names it gives them.
+/// Sizes of a checkpoint's tensors, by their original names.
 struct Sizes<'a>(&'a Checkpoint);
 
 impl Sizes<'_> {
-    /// Size `axis` of the tensor `name`.
+    /// Size of dimension `axis` of the tensor `name`.
     fn of(&self, name: &str, axis: usize) -> Option<usize> {
         let stored = self.0.get(&format!("best_state.{name}")).or_else(|| self.0.get(name))?;
         stored.shape.get(axis).copied()
     }
 
-    /// How many of the names that `name` gives to 0, 1, 2 and so on are there.
+    /// Number of consecutive tensors `name(0)`, `name(1)` and so on.
     fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|i| self.of(&name(*i), 0).is_some()).count()
     }
 }
 
-/// The config in the official spelling; none if the tensors are not those of a MusicGen.
+/// The config with transformers' keys; `None` if the tensors are not those of MusicGen.
 fn config(file: &Checkpoint, codec: &Checkpoint) -> Option<Value> {
     let (sizes, settings) = (Sizes(file), training(file));
     let width = sizes.of("emb.0.weight", 1)?;
@@ -197,12 +197,12 @@ fn config(file: &Checkpoint, codec: &Checkpoint) -> Option<Value> {
     let codebooks = sizes.count(|k| format!("emb.{k}.weight"));
     let text = sizes.of("condition_provider.conditioners.description.output_proj.weight", 1).unwrap_or(width);
     let classes = sizes.of("condition_provider.conditioners.self_wav.output_proj.weight", 1);
-    // All released models have heads of 64.
+    // All released models have a head dimension of 64.
     let heads = setting(&settings, &["transformer_lm", "num_heads"])
         .and_then(|heads| heads.parse().ok())
         .unwrap_or((width / 64).max(1));
     let stereo = match setting(&settings, &["interleave_stereo_codebooks", "use"]) {
-        Some(said) => said == "true",
+        Some(value) => value == "true",
         None => codebooks == 8,
     };
     let mut config = json!({
@@ -235,7 +235,7 @@ fn config(file: &Checkpoint, codec: &Checkpoint) -> Option<Value> {
     Some(config)
 }
 
-/// The codec that MusicGen was trained with.
+/// The config of the 32 kHz codec that MusicGen was trained with.
 fn config_32khz() -> Value {
     json!({
         "model_type": "encodec", "sampling_rate": 32_000, "audio_channels": 1, "target_bandwidths": [2.2],
@@ -244,7 +244,7 @@ fn config_32khz() -> Value {
     })
 }
 
-/// The config of a codec that is stored in the release; none if only its name is.
+/// The config of the codec in the release; `None` if it is only named.
 fn codec_config(file: &Checkpoint) -> Option<Value> {
     let (sizes, settings) = (Sizes(file), training(file));
     let conv =
@@ -253,7 +253,7 @@ fn codec_config(file: &Checkpoint) -> Option<Value> {
     let up = |layer: usize| sizes.of(&format!("decoder.model.{layer}.convtr.convtr.weight_v"), 2);
     let layers: Vec<usize> = (0..200).filter(|layer| up(*layer).is_some()).collect();
     let ratios: Vec<usize> = layers.iter().filter_map(|layer| up(*layer)).map(|kernel| kernel / 2).collect();
-    // Between two transposed convolutions lie the residual blocks and an activation.
+    // Between two transposed convolutions are the residual blocks and an activation.
     let residuals = layers.windows(2).next().map_or(1, |pair| pair[1] - pair[0] - 2);
     let block = |part: &str, axis| sizes.of(&format!("encoder.model.1.{part}.conv.conv.weight_v"), axis);
     let quantizers = sizes.count(|q| format!("quantizer.vq.layers.{q}._codebook.embed"));
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_original_names_are_those_of_the_reference() {
+    fn original_names_are_mapped_to_those_of_transformers() {
         let layer = "decoder.model.decoder.layers.3";
         let renamed = [
             ("best_state.emb.2.weight", "decoder.model.decoder.embed_tokens.2.weight".to_string()),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_found_at_their_level() {
+    fn settings_are_found_by_their_path() {
         let yaml = "num_heads: 3\nother:\n  deep:\n    num_heads: 4\ntransformer_lm:\n  dim: 1024\n  sub:\n    \
                     num_heads: 5\n  num_heads: 16\nname: 't5-base'\nnone: null\n";
         assert_eq!(setting(yaml, &["transformer_lm", "num_heads"]), Some("16"));

@@ -1,4 +1,4 @@
-//! MusicGen as a pipeline: the reference's calls, and prompts of items.
+//! The pipeline of MusicGen: the reference's methods, and prompts of items.
 
 use std::ops::ControlFlow;
 
@@ -14,22 +14,22 @@ use serde_json::Value;
 
 use super::compose::{MusicGenerator, MusicPrompt, codes_tensor};
 use super::original::FEATURES;
-use super::pattern::Pattern;
-use super::write::Page;
-use super::{MusicGen, Text, original};
+use super::pattern::DelayPattern;
+use super::write::WindowDecoder;
+use super::{EncodedText, MusicGen, original};
 
-/// The length the reference makes by default, in columns.
+/// The reference's default length, in columns.
 const DEFAULT_COLUMNS: usize = 1500;
 
-/// The network with all that its release says.
+/// The network with its tokenizer and settings.
 pub struct MusicGenPipeline {
-    composer: MusicGenerator,
+    generator: MusicGenerator,
     card: Card,
     /// `generation_config.json`.
     generation: Value,
 }
 
-/// Loads the network of any layout.
+/// Loads the network from any format.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
     match original::is_original(pretrained) {
         true => original::load(pretrained),
@@ -37,15 +37,15 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(MusicGen, Inventory)> {
     }
 }
 
-/// Opens a checkpoint, or the settings of a melody's features alone.
+/// Opens a checkpoint, or a feature extractor without a model.
 pub(crate) fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     match pretrained.architecture("").as_str() {
-        FEATURES => Ok(Box::new(Features::open(pretrained)?)),
+        FEATURES => Ok(Box::new(ChromaFeatures::open(pretrained)?)),
         _ => Ok(Box::new(MusicGenPipeline::open(pretrained)?)),
     }
 }
 
-/// What a checkpoint of this config holds.
+/// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     match pretrained.architecture("").as_str() {
         FEATURES => pretrained.weights.finish(),
@@ -53,8 +53,8 @@ pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     }
 }
 
-/// The settings of a melody's features, as far as the release gives them.
-fn features(pretrained: &Pretrained) -> Result<ChromaConfig> {
+/// The chromagram settings of the release, or the defaults.
+fn chroma_config(pretrained: &Pretrained) -> Result<ChromaConfig> {
     match pretrained.json("preprocessor_config.json")? {
         Some(settings) => serde_json::from_value(settings)
             .map_err(|e| pretrained.config_error(format!("preprocessor_config.json: {e}"))),
@@ -63,11 +63,10 @@ fn features(pretrained: &Pretrained) -> Result<ChromaConfig> {
 }
 
 impl MusicGenPipeline {
-    /// Opens a checkpoint. Settings: `window` and `extend_stride`, in seconds, for pieces longer than the model was
-    /// trained for.
+    /// Opens a checkpoint. Settings: `window` and `extend_stride`, in seconds, for audio longer than in training.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// If the files are missing, damaged or not implemented.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = load(pretrained)?;
         let default = match network.config().has_melody() {
@@ -81,28 +80,28 @@ impl MusicGenPipeline {
             }
             found => found,
         };
-        let mut composer =
-            MusicGenerator::new(network).with_tokenizer(tokenizer).with_chroma(features(pretrained)?)?;
+        let mut generator =
+            MusicGenerator::new(network).with_tokenizer(tokenizer).with_chroma(chroma_config(pretrained)?)?;
         let settings = &pretrained.options.settings;
         let seconds = |key: &str| settings.get(key).and_then(Value::as_f64);
         if let (window, Some(stride)) = (seconds("window"), seconds("extend_stride")) {
-            composer = composer.with_windows(window.unwrap_or(30.0), stride)?;
+            generator = generator.with_windows(window.unwrap_or(30.0), stride)?;
         }
         let generation = pretrained.generation()?;
-        Ok(Self { composer, card, generation })
+        Ok(Self { generator, card, generation })
     }
 
-    /// What makes music from wishes: the way in for those who want codes as well as sound.
-    pub fn composer(&self) -> &MusicGenerator {
-        &self.composer
+    /// The generator, which also returns the codes.
+    pub fn generator(&self) -> &MusicGenerator {
+        &self.generator
     }
 
     fn network(&self) -> &MusicGen {
-        self.composer.network()
+        self.generator.network()
     }
 
-    /// The words of the reference's inputs; none if there are none.
-    fn text(&self, inputs: &Tensors) -> Result<Option<Text>> {
+    /// Encodes the text of the reference's inputs; `None` without `input_ids`.
+    fn text(&self, inputs: &Tensors) -> Result<Option<EncodedText>> {
         if !inputs.contains_key("input_ids") {
             return Ok(None);
         }
@@ -112,24 +111,27 @@ impl MusicGenPipeline {
         let ids = words::input_ids(&named, &["input_ids", "attention_mask"])?;
         let real = named.get("attention_mask").map(words::real_tokens).transpose()?;
         let ids = self.unsigned(ids)?.to_device(self.network().decoder().device())?;
-        self.network().read(&ids, real).map(Some)
+        self.network().encode_text(&ids, real).map(Some)
     }
 
-    /// Token ids or codes as u32.
+    /// Converts token ids or codes to u32.
     fn unsigned(&self, ids: &Tensor) -> Result<Tensor> {
         let lowest = ids.to_dtype(DType::I64)?.flatten_all()?.min(0)?.to_scalar::<i64>()?;
         match lowest < 0 {
-            true => Err(Error::input(format!("{lowest} is no token"))),
+            true => Err(Error::input(format!("{lowest} is not a valid id"))),
             false => Ok(ids.to_dtype(DType::U32)?),
         }
     }
 
-    /// The codes of the reference's `input_values`, `(batch, channels, samples)`, in which `padding_mask` silences what
-    /// is no sound: `(batch, codebooks, frames)`. None if there is no sound.
+    /// Encodes the reference's `input_values`, `(batch, channels, samples)`, set to zero by `padding_mask`, to codes,
+    /// `(batch, codebooks, frames)`; `None` without `input_values`.
     fn given(&self, inputs: &Tensors) -> Result<Option<Tensor>> {
         let Some(values) = inputs.get("input_values") else { return Ok(None) };
         let (batch, _, samples) = values.dims3().map_err(|_| {
-            Error::input(format!("input_values are {:?}, wanted (batch, channels, samples)", values.dims()))
+            Error::input(format!(
+                "input_values have the shape {:?}, expected (batch, channels, samples)",
+                values.dims()
+            ))
         })?;
         let mut values = values.to_dtype(DType::F32)?;
         if let Some(mask) = inputs.get("padding_mask") {
@@ -141,7 +143,8 @@ impl MusicGenPipeline {
         self.network().encode(&sound.to_dtype(decoder.activations())?).map(Some)
     }
 
-    /// The reference's `forward`: `logits` of `(batch * codebooks, time, codes)`, and the states they rest on.
+    /// The reference's `forward`: `logits`, `(batch * codebooks, sequence, vocab_size)`, and the encoder's hidden
+    /// states.
     fn forward_pass(&self, inputs: &Tensors) -> Result<Tensors> {
         let network = self.network();
         let known: &[&str] = match network.config().has_melody() {
@@ -156,7 +159,7 @@ impl MusicGenPipeline {
         let ids = match (inputs.get("decoder_input_ids"), self.given(inputs)?) {
             (Some(ids), _) => self.unsigned(ids)?,
             (None, Some(given)) => given.flatten(0, 1)?.to_dtype(DType::U32)?,
-            // What every piece begins with.
+            // The start tokens.
             (None, None) => {
                 let batch = text.as_ref().map_or(Ok(1), |text| text.states.dim(0))?;
                 Tensor::full(network.config().decoder.pad_token_id, (batch * codebooks, 1), &Device::Cpu)?
@@ -166,8 +169,8 @@ impl MusicGenPipeline {
         let batch = rows / codebooks;
         let expected = text.as_ref().map_or(Ok(batch), |text| text.states.dim(0))?;
         if batch * codebooks != rows || batch != expected || time == 0 {
-            return Err(Error::input(format!("decoder_input_ids are {:?}", ids.dims()))
-                .hint(format!("wanted ({expected} entries * {codebooks} codebooks, time)")));
+            return Err(Error::input(format!("decoder_input_ids have the shape {:?}", ids.dims()))
+                .hint(format!("expected (batch {expected} * {codebooks} codebooks, sequence)")));
         }
         let by_time =
             ids.reshape((batch, codebooks, time))?.transpose(1, 2)?.flatten_all()?.to_vec1::<u32>()?;
@@ -177,7 +180,7 @@ impl MusicGenPipeline {
         let logits = network.decoder().logits(&hidden)?.reshape((batch, time, codebooks, codes))?;
         let logits = logits.transpose(1, 2)?.reshape((rows, time, codes))?;
         let mut out = Tensors::from([("logits".to_string(), logits)]);
-        if let super::decoder::Condition::Before(states) = condition {
+        if let super::decoder::Conditioning::Prepended(states) = condition {
             out.insert("encoder_hidden_states".into(), states);
         }
         if let Some(text) = text {
@@ -186,8 +189,8 @@ impl MusicGenPipeline {
         Ok(out)
     }
 
-    /// The reference's `generate`: `audio_codes` `(1, batch, codebooks, frames)`, `audio_values` `(batch, channels,
-    /// samples)`, and `prompt_codes` if a sound was given.
+    /// The reference's `generate`: `audio_codes`, `(1, batch, codebooks, frames)`, `audio_values`, `(batch, channels,
+    /// samples)`, and `prompt_codes` for an audio prompt.
     fn generate_codes(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let network = self.network();
         let known: &[&str] = match network.config().has_melody() {
@@ -223,7 +226,7 @@ impl MusicGenPipeline {
             Some(given) if given.dim(0)? == batch => given.to_dtype(DType::U32)?.flatten(0, 1)?.to_vec2()?,
             None => vec![Vec::new(); batch * codebooks],
             Some(given) => {
-                return Err(Error::input(format!("{} sounds for {batch} texts", given.dim(0)?)));
+                return Err(Error::input(format!("{} sounds for a batch of {batch}", given.dim(0)?)));
             }
         };
         let known = rows.first().map_or(0, Vec::len);
@@ -232,9 +235,9 @@ impl MusicGenPipeline {
             Some(new) => (new as usize).saturating_add(1 + known),
             None => longest,
         };
-        let pattern = Pattern::of_columns(codebooks, channels, columns);
+        let pattern = DelayPattern::of_columns(codebooks, channels, columns);
         let frames = pattern.frames();
-        let page = Page {
+        let decoder = WindowDecoder {
             decoder: network.decoder(),
             condition: network.condition(text.as_ref(), melody, guidance != 1.0)?,
             pattern,
@@ -253,13 +256,13 @@ impl MusicGenPipeline {
             ..GenerationConfig::default()
         };
         let mut made = rows.clone();
-        page.write(&sampling, &mut |frame| {
+        decoder.generate(&sampling, &mut |frame| {
             for (row, code) in made.iter_mut().zip(frame) {
                 row.push(*code);
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        // So few columns that not even what is given fits between the ramps.
+        // With few columns, not all given frames fit.
         made.iter_mut().for_each(|row| row.truncate(frames));
         let codes = codes_tensor(&made, batch)?;
         let sound = network.decode(&codes.to_device(network.decoder().device())?)?;
@@ -273,37 +276,38 @@ impl MusicGenPipeline {
         Ok(out)
     }
 
-    /// A prompt of items as a wish: a sound that others follow is the melody, one that ends the prompt is continued.
-    /// A melody without words is followed by an empty text.
-    pub(super) fn wish(prompt: &Prompt) -> Result<MusicPrompt> {
+    /// Converts a prompt of items: a sound at the end is continued, a sound before other items is the melody. For a
+    /// melody without text, add an empty text.
+    pub(super) fn music_prompt(prompt: &Prompt) -> Result<MusicPrompt> {
         let Prompt::Items(items) = prompt else {
-            return Err(
-                Error::input("a conversation is no prompt for music").hint("say what it should sound like")
-            );
+            return Err(Error::input("this model takes no conversation")
+                .hint("give it a text description of the music"));
         };
-        let mut wish = MusicPrompt::default();
+        let mut music = MusicPrompt::default();
         for (index, item) in items.iter().enumerate() {
             match item {
-                Item::Text(words) => wish.words.push_str(words),
+                Item::Text(text) => music.text.push_str(text),
                 Item::Sound(sound) => {
                     let place = match index + 1 == items.len() {
-                        true => &mut wish.beginning,
-                        false => &mut wish.melody,
+                        true => &mut music.audio_prompt,
+                        false => &mut music.melody,
                     };
                     if place.replace(sound.clone()).is_some() {
-                        return Err(Error::input("more than one melody").hint("one sound before the words"));
+                        return Err(
+                            Error::input("more than one melody").hint("give one sound before the text")
+                        );
                     }
                 }
                 other => {
                     return Err(Error::input(format!(
-                        "this model reads words and sounds, not {}",
+                        "this model takes text and sounds, not {}",
                         other.modality()
                     ))
-                    .hint("[melody, words, beginning], each if wanted"));
+                    .hint("expected [melody, text, audio to continue], all optional"));
                 }
             }
         }
-        Ok(wish)
+        Ok(music)
     }
 }
 
@@ -317,7 +321,7 @@ impl Pipeline for MusicGenPipeline {
     }
 
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        match (method, self.composer.chroma()) {
+        match (method, self.generator.chroma()) {
             ("forward", _) => self.forward_pass(inputs),
             ("generate", _) => self.generate_codes(inputs, options),
             ("encode", Some(chroma)) => encode(chroma, inputs, options),
@@ -331,8 +335,8 @@ impl Pipeline for MusicGenPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let wish = Self::wish(prompt)?;
-        self.composer.compose(&[wish], options, &mut |_, sound| each(Item::Sound(sound)))?;
+        let prompt = Self::music_prompt(prompt)?;
+        self.generator.generate(&[prompt], options, &mut |_, sound| each(Item::Sound(sound)))?;
         Ok(Generation::default())
     }
 
@@ -342,12 +346,12 @@ impl Pipeline for MusicGenPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        let wishes = prompts.iter().map(Self::wish).collect::<Result<Vec<_>>>()?;
-        self.composer.compose(&wishes, options, &mut |index, sound| each(index, Item::Sound(sound)))?;
+        let prompts = prompts.iter().map(Self::music_prompt).collect::<Result<Vec<_>>>()?;
+        self.generator.generate(&prompts, options, &mut |index, sound| each(index, Item::Sound(sound)))?;
         Ok(vec![Generation::default(); prompts.len()])
     }
 
-    /// As the paper's samples were made: among the 250 likeliest codes, guided by 3; ten seconds.
+    /// The sampling settings of the paper: top-k 250, guidance 3; ten seconds.
     fn defaults(&self) -> GenerationConfig {
         let guidance = self.generation["guidance_scale"].as_f64().unwrap_or(3.0) as f32;
         GenerationConfig {
@@ -360,24 +364,24 @@ impl Pipeline for MusicGenPipeline {
     }
 }
 
-/// The settings of a melody's features alone: sound to pitch classes.
-pub struct Features {
+/// A chromagram feature extractor without a model.
+pub struct ChromaFeatures {
     chroma: Chroma,
     card: Card,
 }
 
-impl Features {
+impl ChromaFeatures {
     /// Opens a folder with `preprocessor_config.json`.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// If the file cannot be parsed.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let card = pretrained.card(FEATURES, &pretrained.weights.finish()?);
-        Ok(Self { chroma: Chroma::new(&features(pretrained)?)?, card })
+        Ok(Self { chroma: Chroma::new(&chroma_config(pretrained)?)?, card })
     }
 }
 
-impl Pipeline for Features {
+impl Pipeline for ChromaFeatures {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -399,13 +403,13 @@ fn encode(chroma: &Chroma, inputs: &Tensors, options: &Value) -> Result<Tensors>
     only_known(inputs, &["audio"])?;
     let audio = inputs.get("audio").ok_or_else(|| Error::input("audio is missing"))?;
     let rate = match &options["sampling_rate"] {
-        // What the reference takes Demucs to have by default.
+        // The reference's default for Demucs' output.
         Value::Null if audio.rank() == 4 => 44_000,
         Value::Null => chroma.config().sampling_rate,
         rate => rate
             .as_u64()
             .and_then(|rate| u32::try_from(rate).ok())
-            .ok_or_else(|| Error::input(format!("sampling_rate {rate} is no rate")))?,
+            .ok_or_else(|| Error::input(format!("sampling_rate is {rate}, expected a number in Hz")))?,
     };
     Ok(Tensors::from([("input_features".to_string(), chroma.features(audio, rate)?)]))
 }

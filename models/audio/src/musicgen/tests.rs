@@ -26,21 +26,21 @@ fn config(changes: &[(&str, &str, Value)]) -> Config {
     serde_json::from_value(config).unwrap()
 }
 
-fn composer(changes: &[(&str, &str, Value)]) -> MusicGenerator {
-    // Spread out, so that what is written depends on what was read.
+fn generator(changes: &[(&str, &str, Value)]) -> MusicGenerator {
+    // Random weights, so that outputs depend on the inputs.
     let network = MusicGen::load(config(changes), &Weights::seeded(5, Runtime::cpu())).unwrap();
     MusicGenerator::new(network)
 }
 
 fn with_melody() -> MusicGenerator {
-    let composer = composer(&[
+    let generator = generator(&[
         ("", "model_type", json!("musicgen_melody")),
         ("", "chroma_length", json!(6)),
         ("decoder", "audio_channels", json!(2)),
         ("decoder", "num_codebooks", json!(8)),
     ]);
     let chroma = ChromaConfig { sampling_rate: 2000, n_fft: 256, hop_length: 64, ..ChromaConfig::default() };
-    composer.with_chroma(chroma).unwrap()
+    generator.with_chroma(chroma).unwrap()
 }
 
 fn sampled(seconds: f64) -> GenerationConfig {
@@ -58,37 +58,37 @@ fn tone(rate: u32, samples: usize) -> Sound {
     Sound { rate, channels: vec![(0..samples).map(sample).collect()] }
 }
 
-/// The codes of every wish, and their sound as it came in pieces.
-fn composed(
-    composer: &MusicGenerator,
-    wishes: &[MusicPrompt],
+/// The codes of every prompt, and the chunks of its audio.
+fn generated(
+    generator: &MusicGenerator,
+    prompts: &[MusicPrompt],
     options: &GenerationConfig,
 ) -> Result<Vec<(Tensor, Vec<Sound>)>> {
-    let mut sounds = vec![Vec::new(); wishes.len()];
-    let codes = composer.compose(wishes, options, &mut |wish, sound| {
-        sounds[wish].push(sound);
+    let mut sounds = vec![Vec::new(); prompts.len()];
+    let codes = generator.generate(prompts, options, &mut |prompt, sound| {
+        sounds[prompt].push(sound);
         ControlFlow::Continue(())
     })?;
     Ok(codes.into_iter().zip(sounds).collect())
 }
 
-fn codes_of(composer: &MusicGenerator, wish: &MusicPrompt, options: &GenerationConfig) -> Vec<Vec<i64>> {
-    composed(composer, std::slice::from_ref(wish), options).unwrap()[0].0.to_vec2().unwrap()
+fn codes_of(generator: &MusicGenerator, prompt: &MusicPrompt, options: &GenerationConfig) -> Vec<Vec<i64>> {
+    generated(generator, std::slice::from_ref(prompt), options).unwrap()[0].0.to_vec2().unwrap()
 }
 
-fn refused(composer: &MusicGenerator, wish: MusicPrompt, options: &GenerationConfig) -> Error {
-    composed(composer, &[wish], options).unwrap_err()
+fn refused(generator: &MusicGenerator, prompt: MusicPrompt, options: &GenerationConfig) -> Error {
+    generated(generator, &[prompt], options).unwrap_err()
 }
 
 #[test]
-fn pieces_of_sound_join_to_the_whole_decode() {
-    for composer in [composer(&[]), with_melody()] {
+fn streamed_chunks_equal_decoding_as_a_whole() {
+    for generator in [generator(&[]), with_melody()] {
         let (codes, pieces) =
-            composed(&composer, &[MusicPrompt::default()], &sampled(1.23)).unwrap().remove(0);
-        let codebooks = composer.network().config().decoder.num_codebooks;
+            generated(&generator, &[MusicPrompt::default()], &sampled(1.23)).unwrap().remove(0);
+        let codebooks = generator.network().config().decoder.num_codebooks;
         assert_eq!(codes.dims(), [codebooks, 123]);
         assert!(pieces.len() > 2, "{} pieces", pieces.len());
-        let whole = composer.network().decode(&codes.unsqueeze(0).unwrap()).unwrap().i(0).unwrap();
+        let whole = generator.network().decode(&codes.unsqueeze(0).unwrap()).unwrap().i(0).unwrap();
         let whole: Vec<Vec<f32>> = whole.t().unwrap().to_vec2().unwrap();
         for (channel, whole) in whole.iter().enumerate() {
             let joined: Vec<f32> = pieces.iter().flat_map(|piece| piece.channels[channel].clone()).collect();
@@ -100,49 +100,50 @@ fn pieces_of_sound_join_to_the_whole_decode() {
 }
 
 #[test]
-fn seconds_count_frames_and_tokens_count_columns() {
-    let composer = composer(&[]);
-    let frames = |options: &GenerationConfig| codes_of(&composer, &MusicPrompt::default(), options)[0].len();
+fn seconds_determine_frames_and_max_new_tokens_columns() {
+    let generator = generator(&[]);
+    let frames = |options: &GenerationConfig| codes_of(&generator, &MusicPrompt::default(), options)[0].len();
     assert_eq!(frames(&sampled(0.57)), 57);
     assert_eq!(frames(&sampled(0.01)), 1);
     assert_eq!(frames(&GenerationConfig { max_new_tokens: 17, ..GenerationConfig::default() }), 14);
 }
 
 #[test]
-fn the_same_seed_gives_the_same_codes_and_another_others() {
-    let composer = composer(&[]);
+fn equal_seeds_give_equal_codes_and_different_seeds_different_ones() {
+    let generator = generator(&[]);
     let with =
-        |seed| codes_of(&composer, &MusicPrompt::default(), &GenerationConfig { seed, ..sampled(0.4) });
+        |seed| codes_of(&generator, &MusicPrompt::default(), &GenerationConfig { seed, ..sampled(0.4) });
     assert_eq!(with(1), with(1));
     assert_ne!(with(1), with(2));
 }
 
 #[test]
-fn a_row_of_a_batch_can_be_repeated_alone() {
-    let composer = with_melody();
-    let wishes = [
+fn an_element_of_a_batch_is_reproducible_alone() {
+    let generator = with_melody();
+    let prompts = [
         MusicPrompt::default(),
         MusicPrompt { melody: Some(tone(2000, 1500)), ..MusicPrompt::default() },
         // Another length, so another batch.
-        MusicPrompt { beginning: Some(tone(600, 100)), ..MusicPrompt::default() },
+        MusicPrompt { audio_prompt: Some(tone(600, 100)), ..MusicPrompt::default() },
         MusicPrompt { melody: Some(tone(4000, 4000)), ..MusicPrompt::default() },
     ];
-    let together = composed(&composer, &wishes, &sampled(0.5)).unwrap();
-    for (index, wish) in wishes.iter().enumerate() {
-        let alone = codes_of(&composer, wish, &GenerationConfig { stream: 8 * index as u64, ..sampled(0.5) });
-        assert_eq!(together[index].0.to_vec2::<i64>().unwrap(), alone, "wish {index}");
+    let together = generated(&generator, &prompts, &sampled(0.5)).unwrap();
+    for (index, prompt) in prompts.iter().enumerate() {
+        let alone =
+            codes_of(&generator, prompt, &GenerationConfig { stream: 8 * index as u64, ..sampled(0.5) });
+        assert_eq!(together[index].0.to_vec2::<i64>().unwrap(), alone, "prompt {index}");
     }
 }
 
 #[test]
-fn a_piece_goes_on_from_its_beginning() {
-    let composer = composer(&[]);
-    let wish = MusicPrompt { beginning: Some(tone(1200, 400)), ..MusicPrompt::default() };
-    let codes = codes_of(&composer, &wish, &sampled(0.6));
+fn an_audio_prompt_is_continued() {
+    let generator = generator(&[]);
+    let prompt = MusicPrompt { audio_prompt: Some(tone(1200, 400)), ..MusicPrompt::default() };
+    let codes = codes_of(&generator, &prompt, &sampled(0.6));
     let resampled = Sinc::JULIUS.resample(&tone(1200, 400).channels[0], 1200, 600).unwrap();
     assert_eq!(resampled.len(), 200);
     let given = Tensor::from_vec(resampled, (1, 200, 1), &Device::Cpu).unwrap();
-    let given: Vec<Vec<i64>> = composer.network().encode(&given).unwrap().i(0).unwrap().to_vec2().unwrap();
+    let given: Vec<Vec<i64>> = generator.network().encode(&given).unwrap().i(0).unwrap().to_vec2().unwrap();
     // 200 samples are 33 frames and a third of one.
     assert_eq!((given[0].len(), codes[0].len()), (34, 60));
     for (codes, given) in codes.iter().zip(&given) {
@@ -151,12 +152,12 @@ fn a_piece_goes_on_from_its_beginning() {
 }
 
 #[test]
-fn the_first_window_of_a_long_piece_is_the_short_piece() {
-    let composer = with_melody().with_windows(0.5, 0.3).unwrap();
-    let wish = MusicPrompt { melody: Some(tone(2000, 1000)), ..MusicPrompt::default() };
-    // Of a melody as long as the window nothing is repeated.
+fn the_first_window_equals_the_generation_of_one_window() {
+    let generator = with_melody().with_windows(0.5, 0.3).unwrap();
+    let prompt = MusicPrompt { melody: Some(tone(2000, 1000)), ..MusicPrompt::default() };
+    // A melody as long as the window is not repeated.
     let (short, long) = (sampled(0.5), sampled(1.1));
-    let (short, long) = (codes_of(&composer, &wish, &short), codes_of(&composer, &wish, &long));
+    let (short, long) = (codes_of(&generator, &prompt, &short), codes_of(&generator, &prompt, &long));
     for (short, long) in short.iter().zip(&long) {
         assert_eq!((short.len(), long.len()), (50, 110));
         assert_eq!(short[..], long[..50]);
@@ -164,19 +165,19 @@ fn the_first_window_of_a_long_piece_is_the_short_piece() {
 }
 
 #[test]
-fn a_wish_for_nothing_is_not_guided() {
-    let composer = composer(&[]);
+fn an_unconditional_prompt_has_no_guidance() {
+    let generator = generator(&[]);
     let with = |guidance| {
-        codes_of(&composer, &MusicPrompt::default(), &GenerationConfig { guidance, ..sampled(0.3) })
+        codes_of(&generator, &MusicPrompt::default(), &GenerationConfig { guidance, ..sampled(0.3) })
     };
     assert_eq!(with(3.0), with(1.0));
 }
 
 #[test]
-fn a_caller_can_end_everything() {
-    let composer = composer(&[]);
+fn a_caller_can_end_the_generation() {
+    let generator = generator(&[]);
     let mut heard = 0;
-    let codes = composer.compose(
+    let codes = generator.generate(
         &[MusicPrompt::default(), MusicPrompt::default()],
         &sampled(20.0),
         &mut |_, sound| {
@@ -190,36 +191,36 @@ fn a_caller_can_end_everything() {
 }
 
 #[test]
-fn silence_and_a_single_sample_are_sounds() {
-    let composer = with_melody();
+fn silence_and_a_single_sample_are_valid_audio() {
+    let generator = with_melody();
     let one = Sound { rate: 600, channels: vec![vec![0.5]] };
     let silence = Sound { rate: 600, channels: vec![vec![0.0; 60]; 2] };
     for beginning in [one.clone(), silence.clone()] {
-        let wish = MusicPrompt { beginning: Some(beginning), ..MusicPrompt::default() };
-        assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
+        let prompt = MusicPrompt { audio_prompt: Some(beginning), ..MusicPrompt::default() };
+        assert_eq!(codes_of(&generator, &prompt, &sampled(0.3))[0].len(), 30);
     }
     for melody in [one, silence] {
-        let wish = MusicPrompt { melody: Some(melody), ..MusicPrompt::default() };
-        assert_eq!(codes_of(&composer, &wish, &sampled(0.3))[0].len(), 30);
+        let prompt = MusicPrompt { melody: Some(melody), ..MusicPrompt::default() };
+        assert_eq!(codes_of(&generator, &prompt, &sampled(0.3))[0].len(), 30);
     }
 }
 
 #[test]
-fn what_cannot_be_made_is_refused() {
-    let plain = composer(&[]);
+fn invalid_prompts_and_options_are_refused() {
+    let plain = generator(&[]);
     let sound = |channels: Vec<Vec<f32>>, rate| Sound { rate, channels };
-    let beginning = |sound| MusicPrompt { beginning: Some(sound), ..MusicPrompt::default() };
+    let beginning = |sound| MusicPrompt { audio_prompt: Some(sound), ..MusicPrompt::default() };
     let melody = MusicPrompt { melody: Some(tone(600, 60)), ..MusicPrompt::default() };
-    let words = MusicPrompt { words: "a march".into(), ..MusicPrompt::default() };
+    let words = MusicPrompt { text: "a march".into(), ..MusicPrompt::default() };
     let said = [
         (refused(&plain, MusicPrompt::default(), &sampled(0.0)), "seconds"),
-        (refused(&plain, MusicPrompt::default(), &sampled(0.001)), "shorter than a frame"),
-        (refused(&plain, melody, &sampled(1.0)), "no melody"),
+        (refused(&plain, MusicPrompt::default(), &sampled(0.001)), "shorter than one frame"),
+        (refused(&plain, melody, &sampled(1.0)), "no melody conditioning"),
         (refused(&plain, words, &sampled(1.0)), "tokenizer"),
         (refused(&plain, beginning(sound(vec![vec![0.0, f32::NAN]], 600)), &sampled(1.0)), "NaN"),
         (refused(&plain, beginning(sound(vec![vec![]], 600)), &sampled(1.0)), "without samples"),
         (refused(&plain, beginning(sound(vec![vec![0.0; 9]], 0)), &sampled(1.0)), "rate of 0"),
-        (refused(&plain, beginning(tone(600, 600)), &sampled(0.5)), "count from the start"),
+        (refused(&plain, beginning(tone(600, 600)), &sampled(0.5)), "seconds include the audio"),
         (
             refused(
                 &plain,
@@ -235,18 +236,18 @@ fn what_cannot_be_made_is_refused() {
 }
 
 #[test]
-fn a_text_longer_than_t5_reads_is_refused() {
+fn a_text_longer_than_the_maximum_is_refused() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5");
     let tokenizer = Tokenizer::from_folder(folder).unwrap();
-    let composer = composer(&[("text_encoder", "vocab_size", json!(4000))]).with_tokenizer(Some(tokenizer));
-    let words = |words: String| MusicPrompt { words, ..MusicPrompt::default() };
-    let error = refused(&composer, words("drums ".repeat(600)), &sampled(0.2));
-    assert!(error.to_string().contains("at most 512"), "{error}");
-    assert_eq!(codes_of(&composer, &words("drums".into()), &sampled(0.2))[0].len(), 20);
+    let generator = generator(&[("text_encoder", "vocab_size", json!(4000))]).with_tokenizer(Some(tokenizer));
+    let words = |words: String| MusicPrompt { text: words, ..MusicPrompt::default() };
+    let error = refused(&generator, words("drums ".repeat(600)), &sampled(0.2));
+    assert!(error.to_string().contains("the maximum is 512"), "{error}");
+    assert_eq!(codes_of(&generator, &words("drums".into()), &sampled(0.2))[0].len(), 20);
 }
 
 #[test]
-fn parts_that_do_not_fit_each_other_are_refused() {
+fn configs_of_parts_that_do_not_match_are_refused() {
     let refused = |part: &str, key: &str, value: Value| {
         let config = config(&[(part, key, value)]);
         MusicGen::load(config, &Weights::nothing()).err().unwrap().to_string()
@@ -254,12 +255,12 @@ fn parts_that_do_not_fit_each_other_are_refused() {
     let said = [
         (refused("decoder", "num_codebooks", json!(3)), "4 codebooks of 32, the language model 3 of 32"),
         (refused("decoder", "vocab_size", json!(64)), "of 64"),
-        (refused("decoder", "audio_channels", json!(3)), "3 channels"),
+        (refused("decoder", "audio_channels", json!(3)), "3 audio channels"),
         (refused("decoder", "audio_channels", json!(2)), "the language model 2 of 32"),
         (refused("decoder", "num_attention_heads", json!(5)), "num_attention_heads"),
         (refused("decoder", "pad_token_id", json!(40)), "pad_token_id"),
         (refused("decoder", "cross_attention_hidden_size", json!(24)), "cross_attention_hidden_size"),
-        (refused("audio_encoder", "normalize", json!(true)), "loudness"),
+        (refused("audio_encoder", "normalize", json!(true)), "normalize"),
     ];
     for (message, part) in said {
         assert!(message.contains(part), "{part}: {message}");
@@ -267,11 +268,12 @@ fn parts_that_do_not_fit_each_other_are_refused() {
 }
 
 #[test]
-fn steps_give_what_one_pass_gives() {
-    let composer = composer(&[]);
-    let network = composer.network();
+fn decoding_steps_equal_one_forward_pass() {
+    let generator = generator(&[]);
+    let network = generator.network();
     let codes: Vec<u32> = (0..2 * 7 * 4).map(|i| (i * 7 % 33) as u32).collect();
-    let text = network.read(&Tensor::new(&[[5u32, 9, 1], [7, 8, 1]], &Device::Cpu).unwrap(), None).unwrap();
+    let text =
+        network.encode_text(&Tensor::new(&[[5u32, 9, 1], [7, 8, 1]], &Device::Cpu).unwrap(), None).unwrap();
     let condition = network.condition(Some(&text), None, false).unwrap();
     let mut state = network.decoder().start(&condition, 7).unwrap();
     let whole = network.decoder().forward(&codes, 2, &mut state).unwrap();
@@ -287,7 +289,7 @@ fn steps_give_what_one_pass_gives() {
 }
 
 #[test]
-fn the_official_sizes_have_their_parameters() {
+fn the_released_sizes_have_the_right_number_of_parameters() {
     // Counted on the reference's classes, in units of 100 000.
     let sizes = [
         ("musicgen-small", 4196),
@@ -309,18 +311,18 @@ fn the_official_sizes_have_their_parameters() {
 }
 
 #[test]
-fn a_sound_before_the_words_is_followed_and_one_that_ends_the_prompt_continued() {
+fn a_sound_before_the_text_is_the_melody_and_one_at_the_end_is_continued() {
     let sound = |samples| Item::Sound(tone(600, samples));
-    let wish = |items: Vec<Item>| {
-        let wish = MusicGenPipeline::wish(&Prompt::Items(items))?;
+    let prompt = |items: Vec<Item>| {
+        let prompt = MusicGenPipeline::music_prompt(&Prompt::Items(items))?;
         let samples = |sound: Option<Sound>| sound.map_or(0, |sound| sound.channels[0].len());
-        Ok::<_, Error>((samples(wish.melody), wish.words, samples(wish.beginning)))
+        Ok::<_, Error>((samples(prompt.melody), prompt.text, samples(prompt.audio_prompt)))
     };
-    assert_eq!(wish(vec!["a".into(), "b".into()]).unwrap(), (0, "ab".into(), 0));
-    assert_eq!(wish(vec![sound(1), "a".into()]).unwrap(), (1, "a".into(), 0));
-    assert_eq!(wish(vec!["a".into(), sound(2)]).unwrap(), (0, "a".into(), 2));
-    assert_eq!(wish(vec![sound(1), "".into(), sound(2)]).unwrap(), (1, "".into(), 2));
-    assert_eq!(wish(vec![]).unwrap(), (0, "".into(), 0));
-    assert!(wish(vec![sound(1), sound(2), "a".into()]).unwrap_err().to_string().contains("melody"));
-    assert!(wish(vec![Item::Gene("ACGT".into())]).unwrap_err().to_string().contains("gene"));
+    assert_eq!(prompt(vec!["a".into(), "b".into()]).unwrap(), (0, "ab".into(), 0));
+    assert_eq!(prompt(vec![sound(1), "a".into()]).unwrap(), (1, "a".into(), 0));
+    assert_eq!(prompt(vec!["a".into(), sound(2)]).unwrap(), (0, "a".into(), 2));
+    assert_eq!(prompt(vec![sound(1), "".into(), sound(2)]).unwrap(), (1, "".into(), 2));
+    assert_eq!(prompt(vec![]).unwrap(), (0, "".into(), 0));
+    assert!(prompt(vec![sound(1), sound(2), "a".into()]).unwrap_err().to_string().contains("melody"));
+    assert!(prompt(vec![Item::Gene("ACGT".into())]).unwrap_err().to_string().contains("gene"));
 }

@@ -1,4 +1,4 @@
-//! One pass of writing codes: the pattern put around the decode loop.
+//! Decoding of one window of codes with the delay pattern.
 
 use std::ops::ControlFlow;
 
@@ -6,26 +6,27 @@ use candle_core::Tensor;
 use fauna_shared::Result;
 use fauna_shared::generate::{self, AllowedTokens, GenerationConfig, Stop, Tokens};
 
-use super::decoder::{Condition, Decoder, State};
-use super::pattern::Pattern;
+use super::decoder::{Conditioning, Decoder, DecoderState};
+use super::pattern::DelayPattern;
 
-/// What one pass writes.
-pub(super) struct Page<'a> {
+/// The decoding of one window.
+pub(super) struct WindowDecoder<'a> {
     pub decoder: &'a Decoder,
-    pub condition: Condition,
-    pub pattern: Pattern,
-    /// The codes that are there already, one list for each codebook of each entry of the batch, all of one length.
+    pub condition: Conditioning,
+    pub pattern: DelayPattern,
+    /// The given codes, one list per codebook of each batch element, all of one length.
     pub given: &'a [Vec<u32>],
-    /// The stream of random numbers that the first codebook of each entry draws from, counted from
+    /// Stream of the random number generator of each batch element's first codebook, relative to
     /// [`GenerationConfig::stream`].
     pub streams: &'a [u64],
 }
 
-impl Page<'_> {
-    /// Writes the page, and hands over each frame once it is whole: the codes of all codebooks of all entries.
+impl WindowDecoder<'_> {
+    /// Generates the codes, and calls `each` with each complete frame: the codes of all codebooks of all batch
+    /// elements.
     ///
-    /// `options.max_new_tokens` and the end tokens are the pattern's affair.
-    pub(super) fn write(
+    /// `options.max_new_tokens` and the EOS tokens are ignored: the pattern determines the length.
+    pub(super) fn generate(
         &self,
         options: &GenerationConfig,
         each: &mut dyn FnMut(&[u32]) -> Result<ControlFlow<()>>,
@@ -57,7 +58,7 @@ impl Page<'_> {
             if new.row + 1 < rows {
                 return ControlFlow::Continue(());
             }
-            while done < self.pattern.whole(first + new.index + 1) {
+            while done < self.pattern.complete_frames(first + new.index + 1) {
                 for (row, code) in frame.iter_mut().enumerate() {
                     *code = columns[row][self.pattern.column(row % codebooks, done)];
                 }
@@ -76,7 +77,7 @@ impl Page<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    /// The first column in which codebook 0 is free.
+    /// The first column in which codebook 0 is generated.
     fn start(&self) -> usize {
         self.pattern.column(0, self.given.first().map_or(0, Vec::len))
     }
@@ -86,15 +87,15 @@ impl Page<'_> {
     }
 }
 
-impl generate::Decoder for Page<'_> {
-    type Cache = State;
+impl generate::Decoder for WindowDecoder<'_> {
+    type Cache = DecoderState;
 
-    fn cache(&self, _rows: usize, capacity: usize) -> Result<State> {
+    fn cache(&self, _rows: usize, capacity: usize) -> Result<DecoderState> {
         self.decoder.start(&self.condition, capacity)
     }
 
-    /// A row is one codebook of one entry of the batch.
-    fn step(&self, tokens: &Tokens, state: &mut State) -> Result<Tensor> {
+    /// A row of `tokens` is one codebook of one batch element.
+    fn step(&self, tokens: &Tokens, state: &mut DecoderState) -> Result<Tensor> {
         let (rows, time, codebooks) = (tokens.rows(), tokens.time(), self.decoder.config().num_codebooks);
         let mut codes = Vec::with_capacity(rows * time);
         for entry in 0..rows / codebooks {

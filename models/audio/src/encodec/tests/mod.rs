@@ -1,4 +1,4 @@
-//! The codec in pieces and as a whole, and what it says of bad inputs.
+//! Streaming against whole audio, and errors for invalid inputs.
 
 mod pipeline;
 
@@ -19,7 +19,7 @@ fn model_of(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/encodec").join(case).join("model")
 }
 
-/// The codec of a parity case: its weights are random enough that every tap of every layer is heard.
+/// The codec of a parity case.
 fn codec_with(case: &str, change: impl FnOnce(&mut Config)) -> Encodec {
     let folder = model_of(case);
     let text = std::fs::read(folder.join("config.json")).unwrap();
@@ -51,13 +51,13 @@ fn largest(x: &Tensor) -> f32 {
     x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
-/// How far `a` is off, as a part of the largest of `b`.
-fn far(a: &Tensor, b: &Tensor) -> f32 {
+/// The largest difference of `a` and `b`, relative to the largest value of `b`.
+fn relative_error(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     largest(&(a - b).unwrap()) / largest(b)
 }
 
-/// Cases whose codecs stream, with everything that their convolutions differ in.
+/// Cases whose codecs stream, with all variants of their convolutions.
 const STREAMING: [&str; 7] = [
     "encode_24khz",
     "encode_32khz",
@@ -69,7 +69,7 @@ const STREAMING: [&str; 7] = [
 ];
 
 #[test]
-fn a_sound_decoded_in_pieces_is_the_sound_decoded_whole() {
+fn streaming_decoding_equals_decoding_as_a_whole() {
     for case in STREAMING {
         let codec = codec(case);
         for frames in [1, 2, 3, 4, 5, 9, 40] {
@@ -84,7 +84,7 @@ fn a_sound_decoded_in_pieces_is_the_sound_decoded_whole() {
                     made.extend(codec.decode_next(&codes, &mut stream).unwrap());
                 }
                 made.extend(codec.decode_rest(stream).unwrap());
-                let off = far(&Tensor::cat(&made, 1).unwrap(), &whole);
+                let off = relative_error(&Tensor::cat(&made, 1).unwrap(), &whole);
                 assert!(off < 1e-5, "{case}: {frames} frames in pieces of {piece} are off by {off}");
             }
         }
@@ -92,7 +92,7 @@ fn a_sound_decoded_in_pieces_is_the_sound_decoded_whole() {
 }
 
 #[test]
-fn a_sound_encoded_in_pieces_has_the_latents_of_the_whole() {
+fn streaming_encoding_has_the_latents_of_encoding_as_a_whole() {
     for case in STREAMING {
         let codec = codec(case);
         for samples in [1, 2, 5, 6, 7, 30, 31, 200] {
@@ -107,7 +107,7 @@ fn a_sound_encoded_in_pieces_has_the_latents_of_the_whole() {
                     made.extend(codec.encoder.push(Some(&sound), false, &mut state).unwrap());
                 }
                 made.extend(codec.encoder.push(None, true, &mut state).unwrap());
-                let off = far(&Tensor::cat(&made, 1).unwrap(), &whole);
+                let off = relative_error(&Tensor::cat(&made, 1).unwrap(), &whole);
                 assert!(off < 1e-5, "{case}: {samples} samples in pieces of {piece} are off by {off}");
             }
         }
@@ -115,7 +115,7 @@ fn a_sound_encoded_in_pieces_has_the_latents_of_the_whole() {
 }
 
 #[test]
-fn a_stream_of_sound_has_the_codes_of_the_whole() {
+fn streaming_encoding_has_the_codes_of_encoding_as_a_whole() {
     let codec = codec("encode_24khz");
     let sound = noise((1, 95, 1));
     let whole = codec.encode(&sound, Some(1.6)).unwrap().codes.squeeze(0).unwrap();
@@ -131,7 +131,7 @@ fn a_stream_of_sound_has_the_codes_of_the_whole() {
 }
 
 #[test]
-fn a_causal_stream_gives_every_frame_at_once_and_that_of_32_khz_gives_it_four_frames_late() {
+fn causal_streaming_has_no_latency_and_the_32_khz_codec_four_frames() {
     for (causal, late) in [(true, 0), (false, 4)] {
         let config = Config {
             use_causal_conv: causal,
@@ -147,7 +147,7 @@ fn a_causal_stream_gives_every_frame_at_once_and_that_of_32_khz_gives_it_four_fr
         for frame in 1..=12 {
             let codes = codes_for(&codec, 1, 1);
             samples += codec.decode_next(&codes, &mut stream).unwrap().map_or(0, |sound| sound.dims()[1]);
-            // What is mirrored before the first frame must be there first.
+            // The first output needs the frames of the reflection padding.
             let wanted = if frame > 6 { (frame - late) * codec.config().hop_length() } else { 0 };
             assert!(samples >= wanted, "{samples} samples of {frame} frames");
         }
@@ -155,7 +155,7 @@ fn a_causal_stream_gives_every_frame_at_once_and_that_of_32_khz_gives_it_four_fr
 }
 
 #[test]
-fn a_batch_of_two_equals_two_singles() {
+fn a_batch_equals_its_elements_alone() {
     for case in ["encode_24khz", "encode_48khz_windows"] {
         let codec = codec(case);
         let sound = noise((2, 170, codec.config().audio_channels));
@@ -169,14 +169,14 @@ fn a_batch_of_two_equals_two_singles() {
                 one.codes.flatten_all().unwrap().to_vec1::<u32>().unwrap(),
                 "{case}"
             );
-            let off = far(&decoded.narrow(0, row, 1).unwrap(), &codec.decode(&one).unwrap());
+            let off = relative_error(&decoded.narrow(0, row, 1).unwrap(), &codec.decode(&one).unwrap());
             assert!(off < 1e-5, "{case}: row {row} is off by {off}");
         }
     }
 }
 
 #[test]
-fn any_length_of_sound_fits_the_windows() {
+fn audio_of_any_length_is_encoded_in_windows() {
     let codec = codec("encode_48khz_windows");
     let windows = codec.config().windows().unwrap();
     for samples in 1..=windows.stride * 2 + windows.length + 1 {
@@ -188,7 +188,7 @@ fn any_length_of_sound_fits_the_windows() {
 }
 
 #[test]
-fn silence_has_codes_and_no_not_a_number() {
+fn silence_is_encoded_without_nan() {
     for case in ["encode_24khz", "encode_48khz_windows", "encode_normalized_without_windows"] {
         let codec = codec(case);
         let silence = noise((1, 120, codec.config().audio_channels)).zeros_like().unwrap();
@@ -199,21 +199,21 @@ fn silence_has_codes_and_no_not_a_number() {
 }
 
 fn refused<T>(result: Result<T>) -> String {
-    let error = result.err().expect("a bad input is taken");
+    let error = result.err().expect("expected an error");
     assert_eq!(error.kind(), ErrorKind::Input, "{error}");
     error.to_string()
 }
 
 #[test]
-fn sounds_no_codec_can_read_are_refused() {
+fn invalid_audio_is_refused() {
     let codec = codec("encode_24khz");
     let nan = Tensor::new(&[[[0f32], [f32::NAN]]], &Device::Cpu).unwrap();
     let said = [
-        (refused(codec.encode(&noise((1, 50, 2)), None)), "2 channels, this codec wants 1"),
+        (refused(codec.encode(&noise((1, 50, 2)), None)), "2 channels, expected 1"),
         (refused(codec.encode(&noise((1, 0, 1)), None)), "no samples"),
         (refused(codec.encode(&noise((1, 50, 1)).squeeze(0).unwrap(), None)), "(batch, samples, channels)"),
         (refused(codec.encode(&nan, None)), "sample 1"),
-        (refused(codec.encode(&noise((1, 50, 1)), Some(5.0))), "offered: 0.4, 0.8, 1.6"),
+        (refused(codec.encode(&noise((1, 50, 1)), Some(5.0))), "supported: 0.4, 0.8, 1.6"),
     ];
     for (message, part) in said {
         assert!(message.contains(part), "{message}");
@@ -222,20 +222,20 @@ fn sounds_no_codec_can_read_are_refused() {
 }
 
 #[test]
-fn codes_no_codec_can_read_are_refused() {
+fn invalid_codes_are_refused() {
     let (plain, windowed) = (codec("encode_24khz"), codec("encode_48khz_windows"));
     let codes = |shape: &[usize], code: i64| {
         (Tensor::ones(shape, DType::I64, &Device::Cpu).unwrap() * code as f64).unwrap()
     };
     let encoded = |codes: Tensor| Encoded { codes, scales: None, last_frame_pad_length: 0 };
     let said = [
-        (refused(plain.decode(&encoded(codes(&[1, 1, 2, 3], 16)))), "code 16 is outside the codebooks of 16"),
+        (refused(plain.decode(&encoded(codes(&[1, 1, 2, 3], 16)))), "code 16 is outside the codebook of 16"),
         (refused(plain.decode(&encoded(codes(&[1, 1, 2, 3], -1)))), "code -1"),
-        (refused(plain.decode(&encoded(codes(&[1, 1, 5, 3], 1)))), "5 codebooks, this codec has 4"),
-        (refused(plain.decode(&encoded(codes(&[2, 1, 2, 3], 1)))), "2 windows of codes, this codec has one"),
+        (refused(plain.decode(&encoded(codes(&[1, 1, 5, 3], 1)))), "5 codebooks, but the codec has 4"),
+        (refused(plain.decode(&encoded(codes(&[2, 1, 2, 3], 1)))), "2 windows of codes, expected one"),
         (refused(plain.decode(&encoded(codes(&[1, 2, 3], 1)))), "(windows, batch, codebooks, frames)"),
-        (refused(plain.decode(&encoded(codes(&[1, 1, 0, 3], 1)))), "none of them 0"),
-        (refused(plain.decode(&encoded(codes(&[1, 1, 2, 0], 1)))), "hold no sound"),
+        (refused(plain.decode(&encoded(codes(&[1, 1, 0, 3], 1)))), "not empty"),
+        (refused(plain.decode(&encoded(codes(&[1, 1, 2, 0], 1)))), "have no audio"),
         (refused(plain.decode_codes(&noise((1, 2, 3)))), "integers"),
         (refused(windowed.decode(&encoded(codes(&[3, 1, 2, 2], 1)))), "leave gaps"),
         (
@@ -243,11 +243,11 @@ fn codes_no_codec_can_read_are_refused() {
                 windowed
                     .decode(&Encoded { scales: Some(noise((3, 1, 1))), ..encoded(codes(&[2, 1, 2, 10], 1)) }),
             ),
-            "scales are (windows, batch, 1)",
+            "expected (windows, batch, 1)",
         ),
         (
             refused(plain.decode(&Encoded { last_frame_pad_length: 3, ..encoded(codes(&[1, 1, 2, 3], 1)) })),
-            "hold no sound",
+            "have no audio",
         ),
     ];
     for (message, part) in said {
@@ -256,15 +256,15 @@ fn codes_no_codec_can_read_are_refused() {
 }
 
 #[test]
-fn codecs_that_need_a_whole_window_do_not_stream() {
+fn codecs_with_windows_or_norms_over_time_do_not_stream() {
     for case in ["encode_48khz_windows", "encode_circular", "encode_normalized_without_windows"] {
         assert_eq!(codec(case).decode_stream().unwrap_err().kind(), ErrorKind::Unsupported, "{case}");
     }
 }
 
 #[test]
-fn long_sounds_pass_in_pieces_of_bounded_size() {
-    // Wide enough that the networks cut it up themselves.
+fn long_audio_is_processed_in_chunks() {
+    // Long enough that the networks split it into chunks.
     let codec = codec("encode_32khz");
     let sound = noise((1, 1_100_000, 1));
     let whole = codec.encode(&sound, None).unwrap();
@@ -274,10 +274,13 @@ fn long_sounds_pass_in_pieces_of_bounded_size() {
     assert_eq!(head(&whole.codes), head(&part.codes));
     assert_eq!(codec.decode(&whole).unwrap().dim(1).unwrap(), 1_100_010);
 
-    // What they cut up equals what is pushed in pieces too small to be cut.
+    // The same result as with chunks too short to be split.
     let frames = pushed(&codec.encoder, &sound, 50_000);
-    assert!(far(&codec.encoder.forward(&sound).unwrap(), &frames) < 1e-5);
-    assert!(far(&codec.decoder.forward(&frames).unwrap(), &pushed(&codec.decoder, &frames, 1000)) < 1e-5);
+    assert!(relative_error(&codec.encoder.forward(&sound).unwrap(), &frames) < 1e-5);
+    assert!(
+        relative_error(&codec.decoder.forward(&frames).unwrap(), &pushed(&codec.decoder, &frames, 1000))
+            < 1e-5
+    );
 }
 
 fn pushed(network: &Seanet, x: &Tensor, piece: usize) -> Tensor {

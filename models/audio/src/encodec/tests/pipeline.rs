@@ -1,4 +1,4 @@
-//! The codec behind the zoo's one face: sounds of any rate and channels, codes as items, releases without a config.
+//! The pipeline: audio of any sampling rate and number of channels, codes as items, releases without a config.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,19 +38,19 @@ fn made(codec: &dyn Pipeline, item: Item) -> Result<Vec<Item>> {
 fn codes_of(codec: &dyn Pipeline, sound: Sound) -> Tensors {
     match made(codec, Item::Sound(sound)).unwrap().remove(0) {
         Item::Codes(codes) => codes,
-        other => panic!("a sound became {}", other.modality()),
+        other => panic!("expected codes, got {}", other.modality()),
     }
 }
 
 fn sound_of(codec: &dyn Pipeline, codes: Tensors) -> Sound {
     match made(codec, Item::Codes(codes)).unwrap().remove(0) {
         Item::Sound(sound) => sound,
-        other => panic!("codes became {}", other.modality()),
+        other => panic!("expected a sound, got {}", other.modality()),
     }
 }
 
 #[test]
-fn a_sound_comes_back_from_its_codes_as_long_as_it_was() {
+fn decoded_audio_has_the_length_of_the_original() {
     for (case, channels) in
         [("encode_24khz", 1), ("encode_32khz", 1), ("encode_48khz_windows", 2), ("encode_original_names", 2)]
     {
@@ -66,7 +66,7 @@ fn a_sound_comes_back_from_its_codes_as_long_as_it_was() {
 }
 
 #[test]
-fn a_sound_of_another_rate_and_other_channels_is_brought_to_the_codecs() {
+fn audio_is_converted_to_the_codecs_rate_and_channels() {
     let codec = opened("encode_24khz");
     let codes = codes_of(codec.as_ref(), tone(1800, 2, 900));
     assert_eq!(codes["audio_codes"].dims(), [1, 1, 1, 50]);
@@ -76,13 +76,13 @@ fn a_sound_of_another_rate_and_other_channels_is_brought_to_the_codecs() {
 }
 
 #[test]
-fn the_setting_bandwidth_says_how_many_codebooks_sounds_get() {
+fn the_setting_bandwidth_determines_the_number_of_codebooks() {
     let mut options = LoadOptions::default();
     options.settings.insert("bandwidth".into(), json!(1.6));
     let folder = model_of("encode_24khz");
     let codec = zoo().open(folder.to_str().unwrap(), &options).unwrap();
     assert_eq!(codes_of(codec.as_ref(), tone(600, 1, 60))["audio_codes"].dims(), [1, 1, 4, 10]);
-    for (bandwidth, part) in [(json!(6), "offered: 0.4, 0.8, 1.6"), (json!("high"), "a number of kbit/s")] {
+    for (bandwidth, part) in [(json!(6), "supported: 0.4, 0.8, 1.6"), (json!("high"), "a number in kbit/s")] {
         options.settings.insert("bandwidth".into(), bandwidth);
         let error = zoo().open(folder.to_str().unwrap(), &options).err().unwrap().to_string();
         assert!(error.contains(part), "{error}");
@@ -90,7 +90,7 @@ fn the_setting_bandwidth_says_how_many_codebooks_sounds_get() {
 }
 
 #[test]
-fn each_sound_becomes_one_vector() {
+fn each_sound_has_one_embedding() {
     for case in ["encode_24khz", "encode_48khz_windows"] {
         let codec = opened(case);
         let sounds = [Item::Sound(tone(600, 1, 100)), Item::Sound(tone(600, 2, 333))];
@@ -102,13 +102,13 @@ fn each_sound_becomes_one_vector() {
 }
 
 fn refused<T>(result: Result<T>) -> String {
-    let error: Error = result.err().expect("a bad input is taken");
+    let error: Error = result.err().expect("expected an error");
     assert_eq!(error.kind(), ErrorKind::Input, "{error}");
     error.to_string()
 }
 
 #[test]
-fn what_is_no_sound_and_no_codes_is_refused() {
+fn items_other_than_one_sound_or_codes_are_refused() {
     let codec = opened("encode_24khz");
     let codec = codec.as_ref();
     let sound = |sound: Sound| refused(made(codec, Item::Sound(sound)));
@@ -129,10 +129,10 @@ fn what_is_no_sound_and_no_codes_is_refused() {
         (refused(made(codec, "words".into())), "not text"),
         (two, "not sound, sound"),
         (none, "audio_codes are missing"),
-        (with("sampling_rate", 24_000), "24000 Hz, this codec is for 600 Hz"),
-        (with("length", -1), "length is one number, 0 or above"),
+        (with("sampling_rate", 24_000), "24000 Hz, this codec is at 600 Hz"),
+        (with("length", -1), "length is [-1], expected one number, 0 or above"),
         (with("lenght", 1), "no input is called \"lenght\""),
-        (with("last_frame_pad_length", 99), "hold no sound"),
+        (with("last_frame_pad_length", 99), "have no audio"),
         (refused(codec.embed(&["words".into()])), "not text"),
     ];
     for (message, part) in said {
@@ -141,7 +141,7 @@ fn what_is_no_sound_and_no_codes_is_refused() {
 }
 
 #[test]
-fn what_the_reference_would_not_take_is_refused() {
+fn inputs_that_the_reference_refuses_are_refused() {
     let codec = opened("encode_48khz_windows");
     let values = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
     let input = |shape: &[usize]| Tensors::from([("input_values".to_string(), values(shape))]);
@@ -153,11 +153,11 @@ fn what_the_reference_would_not_take_is_refused() {
     let call = |inputs: &Tensors, options| refused(codec.call("encode", inputs, &options));
     let none = json!({});
     let said = [
-        (call(&input(&[1, 1, 50]), none.clone()), "1 channel, this codec wants 2"),
+        (call(&input(&[1, 1, 50]), none.clone()), "1 channel, expected 2"),
         (call(&input(&[2, 50]), none.clone()), "(batch, channels, samples)"),
         (call(&masked(&[1, 2, 50], &[1, 2, 49]), none.clone()), "padding_mask has the shape [1, 2, 49]"),
         (call(&Tensors::new(), none), "input_values are missing"),
-        (call(&input(&[1, 2, 50]), json!({"bandwidth": 5.0})), "offered: 0.4, 0.8, 1.6"),
+        (call(&input(&[1, 2, 50]), json!({"bandwidth": 5.0})), "supported: 0.4, 0.8, 1.6"),
     ];
     for (message, part) in said {
         assert!(message.contains(part), "{message}");
@@ -165,7 +165,7 @@ fn what_the_reference_would_not_take_is_refused() {
     assert_eq!(codec.call("sing", &Tensors::new(), &json!({})).unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
-/// A folder with nothing but original files of these names.
+/// A folder with only original files of these names.
 fn original(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in names {
@@ -180,8 +180,8 @@ fn parameters(folder: &Path) -> u64 {
 }
 
 #[test]
-fn a_folder_with_only_an_original_file_is_the_official_codec() {
-    // As many as the reference's parameters and codebooks.
+fn a_folder_with_only_an_original_file_is_a_released_codec() {
+    // The reference's parameters, with the codebooks.
     assert_eq!(parameters(original(&["encodec_24khz-d7cc33bc.th"]).path()), 19_046_114);
     assert_eq!(parameters(original(&["encodec_48khz-7e698e3e.th"]).path()), 16_953_446);
     let folder = original(&["encodec_48khz-7e698e3e.th"]);
@@ -191,7 +191,7 @@ fn a_folder_with_only_an_original_file_is_the_official_codec() {
 }
 
 #[test]
-fn two_original_files_in_one_folder_are_told_apart_by_name() {
+fn one_of_two_original_files_in_one_folder_must_be_chosen() {
     let folder = original(&["encodec_24khz-d7cc33bc.th", "encodec_48khz-7e698e3e.th"]);
     let error = refused(zoo().open(folder.path().to_str().unwrap(), &LoadOptions::default()));
     assert!(error.contains("encodec_24khz-d7cc33bc.th, encodec_48khz-7e698e3e.th"), "{error}");
