@@ -1,5 +1,5 @@
-//! The reference's `generate`, called by its own names: options and rows of token ids in, `sequences` out. Every pipeline
-//! that generates tokens answers [`Pipeline::call`](fauna_shared::model::Pipeline::call) by it.
+//! The method `generate` of [`Pipeline::call`](fauna_shared::model::Pipeline::call), with the inputs, options and
+//! outputs of the reference's `generate`: `input_ids` and `attention_mask` in, `sequences` out.
 
 use std::ops::ControlFlow;
 
@@ -10,18 +10,18 @@ use serde_json::Value;
 
 use crate::words;
 
-/// How the options of a call decode: greedily, at most `max_new_tokens` (20 if unsaid), with the end tokens `eos` and the
-/// padding token `pad` where they name no others.
+/// Returns the generation config of `options`: greedy decoding, `max_new_tokens` (default 20), `min_new_tokens`,
+/// `eos_token_id` (default `eos`) and `pad_token_id` (default `pad`).
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for sampling, whose random numbers are the reference's own, and
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for beams.
+/// [`Input`](fauna_shared::ErrorKind::Input) for `do_sample`, because the reference's random numbers cannot be
+/// reproduced; [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for beam search.
 pub fn config(options: &Value, eos: &[u32], pad: Option<u32>) -> Result<GenerationConfig> {
     if options["do_sample"] == true {
-        return Err(Error::input("do_sample: the reference's random numbers are its own"));
+        return Err(Error::input("do_sample: the reference's random numbers cannot be reproduced"));
     }
     if options["num_beams"].as_u64().is_some_and(|beams| beams > 1) {
-        return Err(Error::unsupported("num_beams is not implemented: answers are greedy or sampled"));
+        return Err(Error::unsupported("num_beams above 1: beam search is not implemented"));
     }
     let count = |key: &str, default: u64| options[key].as_u64().unwrap_or(default) as usize;
     let mut config = GenerationConfig::greedy(count("max_new_tokens", 20));
@@ -34,31 +34,31 @@ pub fn config(options: &Value, eos: &[u32], pad: Option<u32>) -> Result<Generati
     Ok(config)
 }
 
-/// Prompts of a call, padded on the left.
+/// A batch of prompts of token ids, padded on the left.
 pub struct Rows {
-    /// As they came, `(batch, time)`.
+    /// The input ids, `(batch, sequence)`.
     given: Vec<Vec<i64>>,
-    /// As the network takes them.
+    /// The ids that the network takes in their place.
     rows: Vec<Vec<u32>>,
-    /// Padding tokens that each row begins with.
+    /// Number of padding tokens at the beginning of each sequence.
     pub pads: Vec<usize>,
 }
 
 impl Rows {
-    /// `given`: `(batch, time)` of any integers; `mask`: the same shape, 0 where padding; `rows`: what the network takes in
-    /// their place.
+    /// A batch of prompts. `given`: input ids, `(batch, sequence)` of any integer type; `mask`: attention mask of the
+    /// same shape, 0 for padding; `rows`: the ids that the network takes in place of `given`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if a row is not padding, then a prompt.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a sequence is not padded on the left.
     pub fn new(given: &Tensor, mask: Option<&Tensor>, rows: Vec<Vec<u32>>) -> Result<Self> {
         let real = mask.map(words::real_tokens).transpose()?;
         Self::padded(given, real.as_deref(), rows)
     }
 
-    /// As [`new`](Self::new), with the mask as rows of what is real.
+    /// Same as [`new`](Self::new), with the attention mask as booleans, true for real tokens.
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`new`](Self::new).
     pub fn padded(given: &Tensor, real: Option<&[Vec<bool>]>, rows: Vec<Vec<u32>>) -> Result<Self> {
         let pads = match real {
             None => vec![0; rows.len()],
@@ -67,11 +67,11 @@ impl Rows {
         Ok(Self { given: given.to_dtype(DType::I64)?.to_vec2()?, rows, pads })
     }
 
-    /// What `decoder` makes of them: `(batch, time)` of int64, prompts as they came and what follows, shorter rows filled
-    /// up with the padding token.
+    /// Generates with `decoder` and returns the input ids followed by the new tokens, `(batch, sequence)` of int64,
+    /// padded on the right.
     ///
     /// # Errors
-    /// As [`generate`].
+    /// Same as [`generate`].
     pub fn sequences<D: Decoder + ?Sized>(&self, decoder: &D, config: &GenerationConfig) -> Result<Tensor> {
         let prompts: Vec<&[u32]> =
             self.rows.iter().zip(&self.pads).map(|(row, pad)| row.get(*pad..).unwrap_or(&[])).collect();
@@ -80,7 +80,7 @@ impl Rows {
     }
 }
 
-/// Prompts and what continues them as one rectangle, `(rows, time)` of int64: shorter rows end in `pad`.
+/// Concatenates prompts and new tokens, `(batch, sequence)` of int64, padded on the right with `pad`.
 pub fn sequences(prompts: &[Vec<i64>], new: &[Vec<u32>], pad: u32) -> Result<Tensor> {
     let longest = new.iter().map(Vec::len).max().unwrap_or(0);
     let mut sequences = Vec::new();
@@ -93,7 +93,7 @@ pub fn sequences(prompts: &[Vec<i64>], new: &[Vec<u32>], pad: u32) -> Result<Ten
     Ok(Tensor::from_vec(sequences, shape, &Device::Cpu)?)
 }
 
-/// A config's token id, or list of them.
+/// Reads a token id, or a list of them, of a config.
 pub fn token_ids(value: &Value) -> Vec<u32> {
     match value {
         Value::Array(list) => list.iter().flat_map(token_ids).collect(),
@@ -101,17 +101,19 @@ pub fn token_ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// How many tokens of padding each row begins with.
+/// Returns the number of padding tokens at the beginning of each sequence. `real`: attention mask, true for tokens.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if a row is not padding, then a prompt.
+/// [`Input`](fauna_shared::ErrorKind::Input) if a sequence is not padded on the left.
 pub fn left_padding(real: &[Vec<bool>]) -> Result<Vec<usize>> {
     real.iter()
         .enumerate()
         .map(|(r, row)| match row.iter().position(|real| *real) {
             Some(pad) if row[pad..].iter().all(|real| *real) => Ok(pad),
-            _ => Err(Error::input(format!("row {r} of attention_mask is not padding, then a prompt"))
-                .hint("pad prompts on the left")),
+            _ => Err(Error::input(format!(
+                "row {r} of attention_mask is not left padding followed by a prompt"
+            ))
+            .hint("pad prompts on the left")),
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Decoder-only language models: what their networks have in common, and the pipeline around any of them.
+//! Decoder-only language models: shared parts of their networks, and the pipeline for all of them.
 
 use std::ops::ControlFlow;
 
@@ -21,14 +21,14 @@ use crate::called::token_ids;
 use crate::harmony::Harmony;
 use crate::{called, infill, words};
 
-/// A language model with its tokenizer, chat template and special tokens: the pipeline of every decoder-only family.
+/// The pipeline of every decoder-only family: network, tokenizer, chat template and special tokens.
 pub struct LanguageModel {
     network: Box<dyn CausalLm>,
     device: Device,
     half_cache: bool,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
-    /// How it tells thoughts from answers, if it does.
+    /// Parser of the Harmony format, if the tokenizer has its special tokens.
     harmony: Option<Harmony>,
     card: Card,
     begin: Option<u32>,
@@ -38,10 +38,10 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens a checkpoint with the network `M`.
+    /// Loads a checkpoint whose network is `M`.
     ///
     /// # Errors
-    /// What is wrong with the config, the tensors or the tokenizer's files.
+    /// Errors of the config, the tensors or the tokenizer's files.
     pub fn open<M: CausalLm + Model + 'static>(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<M>()?;
         Self::new(pretrained, Box::new(network), &inventory)
@@ -87,21 +87,22 @@ impl LanguageModel {
         })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &dyn CausalLm {
         self.network.as_ref()
     }
 
-    /// Its tokenizer.
+    /// The tokenizer.
     ///
     /// # Errors
-    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// One pass over whole texts. `ids`: `(batch, time)` of any integers; `mask`: the same shape, 0 where padding.
-    fn read(
+    /// One forward pass without a KV cache. `ids`: `(batch, sequence)` of any integer type; `mask`, `positions`,
+    /// `types`: the same shape. Returns the last hidden state, `(batch, sequence, hidden_size)`.
+    fn forward_hidden(
         &self,
         ids: &Tensor,
         mask: Option<&Tensor>,
@@ -125,8 +126,8 @@ impl LanguageModel {
         self.network.forward(&ids, &step, &mut cache)
     }
 
-    /// The logits that follow the last of `tokens`.
-    fn read_step(&self, tokens: &Tokens, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
+    /// One decoding step over `tokens`. Returns the logits of the next token, `(batch, vocab_size)`.
+    fn decoding_step(&self, tokens: &Tokens, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
         let ids = tokens.tensor(&self.device)?;
         let (positions, mask) = placed(tokens)?;
         let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
@@ -157,7 +158,7 @@ impl LanguageModel {
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
         let ids =
             words::input_ids(inputs, &["input_ids", "attention_mask", "position_ids", "token_type_ids"])?;
-        let hidden = self.read(
+        let hidden = self.forward_hidden(
             ids,
             inputs.get("attention_mask"),
             inputs.get("position_ids"),
@@ -190,7 +191,7 @@ impl LanguageModel {
         Ok(Tensors::from([("sequences".to_string(), rows.sequences(self, &config)?)]))
     }
 
-    /// The tokens of a prompt.
+    /// Tokenizes a prompt.
     fn tokens(&self, prompt: &Prompt, options: &GenerationConfig) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         match prompt {
@@ -207,18 +208,18 @@ impl LanguageModel {
                         .hint("it continues text: give it a prompt, not a conversation")
                 })?;
                 let messages = turns.iter().map(words::message).collect::<Result<Vec<_>>>()?;
-                // The template writes the begin token itself where the model wants one.
+                // The template includes the begin-of-sequence token where the model needs one.
                 tokenizer.encode(&template.render_thinking(&messages, true, options.reasoning)?, false)
             }
         }
     }
 }
 
-/// Prompts that are read and continued at once: more gain little and take the room of their caches.
-const AT_ONCE: usize = 16;
+/// Maximum number of prompts of a batch: larger batches gain little speed and take memory for their KV caches.
+const MAX_BATCH: usize = 16;
 
 impl LanguageModel {
-    /// The tokens of `prompt`; where there are none, what a text of the model's own begins with.
+    /// Tokenizes `prompt`; an empty one becomes the begin-of-sequence token, or else the end-of-sequence token.
     fn prompt_tokens(&self, prompt: &Prompt, options: &GenerationConfig) -> Result<Vec<u32>> {
         let mut tokens = self.tokens(prompt, options)?;
         if tokens.is_empty() {
@@ -227,21 +228,21 @@ impl LanguageModel {
         Ok(tokens)
     }
 
-    /// `options` with what ends a text, or a turn of a conversation.
-    fn ends(&self, is_chat: bool, options: &GenerationConfig) -> Result<GenerationConfig> {
+    /// `options` with the end-of-sequence tokens, and for a chat the end-of-turn tokens.
+    fn with_end_tokens(&self, is_chat: bool, options: &GenerationConfig) -> Result<GenerationConfig> {
         let tokenizer = self.tokenizer()?;
-        let mut ends = options.with_tokens(&self.end, self.pad);
-        if let (Some(eos), None) = (&mut ends.eos, &options.eos) {
+        let mut config = options.with_tokens(&self.end, self.pad);
+        if let (Some(eos), None) = (&mut config.eos, &options.eos) {
             eos.extend(self.end_of_turn);
             if is_chat {
                 eos.extend(tokenizer.turn_ends());
             }
         }
-        Ok(ends)
+        Ok(config)
     }
 
-    /// Continues `prompts`, all of them conversations or none, by `decoder`, which is the network or one that remembers for
-    /// it. Reasoning is among the pieces.
+    /// Generates from `prompts`, which are all chats or all texts, and streams the pieces, reasoning included.
+    /// `decoder` is the network, or a wrapper of it with a prefix cache.
     fn stream<D: Decoder>(
         &self,
         decoder: &D,
@@ -254,12 +255,12 @@ impl LanguageModel {
         let tokens: Vec<Vec<u32>> =
             prompts.iter().map(|prompt| self.prompt_tokens(prompt, options)).collect::<Result<_>>()?;
         let ids: Vec<_> = tokens.iter().map(|tokens| text::Prompt::Ids(tokens)).collect();
-        let options = &self.ends(is_chat, options)?;
+        let options = &self.with_end_tokens(is_chat, options)?;
         let made = match &self.harmony {
             Some(harmony) if is_chat => text::stream_heard(decoder, tokenizer, &ids, options, harmony, each)?,
             _ if options.one_definition && !is_chat => {
                 let mut rows: Vec<_> =
-                    prompts.iter().map(|prompt| Some(Definitions::after(&before(prompt)))).collect();
+                    prompts.iter().map(|prompt| Some(Definitions::after(&preceding_text(prompt)))).collect();
                 let made = text::stream(decoder, tokenizer, &ids, options, &mut |piece| {
                     let Some(definitions) = &mut rows[piece.row] else { return ControlFlow::Break(()) };
                     let (text, ended) = definitions.push(piece.text);
@@ -275,7 +276,7 @@ impl LanguageModel {
                 for (row, definitions) in rows.into_iter().enumerate() {
                     let rest = definitions.map(|mut definitions| definitions.finish()).unwrap_or_default();
                     if !rest.is_empty() {
-                        // It was the last: whether it is wanted changes nothing.
+                        // The last piece: the returned flow makes no difference.
                         let _ = each(text::Piece { row, text: &rest, thought: false });
                     }
                 }
@@ -287,13 +288,13 @@ impl LanguageModel {
     }
 }
 
-/// A language model while it continues: its network, and who may cancel.
-struct Continuing<'a> {
+/// A language model whose decoding can be cancelled between blocks.
+struct CancellableDecoder<'a> {
     model: &'a LanguageModel,
     cancel: &'a CancellationToken,
 }
 
-impl Decoder for Continuing<'_> {
+impl Decoder for CancellableDecoder<'_> {
     type Cache = Cache;
 
     fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
@@ -301,7 +302,7 @@ impl Decoder for Continuing<'_> {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        self.model.read_step(tokens, cache, &mut |_, hidden| {
+        self.model.decoding_step(tokens, cache, &mut |_, hidden| {
             self.cancel.check()?;
             Ok(hidden)
         })
@@ -316,17 +317,17 @@ impl Decoder for Continuing<'_> {
     }
 }
 
-/// Tokens of a prompt that are read at once: enough to keep every core busy.
+/// Number of prompt tokens of one forward pass, large enough to use every core.
 const PROMPT_CHUNK: usize = 512;
 
-/// A piece as an item.
+/// Converts a streamed piece to an item.
 fn item(piece: &text::Piece) -> Item {
     let text = piece.text.to_string();
     if piece.thought { Item::Thought(text) } else { Item::Text(text) }
 }
 
-/// The words that stand right before what is written.
-fn before(prompt: &Prompt) -> String {
+/// The text right before the generated text.
+fn preceding_text(prompt: &Prompt) -> String {
     match prompt {
         Prompt::Infill { prefix, .. } => prefix.clone(),
         Prompt::Items(items) => items.iter().filter_map(|item| item.text().ok()).collect(),
@@ -342,7 +343,7 @@ impl Decoder for LanguageModel {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        self.read_step(tokens, cache, &mut no_hook)
+        self.decoding_step(tokens, cache, &mut no_hook)
     }
 
     fn max_positions(&self) -> Option<usize> {
@@ -351,8 +352,9 @@ impl Decoder for LanguageModel {
 }
 
 impl LanguageModel {
-    /// The mean of the last hidden state over each text's own tokens, begin token left out where the tokenizer adds
-    /// one (Nguyen et al. 2023, AstroLLaMA's recipe). Not normalised. Texts longer than the model are cut.
+    /// Returns one embedding per text, `(batch, hidden_size)`: the mean of the last hidden state over the tokens,
+    /// without the begin-of-sequence token (as Nguyen et al. 2023, AstroLLaMA), not normalised. Texts longer than the
+    /// context are truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let mut rows = Vec::new();
@@ -362,12 +364,13 @@ impl LanguageModel {
             cut.push(ids.len().saturating_sub(self.network.max_position_embeddings()));
             ids.truncate(self.network.max_position_embeddings());
             if ids.is_empty() {
-                return Err(Error::input("an empty text has no tokens to average"));
+                return Err(Error::input("cannot embed an empty text: it has no tokens"));
             }
-            let begins = ids.len() > 1 && Some(ids[0]) == self.begin;
+            let has_begin = ids.len() > 1 && Some(ids[0]) == self.begin;
             let time = ids.len();
-            let hidden = self.read(&Tensor::from_vec(ids, (1, time), &Device::Cpu)?, None, None, None)?;
-            let from = usize::from(begins);
+            let hidden =
+                self.forward_hidden(&Tensor::from_vec(ids, (1, time), &Device::Cpu)?, None, None, None)?;
+            let from = usize::from(has_begin);
             rows.push(hidden.narrow(1, from, time - from)?.mean(1)?);
         }
         let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
@@ -420,7 +423,7 @@ impl Pipeline for LanguageModel {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let decoder = CancellableDecoder { model: self, cancel: &options.cancel };
         let mut each = |piece: text::Piece| each(item(&piece));
         let made = self.stream(&decoder, std::slice::from_ref(prompt), options, &mut each)?;
         Ok(made.into_iter().next().unwrap_or_default())
@@ -433,15 +436,15 @@ impl Pipeline for LanguageModel {
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         let is_chat = |prompt: &Prompt| matches!(prompt, Prompt::Chat(_));
-        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let decoder = CancellableDecoder { model: self, cancel: &options.cancel };
         let mut made = Vec::with_capacity(prompts.len());
-        for run in prompts.chunk_by(|a, b| is_chat(a) == is_chat(b)).flat_map(|run| run.chunks(AT_ONCE)) {
+        for run in prompts.chunk_by(|a, b| is_chat(a) == is_chat(b)).flat_map(|run| run.chunks(MAX_BATCH)) {
             let before = made.len();
             if options.cancel.is_cancelled() {
                 made.extend(run.iter().map(|_| Generation::cancelled()));
                 continue;
             }
-            // A row draws from the same stream of random numbers whatever stands beside it.
+            // Each sequence has its own stream of random numbers, whatever the other sequences of the batch.
             let options =
                 GenerationConfig { stream: options.stream.wrapping_add(before as u64), ..options.clone() };
             let mut each = |piece: text::Piece| each(before + piece.row, item(&piece));
@@ -461,7 +464,7 @@ impl Pipeline for LanguageModel {
         if options.guidance != 1.0 {
             return self.generate(&prompt, options, each);
         }
-        let decoder = Continuing { model: self, cancel: &options.cancel };
+        let decoder = CancellableDecoder { model: self, cancel: &options.cancel };
         let decoder = PrefixDecoder::new(&decoder, std::mem::take(cache));
         let mut each = |piece: text::Piece| each(item(&piece));
         let made = self.stream(&decoder, &[prompt], options, &mut each)?;
@@ -470,7 +473,8 @@ impl Pipeline for LanguageModel {
     }
 }
 
-/// Where the new tokens of a step stand, and whom they may see: all before them that is not padding.
+/// Returns the positions of the new tokens of a decoding step, `(batch, sequence)`, and their attention mask: causal,
+/// without the left padding.
 pub fn placed(tokens: &Tokens) -> Result<(Positions, Mask)> {
     if tokens.is_even() {
         return Ok((Positions::counting(tokens.past(), tokens.time()), Mask::causal()));
@@ -483,36 +487,36 @@ pub fn placed(tokens: &Tokens) -> Result<(Positions, Mask)> {
     Ok((Positions::rows(&rows)?, Mask::causal().with_padding(&real)?))
 }
 
-/// The table of token embeddings, `name`, of `vocab_size` rows of `width`, and the output head: the table itself if they
-/// are `tied`, else `lm_head`; none in the `bare` network of a class without a head.
+/// Loads the token embeddings `name`, `(vocab_size, hidden_size)`, and the output head: the embeddings themselves if
+/// `tied`, else `lm_head`; `None` if `bare`, for a class without a head.
 ///
 /// # Errors
-/// As every read.
+/// Errors of the tensors: missing, or of another shape.
 pub fn embedding_and_head(
     w: &Weights,
     name: &str,
-    (vocab_size, width): (usize, usize),
+    (vocab_size, hidden_size): (usize, usize),
     tied: bool,
     bare: bool,
 ) -> Result<(Embedding, Option<Linear>)> {
     if tied {
-        let (table, head) = w.tied(name, "lm_head", vocab_size, width)?;
+        let (table, head) = w.tied(name, "lm_head", vocab_size, hidden_size)?;
         return Ok((table, Some(head)));
     }
-    let table = w.embedding(name, vocab_size, width)?;
+    let table = w.embedding(name, vocab_size, hidden_size)?;
     let head = match bare {
         true => {
-            // The file may be of a network with a head.
+            // The file may have been saved with a head.
             w.skip("lm_head");
             None
         }
-        false => Some(w.linear_no_bias("lm_head", width, vocab_size)?),
+        false => Some(w.linear_no_bias("lm_head", hidden_size, vocab_size)?),
     };
     Ok((table, head))
 }
 
-/// What all families of decoder-only language models have in common: text in, text and vectors out, a network that is
-/// opened as a [`LanguageModel`]. A family says the rest.
+/// The defaults of a [`Family`] of decoder-only language models: text in, text and embeddings out, loaded as a
+/// [`LanguageModel`] with the network `M`.
 ///
 /// ```
 /// use fauna_shared::model::Family;

@@ -1,8 +1,8 @@
-//! Gemma 3: a decoder most of whose layers look only a little way back.
+//! Gemma 3: a decoder-only language model with local (sliding-window) and global attention layers.
 //!
-//! Gemma Team 2025, "Gemma 3 Technical Report", arXiv 2503.19786, section 2.
-//! Checked against transformers `Gemma3ForCausalLM` and llama.cpp, parity cases `tests/parity/gemma3`.
-//! Loads `model_type: "gemma3_text"` and GGUF files of architecture "gemma3". Activations are `(batch, time, width)`.
+//! Gemma Team 2025, "Gemma 3 Technical Report", arXiv 2503.19786, section 2. Checked against transformers
+//! `Gemma3ForCausalLM` and llama.cpp, parity cases `tests/parity/gemma3`. Loads `model_type: "gemma3_text"` and GGUF
+//! files of architecture "gemma3". Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
@@ -20,63 +20,63 @@ use serde_json::{Value, json};
 use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
-/// The keys of `config.json` that shape the network. Releases leave out those that equal the defaults of the class
-/// that wrote them, so every key has one.
+/// The configuration: the keys of `config.json` that define the network. Releases leave out those that equal the
+/// defaults of the class that wrote them, so every key has one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key/value heads.
     pub num_key_value_heads: usize,
-    /// Width of a head.
+    /// Dimension of each head.
     pub head_dim: usize,
-    /// The gate's activation.
+    /// Activation function of the gated feed-forward layers.
     pub hidden_activation: Activation,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Whether the four maps of attention have biases.
+    /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// Scores are divided by the root of this, whatever the width of a head is.
+    /// Attention scores are divided by the square root of this, whatever the head dimension.
     pub query_pre_attn_scalar: f64,
-    /// How many tokens a local layer sees, the token itself included.
+    /// Sliding window of the local layers, in tokens, the current one included.
     pub sliding_window: Option<usize>,
-    /// Every so many layers one is global, where `layer_types` does not say.
+    /// The last of every so many layers is global, if `layer_types` is absent.
     pub sliding_window_pattern: usize,
-    /// `sliding_attention` or `full_attention`, layer by layer.
+    /// Attention type of each layer: `sliding_attention` or `full_attention`.
     pub layer_types: Option<Vec<String>>,
-    /// Logits are bent to stay within this of zero.
+    /// Soft cap of the logits: `cap * tanh(logits / cap)`.
     pub final_logit_softcapping: Option<f64>,
-    /// Read and left alone, as the reference does: Gemma 2 bent its scores, Gemma 3 normalises queries and keys.
+    /// Ignored, as in the reference: Gemma 2 soft-caps attention scores, Gemma 3 normalises queries and keys instead.
     pub attn_logit_softcapping: Option<f64>,
-    /// Only false is implemented.
+    /// Must be false: bidirectional attention is not implemented.
     pub use_bidirectional_attention: Option<bool>,
-    /// Rotary positions of both kinds of layers, as `full_attention` and `sliding_attention`.
+    /// RoPE settings of both layer types, as `full_attention` and `sliding_attention`.
     pub rope_parameters: Option<Value>,
-    /// The base of global layers, in the earlier spelling.
+    /// RoPE base (theta) of the global layers, in the earlier spelling.
     pub rope_theta: Option<f64>,
-    /// The base of local layers, in the earlier spelling.
+    /// RoPE base (theta) of the local layers, in the earlier spelling.
     pub rope_local_base_freq: Option<f64>,
-    /// How the positions of global layers are stretched, in the earlier spelling.
+    /// RoPE scaling of the global layers, in the earlier spelling.
     pub rope_scaling: Option<Value>,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
-    /// Norm weights hold the one that the model adds to them: how GGUF's converters leave them. No official config has
-    /// this key.
+    /// Whether the stored norm weights include the 1 that the model adds to them, as in GGUF files. Not a key of
+    /// official configs.
     pub norms_hold_one: bool,
 }
 
@@ -113,12 +113,12 @@ impl Default for Config {
     }
 }
 
-/// How far a layer looks back.
+/// Attention type of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// To the beginning.
+enum LayerType {
+    /// Full attention.
     Global,
-    /// As far as the window.
+    /// Attention within the sliding window.
     Local,
 }
 
@@ -126,11 +126,11 @@ impl Config {
     fn check(&self) -> Result<()> {
         check_unpacked(
             self.quantization_config.as_ref(),
-            "use the unpacked release, and --quantize, or a GGUF file",
+            "use the unquantized release, and --quantize, or a GGUF file",
         )?;
         if self.use_bidirectional_attention == Some(true) {
             return Err(Error::unsupported("use_bidirectional_attention is not implemented")
-                .hint("it belongs to embedding models; those that write look back only"));
+                .hint("it is a setting of embedding models; language models use causal attention"));
         }
         check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -143,7 +143,9 @@ impl Config {
         ])?;
         if self.query_pre_attn_scalar.is_nan() || self.query_pre_attn_scalar <= 0.0 {
             let found = self.query_pre_attn_scalar;
-            return Err(Error::unsupported(format!("query_pre_attn_scalar is {found}, wanted above 0")));
+            return Err(Error::unsupported(format!(
+                "query_pre_attn_scalar is {found}, expected a positive number"
+            )));
         }
         check_heads(
             ("num_attention_heads", self.num_attention_heads),
@@ -151,27 +153,29 @@ impl Config {
         )
     }
 
-    /// How far each layer looks back.
-    fn reaches(&self) -> Result<Vec<Reach>> {
+    /// Attention type of each layer.
+    fn layer_types(&self) -> Result<Vec<LayerType>> {
         let Some(types) = &self.layer_types else {
             let every = self.sliding_window_pattern;
-            let reach = |i: usize| if (i + 1).is_multiple_of(every) { Reach::Global } else { Reach::Local };
-            return Ok((0..self.num_hidden_layers).map(reach).collect());
+            let layer_type =
+                |i: usize| if (i + 1).is_multiple_of(every) { LayerType::Global } else { LayerType::Local };
+            return Ok((0..self.num_hidden_layers).map(layer_type).collect());
         };
         check_layer_types(types, self.num_hidden_layers)?;
-        let reach = |kind: &String| if kind == "full_attention" { Reach::Global } else { Reach::Local };
-        Ok(types.iter().map(reach).collect())
+        let layer_type =
+            |kind: &String| if kind == "full_attention" { LayerType::Global } else { LayerType::Local };
+        Ok(types.iter().map(layer_type).collect())
     }
 
-    /// The rotary embedding of layers of one reach.
-    fn rope(&self, reach: Reach) -> Result<Rope> {
-        let (kind, theta) = match reach {
-            Reach::Global => ("full_attention", self.rope_theta.unwrap_or(1e6)),
-            Reach::Local => ("sliding_attention", self.rope_local_base_freq.unwrap_or(1e4)),
+    /// RoPE of the layers of one type.
+    fn rope(&self, layer_type: LayerType) -> Result<Rope> {
+        let (kind, theta) = match layer_type {
+            LayerType::Global => ("full_attention", self.rope_theta.unwrap_or(1e6)),
+            LayerType::Local => ("sliding_attention", self.rope_local_base_freq.unwrap_or(1e4)),
         };
-        let said = self.rope_parameters.as_ref().and_then(|both| both[kind].as_object());
-        let mut keys = said.cloned().unwrap_or_default();
-        if let (Reach::Global, Some(Value::Object(scaling))) = (reach, &self.rope_scaling) {
+        let parameters = self.rope_parameters.as_ref().and_then(|both| both[kind].as_object());
+        let mut keys = parameters.cloned().unwrap_or_default();
+        if let (LayerType::Global, Some(Value::Object(scaling))) = (layer_type, &self.rope_scaling) {
             keys.extend(scaling.clone());
         }
         keys.entry("rope_theta").or_insert(json!(theta));
@@ -181,11 +185,11 @@ impl Config {
     }
 }
 
-/// GGUF's names of whole tensors, and ours.
+/// Top-level tensors: GGUF's names, and those of this module.
 const TOP: [(&str, &str); 3] =
     [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
 
-/// GGUF's names inside a block, and ours.
+/// Tensors of a block: GGUF's names, and those of this module.
 const PARTS: [(&str, &str); 13] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -202,8 +206,8 @@ const PARTS: [(&str, &str); 13] = [
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
-/// or by GGUF's short names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates GGUF names.
 pub fn rename(name: &str) -> Name {
     if let Some(plain) = name.strip_prefix("model.") {
         return Name::To(plain.to_string());
@@ -217,14 +221,14 @@ pub struct Gemma3 {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// Absent from the bare `Gemma3TextModel`.
+    /// `None` for `Gemma3TextModel`, which has no head.
     lm_head: Option<Linear>,
     global_rope: Rope,
     local_rope: Rope,
 }
 
 struct Block {
-    reach: Reach,
+    layer_type: LayerType,
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
@@ -258,10 +262,10 @@ impl Model for Gemma3 {
         config.check()?;
         let c = &config;
         let layers = c
-            .reaches()?
+            .layer_types()?
             .into_iter()
             .enumerate()
-            .map(|(i, reach)| Block::load(c, reach, &w.at_index("layers", i)))
+            .map(|(i, layer_type)| Block::load(c, layer_type, &w.at_index("layers", i)))
             .collect::<Result<_>>()?;
         let norm = norm(c, w, "norm", c.hidden_size)?;
         let bare = c.architectures.first().is_some_and(|name| name == "Gemma3TextModel");
@@ -272,12 +276,12 @@ impl Model for Gemma3 {
             c.tie_word_embeddings,
             bare,
         )?;
-        let (global_rope, local_rope) = (c.rope(Reach::Global)?, c.rope(Reach::Local)?);
+        let (global_rope, local_rope) = (c.rope(LayerType::Global)?, c.rope(LayerType::Local)?);
         Ok(Self { embed_tokens, layers, norm, lm_head, global_rope, local_rope, config })
     }
 }
 
-/// The norm at `name`, whose weight multiplies as one more than what is stored.
+/// Loads the RMS norm `name`, which multiplies by `1 + weight`.
 fn norm(c: &Config, w: &Weights, name: &str, width: usize) -> Result<RmsNorm> {
     match c.norms_hold_one {
         true => w.rms_norm(name, width, c.rms_norm_eps),
@@ -306,9 +310,9 @@ impl CausalLm for Gemma3 {
         DEFAULT_TOKENS
     }
 
-    /// The rows of the table times the root of the hidden size.
+    /// Token embeddings, multiplied by the square root of the hidden size.
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        // In the type of the activations, and the factor is rounded to it: 50.5 for a width of 2560 in bfloat16.
+        // In the dtype of the activations, to which the factor is rounded: 50.5 for a hidden size of 2560 in bfloat16.
         Ok((self.embed_tokens.forward(ids)? * (self.config.hidden_size as f64).sqrt())?)
     }
 
@@ -319,9 +323,9 @@ impl CausalLm for Gemma3 {
         let mut x = embeddings.clone();
         for (i, block) in self.layers.iter().enumerate() {
             x = hook(i, x)?;
-            x = match block.reach {
-                Reach::Global => block.forward(&x, &global, step.mask, cache.layer(i))?,
-                Reach::Local => block.forward(&x, &local, &window, cache.layer(i))?,
+            x = match block.layer_type {
+                LayerType::Global => block.forward(&x, &global, step.mask, cache.layer(i))?,
+                LayerType::Local => block.forward(&x, &local, &window, cache.layer(i))?,
             };
         }
         self.norm.forward(&x)
@@ -337,25 +341,25 @@ impl CausalLm for Gemma3 {
     }
 }
 
-/// The tokens of all releases.
+/// The special tokens of all releases.
 pub const DEFAULT_TOKENS: DefaultTokens =
     DefaultTokens { bos: Some(2), eos: &[1], pad: Some(0), end_of_turn: Some("<end_of_turn>") };
 
 impl Gemma3 {
-    /// Logits of the next token as [`logits`](CausalLm::logits) gives them, before the soft cap.
+    /// The [`logits`](CausalLm::logits) before the soft cap: `(…, hidden_size)` to `(…, vocab_size)`.
     ///
     /// # Errors
-    /// What the tensor library has to say.
+    /// Errors of the tensor operations.
     pub fn raw_logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         self.lm_head.as_ref().map(|head| head.forward(hidden)).transpose()
     }
 }
 
 impl Block {
-    fn load(c: &Config, reach: Reach, w: &Weights) -> Result<Self> {
+    fn load(c: &Config, layer_type: LayerType, w: &Weights) -> Result<Self> {
         let norm = |name: &str| norm(c, w, name, c.hidden_size);
         Ok(Self {
-            reach,
+            layer_type,
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::load(c, &w.at("self_attn"))?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
@@ -415,21 +419,21 @@ impl Mlp {
     }
 }
 
-/// The config of a GGUF file in the official spelling. What files never say is as llama.cpp has it.
+/// Builds the config of a GGUF file, with the keys of `config.json`. Missing keys have llama.cpp's defaults.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](ErrorKind::Format) with the metadata key that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let keys = Keys::of(checkpoint, "gemma3");
     let (width, layers, heads) =
         (keys.need("embedding_length")?, keys.need("block_count")?, keys.need("attention.head_count")?);
     let head_dim = keys.number("attention.key_length").unwrap_or(256);
-    // The 27B alone, known by its layers, divides by the share of the width and not by the width of a head.
+    // The 27B model alone, known by its number of layers, uses hidden_size / num_attention_heads, not head_dim.
     let scalar = if layers == 62 { width / heads.max(1) } else { head_dim };
     let mut config = json!({
         "architectures": ["Gemma3ForCausalLM"],
         "model_type": "gemma3_text",
-        "vocab_size": keys.words().or(keys.number("vocab_size")),
+        "vocab_size": keys.vocab_size().or(keys.number("vocab_size")),
         "hidden_size": width,
         "intermediate_size": keys.need("feed_forward_length")?,
         "num_hidden_layers": layers,
@@ -461,7 +465,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     Ok(config)
 }
 
-/// Gemma 3 as text alone, under MedGemma's text model too.
+/// Gemma 3 text models, MedGemma's included.
 pub static FAMILY: Family = Family {
     name: "gemma3_text",
     systems: &["Gemma", "Med-PaLM M"],
@@ -501,11 +505,11 @@ mod tests {
     }
 
     #[test]
-    fn every_release_has_one_set_of_names() {
+    fn tensor_names_of_every_format_map_to_one_set() {
         for name in ["model.layers.3.self_attn.q_norm.weight", "blk.3.attn_q_norm.weight"] {
             assert_eq!(rename(name), Name::To("layers.3.self_attn.q_norm.weight".into()));
         }
-        // The name that llama gives its only norm before the feed-forward part is here the one after attention.
+        // Llama's `post_attention_layernorm` is the norm before the feed-forward; here it is the one after attention.
         let after = Name::To("layers.0.post_attention_layernorm.weight".into());
         assert_eq!(rename("blk.0.post_attention_norm.weight"), after);
         let before = Name::To("layers.0.pre_feedforward_layernorm.weight".into());
@@ -514,13 +518,13 @@ mod tests {
 
     #[test]
     fn the_last_of_every_six_layers_is_global() {
-        let reaches = config(json!({"num_hidden_layers": 13})).reaches().unwrap();
-        let global: Vec<usize> = (0..13).filter(|i| reaches[*i] == Reach::Global).collect();
+        let types = config(json!({"num_hidden_layers": 13})).layer_types().unwrap();
+        let global: Vec<usize> = (0..13).filter(|i| types[*i] == LayerType::Global).collect();
         assert_eq!(global, [5, 11]);
     }
 
     #[test]
-    fn both_spellings_of_positions_say_the_same() {
+    fn both_spellings_of_the_rope_keys_mean_the_same() {
         let flat = config(json!({
             "rope_theta": 5e5, "rope_local_base_freq": 2e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}
         }));
@@ -528,17 +532,17 @@ mod tests {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
             "sliding_attention": {"rope_type": "default", "rope_theta": 2e3}
         }}));
-        for reach in [Reach::Global, Reach::Local] {
-            assert_eq!(flat.rope(reach).unwrap(), nested.rope(reach).unwrap());
+        for layer_type in [LayerType::Global, LayerType::Local] {
+            assert_eq!(flat.rope(layer_type).unwrap(), nested.rope(layer_type).unwrap());
         }
         let plain = |theta| Rope::new(theta, 256, Default::default()).unwrap();
-        let silent = config(json!({}));
-        assert_eq!(silent.rope(Reach::Global).unwrap(), plain(1e6));
-        assert_eq!(silent.rope(Reach::Local).unwrap(), plain(1e4));
+        let default = config(json!({}));
+        assert_eq!(default.rope(LayerType::Global).unwrap(), plain(1e6));
+        assert_eq!(default.rope(LayerType::Local).unwrap(), plain(1e4));
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
+    fn unsupported_settings_are_refused_by_name() {
         for (key, value) in [
             ("use_bidirectional_attention", json!(true)),
             ("layer_types", json!(["full_attention", "chunked_attention", "full_attention"])),

@@ -1,16 +1,15 @@
-//! What GGUF files of any decoder have in common: the short names of their tensors, and metadata that stands for a
-//! config.
+//! GGUF files of decoder-only models: tensor names, and metadata in place of a config.
 
 use fauna_shared::checkpoint::{Checkpoint, Value as Stored};
 use fauna_shared::weights::Name;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-/// GGUF's names of whole tensors and those of Llama's shape.
+/// Top-level tensors: GGUF's names, and those of Llama-like models.
 pub const GATED_TOP: [(&str, &str); 3] =
     [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
 
-/// GGUF's names inside a block and those of Llama's shape: a gated feed-forward network, norms before each half.
+/// Tensors of a block: GGUF's names, and those of Llama-like models (pre-norm, gated MLP).
 pub const GATED_BLOCK: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -23,8 +22,8 @@ pub const GATED_BLOCK: [(&str, &str); 9] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// What the tensor `name` is called in a model file: `top` and `parts` pair GGUF's stems, of whole tensors and inside
-/// `blk.N`, with those of the model, whose blocks are the list `blocks`. Any other name stays as it is.
+/// Maps the GGUF tensor `name` to the model's: `top` and `parts` pair GGUF's stems, at the top level and inside
+/// `blk.N`, with those of the model, whose blocks are the list `blocks`. Any other name is kept.
 pub fn rename(name: &str, top: &[(&str, &str)], blocks: &str, parts: &[(&str, &str)]) -> Name {
     let Some((stem, kind)) = name.rsplit_once('.') else { return Name::Keep };
     let found = |pairs: &[(&str, &str)], stem: &str| {
@@ -37,14 +36,14 @@ pub fn rename(name: &str, top: &[(&str, &str)], blocks: &str, parts: &[(&str, &s
     plain.map_or(Name::Keep, |plain| Name::To(format!("{plain}.{kind}")))
 }
 
-/// The metadata of a GGUF file, whose keys begin with its architecture.
+/// The metadata of a GGUF file, whose keys are prefixed with its architecture.
 pub struct Keys<'a> {
     checkpoint: &'a Checkpoint,
     architecture: &'static str,
 }
 
 impl<'a> Keys<'a> {
-    /// Of `checkpoint`, a file of `architecture`.
+    /// The metadata of `checkpoint`, a file of `architecture`.
     pub fn of(checkpoint: &'a Checkpoint, architecture: &'static str) -> Self {
         Self { checkpoint, architecture }
     }
@@ -53,23 +52,23 @@ impl<'a> Keys<'a> {
         self.checkpoint.metadata().get(&format!("{}.{key}", self.architecture))
     }
 
-    /// The whole number at `key`.
+    /// The integer at `key`, if present.
     pub fn number(&self, key: &str) -> Option<usize> {
         self.get(key)?.as_usize()
     }
 
-    /// The number at `key`.
+    /// The float at `key`, if present.
     pub fn real(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_f64()
     }
 
-    /// The whole number at `key`.
+    /// The integer at `key`.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) naming the key if the file does not say it.
+    /// [`Format`](ErrorKind::Format) with the key if it is missing.
     pub fn need(&self, key: &str) -> Result<usize> {
         let missing =
-            || Error::new(ErrorKind::Format, format!("the file says no {}.{key}", self.architecture));
+            || Error::new(ErrorKind::Format, format!("metadata key {}.{key} is missing", self.architecture));
         self.number(key).ok_or_else(missing)
     }
 
@@ -78,17 +77,17 @@ impl<'a> Keys<'a> {
         self.checkpoint.get(name).is_some()
     }
 
-    /// Rows of the token embeddings.
-    pub fn words(&self) -> Option<usize> {
+    /// Vocabulary size: the number of rows of the token embeddings.
+    pub fn vocab_size(&self) -> Option<usize> {
         self.checkpoint.get("token_embd.weight")?.shape.first().copied()
     }
 
-    /// How rotary positions are stretched, if they are.
+    /// The type of RoPE scaling, if any.
     pub fn rope_type(&self) -> Option<&'a str> {
         self.get("rope.scaling.type")?.as_str().filter(|kind| *kind != "none")
     }
 
-    /// The same as `rope_scaling` of a config; null if they are not.
+    /// RoPE scaling as `rope_scaling` of a config; null if there is none.
     pub fn rope_scaling(&self) -> Value {
         self.rope_type().map_or(Value::Null, |kind| {
             json!({
@@ -100,7 +99,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// The id of the token that the tokenizer calls `bos`, `eos`, `eot` or `padding`.
+    /// The id of the special token `bos`, `eos`, `eot` or `padding`.
     pub fn token(&self, name: &str) -> Option<usize> {
         self.checkpoint.metadata().get(&format!("tokenizer.ggml.{name}_token_id"))?.as_usize()
     }
@@ -111,14 +110,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_translated_inside_and_outside_of_blocks() {
-        let plain = |name| rename(name, &[("output_norm", "norm")], "layers", &[("attn_q", "attn.q")]);
-        assert_eq!(plain("output_norm.bias"), Name::To("norm.bias".into()));
-        assert_eq!(plain("blk.12.attn_q.weight"), Name::To("layers.12.attn.q.weight".into()));
+    fn tensor_names_are_mapped_inside_and_outside_of_blocks() {
+        let mapped = |name| rename(name, &[("output_norm", "norm")], "layers", &[("attn_q", "attn.q")]);
+        assert_eq!(mapped("output_norm.bias"), Name::To("norm.bias".into()));
+        assert_eq!(mapped("blk.12.attn_q.weight"), Name::To("layers.12.attn.q.weight".into()));
         for other in
             ["blk.12.other.weight", "attn_q.weight", "blk.1.weight", "output_norm", "x.output_norm.bias"]
         {
-            assert_eq!(plain(other), Name::Keep, "{other}");
+            assert_eq!(mapped(other), Name::Keep, "{other}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! GPT-1: the first generative pre-trained transformer, normalised after each part.
+//! GPT-1: a decoder-only language model with post-layer normalisation.
 //!
 //! Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 4.1.
 //! Checked against transformers `OpenAIGPTLMHeadModel`, parity cases `tests/parity/gpt`.
-//! Loads `model_type: "openai-gpt"`. Activations are `(batch, time, width)`.
+//! Loads `model_type: "openai-gpt"`. Activations are `(batch, sequence, hidden_size)`.
 
 use crate::causal;
 use candle_core::Tensor;
@@ -16,7 +16,7 @@ use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::json;
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: Keys = Keys {
     mapped: &[
         ("hidden_size", "n_embd"),
@@ -26,7 +26,7 @@ pub static KEYS: Keys = Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
-    // A head that is not built.
+    // Keys of the multiple-choice head, which is not built.
     harmless: &[
         "summary_activation",
         "summary_first_dropout",
@@ -38,25 +38,25 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// Vocabulary size.
     pub vocab_size: usize,
-    /// The longest text.
+    /// Maximum sequence length.
     pub n_positions: usize,
     /// Hidden size.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of layers.
     pub n_layer: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub n_head: usize,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward layers.
     pub afn: Afn,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_epsilon: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
 }
 
@@ -75,26 +75,26 @@ impl Default for Config {
     }
 }
 
-/// This family's own spelling of activations, where "gelu" is the tanh form.
+/// GPT-1's names of activation functions, where "gelu" is the tanh approximation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Afn {
-    /// The tanh form of GELU.
+    /// GELU, tanh approximation.
     Gelu,
-    /// `max(x, 0)`.
+    /// ReLU, `max(x, 0)`.
     Relu,
-    /// `x σ(x)`.
+    /// SiLU, `x σ(x)`.
     Silu,
-    /// The same under its other name.
+    /// Another name of SiLU.
     Swish,
 }
 
-/// What a release calls its tensors, in the names of this file.
+/// Maps the tensor names of a release to those of this module.
 pub fn rename(name: &str) -> Name {
     match name.strip_prefix("transformer.").unwrap_or(name) {
-        // A second head, which chooses among answers and has no part in what is written.
+        // The multiple-choice head of the double-heads model, which generation does not use.
         plain if plain.starts_with("multiple_choice_head.") => Name::Ignore,
-        // Buffers of the causal mask and of counted positions.
+        // Buffers: the causal mask and the position ids.
         plain if plain.ends_with(".attn.bias") || Name::is_buffer(plain) => Name::Ignore,
         plain if plain == name => Name::Keep,
         plain => Name::To(plain.to_string()),
@@ -219,7 +219,7 @@ impl Attention {
     fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let head_width = width / self.heads;
-        // All of q, then all of k, then all of v.
+        // q, k and v are concatenated, each with all heads.
         let qkv = self.c_attn.forward(x)?.reshape((batch, time, 3, self.heads, head_width))?;
         let part = |i| qkv.narrow(2, i, 1)?.squeeze(2);
         let (k, v) = cache.append(&part(1)?, &part(2)?)?;

@@ -2,7 +2,7 @@
 //!
 //! Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 //! Checked against transformers `GPT2LMHeadModel`, parity cases `tests/parity/gpt`.
-//! Loads `model_type: "gpt2"`. Activations are `(batch, time, width)`.
+//! Loads `model_type: "gpt2"`. Activations are `(batch, sequence, hidden_size)`.
 
 use crate::causal;
 use candle_core::Tensor;
@@ -16,7 +16,7 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::json;
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: Keys = Keys {
     mapped: &[
         ("hidden_size", "n_embd"),
@@ -26,7 +26,7 @@ pub static KEYS: Keys = Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
-    // A head that is not built, and arithmetic in float32, which is what scores are computed in here.
+    // Keys of the multiple-choice head, which is not built, and of attention scores in float32, which they always are.
     harmless: &[
         "reorder_and_upcast_attn",
         "summary_activation",
@@ -39,33 +39,33 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// Vocabulary size.
     pub vocab_size: usize,
-    /// The longest text.
+    /// Maximum sequence length.
     pub n_positions: usize,
     /// Hidden size.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of layers.
     pub n_layer: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub n_head: usize,
-    /// Width inside the feed-forward part; four times `n_embd` if null.
+    /// Intermediate size of the feed-forward layers; four times `n_embd` if null.
     pub n_inner: Option<usize>,
-    /// Its activation.
+    /// Activation function of the feed-forward layers.
     pub activation_function: Activation,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_epsilon: f64,
-    /// Whether scores are divided by the root of the head width.
+    /// Whether attention scores are divided by the square root of the head dimension.
     pub scale_attn_weights: bool,
-    /// Whether they are also divided by the block's number, counted from 1.
+    /// Whether attention scores are also divided by the layer index, counted from 1.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Only false is implemented.
+    /// Must be false: cross-attention is not implemented.
     pub add_cross_attention: bool,
 }
 
@@ -88,14 +88,14 @@ impl Default for Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: fine-tunes add a prefix, older files buffers of the
-/// causal mask.
+/// Maps the tensor names of a release to those of this module: removes the prefix that fine-tunes add, and ignores the
+/// causal mask buffers of older files.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("transformer.").unwrap_or(name);
     if plain.ends_with(".attn.bias") || plain.ends_with(".attn.masked_bias") {
         return Name::Ignore;
     }
-    // A second head, which chooses among answers and has no part in what is written.
+    // The multiple-choice head of the double-heads model, which generation does not use.
     if plain.starts_with("multiple_choice_head.") {
         return Name::Ignore;
     }
@@ -186,7 +186,7 @@ impl CausalLm for Gpt2 {
         let positions = step.positions.tensor(embeddings.device())?;
         let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
         if let Some(types) = step.token_type_ids {
-            // Segment names are words: the paper's fine-tuning recipe looks them up in the word table.
+            // Token types are token ids, looked up in the token embeddings, as in transformers.
             x = (x + self.wte.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
@@ -233,7 +233,7 @@ impl Attention {
 
     fn forward(&self, x: &Tensor, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
-        // All of q, then all of k, then all of v.
+        // q, k and v are concatenated, each with all heads.
         let qkv = self.c_attn.forward(x)?.reshape((batch, time, 3, self.heads, width / self.heads))?;
         let part = |i| qkv.narrow(2, i, 1)?.squeeze(2);
         let (k, v) = cache.append(&part(1)?, &part(2)?)?;
@@ -256,7 +256,7 @@ impl Mlp {
     }
 }
 
-/// GPT-2 in every size, and the shapes of GPT-3.
+/// GPT-2 in all sizes.
 pub static FAMILY: Family = Family {
     name: "gpt2",
     systems: &["GPT"],

@@ -1,9 +1,9 @@
-//! GPTBigCode: the decoder under SantaCoder, StarCoder and StarChat, whose heads share one key and one value.
+//! GPTBigCode: the decoder-only language model of SantaCoder, StarCoder and StarChat, with multi-query attention.
 //!
 //! Li et al. 2023, "StarCoder: may the source be with you!", arXiv 2305.06161; Ben Allal et al. 2023, "SantaCoder",
-//! arXiv 2301.03988; Shazeer 2019, "Fast Transformer Decoding", arXiv 1911.02150, section 3.
-//! Checked against transformers `GPTBigCodeForCausalLM`, parity cases `tests/parity/starcoder`.
-//! Loads `model_type: "gpt_bigcode"` and GGUF files of architecture "starcoder". Activations are `(batch, time, width)`.
+//! arXiv 2301.03988; Shazeer 2019, "Fast Transformer Decoding", arXiv 1911.02150, section 3. Checked against
+//! transformers `GPTBigCodeForCausalLM`, parity cases `tests/parity/starcoder`. Loads `model_type: "gpt_bigcode"` and
+//! GGUF files of architecture "starcoder". Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, LayerCache, Mask, attend};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: model::Keys = model::Keys {
     mapped: &[
         ("hidden_size", "n_embd"),
@@ -30,43 +30,43 @@ pub static KEYS: model::Keys = model::Keys {
     ],
     // Files older than transformers 4.
     older: &[("n_ctx", "n_positions")],
-    // Softmax is computed in float32, as the reference does whatever they say.
+    // Softmax is always computed in float32, as in the reference.
     harmless: &["attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"],
     types: &["gpt_bigcode"],
     ..model::Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it.
+/// The configuration: the keys of `config.json` that define the network, with the reference's defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
-    /// The longest text.
+    /// Maximum sequence length.
     pub n_positions: usize,
     /// Hidden size.
     pub n_embd: usize,
-    /// Blocks.
+    /// Number of layers.
     pub n_layer: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub n_head: usize,
-    /// Width inside the feed-forward part; four times `n_embd` if null.
+    /// Intermediate size of the feed-forward layers; four times `n_embd` if null.
     pub n_inner: Option<usize>,
-    /// Its activation, which differs between the sizes of StarCoder.
+    /// Activation function of the feed-forward layers, which differs between the sizes of StarCoder.
     pub activation_function: Activation,
-    /// Added to variances; 1e-5 if null.
+    /// Epsilon of the layer norms; 1e-5 if null.
     pub layer_norm_epsilon: Option<f64>,
-    /// Whether all heads share one key and one value, rather than having their own.
+    /// Multi-query attention: whether all heads share one key and one value head.
     pub multi_query: bool,
-    /// Whether scores are divided by the root of the head width.
+    /// Whether attention scores are divided by the square root of the head dimension.
     pub scale_attn_weights: bool,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Only false is implemented.
+    /// Must be false: cross-attention is not implemented.
     pub add_cross_attention: bool,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
 }
 
@@ -106,7 +106,7 @@ impl Config {
         }
         check_unpacked(
             self.quantization_config.as_ref(),
-            "use the unpacked release, and --quantize, or a GGUF file",
+            "use the unquantized release, and --quantize, or a GGUF file",
         )?;
         check_sizes(&[("vocab_size", self.vocab_size), ("n_positions", self.n_positions)])?;
         check_sizes(&[("n_inner", self.n_inner.unwrap_or(1))])?;
@@ -114,11 +114,11 @@ impl Config {
     }
 }
 
-/// GGUF's names of whole tensors, and ours.
+/// Top-level tensors: GGUF's names, and those of this module.
 const TOP: [(&str, &str); 4] =
     [("token_embd", "wte"), ("position_embd", "wpe"), ("output_norm", "ln_f"), ("output", "lm_head")];
 
-/// GGUF's names inside a block, and ours.
+/// Tensors of a block: GGUF's names, and those of this module.
 const PARTS: [(&str, &str); 6] = [
     ("attn_norm", "ln_1"),
     ("attn_qkv", "attn.c_attn"),
@@ -128,8 +128,8 @@ const PARTS: [(&str, &str); 6] = [
     ("ffn_down", "mlp.c_proj"),
 ];
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
-/// without the buffers of older files, or by GGUF's short names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, ignores the
+/// buffers of older files, and translates GGUF names.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("transformer.").unwrap_or(name);
     if plain.ends_with(".attn.bias") || plain.ends_with(".attn.masked_bias") {
@@ -148,7 +148,7 @@ pub struct GptBigCode {
     wpe: Embedding,
     h: Vec<Block>,
     ln_f: LayerNorm,
-    /// Absent from the bare `GPTBigCodeModel`.
+    /// `None` for `GPTBigCodeModel`, which has no head.
     lm_head: Option<Linear>,
 }
 
@@ -222,7 +222,7 @@ impl CausalLm for GptBigCode {
         let positions = step.positions.tensor(embeddings.device())?;
         let mut x = embeddings.broadcast_add(&self.wpe.forward(&positions)?)?;
         if let Some(types) = step.token_type_ids {
-            // Segment names are words, looked up in their table, as in GPT-2.
+            // Token types are token ids, looked up in the token embeddings, as in GPT-2.
             x = (x + self.wte.forward(types)?)?;
         }
         for (i, block) in self.h.iter().enumerate() {
@@ -269,13 +269,13 @@ impl Attention {
         let (batch, time, _) = x.dims3()?;
         let qkv = self.c_attn.forward(x)?;
         let (q, k, v) = match self.multi_query {
-            // The queries of all heads, then the one key, then the one value.
+            // The queries of all heads, then the single key and value.
             true => {
                 let qkv = qkv.reshape((batch, time, self.heads + 2, ()))?;
                 let part = |first, heads| qkv.narrow(2, first, heads);
                 (part(0, self.heads)?, part(self.heads, 1)?, part(self.heads + 1, 1)?)
             }
-            // Head by head: its query, its key, its value.
+            // q, k and v are interleaved by head.
             false => {
                 let qkv = qkv.reshape((batch, time, self.heads, 3, ()))?;
                 let part = |i| qkv.narrow(3, i, 1)?.squeeze(3);
@@ -301,25 +301,25 @@ impl Mlp {
     }
 }
 
-/// The config of a GGUF file in the official spelling.
+/// Builds the config of a GGUF file, with the keys of `config.json`.
 ///
 /// # Errors
-/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing; [`Unsupported`](fauna_shared::ErrorKind::Unsupported)
-/// for heads with keys of their own, which no converter writes.
+/// [`Format`](fauna_shared::ErrorKind::Format) with the metadata key that is missing;
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for multi-head attention, which no converter writes.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let keys = Keys::of(checkpoint, "starcoder");
     let kv_heads = keys.number("attention.head_count_kv").unwrap_or(1);
     if kv_heads != 1 {
         return Err(Error::unsupported(format!("starcoder.attention.head_count_kv is {kv_heads}"))
-            .hint("only files whose heads share one key are known"));
+            .hint("expected 1: only multi-query attention is supported in GGUF files of this architecture"));
     }
     let width = keys.need("embedding_length")?;
-    // No file says it: the two largest of BigCode, known by their widths, compute the exact function.
+    // GGUF files have no key for it: the two largest models, known by their hidden size, use exact GELU.
     let activation = if matches!(width, 4096 | 6144) { "gelu" } else { "gelu_pytorch_tanh" };
     Ok(json!({
         "architectures": ["GPTBigCodeForCausalLM"],
         "model_type": "gpt_bigcode",
-        "vocab_size": keys.words(),
+        "vocab_size": keys.vocab_size(),
         "n_positions": keys.need("context_length")?,
         "n_embd": width,
         "n_layer": keys.need("block_count")?,
@@ -371,8 +371,8 @@ pub static FAMILY: Family = Family {
 mod tests {
     use super::*;
 
-    /// What loading the sample config with `value` at `key` says.
-    fn complaint(key: &str, value: Value) -> String {
+    /// The error of loading the sample config with `value` at `key`.
+    fn load_error(key: &str, value: Value) -> String {
         let mut config = (crate::gpt_bigcode::FAMILY.sample)();
         config[key] = value;
         let load = |config| GptBigCode::load(config, &Weights::nothing()).map(|_| ());
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn every_release_has_one_set_of_names() {
+    fn tensor_names_of_every_format_map_to_one_set() {
         for name in ["transformer.h.3.attn.c_attn.bias", "blk.3.attn_qkv.bias"] {
             assert_eq!(rename(name), Name::To("h.3.attn.c_attn.bias".into()));
         }
@@ -392,22 +392,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
-        assert!(complaint("add_cross_attention", json!(true)).contains("add_cross_attention"));
-        assert!(complaint("quantization_config", json!({"quant_method": "gptq"})).contains("\"gptq\""));
-        assert!(complaint("activation_function", json!("gelu_of_tomorrow")).contains("gelu_of_tomorrow"));
+    fn unsupported_settings_are_refused_by_name() {
+        assert!(load_error("add_cross_attention", json!(true)).contains("add_cross_attention"));
+        assert!(load_error("quantization_config", json!({"quant_method": "gptq"})).contains("\"gptq\""));
+        assert!(load_error("activation_function", json!("gelu_unknown")).contains("gelu_unknown"));
     }
 
     #[test]
-    fn sizes_that_do_not_fit_each_other_are_refused_by_name() {
-        let error = complaint("n_embd", json!(33));
+    fn inconsistent_sizes_are_refused_by_name() {
+        let error = load_error("n_embd", json!(33));
         assert!(error.contains("n_embd 33 is not a multiple of n_head 4"), "{error}");
-        assert!(complaint("n_inner", json!(0)).contains("n_inner is 0"));
-        assert!(complaint("n_positions", json!(0)).contains("n_positions is 0"));
+        assert!(load_error("n_inner", json!(0)).contains("n_inner is 0"));
+        assert!(load_error("n_positions", json!(0)).contains("n_positions is 0"));
     }
 
     #[test]
-    fn what_is_null_or_absent_has_the_value_of_the_class() {
+    fn null_or_absent_keys_have_the_references_defaults() {
         let keys = json!({"vocab_size": 8, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2});
         let mut nulls = keys.clone();
         (nulls["layer_norm_epsilon"], nulls["n_inner"]) = (Value::Null, Value::Null);

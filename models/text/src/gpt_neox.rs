@@ -1,8 +1,8 @@
-//! GPT-NeoX: the decoder under GPT-NeoX-20B, Pythia and RedPajama-INCITE.
+//! GPT-NeoX: the decoder-only language model of GPT-NeoX-20B, Pythia and RedPajama-INCITE.
 //!
 //! Black et al. 2022, "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", arXiv 2204.06745, section 2.1.
 //! Checked against transformers `GPTNeoXForCausalLM`, parity cases `tests/parity/gpt_neox`.
-//! Loads `model_type: "gpt_neox"`. Activations are `(batch, time, width)`.
+//! Loads `model_type: "gpt_neox"`. Activations are `(batch, sequence, hidden_size)`.
 
 use crate::causal;
 use candle_core::Tensor;
@@ -16,49 +16,49 @@ use fauna_shared::weights::{Name, Weights};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: model::Keys = model::Keys {
-    // It always is one.
+    // GPT-NeoX is always a decoder.
     harmless: &["is_decoder"],
     ..model::Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// The feed-forward part's activation.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Whether attention and the feed-forward part read the same input side by side, rather than one after the other.
+    /// Whether attention and feed-forward layers are computed in parallel from the same input, rather than in sequence.
     pub use_parallel_residual: bool,
-    /// Whether the two maps of attention have biases.
+    /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// The share of each head that is turned; a quarter if no key says.
+    /// Fraction of the head dimension that RoPE rotates; 0.25 if absent.
     pub rotary_pct: Option<f64>,
-    /// The base of the rotary positions; 10000 if no key says.
+    /// RoPE base (theta); 10000 if absent.
     pub rotary_emb_base: Option<f64>,
-    /// Rotary positions by the keys that other families have, which newer files use.
+    /// RoPE settings by the keys of newer files, as in other families.
     #[serde(flatten)]
     pub rope: RopeKeys,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
 }
 
@@ -87,7 +87,7 @@ impl Default for Config {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        check_unpacked(self.quantization_config.as_ref(), "use the unpacked release, and --quantize")?;
+        check_unpacked(self.quantization_config.as_ref(), "use the unquantized release, and --quantize")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("intermediate_size", self.intermediate_size),
@@ -107,8 +107,8 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, and
-/// without the buffers of older files.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and ignores
+/// the buffers of older files.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("gpt_neox.").unwrap_or(name);
     let is_mask = |buffer: &str| plain.strip_suffix(buffer).is_some_and(|rest| rest.ends_with(".attention"));
@@ -124,7 +124,7 @@ pub struct GptNeoX {
     embed_in: Embedding,
     layers: Vec<Block>,
     final_layer_norm: LayerNorm,
-    /// Absent from the bare `GPTNeoXModel`.
+    /// `None` for `GPTNeoXModel`, which has no head.
     embed_out: Option<Linear>,
     rope: Rope,
 }
@@ -160,7 +160,7 @@ impl Model for GptNeoX {
             .collect::<Result<_>>()?;
         let final_layer_norm = w.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?;
         let bare = c.architectures.first().is_some_and(|name| name == "GPTNeoXModel");
-        // What transformers calls the head in memory, and some files after it.
+        // Some files name the head `lm_head`, as transformers does in memory.
         let head = if w.has("lm_head", false) { "lm_head" } else { "embed_out" };
         let (embed_in, embed_out) = match c.tie_word_embeddings {
             true => {
@@ -171,7 +171,7 @@ impl Model for GptNeoX {
                 let table = w.embedding("embed_in", c.vocab_size, c.hidden_size)?;
                 let head = match bare {
                     true => {
-                        // The file may be of a network with a head.
+                        // The file may have been saved with a head.
                         w.skip(head);
                         None
                     }
@@ -253,7 +253,7 @@ impl Attention {
     fn forward(&self, x: &Tensor, angles: &Angles, mask: &Mask, cache: &mut LayerCache) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let head = width / self.heads;
-        // Head by head: its query, its key, its value.
+        // q, k and v are interleaved by head.
         let qkv = self.query_key_value.forward(x)?.reshape((batch, time, self.heads, 3 * head))?;
         let part = |i| qkv.narrow(3, i * head, head);
         let (k, v) = cache.append(&angles.rotate(&part(1)?)?, &part(2)?)?;
@@ -276,7 +276,7 @@ impl Mlp {
     }
 }
 
-/// GPT-NeoX and what was trained in its shape: Pythia, RedPajama-INCITE.
+/// GPT-NeoX, and models of the same architecture: Pythia, RedPajama-INCITE.
 pub static FAMILY: Family = Family {
     name: "gpt_neox",
     systems: &["GPT-NeoX", "Pythia", "RedPajama"],
@@ -325,10 +325,10 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_the_rotary_keys_says_the_same() {
+    fn every_spelling_of_the_rope_keys_means_the_same() {
         let rope = |keys| config(keys).rope().unwrap();
         let with = |theta, width| Rope::new(theta, width, Default::default()).unwrap();
-        assert_eq!(rope(json!({})), with(10_000.0, 4), "a quarter of each head");
+        assert_eq!(rope(json!({})), with(10_000.0, 4), "a quarter of the head dimension");
         let old = json!({"rotary_pct": 0.5, "rotary_emb_base": 500});
         let new = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}});
         let both = json!({"rotary_pct": 0.5, "rotary_emb_base": 500, "rope_theta": 500, "partial_rotary_factor": 0.5});
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_of_older_files_are_no_weights() {
+    fn buffers_of_older_files_are_ignored() {
         for buffer in ["bias", "masked_bias", "rotary_emb.inv_freq"] {
             assert_eq!(rename(&format!("gpt_neox.layers.0.attention.{buffer}")), Name::Ignore);
         }

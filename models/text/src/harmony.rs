@@ -1,14 +1,14 @@
-//! Harmony: how gpt-oss holds conversations, thinks before it answers, and says which is which.
+//! Harmony: the chat format of gpt-oss, with channels for reasoning, answers and tool calls.
 //!
-//! OpenAI 2025, "OpenAI Harmony Response Format". A message is `<|start|>ROLE<|message|>TEXT<|end|>`; an assistant names
-//! the channel of its message before the text: `analysis` is what it says to itself, `final` the answer, `commentary` what
-//! it tells a tool.
+//! OpenAI 2025, "OpenAI Harmony Response Format". A message is `<|start|>ROLE<|message|>TEXT<|end|>`; an assistant
+//! message names its channel before the text: `analysis` is the chain of thought, `final` the answer, `commentary` a
+//! tool call.
 
 use fauna_shared::Result;
 use fauna_shared::text::{ChatTemplate, OutputChannel, OutputParser, Tokenizer};
 
-/// The template of releases that come without one: what the system says about itself, the developer's instructions, the
-/// turns, and the assistant's next one. Of the assistant's past turns only the answers are told again.
+/// The chat template of releases without one: system message, developer message, the turns, and the generation prompt.
+/// Of earlier assistant turns only the final answers are kept.
 const TEMPLATE: &str = "\
 <|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.
 Knowledge cutoff: 2024-06
@@ -28,7 +28,7 @@ Reasoning: {{ reasoning_effort | default('medium') }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}";
 
-/// The marks of the format, as ids of one tokenizer, and where an answer stands between them.
+/// Parser of generated tokens in the Harmony format: the ids of the special tokens, and the current state.
 #[derive(Debug, Clone)]
 pub struct Harmony {
     start: u32,
@@ -36,22 +36,22 @@ pub struct Harmony {
     message: u32,
     end: u32,
     constrain: Option<u32>,
-    place: Place,
+    state: State,
 }
 
-/// Where the next token stands.
+/// Where in a message the next token is.
 #[derive(Debug, Clone)]
-enum Place {
-    /// Between messages, or in a role.
+enum State {
+    /// Between messages, or in the role.
     Role,
-    /// In the name of a channel; its tokens so far.
+    /// In the channel's name; its tokens so far.
     Channel(Vec<u32>),
-    /// In a text that is for this voice.
+    /// In the text of a message on this channel.
     Text(OutputChannel),
 }
 
 impl Harmony {
-    /// The format in the words of `tokenizer`; none if it lacks them.
+    /// Returns the parser for `tokenizer`, or `None` if it lacks the special tokens of the format.
     pub fn of(tokenizer: &Tokenizer) -> Option<Self> {
         Some(Self {
             start: tokenizer.token_id("<|start|>")?,
@@ -59,14 +59,14 @@ impl Harmony {
             message: tokenizer.token_id("<|message|>")?,
             end: tokenizer.token_id("<|end|>")?,
             constrain: tokenizer.token_id("<|constrain|>"),
-            place: Place::Role,
+            state: State::Role,
         })
     }
 
-    /// The template for releases without one.
+    /// Returns the chat template for releases without one.
     ///
     /// # Errors
-    /// None: it parses.
+    /// None in practice: the template is built in and valid.
     pub fn template() -> Result<ChatTemplate> {
         ChatTemplate::new(TEMPLATE, None, None)
     }
@@ -75,29 +75,29 @@ impl Harmony {
 impl OutputParser for Harmony {
     fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel {
         if token == self.start || token == self.end {
-            self.place = Place::Role;
+            self.state = State::Role;
         } else if token == self.channel {
-            self.place = Place::Channel(Vec::new());
+            self.state = State::Channel(Vec::new());
         } else if token == self.message {
-            let voice = match &self.place {
-                Place::Channel(name) => voice_of(&tokenizer.decode(name, true).unwrap_or_default()),
-                // A message without a channel is what is said aloud.
-                Place::Role | Place::Text(_) => OutputChannel::Answer,
+            let channel = match &self.state {
+                State::Channel(name) => output_channel(&tokenizer.decode(name, true).unwrap_or_default()),
+                // A message without a channel is an answer.
+                State::Role | State::Text(_) => OutputChannel::Answer,
             };
-            self.place = Place::Text(voice);
+            self.state = State::Text(channel);
         } else {
-            match &mut self.place {
-                Place::Text(voice) => return *voice,
-                Place::Channel(name) if Some(token) != self.constrain => name.push(token),
-                Place::Channel(_) | Place::Role => {}
+            match &mut self.state {
+                State::Text(channel) => return *channel,
+                State::Channel(name) if Some(token) != self.constrain => name.push(token),
+                State::Channel(_) | State::Role => {}
             }
         }
         OutputChannel::Silent
     }
 }
 
-/// Whom a channel is for. Its name may be followed by the tool that is spoken to.
-fn voice_of(channel: &str) -> OutputChannel {
+/// The output channel of a Harmony channel, whose name may be followed by the recipient of a tool call.
+fn output_channel(channel: &str) -> OutputChannel {
     match channel.split_whitespace().next() {
         Some("analysis" | "commentary") => OutputChannel::Thought,
         _ => OutputChannel::Answer,
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conversation_is_told_as_the_release_tells_it() {
+    fn the_built_in_template_renders_as_the_release_does() {
         let template = Harmony::template().unwrap().with_now(1_754_352_000);
         let turns = [
             Message::new("system", "Answer in riddles."),
@@ -121,9 +121,9 @@ mod tests {
             Message::new("assistant", "Me."),
             Message::new("user", "Why?"),
         ];
-        let told = template.render_thinking(&turns, true, Some(Reasoning::High)).unwrap();
+        let rendered = template.render_thinking(&turns, true, Some(Reasoning::High)).unwrap();
         assert_eq!(
-            told,
+            rendered,
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n\
              Knowledge cutoff: 2024-06\nCurrent date: 2025-08-05\n\nReasoning: high\n\n\
              # Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>\
@@ -135,15 +135,15 @@ mod tests {
         assert!(template.render(&turns[1..2], false).unwrap().contains("Reasoning: medium\n"));
     }
 
-    /// A tokenizer of the marks and a few words.
+    /// A tokenizer of the special tokens and a few words.
     fn tokenizer() -> Tokenizer {
-        let marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|return|>"];
+        let special = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|return|>"];
         let words =
             ["assistant", "analysis", "final", "commentary", "to=functions.sum", "json", "Two?", "Two."];
         let vocabulary: serde_json::Map<String, serde_json::Value> =
-            marks.iter().chain(&words).zip(0..).map(|(token, id)| (token.to_string(), id.into())).collect();
-        let added = marks.iter().map(|mark| {
-            json!({"id": vocabulary[*mark], "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
+            special.iter().chain(&words).zip(0..).map(|(token, id)| (token.to_string(), id.into())).collect();
+        let added = special.iter().map(|token| {
+            json!({"id": vocabulary[*token], "content": token, "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true})
         });
         let file = json!({
@@ -156,17 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_told_from_thoughts_and_calls() {
+    fn answers_are_separated_from_reasoning_and_tool_calls() {
         let tokenizer = tokenizer();
         let mut harmony = Harmony::of(&tokenizer).unwrap();
-        let written = "<|channel|> analysis <|message|> Two? <|end|> <|start|> assistant <|channel|> commentary \
+        let generated = "<|channel|> analysis <|message|> Two? <|end|> <|start|> assistant <|channel|> commentary \
             to=functions.sum <|constrain|> json <|message|> Two? <|end|> <|start|> assistant <|channel|> final \
             <|message|> Two. final <|end|> <|start|> assistant <|message|> Two.";
-        let mut heard = vec![];
-        for token in tokenizer.encode(written, false).unwrap() {
-            let voice = harmony.hear(token, &tokenizer);
-            if voice != OutputChannel::Silent {
-                heard.push((tokenizer.token(token).unwrap(), voice));
+        let mut parsed = vec![];
+        for token in tokenizer.encode(generated, false).unwrap() {
+            let channel = harmony.hear(token, &tokenizer);
+            if channel != OutputChannel::Silent {
+                parsed.push((tokenizer.token(token).unwrap(), channel));
             }
         }
         let expected = [
@@ -176,14 +176,14 @@ mod tests {
             ("final", OutputChannel::Answer),
             ("Two.", OutputChannel::Answer),
         ];
-        assert_eq!(heard, expected.map(|(word, voice)| (word.to_string(), voice)));
+        assert_eq!(parsed, expected.map(|(word, channel)| (word.to_string(), channel)));
     }
 
     #[test]
-    fn every_channel_has_its_voice() {
-        assert_eq!(voice_of("analysis"), OutputChannel::Thought);
-        assert_eq!(voice_of("commentary to=functions.weather"), OutputChannel::Thought);
-        assert_eq!(voice_of("final"), OutputChannel::Answer);
-        assert_eq!(voice_of(""), OutputChannel::Answer);
+    fn every_harmony_channel_has_an_output_channel() {
+        assert_eq!(output_channel("analysis"), OutputChannel::Thought);
+        assert_eq!(output_channel("commentary to=functions.weather"), OutputChannel::Thought);
+        assert_eq!(output_channel("final"), OutputChannel::Answer);
+        assert_eq!(output_channel(""), OutputChannel::Answer);
     }
 }

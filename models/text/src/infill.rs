@@ -1,25 +1,26 @@
-//! Fill-in-the-middle: the tokens by which models of code are told what stands before a gap and after it.
+//! Fill-in-the-middle (FIM) prompts of code models.
 //!
-//! Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", arXiv 2207.14255, section 3: the
-//! parts in the order prefix, suffix, middle, each after its token. The model writes the middle and an end token.
+//! Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle", arXiv 2207.14255, section 3:
+//! prefix, suffix and middle in this order (PSM), each after its sentinel token. The model generates the middle and an
+//! end-of-text token.
 
 use fauna_shared::Result;
 use fauna_shared::item::Prompt;
 use fauna_shared::text::Tokenizer;
 
-/// What releases call the tokens of prefix, suffix and middle: StarCoder, SantaCoder, later models of code.
+/// The sentinel tokens of prefix, suffix and middle: StarCoder, SantaCoder, later code models.
 const SPELLINGS: [[&str; 3]; 3] = [
     ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
     ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
     ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
 ];
 
-/// The tokens of a text with a gap between `prefix` and `suffix`, up to where the model begins to fill it.
+/// Returns the token ids of the FIM prompt for `prefix` and `suffix`, up to and including the middle token.
 ///
-/// A tokenizer may have tokens that its model was never taught: those at or beyond `vocabulary` are none to the model.
+/// Ids at or beyond `vocabulary` are ignored: a tokenizer may have sentinel tokens that its model has no embedding for.
 ///
 /// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if there are no tokens for that.
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the tokenizer has no FIM tokens.
 pub fn tokens(tokenizer: &Tokenizer, vocabulary: usize, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
     let known = |names: &[&str; 3]| {
         let id = |name| tokenizer.token_id(name).filter(|id| (*id as usize) < vocabulary);

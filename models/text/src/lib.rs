@@ -1,7 +1,7 @@
-//! The text pipelines of `fauna`: BERT, Gemma 3, GenSLMs, GPT, gpt-oss, GPT-NeoX, the Llama family, MPT, Qwen2,
-//! StarCoder and T5.
+//! The text models of `fauna`: BERT, Gemma 3, GenSLMs, GPT, gpt-oss, GPT-NeoX, the Llama family, MPT, Qwen2, StarCoder
+//! and T5.
 //!
-//! Each model file reads like its paper and can be used alone; [`FAMILIES`] is how the zoo finds them all.
+//! Each model module follows its paper and can be used on its own; [`FAMILIES`] registers all of them with the zoo.
 //!
 //! ```
 //! let names: Vec<_> = fauna_text::FAMILIES.iter().map(|family| family.name).collect();
@@ -33,7 +33,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-/// The families of this crate.
+/// The model families of this crate.
 pub const FAMILIES: &[&Family] = &[
     &bert::FAMILY,
     &gemma3::FAMILY,
@@ -50,12 +50,12 @@ pub const FAMILIES: &[&Family] = &[
     &t5::FAMILY,
 ];
 
-/// The network of any decoder-only language model of this crate, by the `model_type` of its `config`: what models that
-/// read other modalities stand on.
+/// Loads the network of any decoder-only language model of this crate, chosen by the `model_type` of `config`.
+/// Multimodal models load their language model with it.
 ///
 /// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if no family loads the `model_type`, and what is wrong with the
-/// config or the tensors.
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if no family has this `model_type`; errors of the config or
+/// the tensors.
 pub fn causal_lm(config: &Value, weights: &Weights) -> Result<Box<dyn CausalLm>> {
     let model_type = config["model_type"].as_str().unwrap_or_default();
     let known = || FAMILIES.iter().filter_map(|family| Some((*family, family.causal_lm?)));

@@ -1,8 +1,10 @@
-//! Llama: the decoder under AstroLLaMA, Llemma, Llama 1 to 3, Code Llama, SmolLM2, and Mistral, which adds a window.
+//! Llama: the decoder-only language model of Llama 1 to 3, Code Llama, AstroLLaMA, Llemma and SmolLM2; and Mistral,
+//! which adds a sliding window.
 //!
 //! Touvron et al. 2023, "Llama 2", arXiv 2307.09288, section 2.2; Jiang et al. 2023, "Mistral 7B", arXiv 2310.06825,
 //! section 2. Checked against transformers `LlamaForCausalLM` and `MistralForCausalLM`, parity cases
-//! `tests/parity/llama`. Loads `model_type: "llama"`, `"mistral"` and GGUF files of architecture "llama". Activations are `(batch, time, width)`.
+//! `tests/parity/llama`. Loads `model_type: "llama"`, `"mistral"` and GGUF files of architecture "llama". Activations
+//! are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::Result;
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
-/// What [`Config`] does not say of the keys: what Mistral's class has where a file leaves it out.
+/// Config keys that are not fields of [`Config`], and the defaults of Mistral where they differ from Llama's.
 ///
 /// ```
 /// let config = fauna_text::llama::KEYS.read(serde_json::json!({"model_type": "mistral"}))?;
@@ -41,45 +43,45 @@ fn is_mistral(model_type: &str) -> bool {
     matches!(model_type, "mistral" | "llava_mistral")
 }
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
-    /// What the release says it is: Mistral's has a window.
+    /// Model type: `mistral` has a sliding window.
     pub model_type: String,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; if absent as many as query heads, and 8 in Mistral.
+    /// Number of key/value heads; if absent as many as query heads, or 8 for Mistral.
     pub num_key_value_heads: Option<usize>,
-    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    /// Dimension of each head; `hidden_size / num_attention_heads` if absent.
     pub head_dim: Option<usize>,
-    /// The gate's activation.
+    /// Activation function of the gated feed-forward layers.
     pub hidden_act: Activation,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Whether the four maps of attention have biases.
+    /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// Whether the three maps of the feed-forward part have biases.
+    /// Whether the linear layers of the feed-forward have biases.
     pub mlp_bias: bool,
-    /// How many tokens a token of Mistral sees, itself included; all if null. Llama has no window, whatever this says.
+    /// Sliding window of Mistral, in tokens, the current one included; unlimited if null. Llama ignores it.
     pub sliding_window: Option<usize>,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
-    /// Rotary positions, in either dialect.
+    /// RoPE settings, as `rope_theta` and `rope_scaling` or as `rope_parameters`.
     #[serde(flatten)]
     pub rope: RopeKeys,
 }
@@ -129,7 +131,7 @@ impl Config {
     fn check(&self) -> Result<()> {
         check_unpacked(
             self.quantization_config.as_ref(),
-            "use the unpacked release, and --quantize, or a GGUF file",
+            "use the unquantized release, and --quantize, or a GGUF file",
         )?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -146,10 +148,10 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
-/// or by GGUF's short names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates GGUF names.
 pub fn rename(name: &str) -> Name {
-    // A table that the config has already taken up.
+    // Already read into the config.
     if Name::is_buffer(name) || name == "rope_freqs.weight" {
         return Name::Ignore;
     }
@@ -165,7 +167,7 @@ pub struct Llama {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// Absent from the bare `LlamaModel`.
+    /// `None` for `LlamaModel`, which has no head.
     lm_head: Option<Linear>,
     rope: Rope,
 }
@@ -323,10 +325,10 @@ impl Mlp {
     }
 }
 
-/// The config of a GGUF file in the official spelling.
+/// Builds the config of a GGUF file, with the keys of `config.json`.
 ///
 /// # Errors
-/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](fauna_shared::ErrorKind::Format) with the metadata key that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let keys = Keys::of(checkpoint, "llama");
     let width = keys.need("embedding_length")?;
@@ -334,7 +336,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": keys.words().or(keys.number("vocab_size")),
+        "vocab_size": keys.vocab_size().or(keys.number("vocab_size")),
         "hidden_size": width,
         "intermediate_size": keys.need("feed_forward_length")?,
         "num_hidden_layers": keys.need("block_count")?,
@@ -347,7 +349,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
         "attention_bias": keys.has("blk.0.attn_q.bias"),
         "mlp_bias": keys.has("blk.0.ffn_down.bias"),
         "rope_theta": keys.real("rope.freq_base").unwrap_or(10_000.0),
-        // Converters reorder the rows of q and k so that pairs are neighbours.
+        // Converters reorder the rows of q and k to the interleaved RoPE layout.
         "gguf_rope_interleaved": true,
         "rope_scaling": keys.rope_scaling(),
         "bos_token_id": keys.token("bos"),
@@ -355,14 +357,14 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
         "pad_token_id": keys.token("padding"),
     });
     if let Some(divisors) = checkpoint.get("rope_freqs.weight") {
-        // Llama 3.1's stretched frequencies, already worked out.
+        // Llama 3.1's RoPE scaling, as precomputed divisors of the frequencies.
         config["rope_divisors"] = json!(fauna_shared::weights::widen(divisors)?);
         config["rope_scaling"] = Value::Null;
     }
     Ok(config)
 }
 
-/// Llama 1 to 3 and what was trained from them or looks like them: AstroLLaMA, Llemma, Code Llama, SmolLM2, Mistral.
+/// Llama 1 to 3, and models of the same architecture: AstroLLaMA, Llemma, Code Llama, SmolLM2, Mistral.
 pub static FAMILY: Family = Family {
     name: "llama",
     systems: &["Llama", "AstroLLaMA", "Llemma"],
@@ -407,7 +409,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_release_has_one_set_of_names() {
+    fn tensor_names_of_every_format_map_to_one_set() {
         for name in ["model.layers.3.self_attn.q_proj.weight", "blk.3.attn_q.weight"] {
             assert_eq!(rename(name), Name::To("layers.3.self_attn.q_proj.weight".into()));
         }
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_weights_of_other_programs_are_refused_by_name() {
+    fn weights_quantized_by_other_libraries_are_refused_by_name() {
         let mut config = (crate::llama::FAMILY.sample)();
         config["quantization_config"] = json!({"quant_method": "gptq"});
         let config: Config = serde_json::from_value(config).unwrap();
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scaling_that_is_not_implemented_is_refused_by_name() {
+    fn unsupported_rope_scaling_is_refused_by_name() {
         let mut config = (crate::llama::FAMILY.sample)();
         config["rope_scaling"] = json!({"rope_type": "su"});
         let config: Config = serde_json::from_value(config).unwrap();
@@ -434,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_base_is_ten_thousand_and_not_code_llamas() {
+    fn rope_theta_defaults_to_10000() {
         let config: Config = serde_json::from_value(json!({
             "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 16384

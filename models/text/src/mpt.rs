@@ -1,9 +1,9 @@
-//! MPT: a decoder whose only positions are slopes added to the scores.
+//! MPT: a decoder-only language model with ALiBi in place of position embeddings.
 //!
 //! MosaicML 2023, "Introducing MPT-7B"; Press et al. 2021, "Train Short, Test Long", arXiv 2108.12409 (ALiBi).
 //! Checked against transformers `MptForCausalLM`, parity cases `tests/parity/mpt`.
 //! Loads `model_type: "mpt"` and the earlier `"mosaic_gpt"` of MPT-1B, which normalises queries and keys over the full
-//! width. Activations are `(batch, time, width)`.
+//! hidden size. Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
@@ -32,51 +32,51 @@ pub static KEYS: Keys = Keys {
         ("attn_softmax_scale", "softmax_scale"),
     ],
     only: &[("no_bias", &[Plain::Bool(true)])],
-    // A scale of gradients, and positions that MPT has not.
+    // A scale of gradients, and position embeddings that MPT does not have.
     harmless: &["embedding_fraction", "init_device", "learned_pos_emb"],
     parts: &[("attn_config", &ATTENTION_KEYS)],
     types: &["mpt", "mosaic_gpt"],
     ..Keys::NONE
 };
 
-/// What [`AttentionKeys`] does not say of the keys.
+/// Config keys that are not fields of [`AttentionKeys`].
 static ATTENTION_KEYS: Keys = Keys {
     only: &[("attn_uses_sequence_id", &[Plain::Bool(false)])],
     harmless: &["attn_impl"],
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub d_model: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub n_heads: usize,
-    /// Blocks.
+    /// Number of layers.
     pub n_layers: usize,
-    /// Width inside the feed-forward part, in widths.
+    /// Intermediate size of the feed-forward layers, as a multiple of the hidden size.
     pub expansion_ratio: usize,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_seq_len: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_epsilon: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Only layer norms are implemented.
+    /// Type of normalisation: only layer norms are implemented.
     pub norm_type: Option<String>,
-    /// Only absent is implemented.
+    /// Must be absent: scaled logits are not implemented.
     pub logit_scale: Option<Value>,
-    /// Only MPT's own two maps are implemented.
+    /// Feed-forward settings: only `mptmlp` is implemented.
     pub ffn_config: Option<Value>,
-    /// How it attends.
+    /// Attention settings.
     pub attn_config: Option<AttentionKeys>,
-    /// The same keys where the earlier files have them, beside all others.
+    /// Attention settings at the top level, as in earlier files.
     #[serde(flatten)]
     pub flat: AttentionKeys,
 }
@@ -102,37 +102,37 @@ impl Default for Config {
     }
 }
 
-/// The keys that say how MPT attends.
+/// Attention settings of MPT.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct AttentionKeys {
     /// Only `multihead_attention` is implemented.
     #[serde(default)]
     pub attn_type: Option<String>,
-    /// Only true is implemented: no positions but slopes.
+    /// Must be true: only ALiBi is implemented.
     #[serde(default)]
     pub alibi: Option<bool>,
-    /// The flattest slope is two to the minus this: 8 in every release.
+    /// The smallest ALiBi slope is `2^-alibi_bias_max`: 8 in every release.
     #[serde(default)]
     pub alibi_bias_max: Option<f64>,
-    /// Queries, keys and values are kept within this of zero.
+    /// Queries, keys and values are clamped to `[-clip_qkv, clip_qkv]`.
     #[serde(default)]
     pub clip_qkv: Option<f64>,
-    /// Scores are multiplied by this, not divided by the root of the head width.
+    /// Scale of the attention scores; `1 / sqrt(head_dim)` if absent.
     #[serde(default)]
     pub softmax_scale: Option<f64>,
-    /// Whether queries and keys are normalised over the full width.
+    /// Whether queries and keys are normalised over the full hidden size.
     #[serde(default)]
     pub qk_ln: Option<bool>,
-    /// Only false is implemented: queries and keys normalised head by head.
+    /// Must be false: normalisation of queries and keys per head is not implemented.
     #[serde(default)]
     pub qk_gn: Option<bool>,
-    /// Only false is implemented: a part of the text that sees all of itself.
+    /// Must be false: bidirectional attention within a prefix is not implemented.
     #[serde(default)]
     pub prefix_lm: Option<bool>,
-    /// Only false is implemented: rotary positions.
+    /// Must be false: RoPE is not implemented.
     #[serde(default)]
     pub rope: Option<bool>,
-    /// Only absent or -1 is implemented.
+    /// Must be absent or -1: a sliding window is not implemented.
     #[serde(default)]
     pub sliding_window_size: Option<i64>,
 }
@@ -174,10 +174,10 @@ impl Config {
         check_heads(("d_model", self.d_model), ("n_heads", self.n_heads))
     }
 
-    /// The slope of each head: halved from one to the next where there are eight, and otherwise those of the next power
-    /// of two, every second one first.
+    /// ALiBi slope of each head: a geometric sequence, `2^-1, …, 2^-8` for 8 heads. If the number of heads is no power
+    /// of two: the slopes of the next power of two, those with odd index first.
     fn slopes(&self) -> Vec<f32> {
-        // The reference reads `alibi_bias_max` of an `attn_config` and computes with 8 whatever it is.
+        // The reference ignores `alibi_bias_max` of an `attn_config` and always uses 8.
         let flattest = match &self.attn_config {
             Some(_) => 8.0,
             None => self.flat.alibi_bias_max.unwrap_or(8.0),
@@ -195,8 +195,8 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
-/// as the earlier code of MPT-1B names them; or inside what either release's own code takes for the name of a base model.
+/// Maps the tensor names of a release to those of this module: removes the prefixes of a base model and of a model with
+/// a head, and translates the names of MPT-1B's earlier code.
 pub fn rename(name: &str) -> Name {
     let wrapper = if name.starts_with("mosaic_gpt.") { "mosaic_gpt." } else { "model." };
     let plain = name.strip_prefix(wrapper).unwrap_or(name);
@@ -223,7 +223,7 @@ pub struct Mpt {
     wte: Embedding,
     blocks: Vec<Block>,
     norm_f: LayerNorm,
-    /// Absent from the bare `MptModel`.
+    /// `None` for `MptModel`, which has no head.
     lm_head: Option<Linear>,
     slopes: Vec<f32>,
 }
@@ -237,7 +237,7 @@ struct Block {
 
 struct Attention {
     wqkv: Linear,
-    /// Over the full width of queries and keys.
+    /// Layer norms of queries and keys over the full hidden size.
     q_ln_k_ln: Option<(LayerNorm, LayerNorm)>,
     out_proj: Linear,
     heads: usize,
@@ -288,7 +288,7 @@ impl CausalLm for Mpt {
         self.wte.forward(ids)
     }
 
-    /// ALiBi: it knows distances, and no positions.
+    /// Uses ALiBi: the positions of `step` have no effect.
     fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
         let time = embeddings.dim(1)?;
         let keys = cache.length() + time;
@@ -327,7 +327,7 @@ impl Attention {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (width, keys) = (c.d_model, c.attention());
         let norm = |name| w.layer_norm_no_bias(name, width, c.layer_norm_epsilon);
-        // The config of MPT-1B may not say it; its file does.
+        // The config of MPT-1B may lack `qk_ln`; the tensors are there.
         let q_ln_k_ln = match keys.qk_ln == Some(true) || w.has("q_ln", false) {
             true => Some((norm("q_ln")?, norm("k_ln")?)),
             false => None,
@@ -348,7 +348,7 @@ impl Attention {
         if let Some(clip) = self.clip {
             qkv = qkv.clamp(-clip, clip)?;
         }
-        // All of q, then all of k, then all of v.
+        // q, k and v are concatenated, each with all heads.
         let part = |i| qkv.narrow(2, i * width, width);
         let (mut q, mut k) = (part(0)?, part(1)?);
         if let Some((q_ln, k_ln)) = &self.q_ln_k_ln {
@@ -374,7 +374,7 @@ impl FeedForward {
     }
 }
 
-/// MPT, and the earlier code of its 1B release.
+/// MPT, and the earlier architecture of its 1B release.
 pub static FAMILY: Family = Family {
     name: "mpt",
     systems: &["MPT"],
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn slopes_of_other_than_a_power_of_two_are_every_second_one_first() {
+    fn alibi_slopes_of_any_number_of_heads() {
         let slopes = |heads| config(json!({"n_heads": heads})).slopes();
         assert_eq!(slopes(4), [0.25, 0.0625, 0.015625, 0.00390625]);
         assert_eq!(slopes(3), [0.0625, 0.00390625, 0.25]);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn both_spellings_of_a_config_say_the_same() {
+    fn both_spellings_of_a_config_mean_the_same() {
         let nested = config(json!({"attn_config": {"clip_qkv": 6, "qk_ln": true}, "expansion_ratio": 2}));
         let flat = config(json!({"attn_clip_qkv": 6, "attn_qk_ln": true, "mlp_ratio": 2, "init_config": {}}));
         for c in [nested, flat] {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_the_mathematics_and_is_not_implemented_is_refused_by_name() {
+    fn unsupported_settings_are_refused_by_name() {
         for (key, value) in [
             ("alibi", json!({"attn_config": {"alibi": false}})),
             ("alibi", json!({"alibi": false})),
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earlier_names_are_the_later_ones() {
+    fn earlier_tensor_names_map_to_the_current_ones() {
         for (earlier, now) in [
             ("transformer.blocks.3.ln_1.weight", "blocks.3.norm_1.weight"),
             ("transformer.blocks.3.mlp.mlp_up.weight", "blocks.3.ffn.up_proj.weight"),

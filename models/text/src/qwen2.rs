@@ -1,10 +1,10 @@
-//! Qwen2 and Qwen2.5: a decoder of Llama's shape whose query, key and value projections have biases, and whose upper
-//! blocks may attend within a sliding window.
+//! Qwen2 and Qwen2.5: decoder-only language models like Llama, with biases in the query, key and value projections, and
+//! optionally a sliding window in the upper layers.
 //!
 //! Yang et al. 2024, "Qwen2 Technical Report", arXiv 2407.10671, section 2.2; Qwen Team 2024, "Qwen2.5 Technical
 //! Report", arXiv 2412.15115, section 2. Checked against transformers `Qwen2ForCausalLM`, parity cases
 //! `tests/parity/qwen2`. Loads `model_type: "qwen2"` and GGUF files of architecture "qwen2". Activations are
-//! `(batch, time, hidden_size)`.
+//! `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Angles, Cache, LayerCache, Mask, Rope, RopeKeys, attend};
@@ -22,45 +22,45 @@ use serde_json::{Value, json};
 use crate::causal::{self, embedding_and_head};
 use crate::gguf;
 
-/// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it.
+/// The configuration: the keys of `config.json` that define the network, with the reference's defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
-    /// Width of the hidden states.
+    /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward network.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads if null.
+    /// Number of key/value heads; as many as query heads if null.
     pub num_key_value_heads: Option<usize>,
-    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    /// Dimension of each head; `hidden_size / num_attention_heads` if absent.
     pub head_dim: Option<usize>,
-    /// The gate's activation.
+    /// Activation function of the gated feed-forward layers.
     pub hidden_act: Activation,
-    /// The longest text it was trained for, in tokens.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Whether there is a sliding window at all.
+    /// Whether to use a sliding window.
     pub use_sliding_window: bool,
-    /// How many tokens a token of a sliding block attends to, itself included.
+    /// Sliding window of attention, in tokens, the current one included.
     pub sliding_window: Option<usize>,
-    /// The first block with the window, where `layer_types` does not say.
+    /// Index of the first layer with the sliding window, if `layer_types` is absent.
     pub max_window_layers: usize,
-    /// `sliding_attention` or `full_attention`, block by block.
+    /// Attention type of each layer: `sliding_attention` or `full_attention`.
     pub layer_types: Option<Vec<String>>,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
-    /// Rotary position embeddings, in either spelling.
+    /// RoPE settings, as `rope_theta` and `rope_scaling` or as `rope_parameters`.
     #[serde(flatten)]
     pub rope: RopeKeys,
 }
@@ -99,7 +99,7 @@ impl Config {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// The window of block `i`; none if it attends to all.
+    /// Sliding window of layer `i`; `None` for full attention.
     fn window(&self, i: usize) -> Option<usize> {
         let window = self.sliding_window.filter(|_| self.use_sliding_window);
         let slides = match &self.layer_types {
@@ -112,7 +112,7 @@ impl Config {
     fn check(&self) -> Result<()> {
         check_unpacked(
             self.quantization_config.as_ref(),
-            "use the unpacked release, and --quantize, or a GGUF file",
+            "use the unquantized release, and --quantize, or a GGUF file",
         )?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -136,15 +136,15 @@ impl Config {
         let slides = types.iter().any(|kind| kind == "sliding_attention");
         match self.use_sliding_window && self.sliding_window.is_some() {
             false if slides => Err(Error::unsupported(
-                "layer_types has sliding_attention, and use_sliding_window or sliding_window is not set",
+                "layer_types has sliding_attention, but use_sliding_window is false or sliding_window is not set",
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or by
-/// GGUF's short names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates GGUF names.
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
@@ -161,7 +161,7 @@ pub struct Qwen2 {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// Absent from the bare `Qwen2Model`.
+    /// `None` for `Qwen2Model`, which has no head.
     lm_head: Option<Linear>,
     rope: Rope,
 }
@@ -312,17 +312,18 @@ impl Mlp {
     }
 }
 
-/// The config of a GGUF file in the official spelling. Its files keep the rows of q and k in the release's order.
+/// Builds the config of a GGUF file, with the keys of `config.json`. Unlike Llama's, Qwen2's GGUF files keep the row
+/// order of q and k.
 ///
 /// # Errors
-/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](fauna_shared::ErrorKind::Format) with the metadata key that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let keys = gguf::Keys::of(checkpoint, "qwen2");
     let heads = keys.need("attention.head_count")?;
     Ok(json!({
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
-        "vocab_size": keys.words().or(keys.number("vocab_size")),
+        "vocab_size": keys.vocab_size().or(keys.number("vocab_size")),
         "hidden_size": keys.need("embedding_length")?,
         "intermediate_size": keys.need("feed_forward_length")?,
         "num_hidden_layers": keys.need("block_count")?,
@@ -340,7 +341,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     }))
 }
 
-/// Qwen2 and Qwen2.5, their instruction-tuned releases, and the coders and mathematicians of their shape.
+/// Qwen2 and Qwen2.5, base and instruction-tuned, with Qwen2.5-Coder and Qwen2.5-Math.
 pub static FAMILY: Family = Family {
     name: "qwen2",
     systems: &["Qwen"],

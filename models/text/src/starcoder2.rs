@@ -1,8 +1,8 @@
-//! StarCoder2: a decoder with grouped heads and rotary positions whose layers all look back as far as a window.
+//! StarCoder2: a decoder-only language model with grouped-query attention, RoPE and a sliding window in every layer.
 //!
-//! Lozhkov et al. 2024, "StarCoder 2 and The Stack v2", arXiv 2402.19173.
-//! Checked against transformers `Starcoder2ForCausalLM`, parity cases `tests/parity/starcoder`.
-//! Loads `model_type: "starcoder2"` and GGUF files of that architecture. Activations are `(batch, time, width)`.
+//! Lozhkov et al. 2024, "StarCoder 2 and The Stack v2", arXiv 2402.19173. Checked against transformers
+//! `Starcoder2ForCausalLM`, parity cases `tests/parity/starcoder`. Loads `model_type: "starcoder2"` and GGUF files of
+//! that architecture. Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::Result;
@@ -19,42 +19,42 @@ use serde_json::{Value, json};
 use crate::causal::{self, embedding_and_head};
 use crate::gguf::{self, Keys};
 
-/// The keys of `config.json` that shape the network. `activation_function` and `rms_norm_eps`, which some releases
-/// carry too, are not among them.
+/// The configuration: the keys of `config.json` that define the network. `activation_function` and `rms_norm_eps`,
+/// which some releases have too, are ignored.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key/value heads.
     pub num_key_value_heads: usize,
-    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    /// Dimension of each head; `hidden_size / num_attention_heads` if absent.
     pub head_dim: Option<usize>,
-    /// The feed-forward part's activation.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub norm_epsilon: f64,
-    /// How many tokens a token sees, itself included; all if null.
+    /// Sliding window of attention, in tokens, the current one included; unlimited if null.
     pub sliding_window: Option<usize>,
-    /// Whether the maps of attention and of the feed-forward part have biases.
+    /// Whether the linear layers of attention and feed-forward have biases.
     pub use_bias: bool,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Only absent is implemented: the packed weights of other programs.
+    /// Must be absent: weights quantized by other libraries are not supported.
     pub quantization_config: Option<Value>,
-    /// Rotary positions, in either dialect.
+    /// RoPE settings, as `rope_theta` and `rope_scaling` or as `rope_parameters`.
     #[serde(flatten)]
     pub rope: RopeKeys,
 }
@@ -90,7 +90,7 @@ impl Config {
     fn check(&self) -> Result<()> {
         check_unpacked(
             self.quantization_config.as_ref(),
-            "use the unpacked release, and --quantize, or a GGUF file",
+            "use the unquantized release, and --quantize, or a GGUF file",
         )?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
@@ -113,11 +113,11 @@ impl Config {
     }
 }
 
-/// GGUF's names of whole tensors, and ours.
+/// Top-level tensors: GGUF's names, and those of this module.
 const TOP: [(&str, &str); 3] =
     [("token_embd", "embed_tokens"), ("output_norm", "norm"), ("output", "lm_head")];
 
-/// GGUF's names inside a block, and ours.
+/// Tensors of a block: GGUF's names, and those of this module.
 const PARTS: [(&str, &str); 8] = [
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
@@ -129,8 +129,8 @@ const PARTS: [(&str, &str); 8] = [
     ("ffn_down", "mlp.c_proj"),
 ];
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
-/// or by GGUF's short names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates GGUF names.
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
@@ -147,7 +147,7 @@ pub struct Starcoder2 {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: LayerNorm,
-    /// Absent from the bare `Starcoder2Model`.
+    /// `None` for `Starcoder2Model`, which has no head.
     lm_head: Option<Linear>,
     rope: Rope,
 }
@@ -289,17 +289,17 @@ impl Mlp {
     }
 }
 
-/// The config of a GGUF file in the official spelling.
+/// Builds the config of a GGUF file, with the keys of `config.json`.
 ///
 /// # Errors
-/// [`Format`](fauna_shared::ErrorKind::Format) naming the key of the file that is missing.
+/// [`Format`](fauna_shared::ErrorKind::Format) with the metadata key that is missing.
 pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
     let keys = Keys::of(checkpoint, "starcoder2");
     let heads = keys.need("attention.head_count")?;
     Ok(json!({
         "architectures": ["Starcoder2ForCausalLM"],
         "model_type": "starcoder2",
-        "vocab_size": keys.words(),
+        "vocab_size": keys.vocab_size(),
         "hidden_size": keys.need("embedding_length")?,
         "intermediate_size": keys.need("feed_forward_length")?,
         "num_hidden_layers": keys.need("block_count")?,
@@ -308,7 +308,7 @@ pub fn config_of_gguf(checkpoint: &Checkpoint) -> Result<Value> {
         "head_dim": keys.number("attention.key_length"),
         "max_position_embeddings": keys.need("context_length")?,
         "norm_epsilon": keys.real("attention.layer_norm_epsilon").unwrap_or(1e-5),
-        // Converters leave it out; every release has this one.
+        // Converters omit the key; every release has this value.
         "sliding_window": keys.number("attention.sliding_window").unwrap_or(4096),
         "use_bias": keys.has("blk.0.attn_q.bias"),
         "tie_word_embeddings": !keys.has("output.weight"),
@@ -351,8 +351,8 @@ pub static FAMILY: Family = Family {
 mod tests {
     use super::*;
 
-    /// What loading the sample config with `value` at `key` says.
-    fn complaint(key: &str, value: Value) -> String {
+    /// The error of loading the sample config with `value` at `key`.
+    fn load_error(key: &str, value: Value) -> String {
         let mut config = (crate::starcoder2::FAMILY.sample)();
         config[key] = value;
         let load = |config| Starcoder2::load(config, &Weights::nothing()).map(|_| ());
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn every_release_has_one_set_of_names() {
+    fn tensor_names_of_every_format_map_to_one_set() {
         for name in ["model.layers.3.self_attn.q_proj.bias", "blk.3.attn_q.bias"] {
             assert_eq!(rename(name), Name::To("layers.3.self_attn.q_proj.bias".into()));
         }
@@ -372,26 +372,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name() {
-        assert!(complaint("quantization_config", json!({"quant_method": "awq"})).contains("\"awq\""));
-        assert!(complaint("hidden_act", json!("gelu_of_tomorrow")).contains("gelu_of_tomorrow"));
-        assert!(complaint("rope_scaling", json!({"rope_type": "su"})).contains("\"su\""));
+    fn unsupported_settings_are_refused_by_name() {
+        assert!(load_error("quantization_config", json!({"quant_method": "awq"})).contains("\"awq\""));
+        assert!(load_error("hidden_act", json!("gelu_unknown")).contains("gelu_unknown"));
+        assert!(load_error("rope_scaling", json!({"rope_type": "su"})).contains("\"su\""));
     }
 
     #[test]
-    fn sizes_that_do_not_fit_each_other_are_refused_by_name() {
-        let error = complaint("num_key_value_heads", json!(3));
+    fn inconsistent_sizes_are_refused_by_name() {
+        let error = load_error("num_key_value_heads", json!(3));
         assert!(
             error.contains("num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
             "{error}"
         );
-        let error = complaint("hidden_size", json!(34));
+        let error = load_error("hidden_size", json!(34));
         assert!(error.contains("hidden_size 34 is not a multiple of num_attention_heads 4"), "{error}");
-        assert!(complaint("sliding_window", json!(0)).contains("sliding_window is 0"));
+        assert!(load_error("sliding_window", json!(0)).contains("sliding_window is 0"));
     }
 
     #[test]
-    fn what_is_absent_has_the_value_of_the_class() {
+    fn absent_keys_have_the_references_defaults() {
         let config: Config = serde_json::from_value(json!({
             "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 2

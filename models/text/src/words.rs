@@ -1,4 +1,4 @@
-//! What comes with a text checkpoint besides its weights: tokenizer, chat template, texts in place of token ids.
+//! Tokenizer and chat template of a checkpoint, and checks of `input_ids` and `attention_mask`.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{Item, Role, Tensors, Turn};
@@ -7,10 +7,10 @@ use fauna_shared::text::{ChatTemplate, Encoding, GgufVocabulary, Message, Paddin
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-/// The tokenizer of a checkpoint: of its folder, else of its GGUF file; none if neither has one.
+/// Loads the tokenizer of a checkpoint, from its folder or else its GGUF file; `None` if neither has one.
 ///
 /// # Errors
-/// Whatever is wrong with a tokenizer that is there.
+/// Errors of the tokenizer's files, if present.
 pub fn tokenizer(pretrained: &Pretrained) -> Result<Option<Tokenizer>> {
     match Tokenizer::from_folder(pretrained.files.root()) {
         Ok(tokenizer) => return Ok(Some(tokenizer)),
@@ -26,10 +26,10 @@ pub fn tokenizer(pretrained: &Pretrained) -> Result<Option<Tokenizer>> {
     }
 }
 
-/// The chat template of a checkpoint: of its folder, else of its GGUF file; none if neither has one.
+/// Loads the chat template of a checkpoint, from its folder or else its GGUF file; `None` if neither has one.
 ///
 /// # Errors
-/// Whatever is wrong with a template that is there.
+/// Errors of the template, if present.
 pub fn chat_template(pretrained: &Pretrained, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
     if let Some(template) = ChatTemplate::from_folder(pretrained.files.root(), tokenizer)? {
         return Ok(Some(template));
@@ -40,10 +40,10 @@ pub fn chat_template(pretrained: &Pretrained, tokenizer: &Tokenizer) -> Result<O
     }
 }
 
-/// A turn as templates take it: its texts one after the other.
+/// Converts a turn to a chat template's message, whose content is the concatenation of the turn's texts.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if something in it is no text.
+/// [`Input`](ErrorKind::Input) if an item of the turn is not text.
 pub fn message(turn: &Turn) -> Result<Message> {
     let content = turn.items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat();
     let role = match turn.role {
@@ -54,17 +54,18 @@ pub fn message(turn: &Turn) -> Result<Message> {
     Ok(Message::new(role, content))
 }
 
-/// The error of asking for words where there is no tokenizer.
+/// The error for text input to a model without a tokenizer.
 pub fn no_tokenizer(source: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("{source} came without a tokenizer"))
-        .hint("put its tokenizer.json (or vocab.txt, or tokenizer.model) beside the weights")
+        .hint("put its tokenizer.json (or vocab.txt, or tokenizer.model) next to the weights")
 }
 
-/// The tensors of `options.texts` (texts, or pairs `[a, b]` whose `b` may be null), if there are any: `input_ids`,
-/// `attention_mask` and `token_type_ids`, `(texts, time)` of int64, padded to the longest.
+/// Tokenizes `options.texts` (texts, or pairs `[a, b]` whose `b` may be null), if present, into `input_ids`,
+/// `attention_mask` and `token_type_ids`, `(batch, sequence)` of int64, padded to the longest. `longest`: maximum
+/// sequence length, unless `options.max_seq_length` is given.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) if the options are not of that form.
+/// [`Format`](ErrorKind::Format) if `options.texts` has another form.
 pub fn tokenised(
     tokenizer: Option<&Tokenizer>,
     options: &Value,
@@ -72,7 +73,7 @@ pub fn tokenised(
     longest: usize,
 ) -> Result<Option<Tensors>> {
     let Some(texts) = options["texts"].as_array() else { return Ok(None) };
-    let tokenizer = tokenizer.ok_or_else(|| no_tokenizer("the case"))?;
+    let tokenizer = tokenizer.ok_or_else(|| no_tokenizer("the checkpoint"))?;
     let longest = options["max_seq_length"].as_u64().map_or(longest, |n| n as usize);
     let padding = match options["padding"].as_str() {
         Some("max_length") => Padding::RightTo(longest),
@@ -106,20 +107,20 @@ pub fn tokenised(
 }
 
 fn not_texts() -> Error {
-    Error::new(ErrorKind::Format, "texts are strings, or pairs of a string and a string or null")
+    Error::new(ErrorKind::Format, "expected texts as strings, or as pairs of a string and a string or null")
 }
 
-/// Which tokens a mask of `(batch, time)` shows, row by row.
+/// Converts an attention mask, `(batch, sequence)`, to booleans, true for real tokens.
 pub fn real_tokens(mask: &Tensor) -> Result<Vec<Vec<bool>>> {
     let rows: Vec<Vec<i64>> = mask.to_dtype(DType::I64)?.to_vec2()?;
     Ok(rows.into_iter().map(|row| row.into_iter().map(|seen| seen != 0).collect()).collect())
 }
 
-/// Ids of `(batch, time)` on the device as u32, each below `vocabulary`. Hidden ones are brought inside the table:
-/// releases pad with an id they have no row for.
+/// Checks that each of `ids`, `(batch, sequence)`, is below `vocabulary`, and returns them as u32 on `device`. An id
+/// outside the vocabulary becomes 0 where `mask`, `(batch, sequence)`, is 0: some releases pad with such an id.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) naming the token that is outside.
+/// [`Input`](ErrorKind::Input) with the id that is outside the vocabulary.
 pub fn checked_ids(
     ids: &Tensor,
     mask: Option<&Tensor>,
@@ -150,20 +151,25 @@ pub fn checked_ids(
     Ok(Tensor::from_vec(ids, (batch, time), device)?)
 }
 
-/// Token ids, `(batch, time)`, of named inputs whose companions have the same shape.
+/// Returns `input_ids`, `(batch, sequence)`, of named `inputs`, after checking that no input is outside `known` and
+/// that the others have the same shape.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if `input_ids` are missing or empty, or a companion has another shape.
+/// [`Input`](ErrorKind::Input) if `input_ids` are missing or empty, or another input has another shape or name.
 pub fn input_ids<'a>(inputs: &'a Tensors, known: &[&str]) -> Result<&'a Tensor> {
     only_known(inputs, known)?;
     let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
     if ids.rank() != 2 || ids.elem_count() == 0 {
-        return Err(Error::input(format!("input_ids are {:?}, wanted (batch, time)", ids.dims())));
+        return Err(Error::input(format!("input_ids are {:?}, expected (batch, sequence)", ids.dims())));
     }
     for (name, tensor) in inputs {
         let shared = name == "position_ids" && tensor.dims() == [1, ids.dims()[1]];
         if tensor.dims() != ids.dims() && !shared {
-            return Err(Error::input(format!("{name} are {:?}, input_ids {:?}", tensor.dims(), ids.dims())));
+            return Err(Error::input(format!(
+                "{name} has shape {:?}, expected that of input_ids, {:?}",
+                tensor.dims(),
+                ids.dims()
+            )));
         }
     }
     Ok(ids)

@@ -2,7 +2,7 @@
 //!
 //! Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv 1810.04805.
 //! Checked against transformers `BertModel` and its `BertFor…` classes, parity cases `tests/parity/bert`.
-//! Loads `model_type: "bert"`. Activations are `(batch, time, width)`.
+//! Loads `model_type: "bert"`. Activations are `(batch, sequence, hidden_size)`.
 
 mod function;
 mod pipeline;
@@ -25,29 +25,29 @@ pub(crate) use recipe::layout;
 pub use recipe::{DenseConfig, Pooling, Recipe, Step, described};
 pub use vectors::Vectors;
 
-/// The keys of `config.json` that shape the network.
+/// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Its activation.
+    /// Activation function of the feed-forward layers.
     pub hidden_act: Activation,
-    /// The longest input.
+    /// Maximum sequence length.
     pub max_position_embeddings: usize,
     /// Segments that can be told apart.
     pub type_vocab_size: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
     /// Whether the masked-word head shares the token embeddings.
     pub tie_word_embeddings: bool,
@@ -275,7 +275,7 @@ struct WordHead {
 /// What a pass gives; shapes with `batch`, `time`.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// `(batch, time, hidden_size)`.
+    /// `(batch, sequence, hidden_size)`.
     pub last_hidden_state: Option<Tensor>,
     /// `(batch, hidden_size)`, where the checkpoint has a pooler.
     pub pooler_output: Option<Tensor>,

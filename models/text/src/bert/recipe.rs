@@ -38,7 +38,7 @@ pub struct Recipe {
     pub notes: Vec<String>,
 }
 
-/// One way from `(batch, time, width)` to `(batch, width)`.
+/// One way from `(batch, sequence, hidden_size)` to `(batch, width)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The first token.

@@ -74,8 +74,8 @@ impl Vectors {
         self.width
     }
 
-    /// One vector a text. `hidden`: `(batch, time, width)`; `mask`: `(batch, time)`, 1 for real tokens and 0 for
-    /// padding; `prompt`: tokens of the prompt with the special ones before it, 0 if there is none. Gives
+    /// One vector a text. `hidden`: `(batch, sequence, hidden_size)`; `mask`: `(batch, time)`, 1 for real tokens and 0
+    /// for padding; `prompt`: tokens of the prompt with the special ones before it, 0 if there is none. Gives
     /// `(batch, width)` in float32.
     pub fn forward(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let mut x = self.recipe.pool(hidden, mask, prompt)?;

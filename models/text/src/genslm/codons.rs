@@ -44,8 +44,8 @@ const BEGIN: &str = "[BOS]";
 /// The bases in the order in which tables of the genetic code name them.
 const BASES: [u8; 4] = *b"TCAG";
 
-/// The standard genetic code by first, second and third base, each in the order of [`BASES`] (NCBI's table 1; table 11 of
-/// bacteria translates alike and differs in what may begin a gene).
+/// The standard genetic code by first, second and third base, each in the order of [`BASES`] (NCBI's table 1; table 11
+/// of bacteria translates alike and differs in what may begin a gene).
 const CODE: &[u8; 64] = b"FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG";
 
 /// Codons tokenised together; a long gene takes no more memory than this at once.
@@ -184,8 +184,8 @@ impl Codons {
     /// From the first base on, three bases are a codon: the reading frame is the caller's. Lower case is read as upper.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for an empty gene, and for one that `reading` refuses, with the place of what is wrong,
-    /// counted from 1 and without white space.
+    /// [`Input`](ErrorKind::Input) for an empty gene, and for one that `reading` refuses, with the place of what is
+    /// wrong, counted from 1 and without white space.
     pub fn encode(&self, gene: &str, reading: Reading, longest: Option<usize>) -> Result<Coded> {
         let [before, after] = &self.around;
         let special = before.len() + after.len();

@@ -115,8 +115,8 @@ pub struct GenSlm {
 }
 
 impl GenSlm {
-    /// Opens a checkpoint. Settings: `pooling` (`real` or `all`, see [`Pooling`]), `seq_length` (codons a gene is cut to,
-    /// and of `pooling` `all` the length of the row; the model's context if not said), `reading` (`strict` or
+    /// Opens a checkpoint. Settings: `pooling` (`real` or `all`, see [`Pooling`]), `seq_length` (codons a gene is cut
+    /// to, and of `pooling` `all` the length of the row; the model's context if not said), `reading` (`strict` or
     /// `as_released`, see [`Reading`]).
     ///
     /// # Errors
@@ -178,9 +178,9 @@ impl GenSlm {
         genes.iter().enumerate().map(code).collect()
     }
 
-    /// The last hidden state of rows of tokens that are padded to `time` on the right: `(rows, time, width)`. No token sees
-    /// the padding after it. What stands at the padding itself is the reference's if `is_compared`: it sees the tokens
-    /// and no other padding.
+    /// The last hidden state of rows of tokens that are padded to `time` on the right: `(rows, time, width)`. No token
+    /// sees the padding after it. What stands at the padding itself is the reference's if `is_compared`: it sees the
+    /// tokens and no other padding.
     fn hidden(&self, rows: &[&[u32]], time: usize, is_compared: bool) -> Result<Tensor> {
         let mut ids = Vec::with_capacity(rows.len() * time);
         for row in rows {
@@ -201,8 +201,8 @@ impl GenSlm {
         self.network().forward(&ids, &step, &mut cache)
     }
 
-    /// Hands the last hidden state of each gene to `each`: `(codons, width)`, or `(length, width)` if all rows are to be
-    /// that long. Genes of like lengths are read together.
+    /// Hands the last hidden state of each gene to `each`: `(codons, width)`, or `(length, width)` if all rows are to
+    /// be that long. Genes of like lengths are read together.
     fn read(
         &self,
         genes: &[Coded],
@@ -241,8 +241,8 @@ impl GenSlm {
 
     /// How likely the model finds each of `genes`.
     ///
-    /// A variant is judged against its wild type by the difference of their [`Score::log_likelihood`]; genes of different
-    /// lengths by [`Score::perplexity`]. The first codon has nothing before it and is not scored.
+    /// A variant is judged against its wild type by the difference of their [`Score::log_likelihood`]; genes of
+    /// different lengths by [`Score::perplexity`]. The first codon has nothing before it and is not scored.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) for a gene that is refused or of a single codon.
@@ -394,8 +394,8 @@ impl Decoder for Writer<'_> {
 }
 
 impl GenSlm {
-    /// The mean of the last hidden state of each gene, over its own codons or as the setting `pooling` says. Genes longer
-    /// than the model are cut.
+    /// The mean of the last hidden state of each gene, over its own codons or as the setting `pooling` says. Genes
+    /// longer than the model are cut.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let genes = self.coded(batch)?;
         if genes.is_empty() {
@@ -416,9 +416,9 @@ impl GenSlm {
 }
 
 impl GenSlm {
-    /// Continues each of `prompts` codon by codon, up to its first stop codon, which is the last piece, some prompts at a time,
-    /// and hands on each codon with the index of its prompt. Prompt `i` draws
-    /// from stream `i` of the random numbers, so that one prompt given twice becomes two genes.
+    /// Continues each of `prompts` codon by codon, up to its first stop codon, which is the last piece, some prompts at
+    /// a time, and hands on each codon with the index of its prompt. Prompt `i` draws from stream `i` of the random
+    /// numbers, so that one prompt given twice becomes two genes.
     fn write(
         &self,
         prompts: &[Prompt],
@@ -453,8 +453,8 @@ impl Pipeline for GenSlm {
         self.language.forward(inputs)
     }
 
-    /// `forward` over token ids, or over `options.sequences` cut and padded to `options.seq_length` as the project's tools
-    /// do it (whatever ids are given besides); `generate` over token ids; `score` over `options.sequences`.
+    /// `forward` over token ids, or over `options.sequences` cut and padded to `options.seq_length` as the project's
+    /// tools do it (whatever ids are given besides); `generate` over token ids; `score` over `options.sequences`.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         match method {
             "forward" => match self.sequences(options)? {

@@ -84,7 +84,7 @@ fn tables(names: &[String]) -> impl Iterator<Item = &String> {
 /// the name of the weights.
 ///
 /// # Errors
-/// What is wrong with a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
+/// Errors of a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let names = files.names();
     let asked = options.family.as_deref() == Some(super::NAME);

@@ -48,7 +48,7 @@ impl Mlp {
         })
     }
 
-    /// `(batch, time, width)`, before and after.
+    /// `(batch, sequence, hidden_size)`, before and after.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let (tokens, each, device) = (batch * time, self.experts_per_token, x.device());

@@ -3,7 +3,7 @@
 //! OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv 2508.10925, section 2; Peng et al. 2023, "YaRN", arXiv
 //! 2309.00071. Checked against transformers `GptOssForCausalLM`, parity cases `tests/parity/gpt_oss`.
 //! Loads `model_type: "gpt_oss"`, with dense experts or packed in MXFP4, and OpenAI's own files of `original/`.
-//! Activations are `(batch, time, width)`.
+//! Activations are `(batch, sequence, hidden_size)`.
 
 mod experts;
 mod original;
@@ -25,7 +25,7 @@ pub use original::layout;
 use crate::causal::{self, embedding_and_head};
 use experts::Mlp;
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: Keys = Keys {
     mapped: &[("num_experts", "num_local_experts")],
     // The gate has an activation of its own, and the router's scores are of training.
@@ -33,12 +33,12 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network. What is absent is as the class of the reference has it, which is
-/// gpt-oss-120b.
+/// The configuration: the keys of `config.json` that define the network. What is absent is as the class of the
+/// reference has it, which is gpt-oss-120b.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Which class the checkpoint was saved from; the first one counts.
+    /// Class that the checkpoint was saved from; only the first is used.
     pub architectures: Vec<String>,
     /// Vocabulary size.
     pub vocab_size: usize,
@@ -46,19 +46,19 @@ pub struct Config {
     pub hidden_size: usize,
     /// Width inside each expert.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads in each block.
+    /// Number of attention (query) heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads if null.
+    /// Number of key/value heads; as many as query heads if null.
     pub num_key_value_heads: Option<usize>,
-    /// Width of a head; `hidden_size / num_attention_heads` if null.
+    /// Dimension of each head; `hidden_size / num_attention_heads` if null.
     pub head_dim: Option<usize>,
-    /// The length it was trained for.
+    /// Maximum sequence length in training.
     pub max_position_embeddings: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// Whether the output head shares the token embeddings.
+    /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
     /// Whether the four maps of attention have biases.
     pub attention_bias: bool,
@@ -224,7 +224,7 @@ pub struct GptOss {
     embed_tokens: Embedding,
     layers: Vec<Block>,
     norm: RmsNorm,
-    /// Absent from the bare `GptOssModel`.
+    /// `None` for `GptOssModel`, which has no head.
     lm_head: Option<Linear>,
     rope: Rope,
 }

@@ -35,7 +35,7 @@ use serde::Deserialize;
 pub use pipeline::T5Pipeline;
 pub(crate) use pipeline::{inventory, sample};
 
-/// What [`Config`] does not say of the keys.
+/// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: Keys = Keys {
     mapped: &[
         ("hidden_size", "d_model"),
@@ -49,8 +49,8 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// The keys of `config.json` that shape the network. What a config leaves out is as in T5-small, which is what the
-/// reference's defaults are.
+/// The configuration: the keys of `config.json` that define the network. What a config leaves out is as in T5-small,
+/// which is what the reference's defaults are.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -58,21 +58,21 @@ pub struct Config {
     pub vocab_size: usize,
     /// Hidden size.
     pub d_model: usize,
-    /// Width of a head; `d_kv * num_heads` need not be `d_model`.
+    /// Dimension of each head; `d_kv * num_heads` need not be `d_model`.
     pub d_kv: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate size of the feed-forward layers.
     pub d_ff: usize,
     /// Blocks of the encoder.
     pub num_layers: usize,
     /// Blocks of the decoder; as many as the encoder's if null.
     pub num_decoder_layers: Option<usize>,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_heads: usize,
     /// Buckets that distances are sorted into.
     pub relative_attention_num_buckets: usize,
     /// All distances from here on share a bucket.
     pub relative_attention_max_distance: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub layer_norm_epsilon: f64,
     /// The feed-forward part: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
     pub feed_forward_proj: FeedForwardKind,
@@ -80,7 +80,7 @@ pub struct Config {
     pub is_gated_act: Option<bool>,
     /// Its activation, the same way.
     pub dense_act_fn: Option<Activation>,
-    /// Whether the output head shares the token embeddings. A head that a file holds anyway is used.
+    /// Whether the output head is tied to the token embeddings. A head that a file holds anyway is used.
     pub tie_word_embeddings: bool,
     /// Whether the decoder's output is divided by the root of its width before the head; if null, where tied.
     pub scale_decoder_outputs: Option<bool>,
@@ -186,7 +186,7 @@ pub struct T5 {
     pub encoder: Encoder,
     /// Writes.
     pub decoder: Decoder,
-    /// Absent from the bare `T5Model`.
+    /// `None` for `T5Model`, which has no head.
     lm_head: Option<Linear>,
     /// What the decoder's output is multiplied by before the head.
     scale: f64,
@@ -371,15 +371,15 @@ impl Decoder {
         Cache::new(self.block.len(), capacity)
     }
 
-    /// `ids`: `(batch, time)` of u32, the words after those in `cache`, which is read and extended; `mask`: causal, with
-    /// the padding of all words so far. Gives `(batch, time, d_model)`.
+    /// `ids`: `(batch, time)` of u32, the words after those in `cache`, which is read and extended; `mask`: causal,
+    /// with the padding of all words so far. Gives `(batch, time, d_model)`.
     pub fn hidden(&self, ids: &Tensor, mask: &Mask, memory: &Memory, cache: &mut Cache) -> Result<Tensor> {
         self.hidden_embeddings(&self.embed_tokens.forward(ids)?, mask, memory, cache)
     }
 
     /// The state of the first word, `(batch, 1, d_model)`, where no other will follow; `ids`: `(batch, 1)` of u32;
-    /// `states` and `mask` as for [`memory`](Self::memory), of which none is needed. A word that sees itself alone needs
-    /// no queries, keys or distances, and where one word reads, no keys and values of what it reads are made.
+    /// `states` and `mask` as for [`memory`](Self::memory), of which none is needed. A word that sees itself alone
+    /// needs no queries, keys or distances, and where one word reads, no keys and values of what it reads are made.
     ///
     /// # Errors
     /// None that are to be expected.

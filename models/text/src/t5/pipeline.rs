@@ -17,7 +17,8 @@ use crate::called::token_ids;
 use crate::causal::placed;
 use crate::{called, words};
 
-/// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its caches.
+/// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its
+/// caches.
 const TOKENS_A_PASS: usize = 2048;
 
 /// The length of the texts the published models were trained on. Longer ones are computed, not well.
