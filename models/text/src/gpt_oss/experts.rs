@@ -1,5 +1,4 @@
-//! The mixture of experts (model card, section 2): a router, and many small feed-forward parts of which each token
-//! meets a few.
+//! The mixture-of-experts layer (model card, section 2): a router, and experts of which each token uses the top k.
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::Result;
@@ -8,7 +7,7 @@ use fauna_shared::weights::Weights;
 
 use super::Config;
 
-/// What stands in a block where others have one feed-forward part.
+/// The mixture-of-experts feed-forward layer of a block.
 pub(super) struct Mlp {
     router: Linear,
     experts: Vec<Expert>,
@@ -18,7 +17,7 @@ pub(super) struct Mlp {
 }
 
 struct Expert {
-    /// Gates in the even outputs, ups in the odd ones.
+    /// Gate projection in the even outputs, up projection in the odd ones.
     gate_up_proj: Linear,
     down_proj: Linear,
 }
@@ -29,10 +28,10 @@ impl Mlp {
         let router = w.linear("router", width, count)?;
         let w = w.at("experts");
         let maps = |name: &str, inputs: usize, outputs: usize| -> Result<Vec<Linear>> {
-            // A release stores them in one stack.
+            // Releases store the experts' weights as one stacked tensor.
             let matrices = w.experts(name, count, inputs, outputs, c.packed())?;
             let biases = w.tensor(&format!("{name}_bias"), &[count, outputs])?;
-            // A view, and no copy: in an inventory the stack may be as large as a config dares to say.
+            // A view, not a copy: in an inventory the size of the stack is whatever the config claims.
             let map = |(i, matrix)| Ok(Linear::new(matrix, Some(biases.narrow(0, i, 1)?.squeeze(0)?)));
             matrices.into_iter().enumerate().map(map).collect()
         };
@@ -48,7 +47,7 @@ impl Mlp {
         })
     }
 
-    /// `(batch, sequence, hidden_size)`, before and after.
+    /// `x` and the result: `(batch, sequence, hidden_size)`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, width) = x.dims3()?;
         let (tokens, each, device) = (batch * time, self.experts_per_token, x.device());
@@ -56,7 +55,7 @@ impl Mlp {
         let scores = self.router.forward(&x)?.to_dtype(DType::F32)?;
         let routes = Routes::of(&scores.to_vec2()?, each);
 
-        // The results of all experts that were chosen, one after the other: `(tokens * each, width)`.
+        // The outputs of all selected experts, concatenated: `(tokens * experts_per_token, hidden_size)`.
         let mut results = Vec::with_capacity(routes.experts.len());
         for (expert, rows) in &routes.experts {
             let (expert, rows) = (&self.experts[*expert], rows.as_slice());
@@ -79,19 +78,19 @@ impl Mlp {
     }
 }
 
-/// Who goes where.
+/// Assignment of tokens to experts.
 #[derive(Debug, PartialEq, Eq)]
 struct Routes {
-    /// The experts of each token, in rising order: `(tokens, experts per token)`.
+    /// The experts of each token, in ascending order: `(tokens, experts_per_token)`.
     chosen: Vec<u32>,
-    /// The experts that any token chose, in rising order, each with its tokens.
+    /// The selected experts in ascending order, each with its tokens.
     experts: Vec<(usize, Vec<u32>)>,
-    /// For each of `chosen`, which of all results it gave, those of `experts` standing one after the other.
+    /// For each of `chosen`, the row of its output in the concatenated outputs of `experts`.
     results: Vec<u32>,
 }
 
 impl Routes {
-    /// To the `each` best of `scores`, token by token; of equal scores the first.
+    /// Selects the experts with the `each` highest router logits, `scores`, for each token; of equal ones the first.
     fn of(scores: &[Vec<f32>], each: usize) -> Self {
         let mut chosen = Vec::with_capacity(scores.len() * each);
         for scores in scores {
@@ -133,7 +132,7 @@ mod tests {
         let routes = Routes::of(&scores, 2);
         assert_eq!(routes.chosen, [1, 2, 1, 3, 0, 2]);
         assert_eq!(routes.experts, [(0, vec![2]), (1, vec![0, 1]), (2, vec![0, 2]), (3, vec![1])]);
-        // Results stand 0: token 2; 1: tokens 0 and 1; 2: tokens 0 and 2; 3: token 1.
+        // Order of the outputs: expert 0: token 2; 1: tokens 0 and 1; 2: tokens 0 and 2; 3: token 1.
         assert_eq!(routes.results, [1, 3, 2, 5, 0, 4]);
     }
 
@@ -145,7 +144,7 @@ mod tests {
         assert_eq!(Routes::of(&[], 2).experts, []);
     }
 
-    /// A mixture of four experts over width 3, from a seed.
+    /// A mixture of four experts with a hidden size of 3 and seeded weights.
     fn mixture() -> Mlp {
         let config = Config {
             hidden_size: 3,
@@ -185,10 +184,10 @@ mod tests {
             }
             let found = mixed.get(token).unwrap().to_vec1::<f32>().unwrap();
             for (found, wanted) in found.iter().zip(wanted) {
-                assert!((found - wanted).abs() < 1e-6, "token {token}: {found}, wanted {wanted}");
+                assert!((found - wanted).abs() < 1e-6, "token {token}: {found}, expected {wanted}");
             }
         }
-        assert_eq!(met.len(), 4, "experts nobody chose show nothing");
+        assert_eq!(met.len(), 4, "every expert must be selected by some token");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! gpt-oss: OpenAI's open-weight decoder, a mixture of experts behind attention with sinks.
+//! gpt-oss: OpenAI's open-weight decoder-only language model, with mixture-of-experts layers and attention sinks.
 //!
 //! OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv 2508.10925, section 2; Peng et al. 2023, "YaRN", arXiv
 //! 2309.00071. Checked against transformers `GptOssForCausalLM`, parity cases `tests/parity/gpt_oss`.
-//! Loads `model_type: "gpt_oss"`, with dense experts or packed in MXFP4, and OpenAI's own files of `original/`.
+//! Loads `model_type: "gpt_oss"`, with dense or MXFP4 experts, and OpenAI's original files of `original/`.
 //! Activations are `(batch, sequence, hidden_size)`.
 
 mod experts;
@@ -28,13 +28,13 @@ use experts::Mlp;
 /// Config keys that are not fields of [`Config`]: aliases, older names, and keys without effect.
 pub static KEYS: Keys = Keys {
     mapped: &[("num_experts", "num_local_experts")],
-    // The gate has an activation of its own, and the router's scores are of training.
+    // The experts' activation is fixed, and the router's loss is only for training.
     harmless: &["hidden_act", "output_router_logits", "router_aux_loss_coef"],
     ..Keys::NONE
 };
 
-/// The configuration: the keys of `config.json` that define the network. What is absent is as the class of the
-/// reference has it, which is gpt-oss-120b.
+/// The configuration: the keys of `config.json` that define the network, with the reference's defaults, those of
+/// gpt-oss-120b.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -44,7 +44,7 @@ pub struct Config {
     pub vocab_size: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside each expert.
+    /// Intermediate size of each expert.
     pub intermediate_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
@@ -60,31 +60,31 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Whether the output head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Whether the four maps of attention have biases.
+    /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// How many tokens a token of a sliding layer sees, itself included.
+    /// Sliding window of the sliding-attention layers, in tokens, the current one included.
     pub sliding_window: Option<usize>,
-    /// `sliding_attention` or `full_attention`, layer by layer; if absent in turns, a sliding one first.
+    /// Attention type of each layer, `sliding_attention` or `full_attention`; alternating if absent, the first sliding.
     pub layer_types: Option<Vec<String>>,
-    /// Experts of each block.
+    /// Number of experts of each layer.
     pub num_local_experts: Option<usize>,
-    /// The same by OpenAI's own name.
+    /// Number of experts of each layer, by OpenAI's name.
     pub num_experts: Option<usize>,
-    /// How many of them serve a token.
+    /// Number of experts per token.
     pub num_experts_per_tok: Option<usize>,
-    /// The same by OpenAI's own name, which the releases hold beside the other.
+    /// Number of experts per token, by OpenAI's name; releases have both keys.
     pub experts_per_token: Option<usize>,
-    /// The gain inside the sigmoid of an expert's gate.
+    /// Factor of the argument of the sigmoid in the experts' SwiGLU.
     pub swiglu_alpha: f64,
-    /// What an expert's gate stays below, and its other half within.
+    /// Limit of the experts' SwiGLU: the gate is clamped from above, the up projection on both sides.
     pub swiglu_limit: f64,
-    /// Rotary positions.
+    /// RoPE settings.
     pub rope_parameters: Option<Value>,
-    /// The same in the earlier spelling, which leaves the base outside.
+    /// RoPE scaling, in the earlier spelling.
     pub rope_scaling: Option<Value>,
-    /// The base of the rotary positions, in the earlier spelling.
+    /// RoPE base (theta), in the earlier spelling.
     pub rope_theta: Option<f64>,
-    /// Only `mxfp4`, for the experts, is implemented.
+    /// Quantization: only `mxfp4`, of the experts, is implemented.
     pub quantization_config: Option<Value>,
 }
 
@@ -136,12 +136,12 @@ impl Config {
         self.num_experts_per_tok.or(self.experts_per_token).unwrap_or(4)
     }
 
-    /// Whether the config speaks of packed experts.
+    /// Whether the experts are quantized, according to the config.
     fn packed(&self) -> bool {
         self.quantization_config.is_some()
     }
 
-    /// Whether block `i` sees a window only.
+    /// Whether layer `i` has a sliding window.
     fn slides(&self, i: usize) -> bool {
         match &self.layer_types {
             Some(types) => types.get(i).is_some_and(|kind| kind == "sliding_attention"),
@@ -151,7 +151,7 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let packing = self.quantization_config.as_ref().filter(|packing| packing["quant_method"] != "mxfp4");
-        check_unpacked(packing, "gpt-oss opens as released, in mxfp4, or unpacked")?;
+        check_unpacked(packing, "use the official release, in mxfp4, or an unquantized one")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -180,13 +180,13 @@ impl Config {
         }
         match self.sliding_window {
             None if (0..self.num_hidden_layers).any(|i| self.slides(i)) => {
-                Err(Error::unsupported("sliding_window is null, and there are layers that slide"))
+                Err(Error::unsupported("sliding_window is null, but there are sliding_attention layers"))
             }
             _ => Ok(()),
         }
     }
 
-    /// The keys of the rotary positions wherever a file has them, and the class's own YaRN where none has.
+    /// RoPE by either spelling of the keys, or the reference's default, YaRN, if there are none.
     fn rope(&self) -> Result<Rope> {
         let said = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten().next();
         let mut keys = said.cloned().unwrap_or_else(|| {
@@ -206,8 +206,8 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head, or
-/// by OpenAI's own names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates OpenAI's names.
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
@@ -242,7 +242,7 @@ struct Attention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    /// A score for each head that is no key's: a place for its attention to go.
+    /// Attention sinks: one additional attention score per head, which belongs to no key.
     sinks: Tensor,
     head_width: usize,
 }
@@ -287,8 +287,8 @@ impl CausalLm for GptOss {
         self.config.vocab_size
     }
 
-    /// Of the vocabulary that all releases share: begin of text; end of an answer, of a text, of a tool call; end of
-    /// text. A message also ends within an answer, and then another follows.
+    /// The special tokens of all releases: `<|startoftext|>`; `<|return|>`, `<|endoftext|>` and `<|call|>`;
+    /// `<|endoftext|>`. `<|end|>` ends a message and not the generation, since another message may follow.
     fn default_tokens(&self) -> DefaultTokens {
         DefaultTokens {
             bos: Some(199_998),
@@ -340,7 +340,7 @@ impl Attention {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (width, head, bias) = (c.hidden_size, c.head_width(), c.attention_bias);
         let (q, kv) = (c.num_attention_heads * head, c.kv_heads() * head);
-        // OpenAI's own files hold the three as one, row after row.
+        // OpenAI's files store q, k and v as one matrix, concatenated by rows.
         let joined = w.has("qkv", false);
         let map = |name: &str, from: usize, outputs: usize| match joined {
             false => w.linear_bias_if(bias, name, width, outputs),
@@ -374,7 +374,7 @@ impl Attention {
     }
 }
 
-/// gpt-oss in both sizes, and what was trained from it.
+/// gpt-oss in both sizes, and models fine-tuned from it.
 pub static FAMILY: Family = Family {
     name: "gpt_oss",
     systems: &["GPT"],

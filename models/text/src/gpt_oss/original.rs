@@ -1,4 +1,5 @@
-//! OpenAI's own files, as the releases hold them in `original/`: a config without a type, and other names.
+//! OpenAI's original files, in the folder `original/` of the releases: a config without `model_type`, and other tensor
+//! names.
 
 use fauna_shared::Result;
 use fauna_shared::model::{Layout, LoadOptions};
@@ -6,10 +7,10 @@ use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use serde_json::{Value, json};
 
-/// A folder whose `config.json` speaks OpenAI's own dialect.
+/// The layout of a folder whose `config.json` has OpenAI's keys; `None` for any other.
 ///
 /// # Errors
-/// Whatever is wrong with a config or weights that are there.
+/// Errors of the config or the weights, if present.
 pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_none() {
         return Ok(None);
@@ -18,14 +19,14 @@ pub fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
-/// OpenAI's config in the hub's spelling; none if it is no such config.
+/// Translates OpenAI's config to the keys of the Hugging Face hub; `None` if it is not OpenAI's.
 fn translated(config: &Value) -> Option<Value> {
     let names_itself = ["model_type", "architectures"].iter().any(|key| !config[*key].is_null());
     let own = ["num_experts", "experts_per_token", "rope_scaling_factor"];
     if names_itself || own.iter().any(|key| config[*key].is_null()) {
         return None;
     }
-    // What it leaves out has these values in OpenAI's code.
+    // Missing keys have the defaults of OpenAI's code.
     let or = |key: &str, usual: f64| config[key].as_f64().unwrap_or(usual);
     let (trained, factor) = (or("initial_context_length", 4096.0) as u64, or("rope_scaling_factor", 32.0));
     let stretched = factor > 1.0;
@@ -48,7 +49,7 @@ fn translated(config: &Value) -> Option<Value> {
     Some(config)
 }
 
-/// OpenAI's own names in those of the hub; others stay as they are.
+/// Maps OpenAI's tensor names to those of the Hugging Face hub; others are kept.
 pub(super) fn rename(name: &str) -> Name {
     let top = match name {
         "embedding.weight" => "embed_tokens.weight",

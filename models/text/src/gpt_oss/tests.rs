@@ -1,4 +1,4 @@
-//! What is wrong with a config or a checkpoint is said by name.
+//! Errors of invalid configs and checkpoints.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn config(keys: Value) -> Config {
     serde_json::from_value(sample_with(keys)).unwrap()
 }
 
-/// What opening says of a sample config with other keys.
+/// The error of loading the sample config with other keys.
 fn complaint(keys: Value) -> String {
     match GptOss::load(config(keys.clone()), &Weights::nothing()) {
         Ok(_) => panic!("{keys} is accepted"),
@@ -48,7 +48,7 @@ fn every_spelling_of_the_rotary_keys_says_the_same() {
     };
     let old = with(json!({"rope_theta": 900.0, "rope_scaling": scaling}));
     assert_eq!(old, with(json!({"rope_parameters": parameters})));
-    assert_ne!(old, with(json!({"rope_theta": 900.0})), "the class has a scaling of its own");
+    assert_ne!(old, with(json!({"rope_theta": 900.0})), "the default has a scaling");
     assert_eq!(with(json!({})), with(json!({"rope_theta": 150_000.0})));
 }
 
@@ -91,7 +91,7 @@ fn a_config_that_cannot_be_is_told_its_key() {
     );
 }
 
-/// The tensors that a checkpoint of this config holds, by name.
+/// The tensors of a checkpoint with this config, by name.
 fn tensors(keys: Value) -> HashMap<String, Tensor> {
     let nothing = Weights::nothing();
     GptOss::load(config(keys), &nothing).unwrap();
@@ -104,7 +104,7 @@ fn tensors(keys: Value) -> HashMap<String, Tensor> {
     inventory.tensors.into_iter().map(tensor).collect()
 }
 
-/// What loading says of these tensors, the second half of them in another file.
+/// Loads these tensors from two files.
 fn load(tensors: &HashMap<String, Tensor>, keys: Value) -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let mut names: Vec<&String> = tensors.keys().collect();
@@ -161,7 +161,7 @@ fn packed_experts_of_another_block_or_type_are_named_with_both() {
     let error = with(whole[name].to_dtype(DType::F32).unwrap());
     assert!(error.contains(name) && error.contains("bytes wanted"), "{error}");
 
-    // 40 inputs are no whole blocks of 32.
+    // 40 inputs are not a multiple of the block size, 32.
     let error = complaint(json!({"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 40}));
     assert!(error.contains("down_proj_blocks") && error.contains("40 inputs"), "{error}");
 }

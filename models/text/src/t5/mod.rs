@@ -1,12 +1,12 @@
-//! T5: an encoder-decoder transformer whose positions are distances.
+//! T5: an encoder-decoder transformer with relative position biases.
 //!
 //! Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section
 //! 2.1; the gated form is Shazeer 2020, "GLU Variants Improve Transformer".
 //! Checked against transformers `T5EncoderModel`, `T5Model` and `T5ForConditionalGeneration`, parity cases
-//! `tests/parity/t5`. Loads `model_type: "t5"`. Activations are `(batch, time, d_model)`.
+//! `tests/parity/t5`. Loads `model_type: "t5"`. Activations are `(batch, sequence, d_model)`.
 //!
-//! Other systems stand on it: MusicGen reads prompts with [`Encoder`], Chronos forecasts with [`T5`]. What they feed
-//! it need not be words: every pass takes ids or embeddings.
+//! Other models use it: [`Encoder`] is the text encoder of MusicGen, [`T5`] the network of Chronos. Every forward pass
+//! takes token ids or embeddings.
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -43,14 +43,14 @@ pub static KEYS: Keys = Keys {
         ("num_hidden_layers", "num_layers"),
         ("head_dim", "d_kv"),
     ],
-    // Both stacks are what they are.
+    // Without effect: encoder and decoder are separate types here.
     harmless: &["is_decoder"],
     types: &["t5"],
     ..Keys::NONE
 };
 
-/// The configuration: the keys of `config.json` that define the network. What a config leaves out is as in T5-small,
-/// which is what the reference's defaults are.
+/// The configuration: the keys of `config.json` that define the network, with the reference's defaults, those of
+/// T5-small.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -62,29 +62,30 @@ pub struct Config {
     pub d_kv: usize,
     /// Intermediate size of the feed-forward layers.
     pub d_ff: usize,
-    /// Blocks of the encoder.
+    /// Number of encoder layers.
     pub num_layers: usize,
-    /// Blocks of the decoder; as many as the encoder's if null.
+    /// Number of decoder layers; as many as encoder layers if null.
     pub num_decoder_layers: Option<usize>,
     /// Number of attention heads.
     pub num_heads: usize,
-    /// Buckets that distances are sorted into.
+    /// Number of buckets of relative positions.
     pub relative_attention_num_buckets: usize,
-    /// All distances from here on share a bucket.
+    /// Maximum distance: all greater distances share a bucket.
     pub relative_attention_max_distance: usize,
     /// Epsilon of the RMS norms.
     pub layer_norm_epsilon: f64,
-    /// The feed-forward part: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
+    /// Feed-forward layers: `relu`, `gated-gelu`, `gated-silu` or another activation, gated or not.
     pub feed_forward_proj: FeedForwardKind,
-    /// Whether it is gated, where a file says so itself; it then wins over `feed_forward_proj`.
+    /// Whether the feed-forward layers are gated; takes precedence over `feed_forward_proj`.
     pub is_gated_act: Option<bool>,
-    /// Its activation, the same way.
+    /// Activation function of the feed-forward layers; takes precedence over `feed_forward_proj`.
     pub dense_act_fn: Option<Activation>,
-    /// Whether the output head is tied to the token embeddings. A head that a file holds anyway is used.
+    /// Whether the output head is tied to the token embeddings. A separate head is used if the file has one.
     pub tie_word_embeddings: bool,
-    /// Whether the decoder's output is divided by the root of its width before the head; if null, where tied.
+    /// Whether the decoder's output is divided by the square root of `d_model` before the head; if null, as
+    /// `tie_word_embeddings`.
     pub scale_decoder_outputs: Option<bool>,
-    /// Classes of the reference that wrote the file; `T5Model` has no head.
+    /// Class that the checkpoint was saved from; `T5Model` has no head.
     pub architectures: Vec<String>,
 }
 
@@ -132,7 +133,7 @@ impl Config {
     }
 }
 
-/// What `feed_forward_proj` says.
+/// The value of `feed_forward_proj`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FeedForwardKind {
@@ -147,7 +148,7 @@ impl TryFrom<String> for FeedForwardKind {
 
     fn try_from(said: String) -> std::result::Result<Self, String> {
         let (gated, name) = match said.strip_prefix("gated-") {
-            // Published checkpoints say "gelu" and mean its tanh form.
+            // Published checkpoints write "gelu" for its tanh approximation.
             Some("gelu") => (true, "gelu_new"),
             Some(name) => (true, name),
             None => (false, said.as_str()),
@@ -158,7 +159,7 @@ impl TryFrom<String> for FeedForwardKind {
     }
 }
 
-/// The encoder: words to states that see both ways.
+/// The encoder, with bidirectional attention.
 pub struct Encoder {
     embed_tokens: Embedding,
     relative_attention_bias: RelativePositions,
@@ -166,7 +167,7 @@ pub struct Encoder {
     final_layer_norm: RmsNorm,
 }
 
-/// The decoder: what was said so far, and what was read, to states for the next word.
+/// The decoder, with causal self-attention and cross-attention to the encoder's output.
 pub struct Decoder {
     embed_tokens: Embedding,
     relative_attention_bias: RelativePositions,
@@ -174,7 +175,7 @@ pub struct Decoder {
     final_layer_norm: RmsNorm,
 }
 
-/// What a decoder keeps of what was read: its keys and values in every block, computed once.
+/// Cross-attention keys and values of the encoder's output in every layer of a decoder, computed once.
 pub struct Memory {
     blocks: Vec<(Tensor, Tensor)>,
     mask: Mask,
@@ -182,13 +183,13 @@ pub struct Memory {
 
 /// Encoder, decoder and output head.
 pub struct T5 {
-    /// Reads.
+    /// The encoder.
     pub encoder: Encoder,
-    /// Writes.
+    /// The decoder.
     pub decoder: Decoder,
     /// `None` for `T5Model`, which has no head.
     lm_head: Option<Linear>,
-    /// What the decoder's output is multiplied by before the head.
+    /// Scale of the decoder's output before the head.
     scale: f64,
 }
 
@@ -203,7 +204,7 @@ struct DecoderBlock {
     feed_forward: Sublayer<FeedForward>,
 }
 
-/// A part of a block and the norm before it: `x + part(norm(x))`.
+/// A sublayer with pre-norm and residual connection: `x + part(norm(x))`.
 struct Sublayer<P> {
     layer_norm: RmsNorm,
     part: P,
@@ -231,7 +232,7 @@ enum Inner {
 impl Model for Encoder {
     type Config = Config;
 
-    /// From a file of the encoder alone, or of the whole T5, whose decoder is left unread.
+    /// Loads the encoder, from a file of the encoder alone or of the full T5, whose decoder is ignored.
     fn load(config: Config, w: &Weights) -> Result<Self> {
         w.skip("decoder");
         w.skip("lm_head");
@@ -262,15 +263,16 @@ impl Model for T5 {
     }
 }
 
-/// What a release calls its tensors: by the names of this file, with or without the reference's base model's.
+/// Maps the tensor names of a release to those of this module: removes the prefix `transformer.`.
 pub fn rename(name: &str) -> Name {
     Name::without("transformer.", name, |_| Name::Keep)
 }
 
-/// The token embeddings that encoder, decoder and most heads share. Files hold it under one name or under several.
+/// Loads the token embeddings that encoder, decoder and a tied head share, `(vocab_size, d_model)`. Files store them
+/// under one or several names.
 ///
 /// # Errors
-/// As any load.
+/// Errors of the config or the tensor.
 pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
     config.check()?;
     let held = held(config, w);
@@ -278,17 +280,17 @@ pub fn words(config: &Config, w: &Weights) -> Result<Embedding> {
     w.embedding(held, config.vocab_size, config.d_model)
 }
 
-/// The names of the token embeddings, and of its copies.
+/// The names of the token embeddings and their copies.
 const TABLES: [&str; 3] = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
 
-/// The name that the token embeddings is held by: any of its own, or that of a head that shares it.
+/// The name under which the file stores the token embeddings: one of [`TABLES`], or that of a tied head.
 fn held(config: &Config, w: &Weights) -> &'static str {
     let head = config.tie_word_embeddings.then_some("lm_head");
     TABLES.into_iter().chain(head).find(|name| w.has(name, false)).unwrap_or(TABLES[0])
 }
 
 impl T5 {
-    /// Scores of the next word: `(…, d_model)` to `(…, vocabulary)`; none if the checkpoint has no head.
+    /// Returns the logits of the next token: `(…, d_model)` to `(…, vocab_size)`; `None` if the checkpoint has no head.
     pub fn logits(&self, hidden: &Tensor) -> Result<Option<Tensor>> {
         let head = |head: &Linear| match self.scale {
             1.0 => head.forward(hidden),
@@ -299,10 +301,10 @@ impl T5 {
 }
 
 impl Encoder {
-    /// The encoder at `w` itself (where `block.0` is) over a word table read before.
+    /// The encoder at `w` (which has `block.0`) with token embeddings that are already loaded.
     ///
     /// # Errors
-    /// As any load.
+    /// Errors of the config or the tensors.
     pub fn with_words(config: &Config, words: Embedding, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = config;
@@ -316,13 +318,13 @@ impl Encoder {
         })
     }
 
-    /// `ids`: `(batch, time)` of u32; `mask`: which of them are real. Gives `(batch, time, d_model)`, values at padding
-    /// included.
+    /// Returns the last hidden state, `(batch, sequence, d_model)`, padding included. `ids`: `(batch, sequence)` of
+    /// u32; `mask`: full attention mask without the padding.
     pub fn forward(&self, ids: &Tensor, mask: &Mask) -> Result<Tensor> {
         self.forward_embeddings(&self.embed_tokens.forward(ids)?, mask)
     }
 
-    /// The same from embeddings, `(batch, time, d_model)`.
+    /// Same as [`forward`](Self::forward) with embeddings, `(batch, sequence, d_model)`.
     pub fn forward_embeddings(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
         let (_, time, _) = x.dims3()?;
         let mask = mask.clone().with_distances(self.relative_attention_bias.between(time, time)?);
@@ -340,14 +342,14 @@ impl Encoder {
 }
 
 impl Decoder {
-    /// The decoder at `w` itself (where `block.0` is) over a word table read before.
+    /// The decoder at `w` (which has `block.0`) with token embeddings that are already loaded.
     ///
     /// # Errors
-    /// As any load.
+    /// Errors of the config or the tensors.
     pub fn with_words(config: &Config, words: Embedding, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = config;
-        // The first files hold a bias for distances to what was read; nothing uses it.
+        // The first files have a relative position bias for cross-attention, which is unused.
         w.skip("block.0.layer.1.EncDecAttention.relative_attention_bias");
         Ok(Self {
             embed_tokens: words,
@@ -359,30 +361,32 @@ impl Decoder {
         })
     }
 
-    /// What the decoder keeps of an encoder's `states`, `(batch, time, d_model)`; `mask`: which of them are real. Of a
-    /// multiple of `batch` rows that are written, as many in a row read each of these.
+    /// Computes the cross-attention keys and values of an encoder's `states`, `(batch, sequence, d_model)`; `mask`:
+    /// full attention mask without the padding. The decoder's batch may be a multiple of `batch`: consecutive sequences
+    /// then share the states of one input.
     pub fn memory(&self, states: &Tensor, mask: &Mask) -> Result<Memory> {
         let blocks = self.block.iter().map(|block| block.cross_attention.part.keys_and_values(states));
         Ok(Memory { blocks: blocks.collect::<Result<_>>()?, mask: mask.clone() })
     }
 
-    /// An empty cache for `capacity` words.
+    /// An empty KV cache for `capacity` tokens.
     pub fn cache(&self, capacity: usize) -> Cache {
         Cache::new(self.block.len(), capacity)
     }
 
-    /// `ids`: `(batch, time)` of u32, the words after those in `cache`, which is read and extended; `mask`: causal,
-    /// with the padding of all words so far. Gives `(batch, time, d_model)`.
+    /// Returns the last hidden state, `(batch, sequence, d_model)`. `ids`: `(batch, sequence)` of u32, the tokens after
+    /// those in `cache`, which is extended; `mask`: causal, with the padding of all tokens so far.
     pub fn hidden(&self, ids: &Tensor, mask: &Mask, memory: &Memory, cache: &mut Cache) -> Result<Tensor> {
         self.hidden_embeddings(&self.embed_tokens.forward(ids)?, mask, memory, cache)
     }
 
-    /// The state of the first word, `(batch, 1, d_model)`, where no other will follow; `ids`: `(batch, 1)` of u32;
-    /// `states` and `mask` as for [`memory`](Self::memory), of which none is needed. A word that sees itself alone
-    /// needs no queries, keys or distances, and where one word reads, no keys and values of what it reads are made.
+    /// Returns the hidden state of the first token, `(batch, 1, d_model)`, if no other token follows. `ids`:
+    /// `(batch, 1)` of u32; `states` and `mask` as for [`memory`](Self::memory), which is not needed. The
+    /// self-attention of a single token needs no queries, keys or relative positions, and its cross-attention no keys
+    /// and values of the states.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor operations.
     pub fn first(&self, ids: &Tensor, states: &Tensor, mask: &Mask) -> Result<Tensor> {
         let mut x = self.embed_tokens.forward(ids)?;
         for block in &self.block {
@@ -393,7 +397,7 @@ impl Decoder {
         self.final_layer_norm.forward(&x)
     }
 
-    /// The same from embeddings, `(batch, time, d_model)`.
+    /// Same as [`hidden`](Self::hidden) with embeddings, `(batch, sequence, d_model)`.
     pub fn hidden_embeddings(
         &self,
         x: &Tensor,
@@ -412,7 +416,7 @@ impl Decoder {
     }
 }
 
-/// The bias of a stack, which its first block holds and all blocks use.
+/// Loads the relative position bias, which is stored in the first layer and used by all.
 fn relative_positions(c: &Config, both_ways: bool, w: &Weights) -> Result<RelativePositions> {
     let (count, longest) = (c.relative_attention_num_buckets, c.relative_attention_max_distance);
     let buckets = Buckets::new(count, longest, both_ways)?;
@@ -463,7 +467,7 @@ impl DecoderBlock {
         let shape = x.dims3()?;
         let (read_k, read_v) = read;
         let x = self.cross_attention.add_to(&x, |attention, x| {
-            // Rows that read the same are so many more queries.
+            // Sequences that share an encoder input become additional queries.
             let x = x.reshape((read_k.dim(0)?, (), shape.2))?;
             Ok(attention.forward(&x, read_k, read_v, read_mask)?.reshape(shape)?)
         })?;
@@ -494,17 +498,18 @@ impl Attention {
         Sublayer::load(c, attention, w)
     }
 
-    /// `(batch, time, heads, d_kv)` each.
+    /// Returns keys and values, `(batch, sequence, heads, d_kv)` each.
     fn keys_and_values(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok((self.split(self.k.forward(x)?)?, self.split(self.v.forward(x)?)?))
     }
 
-    /// Scores are not scaled: the initial weights are (section 2.1, after Shazeer and Stern 2018).
+    /// Attention scores are not scaled: the scale is part of the initialisation (section 2.1, after Shazeer and Stern
+    /// 2018).
     fn forward(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
         let q = self.split(self.q.forward(x)?)?;
         let mut seen = attend(&q, k, v, mask, 1.0)?;
         if let Some(blind) = mask.blind() {
-            // The references give a sequence without a real key the mean of all its values.
+            // In the reference, a sequence whose keys are all masked gets the mean of all values.
             let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(v.dtype())?;
             let mean = v.flatten(2, 3)?.mean_keepdim(1)?;
             seen = seen.broadcast_add(&mean.broadcast_mul(&blind)?)?;
@@ -512,10 +517,10 @@ impl Attention {
         self.o.forward(&seen)
     }
 
-    /// What one word of each row, `(batch, 1, d_model)`, sees of `states`, `(batch, time, d_model)`.
+    /// Cross-attention of one token per sequence, `(batch, 1, d_model)`, to `states`, `(batch, sequence, d_model)`.
     ///
-    /// A query times a key is the query, brought back through the map of keys, times the state itself; and a mean of
-    /// values is the value of a mean. Neither keys nor values are made.
+    /// The key projection is applied to the query, and the value projection to the weighted mean of the states, so that
+    /// no keys and values of the states are computed.
     fn look_once(&self, x: &Tensor, states: &Tensor, mask: &Mask) -> Result<Tensor> {
         let ((batch, _, width), heads) = (states.dims3()?, self.heads);
         let inner = self.q.weight().outputs();
@@ -564,7 +569,7 @@ impl FeedForward {
     }
 }
 
-/// T5 in its first form, v1.1 and Flan: text to text, or the encoder alone.
+/// T5, T5 v1.1 and Flan-T5: encoder-decoder, or the encoder alone.
 pub static FAMILY: Family = Family {
     name: "t5",
     systems: &["T5"],

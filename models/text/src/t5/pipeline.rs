@@ -1,4 +1,4 @@
-//! T5 as a pipeline: a text to another text, texts to vectors.
+//! The pipeline of T5: text-to-text generation, and embeddings of texts.
 
 use std::ops::ControlFlow;
 
@@ -17,27 +17,27 @@ use crate::called::token_ids;
 use crate::causal::placed;
 use crate::{called, words};
 
-/// Tokens of one pass of [`encode`](T5Pipeline::encode): enough to keep every core busy, few enough to stay in its
-/// caches.
+/// Number of tokens of a batch of [`encode`](T5Pipeline::encode): large enough to use every core, small enough for the
+/// CPU caches.
 const TOKENS_A_PASS: usize = 2048;
 
-/// The length of the texts the published models were trained on. Longer ones are computed, not well.
+/// Sequence length in training of the published models. Longer sequences are possible, but quality degrades.
 const TRAINED: usize = 512;
 
-/// The class that has every part.
+/// The class with encoder, decoder and output head.
 const WHOLE: &str = "T5ForConditionalGeneration";
 
-/// What `forward` reads.
+/// Inputs of `forward`.
 const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"];
 
-/// A T5, or its encoder, with its tokenizer.
+/// The pipeline of T5, or of its encoder: network and tokenizer.
 pub struct T5Pipeline {
     network: Network,
     vocabulary: usize,
     device: Device,
     tokenizer: Option<Tokenizer>,
     card: Card,
-    /// What every answer begins with.
+    /// The decoder's start token.
     start: u32,
     end: Vec<u32>,
     pad: Option<u32>,
@@ -48,7 +48,7 @@ enum Network {
     Whole(Box<T5>),
 }
 
-/// What the config says is there.
+/// Loads the network of the config's architecture.
 fn load(pretrained: &Pretrained) -> Result<(Network, Inventory)> {
     Ok(match pretrained.architecture(WHOLE).as_str() {
         "T5EncoderModel" => {
@@ -62,19 +62,19 @@ fn load(pretrained: &Pretrained) -> Result<(Network, Inventory)> {
     })
 }
 
-/// Walks the tensors: what a checkpoint of its config holds.
+/// The inventory of a checkpoint.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(load(pretrained)?.1)
 }
 
-/// Rows of tokens, `(batch, time)`, and which of them are real.
+/// Token ids, `(batch, sequence)`, and their attention mask, true for real tokens.
 struct Rows {
     ids: Tensor,
     real: Vec<Vec<bool>>,
 }
 
 impl T5Pipeline {
-    /// Opens a checkpoint.
+    /// Loads a checkpoint.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let architecture = pretrained.architecture(WHOLE);
         let (network, inventory) = load(pretrained)?;
@@ -110,39 +110,39 @@ impl T5Pipeline {
         }
     }
 
-    /// The whole network.
+    /// The encoder-decoder network.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if only the encoder is there.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has only an encoder.
     pub fn network(&self) -> Result<&T5> {
         match &self.network {
-            Network::Encoder(_) => Err(self.cannot("write: it is an encoder alone")),
+            Network::Encoder(_) => Err(self.cannot("generate: it has only an encoder")),
             Network::Whole(whole) => Ok(whole),
         }
     }
 
-    /// Its tokenizer.
+    /// The tokenizer.
     ///
     /// # Errors
-    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// The named inputs whose names begin with `prefix`.
+    /// Reads `{prefix}input_ids` and `{prefix}attention_mask`.
     fn rows(&self, inputs: &Tensors, prefix: &str) -> Result<Rows> {
         let named = |name: &str| inputs.get(&format!("{prefix}{name}"));
         let ids = named("input_ids").ok_or_else(|| Error::input(format!("{prefix}input_ids are missing")))?;
         if ids.rank() != 2 || ids.elem_count() == 0 {
             return Err(Error::input(format!(
-                "{prefix}input_ids are {:?}, wanted (batch, time)",
+                "{prefix}input_ids are {:?}, expected (batch, sequence)",
                 ids.dims()
             )));
         }
         let mask = match named("attention_mask") {
             Some(mask) if mask.dims() != ids.dims() => {
                 return Err(Error::input(format!(
-                    "{prefix}attention_mask is {:?}, {prefix}input_ids {:?}",
+                    "{prefix}attention_mask has shape {:?}, expected that of {prefix}input_ids, {:?}",
                     mask.dims(),
                     ids.dims()
                 )));
@@ -156,7 +156,7 @@ impl T5Pipeline {
         })
     }
 
-    /// The tokens of `texts` as one rectangle.
+    /// Pads tokenized texts to a batch.
     fn tokenised(&self, texts: &[Encoding]) -> Result<Rows> {
         let batch = self.tokenizer()?.pad(texts, Padding::Right);
         Ok(Rows {
@@ -165,7 +165,7 @@ impl T5Pipeline {
         })
     }
 
-    /// The encoder's states, `(batch, time, d_model)`, and whom of them the decoder may see.
+    /// Runs the encoder. Returns its last hidden state, `(batch, sequence, d_model)`, and its attention mask.
     fn read(&self, rows: &Rows) -> Result<(Tensor, Mask)> {
         let mask = Mask::full().with_padding(&rows.real)?;
         Ok((self.encoder().forward(&rows.ids, &mask)?, mask))
@@ -180,7 +180,7 @@ impl T5Pipeline {
         let (network, rows) = (self.network()?, self.rows(inputs, "decoder_")?);
         if rows.real.len() != states.dim(0)? {
             return Err(Error::input(format!(
-                "{} rows to read and {} to write",
+                "input_ids have {} sequences, but decoder_input_ids have {}",
                 states.dim(0)?,
                 rows.real.len()
             )));
@@ -215,7 +215,7 @@ impl T5Pipeline {
         Ok(Writer { network, memory: network.decoder.memory(&states, &mask)?, pipeline: self })
     }
 
-    /// Answers `texts`, all at once, handing on each piece with the index of its text.
+    /// Generates from `texts` in one batch, and calls `each` with the index of the text and the generated piece.
     fn answer(
         &self,
         texts: &[String],
@@ -223,7 +223,7 @@ impl T5Pipeline {
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         if options.guidance != 1.0 {
-            return Err(self.cannot("be guided: it has no unconditional answer"));
+            return Err(self.cannot("use guidance: it has no unconditional input"));
         }
         let tokenizer = self.tokenizer()?;
         let encodings =
@@ -240,16 +240,14 @@ impl T5Pipeline {
     fn text_of(&self, prompt: &Prompt) -> Result<String> {
         match prompt {
             Prompt::Items(items) => Ok(items.iter().map(Item::text).collect::<Result<Vec<_>>>()?.concat()),
-            Prompt::Chat(_) => {
-                Err(Error::unsupported(format!("{} holds no conversations", self.card.source))
-                    .hint("it answers one text: give it a prompt"))
-            }
+            Prompt::Chat(_) => Err(Error::unsupported(format!("{} is not a chat model", self.card.source))
+                .hint("give it a text prompt, not a conversation")),
             Prompt::Infill { .. } => Err(Prompt::no_infill()),
         }
     }
 }
 
-/// A decoder and what it has read: one row for each text.
+/// The decoder with the encoder's keys and values.
 struct Writer<'a> {
     network: &'a T5,
     memory: Memory,
@@ -278,12 +276,13 @@ impl generate::Decoder for Writer<'_> {
 }
 
 impl T5Pipeline {
-    /// The mean of the encoder's states over each text's tokens, the end token among them. Not normalised, nothing cut.
+    /// Returns one embedding per text, `(batch, d_model)`: the mean of the encoder's last hidden state over the tokens,
+    /// the end-of-sequence token included. Not normalised; texts are not truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let encodings =
             batch.iter().map(|text| tokenizer.encode_text(text, None)).collect::<Result<Vec<_>>>()?;
-        // Texts of like length go together.
+        // Texts of similar lengths are batched.
         let mut order: Vec<usize> = (0..batch.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
         let mut rows: Vec<Option<Tensor>> = vec![None; batch.len()];
@@ -317,7 +316,9 @@ impl Pipeline for T5Pipeline {
         Self::tokenizer(self)
     }
 
-    /// The encoder's `last_hidden_state`; with `decoder_input_ids`, what the decoder makes of it.
+    /// The encoder's `last_hidden_state`, `(batch, sequence, d_model)`; with `decoder_input_ids`, the decoder's
+    /// `logits`, `(batch, sequence, vocab_size)`, or `last_hidden_state` without a head, and
+    /// `encoder_last_hidden_state`.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }
@@ -370,7 +371,7 @@ impl Pipeline for T5Pipeline {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that covers every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,
@@ -389,7 +390,7 @@ mod tests {
 
     const TEXTS: [&str; 3] = ["translate English to German: hello", "", "summarize"];
 
-    /// A T5 with random weights and a small vocabulary of real pieces.
+    /// A T5 with random weights and a small SentencePiece vocabulary.
     fn pipeline(change: impl FnOnce(&mut Value)) -> T5Pipeline {
         let folder = tempfile::tempdir().unwrap();
         let pieces = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/tests/tokenizers/t5/spiece.model");
