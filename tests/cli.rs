@@ -232,7 +232,7 @@ fn every_verb_says_what_it_did_not_read() {
     let said = "tokens beyond the longest text this model reads were left out";
     assert!(masked.err.contains(said) && masked.out.lines().count() == 5, "{}", masked.err);
     let lost = run(&["fill", MASKED, &format!("{long} the [MASK]")]);
-    refused(&lost, 2, &["the part of the text that is read has no [MASK]", "were left out"]);
+    refused(&lost, 2, &["the truncated text has no [MASK]", "were left out"]);
     assert!(run(&["compare", SENTENCES, &long, "a cat"]).err.contains(said));
     assert_eq!(run(&["compare", SENTENCES, "a dog", "a cat"]).err, "");
 }

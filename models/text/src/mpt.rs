@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::causal::{self, embedding_and_head};
 
-/// What [`Config`] does not say of the keys: the reference's names, and those of MosaicGPT's flat files.
+/// Config keys that are not fields of [`Config`]: the reference's names, and those of MosaicGPT's flat configs.
 pub static KEYS: Keys = Keys {
     mapped: &[
         ("num_attention_heads", "n_heads"),

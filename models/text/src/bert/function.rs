@@ -1,17 +1,17 @@
-//! Functions by the names that PyTorch's modules have in configs.
+//! Activation functions by the names of PyTorch's modules, as in configs of sentence-transformers.
 
 use candle_core::Tensor;
 use fauna_shared::nn::{Activation, softmax};
 use fauna_shared::{Error, Result};
 
-/// What a release puts on the outputs of a layer: a class of `torch.nn` without arguments.
+/// Activation function of a layer's outputs: a class of `torch.nn` without arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
-    /// The outputs as they are.
+    /// No activation.
     Identity,
-    /// Shares of one, over the last axis.
+    /// Softmax over the last axis.
     Softmax,
-    /// Each number by itself.
+    /// An elementwise activation.
     Each(Activation),
 }
 
@@ -27,27 +27,30 @@ impl Function {
         ("ELU", Self::Each(Activation::Elu)),
     ];
 
-    /// The function of a path as `torch.nn.modules.activation.Tanh`, which `key` holds.
+    /// Returns the activation of a class path such as `torch.nn.modules.activation.Tanh`, the value of the config key
+    /// `key`.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) naming both, for a class that is not implemented or is
-    /// the release's own code.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) with `key` and `path`, for a class that is not implemented
+    /// or not of PyTorch.
     pub fn of_path(key: &str, path: &str) -> Result<Self> {
         let (module, class) = path.rsplit_once('.').unwrap_or(("", path));
         let known = Self::ALL.iter().find(|(name, _)| *name == class);
         match known.filter(|_| module == "torch.nn" || module.starts_with("torch.nn.modules")) {
             Some((_, function)) => Ok(*function),
-            None => Err(Error::unsupported(format!("{key} \"{path}\" is not implemented"))
-                .hint(format!("known of torch.nn: {}", Self::ALL.map(|(name, _)| name).join(", ")))),
+            None => Err(Error::unsupported(format!("{key} \"{path}\" is not implemented")).hint(format!(
+                "supported classes of torch.nn: {}",
+                Self::ALL.map(|(name, _)| name).join(", ")
+            ))),
         }
     }
 
-    /// Its name in PyTorch.
+    /// The class name in PyTorch.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, function)| *function == self).map_or("", |(name, _)| name)
     }
 
-    /// The function of `x`, any shape.
+    /// Applies the activation to `x`, of any shape.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Identity => Ok(x.clone()),
@@ -62,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_classes_of_torch_that_are_known_are_taken() {
+    fn only_supported_classes_of_torch_are_accepted() {
         let of = |path: &str| Function::of_path("activation_fn", path);
         assert_eq!(of("torch.nn.modules.linear.Identity").unwrap(), Function::Identity);
         assert_eq!(of("torch.nn.modules.activation.Sigmoid").unwrap().name(), "Sigmoid");

@@ -1,4 +1,5 @@
-//! BERT: a bidirectional encoder with heads for words, sentences, tokens and answers.
+//! BERT: a bidirectional encoder with heads for masked tokens, sequence and token classification, next-sentence
+//! prediction and question answering.
 //!
 //! Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", arXiv 1810.04805.
 //! Checked against transformers `BertModel` and its `BertFor…` classes, parity cases `tests/parity/bert`.
@@ -45,27 +46,27 @@ pub struct Config {
     pub hidden_act: Activation,
     /// Maximum sequence length.
     pub max_position_embeddings: usize,
-    /// Segments that can be told apart.
+    /// Number of token types (segments).
     pub type_vocab_size: usize,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Whether the masked-word head shares the token embeddings.
+    /// Whether the masked-language-model head is tied to the token embeddings.
     pub tie_word_embeddings: bool,
-    /// Class names by class index, as strings.
+    /// Label of each class, by its index as a string.
     pub id2label: Option<std::collections::BTreeMap<String, String>>,
-    /// How many classes there are; wins over the number of names.
+    /// Number of classes; takes precedence over the number of names in `id2label`.
     pub num_labels: Option<usize>,
-    /// What a classifier's outputs are: classes that exclude each other, classes that do not, or a number.
+    /// Problem type of a classifier: `single_label_classification`, `multi_label_classification` or `regression`.
     pub problem_type: Option<String>,
-    /// What sentence-transformers wrote for a cross-encoder.
+    /// Cross-encoder settings of sentence-transformers.
     pub sentence_transformers: Option<CrossEncoder>,
-    /// The same before its version 4.
+    /// Activation function of a cross-encoder, as written before sentence-transformers 4.
     pub sbert_ce_default_activation_function: Option<String>,
-    /// Only "absolute" is BERT.
+    /// Must be absent or "absolute".
     pub position_embedding_type: Option<String>,
-    /// Only false is BERT.
+    /// Must be false: a decoder is not implemented.
     pub is_decoder: bool,
-    /// Only false is BERT.
+    /// Must be false: cross-attention is not implemented.
     pub add_cross_attention: bool,
 }
 
@@ -95,33 +96,34 @@ impl Default for Config {
     }
 }
 
-/// The keys of a cross-encoder.
+/// Cross-encoder settings of sentence-transformers.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct CrossEncoder {
-    /// The function on its outputs, a path as `torch.nn.modules.linear.Identity`.
+    /// Activation function of the logits, a class path such as `torch.nn.modules.linear.Identity`.
     #[serde(default)]
     pub activation_fn: Option<String>,
 }
 
 impl Config {
-    /// Classes a classification head tells apart.
+    /// Number of classes of a classification head.
     pub fn labels(&self) -> usize {
         self.num_labels.or(self.id2label.as_ref().map(|labels| labels.len())).unwrap_or(2)
     }
 
-    /// The name of class `index`. Where the names are not as many as the classes, none counts.
+    /// Label of class `index`: `LABEL_{index}` if `id2label` lacks it or has another number of names than there are
+    /// classes.
     pub fn label(&self, index: usize) -> String {
         let names = self.id2label.as_ref().filter(|names| names.len() == self.labels());
         let name = names.and_then(|names| names.get(&index.to_string()));
         name.cloned().unwrap_or_else(|| format!("LABEL_{index}"))
     }
 
-    /// The function on the outputs of a classifier of texts: what sentence-transformers wrote of it, else what the
-    /// reference's pipeline for text classification does.
+    /// Activation function of a sequence classifier's logits: as configured by sentence-transformers, else as in the
+    /// reference's text-classification pipeline.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a function that is not implemented, and for one class
-    /// that is to exclude all others.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an activation that is not implemented, and for
+    /// single-label classification with one class.
     pub fn function(&self) -> Result<Function> {
         let cross_encoder = self.sentence_transformers.as_ref().map(|keys| &keys.activation_fn);
         let path = match cross_encoder {
@@ -138,7 +140,7 @@ impl Config {
         match (self.problem_type.as_deref(), self.labels()) {
             (Some("regression"), _) => Ok(Function::Identity),
             (Some("single_label_classification"), 1) => {
-                Err(Error::unsupported("problem_type is single_label_classification, and num_labels 1"))
+                Err(Error::unsupported("problem_type is single_label_classification, but num_labels is 1"))
             }
             (Some("multi_label_classification"), _) | (_, 1) => Ok(Function::Each(Activation::Sigmoid)),
             _ => Ok(Function::Softmax),
@@ -166,8 +168,8 @@ impl Config {
     }
 }
 
-/// What a release calls its tensors, in the names of this file: with or without the prefix of a model with a head,
-/// and with the norms' first names.
+/// Maps the tensor names of a release to those of this module: removes the prefix of a model with a head, and
+/// translates the norms' older names, `gamma` and `beta`.
 pub fn rename(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
@@ -178,7 +180,7 @@ pub fn rename(name: &str) -> Name {
     if plain == name { Name::Keep } else { Name::To(plain) }
 }
 
-/// The encoder and the head its config names.
+/// The encoder, and the head of the config's architecture.
 pub struct Bert {
     config: Config,
     embeddings: Embeddings,
@@ -211,25 +213,25 @@ struct SelfAttention {
     heads: usize,
 }
 
-/// What a checkpoint's head is for.
+/// The task of a checkpoint's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// No head: vectors only.
+    /// Embeddings only, without a head.
     Encode,
-    /// Words for `[MASK]`.
+    /// Masked language modelling: prediction of `[MASK]` tokens.
     FillMask,
-    /// Whether the second text follows the first.
+    /// Next-sentence prediction.
     NextSentence,
-    /// A class, or a score, of a text or a pair.
+    /// Classification or regression of a text or a pair of texts.
     ClassifyText,
-    /// A class of each token.
+    /// Token classification.
     ClassifyTokens,
-    /// The span of a context that answers a question.
+    /// Extractive question answering.
     Answer,
 }
 
 impl Task {
-    /// What the hub calls it; none without a head.
+    /// Name of the task on the Hugging Face hub; `None` without a head.
     fn name(self) -> Option<&'static str> {
         match self {
             Self::Encode => None,
@@ -240,7 +242,7 @@ impl Task {
         }
     }
 
-    /// The reference's class for it.
+    /// The reference's class.
     fn class(self) -> &'static str {
         match self {
             Self::Encode => "BertModel",
@@ -253,40 +255,39 @@ impl Task {
     }
 }
 
-/// What stands on the encoder.
 enum Head {
     None,
-    MaskedWord(WordHead),
+    MaskedLm(MaskedLmHead),
     NextSentence(Linear),
-    PreTraining(WordHead, Linear),
+    PreTraining(MaskedLmHead, Linear),
     Sequence(Linear),
     Tokens(Linear),
     Answer(Linear),
 }
 
 /// `decoder(norm(act(dense(hidden))))`.
-struct WordHead {
+struct MaskedLmHead {
     dense: Linear,
     layer_norm: LayerNorm,
     decoder: Linear,
     hidden_act: Activation,
 }
 
-/// What a pass gives; shapes with `batch`, `time`.
+/// The outputs of a forward pass.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// `(batch, sequence, hidden_size)`.
+    /// Last hidden state, `(batch, sequence, hidden_size)`.
     pub last_hidden_state: Option<Tensor>,
-    /// `(batch, hidden_size)`, where the checkpoint has a pooler.
+    /// Output of the pooler, `(batch, hidden_size)`, if the checkpoint has one.
     pub pooler_output: Option<Tensor>,
-    /// Of the head: words `(batch, time, vocab_size)`, classes of the sequence `(batch, labels)` or of each token
-    /// `(batch, time, labels)`, next sentence `(batch, 2)`.
+    /// Logits of the head: masked language model `(batch, sequence, vocab_size)`, sequence classification
+    /// `(batch, labels)`, token classification `(batch, sequence, labels)`, next-sentence prediction `(batch, 2)`.
     pub logits: Option<Tensor>,
-    /// Of the second head of a pre-training checkpoint, next sentence: `(batch, 2)`.
+    /// Logits of the next-sentence head of a pre-training checkpoint, `(batch, 2)`.
     pub seq_relationship_logits: Option<Tensor>,
-    /// Of an answer's first token: `(batch, time)`.
+    /// Logits of the answer's first token, `(batch, sequence)`.
     pub start_logits: Option<Tensor>,
-    /// Of an answer's last token: `(batch, time)`.
+    /// Logits of the answer's last token, `(batch, sequence)`.
     pub end_logits: Option<Tensor>,
 }
 
@@ -302,39 +303,39 @@ impl Model for Bert {
         let named = c.architectures.first().map(String::as_str);
         let architecture = match named.filter(|name| crate::bert::FAMILY.architectures.contains(name)) {
             Some(name) => name,
-            None => by_tensors(named, w)?,
+            None => architecture_of_tensors(named, w)?,
         };
-        let of_words = matches!(architecture, "BertForMaskedLM" | "AntiBERTy" | "BertForPreTraining");
-        let (words, decoder) = match c.tie_word_embeddings && of_words {
+        let has_masked_lm = matches!(architecture, "BertForMaskedLM" | "AntiBERTy" | "BertForPreTraining");
+        let (word_embeddings, decoder) = match c.tie_word_embeddings && has_masked_lm {
             true => {
                 let (table, head) = ("embeddings.word_embeddings", "cls.predictions.decoder");
-                let (words, decoder) = w.tied(table, head, c.vocab_size, c.hidden_size)?;
-                (words, Some(decoder))
+                let (embeddings, decoder) = w.tied(table, head, c.vocab_size, c.hidden_size)?;
+                (embeddings, Some(decoder))
             }
             false => (w.embedding("embeddings.word_embeddings", c.vocab_size, c.hidden_size)?, None),
         };
-        let embeddings = Embeddings::load(c, words, &w.at("embeddings"))?;
-        let word_head = || WordHead::load(c, decoder.as_ref(), &w.at("cls.predictions"));
-        let wants_pooler = !matches!(
+        let embeddings = Embeddings::load(c, word_embeddings, &w.at("embeddings"))?;
+        let masked_lm = || MaskedLmHead::load(c, decoder.as_ref(), &w.at("cls.predictions"));
+        let has_pooler = !matches!(
             architecture,
             "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering" | "AntiBERTy"
         );
-        let pooler = match wants_pooler && w.has("pooler", true) {
+        let pooler = match has_pooler && w.has("pooler", true) {
             true => Some(w.linear("pooler.dense", c.hidden_size, c.hidden_size)?),
             false => None,
         };
         let head = match architecture {
             "BertModel" => {
-                // As the reference opens what was tuned for a task.
+                // A fine-tuned checkpoint may hold a task head, which BertModel ignores.
                 ["classifier", "qa_outputs"].into_iter().for_each(|head| w.skip(head));
                 Head::None
             }
-            "BertForMaskedLM" | "AntiBERTy" => Head::MaskedWord(word_head()?),
+            "BertForMaskedLM" | "AntiBERTy" => Head::MaskedLm(masked_lm()?),
             "BertForNextSentencePrediction" => {
                 Head::NextSentence(w.linear("cls.seq_relationship", c.hidden_size, 2)?)
             }
             "BertForPreTraining" => {
-                Head::PreTraining(word_head()?, w.linear("cls.seq_relationship", c.hidden_size, 2)?)
+                Head::PreTraining(masked_lm()?, w.linear("cls.seq_relationship", c.hidden_size, 2)?)
             }
             "BertForSequenceClassification" => {
                 check_sizes(&[("num_labels", c.labels())])?;
@@ -349,15 +350,15 @@ impl Model for Bert {
                 return Err(Error::unsupported(format!("the bert family has no architecture \"{other}\"")));
             }
         };
-        // The published files carry the pre-training heads whatever class they are meant for.
+        // Published files contain the pre-training heads whatever their class.
         w.skip("cls");
         w.skip("pooler");
         Ok(Self { embeddings, layers, pooler, head, config })
     }
 }
 
-/// The class of a checkpoint whose config names none, or `named`, which is none of ours: by the head it holds.
-fn by_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
+/// The architecture of a checkpoint whose config has none, or an unknown one, `named`: by the head among its tensors.
+fn architecture_of_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
     let heads = [
         ("cls.predictions", "BertForMaskedLM"),
         ("cls.seq_relationship", "BertForNextSentencePrediction"),
@@ -370,18 +371,19 @@ fn by_tensors(named: Option<&str>, w: &Weights) -> Result<&'static str> {
         false => Ok("BertModel"),
         true => Err(Error::unsupported(match named {
             Some(name) => format!("the bert family has no architecture \"{name}\""),
-            None => "config.json does not say what the checkpoint's classifier classifies".to_string(),
+            None => "config.json has no architectures, and the tensors do not show what `classifier` classifies"
+                .to_string(),
         })
         .hint(
-            "architectures: BertForSequenceClassification for texts, BertForTokenClassification for tokens",
+            "set architectures to BertForSequenceClassification for texts, or BertForTokenClassification for tokens",
         )),
     }
 }
 
-/// What a checkpoint holds: the network, and the layers of a sentence embedder in folders of their own.
+/// The inventory of a checkpoint: the network, and the modules of a sentence embedder in folders of their own.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     let (network, mut inventory) = pretrained.load::<Bert>()?;
-    // The recipe may not be there yet; what is wrong with it, the opening says.
+    // The recipe's files may not be there yet; its errors are reported when the model is opened.
     if let Ok((_, layers)) = Vectors::load(pretrained, network.config.hidden_size) {
         inventory.tensors.extend(layers.tensors);
         inventory.tensors.sort();
@@ -391,11 +393,11 @@ pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
 }
 
 impl Bert {
-    /// What its head is for.
+    /// The task of the head.
     pub fn task(&self) -> Task {
         match &self.head {
             Head::None => Task::Encode,
-            Head::MaskedWord(_) | Head::PreTraining(..) => Task::FillMask,
+            Head::MaskedLm(_) | Head::PreTraining(..) => Task::FillMask,
             Head::NextSentence(_) => Task::NextSentence,
             Head::Sequence(_) => Task::ClassifyText,
             Head::Tokens(_) => Task::ClassifyTokens,
@@ -403,15 +405,17 @@ impl Bert {
         }
     }
 
-    /// The config it was built from.
+    /// The config.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// `ids`, `types`: `(batch, time)` of unsigned integers; `mask` hides padding. Heads run only if asked to.
+    /// One forward pass. `ids`, `types`: token ids and token type ids, `(batch, sequence)` of unsigned integers;
+    /// `mask`: attention mask without the padding. The head is computed only if `with_head`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if `time` exceeds `max_position_embeddings`, or an id a table.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if the sequence is longer than `max_position_embeddings`, or an id is
+    /// outside its embeddings.
     pub fn forward(&self, ids: &Tensor, types: &Tensor, mask: &Mask, with_head: bool) -> Result<Output> {
         let (_, time) = ids.dims2()?;
         if time > self.config.max_position_embeddings {
@@ -419,7 +423,7 @@ impl Bert {
                 "{time} tokens, but the model has {} positions",
                 self.config.max_position_embeddings
             ))
-            .hint("shorten the text, or let it be cut"));
+            .hint("shorten the text, or truncate it"));
         }
         let mut x = self.embeddings.forward(ids, types)?;
         for layer in &self.layers {
@@ -441,11 +445,11 @@ impl Bert {
         let pooled = || {
             out.pooler_output
                 .clone()
-                .ok_or_else(|| Error::unsupported("this head needs the pooler, which is absent"))
+                .ok_or_else(|| Error::unsupported("this head needs the pooler, but the checkpoint has none"))
         };
         match &self.head {
             Head::None => {}
-            Head::MaskedWord(head) => out.logits = Some(head.forward(x)?),
+            Head::MaskedLm(head) => out.logits = Some(head.forward(x)?),
             Head::NextSentence(linear) | Head::Sequence(linear) => {
                 out.logits = Some(linear.forward(&pooled()?)?)
             }
@@ -527,10 +531,10 @@ impl SelfAttention {
     }
 }
 
-impl WordHead {
-    /// `tied`: the head that shares the table, unless the head has a matrix of its own.
+impl MaskedLmHead {
+    /// `tied`: the output layer tied to the token embeddings; `None` if the head has a matrix of its own.
     fn load(c: &Config, tied: Option<&Linear>, w: &Weights) -> Result<Self> {
-        // An untied head has a bias of its own beside its matrix; a tied one keeps it one level up.
+        // An untied head has its bias next to its matrix; a tied one keeps it one level up.
         let bias = match (c.tie_word_embeddings, w.has("decoder.bias", false), w.has("bias", true)) {
             (true, true, false) | (false, true, _) => "decoder.bias",
             _ => "bias",
@@ -554,7 +558,7 @@ impl WordHead {
     }
 }
 
-/// BERT and the sentence embedders of its shape.
+/// BERT, and sentence embedders of the same architecture.
 pub static FAMILY: Family = Family {
     name: "bert",
     systems: &["BERT"],
@@ -620,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn a_classifiers_function_is_what_the_release_says() {
+    fn the_activation_of_a_classifier_is_read_from_the_config() {
         let identity = "torch.nn.modules.linear.Identity";
         let sigmoid = Function::Each(Activation::Sigmoid);
         let cases = [
@@ -660,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_classes_wins_over_their_names() {
+    fn num_labels_takes_precedence_over_id2label() {
         let names = json!({"0": "cold", "1": "warm"});
         let both = config(json!({"id2label": names, "num_labels": 50}));
         assert_eq!((both.labels(), both.label(1), both.label(49)), (50, "LABEL_1".into(), "LABEL_49".into()));
@@ -673,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_is_not_named_is_told_by_the_tensors() {
+    fn an_unknown_architecture_is_inferred_from_the_tensors() {
         let class = |heads: &[&str], named: Option<&str>| {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("model.safetensors");
@@ -681,7 +685,7 @@ mod tests {
             let heads = heads.iter().map(|name| (name.to_string(), tensor()));
             candle_core::safetensors::save(&heads.collect(), &path).unwrap();
             let checkpoint = fauna_shared::checkpoint::Checkpoint::open(&path).unwrap();
-            by_tensors(named, &Weights::open(&checkpoint, rename, Runtime::cpu()).unwrap())
+            architecture_of_tensors(named, &Weights::open(&checkpoint, rename, Runtime::cpu()).unwrap())
         };
         assert_eq!(class(&["pooler.dense.weight"], None).unwrap(), "BertModel");
         let pretrained = ["bert.pooler.dense.weight", "cls.predictions.bias", "cls.seq_relationship.bias"];

@@ -1,4 +1,4 @@
-//! BERT as a pipeline: texts to vectors, masked words, classes, entities, answers.
+//! The pipeline of BERT: embeddings, fill-mask, text and token classification, question answering.
 
 use std::ops::ControlFlow;
 
@@ -14,28 +14,29 @@ use serde_json::Value;
 use super::{Bert, Function, Task, Vectors};
 use crate::words;
 
-/// Texts of one pass: enough to keep every core busy, few enough to stay in its caches.
-const TOKENS_A_PASS: usize = 2048;
+/// Number of tokens of a batch of embeddings: large enough to use every core, small enough for the CPU caches.
+const TOKENS_PER_BATCH: usize = 2048;
 
-/// The longest answer in tokens, and how many words are offered for a mask; as transformers' pipelines have it.
-const LONGEST_ANSWER: usize = 15;
-const WORDS_OFFERED: usize = 5;
+/// Maximum length of an answer in tokens: the default of transformers' pipeline.
+const MAX_ANSWER_TOKENS: usize = 15;
+/// Number of predictions for a mask token: the default of transformers' pipeline.
+const TOP_K: usize = 5;
 
-/// A BERT with its tokenizer and its recipe for sentences.
+/// The pipeline of BERT: network, tokenizer and sentence-embedding modules.
 pub struct BertPipeline {
     network: Bert,
     tokenizer: Option<Tokenizer>,
     vectors: Vectors,
-    /// What a classifier of texts puts on its outputs.
+    /// Activation function of a text classifier's logits.
     function: Function,
-    /// Tokens of the prompt that are left out of the pooling.
+    /// Number of prompt tokens that the pooling excludes.
     prompt: usize,
     device: Device,
     card: Card,
 }
 
 impl BertPipeline {
-    /// Opens a checkpoint.
+    /// Loads a checkpoint.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<Bert>()?;
         let mut card = pretrained.card(&pretrained.architecture(network.task().class()), &inventory);
@@ -77,43 +78,43 @@ impl BertPipeline {
         Ok(pipeline)
     }
 
-    /// Tokens of the prompt, the special ones before it included, that the recipe leaves out of the pooling.
+    /// Number of prompt tokens that the pooling excludes, the special tokens before them included.
     fn prompt_length(&self) -> Result<usize> {
         let recipe = self.vectors.recipe();
         match &self.tokenizer {
             Some(tokenizer) if !recipe.include_prompt && !recipe.prompt.is_empty() => {
                 let encoding = tokenizer.encode_text(&recipe.prompt, Some(self.max_length()))?;
-                let ends_specially = encoding.special.last() == Some(&true);
-                Ok(encoding.ids.len() - usize::from(ends_specially))
+                let ends_with_special = encoding.special.last() == Some(&true);
+                Ok(encoding.ids.len() - usize::from(ends_with_special))
             }
             _ => Ok(0),
         }
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &Bert {
         &self.network
     }
 
-    /// Its tokenizer.
+    /// The tokenizer.
     ///
     /// # Errors
-    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint came without one.
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the checkpoint has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// The most tokens a text may have, special ones included.
+    /// Maximum sequence length, special tokens included.
     pub fn max_length(&self) -> usize {
         let positions = self.network.config().max_position_embeddings;
-        let said = self.vectors.recipe().max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
-        said.unwrap_or(positions).min(positions)
+        let length = self.vectors.recipe().max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
+        length.unwrap_or(positions).min(positions)
     }
 
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
         let ids = words::input_ids(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
         let config = self.network.config();
-        // Checked here: a device gives anything for an id that its table lacks.
+        // Checked here: on a device, an id outside the embeddings gives an undefined result.
         let checked = |ids: &Tensor, count: usize| words::checked_ids(ids, None, count, &self.device);
         let types = match inputs.get("token_type_ids") {
             Some(types) => checked(types, config.type_vocab_size)?,
@@ -146,31 +147,31 @@ impl BertPipeline {
         Ok(out)
     }
 
-    /// One pass over rows of one length: the output and the mask, `(rows, time)`.
-    fn pass(&self, batch: &Batch, with_head: bool) -> Result<(super::Output, Tensor)> {
+    /// Forward pass of a padded batch. Returns the outputs and the attention mask, `(batch, sequence)`.
+    fn forward_batch(&self, batch: &Batch, with_head: bool) -> Result<(super::Output, Tensor)> {
         let mask = batch.mask_tensor(&self.device)?;
         let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
         let (ids, types) = (batch.ids_tensor(&self.device)?, batch.type_ids_tensor(&self.device)?);
         Ok((self.network.forward(&ids, &types, &padding, with_head)?, mask))
     }
 
-    /// The last hidden states and heads of one encoding, as probabilities over the last axis of `logits`.
-    fn logits_of(&self, encoding: &Encoding) -> Result<super::Output> {
-        Ok(self.pass(&self.tokenizer()?.pad(std::slice::from_ref(encoding), Padding::Right), true)?.0)
+    /// Forward pass of one encoding, with the head.
+    fn forward_one(&self, encoding: &Encoding) -> Result<super::Output> {
+        Ok(self
+            .forward_batch(&self.tokenizer()?.pad(std::slice::from_ref(encoding), Padding::Right), true)?
+            .0)
     }
 
     fn encoding(&self, prompt: &Prompt) -> Result<Encoding> {
         let Prompt::Items(items) = prompt else {
-            return Err(
-                Error::input("BERT holds no conversations").hint("give it a text, or a pair of texts")
-            );
+            return Err(Error::input("BERT is not a chat model").hint("give it a text, or a pair of texts"));
         };
         let texts = items.iter().map(Item::text).collect::<Result<Vec<_>>>()?;
         let (tokenizer, longest) = (self.tokenizer()?, Some(self.max_length()));
         match texts[..] {
             [text] => tokenizer.encode_text(text, longest),
             [first, second] => tokenizer.encode_pair(first, second, longest),
-            _ => Err(Error::input(format!("one text or a pair wanted, got {}", texts.len()))),
+            _ => Err(Error::input(format!("expected a text or a pair of texts, got {} texts", texts.len()))),
         }
     }
 
@@ -183,16 +184,16 @@ impl BertPipeline {
             let name = tokenizer.token(mask).unwrap_or_default();
             return Err(match encoding.cut {
                 0 => Error::input(format!("the text has no {name}"))
-                    .hint(format!("put {name} where a word is wanted")),
-                cut => Error::input(format!("the part of the text that is read has no {name}"))
+                    .hint(format!("put {name} in place of the token to predict")),
+                cut => Error::input(format!("the truncated text has no {name}"))
                     .hint(format!("{} were left out", beyond(cut))),
             });
         }
-        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("fill masks"))?;
+        let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("fill masks"))?;
         let mut labels = Vec::new();
         for place in places {
             let scores = softmax(logits.narrow(1, place, 1)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?);
-            for id in best(&scores, WORDS_OFFERED) {
+            for id in top_k(&scores, TOP_K) {
                 let label = tokenizer.decode(&[id as u32], false)?.trim().to_string();
                 let (start, end) = encoding.offsets[place];
                 labels.push(Label { label, score: scores[id], span: Some(start..end) });
@@ -202,23 +203,24 @@ impl BertPipeline {
     }
 
     fn classify(&self, encoding: &Encoding) -> Result<Vec<Label>> {
-        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
+        let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let scores: Vec<f32> = self.function.forward(&logits)?.flatten_all()?.to_vec1()?;
         let name = |class: usize| match self.network.task() {
             Task::NextSentence => ["is next", "is not next"][class.min(1)].to_string(),
             _ => self.network.config().label(class),
         };
-        let order = best(&scores, scores.len());
+        let order = top_k(&scores, scores.len());
         Ok(order
             .into_iter()
             .map(|class| Label { label: name(class), score: scores[class], span: None })
             .collect())
     }
 
-    /// Entities: runs of tokens whose classes agree past `B-` and `I-`; a `B-` begins a new one. Scores are means.
+    /// Returns the entities: groups of consecutive tokens of the same class without its prefix `B-` or `I-`; `B-`
+    /// begins a new entity. The score of an entity is the mean over its tokens.
     fn entities(&self, encoding: &Encoding) -> Result<Vec<Label>> {
-        let logits = self.logits_of(encoding)?.logits.ok_or_else(|| self.cannot("find entities"))?;
+        let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("find entities"))?;
         let rows: Vec<Vec<f32>> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec2()?;
         let mut found: Vec<(Label, usize)> = Vec::new();
         let mut open: Option<String> = None;
@@ -228,7 +230,7 @@ impl BertPipeline {
                 continue;
             }
             let scores = softmax(row);
-            let class = best(&scores, 1).first().copied().unwrap_or(0);
+            let class = top_k(&scores, 1).first().copied().unwrap_or(0);
             let name = self.network.config().label(class);
             if name == "O" {
                 open = None;
@@ -256,9 +258,9 @@ impl BertPipeline {
             .collect())
     }
 
-    /// The span of the second text that best answers the first.
+    /// Returns the span of the context (second text) with the best score as an answer to the question (first text).
     fn answer(&self, encoding: &Encoding, context: &str) -> Result<Vec<Label>> {
-        let out = self.logits_of(encoding)?;
+        let out = self.forward_one(encoding)?;
         let (Some(start), Some(end)) = (out.start_logits, out.end_logits) else {
             return Err(self.cannot("answer questions"));
         };
@@ -275,7 +277,7 @@ impl BertPipeline {
         let (start, end) = (scores(start)?, scores(end)?);
         let mut top: Option<(usize, usize, f32)> = None;
         for first in (0..start.len()).filter(|i| inside[*i]) {
-            for last in (first..end.len().min(first + LONGEST_ANSWER)).filter(|i| inside[*i]) {
+            for last in (first..end.len().min(first + MAX_ANSWER_TOKENS)).filter(|i| inside[*i]) {
                 let score = start[first] * end[last];
                 if top.is_none_or(|(.., best)| score > best) {
                     top = Some((first, last, score));
@@ -290,8 +292,8 @@ impl BertPipeline {
 }
 
 impl BertPipeline {
-    /// One vector a text by the checkpoint's recipe, longest texts first through the network, texts longer than the
-    /// recipe allows cut.
+    /// Returns one embedding per text by the checkpoint's recipe, `(batch, dimension)`. Texts longer than
+    /// [`max_length`](Self::max_length) are truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let longest = Some(self.max_length());
@@ -304,11 +306,11 @@ impl BertPipeline {
         let mut rows: Vec<Option<Tensor>> = vec![None; batch.len()];
         let mut rest = &order[..];
         while let Some(first) = rest.first() {
-            let count = (TOKENS_A_PASS / encodings[*first].ids.len().max(1)).clamp(1, rest.len());
+            let count = (TOKENS_PER_BATCH / encodings[*first].ids.len().max(1)).clamp(1, rest.len());
             let (now, later) = rest.split_at(count);
             rest = later;
             let chosen: Vec<Encoding> = now.iter().map(|i| encodings[*i].clone()).collect();
-            let (out, mask) = self.pass(&tokenizer.pad(&chosen, Padding::Right), false)?;
+            let (out, mask) = self.forward_batch(&tokenizer.pad(&chosen, Padding::Right), false)?;
             let hidden = out.last_hidden_state.ok_or_else(|| self.cannot("embed"))?;
             let pooled = self.vectors.forward(&hidden, &mask, self.prompt)?.to_device(&Device::Cpu)?;
             for (row, i) in now.iter().enumerate() {
@@ -348,7 +350,7 @@ impl Pipeline for BertPipeline {
                     }
                 }
             }
-            // As sentence-transformers has it: texts to vectors, with the prompt of the release.
+            // As `SentenceTransformer.encode`, with the release's default prompt.
             "encode" => {
                 let texts = options["texts"].as_array().into_iter().flatten();
                 let texts: Vec<String> = texts.filter_map(|text| Some(text.as_str()?.to_string())).collect();
@@ -362,8 +364,8 @@ impl Pipeline for BertPipeline {
         self.encode(&items.iter().map(|item| Ok(item.text()?.to_string())).collect::<Result<Vec<_>>>()?)
     }
 
-    /// What the head is for: words for each `[MASK]`, classes of a text or a pair, entities, or the answer to a
-    /// question (first item) in a context (second item).
+    /// Runs the task of the head: predictions for each `[MASK]`, classes of a text or a pair, entities, or the answer
+    /// to a question (first item) in a context (second item).
     fn generate(
         &self,
         prompt: &Prompt,
@@ -382,13 +384,13 @@ impl Pipeline for BertPipeline {
             Task::Answer => match prompt {
                 Prompt::Items(items) if items.len() == 2 => self.answer(&encoding, items[1].text()?)?,
                 _ => {
-                    return Err(Error::input("a question and a context are wanted")
+                    return Err(Error::input("expected a question and a context")
                         .hint("on the command line: fauna answer MODEL QUESTION --context TEXT"));
                 }
             },
         };
-        let said = Item::left_out(encoding.cut).into_iter().chain(labels.into_iter().map(Item::Label));
-        for item in said {
+        let items = Item::left_out(encoding.cut).into_iter().chain(labels.into_iter().map(Item::Label));
+        for item in items {
             if each(item).is_break() {
                 break;
             }
@@ -397,14 +399,14 @@ impl Pipeline for BertPipeline {
     }
 }
 
-/// What a user should know of a checkpoint before its answers are read.
+/// Notes on a checkpoint for its card.
 fn notes(network: &Bert, vectors: &Vectors, pretrained: &Pretrained) -> Vec<String> {
     let (config, recipe) = (network.config(), vectors.recipe());
     let mut notes = recipe.notes.clone();
     if network.task() == Task::Encode && !recipe.is_said {
         notes.push(
-            "no modules.json beside the weights: a vector is the mean over the tokens, not normalised; a sentence \
-             embedder's own recipe comes with its whole release (fauna pull), another pooling by --set pooling_mode=cls"
+            "no modules.json next to the weights: embeddings are the mean over the tokens, not normalised; for a sentence \
+             embedder fetch the whole release (fauna pull); for another pooling use --set pooling_mode=cls"
                 .to_string(),
         );
     }
@@ -412,7 +414,8 @@ fn notes(network: &Bert, vectors: &Vectors, pretrained: &Pretrained) -> Vec<Stri
     if let Some(names) = config.id2label.as_ref().filter(|names| classifies && names.len() != config.labels())
     {
         notes.push(format!(
-            "config.json: num_labels is {} and id2label names {}: the classes are LABEL_0 to LABEL_{}, as in the reference",
+            "config.json: num_labels is {}, but id2label has {} names: the classes are LABEL_0 to LABEL_{}, as in the \
+             reference",
             config.labels(),
             names.len(),
             config.labels() - 1
@@ -420,7 +423,7 @@ fn notes(network: &Bert, vectors: &Vectors, pretrained: &Pretrained) -> Vec<Stri
     }
     if pretrained.architecture("") == "AntiBERTy" {
         notes.push(
-            "of AntiBERTy's heads the one for residues is computed, not those for species, chain and graft"
+            "of AntiBERTy's heads only the one for residues is implemented, not those for species, chain and graft"
                 .into(),
         );
     }
@@ -435,8 +438,8 @@ fn softmax(mut scores: Vec<f32>) -> Vec<f32> {
     scores
 }
 
-/// Indices of the `count` largest, largest first.
-fn best(scores: &[f32], count: usize) -> Vec<usize> {
+/// Indices of the `count` largest scores, in descending order.
+fn top_k(scores: &[f32], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     order.truncate(count);

@@ -1,6 +1,6 @@
-//! How sentence-transformers turns token vectors into one vector a text: what its files say.
+//! The config files of sentence-transformers: how sentence embeddings are computed from token embeddings.
 //!
-//! Each file is read by a closed list of keys. Those that change a vector are obeyed or refused by name.
+//! Each file is read with a fixed list of keys. A key that changes the embeddings is implemented or refused by name.
 
 use std::path::PathBuf;
 
@@ -11,78 +11,79 @@ use serde_json::{Map, Value};
 
 use super::function::Function;
 
-/// Pooling and what follows it, length and prefix, as `modules.json` and the files it names have them.
+/// The settings of a sentence embedder: pooling, further modules, maximum length and prompt, as in `modules.json` and
+/// the files it names.
 ///
-/// Reimers and Gurevych 2019, "Sentence-BERT", section 3; the files as sentence-transformers 2 to 6 write them.
+/// Reimers and Gurevych 2019, "Sentence-BERT", section 3; the files of sentence-transformers 2 to 6.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
-    /// Whether the release says it; else this is what sentence-transformers does without one.
+    /// Whether the release or the user specifies it; otherwise these are the defaults of sentence-transformers.
     pub is_said: bool,
-    /// Which poolings are put side by side, in order.
+    /// Pooling modes, whose results are concatenated in order.
     pub pooling: Vec<Pooling>,
-    /// Whether the tokens of the prompt are pooled with the others.
+    /// Whether the prompt's tokens are included in the pooling.
     pub include_prompt: bool,
-    /// What is done to the pooled vectors, in order.
+    /// The modules after the pooling, in order.
     pub steps: Vec<Step>,
-    /// How many of a vector's numbers are kept, if not all.
+    /// Dimension that the embeddings are truncated to (`truncate_dim`), if any.
     pub truncate: Option<usize>,
-    /// The longest text in tokens, special ones included, if the recipe says.
+    /// Maximum sequence length, special tokens included (`max_seq_length`), if specified.
     pub max_length: Option<usize>,
-    /// Whether texts are brought to lower case before the tokenizer's own rules.
+    /// Whether texts are lower-cased before tokenization (`do_lower_case`).
     pub lower_case: bool,
-    /// What stands before every text.
+    /// The default prompt, which is prepended to every text.
     pub prompt: String,
-    /// What a cross-encoder puts on its outputs, if the recipe says.
+    /// Activation function of a cross-encoder's logits, if specified.
     pub activation: Option<Function>,
-    /// What a user should know: keys that change no vector, and yet something.
+    /// Notes for the model's card: keys that have an effect, but not on the embeddings.
     pub notes: Vec<String>,
 }
 
-/// One way from `(batch, sequence, hidden_size)` to `(batch, width)`.
+/// Pooling mode: token embeddings, `(batch, sequence, hidden_size)`, to `(batch, hidden_size)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The first token.
     Cls,
-    /// The largest of each number over the real tokens.
+    /// The maximum over the tokens.
     Max,
-    /// The mean over the real tokens, special ones included.
+    /// The mean over the tokens, special tokens included.
     Mean,
-    /// Their sum over the root of their number.
+    /// The sum over the tokens, divided by the square root of their number.
     MeanSqrtLength,
-    /// The mean weighted by position, the first token 1.
+    /// The mean weighted by position, where the first token has weight 1.
     WeightedMean,
-    /// The last real token.
+    /// The last token that is not padding.
     LastToken,
 }
 
-/// What follows the pooling.
+/// A module after the pooling.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// To length 1.
+    /// L2 normalisation.
     Normalize,
-    /// A linear layer and a function.
+    /// A linear layer with an activation function.
     Dense(DenseConfig),
 }
 
-/// A linear layer over vectors.
+/// Settings of a dense module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseConfig {
     /// The folder that holds its weights.
     pub folder: String,
-    /// Width of what comes in.
+    /// Number of input features.
     pub inputs: usize,
-    /// Width of what goes out.
+    /// Number of output features.
     pub outputs: usize,
-    /// Whether it has a bias.
+    /// Whether the layer has a bias.
     pub bias: bool,
-    /// What is put on its outputs.
+    /// Activation function of the outputs.
     pub activation: Function,
-    /// Whether what came in is added, by a matrix of its own where the widths differ.
+    /// Whether there is a residual connection, with a linear projection where input and output sizes differ.
     pub residual: bool,
 }
 
 impl Default for Recipe {
-    /// The mean, as sentence-transformers does for a checkpoint without a recipe.
+    /// Mean pooling, the default of sentence-transformers for a checkpoint without `modules.json`.
     fn default() -> Self {
         Self {
             is_said: false,
@@ -100,7 +101,7 @@ impl Default for Recipe {
 }
 
 impl Pooling {
-    /// By the names of today, and the keys of earlier files; in the order those were put side by side.
+    /// Values of `pooling_mode`, and the keys of earlier files, in the order of concatenation.
     const ALL: [(&'static str, &'static str, Self); 6] = [
         ("cls", "pooling_mode_cls_token", Self::Cls),
         ("max", "pooling_mode_max_tokens", Self::Max),
@@ -120,11 +121,11 @@ impl Pooling {
         let found = Self::ALL.iter().find(|(name, ..)| value.as_str() == Some(name));
         found.map(|(.., pooling)| *pooling).ok_or_else(|| {
             Error::unsupported(format!("pooling_mode {value} is not implemented"))
-                .hint(format!("known: {}", known()))
+                .hint(format!("supported: {}", known()))
         })
     }
 
-    /// What `pooling_mode` names: one, or a list.
+    /// Parses `pooling_mode`: one mode, or a list.
     fn all_named(value: &Value) -> Result<Vec<Self>> {
         match value {
             Value::Array(names) if !names.is_empty() => names.iter().map(Self::named).collect(),
@@ -133,7 +134,7 @@ impl Pooling {
     }
 }
 
-/// The files that say what a Transformer module does besides its network; the first that is there.
+/// Config files of a Transformer module; the first that exists is read.
 const TRANSFORMER: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -143,19 +144,19 @@ const TRANSFORMER: [&str; 7] = [
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ];
-const WHOLE: &str = "config_sentence_transformers.json";
+const MODEL_CONFIG: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";
-const MODULES_KNOWN: [&str; 5] = ["Transformer", "Pooling", "Dense", "Normalize", "Dropout"];
+const SUPPORTED_MODULES: [&str; 5] = ["Transformer", "Pooling", "Dense", "Normalize", "Dropout"];
 
 impl Recipe {
-    /// Reads the recipe among `files`. Without a `modules.json` there is none: the mean, and nothing else of these
-    /// files counts, as in sentence-transformers. The `pooling_mode` of `settings` wins.
+    /// Reads the recipe from `files`. Without `modules.json` the default is used and the other files are ignored, as in
+    /// sentence-transformers. The `pooling_mode` of `settings` takes precedence.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a module, a pooling or a key that is not implemented,
-    /// by name; [`Format`](fauna_shared::ErrorKind::Format) for a file that is not what it should be.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) with the name of a module, a pooling mode or a key that is
+    /// not implemented; [`Format`](fauna_shared::ErrorKind::Format) for an invalid file.
     pub fn read(files: &Files, settings: &Map<String, Value>) -> Result<Self> {
-        let mut recipe = Self::said(files)?;
+        let mut recipe = Self::from_files(files)?;
         if let Some(pooling) = settings.get("pooling_mode") {
             recipe.pooling = Pooling::all_named(pooling)?;
             recipe.is_said = true;
@@ -163,13 +164,12 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// What the files say.
-    fn said(files: &Files) -> Result<Self> {
+    fn from_files(files: &Files) -> Result<Self> {
         let mut recipe = Self::default();
         let Some(modules) = files.json(MODULES)? else { return Ok(recipe) };
         recipe.is_said = true;
-        if let Some(whole) = files.json(WHOLE)? {
-            recipe.read_whole(&Keys::of(files, WHOLE, &whole)?)?;
+        if let Some(config) = files.json(MODEL_CONFIG)? {
+            recipe.read_model_config(&Keys::of(files, MODEL_CONFIG, &config)?)?;
         }
         let keys =
             |name: &str| Ok::<_, Error>(files.json(name)?.map(|value| (files.root().join(name), value)));
@@ -184,20 +184,20 @@ impl Recipe {
                 "" => "config.json".to_string(),
                 folder => format!("{folder}/config.json"),
             };
-            if !MODULES_KNOWN.contains(&class) {
-                return Err(at(Error::unsupported(format!("a module \"{class}\" is not implemented"))
-                    .hint(format!("known: {}", MODULES_KNOWN.join(", ")))));
+            if !SUPPORTED_MODULES.contains(&class) {
+                return Err(at(Error::unsupported(format!("module \"{class}\" is not implemented"))
+                    .hint(format!("supported: {}", SUPPORTED_MODULES.join(", ")))));
             }
             let out_of_order = class != "Transformer" && (pooled == (class == "Pooling"));
             if (class == "Transformer") != (index == 0) || (out_of_order && class != "Dropout") {
                 return Err(at(Error::unsupported(format!(
-                    "module {index} is \"{class}\": wanted Transformer first, then Pooling, then the others"
+                    "module {index} is \"{class}\": expected Transformer first, then Pooling, then the others"
                 ))));
             }
             match class {
                 "Transformer" if !folder.is_empty() => {
                     return Err(at(Error::unsupported(format!(
-                        "Transformer lies in \"{folder}\", not at the top"
+                        "the Transformer module is in the folder \"{folder}\", expected the top folder"
                     ))));
                 }
                 "Transformer" => {
@@ -213,7 +213,7 @@ impl Recipe {
                 }
                 "Normalize" => {
                     if let Some((place, value)) = keys(&name)? {
-                        of_sentences(&Keys::new(place, &value)?)?.rest()?;
+                        check_sentence_embedding(&Keys::new(place, &value)?)?.rest()?;
                     }
                     recipe.steps.push(Step::Normalize);
                 }
@@ -225,7 +225,7 @@ impl Recipe {
                 _ => {}
             }
         }
-        // A cross-encoder has no vectors of its own: it is embedded as a checkpoint without a recipe.
+        // A cross-encoder has no pooling: its embeddings are those of a checkpoint without a recipe.
         if !pooled && recipe.activation.is_none() && modules.len() > 1 {
             return Err(Error::unsupported("modules.json has no Pooling").at(files.root().join(MODULES)));
         }
@@ -233,8 +233,8 @@ impl Recipe {
     }
 
     /// `config_sentence_transformers.json`.
-    fn read_whole(&mut self, keys: &Keys) -> Result<()> {
-        // What was installed when it was saved, how scores are computed, and what it asks of a reader.
+    fn read_model_config(&mut self, keys: &Keys) -> Result<()> {
+        // Library versions, and settings without effect on the embeddings.
         keys.harmless(&["__version__", "requirements", "keep_in_fp32_modules", "inference_mode"]);
         match keys.text("model_type")? {
             None | Some("SentenceTransformer" | "CrossEncoder") => {}
@@ -245,7 +245,7 @@ impl Recipe {
         }
         if let Some(name) = keys.text("similarity_fn_name")?.filter(|name| *name != "cosine") {
             self.notes.push(format!(
-                "{WHOLE}: this model's vectors are meant to be compared by \"{name}\"; compare and search take the cosine"
+                "{MODEL_CONFIG}: similarity_fn_name is \"{name}\", but compare and search use cosine similarity"
             ));
         }
         self.truncate = keys.size("truncate_dim")?;
@@ -253,7 +253,7 @@ impl Recipe {
         if let Some(name) = keys.text("default_prompt_name")? {
             self.prompt = match &prompts[name] {
                 Value::String(prompt) => prompt.clone(),
-                // These two are there even where no file names them, and empty.
+                // These two exist by default, and are empty.
                 Value::Null if ["query", "document"].contains(&name) => String::new(),
                 Value::Null => {
                     let known = prompts.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
@@ -263,7 +263,7 @@ impl Recipe {
                         format!("default_prompt_name is \"{name}\", but prompts have only: {known}"),
                     ));
                 }
-                other => return Err(keys.wrong("prompts", other, "texts by name")),
+                other => return Err(keys.wrong("prompts", other, "an object of strings")),
             };
         }
         keys.rest()
@@ -271,7 +271,7 @@ impl Recipe {
 
     /// `sentence_bert_config.json`.
     fn read_transformer(&mut self, keys: &Keys) -> Result<()> {
-        // How a batch is laid out, which a vector does not show.
+        // The layout of a batch, without effect on the embeddings.
         keys.harmless(&["unpad_inputs"]);
         self.max_length = keys.size("max_seq_length")?;
         self.lower_case = keys.flag("do_lower_case", false)?;
@@ -288,10 +288,10 @@ impl Recipe {
             let usual = text["method"] == "forward"
                 && ["last_hidden_state", "logits"].iter().any(|name| text["method_output_name"] == *name);
             if !usual {
-                return Err(keys.wrong("modality_config", modalities, "texts by the forward pass"));
+                return Err(keys.wrong("modality_config", modalities, "text with the method forward"));
             }
         }
-        // What is handed to the loader of the network: where and in which type it computes.
+        // Arguments for loading the network: device and dtype.
         let loader =
             ["attn_implementation", "dtype", "torch_dtype", "trust_remote_code", "add_pooling_layer"];
         for key in ["model_args", "model_kwargs"] {
@@ -304,25 +304,25 @@ impl Recipe {
         keys.rest()
     }
 
-    /// `1_Pooling/config.json`, in either dialect.
+    /// `1_Pooling/config.json`, with current or earlier keys.
     fn read_pooling(&mut self, keys: &Keys) -> Result<()> {
         keys.harmless(&["word_embedding_dimension", "embedding_dimension"]);
         self.include_prompt = keys.flag("include_prompt", true)?;
-        let mut switched_on = Vec::new();
+        let mut enabled = Vec::new();
         for (_, key, pooling) in Pooling::ALL {
             if keys.flag(key, false)? {
-                switched_on.push(pooling);
+                enabled.push(pooling);
             }
         }
         self.pooling = match keys.get("pooling_mode") {
             Some(named) => Pooling::all_named(named).map_err(|e| e.at(&keys.place))?,
-            None if switched_on.is_empty() => vec![Pooling::Mean],
-            None => switched_on,
+            None if enabled.is_empty() => vec![Pooling::Mean],
+            None => enabled,
         };
         keys.rest()
     }
 
-    /// What `fauna info` shows of it: rows of a name and a value.
+    /// Summary for `fauna info`, as pairs of a name and a value.
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         let pooling: Vec<&str> = self.pooling.iter().map(|pooling| pooling.name()).collect();
         let mut vectors = format!("{} over the tokens", pooling.join(" and "));
@@ -342,7 +342,7 @@ impl Recipe {
             vectors += ", not normalised";
         }
         if let Some(kept) = self.truncate {
-            vectors += &format!(", the first {kept} numbers");
+            vectors += &format!(", truncated to {kept} dimensions");
         }
         if !self.is_said {
             vectors += " (no modules.json)";
@@ -358,10 +358,11 @@ impl Recipe {
     }
 }
 
-/// Rows of `fauna info` about the texts and vectors of a checkpoint: its recipe, and the longest text it reads.
+/// Summary of a checkpoint's embeddings for `fauna info`, as pairs of a name and a value: its recipe and its maximum
+/// sequence length.
 ///
 /// # Errors
-/// As [`Recipe::read`].
+/// Same as [`Recipe::read`].
 pub fn described(
     files: &Files,
     config: &Value,
@@ -372,15 +373,15 @@ pub fn described(
     let tokenizer = files.json("tokenizer_config.json")?.unwrap_or_default();
     let size = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok());
     let positions = size(&config["max_position_embeddings"]);
-    let said = recipe.max_length.or_else(|| size(&tokenizer["model_max_length"]));
-    if let Some(longest) = said.into_iter().chain(positions).min() {
+    let max_length = recipe.max_length.or_else(|| size(&tokenizer["model_max_length"]));
+    if let Some(longest) = max_length.into_iter().chain(positions).min() {
         rows.push(("longest", format!("{longest} tokens")));
     }
     Ok(rows)
 }
 
-/// What `modules.json` makes of weights in folders of their own: the network's lie at the top, each module reads its
-/// own. None for a release whose weights are all at the top.
+/// The layout of a release with weights in the folders of its modules: the network's weights are in the top folder, and
+/// each module loads its own. `None` for a release whose weights are all in the top folder.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get(MODULES).is_none() || files.get("config.json").is_none() {
         return Ok(None);
@@ -394,14 +395,14 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
     Ok((!top.is_empty() && top.len() < all.len()).then_some(Layout { config, weights: top }))
 }
 
-/// Class and folder of a module. Classes of a release's own code are not taken for those of the library.
+/// Class and folder of a module. Only classes of sentence-transformers are accepted, not those of custom code.
 fn module_of(module: &Value) -> Result<(&str, &str)> {
     let kind = module["type"].as_str().unwrap_or_default();
     let class = match kind.strip_prefix("sentence_transformers.") {
         Some(path) => path.rsplit('.').next().unwrap_or(path),
         None => {
             return Err(Error::unsupported(format!(
-                "modules.json wants a module \"{kind}\", which is not of sentence-transformers"
+                "modules.json has a module \"{kind}\", which is not a class of sentence-transformers"
             )));
         }
     };
@@ -410,12 +411,12 @@ fn module_of(module: &Value) -> Result<(&str, &str)> {
 }
 
 fn missing(files: &Files, name: &str) -> Error {
-    Error::format(files.root().join(name), "named by modules.json, but missing")
+    Error::format(files.root().join(name), "required by modules.json, but missing")
 }
 
 /// `2_Dense/config.json`.
 fn dense(folder: &str, keys: &Keys) -> Result<DenseConfig> {
-    let size = |key: &str| keys.size(key)?.ok_or_else(|| keys.wrong(key, &Value::Null, "a width"));
+    let size = |key: &str| keys.size(key)?.ok_or_else(|| keys.wrong(key, &Value::Null, "a positive integer"));
     let config = DenseConfig {
         folder: folder.to_string(),
         inputs: size("in_features")?,
@@ -429,12 +430,12 @@ fn dense(folder: &str, keys: &Keys) -> Result<DenseConfig> {
     };
     check_sizes(&[("in_features", config.inputs), ("out_features", config.outputs)])
         .map_err(|e| e.at(&keys.place))?;
-    of_sentences(keys)?.rest()?;
+    check_sentence_embedding(keys)?.rest()?;
     Ok(config)
 }
 
-/// Refuses a module that works on anything but the vectors of texts.
-fn of_sentences<'a>(keys: &'a Keys<'a>) -> Result<&'a Keys<'a>> {
+/// Refuses a module whose input or output is not the sentence embeddings.
+fn check_sentence_embedding<'a>(keys: &'a Keys<'a>) -> Result<&'a Keys<'a>> {
     for key in ["module_input_name", "module_output_name"] {
         match keys.text(key)? {
             None | Some("sentence_embedding") => {}
@@ -444,11 +445,11 @@ fn of_sentences<'a>(keys: &'a Keys<'a>) -> Result<&'a Keys<'a>> {
     Ok(keys)
 }
 
-/// The keys of one file, and which of them were asked for.
+/// The keys of one file, and which of them were read.
 struct Keys<'a> {
     place: PathBuf,
     map: &'a Map<String, Value>,
-    asked: std::cell::RefCell<Vec<String>>,
+    read: std::cell::RefCell<Vec<String>>,
 }
 
 impl<'a> Keys<'a> {
@@ -458,24 +459,26 @@ impl<'a> Keys<'a> {
 
     fn new(place: PathBuf, value: &'a Value) -> Result<Self> {
         match value.as_object() {
-            Some(map) => Ok(Self { place, map, asked: Default::default() }),
-            None => Err(Error::format(place, "an object is wanted")),
+            Some(map) => Ok(Self { place, map, read: Default::default() }),
+            None => Err(Error::format(place, "expected an object")),
         }
     }
 
-    /// The value of `key`; null is none.
+    /// The value of `key`; `None` if null.
     fn get(&self, key: &str) -> Option<&'a Value> {
-        self.asked.borrow_mut().push(key.to_string());
+        self.read.borrow_mut().push(key.to_string());
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    /// Keys that change nothing here.
+    /// Marks keys without effect as read.
     fn harmless(&self, keys: &[&str]) {
-        self.asked.borrow_mut().extend(keys.iter().map(ToString::to_string));
+        self.read.borrow_mut().extend(keys.iter().map(ToString::to_string));
     }
 
     fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        self.get(key).map(|value| value.as_str().ok_or_else(|| self.wrong(key, value, "a text"))).transpose()
+        self.get(key)
+            .map(|value| value.as_str().ok_or_else(|| self.wrong(key, value, "a string")))
+            .transpose()
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -486,7 +489,7 @@ impl<'a> Keys<'a> {
     fn size(&self, key: &str) -> Result<Option<usize>> {
         let size = |value: &Value| {
             let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
-            size.ok_or_else(|| self.wrong(key, value, "a whole number above 0"))
+            size.ok_or_else(|| self.wrong(key, value, "a positive integer"))
         };
         self.get(key).map(size).transpose()
     }
@@ -506,19 +509,19 @@ impl<'a> Keys<'a> {
         Error::unsupported(format!("{key} \"{value}\" is not implemented")).at(&self.place)
     }
 
-    fn wrong(&self, key: &str, value: &Value, wanted: &str) -> Error {
-        Error::format(&self.place, format!("{key} is {value}, wanted {wanted}"))
+    fn wrong(&self, key: &str, value: &Value, expected: &str) -> Error {
+        Error::format(&self.place, format!("{key} is {value}, expected {expected}"))
     }
 
-    /// Refuses what was not asked for and says something.
+    /// Refuses keys that were not read, unless they are null or false.
     fn rest(&self) -> Result<()> {
-        let asked = self.asked.borrow();
-        let says = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
-        match self.map.iter().find(|(key, value)| !asked.contains(key) && says(value)) {
+        let read = self.read.borrow();
+        let is_set = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+        match self.map.iter().find(|(key, value)| !read.contains(key) && is_set(value)) {
             Some((key, value)) => {
                 Err(Error::unsupported(format!("{key} is {value}, which is not implemented"))
                     .at(&self.place)
-                    .hint("null or without the key, the file is read"))
+                    .hint("remove the key or set it to null to load the model without it"))
             }
             None => Ok(()),
         }
@@ -531,7 +534,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with these files beside a `modules.json` of the usual three.
+    /// Reads the recipe of a folder with these files and a `modules.json` of Transformer, Pooling and Normalize.
     fn read(files: &[(&str, Value)]) -> Result<Recipe> {
         let kind = "sentence_transformers.models";
         let modules = json!([
@@ -555,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn both_dialects_of_pooling_are_read() {
+    fn current_and_earlier_pooling_keys_are_read() {
         use Pooling::*;
         let cases = [
             (json!({"word_embedding_dimension": 8, "pooling_mode_cls_token": true}), vec![Cls]),
@@ -578,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_known_is_refused_unless_it_says_nothing() {
+    fn an_unknown_key_is_refused_unless_null_or_false() {
         let cases = [
             ("1_Pooling/config.json", json!({"pooling_mode": "cls", "layers": [1, 2]}), "layers is [1,2]"),
             ("sentence_bert_config.json", json!({"query_length": 32}), "query_length is 32"),
@@ -604,21 +607,21 @@ mod tests {
     }
 
     #[test]
-    fn a_default_prompt_must_be_there() {
-        let whole = |whole: Value| read(&[("config_sentence_transformers.json", whole)]);
+    fn a_default_prompt_name_must_be_among_the_prompts() {
+        let of = |config: Value| read(&[("config_sentence_transformers.json", config)]);
         let named = json!({"prompts": {"query": "find: ", "clustering": ""}, "default_prompt_name": "query"});
-        assert_eq!(whole(named).unwrap().prompt, "find: ");
-        assert_eq!(whole(json!({"prompts": {"query": "find: "}})).unwrap().prompt, "");
-        assert_eq!(whole(json!({"default_prompt_name": "document"})).unwrap().prompt, "");
-        let error = whole(json!({"prompts": {"query": ""}, "default_prompt_name": "passage"})).unwrap_err();
+        assert_eq!(of(named).unwrap().prompt, "find: ");
+        assert_eq!(of(json!({"prompts": {"query": "find: "}})).unwrap().prompt, "");
+        assert_eq!(of(json!({"default_prompt_name": "document"})).unwrap().prompt, "");
+        let error = of(json!({"prompts": {"query": ""}, "default_prompt_name": "passage"})).unwrap_err();
         assert!(error.message().contains("\"passage\", but prompts have only: query"), "{error}");
-        let told = whole(json!({"similarity_fn_name": "dot", "truncate_dim": 4})).unwrap();
-        assert!(told.notes[0].contains("\"dot\""));
-        assert_eq!(told.truncate, Some(4));
+        let recipe = of(json!({"similarity_fn_name": "dot", "truncate_dim": 4})).unwrap();
+        assert!(recipe.notes[0].contains("\"dot\""));
+        assert_eq!(recipe.truncate, Some(4));
     }
 
     #[test]
-    fn modules_of_today_are_read_and_others_named() {
+    fn current_modules_are_read_and_others_refused_by_name() {
         let modules = |types: &[(&str, &str)]| {
             let module =
                 |(kind, path): &(&str, &str)| json!({"type": kind, "path": path, "idx": 0, "name": ""});
@@ -658,10 +661,10 @@ mod tests {
     }
 
     #[test]
-    fn without_modules_the_user_may_say_the_pooling() {
+    fn pooling_mode_can_be_set_without_modules_json() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::folder(folder.path(), "a test");
-        // As sentence-transformers, which then reads no other of its files.
+        // Ignored without modules.json, as in sentence-transformers.
         std::fs::write(folder.path().join("sentence_bert_config.json"), r#"{"max_seq_length": 3}"#).unwrap();
         assert_eq!(Recipe::read(&files, &Map::new()).unwrap(), Recipe::default());
         let settings = json!({"pooling_mode": "cls"});

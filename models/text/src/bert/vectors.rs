@@ -1,4 +1,4 @@
-//! From token vectors to one vector a text: a [`Recipe`] with its weights.
+//! Sentence embeddings from token embeddings: the modules of a [`Recipe`] with their weights.
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::model::Pretrained;
@@ -8,10 +8,10 @@ use fauna_shared::{Error, ErrorKind, Result};
 
 use super::recipe::{DenseConfig, Pooling, Recipe, Step};
 
-/// The modules after the network.
+/// The modules of a sentence embedder after the transformer: pooling, dense layers, normalisation.
 pub struct Vectors {
     recipe: Recipe,
-    /// The layers of the recipe's Dense steps, in order.
+    /// The layers of the recipe's Dense modules, in order.
     layers: Vec<Dense>,
     width: usize,
 }
@@ -22,11 +22,11 @@ struct Dense {
 }
 
 impl Vectors {
-    /// Reads the recipe of `pretrained`, whose tokens are `hidden_size` wide, and the weights it names; also gives what
-    /// was read.
+    /// Loads the recipe of `pretrained` and the weights of its modules, for token embeddings of `hidden_size`; also
+    /// returns the inventory of the loaded tensors.
     ///
     /// # Errors
-    /// As [`Recipe::read`]; [`Mismatch`](ErrorKind::Mismatch) if widths do not fit each other or the weights.
+    /// Same as [`Recipe::read`]; [`Mismatch`](ErrorKind::Mismatch) if sizes do not fit each other or the weights.
     pub fn load(pretrained: &Pretrained, hidden_size: usize) -> Result<(Self, Inventory)> {
         let recipe = Recipe::read(&pretrained.files, &pretrained.options.settings)?;
         let (mut layers, mut inventory) = (Vec::new(), Inventory::default());
@@ -35,7 +35,8 @@ impl Vectors {
             let Step::Dense(config) = step else { continue };
             let place = pretrained.files.root().join(&config.folder);
             if config.inputs != width {
-                let message = format!("in_features is {}, the vectors have {width} numbers", config.inputs);
+                let message =
+                    format!("in_features is {}, but the input has {width} dimensions", config.inputs);
                 return Err(Error::new(ErrorKind::Mismatch, message).at(place.join("config.json")));
             }
             let names = pretrained.files.module_weights(&config.folder)?;
@@ -45,10 +46,12 @@ impl Vectors {
             {
                 return Err(Error::new(
                     ErrorKind::NotFound,
-                    "modules.json wants a Dense, but there are no weights",
+                    "modules.json has a Dense module, but its weights are missing",
                 )
                 .at(place)
-                .hint("wanted model.safetensors or pytorch_model.bin; fetch the release again: fauna pull"));
+                .hint(
+                    "expected model.safetensors or pytorch_model.bin; fetch the release again: fauna pull",
+                ));
             }
             let weights = pretrained.part(&names, |_| Name::Keep)?;
             layers.push(Dense::load(config, &weights)?);
@@ -64,19 +67,19 @@ impl Vectors {
         Ok((Self { recipe, layers, width }, inventory))
     }
 
-    /// What the files say.
+    /// The recipe, as read from the files.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// Numbers in a vector.
+    /// Dimension of the embeddings.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// One vector a text. `hidden`: `(batch, sequence, hidden_size)`; `mask`: `(batch, time)`, 1 for real tokens and 0
-    /// for padding; `prompt`: tokens of the prompt with the special ones before it, 0 if there is none. Gives
-    /// `(batch, width)` in float32.
+    /// Returns the sentence embeddings, `(batch, dimension)` in float32. `hidden`: last hidden state,
+    /// `(batch, sequence, hidden_size)`; `mask`: attention mask, `(batch, sequence)`, 1 for tokens and 0 for padding;
+    /// `prompt`: number of tokens of the prompt and the special tokens before it, 0 without a prompt.
     pub fn forward(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let mut x = self.recipe.pool(hidden, mask, prompt)?;
         let mut layers = self.layers.iter();
@@ -84,7 +87,7 @@ impl Vectors {
             x = match step {
                 Step::Dense(config) => match layers.next() {
                     Some(layer) => layer.forward(config, &x)?,
-                    None => return Err(Error::unsupported("a Dense without its weights")),
+                    None => return Err(Error::unsupported("a Dense module has no weights")),
                 },
                 Step::Normalize => {
                     let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12f64)?;
@@ -122,13 +125,12 @@ impl Dense {
 }
 
 impl Recipe {
-    /// The pooled vectors of `hidden`, `(batch, width · poolings)` in float32; arguments as [`Vectors::forward`] has
-    /// them.
+    /// Pools `hidden` to `(batch, hidden_size · poolings)` in float32. Arguments as for [`Vectors::forward`].
     fn pool(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let device = hidden.device();
         let hidden = hidden.to_dtype(DType::F32)?;
         let mut rows: Vec<Vec<f32>> = mask.to_dtype(DType::F32)?.to_vec2()?;
-        // Weights count from the first real token, whether or not the prompt is left out.
+        // Positions count from the first real token, whether or not the prompt is excluded.
         let starts: Vec<usize> = rows.iter().map(|row| first(row).unwrap_or(0)).collect();
         if !self.include_prompt && prompt > 0 {
             for (row, start) in rows.iter_mut().zip(&starts) {
@@ -164,7 +166,7 @@ impl Recipe {
                 Pooling::LastToken => {
                     let last = |row: &[f32]| row.iter().rposition(|real| *real > 0.0);
                     let found = pick(&|row| last(row).unwrap_or(0))?;
-                    // Where every token was the prompt's, there is none.
+                    // Zeros where all tokens belong to the prompt.
                     let any = rows.iter().map(|row| f32::from(u8::from(last(row).is_some()))).collect();
                     found.broadcast_mul(&Tensor::from_vec(any, (rows.len(), 1), device)?)?
                 }
@@ -189,7 +191,7 @@ mod tests {
     use super::*;
 
     fn of(recipe: Recipe, prompt: usize) -> Vec<f32> {
-        // One token of padding, three real ones, (1, 4), (3, 0) and (2, 1), and one of padding.
+        // A padding token, three real ones, (1, 4), (3, 0) and (2, 1), and a padding token.
         let rows = [[100f32, 100.0], [1.0, 4.0], [3.0, 0.0], [2.0, 1.0], [100.0, 100.0]];
         let hidden = Tensor::new(&[rows], &Device::Cpu).unwrap();
         let mask = Tensor::new(&[[0i64, 1, 1, 1, 0]], &Device::Cpu).unwrap();
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn poolings_leave_padding_out() {
+    fn pooling_excludes_padding() {
         assert_eq!(of(pool(Pooling::Cls), 0), [1.0, 4.0]);
         assert_eq!(of(pool(Pooling::Max), 0), [3.0, 4.0]);
         assert_eq!(of(pool(Pooling::Mean), 0), [2.0, 5.0 / 3.0]);
@@ -216,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_left_out_where_the_recipe_says_so() {
+    fn pooling_excludes_the_prompt_if_include_prompt_is_false() {
         let without = |pooling| Recipe { include_prompt: false, ..pool(pooling) };
         assert_eq!(of(pool(Pooling::Mean), 1), [2.0, 5.0 / 3.0]);
         assert_eq!(of(without(Pooling::Mean), 1), [2.5, 0.5]);
         assert_eq!(of(without(Pooling::Cls), 1), [3.0, 0.0]);
-        // The others keep their places: weights 2 and 3.
+        // The other tokens keep their positions: weights 2 and 3.
         assert_eq!(of(without(Pooling::WeightedMean), 1), [12.0 / 5.0, 3.0 / 5.0]);
         for pooling in [Pooling::Mean, Pooling::WeightedMean, Pooling::LastToken] {
             assert_eq!(of(without(pooling), 9), [0.0, 0.0], "{pooling:?}");
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_normalised_vector_has_length_one() {
+    fn normalised_embeddings_have_norm_one() {
         let recipe = Recipe { steps: vec![Step::Normalize], ..pool(Pooling::Max) };
         let vector = of(recipe, 0);
         assert!((vector[0] - 0.6).abs() < 1e-6 && (vector[1] - 0.8).abs() < 1e-6);
