@@ -150,7 +150,7 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("genes.fa");
     std::fs::write(&file, ">a\nATGAAA\n>b\nATGNAA\n>c\nATGAA\n>d\nATGCCC\n").unwrap();
-    let said = ["record 2 \"b\"", "\"N\" at base 4", "record 3 \"c\"", "5 bases are no whole codons"];
+    let said = ["record 2 \"b\"", "\"N\" at base 4", "record 3 \"c\"", "5 bases are not a multiple of 3"];
     let scored = run(&["genes", "score", GENES, "--genes", text(&file), "--json"]);
     refused(&scored, 2, &said);
     assert_eq!(json_lines(&scored.out).len(), 2);
@@ -179,7 +179,7 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
         2,
         &["none of its genes", "record 1 \"a\""],
     );
-    refused(&run(&["genes", "generate", GENES, "ATGA"]), 2, &["4 bases are no whole codons"]);
+    refused(&run(&["genes", "generate", GENES, "ATGA"]), 2, &["4 bases are not a multiple of 3"]);
 }
 
 #[test]

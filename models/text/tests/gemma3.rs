@@ -1,5 +1,5 @@
-//! The real Gemma 3 270M in 4 bits, against llama.cpp. `scripts/fetch_test_models.py` puts it in the cache; without it
-//! this test says that it is skipped.
+//! Gemma 3 270M quantized to 4 bits, compared with llama.cpp. `scripts/fetch_test_models.py` downloads it; without it
+//! this test reports that it is skipped.
 
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
@@ -13,7 +13,7 @@ use fauna_shared::source::HubConfig;
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use serde::Deserialize;
 
-/// What llama.cpp chose, written by `tests/parity/generate/gemma3.py`.
+/// An expected generation of llama.cpp, written by `tests/parity/generate/gemma3.py`.
 #[derive(Deserialize)]
 struct Row {
     text: String,

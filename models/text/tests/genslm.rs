@@ -1,5 +1,4 @@
-//! Genes in files and what a model makes of them: what is refused, what is written, how vectors and likelihoods follow
-//! from the forward pass.
+//! GenSLMs: FASTA files, embeddings, likelihoods and generation of genes, and the file layouts of the releases.
 
 use std::io::{BufReader, Read, Write};
 use std::ops::ControlFlow;
@@ -23,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 const GENE: &str = "ATGAAAGTAACCGTTGTTGGAGCAGGTGCATAA";
 
-// ---------------------------------------------------------------- files of genes
+// ---------------------------------------------------------------- FASTA files
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -36,61 +35,62 @@ fn genes(file: &[u8], reading: Reading) -> Vec<Result<Record>> {
     }
 }
 
-fn told(file: &[u8]) -> Vec<String> {
-    let say = |gene: Result<Record>| match gene {
+/// Each record as id and sequence, or its error.
+fn results(file: &[u8]) -> Vec<String> {
+    let format = |gene: Result<Record>| match gene {
         Ok(record) => format!("{} {}", record.id, record.sequence),
         Err(error) => error.to_string(),
     };
-    genes(file, Reading::Strict).into_iter().map(say).collect()
+    genes(file, Reading::Strict).into_iter().map(format).collect()
 }
 
 #[test]
-fn what_is_no_gene_is_named_by_record_and_place_and_the_others_are_read() {
+fn invalid_records_are_errors_with_record_and_position_and_the_others_are_read() {
     let file = b">a one\nATG\nTAA\n\n>b\nATGAAAAAAAAAAAAAXAA\n>c\nATGNAA\n>d\n>e\nAUGUAA\n>f\nATGTA\n>g last\natgtag";
-    let told = told(file);
-    let begins = [
+    let found = results(file);
+    let expected = [
         "a ATGTAA",
         "genes.fasta: record 2 \"b\": \"X\" at base 17\n",
         "genes.fasta: record 3 \"c\": \"N\" at base 4\n",
         "genes.fasta: record 4 \"d\": the gene is empty\n",
         "genes.fasta: record 5 \"e\": \"U\" at base 2\n",
-        "genes.fasta: record 6 \"f\": 5 bases are no whole codons: 2 left over\n",
+        "genes.fasta: record 6 \"f\": 5 bases are not a multiple of 3: 2 left over\n",
         "g atgtag",
     ];
-    assert_eq!(told.len(), begins.len(), "{told:#?}");
-    for (told, begins) in told.iter().zip(begins) {
-        assert!(told.starts_with(begins), "{told}");
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}");
     }
 }
 
 #[test]
-fn what_is_no_fasta_is_refused_before_the_first_gene() {
+fn a_file_that_is_not_fasta_is_refused() {
     for (file, message) in [
-        (&b""[..], "genes.fasta: no gene in it: the file is empty"),
-        (b" \n\r\n", "genes.fasta: no gene in it"),
-        (b"ATGTAA\n", "genes.fasta: text before the first title"),
-        (b"\n; a remark\n>a\nATG\n", "genes.fasta: text before the first title"),
-        (b"\xef\xbb>a\nATG\n", "genes.fasta: text before the first title"),
+        (&b""[..], "genes.fasta: the file is empty"),
+        (b" \n\r\n", "genes.fasta: the file is empty"),
+        (b"ATGTAA\n", "genes.fasta: text before the first header"),
+        (b"\n; a remark\n>a\nATG\n", "genes.fasta: text before the first header"),
+        (b"\xef\xbb>a\nATG\n", "genes.fasta: text before the first header"),
     ] {
-        let told = told(file);
-        assert!(told.len() == 1 && told[0].starts_with(message), "{told:?}");
+        let found = results(file);
+        assert!(found.len() == 1 && found[0].starts_with(message), "{found:?}");
     }
     let missing = fasta::open("no/such.fasta", Reading::Strict).err().unwrap();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
 #[test]
-fn line_ends_marks_and_titles_of_other_systems_are_read() {
-    assert_eq!(told(b"\xef\xbb\xbf>a x\r\nATG\r\nTAA\r\n>b\r\nATG TGA"), ["a ATGTAA", "b ATGTGA"]);
+fn crlf_byte_order_marks_and_invalid_utf8_headers_are_read() {
+    assert_eq!(results(b"\xef\xbb\xbf>a x\r\nATG\r\nTAA\r\n>b\r\nATG TGA"), ["a ATGTAA", "b ATGTGA"]);
     let record = genes(b">\tid \xff two  words \nATG", Reading::Strict).remove(0).unwrap();
     assert_eq!((&*record.id, &*record.description), ("id", "\u{fffd} two  words"));
-    // A mark inside a line begins nothing.
-    assert!(told(b">a\nATG>b\nATG")[0].contains("\">\" at base 4"));
-    assert!(told(b">\nATGTAA\n>\nX")[1].starts_with("genes.fasta: record 2: \"X\" at base 1"));
+    // `>` inside a line does not begin a record.
+    assert!(results(b">a\nATG>b\nATG")[0].contains("\">\" at base 4"));
+    assert!(results(b">\nATGTAA\n>\nX")[1].starts_with("genes.fasta: record 2: \"X\" at base 1"));
 }
 
 #[test]
-fn the_releases_own_reading_takes_what_is_written() {
+fn as_released_accepts_any_text() {
     let read = genes(b">a\nATGNNN-\n>b\n>c\nA U", Reading::AsReleased);
     assert_eq!(read[0].as_ref().unwrap().sequence, "ATGNNN-");
     assert!(read[1].as_ref().unwrap_err().to_string().contains("record 2 \"b\": the gene is empty"));
@@ -101,7 +101,7 @@ fn the_releases_own_reading_takes_what_is_written() {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn records_round_trip_through_files() {
     let records = [
         Record { id: "a".into(), description: "of a bacterium".into(), sequence: GENE.repeat(7) },
         Record { id: "b".into(), description: String::new(), sequence: "ATGTAA".into() },
@@ -114,14 +114,14 @@ fn what_is_written_is_read_again() {
         assert_eq!(longest.unwrap(), if columns == 0 { records[0].sequence.len() } else { columns });
         let again: Vec<Record> = genes(&file, Reading::Strict).into_iter().map(Result::unwrap).collect();
         assert_eq!(again, records);
-        // As one stream, and as the blocks of bgzip with the empty one that ends them.
-        let pressed = |bytes: &[u8]| {
+        // As gzip, and as bgzip blocks with the empty block at the end.
+        let compress = |bytes: &[u8]| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap()
         };
-        let blocks = [&file[..9], &file[9..40], &file[40..], &[]].map(pressed).concat();
-        for bytes in [pressed(&file), blocks] {
+        let blocks = [&file[..9], &file[9..40], &file[40..], &[]].map(compress).concat();
+        for bytes in [compress(&file), blocks] {
             let plain = fasta::unpacked("genes.fasta.gz".as_ref(), &bytes[..]).unwrap();
             let again: Result<Vec<Record>> =
                 Genes::read("genes.fasta.gz", plain, Reading::Strict).unwrap().collect();
@@ -147,7 +147,7 @@ fn the_committed_genes_are_the_same_plain_and_compressed() {
 }
 
 #[test]
-fn a_compressed_file_that_is_cut_or_damaged_is_an_error_and_no_loop() {
+fn a_truncated_or_damaged_gzip_file_is_an_error_and_no_endless_loop() {
     let whole = std::fs::read(root().join("tests/data/genes.fasta.gz")).unwrap();
     for length in 0..whole.len() {
         let mut damaged = whole.clone();
@@ -160,27 +160,27 @@ fn a_compressed_file_that_is_cut_or_damaged_is_an_error_and_no_loop() {
     }
 }
 
-/// Bytes without an end, and how many of them were asked for.
+/// An endless stream of one byte, and the number of bytes requested.
 struct Endless<'a>(&'a mut usize, u8);
 
 impl Read for Endless<'_> {
-    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
-        *self.0 += room.len();
-        room.fill(self.1);
-        Ok(room.len())
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        *self.0 += buffer.len();
+        buffer.fill(self.1);
+        Ok(buffer.len())
     }
 }
 
 #[test]
-fn a_sequence_or_a_title_without_an_end_stops_and_takes_no_more_memory() {
+fn an_endless_sequence_or_header_is_refused_within_the_memory_limit() {
     for (start, byte, limit) in [(">a\n", b'A', 66 << 20), (">", b'a', 1 << 20)] {
-        let mut asked = 0;
-        let file = start.as_bytes().chain(Endless(&mut asked, byte));
+        let mut requested = 0;
+        let file = start.as_bytes().chain(Endless(&mut requested, byte));
         let read: Vec<Result<Record>> =
             Genes::read("bomb.fasta", BufReader::new(file), Reading::Strict).unwrap().collect();
         let error = read.last().unwrap().as_ref().unwrap_err().to_string();
         assert!(read.len() == 1 && error.contains("more than"), "{error}");
-        assert!(asked < limit, "{asked} bytes were read");
+        assert!(requested < limit, "{requested} bytes were read");
     }
 }
 
@@ -219,7 +219,7 @@ fn item(gene: &str) -> Item {
 }
 
 #[test]
-fn a_vector_is_the_mean_over_a_genes_codons_alone_and_in_any_company() {
+fn an_embedding_is_the_mean_over_the_genes_codons_alone_and_in_a_batch() {
     let model = model();
     let long = GENE.repeat(9);
     let made = model.embed(&[item(GENE), item(&long), Item::Text("atgaaa\n".into()), item("ATG")]).unwrap();
@@ -234,7 +234,7 @@ fn a_vector_is_the_mean_over_a_genes_codons_alone_and_in_any_company() {
 }
 
 #[test]
-fn both_recipes_are_those_of_the_forward_pass() {
+fn both_poolings_equal_those_of_the_forward_pass() {
     let options = json!({"sequences": [GENE, "ATGNAA-"], "seq_length": 28});
     let out = model().call("forward", &Tensors::new(), &options).unwrap();
     let embed = |settings: Value| {
@@ -250,8 +250,8 @@ fn both_recipes_are_those_of_the_forward_pass() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_named() {
-    for (settings, told) in [
+fn invalid_settings_are_refused_by_name() {
+    for (settings, expected) in [
         (json!({"pooling": "mean"}), "pooling is \"mean\""),
         (json!({"pooling": 1}), "pooling is 1"),
         (json!({"reading": "loose"}), "reading is \"loose\""),
@@ -260,7 +260,7 @@ fn settings_that_make_no_sense_are_named() {
         (json!({"seq_length": "long"}), "seq_length is \"long\""),
     ] {
         let error = with(settings).err().unwrap().to_string();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
     let error = with(json!({"seq_length": 65})).unwrap().embed(&[item(GENE)]).unwrap_err().to_string();
     assert!(error.contains("seq_length is 65") && error.contains("64 codons"), "{error}");
@@ -268,23 +268,23 @@ fn settings_that_make_no_sense_are_named() {
 }
 
 #[test]
-fn what_is_no_gene_is_refused_by_every_ability() {
+fn invalid_genes_are_refused_by_every_method() {
     let model = model();
     let error = model.embed(&[item(GENE), item("ATGX")]).unwrap_err().to_string();
     assert!(error.starts_with("gene 2: \"X\" at base 4"), "{error}");
     assert!(model.embed(&[item("")]).is_err() && model.embed(&[]).is_err());
     assert!(
-        model.embed(&[Item::Action(vec![])]).unwrap_err().to_string().contains("reads genes, not action")
+        model.embed(&[Item::Action(vec![])]).unwrap_err().to_string().contains("expects genes, not action")
     );
     assert!(model.score(&["ATG"]).unwrap_err().to_string().contains("a single codon"));
     assert!(model.score(&["ATGNNN"]).is_err());
-    let write = |prompt: &Prompt| {
+    let generate = |prompt: &Prompt| {
         model.generate(prompt, &GenerationConfig::greedy(2), &mut |_| ControlFlow::Continue(()))
     };
-    assert!(write(&Prompt::Items(vec![item("ATGA")])).unwrap_err().to_string().contains("1 left over"));
-    assert_eq!(write(&Prompt::Chat(vec![])).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(generate(&Prompt::Items(vec![item("ATGA")])).unwrap_err().to_string().contains("1 left over"));
+    assert_eq!(generate(&Prompt::Chat(vec![])).unwrap_err().kind(), ErrorKind::Unsupported);
     let gap = Prompt::Infill { prefix: "ATG".into(), suffix: "TAA".into() };
-    assert_eq!(write(&gap).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(generate(&gap).unwrap_err().kind(), ErrorKind::Unsupported);
     for options in [json!({"sequences": "ATG"}), json!({"sequences": [3]}), json!({"sequences": []})] {
         assert!(model.call("forward", &Tensors::new(), &options).is_err(), "{options}");
         assert!(model.call("score", &Tensors::new(), &options).is_err(), "{options}");
@@ -292,7 +292,7 @@ fn what_is_no_gene_is_refused_by_every_ability() {
 }
 
 #[test]
-fn a_score_is_the_likelihood_of_each_codon_after_those_before_it() {
+fn a_score_is_the_log_probability_of_each_codon_given_those_before_it() {
     let model = model();
     let ids = model.codons().encode(GENE, Reading::Strict, None).unwrap().ids;
     let wide: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
@@ -304,15 +304,15 @@ fn a_score_is_the_likelihood_of_each_codon_after_those_before_it() {
     for (at, found) in score.codons.iter().enumerate() {
         let row = &logits[at];
         let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-        let wanted = f64::from(row[ids[at + 1] as usize]) - sum.ln();
-        assert!((found - wanted).abs() < 1e-4, "codon {at}: {found}, wanted {wanted}");
+        let expected = f64::from(row[ids[at + 1] as usize]) - sum.ln();
+        assert!((found - expected).abs() < 1e-4, "codon {at}: {found}, expected {expected}");
     }
     let mean = score.log_likelihood() / 10.0;
     assert!((score.perplexity() - (-mean).exp()).abs() < 1e-9);
 }
 
-/// The codons that continue each of `prompts`.
-fn written(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<Vec<String>> {
+/// The codons generated from each of `prompts`.
+fn generated(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -> Vec<Vec<String>> {
     let items: Vec<Prompt> = prompts.iter().map(|gene| Prompt::Items(vec![item(gene)])).collect();
     let mut made = vec![Vec::new(); prompts.len()];
     model
@@ -326,12 +326,12 @@ fn written(model: &dyn Pipeline, prompts: &[&str], options: &GenerationConfig) -
 }
 
 #[test]
-fn a_new_gene_is_codons_up_to_its_first_stop_and_never_a_special_token() {
+fn a_generated_gene_has_no_special_tokens_and_ends_at_the_first_stop_codon() {
     let model = model();
-    // Hot enough that special tokens would come if they might.
+    // The temperature is high enough for special tokens to be sampled if they were allowed.
     let hot =
         GenerationConfig { temperature: 20.0, top_k: 0, top_p: 1.0, max_new_tokens: 60, ..model.defaults() };
-    let genes = written(&model, &["ATG"; 40], &hot);
+    let genes = generated(&model, &["ATG"; 40], &hot);
     let mut stopped = 0;
     for gene in &genes {
         assert!(gene.iter().all(|codon| codon.len() == 3 && codon.chars().all(|base| "ACGT".contains(base))));
@@ -340,23 +340,23 @@ fn a_new_gene_is_codons_up_to_its_first_stop_and_never_a_special_token() {
         assert!(stop.is_some() || gene.len() == 60);
         stopped += usize::from(stop.is_some());
     }
-    assert!(stopped > 20, "{stopped} of 40 stop; a blind draw stops 37");
-    assert!(genes.iter().any(|gene| gene != &genes[0]), "one prompt given twice becomes two genes");
+    assert!(stopped > 20, "{stopped} of 40 stop; uniform sampling stops 37");
+    assert!(genes.iter().any(|gene| gene != &genes[0]), "equal prompts give different genes");
 
     let on = GenerationConfig { eos: Some(Vec::new()), ..hot.clone() };
-    let on = written(&model, &["ATG"; 8], &on);
-    assert!(on.iter().all(|gene| gene.len() == 60), "unless told otherwise");
+    let on = generated(&model, &["ATG"; 8], &on);
+    assert!(on.iter().all(|gene| gene.len() == 60), "no end without eos");
     assert!(on.iter().flatten().any(|codon| translate(codon) == "*"));
     let least = GenerationConfig { min_new_tokens: 30, ..hot.clone() };
-    assert!(written(&model, &["ATG"; 8], &least).iter().all(|gene| gene.len() > 30));
+    assert!(generated(&model, &["ATG"; 8], &least).iter().all(|gene| gene.len() > 30));
 }
 
 #[test]
-fn a_gene_is_written_alike_alone_and_in_company() {
+fn a_gene_is_generated_alike_alone_and_in_a_batch() {
     let model = model();
     let options = GenerationConfig { max_new_tokens: 12, seed: 3, ..model.defaults() };
-    let alone = written(&model, &["ATGAAAGTA"], &options).remove(0);
-    assert_eq!(written(&model, &["ATGAAAGTA", "ATG", GENE], &options)[0], alone);
+    let alone = generated(&model, &["ATGAAAGTA"], &options).remove(0);
+    assert_eq!(generated(&model, &["ATGAAAGTA", "ATG", GENE], &options)[0], alone);
     let mut single = Vec::new();
     let prompt = Prompt::Items(vec![item("ATGAAA"), Item::Text("gta".into())]);
     model
@@ -370,15 +370,15 @@ fn a_gene_is_written_alike_alone_and_in_company() {
     assert_eq!(single, alone.concat());
     // Without a prompt a gene begins with ATG.
     let greedy = GenerationConfig::greedy(6);
-    assert_eq!(written(&model, &[""], &greedy), written(&model, &["ATG"], &greedy));
+    assert_eq!(generated(&model, &[""], &greedy), generated(&model, &["ATG"], &greedy));
 }
 
 #[test]
-fn writing_stops_where_it_is_told_and_where_the_model_ends() {
+fn generation_stops_at_break_and_at_the_context_length() {
     let model = model();
     let on = GenerationConfig { eos: Some(Vec::new()), max_new_tokens: 500, ..GenerationConfig::default() };
-    // The last codon is chosen and never read.
-    assert_eq!(written(&model, &["ATGAAA"], &on)[0].len(), 63);
+    // The last codon is sampled but never fed to the network.
+    assert_eq!(generated(&model, &["ATGAAA"], &on)[0].len(), 63);
     let mut counts = [0, 0];
     let prompts = ["ATG", "ATG"].map(Prompt::from);
     let made = model
@@ -387,7 +387,7 @@ fn writing_stops_where_it_is_told_and_where_the_model_ends() {
             if counts[1] == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
-    // The fifth of the second ends that one, and then the next of the first.
+    // The fifth codon of the second prompt ends it, and the next codon of the first ends that.
     assert_eq!(counts, [6, 5]);
     assert_eq!(made.iter().map(|made| made.tokens.len()).collect::<Vec<_>>(), [6, 5]);
     let words = GenerationConfig { stop: vec!["TAA".into()], ..GenerationConfig::greedy(3) };
@@ -400,7 +400,7 @@ fn writing_stops_where_it_is_told_and_where_the_model_ends() {
 
 // ---------------------------------------------------------------- releases
 
-/// A folder with these files of a tiny checkpoint under other names.
+/// A folder with files of a tiny checkpoint, renamed.
 fn folder(case: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (from, to) in files {
@@ -409,17 +409,17 @@ fn folder(case: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
     folder
 }
 
-fn complaint(path: &Path) -> Error {
+fn open_error(path: &Path) -> Error {
     zoo().open(path.to_str().unwrap(), &LoadOptions::default()).err().unwrap()
 }
 
 #[test]
-fn weights_called_as_the_release_are_opened_alone_and_must_fit() {
+fn weights_with_a_release_name_are_opened_without_config_and_must_fit() {
     let name = "patric_25m_epoch01-val_loss_0.57_bias_removed.pt";
     let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
-    let error = complaint(&place.path().join(name)).to_string();
+    let error = open_error(&place.path().join(name)).to_string();
     assert!(error.contains("[69, 69]") && error.contains("[69, 512]"), "the sizes of the 25M model: {error}");
-    // With the package's file of that size, mended to be tiny, it opens.
+    // It opens with a package config of that name that has the tiny sizes.
     let config = Path::new(&tiny("embed_sequences")).join("config.json");
     std::fs::copy(config, place.path().join("neox_25,290,752.json")).unwrap();
     let opened = zoo().open(place.path().join(name).to_str().unwrap(), &LoadOptions::default()).unwrap();
@@ -432,7 +432,7 @@ fn weights_called_as_the_release_are_opened_alone_and_must_fit() {
 }
 
 #[test]
-fn the_official_sizes_have_the_official_numbers_of_parameters() {
+fn the_released_sizes_have_the_official_numbers_of_parameters() {
     for (name, parameters) in [
         ("patric_25m_epoch01-val_loss_0.57_bias_removed.pt", 25_290_752),
         ("patric_250m_epoch00_val_loss_0.48_attention_removed.pt", 253_429_376),
@@ -447,32 +447,32 @@ fn the_official_sizes_have_the_official_numbers_of_parameters() {
 }
 
 #[test]
-fn the_25b_release_cannot_be_computed_and_its_file_says_what_it_holds() {
+fn the_25b_release_is_refused_with_the_shapes_of_its_tensors() {
     let name = "model-epoch00-val_loss0.70-v2.pt";
     let place = folder("embed_sequences", &[("genslm_tiny_patric.pt", name)]);
-    let error = complaint(&place.path().join(name));
+    let error = open_error(&place.path().join(name));
     let text = error.to_string();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     for part in [
         "8196 is not a multiple of num_attention_heads 64",
         "gpt_neox.embed_in.weight [69, 69]",
         "query_key_value.weight [207, 69]",
-        "put a config.json beside it",
+        "put a config.json with these sizes next to it",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
 
 #[test]
-fn a_table_that_is_none_or_does_not_fit_is_named() {
+fn a_tokenizer_file_that_is_invalid_or_does_not_fit_is_refused_by_name() {
     let plain = [("genslm_tiny_patric.pt", "genslm_tiny_patric.pt"), ("config.json", "config.json")];
     let place = folder("embed_sequences", &plain);
     zoo().open(place.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
     let table = place.path().join("codon_wordlevel_69vocab.json");
     std::fs::write(&table, "{}").unwrap();
-    assert_eq!(complaint(place.path()).place(), Some(&*table));
+    assert_eq!(open_error(place.path()).place(), Some(&*table));
     std::fs::copy(Path::new(&tiny("embed_71_tokens")).join("codon_wordlevel_71vocab.json"), &table).unwrap();
-    assert!(complaint(place.path()).to_string().contains("71 tokens, and the network has 69"));
+    assert!(open_error(place.path()).to_string().contains("71 tokens, but the network has 69"));
 
     let words = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
@@ -480,11 +480,11 @@ fn a_table_that_is_none_or_does_not_fit_is_named() {
         "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "cat": 1}, "unk_token": "[UNK]"}
     });
     std::fs::write(&table, words.to_string()).unwrap();
-    assert!(complaint(place.path()).to_string().contains("no table of codons"));
+    assert!(open_error(place.path()).to_string().contains("not a codon vocabulary"));
 
     let place = folder("embed_71_tokens", &plain);
     std::fs::write(place.path().join("codon_wordlevel_100vocab.json"), words.to_string()).unwrap();
-    assert!(complaint(place.path()).to_string().contains("no table of codons"));
+    assert!(open_error(place.path()).to_string().contains("not a codon vocabulary"));
     let settings = Map::new();
     let options = LoadOptions { family: Some("genslm".into()), settings, ..LoadOptions::default() };
     std::fs::remove_file(place.path().join("codon_wordlevel_100vocab.json")).unwrap();
@@ -494,17 +494,19 @@ fn a_table_that_is_none_or_does_not_fit_is_named() {
 }
 
 #[test]
-fn the_table_of_71_tokens_puts_its_two_around_a_gene_and_not_after_a_prompt() {
+fn the_vocabulary_of_71_tokens_adds_special_tokens_around_a_gene_and_before_a_prompt() {
     let options = LoadOptions { file: Some("genslm_tiny_patric.pt".into()), ..LoadOptions::default() };
     let model = GenSlm::open(&zoo().pretrained(&tiny("embed_71_tokens"), &options).unwrap().1).unwrap();
     let codons = model.codons();
     assert_eq!(codons.encode("ATGTAA", Reading::Strict, None).unwrap().ids, [2, 12, 67, 3]);
     let cut = codons.encode(GENE, Reading::Strict, Some(5)).unwrap();
     assert_eq!((cut.ids.len(), cut.cut, cut.ids[4]), (5, 8, 3));
-    assert!(codons.encode(GENE, Reading::Strict, Some(2)).is_err(), "no room for a codon");
+    assert!(codons.encode(GENE, Reading::Strict, Some(2)).is_err(), "too short for a codon");
     assert_eq!(codons.encode_prompt("ATG", Reading::Strict).unwrap(), [2, 12]);
     assert_eq!((codons.ids(), codons.pad()), (7..71, 5));
-    assert!(written(&model, &["ATG"], &GenerationConfig::greedy(5))[0].iter().all(|codon| codon.len() == 3));
+    assert!(
+        generated(&model, &["ATG"], &GenerationConfig::greedy(5))[0].iter().all(|codon| codon.len() == 3)
+    );
 }
 
 #[test]
@@ -522,7 +524,7 @@ fn a_copy_of_weights_without_a_config_opens_alone() {
 }
 
 #[test]
-fn weights_of_the_25m_size_are_opened_at_random_from_their_name() {
+fn random_weights_of_the_25m_size_are_opened_from_a_config() {
     let place = tempfile::tempdir().unwrap();
     std::fs::copy(root().join("benches/configs/genslm-25m/config.json"), place.path().join("config.json"))
         .unwrap();

@@ -1,4 +1,4 @@
-//! What an application asks of a language model: batches, sessions, cancelling, counts.
+//! Language models in an application: batches, sessions, cancellation, token counts.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use fauna_shared::item::{Item, Prompt, Role, Turn};
 use fauna_shared::model::{LoadOptions, Pipeline, Session};
 use fauna_shared::zoo::Zoo;
 
-/// A tiny Llama with a tokenizer and a chat template of its own.
+/// A tiny Llama with a tokenizer and a chat template.
 fn model(folder: &Path) -> Box<dyn Pipeline> {
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/llama/text_left_padding/model");
     for entry in std::fs::read_dir(case).unwrap() {
@@ -36,7 +36,7 @@ fn text_of(model: &dyn Pipeline, prompt: &Prompt, config: &GenerationConfig) -> 
 }
 
 #[test]
-fn a_batch_says_what_its_prompts_say_alone_and_what_became_of_each() {
+fn a_batch_generates_the_same_as_its_prompts_alone_and_reports_each() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     let prompts: Vec<Prompt> =
@@ -65,7 +65,7 @@ fn a_batch_says_what_its_prompts_say_alone_and_what_became_of_each() {
 }
 
 #[test]
-fn a_session_says_what_its_whole_conversation_says_and_reads_its_turn_alone() {
+fn a_session_replies_as_the_whole_conversation_does() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     let config = GenerationConfig::greedy(6);
@@ -74,13 +74,13 @@ fn a_session_says_what_its_whole_conversation_says_and_reads_its_turn_alone() {
     for words in ["Why is the sky blue?", "And at night?"] {
         let mut whole = session.turns().to_vec();
         whole.push(Turn { role: Role::User, items: vec![words.into()] });
-        let wanted = text_of(model.as_ref(), &Prompt::Chat(whole), &config);
+        let expected = text_of(model.as_ref(), &Prompt::Chat(whole), &config);
         let reply = session.say(words, &config, &mut keep).unwrap();
-        assert_eq!(reply.text, wanted);
+        assert_eq!(reply.text, expected);
     }
     assert_eq!(session.turns().len(), 5);
 
-    // From one point on, two ways.
+    // Two continuations of the same conversation.
     let mut branch = session.branch().unwrap();
     let there = branch.say("Tell me of galaxies.", &config, &mut keep).unwrap();
     let here = session.say("Tell me of stars and gas.", &config, &mut keep).unwrap();
@@ -93,7 +93,7 @@ fn a_session_says_what_its_whole_conversation_says_and_reads_its_turn_alone() {
 }
 
 #[test]
-fn a_cancel_is_heard_while_a_long_prompt_is_read() {
+fn cancellation_takes_effect_during_a_long_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     let prompt = Prompt::from("the light of a distant quasar ".repeat(4000).as_str());
@@ -105,7 +105,7 @@ fn a_cancel_is_heard_while_a_long_prompt_is_read() {
         Instant::now()
     });
     let made = model.generate(&prompt, &config, &mut |_| ControlFlow::Continue(())).unwrap();
-    let late = watch.join().unwrap().elapsed();
+    let delay = watch.join().unwrap().elapsed();
     assert_eq!((made.finish, made.tokens.len()), (Some(FinishReason::Cancelled), 0));
-    assert!(late < Duration::from_secs(3), "{late:?}");
+    assert!(delay < Duration::from_secs(3), "{delay:?}");
 }

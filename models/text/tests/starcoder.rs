@@ -1,4 +1,4 @@
-//! What StarCoder does with texts and with input that does not fit it, over the small checkpoints of the parity cases.
+//! StarCoder: fill-in-the-middle and invalid input, with the small checkpoints of the parity cases.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ fn open(folder: &Path) -> Result<Box<dyn Pipeline>> {
     zoo.open(folder.to_str().unwrap(), &LoadOptions::default())
 }
 
-fn written(model: &dyn Pipeline, prompt: &str) -> String {
+fn generated(model: &dyn Pipeline, prompt: &str) -> String {
     let mut text = String::new();
     let mut each = |item: Item| {
         text.push_str(item.text().unwrap());
@@ -32,18 +32,18 @@ fn written(model: &dyn Pipeline, prompt: &str) -> String {
 }
 
 #[test]
-fn a_gap_is_filled_with_what_fits_its_two_ends() {
+fn fill_in_the_middle_fits_prefix_and_suffix() {
     let model = open(&case("generate_fim_text")).unwrap();
     let filled = |prefix, suffix| {
-        written(model.as_ref(), &format!("<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"))
+        generated(model.as_ref(), &format!("<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>"))
     };
     let factorial = filled("def factorial(n):\n", "\n    return n * factorial(n - 1)\n");
     assert_eq!(factorial, "    if n < 2:\n        return 1");
     assert_eq!(filled("fn square(x: f64) -> f64 {\n    ", "\n}\n"), "x * x");
 }
 
-/// The complaint of the checkpoint of `name` with `value` at `key` of its config.
-fn complaint(name: &str, key: &str, value: Value) -> String {
+/// The error of opening the checkpoint of `name` with `value` at `key` of its config.
+fn open_error(name: &str, key: &str, value: Value) -> String {
     let folder = tempfile::tempdir().unwrap();
     for file in fs::read_dir(case(name)).unwrap() {
         let file = file.unwrap();
@@ -60,33 +60,33 @@ fn complaint(name: &str, key: &str, value: Value) -> String {
 }
 
 #[test]
-fn a_vocabulary_that_is_not_the_configs_is_told_with_both_sizes() {
-    let grown = complaint("bigcode_forward_grown_vocabulary", "vocab_size", json!(83));
+fn another_vocabulary_size_is_refused_with_both_shapes() {
+    let grown = open_error("bigcode_forward_grown_vocabulary", "vocab_size", json!(83));
     for part in
         ["transformer.wte.weight", "lm_head.weight", "[87, 36] in the file", "[83, 36] from the config"]
     {
         assert!(grown.contains(part), "{part}: {grown}");
     }
-    let two = complaint("starcoder2_forward_window", "vocab_size", json!(80));
+    let two = open_error("starcoder2_forward_window", "vocab_size", json!(80));
     for part in ["model.embed_tokens.weight", "[79, 36] in the file", "[80, 36] from the config"] {
         assert!(two.contains(part), "{part}: {two}");
     }
 }
 
 #[test]
-fn keys_shared_in_the_config_and_not_in_the_file_are_told_by_shape() {
-    let error = complaint("bigcode_forward_own_keys", "multi_query", json!(true));
+fn another_number_of_key_heads_is_refused_with_both_shapes() {
+    let error = open_error("bigcode_forward_own_keys", "multi_query", json!(true));
     assert!(error.contains("[108, 36] in the file, [60, 36] from the config"), "{error}");
-    let error = complaint("bigcode_forward_shared_key", "n_head", json!(5));
+    let error = open_error("bigcode_forward_shared_key", "n_head", json!(5));
     assert!(error.contains("n_embd 36 is not a multiple of n_head 5"), "{error}");
-    let error = complaint("starcoder2_forward_window", "num_key_value_heads", json!(4));
+    let error = open_error("starcoder2_forward_window", "num_key_value_heads", json!(4));
     assert!(error.contains("num_key_value_heads 4"), "{error}");
-    let error = complaint("starcoder2_forward_window", "hidden_act", json!("gelu_of_tomorrow"));
-    assert!(error.contains("gelu_of_tomorrow"), "{error}");
+    let error = open_error("starcoder2_forward_window", "hidden_act", json!("gelu_unknown"));
+    assert!(error.contains("gelu_unknown"), "{error}");
 }
 
 #[test]
-fn a_text_longer_than_the_learned_positions_is_refused() {
+fn a_sequence_longer_than_the_position_embeddings_is_refused() {
     let model = open(&case("bigcode_forward_shared_key")).unwrap();
     let rows = |time: usize| {
         let ids = Tensor::ones((1, time), candle_core::DType::I64, &Device::Cpu).unwrap();
@@ -97,15 +97,15 @@ fn a_text_longer_than_the_learned_positions_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("41 tokens, but the model has 40 positions"), "{error}");
 
-    // The last token is chosen and never read, so it needs no position.
-    let asked = json!({"max_new_tokens": 30, "eos_token_id": []});
-    assert_eq!(model.call("generate", &rows(38), &asked).unwrap()["sequences"].dims(), [1, 41]);
-    let error = model.call("generate", &rows(41), &asked).unwrap_err();
+    // The last token is never fed to the network, so it needs no position.
+    let options = json!({"max_new_tokens": 30, "eos_token_id": []});
+    assert_eq!(model.call("generate", &rows(38), &options).unwrap()["sequences"].dims(), [1, 41]);
+    let error = model.call("generate", &rows(41), &options).unwrap_err();
     assert!(error.to_string().contains("the prompt has 41 tokens, the model has 40 positions"), "{error}");
 }
 
 #[test]
-fn a_position_past_the_last_is_refused() {
+fn a_position_id_past_the_last_embedding_is_refused() {
     let model = open(&case("bigcode_forward_shared_key")).unwrap();
     let positions = |last: i64| {
         Tensors::from([

@@ -1,4 +1,4 @@
-//! Codons as tokens, as the release cuts and numbers them; and the standard genetic code.
+//! The codon tokenizer of the releases, and the standard genetic code.
 //!
 //! ```
 //! use fauna_text::genslm::codons::{Codons, Reading, translate};
@@ -10,7 +10,7 @@
 //!
 //! let odd = codons.encode("ATGNNAA-G", Reading::Strict, None).unwrap_err();
 //! assert!(odd.message().starts_with("\"N\" at base 4"));
-//! // [UNK] for the codon with an N; the gap splits the last one in three.
+//! // [UNK] for the codon with an N; the gap splits the last codon into three tokens.
 //! assert_eq!(codons.encode("ATGNNAA-G", Reading::AsReleased, None)?.ids, [10, 0, 0, 0, 0]);
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
@@ -23,7 +23,7 @@ use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
-/// All tokens by id: five special ones, then the codons in the order of the release.
+/// The vocabulary by id: five special tokens, then the codons in the order of the release.
 const TOKENS: [&str; 69] = [
     "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", //
     "GGC", "GCC", "ATC", "GAC", "GAA", "ATG", "GTG", "CTG", "GTC", "GCG", "GAT", "AAA", "GGT", "AAG", "GAG",
@@ -33,36 +33,36 @@ const TOKENS: [&str; 69] = [
     "TAA", "CGA", "TGA", "TAG",
 ];
 
-/// How many tokens the built-in table has.
+/// Size of the built-in vocabulary.
 pub const VOCABULARY: usize = TOKENS.len();
 
 const UNKNOWN: &str = "[UNK]";
 const PAD: &str = "[PAD]";
-/// Only the table of 71 tokens has it.
+/// Begin-of-sequence token, which only the vocabulary of 71 tokens has.
 const BEGIN: &str = "[BOS]";
 
-/// The bases in the order in which tables of the genetic code name them.
+/// The bases in the standard order of genetic code tables.
 const BASES: [u8; 4] = *b"TCAG";
 
 /// The standard genetic code by first, second and third base, each in the order of [`BASES`] (NCBI's table 1; table 11
-/// of bacteria translates alike and differs in what may begin a gene).
+/// of bacteria has the same translations and other start codons).
 const CODE: &[u8; 64] = b"FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG";
 
-/// Codons tokenised together; a long gene takes no more memory than this at once.
-const TOGETHER: usize = 4096;
+/// Number of codons tokenized at a time, which bounds the memory for long genes.
+const CHUNK: usize = 4096;
 
-/// What becomes of a gene that is not whole codons of A, C, G and T.
+/// How genes that are not whole codons of A, C, G and T are handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reading {
-    /// It is refused: the model never saw such a gene. White space is left out.
+    /// They are refused: the model was not trained on such genes. White space is ignored.
     #[default]
     Strict,
-    /// It is read as the release reads anything: what is no codon becomes `[UNK]`, and punctuation splits a codon.
+    /// They are tokenized as in the release: an invalid codon becomes `[UNK]`, and punctuation splits a codon.
     AsReleased,
 }
 
 impl Reading {
-    /// By the name a user gives: `strict`, `as_released`.
+    /// Parses the value of the setting `reading`: `strict` or `as_released`.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) for any other name.
@@ -71,38 +71,38 @@ impl Reading {
             "strict" => Ok(Self::Strict),
             "as_released" => Ok(Self::AsReleased),
             other => {
-                Err(Error::input(format!("reading is \"{other}\"")).hint("wanted strict or as_released"))
+                Err(Error::input(format!("reading is \"{other}\"")).hint("expected strict or as_released"))
             }
         }
     }
 }
 
-/// A gene as tokens.
+/// A tokenized gene.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coded {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// How many tokens did not fit and were left out, at the end.
+    /// Number of tokens truncated at the end.
     pub cut: usize,
 }
 
-/// The codons a model knows, by their ids.
+/// The codon tokenizer.
 #[derive(Debug, Clone)]
 pub struct Codons {
     tokenizer: Tokenizer,
-    /// The ids of all codons.
+    /// The ids of the codons.
     ids: Range<u32>,
-    /// The codons, from the first of `ids` on.
+    /// The codons in the order of `ids`.
     names: Vec<String>,
     stops: Vec<u32>,
     pad: u32,
-    /// What the release puts before and after a gene: nothing, save with the table of 71 tokens.
+    /// Special tokens before and after a gene: none, except with the vocabulary of 71 tokens.
     around: [Vec<u32>; 2],
     begin: Option<u32>,
 }
 
 impl Codons {
-    /// The table of 69 tokens of all released models.
+    /// The tokenizer of all released models, with 69 tokens.
     pub fn built_in() -> Result<Self> {
         let special = |id: usize| {
             json!({"id": id, "content": TOKENS[id], "single_word": false, "lstrip": false, "rstrip": false,
@@ -119,11 +119,11 @@ impl Codons {
         Self::new(Tokenizer::from_json(json.to_string().as_bytes())?)
     }
 
-    /// The table in a tokenizer file: `codon_wordlevel_69vocab.json`, `codon_wordlevel_71vocab.json` or a
-    /// `tokenizer.json` that holds the same.
+    /// Loads a tokenizer file: `codon_wordlevel_69vocab.json`, `codon_wordlevel_71vocab.json` or an equivalent
+    /// `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) with the file if it is no table of codons.
+    /// [`Format`](ErrorKind::Format) with the file if it has no codon vocabulary.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::new(Tokenizer::from_file(path)?).map_err(|error| error.at(path))
@@ -131,8 +131,9 @@ impl Codons {
 
     fn new(tokenizer: Tokenizer) -> Result<Self> {
         let id = |token: &str| {
-            let missing =
-                || Error::new(ErrorKind::Format, format!("no token \"{token}\": no table of codons"));
+            let missing = || {
+                Error::new(ErrorKind::Format, format!("not a codon vocabulary: token \"{token}\" is missing"))
+            };
             tokenizer.token_id(token).ok_or_else(missing)
         };
         let mut known: Vec<(u32, String)> =
@@ -140,10 +141,11 @@ impl Codons {
         known.sort();
         let ids = known[0].0..known[known.len() - 1].0 + 1;
         if ids.len() != known.len() {
-            let message = format!("the codons' ids, {} to {}, are no unbroken range", ids.start, ids.end - 1);
+            let message =
+                format!("the ids of the codons, {} to {}, are not contiguous", ids.start, ids.end - 1);
             return Err(Error::unsupported(message));
         }
-        // What stands around a gene, one codon tells.
+        // The special tokens around a gene are those around a single codon.
         let (start, whole) = (id("ATG")?, tokenizer.encode("ATG", true)?);
         let at = whole.iter().position(|id| *id == start).unwrap_or(0);
         let around = [whole[..at].to_vec(), whole.get(at + 1..).unwrap_or_default().to_vec()];
@@ -159,41 +161,41 @@ impl Codons {
         })
     }
 
-    /// How many tokens there are, special ones included.
+    /// Vocabulary size, special tokens included.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.vocab_size()
     }
 
-    /// The ids of the codons; all others are special.
+    /// The ids of the codons; all others are special tokens.
     pub fn ids(&self) -> Range<u32> {
         self.ids.clone()
     }
 
-    /// The ids of the three codons that end a gene.
+    /// The ids of the three stop codons.
     pub fn stops(&self) -> &[u32] {
         &self.stops
     }
 
-    /// What fills up shorter rows.
+    /// The id of the padding token.
     pub fn pad(&self) -> u32 {
         self.pad
     }
 
-    /// `gene` as tokens, with what the release puts around it, at most `longest` of them.
+    /// Tokenizes `gene`, with the special tokens of the release, truncated to `longest` tokens.
     ///
-    /// From the first base on, three bases are a codon: the reading frame is the caller's. Lower case is read as upper.
+    /// Codons are counted from the first base: the reading frame is up to the caller. Lower case equals upper case.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for an empty gene, and for one that `reading` refuses, with the place of what is
-    /// wrong, counted from 1 and without white space.
+    /// [`Input`](ErrorKind::Input) for an empty gene, and for one that `reading` refuses, with the position of the
+    /// invalid base, counted from 1 without white space.
     pub fn encode(&self, gene: &str, reading: Reading, longest: Option<usize>) -> Result<Coded> {
         let [before, after] = &self.around;
         let special = before.len() + after.len();
-        let room = longest.unwrap_or(usize::MAX).saturating_sub(special);
-        let mut coded = self.plain(gene, reading, room)?;
+        let limit = longest.unwrap_or(usize::MAX).saturating_sub(special);
+        let mut coded = self.encode_codons(gene, reading, limit)?;
         if coded.ids.is_empty() {
-            let message = format!("a context of {} leaves no room for a codon", room.saturating_add(special));
-            return Err(Error::input(message));
+            let length = limit.saturating_add(special);
+            return Err(Error::input(format!("a maximum of {length} tokens is too short for one codon")));
         }
         if special > 0 {
             coded.ids = [before.as_slice(), &coded.ids, after].concat();
@@ -201,17 +203,17 @@ impl Codons {
         Ok(coded)
     }
 
-    /// The tokens of a gene that is to be continued: nothing stands after it.
+    /// Tokenizes the beginning of a gene for generation, without special tokens after it.
     ///
     /// # Errors
-    /// As [`encode`](Codons::encode).
+    /// Same as [`encode`](Codons::encode).
     pub fn encode_prompt(&self, gene: &str, reading: Reading) -> Result<Vec<u32>> {
-        let gene = self.plain(gene, reading, usize::MAX)?.ids;
+        let gene = self.encode_codons(gene, reading, usize::MAX)?.ids;
         Ok(self.begin.into_iter().chain(gene).collect())
     }
 
-    /// The first `room` tokens of `gene`, and how many more there are.
-    fn plain(&self, gene: &str, reading: Reading, room: usize) -> Result<Coded> {
+    /// Tokenizes `gene` without special tokens, truncated to `limit` tokens.
+    fn encode_codons(&self, gene: &str, reading: Reading, limit: usize) -> Result<Coded> {
         let gene: Cow<str> = match reading {
             Reading::Strict => checked(gene)?,
             Reading::AsReleased => gene.into(),
@@ -219,12 +221,12 @@ impl Codons {
         let mut coded = Coded::default();
         let mut rest = gene.chars();
         loop {
-            let words = spaced(&mut rest, TOGETHER);
-            if words.is_empty() {
+            let codons = next_codons(&mut rest, CHUNK);
+            if codons.is_empty() {
                 break;
             }
-            let ids = self.tokenizer.encode(&words, false)?;
-            let kept = ids.len().min(room - coded.ids.len());
+            let ids = self.tokenizer.encode(&codons, false)?;
+            let kept = ids.len().min(limit - coded.ids.len());
             coded.ids.extend_from_slice(&ids[..kept]);
             coded.cut += ids.len() - kept;
         }
@@ -234,40 +236,41 @@ impl Codons {
         }
     }
 
-    /// The codon with this id; none for a special token.
+    /// The codon with this id; `None` for a special token.
     pub fn codon(&self, id: u32) -> Option<&str> {
         let at = id.checked_sub(self.ids.start)?;
         self.names.get(at as usize).map(String::as_str)
     }
 
-    /// The codons of `ids` one after the other, special tokens left out.
+    /// Concatenates the codons of `ids`, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> String {
         ids.iter().filter_map(|id| self.codon(*id)).collect()
     }
 }
 
-/// Every codon, in the order of the genetic code.
+/// All codons, in the order of the genetic code table.
 fn all_codons() -> impl Iterator<Item = String> {
     let base = |shift: usize, codon: usize| char::from(BASES[codon >> shift & 3]);
     (0..64).map(move |codon| [base(4, codon), base(2, codon), base(0, codon)].iter().collect())
 }
 
-/// The next `count` pieces of three characters, in upper case, with spaces between.
-fn spaced(gene: &mut std::str::Chars, count: usize) -> String {
-    let mut words = String::new();
+/// The next `count` groups of three characters, in upper case, separated by spaces.
+fn next_codons(gene: &mut std::str::Chars, count: usize) -> String {
+    let mut codons = String::new();
     for (i, base) in gene.take(3 * count).enumerate() {
         if i > 0 && i % 3 == 0 {
-            words.push(' ');
+            codons.push(' ');
         }
-        words.extend(base.to_uppercase());
+        codons.extend(base.to_uppercase());
     }
-    words
+    codons
 }
 
-/// `gene` without white space, if it is whole codons of A, C, G and T.
+/// Checks that `gene` consists of whole codons of A, C, G and T, and returns it without white space.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) that names the first character that is no base and its place, counted from 1.
+/// [`Input`](ErrorKind::Input) with the first invalid character and its position, counted from 1; or if the number of
+/// bases is not a multiple of 3.
 pub fn checked(gene: &str) -> Result<Cow<'_, str>> {
     let gene: Cow<str> = match gene.contains(char::is_whitespace) {
         true => gene.split_whitespace().collect::<String>().into(),
@@ -277,36 +280,37 @@ pub fn checked(gene: &str) -> Result<Cow<'_, str>> {
         return Err(Error::input("the gene is empty").hint("it needs at least one codon"));
     }
     if let Some((at, odd)) = gene.chars().enumerate().find(|(_, base)| !"ACGTacgt".contains(*base)) {
-        return Err(no_base(odd, at + 1));
+        return Err(invalid_base(odd, at + 1));
     }
     let bases = gene.len();
     match bases % 3 {
         0 => Ok(gene),
-        over => Err(Error::input(format!("{bases} bases are no whole codons: {over} left over"))
-            .hint("cut the gene so that it begins and ends with a whole codon; the reading frame is yours to know")
+        over => Err(Error::input(format!("{bases} bases are not a multiple of 3: {over} left over"))
+            .hint("trim the gene to whole codons, in the correct reading frame")
             .hint(AS_RELEASED)),
     }
 }
 
-const AS_RELEASED: &str = "or read what is no codon as [UNK], as the release does: --set reading=as_released";
+const AS_RELEASED: &str = "or map invalid codons to [UNK], as the release does: --set reading=as_released";
 
-fn no_base(odd: char, at: usize) -> Error {
+fn invalid_base(odd: char, at: usize) -> Error {
     let error = Error::input(format!("\"{}\" at base {at}", odd.escape_debug()));
     let error = match odd.to_ascii_uppercase() {
-        'U' => error.hint("the model knows DNA: write T where RNA has U"),
+        'U' => error.hint("the model expects DNA: write T instead of U"),
         'N' | 'R' | 'Y' | 'S' | 'W' | 'K' | 'M' | 'B' | 'D' | 'H' | 'V' => {
-            error.hint("it stands for one of several bases, and the model knows A, C, G and T alone")
+            error.hint("it is an ambiguity code; only A, C, G and T are supported")
         }
-        '-' | '.' => error.hint("a gap of an alignment: take gaps out"),
-        _ => error.hint("a gene is written in A, C, G and T"),
+        '-' | '.' => error.hint("it is an alignment gap: remove gaps"),
+        _ => error.hint("expected A, C, G or T"),
     };
     error.hint(AS_RELEASED)
 }
 
-/// The protein of `gene`, one letter an amino acid, `*` where it stops, `X` for a codon with a base that is not known.
+/// Translates `gene` to a protein in one-letter codes, with `*` for a stop codon and `X` for a codon with an unknown
+/// base.
 ///
-/// By the standard genetic code (NCBI's tables 1 and 11), every codon alike: a gene that begins with GTG or TTG begins
-/// with V or L here, though the cell begins it with M. Bases left over at the end say nothing. U is read as T.
+/// By the standard genetic code (NCBI's tables 1 and 11). Start codons are translated like any other: GTG to V and TTG
+/// to L, although a cell begins the protein with M. An incomplete codon at the end is ignored. U equals T.
 ///
 /// ```
 /// assert_eq!(fauna_text::genslm::codons::translate("ATGGCNTGGTAAC"), "MXW*");
@@ -332,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_the_releases() {
+    fn the_built_in_vocabulary_is_that_of_the_release() {
         let codons = Codons::built_in().unwrap();
         assert_eq!((codons.ids(), codons.vocab_size(), codons.pad()), (5..69, 69, 3));
         assert_eq!(codons.stops(), [65, 68, 67]);
@@ -343,51 +347,51 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_cut_and_split_as_the_release_does() {
+    fn as_released_tokenizes_like_the_release() {
         let codons = Codons::built_in().unwrap();
-        let read = |gene: &str| codons.encode(gene, Reading::AsReleased, None).unwrap().ids;
-        assert_eq!(read("atgCAT"), [10, 61]);
-        assert_eq!(read("ATGCA"), [10, 0], "a piece of two bases");
-        assert_eq!(read("ATGNNNUAA"), [10, 0, 0]);
-        assert_eq!(read("---A-GA--"), [0, 0, 0, 0, 0, 0], "punctuation splits");
-        assert_eq!(read("A TGTG"), [0, 0, 11], "white space counts as a base");
-        assert_eq!(read("éßx"), [0], "three characters, not bytes");
-        assert_eq!(read("[PAD]ATG"), [0; 6], "a special token is no three bases");
+        let encode = |gene: &str| codons.encode(gene, Reading::AsReleased, None).unwrap().ids;
+        assert_eq!(encode("atgCAT"), [10, 61]);
+        assert_eq!(encode("ATGCA"), [10, 0], "a codon of two bases");
+        assert_eq!(encode("ATGNNNUAA"), [10, 0, 0]);
+        assert_eq!(encode("---A-GA--"), [0, 0, 0, 0, 0, 0], "punctuation splits");
+        assert_eq!(encode("A TGTG"), [0, 0, 11], "white space counts as a base");
+        assert_eq!(encode("éßx"), [0], "three characters, not bytes");
+        assert_eq!(encode("[PAD]ATG"), [0; 6], "special tokens are not parsed");
     }
 
     #[test]
-    fn what_does_not_fit_is_counted() {
+    fn truncated_tokens_are_counted() {
         let codons = Codons::built_in().unwrap();
-        let gene = "ATGCAT".repeat(3 * TOGETHER / 2 + 1);
-        let cut = codons.encode(&gene, Reading::Strict, Some(TOGETHER + 1)).unwrap();
-        assert_eq!((cut.ids.len(), cut.cut), (TOGETHER + 1, 2 * TOGETHER + 1));
-        assert_eq!(cut.ids[TOGETHER - 1..], [61, 10], "across pieces that are tokenised together");
+        let gene = "ATGCAT".repeat(3 * CHUNK / 2 + 1);
+        let cut = codons.encode(&gene, Reading::Strict, Some(CHUNK + 1)).unwrap();
+        assert_eq!((cut.ids.len(), cut.cut), (CHUNK + 1, 2 * CHUNK + 1));
+        assert_eq!(cut.ids[CHUNK - 1..], [61, 10], "across chunks");
         assert!(codons.encode("ATG", Reading::Strict, Some(0)).is_err());
     }
 
     #[test]
-    fn what_is_no_gene_is_refused_with_its_place() {
-        for (gene, told) in [
+    fn invalid_genes_are_refused_with_the_position() {
+        for (gene, expected) in [
             ("", "the gene is empty"),
             (" \n", "the gene is empty"),
             ("ATG\nXTA", "\"X\" at base 4"),
-            ("AUG", "write T where RNA has U"),
-            ("ATGNNN", "one of several bases"),
-            ("AT-", "take gaps out"),
+            ("AUG", "write T instead of U"),
+            ("ATGNNN", "ambiguity code"),
+            ("AT-", "remove gaps"),
             ("ATGé", "\"é\" at base 4"),
             ("ATG\u{0}TG", "\"\\0\" at base 4"),
-            ("ATGA", "4 bases are no whole codons: 1 left over"),
+            ("ATGA", "4 bases are not a multiple of 3: 1 left over"),
         ] {
             let error = checked(gene).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Input);
-            assert!(error.to_string().contains(told), "{gene:?}: {error}");
+            assert!(error.to_string().contains(expected), "{gene:?}: {error}");
         }
         assert_eq!(checked(" at g\r\n").unwrap(), "atg");
         assert!(Codons::built_in().unwrap().encode("", Reading::AsReleased, None).is_err());
     }
 
     #[test]
-    fn the_code_is_the_standard_one() {
+    fn translation_uses_the_standard_genetic_code() {
         let protein = |codons: &str| translate(codons);
         assert_eq!(protein("TTTTTATCATATTGTTGGCTACCACATCAACGAATAATGACAAATAAAAGTAGA"), "FLSYCWLPHQRIMTNKSR");
         assert_eq!(protein("GTAGCAGATGAAGGATAATAGTGA"), "VADEG***");

@@ -1,4 +1,4 @@
-//! FASTA: genes in files, plain or in gzip's compression, as one stream or in the blocks of bgzip.
+//! FASTA files, plain or compressed with gzip or bgzip.
 //!
 //! ```
 //! use fauna_text::genslm::codons::Reading;
@@ -21,28 +21,28 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::codons::{Reading, checked};
 
-/// More bases than the longest gene has by far; a file that claims more is not believed.
-const MOST_BASES: usize = 64 << 20;
-/// More than any title holds.
-const LONGEST_TITLE: usize = 64 << 10;
-/// How sequences are written by default.
+/// Maximum number of bases of a sequence, far above that of any gene.
+const MAX_BASES: usize = 64 << 20;
+/// Maximum number of bytes of a header.
+const MAX_HEADER: usize = 64 << 10;
+/// Default number of bases per line.
 pub const COLUMNS: usize = 60;
 
-/// One sequence of a file.
+/// One record of a FASTA file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The first word of the title.
+    /// The first word of the header.
     pub id: String,
-    /// The rest of the title.
+    /// The rest of the header.
     pub description: String,
-    /// The sequence, without white space, as it is written.
+    /// The sequence as in the file, without white space.
     pub sequence: String,
 }
 
-/// The genes of a file one after the other; no more than one is in memory.
+/// Iterator over the records of a FASTA file, with one record in memory at a time.
 ///
-/// A record that is wrong is an error that names file, record and place, and the next record follows. After a file that
-/// cannot be read on, and a sequence without an end, nothing follows.
+/// An invalid record gives an error with file, record and position, and iteration continues with the next one. It ends
+/// after an I/O error and after a sequence or header that is too long.
 pub struct Genes<R> {
     place: PathBuf,
     reading: Reading,
@@ -52,17 +52,17 @@ pub struct Genes<R> {
     ended: bool,
 }
 
-/// Opens the file at `path`, whatever its name, as its first bytes say: gzip's, or plain.
+/// Opens the FASTA file at `path`; gzip is detected by its first bytes, not by the file's name.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) without the file; as [`Genes::read`].
+/// [`NotFound`](ErrorKind::NotFound) if there is no such file; otherwise as [`Genes::read`].
 pub fn open(path: impl AsRef<Path>, reading: Reading) -> Result<Genes<Box<dyn BufRead>>> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
     Genes::read(path, unpacked(path, BufReader::new(file))?, reading)
 }
 
-/// `bytes`, decompressed if they are gzip's.
+/// Returns `bytes`, decompressed if they are in gzip format.
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io) if the first bytes cannot be read.
@@ -75,26 +75,26 @@ pub fn unpacked<'a>(place: &Path, mut bytes: impl BufRead + 'a) -> Result<Box<dy
 }
 
 impl<R: BufRead> Genes<R> {
-    /// The genes in `lines`, called `place` in messages. With [`Reading::Strict`] each must be whole codons; with
-    /// [`Reading::AsReleased`] a sequence is whatever is written.
+    /// Reads the records of `lines`; `place` is the file's name in errors. With [`Reading::Strict`] each sequence must
+    /// consist of whole codons; with [`Reading::AsReleased`] it may be any text.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) if there is nothing, or anything before the first title.
+    /// [`Format`](ErrorKind::Format) if `lines` is empty, or has text before the first header.
     pub fn read(place: impl Into<PathBuf>, lines: R, reading: Reading) -> Result<Self> {
         let mut genes = Self { place: place.into(), reading, lines, number: 0, ended: false };
         genes.find_first()?;
         Ok(genes)
     }
 
-    /// Goes past white space to the first title.
+    /// Skips white space up to the first header.
     fn find_first(&mut self) -> Result<()> {
-        let hint = "a gene is a line \">name\" and lines of A, C, G and T";
-        // The mark that some editors put before text.
+        let hint = "expected a line \">name\", then lines of A, C, G and T";
+        // A byte order mark.
         for (i, mark) in b"\xef\xbb\xbf".iter().enumerate() {
             if self.peek()? != Some(*mark) {
                 match i {
                     0 => break,
-                    _ => return Err(self.wrong("text before the first title").hint(hint)),
+                    _ => return Err(self.wrong("text before the first header").hint(hint)),
                 }
             }
             self.lines.consume(1);
@@ -103,8 +103,8 @@ impl<R: BufRead> Genes<R> {
             match self.peek()? {
                 Some(b'>') => return Ok(()),
                 Some(white) if white.is_ascii_whitespace() => self.lines.consume(1),
-                Some(_) => return Err(self.wrong("text before the first title").hint(hint)),
-                None => return Err(self.wrong("no gene in it: the file is empty").hint(hint)),
+                Some(_) => return Err(self.wrong("text before the first header").hint(hint)),
+                None => return Err(self.wrong("the file is empty").hint(hint)),
             }
         }
     }
@@ -118,11 +118,11 @@ impl<R: BufRead> Genes<R> {
         Error::format(&self.place, message)
     }
 
-    /// Reads the record whose `>` comes next.
+    /// Reads the record whose `>` is next.
     fn record(&mut self) -> Result<Record> {
         self.number += 1;
-        let title = self.title()?;
-        let (id, description) = title.split_once(char::is_whitespace).unwrap_or((&title, ""));
+        let header = self.header()?;
+        let (id, description) = header.split_once(char::is_whitespace).unwrap_or((&header, ""));
         let (id, description) = (id.to_string(), description.trim().to_string());
         let record = Record { sequence: self.sequence().map_err(|e| self.named(&id, e))?, id, description };
         if self.reading == Reading::Strict {
@@ -133,51 +133,51 @@ impl<R: BufRead> Genes<R> {
         Ok(record)
     }
 
-    /// `error` with the record it is about.
+    /// Adds the record to `error`.
     fn named(&self, id: &str, error: Error) -> Error {
         let name = if id.is_empty() { String::new() } else { format!(" {id:?}") };
         error.context(format!("record {}{name}", self.number)).at(&self.place)
     }
 
-    /// The line after `>`, as far as it is text.
-    fn title(&mut self) -> Result<String> {
+    /// Reads the header, which is the line after `>`; invalid UTF-8 is replaced.
+    fn header(&mut self) -> Result<String> {
         self.lines.consume(1);
         let mut line = Vec::new();
-        let mut limited = (&mut self.lines).take(LONGEST_TITLE as u64);
+        let mut limited = (&mut self.lines).take(MAX_HEADER as u64);
         limited.read_until(b'\n', &mut line).map_err(|e| cannot_read(&self.place, e))?;
-        if line.len() == LONGEST_TITLE && !line.ends_with(b"\n") {
+        if line.len() == MAX_HEADER && !line.ends_with(b"\n") {
             self.ended = true;
-            let error = Error::new(ErrorKind::Format, format!("a title of more than {LONGEST_TITLE} bytes"));
+            let error = Error::new(ErrorKind::Format, format!("the header has more than {MAX_HEADER} bytes"));
             return Err(self.named("", error));
         }
         Ok(String::from_utf8_lossy(&line).trim().to_string())
     }
 
-    /// All lines up to the next title.
+    /// Reads all lines up to the next header.
     fn sequence(&mut self) -> Result<String> {
         let mut sequence: Vec<u8> = Vec::new();
-        let mut begins_line = true;
+        let mut at_line_start = true;
         loop {
             let buffer = self.lines.fill_buf().map_err(|e| cannot_read(&self.place, e))?;
-            if buffer.is_empty() || begins_line && buffer[0] == b'>' {
+            if buffer.is_empty() || at_line_start && buffer[0] == b'>' {
                 break;
             }
             let line = buffer.iter().position(|byte| *byte == b'\n').map_or(buffer.len(), |end| end + 1);
             let bases = buffer[..line].iter().filter(|byte| !byte.is_ascii_whitespace());
             sequence.extend(bases);
-            begins_line = buffer[line - 1] == b'\n';
+            at_line_start = buffer[line - 1] == b'\n';
             self.lines.consume(line);
-            if sequence.len() > MOST_BASES {
+            if sequence.len() > MAX_BASES {
                 self.ended = true;
-                return Err(Error::input(format!("more than {MOST_BASES} bases"))
-                    .hint("a gene is wanted, not a genome; what follows it was not read"));
+                return Err(Error::input(format!("more than {MAX_BASES} bases"))
+                    .hint("expected a gene, not a genome; the rest of the file was not read"));
             }
         }
         String::from_utf8(sequence).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let odd = error.as_bytes()[at];
-            Error::input(format!("byte {odd:#04x} after base {at} is no text"))
-                .hint("a gene is written in A, C, G and T")
+            Error::input(format!("byte {odd:#04x} after base {at} is not valid UTF-8"))
+                .hint("expected A, C, G and T")
         })
     }
 }
@@ -208,19 +208,21 @@ fn cannot_read(place: &Path, error: std::io::Error) -> Error {
     Error::io(place, "read", error)
 }
 
-/// Writes `record` with at most `columns` bases a line; 0 for all on one line.
+/// Writes `record` with at most `columns` bases per line; 0 for a single line.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io) if it cannot be written, [`Input`](ErrorKind::Input) if its title has a line break or its
-/// sequence anything but letters, `-`, `.` and `*`: it would not be read back.
+/// [`Io`](ErrorKind::Io) if it cannot be written; [`Input`](ErrorKind::Input) if the header has a line break, the id
+/// has white space, or the sequence has characters other than letters, `-`, `.` and `*`.
 pub fn write(out: &mut impl Write, record: &Record, columns: usize) -> Result<()> {
     let Record { id, description, sequence } = record;
     let breaks = |text: &str| text.contains(['\n', '\r']);
     if breaks(id) || breaks(description) || id.contains(char::is_whitespace) {
-        return Err(Error::input(format!("the title {id:?} {description:?} is no line with a name first")));
+        return Err(Error::input(format!(
+            "the header {id:?} {description:?} is not one line that begins with an id"
+        )));
     }
     if let Some(odd) = sequence.chars().find(|base| !(base.is_ascii_alphabetic() || "-.*".contains(*base))) {
-        return Err(Error::input(format!("a sequence with {odd:?} is not written")));
+        return Err(Error::input(format!("the sequence has the invalid character {odd:?}")));
     }
     let space = if description.is_empty() { "" } else { " " };
     let mut text = format!(">{id}{space}{description}\n");

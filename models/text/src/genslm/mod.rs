@@ -1,11 +1,11 @@
-//! GenSLMs: genome-scale language models, GPT-NeoX over codons.
+//! GenSLMs: genome-scale language models, GPT-NeoX with codons as tokens.
 //!
 //! Zvyagin et al. 2022, "GenSLMs: Genome-scale language models reveal SARS-CoV-2 evolutionary dynamics", bioRxiv
-//! 10.1101/2022.10.10.511571. Checked against the project's tokenisation and pooling on transformers
+//! 10.1101/2022.10.10.511571. Checked against the project's tokenisation and pooling with transformers
 //! `GPTNeoXForCausalLM`, parity cases `tests/parity/genslm`.
 //!
-//! The network is [`gpt_neox`](crate::gpt_neox); here are its codons ([`codons`]), files of genes ([`fasta`]), the
-//! releases, and what one does with genes ([`GenSlm`]): vectors, likelihoods, new genes.
+//! The network is [`gpt_neox`](crate::gpt_neox). This module has the tokenizer ([`codons`]), FASTA files ([`fasta`]),
+//! the releases, and the pipeline ([`GenSlm`]): embeddings, likelihoods and generation of genes.
 
 pub mod codons;
 pub mod fasta;
@@ -22,7 +22,7 @@ use serde_json::json;
 /// The name of the family.
 pub(crate) const NAME: &str = "genslm";
 
-/// GenSLMs: GPT-NeoX over codons. It answers to GPT-NeoX's name, and means what its layout knows.
+/// GenSLMs: GPT-NeoX with codons as tokens. It has the `model_type` of GPT-NeoX; its layout recognises its releases.
 pub static FAMILY: Family = Family {
     name: NAME,
     systems: &["GenSLMs"],
@@ -45,7 +45,7 @@ pub static FAMILY: Family = Family {
     inventory,
     causal_lm: None,
     open: |pretrained| Ok(Box::new(GenSlm::open(pretrained)?)),
-    // Heads of an odd width, a feed-forward part that is not four widths.
+    // An odd head dimension, and an intermediate size other than four times the hidden size.
     sample: || {
         json!({
             "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": 69, "hidden_size": 69,

@@ -1,4 +1,4 @@
-//! GenSLMs as a pipeline: genes to vectors, to likelihoods, and new genes.
+//! The pipeline of GenSLMs: embeddings, likelihoods and generation of genes.
 
 use std::ops::ControlFlow;
 
@@ -15,24 +15,24 @@ use super::release;
 use crate::causal::LanguageModel;
 use crate::gpt_neox::GptNeoX;
 
-/// Codons of one pass: enough to keep every core busy, few enough to take little memory.
-const CODONS_A_PASS: usize = 2048;
-/// Genes that are written side by side.
-const GENES_AT_ONCE: usize = 16;
-/// What most genes begin with.
+/// Number of codons of a batch: large enough to use every core, small enough to limit memory.
+const CODONS_PER_BATCH: usize = 2048;
+/// Maximum number of genes of a batch in generation.
+const MAX_BATCH: usize = 16;
+/// The most common start codon.
 const START: &str = "ATG";
 
-/// Which positions the mean of a gene's vector is over.
+/// The positions that mean pooling of a gene's embedding includes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pooling {
-    /// The gene's own codons, as the project's `run_inference` does: the vector does not depend on what fills the row.
+    /// The gene's codons, as in the project's `run_inference`: the embedding does not depend on padding.
     #[default]
     Real,
-    /// All positions of a row of `seq_length`, padding included, as the project's README does.
+    /// All `seq_length` positions, padding included, as in the project's README.
     All,
 }
 
-/// How genes are read and what their vectors are.
+/// Settings of tokenization and pooling.
 #[derive(Debug, Clone, Copy, Default)]
 struct Settings {
     pooling: Pooling,
@@ -45,14 +45,14 @@ impl Settings {
         let named = |key: &str| match settings.get(key) {
             None => Ok(None),
             Some(Value::String(name)) => Ok(Some(name.as_str())),
-            Some(other) => Err(Error::input(format!("{key} is {other}, a word is wanted"))),
+            Some(other) => Err(Error::input(format!("{key} is {other}, expected a string"))),
         };
         let pooling = match named("pooling")? {
             None | Some("real") => Pooling::Real,
             Some("all") => Pooling::All,
             Some(other) => {
                 return Err(Error::input(format!("pooling is \"{other}\"")).hint(
-                    "wanted real (the gene's own codons) or all (seq_length positions, padding included)",
+                    "expected real (the gene's codons) or all (seq_length positions, padding included)",
                 ));
             }
         };
@@ -61,40 +61,40 @@ impl Settings {
     }
 }
 
-/// A length in codons.
+/// Parses a length in codons.
 fn seq_length(value: Option<&Value>) -> Result<Option<usize>> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let length = value.as_u64().filter(|n| (1..=1 << 20).contains(n)).map(|n| Some(n as usize));
-            length.ok_or_else(|| Error::input(format!("seq_length is {value}, a number of codons is wanted")))
+            length.ok_or_else(|| Error::input(format!("seq_length is {value}, expected a number of codons")))
         }
     }
 }
 
-/// How likely a model finds a gene.
+/// The likelihood of a gene.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// The natural logarithm of the probability of each codon after the first, given all before it.
+    /// Log probability (natural logarithm) of each codon after the first, given the codons before it.
     pub codons: Vec<f64>,
-    /// How many codons did not fit the model and were left out.
+    /// Number of codons truncated because they exceed the maximum sequence length.
     pub cut: usize,
 }
 
 impl Score {
-    /// The natural logarithm of the probability of the gene, given its first codon.
+    /// Log likelihood (natural logarithm) of the gene, given its first codon.
     pub fn log_likelihood(&self) -> f64 {
         self.codons.iter().sum()
     }
 
-    /// `exp` of the mean surprise a codon: 1 for a gene predicted with certainty, 61 for one drawn blindly from all
-    /// codons of amino acids.
+    /// Perplexity per codon: 1 for a gene predicted with certainty, 61 for uniform probabilities over all codons of
+    /// amino acids.
     pub fn perplexity(&self) -> f64 {
         (-self.log_likelihood() / self.codons.len() as f64).exp()
     }
 }
 
-/// A GenSLM with its codons.
+/// The pipeline of GenSLMs: network and codon tokenizer.
 ///
 /// ```no_run
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
@@ -115,12 +115,12 @@ pub struct GenSlm {
 }
 
 impl GenSlm {
-    /// Opens a checkpoint. Settings: `pooling` (`real` or `all`, see [`Pooling`]), `seq_length` (codons a gene is cut
-    /// to, and of `pooling` `all` the length of the row; the model's context if not said), `reading` (`strict` or
-    /// `as_released`, see [`Reading`]).
+    /// Loads a checkpoint. Settings: `pooling` (`real` or `all`, see [`Pooling`]), `seq_length` (number of codons that
+    /// genes are truncated to, and with `pooling` `all` padded to; the model's context length by default), `reading`
+    /// (`strict` or `as_released`, see [`Reading`]).
     ///
     /// # Errors
-    /// Whatever is wrong with the files or the settings.
+    /// Errors of the files or the settings.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         release::check_heads(pretrained)?;
         let language = LanguageModel::open::<GptNeoX>(pretrained)?;
@@ -138,35 +138,35 @@ impl GenSlm {
         })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn network(&self) -> &dyn CausalLm {
         self.language.network()
     }
 
-    /// The codons it knows.
+    /// The codon tokenizer.
     pub fn codons(&self) -> &Codons {
         &self.codons
     }
 
-    /// How many codons of a gene are read.
+    /// Maximum number of codons of a gene.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if `seq_length` asks for more than the model was trained for.
+    /// [`Input`](ErrorKind::Input) if the setting `seq_length` exceeds the model's maximum sequence length.
     pub fn seq_length(&self) -> Result<usize> {
         let positions = self.network().max_position_embeddings();
         match self.settings.seq_length {
             Some(length) if length > positions => Err(Error::input(format!(
-                "seq_length is {length}, and the model was trained for {positions} codons"
+                "seq_length is {length}, but the model was trained for at most {positions} codons"
             ))),
             Some(length) => Ok(length),
             None => Ok(positions),
         }
     }
 
-    /// Genes as tokens, each cut to what is read.
-    fn coded(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Coded>> {
+    /// Tokenizes genes, truncated to [`seq_length`](Self::seq_length).
+    fn tokenize(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Coded>> {
         let longest = self.seq_length()?;
-        let code = |(i, gene): (usize, &_)| {
+        let encode = |(i, gene): (usize, &_)| {
             let gene: &str = AsRef::<str>::as_ref(gene);
             self.codons.encode(gene, self.settings.reading, Some(longest)).map_err(|error| {
                 match genes.len() {
@@ -175,20 +175,20 @@ impl GenSlm {
                 }
             })
         };
-        genes.iter().enumerate().map(code).collect()
+        genes.iter().enumerate().map(encode).collect()
     }
 
-    /// The last hidden state of rows of tokens that are padded to `time` on the right: `(rows, time, width)`. No token
-    /// sees the padding after it. What stands at the padding itself is the reference's if `is_compared`: it sees the
-    /// tokens and no other padding.
-    fn hidden(&self, rows: &[&[u32]], time: usize, is_compared: bool) -> Result<Tensor> {
+    /// The last hidden state of sequences of tokens, padded to `time` on the right: `(batch, time, hidden_size)`. No
+    /// token attends to the padding after it. If `mask_padding`, padding does not attend to padding either, so that the
+    /// hidden state at padding is that of the reference.
+    fn hidden(&self, rows: &[&[u32]], time: usize, mask_padding: bool) -> Result<Tensor> {
         let mut ids = Vec::with_capacity(rows.len() * time);
         for row in rows {
             ids.extend_from_slice(row);
             ids.extend(std::iter::repeat_n(self.codons.pad(), time - row.len()));
         }
         let ids = Tensor::from_vec(ids, (rows.len(), time), &self.device)?;
-        let mask = match is_compared {
+        let mask = match mask_padding {
             false => Mask::causal(),
             true => {
                 let real = |row: &&[u32]| (0..time).map(|at| at < row.len()).collect();
@@ -201,9 +201,9 @@ impl GenSlm {
         self.network().forward(&ids, &step, &mut cache)
     }
 
-    /// Hands the last hidden state of each gene to `each`: `(codons, width)`, or `(length, width)` if all rows are to
-    /// be that long. Genes of like lengths are read together.
-    fn read(
+    /// Calls `each` with the last hidden state of each gene: `(codons, hidden_size)`, or `(length, hidden_size)` if
+    /// `length` is given. Genes of similar lengths are batched.
+    fn for_each_hidden(
         &self,
         genes: &[Coded],
         length: Option<usize>,
@@ -214,7 +214,7 @@ impl GenSlm {
         let mut rest = &order[..];
         while let Some(first) = rest.first() {
             let time = length.unwrap_or(genes[*first].ids.len());
-            let (now, later) = rest.split_at((CODONS_A_PASS / time).clamp(1, rest.len()));
+            let (now, later) = rest.split_at((CODONS_PER_BATCH / time).clamp(1, rest.len()));
             rest = later;
             let rows: Vec<&[u32]> = now.iter().map(|i| genes[*i].ids.as_slice()).collect();
             let hidden = self.hidden(&rows, time, length.is_some())?;
@@ -225,38 +225,38 @@ impl GenSlm {
         Ok(())
     }
 
-    /// One vector a codon: `(codons, width)`, float32 on the CPU, the last hidden state of the model. With a table that
-    /// puts tokens around a gene, those have their vectors too.
+    /// Returns the last hidden state of each codon, `(codons, hidden_size)` in float32 on the CPU. If the tokenizer
+    /// adds special tokens, their hidden states are included.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for a gene that is refused.
+    /// [`Input`](ErrorKind::Input) for an invalid gene.
     pub fn codon_vectors(&self, gene: &str) -> Result<Tensor> {
         let mut vectors = None;
-        self.read(&self.coded(&[gene])?, None, &mut |_, hidden| {
+        self.for_each_hidden(&self.tokenize(&[gene])?, None, &mut |_, hidden| {
             vectors = Some(hidden.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
             Ok(())
         })?;
-        vectors.ok_or_else(|| Error::input("no gene to read"))
+        vectors.ok_or_else(|| Error::input("no gene to embed"))
     }
 
-    /// How likely the model finds each of `genes`.
+    /// Returns the likelihood of each of `genes`.
     ///
-    /// A variant is judged against its wild type by the difference of their [`Score::log_likelihood`]; genes of
-    /// different lengths by [`Score::perplexity`]. The first codon has nothing before it and is not scored.
+    /// Compare a variant with its wild type by the difference of their [`Score::log_likelihood`], and genes of
+    /// different lengths by [`Score::perplexity`]. The first codon is not scored.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for a gene that is refused or of a single codon.
+    /// [`Input`](ErrorKind::Input) for an invalid gene, or a gene of a single codon.
     pub fn score(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Score>> {
-        let coded = self.coded(genes)?;
+        let coded = self.tokenize(genes)?;
         if let Some(short) = coded.iter().position(|gene| gene.ids.len() < 2) {
             return Err(Error::input(format!(
-                "gene {} has a single codon, and nothing to predict",
+                "gene {} has a single codon, so that there is nothing to predict",
                 short + 1
             )));
         }
         let mut scores: Vec<Score> =
             coded.iter().map(|gene| Score { codons: Vec::new(), cut: gene.cut }).collect();
-        self.read(&coded, None, &mut |i, hidden| {
+        self.for_each_hidden(&coded, None, &mut |i, hidden| {
             let logits = self.network().logits(&hidden)?;
             let logits = logits.ok_or_else(|| self.cannot("score genes: it has no output head"))?;
             let rows: Vec<Vec<f32>> = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.to_vec2()?;
@@ -267,21 +267,21 @@ impl GenSlm {
         Ok(scores)
     }
 
-    /// `sequences` in `options` as the project's tools read them: `input_ids` and `attention_mask`, `(sequences,
-    /// seq_length)` of int64.
+    /// Tokenizes `options.sequences`, if present, as the project's tools do.
     fn sequences(&self, options: &Value) -> Result<Option<Vec<Coded>>> {
         let Some(sequences) = options.get("sequences") else { return Ok(None) };
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
         let length = length.unwrap_or_else(|| self.network().max_position_embeddings());
-        let wrong = || Error::new(ErrorKind::Format, "sequences are a list of genes");
+        let wrong = || Error::new(ErrorKind::Format, "expected sequences as a list of genes");
         let sequences = sequences.as_array().filter(|all| !all.is_empty()).ok_or_else(wrong)?;
-        let code = |sequence: &Value| {
+        let encode = |sequence: &Value| {
             self.codons.encode(sequence.as_str().ok_or_else(wrong)?, Reading::AsReleased, Some(length))
         };
-        sequences.iter().map(code).collect::<Result<_>>().map(Some)
+        sequences.iter().map(encode).collect::<Result<_>>().map(Some)
     }
 
-    /// The forward pass over `sequences`, with their tokens and both recipes' vectors.
+    /// The forward pass over `sequences`: the network's outputs, `input_ids` and `attention_mask`,
+    /// `(batch, seq_length)` of int64, and the embeddings of both poolings, `(batch, hidden_size)`.
     fn forward_sequences(&self, sequences: &[Coded], options: &Value) -> Result<Tensors> {
         let longest = sequences.iter().map(|gene| gene.ids.len()).max().unwrap_or(0);
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
@@ -313,11 +313,12 @@ impl GenSlm {
         Ok(out)
     }
 
-    /// The scores of `sequences`: `log_likelihood` and `perplexity`, one a gene.
+    /// The scores of `options.sequences`: `log_likelihood`, `perplexity` and `cut`, `(batch)` of float32.
     fn score_sequences(&self, options: &Value) -> Result<Tensors> {
         let genes = options["sequences"].as_array().filter(|all| !all.is_empty());
         let genes = genes.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-        let genes = genes.ok_or_else(|| Error::new(ErrorKind::Format, "sequences are a list of genes"))?;
+        let genes =
+            genes.ok_or_else(|| Error::new(ErrorKind::Format, "expected sequences as a list of genes"))?;
         let scores = self.score(&genes)?;
         let column = |of: fn(&Score) -> f64| {
             let values: Vec<f32> = scores.iter().map(|score| of(score) as f32).collect();
@@ -326,18 +327,18 @@ impl GenSlm {
         Ok(Tensors::from([
             ("log_likelihood".to_string(), column(Score::log_likelihood)?),
             ("perplexity".to_string(), column(Score::perplexity)?),
-            // How many codons were not read.
+            // Number of truncated codons.
             ("cut".to_string(), column(|score| score.cut as f64)?),
         ]))
     }
 
-    /// The tokens of what is to be continued; ATG if nothing is given.
+    /// Tokenizes a prompt; an empty one becomes ATG.
     fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>> {
         let items = match prompt {
             Prompt::Items(items) => items,
             Prompt::Infill { .. } => return Err(Prompt::no_infill()),
             Prompt::Chat(_) => {
-                return Err(Error::unsupported("this model continues genes and holds no conversations")
+                return Err(Error::unsupported("this model generates genes and is not a chat model")
                     .hint("give it the beginning of a gene"));
             }
         };
@@ -347,29 +348,29 @@ impl GenSlm {
     }
 }
 
-/// The gene in an item.
+/// The gene of an item.
 fn gene(item: &Item) -> Result<&str> {
     match item {
         Item::Gene(gene) | Item::Text(gene) => Ok(gene),
-        other => Err(Error::input(format!("this model reads genes, not {}", other.modality()))),
+        other => Err(Error::input(format!("this model expects genes, not {}", other.modality()))),
     }
 }
 
-/// The natural logarithm of the probability that `logits` give to `id`.
+/// Log probability (natural logarithm) of `id` by `logits`.
 fn log_probability(logits: &[f32], id: u32) -> f64 {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
     f64::from(logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY) - most) - sum.ln()
 }
 
-/// The network while it writes genes: codons alone, and no more than it was trained for.
-struct Writer<'a> {
+/// The decoder of genes: only codons are allowed, up to the maximum sequence length.
+struct CodonDecoder<'a> {
     model: &'a GenSlm,
-    /// How many genes were begun before the first of these.
+    /// Number of prompts in earlier batches.
     before: usize,
 }
 
-impl Decoder for Writer<'_> {
+impl Decoder for CodonDecoder<'_> {
     type Cache = Cache;
 
     fn cache(&self, rows: usize, capacity: usize) -> Result<Cache> {
@@ -394,10 +395,10 @@ impl Decoder for Writer<'_> {
 }
 
 impl GenSlm {
-    /// The mean of the last hidden state of each gene, over its own codons or as the setting `pooling` says. Genes
-    /// longer than the model are cut.
+    /// Returns one embedding per gene, `(batch, hidden_size)`: the mean of the last hidden state over the positions of
+    /// the setting `pooling`. Genes longer than [`seq_length`](Self::seq_length) are truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
-        let genes = self.coded(batch)?;
+        let genes = self.tokenize(batch)?;
         if genes.is_empty() {
             return Err(Error::input("no gene to embed"));
         }
@@ -406,7 +407,7 @@ impl GenSlm {
             Pooling::All => Some(self.seq_length()?),
         };
         let mut rows = vec![None; genes.len()];
-        self.read(&genes, length, &mut |i, hidden| {
+        self.for_each_hidden(&genes, length, &mut |i, hidden| {
             rows[i] = Some(hidden.to_dtype(DType::F32)?.mean(0)?.to_device(&Device::Cpu)?);
             Ok(())
         })?;
@@ -416,25 +417,26 @@ impl GenSlm {
 }
 
 impl GenSlm {
-    /// Continues each of `prompts` codon by codon, up to its first stop codon, which is the last piece, some prompts at
-    /// a time, and hands on each codon with the index of its prompt. Prompt `i` draws from stream `i` of the random
-    /// numbers, so that one prompt given twice becomes two genes.
-    fn write(
+    /// Generates from each of `prompts` up to and including the first stop codon, in batches, and calls `each` with the
+    /// index of the prompt and the codon. Prompt `i` uses stream `i` of the random numbers, so that equal prompts give
+    /// different genes.
+    fn generate_codons(
         &self,
         prompts: &[Prompt],
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         if !options.stop.is_empty() {
-            return Err(Error::unsupported("a gene ends at a stop codon, not at a text")
-                .hint("cut what comes, or set the tokens that end a gene"));
+            return Err(Error::unsupported("stop strings are not supported: a gene ends at a stop codon")
+                .hint("set eos to the ids of other codons, or truncate the generated gene"));
         }
         let prompts = prompts.iter().map(|prompt| self.prompt(prompt)).collect::<Result<Vec<_>>>()?;
         let options = options.with_tokens(self.codons.stops(), Some(self.codons.pad()));
         let mut all = Vec::with_capacity(prompts.len());
-        for (chunk, prompts) in prompts.chunks(GENES_AT_ONCE).enumerate() {
-            let before = chunk * GENES_AT_ONCE;
-            let made = generate::generate(&Writer { model: self, before }, prompts, &options, &mut |new| {
+        for (chunk, prompts) in prompts.chunks(MAX_BATCH).enumerate() {
+            let before = chunk * MAX_BATCH;
+            let decoder = CodonDecoder { model: self, before };
+            let made = generate::generate(&decoder, prompts, &options, &mut |new| {
                 let codon = self.codons.codon(new.token).unwrap_or_default().to_string();
                 each(before + new.row, codon).map_break(|()| Stop::Cancel)
             })?;
@@ -453,8 +455,8 @@ impl Pipeline for GenSlm {
         self.language.forward(inputs)
     }
 
-    /// `forward` over token ids, or over `options.sequences` cut and padded to `options.seq_length` as the project's
-    /// tools do it (whatever ids are given besides); `generate` over token ids; `score` over `options.sequences`.
+    /// `forward` over token ids, or over `options.sequences` truncated and padded to `options.seq_length` as the
+    /// project's tools do (`input_ids` are then ignored); `generate` over token ids; `score` over `options.sequences`.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         match method {
             "forward" => match self.sequences(options)? {
@@ -485,7 +487,7 @@ impl Pipeline for GenSlm {
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
         let prompts = std::slice::from_ref(prompt);
-        let made = self.write(prompts, options, &mut |_, codon| each(Item::Gene(codon)))?;
+        let made = self.generate_codons(prompts, options, &mut |_, codon| each(Item::Gene(codon)))?;
         Ok(made.into_iter().next().unwrap_or_default())
     }
 
@@ -495,10 +497,10 @@ impl Pipeline for GenSlm {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        self.write(prompts, options, &mut |index, codon| each(index, Item::Gene(codon)))
+        self.generate_codons(prompts, options, &mut |index, codon| each(index, Item::Gene(codon)))
     }
 
-    /// The project's own: among the 50 likeliest codons that reach 0.95 of the probability.
+    /// The project's settings: temperature 1, top-k 50, top-p 0.95.
     fn defaults(&self) -> GenerationConfig {
         GenerationConfig {
             temperature: 1.0,

@@ -1,10 +1,10 @@
-//! What the releases are called, the sizes that follow from their names, and how their files lie.
+//! The releases: their file names, and the configs and file layouts that follow from them.
 //!
-//! A release is one `.pt` file; its sizes and its codons are in the project's Python package. So a model here is
+//! A release is a single `.pt` file; its config and tokenizer are in the project's Python package. So a model is
 //!
-//! - a `config.json` beside weights of any kind, as for every family;
-//! - a `.pt` beside one of the package's files (`neox_25,290,752.json`);
-//! - a `.pt` alone, if it is called as the project calls it.
+//! - a `config.json` with weights in any format, as in every family;
+//! - a `.pt` file with one of the package's configs (`neox_25,290,752.json`);
+//! - a `.pt` file alone, if it has the project's file name.
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::error::first_five;
@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use super::codons::{Codons, VOCABULARY};
 use crate::gpt_neox::{self, GptNeoX};
 
-/// A size as the package describes it.
+/// A model size, as in the package's configs.
 struct Size {
-    /// The package's file.
+    /// File name of the package's config.
     file: &'static str,
     layers: usize,
     width: usize,
@@ -33,17 +33,17 @@ const fn size(file: &'static str, shape: [usize; 5]) -> Size {
     Size { file, layers, width, heads, inner, positions }
 }
 
-/// All sizes of which weights were released: layers, width, heads, width inside the feed-forward part, positions.
+/// All released sizes: number of layers, hidden size, number of heads, intermediate size, maximum sequence length.
 const SIZES: [Size; 5] = [
     size("neox_25,290,752.json", [8, 512, 8, 2048, 2048]),
     size("neox_244,464,576.json", [12, 1840, 16, 2048, 2048]),
     size("neox_2,533,931,008.json", [28, 3840, 32, 4096, 2048]),
-    // Its width is no multiple of its heads, so it is for the message alone.
+    // The hidden size is not a multiple of the number of heads, so this size is only for the error message.
     size("neox_25,076,188,032.json", [64, 8196, 64, 8000, 2048]),
     size("neox_25,290,752_10240_pos_embed.json", [8, 512, 8, 2048, 10_240]),
 ];
 
-/// The releases: the project's name, the file of the weights, and the entry of [`SIZES`].
+/// The releases: the project's name, the file name of the weights, and the index in [`SIZES`].
 const RELEASES: [(&str, &str, usize); 5] = [
     ("genslm_25M_patric", "patric_25m_epoch01-val_loss_0.57_bias_removed.pt", 0),
     ("genslm_250M_patric", "patric_250m_epoch00_val_loss_0.48_attention_removed.pt", 1),
@@ -52,19 +52,19 @@ const RELEASES: [(&str, &str, usize); 5] = [
     ("genslm_25M_covid", "model-epoch91-val_loss0.01.pt", 4),
 ];
 
-/// The release whose weights lie in a file called `file`.
+/// The release whose weights have the file name `file`.
 fn release_of(file: &str) -> Option<(&'static str, &'static Size)> {
     let file = file.rsplit(['/', '\\']).next()?;
     RELEASES.iter().find(|(_, weights, _)| *weights == file).map(|(id, _, size)| (*id, &SIZES[*size]))
 }
 
-/// The name of the release that `pretrained` reads, if its weights are called as the project calls them.
+/// The name of the release, if the weights have the project's file name.
 pub(super) fn name_of(pretrained: &Pretrained) -> Option<&'static str> {
     let file = pretrained.checkpoint.as_ref()?.files().first()?.file_name()?.to_str()?;
     release_of(file).map(|(id, _)| id)
 }
 
-/// The config of the package's file for a size, in the keys that shape the network.
+/// The package's config of a size: the keys that define the network.
 fn config_of(size: &Size) -> Value {
     json!({
         "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": VOCABULARY,
@@ -75,16 +75,16 @@ fn config_of(size: &Size) -> Value {
     })
 }
 
-/// The files that hold tables of codons.
+/// The tokenizer files among `names`.
 fn tables(names: &[String]) -> impl Iterator<Item = &String> {
     names.iter().filter(|name| name.starts_with("codon_wordlevel_") && name.ends_with(".json"))
 }
 
-/// A GPT-NeoX over codons: by its config's vocabulary or a table of codons beside it, by a file of the package, or by
-/// the name of the weights.
+/// Recognises a GPT-NeoX over codons: by the config's vocabulary size or a codon tokenizer file, by a config of the
+/// package, or by the file name of the weights.
 ///
 /// # Errors
-/// Errors of a config that is there; [`Input`](ErrorKind::Input) for several models in one folder.
+/// Errors of the config, if present; [`Input`](ErrorKind::Input) for several models in one folder.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let names = files.names();
     let asked = options.family.as_deref() == Some(super::NAME);
@@ -98,7 +98,7 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
             }
             config
         }
-        None => match by_names(files, &names)? {
+        None => match config_by_names(files, &names)? {
             Some(config) => config,
             None => return Ok(None),
         },
@@ -106,8 +106,8 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
     Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
-/// The config that the names of the files tell, where none of them is a `config.json`.
-fn by_names(files: &Files, names: &[String]) -> Result<Option<Value>> {
+/// The config that follows from the file names, without a `config.json`.
+fn config_by_names(files: &Files, names: &[String]) -> Result<Option<Value>> {
     let top = || names.iter().filter(|name| !name.contains('/'));
     // A choice may be a part of a name.
     let chosen = |name: &&String| files.choice().is_none_or(|choice| contains(name, choice));
@@ -117,14 +117,14 @@ fn by_names(files: &Files, names: &[String]) -> Result<Option<Value>> {
     match known[..] {
         [] => {}
         [size] => {
-            // The file that the package has for it may have been mended.
+            // The package's config takes precedence, since the user may have changed it.
             return Ok(Some(files.json(size.file)?.unwrap_or_else(|| config_of(size))));
         }
         _ => {
             let listed = first_five(weights);
-            return Err(Error::input("several releases of GenSLMs lie here")
+            return Err(Error::input("several releases of GenSLMs in one folder")
                 .at(files.root())
-                .hint(format!("name one of these files\n{listed}")));
+                .hint(format!("specify one of these files\n{listed}")));
         }
     }
     let described: Vec<&String> =
@@ -132,10 +132,10 @@ fn by_names(files: &Files, names: &[String]) -> Result<Option<Value>> {
     match described[..] {
         [] => Ok(None),
         [one] => files.json(one),
-        _ => Err(Error::input("several architectures of GenSLMs lie here")
+        _ => Err(Error::input("several architectures of GenSLMs in one folder")
             .at(files.root())
             .hint(first_five(described))
-            .hint("call the one of these weights config.json")),
+            .hint("rename the one that belongs to the weights to config.json")),
     }
 }
 
@@ -143,8 +143,8 @@ fn contains(name: &str, part: &str) -> bool {
     name.to_lowercase().contains(&part.to_lowercase())
 }
 
-/// What training leaves beside the model's `state_dict`, where a file holds tensors in it.
-const LEFT_OVERS: [&str; 9] = [
+/// Keys of a training checkpoint other than the model's `state_dict`.
+const TRAINING_KEYS: [&str; 9] = [
     "callbacks",
     "datamodule_hyper_parameters",
     "ds_config",
@@ -156,10 +156,10 @@ const LEFT_OVERS: [&str; 9] = [
     "optimizer_states",
 ];
 
-/// What the release calls its tensors, in the names of GPT-NeoX: files of before May 2023 have one more prefix.
+/// Maps the tensor names of a release to those of GPT-NeoX; files from before May 2023 have one more prefix.
 pub fn rename(name: &str) -> Name {
     let plain = name.strip_prefix("state_dict.").unwrap_or(name);
-    if LEFT_OVERS.contains(&name.split('.').next().unwrap_or(name)) {
+    if TRAINING_KEYS.contains(&name.split('.').next().unwrap_or(name)) {
         return Name::Ignore;
     }
     let plain = plain.strip_prefix("model.").unwrap_or(plain);
@@ -169,11 +169,11 @@ pub fn rename(name: &str) -> Name {
     }
 }
 
-/// The codons of a release: the table beside the weights, or the one that all released models share.
+/// Loads the codon tokenizer: from the file next to the weights, or else the built-in one of all released models.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) for a file that is no table of codons, or has more than the network;
-/// [`NotFound`](ErrorKind::NotFound) where there is no file and the network knows another number of tokens.
+/// [`Format`](ErrorKind::Format) for a file without a codon vocabulary, or with more tokens than the network;
+/// [`NotFound`](ErrorKind::NotFound) if there is no file and the network has another vocabulary size.
 pub(super) fn codons(pretrained: &Pretrained, vocabulary: usize) -> Result<Codons> {
     let names = pretrained.files.names();
     let fitting = format!("codon_wordlevel_{vocabulary}vocab.json");
@@ -183,27 +183,26 @@ pub(super) fn codons(pretrained: &Pretrained, vocabulary: usize) -> Result<Codon
         Some(path) => {
             let codons = Codons::from_file(&path)?;
             if codons.vocab_size() > vocabulary {
-                let message = format!("{} tokens, and the network has {vocabulary}", codons.vocab_size());
-                return Err(Error::format(path, message).hint("put the table of this model beside it"));
+                let message = format!("{} tokens, but the network has {vocabulary}", codons.vocab_size());
+                return Err(Error::format(path, message).hint("use the tokenizer file of this model"));
             }
             codons
         }
         None if vocabulary == VOCABULARY => Codons::built_in()?,
         None => {
-            let message = format!("the network knows {vocabulary} tokens, and no table says which");
+            let message = format!("the network has {vocabulary} tokens, but there is no tokenizer file");
             return Err(Error::new(ErrorKind::NotFound, message)
                 .at(pretrained.files.root())
-                .hint(format!("put {fitting} or tokenizer.json beside the weights")));
+                .hint(format!("put {fitting} or tokenizer.json next to the weights")));
         }
     };
     Ok(codons)
 }
 
-/// Refuses a config whose heads do not share its width, as the one that was shipped for the 25B model, and tells what
-/// the file holds.
+/// Refuses a config whose hidden size is not a multiple of the number of heads, such as the project's of the 25B model.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) with the shapes in the file.
+/// [`Unsupported`](ErrorKind::Unsupported) with the tensor shapes of the file.
 pub(super) fn check_heads(pretrained: &Pretrained) -> Result<()> {
     let size = |key: &str| pretrained.config[key].as_u64().filter(|size| *size > 0);
     let (Some(width), Some(heads)) = (size("hidden_size"), size("num_attention_heads")) else {
@@ -215,32 +214,30 @@ pub(super) fn check_heads(pretrained: &Pretrained) -> Result<()> {
     let message = format!("hidden_size {width} is not a multiple of num_attention_heads {heads}");
     let error = Error::unsupported(message).at(&pretrained.label);
     let error = match release_of(&pretrained.label) {
-        Some(_) => {
-            error.hint("the sizes that the project ships for this release cannot be computed by anyone")
-        }
+        Some(_) => error.hint("the config that the project published for this release is invalid"),
         None => error,
     };
     Err(match &pretrained.checkpoint {
         None => error,
         Some(checkpoint) => error
-            .hint(format!("the file holds {}", shapes(checkpoint)))
-            .hint("put a config.json beside it whose sizes these are"),
+            .hint(format!("the file has {}", shapes(checkpoint)))
+            .hint("put a config.json with these sizes next to it"),
     })
 }
 
-/// What the first layer and the table of a checkpoint say of its sizes.
+/// The shapes of a checkpoint's embeddings and first layer.
 fn shapes(checkpoint: &Checkpoint) -> String {
-    let wanted =
+    let names =
         ["embed_in.weight", "layers.0.attention.query_key_value.weight", "layers.0.mlp.dense_h_to_4h.weight"];
-    let told = checkpoint.iter().filter(|(name, _)| wanted.iter().any(|end| name.ends_with(end)));
-    let told: Vec<String> = told.map(|(name, tensor)| format!("{name} {:?}", tensor.shape)).collect();
-    match told.is_empty() {
-        true => "none of its tensors".to_string(),
-        false => told.join(", "),
+    let found = checkpoint.iter().filter(|(name, _)| names.iter().any(|end| name.ends_with(end)));
+    let found: Vec<String> = found.map(|(name, tensor)| format!("{name} {:?}", tensor.shape)).collect();
+    match found.is_empty() {
+        true => "none of the tensors of GPT-NeoX".to_string(),
+        false => found.join(", "),
     }
 }
 
-/// What a checkpoint of this config holds.
+/// The inventory of a checkpoint.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     check_heads(pretrained)?;
     Ok(pretrained.load::<GptNeoX>()?.1)
@@ -269,14 +266,14 @@ mod tests {
             assert_eq!(config.max_position_embeddings, if id.ends_with("covid") { 10_240 } else { 2048 });
             assert!(config.use_parallel_residual && config.attention_bias && !config.tie_word_embeddings);
             assert_eq!((layout.weights.len(), release_of(file).unwrap().0), (1, id));
-            // The 25B file is known by name, and refused: its config fits no network.
+            // The 25B release is recognised and refused: its config is invalid.
             let listed = crate::genslm::FAMILY.releases.iter().any(|release| release.id == id);
             assert_eq!(listed, id != "genslm_25B_patric", "{id}");
         }
     }
 
     #[test]
-    fn general_gpt_neox_is_left_to_its_own_family() {
+    fn other_gpt_neox_checkpoints_are_not_recognised() {
         let text = json!({"model_type": "gpt_neox", "vocab_size": 50_432}).to_string();
         assert!(found(&folder(&[("config.json", &text)])).unwrap().is_none());
         let codons = json!({"model_type": "gpt_neox", "vocab_size": 69}).to_string();
@@ -292,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_packages_files_describe_weights_of_any_name() {
+    fn the_packages_configs_apply_to_weights_of_any_name() {
         let small = json!({"model_type": "gpt_neox", "vocab_size": 69, "hidden_size": 8}).to_string();
         let place = folder(&[("neox_8.json", &small), ("mine.pt", "")]);
         let layout = found(&place).unwrap().unwrap();
@@ -300,7 +297,7 @@ mod tests {
         std::fs::write(place.path().join("neox_9.json"), &small).unwrap();
         let error = found(&place).unwrap_err().to_string();
         assert!(error.contains("several architectures") && error.contains("neox_9.json"), "{error}");
-        // Weights of a known name choose for themselves.
+        // Weights with a known name determine their config.
         let [(_, known, _), (_, other, _), ..] = RELEASES;
         std::fs::write(place.path().join(known), "").unwrap();
         assert_eq!(found(&place).err().unwrap().kind(), ErrorKind::Input, "two weight files");
@@ -309,7 +306,7 @@ mod tests {
         std::fs::write(place.path().join(other), "").unwrap();
         assert!(found(&place).unwrap_err().to_string().contains("several releases"));
         std::fs::write(place.path().join(SIZES[0].file), &small).unwrap();
-        assert_eq!(layout_of(&place, known).config["hidden_size"], 8, "a mended file of the package");
+        assert_eq!(layout_of(&place, known).config["hidden_size"], 8, "a changed config of the package");
     }
 
     fn layout_of(place: &tempfile::TempDir, file: &str) -> Layout {
@@ -317,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn both_generations_of_names_are_one() {
+    fn earlier_and_current_tensor_names_map_to_one_set() {
         let name = "gpt_neox.layers.0.mlp.dense_h_to_4h.bias";
         let plain = Name::To("layers.0.mlp.dense_h_to_4h.bias".into());
         for prefix in ["", "model.", "state_dict.", "state_dict.model."] {
