@@ -39,7 +39,7 @@ pub static KEYS: Keys = Keys {
     ..Keys::NONE
 };
 
-/// Config keys that are not fields of [`AttentionKeys`].
+/// Config keys that are not fields of [`AttentionConfig`].
 static ATTENTION_KEYS: Keys = Keys {
     only: &[("attn_uses_sequence_id", &[Plain::Bool(false)])],
     harmless: &["attn_impl"],
@@ -75,10 +75,10 @@ pub struct Config {
     /// Feed-forward settings: only `mptmlp` is implemented.
     pub ffn_config: Option<Value>,
     /// Attention settings.
-    pub attn_config: Option<AttentionKeys>,
+    pub attn_config: Option<AttentionConfig>,
     /// Attention settings at the top level, as in earlier files.
     #[serde(flatten)]
-    pub flat: AttentionKeys,
+    pub flat: AttentionConfig,
 }
 
 impl Default for Config {
@@ -97,14 +97,14 @@ impl Default for Config {
             logit_scale: None,
             ffn_config: None,
             attn_config: None,
-            flat: AttentionKeys::default(),
+            flat: AttentionConfig::default(),
         }
     }
 }
 
 /// Attention settings of MPT.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct AttentionKeys {
+pub struct AttentionConfig {
     /// Only `multihead_attention` is implemented.
     #[serde(default)]
     pub attn_type: Option<String>,
@@ -138,7 +138,7 @@ pub struct AttentionKeys {
 }
 
 impl Config {
-    fn attention(&self) -> &AttentionKeys {
+    fn attention(&self) -> &AttentionConfig {
         self.attn_config.as_ref().unwrap_or(&self.flat)
     }
 

@@ -227,10 +227,10 @@ fn an_embedding_is_the_mean_over_the_genes_codons_alone_and_in_a_batch() {
     let made = made.to_vecs().unwrap();
     for (row, gene) in made.iter().zip([GENE, &long, "ATGAAA", "ATG"]) {
         assert_near(row, &model.embed(&[item(gene)]).unwrap().to_vecs().unwrap()[0]);
-        let vectors = model.codon_vectors(gene).unwrap();
+        let vectors = model.codon_embeddings(gene).unwrap();
         assert_near(row, &vectors.mean(0).unwrap().to_vec1::<f32>().unwrap());
     }
-    assert_eq!(model.codon_vectors(GENE).unwrap().dims(), [11, 69]);
+    assert_eq!(model.codon_embeddings(GENE).unwrap().dims(), [11, 69]);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn texts(
     if family.name != fauna::text::bert::FAMILY.name {
         return Vec::new();
     }
-    let described = fauna::text::bert::described(files, config, &options.settings);
+    let described = fauna::text::bert::embedding_summary(files, config, &options.settings);
     described.unwrap_or_else(|error| vec![("vectors", format!("none: {error}"))])
 }
 

@@ -5,10 +5,10 @@
 //! Checked against transformers `BertModel` and its `BertFor…` classes, parity cases `tests/parity/bert`.
 //! Loads `model_type: "bert"`. Activations are `(batch, sequence, hidden_size)`.
 
-mod function;
 mod pipeline;
-mod recipe;
-mod vectors;
+mod sentence_config;
+mod sentence_embedder;
+mod torch_activation;
 
 use candle_core::{D, IndexOp, Tensor};
 use fauna_shared::attention::{Mask, attend};
@@ -20,11 +20,13 @@ use fauna_shared::{Error, Result};
 use serde::Deserialize;
 use serde_json::json;
 
-pub use function::Function;
 pub use pipeline::BertPipeline;
-pub(crate) use recipe::layout;
-pub use recipe::{DenseConfig, Pooling, Recipe, Step, described};
-pub use vectors::Vectors;
+pub(crate) use sentence_config::layout;
+pub use sentence_config::{
+    DenseConfig, Pooling, SentenceModule, SentenceTransformersConfig, embedding_summary,
+};
+pub use sentence_embedder::SentenceEmbedder;
+pub use torch_activation::TorchActivation;
 
 /// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -124,7 +126,7 @@ impl Config {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an activation that is not implemented, and for
     /// single-label classification with one class.
-    pub fn function(&self) -> Result<Function> {
+    pub fn classifier_activation(&self) -> Result<TorchActivation> {
         let cross_encoder = self.sentence_transformers.as_ref().map(|keys| &keys.activation_fn);
         let path = match cross_encoder {
             Some(Some(path)) => Some(("sentence_transformers.activation_fn", path)),
@@ -135,15 +137,17 @@ impl Config {
             }
         };
         if let Some((key, path)) = path {
-            return Function::of_path(key, path);
+            return TorchActivation::from_path(key, path);
         }
         match (self.problem_type.as_deref(), self.labels()) {
-            (Some("regression"), _) => Ok(Function::Identity),
+            (Some("regression"), _) => Ok(TorchActivation::Identity),
             (Some("single_label_classification"), 1) => {
                 Err(Error::unsupported("problem_type is single_label_classification, but num_labels is 1"))
             }
-            (Some("multi_label_classification"), _) | (_, 1) => Ok(Function::Each(Activation::Sigmoid)),
-            _ => Ok(Function::Softmax),
+            (Some("multi_label_classification"), _) | (_, 1) => {
+                Ok(TorchActivation::Elementwise(Activation::Sigmoid))
+            }
+            _ => Ok(TorchActivation::Softmax),
         }
     }
 
@@ -383,8 +387,8 @@ fn architecture_of_tensors(named: Option<&str>, w: &Weights) -> Result<&'static 
 /// The inventory of a checkpoint: the network, and the modules of a sentence embedder in folders of their own.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     let (network, mut inventory) = pretrained.load::<Bert>()?;
-    // The recipe's files may not be there yet; its errors are reported when the model is opened.
-    if let Ok((_, layers)) = Vectors::load(pretrained, network.config.hidden_size) {
+    // The sentence embedder's files may not be there yet; their errors are reported when the model is opened.
+    if let Ok((_, layers)) = SentenceEmbedder::load(pretrained, network.config.hidden_size) {
         inventory.tensors.extend(layers.tensors);
         inventory.tensors.sort();
         inventory.parameters += layers.parameters;
@@ -626,23 +630,29 @@ mod tests {
     #[test]
     fn the_activation_of_a_classifier_is_read_from_the_config() {
         let identity = "torch.nn.modules.linear.Identity";
-        let sigmoid = Function::Each(Activation::Sigmoid);
+        let sigmoid = TorchActivation::Elementwise(Activation::Sigmoid);
         let cases = [
             (json!({"num_labels": 1}), sigmoid),
-            (json!({"num_labels": 3}), Function::Softmax),
-            (json!({}), Function::Softmax),
-            (json!({"num_labels": 1, "problem_type": "regression"}), Function::Identity),
+            (json!({"num_labels": 3}), TorchActivation::Softmax),
+            (json!({}), TorchActivation::Softmax),
+            (json!({"num_labels": 1, "problem_type": "regression"}), TorchActivation::Identity),
             (json!({"num_labels": 3, "problem_type": "multi_label_classification"}), sigmoid),
-            (json!({"num_labels": 3, "problem_type": "single_label_classification"}), Function::Softmax),
+            (
+                json!({"num_labels": 3, "problem_type": "single_label_classification"}),
+                TorchActivation::Softmax,
+            ),
             (
                 json!({"num_labels": 1, "sentence_transformers": {"activation_fn": identity}}),
-                Function::Identity,
+                TorchActivation::Identity,
             ),
-            (json!({"num_labels": 3, "sbert_ce_default_activation_function": identity}), Function::Identity),
+            (
+                json!({"num_labels": 3, "sbert_ce_default_activation_function": identity}),
+                TorchActivation::Identity,
+            ),
             (
                 json!({"num_labels": 1, "sbert_ce_default_activation_function": identity,
                     "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}),
-                Function::Each(Activation::Tanh),
+                TorchActivation::Elementwise(Activation::Tanh),
             ),
             (
                 json!({"num_labels": 1, "sbert_ce_default_activation_function": identity,
@@ -651,16 +661,22 @@ mod tests {
             ),
         ];
         for (keys, expected) in cases {
-            assert_eq!(config(keys.clone()).function().unwrap(), expected, "{keys}");
+            assert_eq!(config(keys.clone()).classifier_activation().unwrap(), expected, "{keys}");
         }
         let own = json!({"num_labels": 1, "sentence_transformers": {"activation_fn": "my_code.Scaled"}});
-        let error = config(own).function().unwrap_err();
+        let error = config(own).classifier_activation().unwrap_err();
         assert!(
             error.message().contains("sentence_transformers.activation_fn \"my_code.Scaled\""),
             "{error}"
         );
         let one = json!({"num_labels": 1, "problem_type": "single_label_classification"});
-        assert!(config(one).function().unwrap_err().message().contains("single_label_classification"));
+        assert!(
+            config(one)
+                .classifier_activation()
+                .unwrap_err()
+                .message()
+                .contains("single_label_classification")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-use super::{Bert, Function, Task, Vectors};
+use super::{Bert, SentenceEmbedder, Task, TorchActivation};
 use crate::words;
 
 /// Number of tokens of a batch of embeddings: large enough to use every core, small enough for the CPU caches.
@@ -26,9 +26,9 @@ const TOP_K: usize = 5;
 pub struct BertPipeline {
     network: Bert,
     tokenizer: Option<Tokenizer>,
-    vectors: Vectors,
+    embedder: SentenceEmbedder,
     /// Activation function of a text classifier's logits.
-    function: Function,
+    function: TorchActivation,
     /// Number of prompt tokens that the pooling excludes.
     prompt: usize,
     device: Device,
@@ -51,22 +51,24 @@ impl BertPipeline {
             }
         };
         card.task = network.task().name();
-        let (vectors, layers) = Vectors::load(pretrained, network.config().hidden_size)?;
+        let (embedder, layers) = SentenceEmbedder::load(pretrained, network.config().hidden_size)?;
         card.parameters += layers.parameters;
         let config = network.config();
-        let function = match (network.task(), vectors.recipe().activation) {
+        let function = match (network.task(), embedder.config().activation) {
             (Task::ClassifyText, Some(function)) => function,
-            (Task::ClassifyText, None) => config.function().map_err(|e| e.at(pretrained.config_place()))?,
-            _ => Function::Softmax,
+            (Task::ClassifyText, None) => {
+                config.classifier_activation().map_err(|e| e.at(pretrained.config_place()))?
+            }
+            _ => TorchActivation::Softmax,
         };
-        card.notes.extend(notes(&network, &vectors, pretrained));
+        card.notes.extend(notes(&network, &embedder, pretrained));
         let tokenizer = words::tokenizer(pretrained)?;
         let mut pipeline = Self {
-            tokenizer: match vectors.recipe().lower_case {
+            tokenizer: match embedder.config().do_lower_case {
                 true => tokenizer.map(|tokenizer| tokenizer.with_lower_case()).transpose()?,
                 false => tokenizer,
             },
-            vectors,
+            embedder,
             function,
             prompt: 0,
             device: pretrained.weights.runtime().device().clone(),
@@ -80,7 +82,7 @@ impl BertPipeline {
 
     /// Number of prompt tokens that the pooling excludes, the special tokens before them included.
     fn prompt_length(&self) -> Result<usize> {
-        let recipe = self.vectors.recipe();
+        let recipe = self.embedder.config();
         match &self.tokenizer {
             Some(tokenizer) if !recipe.include_prompt && !recipe.prompt.is_empty() => {
                 let encoding = tokenizer.encode_text(&recipe.prompt, Some(self.max_length()))?;
@@ -107,7 +109,7 @@ impl BertPipeline {
     /// Maximum sequence length, special tokens included.
     pub fn max_length(&self) -> usize {
         let positions = self.network.config().max_position_embeddings;
-        let length = self.vectors.recipe().max_length.or_else(|| self.tokenizer.as_ref()?.max_length());
+        let length = self.embedder.config().max_seq_length.or_else(|| self.tokenizer.as_ref()?.max_length());
         length.unwrap_or(positions).min(positions)
     }
 
@@ -128,7 +130,7 @@ impl BertPipeline {
         let made = self.network.forward(&checked(ids, config.vocab_size)?, &types, &padding, true)?;
         let mut out = Tensors::new();
         if let Some(hidden) = &made.last_hidden_state {
-            out.insert("sentence_embedding".into(), self.vectors.forward(hidden, &mask, 0)?);
+            out.insert("sentence_embedding".into(), self.embedder.forward(hidden, &mask, 0)?);
         }
         let mut named = vec![
             ("last_hidden_state", made.last_hidden_state),
@@ -292,14 +294,14 @@ impl BertPipeline {
 }
 
 impl BertPipeline {
-    /// Returns one embedding per text by the checkpoint's recipe, `(batch, dimension)`. Texts longer than
+    /// Returns one embedding per text by the sentence embedder's settings, `(batch, dimension)`. Texts longer than
     /// [`max_length`](Self::max_length) are truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
         let tokenizer = self.tokenizer()?;
         let longest = Some(self.max_length());
         let encodings = batch
             .iter()
-            .map(|text| tokenizer.encode_text(&format!("{}{text}", self.vectors.recipe().prompt), longest))
+            .map(|text| tokenizer.encode_text(&format!("{}{text}", self.embedder.config().prompt), longest))
             .collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..batch.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(encodings[*i].ids.len()));
@@ -312,7 +314,7 @@ impl BertPipeline {
             let chosen: Vec<Encoding> = now.iter().map(|i| encodings[*i].clone()).collect();
             let (out, mask) = self.forward_batch(&tokenizer.pad(&chosen, Padding::Right), false)?;
             let hidden = out.last_hidden_state.ok_or_else(|| self.cannot("embed"))?;
-            let pooled = self.vectors.forward(&hidden, &mask, self.prompt)?.to_device(&Device::Cpu)?;
+            let pooled = self.embedder.forward(&hidden, &mask, self.prompt)?.to_device(&Device::Cpu)?;
             for (row, i) in now.iter().enumerate() {
                 rows[*i] = Some(pooled.narrow(0, row, 1)?);
             }
@@ -400,10 +402,10 @@ impl Pipeline for BertPipeline {
 }
 
 /// Notes on a checkpoint for its card.
-fn notes(network: &Bert, vectors: &Vectors, pretrained: &Pretrained) -> Vec<String> {
-    let (config, recipe) = (network.config(), vectors.recipe());
+fn notes(network: &Bert, embedder: &SentenceEmbedder, pretrained: &Pretrained) -> Vec<String> {
+    let (config, recipe) = (network.config(), embedder.config());
     let mut notes = recipe.notes.clone();
-    if network.task() == Task::Encode && !recipe.is_said {
+    if network.task() == Task::Encode && !recipe.is_specified {
         notes.push(
             "no modules.json next to the weights: embeddings are the mean over the tokens, not normalised; for a sentence \
              embedder fetch the whole release (fauna pull); for another pooling use --set pooling_mode=cls"

@@ -1,8 +1,8 @@
 //! The codon tokenizer of the releases, and the standard genetic code.
 //!
 //! ```
-//! use fauna_text::genslm::codons::{Codons, Reading, translate};
-//! let codons = Codons::built_in()?;
+//! use fauna_text::genslm::codons::{CodonTokenizer, Reading, translate};
+//! let codons = CodonTokenizer::built_in()?;
 //! let gene = codons.encode("atgaaagtaTAA", Reading::Strict, None)?;
 //! assert_eq!(gene.ids, [10, 16, 31, 65]);
 //! assert_eq!(codons.decode(&gene.ids), "ATGAAAGTATAA");
@@ -79,7 +79,7 @@ impl Reading {
 
 /// A tokenized gene.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coded {
+pub struct EncodedGene {
     /// Token ids.
     pub ids: Vec<u32>,
     /// Number of tokens truncated at the end.
@@ -88,7 +88,7 @@ pub struct Coded {
 
 /// The codon tokenizer.
 #[derive(Debug, Clone)]
-pub struct Codons {
+pub struct CodonTokenizer {
     tokenizer: Tokenizer,
     /// The ids of the codons.
     ids: Range<u32>,
@@ -101,7 +101,7 @@ pub struct Codons {
     begin: Option<u32>,
 }
 
-impl Codons {
+impl CodonTokenizer {
     /// The tokenizer of all released models, with 69 tokens.
     pub fn built_in() -> Result<Self> {
         let special = |id: usize| {
@@ -183,12 +183,13 @@ impl Codons {
 
     /// Tokenizes `gene`, with the special tokens of the release, truncated to `longest` tokens.
     ///
-    /// Codons are counted from the first base: the reading frame is up to the caller. Lower case equals upper case.
+    /// Codons are counted from the first base: the reading frame is up to the caller. Lower case equals upper
+    /// case.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) for an empty gene, and for one that `reading` refuses, with the position of the
     /// invalid base, counted from 1 without white space.
-    pub fn encode(&self, gene: &str, reading: Reading, longest: Option<usize>) -> Result<Coded> {
+    pub fn encode(&self, gene: &str, reading: Reading, longest: Option<usize>) -> Result<EncodedGene> {
         let [before, after] = &self.around;
         let special = before.len() + after.len();
         let limit = longest.unwrap_or(usize::MAX).saturating_sub(special);
@@ -206,19 +207,19 @@ impl Codons {
     /// Tokenizes the beginning of a gene for generation, without special tokens after it.
     ///
     /// # Errors
-    /// Same as [`encode`](Codons::encode).
+    /// Same as [`encode`](CodonTokenizer::encode).
     pub fn encode_prompt(&self, gene: &str, reading: Reading) -> Result<Vec<u32>> {
         let gene = self.encode_codons(gene, reading, usize::MAX)?.ids;
         Ok(self.begin.into_iter().chain(gene).collect())
     }
 
     /// Tokenizes `gene` without special tokens, truncated to `limit` tokens.
-    fn encode_codons(&self, gene: &str, reading: Reading, limit: usize) -> Result<Coded> {
+    fn encode_codons(&self, gene: &str, reading: Reading, limit: usize) -> Result<EncodedGene> {
         let gene: Cow<str> = match reading {
-            Reading::Strict => checked(gene)?,
+            Reading::Strict => validate(gene)?,
             Reading::AsReleased => gene.into(),
         };
-        let mut coded = Coded::default();
+        let mut coded = EncodedGene::default();
         let mut rest = gene.chars();
         loop {
             let codons = next_codons(&mut rest, CHUNK);
@@ -271,7 +272,7 @@ fn next_codons(gene: &mut std::str::Chars, count: usize) -> String {
 /// # Errors
 /// [`Input`](ErrorKind::Input) with the first invalid character and its position, counted from 1; or if the number of
 /// bases is not a multiple of 3.
-pub fn checked(gene: &str) -> Result<Cow<'_, str>> {
+pub fn validate(gene: &str) -> Result<Cow<'_, str>> {
     let gene: Cow<str> = match gene.contains(char::is_whitespace) {
         true => gene.split_whitespace().collect::<String>().into(),
         false => gene.into(),
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_built_in_vocabulary_is_that_of_the_release() {
-        let codons = Codons::built_in().unwrap();
+        let codons = CodonTokenizer::built_in().unwrap();
         assert_eq!((codons.ids(), codons.vocab_size(), codons.pad()), (5..69, 69, 3));
         assert_eq!(codons.stops(), [65, 68, 67]);
         for (id, codon) in [(5, "GGC"), (10, "ATG"), (66, "CGA"), (68, "TAG")] {
@@ -348,7 +349,7 @@ mod tests {
 
     #[test]
     fn as_released_tokenizes_like_the_release() {
-        let codons = Codons::built_in().unwrap();
+        let codons = CodonTokenizer::built_in().unwrap();
         let encode = |gene: &str| codons.encode(gene, Reading::AsReleased, None).unwrap().ids;
         assert_eq!(encode("atgCAT"), [10, 61]);
         assert_eq!(encode("ATGCA"), [10, 0], "a codon of two bases");
@@ -361,7 +362,7 @@ mod tests {
 
     #[test]
     fn truncated_tokens_are_counted() {
-        let codons = Codons::built_in().unwrap();
+        let codons = CodonTokenizer::built_in().unwrap();
         let gene = "ATGCAT".repeat(3 * CHUNK / 2 + 1);
         let cut = codons.encode(&gene, Reading::Strict, Some(CHUNK + 1)).unwrap();
         assert_eq!((cut.ids.len(), cut.cut), (CHUNK + 1, 2 * CHUNK + 1));
@@ -382,12 +383,12 @@ mod tests {
             ("ATG\u{0}TG", "\"\\0\" at base 4"),
             ("ATGA", "4 bases are not a multiple of 3: 1 left over"),
         ] {
-            let error = checked(gene).unwrap_err();
+            let error = validate(gene).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Input);
             assert!(error.to_string().contains(expected), "{gene:?}: {error}");
         }
-        assert_eq!(checked(" at g\r\n").unwrap(), "atg");
-        assert!(Codons::built_in().unwrap().encode("", Reading::AsReleased, None).is_err());
+        assert_eq!(validate(" at g\r\n").unwrap(), "atg");
+        assert!(CodonTokenizer::built_in().unwrap().encode("", Reading::AsReleased, None).is_err());
     }
 
     #[test]

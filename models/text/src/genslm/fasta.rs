@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use fauna_shared::{Error, ErrorKind, Result};
 use flate2::bufread::MultiGzDecoder;
 
-use super::codons::{Reading, checked};
+use super::codons::{Reading, validate};
 
 /// Maximum number of bases of a sequence, far above that of any gene.
 const MAX_BASES: usize = 64 << 20;
@@ -126,7 +126,7 @@ impl<R: BufRead> Genes<R> {
         let (id, description) = (id.to_string(), description.trim().to_string());
         let record = Record { sequence: self.sequence().map_err(|e| self.named(&id, e))?, id, description };
         if self.reading == Reading::Strict {
-            checked(&record.sequence).map_err(|e| self.named(&record.id, e))?;
+            validate(&record.sequence).map_err(|e| self.named(&record.id, e))?;
         } else if record.sequence.is_empty() {
             return Err(self.named(&record.id, Error::input("the gene is empty")));
         }

@@ -10,7 +10,7 @@ use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, only_known
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
-use super::codons::{Coded, Codons, Reading};
+use super::codons::{CodonTokenizer, EncodedGene, Reading};
 use super::release;
 use crate::causal::LanguageModel;
 use crate::gpt_neox::GptNeoX;
@@ -108,7 +108,7 @@ impl Score {
 /// ```
 pub struct GenSlm {
     language: LanguageModel,
-    codons: Codons,
+    codons: CodonTokenizer,
     settings: Settings,
     device: Device,
     card: Card,
@@ -144,7 +144,7 @@ impl GenSlm {
     }
 
     /// The codon tokenizer.
-    pub fn codons(&self) -> &Codons {
+    pub fn codons(&self) -> &CodonTokenizer {
         &self.codons
     }
 
@@ -164,7 +164,7 @@ impl GenSlm {
     }
 
     /// Tokenizes genes, truncated to [`seq_length`](Self::seq_length).
-    fn tokenize(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Coded>> {
+    fn tokenize(&self, genes: &[impl AsRef<str>]) -> Result<Vec<EncodedGene>> {
         let longest = self.seq_length()?;
         let encode = |(i, gene): (usize, &_)| {
             let gene: &str = AsRef::<str>::as_ref(gene);
@@ -205,7 +205,7 @@ impl GenSlm {
     /// `length` is given. Genes of similar lengths are batched.
     fn for_each_hidden(
         &self,
-        genes: &[Coded],
+        genes: &[EncodedGene],
         length: Option<usize>,
         each: &mut dyn FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<()> {
@@ -230,7 +230,7 @@ impl GenSlm {
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) for an invalid gene.
-    pub fn codon_vectors(&self, gene: &str) -> Result<Tensor> {
+    pub fn codon_embeddings(&self, gene: &str) -> Result<Tensor> {
         let mut vectors = None;
         self.for_each_hidden(&self.tokenize(&[gene])?, None, &mut |_, hidden| {
             vectors = Some(hidden.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
@@ -268,7 +268,7 @@ impl GenSlm {
     }
 
     /// Tokenizes `options.sequences`, if present, as the project's tools do.
-    fn sequences(&self, options: &Value) -> Result<Option<Vec<Coded>>> {
+    fn sequences(&self, options: &Value) -> Result<Option<Vec<EncodedGene>>> {
         let Some(sequences) = options.get("sequences") else { return Ok(None) };
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
         let length = length.unwrap_or_else(|| self.network().max_position_embeddings());
@@ -282,7 +282,7 @@ impl GenSlm {
 
     /// The forward pass over `sequences`: the network's outputs, `input_ids` and `attention_mask`,
     /// `(batch, seq_length)` of int64, and the embeddings of both poolings, `(batch, hidden_size)`.
-    fn forward_sequences(&self, sequences: &[Coded], options: &Value) -> Result<Tensors> {
+    fn forward_sequences(&self, sequences: &[EncodedGene], options: &Value) -> Result<Tensors> {
         let longest = sequences.iter().map(|gene| gene.ids.len()).max().unwrap_or(0);
         let length = seq_length(options.get("seq_length"))?.or(self.settings.seq_length);
         let time = length.unwrap_or_else(|| self.network().max_position_embeddings()).max(longest);
@@ -303,7 +303,7 @@ impl GenSlm {
         let mut out = self.language.forward(&inputs)?;
         let hidden = &out["last_hidden_state"];
         let all = hidden.to_dtype(DType::F32)?.mean(1)?;
-        let real = |(row, gene): (usize, &Coded)| -> Result<Tensor> {
+        let real = |(row, gene): (usize, &EncodedGene)| -> Result<Tensor> {
             Ok(hidden.get(row)?.narrow(0, 0, gene.ids.len())?.to_dtype(DType::F32)?.mean(0)?)
         };
         let real = sequences.iter().enumerate().map(real).collect::<Result<Vec<_>>>()?;

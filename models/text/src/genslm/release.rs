@@ -14,7 +14,7 @@ use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::codons::{Codons, VOCABULARY};
+use super::codons::{CodonTokenizer, VOCABULARY};
 use crate::gpt_neox::{self, GptNeoX};
 
 /// A model size, as in the package's configs.
@@ -174,21 +174,21 @@ pub fn rename(name: &str) -> Name {
 /// # Errors
 /// [`Format`](ErrorKind::Format) for a file without a codon vocabulary, or with more tokens than the network;
 /// [`NotFound`](ErrorKind::NotFound) if there is no file and the network has another vocabulary size.
-pub(super) fn codons(pretrained: &Pretrained, vocabulary: usize) -> Result<Codons> {
+pub(super) fn codons(pretrained: &Pretrained, vocabulary: usize) -> Result<CodonTokenizer> {
     let names = pretrained.files.names();
     let fitting = format!("codon_wordlevel_{vocabulary}vocab.json");
     let table = tables(&names).find(|name| **name == fitting).or_else(|| tables(&names).next());
     let table = table.or_else(|| names.iter().find(|name| *name == "tokenizer.json"));
     let codons = match table.and_then(|name| pretrained.files.get(name)) {
         Some(path) => {
-            let codons = Codons::from_file(&path)?;
+            let codons = CodonTokenizer::from_file(&path)?;
             if codons.vocab_size() > vocabulary {
                 let message = format!("{} tokens, but the network has {vocabulary}", codons.vocab_size());
                 return Err(Error::format(path, message).hint("use the tokenizer file of this model"));
             }
             codons
         }
-        None if vocabulary == VOCABULARY => Codons::built_in()?,
+        None if vocabulary == VOCABULARY => CodonTokenizer::built_in()?,
         None => {
             let message = format!("the network has {vocabulary} tokens, but there is no tokenizer file");
             return Err(Error::new(ErrorKind::NotFound, message)

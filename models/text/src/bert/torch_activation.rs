@@ -6,25 +6,25 @@ use fauna_shared::{Error, Result};
 
 /// Activation function of a layer's outputs: a class of `torch.nn` without arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
+pub enum TorchActivation {
     /// No activation.
     Identity,
     /// Softmax over the last axis.
     Softmax,
     /// An elementwise activation.
-    Each(Activation),
+    Elementwise(Activation),
 }
 
-impl Function {
+impl TorchActivation {
     const ALL: [(&'static str, Self); 8] = [
         ("Identity", Self::Identity),
         ("Softmax", Self::Softmax),
-        ("Sigmoid", Self::Each(Activation::Sigmoid)),
-        ("Tanh", Self::Each(Activation::Tanh)),
-        ("ReLU", Self::Each(Activation::Relu)),
-        ("GELU", Self::Each(Activation::GeluErf)),
-        ("SiLU", Self::Each(Activation::Silu)),
-        ("ELU", Self::Each(Activation::Elu)),
+        ("Sigmoid", Self::Elementwise(Activation::Sigmoid)),
+        ("Tanh", Self::Elementwise(Activation::Tanh)),
+        ("ReLU", Self::Elementwise(Activation::Relu)),
+        ("GELU", Self::Elementwise(Activation::GeluErf)),
+        ("SiLU", Self::Elementwise(Activation::Silu)),
+        ("ELU", Self::Elementwise(Activation::Elu)),
     ];
 
     /// Returns the activation of a class path such as `torch.nn.modules.activation.Tanh`, the value of the config key
@@ -33,7 +33,7 @@ impl Function {
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) with `key` and `path`, for a class that is not implemented
     /// or not of PyTorch.
-    pub fn of_path(key: &str, path: &str) -> Result<Self> {
+    pub fn from_path(key: &str, path: &str) -> Result<Self> {
         let (module, class) = path.rsplit_once('.').unwrap_or(("", path));
         let known = Self::ALL.iter().find(|(name, _)| *name == class);
         match known.filter(|_| module == "torch.nn" || module.starts_with("torch.nn.modules")) {
@@ -55,7 +55,7 @@ impl Function {
         match self {
             Self::Identity => Ok(x.clone()),
             Self::Softmax => softmax(x),
-            Self::Each(activation) => activation.forward(x),
+            Self::Elementwise(activation) => activation.forward(x),
         }
     }
 }
@@ -66,10 +66,10 @@ mod tests {
 
     #[test]
     fn only_supported_classes_of_torch_are_accepted() {
-        let of = |path: &str| Function::of_path("activation_fn", path);
-        assert_eq!(of("torch.nn.modules.linear.Identity").unwrap(), Function::Identity);
+        let of = |path: &str| TorchActivation::from_path("activation_fn", path);
+        assert_eq!(of("torch.nn.modules.linear.Identity").unwrap(), TorchActivation::Identity);
         assert_eq!(of("torch.nn.modules.activation.Sigmoid").unwrap().name(), "Sigmoid");
-        assert_eq!(of("torch.nn.Tanh").unwrap(), Function::Each(Activation::Tanh));
+        assert_eq!(of("torch.nn.Tanh").unwrap(), TorchActivation::Elementwise(Activation::Tanh));
         for other in ["torch.nn.modules.activation.Mish", "my_code.Identity", "torch.sigmoid", "Tanh", ""] {
             let error = of(other).unwrap_err();
             assert!(error.message().contains(&format!("activation_fn \"{other}\"")), "{error}");

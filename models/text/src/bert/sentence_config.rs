@@ -9,32 +9,32 @@ use fauna_shared::source::Files;
 use fauna_shared::{Error, Result};
 use serde_json::{Map, Value};
 
-use super::function::Function;
+use super::torch_activation::TorchActivation;
 
 /// The settings of a sentence embedder: pooling, further modules, maximum length and prompt, as in `modules.json` and
 /// the files it names.
 ///
 /// Reimers and Gurevych 2019, "Sentence-BERT", section 3; the files of sentence-transformers 2 to 6.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recipe {
+pub struct SentenceTransformersConfig {
     /// Whether the release or the user specifies it; otherwise these are the defaults of sentence-transformers.
-    pub is_said: bool,
+    pub is_specified: bool,
     /// Pooling modes, whose results are concatenated in order.
     pub pooling: Vec<Pooling>,
     /// Whether the prompt's tokens are included in the pooling.
     pub include_prompt: bool,
     /// The modules after the pooling, in order.
-    pub steps: Vec<Step>,
+    pub modules: Vec<SentenceModule>,
     /// Dimension that the embeddings are truncated to (`truncate_dim`), if any.
-    pub truncate: Option<usize>,
+    pub truncate_dim: Option<usize>,
     /// Maximum sequence length, special tokens included (`max_seq_length`), if specified.
-    pub max_length: Option<usize>,
+    pub max_seq_length: Option<usize>,
     /// Whether texts are lower-cased before tokenization (`do_lower_case`).
-    pub lower_case: bool,
+    pub do_lower_case: bool,
     /// The default prompt, which is prepended to every text.
     pub prompt: String,
     /// Activation function of a cross-encoder's logits, if specified.
-    pub activation: Option<Function>,
+    pub activation: Option<TorchActivation>,
     /// Notes for the model's card: keys that have an effect, but not on the embeddings.
     pub notes: Vec<String>,
 }
@@ -58,7 +58,7 @@ pub enum Pooling {
 
 /// A module after the pooling.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Step {
+pub enum SentenceModule {
     /// L2 normalisation.
     Normalize,
     /// A linear layer with an activation function.
@@ -77,22 +77,22 @@ pub struct DenseConfig {
     /// Whether the layer has a bias.
     pub bias: bool,
     /// Activation function of the outputs.
-    pub activation: Function,
+    pub activation: TorchActivation,
     /// Whether there is a residual connection, with a linear projection where input and output sizes differ.
     pub residual: bool,
 }
 
-impl Default for Recipe {
+impl Default for SentenceTransformersConfig {
     /// Mean pooling, the default of sentence-transformers for a checkpoint without `modules.json`.
     fn default() -> Self {
         Self {
-            is_said: false,
+            is_specified: false,
             pooling: vec![Pooling::Mean],
             include_prompt: true,
-            steps: Vec::new(),
-            truncate: None,
-            max_length: None,
-            lower_case: false,
+            modules: Vec::new(),
+            truncate_dim: None,
+            max_seq_length: None,
+            do_lower_case: false,
             prompt: String::new(),
             activation: None,
             notes: Vec::new(),
@@ -148,9 +148,9 @@ const MODEL_CONFIG: &str = "config_sentence_transformers.json";
 const MODULES: &str = "modules.json";
 const SUPPORTED_MODULES: [&str; 5] = ["Transformer", "Pooling", "Dense", "Normalize", "Dropout"];
 
-impl Recipe {
-    /// Reads the recipe from `files`. Without `modules.json` the default is used and the other files are ignored, as in
-    /// sentence-transformers. The `pooling_mode` of `settings` takes precedence.
+impl SentenceTransformersConfig {
+    /// Reads the settings from `files`. Without `modules.json` the default is used and the other files are ignored, as
+    /// in sentence-transformers. The `pooling_mode` of `settings` takes precedence.
     ///
     /// # Errors
     /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) with the name of a module, a pooling mode or a key that is
@@ -159,7 +159,7 @@ impl Recipe {
         let mut recipe = Self::from_files(files)?;
         if let Some(pooling) = settings.get("pooling_mode") {
             recipe.pooling = Pooling::all_named(pooling)?;
-            recipe.is_said = true;
+            recipe.is_specified = true;
         }
         Ok(recipe)
     }
@@ -167,7 +167,7 @@ impl Recipe {
     fn from_files(files: &Files) -> Result<Self> {
         let mut recipe = Self::default();
         let Some(modules) = files.json(MODULES)? else { return Ok(recipe) };
-        recipe.is_said = true;
+        recipe.is_specified = true;
         if let Some(config) = files.json(MODEL_CONFIG)? {
             recipe.read_model_config(&Keys::of(files, MODEL_CONFIG, &config)?)?;
         }
@@ -215,17 +215,17 @@ impl Recipe {
                     if let Some((place, value)) = keys(&name)? {
                         check_sentence_embedding(&Keys::new(place, &value)?)?.rest()?;
                     }
-                    recipe.steps.push(Step::Normalize);
+                    recipe.modules.push(SentenceModule::Normalize);
                 }
                 "Dense" => {
                     let (place, value) = keys(&name)?.ok_or_else(|| missing(files, &name))?;
-                    recipe.steps.push(Step::Dense(dense(folder, &Keys::new(place, &value)?)?));
+                    recipe.modules.push(SentenceModule::Dense(dense(folder, &Keys::new(place, &value)?)?));
                 }
                 // Dropout does nothing outside of training.
                 _ => {}
             }
         }
-        // A cross-encoder has no pooling: its embeddings are those of a checkpoint without a recipe.
+        // A cross-encoder has no pooling: its embeddings are those of a checkpoint without `modules.json`.
         if !pooled && recipe.activation.is_none() && modules.len() > 1 {
             return Err(Error::unsupported("modules.json has no Pooling").at(files.root().join(MODULES)));
         }
@@ -241,14 +241,15 @@ impl Recipe {
             Some(other) => return Err(keys.refused("model_type", other)),
         }
         if let Some(path) = keys.text("activation_fn")? {
-            self.activation = Some(Function::of_path("activation_fn", path).map_err(|e| e.at(&keys.place))?);
+            self.activation =
+                Some(TorchActivation::from_path("activation_fn", path).map_err(|e| e.at(&keys.place))?);
         }
         if let Some(name) = keys.text("similarity_fn_name")?.filter(|name| *name != "cosine") {
             self.notes.push(format!(
                 "{MODEL_CONFIG}: similarity_fn_name is \"{name}\", but compare and search use cosine similarity"
             ));
         }
-        self.truncate = keys.size("truncate_dim")?;
+        self.truncate_dim = keys.size("truncate_dim")?;
         let prompts = keys.get("prompts").cloned().unwrap_or_default();
         if let Some(name) = keys.text("default_prompt_name")? {
             self.prompt = match &prompts[name] {
@@ -273,8 +274,8 @@ impl Recipe {
     fn read_transformer(&mut self, keys: &Keys) -> Result<()> {
         // The layout of a batch, without effect on the embeddings.
         keys.harmless(&["unpad_inputs"]);
-        self.max_length = keys.size("max_seq_length")?;
-        self.lower_case = keys.flag("do_lower_case", false)?;
+        self.max_seq_length = keys.size("max_seq_length")?;
+        self.do_lower_case = keys.flag("do_lower_case", false)?;
         match keys.text("transformer_task")? {
             None | Some("feature-extraction" | "sequence-classification") => {}
             Some(other) => return Err(keys.refused("transformer_task", other)),
@@ -323,57 +324,57 @@ impl Recipe {
     }
 
     /// Summary for `fauna info`, as pairs of a name and a value.
-    pub fn rows(&self) -> Vec<(&'static str, String)> {
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
         let pooling: Vec<&str> = self.pooling.iter().map(|pooling| pooling.name()).collect();
         let mut vectors = format!("{} over the tokens", pooling.join(" and "));
         if !self.include_prompt {
             vectors += " without the prompt's";
         }
-        for step in &self.steps {
-            match step {
-                Step::Normalize => vectors += ", normalised",
-                Step::Dense(dense) => {
+        for module in &self.modules {
+            match module {
+                SentenceModule::Normalize => vectors += ", normalised",
+                SentenceModule::Dense(dense) => {
                     let DenseConfig { inputs, outputs, activation, .. } = dense;
                     vectors += &format!(", Dense {inputs} to {outputs} ({})", activation.name());
                 }
             }
         }
-        if !self.steps.contains(&Step::Normalize) {
+        if !self.modules.contains(&SentenceModule::Normalize) {
             vectors += ", not normalised";
         }
-        if let Some(kept) = self.truncate {
+        if let Some(kept) = self.truncate_dim {
             vectors += &format!(", truncated to {kept} dimensions");
         }
-        if !self.is_said {
+        if !self.is_specified {
             vectors += " (no modules.json)";
         }
         let mut rows = vec![("vectors", vectors)];
         if !self.prompt.is_empty() {
             rows.push(("prompt", format!("{:?}", self.prompt)));
         }
-        if self.lower_case {
+        if self.do_lower_case {
             rows.push(("texts", "in lower case".to_string()));
         }
         rows
     }
 }
 
-/// Summary of a checkpoint's embeddings for `fauna info`, as pairs of a name and a value: its recipe and its maximum
+/// Summary of a checkpoint's embeddings for `fauna info`, as pairs of a name and a value: its settings and its maximum
 /// sequence length.
 ///
 /// # Errors
-/// Same as [`Recipe::read`].
-pub fn described(
+/// Same as [`SentenceTransformersConfig::read`].
+pub fn embedding_summary(
     files: &Files,
     config: &Value,
     settings: &Map<String, Value>,
 ) -> Result<Vec<(&'static str, String)>> {
-    let recipe = Recipe::read(files, settings)?;
-    let mut rows = recipe.rows();
+    let recipe = SentenceTransformersConfig::read(files, settings)?;
+    let mut rows = recipe.summary();
     let tokenizer = files.json("tokenizer_config.json")?.unwrap_or_default();
     let size = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok());
     let positions = size(&config["max_position_embeddings"]);
-    let max_length = recipe.max_length.or_else(|| size(&tokenizer["model_max_length"]));
+    let max_length = recipe.max_seq_length.or_else(|| size(&tokenizer["model_max_length"]));
     if let Some(longest) = max_length.into_iter().chain(positions).min() {
         rows.push(("longest", format!("{longest} tokens")));
     }
@@ -423,8 +424,10 @@ fn dense(folder: &str, keys: &Keys) -> Result<DenseConfig> {
         outputs: size("out_features")?,
         bias: keys.flag("bias", true)?,
         activation: match keys.text("activation_function")? {
-            Some(path) => Function::of_path("activation_function", path).map_err(|e| e.at(&keys.place))?,
-            None => Function::of_path("activation_function", "torch.nn.Tanh")?,
+            Some(path) => {
+                TorchActivation::from_path("activation_function", path).map_err(|e| e.at(&keys.place))?
+            }
+            None => TorchActivation::from_path("activation_function", "torch.nn.Tanh")?,
         },
         residual: keys.flag("use_residual", false)?,
     };
@@ -534,8 +537,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads the recipe of a folder with these files and a `modules.json` of Transformer, Pooling and Normalize.
-    fn read(files: &[(&str, Value)]) -> Result<Recipe> {
+    /// Reads the settings of a folder with these files and a `modules.json` of Transformer, Pooling and Normalize.
+    fn read(files: &[(&str, Value)]) -> Result<SentenceTransformersConfig> {
         let kind = "sentence_transformers.models";
         let modules = json!([
             {"idx": 0, "name": "0", "path": "", "type": format!("{kind}.Transformer")},
@@ -550,7 +553,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, value.to_string()).unwrap();
         }
-        Recipe::read(&Files::folder(folder.path(), "a test"), &Map::new())
+        SentenceTransformersConfig::read(&Files::folder(folder.path(), "a test"), &Map::new())
     }
 
     fn pooling(config: Value) -> Result<Vec<Pooling>> {
@@ -603,7 +606,7 @@ mod tests {
         }
         let usual = json!({"max_seq_length": null, "do_lower_case": false, "query_length": null, "unpad_inputs": true,
             "model_args": {"attn_implementation": "sdpa"}, "tokenizer_args": {}});
-        assert_eq!(read(&[("sentence_bert_config.json", usual)]).unwrap().max_length, None);
+        assert_eq!(read(&[("sentence_bert_config.json", usual)]).unwrap().max_seq_length, None);
     }
 
     #[test]
@@ -617,7 +620,7 @@ mod tests {
         assert!(error.message().contains("\"passage\", but prompts have only: query"), "{error}");
         let recipe = of(json!({"similarity_fn_name": "dot", "truncate_dim": 4})).unwrap();
         assert!(recipe.notes[0].contains("\"dot\""));
-        assert_eq!(recipe.truncate, Some(4));
+        assert_eq!(recipe.truncate_dim, Some(4));
     }
 
     #[test]
@@ -637,10 +640,10 @@ mod tests {
             read(&[("modules.json", modules(types)), ("2_Dense/config.json", config.clone())])
         };
         let recipe = of(&[transformer, pooling, dense, normalize]).unwrap();
-        let Step::Dense(found) = &recipe.steps[0] else { panic!("{recipe:?}") };
-        assert_eq!((found.outputs, found.bias, found.activation), (3, false, Function::Identity));
-        assert_eq!(recipe.steps[1], Step::Normalize);
-        assert_eq!(recipe.rows()[0].1, "cls over the tokens, Dense 8 to 3 (Identity), normalised");
+        let SentenceModule::Dense(found) = &recipe.modules[0] else { panic!("{recipe:?}") };
+        assert_eq!((found.outputs, found.bias, found.activation), (3, false, TorchActivation::Identity));
+        assert_eq!(recipe.modules[1], SentenceModule::Normalize);
+        assert_eq!(recipe.summary()[0].1, "cls over the tokens, Dense 8 to 3 (Identity), normalised");
 
         for (types, expected) in [
             (vec![transformer, ("sentence_transformers.models.LSTM", "1_LSTM")], "LSTM"),
@@ -666,9 +669,12 @@ mod tests {
         let files = Files::folder(folder.path(), "a test");
         // Ignored without modules.json, as in sentence-transformers.
         std::fs::write(folder.path().join("sentence_bert_config.json"), r#"{"max_seq_length": 3}"#).unwrap();
-        assert_eq!(Recipe::read(&files, &Map::new()).unwrap(), Recipe::default());
+        assert_eq!(
+            SentenceTransformersConfig::read(&files, &Map::new()).unwrap(),
+            SentenceTransformersConfig::default()
+        );
         let settings = json!({"pooling_mode": "cls"});
-        let recipe = Recipe::read(&files, settings.as_object().unwrap()).unwrap();
-        assert_eq!((recipe.pooling, recipe.is_said), (vec![Pooling::Cls], true));
+        let recipe = SentenceTransformersConfig::read(&files, settings.as_object().unwrap()).unwrap();
+        assert_eq!((recipe.pooling, recipe.is_specified), (vec![Pooling::Cls], true));
     }
 }

@@ -1,4 +1,4 @@
-//! Sentence embeddings from token embeddings: the modules of a [`Recipe`] with their weights.
+//! Sentence embeddings from token embeddings: the modules of a [`SentenceTransformersConfig`] with their weights.
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::model::Pretrained;
@@ -6,12 +6,12 @@ use fauna_shared::nn::Linear;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::recipe::{DenseConfig, Pooling, Recipe, Step};
+use super::sentence_config::{DenseConfig, Pooling, SentenceModule, SentenceTransformersConfig};
 
 /// The modules of a sentence embedder after the transformer: pooling, dense layers, normalisation.
-pub struct Vectors {
-    recipe: Recipe,
-    /// The layers of the recipe's Dense modules, in order.
+pub struct SentenceEmbedder {
+    recipe: SentenceTransformersConfig,
+    /// The layers of the Dense modules, in order.
     layers: Vec<Dense>,
     width: usize,
 }
@@ -21,18 +21,19 @@ struct Dense {
     residual: Option<Linear>,
 }
 
-impl Vectors {
-    /// Loads the recipe of `pretrained` and the weights of its modules, for token embeddings of `hidden_size`; also
+impl SentenceEmbedder {
+    /// Loads the settings of `pretrained` and the weights of its modules, for token embeddings of `hidden_size`; also
     /// returns the inventory of the loaded tensors.
     ///
     /// # Errors
-    /// Same as [`Recipe::read`]; [`Mismatch`](ErrorKind::Mismatch) if sizes do not fit each other or the weights.
+    /// Same as [`SentenceTransformersConfig::read`]; [`Mismatch`](ErrorKind::Mismatch) if sizes do not fit each other
+    /// or the weights.
     pub fn load(pretrained: &Pretrained, hidden_size: usize) -> Result<(Self, Inventory)> {
-        let recipe = Recipe::read(&pretrained.files, &pretrained.options.settings)?;
+        let recipe = SentenceTransformersConfig::read(&pretrained.files, &pretrained.options.settings)?;
         let (mut layers, mut inventory) = (Vec::new(), Inventory::default());
         let mut width = hidden_size * recipe.pooling.len();
-        for step in &recipe.steps {
-            let Step::Dense(config) = step else { continue };
+        for module in &recipe.modules {
+            let SentenceModule::Dense(config) = module else { continue };
             let place = pretrained.files.root().join(&config.folder);
             if config.inputs != width {
                 let message =
@@ -61,19 +62,19 @@ impl Vectors {
             inventory.tensors.extend(read.tensors.into_iter().map(within));
             width = config.outputs;
         }
-        if let Some(kept) = recipe.truncate {
+        if let Some(kept) = recipe.truncate_dim {
             width = width.min(kept);
         }
         Ok((Self { recipe, layers, width }, inventory))
     }
 
-    /// The recipe, as read from the files.
-    pub fn recipe(&self) -> &Recipe {
+    /// The settings, as read from the files.
+    pub fn config(&self) -> &SentenceTransformersConfig {
         &self.recipe
     }
 
     /// Dimension of the embeddings.
-    pub fn width(&self) -> usize {
+    pub fn dimension(&self) -> usize {
         self.width
     }
 
@@ -83,13 +84,13 @@ impl Vectors {
     pub fn forward(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let mut x = self.recipe.pool(hidden, mask, prompt)?;
         let mut layers = self.layers.iter();
-        for step in &self.recipe.steps {
-            x = match step {
-                Step::Dense(config) => match layers.next() {
+        for module in &self.recipe.modules {
+            x = match module {
+                SentenceModule::Dense(config) => match layers.next() {
                     Some(layer) => layer.forward(config, &x)?,
                     None => return Err(Error::unsupported("a Dense module has no weights")),
                 },
-                Step::Normalize => {
+                SentenceModule::Normalize => {
                     let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12f64)?;
                     x.broadcast_div(&length)?
                 }
@@ -124,8 +125,8 @@ impl Dense {
     }
 }
 
-impl Recipe {
-    /// Pools `hidden` to `(batch, hidden_size · poolings)` in float32. Arguments as for [`Vectors::forward`].
+impl SentenceTransformersConfig {
+    /// Pools `hidden` to `(batch, hidden_size · poolings)` in float32. Arguments as for [`SentenceEmbedder::forward`].
     fn pool(&self, hidden: &Tensor, mask: &Tensor, prompt: usize) -> Result<Tensor> {
         let device = hidden.device();
         let hidden = hidden.to_dtype(DType::F32)?;
@@ -190,17 +191,17 @@ mod tests {
 
     use super::*;
 
-    fn of(recipe: Recipe, prompt: usize) -> Vec<f32> {
+    fn of(recipe: SentenceTransformersConfig, prompt: usize) -> Vec<f32> {
         // A padding token, three real ones, (1, 4), (3, 0) and (2, 1), and a padding token.
         let rows = [[100f32, 100.0], [1.0, 4.0], [3.0, 0.0], [2.0, 1.0], [100.0, 100.0]];
         let hidden = Tensor::new(&[rows], &Device::Cpu).unwrap();
         let mask = Tensor::new(&[[0i64, 1, 1, 1, 0]], &Device::Cpu).unwrap();
-        let vectors = Vectors { width: 2 * recipe.pooling.len(), recipe, layers: Vec::new() };
+        let vectors = SentenceEmbedder { width: 2 * recipe.pooling.len(), recipe, layers: Vec::new() };
         vectors.forward(&hidden, &mask, prompt).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    fn pool(pooling: Pooling) -> Recipe {
-        Recipe { pooling: vec![pooling], ..Recipe::default() }
+    fn pool(pooling: Pooling) -> SentenceTransformersConfig {
+        SentenceTransformersConfig { pooling: vec![pooling], ..SentenceTransformersConfig::default() }
     }
 
     #[test]
@@ -213,13 +214,16 @@ mod tests {
         assert_eq!(of(pool(Pooling::MeanSqrtLength), 0), [6.0 / root, 5.0 / root]);
         // Weights 1, 2 and 3.
         assert_eq!(of(pool(Pooling::WeightedMean), 0), [13.0 / 6.0, 7.0 / 6.0]);
-        let both = Recipe { pooling: vec![Pooling::LastToken, Pooling::Cls], ..Recipe::default() };
+        let both = SentenceTransformersConfig {
+            pooling: vec![Pooling::LastToken, Pooling::Cls],
+            ..SentenceTransformersConfig::default()
+        };
         assert_eq!(of(both, 0), [2.0, 1.0, 1.0, 4.0]);
     }
 
     #[test]
     fn pooling_excludes_the_prompt_if_include_prompt_is_false() {
-        let without = |pooling| Recipe { include_prompt: false, ..pool(pooling) };
+        let without = |pooling| SentenceTransformersConfig { include_prompt: false, ..pool(pooling) };
         assert_eq!(of(pool(Pooling::Mean), 1), [2.0, 5.0 / 3.0]);
         assert_eq!(of(without(Pooling::Mean), 1), [2.5, 0.5]);
         assert_eq!(of(without(Pooling::Cls), 1), [3.0, 0.0]);
@@ -232,7 +236,8 @@ mod tests {
 
     #[test]
     fn normalised_embeddings_have_norm_one() {
-        let recipe = Recipe { steps: vec![Step::Normalize], ..pool(Pooling::Max) };
+        let recipe =
+            SentenceTransformersConfig { modules: vec![SentenceModule::Normalize], ..pool(Pooling::Max) };
         let vector = of(recipe, 0);
         assert!((vector[0] - 0.6).abs() < 1e-6 && (vector[1] - 0.8).abs() < 1e-6);
     }
