@@ -1,6 +1,6 @@
 //! Time as C writes it, in UTC.
 
-use super::render::Renderer;
+use super::state::Renderer;
 use super::{Fault, Res};
 
 const MONTHS: [&str; 12] = [

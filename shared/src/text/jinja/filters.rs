@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::methods::{capitalized, titled};
 use super::parser::Op;
-use super::render::{Given, Renderer};
+use super::state::{Given, Renderer};
 use super::value::{Object, Value};
 use super::{Fault, Res};
 
@@ -186,19 +186,6 @@ impl Renderer {
             };
         }
         Ok(value)
-    }
-
-    /// Sorts by a key; equal ones keep their order.
-    pub(super) fn sort_by<T>(&mut self, items: &mut [T], key: impl Fn(&T) -> &Value) -> Res<()> {
-        let mut failed = None;
-        items.sort_by(|a, b| match self.order(key(a), key(b)) {
-            Ok(order) => order.unwrap_or(std::cmp::Ordering::Equal),
-            Err(fault) => {
-                failed.get_or_insert(fault);
-                std::cmp::Ordering::Equal
-            }
-        });
-        failed.map_or(Ok(()), Err)
     }
 
     /// What is compared of `value`: small letters of text unless the case matters.
@@ -590,7 +577,7 @@ impl Renderer {
                 let name = self.shown(given.want(0, "name")?)?;
                 match value {
                     // Attributes alone, not keys.
-                    Value::Dict(_) if !super::methods::has(value, &name) => Ok(Value::Undefined(name)),
+                    Value::Dict(_) if !super::attributes::has(value, &name) => Ok(Value::Undefined(name)),
                     value => self.attribute(value, &name),
                 }
             }

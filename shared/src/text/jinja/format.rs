@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::render::{Given, Renderer, too_deep};
+use super::state::{Given, Renderer, too_deep};
 use super::value::{Object, Value};
 use super::{DEPTH, Fault, Res};
 

@@ -2,92 +2,10 @@
 
 use std::rc::Rc;
 
-use super::render::{Given, Renderer};
+use super::attributes::CHANGES;
+use super::state::{Given, Renderer, too_deep};
 use super::value::{Object, Value};
 use super::{Fault, Res};
-
-const STR: [&str; 45] = [
-    "capitalize",
-    "casefold",
-    "center",
-    "count",
-    "endswith",
-    "expandtabs",
-    "find",
-    "format",
-    "format_map",
-    "index",
-    "isalnum",
-    "isalpha",
-    "isascii",
-    "isdecimal",
-    "isdigit",
-    "isidentifier",
-    "islower",
-    "isnumeric",
-    "isprintable",
-    "isspace",
-    "istitle",
-    "isupper",
-    "join",
-    "ljust",
-    "lower",
-    "lstrip",
-    "partition",
-    "removeprefix",
-    "removesuffix",
-    "replace",
-    "rfind",
-    "rindex",
-    "rjust",
-    "rpartition",
-    "rsplit",
-    "rstrip",
-    "split",
-    "splitlines",
-    "startswith",
-    "strip",
-    "swapcase",
-    "title",
-    "upper",
-    "zfill",
-    "__len__",
-];
-const LIST: [&str; 3] = ["copy", "count", "index"];
-const DICT: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
-/// What the immutable sandbox refuses.
-const CHANGES: [&str; 11] = [
-    "append",
-    "clear",
-    "extend",
-    "insert",
-    "pop",
-    "popitem",
-    "remove",
-    "reverse",
-    "setdefault",
-    "sort",
-    "update",
-];
-
-/// Whether `value` has a method `name`.
-pub(super) fn has(value: &Value, name: &str) -> bool {
-    match value {
-        Value::Str(_) => STR.contains(&name) && !name.starts_with('_'),
-        Value::List(_) => LIST.contains(&name) || CHANGES.contains(&name),
-        Value::Tuple(_) => matches!(name, "count" | "index"),
-        Value::Dict(_) => DICT.contains(&name) || CHANGES.contains(&name),
-        Value::Int(_) => matches!(name, "bit_length"),
-        Value::Float(_) => matches!(name, "is_integer"),
-        Value::Object(object) => match &**object {
-            Object::Loop(_) => matches!(name, "cycle" | "changed"),
-            Object::Cycler(..) => matches!(name, "next" | "reset"),
-            Object::Function(function) => &**function == "dict" && name == "fromkeys",
-            _ => false,
-        },
-        _ => false,
-    }
-}
 
 fn space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
@@ -160,7 +78,7 @@ impl Renderer {
                     };
                     // What is held here does not count as nested: it may not hold the loop itself.
                     if now.depth() > 10 {
-                        return Err(super::render::too_deep());
+                        return Err(too_deep());
                     }
                     *state.changed.borrow_mut() = Some(now);
                     Ok(Value::Bool(!same))

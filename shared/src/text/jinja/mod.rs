@@ -13,6 +13,7 @@
 //! Values cannot be changed once they are made (transformers' sandbox is the immutable one), save the attributes of a
 //! `namespace`.
 
+mod attributes;
 mod clock;
 mod filters;
 mod format;
@@ -20,6 +21,7 @@ mod lexer;
 mod methods;
 mod parser;
 mod render;
+mod state;
 mod value;
 
 use std::sync::Arc;

@@ -1,77 +1,20 @@
 //! Walks a template and pays for every step.
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::parser::{Argument, Arguments, Expr, ForLoop, Kind, MacroBody, Node, Op, Step, Target};
-use super::value::{Entries, Items, Loop, Object, Scope, Value};
-use super::{Cause, DEPTH, FRAMES, Fault, Res, STEPS, clock, format};
+use super::state::{Given, Renderer, too_deep};
+use super::value::{Loop, Object, Scope, Value};
+use super::{Cause, DEPTH, Fault, Res, STEPS, clock, format};
 
 /// What a template can call by name.
-pub(super) const FUNCTIONS: [&str; 7] =
+const FUNCTIONS: [&str; 7] =
     ["range", "dict", "namespace", "joiner", "cycler", "raise_exception", "strftime_now"];
 
 /// The longest `range`, as in the sandbox.
 const RANGE: i64 = 100_000;
-
-/// A rendering under way.
-pub(super) struct Renderer {
-    left: u64,
-    steps: u64,
-    frames: usize,
-    now: u64,
-    line: usize,
-    given: Scope,
-    /// The top scope, then those of the calls and blocks under way.
-    scopes: Vec<Scope>,
-    /// The first scope that is seen beside the top one.
-    base: usize,
-    out: String,
-    /// Each namespace there is; they may hold one another.
-    namespaces: Vec<Rc<Object>>,
-}
-
-/// What a call was given.
-#[derive(Default)]
-pub(super) struct Given {
-    pub(super) positional: Vec<Value>,
-    pub(super) named: Vec<(Rc<str>, Value)>,
-}
-
-impl Given {
-    /// The argument at `index`, or the one named `name`.
-    pub(super) fn get(&self, index: usize, name: &str) -> Option<&Value> {
-        self.positional.get(index).or_else(|| self.named.iter().find(|(n, _)| **n == *name).map(|(_, v)| v))
-    }
-
-    pub(super) fn want(&self, index: usize, name: &str) -> Res<&Value> {
-        self.get(index, name).ok_or_else(|| Fault::failed(format!("the argument {name:?} is missing")))
-    }
-
-    pub(super) fn str(&self, index: usize, name: &str) -> Res<Option<&str>> {
-        match self.get(index, name) {
-            Some(Value::Str(text)) => Ok(Some(text)),
-            None | Some(Value::None) => Ok(None),
-            Some(other) => Err(Fault::failed(format!("{name} is of type {}, wanted str", other.kind()))),
-        }
-    }
-
-    pub(super) fn int(&self, index: usize, name: &str) -> Res<Option<i64>> {
-        match self.get(index, name) {
-            None | Some(Value::None) => Ok(None),
-            Some(value) => match value.int() {
-                Some(value) => Ok(Some(value)),
-                None => Err(Fault::failed(format!("{name} is of type {}, wanted int", value.kind()))),
-            },
-        }
-    }
-
-    pub(super) fn flag(&self, index: usize, name: &str) -> bool {
-        self.get(index, name).is_some_and(Value::truth)
-    }
-}
 
 /// How a body ended.
 #[derive(PartialEq)]
@@ -83,18 +26,7 @@ enum Flow {
 
 /// The text of `nodes`.
 pub(super) fn render(nodes: &[Node], variables: &[(&str, serde_json::Value)], now: u64) -> Res<String> {
-    let mut renderer = Renderer {
-        left: u64::MAX,
-        steps: 0,
-        frames: 0,
-        now,
-        line: 0,
-        given: Vec::new(),
-        scopes: vec![Vec::new()],
-        base: 1,
-        out: String::new(),
-        namespaces: Vec::new(),
-    };
+    let mut renderer = Renderer::new(now);
     for (name, value) in variables {
         let value = renderer.value_of_json(value)?;
         renderer.given.push(((*name).into(), value));
@@ -117,88 +49,6 @@ pub(super) fn render(nodes: &[Node], variables: &[(&str, serde_json::Value)], no
 }
 
 impl Renderer {
-    pub(super) fn now(&self) -> u64 {
-        self.now
-    }
-
-    /// Takes `steps` from what is left.
-    pub(super) fn pay(&mut self, steps: u64) -> Res<()> {
-        match self.left.checked_sub(steps) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                self.left = 0;
-                Err(Fault::spent(format!("it took more than {} steps", self.steps)))
-            }
-        }
-    }
-
-    /// Pays for text that is made or looked through.
-    pub(super) fn pay_text(&mut self, bytes: usize) -> Res<()> {
-        self.pay(1 + bytes as u64 / 32)
-    }
-
-    /// Pays for `times` texts of `bytes`.
-    pub(super) fn pay_times(&mut self, bytes: usize, times: usize) -> Res<()> {
-        self.pay((bytes as u64).saturating_mul(times as u64) / 32 + 1)
-    }
-
-    pub(super) fn text(&mut self, text: impl AsRef<str>) -> Res<Value> {
-        self.pay_text(text.as_ref().len())?;
-        Ok(Value::str(text))
-    }
-
-    pub(super) fn items(&mut self, items: Vec<Value>) -> Res<Rc<Items>> {
-        self.pay(items.len() as u64 + 1)?;
-        let depth = items.iter().map(Value::depth).max().unwrap_or(0) + 1;
-        match depth > DEPTH {
-            true => Err(too_deep()),
-            false => Ok(Rc::new(Items { items, depth })),
-        }
-    }
-
-    pub(super) fn list(&mut self, items: Vec<Value>) -> Res<Value> {
-        self.items(items).map(Value::List)
-    }
-
-    pub(super) fn tuple(&mut self, items: Vec<Value>) -> Res<Value> {
-        self.items(items).map(Value::Tuple)
-    }
-
-    /// A map of `items`; of equal keys the last value counts, at the first place.
-    pub(super) fn dict(&mut self, items: Vec<(Value, Value)>) -> Res<Value> {
-        let mut entries: Vec<(Value, Value)> = Vec::with_capacity(items.len());
-        for (key, value) in items {
-            if matches!(key, Value::List(_) | Value::Dict(_)) {
-                return Err(Fault::failed(format!("unhashable type: '{}'", key.kind())));
-            }
-            let mut at = None;
-            for (i, (known, _)) in entries.iter().enumerate() {
-                if self.equal(known, &key)? {
-                    at = Some(i);
-                    break;
-                }
-            }
-            match at {
-                Some(at) => entries[at].1 = value,
-                None => entries.push((key, value)),
-            }
-        }
-        self.entries(entries)
-    }
-
-    /// A map of entries whose keys are known to differ.
-    pub(super) fn entries(&mut self, items: Vec<(Value, Value)>) -> Res<Value> {
-        self.pay(2 * items.len() as u64 + 1)?;
-        let depth = items.iter().map(|(k, v)| k.depth().max(v.depth())).max().unwrap_or(0) + 1;
-        match depth > DEPTH {
-            true => Err(too_deep()),
-            false => Ok(Value::Dict(Rc::new(Entries { items, depth }))),
-        }
-    }
-
     fn value_of_json(&mut self, value: &serde_json::Value) -> Res<Value> {
         use serde_json::Value as Json;
         self.pay(1)?;
@@ -226,17 +76,6 @@ impl Renderer {
         self.pay_text(text.len())?;
         self.out.push_str(text);
         Ok(())
-    }
-
-    /// Runs `f` one frame deeper.
-    pub(super) fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
-        if self.frames == FRAMES {
-            return Err(Fault::spent(format!("more than {FRAMES} calls and expressions within each other")));
-        }
-        self.frames += 1;
-        let result = f(self);
-        self.frames -= 1;
-        result
     }
 
     fn body(&mut self, nodes: &[Node]) -> Res<Flow> {
@@ -476,27 +315,6 @@ impl Renderer {
         }
     }
 
-    /// The items of what can be walked through.
-    pub(super) fn iterate(&mut self, value: &Value) -> Res<Vec<Value>> {
-        let items: Vec<Value> = match value {
-            Value::List(items) | Value::Tuple(items) => {
-                self.pay(items.items.len() as u64)?;
-                items.items.clone()
-            }
-            Value::Dict(entries) => {
-                self.pay(entries.items.len() as u64)?;
-                entries.items.iter().map(|(key, _)| key.clone()).collect()
-            }
-            Value::Str(text) => {
-                self.pay(2 * text.len() as u64)?;
-                text.chars().map(|c| Value::str(c.encode_utf8(&mut [0; 4]))).collect()
-            }
-            Value::Undefined(_) => Vec::new(),
-            other => return Err(Fault::failed(format!("'{}' object is not iterable", other.kind()))),
-        };
-        Ok(items)
-    }
-
     pub(super) fn eval(&mut self, expr: &Expr) -> Res<Value> {
         self.pay(1)?;
         self.deeper(|renderer| renderer.value(expr))
@@ -677,154 +495,6 @@ impl Renderer {
             }
         }
         Ok(given)
-    }
-
-    /// `value.name`
-    pub(super) fn attribute(&mut self, value: &Value, name: &str) -> Res<Value> {
-        if let Value::Undefined(what) = value {
-            return Err(Fault::failed(format!("'{what}' is undefined")));
-        }
-        if let Some(value) = self.own_attribute(value, name)? {
-            return Ok(value);
-        }
-        if let Value::Dict(entries) = value {
-            self.pay(1 + entries.items.len() as u64 / 16)?;
-            let found =
-                entries.items.iter().find(|(key, _)| matches!(key, Value::Str(key) if **key == *name));
-            if let Some((_, value)) = found {
-                return Ok(value.clone());
-            }
-        }
-        Ok(Value::Undefined(format!("{} object has no attribute '{name}'", value.kind()).into()))
-    }
-
-    /// What a value of its kind has under `name`.
-    fn own_attribute(&mut self, value: &Value, name: &str) -> Res<Option<Value>> {
-        if super::methods::has(value, name) {
-            if value.depth() >= DEPTH {
-                return Err(too_deep());
-            }
-            return Ok(Some(Value::Object(Rc::new(Object::Method(value.clone(), name.into())))));
-        }
-        let Value::Object(object) = value else { return Ok(None) };
-        Ok(match &**object {
-            Object::Namespace(attributes) => {
-                let attributes = attributes.borrow();
-                self.pay(1 + attributes.len() as u64 / 16)?;
-                attributes.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.clone())
-            }
-            Object::Loop(state) => {
-                let (i, count) = (state.index.get(), state.items.items.len());
-                let at = |i: Option<usize>| match i.and_then(|i| state.items.items.get(i)) {
-                    Some(value) => value.clone(),
-                    None => Value::Undefined("there is no such item".into()),
-                };
-                Some(match name {
-                    "index" => Value::Int(i as i64 + 1),
-                    "index0" => Value::Int(i as i64),
-                    "revindex" => Value::Int((count - i) as i64),
-                    "revindex0" => Value::Int((count - i) as i64 - 1),
-                    "first" => Value::Bool(i == 0),
-                    "last" => Value::Bool(i + 1 == count),
-                    "length" => Value::Int(count as i64),
-                    "depth" => Value::Int(state.level as i64 + 1),
-                    "depth0" => Value::Int(state.level as i64),
-                    "previtem" => at(i.checked_sub(1)),
-                    "nextitem" => at(i.checked_add(1)),
-                    _ => return Ok(None),
-                })
-            }
-            Object::Macro { body, .. } if name == "name" => Some(Value::str(&body.name)),
-            Object::Cycler(items, at) if name == "current" => items.items.get(at.get()).cloned(),
-            _ => None,
-        })
-    }
-
-    /// `value[index]`
-    pub(super) fn item(&mut self, value: &Value, index: &Value) -> Res<Value> {
-        let missing = || Value::Undefined(format!("{} object has no such element", value.kind()).into());
-        match value {
-            Value::Undefined(what) => return Err(Fault::failed(format!("'{what}' is undefined"))),
-            Value::Dict(entries) => {
-                for (key, value) in &entries.items {
-                    if self.equal(key, index)? {
-                        return Ok(value.clone());
-                    }
-                }
-            }
-            Value::List(items) | Value::Tuple(items) => {
-                if let Some(index) = index.int() {
-                    let at = if index < 0 { index + items.items.len() as i64 } else { index };
-                    let found = usize::try_from(at).ok().and_then(|at| items.items.get(at));
-                    return Ok(found.cloned().unwrap_or_else(missing));
-                }
-            }
-            Value::Str(text) => {
-                if let Some(index) = index.int() {
-                    self.pay_text(text.len())?;
-                    let at = if index < 0 { index + text.chars().count() as i64 } else { index };
-                    let found = usize::try_from(at).ok().and_then(|at| text.chars().nth(at));
-                    return Ok(found.map_or_else(missing, |c| Value::str(c.encode_utf8(&mut [0; 4]))));
-                }
-            }
-            _ => {}
-        }
-        match index {
-            Value::Str(name) => Ok(self.own_attribute(value, name)?.unwrap_or_else(missing)),
-            _ => Ok(missing()),
-        }
-    }
-
-    fn slice(&mut self, value: &Value, bounds: [Option<i64>; 3]) -> Res<Value> {
-        let step = bounds[2].unwrap_or(1);
-        if step == 0 {
-            return Err(Fault::failed("slice step cannot be zero"));
-        }
-        let indices = |length: usize| {
-            let length = length as i64;
-            let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
-            let clamp = |bound: Option<i64>, default: i64| match bound {
-                None => default,
-                Some(bound) if bound < 0 => bound.saturating_add(length).clamp(low, high),
-                Some(bound) => bound.clamp(low, high),
-            };
-            let (from, to) = match step > 0 {
-                true => (clamp(bounds[0], low), clamp(bounds[1], high)),
-                false => (clamp(bounds[0], high), clamp(bounds[1], low)),
-            };
-            let mut at = from;
-            std::iter::from_fn(move || {
-                let inside = if step > 0 { at < to } else { at > to };
-                let index = inside.then_some(at as usize);
-                at = at.saturating_add(step);
-                index
-            })
-        };
-        match value {
-            Value::List(items) | Value::Tuple(items) => {
-                let chosen: Vec<Value> = indices(items.items.len()).map(|i| items.items[i].clone()).collect();
-                match value {
-                    Value::List(_) => self.list(chosen),
-                    _ => self.tuple(chosen),
-                }
-            }
-            Value::Str(text) => {
-                self.pay_times(text.len(), 3)?;
-                let chosen: String = if text.is_ascii() && step == 1 {
-                    let mut all = indices(text.len());
-                    let from = all.next();
-                    let count = all.count() + usize::from(from.is_some());
-                    from.map_or("", |from| &text[from..from + count]).to_string()
-                } else {
-                    self.pay_times(text.len(), 8)?;
-                    let chars: Vec<char> = text.chars().collect();
-                    indices(chars.len()).map(|i| chars[i]).collect()
-                };
-                self.text(chosen)
-            }
-            Value::Undefined(what) => Err(Fault::failed(format!("'{what}' is undefined"))),
-            other => Err(Fault::failed(format!("'{}' object is not subscriptable", other.kind()))),
-        }
     }
 
     pub(super) fn call(&mut self, callee: &Value, given: Given) -> Res<Value> {
@@ -1077,142 +747,6 @@ impl Renderer {
             _ => return Err(wrong()),
         }))
     }
-
-    pub(super) fn compare(&mut self, op: Op, left: &Value, right: &Value) -> Res<bool> {
-        Ok(match op {
-            Op::Eq => self.equal(left, right)?,
-            Op::Ne => !self.equal(left, right)?,
-            Op::In => self.contains(right, left)?,
-            Op::NotIn => !self.contains(right, left)?,
-            op => {
-                let order = self.order(left, right)?;
-                match op {
-                    Op::Lt => order == Some(Ordering::Less),
-                    Op::Le => matches!(order, Some(Ordering::Less | Ordering::Equal)),
-                    Op::Gt => order == Some(Ordering::Greater),
-                    _ => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-                }
-            }
-        })
-    }
-
-    pub(super) fn equal(&mut self, left: &Value, right: &Value) -> Res<bool> {
-        self.pay(1)?;
-        if let (Some(a), Some(b)) = (left.int(), right.int()) {
-            return Ok(a == b);
-        }
-        if let (Some(a), Some(b)) = (left.number(), right.number()) {
-            return Ok(a == b);
-        }
-        Ok(match (left, right) {
-            (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
-            (Value::Str(a), Value::Str(b)) => {
-                if a.len() == b.len() {
-                    self.pay_text(a.len())?;
-                }
-                a == b
-            }
-            (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
-                if a.items.len() != b.items.len() {
-                    return Ok(false);
-                }
-                for (a, b) in a.items.iter().zip(&b.items) {
-                    if !self.equal(a, b)? {
-                        return Ok(false);
-                    }
-                }
-                true
-            }
-            (Value::Dict(a), Value::Dict(b)) => {
-                if a.items.len() != b.items.len() {
-                    return Ok(false);
-                }
-                for (key, value) in &a.items {
-                    let mut same = false;
-                    for (other, theirs) in &b.items {
-                        if self.equal(key, other)? {
-                            same = self.equal(value, theirs)?;
-                            break;
-                        }
-                    }
-                    if !same {
-                        return Ok(false);
-                    }
-                }
-                true
-            }
-            (Value::Object(a), Value::Object(b)) => Rc::ptr_eq(a, b),
-            _ => false,
-        })
-    }
-
-    /// Which comes first; `None` beside a NaN.
-    pub(super) fn order(&mut self, left: &Value, right: &Value) -> Res<Option<Ordering>> {
-        self.pay(1)?;
-        if let (Some(a), Some(b)) = (left.int(), right.int()) {
-            return Ok(Some(a.cmp(&b)));
-        }
-        if let (Some(a), Some(b)) = (left.number(), right.number()) {
-            return Ok(a.partial_cmp(&b));
-        }
-        match (left, right) {
-            (Value::Str(a), Value::Str(b)) => {
-                self.pay_text(a.len().min(b.len()))?;
-                Ok(Some(a.cmp(b)))
-            }
-            (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
-                for (x, y) in a.items.iter().zip(&b.items) {
-                    if !self.equal(x, y)? {
-                        return self.order(x, y);
-                    }
-                }
-                Ok(Some(a.items.len().cmp(&b.items.len())))
-            }
-            (Value::Undefined(what), _) | (_, Value::Undefined(what)) => {
-                Err(Fault::failed(format!("'{what}' is undefined")))
-            }
-            _ => Err(Fault::failed(format!(
-                "'<' not supported between instances of '{}' and '{}'",
-                left.kind(),
-                right.kind()
-            ))),
-        }
-    }
-
-    pub(super) fn contains(&mut self, holder: &Value, value: &Value) -> Res<bool> {
-        match (holder, value) {
-            (Value::Str(text), Value::Str(part)) => {
-                self.pay_text(text.len() + part.len())?;
-                Ok(text.contains(&**part))
-            }
-            (Value::Str(_), other) => Err(Fault::failed(format!(
-                "'in <string>' requires string as left operand, not {}",
-                other.kind()
-            ))),
-            (Value::List(items) | Value::Tuple(items), value) => {
-                for item in &items.items {
-                    if self.equal(item, value)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            (Value::Dict(entries), value) => {
-                for (key, _) in &entries.items {
-                    if self.equal(key, value)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            (Value::Undefined(_), _) => Ok(false),
-            (other, _) => Err(Fault::failed(format!("argument of type '{}' is not iterable", other.kind()))),
-        }
-    }
-}
-
-pub(super) fn too_deep() -> Fault {
-    Fault::spent(format!("a value is nested more than {DEPTH} deep"))
 }
 
 fn too_large() -> Fault {

@@ -39,7 +39,7 @@ pub(super) struct Entries {
 /// What is neither text, number nor collection.
 pub(super) enum Object {
     Namespace(RefCell<Scope>),
-    /// A name of [`FUNCTIONS`](super::render::FUNCTIONS).
+    /// A function that templates call by this name.
     Function(Rc<str>),
     Method(Value, Rc<str>),
     Macro {
