@@ -10,6 +10,7 @@
 
 mod chat;
 mod code;
+mod folder;
 mod gguf;
 mod guard;
 mod jinja;

@@ -8,10 +8,10 @@ use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
-use super::load::{Folder, read_text};
+use super::folder::Folder;
 use super::parts::part;
 use super::{misfit, tokenizer_error};
-use crate::{Error, Result};
+use crate::{Error, Result, misnamed};
 
 pub(super) const BERT_TOKENS: [(&str, &str); 5] = [
     ("unk_token", "[UNK]"),
@@ -107,7 +107,7 @@ fn has_pieces(vocab: &Vocab) -> bool {
 
 /// The tokenizer of a `vocab.txt`; ids are line numbers.
 pub(super) fn read(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
-    let text = read_text(path)?;
+    let text = misnamed::read_text(path)?;
     let vocab: Vocab = text.lines().zip(0u32..).map(|(token, id)| (token.to_string(), id)).collect();
     let splitting = Splitting::of(folder, &vocab)?;
     let token = |role: &str| folder.token(role, &BERT_TOKENS).unwrap_or_default();
