@@ -1,4 +1,4 @@
-//! Chat templates: from a conversation to the prompt that a model was trained on.
+//! Chat templates: rendering a conversation as a prompt.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,30 +14,30 @@ use crate::error::first_five;
 use crate::generate::Reasoning;
 use crate::{Error, ErrorKind, Result, json as files, misnamed};
 
-/// One turn of a conversation.
+/// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    /// Role: `system`, `user`, `assistant`, or another role of the template.
     pub role: String,
-    /// What is said.
+    /// Text of the message.
     pub content: String,
 }
 
 impl Message {
-    /// A turn of `role` that says `content`.
+    /// A message with the given role and content.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// How a release turns a conversation into a prompt: a Jinja template, run in a sandbox.
+/// The chat template of a model: a Jinja template that renders a conversation as a prompt, run in a sandbox.
 ///
-/// The language is that of transformers' environment: Jinja with Python's strings, lists and maps.
+/// The language is Jinja as configured by transformers, with the methods of Python's strings, lists and dicts.
 ///
-/// A template comes with a checkpoint and is not trusted: it sees the messages and the names of special tokens and
-/// nothing else. Its source has at most 1 MiB and is nested at most 100 deep; rendering takes at most three million
-/// steps and half a step more for each byte of the conversation, where a step is an expression, a value in a list or
-/// 32 bytes of text that are made or read. That bounds its memory too: some 200 MB.
+/// Templates come with checkpoints and are not trusted. A template has access to the messages and the special tokens
+/// only. Its source is limited to 1 MiB and a nesting depth of 100. Rendering is limited to three million steps plus
+/// half a step per byte of the conversation, where a step is an expression, an element of a list or 32 bytes of text
+/// created or read; this limits its memory to about 200 MB.
 ///
 /// ```
 /// use fauna_shared::text::{ChatTemplate, Message};
@@ -50,26 +50,26 @@ impl Message {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     template: Template,
-    /// What it sees beside the conversation: special tokens by their roles.
+    /// Variables for the special tokens, by role.
     tokens: Vec<(&'static str, String)>,
     now: Option<u64>,
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; `bos` and `eos` are what the template sees as `bos_token` and `eos_token`.
+    /// Compiles the template `source`; `bos` and `eos` are the variables `bos_token` and `eos_token`.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] with the line if the template does not parse.
+    /// [`ErrorKind::Format`] with the line of a syntax error.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
         let template = Template::new(source).map_err(|fault| {
-            Error::new(ErrorKind::Format, format!("the chat template does not parse: {fault}"))
+            Error::new(ErrorKind::Format, format!("the chat template has a syntax error: {fault}"))
         })?;
         let token = |role, token: Option<&str>| (role, token.unwrap_or_default().to_string());
         Ok(Self { template, tokens: vec![token("bos_token", bos), token("eos_token", eos)], now: None })
     }
 
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else the one in
-    /// `tokenizer_config.json`; of several named ones, `default`. `None` if the release has none.
+    /// Loads the template of a model folder: `chat_template.jinja`, else `chat_template.json`, else the one in
+    /// `tokenizer_config.json`; of several named templates, `default`. `None` if there is none.
     ///
     /// # Errors
     /// [`ErrorKind::Format`] with the file if it is damaged; [`ErrorKind::Unsupported`] if there are several and
@@ -96,7 +96,7 @@ impl ChatTemplate {
         Ok(None)
     }
 
-    /// The template in the metadata of a GGUF file; `None` if it has none.
+    /// Loads the template in the metadata of a GGUF file; `None` if there is none.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`].
@@ -108,29 +108,28 @@ impl ChatTemplate {
     fn with_tokens_of(tokenizer: &Tokenizer, source: &str) -> Result<Self> {
         let mut template = Self::new(source, None, None)?;
         let known = |role: &str| tokenizer.roles.iter().find(|(known, _)| *known == role);
-        // Templates of releases join these two to text without asking whether they are there.
+        // Released templates concatenate these two without testing whether they are defined.
         template.tokens.retain(|(role, _)| known(role).is_none());
         template.tokens.extend(tokenizer.roles.iter().cloned());
         Ok(template)
     }
 
-    /// Fixes what `strftime_now` in a template tells: seconds since 1970, UTC. By default the time of rendering.
+    /// Sets the time of `strftime_now`, in seconds since 1970 (UTC). The default is the time of rendering.
     pub fn with_now(mut self, seconds: u64) -> Self {
         self.now = Some(seconds);
         self
     }
 
-    /// The prompt for `messages`; with `add_generation_prompt`, up to where the assistant is to go on.
+    /// Renders `messages` as a prompt; `add_generation_prompt` appends the beginning of the assistant's turn.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`] if the template refuses the conversation, in the template's own words;
-    /// [`ErrorKind::Format`] if the template fails otherwise or runs too long.
+    /// [`ErrorKind::Input`] with the template's message if it calls `raise_exception`; [`ErrorKind::Format`] if
+    /// rendering fails otherwise or exceeds its limits.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         self.render_thinking(messages, add_generation_prompt, None)
     }
 
-    /// As [`render`](Self::render), for a template that knows how long to think: it sees `reasoning` as
-    /// `reasoning_effort`.
+    /// As [`render`](Self::render), with `reasoning` as the variable `reasoning_effort`.
     ///
     /// # Errors
     /// As [`render`](Self::render).
@@ -152,14 +151,14 @@ impl ChatTemplate {
         variables.extend(reasoning.map(|effort| ("reasoning_effort", json!(effort.to_string()))));
         variables.extend(self.tokens.iter().map(|(role, token)| (*role, json!(token))));
         self.template.render(&variables, now).map_err(|fault: Fault| match fault.cause {
-            Cause::Refused => Error::input(format!("the chat template refuses the conversation: {fault}")),
+            Cause::Raised => Error::input(format!("the chat template rejects the conversation: {fault}")),
             Cause::Failed => Error::new(ErrorKind::Format, format!("the chat template fails: {fault}")),
-            Cause::Spent => Error::new(ErrorKind::Format, format!("the chat template was stopped: {fault}")),
+            Cause::Limit => Error::new(ErrorKind::Format, format!("the chat template was stopped: {fault}")),
         })
     }
 }
 
-/// The one template in a `chat_template` entry: a string, or the one named `default`.
+/// The template of a `chat_template` entry: a string, or the entry named `default` of a list.
 fn default_template(entry: &Value) -> Result<Option<&str>> {
     match entry {
         Value::Null => Ok(None),
@@ -171,11 +170,14 @@ fn default_template(entry: &Value) -> Result<Option<&str>> {
                 .collect();
             match named.get("default").or(named.values().next().filter(|_| named.len() == 1)) {
                 Some(source) => Ok(Some(source)),
-                None => Err(Error::unsupported("no chat template is named default")
-                    .hint(format!("there are:\n{}", first_five(named.keys())))),
+                None => Err(Error::unsupported("no chat template is named \"default\"")
+                    .hint(format!("found:\n{}", first_five(named.keys())))),
             }
         }
-        _ => Err(Error::new(ErrorKind::Format, "chat_template is neither a string nor a list of named ones")),
+        _ => Err(Error::new(
+            ErrorKind::Format,
+            "chat_template is neither a string nor a list of named templates",
+        )),
     }
 }
 
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_s_template_sees_the_tokenizer_s_own_tokens() {
+    fn the_template_of_a_folder_uses_the_tokens_of_the_tokenizer() {
         let dir = tempfile::tempdir().unwrap();
         let gpt2 = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizers/gpt2");
         for name in ["vocab.json", "merges.txt"] {
@@ -227,7 +229,7 @@ mod tests {
             ChatTemplate::from_folder(dir.path(), &tokenizer).unwrap().map(|t| t.render(&[], false).unwrap())
         };
         assert_eq!(render(), None);
-        // What ends generation is not what the template calls its end token.
+        // The end tokens of generation are not the template's `eos_token`.
         write("generation_config.json", r#"{"eos_token_id": [7, 0]}"#);
         write("tokenizer_config.json", r#"{"chat_template": "a{{ eos_token }}"}"#);
         assert_eq!(render().unwrap(), "a<|endoftext|>");
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_cannot_hang_or_overflow() {
+    fn rendering_is_limited_in_time_and_depth() {
         let hostile = [
             "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_told_as_c_does() {
+    fn strftime_now_formats_as_c_does() {
         let template =
             ChatTemplate::new("{{ strftime_now('%d %b %Y %A %H:%M:%S %q%%') }}", None, None).unwrap();
         let at = |seconds| template.clone().with_now(seconds).render(&[], false).unwrap();
@@ -261,13 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn marks_for_training_are_passed_over() {
+    fn generation_tags_are_ignored() {
         let template = ChatTemplate::new("a {%- generation %}\nb{% endgeneration -%} c", None, None).unwrap();
         assert_eq!(template.render(&[], false).unwrap(), "abc");
     }
 
     #[test]
-    fn the_default_of_several_templates_is_taken() {
+    fn the_default_of_several_templates_is_used() {
         let entry =
             serde_json::json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
         assert_eq!(default_template(&entry).unwrap(), Some("d"));

@@ -1,6 +1,6 @@
-//! Where a piece of code ends: before the next top-level definition.
+//! A stopping criterion for code completion: before the next top-level definition.
 
-/// What a line at the margin begins with if it defines something, in the languages that models of code know best.
+/// Prefixes of unindented lines that begin a definition, in the common programming languages.
 const DEFINITIONS: [&str; 43] = [
     "abstract ",
     "async def ",
@@ -47,13 +47,13 @@ const DEFINITIONS: [&str; 43] = [
     "unsafe ",
 ];
 
-/// What a line at the margin begins with if it belongs to the definition after it: comments, attributes, decorators.
+/// Prefixes of unindented lines that belong to the following definition: comments, attributes, decorators.
 const LEADS: [&str; 5] = ["#", "//", "/*", " *", "@"];
 
-/// Ends code before the next top-level definition, after the one that the prompt or the model has begun.
+/// Stops code completion before the next top-level definition after the one begun by the prompt or by the model.
 ///
-/// Blank lines, comments, attributes and decorators right before that definition are left out with it; everything else
-/// is handed on as soon as it is certain.
+/// Blank lines, comments, attributes and decorators directly before that definition are removed with it. All other text
+/// is returned as soon as it is certain to be part of the completion.
 ///
 /// ```
 /// use fauna_shared::text::Definitions;
@@ -63,18 +63,18 @@ const LEADS: [&str; 5] = ["#", "//", "/*", " *", "@"];
 /// ```
 #[derive(Debug, Clone)]
 pub struct Definitions {
-    /// Whether a definition was begun, by the prompt or by the model.
+    /// Whether the prompt or the model has begun a definition.
     begun: bool,
-    /// Whether anything but blank was handed on.
-    spoken: bool,
-    /// Whole lines that go with whatever comes after them.
+    /// Whether any text other than whitespace was returned.
+    has_text: bool,
+    /// Complete lines that belong to the line after them.
     held: String,
-    /// The line that is being written, while it may still be a definition; none once it is known to be none.
+    /// The current line while it may still begin a definition; `None` once it cannot.
     line: Option<String>,
     ended: bool,
 }
 
-/// What a line is, as far as it is there.
+/// The classification of a possibly incomplete line.
 #[derive(PartialEq)]
 enum Line {
     Undecided,
@@ -84,19 +84,20 @@ enum Line {
 }
 
 impl Definitions {
-    /// For what continues `prompt`.
+    /// For the completion of `prompt`.
     pub fn after(prompt: &str) -> Self {
         let at_margin = prompt.is_empty() || prompt.ends_with('\n');
         Self {
             begun: prompt.lines().any(|line| kind(line, true) == Line::Definition),
-            spoken: false,
+            has_text: false,
             held: String::new(),
             line: at_margin.then(String::new),
             ended: false,
         }
     }
 
-    /// What is certain now that `text` has come, and whether the code has ended: nothing that follows belongs to it.
+    /// Adds generated text. Returns the text that is certain to be part of the completion, and whether the completion
+    /// has ended.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         let mut certain = String::new();
         for c in text.chars() {
@@ -114,11 +115,11 @@ impl Definitions {
                 self.line = Some(String::new());
             }
         }
-        self.spoken |= !certain.trim().is_empty();
+        self.has_text |= !certain.trim().is_empty();
         (certain, self.ended)
     }
 
-    /// What was held back, now that nothing comes any more.
+    /// Returns the text held back, at the end of generation.
     pub fn finish(&mut self) -> String {
         match self.ended {
             true => String::new(),
@@ -126,7 +127,7 @@ impl Definitions {
         }
     }
 
-    /// Looks at the line that is being written, which is whole if `whole`.
+    /// Classifies the current line, which is complete if `whole`.
     fn decide(&mut self, whole: bool, certain: &mut String) {
         let Some(line) = &self.line else { return };
         match kind(line, whole) {
@@ -136,7 +137,7 @@ impl Definitions {
                 self.line = Some(String::new());
             }
             Line::Lead => {}
-            Line::Definition if self.begun && (self.spoken || !certain.trim().is_empty()) => {
+            Line::Definition if self.begun && (self.has_text || !certain.trim().is_empty()) => {
                 self.ended = true
             }
             other => {
@@ -149,7 +150,7 @@ impl Definitions {
     }
 }
 
-/// What `line` is; all of it is there if `whole`.
+/// Classifies `line`, which is complete if `whole`.
 fn kind(line: &str, whole: bool) -> Line {
     if line.trim().is_empty() {
         return if whole { Line::Lead } else { Line::Undecided };
@@ -168,8 +169,8 @@ fn kind(line: &str, whole: bool) -> Line {
 mod tests {
     use super::*;
 
-    /// What is left of `text` after `prompt`, handed on in pieces of `size` bytes.
-    fn left(prompt: &str, text: &str, size: usize) -> String {
+    /// The completion kept of `text` after `prompt`, pushed in pieces of `size` bytes.
+    fn completion(prompt: &str, text: &str, size: usize) -> String {
         let mut definitions = Definitions::after(prompt);
         let mut out = String::new();
         for piece in text.as_bytes().chunks(size) {
@@ -183,16 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn code_ends_before_the_next_definition_however_it_comes() {
+    fn code_ends_before_the_next_definition_for_any_piece_size() {
         let body = "    if x:\n        return 1\n    return 2\n";
         for (prompt, text, kept) in [
             ("def f(x):\n", format!("{body}\n\ndef g(x):\n    pass\n"), body.to_string()),
             ("def f(x):\n", format!("{body}\n# Then.\n@cache\nclass G:\n"), body.to_string()),
-            // The line that the prompt began goes on.
+            // The prompt ends within a line.
             ("def f(", "x):\n    return x\n\ndef".to_string(), "x):\n    return x\n\ndef".to_string()),
             ("def f(", "x):\n    return x\n\ndef g()".to_string(), "x):\n    return x\n".to_string()),
             ("fn f() {\n", "    1\n}\n\n/// Two.\n#[test]\nfn g() {}".to_string(), "    1\n}\n".to_string()),
-            // A definition of another word, and one inside another.
+            // A word with the prefix `def`, and a nested definition.
             (
                 "def f():\n",
                 "    def g():\n        pass\ndefault = 1\n".to_string(),
@@ -200,25 +201,25 @@ mod tests {
             ),
         ] {
             for size in [1, 2, 3, 7, 1000] {
-                assert_eq!(left(prompt, &text, size), kept, "{prompt:?} in pieces of {size}");
+                assert_eq!(completion(prompt, &text, size), kept, "{prompt:?} in pieces of {size}");
             }
         }
     }
 
     #[test]
-    fn the_first_definition_after_a_comment_is_the_answer() {
+    fn the_first_definition_after_a_comment_is_the_completion() {
         let text = "def f():\n    return 1\n\ndef g():\n    return 2\n";
-        assert_eq!(left("# Ones.\n", text, 3), "def f():\n    return 1\n");
-        assert_eq!(left("", text, 3), "def f():\n    return 1\n");
-        // After a definition too, if nothing but the next one comes.
+        assert_eq!(completion("# Ones.\n", text, 3), "def f():\n    return 1\n");
+        assert_eq!(completion("", text, 3), "def f():\n    return 1\n");
+        // After a complete definition, the next one is the completion.
         let next = "\n# Two.\ndef g():\n    return 2\n\ndef h():\n";
-        assert_eq!(left("def f():\n    return 1\n", next, 2), "\n# Two.\ndef g():\n    return 2\n");
+        assert_eq!(completion("def f():\n    return 1\n", next, 2), "\n# Two.\ndef g():\n    return 2\n");
     }
 
     #[test]
-    fn what_was_held_back_is_text_if_no_definition_comes() {
+    fn text_held_back_is_returned_if_no_definition_follows() {
         for text in ["    pass\n\n# The end.\n", "    pass\nde", "    pass\n   "] {
-            assert_eq!(left("def f():\n", text, 1), text);
+            assert_eq!(completion("def f():\n", text, 1), text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A model folder as tokenizers see it: the JSON files next to the tokenizer, and the special tokens they list.
+//! The configuration files of a tokenizer in a model folder, and the special tokens they define.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,11 @@ use super::parts::{Defaults, begin_and_end};
 use super::{SpecialTokens, Tokenizer, not_added};
 use crate::{Error, ErrorKind, Result, json};
 
+/// Keys of the special tokens in `tokenizer_config.json`.
 const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A model folder and the JSON files beside the tokenizer, `null` where there is none.
+/// A model folder and its configuration files, `null` for missing ones.
 #[derive(Default)]
 pub(super) struct Folder {
     pub(super) root: PathBuf,
@@ -24,14 +25,14 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// No JSON files, for a tokenizer read from the single file at `path`.
+    /// Without configuration files, for a tokenizer loaded from the single file at `path`.
     pub(super) fn alone(path: &Path) -> Self {
         Self { root: path.to_path_buf(), ..Self::default() }
     }
 
     pub(super) fn open(root: &Path) -> Result<Self> {
         if !root.is_dir() {
-            return Err(Error::new(ErrorKind::NotFound, "there is no such folder").at(root));
+            return Err(Error::new(ErrorKind::NotFound, "no such folder").at(root));
         }
         let json = |name: &str| match root.join(name) {
             path if path.is_file() => json::read(&path),
@@ -51,7 +52,7 @@ impl Folder {
         Some(self.root.join(name)).filter(|path| path.is_file())
     }
 
-    /// The token that plays `role` ("bos_token"), spelled out.
+    /// The special token with the key `role` (`"bos_token"`).
     pub(super) fn token(&self, role: &str, defaults: &[(&str, &str)]) -> Option<String> {
         let spelled = |value: &Value| match value {
             Value::String(token) => Some(token.clone()),
@@ -59,14 +60,14 @@ impl Folder {
             _ => None,
         };
         let default = defaults.iter().find(|(name, _)| *name == role).map(|(_, token)| token.to_string());
-        // An explicit null means that there is no such token.
+        // An explicit null means that the tokenizer does not have this token.
         if self.tokenizer.get(role).is_some_and(Value::is_null) {
             return None;
         }
         spelled(&self.tokenizer[role]).or_else(|| spelled(&self.special[role])).or(default)
     }
 
-    /// Makes the tokens that the configuration lists whole, so that text cannot split them.
+    /// Adds the tokens that the configuration lists, which text then never splits.
     pub(super) fn add_tokens(
         &self,
         tokenizer: &mut tokenizers::Tokenizer,
@@ -86,7 +87,7 @@ impl Folder {
                 return Err(Error::format(
                     &self.root,
                     format!(
-                        "added token {content:?} should have id {id}, which the vocabulary does not allow"
+                        "added token {content:?} should have id {id}, but the vocabulary assigns another id"
                     ),
                 ));
             }
@@ -108,7 +109,7 @@ impl Folder {
                 let id = id.parse().map_err(|_| {
                     Error::format(
                         self.root.join("tokenizer_config.json"),
-                        format!("token id {id:?} is no number"),
+                        format!("token id {id:?} is not a number"),
                     )
                 })?;
                 let Some(content) = token["content"].as_str() else { continue };
@@ -126,9 +127,9 @@ impl Folder {
         Ok(added)
     }
 
-    /// Adds the tokens that the configuration lists beside a `tokenizer.json`, as transformers does: those of
-    /// `added_tokens_decoder` by their ids, then special ones that the vocabulary does not hold as such. Gives the size
-    /// of the vocabulary before the latter: a network need not have rows for them.
+    /// Adds the tokens that the configuration lists next to a `tokenizer.json`, as transformers does: those of
+    /// `added_tokens_decoder` by their ids, then the special tokens that are not added tokens yet. Returns the
+    /// vocabulary size before the latter, because the embedding table of a model need not have rows for them.
     pub(super) fn add_listed(&self, tokenizer: &mut tokenizers::Tokenizer) -> Result<usize> {
         let mut listed = self.decoder_tokens()?;
         let known = tokenizer.get_added_tokens_decoder();
@@ -142,7 +143,7 @@ impl Folder {
 
         let own = self.tokenizer.as_object().into_iter().flatten();
         let own = own.filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(&key.as_str()));
-        // Of two lists the newer key counts.
+        // The newer key takes precedence.
         let keys = ["extra_special_tokens", "additional_special_tokens"];
         let listed: Vec<&Value> = match keys.map(|key| &self.tokenizer[key]) {
             [Value::Array(tokens), _] | [Value::Null, Value::Array(tokens)] => tokens.iter().collect(),
@@ -163,7 +164,8 @@ impl Folder {
         Ok(size)
     }
 
-    /// Puts the begin and end tokens around a text, if the configuration or else `default` says so.
+    /// Adds a post-processor with the begin and end tokens, as set by `add_bos_token` and `add_eos_token` or else by
+    /// `default`.
     pub(super) fn add_begin_and_end(
         &self,
         tokenizer: &mut tokenizers::Tokenizer,
@@ -172,15 +174,15 @@ impl Folder {
         let (default, names) = default.unwrap_or(([false; 2], &[]));
         let setting = |name: &str, default: bool| self.tokenizer[name].as_bool().unwrap_or(default);
         let add = [setting("add_bos_token", default[0]), setting("add_eos_token", default[1])];
-        let said = self.tokenizer.get("add_bos_token").or(self.tokenizer.get("add_eos_token")).is_some();
+        let is_set = self.tokenizer.get("add_bos_token").or(self.tokenizer.get("add_eos_token")).is_some();
         let has_template = matches!(tokenizer.get_post_processor(), Some(PostProcessorWrapper::Template(_)));
         if add == [false; 2] {
-            if said && has_template {
+            if is_set && has_template {
                 tokenizer.with_post_processor(None::<PostProcessorWrapper>);
             }
             return Ok(());
         }
-        let token = |wanted: bool, role: &str| match self.token(role, names).filter(|_| wanted) {
+        let token = |add: bool, role: &str| match self.token(role, names).filter(|_| add) {
             None => Ok(None),
             Some(token) => match tokenizer.token_to_id(&token) {
                 Some(id) => Ok(Some((token, id))),
@@ -192,20 +194,20 @@ impl Folder {
         Ok(())
     }
 
-    /// The longest input that the tokenizer's configuration names.
+    /// Maximum input length in tokens, `model_max_length`.
     fn max_length(&self) -> Result<Option<usize>> {
-        let said = &self.tokenizer["model_max_length"];
-        match said.as_u64().and_then(|length| usize::try_from(length).ok()) {
-            _ if json::unbounded(said) => Ok(None),
+        let value = &self.tokenizer["model_max_length"];
+        match value.as_u64().and_then(|length| usize::try_from(length).ok()) {
+            _ if json::unbounded(value) => Ok(None),
             Some(length) => Ok(Some(length)),
             None => Err(Error::format(
                 self.root.join("tokenizer_config.json"),
-                format!("model_max_length is {said}, wanted a whole number of tokens"),
+                format!("model_max_length is {value}, expected an integer"),
             )),
         }
     }
 
-    /// Reads the special ids and gives the tokenizer its final form.
+    /// Sets the special tokens and the maximum length.
     pub(super) fn finish(
         &self,
         mut inner: tokenizers::Tokenizer,

@@ -1,48 +1,48 @@
-//! The tokenizer inside a GGUF file's metadata.
+//! The tokenizer in the metadata of a GGUF file.
 
 use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::parts::{begin_and_end, byte_level, byte_level_part, check_merges, merge_pairs};
-use super::sentencepiece::{Kind, Piece, Prefix, add_whole, byte_pairs};
+use super::sentencepiece::{Kind, Piece, Prefix, add_tokens, byte_pairs};
 use super::{SpecialTokens, Tokenizer, guard};
 use crate::checkpoint::Metadata;
 use crate::error::nearest;
 use crate::{Error, ErrorKind, Result};
 
-/// What GGUF metadata says under `tokenizer.ggml.`; a field the file lacks keeps its default.
+/// The tokenizer metadata of a GGUF file, keys `tokenizer.ggml.*`. Missing keys have their default.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocabulary {
     /// `model`: `llama` (SentencePiece) or `gpt2` (byte-level BPE).
     pub model: String,
-    /// `pre`: how `gpt2` cuts text before merging.
+    /// `pre`: the pre-tokenizer of `gpt2`.
     pub pre: Option<String>,
-    /// `tokens`, in the order of their ids.
+    /// `tokens`: the vocabulary, ordered by id.
     pub tokens: Vec<String>,
-    /// `scores`, one per token; `llama` alone needs them.
+    /// `scores`, one per token; required for `llama`.
     pub scores: Vec<f32>,
     /// `token_type`, one per token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     pub types: Vec<u32>,
-    /// `merges`, best first; `gpt2` alone needs them.
+    /// `merges`, highest priority first; required for `gpt2`.
     pub merges: Vec<String>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
-    /// `eos_token_id`, then `eot_token_id` and `eom_token_id` where they are there.
+    /// `eos_token_id`, then `eot_token_id` and `eom_token_id` if present.
     pub eos: Vec<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
     /// `padding_token_id`.
     pub pad: Option<u32>,
-    /// `add_bos_token`; by default as the reference programs have it, true for `llama` and Llama 3.
+    /// `add_bos_token`; the default is that of llama.cpp, true for `llama` and Llama 3.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
     pub add_eos: Option<bool>,
-    /// `add_space_prefix`, true unless said.
+    /// `add_space_prefix`; the default is true.
     pub add_space_prefix: Option<bool>,
 }
 
 impl GgufVocabulary {
-    /// What the metadata of a GGUF file says of its tokenizer; `None` if it says nothing.
+    /// Reads the tokenizer metadata of a GGUF file; `None` if there is none.
     pub fn from_metadata(metadata: &Metadata) -> Option<Self> {
         let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
         let id = |key: &str| get(key)?.as_usize()?.try_into().ok();
@@ -54,7 +54,7 @@ impl GgufVocabulary {
             pre: get("pre").and_then(|v| v.as_str()).map(str::to_string),
             tokens: texts("tokens"),
             scores: get("scores").and_then(|v| v.as_floats()).unwrap_or_default().to_vec(),
-            // A number that is no type becomes 0, which is refused.
+            // A value out of range becomes 0, which is not a valid type.
             types: types.into_iter().map(|kind| kind.try_into().unwrap_or(0)).collect(),
             merges: texts("merges"),
             bos: id("bos_token_id"),
@@ -69,11 +69,11 @@ impl GgufVocabulary {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer that GGUF metadata describes.
+    /// Builds the tokenizer from the metadata of a GGUF file.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] if `model` or `pre` is unknown, with the known ones; [`ErrorKind::Format`] if the
-    /// lists do not fit each other.
+    /// lists differ in length.
     pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self> {
         let pieces = pieces(vocabulary)?;
         let (mut inner, add_bos) = match vocabulary.model.as_str() {
@@ -85,12 +85,12 @@ impl Tokenizer {
             "gpt2" => gpt2(vocabulary, &pieces)?,
             other => {
                 return Err(Error::unsupported(format!(
-                    "tokenizer.ggml.model is {other:?}; known are llama, gpt2"
+                    "tokenizer.ggml.model is {other:?}; known models are llama and gpt2"
                 )));
             }
         };
-        let named = |id: Option<u32>, wanted: bool| {
-            id.filter(|_| wanted).and_then(|id| Some((pieces.get(id as usize)?.text.clone(), id)))
+        let named = |id: Option<u32>, add: bool| {
+            id.filter(|_| add).and_then(|id| Some((pieces.get(id as usize)?.text.clone(), id)))
         };
         let bos = named(vocabulary.bos, vocabulary.add_bos.unwrap_or(add_bos));
         let eos = named(vocabulary.eos.first().copied(), vocabulary.add_eos.unwrap_or(false));
@@ -153,30 +153,30 @@ fn gpt2(vocabulary: &GgufVocabulary, pieces: &[Piece]) -> Result<(tokenizers::To
     let merges = merge_pairs(vocabulary.merges.iter().map(String::as_str))?;
     check_merges(&vocab, &merges)?;
     let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(split.whole_words);
-    let model = guard::caught("the vocabulary and its merges do not fit", || model.build())?;
+    let model = guard::caught("invalid vocabulary or merges", || model.build())?;
     let isolate = |regex: &&str| -> Value {
         json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
     };
     let mut steps: Vec<Value> = split.regexes.iter().map(isolate).collect();
     steps.push(byte_level_part(false, false));
     let mut tokenizer = byte_level(model, Value::Array(steps))?;
-    add_whole(&mut tokenizer, pieces)?;
+    add_tokens(&mut tokenizer, pieces)?;
     Ok((tokenizer, split.add_bos))
 }
 
-/// How text is cut before merging: each regular expression in turn isolates its matches.
+/// A pre-tokenizer: each regular expression in turn isolates its matches.
 struct Split {
     names: &'static [&'static str],
     regexes: &'static [&'static str],
-    /// Whether a word that is a token is taken whole, whatever the merges say.
+    /// Whether a word that is in the vocabulary is one token regardless of the merges (`ignore_merges`).
     whole_words: bool,
-    /// Whether the begin token is added unless the file says otherwise.
+    /// Default of `add_bos_token`.
     add_bos: bool,
 }
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// The names and rules under which converters write `tokenizer.ggml.pre`.
+/// The pre-tokenizers by the values of `tokenizer.ggml.pre`.
 const SPLITS: &[Split] = &[
     Split {
         names: &["gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "jais"],

@@ -1,5 +1,6 @@
-//! What a tokenizer file may ask for. The crate that reads it trusts it: a part that grows text without a bound, a table
-//! whose offsets lie or a template that names no token would end in memory without a bound, an abort or a panic.
+//! Checks of untrusted tokenizer files. The tokenizers crate does not validate them: a component that grows text
+//! without bound, a table with invalid offsets or a template with an unknown token would exhaust memory, abort or
+//! panic.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,16 +12,16 @@ use tokenizers::utils::SysRegex;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Parts of a tokenizer within each other and in a row.
+/// Maximum number of components of a normalizer, pre-tokenizer, post-processor or decoder.
 const PARTS: usize = 64;
-/// Bytes that a part puts in the place of a match, before a text or around a word.
+/// Maximum number of bytes that a component inserts for a match, before a text or around a word.
 const INSERTED: usize = 256;
-/// How many times longer a text may become by what replaces its parts.
+/// Maximum factor by which replacements may lengthen a text.
 const GROWTH: f64 = 64.0;
-/// Bytes that stand for one character in a table of characters; NFKC's longest has 33.
+/// Maximum number of bytes that a character map may substitute for one character; the longest of NFKC has 33.
 const EXPANSION: usize = 256;
 
-/// What of a `tokenizer.json` is looked at here.
+/// The keys of a `tokenizer.json` that are checked.
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -45,17 +46,17 @@ struct Model {
     max_input_chars_per_word: Option<u64>,
 }
 
-/// Refuses a `tokenizer.json` that its crate would not survive.
+/// Rejects a `tokenizer.json` that would exhaust memory, abort or panic in the tokenizers crate.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) with the part.
+/// [`Format`](ErrorKind::Format) naming the component.
 pub(super) fn check_json(bytes: &[u8]) -> Result<()> {
     let text = std::str::from_utf8(bytes).map_err(|e| refused(format!("not UTF-8: {e}")))?;
     let file: File = serde_json::from_str(text).map_err(|e| refused(format!("not a tokenizer: {e}")))?;
     if let Some(model) = &file.model {
         let affixes = [&model.continuing_subword_prefix, &model.end_of_word_suffix];
         if affixes.into_iter().flatten().any(|affix| affix.len() > INSERTED) {
-            return Err(refused(format!("the model puts more than {INSERTED} bytes around a word")));
+            return Err(refused(format!("the prefix or suffix of the model has more than {INSERTED} bytes")));
         }
         if model.max_input_chars_per_word.is_some_and(|longest| longest > 100_000) {
             return Err(refused("max_input_chars_per_word is above 100000"));
@@ -71,7 +72,7 @@ fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message)
 }
 
-/// How much the parts so far make of a text.
+/// Upper bound of the text growth by the components checked so far.
 struct Growth {
     parts: usize,
     factor: f64,
@@ -84,24 +85,25 @@ impl Default for Growth {
 }
 
 impl Growth {
-    /// Walks a part and those in it; `role` names it and `list` is where a sequence holds its parts.
+    /// Checks a component and its children; `role` is its key in the file, `list` the key of the children of a
+    /// `Sequence`.
     fn parts(&mut self, role: &str, list: &str, part: &Value) -> Result<()> {
         if part.is_null() {
             return Ok(());
         }
         self.parts += 1;
         if self.parts > PARTS {
-            return Err(refused(format!("the {role} has more than {PARTS} parts")));
+            return Err(refused(format!("the {role} has more than {PARTS} components")));
         }
         let Some(kind) = part["type"].as_str() else {
-            return Err(refused(format!("a part of the {role} does not say its type")));
+            return Err(refused(format!("a component of the {role} has no type")));
         };
         let wrong = |what: String| Err(refused(format!("{kind} of the {role} {what}")));
         let text = |key: &str| part[key].as_str().unwrap_or_default();
         let inserted =
             ["prepend", "content", "replacement", "prefix", "suffix", "pad_token", "word_delimiter_token"];
         if let Some(key) = inserted.into_iter().find(|key| text(key).len() > INSERTED) {
-            return wrong(format!("inserts {} bytes by its {key}, the bound is {INSERTED}", text(key).len()));
+            return wrong(format!("has a {key} of {} bytes, the maximum is {INSERTED}", text(key).len()));
         }
         match kind {
             "Sequence" => {
@@ -120,31 +122,31 @@ impl Growth {
                     _ => return wrong("has no pattern".into()),
                 };
                 if shortest == 0 {
-                    return wrong("has a pattern that matches nothing at all".into());
+                    return wrong("has a pattern that matches the empty string".into());
                 }
                 self.factor *= (text("content").len() as f64 / shortest as f64).max(1.0);
             }
-            // A suffix or mark of no length stands between all characters.
+            // An empty suffix or delimiter matches between any two characters.
             "BPEDecoder" if part["suffix"] == "" => return wrong("has an empty suffix".into()),
             "CTC" if part["word_delimiter_token"] == "" => return wrong("has an empty delimiter".into()),
-            // Bytes above 127 become two.
+            // Bytes above 127 become two bytes.
             "ByteLevel" if role != "decoder" => self.factor *= 2.0,
             "FixedLength" if part["length"] == 0 => return wrong("has a length of 0".into()),
-            // The crate counts from the end of a token without asking whether it is that long.
+            // The crate subtracts `stop` from the length of a token without a check.
             "Strip" if role == "decoder" && part["stop"].as_u64().is_some_and(|stop| stop > 1) => {
-                return wrong("takes more than one character from the end of a token".into());
+                return wrong("strips more than one character from the end of a token".into());
             }
             "Precompiled" => {
                 let table = text("precompiled_charsmap");
                 match base64(table) {
                     Some(table) => check_charsmap(&table)?,
-                    None => return wrong("has a table that is no base64".into()),
+                    None => return wrong("has a precompiled_charsmap that is not base64".into()),
                 }
             }
             _ => {}
         }
         match self.factor > GROWTH {
-            true => Err(refused(format!("the {role} makes a text more than {GROWTH} times as long"))),
+            true => Err(refused(format!("the {role} may lengthen a text more than {GROWTH} times"))),
             false => Ok(()),
         }
     }
@@ -156,13 +158,13 @@ fn post_processor(part: &Value, parts: &mut usize) -> Result<()> {
     }
     *parts += 1;
     if *parts > PARTS {
-        return Err(refused(format!("the post_processor has more than {PARTS} parts")));
+        return Err(refused(format!("the post_processor has more than {PARTS} components")));
     }
     match part["type"].as_str() {
-        None => Err(refused("a part of the post_processor does not say its type")),
+        None => Err(refused("a component of the post_processor has no type")),
         Some("Sequence") => match part["processors"].as_array() {
             Some(all) => all.iter().try_for_each(|part| post_processor(part, parts)),
-            None => Err(refused("a sequence of the post_processor has no processors")),
+            None => Err(refused("a Sequence of the post_processor has no processors")),
         },
         Some("TemplateProcessing") => {
             let known = &part["special_tokens"];
@@ -196,7 +198,7 @@ fn post_processor(part: &Value, parts: &mut usize) -> Result<()> {
                     let ids = known[token]["ids"].as_array();
                     if ids.is_none_or(|ids| ids.len() > PARTS) {
                         return Err(refused(format!(
-                            "the template {name:?} names {token:?}, which its special_tokens do not hold, or as more \
+                            "the template {name:?} has the token {token:?}, which is not in special_tokens or has more \
                              than {PARTS} ids"
                         )));
                     }
@@ -204,7 +206,7 @@ fn post_processor(part: &Value, parts: &mut usize) -> Result<()> {
                 let repeated = texts.chars().any(|text| seen.matches(text).count() > 1);
                 if repeated || !seen.chars().all(|text| texts.contains(text)) {
                     return Err(refused(format!(
-                        "the template {name:?} puts a text where there is none, or twice"
+                        "the template {name:?} has an unknown sequence, or the same sequence twice"
                     )));
                 }
             }
@@ -214,23 +216,23 @@ fn post_processor(part: &Value, parts: &mut usize) -> Result<()> {
     }
 }
 
-/// Refuses a table of characters whose offsets lead out of it.
+/// Rejects a precompiled character map with offsets out of range.
 ///
-/// The table is a trie in a double array (Aoe 1989) of `u32`, after its length in bytes, then the replacements, each
-/// ended by a zero.
+/// The map is the length in bytes of a double-array trie (Aoe 1989) of `u32`, the trie, then the zero-terminated
+/// replacements.
 ///
 /// # Errors
 /// [`Format`](ErrorKind::Format).
 pub(super) fn check_charsmap(table: &[u8]) -> Result<()> {
-    let damaged = |what: &str| Err(refused(format!("the table of characters is damaged: {what}")));
-    let Some((length, rest)) = table.split_first_chunk::<4>() else { return damaged("it has no length") };
+    let damaged = |what: &str| Err(refused(format!("the precompiled_charsmap is damaged: {what}")));
+    let Some((length, rest)) = table.split_first_chunk::<4>() else { return damaged("no length") };
     let length = u32::from_le_bytes(*length) as usize;
     if length == 0 || !length.is_multiple_of(4) || length > rest.len() {
-        return damaged(&format!("it says {length} bytes of {}", rest.len()));
+        return damaged(&format!("the trie has {length} bytes, the map {}", rest.len()));
     }
     let (trie, replacements) = rest.split_at(length);
     let Ok(replacements) = std::str::from_utf8(replacements) else {
-        return damaged("its texts are not UTF-8");
+        return damaged("the replacements are not UTF-8");
     };
     let units: Vec<usize> =
         trie.chunks_exact(4).map(|u| u32::from_le_bytes([u[0], u[1], u[2], u[3]]) as usize).collect();
@@ -240,7 +242,7 @@ pub(super) fn check_charsmap(table: &[u8]) -> Result<()> {
     let mut open = vec![offset(units[0])];
     while let Some(state) = open.pop() {
         if !inside(state) {
-            return damaged("an offset leads out of it");
+            return damaged("an offset is out of range");
         }
         if std::mem::replace(&mut seen[state], true) {
             continue;
@@ -252,17 +254,17 @@ pub(super) fn check_charsmap(table: &[u8]) -> Result<()> {
             }
             let next = state ^ byte ^ offset(unit);
             if !inside(next) {
-                return damaged("an offset leads out of it");
+                return damaged("an offset is out of range");
             }
             if (unit >> 8) & 1 == 1 {
                 let at = units[next] & ((1 << 31) - 1);
                 let Some(text) = replacements.get(at..) else {
-                    return damaged("a text begins outside of it");
+                    return damaged("the offset of a replacement is out of range");
                 };
                 let end = text.bytes().take(EXPANSION + 1).position(|b| b == 0).unwrap_or(text.len());
                 if end > EXPANSION {
                     return damaged(&format!(
-                        "a text of more than {EXPANSION} bytes stands for one character"
+                        "a replacement of one character has more than {EXPANSION} bytes"
                     ));
                 }
             }
@@ -272,7 +274,7 @@ pub(super) fn check_charsmap(table: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of standard base64 with its padding; `None` if it is not that.
+/// Decodes standard base64 with padding; `None` if it is invalid.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_end_matches('=').as_bytes();
     let mut out = Vec::with_capacity(text.len() / 4 * 3 + 2);
@@ -296,15 +298,15 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 }
 
 thread_local! {
-    /// Whether a panic on this thread becomes an error, and is not told by the hook.
+    /// Whether a panic on this thread is turned into an error and not reported by the panic hook.
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 static HOOK: Once = Once::new();
 
-/// What the tokenizers crate gives; a panic in it becomes an error too.
+/// Runs a call of the tokenizers crate and turns its errors and panics into an [`Error`].
 ///
 /// # Errors
-/// The crate's own, under `what`; [`Format`](ErrorKind::Format) if it panics.
+/// [`Format`](ErrorKind::Format) with the context `what`.
 pub(super) fn caught<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
@@ -321,8 +323,8 @@ pub(super) fn caught<T>(what: &str, work: impl FnOnce() -> tokenizers::Result<T>
         Ok(result) => result.map_err(|e| super::tokenizer_error(what, e)),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
-            Err(refused(format!("{what}: the tokenizer asks for what its reader cannot do: {text}")))
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown panic");
+            Err(refused(format!("{what}: the tokenizers crate panicked: {text}")))
         }
     }
 }
@@ -338,46 +340,50 @@ mod tests {
     }
 
     #[test]
-    fn parts_without_a_bound_are_refused() {
+    fn components_that_grow_text_without_bound_are_rejected() {
         let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
         let grow = replace(json!({"String": "b"}), "bbbbbbbbbb");
         let double =
             json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         for (role, part, word) in [
-            ("normalizer", replace(json!({"String": ""}), "b"), "matches nothing"),
-            ("normalizer", replace(json!({"Regex": "x*"}), "b"), "matches nothing"),
-            ("normalizer", replace(json!({"Regex": "(?=a)"}), "b"), "matches nothing"),
-            ("normalizer", json!({"type": "Sequence", "normalizers": [grow, grow]}), "times as long"),
-            ("normalizer", json!({"type": "Prepend", "prepend": "c".repeat(300)}), "inserts 300 bytes"),
+            ("normalizer", replace(json!({"String": ""}), "b"), "matches the empty string"),
+            ("normalizer", replace(json!({"Regex": "x*"}), "b"), "matches the empty string"),
+            ("normalizer", replace(json!({"Regex": "(?=a)"}), "b"), "matches the empty string"),
+            ("normalizer", json!({"type": "Sequence", "normalizers": [grow, grow]}), "lengthen a text"),
+            ("normalizer", json!({"type": "Prepend", "prepend": "c".repeat(300)}), "300 bytes"),
             ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}), "damaged"),
-            ("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": vec![double; 7]}), "times as long"),
+            (
+                "pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": vec![double; 7]}),
+                "lengthen a text",
+            ),
             ("pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "length of 0"),
             (
                 "decoder",
                 json!({"type": "Sequence", "decoders": vec![json!({"type": "Fuse"}); 99]}),
-                "64 parts",
+                "64 components",
             ),
             ("decoder", json!({"type": "BPEDecoder", "suffix": ""}), "empty suffix"),
             ("decoder", json!({"type": "Strip", "content": " ", "start": 0, "stop": 9}), "more than one"),
-            ("decoder", json!({"content": " "}), "does not say its type"),
+            ("decoder", json!({"content": " "}), "has no type"),
         ] {
-            let said = refusal(role, part.clone());
-            assert!(said.contains(word), "{part}: {said}");
+            let message = refusal(role, part.clone());
+            assert!(message.contains(word), "{part}: {message}");
         }
         let template = |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
         let text = json!({"Sequence": {"id": "A", "type_id": 0}});
         for (single, word) in [
-            (json!([{"SpecialToken": {"id": "[X]", "type_id": 0}}]), "names \"[X]\""),
+            (json!([{"SpecialToken": {"id": "[X]", "type_id": 0}}]), "token \"[X]\""),
             (json!([text, text]), "twice"),
-            (json!([{"Sequence": {"id": "B", "type_id": 0}}]), "there is none"),
+            (json!([{"Sequence": {"id": "B", "type_id": 0}}]), "unknown sequence"),
         ] {
-            let said = refusal("post_processor", template(single));
-            assert!(said.contains(word), "{said}");
+            let message = refusal("post_processor", template(single));
+            assert!(message.contains(word), "{message}");
         }
     }
 
     #[test]
-    fn base64_is_read() {
+    fn base64_is_decoded() {
         assert_eq!(base64("Zm9vYmE=").unwrap(), b"fooba");
         assert_eq!(base64("Zm9vYg==").unwrap(), b"foob");
         assert_eq!(base64("Zm9v").unwrap(), b"foo");
@@ -385,14 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn a_table_whose_offsets_lie_is_refused() {
+    fn a_charsmap_with_invalid_offsets_is_rejected() {
         let table = |units: &[u32], texts: &[u8]| {
             let mut bytes = (units.len() as u32 * 4).to_le_bytes().to_vec();
             units.iter().for_each(|unit| bytes.extend(unit.to_le_bytes()));
             [&bytes, texts].concat()
         };
         let mut units = vec![0u32; 512];
-        // From the root to the second block; there "a" goes on to a leaf with the text at 0.
+        // From the root to the second block, whose "a" leads to a leaf with the replacement at 0.
         units[0] = 256 << 10;
         units[256 ^ 97] = 97 | 1 << 8 | 3 << 10;
         assert!(check_charsmap(&table(&units, b"b\0")).is_ok());

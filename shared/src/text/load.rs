@@ -1,4 +1,4 @@
-//! Finding and reading the tokenizer of a model folder.
+//! Loading the tokenizer of a model folder or of a single file.
 
 use std::fs;
 use std::path::Path;
@@ -13,23 +13,23 @@ use super::vocab_txt::{self, BERT_TOKENS};
 use super::{Tokenizer, guard, misfit, sentencepiece};
 use crate::{Error, ErrorKind, Result, json, misnamed};
 
-/// Names that SentencePiece models have in releases.
+/// File names of SentencePiece models.
 const SENTENCEPIECE: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model folder.
+    /// Loads the tokenizer of a model folder.
     ///
-    /// The first that is there: `tokenizer.json`; `vocab.txt` (BERT); `vocab.json` with `merges.txt` (GPT-1, GPT-2
+    /// Uses the first that exists: `tokenizer.json`; `vocab.txt` (BERT); `vocab.json` with `merges.txt` (GPT-1, GPT-2
     /// and its relatives); a SentencePiece model (`tokenizer.model`, `spiece.model`). `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json` are read beside it
-    /// where they are there.
+    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json` are read as well
+    /// if they exist.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if the folder has no tokenizer; [`ErrorKind::Format`] with the file if one is damaged.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = Folder::open(folder.as_ref())?;
         if let Some(path) = folder.file("tokenizer.json") {
-            // `add_bos_token` and `add_eos_token` say nothing here: the file has its own post-processor.
+            // `add_bos_token` and `add_eos_token` have no effect: `tokenizer.json` has its own post-processor.
             let mut tokenizer = from_json(&path)?;
             let size = folder.add_listed(&mut tokenizer)?;
             return Ok(folder.finish(tokenizer, &[])?.without_roles_from(size).of(&path));
@@ -54,13 +54,13 @@ impl Tokenizer {
             return Ok(folder.finish(tokenizer, defaults)?.of(&path));
         }
         Err(Error::new(ErrorKind::NotFound, "no tokenizer in this folder").at(&folder.root).hint(format!(
-            "wanted tokenizer.json, vocab.txt, vocab.json with merges.txt, or one of {}",
+            "expected tokenizer.json, vocab.txt, vocab.json with merges.txt, or one of {}",
             SENTENCEPIECE.join(", ")
         )))
     }
 
-    /// Reads one tokenizer file: JSON in the layout of `tokenizer.json` under any name, BERT's `vocab.txt`, or a
-    /// SentencePiece `.model`.
+    /// Loads a tokenizer from a single file: JSON in the format of `tokenizer.json` under any name, a `.txt` vocabulary
+    /// (BERT), or a SentencePiece `.model`.
     ///
     /// # Errors
     /// [`ErrorKind::Format`] with the file if it is damaged.
@@ -80,10 +80,10 @@ impl Tokenizer {
         Ok(tokenizer?.of(path))
     }
 
-    /// Reads what a `tokenizer.json` holds, for families whose releases have no such file and one right tokenizer.
+    /// Parses the content of a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] if it is not that.
+    /// [`ErrorKind::Format`] if it is not a valid tokenizer.
     pub fn from_json(text: &[u8]) -> Result<Self> {
         let inner = checked(text)?;
         Folder::default().finish(inner, &[])
@@ -104,13 +104,13 @@ const GPT1_TOKENS: [(&str, &str); 1] = [("unk_token", "<unk>")];
 const GPT2_TOKENS: [(&str, &str); 3] =
     [("bos_token", "<|endoftext|>"), ("eos_token", "<|endoftext|>"), ("unk_token", "<|endoftext|>")];
 
-/// What CLIP puts around a text.
+/// Begin and end tokens of CLIP.
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 const CLIP_TOKENS: [(&str, &str); 4] =
     [("bos_token", BEGIN), ("eos_token", END), ("unk_token", END), ("pad_token", END)];
 
-/// CLIP's tokenizer over its vocabulary: lower case, words by kinds of characters, bytes, and its two tokens around.
+/// CLIP's tokenizer: lowercased byte-level BPE with the begin and end tokens around each text.
 fn clip(vocabulary: BPE, begin: u32, end: u32) -> Result<tokenizers::Tokenizer> {
     let words =
         r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -138,25 +138,25 @@ fn clip(vocabulary: BPE, begin: u32, end: u32) -> Result<tokenizers::Tokenizer> 
     Ok(tokenizer)
 }
 
-/// Byte-pair encoding from `vocab.json` and `merges.txt`: where words end in `</w>`, CLIP's if it has CLIP's tokens,
-/// else GPT-1's; GPT-2's where they do not.
+/// Byte-pair encoding from `vocab.json` and `merges.txt`: a vocabulary with the end-of-word suffix `</w>` is CLIP's if
+/// it has CLIP's special tokens, else GPT-1's; a vocabulary without it is GPT-2's.
 fn byte_pairs(vocab: &Path, merges: &Path, folder: &Folder) -> Result<(tokenizers::Tokenizer, Defaults)> {
     let words: Vocab = json::read(vocab).and_then(json::typed).map_err(|e| e.at(vocab))?;
     let pairs = merge_pairs(misnamed::read_text(merges)?.lines()).map_err(|e| e.at(merges))?;
-    let ends_words = words.keys().any(|token| token.ends_with("</w>"));
+    let has_word_suffix = words.keys().any(|token| token.ends_with("</w>"));
     let (begin, end) = (words.get(BEGIN).copied(), words.get(END).copied());
     check_merges(&words, &pairs).map_err(|e| e.at(merges))?;
     let model = BPE::builder().vocab_and_merges(words, pairs);
     let build = |model: tokenizers::models::bpe::BpeBuilder| {
-        guard::caught("not a vocabulary with its merges", || model.build()).map_err(|e| e.at(merges))
+        guard::caught("invalid vocabulary or merges", || model.build()).map_err(|e| e.at(merges))
     };
     let (tokenizer, defaults): (_, Defaults) =
-        if let (true, Some(begin), Some(end)) = (ends_words, begin, end) {
+        if let (true, Some(begin), Some(end)) = (has_word_suffix, begin, end) {
             (
                 clip(build(model.unk_token(END.into()).end_of_word_suffix("</w>".into()))?, begin, end)?,
                 &CLIP_TOKENS,
             )
-        } else if ends_words {
+        } else if has_word_suffix {
             let unk = folder.token("unk_token", &GPT1_TOKENS).unwrap_or_default();
             let mut tokenizer =
                 tokenizers::Tokenizer::new(build(model.unk_token(unk).end_of_word_suffix("</w>".into()))?);

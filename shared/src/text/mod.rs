@@ -1,4 +1,7 @@
-//! Text to tokens and back: tokenizers in every layout releases use, chat templates, and text streamed from a model.
+//! Tokenizers, chat templates and streaming generation.
+//!
+//! [`Tokenizer::from_folder`] loads `tokenizer.json`, the vocabulary files of the slow tokenizers, and SentencePiece
+//! models.
 //!
 //! ```no_run
 //! use fauna_shared::text::{Padding, Tokenizer};
@@ -33,7 +36,7 @@ pub use stream::{Completion, Detokenizer, OutputChannel, OutputParser, Piece, Pr
 
 use crate::{Error, ErrorKind, Result};
 
-/// How releases spell the end of a turn.
+/// End-of-turn tokens of released chat models.
 const TURN_ENDS: [&str; 20] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -57,107 +60,109 @@ const TURN_ENDS: [&str; 20] = [
     "</s>",
 ];
 
-/// Turns text into token ids and back, as the release it was loaded with does.
+/// Encodes text into token ids and decodes token ids into text.
 ///
-/// Truncation and padding stored in a tokenizer file are dropped at load: they are a training setting, and the
-/// caller says what a batch needs.
+/// Truncation and padding settings of a `tokenizer.json` are ignored; they are arguments of
+/// [`encode_batch`](Tokenizer::encode_batch).
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// Special tokens as chat templates know them, by role: the tokenizer's own, whatever ends generation.
+    /// Special tokens by role (`bos_token`, …), as chat templates see them. Independent of the end tokens of
+    /// generation.
     roles: Vec<(&'static str, String)>,
     max_length: Option<usize>,
-    /// What it was read from, if that is a file.
+    /// The file it was loaded from, for error messages.
     file: Option<PathBuf>,
 }
 
-/// The ids that mean something to a model, from the tokenizer's, the generation and the model configuration.
+/// Ids of the special tokens, from the configuration of the tokenizer, of generation and of the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
-    /// Begins a text.
+    /// Beginning-of-sequence token.
     pub bos: Option<u32>,
-    /// Any of these ends a text. `generation_config.json` counts first, then `config.json`, then the tokenizer.
+    /// End-of-sequence tokens: those of `generation_config.json`, else of `config.json`, else of the tokenizer.
     pub eos: Vec<u32>,
-    /// Fills up a batch.
+    /// Padding token.
     pub pad: Option<u32>,
-    /// Stands for what the vocabulary lacks.
+    /// Unknown token.
     pub unk: Option<u32>,
-    /// Begins an input of BERT.
+    /// Classification token (`[CLS]`), first token of a BERT input.
     pub cls: Option<u32>,
-    /// Ends each text of an input of BERT.
+    /// Separator token (`[SEP]`), last token of each text of a BERT input.
     pub sep: Option<u32>,
-    /// Hides a word that BERT is to guess.
+    /// Mask token (`[MASK]`) of masked language models.
     pub mask: Option<u32>,
 }
 
-/// One text, or a pair, as tokens that know where they came from. All vectors have one entry per token.
+/// The tokens of a text or of a pair of texts, with their offsets. All vectors have one entry per token.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// 0 for the first text, 1 for the second, as the template says for special tokens.
+    /// Token type ids: 0 for the first text, 1 for the second; for special tokens as the post-processor sets them.
     pub type_ids: Vec<u32>,
-    /// Bytes `start..end` of the text the token stands for; `(0, 0)` for tokens the template added.
+    /// Byte range `start..end` of the token in its text; `(0, 0)` for special tokens added by the post-processor.
     pub offsets: Vec<(usize, usize)>,
-    /// Whether the template added the token.
+    /// Whether the token is a special token added by the post-processor.
     pub special: Vec<bool>,
-    /// Which text the token is of, 0 or 1; `None` for tokens the template added.
+    /// Index of the text the token belongs to, 0 or 1; `None` for special tokens added by the post-processor.
     pub texts: Vec<Option<usize>>,
-    /// Which word of its text the token is of, as the tokenizer splits words; `None` for tokens the template added.
+    /// Index of the word the token belongs to, as split by the pre-tokenizer; `None` for special tokens added by the
+    /// post-processor.
     pub words: Vec<Option<u32>>,
-    /// How many tokens were cut to meet the maximum length.
+    /// Number of tokens removed by truncation.
     pub cut: usize,
 }
 
-/// Where the padding of a batch goes.
+/// The padding side, and the length a batch is padded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
-    /// Before the tokens, up to the longest row: for models that continue the row.
+    /// Left padding to the longest sequence of the batch, for generation.
     Left,
-    /// After the tokens, up to the longest row: for encoders.
+    /// Right padding to the longest sequence of the batch, for encoders.
     Right,
-    /// After the tokens, up to this length at least: for encoders trained on one length.
+    /// Right padding to at least this length, for encoders trained on a fixed length.
     RightTo(usize),
 }
 
-/// Rows of tokens of one length, row-major.
+/// A padded batch of token sequences, row-major.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, `(rows, time)`.
+    /// Token ids, `(batch, sequence)`.
     pub ids: Vec<u32>,
-    /// 1 for a token, 0 for padding, `(rows, time)`.
+    /// Attention mask, `(batch, sequence)`: 1 for a token, 0 for padding.
     pub mask: Vec<u32>,
-    /// 0 for the first text, 1 for the second, `(rows, time)`.
+    /// Token type ids, `(batch, sequence)`: 0 for the first text, 1 for the second.
     pub type_ids: Vec<u32>,
-    /// How many tokens each row has without padding.
+    /// Length of each sequence without padding.
     pub lengths: Vec<usize>,
-    /// How many tokens of each row were cut to meet the maximum length.
+    /// Number of tokens removed from each sequence by truncation.
     pub cut: Vec<usize>,
 }
 
 impl Batch {
-    /// How many rows there are.
+    /// Number of sequences.
     pub fn rows(&self) -> usize {
         self.lengths.len()
     }
 
-    /// How many tokens, padding included, each row has.
+    /// Length of each sequence including padding.
     pub fn time(&self) -> usize {
         self.ids.len() / self.rows().max(1)
     }
 
-    /// `ids`, `(rows, time)`, u32.
+    /// The token ids as a tensor, `(batch, sequence)`, u32.
     pub fn ids_tensor(&self, device: &Device) -> Result<Tensor> {
         self.tensor(&self.ids, device)
     }
 
-    /// `mask`, `(rows, time)`, u32.
+    /// The attention mask as a tensor, `(batch, sequence)`, u32.
     pub fn mask_tensor(&self, device: &Device) -> Result<Tensor> {
         self.tensor(&self.mask, device)
     }
 
-    /// `type_ids`, `(rows, time)`, u32.
+    /// The token type ids as a tensor, `(batch, sequence)`, u32.
     pub fn type_ids_tensor(&self, device: &Device) -> Result<Tensor> {
         self.tensor(&self.type_ids, device)
     }
@@ -170,11 +175,11 @@ impl Batch {
 impl Tokenizer {
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| tokenizer_error("cannot drop truncation", e))?;
+        inner.with_truncation(None).map_err(|e| tokenizer_error("cannot disable truncation", e))?;
         Ok(Self { inner, special: SpecialTokens::default(), roles: Vec::new(), max_length: None, file: None })
     }
 
-    /// What the crate gives; its errors and panics name the file.
+    /// Runs a call of the tokenizers crate; its errors and panics name the file.
     fn caught<T>(&self, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
         guard::caught(what, work).map_err(|e| match &self.file {
             Some(file) => e.at(file),
@@ -182,7 +187,7 @@ impl Tokenizer {
         })
     }
 
-    /// The same, but a token of `size` or above plays no role for the model.
+    /// Drops special token ids that are not below the vocabulary size `size`; end tokens are kept.
     fn without_roles_from(mut self, size: usize) -> Self {
         let special = &mut self.special;
         let roles = [
@@ -199,26 +204,26 @@ impl Tokenizer {
         self
     }
 
-    /// The same, read from `file`.
+    /// Sets the file named in error messages.
     fn of(mut self, file: &Path) -> Self {
         self.file = Some(file.to_path_buf());
         self
     }
 
-    /// With further special tokens after all others, as releases that extend a tokenizer add them. Those it has stay.
+    /// Adds special tokens at the end of the vocabulary. Tokens that exist already keep their ids.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) if the tokenizer's normalizer does not take one of them.
+    /// [`Format`](ErrorKind::Format) if the normalizer fails on one of them.
     pub fn with_tokens(mut self, tokens: &[&str]) -> Result<Self> {
         let tokens = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true));
         self.inner.add_special_tokens(tokens).map_err(not_added)?;
         Ok(self)
     }
 
-    /// The same, over texts in lower case: before its own rules, unless they do so already.
+    /// Lowercases text before the other normalizers, unless a normalizer does so already.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] if its rules do not take another.
+    /// [`ErrorKind::Format`] if the normalizer cannot be extended.
     pub fn with_lower_case(mut self) -> Result<Self> {
         let lowers = |rule: &NormalizerWrapper| matches!(rule, NormalizerWrapper::Lowercase(_));
         let mut rules: Vec<NormalizerWrapper> = match self.inner.get_normalizer().cloned() {
@@ -232,33 +237,34 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The ids of `text`; with `add_special`, the ones the release puts around a text too.
+    /// Encodes `text` into token ids, with special tokens if `add_special`.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.caught("cannot tokenise", || self.inner.encode_fast(text, add_special))?;
+        let encoding = self.caught("cannot tokenize", || self.inner.encode_fast(text, add_special))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The tokens of `text` with their origin, at most `max_length` of them, special ones included.
+    /// Encodes `text` with offsets, truncated to `max_length` tokens, special tokens included.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`] if `max_length` leaves no room for a token of the text.
+    /// [`ErrorKind::Input`] if `max_length` is too small for the special tokens and one token of the text.
     pub fn encode_text(&self, text: &str, max_length: Option<usize>) -> Result<Encoding> {
-        let encoding = self.caught("cannot tokenise", || self.inner.encode(text, true))?;
+        let encoding = self.caught("cannot tokenize", || self.inner.encode(text, true))?;
         Encoding::new(&encoding, max_length)
     }
 
-    /// The tokens of a pair of texts with their origin; if they are too long, the longer text is cut first.
+    /// Encodes a pair of texts with offsets, truncated longest first to `max_length` tokens, special tokens included.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_text`].
     pub fn encode_pair(&self, first: &str, second: &str, max_length: Option<usize>) -> Result<Encoding> {
-        let encoding = self.caught("cannot tokenise", || self.inner.encode((first, second), true))?;
+        let encoding = self.caught("cannot tokenize", || self.inner.encode((first, second), true))?;
         Encoding::new(&encoding, max_length)
     }
 
-    /// The tokens of several texts, special ones included, as one rectangle.
+    /// Encodes a batch of texts with special tokens and padding.
     ///
-    /// `max_length` bounds each row, special tokens included; what was cut is counted in [`Batch::cut`].
+    /// Each sequence is truncated to `max_length` tokens, special tokens included; [`Batch::cut`] holds the number of
+    /// removed tokens.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_text`].
@@ -269,12 +275,12 @@ impl Tokenizer {
         max_length: Option<usize>,
     ) -> Result<Batch> {
         let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings = self.caught("cannot tokenise", || self.inner.encode_batch_fast(texts, true))?;
+        let encodings = self.caught("cannot tokenize", || self.inner.encode_batch_fast(texts, true))?;
         let encodings: Result<Vec<_>> = encodings.iter().map(|e| Encoding::new(e, max_length)).collect();
         Ok(self.pad(&encodings?, padding))
     }
 
-    /// Fills rows up to one length with the padding token.
+    /// Pads `encodings` to one length.
     pub fn pad(&self, encodings: &[Encoding], padding: Padding) -> Batch {
         let longest = encodings.iter().map(|e| e.ids.len()).max().unwrap_or(0);
         let time = match padding {
@@ -300,73 +306,73 @@ impl Tokenizer {
         batch
     }
 
-    /// The text of `ids`; with `skip_special`, without the tokens that are not text.
+    /// Decodes `ids` into text, without special tokens if `skip_special`.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] if the decoder of the release fails.
+    /// [`ErrorKind::Format`] if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let added = self.inner.get_added_vocabulary();
-        let tells = |token: String| !(skip_special && added.is_special_token(&token));
-        // Some decoders cannot take an empty list.
-        if !ids.iter().any(|&id| self.inner.id_to_token(id).is_some_and(tells)) {
+        let is_text = |token: String| !(skip_special && added.is_special_token(&token));
+        // Some decoders panic on an empty list.
+        if !ids.iter().any(|&id| self.inner.id_to_token(id).is_some_and(is_text)) {
             return Ok(String::new());
         }
         self.caught("cannot decode", || self.inner.decode(ids, skip_special))
     }
 
-    /// The id of exactly this token, for example `"[MASK]"`.
+    /// The id of `token`, for example of `"[MASK]"`; `None` if the vocabulary does not have it.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token with this id as the vocabulary spells it.
+    /// The token with the given id, as written in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// How many tokens there are, added ones included.
+    /// Vocabulary size, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The ids that mean something to a model.
+    /// Ids of the special tokens.
     pub fn special(&self) -> &SpecialTokens {
         &self.special
     }
 
-    /// Replaces the ids that mean something to a model.
+    /// Replaces the ids of the special tokens.
     pub fn with_special(mut self, special: SpecialTokens) -> Self {
         self.special = special;
         self
     }
 
-    /// Tokens that end a turn by their spelling, whatever a configuration names: where a template ends turns by one of
-    /// these, a release may still call another its end token. Those of llama.cpp.
+    /// Ids of the end-of-turn tokens in the vocabulary, found by name as llama.cpp does. A chat template may end turns
+    /// with a token that the configuration does not list as an end token.
     pub fn turn_ends(&self) -> Vec<u32> {
         let added = self.inner.get_added_tokens_decoder();
         let id = |token: &str| self.token_id(token).filter(|id| added.contains_key(id));
-        // Where calls and returns end a turn, this one ends a part of it.
+        // In the harmony format `<|end|>` ends a message within a turn; `<|return|>` and `<|call|>` end the turn.
         let parts = id("<|return|>").or(id("<|call|>")).is_some();
         TURN_ENDS.into_iter().filter(|token| !(parts && *token == "<|end|>")).filter_map(id).collect()
     }
 
-    /// The id of `text` if it is a special token, which gives no text.
+    /// The id of `text` if it is a special token.
     pub(crate) fn special_id(&self, text: &str) -> Option<u32> {
         let id = self.token_id(text)?;
         self.inner.get_added_tokens_decoder().get(&id).filter(|token| token.special).map(|_| id)
     }
 
-    /// The first token that ends a text.
+    /// The first end-of-sequence token.
     pub(crate) fn end_token(&self) -> Option<u32> {
         self.special.eos.first().copied()
     }
 
-    /// What fills up rows: the padding token, else the first end token, else 0. It is always masked.
+    /// The id used for padding: the padding token, else the first end token, else 0.
     pub fn pad_id(&self) -> u32 {
         self.special.pad.or(self.end_token()).unwrap_or(0)
     }
 
-    /// The longest input the release names, special tokens included.
+    /// Maximum input length in tokens (`model_max_length`), special tokens included.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
@@ -381,7 +387,7 @@ impl Encoding {
         (0..encoding.len()).filter_map(text_of).for_each(|text| counts[text.min(1)] += 1);
         let room = match max_length {
             None => usize::MAX,
-            Some(max) => room_for_text(max, encoding.len() - counts[0] - counts[1], counts)?,
+            Some(max) => text_budget(max, encoding.len() - counts[0] - counts[1], counts)?,
         };
         let limits = longest_first(counts, room);
         let mut out = Self { cut: counts[0] + counts[1] - limits[0] - limits[1], ..Self::default() };
@@ -406,18 +412,18 @@ impl Encoding {
     }
 }
 
-/// How many of `max` tokens are left for text beside `special` ones.
-fn room_for_text(max: usize, special: usize, counts: [usize; 2]) -> Result<usize> {
+/// Number of tokens left for text when `special` of `max` tokens are special tokens.
+fn text_budget(max: usize, special: usize, counts: [usize; 2]) -> Result<usize> {
     let room = max.saturating_sub(special);
     match counts[0] + counts[1] > 0 && (room == 0 || (counts[1] > 0 && room == 1)) {
         true => Err(Error::input(format!(
-            "a maximum length of {max} leaves no room for text beside {special} special tokens"
+            "a maximum length of {max} tokens is too small for text and {special} special tokens"
         ))),
         false => Ok(room),
     }
 }
 
-/// How many tokens of each text stay if `room` are left: the longer text is cut first, then both to one half.
+/// Number of tokens kept of each text for a budget of `room` tokens: the longer text is truncated first, then both.
 fn longest_first(counts: [usize; 2], room: usize) -> [usize; 2] {
     let [first, second] = counts;
     if first.saturating_add(second) <= room {
@@ -432,9 +438,9 @@ fn tokenizer_error(what: &str, source: tokenizers::Error) -> Error {
     Error::new(ErrorKind::Format, format!("{what}: {source}"))
 }
 
-/// A normalizer that turns a token that was added before it into nothing.
+/// The error of a normalizer that maps an added token to the empty string.
 fn misfit(source: tokenizers::Error) -> Error {
-    tokenizer_error("the normalizer does not fit the tokens that were added", source)
+    tokenizer_error("the normalizer does not accept the added tokens", source)
 }
 
 fn not_added(source: tokenizers::Error) -> Error {

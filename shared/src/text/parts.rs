@@ -1,4 +1,4 @@
-//! The pieces tokenizers are put together from, whatever file they are read from.
+//! Components of tokenizers, shared by all file formats.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -7,10 +7,10 @@ use tokenizers::{DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenize
 
 use crate::{Error, ErrorKind, Result};
 
-/// Special tokens a release has without saying so: `(role, token)`.
+/// Default special tokens of a tokenizer class: `(role, token)`.
 pub(super) type Defaults = &'static [(&'static str, &'static str)];
 
-/// The pairs of a list of merges, one `left right` a line, best first.
+/// Parses BPE merges, one `left right` per line, highest priority first.
 pub(super) fn merge_pairs<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<(String, String)>> {
     lines
         .filter(|line| !line.starts_with("#version") && !line.is_empty())
@@ -18,16 +18,16 @@ pub(super) fn merge_pairs<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Ve
             Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
             _ => Err(Error::new(
                 ErrorKind::Format,
-                format!("merge {line:?} is not two tokens with a space between"),
+                format!("merge {line:?} is not two tokens separated by a space"),
             )),
         })
         .collect()
 }
 
-/// Refuses merges of tokens, or to tokens, that `vocab` does not have.
+/// Checks that the tokens of `merges` and the merged tokens are in `vocab`.
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format) that names the first of them.
+/// [`Format`](ErrorKind::Format) for the first merge that is not.
 pub(super) fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> Result<()> {
     for (left, right) in merges {
         let whole = format!("{left}{right}");
@@ -43,7 +43,7 @@ pub(super) fn check_merges(vocab: &Vocab, merges: &[(String, String)]) -> Result
     Ok(())
 }
 
-/// A tokenizer over bytes: `split` is a list of pre-tokenizers, the last of which must be byte level.
+/// A byte-level tokenizer; `split` is a list of pre-tokenizers, the last of which must be `ByteLevel`.
 pub(super) fn byte_level(model: impl Into<ModelWrapper>, split: Value) -> Result<tokenizers::Tokenizer> {
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     tokenizer
@@ -54,12 +54,12 @@ pub(super) fn byte_level(model: impl Into<ModelWrapper>, split: Value) -> Result
     Ok(tokenizer)
 }
 
-/// The byte-level step; `split` cuts text as GPT-2 does before it.
+/// The `ByteLevel` pre-tokenizer or decoder; with `split`, text is first split by GPT-2's regular expression.
 pub(super) fn byte_level_part(add_prefix_space: bool, split: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": split})
 }
 
-/// A template that puts `bos` before and `eos` after each text.
+/// A post-processor that adds `bos` before and `eos` after each text.
 pub(super) fn begin_and_end(
     bos: Option<(String, u32)>,
     eos: Option<(String, u32)>,
@@ -85,8 +85,8 @@ pub(super) fn begin_and_end(
     }))
 }
 
-/// A part of a tokenizer from its JSON form.
+/// Deserializes a component of a tokenizer from JSON.
 pub(super) fn part<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value)
-        .map_err(|e| Error::new(ErrorKind::Format, format!("not a part of a tokenizer: {e}")))
+        .map_err(|e| Error::new(ErrorKind::Format, format!("not a component of a tokenizer: {e}")))
 }

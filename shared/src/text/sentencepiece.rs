@@ -1,5 +1,4 @@
-//! SentencePiece models: a protobuf with pieces and scores, split greedily by score (BPE) or by the likeliest path
-//! (unigram).
+//! SentencePiece models: a protobuf with pieces and their scores, for BPE or unigram tokenization.
 //!
 //! Kudo and Richardson 2018, "SentencePiece: A simple and language independent subword tokenizer and detokenizer
 //! for Neural Text Processing". Field numbers are those of `sentencepiece_model.proto`.
@@ -22,7 +21,7 @@ pub(super) struct Piece {
     pub(super) kind: Kind,
 }
 
-/// What a piece is for. The numbers are the file format's, and GGUF's too.
+/// The type of a piece, numbered as in the file format and in GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Normal = 1,
@@ -39,16 +38,18 @@ impl Kind {
         [Normal, Unknown, Control, UserDefined, Unused, Byte]
             .into_iter()
             .find(|kind| *kind as u64 == number)
-            .ok_or_else(|| Error::new(ErrorKind::Format, format!("a token has type {number}, wanted 1 to 6")))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Format, format!("a token has type {number}, expected 1 to 6"))
+            })
     }
 }
 
-/// Where a space is put before text.
+/// Where a space is prepended to text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Prefix {
-    /// Before each stretch of text between special tokens.
+    /// To each span of text between special tokens.
     Always,
-    /// Before the first stretch only.
+    /// To the first span only.
     First,
     /// Nowhere.
     Never,
@@ -57,11 +58,11 @@ pub(super) enum Prefix {
 const LLAMA_TOKENS: Defaults = &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")];
 const T5_TOKENS: Defaults = &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")];
 
-/// A tokenizer from the bytes of a SentencePiece model, the special tokens of its kind, and whether begin and end
-/// tokens are put around a text.
+/// Parses a SentencePiece model. Returns the tokenizer, its default special tokens, and whether begin and end tokens
+/// are added.
 ///
-/// `legacy`: a space is put before each stretch of text, as SentencePiece does, and not before the first only.
-/// `extra`: how many sentinels `<extra_id_N>` T5 has after its pieces, 100 unless said.
+/// `legacy`: prepend a space to each span of text between special tokens, not only to the first one.
+/// `extra`: number of sentinel tokens `<extra_id_N>` that T5 has after its pieces, by default 100.
 pub(super) fn read(
     bytes: &[u8],
     legacy: bool,
@@ -82,12 +83,12 @@ pub(super) fn read(
             Ok((byte_pairs(&proto.pieces, prefix)?, LLAMA_TOKENS, [true, false]))
         }
         other => Err(Error::unsupported(format!(
-            "SentencePiece model type {other}; known are 1 (unigram) and 2 (BPE)"
+            "SentencePiece model type {other}; known types are 1 (unigram) and 2 (BPE)"
         ))),
     }
 }
 
-/// Byte-pair encoding that merges by score, with unknown characters as bytes: Llama's tokenizer.
+/// Byte-pair encoding with merges ordered by score and byte fallback: Llama's tokenizer.
 pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers::Tokenizer> {
     let vocab: Vocab = pieces.iter().map(|p| p.text.clone()).zip(0u32..).collect();
     let byte_fallback = pieces.iter().any(|p| p.kind == Kind::Byte);
@@ -96,7 +97,7 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
     if let Some(unknown) = pieces.iter().find(|p| p.kind == Kind::Unknown) {
         model = model.unk_token(unknown.text.clone());
     }
-    let model = guard::caught("not a vocabulary", || model.build())?;
+    let model = guard::caught("invalid vocabulary", || model.build())?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     match prefix {
@@ -123,12 +124,12 @@ pub(super) fn byte_pairs(pieces: &[Piece], prefix: Prefix) -> Result<tokenizers:
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
     tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
-    add_whole(&mut tokenizer, pieces)?;
+    add_tokens(&mut tokenizer, pieces)?;
     Ok(tokenizer)
 }
 
-/// Makes control and user-defined pieces whole, so that text cannot split them.
-pub(super) fn add_whole(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece]) -> Result<()> {
+/// Adds control and user-defined pieces as added tokens, which text never splits.
+pub(super) fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece]) -> Result<()> {
     let whole = |kinds: &[Kind], special: bool| -> Vec<AddedToken> {
         let chosen = pieces.iter().filter(|p| kinds.contains(&p.kind) && !p.text.is_empty());
         chosen.map(|p| AddedToken::from(p.text.clone(), special).normalized(false)).collect()
@@ -138,8 +139,7 @@ pub(super) fn add_whole(tokenizer: &mut tokenizers::Tokenizer, pieces: &[Piece])
     Ok(())
 }
 
-/// The merges that make each piece out of two others, the best-scored piece first; among equals the longer left
-/// part first.
+/// The BPE merges: every split of a piece into two pieces, ordered by score, then by the length of the left part.
 fn merges(pieces: &[Piece]) -> Vec<(String, String)> {
     let mergeable = |p: &&Piece| matches!(p.kind, Kind::Normal | Kind::UserDefined | Kind::Unused);
     let known: std::collections::HashSet<&str> =
@@ -157,24 +157,28 @@ fn merges(pieces: &[Piece]) -> Vec<(String, String)> {
     merges.into_iter().map(|(_, left, right)| (left.into(), right.into())).collect()
 }
 
-/// The likeliest split under a unigram model: T5's tokenizer, with its sentinels after the pieces.
+/// Unigram model: T5's tokenizer, with the sentinel tokens after the pieces.
 fn unigram(proto: Proto, extra: usize) -> Result<tokenizers::Tokenizer> {
     let unknown = proto.pieces.iter().position(|p| p.kind == Kind::Unknown);
     let unknown =
-        unknown.ok_or_else(|| Error::new(ErrorKind::Format, "a unigram model without an unknown piece"))?;
+        unknown.ok_or_else(|| Error::new(ErrorKind::Format, "the unigram model has no unknown piece"))?;
     let mut scores: Vec<(String, f64)> =
         proto.pieces.iter().map(|p| (p.text.clone(), f64::from(p.score))).collect();
     let sentinels: Vec<String> = (0..extra).rev().map(|i| format!("<extra_id_{i}>")).collect();
     scores.extend(sentinels.iter().map(|token| (token.clone(), 0.0)));
     let byte_fallback = proto.pieces.iter().any(|p| p.kind == Kind::Byte);
     let model = Unigram::from(scores, Some(unknown), byte_fallback)
-        .map_err(|e| tokenizer_error("not a unigram model", e))?;
+        .map_err(|e| tokenizer_error("invalid unigram model", e))?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
     if !proto.charsmap.is_empty() {
         guard::check_charsmap(&proto.charsmap)?;
-        let precompiled = Precompiled::from(&proto.charsmap)
-            .map_err(|e| Error::new(ErrorKind::Format, format!("the normalisation table is damaged: {e}")))?;
+        let precompiled = Precompiled::from(&proto.charsmap).map_err(|e| {
+            Error::new(
+                ErrorKind::Format,
+                format!("the normalization table (precompiled_charsmap) is damaged: {e}"),
+            )
+        })?;
         normalizers.push(precompiled.into());
     }
     if proto.remove_extra_whitespaces {
@@ -189,13 +193,13 @@ fn unigram(proto: Proto, extra: usize) -> Result<tokenizers::Tokenizer> {
         .map_err(misfit)?
         .with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(metaspace.clone())?))
         .with_decoder(Some(part::<DecoderWrapper>(metaspace)?));
-    add_whole(&mut tokenizer, &proto.pieces)?;
+    add_tokens(&mut tokenizer, &proto.pieces)?;
     let sentinels: Vec<AddedToken> = sentinels.into_iter().map(|t| AddedToken::from(t, true)).collect();
     tokenizer.add_special_tokens(sentinels).map_err(not_added)?;
     Ok(tokenizer)
 }
 
-/// What a SentencePiece file says.
+/// The fields of a SentencePiece model file.
 struct Proto {
     pieces: Vec<Piece>,
     model_type: u64,
@@ -300,13 +304,13 @@ fn varint(bytes: &mut &[u8]) -> Result<u64> {
             return Ok(value);
         }
     }
-    Err(damaged("a number of more than 64 bits"))
+    Err(damaged("an integer of more than 64 bits"))
 }
 
 fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8]> {
     let split = usize::try_from(length).ok().and_then(|length| bytes.split_at_checked(length));
     let (taken, rest) =
-        split.ok_or_else(|| damaged(format!("{length} bytes wanted, {} are left", bytes.len())))?;
+        split.ok_or_else(|| damaged(format!("expected {length} bytes, {} are left", bytes.len())))?;
     *bytes = rest;
     Ok(taken)
 }

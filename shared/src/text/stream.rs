@@ -1,4 +1,4 @@
-//! Text from a model as it is made: whole characters, right spacing, nothing of a stop string.
+//! Streaming generation: incremental decoding into whole characters, with stop strings.
 
 use std::ops::ControlFlow;
 
@@ -6,71 +6,71 @@ use super::Tokenizer;
 use crate::generate::{Decoder, FinishReason, Generation, GenerationConfig, Stop, generate};
 use crate::{Error, Result};
 
-/// What a model is to go on from.
+/// The prompt of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prompt<'a> {
-    /// Text, to be tokenised with the release's special tokens.
+    /// Text, tokenized with special tokens.
     Text(&'a str),
-    /// Text that already holds its special tokens, as chat templates write it.
+    /// Text that contains its special tokens already, as rendered by a chat template.
     Chat(&'a str),
-    /// Token ids, taken as they are.
+    /// Token ids.
     Ids(&'a [u32]),
 }
 
-/// A piece of text that has just become certain.
+/// A piece of generated text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// The prompt it continues.
+    /// Index of the prompt.
     pub row: usize,
     /// The text, never empty.
     pub text: &'a str,
-    /// Whether it belongs to the answer, or to what the model says to itself.
+    /// Whether it is reasoning rather than the answer.
     pub thought: bool,
 }
 
-/// Whom a new token is for.
+/// The output channel of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputChannel {
-    /// Whoever asked.
+    /// The answer.
     Answer,
-    /// The model itself.
+    /// Reasoning.
     Thought,
-    /// No one: it says what comes next.
+    /// Neither: markup of the output format.
     Silent,
 }
 
-/// Tells the answer from what else a model writes around it. Each row has one of its own.
+/// Separates the answer of a model from its reasoning. Cloned for each sequence of a batch.
 pub trait OutputParser: Clone {
-    /// Whom `token` is for, the next of its row.
+    /// Returns the channel of `token`, the next token of the sequence.
     fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel;
 }
 
-/// Hears an answer in every token.
+/// Treats every token as part of the answer.
 #[derive(Clone)]
-struct EveryToken;
+struct AnswerOnly;
 
-impl OutputParser for EveryToken {
+impl OutputParser for AnswerOnly {
     fn hear(&mut self, _: u32, _: &Tokenizer) -> OutputChannel {
         OutputChannel::Answer
     }
 }
 
-/// All that continued one prompt.
+/// The completion of one prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
-    /// The text, without special tokens and without a stop string.
+    /// The generated text, without special tokens and without the stop string.
     pub text: String,
-    /// What the model said to itself, as far as a [`OutputParser`] told it apart.
+    /// The reasoning, if an [`OutputParser`] separates it.
     pub thoughts: String,
-    /// Why it ended, its tokens (those of an end token and of a stop string included), and what it took.
+    /// Finish reason, token ids (end tokens and tokens of a stop string included) and timings.
     pub generation: Generation,
 }
 
-/// Continues `prompts`, all at once, and calls `each` with every piece of text as soon as it is certain.
+/// Generates completions of `prompts` in one batch and calls `each` with every new piece of text.
 ///
-/// What `options` leaves open (`eos`, `pad`) is the tokenizer's. A piece is held back while it may be part of a
-/// character or the beginning of a stop string, so the pieces of a row put together are its completion's text.
-/// `each` ends the row of its piece by breaking. A stop string that is a special token ends a row as an end token does.
+/// `eos` and `pad` default to the tokenizer's. Text is held back while it may be an incomplete character or the
+/// beginning of a stop string, so the concatenated pieces of a sequence are the text of its completion. Breaking from
+/// `each` ends the sequence of the piece. A stop string that is a special token acts as an end token.
 ///
 /// # Errors
 /// As [`generate`].
@@ -81,10 +81,10 @@ pub fn stream<D: Decoder + ?Sized>(
     options: &GenerationConfig,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
-    stream_heard(model, tokenizer, prompts, options, &EveryToken, each)
+    stream_heard(model, tokenizer, prompts, options, &AnswerOnly, each)
 }
 
-/// As [`stream`], with `listener` to tell the answer from what is none. Stop strings are looked for in the answer.
+/// As [`stream`], with `parser` separating the answer from the reasoning. Stop strings apply to the answer only.
 ///
 /// # Errors
 /// As [`generate`].
@@ -93,29 +93,29 @@ pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
     options: &GenerationConfig,
-    listener: &L,
+    parser: &L,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
     let prompts: Result<Vec<Vec<u32>>> = prompts.iter().map(|prompt| prompt_ids(tokenizer, prompt)).collect();
     let prompts = prompts?;
     let special = tokenizer.special();
     let mut eos = options.eos.clone().unwrap_or_else(|| special.eos.clone());
-    // A special token gives no text in which a stop string could be found.
+    // Special tokens are not decoded, so a stop string cannot match them in the text.
     eos.extend(options.stop.iter().filter_map(|stop| tokenizer.special_id(stop)));
     let options = GenerationConfig { eos: Some(eos), pad: options.pad.or(special.pad), ..options.clone() };
-    let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, listener)).collect();
+    let mut rows: Vec<Row<L>> = prompts.iter().map(|_| Row::new(tokenizer, &options, parser)).collect();
     let mut failed: Option<Error> = None;
     let made = generate(model, &prompts, &options, &mut |new| {
         let row = &mut rows[new.row];
         let end = new.finish == Some(FinishReason::End);
-        let said = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
-            Ok(said) => said,
+        let pieces = match row.push(if end { None } else { Some(new.token) }, new.finish.is_some()) {
+            Ok(pieces) => pieces,
             Err(error) => {
                 failed = Some(error);
                 return ControlFlow::Break(Stop::All);
             }
         };
-        for (text, thought) in said {
+        for (text, thought) in pieces {
             if !text.is_empty() && each(Piece { row: new.row, text: &text, thought }).is_break() {
                 return ControlFlow::Break(Stop::Cancel);
             }
@@ -140,7 +140,7 @@ fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
     match prompt {
         Prompt::Ids(ids) => Ok(ids.to_vec()),
         Prompt::Chat(text) => tokenizer.encode(text, false),
-        // An empty text of a model without a begin token: the end token is what such models begin with.
+        // An empty prompt: models without a begin token start from the end token.
         Prompt::Text(text) => tokenizer.encode(text, true).map(|ids| match ids.is_empty() {
             true => tokenizer.special().bos.or(tokenizer.end_token()).into_iter().collect(),
             false => ids,
@@ -148,11 +148,11 @@ fn prompt_ids(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>> {
     }
 }
 
-/// One row's way from tokens to certain text.
+/// The incremental decoding of one sequence.
 struct Row<'a, L> {
     tokenizer: &'a Tokenizer,
-    listener: L,
-    voice: OutputChannel,
+    parser: L,
+    channel: OutputChannel,
     detokenizer: Detokenizer<'a>,
     stop: StopStrings<'a>,
     text: String,
@@ -160,11 +160,11 @@ struct Row<'a, L> {
 }
 
 impl<'a, L: OutputParser> Row<'a, L> {
-    fn new(tokenizer: &'a Tokenizer, options: &'a GenerationConfig, listener: &L) -> Self {
+    fn new(tokenizer: &'a Tokenizer, options: &'a GenerationConfig, parser: &L) -> Self {
         Self {
             tokenizer,
-            listener: listener.clone(),
-            voice: OutputChannel::Answer,
+            parser: parser.clone(),
+            channel: OutputChannel::Answer,
             detokenizer: tokenizer.detokenizer(),
             stop: StopStrings::new(&options.stop),
             text: String::new(),
@@ -172,31 +172,31 @@ impl<'a, L: OutputParser> Row<'a, L> {
         }
     }
 
-    /// What has become certain with `token`, or with the end of the row, and whether it is thought.
+    /// Adds `token`, or ends the sequence. Returns the new pieces of text, and whether each is reasoning.
     fn push(&mut self, token: Option<u32>, last: bool) -> Result<[(String, bool); 2]> {
         let mut before = (String::new(), false);
         let mut text = String::new();
         if let Some(token) = token {
-            let voice = self.listener.hear(token, self.tokenizer);
-            if voice != self.voice {
-                // What the voice before had left to say.
-                before = self.say(self.detokenizer.clone().finish()?);
+            let channel = self.parser.hear(token, self.tokenizer);
+            if channel != self.channel {
+                // The rest of the previous channel.
+                before = self.append(self.detokenizer.clone().finish()?);
                 self.detokenizer = self.tokenizer.detokenizer();
-                self.voice = voice;
+                self.channel = channel;
             }
-            if voice != OutputChannel::Silent {
+            if channel != OutputChannel::Silent {
                 text = self.detokenizer.push(token)?;
             }
         }
         if last {
             text += &self.detokenizer.finish()?;
         }
-        let mut now = self.say(text);
+        let mut now = self.append(text);
         if last {
             let rest = self.stop.finish();
             self.text += &rest;
             match now.1 {
-                // Held back from an answer that a thought came after.
+                // Held back from an answer that reasoning follows.
                 true => before.0 += &rest,
                 false => now.0 += &rest,
             }
@@ -204,9 +204,9 @@ impl<'a, L: OutputParser> Row<'a, L> {
         Ok([before, now])
     }
 
-    /// What of `text` is certain, and whether it is thought.
-    fn say(&mut self, text: String) -> (String, bool) {
-        match self.voice {
+    /// Appends `text` to its channel. Returns the text that is not held back, and whether it is reasoning.
+    fn append(&mut self, text: String) -> (String, bool) {
+        match self.channel {
             OutputChannel::Answer => {
                 let certain = self.stop.push(&text);
                 self.text += &certain;
@@ -221,25 +221,25 @@ impl<'a, L: OutputParser> Row<'a, L> {
     }
 }
 
-/// Turns tokens into text one by one. The pieces put together are what decoding all tokens at once gives.
+/// Decodes tokens incrementally. The concatenated pieces equal the text of decoding all tokens at once.
 #[derive(Debug, Clone)]
 pub struct Detokenizer<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens that gave text, then those that have not yet.
+    /// The tokens of the last piece of text, then those not yet decoded.
     ids: Vec<u32>,
-    /// How many of `ids` have given their text.
-    told: usize,
+    /// Number of leading `ids` that are decoded.
+    decoded: usize,
 }
 
 impl Tokenizer {
-    /// A detokeniser for one row of new tokens; special tokens give no text.
+    /// An incremental decoder for one sequence, without special tokens.
     pub fn detokenizer(&self) -> Detokenizer<'_> {
-        Detokenizer { tokenizer: self, ids: Vec::new(), told: 0 }
+        Detokenizer { tokenizer: self, ids: Vec::new(), decoded: 0 }
     }
 }
 
 impl Detokenizer<'_> {
-    /// The text that has become certain with `token`; empty while a character is incomplete.
+    /// Adds `token` and returns the new text; empty while a character is incomplete.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
@@ -248,7 +248,7 @@ impl Detokenizer<'_> {
         self.advance(false)
     }
 
-    /// What is left: an incomplete character as U+FFFD.
+    /// Returns the rest of the text; an incomplete character becomes U+FFFD.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
@@ -257,24 +257,24 @@ impl Detokenizer<'_> {
     }
 
     fn advance(&mut self, all: bool) -> Result<String> {
-        // Spacing depends on the tokens before, so those of the last piece are decoded again.
-        let before = self.tokenizer.decode(&self.ids[..self.told], true)?;
+        // Spacing depends on the previous tokens, so those of the last piece are decoded again.
+        let before = self.tokenizer.decode(&self.ids[..self.decoded], true)?;
         let now = self.tokenizer.decode(&self.ids, true)?;
-        // Any token adds at most three bytes to a character it does not complete; longer runs are not UTF-8.
-        let waiting = self.ids.len() - self.told;
+        // A character has at most four bytes, so a long run of tokens without one is invalid UTF-8.
+        let waiting = self.ids.len() - self.decoded;
         if now.len() <= before.len() || (now.ends_with('\u{FFFD}') && !all && waiting < 16) {
             return Ok(String::new());
         }
         let text = match now.strip_prefix(&before) {
             Some(text) => text.to_string(),
-            // A decoder that tidies white space changed what was told: the new part starts where they part.
+            // The decoder cleaned up whitespace of the previous text: continue after the common prefix.
             None => {
                 let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b);
                 now[same.map(|(c, _)| c.len_utf8()).sum()..].to_string()
             }
         };
-        self.ids.drain(..self.told);
-        self.told = self.ids.len();
+        self.ids.drain(..self.decoded);
+        self.decoded = self.ids.len();
         Ok(text)
     }
 }
@@ -291,7 +291,7 @@ impl<'a> StopStrings<'a> {
         Self { stops, held: String::new(), stopped: false }
     }
 
-    /// The text that is certain now that `text` has come; all before the first stop string if it is there.
+    /// Adds `text`. Returns the text that cannot be part of a stop string, or all text before the first stop string.
     fn push(&mut self, text: &str) -> String {
         if self.stopped {
             return String::new();
@@ -313,7 +313,7 @@ impl<'a> StopStrings<'a> {
         std::mem::replace(&mut self.held, held)
     }
 
-    /// What was held back and turned out to be text.
+    /// Returns the text held back, at the end of the sequence.
     fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -329,7 +329,7 @@ mod tests {
         Tokenizer::from_folder(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizers/gpt2")).unwrap()
     }
 
-    /// Says a fixed text, whatever the prompt, then the end token.
+    /// Generates a fixed text for any prompt, then the end token.
     struct Reciter {
         tokens: Vec<u32>,
         vocabulary: usize,
@@ -348,10 +348,10 @@ mod tests {
         fn cache(&self, _rows: usize, _capacity: usize) -> Result<usize> {
             Ok(0)
         }
-        fn step(&self, tokens: &Tokens, said: &mut usize) -> Result<Tensor> {
+        fn step(&self, tokens: &Tokens, position: &mut usize) -> Result<Tensor> {
             let mut row = vec![0f32; self.vocabulary];
-            row[self.tokens[*said] as usize] = 1.0;
-            *said += 1;
+            row[self.tokens[*position] as usize] = 1.0;
+            *position += 1;
             Ok(Tensor::from_vec(row.repeat(tokens.rows()), (tokens.rows(), self.vocabulary), &Device::Cpu)?)
         }
         fn max_positions(&self) -> Option<usize> {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_split_over_tokens_come_whole() {
+    fn characters_split_over_tokens_are_decoded_whole() {
         let text = "naïve 星云 👩‍🚀 done";
         let (pieces, completion) = recite(text, GenerationConfig::greedy(200));
         assert!(
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_character_at_the_end_is_told_as_such() {
+    fn an_incomplete_character_at_the_end_becomes_a_replacement_character() {
         let (_, completion) = recite("a☃", GenerationConfig::greedy(2));
         assert_eq!(
             (completion.text.as_str(), completion.generation.finish),
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_string_over_several_tokens_is_never_shown() {
+    fn a_stop_string_over_several_tokens_is_not_part_of_the_text() {
         let options = GenerationConfig {
             stop: vec!["never".into(), "Q: what".into()],
             ..GenerationConfig::greedy(200)
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_stop_string_is_text_if_the_rest_never_comes() {
+    fn an_incomplete_stop_string_is_part_of_the_text() {
         let options = GenerationConfig { stop: vec!["###".into()], ..GenerationConfig::greedy(200) };
         let (_, completion) = recite("one ## two #", options);
         assert_eq!(completion.text, "one ## two #");
@@ -431,46 +431,45 @@ mod tests {
         );
     }
 
-    /// Hears a thought between brackets, which are tokens of their own.
+    /// Reasoning is between brackets, which are single tokens.
     #[derive(Clone)]
     struct Brackets {
         tokens: [u32; 2],
-        voice: OutputChannel,
+        channel: OutputChannel,
     }
 
     impl OutputParser for Brackets {
         fn hear(&mut self, token: u32, _: &Tokenizer) -> OutputChannel {
             match self.tokens.iter().position(|bracket| *bracket == token) {
-                None => return self.voice,
-                Some(0) => self.voice = OutputChannel::Thought,
-                Some(_) => self.voice = OutputChannel::Answer,
+                None => return self.channel,
+                Some(0) => self.channel = OutputChannel::Thought,
+                Some(_) => self.channel = OutputChannel::Answer,
             }
             OutputChannel::Silent
         }
     }
 
     #[test]
-    fn thoughts_are_told_apart_and_stop_nothing() {
+    fn reasoning_is_separated_and_stop_strings_ignore_it() {
         let tokenizer = tokenizer();
         let bracket = |text: &str| tokenizer.encode(text, false).unwrap()[0];
-        let listener = Brackets { tokens: [bracket("["), bracket("]")], voice: OutputChannel::Answer };
+        let parser = Brackets { tokens: [bracket("["), bracket("]")], channel: OutputChannel::Answer };
         let model = Reciter::new(&tokenizer, "the sky[never say so ☃]is blue # and never red");
         let options =
             GenerationConfig { stop: vec!["never".into(), "###".into()], ..GenerationConfig::greedy(200) };
-        let mut told = [String::new(), String::new()];
-        let made =
-            stream_heard(&model, &tokenizer, &[Prompt::Text("a")], &options, &listener, &mut |piece| {
-                told[usize::from(piece.thought)] += piece.text;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        assert_eq!(told, ["the skyis blue # and ", "never say so ☃"]);
-        assert_eq!([made[0].text.as_str(), made[0].thoughts.as_str()], told);
+        let mut texts = [String::new(), String::new()];
+        let made = stream_heard(&model, &tokenizer, &[Prompt::Text("a")], &options, &parser, &mut |piece| {
+            texts[usize::from(piece.thought)] += piece.text;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(texts, ["the skyis blue # and ", "never say so ☃"]);
+        assert_eq!([made[0].text.as_str(), made[0].thoughts.as_str()], texts);
         assert_eq!(made[0].generation.finish, Some(FinishReason::Stopped));
     }
 
     #[test]
-    fn breaking_ends_the_row_of_the_piece_alone() {
+    fn breaking_ends_only_the_sequence_of_the_piece() {
         let tokenizer = tokenizer();
         let words = "the stars burned in the galaxy";
         let model = Reciter::new(&tokenizer, words);
@@ -489,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_put_together_are_the_whole_for_every_kind_of_tokenizer() {
+    fn concatenated_pieces_equal_the_decoded_text_for_every_tokenizer() {
         for name in ["gpt1", "gpt2", "llama", "t5"] {
             let folder = format!("{}/tests/tokenizers/{name}", env!("CARGO_MANIFEST_DIR"));
             let tokenizer = Tokenizer::from_folder(folder).unwrap();

@@ -21,7 +21,7 @@ fn read<T: serde::de::DeserializeOwned>(path: PathBuf) -> T {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Every row must give the reference's ids, and its text where the reference gave one.
+/// Compares token ids, and decoded text where given, with those of the reference implementation.
 fn assert_rows(name: &str, tokenizer: &Tokenizer, rows: &[Row], max_length: Option<usize>) {
     assert!(rows.len() > 10);
     let wrong: Vec<String> = rows
@@ -31,7 +31,10 @@ fn assert_rows(name: &str, tokenizer: &Tokenizer, rows: &[Row], max_length: Opti
             let decoded = tokenizer.decode(&row.ids, true).unwrap();
             let same = ids == row.ids && row.decoded.as_ref().is_none_or(|text| *text == decoded);
             (!same).then(|| {
-                format!("{:?}\n ours {ids:?} {decoded:?}\n want {:?} {:?}", row.text, row.ids, row.decoded)
+                format!(
+                    "{:?}\n found {ids:?} {decoded:?}\n expected {:?} {:?}",
+                    row.text, row.ids, row.decoded
+                )
             })
         })
         .collect();
@@ -39,7 +42,7 @@ fn assert_rows(name: &str, tokenizer: &Tokenizer, rows: &[Row], max_length: Opti
 }
 
 #[test]
-fn every_layout_gives_the_references_ids() {
+fn every_format_gives_the_ids_of_the_reference() {
     for name in ["bert_uncased", "bert_cased", "bert_accents", "gpt1", "gpt2", "llama", "t5"] {
         let tokenizer = Tokenizer::from_folder(folder(name)).unwrap();
         let rows: Vec<Row> = read(folder(name).join("expected.json"));
@@ -80,7 +83,7 @@ fn llama_vocabulary(add_space_prefix: Option<bool>) -> GgufVocabulary {
 }
 
 #[test]
-fn gguf_metadata_gives_llama_cpps_ids() {
+fn gguf_metadata_gives_the_ids_of_llama_cpp() {
     let cases: std::collections::BTreeMap<String, Vec<Row>> = read(folder("gguf").join("expected.json"));
     for (name, rows) in cases {
         let vocabulary = match name.as_str() {
@@ -101,18 +104,18 @@ fn an_unknown_pre_or_model_names_the_known_ones() {
         "{error}"
     );
     let error = Tokenizer::from_gguf(&GgufVocabulary { model: "rwkv".into(), ..gpt2_vocabulary("gpt-2") });
-    assert!(error.unwrap_err().to_string().contains("known are llama, gpt2"));
+    assert!(error.unwrap_err().to_string().contains("known models are llama and gpt2"));
 }
 
 #[test]
-fn gguf_lists_of_other_lengths_are_refused() {
+fn gguf_lists_of_different_lengths_are_rejected() {
     let vocabulary = GgufVocabulary { scores: vec![0.0], ..llama_vocabulary(None) };
     let error = Tokenizer::from_gguf(&vocabulary).unwrap_err();
     assert!(error.message().contains("scores has 1 entries"), "{error}");
 }
 
 #[test]
-fn truncation_keeps_special_tokens_and_counts_what_it_cut() {
+fn truncation_keeps_special_tokens_and_counts_removed_tokens() {
     let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
     let (cls, sep) = (tokenizer.special().cls.unwrap(), tokenizer.special().sep.unwrap());
     let whole = tokenizer.encode_text("the stars burned in the galaxy", None).unwrap();
@@ -124,7 +127,7 @@ fn truncation_keeps_special_tokens_and_counts_what_it_cut() {
 }
 
 #[test]
-fn a_pair_is_cut_where_it_is_longer() {
+fn a_pair_is_truncated_longest_first() {
     assert_eq!(longest_first([3, 10], 8), [3, 5]);
     assert_eq!(longest_first([10, 3], 8), [5, 3]);
     assert_eq!(longest_first([10, 10], 7), [3, 4]);
@@ -134,7 +137,7 @@ fn a_pair_is_cut_where_it_is_longer() {
 }
 
 #[test]
-fn offsets_are_bytes_of_the_text() {
+fn offsets_are_byte_ranges_of_the_text() {
     let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
     let (first, second) = ("Naïve CAFÉ", "the stars");
     let encoding = tokenizer.encode_pair(first, second, None).unwrap();
@@ -151,7 +154,7 @@ fn offsets_are_bytes_of_the_text() {
 }
 
 #[test]
-fn padding_goes_where_it_is_asked_for() {
+fn padding_is_on_the_given_side() {
     let tokenizer = Tokenizer::from_folder(folder("bert_uncased")).unwrap();
     let texts = ["the stars", "the stars burned in the galaxy"];
     let right = tokenizer.encode_batch(&texts, Padding::Right, None).unwrap();
@@ -195,7 +198,7 @@ fn word_level() -> serde_json::Value {
 }
 
 #[test]
-fn stored_truncation_and_padding_are_dropped() {
+fn truncation_and_padding_of_the_file_are_ignored() {
     let dir = scratch(&[("tokenizer.json", word_level())]);
     let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
     assert_eq!(tokenizer.encode("a b a b", true).unwrap(), [4, 5, 4, 5]);
@@ -204,7 +207,7 @@ fn stored_truncation_and_padding_are_dropped() {
 }
 
 #[test]
-fn special_ids_come_from_every_file_that_tells() {
+fn special_tokens_are_read_from_all_configuration_files() {
     let dir = scratch(&[
         ("tokenizer.json", word_level()),
         (
@@ -225,7 +228,7 @@ fn special_ids_come_from_every_file_that_tells() {
     };
     assert_eq!(*tokenizer.special(), expected);
     assert_eq!(tokenizer.max_length(), Some(77));
-    // Beside a tokenizer.json, whose post-processor has the last word, add_bos_token says nothing.
+    // add_bos_token has no effect with a tokenizer.json, which has its own post-processor.
     assert_eq!(tokenizer.encode("a b", true).unwrap(), [4, 5]);
     assert_eq!(tokenizer.decode(&[2, 4, 3], true).unwrap(), "a");
 }
@@ -245,7 +248,7 @@ fn tokens_that_the_configuration_lists_are_added() {
     };
     assert_eq!(ids(&config), [4, 6, 5, 7, 8, 9, 1]);
     config["extra_special_tokens"] = json!(["<more>"]);
-    assert_eq!(ids(&config), [4, 6, 5, 7, 1, 8], "of two lists the newer key counts");
+    assert_eq!(ids(&config), [4, 6, 5, 7, 1, 8], "the newer key takes precedence");
     config["extra_special_tokens"] = json!({"more": "<more>"});
     config["tool_token"] = json!("<tool>");
     config["bos_token"] = json!("<begin>");
@@ -253,7 +256,7 @@ fn tokens_that_the_configuration_lists_are_added() {
 }
 
 #[test]
-fn a_tokenizer_that_its_reader_would_not_survive_is_refused_by_its_file() {
+fn a_malicious_tokenizer_is_rejected_with_its_file() {
     let bomb = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(40)});
     for (key, part) in [
         ("normalizer", json!({"type": "Sequence", "normalizers": vec![bomb; 4]})),
@@ -272,8 +275,8 @@ fn a_tokenizer_that_its_reader_would_not_survive_is_refused_by_its_file() {
 }
 
 #[test]
-fn what_a_tokenizer_panics_at_is_an_error_that_names_the_file() {
-    // The crate takes a character from the end of a token that has none.
+fn a_panic_of_the_tokenizers_crate_is_an_error_with_the_file() {
+    // The crate strips a character from the end of an empty token.
     let mut file = word_level();
     file["decoder"] = json!({"type": "Sequence", "decoders": [
         {"type": "Replace", "pattern": {"String": "a"}, "content": ""},
@@ -285,23 +288,19 @@ fn what_a_tokenizer_panics_at_is_an_error_that_names_the_file() {
 }
 
 #[test]
-fn turns_end_at_what_is_spelled_so() {
+fn end_of_turn_tokens_are_found_by_name() {
     let listed = |tokens: &[&str]| {
         let config = json!({"additional_special_tokens": tokens});
         let dir = scratch(&[("tokenizer.json", word_level()), ("tokenizer_config.json", config)]);
         Tokenizer::from_folder(dir.path()).unwrap().turn_ends()
     };
     assert_eq!(listed(&["<|im_end|>", "<x>", "<|end|>"]), [6, 8]);
-    assert_eq!(
-        listed(&["<|return|>", "<|end|>"]),
-        [6],
-        "where calls and returns end a turn, <|end|> does not"
-    );
+    assert_eq!(listed(&["<|return|>", "<|end|>"]), [6], "<|end|> does not end a turn of the harmony format");
     assert_eq!(listed(&[]), [0u32; 0]);
 }
 
 #[test]
-fn a_longest_input_may_be_spelled_as_python_spells_numbers() {
+fn model_max_length_may_be_any_number_of_python() {
     let dir = scratch(&[("tokenizer.json", word_level())]);
     let longest = |length: &str| {
         let config = format!("{{\"model_max_length\": {length}, \"bos_token\": \"<s>\"}}");
@@ -332,7 +331,7 @@ fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_class_that_splits_words_in_its_own_way_is_refused_by_name() {
+fn unsupported_tokenizer_classes_are_rejected_by_name() {
     let dir = vocabulary(&["a", "##b"]);
     let read = |file: &str, class: &str| {
         let config = json!({"tokenizer_class": class, "model_type": "bert"});
@@ -354,7 +353,7 @@ fn a_class_that_splits_words_in_its_own_way_is_refused_by_name() {
 }
 
 #[test]
-fn a_vocabulary_of_smiles_is_read_as_chemists_write_it() {
+fn a_smiles_vocabulary_splits_into_smiles_tokens() {
     let chemistry =
         ["c", "C", "(", ")", "=", "O", "[C@H]", "[C@@H]", "Cl", ">>", "1", "[N+]", "%10", ".", "Br"];
     let dir = vocabulary(&chemistry);
@@ -371,7 +370,7 @@ fn a_vocabulary_of_smiles_is_read_as_chemists_write_it() {
         (whole.ids.first(), whole.ids.last()),
         (tokenizer.special().cls.as_ref(), tokenizer.special().sep.as_ref())
     );
-    // The class says the same of any vocabulary; a piece of a word says that there are words.
+    // A `##` subword makes it WordPiece, unless the tokenizer class is the SMILES tokenizer.
     let dir = vocabulary(&[&chemistry[..], &["##ing"]].concat());
     assert_eq!(tokens(&Tokenizer::from_folder(dir.path()).unwrap(), "CCl"), ["[UNK]"]);
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "SmilesTokenizer"}"#).unwrap();
@@ -379,31 +378,31 @@ fn a_vocabulary_of_smiles_is_read_as_chemists_write_it() {
 }
 
 #[test]
-fn a_vocabulary_of_single_capitals_is_an_alphabet_of_residues() {
+fn a_vocabulary_of_single_capital_letters_splits_into_residues() {
     let residues: Vec<String> = "ACDEFGHIKLMNPQRSTVWY".chars().map(String::from).collect();
     let dir = vocabulary(&residues.iter().map(String::as_str).collect::<Vec<_>>());
     let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
     let expected = ["E", "V", "Q", "[MASK]", "L", "[UNK]"];
     assert_eq!(tokens(&tokenizer, "EVQ[MASK]LX"), expected);
     assert_eq!(tokens(&tokenizer, "E V Q [MASK] L X"), expected);
-    // What the release says comes first.
+    // Settings of the configuration take precedence.
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"do_lower_case": true}"#).unwrap();
     assert_eq!(tokens(&Tokenizer::from_folder(dir.path()).unwrap(), "E"), ["[UNK]"]);
 }
 
 #[test]
-fn lower_case_comes_before_a_tokenizers_own_rules() {
+fn lowercasing_comes_before_the_other_normalizers() {
     let cased = Tokenizer::from_folder(folder("bert_cased")).unwrap();
     let ids = |tokenizer: &Tokenizer, text: &str| tokenizer.encode(text, true).unwrap();
     assert_ne!(ids(&cased, "The Star"), ids(&cased, "the star"));
     let lower = cased.clone().with_lower_case().unwrap();
     assert_eq!(ids(&lower, "The Star"), ids(&cased, "the star"));
-    // Tokens of the vocabulary that stand for themselves are found before.
+    // Special tokens are matched before normalization.
     assert_eq!(ids(&lower, "[MASK]"), ids(&cased, "[MASK]"));
 }
 
 #[test]
-fn what_is_missing_or_damaged_is_named() {
+fn missing_or_damaged_files_are_named() {
     let empty = scratch(&[]);
     let error = Tokenizer::from_folder(empty.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -428,7 +427,7 @@ fn what_is_missing_or_damaged_is_named() {
 }
 
 #[test]
-fn an_added_token_out_of_place_is_refused() {
+fn an_added_token_with_a_wrong_id_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["vocab.json", "merges.txt"] {
         fs::copy(folder("gpt2").join(name), dir.path().join(name)).unwrap();
@@ -442,12 +441,12 @@ fn an_added_token_out_of_place_is_refused() {
 
 proptest::proptest! {
     #[test]
-    fn bytes_that_are_no_sentencepiece_model_never_panic(bytes in proptest::collection::vec(0u8..40, 0..200)) {
+    fn invalid_sentencepiece_models_never_panic(bytes in proptest::collection::vec(0u8..40, 0..200)) {
         let _ = sentencepiece::read(&bytes, true, None);
     }
 
     #[test]
-    fn any_text_survives_bytes_and_back(text in "\\PC{0,40}") {
+    fn byte_level_encoding_is_lossless(text in "\\PC{0,40}") {
         let tokenizer = Tokenizer::from_folder(folder("gpt2")).unwrap();
         let ids = tokenizer.encode(&text, false).unwrap();
         proptest::prop_assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
@@ -455,7 +454,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn a_merge_that_makes_no_token_is_an_error_that_names_it() {
+fn a_merge_of_an_unknown_token_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let vocab = r#"{"a": 0, "b<": 3, "b": 4, "</w>": 5, "ab": 6}"#;
     std::fs::write(folder.path().join("vocab.json"), vocab).unwrap();

@@ -1,5 +1,5 @@
-//! Tokenizers whose release is one `vocab.txt`, a token a line: BERT's WordPiece, and the alphabets of chemistry and of
-//! proteins that networks of BERT's shape read.
+//! Tokenizers of a `vocab.txt` with one token per line: WordPiece (BERT), SMILES tokens of chemical models and amino
+//! acids of protein models.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(super) const BERT_TOKENS: [(&str, &str); 5] = [
     ("mask_token", "[MASK]"),
 ];
 
-/// The classes that split words as BERT does. Each may end in `Fast`.
+/// Tokenizer classes that are WordPiece as in BERT. Each may end in `Fast`.
 const WORD_PIECE: [&str; 17] = [
     "BertTokenizer",
     "ConvBertTokenizer",
@@ -42,29 +42,30 @@ const WORD_PIECE: [&str; 17] = [
     "VisualBertTokenizer",
 ];
 
-/// The class of rxnfp and DeepChem over SMILES.
+/// The SMILES tokenizer class of rxnfp and DeepChem.
 const SMILES_CLASS: &str = "SmilesTokenizer";
 
-/// The tokens of a SMILES string: atoms in brackets, the usual ones without, bonds, rings, branches, and what stands
-/// between the molecules of a reaction. Schwaller et al. 2019, "Molecular Transformer"; what is none is dropped.
+/// Regular expression of the tokens of a SMILES string: bracket atoms, atoms of the organic subset, bonds, ring
+/// closures, branches and reaction arrows. Schwaller et al. 2019, "Molecular Transformer". Other characters are
+/// dropped.
 const SMILES: &str = concat!(
     r"\%\([0-9]{3}\)|\[[^\]]+\]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\||\(|\)|\.|=|#|-|\+|\\|/|:|~|@|\?|>>?|\*|\$|",
     r"\%[0-9]{2}|[0-9]"
 );
 
-/// How a text falls apart before the vocabulary is asked.
+/// How a text is split before the vocabulary lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Splitting {
-    /// At white space and punctuation; words into pieces.
+    /// At whitespace and punctuation, then into WordPiece tokens.
     Words,
-    /// Into the symbols of a SMILES string.
+    /// Into the tokens of a SMILES string.
     Smiles,
-    /// Into its letters: a protein's residues.
+    /// Into single letters: the residues of a protein.
     Letters,
 }
 
 impl Splitting {
-    /// As the class says that the release names, or else the vocabulary.
+    /// By the tokenizer class of the configuration, or else by the vocabulary.
     fn of(folder: &Folder, vocab: &Vocab) -> Result<Self> {
         let places = [("tokenizer_config.json", &folder.tokenizer), ("config.json", &folder.model)];
         let named =
@@ -75,11 +76,11 @@ impl Splitting {
                 Ok(Self::Words)
             }
             Some((file, name)) => Err(Error::unsupported(format!(
-                "tokenizer_class \"{name}\" splits words in a way of its own, which is not implemented"
+                "tokenizer_class \"{name}\" is not implemented"
             ))
             .at(folder.root.join(file))
             .hint(
-                "vocab.txt is read for BertTokenizer and its relatives; a tokenizer.json beside it would be taken",
+                "vocab.txt is supported for BertTokenizer and its variants; a tokenizer.json in the same folder would be used instead",
             )),
             None if is_smiles(vocab) => Ok(Self::Smiles),
             None if is_alphabet(vocab) => Ok(Self::Letters),
@@ -88,24 +89,24 @@ impl Splitting {
     }
 }
 
-/// Whether the words are those of SMILES: chiral carbons, bonds and branches, and no pieces of words.
+/// Whether the vocabulary is one of SMILES: chiral carbons, bonds and branches, and no `##` subwords.
 fn is_smiles(vocab: &Vocab) -> bool {
     let known = ["[C@H]", "[C@@H]", "(", ")", "=", "c", "C"];
-    known.iter().all(|token| vocab.contains_key(*token)) && !has_pieces(vocab)
+    known.iter().all(|token| vocab.contains_key(*token)) && !has_subwords(vocab)
 }
 
-/// Whether all tokens but the special ones are single capital letters: what stands in no text with spaces between.
+/// Whether all tokens except special tokens are single capital letters, as for amino acids.
 fn is_alphabet(vocab: &Vocab) -> bool {
     let mut letters = vocab.keys().filter(|token| !(token.starts_with('[') && token.ends_with(']')));
     let is_capital = |token: &String| matches!(token.as_bytes(), [b'A'..=b'Z']);
     vocab.len() > 20 && letters.all(is_capital)
 }
 
-fn has_pieces(vocab: &Vocab) -> bool {
+fn has_subwords(vocab: &Vocab) -> bool {
     vocab.keys().any(|token| token.len() > 2 && token.starts_with("##"))
 }
 
-/// The tokenizer of a `vocab.txt`; ids are line numbers.
+/// Loads the tokenizer of a `vocab.txt`; token ids are line numbers.
 pub(super) fn read(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer> {
     let text = misnamed::read_text(path)?;
     let vocab: Vocab = text.lines().zip(0u32..).map(|(token, id)| (token.to_string(), id)).collect();
@@ -123,7 +124,7 @@ pub(super) fn read(path: &Path, folder: &Folder) -> Result<tokenizers::Tokenizer
     let setting = |name: &str, default: bool| folder.tokenizer[name].as_bool().unwrap_or(default);
     let model = WordPiece::builder().vocab(vocab).unk_token(unk).build();
     let mut tokenizer =
-        tokenizers::Tokenizer::new(model.map_err(|e| tokenizer_error("not a vocabulary", e))?);
+        tokenizers::Tokenizer::new(model.map_err(|e| tokenizer_error("invalid vocabulary", e))?);
     let lowercase = setting("do_lower_case", splitting == Splitting::Words);
     let normalizer = match splitting {
         Splitting::Words | Splitting::Letters => Some(json!({

@@ -55,7 +55,7 @@ const STR: [&str; 45] = [
 ];
 const LIST: [&str; 3] = ["copy", "count", "index"];
 const DICT: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
-/// What the immutable sandbox refuses.
+/// Mutating methods, which the immutable sandbox forbids.
 pub(super) const CHANGES: [&str; 11] = [
     "append",
     "clear",
@@ -70,7 +70,7 @@ pub(super) const CHANGES: [&str; 11] = [
     "update",
 ];
 
-/// Whether `value` has a method `name`.
+/// Whether `value` has the method `name`.
 pub(super) fn has(value: &Value, name: &str) -> bool {
     match value {
         Value::Str(_) => STR.contains(&name) && !name.starts_with('_'),
@@ -99,7 +99,7 @@ impl Renderer {
             return Ok(value);
         }
         if let Value::Dict(entries) = value {
-            self.pay(1 + entries.items.len() as u64 / 16)?;
+            self.charge(1 + entries.items.len() as u64 / 16)?;
             let found =
                 entries.items.iter().find(|(key, _)| matches!(key, Value::Str(key) if **key == *name));
             if let Some((_, value)) = found {
@@ -109,7 +109,7 @@ impl Renderer {
         Ok(Value::Undefined(format!("{} object has no attribute '{name}'", value.kind()).into()))
     }
 
-    /// What a value of its kind has under `name`.
+    /// The method or built-in attribute `name` of a value.
     fn own_attribute(&mut self, value: &Value, name: &str) -> Res<Option<Value>> {
         if has(value, name) {
             if value.depth() >= DEPTH {
@@ -121,14 +121,14 @@ impl Renderer {
         Ok(match &**object {
             Object::Namespace(attributes) => {
                 let attributes = attributes.borrow();
-                self.pay(1 + attributes.len() as u64 / 16)?;
+                self.charge(1 + attributes.len() as u64 / 16)?;
                 attributes.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.clone())
             }
             Object::Loop(state) => {
                 let (i, count) = (state.index.get(), state.items.items.len());
                 let at = |i: Option<usize>| match i.and_then(|i| state.items.items.get(i)) {
                     Some(value) => value.clone(),
-                    None => Value::Undefined("there is no such item".into()),
+                    None => Value::Undefined("no such item".into()),
                 };
                 Some(match name {
                     "index" => Value::Int(i as i64 + 1),
@@ -172,7 +172,7 @@ impl Renderer {
             }
             Value::Str(text) => {
                 if let Some(index) = index.int() {
-                    self.pay_text(text.len())?;
+                    self.charge_text(text.len())?;
                     let at = if index < 0 { index + text.chars().count() as i64 } else { index };
                     let found = usize::try_from(at).ok().and_then(|at| text.chars().nth(at));
                     return Ok(found.map_or_else(missing, |c| Value::str(c.encode_utf8(&mut [0; 4]))));
@@ -220,14 +220,14 @@ impl Renderer {
                 }
             }
             Value::Str(text) => {
-                self.pay_times(text.len(), 3)?;
+                self.charge_times(text.len(), 3)?;
                 let chosen: String = if text.is_ascii() && step == 1 {
                     let mut all = indices(text.len());
                     let from = all.next();
                     let count = all.count() + usize::from(from.is_some());
                     from.map_or("", |from| &text[from..from + count]).to_string()
                 } else {
-                    self.pay_times(text.len(), 8)?;
+                    self.charge_times(text.len(), 8)?;
                     let chars: Vec<char> = text.chars().collect();
                     indices(chars.len()).map(|i| chars[i]).collect()
                 };

@@ -1,4 +1,4 @@
-//! Time as C writes it, in UTC.
+//! `strftime` in UTC.
 
 use super::state::Renderer;
 use super::{Fault, Res};
@@ -19,10 +19,10 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// Writes the renderer's time by the codes of glibc's `strftime` in the C locale, and Python's `%f`; other codes stay
-/// as they are. `%Z` and `%z` are empty, as for Python's `datetime.now()`.
+/// Formats the time of the rendering as glibc's `strftime` in the C locale, with Python's `%f`; unknown codes are
+/// copied. `%Z` and `%z` are empty, as for Python's `datetime.now()`.
 pub(super) fn strftime(renderer: &mut Renderer, format: &str) -> Res<String> {
-    renderer.pay_text(format.len())?;
+    renderer.charge_text(format.len())?;
     let clock = Clock::at(renderer.now());
     let mut out = String::new();
     let mut rest = format;
@@ -41,7 +41,7 @@ pub(super) fn strftime(renderer: &mut Renderer, format: &str) -> Res<String> {
         while let Some((_, digit)) = chars.next_if(|(_, c)| c.is_ascii_digit()) {
             flags.width = flags.width * 10 + digit.to_digit(10).unwrap_or(0) as usize;
             if flags.width > 1000 {
-                return Err(Fault::failed("a time is not written 1000 characters wide"));
+                return Err(Fault::failed("strftime width above 1000"));
             }
         }
         let Some((i, c)) = chars.next() else {
@@ -51,7 +51,7 @@ pub(super) fn strftime(renderer: &mut Renderer, format: &str) -> Res<String> {
         let length = 1 + i + c.len_utf8();
         match clock.write(c, &flags) {
             Some(text) => {
-                renderer.pay_text(text.len())?;
+                renderer.charge_text(text.len())?;
                 out.push_str(&text);
             }
             None => out.push_str(&code[..length]),
@@ -76,7 +76,7 @@ struct Clock {
     /// From 0.
     month: usize,
     day: u64,
-    /// From 0, a Sunday.
+    /// From 0, Sunday.
     weekday: u64,
     /// From 0.
     day_of_year: u64,
@@ -108,7 +108,7 @@ impl Clock {
         }
     }
 
-    /// The year and week by ISO 8601: the week of a year's first Thursday is its first.
+    /// Year and week of ISO 8601: week 1 is the week with the first Thursday of the year.
     fn iso_week(&self) -> (u64, u64) {
         let monday_based = (self.weekday + 6) % 7;
         let week = (self.day_of_year + 10 - monday_based) / 7;
@@ -206,7 +206,7 @@ fn leap(year: u64) -> bool {
     year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
-/// The year of a number of days since 1970, and the day in it from 0, by the Gregorian calendar.
+/// The Gregorian year, and the day of the year from 0, of a number of days since 1970.
 fn year_and_day(days: u64) -> (u64, u64) {
     // 400 years have 146,097 days, so the loop below runs 400 times at most.
     let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);

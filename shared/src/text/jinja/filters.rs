@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::methods::{capitalized, titled};
 use super::parser::Op;
-use super::state::{Given, Renderer};
+use super::state::{CallArguments, Renderer};
 use super::value::{Object, Value};
 use super::{Fault, Res};
 
@@ -106,11 +106,11 @@ const TESTS: [&str; 39] = [
 ];
 
 impl Renderer {
-    pub(super) fn test(&mut self, name: &str, value: &Value, given: &Given) -> Res<bool> {
-        let other = || given.want(0, "other");
+    pub(super) fn test(&mut self, name: &str, value: &Value, given: &CallArguments) -> Res<bool> {
+        let other = || given.required(0, "other");
         let whole = || match value.int() {
             Some(value) => Ok(value),
-            None => Err(Fault::failed(format!("a test of type {}, wanted int", value.kind()))),
+            None => Err(Fault::failed(format!("test argument must be int, not {}", value.kind()))),
         };
         Ok(match name {
             "defined" => !value.is_undefined(),
@@ -155,7 +155,7 @@ impl Renderer {
             },
             "lower" | "upper" => {
                 let text = self.shown(value)?;
-                self.pay_text(text.len())?;
+                self.charge_text(text.len())?;
                 let (lower, upper) =
                     (text.chars().any(char::is_lowercase), text.chars().any(char::is_uppercase));
                 if name == "lower" { lower && !upper } else { upper && !lower }
@@ -167,13 +167,13 @@ impl Renderer {
         })
     }
 
-    /// The attribute of `value` that a filter's argument names: `a.b.0`.
+    /// The attribute of `value` at a dotted path such as `a.b.0`.
     fn path(&mut self, value: &Value, path: &Value) -> Res<Value> {
         let Value::Str(path) = path else { return self.item(value, path) };
         let mut value = value.clone();
-        self.pay_text(path.len())?;
+        self.charge_text(path.len())?;
         for part in path.split('.') {
-            self.pay(1)?;
+            self.charge(1)?;
             if value.is_undefined() {
                 return Ok(value);
             }
@@ -188,7 +188,7 @@ impl Renderer {
         Ok(value)
     }
 
-    /// What is compared of `value`: small letters of text unless the case matters.
+    /// The sort key of `value`: lowercase text unless `exact`.
     fn folded(&mut self, value: Value, exact: bool) -> Res<Value> {
         match value {
             Value::Str(text) if !exact => self.text(text.to_lowercase()),
@@ -196,7 +196,7 @@ impl Renderer {
         }
     }
 
-    /// The items of `value` with what they are sorted by.
+    /// The items of `value` with their sort keys.
     fn keyed(&mut self, value: &Value, path: Option<&Value>, exact: bool) -> Res<Vec<(Value, Value)>> {
         let mut keyed = Vec::new();
         for item in self.iterate(value)? {
@@ -219,10 +219,12 @@ impl Renderer {
         Ok(keyed)
     }
 
-    fn chosen(&mut self, value: &Value, given: &Given, by_attribute: bool, keep: bool) -> Res<Value> {
+    fn chosen(&mut self, value: &Value, given: &CallArguments, by_attribute: bool, keep: bool) -> Res<Value> {
         let mut kept = Vec::new();
         let (path, rest) = match by_attribute {
-            true => (Some(given.want(0, "attribute")?), &given.positional[1.min(given.positional.len())..]),
+            true => {
+                (Some(given.required(0, "attribute")?), &given.positional[1.min(given.positional.len())..])
+            }
             false => (None, &given.positional[..]),
         };
         for item in self.iterate(value)? {
@@ -233,11 +235,11 @@ impl Renderer {
             let holds = match rest.split_first() {
                 Some((name, arguments)) => {
                     let name = self.shown(name)?;
-                    self.pay(arguments.len() as u64)?;
+                    self.charge(arguments.len() as u64)?;
                     self.test(
                         &name,
                         &tested,
-                        &Given { positional: arguments.to_vec(), named: given.named.clone() },
+                        &CallArguments { positional: arguments.to_vec(), named: given.named.clone() },
                     )?
                 }
                 None => tested.truth(),
@@ -249,12 +251,12 @@ impl Renderer {
         self.list(kept)
     }
 
-    pub(super) fn filter(&mut self, name: &str, value: &Value, given: &Given) -> Res<Value> {
+    pub(super) fn filter(&mut self, name: &str, value: &Value, given: &CallArguments) -> Res<Value> {
         let mut needs = || self.shown(value);
         match name {
             "upper" | "lower" | "capitalize" | "title" => {
                 let text = needs()?;
-                self.pay_times(text.len(), 2)?;
+                self.charge_times(text.len(), 2)?;
                 self.text(match name {
                     "upper" => text.to_uppercase(),
                     "lower" => text.to_lowercase(),
@@ -274,7 +276,7 @@ impl Renderer {
             }
             "e" | "escape" | "forceescape" => {
                 let text = needs()?;
-                self.pay_times(text.len(), 6)?;
+                self.charge_times(text.len(), 6)?;
                 let mut out = String::new();
                 for c in text.chars() {
                     match c {
@@ -290,7 +292,7 @@ impl Renderer {
             }
             "urlencode" => {
                 let text = needs()?;
-                self.pay_times(text.len(), 3)?;
+                self.charge_times(text.len(), 3)?;
                 let mut out = String::new();
                 for byte in text.bytes() {
                     match byte {
@@ -305,7 +307,7 @@ impl Renderer {
             "tojson" => self.json_of(value, given),
             "length" | "count" => match value {
                 Value::Str(text) => {
-                    self.pay_text(text.len())?;
+                    self.charge_text(text.len())?;
                     Ok(Value::Int(text.chars().count() as i64))
                 }
                 Value::List(items) | Value::Tuple(items) => Ok(Value::Int(items.items.len() as i64)),
@@ -335,7 +337,7 @@ impl Renderer {
             },
             "reverse" => match value {
                 Value::Str(text) => {
-                    self.pay_text(text.len())?;
+                    self.charge_text(text.len())?;
                     self.text(text.chars().rev().collect::<String>())
                 }
                 value => {
@@ -357,7 +359,7 @@ impl Renderer {
                         None => item,
                     };
                     let text = self.shown(&item)?;
-                    self.pay_text(text.len() + separator.len())?;
+                    self.charge_text(text.len() + separator.len())?;
                     if i > 0 {
                         out.push_str(&separator);
                     }
@@ -367,8 +369,8 @@ impl Renderer {
             }
             "replace" => {
                 let text = needs()?;
-                let old = self.shown(given.want(0, "old")?)?;
-                let new = self.shown(given.want(1, "new")?)?;
+                let old = self.shown(given.required(0, "old")?)?;
+                let new = self.shown(given.required(1, "new")?)?;
                 let times = given.int(2, "count")?;
                 self.replaced(&text, &old, &new, times)
             }
@@ -380,7 +382,7 @@ impl Renderer {
             "indent" => self.indented(value, given),
             "wordcount" => {
                 let text = needs()?;
-                self.pay_text(text.len())?;
+                self.charge_text(text.len())?;
                 let words =
                     text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty());
                 Ok(Value::Int(words.count() as i64))
@@ -388,7 +390,7 @@ impl Renderer {
             "wordwrap" => self.wrapped(value, given),
             "truncate" => {
                 let text = needs()?;
-                self.pay_times(text.len(), 2)?;
+                self.charge_times(text.len(), 2)?;
                 let length = usize::try_from(given.int(0, "length")?.unwrap_or(255)).unwrap_or(0);
                 let end = given.str(2, "end")?.unwrap_or("...");
                 let leeway = usize::try_from(given.int(3, "leeway")?.unwrap_or(5)).unwrap_or(0);
@@ -405,7 +407,7 @@ impl Renderer {
             }
             "striptags" => {
                 let text = needs()?;
-                self.pay_times(text.len(), 2)?;
+                self.charge_times(text.len(), 2)?;
                 let mut out = String::new();
                 let mut rest = &*text;
                 while let Some(at) = rest.find('<') {
@@ -482,7 +484,7 @@ impl Renderer {
                 let (reverse, exact) = (given.flag(0, "reverse"), given.flag(1, "case_sensitive"));
                 let path = given.get(2, "attribute").cloned();
                 let mut keyed = self.keyed(value, path.as_ref(), exact)?;
-                // Equal ones keep their order when it is turned round, too.
+                // The reversed sort is stable, too.
                 if reverse {
                     keyed.reverse();
                 }
@@ -521,7 +523,7 @@ impl Renderer {
                 self.list(kept)
             }
             "groupby" => {
-                let path = given.want(0, "attribute")?.clone();
+                let path = given.required(0, "attribute")?.clone();
                 let exact = given.flag(2, "case_sensitive");
                 let mut keyed = self.keyed(value, Some(&path), exact)?;
                 self.sort_by(&mut keyed, |(key, _)| key)?;
@@ -564,8 +566,9 @@ impl Renderer {
                         },
                         (None, Some((filter, arguments))) => {
                             let filter = self.shown(filter)?;
-                            self.pay(arguments.len() as u64 + 1)?;
-                            let given = Given { positional: arguments.to_vec(), named: given.named.clone() };
+                            self.charge(arguments.len() as u64 + 1)?;
+                            let given =
+                                CallArguments { positional: arguments.to_vec(), named: given.named.clone() };
                             self.deeper(|r| r.filter(&filter, &item, &given))?
                         }
                         (None, None) => return Err(Fault::failed("map requires a filter argument")),
@@ -574,9 +577,9 @@ impl Renderer {
                 self.list(out)
             }
             "attr" => {
-                let name = self.shown(given.want(0, "name")?)?;
+                let name = self.shown(given.required(0, "name")?)?;
                 match value {
-                    // Attributes alone, not keys.
+                    // Attributes only, not keys.
                     Value::Dict(_) if !super::attributes::has(value, &name) => Ok(Value::Undefined(name)),
                     value => self.attribute(value, &name),
                 }
@@ -584,14 +587,14 @@ impl Renderer {
             "batch" => {
                 let size =
                     given.int(0, "linecount")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-                let size = size.ok_or_else(|| Fault::failed("batch of no items"))?;
+                let size = size.ok_or_else(|| Fault::failed("batch linecount must be positive"))?;
                 let items = self.iterate(value)?;
                 let fill = given.get(1, "fill_with").filter(|fill| !matches!(fill, Value::None)).cloned();
                 let mut out = Vec::new();
                 for chunk in items.chunks(size) {
                     let mut chunk = chunk.to_vec();
                     if let Some(fill) = &fill {
-                        self.pay((size - chunk.len()) as u64)?;
+                        self.charge((size - chunk.len()) as u64)?;
                         chunk.resize(size, fill.clone());
                     }
                     out.push(self.list(chunk)?);
@@ -600,9 +603,9 @@ impl Renderer {
             }
             "slice" => {
                 let slices = given.int(0, "slices")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-                let slices = slices.ok_or_else(|| Fault::failed("slice into no parts"))?;
+                let slices = slices.ok_or_else(|| Fault::failed("slices must be positive"))?;
                 let items = self.iterate(value)?;
-                self.pay(slices as u64)?;
+                self.charge(slices as u64)?;
                 let fill = given.get(1, "fill_with").filter(|fill| !matches!(fill, Value::None)).cloned();
                 let (each, more) = (items.len() / slices, items.len() % slices);
                 let mut out = Vec::new();
@@ -628,12 +631,12 @@ impl Renderer {
     fn add(&mut self, left: &Value, right: &Value) -> Res<Value> {
         match (left.int(), right.int(), left.number(), right.number()) {
             (Some(a), Some(b), ..) => {
-                a.checked_add(b).map(Value::Int).ok_or_else(|| Fault::failed("a number of more than 64 bits"))
+                a.checked_add(b).map(Value::Int).ok_or_else(|| Fault::failed("integer of more than 64 bits"))
             }
             (.., Some(a), Some(b)) => Ok(Value::Float(a + b)),
             _ => match (left, right) {
                 (Value::List(a), Value::List(b)) => {
-                    self.pay((a.items.len() + b.items.len()) as u64)?;
+                    self.charge((a.items.len() + b.items.len()) as u64)?;
                     self.list([&a.items[..], &b.items[..]].concat())
                 }
                 _ => Err(Fault::failed(format!(
@@ -645,12 +648,12 @@ impl Renderer {
         }
     }
 
-    fn int_of(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    fn int_of(&mut self, value: &Value, given: &CallArguments) -> Res<Value> {
         let default = given.get(0, "default").cloned().unwrap_or(Value::Int(0));
         let base = given.int(1, "base")?.unwrap_or(10);
         Ok(match value {
             Value::Str(text) => {
-                self.pay_text(text.len())?;
+                self.charge_text(text.len())?;
                 let text = text.trim().replace('_', "");
                 let digits = match base {
                     16 => text.trim_start_matches("0x").trim_start_matches("0X"),
@@ -672,7 +675,7 @@ impl Renderer {
         })
     }
 
-    fn rounded(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    fn rounded(&mut self, value: &Value, given: &CallArguments) -> Res<Value> {
         let precision = given.int(0, "precision")?.unwrap_or(0);
         let method = given.str(1, "method")?.unwrap_or("common").to_string();
         let Some(number) = value.number() else {
@@ -689,7 +692,7 @@ impl Renderer {
             "ceil" => (number * scale).ceil() / scale,
             "floor" => (number * scale).floor() / scale,
             "common" if precision >= 0 => {
-                // The digits that are shown round half to even on the exact value, as Python's do.
+                // Formatting rounds the exact value half to even, as Python does.
                 format!("{number:.*}", precision as usize).parse().unwrap_or(number)
             }
             "common" => (number * scale).round_ties_even() / scale,
@@ -697,24 +700,24 @@ impl Renderer {
         }))
     }
 
-    fn indented(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    fn indented(&mut self, value: &Value, given: &CallArguments) -> Res<Value> {
         let text = self.shown(value)?;
         let indent: Rc<str> = match given.get(0, "width") {
             Some(Value::Str(indent)) => indent.clone(),
             None => "    ".into(),
             Some(width) => {
                 let Some(width) = width.int() else {
-                    return Err(Fault::failed(format!("width is of type {}, wanted int", width.kind())));
+                    return Err(Fault::failed(format!("width must be int, not {}", width.kind())));
                 };
                 let width = usize::try_from(width).unwrap_or(0);
-                self.pay_text(width)?;
+                self.charge_text(width)?;
                 " ".repeat(width).into()
             }
         };
         let (first, blank) = (given.flag(1, "first"), given.flag(2, "blank"));
-        self.pay_times(text.len(), 2)?;
+        self.charge_times(text.len(), 2)?;
         let lines = text.matches('\n').count() + 1;
-        self.pay_times(indent.len() + 1, lines)?;
+        self.charge_times(indent.len() + 1, lines)?;
         let mut out = String::new();
         for (i, line) in text.split('\n').enumerate() {
             if i > 0 {
@@ -728,12 +731,12 @@ impl Renderer {
         self.text(out)
     }
 
-    fn wrapped(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    fn wrapped(&mut self, value: &Value, given: &CallArguments) -> Res<Value> {
         let text = self.shown(value)?;
         let width = usize::try_from(given.int(0, "width")?.unwrap_or(79)).unwrap_or(0).max(1);
         let breaks = given.get(1, "break_long_words").is_none_or(Value::truth);
         let separator = given.str(2, "wrapstring")?.unwrap_or("\n").to_string();
-        self.pay_times(text.len(), 4 + separator.len())?;
+        self.charge_times(text.len(), 4 + separator.len())?;
         let mut lines: Vec<String> = Vec::new();
         for paragraph in text.split('\n') {
             let mut line = String::new();

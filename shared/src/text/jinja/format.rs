@@ -1,13 +1,13 @@
-//! Values as text: as Python shows them, as JSON, and by its two kinds of formats.
+//! Values as text: `str`, `repr`, JSON, `%` formatting and `str.format`.
 
 use std::rc::Rc;
 
-use super::state::{Given, Renderer, too_deep};
+use super::state::{CallArguments, Renderer, too_deep};
 use super::value::{Object, Value};
 use super::{DEPTH, Fault, Res};
 
 impl Renderer {
-    /// `str(value)`; what is undefined is empty.
+    /// `str(value)`; undefined values are empty.
     pub(super) fn shown(&mut self, value: &Value) -> Res<Rc<str>> {
         match value {
             Value::Str(text) => Ok(text.clone()),
@@ -20,9 +20,9 @@ impl Renderer {
         }
     }
 
-    /// Adds `repr(value)` to `out`.
+    /// Appends `repr(value)` to `out`.
     pub(super) fn repr(&mut self, value: &Value, out: &mut String) -> Res<()> {
-        self.pay(1)?;
+        self.charge(1)?;
         match value {
             Value::Undefined(_) => out.push_str("Undefined"),
             Value::None => out.push_str("None"),
@@ -30,7 +30,7 @@ impl Renderer {
             Value::Int(value) => out.push_str(&value.to_string()),
             Value::Float(value) => out.push_str(&float(*value)),
             Value::Str(text) => {
-                self.pay_times(text.len(), 2)?;
+                self.charge_times(text.len(), 2)?;
                 quoted(text, out);
             }
             Value::List(items) => {
@@ -80,15 +80,15 @@ impl Renderer {
         Ok(())
     }
 
-    /// JSON as Python's `json.dumps` writes it, by transformers' defaults: prompts were trained on that.
-    pub(super) fn json_of(&mut self, value: &Value, given: &Given) -> Res<Value> {
+    /// The `tojson` filter: Python's `json.dumps` with the defaults of transformers.
+    pub(super) fn json_of(&mut self, value: &Value, given: &CallArguments) -> Res<Value> {
         let indent = match given.get(1, "indent") {
             None | Some(Value::None) => None,
             Some(Value::Str(text)) => Some(text.to_string()),
             Some(other) => match other.int() {
                 Some(width) => {
                     let width = usize::try_from(width).unwrap_or(0);
-                    self.pay_text(width)?;
+                    self.charge_text(width)?;
                     Some(" ".repeat(width))
                 }
                 None => return Err(Fault::failed("indent is neither a number nor a string")),
@@ -115,7 +115,7 @@ impl Renderer {
     }
 
     fn json(&mut self, value: &Value, style: &Style, depth: usize, out: &mut String) -> Res<()> {
-        self.pay(1)?;
+        self.charge(1)?;
         if depth > DEPTH {
             return Err(too_deep());
         }
@@ -125,7 +125,7 @@ impl Renderer {
             Value::Int(value) => out.push_str(&value.to_string()),
             Value::Float(value) => out.push_str(&json_float(*value)),
             Value::Str(text) => {
-                self.pay_times(text.len(), 2)?;
+                self.charge_times(text.len(), 2)?;
                 json_string(text, style.ascii, out);
             }
             Value::List(items) | Value::Tuple(items) => {
@@ -140,7 +140,7 @@ impl Renderer {
             Value::Dict(entries) => {
                 out.push('{');
                 let mut items = entries.items.clone();
-                self.pay(items.len() as u64)?;
+                self.charge(items.len() as u64)?;
                 if style.sorted {
                     self.sort_by(&mut items, |item| &item.0)?;
                 }
@@ -157,7 +157,7 @@ impl Renderer {
                             return Err(Fault::failed(format!("{message}{}", other.kind())));
                         }
                     };
-                    self.pay_times(key.len(), 2)?;
+                    self.charge_times(key.len(), 2)?;
                     json_string(&key, style.ascii, out);
                     out.push_str(&style.colon);
                     self.json(value, style, depth + 1, out)?;
@@ -179,7 +179,7 @@ impl Renderer {
     }
 
     fn json_gap(&mut self, index: usize, style: &Style, depth: usize, out: &mut String) -> Res<()> {
-        self.pay_text(style.comma.len() + style.colon.len())?;
+        self.charge_text(style.comma.len() + style.colon.len())?;
         if index > 0 {
             out.push_str(&style.comma);
         }
@@ -192,7 +192,7 @@ impl Renderer {
 
     fn json_line(&mut self, style: &Style, depth: usize, out: &mut String) -> Res<()> {
         if let Some(indent) = &style.indent {
-            self.pay_times(indent.len(), depth)?;
+            self.charge_times(indent.len(), depth)?;
             out.push('\n');
             out.push_str(&indent.repeat(depth));
         }
@@ -208,7 +208,7 @@ struct Style {
     sorted: bool,
 }
 
-/// A float as Python shows it: the shortest digits that read back the same.
+/// `repr` of a float: the shortest digits that parse to the same value.
 pub(super) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();
@@ -246,7 +246,7 @@ fn quoted(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
-            c if c.is_control() || (c.is_whitespace() && c != ' ') || unseen(c) => match c as u32 {
+            c if c.is_control() || (c.is_whitespace() && c != ' ') || unprintable(c) => match c as u32 {
                 code @ ..0x100 => out.push_str(&format!("\\x{code:02x}")),
                 code @ ..0x10000 => out.push_str(&format!("\\u{code:04x}")),
                 code => out.push_str(&format!("\\U{code:08x}")),
@@ -257,8 +257,8 @@ fn quoted(text: &str, out: &mut String) {
     out.push(quote);
 }
 
-/// Whether Python takes a character that is neither a control nor a space to be unprintable.
-fn unseen(c: char) -> bool {
+/// Whether `repr` escapes a character that is neither a control character nor whitespace.
+fn unprintable(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0001}'..='\u{10ffff}')
 }
@@ -286,7 +286,7 @@ fn json_string(text: &str, ascii: bool, out: &mut String) {
     out.push('"');
 }
 
-/// How one value is formatted, by either kind of format.
+/// A format specification, of `%` formatting or `str.format`.
 #[derive(Default)]
 struct Spec {
     fill: Option<char>,
@@ -309,7 +309,7 @@ fn count(chars: &mut std::iter::Peekable<std::str::Chars>) -> Res<Option<usize>>
         chars.next();
         number = Some(number.unwrap_or(0) * 10 + digit as usize);
         if number > Some(100_000_000) {
-            return Err(Fault::failed("too many digits in a format"));
+            return Err(Fault::failed("Too many decimal digits in format string"));
         }
     }
     Ok(number)
@@ -321,8 +321,8 @@ pub(super) fn percent(renderer: &mut Renderer, text: &str, value: &Value) -> Res
         Value::Tuple(items) => items.items.clone(),
         other => vec![other.clone()],
     };
-    renderer.pay(values.len() as u64)?;
-    renderer.pay_text(text.len())?;
+    renderer.charge(values.len() as u64)?;
+    renderer.charge_text(text.len())?;
     let mut values = values.into_iter();
     let mut named = false;
     let mut out = String::new();
@@ -433,8 +433,8 @@ pub(super) fn percent(renderer: &mut Renderer, text: &str, value: &Value) -> Res
 impl Renderer {
     fn padded(&mut self, text: &str, spec: &Spec, default: char) -> Res<String> {
         let length = text.chars().count();
-        self.pay_times(text.len(), 2)?;
-        self.pay_times(4, spec.width)?;
+        self.charge_times(text.len(), 2)?;
+        self.charge_times(4, spec.width)?;
         let missing = spec.width.saturating_sub(length);
         let zero = spec.zero && spec.align.is_none_or(|align| align == '>' || align == '=');
         let fill = spec.fill.unwrap_or(if zero { '0' } else { ' ' });
@@ -457,7 +457,7 @@ impl Renderer {
     }
 
     fn formatted_text(&mut self, text: &str, spec: &Spec) -> Res<String> {
-        self.pay_text(text.len())?;
+        self.charge_text(text.len())?;
         let cut: String = match spec.precision {
             Some(precision) => text.chars().take(precision).collect(),
             None => text.to_string(),
@@ -471,12 +471,12 @@ impl Renderer {
             let message = format!("Unknown format code '{kind}' for object of type '{}'", value.kind());
             Err(Fault::failed(message))
         };
-        // A float has 1074 digits after the point at most, and Rust pads no further than 65,535.
+        // A float has at most 1074 digits after the decimal point, and Rust pads to at most 65,535.
         let precision = spec.precision.unwrap_or(6);
         if precision > 10_000 {
-            return Err(Fault::failed("a number is not written with more than 10000 digits"));
+            return Err(Fault::failed("format precision above 10000"));
         }
-        self.pay_text(precision + 400)?;
+        self.charge_text(precision + 400)?;
         let (negative, digits) = match (kind, value.int(), value.number()) {
             ('d' | 'n', Some(whole), _) => (whole < 0, whole.unsigned_abs().to_string()),
             ('x', Some(n), _) => {
@@ -540,8 +540,8 @@ impl Renderer {
     }
 
     /// `text.format(*positional, **named)`
-    pub(super) fn format_braces(&mut self, text: &str, given: &Given) -> Res<String> {
-        self.pay_text(text.len())?;
+    pub(super) fn format_braces(&mut self, text: &str, given: &CallArguments) -> Res<String> {
+        self.charge_text(text.len())?;
         let mut out = String::new();
         let mut automatic = 0;
         let mut chars = text.chars().peekable();
@@ -568,7 +568,7 @@ impl Renderer {
                         return Err(Fault::failed("expected '}' before end of string"));
                     }
                     let formatted = self.field(&field, given, &mut automatic)?;
-                    self.pay_text(formatted.len())?;
+                    self.charge_text(formatted.len())?;
                     out.push_str(&formatted);
                 }
                 c => out.push(c),
@@ -577,12 +577,12 @@ impl Renderer {
         Ok(out)
     }
 
-    fn field(&mut self, field: &str, given: &Given, automatic: &mut usize) -> Res<String> {
+    fn field(&mut self, field: &str, given: &CallArguments, automatic: &mut usize) -> Res<String> {
         let (name, spec) = field.split_once(':').unwrap_or((field, ""));
         let (name, conversion) = name.split_once('!').unwrap_or((name, ""));
         let mut value = self.named_field(name, given, automatic)?;
         let spec = match spec.contains('{') {
-            // Widths that are fields themselves, one level deep.
+            // Nested replacement fields, one level deep.
             true => {
                 let mut out = String::new();
                 let mut rest = spec;
@@ -591,7 +591,7 @@ impl Renderer {
                     let inner = self.named_field(&rest[at + 1..at + end], given, automatic)?;
                     out.push_str(&rest[..at]);
                     out.push_str(&self.shown(&inner)?);
-                    self.pay_text(out.len())?;
+                    self.charge_text(out.len())?;
                     rest = &rest[at + end + 1..];
                 }
                 out + rest
@@ -611,10 +611,10 @@ impl Renderer {
         self.format_value(&value, &spec)
     }
 
-    fn named_field(&mut self, name: &str, given: &Given, automatic: &mut usize) -> Res<Value> {
+    fn named_field(&mut self, name: &str, given: &CallArguments, automatic: &mut usize) -> Res<Value> {
         let end = name.find(['.', '[']).unwrap_or(name.len());
         let (first, mut rest) = name.split_at(end);
-        let missing = || Fault::failed(format!("there is no argument {name:?} for a format"));
+        let missing = || Fault::failed(format!("format string has no argument {name:?}"));
         let mut value = match first {
             "" => {
                 *automatic += 1;
@@ -629,7 +629,7 @@ impl Renderer {
             },
         };
         while !rest.is_empty() {
-            self.pay(1)?;
+            self.charge(1)?;
             if let Some(after) = rest.strip_prefix('[') {
                 let Some((key, after)) = after.split_once(']') else { return Err(missing()) };
                 let key = key.parse().map(Value::Int).unwrap_or_else(|_| Value::str(key));
@@ -671,7 +671,7 @@ impl Renderer {
         spec.group = chars.next_if(|c| ",_".contains(*c));
         if chars.next_if_eq(&'.').is_some() {
             spec.precision =
-                Some(count(&mut chars)?.ok_or_else(|| Fault::failed("a format without its precision"))?);
+                Some(count(&mut chars)?.ok_or_else(|| Fault::failed("Format specifier missing precision"))?);
         }
         spec.kind = chars.next();
         if chars.next().is_some() {

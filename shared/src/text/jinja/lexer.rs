@@ -1,4 +1,4 @@
-//! A template's source as tokens, with Jinja's rules of white space: `trim_blocks` and `lstrip_blocks` are on.
+//! The lexer of templates, with `trim_blocks` and `lstrip_blocks` on.
 
 use super::{Fault, Res};
 
@@ -22,13 +22,13 @@ pub(super) enum Token {
     Op(&'static str),
 }
 
-/// The longest first, so that `**` is not read as two `*`.
+/// Longest first, so that `**` is not lexed as two `*`.
 const OPERATORS: [&str; 27] = [
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
     "=", ".", ":", "|", ",", ";", "!",
 ];
 
-/// The tokens of `source`, each with its line.
+/// Splits `source` into tokens with their lines.
 pub(super) fn tokens(source: &str) -> Res<Vec<(Token, usize)>> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let source = source.strip_suffix('\n').unwrap_or(&source);
@@ -39,7 +39,7 @@ struct Lexer<'a> {
     source: &'a str,
     at: usize,
     line: usize,
-    /// Whether what was read last ended in a new line, or nothing was.
+    /// Whether the position is at the beginning of a line.
     line_starting: bool,
     out: Vec<(Token, usize)>,
 }
@@ -97,7 +97,7 @@ impl<'a> Lexer<'a> {
         Ok(self.out)
     }
 
-    /// Text before a tag: `strip` for a tag with a minus, `block` for one that takes the blanks before it on its line.
+    /// Text before a tag: `strip` for a tag with `-`, `block` for one that strips the indentation before it.
     fn data(&mut self, text: &str, strip: bool, block: bool) {
         let mut kept = text;
         if strip {
@@ -113,7 +113,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Passes the end of a tag: `-` takes all white space after it, else `trim` one new line.
+    /// Consumes the end of a tag; `-` strips all whitespace after it, else `trim` strips one newline.
     fn close(&mut self, mark: Option<u8>, width: usize, trim: bool) {
         self.advance(width);
         let rest = self.rest();
@@ -132,14 +132,14 @@ impl<'a> Lexer<'a> {
 
     fn comment(&mut self) -> Res<()> {
         let rest = self.rest();
-        let Some(end) = rest.find("#}") else { return self.fault("a comment does not end") };
+        let Some(end) = rest.find("#}") else { return self.fault("unterminated comment") };
         let mark = rest.as_bytes()[..end].last().copied().filter(|c| matches!(c, b'-' | b'+'));
         self.advance(end);
         self.close(mark, 2, true);
         Ok(())
     }
 
-    /// Text between `raw` and `endraw`; false if the tag is another.
+    /// Text between `raw` and `endraw`; false if this is another tag.
     fn raw(&mut self) -> Res<bool> {
         let rest = self.rest();
         let Some(after) = rest.trim_start().strip_prefix("raw").map(str::trim_start) else {
@@ -162,14 +162,14 @@ impl<'a> Lexer<'a> {
             let inner = inner[usize::from(after.is_some())..].strip_prefix("%}")?;
             Some((at, before, after, text.len() - inner.len() - at))
         });
-        let Some((at, before, after, width)) = end else { return self.fault("raw does not end") };
+        let Some((at, before, after, width)) = end else { return self.fault("missing endraw") };
         self.data(&text[..at], before == Some(b'-'), before != Some(b'+'));
         self.advance(at);
         self.close(after, width, true);
         Ok(true)
     }
 
-    /// The tokens of a tag up to its end.
+    /// The tokens of a tag.
     fn expression(&mut self, output: bool) -> Res<()> {
         let end = if output { "}}" } else { "%}" };
         let mut open: Vec<u8> = Vec::new();
@@ -180,7 +180,7 @@ impl<'a> Lexer<'a> {
                 self.advance(blank);
                 continue;
             }
-            let Some(&first) = rest.as_bytes().first() else { return self.fault("a tag does not end") };
+            let Some(&first) = rest.as_bytes().first() else { return self.fault("unterminated tag") };
             if open.is_empty() {
                 let mark = Some(first).filter(|c| *c == b'-' || (*c == b'+' && !output));
                 if rest[usize::from(mark.is_some())..].starts_with(end) {
@@ -205,12 +205,12 @@ impl<'a> Lexer<'a> {
                     match operator {
                         "(" | "[" | "{" => open.push(first),
                         ")" | "]" | "}" => {
-                            let wanted = match first {
+                            let opening = match first {
                                 b')' => b'(',
                                 b']' => b'[',
                                 _ => b'{',
                             };
-                            if open.pop() != Some(wanted) {
+                            if open.pop() != Some(opening) {
                                 return self.fault(format!("unexpected {operator:?}"));
                             }
                         }
@@ -233,7 +233,7 @@ impl<'a> Lexer<'a> {
                 let length =
                     rest[2..].bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count() + 2;
                 let Ok(value) = i64::from_str_radix(&rest[2..length].replace('_', ""), base) else {
-                    return self.fault(format!("{} is no number of 64 bits", &rest[..length.min(40)]));
+                    return self.fault(format!("{} does not fit in 64 bits", &rest[..length.min(40)]));
                 };
                 self.push(Token::Int(value));
                 self.advance(length);
@@ -257,7 +257,7 @@ impl<'a> Lexer<'a> {
             true => text.parse().map(Token::Int).ok(),
             false => text.parse().map(Token::Float).ok(),
         };
-        let Some(token) = token else { return self.fault("a number of more than 64 bits") };
+        let Some(token) = token else { return self.fault("integer of more than 64 bits") };
         self.push(token);
         self.advance(length);
         Ok(())
@@ -275,16 +275,16 @@ impl<'a> Lexer<'a> {
             }
         }
         if bytes.get(end) != Some(&quote) {
-            return self.fault("a string does not end");
+            return self.fault("unterminated string");
         }
-        let Some(text) = unescape(&rest[1..end]) else { return self.fault("a string with a broken escape") };
+        let Some(text) = unescape(&rest[1..end]) else { return self.fault("invalid escape in a string") };
         self.push(Token::Str(text));
         self.advance(end + 1);
         Ok(())
     }
 }
 
-/// A string as Python reads its escapes; unknown ones stay. `None` if one is cut or names no character.
+/// Resolves the escapes of a Python string literal; unknown escapes are kept. `None` if one is truncated or invalid.
 fn unescape(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();

@@ -1,9 +1,9 @@
-//! The methods of Python's strings, lists, tuples and maps.
+//! Methods of Python's strings, lists, tuples and dicts.
 
 use std::rc::Rc;
 
 use super::attributes::CHANGES;
-use super::state::{Given, Renderer, too_deep};
+use super::state::{CallArguments, Renderer, too_deep};
 use super::value::{Object, Value};
 use super::{Fault, Res};
 
@@ -12,7 +12,7 @@ fn space(c: char) -> bool {
 }
 
 impl Renderer {
-    pub(super) fn method(&mut self, value: &Value, name: &str, given: &Given) -> Res<Value> {
+    pub(super) fn method(&mut self, value: &Value, name: &str, given: &CallArguments) -> Res<Value> {
         match value {
             Value::Str(text) => self.str_method(text, name, given),
             Value::List(_) | Value::Dict(_) if CHANGES.contains(&name) => {
@@ -20,13 +20,13 @@ impl Renderer {
                 Err(Fault::failed(format!("access to attribute '{name}' of '{kind}' object is unsafe")))
             }
             Value::List(items) | Value::Tuple(items) => {
-                let wanted = match name {
+                let target = match name {
                     "copy" => return Ok(value.clone()),
-                    _ => given.want(0, "value")?,
+                    _ => given.required(0, "value")?,
                 };
                 let mut count = 0;
                 for (i, item) in items.items.iter().enumerate() {
-                    if self.equal(item, wanted)? {
+                    if self.equal(item, target)? {
                         if name == "index" {
                             return Ok(Value::Int(i as i64));
                         }
@@ -35,13 +35,13 @@ impl Renderer {
                 }
                 match name {
                     "count" => Ok(Value::Int(count)),
-                    _ => Err(Fault::failed(format!("{}.index(x): x not in it", value.kind()))),
+                    _ => Err(Fault::failed(format!("{}.index(x): x not in {}", value.kind(), value.kind()))),
                 }
             }
             Value::Dict(entries) => match name {
                 "copy" => Ok(value.clone()),
                 "get" => {
-                    let key = given.want(0, "key")?;
+                    let key = given.required(0, "key")?;
                     for (known, value) in &entries.items {
                         if self.equal(known, key)? {
                             return Ok(value.clone());
@@ -58,7 +58,7 @@ impl Renderer {
                     self.list(values)
                 }
                 "items" => self.pairs(value),
-                _ => self.keyed_alike(given),
+                _ => self.from_keys(given),
             },
             Value::Int(value) => Ok(Value::Int(i64::from(64 - value.unsigned_abs().leading_zeros()))),
             Value::Float(value) => Ok(Value::Bool(value.is_finite() && value.fract() == 0.0)),
@@ -76,7 +76,7 @@ impl Renderer {
                         Some(before) => self.equal(before, &now)?,
                         None => false,
                     };
-                    // What is held here does not count as nested: it may not hold the loop itself.
+                    // Values held here do not count towards the nesting depth, so they must not contain the loop.
                     if now.depth() > 10 {
                         return Err(too_deep());
                     }
@@ -91,19 +91,19 @@ impl Renderer {
                         _ => Value::None,
                     })
                 }
-                _ => self.keyed_alike(given),
+                _ => self.from_keys(given),
             },
             other => Err(Fault::failed(format!("'{}' object has no method {name:?}", other.kind()))),
         }
     }
 
-    fn keyed_alike(&mut self, given: &Given) -> Res<Value> {
+    fn from_keys(&mut self, given: &CallArguments) -> Res<Value> {
         let value = given.get(1, "value").cloned().unwrap_or(Value::None);
-        let keys = self.iterate(given.want(0, "iterable")?)?;
+        let keys = self.iterate(given.required(0, "iterable")?)?;
         self.dict(keys.into_iter().map(|key| (key, value.clone())).collect())
     }
 
-    /// The entries of a map as a list of pairs.
+    /// The items of a dict as a list of pairs.
     pub(super) fn pairs(&mut self, value: &Value) -> Res<Value> {
         let Value::Dict(entries) = value else {
             return Err(Fault::failed("Can only get item pairs from a mapping."));
@@ -115,16 +115,16 @@ impl Renderer {
         self.list(pairs)
     }
 
-    /// `text` with at most `times` of `old` replaced.
+    /// `text.replace(old, new, times)`.
     pub(super) fn replaced(&mut self, text: &str, old: &str, new: &str, times: Option<i64>) -> Res<Value> {
-        self.pay_times(text.len() + old.len(), 2)?;
+        self.charge_times(text.len() + old.len(), 2)?;
         let times = times.and_then(|times| usize::try_from(times).ok()).unwrap_or(usize::MAX);
         let count = match old.is_empty() {
             true => text.chars().count() + 1,
             false => text.matches(old).count(),
         }
         .min(times);
-        self.pay_times(new.len(), count)?;
+        self.charge_times(new.len(), count)?;
         self.text(text.replacen(old, new, count))
     }
 
@@ -133,7 +133,7 @@ impl Renderer {
         self.list(pieces)
     }
 
-    /// `text` in a field of `width` characters: what of the filling stands before it is `before(missing)`.
+    /// `text` padded to `width` characters with `fill`, `before(missing, width)` of them on the left.
     pub(super) fn filled(
         &mut self,
         text: &str,
@@ -141,19 +141,19 @@ impl Renderer {
         fill: &str,
         before: impl Fn(usize, usize) -> usize,
     ) -> Res<Value> {
-        self.pay_text(text.len())?;
+        self.charge_text(text.len())?;
         let width = usize::try_from(width).unwrap_or(0);
         if fill.chars().count() != 1 {
             return Err(Fault::failed("The fill character must be exactly one character long"));
         }
         let missing = width.saturating_sub(text.chars().count());
-        self.pay_times(fill.len(), missing)?;
+        self.charge_times(fill.len(), missing)?;
         let left = before(missing, width);
         self.text(fill.repeat(left) + text + &fill.repeat(missing - left))
     }
 
-    fn str_method(&mut self, text: &Rc<str>, name: &str, given: &Given) -> Res<Value> {
-        self.pay_times(text.len(), 2)?;
+    fn str_method(&mut self, text: &Rc<str>, name: &str, given: &CallArguments) -> Res<Value> {
+        self.charge_times(text.len(), 2)?;
         let every = |of: fn(char) -> bool| Ok(Value::Bool(!text.is_empty() && text.chars().all(of)));
         let stripped = |left: bool, right: bool| -> Res<&str> {
             let set: Option<Vec<char>> = given.str(0, "chars")?.map(|set| set.chars().collect());
@@ -181,23 +181,23 @@ impl Renderer {
             }
             "strip" | "lstrip" | "rstrip" => {
                 let set = given.str(0, "chars")?.map_or(0, str::len);
-                self.pay_times(text.len(), set)?;
+                self.charge_times(text.len(), set)?;
                 let kept = stripped(name != "rstrip", name != "lstrip")?;
                 self.text(kept)
             }
             "startswith" | "endswith" => {
-                let options = match given.want(0, "prefix")? {
+                let options = match given.required(0, "prefix")? {
                     Value::Tuple(items) => items.items.clone(),
                     one => vec![one.clone()],
                 };
-                let part = self.part(text, given)?;
+                let part = self.bounded(text, given)?;
                 let mut holds = false;
                 for option in options {
                     let Value::Str(option) = &option else {
                         let message = "first arg must be str or a tuple of str, not ";
                         return Err(Fault::failed(format!("{name} {message}{}", option.kind())));
                     };
-                    self.pay_text(option.len())?;
+                    self.charge_text(option.len())?;
                     holds |= match name {
                         "startswith" => part.starts_with(&**option),
                         _ => part.ends_with(&**option),
@@ -215,7 +215,7 @@ impl Renderer {
                 }
             }
             "replace" => {
-                let (old, new) = (given.want(0, "old")?, given.want(1, "new")?);
+                let (old, new) = (given.required(0, "old")?, given.required(1, "new")?);
                 let (Value::Str(old), Value::Str(new)) = (old, new) else {
                     return Err(Fault::failed("replace() arguments must be str"));
                 };
@@ -229,7 +229,7 @@ impl Renderer {
                     Some(separator) => self.cut(text, separator, name == "rsplit", times),
                     None => words(text, name == "rsplit", times),
                 };
-                self.pay(pieces.len() as u64)?;
+                self.charge(pieces.len() as u64)?;
                 self.strings(pieces)
             }
             "splitlines" => {
@@ -267,19 +267,19 @@ impl Renderer {
                 self.tuple(parts)
             }
             "find" | "index" | "rfind" | "rindex" | "count" => {
-                let Value::Str(wanted) = given.want(0, "sub")? else {
+                let Value::Str(sub) = given.required(0, "sub")? else {
                     return Err(Fault::failed(format!("{name}() argument 1 must be str")));
                 };
-                let part = self.part(text, given)?;
-                self.pay_text(wanted.len())?;
+                let part = self.bounded(text, given)?;
+                self.charge_text(sub.len())?;
                 if name == "count" {
-                    let count = match wanted.is_empty() {
+                    let count = match sub.is_empty() {
                         true => part.chars().count() + 1,
-                        false => part.matches(&**wanted).count(),
+                        false => part.matches(&**sub).count(),
                     };
                     return Ok(Value::Int(count as i64));
                 }
-                let found = if name.starts_with('r') { part.rfind(&**wanted) } else { part.find(&**wanted) };
+                let found = if name.starts_with('r') { part.rfind(&**sub) } else { part.find(&**sub) };
                 match found {
                     Some(at) => {
                         let before = part.as_ptr() as usize - text.as_ptr() as usize + at;
@@ -290,7 +290,7 @@ impl Renderer {
                 }
             }
             "join" => {
-                let items = self.iterate(given.want(0, "iterable")?)?;
+                let items = self.iterate(given.required(0, "iterable")?)?;
                 let mut out = String::new();
                 for (i, item) in items.iter().enumerate() {
                     let Value::Str(item) = item else {
@@ -299,7 +299,7 @@ impl Renderer {
                             "sequence item {i}: expected str instance, {kind} found"
                         )));
                     };
-                    self.pay_text(item.len() + text.len())?;
+                    self.charge_text(item.len() + text.len())?;
                     if i > 0 {
                         out.push_str(text);
                     }
@@ -313,7 +313,7 @@ impl Renderer {
                 self.filled(text, width, fill, |missing, width| match name {
                     "ljust" => 0,
                     "rjust" => missing,
-                    // As CPython rounds.
+                    // Rounds as CPython does.
                     _ => missing / 2 + (missing & width & 1),
                 })
             }
@@ -331,7 +331,7 @@ impl Renderer {
             "expandtabs" => {
                 let size = usize::try_from(given.int(0, "tabsize")?.unwrap_or(8)).unwrap_or(0);
                 let tabs = text.matches('\t').count();
-                self.pay_times(size, tabs)?;
+                self.charge_times(size, tabs)?;
                 let (mut out, mut column) = (String::new(), 0);
                 for c in text.chars() {
                     match c {
@@ -353,15 +353,15 @@ impl Renderer {
                 self.text(out)
             }
             "format_map" => {
-                let Value::Dict(entries) = given.want(0, "mapping")? else {
-                    return Err(Fault::failed("format_map() argument is no mapping"));
+                let Value::Dict(entries) = given.required(0, "mapping")? else {
+                    return Err(Fault::failed("format_map() argument must be a mapping"));
                 };
                 let named = entries.items.iter().filter_map(|(key, value)| match key {
                     Value::Str(key) => Some((key.clone(), value.clone())),
                     _ => None,
                 });
-                let given = Given { positional: Vec::new(), named: named.collect() };
-                self.pay(given.named.len() as u64)?;
+                let given = CallArguments { positional: Vec::new(), named: named.collect() };
+                self.charge(given.named.len() as u64)?;
                 let out = self.format_braces(text, &given)?;
                 self.text(out)
             }
@@ -393,8 +393,8 @@ impl Renderer {
         }
     }
 
-    /// What of `text` the second and third argument bound.
-    fn part<'a>(&mut self, text: &'a str, given: &Given) -> Res<&'a str> {
+    /// `text[start:end]` with the second and third argument.
+    fn bounded<'a>(&mut self, text: &'a str, given: &CallArguments) -> Res<&'a str> {
         let (start, end) = (given.int(1, "start")?, given.int(2, "end")?);
         if start.is_none() && end.is_none() {
             return Ok(text);
@@ -421,12 +421,12 @@ impl Renderer {
     }
 }
 
-/// Whether a character outside ASCII is a digit of some script.
+/// Whether a character outside ASCII is a decimal digit.
 fn decimal(c: char) -> bool {
     matches!(c, '\u{660}'..='\u{669}' | '\u{6f0}'..='\u{6f9}' | '\u{966}'..='\u{96f}' | '\u{ff10}'..='\u{ff19}')
 }
 
-/// The words of `text` between white space; the rest stays whole after `times` cuts.
+/// `text.split(None, times)`, or `rsplit` if `right`.
 fn words(text: &str, right: bool, times: Option<usize>) -> Vec<&str> {
     let Some(times) = times else { return text.split(space).filter(|word| !word.is_empty()).collect() };
     let mut pieces = Vec::new();
@@ -461,7 +461,7 @@ pub(super) fn capitalized(text: &str) -> String {
     }
 }
 
-/// `text` with the first letter of each word large and the others small.
+/// `text.title()`.
 pub(super) fn titled(text: &str, between: impl Fn(char) -> bool) -> String {
     let mut out = String::new();
     let mut begins = true;

@@ -1,17 +1,14 @@
-//! The template language of chat templates: Jinja as transformers sets it up, over values with Python's behaviour.
+//! A Jinja interpreter for chat templates, with the settings of transformers and values that behave as Python's.
 //!
-//! A template comes with a checkpoint and is not trusted, so everything it does is paid for before it is done:
+//! Templates come with checkpoints and are not trusted, so each operation is charged to a budget before it runs:
 //!
-//! - a source has at most [`SOURCE_BYTES`] and is nested at most [`DEPTH`] deep, blocks and brackets together;
-//! - a rendering takes at most [`STEPS`] steps and half a step more for each byte of its input. One step is an
-//!   expression, a value that a list or map is made with, or 32 bytes of text that are made or looked through. Text
-//!   that is given up is not paid back, so what a rendering holds at any time is below 200 MB and a few times its
-//!   input;
-//! - values are nested at most [`DEPTH`] deep, calls and expressions at most [`FRAMES`] together, on a stack of their
-//!   own.
+//! - The source is limited to [`SOURCE_BYTES`] and to a nesting depth of [`DEPTH`], blocks and brackets together.
+//! - A rendering is limited to [`STEPS`] steps plus half a step per byte of its input. A step is an expression, an
+//!   element of a new list or dict, or 32 bytes of text created or searched. Freed text is not refunded, so the memory
+//!   of a rendering is bounded by 200 MB plus a few times its input.
+//! - Values are nested at most [`DEPTH`] deep, calls and expressions at most [`FRAMES`] deep, on a stack of their own.
 //!
-//! Values cannot be changed once they are made (transformers' sandbox is the immutable one), save the attributes of a
-//! `namespace`.
+//! Values are immutable, as in the `ImmutableSandboxedEnvironment` of transformers, except attributes of a `namespace`.
 
 mod attributes;
 mod clock;
@@ -26,34 +23,34 @@ mod value;
 
 use std::sync::Arc;
 
-/// Bytes a template may have; the longest of releases has some 20 thousand.
+/// Maximum size of a template in bytes; the longest released templates have about 20 thousand.
 pub(super) const SOURCE_BYTES: usize = 1 << 20;
-/// How deep brackets, blocks and values may be nested.
+/// Maximum nesting depth of brackets and blocks, and of values.
 pub(super) const DEPTH: usize = 100;
-/// Steps a rendering may take; releases need some thousands for a long conversation.
+/// Maximum number of steps of a rendering; released templates need some thousands for a long conversation.
 pub(super) const STEPS: u64 = 3_000_000;
-/// Expressions and statements under way at one time.
+/// Maximum call depth of expressions and statements.
 const FRAMES: usize = 1500;
-/// Bytes of a stack that holds so many of them.
+/// Stack size in bytes, sufficient for [`FRAMES`].
 const STACK: usize = 64 << 20;
 
-/// Why a template was stopped.
+/// The cause of a template error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// By its own `raise_exception`.
-    Refused,
-    /// By an error.
+    /// The template called `raise_exception`.
+    Raised,
+    /// An error of the template.
     Failed,
-    /// By a bound.
-    Spent,
+    /// A limit was exceeded.
+    Limit,
 }
 
-/// What went wrong in a template, and in which line.
+/// An error in a template, with its line.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) cause: Cause,
     pub(super) message: String,
-    /// From 1; 0 if it is not known.
+    /// From 1; 0 if unknown.
     pub(super) line: usize,
 }
 
@@ -64,8 +61,8 @@ impl Fault {
         Self { cause: Cause::Failed, message: message.into(), line: 0 }
     }
 
-    fn spent(message: impl Into<String>) -> Self {
-        Self { cause: Cause::Spent, message: message.into(), line: 0 }
+    fn over_limit(message: impl Into<String>) -> Self {
+        Self { cause: Cause::Limit, message: message.into(), line: 0 }
     }
 
     fn on(mut self, line: usize) -> Self {
@@ -85,7 +82,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// A template, parsed.
+/// A parsed template.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     nodes: Arc<Vec<parser::Node>>,
@@ -95,12 +92,12 @@ impl Template {
     /// Parses `source`.
     pub(super) fn new(source: &str) -> Res<Self> {
         if source.len() > SOURCE_BYTES {
-            return Err(Fault::failed(format!("it has {} bytes, the bound is {SOURCE_BYTES}", source.len())));
+            return Err(Fault::failed(format!("it has {} bytes, the limit is {SOURCE_BYTES}", source.len())));
         }
         on_own_stack(|| parser::parse(source)).map(|nodes| Self { nodes: Arc::new(nodes) })
     }
 
-    /// The text for `variables` at the time `now`, seconds since 1970.
+    /// Renders the template with `variables` at the time `now`, in seconds since 1970.
     pub(super) fn render(&self, variables: &[(&str, serde_json::Value)], now: u64) -> Res<String> {
         on_own_stack(|| render::render(&self.nodes, variables, now))
     }
@@ -109,9 +106,10 @@ impl Template {
 fn on_own_stack<T: Send>(work: impl FnOnce() -> Res<T> + Send) -> Res<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("template".into()).stack_size(STACK);
-        let thread =
-            thread.spawn_scoped(scope, work).map_err(|e| Fault::failed(format!("no thread: {e}")))?;
-        thread.join().unwrap_or_else(|_| Err(Fault::failed("the renderer met a case it does not know")))
+        let thread = thread
+            .spawn_scoped(scope, work)
+            .map_err(|e| Fault::failed(format!("cannot start a thread: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Fault::failed("internal error of the template renderer")))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Tokens to a tree, never deeper than [`DEPTH`](super::DEPTH).
+//! The parser of templates; the depth of the syntax tree is limited to [`DEPTH`](super::DEPTH).
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) enum Expr {
     List(Vec<Expr>),
     Tuple(Vec<Expr>),
     Dict(Vec<(Expr, Expr)>),
-    /// A first operand and those that follow it, from left to right, all of one precedence.
+    /// Left-associative operators of one precedence: the first operand, then operators with their operands.
     Chain(Box<Expr>, Vec<(Op, Expr)>),
     Compare(Box<Expr>, Vec<(Op, Expr)>),
     And(Vec<Expr>),
@@ -25,13 +25,13 @@ pub(super) enum Expr {
     Not(Box<Expr>),
     Negative(Box<Expr>),
     Positive(Box<Expr>),
-    /// Then, condition, else.
+    /// Conditional expression: value and condition, then the value of `else`.
     If(Box<[Expr; 2]>, Option<Box<Expr>>),
-    /// What is done to a value, one after the other.
+    /// Postfix operators applied to a value.
     Postfix(Box<Expr>, Vec<Step>),
 }
 
-/// One thing done to a value.
+/// A postfix operator.
 #[derive(Debug)]
 pub(super) enum Step {
     Attr(String),
@@ -39,7 +39,7 @@ pub(super) enum Step {
     Slice([Option<Expr>; 3]),
     Call(Arguments),
     Filter(String, Arguments),
-    /// A test, and whether its answer is turned round.
+    /// A test, its arguments, and whether it is negated.
     Test(String, Arguments, bool),
 }
 
@@ -78,7 +78,7 @@ pub(super) enum Op {
     NotIn,
 }
 
-/// What a value is given to.
+/// The target of an assignment.
 #[derive(Debug)]
 pub(super) enum Target {
     Name(String),
@@ -115,24 +115,24 @@ pub(super) struct Node {
 pub(super) enum Kind {
     Data(String),
     Output(Expr),
-    /// The conditions with their bodies, and what is done else.
+    /// Conditions with their bodies, then the body of `else`.
     If(Vec<(Expr, Vec<Node>)>, Vec<Node>),
     For(Arc<ForLoop>),
     Set(Target, Expr),
-    /// The text of a body, through filters.
+    /// Assigns the output of a body, through filters.
     SetBlock(Target, Vec<Step>, Vec<Node>),
     Macro(Arc<MacroBody>),
-    /// The body becomes the `caller` of a call.
+    /// A call whose `caller` is the body.
     Call(Expr, Arc<MacroBody>),
     Filter(Vec<Step>, Vec<Node>),
     With(Vec<(Target, Expr)>, Vec<Node>),
-    /// A body in a scope of its own.
+    /// A body with its own scope.
     Block(Vec<Node>),
     Break,
     Continue,
 }
 
-/// The statements of a template.
+/// Parses a template into statements.
 pub(super) fn parse(source: &str) -> Res<Vec<Node>> {
     let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, loops: 0 };
     let (nodes, _) = parser.nodes(&[])?;
@@ -146,7 +146,7 @@ struct Parser {
     loops: usize,
 }
 
-/// The operators that bind alike, the loosest first.
+/// Binary operators by precedence, lowest first.
 const LEVELS: [&[(&str, Op)]; 4] = [
     &[("+", Op::Add), ("-", Op::Sub)],
     &[("~", Op::Concat)],
@@ -187,10 +187,10 @@ impl Parser {
         is
     }
 
-    fn want_op(&mut self, operator: &str) -> Res<()> {
+    fn expect_op(&mut self, operator: &str) -> Res<()> {
         match self.take_op(operator) {
             true => Ok(()),
-            false => self.fault(format!("wanted {operator:?}{}", self.found())),
+            false => self.fault(format!("expected {operator:?}{}", self.found())),
         }
     }
 
@@ -205,18 +205,18 @@ impl Parser {
         }
     }
 
-    fn want(&mut self, token: Token, what: &str) -> Res<()> {
+    fn expect_token(&mut self, token: Token, what: &str) -> Res<()> {
         match self.peek() == Some(&token) {
             true => {
                 self.at += 1;
                 Ok(())
             }
-            false => self.fault(format!("wanted {what}{}", self.found())),
+            false => self.fault(format!("expected {what}{}", self.found())),
         }
     }
 
     fn end_of_tag(&mut self) -> Res<()> {
-        self.want(Token::TagEnd, "the end of a tag")
+        self.expect_token(Token::TagEnd, "the end of a tag")
     }
 
     fn name(&mut self) -> Res<String> {
@@ -226,13 +226,13 @@ impl Parser {
                 self.at += 1;
                 Ok(name)
             }
-            _ => self.fault(format!("wanted a name{}", self.found())),
+            _ => self.fault(format!("expected a name{}", self.found())),
         }
     }
 
     fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         if self.depth == DEPTH {
-            return self.fault(format!("it is nested more than {DEPTH} deep"));
+            return self.fault(format!("nested more than {DEPTH} deep"));
         }
         self.depth += 1;
         let result = f(self);
@@ -240,7 +240,7 @@ impl Parser {
         result
     }
 
-    /// Statements up to a tag of `ends`, which is passed by name; its end is not.
+    /// Statements up to a tag named in `ends`; its name is consumed, its end is not.
     fn nodes(&mut self, ends: &[&str]) -> Res<(Vec<Node>, String)> {
         let mut nodes = Vec::new();
         loop {
@@ -248,7 +248,7 @@ impl Parser {
             let Some(token) = self.peek().cloned() else {
                 return match ends.first() {
                     None => Ok((nodes, String::new())),
-                    Some(end) => self.fault(format!("{end} is missing")),
+                    Some(end) => self.fault(format!("missing {end}")),
                 };
             };
             self.at += 1;
@@ -256,7 +256,7 @@ impl Parser {
                 Token::Data(text) => Kind::Data(text),
                 Token::Output => {
                     let value = self.tuple()?;
-                    self.want(Token::OutputEnd, "the end of an output")?;
+                    self.expect_token(Token::OutputEnd, "the end of an output")?;
                     Kind::Output(value)
                 }
                 Token::Tag => {
@@ -266,13 +266,13 @@ impl Parser {
                     }
                     self.deeper(|parser| parser.statement(&name))?
                 }
-                _ => return self.fault("a tag is out of place"),
+                _ => return self.fault("unexpected tag"),
             };
             nodes.push(Node { line, kind });
         }
     }
 
-    /// A body up to `end`, and the end of that tag.
+    /// A body up to and including the tag `end`.
     fn body(&mut self, end: &str) -> Res<Vec<Node>> {
         self.end_of_tag()?;
         let (nodes, _) = self.nodes(&[end])?;
@@ -300,7 +300,7 @@ impl Parser {
             "for" => {
                 let target = self.target(false)?;
                 if !self.take_name("in") {
-                    return self.fault(format!("wanted \"in\"{}", self.found()));
+                    return self.fault(format!("expected \"in\"{}", self.found()));
                 }
                 let over = self.tuple_of(|parser| parser.or())?;
                 let filter = if self.take_name("if") { Some(self.expression()?) } else { None };
@@ -324,16 +324,16 @@ impl Parser {
             "macro" => {
                 let name = self.name()?;
                 let arguments = self.parameters()?;
-                let body = self.apart(|parser| parser.body("endmacro"))?;
+                let body = self.outside_loops(|parser| parser.body("endmacro"))?;
                 Kind::Macro(Arc::new(MacroBody { name, arguments, body }))
             }
             "call" => {
                 let arguments = if self.is_op("(") { self.parameters()? } else { Vec::new() };
                 let call = self.expression()?;
                 if !matches!(&call, Expr::Postfix(_, steps) if matches!(steps.last(), Some(Step::Call(_)))) {
-                    return self.fault("a call tag without a call");
+                    return self.fault("the call tag has no call");
                 }
-                let body = self.apart(|parser| parser.body("endcall"))?;
+                let body = self.outside_loops(|parser| parser.body("endcall"))?;
                 Kind::Call(call, Arc::new(MacroBody { name: "caller".into(), arguments, body }))
             }
             "filter" => {
@@ -346,22 +346,22 @@ impl Parser {
                 let mut values = Vec::new();
                 while self.peek() != Some(&Token::TagEnd) {
                     if !values.is_empty() {
-                        self.want_op(",")?;
+                        self.expect_op(",")?;
                     }
                     let target = Target::Name(self.name()?);
-                    self.want_op("=")?;
+                    self.expect_op("=")?;
                     values.push((target, self.expression()?));
                 }
                 Kind::With(values, self.body("endwith")?)
             }
-            // Marks an assistant's words, which matters to training alone.
-            "generation" => Kind::Block(self.apart(|parser| parser.body("endgeneration"))?),
+            // Marks the text of the assistant for loss masks in training.
+            "generation" => Kind::Block(self.outside_loops(|parser| parser.body("endgeneration"))?),
             "break" | "continue" if self.loops > 0 => match name {
                 "break" => Kind::Break,
                 _ => Kind::Continue,
             },
             "include" | "import" | "from" | "extends" | "block" | "autoescape" | "trans" | "do" => {
-                return self.fault(format!("the tag {name:?} is not one of chat templates"));
+                return self.fault(format!("the tag {name:?} is not supported in chat templates"));
             }
             _ => return self.fault(format!("unexpected tag {name:?}")),
         };
@@ -369,8 +369,8 @@ impl Parser {
         Ok(kind)
     }
 
-    /// A body that `break` and `continue` cannot leave.
-    fn apart<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
+    /// A body outside of any loop for `break` and `continue`.
+    fn outside_loops<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         let loops = std::mem::take(&mut self.loops);
         let result = f(self);
         self.loops = loops;
@@ -383,7 +383,7 @@ impl Parser {
         loop {
             if self.take_op("(") {
                 targets.push(self.deeper(|parser| parser.target(false))?);
-                self.want_op(")")?;
+                self.expect_op(")")?;
             } else {
                 let name = self.name()?;
                 targets.push(match attributes && self.take_op(".") {
@@ -405,16 +405,16 @@ impl Parser {
                 targets.push(target);
                 Ok(Target::Tuple(targets))
             }
-            None => self.fault("wanted a name"),
+            None => self.fault("expected a name"),
         }
     }
 
     fn parameters(&mut self) -> Res<Vec<(String, Option<Expr>)>> {
-        self.want_op("(")?;
+        self.expect_op("(")?;
         let mut parameters = Vec::new();
         while !self.take_op(")") {
             if !parameters.is_empty() {
-                self.want_op(",")?;
+                self.expect_op(",")?;
                 if self.take_op(")") {
                     break;
                 }
@@ -443,7 +443,7 @@ impl Parser {
         Ok(Step::Filter(name, arguments))
     }
 
-    /// One expression, or several with commas between, which make a tuple.
+    /// An expression, or a tuple of comma-separated expressions.
     fn tuple(&mut self) -> Res<Expr> {
         self.tuple_of(|parser| parser.expression())
     }
@@ -470,10 +470,10 @@ impl Parser {
             let mut value = parser.or()?;
             let mut times = 0;
             while parser.take_name("if") {
-                // Each stands within the next.
+                // They are nested.
                 times += 1;
                 if times > 4 {
-                    return parser.fault("more than 4 conditions in a row");
+                    return parser.fault("more than 4 chained conditional expressions");
                 }
                 let condition = parser.or()?;
                 let otherwise = match parser.take_name("else") {
@@ -510,7 +510,7 @@ impl Parser {
             times += 1;
         }
         let mut value = self.compare()?;
-        // An even number of them still makes a boolean.
+        // An even number of negations still converts to a boolean.
         for _ in 0..if times > 0 { 2 - times % 2 } else { 0 } {
             value = Expr::Not(Box::new(value));
         }
@@ -568,7 +568,7 @@ impl Parser {
 
     fn primary(&mut self) -> Res<Expr> {
         let Some(token) = self.peek().cloned() else {
-            return self.fault("wanted a value, found the end of the template");
+            return self.fault("expected a value, found the end of the template");
         };
         let value = match token {
             Token::Name(name) => match name.as_str() {
@@ -592,7 +592,7 @@ impl Parser {
                     true => Expr::Tuple(Vec::new()),
                     false => self.tuple()?,
                 };
-                self.want_op(")")?;
+                self.expect_op(")")?;
                 return Ok(value);
             }
             Token::Op("[") => {
@@ -600,7 +600,7 @@ impl Parser {
                 let mut items = Vec::new();
                 while !self.take_op("]") {
                     if !items.is_empty() {
-                        self.want_op(",")?;
+                        self.expect_op(",")?;
                         if self.take_op("]") {
                             break;
                         }
@@ -614,18 +614,18 @@ impl Parser {
                 let mut items = Vec::new();
                 while !self.take_op("}") {
                     if !items.is_empty() {
-                        self.want_op(",")?;
+                        self.expect_op(",")?;
                         if self.take_op("}") {
                             break;
                         }
                     }
                     let key = self.expression()?;
-                    self.want_op(":")?;
+                    self.expect_op(":")?;
                     items.push((key, self.expression()?));
                 }
                 return Ok(Expr::Dict(items));
             }
-            _ => return self.fault(format!("wanted a value{}", self.found())),
+            _ => return self.fault(format!("expected a value{}", self.found())),
         };
         self.at += 1;
         Ok(value)
@@ -667,18 +667,18 @@ impl Parser {
             if self.take_op(":") {
                 part += 1;
                 if part > 2 {
-                    return self.fault("a slice of more than three parts");
+                    return self.fault("a slice has at most three parts");
                 }
                 continue;
             }
             if parts[part].is_some() {
-                return self.fault(format!("wanted \"]\"{}", self.found()));
+                return self.fault(format!("expected \"]\"{}", self.found()));
             }
             parts[part] = Some(if part == 0 { self.tuple()? } else { self.expression()? });
         }
         match (part, parts) {
             (0, [Some(index), _, _]) => Ok(Step::Item(index)),
-            (0, _) => self.fault("an empty subscript"),
+            (0, _) => self.fault("empty subscript"),
             (_, parts) => Ok(Step::Slice(parts)),
         }
     }
@@ -713,13 +713,13 @@ impl Parser {
         Ok(Step::Test(name, arguments, negated))
     }
 
-    /// Arguments up to the closing bracket.
+    /// Arguments up to the closing parenthesis.
     fn arguments(&mut self) -> Res<Arguments> {
         let mut arguments = Arguments::default();
         let mut first = true;
         while !self.take_op(")") {
             if !std::mem::take(&mut first) {
-                self.want_op(",")?;
+                self.expect_op(",")?;
                 if self.take_op(")") {
                     break;
                 }

@@ -1,22 +1,22 @@
-//! Walks a template and pays for every step.
+//! Evaluates the syntax tree of a template.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::parser::{Argument, Arguments, Expr, ForLoop, Kind, MacroBody, Node, Op, Step, Target};
-use super::state::{Given, Renderer, too_deep};
+use super::state::{CallArguments, Renderer, too_deep};
 use super::value::{Loop, Object, Scope, Value};
 use super::{Cause, DEPTH, Fault, Res, STEPS, clock, format};
 
-/// What a template can call by name.
+/// The global functions of a template.
 const FUNCTIONS: [&str; 7] =
     ["range", "dict", "namespace", "joiner", "cycler", "raise_exception", "strftime_now"];
 
-/// The longest `range`, as in the sandbox.
+/// Maximum length of a `range`, as in Jinja's sandbox.
 const RANGE: i64 = 100_000;
 
-/// How a body ended.
+/// How the execution of a body ended.
 #[derive(PartialEq)]
 enum Flow {
     On,
@@ -24,14 +24,14 @@ enum Flow {
     Continue,
 }
 
-/// The text of `nodes`.
+/// Renders `nodes`.
 pub(super) fn render(nodes: &[Node], variables: &[(&str, serde_json::Value)], now: u64) -> Res<String> {
     let mut renderer = Renderer::new(now);
     for (name, value) in variables {
         let value = renderer.value_of_json(value)?;
-        renderer.given.push(((*name).into(), value));
+        renderer.variables.push(((*name).into(), value));
     }
-    // What was paid so far is the size of the input, with a step for 32 bytes.
+    // The steps so far measure the size of the input, one for 32 bytes.
     let input = (u64::MAX - renderer.left) * 16;
     renderer.steps = STEPS.saturating_add(input);
     renderer.left = renderer.steps;
@@ -51,7 +51,7 @@ pub(super) fn render(nodes: &[Node], variables: &[(&str, serde_json::Value)], no
 impl Renderer {
     fn value_of_json(&mut self, value: &serde_json::Value) -> Res<Value> {
         use serde_json::Value as Json;
-        self.pay(1)?;
+        self.charge(1)?;
         match value {
             Json::Null => Ok(Value::None),
             Json::Bool(value) => Ok(Value::Bool(*value)),
@@ -73,7 +73,7 @@ impl Renderer {
     }
 
     fn write(&mut self, text: &str) -> Res<()> {
-        self.pay_text(text.len())?;
+        self.charge_text(text.len())?;
         self.out.push_str(text);
         Ok(())
     }
@@ -81,7 +81,7 @@ impl Renderer {
     fn body(&mut self, nodes: &[Node]) -> Res<Flow> {
         self.deeper(|renderer| {
             for node in nodes {
-                renderer.pay(1)?;
+                renderer.charge(1)?;
                 renderer.line = node.line;
                 let flow = renderer.node(node).map_err(|fault| fault.on(node.line))?;
                 if flow != Flow::On {
@@ -92,7 +92,7 @@ impl Renderer {
         })
     }
 
-    /// What `f` writes.
+    /// The output of `f`.
     fn written<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<(String, T)> {
         let outer = std::mem::take(&mut self.out);
         let result = f(self);
@@ -150,10 +150,10 @@ impl Renderer {
             Kind::Call(call, body) => {
                 let caller = self.macro_of(body)?;
                 let Expr::Postfix(callee, steps) = call else {
-                    return Err(Fault::failed("a call tag without a call"));
+                    return Err(Fault::failed("the call tag has no call"));
                 };
                 let Some((Step::Call(arguments), before)) = steps.split_last() else {
-                    return Err(Fault::failed("a call tag without a call"));
+                    return Err(Fault::failed("the call tag has no call"));
                 };
                 let callee = self.eval(callee)?;
                 let callee = self.steps(callee, before)?;
@@ -215,7 +215,7 @@ impl Renderer {
             changed: RefCell::new(None),
         }));
         for (i, item) in items.items.iter().enumerate() {
-            self.pay(1)?;
+            self.charge(1)?;
             if let Object::Loop(state) = &*state {
                 state.index.set(i);
             }
@@ -240,7 +240,7 @@ impl Renderer {
                     None => scope.push((name.as_str().into(), value)),
                 }
                 let known = scope.len() as u64;
-                self.pay(1 + known / 16)
+                self.charge(1 + known / 16)
             }
             Target::Attr(name, attribute) => {
                 let namespace = self.lookup(name)?;
@@ -267,11 +267,11 @@ impl Renderer {
 
     fn set_attribute(&mut self, object: &Object, name: &str, value: Value) -> Res<()> {
         if name.starts_with('_') {
-            return Err(Fault::failed(format!("a namespace takes no attribute {name:?}: it begins with _")));
+            return Err(Fault::failed(format!("namespace attribute {name:?} begins with _")));
         }
         let Object::Namespace(attributes) = object else { return Ok(()) };
         let mut attributes = attributes.borrow_mut();
-        self.pay(1 + attributes.len() as u64 / 16)?;
+        self.charge(1 + attributes.len() as u64 / 16)?;
         match attributes.iter_mut().find(|(known, _)| **known == *name) {
             Some((_, old)) => *old = value,
             None => attributes.push((name.into(), value)),
@@ -279,19 +279,19 @@ impl Renderer {
         Ok(())
     }
 
-    /// The value of a variable; of one that there is not, undefined.
+    /// The value of a variable; undefined if it is not set.
     fn lookup(&mut self, name: &str) -> Res<Value> {
         let mut passed = 0;
         let mut found = None;
         let local = self.scopes[self.base.min(self.scopes.len())..].iter().rev();
-        for scope in local.chain(self.scopes.first()).chain([&self.given]) {
+        for scope in local.chain(self.scopes.first()).chain([&self.variables]) {
             passed += scope.len() as u64;
             found = scope.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.clone());
             if found.is_some() {
                 break;
             }
         }
-        self.pay(1 + passed / 16)?;
+        self.charge(1 + passed / 16)?;
         Ok(match found {
             Some(value) => value,
             None if FUNCTIONS.contains(&name) => Value::Object(Rc::new(Object::Function(name.into()))),
@@ -304,7 +304,7 @@ impl Renderer {
         for scope in &self.scopes[self.base.min(self.scopes.len())..] {
             seen.extend(scope.iter().cloned());
         }
-        self.pay(seen.len() as u64 + 1)?;
+        self.charge(seen.len() as u64 + 1)?;
         let depth = seen.iter().map(|(_, value)| value.depth()).max().unwrap_or(0) + 1;
         match depth > DEPTH {
             true => Err(too_deep()),
@@ -316,7 +316,7 @@ impl Renderer {
     }
 
     pub(super) fn eval(&mut self, expr: &Expr) -> Res<Value> {
-        self.pay(1)?;
+        self.charge(1)?;
         self.deeper(|renderer| renderer.value(expr))
     }
 
@@ -392,7 +392,7 @@ impl Renderer {
                     true => self.eval(then),
                     false => match otherwise {
                         Some(expr) => self.eval(expr),
-                        None => Ok(Value::Undefined("the value of an if without an else".into())),
+                        None => Ok(Value::Undefined("the value of an if expression without else".into())),
                     },
                 }
             }
@@ -410,7 +410,7 @@ impl Renderer {
             for (_, right) in rest {
                 let right = self.eval(right)?;
                 let right = self.shown(&right)?;
-                self.pay_text(right.len())?;
+                self.charge_text(right.len())?;
                 text.push_str(&right);
             }
             return self.text(text);
@@ -424,7 +424,7 @@ impl Renderer {
 
     fn steps(&mut self, mut value: Value, steps: &[Step]) -> Res<Value> {
         for step in steps {
-            self.pay(1)?;
+            self.charge(1)?;
             value = self.step(&value, step)?;
         }
         Ok(value)
@@ -466,8 +466,8 @@ impl Renderer {
         }
     }
 
-    fn arguments(&mut self, arguments: &Arguments) -> Res<Given> {
-        let mut given = Given::default();
+    fn arguments(&mut self, arguments: &Arguments) -> Res<CallArguments> {
+        let mut given = CallArguments::default();
         for argument in &arguments.positional {
             match argument {
                 Argument::One(expr) => given.positional.push(self.eval(expr)?),
@@ -483,7 +483,7 @@ impl Renderer {
         if let Some(expr) = &arguments.spread {
             match self.eval(expr)? {
                 Value::Dict(entries) => {
-                    self.pay(entries.items.len() as u64)?;
+                    self.charge(entries.items.len() as u64)?;
                     for (key, value) in &entries.items {
                         let Value::Str(key) = key else {
                             return Err(Fault::failed("keywords must be strings"));
@@ -491,14 +491,19 @@ impl Renderer {
                         given.named.push((key.clone(), value.clone()));
                     }
                 }
-                other => return Err(Fault::failed(format!("** of type {}, wanted dict", other.kind()))),
+                other => {
+                    return Err(Fault::failed(format!(
+                        "argument after ** must be a dict, not {}",
+                        other.kind()
+                    )));
+                }
             }
         }
         Ok(given)
     }
 
-    pub(super) fn call(&mut self, callee: &Value, given: Given) -> Res<Value> {
-        self.pay(1)?;
+    pub(super) fn call(&mut self, callee: &Value, given: CallArguments) -> Res<Value> {
+        self.charge(1)?;
         let Value::Object(object) = callee else {
             return Err(Fault::failed(match callee {
                 Value::Undefined(what) => format!("'{what}' is undefined"),
@@ -510,7 +515,7 @@ impl Renderer {
             Object::Method(value, name) => self.method(value, name, &given),
             Object::Macro { body, seen, .. } => self.deeper(|r| r.call_macro(body, seen, given)),
             Object::Loop(Loop { again: Some(parts), level, .. }) => {
-                let over = given.want(0, "iterable")?.clone();
+                let over = given.required(0, "iterable")?.clone();
                 let (parts, level) = (parts.clone(), level + 1);
                 let (text, ()) = self.written(|r| r.deeper(|r| r.run_loop(&parts, &over, level)))?;
                 self.text(text)
@@ -525,11 +530,11 @@ impl Renderer {
         }
     }
 
-    fn call_macro(&mut self, body: &Arc<MacroBody>, seen: &Rc<Scope>, given: Given) -> Res<Value> {
-        let Given { positional, named } = given;
+    fn call_macro(&mut self, body: &Arc<MacroBody>, seen: &Rc<Scope>, given: CallArguments) -> Res<Value> {
+        let CallArguments { positional, named } = given;
         let mut named: Vec<(Rc<str>, Value)> = named;
         let mut positional = positional.into_iter();
-        self.pay(seen.len() as u64)?;
+        self.charge(seen.len() as u64)?;
         let base = std::mem::replace(&mut self.base, self.scopes.len());
         self.scopes.push(seen.to_vec());
         self.scopes.push(Vec::new());
@@ -539,7 +544,7 @@ impl Renderer {
                 let value = match (positional.next(), at, default) {
                     (Some(_), Some(_), _) => {
                         return Err(Fault::failed(format!(
-                            "macro '{}' got two values for {name}",
+                            "macro '{}' got multiple values for argument {name}",
                             body.name
                         )));
                     }
@@ -570,7 +575,7 @@ impl Renderer {
         self.text(text)
     }
 
-    fn function(&mut self, name: &str, given: Given) -> Res<Value> {
+    fn function(&mut self, name: &str, given: CallArguments) -> Res<Value> {
         match name {
             "range" => {
                 let number = |i: usize| given.int(i, "range");
@@ -586,9 +591,11 @@ impl Renderer {
                     step => (span - 1) / step.saturating_abs() + 1,
                 };
                 if count > RANGE {
-                    return Err(Fault::failed(format!("range too big: the largest is {RANGE} long")));
+                    return Err(Fault::failed(format!(
+                        "Range too big. The sandbox blocks ranges larger than {RANGE}."
+                    )));
                 }
-                self.pay(count as u64)?;
+                self.charge(count as u64)?;
                 self.list((0..count).map(|i| Value::Int(start + i * step)).collect())
             }
             "dict" => {
@@ -600,7 +607,9 @@ impl Renderer {
                         for pair in self.iterate(pairs)? {
                             match <[Value; 2]>::try_from(self.iterate(&pair)?) {
                                 Ok([key, value]) => items.push((key, value)),
-                                Err(_) => return Err(Fault::failed("dict() of what is not pairs")),
+                                Err(_) => {
+                                    return Err(Fault::failed("dict() argument must be a sequence of pairs"));
+                                }
                             }
                         }
                         items
@@ -611,12 +620,12 @@ impl Renderer {
             }
             "namespace" => {
                 let object = Rc::new(Object::Namespace(RefCell::default()));
-                self.pay(4)?;
+                self.charge(4)?;
                 self.namespaces.push(object.clone());
                 if let Some(Value::Dict(entries)) = given.positional.first() {
                     for (key, value) in &entries.items {
                         let Value::Str(key) = key else {
-                            return Err(Fault::failed("names of a namespace are strings"));
+                            return Err(Fault::failed("namespace() keys must be strings"));
                         };
                         self.set_attribute(&object, key, value.clone())?;
                     }
@@ -641,15 +650,15 @@ impl Renderer {
                 }
             }
             "raise_exception" => {
-                let message = self.shown(given.want(0, "message")?)?.to_string();
-                Err(Fault { cause: Cause::Refused, message, line: 0 })
+                let message = self.shown(given.required(0, "message")?)?.to_string();
+                Err(Fault { cause: Cause::Raised, message, line: 0 })
             }
             "strftime_now" => {
                 let format = given.str(0, "format")?.unwrap_or_default().to_string();
                 let text = clock::strftime(self, &format)?;
                 self.text(text)
             }
-            _ => Err(Fault::failed(format!("there is no function {name:?}"))),
+            _ => Err(Fault::failed(format!("no function named {name:?}"))),
         }
     }
 
@@ -663,22 +672,22 @@ impl Renderer {
         }
         match (op, left, right) {
             (Op::Add, Value::Str(a), Value::Str(b)) => {
-                self.pay_text(a.len() + b.len())?;
+                self.charge_text(a.len() + b.len())?;
                 let text: Rc<str> = [&**a, &**b].concat().into();
                 return Ok(Value::Str(text));
             }
             (Op::Add, Value::List(a), Value::List(b)) => {
-                self.pay((a.items.len() + b.items.len()) as u64)?;
+                self.charge((a.items.len() + b.items.len()) as u64)?;
                 return self.list([&a.items[..], &b.items[..]].concat());
             }
             (Op::Add, Value::Tuple(a), Value::Tuple(b)) => {
-                self.pay((a.items.len() + b.items.len()) as u64)?;
+                self.charge((a.items.len() + b.items.len()) as u64)?;
                 return self.tuple([&a.items[..], &b.items[..]].concat());
             }
             (Op::Mul, text @ Value::Str(_), times) | (Op::Mul, times, text @ Value::Str(_)) => {
                 if let (Value::Str(text), Some(times)) = (text, times.int()) {
                     let times = usize::try_from(times).unwrap_or(0);
-                    self.pay_times(text.len(), times)?;
+                    self.charge_times(text.len(), times)?;
                     return Ok(Value::str(text.repeat(if text.is_empty() { 0 } else { times })));
                 }
             }
@@ -687,7 +696,7 @@ impl Renderer {
                 if let (Value::List(items) | Value::Tuple(items), Some(times)) = (list, times.int()) {
                     let times = usize::try_from(times).unwrap_or(0);
                     let times = if items.items.is_empty() { 0 } else { times };
-                    self.pay((items.items.len() as u64).saturating_mul(times as u64))?;
+                    self.charge((items.items.len() as u64).saturating_mul(times as u64))?;
                     let items = std::iter::repeat_n(&items.items, times).flatten().cloned().collect();
                     return if matches!(list, Value::List(_)) { self.list(items) } else { self.tuple(items) };
                 }
@@ -750,7 +759,7 @@ impl Renderer {
 }
 
 fn too_large() -> Fault {
-    Fault::failed("a number of more than 64 bits")
+    Fault::failed("integer of more than 64 bits")
 }
 
 fn operand(value: &Value, sign: &str) -> Fault {

@@ -1,4 +1,4 @@
-//! The state of a rendering: its budget of steps, its variables, and the operations on values that the budget pays for.
+//! The state of a rendering: its step budget, its variables, and the operations on values charged to the budget.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -7,45 +7,47 @@ use super::parser::Op;
 use super::value::{Entries, Items, Object, Scope, Value};
 use super::{DEPTH, FRAMES, Fault, Res};
 
-/// A rendering under way.
+/// The state of a rendering.
 pub(super) struct Renderer {
+    /// Steps left of `steps`.
     pub(super) left: u64,
     pub(super) steps: u64,
     frames: usize,
     now: u64,
     pub(super) line: usize,
-    pub(super) given: Scope,
-    /// The top scope, then those of the calls and blocks under way.
+    /// Variables passed to the template.
+    pub(super) variables: Scope,
+    /// The global scope, then those of the active calls and blocks.
     pub(super) scopes: Vec<Scope>,
-    /// The first scope that is seen beside the top one.
+    /// Index of the first scope visible besides the global one.
     pub(super) base: usize,
     pub(super) out: String,
-    /// Each namespace there is; they may hold one another.
+    /// All namespaces, which may contain each other.
     pub(super) namespaces: Vec<Rc<Object>>,
 }
 
-/// What a call was given.
+/// The evaluated arguments of a call.
 #[derive(Default)]
-pub(super) struct Given {
+pub(super) struct CallArguments {
     pub(super) positional: Vec<Value>,
     pub(super) named: Vec<(Rc<str>, Value)>,
 }
 
-impl Given {
-    /// The argument at `index`, or the one named `name`.
+impl CallArguments {
+    /// The argument at `index`, or the keyword argument `name`.
     pub(super) fn get(&self, index: usize, name: &str) -> Option<&Value> {
         self.positional.get(index).or_else(|| self.named.iter().find(|(n, _)| **n == *name).map(|(_, v)| v))
     }
 
-    pub(super) fn want(&self, index: usize, name: &str) -> Res<&Value> {
-        self.get(index, name).ok_or_else(|| Fault::failed(format!("the argument {name:?} is missing")))
+    pub(super) fn required(&self, index: usize, name: &str) -> Res<&Value> {
+        self.get(index, name).ok_or_else(|| Fault::failed(format!("missing argument {name:?}")))
     }
 
     pub(super) fn str(&self, index: usize, name: &str) -> Res<Option<&str>> {
         match self.get(index, name) {
             Some(Value::Str(text)) => Ok(Some(text)),
             None | Some(Value::None) => Ok(None),
-            Some(other) => Err(Fault::failed(format!("{name} is of type {}, wanted str", other.kind()))),
+            Some(other) => Err(Fault::failed(format!("{name} must be str, not {}", other.kind()))),
         }
     }
 
@@ -54,7 +56,7 @@ impl Given {
             None | Some(Value::None) => Ok(None),
             Some(value) => match value.int() {
                 Some(value) => Ok(Some(value)),
-                None => Err(Fault::failed(format!("{name} is of type {}, wanted int", value.kind()))),
+                None => Err(Fault::failed(format!("{name} must be int, not {}", value.kind()))),
             },
         }
     }
@@ -65,7 +67,7 @@ impl Given {
 }
 
 impl Renderer {
-    /// A rendering at the time `now`, in seconds since 1970, that has not begun.
+    /// The initial state, at the time `now` in seconds since 1970.
     pub(super) fn new(now: u64) -> Self {
         Self {
             left: u64::MAX,
@@ -73,7 +75,7 @@ impl Renderer {
             frames: 0,
             now,
             line: 0,
-            given: Vec::new(),
+            variables: Vec::new(),
             scopes: vec![Vec::new()],
             base: 1,
             out: String::new(),
@@ -85,8 +87,8 @@ impl Renderer {
         self.now
     }
 
-    /// Takes `steps` from what is left.
-    pub(super) fn pay(&mut self, steps: u64) -> Res<()> {
+    /// Charges `steps` to the budget.
+    pub(super) fn charge(&mut self, steps: u64) -> Res<()> {
         match self.left.checked_sub(steps) {
             Some(left) => {
                 self.left = left;
@@ -94,28 +96,28 @@ impl Renderer {
             }
             None => {
                 self.left = 0;
-                Err(Fault::spent(format!("it took more than {} steps", self.steps)))
+                Err(Fault::over_limit(format!("more than {} steps", self.steps)))
             }
         }
     }
 
-    /// Pays for text that is made or looked through.
-    pub(super) fn pay_text(&mut self, bytes: usize) -> Res<()> {
-        self.pay(1 + bytes as u64 / 32)
+    /// Charges text of `bytes` that is created or searched.
+    pub(super) fn charge_text(&mut self, bytes: usize) -> Res<()> {
+        self.charge(1 + bytes as u64 / 32)
     }
 
-    /// Pays for `times` texts of `bytes`.
-    pub(super) fn pay_times(&mut self, bytes: usize, times: usize) -> Res<()> {
-        self.pay((bytes as u64).saturating_mul(times as u64) / 32 + 1)
+    /// Charges `times` texts of `bytes`.
+    pub(super) fn charge_times(&mut self, bytes: usize, times: usize) -> Res<()> {
+        self.charge((bytes as u64).saturating_mul(times as u64) / 32 + 1)
     }
 
     pub(super) fn text(&mut self, text: impl AsRef<str>) -> Res<Value> {
-        self.pay_text(text.as_ref().len())?;
+        self.charge_text(text.as_ref().len())?;
         Ok(Value::str(text))
     }
 
     pub(super) fn items(&mut self, items: Vec<Value>) -> Res<Rc<Items>> {
-        self.pay(items.len() as u64 + 1)?;
+        self.charge(items.len() as u64 + 1)?;
         let depth = items.iter().map(Value::depth).max().unwrap_or(0) + 1;
         match depth > DEPTH {
             true => Err(too_deep()),
@@ -131,7 +133,7 @@ impl Renderer {
         self.items(items).map(Value::Tuple)
     }
 
-    /// A map of `items`; of equal keys the last value counts, at the first place.
+    /// A dict of `items`; of equal keys the last value is kept, at the position of the first.
     pub(super) fn dict(&mut self, items: Vec<(Value, Value)>) -> Res<Value> {
         let mut entries: Vec<(Value, Value)> = Vec::with_capacity(items.len());
         for (key, value) in items {
@@ -153,9 +155,9 @@ impl Renderer {
         self.entries(entries)
     }
 
-    /// A map of entries whose keys are known to differ.
+    /// A dict of entries with distinct keys.
     pub(super) fn entries(&mut self, items: Vec<(Value, Value)>) -> Res<Value> {
-        self.pay(2 * items.len() as u64 + 1)?;
+        self.charge(2 * items.len() as u64 + 1)?;
         let depth = items.iter().map(|(k, v)| k.depth().max(v.depth())).max().unwrap_or(0) + 1;
         match depth > DEPTH {
             true => Err(too_deep()),
@@ -163,10 +165,10 @@ impl Renderer {
         }
     }
 
-    /// Runs `f` one frame deeper.
+    /// Runs `f` with one more call frame.
     pub(super) fn deeper<T>(&mut self, f: impl FnOnce(&mut Self) -> Res<T>) -> Res<T> {
         if self.frames == FRAMES {
-            return Err(Fault::spent(format!("more than {FRAMES} calls and expressions within each other")));
+            return Err(Fault::over_limit(format!("more than {FRAMES} nested calls and expressions")));
         }
         self.frames += 1;
         let result = f(self);
@@ -174,19 +176,19 @@ impl Renderer {
         result
     }
 
-    /// The items of what can be walked through.
+    /// The items of an iterable.
     pub(super) fn iterate(&mut self, value: &Value) -> Res<Vec<Value>> {
         let items: Vec<Value> = match value {
             Value::List(items) | Value::Tuple(items) => {
-                self.pay(items.items.len() as u64)?;
+                self.charge(items.items.len() as u64)?;
                 items.items.clone()
             }
             Value::Dict(entries) => {
-                self.pay(entries.items.len() as u64)?;
+                self.charge(entries.items.len() as u64)?;
                 entries.items.iter().map(|(key, _)| key.clone()).collect()
             }
             Value::Str(text) => {
-                self.pay(2 * text.len() as u64)?;
+                self.charge(2 * text.len() as u64)?;
                 text.chars().map(|c| Value::str(c.encode_utf8(&mut [0; 4]))).collect()
             }
             Value::Undefined(_) => Vec::new(),
@@ -195,7 +197,7 @@ impl Renderer {
         Ok(items)
     }
 
-    /// Sorts by a key; equal ones keep their order.
+    /// Sorts by a key; the sort is stable.
     pub(super) fn sort_by<T>(&mut self, items: &mut [T], key: impl Fn(&T) -> &Value) -> Res<()> {
         let mut failed = None;
         items.sort_by(|a, b| match self.order(key(a), key(b)) {
@@ -227,7 +229,7 @@ impl Renderer {
     }
 
     pub(super) fn equal(&mut self, left: &Value, right: &Value) -> Res<bool> {
-        self.pay(1)?;
+        self.charge(1)?;
         if let (Some(a), Some(b)) = (left.int(), right.int()) {
             return Ok(a == b);
         }
@@ -238,7 +240,7 @@ impl Renderer {
             (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
             (Value::Str(a), Value::Str(b)) => {
                 if a.len() == b.len() {
-                    self.pay_text(a.len())?;
+                    self.charge_text(a.len())?;
                 }
                 a == b
             }
@@ -276,9 +278,9 @@ impl Renderer {
         })
     }
 
-    /// Which comes first; `None` beside a NaN.
+    /// Compares two values; `None` if one is NaN.
     pub(super) fn order(&mut self, left: &Value, right: &Value) -> Res<Option<Ordering>> {
-        self.pay(1)?;
+        self.charge(1)?;
         if let (Some(a), Some(b)) = (left.int(), right.int()) {
             return Ok(Some(a.cmp(&b)));
         }
@@ -287,7 +289,7 @@ impl Renderer {
         }
         match (left, right) {
             (Value::Str(a), Value::Str(b)) => {
-                self.pay_text(a.len().min(b.len()))?;
+                self.charge_text(a.len().min(b.len()))?;
                 Ok(Some(a.cmp(b)))
             }
             (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
@@ -312,7 +314,7 @@ impl Renderer {
     pub(super) fn contains(&mut self, holder: &Value, value: &Value) -> Res<bool> {
         match (holder, value) {
             (Value::Str(text), Value::Str(part)) => {
-                self.pay_text(text.len() + part.len())?;
+                self.charge_text(text.len() + part.len())?;
                 Ok(text.contains(&**part))
             }
             (Value::Str(_), other) => Err(Fault::failed(format!(
@@ -342,5 +344,5 @@ impl Renderer {
 }
 
 pub(super) fn too_deep() -> Fault {
-    Fault::spent(format!("a value is nested more than {DEPTH} deep"))
+    Fault::over_limit(format!("a value is nested more than {DEPTH} deep"))
 }

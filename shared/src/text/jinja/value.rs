@@ -1,4 +1,4 @@
-//! Values of a template, with Python's behaviour.
+//! Template values with the behaviour of Python's.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::parser::{ForLoop, MacroBody};
 
-/// Variables by name, the latest last.
+/// Variables by name, in order of definition.
 pub(super) type Scope = Vec<(Rc<str>, Value)>;
 
 #[derive(Clone)]
 pub(super) enum Value {
-    /// What there is not, by the name under which it was looked for.
+    /// An undefined value, with the name that was looked up.
     Undefined(Rc<str>),
     None,
     Bool(bool),
@@ -24,27 +24,27 @@ pub(super) enum Value {
     Object(Rc<Object>),
 }
 
-/// The values of a list, and how deep they are nested.
+/// The items of a list or tuple, and their nesting depth.
 pub(super) struct Items {
     pub(super) items: Vec<Value>,
     pub(super) depth: usize,
 }
 
-/// Keys with their values in the order of their making, and how deep they are nested.
+/// The entries of a dict in insertion order, and their nesting depth.
 pub(super) struct Entries {
     pub(super) items: Vec<(Value, Value)>,
     pub(super) depth: usize,
 }
 
-/// What is neither text, number nor collection.
+/// Values other than text, numbers and collections.
 pub(super) enum Object {
     Namespace(RefCell<Scope>),
-    /// A function that templates call by this name.
+    /// A global function, by name.
     Function(Rc<str>),
     Method(Value, Rc<str>),
     Macro {
         body: Arc<MacroBody>,
-        /// What it saw where it was made, unless that was the top.
+        /// Variables of the enclosing scopes except the global one.
         seen: Rc<Scope>,
         depth: usize,
     },
@@ -53,12 +53,12 @@ pub(super) enum Object {
     Cycler(Rc<Items>, Cell<usize>),
 }
 
-/// Where a loop stands.
+/// The state of a `for` loop.
 pub(super) struct Loop {
     pub(super) items: Rc<Items>,
     pub(super) index: Cell<usize>,
     pub(super) level: usize,
-    /// For a recursive one, what it does.
+    /// The loop itself, if it is recursive.
     pub(super) again: Option<Arc<ForLoop>>,
     pub(super) changed: RefCell<Option<Value>>,
 }
@@ -68,7 +68,7 @@ impl Value {
         Value::Str(text.as_ref().into())
     }
 
-    /// How deep values are nested in this one.
+    /// Nesting depth of the value.
     pub(super) fn depth(&self) -> usize {
         match self {
             Value::List(items) | Value::Tuple(items) => items.depth,
@@ -78,7 +78,7 @@ impl Value {
                 Object::Macro { depth, .. } => *depth,
                 Object::Loop(state) => state.items.depth + 1,
                 Object::Cycler(items, _) => items.depth + 1,
-                // The renderer holds each and empties it at the end, so that they never fall in a row.
+                // The renderer holds all namespaces and clears them at the end, so drops do not recurse through them.
                 Object::Namespace(_) => 1,
                 Object::Function(_) | Object::Joiner(..) => 0,
             },
@@ -99,7 +99,7 @@ impl Value {
         }
     }
 
-    /// The name of its type in Python.
+    /// Name of the Python type.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Value::Undefined(_) => "Undefined",
@@ -123,7 +123,7 @@ impl Value {
         }
     }
 
-    /// A whole number or a boolean.
+    /// The value of an int or bool.
     pub(super) fn int(&self) -> Option<i64> {
         match self {
             Value::Bool(value) => Some(i64::from(*value)),
@@ -132,7 +132,7 @@ impl Value {
         }
     }
 
-    /// Any number.
+    /// The value of an int, bool or float.
     pub(super) fn number(&self) -> Option<f64> {
         match self {
             Value::Float(value) => Some(*value),
