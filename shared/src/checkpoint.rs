@@ -1,9 +1,8 @@
-//! Checkpoint files: one index of named tensors over every kind of file.
+//! Reading checkpoint files (safetensors, GGUF, PyTorch, flax) as named tensors.
 //!
-//! [`Checkpoint::open`] tells by its content what a file is, [`Checkpoint::open_folder`] finds the files of a model,
-//! and both map them: a tensor is a name, a shape, the way its elements are stored and the place of its bytes. Nothing
-//! is copied that need not be, nothing in a file can run code, and every length in a file is checked against what the
-//! file has before it is believed.
+//! [`Checkpoint::open`] detects the format of a file by its content, [`Checkpoint::open_folder`] finds the files of a
+//! model. Both memory-map the files: a tensor is a name, a shape, an element type and a range of bytes. Tensors are
+//! copied only where necessary, pickles are parsed without executing code, and all lengths in a file are validated.
 //!
 //! ```
 //! use std::collections::HashMap;
@@ -47,7 +46,7 @@ pub use bytes::Bytes;
 pub use metadata::{List, Metadata, Value};
 pub use write::{Planned, write_gguf, write_safetensors};
 
-/// How the elements of a tensor are stored, little-endian.
+/// The element type of a stored tensor, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the plain variants are the types they are named after")]
 pub enum Storage {
@@ -57,7 +56,7 @@ pub enum Storage {
     BF16,
     F8E4M3,
     F8E5M2,
-    /// Two `f32` an element: real, imaginary.
+    /// Complex: two `f32` per element, real and imaginary part.
     C64,
     I64,
     I32,
@@ -67,14 +66,14 @@ pub enum Storage {
     U32,
     U16,
     U8,
-    /// One byte an element: zero or one.
+    /// One byte per element: zero or one.
     Bool,
-    /// GGUF's blocks: runs of the last axis that share their scales.
+    /// Block quantized (GGUF): blocks along the last axis with shared scales.
     Block(GgmlDType),
 }
 
 impl Storage {
-    /// Bytes of one element, or of one block.
+    /// Size of an element, or of a block, in bytes.
     pub fn unit_bytes(self) -> usize {
         match self {
             Storage::F64 | Storage::I64 | Storage::U64 | Storage::C64 => 8,
@@ -85,7 +84,7 @@ impl Storage {
         }
     }
 
-    /// Elements in one block; 1 for everything that is not in blocks.
+    /// Elements per block; 1 for types that are not block quantized.
     pub fn unit_elements(self) -> usize {
         match self {
             Storage::Block(kind) => kind.block_size(),
@@ -93,8 +92,8 @@ impl Storage {
         }
     }
 
-    /// Bytes that a tensor of `shape` takes; `None` where that overflows, or where the last axis is no whole number
-    /// of blocks.
+    /// Size in bytes of a tensor of `shape`; `None` on overflow, or if the last axis is not a multiple of the block
+    /// size.
     pub fn byte_len(self, shape: &[usize]) -> Option<usize> {
         let per_unit = self.unit_elements();
         if per_unit > 1 && !shape.last()?.is_multiple_of(per_unit) {
@@ -103,11 +102,11 @@ impl Storage {
         (element_count(shape)? / per_unit).checked_mul(self.unit_bytes())
     }
 
-    /// The address an element must lie at, for a machine to read it as a number.
+    /// Required alignment of the elements in bytes.
     pub fn alignment(self) -> usize {
         match self {
             Storage::C64 => 4,
-            // Blocks hold half-precision scales or single ones, beside bytes.
+            // Blocks contain float16 or float32 scales.
             Storage::Block(_) => 4,
             other => other.unit_bytes(),
         }
@@ -123,32 +122,30 @@ impl fmt::Display for Storage {
     }
 }
 
-/// The product of `shape`, if it fits. An axis of length zero does not excuse the others from fitting.
+/// The number of elements of `shape`; `None` on overflow of the product of the nonzero axes.
 fn element_count(shape: &[usize]) -> Option<usize> {
     let product = shape.iter().filter(|&&n| n != 0).try_fold(1usize, |all, &n| all.checked_mul(n))?;
     Some(if shape.contains(&0) { 0 } else { product })
 }
 
-/// One tensor as its file holds it.
+/// A tensor as stored in a file.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// How the elements are stored.
+    /// Element type.
     pub storage: Storage,
-    /// The axes, slowest first.
+    /// Shape, slowest-varying axis first.
     pub shape: Vec<usize>,
-    /// The elements, contiguous and row-major; aligned for their type, save in PyTorch's and flax's files, where they
-    /// lie anywhere and are left unread until they are asked for.
+    /// The elements, contiguous and row-major. Aligned for their type, except in PyTorch and flax files.
     pub bytes: Bytes,
 }
 
 impl Stored {
-    /// How many elements the tensor has.
+    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The same with `rows` rows: without the last ones, or with rows of zeros after them. A table that was resized for
-    /// other tokens is read so.
+    /// Resizes the first axis to `rows`, by truncation or with zeros, as for an embedding table that was resized.
     pub fn with_rows(self, rows: usize) -> Self {
         let mut shape = self.shape.clone();
         match shape.first_mut() {
@@ -158,13 +155,13 @@ impl Stored {
         let Some(length) = self.storage.byte_len(&shape) else { return self };
         let bytes = match self.bytes.slice(0..length) {
             Some(bytes) => bytes,
-            None => Bytes::filled(length, |room| room[..self.bytes.len()].copy_from_slice(&self.bytes)),
+            None => Bytes::filled(length, |out| out[..self.bytes.len()].copy_from_slice(&self.bytes)),
         };
         Self { bytes, shape, ..self }
     }
 }
 
-/// What one file holds.
+/// The content of one file.
 #[derive(Default)]
 struct Contents {
     tensors: BTreeMap<String, Stored>,
@@ -179,7 +176,7 @@ pub struct Checkpoint {
     metadata: Metadata,
 }
 
-/// What a model's folder may hold, in the order of preference.
+/// Standard checkpoint names in a model folder, in order of preference.
 const FOLDER: [&str; 4] = [
     "model.safetensors.index.json",
     "model.safetensors",
@@ -187,17 +184,17 @@ const FOLDER: [&str; 4] = [
     "pytorch_model.bin",
 ];
 
-/// The endings of a checkpoint with a name of its own, in the order of preference.
+/// File extensions of checkpoints with other names, in order of preference.
 const ENDINGS: [&str; 9] =
     [".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pth.tar", ".pkl", ".msgpack"];
 
 impl Checkpoint {
-    /// Opens one file: safetensors, GGUF, PyTorch, flax, or the `.index.json` of a sharded checkpoint. What it is, its
-    /// content says, not its name.
+    /// Opens one file: safetensors, GGUF, PyTorch, flax, or the `.index.json` of a sharded checkpoint. The format is
+    /// detected by content, not by name.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] without the file, [`ErrorKind::Format`] if it is damaged, lies about itself or is no
-    /// checkpoint, [`ErrorKind::Unsupported`] if it stores a tensor in a way that is not implemented.
+    /// [`ErrorKind::NotFound`] if the file does not exist, [`ErrorKind::Format`] if it is damaged or not a checkpoint,
+    /// [`ErrorKind::Unsupported`] if the format of a tensor is not implemented.
     pub fn open(path: &Path) -> Result<Self> {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::open_index(path);
@@ -205,10 +202,10 @@ impl Checkpoint {
         Self::open_files(std::slice::from_ref(&path.to_path_buf()))
     }
 
-    /// Opens the files of one checkpoint together.
+    /// Opens several files as one checkpoint.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`]; also if two files hold a tensor of the same name, or there is no file.
+    /// As [`Checkpoint::open`]; also if two files contain a tensor of the same name, or `paths` is empty.
     pub fn open_files(paths: &[PathBuf]) -> Result<Self> {
         if paths.is_empty() {
             return Err(Error::input("a checkpoint needs at least one file"));
@@ -230,11 +227,11 @@ impl Checkpoint {
         Ok(whole)
     }
 
-    /// Opens the checkpoint in `folder`: `model.safetensors` or `pytorch_model.bin`, whole or by its index, else the
-    /// one `.gguf` or other checkpoint there. Which shards belong together, the index says, not their names.
+    /// Opens the checkpoint in `folder`: `model.safetensors` or `pytorch_model.bin`, a single file or sharded with an
+    /// index, else the only `.gguf` or other checkpoint file.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`]; also if there is none, or several and none of the usual names.
+    /// As [`Checkpoint::open`]; also if there is no checkpoint, or several without a standard name.
     pub fn open_folder(folder: &Path) -> Result<Self> {
         if let Some(found) = FOLDER.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
             return Self::open(&found);
@@ -250,58 +247,61 @@ impl Checkpoint {
                 [] => continue,
                 [one] => return Self::open(&folder.join(one)),
                 _ => {
-                    let message =
-                        format!("{} {ending} files and no index that says which to open", found.len());
+                    let message = format!("{} {ending} files and no index", found.len());
                     let error = Error::new(ErrorKind::Input, message).at(folder);
-                    return Err(error.hint(first_five(found)).hint("name one of them"));
+                    return Err(error.hint(first_five(found)).hint("specify one of them"));
                 }
             }
         }
         let error = Error::new(ErrorKind::NotFound, "no checkpoint in this folder").at(folder);
-        Err(error.hint(format!("wanted {}, or a file ending in {}", FOLDER.join(", "), ENDINGS.join(", "))))
+        Err(error.hint(format!("expected {}, or a file ending in {}", FOLDER.join(", "), ENDINGS.join(", "))))
     }
 
-    /// Opens the shards that `index` names, and checks that each holds what the index says.
+    /// Opens the shards of `index`, and checks that each contains the tensors listed in the index.
     fn open_index(index: &Path) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
         let map = json::read(index).and_then(json::typed::<Index>);
-        let map = map.map_err(|e| e.context("not an index of shards").at(index))?.weight_map;
+        let map = map.map_err(|e| e.context("invalid index of shards").at(index))?.weight_map;
         let folder = index.parent().unwrap_or(Path::new(""));
         let mut files = Vec::new();
         for name in map.values().collect::<BTreeSet<_>>() {
             if Path::new(name).file_name().is_none_or(|plain| plain != name.as_str()) {
                 return Err(Error::format(
                     index,
-                    format!("shard {name:?} is not the name of a file beside it"),
+                    format!("shard {name:?} is not a file name in the same folder"),
                 ));
             }
             let path = folder.join(name);
             if !path.exists() {
-                let message = format!("shard {name} is not here, though the index names it");
+                let message = format!("shard {name} of the index does not exist");
                 return Err(Error::new(ErrorKind::NotFound, message).at(index).hint("download it"));
             }
             files.push(path);
         }
         if files.is_empty() {
-            return Err(Error::format(index, "the index names no tensor"));
+            return Err(Error::format(index, "the index lists no tensors"));
         }
         let whole = Self::open_files(&files)?;
-        let astray: Vec<String> = map
+        let misplaced: Vec<String> = map
             .iter()
             .filter(|(name, file)| whole.file_of(name) != Some(&folder.join(file)))
             .map(|(name, file)| format!("{name} in {file}"))
             .collect();
-        if !astray.is_empty() {
-            let message = format!("{} of {} tensors are not where the index says", astray.len(), map.len());
-            return Err(Error::format(index, message).hint(first_five(astray)));
+        if !misplaced.is_empty() {
+            let message = format!(
+                "{} of {} tensors are not in the shard given by the index",
+                misplaced.len(),
+                map.len()
+            );
+            return Err(Error::format(index, message).hint(first_five(misplaced)));
         }
         Ok(whole)
     }
 
-    /// The same with `each(name, tensor)` in place of every tensor.
+    /// Replaces each tensor by `each(name, tensor)`.
     pub fn map(mut self, each: impl Fn(&str, Stored) -> Stored) -> Self {
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         self.tensors =
@@ -309,7 +309,7 @@ impl Checkpoint {
         self
     }
 
-    /// The tensor called `name`.
+    /// The tensor `name`.
     pub fn get(&self, name: &str) -> Option<&Stored> {
         self.tensors.get(name).map(|(stored, _)| stored)
     }
@@ -324,24 +324,23 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, (stored, _))| (name.as_str(), stored))
     }
 
-    /// The file that holds the tensor called `name`.
+    /// The file that contains the tensor `name`.
     pub fn file_of(&self, name: &str) -> Option<&Path> {
         self.tensors.get(name).map(|(_, file)| self.files[*file].as_path())
     }
 
-    /// The files, in the order they were opened.
+    /// The files, in order of opening.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// What the files say beside their tensors: GGUF keys, safetensors' notes, the plain values of a pickle by their
-    /// dotted path.
+    /// Metadata: GGUF keys, `__metadata__` of safetensors, scalars and strings of a pickle by dotted path.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 }
 
-/// Reads the one file at `path` as what its content says it is.
+/// Reads the file at `path` in the format detected by its content.
 fn read(path: &Path) -> Result<Contents> {
     let file = Bytes::map(path)?;
     if file.is_empty() {
@@ -351,7 +350,7 @@ fn read(path: &Path) -> Result<Contents> {
         return gguf::read(path, &file);
     }
     if !safetensors::looks_like(&file) {
-        // What is named .safetensors is read as it, whatever it is.
+        // A file named .safetensors is parsed as safetensors for a specific error.
         misnamed::refuse(path, &file)?;
     }
     if safetensors::looks_like(&file) || path.extension().is_some_and(|e| e == "safetensors") {
@@ -364,6 +363,6 @@ fn read(path: &Path) -> Result<Contents> {
         return msgpack::read(path, &file);
     }
     let start = &file[..file.len().min(4)];
-    Err(Error::format(path, format!("not a checkpoint: begins with {start:02x?}"))
-        .hint("wanted safetensors, GGUF, PyTorch or flax"))
+    Err(Error::format(path, format!("not a checkpoint: first bytes {start:02x?}"))
+        .hint("expected safetensors, GGUF, PyTorch or flax"))
 }

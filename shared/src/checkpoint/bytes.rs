@@ -1,4 +1,4 @@
-//! Runs of bytes that know their owner.
+//! Shared byte buffers in mapped files or in memory.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,7 @@ use memmap2::{Mmap, MmapMut};
 
 use crate::{Error, Result};
 
-/// A run of bytes in a mapped file or in memory: cheap to clone and to slice, alive as long as any part of it is.
+/// A reference-counted byte buffer in a mapped file or in memory, cheap to clone and to slice.
 ///
 /// ```
 /// use fauna_shared::checkpoint::Bytes;
@@ -34,16 +34,16 @@ enum Owner {
     Pages(MmapMut),
 }
 
-/// From how many bytes on memory is pages of its own.
+/// From how many bytes on memory has pages of its own.
 const PAGES: usize = 1 << 17;
 
-/// One cache line, so that memory made of lines is aligned for every element type and vector register.
+/// One cache line, so that buffers are aligned for all element types and vector registers.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
 impl Bytes {
-    /// Maps the file at `path`. Nothing is read until it is looked at.
+    /// Memory-maps the file at `path`.
     ///
     /// # Errors
     /// If the file does not exist, cannot be opened or is a folder.
@@ -51,24 +51,24 @@ impl Bytes {
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
         let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
         if metadata.is_dir() {
-            return Err(Error::input("wanted a file, found a folder").at(path));
+            return Err(Error::input("expected a file, found a folder").at(path));
         }
         if metadata.len() == 0 {
             return Ok(Self::from_vec(Vec::new()));
         }
-        // SAFETY: the map is read-only and private to this process. As for every program that maps files, somebody
-        // who cuts the file short while it is open makes later reads fault; checkpoints are replaced by renaming.
+        // SAFETY: the map is read-only and private to this process. As in any program that maps files, reads fault if
+        // another process truncates the file while it is mapped; checkpoints are replaced by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
         let len = map.len();
         Ok(Self { owner: Arc::new(Owner::Map(map)), start: 0, len })
     }
 
-    /// The same bytes in memory aligned to 64.
+    /// Copies `bytes` into memory aligned to 64 bytes.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
-        Self::filled(bytes.len(), |room| room.copy_from_slice(&bytes))
+        Self::filled(bytes.len(), |out| out.copy_from_slice(&bytes))
     }
 
-    /// `len` bytes in memory aligned to 64, zero until `fill` writes them.
+    /// Allocates `len` zero bytes aligned to 64 bytes and lets `fill` write them.
     pub fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
         if len >= PAGES
             && let Ok(mut pages) = MmapMut::map_anon(len)
@@ -82,7 +82,7 @@ impl Bytes {
         Self { owner: Arc::new(Owner::Memory(lines)), start: 0, len }
     }
 
-    /// The part at `range`, or `None` where it reaches outside.
+    /// The bytes in `range`, or `None` if it is out of bounds.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.len {
             return None;
@@ -94,26 +94,26 @@ impl Bytes {
         })
     }
 
-    /// The same bytes at an address that `align` divides: these where they are, else a copy.
+    /// The bytes aligned to `align`, copied if necessary.
     pub fn aligned(self, align: usize) -> Self {
         if self.as_ptr().addr().is_multiple_of(align.max(1)) {
             return self;
         }
-        Self::filled(self.len, |room| room.copy_from_slice(&self))
+        Self::filled(self.len, |out| out.copy_from_slice(&self))
     }
 
-    /// Whether the bytes lie in a mapped file rather than in memory.
+    /// Whether the bytes are in a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(*self.owner, Owner::Map(_))
     }
 
-    /// Tells the system that these pages need not stay in memory; a later look reads them from the file again.
-    /// Does nothing for bytes in memory, and nothing outside Unix.
+    /// Advises the system to drop the mapped pages from memory (`MADV_DONTNEED`); later accesses read them from the
+    /// file again. No effect for bytes in memory, and outside Unix.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Owner::Map(map) = &*self.owner {
-            // SAFETY: the map is shared with a file and never written, so a dropped page comes back unchanged.
-            // Advice that the system refuses costs only memory.
+            // SAFETY: the map is file-backed and never written, so dropped pages are read back unchanged. Failure is
+            // ignored: it only costs memory.
             let _ = unsafe {
                 map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.start, self.len)
             };
@@ -128,7 +128,7 @@ impl Deref for Bytes {
         let all = match &*self.owner {
             Owner::Map(map) => &map[..],
             Owner::Pages(pages) => &pages[..],
-            // SAFETY: `lines` is initialised memory without padding, as long as says its length.
+            // SAFETY: `lines` is initialised memory without padding, of the given length.
             Owner::Memory(lines) => unsafe {
                 std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), size_of_val(lines.as_slice()))
             },
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn released_pages_read_the_same_again() {
+    fn released_pages_are_read_back_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();

@@ -1,6 +1,6 @@
-//! Reading numbers and runs of bytes from a slice that may end too early.
+//! A checked reader of numbers and byte ranges in a slice.
 
-/// A place in a slice. Every read is checked: `None` where the slice has fewer bytes left, and then nothing moves.
+/// A position in a slice. Reads return `None` without advancing if the slice has too few bytes left.
 #[derive(Clone)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
@@ -12,12 +12,12 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes were read.
+    /// Number of bytes read.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// How many bytes are left.
+    /// Number of bytes left.
     pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -34,7 +34,7 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    /// The bytes up to the next line feed, which is read too and not returned.
+    /// The bytes up to the next line feed, which is consumed.
     pub(super) fn line(&mut self) -> Option<&'a [u8]> {
         let end = self.bytes[self.at..].iter().position(|&b| b == b'\n')?;
         let line = self.take(end)?;

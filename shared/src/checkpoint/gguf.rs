@@ -1,7 +1,6 @@
-//! GGUF, versions 2 and 3: typed keys and values, a list of tensors, their bytes.
+//! GGUF, versions 2 and 3: typed metadata, tensor infos, tensor data.
 //!
-//! Read here and not by candle because a model of many gigabytes is mapped and not read, and because each lie should
-//! name the key or the tensor.
+//! Unlike candle's reader, this one memory-maps the data, and its errors name the key or the tensor.
 
 use std::path::Path;
 
@@ -13,11 +12,11 @@ use super::{Bytes, Contents, Storage, Stored};
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
-/// Where the data and each tensor begin, unless the key `general.alignment` says otherwise.
+/// Default alignment of the data and of each tensor (`general.alignment`).
 const ALIGNMENT: usize = 32;
-/// More axes than any tensor has.
+/// Maximum number of axes of a tensor.
 const MAX_AXES: u32 = 8;
-/// How deep lists of lists may go. None are known in the wild.
+/// Maximum nesting depth of lists.
 const MAX_DEPTH: usize = 8;
 
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
@@ -39,7 +38,7 @@ fn contents(file: &Bytes) -> Result<Contents> {
         return Err(Error::unsupported("a big-endian GGUF file"));
     }
     if !(2..=3).contains(&version) {
-        return Err(Error::unsupported(format!("GGUF version {version}, wanted 2 or 3")));
+        return Err(Error::unsupported(format!("GGUF version {version}, expected 2 or 3")));
     }
     let tensors = cursor.u64().ok_or_else(|| cut("the number of tensors"))?;
     let keys = cursor.u64().ok_or_else(|| cut("the number of keys"))?;
@@ -49,7 +48,7 @@ fn contents(file: &Bytes) -> Result<Contents> {
         let key = text(&mut cursor).ok_or_else(|| cut(&format!("key {i} of {keys}")))?;
         let value = value(&mut cursor).map_err(|e| e.context(format!("key {key}")))?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(bad(format!("key {key} is there twice")));
+            return Err(bad(format!("duplicate key {key}")));
         }
     }
     let mut entries = Vec::new();
@@ -61,7 +60,7 @@ fn contents(file: &Bytes) -> Result<Contents> {
 
     let alignment = alignment(&metadata)?;
     let data = cursor.at().checked_next_multiple_of(alignment).filter(|&start| start <= file.len());
-    // A file without tensors may end where its header does.
+    // A file without tensors may end at its header.
     let data = data.unwrap_or(file.len());
     entries.sort_by_key(|(entry, _)| entry.offset);
     let mut contents = Contents { metadata, ..Contents::default() };
@@ -69,24 +68,23 @@ fn contents(file: &Bytes) -> Result<Contents> {
     for (entry, name) in entries {
         let Entry { storage, shape, offset } = entry;
         let bad = |message: String| bad(format!("tensor {name}: {message}"));
-        let len = storage
-            .byte_len(&shape)
-            .ok_or_else(|| bad(format!("shape {shape:?} of {storage} is impossible")))?;
+        let len =
+            storage.byte_len(&shape).ok_or_else(|| bad(format!("invalid shape {shape:?} for {storage}")))?;
         let bytes = usize::try_from(offset)
             .ok()
             .and_then(|offset| data.checked_add(offset))
             .and_then(|start| file.slice(start..start.checked_add(len)?))
             .ok_or_else(|| {
                 let left = file.len() - data;
-                bad(format!("wanted {len} bytes at {offset}, the file's data has {left}"))
+                bad(format!("expected {len} bytes at offset {offset}, the data has {left} bytes"))
             })?;
         if offset < end {
-            return Err(bad(format!("begins at {offset}, inside the tensor before, which ends at {end}")));
+            return Err(bad(format!("offset {offset} overlaps the previous tensor, which ends at {end}")));
         }
         end = offset + len as u64;
         let stored = Stored { storage, shape, bytes: bytes.aligned(storage.alignment()) };
         if contents.tensors.insert(name.clone(), stored).is_some() {
-            return Err(bad("there twice".into()));
+            return Err(bad("duplicate tensor".into()));
         }
     }
     Ok(contents)
@@ -98,32 +96,32 @@ struct Entry {
     offset: u64,
 }
 
-/// What follows a tensor's name: its axes, fastest first, its type and where it lies in the data.
+/// Reads a tensor info after its name: axes, fastest-varying first, type and offset in the data.
 fn entry(cursor: &mut Cursor) -> Result<Entry> {
     let axes = cursor.u32().ok_or_else(|| cut("the number of axes"))?;
     if axes > MAX_AXES {
-        return Err(bad(format!("{axes} axes, at most {MAX_AXES} make sense")));
+        return Err(bad(format!("{axes} axes, the maximum is {MAX_AXES}")));
     }
     let mut shape = Vec::new();
     for _ in 0..axes {
         let axis = cursor.u64().ok_or_else(|| cut("the shape"))?;
-        shape.push(usize::try_from(axis).map_err(|_| bad(format!("an axis of {axis}")))?);
+        shape.push(usize::try_from(axis).map_err(|_| bad(format!("axis of length {axis}")))?);
     }
     shape.reverse();
     let id = cursor.u32().ok_or_else(|| cut("the type"))?;
-    let storage = storage(id).ok_or_else(|| Error::unsupported(format!("type {}", type_name(id))))?;
+    let storage = storage(id).ok_or_else(|| Error::unsupported(format!("tensor type {}", type_name(id))))?;
     let offset = cursor.u64().ok_or_else(|| cut("the offset"))?;
     Ok(Entry { storage, shape, offset })
 }
 
-/// The alignment that the metadata asks for.
+/// The alignment set by the metadata.
 pub(super) fn alignment(metadata: &Metadata) -> Result<usize> {
     match metadata.get("general.alignment") {
         None => Ok(ALIGNMENT),
         Some(value) => value
             .as_usize()
             .filter(|n| n.is_power_of_two() && *n <= 1 << 20)
-            .ok_or_else(|| bad(format!("general.alignment is {value:?}, wanted a power of two"))),
+            .ok_or_else(|| bad(format!("general.alignment is {value:?}, expected a power of two"))),
     }
 }
 
@@ -135,7 +133,7 @@ fn cut(what: &str) -> Error {
     bad(format!("the file ends inside {what}"))
 }
 
-/// The types of tensors, with the number each has in a file.
+/// Tensor types by their ids.
 const TYPES: [(u32, Storage); 20] = [
     (0, Storage::F32),
     (1, Storage::F16),
@@ -163,13 +161,15 @@ fn storage(id: u32) -> Option<Storage> {
     TYPES.iter().find(|(number, _)| *number == id).map(|(_, storage)| *storage)
 }
 
-/// The number of `storage` in a file.
+/// The id of a tensor type.
 pub(super) fn type_id(storage: Storage) -> Result<u32> {
     let known = TYPES.iter().find(|(_, known)| *known == storage);
-    known.map(|(id, _)| *id).ok_or_else(|| Error::unsupported(format!("GGUF has no type for {storage}")))
+    known
+        .map(|(id, _)| *id)
+        .ok_or_else(|| Error::unsupported(format!("GGUF has no tensor type for {storage}")))
 }
 
-/// What people call a type that is not read.
+/// The name of an unsupported tensor type.
 fn type_name(id: u32) -> String {
     let name = match id {
         16 => "IQ2_XXS",
@@ -189,7 +189,7 @@ fn type_name(id: u32) -> String {
     format!("{id} ({name})")
 }
 
-/// Text is UTF-8 by the specification; vocabularies hold pieces of characters all the same.
+/// Strings are UTF-8 by the specification, but tokens of some vocabularies are not.
 fn text(cursor: &mut Cursor) -> Option<String> {
     let len = usize::try_from(cursor.u64()?).ok()?;
     Some(String::from_utf8_lossy(cursor.take(len)?).into_owned())
@@ -199,10 +199,10 @@ fn value(cursor: &mut Cursor) -> Result<Value> {
     let kind = cursor.u32().ok_or_else(|| cut("the type of the value"))?;
     plain(cursor, kind)
         .or_else(|| (kind == 9).then(|| list(cursor, 0).map(Value::List)))
-        .ok_or_else(|| bad(format!("a value of type {kind}, which GGUF has not")))?
+        .ok_or_else(|| bad(format!("unknown value type {kind}")))?
 }
 
-/// A value of one of the types without parts; `None` for any other type.
+/// A scalar or string value; `None` for other types.
 fn plain(cursor: &mut Cursor, kind: u32) -> Option<Result<Value>> {
     let value = match kind {
         0 => cursor.u8().map(Value::U8),
@@ -225,7 +225,7 @@ fn plain(cursor: &mut Cursor, kind: u32) -> Option<Result<Value>> {
 fn list(cursor: &mut Cursor, depth: usize) -> Result<List> {
     let kind = cursor.u32().ok_or_else(|| cut("the type of a list"))?;
     let count = cursor.u64().ok_or_else(|| cut("the length of a list"))?;
-    let short = || bad(format!("a list claims {count} elements, more than the file has"));
+    let short = || bad(format!("a list of {count} elements does not fit in the file"));
     let count = usize::try_from(count).map_err(|_| short())?;
     Ok(match kind {
         0 => List::U8(numbers(cursor, count, u8::from_le_bytes).ok_or_else(short)?),
@@ -243,7 +243,7 @@ fn list(cursor: &mut Cursor, depth: usize) -> Result<List> {
             }
             List::Text(texts)
         }
-        9 if depth == MAX_DEPTH => return Err(bad(format!("lists in lists, more than {MAX_DEPTH} deep"))),
+        9 if depth == MAX_DEPTH => return Err(bad(format!("lists nested more than {MAX_DEPTH} deep"))),
         9 => {
             let mut lists = Vec::with_capacity(count.min(cursor.left() / 12));
             for _ in 0..count {
@@ -254,7 +254,7 @@ fn list(cursor: &mut Cursor, depth: usize) -> Result<List> {
         10 => List::U64(numbers(cursor, count, u64::from_le_bytes).ok_or_else(short)?),
         11 => List::I64(numbers(cursor, count, i64::from_le_bytes).ok_or_else(short)?),
         12 => List::F64(numbers(cursor, count, f64::from_le_bytes).ok_or_else(short)?),
-        _ => return Err(bad(format!("a list of type {kind}, which GGUF has not"))),
+        _ => return Err(bad(format!("unknown list type {kind}"))),
     })
 }
 
@@ -268,9 +268,9 @@ fn numbers<const N: usize, T>(
     Some(chunks.iter().map(|chunk| number(*chunk)).collect())
 }
 
-/// The header of a version 3 file: what [`read`] reads before the data, up to the first tensor's byte.
+/// The header of a version 3 file, up to the tensor data.
 ///
-/// `tensors` are names, types and shapes; they lie in this order, each at a multiple of the alignment.
+/// `tensors` are names, types and shapes, in the order of their data, each at a multiple of the alignment.
 pub(super) fn header(metadata: &Metadata, tensors: &[(&str, Storage, &[usize])]) -> Result<Vec<u8>> {
     let alignment = alignment(metadata)?;
     let mut out = MAGIC.to_vec();
@@ -284,8 +284,7 @@ pub(super) fn header(metadata: &Metadata, tensors: &[(&str, Storage, &[usize])])
     let mut offset = 0usize;
     for (name, storage, shape) in tensors {
         let id = type_id(*storage).map_err(|e| e.context(format!("tensor {name}")))?;
-        let impossible =
-            || Error::input(format!("tensor {name}: shape {shape:?} of {storage} is impossible"));
+        let invalid = || Error::input(format!("tensor {name}: invalid shape {shape:?} for {storage}"));
         put_text(&mut out, name);
         out.extend((shape.len() as u32).to_le_bytes());
         shape.iter().rev().for_each(|&axis| out.extend((axis as u64).to_le_bytes()));
@@ -295,7 +294,7 @@ pub(super) fn header(metadata: &Metadata, tensors: &[(&str, Storage, &[usize])])
             .byte_len(shape)
             .and_then(|len| offset.checked_add(len)?.checked_next_multiple_of(alignment))
             .filter(|_| shape.len() <= MAX_AXES as usize)
-            .ok_or_else(impossible)?;
+            .ok_or_else(invalid)?;
     }
     out.resize(out.len().next_multiple_of(alignment), 0);
     Ok(out)

@@ -1,11 +1,11 @@
-//! What a checkpoint says beside its tensors: GGUF keys, safetensors' notes, the plain values of a pickle.
+//! Metadata of checkpoints: GGUF keys, `__metadata__` of safetensors, scalars and strings of a pickle.
 
 use std::collections::BTreeMap;
 
 /// Keys and values, sorted by key.
 pub type Metadata = BTreeMap<String, Value>;
 
-/// One value, in the type the file gives it (GGUF readers are strict about types, so writing keeps them).
+/// A metadata value with the type of the file, which is kept on writing because GGUF readers require exact types.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the types they are named after")]
 pub enum Value {
@@ -24,7 +24,7 @@ pub enum Value {
     List(List),
 }
 
-/// A list whose elements are all of one type. A vocabulary of a million words is one of these.
+/// A homogeneous list, such as the tokens of a vocabulary.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the types they are named after")]
 pub enum List {
@@ -44,7 +44,7 @@ pub enum List {
 }
 
 impl Value {
-    /// The value as a whole number, whatever its width; `None` for anything else or a number below zero.
+    /// The value as a nonnegative integer of any width; `None` otherwise.
     pub fn as_usize(&self) -> Option<usize> {
         match *self {
             Value::U8(v) => Some(v.into()),
@@ -59,7 +59,7 @@ impl Value {
         }
     }
 
-    /// The value as a number; `None` for anything that is not one.
+    /// The value as a number; `None` otherwise.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Value::F32(v) => Some(v.into()),
@@ -72,7 +72,7 @@ impl Value {
         }
     }
 
-    /// The value where it is true or false.
+    /// The value as a boolean; `None` otherwise.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Value::Bool(v) => Some(v),
@@ -80,7 +80,7 @@ impl Value {
         }
     }
 
-    /// The value where it is text.
+    /// The value as a string; `None` otherwise.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Text(v) => Some(v),
@@ -88,7 +88,7 @@ impl Value {
         }
     }
 
-    /// The value where it is a list of texts.
+    /// The value as a list of strings; `None` otherwise.
     pub fn as_texts(&self) -> Option<&[String]> {
         match self {
             Value::List(List::Text(v)) => Some(v),
@@ -96,7 +96,7 @@ impl Value {
         }
     }
 
-    /// The value where it is a list of floats.
+    /// The value as a list of `f32`; `None` otherwise.
     pub fn as_floats(&self) -> Option<&[f32]> {
         match self {
             Value::List(List::F32(v)) => Some(v),
@@ -104,7 +104,7 @@ impl Value {
         }
     }
 
-    /// The value where it is a list of whole numbers of any width, each as `i64`.
+    /// The value as a list of integers of any width, converted to `i64`; `None` otherwise.
     pub fn as_ints(&self) -> Option<Vec<i64>> {
         let Value::List(list) = self else { return None };
         Some(match list {
@@ -122,7 +122,7 @@ impl Value {
 }
 
 impl List {
-    /// How many elements the list has.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             List::U8(v) => v.len(),
@@ -141,7 +141,7 @@ impl List {
         }
     }
 
-    /// Whether the list has no element.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,5 +1,5 @@
-//! Flax's files: msgpack maps of maps, whose leaves are arrays as an extension of type 1 that holds msgpack again
-//! (shape, name of the type, elements). Arrays of more than a gigabyte come in pieces, as a map that says so.
+//! Flax checkpoints: nested msgpack maps whose leaves are arrays, stored as extension type 1 with msgpack inside
+//! (shape, dtype, elements). Arrays above 1 GB are chunked, stored as a map with a marker key.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use super::metadata::Value;
 use super::{Bytes, Contents, Storage, Stored};
 use crate::{Error, ErrorKind, Result};
 
-/// Deeper than any model is nested.
+/// Maximum nesting depth of maps and lists.
 const MAX_DEPTH: usize = 64;
-/// Longer than any tensor's name.
+/// Maximum length of a tensor name.
 const MAX_NAME: usize = 4096;
-/// More axes than any tensor has.
+/// Maximum number of axes of a tensor.
 const MAX_AXES: usize = 16;
 
-/// The extension that holds an array.
+/// Extension type of arrays.
 const ARRAY: i8 = 1;
-/// The extension that holds a single number of an array's type.
+/// Extension type of numpy scalars.
 const SCALAR: i8 = 3;
 
-/// The key that tells an array in pieces from a map of tensors.
-const IN_PIECES: &str = "__msgpack_chunked_array__";
+/// Marker key of a chunked array.
+const CHUNKED: &str = "__msgpack_chunked_array__";
 
-/// Whether a file begins as a map whose first key is a text.
+/// Whether a file begins with a map whose first key is a string.
 pub(super) fn looks_like(file: &[u8]) -> bool {
     let text = |byte: Option<&u8>| matches!(byte, Some(0xa1..=0xbf | 0xd9));
     match file {
@@ -45,23 +45,23 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 fn ends() -> Error {
-    bad("the file ends in the middle of a value")
+    bad("the file ends inside a value")
 }
 
-/// One value, its parts still to come.
+/// The header of a value; elements of arrays and maps follow it.
 enum Part<'a> {
     Nil,
     Bool(bool),
     Int(i64),
-    /// A whole number that only 64 bits without a sign hold.
+    /// An unsigned integer above `i64::MAX`; its value is not kept.
     Large,
     Float(f64),
     Text(&'a str),
-    /// Where the bytes begin, and how many there are.
+    /// Offset and length.
     Bytes(usize, usize),
     Array(usize),
     Map(usize),
-    /// Its type, where its bytes begin, and how many there are.
+    /// Type, offset and length.
     Extension(i8, usize, usize),
 }
 
@@ -80,22 +80,22 @@ impl<'a> Reader<'a> {
         match self.cursor.left() {
             0 if self.contents.tensors.is_empty() => Err(bad("no tensors in the file")),
             0 => Ok(()),
-            left => Err(bad(format!("{left} bytes after the last tensor"))),
+            left => Err(bad(format!("{left} trailing bytes"))),
         }
     }
 
-    /// The `entries` of a map, which the dotted `path` leads to.
+    /// Reads the `entries` of the map at the dotted `path`.
     fn map(&mut self, entries: usize, path: &mut String, depth: usize) -> Result<()> {
         self.fits(entries, 2)?;
         if depth >= MAX_DEPTH {
-            return Err(bad(format!("maps nested without an end, at {path:.60}…")));
+            return Err(bad(format!("maps nested too deeply, at {path:.60}…")));
         }
         for i in 0..entries {
             let Part::Text(key) = next(&mut self.cursor)? else {
-                return Err(bad(format!("a key that is no text, in \"{path:.60}\"")));
+                return Err(bad(format!("a key of \"{path:.60}\" is not a string")));
             };
-            if i == 0 && key == IN_PIECES {
-                return self.pieces(entries, path);
+            if i == 0 && key == CHUNKED {
+                return self.chunks(entries, path);
             }
             let length = path.len();
             if length > 0 {
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
             }
             path.push_str(key);
             if path.len() > MAX_NAME {
-                return Err(bad(format!("a name of more than {MAX_NAME} bytes, {path:.60}…")));
+                return Err(bad(format!("name of more than {MAX_NAME} bytes, {path:.60}…")));
             }
             self.value(path, depth)?;
             path.truncate(length);
@@ -111,9 +111,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The value under `path`: a map, a tensor, or something plain.
+    /// Reads the value at `path`: a map, a tensor or metadata.
     fn value(&mut self, path: &mut String, depth: usize) -> Result<()> {
-        let note = match next(&mut self.cursor)? {
+        let value = match next(&mut self.cursor)? {
             Part::Map(entries) => return self.map(entries, path, depth + 1),
             Part::Extension(ARRAY, start, length) => {
                 let stored = self.array(start, length).map_err(|e| e.context(format!("tensor {path}")))?;
@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
             }
             Part::Extension(SCALAR, ..) | Part::Nil | Part::Large | Part::Bytes(..) => return Ok(()),
             Part::Extension(kind, ..) => {
-                return Err(Error::unsupported(format!("{path}: a msgpack extension of type {kind}")));
+                return Err(Error::unsupported(format!("{path}: msgpack extension type {kind}")));
             }
             Part::Array(parts) => return self.skip(parts, 1),
             Part::Bool(value) => Value::Bool(value),
@@ -129,15 +129,15 @@ impl<'a> Reader<'a> {
             Part::Float(value) => Value::F64(value),
             Part::Text(value) => Value::Text(value.to_owned()),
         };
-        self.contents.metadata.insert(path.clone(), note);
+        self.contents.metadata.insert(path.clone(), value);
         Ok(())
     }
 
-    /// An array whose map began with the key that says it is in pieces.
-    fn pieces(&mut self, entries: usize, path: &str) -> Result<()> {
-        let wrong = || bad(format!("tensor {path}: in pieces, and not as flax writes them"));
+    /// Reads a chunked array after its marker key.
+    fn chunks(&mut self, entries: usize, path: &str) -> Result<()> {
+        let wrong = || bad(format!("tensor {path}: invalid chunked array"));
         let mut shape = None;
-        let mut pieces: Vec<(usize, Stored)> = Vec::new();
+        let mut chunks: Vec<(usize, Stored)> = Vec::new();
         let Part::Bool(true) = next(&mut self.cursor)? else { return Err(wrong()) };
         for _ in 1..entries {
             let Part::Text(key) = next(&mut self.cursor)? else { return Err(wrong()) };
@@ -152,9 +152,9 @@ impl<'a> Reader<'a> {
                         axes.push((index, usize::try_from(size).map_err(|_| wrong())?));
                     }
                     ("chunks", Part::Extension(ARRAY, start, length)) => {
-                        let piece =
+                        let chunk =
                             self.array(start, length).map_err(|e| e.context(format!("tensor {path}")))?;
-                        pieces.push((index, piece));
+                        chunks.push((index, chunk));
                     }
                     _ => return Err(wrong()),
                 }
@@ -164,25 +164,25 @@ impl<'a> Reader<'a> {
                 shape = Some(axes.into_iter().map(|(_, size)| size).collect::<Vec<_>>());
             }
         }
-        pieces.sort_by_key(|(index, _)| *index);
-        let (Some(shape), Some((_, first))) = (shape, pieces.first()) else { return Err(wrong()) };
+        chunks.sort_by_key(|(index, _)| *index);
+        let (Some(shape), Some((_, first))) = (shape, chunks.first()) else { return Err(wrong()) };
         let storage = first.storage;
-        // No more than the file holds.
-        let length: usize = pieces.iter().map(|(_, piece)| piece.bytes.len()).sum();
+        // Bounded by the file size.
+        let length: usize = chunks.iter().map(|(_, chunk)| chunk.bytes.len()).sum();
         let whole =
-            pieces.iter().enumerate().all(|(i, (index, piece))| *index == i && piece.storage == storage);
+            chunks.iter().enumerate().all(|(i, (index, chunk))| *index == i && chunk.storage == storage);
         if !whole || storage.byte_len(&shape) != Some(length) {
             return Err(bad(format!(
-                "tensor {path}: {} pieces of {length} bytes do not make {shape:?} of {storage}",
-                pieces.len()
+                "tensor {path}: {} chunks of {length} bytes do not match shape {shape:?} of {storage}",
+                chunks.len()
             )));
         }
-        let bytes = Bytes::filled(length, |mut room| {
-            for (_, piece) in &pieces {
-                let (here, rest) = room.split_at_mut(piece.bytes.len());
-                here.copy_from_slice(&piece.bytes);
-                piece.bytes.release();
-                room = rest;
+        let bytes = Bytes::filled(length, |mut out| {
+            for (_, chunk) in &chunks {
+                let (here, rest) = out.split_at_mut(chunk.bytes.len());
+                here.copy_from_slice(&chunk.bytes);
+                chunk.bytes.release();
+                out = rest;
             }
         });
         self.keep(path, Stored { storage, shape, bytes })
@@ -191,14 +191,14 @@ impl<'a> Reader<'a> {
     fn keep(&mut self, path: &str, stored: Stored) -> Result<()> {
         match self.contents.tensors.insert(path.to_owned(), stored) {
             None => Ok(()),
-            Some(_) => Err(bad(format!("two tensors are called {path}"))),
+            Some(_) => Err(bad(format!("duplicate tensor {path}"))),
         }
     }
 
-    /// The array that the `length` bytes at `start` hold.
+    /// Reads the array in the `length` bytes at `start`.
     fn array(&self, start: usize, length: usize) -> Result<Stored> {
         let inside = &self.file[start..start + length];
-        let wrong = || bad("not a shape, a type and the elements");
+        let wrong = || bad("an array is not a shape, a dtype and the elements");
         let mut cursor = Cursor::new(inside);
         let Part::Array(3) = next(&mut cursor)? else { return Err(wrong()) };
         let Part::Array(axes) = next(&mut cursor)? else { return Err(wrong()) };
@@ -212,24 +212,24 @@ impl<'a> Reader<'a> {
         }
         let name = match next(&mut cursor)? {
             Part::Text(name) => name,
-            // Older writers know no difference between texts and bytes.
+            // Older versions of msgpack write strings as bytes.
             Part::Bytes(at, length) => std::str::from_utf8(&inside[at..at + length]).map_err(|_| wrong())?,
             _ => return Err(wrong()),
         };
         let storage = storage(name).ok_or_else(|| Error::unsupported(format!("dtype {name:?}")))?;
         let Part::Bytes(at, found) = next(&mut cursor)? else { return Err(wrong()) };
         if storage.byte_len(&shape) != Some(found) || cursor.left() > 0 {
-            return Err(bad(format!("{shape:?} of {storage} does not take {found} bytes")));
+            return Err(bad(format!("{found} bytes do not match shape {shape:?} of {storage}")));
         }
         let bytes = self.file.slice(start + at..start + at + found).ok_or_else(ends)?;
         Ok(Stored { storage, shape, bytes })
     }
 
-    /// Passes over the `parts` of a list.
+    /// Skips the `parts` elements of a list.
     fn skip(&mut self, parts: usize, depth: usize) -> Result<()> {
         self.fits(parts, 1)?;
         if depth >= MAX_DEPTH {
-            return Err(bad("lists nested without an end"));
+            return Err(bad("lists nested too deeply"));
         }
         for _ in 0..parts {
             match next(&mut self.cursor)? {
@@ -243,16 +243,18 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Refuses `count` parts of at least `bytes` each that cannot be in the file.
+    /// Rejects `count` elements of at least `bytes` each that do not fit in the file.
     fn fits(&self, count: usize, bytes: usize) -> Result<()> {
         match count > self.cursor.left() / bytes {
-            true => Err(bad(format!("{count} parts in the {} bytes that are left", self.cursor.left()))),
+            true => {
+                Err(bad(format!("{count} elements do not fit in the remaining {} bytes", self.cursor.left())))
+            }
             false => Ok(()),
         }
     }
 }
 
-/// The next value of `cursor`, big-endian as msgpack is.
+/// Reads the header of the next value.
 fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
     let unsigned = |cursor: &mut Cursor<'a>, bytes: usize| -> Result<u64> {
         let raw = cursor.take(bytes).ok_or_else(ends)?;
@@ -263,7 +265,7 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
     };
     let text = |cursor: &mut Cursor<'a>, length: usize| -> Result<Part<'a>> {
         let raw = cursor.take(length).ok_or_else(ends)?;
-        Ok(Part::Text(std::str::from_utf8(raw).map_err(|_| bad("a text that is not UTF-8"))?))
+        Ok(Part::Text(std::str::from_utf8(raw).map_err(|_| bad("a string is not UTF-8"))?))
     };
     let bytes = |cursor: &mut Cursor<'a>, length: usize| -> Result<Part<'a>> {
         let start = cursor.at();
@@ -283,7 +285,7 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
         0x90..=0x9f => Part::Array((kind & 0xf).into()),
         0xa0..=0xbf => text(cursor, (kind & 0x1f).into())?,
         0xc0 => Part::Nil,
-        0xc1 => return Err(bad("a byte that msgpack never writes")),
+        0xc1 => return Err(bad("invalid msgpack byte 0xc1")),
         0xc2 => Part::Bool(false),
         0xc3 => Part::Bool(true),
         0xc4..=0xc6 => {
@@ -315,7 +317,7 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
     })
 }
 
-/// The type that numpy calls `name`.
+/// The element type of a numpy dtype.
 fn storage(name: &str) -> Option<Storage> {
     Some(match name {
         "float64" => Storage::F64,

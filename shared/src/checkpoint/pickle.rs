@@ -1,18 +1,18 @@
-//! Python's pickle format as data.
+//! Parsing Python pickles without executing code.
 //!
-//! A pickle is a program for a small stack machine, and two of its instructions call functions by name. Here the
-//! machine runs and the calls do not: each becomes an [`Object::Call`] that remembers what was asked for. Whoever
-//! reads the objects decides which calls mean something.
+//! A pickle is a program for a stack machine with instructions that call functions by name. This machine does not call
+//! them: each call becomes an [`Object::Call`] with the function and its arguments, which readers interpret if they
+//! know the function.
 
 use std::collections::HashMap;
 
 use super::cursor::Cursor;
 use crate::{Error, ErrorKind, Result};
 
-/// More objects than any checkpoint has; a file that needs more is not believed.
+/// Maximum number of objects of a pickle.
 const MAX_OBJECTS: usize = 20_000_000;
 
-/// Modules that no checkpoint has a reason to name, whole or with a dot and more.
+/// Modules that are rejected, including their submodules: they run code or access files or the network.
 const CODE_MODULES: [&str; 30] = [
     "_pickle",
     "asyncio",
@@ -46,55 +46,55 @@ const CODE_MODULES: [&str; 30] = [
     "webbrowser",
 ];
 
-/// Built-in functions that run code or open files.
+/// Built-in functions that are rejected: they run code or open files.
 const CODE_BUILTINS: [&str; 8] =
     ["__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"];
 
-/// Where an object is among the [`Objects`].
+/// Index of an object in [`Objects`].
 pub(super) type Id = u32;
 
-/// One Python object.
+/// A Python object.
 #[derive(Debug)]
 pub(super) enum Object<'a> {
     None,
     Bool(bool),
     Int(i64),
-    /// A whole number of more than 64 bits, little-endian.
+    /// An integer of more than 64 bits; its value is not kept.
     Long,
     Float(f64),
     Text(&'a str),
-    /// Bytes, or text that is not UTF-8.
+    /// Bytes, or a string that is not UTF-8; the value is not kept.
     Bytes,
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Set(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A function or a class, by module and name.
+    /// A function or class, by module and name.
     Global(Box<(&'a str, &'a str)>),
-    /// What the file's container keeps elsewhere, by a description.
+    /// An object stored outside of the pickle, by its persistent id.
     Persistent(Id),
     Call(Box<Call>),
 }
 
-/// A call that was not made, and what was to be done with its result.
+/// A function call that is not executed, and the operations on its result.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) function: Id,
     pub(super) args: Id,
-    /// Whether it asks for a fresh instance of a class, which is data, rather than for what a function gives.
+    /// Whether it creates an instance by `__new__` (`NEWOBJ`) rather than calling a function (`REDUCE`).
     pub(super) is_instance: bool,
-    /// Keys and values set on the result.
+    /// Items set on the result.
     pub(super) items: Vec<(Id, Id)>,
     /// Values appended to the result.
     pub(super) values: Vec<Id>,
-    /// The attributes of the result.
+    /// State passed to `__setstate__` of the result (`BUILD`).
     pub(super) state: Option<Id>,
 }
 
-/// Every object of one pickle.
+/// All objects of a pickle.
 pub(super) struct Objects<'a> {
     objects: Vec<Object<'a>>,
-    /// The object that the pickle describes.
+    /// The unpickled object.
     pub(super) root: Id,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Objects<'a> {
         self.objects.iter()
     }
 
-    /// The parts of a tuple or a list.
+    /// The elements of a tuple or a list.
     pub(super) fn sequence(&self, id: Id) -> Option<&[Id]> {
         match self.get(id) {
             Object::Tuple(parts) | Object::List(parts) => Some(parts),
@@ -133,7 +133,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Module and name of a function or a class.
+    /// Module and name of a function or class.
     pub(super) fn global(&self, id: Id) -> Option<(&'a str, &'a str)> {
         match self.get(id) {
             Object::Global(global) => Some(**global),
@@ -142,10 +142,10 @@ impl<'a> Objects<'a> {
     }
 }
 
-/// Reads one pickle, up to and with its stop instruction.
+/// Parses a pickle up to its `STOP` instruction.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] if it is damaged, asks for an instruction that no checkpoint needs, or names code.
+/// [`ErrorKind::Format`] if it is damaged, has an unsupported instruction, or refers to a rejected function.
 pub(super) fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Objects<'a>> {
     Machine::default().run(cursor)
 }
@@ -166,19 +166,19 @@ impl<'a> Machine<'a> {
     fn run(mut self, cursor: &mut Cursor<'a>) -> Result<Objects<'a>> {
         loop {
             let at = cursor.at();
-            let opcode = cursor.u8().ok_or_else(|| bad("the pickle ends before its stop instruction"))?;
+            let opcode = cursor.u8().ok_or_else(|| bad("the pickle ends without a STOP instruction"))?;
             if opcode == b'.' {
                 let root = self.pop()?;
                 return Ok(Objects { objects: self.objects, root });
             }
-            self.step(opcode, cursor).map_err(|e| e.context(format!("the pickle's byte {at}")))?;
+            self.step(opcode, cursor).map_err(|e| e.context(format!("byte {at} of the pickle")))?;
         }
     }
 
     fn step(&mut self, opcode: u8, cursor: &mut Cursor<'a>) -> Result<()> {
         let cut = || bad("the file ends inside an instruction");
         match opcode {
-            // Protocol and framing say nothing that matters here.
+            // Protocol and frame size are not needed.
             0x80 => drop(cursor.u8().ok_or_else(cut)?),
             0x95 => drop(cursor.u64().ok_or_else(cut)?),
 
@@ -296,28 +296,28 @@ impl<'a> Machine<'a> {
 
             b'q' => {
                 let key = cursor.u8().ok_or_else(cut)?;
-                self.remember(key.into())?;
+                self.memoize(key.into())?;
             }
             b'r' => {
                 let key = cursor.u32().ok_or_else(cut)?;
-                self.remember(key)?;
+                self.memoize(key)?;
             }
-            0x94 => self.remember(self.memo.len() as u32)?,
+            0x94 => self.memoize(self.memo.len() as u32)?,
             b'p' => {
                 let key = number(cursor.line().ok_or_else(cut)?)?;
-                self.remember(key)?;
+                self.memoize(key)?;
             }
             b'h' => {
                 let key = cursor.u8().ok_or_else(cut)?;
-                self.recall(key.into())?;
+                self.get_memo(key.into())?;
             }
             b'j' => {
                 let key = cursor.u32().ok_or_else(cut)?;
-                self.recall(key)?;
+                self.get_memo(key)?;
             }
             b'g' => {
                 let key = number(cursor.line().ok_or_else(cut)?)?;
-                self.recall(key)?;
+                self.get_memo(key)?;
             }
 
             b'c' => {
@@ -329,7 +329,7 @@ impl<'a> Machine<'a> {
                 let parts = self.pop_many(2)?;
                 let (Object::Text(module), Object::Text(name)) = (self.get(parts[0]), self.get(parts[1]))
                 else {
-                    return Err(bad("a global whose name is not text"));
+                    return Err(bad("the name of a global is not a string"));
                 };
                 let (module, name) = (*module, *name);
                 self.global(module, name)?;
@@ -345,7 +345,7 @@ impl<'a> Machine<'a> {
             b'o' => {
                 let mut args = self.pop_mark()?;
                 if args.is_empty() {
-                    return Err(bad("an instance of nothing"));
+                    return Err(bad("OBJ instruction without a class"));
                 }
                 let class = args.remove(0);
                 self.stack.push(class);
@@ -355,7 +355,7 @@ impl<'a> Machine<'a> {
             b'R' => self.call(false)?,
             0x81 => self.call(true)?,
             0x92 => {
-                // Arguments by name describe an instance no more than those by place.
+                // Keyword arguments of the instance are dropped.
                 self.pop()?;
                 self.call(true)?;
             }
@@ -376,7 +376,7 @@ impl<'a> Machine<'a> {
                 let description = self.pop()?;
                 self.push(Object::Persistent(description))?;
             }
-            _ => return Err(bad(format!("instruction {opcode:#04x}, which no checkpoint needs"))),
+            _ => return Err(bad(format!("unsupported instruction {opcode:#04x}"))),
         }
         Ok(())
     }
@@ -394,7 +394,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Where the part of the stack that belongs to the innermost mark begins.
+    /// Index of the stack above the innermost mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -420,24 +420,24 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn remember(&mut self, key: u32) -> Result<()> {
+    fn memoize(&mut self, key: u32) -> Result<()> {
         self.memo.insert(key, self.top()?);
         Ok(())
     }
 
-    fn recall(&mut self, key: u32) -> Result<()> {
-        let id = self.memo.get(&key).ok_or_else(|| bad(format!("nothing was remembered as {key}")))?;
+    fn get_memo(&mut self, key: u32) -> Result<()> {
+        let id = self.memo.get(&key).ok_or_else(|| bad(format!("no memo entry {key}")))?;
         self.stack.push(*id);
         Ok(())
     }
 
-    /// Text by the instructions that promise text, else text if it is some: Python 2 wrote one kind for both.
+    /// Pushes a string or bytes. The string type of Python 2 is a string if it is UTF-8, else bytes.
     fn text(&mut self, opcode: u8, bytes: &'a [u8]) -> Result<()> {
         let object = match (opcode, std::str::from_utf8(bytes)) {
             (b'B' | b'C' | 0x8e | 0x96, _) => Object::Bytes,
             (b'U' | b'T', Err(_)) => Object::Bytes,
             (_, Ok(text)) => Object::Text(text),
-            (_, Err(e)) => return Err(bad(format!("text that is not UTF-8: {e}"))),
+            (_, Err(e)) => return Err(bad(format!("a string is not UTF-8: {e}"))),
         };
         self.push(object)
     }
@@ -463,7 +463,7 @@ impl<'a> Machine<'a> {
         match &mut self.objects[top as usize] {
             Object::List(values) | Object::Set(values) => values.extend(new),
             Object::Call(call) => call.values.extend(new),
-            _ => return Err(bad("appends to what is no list")),
+            _ => return Err(bad("append to an object that is not a list")),
         }
         Ok(())
     }
@@ -473,16 +473,16 @@ impl<'a> Machine<'a> {
         match &mut self.objects[top as usize] {
             Object::Dict(items) => items.extend(new),
             Object::Call(call) => call.items.extend(new),
-            _ => return Err(bad("sets items of what is no dict")),
+            _ => return Err(bad("set items of an object that is not a dict")),
         }
         Ok(())
     }
 }
 
-/// The error for a pickle that wants `module.name` called.
+/// The error for a pickle that calls `module.name`.
 pub(super) fn refusal(module: &str, name: &str) -> Error {
-    bad(format!("refuses to run `{module}.{name}`, which the file asks for"))
-        .hint("a checkpoint is read as data and nothing in it is run; ask its publisher for safetensors")
+    bad(format!("refusing to run `{module}.{name}`, which the file calls"))
+        .hint("pickles are parsed without executing code; ask the publisher for a safetensors file")
 }
 
 fn pairs(ids: &[Id]) -> Result<Vec<(Id, Id)>> {
@@ -493,7 +493,7 @@ fn pairs(ids: &[Id]) -> Result<Vec<(Id, Id)>> {
     Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
 }
 
-/// A whole number in two's complement, little-endian.
+/// A little-endian integer in two's complement.
 fn long(bytes: &[u8]) -> Object<'static> {
     if bytes.len() > 8 {
         return Object::Long;
@@ -505,9 +505,9 @@ fn long(bytes: &[u8]) -> Object<'static> {
 }
 
 fn ascii(line: &[u8]) -> Result<&str> {
-    std::str::from_utf8(line).map_err(|_| bad("a name that is not UTF-8"))
+    std::str::from_utf8(line).map_err(|_| bad("a name is not UTF-8"))
 }
 
 fn number(line: &[u8]) -> Result<u32> {
-    ascii(line)?.trim().parse().map_err(|_| bad("a memo key that is no number"))
+    ascii(line)?.trim().parse().map_err(|_| bad("a memo key is not a number"))
 }

@@ -1,7 +1,6 @@
-//! safetensors: eight bytes of length, a JSON header, the tensors' bytes.
+//! safetensors: the header length in eight bytes, a JSON header, the tensor data.
 //!
-//! The header is read here and not by the `safetensors` crate so that each lie has its own message with the tensor's
-//! name, and so that a name given twice is seen.
+//! Unlike the `safetensors` crate, this reader detects duplicate names, and its errors name the tensor.
 
 use std::fmt;
 use std::path::Path;
@@ -13,10 +12,10 @@ use super::metadata::{Metadata, Value};
 use super::{Bytes, Contents, Planned, Storage, Stored};
 use crate::{Error, Result};
 
-/// The longest header that the format allows.
+/// Maximum header length of the format.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Whether `bytes` begin as a safetensors file does: a length that fits, then an open brace.
+/// Whether `bytes` begin like a safetensors file: a plausible length, then an opening brace.
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
     bytes.len() > 8 && bytes[8] == b'{' && bytes[7] == 0
 }
@@ -24,20 +23,17 @@ pub(super) fn looks_like(bytes: &[u8]) -> bool {
 pub(super) fn read(path: &Path, file: &Bytes) -> Result<Contents> {
     let bad = |message: String| Error::format(path, message).hint("download or convert it again");
     let Some(length) = file.first_chunk::<8>() else {
-        return Err(bad(format!("{} bytes are too few for a safetensors file", file.len())));
+        return Err(bad(format!("{} bytes, too short for a safetensors file", file.len())));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER {
-        return Err(bad(format!(
-            "the header claims {length} bytes, more than the {MAX_HEADER} of the format"
-        )));
+        return Err(bad(format!("header length {length}, the maximum of the format is {MAX_HEADER}")));
     }
     let data_start = 8 + length as usize;
     let Some(header) = file.get(8..data_start) else {
-        return Err(bad(format!("the header claims {length} bytes, the file has {}", file.len() - 8)));
+        return Err(bad(format!("header length {length}, but only {} bytes follow", file.len() - 8)));
     };
-    let header: Header = serde_json::from_slice(header)
-        .map_err(|e| bad(format!("the header is not what safetensors writes: {e}")))?;
+    let header: Header = serde_json::from_slice(header).map_err(|e| bad(format!("invalid header: {e}")))?;
 
     let mut entries = header.entries;
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
@@ -47,40 +43,46 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Contents> {
         let bad = |message: String| bad(format!("tensor {name}: {message}"));
         let (from, to) = entry.data_offsets;
         if from != end || to < from {
-            return Err(bad(format!("bytes {from} to {to} do not follow those of the tensor before, {end}")));
+            return Err(bad(format!(
+                "data_offsets {from} to {to} do not follow the previous tensor, which ends at {end}"
+            )));
         }
         end = to;
         let storage = storage(&entry.dtype)
             .ok_or_else(|| Error::unsupported(format!("tensor {name}: dtype {:?}", entry.dtype)).at(path))?;
-        let wanted = storage
+        let expected = storage
             .byte_len(&entry.shape)
-            .ok_or_else(|| bad(format!("shape {:?} of {storage} is impossible", entry.shape)))?;
-        if wanted != to - from {
+            .ok_or_else(|| bad(format!("invalid shape {:?} for {storage}", entry.shape)))?;
+        if expected != to - from {
             let shape = &entry.shape;
             return Err(bad(format!(
-                "{shape:?} of {storage} is {wanted} bytes, the header gives {}",
+                "{shape:?} of {storage} has {expected} bytes, data_offsets span {}",
                 to - from
             )));
         }
-        let bytes =
-            (data_start.checked_add(to)).and_then(|end| file.slice(data_start + from..end)).ok_or_else(
-                || bad(format!("its bytes end at {to}, the file's data at {}", file.len() - data_start)),
-            )?;
+        let bytes = (data_start.checked_add(to))
+            .and_then(|end| file.slice(data_start + from..end))
+            .ok_or_else(|| {
+                bad(format!(
+                    "its data ends at byte {to}, the data of the file at {}",
+                    file.len() - data_start
+                ))
+            })?;
         let stored = Stored { storage, shape: entry.shape, bytes: bytes.aligned(storage.alignment()) };
         if contents.tensors.insert(name.clone(), stored).is_some() {
-            return Err(bad("named twice in the header".into()));
+            return Err(bad("duplicate name in the header".into()));
         }
     }
     if end != file.len() - data_start {
         return Err(bad(format!(
-            "the tensors end at byte {end}, the file's data at {}",
+            "the tensors end at byte {end}, the data of the file at {}",
             file.len() - data_start
         )));
     }
     Ok(contents)
 }
 
-/// The types of tensors, with the name each has in a file.
+/// Element types by their names in the header.
 const TYPES: [(&str, Storage); 16] = [
     ("F64", Storage::F64),
     ("F32", Storage::F32),
@@ -104,26 +106,27 @@ fn storage(dtype: &str) -> Option<Storage> {
     TYPES.iter().find(|(name, _)| *name == dtype).map(|(_, storage)| *storage)
 }
 
-/// The length and the header of a file that holds `tensors` in their order, filled with spaces to a multiple of 8.
+/// The header length and the header of a file with `tensors` in this order, padded with spaces to a multiple of 8.
 pub(super) fn header(metadata: &Metadata, tensors: &[Planned]) -> Result<Vec<u8>> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         let text = |value: &Value| value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
-        let notes: serde_json::Map<_, _> =
+        let entries: serde_json::Map<_, _> =
             metadata.iter().map(|(key, value)| (key.clone(), text(value).into())).collect();
-        header.insert("__metadata__".into(), notes.into());
+        header.insert("__metadata__".into(), entries.into());
     }
     let mut from = 0usize;
     for Planned { name, storage, shape } in tensors {
         let (dtype, _) = TYPES.iter().find(|(_, known)| known == storage).ok_or_else(|| {
-            Error::unsupported(format!("tensor {name}: safetensors has no type for {storage}"))
+            Error::unsupported(format!("tensor {name}: safetensors has no dtype for {storage}"))
         })?;
-        let to = storage.byte_len(shape).and_then(|len| from.checked_add(len)).ok_or_else(|| {
-            Error::input(format!("tensor {name}: shape {shape:?} of {storage} is impossible"))
-        })?;
+        let to = storage
+            .byte_len(shape)
+            .and_then(|len| from.checked_add(len))
+            .ok_or_else(|| Error::input(format!("tensor {name}: invalid shape {shape:?} for {storage}")))?;
         let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [from, to] });
         if header.insert(name.clone(), entry).is_some() {
-            return Err(Error::input(format!("tensor {name} is given twice")));
+            return Err(Error::input(format!("duplicate tensor {name}")));
         }
         from = to;
     }
@@ -132,7 +135,7 @@ pub(super) fn header(metadata: &Metadata, tensors: &[Planned]) -> Result<Vec<u8>
     Ok([(json.len() as u64).to_le_bytes().to_vec(), json].concat())
 }
 
-/// The header in the order of the file, a repeated name kept twice.
+/// The header in file order, with duplicate names kept.
 struct Header {
     entries: Vec<(String, Entry)>,
     metadata: Metadata,

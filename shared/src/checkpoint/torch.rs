@@ -1,4 +1,4 @@
-//! PyTorch checkpoints: the zip container (1.6 and later), the older one, and what their pickle says about tensors.
+//! PyTorch checkpoints: the zip format (1.6 and later) and the legacy format.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,16 +9,16 @@ use super::pickle::{self, Call, Id, Object, Objects};
 use super::{Bytes, Contents, Storage, Stored, zip};
 use crate::{Error, ErrorKind, Result};
 
-/// How an older file begins: a pickle of protocol 2 that holds one whole number.
+/// First bytes of the legacy format: a pickle of the magic number.
 const MAGIC: [u8; 15] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
-/// The endings of files that are looked at as a pickle even if they begin like one of protocol 0.
+/// File extensions for which pickles of protocol 0 are accepted.
 const ENDINGS: [&str; 7] = ["bin", "pt", "pth", "ckpt", "tar", "pkl", "pickle"];
 
-/// Keys under which training code puts the whole model.
+/// Keys under which training code stores the state dict of the model.
 const WRAPPERS: [&str; 5] = ["state_dict", "model_state_dict", "model", "module", "net"];
 
-/// Keys beside a wrapper whose tensors belong to training and not to the model.
+/// Keys next to the state dict with the state of training.
 const TRAINING: [&str; 16] = [
     "amp",
     "callbacks",
@@ -38,9 +38,9 @@ const TRAINING: [&str; 16] = [
     "scheduler_state_dict",
 ];
 
-/// Deeper than any model is nested.
+/// Maximum nesting depth of objects.
 const MAX_DEPTH: usize = 200;
-/// Longer than any tensor's name.
+/// Maximum length of a tensor name.
 const MAX_NAME: usize = 4096;
 
 pub(super) fn looks_like(path: &Path, file: &[u8]) -> bool {
@@ -59,13 +59,13 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message)
 }
 
-/// `NAME/data.pkl` describes the tensors, `NAME/data/0` and so on hold their storages; of TorchScript's archives too.
+/// The zip format, also of TorchScript: `NAME/data.pkl` is the pickle, `NAME/data/0` and so on are the storages.
 fn from_zip(file: &Bytes) -> Result<Contents> {
-    // An archive of TorchScript holds its program too, packed; nobody runs it here.
+    // The compressed code of a TorchScript archive is not needed.
     let entries = zip::entries(file, |name| !name.contains("/code/"))?;
     let folder =
         entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).min_by_key(|name| name.len());
-    let folder = folder.ok_or_else(|| bad("a zip file without the data.pkl of a PyTorch checkpoint"))?;
+    let folder = folder.ok_or_else(|| bad("zip file without the data.pkl of a PyTorch checkpoint"))?;
     if entries.get(&format!("{folder}byteorder")).is_some_and(|order| order.starts_with(b"big")) {
         return Err(Error::unsupported("a big-endian PyTorch checkpoint"));
     }
@@ -74,8 +74,8 @@ fn from_zip(file: &Bytes) -> Result<Contents> {
     contents(&objects, file.len(), |key| entries.get(&format!("{folder}data/{key}")).cloned())
 }
 
-/// A magic number, a protocol, what system wrote it, the objects, the keys of the storages: five pickles. Then the
-/// storages. Any other pickle has no storages, and is read to say what is wrong with it.
+/// The legacy format: five pickles (magic number, protocol, system info, objects, storage keys), then the storages.
+/// Other pickles have no storages and are parsed for a specific error.
 fn from_stream(file: &Bytes) -> Result<Contents> {
     let mut cursor = Cursor::new(file);
     if !file.starts_with(&MAGIC) {
@@ -85,7 +85,7 @@ fn from_stream(file: &Bytes) -> Result<Contents> {
     cursor.take(MAGIC.len());
     let protocol = pickle::read(&mut cursor)?;
     if protocol.int(protocol.root) != Some(1001) {
-        return Err(bad("not the protocol 1001 of an older PyTorch checkpoint"));
+        return Err(bad("not protocol 1001 of the legacy PyTorch format"));
     }
     let system = pickle::read(&mut cursor)?;
     if let Object::Dict(items) = system.get(system.root) {
@@ -97,7 +97,7 @@ fn from_stream(file: &Bytes) -> Result<Contents> {
     let objects = pickle::read(&mut cursor)?;
     let keys = pickle::read(&mut cursor)?;
 
-    // The storages lie one after the other; how long an element is, only the objects say.
+    // The storages are consecutive; their element sizes are in the objects.
     let mut widths = HashMap::new();
     for object in objects.iter() {
         if let Object::Persistent(description) = object
@@ -107,8 +107,8 @@ fn from_stream(file: &Bytes) -> Result<Contents> {
         }
     }
     let mut storages = HashMap::new();
-    for key in keys.sequence(keys.root).ok_or_else(|| bad("the keys of the storages are no list"))? {
-        let key = keys.text(*key).ok_or_else(|| bad("the key of a storage is no text"))?;
+    for key in keys.sequence(keys.root).ok_or_else(|| bad("the storage keys are not a list"))? {
+        let key = keys.text(*key).ok_or_else(|| bad("a storage key is not a string"))?;
         let bytes = cursor
             .u64()
             .and_then(|count| usize::try_from(count).ok()?.checked_mul(*widths.get(key)?))
@@ -123,7 +123,7 @@ fn from_stream(file: &Bytes) -> Result<Contents> {
     contents(&objects, file.len(), |key| storages.get(key).cloned())
 }
 
-/// The tensors and plain values among `objects`; `storage` gives the bytes under a key.
+/// The tensors and metadata of `objects`; `storage` returns the bytes of a storage key.
 fn contents<'a>(
     objects: &Objects<'a>,
     file_len: usize,
@@ -134,30 +134,32 @@ fn contents<'a>(
         tensors: Vec::new(),
         metadata: Metadata::new(),
         visits: 8 * objects.len() + 1000,
-        room: file_len.saturating_mul(4).saturating_add(1 << 20),
+        budget: file_len.saturating_mul(4).saturating_add(1 << 20),
         storages: 0,
         unknown: 0,
     };
     walk.visit(objects.root, &mut String::new(), 0)?;
     let Walk { mut tensors, metadata, .. } = walk;
     if tensors.is_empty() {
-        return Err(bad("no tensors in the file").hint("wanted a state dict, or something that holds one"));
+        return Err(
+            bad("no tensors in the file").hint("expected a state dict, or an object that contains one")
+        );
     }
     unwrap(objects, &mut tensors);
 
-    // Views may overlap, so that what is copied has a limit of its own.
-    let mut maker = Maker { storage, left: file_len.saturating_mul(2) + (1 << 20) };
+    // Views may overlap, so the size of copies is limited.
+    let mut converter = Converter { storage, left: file_len.saturating_mul(2) + (1 << 20) };
     let mut contents = Contents { metadata, ..Contents::default() };
     for (name, tensor) in tensors {
-        let stored = maker.make(&tensor).map_err(|e| e.context(format!("tensor {name}")))?;
+        let stored = converter.convert(&tensor).map_err(|e| e.context(format!("tensor {name}")))?;
         if contents.tensors.insert(name.clone(), stored).is_some() {
-            return Err(bad(format!("two tensors are called {name}")));
+            return Err(bad(format!("duplicate tensor {name}")));
         }
     }
     Ok(contents)
 }
 
-/// Takes away the keys under which training code put the model, when nothing of the model is beside them.
+/// Removes wrapper keys of the state dict if all other tensors belong to training.
 fn unwrap(objects: &Objects, tensors: &mut Vec<(String, View)>) {
     let mut level = objects.root;
     'deeper: while let Some(items) = items(objects, level) {
@@ -181,7 +183,7 @@ fn unwrap(objects: &Objects, tensors: &mut Vec<(String, View)>) {
     }
 }
 
-/// The keys and values of a dict or of an object that PyTorch uses as one.
+/// The items of a dict or of a dict subclass.
 fn items<'o>(objects: &'o Objects, id: Id) -> Option<&'o [(Id, Id)]> {
     match objects.get(id) {
         Object::Dict(items) => Some(items),
@@ -197,28 +199,28 @@ fn is_dict(objects: &Objects, call: &Call) -> bool {
         .is_some_and(|(module, name)| module == "collections" && dicts.contains(&name))
 }
 
-/// A search through all objects for tensors and plain values.
+/// A traversal of all objects for tensors and metadata.
 struct Walk<'o, 'a> {
     objects: &'o Objects<'a>,
     tensors: Vec<(String, View<'a>)>,
     metadata: Metadata,
-    /// How many objects may still be looked at, since objects may hold each other in circles.
+    /// Number of objects that may still be visited, because references may be cyclic.
     visits: usize,
-    /// How many bytes of names and values may still be kept, since one text may stand in many places.
-    room: usize,
-    /// How many storages were met outside tensors.
+    /// Number of bytes of names and values that may still be kept, because a string may be referenced many times.
+    budget: usize,
+    /// Number of storages visited outside of tensors.
     storages: usize,
-    /// How many calls of unknown functions lead here.
+    /// Number of enclosing calls of unknown functions.
     unknown: usize,
 }
 
 impl<'a> Walk<'_, 'a> {
-    /// Looks at the object `id`, which the dotted `path` leads to.
+    /// Visits the object `id` at the dotted `path`.
     fn visit(&mut self, id: Id, path: &mut String, depth: usize) -> Result<()> {
         let Some(visits) =
             self.visits.checked_sub(1).filter(|_| depth <= MAX_DEPTH && path.len() <= MAX_NAME)
         else {
-            return Err(bad(format!("objects nested without an end, at {path:.60}…")));
+            return Err(bad(format!("objects nested too deeply, at {path:.60}…")));
         };
         self.visits = visits;
         let objects = self.objects;
@@ -228,7 +230,7 @@ impl<'a> Walk<'_, 'a> {
             Object::Float(v) => self.note(path, 0, || Value::F64(*v))?,
             Object::Text(v) => self.note(path, v.len(), || Value::Text((*v).to_owned()))?,
             Object::None | Object::Long | Object::Bytes | Object::Set(_) | Object::Global(_) => {}
-            // A storage without a tensor around it has no shape; it counts only as what a function would be given.
+            // A storage outside of a tensor has no shape; it is relevant only as an argument of an unknown function.
             Object::Persistent(_) => self.storages += 1,
             Object::Tuple(parts) | Object::List(parts) if is_plain(objects, parts) => {
                 let len = |id: &Id| 24 + objects.text(*id).map_or(0, str::len);
@@ -241,7 +243,7 @@ impl<'a> Walk<'_, 'a> {
         Ok(())
     }
 
-    /// Keeps a plain value of about `len` bytes under its path.
+    /// Adds a value of about `len` bytes to the metadata.
     fn note(&mut self, path: &str, len: usize, value: impl FnOnce() -> Value) -> Result<()> {
         if !path.is_empty() && self.unknown == 0 {
             self.spend(path.len() + len)?;
@@ -251,8 +253,8 @@ impl<'a> Walk<'_, 'a> {
     }
 
     fn spend(&mut self, len: usize) -> Result<()> {
-        let room = self.room.checked_sub(len);
-        self.room = room.ok_or_else(|| bad("its names and values are far more than is in the file"))?;
+        let budget = self.budget.checked_sub(len);
+        self.budget = budget.ok_or_else(|| bad("the names and values are much larger than the file"))?;
         Ok(())
     }
 
@@ -288,7 +290,7 @@ impl<'a> Walk<'_, 'a> {
     fn visit_call(&mut self, call: &Call, path: &mut String, depth: usize) -> Result<()> {
         let objects = self.objects;
         if is_dict(objects, call) {
-            // Python 2 gave an ordered dict its items as a list of pairs.
+            // Python 2 pickles the items of an ordered dict as a list of pairs.
             let first = objects.sequence(call.args).and_then(|args| args.first());
             for pair in first.and_then(|list| objects.sequence(*list)).unwrap_or_default() {
                 if let Some(&[key, value]) = objects.sequence(*pair) {
@@ -305,8 +307,7 @@ impl<'a> Walk<'_, 'a> {
         if call.is_instance {
             return self.visit_instance(call, path, depth);
         }
-        // What the function would give, only the function knows. That matters where it was to be given tensors, and
-        // where it was to give everything.
+        // The result of an unknown function is needed only if its arguments contain tensors or if it is the root.
         let before = (self.tensors.len(), self.storages);
         self.unknown += 1;
         for id in [Some(call.args), call.state].into_iter().flatten() {
@@ -322,13 +323,13 @@ impl<'a> Walk<'_, 'a> {
         Ok(())
     }
 
-    /// An object with attributes. Those of a `torch.nn.Module` are named as its state dict names them.
+    /// An instance of a class. The attributes of a `torch.nn.Module` get the names of its state dict.
     fn visit_instance(&mut self, call: &Call, path: &mut String, depth: usize) -> Result<()> {
         let objects = self.objects;
         self.visit_items(&call.items, path, depth)?;
         self.visit_sequence(&call.values, path, depth)?;
         let Some(state) = call.state else { return Ok(()) };
-        // Attributes alone, or a pair of them and of those in slots.
+        // `__dict__`, or a pair of `__dict__` and slots.
         let parts = match objects.get(state) {
             Object::Tuple(parts) => parts.as_slice(),
             _ => &[state],
@@ -355,7 +356,7 @@ impl<'a> Walk<'_, 'a> {
     }
 }
 
-/// The texts in a set, which older protocols write as a call with a list.
+/// The strings of a set, which older protocols pickle as a call with a list.
 fn texts<'a>(objects: &Objects<'a>, id: Id) -> Vec<&'a str> {
     let parts: &[Id] = match objects.get(id) {
         Object::Set(parts) => parts,
@@ -367,7 +368,7 @@ fn texts<'a>(objects: &Objects<'a>, id: Id) -> Vec<&'a str> {
     parts.iter().filter_map(|part| objects.text(*part)).collect()
 }
 
-/// Whether all parts are numbers or texts of one type.
+/// Whether all elements are numbers or strings of one type.
 fn is_plain(objects: &Objects, parts: &[Id]) -> bool {
     let kind = |id: &Id| match objects.get(*id) {
         Object::Int(_) => Some(0),
@@ -379,7 +380,7 @@ fn is_plain(objects: &Objects, parts: &[Id]) -> bool {
     first.is_some() && parts.iter().all(|part| kind(part) == first)
 }
 
-/// The list whose parts [`is_plain`] found to be of one type.
+/// The homogeneous list of elements for which [`is_plain`] holds.
 fn plain_list(objects: &Objects, parts: &[Id]) -> Value {
     let float = |id: &Id| match objects.get(*id) {
         Object::Float(float) => Some(*float),
@@ -396,30 +397,30 @@ fn plain_list(objects: &Objects, parts: &[Id]) -> Value {
     })
 }
 
-/// A tensor as the pickle describes it: which elements of which storage.
+/// A tensor of the pickle: a strided view of a storage.
 struct View<'a> {
     storage: Described<'a>,
-    /// The type, where it is not the storage's.
+    /// The dtype, if it differs from that of the storage.
     dtype: Option<Storage>,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
 }
 
-/// A storage as the pickle describes it.
+/// A storage of the pickle.
 struct Described<'a> {
     key: &'a str,
     storage: Storage,
-    /// How many elements it has.
+    /// Number of elements.
     len: usize,
-    /// Where it begins in the bytes under its key, in elements.
+    /// Offset in the bytes of its key, in elements.
     offset: usize,
 }
 
-/// The tensor that calling `function` with `args` would give, where it is one of PyTorch's that give one.
+/// The tensor returned by `function` with `args`, if it is a tensor constructor of PyTorch.
 fn view<'a>(objects: &Objects<'a>, function: Id, args: Id, depth: usize) -> Result<Option<View<'a>>> {
     let Some((module, name)) = objects.global(function) else { return Ok(None) };
-    let wrong = || bad(format!("a tensor whose `{name}` has arguments that make no sense"));
+    let wrong = || bad(format!("invalid arguments of `{name}`"));
     let arg = |i: usize| objects.sequence(args).and_then(|args| args.get(i).copied()).ok_or_else(wrong);
     let inner = |id: Id| match objects.get(id) {
         Object::Call(call) if depth < 4 => view(objects, call.function, call.args, depth + 1),
@@ -446,7 +447,7 @@ fn view<'a>(objects: &Objects<'a>, function: Id, args: Id, depth: usize) -> Resu
     }
 }
 
-/// The parts of a tuple, or of a `torch.Size`.
+/// The elements of a tuple or of a `torch.Size`.
 fn sizes<'o>(objects: &'o Objects, id: Id) -> Option<&'o [Id]> {
     match objects.get(id) {
         Object::Call(call) if objects.global(call.function) == Some(("torch", "Size")) => {
@@ -456,9 +457,10 @@ fn sizes<'o>(objects: &'o Objects, id: Id) -> Option<&'o [Id]> {
     }
 }
 
-/// `("storage", its type, its key, its device, its length)`, with a sixth part if it is a part of another storage.
+/// Parses the persistent id of a storage: `("storage", type, key, device, length)`, with a sixth element if it is a
+/// view of another storage.
 fn described<'a>(objects: &Objects<'a>, description: Id) -> Result<Described<'a>> {
-    let wrong = || bad("a storage whose description makes no sense");
+    let wrong = || bad("invalid persistent id of a storage");
     let parts = objects.sequence(description).ok_or_else(wrong)?;
     let [kind, class, key, _device, len, rest @ ..] = parts else { return Err(wrong()) };
     let (module, class) = objects.global(*class).ok_or_else(wrong)?;
@@ -477,7 +479,7 @@ fn described<'a>(objects: &Objects<'a>, description: Id) -> Result<Described<'a>
         "CharStorage" => Storage::I8,
         "ByteStorage" | "UntypedStorage" => Storage::U8,
         "BoolStorage" => Storage::Bool,
-        _ => return Err(Error::unsupported(format!("a storage of type {module}.{class}"))),
+        _ => return Err(Error::unsupported(format!("storage type {module}.{class}"))),
     };
     let whole = |id: Id| objects.int(id).and_then(|int| usize::try_from(int).ok()).ok_or_else(wrong);
     let mut described =
@@ -491,11 +493,11 @@ fn described<'a>(objects: &Objects<'a>, description: Id) -> Result<Described<'a>
     Ok(described)
 }
 
-/// The type that a `torch.dtype` names.
+/// The element type of a `torch.dtype`.
 fn dtype(objects: &Objects, id: Id) -> Result<Storage> {
     let name = match objects.global(id) {
         Some(("torch", name)) => name,
-        _ => return Err(bad("a dtype that is none of PyTorch's")),
+        _ => return Err(bad("a dtype is not a torch.dtype")),
     };
     Ok(match name {
         "float64" => Storage::F64,
@@ -518,15 +520,15 @@ fn dtype(objects: &Objects, id: Id) -> Result<Storage> {
     })
 }
 
-/// Makes tensors of views, and copies only what must be copied.
-struct Maker<F> {
+/// Converts views to tensors; only views that are not contiguous are copied.
+struct Converter<F> {
     storage: F,
-    /// How many bytes may still be copied.
+    /// Number of bytes that may still be copied.
     left: usize,
 }
 
-impl<F: Fn(&str) -> Option<Bytes>> Maker<F> {
-    fn make(&mut self, view: &View) -> Result<Stored> {
+impl<F: Fn(&str) -> Option<Bytes>> Converter<F> {
+    fn convert(&mut self, view: &View) -> Result<Stored> {
         let View { storage: from, offset, shape, strides, .. } = view;
         let storage = view.dtype.unwrap_or(from.storage);
         let width = storage.unit_bytes();
@@ -534,7 +536,9 @@ impl<F: Fn(&str) -> Option<Bytes>> Maker<F> {
 
         let outside = || {
             let len = bytes.len() / width;
-            bad(format!("shape {shape:?} with strides {strides:?} from {offset} leaves its storage of {len}"))
+            bad(format!(
+                "shape {shape:?} with strides {strides:?} and offset {offset} exceeds its storage of {len} elements"
+            ))
         };
         let len = storage.byte_len(shape).ok_or_else(outside)?;
         if len == 0 {
@@ -554,22 +558,22 @@ impl<F: Fn(&str) -> Option<Bytes>> Maker<F> {
             bytes.slice(offset * width..offset * width + len).ok_or_else(outside)?
         } else {
             self.spend(len)?;
-            Bytes::filled(len, |room| gather(room, &bytes[offset * width..], shape, strides, width))
+            Bytes::filled(len, |out| gather(out, &bytes[offset * width..], shape, strides, width))
         };
         Ok(Stored { storage, shape: shape.clone(), bytes })
     }
 
-    /// The bytes of a storage where they lie in the file, checked to be as many as it claims.
+    /// The bytes of a storage in the file, with a check of their number.
     fn bytes(&self, from: &Described) -> Result<Bytes> {
         let Described { key, storage, len, offset } = from;
-        let bytes = (self.storage)(key).ok_or_else(|| bad(format!("the file has no storage {key}")))?;
+        let bytes = (self.storage)(key).ok_or_else(|| bad(format!("missing storage {key}")))?;
         let width = storage.unit_bytes();
         offset
             .checked_add(*len)
             .and_then(|end| bytes.slice(offset.checked_mul(width)?..end.checked_mul(width)?))
             .ok_or_else(|| {
                 bad(format!(
-                    "storage {key} claims {len} of {storage} from {offset}, the file has {} bytes",
+                    "storage {key} has {len} elements of {storage} from offset {offset}, but the file has {} bytes",
                     bytes.len()
                 ))
             })
@@ -577,12 +581,12 @@ impl<F: Fn(&str) -> Option<Bytes>> Maker<F> {
 
     fn spend(&mut self, len: usize) -> Result<()> {
         let left = self.left.checked_sub(len);
-        self.left = left.ok_or_else(|| bad("its views make far more of the file than is in it"))?;
+        self.left = left.ok_or_else(|| bad("the views of the tensors are much larger than the file"))?;
         Ok(())
     }
 }
 
-/// Whether the elements of a view lie one after the other.
+/// Whether a view is contiguous in row-major order.
 fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1;
     for (&n, &stride) in shape.iter().zip(strides).rev() {
@@ -594,11 +598,11 @@ fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
     true
 }
 
-/// Copies the elements of a view, `width` bytes each, to `room` in row-major order.
-fn gather(room: &mut [u8], from: &[u8], shape: &[usize], strides: &[usize], width: usize) {
+/// Copies the elements of a view, `width` bytes each, to `out` in row-major order.
+fn gather(out: &mut [u8], from: &[u8], shape: &[usize], strides: &[usize], width: usize) {
     let mut index = vec![0; shape.len()];
     let mut at = 0;
-    for element in room.chunks_exact_mut(width) {
+    for element in out.chunks_exact_mut(width) {
         element.copy_from_slice(&from[at * width..(at + 1) * width]);
         for axis in (0..shape.len()).rev() {
             index[axis] += 1;

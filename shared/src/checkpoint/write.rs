@@ -1,4 +1,4 @@
-//! Writing checkpoints: one tensor in memory at a time, and never half a file under its final name.
+//! Writing checkpoints, one tensor at a time, to a temporary file that is renamed when complete.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -8,21 +8,21 @@ use super::metadata::Metadata;
 use super::{Storage, gguf, safetensors};
 use crate::{Error, Result};
 
-/// A tensor that will be written: its name, how its elements will be stored, its axes.
+/// Name, element type and shape of a tensor to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
-    /// The name in the file.
+    /// Tensor name.
     pub name: String,
-    /// How the elements are stored.
+    /// Element type.
     pub storage: Storage,
-    /// The axes, slowest first.
+    /// Shape, slowest-varying axis first.
     pub shape: Vec<usize>,
 }
 
-/// Writes a GGUF file (version 3) at `path`: `metadata`, then `tensors` in their order.
+/// Writes a GGUF file (version 3) at `path`: `metadata`, then `tensors` in this order.
 ///
-/// `bytes` is asked for one tensor after the other, so that one at a time need be in memory. A file that is there is
-/// replaced when the new one is complete, and kept if anything goes wrong.
+/// `bytes` is called for one tensor after the other, so that only one needs to be in memory. An existing file is
+/// replaced when the new one is complete, and kept on errors.
 ///
 /// ```
 /// use fauna_shared::checkpoint::{Checkpoint, Planned, Storage, Value, write_gguf};
@@ -41,8 +41,8 @@ pub struct Planned {
 /// ```
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] if GGUF has no type for a tensor, [`crate::ErrorKind::Input`] if a shape or the
-/// bytes for it do not fit, the system's error if writing fails, and whatever `bytes` gives.
+/// [`crate::ErrorKind::Unsupported`] if GGUF has no type for a tensor, [`crate::ErrorKind::Input`] if a shape is
+/// invalid or does not match the number of bytes, [`crate::ErrorKind::Io`] if writing fails, and the errors of `bytes`.
 pub fn write_gguf<B: AsRef<[u8]>>(
     path: &Path,
     metadata: &Metadata,
@@ -54,7 +54,8 @@ pub fn write_gguf<B: AsRef<[u8]>>(
     write(path, &header, tensors, gguf::alignment(metadata)?, bytes)
 }
 
-/// Writes a safetensors file at `path`, as [`write_gguf`] does. Of `metadata`, text is kept, the rest as text.
+/// Writes a safetensors file at `path`, as [`write_gguf`]. `metadata` values other than strings are formatted as
+/// strings.
 ///
 /// # Errors
 /// As [`write_gguf`].
@@ -68,7 +69,7 @@ pub fn write_safetensors<B: AsRef<[u8]>>(
     write(path, &header, tensors, 1, bytes)
 }
 
-/// Writes `header` and the tensors, each filled up to `alignment`, to a file beside `path` that then takes its name.
+/// Writes `header` and the tensors, each padded to `alignment`, to a temporary file that is then renamed to `path`.
 fn write<B: AsRef<[u8]>>(
     path: &Path,
     header: &[u8],
@@ -76,7 +77,7 @@ fn write<B: AsRef<[u8]>>(
     alignment: usize,
     mut bytes: impl FnMut(&Planned) -> Result<B>,
 ) -> Result<()> {
-    let partial = Partial::beside(path)?;
+    let partial = Partial::next_to(path)?;
     let file = File::create(&partial.0).map_err(|e| Error::io(path, "create", e))?;
     let failed = |e| Error::io(path, "write", e);
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -90,22 +91,22 @@ fn write<B: AsRef<[u8]>>(
             return Err(Error::input(message).at(path));
         }
         out.write_all(bytes).map_err(failed)?;
-        let filling = bytes.len().next_multiple_of(alignment) - bytes.len();
-        out.write_all(&vec![0; filling]).map_err(failed)?;
+        let padding = bytes.len().next_multiple_of(alignment) - bytes.len();
+        out.write_all(&vec![0; padding]).map_err(failed)?;
     }
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     file.sync_all().map_err(failed)?;
     drop(file);
-    std::fs::rename(&partial.0, path).map_err(|e| Error::io(path, "rename the finished file to", e))
+    std::fs::rename(&partial.0, path).map_err(|e| Error::io(path, "rename the temporary file to", e))
 }
 
-/// A file that is removed unless it took its final name.
+/// A temporary file that is removed on drop unless it was renamed.
 struct Partial(PathBuf);
 
 impl Partial {
-    /// A name in the folder of `path` that no other process writes to.
-    fn beside(path: &Path) -> Result<Self> {
-        let name = path.file_name().ok_or_else(|| Error::input("not a name for a file").at(path))?;
+    /// A file name next to `path`, unique to this process.
+    fn next_to(path: &Path) -> Result<Self> {
+        let name = path.file_name().ok_or_else(|| Error::input("not a file name").at(path))?;
         let mut partial = std::ffi::OsString::from(".");
         partial.push(name);
         partial.push(format!(".{}.partial", std::process::id()));

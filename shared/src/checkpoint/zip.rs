@@ -1,4 +1,4 @@
-//! Zip files whose entries are stored as they are, which is how PyTorch packs a checkpoint.
+//! Zip files with uncompressed entries, the container of PyTorch checkpoints.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ const CENTRAL: u32 = 0x0201_4b50;
 const END: u32 = 0x0605_4b50;
 const END_64: u32 = 0x0606_4b50;
 const LOCATOR_64: u32 = 0x0706_4b50;
-/// The end record's fixed part, and the longest comment that may follow it.
+/// Length of the fixed part of the end record, and maximum length of the comment after it.
 const END_LEN: usize = 22;
 const MAX_COMMENT: usize = 0xffff;
 
@@ -23,18 +23,19 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Format, message)
 }
 
-/// The entries of `file` that are `wanted`, by name, where they lie.
-pub(super) fn entries(file: &Bytes, wanted: impl Fn(&str) -> bool) -> Result<HashMap<String, Bytes>> {
-    let (start, count) =
-        directory(file).ok_or_else(|| bad("the zip file has no directory at its end; it is cut short"))?;
-    let mut cursor =
-        Cursor::new(file.get(start..).ok_or_else(|| bad("the zip directory lies outside the file"))?);
+/// The data of the entries of `file` selected by `filter`, by name.
+pub(super) fn entries(file: &Bytes, filter: impl Fn(&str) -> bool) -> Result<HashMap<String, Bytes>> {
+    let (start, count) = directory(file)
+        .ok_or_else(|| bad("the zip file has no central directory at its end; it is truncated"))?;
+    let mut cursor = Cursor::new(
+        file.get(start..).ok_or_else(|| bad("the central directory of the zip file is out of range"))?,
+    );
     let mut entries = HashMap::new();
     for i in 0..count {
-        let entry =
-            entry(&mut cursor).ok_or_else(|| bad(format!("entry {i} of {count} of the zip is damaged")))?;
+        let entry = entry(&mut cursor)
+            .ok_or_else(|| bad(format!("entry {i} of {count} of the zip file is damaged")))?;
         let name = entry.name;
-        if !wanted(&name) {
+        if !filter(&name) {
             continue;
         }
         if entry.flags & 1 != 0 || entry.method != 0 {
@@ -43,15 +44,15 @@ pub(super) fn entries(file: &Bytes, wanted: impl Fn(&str) -> bool) -> Result<Has
         let bytes = usize::try_from(entry.offset)
             .ok()
             .and_then(|offset| data(file, offset, entry.len.try_into().ok()?))
-            .ok_or_else(|| bad(format!("zip entry {name} lies outside the file")))?;
+            .ok_or_else(|| bad(format!("zip entry {name} is out of range")))?;
         if entries.insert(name.clone(), bytes).is_some() {
-            return Err(bad(format!("zip entry {name} is there twice")));
+            return Err(bad(format!("duplicate zip entry {name}")));
         }
     }
     Ok(entries)
 }
 
-/// Where the central directory begins and how many entries it has.
+/// Offset and number of entries of the central directory.
 fn directory(file: &[u8]) -> Option<(usize, u64)> {
     let from = file.len().saturating_sub(END_LEN + MAX_COMMENT);
     let end = (from..=file.len().checked_sub(END_LEN)?)
@@ -65,7 +66,7 @@ fn directory(file: &[u8]) -> Option<(usize, u64)> {
     if count != u16::MAX && start != u32::MAX {
         return Some((start as usize, count.into()));
     }
-    // A field that is full sends to the record for large files, which the locator before this one finds.
+    // Saturated fields refer to the zip64 end record, found by the locator before this record.
     let mut locator = Cursor::new(file.get(end.checked_sub(20)?..)?);
     if locator.u32()? != LOCATOR_64 {
         return Some((start as usize, count.into()));
@@ -108,7 +109,7 @@ fn entry(cursor: &mut Cursor) -> Option<Entry> {
     while let (Some(kind), Some(size)) = (extra.u16(), extra.u16()) {
         let mut field = Cursor::new(extra.take(size.into())?);
         if kind == 1 {
-            // Only the full fields are here, in this order.
+            // The zip64 extra field holds only the saturated fields, in this order.
             if len == u32::MAX {
                 len_64 = field.u64()?;
             }
@@ -123,7 +124,7 @@ fn entry(cursor: &mut Cursor) -> Option<Entry> {
     Some(Entry { name, flags, method, len: len_64, offset: offset_64 })
 }
 
-/// The `len` bytes that follow the local header at `offset`.
+/// The `len` bytes after the local header at `offset`.
 fn data(file: &Bytes, offset: usize, len: usize) -> Option<Bytes> {
     let mut header = Cursor::new(file.get(offset..)?);
     if header.u32()? != LOCAL {

@@ -17,7 +17,7 @@ fn index(folder: &Path, map: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_index_says_which_shards_and_not_their_names() {
+fn shards_are_those_of_the_index() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     shard(&at("model-00001-of-00099.safetensors"), &["a"]);
@@ -31,7 +31,7 @@ fn the_index_says_which_shards_and_not_their_names() {
 }
 
 #[test]
-fn an_index_that_lies_is_refused() {
+fn an_invalid_index_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |map: &[(&str, &str)]| {
         index(folder.path(), map);
@@ -46,15 +46,15 @@ fn an_index_that_lies_is_refused() {
     );
     assert_eq!(refused(&[("a", "three.safetensors")]).kind(), ErrorKind::NotFound);
     for outside in ["../one.safetensors", "/etc/passwd", "a/b", "..", ""] {
-        assert!(refused(&[("a", outside)]).to_string().contains("not the name of a file beside it"));
+        assert!(refused(&[("a", outside)]).to_string().contains("not a file name in the same folder"));
     }
-    assert!(refused(&[]).to_string().contains("names no tensor"));
+    assert!(refused(&[]).to_string().contains("lists no tensors"));
     std::fs::write(folder.path().join("model.safetensors.index.json"), "{}").unwrap();
-    assert!(Checkpoint::open_folder(folder.path()).unwrap_err().to_string().contains("not an index"));
+    assert!(Checkpoint::open_folder(folder.path()).unwrap_err().to_string().contains("invalid index"));
 }
 
 #[test]
-fn two_files_may_not_share_a_name() {
+fn duplicate_tensors_in_two_files_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["one.safetensors", "two.safetensors"].map(|name| folder.path().join(name));
     paths.iter().for_each(|path| shard(path, &["a"]));
@@ -66,7 +66,7 @@ fn two_files_may_not_share_a_name() {
 }
 
 #[test]
-fn a_folder_with_one_odd_name_opens_and_with_two_does_not() {
+fn a_nonstandard_name_must_be_the_only_one() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(Checkpoint::open_folder(folder.path()).unwrap_err().kind(), ErrorKind::NotFound);
     shard(&folder.path().join("weights.safetensors"), &["a"]);

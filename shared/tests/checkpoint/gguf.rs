@@ -3,9 +3,9 @@ use fauna_shared::checkpoint::{Checkpoint, List, Metadata, Planned, Storage, Val
 use fauna_shared::{Error, ErrorKind};
 use proptest::prelude::*;
 
-use super::{fixture, open, open_and_look, refusal};
+use super::{fixture, open, open_and_read, refusal};
 
-/// The start of a version 3 file: how many tensors, how many keys.
+/// The beginning of a version 3 file with the numbers of tensors and keys.
 fn start(tensors: u64, keys: u64) -> Vec<u8> {
     [b"GGUF".as_slice(), &3u32.to_le_bytes(), &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
 }
@@ -14,7 +14,7 @@ fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// A file with one key, its value given by its type and what follows.
+/// A file with one key, whose value has the type `kind` and the bytes `rest`.
 fn one_key(kind: u32, rest: &[u8]) -> Vec<u8> {
     [start(0, 1), text("k"), kind.to_le_bytes().to_vec(), rest.to_vec()].concat()
 }
@@ -62,7 +62,7 @@ fn small() -> (Metadata, Vec<u8>) {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn written_files_are_read_back() {
     let (metadata, file) = small();
     let checkpoint = open("small.gguf", &file).unwrap();
     assert_eq!(checkpoint.metadata(), &metadata);
@@ -78,10 +78,10 @@ fn what_was_written_is_read() {
 }
 
 #[test]
-fn candle_reads_the_same() {
+fn candle_reads_written_files() {
     let (_, file) = small();
     let theirs = candle_core::quantized::gguf_file::Content::read(&mut std::io::Cursor::new(&file));
-    // The 64-bit integer is a type that candle does not know.
+    // Candle does not support 64-bit integers.
     assert!(theirs.is_err());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
@@ -104,7 +104,7 @@ fn candle_reads_the_same() {
 }
 
 #[test]
-fn what_the_gguf_package_wrote_is_read() {
+fn files_of_the_gguf_package_are_read() {
     let checkpoint = Checkpoint::open(&fixture("types.gguf")).unwrap();
     let about = checkpoint.metadata();
     assert_eq!(about["general.architecture"].as_str(), Some("bert"));
@@ -147,7 +147,7 @@ fn what_the_gguf_package_wrote_is_read() {
 }
 
 #[test]
-fn a_million_words_are_read_at_once() {
+fn a_large_vocabulary_is_read_quickly() {
     let words: Vec<String> = (0..1_000_000).map(|i| format!("w{i}")).collect();
     let metadata = [("words".to_owned(), Value::List(List::Text(words)))].into();
     let folder = tempfile::tempdir().unwrap();
@@ -157,24 +157,24 @@ fn a_million_words_are_read_at_once() {
 }
 
 #[test]
-fn every_lie_has_its_message() {
+fn invalid_files_have_specific_errors() {
     let refused = |file: &[u8]| refusal("m.gguf", file);
     assert!(refused(&start(0, u64::MAX)).contains("inside key 0 of"));
     assert!(refused(&start(u64::MAX, 0)).contains("inside the name of tensor 0 of"));
     assert!(refused(&[start(0, 1), u64::MAX.to_le_bytes().to_vec()].concat()).contains("inside key 0 of 1"));
-    assert!(refused(&one_key(99, &[0; 16])).contains("key k: a value of type 99"));
+    assert!(refused(&one_key(99, &[0; 16])).contains("key k: unknown value type 99"));
     let list = |kind: u32, count: u64| {
         one_key(9, &[kind.to_le_bytes().to_vec(), count.to_le_bytes().to_vec()].concat())
     };
     for kind in (0..=8).chain(10..=12) {
-        assert!(refused(&list(kind, u64::MAX / 3)).contains("more than the file has"));
+        assert!(refused(&list(kind, u64::MAX / 3)).contains("does not fit in the file"));
     }
     assert!(refused(&list(9, u64::MAX)).contains("key k: the file ends inside the type of a list"));
-    assert!(refused(&list(50, 1)).contains("a list of type 50"));
+    assert!(refused(&list(50, 1)).contains("unknown list type 50"));
     let deep: Vec<u8> = (0..100_000).flat_map(|_| [9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).collect();
-    assert!(refused(&one_key(9, &deep)).contains("lists in lists"));
+    assert!(refused(&one_key(9, &deep)).contains("lists nested more"));
     let twice = [start(0, 2), text("k"), vec![0, 0, 0, 0, 1], text("k"), vec![0, 0, 0, 0, 1]].concat();
-    assert!(refused(&twice).contains("key k is there twice"));
+    assert!(refused(&twice).contains("duplicate key k"));
     for alignment in [0u32, 3, 1 << 30] {
         let value = [4u32.to_le_bytes(), alignment.to_le_bytes()].concat();
         let file = [start(0, 1), text("general.alignment"), value].concat();
@@ -184,15 +184,17 @@ fn every_lie_has_its_message() {
     assert!(open("m.gguf", &one_tensor(&[4, 4], 0, 0)).is_ok());
     assert!(
         refused(&one_tensor(&[4, 5], 0, 0))
-            .contains("tensor t: wanted 80 bytes at 0, the file's data has 64")
+            .contains("tensor t: expected 80 bytes at offset 0, the data has 64")
     );
-    assert!(refused(&one_tensor(&[4], 0, u64::MAX)).contains("wanted 16 bytes at 18446744073709551615"));
+    assert!(
+        refused(&one_tensor(&[4], 0, u64::MAX)).contains("expected 16 bytes at offset 18446744073709551615")
+    );
     assert!(
         refused(&one_tensor(&[1 << 32, 1 << 32], 0, 0))
-            .contains("shape [4294967296, 4294967296] of F32 is impossible")
+            .contains("invalid shape [4294967296, 4294967296] for F32")
     );
-    assert!(refused(&one_tensor(&[33], 8, 0)).contains("shape [33] of Q8_0 is impossible"));
-    assert!(refused(&one_tensor(&[], 8, 0)).contains("impossible"));
+    assert!(refused(&one_tensor(&[33], 8, 0)).contains("invalid shape [33] for Q8_0"));
+    assert!(refused(&one_tensor(&[], 8, 0)).contains("invalid shape"));
     assert!(refused(&one_tensor(&[1; 9], 0, 0)).contains("9 axes"));
     let mut overlap = [start(2, 0), text("s"), vec![1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0]].concat();
     overlap.extend([0; 12]);
@@ -200,23 +202,23 @@ fn every_lie_has_its_message() {
         [text("t"), vec![1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]].concat(),
     );
     overlap.resize(overlap.len().next_multiple_of(32) + 64, 1);
-    assert!(refused(&overlap).contains("tensor t: begins at 16, inside the tensor before, which ends at 32"));
+    assert!(refused(&overlap).contains("tensor t: offset 16 overlaps the previous tensor, which ends at 32"));
 }
 
 #[test]
-fn what_is_not_implemented_is_named() {
+fn unsupported_types_and_versions_are_named() {
     let unsupported = |file: &[u8]| {
         let error = open("m.gguf", file).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         error.to_string()
     };
-    assert!(unsupported(&one_tensor(&[256], 23, 0)).contains("tensor t: type 23 (IQ4_XS)"));
+    assert!(unsupported(&one_tensor(&[256], 23, 0)).contains("tensor t: tensor type 23 (IQ4_XS)"));
     assert!(unsupported(b"GGUF\x01\0\0\0\0\0\0\0\0\0\0\0").contains("version 1"));
     assert!(unsupported(b"GGUF\0\0\0\x03\0\0\0\0\0\0\0\0").contains("big-endian"));
 }
 
 #[test]
-fn a_file_cut_anywhere_is_refused() {
+fn a_truncated_file_is_rejected() {
     let (_, file) = small();
     for end in 0..file.len() {
         refusal("m.gguf", &file[..end]);
@@ -224,7 +226,7 @@ fn a_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn what_goes_wrong_while_writing_leaves_the_old_file_and_nothing_else() {
+fn a_failed_write_keeps_the_old_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
     std::fs::write(&path, "old").unwrap();
@@ -247,7 +249,7 @@ fn what_goes_wrong_while_writing_leaves_the_old_file_and_nothing_else() {
 proptest! {
     #[test]
     fn no_bytes_can_panic(content in prop::collection::vec(any::<u8>(), 0..300)) {
-        open_and_look("m.gguf", &[b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0".as_slice(), &content].concat());
+        open_and_read("m.gguf", &[b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0".as_slice(), &content].concat());
     }
 
     #[test]
@@ -256,11 +258,11 @@ proptest! {
         for (at, to) in changes {
             *at.get_mut(&mut content) = to;
         }
-        open_and_look("m.gguf", &content);
+        open_and_read("m.gguf", &content);
     }
 
     #[test]
     fn no_lying_number_can_panic(axes in prop::collection::vec(any::<u64>(), 0..4), kind in 0u32..32, offset in any::<u64>()) {
-        open_and_look("m.gguf", &one_tensor(&axes, kind, offset));
+        open_and_read("m.gguf", &one_tensor(&axes, kind, offset));
     }
 }

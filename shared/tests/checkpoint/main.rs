@@ -1,4 +1,4 @@
-//! Every kind of checkpoint file: what it holds is found, what it lies about is refused.
+//! Reading valid and rejecting invalid checkpoint files of every format.
 
 mod folders;
 mod gguf;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fauna_shared::Result;
 use fauna_shared::checkpoint::Checkpoint;
 
-/// A file with `content` in a folder that lives as long as the first part.
+/// A file with `content` in a temporary folder.
 fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -19,14 +19,14 @@ fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Opens `content` as a file called `name`.
+/// Opens `content` as a file named `name`.
 fn open(name: &str, content: &[u8]) -> Result<Checkpoint> {
     let (_folder, path) = file(name, content);
     Checkpoint::open(&path)
 }
 
-/// Opens `content` and, where that works, looks at every byte it offers.
-fn open_and_look(name: &str, content: &[u8]) {
+/// Opens `content` and, on success, reads all tensor data.
+fn open_and_read(name: &str, content: &[u8]) {
     if let Ok(checkpoint) = open(name, content) {
         for (_, stored) in checkpoint.iter() {
             assert_eq!(stored.storage.byte_len(&stored.shape), Some(stored.bytes.len()));
@@ -35,7 +35,7 @@ fn open_and_look(name: &str, content: &[u8]) {
     }
 }
 
-/// The message of the error that opening `content` gives; it must name the file.
+/// The error message of opening `content`, which must name the file.
 fn refusal(name: &str, content: &[u8]) -> String {
     let message = match open(name, content) {
         Ok(checkpoint) => panic!("opened, with {:?}", checkpoint.names().collect::<Vec<_>>()),
@@ -51,7 +51,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_no_checkpoint_is_refused() {
+fn other_files_are_rejected() {
     assert!(refusal("a.bin", b"").contains("empty"));
     assert!(refusal("a.bin", b"hello, this is text").contains("not a checkpoint"));
     assert!(refusal("a.bin", b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));

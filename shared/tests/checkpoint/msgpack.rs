@@ -1,7 +1,7 @@
 use fauna_shared::checkpoint::{Storage, Value};
 use proptest::prelude::*;
 
-use super::{open, open_and_look, refusal};
+use super::{open, open_and_read, refusal};
 
 fn text(text: &str) -> Vec<u8> {
     [&[0xa0 | text.len() as u8], text.as_bytes()].concat()
@@ -13,7 +13,7 @@ fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     std::iter::once(0x80 | entries.len() as u8).chain(parts).collect()
 }
 
-/// What an array's extension holds.
+/// The content of an array extension.
 fn inside(shape: &[u8], dtype: &str, data: &[u8]) -> Vec<u8> {
     let shape = [&[0x90 | shape.len() as u8], shape].concat();
     [vec![0x93], shape, text(dtype), vec![0xc4, data.len() as u8], data.to_vec()].concat()
@@ -52,7 +52,7 @@ fn good() -> Vec<u8> {
 }
 
 #[test]
-fn arrays_are_found_where_they_lie_and_pieces_are_joined() {
+fn arrays_are_mapped_and_chunks_are_joined() {
     let checkpoint = open("flax_model.msgpack", &good()).unwrap();
     let names = ["params.Dense_0.bias", "params.Dense_0.kernel", "params.large"];
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), names);
@@ -73,18 +73,18 @@ fn refused(content: &[u8]) -> String {
 }
 
 #[test]
-fn lies_are_named() {
+fn invalid_files_have_specific_errors() {
     let one = |value: Vec<u8>| dict(&[("w", value)]);
     for (content, said) in [
-        (one(array(&[3], "float32", &[0; 8])), "tensor w: [3] of F32 does not take 8 bytes"),
-        (one(array(&[0xff], "float32", &[])), "tensor w: not a shape"),
+        (one(array(&[3], "float32", &[0; 8])), "tensor w: 8 bytes do not match shape [3] of F32"),
+        (one(array(&[0xff], "float32", &[])), "tensor w: an array is not a shape"),
         (one(array(&[1], "float31", &[0; 4])), "tensor w: dtype \"float31\""),
-        (one(extension(2, &[0])), "extension of type 2"),
+        (one(extension(2, &[0])), "extension type 2"),
         (one(vec![1]), "no tensors"),
-        (one(vec![0xdf, 0xff, 0xff, 0xff, 0xff]), "4294967295 parts in the 0 bytes"),
-        (one(vec![0xdd, 0xff, 0xff, 0xff, 0xff]), "4294967295 parts in the 0 bytes"),
-        (one(vec![0xc9, 0xff, 0xff, 0xff, 0xff, 1]), "ends in the middle"),
-        ([good(), vec![0]].concat(), "1 bytes after the last tensor"),
+        (one(vec![0xdf, 0xff, 0xff, 0xff, 0xff]), "4294967295 elements do not fit in the remaining 0 bytes"),
+        (one(vec![0xdd, 0xff, 0xff, 0xff, 0xff]), "4294967295 elements do not fit in the remaining 0 bytes"),
+        (one(vec![0xc9, 0xff, 0xff, 0xff, 0xff, 1]), "ends inside"),
+        ([good(), vec![0]].concat(), "1 trailing bytes"),
         (one(vec![0xc1]), "never writes"),
         (one(vec![0xa1, 0xff]), "not UTF-8"),
         (dict(&[("w", dict(&[("", vec![0xc0])])), ("w", vec![0xc0])]), "no tensors"),
@@ -93,7 +93,7 @@ fn lies_are_named() {
         assert!(message.contains(said), "{message}");
     }
     let twice = dict(&[("w", array(&[1], "uint8", &[7])), ("w", array(&[1], "uint8", &[8]))]);
-    assert!(refused(&twice).contains("two tensors are called w"));
+    assert!(refused(&twice).contains("duplicate tensor w"));
     let short = dict(&[(
         "w",
         dict(&[
@@ -102,21 +102,21 @@ fn lies_are_named() {
             ("chunks", dict(&[("0", array(&[2], "uint8", &[1, 2]))])),
         ]),
     )]);
-    assert!(refused(&short).contains("tensor w: 1 pieces of 2 bytes do not make [4] of U8"));
+    assert!(refused(&short).contains("tensor w: 1 chunks of 2 bytes do not match shape [4] of U8"));
 }
 
 #[test]
-fn maps_and_lists_without_an_end_are_refused() {
+fn deeply_nested_maps_and_lists_are_rejected() {
     let nested = |open: &[u8]| -> Vec<u8> {
         let inner: Vec<u8> = (0..500).flat_map(|_| open.to_vec()).chain([0xc0]).collect();
         dict(&[("w", inner)])
     };
-    assert!(refused(&nested(&[0x81, 0xa1, b'a'])).contains("without an end"));
-    assert!(refused(&nested(&[0x91])).contains("without an end"));
+    assert!(refused(&nested(&[0x81, 0xa1, b'a'])).contains("too deeply"));
+    assert!(refused(&nested(&[0x91])).contains("too deeply"));
 }
 
 #[test]
-fn a_file_that_is_cut_anywhere_is_refused() {
+fn a_truncated_file_is_rejected() {
     let whole = good();
     for length in 1..whole.len() {
         refused(&whole[..length]);
@@ -126,7 +126,7 @@ fn a_file_that_is_cut_anywhere_is_refused() {
 proptest! {
     #[test]
     fn no_bytes_can_panic(content in prop::collection::vec(any::<u8>(), 0..200)) {
-        open_and_look("m.msgpack", &[vec![0x82, 0xa1, b'a'], content].concat());
+        open_and_read("m.msgpack", &[vec![0x82, 0xa1, b'a'], content].concat());
     }
 
     #[test]
@@ -134,6 +134,6 @@ proptest! {
         let mut content = good();
         let at = at.index(content.len());
         content[at] = to;
-        open_and_look("m.msgpack", &content);
+        open_and_read("m.msgpack", &content);
     }
 }
