@@ -1,8 +1,8 @@
-//! The one reader a model file asks for its tensors: by path, by shape, by the official names.
+//! Loading weights by name and shape, similar to candle's `VarBuilder`.
 //!
-//! Whatever is missing or misshaped is noted and an empty stand-in handed out, so that one load reports every problem
-//! at once; [`Weights::finish`] turns the notes into one error. The same walk over a seed makes test weights, and
-//! over nothing it counts parameters before a download.
+//! Missing tensors and tensors of a wrong shape are recorded and replaced by placeholders, so that one load reports all
+//! problems at once; [`Weights::finish`] returns them as one error. The same loading code also runs with random weights
+//! from a seed, and without any weights to list the tensors and count the parameters of a config.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -26,36 +26,35 @@ mod stack;
 
 pub use stack::Piece;
 
-/// Problems after which a load stops looking for more: a config that promises a million layers must not keep it busy.
+/// Number of problems after which a load is aborted, for configs with an absurd number of layers.
 const ENOUGH_PROBLEMS: usize = 1000;
 
-/// Tensors after which a config without a checkpoint is not believed.
+/// Maximum number of tensors of a config without a checkpoint.
 const MOST_TENSORS: usize = 100_000;
 
-/// Bytes of a copied tensor whose pages are worth giving back.
+/// Minimum size in bytes of a copied tensor whose mapped pages are released.
 const LARGE: usize = 1 << 20;
 
-/// What a file's tensor is called here.
+/// How a tensor of a checkpoint is renamed on loading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name {
-    /// By its own name.
+    /// The name is kept.
     Keep,
-    /// By the name the model file uses.
+    /// The tensor gets this name.
     To(String),
-    /// Entry `i` of its first axis by `before`, `i` and `after`: layers that a release keeps in one stack.
+    /// The tensor is split along its first axis; entry `i` gets the name `{before}{i}{after}`, as for stacked layers.
     Entries {
-        /// What stands before the number.
+        /// The part of the name before the index.
         before: String,
-        /// What follows it.
+        /// The part of the name after the index.
         after: String,
     },
-    /// Not at all: a buffer that carries no weights (say why where the table is written).
+    /// The tensor is ignored, for example a buffer without weights.
     Ignore,
 }
 
 impl Name {
-    /// What `rename` calls `name` once `prefix` is off, if it has it: the name of the base model inside a model with a
-    /// head, which the reference takes or leaves.
+    /// Applies `rename` to `name` without the optional `prefix`, such as the base model prefix of a model with a head.
     ///
     /// ```
     /// use fauna_shared::weights::Name;
@@ -71,8 +70,8 @@ impl Name {
         }
     }
 
-    /// Whether `name` is of a buffer that older releases hold and every network computes for itself: the frequencies of
-    /// a rotary embedding, counted positions. The reference passes over both, wherever they stand.
+    /// Whether `name` is a buffer that older checkpoints contain and models compute: the inverse frequencies of a
+    /// rotary embedding, or position ids. The reference implementation ignores both.
     ///
     /// ```
     /// use fauna_shared::weights::Name;
@@ -87,7 +86,7 @@ impl Name {
     }
 }
 
-/// A place in a checkpoint. Cheap to clone; [`at`](Weights::at) descends.
+/// The weights below a name prefix of a checkpoint. Cheap to clone; [`at`](Weights::at) extends the prefix.
 ///
 /// ```
 /// use fauna_shared::{runtime::Runtime, weights::Weights};
@@ -119,45 +118,46 @@ enum Origin {
 
 struct Entry {
     stored: Stored,
-    /// What the file calls it.
+    /// Name in the file.
     official: String,
 }
 
 #[derive(Default)]
 struct Ledger {
     read: BTreeMap<String, Vec<usize>>,
-    /// What the matrices among them are for.
+    /// Use of the matrices in `read`.
     matrices: BTreeMap<String, MatrixUse>,
-    /// Names left unread on purpose.
+    /// Names that need not be read.
     skipped: BTreeSet<String>,
-    /// Names asked for that the file lacks, and the shapes wanted.
+    /// Names that are missing in the file, and their expected shapes.
     missing: BTreeMap<String, Vec<usize>>,
-    /// Names whose shapes differ: in the file, wanted.
+    /// Names whose shapes differ: shape in the file, expected shape.
     misshaped: BTreeMap<String, (Vec<usize>, Vec<usize>)>,
-    /// Names that should be bytes, and what the file holds.
+    /// Names that are not bytes as expected, and their types in the file.
     mistyped: BTreeMap<String, Storage>,
-    /// Names of bytes that hold weights, and how many.
+    /// Names of packed tensors, and their numbers of weights.
     packed: BTreeMap<String, u64>,
-    /// Matrices handed out in place of those that a stack should hold.
+    /// Number of placeholders returned for missing expert matrices.
     stand_ins: usize,
 }
 
-/// What a matrix is for.
+/// The use of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatrixUse {
-    /// It multiplies activations; stored `[outputs, inputs]`.
+    /// Linear layer, stored as `[outputs, inputs]`.
     Map,
-    /// It multiplies activations; stored `[inputs, outputs]`.
+    /// Linear layer, stored as `[inputs, outputs]` (`Conv1D` of transformers).
     TransposedMap,
-    /// Its rows are looked up; stored `[count, width]`.
+    /// Embedding table, stored as `[count, hidden_size]`.
     Table,
-    /// It is a stack of maps; stored `[count, inputs, outputs]`, in blocks `[count, outputs, inputs]`.
+    /// Stacked linear layers of experts, stored as `[count, inputs, outputs]`; block quantized as
+    /// `[count, outputs, inputs]`.
     Experts,
 }
 
 impl MatrixUse {
-    /// The format a matrix of so many `inputs` is brought to when weights are wanted in `kind`; none if its rows fill
-    /// no block. Tables never go below 8 bits.
+    /// The format for a matrix with `inputs` inputs when weights are quantized to `kind`; `None` if the inputs are not
+    /// a multiple of the block size. Embedding tables are quantized to 8 bits.
     pub fn format(self, kind: GgmlDType, inputs: usize) -> Option<GgmlDType> {
         match self {
             Self::Map | Self::TransposedMap | Self::Experts => blocks::fitting(kind, inputs),
@@ -165,8 +165,8 @@ impl MatrixUse {
         }
     }
 
-    /// The inputs of a matrix, or of each of a stack, that is stored in `shape` and not in blocks; none if that is no
-    /// shape of one.
+    /// The number of inputs of a matrix, or of each matrix of a stack, that is stored in `shape` and not block
+    /// quantized; `None` if the shape is invalid.
     pub fn inputs(self, shape: &[usize]) -> Option<usize> {
         match (self, shape) {
             (Self::Map | Self::Table, [_, inputs])
@@ -177,25 +177,24 @@ impl MatrixUse {
     }
 }
 
-/// What a load walked over.
+/// The tensors of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// Names and shapes, by name.
+    /// Names and shapes, sorted by name.
     pub tensors: Vec<(String, Vec<usize>)>,
-    /// Those among them that may be stored in blocks, and what they are for.
+    /// Matrices that may be block quantized, and their use.
     pub matrices: BTreeMap<String, MatrixUse>,
-    /// Those among them that are bytes of a format of the release's own, and how many weights each holds.
+    /// Packed tensors (such as MXFP4), and their numbers of weights.
     pub packed: BTreeMap<String, u64>,
-    /// Weights in all of them.
+    /// Number of parameters.
     pub parameters: u64,
 }
 
 impl Weights {
-    /// Over the tensors of `checkpoint`, each under the name that `rename` gives it.
+    /// The weights of `checkpoint`, with tensors renamed by `rename`.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors end up under one name; those of
-    /// [`Runtime::kernels`].
+    /// [`Mismatch`](ErrorKind::Mismatch) if two tensors get the same name; those of [`Runtime::kernels`].
     pub fn open(checkpoint: &Checkpoint, rename: impl Fn(&str) -> Name, runtime: Runtime) -> Result<Self> {
         Runtime::kernels()?;
         let label = label_of(checkpoint);
@@ -221,7 +220,7 @@ impl Weights {
             };
             for (name, entry) in entries {
                 if let Some(other) = tensors.insert(name.clone(), entry) {
-                    let message = format!("{} and {official} are both {name}", other.official);
+                    let message = format!("{} and {official} are both renamed to {name}", other.official);
                     return Err(Error::new(ErrorKind::Mismatch, message).at(&label));
                 }
             }
@@ -229,17 +228,17 @@ impl Weights {
         Ok(Self::new(Origin::Files { tensors, label }, runtime))
     }
 
-    /// Test weights: every tensor is made from `seed` and its own name, small and never zero.
+    /// Random weights for tests: each tensor is generated from `seed` and its name.
     pub fn seeded(seed: u64, runtime: Runtime) -> Self {
         Self::new(Origin::Seed(seed), runtime)
     }
 
-    /// Of a release that holds no weights, called `label` in messages: whatever is asked for is missing.
+    /// A checkpoint without tensors, named `label` in messages: all tensors are missing.
     pub fn none(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
         Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into() }, runtime)
     }
 
-    /// No weights at all: a load over it is an inventory.
+    /// No weights: tensors have shapes but no data, and a load only records them in the [`Inventory`].
     pub fn nothing() -> Self {
         Self::new(Origin::Nothing, Runtime::cpu())
     }
@@ -271,18 +270,18 @@ impl Weights {
         Self::reporting(shared.origin, shared.runtime, progress.clone(), task)
     }
 
-    /// The place `name` below this one; `""` is this one.
+    /// The weights below the prefix extended by `name`; the empty string is this prefix.
     pub fn at(&self, name: &str) -> Self {
         Self { shared: self.shared.clone(), prefix: self.path(name) }
     }
 
-    /// The place of entry `index` of the list `name`: `at_index("h", 3)` is `h.3`.
+    /// The weights of entry `index` of the list `name`: `at_index("h", 3)` is `at("h.3")`.
     pub fn at_index(&self, name: &str, index: usize) -> Self {
         self.at(&format!("{name}.{index}"))
     }
 
-    /// Whether the checkpoint has any tensor at or below `name`. Where there is no checkpoint (a seed, an inventory),
-    /// `otherwise` is the answer.
+    /// Whether the checkpoint has a tensor at or below `name`. Returns `otherwise` if there is no checkpoint (random
+    /// weights or inventory).
     pub fn has(&self, name: &str, otherwise: bool) -> bool {
         match &self.shared.origin {
             Origin::Files { tensors, .. } => below(tensors, &self.path(name)).next().is_some(),
@@ -290,7 +289,7 @@ impl Weights {
         }
     }
 
-    /// Whether the checkpoint holds the tensors `name` and `other`, and they differ.
+    /// Whether the checkpoint has both tensors `name` and `other`, and they differ.
     pub fn differ(&self, name: &str, other: &str) -> bool {
         let Origin::Files { tensors, .. } = &self.shared.origin else { return false };
         let stored = |name: &str| Some(&tensors.get(&self.path(name))?.stored);
@@ -305,7 +304,7 @@ impl Weights {
         }
     }
 
-    /// The shape of the tensor `name` in the checkpoint, if it is there. Where there is no checkpoint, none.
+    /// The shape of the tensor `name` in the checkpoint; `None` if it is missing or there is no checkpoint.
     pub fn dims(&self, name: &str) -> Option<&[usize]> {
         match &self.shared.origin {
             Origin::Files { tensors, .. } => Some(&tensors.get(&self.path(name))?.stored.shape),
@@ -313,8 +312,7 @@ impl Weights {
         }
     }
 
-    /// Leaves what the file may hold at or below `name` unread on purpose: a copy of a tied table, a head this
-    /// network does not have.
+    /// Ignores the tensors at or below `name`, such as a copy of a tied embedding table or an unused head.
     pub fn skip(&self, name: &str) {
         if let Origin::Files { tensors, .. } = &self.shared.origin {
             let path = self.path(name);
@@ -322,17 +320,17 @@ impl Weights {
         }
     }
 
-    /// Whether a load over these is an inventory: there is nothing to read.
+    /// Whether there are no weights, and a load only records the [`Inventory`].
     pub fn is_nothing(&self) -> bool {
         matches!(self.shared.origin, Origin::Nothing)
     }
 
-    /// What everything here is loaded for.
+    /// The runtime the weights are loaded for.
     pub fn runtime(&self) -> &Runtime {
         &self.shared.runtime
     }
 
-    /// Whether these have so few bits, in the file or as the runtime wants them, that keys and values may be kept in
+    /// Whether the weights are quantized or bfloat16, in the file or by the runtime, so that the KV cache may be in
     /// half precision ([`Cache::with_half`](crate::attention::Cache::with_half)).
     pub fn half_cache(&self) -> bool {
         let runtime = self.runtime();
@@ -346,15 +344,15 @@ impl Weights {
         kept || runtime.quantize().is_some() || runtime.precision() == Precision::Bf16
     }
 
-    /// The tensor `name`, dense, in the type of activations, on the device. For norms, biases and tables that enter
-    /// arithmetic directly; matrices that multiply activations are [`matrix`](Weights::matrix).
+    /// Loads the tensor `name` of `shape`, dense, on the device, in the dtype of activations. For norms, biases and
+    /// position tables; for linear layers use [`matrix`](Weights::matrix).
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let path = self.path(name);
         let runtime = self.runtime();
-        let values = match self.ask(&path, shape)? {
+        let values = match self.look_up(&path, shape)? {
             Found::Stored(stored) => {
                 let values = widen(stored)?;
-                // The copy is what is used from here on.
+                // Only the copy is used from here on.
                 if stored.bytes.len() >= LARGE {
                     stored.bytes.release();
                 }
@@ -368,24 +366,24 @@ impl Weights {
         Ok(Tensor::from_vec(values, shape, runtime.device())?.to_dtype(runtime.activations())?)
     }
 
-    /// The matrix `name` of `[outputs, inputs]`, as stored, or as the runtime wants weights stored.
+    /// Loads the matrix `name` of shape `[outputs, inputs]`, in the format of the file or of the runtime.
     pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
         self.place(name, MatrixUse::Map, outputs, inputs)
     }
 
-    /// The matrix `name` that the file holds as `[inputs, outputs]`; in blocks, which run along the inputs, as
+    /// Loads the matrix `name` stored as `[inputs, outputs]`, or, if block quantized (blocks are along the inputs), as
     /// `[outputs, inputs]`.
     pub fn matrix_transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
         self.place(name, MatrixUse::TransposedMap, outputs, inputs)
     }
 
-    /// The matrix `name` of `[count, width]` whose rows are looked up. Quantising never takes it below 8 bits.
-    pub fn table(&self, name: &str, count: usize, width: usize) -> Result<Matrix> {
-        self.place(name, MatrixUse::Table, count, width)
+    /// Loads the embedding table `name` of shape `[count, hidden_size]`. It is never quantized below 8 bits.
+    pub fn table(&self, name: &str, count: usize, hidden_size: usize) -> Result<Matrix> {
+        self.place(name, MatrixUse::Table, count, hidden_size)
     }
 
-    /// The tensor `name` of `shape` as a matrix whose inputs are all axes but the first: a convolution that looks at
-    /// each place once. It is read where it lies and never quantised.
+    /// Loads the tensor `name` of `shape` as a matrix of shape `[shape[0], product of the other axes]`, for a
+    /// convolution whose stride equals its kernel size. It is mapped and never quantized.
     pub(crate) fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
         let path = self.path(name);
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
@@ -394,11 +392,11 @@ impl Weights {
         self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, (outputs, inputs), None)
     }
 
-    /// Ends the load.
+    /// Finishes the load.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) with every tensor that is missing, of another shape, or was never asked for;
-    /// those of [`Runtime::kernels`].
+    /// [`Mismatch`](ErrorKind::Mismatch) with all tensors that are missing, have another shape, or are in the file but
+    /// not in the model; those of [`Runtime::kernels`].
     pub fn finish(&self) -> Result<Inventory> {
         Runtime::kernels()?;
         self.task().take();
@@ -452,38 +450,38 @@ impl Weights {
         }
     }
 
-    /// Looks `path` up and notes what was found.
-    fn ask(&self, path: &str, wanted: &[usize]) -> Result<Found<'_>> {
+    /// Looks up the tensor `path` and records the result.
+    fn look_up(&self, path: &str, expected: &[usize]) -> Result<Found<'_>> {
         self.shared.progress.check()?;
         let mut ledger = self.ledger();
         match &self.shared.origin {
             Origin::Nothing | Origin::Seed(_) if ledger.read.len() >= MOST_TENSORS => {
-                Err(Error::unsupported(format!("the config asks for more than {MOST_TENSORS} tensors")))
+                Err(Error::unsupported(format!("the config has more than {MOST_TENSORS} tensors")))
             }
             Origin::Nothing => {
-                ledger.read.insert(path.to_string(), wanted.to_vec());
+                ledger.read.insert(path.to_string(), expected.to_vec());
                 Ok(Found::Nothing)
             }
             Origin::Seed(seed) => {
-                ledger.read.insert(path.to_string(), wanted.to_vec());
+                ledger.read.insert(path.to_string(), expected.to_vec());
                 Ok(Found::Seed(*seed))
             }
             Origin::Files { tensors, label } => match tensors.get(path) {
-                Some(entry) if entry.stored.shape == wanted => {
+                Some(entry) if entry.stored.shape == expected => {
                     if let Some(task) = &*self.task() {
                         task.advance(entry.stored.bytes.len() as u64);
                     }
-                    ledger.read.insert(path.to_string(), wanted.to_vec());
+                    ledger.read.insert(path.to_string(), expected.to_vec());
                     Ok(Found::Stored(&entry.stored))
                 }
                 other => {
                     match other {
                         Some(entry) => {
-                            let shapes = (entry.stored.shape.clone(), wanted.to_vec());
+                            let shapes = (entry.stored.shape.clone(), expected.to_vec());
                             ledger.misshaped.insert(path.to_string(), shapes);
                         }
                         None => {
-                            ledger.missing.insert(path.to_string(), wanted.to_vec());
+                            ledger.missing.insert(path.to_string(), expected.to_vec());
                         }
                     }
                     if ledger.problems() >= ENOUGH_PROBLEMS {
@@ -495,10 +493,10 @@ impl Weights {
         }
     }
 
-    /// What is at `path`, as a file holds it or would hold it; none if it is missing, which is noted, or there is nothing
-    /// to read.
+    /// The stored tensor `path`, or random values in the same form; `None` if it is missing, which is recorded, or
+    /// there are no weights.
     fn stored(&self, path: &str, shape: &[usize]) -> Result<Option<Stored>> {
-        Ok(match self.ask(path, shape)? {
+        Ok(match self.look_up(path, shape)? {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored.clone()),
             Found::Seed(seed) => {
@@ -524,7 +522,7 @@ impl Weights {
         self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)
     }
 
-    /// The matrix in `stored` where the runtime wants it.
+    /// Loads a stored matrix for the runtime.
     fn place_stored(
         &self,
         stored: &Stored,
@@ -539,7 +537,7 @@ impl Weights {
         }
     }
 
-    /// What the CPU's products are computed in.
+    /// The compute type of matrix multiplications on the CPU.
     fn compute(&self) -> Compute {
         match self.runtime().precision() {
             Precision::Bf16 => Compute::Bf16,
@@ -612,9 +610,10 @@ impl Weights {
     }
 }
 
-/// The entries of the first axis of `stored`, called `official` in its file, where they lie.
+/// Splits the tensor `official` along its first axis, without copying.
 pub(crate) fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Stored>> {
-    let whole = || Error::new(ErrorKind::Mismatch, format!("{official} {:?} is no stack", stored.shape));
+    let whole =
+        || Error::new(ErrorKind::Mismatch, format!("{official} of shape {:?} cannot be split", stored.shape));
     let (count, shape) = stored.shape.split_first().ok_or_else(whole)?;
     let length = stored.storage.byte_len(shape).filter(|length| *length > 0).ok_or_else(whole)?;
     let entry = |i: usize| {
@@ -624,7 +623,7 @@ pub(crate) fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Stored>>
     (0..*count).map(entry).collect()
 }
 
-/// What to call a checkpoint in messages: its file, or the folder of its shards.
+/// The name of a checkpoint in messages: its file, or the folder of its shards.
 fn label_of(checkpoint: &Checkpoint) -> PathBuf {
     match checkpoint.files() {
         [file] => file.clone(),
@@ -632,7 +631,7 @@ fn label_of(checkpoint: &Checkpoint) -> PathBuf {
     }
 }
 
-/// The entries called `path`, or `path.` and more.
+/// The entries named `path` or beginning with `path.`.
 fn below<'a>(
     tensors: &'a BTreeMap<String, Entry>,
     path: &str,
@@ -660,7 +659,7 @@ impl Ledger {
         self.missing.len() + self.misshaped.len() + self.mistyped.len()
     }
 
-    /// Everything wrong, five lines a kind at most.
+    /// The error with all problems, at most five lines of each kind.
     fn report(&self, tensors: &BTreeMap<String, Entry>, unread: &[&Entry]) -> Error {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let mut counts = Vec::new();
@@ -677,22 +676,23 @@ impl Ledger {
             counts.push(format!("{} that this model does not have", unread.len()));
         }
         let mut lines = String::new();
-        for (name, wanted) in self.missing.iter().take(5) {
-            let _ = writeln!(lines, "missing  {name}  {wanted:?}");
+        for (name, expected) in self.missing.iter().take(5) {
+            let _ = writeln!(lines, "missing  {name}  {expected:?}");
             let unread = unread.iter().map(|entry| entry.official.as_str());
             if let Some(near) = nearest(name, unread).first() {
                 let _ = writeln!(lines, "         (the file has {near})");
             }
         }
         more(&mut lines, self.missing.len());
-        for (name, (found, wanted)) in self.misshaped.iter().take(5) {
+        for (name, (found, expected)) in self.misshaped.iter().take(5) {
             let official = tensors.get(name).map_or(name.as_str(), |entry| &entry.official);
-            let _ = writeln!(lines, "shape    {official}  {found:?} in the file, {wanted:?} from the config");
+            let _ =
+                writeln!(lines, "shape    {official}  {found:?} in the file, {expected:?} from the config");
         }
         more(&mut lines, self.misshaped.len());
         for (name, found) in self.mistyped.iter().take(5) {
             let official = tensors.get(name).map_or(name.as_str(), |entry| &entry.official);
-            let _ = writeln!(lines, "type     {official}  {found} in the file, bytes wanted");
+            let _ = writeln!(lines, "type     {official}  {found} in the file, expected bytes");
         }
         more(&mut lines, self.mistyped.len());
         for entry in unread.iter().take(5) {
@@ -700,7 +700,7 @@ impl Ledger {
         }
         more(&mut lines, unread.len());
         let first = match counts.is_empty() {
-            true => "the checkpoint and its config do not fit each other".to_string(),
+            true => "the checkpoint does not match its config".to_string(),
             false => counts.join(", "),
         };
         Error::new(ErrorKind::Mismatch, first).hint(lines.trim_end())
@@ -717,10 +717,10 @@ fn count(shape: &[usize]) -> u64 {
     shape.iter().map(|n| *n as u64).fold(1, u64::saturating_mul)
 }
 
-/// The elements of `stored` as float32, row-major.
+/// Converts the elements of `stored` to float32, row-major; quantized blocks are dequantized.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) for a type of element that is no weight.
+/// [`Unsupported`](ErrorKind::Unsupported) for element types that are not supported for weights.
 pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
     let elements = stored.shape.iter().product();
     let bytes = &stored.bytes[..];
@@ -742,10 +742,10 @@ pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// The tensors of a file that holds values, not weights: integers as int64, floats as float32, on the CPU.
+/// Loads all tensors of a file of inputs or outputs onto the CPU: integers as int64, floats as float32.
 ///
 /// # Errors
-/// As [`Checkpoint::open`], and for elements that are no numbers of these kinds.
+/// As [`Checkpoint::open`], and for unsupported element types.
 pub fn tensors(path: &Path) -> Result<Tensors> {
     let file = Checkpoint::open(path)?;
     let tensor = |(name, stored): (&str, &Stored)| match values(stored) {
@@ -765,25 +765,25 @@ fn values(stored: &Stored) -> Result<Tensor> {
     })
 }
 
-/// `values` in memory of their own.
+/// `values` as float32 bytes.
 fn floats(values: &[f32]) -> Bytes {
-    Bytes::filled(4 * values.len(), |room| {
-        for (raw, value) in room.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+    Bytes::filled(4 * values.len(), |out| {
+        for (raw, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
             *raw = value.to_le_bytes();
         }
     })
 }
 
-/// `values` rounded to bfloat16.
+/// `values` as bfloat16 bytes.
 fn bfloats(values: &[f32]) -> Bytes {
-    Bytes::filled(2 * values.len(), |room| {
-        for (raw, value) in room.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+    Bytes::filled(2 * values.len(), |out| {
+        for (raw, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
             *raw = half::bf16::from_f32(*value).to_le_bytes();
         }
     })
 }
 
-/// `stored` in blocks of `kind`, `(outputs, inputs)`; its pages are given back as they are done with.
+/// Quantizes a matrix of `shape` `(outputs, inputs)` to blocks of `kind`, and releases its mapped pages.
 pub(crate) fn quantized(
     stored: &Stored,
     layout: Layout,
@@ -799,9 +799,9 @@ pub(crate) fn quantized(
     blocks::quantize(kind, &values)
 }
 
-/// Uniform values in ±0.05 (around 1 for vectors called weight, which are norms), a function of seed and name alone.
+/// Uniform random values in ±0.05 (around 1 for vectors named `weight`, which are norms), determined by seed and name.
 fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
-    let (elements, mut values) = room(path, shape)?;
+    let (elements, mut values) = reserve(path, shape)?;
     let centre = if shape.len() == 1 && path.ends_with("weight") { 1.0 } else { 0.0 };
     let value = |bits: u64| {
         let unit = (bits >> 40) as f32 / (1u64 << 24) as f32;
@@ -811,20 +811,20 @@ fn seeded_values(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// How many elements `shape` has, and room for them.
-fn room<T>(path: &str, shape: &[usize]) -> Result<(usize, Vec<T>)> {
+/// Number of elements of `shape`, and a vector with capacity for them.
+fn reserve<T>(path: &str, shape: &[usize]) -> Result<(usize, Vec<T>)> {
     let elements: usize = shape
         .iter()
         .try_fold(1usize, |product, n| product.checked_mul(*n))
-        .ok_or_else(|| Error::input(format!("{path} of {shape:?} is too large to make")))?;
+        .ok_or_else(|| Error::input(format!("{path} of shape {shape:?} is too large")))?;
     let mut values = Vec::new();
-    values
-        .try_reserve_exact(elements)
-        .map_err(|e| Error::input(format!("{path} of {shape:?} does not fit in memory")).caused_by(e))?;
+    values.try_reserve_exact(elements).map_err(|e| {
+        Error::input(format!("{path} of shape {shape:?} does not fit in memory")).caused_by(e)
+    })?;
     Ok((elements, values))
 }
 
-/// Random bits, a function of seed and name alone: SplitMix64 (Steele et al. 2014).
+/// Random bits determined by seed and name: SplitMix64 (Steele et al. 2014).
 fn seeded_bits(seed: u64, path: &str) -> impl Iterator<Item = u64> {
     let mut state = path.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

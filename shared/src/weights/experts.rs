@@ -1,6 +1,6 @@
-//! The matrices of a mixture of experts, which releases keep in one stack.
+//! Loading the stacked matrices of a mixture of experts.
 
-use super::{Found, MOST_TENSORS, MatrixUse, Origin, Weights, bfloats, entries_of, room, seeded_bits};
+use super::{Found, MOST_TENSORS, MatrixUse, Origin, Weights, bfloats, entries_of, reserve, seeded_bits};
 use crate::checkpoint::{Bytes, Storage, Stored};
 use crate::kernels::matmul::Layout;
 use crate::kernels::mxfp4;
@@ -9,19 +9,20 @@ use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
 impl Weights {
-    /// The maps of a mixture of `count` experts at `name`, each of `inputs` to `outputs`.
+    /// Loads the linear layers `name` of `count` experts, each from `inputs` to `outputs`.
     ///
-    /// A checkpoint holds them in one of two ways, both read where they lie:
+    /// Two formats are supported, both memory-mapped:
     ///
-    /// - in MXFP4: `{name}_blocks` of `[count, outputs, inputs / 32, 16]` bytes and `{name}_scales` of
-    ///   `[count, outputs, inputs / 32]`. They stay packed on the CPU ([`mxfp4`]), whatever format weights are wanted in.
-    ///   Where the runtime asks for no blocks ([`dequantize`](crate::runtime::Runtime::dequantize)) they are widened to
-    ///   bfloat16, which holds them exactly; on another device, for which candle has no such products, they are
-    ///   widened too and then treated as every dense matrix is there.
-    /// - dense: `name` of `[count, inputs, outputs]`; in ggml's blocks, which run along the inputs, of
+    /// - MXFP4: `{name}_blocks` of shape `[count, outputs, inputs / 32, 16]` and `{name}_scales` of shape
+    ///   `[count, outputs, inputs / 32]`, bytes. They stay packed on the CPU ([`mxfp4`]) regardless of the weight
+    ///   format of the runtime. With [`dequantize`](crate::runtime::Runtime::dequantize) they are converted to
+    ///   bfloat16, which is exact. On other devices, for which candle has no MXFP4 kernels, they are converted as well
+    ///   and then loaded as dense matrices.
+    /// - dense: `name` of shape `[count, inputs, outputs]`, or, if block quantized (ggml blocks are along the inputs),
     ///   `[count, outputs, inputs]`.
     ///
-    /// `packed`: whether the config speaks of MXFP4; it decides where the checkpoint has neither, or there is none.
+    /// `packed`: whether the config specifies MXFP4; used if the checkpoint has neither format, or there is no
+    /// checkpoint.
     ///
     /// ```
     /// use fauna_shared::{runtime::Runtime, weights::Weights};
@@ -33,7 +34,7 @@ impl Weights {
     /// ```
     ///
     /// # Errors
-    /// As every read; [`Mismatch`](ErrorKind::Mismatch) if `inputs` are no whole blocks of 32 and MXFP4 is to be read.
+    /// [`Mismatch`](ErrorKind::Mismatch) if MXFP4 is loaded and `inputs` is not a multiple of 32.
     pub fn experts(
         &self,
         name: &str,
@@ -79,13 +80,14 @@ impl Weights {
         (outputs, inputs): (usize, usize),
     ) -> Result<Vec<Matrix>> {
         if !inputs.is_multiple_of(mxfp4::BLOCK) {
-            let message = format!("{}: {inputs} inputs are no whole blocks of 32", self.path(blocks));
+            let message =
+                format!("{}: {inputs} inputs are not a multiple of the block size 32", self.path(blocks));
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
         let row = inputs / mxfp4::BLOCK;
         let weights = [count, outputs, inputs].iter().fold(1, |all: u64, n| all.saturating_mul(*n as u64));
         let shapes = [vec![count, outputs, row, mxfp4::BLOCK_BYTES], vec![count, outputs, row]];
-        // Both are asked for, so that one load reports every problem.
+        // Both are looked up, so that one load reports all problems.
         let found = (self.packed(blocks, &shapes[0], weights)?, self.packed(scales, &shapes[1], 0)?);
         let (Some(blocks_found), Some(scales_found)) = found else {
             return self.stand_ins(count, (outputs, inputs));
@@ -101,15 +103,15 @@ impl Weights {
         blocks.zip(scales).map(place).collect()
     }
 
-    /// The bytes `name` of `shape`, where they lie: `weights` numbers in a format of the release's own. None if the
-    /// checkpoint lacks them, which is noted, or there is nothing to read.
+    /// Loads the byte tensor `name` of `shape`, which packs `weights` weights. `None` if it is missing, which is
+    /// recorded, or there are no weights.
     ///
     /// # Errors
-    /// As every read.
+    /// As [`tensor`](Weights::tensor).
     pub fn packed(&self, name: &str, shape: &[usize], weights: u64) -> Result<Option<Bytes>> {
         let path = self.path(name);
         self.ledger().packed.insert(path.clone(), weights);
-        match self.ask(&path, shape)? {
+        match self.look_up(&path, shape)? {
             Found::Nothing => Ok(None),
             // GGUF has signed bytes only.
             Found::Stored(stored) if matches!(stored.storage, Storage::U8 | Storage::I8) => {
@@ -133,30 +135,27 @@ impl Weights {
         blocks.release();
         let bytes = bfloats(&values);
         let stored = Stored { storage: Storage::BF16, shape: vec![outputs, inputs], bytes };
-        let wanted = runtime.quantize().filter(|_| !runtime.dequantize());
-        let quantize = wanted.and_then(|kind| MatrixUse::Map.format(kind, inputs));
+        let format = runtime.quantize().filter(|_| !runtime.dequantize());
+        let quantize = format.and_then(|kind| MatrixUse::Map.format(kind, inputs));
         self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, shape, quantize)
     }
 
-    /// What stands in for `count` matrices that are missing, or in an inventory. So many that no file was seen to hold
-    /// are an error.
+    /// Placeholders for `count` matrices that are missing or in an inventory. The total number is limited.
     fn stand_ins(&self, count: usize, (outputs, inputs): (usize, usize)) -> Result<Vec<Matrix>> {
         let mut ledger = self.ledger();
         ledger.stand_ins = ledger.stand_ins.saturating_add(count);
         match (ledger.stand_ins > MOST_TENSORS, &self.shared.origin) {
             (false, _) => Ok(vec![Matrix::absent(outputs, inputs); count]),
             (true, Origin::Files { tensors, label }) => Err(ledger.report(tensors, &[]).at(label)),
-            (true, _) => {
-                Err(Error::unsupported(format!("the config asks for more than {MOST_TENSORS} tensors")))
-            }
+            (true, _) => Err(Error::unsupported(format!("the config has more than {MOST_TENSORS} tensors"))),
         }
     }
 }
 
-/// Random bytes, a function of seed and name alone; what is called scales has the powers of two that bring FP4 numbers
-/// into ±0.05.
+/// Random bytes determined by seed and name; tensors named scales get the powers of two that bring FP4 numbers into
+/// ±0.05.
 fn seeded_bytes(seed: u64, path: &str, shape: &[usize]) -> Result<Vec<u8>> {
-    let (elements, mut bytes) = room(path, shape)?;
+    let (elements, mut bytes) = reserve(path, shape)?;
     let byte = |bits: u64| (bits >> 56) as u8;
     match path.ends_with("scales") {
         true => bytes.extend(seeded_bits(seed, path).map(|bits| 118 + byte(bits) % 3).take(elements)),

@@ -1,5 +1,4 @@
-//! Several matrices read as one, and one read in parts: maps of one input are computed together, whichever way the
-//! release stores them.
+//! Loading several matrices as one (fused QKV projections) and one matrix in parts, however the checkpoint stores them.
 
 use std::ops::Range;
 
@@ -11,14 +10,14 @@ use crate::kernels::matmul::Layout;
 use crate::nn::Matrix;
 use crate::{Error, ErrorKind, Result};
 
-/// Some rows of a matrix of a checkpoint.
+/// A range of rows of a matrix in a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The tensor's name.
+    /// Tensor name.
     pub name: String,
-    /// How many rows it has.
+    /// Number of rows of the tensor.
     pub of: usize,
-    /// Which of them are wanted.
+    /// The rows to load.
     pub rows: Range<usize>,
 }
 
@@ -30,7 +29,8 @@ impl Piece {
 }
 
 impl Weights {
-    /// One matrix of `inputs` columns from the rows of `pieces`, one after the other, each stored `[rows, inputs]`.
+    /// Loads the rows of `pieces`, each stored as `[rows, inputs]`, concatenated into one matrix of shape
+    /// `[sum of rows, inputs]`.
     ///
     /// ```
     /// use fauna_shared::runtime::Runtime;
@@ -45,10 +45,12 @@ impl Weights {
     /// ```
     ///
     /// # Errors
-    /// As every read; [`Unsupported`](ErrorKind::Unsupported) for a matrix stored `[inputs, rows]`.
+    /// [`Unsupported`](ErrorKind::Unsupported) for a matrix stored as `[inputs, rows]`.
     pub fn stack(&self, matrix: MatrixUse, pieces: &[Piece], inputs: usize) -> Result<Matrix> {
         if matrix == MatrixUse::TransposedMap {
-            return Err(Error::unsupported("matrices stored [inputs, outputs] do not stack by rows"));
+            return Err(Error::unsupported(
+                "matrices stored as [inputs, outputs] cannot be concatenated by rows",
+            ));
         }
         let outputs = pieces.iter().map(|piece| piece.rows.len()).sum();
         let mut parts = Vec::with_capacity(pieces.len());
@@ -56,7 +58,7 @@ impl Weights {
             let path = self.path(&piece.name);
             let shape = [piece.of, inputs];
             self.ledger().matrices.insert(path.clone(), matrix);
-            // Every piece is asked for, so that one load reports every problem.
+            // All pieces are looked up, so that one load reports all problems.
             parts.push(self.stored(&path, &shape)?.map(|stored| rows_of(&stored, piece)).transpose()?);
         }
         let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else {
@@ -69,7 +71,8 @@ impl Weights {
 }
 
 impl Weights {
-    /// The numbers of `pieces`, each of a vector, one after the other: the bias of a [`stack`](Weights::stack).
+    /// Loads the elements of `pieces`, each of a vector, concatenated: the bias of a [`stack`](Weights::stack), of
+    /// shape `[sum of rows]`.
     ///
     /// ```
     /// use fauna_shared::{runtime::Runtime, weights::{Piece, Weights}};
@@ -80,11 +83,11 @@ impl Weights {
     /// ```
     ///
     /// # Errors
-    /// As every read.
+    /// As [`tensor`](Weights::tensor).
     pub fn stack_bias(&self, pieces: &[Piece]) -> Result<Tensor> {
         let vectors = pieces.iter().map(|piece| self.tensor(&piece.name, &[piece.of]));
         let vectors = vectors.collect::<Result<Vec<_>>>()?;
-        // Nothing is computed for a stand-in: it may be as long as a config dares to say.
+        // Placeholders are not concatenated: their length is that of an unchecked config.
         if vectors.iter().any(|vector| vector.stride().iter().all(|stride| *stride == 0)) {
             let count = pieces.iter().fold(0, |all: usize, piece| all.saturating_add(piece.rows.len()));
             let runtime = self.runtime();
@@ -97,8 +100,9 @@ impl Weights {
 }
 
 impl Weights {
-    /// The matrix `name` of as many columns as `widths` have together, stored `[outputs, inputs]`, as one matrix for
-    /// each of `widths`: a map of several inputs laid side by side, of which each is known on its own.
+    /// Loads the matrix `name`, stored as `[outputs, sum of widths]`, split by columns into one matrix of shape
+    /// `[outputs, width]` for each of `widths`: a linear layer of concatenated inputs, applied to each input
+    /// separately.
     ///
     /// ```
     /// use fauna_shared::{runtime::Runtime, weights::Weights};
@@ -109,7 +113,7 @@ impl Weights {
     /// ```
     ///
     /// # Errors
-    /// As every read.
+    /// As [`matrix`](Weights::matrix).
     pub fn columns(&self, name: &str, outputs: usize, widths: &[usize]) -> Result<Vec<Matrix>> {
         let path = self.path(name);
         let inputs = widths.iter().fold(0, |all: usize, width| all.saturating_add(*width));
@@ -118,9 +122,9 @@ impl Weights {
         let Some(stored) = self.stored(&path, &shape)? else {
             return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
         };
-        // In blocks, the whole is: a copy on disk has the same ones.
-        let wanted = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
-        let stored = match (stored.storage, wanted) {
+        // The whole matrix is quantized, so that a quantized copy on disk has the same blocks.
+        let format = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
+        let stored = match (stored.storage, format) {
             (Storage::Block(_), _) | (_, None) => stored,
             (_, Some(kind)) => {
                 let bytes = quantized(&stored, Layout::OutIn, (outputs, inputs), kind)?;
@@ -137,7 +141,7 @@ impl Weights {
     }
 }
 
-/// `width` columns of `stored` from `start` on, in memory of their own; widened where they begin or end inside a block.
+/// Copies `width` columns of `stored` from `start`; dequantized if they begin or end inside a block.
 fn columns_of(stored: &Stored, start: usize, width: usize) -> Result<Stored> {
     let (rows, inputs) = (stored.shape[0], stored.shape[1]);
     let unit = stored.storage.unit_elements();
@@ -151,15 +155,15 @@ fn columns_of(stored: &Stored, start: usize, width: usize) -> Result<Stored> {
     }
     let bytes = |elements: usize| elements / unit * stored.storage.unit_bytes();
     let (row, start, length) = (bytes(inputs), bytes(start), bytes(width));
-    let bytes = Bytes::filled(rows * length, |room| {
-        for (here, row) in room.chunks_exact_mut(length.max(1)).zip(stored.bytes.chunks_exact(row.max(1))) {
+    let bytes = Bytes::filled(rows * length, |out| {
+        for (here, row) in out.chunks_exact_mut(length.max(1)).zip(stored.bytes.chunks_exact(row.max(1))) {
             here.copy_from_slice(&row[start..start + length]);
         }
     });
     Ok(Stored { storage: stored.storage, shape: vec![rows, width], bytes })
 }
 
-/// The rows of `stored` that `piece` wants, where they lie.
+/// The rows of `piece` in `stored`, without copying.
 fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
     let inputs = stored.shape.get(1).copied().unwrap_or(0);
     let bytes = |rows: usize| stored.storage.byte_len(&[rows, inputs]);
@@ -171,12 +175,12 @@ fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
         Some(bytes) => Ok(Stored { storage: stored.storage, shape: vec![piece.rows.len(), inputs], bytes }),
         None => Err(Error::new(
             ErrorKind::Mismatch,
-            format!("rows {:?} of {} are not among its {}", piece.rows, piece.name, piece.of),
+            format!("rows {:?} of {} are out of range, it has {}", piece.rows, piece.name, piece.of),
         )),
     }
 }
 
-/// The rows of all `parts` in memory of their own; a single part stays where it is.
+/// Concatenates the rows of `parts`; a single part is not copied.
 fn joined(mut parts: Vec<Stored>, outputs: usize, inputs: usize) -> Result<Stored> {
     let shape = vec![outputs, inputs];
     if parts.len() == 1 {
@@ -187,12 +191,12 @@ fn joined(mut parts: Vec<Stored>, outputs: usize, inputs: usize) -> Result<Store
         true => {
             let length = parts.iter().map(|part| part.bytes.len()).sum();
             let mut parts = parts.iter();
-            let bytes = Bytes::filled(length, |mut room| {
+            let bytes = Bytes::filled(length, |mut out| {
                 for part in &mut parts {
-                    let (here, rest) = room.split_at_mut(part.bytes.len());
+                    let (here, rest) = out.split_at_mut(part.bytes.len());
                     here.copy_from_slice(&part.bytes);
                     part.bytes.release();
-                    room = rest;
+                    out = rest;
                 }
             });
             (storage, bytes)
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_different_types_are_widened() {
+    fn pieces_of_different_types_are_converted_to_float32() {
         let parts =
             vec![stored(Storage::F32, &[1.0, 2.0], 2), stored(Storage::BF16, &[3.0, 4.0, 5.0, 6.0], 2)];
         let all = joined(parts, 3, 2).unwrap();
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_keep_their_type_and_their_place() {
+    fn columns_keep_their_type_and_order() {
         let whole = stored(Storage::BF16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
         let part = columns_of(&whole, 1, 2).unwrap();
         assert_eq!((part.storage, part.shape.clone()), (Storage::BF16, vec![2, 2]));
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_inside_a_block_are_widened() {
+    fn columns_inside_a_block_are_dequantized() {
         let values: Vec<f32> = (0..64).map(|i| (i % 7) as f32 - 3.0).collect();
         let kind = candle_core::quantized::GgmlDType::Q8_0;
         let bytes = crate::nn::blocks::quantize(kind, &values).unwrap();

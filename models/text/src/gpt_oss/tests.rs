@@ -159,7 +159,7 @@ fn packed_experts_of_another_block_or_type_are_named_with_both() {
     assert!(error.contains(name) && error.contains("[4, 128, 2, 8]"), "{error}");
     assert!(error.contains("[4, 128, 1, 16]"), "{error}");
     let error = with(whole[name].to_dtype(DType::F32).unwrap());
-    assert!(error.contains(name) && error.contains("bytes wanted"), "{error}");
+    assert!(error.contains(name) && error.contains("expected bytes"), "{error}");
 
     // 40 inputs are not a multiple of the block size, 32.
     let error = complaint(json!({"quantization_config": {"quant_method": "mxfp4"}, "intermediate_size": 40}));

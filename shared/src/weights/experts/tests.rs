@@ -17,7 +17,7 @@ const COUNT: usize = 3;
 const OUTPUTS: usize = 5;
 const INPUTS: usize = 64;
 
-/// A file of the tensors that a seed makes: name, type, shape.
+/// Writes a file of random tensors: name, type, shape.
 fn file(folder: &Path, tensors: &[(&str, Storage, &[usize])]) -> PathBuf {
     let path = folder.join("model.safetensors");
     let plan = |&(name, storage, shape): &(&str, Storage, &[usize])| Planned {
@@ -50,8 +50,8 @@ fn numbers(matrix: &Matrix) -> Vec<f32> {
     matrix.tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// What the load says of a file of these tensors.
-fn complaint(tensors: &[(&str, Storage, &[usize])]) -> String {
+/// The error of loading a file of these tensors.
+fn load_error(tensors: &[(&str, Storage, &[usize])]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let weights = opened(&file(folder.path(), tensors), Runtime::cpu());
     assert_eq!(weights.experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap().len(), COUNT);
@@ -61,11 +61,11 @@ fn complaint(tensors: &[(&str, Storage, &[usize])]) -> String {
 }
 
 #[test]
-fn packed_experts_are_read_where_they_lie_and_are_the_seeds() {
+fn packed_experts_are_mapped_and_equal_the_seeded_ones() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &[BLOCKS, SCALES]);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    // Whatever the config says, the file has them packed.
+    // The file is packed, regardless of the config.
     let weights = Weights::open(&checkpoint, |_| Name::Keep, Runtime::cpu()).unwrap();
     let experts = weights.experts("up", COUNT, INPUTS, OUTPUTS, false).unwrap();
     let inventory = weights.finish().unwrap();
@@ -90,7 +90,7 @@ fn packed_experts_are_read_where_they_lie_and_are_the_seeds() {
 }
 
 #[test]
-fn packed_experts_multiply_as_their_numbers_do() {
+fn packed_experts_multiply_as_dequantized_ones() {
     let weights = Weights::seeded(3, Runtime::cpu());
     let expert = &weights.experts("up", 2, INPUTS, OUTPUTS, true).unwrap()[1];
     let bias = weights.tensor("bias", &[OUTPUTS]).unwrap();
@@ -100,7 +100,7 @@ fn packed_experts_multiply_as_their_numbers_do() {
         let plain = x.matmul(&expert.tensor().unwrap().t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
         let off = (fast - plain.relu().unwrap()).unwrap().abs().unwrap().flatten_all().unwrap();
         assert!(off.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6);
-        // A gradient goes another way.
+        // Inputs with gradients take another code path.
         let tracked = candle_core::Var::from_tensor(&x).unwrap();
         let slow = expert.multiply(&tracked, Some(&bias), None).unwrap();
         let grads = slow.sum_all().unwrap().backward().unwrap();
@@ -109,7 +109,7 @@ fn packed_experts_multiply_as_their_numbers_do() {
 }
 
 #[test]
-fn packed_experts_are_widened_where_no_blocks_are_wanted() {
+fn packed_experts_are_dequantized_on_request() {
     let packed = Weights::seeded(7, Runtime::cpu()).experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
     for precision in [Precision::F32, Precision::Bf16] {
         let runtime = Runtime::cpu().with_dequantize(true).with_precision(precision);
@@ -122,7 +122,7 @@ fn packed_experts_are_widened_where_no_blocks_are_wanted() {
 }
 
 #[test]
-fn a_dense_stack_is_read_where_there_is_no_packed_one() {
+fn dense_experts_are_read_if_there_are_no_packed_ones() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &[DENSE]);
     let experts = |weights: &Weights| weights.experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap();
@@ -135,7 +135,7 @@ fn a_dense_stack_is_read_where_there_is_no_packed_one() {
         let wanted = all.get(i).unwrap().t().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(numbers(expert), wanted);
     }
-    // Each is brought to blocks as a matrix of its own would be.
+    // Each matrix is quantized separately.
     let runtime = Runtime::cpu().with_quantize(Some(GgmlDType::Q8_0));
     for (i, expert) in experts(&opened(&path, runtime)).iter().enumerate() {
         let matrix = numbers(&read[i]);
@@ -148,25 +148,25 @@ fn a_dense_stack_is_read_where_there_is_no_packed_one() {
 }
 
 #[test]
-fn half_of_a_packed_stack_names_the_other_half() {
-    let error = complaint(&[BLOCKS]);
+fn missing_blocks_or_scales_are_named() {
+    let error = load_error(&[BLOCKS]);
     assert!(error.contains("missing  up_scales  [3, 5, 2]"), "{error}");
-    let error = complaint(&[SCALES]);
+    let error = load_error(&[SCALES]);
     assert!(error.contains("missing  up_blocks  [3, 5, 2, 16]"), "{error}");
-    let error = complaint(&[]);
+    let error = load_error(&[]);
     assert!(error.contains("missing  up_blocks") && error.contains("missing  up_scales"), "{error}");
-    let error = complaint(&[BLOCKS, SCALES, DENSE]);
+    let error = load_error(&[BLOCKS, SCALES, DENSE]);
     assert!(error.contains("unread   up  [3, 64, 5]"), "{error}");
 }
 
 #[test]
-fn blocks_of_another_size_or_number_are_named_with_both_shapes() {
+fn packed_experts_of_a_wrong_shape_are_named_with_both_shapes() {
     for shape in [&[COUNT, OUTPUTS, 2, 32][..], &[COUNT, OUTPUTS, 1, 16], &[COUNT - 1, OUTPUTS, 2, 16]] {
-        let error = complaint(&[("up_blocks", Storage::U8, shape), SCALES]);
-        let told = format!("shape    up_blocks  {shape:?} in the file, [3, 5, 2, 16] from the config");
-        assert!(error.contains(&told), "{error}");
+        let error = load_error(&[("up_blocks", Storage::U8, shape), SCALES]);
+        let line = format!("shape    up_blocks  {shape:?} in the file, [3, 5, 2, 16] from the config");
+        assert!(error.contains(&line), "{error}");
     }
-    let error = complaint(&[BLOCKS, ("up_scales", Storage::U8, &[COUNT, OUTPUTS + 1, 2])]);
+    let error = load_error(&[BLOCKS, ("up_scales", Storage::U8, &[COUNT, OUTPUTS + 1, 2])]);
     assert!(error.contains("up_scales  [3, 6, 2] in the file, [3, 5, 2] from the config"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let weights =
@@ -177,19 +177,19 @@ fn blocks_of_another_size_or_number_are_named_with_both_shapes() {
 }
 
 #[test]
-fn blocks_that_are_no_bytes_are_named_with_their_type() {
-    let error = complaint(&[(BLOCKS.0, Storage::F32, BLOCKS.2), SCALES]);
+fn packed_experts_of_a_wrong_type_are_named() {
+    let error = load_error(&[(BLOCKS.0, Storage::F32, BLOCKS.2), SCALES]);
     assert!(error.contains("1 of another type") && error.contains("type     up_blocks  F32"), "{error}");
 }
 
 #[test]
-fn widths_that_are_no_whole_blocks_are_named() {
+fn inputs_must_be_a_multiple_of_the_block_size() {
     let error = Weights::nothing().at("mlp").experts("up", 2, 48, 5, true).unwrap_err().to_string();
     assert!(error.contains("mlp.up_blocks") && error.contains("48"), "{error}");
 }
 
 #[test]
-fn experts_that_are_not_there_take_no_memory() {
+fn missing_experts_take_no_memory() {
     let many = usize::MAX / 64;
     for packed in [false, true] {
         let weights = Weights::nothing();
@@ -199,7 +199,7 @@ fn experts_that_are_not_there_take_no_memory() {
         assert!(Weights::seeded(7, Runtime::cpu()).experts("up", many, 64, 5, packed).is_err());
         let error = Weights::none("there", Runtime::cpu()).experts("up", many, 64, 5, packed).unwrap_err();
         assert!(error.to_string().contains("missing  up"), "{error}");
-        // Many small stacks are many as well.
+        // The limit is on the total number of experts.
         let weights = Weights::nothing();
         let asked =
             (0..MOST_TENSORS).take_while(|i| weights.experts(&format!("{i}"), 100, 64, 5, packed).is_ok());
@@ -215,7 +215,7 @@ fn experts_without_outputs_are_an_error() {
     }
 }
 
-/// A family of nothing but two mixtures.
+/// A family with two mixtures of experts.
 static MIXTURE: Family = Family {
     name: "mixture",
     systems: &["Mixture"],
@@ -247,10 +247,10 @@ fn mixtures(weights: &Weights) -> Result<(Vec<Matrix>, Inventory)> {
 }
 
 #[test]
-fn a_quantised_copy_holds_what_quantising_at_load_makes() {
+fn a_quantized_copy_equals_quantization_at_load() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "mixture"}"#).unwrap();
-    // The packed one is called what the original release calls it.
+    // The packed tensors have the names of the original release.
     let path = file(
         folder.path(),
         &[
@@ -286,7 +286,7 @@ fn a_quantised_copy_holds_what_quantising_at_load_makes() {
         let products = |matrix: &Matrix| matrix.multiply(&x, None, None).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(products(copied), products(at_load));
     }
-    // What is in blocks can be widened again.
+    // Blocks can be dequantized on load.
     let (wide, _) = read(&copied.join(WEIGHTS), Runtime::cpu().with_dequantize(true));
     assert!(wide.iter().zip(&at_load).all(|(wide, at_load)| numbers(wide) == numbers(at_load)));
 }
