@@ -126,7 +126,7 @@ fn pull_of_a_folder_prints_it_and_offline_says_so() {
     refused(
         &run(&["pull", "google-bert/bert-base-uncased"]),
         2,
-        &["google-bert/bert-base-uncased", "no network call"],
+        &["google-bert/bert-base-uncased", "network access is disabled"],
     );
 }
 

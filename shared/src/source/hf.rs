@@ -1,7 +1,6 @@
-//! The hub of huggingface.co over the cache that the Python tools use, file for file.
+//! The Hugging Face hub, with the cache layout of `huggingface_hub`.
 //!
-//! The cache and the addresses are as `huggingface_hub` documents them. The crate `hf-hub` takes whatever arrives as the
-//! file, and sends the token along with a redirect; so the transfer is here, and of that crate three names were left.
+//! The crate `hf-hub` is not used because it does not verify downloads and sends the token to redirect targets.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -17,16 +16,16 @@ use super::hub::{File, Hub, HubConfig, Listing, Repo};
 use crate::progress::{self, Progress, Task, Unit};
 use crate::{Error, ErrorKind, Result};
 
-/// The hub of huggingface.co, or a server that speaks as it does, over the cache shared with the Python tools.
+/// A client of the Hugging Face hub or a compatible server, with the cache of `huggingface_hub`.
 ///
-/// A broken transfer is resumed, a file gets its final name only when its size and hash are right, and two processes
-/// that want the same file wait for each other. Without an answer from the hub, what the cache has is used.
+/// Interrupted downloads are resumed, files are renamed to their final names only if size and hash are correct, and
+/// processes that download the same file wait for each other. If the hub is unreachable, the cache is used.
 pub struct HfHub {
     config: HubConfig,
     http: Http,
 }
 
-/// What the hub says about a repository.
+/// The repository info of the hub's API.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -63,28 +62,28 @@ fn folder_name(repo: &Repo) -> String {
     format!("models--{}", repo.id().replace('/', "--"))
 }
 
-/// A revision as one segment of an address: a branch may have slashes.
-fn in_one_segment(revision: &str) -> String {
+/// A revision as one path segment of a URL; branches may contain slashes.
+fn encoded_revision(revision: &str) -> String {
     percent_encoded(revision).replace('/', "%2F")
 }
 
 impl HfHub {
-    /// A client with these settings. Connects when first asked.
+    /// Creates a client; it connects at the first request.
     pub fn new(config: HubConfig) -> Self {
         Self { http: Http::new(config.clone()), config }
     }
 
-    /// Where the cache keeps `repo`, as every client of the hub names it.
+    /// The folder of `repo` in the cache.
     fn folder(&self, repo: &Repo) -> PathBuf {
         self.config.cache.join(folder_name(repo))
     }
 
-    /// The folder of one commit of `repo`.
+    /// The folder of a commit of `repo` in the cache.
     fn snapshot(&self, repo: &Repo, commit: &str) -> PathBuf {
         self.folder(repo).join("snapshots").join(commit)
     }
 
-    /// What the cache holds of `repo`, without a network call.
+    /// The files of `repo` in the cache, without network requests.
     fn cached(&self, repo: &Repo) -> Option<Listing> {
         let reference = fs::read_to_string(self.folder(repo).join("refs").join(repo.revision()));
         let commit = reference.map_or_else(|_| repo.revision().to_owned(), |commit| commit.trim().to_owned());
@@ -100,19 +99,19 @@ impl HfHub {
         Some(Listing { commit, files, partial: true, root })
     }
 
-    fn ask_listing(&self, repo: &Repo) -> Result<Listing, Failure> {
+    fn request_listing(&self, repo: &Repo) -> Result<Listing, Failure> {
         let about = About { repo, file: None };
-        let (id, revision) = (repo.id(), in_one_segment(repo.revision()));
+        let (id, revision) = (repo.id(), encoded_revision(repo.revision()));
         let url = format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.config.endpoint);
         let mut answer = self.http.get(about, &url, false, 0)?;
         let body = answer.body_mut().with_config().limit(64 << 20).read_to_vec();
-        let body =
-            body.map_err(|e| Failure::passing(about.error(ErrorKind::Network, e.to_string()).caused_by(e)))?;
-        let strange = |what: String| about.error(ErrorKind::Network, what).hint(format!("asked {url}"));
+        let body = body
+            .map_err(|e| Failure::temporary(about.error(ErrorKind::Network, e.to_string()).caused_by(e)))?;
+        let strange = |what: String| about.error(ErrorKind::Network, what).hint(format!("requested {url}"));
         let info: Info = serde_json::from_slice(&body)
-            .map_err(|e| strange(format!("the hub's answer is no listing: {e}")))?;
+            .map_err(|e| strange(format!("invalid response of the hub: {e}")))?;
         if !is_plain(&info.sha) {
-            return Err(strange(format!("the hub names a commit that is none: {:?}", info.sha)).into());
+            return Err(strange(format!("the hub returned an invalid commit: {:?}", info.sha)).into());
         }
         let root = self.snapshot(repo, &info.sha);
         Ok(Listing {
@@ -123,7 +122,7 @@ impl HfHub {
         })
     }
 
-    /// `file` with the size and hash that the hub gives when asked for the file alone.
+    /// `file` with size and hash from a HEAD request.
     fn described(&self, about: About, url: &str, file: &File) -> Result<File, Failure> {
         let answer = self.http.get(about, url, true, 0)?;
         let size = header(&answer, "x-linked-size").or(header(&answer, "content-length"));
@@ -132,16 +131,15 @@ impl HfHub {
         Ok(File {
             path: file.path.clone(),
             size: file.size.or(size.and_then(|s| s.parse().ok())),
-            hash: Some(hash.filter(|h| is_plain(h)).ok_or_else(|| {
-                about.error(
-                    ErrorKind::Network,
-                    "the hub does not say which version of the file it has (no ETag)",
-                )
-            })?),
+            hash: Some(
+                hash.filter(|h| is_plain(h))
+                    .ok_or_else(|| about.error(ErrorKind::Network, "the response of the hub has no ETag"))?,
+            ),
         })
     }
 
-    /// One try to bring `part` to its full length; it goes on where the last one ended.
+    /// One attempt to complete the download `part`, resuming at its end. Returns whether bytes were received, and the
+    /// result.
     fn transfer(
         &self,
         (about, url): (About, &str),
@@ -176,16 +174,16 @@ impl HfHub {
             && header(&answer, "content-range")
                 .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));
         if !resumes && have > 0 {
-            // The whole file comes, or the rest of something else: what was there is no beginning of it.
+            // The server does not resume at this position: start from the beginning.
             out.set_len(0).map_err(|e| disk("empty", e))?;
             have = 0;
         }
         if answer.status().as_u16() == 416 || (answer.status().as_u16() == 206 && !resumes) {
-            return Err(Failure::passing(
-                about.error(ErrorKind::Network, "the hub answers with another part"),
+            return Err(Failure::temporary(
+                about.error(ErrorKind::Network, "the hub returned another byte range"),
             ));
         }
-        // One byte more than promised is enough to see that a server sends too much.
+        // Read at most one byte more than expected, to detect a file that is too long.
         let mut body =
             answer.into_body().into_reader().take(file.size.map_or(u64::MAX, |size| size - have + 1));
         let mut buffer = vec![0; 1 << 17];
@@ -195,8 +193,10 @@ impl HfHub {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) => {
-                    let message = format!("the transfer broke after {} bytes: {error}", have + *got);
-                    return Err(Failure::passing(about.error(ErrorKind::Network, message).caused_by(error)));
+                    let message = format!("the download failed after {} bytes: {error}", have + *got);
+                    return Err(Failure::temporary(
+                        about.error(ErrorKind::Network, message).caused_by(error),
+                    ));
                 }
             };
             out.write_all(&buffer[..count]).map_err(|e| disk("write", e))?;
@@ -204,15 +204,15 @@ impl HfHub {
             *got += count as u64;
         }
         match file.size {
-            Some(size) if have + *got < size => Err(Failure::passing(about.error(
+            Some(size) if have + *got < size => Err(Failure::temporary(about.error(
                 ErrorKind::Network,
-                format!("the transfer ended at {} of {size} bytes", have + *got),
+                format!("the download ended at {} of {size} bytes", have + *got),
             ))),
             _ => Ok(()),
         }
     }
 
-    /// The content of `file` as `blob`. The caller holds the lock.
+    /// Downloads `file` to `blob`. The caller holds the lock.
     fn download(
         &self,
         about: About,
@@ -221,7 +221,7 @@ impl HfHub {
         blob: &Path,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let part = beside(blob, "incomplete");
+        let part = with_suffix(blob, "incomplete");
         let there = fs::metadata(&part).map_or(0, |m| m.len());
         let task = progress.begin(&file.path, Unit::Bytes, file.size);
         task.skip(there);
@@ -233,7 +233,7 @@ impl HfHub {
         transfer()?;
         let mut checked = check(about, file, &part);
         if checked.is_err() && there > 0 {
-            // The beginning was left by another run or another tool and may be at fault: once more from the start.
+            // The resumed part may be damaged: retry from the beginning.
             fs::remove_file(&part).map_err(|e| Error::io(&part, "remove", e))?;
             transfer()?;
             checked = check(about, file, &part);
@@ -246,7 +246,7 @@ impl HfHub {
         sync().and_then(|()| fs::rename(&part, blob)).map_err(|e| disk_error(blob, "write", file, e))
     }
 
-    /// Waits until no other process fetches the same blob. The lock ends with the returned file, and with the process.
+    /// Acquires the lock of a blob, which is released when the returned file is dropped or the process ends.
     fn lock(&self, repo: &Repo, hash: &str, progress: &dyn Progress) -> Result<fs::File> {
         let name = folder_name(repo);
         let path = self.config.cache.join(".locks").join(name).join(format!("{hash}.lock"));
@@ -257,7 +257,7 @@ impl HfHub {
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
                 Err(TryLockError::WouldBlock) => pause(Duration::from_millis(100), progress)?,
-                // Some network disks have no locks. Two processes may then spoil a download, and the check finds it.
+                // Some network file systems have no locks. The hash check then detects concurrent downloads.
                 Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
                     return Ok(lock);
                 }
@@ -272,17 +272,17 @@ impl Hub for HfHub {
         let cached = self.cached(repo);
         if self.config.offline {
             return cached.ok_or_else(|| {
-                Error::new(ErrorKind::Offline, "not in the cache, and no network call was allowed")
+                Error::new(ErrorKind::Offline, "not in the cache, and network access is disabled")
                     .at(repo.to_string())
-                    .hint(format!("looked in {}", self.config.cache.display()))
+                    .hint(format!("the cache is {}", self.config.cache.display()))
                     .hint(super::ONLINE)
             });
         }
         let retries = if cached.is_some() { 0 } else { self.config.retries };
-        let asked = self.http.persist(retries, progress, || (false, self.ask_listing(repo)));
+        let asked = self.http.persist(retries, progress, || (false, self.request_listing(repo)));
         match (asked, cached) {
             (Err(error), Some(cached)) if error.kind() == ErrorKind::Network => {
-                progress.note(&format!("{error}\nusing commit {} of the cache", cached.commit));
+                progress.note(&format!("{error}\nusing commit {} in the cache", cached.commit));
                 Ok(cached)
             }
             (asked, _) => asked,
@@ -296,9 +296,9 @@ impl Hub for HfHub {
             return Ok(target);
         }
         if self.config.offline {
-            return Err(about.error(ErrorKind::Offline, "not in the cache, and no network call was allowed"));
+            return Err(about.error(ErrorKind::Offline, "not in the cache, and network access is disabled"));
         }
-        let (id, revision) = (repo.id(), in_one_segment(&listing.commit));
+        let (id, revision) = (repo.id(), encoded_revision(&listing.commit));
         let url = format!("{}/{id}/resolve/{revision}/{}", self.config.endpoint, percent_encoded(&file.path));
         let described;
         let (file, hash) = match &file.hash {
@@ -333,8 +333,8 @@ impl Hub for HfHub {
     }
 }
 
-/// Makes `target`, `depth` folders below its commit's, show `blob`: by a link, or by moving (a `fresh` blob) or copying
-/// it where the system has no links.
+/// Creates `target`, `depth` folders below its snapshot folder, from `blob`: as a symbolic link, or, if links are not
+/// supported, by moving (a `fresh` blob) or copying it.
 fn place(blob: &Path, target: &Path, depth: usize, fresh: bool) -> std::io::Result<()> {
     let new = unused(target);
     let name = blob.file_name().unwrap_or_default();
@@ -363,29 +363,29 @@ fn link_file(_: &Path, _: &Path) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
-/// Whether the file at `path` has the length and the hash that the hub promised.
+/// Checks the size and hash of the file at `path`.
 fn check(about: About, file: &File, path: &Path) -> Result<()> {
     let mut input = fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
     let length = input.metadata().map_err(|e| Error::io(path, "read", e))?.len();
-    let damaged = |found: String, wanted: &str| {
+    let damaged = |found: String, expected: &str| {
         about
-            .error(ErrorKind::Format, format!("damaged on the way: {found}, the hub promised {wanted}"))
+            .error(ErrorKind::Format, format!("the downloaded file is damaged: {found}, expected {expected}"))
             .hint(
-                "nothing was kept; try again, and if it comes again, the server or a proxy changes the file",
+                "the download was deleted; try again; if the error persists, the server or a proxy modifies the file",
             )
     };
     if let Some(size) = file.size.filter(|size| *size != length) {
-        return Err(damaged(format!("{length} bytes or more"), &size.to_string()));
+        return Err(damaged(format!("{length} or more bytes"), &size.to_string()));
     }
-    let wanted = file.hash.as_deref().unwrap_or_default();
-    let mut hash = match wanted.len() {
+    let expected = file.hash.as_deref().unwrap_or_default();
+    let mut hash = match expected.len() {
         64 => digest::Context::new(&digest::SHA256),
         40 => {
             let mut git = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
             git.update(format!("blob {length}\0").as_bytes());
             git
         }
-        _ => return Ok(()), // the tag of a server that does not hash; the size is all there is to compare
+        _ => return Ok(()), // an ETag that is not a hash; only the size is checked
     };
     let mut buffer = vec![0; 1 << 17];
     loop {
@@ -395,10 +395,10 @@ fn check(about: About, file: &File, path: &Path) -> Result<()> {
         }
     }
     let found: String = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    if found.eq_ignore_ascii_case(wanted) {
+    if found.eq_ignore_ascii_case(expected) {
         Ok(())
     } else {
-        Err(damaged(format!("its hash is {found}"), wanted))
+        Err(damaged(format!("hash {found}"), expected))
     }
 }
 
@@ -407,9 +407,9 @@ fn disk_error(path: &Path, action: &str, file: &File, error: std::io::Error) -> 
         return Error::io(path, action, error);
     }
     let need = file.size.map_or(String::new(), |size| format!(" of {size} bytes"));
-    Error::new(ErrorKind::Io, format!("the disk is full; there is no room for {}{need}", file.path))
+    Error::new(ErrorKind::Io, format!("the disk is full, cannot store {}{need}", file.path))
         .at(path)
-        .hint("make room, or set HF_HOME to another disk; the download goes on where it stopped")
+        .hint("free disk space, or set HF_HOME to another disk; the download will be resumed")
         .caused_by(error)
 }
 
@@ -422,21 +422,21 @@ fn create_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))
 }
 
-/// `path` with `.ending` after its whole name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+/// `path` with `.ending` appended to its name.
+fn with_suffix(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(ending);
     name.into()
 }
 
-/// A name beside `path` that no other process or thread uses.
+/// A temporary name next to `path`, unique to this process and thread.
 fn unused(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    beside(path, &format!("{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    with_suffix(path, &format!("{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// Whether `text`, a commit or a hash from a server, is safe as the name of one file.
+/// Whether `text`, a commit or hash from a server, is safe as a file name.
 fn is_plain(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128

@@ -1,4 +1,4 @@
-//! Requests to the hub: redirects, the token, what a refusal means, and when to try again.
+//! HTTP requests to the hub: redirects, token, errors, retries.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use crate::{Error, ErrorKind, Result};
 /// A failed attempt.
 pub(super) struct Failure {
     pub error: Error,
-    /// It may pass: a new try makes sense.
-    pub passing: bool,
-    /// How long the server asks to wait before that.
+    /// Whether the failure may be temporary.
+    pub temporary: bool,
+    /// The `Retry-After` of the server.
     pub wait: Option<Duration>,
 }
 
 impl Failure {
-    pub fn passing(error: Error) -> Self {
-        Self { error, passing: true, wait: None }
+    pub fn temporary(error: Error) -> Self {
+        Self { error, temporary: true, wait: None }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, passing: false, wait: None }
+        Self { error, temporary: false, wait: None }
     }
 }
 
-/// What a request is about, for messages.
+/// The repository and file of a request, for messages.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
     pub repo: &'a Repo,
@@ -58,7 +58,7 @@ impl Http {
         let here = host.is_some_and(|host| ["localhost", "127.0.0.1", "[::1]"].contains(&host.as_str()));
         let mut agent = Agent::config_builder()
             .user_agent(concat!("fauna/", env!("CARGO_PKG_VERSION")))
-            // The sizes and hashes are those of the files themselves, so nothing may be compressed on the way.
+            // Sizes and hashes are those of the uncompressed files.
             .accept_encoding("identity")
             .http_status_as_error(false)
             .max_redirects(0)
@@ -72,16 +72,14 @@ impl Http {
         Self { agent: agent.build().into(), config }
     }
 
-    /// The answer to GET (or HEAD) of `url`, from byte `from` on.
+    /// Sends a GET (or HEAD) request for `url`, from byte `from`.
     ///
-    /// Redirects are followed here because the token may go to the hub's own scheme, host and port only, whatever
-    /// host a redirect names.
+    /// Redirects are followed here because the token must be sent to the scheme, host and port of the hub only.
     pub fn get(&self, about: About, url: &str, head: bool, from: u64) -> Result<Response<Body>, Failure> {
         let endpoint = self.config.endpoint.parse::<Uri>();
         let endpoint = endpoint.map_err(|e| Error::input(format!("{}: {e}", self.config.endpoint)))?;
-        let bad = |url: &str| {
-            about.error(ErrorKind::Network, format!("the hub gave an address that is none: {url}"))
-        };
+        let bad =
+            |url: &str| about.error(ErrorKind::Network, format!("the hub returned an invalid URL: {url}"));
         let mut uri: Uri = url.parse().map_err(|_| bad(url))?;
         for _ in 0..10 {
             let mut request = if head { self.agent.head(&uri) } else { self.agent.get(&uri) };
@@ -92,7 +90,7 @@ impl Http {
                 request = request.header("Authorization", format!("Bearer {token}"));
             }
             let answer = request.call().map_err(|error| self.unreachable(about, &uri, from, error))?;
-            // A HEAD asks what the hub itself knows; the redirect to where the bytes are does not matter then.
+            // For HEAD requests the headers of the hub suffice; redirects to the storage are not followed.
             let location = header(&answer, "location").filter(|_| answer.status().is_redirection());
             match location {
                 Some(next) if !(head && header(&answer, "x-linked-etag").is_some()) => {
@@ -101,12 +99,12 @@ impl Http {
                 _ => return self.accepted(about, answer, head),
             }
         }
-        Err(about.error(ErrorKind::Network, "redirected more than ten times").into())
+        Err(about.error(ErrorKind::Network, "more than ten redirects").into())
     }
 
-    /// Tries until it works, fails for good, or has failed `retries` times with nothing new between.
+    /// Calls `attempt` until it succeeds, fails permanently, or fails `retries` times in a row without progress.
     ///
-    /// `attempt` returns whether it got anywhere with its failure, so that a long download may break often.
+    /// `attempt` returns whether it made progress and its result, so that a long download may be interrupted often.
     pub fn persist<T>(
         &self,
         retries: u32,
@@ -121,7 +119,7 @@ impl Http {
                 Err(failure) => failure,
             };
             failed = if advanced { 1 } else { failed + 1 };
-            if !failure.passing || failed > retries {
+            if !failure.temporary || failed > retries {
                 return Err(failure.error);
             }
             let wait = self.config.backoff * 2u32.saturating_pow(failed - 1);
@@ -134,8 +132,8 @@ impl Http {
             ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof,
         };
         let host = uri.host().unwrap_or_default();
-        // A host that has no address will have none in a second either, unless a download from it is under way.
-        let passing = match &error {
+        // Name resolution errors are permanent, except in a download that has begun.
+        let temporary = match &error {
             ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => true,
             ureq::Error::Io(io) => {
                 from > 0
@@ -145,13 +143,13 @@ impl Http {
             _ => from > 0,
         };
         let error = about
-            .error(ErrorKind::Network, format!("{host} does not answer: {error}"))
-            .hint("is the network up? HTTPS_PROXY names a proxy, HF_ENDPOINT another hub")
+            .error(ErrorKind::Network, format!("cannot reach {host}: {error}"))
+            .hint("check the network; HTTPS_PROXY sets a proxy, HF_ENDPOINT another hub")
             .caused_by(error);
-        Failure { error, passing, wait: None }
+        Failure { error, temporary, wait: None }
     }
 
-    /// `answer` if it is what was asked for, else what the refusal means.
+    /// Returns `answer` if it is a success, else the error of its status.
     fn accepted(&self, about: About, answer: Response<Body>, head: bool) -> Result<Response<Body>, Failure> {
         let status = answer.status();
         let out_of_range = status == StatusCode::RANGE_NOT_SATISFIABLE;
@@ -162,39 +160,38 @@ impl Http {
         let repo = about.repo;
         let page = format!("{}/{}", self.config.endpoint, repo.id());
         let token = match self.config.token {
-            Some(_) => "the token given (HF_TOKEN, or the file of huggingface-cli login) does not open it",
-            None => "set HF_TOKEN to a token that may read it",
+            Some(_) => "the token (HF_TOKEN, or the file of huggingface-cli login) has no access",
+            None => "set HF_TOKEN to a token with access",
         };
         let error = match (status.as_u16(), code) {
             (401 | 403, "GatedRepo") => about
-                .error(ErrorKind::Auth, "its owner asks who downloads it, and you have not been let in")
+                .error(ErrorKind::Auth, "the repository is gated, and access was not granted")
                 .hint(format!("accept the licence on {page}"))
                 .hint(token),
             (401 | 403, _) => about
-                .error(ErrorKind::Auth, "it is private, or there is no such repository")
+                .error(ErrorKind::Auth, "the repository is private or does not exist")
                 .hint(token)
-                .hint(format!("or look at the spelling: {page}")),
+                .hint(format!("or check the name: {page}")),
             (404, "EntryNotFound") => about.error(ErrorKind::NotFound, "the repository has no such file"),
-            (404, "RevisionNotFound") => {
-                about.error(ErrorKind::NotFound, format!("it has no revision {}", repo.revision()))
-            }
+            (404, "RevisionNotFound") => about
+                .error(ErrorKind::NotFound, format!("the repository has no revision {}", repo.revision())),
             (404, _) => about
-                .error(ErrorKind::NotFound, "the hub has no such repository")
-                .hint(format!("look at the spelling: {page}")),
-            _ => about.error(ErrorKind::Network, format!("the hub answers {status}")),
+                .error(ErrorKind::NotFound, "the repository does not exist")
+                .hint(format!("check the name: {page}")),
+            _ => about.error(ErrorKind::Network, format!("the hub returned {status}")),
         };
-        let passing = status.is_server_error() || [408, 429].contains(&status.as_u16());
+        let temporary = status.is_server_error() || [408, 429].contains(&status.as_u16());
         let wait = header(&answer, "retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
-        Err(Failure { error, passing, wait })
+        Err(Failure { error, temporary, wait })
     }
 }
 
-/// The text of a header, if it is there and is text.
+/// The value of a header, if it is present and valid text.
 pub(super) fn header<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// Sleeps, and wakes up if the user cancels.
+/// Sleeps; returns early if cancelled.
 pub(super) fn pause(time: Duration, progress: &dyn Progress) -> Result<()> {
     let step = Duration::from_millis(50);
     let mut left = time;
@@ -212,7 +209,7 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && port(a) == port(b)
 }
 
-/// The address that `location`, found at `base`, means.
+/// Resolves the `Location` header of a response from `base`.
 fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     if location.contains("://") {
         return location.parse().ok();
@@ -224,7 +221,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     format!("{}://{}/{path}", base.scheme_str()?, base.authority()?).parse().ok()
 }
 
-/// `name` as a part of an address.
+/// Percent-encodes `name` for a URL path.
 pub(super) fn percent_encoded(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~/".contains(&b);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
@@ -235,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_port_or_scheme_is_another_origin() {
+    fn origins_differ_by_scheme_host_and_port() {
         let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
         assert!(same("https://hub.co/a", "https://hub.co:443"));
         for other in ["https://hub.co:444/a", "http://hub.co/a", "https://cdn.hub.co/a"] {
@@ -252,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_file_names_are_encoded() {
+    fn file_names_are_percent_encoded() {
         assert_eq!(percent_encoded("a b/ü#?.json"), "a%20b/%C3%BC%23%3F.json");
     }
 }

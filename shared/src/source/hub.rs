@@ -1,4 +1,4 @@
-//! The hub: what a repository holds, and how a file of it comes into the cache that every tool shares.
+//! The hub interface: repositories, file listings, downloads, and their configuration.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,10 +16,10 @@ pub struct Repo {
 }
 
 impl Repo {
-    /// `id` is `owner/name`.
+    /// Creates a repository; `id` is `owner/name`.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the hub could not have such a name.
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the id or the revision is invalid.
     pub fn new(id: &str, revision: &str) -> Result<Self> {
         let plain = |part: &str| {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -32,17 +32,17 @@ impl Repo {
         };
         let (owner, name) = id.split_once('/').unwrap_or(("", id));
         if !plain(owner) || !plain(name) || id.contains("--") {
-            return Err(Error::input(format!("{id:?} is no repository of the hub"))
-                .hint("one is named owner/name, in letters, digits, and - _ . between them"));
+            return Err(Error::input(format!("invalid repository id {id:?}"))
+                .hint("expected owner/name of letters, digits, -, _ and ."));
         }
         if !revision.split('/').all(plain) {
-            return Err(Error::input(format!("{revision:?} is no revision of {id}"))
-                .hint("a revision is a branch, a tag or a commit: owner/name@main"));
+            return Err(Error::input(format!("invalid revision {revision:?} of {id}"))
+                .hint("expected a branch, a tag or a commit: owner/name@main"));
         }
         Ok(Self { id: id.into(), revision: revision.into() })
     }
 
-    /// `owner/name`, perhaps with `@revision`.
+    /// Parses `owner/name` with an optional `@revision`.
     pub(super) fn parse(name: &str) -> Result<Self> {
         let (id, revision) = name.split_once('@').unwrap_or((name, "main"));
         Self::new(id, revision)
@@ -68,77 +68,78 @@ impl fmt::Display for Repo {
     }
 }
 
-/// One file a repository holds.
+/// A file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
-    /// Its name within the repository, with `/` between folders.
+    /// Path in the repository, with `/` as separator.
     pub path: String,
-    /// Bytes, if the hub says.
+    /// Size in bytes, if known.
     pub size: Option<u64>,
-    /// SHA-256 of the content (64 hex digits) for large files, the git blob id (40) for others, if the hub says.
+    /// SHA-256 of the content (64 hex digits) for LFS files, the git blob id (40 hex digits) for others, if known.
     pub hash: Option<String>,
 }
 
 impl File {
-    /// A file of which only the name is known.
+    /// A file with unknown size and hash.
     pub fn named(path: impl Into<String>) -> Self {
         Self { path: path.into(), size: None, hash: None }
     }
 }
 
-/// What a repository holds at one commit.
+/// The files of a repository at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
-    /// The commit.
+    /// Commit hash.
     pub commit: String,
-    /// The folder on this disk in which its files appear once fetched.
+    /// The local folder of downloaded files.
     pub root: PathBuf,
-    /// All its files, or those in the cache if `partial`.
+    /// All files, or those in the cache if `partial`.
     pub files: Vec<File>,
-    /// Read from the cache and not from the hub: there may be more files than these.
+    /// Whether the listing is from the cache instead of the hub, and may be incomplete.
     pub partial: bool,
 }
 
-/// A place that has repositories. [`HfHub`](super::HfHub) is the real one.
+/// A hub of model repositories, such as [`HfHub`](super::HfHub).
 pub trait Hub: Send + Sync {
-    /// What `repo` holds.
+    /// Lists the files of `repo`.
     fn list(&self, repo: &Repo, progress: &dyn Progress) -> Result<Listing>;
 
-    /// Brings one `file` of `listing` to its place under [`Listing::root`], unless it is there.
+    /// Downloads `file` of `listing` to [`Listing::root`], unless it exists, and returns its path.
     fn fetch(&self, repo: &Repo, listing: &Listing, file: &File, progress: &dyn Progress) -> Result<PathBuf>;
 }
 
-/// Where the hub is, where its files are kept, and how patient to be.
+/// Configuration of the hub client.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
-    /// Address of the hub (`HF_ENDPOINT`), by default `https://huggingface.co`.
+    /// URL of the hub (`HF_ENDPOINT`), by default `https://huggingface.co`.
     pub endpoint: String,
-    /// The cache shared with the Python tools: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
+    /// Cache folder shared with `huggingface_hub`: `HF_HUB_CACHE`, else `HF_HOME/hub`, else
     /// `XDG_CACHE_HOME/huggingface/hub`, else `~/.cache/huggingface/hub`.
     pub cache: PathBuf,
-    /// Where checkpoints with bare names lie, each in a folder of its name: `FAUNA_CACHE`, else
+    /// Folder of checkpoints that are opened by names without an owner, each in a subfolder: `FAUNA_CACHE`, else
     /// `XDG_CACHE_HOME/fauna`, else `~/.cache/fauna`, on every system.
     pub named: PathBuf,
-    /// Who asks: `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `HF_HOME/token`; nobody if
-    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` is on.
+    /// Access token: `HF_TOKEN`, else the content of the file `HF_TOKEN_PATH`, else of `HF_HOME/token`; none if
+    /// `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
     pub token: Option<String>,
-    /// Make no network call (`HF_HUB_OFFLINE`).
+    /// Disables network access (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// How often to try again after a failure that may pass.
+    /// Number of retries after temporary failures.
     pub retries: u32,
-    /// The wait before the first new try; it doubles each time.
+    /// Delay before the first retry; doubled for each further retry.
     pub backoff: Duration,
-    /// How long to wait for a connection, an answer, or the next bytes.
+    /// Timeout of connecting, of the response, and of each read.
     pub timeout: Duration,
 }
 
 impl HubConfig {
-    /// The settings the environment asks for.
+    /// Reads the configuration from environment variables.
     pub fn from_env() -> Self {
         Self::from_vars(|name| std::env::var_os(name), std::env::home_dir())
     }
 
-    /// The settings that the variables `get` returns ask for, in the home folder `home`. Empty ones are unset.
+    /// Reads the configuration from the variables returned by `get`, with the home folder `home`. Empty variables count
+    /// as unset.
     pub fn from_vars(get: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Self {
         let home = home.unwrap_or_default();
         let path = |name: &str| {

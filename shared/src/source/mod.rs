@@ -1,7 +1,7 @@
-//! From what a person names to files on disk.
+//! Finding and downloading the files of a model.
 //!
-//! A name is an existing folder or file, a hub id (`owner/name`, `owner/name@revision`), a built-in name the program
-//! knows, or the name of a checkpoint that a script put under [`HubConfig::named`]. A path never makes a network call.
+//! A source is an existing folder or file, a hub id (`owner/name`, `owner/name@revision`), a built-in name of the
+//! program, or the name of a checkpoint in [`HubConfig::named`]. Paths never cause a network request.
 //!
 //! ```
 //! use fauna_shared::source::{Finder, Source, Wanted};
@@ -35,41 +35,42 @@ use crate::order::by_name;
 use crate::progress::{Progress, Silent};
 use crate::{Error, ErrorKind, Result, json};
 
-/// The way out where no network call was allowed: by an option of the program, or by the environment.
+/// The hint for errors in offline mode, which is set by an option of the program or by the environment.
 const ONLINE: &str =
     "fetch it once without --offline, and with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset";
 
 /// The config of a PEFT adapter (LoRA and its relatives).
 const ADAPTER: &str = "adapter_config.json";
 
-/// The refusal of a folder that holds the adapter with the config at `path`, and no model; it names the base model.
+/// The error for an adapter, whose config is at `path`; it names the base model.
 fn only_an_adapter(path: &Path) -> Error {
     let config = json::read(path).unwrap_or_default();
     let base = config["base_model_name_or_path"].as_str().unwrap_or("its base model");
-    Error::unsupported("an adapter (LoRA) without its base model: adapters are not supported yet").at(path).hint(format!(
-        "merge it into {base} with peft (merge_and_unload, then save_pretrained), and open what that wrote"
+    Error::unsupported("this is an adapter (LoRA); adapters are not supported yet").at(path).hint(format!(
+        "merge it into {base} with peft (merge_and_unload, then save_pretrained), and open the merged model"
     ))
 }
 
-/// What a person named.
+/// The source of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
     /// An existing folder.
     Folder(PathBuf),
-    /// An existing file, the weights themselves.
+    /// An existing weight file.
     File(PathBuf),
     /// A repository on the hub.
     Hub(Repo),
-    /// A name without an owner: built in, or put under [`HubConfig::named`].
+    /// A name without an owner: built in, or in [`HubConfig::named`].
     Name(String),
 }
 
 impl Source {
-    /// Reads a name. Looks at the disk, never at the network.
+    /// Parses a source name, with access to the disk but not to the network.
     ///
-    /// What exists is a path. What starts with `.`, `/` or `~`, has more than one separator, ends as a weight file does
-    /// or begins with a folder that exists, is a path too, and missing. `hf:owner/name` is the hub, whatever exists.
+    /// An existing path is a folder or file. A name that starts with `.`, `/` or `~`, has more than one separator, has
+    /// the extension of a weight file or begins with an existing folder is a missing path. `hf:owner/name` is always a
+    /// repository of the hub.
     ///
     /// ```
     /// use fauna_shared::source::{Repo, Source};
@@ -80,7 +81,7 @@ impl Source {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a path that is not there, [`ErrorKind::Input`] for what is no name at all.
+    /// [`ErrorKind::NotFound`] for a missing path, [`ErrorKind::Input`] for an invalid name.
     pub fn parse(name: &str) -> Result<Self> {
         if let Some(id) = name.strip_prefix("hf:").or_else(|| name.strip_prefix("https://huggingface.co/")) {
             return Ok(Self::Hub(Repo::parse(id)?));
@@ -93,9 +94,8 @@ impl Source {
             return Ok(Self::File(path.into()));
         }
         if name.trim().is_empty() {
-            return Err(
-                Error::input("no model named").hint("give a folder, a file, owner/name or a built-in name")
-            );
+            return Err(Error::input("empty model name")
+                .hint("expected a folder, a file, owner/name or a built-in name"));
         }
         let separators = name.split('@').next().unwrap_or(name).matches('/').count();
         let only_a_path = name.starts_with(['.', '/', '~']) || name.contains('\\') || path.is_absolute();
@@ -130,13 +130,14 @@ fn missing_path(path: &Path) -> Error {
         .collect();
     let wanted = path.file_name().unwrap_or_default().to_string_lossy();
     let near = nearest(&wanted, names.iter().map(String::as_str));
-    let error = if near.is_empty() { error } else { error.hint(format!("there is {}", near.join(", "))) };
+    let error =
+        if near.is_empty() { error } else { error.hint(format!("did you mean {}?", near.join(", "))) };
     error.hint(
-        "a repository of the hub is named owner/name; hf:owner/name if a folder here is called as its owner",
+        "a repository of the hub is owner/name, or hf:owner/name if there is a folder with the name of its owner",
     )
 }
 
-/// Where a built-in name lies, if it is one.
+/// Returns the path of a built-in name.
 type Builtin = dyn Fn(&str) -> Option<PathBuf> + Send + Sync;
 
 /// Turns a [`Source`] into [`Files`].
@@ -148,14 +149,14 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// A finder with the settings of the environment ([`HubConfig::from_env`]), nothing built in, silent.
+    /// A finder with the settings of the environment ([`HubConfig::from_env`]), without built-in names and progress.
     pub fn from_env() -> Self {
         let config = HubConfig::from_env();
         let named = config.named.clone();
         Self::new(HfHub::new(config), named)
     }
 
-    /// A finder that asks `hub`, and looks for bare names in the folder `named`.
+    /// A finder over `hub`, with the folder `named` for names without an owner.
     pub fn new(hub: impl Hub + 'static, named: impl Into<PathBuf>) -> Self {
         Self {
             hub: Box::new(hub),
@@ -165,7 +166,7 @@ impl Finder {
         }
     }
 
-    /// Names the program brings with it, each a folder or a file. They come before all others.
+    /// Adds built-in names, each a folder or a file. They take precedence.
     pub fn with_builtin(mut self, builtin: impl Fn(&str) -> Option<PathBuf> + Send + Sync + 'static) -> Self {
         self.builtin = Box::new(builtin);
         self
@@ -177,12 +178,11 @@ impl Finder {
         self
     }
 
-    /// Brings the files of `source` that `wanted` asks for onto this disk and says where they are.
+    /// Finds the files of `source` selected by `wanted`, and downloads them if necessary.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for a name or file that is nowhere, [`ErrorKind::Input`] if several weight files could
-    /// be meant; from the hub also `Auth`, `Offline`, `Network`, `Format` (a hash that does not match), `Cancelled`
-    /// and `Io` (a full disk).
+    /// [`ErrorKind::NotFound`] for a missing name or file, [`ErrorKind::Input`] if the weight file is ambiguous; from
+    /// the hub also `Auth`, `Offline`, `Network`, `Format` (a wrong hash), `Cancelled` and `Io` (a full disk).
     pub fn find(&self, source: &Source, wanted: &Wanted) -> Result<Files> {
         let files = match source {
             Source::Folder(path) => Files::folder(path, source.to_string()),
@@ -193,7 +193,7 @@ impl Finder {
         Ok(files.choosing(wanted))
     }
 
-    /// What a repository holds, without fetching any of it.
+    /// Lists the files of a repository without downloading them.
     pub fn list(&self, repo: &Repo) -> Result<Listing> {
         self.hub.list(repo, &*self.progress)
     }
@@ -211,12 +211,12 @@ impl Finder {
         let mut known: Vec<String> = known.collect();
         known.dedup();
         let near = nearest(name, known.iter().map(String::as_str));
-        let mut error = Error::new(ErrorKind::NotFound, format!("no model is called {name}"))
-            .hint(format!("not built in, no such file or folder, and not in {}", self.named.display()));
+        let mut error = Error::new(ErrorKind::NotFound, format!("no model is named {name}"))
+            .hint(format!("it is not built in, not a file or folder, and not in {}", self.named.display()));
         if !near.is_empty() {
-            error = error.hint(format!("there is {}", near.join(", ")));
+            error = error.hint(format!("did you mean {}?", near.join(", ")));
         }
-        Err(error.hint("a repository of the hub is named with its owner: owner/name"))
+        Err(error.hint("a repository of the hub is owner/name"))
     }
 
     fn pull(&self, repo: &Repo, wanted: &Wanted) -> Result<Files> {
@@ -224,7 +224,7 @@ impl Finder {
         if let Some(bad) = listing.files.iter().find(|f| !is_safe_name(&f.path)) {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!("lists a file outside itself: {:?}", bad.path),
+                format!("the repository lists an unsafe file name: {:?}", bad.path),
             )
             .at(repo.to_string())
             .hint("nothing was downloaded; do not trust this repository"));
@@ -233,7 +233,7 @@ impl Finder {
             select(&listing.files, wanted).map_err(|error| match (error.kind(), listing.partial) {
                 (ErrorKind::NotFound, true) => Error::new(ErrorKind::Offline, error.message())
                     .at(repo.to_string())
-                    .hint(format!("only a part of it is in the cache: {}", listing.root.display()))
+                    .hint(format!("the cache has only a part of it: {}", listing.root.display()))
                     .hint(ONLINE),
                 _ => error.at(repo.to_string()),
             })?;
@@ -244,7 +244,7 @@ impl Finder {
     }
 }
 
-/// The files of one checkpoint on this disk.
+/// The files of a checkpoint on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     root: PathBuf,
@@ -253,12 +253,12 @@ pub struct Files {
 }
 
 impl Files {
-    /// The checkpoint in the folder `root`, called `label` in messages.
+    /// The checkpoint in the folder `root`, named `label` in messages.
     pub fn folder(root: impl Into<PathBuf>, label: impl Into<String>) -> Self {
         Self { root: root.into(), label: label.into(), choice: None }
     }
 
-    /// The single weight file at `path`; configs and tokenizers are looked for beside it.
+    /// The weight file at `path`; config and tokenizer are searched in its folder.
     pub fn file(path: &Path, label: impl Into<String>) -> Self {
         let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -270,32 +270,32 @@ impl Files {
         self
     }
 
-    /// The folder the names start from.
+    /// The folder of the checkpoint.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// What the user called it.
+    /// The source given by the user.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Names of the files here and one folder down, sorted, with `/` between folder and file.
+    /// Names of the files in the folder and its direct subfolders, sorted, with `/` as separator.
     pub fn names(&self) -> Vec<String> {
         names_under(&self.root, 1)
     }
 
-    /// Where the file `name` lies (`config.json`, `1_Pooling/config.json`), if it is there. A name that leads out of
-    /// the checkpoint (`../x`) is never there.
+    /// Path of the file `name` (`config.json`, `1_Pooling/config.json`), if it exists. `None` for names outside of the
+    /// folder (`../x`).
     pub fn get(&self, name: &str) -> Option<PathBuf> {
         let path = self.root.join(name);
         (is_safe_name(name) && path.is_file()).then_some(path)
     }
 
-    /// Where the file `name` lies.
+    /// Path of the file `name`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] with the folder, and what is there.
+    /// [`ErrorKind::NotFound`] with the folder and its files.
     pub fn require(&self, name: &str) -> Result<PathBuf> {
         self.get(name).ok_or_else(|| {
             if let Some(adapter) = self.get(ADAPTER).filter(|_| name == "config.json") {
@@ -306,29 +306,35 @@ impl Files {
             let found = if near.is_empty() { first_five(&names) } else { near.join("\n") };
             Error::new(ErrorKind::NotFound, format!("no file {name}"))
                 .at(&self.root)
-                .hint(if names.is_empty() { "the folder is empty".to_owned() } else { format!("there is\n{found}") })
-                .hint("a checkpoint has its config, tokenizer and weights in one folder, under their released names")
+                .hint(if names.is_empty() {
+                    "the folder is empty".to_owned()
+                } else {
+                    format!("the folder has\n{found}")
+                })
+                .hint(
+                    "config, tokenizer and weights must be in one folder, with the file names of the release",
+                )
         })
     }
 
-    /// The weights file the user chose, if they chose one.
+    /// The weight file chosen by the user.
     pub fn choice(&self) -> Option<&str> {
         self.choice.as_deref()
     }
 
-    /// The JSON file `name`, if it is there.
+    /// Reads the JSON file `name`, if it exists.
     ///
     /// # Errors
-    /// [`ErrorKind::Format`] if it is there and is not JSON.
+    /// [`ErrorKind::Format`] if it is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         self.get(name).map(json::read).transpose()
     }
 
-    /// The object in `config.json`.
+    /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if it is not there, [`ErrorKind::Format`] if it holds no object,
-    /// [`ErrorKind::Unsupported`] if an adapter lies beside it, which would be left out.
+    /// [`ErrorKind::NotFound`] if it does not exist, [`ErrorKind::Format`] if it is not an object,
+    /// [`ErrorKind::Unsupported`] if the folder has an adapter, which would be ignored.
     pub fn config(&self) -> Result<Value> {
         if let Some(adapter) = self.get(ADAPTER) {
             return Err(only_an_adapter(&adapter));
@@ -336,11 +342,11 @@ impl Files {
         let path = self.require("config.json")?;
         match self.json("config.json")? {
             Some(config) if config.is_object() => Ok(config),
-            _ => Err(Error::format(path, "a config is an object, this is not")),
+            _ => Err(Error::format(path, "the config is not a JSON object")),
         }
     }
 
-    /// The weight files: one, or all shards of one, or those of each module folder, always in one format each.
+    /// The weight files: a single file or all shards, and those of module folders, in one format per folder.
     ///
     /// # Errors
     /// As [`select`].
@@ -354,10 +360,10 @@ impl Files {
         Ok(weights)
     }
 
-    /// The weight files in the module folder `folder` (`2_Dense`), in one format; none if it has none.
+    /// The weight files in the module folder `folder` (`2_Dense`), in one format; empty if there are none.
     ///
     /// # Errors
-    /// As [`select`], save for want of weights.
+    /// As [`select`], except for missing weights.
     pub fn module_weights(&self, folder: &str) -> Result<Vec<PathBuf>> {
         let names = self.names();
         let within = |name: &&str| name.rsplit_once('/').is_some_and(|(start, _)| start == folder);
@@ -366,7 +372,7 @@ impl Files {
         Ok(chosen.into_iter().map(|name| self.root.join(name)).collect())
     }
 
-    /// The weight files in all numbered module folders of sentence-transformers, by name.
+    /// Names of the weight files in all numbered module folders of sentence-transformers.
     pub(crate) fn modules(&self) -> Result<Vec<String>> {
         let names = self.names();
         let folders = names.iter().filter_map(|name| Some(name.rsplit_once('/')?.0));
@@ -379,10 +385,10 @@ impl Files {
         Ok(found)
     }
 
-    /// As [`weights`](Files::weights), and no file where there are no weights: an inventory needs none.
+    /// As [`weights`](Files::weights), but empty if there are no weights.
     ///
     /// # Errors
-    /// As [`select`], save for want of weights.
+    /// As [`select`], except for missing weights.
     pub fn weights_if_any(&self) -> Result<Vec<PathBuf>> {
         let names = self.names();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -391,7 +397,7 @@ impl Files {
     }
 }
 
-/// Whether `name` names a file below the folder it is joined to, on every system: no `..`, no root, no drive.
+/// Whether `name` is a relative path without `..`, root or drive on all systems.
 fn is_safe_name(name: &str) -> bool {
     !name.is_empty()
         && !name.contains(['\\', ':', '\0'])
@@ -399,7 +405,8 @@ fn is_safe_name(name: &str) -> bool {
         && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// The files under `folder` down to `depth` folders, in their natural order, with `/` as separator. What cannot be read is left out.
+/// The files under `folder` to a depth of `depth` folders, in natural order, with `/` as separator. Unreadable entries
+/// are skipped.
 fn names_under(folder: &Path, depth: usize) -> Vec<String> {
     let entries = std::fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
     let mut names = Vec::new();
@@ -422,7 +429,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_adapter_alone_is_called_one_and_names_its_base() {
+    fn an_adapter_is_rejected_with_its_base_model() {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"peft_type": "LORA", "base_model_name_or_path": "owner/base"}"#;
         std::fs::write(folder.path().join("adapter_config.json"), config).unwrap();
@@ -430,15 +437,15 @@ mod tests {
         let files = Finder::from_env().find(&source, &Wanted::default()).unwrap();
         let error = files.config().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let told = error.to_string();
-        assert!(told.contains("adapter_config.json") && told.contains("owner/base"), "{told}");
-        // Beside its base model, which the reference would change by it, no less.
+        let message = error.to_string();
+        assert!(message.contains("adapter_config.json") && message.contains("owner/base"), "{message}");
+        // Also next to its base model, to which the reference implementation would apply it.
         std::fs::write(folder.path().join("config.json"), "{}").unwrap();
         assert_eq!(files.config().unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]
-    fn what_can_only_be_a_path_is_missing() {
+    fn missing_paths_are_not_found() {
         for name in
             ["./a", "../a/b", "/a/b", "a/b/c", "a\\b", "model.gguf", "a/m.safetensors", "~/m", "src/a"]
         {
@@ -446,12 +453,12 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
             assert!(error.to_string().contains("owner/name"), "{error}");
         }
-        assert!(Source::parse("./src/lib.r").unwrap_err().to_string().contains("there is lib.rs"));
+        assert!(Source::parse("./src/lib.r").unwrap_err().to_string().contains("did you mean lib.rs?"));
         assert_eq!(Source::parse(" ").unwrap_err().kind(), ErrorKind::Input);
     }
 
     #[test]
-    fn a_hub_id_has_an_owner_and_perhaps_a_revision() {
+    fn a_hub_id_has_an_owner_and_an_optional_revision() {
         let main = Source::Hub(Repo::new("openai-community/gpt2", "main").unwrap());
         for name in ["", "hf:", "https://huggingface.co/"] {
             assert_eq!(Source::parse(&format!("{name}openai-community/gpt2")).unwrap(), main);
@@ -464,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_lead_out_are_not_safe() {
+    fn names_outside_of_the_folder_are_not_safe() {
         for bad in ["", "../a", "a/../b", "/a", "a//b", "a\\b", "C:a", "./a", "a/", "a\0"] {
             assert!(!is_safe_name(bad), "{bad:?}");
         }

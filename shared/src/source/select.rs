@@ -1,4 +1,4 @@
-//! Which files of a repository are needed: the small ones that describe the model, and its weights in one format.
+//! Selecting the files of a repository: configs and tokenizers, and the weights in one format.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::hub::File;
 use crate::error::first_five;
 use crate::{Error, ErrorKind, Result};
 
-/// What the caller needs from a repository.
+/// The files to select from a repository.
 ///
 /// ```
 /// use fauna_shared::source::Wanted;
@@ -23,60 +23,58 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Configs, tokenizers and processors only.
+    /// Selects configs, tokenizers and processors only.
     pub fn without_weights(mut self) -> Self {
         self.no_weights = true;
         self
     }
 
-    /// The weights are the file of this name, or the only one whose name contains it, whatever its case.
+    /// Selects the weight file of this name, or the only one whose name contains it (case-insensitive).
     pub fn file(mut self, name: impl Into<String>) -> Self {
         self.file = Some(name.into());
         self
     }
 
-    /// These files as well, by their exact names: weights outside the usual places, action statistics.
+    /// Selects additional files by their exact names: weights in other places, action statistics.
     pub fn also(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.also.extend(names.into_iter().map(Into::into));
         self
     }
 }
 
-/// Weight formats, the best first: a repository that has two copies is read from the first. Safetensors maps into
-/// memory and runs nothing; the others are read only where it is missing.
+/// File extensions of weight formats, in order of preference.
 const FORMATS: [&[&str]; 5] =
     [&["safetensors"], &["bin"], &["pt", "pth", "ckpt", "th", "tar"], &["gguf"], &["msgpack"]];
 
-/// Releases whose weights are several files that only together are one model, by what tells them apart where a
-/// repository holds more than one.
-const PARTED: [(&str, [&str; 3]); 2] = [
+/// Releases whose weights are several files of one model, with a label to choose between them.
+const MULTI_FILE: [(&str, [&str; 3]); 2] = [
     ("mega", ["encoder.pt", "decoder.pt", "detoker.pt"]),
     ("mini", ["encoder_mini.pt", "decoder_mini.pt", "detoker.pt"]),
 ];
 
-/// Names a trainer leaves beside the weights.
+/// Prefixes of files next to the weights that are not weights of the model.
 const NOT_WEIGHTS: [&str; 6] = ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "mmproj"];
 
-/// Folders that hold the model again for another runtime, or its history.
+/// Folders with copies of the model for other runtimes, or with training logs.
 const OTHER_RUNTIMES: [&str; 12] = [
     "onnx", "openvino", "coreml", "tf", "flax", "tflite", "tensorrt", "mlx", "original", "gguf", "runs",
     "logs",
 ];
 
-/// Endings of the files that describe a model.
+/// File extensions of configs, tokenizers and processors.
 const DESCRIPTIONS: [&str; 9] =
     [".json", ".txt", ".model", ".jinja", ".yaml", ".yml", ".tiktoken", ".vocab", ".spm"];
 
-/// The files of `listing` that `wanted` asks for, in the listing's order.
+/// Selects the files of `listing` for `wanted`, in the order of the listing.
 ///
-/// Weights are chosen folder by folder, in one format: safetensors before `.bin` before other PyTorch files before
-/// GGUF, a whole set of shards or a single file. They are looked for at the top, in the numbered module folders of
-/// sentence-transformers (`2_Dense/`) and, under a `model_index.json`, in every pipeline folder. Copies for other
-/// runtimes (`onnx/`, `tf_model.h5`, …) are left out.
+/// Weights are selected per folder in one format: safetensors before `.bin` before other PyTorch files before GGUF
+/// before flax, a complete set of shards or a single file. They are searched in the root folder, in the numbered module
+/// folders of sentence-transformers (`2_Dense/`) and, with a `model_index.json`, in all pipeline folders. Copies for
+/// other runtimes (`onnx/`, `tf_model.h5`, …) are ignored.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] if there are no weights, a shard is missing or a wanted name is not listed;
-/// [`ErrorKind::Input`] if several files could be meant, with their names.
+/// [`ErrorKind::NotFound`] if there are no weights, a shard is missing or a requested file is not listed;
+/// [`ErrorKind::Input`] if the weight file is ambiguous, with the candidates.
 pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
     let names: Vec<&str> = listing.iter().map(|f| f.path.as_str()).collect();
     let mut chosen: Vec<&str> = names.iter().copied().filter(|name| is_description(name)).collect();
@@ -91,15 +89,15 @@ pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
         let known = names.iter().find(|n| *n == name);
         chosen.push(known.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("no file {name}"))
-                .hint(format!("there is\n{}", first_five(&names)))
+                .hint(format!("found:\n{}", first_five(&names)))
         })?);
     }
     Ok(listing.iter().filter(|f| chosen.contains(&f.path.as_str())).cloned().collect())
 }
 
-/// The weight files among `names`, in one format per folder; `choice` picks one of several by (a part of) its name.
+/// The weight files of `names`, in one format per folder; `choice` is (a part of) the name of one of several.
 pub(super) fn weights<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Vec<&'a str>> {
-    if let Some(parts) = in_parts(names, choice)? {
+    if let Some(parts) = multi_file(names, choice)? {
         return Ok(parts);
     }
     if let Some(choice) = choice {
@@ -120,7 +118,7 @@ pub(super) fn weights<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Vec
     Ok(chosen)
 }
 
-/// Sets of weight files, by name without shard number and ending.
+/// Sets of weight files, by name without shard number and extension.
 type Sets<'a> = BTreeMap<&'a str, Vec<&'a str>>;
 
 pub(super) fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
@@ -137,21 +135,21 @@ pub(super) fn of_one_folder<'a>(names: &[&'a str]) -> Result<Vec<&'a str>> {
         }
         match sets.len() {
             0 => continue,
-            1 => return whole(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
+            1 => return complete(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
             _ => return Err(several(sets.into_values().flatten())),
         }
     }
     Ok(Vec::new())
 }
 
-/// The files of a release in parts: the one that is there, or that `choice` names by itself or by a file of its own.
-fn in_parts<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Option<Vec<&'a str>>> {
+/// The files of a multi-file release: the only one, or the one chosen by its label or one of its files.
+fn multi_file<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Option<Vec<&'a str>>> {
     let place = |file: &str| names.iter().find(|name| **name == file).copied();
-    let there = PARTED.iter().filter_map(|(label, files)| {
+    let present = MULTI_FILE.iter().filter_map(|(label, files)| {
         let files: Option<Vec<&str>> = files.iter().map(|file| place(file)).collect();
         Some((*label, files?))
     });
-    let chosen = there.filter(|(label, files)| {
+    let chosen = present.filter(|(label, files)| {
         choice.is_none_or(|choice| choice.eq_ignore_ascii_case(label) || files[..2].contains(&choice))
     });
     let mut chosen: Vec<(&str, Vec<&str>)> = chosen.collect();
@@ -175,17 +173,17 @@ fn by_choice<'a>(names: &[&'a str], choice: &str) -> Result<Vec<&'a str>> {
     match (exact, sets.len()) {
         (Some(name), _) if shard(name).is_none() => Ok(vec![name]),
         (Some(name), _) => {
-            whole(names.iter().copied().filter(|n| is_weights(n) && stem(n) == stem(name)).collect())
+            complete(names.iter().copied().filter(|n| is_weights(n) && stem(n) == stem(name)).collect())
         }
-        (None, 1) => whole(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
-        (None, 0) => Err(Error::new(ErrorKind::NotFound, format!("no weight file is named {choice}"))
-            .hint(format!("there is\n{}", first_five(names.iter().filter(|n| is_weights(n)))))),
+        (None, 1) => complete(sets.pop_first().map(|(_, set)| set).unwrap_or_default()),
+        (None, 0) => Err(Error::new(ErrorKind::NotFound, format!("no weight file matches {choice}"))
+            .hint(format!("found:\n{}", first_five(names.iter().filter(|n| is_weights(n)))))),
         (None, _) => Err(several(sets.into_values().flatten())),
     }
 }
 
-/// `set` if no shard of it is missing. A single file beside shards of its own name is the same model twice.
-fn whole(set: Vec<&str>) -> Result<Vec<&str>> {
+/// Checks that no shard of `set` is missing. A single file is preferred to shards of the same name.
+fn complete(set: Vec<&str>) -> Result<Vec<&str>> {
     if let Some(single) = set.iter().find(|n| shard(n).is_none()) {
         return Ok(vec![single]);
     }
@@ -196,28 +194,28 @@ fn whole(set: Vec<&str>) -> Result<Vec<&str>> {
         let first = set.first().copied().unwrap_or_default();
         return Err(Error::new(
             ErrorKind::NotFound,
-            format!("{} of {count} shards are there; shard {missing} is missing", have.len()),
+            format!("found {} of {count} shards; shard {missing} is missing", have.len()),
         )
-        .hint(format!("beside {first}")));
+        .hint(format!("next to {first}")));
     }
     Ok(set)
 }
 
 fn several<'a>(names: impl Iterator<Item = &'a str>) -> Error {
-    Error::input("several weight files, and no way to tell which is meant")
+    Error::input("several weight files; choose one")
         .hint(first_five(names))
-        .hint("name one, or a part of its name that no other has: --weights NAME")
+        .hint("choose one by (a unique part of) its name: --weights NAME")
 }
 
 pub(super) fn no_weights(names: &[&str]) -> Error {
     let elsewhere: Vec<&&str> = names.iter().filter(|n| is_weights(n)).collect();
     let error = Error::new(ErrorKind::NotFound, "no weights (safetensors, bin, pt, gguf, msgpack)");
     if elsewhere.is_empty() {
-        return error.hint(format!("there is\n{}", first_five(names)));
+        return error.hint(format!("found:\n{}", first_five(names)));
     }
     error
-        .hint(format!("not in the usual places, but there is\n{}", first_five(elsewhere)))
-        .hint("name one: --weights NAME")
+        .hint(format!("not in the usual places, but found:\n{}", first_five(elsewhere)))
+        .hint("choose one: --weights NAME")
 }
 
 fn is_description(name: &str) -> bool {
@@ -256,7 +254,7 @@ fn ending(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, ending)| ending)
 }
 
-/// `name` without its ending and shard number.
+/// `name` without its extension and shard number.
 fn stem(name: &str) -> &str {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     match shard(name) {
@@ -265,7 +263,7 @@ fn stem(name: &str) -> &str {
     }
 }
 
-/// Number and count of a shard: `(2, 5)` for `model-00002-of-00005.safetensors`.
+/// Number and total count of a shard: `(2, 5)` for `model-00002-of-00005.safetensors`.
 fn shard(name: &str) -> Option<(usize, usize)> {
     let (stem, _) = name.rsplit_once('.')?;
     let mut parts = stem.rsplitn(4, '-');
@@ -286,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_copies_safetensors_is_taken() {
+    fn safetensors_is_preferred() {
         let names = [
             "README.md",
             "config.json",
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn all_shards_come_with_their_index() {
+    fn all_shards_are_selected_with_their_index() {
         let names = [
             "config.json",
             "model-00001-of-00002.safetensors",
@@ -329,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_transformers_modules_come_along() {
+    fn modules_of_sentence_transformers_are_selected() {
         let names = [
             "1_Pooling/config.json",
             "2_Dense/config.json",
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_gguf_files_one_must_be_named() {
+    fn one_of_several_gguf_files_must_be_chosen() {
         let names = ["a-Q4_K_M.gguf", "a-Q8_0.gguf", "mmproj-a-f16.gguf", "config.json"];
         let error = chosen(&names, &Wanted::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
@@ -362,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_a_named_gguf_come_together() {
+    fn shards_of_a_chosen_gguf_are_selected_together() {
         let names = ["q4/m-00001-of-00002.gguf", "q4/m-00002-of-00002.gguf", "q8/m.gguf"];
         assert_eq!(chosen(&names, &Wanted::default().file("q4/")).unwrap(), names[..2]);
         assert_eq!(chosen(&names, &Wanted::default().file("q4/m-00001-of-00002.gguf")).unwrap(), names[..2]);
     }
 
     #[test]
-    fn a_release_in_parts_is_taken_whole() {
+    fn a_multi_file_release_is_selected_completely() {
         let mega = ["config.json", "decoder.pt", "detoker.pt", "encoder.pt"];
         assert_eq!(chosen(&mega, &Wanted::default()).unwrap(), mega);
         let both = ["decoder.pt", "decoder_mini.pt", "detoker.pt", "encoder.pt", "encoder_mini.pt"];
@@ -385,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn one_gguf_or_one_bin_needs_no_name() {
+    fn a_single_weight_file_needs_no_choice() {
         assert_eq!(chosen(&["m.Q4_1.gguf"], &Wanted::default()).unwrap(), ["m.Q4_1.gguf"]);
         assert_eq!(chosen(&["checkpoint.pt"], &Wanted::default()).unwrap(), ["checkpoint.pt"]);
         assert_eq!(
@@ -395,19 +393,19 @@ mod tests {
     }
 
     #[test]
-    fn weights_in_an_odd_place_are_pointed_at() {
+    fn weights_in_other_places_are_listed() {
         let error = chosen(&["config.json", "deep/model.safetensors"], &Wanted::default()).unwrap_err();
         assert!(error.to_string().contains("deep/model.safetensors"), "{error}");
     }
 
     #[test]
-    fn a_pipeline_brings_every_folder() {
+    fn all_pipeline_folders_are_selected() {
         let names = ["model_index.json", "unet/model.safetensors", "vae/model.safetensors", "onnx/model.bin"];
         assert_eq!(chosen(&names, &Wanted::default()).unwrap(), names[..3]);
     }
 
     #[test]
-    fn without_weights_needs_none() {
+    fn without_weights_requires_none() {
         assert_eq!(chosen(&["config.json"], &Wanted::default().without_weights()).unwrap(), ["config.json"]);
         let also = Wanted::default().without_weights().also(["stats/norm.npy"]);
         assert_eq!(chosen(&["config.json", "stats/norm.npy"], &also).unwrap().len(), 2);
