@@ -1,18 +1,18 @@
-//! The ability to forecast a series.
+//! The interface of time series forecasting models.
 
 use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// The longest forecast that is made, in steps.
+/// Maximum forecast horizon, in time steps.
 const LONGEST: usize = 100_000;
 
-/// Past values to quantiles of future ones.
+/// A model that predicts quantiles of the future values of time series.
 ///
 /// ```
 /// use fauna_shared::model::{Forecast, Forecaster, ForecastConfig, History};
 ///
-/// /// Tomorrow is as today.
+/// /// Repeats the last value.
 /// struct Naive;
 ///
 /// impl Forecaster for Naive {
@@ -31,14 +31,14 @@ const LONGEST: usize = 100_000;
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 pub trait Forecaster: Send + Sync {
-    /// One forecast for each of `series`, in order. What is forecast for one does not depend on the others.
+    /// Forecasts each of `series` independently, in order.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for options out of range, and for a series that cannot be read, by its index.
+    /// [`Input`](crate::ErrorKind::Input) for options out of range, and for an invalid series, with its index.
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>>;
 
-    /// The same in float64, for a method whose answer has the precision of the table; `None` for a network, which
-    /// answers in float32.
+    /// As [`forecast`](Self::forecast) in float64, for statistical methods; `None` for networks, which compute in
+    /// float32.
     ///
     /// # Errors
     /// As [`forecast`](Self::forecast).
@@ -50,48 +50,48 @@ pub trait Forecaster: Send + Sync {
         Ok(None)
     }
 
-    /// How many of the last steps of a series are read; `None` for all of them.
+    /// Context length in time steps; `None` if it is unlimited.
     fn context(&self) -> Option<usize> {
         None
     }
 
-    /// The quantiles that the model was trained to tell, rising; empty where it samples or has none.
+    /// The quantile levels the model was trained on, ascending; empty for models that sample or have none.
     fn levels(&self) -> Vec<f64> {
         Vec::new()
     }
 
-    /// Whether [`History::covariates`] change the forecast.
+    /// Whether the model uses [`History::covariates`].
     fn reads_covariates(&self) -> bool {
         false
     }
 }
 
-/// One series until now.
+/// The history of a time series.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
-    /// Values, the oldest first; NaN marks a gap.
+    /// Values, oldest first; NaN for missing values.
     pub values: Vec<f32>,
-    /// Other series that tell something about this one.
+    /// Covariates of the series.
     pub covariates: Vec<Covariate>,
-    /// How fast it moves, for models that ask.
+    /// Frequency class, for models that use it.
     pub frequency_class: FrequencyClass,
 }
 
-/// One series until now, in the precision of its table.
+/// The history of a time series in float64.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExactHistory<'a> {
-    /// Values, the oldest first; NaN marks a gap.
+    /// Values, oldest first; NaN for missing values.
     pub values: &'a [f64],
-    /// Steps that make a season, at least 1.
+    /// Season length in time steps, at least 1.
     pub season: usize,
 }
 
-/// A forecast in float64. The fields are those of [`Forecast`].
+/// A forecast in float64, with the fields of [`Forecast`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ExactForecast {
-    /// `(horizon)`.
+    /// Point forecast, `(horizon)`.
     pub mean: Vec<f64>,
-    /// `(quantiles, horizon)`.
+    /// Quantile forecasts, `(quantiles, horizon)`.
     pub quantiles: Vec<Vec<f64>>,
 }
 
@@ -108,40 +108,40 @@ impl From<Vec<f32>> for History {
     }
 }
 
-/// A series that helps to forecast another.
+/// A covariate of a time series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Covariate {
-    /// What it is called.
+    /// Name.
     pub name: String,
-    /// Its values at the steps of the past; NaN marks a gap.
+    /// Past values, aligned with the history; NaN for missing values.
     pub past: Vec<f32>,
-    /// Its values at the steps to forecast; empty where they are not known yet.
+    /// Future values over the horizon; empty if unknown.
     pub future: Vec<f32>,
 }
 
-/// How fast a series moves: what TimesFM calls its frequency.
+/// The frequency class of a series, the `freq` input of TimesFM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FrequencyClass {
-    /// A step is a day or less.
+    /// Daily or higher frequency.
     #[default]
     High,
-    /// A step is a week or a month.
+    /// Weekly or monthly.
     Medium,
-    /// A step is a quarter or a year.
+    /// Quarterly or yearly.
     Low,
 }
 
-/// What is to be forecast.
+/// Options of a forecast.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForecastConfig {
-    /// Steps. At least 1.
+    /// Forecast horizon in time steps, at least 1.
     pub horizon: usize,
-    /// Quantiles to tell, each between 0 and 1, without order.
+    /// Quantile levels to predict, each between 0 and 1, in any order.
     pub quantiles: Vec<f64>,
-    /// Paths drawn by models that sample; `None` for what the release recommends. At least 1.
+    /// Number of sample paths of models that sample, at least 1; `None` for the number recommended by the release.
     pub samples: Option<usize>,
-    /// Where the random numbers of models that sample start. The same seed gives the same forecast.
+    /// Random seed of models that sample.
     pub seed: u64,
 }
 
@@ -152,10 +152,10 @@ impl Default for ForecastConfig {
 }
 
 impl ForecastConfig {
-    /// Checks every range.
+    /// Checks that all options are in range.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) naming the first option out of its range.
+    /// [`Input`](crate::ErrorKind::Input) for the first option out of range.
     ///
     /// ```
     /// use fauna_shared::model::ForecastConfig;
@@ -179,11 +179,11 @@ impl ForecastConfig {
     }
 }
 
-/// A forecast of one series.
+/// The forecast of a series.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Forecast {
-    /// The point forecast of each step, as the reference defines it.
+    /// Point forecast, `(horizon)`, as defined by the reference implementation.
     pub mean: Vec<f32>,
-    /// One list of steps for each quantile asked for, in the order asked.
+    /// Quantile forecasts, `(quantiles, horizon)`, in the order of [`ForecastConfig::quantiles`].
     pub quantiles: Vec<Vec<f32>>,
 }

@@ -1,8 +1,8 @@
-//! What a family says of the keys of its config, and how a config is brought to the one spelling that it is typed in.
+//! Canonicalization of config keys.
 //!
-//! The keys that a family obeys are the fields of its config type and stand nowhere else. [`Keys`] holds what the type
-//! cannot say: which names mean the same, of which keys a single value is computed, and which change no number here.
-//! A family without any of these says [`Keys::NONE`]; most name a synonym or two:
+//! The keys that a family supports are the fields of its config type. [`Keys`] adds what the type does not express:
+//! aliases, keys of which only some values are supported, and keys that do not affect the results. A family without any
+//! of these uses [`Keys::NONE`]:
 //!
 //! ```
 //! use fauna_shared::model::{Keys, Plain};
@@ -13,8 +13,8 @@
 //!     ..Keys::NONE
 //! };
 //! let config = serde_json::json!({"hidden_size": 8, "n_ctx": 24, "n_positions": 32, "architectures": null});
-//! let folded = KEYS.read(config)?;
-//! assert_eq!(folded, serde_json::json!({"n_embd": 8, "n_positions": 32}));
+//! let canonical = KEYS.read(config)?;
+//! assert_eq!(canonical, serde_json::json!({"n_embd": 8, "n_positions": 32}));
 //! let error = KEYS.read(serde_json::json!({"pooling": "max"})).unwrap_err().to_string();
 //! assert!(error.contains(r#"pooling is "max", only "mean" is supported"#), "{error}");
 //! # Ok::<(), fauna_shared::Error>(())
@@ -26,33 +26,34 @@ use serde_json::{Map, Value};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A pair of an other name and the canonical one, which the config's type has.
+/// An alias of a config key and the canonical key, a field of the config type.
 pub type Synonym = (&'static str, &'static str);
 
-/// The keys of one object of a config, beside those that its type has.
+/// Properties of the keys of a config object, in addition to its type.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys {
-    /// The reference's `attribute_map`. Where both names stand, the reference sets the mapped one last, so that it wins.
+    /// Aliases of the reference's `attribute_map`. If both keys are present, the alias takes precedence, as in the
+    /// reference implementation.
     pub mapped: &'static [Synonym],
-    /// Names of older files or of other programs. Where both stand, the canonical one wins.
+    /// Aliases of older files or of other programs. If both keys are present, the canonical one takes precedence.
     pub older: &'static [Synonym],
-    /// Keys of which only these values are supported. An absent key or a null is the reference's default, which is one
-    /// of them.
+    /// Keys of which only these values are supported. A missing key or null is the default of the reference
+    /// implementation, which is one of them.
     pub only: &'static [(&'static str, &'static [Plain])],
-    /// Keys of the reference's class that change no number here, beside [`HARMLESS`].
+    /// Keys of the reference's config class that do not affect the results, in addition to [`HARMLESS`].
     pub harmless: &'static [&'static str],
-    /// Objects inside this one, or lists of such objects, by their keys. A name may stand several times, for objects
-    /// of several [`types`](Keys::types). The name `""` is this object itself: a family that stands on others adds theirs.
+    /// Keys of nested objects, or of lists of objects. A key may occur several times, for objects of several
+    /// [`types`](Keys::types). The empty string is this object itself, to include the keys of another family.
     pub parts: &'static [(&'static str, &'static Keys)],
-    /// As a part: the `model_type`s of the objects that are meant. Empty means all.
+    /// For a nested object: the `model_type`s these keys apply to. Empty for all.
     pub types: &'static [&'static str],
-    /// Adds what is left out and not the same for all that the config's type describes.
+    /// Sets missing keys whose default depends on other keys.
     pub fill: Option<fn(&mut Map<String, Value>)>,
 }
 
-/// Keys of the reference's classes that change no number here, where a config's type does not have them: names,
-/// settings of training and of what a pass returns, names of classes for a head that is not there, and the settings of
-/// decoding that the reference reads from `generation_config.json`.
+/// Keys of the reference's config classes that do not affect the results if the config type does not have them: names,
+/// settings of training and of the outputs of a forward pass, labels of missing heads, and generation settings that the
+/// reference implementation reads from `generation_config.json`.
 pub const HARMLESS: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_internal",
@@ -104,7 +105,7 @@ pub const HARMLESS: &[&str] = &[
     "use_cache",
 ];
 
-/// Keys that hold a token id or several: what decoding begins and ends with, and what stands for a picture.
+/// Keys whose values are a token id or a list of token ids.
 const IDS: &[&str] = &[
     "boi_token_index",
     "bos_token_id",
@@ -115,10 +116,10 @@ const IDS: &[&str] = &[
     "pad_token_id",
 ];
 
-/// Keys that hold an object.
+/// Keys whose values are objects.
 const OBJECTS: &[&str] = &["id2label", "label2id", "rope_parameters", "rope_scaling"];
 
-/// A value that a key may be required to have.
+/// A supported value of a key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Plain {
     /// True or false.
@@ -132,9 +133,9 @@ pub enum Plain {
 impl Plain {
     fn is(&self, value: &Value) -> bool {
         match self {
-            Self::Bool(wanted) => value.as_bool() == Some(*wanted),
-            Self::Number(wanted) => value.as_f64() == Some(*wanted),
-            Self::Text(wanted) => value.as_str() == Some(wanted),
+            Self::Bool(expected) => value.as_bool() == Some(*expected),
+            Self::Number(expected) => value.as_f64() == Some(*expected),
+            Self::Text(expected) => value.as_str() == Some(expected),
         }
     }
 }
@@ -150,15 +151,15 @@ impl fmt::Display for Plain {
 }
 
 impl Keys {
-    /// No synonyms, nothing that is refused.
+    /// No aliases and no restrictions.
     pub const NONE: Self =
         Self { mapped: &[], older: &[], only: &[], harmless: &[], parts: &[], types: &[], fill: None };
 
-    /// `config` under its canonical names. `architectures` of null are taken out, as absent.
+    /// Returns `config` with canonical keys. `architectures` is removed if it is null.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) that names the key, what it says and what is supported;
-    /// [`Format`](crate::ErrorKind::Format) for a token id that is none, and what is no object where one belongs.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) with the key, its value and the supported values;
+    /// [`Format`](crate::ErrorKind::Format) for an invalid token id, or another value where an object is expected.
     pub fn read(&self, mut config: Value) -> Result<Value> {
         if let Value::Object(keys) = &mut config {
             self.read_object(keys, "")?;
@@ -166,10 +167,12 @@ impl Keys {
         Ok(config)
     }
 
-    /// Reads the part `name`: an object, if it is meant, or the objects of a list.
+    /// Reads the nested object `name`, or the objects of a list, if these keys apply to them.
     fn read_part(&self, name: &str, part: &mut Value, place: &str) -> Result<()> {
         match part {
-            Value::Object(keys) if self.means(keys) => self.read_object(keys, &format!("{place}{name}.")),
+            Value::Object(keys) if self.applies_to(keys) => {
+                self.read_object(keys, &format!("{place}{name}."))
+            }
             Value::Array(list) => list.iter_mut().try_for_each(|entry| self.read_part(name, entry, place)),
             Value::Object(_) | Value::Null => Ok(()),
             other => Err(wrong(place, name, other, "an object")),
@@ -222,7 +225,7 @@ impl Keys {
         }
         for (name, part) in self.parts {
             if name.is_empty() {
-                if part.means(keys) {
+                if part.applies_to(keys) {
                     part.read_object(keys, place)?;
                 }
             } else if let Some(value) = keys.get_mut(*name) {
@@ -232,15 +235,15 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether these are the keys of an object that holds `keys`, as a part.
-    fn means(&self, keys: &Map<String, Value>) -> bool {
+    /// Whether these keys apply to the nested object `keys`.
+    fn applies_to(&self, keys: &Map<String, Value>) -> bool {
         match keys.get("model_type").and_then(Value::as_str) {
             Some(name) => self.types.is_empty() || self.types.contains(&name),
             None => true,
         }
     }
 
-    /// The keys that may stand in the object at `path`, names joined by dots: `""` is this one.
+    /// The key properties of the nested object at the dotted `path`; the empty string is this object.
     pub fn at(&self, path: &str) -> Vec<&Self> {
         let (name, rest) = path.split_once('.').unwrap_or((path, ""));
         let here = path.is_empty().then_some(self);
@@ -253,8 +256,8 @@ impl Keys {
     }
 }
 
-fn wrong(place: &str, key: &str, found: &Value, wanted: &str) -> Error {
-    Error::new(ErrorKind::Format, format!("{place}{key} is {found:.80}, {wanted} is wanted"))
+fn wrong(place: &str, key: &str, found: &Value, expected: &str) -> Error {
+    Error::new(ErrorKind::Format, format!("{place}{key} is {found:.80}, expected {expected}"))
 }
 
 #[cfg(test)]
@@ -278,7 +281,7 @@ mod tests {
     };
 
     #[test]
-    fn of_two_names_the_mapped_one_wins_and_the_older_one_loses_in_either_order() {
+    fn mapped_aliases_take_precedence_and_older_aliases_do_not() {
         for text in [r#"{"size": 1, "width": 2}"#, r#"{"width": 2, "size": 1}"#, r#"{"size": 1}"#] {
             assert_eq!(OUTER.read(serde_json::from_str(text).unwrap()).unwrap(), json!({"width": 1}));
         }
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_read_by_their_type_and_refused_with_their_place() {
+    fn nested_objects_are_read_by_their_type_and_named_in_errors() {
         let read = |part: Value| OUTER.read(json!({"part": part}));
         assert_eq!(read(json!({"size": 3})).unwrap(), json!({"part": {"width": 3}}));
         assert_eq!(
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_found_by_path_and_those_of_this_object_may_be_several() {
+    fn keys_are_found_by_path_and_may_be_included() {
         assert_eq!(OUTER.at("").len(), 1);
         assert_eq!(OUTER.at("part").len(), 2);
         assert!(OUTER.at("part.deeper").is_empty());

@@ -1,8 +1,8 @@
-//! The traits every family implements, and the registry's types.
+//! The traits that model families implement, and the registry of families.
 //!
-//! Loading is one trait, [`Model`]. What a network can do is a second, small one: [`CausalLm`], or one of those that a
-//! pipeline hands out, [`Forecaster`], [`Policy`] and [`Potential`]. What can be asked of any model, whatever its
-//! modality, is the object-safe [`Pipeline`]. A family tells the zoo about itself with one constant, a [`Family`].
+//! [`Model`] loads a network from a config and weights. [`CausalLm`], [`Forecaster`], [`Policy`] and [`Potential`] are
+//! the interfaces of networks by task. [`Pipeline`] is the object-safe interface of a loaded model of any modality,
+//! including its processor or tokenizer. A [`Family`] registers a model family with the zoo.
 
 mod causal_lm;
 mod forecaster;
@@ -42,28 +42,28 @@ use crate::{Error, ErrorKind, Result};
 /// Items that [`Pipeline::embed_with`] embeds between two reports.
 const EMBEDDING_CHUNK: usize = 64;
 
-/// One family: how a config and its tensors become a network.
+/// A network that is built from a config and weights.
 pub trait Model: Sized + Send + Sync {
-    /// Hyper-parameters, as the official config spells them.
+    /// The config, with the keys of the official `config.json`.
     type Config: DeserializeOwned;
 
-    /// Builds the network, asking `weights` for every tensor by its official name.
+    /// Builds the network, loading each tensor from `weights` by its official name.
     fn load(config: Self::Config, weights: &Weights) -> Result<Self>;
 }
 
-/// What any opened model answers, whatever its modality.
+/// A loaded model of any modality.
 pub trait Pipeline: Send + Sync {
-    /// System, modalities, size, source, licence.
+    /// Information about the model: system, modalities, size, source, licence.
     fn card(&self) -> &Card;
 
-    /// The reference's own forward pass: tensors in and out by the reference's own names, integers as int64.
+    /// The forward pass of the reference implementation, with its input and output names; integers are int64.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if a name is not among those the model knows; the message lists them.
+    /// [`Input`](ErrorKind::Input) for an unknown input name; the message lists the known ones.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors>;
 
-    /// A method of the reference by its own name (`forward`, `generate`, `encode`, `decode`, …), with arguments that
-    /// are not tensors in `options`. What parity and serving use.
+    /// Calls a method of the reference implementation by name (`forward`, `generate`, `encode`, `decode`, …), with
+    /// arguments other than tensors in `options`. Used by parity tests and serving.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let _ = options;
         match method {
@@ -72,7 +72,7 @@ pub trait Pipeline: Send + Sync {
         }
     }
 
-    /// One vector an item.
+    /// Computes one embedding per item.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let _ = items;
         Err(self.cannot("embed"))
@@ -105,7 +105,7 @@ pub trait Pipeline: Send + Sync {
         }
     }
 
-    /// One vector a text: [`embed`](Self::embed) of texts.
+    /// Computes one embedding per text: [`embed`](Self::embed) for texts.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
@@ -113,21 +113,21 @@ pub trait Pipeline: Send + Sync {
         self.embed(&texts.iter().map(|text| Item::from(*text)).collect::<Vec<_>>())
     }
 
-    /// Its tokenizer, to count tokens with or to cut texts.
+    /// The tokenizer of the model.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) for models that read no text, and
-    /// [`NotFound`](ErrorKind::NotFound) if the checkpoint came without one.
+    /// [`Unsupported`](ErrorKind::Unsupported) for models without text input, and
+    /// [`NotFound`](ErrorKind::NotFound) if the checkpoint has no tokenizer.
     fn tokenizer(&self) -> Result<&Tokenizer> {
         Err(self.cannot("tokenize"))
     }
 
-    /// Continues `prompt`, handing each piece to `each` as it is made; `each` may break to cancel. Gives what became of it:
-    /// why it ended, its tokens, what it took.
+    /// Generates from `prompt` and calls `each` with every new item; breaking from `each` cancels the generation.
+    /// Returns the finish reason, token ids and timings.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) if the model does not generate, [`Input`](ErrorKind::Input) for a prompt or
-    /// an option that it cannot follow.
+    /// [`Unsupported`](ErrorKind::Unsupported) if the model does not generate, [`Input`](ErrorKind::Input) for an
+    /// invalid prompt or option.
     fn generate(
         &self,
         prompt: &Prompt,
@@ -138,9 +138,10 @@ pub trait Pipeline: Send + Sync {
         Err(self.cannot("generate"))
     }
 
-    /// Continues each of `prompts`, handing on each piece with the index of its prompt; breaking ends that prompt alone (music
-    /// and pictures, whose rows are drawn together, all of them), and [`GenerationConfig::cancel`] every one. Models that gain by it take all prompts at once; by default they go one
-    /// after the other.
+    /// Generates from each of `prompts` and calls `each` with every new item and the index of its prompt. Breaking from
+    /// `each` cancels that prompt only (for music and images, which are generated together, all prompts);
+    /// [`GenerationConfig::cancel`] cancels all. The default implementation runs one prompt after the other; models
+    /// that profit from it run them as one batch.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -160,8 +161,8 @@ pub trait Pipeline: Send + Sync {
         Ok(made)
     }
 
-    /// The model's turn after `turns`, for a [`Session`]: `cache` holds what was read of them before, where the model keeps
-    /// that, and is brought up to date.
+    /// Generates the model's turn after `turns`, for a [`Session`]. `cache` is the KV cache of the previous turns, if
+    /// the model supports it, and is updated.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -176,12 +177,12 @@ pub trait Pipeline: Send + Sync {
         self.generate(&Prompt::Chat(turns.to_vec()), config, each)
     }
 
-    /// How files of pictures are read for it: as its reference reads them.
+    /// How image files are decoded for this model: as by its reference implementation.
     fn reading(&self) -> Reading {
         Reading::default()
     }
 
-    /// The model as one that forecasts series.
+    /// The model as a [`Forecaster`] of time series.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
@@ -189,43 +190,41 @@ pub trait Pipeline: Send + Sync {
         Err(self.cannot("forecast"))
     }
 
-    /// The model as one that moves a robot.
+    /// The model as a [`Policy`] of a robot.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
     fn policy(&self) -> Result<&dyn Policy> {
-        Err(self.cannot("move a robot"))
+        Err(self.cannot("control a robot"))
     }
 
-    /// The model as one that knows the energy of atoms.
+    /// The model as an interatomic [`Potential`].
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
     fn potential(&self) -> Result<&dyn Potential> {
-        Err(self.cannot("tell the energy of atoms"))
+        Err(self.cannot("compute the energy of atoms"))
     }
 
-    /// Inputs of `method` of the wanted sizes, under the reference's names: what is timed, or tried out, where there is no
-    /// data. By default rows of tokens.
+    /// Dummy inputs of `method` with the given sizes, named as in the reference implementation, for benchmarks and
+    /// tests. The default implementation returns token ids.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) if this model's `method` has no inputs of these sizes.
+    /// [`Unsupported`](ErrorKind::Unsupported) if `method` has no inputs of these sizes.
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         match (method, sizes) {
             ("forward" | "generate", SampleSizes { tokens: 1.., images: 0, .. }) => token_rows(sizes),
-            _ => Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} pictures",
-                sizes.tokens, sizes.images
-            ))),
+            _ => Err(self
+                .cannot(&format!("run \"{method}\" on {} tokens and {} images", sizes.tokens, sizes.images))),
         }
     }
 
-    /// The decoding that the release recommends: what a program uses where its user chose nothing.
+    /// The generation settings that the release recommends, used by default.
     fn defaults(&self) -> GenerationConfig {
         GenerationConfig::default()
     }
 
-    /// The error of an ability this model lacks.
+    /// The error for an unsupported ability of this model.
     fn cannot(&self, ability: &str) -> Error {
         let card = self.card();
         let list =
@@ -240,22 +239,22 @@ pub trait Pipeline: Send + Sync {
     }
 }
 
-/// How large the inputs are that [`Pipeline::sample`] makes up.
+/// Sizes of the dummy inputs of [`Pipeline::sample`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleSizes {
-    /// Entries of the batch.
+    /// Batch size.
     pub rows: usize,
-    /// Tokens of text, steps of a series or atoms of a structure in each row; 0 for none.
+    /// Number of tokens, of time steps or of atoms per sequence; 0 for none.
     pub tokens: usize,
-    /// Pictures in each row; 0 for none.
+    /// Number of images per sequence; 0 for none.
     pub images: usize,
 }
 
-/// `input_ids` and `attention_mask` of exact sizes, `(rows, tokens)` of int64. The ids are small, so that every
-/// vocabulary has them, and differ from row to row.
+/// Dummy `input_ids` and `attention_mask`, `(batch, sequence)`, int64. The ids are small, so that they are in every
+/// vocabulary, and differ between sequences.
 ///
 /// # Errors
-/// None, save what the tensor library has to say.
+/// Those of the tensor library.
 pub fn token_rows(sizes: &SampleSizes) -> Result<Tensors> {
     let shape = (sizes.rows, sizes.tokens);
     let id = |row: usize, at: usize| 5 + ((at * 7 + row * 3) % 19) as i64;
@@ -266,105 +265,105 @@ pub fn token_rows(sizes: &SampleSizes) -> Result<Tensors> {
     ]))
 }
 
-/// Made-up `pixel_values` of `shape`, float32 in -1 to 1, no two pictures alike.
+/// Random `pixel_values` of `shape`, float32 in -1 to 1.
 ///
 /// # Errors
-/// None, save what the tensor library has to say.
+/// Those of the tensor library.
 pub fn noise_pixels(shape: &[usize]) -> Result<Tensor> {
     let mut random = Rng::new(0, 0);
     let pixels = (0..shape.iter().product()).map(|_| (2.0 * random.uniform() - 1.0) as f32);
     Ok(Tensor::from_vec(pixels.collect(), shape, &Device::Cpu)?)
 }
 
-/// What a person wants to know about an opened model.
+/// Information about a loaded model.
 #[derive(Debug, Clone, Serialize)]
 pub struct Card {
-    /// What the user named: a folder, a file, a hub id.
+    /// The source given by the user: a folder, a file, a hub id.
     pub source: String,
-    /// The system it belongs to or stands for: "Llemma", "RT-2"; else the name of its own: "Pythia".
+    /// The published system it belongs to or reproduces: "Llemma", "RT-2"; else its own name: "Pythia".
     pub system: String,
-    /// The family that loads it.
+    /// Name of the family that loads it.
     pub family: &'static str,
-    /// The class of the reference, as the config's `architectures` names it.
+    /// The model class, as in `architectures` of `config.json`.
     pub architecture: String,
-    /// What it reads.
+    /// Input modalities.
     pub inputs: Vec<Modality>,
-    /// What it writes.
+    /// Output modalities.
     pub outputs: Vec<Modality>,
-    /// What its head or its template is for, in the words of the hub, where inputs and outputs do not say it:
+    /// Task of its head or template, as named by the hub, if inputs and outputs do not determine it:
     /// "fill-mask", "text-classification", "token-classification", "question-answering", "conversational".
     pub task: Option<&'static str>,
-    /// Numbers in its weights.
+    /// Number of parameters.
     pub parameters: u64,
-    /// The longest input in tokens, if there is a longest.
+    /// Context length in tokens, if it is limited.
     pub context: Option<usize>,
-    /// The licence of the weights, where the registry knows it.
+    /// Licence of the weights, if the registry has it.
     pub licence: Option<&'static str>,
-    /// What users must know: limits of use, what was cut.
+    /// Notes for users: limitations of use, unsupported parts.
     pub notes: Vec<String>,
 }
 
-/// Looks at the files of a release for a layout of the family's own.
+/// Detects a file layout specific to a family.
 pub type FindLayout = fn(&Files, &LoadOptions) -> Result<Option<Layout>>;
 
-/// Builds the network of a language model from its config and tensors.
+/// Builds the network of a language model from its config and weights.
 pub type LoadCausalLm = fn(Value, &Weights) -> Result<Box<dyn CausalLm>>;
 
-/// One family as the zoo knows it: what it answers to, what it can do, how it opens.
+/// A model family in the registry: how its configs are recognized, its modalities, and how it is loaded.
 pub struct Family {
-    /// A short name: `bert`.
+    /// Short name: `bert`.
     pub name: &'static str,
-    /// The systems of the zoo it stands for.
+    /// The published systems it implements.
     pub systems: &'static [&'static str],
-    /// The paper, as authors and year with its number.
+    /// The paper: authors, year and arXiv number.
     pub paper: &'static str,
-    /// The `model_type`s of `config.json` it answers to.
+    /// Values of `model_type` in `config.json`.
     pub model_types: &'static [&'static str],
-    /// The `architectures` of `config.json` it implements.
+    /// Values of `architectures` in `config.json`.
     pub architectures: &'static [&'static str],
-    /// The `general.architecture`s of GGUF files it answers to.
+    /// Values of `general.architecture` in GGUF files.
     pub gguf: &'static [&'static str],
-    /// What it reads.
+    /// Input modalities.
     pub inputs: &'static [Modality],
-    /// What it writes.
+    /// Output modalities.
     pub outputs: &'static [Modality],
-    /// What its config's type does not say of its keys: synonyms, what is supported, what is harmless.
+    /// Properties of its config keys that the config type does not express: aliases, supported values, ignored keys.
     pub keys: &'static Keys,
     /// Released checkpoints.
     pub releases: &'static [Release],
-    /// The config of a GGUF file in the official spelling, from the file's metadata.
+    /// Converts the metadata of a GGUF file to an official config.
     pub config_of_gguf: Option<fn(&crate::checkpoint::Checkpoint) -> Result<Value>>,
-    /// What to make of a release that is not one `config.json` beside one set of weights: an original release of
-    /// several files, a bare processor. It gives none for what is no such thing.
+    /// Detects releases other than a `config.json` with one set of weights, such as an original release of several
+    /// files or a processor without weights. Returns `None` for other files.
     pub layout: Option<FindLayout>,
-    /// What the tensors of a release are called in the model file.
+    /// Renames the tensors of a checkpoint.
     pub rename: fn(&str) -> Name,
-    /// Walks the tensors without a tokenizer or any other file: what a checkpoint of this config holds.
+    /// Lists the tensors of a config, without a tokenizer or other files.
     pub inventory: fn(&Pretrained) -> Result<Inventory>,
-    /// Builds the network of a decoder-only language model from its config in the canonical spelling, for models of
-    /// other modalities that stand on one.
+    /// Builds the network of a decoder-only language model from its canonical config, for multimodal models with this
+    /// language model.
     pub causal_lm: Option<LoadCausalLm>,
     /// Builds the pipeline.
     pub open: fn(&Pretrained) -> Result<Box<dyn Pipeline>>,
-    /// A small config of the family, every branch awake, for the sweep over all families.
+    /// A small config with all features enabled, for tests over all families.
     pub sample: fn() -> Value,
 }
 
 /// A released checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Release {
-    /// Its name on the hub.
+    /// Hub id.
     pub id: &'static str,
-    /// The system it belongs to or stands for, else the name of its own.
+    /// The published system it belongs to or reproduces, else its own name.
     pub system: &'static str,
-    /// Its size in words: "110M".
+    /// Size as a string: "110M".
     pub size: &'static str,
-    /// The licence of its weights.
+    /// Licence of the weights.
     pub licence: &'static str,
 }
 
 impl Release {
-    /// The release `id` of `system`, in words its `size`, and the `licence` of its weights.
+    /// Creates a release.
     pub const fn new(
         id: &'static str,
         system: &'static str,
@@ -375,25 +374,25 @@ impl Release {
     }
 }
 
-/// Refuses inputs whose names are not in `known`.
+/// Checks that the names of `inputs` are in `known`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) that names the stranger and lists what is known.
+/// [`Input`](ErrorKind::Input) for the first unknown name, with the known ones.
 pub fn only_known(inputs: &Tensors, known: &[&str]) -> Result<()> {
     match inputs.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => Err(Error::new(ErrorKind::Input, format!("no input is called \"{name}\""))
+        Some(name) => Err(Error::new(ErrorKind::Input, format!("no input is named \"{name}\""))
             .hint(format!("known: {}", known.join(", ")))),
     }
 }
 
-/// The largest size a config may name: products of two still fit the machine's integers.
+/// Maximum size in a config; the product of two sizes fits in 64 bits.
 const LARGEST_SIZE: usize = 1 << 31;
 
-/// Refuses a config whose sizes are zero or absurd, before anything is multiplied or reserved by them.
+/// Checks that the sizes of a config are positive and not absurdly large, before they are multiplied or allocated.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) that names the key.
+/// [`Unsupported`](ErrorKind::Unsupported) for the first invalid key.
 ///
 /// ```
 /// use fauna_shared::model::check_sizes;
@@ -403,26 +402,26 @@ const LARGEST_SIZE: usize = 1 << 31;
 pub fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
     match sizes.iter().find(|(_, size)| *size == 0 || *size > LARGEST_SIZE) {
         None => Ok(()),
-        Some((key, size)) => Err(Error::unsupported(format!("{key} is {size}"))
-            .hint(format!("a size from 1 to {LARGEST_SIZE} is wanted"))),
+        Some((key, size)) => {
+            Err(Error::unsupported(format!("{key} is {size}")).hint(format!("expected 1 to {LARGEST_SIZE}")))
+        }
     }
 }
 
-/// Refuses a config whose weights are packed by another program: `packing` is its `quantization_config`.
+/// Rejects a config with a `quantization_config` (the argument `packing`).
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) that names the method, with `hint`.
+/// [`Unsupported`](ErrorKind::Unsupported) with the quantization method and `hint`.
 pub fn check_unpacked(packing: Option<&Value>, hint: &str) -> Result<()> {
     let Some(packing) = packing else { return Ok(()) };
-    let method = packing["quant_method"].as_str().unwrap_or("of an unknown method");
+    let method = packing["quant_method"].as_str().unwrap_or("unknown");
     Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented")).hint(hint))
 }
 
-/// Refuses a list of attention kinds that is not one of `sliding_attention` and `full_attention` for each of `layers`
-/// blocks.
+/// Checks that `types` is `sliding_attention` or `full_attention` for each of `layers` layers.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) that names `layer_types`.
+/// [`Unsupported`](ErrorKind::Unsupported) for `layer_types`.
 ///
 /// ```
 /// use fauna_shared::model::check_layer_types;
@@ -445,17 +444,17 @@ pub fn check_layer_types(types: &[String], layers: usize) -> Result<()> {
     }
 }
 
-/// Refuses `heads` heads that do not share `width` evenly.
+/// Checks that the hidden size is a multiple of the number of attention heads; both are `(key, value)`.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) that names both keys.
-pub fn check_heads(width: (&str, usize), heads: (&str, usize)) -> Result<()> {
-    check_sizes(&[width, heads])?;
-    match width.1.is_multiple_of(heads.1) {
+/// [`Unsupported`](ErrorKind::Unsupported) with both keys.
+pub fn check_heads(hidden_size: (&str, usize), heads: (&str, usize)) -> Result<()> {
+    check_sizes(&[hidden_size, heads])?;
+    match hidden_size.1.is_multiple_of(heads.1) {
         true => Ok(()),
         false => Err(Error::unsupported(format!(
             "{} {} is not a multiple of {} {}",
-            width.0, width.1, heads.0, heads.1
+            hidden_size.0, hidden_size.1, heads.0, heads.1
         ))),
     }
 }

@@ -1,4 +1,4 @@
-//! The ability to move a robot.
+//! The interface of robot policies.
 
 use std::borrow::Cow;
 
@@ -7,38 +7,35 @@ use serde::Serialize;
 use crate::Result;
 use crate::item::Image;
 
-/// Pictures and an instruction to movements.
+/// A policy that maps camera images and an instruction to robot actions.
 pub trait Policy: Send + Sync {
-    /// Begins to follow an instruction. What does not change from frame to frame is worked out once, here.
+    /// Starts an instruction. Computations that do not depend on the frame are done once here.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for an instruction that does not fit the model, and for action statistics
-    /// that are not named where there are several, or are unknown; the message lists those there are.
+    /// [`Input`](crate::ErrorKind::Input) for an instruction that is too long, and for an `unnorm_key` that is unknown,
+    /// or missing if there are several action statistics; the message lists the known keys.
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>>;
 }
 
-/// A policy while it follows one instruction.
-///
-/// A control loop calls [`act`](Controller::act) with each new frame; it does nothing but compute, and returns as soon
-/// as the action is known.
+/// A policy with a fixed instruction. A control loop calls [`act`](Controller::act) with each new frame.
 pub trait Controller: Send {
-    /// The movement for what is seen now: one number for each of its [`degrees`](Controller::degrees) of freedom.
+    /// Predicts the action for an observation: one number per [degree of freedom](Controller::degrees).
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for a frame or a state that cannot be read.
+    /// [`Input`](crate::ErrorKind::Input) for an invalid frame or state.
     fn act(&mut self, seen: &Observation) -> Result<Vec<f64>>;
 
-    /// What the numbers of its actions mean, in order: as many as [`act`](Controller::act) gives, no name twice. They
-    /// belong to the task: another data set may be of another robot.
+    /// The degrees of freedom of an action, in the order of [`act`](Controller::act), with distinct names. They depend
+    /// on the task, because data sets are of different robots.
     fn degrees(&self) -> &[DegreeOfFreedom];
 }
 
-/// What a policy is to do.
+/// A task for a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Task {
-    /// In words: "pick up the red block".
+    /// Instruction: "pick up the red block".
     pub instruction: String,
-    /// Whose action statistics undo the normalisation, where the model was trained on several sets.
+    /// Data set whose action statistics are used to unnormalize actions, for models trained on several data sets.
     pub unnorm_key: Option<String>,
 }
 
@@ -48,12 +45,12 @@ impl From<&str> for Task {
     }
 }
 
-/// What is known at one step of a control loop.
+/// The observation of one step of a control loop.
 #[derive(Debug, Clone, Copy)]
 pub struct Observation<'a> {
-    /// What the camera sees.
+    /// Camera image.
     pub frame: &'a Image,
-    /// What the robot reports of itself and its surroundings, for policies that read it; empty where it says nothing.
+    /// Proprioceptive state of the robot, for policies that use it; may be empty.
     pub state: &'a [f64],
 }
 
@@ -63,11 +60,11 @@ impl<'a> From<&'a Image> for Observation<'a> {
     }
 }
 
-/// One number of an action.
+/// A degree of freedom of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DegreeOfFreedom {
-    /// What it moves: `x`, `roll`, `gripper`; `a0`, `a1`, … where nothing says what.
+    /// Name: `x`, `roll`, `gripper`; `a0`, `a1`, … if unknown.
     pub name: Cow<'static, str>,
-    /// Its unit: `m`, `rad`, or a range such as `0 closed to 1 open`; none where nothing says which.
+    /// Unit: `m`, `rad`, or a range such as `0 closed to 1 open`; `None` if unknown.
     pub unit: Option<&'static str>,
 }

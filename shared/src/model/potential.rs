@@ -1,39 +1,39 @@
-//! The ability to say what energy atoms have and which forces pull them.
+//! The interface of interatomic potentials.
 
 use serde::Serialize;
 
 use crate::Result;
 use crate::item::Atoms;
 
-/// Atoms to energy, forces and stress.
+/// A machine-learned interatomic potential: energy, forces and stress of structures.
 pub trait Potential: Send + Sync {
-    /// One evaluation for each of `structures`, in order, as if each were alone.
+    /// Evaluates each of `structures` independently, in order.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for atoms that cannot be read, by the index of the structure.
+    /// [`Input`](crate::ErrorKind::Input) for an invalid structure, with its index.
     fn evaluate(&self, structures: &[Atoms]) -> Result<Vec<Evaluation>>;
 
-    /// Whether charge and spin of the whole change what it says.
+    /// Whether the total charge and spin of a structure are inputs of the model.
     fn reads_charge(&self) -> bool {
         false
     }
 
-    /// Whether the forces are the slope of the energy, so that dynamics conserve it.
+    /// Whether the forces are the negative gradient of the energy, so that dynamics conserve energy.
     fn is_conservative(&self) -> bool;
 }
 
-/// What a potential says of one structure.
+/// The evaluation of one structure.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// In eV.
+    /// Energy in eV.
     pub energy: f64,
-    /// In eV/Å, one an atom.
+    /// Forces in eV/Å, `(atoms, 3)`.
     pub forces: Vec<[f64; 3]>,
-    /// In eV/Å³, as xx, yy, zz, yz, xz, xy, positive where the cell wants to shrink; `None` where there is no cell or
-    /// the model does not tell.
+    /// Stress in eV/Å³, in Voigt order xx, yy, zz, yz, xz, xy, positive under tension; `None` without a cell or if the
+    /// model does not predict it.
     pub stress: Option<[f64; 6]>,
-    /// How far the forces may be off, in eV/Å, one an atom, where the model tells.
+    /// Predicted error of the forces in eV/Å, one per atom, if the model predicts it.
     pub confidence: Option<Vec<f64>>,
-    /// The slope of the energy against a rotation of everything, in eV: how far the model is from not minding it.
+    /// Gradient of the energy with respect to a rotation of the structure, in eV; zero for a rotation-invariant model.
     pub rotational_grad: Option<[[f64; 3]; 3]>,
 }

@@ -1,4 +1,4 @@
-//! From files on disk to what a family needs to build its network.
+//! Load options, and the config and weights of a checkpoint from which a family builds its network.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::weights::{Inventory, Name, Weights};
 use crate::zoo::canonical;
 use crate::{Error, Result, json};
 
-/// How to open a model. The default opens on the CPU in float32 and shows no progress.
+/// Options of loading a model. The default loads on the CPU in float32 without progress reports.
 #[derive(Clone)]
 pub struct LoadOptions {
-    /// Device, number type, weight format.
+    /// Device, dtype, weight format.
     pub runtime: Runtime,
-    /// The family to use whatever the config says.
+    /// Family to use instead of the one determined by the config.
     pub family: Option<String>,
-    /// Which of several weight files to use, by its name in the repository.
+    /// Weight file to use, if there are several, by its name in the repository.
     pub file: Option<String>,
-    /// Weights made from this seed in place of the checkpoint's: only a config is needed.
+    /// Seed of random weights, used instead of those of the checkpoint; only a config is needed.
     pub random_weights: Option<u64>,
-    /// What the release does not say of itself and the caller knows, by the names the reference uses: the `hps` of
-    /// Jukebox's files, for example. Families read what they know and leave the rest.
+    /// Settings that the release does not contain, named as in the reference implementation, for example the `hps` of
+    /// Jukebox. Families ignore unknown settings.
     pub settings: Map<String, Value>,
-    /// Where files are found and downloaded from.
+    /// Finds and downloads the files.
     pub finder: Arc<Finder>,
     /// Where the bytes of the weights are reported as they are loaded. It may cancel: the load then ends with
     /// [`Cancelled`](crate::ErrorKind::Cancelled). Downloads have their own, [`Finder::with_progress`].
@@ -50,7 +50,7 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// The weight files among `files` for a [`Layout`]: none where weights are made up, or there are none yet.
+    /// The weight files of `files` for a [`Layout`]; empty for random weights, or if there are none.
     ///
     /// # Errors
     /// As [`Files::weights_if_any`].
@@ -61,7 +61,7 @@ impl LoadOptions {
         }
     }
 
-    /// The files of `source`, with or without its weights.
+    /// Finds the files of `source`, with or without weights.
     pub(crate) fn find(&self, source: &str, with_weights: bool) -> Result<Files> {
         let wanted = match (&self.file, with_weights) {
             (_, false) => Wanted::default().without_weights(),
@@ -72,36 +72,36 @@ impl LoadOptions {
     }
 }
 
-/// What a family makes of a release that is not one `config.json` beside one set of weights.
+/// The config and weight files of a release other than a `config.json` with one set of weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
-    /// The config in the official spelling, as far as the release tells it.
+    /// The official config, as far as the release contains it.
     pub config: Value,
-    /// The files that together hold the weights of [`Pretrained::weights`]; none for a bare processor. What is better
-    /// kept apart is left to [`Pretrained::part`].
+    /// The files of [`Pretrained::weights`]; empty for a processor without weights. Other weight files are loaded with
+    /// [`Pretrained::part`].
     pub weights: Vec<PathBuf>,
 }
 
-/// All that a family needs to open one checkpoint.
+/// The files, config and weights of a checkpoint, from which a family builds its model.
 pub struct Pretrained {
-    /// The family that opens it.
+    /// The family that loads it.
     pub family: &'static Family,
-    /// What the user named.
+    /// The source given by the user.
     pub label: String,
-    /// The files beside the weights.
+    /// The files of the checkpoint.
     pub files: Files,
-    /// The official config.
+    /// The config with canonical keys.
     pub config: Value,
-    /// The checkpoint the weights come from, for what its metadata says of tokenizers; none for test weights.
+    /// The checkpoint of the weights, for its metadata; `None` for random weights.
     pub checkpoint: Option<Checkpoint>,
-    /// The tensors.
+    /// The weights.
     pub weights: Weights,
-    /// How the user opens it.
+    /// The load options.
     pub options: LoadOptions,
 }
 
 impl Pretrained {
-    /// With the weights of `checkpoint` in the names of `family`, or with test weights if `options` ask for them.
+    /// With the weights of `checkpoint`, or random weights if set in `options`.
     pub(crate) fn new(
         label: &str,
         files: Files,
@@ -123,7 +123,7 @@ impl Pretrained {
         Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options })
     }
 
-    /// Loads the network and ends the load, reporting every problem of the checkpoint at once.
+    /// Loads the network; the error has all problems of the checkpoint at once.
     pub fn load<M: Model>(&self) -> Result<(M, Inventory)> {
         let config = self.config::<M::Config>()?;
         let model = M::load(config, &self.weights)?;
@@ -131,8 +131,8 @@ impl Pretrained {
         Ok((model, inventory))
     }
 
-    /// The tensors of other weight files of this release, each under the name that `rename` gives it. Test weights if
-    /// the user wants those; nothing if [`weights`](Pretrained::weights) are nothing.
+    /// Loads other weight files of this release, with tensors renamed by `rename`. Random weights or no weights if
+    /// [`weights`](Pretrained::weights) are.
     ///
     /// # Errors
     /// As [`Checkpoint::open_files`] and [`Weights::open`].
@@ -148,11 +148,11 @@ impl Pretrained {
         }
     }
 
-    /// Another release that this one stands on, found as the user's own are: the text encoder that an original
-    /// release does not store.
+    /// Another release that this one depends on, such as a text encoder that the release does not contain. `source` is
+    /// found as a source given by the user.
     ///
     /// # Errors
-    /// As opening it by name.
+    /// As opening `source`.
     pub fn companion(&self, family: &'static Family, source: &str) -> Result<Pretrained> {
         let options = LoadOptions { family: None, file: None, ..self.options.clone() };
         let pretrained = || {
@@ -164,33 +164,33 @@ impl Pretrained {
             };
             Self::new(source, files, config, checkpoint, family, &options)
         };
-        pretrained().map_err(|error| error.context(format!("{} stands on {source}", self.label)))
+        pretrained().map_err(|error| error.context(format!("{} depends on {source}", self.label)))
     }
 
-    /// The config as a family's own type.
+    /// Deserializes the config.
     ///
     /// # Errors
-    /// [`Format`](crate::ErrorKind::Format) naming the key that is missing or wrong.
+    /// [`Format`](crate::ErrorKind::Format) for a missing or invalid key.
     pub fn config<C: serde::de::DeserializeOwned>(&self) -> Result<C> {
         json::typed(self.config.clone()).map_err(|e| self.config_error(e.message()))
     }
 
-    /// The JSON file `name` beside the weights, if it is there.
+    /// Reads the JSON file `name`, if it exists.
     ///
     /// # Errors
-    /// [`Format`](crate::ErrorKind::Format) if it is there and is not JSON.
+    /// [`Format`](crate::ErrorKind::Format) if it is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         self.files.json(name)
     }
 
-    /// `generation_config.json`; null if there is none.
+    /// Reads `generation_config.json`; null if it does not exist.
     ///
     /// # Errors
-    /// [`Format`](crate::ErrorKind::Format) if it is not JSON, or a number that decoding would follow is not finite.
+    /// [`Format`](crate::ErrorKind::Format) if it is not JSON, or a number used in decoding is not finite.
     pub fn generation(&self) -> Result<Value> {
         let name = "generation_config.json";
         let generation = self.json(name)?.unwrap_or_default();
-        let followed = [
+        let used = [
             "temperature",
             "top_k",
             "top_p",
@@ -203,19 +203,19 @@ impl Pretrained {
             "eos_token_id",
             "pad_token_id",
         ];
-        match followed.iter().find(|key| json::is_not_finite(&generation[**key])) {
+        match used.iter().find(|key| json::is_not_finite(&generation[**key])) {
             None => Ok(generation),
             Some(key) => Err(Error::format(
                 self.files.root().join(name),
                 format!(
-                    "{key} is {}, a finite number is wanted",
+                    "{key} is {}, expected a finite number",
                     generation[*key].as_str().unwrap_or_default()
                 ),
             )),
         }
     }
 
-    /// Where the config stands, for messages.
+    /// Path of the config, for messages.
     pub fn config_place(&self) -> PathBuf {
         self.files.get("config.json").unwrap_or_else(|| self.label.clone().into())
     }
@@ -225,12 +225,12 @@ impl Pretrained {
         Error::format(self.config_place(), message)
     }
 
-    /// The class the config names, or `default`.
+    /// The first of `architectures` in the config, or `default`.
     pub fn architecture(&self, default: &str) -> String {
         self.config["architectures"][0].as_str().unwrap_or(default).to_string()
     }
 
-    /// A card of what is known of the checkpoint before it runs.
+    /// The [`Card`] of the checkpoint.
     pub fn card(&self, architecture: &str, inventory: &Inventory) -> Card {
         let family = self.family;
         let (id, _revision) = self.label.split_once('@').unwrap_or((&self.label, ""));

@@ -1,4 +1,4 @@
-//! A conversation with a model, turn by turn, over one KV cache.
+//! Multi-turn conversations with a shared KV cache.
 
 use std::ops::ControlFlow;
 
@@ -7,11 +7,10 @@ use crate::generate::{Generation, GenerationConfig, PrefixCache};
 use crate::item::{Item, Role, Turn};
 use crate::{Error, Result};
 
-/// A conversation: its turns, and what the model has read of them.
+/// A conversation: its turns and their KV cache.
 ///
-/// Each answer costs the tokens of its own turn, since the KV cache holds what was said before. A conversation can be
-/// [branched](Session::branch), to try another question from the same point, and [truncated](Session::truncate), to take
-/// turns back.
+/// Each answer processes only the tokens of the new turn, because the KV cache holds the previous ones. A conversation
+/// can be [branched](Session::branch) and [truncated](Session::truncate) to an earlier turn.
 ///
 /// ```no_run
 /// use std::ops::ControlFlow;
@@ -34,39 +33,39 @@ pub struct Session<'a> {
     cache: PrefixCache,
 }
 
-/// What a model said in its turn.
+/// The model's turn.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reply {
-    /// Its answer.
+    /// Text of the answer.
     pub text: String,
-    /// What it reasoned before, where it tells that apart.
+    /// Reasoning before the answer, if the model separates it.
     pub reasoning: String,
-    /// Why it ended, its tokens, what it took.
+    /// Finish reason, token ids and timings.
     pub generation: Generation,
 }
 
 impl<'a> Session<'a> {
-    /// With nothing said yet.
+    /// Starts an empty conversation.
     pub fn new(model: &'a dyn Pipeline) -> Self {
         Self { model, turns: Vec::new(), cache: PrefixCache::default() }
     }
 
-    /// With a system prompt before all turns.
+    /// Adds a system prompt before all turns.
     #[must_use]
     pub fn with_system(mut self, text: impl Into<String>) -> Self {
         self.turns.insert(0, Turn { role: Role::System, items: vec![Item::Text(text.into())] });
         self
     }
 
-    /// The turns so far, the system prompt among them.
+    /// The turns so far, including the system prompt.
     pub fn turns(&self) -> &[Turn] {
         &self.turns
     }
 
-    /// The user's next turn, in words; gives the model's. See [`say_items`](Self::say_items).
+    /// Adds the user's next turn as text and generates the model's turn. See [`say_items`](Self::say_items).
     ///
     /// # Errors
-    /// As [`Pipeline::generate`]; the turn is then not part of the conversation.
+    /// As [`Pipeline::generate`]; the user's turn is then removed from the conversation.
     pub fn say(
         &mut self,
         text: impl Into<String>,
@@ -76,11 +75,11 @@ impl<'a> Session<'a> {
         self.say_items(vec![Item::Text(text.into())], config, each)
     }
 
-    /// The user's next turn, of any items the model reads; gives the model's. Pieces are handed to `each` as they come; if it
-    /// breaks, what was said until then is the model's turn.
+    /// Adds the user's next turn, of items of any modality the model supports, and generates the model's turn. Calls
+    /// `each` with every new item; if it breaks, the text generated so far is the model's turn.
     ///
     /// # Errors
-    /// As [`Pipeline::generate`]; the turn is then not part of the conversation.
+    /// As [`Pipeline::generate`]; the user's turn is then removed from the conversation.
     pub fn say_items(
         &mut self,
         items: Vec<Item>,
@@ -110,22 +109,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A second conversation with the same beginning; what is said in one is not heard in the other.
+    /// Returns an independent copy of the conversation.
     ///
     /// # Errors
-    /// [`Compute`](crate::ErrorKind::Compute) if there is no memory for a second KV cache.
+    /// [`Compute`](crate::ErrorKind::Compute) if the KV cache cannot be copied.
     pub fn branch(&self) -> Result<Self> {
         Ok(Self { model: self.model, turns: self.turns.clone(), cache: self.cache.branch()? })
     }
 
-    /// Takes back all but the first `turns` turns. What the KV cache holds of the rest stays until the next turn says
-    /// something else, and costs nothing.
+    /// Removes all but the first `turns` turns. The KV cache is truncated at the next turn.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if there are not so many.
+    /// [`Input`](crate::ErrorKind::Input) if there are fewer turns.
     pub fn truncate(&mut self, turns: usize) -> Result<()> {
         if turns > self.turns.len() {
-            return Err(Error::input(format!("{turns} turns of {}", self.turns.len())));
+            return Err(Error::input(format!("cannot keep {turns} turns, there are {}", self.turns.len())));
         }
         self.turns.truncate(turns);
         Ok(())

@@ -131,7 +131,7 @@ fn items_other_than_one_sound_or_codes_are_refused() {
         (none, "audio_codes are missing"),
         (with("sampling_rate", 24_000), "24000 Hz, this codec is at 600 Hz"),
         (with("length", -1), "length is [-1], expected one number, 0 or above"),
-        (with("lenght", 1), "no input is called \"lenght\""),
+        (with("lenght", 1), "no input is named \"lenght\""),
         (with("last_frame_pad_length", 99), "have no audio"),
         (refused(codec.embed(&["words".into()])), "not text"),
     ];
