@@ -1,4 +1,4 @@
-//! One error type for the whole zoo: what was wanted, what was found, where, and what to do.
+//! The error type of all crates: what was expected and found, where, and what to do about it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,38 +7,38 @@ use std::sync::OnceLock;
 /// A result whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong, for callers that act on it.
+/// The category of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A file, a model or a name does not exist.
     NotFound,
-    /// A file is damaged, lies about itself, or is not what its name says.
+    /// A file is damaged, inconsistent, or not of the expected format.
     Format,
-    /// A checkpoint and its config do not fit each other: tensors missing, misshaped or unread.
+    /// A checkpoint does not match its config: tensors are missing, unexpected, or of another shape.
     Mismatch,
-    /// The thing is well formed but not implemented (a config key, a tensor type, a method).
+    /// Valid, but not implemented (a config key, a tensor type, a method).
     Unsupported,
-    /// The caller's input cannot be used: empty, too long, of the wrong modality, out of range.
+    /// Invalid input of the caller: empty, too long, of the wrong modality, out of range.
     Input,
-    /// The network failed or answered with an error.
+    /// A network request failed.
     Network,
-    /// The server wants a token, or this token may not read the repository.
+    /// The server requires a token, or the token has no access to the repository.
     Auth,
-    /// A download is needed and the program was told to stay offline.
+    /// A download is required in offline mode.
     Offline,
-    /// Reading or writing failed in the operating system.
+    /// An I/O error of the operating system.
     Io,
-    /// The caller cancelled.
+    /// Cancelled by the caller.
     Cancelled,
-    /// A tensor operation failed; a defect in a model file unless the input explains it.
+    /// A tensor operation failed, in general because of a bug in a model implementation.
     Compute,
 }
 
-/// What went wrong, where, and what to do about it.
+/// An error with its place and advice.
 ///
-/// Displayed as `where: what`, then indented lines of detail and advice. Lower case, no trailing full stop on the
-/// first line.
+/// Displayed as `place: message`, then indented lines of details and hints. Messages are lower case without a trailing
+/// full stop.
 ///
 /// ```
 /// use fauna_shared::{Error, ErrorKind};
@@ -86,7 +86,7 @@ pub fn set_option_style(style: OptionStyle) {
 }
 
 impl Error {
-    /// An error of `kind` that says `message`.
+    /// Creates an error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -97,22 +97,22 @@ impl Error {
         }))
     }
 
-    /// The caller's input cannot be used.
+    /// Creates an error of kind [`Input`](ErrorKind::Input).
     pub fn input(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Input, message)
     }
 
-    /// A file is damaged or not what its name says.
+    /// Creates an error of kind [`Format`](ErrorKind::Format) for the file at `place`.
     pub fn format(place: impl AsRef<Path>, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Format, message).at(place)
     }
 
-    /// Well formed, but not implemented.
+    /// Creates an error of kind [`Unsupported`](ErrorKind::Unsupported).
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// The operating system refused to `action` (a verb, "read") the file at `place`.
+    /// Creates the error for an I/O error of `action` (a verb such as `"read"`) on the file at `place`.
     pub fn io(place: impl AsRef<Path>, action: &str, source: std::io::Error) -> Self {
         let kind = match source.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -121,13 +121,13 @@ impl Error {
         Self::new(kind, format!("cannot {action}: {source}")).at(place).caused_by(source)
     }
 
-    /// Names the file, folder or address the error is about. The innermost place wins.
+    /// Sets the file, folder or address of the error, unless it is set already.
     pub fn at(mut self, place: impl AsRef<Path>) -> Self {
         self.0.place.get_or_insert_with(|| place.as_ref().to_path_buf());
         self
     }
 
-    /// Adds a line: a detail, or what to do next.
+    /// Adds a line of detail or advice.
     pub fn hint(mut self, line: impl Into<String>) -> Self {
         self.0.details.push(Detail::Text(line.into()));
         self
@@ -146,29 +146,29 @@ impl Error {
         self
     }
 
-    /// Keeps the error underneath.
+    /// Sets the source error.
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// Puts words before the message: `layer 3: …`.
+    /// Prefixes the message with context: `layer 3: …`.
     pub fn context(mut self, prefix: impl fmt::Display) -> Self {
         self.0.message = format!("{prefix}: {}", self.0.message);
         self
     }
 
-    /// What kind of error this is.
+    /// The category of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The file, folder or address the error is about.
+    /// The file, folder or address of the error.
     pub fn place(&self) -> Option<&Path> {
         self.0.place.as_deref()
     }
 
-    /// The first line without the place.
+    /// The message, without the place and the details.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -220,7 +220,7 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-/// The first five of `items`, one a line, and how many more there are.
+/// The first five of `items`, one per line, and the number of the remaining ones.
 ///
 /// ```
 /// use fauna_shared::error::first_five;
@@ -237,7 +237,7 @@ pub fn first_five<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String
     lines.join("\n")
 }
 
-/// The names in `known` nearest to `wanted` by edit distance, best first, at most three; none that differ wholly.
+/// At most three names of `known` that are similar to `wanted` by edit distance, most similar first.
 ///
 /// ```
 /// use fauna_shared::error::nearest;
@@ -274,13 +274,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_place_is_kept() {
+    fn the_first_place_is_kept() {
         let error = Error::format("inner.bin", "bad").at("outer");
         assert_eq!(error.place(), Some(Path::new("inner.bin")));
     }
 
     #[test]
-    fn a_distant_name_is_not_suggested() {
+    fn dissimilar_names_are_not_suggested() {
         assert!(nearest("zebra", ["llama", "bert"]).is_empty());
     }
 }

@@ -1,8 +1,7 @@
-//! JSON as Python's `json` writes and reads it: the one reader of every JSON file of a release.
+//! Parsing JSON as Python's `json` module does.
 //!
-//! Python writes numbers that are not finite as the bare words `Infinity`, `-Infinity` and `NaN`, which JSON does not
-//! have. Here they become strings of the same spelling: whoever wants a number there finds none and says so, and whoever
-//! does not ask is not disturbed. [`unbounded`] knows them where "no limit" is a meaning.
+//! Python writes non-finite numbers as the literals `Infinity`, `-Infinity` and `NaN`, which are not JSON. They are
+//! parsed as strings, so that only callers that expect a number fail. [`unbounded`] accepts them as "no limit".
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -12,15 +11,15 @@ use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result, misnamed};
 
-/// How a number beyond all others is read.
+/// Positive infinity.
 const INFINITY: &str = "Infinity";
-/// The words Python writes for numbers that JSON lacks.
-const WORDS: [&str; 3] = ["-Infinity", INFINITY, "NaN"];
+/// Python's literals of non-finite numbers.
+const NON_FINITE: [&str; 3] = ["-Infinity", INFINITY, "NaN"];
 
-/// The value in the file at `path`.
+/// Reads the JSON file at `path`.
 ///
 /// # Errors
-/// As [`parse`], with the file; [`ErrorKind::NotFound`] or [`ErrorKind::Io`] if it cannot be read.
+/// As [`parse`]; [`ErrorKind::NotFound`] or [`ErrorKind::Io`] if the file cannot be read.
 pub fn read(path: impl AsRef<Path>) -> Result<Value> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
@@ -28,8 +27,8 @@ pub fn read(path: impl AsRef<Path>) -> Result<Value> {
     parse(&bytes).map_err(|e| e.at(path))
 }
 
-/// The value that `text` spells. Keys keep their order, the last of equal ones counts, depth is bounded at 128, a
-/// byte order mark is passed over, and what is not finite (`NaN`, `1e999`) is a string.
+/// Parses JSON. The order of keys is kept, the last of duplicate keys is used, the nesting depth is limited to 128, a
+/// byte order mark is skipped, and non-finite numbers (`NaN`, `1e999`) become strings.
 ///
 /// ```
 /// use fauna_shared::json::parse;
@@ -39,20 +38,20 @@ pub fn read(path: impl AsRef<Path>) -> Result<Value> {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Format`] with line and column if it is not JSON.
+/// [`ErrorKind::Format`] with line and column of a syntax error.
 pub fn parse(text: &[u8]) -> Result<Value> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let told = |error: serde_json::Error| Error::new(ErrorKind::Format, format!("not JSON: {error}"));
+    let syntax_error = |error: serde_json::Error| Error::new(ErrorKind::Format, format!("not JSON: {error}"));
     serde_json::from_slice(text).or_else(|error| match strict(text) {
-        Cow::Borrowed(_) => Err(told(error)),
-        Cow::Owned(strict) => serde_json::from_slice(&strict).map_err(told),
+        Cow::Borrowed(_) => Err(syntax_error(error)),
+        Cow::Owned(strict) => serde_json::from_slice(&strict).map_err(syntax_error),
     })
 }
 
-/// `value` as a type of one's own.
+/// Deserializes `value`.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] that names the key.
+/// [`ErrorKind::Format`] with the path of the key.
 ///
 /// ```
 /// #[derive(serde::Deserialize, Debug)]
@@ -68,10 +67,10 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| Error::new(ErrorKind::Format, error.to_string()))
 }
 
-/// `value`, which stands at `key` of a larger value, as a type of one's own: errors name the whole path.
+/// Deserializes `value`, which is the value of `key` in an object.
 ///
 /// # Errors
-/// [`ErrorKind::Format`] that names the key.
+/// [`ErrorKind::Format`] with the path of the key, including `key`.
 ///
 /// ```
 /// #[derive(serde::Deserialize, Debug)]
@@ -89,8 +88,7 @@ pub fn part<T: DeserializeOwned>(key: &str, value: Value) -> Result<T> {
     })
 }
 
-/// Whether `value` is how a release writes that there is no limit: nothing, infinity, or a number beyond all memory
-/// (transformers writes 1e30).
+/// Whether `value` means "no limit": null, infinity, or a huge number (transformers writes 1e30).
 pub fn unbounded(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -99,12 +97,12 @@ pub fn unbounded(value: &Value) -> bool {
     }
 }
 
-/// Whether `value` was written as a number that is not finite.
+/// Whether `value` is a non-finite number.
 pub fn is_not_finite(value: &Value) -> bool {
-    value.as_str().is_some_and(|word| WORDS.contains(&word))
+    value.as_str().is_some_and(|word| NON_FINITE.contains(&word))
 }
 
-/// `text` with quotes around what JSON lacks, for readers that know strict JSON only.
+/// Converts `text` to strict JSON by quoting non-finite numbers.
 pub(crate) fn strict(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Vec<u8> = Vec::new();
     let (mut copied, mut at) = (0, 0);
@@ -130,7 +128,8 @@ pub(crate) fn strict(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The bytes of the string that `text` begins with, its quotes included; all of it if the string does not end.
+/// Length of the string literal at the beginning of `text`, quotes included; the length of `text` if it is
+/// unterminated.
 fn quoted(text: &[u8]) -> usize {
     let mut at = 1;
     loop {
@@ -143,16 +142,16 @@ fn quoted(text: &[u8]) -> usize {
     }
 }
 
-/// How Python would write `word` back, if it is a number to Python and not to JSON.
+/// Python's literal of `word` if it is a non-finite number.
 fn not_finite(word: &str) -> Option<&'static str> {
-    if let Some(known) = WORDS.iter().find(|known| **known == word) {
+    if let Some(known) = NON_FINITE.iter().find(|known| **known == word) {
         return Some(known);
     }
     let is_number = word.ends_with(|c: char| c.is_ascii_digit())
         && word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
     match word.parse::<f64>() {
         Ok(number) if is_number && number.is_infinite() => {
-            Some(if number > 0.0 { INFINITY } else { WORDS[0] })
+            Some(if number > 0.0 { INFINITY } else { NON_FINITE[0] })
         }
         _ => None,
     }
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_python_are_read_wherever_a_value_may_stand() {
+    fn non_finite_numbers_are_parsed_in_all_positions() {
         let text =
             br#"{"a": NaN,"b":[-Infinity , Infinity], "c": {"d":Infinity}, "e": 1e999, "f": -1e999, "g": 1}"#;
         let value = json!({"a": "NaN", "b": ["-Infinity", "Infinity"], "c": {"d": "Infinity"}, "e": "Infinity",
@@ -177,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_left_alone() {
+    fn strings_are_unchanged() {
         let text = br#"{"NaN": "say \"NaN, Infinity\" \\", "x": NaN, "y": "1e999"}"#;
         let value = json!({"NaN": "say \"NaN, Infinity\" \\", "x": "NaN", "y": "1e999"});
         assert_eq!(parse(text).unwrap(), value);
     }
 
     #[test]
-    fn what_python_refuses_is_refused() {
+    fn invalid_json_is_rejected_as_in_python() {
         for text in
             ["", "nan", "inf", "-NaN", "+Infinity", "Infinityx", "[NaN", "{'a': NaN}", "[1,]", "01", "\"NaN"]
         {
@@ -195,20 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn order_precision_and_the_last_of_equal_keys_are_kept() {
+    fn key_order_precision_and_the_last_duplicate_are_kept() {
         let value = parse(br#"{"z": 1, "a": 0.1, "m": 18446744073709551615, "z": NaN}"#).unwrap();
         assert_eq!(value.to_string(), r#"{"z":"NaN","a":0.1,"m":18446744073709551615}"#);
     }
 
     #[test]
-    fn depth_is_bounded_and_a_mark_is_passed_over() {
+    fn depth_is_limited_and_a_byte_order_mark_is_skipped() {
         let deep = format!("{}NaN{}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(parse(deep.as_bytes()).unwrap_err().message().contains("recursion limit"));
         assert_eq!(parse(b"\xef\xbb\xbf{\"a\": NaN}").unwrap(), json!({"a": "NaN"}));
     }
 
     #[test]
-    fn no_limit_has_many_spellings() {
+    fn unbounded_values_are_recognized() {
         for text in ["null", "Infinity", "1000000000000000019884624838656", "1e30"] {
             assert!(unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
         }

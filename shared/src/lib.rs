@@ -1,7 +1,7 @@
-//! What every modality of `fauna` stands on.
+//! The shared library of all model families of `fauna`.
 //!
-//! A model file in `models/` reads like its paper because everything with one right answer lives here: finding
-//! files, reading tensors, layers that hide how a weight is stored, attention, decoding, and the proof of parity.
+//! It finds and downloads files, loads checkpoints and tokenizers, and has layers over dense and quantized weights,
+//! attention, generation, and parity tests against reference implementations.
 
 pub mod attention;
 #[cfg(feature = "audio")]

@@ -1,13 +1,13 @@
-//! Files that are not what their name says: said once, for every reader.
+//! Checks for Git LFS pointers, gzip compression and UTF-16 in place of the expected file content.
 
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Refuses what lies at `path` if its first bytes say that it is a Git LFS pointer or compressed with gzip.
+/// Rejects a file whose first bytes `start` are those of a Git LFS pointer or of gzip.
 ///
 /// # Errors
-/// [`Format`](crate::ErrorKind::Format) that says what it is and what to do.
+/// [`Format`](crate::ErrorKind::Format) with the detected format and advice.
 ///
 /// ```
 /// use fauna_shared::misnamed::refuse;
@@ -18,17 +18,17 @@ use crate::{Error, Result};
 pub fn refuse(path: impl AsRef<Path>, start: &[u8]) -> Result<()> {
     let path = path.as_ref();
     if start.starts_with(b"version https://git-lfs") {
-        let error = Error::format(path, "a Git LFS pointer, not the file it points to");
-        return Err(error.hint("run `git lfs pull` in its folder, or download it"));
+        let error = Error::format(path, "this is a Git LFS pointer, not the file itself");
+        return Err(error.hint("run `git lfs pull` in its folder, or download the file"));
     }
     if start.starts_with(&[0x1f, 0x8b]) {
-        let error = Error::format(path, "compressed with gzip, which is not read here");
-        return Err(error.hint("unpack it first: gzip -d"));
+        let error = Error::format(path, "the file is compressed with gzip, which is not supported");
+        return Err(error.hint("decompress it first: gzip -d"));
     }
     Ok(())
 }
 
-/// [`refuse`] for a file of text, which may also be written in UTF-16.
+/// As [`refuse`], for a text file, which must not be UTF-16.
 ///
 /// # Errors
 /// As [`refuse`].
@@ -36,13 +36,13 @@ pub fn refuse_text(path: impl AsRef<Path>, start: &[u8]) -> Result<()> {
     refuse(&path, start)?;
     if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
         return Err(
-            Error::format(path.as_ref(), "written in UTF-16, UTF-8 is wanted").hint("write it as UTF-8")
+            Error::format(path.as_ref(), "the file is UTF-16, expected UTF-8").hint("convert it to UTF-8")
         );
     }
     Ok(())
 }
 
-/// The text in the file at `path`.
+/// Reads the text file at `path`.
 ///
 /// # Errors
 /// As [`refuse_text`]; [`NotFound`](crate::ErrorKind::NotFound) or [`Io`](crate::ErrorKind::Io) if it cannot be read.
@@ -52,7 +52,7 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     refuse_text(path, &bytes)?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Error::format(path, format!("not UTF-8: byte {at}")).hint("write it as UTF-8")
+        Error::format(path, format!("not UTF-8: byte {at}")).hint("convert it to UTF-8")
     })
 }
 
@@ -61,9 +61,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_named_and_plain_text_is_read() {
+    fn other_formats_are_named_and_text_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        let said = |name: &str, bytes: &[u8]| {
+        let error_of = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             read_text(&path).unwrap_err().to_string()
@@ -75,7 +75,7 @@ mod tests {
             (b"\xfe\xff\x00{", "UTF-16"),
             (b"caf\xe9", "not UTF-8: byte 3"),
         ] {
-            let error = said("file", bytes);
+            let error = error_of("file", bytes);
             assert!(error.contains(part) && error.contains("file"), "{error}");
         }
         let path = folder.path().join("plain");

@@ -1,11 +1,10 @@
-//! The order of files: as a person counts, `frame_2` before `frame_10`.
+//! Natural sort order of file names: `frame_2` before `frame_10`.
 
 use std::cmp::Ordering;
 use std::path::Path;
 
-/// Compares names whose numbers are numbers: digits that stand together are compared by their value, however many they
-/// are, and letters whatever their case. Names that differ only in zeros before a number or in case have an order, too:
-/// fewer zeros first, then as the characters are numbered.
+/// Compares names in natural order: runs of digits are compared by value, other characters case-insensitively. Names
+/// that differ only in leading zeros or in case are ordered by length, then by code point.
 ///
 /// ```
 /// use fauna_shared::order::natural;
@@ -36,11 +35,11 @@ pub fn natural(a: &str, b: &str) -> Ordering {
             return order;
         }
     }
-    // The same but for zeros and case.
+    // Equal except for leading zeros and case.
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// Compares paths folder by folder, and files by their names before their endings: `a.png`, `a 2.png`, `a 10.png`.
+/// Compares paths by folders, then by file stems, then by extensions: `a.png`, `a 2.png`, `a 10.png`.
 pub fn by_name(a: &Path, b: &Path) -> Ordering {
     let folders = |path: &Path| -> Vec<String> {
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -56,7 +55,7 @@ pub fn by_name(a: &Path, b: &Path) -> Ordering {
         .then_with(|| a.cmp(b))
 }
 
-/// The digits that `text` begins with, and the rest.
+/// Splits the leading digits from `text`.
 fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
@@ -77,26 +76,26 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_by_their_value() {
+    fn numbers_are_compared_by_value() {
         in_order(&["frame_1", "frame_2", "frame_9", "frame_10", "frame_11", "frame_100"]);
         in_order(&["1", "2", "10", "11a", "11b", "100"]);
         in_order(&["shot 2 take 3", "shot 2 take 10", "shot 10 take 1"]);
     }
 
     #[test]
-    fn zeros_before_a_number_do_not_count_but_decide_at_last() {
+    fn leading_zeros_decide_only_between_equal_names() {
         in_order(&["f0", "f00", "f1", "f01", "f001", "f2", "f010", "f0011"]);
         in_order(&["a1b2", "a01b2", "a1b3", "a01b10"]);
     }
 
     #[test]
-    fn numbers_of_any_length_are_numbers() {
+    fn numbers_of_any_length_are_compared() {
         let (long, longer) = ("9".repeat(200), format!("1{}", "0".repeat(200)));
         in_order(&["8", "18446744073709551616", "18446744073709551617", &long, &longer]);
     }
 
     #[test]
-    fn case_and_other_alphabets_have_an_order() {
+    fn case_and_other_alphabets_are_ordered() {
         in_order(&["Frame_1", "frame_1", "frame_2", "Frame_3", "FRAME_10"]);
         in_order(&[
             "bild_2",
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_come_last_and_folders_first() {
+    fn folders_are_compared_first_and_extensions_last() {
         let sorted = |mut names: Vec<&str>| {
             names.sort_by(|a, b| by_name(Path::new(a), Path::new(b)));
             names.join(" ")

@@ -1,7 +1,7 @@
-//! A smaller copy of any checkpoint: its matrices in blocks, everything else as it was.
+//! Quantizing a checkpoint to GGUF: matrices are block quantized, other tensors are copied.
 //!
-//! Which tensors are matrices, the model says by loading them; so the copy computes bit for bit what the original
-//! computes when it is opened with the same format ([`Runtime::with_quantize`]).
+//! The model determines which tensors are matrices by loading them, so the copy computes bit for bit the same as the
+//! original loaded with the same format ([`Runtime::with_quantize`]).
 
 use std::path::{Path, PathBuf};
 
@@ -19,55 +19,56 @@ use crate::weights::{Inventory, MatrixUse, Name, entries_of, quantized, widen};
 use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, ErrorKind, Result};
 
-/// What the weights of the copy are called.
+/// File name of the quantized weights.
 pub const WEIGHTS: &str = "model.gguf";
 
-/// A copy to be made.
+/// Options of [`quantize`].
 #[derive(Debug, Clone)]
 pub struct Copy<'a> {
-    /// The model, as [`Zoo::open`] takes it.
+    /// The source model, as for [`Zoo::open`].
     pub source: &'a str,
-    /// The format of the matrices.
+    /// Quantization format of the matrices.
     pub kind: GgmlDType,
-    /// The folder that will hold the copy.
+    /// Output folder.
     pub folder: &'a Path,
-    /// Whether an earlier copy in that folder is replaced.
+    /// Whether to replace an existing quantized copy in the output folder.
     pub replace: bool,
 }
 
-/// What was made.
+/// The result of [`quantize`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quantized {
-    /// The folder of the copy.
+    /// Output folder.
     pub folder: PathBuf,
-    /// How many tensors it holds.
+    /// Number of tensors.
     pub tensors: usize,
-    /// How many of them were brought to blocks.
+    /// Number of quantized tensors.
     pub quantized: usize,
-    /// Bytes of all tensors before.
+    /// Size of all tensors before quantization, in bytes.
     pub bytes_before: u64,
-    /// Bytes of all tensors after.
+    /// Size of all tensors after quantization, in bytes.
     pub bytes_after: u64,
 }
 
-/// Makes `copy`: the weights as one GGUF file under the names the source gives them, config, tokenizer and licence
-/// files beside it. The folder appears when it is complete. One tensor at a time is in memory.
+/// Quantizes a model: writes the weights as one GGUF file with the tensor names of the source, and copies config,
+/// tokenizer and licence files. The output folder is created when complete. One tensor at a time is in memory.
 ///
-/// Embedding tables are kept at 8 bits; what is in blocks already and no larger than asked for stays as it is.
+/// Embedding tables are quantized to 8 bits. Tensors that are block quantized already are kept if they are not larger.
 ///
 /// # Errors
-/// As [`Zoo::open`]; [`Input`](ErrorKind::Input) if the folder exists and is not to be replaced, or is no earlier copy;
-/// [`Cancelled`](ErrorKind::Cancelled) if `progress` says so; [`Io`](ErrorKind::Io) if writing fails.
+/// As [`Zoo::open`]; [`Input`](ErrorKind::Input) if the output folder exists and `replace` is not set, or is not a
+/// quantized copy; [`Cancelled`](ErrorKind::Cancelled) if cancelled by `progress`; [`Io`](ErrorKind::Io) if writing
+/// fails.
 pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Progress) -> Result<Quantized> {
     check_target(copy)?;
     let options = LoadOptions { runtime: Runtime::cpu(), random_weights: None, ..options.clone() };
     let (family, pretrained) = zoo.pretrained(copy.source, &options)?;
     let inventory = (family.inventory)(&pretrained)?;
     let checkpoint =
-        pretrained.checkpoint.as_ref().ok_or_else(|| Error::input("there are no weights to copy"))?;
+        pretrained.checkpoint.as_ref().ok_or_else(|| Error::input("the model has no weights to quantize"))?;
     let plan = plan(checkpoint, family, &inventory, copy.kind);
 
-    let scratch = Scratch::beside(copy.folder)?;
+    let scratch = Scratch::next_to(copy.folder)?;
     copy_descriptions(&pretrained, scratch.path())?;
     let metadata = metadata(checkpoint, copy, family, &pretrained.label);
     let planned: Vec<Planned> = plan.iter().map(|part| part.planned.clone()).collect();
@@ -80,15 +81,15 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
         bytes_after: plan.iter().map(|part| bytes(part).1).sum(),
     };
     if plan.iter().any(|part| part.target.is_some() && matches!(part.stored.storage, Storage::Block(_))) {
-        progress.note("some matrices are in larger blocks already; a copy of the original loses less");
+        progress.note("some matrices are quantized already; quantizing the original loses less precision");
     }
     let task = progress.begin("quantizing", Unit::Bytes, Some(made.bytes_before));
     let mut parts = plan.iter();
     write_gguf(&scratch.path().join(WEIGHTS), &metadata, &planned, |planned| {
         if progress.cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "stopped; nothing was written"));
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled; nothing was written"));
         }
-        let part = parts.next().ok_or_else(|| Error::input(format!("{} was not planned", planned.name)))?;
+        let part = parts.next().ok_or_else(|| Error::input(format!("unexpected tensor {}", planned.name)))?;
         let converted = part.convert().map_err(|e| e.context(&planned.name))?;
         task.advance(part.stored.bytes.len() as u64);
         Ok(converted)
@@ -97,11 +98,11 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
     Ok(made)
 }
 
-/// One tensor of the copy.
+/// A tensor of the output.
 struct Part<'a> {
     planned: Planned,
     stored: &'a Stored,
-    /// The format it is brought to and how it lies in the source; none if it stays as it is.
+    /// Quantization format, and layout in the source; `None` if it is copied.
     target: Option<(GgmlDType, Layout)>,
 }
 
@@ -115,21 +116,21 @@ impl Part<'_> {
             return match self.planned.shape[..] {
                 [outputs, inputs] => Ok(quantized(self.stored, layout, (outputs, inputs), kind)?.to_vec()),
                 [_, outputs, inputs] => {
-                    // One matrix after the other, as they are read.
+                    // One matrix at a time.
                     let mut bytes = Vec::new();
                     for matrix in entries_of(&self.planned.name, self.stored)? {
                         bytes.extend_from_slice(&quantized(&matrix, layout, (outputs, inputs), kind)?);
                     }
                     Ok(bytes)
                 }
-                _ => Err(Error::input("only a matrix can be in blocks")),
+                _ => Err(Error::input("only matrices can be block quantized")),
             };
         }
         let bytes = match (self.stored.storage, self.planned.storage) {
             (Storage::F64, Storage::F32) => {
                 widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect()
             }
-            // As they are, whatever GGUF calls them.
+            // The bytes are copied; only the GGUF type may differ.
             _ => self.stored.bytes.to_vec(),
         };
         self.stored.bytes.release();
@@ -137,7 +138,8 @@ impl Part<'_> {
     }
 }
 
-/// What the copy holds: all that the model reads, and of a GGUF file the rest as well, since configs are made from it.
+/// The tensors of the output: all that the model loads; of a GGUF source all tensors, because the config depends on
+/// them.
 fn plan<'a>(
     checkpoint: &'a Checkpoint,
     family: &Family,
@@ -151,7 +153,7 @@ fn plan<'a>(
         let name = match (family.rename)(official) {
             Name::Keep => Some(official.to_string()),
             Name::To(name) => Some(name),
-            // A stack is no matrix: it is copied as it is.
+            // Stacked tensors are not matrices and are copied.
             Name::Entries { before, after } => Some(format!("{before}0{after}")),
             Name::Ignore => None,
         };
@@ -172,7 +174,7 @@ fn part<'a>(official: &str, stored: &'a Stored, matrix: Option<MatrixUse>, kind:
     let storage = match (&target, stored.storage) {
         (Some(target), _) => Storage::Block(target.kind),
         (None, Storage::F64) => Storage::F32,
-        // GGUF has signed bytes only; whoever reads bytes takes either.
+        // GGUF has signed bytes only; loading accepts both.
         (None, Storage::U8) => Storage::I8,
         (None, storage) => storage,
     };
@@ -180,15 +182,15 @@ fn part<'a>(official: &str, stored: &'a Stored, matrix: Option<MatrixUse>, kind:
     Part { planned, stored, target: target.map(|target| (target.kind, target.layout)) }
 }
 
-/// What a matrix, or a stack of them, is brought to.
+/// The quantized form of a matrix or of stacked matrices.
 struct Target {
     kind: GgmlDType,
     shape: Vec<usize>,
-    /// How each matrix lies in the source.
+    /// Layout of each matrix in the source.
     layout: Layout,
 }
 
-/// The target of a matrix that becomes smaller.
+/// The quantized form of a matrix, if it becomes smaller.
 fn target(stored: &Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option<Target> {
     let (matrix, in_blocks) = (matrix?, matches!(stored.storage, Storage::Block(_)));
     let (shape, layout) = match (matrix, &stored.shape[..]) {
@@ -213,32 +215,32 @@ fn is_gguf(checkpoint: &Checkpoint) -> bool {
     checkpoint.metadata().contains_key("general.architecture")
 }
 
-/// What a GGUF source says, or that names are the official ones and the config lies beside; and where it comes from.
+/// The metadata of a GGUF source, or else the marker that names and config are the official ones; and the origin.
 fn metadata(checkpoint: &Checkpoint, copy: &Copy, family: &Family, label: &str) -> Metadata {
     let mut metadata = match is_gguf(checkpoint) {
         true => checkpoint.metadata().clone(),
         false => Metadata::from([("general.architecture".to_string(), Value::Text("fauna".to_string()))]),
     };
-    // It names the mixture of formats, which is another one now.
+    // The mixture of formats has changed.
     metadata.remove("general.file_type");
     let name = label.trim_end_matches('/').rsplit('/').next().unwrap_or(label);
-    let mut say = |key: &str, value: &str| metadata.insert(key.to_string(), Value::Text(value.to_string()));
-    say("fauna.source", name);
-    say("fauna.family", family.name);
-    say("fauna.format", &block_name(copy.kind));
+    let mut set = |key: &str, value: &str| metadata.insert(key.to_string(), Value::Text(value.to_string()));
+    set("fauna.source", name);
+    set("fauna.family", family.name);
+    set("fauna.format", &block_name(copy.kind));
     if let Some(release) = family.releases.iter().find(|release| release.id == label) {
-        say("general.license", release.licence);
+        set("general.license", release.licence);
     }
     metadata
 }
 
-/// Configs, tokenizers and processors, the weights of modules, and what says who made the model and who may use it.
+/// Copies configs, tokenizers, processors, the weights of modules, licences and model cards.
 fn copy_descriptions(pretrained: &Pretrained, into: &Path) -> Result<()> {
     let names = pretrained.files.names();
     let listing: Vec<File> = names.iter().map(File::named).collect();
     let described = select(&listing, &Wanted::default().without_weights())?.into_iter().map(|file| file.path);
     let legal = names.iter().filter(|name| is_legal(name)).cloned();
-    // Layers in folders of their own, which are small, stay as they are.
+    // Modules of sentence-transformers are small and copied unquantized.
     let modules = pretrained.files.modules()?;
     let mut wanted: Vec<String> =
         described.chain(legal).chain(modules).filter(|name| !name.ends_with(".index.json")).collect();
@@ -252,7 +254,7 @@ fn copy_descriptions(pretrained: &Pretrained, into: &Path) -> Result<()> {
         }
         std::fs::copy(&from, &to).map_err(|e| Error::io(&to, "write", e))?;
     }
-    // What followed from the name of the weights, which the copy does not keep. A GGUF file holds its own.
+    // A config derived from the name of the weight file, which changes. A GGUF file contains its own config.
     let to = into.join("config.json");
     if !to.exists() && pretrained.checkpoint.as_ref().is_some_and(|checkpoint| !is_gguf(checkpoint)) {
         std::fs::write(&to, pretrained.config.to_string()).map_err(|e| Error::io(&to, "write", e))?;
@@ -260,7 +262,7 @@ fn copy_descriptions(pretrained: &Pretrained, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file at the top is a licence, a notice or a model card.
+/// Whether a file is a licence, a notice or a model card.
 fn is_legal(name: &str) -> bool {
     let upper = name.to_uppercase();
     ["LICENSE", "LICENCE", "COPYING", "NOTICE", "README", "USE_POLICY"]
@@ -268,36 +270,40 @@ fn is_legal(name: &str) -> bool {
         .any(|start| upper.starts_with(start))
 }
 
-/// Refuses a folder that exists, unless it may be replaced and holds an earlier copy and nothing to be sorry for.
+/// Rejects an existing output folder, unless it may be replaced, is a quantized copy, and does not contain the source.
 fn check_target(copy: &Copy) -> Result<()> {
     let folder = copy.folder;
     if std::fs::symlink_metadata(folder).is_err() {
         return Ok(());
     }
     if !copy.replace {
-        return Err(Error::input("it exists already")
+        return Err(Error::input("the output folder exists")
             .at(folder)
-            .hint("name another folder, or replace it: --force"));
+            .hint("choose another folder, or replace it: --force"));
     }
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a.starts_with(&b));
     if same(Path::new(copy.source), folder) {
-        return Err(Error::input("it holds the source of the copy").at(folder).hint("name another folder"));
+        return Err(Error::input("the output folder contains the source")
+            .at(folder)
+            .hint("choose another folder"));
     }
     let held = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))?.count();
     match held == 0 || folder.join(WEIGHTS).is_file() {
         true => Ok(()),
-        false => Err(Error::input(format!("it is no earlier copy: it has files and no {WEIGHTS}"))
-            .at(folder)
-            .hint("name another folder")),
+        false => Err(Error::input(format!(
+            "the output folder is not a quantized copy: it has files but no {WEIGHTS}"
+        ))
+        .at(folder)
+        .hint("choose another folder")),
     }
 }
 
-/// A folder that is removed unless it took its final name.
+/// A temporary folder that is removed on drop unless it was renamed.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn beside(folder: &Path) -> Result<Self> {
-        let name = folder.file_name().ok_or_else(|| Error::input("not a name for a folder").at(folder))?;
+    fn next_to(folder: &Path) -> Result<Self> {
+        let name = folder.file_name().ok_or_else(|| Error::input("not a folder name").at(folder))?;
         let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
         let name = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
@@ -320,7 +326,7 @@ impl Scratch {
             if replaced {
                 let _ = std::fs::rename(&old, copy.folder);
             }
-            return Err(Error::io(copy.folder, "give the finished folder its name", error));
+            return Err(Error::io(copy.folder, "rename the temporary folder to", error));
         }
         if replaced {
             std::fs::remove_dir_all(&old).map_err(|e| Error::io(&old, "remove", e))?;

@@ -1,4 +1,4 @@
-//! The one door: from what a person names to an opened model, over any list of families.
+//! Opening a model by name with the family that supports it.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::source::Files;
 use crate::weights::{Inventory, Weights};
 use crate::{Error, ErrorKind, Result};
 
-/// A list of families that open through one door.
+/// A registry of model families.
 #[derive(Clone)]
 pub struct Zoo {
     families: Vec<&'static Family>,
@@ -29,7 +29,7 @@ pub struct Absent {
 }
 
 impl Zoo {
-    /// Over these families.
+    /// Creates a registry of `families`.
     pub fn new(families: impl IntoIterator<Item = &'static Family>) -> Self {
         Self { families: families.into_iter().collect(), absent: Vec::new() }
     }
@@ -56,16 +56,16 @@ impl Zoo {
         }
     }
 
-    /// The families, in the order of the plan.
+    /// The registered families.
     pub fn families(&self) -> &[&'static Family] {
         &self.families
     }
 
-    /// Opens the model that `source` names: a folder, a file, a hub id with optional `@revision`, a name in the cache,
-    /// a built-in name.
+    /// Opens the model `source`: a folder, a file, a hub id with an optional `@revision`, a name in the cache, or a
+    /// built-in name.
     ///
     /// # Errors
-    /// Whatever is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
+    /// Those of the source, the files, the config and the tensors; see [`ErrorKind`].
     pub fn open(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
         served(source, &options.runtime, || {
             let (family, pretrained) = self.pretrained(source, options)?;
@@ -73,10 +73,10 @@ impl Zoo {
         })
     }
 
-    /// What a checkpoint of this config holds, without its weights: names, shapes, count of parameters.
+    /// Lists the tensors and counts the parameters of a model from its config, without its weights.
     ///
     /// # Errors
-    /// As [`open`](Zoo::open), save what is wrong with the weights.
+    /// As [`open`](Zoo::open), except those of the weights.
     pub fn inventory(&self, source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory)> {
         let files = options.find(source, false)?;
         let (family, config) = match self.layout(&files, options)? {
@@ -95,15 +95,15 @@ impl Zoo {
             weights: Weights::nothing(),
             options: options.clone(),
         };
-        // The tokenizer may not be there before the download; the walk over the tensors is all that is asked.
+        // The tokenizer need not exist before the download; only the tensors are listed.
         let inventory = (family.inventory)(&pretrained)?;
         Ok((family, inventory))
     }
 
-    /// All that is needed to build the model that `source` names as a family's own type.
+    /// The files, config and weights of the model `source`, to build it as a concrete type of its family.
     ///
     /// # Errors
-    /// As [`open`](Zoo::open), save what is wrong between the config and the tensors.
+    /// As [`open`](Zoo::open), except mismatches of the config and the tensors.
     pub fn pretrained(&self, source: &str, options: &LoadOptions) -> Result<(&'static Family, Pretrained)> {
         let random = options.random_weights.is_some();
         let files = options.find(source, !random)?;
@@ -131,14 +131,14 @@ impl Zoo {
         Ok((family, Pretrained::new(source, files, config, checkpoint, family, options)?))
     }
 
-    /// What a family makes of files that are not one config beside one set of weights: the family that is named, by
-    /// the user or a config, or else the first that knows them. Where a config's names fit several families (what is
-    /// built on a T5 calls itself "t5"), the first that knows the files is meant.
+    /// The first family whose `layout` recognizes the files, among the family set by the user or matching the config,
+    /// or else among all. If a config matches several families (models built on T5 have the type "t5"), the layout
+    /// decides.
     fn layout(&self, files: &Files, options: &LoadOptions) -> Result<Option<(&'static Family, Layout)>> {
         let known = match (&options.family, files.get("config.json")) {
             (Some(name), _) => vec![self.by_name(name)?],
-            // What is wrong with the config is said where it is needed: a GGUF file holds its own, and a family may know
-            // the files of a release whose config names none.
+            // Config errors are reported where the config is used: a GGUF file contains its own config, and a family
+            // may recognize the files of a release whose config has no model type.
             (None, Some(_)) => match files.config() {
                 Ok(config) => match Named::by(&config) {
                     Some(named) => self.families.iter().copied().filter(|f| named.fits(f)).collect(),
@@ -157,16 +157,16 @@ impl Zoo {
         Ok(None)
     }
 
-    /// The config that a GGUF file holds itself, brought to the official spelling.
+    /// The official config from the metadata of a GGUF file.
     fn config_inside(&self, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Option<Value>> {
         let architecture = checkpoint.metadata().get("general.architecture").and_then(|value| value.as_str());
-        // Files of `fauna quantize` hold the official names, and the official config lies beside them.
+        // Files of `fauna quantize` have the official tensor names and a `config.json` next to them.
         let Some(architecture) = architecture.filter(|name| *name != "fauna") else { return Ok(None) };
         let family = match &options.family {
             Some(name) => self.by_name(name)?,
             None => {
-                let answers = |family: &&&'static Family| family.gguf.contains(&architecture);
-                let known = self.families.iter().find(answers).copied();
+                let matches = |family: &&&'static Family| family.gguf.contains(&architecture);
+                let known = self.families.iter().find(matches).copied();
                 known.ok_or_else(|| {
                     self.unknown("general.architecture", architecture, checkpoint.files()[0].clone())
                 })?
@@ -178,7 +178,7 @@ impl Zoo {
     fn by_name(&self, name: &str) -> Result<&'static Family> {
         let known = || self.families.iter().map(|family| family.name);
         self.families.iter().find(|family| family.name == name).copied().ok_or_else(|| {
-            let error = Error::input(format!("no family is called \"{name}\""))
+            let error = Error::input(format!("no family is named \"{name}\""))
                 .hint(format!("known: {}", known().collect::<Vec<_>>().join(", ")));
             self.with_feature(error, &[name])
         })
@@ -190,7 +190,7 @@ impl Zoo {
         }
         let place = files.get("config.json").unwrap_or_default();
         let Some(named) = Named::by(config) else {
-            let error = Error::format(&place, "neither model_type nor architectures says what this is").set(
+            let error = Error::format(&place, "the config has neither model_type nor architectures").set(
                 "name the family",
                 "LoadOptions::family",
                 "NAME",
@@ -198,9 +198,9 @@ impl Zoo {
             return Err(self.with_feature(error, &[]));
         };
         let known = || self.families.iter().copied();
-        // Who has a layout of its own was asked first, and did not know these files.
+        // Families with a `layout` were tried first and did not recognize the files.
         let found = known().filter(|family| named.fits(family)).min_by_key(|family| family.layout.is_some());
-        match (found.or_else(|| known().find(|family| named.answers(family))), named.architecture) {
+        match (found.or_else(|| known().find(|family| named.matches(family))), named.architecture) {
             (Some(family), Some(name)) if !serves(family, name) => {
                 let message = format!("the {} family has no architecture \"{name}\"", family.name);
                 let error = Error::unsupported(message)
@@ -234,35 +234,35 @@ impl Zoo {
             true => error,
             false => error.hint(format!("nearest: {}", near.join(", "))),
         };
-        let advice = "if its computation is that of a known family under another name";
+        let advice = "if a family supports it under another name";
         let error = error.set(advice, "LoadOptions::family", "NAME");
         self.with_feature(error, &[found])
     }
 }
 
-/// Whether a checkpoint of the class `name`, of a model type that `family` answers to, is what it loads. The type says
-/// what the network is, so that the spelling of the class is free (`LLaMAForCausalLM`, a class of one's own); but a
-/// head that a class has for a task of its own must be one of those that the family has.
+/// Whether `family` supports checkpoints of the model class `name` and a matching model type. The model type determines
+/// the network, so the class name may vary (`LLaMAForCausalLM`, custom classes), but the task of its head must be one
+/// of the family's.
 fn serves(family: &Family, name: &str) -> bool {
     let known = |task: &str| family.architectures.iter().any(|class| task_of(class) == Some(task));
     family.architectures.contains(&name) || task_of(name).is_none_or(known)
 }
 
-/// What the head of a class is for: what follows `For` in its name, or the next word for the older spellings. None for
-/// a class without a head, or with one that no name tells.
+/// The task of a model class: the part of its name after `For`, or `CausalLM` for older names. `None` for a class
+/// without a head.
 fn task_of(class: &str) -> Option<&str> {
     if ["LMHeadModel", "DoubleHeadsModel"].iter().any(|end| class.ends_with(end)) {
         return Some("CausalLM");
     }
     let (_, task) = class.rsplit_once("For")?;
     match task {
-        // The next word, whatever else is read before it.
+        // Next token prediction with additional inputs.
         "ConditionalGeneration" | "VisionText2Text" | "Generation" => Some("CausalLM"),
         task => task.starts_with(|first: char| first.is_uppercase()).then_some(task),
     }
 }
 
-/// `config` under the canonical names of `family`'s keys.
+/// `config` with the canonical keys of `family`.
 pub(crate) fn canonical(family: &Family, config: Value, files: &Files) -> Result<Value> {
     family.keys.read(config).map_err(|error| {
         let error = Error::new(error.kind(), format!("{} for {}", error.message(), family.name));
@@ -273,31 +273,31 @@ pub(crate) fn canonical(family: &Family, config: Value, files: &Files) -> Result
     })
 }
 
-/// What a config says it is: at least one of the two.
+/// The model type and class of a config; at least one is set.
 struct Named<'a> {
     model_type: Option<&'a str>,
     architecture: Option<&'a str>,
 }
 
 impl<'a> Named<'a> {
-    /// None if it says nothing.
+    /// `None` if neither is set.
     fn by(config: &'a Value) -> Option<Self> {
         let model_type = config["model_type"].as_str().filter(|name| !name.is_empty());
         let architecture = config["architectures"][0].as_str();
         (model_type.is_some() || architecture.is_some()).then_some(Self { model_type, architecture })
     }
 
-    /// Whether `family` answers to the type, or to the class where there is no type.
-    fn answers(&self, family: &Family) -> bool {
+    /// Whether `family` has the model type, or the class if there is no model type.
+    fn matches(&self, family: &Family) -> bool {
         match (self.model_type, self.architecture) {
             (Some(name), _) => family.model_types.contains(&name),
             (None, name) => name.is_some_and(|name| family.architectures.contains(&name)),
         }
     }
 
-    /// Whether `family` answers and implements the class, if one is named.
+    /// Whether `family` matches and has the class, if there is one.
     fn fits(&self, family: &Family) -> bool {
-        self.answers(family) && self.architecture.is_none_or(|name| family.architectures.contains(&name))
+        self.matches(family) && self.architecture.is_none_or(|name| family.architectures.contains(&name))
     }
 }
 
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
     use crate::weights::Name;
 
-    /// One of two families that answer to one name; it means the folders with a `kin.json`.
+    /// A family with the same model type, for folders with a `kin.json`.
     static KIN: Family = Family {
         name: "kin",
         layout: Some(|files, _| {
@@ -318,7 +318,7 @@ mod tests {
         ..ORIGINAL
     };
 
-    /// A family that knows a folder by `original.th`, whose weights it needs not, and loads one vector.
+    /// A family that recognizes folders with an `original.th`, and loads one vector.
     static ORIGINAL: Family = Family {
         name: "original",
         systems: &["Original"],
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_without_a_config_is_known_by_its_files() {
+    fn a_release_without_a_config_is_recognized_by_its_files() {
         let zoo = Zoo::new([&ORIGINAL]);
         let folder = folder_with("original.th", "");
         let name = folder.path().to_str().unwrap();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_families_of_one_name_the_one_that_knows_the_files_is_meant() {
+    fn the_layout_decides_between_families_of_one_model_type() {
         let zoo = Zoo::new([&ORIGINAL, &KIN]);
         let folder = folder_with("config.json", r#"{"model_type": "original", "size": 2}"#);
         let name = folder.path().to_str().unwrap();
@@ -379,27 +379,27 @@ mod tests {
     }
 
     #[test]
-    fn a_gguf_of_what_is_loaded_from_safetensors_alone_is_told_so() {
+    fn gguf_files_of_safetensors_only_families_have_their_own_error() {
         let zoo = Zoo::new([&ORIGINAL]);
-        let told = |found: &str| zoo.unknown("general.architecture", found, "a.gguf".into()).to_string();
-        assert!(told("original").contains("safetensors"), "{}", told("original"));
-        assert!(!told("origina").contains("nearest"), "{}", told("origina"));
+        let message = |found: &str| zoo.unknown("general.architecture", found, "a.gguf".into()).to_string();
+        assert!(message("original").contains("safetensors"), "{}", message("original"));
+        assert!(!message("origina").contains("nearest"), "{}", message("origina"));
     }
 
     #[test]
-    fn of_two_families_of_one_name_the_one_without_a_layout_means_the_rest() {
+    fn the_family_without_a_layout_is_the_fallback() {
         static PLAIN: Family = Family { name: "plain", layout: None, ..ORIGINAL };
         let zoo = Zoo::new([&KIN, &PLAIN]);
         let folder = folder_with("config.json", r#"{"model_type": "original"}"#);
         let random = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-        let meant = || zoo.pretrained(folder.path().to_str().unwrap(), &random).unwrap().0.name;
-        assert_eq!(meant(), "plain");
+        let family = || zoo.pretrained(folder.path().to_str().unwrap(), &random).unwrap().0.name;
+        assert_eq!(family(), "plain");
         std::fs::write(folder.path().join("kin.json"), "{}").unwrap();
-        assert_eq!(meant(), "kin");
+        assert_eq!(family(), "kin");
     }
 
     #[test]
-    fn a_number_that_is_none_is_named_where_it_is_needed() {
+    fn non_finite_numbers_are_errors_where_they_are_used() {
         #[derive(Debug, serde::Deserialize)]
         struct Sizes {
             #[allow(dead_code)]
@@ -420,13 +420,13 @@ mod tests {
         assert_eq!(generation(r#"{"max_time": NaN, "top_k": 5}"#).unwrap()["top_k"], 5);
         let error = generation(r#"{"temperature": NaN}"#).unwrap_err().to_string();
         assert!(
-            error.ends_with("generation_config.json: temperature is NaN, a finite number is wanted"),
+            error.ends_with("generation_config.json: temperature is NaN, expected a finite number"),
             "{error}"
         );
     }
 
     #[test]
-    fn the_type_decides_and_a_head_for_another_task_is_refused_by_name() {
+    fn the_model_type_decides_and_heads_of_other_tasks_are_rejected() {
         static CAUSAL: Family =
             Family { name: "causal", layout: None, architectures: &["OriginalForCausalLM"], ..ORIGINAL };
         let folder = folder_with("config.json", "");
@@ -453,14 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn what_no_family_knows_lacks_a_config() {
+    fn an_unrecognized_folder_lacks_a_config() {
         let folder = folder_with("other.json", "{}");
         let error = Zoo::new([&ORIGINAL]).inventory(folder.path().to_str().unwrap(), &LoadOptions::default());
         assert_eq!(error.err().unwrap().kind(), ErrorKind::NotFound);
     }
 
     #[test]
-    fn a_release_without_weights_misses_what_is_asked_of_it() {
+    fn tensors_of_a_release_without_weights_are_missing() {
         let folder = folder_with("original.th", "");
         let zoo = Zoo::new([&ORIGINAL]);
         let (family, pretrained) =
