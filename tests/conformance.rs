@@ -11,7 +11,7 @@ mod tensor_names;
 use std::path::{Path, PathBuf};
 
 use fauna::candle::{DType, Device, Tensor};
-use fauna::checkpoint::{Checkpoint, Metadata, Planned, Storage, write_safetensors};
+use fauna::checkpoint::{Checkpoint, Metadata, StorageType, TensorInfo, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::Weights;
 use fauna::{Error, Family, Item, LoadOptions, Modality, Pipeline, Result, Tensors};
@@ -52,15 +52,15 @@ impl Sample {
     /// The checkpoint's file, with these tensors.
     fn write(&self, tensors: &[(String, Vec<usize>)]) -> PathBuf {
         let path = self.folder.path().join("model.safetensors");
-        let plan = |(name, shape): &(String, Vec<usize>)| Planned {
+        let plan = |(name, shape): &(String, Vec<usize>)| TensorInfo {
             name: name.clone(),
-            storage: if self.packed.contains(name) { Storage::U8 } else { Storage::F32 },
+            storage: if self.packed.contains(name) { StorageType::U8 } else { StorageType::F32 },
             shape: shape.clone(),
         };
-        let planned: Vec<Planned> = tensors.iter().map(plan).collect();
+        let planned: Vec<TensorInfo> = tensors.iter().map(plan).collect();
         let seeded = Weights::seeded(SEED, Runtime::cpu());
         write_safetensors(&path, &Metadata::new(), &planned, |tensor| {
-            if tensor.storage == Storage::U8 {
+            if tensor.storage == StorageType::U8 {
                 let bytes = seeded.packed(&tensor.name, &tensor.shape, 0)?;
                 return Ok(bytes.expect("a seed makes every tensor").to_vec());
             }

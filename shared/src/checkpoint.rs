@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use std::collections::HashMap;
-//! use fauna_shared::checkpoint::{Checkpoint, Storage};
+//! use fauna_shared::checkpoint::{Checkpoint, StorageType};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("model.safetensors");
@@ -15,7 +15,7 @@
 //!
 //! let checkpoint = Checkpoint::open_folder(folder.path())?;
 //! let ones = checkpoint.get("ones").unwrap();
-//! assert_eq!((ones.storage, &ones.shape[..], &*ones.bytes), (Storage::U8, &[2, 3][..], &[1; 6][..]));
+//! assert_eq!((ones.storage, &ones.shape[..], &*ones.bytes), (StorageType::U8, &[2, 3][..], &[1; 6][..]));
 //! assert_eq!(checkpoint.file_of("ones"), Some(&*path));
 //! # Ok(())
 //! # }
@@ -44,12 +44,12 @@ mod zip;
 
 pub use bytes::Bytes;
 pub use metadata::{List, Metadata, Value};
-pub use write::{Planned, write_gguf, write_safetensors};
+pub use write::{TensorInfo, write_gguf, write_safetensors};
 
 /// The element type of a stored tensor, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the plain variants are the types they are named after")]
-pub enum Storage {
+pub enum StorageType {
     F64,
     F32,
     F16,
@@ -72,22 +72,26 @@ pub enum Storage {
     Block(GgmlDType),
 }
 
-impl Storage {
+impl StorageType {
     /// Size of an element, or of a block, in bytes.
     pub fn unit_bytes(self) -> usize {
         match self {
-            Storage::F64 | Storage::I64 | Storage::U64 | Storage::C64 => 8,
-            Storage::F32 | Storage::I32 | Storage::U32 => 4,
-            Storage::F16 | Storage::BF16 | Storage::I16 | Storage::U16 => 2,
-            Storage::F8E4M3 | Storage::F8E5M2 | Storage::I8 | Storage::U8 | Storage::Bool => 1,
-            Storage::Block(kind) => kind.type_size(),
+            StorageType::F64 | StorageType::I64 | StorageType::U64 | StorageType::C64 => 8,
+            StorageType::F32 | StorageType::I32 | StorageType::U32 => 4,
+            StorageType::F16 | StorageType::BF16 | StorageType::I16 | StorageType::U16 => 2,
+            StorageType::F8E4M3
+            | StorageType::F8E5M2
+            | StorageType::I8
+            | StorageType::U8
+            | StorageType::Bool => 1,
+            StorageType::Block(kind) => kind.type_size(),
         }
     }
 
     /// Elements per block; 1 for types that are not block quantized.
     pub fn unit_elements(self) -> usize {
         match self {
-            Storage::Block(kind) => kind.block_size(),
+            StorageType::Block(kind) => kind.block_size(),
             _ => 1,
         }
     }
@@ -105,18 +109,18 @@ impl Storage {
     /// Required alignment of the elements in bytes.
     pub fn alignment(self) -> usize {
         match self {
-            Storage::C64 => 4,
+            StorageType::C64 => 4,
             // Blocks contain float16 or float32 scales.
-            Storage::Block(_) => 4,
+            StorageType::Block(_) => 4,
             other => other.unit_bytes(),
         }
     }
 }
 
-impl fmt::Display for Storage {
+impl fmt::Display for StorageType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Storage::Block(kind) => write!(f, "{kind:?}"),
+            StorageType::Block(kind) => write!(f, "{kind:?}"),
             plain => write!(f, "{plain:?}"),
         }
     }
@@ -130,16 +134,16 @@ fn element_count(shape: &[usize]) -> Option<usize> {
 
 /// A tensor as stored in a file.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct StoredTensor {
     /// Element type.
-    pub storage: Storage,
+    pub storage: StorageType,
     /// Shape, slowest-varying axis first.
     pub shape: Vec<usize>,
     /// The elements, contiguous and row-major. Aligned for their type, except in PyTorch and flax files.
     pub bytes: Bytes,
 }
 
-impl Stored {
+impl StoredTensor {
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -164,14 +168,14 @@ impl Stored {
 /// The content of one file.
 #[derive(Default)]
 struct Contents {
-    tensors: BTreeMap<String, Stored>,
+    tensors: BTreeMap<String, StoredTensor>,
     metadata: Metadata,
 }
 
 /// The tensors of one or more files, by name.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
-    tensors: BTreeMap<String, (Stored, usize)>,
+    tensors: BTreeMap<String, (StoredTensor, usize)>,
     files: Vec<PathBuf>,
     metadata: Metadata,
 }
@@ -302,7 +306,7 @@ impl Checkpoint {
     }
 
     /// Replaces each tensor by `each(name, tensor)`.
-    pub fn map(mut self, each: impl Fn(&str, Stored) -> Stored) -> Self {
+    pub fn map(mut self, each: impl Fn(&str, StoredTensor) -> StoredTensor) -> Self {
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         self.tensors =
             tensors.map(|(name, (stored, file))| (name.clone(), (each(&name, stored), file))).collect();
@@ -310,7 +314,7 @@ impl Checkpoint {
     }
 
     /// The tensor `name`.
-    pub fn get(&self, name: &str) -> Option<&Stored> {
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name).map(|(stored, _)| stored)
     }
 
@@ -320,7 +324,7 @@ impl Checkpoint {
     }
 
     /// All tensors, sorted by name.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Stored)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &StoredTensor)> {
         self.tensors.iter().map(|(name, (stored, _))| (name.as_str(), stored))
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::checkpoint::Storage;
+use crate::checkpoint::StorageType;
 use crate::generate::{GenerationConfig, Rng};
 use crate::item::{Item, Modality, Prompt, Sound, Tensors};
 use crate::model::{Pipeline, SampleSizes};
@@ -326,9 +326,9 @@ fn weights_bytes(zoo: &Zoo, source: &str, options: &LoadOptions) -> Result<u64> 
         let matrix = inventory.matrices.get(name);
         let format = quantize.and_then(|kind| matrix?.format(kind, matrix?.inputs(shape)?));
         let storage = match format {
-            Some(kind) => Storage::Block(kind),
-            None if inventory.packed.contains_key(name) => Storage::U8,
-            None => Storage::F32,
+            Some(kind) => StorageType::Block(kind),
+            None if inventory.packed.contains_key(name) => StorageType::U8,
+            None => StorageType::F32,
         };
         // In blocks a matrix may lie the other way round.
         let elements = shape.iter().fold(1, |all: usize, n| all.saturating_mul(*n));

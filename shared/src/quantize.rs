@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Metadata, Planned, Storage, Stored, Value, write_gguf};
+use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, Value, write_gguf};
 use crate::kernels::matmul::Layout;
 use crate::model::{Family, Pretrained};
 use crate::nn::block_name;
@@ -71,7 +71,7 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
     let scratch = Scratch::next_to(copy.folder)?;
     copy_descriptions(&pretrained, scratch.path())?;
     let metadata = metadata(checkpoint, copy, family, &pretrained.label);
-    let planned: Vec<Planned> = plan.iter().map(|part| part.planned.clone()).collect();
+    let planned: Vec<TensorInfo> = plan.iter().map(|part| part.planned.clone()).collect();
     let bytes = |part: &Part| (part.stored.bytes.len() as u64, part.planned_bytes());
     let made = Quantized {
         folder: copy.folder.to_path_buf(),
@@ -80,7 +80,7 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
         bytes_before: plan.iter().map(|part| bytes(part).0).sum(),
         bytes_after: plan.iter().map(|part| bytes(part).1).sum(),
     };
-    if plan.iter().any(|part| part.target.is_some() && matches!(part.stored.storage, Storage::Block(_))) {
+    if plan.iter().any(|part| part.target.is_some() && matches!(part.stored.storage, StorageType::Block(_))) {
         progress.note("some matrices are quantized already; quantizing the original loses less precision");
     }
     let task = progress.begin("quantizing", Unit::Bytes, Some(made.bytes_before));
@@ -100,8 +100,8 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
 
 /// A tensor of the output.
 struct Part<'a> {
-    planned: Planned,
-    stored: &'a Stored,
+    planned: TensorInfo,
+    stored: &'a StoredTensor,
     /// Quantization format, and layout in the source; `None` if it is copied.
     target: Option<(GgmlDType, Layout)>,
 }
@@ -127,7 +127,7 @@ impl Part<'_> {
             };
         }
         let bytes = match (self.stored.storage, self.planned.storage) {
-            (Storage::F64, Storage::F32) => {
+            (StorageType::F64, StorageType::F32) => {
                 widen(self.stored)?.iter().flat_map(|value| value.to_le_bytes()).collect()
             }
             // The bytes are copied; only the GGUF type may differ.
@@ -168,17 +168,22 @@ fn plan<'a>(
     parts
 }
 
-fn part<'a>(official: &str, stored: &'a Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Part<'a> {
+fn part<'a>(
+    official: &str,
+    stored: &'a StoredTensor,
+    matrix: Option<MatrixUse>,
+    kind: GgmlDType,
+) -> Part<'a> {
     let target = target(stored, matrix, kind);
     let shape = target.as_ref().map_or(&stored.shape, |target| &target.shape).clone();
     let storage = match (&target, stored.storage) {
-        (Some(target), _) => Storage::Block(target.kind),
-        (None, Storage::F64) => Storage::F32,
+        (Some(target), _) => StorageType::Block(target.kind),
+        (None, StorageType::F64) => StorageType::F32,
         // GGUF has signed bytes only; loading accepts both.
-        (None, Storage::U8) => Storage::I8,
+        (None, StorageType::U8) => StorageType::I8,
         (None, storage) => storage,
     };
-    let planned = Planned { name: official.to_string(), storage, shape };
+    let planned = TensorInfo { name: official.to_string(), storage, shape };
     Part { planned, stored, target: target.map(|target| (target.kind, target.layout)) }
 }
 
@@ -191,8 +196,8 @@ struct Target {
 }
 
 /// The quantized form of a matrix, if it becomes smaller.
-fn target(stored: &Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option<Target> {
-    let (matrix, in_blocks) = (matrix?, matches!(stored.storage, Storage::Block(_)));
+fn target(stored: &StoredTensor, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option<Target> {
+    let (matrix, in_blocks) = (matrix?, matches!(stored.storage, StorageType::Block(_)));
     let (shape, layout) = match (matrix, &stored.shape[..]) {
         (MatrixUse::TransposedMap, [inputs, outputs]) if !in_blocks => {
             (vec![*outputs, *inputs], Layout::InOut)
@@ -207,7 +212,7 @@ fn target(stored: &Stored, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option
         _ => return None,
     };
     let kind = matrix.format(kind, *shape.last()?)?;
-    let smaller = Storage::Block(kind).byte_len(&shape)? < stored.bytes.len();
+    let smaller = StorageType::Block(kind).byte_len(&shape)? < stored.bytes.len();
     (smaller || !in_blocks).then_some(Target { kind, shape, layout })
 }
 

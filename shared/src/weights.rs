@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 
-use crate::checkpoint::{Bytes, Checkpoint, Storage, Stored};
+use crate::checkpoint::{Bytes, Checkpoint, StorageType, StoredTensor};
 use crate::error::nearest;
 use crate::item::Tensors;
 use crate::kernels::matmul::{Compute, Elem, Layout};
@@ -117,7 +117,7 @@ enum Origin {
 }
 
 struct Entry {
-    stored: Stored,
+    stored: StoredTensor,
     /// Name in the file.
     official: String,
 }
@@ -134,7 +134,7 @@ struct Ledger {
     /// Names whose shapes differ: shape in the file, expected shape.
     misshaped: BTreeMap<String, (Vec<usize>, Vec<usize>)>,
     /// Names that are not bytes as expected, and their types in the file.
-    mistyped: BTreeMap<String, Storage>,
+    mistyped: BTreeMap<String, StorageType>,
     /// Names of packed tensors, and their numbers of weights.
     packed: BTreeMap<String, u64>,
     /// Number of placeholders returned for missing expert matrices.
@@ -208,7 +208,7 @@ impl Weights {
                 Name::To(name) => whole(name),
                 Name::Entries { before, after } => {
                     let entries = entries_of(official, stored).map_err(|error| error.at(&label))?;
-                    let entry = |(i, stored): (usize, Stored)| {
+                    let entry = |(i, stored): (usize, StoredTensor)| {
                         (
                             format!("{before}{i}{after}"),
                             Entry { stored, official: format!("{official}[{i}]") },
@@ -336,7 +336,7 @@ impl Weights {
         let runtime = self.runtime();
         let in_blocks = match &self.shared.origin {
             Origin::Files { tensors, .. } => {
-                tensors.values().any(|entry| matches!(entry.stored.storage, Storage::Block(_)))
+                tensors.values().any(|entry| matches!(entry.stored.storage, StorageType::Block(_)))
             }
             Origin::Seed(_) | Origin::Nothing => false,
         };
@@ -388,7 +388,7 @@ impl Weights {
         let path = self.path(name);
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
-        let stored = Stored { shape: vec![outputs, inputs], ..stored };
+        let stored = StoredTensor { shape: vec![outputs, inputs], ..stored };
         self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, (outputs, inputs), None)
     }
 
@@ -444,7 +444,7 @@ impl Weights {
     fn in_blocks(&self, path: &str) -> bool {
         match &self.shared.origin {
             Origin::Files { tensors, .. } => {
-                tensors.get(path).is_some_and(|entry| matches!(entry.stored.storage, Storage::Block(_)))
+                tensors.get(path).is_some_and(|entry| matches!(entry.stored.storage, StorageType::Block(_)))
             }
             Origin::Seed(_) | Origin::Nothing => false,
         }
@@ -495,13 +495,13 @@ impl Weights {
 
     /// The stored tensor `path`, or random values in the same form; `None` if it is missing, which is recorded, or
     /// there are no weights.
-    fn stored(&self, path: &str, shape: &[usize]) -> Result<Option<Stored>> {
+    fn stored(&self, path: &str, shape: &[usize]) -> Result<Option<StoredTensor>> {
         Ok(match self.look_up(path, shape)? {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored.clone()),
             Found::Seed(seed) => {
                 let bytes = floats(&seeded_values(seed, path, shape)?);
-                Some(Stored { storage: Storage::F32, shape: shape.to_vec(), bytes })
+                Some(StoredTensor { storage: StorageType::F32, shape: shape.to_vec(), bytes })
             }
         })
     }
@@ -525,7 +525,7 @@ impl Weights {
     /// Loads a stored matrix for the runtime.
     fn place_stored(
         &self,
-        stored: &Stored,
+        stored: &StoredTensor,
         matrix: MatrixUse,
         layout: Layout,
         shape: (usize, usize),
@@ -547,28 +547,28 @@ impl Weights {
 
     fn place_on_host(
         &self,
-        stored: &Stored,
+        stored: &StoredTensor,
         layout: Layout,
         shape: (usize, usize),
         quantize: Option<GgmlDType>,
     ) -> Result<Matrix> {
         let (runtime, compute) = (self.runtime(), self.compute());
         match (stored.storage, quantize) {
-            (Storage::Block(kind), _) if !runtime.dequantize() => {
+            (StorageType::Block(kind), _) if !runtime.dequantize() => {
                 return Matrix::blocks(stored.bytes.clone(), kind, shape);
             }
-            (Storage::Block(_), _) => {}
+            (StorageType::Block(_), _) => {}
             (_, Some(kind)) => {
                 let bytes = quantized(stored, layout, shape, kind)?;
                 return Matrix::blocks(bytes, kind, shape);
             }
-            (Storage::F32, None) if compute == Compute::F32 => {
+            (StorageType::F32, None) if compute == Compute::F32 => {
                 return Ok(Matrix::dense(stored.bytes.clone(), Elem::F32, layout, compute, shape));
             }
-            (Storage::F16, None) if compute == Compute::F32 => {
+            (StorageType::F16, None) if compute == Compute::F32 => {
                 return Ok(Matrix::dense(stored.bytes.clone(), Elem::F16, layout, compute, shape));
             }
-            (Storage::BF16, None) => {
+            (StorageType::BF16, None) => {
                 return Ok(Matrix::dense(stored.bytes.clone(), Elem::Bf16, layout, compute, shape));
             }
             _ => {}
@@ -583,7 +583,7 @@ impl Weights {
 
     fn place_on_device(
         &self,
-        stored: &Stored,
+        stored: &StoredTensor,
         matrix: MatrixUse,
         layout: Layout,
         shape: (usize, usize),
@@ -591,8 +591,10 @@ impl Weights {
     ) -> Result<Matrix> {
         let device = self.runtime().device();
         let blocks = match (stored.storage, quantize) {
-            (Storage::Block(kind), _) if !self.runtime().dequantize() => Some((kind, stored.bytes.clone())),
-            (Storage::Block(_), _) | (_, None) => None,
+            (StorageType::Block(kind), _) if !self.runtime().dequantize() => {
+                Some((kind, stored.bytes.clone()))
+            }
+            (StorageType::Block(_), _) | (_, None) => None,
             (_, Some(kind)) => Some((kind, quantized(stored, layout, shape, kind)?)),
         };
         if let Some((kind, bytes)) = blocks {
@@ -611,14 +613,14 @@ impl Weights {
 }
 
 /// Splits the tensor `official` along its first axis, without copying.
-pub(crate) fn entries_of(official: &str, stored: &Stored) -> Result<Vec<Stored>> {
+pub(crate) fn entries_of(official: &str, stored: &StoredTensor) -> Result<Vec<StoredTensor>> {
     let whole =
         || Error::new(ErrorKind::Mismatch, format!("{official} of shape {:?} cannot be split", stored.shape));
     let (count, shape) = stored.shape.split_first().ok_or_else(whole)?;
     let length = stored.storage.byte_len(shape).filter(|length| *length > 0).ok_or_else(whole)?;
     let entry = |i: usize| {
         let bytes = stored.bytes.slice(i * length..(i + 1) * length).ok_or_else(whole)?;
-        Ok(Stored { storage: stored.storage, shape: shape.to_vec(), bytes })
+        Ok(StoredTensor { storage: stored.storage, shape: shape.to_vec(), bytes })
     };
     (0..*count).map(entry).collect()
 }
@@ -649,7 +651,7 @@ fn below<'a>(
 }
 
 enum Found<'a> {
-    Stored(&'a Stored),
+    Stored(&'a StoredTensor),
     Seed(u64),
     Nothing,
 }
@@ -721,16 +723,16 @@ fn count(shape: &[usize]) -> u64 {
 ///
 /// # Errors
 /// [`Unsupported`](ErrorKind::Unsupported) for element types that are not supported for weights.
-pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
+pub fn widen(stored: &StoredTensor) -> Result<Vec<f32>> {
     let elements = stored.shape.iter().product();
     let bytes = &stored.bytes[..];
     let mut values = vec![0f32; elements];
     match stored.storage {
-        Storage::F32 => host::widen(Elem::F32, bytes, &mut values),
-        Storage::F16 => host::widen(Elem::F16, bytes, &mut values),
-        Storage::BF16 => host::widen(Elem::Bf16, bytes, &mut values),
-        Storage::Block(kind) => blocks::dequantize(kind, bytes, &mut values)?,
-        Storage::F64 => {
+        StorageType::F32 => host::widen(Elem::F32, bytes, &mut values),
+        StorageType::F16 => host::widen(Elem::F16, bytes, &mut values),
+        StorageType::BF16 => host::widen(Elem::Bf16, bytes, &mut values),
+        StorageType::Block(kind) => blocks::dequantize(kind, bytes, &mut values)?,
+        StorageType::F64 => {
             for (value, raw) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
                 *value = f64::from_le_bytes(*raw) as f32;
             }
@@ -748,19 +750,19 @@ pub fn widen(stored: &Stored) -> Result<Vec<f32>> {
 /// As [`Checkpoint::open`], and for unsupported element types.
 pub fn tensors(path: &Path) -> Result<Tensors> {
     let file = Checkpoint::open(path)?;
-    let tensor = |(name, stored): (&str, &Stored)| match values(stored) {
+    let tensor = |(name, stored): (&str, &StoredTensor)| match values(stored) {
         Ok(tensor) => Ok((name.to_string(), tensor)),
         Err(error) => Err(error.context(name).at(path)),
     };
     file.iter().map(tensor).collect()
 }
 
-fn values(stored: &Stored) -> Result<Tensor> {
+fn values(stored: &StoredTensor) -> Result<Tensor> {
     let raw = |dtype| Tensor::from_raw_buffer(&stored.bytes, dtype, &stored.shape, &Device::Cpu);
     Ok(match stored.storage {
-        Storage::I64 => raw(DType::I64)?,
-        Storage::I32 => raw(DType::I32)?.to_dtype(DType::I64)?,
-        Storage::U8 | Storage::Bool => raw(DType::U8)?.to_dtype(DType::I64)?,
+        StorageType::I64 => raw(DType::I64)?,
+        StorageType::I32 => raw(DType::I32)?.to_dtype(DType::I64)?,
+        StorageType::U8 | StorageType::Bool => raw(DType::U8)?.to_dtype(DType::I64)?,
         _ => Tensor::from_vec(widen(stored)?, stored.shape.as_slice(), &Device::Cpu)?,
     })
 }
@@ -785,7 +787,7 @@ fn bfloats(values: &[f32]) -> Bytes {
 
 /// Quantizes a matrix of `shape` `(outputs, inputs)` to blocks of `kind`, and releases its mapped pages.
 pub(crate) fn quantized(
-    stored: &Stored,
+    stored: &StoredTensor,
     layout: Layout,
     shape: (usize, usize),
     kind: GgmlDType,

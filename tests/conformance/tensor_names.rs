@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
+use fauna::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::{Name, Weights};
 use fauna::{Error, LoadOptions, Result, Tensors};
@@ -103,12 +103,12 @@ impl Class {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let made_for: BTreeMap<&str, &str> =
             written.iter().map(|tensor| (tensor.name.as_str(), tensor.made_for.as_str())).collect();
-        let plan = |tensor: &Written| Planned {
+        let plan = |tensor: &Written| TensorInfo {
             name: tensor.name.clone(),
-            storage: Storage::F32,
+            storage: StorageType::F32,
             shape: tensor.shape.clone(),
         };
-        let planned: Vec<Planned> = written.iter().map(plan).collect();
+        let planned: Vec<TensorInfo> = written.iter().map(plan).collect();
         let seeded = Weights::seeded(SEED, Runtime::cpu());
         write_safetensors(&folder.path().join("model.safetensors"), &Metadata::new(), &planned, |tensor| {
             let values = seeded.tensor(made_for[tensor.name.as_str()], &tensor.shape)?;

@@ -1,7 +1,7 @@
 //! Small checkpoints of any family, for the tests of the verbs: its sample config, weights made from a seed.
 
 use fauna::LoadOptions;
-use fauna::checkpoint::{Metadata, Planned, Storage, write_safetensors};
+use fauna::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 use fauna::runtime::Runtime;
 use fauna::weights::Weights;
 use serde_json::{Value, json};
@@ -18,12 +18,12 @@ pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let (_, inventory) = fauna::inventory(folder.path().to_str().unwrap(), &LoadOptions::default()).unwrap();
-    let plan = |(name, shape): &(String, Vec<usize>)| Planned {
+    let plan = |(name, shape): &(String, Vec<usize>)| TensorInfo {
         name: name.clone(),
-        storage: Storage::F32,
+        storage: StorageType::F32,
         shape: shape.clone(),
     };
-    let planned: Vec<Planned> = inventory.tensors.iter().map(plan).collect();
+    let planned: Vec<TensorInfo> = inventory.tensors.iter().map(plan).collect();
     let seeded = Weights::seeded(5, Runtime::cpu());
     write_safetensors(&folder.path().join("model.safetensors"), &Metadata::new(), &planned, |tensor| {
         let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::checkpoint::{Checkpoint, Metadata, Planned, write_safetensors};
+use fauna_shared::checkpoint::{Checkpoint, Metadata, TensorInfo, write_safetensors};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Sound, Tensors};
 use fauna_shared::model::{LoadOptions, Pipeline};
@@ -25,7 +25,7 @@ fn options_of(case: &Path) -> Map<String, Value> {
 fn tensors(case: &Path, file: &str) -> Tensors {
     let file = Checkpoint::open(&case.join(file)).unwrap();
     let dtype =
-        |storage| if storage == fauna_shared::checkpoint::Storage::I64 { DType::I64 } else { DType::F32 };
+        |storage| if storage == fauna_shared::checkpoint::StorageType::I64 { DType::I64 } else { DType::F32 };
     file.iter()
         .map(|(name, stored)| {
             let tensor =
@@ -198,7 +198,7 @@ fn audio_without_jukebox_is_an_error_that_names_the_files() {
 /// Writes the tensors of `from` for which `keep` is true to `path`.
 fn write(path: &Path, from: &Checkpoint, keep: impl Fn(&str) -> bool) {
     let kept: Vec<_> = from.iter().filter(|(name, _)| keep(name)).collect();
-    let plan = kept.iter().map(|(name, stored)| Planned {
+    let plan = kept.iter().map(|(name, stored)| TensorInfo {
         name: name.to_string(),
         storage: stored.storage,
         shape: stored.shape.clone(),

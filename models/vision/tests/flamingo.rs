@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use fauna_shared::checkpoint::{Metadata, Planned, Storage, write_safetensors};
+use fauna_shared::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{LoadOptions, Pipeline, SampleSizes};
@@ -214,9 +214,9 @@ fn a_truncated_checkpoint_is_named() {
 fn other_language_models_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for (blocks, name) in [("model.decoder.layers", "OPT"), ("transformer.h", "GPT-J")] {
-        let planned = ["attn_gate", "ff_gate"].map(|gate| Planned {
+        let planned = ["attn_gate", "ff_gate"].map(|gate| TensorInfo {
             name: format!("lang_encoder.{blocks}.0.gated_cross_attn_layer.{gate}"),
-            storage: Storage::F32,
+            storage: StorageType::F32,
             shape: vec![1],
         });
         let path = folder.path().join("checkpoint.pt");

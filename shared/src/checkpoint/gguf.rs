@@ -8,7 +8,7 @@ use candle_core::quantized::GgmlDType;
 
 use super::cursor::Cursor;
 use super::metadata::{List, Metadata, Value};
-use super::{Bytes, Contents, Storage, Stored};
+use super::{Bytes, Contents, StorageType, StoredTensor};
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -82,7 +82,7 @@ fn contents(file: &Bytes) -> Result<Contents> {
             return Err(bad(format!("offset {offset} overlaps the previous tensor, which ends at {end}")));
         }
         end = offset + len as u64;
-        let stored = Stored { storage, shape, bytes: bytes.aligned(storage.alignment()) };
+        let stored = StoredTensor { storage, shape, bytes: bytes.aligned(storage.alignment()) };
         if contents.tensors.insert(name.clone(), stored).is_some() {
             return Err(bad("duplicate tensor".into()));
         }
@@ -91,7 +91,7 @@ fn contents(file: &Bytes) -> Result<Contents> {
 }
 
 struct Entry {
-    storage: Storage,
+    storage: StorageType,
     shape: Vec<usize>,
     offset: u64,
 }
@@ -134,35 +134,35 @@ fn cut(what: &str) -> Error {
 }
 
 /// Tensor types by their ids.
-const TYPES: [(u32, Storage); 20] = [
-    (0, Storage::F32),
-    (1, Storage::F16),
-    (2, Storage::Block(GgmlDType::Q4_0)),
-    (3, Storage::Block(GgmlDType::Q4_1)),
-    (6, Storage::Block(GgmlDType::Q5_0)),
-    (7, Storage::Block(GgmlDType::Q5_1)),
-    (8, Storage::Block(GgmlDType::Q8_0)),
-    (9, Storage::Block(GgmlDType::Q8_1)),
-    (10, Storage::Block(GgmlDType::Q2K)),
-    (11, Storage::Block(GgmlDType::Q3K)),
-    (12, Storage::Block(GgmlDType::Q4K)),
-    (13, Storage::Block(GgmlDType::Q5K)),
-    (14, Storage::Block(GgmlDType::Q6K)),
-    (15, Storage::Block(GgmlDType::Q8K)),
-    (24, Storage::I8),
-    (25, Storage::I16),
-    (26, Storage::I32),
-    (27, Storage::I64),
-    (28, Storage::F64),
-    (30, Storage::BF16),
+const TYPES: [(u32, StorageType); 20] = [
+    (0, StorageType::F32),
+    (1, StorageType::F16),
+    (2, StorageType::Block(GgmlDType::Q4_0)),
+    (3, StorageType::Block(GgmlDType::Q4_1)),
+    (6, StorageType::Block(GgmlDType::Q5_0)),
+    (7, StorageType::Block(GgmlDType::Q5_1)),
+    (8, StorageType::Block(GgmlDType::Q8_0)),
+    (9, StorageType::Block(GgmlDType::Q8_1)),
+    (10, StorageType::Block(GgmlDType::Q2K)),
+    (11, StorageType::Block(GgmlDType::Q3K)),
+    (12, StorageType::Block(GgmlDType::Q4K)),
+    (13, StorageType::Block(GgmlDType::Q5K)),
+    (14, StorageType::Block(GgmlDType::Q6K)),
+    (15, StorageType::Block(GgmlDType::Q8K)),
+    (24, StorageType::I8),
+    (25, StorageType::I16),
+    (26, StorageType::I32),
+    (27, StorageType::I64),
+    (28, StorageType::F64),
+    (30, StorageType::BF16),
 ];
 
-fn storage(id: u32) -> Option<Storage> {
+fn storage(id: u32) -> Option<StorageType> {
     TYPES.iter().find(|(number, _)| *number == id).map(|(_, storage)| *storage)
 }
 
 /// The id of a tensor type.
-pub(super) fn type_id(storage: Storage) -> Result<u32> {
+pub(super) fn type_id(storage: StorageType) -> Result<u32> {
     let known = TYPES.iter().find(|(_, known)| *known == storage);
     known
         .map(|(id, _)| *id)
@@ -271,7 +271,7 @@ fn numbers<const N: usize, T>(
 /// The header of a version 3 file, up to the tensor data.
 ///
 /// `tensors` are names, types and shapes, in the order of their data, each at a multiple of the alignment.
-pub(super) fn header(metadata: &Metadata, tensors: &[(&str, Storage, &[usize])]) -> Result<Vec<u8>> {
+pub(super) fn header(metadata: &Metadata, tensors: &[(&str, StorageType, &[usize])]) -> Result<Vec<u8>> {
     let alignment = alignment(metadata)?;
     let mut out = MAGIC.to_vec();
     out.extend(3u32.to_le_bytes());

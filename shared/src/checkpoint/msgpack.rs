@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::cursor::Cursor;
 use super::metadata::Value;
-use super::{Bytes, Contents, Storage, Stored};
+use super::{Bytes, Contents, StorageType, StoredTensor};
 use crate::{Error, ErrorKind, Result};
 
 /// Maximum nesting depth of maps and lists.
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
     fn chunks(&mut self, entries: usize, path: &str) -> Result<()> {
         let wrong = || bad(format!("tensor {path}: invalid chunked array"));
         let mut shape = None;
-        let mut chunks: Vec<(usize, Stored)> = Vec::new();
+        let mut chunks: Vec<(usize, StoredTensor)> = Vec::new();
         let Part::Bool(true) = next(&mut self.cursor)? else { return Err(wrong()) };
         for _ in 1..entries {
             let Part::Text(key) = next(&mut self.cursor)? else { return Err(wrong()) };
@@ -185,10 +185,10 @@ impl<'a> Reader<'a> {
                 out = rest;
             }
         });
-        self.keep(path, Stored { storage, shape, bytes })
+        self.keep(path, StoredTensor { storage, shape, bytes })
     }
 
-    fn keep(&mut self, path: &str, stored: Stored) -> Result<()> {
+    fn keep(&mut self, path: &str, stored: StoredTensor) -> Result<()> {
         match self.contents.tensors.insert(path.to_owned(), stored) {
             None => Ok(()),
             Some(_) => Err(bad(format!("duplicate tensor {path}"))),
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the array in the `length` bytes at `start`.
-    fn array(&self, start: usize, length: usize) -> Result<Stored> {
+    fn array(&self, start: usize, length: usize) -> Result<StoredTensor> {
         let inside = &self.file[start..start + length];
         let wrong = || bad("an array is not a shape, a dtype and the elements");
         let mut cursor = Cursor::new(inside);
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
             return Err(bad(format!("{found} bytes do not match shape {shape:?} of {storage}")));
         }
         let bytes = self.file.slice(start + at..start + at + found).ok_or_else(ends)?;
-        Ok(Stored { storage, shape, bytes })
+        Ok(StoredTensor { storage, shape, bytes })
     }
 
     /// Skips the `parts` elements of a list.
@@ -318,22 +318,22 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
 }
 
 /// The element type of a numpy dtype.
-fn storage(name: &str) -> Option<Storage> {
+fn storage(name: &str) -> Option<StorageType> {
     Some(match name {
-        "float64" => Storage::F64,
-        "float32" => Storage::F32,
-        "float16" => Storage::F16,
-        "bfloat16" => Storage::BF16,
-        "complex64" => Storage::C64,
-        "int64" => Storage::I64,
-        "int32" => Storage::I32,
-        "int16" => Storage::I16,
-        "int8" => Storage::I8,
-        "uint64" => Storage::U64,
-        "uint32" => Storage::U32,
-        "uint16" => Storage::U16,
-        "uint8" => Storage::U8,
-        "bool" => Storage::Bool,
+        "float64" => StorageType::F64,
+        "float32" => StorageType::F32,
+        "float16" => StorageType::F16,
+        "bfloat16" => StorageType::BF16,
+        "complex64" => StorageType::C64,
+        "int64" => StorageType::I64,
+        "int32" => StorageType::I32,
+        "int16" => StorageType::I16,
+        "int8" => StorageType::I8,
+        "uint64" => StorageType::U64,
+        "uint32" => StorageType::U32,
+        "uint16" => StorageType::U16,
+        "uint8" => StorageType::U8,
+        "bool" => StorageType::Bool,
         _ => return None,
     })
 }

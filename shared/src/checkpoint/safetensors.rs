@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::metadata::{Metadata, Value};
-use super::{Bytes, Contents, Planned, Storage, Stored};
+use super::{Bytes, Contents, StorageType, StoredTensor, TensorInfo};
 use crate::{Error, Result};
 
 /// Maximum header length of the format.
@@ -68,7 +68,7 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Contents> {
                     file.len() - data_start
                 ))
             })?;
-        let stored = Stored { storage, shape: entry.shape, bytes: bytes.aligned(storage.alignment()) };
+        let stored = StoredTensor { storage, shape: entry.shape, bytes: bytes.aligned(storage.alignment()) };
         if contents.tensors.insert(name.clone(), stored).is_some() {
             return Err(bad("duplicate name in the header".into()));
         }
@@ -83,31 +83,31 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Contents> {
 }
 
 /// Element types by their names in the header.
-const TYPES: [(&str, Storage); 16] = [
-    ("F64", Storage::F64),
-    ("F32", Storage::F32),
-    ("F16", Storage::F16),
-    ("BF16", Storage::BF16),
-    ("F8_E4M3", Storage::F8E4M3),
-    ("F8_E5M2", Storage::F8E5M2),
-    ("C64", Storage::C64),
-    ("I64", Storage::I64),
-    ("I32", Storage::I32),
-    ("I16", Storage::I16),
-    ("I8", Storage::I8),
-    ("U64", Storage::U64),
-    ("U32", Storage::U32),
-    ("U16", Storage::U16),
-    ("U8", Storage::U8),
-    ("BOOL", Storage::Bool),
+const TYPES: [(&str, StorageType); 16] = [
+    ("F64", StorageType::F64),
+    ("F32", StorageType::F32),
+    ("F16", StorageType::F16),
+    ("BF16", StorageType::BF16),
+    ("F8_E4M3", StorageType::F8E4M3),
+    ("F8_E5M2", StorageType::F8E5M2),
+    ("C64", StorageType::C64),
+    ("I64", StorageType::I64),
+    ("I32", StorageType::I32),
+    ("I16", StorageType::I16),
+    ("I8", StorageType::I8),
+    ("U64", StorageType::U64),
+    ("U32", StorageType::U32),
+    ("U16", StorageType::U16),
+    ("U8", StorageType::U8),
+    ("BOOL", StorageType::Bool),
 ];
 
-fn storage(dtype: &str) -> Option<Storage> {
+fn storage(dtype: &str) -> Option<StorageType> {
     TYPES.iter().find(|(name, _)| *name == dtype).map(|(_, storage)| *storage)
 }
 
 /// The header length and the header of a file with `tensors` in this order, padded with spaces to a multiple of 8.
-pub(super) fn header(metadata: &Metadata, tensors: &[Planned]) -> Result<Vec<u8>> {
+pub(super) fn header(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Vec<u8>> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         let text = |value: &Value| value.as_str().map_or_else(|| format!("{value:?}"), str::to_owned);
@@ -116,7 +116,7 @@ pub(super) fn header(metadata: &Metadata, tensors: &[Planned]) -> Result<Vec<u8>
         header.insert("__metadata__".into(), entries.into());
     }
     let mut from = 0usize;
-    for Planned { name, storage, shape } in tensors {
+    for TensorInfo { name, storage, shape } in tensors {
         let (dtype, _) = TYPES.iter().find(|(_, known)| known == storage).ok_or_else(|| {
             Error::unsupported(format!("tensor {name}: safetensors has no dtype for {storage}"))
         })?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::cursor::Cursor;
 use super::metadata::{List, Metadata, Value};
 use super::pickle::{self, Call, Id, Object, Objects};
-use super::{Bytes, Contents, Storage, Stored, zip};
+use super::{Bytes, Contents, StorageType, StoredTensor, zip};
 use crate::{Error, ErrorKind, Result};
 
 /// First bytes of the legacy format: a pickle of the magic number.
@@ -401,7 +401,7 @@ fn plain_list(objects: &Objects, parts: &[Id]) -> Value {
 struct View<'a> {
     storage: Described<'a>,
     /// The dtype, if it differs from that of the storage.
-    dtype: Option<Storage>,
+    dtype: Option<StorageType>,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
@@ -410,7 +410,7 @@ struct View<'a> {
 /// A storage of the pickle.
 struct Described<'a> {
     key: &'a str,
-    storage: Storage,
+    storage: StorageType,
     /// Number of elements.
     len: usize,
     /// Offset in the bytes of its key, in elements.
@@ -468,17 +468,17 @@ fn described<'a>(objects: &Objects<'a>, description: Id) -> Result<Described<'a>
         return Err(wrong());
     }
     let storage = match class {
-        "DoubleStorage" => Storage::F64,
-        "FloatStorage" => Storage::F32,
-        "HalfStorage" => Storage::F16,
-        "BFloat16Storage" => Storage::BF16,
-        "ComplexFloatStorage" => Storage::C64,
-        "LongStorage" => Storage::I64,
-        "IntStorage" => Storage::I32,
-        "ShortStorage" => Storage::I16,
-        "CharStorage" => Storage::I8,
-        "ByteStorage" | "UntypedStorage" => Storage::U8,
-        "BoolStorage" => Storage::Bool,
+        "DoubleStorage" => StorageType::F64,
+        "FloatStorage" => StorageType::F32,
+        "HalfStorage" => StorageType::F16,
+        "BFloat16Storage" => StorageType::BF16,
+        "ComplexFloatStorage" => StorageType::C64,
+        "LongStorage" => StorageType::I64,
+        "IntStorage" => StorageType::I32,
+        "ShortStorage" => StorageType::I16,
+        "CharStorage" => StorageType::I8,
+        "ByteStorage" | "UntypedStorage" => StorageType::U8,
+        "BoolStorage" => StorageType::Bool,
         _ => return Err(Error::unsupported(format!("storage type {module}.{class}"))),
     };
     let whole = |id: Id| objects.int(id).and_then(|int| usize::try_from(int).ok()).ok_or_else(wrong);
@@ -494,28 +494,28 @@ fn described<'a>(objects: &Objects<'a>, description: Id) -> Result<Described<'a>
 }
 
 /// The element type of a `torch.dtype`.
-fn dtype(objects: &Objects, id: Id) -> Result<Storage> {
+fn dtype(objects: &Objects, id: Id) -> Result<StorageType> {
     let name = match objects.global(id) {
         Some(("torch", name)) => name,
         _ => return Err(bad("a dtype is not a torch.dtype")),
     };
     Ok(match name {
-        "float64" => Storage::F64,
-        "float32" => Storage::F32,
-        "float16" => Storage::F16,
-        "bfloat16" => Storage::BF16,
-        "float8_e4m3fn" => Storage::F8E4M3,
-        "float8_e5m2" => Storage::F8E5M2,
-        "complex64" => Storage::C64,
-        "int64" => Storage::I64,
-        "int32" => Storage::I32,
-        "int16" => Storage::I16,
-        "int8" => Storage::I8,
-        "uint64" => Storage::U64,
-        "uint32" => Storage::U32,
-        "uint16" => Storage::U16,
-        "uint8" => Storage::U8,
-        "bool" => Storage::Bool,
+        "float64" => StorageType::F64,
+        "float32" => StorageType::F32,
+        "float16" => StorageType::F16,
+        "bfloat16" => StorageType::BF16,
+        "float8_e4m3fn" => StorageType::F8E4M3,
+        "float8_e5m2" => StorageType::F8E5M2,
+        "complex64" => StorageType::C64,
+        "int64" => StorageType::I64,
+        "int32" => StorageType::I32,
+        "int16" => StorageType::I16,
+        "int8" => StorageType::I8,
+        "uint64" => StorageType::U64,
+        "uint32" => StorageType::U32,
+        "uint16" => StorageType::U16,
+        "uint8" => StorageType::U8,
+        "bool" => StorageType::Bool,
         _ => return Err(Error::unsupported(format!("dtype torch.{name}"))),
     })
 }
@@ -528,7 +528,7 @@ struct Converter<F> {
 }
 
 impl<F: Fn(&str) -> Option<Bytes>> Converter<F> {
-    fn convert(&mut self, view: &View) -> Result<Stored> {
+    fn convert(&mut self, view: &View) -> Result<StoredTensor> {
         let View { storage: from, offset, shape, strides, .. } = view;
         let storage = view.dtype.unwrap_or(from.storage);
         let width = storage.unit_bytes();
@@ -542,7 +542,7 @@ impl<F: Fn(&str) -> Option<Bytes>> Converter<F> {
         };
         let len = storage.byte_len(shape).ok_or_else(outside)?;
         if len == 0 {
-            return Ok(Stored { storage, shape: shape.clone(), bytes: Bytes::from_vec(Vec::new()) });
+            return Ok(StoredTensor { storage, shape: shape.clone(), bytes: Bytes::from_vec(Vec::new()) });
         }
         // One past the last element.
         let end = shape.iter().zip(strides).try_fold(
@@ -560,7 +560,7 @@ impl<F: Fn(&str) -> Option<Bytes>> Converter<F> {
             self.spend(len)?;
             Bytes::filled(len, |out| gather(out, &bytes[offset * width..], shape, strides, width))
         };
-        Ok(Stored { storage, shape: shape.clone(), bytes })
+        Ok(StoredTensor { storage, shape: shape.clone(), bytes })
     }
 
     /// The bytes of a storage in the file, with a check of their number.

@@ -5,16 +5,16 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::metadata::Metadata;
-use super::{Storage, gguf, safetensors};
+use super::{StorageType, gguf, safetensors};
 use crate::{Error, Result};
 
 /// Name, element type and shape of a tensor to be written.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Planned {
+pub struct TensorInfo {
     /// Tensor name.
     pub name: String,
     /// Element type.
-    pub storage: Storage,
+    pub storage: StorageType,
     /// Shape, slowest-varying axis first.
     pub shape: Vec<usize>,
 }
@@ -25,12 +25,12 @@ pub struct Planned {
 /// replaced when the new one is complete, and kept on errors.
 ///
 /// ```
-/// use fauna_shared::checkpoint::{Checkpoint, Planned, Storage, Value, write_gguf};
+/// use fauna_shared::checkpoint::{Checkpoint, TensorInfo, StorageType, Value, write_gguf};
 /// # fn main() -> fauna_shared::Result<()> {
 /// # let folder = tempfile::tempdir().unwrap();
 /// let path = folder.path().join("small.gguf");
 /// let about = [("general.architecture".to_owned(), Value::Text("bert".into()))].into();
-/// let tensors = [Planned { name: "a".into(), storage: Storage::F32, shape: vec![2] }];
+/// let tensors = [TensorInfo { name: "a".into(), storage: StorageType::F32, shape: vec![2] }];
 /// write_gguf(&path, &about, &tensors, |_| Ok([1f32, 2.0].map(f32::to_le_bytes).concat()))?;
 ///
 /// let read = Checkpoint::open(&path)?;
@@ -46,8 +46,8 @@ pub struct Planned {
 pub fn write_gguf<B: AsRef<[u8]>>(
     path: &Path,
     metadata: &Metadata,
-    tensors: &[Planned],
-    bytes: impl FnMut(&Planned) -> Result<B>,
+    tensors: &[TensorInfo],
+    bytes: impl FnMut(&TensorInfo) -> Result<B>,
 ) -> Result<()> {
     let list: Vec<_> = tensors.iter().map(|t| (t.name.as_str(), t.storage, t.shape.as_slice())).collect();
     let header = gguf::header(metadata, &list).map_err(|e| e.at(path))?;
@@ -62,8 +62,8 @@ pub fn write_gguf<B: AsRef<[u8]>>(
 pub fn write_safetensors<B: AsRef<[u8]>>(
     path: &Path,
     metadata: &Metadata,
-    tensors: &[Planned],
-    bytes: impl FnMut(&Planned) -> Result<B>,
+    tensors: &[TensorInfo],
+    bytes: impl FnMut(&TensorInfo) -> Result<B>,
 ) -> Result<()> {
     let header = safetensors::header(metadata, tensors).map_err(|e| e.at(path))?;
     write(path, &header, tensors, 1, bytes)
@@ -73,9 +73,9 @@ pub fn write_safetensors<B: AsRef<[u8]>>(
 fn write<B: AsRef<[u8]>>(
     path: &Path,
     header: &[u8],
-    tensors: &[Planned],
+    tensors: &[TensorInfo],
     alignment: usize,
-    mut bytes: impl FnMut(&Planned) -> Result<B>,
+    mut bytes: impl FnMut(&TensorInfo) -> Result<B>,
 ) -> Result<()> {
     let partial = Partial::next_to(path)?;
     let file = File::create(&partial.0).map_err(|e| Error::io(path, "create", e))?;
@@ -86,7 +86,7 @@ fn write<B: AsRef<[u8]>>(
         let bytes = bytes(tensor)?;
         let bytes = bytes.as_ref();
         if tensor.storage.byte_len(&tensor.shape) != Some(bytes.len()) {
-            let Planned { name, storage, shape } = tensor;
+            let TensorInfo { name, storage, shape } = tensor;
             let message = format!("tensor {name}: {} bytes for shape {shape:?} of {storage}", bytes.len());
             return Err(Error::input(message).at(path));
         }

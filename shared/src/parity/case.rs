@@ -151,14 +151,14 @@ impl Options<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Metadata, Planned, Storage, write_safetensors};
+    use crate::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 
     /// A case whose `case.json` is `spec` and which expects the float 1, or nothing.
     fn case(spec: &str, expects: bool) -> Result<Case> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("model")).unwrap();
         std::fs::write(folder.path().join("case.json"), spec).unwrap();
-        let one = Planned { name: "y".into(), storage: Storage::F32, shape: vec![1] };
+        let one = TensorInfo { name: "y".into(), storage: StorageType::F32, shape: vec![1] };
         let tensors = if expects { vec![one] } else { vec![] };
         let path = folder.path().join("expected.safetensors");
         write_safetensors(&path, &Metadata::new(), &tensors, |_| Ok(1f32.to_le_bytes())).unwrap();

@@ -1,7 +1,7 @@
 //! Loading the stacked matrices of a mixture of experts.
 
 use super::{Found, MOST_TENSORS, MatrixUse, Origin, Weights, bfloats, entries_of, reserve, seeded_bits};
-use crate::checkpoint::{Bytes, Storage, Stored};
+use crate::checkpoint::{Bytes, StorageType, StoredTensor};
 use crate::kernels::matmul::Layout;
 use crate::kernels::mxfp4;
 use crate::nn::Matrix;
@@ -93,11 +93,14 @@ impl Weights {
             return self.stand_ins(count, (outputs, inputs));
         };
         let entries = |name: &str, bytes: Bytes, shape: &[usize]| {
-            entries_of(&self.path(name), &Stored { storage: Storage::U8, shape: shape.to_vec(), bytes })
+            entries_of(
+                &self.path(name),
+                &StoredTensor { storage: StorageType::U8, shape: shape.to_vec(), bytes },
+            )
         };
         let blocks = entries(blocks, blocks_found, &shapes[0])?.into_iter();
         let scales = entries(scales, scales_found, &shapes[1])?.into_iter();
-        let place = |(blocks, scales): (Stored, Stored)| {
+        let place = |(blocks, scales): (StoredTensor, StoredTensor)| {
             self.place_packed(blocks.bytes, scales.bytes, (outputs, inputs))
         };
         blocks.zip(scales).map(place).collect()
@@ -114,7 +117,7 @@ impl Weights {
         match self.look_up(&path, shape)? {
             Found::Nothing => Ok(None),
             // GGUF has signed bytes only.
-            Found::Stored(stored) if matches!(stored.storage, Storage::U8 | Storage::I8) => {
+            Found::Stored(stored) if matches!(stored.storage, StorageType::U8 | StorageType::I8) => {
                 Ok(Some(stored.bytes.clone()))
             }
             Found::Stored(stored) => {
@@ -134,7 +137,7 @@ impl Weights {
         mxfp4::dequantize(&blocks, &scales, &mut values);
         blocks.release();
         let bytes = bfloats(&values);
-        let stored = Stored { storage: Storage::BF16, shape: vec![outputs, inputs], bytes };
+        let stored = StoredTensor { storage: StorageType::BF16, shape: vec![outputs, inputs], bytes };
         let format = runtime.quantize().filter(|_| !runtime.dequantize());
         let quantize = format.and_then(|kind| MatrixUse::Map.format(kind, inputs));
         self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, shape, quantize)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use super::{MatrixUse, Weights, floats, quantized, widen};
-use crate::checkpoint::{Bytes, Storage, Stored};
+use crate::checkpoint::{Bytes, StorageType, StoredTensor};
 use crate::kernels::matmul::Layout;
 use crate::nn::Matrix;
 use crate::{Error, ErrorKind, Result};
@@ -125,10 +125,10 @@ impl Weights {
         // The whole matrix is quantized, so that a quantized copy on disk has the same blocks.
         let format = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
         let stored = match (stored.storage, format) {
-            (Storage::Block(_), _) | (_, None) => stored,
+            (StorageType::Block(_), _) | (_, None) => stored,
             (_, Some(kind)) => {
                 let bytes = quantized(&stored, Layout::OutIn, (outputs, inputs), kind)?;
-                Stored { storage: Storage::Block(kind), shape: shape.to_vec(), bytes }
+                StoredTensor { storage: StorageType::Block(kind), shape: shape.to_vec(), bytes }
             }
         };
         let mut start = 0;
@@ -142,13 +142,13 @@ impl Weights {
 }
 
 /// Copies `width` columns of `stored` from `start`; dequantized if they begin or end inside a block.
-fn columns_of(stored: &Stored, start: usize, width: usize) -> Result<Stored> {
+fn columns_of(stored: &StoredTensor, start: usize, width: usize) -> Result<StoredTensor> {
     let (rows, inputs) = (stored.shape[0], stored.shape[1]);
     let unit = stored.storage.unit_elements();
     if !(start.is_multiple_of(unit) && width.is_multiple_of(unit)) {
         let bytes = floats(&widen(stored)?);
         return columns_of(
-            &Stored { storage: Storage::F32, shape: stored.shape.clone(), bytes },
+            &StoredTensor { storage: StorageType::F32, shape: stored.shape.clone(), bytes },
             start,
             width,
         );
@@ -160,11 +160,11 @@ fn columns_of(stored: &Stored, start: usize, width: usize) -> Result<Stored> {
             here.copy_from_slice(&row[start..start + length]);
         }
     });
-    Ok(Stored { storage: stored.storage, shape: vec![rows, width], bytes })
+    Ok(StoredTensor { storage: stored.storage, shape: vec![rows, width], bytes })
 }
 
 /// The rows of `piece` in `stored`, without copying.
-fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
+fn rows_of(stored: &StoredTensor, piece: &Piece) -> Result<StoredTensor> {
     let inputs = stored.shape.get(1).copied().unwrap_or(0);
     let bytes = |rows: usize| stored.storage.byte_len(&[rows, inputs]);
     let found = bytes(piece.rows.start)
@@ -172,7 +172,9 @@ fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
         .filter(|_| piece.rows.end <= piece.of)
         .and_then(|(start, end)| stored.bytes.slice(start..end));
     match found {
-        Some(bytes) => Ok(Stored { storage: stored.storage, shape: vec![piece.rows.len(), inputs], bytes }),
+        Some(bytes) => {
+            Ok(StoredTensor { storage: stored.storage, shape: vec![piece.rows.len(), inputs], bytes })
+        }
         None => Err(Error::new(
             ErrorKind::Mismatch,
             format!("rows {:?} of {} are out of range, it has {}", piece.rows, piece.name, piece.of),
@@ -181,12 +183,12 @@ fn rows_of(stored: &Stored, piece: &Piece) -> Result<Stored> {
 }
 
 /// Concatenates the rows of `parts`; a single part is not copied.
-fn joined(mut parts: Vec<Stored>, outputs: usize, inputs: usize) -> Result<Stored> {
+fn joined(mut parts: Vec<StoredTensor>, outputs: usize, inputs: usize) -> Result<StoredTensor> {
     let shape = vec![outputs, inputs];
     if parts.len() == 1 {
         return Ok(parts.remove(0));
     }
-    let storage = parts.first().map_or(Storage::F32, |part| part.storage);
+    let storage = parts.first().map_or(StorageType::F32, |part| part.storage);
     let (storage, bytes) = match parts.iter().all(|part| part.storage == storage) {
         true => {
             let length = parts.iter().map(|part| part.bytes.len()).sum();
@@ -207,44 +209,49 @@ fn joined(mut parts: Vec<Stored>, outputs: usize, inputs: usize) -> Result<Store
                 values.extend(widen(part)?);
                 part.bytes.release();
             }
-            (Storage::F32, floats(&values))
+            (StorageType::F32, floats(&values))
         }
     };
-    Ok(Stored { storage, shape, bytes })
+    Ok(StoredTensor { storage, shape, bytes })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn stored(storage: Storage, values: &[f32], inputs: usize) -> Stored {
+    fn stored(storage: StorageType, values: &[f32], inputs: usize) -> StoredTensor {
         let bytes = match storage {
-            Storage::F32 => floats(values),
+            StorageType::F32 => floats(values),
             _ => super::super::bfloats(values),
         };
-        Stored { storage, shape: vec![values.len() / inputs, inputs], bytes }
+        StoredTensor { storage, shape: vec![values.len() / inputs, inputs], bytes }
     }
 
     #[test]
     fn pieces_of_different_types_are_converted_to_float32() {
-        let parts =
-            vec![stored(Storage::F32, &[1.0, 2.0], 2), stored(Storage::BF16, &[3.0, 4.0, 5.0, 6.0], 2)];
+        let parts = vec![
+            stored(StorageType::F32, &[1.0, 2.0], 2),
+            stored(StorageType::BF16, &[3.0, 4.0, 5.0, 6.0], 2),
+        ];
         let all = joined(parts, 3, 2).unwrap();
-        assert_eq!((all.storage, widen(&all).unwrap()), (Storage::F32, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+        assert_eq!(
+            (all.storage, widen(&all).unwrap()),
+            (StorageType::F32, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+        );
     }
 
     #[test]
     fn pieces_of_one_type_keep_it() {
-        let parts = vec![stored(Storage::BF16, &[1.0, 2.0], 1), stored(Storage::BF16, &[3.0], 1)];
+        let parts = vec![stored(StorageType::BF16, &[1.0, 2.0], 1), stored(StorageType::BF16, &[3.0], 1)];
         let all = joined(parts, 3, 1).unwrap();
-        assert_eq!((all.storage, widen(&all).unwrap()), (Storage::BF16, vec![1.0, 2.0, 3.0]));
+        assert_eq!((all.storage, widen(&all).unwrap()), (StorageType::BF16, vec![1.0, 2.0, 3.0]));
     }
 
     #[test]
     fn columns_keep_their_type_and_order() {
-        let whole = stored(Storage::BF16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
+        let whole = stored(StorageType::BF16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
         let part = columns_of(&whole, 1, 2).unwrap();
-        assert_eq!((part.storage, part.shape.clone()), (Storage::BF16, vec![2, 2]));
+        assert_eq!((part.storage, part.shape.clone()), (StorageType::BF16, vec![2, 2]));
         assert_eq!(widen(&part).unwrap(), [2.0, 3.0, 5.0, 6.0]);
     }
 
@@ -253,16 +260,16 @@ mod tests {
         let values: Vec<f32> = (0..64).map(|i| (i % 7) as f32 - 3.0).collect();
         let kind = candle_core::quantized::GgmlDType::Q8_0;
         let bytes = crate::nn::blocks::quantize(kind, &values).unwrap();
-        let whole = Stored { storage: Storage::Block(kind), shape: vec![1, 64], bytes };
-        assert_eq!(columns_of(&whole, 32, 32).unwrap().storage, Storage::Block(kind));
+        let whole = StoredTensor { storage: StorageType::Block(kind), shape: vec![1, 64], bytes };
+        assert_eq!(columns_of(&whole, 32, 32).unwrap().storage, StorageType::Block(kind));
         let part = columns_of(&whole, 8, 16).unwrap();
-        assert_eq!(part.storage, Storage::F32);
+        assert_eq!(part.storage, StorageType::F32);
         assert_eq!(widen(&part).unwrap(), widen(&whole).unwrap()[8..24]);
     }
 
     #[test]
     fn rows_outside_a_matrix_are_an_error() {
-        let whole = stored(Storage::F32, &[1.0, 2.0, 3.0, 4.0], 2);
+        let whole = stored(StorageType::F32, &[1.0, 2.0, 3.0, 4.0], 2);
         let piece = Piece { name: "w".into(), of: 2, rows: 1..3 };
         assert!(rows_of(&whole, &piece).is_err());
         let piece = Piece { name: "w".into(), of: 2, rows: 1..2 };

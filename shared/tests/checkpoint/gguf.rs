@@ -1,5 +1,5 @@
 use candle_core::quantized::GgmlDType;
-use fauna_shared::checkpoint::{Checkpoint, List, Metadata, Planned, Storage, Value, write_gguf};
+use fauna_shared::checkpoint::{Checkpoint, List, Metadata, StorageType, TensorInfo, Value, write_gguf};
 use fauna_shared::{Error, ErrorKind};
 use proptest::prelude::*;
 
@@ -51,9 +51,13 @@ fn small() -> (Metadata, Vec<u8>) {
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     let tensors = [
-        Planned { name: "blocks".into(), storage: Storage::Block(GgmlDType::Q8_0), shape: vec![2, 32] },
-        Planned { name: "half".into(), storage: Storage::F16, shape: vec![3, 1] },
-        Planned { name: "scalar".into(), storage: Storage::I64, shape: vec![] },
+        TensorInfo {
+            name: "blocks".into(),
+            storage: StorageType::Block(GgmlDType::Q8_0),
+            shape: vec![2, 32],
+        },
+        TensorInfo { name: "half".into(), storage: StorageType::F16, shape: vec![3, 1] },
+        TensorInfo { name: "scalar".into(), storage: StorageType::I64, shape: vec![] },
     ];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.gguf");
@@ -85,9 +89,9 @@ fn candle_reads_written_files() {
     assert!(theirs.is_err());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
-    let tensors = [GgmlDType::Q4K, GgmlDType::Q6K, GgmlDType::F32].map(|kind| Planned {
+    let tensors = [GgmlDType::Q4K, GgmlDType::Q6K, GgmlDType::F32].map(|kind| TensorInfo {
         name: format!("{kind:?}"),
-        storage: if kind == GgmlDType::F32 { Storage::F32 } else { Storage::Block(kind) },
+        storage: if kind == GgmlDType::F32 { StorageType::F32 } else { StorageType::Block(kind) },
         shape: vec![2, 256],
     });
     write_gguf(&path, &Metadata::new(), &tensors, |t| Ok(vec![1; t.storage.byte_len(&t.shape).unwrap()]))
@@ -119,21 +123,21 @@ fn files_of_the_gguf_package_are_read() {
 
     let ramp: Vec<f32> = (0..512).map(|i| (i - 256) as f32 / 2.0).collect();
     for (name, storage, tolerance) in [
-        ("f32", Storage::F32, 0.0),
-        ("f16", Storage::F16, 0.0),
-        ("bf16", Storage::BF16, 0.0),
-        ("q8_0", Storage::Block(GgmlDType::Q8_0), 0.6),
-        ("q5_0", Storage::Block(GgmlDType::Q5_0), 9.0),
-        ("q5_1", Storage::Block(GgmlDType::Q5_1), 0.6),
-        ("q4_0", Storage::Block(GgmlDType::Q4_0), 18.0),
-        ("q4_1", Storage::Block(GgmlDType::Q4_1), 0.6),
+        ("f32", StorageType::F32, 0.0),
+        ("f16", StorageType::F16, 0.0),
+        ("bf16", StorageType::BF16, 0.0),
+        ("q8_0", StorageType::Block(GgmlDType::Q8_0), 0.6),
+        ("q5_0", StorageType::Block(GgmlDType::Q5_0), 9.0),
+        ("q5_1", StorageType::Block(GgmlDType::Q5_1), 0.6),
+        ("q4_0", StorageType::Block(GgmlDType::Q4_0), 18.0),
+        ("q4_1", StorageType::Block(GgmlDType::Q4_1), 0.6),
     ] {
         let stored = checkpoint.get(name).unwrap();
         assert_eq!((stored.storage, &stored.shape[..]), (storage, &[2, 256][..]), "{name}");
         let kind = match storage {
-            Storage::Block(kind) => kind,
-            Storage::F32 => GgmlDType::F32,
-            Storage::F16 => GgmlDType::F16,
+            StorageType::Block(kind) => kind,
+            StorageType::F32 => GgmlDType::F32,
+            StorageType::F16 => GgmlDType::F16,
             _ => GgmlDType::BF16,
         };
         let cpu = candle_core::Device::Cpu;
@@ -230,13 +234,13 @@ fn a_failed_write_keeps_the_old_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.gguf");
     std::fs::write(&path, "old").unwrap();
-    let tensors = [Planned { name: "t".into(), storage: Storage::F32, shape: vec![2] }];
+    let tensors = [TensorInfo { name: "t".into(), storage: StorageType::F32, shape: vec![2] }];
     let short = write_gguf(&path, &Metadata::new(), &tensors, |_| Ok([0; 4])).unwrap_err();
     assert!(short.to_string().contains("tensor t: 4 bytes for shape [2] of F32"), "{short}");
     let failed =
         write_gguf::<Vec<u8>>(&path, &Metadata::new(), &tensors, |_| Err(Error::input("no"))).unwrap_err();
     assert_eq!(failed.to_string(), "no");
-    let odd = [Planned { name: "t".into(), storage: Storage::Bool, shape: vec![2] }];
+    let odd = [TensorInfo { name: "t".into(), storage: StorageType::Bool, shape: vec![2] }];
     let odd = write_gguf(&path, &Metadata::new(), &odd, |_| Ok([0; 2])).unwrap_err();
     assert_eq!(odd.kind(), ErrorKind::Unsupported);
     assert_eq!(std::fs::read(&path).unwrap(), b"old");

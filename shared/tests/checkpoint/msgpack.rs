@@ -1,4 +1,4 @@
-use fauna_shared::checkpoint::{Storage, Value};
+use fauna_shared::checkpoint::{StorageType, Value};
 use proptest::prelude::*;
 
 use super::{open, open_and_read, refusal};
@@ -56,13 +56,13 @@ fn arrays_are_mapped_and_chunks_are_joined() {
     let checkpoint = open("flax_model.msgpack", &good()).unwrap();
     let names = ["params.Dense_0.bias", "params.Dense_0.kernel", "params.large"];
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), names);
-    let expect = |name: &str, storage: Storage, shape: &[usize], bytes: &[u8]| {
+    let expect = |name: &str, storage: StorageType, shape: &[usize], bytes: &[u8]| {
         let stored = checkpoint.get(name).unwrap();
         assert_eq!((stored.storage, &stored.shape[..], &*stored.bytes), (storage, shape, bytes), "{name}");
     };
-    expect("params.Dense_0.kernel", Storage::F32, &[2, 1], &floats(&[1.5, -2.0]));
-    expect("params.Dense_0.bias", Storage::BF16, &[3], &[1, 2, 3, 4, 5, 6]);
-    expect("params.large", Storage::F16, &[3, 1], &[1, 2, 3, 4, 5, 6]);
+    expect("params.Dense_0.kernel", StorageType::F32, &[2, 1], &floats(&[1.5, -2.0]));
+    expect("params.Dense_0.bias", StorageType::BF16, &[3], &[1, 2, 3, 4, 5, 6]);
+    expect("params.large", StorageType::F16, &[3, 1], &[1, 2, 3, 4, 5, 6]);
     assert!(checkpoint.get("params.Dense_0.kernel").unwrap().bytes.is_mapped());
     assert_eq!(checkpoint.metadata()["step"], Value::I64(258));
     assert_eq!(checkpoint.metadata()["rate"], Value::F64(0.5));

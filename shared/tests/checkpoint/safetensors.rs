@@ -1,5 +1,5 @@
 use fauna_shared::ErrorKind;
-use fauna_shared::checkpoint::{Checkpoint, Planned, Storage, Value, write_safetensors};
+use fauna_shared::checkpoint::{Checkpoint, StorageType, TensorInfo, Value, write_safetensors};
 use proptest::prelude::*;
 
 use super::{open, open_and_read, refusal};
@@ -28,10 +28,10 @@ fn tensors_and_metadata_are_read_also_misaligned() {
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "none"]);
         assert_eq!(checkpoint.metadata()["format"], Value::Text("pt".into()));
         let (a, b) = (checkpoint.get("a").unwrap(), checkpoint.get("b").unwrap());
-        assert_eq!((a.storage, &a.shape[..], &*a.bytes), (Storage::BF16, &[][..], &[0, 1][..]));
+        assert_eq!((a.storage, &a.shape[..], &*a.bytes), (StorageType::BF16, &[][..], &[0, 1][..]));
         assert_eq!(
             (b.storage, &b.shape[..], &*b.bytes),
-            (Storage::F32, &[2, 2][..], &*(2..18).collect::<Vec<_>>())
+            (StorageType::F32, &[2, 2][..], &*(2..18).collect::<Vec<_>>())
         );
         assert_eq!(b.bytes.as_ptr().addr() % 4, 0);
         assert!(checkpoint.get("none").unwrap().bytes.is_empty());
@@ -107,8 +107,8 @@ fn a_truncated_file_is_rejected() {
 fn written_files_are_read_back_also_by_the_crate() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
-    let tensors = [("b", Storage::F32, vec![2, 1]), ("a", Storage::Bool, vec![3])]
-        .map(|(name, storage, shape)| Planned { name: name.into(), storage, shape });
+    let tensors = [("b", StorageType::F32, vec![2, 1]), ("a", StorageType::Bool, vec![3])]
+        .map(|(name, storage, shape)| TensorInfo { name: name.into(), storage, shape });
     let notes = [("format".to_owned(), Value::Text("pt".into()))].into();
     write_safetensors(&path, &notes, &tensors, |t| Ok(vec![1; t.storage.byte_len(&t.shape).unwrap()]))
         .unwrap();

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use fauna_shared::ErrorKind;
-use fauna_shared::checkpoint::{Checkpoint, List, Storage, Value};
+use fauna_shared::checkpoint::{Checkpoint, List, StorageType, Value};
 use proptest::prelude::*;
 
 use super::{fixture, open, open_and_read, refusal};
@@ -23,7 +23,7 @@ fn halves(values: std::ops::Range<u8>) -> Vec<f32> {
 fn both_formats_read_all_types_and_views() {
     for name in ["zip.pt", "legacy.pt"] {
         let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
-        let expect = |tensor: &str, storage: Storage, shape: &[usize], bytes: Vec<u8>| {
+        let expect = |tensor: &str, storage: StorageType, shape: &[usize], bytes: Vec<u8>| {
             let stored = checkpoint.get(tensor).unwrap_or_else(|| panic!("{name} lacks {tensor}"));
             assert_eq!(
                 (stored.storage, &stored.shape[..], &*stored.bytes),
@@ -32,28 +32,28 @@ fn both_formats_read_all_types_and_views() {
             );
         };
         let grid: Vec<f32> = (0..12).map(|v| v as f32).collect();
-        expect("grid", Storage::F32, &[3, 4], f32s(&grid));
-        expect("tied", Storage::F32, &[3, 4], f32s(&grid));
+        expect("grid", StorageType::F32, &[3, 4], f32s(&grid));
+        expect("tied", StorageType::F32, &[3, 4], f32s(&grid));
         let transposed = [0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.];
-        expect("transposed", Storage::F32, &[4, 3], f32s(&transposed));
-        expect("row", Storage::F32, &[4], f32s(&grid[4..8]));
-        expect("column", Storage::F32, &[3], f32s(&[2., 6., 10.]));
-        expect("every_other", Storage::I64, &[2, 2, 2], i64s(&[1, 2, 9, 10, 13, 14, 21, 22]));
-        expect("expanded", Storage::F32, &[2, 3], f32s(&[5.; 6]));
+        expect("transposed", StorageType::F32, &[4, 3], f32s(&transposed));
+        expect("row", StorageType::F32, &[4], f32s(&grid[4..8]));
+        expect("column", StorageType::F32, &[3], f32s(&[2., 6., 10.]));
+        expect("every_other", StorageType::I64, &[2, 2, 2], i64s(&[1, 2, 9, 10, 13, 14, 21, 22]));
+        expect("expanded", StorageType::F32, &[2, 3], f32s(&[5.; 6]));
         let half = |v: &f32| half::f16::from_f32(*v).to_le_bytes();
         let brain = |v: &f32| half::bf16::from_f32(*v).to_le_bytes();
-        expect("bf16", Storage::BF16, &[2, 3], halves(0..6).iter().flat_map(brain).collect());
-        expect("f16", Storage::F16, &[6], halves(0..6).iter().flat_map(half).collect());
-        expect("f64", Storage::F64, &[], 0.25f64.to_le_bytes().to_vec());
-        expect("bool", Storage::Bool, &[3], vec![1, 0, 1]);
-        expect("u8", Storage::U8, &[5], vec![0, 1, 2, 3, 4]);
-        expect("i32", Storage::I32, &[2], [-1i32, 2].iter().flat_map(|v| v.to_le_bytes()).collect());
-        expect("complex", Storage::C64, &[1], f32s(&[1., 2.]));
-        expect("empty", Storage::F32, &[0, 3], vec![]);
-        expect("parameter", Storage::F32, &[1], f32s(&[1.5]));
+        expect("bf16", StorageType::BF16, &[2, 3], halves(0..6).iter().flat_map(brain).collect());
+        expect("f16", StorageType::F16, &[6], halves(0..6).iter().flat_map(half).collect());
+        expect("f64", StorageType::F64, &[], 0.25f64.to_le_bytes().to_vec());
+        expect("bool", StorageType::Bool, &[3], vec![1, 0, 1]);
+        expect("u8", StorageType::U8, &[5], vec![0, 1, 2, 3, 4]);
+        expect("i32", StorageType::I32, &[2], [-1i32, 2].iter().flat_map(|v| v.to_le_bytes()).collect());
+        expect("complex", StorageType::C64, &[1], f32s(&[1., 2.]));
+        expect("empty", StorageType::F32, &[0, 3], vec![]);
+        expect("parameter", StorageType::F32, &[1], f32s(&[1.5]));
         if name == "zip.pt" {
-            expect("f8", Storage::F8E4M3, &[2], vec![0x30, 0x38]);
-            expect("u16", Storage::U16, &[1], vec![255, 255]);
+            expect("f8", StorageType::F8E4M3, &[2], vec![0x30, 0x38]);
+            expect("u16", StorageType::U16, &[1], vec![255, 255]);
         }
         assert!(checkpoint.get("grid").unwrap().bytes.is_mapped(), "{name} was copied");
         assert_eq!(checkpoint.names().len(), if name == "zip.pt" { 18 } else { 16 });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fauna::checkpoint::{Checkpoint, Storage};
+use fauna::checkpoint::{Checkpoint, StorageType};
 use fauna::model::Pretrained;
 use fauna::nn::block_name;
 use fauna::source::{Files, Source, Wanted};
@@ -236,9 +236,9 @@ impl Found<'_> {
     }
 }
 
-fn storage(storage: Storage) -> String {
+fn storage(storage: StorageType) -> String {
     match storage {
-        Storage::Block(kind) => block_name(kind),
+        StorageType::Block(kind) => block_name(kind),
         other => format!("{other:?}").to_lowercase(),
     }
 }

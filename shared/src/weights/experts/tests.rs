@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use serde_json::json;
 
 use super::*;
-use crate::checkpoint::{Checkpoint, Metadata, Planned, write_safetensors};
+use crate::checkpoint::{Checkpoint, Metadata, TensorInfo, write_safetensors};
 use crate::model::Family;
 use crate::progress::Silent;
 use crate::quantize::{Copy, WEIGHTS, quantize};
@@ -18,17 +18,17 @@ const OUTPUTS: usize = 5;
 const INPUTS: usize = 64;
 
 /// Writes a file of random tensors: name, type, shape.
-fn file(folder: &Path, tensors: &[(&str, Storage, &[usize])]) -> PathBuf {
+fn file(folder: &Path, tensors: &[(&str, StorageType, &[usize])]) -> PathBuf {
     let path = folder.join("model.safetensors");
-    let plan = |&(name, storage, shape): &(&str, Storage, &[usize])| Planned {
+    let plan = |&(name, storage, shape): &(&str, StorageType, &[usize])| TensorInfo {
         name: name.into(),
         storage,
         shape: shape.to_vec(),
     };
-    let planned: Vec<Planned> = tensors.iter().map(plan).collect();
+    let planned: Vec<TensorInfo> = tensors.iter().map(plan).collect();
     let seeded = Weights::seeded(7, Runtime::cpu());
     write_safetensors(&path, &Metadata::new(), &planned, |tensor| match tensor.storage {
-        Storage::F32 => {
+        StorageType::F32 => {
             let values = seeded.tensor(&tensor.name, &tensor.shape)?.flatten_all()?.to_vec1::<f32>()?;
             Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
         }
@@ -38,9 +38,9 @@ fn file(folder: &Path, tensors: &[(&str, Storage, &[usize])]) -> PathBuf {
     path
 }
 
-const BLOCKS: (&str, Storage, &[usize]) = ("up_blocks", Storage::U8, &[COUNT, OUTPUTS, 2, 16]);
-const SCALES: (&str, Storage, &[usize]) = ("up_scales", Storage::U8, &[COUNT, OUTPUTS, 2]);
-const DENSE: (&str, Storage, &[usize]) = ("up", Storage::F32, &[COUNT, INPUTS, OUTPUTS]);
+const BLOCKS: (&str, StorageType, &[usize]) = ("up_blocks", StorageType::U8, &[COUNT, OUTPUTS, 2, 16]);
+const SCALES: (&str, StorageType, &[usize]) = ("up_scales", StorageType::U8, &[COUNT, OUTPUTS, 2]);
+const DENSE: (&str, StorageType, &[usize]) = ("up", StorageType::F32, &[COUNT, INPUTS, OUTPUTS]);
 
 fn opened(path: &Path, runtime: Runtime) -> Weights {
     Weights::open(&Checkpoint::open(path).unwrap(), |_| Name::Keep, runtime).unwrap()
@@ -51,7 +51,7 @@ fn numbers(matrix: &Matrix) -> Vec<f32> {
 }
 
 /// The error of loading a file of these tensors.
-fn load_error(tensors: &[(&str, Storage, &[usize])]) -> String {
+fn load_error(tensors: &[(&str, StorageType, &[usize])]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let weights = opened(&file(folder.path(), tensors), Runtime::cpu());
     assert_eq!(weights.experts("up", COUNT, INPUTS, OUTPUTS, true).unwrap().len(), COUNT);
@@ -162,15 +162,15 @@ fn missing_blocks_or_scales_are_named() {
 #[test]
 fn packed_experts_of_a_wrong_shape_are_named_with_both_shapes() {
     for shape in [&[COUNT, OUTPUTS, 2, 32][..], &[COUNT, OUTPUTS, 1, 16], &[COUNT - 1, OUTPUTS, 2, 16]] {
-        let error = load_error(&[("up_blocks", Storage::U8, shape), SCALES]);
+        let error = load_error(&[("up_blocks", StorageType::U8, shape), SCALES]);
         let line = format!("shape    up_blocks  {shape:?} in the file, [3, 5, 2, 16] from the config");
         assert!(error.contains(&line), "{error}");
     }
-    let error = load_error(&[BLOCKS, ("up_scales", Storage::U8, &[COUNT, OUTPUTS + 1, 2])]);
+    let error = load_error(&[BLOCKS, ("up_scales", StorageType::U8, &[COUNT, OUTPUTS + 1, 2])]);
     assert!(error.contains("up_scales  [3, 6, 2] in the file, [3, 5, 2] from the config"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let weights =
-        opened(&file(folder.path(), &[("up", Storage::F32, &[2, INPUTS, OUTPUTS])]), Runtime::cpu());
+        opened(&file(folder.path(), &[("up", StorageType::F32, &[2, INPUTS, OUTPUTS])]), Runtime::cpu());
     weights.experts("up", COUNT, INPUTS, OUTPUTS, false).unwrap();
     let error = weights.finish().unwrap_err().to_string();
     assert!(error.contains("up  [2, 64, 5] in the file, [3, 64, 5] from the config"), "{error}");
@@ -178,7 +178,7 @@ fn packed_experts_of_a_wrong_shape_are_named_with_both_shapes() {
 
 #[test]
 fn packed_experts_of_a_wrong_type_are_named() {
-    let error = load_error(&[(BLOCKS.0, Storage::F32, BLOCKS.2), SCALES]);
+    let error = load_error(&[(BLOCKS.0, StorageType::F32, BLOCKS.2), SCALES]);
     assert!(error.contains("1 of another type") && error.contains("type     up_blocks  F32"), "{error}");
 }
 
@@ -254,9 +254,9 @@ fn a_quantized_copy_equals_quantization_at_load() {
     let path = file(
         folder.path(),
         &[
-            ("up_weight.blocks", Storage::U8, BLOCKS.2),
-            ("up_weight.scales", Storage::U8, SCALES.2),
-            ("down", Storage::F32, &[COUNT, INPUTS, 7]),
+            ("up_weight.blocks", StorageType::U8, BLOCKS.2),
+            ("up_weight.scales", StorageType::U8, SCALES.2),
+            ("down", StorageType::F32, &[COUNT, INPUTS, 7]),
         ],
     );
     let out = tempfile::tempdir().unwrap();
@@ -270,8 +270,8 @@ fn a_quantized_copy_equals_quantization_at_load() {
     let checkpoint = Checkpoint::open(&copied.join(WEIGHTS)).unwrap();
     let stored =
         |name: &str| checkpoint.get(name).map(|stored| (stored.storage, stored.shape.clone())).unwrap();
-    assert_eq!(stored("down"), (Storage::Block(GgmlDType::Q4_0), vec![COUNT, 7, INPUTS]));
-    assert_eq!(stored("up_weight.blocks"), (Storage::I8, BLOCKS.2.to_vec()));
+    assert_eq!(stored("down"), (StorageType::Block(GgmlDType::Q4_0), vec![COUNT, 7, INPUTS]));
+    assert_eq!(stored("up_weight.blocks"), (StorageType::I8, BLOCKS.2.to_vec()));
     let read = |path: &Path, runtime| {
         let checkpoint = Checkpoint::open(path).unwrap();
         mixtures(&Weights::open(&checkpoint, MIXTURE.rename, runtime).unwrap()).unwrap()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use fauna_shared::checkpoint::{Checkpoint, Stored};
+use fauna_shared::checkpoint::{Checkpoint, StoredTensor};
 use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::{Files, Source, Wanted};
 use fauna_shared::weights::{Inventory, Name, Weights};
@@ -511,7 +511,7 @@ fn all_weights(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> 
     // The token embeddings of the language model's own release are resized to the vocabulary with the added tokens.
     let tables = ["wte", "embed_in", "embed_tokens", "lm_head"];
     let is_table = |name: &str| tables.iter().any(|table| name == format!("lang_encoder.{table}.weight"));
-    let resized = |name: &str, stored: Stored| match renamed(name) {
+    let resized = |name: &str, stored: StoredTensor| match renamed(name) {
         Some(renamed) if !own(name) && is_table(&renamed) && !held.contains(&renamed) => {
             stored.with_rows(rows)
         }
