@@ -438,7 +438,7 @@ fn a_quantised_copy_computes_what_quantising_at_load_computes() {
         let out = tempfile::tempdir().unwrap();
         let folder = out.path().join("copy");
         let source = sample.folder.path().to_str().unwrap();
-        let copy = fauna::quantize::Copy { source, kind, folder: &folder, replace: false };
+        let copy = fauna::quantize::QuantizeOptions { source, kind, folder: &folder, replace: false };
         let quantize = || {
             fauna::quantize::quantize(&fauna::zoo(), &LoadOptions::default(), &copy, &fauna::progress::Silent)
         };

@@ -24,7 +24,7 @@ pub const WEIGHTS: &str = "model.gguf";
 
 /// Options of [`quantize`].
 #[derive(Debug, Clone)]
-pub struct Copy<'a> {
+pub struct QuantizeOptions<'a> {
     /// The source model, as for [`Zoo::open`].
     pub source: &'a str,
     /// Quantization format of the matrices.
@@ -37,7 +37,7 @@ pub struct Copy<'a> {
 
 /// The result of [`quantize`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Quantized {
+pub struct QuantizeReport {
     /// Output folder.
     pub folder: PathBuf,
     /// Number of tensors.
@@ -59,7 +59,12 @@ pub struct Quantized {
 /// As [`Zoo::open`]; [`Input`](ErrorKind::Input) if the output folder exists and `replace` is not set, or is not a
 /// quantized copy; [`Cancelled`](ErrorKind::Cancelled) if cancelled by `progress`; [`Io`](ErrorKind::Io) if writing
 /// fails.
-pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Progress) -> Result<Quantized> {
+pub fn quantize(
+    zoo: &Zoo,
+    options: &LoadOptions,
+    copy: &QuantizeOptions,
+    progress: &dyn Progress,
+) -> Result<QuantizeReport> {
     check_target(copy)?;
     let options = LoadOptions { runtime: Runtime::cpu(), random_weights: None, ..options.clone() };
     let (family, pretrained) = zoo.pretrained(copy.source, &options)?;
@@ -73,7 +78,7 @@ pub fn quantize(zoo: &Zoo, options: &LoadOptions, copy: &Copy, progress: &dyn Pr
     let metadata = metadata(checkpoint, copy, family, &pretrained.label);
     let planned: Vec<TensorInfo> = plan.iter().map(|part| part.planned.clone()).collect();
     let bytes = |part: &Part| (part.stored.bytes.len() as u64, part.planned_bytes());
-    let made = Quantized {
+    let made = QuantizeReport {
         folder: copy.folder.to_path_buf(),
         tensors: plan.len(),
         quantized: plan.iter().filter(|part| part.target.is_some()).count(),
@@ -199,14 +204,14 @@ struct Target {
 fn target(stored: &StoredTensor, matrix: Option<MatrixUse>, kind: GgmlDType) -> Option<Target> {
     let (matrix, in_blocks) = (matrix?, matches!(stored.storage, StorageType::Block(_)));
     let (shape, layout) = match (matrix, &stored.shape[..]) {
-        (MatrixUse::TransposedMap, [inputs, outputs]) if !in_blocks => {
+        (MatrixUse::TransposedLinear, [inputs, outputs]) if !in_blocks => {
             (vec![*outputs, *inputs], Layout::InOut)
         }
         (MatrixUse::Experts, [count, inputs, outputs]) if !in_blocks => {
             (vec![*count, *outputs, *inputs], Layout::InOut)
         }
         (MatrixUse::Experts, shape @ [_, _, _]) => (shape.to_vec(), Layout::OutIn),
-        (MatrixUse::Map | MatrixUse::TransposedMap | MatrixUse::Table, shape @ [_, _]) => {
+        (MatrixUse::Linear | MatrixUse::TransposedLinear | MatrixUse::Embedding, shape @ [_, _]) => {
             (shape.to_vec(), Layout::OutIn)
         }
         _ => return None,
@@ -221,7 +226,7 @@ fn is_gguf(checkpoint: &Checkpoint) -> bool {
 }
 
 /// The metadata of a GGUF source, or else the marker that names and config are the official ones; and the origin.
-fn metadata(checkpoint: &Checkpoint, copy: &Copy, family: &Family, label: &str) -> Metadata {
+fn metadata(checkpoint: &Checkpoint, copy: &QuantizeOptions, family: &Family, label: &str) -> Metadata {
     let mut metadata = match is_gguf(checkpoint) {
         true => checkpoint.metadata().clone(),
         false => Metadata::from([("general.architecture".to_string(), Value::Text("fauna".to_string()))]),
@@ -276,7 +281,7 @@ fn is_legal(name: &str) -> bool {
 }
 
 /// Rejects an existing output folder, unless it may be replaced, is a quantized copy, and does not contain the source.
-fn check_target(copy: &Copy) -> Result<()> {
+fn check_target(copy: &QuantizeOptions) -> Result<()> {
     let folder = copy.folder;
     if std::fs::symlink_metadata(folder).is_err() {
         return Ok(());
@@ -321,7 +326,7 @@ impl Scratch {
         &self.0
     }
 
-    fn become_folder(self, copy: &Copy) -> Result<()> {
+    fn become_folder(self, copy: &QuantizeOptions) -> Result<()> {
         let old = self.0.with_extension("old");
         let replaced = copy.replace && copy.folder.exists();
         if replaced {

@@ -145,11 +145,11 @@ struct Ledger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MatrixUse {
     /// Linear layer, stored as `[outputs, inputs]`.
-    Map,
+    Linear,
     /// Linear layer, stored as `[inputs, outputs]` (`Conv1D` of transformers).
-    TransposedMap,
+    TransposedLinear,
     /// Embedding table, stored as `[count, hidden_size]`.
-    Table,
+    Embedding,
     /// Stacked linear layers of experts, stored as `[count, inputs, outputs]`; block quantized as
     /// `[count, outputs, inputs]`.
     Experts,
@@ -160,8 +160,8 @@ impl MatrixUse {
     /// a multiple of the block size. Embedding tables are quantized to 8 bits.
     pub fn format(self, kind: GgmlDType, inputs: usize) -> Option<GgmlDType> {
         match self {
-            Self::Map | Self::TransposedMap | Self::Experts => blocks::fitting(kind, inputs),
-            Self::Table => blocks::fitting(GgmlDType::Q8_0, inputs),
+            Self::Linear | Self::TransposedLinear | Self::Experts => blocks::fitting(kind, inputs),
+            Self::Embedding => blocks::fitting(GgmlDType::Q8_0, inputs),
         }
     }
 
@@ -169,8 +169,8 @@ impl MatrixUse {
     /// quantized; `None` if the shape is invalid.
     pub fn inputs(self, shape: &[usize]) -> Option<usize> {
         match (self, shape) {
-            (Self::Map | Self::Table, [_, inputs])
-            | (Self::TransposedMap, [inputs, _])
+            (Self::Linear | Self::Embedding, [_, inputs])
+            | (Self::TransposedLinear, [inputs, _])
             | (Self::Experts, [_, inputs, _]) => Some(*inputs),
             _ => None,
         }
@@ -234,12 +234,13 @@ impl Weights {
     }
 
     /// A checkpoint without tensors, named `label` in messages: all tensors are missing.
-    pub fn none(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
+    pub fn empty(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
         Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into() }, runtime)
     }
 
-    /// No weights: tensors have shapes but no data, and a load only records them in the [`Inventory`].
-    pub fn nothing() -> Self {
+    /// No weights: tensors have shapes but no data, as on the meta device of PyTorch. A load only records the
+    /// [`Inventory`].
+    pub fn meta() -> Self {
         Self::new(Origin::Nothing, Runtime::cpu())
     }
 
@@ -321,7 +322,7 @@ impl Weights {
     }
 
     /// Whether there are no weights, and a load only records the [`Inventory`].
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_meta(&self) -> bool {
         matches!(self.shared.origin, Origin::Nothing)
     }
 
@@ -368,18 +369,18 @@ impl Weights {
 
     /// Loads the matrix `name` of shape `[outputs, inputs]`, in the format of the file or of the runtime.
     pub fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
-        self.place(name, MatrixUse::Map, outputs, inputs)
+        self.place(name, MatrixUse::Linear, outputs, inputs)
     }
 
     /// Loads the matrix `name` stored as `[inputs, outputs]`, or, if block quantized (blocks are along the inputs), as
     /// `[outputs, inputs]`.
     pub fn matrix_transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix> {
-        self.place(name, MatrixUse::TransposedMap, outputs, inputs)
+        self.place(name, MatrixUse::TransposedLinear, outputs, inputs)
     }
 
     /// Loads the embedding table `name` of shape `[count, hidden_size]`. It is never quantized below 8 bits.
     pub fn table(&self, name: &str, count: usize, hidden_size: usize) -> Result<Matrix> {
-        self.place(name, MatrixUse::Table, count, hidden_size)
+        self.place(name, MatrixUse::Embedding, count, hidden_size)
     }
 
     /// Loads the tensor `name` of `shape` as a matrix of shape `[shape[0], product of the other axes]`, for a
@@ -389,7 +390,7 @@ impl Weights {
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         let stored = StoredTensor { shape: vec![outputs, inputs], ..stored };
-        self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, (outputs, inputs), None)
+        self.place_stored(&stored, MatrixUse::Linear, Layout::OutIn, (outputs, inputs), None)
     }
 
     /// Finishes the load.
@@ -509,7 +510,7 @@ impl Weights {
     fn place(&self, name: &str, matrix: MatrixUse, outputs: usize, inputs: usize) -> Result<Matrix> {
         let path = self.path(name);
         let layout = match matrix {
-            MatrixUse::TransposedMap if !self.in_blocks(&path) => Layout::InOut,
+            MatrixUse::TransposedLinear if !self.in_blocks(&path) => Layout::InOut,
             _ => Layout::OutIn,
         };
         let shape = match layout {
@@ -599,7 +600,7 @@ impl Weights {
         };
         if let Some((kind, bytes)) = blocks {
             let storage = QStorage::from_data(std::borrow::Cow::Borrowed(&bytes[..]), device, kind)?;
-            let rows = (matrix == MatrixUse::Table).then_some(bytes);
+            let rows = (matrix == MatrixUse::Embedding).then_some(bytes);
             return Matrix::device_blocks(QTensor::new(storage, shape)?, rows);
         }
         let values = Tensor::from_vec(widen(stored)?, stored.shape.clone(), &Device::Cpu)?

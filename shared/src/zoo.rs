@@ -92,7 +92,7 @@ impl Zoo {
             config: canonical(family, config, &files)?,
             files,
             checkpoint: None,
-            weights: Weights::nothing(),
+            weights: Weights::meta(),
             options: options.clone(),
         };
         // The tokenizer need not exist before the download; only the tensors are listed.
@@ -415,7 +415,7 @@ mod tests {
 
         let generation = |text: &str| {
             std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
-            pretrained.generation()
+            pretrained.generation_config()
         };
         assert_eq!(generation(r#"{"max_time": NaN, "top_k": 5}"#).unwrap()["top_k"], 5);
         let error = generation(r#"{"temperature": NaN}"#).unwrap_err().to_string();

@@ -62,7 +62,7 @@ impl LanguageModel {
             (template, _) => template,
         };
         card.task = template.is_some().then_some("conversational");
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),

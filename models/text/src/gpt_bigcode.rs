@@ -375,7 +375,7 @@ mod tests {
     fn load_error(key: &str, value: Value) -> String {
         let mut config = (crate::gpt_bigcode::FAMILY.sample)();
         config[key] = value;
-        let load = |config| GptBigCode::load(config, &Weights::nothing()).map(|_| ());
+        let load = |config| GptBigCode::load(config, &Weights::meta()).map(|_| ());
         let loaded = serde_json::from_value(config).map_err(|error| error.to_string());
         loaded.and_then(|config| load(config).map_err(|error| error.to_string())).expect_err(key)
     }

@@ -444,7 +444,7 @@ mod tests {
             ("logit_scale", json!({"logit_scale": "inv_sqrt_d_model"})),
             ("rmsnorm", json!({"norm_type": "rmsnorm"})),
         ] {
-            let Err(error) = Mpt::load(config(value), &Weights::nothing()) else {
+            let Err(error) = Mpt::load(config(value), &Weights::meta()) else {
                 panic!("{key} was not refused")
             };
             assert!(error.to_string().contains(key), "{error}");

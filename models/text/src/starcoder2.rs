@@ -355,7 +355,7 @@ mod tests {
     fn load_error(key: &str, value: Value) -> String {
         let mut config = (crate::starcoder2::FAMILY.sample)();
         config[key] = value;
-        let load = |config| Starcoder2::load(config, &Weights::nothing()).map(|_| ());
+        let load = |config| Starcoder2::load(config, &Weights::meta()).map(|_| ());
         let loaded = serde_json::from_value(config).map_err(|error| error.to_string());
         loaded.and_then(|config| load(config).map_err(|error| error.to_string())).expect_err(key)
     }

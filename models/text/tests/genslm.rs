@@ -10,7 +10,7 @@ use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::{LoadOptions, Pipeline};
 use fauna_shared::progress::Silent;
-use fauna_shared::quantize::{Copy, quantize};
+use fauna_shared::quantize::{QuantizeOptions, quantize};
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{Error, ErrorKind};
 use fauna_text::genslm::GenSlm;
@@ -514,7 +514,7 @@ fn a_copy_of_weights_without_a_config_opens_alone() {
     let place = tempfile::tempdir().unwrap();
     let (source, copy) = (tiny("embed_older_file"), place.path().join("copy"));
     let kind = fauna_shared::nn::block_kind("q8_0").unwrap();
-    let wanted = Copy { source: &source, kind, folder: &copy, replace: false };
+    let wanted = QuantizeOptions { source: &source, kind, folder: &copy, replace: false };
     quantize(&zoo(), &LoadOptions::default(), &wanted, &Silent).unwrap();
     let vector = |source: &str| {
         let model = zoo().open(source, &LoadOptions::default()).unwrap();

@@ -273,7 +273,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         };
         let has_template = kit.as_ref().is_some_and(|kit| kit.template.is_some());
         card.task = has_template.then_some("conversational");
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         let ids = |key: &str| {
             let places = [&generation[key], &pretrained.config[key], &pretrained.config["text_config"][key]];
             places.into_iter().map(token_ids).find(|ids| !ids.is_empty()).unwrap_or_default()

@@ -116,7 +116,7 @@ impl Pretrained {
             (Some(checkpoint), None) => {
                 Weights::open(checkpoint, family.rename, runtime)?.with_progress(&options.progress)
             }
-            (None, None) => Weights::none(label, runtime),
+            (None, None) => Weights::empty(label, runtime),
         };
         let options = options.clone();
         let config = canonical(family, config, &files)?;
@@ -139,7 +139,7 @@ impl Pretrained {
     pub fn part(&self, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
         let runtime = self.options.runtime.clone();
         match self.options.random_weights {
-            _ if self.weights.is_nothing() => Ok(Weights::nothing()),
+            _ if self.weights.is_meta() => Ok(Weights::meta()),
             Some(seed) => Ok(Weights::seeded(seed, runtime)),
             None => {
                 let weights = Weights::open(&Checkpoint::open_files(paths)?, rename, runtime)?;
@@ -187,7 +187,7 @@ impl Pretrained {
     ///
     /// # Errors
     /// [`Format`](crate::ErrorKind::Format) if it is not JSON, or a number used in decoding is not finite.
-    pub fn generation(&self) -> Result<Value> {
+    pub fn generation_config(&self) -> Result<Value> {
         let name = "generation_config.json";
         let generation = self.json(name)?.unwrap_or_default();
         let used = [
@@ -216,13 +216,13 @@ impl Pretrained {
     }
 
     /// Path of the config, for messages.
-    pub fn config_place(&self) -> PathBuf {
+    pub fn config_path(&self) -> PathBuf {
         self.files.get("config.json").unwrap_or_else(|| self.label.clone().into())
     }
 
     /// An error about the config.
     pub fn config_error(&self, message: impl Into<String>) -> Error {
-        Error::format(self.config_place(), message)
+        Error::format(self.config_path(), message)
     }
 
     /// The first of `architectures` in the config, or `default`.

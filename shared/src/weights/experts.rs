@@ -139,8 +139,8 @@ impl Weights {
         let bytes = bfloats(&values);
         let stored = StoredTensor { storage: StorageType::BF16, shape: vec![outputs, inputs], bytes };
         let format = runtime.quantize().filter(|_| !runtime.dequantize());
-        let quantize = format.and_then(|kind| MatrixUse::Map.format(kind, inputs));
-        self.place_stored(&stored, MatrixUse::Map, Layout::OutIn, shape, quantize)
+        let quantize = format.and_then(|kind| MatrixUse::Linear.format(kind, inputs));
+        self.place_stored(&stored, MatrixUse::Linear, Layout::OutIn, shape, quantize)
     }
 
     /// Placeholders for `count` matrices that are missing or in an inventory. The total number is limited.

@@ -38,7 +38,7 @@ impl Weights {
     /// let weights = Weights::seeded(7, Runtime::cpu());
     /// let apart = weights.matrix("b.weight", 4, 8)?.tensor()?;
     /// let pieces = [Piece::whole("a.weight", 2), Piece { name: "b.weight".into(), of: 4, rows: 1..3 }];
-    /// let joined = weights.stack(MatrixUse::Map, &pieces, 8)?.tensor()?;
+    /// let joined = weights.stack(MatrixUse::Linear, &pieces, 8)?.tensor()?;
     /// assert_eq!(joined.dims(), [4, 8]);
     /// assert_eq!(joined.narrow(0, 2, 2)?.to_vec2::<f32>()?, apart.narrow(0, 1, 2)?.to_vec2::<f32>()?);
     /// # Ok::<(), fauna_shared::Error>(())
@@ -47,7 +47,7 @@ impl Weights {
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) for a matrix stored as `[inputs, rows]`.
     pub fn stack(&self, matrix: MatrixUse, pieces: &[Piece], inputs: usize) -> Result<Matrix> {
-        if matrix == MatrixUse::TransposedMap {
+        if matrix == MatrixUse::TransposedLinear {
             return Err(Error::unsupported(
                 "matrices stored as [inputs, outputs] cannot be concatenated by rows",
             ));
@@ -118,12 +118,12 @@ impl Weights {
         let path = self.path(name);
         let inputs = widths.iter().fold(0, |all: usize, width| all.saturating_add(*width));
         let shape = [outputs, inputs];
-        self.ledger().matrices.insert(path.clone(), MatrixUse::Map);
+        self.ledger().matrices.insert(path.clone(), MatrixUse::Linear);
         let Some(stored) = self.stored(&path, &shape)? else {
             return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
         };
         // The whole matrix is quantized, so that a quantized copy on disk has the same blocks.
-        let format = self.runtime().quantize().and_then(|kind| MatrixUse::Map.format(kind, inputs));
+        let format = self.runtime().quantize().and_then(|kind| MatrixUse::Linear.format(kind, inputs));
         let stored = match (stored.storage, format) {
             (StorageType::Block(_), _) | (_, None) => stored,
             (_, Some(kind)) => {
@@ -135,7 +135,7 @@ impl Weights {
         let part = |width: &usize| {
             let part = columns_of(&stored, start, *width)?;
             start += width;
-            self.place_stored(&part, MatrixUse::Map, Layout::OutIn, (outputs, *width), None)
+            self.place_stored(&part, MatrixUse::Linear, Layout::OutIn, (outputs, *width), None)
         };
         widths.iter().map(part).collect()
     }

@@ -93,7 +93,7 @@ fn of_the_network(files: &Files, weights: Vec<PathBuf>) -> Vec<PathBuf> {
 /// carries in itself.
 fn planned(source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory, Value)> {
     let (family, pretrained) = fauna::pretrained(source, options)?;
-    let pretrained = Pretrained { weights: Weights::nothing(), ..pretrained };
+    let pretrained = Pretrained { weights: Weights::meta(), ..pretrained };
     Ok((family, (family.inventory)(&pretrained)?, pretrained.config))
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use fauna::Result;
 use fauna::nn::block_kind;
-use fauna::quantize::{Copy, quantize};
+use fauna::quantize::{QuantizeOptions, quantize};
 
 use crate::cli::options::ModelArg;
 use crate::cli::output::Output;
@@ -33,7 +33,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let kind = block_kind(&args.to)?;
-    let copy = Copy { source: &args.model.source, kind, folder: &args.out, replace: args.force };
+    let copy = QuantizeOptions { source: &args.model.source, kind, folder: &args.out, replace: args.force };
     let made = quantize(&fauna::zoo(), &context.options()?, &copy, context.bars.as_ref())?;
     let mut output = Output::stdout();
     match context.globals.json {

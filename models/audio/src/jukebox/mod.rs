@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn layers_beyond_prior_depth_are_not_loaded() {
         let settings = json!({"prior_depth": 2}).as_object().unwrap().clone();
-        let weights = Weights::nothing();
+        let weights = Weights::meta();
         let jukebox = Jukebox::load(Hps::read(&sample(), &settings).unwrap(), &weights).unwrap();
         assert_eq!(jukebox.prior().unwrap().layers(), 2);
         let inventory = weights.finish().unwrap();

@@ -232,7 +232,7 @@ fn audio_start(row: &[u32], tokens: AudioTokens) -> Result<Option<usize>> {
 
 /// The projector next to an unchanged language model, and the vocabulary size of its token embeddings, if it has any.
 fn adapter(pretrained: &Pretrained) -> Result<Option<(Weights, Option<usize>)>> {
-    if pretrained.weights.is_nothing() || pretrained.options.random_weights.is_some() {
+    if pretrained.weights.is_meta() || pretrained.options.random_weights.is_some() {
         return Ok(None);
     }
     let step = |name: &String| -> Option<u64> {

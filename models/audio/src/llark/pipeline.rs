@@ -59,7 +59,7 @@ impl LLarkPipeline {
             }
         };
         let tokenizer = words::tokenizer(pretrained)?;
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),

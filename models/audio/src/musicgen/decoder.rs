@@ -161,8 +161,8 @@ impl Decoder {
         };
         let inner = w.at("model.decoder");
         let tables = codebooks("embed_tokens", c.vocab_size + 1);
-        let tables = inner.stack(MatrixUse::Table, &tables, c.hidden_size)?;
-        let heads = w.stack(MatrixUse::Map, &codebooks("lm_heads", c.vocab_size), c.hidden_size)?;
+        let tables = inner.stack(MatrixUse::Embedding, &tables, c.hidden_size)?;
+        let heads = w.stack(MatrixUse::Linear, &codebooks("lm_heads", c.vocab_size), c.hidden_size)?;
         Ok(Self {
             embed_tokens: Embedding::new(tables, w.runtime().activations()),
             layers: (0..c.num_hidden_layers)
@@ -257,7 +257,7 @@ fn projections(w: &Weights, parts: std::ops::Range<usize>, width: usize) -> Resu
         }
         false => PARTS[parts].iter().map(|part| Piece::whole(format!("{part}.weight"), width)).collect(),
     };
-    Ok(Linear::new(w.stack(MatrixUse::Map, &pieces, width)?, None))
+    Ok(Linear::new(w.stack(MatrixUse::Linear, &pieces, width)?, None))
 }
 
 impl Layer {

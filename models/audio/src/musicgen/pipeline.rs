@@ -87,7 +87,7 @@ impl MusicGenPipeline {
         if let (window, Some(stride)) = (seconds("window"), seconds("extend_stride")) {
             generator = generator.with_windows(window.unwrap_or(30.0), stride)?;
         }
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         Ok(Self { generator, card, generation })
     }
 

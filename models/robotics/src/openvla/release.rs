@@ -117,7 +117,7 @@ fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
     match key.chain(file.map(|name| format!("there is {name}"))).next() {
         None => Ok(()),
         Some(sign) => Err(Error::unsupported(format!("an OpenVLA-OFT: {sign}"))
-            .at(pretrained.config_place())
+            .at(pretrained.config_path())
             .hint("its action head predicts chunks of actions in one pass, which is not supported; OpenVLA, which writes actions as tokens, is")),
     }
 }

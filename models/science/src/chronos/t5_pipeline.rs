@@ -63,7 +63,7 @@ fn config(pretrained: &Pretrained) -> Result<ChronosConfig> {
 
 /// Whether the settings of the tokenizer are all there is.
 fn is_alone(pretrained: &Pretrained) -> bool {
-    let wants = pretrained.weights.is_nothing() || pretrained.options.random_weights.is_some();
+    let wants = pretrained.weights.is_meta() || pretrained.options.random_weights.is_some();
     !wants && pretrained.checkpoint.is_none()
 }
 

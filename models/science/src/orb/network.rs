@@ -151,7 +151,7 @@ impl Interaction {
         let width = c.latent_dim;
         let weights = ["_receive_attn.weight", "_send_attn.weight"].map(|name| Piece::whole(name, 1));
         let biases = ["_receive_attn.bias", "_send_attn.bias"].map(|name| Piece::whole(name, 1));
-        let gates = w.stack(MatrixUse::Map, &weights, width)?;
+        let gates = w.stack(MatrixUse::Linear, &weights, width)?;
         Ok(Self {
             cond_node_proj: match c.is_conditioned() {
                 true => Some(w.linear("_cond_node_proj", width, width)?),

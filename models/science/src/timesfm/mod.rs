@@ -87,7 +87,7 @@ pub(crate) fn joined_projections(
         [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)]
             .map(|(name, rows)| Piece::whole(format!("{name}.{kind}"), rows))
     };
-    let weight = w.stack(MatrixUse::Map, &pieces("weight"), inputs)?;
+    let weight = w.stack(MatrixUse::Linear, &pieces("weight"), inputs)?;
     let bias = if bias { Some(w.stack_bias(&pieces("bias"))?) } else { None };
     Ok(Linear::new(weight, bias))
 }

@@ -57,7 +57,7 @@ impl BertPipeline {
         let function = match (network.task(), embedder.config().activation) {
             (Task::ClassifyText, Some(function)) => function,
             (Task::ClassifyText, None) => {
-                config.classifier_activation().map_err(|e| e.at(pretrained.config_place()))?
+                config.classifier_activation().map_err(|e| e.at(pretrained.config_path()))?
             }
             _ => TorchActivation::Softmax,
         };

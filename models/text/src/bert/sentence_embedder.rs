@@ -42,7 +42,7 @@ impl SentenceEmbedder {
             }
             let names = pretrained.files.module_weights(&config.folder)?;
             if names.is_empty()
-                && !pretrained.weights.is_nothing()
+                && !pretrained.weights.is_meta()
                 && pretrained.options.random_weights.is_none()
             {
                 return Err(Error::new(

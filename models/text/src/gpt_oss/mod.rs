@@ -348,7 +348,7 @@ impl Attention {
                 let piece = |part: &str| {
                     [Piece { name: format!("qkv.{part}"), of: q + 2 * kv, rows: from..from + outputs }]
                 };
-                let weight = w.stack(MatrixUse::Map, &piece("weight"), width)?;
+                let weight = w.stack(MatrixUse::Linear, &piece("weight"), width)?;
                 let bias = bias.then(|| w.stack_bias(&piece("bias"))).transpose()?;
                 Ok(Linear::new(weight, bias))
             }

@@ -20,7 +20,7 @@ fn config(keys: Value) -> Config {
 
 /// The error of loading the sample config with other keys.
 fn complaint(keys: Value) -> String {
-    match GptOss::load(config(keys.clone()), &Weights::nothing()) {
+    match GptOss::load(config(keys.clone()), &Weights::meta()) {
         Ok(_) => panic!("{keys} is accepted"),
         Err(error) => error.to_string(),
     }
@@ -86,14 +86,14 @@ fn a_config_that_cannot_be_is_told_its_key() {
         assert!(told.iter().all(|part| error.contains(part)), "{keys}: {error}");
     }
     assert!(
-        GptOss::load(config(json!({"quantization_config": {"quant_method": "mxfp4"}})), &Weights::nothing())
+        GptOss::load(config(json!({"quantization_config": {"quant_method": "mxfp4"}})), &Weights::meta())
             .is_ok()
     );
 }
 
 /// The tensors of a checkpoint with this config, by name.
 fn tensors(keys: Value) -> HashMap<String, Tensor> {
-    let nothing = Weights::nothing();
+    let nothing = Weights::meta();
     GptOss::load(config(keys), &nothing).unwrap();
     let inventory = nothing.finish().unwrap();
     let tensor = |(name, shape): (String, Vec<usize>)| {

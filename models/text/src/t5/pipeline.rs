@@ -84,7 +84,7 @@ impl T5Pipeline {
         if ![WHOLE, "T5WithLMHeadModel"].contains(&architecture.as_str()) {
             card.outputs = vec![Modality::Vector];
         }
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),

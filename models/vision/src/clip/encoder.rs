@@ -115,7 +115,7 @@ impl Attention {
                 let all = |what| {
                     ["q_proj", "k_proj", "v_proj"].map(|name| Piece::whole(format!("{name}.{what}"), width))
                 };
-                let weight = w.stack(MatrixUse::Map, &all("weight"), width)?;
+                let weight = w.stack(MatrixUse::Linear, &all("weight"), width)?;
                 Linear::new(weight, Some(w.stack_bias(&all("bias"))?))
             }
         };

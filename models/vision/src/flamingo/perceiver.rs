@@ -114,7 +114,7 @@ impl Perceiver {
                 norm_media: attn.layer_norm("context_layer_norm", c.width, EPS)?,
                 norm_latents: attn.layer_norm("latents_layer_norm", c.width, EPS)?,
                 to_q: attn.linear_no_bias("q_proj", c.width, c.inner())?,
-                to_kv: Linear::new(attn.stack(MatrixUse::Map, &kv, c.width)?, None),
+                to_kv: Linear::new(attn.stack(MatrixUse::Linear, &kv, c.width)?, None),
                 q_norm_k_norm,
                 to_out: attn.linear_no_bias("output_proj", c.inner(), c.width)?,
                 heads: c.heads,

@@ -196,7 +196,7 @@ impl Head {
         // Queries, keys and values are stored in one matrix, in this order.
         let rows = |rows: std::ops::Range<usize>| -> Result<Linear> {
             let piece = |name: &str| [Piece { name: name.into(), of: 3 * width, rows: rows.clone() }];
-            let weight = attention.stack(MatrixUse::Map, &piece("in_proj_weight"), width)?;
+            let weight = attention.stack(MatrixUse::Linear, &piece("in_proj_weight"), width)?;
             Ok(Linear::new(weight, Some(attention.stack_bias(&piece("in_proj_bias"))?)))
         };
         Ok(Self {

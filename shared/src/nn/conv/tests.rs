@@ -203,7 +203,7 @@ fn direction_and_length_make_the_weight_under_both_names() {
 
 #[test]
 fn an_inventory_names_the_tensors_and_makes_none() {
-    let weights = Weights::nothing();
+    let weights = Weights::meta();
     let huge = 1 << 18;
     weights.conv1d("a", huge, huge, ConvOptions::new(huge)).unwrap();
     weights.conv_transpose1d("b", huge, huge, ConvOptions::new(7).stride(2).weight_norm(true)).unwrap();

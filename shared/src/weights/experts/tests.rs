@@ -8,7 +8,7 @@ use super::*;
 use crate::checkpoint::{Checkpoint, Metadata, TensorInfo, write_safetensors};
 use crate::model::Family;
 use crate::progress::Silent;
-use crate::quantize::{Copy, WEIGHTS, quantize};
+use crate::quantize::{QuantizeOptions, WEIGHTS, quantize};
 use crate::runtime::{Precision, Runtime};
 use crate::weights::{Inventory, Name};
 use crate::zoo::{LoadOptions, Zoo};
@@ -184,7 +184,7 @@ fn packed_experts_of_a_wrong_type_are_named() {
 
 #[test]
 fn inputs_must_be_a_multiple_of_the_block_size() {
-    let error = Weights::nothing().at("mlp").experts("up", 2, 48, 5, true).unwrap_err().to_string();
+    let error = Weights::meta().at("mlp").experts("up", 2, 48, 5, true).unwrap_err().to_string();
     assert!(error.contains("mlp.up_blocks") && error.contains("48"), "{error}");
 }
 
@@ -192,15 +192,15 @@ fn inputs_must_be_a_multiple_of_the_block_size() {
 fn missing_experts_take_no_memory() {
     let many = usize::MAX / 64;
     for packed in [false, true] {
-        let weights = Weights::nothing();
+        let weights = Weights::meta();
         assert_eq!(weights.experts("up", 4, many / 32 * 32, 1 << 20, packed).unwrap().len(), 4);
         assert!(weights.finish().unwrap().parameters > 1 << 60);
-        assert!(Weights::nothing().experts("up", many, 64, 5, packed).is_err());
+        assert!(Weights::meta().experts("up", many, 64, 5, packed).is_err());
         assert!(Weights::seeded(7, Runtime::cpu()).experts("up", many, 64, 5, packed).is_err());
-        let error = Weights::none("there", Runtime::cpu()).experts("up", many, 64, 5, packed).unwrap_err();
+        let error = Weights::empty("there", Runtime::cpu()).experts("up", many, 64, 5, packed).unwrap_err();
         assert!(error.to_string().contains("missing  up"), "{error}");
         // The limit is on the total number of experts.
-        let weights = Weights::nothing();
+        let weights = Weights::meta();
         let asked =
             (0..MOST_TENSORS).take_while(|i| weights.experts(&format!("{i}"), 100, 64, 5, packed).is_ok());
         assert_eq!(asked.count(), MOST_TENSORS / 100);
@@ -262,7 +262,7 @@ fn a_quantized_copy_equals_quantization_at_load() {
     let out = tempfile::tempdir().unwrap();
     let copied = out.path().join("copy");
     let source = folder.path().to_str().unwrap();
-    let copy = Copy { source, kind: GgmlDType::Q4_0, folder: &copied, replace: false };
+    let copy = QuantizeOptions { source, kind: GgmlDType::Q4_0, folder: &copied, replace: false };
     let made = quantize(&Zoo::new([&MIXTURE]), &LoadOptions::default(), &copy, &Silent).unwrap();
     assert_eq!((made.tensors, made.quantized), (3, 1));
     assert!(made.bytes_after < made.bytes_before);

@@ -215,7 +215,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         None if pretrained.config["vqgan"].is_object() => {
             Some(Vqgan::load(vqgan_config(pretrained)?, &pretrained.weights.at("detoker"))?)
         }
-        None if pretrained.weights.is_nothing() => None,
+        None if pretrained.weights.is_meta() => None,
         None if pretrained.options.random_weights.is_some() => {
             let weights = Weights::seeded(
                 pretrained.options.random_weights.unwrap_or_default(),

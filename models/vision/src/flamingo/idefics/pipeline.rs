@@ -64,7 +64,7 @@ impl IdeficsPipeline {
         let tokenizer = words::tokenizer(pretrained)?;
         let processor = processor::of(&pretrained.files, "IdeficsImageProcessor")?
             .unwrap_or_else(|| Processor::idefics(idefics.config().vision_config.image_size));
-        let generation = pretrained.generation()?;
+        let generation = pretrained.generation_config()?;
         let ids = |key: &str| match &generation[key] {
             Value::Null => token_ids(&pretrained.config[key]),
             value => token_ids(value),

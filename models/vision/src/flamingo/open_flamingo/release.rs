@@ -528,7 +528,7 @@ fn all_weights(pretrained: &Pretrained, trained: &Checkpoint, parts: &Parts) -> 
 
 /// The tensors of a release.
 pub fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
-    match pretrained.weights.is_nothing() {
+    match pretrained.weights.is_meta() {
         true => Ok(pretrained.load::<OpenFlamingo>()?.1),
         false => Ok(assemble(pretrained)?.inventory),
     }
