@@ -1,7 +1,7 @@
 //! Parsing JSON as Python's `json` module does.
 //!
 //! Python writes non-finite numbers as the literals `Infinity`, `-Infinity` and `NaN`, which are not JSON. They are
-//! parsed as strings, so that only callers that expect a number fail. [`unbounded`] accepts them as "no limit".
+//! parsed as strings, so that only callers that expect a number fail. [`is_unbounded`] accepts them as "no limit".
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -89,7 +89,7 @@ pub fn part<T: DeserializeOwned>(key: &str, value: Value) -> Result<T> {
 }
 
 /// Whether `value` means "no limit": null, infinity, or a huge number (transformers writes 1e30).
-pub fn unbounded(value: &Value) -> bool {
+pub fn is_unbounded(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(word) => word == INFINITY,
@@ -209,10 +209,10 @@ mod tests {
     #[test]
     fn unbounded_values_are_recognized() {
         for text in ["null", "Infinity", "1000000000000000019884624838656", "1e30"] {
-            assert!(unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
+            assert!(is_unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
         }
         for text in ["512", "NaN", "-Infinity", "\"512\""] {
-            assert!(!unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
+            assert!(!is_unbounded(&parse(text.as_bytes()).unwrap()), "{text}");
         }
     }
 }

@@ -12,7 +12,7 @@ use fauna_shared::model::{
     BlockHook, Card, CausalLm, Family, Keys, Model, Pipeline, Pretrained, Step, no_hook,
 };
 use fauna_shared::nn::{Embedding, Linear};
-use fauna_shared::text::{self, ChatTemplate, Definitions, Padding, Tokenizer};
+use fauna_shared::text::{self, ChatTemplate, DefinitionStop, Padding, Tokenizer};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result, json};
 use serde_json::Value;
@@ -209,7 +209,7 @@ impl LanguageModel {
                 })?;
                 let messages = turns.iter().map(words::message).collect::<Result<Vec<_>>>()?;
                 // The template includes the begin-of-sequence token where the model needs one.
-                tokenizer.encode(&template.render_thinking(&messages, true, options.reasoning)?, false)
+                tokenizer.encode(&template.render_with_reasoning(&messages, true, options.reasoning)?, false)
             }
         }
     }
@@ -235,7 +235,7 @@ impl LanguageModel {
         if let (Some(eos), None) = (&mut config.eos, &options.eos) {
             eos.extend(self.end_of_turn);
             if is_chat {
-                eos.extend(tokenizer.turn_ends());
+                eos.extend(tokenizer.end_of_turn_ids());
             }
         }
         Ok(config)
@@ -257,10 +257,12 @@ impl LanguageModel {
         let ids: Vec<_> = tokens.iter().map(|tokens| text::Prompt::Ids(tokens)).collect();
         let options = &self.with_end_tokens(is_chat, options)?;
         let made = match &self.harmony {
-            Some(harmony) if is_chat => text::stream_heard(decoder, tokenizer, &ids, options, harmony, each)?,
+            Some(harmony) if is_chat => {
+                text::stream_with_parser(decoder, tokenizer, &ids, options, harmony, each)?
+            }
             _ if options.one_definition && !is_chat => {
                 let mut rows: Vec<_> =
-                    prompts.iter().map(|prompt| Some(Definitions::after(&preceding_text(prompt)))).collect();
+                    prompts.iter().map(|prompt| Some(DefinitionStop::after(&preceding_text(prompt)))).collect();
                 let made = text::stream(decoder, tokenizer, &ids, options, &mut |piece| {
                     let Some(definitions) = &mut rows[piece.row] else { return ControlFlow::Break(()) };
                     let (text, ended) = definitions.push(piece.text);

@@ -73,7 +73,7 @@ impl Harmony {
 }
 
 impl OutputParser for Harmony {
-    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel {
+    fn channel(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel {
         if token == self.start || token == self.end {
             self.state = State::Role;
         } else if token == self.channel {
@@ -121,7 +121,7 @@ mod tests {
             Message::new("assistant", "Me."),
             Message::new("user", "Why?"),
         ];
-        let rendered = template.render_thinking(&turns, true, Some(Reasoning::High)).unwrap();
+        let rendered = template.render_with_reasoning(&turns, true, Some(Reasoning::High)).unwrap();
         assert_eq!(
             rendered,
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n\
@@ -164,7 +164,7 @@ mod tests {
             <|message|> Two. final <|end|> <|start|> assistant <|message|> Two.";
         let mut parsed = vec![];
         for token in tokenizer.encode(generated, false).unwrap() {
-            let channel = harmony.hear(token, &tokenizer);
+            let channel = harmony.channel(token, &tokenizer);
             if channel != OutputChannel::Silent {
                 parsed.push((tokenizer.token(token).unwrap(), channel));
             }

@@ -101,7 +101,7 @@ pub fn tokenised(
     let wide = |x: Result<Tensor>| -> Result<Tensor> { Ok(x?.to_dtype(DType::I64)?) };
     Ok(Some(Tensors::from([
         ("input_ids".to_string(), wide(batch.ids_tensor(&Device::Cpu))?),
-        ("attention_mask".to_string(), wide(batch.mask_tensor(&Device::Cpu))?),
+        ("attention_mask".to_string(), wide(batch.attention_mask_tensor(&Device::Cpu))?),
         ("token_type_ids".to_string(), wide(batch.type_ids_tensor(&Device::Cpu))?),
     ])))
 }

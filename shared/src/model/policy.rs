@@ -12,7 +12,7 @@ pub trait Policy: Send + Sync {
     /// Starts an instruction. Computations that do not depend on the frame are done once here.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for an instruction that is too long, and for an `unnorm_key` that is unknown,
+    /// [`Input`](crate::ErrorKind::Input) for an invalid instruction, and for an `unnorm_key` that is unknown,
     /// or missing if there are several action statistics; the message lists the known keys.
     fn start(&self, task: &Task) -> Result<Box<dyn Controller + '_>>;
 }

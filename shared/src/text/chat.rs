@@ -126,14 +126,14 @@ impl ChatTemplate {
     /// [`ErrorKind::Input`] with the template's message if it calls `raise_exception`; [`ErrorKind::Format`] if
     /// rendering fails otherwise or exceeds its limits.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.render_thinking(messages, add_generation_prompt, None)
+        self.render_with_reasoning(messages, add_generation_prompt, None)
     }
 
     /// As [`render`](Self::render), with `reasoning` as the variable `reasoning_effort`.
     ///
     /// # Errors
     /// As [`render`](Self::render).
-    pub fn render_thinking(
+    pub fn render_with_reasoning(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,

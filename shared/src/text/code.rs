@@ -56,13 +56,13 @@ const LEADS: [&str; 5] = ["#", "//", "/*", " *", "@"];
 /// is returned as soon as it is certain to be part of the completion.
 ///
 /// ```
-/// use fauna_shared::text::Definitions;
-/// let mut definitions = Definitions::after("def double(x):\n");
+/// use fauna_shared::text::DefinitionStop;
+/// let mut definitions = DefinitionStop::after("def double(x):\n");
 /// let (text, ended) = definitions.push("    return 2 * x\n\n\n# The other way.\ndef half(x):\n");
 /// assert_eq!((text.as_str(), ended), ("    return 2 * x\n", true));
 /// ```
 #[derive(Debug, Clone)]
-pub struct Definitions {
+pub struct DefinitionStop {
     /// Whether the prompt or the model has begun a definition.
     begun: bool,
     /// Whether any text other than whitespace was returned.
@@ -83,7 +83,7 @@ enum Line {
     Other,
 }
 
-impl Definitions {
+impl DefinitionStop {
     /// For the completion of `prompt`.
     pub fn after(prompt: &str) -> Self {
         let at_margin = prompt.is_empty() || prompt.ends_with('\n');
@@ -171,7 +171,7 @@ mod tests {
 
     /// The completion kept of `text` after `prompt`, pushed in pieces of `size` bytes.
     fn completion(prompt: &str, text: &str, size: usize) -> String {
-        let mut definitions = Definitions::after(prompt);
+        let mut definitions = DefinitionStop::after(prompt);
         let mut out = String::new();
         for piece in text.as_bytes().chunks(size) {
             let (certain, ended) = definitions.push(std::str::from_utf8(piece).unwrap());

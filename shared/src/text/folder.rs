@@ -198,7 +198,7 @@ impl Folder {
     fn max_length(&self) -> Result<Option<usize>> {
         let value = &self.tokenizer["model_max_length"];
         match value.as_u64().and_then(|length| usize::try_from(length).ok()) {
-            _ if json::unbounded(value) => Ok(None),
+            _ if json::is_unbounded(value) => Ok(None),
             Some(length) => Ok(Some(length)),
             None => Err(Error::format(
                 self.root.join("tokenizer_config.json"),

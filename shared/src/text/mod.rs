@@ -7,7 +7,7 @@
 //! use fauna_shared::text::{Padding, Tokenizer};
 //! let tokenizer = Tokenizer::from_folder("models/bert")?;
 //! let batch = tokenizer.encode_batch(&["a cat", "a much longer sentence"], Padding::Right, Some(128))?;
-//! assert_eq!(batch.ids.len(), 2 * batch.time());
+//! assert_eq!(batch.ids.len(), 2 * batch.sequence_length());
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
@@ -30,9 +30,11 @@ use tokenizers::NormalizerWrapper;
 use tokenizers::normalizers::{Lowercase, Sequence};
 
 pub use chat::{ChatTemplate, Message};
-pub use code::Definitions;
+pub use code::DefinitionStop;
 pub use gguf::GgufVocabulary;
-pub use stream::{Completion, Detokenizer, OutputChannel, OutputParser, Piece, Prompt, stream, stream_heard};
+pub use stream::{
+    Completion, Detokenizer, OutputChannel, OutputParser, Piece, Prompt, stream, stream_with_parser,
+};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -105,12 +107,12 @@ pub struct Encoding {
     /// Byte range `start..end` of the token in its text; `(0, 0)` for special tokens added by the post-processor.
     pub offsets: Vec<(usize, usize)>,
     /// Whether the token is a special token added by the post-processor.
-    pub special: Vec<bool>,
+    pub special_tokens_mask: Vec<bool>,
     /// Index of the text the token belongs to, 0 or 1; `None` for special tokens added by the post-processor.
-    pub texts: Vec<Option<usize>>,
+    pub sequence_ids: Vec<Option<usize>>,
     /// Index of the word the token belongs to, as split by the pre-tokenizer; `None` for special tokens added by the
     /// post-processor.
-    pub words: Vec<Option<u32>>,
+    pub word_ids: Vec<Option<u32>>,
     /// Number of tokens removed by truncation.
     pub cut: usize,
 }
@@ -132,7 +134,7 @@ pub struct Batch {
     /// Token ids, `(batch, sequence)`.
     pub ids: Vec<u32>,
     /// Attention mask, `(batch, sequence)`: 1 for a token, 0 for padding.
-    pub mask: Vec<u32>,
+    pub attention_mask: Vec<u32>,
     /// Token type ids, `(batch, sequence)`: 0 for the first text, 1 for the second.
     pub type_ids: Vec<u32>,
     /// Length of each sequence without padding.
@@ -143,13 +145,13 @@ pub struct Batch {
 
 impl Batch {
     /// Number of sequences.
-    pub fn rows(&self) -> usize {
+    pub fn batch_size(&self) -> usize {
         self.lengths.len()
     }
 
     /// Length of each sequence including padding.
-    pub fn time(&self) -> usize {
-        self.ids.len() / self.rows().max(1)
+    pub fn sequence_length(&self) -> usize {
+        self.ids.len() / self.batch_size().max(1)
     }
 
     /// The token ids as a tensor, `(batch, sequence)`, u32.
@@ -158,8 +160,8 @@ impl Batch {
     }
 
     /// The attention mask as a tensor, `(batch, sequence)`, u32.
-    pub fn mask_tensor(&self, device: &Device) -> Result<Tensor> {
-        self.tensor(&self.mask, device)
+    pub fn attention_mask_tensor(&self, device: &Device) -> Result<Tensor> {
+        self.tensor(&self.attention_mask, device)
     }
 
     /// The token type ids as a tensor, `(batch, sequence)`, u32.
@@ -168,7 +170,7 @@ impl Batch {
     }
 
     fn tensor(&self, values: &[u32], device: &Device) -> Result<Tensor> {
-        Ok(Tensor::from_slice(values, (self.rows(), self.time()), device)?)
+        Ok(Tensor::from_slice(values, (self.batch_size(), self.sequence_length()), device)?)
     }
 }
 
@@ -214,7 +216,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Format`](ErrorKind::Format) if the normalizer fails on one of them.
-    pub fn with_tokens(mut self, tokens: &[&str]) -> Result<Self> {
+    pub fn with_special_tokens(mut self, tokens: &[&str]) -> Result<Self> {
         let tokens = tokens.iter().map(|token| tokenizers::AddedToken::from(*token, true));
         self.inner.add_special_tokens(tokens).map_err(not_added)?;
         Ok(self)
@@ -224,7 +226,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`ErrorKind::Format`] if the normalizer cannot be extended.
-    pub fn with_lower_case(mut self) -> Result<Self> {
+    pub fn with_lowercase(mut self) -> Result<Self> {
         let lowers = |rule: &NormalizerWrapper| matches!(rule, NormalizerWrapper::Lowercase(_));
         let mut rules: Vec<NormalizerWrapper> = match self.inner.get_normalizer().cloned() {
             Some(NormalizerWrapper::Sequence(rules)) => rules.into_iter().collect(),
@@ -299,7 +301,7 @@ impl Tokenizer {
             };
             fill(&mut batch.ids, &encoding.ids, self.pad_id());
             fill(&mut batch.type_ids, &encoding.type_ids, 0);
-            fill(&mut batch.mask, &vec![1; length], 0);
+            fill(&mut batch.attention_mask, &vec![1; length], 0);
             batch.lengths.push(length);
             batch.cut.push(encoding.cut);
         }
@@ -348,7 +350,7 @@ impl Tokenizer {
 
     /// Ids of the end-of-turn tokens in the vocabulary, found by name as llama.cpp does. A chat template may end turns
     /// with a token that the configuration does not list as an end token.
-    pub fn turn_ends(&self) -> Vec<u32> {
+    pub fn end_of_turn_ids(&self) -> Vec<u32> {
         let added = self.inner.get_added_tokens_decoder();
         let id = |token: &str| self.token_id(token).filter(|id| added.contains_key(id));
         // In the harmony format `<|end|>` ends a message within a turn; `<|return|>` and `<|call|>` end the turn.
@@ -385,11 +387,11 @@ impl Encoding {
         let text_of = |i: usize| if special[i] { None } else { Some(texts[i].unwrap_or(0)) };
         let mut counts = [0usize; 2];
         (0..encoding.len()).filter_map(text_of).for_each(|text| counts[text.min(1)] += 1);
-        let room = match max_length {
+        let budget = match max_length {
             None => usize::MAX,
             Some(max) => text_budget(max, encoding.len() - counts[0] - counts[1], counts)?,
         };
-        let limits = longest_first(counts, room);
+        let limits = longest_first(counts, budget);
         let mut out = Self { cut: counts[0] + counts[1] - limits[0] - limits[1], ..Self::default() };
         let mut taken = [0usize; 2];
         for (i, &id) in encoding.get_ids().iter().enumerate() {
@@ -404,9 +406,9 @@ impl Encoding {
             out.ids.push(id);
             out.type_ids.push(encoding.get_type_ids()[i]);
             out.offsets.push(encoding.get_offsets()[i]);
-            out.special.push(special[i]);
-            out.texts.push(text);
-            out.words.push(encoding.get_word_ids()[i]);
+            out.special_tokens_mask.push(special[i]);
+            out.sequence_ids.push(text);
+            out.word_ids.push(encoding.get_word_ids()[i]);
         }
         Ok(out)
     }
@@ -414,23 +416,23 @@ impl Encoding {
 
 /// Number of tokens left for text when `special` of `max` tokens are special tokens.
 fn text_budget(max: usize, special: usize, counts: [usize; 2]) -> Result<usize> {
-    let room = max.saturating_sub(special);
-    match counts[0] + counts[1] > 0 && (room == 0 || (counts[1] > 0 && room == 1)) {
+    let budget = max.saturating_sub(special);
+    match counts[0] + counts[1] > 0 && (budget == 0 || (counts[1] > 0 && budget == 1)) {
         true => Err(Error::input(format!(
             "a maximum length of {max} tokens is too small for text and {special} special tokens"
         ))),
-        false => Ok(room),
+        false => Ok(budget),
     }
 }
 
-/// Number of tokens kept of each text for a budget of `room` tokens: the longer text is truncated first, then both.
-fn longest_first(counts: [usize; 2], room: usize) -> [usize; 2] {
+/// Number of tokens kept of each text for a budget of `budget` tokens: the longer text is truncated first, then both.
+fn longest_first(counts: [usize; 2], budget: usize) -> [usize; 2] {
     let [first, second] = counts;
-    if first.saturating_add(second) <= room {
+    if first.saturating_add(second) <= budget {
         return counts;
     }
-    let (short, long) = (first.min(second), room.saturating_sub(first.min(second)));
-    let (short, long) = if long >= short { (short, long) } else { (room / 2, room - room / 2) };
+    let (short, long) = (first.min(second), budget.saturating_sub(first.min(second)));
+    let (short, long) = if long >= short { (short, long) } else { (budget / 2, budget - budget / 2) };
     if first <= second { [short, long] } else { [long, short] }
 }
 

@@ -42,7 +42,7 @@ pub enum OutputChannel {
 /// Separates the answer of a model from its reasoning. Cloned for each sequence of a batch.
 pub trait OutputParser: Clone {
     /// Returns the channel of `token`, the next token of the sequence.
-    fn hear(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel;
+    fn channel(&mut self, token: u32, tokenizer: &Tokenizer) -> OutputChannel;
 }
 
 /// Treats every token as part of the answer.
@@ -50,7 +50,7 @@ pub trait OutputParser: Clone {
 struct AnswerOnly;
 
 impl OutputParser for AnswerOnly {
-    fn hear(&mut self, _: u32, _: &Tokenizer) -> OutputChannel {
+    fn channel(&mut self, _: u32, _: &Tokenizer) -> OutputChannel {
         OutputChannel::Answer
     }
 }
@@ -81,14 +81,14 @@ pub fn stream<D: Decoder + ?Sized>(
     options: &GenerationConfig,
     each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
 ) -> Result<Vec<Completion>> {
-    stream_heard(model, tokenizer, prompts, options, &AnswerOnly, each)
+    stream_with_parser(model, tokenizer, prompts, options, &AnswerOnly, each)
 }
 
 /// As [`stream`], with `parser` separating the answer from the reasoning. Stop strings apply to the answer only.
 ///
 /// # Errors
 /// As [`generate`].
-pub fn stream_heard<D: Decoder + ?Sized, L: OutputParser>(
+pub fn stream_with_parser<D: Decoder + ?Sized, L: OutputParser>(
     model: &D,
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
@@ -177,7 +177,7 @@ impl<'a, L: OutputParser> Row<'a, L> {
         let mut before = (String::new(), false);
         let mut text = String::new();
         if let Some(token) = token {
-            let channel = self.parser.hear(token, self.tokenizer);
+            let channel = self.parser.channel(token, self.tokenizer);
             if channel != self.channel {
                 // The rest of the previous channel.
                 before = self.append(self.detokenizer.clone().finish()?);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     impl OutputParser for Brackets {
-        fn hear(&mut self, token: u32, _: &Tokenizer) -> OutputChannel {
+        fn channel(&mut self, token: u32, _: &Tokenizer) -> OutputChannel {
             match self.tokens.iter().position(|bracket| *bracket == token) {
                 None => return self.channel,
                 Some(0) => self.channel = OutputChannel::Thought,
@@ -458,11 +458,12 @@ mod tests {
         let options =
             GenerationConfig { stop: vec!["never".into(), "###".into()], ..GenerationConfig::greedy(200) };
         let mut texts = [String::new(), String::new()];
-        let made = stream_heard(&model, &tokenizer, &[Prompt::Text("a")], &options, &parser, &mut |piece| {
-            texts[usize::from(piece.thought)] += piece.text;
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+        let made =
+            stream_with_parser(&model, &tokenizer, &[Prompt::Text("a")], &options, &parser, &mut |piece| {
+                texts[usize::from(piece.thought)] += piece.text;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         assert_eq!(texts, ["the skyis blue # and ", "never say so ☃"]);
         assert_eq!([made[0].text.as_str(), made[0].thoughts.as_str()], texts);
         assert_eq!(made[0].generation.finish, Some(FinishReason::Stopped));

@@ -143,12 +143,12 @@ fn offsets_are_byte_ranges_of_the_text() {
     let encoding = tokenizer.encode_pair(first, second, None).unwrap();
     for i in 0..encoding.ids.len() {
         let (start, end) = encoding.offsets[i];
-        match encoding.texts[i] {
+        match encoding.sequence_ids[i] {
             Some(text) => assert!([first, second][text].get(start..end).is_some_and(|t| !t.is_empty())),
-            None => assert!(encoding.special[i] && (start, end) == (0, 0)),
+            None => assert!(encoding.special_tokens_mask[i] && (start, end) == (0, 0)),
         }
     }
-    let second_starts = encoding.texts.iter().position(|t| *t == Some(1)).unwrap();
+    let second_starts = encoding.sequence_ids.iter().position(|t| *t == Some(1)).unwrap();
     assert_eq!(encoding.offsets[second_starts], (0, 3));
     assert_eq!((encoding.type_ids[second_starts - 1], encoding.type_ids[second_starts]), (0, 1));
 }
@@ -160,13 +160,16 @@ fn padding_is_on_the_given_side() {
     let right = tokenizer.encode_batch(&texts, Padding::Right, None).unwrap();
     let left = tokenizer.encode_batch(&texts, Padding::Left, None).unwrap();
     let fixed = tokenizer.encode_batch(&texts, Padding::RightTo(40), None).unwrap();
-    let (time, length) = (right.time(), right.lengths[0]);
+    let (time, length) = (right.sequence_length(), right.lengths[0]);
     assert!(length < time && right.lengths[1] == time);
     assert_eq!(right.ids[..length], left.ids[time - length..time]);
-    assert!(right.mask[..length].iter().all(|&m| m == 1) && right.mask[length..time].iter().all(|&m| m == 0));
-    assert!(left.mask[..time - length].iter().all(|&m| m == 0));
+    assert!(
+        right.attention_mask[..length].iter().all(|&m| m == 1)
+            && right.attention_mask[length..time].iter().all(|&m| m == 0)
+    );
+    assert!(left.attention_mask[..time - length].iter().all(|&m| m == 0));
     assert!(right.ids[length..time].iter().all(|&id| id == tokenizer.special().pad.unwrap()));
-    assert_eq!((fixed.time(), fixed.ids_tensor(&Device::Cpu).unwrap().dims()), (40, &[2, 40][..]));
+    assert_eq!((fixed.sequence_length(), fixed.ids_tensor(&Device::Cpu).unwrap().dims()), (40, &[2, 40][..]));
 }
 
 fn scratch(files: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
@@ -292,7 +295,7 @@ fn end_of_turn_tokens_are_found_by_name() {
     let listed = |tokens: &[&str]| {
         let config = json!({"additional_special_tokens": tokens});
         let dir = scratch(&[("tokenizer.json", word_level()), ("tokenizer_config.json", config)]);
-        Tokenizer::from_folder(dir.path()).unwrap().turn_ends()
+        Tokenizer::from_folder(dir.path()).unwrap().end_of_turn_ids()
     };
     assert_eq!(listed(&["<|im_end|>", "<x>", "<|end|>"]), [6, 8]);
     assert_eq!(listed(&["<|return|>", "<|end|>"]), [6], "<|end|> does not end a turn of the harmony format");
@@ -395,7 +398,7 @@ fn lowercasing_comes_before_the_other_normalizers() {
     let cased = Tokenizer::from_folder(folder("bert_cased")).unwrap();
     let ids = |tokenizer: &Tokenizer, text: &str| tokenizer.encode(text, true).unwrap();
     assert_ne!(ids(&cased, "The Star"), ids(&cased, "the star"));
-    let lower = cased.clone().with_lower_case().unwrap();
+    let lower = cased.clone().with_lowercase().unwrap();
     assert_eq!(ids(&lower, "The Star"), ids(&cased, "the star"));
     // Special tokens are matched before normalization.
     assert_eq!(ids(&lower, "[MASK]"), ids(&cased, "[MASK]"));

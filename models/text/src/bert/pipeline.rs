@@ -65,7 +65,7 @@ impl BertPipeline {
         let tokenizer = words::tokenizer(pretrained)?;
         let mut pipeline = Self {
             tokenizer: match embedder.config().do_lower_case {
-                true => tokenizer.map(|tokenizer| tokenizer.with_lower_case()).transpose()?,
+                true => tokenizer.map(|tokenizer| tokenizer.with_lowercase()).transpose()?,
                 false => tokenizer,
             },
             embedder,
@@ -86,7 +86,7 @@ impl BertPipeline {
         match &self.tokenizer {
             Some(tokenizer) if !recipe.include_prompt && !recipe.prompt.is_empty() => {
                 let encoding = tokenizer.encode_text(&recipe.prompt, Some(self.max_length()))?;
-                let ends_with_special = encoding.special.last() == Some(&true);
+                let ends_with_special = encoding.special_tokens_mask.last() == Some(&true);
                 Ok(encoding.ids.len() - usize::from(ends_with_special))
             }
             _ => Ok(0),
@@ -151,7 +151,7 @@ impl BertPipeline {
 
     /// Forward pass of a padded batch. Returns the outputs and the attention mask, `(batch, sequence)`.
     fn forward_batch(&self, batch: &Batch, with_head: bool) -> Result<(super::Output, Tensor)> {
-        let mask = batch.mask_tensor(&self.device)?;
+        let mask = batch.attention_mask_tensor(&self.device)?;
         let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
         let (ids, types) = (batch.ids_tensor(&self.device)?, batch.type_ids_tensor(&self.device)?);
         Ok((self.network.forward(&ids, &types, &padding, with_head)?, mask))
@@ -227,7 +227,7 @@ impl BertPipeline {
         let mut found: Vec<(Label, usize)> = Vec::new();
         let mut open: Option<String> = None;
         for (i, row) in rows.into_iter().enumerate() {
-            if encoding.special[i] {
+            if encoding.special_tokens_mask[i] {
                 open = None;
                 continue;
             }
@@ -266,7 +266,7 @@ impl BertPipeline {
         let (Some(start), Some(end)) = (out.start_logits, out.end_logits) else {
             return Err(self.cannot("answer questions"));
         };
-        let inside: Vec<bool> = encoding.texts.iter().map(|text| *text == Some(1)).collect();
+        let inside: Vec<bool> = encoding.sequence_ids.iter().map(|text| *text == Some(1)).collect();
         let scores = |logits: Tensor| -> Result<Vec<f32>> {
             let mut logits: Vec<f32> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()?;
             for (logit, inside) in logits.iter_mut().zip(&inside) {

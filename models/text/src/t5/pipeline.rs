@@ -161,7 +161,7 @@ impl T5Pipeline {
         let batch = self.tokenizer()?.pad(texts, Padding::Right);
         Ok(Rows {
             ids: batch.ids_tensor(&self.device)?,
-            real: words::real_tokens(&batch.mask_tensor(&Device::Cpu)?)?,
+            real: words::real_tokens(&batch.attention_mask_tensor(&Device::Cpu)?)?,
         })
     }
 

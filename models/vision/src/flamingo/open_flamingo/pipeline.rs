@@ -193,7 +193,7 @@ fn tokenizer(pretrained: &Pretrained, language: &Files) -> Result<Option<Tokeniz
             if tokenizer.special().pad.is_none() {
                 added.push(PAD);
             }
-            let tokenizer = tokenizer.with_tokens(&added)?;
+            let tokenizer = tokenizer.with_special_tokens(&added)?;
             let mut special = tokenizer.special().clone();
             special.pad = special.pad.or(tokenizer.token_id(PAD));
             Ok(Some(tokenizer.with_special(special)))
