@@ -24,6 +24,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod format;
+mod group;
 mod portable;
 mod quantize;
 #[cfg(test)]
@@ -34,8 +35,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use self::activations::Group;
 use self::format::{Format, Unpacked};
+use self::group::Group;
 pub use self::quantize::quantize;
 #[cfg(target_arch = "x86_64")]
 use super::cpu::features;

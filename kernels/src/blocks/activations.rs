@@ -1,26 +1,10 @@
 //! Activations in 8 bits, or in twice 8: one scale for each 32, and the sums that offsets and minima of the weights
 //! multiply.
 
+use super::group::{Group, SECOND};
 use crate::cpu::Isa;
 use crate::pool::parallel_for;
 use crate::versions::{Shared, versioned};
-
-/// 256 activations; missing ones at the end of a row are zero.
-#[derive(Clone)]
-#[repr(C, align(64))]
-pub(super) struct Group {
-    pub(super) q: [i8; 256],
-    /// Of each 32.
-    pub(super) scale: [f32; 8],
-    /// `scale * sum of q`, of each 32.
-    pub(super) sums32: [f32; 8],
-    /// The same of each 16.
-    pub(super) sums16: [f32; 16],
-}
-
-impl Group {
-    const ZERO: Self = Self { q: [0; 256], scale: [0.0; 8], sums32: [0.0; 8], sums16: [0.0; 16] };
-}
 
 /// Writes `rows` rows of `x` as groups, `width.div_ceil(256)` each; with two `terms` each row becomes two whose sum it
 /// is, the second what the first one's rounding left over, in steps of a 256th of the first's.
@@ -68,9 +52,6 @@ versioned! {
         }
     }
 }
-
-/// Steps of a second term in one of the first.
-pub(super) const SECOND: f32 = 256.0;
 
 /// What one is worth where the largest of `x` is 127, and its inverse. It is NaN if `x` is not all finite.
 #[inline(always)]

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::Group;
 use super::format::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K, Unpacked, six_bits};
+use super::group::Group;
 
 /// A format that is unpacked by vectors, or by the plain code where that is all it has.
 pub(super) trait Narrow: Format + Sized {

@@ -6,8 +6,8 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{Group, SECOND};
 use super::format::{self, Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K};
+use super::group::{Group, SECOND};
 use crate::simd::Simd;
 use crate::simd::x86::Avx512;
 
@@ -321,8 +321,8 @@ unsafe fn offset<F: Format>(scale: __m512, min: __m512) -> __m512 {
     }
 }
 
-/// As [`activations::quantize_row`](super::activations::quantize_row): `x` is the groups' rows one after the other, its
-/// last group filled up with zeros; `second` is empty or as long as `first`.
+/// Quantizes the row `x` of activations with the same result as the portable code. The last group is padded with zeros;
+/// `second` is empty or as long as `first`.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW, VL, DQ.

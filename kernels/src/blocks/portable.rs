@@ -1,7 +1,7 @@
 //! Products by plain Rust.
 
-use super::activations::Group;
 use super::format::{Format, Unpacked};
+use super::group::Group;
 
 /// `y[row] = row of x · weights` for all rows of `x`, `groups` each; `weights` is one row of blocks.
 pub(super) fn dots<F: Format>(weights: &[u8], x: &[Group], groups: usize, y: &mut [f32]) {
