@@ -1,9 +1,9 @@
-//! Speed of products with block-quantised weights: bytes of weights read and operations done a second, for each
-//! format, instruction set and number of rows.
+//! Speed of linear layers with quantized weights: bytes of weights read and operations per second, for each format,
+//! instruction set and number of rows.
 //!
 //!     cargo bench -p fauna-kernels --bench blocks [-- q4_1 q8_0]
 //!
-//! Each instruction set runs in a process of its own, since `FAUNA_ISA` is read once.
+//! Each instruction set runs in its own process, since `FAUNA_ISA` is read once.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use fauna_kernels::blocks::{BlockKind, Blocks, linear};
 use fauna_kernels::cpu::{Isa, isa};
 
 const INPUTS: usize = 1536;
-/// One row reads a matrix larger than the caches, as a decoder does; many rows one that fits.
+/// Rows and outputs: one row with a matrix larger than the caches, as in decoding; many rows with one that fits.
 const CASES: [(usize, usize); 3] = [(1, 49_152), (16, 1536), (256, 1536)];
 
 fn main() {
@@ -30,7 +30,7 @@ fn main() {
     for kind in if names.is_empty() { all() } else { named() } {
         print!("{kind} {:8}", isa().name());
         for (rows, outputs) in CASES {
-            // Bytes with no meaning but with small scales: speed does not depend on the values.
+            // Arbitrary bytes with small scales: speed does not depend on the values.
             let mut data = vec![0x21; kind.bytes(outputs * INPUTS)];
             for (i, byte) in data.iter_mut().enumerate().filter(|(i, _)| i % 2 == 0) {
                 *byte = (i * 7 % 251) as u8;

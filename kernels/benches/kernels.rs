@@ -42,7 +42,7 @@ fn main() {
         row("dispatch of a region", seconds / 1000.0, 0.0, 0.0);
     }
 
-    // Large enough together that a pass over all copies finds none in cache.
+    // Large enough together that no copy is still in cache when its turn comes.
     const MEMORY: usize = 192 << 20;
     let cases = [
         (4096, 384, 1536),

@@ -1,7 +1,7 @@
-//! Scaled dot-product attention over views into caches.
+//! Scaled dot-product attention over strided views, such as the KV cache.
 //!
-//! A job is a block of queries of all heads that share one key head. Its scores fit the second-level cache, so that
-//! each is touched three times there: written by `q · kᵀ`, turned into weights, and read by `· v`.
+//! A job is a block of queries of all heads that share one key/value head. Its scores fit the L2 cache, where each is
+//! written by `q · kᵀ`, normalized by the softmax, and read by the product with `v`.
 
 use super::cpu::{Isa, isa};
 use super::matmul::{Layout, SMALL, Scratch, Widen, multiply};
@@ -9,40 +9,41 @@ use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch, exp};
 use std::ops::Range;
 
-/// The sizes of one call.
+/// Sizes of an attention call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Independent sequences.
+    /// Batch size.
     pub batch: usize,
-    /// Heads of the queries, a multiple of `kv_heads`; query head `h` reads key head `h / (heads / kv_heads)`.
+    /// Number of attention heads, a multiple of `kv_heads`; query head `h` attends to key/value head
+    /// `h / (heads / kv_heads)`.
     pub heads: usize,
-    /// Heads of the keys and values.
+    /// Number of key/value heads.
     pub kv_heads: usize,
-    /// Queries in each sequence.
+    /// Number of queries per sequence.
     pub queries: usize,
-    /// Keys in each sequence.
+    /// Number of keys per sequence.
     pub keys: usize,
-    /// Elements of a query, a key and a value.
+    /// Head dimension.
     pub dim: usize,
 }
 
-/// What keys and values are stored as: f32, or the half-precision numbers of a cache that is to be read twice as fast.
-#[allow(private_bounds, reason = "nobody else implements it")]
+/// Element type of keys and values: `f32`, or `f16`, with which a KV cache is half as large and read twice as fast.
+#[allow(private_bounds, reason = "the trait is not implemented outside this crate")]
 pub trait Element: Widen {}
 
 impl Element for f32 {}
 impl Element for half::f16 {}
 
-/// Vectors by batch, head and time, wherever they lie. The elements of one vector are contiguous.
+/// A strided view of `(batch, heads, sequence, head_dim)`. The elements of a head are contiguous.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T = f32> {
-    /// Begins with the first element of the first vector.
+    /// The elements, starting with the first of the view.
     pub data: &'a [T],
-    /// Elements from one sequence to the next.
+    /// Stride of the batch axis, in elements.
     pub batch: usize,
-    /// Elements from one head to the next.
+    /// Stride of the head axis.
     pub head: usize,
-    /// Elements from one time to the next.
+    /// Stride of the sequence axis.
     pub time: usize,
 }
 
@@ -57,58 +58,58 @@ impl<T> View<'_, T> {
     }
 }
 
-/// Numbers added to the scores, by batch, query head, query and key. The keys of one query are contiguous; a stride
-/// of 0 repeats.
+/// Bias of the attention scores: a strided view of `(batch, heads, queries, keys)`. The keys of one query are
+/// contiguous; a stride of 0 broadcasts.
 #[derive(Debug, Clone, Copy)]
 pub struct Bias<'a> {
-    /// Holds all the numbers.
+    /// The elements.
     pub data: &'a [f32],
-    /// Where the number of the first query and key is.
+    /// Index of the bias of the first query and key.
     pub first: usize,
-    /// Elements from one sequence to the next.
+    /// Stride of the batch axis, in elements.
     pub batch: usize,
-    /// Elements from one head to the next.
+    /// Stride of the head axis.
     pub head: usize,
-    /// Elements from one query to the next; -1 where only the distance between key and query counts.
+    /// Stride of the query axis; -1 if the bias depends only on the distance between query and key.
     pub query: isize,
 }
 
 impl<'a> Bias<'a> {
-    /// The numbers of one query, from its first key on.
+    /// Returns the biases of one query, starting with the first key.
     fn of(&self, batch: usize, head: usize, query: usize) -> &'a [f32] {
         let start = self.first + batch * self.batch + head * self.head;
         &self.data[start.wrapping_add_signed(query as isize * self.query)..]
     }
 }
 
-/// Which keys a query sees. The default is all.
+/// The attention mask: which keys a query attends to, and what is added to the scores. The default is full attention.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mask<'a> {
-    /// Query `i` sees keys up to `i + offset`, itself included.
+    /// Causal mask: query `i` attends to the keys up to `i + offset`, inclusive.
     pub causal: Option<Causal>,
-    /// The keys that each query sees, `(batch, queries)`; where they are given, `causal` says nothing.
+    /// Range of keys of each query, `(batch, queries)`; takes precedence over `causal`.
     pub spans: Option<&'a [Range<usize>]>,
-    /// For each sequence, the first key that is not padding.
+    /// Index of the first key that is not padding, `(batch)`.
     pub first_key: Option<&'a [usize]>,
-    /// Added to the scores.
+    /// Bias added to the scores.
     pub bias: Option<Bias<'a>>,
-    /// Added to the scores of every head and query: `(batch, keys)`.
+    /// Bias added to the scores of every head and query, `(batch, keys)`.
     pub padding: Option<&'a [f32]>,
-    /// For each query head, the score of a further key whose value is zero (an attention sink).
+    /// Attention sinks, `(heads)`: the score of an additional key whose value is zero.
     pub sinks: Option<&'a [f32]>,
 }
 
-/// The keys up to a query's own.
+/// A causal mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Causal {
-    /// The key that belongs to query 0; with a cache, the number of keys before the queries' own.
+    /// Index of the key at the position of query 0: with a KV cache, the number of cached keys.
     pub offset: usize,
-    /// A query sees only this many keys, its own the last of them.
+    /// Sliding window: a query attends only to this many keys, of which its own is the last.
     pub window: Option<usize>,
 }
 
 impl Mask<'_> {
-    /// The keys that query `i` of sequence `batch`, of `queries`, may see, of `keys`.
+    /// Returns the range of keys that query `i` of sequence `batch` attends to.
     fn range(&self, batch: usize, i: usize, queries: usize, keys: usize) -> Range<usize> {
         let first = self.first_key.map_or(0, |first| first[batch]);
         let (low, high) = match (self.spans, self.causal) {
@@ -127,14 +128,14 @@ impl Mask<'_> {
     }
 }
 
-/// `softmax(scale · q kᵀ + mask) v`, computed in f32.
+/// Scaled dot-product attention, `softmax(scale · q kᵀ + mask) v`, computed in f32.
 ///
-/// `q`: `(batch, heads, queries, dim)`; `k`, `v`: `(batch, kv_heads, keys, dim)`, all by strides.
-/// `y`: `(batch, queries, heads, dim)` without gaps, overwritten: ready for the output projection.
-/// A query that sees no key gives zeros.
+/// `q`: `(batch, heads, queries, head_dim)`; `k`, `v`: `(batch, kv_heads, keys, head_dim)`, all strided.
+/// `y`: `(batch, queries, heads, head_dim)`, contiguous, overwritten: the layout of the output projection.
+/// The output of a query that attends to no key is zero.
 ///
 /// # Panics
-/// If a view is too short for its strides, `heads` is no multiple of `kv_heads`, or `y` has another length.
+/// If a view is too short for its strides, `heads` is not a multiple of `kv_heads`, or `y` has the wrong length.
 ///
 /// ```
 /// use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
@@ -157,11 +158,11 @@ pub fn attend<T: Element>(
     attend_on(isa(), sizes, q, k, v, scale, mask, y);
 }
 
-/// Scores that one job keeps: 256 KiB.
+/// Number of scores of one job: 256 KiB.
 const SCORES: usize = 1 << 16;
-/// Rows (queries times heads of a group) of a block, at least where there are as many, and at most.
+/// Minimum and maximum number of rows (queries times heads per key/value head) of a block.
 const BLOCK_ROWS: (usize, usize) = (48, 192);
-/// Fewer keys than this are not split between threads.
+/// Minimum number of keys of a chunk when keys are split between threads.
 const LEAST_KEYS: usize = 256;
 
 #[allow(clippy::too_many_arguments)]
@@ -180,7 +181,10 @@ fn attend_on<T: Element>(
     if y.is_empty() {
         return;
     }
-    assert!(kv_heads > 0 && heads % kv_heads == 0, "{heads} heads cannot share {kv_heads}");
+    assert!(
+        kv_heads > 0 && heads % kv_heads == 0,
+        "{heads} heads are not a multiple of {kv_heads} key/value heads"
+    );
     assert!(q.holds(batch, heads, queries, dim), "q is too short for its strides");
     assert!(keys == 0 || k.holds(batch, kv_heads, keys, dim), "k is too short for its strides");
     assert!(keys == 0 || v.holds(batch, kv_heads, keys, dim), "v is too short for its strides");
@@ -191,24 +195,24 @@ fn attend_on<T: Element>(
         let shortest = [0, queries - 1].map(|query| b.of(batch - 1, heads - 1, query).len());
         assert!(shortest.iter().all(|&numbers| numbers >= keys), "the bias is too short for its strides");
     }
-    assert!(mask.padding.is_none_or(|p| p.len() == batch * keys), "padding is not one number a key");
+    assert!(mask.padding.is_none_or(|p| p.len() == batch * keys), "padding is not one number per key");
 
     let group = heads / kv_heads;
     let threads = threads();
     let alone = threads == 1 || batch * heads * queries * keys * dim < SMALL;
-    // Queries of a block: as many as keep the scores in cache, fewer where threads would go idle.
+    // Queries per block: as many as keep the scores in cache, fewer if threads would be idle.
     let rows = (SCORES / keys.max(1)).clamp(BLOCK_ROWS.0, BLOCK_ROWS.1);
     let mut blocks = queries.div_ceil(rows.div_ceil(group));
     let idle = |jobs: usize| if alone { 1 } else { (threads * 4).div_ceil(jobs) };
     blocks = (blocks * idle(batch * kv_heads * blocks)).min(queries.div_ceil(16)).max(blocks);
     let step = queries.div_ceil(blocks);
     let blocks = queries.div_ceil(step);
-    // Decoding has few jobs, and many keys: those are split then.
+    // Decoding has few jobs and many keys: the keys are split.
     let jobs = batch * kv_heads * blocks;
     let chunks = if queries == 1 { idle(jobs).min(keys / LEAST_KEYS).max(1) } else { 1 };
     let chunk = keys.div_ceil(chunks).max(1);
 
-    // What a row leaves where its keys are split: its largest score, the sum of its weights, its weighted values.
+    // Partial results of the chunks of keys: the maximum score, the sum of the weights, the weighted values.
     let mut partial = vec![0f32; if chunks > 1 { batch * heads * chunks * (dim + 2) } else { 0 }];
     let attention = Attention {
         sizes,
@@ -249,7 +253,7 @@ fn attend_on<T: Element>(
     }
 }
 
-/// Joins what the chunks of one row's keys gave.
+/// Combines the partial results of one row.
 fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, sink: Option<f32>, y: &mut [f32]) {
     let most = parts.clone().map(|p| p[0]).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
     let mut sum = sink.map_or(0.0, |s| (s - most).exp());
@@ -263,7 +267,7 @@ fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, sink: Option<f32>
     y.iter_mut().for_each(|y| *y *= scale);
 }
 
-/// One call.
+/// The arguments of one call.
 struct Attention<'a, T> {
     sizes: &'a Sizes,
     q: View<'a>,
@@ -272,14 +276,14 @@ struct Attention<'a, T> {
     scale: f32,
     mask: &'a Mask<'a>,
     y: *mut f32,
-    /// Where rows whose keys are split leave their parts, and how many parts a row has.
+    /// Where partial results are written if keys are split, and the number of chunks.
     partial: Option<(*mut f32, usize)>,
 }
 
 // SAFETY: the views and the mask are only read, and blocks write distinct rows of `y` or of `partial`.
 unsafe impl<T: Sync> Sync for Attention<'_, T> {}
 
-/// One job: some queries of one group of heads, and some keys.
+/// One job: a range of queries of the heads of one key/value head, and a range of keys.
 struct Block<'a, T> {
     all: &'a Attention<'a, T>,
     batch: usize,
@@ -303,7 +307,7 @@ impl<T: Element> Task for Block<'_, T> {
             let low = all.start.max(self.keys.start);
             low..all.end.min(self.keys.end).max(low)
         };
-        // The keys that any of the rows sees.
+        // The keys that any of the rows attends to.
         let ranges = self.queries.clone().map(range).filter(|range| !range.is_empty());
         let (low, high) = ranges.fold((usize::MAX, 0), |(low, high), r| (low.min(r.start), high.max(r.end)));
         let low = low.min(high);
@@ -376,8 +380,8 @@ impl<T: Element> Task for Block<'_, T> {
     }
 }
 
-/// Turns scores into weights that want dividing by their sum: `exp(score - most)`. Returns `most`, the largest score,
-/// and the sum; both count the sink.
+/// Replaces the scores by unnormalized weights, `exp(score - most)`. Returns the maximum score `most` and the sum of the
+/// weights, both including the sink.
 ///
 /// # Safety
 /// The processor has `S`.
@@ -385,7 +389,7 @@ impl<T: Element> Task for Block<'_, T> {
 unsafe fn weigh<S: Simd>(scores: &mut [f32], sink: Option<f32>) -> (f32, f32) {
     let (p, n) = (scores.as_mut_ptr(), scores.len());
     let whole = n / S::LANES * S::LANES;
-    // SAFETY: all vectors begin below `whole` or are the last, cut short.
+    // SAFETY: all vectors begin below `whole` or are the last, which is partial.
     unsafe {
         let mut most = S::splat(sink.unwrap_or(f32::NEG_INFINITY));
         for i in (0..whole).step_by(S::LANES) {
@@ -393,7 +397,7 @@ unsafe fn weigh<S: Simd>(scores: &mut [f32], sink: Option<f32>) -> (f32, f32) {
         }
         let most = scores[whole..].iter().copied().fold(lanes::<S>(most, f32::max), f32::max);
         if most == f32::NEG_INFINITY {
-            // Nothing is seen; a NaN stays one.
+            // All keys are masked; NaN propagates.
             let sum = scores.iter().map(|s| if s.is_nan() { *s } else { 0.0 }).sum();
             scores.fill(0.0);
             return (most, sum);
@@ -415,7 +419,7 @@ unsafe fn weigh<S: Simd>(scores: &mut [f32], sink: Option<f32>) -> (f32, f32) {
     }
 }
 
-/// Joins the lanes of a vector, in halves.
+/// Reduces the lanes of a vector with `join`.
 #[inline(always)]
 unsafe fn lanes<S: Simd>(v: S::V, join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut all = [0f32; 16];

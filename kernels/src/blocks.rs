@@ -1,8 +1,8 @@
-//! Weights in ggml's block formats, multiplied where they lie.
+//! Linear layers with weights in ggml's quantized block formats.
 //!
-//! [`linear`] reads blocks as a GGUF file stores them: nothing is repacked or copied. Activations are brought to
-//! 8 bits, one scale for each 32, and multiplied as integers; the error this adds is about 0.4 % of the largest of
-//! 32 activations, below that of the 4- and 5-bit formats themselves. [`dequantize`] gives the exact numbers.
+//! [`linear`] reads blocks as a GGUF file stores them: nothing is repacked or copied. Activations are quantized to
+//! 8 bits, with one scale per 32, and multiplied as integers; the error this adds is about 0.4 % of the largest of
+//! 32 activations, below that of the 4- and 5-bit formats themselves. [`dequantize`] returns the exact values.
 //!
 //! ```
 //! use fauna_kernels::blocks::{BlockKind, Blocks, linear, quantize};
@@ -45,9 +45,9 @@ use super::pool::parallel_for;
 use super::versions::{Shared, for_each_piece};
 use crate::InvalidInput;
 
-/// A block format of ggml.
+/// A quantized block format of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // ggml's own names
+#[allow(missing_docs)] // the names of ggml
 pub enum BlockKind {
     Q4_0,
     Q4_1,
@@ -78,7 +78,7 @@ macro_rules! with_format {
 }
 
 impl BlockKind {
-    /// Every format.
+    /// All formats.
     pub const ALL: [Self; 11] = [
         Self::Q4_0,
         Self::Q4_1,
@@ -93,7 +93,7 @@ impl BlockKind {
         Self::Q8K,
     ];
 
-    /// The number GGUF files know it by.
+    /// The `ggml_type` number of the format in GGUF files.
     pub fn ggml_id(self) -> u32 {
         match self {
             Self::Q4_0 => 2,
@@ -110,12 +110,12 @@ impl BlockKind {
         }
     }
 
-    /// The format that GGUF files number `id`.
+    /// The format with the `ggml_type` number `id`.
     pub fn from_ggml_id(id: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.ggml_id() == id)
     }
 
-    /// The name that `--quantize` and this type's `FromStr` take.
+    /// Name of the format, as `--quantize` and [`FromStr`] accept it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Q4_0 => "q4_0",
@@ -132,17 +132,17 @@ impl BlockKind {
         }
     }
 
-    /// Weights in a block.
+    /// Number of weights in a block.
     pub fn block_len(self) -> usize {
         with_format!(self, F => F::BLOCK)
     }
 
-    /// Bytes of a block.
+    /// Size of a block in bytes.
     pub fn block_bytes(self) -> usize {
         with_format!(self, F => F::BYTES)
     }
 
-    /// Bytes of `elements` weights in whole blocks.
+    /// Size of `elements` weights in bytes; `elements` is a multiple of [`block_len`](Self::block_len).
     pub fn bytes(self, elements: usize) -> usize {
         elements / self.block_len() * self.block_bytes()
     }
@@ -161,12 +161,12 @@ impl FromStr for BlockKind {
         let known = Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name));
         known.ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
-            InvalidInput::new(format!("no weight format \"{name}\"\n  one of {known}"))
+            InvalidInput::new(format!("unknown weight format \"{name}\"\n  expected one of {known}"))
         })
     }
 }
 
-/// A matrix of `outputs` rows of `inputs` weights in blocks.
+/// A quantized weight matrix `(outputs, inputs)`, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks<'a> {
     data: &'a [u8],
@@ -176,22 +176,22 @@ pub struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// The matrix whose rows lie one after the other in `data`.
+    /// Creates the matrix `(outputs, inputs)` from the blocks in `data`, row by row.
     ///
     /// # Errors
-    /// [`InvalidInput`] if `inputs` is not a multiple of the block's length or `data` has not just
-    /// the bytes of the matrix.
+    /// [`InvalidInput`] if `inputs` is not a multiple of the block length or `data` does not have exactly the bytes of
+    /// the matrix.
     pub fn new(data: &'a [u8], kind: BlockKind, outputs: usize, inputs: usize) -> Result<Self, InvalidInput> {
         if !inputs.is_multiple_of(kind.block_len()) {
             return Err(InvalidInput::new(format!(
-                "a row of {inputs} is not whole blocks of {} in {kind}",
+                "a row of {inputs} weights is not a multiple of {}, the block length of {kind}",
                 kind.block_len()
             )));
         }
         let expected = kind.bytes(inputs).checked_mul(outputs);
         if expected != Some(data.len()) {
             return Err(InvalidInput::new(format!(
-                "{outputs} rows of {inputs} in {kind} take {} bytes, there are {}",
+                "a {kind} weight of ({outputs}, {inputs}) takes {} bytes, found {}",
                 expected.map_or("too many".into(), |n| n.to_string()),
                 data.len()
             )));
@@ -200,31 +200,33 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// `y = x · wᵀ + bias`: `x` `(rows, inputs)`, `y` `(rows, outputs)`, `bias` `(outputs)`.
+/// Linear layer, `y = x · wᵀ + bias`.
+///
+/// `x`: `(rows, inputs)`. `bias`: `(outputs)`. `y`: `(rows, outputs)`, overwritten.
 ///
 /// # Panics
-/// If a slice has another length.
+/// If the length of a slice does not match its shape.
 pub fn linear(x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]>, y: &mut [f32]) {
     linear_with(isa(), x, rows, w, bias, y);
 }
 
 fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]>, y: &mut [f32]) {
-    assert_eq!(x.len(), rows * w.inputs, "x is {rows} rows of {}", w.inputs);
-    assert_eq!(y.len(), rows * w.outputs, "y is {rows} rows of {}", w.outputs);
-    assert!(bias.is_none_or(|bias| bias.len() == w.outputs), "a bias for each of {} outputs", w.outputs);
+    assert_eq!(x.len(), rows * w.inputs, "x must be {rows} rows of {}", w.inputs);
+    assert_eq!(y.len(), rows * w.outputs, "y must be {rows} rows of {}", w.outputs);
+    assert!(bias.is_none_or(|bias| bias.len() == w.outputs), "bias must have {} elements", w.outputs);
     if y.is_empty() {
         return;
     }
     if w.inputs == 0 {
         y.fill(0.0);
     } else {
-        // PrefixCache from call to call: a decoder multiplies a hundred times for each token.
+        // Kept from call to call: a decoder multiplies a hundred times per token.
         thread_local!(static SCRATCH: RefCell<(Vec<Group>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) });
         let (mut groups, mut terms) = SCRATCH.take();
         let count = if two_terms(w.kind, rows) { 2 } else { 1 };
         activations::quantize(isa, x, rows, w.inputs, count, &mut groups);
         if with_format!(w.kind, F => few_rows::<F>(isa, w, &groups, rows, y)) {
-            // Done, whether there are two terms or one.
+            // Both cases, one term and two, are done.
         } else if count == 1 {
             with_format!(w.kind, F => products::<F>(isa, w, &groups, y));
         } else {
@@ -251,28 +253,28 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
     }
 }
 
-/// Whether activations enter with sixteen bits and not eight. Prompts do, which everything after them depends on and
-/// which are read at no less than the pace of programs that round to eight. So does what meets weights of eight bits,
-/// where the rounding would cost more than theirs. A single row against fewer bits, where memory and the unpacking set
-/// the pace, does not.
+/// Whether activations are quantized to 16 bits (two terms of 8) instead of 8. Prompts (5 rows or more) are, since all
+/// later tokens depend on them and the cost is hidden. So are activations multiplied with 8-bit weights, where 8-bit
+/// rounding of the activations would be the larger error. Few rows with weights of fewer bits are limited by memory and
+/// unpacking, and use 8 bits.
 fn two_terms(kind: BlockKind, rows: usize) -> bool {
     rows >= 5 || matches!(kind, BlockKind::Q8_0 | BlockKind::Q8K)
 }
 
-/// Bytes of weights that one task reads: some microseconds of work, and small enough to stay in the first cache.
+/// Bytes of weights that one task reads: some microseconds of work, and small enough for the L1 cache.
 const TASK_BYTES: usize = 16 * 1024;
 
-/// A matrix of results whose columns tasks divide among themselves.
+/// The output matrix, whose columns are divided among tasks.
 struct Columns {
     data: Shared<f32>,
     outputs: usize,
 }
 
 impl Columns {
-    /// `len` results of a row, from `first` on.
+    /// Returns `len` elements of a row, starting at column `first`.
     ///
     /// # Safety
-    /// They lie inside the matrix, and nobody else touches them.
+    /// They are inside the matrix, and no other thread accesses them.
     #[allow(clippy::mut_from_ref)]
     unsafe fn part(&self, row: usize, first: usize, len: usize) -> &mut [f32] {
         // SAFETY: as promised by the caller.
@@ -297,10 +299,10 @@ fn products<F: Format>(_: Isa, w: &Blocks, x: &[Group], y: &mut [f32]) {
     each_output::<F>(w, x, y, portable::dots::<F>);
 }
 
-/// Rows of activations at a time: few enough to stay in the first cache while all weights of a task go by.
+/// Number of activation rows processed at a time: few enough to stay in the L1 cache during all weights of a task.
 const ROWS: usize = 16;
 
-/// One row of weights after the other, each with all rows of activations.
+/// Multiplies each row of weights with all rows of activations.
 fn each_output<F: Format>(
     w: &Blocks,
     x: &[Group],
@@ -325,7 +327,7 @@ fn each_output<F: Format>(
     });
 }
 
-/// The processor has AVX-512 and VNNI.
+/// [`products`] with AVX-512 and VNNI, which the processor must have.
 #[cfg(target_arch = "x86_64")]
 fn wide_products<F: avx512::Wide>(w: &Blocks, x: &[Group], y: &mut [f32]) {
     let (groups, row_bytes) = (w.inputs.div_ceil(256), w.kind.bytes(w.inputs));
@@ -348,8 +350,8 @@ fn wide_products<F: avx512::Wide>(w: &Blocks, x: &[Group], y: &mut [f32]) {
     });
 }
 
-/// Multiplies rows that are too few to be worth tiles, reading each weight once for all of them; false, having done
-/// nothing, if they are more, or the processor lacks AVX-512 or VNNI. Rows are of one term or of two.
+/// Multiplies up to four rows without packing tiles, reading each weight once for all of them. Returns false, having
+/// done nothing, if there are more rows or the processor lacks AVX-512 or VNNI. Rows have one term or two.
 #[cfg(target_arch = "x86_64")]
 fn few_rows<F: avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], rows: usize, y: &mut [f32]) -> bool {
     if isa != Isa::Avx512 || !features().vnni {
@@ -370,7 +372,7 @@ fn few_rows<F: avx512::Wide>(isa: Isa, w: &Blocks, x: &[Group], rows: usize, y: 
     };
     let size = (TASK_BYTES / w.kind.bytes(w.inputs)).max(1);
     parallel_for(w.outputs.div_ceil(size), |task| {
-        // SAFETY: the processor was asked; each task has its own outputs, which the matrix has.
+        // SAFETY: the processor was checked; each task has its own outputs, inside the matrix.
         unsafe { each(w, x, task * size..w.outputs.min((task + 1) * size), &columns) };
     });
     true
@@ -381,10 +383,10 @@ fn few_rows<F: Format>(_: Isa, _: &Blocks, _: &[Group], _: usize, _: &mut [f32])
     false
 }
 
-/// The products of `R` rows of `T` terms with the weights of some outputs, on this thread.
+/// Multiplies `R` rows of `T` terms with the weights of a range of outputs, on this thread.
 ///
 /// # Safety
-/// The processor has AVX-512 and VNNI; the outputs are inside the matrix, and nobody else touches them.
+/// The processor has AVX-512 and VNNI; the outputs are inside the matrix, and no other thread accesses them.
 #[cfg(target_arch = "x86_64")]
 unsafe fn some_outputs<F: avx512::Wide, const R: usize, const T: usize>(
     w: &Blocks,
@@ -401,14 +403,14 @@ unsafe fn some_outputs<F: avx512::Wide, const R: usize, const T: usize>(
     }
 }
 
-/// The exact values of the blocks in `data`, one after the other: a whole matrix, or the bytes of one row of it.
+/// Dequantizes the blocks in `data`, of a whole matrix or of some of its rows, to `out`.
 ///
 /// # Panics
-/// If `data` is not the blocks of `out.len()` weights.
+/// If `data` does not have the size of `out.len()` weights.
 pub fn dequantize(kind: BlockKind, data: &[u8], out: &mut [f32]) {
     assert!(
         out.len().is_multiple_of(kind.block_len()),
-        "{} weights are no whole blocks of {kind}",
+        "{} weights are not whole blocks of {kind}",
         out.len()
     );
     assert_eq!(data.len(), kind.bytes(out.len()), "bytes of {} weights in {kind}", out.len());

@@ -1,41 +1,41 @@
-//! Convolutions over time as products of matrices.
+//! One-dimensional convolutions as matrix products.
 //!
-//! Frames lie one after the other, channels side by side, so the frames under a kernel are one stretch of memory and
-//! the next stretch begins `stride` frames later: a convolution is a linear layer over rows that overlap. Nothing is
-//! copied unless the taps have gaps between them.
+//! The layout is channels-last, `(time, channels)`, so the frames under a kernel are one contiguous row, and the next
+//! row begins `stride` frames later: a convolution is a linear layer over overlapping rows. Nothing is copied unless
+//! the dilation is greater than 1.
 
 use super::cpu::{Isa, isa};
 use super::matmul::{Dense, linear_over_on};
 use super::versions::for_each_piece;
 
-/// Where the taps of a convolution lie.
+/// Kernel size, stride and dilation of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taps {
-    /// Taps.
+    /// Kernel size.
     pub kernel: usize,
-    /// Frames from one output's first tap to the next one's.
+    /// Stride, in frames.
     pub stride: usize,
-    /// Frames from one tap to the next.
+    /// Dilation, in frames.
     pub dilation: usize,
 }
 
 impl Taps {
-    /// Frames from the first tap to the last, both counted.
+    /// Number of frames that the dilated kernel covers.
     fn span(&self) -> usize {
         (self.kernel - 1) * self.dilation + 1
     }
 }
 
-/// Floats of gathered rows at a time, where taps have gaps: as many as stay in cache.
+/// Number of floats gathered at a time if the kernel is dilated: as many as stay in cache.
 const GATHERED: usize = 1 << 18;
 
-/// `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
+/// One-dimensional convolution, `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
 ///
 /// `x`: `(time, channels)`. `weight`: `(outputs, kernel, channels)`. `bias`: `(outputs)`. `y`: `(frames, outputs)`,
-/// overwritten; as many outputs as there is room for frames.
+/// overwritten; its length determines the number of frames.
 ///
 /// # Panics
-/// If the lengths do not fit, or `x` is too short for the frames of `y`.
+/// If the length of a slice does not match its shape, or `x` is too short for the frames of `y`.
 ///
 /// ```
 /// use fauna_kernels::conv::{Taps, convolve};

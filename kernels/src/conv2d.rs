@@ -1,9 +1,9 @@
-//! Convolutions over pictures as products of matrices.
+//! Two-dimensional convolutions as matrix products.
 //!
-//! Pictures lie `(batch, height, width, channels)`, so the channels under one tap of a kernel are one stretch of
-//! memory. A tile of the product takes a pointer for each of its pixels and each tap: nothing is copied, a tap outside
-//! the picture points to zeros, and a picture that is to be twice as large first is read where it lies. Pictures of
-//! few channels are gathered a strip of pixels at a time.
+//! The layout is channels-last, `(batch, height, width, channels)`, so the channels under one tap of the kernel are
+//! contiguous. A tile of the product takes a pointer for each of its pixels and each tap: nothing is copied, a tap in
+//! the padding points to zeros, and nearest-neighbour upsampling of the input is done by the pointers. Images of few
+//! channels are gathered a strip of pixels at a time.
 
 #![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
 
@@ -13,55 +13,55 @@ use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch};
 use super::versions::{Shared, for_each_piece, versioned};
 
-/// What slides over a picture.
+/// Kernel size, stride, padding and input upsampling of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Its height and width, in pixels.
+    /// Kernel size, `(height, width)`.
     pub kernel: (usize, usize),
-    /// Pixels from one output to the next.
+    /// Stride of both axes.
     pub stride: usize,
-    /// Rows of zeros above the picture and columns of zeros left of it. Those below and right of it follow from the
-    /// size of the output.
+    /// Zero padding at the top and at the left. The padding at the bottom and at the right follows from the size of the
+    /// output.
     pub before: (usize, usize),
-    /// How many times each pixel stands in a row, and each row below itself, before the window slides.
+    /// Factor of nearest-neighbour upsampling of the input before the convolution; 1 for none.
     pub zoom: usize,
 }
 
-/// Pictures one after the other, `(batch, height, width, channels)`.
+/// A batch of images, `(batch, height, width, channels)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Pictures<'a> {
-    /// All of them.
+    /// The elements.
     pub data: &'a [f32],
-    /// Rows.
+    /// Height.
     pub height: usize,
-    /// Pixels in a row.
+    /// Width.
     pub width: usize,
-    /// Numbers in a pixel.
+    /// Number of channels.
     pub channels: usize,
 }
 
-/// Terms of the sums that a packed block of the weight covers.
+/// Rows (terms of the sums) of a packed block of the weight.
 const BLOCK_LENGTH: usize = 512;
-/// Columns that it covers.
+/// Columns (outputs) of a packed block of the weight.
 const BLOCK_COLUMNS: usize = 128;
-/// The most pixels of one job: what they come to stays in cache from block to block.
+/// Maximum number of pixels of a job: its outputs stay in cache from block to block.
 const MOST_PIXELS: usize = 768;
-/// Fewer pixels than this are not shared among threads: packing the weight would not be paid for.
+/// Minimum number of pixels of a job: with fewer, packing the weight costs more than the threads gain.
 const FEW_PIXELS: usize = 384;
-/// Pictures of fewer channels are gathered.
+/// Images of fewer channels are gathered.
 const FEW_CHANNELS: usize = 16;
-/// The most pixels of a strip.
+/// Maximum number of pixels of a strip.
 const MOST_STRIP: usize = 24;
 
-/// `y[i, j] = finish(Σ weight[a, b] · x[(i·stride + a - above) / zoom, (j·stride + b - left) / zoom] + bias)`, zeros
-/// standing around the pictures.
+/// Two-dimensional convolution with zero padding,
+/// `y[i, j] = finish(Σ weight[a, b] · x[(i·stride + a - top) / zoom, (j·stride + b - left) / zoom] + bias)`.
 ///
-/// `weight`: `(kernel height, kernel width, channels, outputs)`. `bias`: `(outputs)`. `size`: height and width of each
-/// picture of `y`, `(batch, height, width, outputs)`, which is overwritten. `finish` is called on pieces of pixels, so it
-/// must act on each number alone.
+/// `weight`: `(kernel height, kernel width, channels, outputs)`. `bias`: `(outputs)`. `size`: output height and width.
+/// `y`: `(batch, height, width, outputs)`, overwritten. `finish` is called on pieces of the output, so it must be
+/// element-wise.
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the length of a slice does not match its shape.
 ///
 /// ```
 /// use fauna_kernels::conv2d::{Pictures, Window, convolve};
@@ -96,11 +96,14 @@ fn convolve_on(
 ) {
     let (picture, made) = (x.height * x.width * x.channels, size.0 * size.1);
     let terms = window.kernel.0 * window.kernel.1 * x.channels;
-    assert!(window.stride > 0 && window.zoom > 0, "windows move, pixels stay");
-    assert!(picture > 0 && x.data.len().is_multiple_of(picture), "x is not whole pictures");
+    assert!(window.stride > 0 && window.zoom > 0, "stride and zoom must be greater than zero");
+    assert!(
+        picture > 0 && x.data.len().is_multiple_of(picture),
+        "x is not batch by height by width by channels"
+    );
     assert!(terms > 0 && weight.len().is_multiple_of(terms), "weight is not kernel by channels by outputs");
     let (outputs, pixels) = (weight.len() / terms, x.data.len() / picture * made);
-    assert_eq!(y.len(), pixels * outputs, "y is not pictures of that size");
+    assert_eq!(y.len(), pixels * outputs, "y is not batch by height by width by outputs");
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "bias is not one per output");
     if y.is_empty() {
         return;
@@ -126,12 +129,12 @@ fn convolve_on(
     });
 }
 
-/// The largest of each square of two by two pixels, channel by channel; an odd last row or column is left out.
+/// Max pooling with a kernel of 2 and a stride of 2; an odd last row or column is dropped.
 ///
-/// `y`: `(batch, height / 2, width / 2, channels)`.
+/// `y`: `(batch, height / 2, width / 2, channels)`, overwritten.
 ///
 /// # Panics
-/// If `y` has another length.
+/// If `y` has the wrong length.
 pub fn max_pool(x: Pictures, y: &mut [f32]) {
     versioned! {
         fn larger(x: &[f32], y: &mut [f32]) {
@@ -145,7 +148,7 @@ pub fn max_pool(x: Pictures, y: &mut [f32]) {
     assert_eq!(
         y.len() * x.height * row,
         x.data.len() * height * width * channels,
-        "y is pictures of half the size"
+        "y is not batch by height / 2 by width / 2 by channels"
     );
     if y.is_empty() {
         return;
@@ -162,7 +165,7 @@ pub fn max_pool(x: Pictures, y: &mut [f32]) {
     });
 }
 
-/// A convolution, and how long its parts are.
+/// The arguments of a convolution, and derived sizes.
 struct Conv<'a> {
     x: Pictures<'a>,
     window: &'a Window,
@@ -172,25 +175,25 @@ struct Conv<'a> {
     size: (usize, usize),
     outputs: usize,
     terms: usize,
-    /// A pixel outside.
+    /// A pixel of the padding.
     zeros: &'a [f32],
 }
 
-/// Pixels and columns of the result: the first, and how many.
+/// A part of the output: the first pixel and column (output channel), and the number of each.
 #[derive(Clone, Copy)]
 struct Part {
     pixels: (usize, usize),
     columns: (usize, usize),
 }
 
-/// One thread's share.
+/// One part of a convolution, computed by one thread.
 struct Job<'a> {
     conv: &'a Conv<'a>,
     part: Part,
     y: *mut f32,
 }
 
-/// A pixel of the result: where its picture begins in `x`, and its window's first row and column.
+/// A pixel of the output: where its image begins in `x`, and the first row and column of its window.
 #[derive(Clone, Copy, Default)]
 struct Place {
     picture: usize,
@@ -209,11 +212,11 @@ impl Conv<'_> {
         }
     }
 
-    /// The pixel of `x` under tap `(a, b)`; zeros outside.
+    /// Returns the pixel of `x` under tap `(a, b)`; zeros in the padding.
     #[inline(always)]
     fn under(&self, place: Place, a: usize, b: usize) -> &[f32] {
         let (above, left) = self.window.before;
-        // Before the first, these wrap around to more than any picture has.
+        // In the padding before the first pixel, these wrap around to more than any image has.
         let (mut row, mut column) =
             ((place.row + a).wrapping_sub(above), (place.column + b).wrapping_sub(left));
         if self.window.zoom > 1 {
@@ -228,7 +231,7 @@ impl Conv<'_> {
         }
     }
 
-    /// Copies terms `start..start + row.len()` of a pixel's sums to `row`.
+    /// Copies the inputs `start..start + row.len()` of an output pixel to `row`.
     fn gather(&self, place: Place, start: usize, row: &mut [f32]) {
         let channels = self.x.channels;
         let mut done = 0;
@@ -241,7 +244,7 @@ impl Conv<'_> {
         }
     }
 
-    /// How many terms a packed block covers: whole taps, or a part of one.
+    /// Number of rows of a packed block: whole taps, or a part of one.
     fn block(&self) -> usize {
         let channels = self.x.channels;
         if !(FEW_CHANNELS..=BLOCK_LENGTH).contains(&channels) {
@@ -318,7 +321,7 @@ impl Task for Job<'_> {
 }
 
 impl Job<'_> {
-    /// Adds the bias to finished pixels, and calls what the caller wants done to them.
+    /// Adds the bias to finished pixels and calls `finish`.
     #[inline(always)]
     unsafe fn finish(&self, y: *mut f32, rows: usize) {
         let (column, columns) = self.part.columns;
@@ -342,7 +345,7 @@ mod tests {
     use super::*;
     use crate::matmul::tests::numbers;
 
-    /// The sum as the formula has it, in float64.
+    /// The convolution from its formula, in float64.
     fn plainly(
         x: Pictures,
         window: &Window,

@@ -1,26 +1,26 @@
-//! What this processor can do, found out once.
+//! Detection of the instruction sets of the processor.
 
 use std::sync::OnceLock;
 
-/// An instruction set that the kernels are written for. Every kernel gives the same numbers on each, to rounding.
+/// An instruction set that the kernels support. Every kernel gives the same results on each, up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Plain Rust: any processor.
+    /// Portable Rust, for any processor.
     Portable,
-    /// 64-bit ARM's vectors; every such processor has them.
+    /// NEON of 64-bit ARM, which every such processor has.
     Neon,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and DQ. What only some of these have is in [`Features`].
+    /// x86-64 with AVX-512 F, BW, VL and DQ; [`Features`] are the extensions that only some of these have.
     Avx512,
 }
 
-/// Instructions that only some AVX-512 processors have.
+/// Extensions that only some AVX-512 processors have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features {
-    /// AVX512-BF16: sums of products of bfloat16 pairs.
+    /// AVX512-BF16: dot products of bfloat16 pairs.
     pub bf16: bool,
-    /// AVX512-VNNI: sums of products of bytes.
+    /// AVX512-VNNI: dot products of bytes.
     pub vnni: bool,
 }
 
@@ -28,7 +28,7 @@ impl Isa {
     const ALL: [(Isa, &str); 4] =
         [(Isa::Portable, "portable"), (Isa::Neon, "neon"), (Isa::Avx2, "avx2"), (Isa::Avx512, "avx512")];
 
-    /// Whether this processor has it.
+    /// Whether this processor supports the instruction set.
     pub fn available(self) -> bool {
         match self {
             Isa::Portable => true,
@@ -52,19 +52,19 @@ impl Isa {
         }
     }
 
-    /// All that this processor has, the slowest first. Tests run every kernel on each.
+    /// All instruction sets that this processor supports, the slowest first. Tests run every kernel on each.
     pub fn all_available() -> Vec<Isa> {
         Isa::ALL.iter().map(|(isa, _)| *isa).filter(|isa| isa.available()).collect()
     }
 
-    /// The name that `FAUNA_ISA` knows it by.
+    /// Name of the instruction set in `FAUNA_ISA`.
     pub fn name(self) -> &'static str {
         Isa::ALL.iter().find(|(isa, _)| *isa == self).map_or("", |(_, name)| name)
     }
 }
 
-/// The instruction set that the kernels use: the best this processor has, or the one that the environment variable
-/// `FAUNA_ISA` names (`portable`, `neon`, `avx2`, `avx512`; ignored where the processor lacks it).
+/// Returns the instruction set that the kernels use: the best that this processor supports, or the one named by the
+/// environment variable `FAUNA_ISA` (`portable`, `neon`, `avx2`, `avx512`; ignored if the processor lacks it).
 pub fn isa() -> Isa {
     static CHOSEN: OnceLock<Isa> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
@@ -75,7 +75,7 @@ pub fn isa() -> Isa {
     })
 }
 
-/// What this processor has beyond [`Isa::Avx512`]; nothing where it lacks that.
+/// Returns the extensions of [`Isa::Avx512`] that this processor supports; none if it lacks AVX-512.
 pub fn features() -> Features {
     #[cfg(target_arch = "x86_64")]
     if Isa::Avx512.available() {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_rust_always_runs_and_the_choice_can_run() {
+    fn portable_is_always_available_and_so_is_the_selected_one() {
         assert!(Isa::all_available().contains(&Isa::Portable));
         assert!(isa().available());
     }

@@ -1,7 +1,7 @@
-//! Activations, gated products and sums over slices, on every thread once a slice is large.
+//! Activation functions, gated activations and sums over slices, on all threads if a slice is large.
 //!
 //! Each function agrees with its formula in float64 to about 1e-6 (absolute below one, relative above), and
-//! treats infinities and NaN as the formula does.
+//! handles infinities and NaN like the formula.
 //!
 //! ```
 //! let mut x = [-1.0, 0.0, 1.0];
@@ -11,17 +11,17 @@
 
 use super::versions::{fma, for_each_piece, polynomial, versioned};
 
-/// Elements one task handles: some microseconds of work, and what it touches stays in the first cache.
+/// Elements per task: some microseconds of work that stays in the L1 cache.
 const PIECE: usize = 8 * 1024;
 
-/// Below this many elements one thread is as fast.
+/// Number of elements from which several threads are faster than one.
 const PARALLEL_FROM: usize = 2 * PIECE;
 
 fn piece(len: usize) -> usize {
     if len < PARALLEL_FROM { len } else { PIECE }
 }
 
-/// e^x to two units in the last place; subnormal results are kept, overflow is infinity, NaN stays NaN.
+/// Returns e^x within 2 ULP; subnormal results are kept, overflow is infinity, NaN propagates.
 #[inline(always)]
 pub(crate) fn exp_one<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
@@ -41,7 +41,7 @@ pub(crate) fn exp_one<const FMA: bool>(x: f32) -> f32 {
     p * power(half) * power(n.wrapping_sub(half))
 }
 
-/// e^x - 1 for x up to 0, to two units in the last place.
+/// Returns e^x - 1 for x up to 0, within 2 ULP.
 #[inline(always)]
 fn expm1_below_zero<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // as in `exp_one`
@@ -58,7 +58,7 @@ fn expm1_below_zero<const FMA: bool>(x: f32) -> f32 {
     fma::<FMA>(power, near, power - 1.0)
 }
 
-/// 1 - Φ(|x|): the chance that a standard normal variable exceeds |x|, to about 2e-7 relative.
+/// Returns 1 - Φ(|x|), the upper tail of the standard normal distribution, with a relative error of about 2e-7.
 #[inline(always)]
 fn normal_tail<const FMA: bool>(x: f32) -> f32 {
     let t = 1.0 / fma::<FMA>(x.abs(), 0.28, 1.0);
@@ -154,10 +154,10 @@ macro_rules! activations {
             for_each_piece(x, piece(x.len()), |_, x| each(x));
         }
 
-        #[doc = concat!("`out = ", stringify!($name), "(gate) * up`, element by element.")]
+        #[doc = concat!("Gated activation: `out = ", stringify!($name), "(gate) * up`, element-wise.")]
         ///
         /// # Panics
-        /// If the three lengths differ.
+        /// If the lengths differ.
         pub fn $gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
             versioned! {
                 fn each(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -172,33 +172,33 @@ macro_rules! activations {
 }
 
 activations! {
-    /// `x Φ(x)`: the exact GELU.
+    /// The exact GELU, `x Φ(x)`.
     gelu_erf, gelu_erf_mul, gelu_erf_one;
-    /// `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`: GPT-2's GELU.
+    /// The tanh approximation of GELU, `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2` (`gelu_new`, as in GPT-2).
     gelu_tanh, gelu_tanh_mul, gelu_tanh_one;
-    /// `x σ(1.702 x)`: CLIP's GELU.
+    /// QuickGELU, `x σ(1.702 x)` (as in CLIP).
     quick_gelu, quick_gelu_mul, quick_gelu_one;
-    /// `x σ(x)`.
+    /// SiLU (swish), `x σ(x)`.
     silu, silu_mul, silu_one;
-    /// `max(x, 0)`.
+    /// ReLU, `max(x, 0)`.
     relu, relu_mul, relu_one;
-    /// `x` above zero, `eˣ - 1` below.
+    /// ELU with alpha 1: `x` above zero, `eˣ - 1` below.
     elu, elu_mul, elu_one;
     /// The hyperbolic tangent.
     tanh, tanh_mul, tanh_one;
-    /// `1 / (1 + e⁻ˣ)`.
+    /// The logistic sigmoid, `1 / (1 + e⁻ˣ)`.
     sigmoid, sigmoid_mul, sigmoid_one;
-    /// `ln(1 + eˣ) - ln 2`.
+    /// Shifted softplus, `ln(1 + eˣ) - ln 2` (as in SchNet).
     shifted_softplus, shifted_softplus_mul, shifted_softplus_one;
-    /// `eˣ`.
+    /// The exponential, `eˣ`.
     exp, exp_mul, exp_one;
 }
 
-/// `grad *= silu'(x)`, element by element: the way back through [`silu`].
+/// Backward pass of [`silu`]: `grad *= silu'(x)`, element-wise.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn silu_slope(x: &[f32], grad: &mut [f32]) {
+pub fn silu_backward(x: &[f32], grad: &mut [f32]) {
     versioned! {
         fn each(x: &[f32], grad: &mut [f32]) {
             for (g, &x) in grad.iter_mut().zip(x) {
@@ -207,21 +207,23 @@ pub fn silu_slope(x: &[f32], grad: &mut [f32]) {
             }
         }
     }
-    assert_eq!(x.len(), grad.len(), "slices of one length");
+    assert_eq!(x.len(), grad.len(), "slices must have the same length");
     let size = piece(x.len());
     for_each_piece(grad, size, |i, grad| each(&x[i * size..][..grad.len()], grad));
 }
 
-/// `out = gate σ(alpha gate) (up + 1)` over `pairs` of gate and up, the gate kept below `limit` and the up within
-/// `limit` of zero.
+/// Clamped SwiGLU of gpt-oss: `out = gate σ(alpha gate) (up + 1)`, with `gate` clamped to at most `limit` and `up` to
+/// `-limit..=limit`.
+///
+/// `pairs`: `(…, 2)`, interleaved gate and up. `out`: `(…)`, overwritten.
 ///
 /// # Panics
-/// If there are not two numbers in `pairs` for each of `out`.
+/// If `pairs` does not have twice the length of `out`.
 pub fn clamped_swiglu(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
     versioned! {
         fn each(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
             for (v, &[gate, up]) in out.iter_mut().zip(pairs.as_chunks::<2>().0) {
-                // Comparisons, which let NaN through as the reference does.
+                // Comparisons let NaN propagate, as in the reference.
                 let gate = if gate > limit { limit } else { gate };
                 let up = if up > limit { limit } else { up };
                 let up = if up < -limit { -limit } else { up };
@@ -230,15 +232,15 @@ pub fn clamped_swiglu(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
             }
         }
     }
-    assert_eq!(pairs.len(), 2 * out.len(), "two numbers for each result");
+    assert_eq!(pairs.len(), 2 * out.len(), "pairs must have two elements per output");
     let size = piece(out.len());
     for_each_piece(out, size, |i, out| each(&pairs[2 * i * size..][..2 * out.len()], alpha, limit, out));
 }
 
-/// `out = x + y`.
+/// Element-wise sum, `out = x + y`.
 ///
 /// # Panics
-/// If the three lengths differ.
+/// If the lengths differ.
 pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     versioned! {
         fn each(x: &[f32], y: &[f32], out: &mut [f32]) {
@@ -250,7 +252,7 @@ pub fn add(x: &[f32], y: &[f32], out: &mut [f32]) {
     zip_pieces(x, y, out, each);
 }
 
-/// `x *= factor`.
+/// Multiplies `x` by `factor` in place.
 pub fn scale(x: &mut [f32], factor: f32) {
     versioned! {
         fn each(x: &mut [f32], factor: f32) {
@@ -263,7 +265,7 @@ pub fn scale(x: &mut [f32], factor: f32) {
 }
 
 fn zip_pieces(x: &[f32], y: &[f32], out: &mut [f32], each: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
-    assert_eq!((x.len(), y.len()), (out.len(), out.len()), "slices of one length");
+    assert_eq!((x.len(), y.len()), (out.len(), out.len()), "slices must have the same length");
     let size = piece(out.len());
     for_each_piece(out, size, |i, out| {
         let range = i * size..i * size + out.len();
@@ -324,14 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_line_are_as_the_formulas_say() {
+    fn extreme_values_follow_the_formulas() {
         for (name, f, truth) in CASES {
             for x in [f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, 88.7, 90.0, -90.0, -103.0, -110.0] {
                 let mut y = [x];
                 f(&mut y);
                 let t = truth(x as f64) as f32;
                 let near = y[0] == t || (y[0] - t).abs() <= 1e-6 * t.abs() + 1e-37;
-                // -inf times a vanishing factor: the formula is undefined, its limit 0.
+                // -inf times 0: the formula is undefined, its limit is 0.
                 let limit = x == f32::NEG_INFINITY && (y[0].is_nan() || y[0] == 0.0);
                 assert!(near || limit, "{name}({x}) = {}, truth {t}", y[0]);
             }
@@ -364,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn the_slope_of_silu_follows_its_formula() {
+    fn the_gradient_of_silu_follows_its_formula() {
         let xs: Vec<f32> = (-90_000..=90_000).map(|i| i as f32 * 1e-3).collect();
         let mut slopes: Vec<f32> = xs.iter().map(|x| 1.0 + x * 1e-3).collect();
         let before = slopes.clone();
-        silu_slope(&xs, &mut slopes);
+        silu_backward(&xs, &mut slopes);
         for ((&x, &slope), &grad) in xs.iter().zip(&slopes).zip(&before) {
             let s = 1.0 / (1.0 + (-f64::from(x)).exp());
             let truth = f64::from(grad) * s * (1.0 + f64::from(x) * (1.0 - s));
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn products_and_sums_take_each_element_of_both() {
+    fn gated_activations_and_sums_are_element_wise() {
         for n in [0, 1, 7, 1000, 70_001] {
             let x: Vec<f32> = (0..n).map(|i| (i % 37) as f32 - 18.0).collect();
             let y: Vec<f32> = (0..n).map(|i| (i % 11) as f32).collect();

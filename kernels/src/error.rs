@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Sizes, a name or a slice that a kernel cannot serve, with what was wanted.
+/// Error of a size, a name or a slice that a kernel does not accept; the message says what was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidInput(String);
 

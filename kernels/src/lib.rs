@@ -1,6 +1,6 @@
-//! The CPU kernels of `fauna`, chosen at run time by what the processor has: the only crate with SIMD, and the only place
-//! with `unsafe` besides the memory map. It knows slices of numbers and their sizes; tensors, devices and files are
-//! `fauna-shared`'s, which hands these modules on as `fauna_shared::kernels`.
+//! CPU kernels of `fauna`, selected at run time by the instruction sets of the processor. This is the only crate with
+//! SIMD, and the only one with `unsafe` code other than memory-mapping files. The kernels work on slices and their
+//! sizes; tensors, devices and files belong to `fauna-shared`, which re-exports this crate as `fauna_shared::kernels`.
 
 pub mod attention;
 pub mod blocks;

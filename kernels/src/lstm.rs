@@ -1,15 +1,15 @@
-//! One step of long short-term memory: what follows its two products.
+//! Element-wise part of one step of an LSTM (long short-term memory) cell.
 
 use super::elementwise::{sigmoid_one, tanh_one};
 use super::versions::{fma, versioned};
 
-/// `c = σ(f) c + σ(i) tanh(g)` and `h = σ(o) tanh(c)`, where `(i, f, g, o)` is the sum of the two products.
+/// One step of an LSTM cell: `c = σ(f) c + σ(i) tanh(g)` and `h = σ(o) tanh(c)`, where the gates `(i, f, g, o)` are
+/// `from_input + from_output`, the products of the input and of the previous hidden state with their weights.
 ///
-/// `from_input` and `from_output`: `(4, width)`, the gates one after the other. `c` and `h`: `(width)`; `h` is
-/// overwritten.
+/// `from_input` and `from_output`: `(4, hidden_size)`. `c`: `(hidden_size)`, updated. `h`: `(hidden_size)`, overwritten.
 ///
 /// # Panics
-/// If the lengths differ from that.
+/// If the length of a slice does not match its shape.
 ///
 /// ```
 /// let (mut c, mut h) = ([2.0], [0.0]);
@@ -20,7 +20,7 @@ use super::versions::{fma, versioned};
 pub fn step(from_input: &[f32], from_output: &[f32], c: &mut [f32], h: &mut [f32]) {
     let width = c.len();
     let lengths = (from_input.len(), from_output.len(), h.len());
-    assert_eq!(lengths, (4 * width, 4 * width, width), "four gates of the cell's width");
+    assert_eq!(lengths, (4 * width, 4 * width, width), "expected four gates of the hidden size");
     each(from_input, from_output, c, h);
 }
 

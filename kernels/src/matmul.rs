@@ -1,7 +1,7 @@
-//! Products of matrices: a linear layer whose weight stays where it is, and batches of f32 products.
+//! Matrix products: linear layers with borrowed f32, f16 or bf16 weights, and batched f32 products.
 //!
-//! Weights are read in place from wherever they lie, a mapped file most often, and widened in registers. Where many
-//! rows share a weight, each thread packs a block of it that fits its cache and drops it again.
+//! Weights are read in place, typically from a memory-mapped file, and converted to f32 in registers. For many rows,
+//! each thread packs blocks of the weight that fit its cache.
 
 pub(super) mod tiles;
 
@@ -17,10 +17,10 @@ use tiles::Pairs;
 pub(crate) use tiles::Widen;
 use tiles::{Bf16, Products, STREAM_ROWS, Wide, panel_width};
 
-/// What a weight's elements are.
+/// Element type of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Elem {
-    /// 32-bit floats.
+    /// float32.
     F32,
     /// bfloat16.
     Bf16,
@@ -29,7 +29,7 @@ pub enum Elem {
 }
 
 impl Elem {
-    /// Bytes of one element.
+    /// Size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Elem::F32 => 4,
@@ -38,16 +38,16 @@ impl Elem {
     }
 }
 
-/// How a weight lies.
+/// Memory layout of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// `(outputs, inputs)`, as torch's `Linear` stores it.
+    /// `(outputs, inputs)`, as in `torch.nn.Linear`.
     OutIn,
-    /// `(inputs, outputs)`, as GPT-2's `Conv1D` stores it.
+    /// `(inputs, outputs)`, as in the `Conv1D` of GPT-2.
     InOut,
 }
 
-/// What products are computed in; sums are always f32.
+/// Precision in which products are computed; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {
     /// Products of f32: exact for half-precision weights.
@@ -57,7 +57,7 @@ pub enum Compute {
     Bf16,
 }
 
-/// A matrix of weights, borrowed where it lies. Nothing need be aligned.
+/// A weight matrix `(outputs, inputs)`, borrowed. The data need not be aligned.
 #[derive(Debug, Clone, Copy)]
 pub struct Dense<'a> {
     data: &'a [u8],
@@ -68,7 +68,7 @@ pub struct Dense<'a> {
 }
 
 impl<'a> Dense<'a> {
-    /// The weight that `data` holds, little-endian and without gaps.
+    /// Creates the weight from little-endian, contiguous `data`.
     ///
     /// # Errors
     /// [`InvalidInput`] if `data` is not exactly `outputs * inputs` elements.
@@ -82,24 +82,24 @@ impl<'a> Dense<'a> {
         let wanted = outputs.checked_mul(inputs).and_then(|n| n.checked_mul(elem.size()));
         if wanted != Some(data.len()) {
             return Err(InvalidInput::new(format!(
-                "a weight of {outputs} by {inputs} in {elem:?} does not take {} bytes",
+                "expected a weight of {outputs} by {inputs} in {elem:?}, found {} bytes",
                 data.len()
             )));
         }
         Ok(Self { data, elem, layout, outputs, inputs })
     }
 
-    /// The weight of `(outputs, inputs)` that `data` holds in this machine's memory.
+    /// Creates the weight from `data`, `(outputs, inputs)`.
     ///
     /// # Errors
-    /// As for [`new`](Dense::new).
+    /// [`InvalidInput`] if `data` is not exactly `outputs * inputs` elements.
     pub fn of_floats(data: &'a [f32], outputs: usize, inputs: usize) -> Result<Self, InvalidInput> {
         // SAFETY: any byte of a float may be read as a byte, for as long as the floats are borrowed.
         let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
         Self::new(bytes, Elem::F32, Layout::OutIn, outputs, inputs)
     }
 
-    /// The same numbers as the weight of the way back: what was an output is an input.
+    /// Returns the transposed weight, `(inputs, outputs)`, without copying: the weight of the backward pass.
     pub fn transposed(self) -> Self {
         let layout = match self.layout {
             Layout::OutIn => Layout::InOut,
@@ -109,16 +109,17 @@ impl<'a> Dense<'a> {
     }
 }
 
-/// What is done to a piece of a finished row while it is in cache: an activation.
+/// Epilogue of a product: an element-wise function, such as an activation, applied to pieces of the output while they
+/// are in cache.
 pub type Finish<'a> = &'a (dyn Fn(&mut [f32]) + Sync);
 
-/// A linear layer: `y = finish(x · W + bias)`.
+/// Linear layer, `y = finish(x · Wᵀ + bias)`.
 ///
 /// `x`: `(rows, inputs)`. `bias`: `(outputs)`. `y`: `(rows, outputs)`, overwritten. `finish` is called on pieces of
-/// rows, so it must act on each element alone.
+/// rows, so it must be element-wise.
 ///
 /// # Panics
-/// If a slice has another length.
+/// If the length of a slice does not match its shape.
 ///
 /// ```
 /// use fauna_kernels::matmul::{Compute, Dense, Elem, Layout, linear};
@@ -140,11 +141,11 @@ pub fn linear(
     linear_on(isa(), x, rows, weight, bias, compute, finish, y);
 }
 
-/// [`linear`] over `rows` rows of `x` that begin `step` elements apart and so may overlap: what a convolution over
-/// contiguous frames is. Products are of f32.
+/// [`linear`] over `rows` rows of `x` that begin `step` elements apart and may overlap, as in a one-dimensional
+/// convolution. Products are computed in f32.
 ///
 /// # Panics
-/// If `x` is too short for the last row, or another slice has another length.
+/// If `x` is too short for the last row, or the length of another slice does not match its shape.
 ///
 /// ```
 /// use fauna_kernels::matmul::{Dense, linear_over};
@@ -232,14 +233,14 @@ fn linear_on(
     drop(rounded);
 }
 
-/// Outputs whose weights [`linear_made`] has made at a time.
+/// Number of outputs whose weights [`linear_made`] generates at a time.
 const MADE: usize = 32;
 
-/// [`linear`] of `outputs` by `inputs` weights of bfloat16 that are made as they are needed: `make` writes the rows of
-/// some outputs, one after the other. Each thread has a few of them at a time.
+/// [`linear`] with a bfloat16 weight `(outputs, inputs)` that is generated on the fly: `make` writes the rows of a range
+/// of outputs. Each thread has a few of them at a time.
 ///
 /// # Panics
-/// If a slice has another length.
+/// If the length of a slice does not match its shape.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn linear_made(
     isa: Isa,
@@ -275,7 +276,7 @@ pub(super) fn linear_made(
         let columns = MADE.min(n - first);
         let mut room = Scratch::new((columns * k).div_ceil(2));
         let w = room.as_mut_ptr();
-        // SAFETY: the scratch holds as many, and any bits are a bfloat16.
+        // SAFETY: the scratch has that length, and any bits are a valid bfloat16.
         make(first..first + columns, unsafe { std::slice::from_raw_parts_mut(w.cast(), columns * k) });
         let (y, stride) = product.y;
         let bias = bias.map(|bias| &bias[first..first + columns]);
@@ -287,7 +288,8 @@ pub(super) fn linear_made(
     drop(rounded);
 }
 
-/// Writes the rows of `x` to `to` rounded to bfloat16: as such, an odd row filled up with a zero, or as f32.
+/// Rounds the rows of `x` to bfloat16 and writes them to `to`: if `pairs`, as bfloat16 with odd rows padded with a zero,
+/// else as f32.
 fn round_rows(x: &[f32], k: usize, to: *mut f32, pairs: bool) {
     if k == 0 {
         return;
@@ -316,10 +318,10 @@ fn round_rows(x: &[f32], k: usize, to: *mut f32, pairs: bool) {
     });
 }
 
-/// A pointer that jobs share; each writes its own part.
+/// A pointer shared by jobs, each of which writes its own part.
 struct Target(*mut f32);
 
-// SAFETY: whoever takes the pointer promises to write only what is its own.
+// SAFETY: code that uses the pointer writes only the elements of its own job.
 unsafe impl Sync for Target {}
 
 impl Target {
@@ -328,14 +330,14 @@ impl Target {
     }
 }
 
-/// Matrices of f32 wherever they lie. The elements of one row are contiguous.
+/// A strided batch of f32 matrices. The elements of a row are contiguous.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrices<'a> {
-    /// Begins with the first element of the first matrix.
+    /// The elements, starting with the first of the first matrix.
     pub data: &'a [f32],
-    /// Elements from one matrix to the next; 0 where all products share one.
+    /// Stride of the batch axis, in elements; 0 broadcasts one matrix.
     pub batch: usize,
-    /// Elements from one row to the next.
+    /// Stride of the rows.
     pub row: usize,
 }
 
@@ -346,13 +348,13 @@ impl Matrices<'_> {
     }
 }
 
-/// `batch` products `y = a · b`, or `a · bᵀ`.
+/// Batched matrix product, `y = a · b` or `a · bᵀ`.
 ///
 /// `a`: `(batch, m, k)`. `b`: `(batch, k, n)` if `layout` is [`Layout::InOut`], `(batch, n, k)` if it is
-/// [`Layout::OutIn`]. `y`: `(batch, m, n)` without gaps, overwritten.
+/// [`Layout::OutIn`]. `y`: `(batch, m, n)`, contiguous, overwritten.
 ///
 /// # Panics
-/// If a slice is too short, or `y` has another length.
+/// If a slice is too short, or `y` has the wrong length.
 ///
 /// ```
 /// use fauna_kernels::matmul::{Layout, Matrices, matmul};
@@ -401,46 +403,46 @@ fn matmul_on(
     if batch < 2 * threads() || batch * m * n * k.max(1) < SMALL {
         (0..batch).for_each(one);
     } else {
-        // Inside this region each product runs on its own thread.
+        // Inside this region each product runs on one thread.
         parallel_for(batch, one);
     }
 }
 
-/// A product `y = x · w` by pointers, and what follows it.
+/// A product `y = x · w` by pointers, with bias and epilogue.
 #[derive(Clone, Copy)]
 struct Product<'a> {
     /// The first row, and the distance from one row to the next.
     x: (*const f32, usize),
     w: *const u8,
-    /// Elements from one stored row of the weight to the next.
+    /// Stride of the rows of the weight as stored.
     w_stride: usize,
     elem: Elem,
     layout: Layout,
     y: (*mut f32, usize),
-    /// Terms of each sum.
+    /// Number of terms of each sum.
     length: usize,
     bias: Option<&'a [f32]>,
     finish: Option<Finish<'a>>,
     compute: Compute,
-    /// `x` once more, rounded, rows of whole pairs: where the processor multiplies pairs.
+    /// `x` rounded to bfloat16, rows padded to whole pairs, if the processor multiplies pairs.
     pairs: Option<(*const Bf16, usize)>,
 }
 
 // SAFETY: `x`, `pairs`, `w`, `bias` and `finish` are only read, and jobs write distinct parts of `y`.
 unsafe impl Sync for Product<'_> {}
 
-/// Products of fewer terms than this are not worth another thread.
+/// Number of multiplications from which several threads are used.
 pub(super) const SMALL: usize = 1 << 16;
-/// The most rows for which reading the weight in place along the sum beats packing it.
+/// Maximum number of rows for which dot products with the weight in place are faster than packing it.
 const DOT_ROWS: usize = 24;
-/// The most columns for which it does so for any number of rows: a packed panel would be mostly empty.
+/// Maximum number of columns for which they are so for any number of rows: a packed panel would be mostly empty.
 const DOT_COLUMNS: usize = 4;
-/// Terms of the sums that a packed block covers.
+/// Rows (terms of the sums) of a packed block.
 const BLOCK_LENGTH: usize = 512;
-/// Columns that a packed block covers: with `BLOCK_LENGTH`, 256 KiB.
+/// Columns of a packed block: with `BLOCK_LENGTH`, 256 KiB.
 const BLOCK_COLUMNS: usize = 128;
 
-/// How the weight is read.
+/// Algorithm of a product: how the weight is read.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Dot,
@@ -451,7 +453,7 @@ enum Way {
 impl Product<'_> {
     fn way(&self, rows: usize, columns: usize) -> Way {
         match self.layout {
-            // Packing rounds the weight, the other ways read it as it is.
+            // Packing rounds the weight to bfloat16; the other algorithms do not.
             _ if self.compute == Compute::Bf16 && self.elem != Elem::Bf16 => Way::Packed,
             Layout::OutIn if rows <= DOT_ROWS || columns <= DOT_COLUMNS => Way::Dot,
             Layout::InOut if rows <= STREAM_ROWS => Way::Stream,
@@ -459,7 +461,7 @@ impl Product<'_> {
         }
     }
 
-    /// Rounds `x` if `compute` says so: what it gives is where the product reads it from then on.
+    /// Rounds `x` to bfloat16 if `compute` requires it. The product reads the returned scratch, which must outlive it.
     fn round(&mut self, isa: Isa, x: &[f32], rows: usize, columns: usize) -> Scratch {
         let k = self.length;
         if self.compute != Compute::Bf16 {
@@ -481,7 +483,7 @@ impl Product<'_> {
     /// Computes `rows` by `columns` of `y` on all threads.
     ///
     /// # Safety
-    /// All pointers are valid for `rows`, `columns` and `length`, and nobody else touches `y`.
+    /// All pointers are valid for `rows`, `columns` and `length`, and no other thread accesses `y`.
     unsafe fn run(&self, isa: Isa, rows: usize, columns: usize) {
         if rows == 0 || columns == 0 {
             return;
@@ -526,18 +528,18 @@ struct Part {
     columns: usize,
 }
 
-/// One thread's share of a product.
+/// A part of a product, computed by one thread.
 struct Job<'a> {
     product: &'a Product<'a>,
     way: Way,
     part: Part,
 }
 
-/// `y = x · w` on this thread alone, `x` being `(rows, length)` and `w` lying as `layout` says; all are given with the
-/// distance from one row to the next.
+/// Computes `y = x · w` on this thread: `x` is `(rows, length)`, `w` has the layout `layout`; each pointer comes with its
+/// row stride.
 ///
 /// # Safety
-/// The processor has `S`; pointers are valid for their rows; nobody else touches `y`.
+/// The processor has `S`; pointers are valid for their rows; no other thread accesses `y`.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, W: Widen>(
     (x, rows): ((*const f32, usize), usize),
@@ -547,7 +549,7 @@ pub(crate) unsafe fn multiply<S: Simd, W: Widen>(
 ) {
     let w = w.cast();
     let (bias, finish, pairs, compute) = (None, None, None, Compute::F32);
-    // What the elements are `W` says, which no dispatch by `elem` comes between.
+    // Unused: the element type is `W`, without dispatch on `elem`.
     let elem = Elem::F32;
     let product = Product { x, w, w_stride, elem, layout, y, length, bias, finish, compute, pairs };
     let part = Part { r: 0, rows, c: 0, columns };
@@ -570,10 +572,10 @@ impl Task for Job<'_> {
 }
 
 impl Job<'_> {
-    /// Does the job.
+    /// Runs the job.
     ///
     /// # Safety
-    /// The product's pointers are valid for the part, which nobody else touches; `pairs` is there only where the
+    /// The pointers of the product are valid for the part, which no other thread accesses; `pairs` is set only if the
     /// processor has AVX512-BF16.
     unsafe fn begin(self, isa: Isa) {
         match self.product.pairs {
@@ -584,7 +586,7 @@ impl Job<'_> {
         }
     }
 
-    /// The job in products of pairs.
+    /// Runs the job with products of bfloat16 pairs.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn run_pairs(self) {
@@ -619,7 +621,7 @@ impl Job<'_> {
         }
     }
 
-    /// The part's own corner of `y`.
+    /// Returns the first element of the part in `y`, and the row stride.
     #[inline(always)]
     unsafe fn y(&self) -> (*mut f32, usize) {
         let (y, stride) = self.product.y;
@@ -689,7 +691,7 @@ impl Job<'_> {
         }
     }
 
-    /// Adds the bias to finished rows and calls what the caller wants done to them.
+    /// Adds the bias to finished rows and calls the epilogue.
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, (y, y_stride): (*mut f32, usize), rows: usize) {
         let columns = self.part.columns;
@@ -716,8 +718,8 @@ impl Job<'_> {
     }
 }
 
-/// Floats for one thread's passing needs, aligned for vectors; given back to the thread when dropped. What they
-/// hold at first is anything.
+/// A scratch buffer of floats, aligned for vectors and returned to its thread when dropped. Its initial contents are
+/// unspecified.
 pub(crate) struct Scratch {
     floats: Vec<f32>,
     offset: usize,
@@ -746,7 +748,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let floats = std::mem::take(&mut self.floats);
-        // A thread that is ending has nowhere to keep it.
+        // Fails while the thread is being destroyed: the buffer is then freed.
         let _ = SPARE.try_with(|spare| spare.borrow_mut().push(floats));
     }
 }

@@ -1,15 +1,14 @@
-//! Room for large results.
+//! Allocation of large outputs.
 //!
-//! The system hands out fresh memory a page at a time, as each is first touched. In pages of 4 KiB that takes longer
-//! than writing a layer's result does, so large results ask for pages of 2 MiB; a system that has none gives small
-//! ones.
+//! The system maps fresh memory page by page on first access. With pages of 4 KiB that takes longer than writing the
+//! output of a layer, so large outputs request huge pages of 2 MiB; without support for them they get small pages.
 
 use super::versions::for_each_piece;
 
-/// Results of fewer bytes come from memory that was used before, more often than not.
+/// Size in bytes from which huge pages are requested; smaller buffers mostly reuse freed memory.
 const LARGE: usize = 4 << 20;
 
-/// `len` zeros.
+/// Allocates `len` zeros.
 pub fn zeros(len: usize) -> Vec<f32> {
     let mut values = vec![0f32; len];
     if size_of_val(&values[..]) >= LARGE {
@@ -18,7 +17,7 @@ pub fn zeros(len: usize) -> Vec<f32> {
     values
 }
 
-/// A copy of `x`.
+/// Allocates a copy of `x`.
 pub fn copy(x: &[f32]) -> Vec<f32> {
     if size_of_val(x) < LARGE {
         return x.to_vec();
@@ -28,13 +27,13 @@ pub fn copy(x: &[f32]) -> Vec<f32> {
     values
 }
 
-/// Copies `x` to `to`, on every thread.
+/// Copies `x` to `to`, on all threads.
 ///
 /// # Panics
 /// If their lengths differ.
 pub fn copy_to(x: &[f32], to: &mut [f32]) {
     const PIECE: usize = 1 << 16;
-    assert_eq!(x.len(), to.len(), "as many elements out as in");
+    assert_eq!(x.len(), to.len(), "source and destination must have the same length");
     for_each_piece(to, PIECE, |i, to| to.copy_from_slice(&x[i * PIECE..][..to.len()]));
 }
 
@@ -50,7 +49,7 @@ fn ask_for_large_pages(values: &mut [f32]) {
     let (start, end) = (pages.start.addr().next_multiple_of(SIZE), pages.end.addr() / SIZE * SIZE);
     if start < end {
         let first = pages.start.cast::<u8>().wrapping_add(start - pages.start.addr());
-        // SAFETY: the range lies inside `values`. The advice changes no contents; a refusal changes nothing at all.
+        // SAFETY: the range is inside `values`. The advice changes no contents; a refusal changes nothing at all.
         unsafe { madvise(first.cast(), end - start, HUGEPAGE) };
     }
 }

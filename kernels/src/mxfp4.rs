@@ -1,9 +1,9 @@
-//! Weights in MXFP4, multiplied where they lie.
+//! Linear layers with weights in MXFP4.
 //!
-//! A row is blocks of 32 numbers of four bits (FP4, E2M1), two a byte, the first in the lower half. Apart from them lies
-//! a byte for each block (E8M0): the power of two that its numbers are multiplied by, plus 127 (OCP Microscaling
-//! Formats 1.0, sections 5.2, 5.3 and 6.3). A number is widened exactly, and activations stay what they are: products
-//! are of f32, unlike those of the formats in [`blocks`](super::blocks).
+//! A row consists of blocks of 32 four-bit numbers (FP4, E2M1), two per byte, the first in the low nibble. Each block has
+//! a scale byte (E8M0), stored separately: a power of two with a bias of 127 (OCP Microscaling Formats 1.0, sections
+//! 5.2, 5.3 and 6.3). Weights are dequantized exactly, and activations are not quantized: products are computed in f32,
+//! unlike those of the formats in [`blocks`](super::blocks).
 //!
 //! ```
 //! use fauna_kernels::matmul::Compute;
@@ -31,12 +31,12 @@ use super::simd::{FP4, Simd, Task, dispatch};
 use super::versions::{Shared, for_each_piece};
 use crate::InvalidInput;
 
-/// Weights in a block.
+/// Number of weights in a block.
 pub const BLOCK: usize = 32;
-/// Bytes of a block.
+/// Size of a block in bytes.
 pub const BLOCK_BYTES: usize = BLOCK / 2;
 
-/// The powers of two by their byte; the last, which stands for no number, is infinite.
+/// The value of each scale byte; the last, which is NaN in the specification, is infinite.
 const SCALES: [f32; 256] = {
     let mut scales = [0.0; 256];
     let mut i = 0;
@@ -48,7 +48,7 @@ const SCALES: [f32; 256] = {
     scales
 };
 
-/// A matrix of `outputs` rows of `inputs` weights, borrowed where it lies. Nothing need be aligned.
+/// A weight matrix `(outputs, inputs)` in MXFP4, borrowed. The data need not be aligned.
 #[derive(Clone, Copy, Debug)]
 pub struct Mxfp4<'a> {
     blocks: &'a [u8],
@@ -58,10 +58,10 @@ pub struct Mxfp4<'a> {
 }
 
 impl<'a> Mxfp4<'a> {
-    /// The matrix of `blocks`, `(outputs, inputs / 32, 16)`, and `scales`, `(outputs, inputs / 32)`.
+    /// Creates the matrix from `blocks`, `(outputs, inputs / 32, 16)`, and `scales`, `(outputs, inputs / 32)`.
     ///
     /// # Errors
-    /// [`InvalidInput`] if `inputs` is not a multiple of 32 or a slice has another length.
+    /// [`InvalidInput`] if `inputs` is not a multiple of 32 or the length of a slice does not match its shape.
     pub fn new(
         blocks: &'a [u8],
         scales: &'a [u8],
@@ -72,7 +72,7 @@ impl<'a> Mxfp4<'a> {
         let wanted = count.and_then(|count| Some((count.checked_mul(BLOCK_BYTES)?, count)));
         if !inputs.is_multiple_of(BLOCK) || wanted != Some((blocks.len(), scales.len())) {
             return Err(InvalidInput::new(format!(
-                "{outputs} rows of {inputs} weights in blocks of {BLOCK} are not {} bytes and {} scales",
+                "expected {outputs} rows of {inputs} weights in blocks of {BLOCK}, found {} bytes and {} scales",
                 blocks.len(),
                 scales.len()
             )));
@@ -80,25 +80,26 @@ impl<'a> Mxfp4<'a> {
         Ok(Self { blocks, scales, outputs, inputs })
     }
 
-    /// Blocks in a row.
+    /// Number of blocks in a row.
     fn row(&self) -> usize {
         self.inputs / BLOCK
     }
 }
 
-/// Rows of `x` for which the weights are unpacked in registers; for more, some outputs at a time are widened and
-/// multiplied as dense ones are.
+/// Maximum number of rows of `x` for which the weights are unpacked in registers; for more, some outputs at a time are
+/// dequantized to bfloat16 and multiplied like dense weights.
 const FEW_ROWS: usize = 4;
 
 /// Bytes of weights that one task reads: a microsecond or two of work.
 const TASK_BYTES: usize = 16 * 1024;
 
-/// `y = finish(x · wᵀ + bias)`: `x` `(rows, inputs)`, `y` `(rows, outputs)`, `bias` `(outputs)`.
+/// Linear layer, `y = finish(x · wᵀ + bias)`.
 ///
-/// `finish` is called on pieces of rows, so it must act on each element alone.
+/// `x`: `(rows, inputs)`. `bias`: `(outputs)`. `y`: `(rows, outputs)`, overwritten. `finish` is called on pieces of
+/// rows, so it must be element-wise.
 ///
 /// # Panics
-/// If a slice has another length.
+/// If the length of a slice does not match its shape.
 pub fn linear(
     x: &[f32],
     rows: usize,
@@ -122,50 +123,50 @@ fn linear_with(
     finish: Option<Finish>,
     y: &mut [f32],
 ) {
-    assert_eq!(x.len(), rows * w.inputs, "x is {rows} rows of {}", w.inputs);
-    assert_eq!(y.len(), rows * w.outputs, "y is {rows} rows of {}", w.outputs);
-    assert!(bias.is_none_or(|bias| bias.len() == w.outputs), "a bias for each of {} outputs", w.outputs);
+    assert_eq!(x.len(), rows * w.inputs, "x must be {rows} rows of {}", w.inputs);
+    assert_eq!(y.len(), rows * w.outputs, "y must be {rows} rows of {}", w.outputs);
+    assert!(bias.is_none_or(|bias| bias.len() == w.outputs), "bias must have {} elements", w.outputs);
     if y.is_empty() {
         return;
     }
-    let mut turned = Scratch::new(x.len());
-    let x_turned = Shared(turned.as_mut_ptr());
+    let mut permuted = Scratch::new(x.len());
+    let x_permuted = Shared(permuted.as_mut_ptr());
     let few = rows <= FEW_ROWS;
-    let turn = |row: usize| {
+    let permute = |row: usize| {
         // SAFETY: the scratch holds all rows, and each is written by one task.
-        let to = unsafe { std::slice::from_raw_parts_mut(x_turned.get().add(row * w.inputs), w.inputs) };
-        dispatch(isa, Turn { x: &x[row * w.inputs..][..w.inputs], to, few, compute });
+        let to = unsafe { std::slice::from_raw_parts_mut(x_permuted.get().add(row * w.inputs), w.inputs) };
+        dispatch(isa, Permute { x: &x[row * w.inputs..][..w.inputs], to, few, compute });
     };
     if few {
-        (0..rows).for_each(turn);
+        (0..rows).for_each(permute);
         let size = (TASK_BYTES / (w.row() * (BLOCK_BYTES + 1)).max(1) / 4 * 4).max(4);
         let y = Shared(y.as_mut_ptr());
         parallel_for(w.outputs.div_ceil(size), |task| {
             let outputs = task * size..w.outputs.min((task + 1) * size);
-            dispatch(isa, Few { x: x_turned.get(), rows, w, outputs, bias, finish, y: y.get() });
+            dispatch(isa, Few { x: x_permuted.get(), rows, w, outputs, bias, finish, y: y.get() });
         });
         return;
     }
-    parallel_for(rows, turn);
+    parallel_for(rows, permute);
     // SAFETY: all rows were written.
-    let x = unsafe { std::slice::from_raw_parts(x_turned.get(), x.len()) };
-    let widen = |outputs: Range<usize>, to: &mut [Bf16]| dispatch(isa, Widened { w, outputs, to });
+    let x = unsafe { std::slice::from_raw_parts(x_permuted.get(), x.len()) };
+    let widen = |outputs: Range<usize>, to: &mut [Bf16]| dispatch(isa, Dequantized { w, outputs, to });
     linear_made(isa, x, rows, (w.outputs, w.inputs), widen, bias, compute, finish, y);
 }
 
-/// Copies a row of `x`, each block in the order of the weights it meets.
-struct Turn<'a> {
+/// Copies a row of `x` with each block permuted to the order of the unpacked weights.
+struct Permute<'a> {
     x: &'a [f32],
     to: &'a mut [f32],
-    /// Whether they are unpacked in registers, else [`Widened`].
+    /// Whether the weights are unpacked in registers ([`Few`]), else [`Dequantized`].
     few: bool,
     compute: Compute,
 }
 
-impl Task for Turn<'_> {
+impl Task for Permute<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // Where many rows are rounded, that is done when they are multiplied.
+        // Many rows are rounded later, in the product.
         let round = self.few && self.compute == Compute::Bf16;
         let mut order = S::FP4_ORDER.map(usize::from);
         if !self.few {
@@ -184,23 +185,23 @@ impl Task for Turn<'_> {
     }
 }
 
-/// Some outputs of at most [`FEW_ROWS`] rows, the weights unpacked in registers.
+/// A range of outputs of at most [`FEW_ROWS`] rows, with the weights unpacked in registers.
 struct Few<'a> {
-    /// Rows whose blocks are in [`Simd::FP4_ORDER`].
+    /// Rows with the blocks in [`Simd::FP4_ORDER`].
     x: *const f32,
     rows: usize,
     w: &'a Mxfp4<'a>,
     outputs: Range<usize>,
     bias: Option<&'a [f32]>,
     finish: Option<Finish<'a>>,
-    /// The whole matrix of results.
+    /// The whole output matrix.
     y: *mut f32,
 }
 
 impl Task for Few<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: `x` has so many rows, the outputs are inside the matrix, and no other task has them.
+        // SAFETY: `x` has `rows` rows, the outputs are inside the matrix, and no other task has them.
         unsafe {
             match self.rows {
                 1 => self.products::<S, 1>(),
@@ -245,7 +246,7 @@ impl Few<'_> {
     }
 }
 
-/// The products of `M` rows with one row of `count` blocks, to be summed over the lanes.
+/// Returns the dot products of `M` rows with one row of `count` blocks, still to be summed over the lanes.
 #[inline(always)]
 unsafe fn dot<S: Simd, const M: usize>(
     x: *const f32,
@@ -272,22 +273,22 @@ unsafe fn dot<S: Simd, const M: usize>(
     }
 }
 
-/// Widens the rows of some outputs to bfloat16, exactly. In each block, what vectors of [`Simd::FP4_ORDER`] hold in the
-/// same lane stands side by side, two vectors at a time.
-struct Widened<'a> {
+/// Dequantizes the rows of a range of outputs to bfloat16, exactly. In each block, the vectors of [`Simd::FP4_ORDER`] are
+/// interleaved two at a time.
+struct Dequantized<'a> {
     w: &'a Mxfp4<'a>,
     outputs: Range<usize>,
     to: &'a mut [Bf16],
 }
 
-impl Task for Widened<'_> {
+impl Task for Dequantized<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (start, end) = (self.outputs.start * self.w.row(), self.outputs.end * self.w.row());
         let (blocks, _) = self.w.blocks[start * BLOCK_BYTES..].as_chunks::<BLOCK_BYTES>();
         let (to, _) = self.to.as_chunks_mut::<BLOCK>();
         for ((to, block), scale) in to.iter_mut().zip(blocks).zip(&self.w.scales[start..end]) {
-            // SAFETY: the block is read and the room filled, both whole.
+            // SAFETY: a whole block is read and written.
             unsafe {
                 let weights = S::load_fp4(block.as_ptr());
                 let scale = S::splat(SCALES[usize::from(*scale)]);
@@ -300,12 +301,12 @@ impl Task for Widened<'_> {
     }
 }
 
-/// The exact values of `blocks` with `scales`, one after the other: a whole matrix, or some rows of it.
+/// Dequantizes `blocks` with `scales`, of a whole matrix or of some of its rows, to `out`.
 ///
 /// # Panics
-/// If these are not the blocks and scales of `out.len()` weights.
+/// If the lengths do not match `out.len()` weights.
 pub fn dequantize(blocks: &[u8], scales: &[u8], out: &mut [f32]) {
-    assert!(out.len().is_multiple_of(BLOCK), "{} weights are no whole blocks of {BLOCK}", out.len());
+    assert!(out.len().is_multiple_of(BLOCK), "{} weights are not whole blocks of {BLOCK}", out.len());
     assert_eq!(blocks.len(), out.len() / 2, "bytes of {} weights", out.len());
     assert_eq!(scales.len(), out.len() / BLOCK, "scales of {} weights", out.len());
     const PIECE: usize = 256;

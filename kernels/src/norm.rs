@@ -1,7 +1,7 @@
-//! Normalisation of rows: layer norm, RMS norm, unit length, softmax; alone and after a residual sum.
+//! Normalization of rows: layer norm, RMS norm, group norm, L2 normalization and softmax, optionally fused with a
+//! residual sum.
 //!
-//! A slice holds rows of `width` elements one after the other; `width` is the length of the weight where there
-//! is one. Rows are shared among the threads.
+//! A slice is `(rows, width)`; `width` is the length of the weight if there is one. Rows are divided among threads.
 //!
 //! ```
 //! let mut x = [1.0, 2.0, 3.0, 3.0];
@@ -13,30 +13,37 @@ use super::elementwise::exp_one;
 use super::matmul::Finish;
 use super::versions::{fma, for_each_piece, reduce, versioned};
 
-/// Elements one task handles.
+/// Elements per task.
 const PIECE: usize = 8 * 1024;
 
-/// `(x - mean) / √(variance + eps) * weight + bias`, a row at a time; the variance is the biased one.
+/// Layer norm of each row: `(x - mean) / √(variance + eps) * weight + bias`, with the biased variance.
+///
+/// `x` and `out`: `(rows, width)`. `weight` and `bias`: `(width)`.
 ///
 /// # Panics
-/// If `x` and `out` differ in length, or are not whole rows of the weight's length.
+/// If `x` and `out` differ in length, or are not whole rows of the length of the weight.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f64, out: &mut [f32]) {
     rows(x, None, None, out, weight.len(), |row| layer_norm_row(row, weight, bias, eps));
 }
 
-/// `x / √(mean of x² + eps) * weight`, a row at a time.
+/// RMS norm of each row: `x / √(mean(x²) + eps) * weight`.
+///
+/// `x` and `out`: `(rows, width)`. `weight`: `(width)`.
 ///
 /// # Panics
-/// As [`layer_norm`].
+/// If `x` and `out` differ in length, or are not whole rows of the length of the weight.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
     rows(x, None, None, out, weight.len(), |row| rms_norm_row(row, weight, eps));
 }
 
-/// The way back through [`rms_norm`]: `out` is the slope against `x` of what has the slope `grad` against the result.
+/// Backward pass of [`rms_norm`]: `out` is the gradient with respect to `x`, given the gradient `grad` with respect to
+/// the output of the norm.
+///
+/// `x`, `grad` and `out`: `(rows, width)`. `weight`: `(width)`.
 ///
 /// # Panics
-/// As [`rms_norm`]; `grad` has the length of `x` too.
-pub fn rms_norm_slope(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &mut [f32]) {
+/// If `x`, `grad` and `out` differ in length, or are not whole rows of the length of the weight.
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &mut [f32]) {
     versioned! {
         fn row(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &mut [f32]) {
             for ((v, &g), &w) in out.iter_mut().zip(grad).zip(weight) {
@@ -54,7 +61,7 @@ pub fn rms_norm_slope(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &m
     }
     let width = weight.len();
     check(x.len(), width);
-    assert_eq!((x.len(), grad.len()), (out.len(), out.len()), "as many slopes as elements");
+    assert_eq!((x.len(), grad.len()), (out.len(), out.len()), "x, grad and out must have the same length");
     let size = task(width);
     for_each_piece(out, size, |i, out| {
         for (r, out) in out.chunks_exact_mut(width).enumerate() {
@@ -64,10 +71,10 @@ pub fn rms_norm_slope(x: &[f32], weight: &[f32], eps: f64, grad: &[f32], out: &m
     });
 }
 
-/// [`layer_norm`] of `x + residual`; the sum itself is stored in `sum` if asked for.
+/// [`layer_norm`] of `x + residual`; the sum is stored in `sum` if given.
 ///
 /// # Panics
-/// As [`layer_norm`]; the other slices have the length of `x` too.
+/// If `x`, `residual`, `sum` and `out` differ in length, or are not whole rows of the length of the weight.
 pub fn add_layer_norm(
     x: &[f32],
     residual: &[f32],
@@ -80,10 +87,10 @@ pub fn add_layer_norm(
     rows(x, Some(residual), sum, out, weight.len(), |row| layer_norm_row(row, weight, bias, eps));
 }
 
-/// [`rms_norm`] of `x + residual`; the sum itself is stored in `sum` if asked for.
+/// [`rms_norm`] of `x + residual`; the sum is stored in `sum` if given.
 ///
 /// # Panics
-/// As [`add_layer_norm`].
+/// If `x`, `residual`, `sum` and `out` differ in length, or are not whole rows of the length of the weight.
 pub fn add_rms_norm(
     x: &[f32],
     residual: &[f32],
@@ -95,13 +102,13 @@ pub fn add_rms_norm(
     rows(x, Some(residual), sum, out, weight.len(), |row| rms_norm_row(row, weight, eps));
 }
 
-/// `(x - mean) / √(variance + eps) * weight + bias`, mean and variance over all frames and the channels of one group;
-/// the variance is the biased one. `finish` is called on pieces of the result, so it must act on each number alone.
+/// Group norm: `(x - mean) / √(variance + eps) * weight + bias`, with mean and (biased) variance over all frames and the
+/// channels of a group. `finish` is called on pieces of the output, so it must be element-wise.
 ///
-/// `x` and `out`: `(batch, time, channels)`. `weight` and `bias`: `(channels)`, whole groups.
+/// `x` and `out`: `(batch, time, channels)`. `weight` and `bias`: `(channels)`; `channels` is a multiple of `groups`.
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the length of a slice does not match its shape.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm(
     x: &[f32],
@@ -149,15 +156,15 @@ pub fn group_norm(
     assert_eq!(
         (x.len(), bias.len()),
         (out.len(), channels),
-        "as many elements out as in, a bias per channel"
+        "x and out must have the same length, and bias one element per channel"
     );
-    assert!(groups > 0 && channels.is_multiple_of(groups), "channels are whole groups");
+    assert!(groups > 0 && channels.is_multiple_of(groups), "channels must be a multiple of groups");
     if x.is_empty() {
         return;
     }
     let step = task(channels);
     for (x, out) in x.chunks_exact(time * channels).zip(out.chunks_exact_mut(time * channels)) {
-        // Sums of pieces are kept apart and added in float64, in one order: the same on any number of threads.
+        // Partial sums are added in float64 in a fixed order, so that the result does not depend on the threads.
         let total = |mean: &[f32], squared: bool| -> Vec<f64> {
             let mut parts = vec![0f64; x.len().div_ceil(step) * groups];
             for_each_piece(&mut parts, groups, |i, parts| {
@@ -188,7 +195,7 @@ pub fn group_norm(
     }
 }
 
-/// Divides each row by its Euclidean length, or by `eps` where that is larger.
+/// L2 normalization: divides each row by its L2 norm, or by `eps` where that is larger.
 ///
 /// # Panics
 /// If `x` is not whole rows of `width`.
@@ -205,7 +212,7 @@ pub fn l2_normalize(x: &mut [f32], width: usize, eps: f64) {
     in_place(x, width, |x| row(x, eps));
 }
 
-/// `e^x` of each row divided by its sum. A row of only `-inf` gives NaN, as the formula does.
+/// Softmax of each row. A row of only `-inf` gives NaN, like the formula.
 ///
 /// # Panics
 /// If `x` is not whole rows of `width`.
@@ -264,13 +271,16 @@ versioned! {
     }
 }
 
-/// Whole rows that make up one task.
+/// Elements per task, in whole rows.
 fn task(width: usize) -> usize {
     width * (PIECE / width.max(1)).max(1)
 }
 
 fn check(len: usize, width: usize) {
-    assert!(width > 0 && len.is_multiple_of(width) || len == 0, "{len} elements are no rows of {width}");
+    assert!(
+        width > 0 && len.is_multiple_of(width) || len == 0,
+        "{len} elements are not whole rows of {width}"
+    );
 }
 
 fn in_place(x: &mut [f32], width: usize, row: impl Fn(&mut [f32]) + Sync) {
@@ -278,7 +288,7 @@ fn in_place(x: &mut [f32], width: usize, row: impl Fn(&mut [f32]) + Sync) {
     for_each_piece(x, task(width), |_, x| x.chunks_exact_mut(width).for_each(&row));
 }
 
-/// `out = row(x + residual)`, the sum kept in `sum` on the way.
+/// Computes `out = row(x + residual)`, and stores the sum in `sum`.
 fn rows(
     x: &[f32],
     residual: Option<&[f32]>,
@@ -288,8 +298,8 @@ fn rows(
     row: impl Fn(&mut [f32]) + Sync,
 ) {
     check(x.len(), width);
-    assert_eq!(x.len(), out.len(), "as many elements out as in");
-    assert!(residual.is_none_or(|r| r.len() == x.len()), "a residual of the same length");
+    assert_eq!(x.len(), out.len(), "x and out must have the same length");
+    assert!(residual.is_none_or(|r| r.len() == x.len()), "x and residual must have the same length");
     let load = |at: usize, to: &mut [f32]| {
         let range = at..at + to.len();
         match residual {
@@ -299,7 +309,7 @@ fn rows(
     };
     let size = task(width);
     if let Some(sum) = sum {
-        assert_eq!(x.len(), sum.len(), "as many sums as elements");
+        assert_eq!(x.len(), sum.len(), "x and sum must have the same length");
         for_each_piece(sum, size, |i, sum| load(i * size, sum));
         let sum = &*sum;
         for_each_piece(out, size, |i, out| {
@@ -370,11 +380,11 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_through_rms_norm_is_its_slope() {
+    fn the_backward_pass_of_rms_norm_agrees_with_finite_differences() {
         let (count, width, eps) = (3, 37, 1e-5);
         let (x, weight, grad) = (noise(count * width, 1), noise(width, 2), noise(count * width, 3));
         let mut back = vec![0.0; x.len()];
-        rms_norm_slope(&x, &weight, eps, &grad, &mut back);
+        rms_norm_backward(&x, &weight, eps, &grad, &mut back);
         let value = |x: &[f64]| -> f64 {
             let rows = x.chunks(width).zip(grad.chunks(width));
             rows.map(|(row, grad)| {
@@ -425,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fused_sum_equals_the_sum_then_the_norm() {
+    fn a_fused_residual_sum_equals_the_sum_then_the_norm() {
         let (count, width) = (31, 577);
         let (x, r, w, b) =
             (noise(count * width, 1), noise(count * width, 2), noise(width, 3), noise(width, 4));
@@ -461,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn unit_rows_have_length_one_and_zero_stays_zero() {
+    fn l2_normalized_rows_have_norm_one_and_zero_stays_zero() {
         let mut x = noise(3 * 50, 7);
         x[50..100].fill(0.0);
         l2_normalize(&mut x, 50, 1e-12);

@@ -1,8 +1,8 @@
-//! Rotary position embedding, in place.
+//! Rotary position embedding (RoPE), in place.
 //!
 //! ```
 //! use fauna_kernels::rope::{Order, Pairs, Rotary};
-//! // One head of width 2 at two positions, turned by a right angle at the second.
+//! // One head of dimension 2 at two positions, rotated by 90 degrees at the second.
 //! let mut x = [1.0, 0.0, 1.0, 0.0];
 //! let rotary = Rotary { cos: &[1.0, 0.0], sin: &[0.0, 1.0], width: 2, pairs: Pairs::Halves };
 //! rotary.apply(&mut x, 1, 2, 2, Order::HeadsFirst);
@@ -11,56 +11,63 @@
 
 use super::versions::{fma, for_each_piece, versioned};
 
-/// Which two elements of a head turn together.
+/// Which two elements of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
-    /// `i` and `i + width / 2` (Llama's checkpoints in the Hugging Face layout, GPT-NeoX).
+    /// `i` and `i + width / 2` (Llama checkpoints in the Hugging Face format, GPT-NeoX).
     Halves,
     /// `2 i` and `2 i + 1` (the original Llama, GPT-J).
     Interleaved,
 }
 
-/// How the axes before the head's width lie.
+/// Order of the axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// `(batch, heads, time, head width)`.
+    /// `(batch, heads, sequence, head_dim)`.
     HeadsFirst,
-    /// `(batch, time, heads, head width)`.
+    /// `(batch, sequence, heads, head_dim)`.
     TimeFirst,
 }
 
-/// The angles of a rotation.
+/// Tables of a rotary position embedding.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotary<'a> {
-    /// Cosines, `(time, width / 2)` for positions that all items of the batch share, or
-    /// `(batch, time, width / 2)`.
+    /// Cosines, `(sequence, width / 2)` if all sequences of the batch have the same positions, or
+    /// `(batch, sequence, width / 2)`.
     pub cos: &'a [f32],
-    /// Sines, as the cosines.
+    /// Sines, of the same shape.
     pub sin: &'a [f32],
-    /// Elements of each head that turn, from its start; the others pass unchanged. Even.
+    /// Rotary dimension: number of elements of each head, from its start, that are rotated. Even.
     pub width: usize,
-    /// Which elements turn together.
+    /// Which elements are rotated together.
     pub pairs: Pairs,
 }
 
 impl Rotary<'_> {
-    /// Turns every head of `x`, whose axes lie in `order` and end with `head_width`.
+    /// Rotates every head of `x`, which has the axes of `order`; `time` is the sequence length and `head_width` the head
+    /// dimension.
     ///
     /// # Panics
-    /// If `x` or the tables do not have the lengths that follow from the shape, or `width` is odd or larger
-    /// than `head_width`.
+    /// If the length of `x` or of the tables does not match the shape, or `width` is odd or larger than `head_width`.
     pub fn apply(&self, x: &mut [f32], heads: usize, time: usize, head_width: usize, order: Order) {
         let half = self.width / 2;
         let item = heads * time * head_width;
         if x.is_empty() || half == 0 {
             return;
         }
-        assert!(self.width.is_multiple_of(2) && self.width <= head_width, "an even part of a head turns");
-        assert!(x.len().is_multiple_of(item), "{} elements are no items of {item}", x.len());
+        assert!(
+            self.width.is_multiple_of(2) && self.width <= head_width,
+            "the rotary dimension must be even and at most the head dimension"
+        );
+        assert!(
+            x.len().is_multiple_of(item),
+            "{} elements are not a multiple of heads by sequence by head_dim, {item}",
+            x.len()
+        );
         let (batch, table) = (x.len() / item, time * half);
         assert!(
             self.cos.len() == self.sin.len() && [table, batch * table].contains(&self.cos.len()),
-            "tables of {} and {} elements for {batch} items of {time} positions and {half} angles",
+            "cos and sin have {} and {} elements, expected (sequence, width / 2) or (batch, sequence, width / 2) of ({batch}, {time}, {half})",
             self.cos.len(),
             self.sin.len(),
         );
@@ -106,7 +113,7 @@ versioned! {
 mod tests {
     use super::*;
 
-    const SHAPE: (usize, usize, usize, usize) = (2, 3, 5, 10); // batch, heads, time, head width
+    const SHAPE: (usize, usize, usize, usize) = (2, 3, 5, 10); // batch, heads, sequence, head_dim
 
     fn tables(positions: usize, half: usize) -> (Vec<f32>, Vec<f32>) {
         let angle = |i: usize| (i / half) as f32 * 0.7 / (1 + i % half) as f32;
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn every_layout_turns_each_pair_by_its_angle() {
+    fn every_layout_rotates_each_pair_by_its_angle() {
         for pairs in [Pairs::Halves, Pairs::Interleaved] {
             for order in [Order::HeadsFirst, Order::TimeFirst] {
                 for width in [10, 4, 0] {

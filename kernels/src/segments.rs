@@ -1,23 +1,25 @@
-//! Rows looked up in a table, and rows added up by the row of the table they belong to: how the edges of a graph read its
-//! nodes and how nodes collect from their edges.
+//! Gather and segment sum of rows, as in graph networks: edges gather the features of their nodes, and nodes sum over
+//! their edges.
 //!
-//! Each row of a result is made by one thread, its terms in the order in which they are given, so results do not depend
-//! on the number of threads.
+//! Each row of the output is computed by one thread, with its terms in the given order, so results do not depend on the
+//! number of threads.
 
 use super::versions::{fma, for_each_piece, versioned};
 
-/// Elements one task handles.
+/// Elements per task.
 const PIECE: usize = 16 * 1024;
 
-/// Whole rows that make up one task.
+/// Rows per task.
 fn rows_of_task(width: usize) -> usize {
     (PIECE / width.max(1)).max(1)
 }
 
-/// `out[e] += table[index[e]]`, rows of `width`.
+/// Gather and add: `out[e] += table[index[e]]`.
+///
+/// `table`: `(nodes, width)`. `index`: `(edges)`. `out`: `(edges, width)`.
 ///
 /// # Panics
-/// If `out` is not a row for each index, or an index is outside the table.
+/// If the length of `out` does not match, or an index is outside the table.
 ///
 /// ```
 /// use fauna_kernels::segments::add_gathered;
@@ -33,7 +35,7 @@ pub fn add_gathered(table: &[f32], width: usize, index: &[u32], out: &mut [f32])
             }
         }
     }
-    assert_eq!(out.len(), index.len() * width, "a row for each index");
+    assert_eq!(out.len(), index.len() * width, "out must have one row per index");
     let rows = rows_of_task(width);
     for_each_piece(out, rows * width, |i, out| {
         for (out, &at) in out.chunks_exact_mut(width).zip(&index[i * rows..]) {
@@ -42,13 +44,14 @@ pub fn add_gathered(table: &[f32], width: usize, index: &[u32], out: &mut [f32])
     });
 }
 
-/// `out[i]` = the sum of `scale[e] * x[e]` over the `e` of segment `i`; without a scale, of `x[e]`.
+/// Segment sum: `out[i] = Σ scale[e] * x[e]` over the rows `e` of segment `i`; without a scale, `Σ x[e]`.
 ///
-/// `x`: rows of `width`. `order`: the numbers of all rows, segment after segment; `starts`: where each segment begins in
-/// it, and where the last one ends. `out`: a row for each segment, overwritten.
+/// `x`: `(edges, width)`. `scale`: `(edges)`. `order`: `(edges)`, the row indices sorted by segment. `starts`:
+/// `(segments + 1)`, where each segment begins in `order`, and the end of the last one. `out`: `(segments, width)`,
+/// overwritten.
 ///
 /// # Panics
-/// If the lengths do not fit, or `order` names a row that is not there.
+/// If the lengths do not match, or an index is out of range.
 ///
 /// ```
 /// use fauna_kernels::segments::sums;
@@ -64,7 +67,7 @@ pub fn sums(x: &[f32], width: usize, scale: Option<&[f32]>, order: &[u32], start
             }
         }
     }
-    assert_eq!(out.len() + width, starts.len() * width, "a row for each segment");
+    assert_eq!(out.len() + width, starts.len() * width, "out must have one row per segment");
     let rows = (rows_of_task(width) / 16).max(1);
     for_each_piece(out, rows * width, |i, out| {
         for (r, out) in out.chunks_exact_mut(width).enumerate() {
@@ -78,12 +81,15 @@ pub fn sums(x: &[f32], width: usize, scale: Option<&[f32]>, order: &[u32], start
     });
 }
 
-/// `out[e] = scale[e] * table[index[e]]`, and `slope[e]` = the product of `x[e]` with that row of the table: the way back
-/// through scaled [`sums`].
+/// Backward pass of scaled [`sums`]: `out[e] = scale[e] * table[index[e]]`, the gradient of `x`, and
+/// `slope[e] = x[e] · table[index[e]]`, the gradient of `scale`.
+///
+/// `table`: `(segments, width)`, the gradient of the sums. `index`: `(edges)`, the segment of each row. `x` and `out`:
+/// `(edges, width)`. `scale` and `slope`: `(edges)`.
 ///
 /// # Panics
-/// If the lengths do not fit, or an index is outside the table.
-pub fn scaled_back(
+/// If the lengths do not match, or an index is outside the table.
+pub fn sums_backward(
     table: &[f32],
     width: usize,
     index: &[u32],
@@ -111,8 +117,16 @@ pub fn scaled_back(
             }
         }
     }
-    assert_eq!((out.len(), x.len()), (index.len() * width, out.len()), "a row for each index");
-    assert_eq!((slope.len(), scale.len()), (index.len(), index.len()), "a scale for each index");
+    assert_eq!(
+        (out.len(), x.len()),
+        (index.len() * width, out.len()),
+        "x and out must have one row per index"
+    );
+    assert_eq!(
+        (slope.len(), scale.len()),
+        (index.len(), index.len()),
+        "scale and slope must have one element per index"
+    );
     let rows = rows_of_task(width);
     let row_of = |e: usize| &table[index[e] as usize * width..][..width];
     for_each_piece(out, rows * width, |i, out| {

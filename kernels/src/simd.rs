@@ -1,32 +1,32 @@
-//! Vectors of f32 under one trait, so that a kernel is written once and compiled for every instruction set.
+//! A trait of f32 vectors, so that a kernel is written once and compiled for every instruction set.
 //!
-//! A kernel is a [`Task`]: [`dispatch`] runs it inside a function compiled for the chosen instruction set, and
-//! everything it calls is `inline(always)`, so that it is compiled there too.
+//! A kernel is a [`Task`]: [`dispatch`] runs it inside a function compiled for the selected instruction set, and
+//! everything it calls is `inline(always)`, so that it is compiled for that set too.
 
 use super::cpu::Isa;
 
 /// Work that is compiled once per instruction set.
 pub(crate) trait Task {
-    /// Does the work with vectors of `S`. Must be `inline(always)`, and all that it calls.
+    /// Runs the work with vectors of `S`. Must be `inline(always)`, like everything it calls.
     ///
     /// # Safety
     /// The processor must have `S`.
     unsafe fn run<S: Simd>(self);
 }
 
-/// Runs `task` with the vectors of `isa`, or plain Rust's where this processor lacks it.
+/// Runs `task` with the vectors of `isa`, or with portable Rust if this processor lacks it.
 pub(crate) fn dispatch(isa: Isa, task: impl Task) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has it, as the guard asked.
+        // SAFETY: the guard checks the processor.
         Isa::Avx512 if isa.available() => unsafe { x86::avx512(task) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has it, as the guard asked.
+        // SAFETY: the guard checks the processor.
         Isa::Avx2 if isa.available() => unsafe { x86::avx2(task) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: every 64-bit ARM has these vectors.
+        // SAFETY: every 64-bit ARM processor has NEON.
         Isa::Neon => unsafe { task.run::<neon::Neon>() },
-        // SAFETY: plain Rust asks for nothing.
+        // SAFETY: portable Rust runs on any processor.
         _ => unsafe { task.run::<Portable>() },
     }
 }
@@ -34,48 +34,48 @@ pub(crate) fn dispatch(isa: Isa, task: impl Task) {
 /// Vectors of [`Simd::LANES`] f32.
 ///
 /// # Safety
-/// Every method asks that the processor has the instruction set, and that pointers may be read or written for as
-/// many elements as the name says; nothing need be aligned.
+/// Every method requires that the processor has the instruction set, and that pointers are valid for the number of
+/// elements that the method reads or writes; they need not be aligned.
 pub(crate) trait Simd: Copy + 'static {
     type V: Copy;
     const LANES: usize;
-    /// Rows of the dot-product tile: with four columns it fills the registers.
+    /// Number of rows of the dot-product tile, which with four columns fills the registers.
     const DOT_ROWS: usize;
-    /// Rows of the panel tile: with two vectors of columns it fills the registers.
+    /// Number of rows of the panel tile, which with two vectors of columns fills the registers.
     const PANEL_ROWS: usize;
-    /// Which numbers the lanes of [`Simd::load_fp4`] hold, one vector after the other: what takes least unpacking.
+    /// The index in the block of each lane of [`Simd::load_fp4`]: the order that is cheapest to unpack.
     const FP4_ORDER: [u8; 32];
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    /// bfloat16 to f32, exact.
+    /// Loads bfloat16 as f32, exactly.
     unsafe fn load_bf16(p: *const u16) -> Self::V;
-    /// float16 to f32, exact.
+    /// Loads float16 as f32, exactly.
     unsafe fn load_f16(p: *const u16) -> Self::V;
-    /// `a * b + c`
+    /// Returns `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    /// The larger of each pair; `b` where either is NaN.
+    /// Returns the larger of each pair; `b` where either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// 0 where `x < bound`, else `value`.
+    /// Returns 0 where `x < bound`, else `value`.
     unsafe fn zero_below(bound: Self::V, x: Self::V, value: Self::V) -> Self::V;
-    /// The nearest integers, halves to even.
+    /// Rounds to the nearest integers, ties to even.
     unsafe fn round(v: Self::V) -> Self::V;
-    /// 2 to the power of integers from -126 to 127.
+    /// Returns 2 to the power of integers from -126 to 127.
     unsafe fn power_of_two(n: Self::V) -> Self::V;
-    /// The four sums over the lanes.
+    /// Returns the sums over the lanes of four vectors.
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Transposes a square of `LANES` rows: row `i` is read at `src + i * LANES`, and written to `dst + i * stride`.
     unsafe fn transpose(src: *const f32, dst: *mut f32, stride: usize);
-    /// The upper halves, which are bfloat16, the first lane of `a`, the first of `b`, the second of `a` and so on.
+    /// Stores the upper halves of the lanes (bfloat16), interleaved: the first lane of `a`, the first of `b`, and so on.
     unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V);
-    /// The FP4 numbers in 16 bytes, two a byte, the first in the lower half: in the first `32 / LANES` vectors, in the
-    /// order of [`Simd::FP4_ORDER`].
+    /// Loads the 32 FP4 numbers in 16 bytes, two per byte, the first in the low nibble, to the first `32 / LANES`
+    /// vectors, in the order of [`Simd::FP4_ORDER`].
     unsafe fn load_fp4(p: *const u8) -> [Self::V; 8];
 
-    /// The first `n < LANES` elements, then zeros.
+    /// Loads the first `n < LANES` elements, then zeros.
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> Self::V {
         let mut lanes = [0f32; 16];
@@ -114,7 +114,7 @@ pub(crate) trait Simd: Copy + 'static {
     }
 }
 
-/// The numbers of FP4 (E2M1) by their four bits.
+/// The values of FP4 (E2M1) by their four bits.
 pub(crate) const FP4: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
@@ -132,8 +132,8 @@ const FP4_BYTES: [[u8; 16]; 2] = {
     bytes
 };
 
-/// The numbers of a block in the order in which vectors of 128 bits unpack them: of each 16 every fourth, from the first
-/// on, then from the second on.
+/// [`Simd::FP4_ORDER`] of vectors of 128 bits: of each 16 numbers every fourth, from the first on, then from the second
+/// on.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const FP4_FOURS: [u8; 32] = {
     let mut order = [0; 32];
@@ -145,7 +145,7 @@ const FP4_FOURS: [u8; 32] = {
     order
 };
 
-/// e to the power of `x`, for `x` up to 88, within 2 units in the last place; 0 where that is subnormal.
+/// Returns e^x for `x` up to 88, within 2 ULP; 0 where the result is subnormal.
 ///
 /// # Safety
 /// The processor must have `S`.
@@ -170,7 +170,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// Plain Rust, four lanes: compilers make vectors of it where every processor of the target has them.
+/// Portable Rust with four lanes, which the compiler vectorizes for the baseline of the target.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
@@ -297,20 +297,20 @@ pub(crate) mod x86 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn avx2<T: Task>(task: T) {
-        // SAFETY: the caller promised the processor.
+        // SAFETY: promised by the caller.
         unsafe { task.run::<Avx2>() }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
     pub(super) unsafe fn avx512<T: Task>(task: T) {
-        // SAFETY: the caller promised the processor.
+        // SAFETY: promised by the caller.
         unsafe { task.run::<Avx512>() }
     }
 
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2;
 
-    // SAFETY (all blocks): the trait asks its caller for the processor and for valid pointers.
+    // SAFETY (all blocks): the trait requires the caller to check the processor and the pointers.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Simd for Avx2 {
         type V = __m256;
@@ -422,7 +422,7 @@ pub(crate) mod x86 {
             unsafe {
                 let upper = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[0].as_ptr().cast()));
                 let lower = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES[1].as_ptr().cast()));
-                // Every first number in one half, every second in the other.
+                // The low nibbles in one half, the high ones in the other.
                 let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()));
                 let halves = _mm256_srlv_epi64(bytes, _mm256_setr_epi64x(0, 0, 4, 4));
                 let codes = _mm256_and_si256(halves, _mm256_set1_epi8(15));
@@ -450,14 +450,14 @@ pub(crate) mod x86 {
         }
     }
 
-    // SAFETY (all blocks): the trait asks its caller for the processor and for valid pointers.
+    // SAFETY (all blocks): the trait requires the caller to check the processor and the pointers.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
         const DOT_ROWS: usize = 6;
         const PANEL_ROWS: usize = 12;
-        /// The lower halves of all bytes, then the upper ones.
+        /// The low nibbles of all bytes, then the high ones.
         const FP4_ORDER: [u8; 32] = {
             let mut order = [0; 32];
             let mut i = 0;
@@ -522,7 +522,7 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn sum4(v: [__m512; 4]) -> [f32; 4] {
             unsafe {
-                // Lanes of each quarter end as the sums of v[0], v[1], v[2], v[3] over that quarter.
+                // The lanes of each quarter become the sums of v[0], v[1], v[2], v[3] over that quarter.
                 let ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
                 let cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
                 let quarters =
@@ -620,7 +620,7 @@ pub(crate) mod neon {
     #[derive(Clone, Copy)]
     pub(crate) struct Neon;
 
-    // SAFETY (all blocks): the trait asks its caller for the processor and for valid pointers.
+    // SAFETY (all blocks): the trait requires the caller to check the processor and the pointers.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Simd for Neon {
         type V = float32x4_t;
@@ -648,8 +648,8 @@ pub(crate) mod neon {
         #[inline(always)]
         unsafe fn load_f16(p: *const u16) -> float32x4_t {
             unsafe {
-                // Exponent and fraction moved into an f32's place are too small by 2^112, subnormals included;
-                // infinities and NaNs then still want the largest exponent.
+                // The exponent and fraction shifted to their place in an f32 are too small by 2^112, also for
+                // subnormals; infinities and NaNs also need the largest exponent.
                 let wide = vmovl_u16(vld1_u16(p));
                 let sign = vshlq_n_u32::<16>(vandq_u32(wide, vdupq_n_u32(0x8000)));
                 let magnitude = vandq_u32(wide, vdupq_n_u32(0x7fff));

@@ -1,12 +1,12 @@
-//! What the kernels written as plain loops share: compiling one body for each instruction set, fused
-//! multiply-add, sums in lanes, and handing out disjoint pieces of a slice.
+//! Helpers of the kernels written as plain loops: compiling one body for each instruction set, fused multiply-add,
+//! reductions in lanes, and dividing a slice into disjoint pieces.
 //!
-//! The loops here are ones the compiler vectorises well, so one body serves every processor; only the
-//! instruction set it may use differs.
+//! The compiler vectorizes these loops well, so one body serves every processor; only the instruction set it is
+//! compiled for differs.
 
-/// Defines a function whose body is compiled once for each instruction set and picked by
-/// [`isa`](super::cpu::isa) when called. Inside the body, the constant `FMA` says whether a fused multiply-add
-/// is one instruction; everything called there should be `#[inline(always)]`.
+/// Defines a function whose body is compiled once for each instruction set and selected by [`isa`](super::cpu::isa)
+/// when called. Inside the body, the constant `FMA` is true if a fused multiply-add is one instruction; everything
+/// called there should be `#[inline(always)]`.
 macro_rules! versioned {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -32,7 +32,7 @@ macro_rules! versioned {
                     $body
                 }
                 match $crate::cpu::isa() {
-                    // SAFETY: `isa` names an instruction set only after finding that the processor has it.
+                    // SAFETY: `isa` returns only instruction sets that the processor has.
                     $crate::cpu::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::cpu::Isa::Avx2 => return unsafe { avx2($($arg),*) },
@@ -47,13 +47,13 @@ pub(crate) use versioned;
 
 use super::pool::parallel_for;
 
-/// `a * b + c`, fused where that is one instruction (elsewhere the fused form is a slow library call).
+/// Returns `a * b + c`, fused where that is one instruction (elsewhere the fused form is a slow library call).
 #[inline(always)]
 pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// A polynomial by Horner's rule, the constant term first.
+/// Evaluates a polynomial by Horner's rule, the constant term first.
 #[inline(always)]
 pub(crate) fn polynomial<const FMA: bool, const N: usize>(x: f32, coefficients: [f32; N]) -> f32 {
     let mut sum = coefficients[N - 1];
@@ -63,10 +63,10 @@ pub(crate) fn polynomial<const FMA: bool, const N: usize>(x: f32, coefficients: 
     sum
 }
 
-/// Lanes that a reduction keeps apart: enough for the compiler to hide the latency of an addition.
+/// Number of partial results of a reduction: enough to hide the latency of an addition.
 const LANES: usize = 64;
 
-/// `join` over `f` of every element, in [`LANES`] interleaved partial results.
+/// Reduces `f` of every element with `join`, in [`LANES`] interleaved partial results.
 #[inline(always)]
 pub(crate) fn reduce(x: &[f32], start: f32, f: impl Fn(f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; LANES];
@@ -89,7 +89,7 @@ pub(crate) fn reduce(x: &[f32], start: f32, f: impl Fn(f32) -> f32, join: impl F
     lanes[0]
 }
 
-/// Calls `f(index, piece)` for each piece of `x` of `size` elements (the last may be shorter), on every thread.
+/// Calls `f(index, piece)` for each piece of `x` of `size` elements (the last may be shorter), on all threads.
 pub(crate) fn for_each_piece<T: Send>(x: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     let (len, size) = (x.len(), size.max(1));
     if len <= size {
@@ -106,7 +106,7 @@ pub(crate) fn for_each_piece<T: Send>(x: &mut [T], size: usize, f: impl Fn(usize
     });
 }
 
-/// A pointer that tasks share; each touches only its own part behind it.
+/// A pointer shared by tasks, each of which accesses its own elements.
 pub(crate) struct Shared<T>(pub(crate) *mut T);
 
 impl<T> Shared<T> {
@@ -116,7 +116,7 @@ impl<T> Shared<T> {
     }
 }
 
-// SAFETY: only the pointer is shared; whoever dereferences it says why no two tasks touch the same element.
+// SAFETY: only the pointer is shared; code that dereferences it states why no two tasks access the same element.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}

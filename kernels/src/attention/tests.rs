@@ -1,7 +1,7 @@
 use super::*;
 use crate::matmul::tests::numbers;
 
-/// One head's case in f64, straight from the definition.
+/// Attention in f64 from the definition.
 fn plainly<T: Element + Into<f64>>(
     sizes: &Sizes,
     q: View,
@@ -54,7 +54,7 @@ fn plainly<T: Element + Into<f64>>(
     y
 }
 
-/// Vectors in `(batch, time, head, dim)` order with room for `room` times: a cache that is not full.
+/// A view of `(batch, sequence, heads, head_dim)` with a capacity of `room` positions: a KV cache that is not full.
 fn cache<T>(data: &[T], heads: usize, room: usize, dim: usize) -> View<'_, T> {
     View { data, batch: heads * room * dim, head: dim, time: heads * dim }
 }
@@ -110,7 +110,7 @@ fn all_keys() {
 }
 
 #[test]
-fn keys_up_to_the_querys_own_and_in_a_window() {
+fn causal_mask_and_sliding_window() {
     for sizes in &SHAPES {
         for offset in [sizes.keys.saturating_sub(sizes.queries), 0] {
             for window in [None, Some(1), Some(4), Some(100)] {
@@ -137,20 +137,20 @@ fn spans_of_each_query() {
 }
 
 #[test]
-fn padding_on_the_left() {
+fn left_padding() {
     for sizes in &SHAPES {
         let first: Vec<usize> = (0..sizes.batch).map(|b| (b * 3 + 1) * sizes.keys / 8).collect();
         let offset = sizes.keys.saturating_sub(sizes.queries);
         check(sizes, &Mask { first_key: Some(&first), ..Mask::default() });
         let causal = Some(Causal { offset, window: None });
         check(sizes, &Mask { first_key: Some(&first), causal, ..Mask::default() });
-        // All padding: zeros.
+        // All keys are padding: zeros.
         check(sizes, &Mask { first_key: Some(&vec![sizes.keys + 5; sizes.batch]), ..Mask::default() });
     }
 }
 
 #[test]
-fn a_bias_of_every_kind_of_stride() {
+fn bias_with_every_kind_of_stride() {
     for sizes in &SHAPES {
         let Sizes { batch, heads, queries, keys, .. } = *sizes;
         let data = numbers(batch * heads * queries * keys, 7);
@@ -169,7 +169,7 @@ fn a_bias_of_every_kind_of_stride() {
 }
 
 #[test]
-fn a_bias_by_distance_and_padding_on_top() {
+fn bias_by_distance_with_padding() {
     for sizes in &SHAPES {
         let Sizes { batch, heads, queries, keys, .. } = *sizes;
         let distances = queries + keys - 1;
@@ -183,7 +183,7 @@ fn a_bias_by_distance_and_padding_on_top() {
 }
 
 #[test]
-fn sinks_take_their_share() {
+fn attention_sinks() {
     for sizes in &SHAPES {
         let sinks = numbers(sizes.heads, 8);
         check(sizes, &Mask { sinks: Some(&sinks), ..Mask::default() });
@@ -195,7 +195,7 @@ fn sinks_take_their_share() {
 }
 
 #[test]
-fn the_lowest_number_as_a_mask_hides_and_everywhere_gives_the_mean() {
+fn the_lowest_float_masks_a_key_and_all_keys_give_the_mean() {
     let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, queries: 2, keys: 20, dim: 1 };
     let (q, k): (Vec<f32>, Vec<f32>) = (vec![1.0; 2], vec![3.0; 20]);
     let v: Vec<f32> = (0..20).map(|i| i as f32).collect();
@@ -212,7 +212,7 @@ fn the_lowest_number_as_a_mask_hides_and_everywhere_gives_the_mean() {
 }
 
 #[test]
-fn minus_infinity_hides_and_everywhere_gives_zeros_and_nan_stays() {
+fn minus_infinity_masks_a_key_all_keys_give_zeros_and_nan_propagates() {
     let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, queries: 3, keys: 18, dim: 2 };
     let (q, k, v) = (vec![1.0; 6], vec![1.0; 36], vec![5.0; 36]);
     let mut bias = vec![f32::NEG_INFINITY; 54];

@@ -1,13 +1,13 @@
-//! Activations in 8 bits, or in twice 8: one scale for each 32, and the sums that offsets and minima of the weights
-//! multiply.
+//! Quantization of activations to 8 bits, or to 16 as two terms of 8, with one scale per 32, and the sums that are
+//! multiplied with the zero points and minima of the weights.
 
 use super::group::{Group, SECOND};
 use crate::cpu::Isa;
 use crate::pool::parallel_for;
 use crate::versions::{Shared, versioned};
 
-/// Writes `rows` rows of `x` as groups, `width.div_ceil(256)` each; with two `terms` each row becomes two whose sum it
-/// is, the second what the first one's rounding left over, in steps of a 256th of the first's.
+/// Quantizes `x`, `(rows, width)`, to groups, `width.div_ceil(256)` per row. With two `terms`, each row becomes two rows
+/// whose sum it is: the second is the rounding error of the first, with a scale of 1/256 of the first's.
 pub(super) fn quantize(isa: Isa, x: &[f32], rows: usize, width: usize, terms: usize, out: &mut Vec<Group>) {
     let groups = width.div_ceil(256);
     out.resize(terms * rows * groups, Group::ZERO);
@@ -23,7 +23,7 @@ pub(super) fn quantize(isa: Isa, x: &[f32], rows: usize, width: usize, terms: us
             let x = &x[row * width..][..width];
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the processor has it, as the guard asked.
+                // SAFETY: the guard checks the processor.
                 Isa::Avx512 if isa.available() => unsafe { super::avx512::quantize_row(x, first, second) },
                 _ => quantize_row(x, first, second),
             }
@@ -53,14 +53,15 @@ versioned! {
     }
 }
 
-/// What one is worth where the largest of `x` is 127, and its inverse. It is NaN if `x` is not all finite.
+/// Returns the scale with which the largest magnitude of `x` becomes 127, and its inverse. The scale is NaN if `x` is
+/// not all finite.
 #[inline(always)]
 fn step(x: &[f32; 32]) -> (f32, f32) {
     let (mut top, mut poison) = ([0f32; 8], [0f32; 8]);
     for i in 0..32 {
         let a = x[i].abs();
         top[i % 8] = if a > top[i % 8] { a } else { top[i % 8] };
-        poison[i % 8] += x[i] * 0.0; // NaN if an activation is NaN or infinite, which must not be lost
+        poison[i % 8] += x[i] * 0.0; // NaN if an activation is NaN or infinite: must propagate
     }
     let mut width = 4;
     while width > 0 {
@@ -73,7 +74,7 @@ fn step(x: &[f32; 32]) -> (f32, f32) {
     (top[0] / 127.0 + poison[0], if top[0] > 1e-33 { 127.0 / top[0] } else { 0.0 })
 }
 
-/// Writes part `part` of `group`: `x` in steps of `scale`.
+/// Quantizes `x` with `scale` to the 32 elements `part` of `group`.
 #[inline(always)]
 fn round(x: &[f32; 32], scale: f32, inverse: f32, part: usize, group: &mut Group) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits

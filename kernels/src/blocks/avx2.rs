@@ -1,11 +1,11 @@
-//! Products with AVX2: 256 weights are unpacked at a time, then multiplied with every row of activations.
+//! Dot products with AVX2: 256 weights are unpacked at a time, then multiplied with every row of activations.
 
 use std::arch::x86_64::*;
 
 use super::format::{Format, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K, Unpacked, six_bits};
 use super::group::Group;
 
-/// A format that is unpacked by vectors, or by the plain code where that is all it has.
+/// Unpacking of a format with AVX2; by default the portable code.
 pub(super) trait Narrow: Format + Sized {
     /// Unpacks 256 weights, as [`Unpacked::fill`] does.
     ///
@@ -13,7 +13,7 @@ pub(super) trait Narrow: Format + Sized {
     /// The processor has AVX2 and F16C; 256 weights are readable at `group`.
     #[inline(always)]
     unsafe fn unpack(group: *const u8, to: &mut Unpacked) {
-        // SAFETY: so the caller promises.
+        // SAFETY: promised by the caller.
         to.fill::<Self>(unsafe { std::slice::from_raw_parts(group, 256 / Self::BLOCK * Self::BYTES) });
     }
 }
@@ -25,21 +25,21 @@ impl Narrow for Q3K {}
 impl Narrow for Q5K {}
 impl Narrow for Q8K {}
 
-/// The half-precision number in the bytes at `at`, as an integer.
+/// Reads the bits of the float16 at `at`.
 #[inline(always)]
 unsafe fn half(at: *const u8) -> i16 {
     // SAFETY: the caller promises two readable bytes.
     unsafe { at.cast::<i16>().read_unaligned() }
 }
 
-/// The same number eight times.
+/// Reads the float16 at `at` to all lanes.
 #[inline(always)]
 unsafe fn half_at(at: *const u8) -> __m256 {
     // SAFETY: the caller promises two readable bytes, and F16C.
     unsafe { _mm256_cvtph_ps(_mm_set1_epi16(half(at))) }
 }
 
-/// Those at `at` in eight blocks.
+/// Reads the float16 at offset `at` of eight blocks.
 #[inline(always)]
 unsafe fn halves<F: Format>(at: *const u8) -> __m256 {
     // SAFETY: the caller promises eight readable blocks, and F16C.
@@ -84,7 +84,7 @@ unsafe fn high(bytes: __m256i) -> __m256i {
     unsafe { low(_mm256_srli_epi16(bytes, 4)) }
 }
 
-/// Quants of eight blocks whose 16 bytes of nibbles begin at `at`: low ones, then high ones.
+/// Stores the quants of eight blocks whose 16 bytes of nibbles begin at `at`: the low nibbles, then the high ones.
 #[inline(always)]
 unsafe fn put_nibbles<F: Format>(to: &mut Unpacked, at: *const u8) {
     // SAFETY: the caller promises eight readable blocks, and AVX2.
@@ -158,7 +158,7 @@ unpack!(Q6K, |group, to| {
     }
 });
 
-/// As [`portable::dots`](super::portable::dots), for at most [`ROWS`](super::ROWS) rows.
+/// [`portable::dots`](super::portable::dots) with AVX2, for at most [`ROWS`](super::ROWS) rows.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn dots<F: Narrow>(weights: &[u8], x: &[Group], groups: usize, y: &mut [f32]) {
     let size = 256 / F::BLOCK * F::BYTES;
@@ -183,13 +183,13 @@ pub(super) fn dots<F: Narrow>(weights: &[u8], x: &[Group], groups: usize, y: &mu
     }
 }
 
-/// `total` and, spread over its lanes, the product of 256 weights.
+/// Adds the dot product of 256 weights, spread over the lanes, to `total`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_dot<F: Format>(w: &Unpacked, x: &Group, mut total: __m256) -> __m256 {
     // SAFETY: all pointers are to whole vectors inside the arrays of `w` and `x`.
     unsafe {
-        // Quants up to 255 are multiplied as signed numbers around zero.
+        // Quants up to 255 are multiplied as signed integers around zero.
         let zero = if F::ZERO == 128 { 0.0 } else { f32::from(F::ZERO) };
         let each_32 = _mm256_load_ps(x.scale.as_ptr());
         let mut scales = [0f32; 16];

@@ -1,8 +1,8 @@
-//! Products with AVX-512 and VNNI, which sums products of unsigned and signed bytes four at a time.
+//! Dot products with AVX-512 and VNNI, which sums products of unsigned and signed bytes four at a time.
 //!
 //! Few rows of activations: each row of weights is unpacked in registers and multiplied as it is read, so that
-//! memory sets the pace ([`dots`]). Many rows: tiles of weights are unpacked once, in the order in which sixteen
-//! outputs fill a vector, and multiplied with every row ([`pack`], [`multiply`]).
+//! memory bandwidth is the limit ([`dots`]). Many rows: tiles of weights are unpacked once, in the order in which
+//! sixteen outputs fill a vector, and multiplied with every row ([`pack`], [`multiply`]).
 
 use std::arch::x86_64::*;
 
@@ -11,21 +11,21 @@ use super::group::{Group, SECOND};
 use crate::simd::Simd;
 use crate::simd::x86::Avx512;
 
-/// A format as vectors. `group` points to 256 weights.
+/// Unpacking of a format with AVX-512. `group` points to 256 weights.
 pub(super) trait Wide: Format {
-    /// Scales and minima, in the low 8 lanes where 32 weights share one (the others are then zero).
+    /// Returns the scales and minima, in the low 8 lanes where 32 weights share one (the others are then zero).
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW, VL, DQ; 256 weights are readable at `group`.
     unsafe fn parameters(group: *const u8) -> (__m512, __m512);
-    /// Quants `64 z .. 64 (z + 1)`, in order.
+    /// Returns the quants `64 z .. 64 (z + 1)`, in order.
     ///
     /// # Safety
     /// As above, and `z < 4`; only these quants need be readable.
     unsafe fn sixty_four(group: *const u8, z: usize) -> __m512i;
 }
 
-/// The half-precision numbers at byte `AT` of eight blocks.
+/// Reads the float16 at byte `AT` of eight blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 unsafe fn halves<F: Format, const AT: usize>(group: *const u8) -> __m512 {
@@ -58,7 +58,7 @@ unsafe fn half_at(at: *const u8) -> __m512 {
     }
 }
 
-/// Sixteen bytes of each of two blocks, low nibbles before high ones.
+/// Returns the nibbles of sixteen bytes of each of two blocks, low nibbles before high ones.
 #[inline(always)]
 unsafe fn nibbles_of_two(first: *const u8, second: *const u8) -> __m512i {
     // SAFETY: sixteen bytes are readable at each.
@@ -70,7 +70,8 @@ unsafe fn nibbles_of_two(first: *const u8, second: *const u8) -> __m512i {
     }
 }
 
-/// 32 bytes twice, each half shifted right by its own number of bits; bits of neighbours come in from above.
+/// Returns 32 bytes twice, the first half shifted right by `first` bits, the second by `second`; bits of neighbouring
+/// bytes are shifted in from above.
 #[inline(always)]
 unsafe fn twice(bytes: *const u8, first: i32, second: i32) -> __m512i {
     // SAFETY: 32 bytes are readable.
@@ -81,7 +82,7 @@ unsafe fn twice(bytes: *const u8, first: i32, second: i32) -> __m512i {
     }
 }
 
-/// One bit a weight, `bits` of it, above four-bit quants.
+/// Adds the fifth bit of each quant, from `bits`.
 #[inline(always)]
 unsafe fn with_fifth(q: __m512i, bits: u64) -> __m512i {
     // SAFETY: the caller's processor has AVX-512 BW.
@@ -96,8 +97,8 @@ unsafe fn bits_of_two(first: *const u8, second: *const u8) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Implements [`Wide`] for a format of 32 weights a block: the half-precision minimum follows the scale or there is
-/// none, and `quants` are those of two blocks.
+/// Implements [`Wide`] for a format with blocks of 32 weights: a float16 minimum follows the scale if `$min`, and
+/// `$quants` unpacks two blocks.
 macro_rules! short {
     ($name:ident, $min:literal, |$a:ident, $b:ident| $quants:expr) => {
         impl Wide for $name {
@@ -233,15 +234,15 @@ long!(
     |block, z| _mm512_xor_si512(_mm512_loadu_si512(block.add(4 + 64 * z).cast()), _mm512_set1_epi8(-128))
 );
 
-/// Bytes of 256 weights.
+/// Size of 256 weights in bytes.
 const fn group_bytes<F: Format>() -> usize {
     256 / F::BLOCK * F::BYTES
 }
 
-/// The most bytes that [`group_bytes`] gives.
+/// Upper bound of [`group_bytes`].
 const MOST_BYTES: usize = 320;
 
-/// Weights in blocks, row after row, and what there is of the last group of a row.
+/// Rows of weights in blocks, read by groups of 256.
 #[derive(Clone, Copy)]
 struct Rows<'a, F> {
     data: &'a [u8],
@@ -254,8 +255,8 @@ impl<'a, F: Wide> Rows<'a, F> {
         Self { data, bytes, format: std::marker::PhantomData }
     }
 
-    /// Calls `each(group's index, address, number of 64s)` over the groups of a row; a last one that is not whole is
-    /// read from a copy that ends in zeros.
+    /// Calls `each(index, address, parts of 64 weights)` for each group of a row; an incomplete last group is read from
+    /// a copy padded with zeros.
     #[inline(always)]
     fn groups(&self, row: usize, mut each: impl FnMut(usize, *const u8, usize)) {
         let row = &self.data[row * self.bytes..][..self.bytes];
@@ -271,7 +272,7 @@ impl<'a, F: Wide> Rows<'a, F> {
     }
 }
 
-/// For 64 weights: which lane of the parameters each lane of products takes.
+/// Returns, for 64 weights, the lane of the scales that belongs to each lane of products.
 #[inline(always)]
 unsafe fn spread<F: Format>(z: usize) -> __m512i {
     // SAFETY: the caller's processor has AVX-512.
@@ -285,7 +286,7 @@ unsafe fn spread<F: Format>(z: usize) -> __m512i {
     }
 }
 
-/// Scales of the activations, a lane for each scale of the weights.
+/// Returns the scales of the activations, one lane per scale of the weights.
 #[inline(always)]
 unsafe fn scales_of<F: Format>(x: &Group) -> __m512 {
     // SAFETY: reads whole arrays of `x`; the caller's processor has AVX-512.
@@ -312,7 +313,7 @@ unsafe fn sums_of<F: Format>(x: &Group) -> __m512 {
     }
 }
 
-/// What every 1 in `sums` contributes: the minimum less the scaled zero.
+/// Returns the factor of the activation sums: the minimum less the scaled zero point.
 #[inline(always)]
 unsafe fn offset<F: Format>(scale: __m512, min: __m512) -> __m512 {
     // SAFETY: the caller's processor has AVX-512.
@@ -329,7 +330,7 @@ unsafe fn offset<F: Format>(scale: __m512, min: __m512) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) unsafe fn quantize_row(x: &[f32], first: &mut [Group], second: &mut [Group]) {
     for (g, (x, first)) in x.chunks(256).zip(first).enumerate() {
-        // SAFETY: of `x` only what is there is read; stores are into the arrays of the groups.
+        // SAFETY: reads of `x` are masked to its length; stores are into the arrays of the groups.
         unsafe {
             let line = |i: usize| {
                 let left = x.len().saturating_sub(16 * i).min(16);
@@ -341,7 +342,7 @@ pub(super) unsafe fn quantize_row(x: &[f32], first: &mut [Group], second: &mut [
                 let (a, b) = (line(2 * part), line(2 * part + 1));
                 (x[2 * part], x[2 * part + 1]) = (a, b);
                 tops[part] = _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b));
-                // NaN or infinite, which must not be lost.
+                // NaN and infinity must propagate.
                 let lost = _mm512_fpclass_ps_mask(a, 0x99) | _mm512_fpclass_ps_mask(b, 0x99);
                 special |= u32::from(lost != 0) << part;
             }
@@ -365,7 +366,7 @@ pub(super) unsafe fn quantize_row(x: &[f32], first: &mut [Group], second: &mut [
     }
 }
 
-/// Writes `x` in steps of `scale`, one for each two lines, to `group`.
+/// Quantizes `x` with `scale`, one per two vectors, to `group`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Group) {
@@ -378,7 +379,7 @@ unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Gr
             let q = _mm512_cvtsepi32_epi8(_mm512_max_epi32(q, _mm512_set1_epi32(-127)));
             _mm_store_si128(group.q.as_mut_ptr().add(16 * i).cast(), q);
         }
-        // Lanes of quarter k of line z: four sums that make up sixteen number 4 z + k.
+        // Quarter k of vector z: four partial sums of the sixteen quants number 4 z + k.
         let fours = |z: usize| {
             let q = _mm512_load_si512(group.q.as_ptr().add(64 * z).cast());
             let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), q);
@@ -387,7 +388,7 @@ unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Gr
         let join = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
         let (a, b) = (join(fours(0), fours(1)), join(fours(2), fours(3)));
         let sums = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-        // Now lane 4 k + z holds it.
+        // Lane 4 k + z now holds that sum.
         let turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let sums = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(turned, sums));
         let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
@@ -401,12 +402,12 @@ unsafe fn round(x: &[__m512; 16], scale: __m256, inverse: __m256, group: &mut Gr
     }
 }
 
-/// The largest lane of each vector.
+/// Returns the maximum over the lanes of each vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 fn most_of_each(v: [__m512; 8]) -> __m256 {
     let two = |a, b| _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    // Each quarter then holds the largest of its four lanes of each of four vectors.
+    // Each quarter then holds the maxima of its four lanes for each of four vectors.
     let four = |a, b, c, d| {
         let (low, high) = (_mm512_castps_pd(two(a, b)), _mm512_castps_pd(two(c, d)));
         let low_halves = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
@@ -418,7 +419,7 @@ fn most_of_each(v: [__m512; 8]) -> __m256 {
     _mm512_castps512_ps256(_mm512_shuffle_f32x4(both, both, 0b10_10_10_00))
 }
 
-/// Outputs whose sums are joined at once.
+/// Number of outputs whose lanes are summed together.
 const AT_ONCE: usize = 4;
 
 /// `y[r][o] = x[r] · weights[first + o]` for `R` rows of `x`, each the sum of `T` terms, and as many outputs as `y`
@@ -469,7 +470,7 @@ pub(super) unsafe fn dots<F: Wide, const R: usize, const T: usize>(
     }
 }
 
-/// Adds the products of the first `parts` times 64 weights of a group to `totals`, even and odd ones apart.
+/// Adds the products of the first `64 * parts` weights of a group to `totals`, even and odd parts separately.
 #[inline(always)]
 unsafe fn add_group<F: Wide, const R: usize, const T: usize>(
     group: *const u8,
@@ -485,7 +486,7 @@ unsafe fn add_group<F: Wide, const R: usize, const T: usize>(
         let offset = offset::<F>(scale, min);
         let mut scales = [scale; R];
         for r in 0..R {
-            // A sum of products is counted in steps of the last term, of which 256 are one of the term before.
+            // Products are summed in units of the last term's scale, 1/256 of the previous term's.
             scales[r] = _mm512_mul_ps(scale, scales_of::<F>(x[r][T - 1]));
             for term in x[r] {
                 totals[r][0] = _mm512_fmadd_ps(offset, sums_of::<F>(term), totals[r][0]);
@@ -507,7 +508,7 @@ unsafe fn add_group<F: Wide, const R: usize, const T: usize>(
     }
 }
 
-/// One cache line.
+/// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line([f32; 16]);
@@ -516,20 +517,20 @@ impl Line {
     const ZERO: Self = Self([0.0; 16]);
 }
 
-/// Outputs in a tile.
+/// Number of outputs in a tile.
 pub(super) const TILE: usize = 16 * PANELS;
 const PANELS: usize = 2;
-/// Rows of activations that one pass over a tile serves.
+/// Number of activation rows multiplied in one pass over a tile.
 const ROWS: usize = 6;
 
-/// Lines for 64 weights of each output of a panel: quants, then scales, then offsets.
+/// Number of cache lines for 64 weights of each output of a panel: quants, then scales, then offsets.
 const fn lines<F: Format>() -> usize {
     16 + 2 * (64 / F::SUB)
 }
 
-/// Unpacks the outputs `first .. first + TILE` (the last one again and again where there are fewer). For each 64
-/// weights and each panel of 16 outputs: sixteen lines of quants, four weights of each output; then the scales and
-/// the offsets of each output, a line for each `SUB` weights.
+/// Unpacks the outputs `first .. first + TILE` (the last one is repeated where there are fewer). For each 64 weights and
+/// each panel of 16 outputs: sixteen lines of quants, four weights of each output; then the scales and the offsets of
+/// each output, a line per `SUB` weights.
 ///
 /// # Safety
 /// As [`dots`].
@@ -540,7 +541,7 @@ pub(super) unsafe fn pack<F: Wide>(data: &[u8], row_bytes: usize, first: usize, 
     let parts = (row_bytes / F::BYTES * F::BLOCK).div_ceil(64);
     out.resize(parts * PANELS * lines::<F>(), Line::ZERO);
     for panel in 0..PANELS {
-        // Rows first, each line one output's; then every block of sixteen lines is transposed.
+        // Written with one output per line first; then each block of sixteen lines is transposed.
         let place = |part: usize| (part * PANELS + panel) * lines::<F>();
         let groups = parts.div_ceil(4);
         let mut parameters = vec![[[Line::ZERO; 16]; 2]; groups];
@@ -580,7 +581,7 @@ pub(super) unsafe fn pack<F: Wide>(data: &[u8], row_bytes: usize, first: usize, 
     }
 }
 
-/// Swaps rows and columns of sixteen lines of sixteen 32-bit numbers.
+/// Transposes a block of 16 by 16 numbers of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose(block: &mut [Line; 16]) {
@@ -618,7 +619,8 @@ unsafe fn transpose(block: &mut [Line; 16]) {
     }
 }
 
-/// Multiplies a packed tile with all rows of `x`, `groups` each: `each(row, first of 16 outputs, sixteen products)`.
+/// Multiplies a packed tile with all rows of `x`, `groups` each, and calls `each(row, first output, products)` for each
+/// 16 outputs.
 ///
 /// # Safety
 /// As [`dots`].

@@ -1,20 +1,18 @@
-//! How each block format stores its numbers, in plain Rust: what every processor can read, and the meaning that
-//! the vector kernels must agree with.
+//! Unpacking of each block format in portable Rust: the reference that the SIMD kernels must agree with.
 
-/// One way to store weights in blocks. In each, `weight = (quant - ZERO) * scale + min`, with one scale and one
-/// minimum for each `SUB` weights.
+/// A block format: `weight = (quant - ZERO) * scale + min`, with one scale and one minimum per `SUB` weights.
 pub(super) trait Format {
-    /// Weights in a block.
+    /// Number of weights in a block.
     const BLOCK: usize;
-    /// Bytes of a block.
+    /// Size of a block in bytes.
     const BYTES: usize;
-    /// The quant that stands for zero.
+    /// Zero point: the quant of the weight 0.
     const ZERO: u8;
-    /// Weights that share a scale.
+    /// Number of weights that share a scale.
     const SUB: usize;
-    /// Writes `BLOCK / SUB` scales and minima.
+    /// Unpacks the `BLOCK / SUB` scales and minima.
     fn scales(block: &[u8], scale: &mut [f32], min: &mut [f32]);
-    /// Writes `BLOCK` quants.
+    /// Unpacks the `BLOCK` quants.
     fn quants(block: &[u8], q: &mut [u8]);
 }
 
@@ -30,7 +28,7 @@ pub(super) struct Q5K;
 pub(super) struct Q6K;
 pub(super) struct Q8K;
 
-/// The half-precision number in the two bytes at `at`.
+/// Reads the float16 in the two bytes at `at`.
 #[inline(always)]
 fn f16_at(block: &[u8], at: usize) -> f32 {
     let bits = u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
@@ -39,13 +37,13 @@ fn f16_at(block: &[u8], at: usize) -> f32 {
     let magnitude = if rest >= 0x7c00 {
         f32::from_bits((rest << 13) | 0x7f80_0000)
     } else {
-        // Shifted into place the exponent is too small by 112; the product is exact, subnormals included.
+        // The shifted exponent is too small by 112; the product is exact, also for subnormals.
         f32::from_bits(rest << 13) * f32::from_bits((254 - 15) << 23)
     };
     f32::from_bits(magnitude.to_bits() | sign)
 }
 
-/// Low nibbles of 16 bytes, then the high ones.
+/// Unpacks the low nibbles of all bytes, then the high ones.
 #[inline(always)]
 fn nibbles(bytes: &[u8], q: &mut [u8]) {
     let half = bytes.len();
@@ -63,7 +61,7 @@ fn fifth_bits(bytes: &[u8], q: &mut [u8]) {
     }
 }
 
-/// The eight scales and eight minima of six bits that twelve bytes hold in Q4_K and Q5_K.
+/// Unpacks the eight 6-bit scales and eight 6-bit minima in the twelve bytes of Q4_K and Q5_K.
 #[inline(always)]
 pub(super) fn six_bits(bytes: [u8; 12]) -> ([u8; 8], [u8; 8]) {
     let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
@@ -74,7 +72,7 @@ pub(super) fn six_bits(bytes: [u8; 12]) -> ([u8; 8], [u8; 8]) {
     (scales, minima)
 }
 
-/// The sixteen scales of six bits that twelve bytes hold in Q3_K, 32 standing for zero.
+/// Unpacks the sixteen 6-bit scales in the twelve bytes of Q3_K, with a zero point of 32.
 #[inline(always)]
 pub(super) fn six_bits_of_sixteen(bytes: [u8; 12]) -> [u8; 16] {
     std::array::from_fn(|i| {
@@ -124,7 +122,7 @@ short!(Q8_0, 34, zero 128, |block, min, q| 0.0, {
     }
 });
 
-/// Scales and minima of Q4_K and Q5_K.
+/// Unpacks the scales and minima of Q4_K and Q5_K.
 #[inline(always)]
 fn scales_and_minima(block: &[u8], scale: &mut [f32], min: &mut [f32]) {
     let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
@@ -222,7 +220,7 @@ impl Format for Q2K {
     }
 }
 
-/// The two-bit quants of Q2_K and Q3_K: 32 bytes hold four times 32.
+/// Unpacks the 2-bit quants of Q2_K and Q3_K: each 32 bytes hold four times 32.
 #[inline(always)]
 fn two_bits(bytes: &[u8], q: &mut [u8]) {
     for part in 0..8 {
@@ -287,7 +285,7 @@ pub(super) struct Unpacked {
 impl Unpacked {
     pub(super) const ZERO: Self = Self { q: [0; 256], scale: [0.0; 16], min: [0.0; 16] };
 
-    /// Unpacks the whole blocks in `bytes`, at most 256 weights; the rest keeps what it had.
+    /// Unpacks the whole blocks in `bytes`, at most 256 weights; the other elements are unchanged.
     #[inline(always)]
     pub(super) fn fill<F: Format>(&mut self, bytes: &[u8]) {
         let subs = F::BLOCK / F::SUB;

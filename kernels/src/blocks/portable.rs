@@ -1,9 +1,9 @@
-//! Products by plain Rust.
+//! Dot products in portable Rust.
 
 use super::format::{Format, Unpacked};
 use super::group::Group;
 
-/// `y[row] = row of x · weights` for all rows of `x`, `groups` each; `weights` is one row of blocks.
+/// Dot products of one row of weights with all rows of `x`, `groups` each: `y[row] = x[row] · weights`.
 pub(super) fn dots<F: Format>(weights: &[u8], x: &[Group], groups: usize, y: &mut [f32]) {
     let mut unpacked = Unpacked::ZERO;
     y.fill(0.0);

@@ -1,4 +1,4 @@
-//! From float32 to blocks, by candle's quantisers, which choose what ggml's choose.
+//! Quantization of float32 to blocks by candle's quantizers, which choose the same scales as ggml's.
 
 use candle_core::quantized::k_quants::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
@@ -8,10 +8,10 @@ use candle_core::quantized::k_quants::{
 use super::BlockKind;
 use crate::versions::for_each_piece;
 
-/// Brings `values` to blocks of `kind`, on every thread; whole rows one after the other.
+/// Quantizes `values`, whole rows one after the other, to blocks of `kind`, on all threads.
 ///
 /// # Panics
-/// If `values` is not whole blocks, or `out` has not just their bytes.
+/// If the length of `values` is not a multiple of the block length, or `out` does not have the size of the blocks.
 pub fn quantize(kind: BlockKind, values: &[f32], out: &mut [u8]) {
     match kind {
         BlockKind::Q4_0 => blocks::<BlockQ4_0>(kind, values, out),
@@ -30,9 +30,13 @@ pub fn quantize(kind: BlockKind, values: &[f32], out: &mut [u8]) {
 
 fn blocks<T: GgmlType>(kind: BlockKind, values: &[f32], out: &mut [u8]) {
     const PIECE: usize = 8 * 1024;
-    assert!(values.len().is_multiple_of(kind.block_len()), "{} are no whole blocks of {kind}", values.len());
-    assert_eq!(out.len(), kind.bytes(values.len()), "bytes of {} weights in {kind}", values.len());
-    assert_eq!(size_of::<T>(), kind.block_bytes(), "candle's block of {kind} is ggml's");
+    assert!(
+        values.len().is_multiple_of(kind.block_len()),
+        "{} weights are not whole blocks of {kind}",
+        values.len()
+    );
+    assert_eq!(out.len(), kind.bytes(values.len()), "size of {} weights in {kind}", values.len());
+    assert_eq!(size_of::<T>(), kind.block_bytes(), "size of candle's block of {kind}");
     for_each_piece(out, kind.bytes(PIECE), |i, out| {
         let count = out.len() / size_of::<T>();
         let mut blocks = vec![T::zeros(); count];

@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// Blocks of any bytes, but with scales that are finite and not large.
+/// Blocks of random bytes, with small finite scales.
 fn any_blocks(kind: BlockKind, elements: usize, random: &mut Random) -> Vec<u8> {
     let mut data: Vec<u8> = (0..kind.bytes(elements)).map(|_| random.next() as u8).collect();
     for block in data.chunks_exact_mut(kind.block_bytes()) {
@@ -48,7 +48,7 @@ fn any_blocks(kind: BlockKind, elements: usize, random: &mut Random) -> Vec<u8> 
             }
         };
         for &at in halves {
-            block[at + 1] = block[at + 1] & 0x83 | 0x20; // an exponent of about 2^-7, any sign
+            block[at + 1] = block[at + 1] & 0x83 | 0x20; // a magnitude of about 2^-7, any sign
         }
     }
     data
@@ -64,7 +64,7 @@ fn by_candle(kind: BlockKind, data: &[u8], elements: usize) -> Vec<f32> {
 }
 
 #[test]
-fn blocks_mean_what_candle_reads_in_them() {
+fn dequantized_blocks_agree_with_candle() {
     for kind in BlockKind::ALL {
         let mut random = Random(1);
         let elements = 256 * 100;
@@ -81,7 +81,7 @@ fn blocks_mean_what_candle_reads_in_them() {
 }
 
 #[test]
-fn products_are_those_of_the_widened_weights_on_every_processor() {
+fn products_agree_with_dequantized_weights_on_every_instruction_set() {
     for kind in BlockKind::ALL {
         for (outputs, inputs) in [(1, 256), (7, 512), (33, 768), (50, 32), (3, 96), (17, 576), (40, 1056)] {
             if inputs % kind.block_len() != 0 {
@@ -105,7 +105,7 @@ fn products_are_those_of_the_widened_weights_on_every_processor() {
                         // Each activation is off by at most half a step of 1/127 of the largest of 32, which is
                         // at most 1; the errors are independent.
                         let squares: f64 = w.iter().map(|w| f64::from(w * w)).sum();
-                        // Two terms leave a 254th of that.
+                        // Two terms divide that by 254.
                         let step = if two_terms(kind, rows) { 254.0 * 254.0 } else { 254.0 };
                         let bound = squares.sqrt() / step * 3.0 + 1e-4 * squares.sqrt().max(1.0);
                         let error = (f64::from(y - bias[o]) - exact).abs();
@@ -121,7 +121,7 @@ fn products_are_those_of_the_widened_weights_on_every_processor() {
 }
 
 #[test]
-fn every_processor_gives_the_same_product() {
+fn every_instruction_set_gives_the_same_product() {
     let (outputs, inputs) = (35, 1536);
     for kind in BlockKind::ALL {
         let mut random = Random(9);
@@ -144,7 +144,7 @@ fn every_processor_gives_the_same_product() {
 }
 
 #[test]
-fn any_bytes_and_any_activations_give_numbers_or_nan_but_no_panic() {
+fn any_bytes_and_any_activations_give_values_or_nan_without_a_panic() {
     for kind in BlockKind::ALL {
         let (outputs, inputs) = (9, 768);
         let mut random = Random(3);
@@ -169,7 +169,7 @@ fn any_bytes_and_any_activations_give_numbers_or_nan_but_no_panic() {
 }
 
 #[test]
-fn quantising_then_widening_stays_near() {
+fn the_error_of_quantization_is_bounded() {
     let values = Random(5).floats(256 * 64);
     for (kind, bound) in
         BlockKind::ALL.into_iter().zip([0.08, 0.05, 0.04, 0.025, 0.005, 0.25, 0.2, 0.08, 0.05, 0.02, 0.005])
@@ -185,7 +185,7 @@ fn quantising_then_widening_stays_near() {
 }
 
 #[test]
-fn names_and_numbers_lead_back_to_the_format() {
+fn formats_parse_from_their_names_and_ggml_ids() {
     for kind in BlockKind::ALL {
         assert_eq!(kind.to_string().to_uppercase().parse::<BlockKind>().unwrap(), kind);
         assert_eq!(BlockKind::from_ggml_id(kind.ggml_id()), Some(kind));
@@ -196,7 +196,7 @@ fn names_and_numbers_lead_back_to_the_format() {
 }
 
 #[test]
-fn a_matrix_of_another_size_is_refused() {
+fn data_of_another_size_is_refused() {
     let data = [0; 36];
     assert!(Blocks::new(&data, BlockKind::Q4_0, 2, 32).is_ok());
     assert!(Blocks::new(&data, BlockKind::Q4_0, 2, 31).is_err());

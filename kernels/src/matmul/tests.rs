@@ -1,6 +1,6 @@
 use super::*;
 
-/// Repeatable numbers in [-1, 1), exact in bfloat16 and float16.
+/// Reproducible numbers in [-1, 1), exact in bfloat16 and float16.
 pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
@@ -19,7 +19,7 @@ fn encode(w: &[f32], elem: Elem) -> Vec<u8> {
     w.iter().flat_map(bytes).collect()
 }
 
-/// `y = x · w + bias` in f64, `w` in the layout's order.
+/// `y = x · w + bias` in f64, `w` in the layout `layout`.
 fn plainly(x: &[f32], rows: usize, w: &[f32], layout: Layout, n: usize, bias: Option<&[f32]>) -> Vec<f64> {
     let k = x.len() / rows.max(1);
     let mut y = Vec::new();
@@ -42,7 +42,7 @@ fn assert_near(y: &[f32], wanted: &[f64], tolerance: f64, what: &str) {
 }
 
 #[test]
-fn every_instruction_set_elem_and_layout_agrees_with_a_plain_loop() {
+fn every_instruction_set_element_type_and_layout_agrees_with_a_plain_loop() {
     for isa in Isa::all_available() {
         for (k, n) in [(1, 1), (6, 3), (7, 17), (54, 33), (88, 5), (576, 70), (1100, 31), (0, 3)] {
             for rows in [1, 2, 3, 5, 11, 33, 101] {
@@ -56,7 +56,7 @@ fn every_instruction_set_elem_and_layout_agrees_with_a_plain_loop() {
                         linear_on(isa, &x, rows, &weight, Some(&bias), Compute::F32, None, &mut y);
                         let what = format!("{isa:?} {elem:?} {layout:?} ({rows}, {k}) x {n}");
                         assert_near(&y, &wanted, 1e-5 * (k as f64).sqrt().max(1.0), &what);
-                        // All these numbers are bfloat16 already.
+                        // All these numbers are exact in bfloat16.
                         linear_on(isa, &x, rows, &weight, Some(&bias), Compute::Bf16, None, &mut y);
                         assert_near(
                             &y,
@@ -105,7 +105,7 @@ fn weights_need_not_be_aligned() {
 }
 
 #[test]
-fn special_values_widen_exactly() {
+fn special_values_are_converted_exactly() {
     let halves: Vec<u16> = vec![0x7c00, 0xfc00, 0x0001, 0x8001, 0x03ff, 0x0400, 0x7bff, 0x8000];
     for isa in Isa::all_available() {
         for half in &halves {
@@ -131,7 +131,7 @@ fn special_values_widen_exactly() {
 #[test]
 fn a_weight_of_the_wrong_size_is_refused() {
     let error = Dense::new(&[0; 10], Elem::F32, Layout::OutIn, 1, 3).unwrap_err();
-    assert!(error.to_string().contains("1 by 3 in F32 does not take 10 bytes"), "{error}");
+    assert!(error.to_string().contains("1 by 3 in F32, found 10 bytes"), "{error}");
     assert!(Dense::new(&[], Elem::F32, Layout::OutIn, usize::MAX, 3).is_err());
 }
 
@@ -162,7 +162,7 @@ fn bfloat16_computing_rounds_inputs_and_weights() {
 }
 
 #[test]
-fn rounding_to_bfloat16_is_to_nearest_even_and_keeps_what_is_special() {
+fn rounding_to_bfloat16_is_to_nearest_even_and_keeps_special_values() {
     for bits in
         (0..=u32::MAX).step_by(9973).chain([0x7f80_0000, 0xff80_0000, 0x7f80_0001, 0x7f7f_ffff, 0x3f80_8000])
     {
@@ -172,7 +172,7 @@ fn rounding_to_bfloat16_is_to_nearest_even_and_keeps_what_is_special() {
 }
 
 #[test]
-fn batches_of_products_by_strides() {
+fn strided_batches() {
     for isa in Isa::all_available() {
         for (batch, m, k, n) in
             [(1, 2, 3, 4), (7, 5, 33, 9), (3, 40, 17, 35), (20, 30, 20, 30), (2, 3, 0, 2), (0, 1, 1, 1)]

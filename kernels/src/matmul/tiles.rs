@@ -1,10 +1,10 @@
-//! The inner loops: tiles of the product that stay in registers while they are summed.
+//! Micro-kernels of the matrix product: tiles of the output that stay in registers while they are summed.
 //!
-//! All three take `x` as rows of contiguous elements and differ in how the weight lies and how many rows share it:
+//! All three take `x` as rows of contiguous elements and differ in the layout of the weight and the number of rows:
 //!
-//! - [`dot`]: weight rows along the sum (`OutIn`), read in place. Few rows: each weight is read once.
-//! - [`stream`]: weight rows along the outputs (`InOut`), read in place. Very few rows: outputs live in cache.
-//! - [`panel`]: weight packed into panels two vectors wide. Many rows: the fastest, once packing is paid for.
+//! - [`dot`]: the weight is `(outputs, inputs)`, read in place. For few rows: each weight is read once.
+//! - [`stream`]: the weight is `(inputs, outputs)`, read in place. For very few rows: the outputs stay in cache.
+//! - [`panel`]: the weight is packed into panels two vectors wide. For many rows: the fastest, apart from packing.
 
 #![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
 
@@ -16,31 +16,31 @@ use crate::simd::x86::Avx512;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// How elements become products: which types are read, and how many of them a vector takes.
+/// Arithmetic of a product: which element types are read, and how many elements a vector holds.
 ///
 /// # Safety
-/// As for [`Simd`].
+/// See [`Simd`].
 pub(crate) trait Products {
     type S: Simd;
-    /// An element of `x`.
+    /// Element type of `x`.
     type X: Copy;
-    /// An element of the weight where it is read in place.
+    /// Element type of the weight if it is read in place.
     type W: Copy;
-    /// A vector of factors.
+    /// Vector of elements.
     type R: Copy;
-    /// Elements along the sum in one lane.
+    /// Number of consecutive terms of the sum in one lane.
     const PER_LANE: usize;
 
     unsafe fn load_x(p: *const Self::X) -> Self::R;
     unsafe fn load_x_n(p: *const Self::X, n: usize) -> Self::R;
     unsafe fn load_w(p: *const Self::W) -> Self::R;
     unsafe fn load_w_n(p: *const Self::W, n: usize) -> Self::R;
-    /// The first [`Products::PER_LANE`] elements at `p`, in every lane.
+    /// Broadcasts the first [`Products::PER_LANE`] elements at `p` to every lane.
     unsafe fn splat_x(p: *const Self::X) -> Self::R;
-    /// A vector of a packed panel, [`Products::PER_LANE`] elements a lane.
+    /// Loads a vector of a packed panel, with [`Products::PER_LANE`] elements per lane.
     unsafe fn load_packed(p: *const f32) -> Self::R;
-    /// Packs all columns into panels for [`panel`], one after the other; `length` counts elements, and makes
-    /// `length / PER_LANE` rows, rounded up. Weights are rounded to bfloat16 where `round`.
+    /// Packs all columns into panels for [`panel`]; `length` elements become `length / PER_LANE` rows, rounded up. If
+    /// `round`, weights are rounded to bfloat16.
     unsafe fn pack<W: Widen>(
         w: (*const W, usize, Layout),
         columns: usize,
@@ -48,23 +48,23 @@ pub(crate) trait Products {
         panels: *mut f32,
         round: bool,
     );
-    /// `a * b + c`, summed within a lane.
+    /// Returns `a * b + c`, with the products of a lane summed.
     unsafe fn fma(a: Self::R, b: Self::R, c: Vector<Self>) -> Vector<Self>;
 }
 
-/// The vector of f32 that `P` sums in.
+/// Vector of f32 accumulators of `P`.
 pub(crate) type Vector<P> = <<P as Products>::S as Simd>::V;
 
-/// A weight element that is widened to f32 as it is read.
+/// Element type of a weight that is converted to f32 when loaded.
 pub(crate) trait Widen: Copy + Sync {
-    /// Whether two of them side by side are what [`Products::PER_LANE`] of 2 wants.
+    /// Whether two consecutive elements are a pair for [`Products::PER_LANE`] of 2.
     const PAIRED: bool;
 
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     unsafe fn load<S: Simd>(p: *const Self) -> S::V;
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     unsafe fn load_n<S: Simd>(p: *const Self, n: usize) -> S::V;
 }
 
@@ -95,10 +95,10 @@ widen!(f32, f32, load, load_n, false);
 widen!(Bf16, u16, load_bf16, load_bf16_n, true);
 widen!(half::f16, u16, load_f16, load_f16_n, false);
 
-/// Products of f32, the weight widened from `W`.
+/// Products in f32, with the weight converted from `W`.
 pub(crate) struct Wide<S, W>(PhantomData<(S, W)>);
 
-// SAFETY (all blocks): the trait asks its caller for the processor and for valid pointers.
+// SAFETY (all blocks): the trait requires the caller to check the processor and the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<S: Simd, W: Widen> Products for Wide<S, W> {
     type S = S;
@@ -154,7 +154,7 @@ impl<S: Simd, W: Widen> Products for Wide<S, W> {
     }
 }
 
-/// The bits of the bfloat16 nearest to `x`, ties to even.
+/// Rounds `x` to the nearest bfloat16, ties to even; returns its bits.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -164,11 +164,11 @@ pub(crate) fn to_bf16(x: f32) -> u32 {
     bits >> 16
 }
 
-/// Products of pairs of bfloat16, which one instruction multiplies and sums.
+/// Products of bfloat16 pairs, which one instruction multiplies and sums.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Pairs;
 
-// SAFETY (all blocks): the trait asks its caller for the processor, here with AVX512-BF16, and for valid pointers.
+// SAFETY (all blocks): the trait requires the caller to check the processor, here AVX512-BF16, and the pointers.
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Products for Pairs {
@@ -213,7 +213,7 @@ impl Products for Pairs {
         unsafe {
             if W::PAIRED && layout == Layout::OutIn && w_stride.is_multiple_of(2) && length.is_multiple_of(2)
             {
-                // The pairs stand side by side already: they move as floats would.
+                // The pairs are contiguous already: packed like floats.
                 return pack::<Avx512, f32>((w.cast(), w_stride / 2, layout), columns, length / 2, panels);
             }
             pack::<Avx512, W>((w, w_stride, layout), columns, length, panels);
@@ -222,7 +222,7 @@ impl Products for Pairs {
                 let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(p));
                 _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))
             };
-            // Panel by panel in place: what is written never overtakes what is read.
+            // In place, panel by panel: writes never overtake reads.
             for panel in 0..columns.div_ceil(width) {
                 let from = panels.add(panel * width * length);
                 let to = panels.add(panel * width * length.div_ceil(2));
@@ -255,7 +255,7 @@ impl Products for Pairs {
     }
 }
 
-/// Columns of the [`dot`] tile.
+/// Number of columns of the [`dot`] tile.
 const DOT_COLUMNS: usize = 4;
 
 /// `y[r][c] = Σ x[r][i] w[c][i]` for `rows` rows of `x` and `columns` rows of `w`, `length` elements each.
@@ -298,7 +298,7 @@ pub(crate) unsafe fn dot<P: Products>(
     }
 }
 
-/// One tile of [`dot`]: `M` rows, of whose four columns the first `n` are written.
+/// A tile of [`dot`]: `M` rows of four columns, of which the first `n` are written.
 #[inline(always)]
 unsafe fn dot_tile<P: Products, const M: usize>(
     (x, x_stride): (*const P::X, usize),
@@ -307,7 +307,7 @@ unsafe fn dot_tile<P: Products, const M: usize>(
     (y, y_stride, n): (*mut f32, usize, usize),
 ) {
     let step = P::S::LANES * P::PER_LANE;
-    // SAFETY: the caller's promise; columns past the last read the last one again.
+    // SAFETY: promised by the caller; columns past the last read the last one again.
     unsafe {
         let column = |c: usize| w.add(c.min(n - 1) * w_stride);
         let w = [column(0), column(1), column(2), column(3)];
@@ -343,9 +343,9 @@ unsafe fn dot_tile<P: Products, const M: usize>(
     }
 }
 
-/// Rows of the weight that [`stream`] adds in one pass over the outputs.
+/// Number of weight rows that [`stream`] adds in one pass over the outputs.
 const STREAM_DEPTH: usize = 4;
-/// The most rows of `x` that [`stream`] takes.
+/// Maximum number of rows of `x` of [`stream`].
 pub(crate) const STREAM_ROWS: usize = 4;
 
 /// `y[r][j] = Σ x[r][i] w[i][j]` for at most [`STREAM_ROWS`] rows of `x`, `length` rows of `w` and `columns` columns.
@@ -359,7 +359,7 @@ pub(crate) unsafe fn stream<S: Simd, W: Widen>(
     length: usize,
     (y, y_stride): (*mut f32, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: promised by the caller.
     unsafe {
         if rows == 1 && columns == NARROW {
             return stream_narrow::<S, W>(x, (w, w_stride), length, y);
@@ -385,11 +385,10 @@ pub(crate) unsafe fn stream<S: Simd, W: Widen>(
     }
 }
 
-/// Columns that stay in registers from the first row of the weight to the last: most often the width of a head, whose
-/// values one query sums.
+/// Number of columns for which all sums stay in registers: the most common head dimension, where one query sums values.
 const NARROW: usize = 64;
 
-/// [`stream`] of one row to [`NARROW`] columns.
+/// [`stream`] of one row and [`NARROW`] columns.
 #[inline(always)]
 unsafe fn stream_narrow<S: Simd, W: Widen>(
     x: *const f32,
@@ -397,7 +396,7 @@ unsafe fn stream_narrow<S: Simd, W: Widen>(
     length: usize,
     y: *mut f32,
 ) {
-    // SAFETY: the caller's promise; no vector has fewer than four lanes, so that 16 of them hold all columns.
+    // SAFETY: promised by the caller; no vector has fewer than four lanes, so that 16 of them hold all columns.
     unsafe {
         let vectors = NARROW / S::LANES;
         let mut sums = [S::splat(0.0); NARROW / 4];
@@ -421,7 +420,7 @@ unsafe fn stream_pass<S: Simd, W: Widen, const D: usize>(
     w: (*const W, usize, usize),
     y: (*mut f32, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: promised by the caller.
     unsafe {
         match rows {
             1 => stream_rows::<S, W, D, 1>((x, x_stride), w, y),
@@ -439,7 +438,7 @@ unsafe fn stream_rows<S: Simd, W: Widen, const D: usize, const M: usize>(
     (w, w_stride, columns): (*const W, usize, usize),
     (y, y_stride): (*mut f32, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: promised by the caller.
     unsafe {
         let mut factors = [[S::splat(0.0); D]; M];
         for r in 0..M {
@@ -477,19 +476,18 @@ unsafe fn stream_rows<S: Simd, W: Widen, const D: usize, const M: usize>(
     }
 }
 
-/// Vectors across a panel.
+/// Number of vectors in a row of a panel.
 const PANEL_VECTORS: usize = 2;
 
-/// Columns of a panel.
+/// Number of columns of a panel.
 pub(crate) const fn panel_width<S: Simd>() -> usize {
     PANEL_VECTORS * S::LANES
 }
 
-/// `y[r][c] = Σ x[r][i] w[i][c]` for one panel of the weight, of which `columns` columns are wanted; added to `y`
-/// where `add`.
+/// `y[r][c] = Σ x[r][i] w[i][c]` for the first `columns` columns of one panel of the weight; added to `y` if `add`.
 ///
-/// `length` counts lanes' worth: elements, or pairs of them. Row `i` of the panel is [`panel_width`] floats (or pairs)
-/// at `w + i * w_stride`.
+/// `length` is the number of terms, in elements or pairs of them. Row `i` of the panel is [`panel_width`] floats (or
+/// pairs) at `w + i * w_stride`.
 ///
 /// # Safety
 /// The processor has `P::S`; `x` and `y` are valid for their rows, `*_stride` elements apart, `w` for the whole width.
@@ -504,7 +502,7 @@ pub(crate) unsafe fn panel<P: Products>(
     let mut r = 0;
     while r < rows {
         let left = rows - r;
-        // SAFETY: the caller's promise; the tile's rows are inside.
+        // SAFETY: promised by the caller; the tile's rows are inside.
         unsafe {
             let (x, y) = ((x.add(r * x_stride), x_stride), (y.add(r * y_stride), y_stride));
             let w = (w, w_stride, columns);
@@ -520,7 +518,7 @@ pub(crate) unsafe fn panel<P: Products>(
     }
 }
 
-/// One tile of [`panel`]; returns its number of rows.
+/// A tile of [`panel`]; returns its number of rows.
 #[inline(always)]
 unsafe fn panel_tile<P: Products, const M: usize>(
     (x, x_stride): (*const P::X, usize),
@@ -530,7 +528,7 @@ unsafe fn panel_tile<P: Products, const M: usize>(
     add: bool,
 ) -> usize {
     let lanes = P::S::LANES;
-    // SAFETY: the caller's promise.
+    // SAFETY: promised by the caller.
     unsafe {
         let mut sums = [[P::S::splat(0.0); PANEL_VECTORS]; M];
         let (mut xi, mut wi) = (x, w);
@@ -562,13 +560,13 @@ unsafe fn panel_tile<P: Products, const M: usize>(
     M
 }
 
-/// [`panel`] of rows that lie anywhere and of sums that run over several stretches: `y[r][c] = Σ x[t][r][i] w[t][i][c]`
-/// for one panel of f32, `taps` stretches of `depth` elements each.
+/// [`panel`] with an array of pointers to the rows of `x`, for convolutions: `y[r][c] = Σ x[t][r][i] w[t][i][c]` for one
+/// panel of f32, over `taps` taps of `depth` elements each.
 ///
-/// `x` holds a pointer for each stretch and row, those of a stretch side by side, `x_step` from one stretch to the next.
+/// `x` holds a pointer per tap and row: the pointers of a tap are contiguous, and `x_step` is the stride of the taps.
 ///
 /// # Safety
-/// As for [`panel`]; every pointer is valid for `depth` elements.
+/// See [`panel`]; every pointer is valid for `depth` elements.
 #[inline(always)]
 pub(crate) unsafe fn scattered<S: Simd>(
     (x, x_step, rows): (*const *const f32, usize, usize),
@@ -582,7 +580,7 @@ pub(crate) unsafe fn scattered<S: Simd>(
         let left = rows - r;
         let mut done = 0;
         for t in 0..taps {
-            // SAFETY: the caller's promise; the tile's rows are inside.
+            // SAFETY: promised by the caller; the tile's rows are inside.
             unsafe {
                 let (x, y) = (x.add(t * x_step + r), (y.add(r * y_stride), y_stride));
                 let w = (w.add(t * depth * panel_width::<S>()), columns);
@@ -601,8 +599,8 @@ pub(crate) unsafe fn scattered<S: Simd>(
     }
 }
 
-/// One tile of one stretch of [`scattered`]; returns its number of rows. Sums do not go from stretch to stretch: with
-/// two loops around them, they would leave their registers.
+/// A tile of one tap of [`scattered`]; returns its number of rows. Sums are stored after each tap: inside a loop over
+/// taps they would be spilled from registers.
 #[inline(always)]
 unsafe fn scattered_tile<S: Simd, const M: usize>(
     x: *const *const f32,
@@ -612,7 +610,7 @@ unsafe fn scattered_tile<S: Simd, const M: usize>(
     add: bool,
 ) -> usize {
     let lanes = S::LANES;
-    // SAFETY: the caller's promise.
+    // SAFETY: promised by the caller.
     unsafe {
         let mut rows = [*x; M];
         for r in 1..M {
@@ -647,11 +645,10 @@ unsafe fn scattered_tile<S: Simd, const M: usize>(
     M
 }
 
-/// Copies `length` by `columns` weights into panels of f32, one after the other: row after row, columns that do not
-/// exist as zeros.
+/// Packs `length` by `columns` weights into panels of f32, row by row; missing columns of the last panel are zero.
 ///
 /// # Safety
-/// The processor has `S`; `w` is valid for what is read, `panels` for `length` floats a column, whole panels.
+/// The processor has `S`; `w` is valid for `length` by `columns` elements, `panels` for `length` rows of whole panels.
 #[inline(always)]
 pub(crate) unsafe fn pack<S: Simd, W: Widen>(
     (w, w_stride, layout): (*const W, usize, Layout),
@@ -660,11 +657,11 @@ pub(crate) unsafe fn pack<S: Simd, W: Widen>(
     panels: *mut f32,
 ) {
     let (lanes, width) = (S::LANES, panel_width::<S>());
-    // The vectors of a row, and where in the panels each begins.
+    // The number of vectors of a row, and where each begins in the panels.
     let vectors = columns.div_ceil(width) * PANEL_VECTORS;
     let place = |v: usize| v / PANEL_VECTORS * width * length + v % PANEL_VECTORS * lanes;
     let exist = |v: usize| columns.saturating_sub(v * lanes).min(lanes);
-    // SAFETY: the caller's promise; only columns and rows that exist are read.
+    // SAFETY: promised by the caller; only columns and rows that exist are read.
     unsafe {
         match layout {
             Layout::InOut => {
@@ -683,23 +680,23 @@ pub(crate) unsafe fn pack<S: Simd, W: Widen>(
             Layout::OutIn => {
                 for v in 0..vectors {
                     let w = w.add((v * lanes).min(columns - 1) * w_stride);
-                    pack_turned::<S, W>((w, w_stride, exist(v)), length, panels.add(place(v)));
+                    pack_transposed::<S, W>((w, w_stride, exist(v)), length, panels.add(place(v)));
                 }
             }
         }
     }
 }
 
-/// Copies `columns <= LANES` weight rows, turned, into one vector of each row of a panel.
+/// Transposes `columns <= LANES` weight rows into one vector of each row of a panel.
 #[inline(always)]
-unsafe fn pack_turned<S: Simd, W: Widen>(
+unsafe fn pack_transposed<S: Simd, W: Widen>(
     (w, w_stride, columns): (*const W, usize, usize),
     length: usize,
     panel: *mut f32,
 ) {
     let (lanes, width) = (S::LANES, panel_width::<S>());
     let mut square = [0f32; 256];
-    // SAFETY: the caller's promise; only columns and rows that exist are read.
+    // SAFETY: promised by the caller; only columns and rows that exist are read.
     unsafe {
         let mut i = 0;
         while i + lanes <= length {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::matmul::tests::numbers;
 
-/// Blocks and scales of any bits, the values around one.
+/// Random blocks and scales, with values around one.
 fn any_weights(outputs: usize, inputs: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
     let bytes = |n, seed| numbers(n, seed).into_iter().map(|x| (x * 64.0) as i8 as u8);
     let count = outputs * inputs / BLOCK;
@@ -21,9 +21,9 @@ fn plainly(x: &[f32], rows: usize, w: &[f32], outputs: usize, bias: &[f32]) -> V
 }
 
 #[test]
-fn a_block_worked_by_hand() {
+fn a_block_computed_by_hand() {
     let table = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-    // Every number twice, the first of a pair in the lower half: 0 and 1, 2 and 3, …, 14 and 15.
+    // Every code twice, the first of a pair in the low nibble: 0 and 1, 2 and 3, …, 14 and 15.
     let blocks: Vec<u8> = (0..16).map(|i| (2 * i % 16) | (2 * i % 16 + 1) << 4).collect();
     let mut out = [0.0; 32];
     dequantize(&blocks, &[129], &mut out);
@@ -44,7 +44,7 @@ fn every_instruction_set_agrees_with_a_plain_loop() {
             for rows in [1, 2, 3, 4, 5, 6, 8, 13, 24, 25, 40] {
                 let x = numbers(rows * inputs, 6);
                 let wanted = plainly(&x, rows, &wide, outputs, &bias);
-                // All these numbers are bfloat16 already.
+                // All these numbers are exact in bfloat16.
                 for compute in [Compute::F32, Compute::Bf16] {
                     let mut y = vec![f32::NAN; rows * outputs];
                     let w = Mxfp4::new(&blocks, &scales, outputs, inputs).unwrap();
@@ -81,7 +81,7 @@ fn work_split_over_threads_covers_every_output_once() {
 }
 
 #[test]
-fn every_instruction_set_agrees_with_plain_rust_bit_for_bit_where_nothing_is_rounded() {
+fn every_instruction_set_agrees_exactly_if_nothing_is_rounded() {
     // Small integers: sums are exact in any order.
     let (inputs, outputs) = (416, 37);
     let (blocks, _) = any_weights(outputs, inputs, 9);
@@ -103,7 +103,7 @@ fn every_instruction_set_agrees_with_plain_rust_bit_for_bit_where_nothing_is_rou
 }
 
 #[test]
-fn activations_are_not_rounded_unless_bfloat16_is_asked_for() {
+fn activations_are_rounded_only_with_bfloat16_compute() {
     let inputs = 96;
     let mut blocks = vec![0; inputs / 2];
     blocks[3] = 0x20; // 1 at place 7
@@ -124,7 +124,7 @@ fn activations_are_not_rounded_unless_bfloat16_is_asked_for() {
 
 #[test]
 fn the_smallest_and_the_largest_scales() {
-    // The smallest: subnormal. The largest stands for no number.
+    // The smallest is subnormal; the largest is NaN in the specification.
     let (inputs, power) = (64, |n: i32| 2f64.powi(n));
     let blocks = vec![0x77; inputs / 2]; // sixes
     for isa in Isa::all_available() {
@@ -147,7 +147,7 @@ fn the_smallest_and_the_largest_scales() {
 }
 
 #[test]
-fn weights_that_are_no_such_matrix_are_refused() {
+fn weights_of_the_wrong_size_are_refused() {
     for (blocks, scales, outputs, inputs) in [
         (16, 1, 1, 33),
         (16, 1, 1, 31),

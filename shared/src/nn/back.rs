@@ -78,7 +78,7 @@ impl CustomOp1 for RmsNormed {
         let mut back = memory::zeros(x.elem_count());
         host::read(&self.weight, |weight| {
             host::read(x, |x| {
-                host::read(grad, |grad| norm::rms_norm_slope(x, weight, self.eps, grad, &mut back))
+                host::read(grad, |grad| norm::rms_norm_backward(x, weight, self.eps, grad, &mut back))
             })
         })
         .and_then(|done| done)

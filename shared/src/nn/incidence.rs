@@ -192,7 +192,7 @@ impl CustomOp2 for ScaledSum {
         let (mut to_edges, mut to_scale) =
             (memory::zeros(edges.elem_count()), memory::zeros(scale.elem_count()));
         let mut work = |grad: &[f32], x: &[f32], scale: &[f32]| {
-            segments::scaled_back(grad, width, self.0.index(), (x, scale), &mut to_edges, &mut to_scale);
+            segments::sums_backward(grad, width, self.0.index(), (x, scale), &mut to_edges, &mut to_scale);
         };
         host::read(grad, |grad| host::read(edges, |x| host::read(scale, |scale| work(grad, x, scale))))
             .and_then(|done| done)

@@ -131,7 +131,7 @@ impl Pass {
         for layer in layers[1..].iter().rev() {
             slope = layer.weight().multiply_back_host(&slope)?;
             if let Some(before) = kept.pop() {
-                elementwise::silu_slope(&before, &mut slope);
+                elementwise::silu_backward(&before, &mut slope);
             }
         }
         Ok(slope)
