@@ -86,7 +86,7 @@ use std::sync::Arc;
 
 pub use fauna_shared::generate::{CancellationToken, FinishReason, Generation, GenerationConfig, Reasoning};
 pub use fauna_shared::item::{
-    Atoms, Embeddings, Image, Item, Label, Modality, Prompt, Reading, Role, Sound, Tensors, Turn, cosine,
+    Atoms, Embeddings, Image, ImageOptions, Item, Label, Modality, Prompt, Role, Sound, Tensors, Turn, cosine,
 };
 pub use fauna_shared::model::{Card, Family, Pipeline, Release, Reply, Session};
 /// Tokenizers and chat templates.

@@ -25,9 +25,9 @@ fn with_tone() -> tempfile::TempDir {
 
 /// The sound of a file that the program wrote.
 fn heard(path: &Path) -> Sound {
-    let reading = read::read(path).unwrap();
-    assert_eq!(reading.loss, None);
-    reading.sound
+    let decoded = read::read(path).unwrap();
+    assert_eq!(decoded.damage, None);
+    decoded.sound
 }
 
 /// Ended well.

@@ -156,7 +156,7 @@ pub struct Image {
 
 /// The most pixels of a picture that are decoded unless more are allowed, and the most that a picture made here may
 /// have: where Pillow first warns. They take 268 MB of bytes, and up to three times that while they are decoded.
-pub const MOST_PIXELS: usize = 89_478_485;
+pub const MAX_PIXELS: usize = 89_478_485;
 
 /// What becomes of pixels that can be seen through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,13 +171,13 @@ pub enum Alpha {
 /// How the file of a picture is read for a model: as its reference reads it, before any processor sees it.
 ///
 /// ```
-/// use fauna_shared::item::{Alpha, Reading};
-/// assert_eq!(Reading::default(), Reading::transformers());
-/// let large = Reading { max_pixels: 400_000_000, ..Reading::pillow() };
+/// use fauna_shared::item::{Alpha, ImageOptions};
+/// assert_eq!(ImageOptions::default(), ImageOptions::transformers());
+/// let large = ImageOptions { max_pixels: 400_000_000, ..ImageOptions::pillow() };
 /// assert_eq!((large.alpha, large.upright), (Alpha::Dropped, false));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ImageOptions {
     /// What becomes of pixels that can be seen through.
     pub alpha: Alpha,
     /// Whether a camera's note of how it was held (EXIF) is followed.
@@ -189,26 +189,26 @@ pub struct Reading {
     pub max_pixels: usize,
 }
 
-impl Reading {
+impl ImageOptions {
     /// As transformers 5: `load_image` turns a picture upright, and `convert_to_rgb` lays it on white.
     pub fn transformers() -> Self {
-        Self { alpha: Alpha::OverWhite, upright: true, converts_late: false, max_pixels: MOST_PIXELS }
+        Self { alpha: Alpha::OverWhite, upright: true, converts_late: false, max_pixels: MAX_PIXELS }
     }
 
     /// As Pillow's `Image.open(…).convert("RGB")` and nothing more: alpha is dropped, and a picture that was held
     /// sideways stays so.
     pub fn pillow() -> Self {
-        Self { alpha: Alpha::Dropped, upright: false, converts_late: false, max_pixels: MOST_PIXELS }
+        Self { alpha: Alpha::Dropped, upright: false, converts_late: false, max_pixels: MAX_PIXELS }
     }
 
-    /// As the transforms of open_clip and of OpenAI's CLIP and DALL·E: [`pillow`](Reading::pillow)'s conversion, but after
+    /// As the transforms of open_clip and of OpenAI's CLIP and DALL·E: [`pillow`](ImageOptions::pillow)'s conversion, but after
     /// the resizing.
     pub fn open_clip() -> Self {
         Self { converts_late: true, ..Self::pillow() }
     }
 }
 
-impl Default for Reading {
+impl Default for ImageOptions {
     fn default() -> Self {
         Self::transformers()
     }

@@ -145,7 +145,7 @@ pub fn measure(zoo: &Zoo, source: &str, options: &LoadOptions, work: &Workload) 
     if !(work.seconds > 0.0 && work.seconds <= LONGEST_SOUND) {
         return Err(Error::input(format!("seconds are above 0 and at most {LONGEST_SOUND}")));
     }
-    forget_peak_memory();
+    reset_peak_memory();
     let start = Instant::now();
     let pipeline = zoo.open(source, options)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -345,7 +345,7 @@ pub fn peak_memory() -> Option<u64> {
 }
 
 /// Lets [`peak_memory`] begin anew, where the system can.
-pub fn forget_peak_memory() {
+pub fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

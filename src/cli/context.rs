@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fauna::progress::{Progress, Reporter};
 use fauna::runtime::Runtime;
 use fauna::source::{Finder, HfHub, HubConfig};
-use fauna::{Card, LoadOptions, Pipeline, Reading, Result};
+use fauna::{Card, ImageOptions, LoadOptions, Pipeline, Result};
 
 use super::abilities;
 use super::interrupt::Interrupt;
@@ -135,10 +135,10 @@ impl Context {
     }
 
     /// How files of pictures are read for `model`.
-    pub fn reading(&self, model: &dyn Pipeline, input: PictureInput) -> Reading {
-        let own = model.reading();
+    pub fn image_options(&self, model: &dyn Pipeline, input: PictureInput) -> ImageOptions {
+        let own = model.image_options();
         let allowed = input.max_pixels.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-        Reading { max_pixels: allowed.unwrap_or(own.max_pixels), ..own }
+        ImageOptions { max_pixels: allowed.unwrap_or(own.max_pixels), ..own }
     }
 
     /// Says `message` on standard error, unless told to be quiet.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Image, Reading, Result};
+use fauna::{Error, Image, ImageOptions, Result};
 
 use super::Context;
 
@@ -114,8 +114,8 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// Whatever is wrong with it, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a program without pictures.
 #[cfg(feature = "vision")]
-pub fn picture(path: &Path, reading: &Reading, context: &Context) -> Result<Image> {
-    let seen = fauna::picture::see(path, reading)?;
+pub fn picture(path: &Path, options: &ImageOptions, context: &Context) -> Result<Image> {
+    let seen = fauna::picture::read_with_notes(path, options)?;
     for note in seen.notes {
         context.say(&format!("{}: {note}", path.display()));
     }
@@ -127,7 +127,7 @@ pub fn picture(path: &Path, reading: &Reading, context: &Context) -> Result<Imag
 /// # Errors
 /// [`Unsupported`](fauna::ErrorKind::Unsupported), always.
 #[cfg(not(feature = "vision"))]
-pub fn picture(path: &Path, _: &Reading, _: &Context) -> Result<Image> {
+pub fn picture(path: &Path, _: &ImageOptions, _: &Context) -> Result<Image> {
     Err(Error::unsupported("this program was built without pictures")
         .at(path)
         .hint("build it with --features vision"))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use fauna_robotics::tabletop::{Setting, evaluate};
 use fauna_shared::generate::GenerationConfig;
-use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Observation, Pipeline, SampleSizes, Task};
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
@@ -106,7 +106,7 @@ fn a_control_loop_acts_as_predict_action_does() {
 
 #[test]
 fn frames_are_read_without_their_alpha_and_as_they_are_stored() {
-    assert_eq!(open(&folder(|_| {})).reading(), Reading::pillow());
+    assert_eq!(open(&folder(|_| {})).image_options(), ImageOptions::pillow());
 }
 
 #[test]

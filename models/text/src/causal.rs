@@ -132,7 +132,7 @@ impl LanguageModel {
         let (positions, mask) = placed(tokens)?;
         let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
         let hidden = self.network.hidden(&self.network.embed(&ids)?, &step, cache, hook)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
     }
 
@@ -470,7 +470,7 @@ impl Pipeline for LanguageModel {
         let decoder = PrefixDecoder::new(&decoder, std::mem::take(cache));
         let mut each = |piece: text::Piece| each(item(&piece));
         let made = self.stream(&decoder, &[prompt], options, &mut each)?;
-        *cache = decoder.into_kept();
+        *cache = decoder.into_cache();
         Ok(made.into_iter().next().unwrap_or_default())
     }
 }
@@ -478,12 +478,12 @@ impl Pipeline for LanguageModel {
 /// Returns the positions of the new tokens of a decoding step, `(batch, sequence)`, and their attention mask: causal,
 /// without the left padding.
 pub fn placed(tokens: &Tokens) -> Result<(Positions, Mask)> {
-    if tokens.is_even() {
-        return Ok((Positions::counting(tokens.past(), tokens.time()), Mask::causal()));
+    if tokens.is_unpadded() {
+        return Ok((Positions::counting(tokens.past(), tokens.sequence_length()), Mask::causal()));
     }
     let positions = tokens.positions();
-    let rows: Vec<Vec<u32>> = positions.chunks(tokens.time()).map(<[u32]>::to_vec).collect();
-    let keys = tokens.past() + tokens.time();
+    let rows: Vec<Vec<u32>> = positions.chunks(tokens.sequence_length()).map(<[u32]>::to_vec).collect();
+    let keys = tokens.past() + tokens.sequence_length();
     let real: Vec<Vec<bool>> =
         tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect();
     Ok((Positions::rows(&rows)?, Mask::causal().with_padding(&real)?))

@@ -6,7 +6,7 @@
 //! hidden size. Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
-use fauna_shared::attention::{Cache, Distances, LayerCache, Mask, attend};
+use fauna_shared::attention::{Cache, LayerCache, Mask, PositionBias, attend};
 use fauna_shared::model::{
     BlockHook, CausalLm, Family, Keys, Model, Plain, Release, Step, check_heads, check_sizes,
 };
@@ -292,8 +292,8 @@ impl CausalLm for Mpt {
     fn hidden(&self, embeddings: &Tensor, step: &Step, cache: &mut Cache, hook: BlockHook) -> Result<Tensor> {
         let time = embeddings.dim(1)?;
         let keys = cache.length() + time;
-        let distances = Distances::linear(&self.slopes, time, keys, embeddings.device())?;
-        let mask = step.mask.clone().with_distances(distances);
+        let distances = PositionBias::alibi(&self.slopes, time, keys, embeddings.device())?;
+        let mask = step.mask.clone().with_position_bias(distances);
         let mut x = embeddings.clone();
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(&hook(i, x)?, &mask, cache.layer(i))?;

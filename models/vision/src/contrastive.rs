@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Embeddings, Image, Item, Label, Modality, Prompt, Reading, Tensors, beyond};
+use fauna_shared::item::{Embeddings, Image, ImageOptions, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
@@ -348,8 +348,8 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         Self::tokenizer(self)
     }
 
-    fn reading(&self) -> Reading {
-        self.processor.as_ref().map_or_else(Reading::default, Processor::reading)
+    fn image_options(&self) -> ImageOptions {
+        self.processor.as_ref().map_or_else(ImageOptions::default, Processor::image_options)
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

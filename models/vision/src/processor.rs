@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Image, Modality, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Modality, Tensors};
 use fauna_shared::model::{Card, Layout, Pipeline, Pretrained, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::weights::Inventory;
@@ -133,8 +133,8 @@ impl Pipeline for ProcessorPipeline {
         &self.card
     }
 
-    fn reading(&self) -> Reading {
-        self.processor.reading()
+    fn image_options(&self) -> ImageOptions {
+        self.processor.image_options()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

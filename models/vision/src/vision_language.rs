@@ -197,8 +197,8 @@ impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
         let (positions, _) = placed(tokens)?;
         let rows: Vec<Vec<u32>> = (0..tokens.rows()).map(|row| tokens.row(row).to_vec()).collect();
-        let keys = tokens.past() + tokens.time();
-        let real = (!tokens.is_even())
+        let keys = tokens.past() + tokens.sequence_length();
+        let real = (!tokens.is_unpadded())
             .then(|| tokens.pads().iter().map(|pad| (0..keys).map(|key| key >= *pad).collect()).collect());
         let first = tokens.past() == 0;
         let x = match first {
@@ -214,7 +214,7 @@ impl<N: VisionLanguageModel> Decoder for Answering<'_, N> {
         };
         let marks = self.marks.as_ref().filter(|_| first).map(padded);
         let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)
     }
 

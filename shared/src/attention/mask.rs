@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::Distances;
+use super::PositionBias;
 use crate::kernels::attention as kernel;
 use crate::{Error, Result, transfer};
 
@@ -23,7 +23,7 @@ pub struct Mask {
     window: Option<usize>,
     seen: Option<Arc<Seen>>,
     padding: Option<Arc<Padding>>,
-    distances: Option<Distances>,
+    distances: Option<PositionBias>,
     additive: Made,
 }
 
@@ -216,13 +216,13 @@ impl Mask {
     }
 
     /// Adds a number to each score by the distance of the key from the query.
-    pub fn with_distances(self, distances: Distances) -> Self {
+    pub fn with_position_bias(self, distances: PositionBias) -> Self {
         Self { distances: Some(distances), ..self }
     }
 
     /// The sequences all of whose keys are hidden, if there are any: 1 for each of those and 0 for the others,
     /// `(batch)`.
-    pub fn blind(&self) -> Option<Vec<f32>> {
+    pub fn fully_masked(&self) -> Option<Vec<f32>> {
         let real = &self.padding.as_ref()?.real;
         let blind: Vec<f32> = real.iter().map(|row| f32::from(u8::from(!row.contains(&true)))).collect();
         blind.contains(&1.0).then_some(blind)
@@ -241,7 +241,7 @@ impl Mask {
         self.causal
     }
 
-    pub(super) fn distances(&self) -> Option<&Distances> {
+    pub(super) fn distances(&self) -> Option<&PositionBias> {
         self.distances.as_ref()
     }
 

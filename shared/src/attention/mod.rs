@@ -14,7 +14,7 @@ use half::f16;
 pub use cache::{Cache, LayerCache};
 use mask::Additive;
 pub use mask::Mask;
-pub use relative::{Buckets, Distances, RelativePositions};
+pub use relative::{PositionBias, RelativePositionBias, RelativePositionBuckets};
 pub use rope::{Angles, Positions, Rope, RopeKeys, RopeScaling};
 
 use crate::kernels::attention as kernel;
@@ -78,7 +78,7 @@ fn attend_with(
         ));
     }
     let distances = mask.distances();
-    let numbers = distances.map(Distances::numbers);
+    let numbers = distances.map(PositionBias::numbers);
     let halved = k.dtype() == DType::F16 && v.dtype() == DType::F16 && q.dtype() == DType::F32;
     let readable = |x: &Tensor| host::serves(x) || halved && kernels_serve(x.device()) && !x.track_op();
     let served = numbers.into_iter().chain(sinks).all(host::serves);

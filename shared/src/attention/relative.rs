@@ -13,21 +13,21 @@ use crate::{Error, ErrorKind, Result, transfer};
 /// the last.
 ///
 /// ```
-/// use fauna_shared::attention::Buckets;
-/// let both_ways = Buckets::new(32, 128, true)?;
+/// use fauna_shared::attention::RelativePositionBuckets;
+/// let both_ways = RelativePositionBuckets::new(32, 128, true)?;
 /// assert_eq!([-200, -9, -1, 0, 1, 9].map(|distance| both_ways.of(distance)), [15, 8, 1, 0, 17, 24]);
-/// let backwards = Buckets::new(32, 128, false)?;
+/// let backwards = RelativePositionBuckets::new(32, 128, false)?;
 /// assert_eq!([-200, -9, -1, 0, 1, 9].map(|distance| backwards.of(distance)), [31, 9, 1, 0, 0, 0]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Buckets {
+pub struct RelativePositionBuckets {
     count: usize,
     max_distance: usize,
     both_ways: bool,
 }
 
-impl Buckets {
+impl RelativePositionBuckets {
     /// `count` buckets; half of them for keys behind the query and half for those ahead of it if `both_ways`, else all
     /// for those behind.
     ///
@@ -75,18 +75,18 @@ impl Buckets {
 
 /// A learned number for each head and bucket, which is added to the scores of the keys at those distances.
 #[derive(Debug, Clone)]
-pub struct RelativePositions {
-    buckets: Buckets,
+pub struct RelativePositionBias {
+    buckets: RelativePositionBuckets,
     /// `(heads, buckets)`, float32.
     numbers: Tensor,
 }
 
-impl RelativePositions {
+impl RelativePositionBias {
     /// From a table of `(buckets, heads)`.
     ///
     /// # Errors
     /// [`Compute`](ErrorKind::Compute) if the table has another number of buckets.
-    pub fn new(buckets: Buckets, table: &Tensor) -> Result<Self> {
+    pub fn new(buckets: RelativePositionBuckets, table: &Tensor) -> Result<Self> {
         let (count, _) = table.dims2()?;
         if count != buckets.count {
             return Err(Error::new(
@@ -98,20 +98,20 @@ impl RelativePositions {
     }
 
     /// What to add where the `queries` queries are the last of `keys` keys: made once a pass, shared by every layer.
-    pub fn between(&self, queries: usize, keys: usize) -> Result<Distances> {
+    pub fn between(&self, queries: usize, keys: usize) -> Result<PositionBias> {
         let nearest = -(keys.saturating_sub(1) as i64);
         let buckets: Vec<u32> =
             (nearest..queries.max(1) as i64).map(|distance| self.buckets.of(distance) as u32).collect();
         let count = buckets.len();
         let buckets = transfer::to_device(buckets, count, self.numbers.device())?;
-        Ok(Distances::new(self.numbers.index_select(&buckets, 1)?, queries, keys))
+        Ok(PositionBias::new(self.numbers.index_select(&buckets, 1)?, queries, keys))
     }
 }
 
 /// A number for each head and each distance between `queries` queries and `keys` keys, the queries the last of the
 /// keys. It takes `heads * (queries + keys)` numbers, not `heads * queries * keys`.
 #[derive(Debug, Clone)]
-pub struct Distances {
+pub struct PositionBias {
     /// `(heads, queries + keys - 1)`, float32; distance `1 - keys` first.
     numbers: Tensor,
     queries: usize,
@@ -120,7 +120,7 @@ pub struct Distances {
     spread: Arc<OnceLock<Tensor>>,
 }
 
-impl Distances {
+impl PositionBias {
     fn new(numbers: Tensor, queries: usize, keys: usize) -> Self {
         Self { numbers, queries, keys, spread: Arc::default() }
     }
@@ -129,17 +129,17 @@ impl Distances {
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
-    /// use fauna_shared::attention::{Distances, Mask, attend};
+    /// use fauna_shared::attention::{PositionBias, Mask, attend};
     /// // Equal scores, but each step back divides a key's weight by two.
     /// let slope = std::f32::consts::LN_2;
-    /// let nearer = Mask::causal().with_distances(Distances::linear(&[slope], 1, 2, &Device::Cpu)?);
+    /// let nearer = Mask::causal().with_position_bias(PositionBias::alibi(&[slope], 1, 2, &Device::Cpu)?);
     /// let q = Tensor::new(&[[[[0f32]]]], &Device::Cpu)?;
     /// let k = Tensor::new(&[[[[0f32]], [[0.0]]]], &Device::Cpu)?;
     /// let v = Tensor::new(&[[[[3f32]], [[6.0]]]], &Device::Cpu)?;
     /// assert_eq!(attend(&q, &k, &v, &nearer, 1.0)?.to_vec3::<f32>()?, [[[5.0]]]);
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```
-    pub fn linear(slopes: &[f32], queries: usize, keys: usize, device: &Device) -> Result<Self> {
+    pub fn alibi(slopes: &[f32], queries: usize, keys: usize, device: &Device) -> Result<Self> {
         let (queries, keys) = (queries.max(1), keys.max(1));
         let nearest = 1 - keys as i64;
         let row = |slope: f32| (nearest..queries as i64).map(move |distance| slope * distance as f32);

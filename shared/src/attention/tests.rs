@@ -254,15 +254,15 @@ fn rotation_by_kernel_and_by_candle_agree() {
 }
 
 /// Four buckets each way; the table is `(8, heads)`.
-fn positions(table: &Tensor) -> RelativePositions {
-    RelativePositions::new(Buckets::new(8, 20, true).unwrap(), table).unwrap()
+fn positions(table: &Tensor) -> RelativePositionBias {
+    RelativePositionBias::new(RelativePositionBuckets::new(8, 20, true).unwrap(), table).unwrap()
 }
 
 #[test]
 fn borders_between_buckets_are_the_references() {
     // From transformers 5.23.0 `T5Attention._relative_position_bucket`.
     let buckets = |count, longest, both_ways, distances: &[i64]| -> Vec<usize> {
-        let buckets = Buckets::new(count, longest, both_ways).unwrap();
+        let buckets = RelativePositionBuckets::new(count, longest, both_ways).unwrap();
         distances.iter().map(|distance| buckets.of(*distance)).collect()
     };
     let around: Vec<i64> = (-25..=25).collect();
@@ -287,10 +287,10 @@ fn borders_between_buckets_are_the_references() {
 
 #[test]
 fn too_few_buckets_have_no_formula() {
-    assert!(Buckets::new(3, 20, true).is_err());
-    assert!(Buckets::new(2, 20, false).is_ok());
-    assert!(Buckets::new(32, 8, true).is_err());
-    assert!(Buckets::new(0, 0, false).is_err());
+    assert!(RelativePositionBuckets::new(3, 20, true).is_err());
+    assert!(RelativePositionBuckets::new(2, 20, false).is_ok());
+    assert!(RelativePositionBuckets::new(32, 8, true).is_err());
+    assert!(RelativePositionBuckets::new(0, 0, false).is_err());
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_number_by_distance_moves_the_weights() {
     table[2 * 5] = 3f32.ln();
     let table = tensor(table, &[8, 2]);
     let (q, v) = (tensor(vec![0.0; 4], &[1, 2, 2, 1]), tensor(vec![1.0, 1.0, 5.0, 5.0], &[1, 2, 2, 1]));
-    let mask = Mask::full().with_distances(positions(&table).between(2, 2).unwrap());
+    let mask = Mask::full().with_position_bias(positions(&table).between(2, 2).unwrap());
     let out = attend(&q, &q, &v, &mask, 1.0).unwrap();
     close(&out, &tensor(vec![4.0, 3.0, 3.0, 3.0], &[1, 2, 2]), 1e-6);
 }
@@ -315,7 +315,8 @@ fn distances_by_kernel_and_by_candle_agree_and_the_table_can_be_learned() {
         let real = |row: usize| (0..keys).map(|key| key + row < keys).collect();
         for mask in [Mask::full(), Mask::causal(), Mask::causal().with_padding(&[real(0), real(2)]).unwrap()]
         {
-            let with = |table| mask.clone().with_distances(positions(table).between(queries, keys).unwrap());
+            let with =
+                |table| mask.clone().with_position_bias(positions(table).between(queries, keys).unwrap());
             let fast = attend(&q, &k, &k, &with(&table), 0.4).unwrap();
             let slow = attend(&q, &k, &k, &with(&learned), 0.4).unwrap();
             close(&fast, &slow.detach(), 1e-5);
@@ -324,7 +325,7 @@ fn distances_by_kernel_and_by_candle_agree_and_the_table_can_be_learned() {
             assert!(gradient.to_scalar::<f32>().unwrap() > 1e-3);
         }
     }
-    let elsewhere = Mask::full().with_distances(positions(&table).between(3, 9).unwrap());
+    let elsewhere = Mask::full().with_position_bias(positions(&table).between(3, 9).unwrap());
     let x = counted(&[1, 4, 2, 4], 0.3);
     assert!(attend(&x, &x, &x, &elsewhere, 1.0).is_err(), "distances of other sizes are refused");
 }

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::sinc::Sinc;
-use super::spectrum::{Bank, LONGEST_WINDOW, Measure, Spectrum, SpectrumConfig};
+use super::spectrum::{FilterBank, MAX_WINDOW, Measure, Spectrum, SpectrumConfig};
 use super::{check_rate, mono};
 use crate::item::Sound;
 use crate::{Error, Result};
@@ -61,7 +61,7 @@ impl Default for ChromaConfig {
 pub struct Chroma {
     config: ChromaConfig,
     spectrum: Spectrum,
-    bank: Bank,
+    bank: FilterBank,
     /// The longest sound, in samples.
     longest: usize,
 }
@@ -78,7 +78,7 @@ impl Chroma {
         if !(1..=256).contains(&num_chroma) {
             return Err(Error::unsupported(format!("num_chroma is {num_chroma}: 1 to 256 wanted")));
         }
-        if num_chroma * n_fft.min(LONGEST_WINDOW) > 12 * LONGEST_WINDOW {
+        if num_chroma * n_fft.min(MAX_WINDOW) > 12 * MAX_WINDOW {
             return Err(Error::unsupported(format!(
                 "num_chroma {num_chroma} with n_fft {n_fft} is too large"
             )));
@@ -206,7 +206,7 @@ impl Chroma {
 
 /// The filter bank of librosa's `chroma`, tuned to 440 Hz: a bump for each pitch class at every octave of the bins,
 /// each bin's weights of norm 1 before octaves far from the fifth are faded out. `(num_chroma, n_fft / 2 + 1)`.
-fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> Bank {
+fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> FilterBank {
     /// The lowest A, in Hz: where octave 0 begins.
     const LOWEST: f64 = 440.0 / 16.0;
     /// The octave that counts most, and how many octaves away weights fall to `exp(-1/2)`.
@@ -239,7 +239,7 @@ fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> Bank {
             row[bin] = (column[(class + first) % num_chroma] / norm * fade) as f32;
         }
     }
-    Bank(rows)
+    FilterBank(rows)
 }
 
 /// Divides a frame by its loudest class, as long as that is heard at all.

@@ -17,19 +17,19 @@ use crate::item::Sound;
 use crate::{Error, Result};
 
 /// The most channels a file may have, read or written.
-pub const MOST_CHANNELS: usize = 32;
+pub const MAX_CHANNELS: usize = 32;
 
 /// The highest rate anything here reads or makes, in Hz: twice the fastest converter on the market.
-pub const HIGHEST_RATE: u32 = 768_000;
+pub const MAX_SAMPLE_RATE: u32 = 768_000;
 
-/// Refuses a rate of nothing or beyond [`HIGHEST_RATE`].
+/// Refuses a rate of nothing or beyond [`MAX_SAMPLE_RATE`].
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) that names the rate.
 pub fn check_rate(rate: u32) -> Result<()> {
     match rate {
-        1..=HIGHEST_RATE => Ok(()),
-        _ => Err(Error::input(format!("a rate of {rate} Hz: 1 to {HIGHEST_RATE} Hz wanted"))),
+        1..=MAX_SAMPLE_RATE => Ok(()),
+        _ => Err(Error::input(format!("a rate of {rate} Hz: 1 to {MAX_SAMPLE_RATE} Hz wanted"))),
     }
 }
 

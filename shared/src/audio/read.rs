@@ -22,7 +22,7 @@ use symphonia::core::formats::{FormatReader, TrackType};
 use symphonia::core::io::{MediaSource, MediaSourceStream};
 use symphonia::core::packet::Packet;
 
-use super::{HIGHEST_RATE, MOST_CHANNELS};
+use super::{MAX_CHANNELS, MAX_SAMPLE_RATE};
 use crate::item::Sound;
 use crate::{Error, Result, misnamed};
 use edits::Edit;
@@ -72,14 +72,14 @@ impl Limits {
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
+pub struct DecodedAudio {
     /// The sound: at least one frame, every sample a number. Encoders' silence before and after it is cut off where
     /// the file says how long it is.
     pub sound: Sound,
     /// Whether the file goes on after the sound, beyond what was asked for.
-    pub cut: bool,
+    pub truncated: bool,
     /// What of a damaged file is missing; `None` of a whole one.
-    pub loss: Option<Loss>,
+    pub damage: Option<Damage>,
     /// What was done to a file of several sounds, one after the other, to make one of them.
     pub notes: Vec<String>,
 }
@@ -88,7 +88,7 @@ pub struct Reading {
 ///
 /// A file that does not say how long it is (an ogg, an mp3 without its encoder's tag) may end early unnoticed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Loss {
+pub struct Damage {
     /// Frames that the file announces and does not have.
     pub frames: u64,
     /// Damaged pieces that were left out, a few hundred frames each.
@@ -97,7 +97,7 @@ pub struct Loss {
     pub reason: Option<String>,
 }
 
-impl std::fmt::Display for Loss {
+impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut parts = Vec::new();
         if self.frames > 0 {
@@ -120,19 +120,19 @@ impl std::fmt::Display for Loss {
 /// # let path = folder.path().join("tone.wav");
 /// let tone = Sound { rate: 8000, channels: vec![vec![0.25, -0.5, 0.0]] };
 /// write::write(&path, &tone, write::Samples::Int16, write::Level::Keep)?;
-/// let reading = read::read(&path)?;
-/// assert_eq!(reading.sound, tone);
-/// assert_eq!(reading.loss, None);
+/// let decoded = read::read(&path)?;
+/// assert_eq!(decoded.sound, tone);
+/// assert_eq!(decoded.damage, None);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 ///
 /// # Errors
 /// [`Format`](crate::ErrorKind::Format), naming the file, where it is no sound, holds no sample, no rate, more than
-/// [`MOST_CHANNELS`] channels or a sample that is not a number;
+/// [`MAX_CHANNELS`] channels or a sample that is not a number;
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for a codec that is not read;
 /// [`Input`](crate::ErrorKind::Input) for a sound beyond the default [`Limits`]. A damaged file of which a part can be
-/// read is no error: the part is given, and what is missing is said in [`Reading::loss`].
-pub fn read(path: impl AsRef<Path>) -> Result<Reading> {
+/// read is no error: the part is given, and what is missing is said in [`DecodedAudio::damage`].
+pub fn read(path: impl AsRef<Path>) -> Result<DecodedAudio> {
     read_within(path, Limits::default())
 }
 
@@ -140,7 +140,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Reading> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_within(path: impl AsRef<Path>, limits: Limits) -> Result<Reading> {
+pub fn read_within(path: impl AsRef<Path>, limits: Limits) -> Result<DecodedAudio> {
     read_file(path.as_ref(), f64::INFINITY, limits)
 }
 
@@ -148,11 +148,11 @@ pub fn read_within(path: impl AsRef<Path>, limits: Limits) -> Result<Reading> {
 ///
 /// # Errors
 /// As [`read`], and [`Input`](crate::ErrorKind::Input) for a length that is not above 0.
-pub fn read_at_most(path: impl AsRef<Path>, seconds: f64) -> Result<Reading> {
+pub fn read_at_most(path: impl AsRef<Path>, seconds: f64) -> Result<DecodedAudio> {
     read_file(path.as_ref(), seconds, Limits::NONE)
 }
 
-fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<Reading> {
+fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
     if file.metadata().is_ok_and(|about| about.is_dir()) {
         return Err(Error::input("a folder: a sound file wanted").at(path));
@@ -168,13 +168,13 @@ fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<Reading> {
 ///
 /// # Errors
 /// As [`read_at_most`], naming no file.
-pub fn read_bytes(bytes: &[u8], seconds: f64) -> Result<Reading> {
+pub fn read_bytes(bytes: &[u8], seconds: f64) -> Result<DecodedAudio> {
     decode_any(Box::new(Cursor::new(bytes)), seconds, Limits::NONE)
 }
 
 /// [`decode`], with a decoder's panic as an error: a header of absurd sizes overflows the decoders' sums, which builds
 /// with overflow checks stop at.
-fn decode_any<'s>(source: Box<dyn MediaSource + 's>, seconds: f64, limits: Limits) -> Result<Reading> {
+fn decode_any<'s>(source: Box<dyn MediaSource + 's>, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(source, seconds, limits)))
         .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
 }
@@ -322,7 +322,7 @@ struct Making {
     piece: Piece,
     now: Sound,
     raw: u64,
-    loss: Loss,
+    damage: Damage,
     notes: Vec<String>,
     buffer: Vec<Vec<f32>>,
 }
@@ -366,7 +366,7 @@ impl Making {
     fn add(&mut self, packet: &Packet) -> Result<()> {
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         let Ok(decoded) = decoder.decode(packet) else {
-            self.loss.pieces += 1;
+            self.damage.pieces += 1;
             return Ok(());
         };
         let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
@@ -415,7 +415,7 @@ impl Making {
         }
         if !self.is_enough() {
             let found = frames_of(&self.now);
-            self.loss.frames += self.piece.announced.map_or(0, |announced| announced.saturating_sub(found));
+            self.damage.frames += self.piece.announced.map_or(0, |announced| announced.saturating_sub(found));
         }
         self.raw = 0;
         self.join()
@@ -449,7 +449,7 @@ impl Making {
     }
 }
 
-fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<Reading> {
+fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     if seconds.is_nan() || seconds <= 0.0 {
         return Err(Error::input(format!("{seconds} seconds of sound asked for: more than 0 wanted")));
     }
@@ -463,7 +463,7 @@ fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<Reading> {
         piece: Piece::new(AudioCodecParameters::new()),
         now: nothing,
         raw: 0,
-        loss: Loss::default(),
+        damage: Damage::default(),
         notes: Vec::new(),
         buffer: Vec::new(),
     };
@@ -472,7 +472,7 @@ fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<Reading> {
             Ok(Some(Event::Piece(piece))) => match making.start(piece) {
                 // What came before is given.
                 Err(error) if frames_of(&making.sound) > 0 && error.kind() != crate::ErrorKind::Input => {
-                    making.loss.reason = Some(format!("another sound follows: {error}"));
+                    making.damage.reason = Some(format!("another sound follows: {error}"));
                     break;
                 }
                 started => started?,
@@ -480,25 +480,25 @@ fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<Reading> {
             Ok(Some(Event::Packet(packet))) => making.add(&packet)?,
             Ok(None) => break,
             Err(reason) => {
-                making.loss.reason = Some(reason);
+                making.damage.reason = Some(reason);
                 break;
             }
         }
     }
     making.finish()?;
-    let Making { mut sound, mut loss, notes, .. } = making;
+    let Making { mut sound, mut damage, notes, .. } = making;
     if let Source::Mpeg(frames) = &source {
-        loss.pieces += frames.skipped;
+        damage.pieces += frames.skipped;
     }
     let longest = frames_in(seconds, sound.rate);
     let frames = frames_of(&sound);
-    let cut = frames > longest as u64;
+    let truncated = frames > longest as u64;
     sound.channels.iter_mut().for_each(|channel| channel.truncate(longest));
-    let loss = (loss != Loss::default()).then_some(loss);
-    match (frames, &loss) {
+    let damage = (damage != Damage::default()).then_some(damage);
+    match (frames, &damage) {
         (0, None) => Err(damaged("a sound without samples")),
-        (0, Some(loss)) => Err(damaged(format!("no sound can be read: {loss}"))),
-        _ => Ok(Reading { sound, cut, loss, notes }),
+        (0, Some(damage)) => Err(damaged(format!("no sound can be read: {damage}"))),
+        _ => Ok(DecodedAudio { sound, truncated, damage, notes }),
     }
 }
 
@@ -552,15 +552,15 @@ fn frames_in(seconds: f64, rate: u32) -> usize {
 
 fn check_rate(rate: u32) -> Result<()> {
     match rate {
-        1..=HIGHEST_RATE => Ok(()),
-        _ => Err(damaged(format!("a rate of {rate} Hz: 1 to {HIGHEST_RATE} Hz wanted"))),
+        1..=MAX_SAMPLE_RATE => Ok(()),
+        _ => Err(damaged(format!("a rate of {rate} Hz: 1 to {MAX_SAMPLE_RATE} Hz wanted"))),
     }
 }
 
 fn check_channels(channels: usize) -> Result<()> {
     match channels {
-        1..=MOST_CHANNELS => Ok(()),
-        _ => Err(damaged(format!("{channels} channels: 1 to {MOST_CHANNELS} wanted"))),
+        1..=MAX_CHANNELS => Ok(()),
+        _ => Err(damaged(format!("{channels} channels: 1 to {MAX_CHANNELS} wanted"))),
     }
 }
 

@@ -12,7 +12,7 @@ use super::check_finite;
 use crate::{Error, Result};
 
 /// The longest window, in samples: what a config asks for in memory stays within reason.
-pub const LONGEST_WINDOW: usize = 1 << 20;
+pub const MAX_WINDOW: usize = 1 << 20;
 
 /// What a bin of a spectrum holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Measure {
 /// How a spectrum is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpectrumConfig {
-    /// Samples in a window and points in a transform, 2 to [`LONGEST_WINDOW`].
+    /// Samples in a window and points in a transform, 2 to [`MAX_WINDOW`].
     pub n_fft: usize,
     /// Samples from one frame to the next, at least 1.
     pub hop: usize,
@@ -67,8 +67,8 @@ impl Spectrum {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for a window or a hop out of range.
     pub fn new(config: SpectrumConfig) -> Result<Self> {
         let SpectrumConfig { n_fft, hop, normalized, .. } = config;
-        if !(2..=LONGEST_WINDOW).contains(&n_fft) {
-            return Err(Error::unsupported(format!("n_fft is {n_fft}: 2 to {LONGEST_WINDOW} wanted")));
+        if !(2..=MAX_WINDOW).contains(&n_fft) {
+            return Err(Error::unsupported(format!("n_fft is {n_fft}: 2 to {MAX_WINDOW} wanted")));
         }
         if hop == 0 {
             return Err(Error::unsupported("hop_length is 0: at least 1 wanted"));
@@ -157,9 +157,9 @@ fn mirror(at: isize, length: usize) -> usize {
 
 /// Weights over the bins of a spectrum, one row a band: `(bands, bins)`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Bank(pub Vec<Vec<f32>>);
+pub struct FilterBank(pub Vec<Vec<f32>>);
 
-impl Bank {
+impl FilterBank {
     /// What each band catches of one frame of a spectrum: summed in float64, given as float32.
     pub fn forward(&self, frame: &[f32]) -> Vec<f32> {
         let band = |row: &Vec<f32>| {
@@ -222,9 +222,9 @@ pub struct MelConfig {
 /// The triangular bands of `config` over the `bins` of a spectrum at `rate` Hz.
 ///
 /// ```
-/// use fauna_shared::audio::spectrum::{MelConfig, MelScale, mel_bank};
+/// use fauna_shared::audio::spectrum::{MelConfig, MelScale, mel_filter_bank};
 /// let config = MelConfig { bands: 80, lowest: 0.0, highest: 8000.0, scale: MelScale::Slaney, by_width: true };
-/// let bank = mel_bank(&config, 201, 16_000)?;
+/// let bank = mel_filter_bank(&config, 201, 16_000)?;
 /// assert_eq!((bank.0.len(), bank.0[0].len()), (80, 201));
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
@@ -232,7 +232,7 @@ pub struct MelConfig {
 /// # Errors
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for edges out of order or beyond half the rate, fewer than two bins
 /// or no band.
-pub fn mel_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<Bank> {
+pub fn mel_filter_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<FilterBank> {
     let MelConfig { bands, lowest, highest, scale, by_width } = *config;
     let half = f64::from(rate) / 2.0;
     if !(0.0 <= lowest && lowest < highest && highest <= half) {
@@ -241,7 +241,7 @@ pub fn mel_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<Bank> {
         ))
         .hint(format!("0 to {half} Hz wanted, the lower edge first")));
     }
-    if bands == 0 || !(2..=LONGEST_WINDOW).contains(&bins) || bands > bins {
+    if bands == 0 || !(2..=MAX_WINDOW).contains(&bins) || bands > bins {
         return Err(Error::unsupported(format!("{bands} mel bands over {bins} bins")));
     }
     let (first, last) = (scale.mel(lowest), scale.mel(highest));
@@ -259,7 +259,7 @@ pub fn mel_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<Bank> {
         };
         (0..bins).map(weight).collect()
     };
-    Ok(Bank(edges.windows(3).map(row).collect()))
+    Ok(FilterBank(edges.windows(3).map(row).collect()))
 }
 
 /// Energies as logarithms.
@@ -285,17 +285,17 @@ pub enum Log {
 /// ```
 pub struct Mel {
     spectrum: Spectrum,
-    bank: Bank,
+    bank: FilterBank,
 }
 
 impl Mel {
     /// Plans the spectrum and its bands at `rate` Hz.
     ///
     /// # Errors
-    /// As [`Spectrum::new`] and [`mel_bank`].
+    /// As [`Spectrum::new`] and [`mel_filter_bank`].
     pub fn new(spectrum: SpectrumConfig, bands: &MelConfig, rate: u32) -> Result<Self> {
         let spectrum = Spectrum::new(spectrum)?;
-        let bank = mel_bank(bands, spectrum.bins(), rate)?;
+        let bank = mel_filter_bank(bands, spectrum.bins(), rate)?;
         Ok(Self { spectrum, bank })
     }
 
@@ -368,7 +368,7 @@ mod tests {
         assert!(Spectrum::new(SpectrumConfig { n_fft: usize::MAX, ..config }).is_err());
         assert!(Spectrum::new(SpectrumConfig { hop: 0, ..config }).is_err());
         let mel = MelConfig { bands: 4, lowest: 0.0, highest: 4001.0, scale: MelScale::Htk, by_width: false };
-        assert!(mel_bank(&mel, 9, 8000).is_err());
-        assert!(mel_bank(&MelConfig { lowest: f64::NAN, highest: 4000.0, ..mel }, 9, 8000).is_err());
+        assert!(mel_filter_bank(&mel, 9, 8000).is_err());
+        assert!(mel_filter_bank(&MelConfig { lowest: f64::NAN, highest: 4000.0, ..mel }, 9, 8000).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ebur128::{EbuR128, Mode};
 use hound::{SampleFormat, WavSpec};
 
-use super::{MOST_CHANNELS, check, check_finite, check_rate};
+use super::{MAX_CHANNELS, check, check_finite, check_rate};
 use crate::item::Sound;
 use crate::{Error, ErrorKind, Result};
 
@@ -210,8 +210,8 @@ impl WavWriter {
     ) -> Result<Self> {
         let path = path.as_ref();
         check_rate(rate)?;
-        if !(1..=MOST_CHANNELS).contains(&channels) {
-            return Err(Error::input(format!("{channels} channels: 1 to {MOST_CHANNELS} can be written")));
+        if !(1..=MAX_CHANNELS).contains(&channels) {
+            return Err(Error::input(format!("{channels} channels: 1 to {MAX_CHANNELS} can be written")));
         }
         let (bits_per_sample, sample_format) = match samples {
             Samples::Int16 => (16, SampleFormat::Int),

@@ -21,7 +21,7 @@
 //!     fn step(&self, tokens: &Tokens, _cache: &mut ()) -> Result<Tensor> {
 //!         let mut logits = vec![0f32; tokens.rows() * 10];
 //!         for row in 0..tokens.rows() {
-//!             logits[row * 10 + tokens.row(row)[tokens.time() - 1] as usize + 1] = 1.0;
+//!             logits[row * 10 + tokens.row(row)[tokens.sequence_length() - 1] as usize + 1] = 1.0;
 //!         }
 //!         Ok(Tensor::from_vec(logits, (tokens.rows(), 10), &Device::Cpu)?)
 //!     }
@@ -85,7 +85,7 @@ pub trait Decoder {
 
     /// How many of the first tokens of `prompt`, a batch's only row, `cache` holds already, to be gone on from; less than
     /// all of them. Default: none.
-    fn already_read(&self, _prompt: &[u32], _cache: &mut Self::Cache) -> usize {
+    fn cached_prefix(&self, _prompt: &[u32], _cache: &mut Self::Cache) -> usize {
         0
     }
 
@@ -148,7 +148,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// How many new tokens each row has.
-    pub fn time(&self) -> usize {
+    pub fn sequence_length(&self) -> usize {
         self.ids.len() / self.pads.len()
     }
 
@@ -163,13 +163,13 @@ impl<'a> Tokens<'a> {
     }
 
     /// Whether no row is padded, so that the causal mask is all that is needed.
-    pub fn is_even(&self) -> bool {
+    pub fn is_unpadded(&self) -> bool {
         self.pads.iter().all(|&pad| pad == 0)
     }
 
     /// The new tokens of one row.
     pub fn row(&self, row: usize) -> &'a [u32] {
-        &self.ids[row * self.time()..][..self.time()]
+        &self.ids[row * self.sequence_length()..][..self.sequence_length()]
     }
 
     /// The new tokens, row-major.
@@ -179,12 +179,12 @@ impl<'a> Tokens<'a> {
 
     /// The new tokens, `(rows, time)`, u32.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        transfer::to_device(self.ids.to_vec(), (self.rows(), self.time()), device)
+        transfer::to_device(self.ids.to_vec(), (self.rows(), self.sequence_length()), device)
     }
 
     /// The position of each new token among the tokens of its row that are not padding, row-major; 0 for padding.
     pub fn positions(&self) -> Vec<u32> {
-        let times = self.past..self.past + self.time();
+        let times = self.past..self.past + self.sequence_length();
         let row = |&pad: &usize| times.clone().map(move |t| t.saturating_sub(pad) as u32);
         self.pads.iter().flat_map(row).collect()
     }
@@ -326,7 +326,7 @@ pub fn generate<D: Decoder + ?Sized>(
     let (limit, _) = batch.limit(0, model.max_positions(), options)?;
     let mut cache = model.cache(batch.pads.len(), batch.longest.saturating_add(limit - 1))?;
     let past = match prompts {
-        [prompt] if options.guidance == 1.0 => model.already_read(prompt.as_ref(), &mut cache),
+        [prompt] if options.guidance == 1.0 => model.cached_prefix(prompt.as_ref(), &mut cache),
         _ => 0,
     };
     continued(model, &mut cache, past, batch, prompts, options, each)

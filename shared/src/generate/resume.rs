@@ -50,7 +50,7 @@ impl PrefixCache {
 /// for prompt in [vec![1, 2], vec![1, 2, 3, 4]] {
 ///     let resumed = PrefixDecoder::new(&model, kept);
 ///     generate(&resumed, &[prompt], &GenerationConfig::greedy(3), &mut |_| ControlFlow::Continue(()))?;
-///     kept = resumed.into_kept();
+///     kept = resumed.into_cache();
 /// }
 /// # Ok(())
 /// # }
@@ -67,7 +67,7 @@ impl<'a, D: Decoder<Cache = Cache> + ?Sized> PrefixDecoder<'a, D> {
     }
 
     /// What it has read by now.
-    pub fn into_kept(self) -> PrefixCache {
+    pub fn into_cache(self) -> PrefixCache {
         self.kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,7 +90,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
         let PrefixCache { tokens: mut read, cache } = std::mem::take(&mut *kept);
         let mut cache = match cache {
             Some(cache) => cache,
-            None => self.model.cache(tokens.rows(), tokens.past() + tokens.time())?,
+            None => self.model.cache(tokens.rows(), tokens.past() + tokens.sequence_length())?,
         };
         let logits = self.model.step(tokens, &mut cache)?;
         read.extend_from_slice(tokens.ids());
@@ -98,7 +98,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
         Ok(logits)
     }
 
-    fn already_read(&self, prompt: &[u32], (): &mut ()) -> usize {
+    fn cached_prefix(&self, prompt: &[u32], (): &mut ()) -> usize {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let common = kept.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is read again: its logits are what is asked for.
@@ -145,9 +145,9 @@ mod tests {
             Ok(Cache::new(2, capacity))
         }
         fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-            self.read.set(self.read.get() + tokens.time());
+            self.read.set(self.read.get() + tokens.sequence_length());
             let values: Vec<f32> = tokens.ids().iter().map(|&id| id as f32).collect();
-            let new = Tensor::from_vec(values, (1, tokens.time(), 1, 1), &Device::Cpu)?;
+            let new = Tensor::from_vec(values, (1, tokens.sequence_length(), 1, 1), &Device::Cpu)?;
             let mut sum = 0.0;
             for layer in 0..2 {
                 let (all, _) = cache.layer(layer).append(&new, &new)?;
@@ -179,7 +179,7 @@ mod tests {
             adder.read.set(0);
             let resumed = PrefixDecoder::new(&adder, kept);
             let made = generate(&resumed, &[&prompt], &options, &mut |_| ControlFlow::Continue(())).unwrap();
-            kept = resumed.into_kept();
+            kept = resumed.into_cache();
             assert_eq!(made.tokens[0], alone(&prompt), "turn {turn}");
             assert_eq!(kept.tokens().len(), prompt.len() + 3);
             // The last token that was made, five of the next turn, and three that are fed again.

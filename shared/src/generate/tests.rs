@@ -20,13 +20,16 @@ impl Decoder for FakeModel {
 
     fn step(&self, tokens: &Tokens, (rows, capacity): &mut Self::Cache) -> Result<Tensor> {
         assert_eq!(rows.len(), tokens.rows());
-        assert!(tokens.past() + tokens.time() <= *capacity, "more tokens than the cache was made for");
+        assert!(
+            tokens.past() + tokens.sequence_length() <= *capacity,
+            "more tokens than the cache was made for"
+        );
         let mut logits = Vec::new();
         let positions = tokens.positions();
         for (r, row) in rows.iter_mut().enumerate() {
             for (t, &id) in tokens.row(r).iter().enumerate() {
                 if tokens.past() + t >= tokens.pads()[r] {
-                    assert_eq!(positions[r * tokens.time() + t] as usize, row.len());
+                    assert_eq!(positions[r * tokens.sequence_length() + t] as usize, row.len());
                     row.push(id);
                 }
             }
@@ -260,7 +263,7 @@ fn broken_logits_are_an_error_not_a_token() {
 fn tokens_know_their_positions() {
     let tokens = Tokens::new(&[0, 0, 5, 1, 2, 3], &[2, 0], 0).unwrap();
     assert_eq!(tokens.positions(), [0, 0, 0, 0, 1, 2]);
-    assert_eq!((tokens.rows(), tokens.time(), tokens.is_even()), (2, 3, false));
+    assert_eq!((tokens.rows(), tokens.sequence_length(), tokens.is_unpadded()), (2, 3, false));
     let next = Tokens::new(&[9, 9], &[2, 0], 3).unwrap();
     assert_eq!(next.positions(), [1, 3]);
     assert!(Tokens::new(&[1, 2, 3], &[0, 0], 0).is_err());
@@ -281,7 +284,7 @@ impl Decoder for Chunked {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Self::Cache) -> Result<Tensor> {
-        self.pieces.borrow_mut().push(tokens.time());
+        self.pieces.borrow_mut().push(tokens.sequence_length());
         FAKE.step(tokens, cache)
     }
 

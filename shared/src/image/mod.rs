@@ -18,11 +18,11 @@ mod write;
 
 pub use animation::to_gif;
 pub use processor::Processor;
-pub use read::{ReadImage, decode, read, read_with, see};
+pub use read::{DecodedImage, decode, read, read_with, read_with_notes};
 pub use write::{to_png, write};
 
 use crate::item::Image;
-pub use crate::item::{Alpha, MOST_PIXELS, Reading};
+pub use crate::item::{Alpha, ImageOptions, MAX_PIXELS};
 use crate::{Error, Result};
 
 /// Refuses a picture without pixels, or whose bytes are not as many as its size says.
@@ -58,9 +58,9 @@ fn check_size(height: usize, width: usize, most: usize) -> Result<()> {
     }
 }
 
-/// The most pixels that are made of `image`: [`MOST_PIXELS`], or of a picture that is larger four times its own.
+/// The most pixels that are made of `image`: [`MAX_PIXELS`], or of a picture that is larger four times its own.
 fn most_of(image: &Image) -> usize {
-    MOST_PIXELS.max(image.rgb.len() / 3 * 4)
+    MAX_PIXELS.max(image.rgb.len() / 3 * 4)
 }
 
 /// The part of `image` from row `top` and column `left` on, `height` by `width`; black where it reaches beyond the

@@ -14,7 +14,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use crate::item::{Alpha, Image, Reading};
+use crate::item::{Alpha, Image, ImageOptions};
 use crate::{Error, ErrorKind, Result, misnamed};
 
 /// The longest file that is read, in bytes.
@@ -37,7 +37,7 @@ const WITH_ALPHA: &str =
 
 /// A picture, and what is worth saying of how it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadImage {
+pub struct DecodedImage {
     /// The picture.
     pub image: Image,
     /// In words, one thing each: that greys were cut off, say.
@@ -64,41 +64,41 @@ pub struct ReadImage {
 /// # Errors
 /// [`Format`](ErrorKind::Format), naming the file, where it is empty, damaged, cut short or no picture;
 /// [`Unsupported`](ErrorKind::Unsupported) for a kind of picture that is not read, and for more pixels than
-/// [`Reading::max_pixels`], which are not decoded.
+/// [`ImageOptions::max_pixels`], which are not decoded.
 pub fn read(path: impl AsRef<Path>) -> Result<Image> {
-    read_with(path, &Reading::default())
+    read_with(path, &ImageOptions::default())
 }
 
-/// As [`read`], in the manner of `reading`: a model says [its own](crate::model::Pipeline::reading).
+/// As [`read`], in the manner of `options`: a model says [its own](crate::model::Pipeline::image_options).
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with(path: impl AsRef<Path>, reading: &Reading) -> Result<Image> {
-    see(path, reading).map(|seen| seen.image)
+pub fn read_with(path: impl AsRef<Path>, options: &ImageOptions) -> Result<Image> {
+    read_with_notes(path, options).map(|seen| seen.image)
 }
 
 /// As [`read_with`], with what is worth saying of it.
 ///
 /// # Errors
 /// As [`read`].
-pub fn see(path: impl AsRef<Path>, reading: &Reading) -> Result<ReadImage> {
+pub fn read_with_notes(path: impl AsRef<Path>, options: &ImageOptions) -> Result<DecodedImage> {
     let path = path.as_ref();
     let bytes = contents(path).map_err(|error| error.at(path))?;
     misnamed::refuse(path, &bytes)?;
-    decode_noted(&bytes, reading).map_err(|error| error.at(path))
+    decode_noted(&bytes, options).map_err(|error| error.at(path))
 }
 
 /// The picture in `bytes`, a whole file.
 ///
 /// # Errors
 /// As [`read`], naming no file.
-pub fn decode(bytes: &[u8], reading: &Reading) -> Result<Image> {
-    decode_noted(bytes, reading).map(|seen| seen.image)
+pub fn decode(bytes: &[u8], options: &ImageOptions) -> Result<Image> {
+    decode_noted(bytes, options).map(|seen| seen.image)
 }
 
-fn decode_noted(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
+fn decode_noted(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
     // Decoders may stop at sums that a header of absurd sizes makes overflow.
-    std::panic::catch_unwind(|| decode_any(bytes, reading))
+    std::panic::catch_unwind(|| decode_any(bytes, options))
         .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
 }
 
@@ -208,8 +208,8 @@ fn stranger(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn decode_any(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
-    let room = Room { max_pixels: reading.max_pixels };
+fn decode_any(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
+    let room = Room { max_pixels: options.max_pixels };
     let format = format(&bytes[..bytes.len().min(64)])?;
     let raster = match format {
         ImageFormat::Png => png::decode(bytes, room)?,
@@ -223,7 +223,7 @@ fn decode_any(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
         }
     };
     let Raster { width, height, pixels, orientation, mut notes, indexed } = raster;
-    if reading.converts_late {
+    if options.converts_late {
         let has_alpha = matches!(pixels, Pixels::GreyAlpha(_) | Pixels::Rgba(_));
         notes.extend(match (indexed, has_alpha) {
             (true, _) => Some(NOT_SMOOTHED),
@@ -231,14 +231,14 @@ fn decode_any(bytes: &[u8], reading: &Reading) -> Result<ReadImage> {
             _ => None,
         });
     }
-    let image = Image { width, height, rgb: pixels.rgb(reading.alpha) };
+    let image = Image { width, height, rgb: pixels.rgb(options.alpha) };
     // Pillow turns a tiff whoever asks.
-    let upright = reading.upright || format == ImageFormat::Tiff;
+    let upright = options.upright || format == ImageFormat::Tiff;
     let image = match orientation.filter(|turn| upright && *turn != Orientation::NoTransforms) {
         Some(turn) => turned(image, turn)?,
         None => image,
     };
-    Ok(ReadImage { image, notes })
+    Ok(DecodedImage { image, notes })
 }
 
 /// Jpeg, webp and bmp.

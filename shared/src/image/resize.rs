@@ -17,7 +17,7 @@ use crate::kernels::pool;
 use crate::{Error, Result};
 
 /// The longest side a picture is made to have, before the part of it that is wanted is cut out.
-pub const LONGEST_SIDE: usize = 1 << 24;
+pub const MAX_SIDE: usize = 1 << 24;
 
 /// How a new pixel is made of old ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,7 +145,7 @@ pub fn resize(
 ///
 /// # Errors
 /// As [`resize`], and [`Input`](crate::ErrorKind::Input) for a part that is empty or not inside, or a side beyond
-/// [`LONGEST_SIDE`].
+/// [`MAX_SIDE`].
 pub fn resize_part(
     image: &Image,
     height: usize,
@@ -159,9 +159,9 @@ pub fn resize_part(
     if part.rows.end > height || part.columns.end > width {
         return Err(Error::input(format!("{part:?} lies outside of {height} x {width}")));
     }
-    if height.max(width) > LONGEST_SIDE {
+    if height.max(width) > MAX_SIDE {
         return Err(Error::input(format!(
-            "a picture of {} x {} would become {width} x {height}: sides of at most {LONGEST_SIDE} wanted",
+            "a picture of {} x {} would become {width} x {height}: sides of at most {MAX_SIDE} wanted",
             image.width, image.height
         ))
         .hint("it is too long for its width"));

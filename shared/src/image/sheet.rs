@@ -1,7 +1,7 @@
 //! Several pictures on one: grids of samples and contact sheets.
 
 use super::resize::{Arithmetic, Filter, resize};
-use super::{MOST_PIXELS, check_size};
+use super::{MAX_PIXELS, check_size};
 use crate::item::Image;
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) for no picture, no column, or a grid of more than
-/// [`MOST_PIXELS`].
+/// [`MAX_PIXELS`].
 pub fn grid(images: &[Image], columns: usize) -> Result<Image> {
     let height = images.iter().map(|image| image.height).max().unwrap_or(0);
     let width = images.iter().map(|image| image.width).max().unwrap_or(0);
@@ -49,7 +49,7 @@ impl Sheet {
     /// Its height and width.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MOST_PIXELS`].
+    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MAX_PIXELS`].
     pub fn size(&self) -> Result<(usize, usize)> {
         if self.columns == 0 || self.cells == 0 {
             return Err(Error::input("a sheet of no pictures"));
@@ -63,7 +63,7 @@ impl Sheet {
         let height = self.height.checked_add(self.caption).and_then(|cell| side(rows, cell));
         let sizes = height.zip(side(columns, self.width));
         let (height, width) = sizes.ok_or_else(|| Error::input("a sheet beyond all size"))?;
-        check_size(height, width, MOST_PIXELS)?;
+        check_size(height, width, MAX_PIXELS)?;
         Ok((height, width))
     }
 

@@ -12,10 +12,10 @@ use crate::{Error, Result};
 /// `image` as the bytes of a PNG file.
 ///
 /// ```
-/// use fauna_shared::image::{decode, to_png, Reading};
+/// use fauna_shared::image::{decode, to_png, ImageOptions};
 /// use fauna_shared::item::Image;
 /// let image = Image { width: 1, height: 2, rgb: vec![1, 2, 3, 4, 5, 6] };
-/// assert_eq!(decode(&to_png(&image)?, &Reading::default())?, image);
+/// assert_eq!(decode(&to_png(&image)?, &ImageOptions::default())?, image);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 ///

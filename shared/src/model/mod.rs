@@ -32,7 +32,7 @@ pub(crate) use served::served;
 pub use session::{Reply, Session};
 
 use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
-use crate::item::{Embeddings, Item, Modality, Prompt, Reading, Tensors, Turn};
+use crate::item::{Embeddings, ImageOptions, Item, Modality, Prompt, Tensors, Turn};
 use crate::progress::{self, Progress, Unit};
 use crate::source::Files;
 use crate::text::Tokenizer;
@@ -178,8 +178,8 @@ pub trait Pipeline: Send + Sync {
     }
 
     /// How image files are decoded for this model: as by its reference implementation.
-    fn reading(&self) -> Reading {
-        Reading::default()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::default()
     }
 
     /// The model as a [`Forecaster`] of time series.

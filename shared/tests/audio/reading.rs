@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fauna_shared::ErrorKind;
-use fauna_shared::audio::read::{Limits, Reading, read, read_at_most, read_bytes, read_within};
+use fauna_shared::audio::read::{DecodedAudio, Limits, read, read_at_most, read_bytes, read_within};
 
 use crate::fixture;
 
@@ -30,7 +30,7 @@ fn floats(samples: &[f32]) -> Vec<u8> {
     samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
 }
 
-fn of(bytes: &[u8]) -> fauna_shared::Result<Reading> {
+fn of(bytes: &[u8]) -> fauna_shared::Result<DecodedAudio> {
     read_bytes(bytes, f64::INFINITY)
 }
 
@@ -61,9 +61,9 @@ fn every_format_gives_the_same_tones() {
         ("tone.ms.wav", 1.0, 16_192, 5e-3),
         ("tone.ima4.aifc", 1.0, 16_000, 5e-3),
     ] {
-        let reading = read(fixture(name)).unwrap();
-        assert_eq!((reading.cut, &reading.loss), (false, &None), "{name}");
-        let sound = reading.sound;
+        let decoded = read(fixture(name)).unwrap();
+        assert_eq!((decoded.truncated, &decoded.damage), (false, &None), "{name}");
+        let sound = decoded.sound;
         assert_eq!(
             (sound.rate, sound.channels.len(), sound.channels[0].len()),
             (32_000, 2, frames),
@@ -94,13 +94,13 @@ fn a_tag_before_the_sound_is_skipped() {
 
 #[test]
 fn every_kind_of_wav_is_read() {
-    let reading = |format, bits, data: &[u8]| of(&wav(format, 1, 8000, bits, data)).unwrap().sound;
-    assert_eq!(reading(1, 8, &[0, 128, 192]).channels, [[-1.0, 0.0, 0.5]]);
-    assert_eq!(reading(1, 16, &[0, 0x80, 0, 0x40]).channels, [[-1.0, 0.5]]);
-    assert_eq!(reading(1, 24, &[0, 0, 0x80, 0, 0, 0x40]).channels, [[-1.0, 0.5]]);
-    assert_eq!(reading(1, 32, &[0, 0, 0, 0x80, 0, 0, 0, 0x40]).channels, [[-1.0, 0.5]]);
-    assert_eq!(reading(3, 32, &floats(&[-1.5, 0.1])).channels, [[-1.5, 0.1]]);
-    assert_eq!(reading(3, 64, &0.25f64.to_le_bytes()).channels, [[0.25]]);
+    let decoded = |format, bits, data: &[u8]| of(&wav(format, 1, 8000, bits, data)).unwrap().sound;
+    assert_eq!(decoded(1, 8, &[0, 128, 192]).channels, [[-1.0, 0.0, 0.5]]);
+    assert_eq!(decoded(1, 16, &[0, 0x80, 0, 0x40]).channels, [[-1.0, 0.5]]);
+    assert_eq!(decoded(1, 24, &[0, 0, 0x80, 0, 0, 0x40]).channels, [[-1.0, 0.5]]);
+    assert_eq!(decoded(1, 32, &[0, 0, 0, 0x80, 0, 0, 0, 0x40]).channels, [[-1.0, 0.5]]);
+    assert_eq!(decoded(3, 32, &floats(&[-1.5, 0.1])).channels, [[-1.5, 0.1]]);
+    assert_eq!(decoded(3, 64, &0.25f64.to_le_bytes()).channels, [[0.25]]);
 }
 
 #[test]
@@ -114,10 +114,10 @@ fn one_sample_silence_and_eleven_channels_are_sounds() {
 
 #[test]
 fn what_is_asked_for_is_read_and_no_more() {
-    let reading = read_at_most(fixture("tone.mp3"), 0.1).unwrap();
-    assert_eq!((reading.sound.channels[1].len(), reading.cut, reading.loss), (3200, true, None));
-    let reading = read_at_most(fixture("tone.flac"), 0.5).unwrap();
-    assert_eq!((reading.sound.channels[1].len(), reading.cut), (16_000, false));
+    let decoded = read_at_most(fixture("tone.mp3"), 0.1).unwrap();
+    assert_eq!((decoded.sound.channels[1].len(), decoded.truncated, decoded.damage), (3200, true, None));
+    let decoded = read_at_most(fixture("tone.flac"), 0.5).unwrap();
+    assert_eq!((decoded.sound.channels[1].len(), decoded.truncated), (16_000, false));
     for seconds in [0.0, -1.0, f64::NAN] {
         assert_eq!(read_at_most(fixture("tone.mp3"), seconds).unwrap_err().kind(), ErrorKind::Input);
     }
@@ -131,15 +131,15 @@ fn a_truncated_file_gives_its_first_part_and_says_what_is_missing() {
         let part = of(&bytes[..bytes.len() / 2]).unwrap();
         let frames = part.sound.channels[0].len();
         assert!((2000..14_000).contains(&frames), "{name}: {frames}");
-        let loss = part.loss.unwrap();
-        assert_eq!(loss.frames as usize, 16_000 - frames, "{name}: {loss}");
-        assert!(loss.to_string().contains("frames missing at the end"));
+        let damage = part.damage.unwrap();
+        assert_eq!(damage.frames as usize, 16_000 - frames, "{name}: {damage}");
+        assert!(damage.to_string().contains("frames missing at the end"));
         let inner = ..frames - 1152;
         assert_eq!(part.sound.channels[0][inner], whole.channels[0][inner], "{name}");
     }
     // A WAV that lost its end, and one whose header promises the largest size there is.
     let bytes = wav(1, 1, 8000, 16, &[1; 2000]);
-    assert_eq!(of(&bytes[..1044]).unwrap().loss.unwrap().frames, 500);
+    assert_eq!(of(&bytes[..1044]).unwrap().damage.unwrap().frames, 500);
     let mut endless = bytes;
     endless[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
     endless[40..44].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -151,9 +151,9 @@ fn a_damaged_middle_is_left_out_and_counted() {
     let mut bytes = std::fs::read(fixture("tone.flac")).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 40].fill(0x55);
-    let reading = of(&bytes).unwrap();
-    assert!(reading.loss.is_some());
-    assert!(reading.sound.channels[0].len() < 16_000);
+    let decoded = of(&bytes).unwrap();
+    assert!(decoded.damage.is_some());
+    assert!(decoded.sound.channels[0].len() < 16_000);
 }
 
 #[test]
@@ -214,8 +214,8 @@ fn spoilt_files_are_errors_or_sounds() {
                 spoilt[at] = if random() % 2 == 0 { 0xff } else { random() as u8 };
             }
             spoilt.truncate(if random() % 4 == 0 { random() % spoilt.len() } else { usize::MAX });
-            if let Ok(reading) = of(&spoilt) {
-                assert!(reading.sound.channels.iter().flatten().all(|sample| sample.is_finite()));
+            if let Ok(decoded) = of(&spoilt) {
+                assert!(decoded.sound.channels.iter().flatten().all(|sample| sample.is_finite()));
             }
         }
     }
@@ -250,9 +250,9 @@ fn tone_mp3() -> (Vec<u8>, Vec<u8>) {
 }
 
 fn length(file: &[u8]) -> usize {
-    let reading = of(file).unwrap();
-    assert_eq!(reading.loss, None);
-    reading.sound.channels[0].len()
+    let decoded = of(file).unwrap();
+    assert_eq!(decoded.damage, None);
+    decoded.sound.channels[0].len()
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn all_frames_of_an_mp3_are_decoded_whatever_its_header_counts() {
     let mut title = b"TAG".to_vec();
     title.resize(128, b' ');
     let joined = of(&[&whole[..], &title, &whole, &sound].concat()).unwrap();
-    assert_eq!((&joined.loss, joined.notes.len()), (&None, 0));
+    assert_eq!((&joined.damage, joined.notes.len()), (&None, 0));
     let left = &joined.sound.channels[0];
     // The last has no tag of its own: it goes on where the second ends, silence of the encoder and all.
     assert_eq!(left.len(), 16_000 + 2 * count * samples - lead);
@@ -296,9 +296,9 @@ fn all_frames_of_an_mp3_are_decoded_whatever_its_header_counts() {
 #[test]
 fn chained_oggs_are_read_to_their_end() {
     let ogg = std::fs::read(fixture("tone.ogg")).unwrap();
-    let reading = of(&ogg.repeat(2)).unwrap();
-    assert_eq!((reading.sound.channels[0].len(), &reading.loss), (32_000, &None));
-    assert_eq!(reading.sound.channels[0][..16_000], reading.sound.channels[0][16_000..]);
+    let decoded = of(&ogg.repeat(2)).unwrap();
+    assert_eq!((decoded.sound.channels[0].len(), &decoded.damage), (32_000, &None));
+    assert_eq!(decoded.sound.channels[0][..16_000], decoded.sound.channels[0][16_000..]);
 }
 
 #[test]
@@ -320,9 +320,9 @@ fn odd_headers_of_wav_are_read_as_ffmpeg_reads_them() {
     let spoilt = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut file = plain.clone();
         change(&mut file);
-        let reading = of(&file).unwrap();
-        assert_eq!(reading.loss, None);
-        reading.sound.channels
+        let decoded = of(&file).unwrap();
+        assert_eq!(decoded.damage, None);
+        decoded.sound.channels
     };
     // Sizes of the whole and of the samples: short, none, not known.
     for size in [0u32, 4, 20, u32::MAX, 0x7fff_f000] {
@@ -440,9 +440,9 @@ fn au(codec: u32, data: &[u8]) -> Vec<u8> {
 #[test]
 fn other_files_of_plain_samples_are_read() {
     let sound = |file: &[u8]| {
-        let reading = of(file).unwrap();
-        assert_eq!((reading.loss, reading.sound.rate), (None, 8000));
-        reading.sound.channels.concat()
+        let decoded = of(file).unwrap();
+        assert_eq!((decoded.damage, decoded.sound.rate), (None, 8000));
+        decoded.sound.channels.concat()
     };
     assert_eq!(sound(&aiff(b"NONE", 16, &[0x40, 0, 0xc0, 0])), [0.5, -0.5]);
     assert_eq!(sound(&aiff(b"NONE", 24, &[0x40, 0, 0])), [0.5]);
@@ -479,7 +479,7 @@ fn sounds_beyond_the_limit_are_refused_and_the_limit_can_be_lifted() {
         for limits in [Limits { seconds: 0.6 }, Limits::default(), Limits::NONE] {
             assert!(read_within(fixture(name), limits).is_ok(), "{name}");
         }
-        assert!(read_at_most(fixture(name), 0.1).unwrap().cut, "{name}");
+        assert!(read_at_most(fixture(name), 0.1).unwrap().truncated, "{name}");
     }
     // Many channels count by their samples: a second of 24 at 48 kHz for twelve.
     let folder = tempfile::tempdir().unwrap();

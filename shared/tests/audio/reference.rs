@@ -7,7 +7,7 @@ use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
 use fauna_shared::audio::resample::resample;
 use fauna_shared::audio::sinc::Sinc;
 use fauna_shared::audio::spectrum::{
-    Log, Measure, Mel, MelConfig, MelScale, Spectrum, SpectrumConfig, mel_bank,
+    Log, Measure, Mel, MelConfig, MelScale, Spectrum, SpectrumConfig, mel_filter_bank,
 };
 use fauna_shared::item::Sound;
 
@@ -64,7 +64,7 @@ fn mel_bands_are_those_of_torchaudio_and_transformers() {
         by_width: name.ends_with("slaney"),
     };
     for name in ["htk.none", "htk.slaney", "slaney.none", "slaney.slaney"] {
-        let bank = mel_bank(&config(name), 129, 11_025).unwrap();
+        let bank = mel_filter_bank(&config(name), 129, 11_025).unwrap();
         let apart = distance(&bank.0, &tensors[&format!("bank.{name}")]);
         assert!(apart < 1e-6, "bank {name}: {apart:e}");
         let mel = Mel::new(spectrum, &config(name), 11_025).unwrap();

@@ -73,9 +73,9 @@ fn a_file_is_whole_after_every_chunk() {
         for chunk in 1..=4 {
             file.append(&[vec![0.5; 700], vec![-0.25; 700]]).unwrap();
             let bytes = std::fs::read(&path).unwrap();
-            let reading = read_bytes(&bytes, f64::INFINITY).unwrap();
-            assert_eq!(reading.sound.channels, [vec![0.5; 700 * chunk], vec![-0.25; 700 * chunk]]);
-            assert_eq!(reading.loss, None);
+            let decoded = read_bytes(&bytes, f64::INFINITY).unwrap();
+            assert_eq!(decoded.sound.channels, [vec![0.5; 700 * chunk], vec![-0.25; 700 * chunk]]);
+            assert_eq!(decoded.damage, None);
             assert_eq!(bytes[4..8], (bytes.len() as u32 - 8).to_le_bytes());
         }
         // A program that dies does not finish.
@@ -165,12 +165,12 @@ fn a_full_disk_leaves_a_file_that_is_whole_up_to_there() {
     assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
     let bytes = std::fs::read(&path).unwrap();
     assert_eq!(bytes[4..8], (bytes.len() as u32 - 8).to_le_bytes());
-    let reading = read(&path).unwrap();
-    let frames = reading.sound.channels[0].len();
+    let decoded = read(&path).unwrap();
+    let frames = decoded.sound.channels[0].len();
     assert!(
         frames > 0 && frames.is_multiple_of(3001) && said.contains(&frames.to_string()),
         "{frames}: {said}"
     );
-    assert_eq!(reading.loss, None);
-    assert!(reading.sound.channels[0].iter().all(|sample| *sample == 0.5));
+    assert_eq!(decoded.damage, None);
+    assert!(decoded.sound.channels[0].iter().all(|sample| *sample == 0.5));
 }

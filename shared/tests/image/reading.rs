@@ -1,14 +1,16 @@
 //! Files of every format that is read, and files that are not what they claim.
 
 use fauna_shared::ErrorKind;
-use fauna_shared::image::{Alpha, MOST_PIXELS, Reading, decode, read, read_with, see, to_png};
+use fauna_shared::image::{
+    Alpha, ImageOptions, MAX_PIXELS, decode, read, read_with, read_with_notes, to_png,
+};
 use fauna_shared::item::Image;
 
 use crate::{fixture, picture, tensors};
 
 /// Alpha dropped, upright.
-fn dropped() -> Reading {
-    Reading { alpha: Alpha::Dropped, ..Reading::default() }
+fn dropped() -> ImageOptions {
+    ImageOptions { alpha: Alpha::Dropped, ..ImageOptions::default() }
 }
 
 fn bytes(name: &str) -> Vec<u8> {
@@ -16,7 +18,7 @@ fn bytes(name: &str) -> Vec<u8> {
 }
 
 fn refused(bytes: &[u8]) -> String {
-    let error = decode(bytes, &Reading::default()).expect_err("was read");
+    let error = decode(bytes, &ImageOptions::default()).expect_err("was read");
     assert!(matches!(error.kind(), ErrorKind::Format | ErrorKind::Unsupported), "{error:?}");
     error.to_string()
 }
@@ -65,16 +67,17 @@ fn every_kind_of_file_gives_what_pillow_makes_of_it() {
             assert!(error.to_lowercase().contains(&says.to_lowercase()), "{name}: {error}");
             continue;
         }
-        for (reading, wanted) in
-            [(Reading { upright: false, ..Reading::default() }, white), (Reading::pillow(), without)]
-        {
+        for (options, wanted) in [
+            (ImageOptions { upright: false, ..ImageOptions::default() }, white),
+            (ImageOptions::pillow(), without),
+        ] {
             let wanted = picture(wanted);
             let most = if name.ends_with(".jpg") || name.contains("jpeg") || name.starts_with("lossy") {
                 4
             } else {
                 0
             };
-            match decode(&file, &reading) {
+            match decode(&file, &options) {
                 Err(error) => wrong.push(format!("{name}: {error}")),
                 Ok(found) if (found.width, found.height) != (wanted.width, wanted.height) => {
                     wrong.push(format!("{name}: {} x {}", found.width, found.height));
@@ -82,7 +85,7 @@ fn every_kind_of_file_gives_what_pillow_makes_of_it() {
                 Ok(found) => {
                     let apart = found.rgb.iter().zip(&wanted.rgb).map(|(a, b)| a.abs_diff(*b)).max();
                     if apart > Some(most) {
-                        wrong.push(format!("{name}, {:?}: {apart:?} levels apart", reading.alpha));
+                        wrong.push(format!("{name}, {:?}: {apart:?} levels apart", options.alpha));
                     }
                 }
             }
@@ -95,22 +98,23 @@ fn every_kind_of_file_gives_what_pillow_makes_of_it() {
 
 #[test]
 fn what_a_reading_says_is_done() {
-    let read = |name: &str, reading: Reading| read_with(fixture(name), &reading).unwrap();
-    let (upright, as_stored) = (Reading::default(), Reading { upright: false, ..Reading::default() });
+    let read = |name: &str, options: ImageOptions| read_with(fixture(name), &options).unwrap();
+    let (upright, as_stored) =
+        (ImageOptions::default(), ImageOptions { upright: false, ..ImageOptions::default() });
     let (turned, still) = (read("turned_6.jpg", upright), read("turned_6.jpg", as_stored));
     assert_eq!((turned.width, turned.height), (still.height, still.width));
-    assert_eq!(read("turned_6.jpg", Reading::pillow()), still);
-    let few = Reading { max_pixels: 599, ..Reading::default() };
+    assert_eq!(read("turned_6.jpg", ImageOptions::pillow()), still);
+    let few = ImageOptions { max_pixels: 599, ..ImageOptions::default() };
     let error = read_with(fixture("rgb.png"), &few).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("30 x 20, 600 pixels: at most 599"), "{error}");
-    read("rgb.png", Reading { max_pixels: 600, ..Reading::default() });
+    read("rgb.png", ImageOptions { max_pixels: 600, ..ImageOptions::default() });
 }
 
 #[test]
 fn greys_that_are_cut_off_are_told() {
-    assert!(see(fixture("rgb.png"), &Reading::default()).unwrap().notes.is_empty());
-    let deep = see(fixture("grey16.png"), &Reading::default()).unwrap();
+    assert!(read_with_notes(fixture("rgb.png"), &ImageOptions::default()).unwrap().notes.is_empty());
+    let deep = read_with_notes(fixture("grey16.png"), &ImageOptions::default()).unwrap();
     assert!(deep.notes[0].contains("more than 8 bits"), "{:?}", deep.notes);
     // Counting up from 0 to 599.
     assert_eq!((deep.image.rgb[3 * 77], deep.image.rgb[3 * 300]), (77, 255));
@@ -118,9 +122,9 @@ fn greys_that_are_cut_off_are_told() {
 
 #[test]
 fn what_a_late_conversion_would_change_is_told() {
-    let notes = |name: &str, reading: Reading| see(fixture(name), &reading).unwrap().notes;
+    let notes = |name: &str, options: ImageOptions| read_with_notes(fixture(name), &options).unwrap().notes;
     for name in ["rgb.png", "grey.png", "soft.jpg", "rgb.bmp", "rgb.tiff", "rgb.webp"] {
-        assert!(notes(name, Reading::open_clip()).is_empty(), "{name}");
+        assert!(notes(name, ImageOptions::open_clip()).is_empty(), "{name}");
     }
     for (name, says) in [
         ("palette.png", "palette"),
@@ -130,8 +134,10 @@ fn what_a_late_conversion_would_change_is_told() {
         ("rgba.png", "alpha"),
         ("rgba.webp", "alpha"),
     ] {
-        assert!(notes(name, Reading::open_clip())[0].contains(says), "{name}");
-        assert!(notes(name, Reading::pillow()).is_empty() && notes(name, Reading::default()).is_empty());
+        assert!(notes(name, ImageOptions::open_clip())[0].contains(says), "{name}");
+        assert!(
+            notes(name, ImageOptions::pillow()).is_empty() && notes(name, ImageOptions::default()).is_empty()
+        );
     }
 }
 
@@ -169,7 +175,7 @@ fn a_picture_that_is_cut_short_is_refused() {
     // Of an animation, the first frame must be there.
     let whole = bytes("animated.gif");
     refused(&whole[..whole.len() / 10]);
-    decode(&whole[..whole.len() * 2 / 3], &Reading::default()).unwrap();
+    decode(&whole[..whole.len() * 2 / 3], &ImageOptions::default()).unwrap();
 }
 
 #[test]
@@ -192,13 +198,13 @@ fn a_claim_of_too_many_pixels_is_refused_before_any_is_decoded() {
         file
     };
     let error = refused(&claiming(20_000, 20_000));
-    assert!(error.contains("20000 x 20000") && error.contains(&MOST_PIXELS.to_string()), "{error}");
+    assert!(error.contains("20000 x 20000") && error.contains(&MAX_PIXELS.to_string()), "{error}");
     refused(&claiming(u32::MAX / 2, u32::MAX / 2));
     refused(&claiming(0, 5));
     // Within the limit, but the pixels are not there.
     refused(&claiming(9_000, 9_000));
     // The limit is lifted, and then too the pixels are not there.
-    let more = Reading { max_pixels: 200_000_000, ..Reading::default() };
+    let more = ImageOptions { max_pixels: 200_000_000, ..ImageOptions::default() };
     let error = decode(&claiming(13_000, 13_000), &more).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Format, "{error}");
     assert!(refused(&claiming(13_000, 13_000)).contains("--max-pixels"));
@@ -221,7 +227,7 @@ impl Random {
     }
 }
 
-/// Counts the panics of its tests' thread that nobody is to see.
+/// Counts the panics of its tests' thread that nobody is to read_with_notes.
 fn panics_in(work: impl FnOnce()) -> usize {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static SEEN: AtomicUsize = AtomicUsize::new(0);
@@ -267,8 +273,8 @@ fn no_bytes_make_the_readers_panic() {
                     mend_checksums(&mut broken);
                 }
                 // Small, so that a size that was made up costs no time.
-                let reading = Reading { max_pixels: 1 << 20, ..Reading::default() };
-                if let Ok(image) = decode(&broken, &reading) {
+                let options = ImageOptions { max_pixels: 1 << 20, ..ImageOptions::default() };
+                if let Ok(image) = decode(&broken, &options) {
                     fauna_shared::image::check(&image).unwrap();
                 }
             }

@@ -56,20 +56,20 @@ impl SoundInput {
         if seconds.is_nan() || seconds <= 0.0 {
             return Err(Error::input(format!("--max-seconds {seconds}: more than 0 wanted")));
         }
-        let reading = read_within(path, Limits { seconds })?;
+        let decoded = read_within(path, Limits { seconds })?;
         let place = path.display();
-        for note in &reading.notes {
+        for note in &decoded.notes {
             context.say(&format!("{place}: {note}"));
         }
-        if let channels @ 3.. = reading.sound.channels.len() {
+        if let channels @ 3.. = decoded.sound.channels.len() {
             context.say(&format!(
                 "{place}: {channels} channels: a model of one channel reads their mean, a model of two the first two"
             ));
         }
-        if let Some(loss) = reading.loss {
-            context.complain(&format!("{place}: damaged: {loss}; the rest is used"));
+        if let Some(damage) = decoded.damage {
+            context.complain(&format!("{place}: damaged: {damage}; the rest is used"));
         }
-        Ok(Item::Sound(reading.sound))
+        Ok(Item::Sound(decoded.sound))
     }
 
     /// Nothing: this program was built without sound.

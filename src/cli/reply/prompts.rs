@@ -81,7 +81,7 @@ impl Drafts {
         context: &Context,
     ) -> Result<Vec<Prompt>> {
         let Self { mut prompts, pictures } = self;
-        let reading = context.reading(model, input);
+        let options = context.image_options(model, input);
         let mut pictures = pictures.iter();
         fn turns(prompt: &mut Prompt) -> Vec<&mut Vec<Item>> {
             match prompt {
@@ -94,7 +94,7 @@ impl Drafts {
             if let Item::Image(place) = item
                 && let Some(path) = pictures.next()
             {
-                *place = input::picture(path, &reading, context)?;
+                *place = input::picture(path, &options, context)?;
             }
         }
         Ok(prompts)

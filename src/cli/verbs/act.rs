@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fauna::model::{Controller, DegreeOfFreedom, Observation, Task};
-use fauna::{Error, ErrorKind, Pipeline, Reading, Result};
+use fauna::{Error, ErrorKind, ImageOptions, Pipeline, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -68,8 +68,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let mut controller = policy.start(&task)?;
     let (mut wrong, mut late) = (0usize, 0usize);
     let mut output = Output::stdout();
-    let reading = context.reading(model.as_ref(), args.pictures);
-    let line = Line { model: model.as_ref(), context, reading, begun: Instant::now() };
+    let image_options = context.image_options(model.as_ref(), args.pictures);
+    let line = Line { model: model.as_ref(), context, image_options, begun: Instant::now() };
     for (index, frame) in frames.enumerate() {
         if context.interrupt.requested() {
             break;
@@ -179,13 +179,13 @@ impl Iterator for Frames {
 struct Line<'a> {
     model: &'a dyn Pipeline,
     context: &'a Context,
-    reading: Reading,
+    image_options: ImageOptions,
     begun: Instant,
 }
 
 impl Line<'_> {
     fn answer(&self, frame: &Frame, task: &Task, controller: &mut dyn Controller) -> Result<String> {
-        let picture = input::picture(&frame.image, &self.reading, self.context)?;
+        let picture = input::picture(&frame.image, &self.image_options, self.context)?;
         let before = Instant::now();
         let seen = Observation { frame: &picture, state: &frame.state };
         let action = controller.act(&seen).map_err(|error| error.at(&frame.image))?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fauna::{Error, Item, Pipeline, Reading, Result};
+use fauna::{Error, ImageOptions, Item, Pipeline, Result};
 
 use crate::cli::input::{self, Text};
 use crate::cli::options::{ModelArg, PictureInput};
@@ -87,10 +87,10 @@ impl Piece {
     }
 
     /// The same with its picture read, where it is one.
-    fn read(self, reading: &Reading, context: &Context) -> Self {
+    fn read(self, options: &ImageOptions, context: &Context) -> Self {
         let content = match self.content {
             // The error begins with the file, and so does the message around it.
-            Ok(Content::Picture(path)) => input::picture(&path, reading, context)
+            Ok(Content::Picture(path)) => input::picture(&path, options, context)
                 .map(|picture| Content::Item(Item::Image(picture)))
                 .map_err(|error| without_place(&error, &self.place)),
             other => other,
@@ -151,7 +151,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         false => usize::from(args.batch).div_ceil(4),
     };
     let model = context.open_for("embed", &args.model.source)?;
-    let reading = context.reading(model.as_ref(), args.pictures);
+    let options = context.image_options(model.as_ref(), args.pictures);
     let mut writer = Writer::new(output, format);
 
     let mut next = 0;
@@ -163,7 +163,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             break;
         }
         let _stoppable = context.interrupt.hold();
-        let batch = batch.into_iter().map(|piece| piece.read(&reading, context)).collect();
+        let batch = batch.into_iter().map(|piece| piece.read(&options, context)).collect();
         for (place, row) in embed(model.as_ref(), batch, next, args.strict)? {
             if let Some(error) = &row.error {
                 context.complain(&format!("{place}: {error}"));

@@ -81,8 +81,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if let Some(path) = &args.png {
-        let reading = context.reading(model.as_ref(), args.pictures);
-        let read = |path: &PathBuf| fauna::picture::read_with(path, &reading);
+        let options = context.image_options(model.as_ref(), args.pictures);
+        let read = |path: &PathBuf| fauna::picture::read_with(path, &options);
         let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
         let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
         contact_sheet::write(path, args.force, &args.sentence, shown)?;
@@ -100,14 +100,14 @@ fn scores(
     context: &Context,
 ) -> Result<(Vec<(f32, PathBuf)>, usize)> {
     let bar = context.bars.begin("pictures", Unit::Items, Some(paths.len() as u64));
-    let reading = context.reading(model, input);
+    let options = context.image_options(model, input);
     let mut found = Vec::new();
     let mut failed = 0;
     let (mut waiting, mut names) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     let mut paths = paths.into_iter().peekable();
     while let Some(path) = paths.next() {
-        match input::picture(&path, &reading, context) {
+        match input::picture(&path, &options, context) {
             Ok(picture) => {
                 bytes += picture.rgb.len();
                 waiting.push(Item::Image(picture));

@@ -274,7 +274,7 @@ impl Decoder for Answering<'_> {
             _ => self.llark.words(&rows)?,
         };
         let hidden = self.llark.hidden(&x, &positions, &mask, cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.llark.logits(&last)
     }
 

@@ -96,7 +96,8 @@ impl generate::Decoder for WindowDecoder<'_> {
 
     /// A row of `tokens` is one codebook of one batch element.
     fn step(&self, tokens: &Tokens, state: &mut DecoderState) -> Result<Tensor> {
-        let (rows, time, codebooks) = (tokens.rows(), tokens.time(), self.decoder.config().num_codebooks);
+        let (rows, time, codebooks) =
+            (tokens.rows(), tokens.sequence_length(), self.decoder.config().num_codebooks);
         let mut codes = Vec::with_capacity(rows * time);
         for entry in 0..rows / codebooks {
             for t in 0..time {

@@ -1,7 +1,7 @@
 //! Parts of OpenVLA alone: a folder with the processor's file, or with the action tokenizer's numbers.
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::item::{Modality, Reading, Tensors};
+use fauna_shared::item::{ImageOptions, Modality, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
 use fauna_shared::{Error, Result};
 use fauna_vision::processor::to_images;
@@ -59,8 +59,8 @@ impl Pipeline for Alone {
         &self.card
     }
 
-    fn reading(&self) -> Reading {
-        Reading::pillow()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::pillow()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{
     Card, Controller, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task, noise_pixels, only_known,
     token_rows,
@@ -364,8 +364,8 @@ impl Pipeline for OpenVlaPipeline {
     }
 
     /// `PrismaticImageProcessor` converts to RGB and nothing more.
-    fn reading(&self) -> Reading {
-        Reading::pillow()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::pillow()
     }
 
     /// `logits` over the first token, the patches and the rest, and `projector_features`; pictures alone give the

@@ -207,7 +207,7 @@ impl generate::Decoder for Writer<'_> {
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
         let ids = tokens.tensor(self.device)?;
         let hidden = self.network.decoder.hidden(&ids, &Mask::causal(), &self.memory, cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(no_head)
     }
 
@@ -236,7 +236,7 @@ impl generate::Decoder for Continuer<'_> {
     }
 
     fn step(&self, tokens: &Tokens, cache: &mut Cache) -> Result<Tensor> {
-        let (past, keys) = (tokens.past(), tokens.past() + tokens.time());
+        let (past, keys) = (tokens.past(), tokens.past() + tokens.sequence_length());
         let mut real = self.real.clone();
         real.iter_mut().for_each(|row| row.resize(keys, true));
         let positions =
@@ -245,7 +245,7 @@ impl generate::Decoder for Continuer<'_> {
         let ids = tokens.tensor(self.device)?;
         let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
         let hidden = self.network.forward(&ids, &step, cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(no_head)
     }
 

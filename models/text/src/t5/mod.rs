@@ -25,7 +25,9 @@ mod pipeline;
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::attention::{Buckets, Cache, LayerCache, Mask, RelativePositions, attend};
+use fauna_shared::attention::{
+    Cache, LayerCache, Mask, RelativePositionBias, RelativePositionBuckets, attend,
+};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, Release, check_sizes};
 use fauna_shared::nn::{Activation, Embedding, Linear, RmsNorm, add};
@@ -162,7 +164,7 @@ impl TryFrom<String> for FeedForwardKind {
 /// The encoder, with bidirectional attention.
 pub struct Encoder {
     embed_tokens: Embedding,
-    relative_attention_bias: RelativePositions,
+    relative_attention_bias: RelativePositionBias,
     block: Vec<EncoderBlock>,
     final_layer_norm: RmsNorm,
 }
@@ -170,7 +172,7 @@ pub struct Encoder {
 /// The decoder, with causal self-attention and cross-attention to the encoder's output.
 pub struct Decoder {
     embed_tokens: Embedding,
-    relative_attention_bias: RelativePositions,
+    relative_attention_bias: RelativePositionBias,
     block: Vec<DecoderBlock>,
     final_layer_norm: RmsNorm,
 }
@@ -327,7 +329,7 @@ impl Encoder {
     /// Same as [`forward`](Self::forward) with embeddings, `(batch, sequence, d_model)`.
     pub fn forward_embeddings(&self, x: &Tensor, mask: &Mask) -> Result<Tensor> {
         let (_, time, _) = x.dims3()?;
-        let mask = mask.clone().with_distances(self.relative_attention_bias.between(time, time)?);
+        let mask = mask.clone().with_position_bias(self.relative_attention_bias.between(time, time)?);
         let mut x = x.clone();
         for block in &self.block {
             x = block.forward(&x, &mask)?;
@@ -407,7 +409,7 @@ impl Decoder {
     ) -> Result<Tensor> {
         let (_, time, _) = x.dims3()?;
         let distances = self.relative_attention_bias.between(time, cache.length() + time)?;
-        let mask = mask.clone().with_distances(distances);
+        let mask = mask.clone().with_position_bias(distances);
         let mut x = x.clone();
         for (i, (block, read)) in self.block.iter().zip(&memory.blocks).enumerate() {
             x = block.forward(&x, &mask, cache.layer(i), read, &memory.mask)?;
@@ -417,12 +419,12 @@ impl Decoder {
 }
 
 /// Loads the relative position bias, which is stored in the first layer and used by all.
-fn relative_positions(c: &Config, both_ways: bool, w: &Weights) -> Result<RelativePositions> {
+fn relative_positions(c: &Config, both_ways: bool, w: &Weights) -> Result<RelativePositionBias> {
     let (count, longest) = (c.relative_attention_num_buckets, c.relative_attention_max_distance);
-    let buckets = Buckets::new(count, longest, both_ways)?;
+    let buckets = RelativePositionBuckets::new(count, longest, both_ways)?;
     let table =
         w.tensor("block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[count, c.num_heads])?;
-    RelativePositions::new(buckets, &table)
+    RelativePositionBias::new(buckets, &table)
 }
 
 impl EncoderBlock {
@@ -508,7 +510,7 @@ impl Attention {
     fn forward(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
         let q = self.split(self.q.forward(x)?)?;
         let mut seen = attend(&q, k, v, mask, 1.0)?;
-        if let Some(blind) = mask.blind() {
+        if let Some(blind) = mask.fully_masked() {
             // In the reference, a sequence whose keys are all masked gets the mean of all values.
             let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(v.dtype())?;
             let mean = v.flatten(2, 3)?.mean_keepdim(1)?;
@@ -531,7 +533,7 @@ impl Attention {
         let q = q.matmul(&by_head(&self.k)?)?.transpose(0, 1)?.unsqueeze(1)?.contiguous()?;
         let state = states.unsqueeze(2)?;
         let mut seen = attend(&q, &state, &state, mask, 1.0)?.reshape((batch, heads, width))?;
-        if let Some(blind) = mask.blind() {
+        if let Some(blind) = mask.fully_masked() {
             let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(states.dtype())?;
             seen = seen.broadcast_add(&states.mean_keepdim(1)?.broadcast_mul(&blind)?)?;
         }

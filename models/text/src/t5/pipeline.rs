@@ -265,7 +265,7 @@ impl generate::Decoder for Writer<'_> {
         let ids = tokens.tensor(&self.pipeline.device)?;
         let (_, mask) = placed(tokens)?;
         let hidden = self.network.decoder.hidden(&ids, &mask, &self.memory, cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         let logits = self.network.logits(&last)?;
         logits.ok_or_else(|| self.pipeline.cannot("generate: it has no output head"))
     }

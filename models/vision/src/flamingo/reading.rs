@@ -132,13 +132,13 @@ impl Decoder for Answering<'_> {
     fn step(&self, tokens: &Tokens, progress: &mut Progress) -> Result<Tensor> {
         let (positions, mask) = placed(tokens)?;
         let sight = match tokens.past() {
-            0 => self.sight.mask(tokens.time(), self.per_picture)?,
+            0 => self.sight.mask(tokens.sequence_length(), self.per_picture)?,
             _ => progress.sight.clone(),
         };
         let place = Place { positions: &positions, mask: &mask, sight: &sight };
         let ids = tokens.tensor(self.network.device())?;
         let hidden = self.network.read(&ids, &place, &self.seen, &mut progress.cache)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         let logits = self.network.logits(&last)?;
         if self.banned.is_empty() {
             return Ok(logits);

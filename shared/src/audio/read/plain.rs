@@ -329,7 +329,7 @@ fn aiff<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
     let (channels, bits) = (short(&common, 0, true), short(&common, 6, true));
     let rate = extended(&common[8..18]);
     if !(1.0..=f64::from(u32::MAX)).contains(&rate) {
-        return Err(damaged(format!("a rate of {rate} Hz: 1 to {} Hz wanted", super::HIGHEST_RATE)));
+        return Err(damaged(format!("a rate of {rate} Hz: 1 to {} Hz wanted", super::MAX_SAMPLE_RATE)));
     }
     check_channels(channels.into())?;
     let count = u64::from(channels);

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::resize::{Arithmetic, Filter, Part, resize_part};
 use super::{check, check_size, cut, most_of, overlap};
-use crate::item::{Image, Reading};
+use crate::item::{Image, ImageOptions};
 use crate::kernels::pool;
 use crate::{Error, Result};
 
@@ -40,7 +40,7 @@ pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 #[derive(Debug, Clone)]
 pub struct Processor {
     arithmetic: Arithmetic,
-    reading: Reading,
+    image_options: ImageOptions,
     /// The colour that makes a square of every picture first.
     square: Option<[u8; 3]>,
     size: Option<(Size, Filter)>,
@@ -258,7 +258,7 @@ impl Processor {
     pub fn clip(size: usize) -> Self {
         Self {
             arithmetic: Arithmetic::Torchvision,
-            reading: Reading::transformers(),
+            image_options: ImageOptions::transformers(),
             square: None,
             size: Some((Size::Shortest(size), Filter::Bicubic)),
             crop: Some(Crop { height: size, width: size, middle: Middle::Down }),
@@ -272,7 +272,7 @@ impl Processor {
     pub fn open_clip(size: usize) -> Self {
         Self {
             arithmetic: Arithmetic::Pillow,
-            reading: Reading::open_clip(),
+            image_options: ImageOptions::open_clip(),
             crop: Some(Crop { height: size, width: size, middle: Middle::Even }),
             levels: Levels::new(Scaling::ToTensor, Some(1.0 / 255.0), Some((CLIP_MEAN, CLIP_STD))),
             ..Self::clip(size)
@@ -355,8 +355,8 @@ impl Processor {
 
     /// How files of pictures are read for it: over white and upright as by transformers, or without their alpha and as
     /// they are stored as by open_clip's and OpenAI's own code.
-    pub fn reading(&self) -> Reading {
-        self.reading
+    pub fn image_options(&self) -> ImageOptions {
+        self.image_options
     }
 
     /// Whether it leaves bytes as they are, neither scaled nor normalised.

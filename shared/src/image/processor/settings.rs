@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     Arithmetic, CLIP_MEAN, CLIP_STD, Crop, Filter, Levels, Middle, PanAndScan, Processor, Scaling, Size,
 };
-use crate::image::{MOST_PIXELS, Reading};
+use crate::image::{ImageOptions, MAX_PIXELS};
 use crate::{Error, ErrorKind, Result};
 
 /// Keys that change no number of a picture that is RGB already.
@@ -210,7 +210,7 @@ impl<'a> Keys<'a> {
 
 fn side(key: &str, value: &Value) -> Result<usize> {
     let side = value.as_u64().and_then(|side| usize::try_from(side).ok());
-    side.filter(|side| (1..=MOST_PIXELS).contains(side)).ok_or_else(|| wrong(key, value, "pixels, from 1 up"))
+    side.filter(|side| (1..=MAX_PIXELS).contains(side)).ok_or_else(|| wrong(key, value, "pixels, from 1 up"))
 }
 
 fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
@@ -317,8 +317,8 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
     };
     keys.finish()?;
     let levels = Levels::new(scaling, factor, normal);
-    let reading = Reading::transformers();
-    let processor = Processor { arithmetic, reading, square: None, size, crop, levels, pad, scan };
+    let image_options = ImageOptions::transformers();
+    let processor = Processor { arithmetic, image_options, square: None, size, crop, levels, pad, scan };
     Ok(match pads && kind == Kind::Llava {
         true => processor.squared(mean),
         false => processor,

@@ -83,15 +83,15 @@ fn a_square_is_made_with_the_mean_colour() {
 
 #[test]
 fn files_are_read_as_the_code_around_each_processor_reads_them() {
-    let file = |json: Value| Processor::from_json(&json).unwrap().reading();
+    let file = |json: Value| Processor::from_json(&json).unwrap().image_options();
     for kind in
         ["CLIPImageProcessor", "SiglipImageProcessorPil", "Gemma3ImageProcessor", "IdeficsImageProcessor"]
     {
-        assert_eq!(file(json!({"image_processor_type": kind})), Reading::transformers());
+        assert_eq!(file(json!({"image_processor_type": kind})), ImageOptions::transformers());
     }
-    assert_eq!(file(json!({"preprocess_cfg": {}, "model_cfg": {}})), Reading::open_clip());
-    assert_eq!(Processor::dvae().reading(), Reading::open_clip());
-    assert_eq!(Processor::llava(8).reading(), Reading::transformers());
+    assert_eq!(file(json!({"preprocess_cfg": {}, "model_cfg": {}})), ImageOptions::open_clip());
+    assert_eq!(Processor::dvae().image_options(), ImageOptions::open_clip());
+    assert_eq!(Processor::llava(8).image_options(), ImageOptions::transformers());
 }
 
 #[test]

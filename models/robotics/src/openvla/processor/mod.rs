@@ -7,7 +7,7 @@ mod tests;
 
 use candle_core::{Device, Tensor};
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
-use fauna_shared::image::{MOST_PIXELS, check};
+use fauna_shared::image::{MAX_PIXELS, check};
 use fauna_shared::item::Image;
 use fauna_shared::model::check_sizes;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -237,7 +237,7 @@ impl View {
                 format!("a part of {height} x {width} cannot be cut out of {tall} x {wide}"),
             ));
         }
-        match height.checked_mul(width).is_some_and(|pixels| pixels <= MOST_PIXELS) {
+        match height.checked_mul(width).is_some_and(|pixels| pixels <= MAX_PIXELS) {
             true => Ok(()),
             false => {
                 Err(Error::new(ErrorKind::Format, format!("frames of {height} x {width} are too large")))
@@ -329,7 +329,7 @@ fn letterboxed(frame: &Image, colour: [u8; 3]) -> Result<Image> {
     let side = frame.height.max(frame.width);
     let (left, top) = ((side - frame.width) / 2, (side - frame.height) / 2);
     let (width, height) = (frame.width + 2 * left, frame.height + 2 * top);
-    if width.checked_mul(height).is_none_or(|pixels| pixels > MOST_PIXELS) {
+    if width.checked_mul(height).is_none_or(|pixels| pixels > MAX_PIXELS) {
         return Err(Error::input(format!(
             "a frame of {} x {} is too long to be made a square",
             frame.width, frame.height

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
-use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -120,8 +120,8 @@ impl Pipeline for DvaePipeline {
         &self.card
     }
 
-    fn reading(&self) -> Reading {
-        Reading::open_clip()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::open_clip()
     }
 
     /// `decode` if `codes` are given, otherwise `encode`.

@@ -111,11 +111,11 @@ impl Decoder for Batch<'_> {
     }
 
     fn step(&self, tokens: &Tokens, state: &mut DecoderState) -> Result<Tensor> {
-        if !tokens.is_even() {
+        if !tokens.is_unpadded() {
             return Err(Error::new(ErrorKind::Compute, "all images must begin with one code"));
         }
         let hidden = self.sampler.network.forward(tokens.ids(), tokens.rows(), state)?;
-        let last = hidden.narrow(1, tokens.time() - 1, 1)?.squeeze(1)?.contiguous()?;
+        let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.sampler.network.logits(&last)
     }
 

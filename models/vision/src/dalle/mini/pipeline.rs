@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, only_known, token_rows};
 use fauna_shared::{Error, Result};
 use fauna_text::words;
@@ -323,8 +323,8 @@ impl Pipeline for DalleMiniPipeline {
         &self.card
     }
 
-    fn reading(&self) -> Reading {
-        Reading::pillow()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::pillow()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::attention::Positions;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
@@ -232,8 +232,8 @@ impl Pipeline for OpenFlamingoPipeline {
     }
 
     /// As in open_clip, whose transform the reference uses.
-    fn reading(&self) -> Reading {
-        Reading::open_clip()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::open_clip()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
