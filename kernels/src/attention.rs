@@ -380,8 +380,8 @@ impl<T: Element> Task for Block<'_, T> {
     }
 }
 
-/// Replaces the scores by unnormalized weights, `exp(score - most)`. Returns the maximum score `most` and the sum of the
-/// weights, both including the sink.
+/// Replaces the scores by unnormalized weights, `exp(score - most)`. Returns the maximum score `most` and the sum of
+/// the weights, both including the sink.
 ///
 /// # Safety
 /// The processor has `S`.

@@ -6,7 +6,8 @@ use super::versions::{fma, versioned};
 /// One step of an LSTM cell: `c = σ(f) c + σ(i) tanh(g)` and `h = σ(o) tanh(c)`, where the gates `(i, f, g, o)` are
 /// `from_input + from_output`, the products of the input and of the previous hidden state with their weights.
 ///
-/// `from_input` and `from_output`: `(4, hidden_size)`. `c`: `(hidden_size)`, updated. `h`: `(hidden_size)`, overwritten.
+/// `from_input` and `from_output`: `(4, hidden_size)`. `c`: `(hidden_size)`, updated. `h`: `(hidden_size)`,
+/// overwritten.
 ///
 /// # Panics
 /// If the length of a slice does not match its shape.

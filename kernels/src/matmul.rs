@@ -236,8 +236,8 @@ fn linear_on(
 /// Number of outputs whose weights [`linear_made`] generates at a time.
 const MADE: usize = 32;
 
-/// [`linear`] with a bfloat16 weight `(outputs, inputs)` that is generated on the fly: `make` writes the rows of a range
-/// of outputs. Each thread has a few of them at a time.
+/// [`linear`] with a bfloat16 weight `(outputs, inputs)` that is generated on the fly: `make` writes the rows of a
+/// range of outputs. Each thread has a few of them at a time.
 ///
 /// # Panics
 /// If the length of a slice does not match its shape.
@@ -288,8 +288,8 @@ pub(super) fn linear_made(
     drop(rounded);
 }
 
-/// Rounds the rows of `x` to bfloat16 and writes them to `to`: if `pairs`, as bfloat16 with odd rows padded with a zero,
-/// else as f32.
+/// Rounds the rows of `x` to bfloat16 and writes them to `to`: if `pairs`, as bfloat16 with odd rows padded with a
+/// zero, else as f32.
 fn round_rows(x: &[f32], k: usize, to: *mut f32, pairs: bool) {
     if k == 0 {
         return;
@@ -535,8 +535,8 @@ struct Job<'a> {
     part: Part,
 }
 
-/// Computes `y = x · w` on this thread: `x` is `(rows, length)`, `w` has the layout `layout`; each pointer comes with its
-/// row stride.
+/// Computes `y = x · w` on this thread: `x` is `(rows, length)`, `w` has the layout `layout`; each pointer comes with
+/// its row stride.
 ///
 /// # Safety
 /// The processor has `S`; pointers are valid for their rows; no other thread accesses `y`.

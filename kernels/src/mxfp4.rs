@@ -1,9 +1,9 @@
 //! Linear layers with weights in MXFP4.
 //!
-//! A row consists of blocks of 32 four-bit numbers (FP4, E2M1), two per byte, the first in the low nibble. Each block has
-//! a scale byte (E8M0), stored separately: a power of two with a bias of 127 (OCP Microscaling Formats 1.0, sections
-//! 5.2, 5.3 and 6.3). Weights are dequantized exactly, and activations are not quantized: products are computed in f32,
-//! unlike those of the formats in [`blocks`](super::blocks).
+//! A row consists of blocks of 32 four-bit numbers (FP4, E2M1), two per byte, the first in the low nibble. Each block
+//! has a scale byte (E8M0), stored separately: a power of two with a bias of 127 (OCP Microscaling Formats 1.0,
+//! sections 5.2, 5.3 and 6.3). Weights are dequantized exactly, and activations are not quantized: products are
+//! computed in f32, unlike those of the formats in [`blocks`](super::blocks).
 //!
 //! ```
 //! use fauna_kernels::matmul::Compute;
@@ -273,8 +273,8 @@ unsafe fn dot<S: Simd, const M: usize>(
     }
 }
 
-/// Dequantizes the rows of a range of outputs to bfloat16, exactly. In each block, the vectors of [`Simd::FP4_ORDER`] are
-/// interleaved two at a time.
+/// Dequantizes the rows of a range of outputs to bfloat16, exactly. In each block, the vectors of [`Simd::FP4_ORDER`]
+/// are interleaved two at a time.
 struct Dequantized<'a> {
     w: &'a Mxfp4<'a>,
     outputs: Range<usize>,

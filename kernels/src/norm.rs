@@ -102,8 +102,8 @@ pub fn add_rms_norm(
     rows(x, Some(residual), sum, out, weight.len(), |row| rms_norm_row(row, weight, eps));
 }
 
-/// Group norm: `(x - mean) / √(variance + eps) * weight + bias`, with mean and (biased) variance over all frames and the
-/// channels of a group. `finish` is called on pieces of the output, so it must be element-wise.
+/// Group norm: `(x - mean) / √(variance + eps) * weight + bias`, with mean and (biased) variance over all frames and
+/// the channels of a group. `finish` is called on pieces of the output, so it must be element-wise.
 ///
 /// `x` and `out`: `(batch, time, channels)`. `weight` and `bias`: `(channels)`; `channels` is a multiple of `groups`.
 ///

@@ -44,8 +44,8 @@ pub struct Rotary<'a> {
 }
 
 impl Rotary<'_> {
-    /// Rotates every head of `x`, which has the axes of `order`; `time` is the sequence length and `head_width` the head
-    /// dimension.
+    /// Rotates every head of `x`, which has the axes of `order`; `time` is the sequence length and `head_width` the
+    /// head dimension.
     ///
     /// # Panics
     /// If the length of `x` or of the tables does not match the shape, or `width` is odd or larger than `head_width`.

@@ -69,7 +69,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sum4(v: [Self::V; 4]) -> [f32; 4];
     /// Transposes a square of `LANES` rows: row `i` is read at `src + i * LANES`, and written to `dst + i * stride`.
     unsafe fn transpose(src: *const f32, dst: *mut f32, stride: usize);
-    /// Stores the upper halves of the lanes (bfloat16), interleaved: the first lane of `a`, the first of `b`, and so on.
+    /// Stores the upper halves of the lanes (bfloat16), interleaved: the first lane of `a`, the first of `b`, and so
+    /// on.
     unsafe fn store_bf16(p: *mut u16, a: Self::V, b: Self::V);
     /// Loads the 32 FP4 numbers in 16 bytes, two per byte, the first in the low nibble, to the first `32 / LANES`
     /// vectors, in the order of [`Simd::FP4_ORDER`].

@@ -1,7 +1,7 @@
 //! Speed of convolutions and of the LSTM in the shapes of the 32 kHz EnCodec over 30 seconds:
 //! `cargo bench -p fauna-shared --bench conv [FILTER]`. `benches/peers/conv.py` times PyTorch on the same.
 //!
-//! Prints median, least and most of five runs after one to warm up.
+//! Prints median, minimum and maximum of five runs after one warm-up run.
 
 use std::hint::black_box;
 use std::time::Instant;

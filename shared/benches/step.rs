@@ -1,9 +1,9 @@
-//! What one step of a decoder costs: the products and the attention of MusicGen-small (24 layers of width 1024, two
-//! rows because of guidance), without the network around them.
+//! Time of one decoding step: the matrix products and the attention of MusicGen-small (24 layers of hidden size 1024,
+//! two rows because of guidance), without the rest of the network.
 //!
 //!     cargo bench -p fauna-shared --bench step [-- q4_0 f32 attention]
 //!
-//! For each weight format: the median milliseconds of all products of a step, and the bytes of weights read a second.
+//! For each weight format: the median milliseconds of all products of a step, and the bytes of weights read per second.
 //! `FAUNA_ISA` chooses the instruction set.
 
 use fauna_kernels::attention::{Causal, Mask, Sizes, View, attend};
@@ -91,7 +91,7 @@ fn main() {
         if !wanted(name) {
             continue;
         }
-        // Bytes with no meaning but with small scales: speed does not depend on the values.
+        // Arbitrary bytes with small scales: speed does not depend on the values.
         let mut data = vec![0x21u8; format.bytes(elements)];
         data.iter_mut().enumerate().step_by(2).for_each(|(i, byte)| *byte = (i * 7 % 251) as u8);
         let mut y = vec![0f32; 4 * HEAD.0];

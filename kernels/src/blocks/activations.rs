@@ -6,8 +6,8 @@ use crate::cpu::Isa;
 use crate::pool::parallel_for;
 use crate::versions::{Shared, versioned};
 
-/// Quantizes `x`, `(rows, width)`, to groups, `width.div_ceil(256)` per row. With two `terms`, each row becomes two rows
-/// whose sum it is: the second is the rounding error of the first, with a scale of 1/256 of the first's.
+/// Quantizes `x`, `(rows, width)`, to groups, `width.div_ceil(256)` per row. With two `terms`, each row becomes two
+/// rows whose sum it is: the second is the rounding error of the first, with a scale of 1/256 of the first's.
 pub(super) fn quantize(isa: Isa, x: &[f32], rows: usize, width: usize, terms: usize, out: &mut Vec<Group>) {
     let groups = width.div_ceil(256);
     out.resize(terms * rows * groups, Group::ZERO);

@@ -528,9 +528,9 @@ const fn lines<F: Format>() -> usize {
     16 + 2 * (64 / F::SUB)
 }
 
-/// Unpacks the outputs `first .. first + TILE` (the last one is repeated where there are fewer). For each 64 weights and
-/// each panel of 16 outputs: sixteen lines of quants, four weights of each output; then the scales and the offsets of
-/// each output, a line per `SUB` weights.
+/// Unpacks the outputs `first .. first + TILE` (the last one is repeated where there are fewer). For each 64 weights
+/// and each panel of 16 outputs: sixteen lines of quants, four weights of each output; then the scales and the offsets
+/// of each output, a line per `SUB` weights.
 ///
 /// # Safety
 /// As [`dots`].

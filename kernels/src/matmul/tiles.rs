@@ -560,8 +560,8 @@ unsafe fn panel_tile<P: Products, const M: usize>(
     M
 }
 
-/// [`panel`] with an array of pointers to the rows of `x`, for convolutions: `y[r][c] = Σ x[t][r][i] w[t][i][c]` for one
-/// panel of f32, over `taps` taps of `depth` elements each.
+/// [`panel`] with an array of pointers to the rows of `x`, for convolutions: `y[r][c] = Σ x[t][r][i] w[t][i][c]` for
+/// one panel of f32, over `taps` taps of `depth` elements each.
 ///
 /// `x` holds a pointer per tap and row: the pointers of a tap are contiguous, and `x_step` is the stride of the taps.
 ///

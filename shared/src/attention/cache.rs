@@ -1,4 +1,4 @@
-//! Keys and values of what a decoder has already read: passed in, never kept in a model.
+//! KV cache, passed to the forward pass and never stored in a model.
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use half::slice::HalfFloatSliceExt;
@@ -7,71 +7,71 @@ use crate::nn::host;
 use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
-/// Positions that a layer makes room for at once; beyond, its room doubles as it is filled.
+/// Maximum number of positions that a layer allocates at first; beyond it, the allocation doubles as it is filled.
 const FIRST: usize = 4096;
 
-/// The keys and values of every layer. Each layer's room is taken when it is first written, for as many positions as
-/// were asked for; of more than 4096 only as they come, so that a limit nobody reaches takes no memory.
+/// KV cache of all layers. The memory of a layer is allocated when it is first written: for the whole capacity up to
+/// 4096 positions, and beyond that as positions are added, so that a large limit takes no memory until it is reached.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     layers: Vec<LayerCache>,
 }
 
-/// The keys and values of one layer.
+/// KV cache of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerCache {
     capacity: usize,
     length: usize,
     half: bool,
     forgets: bool,
-    /// `(batch, kv heads, positions, width)` each: what a head reads lies side by side.
+    /// Keys and values, `(batch, kv_heads, positions, head_dim)` each: the positions of a head are contiguous.
     room: Option<(Tensor, Tensor)>,
 }
 
 impl Cache {
-    /// Room for `capacity` positions in each of `layers` layers.
+    /// Creates an empty cache of `capacity` positions for `layers` layers.
     pub fn new(layers: usize, capacity: usize) -> Self {
         let layer = LayerCache { capacity, length: 0, half: false, forgets: false, room: None };
         Self { layers: vec![layer; layers] }
     }
 
-    /// The same, but on the CPU float32 is kept in half precision if `half`: half the memory, and twice as fast to read,
-    /// which sets the pace of long decoding. For weights that are rounded to fewer bits anyway
+    /// If `half`, stores float32 keys and values as float16 on the CPU: half the memory, and twice as fast to read,
+    /// which limits the speed of decoding with a long context. For weights of fewer than 32 bits
     /// ([`Weights::half_cache`](crate::weights::Weights::half_cache)).
     pub fn with_half(mut self, half: bool) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.half = half);
         self
     }
 
-    /// The same, but what a layer was given is its own to let go: for one pass over whole texts that nothing follows, which
-    /// then takes the room of one layer and not of all.
+    /// Frees the keys and values of a layer right after its attention, for a single forward pass over whole sequences:
+    /// memory is needed for one layer instead of all.
     pub fn single_pass(mut self) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.forgets = true);
         self
     }
 
-    /// The cache of layer `index`.
+    /// Returns the cache of layer `index`.
     ///
     /// # Panics
-    /// If the cache was made for fewer layers.
+    /// If the cache has fewer layers.
     pub fn layer(&mut self, index: usize) -> &mut LayerCache {
         &mut self.layers[index]
     }
 
-    /// Positions read so far.
+    /// Returns the number of cached positions.
     pub fn length(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
-    /// Takes `capacity` positions in all; what was read stays.
+    /// Increases the capacity to at least `capacity` positions; cached positions are kept.
     pub fn reserve(&mut self, capacity: usize) {
         self.layers.iter_mut().for_each(|layer| layer.capacity = layer.capacity.max(capacity));
     }
 
-    /// A copy that goes its own way from here. A clone is not: it shares its room with the original.
+    /// Returns an independent copy. (A clone shares its memory with the original.)
     ///
     /// # Errors
-    /// What the tensor library has to say, if there is no memory.
+    /// [`Compute`](ErrorKind::Compute) if there is not enough memory.
     pub fn branch(&self) -> Result<Self> {
         let mut branch = self.clone();
         for layer in &mut branch.layers {
@@ -82,7 +82,7 @@ impl Cache {
         Ok(branch)
     }
 
-    /// Forgets all but the first `length` positions, so that a common prefix need not be read again.
+    /// Truncates the cache to the first `length` positions, for reuse of a common prefix.
     pub fn truncate(&mut self, length: usize) {
         for layer in &mut self.layers {
             layer.length = layer.length.min(length);
@@ -91,12 +91,12 @@ impl Cache {
 }
 
 impl LayerCache {
-    /// Positions that there is room for.
+    /// Number of allocated positions.
     fn rooms(&self) -> usize {
         self.room.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
     }
 
-    /// Makes room for `length` positions, at most [`capacity`](Self::capacity).
+    /// Grows the allocation to at least `length` positions and at most [`capacity`](Self::capacity).
     fn grow(&mut self, length: usize) -> Result<()> {
         let Some((keys, values)) = &self.room else { return Ok(()) };
         if length <= self.rooms() {
@@ -115,19 +115,20 @@ impl LayerCache {
         Ok(())
     }
 
-    /// Appends `k` and `v`, `(batch, time, kv heads, width)`, and gives all that was appended so far.
+    /// Appends `k` and `v`, `(batch, sequence, kv_heads, head_dim)`, and returns all cached keys and values,
+    /// `(batch, keys, kv_heads, head_dim)`.
     ///
     /// # Errors
-    /// [`Compute`](ErrorKind::Compute) if there is no room left.
+    /// [`Compute`](ErrorKind::Compute) if the capacity is exceeded.
     pub fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let (batch, time, heads, width) = k.dims4()?;
         if self.forgets && self.length > 0 {
-            return Err(Error::new(ErrorKind::Compute, "a cache that forgets is written once"));
+            return Err(Error::new(ErrorKind::Compute, "a single-pass cache can be written only once"));
         }
         if self.length + time > self.capacity {
             return Err(Error::new(
                 ErrorKind::Compute,
-                format!("{} positions do not fit a cache of {}", self.length + time, self.capacity),
+                format!("{} positions exceed the KV cache of {}", self.length + time, self.capacity),
             ));
         }
         self.grow(self.length + time)?;
@@ -161,13 +162,13 @@ impl LayerCache {
     }
 }
 
-/// Copies float32 of any strides into a part of a room of the same shape, `(batch, heads, time, width)`, rounding it to
-/// half precision where that is what the room holds.
+/// Copies strided float32 to a part of the cache of the same shape, `(batch, kv_heads, sequence, head_dim)`, converting
+/// it to float16 if the cache is float16.
 struct Store;
 
 impl InplaceOp2 for Store {
     fn name(&self) -> &'static str {
-        "store in a cache"
+        "store in KV cache"
     }
 
     fn cpu_fwd(
@@ -183,12 +184,12 @@ impl InplaceOp2 for Store {
             CpuStorage::F16(to) => {
                 copy(to, to_layout, from, from_layout, HalfFloatSliceExt::convert_from_f32_slice)
             }
-            _ => Err(candle_core::Error::Msg("a cache on the CPU is float32 or float16".into())),
+            _ => Err(candle_core::Error::Msg("a KV cache on the CPU must be float32 or float16".into())),
         }
     }
 }
 
-/// Hands vectors of `to` and of `from` to `each`, pair by pair.
+/// Calls `each` with every head vector of `to` and of `from`.
 fn copy<T>(
     to: &mut [T],
     to_layout: &Layout,

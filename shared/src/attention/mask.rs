@@ -1,4 +1,4 @@
-//! Who may see whom.
+//! Attention masks.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use super::PositionBias;
 use crate::kernels::attention as kernel;
 use crate::{Error, Result, transfer};
 
-/// Which keys a query may see, and how near they seem. Cheap to clone.
+/// An attention mask: which keys each query attends to, and a position bias. Cheap to clone.
 ///
 /// ```
 /// use fauna_shared::attention::Mask;
@@ -27,7 +27,7 @@ pub struct Mask {
     additive: Made,
 }
 
-/// The last [`additive`](Mask::additive) form of a mask, which all layers of a pass share.
+/// The cached [`additive`](Mask::additive) form of a mask, shared by all layers of a forward pass.
 #[derive(Clone, Default)]
 struct Made(Arc<Mutex<Option<Additive>>>);
 
@@ -37,23 +37,23 @@ impl std::fmt::Debug for Made {
     }
 }
 
-/// A mask as numbers on a device.
+/// A mask as an additive tensor on a device.
 #[derive(Clone)]
 pub(super) struct Additive {
-    /// Batch, queries and keys it was made for.
+    /// Batch size, number of queries and number of keys.
     sizes: [usize; 3],
-    /// What to add to the scores, a large negative number where a query may not look: `(batch or 1, 1, queries, keys)`.
+    /// 0, or a large negative number for masked keys, `(batch or 1, 1, queries, keys)`; added to the scores.
     pub blocked: Tensor,
-    /// 1 or 0 for queries that see something or nothing, `(batch or 1, 1, queries, 1)`; none if all see something.
+    /// 0 for queries whose keys are all masked, else 1, `(batch or 1, 1, queries, 1)`; `None` if there are none.
     pub seen: Option<Tensor>,
 }
 
-/// What each query sees, sequence by sequence.
+/// The keys that each query attends to, for each sequence.
 #[derive(Debug)]
 enum Seen {
-    /// One stretch of keys a query, `(batch, queries)`.
+    /// One range of keys per query, `(batch, queries)`.
     Spans { queries: usize, spans: Vec<Range<usize>> },
-    /// Any keys: 0 or -∞ to add, `(batch, queries, keys)`.
+    /// Any keys: an additive mask of 0 or -∞, `(batch, queries, keys)`.
     Table { queries: usize, keys: usize, added: Vec<f32> },
 }
 
@@ -79,20 +79,20 @@ impl Seen {
     }
 }
 
-/// Which keys are real, for each row of the batch.
+/// Padding mask: which keys are not padding, for each sequence.
 #[derive(Debug)]
 struct Padding {
     keys: usize,
     real: Vec<Vec<bool>>,
-    /// How the CPU kernel takes it.
+    /// The form that the CPU kernel takes.
     kernel: ForKernel,
 }
 
 #[derive(Debug)]
 enum ForKernel {
-    /// Padding on the left only: the first real key of each row.
+    /// Left padding only: the index of the first key of each sequence that is not padding.
     FirstKey(Vec<usize>),
-    /// Any other: 0 or -∞ to add, `(batch, keys)`.
+    /// Any other padding: an additive mask of 0 or -∞, `(batch, keys)`.
     Added(Vec<f32>),
 }
 
@@ -108,22 +108,22 @@ impl ForKernel {
 }
 
 impl Mask {
-    /// Every query sees every key.
+    /// Full (bidirectional) attention.
     pub fn full() -> Self {
         Self::default()
     }
 
-    /// A query sees itself and what stands before it.
+    /// Causal attention: a query attends to its own and all previous positions.
     pub fn causal() -> Self {
         Self { causal: true, ..Self::default() }
     }
 
-    /// Query `i` of sequence `r` sees the keys of `spans[r][i]`, be they before it or after it: the latest of several
-    /// images, a block whose tokens see each other.
+    /// Query `i` of sequence `r` attends to the keys `spans[r][i]`, before or after it: for example the latest of
+    /// several images, or a block with bidirectional attention. `spans`: `(batch, queries)`.
     ///
     /// ```
     /// use fauna_shared::attention::Mask;
-    /// // The second query sees the block that begins with it; the first, nothing.
+    /// // The second query attends to the block that begins with it; all keys of the first are masked.
     /// let mask = Mask::spans(vec![vec![0..0, 1..3]])?;
     /// assert!(!mask.sees(0, 0, 0, 3) && !mask.sees(0, 1, 0, 3) && mask.sees(0, 1, 2, 3));
     /// # Ok::<(), fauna_shared::Error>(())
@@ -134,22 +134,22 @@ impl Mask {
     pub fn spans(spans: Vec<Vec<Range<usize>>>) -> Result<Self> {
         let queries = spans.first().map_or(0, Vec::len);
         if spans.iter().any(|row| row.len() != queries) {
-            return Err(Error::input("the rows of a mask have different lengths"));
+            return Err(Error::input("the rows of an attention mask have different lengths"));
         }
         let seen = Seen::Spans { queries, spans: spans.concat() };
         Ok(Self { seen: Some(Arc::new(seen)), ..Self::default() })
     }
 
-    /// Query `i` of sequence `r` sees key `k` where `table[r][i][k]`. Where each sees one stretch of keys this is
-    /// [`spans`](Mask::spans).
+    /// Query `i` of sequence `r` attends to key `k` if `table[r][i][k]`. `table`: `(batch, queries, keys)`. If the keys
+    /// of every query are contiguous, this is the same as [`spans`](Mask::spans).
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the sequences have different numbers of queries, or the queries of keys.
+    /// [`Input`](crate::ErrorKind::Input) if the numbers of queries or of keys differ.
     pub fn table(table: &[Vec<Vec<bool>>]) -> Result<Self> {
         let queries = table.first().map_or(0, Vec::len);
         let keys = table.first().and_then(|row| row.first()).map_or(0, Vec::len);
         if table.iter().any(|row| row.len() != queries || row.iter().any(|seen| seen.len() != keys)) {
-            return Err(Error::input("the rows of a mask have different lengths"));
+            return Err(Error::input("the rows of an attention mask have different lengths"));
         }
         let span = |seen: &Vec<bool>| {
             let start = seen.iter().position(|seen| *seen).unwrap_or(0);
@@ -166,9 +166,9 @@ impl Mask {
         Ok(Self { seen: Some(Arc::new(seen)), ..Self::default() })
     }
 
-    /// A query sees no key more than `window - 1` before it: of a causal mask only the `window` latest keys, itself
-    /// included. Queries of [`spans`](Mask::spans) are counted among the keys from their own first; what stands behind
-    /// them stays seen.
+    /// Adds sliding-window attention: a query attends to no key more than `window - 1` positions before it; with a
+    /// causal mask, only to the last `window` keys including its own. In [`spans`](Mask::spans), query `i` is at key
+    /// `i`; keys after it are not affected.
     ///
     /// ```
     /// use fauna_shared::attention::Mask;
@@ -199,14 +199,14 @@ impl Mask {
         Self { window, seen, additive: Made::default(), ..self }
     }
 
-    /// Hides the keys marked false; one row a sequence, all of one length.
+    /// Masks padding: keys with `false` in `real`, `(batch, keys)`, the `attention_mask` of transformers.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the rows have different lengths.
+    /// [`Input`](crate::ErrorKind::Input) if the sequences have different lengths.
     pub fn with_padding(self, real: &[Vec<bool>]) -> Result<Self> {
         let keys = real.first().map_or(0, Vec::len);
         if real.iter().any(|row| row.len() != keys) {
-            return Err(Error::input("the rows of a mask have different lengths"));
+            return Err(Error::input("the rows of an attention mask have different lengths"));
         }
         if real.iter().flatten().all(|real| *real) {
             return Ok(Self { padding: None, additive: Made::default(), ..self });
@@ -215,21 +215,21 @@ impl Mask {
         Ok(Self { padding: Some(Arc::new(padding)), additive: Made::default(), ..self })
     }
 
-    /// Adds a number to each score by the distance of the key from the query.
+    /// Adds a position bias to the scores.
     pub fn with_position_bias(self, distances: PositionBias) -> Self {
         Self { distances: Some(distances), ..self }
     }
 
-    /// The sequences all of whose keys are hidden, if there are any: 1 for each of those and 0 for the others,
-    /// `(batch)`.
+    /// Returns 1 for each sequence whose keys are all padding and 0 for the others, `(batch)`; `None` if there is no
+    /// such sequence.
     pub fn fully_masked(&self) -> Option<Vec<f32>> {
         let real = &self.padding.as_ref()?.real;
         let blind: Vec<f32> = real.iter().map(|row| f32::from(u8::from(!row.contains(&true)))).collect();
         blind.contains(&1.0).then_some(blind)
     }
 
-    /// Whether query `query` of row `row` sees `key`, of `keys` keys. Queries of a causal mask are counted among the
-    /// keys, those of [`spans`](Mask::spans) and of a [`table`](Mask::table) from their own first.
+    /// Whether query `query` of sequence `row` attends to key `key` of `keys` keys. `query` is a position among the
+    /// keys for a causal mask, and an index among the queries for [`spans`](Mask::spans) and a [`table`](Mask::table).
     pub fn sees(&self, row: usize, query: usize, key: usize, keys: usize) -> bool {
         key < keys
             && self.seen.as_ref().is_none_or(|seen| seen.contains(row, query, key))
@@ -253,7 +253,7 @@ impl Mask {
             && self.distances.as_ref().is_none_or(|d| d.fit(heads, queries, keys))
     }
 
-    /// For queries that stand at `keys - queries` and after.
+    /// Returns the form of the CPU kernel, for queries that are the last positions of the keys.
     pub(super) fn kernel(&self, queries: usize, keys: usize) -> kernel::Mask<'_> {
         let causal = kernel::Causal { offset: keys.saturating_sub(queries), window: self.window };
         let (spans, bias) = match self.seen.as_deref() {
@@ -274,8 +274,8 @@ impl Mask {
         }
     }
 
-    /// What the scores of `queries` queries, which are the last of the keys, and `keys` keys are to be masked by; none if
-    /// each query sees every key. It is made once for all layers.
+    /// Returns the additive mask of the scores, for queries that are the last positions of the keys; `None` if nothing
+    /// is masked. It is created once for all layers.
     pub(super) fn additive(
         &self,
         batch: usize,

@@ -1,7 +1,7 @@
-//! Attention as functions of tensors: masks, rotary and relative positions, caches that are passed in.
+//! Attention as functions of tensors: masks, rotary and relative position embeddings, and the KV cache.
 //!
-//! Everything here is laid out `(batch, time, heads, head width)`, as a projection leaves it, so that no block
-//! transposes anything: caches grow along `time`, and the result goes straight into the output projection.
+//! The layout is `(batch, sequence, heads, head_dim)`, the output of a projection, so that no block transposes: the KV
+//! cache grows along `sequence`, and the result is the input of the output projection.
 
 mod cache;
 mod mask;
@@ -22,25 +22,27 @@ use crate::nn::{host, softmax};
 use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result};
 
-/// `softmax(scale · q kᵀ + mask) v` for every head (Vaswani et al. 2017, section 3.2.1).
+/// Scaled dot-product attention, `softmax(scale · q kᵀ + mask) v` (Vaswani et al. 2017, section 3.2.1).
 ///
-/// `q`: `(batch, queries, heads, width)`; `k`, `v`: `(batch, keys, kv heads, width)`, where each of the kv heads
-/// serves `heads / kv heads` query heads in a row. Where `mask` asks for it, queries are the last of the keys: query `i`
-/// stands at key `keys - queries + i`. Gives `(batch, queries, heads * width)`. A query that may see nothing gets zeros.
+/// `q`: `(batch, queries, heads, head_dim)`; `k`, `v`: `(batch, keys, kv_heads, head_dim)`, where each key/value head
+/// is shared by `heads / kv_heads` consecutive query heads (grouped-query attention). For a causal mask, the queries
+/// are the last of the keys: query `i` is at key `keys - queries + i`. Returns `(batch, queries, heads * head_dim)`.
+/// The output of a query whose keys are all masked is zero.
 ///
-/// Keys and values may be in half precision beside float32 queries, as a [`Cache`] may keep them.
+/// Keys and values may be float16 with float32 queries, as in a [`Cache`] of half precision.
 ///
 /// # Errors
-/// [`Compute`](ErrorKind::Compute) if the shapes do not fit each other.
+/// [`Compute`](ErrorKind::Compute) if the shapes do not match.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Result<Tensor> {
     attend_with(q, k, v, mask, scale, None)
 }
 
-/// As [`attend`], with a learned score for each head, `sinks` of `(heads)`, that takes its share of the weight and
-/// gives no value, so that the weights of the keys sum to less than one (Xiao et al. 2023, arXiv 2309.17453, section 3.3).
+/// [`attend`] with attention sinks: a learned score per head, `sinks` of `(heads)`, that takes part in the softmax but
+/// has no value, so that the weights of the keys sum to less than one (Xiao et al. 2023, arXiv 2309.17453, section
+/// 3.3).
 ///
 /// # Errors
-/// As [`attend`], and if there is not one sink a head.
+/// [`Compute`](ErrorKind::Compute) if the shapes do not match.
 pub fn attend_with_sinks(
     q: &Tensor,
     k: &Tensor,
@@ -74,7 +76,12 @@ fn attend_with(
     if !fits {
         return Err(Error::new(
             ErrorKind::Compute,
-            format!("attention over q {:?}, k {:?}, v {:?}, {mask:?}", q.dims(), k.dims(), v.dims()),
+            format!(
+                "shapes do not match in attention: q {:?}, k {:?}, v {:?}, {mask:?}",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            ),
         ));
     }
     let distances = mask.distances();
@@ -105,7 +112,7 @@ fn attend_with(
         };
     }
     let (k, v) = (k.to_dtype(q.dtype())?, v.to_dtype(q.dtype())?);
-    // The heads that share keys follow one another: to a product they are so many more queries.
+    // Heads that share keys are consecutive: in the products they are additional queries.
     let together = |last: usize| (batch, kv_heads, heads / kv_heads * queries, last);
     let q = q.transpose(1, 2)?.contiguous()?.reshape(together(width))?;
     let (k, v) = (in_batches(k.transpose(1, 2)?)?, in_batches(v.transpose(1, 2)?)?);
@@ -119,7 +126,7 @@ fn attend_with(
         Some(Additive { blocked, seen, .. }) => {
             let weights = weigh(&scores.broadcast_add(&blocked)?, sinks)?;
             match seen {
-                // A query that sees nothing has equal scores everywhere; this makes its row zeros.
+                // A query whose keys are all masked has equal scores; this sets its output to zero.
                 Some(seen) => weights.broadcast_mul(&seen)?,
                 None => weights,
             }
@@ -130,7 +137,7 @@ fn attend_with(
     Ok(out.transpose(1, 2)?.reshape((batch, queries, heads * width))?)
 }
 
-/// [`attend`] by the kernel, keys and values being of `T`.
+/// [`attend`] with the CPU kernel, for keys and values of type `T`.
 fn attend_on_host<T: kernel::Element + WithDType>(
     q: &Tensor,
     k: &Tensor,
@@ -154,19 +161,19 @@ fn attend_on_host<T: kernel::Element + WithDType>(
     Ok(Tensor::from_vec(out, (batch, queries, heads * dim), q.device())?)
 }
 
-/// `x` with the elements of each of its vectors side by side, as the kernel needs them; most often `x` itself.
+/// Returns `x` with a contiguous last axis, as the kernel requires; usually `x` itself.
 fn rows_together(x: &Tensor) -> Result<Tensor> {
     Ok(if x.stride()[3] == 1 { x.clone() } else { x.contiguous()? })
 }
 
-/// How `x`, `(batch, time, heads, width)`, lies in its storage, whose part from its first element on is `data`.
+/// Returns the view of `x`, `(batch, sequence, heads, head_dim)`, whose storage from its first element on is `data`.
 fn view<'a, T>(data: &'a [T], x: &Tensor) -> kernel::View<'a, T> {
     let stride = x.stride();
     kernel::View { data, batch: stride[0], time: stride[1], head: stride[2] }
 }
 
-/// `(batch, kv heads, keys, width)` as a product of batches reads it: a part of a cache as it lies, all else copied where
-/// it must be.
+/// Returns `x`, `(batch, kv_heads, keys, head_dim)`, in a layout that a batched matmul accepts, without a copy for a
+/// part of the cache.
 fn in_batches(x: Tensor) -> Result<Tensor> {
     let (batch, heads, _, width) = x.dims4()?;
     let stride = x.stride();
@@ -174,8 +181,7 @@ fn in_batches(x: Tensor) -> Result<Tensor> {
     Ok(if even && stride[2] == width && stride[3] == 1 { x } else { x.contiguous()? })
 }
 
-/// The weights of the keys, `(batch, heads, queries, keys)`, beside a sink a head if there are any, by operations candle
-/// can differentiate.
+/// Returns the attention weights, `(batch, heads, queries, keys)`, optionally with sinks, by differentiable operations.
 fn weigh(scores: &Tensor, sinks: Option<&Tensor>) -> Result<Tensor> {
     let Some(sinks) = sinks else { return softmax(scores) };
     let sinks = sinks.to_dtype(scores.dtype())?.reshape((1, (), 1, 1))?;

@@ -1,4 +1,4 @@
-//! Positions as numbers added to the scores: T5's buckets of distances, ALiBi's slopes.
+//! Position biases added to the attention scores: T5's relative position buckets and ALiBi.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use crate::kernels::attention as kernel;
 use crate::{Error, ErrorKind, Result, transfer};
 
-/// How distances between a query and a key are sorted into buckets (Raffel et al. 2019, section 2.1).
+/// Buckets of the distance between query and key, as in T5 (Raffel et al. 2019, section 2.1).
 ///
-/// Half of the buckets hold one distance each, the others ever more, up to `max_distance`; all that is further is in
-/// the last.
+/// Half of the buckets hold one distance each, the others logarithmically larger ranges up to `max_distance`; all
+/// larger distances are in the last bucket.
 ///
 /// ```
 /// use fauna_shared::attention::RelativePositionBuckets;
@@ -28,33 +28,33 @@ pub struct RelativePositionBuckets {
 }
 
 impl RelativePositionBuckets {
-    /// `count` buckets; half of them for keys behind the query and half for those ahead of it if `both_ways`, else all
-    /// for those behind.
+    /// Creates `count` buckets (`relative_attention_num_buckets`). If `both_ways` (bidirectional), half of them are for
+    /// keys after the query; else all are for keys before it.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) if there are too few buckets or `max_distance` is too small for any
-    /// distance to share a bucket: the formula has no value then.
+    /// [`Unsupported`](ErrorKind::Unsupported) if there are too few buckets, or `max_distance` is too small for any
+    /// distances to share a bucket, where the formula is undefined.
     pub fn new(count: usize, max_distance: usize, both_ways: bool) -> Result<Self> {
         let buckets = Self { count, max_distance, both_ways };
         if buckets.exact() == 0 || buckets.exact() >= max_distance {
             return Err(Error::unsupported(format!(
-                "{count} buckets for distances up to {max_distance} are not enough, or too many"
+                "{count} relative position buckets do not work with a maximum distance of {max_distance}"
             )));
         }
         Ok(buckets)
     }
 
-    /// Buckets of one direction.
+    /// Number of buckets of one direction.
     fn one_way(&self) -> usize {
         if self.both_ways { self.count / 2 } else { self.count }
     }
 
-    /// Buckets of one direction that hold one distance each.
+    /// Number of buckets of one direction that hold a single distance.
     fn exact(&self) -> usize {
         self.one_way() / 2
     }
 
-    /// The bucket of a key that stands `distance` after the query (before it if negative).
+    /// Returns the bucket of a key at `distance` after the query (before it if negative).
     pub fn of(&self, distance: i64) -> usize {
         let (buckets, exact) = (self.one_way(), self.exact());
         let (first, far) = match (self.both_ways, distance > 0) {
@@ -65,7 +65,7 @@ impl RelativePositionBuckets {
         if far < exact {
             return first + far;
         }
-        // Each step rounded to float32, as the references compute it: borders between buckets depend on it.
+        // Each operation is rounded to float32, as in the reference: the bucket boundaries depend on it.
         let ln = f64::from(far as f32 / exact as f32).ln() as f32;
         let longest = (self.max_distance as f64 / exact as f64).ln() as f32;
         let share = ln / longest * (buckets - exact) as f32;
@@ -73,7 +73,7 @@ impl RelativePositionBuckets {
     }
 }
 
-/// A learned number for each head and bucket, which is added to the scores of the keys at those distances.
+/// T5's relative position bias: a learned bias per head and bucket.
 #[derive(Debug, Clone)]
 pub struct RelativePositionBias {
     buckets: RelativePositionBuckets,
@@ -82,7 +82,7 @@ pub struct RelativePositionBias {
 }
 
 impl RelativePositionBias {
-    /// From a table of `(buckets, heads)`.
+    /// Creates the bias from a table of `(buckets, heads)`.
     ///
     /// # Errors
     /// [`Compute`](ErrorKind::Compute) if the table has another number of buckets.
@@ -91,13 +91,14 @@ impl RelativePositionBias {
         if count != buckets.count {
             return Err(Error::new(
                 ErrorKind::Compute,
-                format!("a table of {count} rows for {} buckets", buckets.count),
+                format!("a relative position table of {count} rows, expected {} buckets", buckets.count),
             ));
         }
         Ok(Self { buckets, numbers: table.to_dtype(DType::F32)?.t()?.contiguous()? })
     }
 
-    /// What to add where the `queries` queries are the last of `keys` keys: made once a pass, shared by every layer.
+    /// Returns the bias between `queries` queries and `keys` keys, the queries being the last of the keys. Computed
+    /// once per forward pass and shared by all layers.
     pub fn between(&self, queries: usize, keys: usize) -> Result<PositionBias> {
         let nearest = -(keys.saturating_sub(1) as i64);
         let buckets: Vec<u32> =
@@ -108,15 +109,15 @@ impl RelativePositionBias {
     }
 }
 
-/// A number for each head and each distance between `queries` queries and `keys` keys, the queries the last of the
-/// keys. It takes `heads * (queries + keys)` numbers, not `heads * queries * keys`.
+/// A bias per head and distance between `queries` queries and `keys` keys, the queries being the last of the keys. It
+/// stores `heads * (queries + keys)` numbers, not `heads * queries * keys`.
 #[derive(Debug, Clone)]
 pub struct PositionBias {
-    /// `(heads, queries + keys - 1)`, float32; distance `1 - keys` first.
+    /// `(heads, queries + keys - 1)`, float32; the first is distance `1 - keys`.
     numbers: Tensor,
     queries: usize,
     keys: usize,
-    /// What [`spread`](Self::spread) gives, once a layer has asked.
+    /// The result of [`spread`](Self::spread), computed on first use.
     spread: Arc<OnceLock<Tensor>>,
 }
 
@@ -125,12 +126,13 @@ impl PositionBias {
         Self { numbers, queries, keys, spread: Arc::default() }
     }
 
-    /// `slopes[h] · distance` for head `h`: ever less for keys ever further back (Press et al. 2021, ALiBi).
+    /// The ALiBi bias: `slopes[h] · distance` for head `h`, with negative distances before the query (Press et al.
+    /// 2021). `slopes`: `(heads)`.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
     /// use fauna_shared::attention::{PositionBias, Mask, attend};
-    /// // Equal scores, but each step back divides a key's weight by two.
+    /// // Equal scores, but each position back halves the weight of a key.
     /// let slope = std::f32::consts::LN_2;
     /// let nearer = Mask::causal().with_position_bias(PositionBias::alibi(&[slope], 1, 2, &Device::Cpu)?);
     /// let q = Tensor::new(&[[[[0f32]]]], &Device::Cpu)?;
@@ -156,13 +158,13 @@ impl PositionBias {
         &self.numbers
     }
 
-    /// How the CPU kernel takes `numbers`.
+    /// Returns the form of the CPU kernel, with the elements `numbers`.
     pub(super) fn kernel<'a>(&self, numbers: &'a [f32]) -> kernel::Bias<'a> {
         let head = self.queries + self.keys - 1;
         kernel::Bias { data: numbers, first: self.queries - 1, batch: 0, head, query: -1 }
     }
 
-    /// `(1, heads, queries, keys)`, where the numbers lie; made once for all layers.
+    /// Returns the bias as a tensor `(1, heads, queries, keys)`; computed once for all layers.
     pub(super) fn spread(&self) -> Result<Tensor> {
         let (queries, keys) = (self.queries, self.keys);
         if queries == 1 {

@@ -1,4 +1,4 @@
-//! Rotary position embedding and its published scalings.
+//! Rotary position embedding (RoPE) and its published scalings.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use crate::kernels::rope::{Order, Pairs, Rotary};
 use crate::nn::{fused, host};
 use crate::{Error, ErrorKind, Result, json, transfer};
 
-/// The positions of the tokens of a batch: one row that all sequences share, or one row each.
+/// Position ids of a batch: one row shared by all sequences, or one row per sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Positions {
     rows: usize,
@@ -20,93 +20,94 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// `start`, `start + 1`, … for every sequence.
+    /// Positions `start`, `start + 1`, … for every sequence; `time` is the sequence length.
     pub fn counting(start: usize, time: usize) -> Self {
         Self { rows: 1, values: (start..start + time).map(|p| p as u32).collect() }
     }
 
-    /// One row a sequence, all of one length.
+    /// Positions of each sequence, `(batch, sequence)`.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if the rows have different lengths.
     pub fn rows(rows: &[Vec<u32>]) -> Result<Self> {
         if rows.windows(2).any(|pair| pair[0].len() != pair[1].len()) {
-            return Err(Error::input("the rows of positions have different lengths"));
+            return Err(Error::input("the rows of position ids have different lengths"));
         }
         Ok(Self { rows: rows.len().max(1), values: rows.concat() })
     }
 
-    /// `(rows, time)` of positions, to look up learned position embeddings.
+    /// Returns the position ids, `(batch or 1, sequence)`, for learned position embeddings.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
         transfer::to_device(self.values.clone(), (self.rows, self.values.len() / self.rows), device)
     }
 
-    /// The largest position, if there is any.
+    /// Returns the largest position; `None` if there are no positions.
     pub fn largest(&self) -> Option<usize> {
         self.values.iter().max().map(|p| *p as usize)
     }
 }
 
-/// How frequencies are stretched to read further than was trained.
+/// RoPE scaling: how frequencies are changed for contexts longer than in training.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     Default,
-    /// All divided by `factor` (Chen et al. 2023).
+    /// Linear scaling (position interpolation, Chen et al. 2023).
     Linear {
-        /// The divisor.
+        /// The divisor of all frequencies.
         factor: f64,
     },
-    /// A larger base once the text is longer than trained (NTK-aware, dynamic).
+    /// Dynamic NTK-aware scaling: a larger base for sequences longer than in training.
     Dynamic {
-        /// How far the context is to reach, as a multiple of the trained one.
+        /// The context length as a multiple of the original one.
         factor: f64,
-        /// Positions trained.
+        /// The original context length.
         trained: usize,
     },
-    /// Low frequencies divided, high kept, a ramp between (Llama 3.1).
+    /// The scaling of Llama 3.1: low frequencies are divided, high ones kept, with a ramp between them.
     Llama3 {
         /// The divisor of low frequencies.
         factor: f64,
-        /// Wavelengths above `trained / low` are divided.
+        /// `low_freq_factor`: wavelengths above `trained / low` are divided.
         low: f64,
-        /// Wavelengths below `trained / high` are kept.
+        /// `high_freq_factor`: wavelengths below `trained / high` are kept.
         high: f64,
-        /// Positions trained.
+        /// The original context length.
         trained: usize,
     },
-    /// Divided by the ramp of YaRN (Peng et al. 2023, section 3.2), cos and sin scaled by `attention`.
+    /// YaRN (Peng et al. 2023, section 3.2): a ramp between divided and kept frequencies; cos and sin are scaled by
+    /// `attention`.
     Yarn {
         /// The divisor of low frequencies.
         factor: f64,
-        /// Rotations over the trained context above which a frequency is kept.
+        /// Number of rotations over the original context above which a frequency is kept.
         beta_fast: f64,
-        /// Rotations below which it is divided.
+        /// Number of rotations below which a frequency is divided.
         beta_slow: f64,
-        /// Positions trained.
+        /// The original context length.
         trained: usize,
-        /// What cos and sin are multiplied by.
+        /// Attention factor: scale of cos and sin.
         attention: f64,
         /// Whether the ends of the ramp are rounded outwards to whole dimensions.
         truncate: bool,
     },
-    /// A divisor for each frequency, another set past the trained length (Ding et al. 2024).
+    /// LongRoPE (Ding et al. 2024): a divisor per frequency, with another set beyond the original context length.
     Long {
-        /// Divisors up to `trained` positions, one a frequency.
+        /// Divisors up to the original context length, one per frequency.
         short: Vec<f64>,
-        /// Divisors past it.
+        /// Divisors beyond it.
         long: Vec<f64>,
-        /// Positions trained.
+        /// The original context length.
         trained: usize,
-        /// What cos and sin are multiplied by.
+        /// Attention factor: scale of cos and sin.
         attention: f64,
     },
-    /// A divisor for each frequency at any length, as `rope_freqs` of GGUF files holds them.
+    /// A divisor per frequency at any length, as in `rope_freqs` of GGUF files.
     Divisors(Vec<f64>),
 }
 
-/// The rotary keys of a `config.json`, in either dialect: `rope_parameters`, or `rope_theta` with `rope_scaling`.
+/// The RoPE keys of a `config.json`, in either format: `rope_parameters`, or `rope_theta` with `rope_scaling`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RopeKeys {
     #[serde(default, deserialize_with = "rope_parameters")]
@@ -116,18 +117,18 @@ pub struct RopeKeys {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
-    /// Pairs are neighbours: how GGUF's converters leave `q` and `k`. Configs of other programs have a key
-    /// `rope_interleaved`, which the reference ignores; this one has a name of its own.
+    /// Whether pairs are interleaved, as in the `q` and `k` of GGUF files. Named differently from the key
+    /// `rope_interleaved` of other programs, which the reference ignores.
     #[serde(default)]
     gguf_rope_interleaved: bool,
-    /// The divisors of a GGUF file's `rope_freqs.weight`. No official config has this key.
+    /// The divisors in `rope_freqs.weight` of a GGUF file. No official config has this key.
     rope_divisors: Option<Vec<f64>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct RopeParameters {
     rope_type: Option<String>,
-    /// The older name, which counts where the other is absent.
+    /// The older name of `rope_type`, used if that is absent.
     #[serde(rename = "type")]
     older_rope_type: Option<String>,
     rope_theta: Option<f64>,
@@ -146,7 +147,7 @@ struct RopeParameters {
     long_factor: Option<Vec<f64>>,
 }
 
-/// Where these keys are a part of others the path to a wrong one is lost, so that they name themselves.
+/// Parses `rope_parameters`. Errors name the key here, since serde loses the path inside a flattened struct.
 fn rope_parameters<'de, D: Deserializer<'de>>(
     value: D,
 ) -> std::result::Result<Option<RopeParameters>, D::Error> {
@@ -161,19 +162,19 @@ fn rope_scaling<'de, D: Deserializer<'de>>(
 }
 
 impl RopeKeys {
-    /// With a base and a share of each head that is turned, where no key of these names one: some families have keys of
-    /// their own for them.
+    /// Sets defaults of the base (`theta`) and of the partial rotary factor (`share`), for model families that have
+    /// other keys for them.
     pub fn or(self, theta: Option<f64>, share: Option<f64>) -> Self {
         let share = self.partial_rotary_factor.or(share);
         Self { rope_theta: self.rope_theta.or(theta), partial_rotary_factor: share, ..self }
     }
 
-    /// The rotary embedding these keys describe for heads of `head_width` in a model of `positions` positions. A
-    /// missing base is 10000.
+    /// Creates the rotary embedding for heads of dimension `head_width` in a model with a maximum of `positions`
+    /// positions. The default base is 10000.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a kind of scaling that is not implemented;
-    /// [`Format`](crate::ErrorKind::Format) for a kind without its numbers.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a `rope_type` that is not implemented;
+    /// [`Format`](crate::ErrorKind::Format) for a `rope_type` without its required keys.
     pub fn rope(&self, head_width: usize, positions: usize) -> Result<Rope> {
         let plain = RopeParameters::default();
         let p = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()).unwrap_or(&plain);
@@ -184,7 +185,7 @@ impl RopeKeys {
         let kind = p.rope_type.as_deref().or(p.older_rope_type.as_deref()).unwrap_or("default");
         let need = |key: &str, value: Option<f64>| {
             value.ok_or_else(|| {
-                Error::new(ErrorKind::Format, format!("rope_type \"{kind}\" without its key {key}"))
+                Error::new(ErrorKind::Format, format!("rope_type \"{kind}\" requires the key {key}"))
             })
         };
         let ratio = || p.factor.unwrap_or(positions as f64 / trained as f64);
@@ -219,7 +220,7 @@ impl RopeKeys {
                 let (Some(short), Some(long)) = (p.short_factor.clone(), p.long_factor.clone()) else {
                     return Err(Error::new(
                         ErrorKind::Format,
-                        "rope_type \"longrope\" without its keys short_factor and long_factor",
+                        "rope_type \"longrope\" requires the keys short_factor and long_factor",
                     ));
                 };
                 let attention = p.attention_factor.unwrap_or_else(|| {
@@ -233,35 +234,39 @@ impl RopeKeys {
             }
         };
         if !(0.0..=1.0).contains(&share) {
-            return Err(Error::unsupported(format!("rotary positions over {share} of each head"))
-                .hint("a share from 0 to 1 is wanted: partial_rotary_factor, or rotary_pct"));
+            return Err(Error::unsupported(format!("a partial rotary factor of {share}"))
+                .hint("expected partial_rotary_factor (or rotary_pct) from 0 to 1"));
         }
         let width = (head_width as f64 * share) as usize;
         if width.next_multiple_of(2) > head_width {
-            let message = format!("rotary positions over {width} of {head_width} numbers: pairs wanted");
+            let message = format!(
+                "a rotary dimension of {width} does not form pairs within a head dimension of {head_width}"
+            );
             return Err(Error::unsupported(message));
         }
         Ok(Rope::new(theta, width, scaling)?.interleaved(self.gguf_rope_interleaved))
     }
 }
 
-/// Rotary position embedding (Su et al. 2021, section 3.4): pairs of numbers turned by angles that grow with position.
+/// Rotary position embedding (Su et al. 2021, section 3.4): pairs of elements are rotated by angles proportional to the
+/// position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     theta: f64,
-    /// Numbers of each head that are turned; of an odd width, one more is.
+    /// Rotary dimension: number of elements of each head that are rotated; if odd, one more is.
     width: usize,
     scaling: RopeScaling,
-    /// Pairs are neighbours, as GGUF's converters order them, and not `i` and `i + width / 2`.
+    /// Whether pairs are `2 i` and `2 i + 1`, as in GGUF files, and not `i` and `i + width / 2`.
     interleaved: bool,
 }
 
 impl Rope {
-    /// Base `theta` over the first `width` numbers of each head, in half-split pairs. An odd `width`, as a share of a
-    /// head may be, counts as odd in the frequencies, and its last pair takes one number more.
+    /// Creates an embedding with base `theta` over the first `width` elements of each head, in half-split pairs. An odd
+    /// `width`, possible with a partial rotary factor, is used as such in the frequencies, and the last pair takes one
+    /// element more.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if divisors are not one a pair.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if there is not one divisor per pair.
     pub fn new(theta: f64, width: usize, scaling: RopeScaling) -> Result<Self> {
         let half = width.div_ceil(2);
         let wrong = match &scaling {
@@ -272,17 +277,18 @@ impl Rope {
             _ => None,
         };
         if let Some(found) = wrong {
-            return Err(Error::unsupported(format!("{found} rotary factors for {half} frequencies")));
+            return Err(Error::unsupported(format!("{found} RoPE factors, expected {half}")));
         }
         Ok(Self { theta, width, scaling, interleaved: false })
     }
 
-    /// The same over neighbouring pairs.
+    /// Sets whether pairs are interleaved.
     pub fn interleaved(self, interleaved: bool) -> Self {
         Self { interleaved, ..self }
     }
 
-    /// Frequencies in radians a position for a text whose last position is `largest`, and the scale of cos and sin.
+    /// Returns the frequencies in radians per position for a sequence whose last position is `largest`, and the scale
+    /// of cos and sin.
     fn frequencies(&self, largest: usize) -> (Vec<f32>, f32) {
         let half = self.width.div_ceil(2);
         let plain = |theta: f64| -> Vec<f64> {
@@ -343,7 +349,7 @@ impl Rope {
         (frequencies.into_iter().map(|f| f as f32).collect(), attention as f32)
     }
 
-    /// The angles of `positions`, made once a pass and used by every layer.
+    /// Computes cosines and sines of `positions`, once per forward pass for all layers.
     pub fn angles(&self, positions: &Positions, device: &Device) -> Result<Angles> {
         let (frequencies, attention) = self.frequencies(positions.largest().unwrap_or(0));
         let time = positions.values.len() / positions.rows;
@@ -352,7 +358,7 @@ impl Rope {
         let mut values = vec![0f32; 2 * count];
         let (cosines, sines) = values.split_at_mut(count);
         let angles = positions.values.iter().flat_map(|position| {
-            // The product in float32, as the references compute it.
+            // The product is in float32, as in the reference.
             frequencies.iter().map(|frequency| f64::from(*position as f32 * frequency))
         });
         for ((cos, sin), angle) in cosines.iter_mut().zip(sines).zip(angles) {
@@ -369,18 +375,18 @@ impl Rope {
     }
 }
 
-/// Cosines and sines of the angles of a batch, `(rows or 1, time, width / 2)` each, float32.
+/// Cosines and sines of the RoPE angles of a batch, `(batch or 1, sequence, width / 2)` each, float32.
 #[derive(Debug, Clone)]
 pub struct Angles {
     cos: Tensor,
     sin: Tensor,
     interleaved: bool,
-    /// Both in the type of the heads where that is not float32, made by the first layer.
+    /// Both in the dtype of the heads if that is not float32, converted by the first layer.
     narrow: Arc<OnceLock<(Tensor, Tensor)>>,
 }
 
 impl Angles {
-    /// Cosines and sines in the type `dtype`.
+    /// Returns cosines and sines as `dtype`.
     fn in_type(&self, dtype: DType) -> Result<(Tensor, Tensor)> {
         let convert = || Ok((self.cos.to_dtype(dtype)?, self.sin.to_dtype(dtype)?));
         match self.narrow.get() {
@@ -394,12 +400,12 @@ impl Angles {
         }
     }
 
-    /// [`rotate`](Self::rotate) of all numbers of each head, by candle's fused operations.
+    /// [`rotate`](Self::rotate) of whole heads, with the fused operations of candle.
     fn rotate_fused(&self, x: &Tensor) -> Result<Tensor> {
         let ((batch, time, heads, width), x) = (x.dims4()?, x.contiguous()?);
         let (cos, sin) = self.in_type(x.dtype())?;
         if self.interleaved {
-            // There is none for heads that follow time: each position counts as a sequence of its own.
+            // candle has no interleaved rope for (sequence, heads): each position becomes a sequence of its own.
             let spread = |table: Tensor| {
                 let all = table.expand((batch, time, width / 2))?.contiguous()?;
                 all.reshape((batch * time, 1, width / 2))
@@ -413,14 +419,19 @@ impl Angles {
         }
     }
 
-    /// Turns the first numbers of each head of `x`, `(batch, time, heads, head width)`; the rest stay.
+    /// Rotates the first elements (the rotary dimension) of each head of `x`, `(batch, sequence, heads, head_dim)`; the
+    /// others are unchanged. Returns the same shape.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, heads, width) = x.dims4()?;
         let (rows, angle_time, half) = self.cos.dims3()?;
         if angle_time != time || (rows != 1 && rows != batch) || 2 * half > width {
             return Err(Error::new(
                 ErrorKind::Compute,
-                format!("angles of {:?} do not fit heads of {:?}", self.cos.dims(), x.dims()),
+                format!(
+                    "RoPE angles of shape {:?} do not match heads of shape {:?}",
+                    self.cos.dims(),
+                    x.dims()
+                ),
             ));
         }
         if host::serves(x) {
@@ -460,7 +471,7 @@ impl Angles {
         self.with_the_rest(turned, x)
     }
 
-    /// `turned`, the first numbers of each head, and after them those of `x` that stay.
+    /// Concatenates `turned`, the rotated elements of each head, and the unchanged elements of `x`.
     fn with_the_rest(&self, turned: Tensor, x: &Tensor) -> Result<Tensor> {
         let (first, width) = (turned.dim(D::Minus1)?, x.dim(D::Minus1)?);
         match first == width {

@@ -21,7 +21,7 @@ fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
 }
 
 #[test]
-fn one_key_gives_its_value() {
+fn attention_to_one_key_returns_its_value() {
     let q = counted(&[1, 1, 2, 3], 0.7);
     let v = counted(&[1, 1, 1, 3], 1.3);
     let out = attend(&q, &v, &v, &Mask::causal(), 1.0).unwrap();
@@ -29,7 +29,7 @@ fn one_key_gives_its_value() {
 }
 
 #[test]
-fn two_equal_keys_give_the_mean() {
+fn attention_to_two_equal_keys_returns_the_mean() {
     let q = counted(&[1, 2, 1, 2], 0.7);
     let k = tensor(vec![1.0; 4], &[1, 2, 1, 2]);
     let v = tensor(vec![0.0, 2.0, 4.0, 8.0], &[1, 2, 1, 2]);
@@ -38,7 +38,7 @@ fn two_equal_keys_give_the_mean() {
 }
 
 #[test]
-fn a_sink_takes_its_share_and_gives_nothing() {
+fn an_attention_sink_takes_weight_and_has_no_value() {
     // All scores are zero, so a key weighs 1 and the sinks of the two heads 2 and 0: of two keys each has 1/4 or 1/2.
     let q = tensor(vec![0.0; 4], &[1, 2, 2, 1]);
     let k = tensor(vec![1.0; 2], &[1, 2, 1, 1]);
@@ -57,12 +57,12 @@ fn a_sink_takes_its_share_and_gives_nothing() {
     close(&out, &tensor(vec![0.0, 1.0], &[1, 1, 2]), 1e-6);
     for wrong in [1, 3] {
         let sinks = tensor(vec![0.0; wrong], &[wrong]);
-        assert!(attend_with_sinks(&q, &k, &k, &Mask::causal(), 1.0, &sinks).is_err(), "one sink a head");
+        assert!(attend_with_sinks(&q, &k, &k, &Mask::causal(), 1.0, &sinks).is_err(), "one sink per head");
     }
 }
 
 #[test]
-fn sinks_by_kernel_and_by_candle_agree_and_can_be_learned() {
+fn sinks_of_kernel_and_candle_agree_and_are_differentiable() {
     // Decoding splits the keys of a row between threads from 512 on; a window leaves most parts without any.
     for (batch, queries, keys, heads, kv_heads, width) in [
         (1, 1, 7, 4, 2, 6),
@@ -97,7 +97,7 @@ fn sinks_by_kernel_and_by_candle_agree_and_can_be_learned() {
             let gradient = attend_with_sinks(&q, &k, &v, &mask, 0.4, &learned).unwrap();
             let gradient = gradient.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let gradient: Vec<f32> = gradient.get(&learned).unwrap().to_vec1().unwrap();
-            // More weight for a sink is less of everything else.
+            // A larger sink reduces all outputs.
             assert!(gradient.iter().all(|slope| *slope < 0.0), "{gradient:?}");
             let without = attend(&q, &k, &v, &mask, 0.4).unwrap();
             let moved = (fast - without).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
@@ -112,12 +112,12 @@ fn sinks_by_kernel_and_by_candle_agree_and_can_be_learned() {
 }
 
 #[test]
-fn a_query_that_sees_nothing_gets_zeros() {
+fn a_query_with_all_keys_masked_returns_zeros() {
     let x = counted(&[1, 3, 2, 4], 0.3);
     let mask = Mask::causal().with_padding(&[vec![false, false, true]]).unwrap();
     let out = attend(&x, &x, &x, &mask, 0.5).unwrap();
     close(&out.narrow(1, 0, 2).unwrap(), &tensor(vec![0.0; 16], &[1, 2, 8]), 0.0);
-    // Padding at both ends, which the kernel takes another way.
+    // Padding at both ends, which the kernel handles as a bias.
     let mask = Mask::causal().with_padding(&[vec![false, true, false]]).unwrap();
     let out = attend(&x, &x, &x, &mask, 0.5).unwrap();
     close(&out.narrow(1, 0, 1).unwrap(), &tensor(vec![0.0; 8], &[1, 1, 8]), 0.0);
@@ -135,7 +135,7 @@ fn the_kernel_and_the_differentiable_path_agree() {
         let padding: Vec<Vec<bool>> =
             (0..batch).map(|row| (0..keys).map(|key| key >= 2 * row || key == 0).collect()).collect();
         let left: Vec<Vec<bool>> = (0..batch).map(|row| (0..keys).map(|key| key > row).collect()).collect();
-        // Blocks that see each other and what comes before, each other query nothing at all, ranges that jump back.
+        // Bidirectional blocks with all previous keys, every other query fully masked, ranges that go back.
         let span = |row: usize, query: usize| match (row + query) % 3 {
             0 => 0..(query + 2).min(keys),
             1 => 0..0,
@@ -169,9 +169,9 @@ fn the_kernel_and_the_differentiable_path_agree() {
 }
 
 #[test]
-fn each_query_sees_its_own_keys() {
+fn each_query_attends_to_its_own_keys() {
     let x = counted(&[1, 3, 1, 2], 0.7);
-    // The first sees nothing, the second the last key, the third the first two: means of one and two values.
+    // The first attends to no key, the second to the last, the third to the first two: means of one and two values.
     let mask = Mask::spans(vec![vec![0..0, 2..3, 0..2]]).unwrap();
     let table = [vec![vec![false; 3], vec![false, false, true], vec![true, true, false]]];
     let k = tensor(vec![1.0; 6], &[1, 3, 1, 2]);
@@ -185,7 +185,7 @@ fn each_query_sees_its_own_keys() {
 }
 
 #[test]
-fn a_cache_gives_what_one_pass_gives() {
+fn decoding_with_a_cache_equals_one_forward_pass() {
     let x = counted(&[2, 6, 2, 4], 0.3);
     let whole = attend(&x, &x, &x, &Mask::causal(), 0.5).unwrap();
     let mut cache = Cache::new(1, 6);
@@ -196,11 +196,11 @@ fn a_cache_gives_what_one_pass_gives() {
         parts.push(attend(&part, &k, &v, &Mask::causal(), 0.5).unwrap());
     }
     close(&Tensor::cat(&parts, 1).unwrap(), &whole, 1e-6);
-    assert!(cache.layer(0).append(&x, &x).is_err(), "a full cache takes no more");
+    assert!(cache.layer(0).append(&x, &x).is_err(), "the cache is full");
 }
 
 #[test]
-fn a_cache_takes_memory_for_what_was_read_not_for_its_limit() {
+fn a_cache_allocates_cached_positions_not_its_capacity() {
     let x = counted(&[1, 5000, 1, 2], 0.3);
     let mut cache = Cache::new(1, usize::MAX);
     for (start, time) in [(0, 3), (3, 4096), (4099, 1), (4100, 900)] {
@@ -211,8 +211,8 @@ fn a_cache_takes_memory_for_what_was_read_not_for_its_limit() {
 }
 
 #[test]
-fn a_cache_in_half_precision_stays_near() {
-    // Keys and values lie inside a wider projection, as blocks leave them.
+fn the_error_of_a_half_precision_cache_is_small() {
+    // Keys and values are views of a fused projection.
     let x = counted(&[2, 6, 3, 4], 0.3);
     let (k, v) = (x.narrow(2, 0, 1).unwrap(), x.narrow(2, 1, 1).unwrap());
     let q = x.narrow(2, 2, 1).unwrap();
@@ -232,8 +232,8 @@ fn a_cache_in_half_precision_stays_near() {
 }
 
 #[test]
-fn a_quarter_turn_swaps_a_pair() {
-    // One pair, frequency 1: at position p it turns by p radians.
+fn a_rotation_by_90_degrees_swaps_a_pair() {
+    // One pair, frequency 1: at position p it is rotated by p radians.
     let rope = Rope::new(10_000.0, 2, RopeScaling::Default).unwrap();
     let angles = rope.angles(&Positions::counting(0, 2), &Device::Cpu).unwrap();
     let x = tensor(vec![1.0, 0.0, 1.0, 0.0], &[1, 2, 1, 2]);
@@ -242,7 +242,7 @@ fn a_quarter_turn_swaps_a_pair() {
 }
 
 #[test]
-fn rotation_by_kernel_and_by_candle_agree() {
+fn rope_of_kernel_and_candle_agree() {
     for interleaved in [false, true] {
         let rope = Rope::new(100.0, 6, RopeScaling::Default).unwrap().interleaved(interleaved);
         let positions = Positions::rows(&[vec![0, 0, 1], vec![3, 4, 5]]).unwrap();
@@ -259,7 +259,7 @@ fn positions(table: &Tensor) -> RelativePositionBias {
 }
 
 #[test]
-fn borders_between_buckets_are_the_references() {
+fn bucket_boundaries_equal_the_reference() {
     // From transformers 5.23.0 `T5Attention._relative_position_bucket`.
     let buckets = |count, longest, both_ways, distances: &[i64]| -> Vec<usize> {
         let buckets = RelativePositionBuckets::new(count, longest, both_ways).unwrap();
@@ -286,7 +286,7 @@ fn borders_between_buckets_are_the_references() {
 }
 
 #[test]
-fn too_few_buckets_have_no_formula() {
+fn too_few_buckets_are_an_error() {
     assert!(RelativePositionBuckets::new(3, 20, true).is_err());
     assert!(RelativePositionBuckets::new(2, 20, false).is_ok());
     assert!(RelativePositionBuckets::new(32, 8, true).is_err());
@@ -294,8 +294,8 @@ fn too_few_buckets_have_no_formula() {
 }
 
 #[test]
-fn a_number_by_distance_moves_the_weights() {
-    // Scores are all zero, so the weights are the softmax of what the distances add: ln 3 one key ahead, else 0.
+fn a_position_bias_changes_the_weights() {
+    // All scores are zero, so the weights are the softmax of the bias: ln 3 one key ahead, else 0.
     let mut table = vec![0f32; 16];
     table[2 * 5] = 3f32.ln();
     let table = tensor(table, &[8, 2]);
@@ -306,7 +306,7 @@ fn a_number_by_distance_moves_the_weights() {
 }
 
 #[test]
-fn distances_by_kernel_and_by_candle_agree_and_the_table_can_be_learned() {
+fn position_bias_of_kernel_and_candle_agree_and_the_table_is_differentiable() {
     let table = counted(&[8, 2], 0.9);
     let learned = Var::from_tensor(&table).unwrap();
     for (queries, keys) in [(40, 40), (1, 7), (3, 9)] {
@@ -327,5 +327,5 @@ fn distances_by_kernel_and_by_candle_agree_and_the_table_can_be_learned() {
     }
     let elsewhere = Mask::full().with_position_bias(positions(&table).between(3, 9).unwrap());
     let x = counted(&[1, 4, 2, 4], 0.3);
-    assert!(attend(&x, &x, &x, &elsewhere, 1.0).is_err(), "distances of other sizes are refused");
+    assert!(attend(&x, &x, &x, &elsewhere, 1.0).is_err(), "a position bias of other sizes is rejected");
 }

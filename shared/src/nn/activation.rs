@@ -1,4 +1,4 @@
-//! Activation functions by the names configs use.
+//! Activation functions.
 
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use super::host;
 use crate::Result;
 use crate::kernels::elementwise;
 
-/// An elementwise non-linearity, spelled as `hidden_act`, `activation_function` or `afn` spell it.
+/// An activation function, with the names of `hidden_act` and `activation_function` in configs.
 ///
 /// ```
 /// use fauna_shared::nn::Activation;
@@ -16,10 +16,10 @@ use crate::kernels::elementwise;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Activation {
-    /// `x Φ(x)` with the exact error function.
+    /// The exact GELU, `x Φ(x)`.
     #[serde(rename = "gelu", alias = "gelu_python")]
     GeluErf,
-    /// The tanh form of GELU.
+    /// The tanh approximation of GELU.
     #[serde(
         rename = "gelu_new",
         alias = "gelu_pytorch_tanh",
@@ -28,31 +28,31 @@ pub enum Activation {
         alias = "gelu-tanh"
     )]
     GeluTanh,
-    /// `x σ(1.702 x)`.
+    /// QuickGELU, `x σ(1.702 x)`.
     #[serde(rename = "quick_gelu")]
     QuickGelu,
-    /// `x σ(x)`, also called swish.
+    /// SiLU (swish), `x σ(x)`.
     #[serde(rename = "silu", alias = "swish")]
     Silu,
-    /// `max(x, 0)`.
+    /// ReLU, `max(x, 0)`.
     #[serde(rename = "relu")]
     Relu,
-    /// `x` above zero, `eˣ - 1` below.
+    /// ELU with alpha 1: `x` above zero, `eˣ - 1` below.
     #[serde(rename = "elu")]
     Elu,
-    /// Hyperbolic tangent.
+    /// The hyperbolic tangent.
     #[serde(rename = "tanh")]
     Tanh,
-    /// `1 / (1 + e⁻ˣ)`.
+    /// The logistic sigmoid, `1 / (1 + e⁻ˣ)`.
     #[serde(rename = "sigmoid")]
     Sigmoid,
-    /// `ln(1 + eˣ) - ln 2`, the softplus that is zero at zero.
+    /// Shifted softplus, `ln(1 + eˣ) - ln 2`.
     #[serde(rename = "ssp")]
     ShiftedSoftplus,
 }
 
 impl Activation {
-    /// The function at every element of `x`, any shape.
+    /// Applies the function element-wise to `x`, of any shape.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
             return host::map(x, |values| self.apply(values));
@@ -73,7 +73,8 @@ impl Activation {
         })
     }
 
-    /// `self(gate) * up`, the gated product of SwiGLU and its relatives; one shape for both.
+    /// Gated activation, `self(gate) * up`, as in SwiGLU and GeGLU. `gate` and `up` have the same shape, which is that
+    /// of the result.
     pub fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         if host::serves(gate) && host::serves(up) && self == Self::Silu {
             return host::zip(gate, up, elementwise::silu_mul);

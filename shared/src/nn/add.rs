@@ -1,4 +1,4 @@
-//! Sums of activations.
+//! Residual sums.
 
 use candle_core::Tensor;
 
@@ -6,9 +6,9 @@ use super::host;
 use crate::Result;
 use crate::kernels::elementwise;
 
-/// `x + y`, one shape for both: what a block passes on and what it found.
+/// Returns `x + y`, of the same shape, as in a residual connection.
 ///
-/// On the CPU the kernels' own threads add, so that no others have to be woken between two layers.
+/// On the CPU it runs on the threads of the kernels, so that no other threads are woken between two layers.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     match host::serves(x) && host::serves(y) {
         true => host::zip(x, y, elementwise::add),

@@ -1,7 +1,7 @@
-//! Kernels that know their way back: what serves on the CPU where somebody asks for a gradient.
+//! CPU kernels with a backward pass, used if a gradient is required.
 //!
-//! A layer's weights stand still here: the slope is taken against what flows through it. Where weights themselves are
-//! variables they are no [`Matrix`], and candle's own operations serve.
+//! Only gradients with respect to the input of a layer are computed. Weights that are variables are not a [`Matrix`]
+//! and use the operations of candle.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
@@ -9,12 +9,13 @@ use super::{Matrix, host};
 use crate::kernels::{memory, norm};
 use crate::runtime::kernels_take;
 
-/// Whether kernels with a way back may serve `x`: float32 on the CPU, kernels not turned off, with a gradient asked for.
+/// Whether `x` can use kernels with a backward pass: float32 on the CPU, kernels not turned off, with a gradient
+/// required.
 pub(super) fn serves(x: &Tensor) -> bool {
     kernels_take(x) && x.track_op()
 }
 
-/// The numbers of a contiguous float32 tensor, as an operation of candle gets them.
+/// Returns the elements of a contiguous float32 tensor in a custom operation of candle.
 pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     let numbers = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
@@ -23,12 +24,12 @@ pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_co
     }
 }
 
-/// An error of this library as one of candle's.
+/// Converts an error of this library to one of candle.
 pub(super) fn out(error: crate::Error) -> candle_core::Error {
     candle_core::Error::wrap(error)
 }
 
-/// `x · weightᵀ + bias`.
+/// Linear layer, `x · weightᵀ + bias`.
 pub(super) struct Product {
     pub weight: Matrix,
     pub bias: Option<Tensor>,
@@ -56,7 +57,7 @@ impl CustomOp1 for Product {
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) * weight` over the last axis.
+/// RMS norm over the last axis, `x / sqrt(mean(x²) + eps) * weight`.
 pub(super) struct RmsNormed {
     pub weight: Tensor,
     pub eps: f64,

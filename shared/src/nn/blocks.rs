@@ -1,4 +1,4 @@
-//! ggml's block formats by name: which exist, which fit a row, how to bring numbers into them and back.
+//! ggml's quantized block formats: names, quantization and dequantization.
 
 use candle_core::quantized::GgmlDType::{self, *};
 
@@ -6,7 +6,7 @@ use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind};
 use crate::{Error, Result};
 
-/// The formats weights can be brought to, by the names `--quantize` takes.
+/// The formats of quantized weights, with their names in `--quantize`.
 pub const KINDS: [(&str, GgmlDType); 10] = [
     ("q8_0", Q8_0),
     ("q4_0", Q4_0),
@@ -20,7 +20,7 @@ pub const KINDS: [(&str, GgmlDType); 10] = [
     ("q6_k", Q6K),
 ];
 
-/// The format called `name`, in any case.
+/// Parses the name of a format, ignoring case.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) with the known names.
@@ -32,31 +32,31 @@ pub const KINDS: [(&str, GgmlDType); 10] = [
 pub fn block_kind(name: &str) -> Result<GgmlDType> {
     let lower = name.to_lowercase();
     KINDS.iter().find(|(known, _)| *known == lower).map(|(_, kind)| *kind).ok_or_else(|| {
-        Error::input(format!("no weight format \"{name}\""))
-            .hint(format!("one of {}", KINDS.map(|(name, _)| name).join(", ")))
+        Error::input(format!("unknown weight format \"{name}\""))
+            .hint(format!("expected one of {}", KINDS.map(|(name, _)| name).join(", ")))
     })
 }
 
-/// The name of a format.
+/// Returns the name of a format.
 pub fn block_name(kind: GgmlDType) -> String {
     let known = KINDS.iter().find(|(_, known)| *known == kind).map(|(name, _)| (*name).to_string());
     known.unwrap_or_else(|| format!("{kind:?}").to_lowercase())
 }
 
-/// `kind` if rows of `inputs` are whole blocks of it, else 8 bits in short blocks if they are whole ones of those.
+/// Returns `kind` if `inputs` is a multiple of its block length, else Q8_0 if it is a multiple of 32.
 pub(crate) fn fitting(kind: GgmlDType, inputs: usize) -> Option<GgmlDType> {
     [kind, Q8_0].into_iter().find(|kind| inputs > 0 && inputs.is_multiple_of(kind.block_size()))
 }
 
-/// Bytes of `elements` in whole blocks.
+/// Returns the size of `elements` weights in bytes, a multiple of the block length.
 pub(crate) fn bytes_of(kind: GgmlDType, elements: usize) -> usize {
     elements / kind.block_size() * kind.type_size()
 }
 
-/// The kernels' name of a format.
+/// Returns the format of the kernels.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format that only holds activations.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for a format that is not a block format of weights.
 pub(crate) fn kernel_kind(kind: GgmlDType) -> Result<BlockKind> {
     Ok(match kind {
         Q4_0 => BlockKind::Q4_0,
@@ -71,18 +71,18 @@ pub(crate) fn kernel_kind(kind: GgmlDType) -> Result<BlockKind> {
         Q6K => BlockKind::Q6K,
         Q8K => BlockKind::Q8K,
         F32 | F16 | BF16 | Q8_1 => {
-            return Err(Error::unsupported(format!("{} is no block format of weights", block_name(kind))));
+            return Err(Error::unsupported(format!("{} is not a block format of weights", block_name(kind))));
         }
     })
 }
 
-/// Blocks of `kind` widened into `out`.
+/// Dequantizes blocks of `kind` to `out`.
 pub(crate) fn dequantize(kind: GgmlDType, blocks: &[u8], out: &mut [f32]) -> Result<()> {
     kernel::dequantize(kernel_kind(kind)?, blocks, out);
     Ok(())
 }
 
-/// `values`, whole blocks of them, in blocks of `kind`.
+/// Quantizes `values`, a multiple of the block length, to blocks of `kind`.
 pub(crate) fn quantize(kind: GgmlDType, values: &[f32]) -> Result<Bytes> {
     let kernel_kind = kernel_kind(kind)?;
     Ok(Bytes::filled(bytes_of(kind, values.len()), |room| kernel::quantize(kernel_kind, values, room)))

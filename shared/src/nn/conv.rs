@@ -1,4 +1,4 @@
-//! Convolutions over time, both ways, and what stands at the edges. Activations are `(batch, time, channels)`.
+//! One-dimensional and transposed convolutions, and padding. Activations are channels-last, `(batch, time, channels)`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,28 +11,28 @@ use crate::kernels::memory;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
-/// What stands before the first frame and after the last, by the names of torch's `pad`.
+/// Padding mode, with the names of `torch.nn.functional.pad`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum PadMode {
-    /// Silence.
+    /// Zeros.
     #[serde(rename = "constant", alias = "zero", alias = "zeros")]
     Zeros,
-    /// The frames next to the edge in reverse; the edge itself is not repeated.
+    /// Reflection without repeating the edge.
     #[serde(rename = "reflect")]
     Reflect,
-    /// The edge, again and again.
+    /// Repetition of the edge.
     #[serde(rename = "replicate")]
     Replicate,
-    /// The frames at the other end.
+    /// Circular: the frames at the other end.
     #[serde(rename = "circular")]
     Circular,
 }
 
-/// `x` of `(batch, time, channels)` with `left` frames put before it and `right` after it.
+/// Pads `x`, `(batch, time, channels)`, to `(batch, left + time + right, channels)`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if `x` is too short: fewer than `max(left, right) + 1` frames to reflect, fewer than
-/// `max(left, right)` to go around, none to repeat.
+/// [`Input`](ErrorKind::Input) if `x` is too short: fewer than `max(left, right) + 1` frames for reflection, fewer than
+/// `max(left, right)` for circular padding, none for repetition.
 ///
 /// ```
 /// use candle_core::{DType, Device, Shape, Tensor};
@@ -57,13 +57,13 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
     };
     if time < wanted {
         return Err(Error::input(format!(
-            "padding of {left} and {right} frames ({mode:?}) wants at least {wanted} frames, there are {time}"
+            "padding of {left} and {right} frames ({mode:?}), expected at least {wanted} frames, found {time}"
         )));
     }
     if mode == PadMode::Zeros && !host::serves(x) {
         return Ok(x.pad_with_zeros(1, left, right)?);
     }
-    // The frame that stands at `t`, counted from the first of `x`.
+    // The source frame at `t`, counted from the first of `x`.
     let source = |t: isize| {
         let last = time as isize - 1;
         match mode {
@@ -99,7 +99,7 @@ pub fn pad_time(x: &Tensor, left: usize, right: usize, mode: PadMode) -> Result<
     Ok(x.contiguous()?.index_select(&frames, 1)?)
 }
 
-/// Shape and storage of a convolution.
+/// Hyperparameters of a convolution.
 ///
 /// ```
 /// use fauna_shared::nn::ConvOptions;
@@ -117,43 +117,43 @@ pub struct ConvOptions {
 }
 
 impl ConvOptions {
-    /// `kernel` taps; stride and dilation 1, no padding, with a bias.
+    /// Kernel size `kernel`, stride and dilation 1, no padding, with a bias.
     pub fn new(kernel: usize) -> Self {
         Self { kernel, stride: 1, dilation: 1, padding: 0, bias: true, weight_norm: false }
     }
 
-    /// Frames of the input from one output to the next; of a transposed convolution the other way round.
+    /// Sets the stride, in frames of the input; of a transposed convolution, in frames of the output.
     pub fn stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 
-    /// Frames from one tap to the next.
+    /// Sets the dilation, in frames.
     pub fn dilation(self, dilation: usize) -> Self {
         Self { dilation, ..self }
     }
 
-    /// Silent frames at both ends; of a transposed convolution frames cut off both ends.
+    /// Sets the zero padding at both ends; for a transposed convolution, the number of frames removed at both ends.
     pub fn padding(self, padding: usize) -> Self {
         Self { padding, ..self }
     }
 
-    /// Without a bias.
+    /// Removes the bias.
     pub fn no_bias(self) -> Self {
         Self { bias: false, ..self }
     }
 
-    /// Whether the weight is stored as direction and length (Salimans and Kingma 2016) where no checkpoint says so
-    /// itself: for test weights and inventories. A checkpoint's own names decide otherwise.
+    /// Whether weight normalization is used (Salimans and Kingma 2016), for test weights and inventories. With a
+    /// checkpoint, the tensor names decide.
     pub fn weight_norm(self, weight_norm: bool) -> Self {
         Self { weight_norm, ..self }
     }
 
-    /// Frames from the first tap to the last, both counted.
+    /// Returns the number of frames that the dilated kernel covers.
     pub fn span(&self) -> usize {
         self.kernel.saturating_sub(1).saturating_mul(self.dilation).saturating_add(1)
     }
 
-    /// Frames that a convolution makes of `time` frames; none if they do not fill it once.
+    /// Returns the number of output frames for `time` input frames; `None` if they are fewer than the kernel covers.
     pub fn frames(&self, time: usize) -> Option<usize> {
         let free = (time + 2 * self.padding).checked_sub(self.span())?;
         Some(free / self.stride.max(1) + 1)
@@ -163,7 +163,7 @@ impl ConvOptions {
         if self.kernel == 0 || self.stride == 0 || self.dilation == 0 {
             let Self { kernel, stride, dilation, .. } = self;
             let message = format!(
-                "a convolution of kernel {kernel}, stride {stride}, dilation {dilation}: none may be 0"
+                "a convolution of kernel {kernel}, stride {stride}, dilation {dilation}, expected all above 0"
             );
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
@@ -171,20 +171,20 @@ impl ConvOptions {
     }
 }
 
-/// A convolution over time: `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
+/// A one-dimensional convolution, `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
 #[derive(Debug, Clone)]
 pub struct Conv1d {
-    /// `(outputs, kernel * inputs)`: one output's taps lie as the frames they meet.
+    /// `(outputs, kernel * inputs)`: in the order of the input frames.
     weight: Tensor,
     bias: Option<Tensor>,
     inputs: usize,
     options: ConvOptions,
-    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel)`, once that has computed.
+    /// The weight in the layout of candle's convolution, `(outputs, inputs, kernel)`, created when that is used.
     turned: Arc<OnceLock<Tensor>>,
 }
 
 impl Conv1d {
-    /// `x`: `(batch, time, inputs)`; gives `(batch, options.frames(time), outputs)`.
+    /// Applies the convolution to `x`, `(batch, time, inputs)`. Returns `(batch, options.frames(time), outputs)`.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) if `x` with its padding is shorter than the kernel.
@@ -194,7 +194,7 @@ impl Conv1d {
         same_inputs(self.inputs, x)?;
         let Some(frames) = options.frames(time) else {
             return Err(Error::input(format!(
-                "a convolution over {} frames was given {time} with padding {}",
+                "a convolution over {} frames got {time} frames with padding {}",
                 options.span(),
                 options.padding
             )));
@@ -223,16 +223,16 @@ impl Conv1d {
         Ok(Tensor::from_vec(y, (batch, frames, outputs), &Device::Cpu)?)
     }
 
-    /// Kernel, stride, dilation and padding.
+    /// Returns kernel size, stride, dilation and padding.
     pub fn options(&self) -> &ConvOptions {
         &self.options
     }
 }
 
-/// A transposed convolution over time: frame `t` of `x` adds `weight[j] · x[t]` to frame `t·stride + j`.
+/// A one-dimensional transposed convolution: frame `t` of `x` adds `weight[j] · x[t]` to frame `t·stride + j`.
 ///
-/// Computed the other way round: with `reach = ⌈kernel / stride⌉`, each run of `stride` outputs is one product of the
-/// `reach` frames that touch it, which lie side by side.
+/// Computed as a convolution: with `reach = ⌈kernel / stride⌉`, each group of `stride` output frames is one product of
+/// the `reach` contiguous input frames that contribute to it.
 #[derive(Debug, Clone)]
 pub struct ConvTranspose1d {
     /// `(stride * outputs, reach * inputs)`.
@@ -245,11 +245,11 @@ pub struct ConvTranspose1d {
 }
 
 impl ConvTranspose1d {
-    /// `x`: `(batch, time, inputs)`, at least one frame; gives
+    /// Applies the convolution to `x`, `(batch, time, inputs)`, with at least one frame. Returns
     /// `(batch, (time - 1) * stride + kernel - 2 * padding, outputs)`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if nothing is left.
+    /// [`Input`](ErrorKind::Input) if the output is empty.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, time, inputs) = x.dims3()?;
         let (outputs, stride, padding) = (self.outputs, self.options.stride, self.options.padding);
@@ -257,7 +257,7 @@ impl ConvTranspose1d {
         let full = time.saturating_sub(1) * stride + self.options.kernel;
         if time == 0 || full <= 2 * padding {
             return Err(Error::input(format!(
-                "a transposed convolution of kernel {} and padding {padding} leaves nothing of {time} frames",
+                "a transposed convolution of kernel {} and padding {padding} has no output for {time} frames",
                 self.options.kernel
             )));
         }
@@ -286,16 +286,16 @@ impl ConvTranspose1d {
         Ok(y.narrow(1, padding, full - 2 * padding)?.contiguous()?)
     }
 
-    /// Kernel, stride and padding.
+    /// Returns kernel size, stride and padding.
     pub fn options(&self) -> &ConvOptions {
         &self.options
     }
 }
 
 impl Weights {
-    /// The convolution at `name`: `weight` of `[outputs, inputs, kernel]`, or its direction and length under either
-    /// of the names torch has given them (`weight_v` and `weight_g`; `parametrizations.weight.original1` and
-    /// `.original0`), and `bias` of `[outputs]`.
+    /// Loads the convolution `name`: `weight` of `[outputs, inputs, kernel]`, or its weight normalization under either
+    /// of torch's names (`weight_v` and `weight_g`; `parametrizations.weight.original1` and `.original0`), and `bias`
+    /// of `[outputs]`.
     ///
     /// # Errors
     /// [`Mismatch`](ErrorKind::Mismatch) if kernel, stride or dilation is 0.
@@ -309,7 +309,7 @@ impl Weights {
         Ok(Conv1d { weight, bias, inputs, options, turned: Arc::default() })
     }
 
-    /// The transposed convolution at `name`: as [`conv1d`](Weights::conv1d), but `weight` is
+    /// Loads the transposed convolution `name`, like [`conv1d`](Weights::conv1d) but with a `weight` of
     /// `[inputs, outputs, kernel]`.
     ///
     /// # Errors
@@ -334,7 +334,7 @@ impl Weights {
         let weight = here.taps([inputs, outputs, kernel], options.weight_norm)?;
         let shape = (stride.saturating_mul(outputs), reach.saturating_mul(inputs));
         let weight = arrange(&weight, shape, |weight| {
-            // Tap `lag * stride + j` meets the frame `lag` before the run's own, which comes last.
+            // Tap `lag * stride + j` multiplies the frame `lag` before the group's own, which is last.
             let weight = weight.pad_with_zeros(2, 0, reach * stride - kernel)?;
             weight.reshape((inputs, outputs, reach, stride))?.flip(&[2])?.permute((3, 1, 2, 0))
         })?;
@@ -343,7 +343,7 @@ impl Weights {
         Ok(ConvTranspose1d { weight, bias, inputs, outputs, options })
     }
 
-    /// The weight here, its norm folded in if it is stored apart.
+    /// Loads the weight, with weight normalization applied if it is used.
     fn taps(&self, shape: [usize; 3], weight_norm: bool) -> Result<Tensor> {
         const LENGTH: [&str; 2] = ["weight_g", "parametrizations.weight.original0"];
         const DIRECTION: [&str; 2] = ["weight_v", "parametrizations.weight.original1"];
@@ -351,7 +351,7 @@ impl Weights {
         if !is_apart {
             return self.tensor("weight", &shape);
         }
-        // Each is found under either name, as by the reference.
+        // Each is found under either name, as in the reference.
         let [length, direction] =
             [LENGTH, DIRECTION].map(|[old, now]| if self.has(old, false) { old } else { now });
         let length = self.tensor(length, &[shape[0], 1, 1])?;
@@ -371,8 +371,8 @@ impl Weights {
     }
 }
 
-/// What `turn` makes of `stored`, in `shape` without gaps. Nothing is computed for a stand-in: its shape may be as
-/// large as a config dares to say.
+/// Returns `turn(stored)` reshaped to `shape`, contiguous. Nothing is computed for a placeholder, whose declared shape
+/// may be arbitrarily large.
 pub(super) fn arrange(
     stored: &Tensor,
     shape: impl Into<Shape>,
@@ -385,7 +385,7 @@ pub(super) fn arrange(
     })
 }
 
-/// Whether `tensor` is one number that stands for a tensor that is missing.
+/// Whether `tensor` is the placeholder of a missing tensor, a broadcast scalar.
 pub(super) fn is_stand_in(tensor: &Tensor) -> bool {
     tensor.stride().iter().all(|stride| *stride == 0)
 }
@@ -395,7 +395,7 @@ pub(super) fn same_inputs(inputs: usize, x: &Tensor) -> Result<()> {
         [.., last] if *last == inputs => Ok(()),
         dims => Err(Error::new(
             ErrorKind::Compute,
-            format!("a convolution of {inputs} channels was given {dims:?}"),
+            format!("a convolution of {inputs} channels got an input of shape {dims:?}"),
         )),
     }
 }
@@ -411,7 +411,7 @@ pub(super) fn with_parameters<R>(
     })?
 }
 
-/// What `make` made, which is made once.
+/// Returns the result of `make`, which is called once.
 pub(super) fn kept(
     place: &OnceLock<Tensor>,
     make: impl FnOnce() -> candle_core::Result<Tensor>,

@@ -1,4 +1,4 @@
-//! Convolutions over pictures, and what makes pictures smaller and larger. Activations are
+//! Two-dimensional convolutions, max pooling and upsampling. Activations are channels-last,
 //! `(batch, height, width, channels)`.
 
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use crate::kernels::memory;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
-/// Shape and storage of a convolution over pictures.
+/// Hyperparameters of a two-dimensional convolution.
 ///
 /// ```
 /// use fauna_shared::nn::Conv2dOptions;
@@ -25,49 +25,50 @@ use crate::{Error, ErrorKind, Result};
 pub struct Conv2dOptions {
     kernel: usize,
     stride: usize,
-    /// Above, below, left, right.
+    /// Top, bottom, left, right.
     padding: [usize; 4],
     zoom: usize,
     bias: bool,
 }
 
 impl Conv2dOptions {
-    /// `kernel` by `kernel` taps; stride 1, no padding, with a bias.
+    /// Kernel size `kernel` by `kernel`, stride 1, no padding, with a bias.
     pub fn new(kernel: usize) -> Self {
         Self { kernel, stride: 1, padding: [0; 4], zoom: 1, bias: true }
     }
 
-    /// Pixels of the input from one output to the next, both ways.
+    /// Sets the stride of both axes.
     pub fn stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 
-    /// As much padding all around as keeps the size where the kernel is odd and the stride 1.
+    /// Sets the padding that keeps the size ("same" padding), for an odd kernel and stride 1.
     pub fn same(self) -> Self {
         self.padding(self.kernel.saturating_sub(1) / 2)
     }
 
-    /// Rows and columns of zeros on all four sides.
+    /// Sets the zero padding of all four sides.
     pub fn padding(self, padding: usize) -> Self {
         self.padding_each([padding; 4])
     }
 
-    /// Zeros above, below, left and right.
+    /// Sets the zero padding of top, bottom, left and right.
     pub fn padding_each(self, padding: [usize; 4]) -> Self {
         Self { padding, ..self }
     }
 
-    /// Over the picture twice as large, each pixel standing for four ([`double`]); no such picture is made.
+    /// Convolves the input upsampled by 2 with nearest neighbour ([`double`]), without computing the upsampled input.
     pub fn of_doubled(self) -> Self {
         Self { zoom: 2, ..self }
     }
 
-    /// Without a bias.
+    /// Removes the bias.
     pub fn no_bias(self) -> Self {
         Self { bias: false, ..self }
     }
 
-    /// Height and width of what a convolution makes of `height` by `width`; none if they do not fill it once.
+    /// Returns height and width of the output for an input of `height` by `width`; `None` if it is smaller than the
+    /// kernel.
     pub fn size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
         let [above, below, left, right] = self.padding;
         let out = |length: usize, padding: usize| {
@@ -81,28 +82,32 @@ impl Conv2dOptions {
         match self.kernel == 0 || self.stride == 0 {
             true => Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("a convolution of kernel {}, stride {}: none may be 0", self.kernel, self.stride),
+                format!(
+                    "a convolution of kernel {}, stride {}, expected both above 0",
+                    self.kernel, self.stride
+                ),
             )),
             false => Ok(self),
         }
     }
 }
 
-/// A convolution over pictures: `y[i, j] = Σ weight[a, b] · x[i·stride + a, j·stride + b] + bias`.
+/// A two-dimensional convolution, `y[i, j] = Σ weight[a, b] · x[i·stride + a, j·stride + b] + bias`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// `(kernel * kernel * inputs, outputs)`: taps row by row.
+    /// `(kernel * kernel * inputs, outputs)`, taps row by row.
     weight: Tensor,
     bias: Option<Tensor>,
     inputs: usize,
     options: Conv2dOptions,
-    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel, kernel)`, once that has computed.
+    /// The weight in the layout of candle's convolution, `(outputs, inputs, kernel, kernel)`, created when that is
+    /// used.
     turned: Arc<OnceLock<Tensor>>,
 }
 
 impl Conv2d {
-    /// `x`: `(batch, height, width, inputs)`; gives `(batch, height', width', outputs)` of
-    /// [`size`](Conv2dOptions::size).
+    /// Applies the convolution to `x`, `(batch, height, width, inputs)`. Returns `(batch, out_height, out_width,
+    /// outputs)`, see [`size`](Conv2dOptions::size).
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) if `x` with its padding is smaller than the kernel.
@@ -110,15 +115,15 @@ impl Conv2d {
         self.run(x, None)
     }
 
-    /// `activation(self.forward(x))`.
+    /// Returns `activation(self.forward(x))`.
     ///
     /// # Errors
-    /// As [`forward`](Conv2d::forward).
+    /// Same as [`forward`](Conv2d::forward).
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, Some(activation))
     }
 
-    /// The same with `factor` times its weight and its bias.
+    /// Multiplies weight and bias by `factor`.
     pub fn scaled(self, factor: f64) -> Result<Self> {
         let scale = |x: Tensor| match is_stand_in(&x) {
             true => Ok(x),
@@ -129,25 +134,26 @@ impl Conv2d {
         Ok(Self { weight, bias, inputs, options, turned: Arc::default() })
     }
 
-    /// What it makes of pixels that are 1 in one channel and 0 in all others: `channels`, `(…)` of u32, to
-    /// `(…, outputs)`. Only for a kernel of one tap.
+    /// Applies a 1 x 1 convolution to one-hot pixels, given by the index of their channel: `channels`, u32 of shape
+    /// `(…)`, to `(…, outputs)`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if a channel is not among its inputs.
+    /// [`Input`](ErrorKind::Input) if a channel is out of range, [`Compute`](ErrorKind::Compute) if the kernel is not 1
+    /// x 1.
     pub fn of_one_hot(&self, channels: &Tensor) -> Result<Tensor> {
         if self.options.kernel != 1 {
-            return Err(Error::new(ErrorKind::Compute, "one channel is looked up under one tap"));
+            return Err(Error::new(ErrorKind::Compute, "one-hot inputs require a kernel of 1 x 1"));
         }
         let flat: Vec<u32> = channels.flatten_all()?.to_device(&Device::Cpu)?.to_vec1()?;
         if let Some(channel) = flat.iter().find(|channel| **channel as usize >= self.inputs) {
-            return Err(Error::input(format!("code {channel} is not among {} codes", self.inputs)));
+            return Err(Error::input(format!("code {channel} is out of range for {} codes", self.inputs)));
         }
         let shape = [channels.dims(), &[self.weight.dim(1)?]].concat();
         let rows = self.weight.index_select(&channels.flatten_all()?, 0)?;
         add_bias(rows.reshape(shape)?, self.bias.as_ref())
     }
 
-    /// Kernel, stride and padding.
+    /// Returns kernel size, stride and padding.
     pub fn options(&self) -> &Conv2dOptions {
         &self.options
     }
@@ -158,7 +164,7 @@ impl Conv2d {
         same_inputs(self.inputs, x)?;
         let Some(size) = options.size(height, width).filter(|_| height * width > 0) else {
             return Err(Error::input(format!(
-                "a convolution of kernel {} was given a picture of {height} by {width}",
+                "a convolution of kernel {} got an image of {height} by {width}",
                 options.kernel
             )));
         };
@@ -171,7 +177,7 @@ impl Conv2d {
             let weight = weight.to_dtype(x.dtype())?;
             let x = if options.zoom == 1 { x.clone() } else { double(x)? };
             let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
-            // Candle's gradient wants no more than the windows reach.
+            // candle's backward pass requires an input without unused rows and columns.
             let reach = |length: usize| (length - 1) * options.stride + options.kernel;
             let x = x.narrow(1, 0, reach(size.0))?.narrow(2, 0, reach(size.1))?;
             let y = x.permute((0, 3, 1, 2))?.contiguous()?.conv2d(&weight, 0, options.stride, 1, 1)?;
@@ -193,8 +199,8 @@ impl Conv2d {
     }
 }
 
-/// The largest of each square of two by two pixels, channel by channel: `(batch, height, width, channels)` to half the
-/// height and the width; an odd last row or column is left out.
+/// Max pooling with kernel and stride 2: `(batch, height, width, channels)` to `(batch, height / 2, width / 2,
+/// channels)`; an odd last row or column is dropped.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -213,8 +219,7 @@ pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(y, (batch, height / 2, width / 2, channels), &Device::Cpu)?)
 }
 
-/// Each pixel four times, as a square of two by two: `(batch, height, width, channels)` to twice the height and the
-/// width.
+/// Nearest-neighbour upsampling by 2: `(batch, height, width, channels)` to `(batch, 2 * height, 2 * width, channels)`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -230,8 +235,8 @@ pub fn double(x: &Tensor) -> Result<Tensor> {
 }
 
 impl Weights {
-    /// The convolution over pictures at `name`: `weight` of `[outputs, inputs, kernel, kernel]`, or, as flax stores it,
-    /// `kernel` of `[kernel, kernel, inputs, outputs]`; and `bias` of `[outputs]`.
+    /// Loads the two-dimensional convolution `name`: `weight` of `[outputs, inputs, kernel, kernel]`, or `kernel` of
+    /// `[kernel, kernel, inputs, outputs]` as in flax, and `bias` of `[outputs]`.
     ///
     /// # Errors
     /// [`Mismatch`](ErrorKind::Mismatch) if kernel or stride is 0.
@@ -284,13 +289,13 @@ mod tests {
         }
     }
 
-    /// What is given wants a gradient, so that candle's own operations serve.
+    /// `x` with a gradient required, so that the operations of candle are used.
     fn tracked(x: &Tensor) -> Var {
         Var::from_tensor(x).unwrap()
     }
 
     #[test]
-    fn a_convolution_by_hand() {
+    fn a_convolution_computed_by_hand() {
         // One channel in; the first output is the pixel above, the second the sum of the four corners and 10.
         let mut taps = [[0f32; 2]; 9];
         taps[1][0] = 1.0;
@@ -309,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_agree_with_candle_and_a_gradient_flows() {
+    fn kernels_agree_with_candle_and_gradients_are_correct() {
         for (inputs, outputs, options) in [
             (3, 8, Conv2dOptions::new(7).same()),
             (20, 3, Conv2dOptions::new(3).same().no_bias()),
@@ -331,7 +336,7 @@ mod tests {
             let gradient = linear.sum_all().unwrap().backward().unwrap();
             let gradient = values(gradient.get(&tracked).unwrap());
             let plain = conv.forward(&x).unwrap();
-            // The sum is linear in each element, so its slope is a difference.
+            // The sum is linear in each element, so its gradient is a difference.
             for i in [0, 13 * inputs, 60 * inputs + inputs - 1] {
                 let mut moved = values(&x);
                 moved[i] += 1.0;
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_flax_stores_is_the_same_convolution() {
+    fn a_flax_kernel_is_the_same_convolution() {
         let conv = Weights::seeded(5, Runtime::cpu());
         let conv = conv.conv2d("c", 4, 6, Conv2dOptions::new(3)).unwrap();
         let stored = Weights::seeded(5, Runtime::cpu()).tensor("c.weight", &[6, 4, 3, 3]).unwrap();
@@ -354,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn pooling_and_doubling_agree_with_candle() {
+    fn max_pooling_and_upsampling_agree_with_candle() {
         let x = picture(2, 5, 6, 3);
         let pooled = max_pool(&x).unwrap();
         assert_near(&pooled, &max_pool(tracked(&x).as_tensor()).unwrap(), "max_pool");
@@ -364,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn one_channel_is_looked_up() {
+    fn one_hot_pixels_are_looked_up() {
         let weights = Weights::seeded(5, Runtime::cpu());
         let conv = weights.conv2d("c", 7, 3, Conv2dOptions::new(1)).unwrap();
         let codes = Tensor::new(&[[[6u32, 0, 3]]], &Device::Cpu).unwrap();
@@ -377,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_fit_are_errors() {
+    fn invalid_sizes_are_errors() {
         let weights = Weights::seeded(5, Runtime::cpu());
         let conv = weights.conv2d("c", 2, 3, Conv2dOptions::new(5)).unwrap();
         assert_eq!(conv.forward(&picture(1, 4, 9, 2)).unwrap_err().kind(), ErrorKind::Input);

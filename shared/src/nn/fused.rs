@@ -1,8 +1,8 @@
-//! Candle's fused operations: what serves on a GPU, where each operation is a kernel to start. They know no way back.
+//! Fused operations of candle, used on a GPU, where each operation is a kernel launch. They have no backward pass.
 
 use candle_core::Tensor;
 
-/// Whether they may serve: there is something to compute, and nobody wants a gradient through it.
+/// Whether they can be used: the tensors are not empty, and no gradient is required.
 pub(crate) fn serve(xs: &[&Tensor]) -> bool {
     xs.iter().all(|x| !x.track_op() && x.elem_count() > 0)
 }

@@ -1,4 +1,4 @@
-//! Between candle tensors and the CPU kernels' slices.
+//! Access to the slices of candle tensors for the CPU kernels.
 
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
@@ -8,13 +8,14 @@ use crate::kernels::memory;
 use crate::runtime::kernels_take;
 use crate::{Error, Result};
 
-/// Whether the CPU kernels may serve `x`: float32 on the CPU, kernels not turned off, and nobody wants a gradient
-/// through it (kernels have no backward pass; candle's own operations serve then).
+/// Whether `x` can use the CPU kernels: float32 on the CPU, kernels not turned off, and no gradient required (then the
+/// operations of candle are used).
 pub(crate) fn serves(x: &Tensor) -> bool {
     kernels_take(x) && !x.track_op()
 }
 
-/// Calls `f` with the elements of `x`, row-major; a float32 CPU tensor. Copies only what is not contiguous.
+/// Calls `f` with the elements of `x`, a float32 CPU tensor, in row-major order. Copies `x` only if it is not
+/// contiguous.
 pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
@@ -25,7 +26,7 @@ pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
-/// Calls `f` with the storage of `x`, on the CPU, from its first element on; `x.stride()` says where the others lie.
+/// Calls `f` with the storage of the CPU tensor `x`, starting at its first element, to be used with `x.stride()`.
 pub(crate) fn read_strided<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(values) = &*storage else {
@@ -34,19 +35,19 @@ pub(crate) fn read_strided<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> 
     Ok(f(&values.as_slice::<T>()?[layout.start_offset()..]))
 }
 
-/// A tensor of the shape of `x` whose elements `f` changed in place.
+/// Returns a copy of `x` whose elements `f` changes in place.
 pub(crate) fn map(x: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let mut values = read(x, memory::copy)?;
     f(&mut values);
     Ok(Tensor::from_vec(values, x.shape(), &Device::Cpu)?)
 }
 
-/// A tensor of the shape of `x` that `f(x, y, out)` filled.
+/// Returns a tensor of the shape of `x` that `f(x, y, out)` fills.
 pub(crate) fn zip(x: &Tensor, y: &Tensor, f: impl FnOnce(&[f32], &[f32], &mut [f32])) -> Result<Tensor> {
     if x.dims() != y.dims() {
         return Err(Error::new(
             crate::ErrorKind::Compute,
-            format!("one shape wanted, got {:?} and {:?}", x.dims(), y.dims()),
+            format!("expected equal shapes, found {:?} and {:?}", x.dims(), y.dims()),
         ));
     }
     let mut out = memory::zeros(x.elem_count());
@@ -54,7 +55,7 @@ pub(crate) fn zip(x: &Tensor, y: &Tensor, f: impl FnOnce(&[f32], &[f32], &mut [f
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
 }
 
-/// Little-endian elements widened into `out`, one each.
+/// Converts little-endian elements to f32.
 pub(crate) fn widen(elem: Elem, raw: &[u8], out: &mut [f32]) {
     match elem {
         Elem::F32 => {

@@ -1,4 +1,4 @@
-//! Which row of a table each of many rows belongs to: how the edges of a graph meet its nodes.
+//! Gather and segment sum between the nodes and edges of a graph.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::kernels::{memory, segments};
 use crate::runtime::kernels_take;
 use crate::{Error, ErrorKind, Result};
 
-/// For each edge the node at one of its ends. Cheap to clone.
+/// The node at one end of each edge of a graph (one row of PyTorch Geometric's `edge_index`). Cheap to clone.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -26,22 +26,24 @@ pub struct Incidence(Arc<Ends>);
 #[derive(Debug)]
 struct Ends {
     index: Vec<u32>,
-    /// The edges, node after node.
+    /// The edges, sorted by node.
     order: Vec<u32>,
-    /// Where the edges of each node begin in `order`, and where the last ones end.
+    /// Start of the edges of each node in `order`, and the end of the last ones.
     starts: Vec<u32>,
-    /// `index` where the tensors are.
+    /// `index` as a tensor on the device.
     tensor: Tensor,
 }
 
 impl Incidence {
-    /// `index[e]` is the node of edge `e`, one of `nodes`.
+    /// Creates an incidence from `index`, `(edges)`: `index[e]` is the node of edge `e`, below `nodes`.
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) if an index is not below `nodes`.
     pub fn new(index: Vec<u32>, nodes: usize, device: &Device) -> Result<Self> {
         if let Some(wrong) = index.iter().find(|i| **i as usize >= nodes) {
-            return Err(Error::input(format!("an edge ends at node {wrong} of {nodes}")));
+            return Err(Error::input(format!(
+                "an edge has the node {wrong}, expected an index below {nodes}"
+            )));
         }
         let mut starts = vec![0u32; nodes + 1];
         index.iter().for_each(|i| starts[*i as usize + 1] += 1);
@@ -59,22 +61,22 @@ impl Incidence {
         Ok(Self(Arc::new(Ends { index, order, starts, tensor })))
     }
 
-    /// How many edges.
+    /// Returns the number of edges.
     pub fn edges(&self) -> usize {
         self.0.index.len()
     }
 
-    /// How many nodes.
+    /// Returns the number of nodes.
     pub fn nodes(&self) -> usize {
         self.0.starts.len() - 1
     }
 
-    /// The node of each edge.
+    /// Returns the node of each edge, `(edges)`.
     pub fn index(&self) -> &[u32] {
         &self.0.index
     }
 
-    /// The rows of its nodes for each edge: `(nodes, width)` to `(edges, width)`.
+    /// Gathers the features of the node of each edge: `(nodes, width)` to `(edges, width)`.
     pub fn gather(&self, nodes: &Tensor) -> Result<Tensor> {
         self.expect(nodes, self.nodes())?;
         if host::serves(nodes) || back::serves(nodes) {
@@ -83,7 +85,7 @@ impl Incidence {
         Ok(nodes.index_select(&self.0.tensor, 0)?)
     }
 
-    /// The sum of its edges' rows for each node: `(edges, width)` to `(nodes, width)`.
+    /// Sums the features of the edges of each node: `(edges, width)` to `(nodes, width)`.
     pub fn sum(&self, edges: &Tensor) -> Result<Tensor> {
         self.expect(edges, self.edges())?;
         if host::serves(edges) || back::serves(edges) {
@@ -93,7 +95,8 @@ impl Incidence {
         Ok(nodes.index_add(&self.0.tensor, edges, 0)?)
     }
 
-    /// As [`sum`](Self::sum), of rows each multiplied by its number in `scale`, `(edges, 1)`.
+    /// [`sum`](Self::sum) of `edges`, `(edges, width)`, each multiplied by `scale`, `(edges, 1)`. Returns `(nodes,
+    /// width)`.
     pub fn sum_scaled(&self, edges: &Tensor, scale: &Tensor) -> Result<Tensor> {
         self.expect(edges, self.edges())?;
         self.expect(scale, self.edges())?;
@@ -109,7 +112,7 @@ impl Incidence {
             dims => Err(Error::new(
                 ErrorKind::Compute,
                 format!(
-                    "{rows} rows wanted for {} nodes and {} edges, got {dims:?}",
+                    "expected {rows} rows for {} nodes and {} edges, found {dims:?}",
                     self.nodes(),
                     self.edges()
                 ),
@@ -223,14 +226,14 @@ mod tests {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
     }
 
-    /// A graph with a node that no edge touches, and one with many.
+    /// A graph with an isolated node, and a node with many edges.
     fn ends() -> Incidence {
         let index = (0..500u32).map(|e| [0, 1, 1, 1, 3, 4, 6][(e * e % 7) as usize]).collect();
         Incidence::new(index, 7, &Device::Cpu).unwrap()
     }
 
     #[test]
-    fn rows_and_sums_are_those_of_the_plain_operations_and_so_are_their_slopes() {
+    fn gather_and_sums_agree_with_candle_and_so_do_their_gradients() {
         let ends = ends();
         for width in [1, 5, 64] {
             let (nodes, edges) = (noise(7, width, 1), noise(500, width, 2));
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_to_nowhere_and_rows_of_another_graph_are_refused() {
+    fn invalid_nodes_and_rows_of_another_graph_are_rejected() {
         assert!(Incidence::new(vec![0, 3], 3, &Device::Cpu).is_err());
         let ends = ends();
         assert!(ends.gather(&noise(6, 2, 1)).is_err() && ends.sum(&noise(499, 2, 1)).is_err());

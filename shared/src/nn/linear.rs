@@ -1,4 +1,4 @@
-//! Linear maps and embedding tables.
+//! Linear layers and embeddings.
 
 use candle_core::{DType, Tensor};
 
@@ -6,7 +6,7 @@ use super::{Activation, Matrix};
 use crate::Result;
 use crate::weights::Weights;
 
-/// `x · weightᵀ + bias`.
+/// A linear layer, `x · weightᵀ + bias`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Matrix,
@@ -14,33 +14,33 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// From a matrix of `(outputs, inputs)` and a bias of `(outputs)`.
+    /// Creates a layer from `weight`, `(outputs, inputs)`, and `bias`, `(outputs)`.
     pub fn new(weight: Matrix, bias: Option<Tensor>) -> Self {
         Self { weight, bias }
     }
 
-    /// `x`: `(…, inputs)`; gives `(…, outputs)`.
+    /// Applies the layer to `x`, `(…, inputs)`. Returns `(…, outputs)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.weight.multiply(x, self.bias.as_ref(), None)
     }
 
-    /// `activation(self.forward(x))`.
+    /// Returns `activation(self.forward(x))`, `(…, outputs)`, for `x`, `(…, inputs)`.
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.weight.multiply(x, self.bias.as_ref(), Some(activation))
     }
 
-    /// The matrix of `(outputs, inputs)`.
+    /// Returns the weight, `(outputs, inputs)`.
     pub fn weight(&self) -> &Matrix {
         &self.weight
     }
 
-    /// The bias of `(outputs)`, if there is one.
+    /// Returns the bias, `(outputs)`, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 }
 
-/// A table whose rows are looked up by id.
+/// An embedding table.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     table: Matrix,
@@ -48,48 +48,48 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// From a table of `(count, width)`; what is looked up comes in the type of `activations`.
+    /// Creates an embedding from a table of `(vocab_size, hidden_size)`. The embeddings have the dtype `activations`.
     pub fn new(table: Matrix, activations: DType) -> Self {
         Self { table, activations }
     }
 
-    /// `ids`: any shape of unsigned integers; gives `(…, width)`.
+    /// Looks up `ids`, unsigned integers of any shape `(…)`. Returns `(…, hidden_size)`.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if an id is not below the number of rows.
+    /// [`Input`](crate::ErrorKind::Input) if an id is not below the vocabulary size.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         self.table.rows(ids, self.activations)
     }
 
-    /// The output head that shares this table: scores of each row, no bias.
+    /// Returns the output head with tied weights: a linear layer to `(…, vocab_size)` logits without bias.
     pub fn as_linear(&self) -> Linear {
         Linear::new(self.table.clone(), None)
     }
 
-    /// Rows in the table.
+    /// Returns the vocabulary size (number of embeddings).
     pub fn count(&self) -> usize {
         self.table.outputs()
     }
 
-    /// Numbers in a row.
+    /// Returns the hidden size (embedding dimension).
     pub fn width(&self) -> usize {
         self.table.inputs()
     }
 }
 
 impl Weights {
-    /// The linear map at `name`: `weight` of `[outputs, inputs]` and `bias` of `[outputs]`.
+    /// Loads the linear layer `name`: `weight` of `[outputs, inputs]` and `bias` of `[outputs]`.
     pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let here = self.at(name);
         Ok(Linear::new(here.matrix("weight", outputs, inputs)?, Some(here.tensor("bias", &[outputs])?)))
     }
 
-    /// The linear map at `name` that has no bias.
+    /// Loads the linear layer `name` without a bias.
     pub fn linear_no_bias(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         Ok(Linear::new(self.at(name).matrix("weight", outputs, inputs)?, None))
     }
 
-    /// The linear map at `name`, with a bias if `bias` (a config key such as `attention_bias`) says so.
+    /// Loads the linear layer `name`, with a bias if `bias` (for example the config key `attention_bias`).
     pub fn linear_bias_if(&self, bias: bool, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         match bias {
             true => self.linear(name, inputs, outputs),
@@ -97,25 +97,25 @@ impl Weights {
         }
     }
 
-    /// The linear map at `name` whose `weight` is stored `[inputs, outputs]`, as GPT-2's `Conv1D` stores it; with
-    /// a bias.
+    /// Loads the linear layer `name` with a bias, whose `weight` is stored as `[inputs, outputs]`, like the `Conv1D` of
+    /// GPT-2.
     pub fn linear_transposed(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let here = self.at(name);
         let weight = here.matrix_transposed("weight", outputs, inputs)?;
         Ok(Linear::new(weight, Some(here.tensor("bias", &[outputs])?)))
     }
 
-    /// The embedding table at `name`: `weight` of `[count, width]`.
+    /// Loads the embedding `name`: `weight` of `[count, width]`, vocabulary size and hidden size.
     pub fn embedding(&self, name: &str, count: usize, width: usize) -> Result<Embedding> {
         let table = self.at(name).table("weight", count, width)?;
         Ok(Embedding { table, activations: self.runtime().activations() })
     }
 
-    /// The table `table` of `count` rows of `width`, and the output head `head` that shares it. As in the reference a
-    /// file may hold either or both; where both are there and differ, each is what it is.
+    /// Loads the embedding `table` of `[count, width]` and the output head `head` with tied weights. As in the
+    /// reference, a file may have either or both; if both are there and differ, they are not tied.
     ///
     /// # Errors
-    /// As every read.
+    /// Same as [`embedding`](Self::embedding).
     pub fn tied(&self, table: &str, head: &str, count: usize, width: usize) -> Result<(Embedding, Linear)> {
         if self.differ(&format!("{table}.weight"), &format!("{head}.weight")) {
             return Ok((self.embedding(table, count, width)?, self.linear_no_bias(head, width, count)?));

@@ -1,4 +1,4 @@
-//! Long short-term memory over time. Activations are `(batch, time, width)`.
+//! LSTM (long short-term memory). Activations are `(batch, time, hidden_size)`.
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::sigmoid;
@@ -8,10 +8,10 @@ use crate::kernels::lstm as kernel;
 use crate::weights::Weights;
 use crate::{Error, Result};
 
-/// Layers of long short-term memory, one after the other, forward in time (Hochreiter and Schmidhuber 1997; with
-/// forget gates, Gers et al. 2000).
+/// A unidirectional multi-layer LSTM (Hochreiter and Schmidhuber 1997; with forget gates, Gers et al. 2000), as in
+/// `torch.nn.LSTM`.
 ///
-/// A layer keeps an output `h` and a cell `c`. From `(i, f, g, o) = W x + b + U h + b'` it makes
+/// A layer has a hidden state `h` and a cell state `c`. With `(i, f, g, o) = W x + b + U h + b'`, a step is
 /// `c = σ(f) c + σ(i) tanh(g)` and `h = σ(o) tanh(c)`.
 #[derive(Debug, Clone)]
 pub struct Lstm {
@@ -21,37 +21,37 @@ pub struct Lstm {
 
 #[derive(Debug, Clone)]
 struct Layer {
-    /// `W` of `(4 * width, inputs)` and `b`.
+    /// `W`, `(4 * hidden_size, inputs)`, and `b`.
     input: Linear,
-    /// `U` of `(4 * width, width)` and `b'`.
+    /// `U`, `(4 * hidden_size, hidden_size)`, and `b'`.
     recurrent: Linear,
 }
 
-/// What an [`Lstm`] remembers from one stretch of time to the next: outputs and cells of each layer.
+/// State of an [`Lstm`]: hidden and cell state of each layer.
 #[derive(Debug, Clone)]
 pub struct LstmState {
-    /// `h` and `c` of each layer, each `(batch, width)`.
+    /// `h` and `c` of each layer, each `(batch, hidden_size)`.
     layers: Vec<(Tensor, Tensor)>,
 }
 
 impl Lstm {
-    /// `x`: `(batch, time, inputs)`, at least one frame; gives `(batch, time, width)`, beginning with nothing
-    /// remembered.
+    /// Applies the LSTM to `x`, `(batch, time, inputs)`, with a zero initial state; `time` is at least 1. Returns
+    /// `(batch, time, hidden_size)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut state = self.start(x)?;
         self.forward_from(x, &mut state)
     }
 
-    /// [`forward`](Lstm::forward) that goes on from `state` and leaves there what the next stretch begins with.
+    /// [`forward`](Lstm::forward) with the initial state `state`, which is updated to the final one.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if `state` is of another batch or another network.
+    /// [`Input`](crate::ErrorKind::Input) if `state` has another batch size, hidden size or number of layers.
     pub fn forward_from(&self, x: &Tensor, state: &mut LstmState) -> Result<Tensor> {
         let wanted = [x.dims3()?.0, self.width];
         let fits = |(h, c): &(Tensor, Tensor)| h.dims() == wanted && c.dims() == wanted;
         if state.layers.len() != self.layers.len() || !state.layers.iter().all(fits) {
             return Err(Error::input(format!(
-                "what is remembered is not of {} layers and (batch, width) = {wanted:?}",
+                "expected an LSTM state of {} layers of (batch, hidden_size) = {wanted:?}",
                 self.layers.len()
             )));
         }
@@ -62,7 +62,7 @@ impl Lstm {
         Ok(x)
     }
 
-    /// Nothing remembered, for inputs like `x`: its batch, its type, its device.
+    /// Returns a zero state for inputs `x`, `(batch, time, inputs)`, with its batch size, dtype and device.
     pub fn start(&self, x: &Tensor) -> Result<LstmState> {
         let zeros = Tensor::zeros((x.dim(0)?, self.width), x.dtype(), x.device())?;
         Ok(LstmState { layers: vec![(zeros.clone(), zeros); self.layers.len()] })
@@ -71,7 +71,7 @@ impl Lstm {
 
 impl Layer {
     fn forward(&self, x: &Tensor, (h, c): &mut (Tensor, Tensor), width: usize) -> Result<Tensor> {
-        // The half that knows all of time beforehand is one product.
+        // The products with the input are computed at once for all time steps.
         let from_input = self.input.forward(x)?;
         if host::serves(&from_input) && host::serves(h) && host::serves(c) {
             return self.on_host(&from_input, h, c, width);
@@ -89,7 +89,7 @@ impl Layer {
         Ok(Tensor::stack(&outputs, 1)?)
     }
 
-    /// [`forward`](Layer::forward) on the CPU, after the product with the input: `(batch, time, 4 * width)`.
+    /// [`forward`](Layer::forward) on the CPU, after the product with the input, `(batch, time, 4 * hidden_size)`.
     fn on_host(&self, from_input: &Tensor, h: &mut Tensor, c: &mut Tensor, width: usize) -> Result<Tensor> {
         let (batch, time, gates) = from_input.dims3()?;
         let mut cells = host::read(c, <[f32]>::to_vec)?;
@@ -115,9 +115,9 @@ impl Layer {
 }
 
 impl Weights {
-    /// The memory at `name` in torch's names: `weight_ih_l0` of `[4 * width, inputs]`, `weight_hh_l0` of
-    /// `[4 * width, width]`, `bias_ih_l0` and `bias_hh_l0` of `[4 * width]`, and so on for each layer; gates in the
-    /// order input, forget, new, output.
+    /// Loads the LSTM `name` of hidden size `width`, with the tensor names of torch: `weight_ih_l0` of `[4 * width,
+    /// inputs]`, `weight_hh_l0` of `[4 * width, width]`, `bias_ih_l0` and `bias_hh_l0` of `[4 * width]`, and so on for
+    /// each layer; gates in the order input, forget, cell, output.
     pub fn lstm(&self, name: &str, inputs: usize, width: usize, layers: usize) -> Result<Lstm> {
         let here = self.at(name);
         let layer = |l: usize| -> Result<Layer> {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cell_by_hand() {
+    fn one_cell_computed_by_hand() {
         let weights = Weights::seeded(3, Runtime::cpu());
         let lstm = weights.lstm("lstm", 1, 1, 1).unwrap();
         let row = |name: &str, n: &[usize]| values(&weights.tensor(name, n).unwrap());
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_give_what_the_whole_gives() {
+    fn chunks_with_a_state_equal_the_whole_sequence() {
         let lstm = Weights::seeded(1, Runtime::cpu()).lstm("", 5, 7, 2).unwrap();
         let x = x(2, 9, 5);
         let whole = lstm.forward(&x).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_batch_left_is_refused() {
+    fn a_state_of_another_batch_is_rejected() {
         let weights = Weights::seeded(1, Runtime::cpu());
         let (lstm, deeper) = (weights.lstm("a", 5, 7, 1).unwrap(), weights.lstm("b", 5, 7, 2).unwrap());
         let mut state = lstm.start(&x(2, 1, 5)).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_flows_and_the_numbers_stay() {
+    fn kernel_and_candle_agree_and_gradients_are_not_zero() {
         let lstm = Weights::seeded(1, Runtime::cpu()).lstm("", 5, 37, 2).unwrap();
         let x = x(3, 4, 5);
         let tracked = Var::from_tensor(&x).unwrap();

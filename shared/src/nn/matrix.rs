@@ -1,4 +1,4 @@
-//! A matrix of weights, wherever and however it is stored.
+//! Weight matrices of any storage.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,9 +15,9 @@ use crate::kernels::mxfp4::{self, Mxfp4};
 use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result, transfer};
 
-/// A matrix of `outputs` by `inputs` that multiplies activations. Cheap to clone: clones share the storage.
+/// A weight matrix, `(outputs, inputs)`. Cheap to clone: clones share the storage.
 ///
-/// On the CPU it is read where it lies, in a mapped file more often than not; nothing is copied or repacked.
+/// On the CPU it is read in place, usually from a memory-mapped file, without copying or repacking.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     outputs: usize,
@@ -27,14 +27,14 @@ pub struct Matrix {
 
 #[derive(Debug, Clone)]
 enum Storage {
-    /// Bytes on the CPU and, once somebody asks for a gradient, their candle copy.
+    /// Bytes on the CPU and, once a gradient is required, a copy as a float32 tensor.
     Host { bytes: Bytes, kind: Kind, widened: Arc<OnceLock<Tensor>> },
-    /// `(outputs, inputs)` on another device.
+    /// A tensor `(outputs, inputs)` on another device.
     Device(Tensor),
-    /// Blocks on another device; of a table whose rows are looked up also where they came from, since a device knows no
-    /// way to read single rows.
+    /// Quantized blocks on another device; for an embedding table also on the CPU, since devices have no operation to
+    /// look up rows of blocks.
     DeviceBlocks { tensor: Arc<QTensor>, rows: Option<(Bytes, BlockKind)> },
-    /// Noted as missing; the load will fail before anyone multiplies by it.
+    /// Recorded as missing; loading fails before it is used.
     Absent,
 }
 
@@ -42,13 +42,13 @@ enum Storage {
 enum Kind {
     Dense(Elem, Layout, Compute),
     Blocks(BlockKind),
-    /// The bytes are FP4 numbers; these are the scales of their blocks.
+    /// The bytes are FP4 blocks; these are their scales.
     Mxfp4(Bytes, Compute),
 }
 
-/// The most rows of activations that blocks on a device are multiplied by as candle's quantised kernels do it, which
-/// round activations to 8 bits. For more, prompts and batches, the blocks are widened for the product and activations
-/// stay as they are, since all that follows depends on them.
+/// Maximum number of rows of activations for which candle's quantized kernels are used on a device, which quantize
+/// activations to 8 bits. For more rows (prompts and batches), the blocks are dequantized for the product and
+/// activations keep their precision, since all later tokens depend on them.
 const FEW_ROWS: usize = 8;
 
 impl Matrix {
@@ -68,7 +68,7 @@ impl Matrix {
         Ok(Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } })
     }
 
-    /// From the blocks `(outputs, inputs / 32, 16)` and the scales `(outputs, inputs / 32)` of an MXFP4 matrix.
+    /// Creates a matrix from MXFP4 blocks, `(outputs, inputs / 32, 16)`, and scales, `(outputs, inputs / 32)`.
     pub(crate) fn mxfp4(
         blocks: Bytes,
         scales: Bytes,
@@ -80,13 +80,13 @@ impl Matrix {
         Ok(Self { outputs, inputs, storage: Storage::Host { bytes: blocks, kind, widened: Arc::default() } })
     }
 
-    /// From `(outputs, inputs)` on a GPU.
+    /// Creates a matrix from a tensor `(outputs, inputs)` on a GPU.
     pub(crate) fn device(tensor: Tensor) -> Result<Self> {
         let (outputs, inputs) = tensor.dims2()?;
         Ok(Self { outputs, inputs, storage: Storage::Device(tensor) })
     }
 
-    /// From blocks on a GPU. `rows` are the same blocks in the CPU's memory, of a table whose rows are looked up.
+    /// Creates a matrix from quantized blocks on a GPU. `rows` are the same blocks on the CPU, for an embedding table.
     pub(crate) fn device_blocks(tensor: QTensor, rows: Option<Bytes>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
         let rows = rows.and_then(|bytes| Some((bytes, blocks::kernel_kind(tensor.dtype()).ok()?)));
@@ -97,17 +97,17 @@ impl Matrix {
         Self { outputs, inputs, storage: Storage::Absent }
     }
 
-    /// Rows of the result.
+    /// Returns the number of outputs.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Width of what it multiplies.
+    /// Returns the number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// `then(x · selfᵀ + bias)`; `x`: `(…, inputs)`, result `(…, outputs)`, `bias`: `(outputs)`.
+    /// Returns `then(x · selfᵀ + bias)`, `(…, outputs)`, for `x`, `(…, inputs)`, and `bias`, `(outputs)`.
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
         let rows = x.elem_count() / self.inputs.max(1);
@@ -121,7 +121,7 @@ impl Matrix {
                 finish(x.contiguous()?.apply_op1(product)?, None, then)
             }
             Storage::DeviceBlocks { tensor, .. } if !x.track_op() && rows <= FEW_ROWS => {
-                // candle's quantised kernels take rows of float32, side by side, and know no way back.
+                // candle's quantized kernels take contiguous float32, and have no backward pass.
                 let x32 = x.reshape((rows, self.inputs))?.to_dtype(DType::F32)?.contiguous()?;
                 let y = QMatMul::from_arc(tensor.clone())?.forward(&x32)?.reshape(shape)?;
                 finish(y.to_dtype(x.dtype())?, bias, then)
@@ -134,10 +134,10 @@ impl Matrix {
         }
     }
 
-    /// [`multiply`](Self::multiply) of rows on the CPU.
+    /// [`multiply`](Self::multiply) of `x`, `(rows, inputs)`, on the CPU. Returns `(rows, outputs)`.
     ///
     /// # Errors
-    /// [`Compute`](ErrorKind::Compute) if the matrix lies elsewhere.
+    /// [`Compute`](ErrorKind::Compute) if the matrix is on another device.
     pub(super) fn multiply_host(
         &self,
         x: &[f32],
@@ -151,13 +151,12 @@ impl Matrix {
         Ok(y)
     }
 
-    /// Whether [`multiply_back_host`](Self::multiply_back_host) serves: dense, on the CPU.
+    /// Whether [`multiply_back_host`](Self::multiply_back_host) is supported: not quantized, on the CPU.
     pub(super) fn has_way_back(&self) -> bool {
         matches!(&self.storage, Storage::Host { kind: Kind::Dense(..), .. })
     }
 
-    /// `grad · self`: the way back through [`multiply`](Self::multiply). `grad`: `(rows, outputs)`, result
-    /// `(rows, inputs)`; products of f32.
+    /// Backward pass of [`multiply`](Self::multiply): `grad · self`, `(rows, inputs)`, for `grad`, `(rows, outputs)`.
     ///
     /// # Errors
     /// [`Compute`](ErrorKind::Compute) unless [`has_way_back`](Self::has_way_back).
@@ -205,7 +204,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// The rows of `ids` (any shape of unsigned integers, each below `outputs`): `(…, inputs)`.
+    /// Looks up the rows of `ids`, unsigned integers of any shape `(…)` below `outputs`. Returns `(…, inputs)`.
     pub fn rows(&self, ids: &Tensor, activations: DType) -> Result<Tensor> {
         let mut shape = ids.dims().to_vec();
         shape.push(self.inputs);
@@ -226,13 +225,14 @@ impl Matrix {
         }
     }
 
-    /// The rows of `ids`, one after the other, from a table that lies in the CPU's memory.
+    /// Looks up the rows of `ids`, `(count)`, in a table on the CPU. Returns `(count, inputs)`.
     fn rows_on_host(&self, bytes: &[u8], kind: &Kind, ids: &[u32]) -> Result<Vec<f32>> {
         let mut out = vec![0f32; ids.len() * self.inputs];
         for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.inputs.max(1))) {
             let id = *id as usize;
             if id >= self.outputs {
-                let message = format!("id {id} is outside the table of {} rows", self.outputs);
+                let message =
+                    format!("id {id} is out of range for an embedding table of {} rows", self.outputs);
                 return Err(Error::input(message));
             }
             match kind {
@@ -240,7 +240,9 @@ impl Matrix {
                     let length = self.inputs * elem.size();
                     host::widen(*elem, &bytes[id * length..][..length], row);
                 }
-                Kind::Dense(..) => return Err(Error::unsupported("a transposed table has no rows")),
+                Kind::Dense(..) => {
+                    return Err(Error::unsupported("rows of a transposed matrix cannot be looked up"));
+                }
                 Kind::Blocks(kind) => {
                     let length = kind.bytes(self.inputs);
                     kernel::dequantize(*kind, &bytes[id * length..][..length], row);
@@ -255,8 +257,8 @@ impl Matrix {
         Ok(out)
     }
 
-    /// The whole matrix as a tensor `(outputs, inputs)`: what candle differentiates, and what the few places that
-    /// need the numbers themselves read. Float32 on the CPU, made once and kept.
+    /// Returns the matrix as a tensor, `(outputs, inputs)`, dequantized. On the CPU it is float32, converted once and
+    /// kept.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.storage {
             Storage::Device(tensor) => Ok(tensor.clone()),
@@ -303,17 +305,17 @@ impl Matrix {
             }
             _ => Err(Error::new(
                 ErrorKind::Compute,
-                format!("a layer of {} inputs was given {:?}", self.inputs, x.dims()),
+                format!("a layer of {} inputs got an input of shape {:?}", self.inputs, x.dims()),
             )),
         }
     }
 }
 
 fn elsewhere() -> Error {
-    Error::new(ErrorKind::Compute, "a CPU kernel was given a matrix that lies elsewhere")
+    Error::new(ErrorKind::Compute, "a CPU kernel got a matrix on another device or without a backward pass")
 }
 
-/// Calls `f` with the elements of `bias`.
+/// Calls `f` with the elements of `bias`, `(outputs)`.
 fn with_bias<R>(bias: Option<&Tensor>, f: impl FnOnce(Option<&[f32]>) -> R) -> Result<R> {
     match bias {
         Some(bias) => host::read(bias, |bias| f(Some(bias))),

@@ -1,4 +1,4 @@
-//! Linear maps one after the other, with an activation between two of them.
+//! Multi-layer perceptron.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,9 +9,9 @@ use super::{Activation, Incidence, Linear, host};
 use crate::kernels::{elementwise, memory, segments};
 use crate::{Error, ErrorKind, Result};
 
-/// A multi-layer perceptron. Cheap to clone.
+/// A multi-layer perceptron (MLP): linear layers with an activation between them. Cheap to clone.
 ///
-/// On the CPU all of it is one operation with a way back of its own, which keeps what it needs of its layers and no more.
+/// On the CPU it is a single operation with its own backward pass, which stores only the activations that it needs.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -20,8 +20,8 @@ use crate::{Error, ErrorKind, Result};
 /// let w = Weights::seeded(1, Runtime::cpu());
 /// let mlp = Mlp::new(vec![w.linear("0", 3, 8)?, w.linear("1", 8, 2)?], Activation::Silu)?;
 /// let x = Var::from_tensor(&Tensor::ones((5, 3), candle_core::DType::F32, &Device::Cpu)?)?;
-/// let slope = mlp.forward(x.as_tensor())?.sum_all()?.backward()?;
-/// assert_eq!(slope.get(&x).unwrap().dims(), [5, 3]);
+/// let gradients = mlp.forward(x.as_tensor())?.sum_all()?.backward()?;
+/// assert_eq!(gradients.get(&x).unwrap().dims(), [5, 3]);
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -30,23 +30,26 @@ pub struct Mlp {
     activation: Activation,
 }
 
-/// Rows of nodes, and which of them each row of edges reads.
+/// Features of the nodes at both ends of the edges, `(nodes, width)`, and the node of each edge.
 type Joined<'a> = [(&'a Tensor, &'a Incidence); 2];
 
 impl Mlp {
-    /// Of these layers, each as wide as the one before it gives; `activation` after each but the last.
+    /// Creates an MLP of `layers`, with `activation` after each but the last.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported) if there is no layer, or two do not fit.
+    /// [`Unsupported`](ErrorKind::Unsupported) if there are no layers, or the outputs of one are not the inputs of the
+    /// next.
     pub fn new(layers: Vec<Linear>, activation: Activation) -> Result<Self> {
         let fits = layers.windows(2).all(|pair| pair[0].weight().outputs() == pair[1].weight().inputs());
         match layers.is_empty() || !fits {
-            true => Err(Error::unsupported("layers that do not follow one another make no perceptron")),
+            true => Err(Error::unsupported(
+                "an MLP needs at least one layer, each with as many inputs as the previous one has outputs",
+            )),
             false => Ok(Self { layers, activation }),
         }
     }
 
-    /// `x`: `(rows, inputs)`; gives `(rows, outputs)`.
+    /// Applies the MLP to `x`, `(rows, inputs)`. Returns `(rows, outputs)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) || back::serves(x) && self.has_way_back() {
             return Ok(x.contiguous()?.apply_op1(Alone { pass: Pass::of(self), keeps: x.track_op() })?);
@@ -54,11 +57,12 @@ impl Mlp {
         self.finish(self.layers[0].forward(x)?)
     }
 
-    /// As [`forward`](Self::forward), but each row's first layer also gets two rows of others: what
-    /// `layers[0]` gives for `x` plus, for each of `joined`, the row of `(nodes, width)` that the incidence names for it.
+    /// [`forward`](Self::forward) of edge features `x`, `(edges, inputs)`, where the features of both nodes of each
+    /// edge are added to the output of the first layer. `joined`: `(nodes, width)` each, where `width` is the number of
+    /// outputs of the first layer. Returns `(edges, outputs)`.
     ///
-    /// That is the perceptron over `x` and both of its nodes side by side, the nodes' share of its first layer being
-    /// worked out once a node and not once an edge.
+    /// This equals an MLP over the concatenation of edge and node features, with the products of the node features
+    /// computed once per node instead of once per edge.
     pub fn forward_joined(&self, x: &Tensor, joined: Joined) -> Result<Tensor> {
         let [(from, at_from), (to, at_to)] = joined;
         let tracked = [x, from, to].iter().any(|x| x.track_op());
@@ -73,7 +77,7 @@ impl Mlp {
         self.finish((first + at_to.gather(to)?)?)
     }
 
-    /// Everything after the first layer, by operations that candle can differentiate.
+    /// Applies all layers after the first, by differentiable operations.
     fn finish(&self, mut x: Tensor) -> Result<Tensor> {
         for layer in &self.layers[1..] {
             x = layer.forward(&self.activation.forward(&x)?)?;
@@ -90,10 +94,10 @@ impl Mlp {
     }
 }
 
-/// One pass through a perceptron, and what the way back needs of it.
+/// A forward pass, with the activations stored for the backward pass.
 struct Pass {
     mlp: Mlp,
-    /// What each layer but the last gave, before the activation; empty before the pass and after the way back.
+    /// Outputs of each layer but the last before the activation; empty before the forward and after the backward pass.
     kept: Mutex<Vec<Vec<f32>>>,
 }
 
@@ -102,7 +106,8 @@ impl Pass {
         Self { mlp: mlp.clone(), kept: Mutex::default() }
     }
 
-    /// The result for `x`; `join` adds to what the first layer gave, and `keeps` says that a way back may follow.
+    /// Forward pass of `x`, `(rows, inputs)`. `join` adds to the output of the first layer; `keeps` stores activations
+    /// for a backward pass. Returns `(rows, outputs)`.
     fn forward(&self, x: &[f32], join: impl Fn(&mut [f32]) -> Result<()>, keeps: bool) -> Result<Vec<f32>> {
         let Mlp { layers, activation } = &self.mlp;
         let mut kept = Vec::new();
@@ -119,12 +124,13 @@ impl Pass {
         Ok(y)
     }
 
-    /// The slope against what the first layer gave, from the slope against the result.
+    /// Backward pass: the gradient with respect to the output of the first layer, from that with respect to the result,
+    /// `(rows, outputs)`.
     fn back(&self, grad: &[f32]) -> Result<Vec<f32>> {
         let mut kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
         let layers = &self.mlp.layers;
         if kept.len() + 1 != layers.len() {
-            let message = "a way back is taken once for each pass";
+            let message = "the backward pass can run only once per forward pass";
             return Err(Error::new(ErrorKind::Compute, message));
         }
         let mut slope = memory::copy(grad);
@@ -164,7 +170,7 @@ impl CustomOp1 for Alone {
 struct Edges {
     pass: Pass,
     ends: [Incidence; 2],
-    /// Which of the three arguments wants its slope.
+    /// Which of the three arguments require a gradient.
     wants: [bool; 3],
 }
 
@@ -187,7 +193,7 @@ impl CustomOp3 for Edges {
         for ((_, layout), ends) in nodes.iter().zip(&self.ends) {
             if layout.dims() != [ends.nodes(), width] || x_layout.dims()[0] != ends.edges() {
                 candle_core::bail!(
-                    "an edge MLP of {} nodes, {} edges and width {width} was given {:?} for nodes, {:?} for edges",
+                    "an edge MLP of {} nodes, {} edges and width {width} got nodes of shape {:?} and edges of shape {:?}",
                     ends.nodes(),
                     ends.edges(),
                     layout.dims(),
@@ -261,7 +267,7 @@ mod tests {
         Mlp::new(layers.collect(), activation).unwrap()
     }
 
-    /// The same by candle's operations alone.
+    /// The same with the operations of candle.
     fn plain(mlp: &Mlp, first: Tensor) -> Tensor {
         let mut x = first;
         for layer in &mlp.layers[1..] {
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn it_computes_what_its_layers_do_and_knows_its_slope() {
+    fn forward_and_gradient_agree_with_candle() {
         for (depth, activation) in
             [(1, Activation::Silu), (2, Activation::Silu), (3, Activation::Silu), (3, Activation::GeluTanh)]
         {
@@ -295,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_to_nodes_it_is_the_perceptron_over_all_three() {
+    fn forward_joined_agrees_with_an_mlp_over_gathered_features() {
         let mlp = mlp(3, Activation::Silu);
         let ends = |seed: u32| (0..50).map(|e| (e * e + seed * e) % 9).collect::<Vec<u32>>();
         let [from, to] = [1, 3].map(|seed| Incidence::new(ends(seed), 9, &Device::Cpu).unwrap());

@@ -1,5 +1,5 @@
-//! Layers that hide how their weights are stored: float32, bfloat16, float16, or ggml's blocks; in a mapped file, in
-//! memory, or on a GPU. Model files name layers and shapes; nothing here names a model.
+//! Neural network layers, independent of the storage of their weights: float32, bfloat16, float16, or ggml's quantized
+//! blocks; in a memory-mapped file, in memory, or on a GPU.
 
 mod activation;
 mod add;

@@ -1,4 +1,4 @@
-//! Layer normalisation, its root-mean-square form, and normalisation over groups of channels.
+//! Layer norm, RMS norm and group norm.
 
 use candle_core::{D, DType, Tensor};
 use candle_nn::ops::{layer_norm, rms_norm};
@@ -11,7 +11,8 @@ use crate::kernels::{memory, norm};
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, statistics in float32 (Ba et al. 2016).
+/// Layer norm over the last axis, `(x - mean) / sqrt(var + eps) * weight + bias`, with statistics in float32 (Ba et al.
+/// 2016).
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     weight: Tensor,
@@ -20,7 +21,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// `self.forward(&(x + y))`, the end of a part that normalises last.
+    /// Returns `self.forward(&(x + y))`, as in post-norm blocks. `x` and `y`: `(…, hidden_size)`.
     pub fn forward_sum(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         if host::serves(x) && host::serves(y) && x.dims() == y.dims() {
             let mut out = memory::zeros(x.elem_count());
@@ -34,7 +35,7 @@ impl LayerNorm {
         self.forward(&(x + y)?)
     }
 
-    /// `x`: `(…, width)`, any leading axes.
+    /// Normalizes `x`, `(…, hidden_size)`. Returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
             let mut out = memory::zeros(x.elem_count());
@@ -47,8 +48,8 @@ impl LayerNorm {
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let tracks = |x: &Tensor| x.track_op();
         if fused::serve(&[x, &self.weight]) && !self.bias.as_ref().is_some_and(tracks) {
-            // Candle works a variance out as a difference of two means, which has no digits left where the mean is large:
-            // it gets rows whose mean is zero, of which that is their mean square.
+            // candle computes the variance as a difference of two means, which loses all precision if the mean is
+            // large: it gets centred rows, for which the variance is the mean square.
             let eps = self.eps as f32;
             let normed = match &self.bias {
                 Some(bias) => layer_norm(&centred, &self.weight, bias, eps)?,
@@ -66,7 +67,7 @@ impl LayerNorm {
         Ok(shifted.to_dtype(x.dtype())?)
     }
 
-    /// Its parameters in float32, as the statistics are.
+    /// Creates a norm with parameters in float32, like the statistics.
     fn wide(weight: Tensor, bias: Option<Tensor>, eps: f64) -> Result<Self> {
         Ok(Self { weight: wide(weight)?, bias: bias.map(wide).transpose()?, eps })
     }
@@ -79,7 +80,8 @@ impl LayerNorm {
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) * weight` over the last axis, statistics in float32 (Zhang and Sennrich 2019).
+/// RMS norm over the last axis, `x / sqrt(mean(x²) + eps) * weight`, with statistics in float32 (Zhang and Sennrich
+/// 2019).
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     weight: Tensor,
@@ -87,7 +89,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// `x`: `(…, width)`, any leading axes.
+    /// Normalizes `x`, `(…, hidden_size)`. Returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if host::serves(x) {
             return host::read(&self.weight, |weight| {
@@ -111,8 +113,8 @@ impl RmsNorm {
     }
 }
 
-/// Normalisation over the time (or the rows and columns) and the channels of each of several groups of channels, then a
-/// scale and a shift per channel (Wu and He 2018).
+/// Group norm: normalization over the time (or height and width) and the channels of each group, then a scale and a
+/// shift per channel (Wu and He 2018).
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     groups: usize,
@@ -122,12 +124,12 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// `x`: `(batch, time, channels)`, or `(batch, height, width, channels)`.
+    /// Normalizes `x`, `(batch, time, channels)` or `(batch, height, width, channels)`. Returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None)
     }
 
-    /// `activation(self.forward(x))`.
+    /// Returns `activation(self.forward(x))`, of the shape of `x`.
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, Some(activation))
     }
@@ -158,7 +160,7 @@ impl GroupNorm {
     }
 }
 
-/// `tensor` in float32. A stand-in stays what it is.
+/// Converts `tensor` to float32; a placeholder of a missing tensor is unchanged.
 fn wide(tensor: Tensor) -> Result<Tensor> {
     match is_stand_in(&tensor) {
         true => Ok(tensor),
@@ -167,13 +169,13 @@ fn wide(tensor: Tensor) -> Result<Tensor> {
 }
 
 impl Weights {
-    /// The group norm at `name` (`weight` and `bias`, each `[channels]`) over `groups` equal groups of channels.
+    /// Loads the group norm `name` (`weight` and `bias`, each `[channels]`) with `groups` groups of channels.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) if the channels are no such groups.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if `channels` is not a multiple of `groups`.
     pub fn group_norm(&self, name: &str, groups: usize, channels: usize, eps: f64) -> Result<GroupNorm> {
         if groups == 0 || !channels.is_multiple_of(groups) {
-            let message = format!("{channels} channels do not make {groups} equal groups");
+            let message = format!("{channels} channels are not a multiple of {groups} groups");
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
         let here = self.at(name);
@@ -181,39 +183,38 @@ impl Weights {
         Ok(GroupNorm { groups, weight, bias, eps })
     }
 
-    /// The layer norm at `name` (`weight` and `bias`, each `[width]`).
+    /// Loads the layer norm `name` (`weight` and `bias`, each `[width]`) with epsilon `eps`.
     pub fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
         let here = self.at(name);
         LayerNorm::wide(here.tensor("weight", &[width])?, Some(here.tensor("bias", &[width])?), eps)
     }
 
-    /// The layer norm at `name` whose scale was left out where a map follows that could hold it: ones, unless the
-    /// checkpoint has a `weight`.
+    /// Loads the layer norm `name` whose `weight` may be missing because it was folded into the following linear layer:
+    /// then it is all ones.
     pub fn layer_norm_scaled_if_stored(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
         let here = self.at(name);
         let bias = here.tensor("bias", &[width])?;
         let ones = Tensor::ones((), bias.dtype(), bias.device())?.broadcast_as(width)?;
         let weight = match here.has("weight", false) {
             true => here.tensor("weight", &[width])?,
-            // As large as a config dares to say, unless a bias was found.
+            // Not allocated if the bias is missing too: the config may declare any size.
             false if is_stand_in(&bias) => ones,
             false => ones.contiguous()?,
         };
         LayerNorm::wide(weight, Some(bias), eps)
     }
 
-    /// The layer norm at `name` that has no bias.
+    /// Loads the layer norm `name` without a bias.
     pub fn layer_norm_no_bias(&self, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
         LayerNorm::wide(self.at(name).tensor("weight", &[width])?, None, eps)
     }
 
-    /// The root-mean-square norm at `name` (`weight`, `[width]`).
+    /// Loads the RMS norm `name` (`weight`, `[width]`) with epsilon `eps`.
     pub fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
         Ok(RmsNorm { weight: self.at(name).tensor("weight", &[width])?, eps })
     }
 
-    /// The root-mean-square norm at `name` whose `weight`, `[width]`, is stored as its distance from one; the product
-    /// too is taken in float32 (Gemma).
+    /// Loads the RMS norm `name` of Gemma, which scales by `1 + weight`, `[width]`; the product is computed in float32.
     pub fn rms_norm_from_one(&self, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
         let distance = self.at(name).tensor("weight", &[width])?;
         let weight = match is_stand_in(&distance) {

@@ -1,4 +1,4 @@
-//! Pictures cut into patches.
+//! Patch embedding of images.
 
 use candle_core::{Device, Tensor};
 
@@ -7,8 +7,8 @@ use crate::kernels::memory;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
-/// One linear map over each patch of a picture: a convolution whose stride is its kernel, as vision transformers begin
-/// (Dosovitskiy et al. 2020).
+/// Patch embedding of a vision transformer: a linear layer over each patch of an image, the same as a convolution whose
+/// stride is its kernel size (Dosovitskiy et al. 2020).
 #[derive(Debug, Clone)]
 pub struct Patches {
     map: Linear,
@@ -17,11 +17,11 @@ pub struct Patches {
 }
 
 impl Patches {
-    /// `pictures`: `(batch, channels, height, width)`; gives `(batch, patches, outputs)`, row after row. What fills no
-    /// patch at the right and at the bottom is not seen.
+    /// Embeds the patches of `pictures`, `(batch, channels, height, width)`. Returns `(batch, patches, outputs)`, row
+    /// by row. Incomplete patches at the right and bottom are ignored.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for other channels, or a picture smaller than a patch.
+    /// [`Input`](ErrorKind::Input) for another number of channels, or images smaller than a patch.
     pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = pictures.dims4()?;
         let (size, (rows, columns)) = (self.size, self.grid(height, width));
@@ -29,7 +29,7 @@ impl Patches {
             return Err(Error::new(
                 ErrorKind::Input,
                 format!(
-                    "pictures of {:?}, wanted {} channels and at least {size} by {size} pixels",
+                    "images of shape {:?}, expected {} channels and at least {size} by {size} pixels",
                     pictures.dims(),
                     self.channels
                 ),
@@ -59,18 +59,18 @@ impl Patches {
         self.map.forward(&Tensor::from_vec(patches, shape, &Device::Cpu)?)
     }
 
-    /// Rows and columns of patches in a picture of `height` by `width` pixels.
+    /// Returns the number of rows and columns of patches in an image of `height` by `width` pixels.
     pub fn grid(&self, height: usize, width: usize) -> (usize, usize) {
         (height / self.size, width / self.size)
     }
 }
 
 impl Weights {
-    /// The map at `name` over patches of `size` by `size` pixels: `weight` of `[outputs, channels, size, size]`, and
-    /// `bias` of `[outputs]` if `bias` says so. It is never quantised.
+    /// Loads the patch embedding `name` with patches of `size` by `size` pixels: `weight` of
+    /// `[outputs, channels, size, size]`, and `bias` of `[outputs]` if `bias`. It is never quantized.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if patches have no pixels.
+    /// [`Mismatch`](ErrorKind::Mismatch) if `channels` or `size` is 0.
     pub fn patches(
         &self,
         name: &str,
@@ -97,12 +97,12 @@ mod tests {
     use crate::runtime::Runtime;
 
     #[test]
-    fn patches_are_the_convolution_of_candle_both_ways() {
+    fn kernel_and_candle_agree_with_a_convolution() {
         let weights = Weights::seeded(3, Runtime::cpu());
         let patches = weights.patches("p", (3, 4), 5, true).unwrap();
         let weight = weights.tensor("p.weight", &[5, 3, 4, 4]).unwrap();
         let bias = weights.tensor("p.bias", &[5]).unwrap();
-        // The last column and the last two rows fill no patch.
+        // The last column and the last two rows are incomplete patches.
         let pictures = Tensor::randn(0f32, 1.0, (2, 3, 10, 13), &Device::Cpu).unwrap();
         let wanted = pictures.conv2d(&weight, 0, 4, 1, 1).unwrap().flatten_from(2).unwrap();
         let wanted = wanted.transpose(1, 2).unwrap().broadcast_add(&bias).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_a_whole_patch_is_an_error() {
+    fn an_image_smaller_than_a_patch_is_an_error() {
         let patches = Weights::seeded(3, Runtime::cpu()).patches("p", (3, 4), 5, false).unwrap();
         for shape in [(1, 3, 3, 9), (1, 1, 8, 8)] {
             let pictures = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();

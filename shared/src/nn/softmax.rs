@@ -1,11 +1,11 @@
-//! Weights that sum to one.
+//! Softmax.
 
 use candle_core::{D, Tensor};
 
 use super::{fused, host};
 use crate::Result;
 
-/// `exp(x)` over its sum along the last axis, by operations candle can differentiate where a gradient is wanted.
+/// Softmax over the last axis of `x`, of any shape; differentiable.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

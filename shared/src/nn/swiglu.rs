@@ -1,4 +1,4 @@
-//! The gated product of gpt-oss.
+//! The clamped SwiGLU of gpt-oss.
 
 use candle_core::{D, Device, Tensor};
 
@@ -6,10 +6,10 @@ use super::{Activation, host};
 use crate::kernels::{elementwise, memory};
 use crate::{Error, ErrorKind, Result};
 
-/// `gate σ(alpha gate) (up + 1)`, with `gate` kept below `limit` and `up` within `limit` of zero (gpt-oss model card
-/// 2025, section 2).
+/// Clamped SwiGLU, `gate σ(alpha gate) (up + 1)`, with `gate` clamped to at most `limit` and `up` to `-limit..=limit`
+/// (gpt-oss model card 2025, section 2).
 ///
-/// `pairs`: `(…, 2 width)`, each gate before its up; gives `(…, width)`.
+/// `pairs`: `(…, 2 * intermediate_size)`, interleaved gate and up. Returns `(…, intermediate_size)`.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -20,13 +20,16 @@ use crate::{Error, ErrorKind, Result};
 /// ```
 ///
 /// # Errors
-/// [`Compute`](ErrorKind::Compute) if the last axis holds no pairs.
+/// [`Compute`](ErrorKind::Compute) if the last axis is odd.
 pub fn clamped_swiglu(pairs: &Tensor, alpha: f64, limit: f64) -> Result<Tensor> {
     let mut shape = pairs.dims().to_vec();
     match shape.last_mut() {
         Some(last) if last.is_multiple_of(2) => *last /= 2,
         _ => {
-            return Err(Error::new(ErrorKind::Compute, format!("{shape:?} holds no pairs of gate and up")));
+            return Err(Error::new(
+                ErrorKind::Compute,
+                format!("expected an even last axis of gate and up pairs, found {shape:?}"),
+            ));
         }
     }
     if host::serves(pairs) {
@@ -49,8 +52,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_computing_follow_the_formula() {
-        // Far outside the limit on both sides, and rows of an odd width.
+    fn kernel_and_candle_follow_the_formula() {
+        // Values beyond the limit on both sides, and an odd intermediate size.
         let values: Vec<f32> = (0..2 * 3 * 5 * 7).map(|i| (i as f32 * 0.7).sin() * 6.0).collect();
         let (alpha, limit) = (1.3, 2.5);
         let wanted: Vec<f64> = values
@@ -72,7 +75,10 @@ mod tests {
         }
         let slopes = tracked.sum_all().unwrap().backward().unwrap();
         let slopes = slopes.get(&pairs).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!(slopes.contains(&0.0) && slopes.iter().any(|slope| *slope != 0.0), "clamped, and not");
+        assert!(
+            slopes.contains(&0.0) && slopes.iter().any(|slope| *slope != 0.0),
+            "some gradients are zero (clamped), some are not"
+        );
     }
 
     #[test]

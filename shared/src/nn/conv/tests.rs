@@ -20,7 +20,7 @@ fn assert_near(a: &Tensor, b: &Tensor, what: &str) {
     }
 }
 
-/// A frame counted from the first, silence outside.
+/// A frame counted from the first, zero outside.
 fn at(x: &Tensor, b: usize, t: isize, c: usize) -> f32 {
     let (_, time, _) = x.dims3().unwrap();
     if t < 0 || t >= time as isize {
@@ -63,7 +63,7 @@ fn convolution_agrees_with_its_definition_and_with_candle() {
         assert_near(&y, &other, &format!("{options:?}"));
         let gradient = other.sum_all().unwrap().backward().unwrap();
         let gradient = values(gradient.get(&tracked).unwrap());
-        // The sum is linear in each element, so its slope is a difference.
+        // The sum is linear in each element, so its gradient is a difference.
         for i in [0, 7 * inputs, 61 * inputs + 1 - 1] {
             let mut moved = values(&x);
             moved[i] += 1.0;
@@ -119,7 +119,7 @@ fn transposed_convolution_agrees_with_its_definition_and_with_candle() {
 }
 
 #[test]
-fn edges_are_as_torch_pads_them() {
+fn padding_agrees_with_torch() {
     let x = Tensor::from_vec(vec![1f32, 2.0, 3.0, 4.0], (1, 4, 1), &Device::Cpu).unwrap();
     let tracked = Var::from_tensor(&x).unwrap();
     for (mode, wanted) in [
@@ -131,7 +131,7 @@ fn edges_are_as_torch_pads_them() {
         assert_eq!(values(&pad_time(&x, 2, 3, mode).unwrap()), wanted, "{mode:?}");
         assert_eq!(values(&pad_time(tracked.as_tensor(), 2, 3, mode).unwrap()), wanted, "{mode:?}");
     }
-    // Frames move whole, each item of the batch for itself.
+    // All channels of a frame, and each sequence of the batch separately.
     let x = sound(2, 3, 2);
     let padded = pad_time(&x, 1, 0, PadMode::Reflect).unwrap();
     let wanted = Tensor::cat(&[x.narrow(1, 1, 1).unwrap(), x.clone()], 1).unwrap();
@@ -139,7 +139,7 @@ fn edges_are_as_torch_pads_them() {
 }
 
 #[test]
-fn what_is_too_short_is_an_error() {
+fn inputs_that_are_too_short_are_an_error() {
     let weights = Weights::seeded(5, Runtime::cpu());
     for time in [0, 1, 2] {
         let x = sound(1, time, 2);
@@ -165,7 +165,7 @@ fn what_is_too_short_is_an_error() {
     assert_eq!(gaps.kind(), ErrorKind::Unsupported);
 }
 
-/// A checkpoint of `tensors`, opened.
+/// Loads a checkpoint of `tensors`.
 fn stored(tensors: &[(&str, Tensor)]) -> Weights {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
@@ -176,7 +176,7 @@ fn stored(tensors: &[(&str, Tensor)]) -> Weights {
 }
 
 #[test]
-fn direction_and_length_make_the_weight_under_both_names() {
+fn weight_normalization_is_applied_under_both_names() {
     let tensor = |values: &[f32], shape: (usize, usize, usize)| {
         Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
     };
@@ -190,7 +190,7 @@ fn direction_and_length_make_the_weight_under_both_names() {
         let conv = weights.conv1d("", 1, 2, ConvOptions::new(3)).unwrap();
         assert_eq!(values(&conv.weight), [6.0, 0.0, 8.0, 0.0, 0.0, 0.0], "{v}");
         weights.finish().unwrap();
-        // Of a transposed convolution the first dimension is the inputs.
+        // The first axis of a transposed convolution is the inputs.
         let weights = stored(&[(g, length.clone()), (v, direction.clone())]);
         let back = weights.conv_transpose1d("", 2, 1, ConvOptions::new(3).stride(3).no_bias()).unwrap();
         assert_eq!(values(&back.weight), [6.0, 0.0, 0.0, 0.0, 8.0, 0.0], "{v}");
@@ -202,7 +202,7 @@ fn direction_and_length_make_the_weight_under_both_names() {
 }
 
 #[test]
-fn an_inventory_names_the_tensors_and_makes_none() {
+fn an_inventory_lists_tensors_without_allocating_them() {
     let weights = Weights::meta();
     let huge = 1 << 18;
     weights.conv1d("a", huge, huge, ConvOptions::new(huge)).unwrap();
