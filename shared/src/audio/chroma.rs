@@ -1,8 +1,8 @@
-//! Chroma: how loud each of the twelve pitch classes is over time, as MusicGen hears a melody.
+//! Chroma features: the energy of each of the twelve pitch classes over time, MusicGen's melody conditioning.
 //!
 //! Copet et al. 2023, "Simple and Controllable Music Generation", section 2.4. Checked against transformers 5.23.0
-//! `MusicgenMelodyFeatureExtractor`, whose settings [`ChromaConfig`] reads and whose steps [`Chroma::features`] takes:
-//! a power spectrum, a filter bank of one band a pitch class, the loudest class of each frame.
+//! `MusicgenMelodyFeatureExtractor`, whose config is [`ChromaConfig`] and whose call is [`Chroma::features`]: a power
+//! spectrogram, a filter bank with one band per pitch class, the loudest class of each frame.
 
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
@@ -13,21 +13,21 @@ use super::{check_rate, mono};
 use crate::item::Sound;
 use crate::{Error, Result};
 
-/// `preprocessor_config.json` of a MusicGen with melody; what it leaves out is as in the official releases.
+/// `preprocessor_config.json` of MusicGen Melody; the defaults are those of the official releases.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ChromaConfig {
-    /// Samples a second, in Hz.
+    /// Sampling rate, in Hz.
     pub sampling_rate: u32,
-    /// Samples in a window.
+    /// Size of the FFT window, in samples.
     pub n_fft: usize,
-    /// Samples from one frame to the next.
+    /// Hop length, in samples.
     pub hop_length: usize,
-    /// Pitch classes, C first.
+    /// Number of pitch classes, starting with C.
     pub num_chroma: usize,
-    /// The longest sound in seconds; what is beyond it is cut off.
+    /// Maximum length of the audio in seconds; longer audio is truncated.
     pub chunk_length: usize,
-    /// Which stems of a separated sound carry the melody.
+    /// Indices of the Demucs stems that carry the melody.
     pub stem_indices: Vec<usize>,
 }
 
@@ -44,15 +44,15 @@ impl Default for ChromaConfig {
     }
 }
 
-/// The pitch classes of a sound, frame by frame.
+/// Extractor of chroma features.
 ///
-/// A sound of `n` samples has `1 + max(n, n_fft) / hop_length` frames, the first centred on its first sample; 30 s at
-/// 32 kHz have 235. A sound shorter than a window is put in the middle of one.
+/// Audio of `n` samples has `1 + max(n, n_fft) / hop_length` frames, the first centred on the first sample; 30 s at
+/// 32 kHz have 235. Audio shorter than a window is centred in one.
 ///
 /// ```
 /// use fauna_shared::audio::chroma::{Chroma, ChromaConfig};
 /// let chroma = Chroma::new(&ChromaConfig::default())?;
-/// // Two seconds of concert pitch: every frame is an A, nine half-tones above C.
+/// // Two seconds at 440 Hz: every frame is an A, nine semitones above C.
 /// let a: Vec<f32> = (0..64_000).map(|i| (i as f32 * 440.0 / 32_000.0 * std::f32::consts::TAU).sin()).collect();
 /// assert_eq!(chroma.classes(&a)?, [9; 16]);
 /// assert_eq!(chroma.forward(&a)?.dims(), [16, 12]);
@@ -62,21 +62,21 @@ pub struct Chroma {
     config: ChromaConfig,
     spectrum: Spectrum,
     bank: FilterBank,
-    /// The longest sound, in samples.
+    /// Maximum length of the audio, in samples.
     longest: usize,
 }
 
 impl Chroma {
-    /// Plans the spectrum and the filter bank.
+    /// Plans the FFT and computes the filter bank.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Input`](crate::ErrorKind::Input) for sizes that are zero or
-    /// absurd, naming the key.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) or [`Input`](crate::ErrorKind::Input) for sizes out of range,
+    /// naming the key.
     pub fn new(config: &ChromaConfig) -> Result<Self> {
         let ChromaConfig { sampling_rate, n_fft, hop_length, num_chroma, chunk_length, .. } = *config;
         check_rate(sampling_rate)?;
         if !(1..=256).contains(&num_chroma) {
-            return Err(Error::unsupported(format!("num_chroma is {num_chroma}: 1 to 256 wanted")));
+            return Err(Error::unsupported(format!("num_chroma is {num_chroma}, expected 1 to 256")));
         }
         if num_chroma * n_fft.min(MAX_WINDOW) > 12 * MAX_WINDOW {
             return Err(Error::unsupported(format!(
@@ -85,7 +85,7 @@ impl Chroma {
         }
         let Some(longest) = chunk_length.checked_mul(sampling_rate as usize).filter(|longest| *longest > 0)
         else {
-            return Err(Error::unsupported(format!("chunk_length is {chunk_length}")));
+            return Err(Error::unsupported(format!("chunk_length is {chunk_length}, out of range")));
         };
         let spectrum = Spectrum::new(SpectrumConfig {
             n_fft,
@@ -97,25 +97,26 @@ impl Chroma {
         Ok(Self { config: config.clone(), spectrum, bank, longest })
     }
 
-    /// The settings it was planned by.
+    /// Returns the config.
     pub fn config(&self) -> &ChromaConfig {
         &self.config
     }
 
-    /// Frames of a sound of `samples` samples.
+    /// Returns the number of frames of audio of `samples` samples.
     pub fn frames(&self, samples: usize) -> usize {
         self.spectrum.frames(samples.max(self.config.n_fft))
     }
 
-    /// How loud each pitch class is, the loudest of a frame 1: `(frames, num_chroma)`. Silence is 0 throughout.
+    /// Returns the energy of each pitch class, normalized to a maximum of 1 per frame: `(frames, num_chroma)`. Silence
+    /// is all zeros.
     ///
-    /// `samples`: mono, at `sampling_rate`, all of them read however long.
+    /// `samples`: `(samples)`, mono, at `sampling_rate`; they are not truncated.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for no sample, or one that is not finite.
+    /// [`Input`](crate::ErrorKind::Input) if there are no samples, or one is not finite.
     pub fn soft(&self, samples: &[f32]) -> Result<Vec<Vec<f32>>> {
         if samples.is_empty() {
-            return Err(Error::input("a melody without samples"));
+            return Err(Error::input("the melody has no samples"));
         }
         let mut rows = Vec::new();
         let mut each = |frame: &[f32]| rows.push(loudest_is_one(self.bank.forward(frame)));
@@ -130,18 +131,18 @@ impl Chroma {
         Ok(rows)
     }
 
-    /// The loudest pitch class of each frame, 0 for C and for silence.
+    /// Returns the loudest pitch class of each frame, `(frames)`; 0 for C and for silence.
     ///
     /// # Errors
-    /// As [`soft`](Self::soft).
+    /// Same as [`soft`](Self::soft).
     pub fn classes(&self, samples: &[f32]) -> Result<Vec<usize>> {
         Ok(self.soft(samples)?.iter().map(|row| argmax(row)).collect())
     }
 
-    /// The loudest pitch class of each frame as a one among zeros: `(frames, num_chroma)`, float32 on the CPU.
+    /// Returns the loudest pitch class of each frame as a one-hot tensor, `(frames, num_chroma)`, float32 on the CPU.
     ///
     /// # Errors
-    /// As [`soft`](Self::soft).
+    /// Same as [`soft`](Self::soft).
     pub fn forward(&self, samples: &[f32]) -> Result<Tensor> {
         let classes = self.classes(samples)?;
         let mut rows = vec![0f32; classes.len() * self.config.num_chroma];
@@ -151,22 +152,23 @@ impl Chroma {
         Ok(Tensor::from_vec(rows, (classes.len(), self.config.num_chroma), &Device::Cpu)?)
     }
 
-    /// What the model is conditioned on by `melody`, any rate and any number of channels: mixed to mono, resampled,
-    /// cut to `chunk_length` seconds; `(1, frames, num_chroma)`.
+    /// Returns the melody conditioning of audio with any sampling rate and number of channels: mixed to mono, resampled
+    /// and truncated to `chunk_length` seconds; `(1, frames, num_chroma)`.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for a sound that [`check`](super::check) refuses.
+    /// [`Input`](crate::ErrorKind::Input) for audio that [`check`](super::check) rejects.
     pub fn melody(&self, melody: Sound) -> Result<Tensor> {
         let rate = melody.rate;
         self.row(&mono(melody)?, rate)?.unsqueeze(0).map_err(Error::from)
     }
 
-    /// The reference's call: `audio` `(samples)` or `(batch, samples)` of mono, `(batch, channels, samples)`, or what
-    /// Demucs separates, `(batch, stems, channels, samples)`, at `rate` Hz, to `(batch, frames, num_chroma)`.
+    /// The call of the reference implementation. `audio` at `rate` Hz: `(samples)` or `(batch, samples)`, mono;
+    /// `(batch, channels, samples)`; or Demucs stems, `(batch, stems, channels, samples)`. Returns
+    /// `(batch, frames, num_chroma)`.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for another rank, a stem that is not there, or samples that
-    /// [`soft`](Self::soft) refuses.
+    /// [`Input`](crate::ErrorKind::Input) for another rank, a missing stem, or samples that [`soft`](Self::soft)
+    /// rejects.
     pub fn features(&self, audio: &Tensor, rate: u32) -> Result<Tensor> {
         let audio = audio.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let mono = match audio.rank() {
@@ -174,29 +176,29 @@ impl Chroma {
             2 => audio,
             3 => audio.mean(1)?,
             4 => self.stems(&audio)?.mean(1)?,
-            rank => return Err(Error::input(format!("audio of {rank} axes: 1 to 4 wanted"))),
+            rank => return Err(Error::input(format!("audio of {rank} axes, expected 1 to 4"))),
         };
         let rows = mono.to_vec2::<f32>()?;
         if rows.is_empty() {
-            return Err(Error::input("audio without a row"));
+            return Err(Error::input("the audio batch is empty"));
         }
         let rows = rows.iter().map(|row| self.row(row, rate)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::stack(&rows, 0)?)
     }
 
-    /// The sum of the stems that carry the melody: `(batch, stems, channels, samples)` to `(batch, channels, samples)`.
+    /// Sums the stems that carry the melody: `(batch, stems, channels, samples)` to `(batch, channels, samples)`.
     fn stems(&self, audio: &Tensor) -> Result<Tensor> {
         let found = audio.dim(1)?;
         let wanted = &self.config.stem_indices;
         if wanted.is_empty() || wanted.iter().any(|stem| *stem >= found) {
-            return Err(Error::input(format!("{found} stems: stems {wanted:?} wanted")));
+            return Err(Error::input(format!("{found} stems, expected stems with the indices {wanted:?}")));
         }
         let stems = wanted.iter().map(|stem| audio.narrow(1, *stem, 1)?.squeeze(1));
         let stems = stems.collect::<candle_core::Result<Vec<_>>>()?;
         stems[1..].iter().try_fold(stems[0].clone(), |sum, stem| sum + stem).map_err(Error::from)
     }
 
-    /// One row of the reference's batch: resampled by its own filter, then cut.
+    /// Features of one sequence: resampled with the filter of the reference, then truncated.
     fn row(&self, samples: &[f32], rate: u32) -> Result<Tensor> {
         let mut samples = Sinc::JULIUS.resample(samples, rate, self.config.sampling_rate)?;
         samples.truncate(self.longest);
@@ -204,18 +206,19 @@ impl Chroma {
     }
 }
 
-/// The filter bank of librosa's `chroma`, tuned to 440 Hz: a bump for each pitch class at every octave of the bins,
-/// each bin's weights of norm 1 before octaves far from the fifth are faded out. `(num_chroma, n_fft / 2 + 1)`.
+/// The filter bank of librosa's `filters.chroma`, tuned to 440 Hz: a Gaussian per pitch class at every octave, the
+/// weights of each bin normalized to L2 norm 1 before octaves far from the fifth are weighted down. `(num_chroma, n_fft
+/// / 2 + 1)`.
 fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> FilterBank {
-    /// The lowest A, in Hz: where octave 0 begins.
+    /// Frequency of the lowest A in Hz, where octave 0 begins.
     const LOWEST: f64 = 440.0 / 16.0;
-    /// The octave that counts most, and how many octaves away weights fall to `exp(-1/2)`.
+    /// Centre (in octaves) and standard deviation of the Gaussian weighting of octaves.
     const CENTRE: f64 = 5.0;
     const REACH: f64 = 2.0;
     let classes = num_chroma as f64;
     let half = (classes / 2.0).round_ties_even();
     let bin_hz = f64::from(rate) / n_fft as f64;
-    // The place of bin `k` in half-tones above the lowest A; the bin of 0 Hz is said to lie an octave and a half
+    // The position of bin `k` in semitones above the lowest A; the bin of 0 Hz is defined to be an octave and a half
     // below the next.
     let place = |bin: usize| match bin {
         0 => classes * (bin_hz / LOWEST).log2() - 1.5 * classes,
@@ -227,7 +230,7 @@ fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> FilterBank {
     let mut column = vec![0f64; num_chroma];
     for bin in 0..bins {
         let here = place(bin);
-        // The last of all n_fft bins has no next one.
+        // The last of the n_fft bins has no successor.
         let width = if bin + 1 < n_fft { (place(bin + 1) - here).max(1.0) } else { 1.0 };
         for (class, weight) in column.iter_mut().enumerate() {
             let away = (here - class as f64 + half + 10.0 * classes).rem_euclid(classes) - half;
@@ -242,14 +245,14 @@ fn chroma_bank(n_fft: usize, num_chroma: usize, rate: u32) -> FilterBank {
     FilterBank(rows)
 }
 
-/// Divides a frame by its loudest class, as long as that is heard at all.
+/// Divides a frame by its maximum, unless that is close to zero.
 fn loudest_is_one(mut frame: Vec<f32>) -> Vec<f32> {
     let loudest = frame.iter().fold(1e-6f32, |loudest, class| loudest.max(class.abs()));
     frame.iter_mut().for_each(|class| *class /= loudest);
     frame
 }
 
-/// The first of the largest.
+/// Returns the index of the maximum, the first one on ties.
 fn argmax(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, at| if row[at] > row[best] { at } else { best })
 }
@@ -269,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_is_heard_class_by_class() {
+    fn each_tone_of_a_scale_has_its_pitch_class() {
         let chroma = small();
         for class in 0..12 {
             let hz = 261.625_57 * 2f32.powf(class as f32 / 12.0);
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_melody_is_mixed_resampled_and_cut() {
+    fn a_melody_is_mixed_resampled_and_truncated() {
         let chroma = small();
         let stereo = Sound { rate: 16_000, channels: vec![tone(220.0, 16_000), tone(220.0, 16_000)] };
         let melody = chroma.melody(stereo).unwrap();
@@ -300,17 +303,17 @@ mod tests {
     }
 
     #[test]
-    fn stems_that_are_not_there_are_named() {
+    fn missing_stems_are_named() {
         let three = Tensor::zeros((1, 3, 2, 4000), DType::F32, &Device::Cpu).unwrap();
         let error = small().features(&three, 8000).unwrap_err();
-        assert_eq!(error.message(), "3 stems: stems [3, 2] wanted");
+        assert_eq!(error.message(), "3 stems, expected stems with the indices [3, 2]");
     }
 
     #[test]
-    fn configs_that_make_no_sense_are_refused() {
+    fn invalid_configs_are_rejected() {
         let refuse = |json: &str| {
             let config: ChromaConfig = serde_json::from_str(json).unwrap();
-            Chroma::new(&config).err().unwrap_or_else(|| panic!("{json} was taken")).to_string()
+            Chroma::new(&config).err().unwrap_or_else(|| panic!("{json} was accepted")).to_string()
         };
         assert!(refuse(r#"{"n_fft": 0}"#).contains("n_fft is 0"));
         assert!(refuse(r#"{"n_fft": 18446744073709551615}"#).contains("n_fft"));

@@ -1,10 +1,10 @@
-//! Sound in and out: files to samples, samples to files, channels, rates, spectra and pitch classes.
+//! Audio: decoding and writing files, channels, resampling, spectrograms and chroma features.
 //!
-//! A sound is a [`Sound`]: a rate in Hz and one list of samples in -1 to 1 a channel, left before right. A frame is
-//! one sample of every channel, so a sound of `frames` at `rate` lasts `frames / rate` seconds. Spectra and chroma
-//! have frames of their own, `hop` samples apart; their docstrings say how many.
+//! A [`Sound`] is a sampling rate in Hz and a list of samples from -1 to 1 per channel, left before right. A frame is
+//! one sample of every channel, so `frames` at `rate` last `frames / rate` seconds. Spectrograms and chroma features
+//! have frames of their own, `hop` samples apart.
 //!
-//! The room is behind the feature `audio`: a build for text alone compiles none of the crates it stands on.
+//! This module requires the feature `audio`.
 
 pub mod chroma;
 pub mod read;
@@ -16,25 +16,25 @@ pub mod write;
 use crate::item::Sound;
 use crate::{Error, Result};
 
-/// The most channels a file may have, read or written.
+/// Maximum number of channels of a file.
 pub const MAX_CHANNELS: usize = 32;
 
-/// The highest rate anything here reads or makes, in Hz: twice the fastest converter on the market.
+/// Maximum sampling rate, in Hz.
 pub const MAX_SAMPLE_RATE: u32 = 768_000;
 
-/// Refuses a rate of nothing or beyond [`MAX_SAMPLE_RATE`].
+/// Checks that a sampling rate is from 1 to [`MAX_SAMPLE_RATE`].
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) that names the rate.
 pub fn check_rate(rate: u32) -> Result<()> {
     match rate {
         1..=MAX_SAMPLE_RATE => Ok(()),
-        _ => Err(Error::input(format!("a rate of {rate} Hz: 1 to {MAX_SAMPLE_RATE} Hz wanted"))),
+        _ => Err(Error::input(format!("a sampling rate of {rate} Hz, expected 1 to {MAX_SAMPLE_RATE} Hz"))),
     }
 }
 
-/// Refuses to resample between rates that are not rates, or more than 256-fold: a small file that claims one sample
-/// a second must not ask for all memory.
+/// Checks that two sampling rates are valid and differ by at most a factor of 256, so that resampling a small file with
+/// a declared rate of 1 Hz does not exhaust memory.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) that names the rates.
@@ -43,7 +43,9 @@ fn check_rates(from: u32, to: u32) -> Result<()> {
     check_rate(to)?;
     match from.max(to) / from.min(to) {
         0..=256 => Ok(()),
-        _ => Err(Error::input(format!("from {from} Hz to {to} Hz: rates at most 256-fold apart wanted"))),
+        _ => Err(Error::input(format!(
+            "cannot resample from {from} Hz to {to} Hz: the rates must differ by at most a factor of 256"
+        ))),
     }
 }
 
@@ -51,24 +53,22 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Refuses samples that are not numbers or without end.
+/// Checks that all samples are finite.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) that says where the first one is.
+/// [`Input`](crate::ErrorKind::Input) with the index of the first sample that is not.
 pub fn check_finite(samples: &[f32]) -> Result<()> {
     match samples.iter().position(|sample| !sample.is_finite()) {
         None => Ok(()),
-        Some(at) => {
-            Err(Error::input(format!("sample {at} is {}: every sample must be a number", samples[at])))
-        }
+        Some(at) => Err(Error::input(format!("sample {at} is {}, expected finite samples", samples[at]))),
     }
 }
 
-/// How many frames `sound` has, after a check that a model can use it: a rate, a channel, a frame, lists of one
-/// length and numbers throughout.
+/// Checks that `sound` is valid (a valid sampling rate, at least one channel and one frame, channels of equal length,
+/// finite samples) and returns its number of frames.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) that names what is wrong, and the channel.
+/// [`Input`](crate::ErrorKind::Input) that names the problem and the channel.
 ///
 /// ```
 /// use fauna_shared::{audio, item::Sound};
@@ -80,10 +80,10 @@ pub fn check_finite(samples: &[f32]) -> Result<()> {
 pub fn check(sound: &Sound) -> Result<usize> {
     check_rate(sound.rate)?;
     let Some(first) = sound.channels.first() else {
-        return Err(Error::input("a sound without channels"));
+        return Err(Error::input("audio without channels"));
     };
     if first.is_empty() {
-        return Err(Error::input("a sound without samples"));
+        return Err(Error::input("audio without samples"));
     }
     for (index, channel) in sound.channels.iter().enumerate() {
         if channel.len() != first.len() {
@@ -95,7 +95,7 @@ pub fn check(sound: &Sound) -> Result<usize> {
     Ok(first.len())
 }
 
-/// The mean of all channels, or the only one.
+/// Mixes all channels to mono (their mean): `(channels, samples)` to `(samples)`.
 ///
 /// ```
 /// use fauna_shared::{audio, item::Sound};
@@ -105,7 +105,7 @@ pub fn check(sound: &Sound) -> Result<usize> {
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for a sound that [`check`] refuses.
+/// [`Input`](crate::ErrorKind::Input) for audio that [`check`] rejects.
 pub fn mono(sound: Sound) -> Result<Vec<f32>> {
     check(&sound)?;
     let mut channels = sound.channels.into_iter();
@@ -121,11 +121,11 @@ pub fn mono(sound: Sound) -> Result<Vec<f32>> {
     Ok(mean)
 }
 
-/// The same sound with `wanted` channels, one or two, by the rule of audiocraft's `convert_audio_channels`: mono is the
-/// mean of all channels, stereo of a mono sound the same left and right, of more channels the first two.
+/// Converts audio to `wanted` channels, 1 or 2, like audiocraft's `convert_audio_channels`: mono is the mean of all
+/// channels; stereo repeats a mono channel, or keeps the first two of several.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for another number of channels, and for a sound that [`check`] refuses.
+/// [`Input`](crate::ErrorKind::Input) for another number of channels, and for audio that [`check`] rejects.
 ///
 /// ```
 /// use fauna_shared::{audio, item::Sound};
@@ -150,6 +150,6 @@ pub fn with_channels(mut sound: Sound, wanted: usize) -> Result<Sound> {
             sound.channels.truncate(2);
             Ok(sound)
         }
-        _ => Err(Error::input(format!("{wanted} channels asked for of {found}: mono or stereo can be made"))),
+        _ => Err(Error::input(format!("cannot convert {found} channels to {wanted}, expected 1 or 2"))),
     }
 }

@@ -1,9 +1,9 @@
-//! Sound files to samples: wav (also RF64, BW64, Wave64), aiff, au, caf, flac, mp3, ogg and webm (vorbis), m4a and mp4
-//! (aac, alac), told apart by what is in them, not by their names.
+//! Decoding of audio files: wav (also RF64, BW64, Wave64), aiff, au, caf, flac, mp3, ogg and webm (vorbis), m4a and mp4
+//! (aac, alac), detected by their contents, not their names.
 //!
-//! All that is in a file is decoded: the counts and lengths of its headers are held against what is found. The silence
-//! that an encoder adds is cut off where the file says how long it is: the encoder's tag of an mp3, the granules of an
-//! ogg, the edit list of an m4a.
+//! The whole file is decoded, and the lengths in its headers are checked against it. Encoder delay and padding are
+//! removed if the file specifies them: in the LAME tag of an mp3, the granule positions of an ogg, the edit list of an
+//! m4a.
 
 mod edits;
 mod mpeg;
@@ -29,14 +29,14 @@ use edits::Edit;
 use mpeg::Mpeg;
 use plain::{Blocks, Codec, Parts};
 
-/// How long a sound may be.
+/// Maximum length of decoded audio.
 ///
-/// A small file can hold hours of silence, so a sound that is longer is refused before it is held: by the length that
-/// its file declares, or once that many frames were decoded.
+/// A small file can contain hours of silence, so audio that is too long is rejected before it takes memory: by the
+/// length that the file declares, or as soon as that many frames are decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// The most seconds. Those of more channels or of a higher rate than stereo at 48 kHz count for as many seconds of
-    /// that as they take memory (384 kB each).
+    /// Maximum length in seconds of stereo at 48 kHz (384 kB each). Audio with more samples per second counts in
+    /// proportion to its memory.
     pub seconds: f64,
 }
 
@@ -48,10 +48,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// A sound of any length.
+    /// No limit.
     pub const NONE: Self = Self { seconds: f64::INFINITY };
 
-    /// Refuses `frames` that are too many.
+    /// Checks that `frames` frames are within the limit.
     fn check(&self, frames: u64, rate: u32, channels: usize) -> Result<()> {
         let seconds = frames as f64 / f64::from(rate);
         let weight = (f64::from(rate) * channels as f64 / 96_000.0).max(1.0);
@@ -59,41 +59,41 @@ impl Limits {
             return Ok(());
         }
         let by_memory = match weight > 1.0 {
-            true => format!(" (as many samples as {:.0} s of stereo at 48 kHz)", seconds * weight),
+            true => format!(" (the memory of {:.0} s of stereo at 48 kHz)", seconds * weight),
             false => String::new(),
         };
         Err(Error::input(format!(
-            "{seconds:.0} s or more of {channels} channels at {rate} Hz{by_memory}: at most {} s are read",
+            "{seconds:.0} s or more of {channels} channels at {rate} Hz{by_memory}, expected at most {} s",
             self.seconds
         ))
-        .hint("cut the sound, or raise the limit: --max-seconds of the program, Limits of the library"))
+        .hint("shorten the audio, or raise the limit: --max-seconds of the program, Limits of the library"))
     }
 }
 
-/// What a file holds.
+/// Result of decoding an audio file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodedAudio {
-    /// The sound: at least one frame, every sample a number. Encoders' silence before and after it is cut off where
-    /// the file says how long it is.
+    /// The audio: at least one frame, all samples finite. Encoder delay and padding are removed if the file specifies
+    /// them.
     pub sound: Sound,
-    /// Whether the file goes on after the sound, beyond what was asked for.
+    /// Whether the file is longer than the requested length.
     pub truncated: bool,
-    /// What of a damaged file is missing; `None` of a whole one.
+    /// The missing parts of a damaged file; `None` if the file is intact.
     pub damage: Option<Damage>,
-    /// What was done to a file of several sounds, one after the other, to make one of them.
+    /// Conversions of a file with several concatenated streams of different formats.
     pub notes: Vec<String>,
 }
 
-/// What could not be read of a damaged file. What could is whole: the frames that are given are the file's own.
+/// The parts of a damaged file that could not be decoded.
 ///
-/// A file that does not say how long it is (an ogg, an mp3 without its encoder's tag) may end early unnoticed.
+/// If a file does not declare its length (an ogg, an mp3 without a Xing tag), a truncated end is not detected.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Damage {
-    /// Frames that the file announces and does not have.
+    /// Number of frames that the file declares and does not have.
     pub frames: u64,
-    /// Damaged pieces that were left out, a few hundred frames each.
+    /// Number of damaged packets that were skipped, a few hundred frames each.
     pub pieces: u64,
-    /// What ended the reading, where it was not the end of the file.
+    /// The error that ended decoding before the end of the file.
     pub reason: Option<String>,
 }
 
@@ -104,14 +104,14 @@ impl std::fmt::Display for Damage {
             parts.push(format!("{} frames missing at the end", self.frames));
         }
         if self.pieces > 0 {
-            parts.push(format!("{} damaged pieces left out", self.pieces));
+            parts.push(format!("{} damaged packets skipped", self.pieces));
         }
         parts.extend(self.reason.clone());
         f.write_str(&parts.join(", "))
     }
 }
 
-/// The sound in the file at `path`.
+/// Decodes the audio file `path`.
 ///
 /// ```
 /// use fauna_shared::audio::{read, write};
@@ -127,27 +127,27 @@ impl std::fmt::Display for Damage {
 /// ```
 ///
 /// # Errors
-/// [`Format`](crate::ErrorKind::Format), naming the file, where it is no sound, holds no sample, no rate, more than
-/// [`MAX_CHANNELS`] channels or a sample that is not a number;
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a codec that is not read;
-/// [`Input`](crate::ErrorKind::Input) for a sound beyond the default [`Limits`]. A damaged file of which a part can be
-/// read is no error: the part is given, and what is missing is said in [`DecodedAudio::damage`].
+/// [`Format`](crate::ErrorKind::Format), naming the file, if it is not an audio file, has no samples, an invalid
+/// sampling rate, more than [`MAX_CHANNELS`] channels or a sample that is not finite;
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for an unsupported codec; [`Input`](crate::ErrorKind::Input) for
+/// audio beyond the default [`Limits`]. A damaged file that can be decoded in part is not an error;
+/// [`DecodedAudio::damage`] reports what is missing.
 pub fn read(path: impl AsRef<Path>) -> Result<DecodedAudio> {
     read_within(path, Limits::default())
 }
 
-/// The sound in the file at `path`, unless it is longer than `limits` allow.
+/// Decodes the audio file `path` with the given limits.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn read_within(path: impl AsRef<Path>, limits: Limits) -> Result<DecodedAudio> {
     read_file(path.as_ref(), f64::INFINITY, limits)
 }
 
-/// The first `seconds` of the sound in the file at `path`, however long it is; no more than that is decoded.
+/// Decodes the first `seconds` of the audio file `path`, without a limit on its length.
 ///
 /// # Errors
-/// As [`read`], and [`Input`](crate::ErrorKind::Input) for a length that is not above 0.
+/// Same as [`read`], and [`Input`](crate::ErrorKind::Input) if `seconds` is not above 0.
 pub fn read_at_most(path: impl AsRef<Path>, seconds: f64) -> Result<DecodedAudio> {
     read_file(path.as_ref(), seconds, Limits::NONE)
 }
@@ -155,7 +155,7 @@ pub fn read_at_most(path: impl AsRef<Path>, seconds: f64) -> Result<DecodedAudio
 fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
     if file.metadata().is_ok_and(|about| about.is_dir()) {
-        return Err(Error::input("a folder: a sound file wanted").at(path));
+        return Err(Error::input("expected an audio file, found a folder").at(path));
     }
     let mut start = Vec::new();
     (&file).take(64).read_to_end(&mut start).map_err(|error| Error::io(path, "read", error))?;
@@ -164,41 +164,41 @@ fn read_file(path: &Path, seconds: f64, limits: Limits) -> Result<DecodedAudio> 
     decode_any(Box::new(file), seconds, limits).map_err(|error| error.at(path))
 }
 
-/// The sound in `bytes`, a whole file.
+/// Decodes the first `seconds` of an audio file in memory.
 ///
 /// # Errors
-/// As [`read_at_most`], naming no file.
+/// Same as [`read_at_most`], without a file name.
 pub fn read_bytes(bytes: &[u8], seconds: f64) -> Result<DecodedAudio> {
     decode_any(Box::new(Cursor::new(bytes)), seconds, Limits::NONE)
 }
 
-/// [`decode`], with a decoder's panic as an error: a header of absurd sizes overflows the decoders' sums, which builds
-/// with overflow checks stop at.
+/// [`decode`], with panics of decoders as errors: sizes in a corrupt header may overflow, which panics in builds with
+/// overflow checks.
 fn decode_any<'s>(source: Box<dyn MediaSource + 's>, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| decode(source, seconds, limits)))
-        .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
+        .unwrap_or_else(|_| Err(damaged("the header is corrupt")))
 }
 
-/// What a file gives, one after the other.
+/// Next element of a file.
 enum Event {
-    /// A sound begins, or another one follows.
+    /// The start of a stream.
     Piece(Piece),
-    /// A part of it.
+    /// A packet of the current stream.
     Packet(Packet),
 }
 
-/// A sound in a file.
+/// A stream of a file.
 struct Piece {
     params: AudioCodecParameters,
-    /// Frames that the file says it has, without an encoder's silence.
+    /// Declared number of frames, without encoder delay and padding.
     announced: Option<u64>,
-    /// Whether `announced` is beyond doubt, so that a sound can be refused by it.
+    /// Whether `announced` is reliable, so that audio can be rejected by it.
     sure: bool,
-    /// Frames of an encoder's silence in front.
+    /// Encoder delay, in frames.
     lead: u64,
-    /// If so many frames are decoded, the encoder's silence begins at the second number.
+    /// If the first number of frames is decoded, the encoder padding begins at the second.
     end: Option<(u64, u64)>,
-    /// Frames after `lead` that are the sound.
+    /// Number of frames after `lead` to keep.
     length: Option<u64>,
 }
 
@@ -210,25 +210,25 @@ impl Piece {
 
 type Stream<'s> = Box<dyn MediaSource + 's>;
 
-/// A file under one of the readers.
+/// A file with its demuxer.
 enum Source<'s> {
     Blocks(Blocks<Stream<'s>>),
     Mpeg(Mpeg<Box<dyn Read + 's>>),
     Other(Other<'s>),
 }
 
-/// A file of packets.
+/// A file demuxed by symphonia.
 struct Other<'s> {
     file: Box<dyn FormatReader + 's>,
     track: Option<u32>,
     edit: Option<Edit>,
-    /// Whether the length that the file declares can be relied on.
+    /// Whether the declared length is reliable.
     sure: bool,
 }
 
 impl<'s> Source<'s> {
     fn open(mut source: Stream<'s>) -> Result<Self> {
-        let failed = |error| Error::io("the sound", "read", error);
+        let failed = |error| Error::io("the audio data", "read", error);
         let mut start = Vec::new();
         (&mut source).take(4096).read_to_end(&mut start).map_err(failed)?;
         if plain::is_plain(&start) {
@@ -246,8 +246,8 @@ impl<'s> Source<'s> {
         let file = symphonia::default::get_probe()
             .probe(&Hint::new(), stream, Default::default(), Default::default())
             .map_err(|error| match other_sound(&start) {
-                Some(name) => Error::unsupported(format!("{name} is not read")).hint(KNOWN),
-                None => damaged(format!("not a sound that can be read: {error}")).hint(KNOWN),
+                Some(name) => Error::unsupported(format!("{name} is not supported")).hint(KNOWN),
+                None => damaged(format!("not a supported audio file: {error}")).hint(KNOWN),
             })?;
         if [FORMAT_ID_MP1, FORMAT_ID_MP2, FORMAT_ID_MP3].contains(&file.format_info().format) {
             let mut stream = file.into_inner();
@@ -258,7 +258,7 @@ impl<'s> Source<'s> {
         Ok(Self::Other(Other { file, track: None, edit, sure }))
     }
 
-    /// What comes next, none at the end of the file; or why there is nothing.
+    /// Returns the next element, `None` at the end of the file. The inner error ends decoding of a damaged file.
     fn next(&mut self) -> Result<Result<Option<Event>, String>> {
         match self {
             Self::Blocks(blocks) => Ok(blocks.next()),
@@ -279,7 +279,7 @@ impl Other<'_> {
                     Ok(Ok(None))
                 }
                 Err(Fault::ResetRequired) => {
-                    // Another sound follows, as in a recording of a station.
+                    // Another stream follows, as in a recorded radio stream.
                     self.sure = false;
                     Ok(self.piece().map(|piece| Some(Event::Piece(piece))).map_err(|error| error.to_string()))
                 }
@@ -288,13 +288,13 @@ impl Other<'_> {
         }
     }
 
-    /// What the file says of the track that is read from here on.
+    /// Returns the parameters of the current track.
     fn piece(&mut self) -> Result<Piece> {
         let track = self.file.default_track(TrackType::Audio);
-        let track = track.ok_or_else(|| damaged("no sound in it").hint(KNOWN))?;
+        let track = track.ok_or_else(|| damaged("no audio track").hint(KNOWN))?;
         self.track = Some(track.id);
         let params = track.codec_params.as_ref().and_then(|params| params.audio());
-        let params = params.ok_or_else(|| Error::unsupported("a codec that is not known").hint(KNOWN))?;
+        let params = params.ok_or_else(|| Error::unsupported("an unknown codec").hint(KNOWN))?;
         let mut piece = Piece::new(params.clone());
         (piece.announced, piece.sure) = (track.num_frames, self.sure);
         if let (Some(edit), Some(rate)) = (self.edit, params.sample_rate) {
@@ -311,14 +311,14 @@ impl Other<'_> {
     }
 }
 
-/// A sound under way.
+/// State of decoding a file.
 struct Making {
     seconds: f64,
     limits: Limits,
-    /// The pieces before.
+    /// The finished streams.
     sound: Sound,
     decoder: Option<Box<dyn AudioDecoder>>,
-    /// The piece under way, and its frames; `raw` counts those that were cut off too.
+    /// The current stream, and its frames; `raw` also counts the encoder delay and padding.
     piece: Piece,
     now: Sound,
     raw: u64,
@@ -332,7 +332,7 @@ fn frames_of(sound: &Sound) -> u64 {
 }
 
 impl Making {
-    /// The end of one piece, the start of another.
+    /// Finishes the current stream and starts the next one.
     fn start(&mut self, piece: Piece) -> Result<()> {
         self.finish()?;
         let params = &piece.params;
@@ -352,7 +352,7 @@ impl Making {
             .make_audio_decoder(params, &AudioDecoderOptions::default())
             .map_err(|error| {
                 Error::unsupported(match codec_name(params.codec) {
-                    Some(name) => format!("the codec {name} is not read"),
+                    Some(name) => format!("the codec {name} is not supported"),
                     None => error.to_string(),
                 })
                 .hint(KNOWN)
@@ -362,7 +362,7 @@ impl Making {
         Ok(())
     }
 
-    /// One packet more.
+    /// Decodes a packet.
     fn add(&mut self, packet: &Packet) -> Result<()> {
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         let Ok(decoded) = decoder.decode(packet) else {
@@ -387,10 +387,7 @@ impl Making {
             let samples = &samples[..samples.len().min(left.min(usize::MAX as u64) as usize)];
             if let Some(at) = samples.iter().position(|sample| !sample.is_finite()) {
                 let frame = channel.len() + at;
-                return Err(damaged(format!(
-                    "frame {frame} is {}: every sample must be a number",
-                    samples[at]
-                )));
+                return Err(damaged(format!("frame {frame} is {}, expected finite samples", samples[at])));
             }
             channel.extend_from_slice(samples);
         }
@@ -400,14 +397,14 @@ impl Making {
         Ok(())
     }
 
-    /// Whether more was decoded than is asked for, an encoder's silence at the end counted out.
+    /// Whether more than the requested length is decoded, with a margin for encoder padding at the end.
     fn is_enough(&self) -> bool {
         let longest = |sound: &Sound| frames_in(self.seconds, sound.rate) as u64;
         let before = if self.sound.rate == 0 { &self.now } else { &self.sound };
         frames_of(&self.sound) + frames_of(&self.now) > longest(before).saturating_add(4096)
     }
 
-    /// The end of a piece.
+    /// Finishes the current stream.
     fn finish(&mut self) -> Result<()> {
         if let Some((_, kept)) = self.piece.end.filter(|(total, _)| *total == self.raw) {
             let kept = kept.saturating_sub(self.piece.lead) as usize;
@@ -421,7 +418,7 @@ impl Making {
         self.join()
     }
 
-    /// Lays what is under way behind what was before, at its rate and with its channels.
+    /// Appends the current stream to the previous ones, converted to their sampling rate and channels.
     fn join(&mut self) -> Result<()> {
         let now = std::mem::replace(&mut self.now, Sound { rate: 0, channels: Vec::new() });
         if frames_of(&now) == 0 {
@@ -436,7 +433,7 @@ impl Making {
             now
         } else {
             self.notes.push(format!(
-                "the sound goes on with {} channels at {} Hz: brought to {channels} at {rate} Hz",
+                "a stream of {} channels at {} Hz was converted to {channels} channels at {rate} Hz",
                 now.channels.len(),
                 now.rate
             ));
@@ -451,7 +448,7 @@ impl Making {
 
 fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<DecodedAudio> {
     if seconds.is_nan() || seconds <= 0.0 {
-        return Err(Error::input(format!("{seconds} seconds of sound asked for: more than 0 wanted")));
+        return Err(Error::input(format!("seconds must be above 0, found {seconds}")));
     }
     let mut source = Source::open(source)?;
     let nothing = Sound { rate: 0, channels: Vec::new() };
@@ -470,9 +467,9 @@ fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<DecodedAud
     while !making.is_enough() {
         match source.next()? {
             Ok(Some(Event::Piece(piece))) => match making.start(piece) {
-                // What came before is given.
+                // The previous streams are returned.
                 Err(error) if frames_of(&making.sound) > 0 && error.kind() != crate::ErrorKind::Input => {
-                    making.damage.reason = Some(format!("another sound follows: {error}"));
+                    making.damage.reason = Some(format!("a further stream could not be decoded: {error}"));
                     break;
                 }
                 started => started?,
@@ -496,16 +493,16 @@ fn decode(source: Stream<'_>, seconds: f64, limits: Limits) -> Result<DecodedAud
     sound.channels.iter_mut().for_each(|channel| channel.truncate(longest));
     let damage = (damage != Damage::default()).then_some(damage);
     match (frames, &damage) {
-        (0, None) => Err(damaged("a sound without samples")),
-        (0, Some(damage)) => Err(damaged(format!("no sound can be read: {damage}"))),
+        (0, None) => Err(damaged("audio without samples")),
+        (0, Some(damage)) => Err(damaged(format!("no audio could be decoded: {damage}"))),
         _ => Ok(DecodedAudio { sound, truncated, damage, notes }),
     }
 }
 
-const KNOWN: &str = "wav, aiff, au, caf, flac, mp3, ogg and webm (vorbis), m4a (aac, alac) are read; \
-                     \"ffmpeg -i FILE sound.wav\" makes a wav of others";
+const KNOWN: &str = "supported: wav, aiff, au, caf, flac, mp3, ogg and webm (vorbis), m4a (aac, alac); \
+                     \"ffmpeg -i FILE sound.wav\" converts others";
 
-/// What a sound is called that no reader here knows, by how its file begins.
+/// Returns the name of an unsupported audio format, by the first bytes of its file.
 fn other_sound(start: &[u8]) -> Option<&'static str> {
     let within = |name: &[u8]| start.windows(name.len()).take(200).any(|bytes| bytes == name);
     Some(match start {
@@ -516,7 +513,7 @@ fn other_sound(start: &[u8]) -> Option<&'static str> {
         [b'T', b'T', b'A', b'1' | b'2', ..] => "True Audio",
         [b'M', b'P', b'C', b'K', ..] | [b'M', b'P', b'+', ..] => "Musepack",
         [b'D', b'S', b'D', b' ', ..] | [b'F', b'R', b'M', b'8', ..] => "DSD",
-        [b'M', b'T', b'h', b'd', ..] => "MIDI (notes, not sound)",
+        [b'M', b'T', b'h', b'd', ..] => "MIDI (notes, not audio)",
         [0x30, 0x26, 0xb2, 0x75, 0x8e, 0x66, 0xcf, 0x11, ..] => "Windows Media Audio",
         [b'#', b'!', b'A', b'M', b'R', ..] => "the codec AMR",
         [b'.', b'R', b'M', b'F', ..] | [b'.', b'r', b'a', 0xfd, ..] => "RealAudio",
@@ -525,7 +522,7 @@ fn other_sound(start: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// The codecs that some container names and that are not read.
+/// Returns the name of an unsupported codec.
 fn codec_name(codec: AudioCodecId) -> Option<&'static str> {
     Some(match codec {
         codecs::CODEC_ID_OPUS => "Opus",
@@ -546,21 +543,21 @@ fn codec_name(codec: AudioCodecId) -> Option<&'static str> {
 }
 
 fn frames_in(seconds: f64, rate: u32) -> usize {
-    // Saturates: an endless length is the largest number.
+    // Saturates for infinity.
     (seconds * f64::from(rate.max(1))).ceil() as usize
 }
 
 fn check_rate(rate: u32) -> Result<()> {
     match rate {
         1..=MAX_SAMPLE_RATE => Ok(()),
-        _ => Err(damaged(format!("a rate of {rate} Hz: 1 to {MAX_SAMPLE_RATE} Hz wanted"))),
+        _ => Err(damaged(format!("a sampling rate of {rate} Hz, expected 1 to {MAX_SAMPLE_RATE} Hz"))),
     }
 }
 
 fn check_channels(channels: usize) -> Result<()> {
     match channels {
         1..=MAX_CHANNELS => Ok(()),
-        _ => Err(damaged(format!("{channels} channels: 1 to {MAX_CHANNELS} wanted"))),
+        _ => Err(damaged(format!("{channels} channels, expected 1 to {MAX_CHANNELS}"))),
     }
 }
 

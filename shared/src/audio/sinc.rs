@@ -1,28 +1,28 @@
-//! Resampling by one windowed sinc a phase, exactly as torchaudio's `functional.resample` does it.
+//! Polyphase windowed-sinc resampling, identical to torchaudio's `functional.resample`.
 //!
-//! For extractors that are defined by it, where another filter would give other features. For sounds as such,
+//! For feature extractors that are defined by this filter. For audio in general,
 //! [`resample`](super::resample::resample) is better and faster.
 
 use super::{check_finite, check_rates, gcd};
 use crate::{Error, Result};
 
-/// Which sinc: its zero crossings on each side and where it cuts off, as a share of the lower rate's half.
+/// A windowed sinc filter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sinc {
-    /// torchaudio's `lowpass_filter_width`, 1 to 64.
+    /// Number of zero crossings on each side, torchaudio's `lowpass_filter_width`: 1 to 64.
     pub crossings: usize,
-    /// torchaudio's `rolloff`, 0.5 to 1.
+    /// Cutoff as a fraction of the Nyquist frequency of the lower rate, torchaudio's `rolloff`: 0.5 to 1.
     pub rolloff: f64,
 }
 
 impl Sinc {
-    /// torchaudio's defaults.
+    /// The defaults of torchaudio.
     pub const TORCHAUDIO: Self = Self { crossings: 6, rolloff: 0.99 };
-    /// julius' defaults, which the extractor of MusicGen's melodies takes over.
+    /// The defaults of julius, used by the feature extractor of MusicGen Melody.
     pub const JULIUS: Self = Self { crossings: 24, rolloff: 0.945 };
 
-    /// `samples` at `from` Hz as `ceil(samples * to / from)` samples at `to` Hz, without delay; beyond its ends the
-    /// sound is silent. Within 2e-6 of torchaudio 2.9.1 on noise in -1 to 1.
+    /// Resamples mono `samples` from `from` Hz to `to` Hz: `ceil(samples * to / from)` samples, without delay, with
+    /// zeros beyond both ends. Within 2e-6 of torchaudio 2.9.1 for noise from -1 to 1.
     ///
     /// ```
     /// use fauna_shared::audio::sinc::Sinc;
@@ -34,13 +34,13 @@ impl Sinc {
     /// ```
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for samples that are not finite, or for a rate or a filter out of range.
+    /// [`Input`](crate::ErrorKind::Input) if a sample is not finite, or a sampling rate or the filter is out of range.
     pub fn resample(&self, samples: &[f32], from: u32, to: u32) -> Result<Vec<f32>> {
         check_rates(from, to)?;
         check_finite(samples)?;
         if !(1..=64).contains(&self.crossings) || !(0.5..=1.0).contains(&self.rolloff) {
             return Err(Error::input(format!(
-                "{self:?}: 1 to 64 crossings and a rolloff of 0.5 to 1 wanted"
+                "{self:?}: expected 1 to 64 crossings and a rolloff of 0.5 to 1"
             )));
         }
         if from == to {
@@ -54,12 +54,11 @@ impl Sinc {
     }
 }
 
-/// The filter sampled where it is needed: one row of taps for each place an output sample can have between two
-/// input samples.
+/// The polyphase filter: one row of taps for each position of an output sample between two input samples.
 struct Phases {
     from: usize,
     to: usize,
-    /// Taps before the input sample at or before the output.
+    /// Number of taps before the input sample at or before the output.
     before: usize,
     /// `(to, 2 * before + 2)`.
     taps: Vec<f32>,
@@ -68,13 +67,13 @@ struct Phases {
 impl Phases {
     fn new(sinc: &Sinc, from: usize, to: usize) -> Self {
         let crossings = sinc.crossings as f64;
-        // Zero crossings of the sinc to one input sample.
+        // Zero crossings of the sinc per input sample.
         let density = sinc.rolloff * from.min(to) as f64 / from as f64;
         let before = (crossings / density).ceil() as usize;
         let width = 2 * before + 2;
         let mut taps = Vec::with_capacity(to * width);
         for phase in 0..to {
-            // Output `phase` lies this far behind the input sample before it.
+            // Distance of output `phase` from the input sample before it.
             let fraction = (phase * from % to) as f64 / to as f64;
             taps.extend((0..width).map(|tap| {
                 let distance = (tap as f64 - before as f64 - fraction) * density;
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_constant_stays_itself_away_from_the_ends() {
+    fn a_constant_is_preserved_away_from_the_ends() {
         for (from, to) in [(44_100, 32_000), (16_000, 48_000), (8000, 7999), (3, 2)] {
             let ones = vec![1.0; 300];
             let out = Sinc::JULIUS.resample(&ones, from, to).unwrap();
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_an_error() {
+    fn invalid_rates_samples_and_filters_are_an_error() {
         assert!(Sinc::TORCHAUDIO.resample(&[0.0], 0, 8000).is_err());
         assert!(Sinc::TORCHAUDIO.resample(&[0.0], 8000, u32::MAX).is_err());
         assert!(Sinc::TORCHAUDIO.resample(&[f32::INFINITY], 8000, 16_000).is_err());

@@ -1,7 +1,7 @@
-//! The short-time Fourier transform and the mel scale, with the reference's windows, padding and filters.
+//! Spectrograms and mel spectrograms, with the windows, padding and filters of the reference implementations.
 //!
 //! Checked against torchaudio 2.9.1 `Spectrogram` and `MelSpectrogram` and transformers 5.23.0 `audio_utils`, fixtures
-//! in `tests/audio/`. Spectra are in time order, one row a frame: `(frames, bins)`.
+//! in `tests/audio/`. Spectrograms are `(frames, bins)`.
 
 use std::sync::Arc;
 
@@ -11,36 +11,36 @@ use realfft::{RealFftPlanner, RealToComplex};
 use super::check_finite;
 use crate::{Error, Result};
 
-/// The longest window, in samples: what a config asks for in memory stays within reason.
+/// Maximum size of the FFT window in samples, which limits the memory that a config can request.
 pub const MAX_WINDOW: usize = 1 << 20;
 
-/// What a bin of a spectrum holds.
+/// Value of a bin of a spectrogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// The absolute value of the transform.
+    /// The magnitude of the STFT.
     Magnitude,
-    /// Its square.
+    /// The power: its square.
     Power,
 }
 
-/// How a spectrum is taken.
+/// Config of a spectrogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpectrumConfig {
-    /// Samples in a window and points in a transform, 2 to [`MAX_WINDOW`].
+    /// Size of the FFT and of the window in samples, 2 to [`MAX_WINDOW`].
     pub n_fft: usize,
-    /// Samples from one frame to the next, at least 1.
+    /// Hop length in samples, at least 1.
     pub hop: usize,
-    /// What a bin holds.
+    /// Magnitude or power.
     pub measure: Measure,
-    /// Whether the transform is divided by the window's Euclidean norm (torchaudio's `normalized=True`).
+    /// Whether the STFT is divided by the L2 norm of the window (torchaudio's `normalized=True`).
     pub normalized: bool,
 }
 
-/// The spectrum of a sound: a periodic Hann window of `n_fft` samples every `hop` samples, the first one centred on
-/// sample 0, the sound mirrored at both ends.
+/// A spectrogram: the STFT with a periodic Hann window of `n_fft` samples every `hop` samples, the first one centred on
+/// sample 0, with reflect padding.
 ///
-/// A sound of `n` samples has `1 + n / hop` frames (of an odd `n_fft`, as many as `n - 1` samples) of `n_fft / 2 + 1`
-/// bins; bin `k` is at `k * rate / n_fft` Hz.
+/// Audio of `n` samples has `1 + n / hop` frames (for an odd `n_fft`, `1 + (n - 1) / hop`) of `n_fft / 2 + 1` bins; bin
+/// `k` is at `k * rate / n_fft` Hz.
 ///
 /// ```
 /// use fauna_shared::audio::spectrum::{Measure, Spectrum, SpectrumConfig};
@@ -56,22 +56,22 @@ pub struct SpectrumConfig {
 pub struct Spectrum {
     config: SpectrumConfig,
     transform: Arc<dyn RealToComplex<f32>>,
-    /// Divided by its norm where the config says so.
+    /// The window, divided by its norm if `normalized`.
     window: Vec<f32>,
 }
 
 impl Spectrum {
-    /// Plans the transform.
+    /// Plans the FFT.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a window or a hop out of range.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an FFT size or hop length out of range.
     pub fn new(config: SpectrumConfig) -> Result<Self> {
         let SpectrumConfig { n_fft, hop, normalized, .. } = config;
         if !(2..=MAX_WINDOW).contains(&n_fft) {
-            return Err(Error::unsupported(format!("n_fft is {n_fft}: 2 to {MAX_WINDOW} wanted")));
+            return Err(Error::unsupported(format!("n_fft is {n_fft}, expected 2 to {MAX_WINDOW}")));
         }
         if hop == 0 {
-            return Err(Error::unsupported("hop_length is 0: at least 1 wanted"));
+            return Err(Error::unsupported("hop_length is 0, expected at least 1"));
         }
         let mut window = hann(n_fft);
         if normalized {
@@ -82,37 +82,37 @@ impl Spectrum {
         Ok(Self { config, transform: RealFftPlanner::new().plan_fft_forward(n_fft), window })
     }
 
-    /// Frames of a sound of `samples` samples.
+    /// Returns the number of frames of audio of `samples` samples.
     pub fn frames(&self, samples: usize) -> usize {
         1 + samples.saturating_sub(self.config.n_fft % 2) / self.config.hop
     }
 
-    /// Bins of a frame, `n_fft / 2 + 1`.
+    /// Returns the number of bins of a frame, `n_fft / 2 + 1`.
     pub fn bins(&self) -> usize {
         self.config.n_fft / 2 + 1
     }
 
-    /// The spectrum of `samples`, `(frames, bins)`.
+    /// Returns the spectrogram of `samples`, `(samples)`: `(frames, bins)`.
     ///
     /// # Errors
-    /// As [`each`](Self::each).
+    /// Same as [`each`](Self::each).
     pub fn forward(&self, samples: &[f32]) -> Result<Vec<Vec<f32>>> {
         let mut frames = Vec::new();
         self.each(samples, |frame| frames.push(frame.to_vec()))?;
         Ok(frames)
     }
 
-    /// Hands the spectrum to `each`, frame by frame, in the memory of one.
+    /// Calls `each` with every frame, `(bins)`, using the memory of one frame.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for samples that are not finite, or for too few to mirror: more than
-    /// `n_fft / 2` are needed.
+    /// [`Input`](crate::ErrorKind::Input) if a sample is not finite, or there are too few for reflect padding: more
+    /// than `n_fft / 2` are required.
     pub fn each(&self, samples: &[f32], mut each: impl FnMut(&[f32])) -> Result<()> {
         check_finite(samples)?;
         let reach = self.config.n_fft / 2;
         if samples.len() <= reach {
             let found = samples.len();
-            return Err(Error::input(format!("{found} samples: a window here needs more than {reach}")));
+            return Err(Error::input(format!("{found} samples, expected more than {reach} (n_fft / 2)")));
         }
         let mut windowed = self.transform.make_input_vec();
         let mut bins = self.transform.make_output_vec();
@@ -142,25 +142,25 @@ impl Spectrum {
     }
 }
 
-/// The periodic Hann window of `length` samples: `0.5 - 0.5 cos(2 pi i / length)`.
+/// Returns the periodic Hann window of `length` samples, `0.5 - 0.5 cos(2 pi i / length)`.
 pub fn hann(length: usize) -> Vec<f64> {
     (0..length).map(|i| 0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / length as f64).cos()).collect()
 }
 
-/// Where position `at` falls in a list of `length` that is mirrored at its first and last element; `at` is less than
-/// `length` outside.
+/// Returns the index of position `at` with reflect padding of a list of `length`; `at` is less than `length` positions
+/// outside.
 fn mirror(at: isize, length: usize) -> usize {
     let last = length as isize - 1;
     let at = at.abs();
     (if at > last { 2 * last - at } else { at }) as usize
 }
 
-/// Weights over the bins of a spectrum, one row a band: `(bands, bins)`.
+/// A filter bank over the bins of a spectrogram, `(bands, bins)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FilterBank(pub Vec<Vec<f32>>);
 
 impl FilterBank {
-    /// What each band catches of one frame of a spectrum: summed in float64, given as float32.
+    /// Applies the filter bank to one frame: `(bins)` to `(bands)`. Sums are in float64.
     pub fn forward(&self, frame: &[f32]) -> Vec<f32> {
         let band = |row: &Vec<f32>| {
             row.iter().zip(frame).map(|(weight, bin)| f64::from(*weight) * f64::from(*bin)).sum::<f64>()
@@ -170,22 +170,22 @@ impl FilterBank {
     }
 }
 
-/// Which curve turns Hz into mel.
+/// Mel scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MelScale {
-    /// `2595 log10(1 + f / 700)`, the default of torchaudio.
+    /// HTK, `2595 log10(1 + f / 700)`: the default of torchaudio.
     Htk,
-    /// Straight to 1000 Hz, logarithmic above: the default of librosa.
+    /// Slaney, linear up to 1000 Hz and logarithmic above: the default of librosa.
     Slaney,
 }
 
 impl MelScale {
-    /// Where the straight part of Slaney's curve ends, and the logarithmic part's mels an octave of 6.4.
+    /// End of the linear part of the Slaney scale, and mels per factor of 6.4 in its logarithmic part.
     const CORNER_HZ: f64 = 1000.0;
     const CORNER_MEL: f64 = 15.0;
     const STEPS: f64 = 27.0;
 
-    /// A frequency in Hz as mel.
+    /// Converts Hz to mel.
     pub fn mel(self, hz: f64) -> f64 {
         match self {
             Self::Htk => 2595.0 * (1.0 + hz / 700.0).log10(),
@@ -194,7 +194,7 @@ impl MelScale {
         }
     }
 
-    /// A mel as a frequency in Hz.
+    /// Converts mel to Hz.
     pub fn hz(self, mel: f64) -> f64 {
         match self {
             Self::Htk => 700.0 * (10f64.powf(mel / 2595.0) - 1.0),
@@ -204,22 +204,22 @@ impl MelScale {
     }
 }
 
-/// The bands of a mel spectrum.
+/// Config of a mel filter bank.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MelConfig {
-    /// How many bands.
+    /// Number of mel bands (`n_mels`).
     pub bands: usize,
-    /// The lower edge of the lowest, in Hz.
+    /// Minimum frequency in Hz (`f_min`).
     pub lowest: f64,
-    /// The upper edge of the highest, in Hz, at most half the rate.
+    /// Maximum frequency in Hz (`f_max`), at most half the sampling rate.
     pub highest: f64,
-    /// How they are spread.
+    /// Mel scale.
     pub scale: MelScale,
-    /// Whether a band is divided by its width, so that white noise fills all bands alike (`norm="slaney"`).
+    /// Whether each band is divided by its width (`norm="slaney"`).
     pub by_width: bool,
 }
 
-/// The triangular bands of `config` over the `bins` of a spectrum at `rate` Hz.
+/// Returns the triangular mel filter bank of `config` for spectrograms of `bins` bins at `rate` Hz, `(bands, bins)`.
 ///
 /// ```
 /// use fauna_shared::audio::spectrum::{MelConfig, MelScale, mel_filter_bank};
@@ -230,16 +230,16 @@ pub struct MelConfig {
 /// ```
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for edges out of order or beyond half the rate, fewer than two bins
-/// or no band.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) if the frequencies are out of order or above half the sampling rate,
+/// or there are fewer than two bins, no bands or more bands than bins.
 pub fn mel_filter_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<FilterBank> {
     let MelConfig { bands, lowest, highest, scale, by_width } = *config;
     let half = f64::from(rate) / 2.0;
     if !(0.0 <= lowest && lowest < highest && highest <= half) {
         return Err(Error::unsupported(format!(
-            "mel bands from {lowest} to {highest} Hz at a rate of {rate} Hz"
+            "mel bands from {lowest} to {highest} Hz at a sampling rate of {rate} Hz"
         ))
-        .hint(format!("0 to {half} Hz wanted, the lower edge first")));
+        .hint(format!("expected frequencies from 0 to {half} Hz, the minimum first")));
     }
     if bands == 0 || !(2..=MAX_WINDOW).contains(&bins) || bands > bins {
         return Err(Error::unsupported(format!("{bands} mel bands over {bins} bins")));
@@ -247,7 +247,7 @@ pub fn mel_filter_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<Fil
     let (first, last) = (scale.mel(lowest), scale.mel(highest));
     let step = (last - first) / (bands + 1) as f64;
     let edges: Vec<f64> = (0..bands + 2).map(|i| scale.hz(first + step * i as f64)).collect();
-    // The reference rounds half of an odd rate down.
+    // The reference rounds half of an odd sampling rate down.
     let bin_width = f64::from(rate / 2) / (bins - 1) as f64;
     let row = |edges: &[f64]| {
         let (low, middle, high) = (edges[0], edges[1], edges[2]);
@@ -262,16 +262,16 @@ pub fn mel_filter_bank(config: &MelConfig, bins: usize, rate: u32) -> Result<Fil
     Ok(FilterBank(edges.windows(3).map(row).collect()))
 }
 
-/// Energies as logarithms.
+/// Base of a log mel spectrogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
-    /// To the base e.
+    /// Natural logarithm.
     Natural,
-    /// To the base 10.
+    /// Logarithm to base 10.
     Ten,
 }
 
-/// The mel spectrum of a sound: a [`Spectrum`] caught in mel bands, `(frames, bands)`.
+/// A mel spectrogram: a [`Spectrum`] with a mel filter bank, `(frames, bands)`.
 ///
 /// ```
 /// use fauna_shared::audio::spectrum::{Log, Measure, Mel, MelConfig, MelScale, SpectrumConfig};
@@ -289,30 +289,30 @@ pub struct Mel {
 }
 
 impl Mel {
-    /// Plans the spectrum and its bands at `rate` Hz.
+    /// Plans the FFT and computes the filter bank for audio at `rate` Hz.
     ///
     /// # Errors
-    /// As [`Spectrum::new`] and [`mel_filter_bank`].
+    /// Errors of [`Spectrum::new`] and [`mel_filter_bank`].
     pub fn new(spectrum: SpectrumConfig, bands: &MelConfig, rate: u32) -> Result<Self> {
         let spectrum = Spectrum::new(spectrum)?;
         let bank = mel_filter_bank(bands, spectrum.bins(), rate)?;
         Ok(Self { spectrum, bank })
     }
 
-    /// The bands of `samples`, `(frames, bands)`.
+    /// Returns the mel spectrogram of `samples`, `(samples)`: `(frames, bands)`.
     ///
     /// # Errors
-    /// As [`Spectrum::each`].
+    /// Same as [`Spectrum::each`].
     pub fn forward(&self, samples: &[f32]) -> Result<Vec<Vec<f32>>> {
         let mut frames = Vec::new();
         self.spectrum.each(samples, |frame| frames.push(self.bank.forward(frame)))?;
         Ok(frames)
     }
 
-    /// Their logarithms, after raising what lies below `floor` to it, so that silence has one.
+    /// Returns the log mel spectrogram, `(frames, bands)`; values are clamped to at least `floor` before the logarithm.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Same as [`forward`](Self::forward).
     pub fn log(&self, samples: &[f32], floor: f32, base: Log) -> Result<Vec<Vec<f32>>> {
         let mut frames = self.forward(samples)?;
         for energy in frames.iter_mut().flatten() {
@@ -331,14 +331,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_does_not_repeat_the_ends() {
+    fn reflect_padding_does_not_repeat_the_ends() {
         let five: Vec<usize> = (-4..9).map(|at| mirror(at, 5)).collect();
         assert_eq!(five, [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0]);
     }
 
     #[test]
     fn a_constant_is_in_the_first_bin_and_half_of_it_in_the_second() {
-        // The transform of a Hann window of 8: 4 at zero, -2 beside it, nothing further.
+        // The transform of a Hann window of 8: 4 at bin 0, -2 at bin 1, 0 elsewhere.
         let config = SpectrumConfig { n_fft: 8, hop: 3, measure: Measure::Magnitude, normalized: false };
         let frames = Spectrum::new(config).unwrap().forward(&[0.5; 10]).unwrap();
         assert_eq!(frames.len(), 4);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn slaney_meets_the_corner_from_both_sides() {
+    fn the_slaney_scale_is_continuous_and_both_scales_are_invertible() {
         assert!((MelScale::Slaney.mel(999.999_999) - 15.0).abs() < 1e-6);
         assert_eq!(MelScale::Slaney.mel(1000.0), 15.0);
         for scale in [MelScale::Slaney, MelScale::Htk] {
@@ -359,10 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_transformed_is_an_error() {
+    fn invalid_samples_and_configs_are_an_error() {
         let config = SpectrumConfig { n_fft: 8, hop: 4, measure: Measure::Power, normalized: true };
         let spectrum = Spectrum::new(config).unwrap();
-        assert!(spectrum.forward(&[0.0; 4]).unwrap_err().to_string().contains("needs more than 4"));
+        assert!(spectrum.forward(&[0.0; 4]).unwrap_err().to_string().contains("expected more than 4"));
         assert!(spectrum.forward(&[f32::NAN; 10]).is_err());
         assert!(Spectrum::new(SpectrumConfig { n_fft: 1, ..config }).is_err());
         assert!(Spectrum::new(SpectrumConfig { n_fft: usize::MAX, ..config }).is_err());

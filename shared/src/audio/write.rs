@@ -1,4 +1,4 @@
-//! Samples to WAV files, at once or while they are made, and to the bytes a player reads.
+//! Writing WAV files, at once or chunk by chunk, and raw PCM samples.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -11,19 +11,19 @@ use super::{MAX_CHANNELS, check, check_finite, check_rate};
 use crate::item::Sound;
 use crate::{Error, ErrorKind, Result};
 
-/// The highest peak that levelling leaves: a little below full scale, so that players' own resampling does not clip.
+/// Maximum peak after level adjustment: a little below full scale, so that resampling by a player does not clip.
 pub const CEILING: f32 = 0.99;
 
-/// The loudness that streaming services play music at, in LUFS.
+/// Loudness at which streaming services play music, in LUFS.
 pub const STREAMING_LUFS: f64 = -14.0;
 
-/// How samples are stored.
+/// Sample format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Samples {
-    /// 16-bit integers, -1 to 1 as -32768 to 32767: what every player reads.
+    /// 16-bit integers, -1 to 1 as -32768 to 32767.
     #[default]
     Int16,
-    /// 32-bit floats, as they are.
+    /// 32-bit floats.
     Float32,
 }
 
@@ -36,24 +36,24 @@ impl Samples {
     }
 }
 
-/// How loud a sound is written.
+/// Level adjustment of written audio.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Level {
-    /// As it is; 16-bit samples beyond -1 to 1 are clipped.
+    /// No change; 16-bit samples beyond -1 to 1 are clipped.
     Keep,
-    /// As it is, or where its peak is above [`CEILING`], quieter as a whole so that it is there.
+    /// Attenuates audio whose peak is above [`CEILING`] to that peak.
     #[default]
     Peak,
-    /// At this loudness in LUFS (EBU R 128), [`STREAMING_LUFS`] for music; quieter where peaks would be above
-    /// [`CEILING`]. Silence, and a sound shorter than the 0.4 s over which loudness is defined, is levelled by its
-    /// peak.
+    /// Normalizes to this loudness in LUFS (EBU R 128), [`STREAMING_LUFS`] for music; less if peaks would be above
+    /// [`CEILING`]. For silence, and audio shorter than the 0.4 s over which loudness is defined, the same as
+    /// [`Peak`](Self::Peak).
     Loudness(f64),
 }
 
-/// The factor that brings `sound` to `level`: 1 for silence.
+/// Returns the gain factor that adjusts `sound` to `level`; 1 for silence.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) for a sound that [`check`] refuses or a loudness that is not from -70 to 0.
+/// [`Input`](ErrorKind::Input) for audio that [`check`] rejects or a loudness that is not from -70 to 0.
 ///
 /// ```
 /// use fauna_shared::audio::write::{gain, Level};
@@ -73,7 +73,7 @@ pub fn gain(sound: &Sound, level: Level) -> Result<f32> {
         Level::Peak => Ok(below_ceiling(1.0)),
         Level::Loudness(wanted) => {
             if !(-70.0..=0.0).contains(&wanted) {
-                return Err(Error::input(format!("a loudness of {wanted} LUFS: -70 to 0 wanted")));
+                return Err(Error::input(format!("a loudness of {wanted} LUFS, expected -70 to 0")));
             }
             let found = loudness(sound)?;
             Ok(below_ceiling(if found.is_finite() {
@@ -85,13 +85,13 @@ pub fn gain(sound: &Sound, level: Level) -> Result<f32> {
     }
 }
 
-/// How loud `sound` is as a whole, in LUFS by EBU R 128; minus infinity for silence and for less than 0.4 s.
+/// Returns the integrated loudness of `sound` in LUFS (EBU R 128); minus infinity for silence and for less than 0.4 s.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) for a sound that [`check`] refuses, or of a rate below 16 Hz.
+/// [`Input`](ErrorKind::Input) for audio that [`check`] rejects, or with a sampling rate below 16 Hz.
 pub fn loudness(sound: &Sound) -> Result<f64> {
     let frames = check(sound)?;
-    let failed = |error: ebur128::Error| Error::input(format!("loudness cannot be measured: {error}"));
+    let failed = |error: ebur128::Error| Error::input(format!("cannot measure the loudness: {error}"));
     let mut meter = EbuR128::new(sound.channels.len() as u32, sound.rate, Mode::I).map_err(failed)?;
     let second = sound.rate as usize;
     for start in (0..frames).step_by(second) {
@@ -102,12 +102,12 @@ pub fn loudness(sound: &Sound) -> Result<f64> {
     meter.loudness_global().map_err(failed)
 }
 
-/// `channels` as a player reads raw samples: frame after frame, left before right, little-endian, without a header.
+/// Converts `channels`, `(channels, samples)`, to raw PCM: interleaved channels, little-endian, without a header.
 ///
-/// 16-bit samples beyond -1 to 1 are clipped. To hear them as they come: `play -t raw -r 32000 -e signed -b 16 -c 1 -`.
+/// 16-bit samples beyond -1 to 1 are clipped. To play a stream: `play -t raw -r 32000 -e signed -b 16 -c 1 -`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) for samples that are not finite or channels of unequal lengths.
+/// [`Input`](ErrorKind::Input) if a sample is not finite or the channels have different lengths.
 ///
 /// ```
 /// use fauna_shared::audio::write::{raw, Samples};
@@ -128,7 +128,7 @@ pub fn raw(channels: &[Vec<f32>], samples: Samples) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes `sound` to the WAV file `path` at `level`; gives the factor that took.
+/// Writes `sound` to the WAV file `path` at `level`; returns the gain factor.
 ///
 /// ```
 /// use fauna_shared::audio::write::{write, Level, Samples, STREAMING_LUFS};
@@ -143,7 +143,7 @@ pub fn raw(channels: &[Vec<f32>], samples: Samples) -> Result<Vec<u8>> {
 /// ```
 ///
 /// # Errors
-/// As [`gain`] and [`WavWriter`].
+/// Errors of [`gain`] and [`WavWriter`].
 pub fn write(path: impl AsRef<Path>, sound: &Sound, samples: Samples, level: Level) -> Result<f32> {
     let gain = gain(sound, level)?;
     let mut file = WavWriter::create(path, sound.rate, sound.channels.len(), samples, Level::Keep)?;
@@ -160,13 +160,13 @@ pub fn write(path: impl AsRef<Path>, sound: &Sound, samples: Samples, level: Lev
     Ok(gain)
 }
 
-/// A WAV file that grows, chunk by chunk.
+/// A WAV file that is written chunk by chunk.
 ///
-/// After each chunk the file is whole: its header says how long it is, so it plays even if the program dies. Where a
-/// chunk cannot be written (a full disk), the file is cut back to the chunks before it and stays whole.
+/// After each chunk the file is valid: its header has the current length, so it plays even if the program is killed. If
+/// a chunk cannot be written (a full disk), the file is truncated to the previous chunks and stays valid.
 ///
-/// While it grows samples are written as they are, clipped in 16 bits. [`finish`](Self::finish) brings the whole to
-/// the level: for that every sample is kept in memory, 4 bytes each, unless the level is [`Level::Keep`].
+/// Chunks are written without level adjustment, clipped in 16 bits. [`finish`](Self::finish) adjusts the level of the
+/// whole file: all samples are kept in memory for this, 4 bytes each, unless the level is [`Level::Keep`].
 ///
 /// ```
 /// use fauna_shared::audio::write::{Level, Samples, WavWriter};
@@ -186,21 +186,21 @@ pub struct WavWriter {
     channels: usize,
     samples: Samples,
     level: Level,
-    /// None after a chunk that could not be written.
+    /// `None` after a chunk that could not be written.
     file: Option<hound::WavWriter<BufWriter<File>>>,
-    /// Bytes before the first sample.
+    /// Size of the header in bytes.
     header: u64,
     frames: u64,
-    /// All samples so far, for the level; one list a channel.
+    /// All samples so far, `(channels, samples)`, for the level adjustment.
     kept: Vec<Vec<f32>>,
 }
 
 impl WavWriter {
-    /// Creates the file, or empties it if it is there.
+    /// Creates the file, or truncates an existing one.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) where that cannot be done; [`Input`](ErrorKind::Input) for a rate or a number of channels
-    /// out of range.
+    /// [`Io`](ErrorKind::Io) if the file cannot be created; [`Input`](ErrorKind::Input) for a sampling rate or a number
+    /// of channels out of range.
     pub fn create(
         path: impl AsRef<Path>,
         rate: u32,
@@ -211,7 +211,7 @@ impl WavWriter {
         let path = path.as_ref();
         check_rate(rate)?;
         if !(1..=MAX_CHANNELS).contains(&channels) {
-            return Err(Error::input(format!("{channels} channels: 1 to {MAX_CHANNELS} can be written")));
+            return Err(Error::input(format!("{channels} channels, expected 1 to {MAX_CHANNELS}")));
         }
         let (bits_per_sample, sample_format) = match samples {
             Samples::Int16 => (16, SampleFormat::Int),
@@ -235,26 +235,26 @@ impl WavWriter {
         })
     }
 
-    /// Frames written so far.
+    /// Returns the number of frames written so far.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Writes a chunk, `(channels, frames)`, and brings the header up to date.
+    /// Writes a chunk, `(channels, frames)`, and updates the header.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) where the chunk cannot be written; the file then holds what was written before, and takes
-    /// no more. [`Input`](ErrorKind::Input) for another number of channels, channels of unequal lengths, samples that
-    /// are not finite, or more than the 4 GiB that a WAV file can hold; the file is then as it was.
+    /// [`Io`](ErrorKind::Io) if the chunk cannot be written; the file then has the previous chunks, and accepts no
+    /// more. [`Input`](ErrorKind::Input) for another number of channels, channels of different lengths, samples that
+    /// are not finite, or more than 4 GiB, the maximum of a WAV file; the file is then unchanged.
     pub fn append(&mut self, chunk: &[Vec<f32>]) -> Result<()> {
         let frames = check_chunk(chunk)?;
         if chunk.len() != self.channels {
             let (found, wanted) = (chunk.len(), self.channels);
-            return Err(Error::input(format!("a chunk of {found} channels for a file of {wanted}")));
+            return Err(Error::input(format!("a chunk of {found} channels, expected {wanted}")));
         }
         let after = self.frames + frames as u64;
         if self.header + after * self.frame_bytes() > u64::from(u32::MAX) {
-            return Err(Error::input("a WAV file holds at most 4 GiB").at(&self.path));
+            return Err(Error::input("a WAV file has at most 4 GiB").at(&self.path));
         }
         let Some(file) = &mut self.file else {
             return Err(Error::new(ErrorKind::Io, "an earlier chunk could not be written").at(&self.path));
@@ -262,7 +262,7 @@ impl WavWriter {
         if let Err(error) = write_chunk(file, chunk, self.samples) {
             self.cut_back();
             return Err(failed(&self.path, error).hint(format!(
-                "the file holds the {:.1} s before that",
+                "the file has the {:.1} s before that",
                 self.frames as f64 / f64::from(self.rate)
             )));
         }
@@ -273,13 +273,13 @@ impl WavWriter {
         Ok(())
     }
 
-    /// Ends the file and brings it to its level; gives the factor that took.
+    /// Finishes the file and adjusts its level; returns the gain factor.
     ///
-    /// Where the factor is not 1, the levelled sound is written beside the file and then takes its name, so the file
-    /// is whole at every moment.
+    /// If the factor is not 1, the adjusted audio is written to a temporary file next to it and renamed, so that the
+    /// file is valid at any time.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) where that cannot be written: the file then stays as it grew.
+    /// [`Io`](ErrorKind::Io) if the adjusted audio cannot be written; the file then stays without level adjustment.
     pub fn finish(mut self) -> Result<f32> {
         if let Some(file) = self.file.take() {
             file.finalize().map_err(|error| failed(&self.path, error))?;
@@ -296,7 +296,7 @@ impl WavWriter {
                 std::fs::rename(&beside, &self.path).map_err(|error| Error::io(&self.path, "replace", error))
             });
             if let Err(error) = done {
-                // What is left of the attempt is of no use, and its own failure to go is not the one to tell.
+                // The incomplete file is removed; an error of that is not the one to report.
                 let _ = std::fs::remove_file(&beside);
                 return Err(error);
             }
@@ -308,9 +308,9 @@ impl WavWriter {
         self.channels as u64 * self.samples.bytes()
     }
 
-    /// Gives the file up and leaves it as it was after the last whole chunk.
+    /// Closes the file and restores it to the state after the last complete chunk.
     fn cut_back(&mut self) {
-        // Dropping it writes a header of its own, for more than there is.
+        // Dropping the writer writes a header with too large a length.
         self.file = None;
         let bytes = self.frames * self.frame_bytes();
         let restore = || -> std::io::Result<()> {
@@ -321,7 +321,7 @@ impl WavWriter {
             file.seek(SeekFrom::Start(self.header - 4))?;
             file.write_all(&(bytes as u32).to_le_bytes())
         };
-        // The chunk's own error is the one to tell.
+        // The error of the chunk is the one to report.
         let _ = restore();
     }
 }
@@ -342,7 +342,7 @@ fn write_chunk(
     file.flush()
 }
 
-/// Frames of a chunk, after a check that its channels are of one length and its samples numbers.
+/// Checks that the channels of a chunk have the same length and finite samples; returns the number of frames.
 fn check_chunk(channels: &[Vec<f32>]) -> Result<usize> {
     let frames = channels.first().map_or(0, Vec::len);
     for (index, channel) in channels.iter().enumerate() {
@@ -355,7 +355,7 @@ fn check_chunk(channels: &[Vec<f32>]) -> Result<usize> {
     Ok(frames)
 }
 
-/// The nearest of 65536 steps; beyond -1 to 1 the last one.
+/// Rounds a sample to 16 bits, clipped to -1 to 1.
 fn int16(sample: f32) -> i16 {
     // A cast saturates.
     (sample * 32_768.0).round() as i16

@@ -143,7 +143,7 @@ fn a_full_disk_leaves_a_file_that_is_whole_up_to_there() {
         let mut file = WavWriter::create(path, 8000, 1, Samples::Int16, Level::Peak).unwrap();
         let failed = (0..1000).find_map(|_| file.append(&[vec![0.5; 3001]]).err()).unwrap();
         assert_eq!(failed.kind(), ErrorKind::Io);
-        assert!(failed.to_string().contains("the file holds the"), "{failed}");
+        assert!(failed.to_string().contains("the file has the"), "{failed}");
         assert_eq!(
             file.append(&[vec![0.5; 8]]).unwrap_err().message(),
             "an earlier chunk could not be written"

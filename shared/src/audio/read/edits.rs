@@ -1,22 +1,22 @@
-//! The edit list of an m4a or mp4 file: which part of the decoded sound is the sound.
+//! The edit list of an m4a or mp4 file, which specifies the encoder delay and padding.
 //!
-//! Encoders of aac begin with some thousand frames of silence; the edit list says how many.
+//! AAC encoders add some thousand frames of silence at the start.
 
 use std::io::{Read, Seek, SeekFrom};
 
-/// The largest "moov" box that is looked into, in bytes.
+/// Maximum size of a "moov" box, in bytes.
 const LARGEST: u64 = 1 << 26;
 
-/// The part of a track that is to be heard, in seconds.
+/// The part of a track to play, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Edit {
-    /// Where it begins.
+    /// Start.
     pub start: f64,
-    /// How long it is; `None` for all that follows.
+    /// Length; `None` for the rest of the track.
     pub length: Option<f64>,
 }
 
-/// The edit of the first track of sound, if the file has one.
+/// Returns the edit of the first audio track, if the file has one.
 pub(super) fn edit<S: Read + Seek + ?Sized>(file: &mut S) -> Option<Edit> {
     let moov = moov(file)?;
     let scale = time_scale(find(&moov, b"mvhd")?)?;
@@ -38,10 +38,10 @@ pub(super) fn edit<S: Read + Seek + ?Sized>(file: &mut S) -> Option<Edit> {
             };
             (big(length), signed)
         });
-        // A start of -1 is a pause before the sound.
+        // A start of -1 is an empty edit (a delay before the audio).
         let entries: Vec<(u64, i64)> = entries.filter(|(_, start)| *start >= 0).collect();
         let (length, start) = *entries.first()?;
-        // Of several parts the first says what is before the sound; what is after it is then not said.
+        // With several edits, the first specifies the encoder delay; the length is then unknown.
         let length = (entries.len() == 1 && length > 0).then(|| length as f64 / scale);
         return Some(Edit { start: start as f64 / media_scale, length });
     }
@@ -80,7 +80,7 @@ fn big(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
-/// The boxes in `bytes`, as far as they are whole.
+/// Returns the complete boxes in `bytes`.
 fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     std::iter::from_fn(move || {
         let size = big(bytes.get(..4)?) as usize;
@@ -95,7 +95,7 @@ fn find<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     boxes(bytes).find(|(found, _)| found == name).map(|(_, body)| body)
 }
 
-/// Units a second, of an "mvhd" or "mdhd" box.
+/// Returns the time scale (units per second) of an "mvhd" or "mdhd" box.
 fn time_scale(bytes: &[u8]) -> Option<f64> {
     let at = if *bytes.first()? == 1 { 20 } else { 12 };
     let scale = big(bytes.get(at..at + 4)?);

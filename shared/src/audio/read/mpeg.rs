@@ -1,8 +1,7 @@
-//! Frames of an mpeg stream (mp3, and its layers 1 and 2), as they stand in the file.
+//! Demuxer of MPEG audio (mp3, and layers 1 and 2).
 //!
-//! How many there are is counted, never believed: a header's count, or a guess from the first frames, is wrong for
-//! files of a variable rate without a header, for files joined end to end and for those whose header was never
-//! completed.
+//! Frames are counted: the number in a header, or an estimate from the bit rate, is wrong for files of variable bit
+//! rate without a header, for concatenated files and for those with an incomplete header.
 
 use std::io::Read;
 
@@ -14,21 +13,21 @@ use symphonia::core::units::{Duration, Timestamp};
 
 use super::{Event, Piece};
 
-/// Frames by which every decoder of layer 3 is late.
+/// Delay of every layer 3 decoder, in frames.
 const DECODER_DELAY: u64 = 528 + 1;
 
-/// What the four bytes at the start of a frame say.
+/// The header of a frame, its first four bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     /// 1, 2 or 3.
     layer: u8,
-    /// Whether this is MPEG 1, not its half and quarter rates.
+    /// Whether this is MPEG 1, not MPEG 2 or 2.5 with half and quarter sampling rates.
     first: bool,
     rate: u32,
     channels: usize,
-    /// Bytes of the whole frame.
+    /// Size of the whole frame in bytes.
     bytes: usize,
-    /// Samples of a channel.
+    /// Samples per channel.
     frames: u64,
 }
 
@@ -66,17 +65,17 @@ impl Head {
         Some(Self { layer, first, rate, channels, bytes: bytes as usize, frames })
     }
 
-    /// Whether a frame of `other` can follow in the same stream.
+    /// Whether a frame with the header `other` can follow in the same stream.
     fn goes_with(&self, other: &Self) -> bool {
         (self.layer, self.first, self.rate) == (other.layer, other.first, other.rate)
     }
 }
 
-/// What the encoder wrote in place of a first frame.
+/// The Xing, Info or VBRI tag that encoders write to the first frame.
 struct Tag {
-    /// Frames of the stream.
+    /// Number of frames of the stream.
     count: Option<u64>,
-    /// Samples that the encoder added in front and behind.
+    /// Encoder delay and padding, in samples.
     added: Option<(u64, u64)>,
 }
 
@@ -95,7 +94,7 @@ impl Tag {
             _ => 9,
         };
         let mut at = 4 + side;
-        // Frames of sound that spell the tag's name have side information before it.
+        // An audio frame that happens to contain the name of the tag has side information before it.
         let empty = frame.get(6..at)?.iter().all(|byte| *byte == 0);
         if !empty || !matches!(frame.get(at..at + 4)?, b"Xing" | b"Info") {
             return None;
@@ -119,19 +118,19 @@ impl Tag {
     }
 }
 
-/// The frames of a stream.
+/// The demuxer of a stream.
 pub(super) struct Mpeg<R> {
     source: R,
-    /// Bytes read and not used yet, from `at` on.
+    /// Buffered bytes, unused from `at` on.
     buffer: Vec<u8>,
     at: usize,
     ended: bool,
-    /// The frame before, unless what followed it is no frame.
+    /// The previous frame, unless other data followed it.
     before: Option<Head>,
-    /// What the piece under way is of.
+    /// Layer, sampling rate and channels of the current stream.
     piece: Option<(u8, u32, usize)>,
     waiting: Option<Packet>,
-    /// Damaged parts between frames.
+    /// Number of damaged parts between frames.
     pub(super) skipped: u64,
 }
 
@@ -149,7 +148,7 @@ impl<R: Read> Mpeg<R> {
         }
     }
 
-    /// The next bytes, `count` of them unless the file ends before.
+    /// Returns the next `count` bytes, or fewer at the end of the file.
     fn peek(&mut self, count: usize) -> Result<&[u8], String> {
         if self.buffer.len() - self.at < count && !self.ended {
             self.buffer.drain(..self.at);
@@ -174,7 +173,7 @@ impl<R: Read> Mpeg<R> {
         Ok(())
     }
 
-    /// The bytes of a tag of words at this place: a title, a picture, lyrics.
+    /// Returns the size in bytes of a metadata tag (ID3 or APE) at the current position, 0 if there is none.
     fn words(&mut self) -> Result<u64, String> {
         let bytes = self.peek(32)?;
         Ok(match bytes {
@@ -184,7 +183,7 @@ impl<R: Read> Mpeg<R> {
             }
             [b'A', b'P', b'E', b'T', b'A', b'G', b'E', b'X', ..] if bytes.len() == 32 => {
                 let size = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-                // The size counts the foot; a tag with a head says so in its highest bit.
+                // The size includes the footer; a flag is set if there is also a header.
                 let is_head = bytes[23] & 0x20 != 0;
                 if is_head { 32 + u64::from(size) } else { 32 }
             }
@@ -193,7 +192,8 @@ impl<R: Read> Mpeg<R> {
         })
     }
 
-    /// The head of a frame at this place that another one, a tag or the end of the file follows.
+    /// Returns the header of a frame at the current position that is followed by another frame, a tag or the end of the
+    /// file.
     fn head(&mut self) -> Result<Option<Head>, String> {
         let before = self.before;
         let Some(head) = Head::parse(self.peek(4)?) else { return Ok(None) };
@@ -271,7 +271,7 @@ impl<R: Read> Mpeg<R> {
         Piece {
             announced: count.map(|count| count.saturating_sub(lead + tail)).filter(|_| tag.added.is_some()),
             lead,
-            // Behind a count that is wrong, the encoder's silence is not where the tag says.
+            // If the number of frames is wrong, the encoder padding is not at the end.
             end: count.filter(|_| tail > 0).map(|count| (count, count - tail.min(count))),
             ..Piece::new(params)
         }

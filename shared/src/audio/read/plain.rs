@@ -1,7 +1,7 @@
-//! Files of plain chunks: wav (RIFF, RIFX, RF64, BW64, Wave64), aiff, aifc and au.
+//! Demuxer of chunk-based files: wav (RIFF, RIFX, RF64, BW64, Wave64), aiff, aifc and au.
 //!
-//! Their headers are read as ffmpeg reads them: a size of the whole file is never believed, a size of the samples only
-//! as far as the file goes, and 0 or the largest number stands for a size that nobody knew when the header was written.
+//! Headers are interpreted like in ffmpeg: the size of the whole file is ignored, the size of the samples is limited to
+//! the file, and 0 or the maximum is a size that was unknown when the header was written.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -15,36 +15,36 @@ use symphonia::core::units::{Duration, Timestamp};
 use super::{Event, Piece, check_channels, check_rate, damaged};
 use crate::{Error, Result};
 
-/// Frames of plain samples in a packet.
+/// Number of frames of PCM in a packet.
 const AT_ONCE: u64 = 4096;
 
-/// Chunks that are looked through before a file counts as broken.
+/// Maximum number of chunks of a file.
 const MOST_CHUNKS: usize = 100_000;
 
-/// Sizes from here on that go beyond the end of the file stand for "not known": programs that write to a pipe use
-/// several numbers near the ends of 31 and 32 bits.
+/// Sizes from here on that exceed the file mean "unknown": programs that write to a pipe use several values near the
+/// maxima of 31 and 32 bits.
 const UNKNOWN: u64 = 0x7fff_0000;
 
-/// What the samples of a file are.
+/// Codec of a file.
 pub(super) enum Codec {
     /// Blocks of `bytes` bytes, each `frames` frames of all channels.
     Blocks { id: AudioCodecId, bytes: u64, frames: u64 },
-    /// A stream of mpeg frames.
+    /// An MPEG audio stream.
     Mpeg,
 }
 
-/// What a header says.
+/// The header of a file.
 pub(super) struct Header {
     pub codec: Codec,
     rate: u32,
     channels: u16,
-    /// Where the samples are.
+    /// Byte ranges of the samples.
     data: Vec<Range<u64>>,
-    /// Frames that the header announces beyond the end of the file.
+    /// Number of frames that the header declares beyond the end of the file.
     missing: u64,
 }
 
-/// Whether a file that begins with `start` is one of those.
+/// Whether a file that begins with `start` is one of these formats.
 pub(super) fn is_plain(start: &[u8]) -> bool {
     let form = start.get(8..12).unwrap_or_default();
     match start.get(..4).unwrap_or_default() {
@@ -55,16 +55,16 @@ pub(super) fn is_plain(start: &[u8]) -> bool {
     }
 }
 
-/// What follows "riff" in a Wave64 file.
+/// The rest of the GUID after "riff" in a Wave64 file.
 const W64: [u8; 12] = [0x2e, 0x91, 0xcf, 0x11, 0xa5, 0xd6, 0x28, 0xdb, 0x04, 0xc1, 0, 0];
 
-/// Reads the header of a file for which [`is_plain`] holds.
+/// Parses the header of a file for which [`is_plain`] is true.
 ///
 /// # Errors
-/// [`Format`](crate::ErrorKind::Format) for a header without a format, or samples before it;
-/// [`Unsupported`](crate::ErrorKind::Unsupported) that names a codec that is not read.
+/// [`Format`](crate::ErrorKind::Format) for a header without a format chunk, or samples before it;
+/// [`Unsupported`](crate::ErrorKind::Unsupported), naming the codec, if it is not supported.
 pub(super) fn header<S: Read + Seek + ?Sized>(file: &mut S) -> Result<Header> {
-    let length = file.seek(SeekFrom::End(0)).map_err(|error| Error::io("the sound", "seek", error))?;
+    let length = file.seek(SeekFrom::End(0)).map_err(|error| Error::io("the audio data", "seek", error))?;
     let mut file = Bytes { file, length };
     let start = file.at(0, 12);
     match &start[..] {
@@ -76,14 +76,14 @@ pub(super) fn header<S: Read + Seek + ?Sized>(file: &mut S) -> Result<Header> {
     }
 }
 
-/// A file by places; what lies beyond its end, or cannot be read, is not there.
+/// Random access to a file; reads beyond its end, or that fail, return fewer bytes.
 struct Bytes<'s, S: ?Sized> {
     file: &'s mut S,
     length: u64,
 }
 
 impl<S: Read + Seek + ?Sized> Bytes<'_, S> {
-    /// Up to `count` bytes from `at` on.
+    /// Returns up to `count` bytes at offset `at`.
     fn at(&mut self, at: u64, count: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         if at < self.length && self.file.seek(SeekFrom::Start(at)).is_ok() {
@@ -107,12 +107,13 @@ fn word(bytes: &[u8], at: usize, big: bool) -> u32 {
     number(bytes, at, 4, big).unwrap_or(0) as u32
 }
 
-/// Whether `name` looks like the name of a chunk.
+/// Whether `name` is a valid chunk name.
 fn is_name(name: &[u8]) -> bool {
     name.len() == 4 && name.iter().all(|byte| matches!(byte, b' '..=b'~')) && name[0] != b' '
 }
 
-/// Where the chunk after one that ends at `end` begins: chunks start at even places, though some programs forget it.
+/// Returns the start of the chunk after one that ends at `end`: chunks are aligned to 2 bytes, which some programs
+/// ignore.
 fn after<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>, end: u64) -> u64 {
     match end % 2 {
         0 => end,
@@ -121,7 +122,7 @@ fn after<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>, end: u64) -> u64 {
     }
 }
 
-/// The part of the file that samples of `size` bytes from `start` on take, and the bytes that are missing of it.
+/// Returns the byte range of samples of `size` bytes at `start`, and the number of missing bytes.
 fn extent(start: u64, size: u64, length: u64) -> (Range<u64>, u64) {
     let end = start.saturating_add(size);
     match end <= length {
@@ -143,7 +144,7 @@ fn wave<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>, big: bool) -> Result<H
             b"ds64" => real = number(&file.at(start, 16), 8, 8, big),
             b"data" => {
                 if format.is_none() {
-                    return Err(damaged("samples before their format: a \"fmt \" chunk must come first"));
+                    return Err(damaged("the \"fmt \" chunk must come before the samples"));
                 }
                 let size = match (size, real) {
                     (0xffff_ffff, Some(real)) => real,
@@ -160,11 +161,11 @@ fn wave<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>, big: bool) -> Result<H
         }
         at = after(file, start.saturating_add(size));
     }
-    let format = format.ok_or_else(|| damaged("no \"fmt \" chunk: not known what the samples are"))?;
+    let format = format.ok_or_else(|| damaged("no \"fmt \" chunk"))?;
     of_format(&format, data, missing, big)
 }
 
-/// Whether chunks follow from `at` on up to the end of the file, to the byte.
+/// Whether valid chunks follow from `at` to exactly the end of the file.
 fn ends_well<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>, mut at: u64, big: bool) -> bool {
     for _ in 0..1000 {
         if at >= file.length {
@@ -182,14 +183,14 @@ fn wave64<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
     let mut at = 40;
     for _ in 0..MOST_CHUNKS {
         let head = file.at(at, 24);
-        // The size counts the head.
+        // The size includes the header.
         let Some(size) = number(&head, 16, 8, false).map(|size| size.max(24) - 24) else { break };
         let start = at + 24;
         match &head[..4] {
             b"fmt " => format = Some(file.at(start, size.min(1024))),
             b"data" => {
                 if format.is_none() {
-                    return Err(damaged("samples before their format: a \"fmt \" chunk must come first"));
+                    return Err(damaged("the \"fmt \" chunk must come before the samples"));
                 }
                 let size = if size == 0 { u64::MAX } else { size };
                 let (part, lost) = extent(start, size, file.length);
@@ -201,34 +202,34 @@ fn wave64<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
         }
         at = start.saturating_add(size).checked_next_multiple_of(8).unwrap_or(u64::MAX);
     }
-    let format = format.ok_or_else(|| damaged("no \"fmt \" chunk: not known what the samples are"))?;
+    let format = format.ok_or_else(|| damaged("no \"fmt \" chunk"))?;
     of_format(&format, data, missing, false)
 }
 
-/// The last 14 bytes of the names of formats that are only numbers.
+/// The last 14 bytes of the GUIDs of formats that are numbered.
 const OF_NUMBERS: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71];
 
 fn of_format(format: &[u8], data: Vec<Range<u64>>, missing: u64, big: bool) -> Result<Header> {
     if format.len() < 14 {
-        return Err(damaged(format!("a \"fmt \" chunk of {} bytes: at least 14 wanted", format.len())));
+        return Err(damaged(format!("a \"fmt \" chunk of {} bytes, expected at least 14", format.len())));
     }
     let (mut tag, channels, rate) = (short(format, 0, big), short(format, 2, big), word(format, 4, big));
     let (align, bits) = (u64::from(short(format, 12, big)), u64::from(short(format, 14, big)));
     if tag == 0xfffe {
         match format.get(26..40) {
             Some(tail) if tail == OF_NUMBERS => tag = short(format, 24, big),
-            // An ambisonic field is samples too; how to play it is none of our business.
+            // Ambisonic files are read as plain channels.
             Some(tail) if tail[2..] == [0x21, 7, 0xd3, 0x11, 0x86, 0x44, 0xc8, 0xc1, 0xca, 0, 0, 0] => {
                 tag = short(format, 24, big);
             }
-            Some(_) => return Err(unread("a wav codec that has no number")),
+            Some(_) => return Err(unread("a wav codec without a number")),
             None => return Err(damaged("an extensible \"fmt \" chunk that ends before its codec")),
         }
     }
     check_rate(rate)?;
     check_channels(channels.into())?;
     let count = u64::from(channels);
-    // How many bits of a sample are valid does not matter: they are its highest.
+    // The number of valid bits of a sample is irrelevant: they are the highest.
     let width = match align % count {
         0 if (1..=8).contains(&(align / count)) && align / count >= bits.div_ceil(8) => align / count,
         _ => bits.div_ceil(8),
@@ -237,7 +238,7 @@ fn of_format(format: &[u8], data: Vec<Range<u64>>, missing: u64, big: bool) -> R
     let blocks = |id, head: u64| {
         let body = align.checked_sub(head * count).filter(|body| count <= 2 && *body > 0);
         let body = body.ok_or_else(|| {
-            damaged(format!("ADPCM of {channels} channels in blocks of {align} bytes: makes no sense"))
+            damaged(format!("invalid ADPCM of {channels} channels in blocks of {align} bytes"))
         })?;
         let frames = 2 * body / count + if head == 7 { 2 } else { 1 };
         Ok(Codec::Blocks { id, bytes: align, frames })
@@ -254,7 +255,9 @@ fn of_format(format: &[u8], data: Vec<Range<u64>>, missing: u64, big: bool) -> R
         (3, 8, false) => samples(CODEC_ID_PCM_F64LE),
         (3, 4, true) => samples(CODEC_ID_PCM_F32BE),
         (3, 8, true) => samples(CODEC_ID_PCM_F64BE),
-        (1 | 3, _, _) => Err(damaged(format!("samples of {bits} bits: 8, 16, 24, 32 or floats of 32 or 64"))),
+        (1 | 3, _, _) => {
+            Err(damaged(format!("samples of {bits} bits, expected 8, 16, 24, 32 or floats of 32 or 64")))
+        }
         (6 | 7, _, _) => {
             let id = if tag == 6 { CODEC_ID_PCM_ALAW } else { CODEC_ID_PCM_MULAW };
             Ok(Codec::Blocks { id, bytes: count, frames: 1 })
@@ -294,7 +297,7 @@ fn wave_codec(tag: u16) -> Option<&'static str> {
 }
 
 fn unread(what: &str) -> Error {
-    Error::unsupported(format!("{what} is not read")).hint(super::KNOWN)
+    Error::unsupported(format!("{what} is not supported")).hint(super::KNOWN)
 }
 
 fn aiff<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
@@ -322,14 +325,17 @@ fn aiff<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
         }
         at = after(file, start.saturating_add(size));
     }
-    let common = common.ok_or_else(|| damaged("no \"COMM\" chunk: not known what the samples are"))?;
+    let common = common.ok_or_else(|| damaged("no \"COMM\" chunk"))?;
     if common.len() < 18 {
-        return Err(damaged(format!("a \"COMM\" chunk of {} bytes: at least 18 wanted", common.len())));
+        return Err(damaged(format!("a \"COMM\" chunk of {} bytes, expected at least 18", common.len())));
     }
     let (channels, bits) = (short(&common, 0, true), short(&common, 6, true));
     let rate = extended(&common[8..18]);
     if !(1.0..=f64::from(u32::MAX)).contains(&rate) {
-        return Err(damaged(format!("a rate of {rate} Hz: 1 to {} Hz wanted", super::MAX_SAMPLE_RATE)));
+        return Err(damaged(format!(
+            "a sampling rate of {rate} Hz, expected 1 to {} Hz",
+            super::MAX_SAMPLE_RATE
+        )));
     }
     check_channels(channels.into())?;
     let count = u64::from(channels);
@@ -353,7 +359,7 @@ fn aiff<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
             return Header::new(codec, rate.round() as u32, channels, data, missing);
         }
         (b"NONE" | b"twos" | b"sowt", _) => {
-            return Err(damaged(format!("samples of {bits} bits: 8, 16, 24 or 32")));
+            return Err(damaged(format!("samples of {bits} bits, expected 8, 16, 24 or 32")));
         }
         (other, _) => {
             return Err(unread(&format!("the aiff codec \"{}\"", String::from_utf8_lossy(other))));
@@ -363,7 +369,7 @@ fn aiff<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
     Header::new(codec, rate.round() as u32, channels, data, missing)
 }
 
-/// A number of ten bytes: sign and exponent, then 64 bits of mantissa.
+/// Parses an 80-bit float: sign and exponent, then 64 bits of mantissa.
 fn extended(bytes: &[u8]) -> f64 {
     let exponent = i32::from(short(bytes, 0, true)) - 16_383 - 63;
     number(bytes, 2, 8, true).unwrap_or(0) as f64 * 2f64.powi(exponent.clamp(-1000, 1000))
@@ -372,7 +378,7 @@ fn extended(bytes: &[u8]) -> f64 {
 fn au<S: Read + Seek + ?Sized>(file: &mut Bytes<'_, S>) -> Result<Header> {
     let head = file.at(0, 24);
     if head.len() < 24 {
-        return Err(damaged(format!("an au header of {} bytes: 24 wanted", head.len())));
+        return Err(damaged(format!("an au header of {} bytes, expected 24", head.len())));
     }
     let field = |index: usize| word(&head, 4 * index, true);
     let (start, size, rate) = (u64::from(field(1)).max(24), field(2), field(4));
@@ -399,7 +405,7 @@ impl Header {
     fn new(codec: Codec, rate: u32, channels: u16, data: Vec<Range<u64>>, missing: u64) -> Result<Self> {
         check_rate(rate)?;
         if data.is_empty() {
-            return Err(damaged("a header without samples after it"));
+            return Err(damaged("no samples after the header"));
         }
         let missing = match codec {
             Codec::Blocks { bytes, frames, .. } => (missing / bytes).saturating_mul(frames),
@@ -409,7 +415,7 @@ impl Header {
     }
 }
 
-/// The bytes of the parts of a file, one after the other.
+/// A reader of several byte ranges of a file.
 pub(super) struct Parts<S> {
     file: S,
     parts: std::vec::IntoIter<Range<u64>>,
@@ -439,16 +445,16 @@ impl<S: Read + Seek> Read for Parts<S> {
     }
 }
 
-/// The packets of a file of blocks.
+/// The demuxer of a file of blocks.
 pub(super) struct Blocks<S> {
     parts: Parts<S>,
     params: AudioCodecParameters,
     bytes: u64,
     frames: u64,
-    /// Frames of the whole file, those that are missing too.
+    /// Declared number of frames of the file.
     announced: u64,
     started: bool,
-    /// Frames handed out.
+    /// Number of frames returned.
     at: u64,
 }
 
