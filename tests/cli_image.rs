@@ -397,9 +397,9 @@ fn what_is_no_picture_is_named() {
     let (album, clip) = (worn_album(), clip());
     let path = |name: &str| file(&album, name);
     for (name, says) in [
-        ("aa.png", "cannot be read"),
+        ("aa.png", "cannot decode"),
         ("bb.jpg", "an empty file"),
-        ("notes.txt", "not a picture"),
+        ("notes.txt", "not a supported image file"),
         ("none.png", "none.png"),
     ] {
         for model in [text(clip.path()), IDEFICS] {

@@ -1,4 +1,4 @@
-//! Pictures one after the other to GIF files.
+//! Encoding of animated GIF files.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,14 @@ use super::palette::Palette;
 use crate::item::Image;
 use crate::{Error, Result};
 
-/// The most pictures a second: what viewers show at all.
+/// Maximum number of frames per second that viewers display.
 const FASTEST: f64 = 50.0;
 
-/// `frames`, all of one size, as the bytes of an animated GIF that repeats without end. A GIF counts hundredths of a
-/// second, to which the time of a frame is rounded.
+/// Encodes `frames` of the same size as an animated GIF that loops forever. Frame durations are rounded to 1/100 s.
 ///
-/// All frames share one palette of 255 colours, so that what stands still does not flicker: the frames' own where they
-/// have no more, else the best that halving their colours again and again finds (Heckbert 1982). After the first frame
-/// only what changes is stored.
+/// All frames share a palette of 255 colours, so that static areas do not flicker: the exact colours if there are no
+/// more, else those found by a variant of median cut (Heckbert 1982). After the first frame, only the changed rectangle
+/// is stored.
 ///
 /// ```
 /// use fauna_shared::image::to_gif;
@@ -29,23 +28,22 @@ const FASTEST: f64 = 50.0;
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for no frame, frames of different sizes or with sides longer than 65535 pixels, a
-/// frame that [`check`] refuses, and a pace that is not above 0 and at most 50 frames a second, or slower than a frame
-/// in ten minutes.
+/// [`Input`](crate::ErrorKind::Input) if there are no frames, frames have different sizes or sides longer than 65535
+/// pixels, [`check`] rejects a frame, or `frames_per_second` is not from 1/600 to 50.
 pub fn to_gif(frames: &[Image], frames_per_second: f64) -> Result<Vec<u8>> {
-    let first = frames.first().ok_or_else(|| Error::input("an animation of no picture"))?;
+    let first = frames.first().ok_or_else(|| Error::input("the animation has no frames"))?;
     for (i, frame) in frames.iter().enumerate() {
         check(frame).map_err(|error| error.context(format!("frame {i}")))?;
         if (frame.width, frame.height) != (first.width, first.height) {
             return Err(Error::input(format!(
-                "frame {i} is {} x {}, frame 0 {} x {}: one size wanted",
+                "frame {i} is {} x {}, frame 0 is {} x {}: all frames must have the same size",
                 frame.width, frame.height, first.width, first.height
             )));
         }
     }
     if !(1.0 / 600.0..=FASTEST).contains(&frames_per_second) {
-        return Err(Error::input(format!("{frames_per_second} frames a second"))
-            .hint(format!("above 0 and at most {FASTEST} wanted")));
+        return Err(Error::input(format!("{frames_per_second} frames per second"))
+            .hint(format!("expected above 0 and at most {FASTEST}")));
     }
     let side = |side: usize| {
         u16::try_from(side)
@@ -53,9 +51,8 @@ pub fn to_gif(frames: &[Image], frames_per_second: f64) -> Result<Vec<u8>> {
     };
     let (width, height) = (side(first.width)?, side(first.height)?);
     let palette = Palette::of(frames);
-    let failed = |error: gif::EncodingError| {
-        Error::input(format!("cannot be written as GIF: {error}")).caused_by(error)
-    };
+    let failed =
+        |error: gif::EncodingError| Error::input(format!("cannot encode the GIF: {error}")).caused_by(error);
     let mut encoder = Encoder::new(Vec::new(), width, height, &palette.table()).map_err(failed)?;
     encoder.set_repeat(Repeat::Infinite).map_err(failed)?;
     let mut shown: Option<Vec<u8>> = None;
@@ -88,7 +85,7 @@ struct Area {
 }
 
 impl Area {
-    /// Of the frame that is `shown` and the `new` one, rows of `width` pixels; one pixel where they are the same.
+    /// Compares the frame `shown` with the `new` one, rows of `width` pixels; one pixel if they are equal.
     fn of_change(shown: Option<&[u8]>, new: &[u8], width: usize) -> Self {
         let Some(shown) = shown else {
             return Self { left: 0, top: 0, width, height: new.len() / width };
@@ -105,7 +102,7 @@ impl Area {
         Self { left, top, width: right - left + 1, height: bottom - top + 1 }
     }
 
-    /// What `new` has there, `transparent` where that is shown already.
+    /// Returns the pixels of `new` in the area, `transparent` where they are unchanged.
     fn changed(&self, shown: Option<&[u8]>, new: &[u8], width: usize, transparent: u8) -> Vec<u8> {
         let rows = self.top..self.top + self.height;
         let places = rows.flat_map(|row| row * width + self.left..row * width + self.left + self.width);
@@ -121,7 +118,7 @@ impl Area {
 mod tests {
     use super::*;
 
-    /// What a viewer shows of a GIF, frame by frame, and the hundredths of a second of each.
+    /// The displayed frames of a GIF, and the duration of each in 1/100 s.
     fn shown(bytes: &[u8]) -> Vec<(Image, u16)> {
         let mut options = gif::DecodeOptions::new();
         options.set_color_output(gif::ColorOutput::RGBA);
@@ -148,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_few_colours_come_back_as_they_were() {
+    fn frames_of_few_colours_are_encoded_exactly() {
         let frames: Vec<Image> = (0..6)
             .map(|t| {
                 drawn(13, 7, |x, y| match (x, y) {
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_many_colours_stay_near() {
+    fn the_error_of_frames_of_many_colours_is_small() {
         let frames: Vec<Image> =
             (0..3).map(|t| drawn(64, 64, |x, y| [(x * 4) as u8, (y * 4) as u8, (60 * t) as u8])).collect();
         for ((image, _), frame) in shown(&to_gif(&frames, 10.0).unwrap()).iter().zip(&frames) {
@@ -182,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_still_costs_next_to_nothing() {
+    fn unchanged_frames_take_few_bytes() {
         let noise = drawn(100, 100, |x, y| [(x * y * 7 % 251) as u8, (x * 31 % 254) as u8, 9]);
         let one = to_gif(std::slice::from_ref(&noise), 10.0).unwrap().len();
         let many = to_gif(&vec![noise; 20], 10.0).unwrap();
@@ -191,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_animation_is_refused() {
+    fn invalid_animations_are_rejected() {
         let dot = Image { width: 1, height: 1, rgb: vec![0; 3] };
         let line = Image { width: 2, height: 1, rgb: vec![0; 6] };
         let long = Image { width: 70_000, height: 1, rgb: vec![0; 210_000] };
-        assert_eq!(to_gif(&[], 10.0).unwrap_err().message(), "an animation of no picture");
+        assert_eq!(to_gif(&[], 10.0).unwrap_err().message(), "the animation has no frames");
         assert!(to_gif(&[dot.clone(), line], 10.0).unwrap_err().message().contains("frame 1 is 2 x 1"));
         assert!(to_gif(&[long], 10.0).unwrap_err().message().contains("70000"));
         assert!(to_gif(&[Image { rgb: Vec::new(), ..dot.clone() }], 10.0).is_err());

@@ -1,32 +1,32 @@
-//! Few colours for many.
+//! Colour quantization.
 
 use std::collections::HashMap;
 
 use crate::item::Image;
 
-/// Colours of a palette; one more of a GIF's 256 is left for what is transparent.
+/// Number of colours of a palette; the remaining one of a GIF's 256 is transparent.
 const COLOURS: usize = 255;
 
-/// Bits of each of red, green and blue that tell colours apart where there are too many.
+/// Number of bits per channel by which colours are distinguished if there are too many.
 const BITS: u32 = 6;
 
 type Rgb = [u8; 3];
 
-/// A palette, and which of its colours stands for what.
+/// A palette, and the palette index of each colour.
 pub(super) struct Palette {
     colours: Vec<Rgb>,
-    /// By the colour itself where there are few, by its first bits where there are many.
+    /// Palette index by the colour itself if `exact`, else by its upper bits.
     places: HashMap<Rgb, u8>,
     exact: bool,
 }
 
-/// A group of colours with how often each was met.
+/// A box of colours of the median cut, with the number of pixels of each.
 struct Group {
     colours: Vec<(Rgb, u64)>,
 }
 
 impl Palette {
-    /// For all `frames`.
+    /// Creates the palette of all `frames`.
     pub(super) fn of(frames: &[Image]) -> Self {
         let pixels = || frames.iter().flat_map(|frame| frame.rgb.chunks_exact(3));
         let mut counts: HashMap<Rgb, u64> = HashMap::new();
@@ -43,7 +43,7 @@ impl Palette {
             let places = colours.iter().zip(0..).map(|(colour, place)| (*colour, place)).collect();
             return Self { colours, places, exact };
         }
-        // The mean of the colours that share their first bits stands for them.
+        // Colours with the same upper bits are represented by their mean.
         let mut sums: HashMap<Rgb, ([u64; 3], u64)> = HashMap::new();
         for pixel in pixels() {
             let (sum, count) = sums.entry(cell([pixel[0], pixel[1], pixel[2]])).or_default();
@@ -60,19 +60,19 @@ impl Palette {
         Self { colours, places, exact }
     }
 
-    /// Red, green and blue of each place, what is transparent included.
+    /// Returns the colour table, `(colours, 3)`, including the transparent entry.
     pub(super) fn table(&self) -> Vec<u8> {
         let mut table = self.colours.concat();
         table.extend([0; 3]);
         table
     }
 
-    /// The place of what is transparent.
+    /// Returns the index of the transparent entry.
     pub(super) fn transparent(&self) -> u8 {
         self.colours.len() as u8
     }
 
-    /// The place of each pixel of one of the frames.
+    /// Returns the palette index of each pixel of one of the frames.
     pub(super) fn indices(&self, frame: &Image) -> Vec<u8> {
         let place = |pixel: &[u8]| {
             let colour = [pixel[0], pixel[1], pixel[2]];
@@ -83,7 +83,7 @@ impl Palette {
     }
 }
 
-/// The first bits of a colour.
+/// Returns the upper bits of a colour.
 fn cell(colour: Rgb) -> Rgb {
     colour.map(|level| level >> (8 - BITS))
 }
@@ -96,8 +96,8 @@ fn nearest(colours: &[Rgb], wanted: Rgb) -> u8 {
     best.map_or(0, |(place, _)| place as u8)
 }
 
-/// At most [`COLOURS`] colours for `colours`: the group that spreads most, weighed by how often it is met, is halved
-/// until there are enough groups, each of which its mean stands for.
+/// Reduces `colours` to at most [`COLOURS`]: the box with the largest error is split until there are enough boxes, each
+/// represented by its mean.
 fn halved(colours: Vec<(Rgb, u64)>) -> Vec<Rgb> {
     let mut groups = vec![Group { colours }];
     while groups.len() < COLOURS {
@@ -123,8 +123,8 @@ impl Group {
         std::array::from_fn(|channel| self.mean_of(channel).round() as u8)
     }
 
-    /// How much is lost along the channel that loses most, and which that is. Rare colours count more than they cover:
-    /// a small bright thing is looked at.
+    /// Returns the largest squared error of a channel, and that channel. Colours are weighted by the square root of
+    /// their number of pixels, so that small bright areas are kept.
     fn error(&self) -> (f64, usize) {
         let spread = |channel: usize| {
             let mean = self.mean_of(channel);
@@ -135,7 +135,7 @@ impl Group {
         spreads.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0))
     }
 
-    /// What lies below and above the mean of the channel that spreads most.
+    /// Splits the box at the mean of the channel with the largest error.
     fn split(mut self) -> (Self, Self) {
         let channel = self.error().1;
         self.colours.sort_unstable_by_key(|(colour, _)| (colour[channel], *colour));

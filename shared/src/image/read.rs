@@ -1,7 +1,6 @@
-//! Picture files to pixels: png, jpeg, webp, gif, bmp, tiff, told apart by what is in them, not by their names.
+//! Decoding of image files: png, jpeg, webp, gif, bmp and tiff, detected by their contents, not their names.
 //!
-//! What a file means is what Pillow makes of it: how deep greys, palettes and pixels that can be seen through become
-//! bytes of red, green and blue.
+//! Greyscale, palettes, alpha and high bit depths are converted to RGB bytes like in Pillow.
 
 mod gif;
 mod png;
@@ -17,38 +16,37 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use crate::item::{Alpha, Image, ImageOptions};
 use crate::{Error, ErrorKind, Result, misnamed};
 
-/// The longest file that is read, in bytes.
+/// Maximum size of a file, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
-/// The most bytes that decoded pixels may take, before they are brought to one byte a colour, unless more pixels are
-/// allowed than usual.
+/// Maximum size of the decoded samples in bytes, before conversion to 8 bits, unless the pixel limit is raised.
 const MOST_BYTES: usize = 1 << 30;
 
-/// What is said of whole numbers of more than 8 bits.
-const CLIPPED: &str = "greys of more than 8 bits are cut off at 255, as the reference reads them";
-/// What is said of floats.
-const FLOATS: &str = "greys that are floats are cut off below 0 and above 255, as the reference reads them";
+/// Note on greyscale integers of more than 8 bits.
+const CLIPPED: &str = "greyscale values of more than 8 bits are clipped to 255, as in the reference";
+/// Note on greyscale floats.
+const FLOATS: &str = "greyscale float values are clipped to 0 to 255, as in the reference";
 
-/// What is said of a palette, and of one bit a pixel, where the reference converts late.
-const NOT_SMOOTHED: &str = "the reference resizes a picture with a palette without smoothing, before it converts it; here \
-                            it is converted first";
-/// The same of pixels that can be seen through.
+/// Note on a palette, or one bit per pixel, if the reference converts after resizing.
+const NOT_SMOOTHED: &str = "the reference resizes a palette image with the nearest filter before conversion to RGB; here it \
+                            is converted first";
+/// Note on an alpha channel, if the reference converts after resizing.
 const WITH_ALPHA: &str =
-    "the reference resizes a picture together with its alpha, before it drops it; here it is dropped first";
+    "the reference resizes an image with its alpha channel before dropping it; here it is dropped first";
 
-/// A picture, and what is worth saying of how it was read.
+/// A decoded image, with notes for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedImage {
-    /// The picture.
+    /// The image.
     pub image: Image,
-    /// In words, one thing each: that greys were cut off, say.
+    /// Notes on the conversion, for example that values were clipped.
     pub notes: Vec<&'static str>,
 }
 
-/// The picture in the file at `path`, read as transformers reads it.
+/// Decodes the image file `path` with the options of transformers.
 ///
-/// Of an animation, the first frame; of several pages, the first. Grey becomes three equal colours, colours of 16 bits
-/// become their upper 8, greys of more than 8 bits and of floats are cut off at 0 and 255, CMYK becomes RGB without a
-/// profile: all as Pillow has it.
+/// Only the first frame of an animation, or page of a document, is decoded. As in Pillow, greyscale is repeated to RGB,
+/// 16-bit colours are reduced to their upper 8 bits, greyscale of more than 8 bits and floats is clipped to 0 to 255,
+/// and CMYK is converted to RGB without a colour profile.
 ///
 /// ```
 /// use fauna_shared::image::{read, write};
@@ -62,25 +60,25 @@ pub struct DecodedImage {
 /// ```
 ///
 /// # Errors
-/// [`Format`](ErrorKind::Format), naming the file, where it is empty, damaged, cut short or no picture;
-/// [`Unsupported`](ErrorKind::Unsupported) for a kind of picture that is not read, and for more pixels than
-/// [`ImageOptions::max_pixels`], which are not decoded.
+/// [`Format`](ErrorKind::Format), naming the file, if it is empty, damaged, truncated or not an image;
+/// [`Unsupported`](ErrorKind::Unsupported) for an unsupported image format, and for more pixels than
+/// [`ImageOptions::max_pixels`].
 pub fn read(path: impl AsRef<Path>) -> Result<Image> {
     read_with(path, &ImageOptions::default())
 }
 
-/// As [`read`], in the manner of `options`: a model says [its own](crate::model::Pipeline::image_options).
+/// Decodes the image file `path` with `options`, usually [those of the model](crate::model::Pipeline::image_options).
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn read_with(path: impl AsRef<Path>, options: &ImageOptions) -> Result<Image> {
     read_with_notes(path, options).map(|seen| seen.image)
 }
 
-/// As [`read_with`], with what is worth saying of it.
+/// [`read_with`], and notes on the conversion.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn read_with_notes(path: impl AsRef<Path>, options: &ImageOptions) -> Result<DecodedImage> {
     let path = path.as_ref();
     let bytes = contents(path).map_err(|error| error.at(path))?;
@@ -88,21 +86,21 @@ pub fn read_with_notes(path: impl AsRef<Path>, options: &ImageOptions) -> Result
     decode_noted(&bytes, options).map_err(|error| error.at(path))
 }
 
-/// The picture in `bytes`, a whole file.
+/// Decodes an image file in memory.
 ///
 /// # Errors
-/// As [`read`], naming no file.
+/// Same as [`read`], without a file name.
 pub fn decode(bytes: &[u8], options: &ImageOptions) -> Result<Image> {
     decode_noted(bytes, options).map(|seen| seen.image)
 }
 
 fn decode_noted(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
-    // Decoders may stop at sums that a header of absurd sizes makes overflow.
+    // Decoders may panic on overflow with sizes of a corrupt header.
     std::panic::catch_unwind(|| decode_any(bytes, options))
-        .unwrap_or_else(|_| Err(damaged("the header makes no sense")))
+        .unwrap_or_else(|_| Err(damaged("the header is corrupt")))
 }
 
-/// Pixels as a file has them, brought to one byte a sample.
+/// Pixels in the colour mode of the file, converted to 8 bits per sample.
 enum Pixels {
     Grey(Vec<u8>),
     GreyAlpha(Vec<u8>),
@@ -110,43 +108,43 @@ enum Pixels {
     Rgba(Vec<u8>),
 }
 
-/// What a decoder found.
+/// Result of a decoder.
 struct Raster {
     width: usize,
     height: usize,
     pixels: Pixels,
     orientation: Option<Orientation>,
     notes: Vec<&'static str>,
-    /// Whether the file holds indices into a palette, or one bit a pixel.
+    /// Whether the file has a palette, or one bit per pixel.
     indexed: bool,
 }
 
-/// How many pixels may be decoded.
+/// Maximum number of pixels.
 #[derive(Clone, Copy)]
-struct Room {
+struct PixelLimit {
     max_pixels: usize,
 }
 
-impl Room {
-    /// The most bytes that decoded pixels may take: more where more pixels are allowed, of which the widest take 8.
+impl PixelLimit {
+    /// Returns the maximum size of the decoded samples in bytes; a pixel has at most 8.
     fn bytes(self) -> usize {
         MOST_BYTES.max(self.max_pixels.saturating_mul(8))
     }
 
-    /// The refusal of pixels that take more.
+    /// Returns the error for an image that takes more.
     fn too_wide(self, width: usize, height: usize) -> Error {
-        Error::unsupported(format!("a picture of {width} x {height} takes more than {} bytes", self.bytes()))
+        Error::unsupported(format!("an image of {width} x {height} takes more than {} bytes", self.bytes()))
             .hint("make it smaller first")
     }
 
-    /// Width and height, if they are not 0 and not too many pixels.
+    /// Returns width and height, if they are not 0 and within the limit.
     fn check(self, width: u32, height: u32) -> Result<(usize, usize)> {
         let pixels = u64::from(width) * u64::from(height);
         match usize::try_from(pixels) {
-            Ok(0) => Err(damaged(format!("a picture of {width} x {height} has no pixel"))),
+            Ok(0) => Err(damaged(format!("an image of {width} x {height} has no pixels"))),
             Ok(pixels) if pixels <= self.max_pixels => Ok((width as usize, height as usize)),
             _ => Err(Error::unsupported(format!(
-                "a picture of {width} x {height}, {pixels} pixels: at most {} are decoded",
+                "an image of {width} x {height}, {pixels} pixels, expected at most {}",
                 self.max_pixels
             ))
             .hint("make it smaller first, or allow more: --max-pixels of the program, `max_pixels` of the library")),
@@ -154,12 +152,12 @@ impl Room {
     }
 }
 
-/// The bytes of a file that begins like a picture and is not too long.
+/// Reads a file that begins like an image and is not too large.
 fn contents(path: &Path) -> Result<Vec<u8>> {
     let failed = |error| Error::io(path, "read", error);
     let mut file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
     if file.metadata().is_ok_and(|about| about.is_dir()) {
-        return Err(Error::input("a folder: a picture file wanted"));
+        return Err(Error::input("expected an image file, found a folder"));
     }
     let mut bytes = Vec::new();
     file.by_ref().take(64).read_to_end(&mut bytes).map_err(failed)?;
@@ -167,16 +165,16 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     file.take(LONGEST_FILE + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 <= LONGEST_FILE {
         true => Ok(bytes),
-        false => Err(Error::unsupported(format!("a picture file of more than {LONGEST_FILE} bytes"))),
+        false => Err(Error::unsupported(format!("an image file of more than {LONGEST_FILE} bytes"))),
     }
 }
 
-const KNOWN: &str = "png, jpeg, webp, gif (first frame), bmp, tiff are read";
+const KNOWN: &str = "supported: png, jpeg, webp, gif (first frame), bmp, tiff";
 
-/// What the first bytes of a file say it is.
+/// Detects the format of a file by its first bytes.
 fn format(start: &[u8]) -> Result<ImageFormat> {
     if start.is_empty() {
-        return Err(damaged("an empty file: a picture wanted"));
+        return Err(damaged("expected an image file, found an empty file"));
     }
     use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
     if start.starts_with(b"II\x2b\0") || start.starts_with(b"MM\0\x2b") {
@@ -185,41 +183,39 @@ fn format(start: &[u8]) -> Result<ImageFormat> {
     match image::guess_format(start) {
         Ok(format @ (Png | Jpeg | WebP | Gif | Bmp | Tiff)) => Ok(format),
         _ => Err(match stranger(start) {
-            Some(kind) => Error::unsupported(format!("a {kind}, which is not read")),
-            None => damaged("not a picture that can be read"),
+            Some(kind) => Error::unsupported(format!("a {kind} is not supported")),
+            None => damaged("not a supported image file"),
         }
         .hint(KNOWN)),
     }
 }
 
-/// What people take for a picture file and what is one, of a kind that is not read.
+/// Returns the name of an unsupported image or document format.
 fn stranger(start: &[u8]) -> Option<&'static str> {
     let brand = start.get(4..12);
     match start {
-        _ if brand.is_some_and(|b| b.starts_with(b"ftyphei") || b == b"ftypmif1") => Some("HEIC picture"),
-        _ if brand.is_some_and(|b| b.starts_with(b"ftypavi")) => Some("AVIF picture"),
+        _ if brand.is_some_and(|b| b.starts_with(b"ftyphei") || b == b"ftypmif1") => Some("HEIC image"),
+        _ if brand.is_some_and(|b| b.starts_with(b"ftypavi")) => Some("AVIF image"),
         _ if start.starts_with(b"%PDF") => Some("PDF"),
-        _ if start.starts_with(b"<svg") || start.starts_with(b"<?xml") => Some("drawing in XML"),
+        _ if start.starts_with(b"<svg") || start.starts_with(b"<?xml") => Some("SVG or XML file"),
         _ if start.starts_with(b"8BPS") => Some("Photoshop file"),
-        _ if start.starts_with(b"\xff\x0a") || start.starts_with(b"\0\0\0\x0cJXL ") => {
-            Some("JPEG XL picture")
-        }
+        _ if start.starts_with(b"\xff\x0a") || start.starts_with(b"\0\0\0\x0cJXL ") => Some("JPEG XL image"),
         _ => None,
     }
 }
 
 fn decode_any(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
-    let room = Room { max_pixels: options.max_pixels };
+    let limit = PixelLimit { max_pixels: options.max_pixels };
     let format = format(&bytes[..bytes.len().min(64)])?;
     let raster = match format {
-        ImageFormat::Png => png::decode(bytes, room)?,
-        ImageFormat::Gif => gif::decode(bytes, room)?,
-        ImageFormat::Tiff => tiff::decode(bytes, room)?,
+        ImageFormat::Png => png::decode(bytes, limit)?,
+        ImageFormat::Gif => gif::decode(bytes, limit)?,
+        ImageFormat::Tiff => tiff::decode(bytes, limit)?,
         _ => {
             if format == ImageFormat::Jpeg {
                 check_jpeg_ends(bytes)?;
             }
-            others(bytes, format, room)?
+            others(bytes, format, limit)?
         }
     };
     let Raster { width, height, pixels, orientation, mut notes, indexed } = raster;
@@ -232,7 +228,7 @@ fn decode_any(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
         });
     }
     let image = Image { width, height, rgb: pixels.rgb(options.alpha) };
-    // Pillow turns a tiff whoever asks.
+    // Pillow always applies the orientation of a tiff.
     let upright = options.upright || format == ImageFormat::Tiff;
     let image = match orientation.filter(|turn| upright && *turn != Orientation::NoTransforms) {
         Some(turn) => turned(image, turn)?,
@@ -241,23 +237,23 @@ fn decode_any(bytes: &[u8], options: &ImageOptions) -> Result<DecodedImage> {
     Ok(DecodedImage { image, notes })
 }
 
-/// Jpeg, webp and bmp.
-fn others(bytes: &[u8], format: ImageFormat, room: Room) -> Result<Raster> {
+/// Decodes jpeg, webp and bmp.
+fn others(bytes: &[u8], format: ImageFormat, limit: PixelLimit) -> Result<Raster> {
     let failed = |error: image::ImageError| {
         let unsupported = matches!(error, image::ImageError::Unsupported(_) | image::ImageError::Limits(_));
         unreadable(unsupported, error)
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some((room.bytes() as u64).saturating_mul(2));
+    limits.max_alloc = Some((limit.bytes() as u64).saturating_mul(2));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    let (width, height) = room.check(width, height)?;
-    if decoder.total_bytes() > room.bytes() as u64 {
-        return Err(room.too_wide(width, height));
+    let (width, height) = limit.check(width, height)?;
+    if decoder.total_bytes() > limit.bytes() as u64 {
+        return Err(limit.too_wide(width, height));
     }
-    // A note that cannot be read is no reason to refuse the picture.
+    // Invalid EXIF data is ignored.
     let orientation = decoder.orientation().ok();
     let pixels = match DynamicImage::from_decoder(decoder).map_err(failed)? {
         DynamicImage::ImageRgb8(pixels) => {
@@ -271,21 +267,21 @@ fn others(bytes: &[u8], format: ImageFormat, room: Room) -> Result<Raster> {
         DynamicImage::ImageLuma8(pixels) => Pixels::Grey(pixels.into_raw()),
         DynamicImage::ImageLumaA8(pixels) => Pixels::GreyAlpha(pixels.into_raw()),
         other => {
-            return Err(Error::unsupported(format!("a picture of {:?}, which is not read", other.color())));
+            return Err(Error::unsupported(format!("an image of {:?} is not supported", other.color())));
         }
     };
-    // Of a bmp the decoder does not say whether it had a palette; 16 bits or more have none.
+    // The decoder does not report whether a bmp has a palette; it has one up to 8 bits.
     let bits = bytes.get(28..30).map_or(0, |bits| u16::from_le_bytes([bits[0], bits[1]]));
     let indexed = format == ImageFormat::Bmp && bits <= 8;
     Ok(Raster { width, height, pixels, orientation, notes: Vec::new(), indexed })
 }
 
-/// Brings colours that a bmp stores in 16 bits to 8 as Pillow does, which cuts where the decoder rounds.
+/// Converts 16-bit pixels of a bmp to 8 bits per channel like Pillow, which truncates where the decoder rounds.
 fn few_bits(file: &[u8], rgb: &mut [u8]) {
     let number = |at: usize| {
         file.get(at..at + 4).map_or(0, |part| u32::from_le_bytes([part[0], part[1], part[2], part[3]]))
     };
-    // The header is at least 40 bytes long; bits of a pixel; the mask of green, where masks are given.
+    // Size of the header (at least 40); bits per pixel; the mask of green, if there are masks.
     if number(14) < 40 || number(28) & 0xffff != 16 {
         return;
     }
@@ -299,18 +295,19 @@ fn few_bits(file: &[u8], rgb: &mut [u8]) {
     }
 }
 
-/// `image` as a camera's note says it was held.
+/// Applies the EXIF orientation to `image`.
 fn turned(image: Image, turn: Orientation) -> Result<Image> {
     let size = (image.width as u32, image.height as u32);
     let pixels = image::RgbImage::from_raw(size.0, size.1, image.rgb);
-    let mut picture = DynamicImage::from(pixels.ok_or_else(|| damaged("fewer pixels than its size says"))?);
+    let mut picture =
+        DynamicImage::from(pixels.ok_or_else(|| damaged("fewer pixels than its size requires"))?);
     picture.apply_orientation(turn);
     let picture = picture.into_rgb8();
     Ok(Image { width: picture.width() as usize, height: picture.height() as usize, rgb: picture.into_raw() })
 }
 
 impl Pixels {
-    /// Red, green and blue of every pixel.
+    /// Converts the pixels to RGB.
     fn rgb(self, alpha: Alpha) -> Vec<u8> {
         match self {
             Self::Rgb(rgb) => rgb,
@@ -327,12 +324,12 @@ impl Pixels {
     }
 }
 
-/// Pixels one after the other, in no more room than they take.
+/// Collects pixels to a flat vector.
 fn flat<const N: usize>(pixels: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
     pixels.collect::<Vec<_>>().into_flattened()
 }
 
-/// Samples of 1, 2 or 4 `bits`, one a byte, the first in the highest bits; each row is `line` bytes long.
+/// Unpacks samples of 1, 2 or 4 `bits` to one per byte, the first in the highest bits; each row has `line` bytes.
 fn unpacked(packed: &[u8], bits: u8, width: usize, line: usize) -> Vec<u8> {
     let bits = usize::from(bits);
     let sample =
@@ -340,17 +337,17 @@ fn unpacked(packed: &[u8], bits: u8, width: usize, line: usize) -> Vec<u8> {
     packed.chunks_exact(line.max(1)).flat_map(|row| (0..width).map(move |i| sample(row, i))).collect()
 }
 
-/// The upper half of 16 bits, as Pillow takes it of colours.
+/// Converts a 16-bit colour to 8 bits like Pillow: its upper half.
 fn upper(value: u16) -> u8 {
     (value >> 8) as u8
 }
 
-/// What Pillow makes of a grey of 16 bits.
+/// Converts 16-bit greyscale to 8 bits like Pillow: clipped.
 fn clipped(value: u16) -> u8 {
     value.min(255) as u8
 }
 
-/// Cyan, magenta, yellow and black as red, green and blue, in Pillow's own fixed-point arithmetic.
+/// Converts CMYK to RGB in the fixed-point arithmetic of Pillow.
 fn cmyk(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
     let light = 255 - u32::from(k);
     [c, m, y].map(|ink| {
@@ -359,7 +356,7 @@ fn cmyk(&[c, m, y, k]: &[u8; 4]) -> [u8; 3] {
     })
 }
 
-/// A pixel of which `a` of 255 is seen, over white in Pillow's own fixed-point arithmetic.
+/// Composites a pixel with the alpha value `a` over white in the fixed-point arithmetic of Pillow.
 fn over(rgb: [u8; 3], a: u8, alpha: Alpha) -> [u8; 3] {
     if alpha == Alpha::Dropped || a == 255 {
         return rgb;
@@ -371,12 +368,12 @@ fn over(rgb: [u8; 3], a: u8, alpha: Alpha) -> [u8; 3] {
     })
 }
 
-/// Refuses a jpeg that stops before its end mark: decoders give what is there, the rest grey, and say nothing.
+/// Checks that a jpeg has an end marker: decoders return a truncated image, filled with grey, without an error.
 fn check_jpeg_ends(bytes: &[u8]) -> Result<()> {
-    let short = || damaged("the jpeg is cut short: it has no end mark");
+    let short = || damaged("the jpeg is truncated: it has no end marker");
     let mut at = 2;
     loop {
-        // A marker is 0xff, any number of times, and what it is.
+        // A marker is one or more bytes 0xff and its type.
         while *bytes.get(at).ok_or_else(short)? != 0xff {
             at += 1;
         }
@@ -387,7 +384,7 @@ fn check_jpeg_ends(bytes: &[u8]) -> Result<()> {
         at += 1;
         match marker {
             0xd9 => return Ok(()),
-            // A byte of the scan that happens to be 0xff; restarts; marks without a length.
+            // A byte 0xff in the scan; restart markers; markers without a length.
             0x00 | 0x01 | 0xd0..=0xd8 => {}
             _ => {
                 let length = bytes.get(at..at + 2).ok_or_else(short)?;
@@ -399,7 +396,7 @@ fn check_jpeg_ends(bytes: &[u8]) -> Result<()> {
 
 fn unreadable(unsupported: bool, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     let kind = if unsupported { ErrorKind::Unsupported } else { ErrorKind::Format };
-    Error::new(kind, format!("the picture cannot be read: {error}")).caused_by(error)
+    Error::new(kind, format!("cannot decode the image: {error}")).caused_by(error)
 }
 
 fn damaged(message: impl Into<String>) -> Error {

@@ -1,12 +1,12 @@
-//! Other sizes, by the arithmetic of the two programs that released models were prepared with.
+//! Resizing with the arithmetic of Pillow and of torchvision.
 //!
-//! Both widen the filter when they shrink ("antialias"), take one axis first and round to bytes before they take the
-//! other. They differ in how finely a weight is rounded: Pillow to 22 bits, torchvision to as many as let the
-//! largest weight fit 16 bits. One grey level in a few hundred bytes follows from that. torchvision
-//! shortens the rows first; Pillow does not where a picture loses much of its height.
+//! Both widen the filter when downscaling (antialiasing), resize one axis first and round to bytes before the other.
+//! They differ in the precision of the weights: 22 bits in Pillow, in torchvision as many as let the largest weight fit
+//! 16 bits; this changes about one in a few hundred bytes by 1. torchvision resizes horizontally first; Pillow does not
+//! if the height is reduced much more than the width.
 //!
-//! Checked byte for byte against Pillow 13.0.0 and torchvision 0.24.1 on a machine with AVX2, whose numbers
-//! `tests/image/reference.safetensors` holds.
+//! Checked byte for byte against Pillow 13.0.0 and torchvision 0.24.1 on a machine with AVX2, with the fixtures in
+//! `tests/image/reference.safetensors`.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -16,31 +16,31 @@ use crate::item::Image;
 use crate::kernels::pool;
 use crate::{Error, Result};
 
-/// The longest side a picture is made to have, before the part of it that is wanted is cut out.
+/// Maximum side of a resized image, before cropping.
 pub const MAX_SIDE: usize = 1 << 24;
 
-/// How a new pixel is made of old ones.
+/// Resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Filter {
-    /// The nearest pixel as it is.
+    /// Nearest neighbour.
     Nearest,
-    /// The mean of the pixels it covers.
+    /// Box (mean).
     Box,
-    /// A triangle.
+    /// Bilinear (triangle).
     Bilinear,
-    /// A Hamming window.
+    /// Hamming-windowed sinc.
     Hamming,
-    /// A cubic with a = -0.5.
+    /// Bicubic with a = -0.5.
     Bicubic,
-    /// A windowed sinc of three lobes.
+    /// Lanczos (windowed sinc with three lobes).
     Lanczos,
 }
 
 impl Filter {
-    /// The filter that Pillow, and with it the processor files, gives the number `resample`.
+    /// Returns the filter of a Pillow `resample` number, as in `preprocessor_config.json`.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a number without a filter.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an unknown number.
     pub fn of_pillow(resample: u64) -> Result<Self> {
         match resample {
             0 => Ok(Self::Nearest),
@@ -49,12 +49,12 @@ impl Filter {
             3 => Ok(Self::Bicubic),
             4 => Ok(Self::Box),
             5 => Ok(Self::Hamming),
-            other => Err(Error::unsupported(format!("resample {other}"))
+            other => Err(Error::unsupported(format!("unknown resample filter {other}"))
                 .hint("known: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming")),
         }
     }
 
-    /// How far from its middle it reaches, in pixels of the larger picture.
+    /// Support (radius) of the filter, in pixels of the larger image.
     fn support(self) -> f64 {
         match self {
             Self::Nearest | Self::Box => 0.5,
@@ -64,7 +64,7 @@ impl Filter {
         }
     }
 
-    /// Its height at `x`.
+    /// Value of the filter at `x`.
     fn at(self, x: f64) -> f64 {
         let far = x.abs();
         match self {
@@ -83,7 +83,7 @@ impl Filter {
     }
 }
 
-/// Keys' cubic at `x` of 0 or more.
+/// The cubic convolution kernel (Keys) at `x >= 0`.
 pub(super) fn cubic(x: f64, a: f64) -> f64 {
     match x {
         _ if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
@@ -97,25 +97,25 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
-/// Whose bytes are met.
+/// The library whose results are reproduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arithmetic {
-    /// Pillow's, on 8-bit pictures.
+    /// Pillow, on 8-bit images.
     Pillow,
-    /// torchvision's, on tensors of bytes with `antialias=True`, on machines with AVX2; nearest is its `NEAREST_EXACT`.
+    /// torchvision, on uint8 tensors with `antialias=True`, on machines with AVX2; nearest is its `NEAREST_EXACT`.
     Torchvision,
 }
 
-/// Which part of a resized picture is wanted.
+/// A crop of a resized image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Rows of the resized picture.
+    /// Rows of the resized image.
     pub rows: Range<usize>,
-    /// Columns of the resized picture.
+    /// Columns of the resized image.
     pub columns: Range<usize>,
 }
 
-/// `image` at `height` by `width`, whatever its shape was.
+/// Resizes `image` to `height` by `width`, ignoring the aspect ratio.
 ///
 /// ```
 /// use fauna_shared::image::resize::{resize, Arithmetic, Filter};
@@ -127,8 +127,8 @@ pub struct Part {
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for a picture that [`check`] refuses or a size without pixels or of too many;
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a filter that torchvision lacks: box, Hamming and Lanczos.
+/// [`Input`](crate::ErrorKind::Input) for an image that [`check`] rejects, or a size with no or too many pixels;
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for box, Hamming and Lanczos with torchvision.
 pub fn resize(
     image: &Image,
     height: usize,
@@ -140,11 +140,11 @@ pub fn resize(
     resize_part(image, height, width, &Part { rows: 0..height, columns: 0..width }, filter, arithmetic)
 }
 
-/// The `part` of what [`resize`] would give: no other pixel is made, so that a crop out of a long thin picture takes no
-/// more memory than itself and the pixels under it.
+/// Returns the crop `part` of the result of [`resize`]. Only its pixels are computed, so that a crop of a very
+/// elongated image takes little memory.
 ///
 /// # Errors
-/// As [`resize`], and [`Input`](crate::ErrorKind::Input) for a part that is empty or not inside, or a side beyond
+/// Same as [`resize`], and [`Input`](crate::ErrorKind::Input) for a part that is empty or outside, or a side beyond
 /// [`MAX_SIDE`].
 pub fn resize_part(
     image: &Image,
@@ -157,18 +157,20 @@ pub fn resize_part(
     check(image)?;
     check_size(part.rows.len(), part.columns.len(), most_of(image))?;
     if part.rows.end > height || part.columns.end > width {
-        return Err(Error::input(format!("{part:?} lies outside of {height} x {width}")));
+        return Err(Error::input(format!("{part:?} is outside of {height} x {width}")));
     }
     if height.max(width) > MAX_SIDE {
         return Err(Error::input(format!(
-            "a picture of {} x {} would become {width} x {height}: sides of at most {MAX_SIDE} wanted",
+            "an image of {} x {} would become {width} x {height}, expected sides of at most {MAX_SIDE}",
             image.width, image.height
         ))
-        .hint("it is too long for its width"));
+        .hint("its aspect ratio is too large"));
     }
     use Filter::{Box, Hamming, Lanczos};
     if arithmetic == Arithmetic::Torchvision && matches!(filter, Box | Hamming | Lanczos) {
-        return Err(Error::unsupported(format!("torchvision has no filter {filter:?} for tensors")));
+        return Err(Error::unsupported(format!(
+            "torchvision does not support the filter {filter:?} for tensors"
+        )));
     }
     if filter == Filter::Nearest {
         let rows = nearest(image.height, height, &part.rows, arithmetic);
@@ -177,7 +179,7 @@ pub fn resize_part(
     }
     let down = Taps::new(image.height, height, &part.rows, filter, arithmetic);
     let across = Taps::new(image.width, width, &part.columns, filter, arithmetic);
-    // Only what the part is made of.
+    // Only the pixels that contribute to the part.
     let rows = down.as_ref().map_or(part.rows.clone(), Taps::reach);
     let columns = across.as_ref().map_or(part.columns.clone(), Taps::reach);
     let seen = Piece::of(image, rows, columns);
@@ -190,15 +192,15 @@ pub fn resize_part(
     Ok(Image { width: part.columns.len(), height: part.rows.len(), rgb: made.rgb })
 }
 
-/// Whether the columns are taken before the rows: Pillow does so, from version 13 on, where the height loses more than
-/// twice what the width loses.
+/// Whether the image is resized vertically first: in Pillow, from version 13 on, if the height is reduced more than
+/// twice as much as the width.
 fn goes_down_first(image: &Image, height: usize, width: usize, arithmetic: Arithmetic) -> bool {
     let lost = |old: usize, new: usize| old as i128 - new as i128;
     let (rows, columns) = (lost(image.height, height), lost(image.width, width));
     arithmetic == Arithmetic::Pillow && rows > 0 && rows > 2 * columns
 }
 
-/// `seen` after a pass, or as it is where the axis keeps its length.
+/// Applies a pass to `seen`; returns it unchanged if the length of the axis does not change.
 fn across_or(taps: &Option<Taps>, seen: Piece, pass: fn(&Taps, &Piece) -> Piece) -> Piece {
     match taps {
         Some(taps) => pass(taps, &seen),
@@ -206,7 +208,7 @@ fn across_or(taps: &Option<Taps>, seen: Piece, pass: fn(&Taps, &Piece) -> Piece)
     }
 }
 
-/// A rectangle out of a picture on its way, with the place of its first pixel in the whole.
+/// A crop of an intermediate image, with the position of its first pixel.
 struct Piece {
     top: usize,
     left: usize,
@@ -224,7 +226,7 @@ impl Piece {
     }
 }
 
-/// The rows and columns of `image` that are named, in their order.
+/// Returns the given rows and columns of `image`.
 fn pick(image: &Image, rows: &[usize], columns: &[usize]) -> Image {
     let mut rgb = Vec::with_capacity(rows.len() * columns.len() * 3);
     for row in rows {
@@ -234,13 +236,13 @@ fn pick(image: &Image, rows: &[usize], columns: &[usize]) -> Image {
     Image { width: columns.len(), height: rows.len(), rgb }
 }
 
-/// Which old place each of the new places of `part` takes.
+/// Returns the source index of each index in `part`, for the nearest filter.
 fn nearest(from: usize, to: usize, part: &Range<usize>, arithmetic: Arithmetic) -> Vec<usize> {
     if from == to {
         return part.clone().collect();
     }
     match arithmetic {
-        // Pillow adds up its steps.
+        // Pillow accumulates the step.
         Arithmetic::Pillow => {
             let step = from as f64 / to as f64;
             let places = std::iter::successors(Some(step * 0.5), |place| Some(place + step));
@@ -254,20 +256,20 @@ fn nearest(from: usize, to: usize, part: &Range<usize>, arithmetic: Arithmetic) 
     }
 }
 
-/// What each new place of one axis is made of: a run of old places, each with its weight in fixed point.
+/// Fixed-point weights of resizing one axis: for each output index, a range of source indices and their weights.
 struct Taps {
-    /// The first old place of each new one, and how many there are.
+    /// First source index and number of source indices of each output index.
     runs: Vec<(usize, usize)>,
-    /// The weights, one run after the other.
+    /// The weights of all output indices.
     weights: Vec<i32>,
-    /// Where the weights of each run begin.
+    /// Start of the weights of each output index.
     starts: Vec<usize>,
-    /// Weights are multiples of 2 to the minus this.
+    /// Number of fractional bits of the weights.
     bits: u32,
 }
 
 impl Taps {
-    /// None where the axis keeps its length: both references then leave it alone.
+    /// Returns `None` if the length of the axis does not change: both libraries then skip the pass.
     fn new(
         from: usize,
         to: usize,
@@ -282,7 +284,7 @@ impl Taps {
         let bits = match arithmetic {
             Arithmetic::Pillow => 22,
             Arithmetic::Torchvision => {
-                // Over the whole axis: which part is wanted must not change a byte.
+                // Over the whole axis: the result must not depend on the crop.
                 let mut largest = 0f64;
                 for place in 0..to {
                     weights_at(place, from, to, filter, &mut run);
@@ -303,7 +305,7 @@ impl Taps {
         Some(taps)
     }
 
-    /// The old places that the new ones are made of.
+    /// Returns the range of source indices used.
     fn reach(&self) -> Range<usize> {
         let first = self.runs.first().map_or(0, |run| run.0);
         let end = self.runs.last().map_or(0, |run| run.0 + run.1);
@@ -319,7 +321,7 @@ impl Taps {
         (sum >> self.bits).clamp(0, 255) as u8
     }
 
-    /// Every row of `old` with the new columns.
+    /// Resizes the rows of `old` horizontally.
     fn along_rows(&self, old: &Piece) -> Piece {
         let half = 1i32 << (self.bits - 1);
         let height = old.rgb.len() / (old.width * 3);
@@ -343,7 +345,7 @@ impl Taps {
         Piece { top: old.top, left: 0, width: self.runs.len(), rgb }
     }
 
-    /// The new rows of `old`.
+    /// Resizes `old` vertically.
     fn along_columns(&self, old: &Piece) -> Piece {
         let half = 1i32 << (self.bits - 1);
         let bytes = old.width * 3;
@@ -367,12 +369,12 @@ impl Taps {
     }
 }
 
-/// The weights of the new place `place`, which add up to one; gives the first old place they belong to.
+/// Computes the weights of output index `place`, which sum to one; returns the first source index.
 fn weights_at(place: usize, from: usize, to: usize, filter: Filter, weights: &mut Vec<f64>) -> usize {
     let scale = from as f64 / to as f64;
     let (support, shrink) = (filter.support() * scale.max(1.0), 1.0 / scale.max(1.0));
     let centre = (place as f64 + 0.5) * scale;
-    // Casts to usize stop at zero.
+    // Casts to usize saturate at zero.
     let first = (centre - support + 0.5) as usize;
     let end = ((centre + support + 0.5) as usize).min(from);
     weights.clear();
@@ -384,10 +386,10 @@ fn weights_at(place: usize, from: usize, to: usize, filter: Filter, weights: &mu
     first
 }
 
-/// Sums worth a thread of their own.
+/// Number of multiplications per thread.
 const BAND: usize = 1 << 18;
 
-/// `rows` rows in bands, on several threads where there is enough to do: each row takes `work` sums.
+/// Computes `rows` rows in bands, on several threads if there is enough work; each row takes `work` multiplications.
 fn in_bands(rows: usize, work: usize, f: impl Fn(Range<usize>) -> Vec<u8> + Sync) -> Vec<u8> {
     let height = BAND.div_ceil(work.max(1));
     let count = rows.div_ceil(height);
@@ -415,7 +417,7 @@ mod tests {
         [Filter::Nearest, Filter::Box, Filter::Bilinear, Filter::Hamming, Filter::Bicubic, Filter::Lanczos];
 
     #[test]
-    fn a_part_is_what_the_whole_has_there() {
+    fn a_part_equals_the_crop_of_the_whole() {
         let image = picture(23, 41);
         for arithmetic in [Arithmetic::Pillow, Arithmetic::Torchvision] {
             for filter in ALL {
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn one_colour_stays_that_colour() {
+    fn a_uniform_image_stays_uniform() {
         let image = Image { width: 7, height: 5, rgb: [200, 3, 255].repeat(35) };
         for filter in ALL {
             for (height, width) in [(1, 1), (13, 3), (40, 41)] {
@@ -442,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_thin_picture_takes_no_more_than_its_crop() {
+    fn a_crop_of_an_elongated_image_takes_little_memory() {
         let image = picture(1, 60_000);
         let part = Part { rows: 0..224, columns: 6_719_888..6_720_112 };
         let found = resize_part(&image, 224, 13_440_000, &part, Filter::Bicubic, Arithmetic::Torchvision);
@@ -452,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_that_torchvision_lacks_are_refused() {
+    fn filters_that_torchvision_does_not_support_are_rejected() {
         let error = resize(&picture(3, 3), 2, 2, Filter::Lanczos, Arithmetic::Torchvision).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
     }

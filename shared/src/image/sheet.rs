@@ -1,12 +1,12 @@
-//! Several pictures on one: grids of samples and contact sheets.
+//! Image grids and contact sheets.
 
 use super::resize::{Arithmetic, Filter, resize};
 use super::{MAX_PIXELS, check_size};
 use crate::item::Image;
 use crate::{Error, Result};
 
-/// `images` row by row in `columns` columns of cells as large as the largest of them, each in the middle of its cell.
-/// What is not covered is white.
+/// Arranges `images` in a grid of `columns` columns, row by row. Cells have the size of the largest image; images are
+/// centred on white.
 ///
 /// ```
 /// use fauna_shared::image::sheet::grid;
@@ -19,8 +19,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for no picture, no column, or a grid of more than
-/// [`MAX_PIXELS`].
+/// [`Input`](crate::ErrorKind::Input) if there are no images or columns, or the grid has more than [`MAX_PIXELS`].
 pub fn grid(images: &[Image], columns: usize) -> Result<Image> {
     let height = images.iter().map(|image| image.height).max().unwrap_or(0);
     let width = images.iter().map(|image| image.width).max().unwrap_or(0);
@@ -28,31 +27,31 @@ pub fn grid(images: &[Image], columns: usize) -> Result<Image> {
     sheet.draw(images)
 }
 
-/// Where pictures and their captions lie on a contact sheet.
+/// Layout of a contact sheet with captions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sheet {
-    /// Cells in a row.
+    /// Number of columns.
     pub columns: usize,
-    /// Cells in all.
+    /// Number of cells.
     pub cells: usize,
-    /// The height of a picture's place, in pixels.
+    /// Maximum height of an image, in pixels.
     pub height: usize,
-    /// The width of a picture's place, in pixels.
+    /// Maximum width of an image, in pixels.
     pub width: usize,
-    /// White around every cell, in pixels.
+    /// White margin around each cell, in pixels.
     pub margin: usize,
-    /// Room under every picture for words, in pixels.
+    /// Height of the caption below each image, in pixels.
     pub caption: usize,
 }
 
 impl Sheet {
-    /// Its height and width.
+    /// Returns the height and width of the sheet.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for no cell, no column, or more than [`MAX_PIXELS`].
+    /// [`Input`](crate::ErrorKind::Input) if there are no cells or columns, or more than [`MAX_PIXELS`].
     pub fn size(&self) -> Result<(usize, usize)> {
         if self.columns == 0 || self.cells == 0 {
-            return Err(Error::input("a sheet of no pictures"));
+            return Err(Error::input("the contact sheet has no cells"));
         }
         let columns = self.columns.min(self.cells);
         let rows = self.cells.div_ceil(columns);
@@ -62,23 +61,23 @@ impl Sheet {
         };
         let height = self.height.checked_add(self.caption).and_then(|cell| side(rows, cell));
         let sizes = height.zip(side(columns, self.width));
-        let (height, width) = sizes.ok_or_else(|| Error::input("a sheet beyond all size"))?;
+        let (height, width) = sizes.ok_or_else(|| Error::input("the contact sheet is too large"))?;
         check_size(height, width, MAX_PIXELS)?;
         Ok((height, width))
     }
 
-    /// The row and the column of the first pixel of the place of picture `index`; its caption begins
-    /// [`height`](Sheet::height) rows below.
+    /// Returns the row and column of the top left pixel of cell `index`; its caption begins [`height`](Sheet::height)
+    /// rows below.
     pub fn place(&self, index: usize) -> (usize, usize) {
         let columns = self.columns.min(self.cells).max(1);
         let top = self.margin + index / columns * (self.height + self.caption + self.margin);
         (top, self.margin + index % columns * (self.width + self.margin))
     }
 
-    /// `images` on white, each in the middle of its place, shrunk where it is larger than that.
+    /// Draws `images` on white, each centred in its cell and downscaled if it is larger.
     ///
     /// # Errors
-    /// As [`size`](Sheet::size), and for a picture that [`check`](super::check) refuses.
+    /// Same as [`size`](Sheet::size), and for an image that [`check`](super::check) rejects.
     pub fn draw(&self, images: &[Image]) -> Result<Image> {
         let (height, width) = self.size()?;
         let mut sheet = Image { width, height, rgb: vec![255; height * width * 3] };
@@ -94,7 +93,7 @@ impl Sheet {
         Ok(sheet)
     }
 
-    /// `image` no larger than a place, in its own shape.
+    /// Downscales `image` to fit a cell, keeping its aspect ratio.
     fn fitted(&self, image: &Image) -> Result<Image> {
         super::check(image)?;
         if image.height <= self.height && image.width <= self.width {
@@ -112,21 +111,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_picture_is_shrunk_into_its_place_and_a_small_one_stands_in_the_middle() {
+    fn large_images_are_downscaled_and_small_ones_centred() {
         let large = Image { width: 40, height: 20, rgb: vec![0; 2400] };
         let small = Image { width: 2, height: 2, rgb: vec![0; 12] };
         let sheet = Sheet { columns: 2, cells: 2, height: 10, width: 10, margin: 3, caption: 5 };
         assert_eq!(sheet.size().unwrap(), (21, 29));
         let drawn = sheet.draw(&[large, small]).unwrap();
         let dark = |row: usize, column: usize| drawn.rgb[(row * 29 + column) * 3] == 0;
-        assert!(dark(5, 3) && dark(9, 12) && !dark(4, 3) && !dark(10, 12), "10 x 5 in the first place");
+        assert!(dark(5, 3) && dark(9, 12) && !dark(4, 3) && !dark(10, 12), "10 x 5 in the first cell");
         assert!(dark(7, 20) && dark(8, 21) && !dark(7, 19) && !dark(9, 20), "2 x 2 in the second");
         let count = drawn.rgb.chunks_exact(3).filter(|pixel| pixel[0] == 0).count();
         assert_eq!(count, 10 * 5 + 4);
     }
 
     #[test]
-    fn a_sheet_of_nothing_and_one_beyond_all_size_are_refused() {
+    fn empty_and_too_large_sheets_are_rejected() {
         assert!(grid(&[], 3).is_err());
         let sheet = Sheet { columns: 1, cells: 9, height: usize::MAX, width: 1, margin: 0, caption: 1 };
         assert!(sheet.size().is_err());

@@ -1,32 +1,32 @@
-//! Other sizes of float tensors, where a model itself asks for them: tables of positions for another grid.
+//! Bicubic interpolation of float tensors, for position embeddings of another resolution.
 
 use candle_core::{Device, Tensor};
 
 use super::resize::cubic;
 use crate::{Error, Result};
 
-/// `x`, `(batch, height, width, channels)`, at `height` by `width`: torch's `interpolate(mode="bicubic",
-/// align_corners=False)`, a cubic with a = -0.75 that is not widened when it shrinks.
+/// Resizes `x`, `(batch, rows, columns, channels)`, to `(batch, height, width, channels)`: torch's
+/// `interpolate(mode="bicubic", align_corners=False)`, a cubic with a = -0.75 without antialiasing.
 ///
-/// Two products of matrices, on any device and with gradients.
+/// Computed as two matrix products, on any device and differentiable.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use fauna_shared::image::tensor::bicubic;
 /// let grid = Tensor::arange(0f32, 4.0, &Device::Cpu)?.reshape((1, 2, 2, 1))?;
 /// let finer = bicubic(&grid, 3, 3)?.squeeze(0)?.squeeze(2)?;
-/// assert!((finer.get(1)?.get(1)?.to_scalar::<f32>()? - 1.5).abs() < 1e-6); // the middle
+/// assert!((finer.get(1)?.get(1)?.to_scalar::<f32>()? - 1.5).abs() < 1e-6); // the centre
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for a tensor of another rank or a size of nothing.
+/// [`Input`](crate::ErrorKind::Input) for a tensor of another rank or an empty size.
 pub fn bicubic(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let &[batch, rows, columns, channels] = x.dims() else {
-        return Err(Error::input(format!("(batch, height, width, channels) wanted, not {:?}", x.dims())));
+        return Err(Error::input(format!("expected (batch, height, width, channels), found {:?}", x.dims())));
     };
     if [rows, columns, height, width].contains(&0) {
-        return Err(Error::input(format!("{rows} x {columns} cannot become {height} x {width}")));
+        return Err(Error::input(format!("cannot resize {rows} x {columns} to {height} x {width}")));
     }
     let down = matrix(rows, height, x.device())?.to_dtype(x.dtype())?;
     let across = matrix(columns, width, x.device())?.to_dtype(x.dtype())?;
@@ -35,7 +35,7 @@ pub fn bicubic(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     Ok(x.reshape((batch, height, width, channels))?)
 }
 
-/// The weights of each new place over the old ones, `(to, from)`. Beyond the ends the outermost values go on.
+/// Returns the interpolation matrix, `(to, from)`, with replicate padding.
 fn matrix(from: usize, to: usize, device: &Device) -> Result<Tensor> {
     let mut weights = vec![0f32; from * to];
     let scale = from as f32 / to as f32;

@@ -1,4 +1,4 @@
-//! Pixels to PNG files.
+//! Encoding of PNG files.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::check;
 use crate::item::Image;
 use crate::{Error, Result};
 
-/// `image` as the bytes of a PNG file.
+/// Encodes `image` as PNG.
 ///
 /// ```
 /// use fauna_shared::image::{decode, to_png, ImageOptions};
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) for a picture that [`check`] refuses.
+/// [`Input`](crate::ErrorKind::Input) for an image that [`check`] rejects.
 pub fn to_png(image: &Image) -> Result<Vec<u8>> {
     check(image)?;
     let side = |side: usize| {
@@ -31,14 +31,14 @@ pub fn to_png(image: &Image) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PngEncoder::new(&mut bytes)
         .write_image(&image.rgb, width, height, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::input(format!("cannot be written as PNG: {error}")).caused_by(error))?;
+        .map_err(|error| Error::input(format!("cannot encode the PNG: {error}")).caused_by(error))?;
     Ok(bytes)
 }
 
 /// Writes `image` to the PNG file `path`.
 ///
 /// # Errors
-/// As [`to_png`], and what the operating system says.
+/// Same as [`to_png`], and [`Io`](crate::ErrorKind::Io) if the file cannot be written.
 pub fn write(path: impl AsRef<Path>, image: &Image) -> Result<()> {
     let path = path.as_ref();
     let bytes = to_png(image).map_err(|error| error.at(path))?;

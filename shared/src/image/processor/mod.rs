@@ -1,8 +1,7 @@
-//! What a model's processor file makes of a picture, before the model sees it.
+//! Image processors: preprocessing of images as specified in a `preprocessor_config.json`.
 //!
-//! Preprocessing is part of the model: one grey level more or less moves what it answers. So a [`Processor`] does what
-//! the reference named in the file does, in its order and its arithmetic: pad to a square, resize on bytes, crop,
-//! scale, normalise, pad.
+//! A [`Processor`] reproduces the image processor of the reference implementation exactly, in its order and arithmetic:
+//! pad to a square, resize on bytes, crop, rescale, normalize, pad.
 
 mod settings;
 #[cfg(test)]
@@ -10,7 +9,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
-/// What a model sees of a picture, its three planes one after the other, with their height and their width.
+/// A processed image: `(3, height, width)`, height and width.
 type Planes = (Vec<f32>, usize, usize);
 
 use candle_core::{Device, Tensor};
@@ -22,12 +21,12 @@ use crate::item::{Image, ImageOptions};
 use crate::kernels::pool;
 use crate::{Error, Result};
 
-/// The means of red, green and blue that OpenAI's CLIP subtracts.
+/// Image mean of OpenAI's CLIP (RGB).
 pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
-/// What OpenAI's CLIP divides by.
+/// Image standard deviation of OpenAI's CLIP (RGB).
 pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
-/// Pictures to a model's `pixel_values`.
+/// An image processor: converts images to the `pixel_values` of a model.
 ///
 /// ```
 /// use fauna_shared::image::Processor;
@@ -41,37 +40,37 @@ pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 pub struct Processor {
     arithmetic: Arithmetic,
     image_options: ImageOptions,
-    /// The colour that makes a square of every picture first.
+    /// Background colour of padding to a square before resizing.
     square: Option<[u8; 3]>,
     size: Option<(Size, Filter)>,
     crop: Option<Crop>,
     levels: Levels,
-    /// Height and width to fill with zeros, on the right and below, at last.
+    /// Height and width of zero padding on the right and bottom, the last step.
     pad: Option<(usize, usize)>,
     scan: Option<PanAndScan>,
 }
 
-/// The size a picture is brought to.
+/// Target size of resizing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Size {
-    /// This one, whatever the picture's shape.
+    /// This height and width, ignoring the aspect ratio.
     Exact(usize, usize),
-    /// The short side this long, the long side in proportion.
+    /// `shortest_edge`: the short side has this length, keeping the aspect ratio.
     Shortest(usize),
-    /// The short side this long, unless the long one would be longer than that.
+    /// `shortest_edge` and `longest_edge`: the short side has this length, unless the long one would be too long.
     Between(usize, usize),
-    /// As large as fits into this height and width.
+    /// `max_height` and `max_width`: the largest size that fits, keeping the aspect ratio.
     Within(usize, usize),
-    /// The short side this long, both sides rounded, and no picture enlarged.
+    /// The short side has this length, both sides rounded; images are never enlarged.
     Rounded(usize),
 }
 
 impl Size {
-    /// Height and width for a picture of `height` by `width`.
+    /// Returns height and width for an image of `height` by `width`.
     fn of(self, height: usize, width: usize) -> Result<(usize, usize)> {
         let (h, w) = (height as f64, width as f64);
         let (short, long) = (height.min(width), height.max(width));
-        // The references divide in float64 and cut what is behind the point; casts here do that.
+        // The reference implementations divide in float64 and truncate, like the casts here.
         let along = |new: f64, this: f64, other: f64| (new * this / other) as usize;
         Ok(match self {
             Self::Exact(height, width) => (height, width),
@@ -101,7 +100,7 @@ impl Size {
             Self::Rounded(size) => {
                 if short < size {
                     return Err(Error::input(format!(
-                        "a picture of {width} x {height}: both sides of at least {size} pixels wanted"
+                        "an image of {width} x {height}, expected both sides of at least {size} pixels"
                     )));
                 }
                 let scale = size as f64 / short as f64;
@@ -111,7 +110,7 @@ impl Size {
     }
 }
 
-/// The middle of the resized picture, with zeros around a picture that is smaller.
+/// A centre crop, with zero padding of a smaller image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Crop {
     height: usize,
@@ -119,19 +118,19 @@ struct Crop {
     middle: Middle,
 }
 
-/// What happens to the odd pixel.
+/// Rounding of the offset of a centre crop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Middle {
-    /// It is left over at the end: transformers' torchvision processors.
+    /// Down: the torchvision processors of transformers.
     Down,
-    /// The same, but zeros come first: transformers' Pillow processors.
+    /// Down, but up for padding at the start: the Pillow processors of transformers.
     ZerosFirst,
-    /// It goes to the even offset: torchvision's own `CenterCrop`.
+    /// To even: torchvision's `CenterCrop`.
     Even,
 }
 
 impl Middle {
-    /// Where a crop of `wanted` begins in a side of `side`; below zero, how many zeros come before it.
+    /// Returns the offset of a crop of length `wanted` in a side of length `side`; negative for padding.
     fn offset(self, side: usize, wanted: usize) -> isize {
         match side.checked_sub(wanted) {
             Some(rest) if self == Self::Even => (rest as f64 / 2.0).round_ties_even() as isize,
@@ -142,27 +141,28 @@ impl Middle {
     }
 }
 
-/// What each byte of each colour becomes.
+/// Lookup tables of rescaling and normalization, one per channel.
 #[derive(Debug, Clone, PartialEq)]
 struct Levels {
     tables: [[f32; 256]; 3],
-    /// Whether they are the bytes themselves.
+    /// Whether values are neither rescaled nor normalized.
     are_bytes: bool,
 }
 
-/// How bytes become floats.
+/// Arithmetic of rescaling and normalization.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Scaling {
-    /// Scale and normalise at once, `(x - mean / factor) / (std / factor)` in float32.
+    /// Rescaling and normalization fused, `(x - mean / factor) / (std / factor)` in float32.
     Fused,
-    /// Scale in float64, then normalise in float32.
+    /// Rescaling in float64, then normalization in float32.
     Apart,
-    /// Divide by 255 in float32, then normalise.
+    /// Division by 255 in float32, then normalization.
     ToTensor,
 }
 
 impl Levels {
-    /// `factor`: what bytes are multiplied by, if they are. `normal`: means and deviations, if they are used.
+    /// Creates the tables. `factor`: the rescale factor, `None` for no rescaling. `normal`: mean and standard
+    /// deviation, `None` for no normalization.
     fn new(scaling: Scaling, factor: Option<f64>, normal: Option<([f64; 3], [f64; 3])>) -> Self {
         let level = |colour: usize, byte: f32| {
             let scaled = match (factor, scaling) {
@@ -186,7 +186,7 @@ impl Levels {
         Self { tables: [table(0), table(1), table(2)], are_bytes: factor.is_none() && normal.is_none() }
     }
 
-    /// `(3, height, width)` of `image`, plane after plane.
+    /// Converts `image` to `(3, height, width)`.
     fn planes(&self, image: &Image) -> Vec<f32> {
         let plane = |colour: usize| {
             let table = &self.tables[colour];
@@ -198,7 +198,7 @@ impl Levels {
     }
 }
 
-/// Gemma 3's pan and scan: a long picture is also seen in pieces.
+/// Pan and scan of Gemma 3: crops of an elongated image are processed in addition to the image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct PanAndScan {
     smallest: usize,
@@ -213,7 +213,7 @@ impl Default for PanAndScan {
 }
 
 impl PanAndScan {
-    /// The pieces of `image`, row by row; none where it is not long enough or they would be too small.
+    /// Returns the crops of `image`; none if its aspect ratio is too small, or the crops would be too small.
     fn pieces(self, image: &Image) -> Vec<Image> {
         let wide = image.width >= image.height;
         let (long, short) = (image.width.max(image.height), image.width.min(image.height));
@@ -241,20 +241,21 @@ impl PanAndScan {
 }
 
 impl Processor {
-    /// What `file` says: a `preprocessor_config.json` (or the `image_processor` of a `processor_config.json`) of
-    /// CLIP's, SigLIP's, IDEFICS's, Gemma 3's or LLaVA's processor, or an `open_clip_config.json`.
+    /// Creates a processor from `file`: a `preprocessor_config.json` (or the `image_processor` of a
+    /// `processor_config.json`) of CLIP, SigLIP, IDEFICS, Gemma 3 or LLaVA, or an `open_clip_config.json`.
     ///
-    /// The type without an ending, and with `Fast`, is transformers 5's own, on torchvision; with `Pil` it is the one
-    /// on Pillow. Lanczos on torchvision is bicubic, as the reference has it before torchvision 0.27.
+    /// An `image_processor_type` without suffix, or with `Fast`, is the torchvision processor of transformers 5; with
+    /// `Pil` it is the Pillow processor. Lanczos with torchvision is bicubic, as in the reference before torchvision
+    /// 0.27.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for another type, and for a key that is not known here and could
-    /// change numbers, by name; [`Format`](crate::ErrorKind::Format) for a value that makes no sense.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for another type, and for an unknown key that could change the
+    /// result, by name; [`Format`](crate::ErrorKind::Format) for an invalid value.
     pub fn from_json(file: &Value) -> Result<Self> {
         settings::read(file)
     }
 
-    /// OpenAI's CLIP at `size` as transformers 5 has it: the short side to `size`, bicubic on torchvision, the middle.
+    /// The processor of CLIP in transformers 5: shortest edge `size`, bicubic with torchvision, centre crop.
     pub fn clip(size: usize) -> Self {
         Self {
             arithmetic: Arithmetic::Torchvision,
@@ -268,7 +269,8 @@ impl Processor {
         }
     }
 
-    /// open_clip's and OpenAI's own transform at `size`: the same on Pillow, with torchvision's `CenterCrop`.
+    /// The transform of open_clip and of OpenAI's CLIP: shortest edge `size`, bicubic with Pillow, torchvision's
+    /// `CenterCrop`.
     pub fn open_clip(size: usize) -> Self {
         Self {
             arithmetic: Arithmetic::Pillow,
@@ -279,7 +281,7 @@ impl Processor {
         }
     }
 
-    /// SigLIP at `size`: squashed to a square, bicubic, -1 to 1.
+    /// The processor of SigLIP: resized to `size` by `size`, bicubic, normalized to -1 to 1.
     pub fn siglip(size: usize) -> Self {
         Self {
             size: Some((Size::Exact(size, size), Filter::Bicubic)),
@@ -289,23 +291,23 @@ impl Processor {
         }
     }
 
-    /// IDEFICS at `size`: squashed to a square, bicubic, CLIP's colours.
+    /// The processor of IDEFICS: resized to `size` by `size`, bicubic, normalized like CLIP.
     pub fn idefics(size: usize) -> Self {
         Self { size: Some((Size::Exact(size, size), Filter::Bicubic)), crop: None, ..Self::clip(size) }
     }
 
-    /// Gemma 3 and MedGemma at `size`: squashed to a square, bilinear, -1 to 1.
+    /// The processor of Gemma 3 and MedGemma: resized to `size` by `size`, bilinear, normalized to -1 to 1.
     pub fn gemma3(size: usize) -> Self {
         Self { size: Some((Size::Exact(size, size), Filter::Bilinear)), ..Self::siglip(size) }
     }
 
-    /// LLaVA at `size`: made a square with CLIP's mean colour, then as CLIP.
+    /// The processor of LLaVA: padded to a square with the mean colour of CLIP, then like CLIP.
     pub fn llava(size: usize) -> Self {
         Self::clip(size).squared(CLIP_MEAN)
     }
 
-    /// OpenAI's discrete VAE: the short side to 256 by Lanczos on Pillow, the middle, 0 to 1. The model's own
-    /// `map_pixels` follows.
+    /// The transform of OpenAI's discrete VAE (DALL·E): shortest edge 256, Lanczos with Pillow, centre crop, rescaled
+    /// to 0 to 1. `map_pixels` of the model follows.
     pub fn dvae() -> Self {
         Self {
             size: Some((Size::Rounded(256), Filter::Lanczos)),
@@ -314,13 +316,12 @@ impl Processor {
         }
     }
 
-    /// The same, with every picture made a square first, by as much of the colour `mean` (of 0 to 1) on both sides.
+    /// Pads images to a square before resizing, with the colour `mean` (0 to 1) on both sides.
     pub fn squared(self, mean: [f64; 3]) -> Self {
         Self { square: Some(mean.map(|mean| (mean * 255.0) as u8)), ..self }
     }
 
-    /// The same, but a picture keeps its shape and stands on black, as the paper of Med-PaLM M has it: as large as
-    /// fits, in the middle.
+    /// Keeps the aspect ratio and pads with black to the target size (letterbox, as in the Med-PaLM M paper).
     pub fn padded(self) -> Self {
         let (height, width) = self.size();
         let filter = self.size.map_or(Filter::Bicubic, |(_, filter)| filter);
@@ -331,18 +332,18 @@ impl Processor {
         }
     }
 
-    /// The same, resized by Pillow's arithmetic or torchvision's.
+    /// Sets the resizing arithmetic, Pillow's or torchvision's.
     pub fn with_arithmetic(self, arithmetic: Arithmetic) -> Self {
         Self { arithmetic, ..self }
     }
 
-    /// The same, with Gemma 3's pan and scan on (in its own numbers, unless the file gives others) or off.
+    /// Turns pan and scan of Gemma 3 on or off, with its default settings unless the file specifies others.
     pub fn with_pan_and_scan(self, on: bool) -> Self {
         Self { scan: on.then(|| self.scan.unwrap_or_default()), ..self }
     }
 
-    /// Height and width of what it gives. Where that depends on the picture (the short side is set and nothing cut
-    /// out) it is that of a square one.
+    /// Returns height and width of processed images. If the size depends on the image (shortest edge without crop),
+    /// returns that of a square image.
     pub fn size(&self) -> (usize, usize) {
         let resized = match self.size {
             Some((Size::Exact(height, width) | Size::Within(height, width), _)) => (height, width),
@@ -353,34 +354,34 @@ impl Processor {
         self.pad.unwrap_or(cropped)
     }
 
-    /// How files of pictures are read for it: over white and upright as by transformers, or without their alpha and as
-    /// they are stored as by open_clip's and OpenAI's own code.
+    /// Returns the options of decoding image files for this processor, those of transformers or of open_clip.
     pub fn image_options(&self) -> ImageOptions {
         self.image_options
     }
 
-    /// Whether it leaves bytes as they are, neither scaled nor normalised.
+    /// Whether values are neither rescaled nor normalized.
     pub fn gives_bytes(&self) -> bool {
         self.levels.are_bytes
     }
 
-    /// `image` as the model sees it: `(3, height, width)`, float32 on the CPU.
+    /// Processes `image` to `(3, height, width)`, float32 on the CPU.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for a picture that [`check`] refuses, or too small or too long and thin for
-    /// the model.
+    /// [`Input`](crate::ErrorKind::Input) for an image that [`check`] rejects, that is too small, or whose aspect ratio
+    /// is too large.
     pub fn process(&self, image: &Image) -> Result<Tensor> {
         let (planes, height, width) = self.planes(image)?;
         Ok(Tensor::from_vec(planes, (3, height, width), &Device::Cpu)?)
     }
 
-    /// Several pictures, each followed by its [`pieces`](Processor::pieces): `(pictures, 3, height, width)`.
+    /// Processes several images, each followed by its [`pieces`](Processor::pieces): `(images, 3, height, width)`.
     ///
     /// # Errors
-    /// As [`process`](Processor::process), with the picture's number; and where they do not come out in one size.
+    /// Same as [`process`](Processor::process), with the index of the image; and if the processed images have different
+    /// sizes.
     pub fn batch(&self, images: &[Image]) -> Result<Tensor> {
         if images.is_empty() {
-            return Err(Error::input("no picture"));
+            return Err(Error::input("expected at least one image"));
         }
         let mut seen = Vec::new();
         for image in images {
@@ -395,28 +396,28 @@ impl Processor {
         });
         let mut rows = Vec::new();
         for (index, made) in made.into_iter().enumerate() {
-            let made = made.into_inner().unwrap_or_else(|| Err(Error::input("was not made")));
-            let (planes, height, width) = made.map_err(|error| error.context(format!("picture {index}")))?;
+            let made = made.into_inner().unwrap_or_else(|| Err(Error::input("was not processed")));
+            let (planes, height, width) = made.map_err(|error| error.context(format!("image {index}")))?;
             rows.push(Tensor::from_vec(planes, (3, height, width), &Device::Cpu)?);
             if rows[index].dims() != rows[0].dims() {
                 return Err(Error::input(format!(
-                    "picture {index} becomes {width} x {height}, picture 0 another size: they cannot be taken together"
+                    "image {index} is {width} x {height} after processing, image 0 has another size: they cannot be batched"
                 )));
             }
         }
         Ok(Tensor::stack(&rows, 0)?)
     }
 
-    /// What pan and scan cuts out of `image`, in order; nothing where it is off.
+    /// Returns the pan-and-scan crops of `image`, in order; empty if pan and scan is off.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for a picture that [`check`] refuses.
+    /// [`Input`](crate::ErrorKind::Input) for an image that [`check`] rejects.
     pub fn pieces(&self, image: &Image) -> Result<Vec<Image>> {
         check(image)?;
         Ok(self.scan.map_or(Vec::new(), |scan| scan.pieces(image)))
     }
 
-    /// The planes of `image`, their height and their width.
+    /// Processes `image`.
     fn planes(&self, image: &Image) -> Result<Planes> {
         check(image)?;
         let squared = match self.square {
@@ -431,7 +432,7 @@ impl Processor {
         };
         if height > full_height || width > full_width {
             return Err(Error::input(format!(
-                "a picture of {width} x {height} is larger than the {full_width} x {full_height} it is padded to"
+                "an image of {width} x {height} is larger than the pad size {full_width} x {full_height}"
             )));
         }
         let mut padded = vec![0f32; 3 * full_height * full_width];
@@ -442,14 +443,14 @@ impl Processor {
         Ok((padded, full_height, full_width))
     }
 
-    /// `image` at its size, cut out; no pixel beyond the cut is made.
+    /// Resizes and crops `image`; only the pixels of the crop are computed.
     fn resized(&self, image: &Image) -> Result<Image> {
         let (height, width) = match self.size {
             Some((size, _)) => size.of(image.height, image.width)?,
             None => (image.height, image.width),
         };
         let (height, width) = match self.size {
-            // A side that came out shorter than a pixel is one; the references fail.
+            // A side shorter than a pixel becomes one pixel; the references fail.
             Some((Size::Within(..), _)) => (height.max(1), width.max(1)),
             _ => (height, width),
         };
@@ -472,7 +473,7 @@ impl Processor {
     }
 }
 
-/// `image` in the middle of a square of `colour`; the odd pixel comes after it.
+/// Centres `image` on a square of `colour`; the offset is rounded down.
 fn square(image: &Image, colour: [u8; 3]) -> Result<Image> {
     let side = image.height.max(image.width);
     check_size(side, side, most_of(image))?;

@@ -1,4 +1,4 @@
-//! Processor files: `preprocessor_config.json` of transformers and `open_clip_config.json`.
+//! Parsing of `preprocessor_config.json` of transformers and `open_clip_config.json`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use super::{
 use crate::image::{ImageOptions, MAX_PIXELS};
 use crate::{Error, ErrorKind, Result};
 
-/// Keys that change no number of a picture that is RGB already.
+/// Keys that do not change the result for an RGB image.
 const HARMLESS: [&str; 16] = [
     "_name_or_path",
     "_processor_class",
@@ -31,7 +31,7 @@ const HARMLESS: [&str; 16] = [
     "use_fast",
 ];
 
-/// A family of processors: what holds where the file says nothing.
+/// A processor type, with its defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Clip,
@@ -50,7 +50,7 @@ impl Kind {
         ("LlavaImageProcessor", Self::Llava),
     ];
 
-    /// The kind of a type's name, and whose arithmetic it uses.
+    /// Parses an `image_processor_type`; also returns its arithmetic.
     fn of(name: &str) -> Result<(Self, Arithmetic)> {
         let (stem, arithmetic) = match name.strip_suffix("Pil") {
             Some(stem) => (stem, Arithmetic::Pillow),
@@ -64,8 +64,8 @@ impl Kind {
             Some((_, kind)) => Ok((*kind, arithmetic)),
             None => {
                 let known = Self::ALL.map(|(known, _)| known).join(", ");
-                Err(Error::unsupported(format!("a processor of the type {name}"))
-                    .hint(format!("known: {known}")))
+                Err(Error::unsupported(format!("image processor type {name} is not supported"))
+                    .hint(format!("supported: {known}")))
             }
         }
     }
@@ -74,7 +74,7 @@ impl Kind {
         matches!(self, Self::Clip | Self::Llava)
     }
 
-    /// Whether a bare number as size is a square and not the short side.
+    /// Whether a size given as a single number is a square, not the shortest edge.
     fn means_square(self) -> bool {
         matches!(self, Self::Idefics | Self::Gemma3)
     }
@@ -101,7 +101,7 @@ impl Kind {
     }
 }
 
-/// A file's keys, and which of them were asked for.
+/// The keys of a file, and which of them were used.
 struct Keys<'a> {
     map: &'a Map<String, Value>,
     asked: RefCell<HashSet<&'static str>>,
@@ -112,7 +112,7 @@ impl<'a> Keys<'a> {
         Self { map, asked: RefCell::default() }
     }
 
-    /// The value of `key`; null is none.
+    /// Returns the value of `key`; `None` for null.
     fn get(&self, key: &'static str) -> Option<&'a Value> {
         self.asked.borrow_mut().insert(key);
         self.map.get(key).filter(|value| !value.is_null())
@@ -139,7 +139,7 @@ impl<'a> Keys<'a> {
         self.get(key).map_or(Ok(default), |value| side(key, value))
     }
 
-    /// Three numbers, or one for all three.
+    /// Parses three numbers, or one for all channels.
     fn colours(&self, key: &'static str, default: [f64; 3]) -> Result<[f64; 3]> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
@@ -152,7 +152,7 @@ impl<'a> Keys<'a> {
         colours.ok_or_else(|| wrong(key, value, "three numbers"))
     }
 
-    /// A size in any spelling; `square`: whether a bare number is one.
+    /// Parses a size in any format; `square`: whether a single number is a square.
     fn size(&self, key: &'static str, square: bool) -> Result<Option<Size>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let named = |name: &str| value.get(name).filter(|v| !v.is_null()).map(|v| side(key, v)).transpose();
@@ -183,7 +183,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A size that must be a height and a width.
+    /// Parses a size that must be a height and a width.
     fn exact(&self, key: &'static str) -> Result<Option<(usize, usize)>> {
         match self.size(key, true)? {
             None => Ok(None),
@@ -192,7 +192,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses keys that nobody asked for, save those that say nothing or change nothing.
+    /// Rejects unused keys, except for those that are null, false or harmless.
     fn finish(&self) -> Result<()> {
         let asked = self.asked.borrow();
         let strange = self.map.iter().filter(|(key, value)| {
@@ -203,18 +203,18 @@ impl<'a> Keys<'a> {
         match strange.is_empty() {
             true => Ok(()),
             false => Err(Error::unsupported(format!("{} is not implemented", strange.join(", ")))
-                .hint("it may change what the model sees")),
+                .hint("it may change the input of the model")),
         }
     }
 }
 
 fn side(key: &str, value: &Value) -> Result<usize> {
     let side = value.as_u64().and_then(|side| usize::try_from(side).ok());
-    side.filter(|side| (1..=MAX_PIXELS).contains(side)).ok_or_else(|| wrong(key, value, "pixels, from 1 up"))
+    side.filter(|side| (1..=MAX_PIXELS).contains(side)).ok_or_else(|| wrong(key, value, "at least 1 pixel"))
 }
 
 fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
-    Error::new(ErrorKind::Format, format!("{key} is {value}: {wanted} wanted"))
+    Error::new(ErrorKind::Format, format!("{key} is {value}, expected {wanted}"))
 }
 
 /// [`Processor::from_json`].
@@ -224,7 +224,7 @@ pub(super) fn read(file: &Value) -> Result<Processor> {
         nested => nested,
     };
     let Some(map) = file.as_object() else {
-        return Err(Error::new(ErrorKind::Format, "a processor file is a JSON object"));
+        return Err(Error::new(ErrorKind::Format, "expected a JSON object"));
     };
     match map.contains_key("preprocess_cfg") || map.contains_key("model_cfg") {
         true => open_clip(file),
@@ -249,13 +249,13 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
         }
     }
     if keys.side("image_num_channels", 3)? != 3 || keys.side("num_channels", 3)? != 3 {
-        return Err(Error::unsupported("a number of channels other than 3"));
+        return Err(Error::unsupported("expected 3 channels (num_channels)"));
     }
     let normal = kind.normal();
     let mean = keys.colours("image_mean", normal.0)?;
     let std = keys.colours("image_std", normal.1)?;
     if std.contains(&0.0) {
-        return Err(Error::new(ErrorKind::Format, "image_std has a zero, which all is divided by"));
+        return Err(Error::new(ErrorKind::Format, "image_std must not be zero"));
     }
 
     let square = keys.flag("default_to_square", kind.means_square())?;
@@ -278,7 +278,7 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
     let filter = match (filter, arithmetic) {
         (Filter::Lanczos, Arithmetic::Torchvision) => Filter::Bicubic,
         (Filter::Box | Filter::Hamming, Arithmetic::Torchvision) => {
-            return Err(Error::unsupported(format!("resample {filter:?} on torchvision")));
+            return Err(Error::unsupported(format!("resample {filter:?} is not supported with torchvision")));
         }
         (filter, _) => filter,
     };
@@ -289,7 +289,7 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
         Arithmetic::Pillow => Middle::ZerosFirst,
         Arithmetic::Torchvision => Middle::Down,
     };
-    // Gemma 3's processor has no crop, whatever its file says.
+    // The processor of Gemma 3 ignores do_center_crop.
     let crops = keys.flag("do_center_crop", kind.crops())? && kind != Kind::Gemma3;
     let crop = crops.then_some(Crop { height, width, middle });
 
@@ -325,7 +325,7 @@ fn transformers(map: &Map<String, Value>) -> Result<Processor> {
     })
 }
 
-/// `open_clip_config.json`: the picture's size is the model's.
+/// Parses `open_clip_config.json`, where the default image size is that of the model.
 fn open_clip(file: &Value) -> Result<Processor> {
     let none = Map::new();
     let keys = Keys::new(file["preprocess_cfg"].as_object().unwrap_or(&none));
@@ -336,7 +336,7 @@ fn open_clip(file: &Value) -> Result<Processor> {
     };
     let (mean, std) = (keys.colours("mean", CLIP_MEAN)?, keys.colours("std", CLIP_STD)?);
     if std.contains(&0.0) {
-        return Err(Error::new(ErrorKind::Format, "std has a zero, which all is divided by"));
+        return Err(Error::new(ErrorKind::Format, "std must not be zero"));
     }
     let word = |key: &'static str, default: &'static str, known: &[&str]| -> Result<String> {
         let value = keys.get(key).and_then(Value::as_str).unwrap_or(default);
@@ -352,7 +352,7 @@ fn open_clip(file: &Value) -> Result<Processor> {
         _ => Filter::Bicubic,
     };
     let squash = word("resize_mode", "shortest", &["shortest", "squash"])? == "squash" || size.0 != size.1;
-    // The colour around a picture that keeps its shape: there is none here.
+    // The background colour of `resize_mode: longest`, which is not supported.
     keys.get("fill_color");
     keys.finish()?;
     let resized = match squash {

@@ -3,13 +3,13 @@ use serde_json::json;
 use super::*;
 use crate::ErrorKind;
 
-/// A picture whose pixels tell where they are: red is the column, green the row.
+/// An image whose pixels encode their position: red is the column, green the row.
 fn picture(height: usize, width: usize) -> Image {
     let pixel = |i: usize| [(i % width) as u8, (i / width) as u8, 7];
     Image { width, height, rgb: (0..height * width).flat_map(pixel).collect() }
 }
 
-/// A processor that only crops, in bytes.
+/// A processor that only crops.
 fn cropping(kind: &str, height: usize, width: usize) -> Processor {
     Processor::from_json(&json!({
         "image_processor_type": kind, "do_resize": false, "do_rescale": false, "do_normalize": false,
@@ -19,8 +19,8 @@ fn cropping(kind: &str, height: usize, width: usize) -> Processor {
 }
 
 #[test]
-fn the_odd_pixel_of_a_crop_goes_where_the_reference_has_it() {
-    // 7 - 4 = 3 too many.
+fn crop_offsets_are_rounded_like_in_the_reference() {
+    // 7 - 4 = 3 pixels are cropped.
     let corner = |processor: Processor| {
         let seen = processor.process(&picture(7, 7)).unwrap();
         seen.get(0).unwrap().get(0).unwrap().to_vec1::<f32>().unwrap()[0]
@@ -38,7 +38,7 @@ fn the_odd_pixel_of_a_crop_goes_where_the_reference_has_it() {
 }
 
 #[test]
-fn the_odd_zero_around_a_small_picture_comes_last_on_torchvision_and_first_on_pillow() {
+fn odd_padding_of_a_small_image_is_last_with_torchvision_and_first_with_pillow() {
     let columns = |kind| {
         let seen = cropping(kind, 1, 5).process(&picture(1, 2)).unwrap();
         seen.get(2).unwrap().get(0).unwrap().to_vec1::<f32>().unwrap()
@@ -48,7 +48,7 @@ fn the_odd_zero_around_a_small_picture_comes_last_on_torchvision_and_first_on_pi
 }
 
 #[test]
-fn sizes_follow_the_picture() {
+fn sizes_depend_on_the_image() {
     let exact = |size: Size, height, width| size.of(height, width).unwrap();
     assert_eq!(exact(Size::Shortest(224), 480, 641), (224, 299));
     assert_eq!(exact(Size::Shortest(224), 641, 480), (299, 224));
@@ -61,7 +61,7 @@ fn sizes_follow_the_picture() {
 }
 
 #[test]
-fn a_padded_picture_keeps_its_shape_on_black() {
+fn a_padded_image_keeps_its_aspect_ratio_on_black() {
     let black = -1.0;
     let seen = Processor::siglip(8).padded().process(&picture(2, 4)).unwrap();
     let green: Vec<Vec<f32>> = seen.get(1).unwrap().to_vec2().unwrap();
@@ -69,11 +69,11 @@ fn a_padded_picture_keeps_its_shape_on_black() {
     assert!(green[0].iter().chain(&green[1]).chain(&green[6]).all(|level| *level == black));
     assert!(green[5].iter().all(|level| *level > black));
     let dot = Processor::siglip(8).padded().process(&picture(1, 200)).unwrap();
-    assert_eq!(dot.dims(), [3, 8, 8], "a side shorter than a pixel is one");
+    assert_eq!(dot.dims(), [3, 8, 8], "a side shorter than a pixel becomes one pixel");
 }
 
 #[test]
-fn a_square_is_made_with_the_mean_colour() {
+fn images_are_padded_to_a_square_with_the_mean_colour() {
     let seen = square(&picture(1, 4), [122, 116, 104]).unwrap();
     assert_eq!((seen.height, seen.width), (4, 4));
     assert_eq!(seen.rgb[..3], [122, 116, 104]);
@@ -82,7 +82,7 @@ fn a_square_is_made_with_the_mean_colour() {
 }
 
 #[test]
-fn files_are_read_as_the_code_around_each_processor_reads_them() {
+fn image_options_follow_the_reference_of_each_processor() {
     let file = |json: Value| Processor::from_json(&json).unwrap().image_options();
     for kind in
         ["CLIPImageProcessor", "SiglipImageProcessorPil", "Gemma3ImageProcessor", "IdeficsImageProcessor"]
@@ -95,10 +95,10 @@ fn files_are_read_as_the_code_around_each_processor_reads_them() {
 }
 
 #[test]
-fn pan_and_scan_cuts_long_pictures_alone() {
+fn pan_and_scan_crops_only_elongated_images() {
     let scan = Processor::gemma3(16).with_pan_and_scan(true);
-    assert!(scan.pieces(&picture(300, 350)).unwrap().is_empty(), "not long enough");
-    assert!(scan.pieces(&picture(200, 600)).unwrap().is_empty(), "pieces too small");
+    assert!(scan.pieces(&picture(300, 350)).unwrap().is_empty(), "aspect ratio too small");
+    assert!(scan.pieces(&picture(200, 600)).unwrap().is_empty(), "crops too small");
     let pieces = scan.pieces(&picture(300, 1000)).unwrap();
     let sizes: Vec<_> = pieces.iter().map(|piece| (piece.height, piece.width)).collect();
     assert_eq!(sizes, [(300, 334), (300, 334), (300, 332)]);
@@ -107,7 +107,7 @@ fn pan_and_scan_cuts_long_pictures_alone() {
 }
 
 #[test]
-fn every_spelling_of_a_file_is_read() {
+fn every_format_of_config_is_parsed() {
     let read = |file: Value| Processor::from_json(&file).unwrap();
     let clip = |size: Value| {
         read(json!({"image_processor_type": "CLIPImageProcessorFast", "size": size, "crop_size": 32}))
@@ -136,7 +136,7 @@ fn every_spelling_of_a_file_is_read() {
 }
 
 #[test]
-fn what_could_change_a_number_and_is_not_known_is_refused_by_name() {
+fn unknown_keys_that_could_change_the_result_are_rejected_by_name() {
     let refused = |file: Value| Processor::from_json(&file).unwrap_err();
     let error = refused(json!({"image_processor_type": "CLIPImageProcessor", "do_flip_channel_order": true}));
     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -162,7 +162,7 @@ fn what_could_change_a_number_and_is_not_known_is_refused_by_name() {
 }
 
 #[test]
-fn a_picture_of_one_pixel_and_a_long_thin_one_are_seen() {
+fn an_image_of_one_pixel_and_an_elongated_one_are_processed() {
     for processor in
         [Processor::clip(32), Processor::siglip(32), Processor::gemma3(32), Processor::open_clip(32)]
     {
@@ -174,7 +174,7 @@ fn a_picture_of_one_pixel_and_a_long_thin_one_are_seen() {
 }
 
 #[test]
-fn a_batch_is_its_pictures() {
+fn a_batch_equals_its_images() {
     let images = [picture(9, 5), picture(30, 31), picture(4, 90)];
     let processor = Processor::clip(6);
     let batch = processor.batch(&images).unwrap();

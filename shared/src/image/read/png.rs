@@ -1,6 +1,6 @@
-//! PNG, from samples as they are stored: what they mean is Pillow's.
+//! Decoding of PNG, with the conversions of Pillow.
 //!
-//! The palette is looked up here and not in the decoder, which takes it for granted that every index is inside.
+//! The palette is applied here and not in the decoder, which requires that every index is valid.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -8,34 +8,34 @@ use std::io::Cursor;
 use image::metadata::Orientation;
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Transformations};
 
-use super::{CLIPPED, Pixels, Raster, Room, clipped, flat, unreadable, upper};
+use super::{CLIPPED, PixelLimit, Pixels, Raster, clipped, flat, unreadable, upper};
 use crate::Result;
 
-/// The chunk that ends a file, with its length and its checksum.
+/// The IEND chunk, with length and checksum.
 const END: [u8; 12] = *b"\0\0\0\0IEND\xaeB`\x82";
 
-pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
-    // The decoder knows that the pixels are over by the chunk behind them; Pillow does not miss it.
+pub(super) fn decode(bytes: &[u8], limit: PixelLimit) -> Result<Raster> {
+    // The decoder requires a chunk after the pixels; Pillow does not.
     let bytes = match bytes.ends_with(&END) {
         true => Cow::Borrowed(bytes),
         false => Cow::Owned([bytes, &END].concat()),
     };
-    let limits = Limits { bytes: room.bytes() };
+    let limits = Limits { bytes: limit.bytes() };
     let mut decoder = Decoder::new_with_limits(Cursor::new(&*bytes), limits);
     decoder.set_transformations(Transformations::IDENTITY);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let (width, height) = decoder.read_header_info().map(|info| (info.width, info.height)).map_err(failed)?;
-    let (width, height) = room.check(width, height)?;
+    let (width, height) = limit.check(width, height)?;
     let mut reader = decoder.read_info().map_err(failed)?;
-    let size = reader.output_buffer_size().filter(|size| *size <= room.bytes());
-    let mut samples = vec![0; size.ok_or_else(|| room.too_wide(width, height))?];
-    // Of an animation, the first.
+    let size = reader.output_buffer_size().filter(|size| *size <= limit.bytes());
+    let mut samples = vec![0; size.ok_or_else(|| limit.too_wide(width, height))?];
+    // The first frame of an animation.
     let frame = reader.next_frame(&mut samples).map_err(failed)?;
     let info = reader.info();
     let orientation = info.exif_metadata.as_deref().and_then(Orientation::from_exif_chunk);
     let (colour, depth, clear) = (info.color_type, info.bit_depth, info.trns.as_deref());
-    // Of 16 bits a sample the decoder keeps both bytes, and Pillow looks at the lower one.
+    // The decoder keeps both bytes of a 16-bit transparent colour; Pillow uses the lower one.
     let one_clear = clear.map(|clear| match depth {
         BitDepth::Sixteen => clear.as_chunks::<2>().0.iter().map(|pair| pair[1]).collect(),
         _ => clear.to_vec(),
@@ -83,7 +83,7 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
     Ok(Raster { width, height, pixels, orientation, notes, indexed })
 }
 
-/// Samples of up to 8 bits, one a byte. Each row of `line` bytes begins with a byte of its own.
+/// Unpacks samples of up to 8 bits to one per byte. Each row of `line` bytes starts at a byte boundary.
 fn unpacked(samples: Vec<u8>, depth: BitDepth, width: usize, line: usize) -> Vec<u8> {
     match depth as u8 {
         bits @ 1..8 => super::unpacked(&samples, bits, width, line),
@@ -91,14 +91,14 @@ fn unpacked(samples: Vec<u8>, depth: BitDepth, width: usize, line: usize) -> Vec
     }
 }
 
-/// A colour of the palette; black beyond its end.
+/// Returns a colour of the palette; black for an invalid index.
 fn colour_of(palette: &[u8], index: u8) -> [u8; 3] {
     palette.as_chunks::<3>().0.get(usize::from(index)).copied().unwrap_or_default()
 }
 
 impl Pixels {
-    /// The same, seen through where a pixel has the one colour of `clear`. Pillow compares it, as it stands, with samples
-    /// that it has brought to 8 bits, whatever the file's depth.
+    /// Adds an alpha channel that is 0 for pixels of the colour `clear`. Pillow compares the stored value with samples
+    /// converted to 8 bits, for any bit depth of the file.
     fn with_clear(self, clear: Option<&[u8]>) -> Self {
         let low = |i: usize| clear.and_then(|clear| clear.get(i)).copied();
         let alpha = |is_clear: bool| if is_clear { 0 } else { 255 };

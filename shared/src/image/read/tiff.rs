@@ -1,4 +1,4 @@
-//! TIFF: the first page, its samples read as Pillow reads them.
+//! Decoding of the first page of a TIFF, with the conversions of Pillow.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -8,31 +8,31 @@ use tiff::decoder::{Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{CLIPPED, FLOATS, Pixels, Raster, Room, clipped, cmyk, damaged, flat, unreadable, upper};
+use super::{CLIPPED, FLOATS, PixelLimit, Pixels, Raster, clipped, cmyk, damaged, flat, unreadable, upper};
 use crate::{Error, Result};
 
-/// What numbers of a file mean, by the TIFF specification.
+/// Values of PhotometricInterpretation in the TIFF specification.
 const WHITE_IS_ZERO: u64 = 0;
 const BLACK_IS_ZERO: u64 = 1;
 const PALETTE: u64 = 3;
-/// Colours that lie premultiplied with their alpha.
+/// Value of ExtraSamples for premultiplied alpha.
 const ASSOCIATED: u16 = 1;
 
-pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
-    // The decoder knows no palettes, and turns white and black for some sample types and not for others: it is told that
-    // both are grey, and what they are is done here.
+pub(super) fn decode(bytes: &[u8], limit: PixelLimit) -> Result<Raster> {
+    // The decoder has no support for palettes, and inverts WhiteIsZero only for some sample types: both are declared as
+    // BlackIsZero to it, and converted here.
     let (bytes, meaning) = as_grey(bytes);
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = room.bytes();
-    limits.intermediate_buffer_size = room.bytes();
+    limits.decoding_buffer_size = limit.bytes();
+    limits.intermediate_buffer_size = limit.bytes();
     let mut decoder = Decoder::new(Cursor::new(&*bytes)).map_err(failed)?.with_limits(limits);
     let (width, height) = decoder.dimensions().map_err(failed)?;
-    let (width, height) = room.check(width, height)?;
+    let (width, height) = limit.check(width, height)?;
     let colour = decoder.colortype().map_err(failed)?;
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?.unwrap_or_default();
     let planes = decoder.image_buffer_layout().map_err(failed)?;
-    if planes.complete_len > room.bytes() {
-        return Err(room.too_wide(width, height));
+    if planes.complete_len > limit.bytes() {
+        return Err(limit.too_wide(width, height));
     }
     let orientation = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
     let orientation = orientation.and_then(Orientation::from_exif);
@@ -40,7 +40,7 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
         Some(PALETTE) => decoder
             .find_tag_unsigned_vec::<u16>(Tag::Unknown(320))
             .map_err(failed)?
-            .ok_or_else(|| damaged("a tiff with a palette, and no palette in it"))?,
+            .ok_or_else(|| damaged("a palette tiff without a palette"))?,
         _ => Vec::new(),
     };
     let mut samples = DecodingResult::U8(Vec::new());
@@ -72,14 +72,14 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
         }
         (DecodingResult::U32(values), ColorType::Gray(32)) => {
             notes.push(CLIPPED);
-            // Pillow's whole numbers have a sign.
+            // Pillow reads the integers as signed.
             values.into_iter().map(|level| (level as i32).clamp(0, 255) as u8).collect()
         }
         (DecodingResult::I32(values), ColorType::Gray(32)) => {
             notes.push(CLIPPED);
             values.into_iter().map(|level| level.clamp(0, 255) as u8).collect()
         }
-        // Cut behind the point and at both ends, and no number is black.
+        // Truncated to integers and clipped; NaN is black.
         (DecodingResult::F32(values), ColorType::Gray(32)) => {
             notes.push(FLOATS);
             values.into_iter().map(|level| level as u8).collect()
@@ -128,7 +128,7 @@ pub(super) fn decode(bytes: &[u8], room: Room) -> Result<Raster> {
     Ok(Raster { width, height, pixels, orientation, notes, indexed })
 }
 
-/// Colours that were multiplied with their alpha, as they were before.
+/// Converts premultiplied alpha to straight alpha.
 fn divided(&[r, g, b, a]: &[u8; 4]) -> [u8; 4] {
     let level = |level: u8| match a {
         0 => 0,
@@ -138,15 +138,15 @@ fn divided(&[r, g, b, a]: &[u8; 4]) -> [u8; 4] {
     [level(r), level(g), level(b), a]
 }
 
-/// Planes of `count` bytes each, one after the other, pixel by pixel.
+/// Interleaves planes of `count` bytes each.
 fn joined(planes: &[u8], count: usize) -> Vec<u8> {
     let channels = planes.len() / count.max(1);
     (0..count).flat_map(|i| (0..channels).map(move |plane| planes[plane * count + i])).collect()
 }
 
 fn unknown(colour: &ColorType) -> Error {
-    Error::unsupported(format!("a tiff of {colour:?}, which is not read"))
-        .hint("read are grey, palettes, RGB and CMYK of whole numbers, and grey of floats")
+    Error::unsupported(format!("a tiff of {colour:?} is not supported"))
+        .hint("supported: integer greyscale, palettes, RGB and CMYK, and float greyscale")
 }
 
 fn failed(error: TiffError) -> Error {
@@ -154,7 +154,8 @@ fn failed(error: TiffError) -> Error {
     unreadable(unsupported, error)
 }
 
-/// The file with grey as the meaning of its first page, where that is grey or a palette, and what it was.
+/// Returns the file with its first page declared as BlackIsZero if it is greyscale or a palette, and the original
+/// value.
 fn as_grey(bytes: &[u8]) -> (Cow<'_, [u8]>, Option<u64>) {
     let Some((place, width, meaning)) = meaning(bytes) else { return (Cow::Borrowed(bytes), None) };
     match meaning {
@@ -173,7 +174,7 @@ fn as_grey(bytes: &[u8]) -> (Cow<'_, [u8]>, Option<u64>) {
     }
 }
 
-/// Where the first page says what its numbers mean, in how many bytes, and what it says.
+/// Returns the offset, size in bytes and value of PhotometricInterpretation of the first page.
 fn meaning(bytes: &[u8]) -> Option<(usize, usize, u64)> {
     const MEANING: u64 = 262;
     let little = bytes.first() == Some(&b'I');
@@ -183,7 +184,7 @@ fn meaning(bytes: &[u8]) -> Option<(usize, usize, u64)> {
         Some(if little { part.iter().rev().fold(0, add) } else { part.iter().fold(0, add) })
     };
     let big = number(2, 2)? == 43;
-    // Widths of an offset and of the count of entries, the length of an entry, and where its value stands in it.
+    // Sizes of an offset, of the number of entries and of an entry, and the offset of the value in an entry.
     let (offset, count, entry, value) = if big { (8, 8, 20, 12) } else { (4, 2, 12, 8) };
     let directory = usize::try_from(number(if big { 8 } else { 4 }, offset)?).ok()?;
     let first = directory.checked_add(count)?;
