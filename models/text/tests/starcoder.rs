@@ -101,7 +101,10 @@ fn a_sequence_longer_than_the_position_embeddings_is_refused() {
     let options = json!({"max_new_tokens": 30, "eos_token_id": []});
     assert_eq!(model.call("generate", &rows(38), &options).unwrap()["sequences"].dims(), [1, 41]);
     let error = model.call("generate", &rows(41), &options).unwrap_err();
-    assert!(error.to_string().contains("the prompt has 41 tokens, the model has 40 positions"), "{error}");
+    assert!(
+        error.to_string().contains("the prompt has 41 tokens, more than the maximum sequence length of 40"),
+        "{error}"
+    );
 }
 
 #[test]

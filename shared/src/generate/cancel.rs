@@ -1,4 +1,4 @@
-//! Ending work from another thread.
+//! Cancellation from another thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::progress::{Progress, Silent, Task, Unit};
 use crate::{Error, ErrorKind, Result};
 
-/// Tells work under way to end. Its clones are one token: a server keeps one, and the generation has the other.
+/// A cancellation token. Clones share their state: a server keeps one, and the generation has the other.
 ///
-/// It is heard between the blocks of a language model while a prompt is read, and before each new token.
+/// It is checked between the layers of a language model during prefill, and before each new token.
 ///
 /// ```
 /// use fauna_shared::generate::{CancellationToken, GenerationConfig};
@@ -21,12 +21,12 @@ use crate::{Error, ErrorKind, Result};
 pub struct CancellationToken(Arc<AtomicBool>);
 
 impl CancellationToken {
-    /// A token that nobody has cancelled.
+    /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends the work that has this token. There is no way back.
+    /// Cancels the work that uses this token. This cannot be undone.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -36,6 +36,8 @@ impl CancellationToken {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Returns an error if the token is cancelled.
+    ///
     /// # Errors
     /// [`Cancelled`](ErrorKind::Cancelled) if [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<()> {
@@ -66,7 +68,7 @@ impl Progress for CancellationToken {
     }
 }
 
-/// Two configs are equal whoever may cancel them.
+/// Tokens are ignored when configs are compared.
 impl PartialEq for CancellationToken {
     fn eq(&self, _: &Self) -> bool {
         true

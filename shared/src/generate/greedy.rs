@@ -1,21 +1,21 @@
-//! The likeliest token of each row, found where the logits lie.
+//! Greedy decoding on the device of the logits.
 
 use candle_core::{D, DType, Tensor};
 
 use crate::{Result, transfer};
 
-/// Finds the likeliest tokens on a device, from which only they come back.
+/// Computes the argmax of logits on a device, so that only token ids are copied to the host.
 #[derive(Default)]
 pub(super) struct Greedy {
-    /// The size of a vocabulary and `size`, `size - 1`, … 1 on the device, `(1, size)`.
+    /// `vocab_size`, `vocab_size - 1`, … 1 on the device, `(1, vocab_size)`.
     falling: Option<Tensor>,
 }
 
 impl Greedy {
-    /// The index of the largest logit of each row of `(rows, vocabulary)`, the lowest of equals; none if no logit of a row
-    /// is above minus infinity or one is not a number.
+    /// Returns the argmax of each row of `logits`, `(rows, vocab_size)`, the lowest index on ties; `None` for a row
+    /// where all logits are minus infinity or one is NaN.
     ///
-    /// None at all where the logits are too many to count in float32.
+    /// Returns `None` if the vocabulary is too large for float32 indices.
     pub(super) fn choose(&mut self, logits: &Tensor) -> Result<Option<Vec<Option<u32>>>> {
         let (_, vocabulary) = logits.dims2()?;
         if vocabulary == 0 || vocabulary > 1 << 24 {
@@ -30,8 +30,8 @@ impl Greedy {
             }
         };
         let best = logits.max_keepdim(D::Minus1)?;
-        // Of the places that hold the largest logit, the first has the largest number. Devices differ in which of equals
-        // their own argmax gives.
+        // Of the positions with the maximum, the first has the largest value of `falling`. The argmax of devices
+        // differs on ties.
         let first = logits.broadcast_eq(&best)?.to_dtype(DType::F32)?.broadcast_mul(falling)?;
         let first = first.max_keepdim(D::Minus1)?;
         let odd = logits.ne(&logits)?.to_dtype(DType::F32)?.sum_keepdim(D::Minus1)?;

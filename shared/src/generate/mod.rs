@@ -1,9 +1,9 @@
-//! One decode loop for every token a model can emit: text, image codes, audio codes, action bins.
+//! Autoregressive generation of any kind of tokens: text, image codes, audio codes, action bins.
 //!
-//! A network that gives logits for the next token implements [`Decoder`]; [`generate`] does the rest: left-padded
-//! batches, sampling, guidance, stop rules, streaming and cancelling. It knows nothing of text; `text::stream` puts
-//! a tokenizer around it. What a model is conditioned on besides tokens (an image, an encoder's states) is a field
-//! of the value that implements [`Decoder`].
+//! A network that returns logits for the next token implements [`Decoder`]; [`generate`] implements left-padded
+//! batches, sampling, guidance, stopping criteria, streaming and cancellation. It works on token ids; `text::stream`
+//! adds a tokenizer. Conditioning other than tokens (an image, encoder hidden states) is a field of the type that
+//! implements [`Decoder`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
@@ -11,7 +11,7 @@
 //! use fauna_shared::generate::{Decoder, GenerationConfig, Tokens, generate};
 //! use std::ops::ControlFlow;
 //!
-//! /// Says that the next token is one more than the last.
+//! /// Predicts the last token plus one.
 //! struct Counter;
 //! impl Decoder for Counter {
 //!     type Cache = ();
@@ -61,63 +61,63 @@ use crate::progress::Unit;
 use crate::runtime::kernels_serve;
 use crate::{Error, ErrorKind, Result, transfer};
 
-/// A network that can be asked for the logits of the next token.
+/// A network that returns logits for the next token.
 ///
-/// Rows are independent sequences: the entries of a batch, and for several codebooks one row each.
+/// Rows are independent sequences: those of a batch, and for several codebooks one row each.
 pub trait Decoder {
-    /// What the network keeps of the tokens it has seen.
+    /// The KV cache.
     type Cache;
 
-    /// An empty cache for `rows` sequences of at most `capacity` tokens, padding included.
+    /// Creates an empty cache for `rows` sequences of at most `capacity` tokens, including padding.
     fn cache(&self, rows: usize, capacity: usize) -> Result<Self::Cache>;
 
-    /// Takes in `tokens` and gives the logits that follow the last of each row: `(rows, vocabulary)`, any float
-    /// type, any device.
+    /// Decoding step (or prefill): appends `tokens`, `(rows, sequence)`, to the cache and returns the logits after the
+    /// last token of each row, `(rows, vocab_size)`, of any float dtype on any device.
     fn step(&self, tokens: &Tokens, cache: &mut Self::Cache) -> Result<Tensor>;
 
-    /// How many tokens a row may have at most; `None` if there is no bound.
+    /// Maximum sequence length; `None` if unlimited.
     fn max_positions(&self) -> Option<usize>;
 
-    /// How many tokens of a long prompt are read at once; `None` for all. Smaller pieces take less memory.
+    /// Chunk size of prefill, in tokens; `None` for the whole prompt at once. Smaller chunks take less memory.
     fn prompt_chunk(&self) -> Option<usize> {
         None
     }
 
-    /// How many of the first tokens of `prompt`, a batch's only row, `cache` holds already, to be gone on from; less than
-    /// all of them. Default: none.
+    /// Number of tokens at the start of `prompt`, the only sequence of a batch, that are already in `cache`; fewer than
+    /// all of them. Default: 0.
     fn cached_prefix(&self, _prompt: &[u32], _cache: &mut Self::Cache) -> usize {
         0
     }
 
-    /// What may follow in `row` after the tokens in `new` (prompt not included). Default: anything.
+    /// Tokens allowed next in `row`, after the new tokens `new` (without the prompt). Default: any.
     fn allowed(&self, _row: usize, _new: &[u32]) -> AllowedTokens {
         AllowedTokens::Any
     }
 
-    /// Which stream of random numbers `row` draws from, counted from [`GenerationConfig::stream`]. Default: its own number.
+    /// Stream of random numbers of `row`, relative to [`GenerationConfig::stream`]. Default: `row`.
     fn stream(&self, row: usize) -> u64 {
         row as u64
     }
 
-    /// The prompt of the unconditional row that guidance sets against `prompt`. Default: the same prompt, for
-    /// networks whose condition is not in the tokens.
+    /// The unconditional prompt for classifier-free guidance. Default: the same prompt, for networks whose condition is
+    /// not in the tokens.
     fn unconditional(&self, prompt: &[u32]) -> Vec<u32> {
         prompt.to_vec()
     }
 }
 
-/// What a model lets come next.
+/// Constraint on the next token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedTokens {
     /// Any token of the vocabulary.
     Any,
-    /// Exactly this token, whatever the logits say.
+    /// Exactly this token, independent of the logits.
     Only(u32),
     /// A token with an id in this range.
     Within(Range<u32>),
 }
 
-/// The new tokens of one step: `(rows, time)`, all prompts at first, then one token a row.
+/// The input tokens of a step, `(rows, sequence)`: first the prompts, then one token per row.
 #[derive(Debug, Clone, Copy)]
 pub struct Tokens<'a> {
     ids: &'a [u32],
@@ -126,63 +126,68 @@ pub struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    /// `ids`: row-major `(pads.len(), time)`. `pads`: how many padding tokens each row began with. `past`: how many
-    /// tokens, padding included, each row has in the cache already.
+    /// `ids`: `(rows, sequence)`, row-major. `pads`: number of left padding tokens of each row, `(rows)`. `past`:
+    /// number of tokens in the cache, including padding.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`] if `ids` is empty or does not fill the rows evenly, or a row is all padding.
+    /// [`ErrorKind::Input`] if `ids` is empty or not a multiple of the rows, or a row has only padding.
     pub fn new(ids: &'a [u32], pads: &'a [usize], past: usize) -> Result<Self> {
         if ids.is_empty() || pads.is_empty() || !ids.len().is_multiple_of(pads.len()) {
-            return Err(Error::input(format!("{} tokens do not fill {} rows", ids.len(), pads.len())));
+            return Err(Error::input(format!(
+                "{} tokens are not a multiple of {} rows",
+                ids.len(),
+                pads.len()
+            )));
         }
         let end = past + ids.len() / pads.len();
         match pads.iter().position(|&pad| pad >= end) {
-            Some(row) => Err(Error::input(format!("row {row} holds no token, only padding"))),
+            Some(row) => Err(Error::input(format!("row {row} has only padding"))),
             None => Ok(Self { ids, pads, past }),
         }
     }
 
-    /// How many sequences there are.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.pads.len()
     }
 
-    /// How many new tokens each row has.
+    /// Returns the number of input tokens of each row.
     pub fn sequence_length(&self) -> usize {
         self.ids.len() / self.pads.len()
     }
 
-    /// How many tokens, padding included, each row already has in the cache.
+    /// Returns the number of tokens of each row in the cache, including padding.
     pub fn past(&self) -> usize {
         self.past
     }
 
-    /// How many padding tokens each row began with. They must be masked for good.
+    /// Returns the number of left padding tokens of each row, which must be masked in every step.
     pub fn pads(&self) -> &'a [usize] {
         self.pads
     }
 
-    /// Whether no row is padded, so that the causal mask is all that is needed.
+    /// Whether no row is padded, so that a causal mask is sufficient.
     pub fn is_unpadded(&self) -> bool {
         self.pads.iter().all(|&pad| pad == 0)
     }
 
-    /// The new tokens of one row.
+    /// Returns the input tokens of one row.
     pub fn row(&self, row: usize) -> &'a [u32] {
         &self.ids[row * self.sequence_length()..][..self.sequence_length()]
     }
 
-    /// The new tokens, row-major.
+    /// Returns the input tokens, `(rows, sequence)`, row-major.
     pub fn ids(&self) -> &'a [u32] {
         self.ids
     }
 
-    /// The new tokens, `(rows, time)`, u32.
+    /// Returns the input tokens as a u32 tensor, `(rows, sequence)`.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
         transfer::to_device(self.ids.to_vec(), (self.rows(), self.sequence_length()), device)
     }
 
-    /// The position of each new token among the tokens of its row that are not padding, row-major; 0 for padding.
+    /// Returns the position ids of the input tokens, `(rows, sequence)`, row-major, not counting padding; 0 for
+    /// padding.
     pub fn positions(&self) -> Vec<u32> {
         let times = self.past..self.past + self.sequence_length();
         let row = |&pad: &usize| times.clone().map(move |t| t.saturating_sub(pad) as u32);
@@ -190,86 +195,86 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// One token that [`generate`] has just chosen.
+/// A new token of [`generate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewToken {
-    /// The row it belongs to.
+    /// The sequence of the batch.
     pub row: usize,
-    /// Its index among the new tokens of that row, from 0.
+    /// Index among the new tokens of the sequence, from 0.
     pub index: usize,
-    /// Its id.
+    /// Token id.
     pub token: u32,
-    /// Why the row ends with it, if it does.
+    /// Finish reason, if it is the last token of the sequence.
     pub finish: Option<FinishReason>,
 }
 
-/// What a caller who has seen enough wants to end.
+/// Request of the callback of [`generate`] to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// The row of this token; it counts as [`FinishReason::Stopped`].
+    /// Stop this sequence, with [`FinishReason::Stopped`].
     Row,
-    /// The row of this token; it counts as [`FinishReason::Cancelled`].
+    /// Stop this sequence, with [`FinishReason::Cancelled`].
     Cancel,
-    /// Everything; unfinished rows count as [`FinishReason::Cancelled`].
+    /// Stop the whole batch; unfinished sequences have [`FinishReason::Cancelled`].
     All,
 }
 
-/// Why a row ended.
+/// Why generation of a sequence finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model emitted an end token, which is the row's last.
+    /// An end-of-sequence token was generated.
     End,
-    /// `max_new_tokens` are there.
+    /// `max_new_tokens` was reached.
     Length,
-    /// The model has no position left.
+    /// The context is full.
     Full,
-    /// The caller ended this row, for example at a stop string.
+    /// Stopped by the caller, for example at a stop string.
     Stopped,
-    /// The caller ended everything.
+    /// Cancelled by the caller.
     Cancelled,
 }
 
-/// What [`generate`] made.
+/// Output of [`generate`].
 #[derive(Debug, Clone)]
 pub struct Generated {
-    /// The new tokens of each row, an end token included, padding not.
+    /// The new tokens of each sequence, including an end-of-sequence token, without padding.
     pub tokens: Vec<Vec<u32>>,
-    /// Why each row ended.
+    /// Finish reason of each sequence.
     pub finished: Vec<FinishReason>,
-    /// Tokens of each prompt.
+    /// Number of tokens of each prompt.
     pub prompt_tokens: Vec<usize>,
-    /// How long it took to read the prompts, all together, up to the first new tokens.
+    /// Time to first token of the batch (prefill).
     pub prompt_time: Duration,
-    /// How long everything took.
+    /// Total time.
     pub time: Duration,
 }
 
-/// What became of one prompt.
+/// Statistics and tokens of the generation from one prompt.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Generation {
-    /// Why it ended; `None` where nothing was generated token by token.
+    /// Finish reason; `None` if the model is not autoregressive.
     pub finish: Option<FinishReason>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// The new tokens, an end token included.
+    /// The new tokens, including an end-of-sequence token.
     pub tokens: Vec<u32>,
-    /// Seconds up to the first new token, of all prompts of a batch together.
+    /// Time to first token of the batch, in seconds.
     pub prompt_seconds: f64,
-    /// Seconds of the whole, of all prompts of a batch together.
+    /// Total time of the batch, in seconds.
     pub seconds: f64,
 }
 
 impl Generation {
-    /// Of a prompt that was not begun.
+    /// Creates the result of a prompt that was cancelled before it started.
     pub fn cancelled() -> Self {
         Self { finish: Some(FinishReason::Cancelled), ..Self::default() }
     }
 }
 
 impl Generated {
-    /// Row by row.
+    /// Splits the output by sequence.
     pub fn generations(&self) -> Vec<Generation> {
         let rows = self.tokens.iter().zip(&self.finished).zip(&self.prompt_tokens);
         let row = |((tokens, finish), prompt_tokens): ((&Vec<u32>, &FinishReason), &usize)| Generation {
@@ -284,14 +289,14 @@ impl Generated {
 }
 
 impl Generated {
-    /// Prompts and new tokens as one rectangle, as transformers' `generate` returns `sequences`: prompts padded on
-    /// the left, finished rows on the right.
+    /// Returns prompts and new tokens like `sequences` of transformers' `generate`, `(batch, sequence)`: prompts are
+    /// padded on the left, finished sequences on the right.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) for more or fewer prompts than rows.
+    /// [`Input`](crate::ErrorKind::Input) if the number of prompts is not the batch size.
     pub fn sequences(&self, prompts: &[impl AsRef<[u32]>], pad: u32) -> Result<Vec<Vec<u32>>> {
         if prompts.len() != self.tokens.len() {
-            return Err(Error::input(format!("{} prompts for {} rows", prompts.len(), self.tokens.len())));
+            return Err(Error::input(format!("{} prompts, expected {}", prompts.len(), self.tokens.len())));
         }
         let longest_prompt = prompts.iter().map(|p| p.as_ref().len()).max().unwrap_or(0);
         let longest = longest_prompt + self.tokens.iter().map(Vec::len).max().unwrap_or(0);
@@ -306,15 +311,15 @@ impl Generated {
     }
 }
 
-/// Continues `prompts`, all at once, and calls `each` with every new token as soon as it is chosen.
+/// Generates from a batch of `prompts`, and calls `each` with every new token as soon as it is sampled.
 ///
-/// `options.eos` and `options.pad` are taken as they are: a caller who knows the model's own fills them in.
-/// `options.stop` is for a layer that knows text and is not read here. A row gives the same tokens alone and in a
-/// batch, up to rounding in the network.
+/// `options.eos` and `options.pad` are used as given; see [`GenerationConfig::with_tokens`] for those of the model.
+/// `options.stop` is not used here but where tokens are decoded to text. The tokens of a sequence do not depend on the
+/// rest of the batch, up to rounding in the network.
 ///
 /// # Errors
 /// [`ErrorKind::Input`] if an option is out of range, there is no prompt, one is empty, or one is longer than the
-/// model's positions. [`ErrorKind::Compute`] if the network's logits are misshaped or not numbers.
+/// maximum sequence length. [`ErrorKind::Compute`] if the logits have the wrong shape or are NaN.
 pub fn generate<D: Decoder + ?Sized>(
     model: &D,
     prompts: &[impl AsRef<[u32]>],
@@ -332,11 +337,11 @@ pub fn generate<D: Decoder + ?Sized>(
     continued(model, &mut cache, past, batch, prompts, options, each)
 }
 
-/// As [`generate`], after the `past` tokens that `cache` has read already: `prompts` are what follows them, all of one
-/// length. `cache` must have room for them and all new tokens but the last.
+/// [`generate`] with a `cache` that has `past` tokens already: `prompts` follow them, and must have the same length.
+/// `cache` needs the capacity for them and all new tokens but the last.
 ///
 /// # Errors
-/// As [`generate`]; [`ErrorKind::Input`] if something was read and the prompts have different lengths.
+/// Same as [`generate`]; [`ErrorKind::Input`] if `past > 0` and the prompts have different lengths.
 pub fn generate_from<D: Decoder + ?Sized>(
     model: &D,
     cache: &mut D::Cache,
@@ -348,13 +353,13 @@ pub fn generate_from<D: Decoder + ?Sized>(
     options.check()?;
     let mut batch = Batch::new(model, prompts, options)?;
     if past > 0 && batch.pads.iter().any(|pad| *pad > 0) {
-        return Err(Error::input("prompts of different lengths do not go on from one cache"));
+        return Err(Error::input("prompts that continue a cache must have the same length"));
     }
     batch.before = past;
     continued(model, cache, 0, batch, prompts, options, each)
 }
 
-/// The decode loop. `read`: how many of the first tokens of the only prompt are in `cache`.
+/// The decoding loop. `read`: number of tokens at the start of the only prompt that are in `cache`.
 fn continued<D: Decoder + ?Sized>(
     model: &D,
     cache: &mut D::Cache,
@@ -397,7 +402,7 @@ fn continued<D: Decoder + ?Sized>(
                 true => greedy.choose(&logits)?,
                 false => None,
             };
-        // Where tokens are chosen already, logits stay where they are.
+        // If tokens were chosen on the device, the logits are not copied.
         let logits = if chosen.is_some() { None } else { Some(on_cpu(&logits)?) };
         prompt_time.get_or_insert_with(|| began.elapsed());
         ids.clear();
@@ -458,7 +463,7 @@ fn continued<D: Decoder + ?Sized>(
     })
 }
 
-/// The logits that follow `ids`, row-major `(pads.len(), time)`, read in pieces of [`Decoder::prompt_chunk`] tokens.
+/// Returns the logits after `ids`, `(rows, sequence)`, computed in chunks of [`Decoder::prompt_chunk`] tokens.
 fn step<D: Decoder + ?Sized>(
     model: &D,
     ids: &[u32],
@@ -468,7 +473,7 @@ fn step<D: Decoder + ?Sized>(
     options: &GenerationConfig,
 ) -> Result<Tensor> {
     let time = ids.len() / pads.len();
-    // No row of a piece may be all padding.
+    // No row of a chunk may have only padding.
     let first = (pads.iter().max().copied().unwrap_or(0) + 1).saturating_sub(past);
     let chunk = model.prompt_chunk().unwrap_or(time).max(1);
     let mut read = 0;
@@ -493,28 +498,28 @@ fn step<D: Decoder + ?Sized>(
     }
 }
 
-/// The prompts as one left-padded rectangle.
+/// A left-padded batch of prompts.
 struct Batch {
     ids: Vec<u32>,
     pads: Vec<usize>,
     longest: usize,
-    /// Tokens that the cache has read before them.
+    /// Number of tokens in the cache before them.
     before: usize,
 }
 
 impl Batch {
-    /// `prompts`, and after them their unconditional rows if there is guidance.
+    /// Creates the batch of `prompts`, followed by the unconditional prompts if there is guidance.
     fn new<D: Decoder + ?Sized>(
         model: &D,
         prompts: &[impl AsRef<[u32]>],
         options: &GenerationConfig,
     ) -> Result<Self> {
         if prompts.is_empty() {
-            return Err(Error::input("there is no prompt to continue"));
+            return Err(Error::input("expected at least one prompt"));
         }
         if let Some(row) = prompts.iter().position(|p| p.as_ref().is_empty()) {
             return Err(Error::input(format!("prompt {row} is empty"))
-                .hint("a prompt needs at least one token, for example the model's begin token"));
+                .hint("a prompt needs at least one token, for example the beginning-of-sequence token"));
         }
         let mut all: Vec<Vec<u32>> = prompts.iter().map(|p| p.as_ref().to_vec()).collect();
         if options.guidance != 1.0 {
@@ -530,7 +535,7 @@ impl Batch {
         Ok(Self { ids, pads, longest, before: 0 })
     }
 
-    /// How many tokens can be made, and what it means to have made them all.
+    /// Returns the maximum number of new tokens, and the finish reason when it is reached.
     fn limit(
         &self,
         before: usize,
@@ -541,10 +546,10 @@ impl Batch {
         let longest = before.saturating_add(self.longest);
         match positions {
             Some(positions) if longest > positions => Err(Error::input(format!(
-                "the prompt has {longest} tokens, the model has {positions} positions"
+                "the prompt has {longest} tokens, more than the maximum sequence length of {positions}"
             ))
             .hint("shorten the prompt")),
-            // The last token is chosen but never fed, so it needs no position.
+            // The last token is sampled but not fed back, so it needs no position.
             Some(positions) if positions + 1 - longest < wanted => {
                 Ok((positions + 1 - longest, FinishReason::Full))
             }
@@ -553,7 +558,8 @@ impl Batch {
     }
 }
 
-/// The logits of `row` with guidance, penalty and minimum length applied; copied only if one of them is.
+/// Returns the logits of `row`, `(vocab_size)`, with guidance, repetition penalty and minimum length applied; copied
+/// only if one of them is used.
 #[allow(clippy::too_many_arguments)]
 fn adjusted<'a>(
     all: &'a [f32],
@@ -604,28 +610,31 @@ fn choose(sampler: &mut Sampler, logits: &[f32], allowed: AllowedTokens) -> Opti
 }
 
 fn no_choice(row: usize, index: usize) -> Error {
-    Error::new(ErrorKind::Compute, format!("row {row}, new token {index}: the logits are not numbers"))
-        .hint("the weights may be damaged, or the type too narrow: try --dtype f32")
+    Error::new(
+        ErrorKind::Compute,
+        format!("row {row}, new token {index}: the logits are NaN or minus infinity"),
+    )
+    .hint("the weights may be damaged, or the dtype too narrow: try --dtype f32")
 }
 
-/// Whether token `index` is the likeliest by the logits as the network gives them.
+/// Whether token `index` is the argmax of the unprocessed logits.
 fn takes_best(options: &GenerationConfig, index: usize) -> bool {
     let too_short = index < options.min_new_tokens && !options.end_tokens().is_empty();
     options.temperature == 0.0 && options.guidance == 1.0 && options.repetition_penalty == 1.0 && !too_short
 }
 
-/// Whether `logits` are `(rows, vocabulary)`.
+/// Checks that `logits` are `(rows, vocab_size)`.
 fn check_shape(logits: &Tensor, rows: usize) -> Result<()> {
     match logits.dims() {
         [found, vocabulary] if *found == rows && *vocabulary > 0 => Ok(()),
         dims => Err(Error::new(
             ErrorKind::Compute,
-            format!("a step gave logits of shape {dims:?}, wanted [{rows}, vocabulary]"),
+            format!("logits of shape {dims:?}, expected [{rows}, vocab_size]"),
         )),
     }
 }
 
-/// `logits` as contiguous f32 on the CPU.
+/// Converts `logits` to contiguous f32 on the CPU.
 fn on_cpu(logits: &Tensor) -> Result<Tensor> {
     let logits = logits.to_dtype(DType::F32)?;
     match kernels_serve(logits.device()) {
@@ -634,8 +643,7 @@ fn on_cpu(logits: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Calls `read` with the elements of `logits` and the size of the vocabulary, without copying; with nothing if there are
-/// none.
+/// Calls `read` with the elements of `logits` and the vocabulary size, without copying; with an empty slice for `None`.
 fn read_rows(logits: Option<&Tensor>, read: impl FnOnce(&[f32], usize) -> Result<()>) -> Result<()> {
     let Some(logits) = logits else { return read(&[], 0) };
     let vocabulary = logits.dim(1)?;

@@ -1,4 +1,4 @@
-//! What a caller may choose about decoding.
+//! Generation config.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use super::CancellationToken;
 use crate::progress::Reporter;
 use crate::{Error, Result};
 
-/// The longest sound that is made, in seconds.
+/// Maximum length of generated audio, in seconds.
 const A_DAY: f64 = 86_400.0;
-/// Tokens beyond all texts: sums with it still fit the machine's integers.
+/// Maximum of `max_new_tokens`, so that sums do not overflow.
 const MOST_TOKENS: usize = 1 << 31;
 
-/// How tokens are chosen and when to stop. The default is greedy decoding of at most 256 tokens.
+/// Generation config: how tokens are sampled and when to stop. The default is greedy decoding of at most 256 tokens.
 ///
-/// The settings act in the order and with the meaning they have in transformers' `generate`: guidance, repetition
-/// penalty, minimum length, what the model allows, temperature, top-k, top-p, min-p.
+/// Logits processors have the meaning and order of transformers' `generate`: guidance, repetition penalty, minimum
+/// length, the tokens allowed by the model, temperature, top-k, top-p, min-p.
 ///
 /// ```
 /// use fauna_shared::generate::GenerationConfig;
@@ -26,46 +26,46 @@ const MOST_TOKENS: usize = 1 << 31;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerationConfig {
-    /// Stop a row after so many new tokens. At least 1, at most 2^31.
+    /// Maximum number of new tokens per sequence. From 1 to 2^31.
     pub max_new_tokens: usize,
-    /// How long, in seconds, for models whose tokens are time; wins over `max_new_tokens`. Above 0, at most a day;
-    /// `None`: as many as `max_new_tokens` say.
+    /// Length of generated audio in seconds, for audio models; takes precedence over `max_new_tokens`. Above 0, at most
+    /// 86400; `None`: as given by `max_new_tokens`.
     pub seconds: Option<f64>,
-    /// Forbid the end tokens until so many new tokens are there. At most `max_new_tokens`.
+    /// Minimum number of new tokens before an end-of-sequence token. At most `max_new_tokens`.
     pub min_new_tokens: usize,
-    /// Divides the logits before sampling; 0 always takes the likeliest token. 0 or above.
+    /// Sampling temperature; 0 is greedy decoding. 0 or above.
     pub temperature: f32,
-    /// Sample among the `top_k` likeliest tokens (and those that tie with the last of them); 0 for all.
+    /// Number of most probable tokens to sample from (and ties with the last of them); 0 for all.
     pub top_k: usize,
-    /// Sample among the likeliest tokens that together reach this probability. In (0, 1]; 1 for all.
+    /// Nucleus sampling: sample from the most probable tokens whose probabilities add up to this. In (0, 1]; 1 for all.
     pub top_p: f32,
-    /// Drop tokens less likely than this share of the likeliest one's probability. In [0, 1]; 0 for none.
+    /// Minimum probability of a token relative to the most probable one. In [0, 1]; 0 for no minimum.
     pub min_p: f32,
-    /// Logits of tokens already in the row (prompt included, padding not) are divided by this where positive and
-    /// multiplied where negative. Above 0; 1 for no change.
+    /// Repetition penalty: logits of tokens already in the sequence (including the prompt, without padding) are divided
+    /// by this if positive and multiplied if negative. Above 0; 1 for no penalty.
     pub repetition_penalty: f32,
-    /// Classifier-free guidance: `without + guidance * (with - without)`. 0 or above; 1 for none. Any other value
-    /// doubles the rows the model sees: after the prompts come the same number of unconditional rows.
+    /// Classifier-free guidance scale: logits are `uncond + guidance * (cond - uncond)`. 0 or above; 1 for no guidance.
+    /// Any other value doubles the batch: the conditional sequences are followed by as many unconditional ones.
     pub guidance: f32,
-    /// Where the random numbers start. The same seed gives the same tokens.
+    /// Random seed. The same seed gives the same tokens.
     pub seed: u64,
-    /// Row `r` draws from stream `stream + r` of the seed, so any row of a batch can be repeated alone.
+    /// Sequence `r` of a batch samples from stream `stream + r` of the seed, so that it can be reproduced alone.
     pub stream: u64,
-    /// A row ends after any of these tokens. `None`: the model's own; an empty list: never.
+    /// End-of-sequence tokens. `None`: those of the model; an empty list: none.
     pub eos: Option<Vec<u32>>,
-    /// Fills the left of shorter prompts and the end of finished rows. `None`: the model's own, else the first end
-    /// token, else 0. It is masked, so it changes no other row.
+    /// Padding token, for left padding of shorter prompts and the end of finished sequences. `None`: that of the model,
+    /// else the first end-of-sequence token, else 0. Padding is masked.
     pub pad: Option<u32>,
-    /// A row of text ends before any of these strings.
+    /// Stop strings: generated text ends before any of these.
     pub stop: Vec<String>,
-    /// End code before the next top-level definition after the one that the prompt, or the model, has begun.
+    /// Stops code generation after one top-level definition, that of the prompt or the first one generated.
     pub one_definition: bool,
-    /// How long to think before answering, for models that were taught to; `None`: as their template has it.
+    /// Reasoning effort, for reasoning models; `None`: the default of their chat template.
     pub reasoning: Option<Reasoning>,
-    /// Hand on pictures while they are made: each new one of a prompt takes the place of the one before, and the last is
-    /// the whole picture.
+    /// Returns previews of an image while it is generated: each replaces the previous one, and the last is the complete
+    /// image.
     pub previews: bool,
-    /// Ends the generation from another thread.
+    /// Cancels the generation from another thread.
     #[serde(skip)]
     pub cancel: CancellationToken,
     /// Where the tokens of a prompt that is read in several chunks are reported as they are read; it may cancel too.
@@ -73,15 +73,15 @@ pub struct GenerationConfig {
     pub progress: Reporter,
 }
 
-/// How long a model thinks before it answers.
+/// Reasoning effort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reasoning {
-    /// Little.
+    /// Low effort.
     Low,
-    /// Some.
+    /// Medium effort.
     Medium,
-    /// Much.
+    /// High effort.
     High,
 }
 
@@ -90,10 +90,9 @@ impl std::str::FromStr for Reasoning {
 
     fn from_str(name: &str) -> Result<Self> {
         let known = [Self::Low, Self::Medium, Self::High];
-        known
-            .into_iter()
-            .find(|effort| effort.to_string() == name)
-            .ok_or_else(|| Error::input(format!("no reasoning \"{name}\"")).hint("one of low, medium, high"))
+        known.into_iter().find(|effort| effort.to_string() == name).ok_or_else(|| {
+            Error::input(format!("unknown reasoning \"{name}\"")).hint("expected one of low, medium, high")
+        })
     }
 }
 
@@ -144,10 +143,10 @@ impl GenerationConfig {
         Self { max_new_tokens, ..Self::default() }
     }
 
-    /// Checks every range.
+    /// Checks that all options are in range.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) naming the first option out of its range.
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) naming the first option that is out of range.
     pub fn check(&self) -> Result<()> {
         let range = |good: bool, name: &str, range: &str, value: f32| match good && value.is_finite() {
             true => Ok(()),
@@ -180,7 +179,7 @@ impl GenerationConfig {
         Ok(())
     }
 
-    /// The same with a model's own end tokens `eos` and padding token `pad` where they are left open.
+    /// Sets the end-of-sequence tokens and the padding token of a model where they are `None`.
     #[must_use]
     pub fn with_tokens(&self, eos: &[u32], pad: Option<u32>) -> Self {
         let mut config = self.clone();
@@ -189,17 +188,17 @@ impl GenerationConfig {
         config
     }
 
-    /// Whether each step takes the likeliest token, with no random number drawn.
+    /// Whether decoding is greedy.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
-    /// The end tokens; none if unset.
+    /// Returns the end-of-sequence tokens; empty if unset.
     pub fn end_tokens(&self) -> &[u32] {
         self.eos.as_deref().unwrap_or(&[])
     }
 
-    /// The padding token: as set, else the first end token, else 0.
+    /// Returns the padding token: as set, else the first end-of-sequence token, else 0.
     pub fn pad_token(&self) -> u32 {
         self.pad.or_else(|| self.end_tokens().first().copied()).unwrap_or(0)
     }
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_option_in_json_is_refused() {
+    fn an_unknown_option_in_json_is_rejected() {
         assert!(serde_json::from_str::<GenerationConfig>(r#"{"top_q": 1}"#).is_err());
         let options: GenerationConfig = serde_json::from_str(r#"{"top_k": 5}"#).unwrap();
         assert_eq!((options.top_k, options.max_new_tokens), (5, 256));

@@ -1,4 +1,4 @@
-//! A conversation's cache from turn to turn.
+//! Reuse of the KV cache for prompts with a common prefix, such as the turns of a conversation.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::{AllowedTokens, Decoder, Tokens};
 use crate::Result;
 use crate::attention::Cache;
 
-/// What a decoder has read of one row of tokens, to be gone on from.
+/// The KV cache of a token sequence, for reuse with further prompts.
 #[derive(Debug, Default)]
 pub struct PrefixCache {
     tokens: Vec<u32>,
@@ -16,12 +16,12 @@ pub struct PrefixCache {
 }
 
 impl PrefixCache {
-    /// The tokens that are in the cache.
+    /// Returns the cached tokens.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Forgets all but the first `length` tokens.
+    /// Truncates the cache to the first `length` tokens.
     pub fn truncate(&mut self, length: usize) {
         self.tokens.truncate(length);
         if let Some(cache) = &mut self.cache {
@@ -29,18 +29,18 @@ impl PrefixCache {
         }
     }
 
-    /// A copy that goes its own way from here: what is read into one is not seen by the other.
+    /// Returns an independent copy.
     ///
     /// # Errors
-    /// [`Compute`](crate::ErrorKind::Compute) if there is no memory for it.
+    /// [`Compute`](crate::ErrorKind::Compute) if there is not enough memory.
     pub fn branch(&self) -> Result<Self> {
         let cache = self.cache.as_ref().map(Cache::branch).transpose()?;
         Ok(Self { tokens: self.tokens.clone(), cache })
     }
 }
 
-/// A decoder that goes on from what it has read before: of a prompt it reads only what follows the beginning that the
-/// two have in common. For one prompt at a time, without guidance.
+/// A decoder that reuses the KV cache of the longest common prefix with the previous sequence: only the rest of a
+/// prompt is computed. For one prompt at a time, without guidance.
 ///
 /// ```no_run
 /// # fn f<D: fauna_shared::generate::Decoder<Cache = fauna_shared::attention::Cache>>(model: D) -> fauna_shared::Result<()> {
@@ -61,12 +61,12 @@ pub struct PrefixDecoder<'a, D: ?Sized> {
 }
 
 impl<'a, D: Decoder<Cache = Cache> + ?Sized> PrefixDecoder<'a, D> {
-    /// `model`, which has read `kept`.
+    /// Creates a decoder of `model` with the cache `kept`.
     pub fn new(model: &'a D, kept: PrefixCache) -> Self {
         Self { model, kept: Mutex::new(kept) }
     }
 
-    /// What it has read by now.
+    /// Returns the cache with all tokens so far.
     pub fn into_cache(self) -> PrefixCache {
         self.kept.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +86,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
 
     fn step(&self, tokens: &Tokens, (): &mut ()) -> Result<Tensor> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the step fails, nothing is kept.
+        // If the step fails, the cache is dropped.
         let PrefixCache { tokens: mut read, cache } = std::mem::take(&mut *kept);
         let mut cache = match cache {
             Some(cache) => cache,
@@ -101,7 +101,7 @@ impl<D: Decoder<Cache = Cache> + ?Sized> Decoder for PrefixDecoder<'_, D> {
     fn cached_prefix(&self, prompt: &[u32], (): &mut ()) -> usize {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let common = kept.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // The last token is read again: its logits are what is asked for.
+        // The last token is computed again, for its logits.
         let read = common.min(prompt.len().saturating_sub(1));
         kept.truncate(read);
         read
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::generate::{GenerationConfig, generate};
 
-    /// Says the sum of all it has read, which it keeps in a real cache, and counts what it reads.
+    /// Predicts the sum of all tokens, which it keeps in a real cache, and counts the tokens it computes.
     struct Adder {
         read: Cell<usize>,
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_costs_its_new_tokens_and_changes_no_answer() {
+    fn only_new_tokens_are_computed_and_the_result_is_the_same() {
         let options = GenerationConfig::greedy(4);
         let alone = |prompt: &Vec<u32>| {
             let adder = Adder { read: Cell::new(0) };
@@ -182,13 +182,13 @@ mod tests {
             kept = resumed.into_cache();
             assert_eq!(made.tokens[0], alone(&prompt), "turn {turn}");
             assert_eq!(kept.tokens().len(), prompt.len() + 3);
-            // The last token that was made, five of the next turn, and three that are fed again.
+            // The last generated token, five of the next turn, and three generated tokens.
             let wanted = if turn == 0 { 20 + 3 } else { 1 + 5 + 3 };
             assert_eq!(adder.read.get(), wanted, "turn {turn}");
             prompt.extend(&made.tokens[0]);
             prompt.extend([turn, 1, 2, 3, 4]);
         }
-        // Another beginning: what the two have in common stays.
+        // Another prompt: the common prefix is kept.
         prompt.truncate(10);
         prompt.push(9);
         adder.read.set(0);

@@ -1,9 +1,9 @@
-//! Random numbers that are the same on every machine.
+//! Reproducible random numbers.
 
-/// PCG-XSH-RR 64/32: 64 bits of state, 32 out, and as many independent streams as there are rows.
+/// The random number generator PCG-XSH-RR 64/32: 64 bits of state, 32 bits of output, and 2^63 independent streams.
 ///
 /// O'Neill 2014, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for Random Number
-/// Generation". Seed and stream are set as in the paper's reference program, so the numbers are the published ones.
+/// Generation". Seed and stream are set as in the reference implementation of the paper.
 ///
 /// ```
 /// use fauna_shared::generate::Rng;
@@ -19,7 +19,7 @@ pub struct Rng {
 const MULTIPLIER: u64 = 6364136223846793005;
 
 impl Rng {
-    /// The numbers of `seed`, in the sequence of their own that `stream` names.
+    /// Creates a generator with a seed and a stream.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self { state: 0, increment: stream << 1 | 1 };
         rng.next_u32();
@@ -28,7 +28,7 @@ impl Rng {
         rng
     }
 
-    /// 32 random bits.
+    /// Returns 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         let old = self.state;
         self.state = old.wrapping_mul(MULTIPLIER).wrapping_add(self.increment);
@@ -36,13 +36,13 @@ impl Rng {
         mixed.rotate_right((old >> 59) as u32)
     }
 
-    /// Uniform in `[0, 1)`, with 53 random bits.
+    /// Returns a uniform number in `[0, 1)`, with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         let bits = u64::from(self.next_u32()) << 32 | u64::from(self.next_u32());
         (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A draw from the standard normal distribution (Box and Muller 1958).
+    /// Samples from the standard normal distribution (Box and Muller 1958).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()

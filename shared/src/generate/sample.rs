@@ -1,8 +1,8 @@
-//! From one row of logits to one token.
+//! Sampling of a token from logits.
 
 use super::{GenerationConfig, Rng};
 
-/// Chooses tokens for one row. Holds buffers, so that a step allocates nothing.
+/// The sampler of one sequence. Its buffers are reused between decoding steps.
 pub(super) struct Sampler {
     rng: Rng,
     temperature: f32,
@@ -15,12 +15,12 @@ pub(super) struct Sampler {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
     token: u32,
-    /// The scaled logit, then its unnormalised probability.
+    /// The scaled logit, then the unnormalized probability.
     weight: f32,
 }
 
 impl Sampler {
-    /// Draws from the stream of random numbers that is `stream` after that of the options.
+    /// Creates a sampler with the stream `options.stream + stream` of random numbers.
     pub(super) fn new(options: &GenerationConfig, stream: u64) -> Self {
         Self {
             rng: Rng::new(options.seed, options.stream.wrapping_add(stream)),
@@ -32,14 +32,14 @@ impl Sampler {
         }
     }
 
-    /// The next token; `None` if no logit is above minus infinity or one is not a number.
+    /// Samples the next token from `logits`, `(vocab_size)`; `None` if all logits are minus infinity or one is NaN.
     pub(super) fn choose(&mut self, logits: &[f32]) -> Option<u32> {
         let best = argmax(logits)?;
         if self.temperature == 0.0 {
             return Some(best);
         }
         self.shortlist(logits, logits[best as usize]);
-        // Walked in token order, so that the choice does not depend on how a selection algorithm orders equals.
+        // In token order, so that the result does not depend on the order of ties in the selection algorithm.
         self.candidates.sort_unstable_by_key(|c| c.token);
         let total: f64 = self.candidates.iter().map(|c| f64::from(c.weight)).sum();
         let mut left = self.rng.uniform() * total;
@@ -52,10 +52,10 @@ impl Sampler {
         self.candidates.iter().rev().find(|c| c.weight > 0.0).map(|c| c.token)
     }
 
-    /// Fills `candidates` with the tokens that may be drawn, weights proportional to their probabilities.
+    /// Fills `candidates` with the tokens to sample from, with weights proportional to their probabilities.
     fn shortlist(&mut self, logits: &[f32], best: f32) {
         let temperature = self.temperature;
-        // The largest exponent is 0: nothing overflows, and an infinite logit leaves only its equals.
+        // The largest exponent is 0, so nothing overflows; an infinite logit leaves only ties with it.
         let scaled = |logit: f32| if logit == best { 0.0 } else { (logit - best) / temperature };
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -72,16 +72,16 @@ impl Sampler {
             keep_top_p(candidates, self.top_p);
         }
         if self.min_p > 0.0 {
-            // The likeliest weight is exp(0) = 1.
+            // The largest weight is exp(0) = 1.
             candidates.retain(|c| c.weight >= self.min_p);
         }
     }
 }
 
-/// Keeps the likeliest candidates up to the one whose weight makes the sum reach `top_p` of the total.
+/// Keeps the most probable candidates up to the one with which the sum reaches `top_p` of the total.
 fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
     let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
-    // All candidates below this bound together weigh less than what may be dropped, so they need no sorting.
+    // All candidates below this bound together are less than 1 - top_p, so they need not be sorted.
     let bound = (1.0 - f64::from(top_p)) * total / candidates.len() as f64;
     candidates.retain(|c| f64::from(c.weight) > bound || c.weight == 1.0);
     candidates.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token)));
@@ -97,8 +97,8 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
     candidates.truncate(kept.max(1));
 }
 
-/// The index of the largest logit, the lowest on ties as in PyTorch; `None` if none is above minus infinity or one
-/// is not a number.
+/// Returns the index of the largest logit, the lowest on ties as in PyTorch; `None` if all are minus infinity or one is
+/// NaN.
 pub(super) fn argmax(logits: &[f32]) -> Option<u32> {
     const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -118,9 +118,10 @@ pub(super) fn argmax(logits: &[f32]) -> Option<u32> {
     logits.iter().position(|&v| v == best).map(|i| i as u32)
 }
 
-/// Divides positive and multiplies negative logits of `seen` tokens by `penalty`, each token once.
+/// Applies a repetition penalty: divides positive and multiplies negative logits of `seen` tokens by `penalty`, each
+/// token once.
 ///
-/// Keskar et al. 2019, "CTRL", section 4.1, with the sign rule that transformers added.
+/// Keskar et al. 2019, "CTRL", section 4.1, with the sign rule of transformers.
 pub(super) fn penalise(logits: &mut [f32], seen: impl IntoIterator<Item = u32>, penalty: f32) {
     for token in seen {
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -146,7 +147,7 @@ mod tests {
     const P: [f32; 5] = [0.1, 0.4, 0.05, 0.3, 0.15];
 
     #[test]
-    fn top_k_keeps_the_likeliest_and_their_equals() {
+    fn top_k_keeps_the_most_probable_tokens_and_ties() {
         assert_eq!(allowed(GenerationConfig { top_k: 2, ..Default::default() }, &P), [1, 3]);
         assert_eq!(
             allowed(GenerationConfig { top_k: 2, ..Default::default() }, &[0.2, 0.4, 0.2, 0.2]),
@@ -164,19 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn top_p_acts_on_what_top_k_left() {
+    fn top_p_is_applied_after_top_k() {
         // Among 0.4 and 0.3 alone the first holds 0.57.
         assert_eq!(allowed(GenerationConfig { top_k: 2, top_p: 0.55, ..Default::default() }, &P), [1]);
     }
 
     #[test]
-    fn min_p_is_relative_to_the_likeliest() {
+    fn min_p_is_relative_to_the_most_probable_token() {
         assert_eq!(allowed(GenerationConfig { min_p: 0.5, ..Default::default() }, &P), [1, 3]);
         assert_eq!(allowed(GenerationConfig { min_p: 1.0, ..Default::default() }, &P), [1]);
     }
 
     #[test]
-    fn draws_follow_the_probabilities() {
+    fn samples_follow_the_probabilities() {
         let logits = P.map(f32::ln);
         let mut sampler =
             Sampler::new(&GenerationConfig { temperature: 1.0, seed: 3, ..Default::default() }, 0);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_temperature_sharpens() {
+    fn a_low_temperature_sharpens_the_distribution() {
         let logits = P.map(f32::ln);
         let mut sampler = Sampler::new(&GenerationConfig { temperature: 0.05, ..Default::default() }, 0);
         let same = (0..1000).filter(|_| sampler.choose(&logits) == Some(1)).count();
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_of_equal_logits_wins() {
+    fn argmax_returns_the_lowest_index_on_ties() {
         let mut logits = vec![0.0f32; 100];
         (logits[37], logits[90], logits[99]) = (2.0, 2.0, 2.0);
         assert_eq!(argmax(&logits), Some(37));
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_not_numbers_are_noticed() {
+    fn argmax_of_nan_is_none() {
         let mut logits = vec![0.0f32; 40];
         logits[5] = f32::NAN;
         assert_eq!(argmax(&logits), None);

@@ -2,8 +2,8 @@ use super::*;
 
 const VOCABULARY: usize = 12;
 
-/// Logits that depend on all tokens of the row that are not padding, in order, so that any mistake in padding,
-/// positions or feeding shows.
+/// A decoder whose logits depend on all tokens of a row that are not padding, in order, so that errors in padding or
+/// positions change the result.
 struct FakeModel {
     positions: Option<usize>,
     allowed: fn(&[u32]) -> AllowedTokens,
@@ -22,7 +22,7 @@ impl Decoder for FakeModel {
         assert_eq!(rows.len(), tokens.rows());
         assert!(
             tokens.past() + tokens.sequence_length() <= *capacity,
-            "more tokens than the cache was made for"
+            "the capacity of the cache is exceeded"
         );
         let mut logits = Vec::new();
         let positions = tokens.positions();
@@ -74,14 +74,14 @@ fn sampled(seed: u64) -> GenerationConfig {
 }
 
 #[test]
-fn greedy_takes_the_likeliest_token_each_time() {
+fn greedy_decoding_takes_the_most_probable_token() {
     let generated = run(&[vec![3, 1]], &GenerationConfig::greedy(10));
     assert_eq!(generated.tokens[0], greedy_by_hand(&[3, 1], 10));
     assert_eq!(generated.finished, [FinishReason::Length]);
 }
 
 #[test]
-fn a_padded_batch_equals_its_rows_alone() {
+fn a_padded_batch_equals_its_single_sequences() {
     let prompts = [vec![3, 1], vec![5, 4, 2, 8, 8], vec![7]];
     for options in [GenerationConfig { eos: Some(vec![2, 6]), ..GenerationConfig::greedy(12) }, sampled(5)] {
         let batch = run(&prompts, &options);
@@ -95,16 +95,16 @@ fn a_padded_batch_equals_its_rows_alone() {
 }
 
 #[test]
-fn a_seed_repeats_and_another_differs() {
+fn a_seed_is_reproducible_and_another_differs() {
     let prompts = [vec![1], vec![1]];
     let first = run(&prompts, &sampled(9));
     assert_eq!(first.tokens, run(&prompts, &sampled(9)).tokens);
     assert_ne!(first.tokens, run(&prompts, &sampled(10)).tokens);
-    assert_ne!(first.tokens[0], first.tokens[1], "rows must draw from streams of their own");
+    assert_ne!(first.tokens[0], first.tokens[1], "rows must have independent random streams");
 }
 
 #[test]
-fn a_row_ends_with_any_end_token_and_is_padded() {
+fn a_row_ends_with_any_eos_token_and_is_padded() {
     let plain = greedy_by_hand(&[3, 1], 8);
     let end = plain[3];
     let first = plain.iter().position(|&t| t == end).unwrap();
@@ -122,7 +122,7 @@ fn a_row_ends_with_any_end_token_and_is_padded() {
 }
 
 #[test]
-fn no_end_token_comes_before_the_minimum() {
+fn no_eos_token_before_min_new_tokens() {
     let plain = greedy_by_hand(&[3, 1], 8);
     let options =
         GenerationConfig { eos: Some(vec![plain[0]]), min_new_tokens: 4, ..GenerationConfig::greedy(8) };
@@ -134,11 +134,11 @@ fn no_end_token_comes_before_the_minimum() {
 }
 
 #[test]
-fn a_strong_penalty_repeats_no_token() {
+fn a_strong_repetition_penalty_prevents_repetition() {
     let options = GenerationConfig { repetition_penalty: 1e6, ..GenerationConfig::greedy(9) };
     let tokens = &run(&[vec![0, 1, 2]], &options).tokens[0];
     let distinct: HashSet<u32> = tokens.iter().chain(&[0, 1, 2]).copied().collect();
-    // A penalised positive logit falls to nearly 0, so a token comes again only if all others are negative.
+    // A penalized positive logit becomes nearly 0, so a token is repeated only if all others are negative.
     let by_hand = {
         let mut row = vec![0, 1, 2];
         for _ in 0..9 {
@@ -173,7 +173,7 @@ fn guidance_moves_away_from_the_unconditional_row() {
 }
 
 #[test]
-fn a_model_may_force_and_restrict_tokens() {
+fn a_model_can_force_and_restrict_tokens() {
     let model = FakeModel {
         allowed: |new| match new.len() {
             0 => AllowedTokens::Only(10),
@@ -189,7 +189,7 @@ fn a_model_may_force_and_restrict_tokens() {
 }
 
 #[test]
-fn cancelling_keeps_what_is_there() {
+fn cancellation_keeps_the_tokens_so_far() {
     let mut count = 0;
     let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &GenerationConfig::greedy(100), &mut |new| {
         count += 1;
@@ -203,7 +203,7 @@ fn cancelling_keeps_what_is_there() {
 }
 
 #[test]
-fn a_caller_may_end_one_row() {
+fn a_caller_can_stop_one_row() {
     let generated = generate(&FAKE, &[vec![3u32, 1], vec![2]], &GenerationConfig::greedy(6), &mut |new| {
         if new.row == 0 && new.index == 1 { ControlFlow::Break(Stop::Row) } else { ControlFlow::Continue(()) }
     })
@@ -214,7 +214,7 @@ fn a_caller_may_end_one_row() {
 }
 
 #[test]
-fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
+fn a_full_context_ends_a_row_and_a_longer_prompt_is_rejected() {
     let model = FakeModel { positions: Some(4), ..FAKE };
     let go = |prompt: &[u32]| {
         generate(&model, &[prompt], &GenerationConfig::greedy(100), &mut |_| ControlFlow::Continue(()))
@@ -222,11 +222,11 @@ fn a_full_context_ends_a_row_and_a_longer_prompt_is_refused() {
     let generated = go(&[1, 2]).unwrap();
     assert_eq!((generated.tokens[0].len(), generated.finished[0]), (3, FinishReason::Full));
     let error = go(&[1, 2, 3, 4, 5]).unwrap_err();
-    assert_eq!(error.message(), "the prompt has 5 tokens, the model has 4 positions");
+    assert_eq!(error.message(), "the prompt has 5 tokens, more than the maximum sequence length of 4");
 }
 
 #[test]
-fn nothing_to_continue_is_an_error() {
+fn empty_prompts_are_an_error() {
     let go = |prompts: &[Vec<u32>]| {
         generate(&FAKE, prompts, &GenerationConfig::greedy(1), &mut |_| ControlFlow::Continue(()))
             .unwrap_err()
@@ -251,7 +251,7 @@ impl Decoder for Broken {
 }
 
 #[test]
-fn broken_logits_are_an_error_not_a_token() {
+fn invalid_logits_are_an_error() {
     for model in [Broken(vec![1, 5], f32::NAN), Broken(vec![2, 5], 0.0), Broken(vec![1, 1, 5], 0.0)] {
         let result =
             generate(&model, &[[1u32]], &GenerationConfig::greedy(2), &mut |_| ControlFlow::Continue(()));
@@ -260,7 +260,7 @@ fn broken_logits_are_an_error_not_a_token() {
 }
 
 #[test]
-fn tokens_know_their_positions() {
+fn position_ids_do_not_count_padding() {
     let tokens = Tokens::new(&[0, 0, 5, 1, 2, 3], &[2, 0], 0).unwrap();
     assert_eq!(tokens.positions(), [0, 0, 0, 0, 1, 2]);
     assert_eq!((tokens.rows(), tokens.sequence_length(), tokens.is_unpadded()), (2, 3, false));
@@ -270,7 +270,7 @@ fn tokens_know_their_positions() {
     assert!(Tokens::new(&[1], &[1], 0).is_err());
 }
 
-/// As [`FAKE`], reading prompts in pieces; with what was read before.
+/// [`FAKE`] with chunked prefill and the tokens so far.
 struct Chunked {
     chunk: usize,
     pieces: std::cell::RefCell<Vec<usize>>,
@@ -298,7 +298,7 @@ impl Decoder for Chunked {
 }
 
 #[test]
-fn a_prompt_read_in_pieces_is_continued_as_one_read_at_once() {
+fn chunked_prefill_gives_the_same_tokens() {
     let prompts = [vec![3, 1, 4, 1, 5, 9, 2, 6], vec![7, 7, 2], vec![8]];
     let options = GenerationConfig::greedy(5);
     for (chunk, wanted) in [(3, vec![8, 1, 1, 1, 1]), (100, vec![8, 1, 1, 1, 1])] {
@@ -306,7 +306,7 @@ fn a_prompt_read_in_pieces_is_continued_as_one_read_at_once() {
         let made = generate(&model, &prompts, &options, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(made.tokens, run(&prompts, &options).tokens);
         assert_eq!(made.prompt_tokens, [8, 3, 1]);
-        // A row of one token begins only in the last column.
+        // A row of one token starts in the last column.
         assert_eq!(*model.pieces.borrow(), wanted);
     }
     let model = Chunked { chunk: 3, pieces: Default::default() };
@@ -316,7 +316,7 @@ fn a_prompt_read_in_pieces_is_continued_as_one_read_at_once() {
 }
 
 #[test]
-fn a_generation_goes_on_from_a_cache() {
+fn generation_continues_from_a_cache() {
     let (all, options) = (vec![3, 1, 4, 1, 5], GenerationConfig::greedy(6));
     let mut cache = FAKE.cache(1, 20).unwrap();
     FAKE.step(&Tokens::new(&all[..2], &[0], 0).unwrap(), &mut cache).unwrap();
@@ -328,7 +328,7 @@ fn a_generation_goes_on_from_a_cache() {
 }
 
 #[test]
-fn a_token_cancels_before_the_next_step() {
+fn a_cancellation_token_stops_before_the_next_step() {
     let options = GenerationConfig::greedy(50);
     let mut count = 0;
     let made = generate(&FAKE, &[vec![3, 1], vec![5]], &options, &mut |_| {

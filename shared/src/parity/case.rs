@@ -1,4 +1,4 @@
-//! A case as its folder holds it.
+//! Loading of parity cases.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::runtime::Precision;
 use crate::weights::tensors;
 use crate::{Error, ErrorKind, Result};
 
-/// What `case.json` says. A key it does not know may change what is asked, so it is refused.
+/// Contents of `case.json`. Unknown keys are rejected, since they may change the call.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Spec {
@@ -22,12 +22,12 @@ struct Spec {
     options: Map<String, Value>,
     atol: f64,
     rtol: f64,
-    /// For people.
+    /// A comment.
     #[serde(default, rename = "note")]
     _note: Option<String>,
 }
 
-/// A case, read and ready to run.
+/// A loaded case.
 pub(super) struct Case {
     pub system: String,
     pub reference: String,
@@ -35,27 +35,27 @@ pub(super) struct Case {
     pub tolerance: Tolerance,
     pub weights: Weights,
     pub pretrained: Pretrained,
-    /// How many positions were stored, if not all.
+    /// Number of last positions stored, if not all.
     pub last_positions: Option<usize>,
-    /// The options left for the model.
+    /// The options of the model.
     pub options: Value,
     pub inputs: Tensors,
     pub expected: Tensors,
 }
 
-/// Where the checkpoint lies.
+/// Location of the checkpoint.
 pub(super) enum Weights {
-    /// In this folder.
+    /// A folder.
     Here(PathBuf),
-    /// In the local cache, under this name.
+    /// A repository in the local cache.
     Cached(String),
 }
 
-/// What the case wants of the opening.
+/// Loading options of the case.
 pub(super) struct Pretrained {
-    /// The weights file, where its name is no standard one.
+    /// The weights file, if its name is not standard.
     pub file: Option<String>,
-    /// The family, where the config names none.
+    /// The model family, if the config does not specify it.
     pub family: Option<String>,
     pub dequantize: bool,
 }
@@ -67,7 +67,7 @@ impl Case {
         let spec: Spec = serde_json::from_slice(&text).map_err(|e| Error::format(&path, e.to_string()))?;
         let tolerance = Tolerance { atol: spec.atol, rtol: spec.rtol };
         if !(tolerance.atol >= 0.0 && tolerance.rtol >= 0.0) {
-            return Err(Error::format(&path, "atol and rtol are 0 or above"));
+            return Err(Error::format(&path, "atol and rtol must be 0 or above"));
         }
         let mut options = Options { left: spec.options, path: &path };
         let model = folder.join("model");
@@ -75,17 +75,17 @@ impl Case {
             Some(name) => Weights::Cached(name),
             None if model.is_dir() => Weights::Here(model),
             None => {
-                return Err(Error::new(ErrorKind::NotFound, "the case has no folder model/")
+                return Err(Error::new(ErrorKind::NotFound, "the case has no model folder \"model\"")
                     .at(folder)
-                    .hint("a checkpoint in the local cache is named by options.model_ref"));
+                    .hint("options.model_ref names a checkpoint in the local cache"));
             }
         };
         let pretrained = Pretrained {
             file: options.text("gguf_file")?.or(options.text("weights")?),
             family: options.text("family")?,
-            dequantize: options.truth("dequantize")?,
+            dequantize: options.flag("dequantize")?,
         };
-        // It says that the file is in half precision; what to compute in, the user says, and float32 is the default.
+        // The dtype of the file. The computation dtype is an option of the user, float32 by default.
         if let Some(dtype) = options.text("dtype")? {
             dtype.parse::<Precision>().map_err(|e| e.at(&path))?;
         }
@@ -94,7 +94,7 @@ impl Case {
         let expected_path = folder.join("expected.safetensors");
         let expected = tensors(&expected_path)?;
         if expected.is_empty() {
-            return Err(Error::format(expected_path, "no tensor is expected, so nothing would be proved"));
+            return Err(Error::format(expected_path, "no expected tensors"));
         }
         let inputs_path = folder.join("inputs.safetensors");
         let inputs = match inputs_path.exists() {
@@ -118,7 +118,7 @@ impl Case {
     }
 }
 
-/// The options of a case, from which those that are no business of the model are taken.
+/// The options of a case, from which those that are not for the model are removed.
 struct Options<'a> {
     left: Map<String, Value>,
     path: &'a Path,
@@ -129,12 +129,12 @@ impl Options<'_> {
         self.take(key, "a string", |value| value.as_str().map(str::to_string))
     }
 
-    fn truth(&mut self, key: &str) -> Result<bool> {
+    fn flag(&mut self, key: &str) -> Result<bool> {
         Ok(self.take(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
     fn count(&mut self, key: &str) -> Result<Option<usize>> {
-        self.take(key, "a whole number", |value| usize::try_from(value.as_u64()?).ok())
+        self.take(key, "an integer", |value| usize::try_from(value.as_u64()?).ok())
     }
 
     fn take<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
@@ -142,7 +142,7 @@ impl Options<'_> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => match read(&value) {
                 Some(value) => Ok(Some(value)),
-                None => Err(Error::format(self.path, format!("options.{key} is {kind}, not {value}"))),
+                None => Err(Error::format(self.path, format!("options.{key} is {value}, expected {kind}"))),
             },
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
 
-    /// A case whose `case.json` is `spec` and which expects the float 1, or nothing.
+    /// A case with the `case.json` `spec` that expects the float 1, or nothing.
     fn case(spec: &str, expects: bool) -> Result<Case> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("model")).unwrap();
@@ -183,25 +183,25 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_by_name() {
+    fn an_unknown_key_is_rejected_by_name() {
         let error = case(&spec(r#", "tolerance": 1"#, ""), true).err().unwrap().to_string();
         assert!(error.contains("tolerance"), "{error}");
     }
 
     #[test]
-    fn an_option_of_another_type_is_refused() {
+    fn an_option_of_another_type_is_rejected() {
         let error = case(&spec("", r#""dequantize": "yes""#), true).err().unwrap().to_string();
-        assert!(error.contains("options.dequantize is true or false, not \"yes\""), "{error}");
+        assert!(error.contains("options.dequantize is \"yes\", expected true or false"), "{error}");
     }
 
     #[test]
-    fn a_case_that_expects_nothing_is_refused() {
+    fn a_case_without_expected_tensors_is_rejected() {
         let error = case(&spec("", ""), false).err().unwrap().to_string();
-        assert!(error.contains("nothing would be proved"), "{error}");
+        assert!(error.contains("no expected tensors"), "{error}");
     }
 
     #[test]
-    fn a_negative_tolerance_is_refused() {
+    fn a_negative_tolerance_is_rejected() {
         assert!(case(&spec("", "").replace("1e-4", "-1e-4"), true).is_err());
     }
 }

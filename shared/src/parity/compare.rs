@@ -1,4 +1,4 @@
-//! How far one tensor is from another.
+//! Comparison of tensors.
 
 use std::fmt;
 
@@ -7,37 +7,37 @@ use serde::Serialize;
 
 use crate::Result;
 
-/// A float `y` agrees with the expected `e` where `|y - e| <= atol + rtol * |e|`.
+/// Tolerance: a float `y` agrees with the expected `e` if `|y - e| <= atol + rtol * |e|`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Tolerance {
-    /// The absolute part.
+    /// Absolute tolerance.
     pub atol: f64,
-    /// The part relative to what is expected.
+    /// Relative tolerance.
     pub rtol: f64,
 }
 
-/// How one tensor compares with what is expected.
+/// Result of comparing a tensor with the expected one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// The reference's name of the tensor.
+    /// Name of the tensor in the reference implementation.
     pub name: String,
     /// The expected shape.
     pub shape: Vec<usize>,
-    /// The largest `|y - e|`; infinite where only one of the two is a number. Not there if the shapes differ.
+    /// Maximum absolute error; infinite if exactly one of two elements is NaN. `None` if the shapes differ.
     pub max_abs: Option<f64>,
-    /// The largest `|y - e| / |e|` where `e` is not 0.
+    /// Maximum relative error, where `e` is not 0.
     pub max_rel: Option<f64>,
-    /// The cosine of the angle between the two as vectors; not there if one of them is 0 throughout.
+    /// Cosine similarity of the flattened tensors; `None` if one of them is all zeros.
     pub cosine: Option<f64>,
     /// Whether every element agrees.
     pub agrees: bool,
-    /// What is wrong, in words, if something is.
+    /// Description of the difference, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
 impl Row {
-    /// `agrees`, or what does not.
+    /// Returns "agrees", or the description of the difference.
     pub fn verdict(&self) -> &str {
         self.problem.as_deref().unwrap_or("agrees")
     }
@@ -59,10 +59,9 @@ impl fmt::Display for Row {
     }
 }
 
-/// Compares `found` with `expected`, the tensor called `name`.
+/// Compares the tensor `found` with `expected`, of any shape.
 ///
-/// Expected integers must be integers and equal. A not-a-number or an infinity agrees only with its like at the same
-/// place of the reference's own output.
+/// Integers must be equal, and of an integer dtype. NaN agrees only with NaN, and an infinity with the same infinity.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -118,7 +117,7 @@ pub fn compare(name: &str, expected: &Tensor, found: &Tensor, tolerance: Toleran
     Ok(row)
 }
 
-/// What two lists of numbers have to do with each other.
+/// Statistics of the difference of two lists of numbers.
 struct Numbers {
     max_abs: f64,
     max_rel: f64,
@@ -187,7 +186,7 @@ fn floats_of(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// The place of element `index` of a tensor of `shape`.
+/// Returns the indices of element `index` of a tensor of `shape`.
 fn place(mut index: usize, shape: &[usize]) -> Vec<usize> {
     let mut place: Vec<usize> = shape
         .iter()
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_never_agrees_with_what_is_none() {
+    fn a_finite_number_never_agrees_with_nan_or_infinity() {
         for (expected, found) in
             [(1.0, f32::NAN), (f32::NAN, 1.0), (1.0, f32::INFINITY), (f32::INFINITY, 1.0)]
         {
@@ -236,21 +235,21 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reference_gives_as_no_number_must_be_that() {
+    fn nan_and_infinity_agree_with_themselves() {
         let row = floats(&[f32::NEG_INFINITY, f32::NAN, 3.0], &[f32::NEG_INFINITY, f32::NAN, 3.0]);
         assert!(row.agrees);
         assert_eq!((row.max_abs, row.cosine), (Some(0.0), Some(1.0)));
     }
 
     #[test]
-    fn another_shape_is_a_verdict_and_not_a_panic() {
+    fn another_shape_is_a_difference_and_not_an_error() {
         let row = floats(&[1.0, 2.0], &[1.0]);
         assert_eq!((row.agrees, row.verdict(), row.max_abs), (false, "the shape is [1]", None));
-        assert!(floats(&[], &[]).agrees, "nothing agrees with nothing");
+        assert!(floats(&[], &[]).agrees, "empty tensors agree");
     }
 
     #[test]
-    fn integers_are_equal_or_differ() {
+    fn integers_are_compared_exactly() {
         let tensor = |values: &[i64]| Tensor::new(values, &Device::Cpu).unwrap();
         let loose = Tolerance { atol: 10.0, rtol: 10.0 };
         let row = compare("ids", &tensor(&[1, 2]), &tensor(&[1, 3]), loose).unwrap();
@@ -262,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn the_cosine_is_that_of_the_angle() {
+    fn cosine_similarity() {
         let row = floats(&[1.0, 0.0], &[1.0, 1.0]);
         assert!((row.cosine.unwrap() - 0.5f64.sqrt()).abs() < 1e-12);
         assert_eq!(floats(&[0.0], &[0.0]).cosine, None);
     }
 
     #[test]
-    fn a_place_has_one_number_an_axis() {
+    fn flat_indices_are_converted_to_indices_per_axis() {
         assert_eq!(place(23, &[2, 3, 4]), [1, 2, 3]);
         assert_eq!(place(4, &[2, 3, 4]), [0, 1, 0]);
     }

@@ -1,7 +1,7 @@
-//! Parity: the proof that a model computes what its reference computes, from the same files.
+//! Parity tests: comparison of a model with its reference implementation, on the same checkpoint.
 //!
-//! A case is a folder with a checkpoint, inputs and the reference's outputs; `case.json` says what to call and how
-//! close the answer must be. [`find`] finds cases, [`run`] runs one, [`Report`] says how far each tensor is off.
+//! A case is a folder with a checkpoint, inputs and the outputs of the reference; `case.json` specifies the method to
+//! call and the tolerance. [`find`] finds cases, [`run`] runs one and returns a [`Report`] of the error of each tensor.
 //!
 //! ```no_run
 //! use fauna_shared::parity;
@@ -33,29 +33,29 @@ use crate::{Error, ErrorKind, Result};
 use case::{Case, Weights};
 pub use compare::{Row, Tolerance, compare};
 
-/// How one case went.
+/// Result of a case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The folder of the case.
     pub case: PathBuf,
-    /// The system it speaks of: "BERT".
+    /// The model architecture, for example "BERT".
     pub system: String,
-    /// Which program gave the expected numbers, with its version.
+    /// The reference implementation, with its version.
     pub reference: String,
     /// The method called.
     pub call: String,
-    /// How close a float must be.
+    /// The tolerance of floats.
     #[serde(flatten)]
     pub tolerance: Tolerance,
-    /// One row an expected tensor, by name; none if the case was skipped.
+    /// One row per expected tensor, by name; empty if the case was skipped.
     pub rows: Vec<Row>,
-    /// Why the case was not run, if it was not: it needs a checkpoint that is not in the local cache.
+    /// Why the case was skipped, if it was: its checkpoint is not in the local cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
 }
 
 impl Report {
-    /// Whether every tensor agrees. A skipped case does not fail.
+    /// Whether every tensor agrees; true for a skipped case.
     pub fn passes(&self) -> bool {
         self.rows.iter().all(|row| row.agrees)
     }
@@ -74,10 +74,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// The folders at or below `folder` that hold a `case.json`, sorted.
+/// Returns the folders with a `case.json` in `folder`, recursively and sorted.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) if there is none.
+/// [`NotFound`](ErrorKind::NotFound) if there are none.
 pub fn find(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     collect(folder, &mut found)?;
@@ -95,7 +95,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     }
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, "list", e))? {
         let entry = entry.map_err(|e| Error::io(folder, "list", e))?;
-        // Links are not followed: they may lead back up.
+        // Symbolic links are not followed: they may form cycles.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect(&entry.path(), found)?;
         }
@@ -103,15 +103,15 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Opens the checkpoint of the case in `folder`, calls what the case says, and compares.
+/// Loads the checkpoint of the case in `folder`, calls the method, and compares the outputs.
 ///
-/// `options` choose device, number type and weight format, so that a user can see what a GPU or an 8-bit copy
-/// changes; which weights file to open, as which family and whether to dequantise it, the case decides.
+/// `options` choose device, dtype and quantization, to measure their error; the case determines the weights file, the
+/// model family and whether to dequantize.
 ///
 /// # Errors
-/// Whatever keeps the case from being run: a `case.json` or tensors that cannot be read, a checkpoint that does not
-/// open, an input the model does not know, an expected tensor the model did not return. A tensor that differs, in
-/// its numbers or its shape, is no error but a [`Row`] that says so.
+/// An invalid `case.json` or tensor file, a checkpoint that cannot be loaded, an input that the model does not accept,
+/// or an expected tensor that is not returned. A tensor that differs in values or shape is not an error but reported in
+/// its [`Row`].
 pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     let case = Case::open(folder)?;
     let mut report = Report {
@@ -149,7 +149,7 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     Ok(report)
 }
 
-/// The last positions of `(rows, time, …)`, where the case stored only so many of them.
+/// Returns the last positions of `found`, `(batch, sequence, …)`, if the case stored only `kept` of them.
 fn last_positions(found: &Tensor, expected: &Tensor, kept: Option<usize>) -> Result<Tensor> {
     match (kept, found.dims(), expected.dims()) {
         (Some(kept), &[_, time, ..], &[_, stored, ..]) if stored == kept && time > kept => {
@@ -161,8 +161,7 @@ fn last_positions(found: &Tensor, expected: &Tensor, kept: Option<usize>) -> Res
 
 fn not_returned(name: &str, returned: &Tensors) -> Error {
     let names = || returned.keys().map(String::as_str);
-    let error =
-        Error::new(ErrorKind::Input, format!("no tensor \"{name}\" was returned, though one is expected"));
+    let error = Error::new(ErrorKind::Input, format!("expected a tensor \"{name}\", which was not returned"));
     let error = match nearest(name, names()).first() {
         Some(near) => error.hint(format!("nearest: {near}")),
         None => error,
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_are_found_at_any_depth_in_order() {
+    fn cases_are_found_recursively_in_order() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b/c", "a"] {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_that_was_not_returned_is_an_error_that_lists_what_was() {
+    fn a_missing_tensor_is_an_error_that_lists_the_returned_ones() {
         let one = Tensor::new(1f32, &Device::Cpu).unwrap();
         let returned = Tensors::from([("logits".to_string(), one.clone()), ("pooled".to_string(), one)]);
         let error = not_returned("logit", &returned).to_string();
@@ -209,7 +208,7 @@ mod tests {
         let all = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((2, 3, 2)).unwrap();
         let two = all.narrow(1, 1, 2).unwrap();
         assert_eq!(last_positions(&all, &two, Some(2)).unwrap().dims(), [2, 2, 2]);
-        assert_eq!(last_positions(&all, &two, None).unwrap().dims(), [2, 3, 2], "a wrong shape stays one");
+        assert_eq!(last_positions(&all, &two, None).unwrap().dims(), [2, 3, 2], "another shape is unchanged");
         assert_eq!(last_positions(&all, &two, Some(1)).unwrap().dims(), [2, 3, 2]);
     }
 }
