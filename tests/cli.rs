@@ -229,7 +229,7 @@ fn every_verb_says_what_it_did_not_read() {
     let long = "cat ".repeat(400);
     let masked = run(&["fill", MASKED, &format!("the [MASK] {long}")]);
     assert_eq!(masked.status, 0);
-    let said = "tokens beyond the longest text this model reads were left out";
+    let said = "tokens beyond the maximum sequence length of this model were left out";
     assert!(masked.err.contains(said) && masked.out.lines().count() == 5, "{}", masked.err);
     let lost = run(&["fill", MASKED, &format!("{long} the [MASK]")]);
     refused(&lost, 2, &["the truncated text has no [MASK]", "were left out"]);

@@ -73,7 +73,7 @@ fn a_gap_that_is_none_is_refused() {
     let tokenizer = folder.path().join("tokenizer.json");
     let without = std::fs::read_to_string(&tokenizer).unwrap().replace("fim_", "other_");
     std::fs::write(tokenizer, without).unwrap();
-    refused(&run(&["generate", model, "--prefix", "a"]), 2, &["fills no gaps", "StarCoder"]);
+    refused(&run(&["generate", model, "--prefix", "a"]), 2, &["fill-in-the-middle", "StarCoder"]);
     refused(
         &run(&["generate", CODE, "--file", "nowhere.rs", "--at", "1:1"]),
         2,

@@ -1,4 +1,4 @@
-//! What goes into a model and comes out of it, whatever the modality.
+//! Inputs and outputs of models, of every modality.
 
 use std::ops::Range;
 
@@ -7,32 +7,32 @@ use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// Named tensors, by the reference's own argument or output names.
+/// Named tensors, with the argument and output names of the reference implementation.
 pub type Tensors = std::collections::BTreeMap<String, Tensor>;
 
-/// A kind of data a model reads or writes.
+/// A kind of model input or output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Modality {
-    /// Words.
+    /// Text.
     Text,
-    /// Pictures.
+    /// Images.
     Image,
-    /// Sound.
+    /// Audio.
     Sound,
-    /// Movements of a robot.
+    /// Robot actions.
     Action,
-    /// Numbers over time.
+    /// Time series.
     Series,
-    /// Atoms in space.
+    /// Atomic structures.
     Atoms,
     /// Nucleotide sequences.
     Gene,
-    /// Vectors of a fixed width: what an encoder makes of its input.
+    /// Embeddings of a fixed dimension.
     Vector,
     /// Labels with scores.
     Label,
-    /// Codes of a codec: what a sound or a picture is stored as.
+    /// Discrete codes of an audio or image codec.
     Codes,
 }
 
@@ -53,36 +53,36 @@ impl std::fmt::Display for Modality {
     }
 }
 
-/// One piece of input or output.
+/// One input or output of a model.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Item {
-    /// A text, or a piece of one while it is being written.
+    /// A text, or a piece of one while it is generated.
     Text(String),
-    /// What a model says to itself before it answers, piece by piece: no part of the answer.
+    /// Reasoning before the answer (chain of thought), piece by piece; not part of the answer.
     Thought(String),
-    /// What the user should know of the prompt, such as how much of it was read: no part of the answer.
+    /// A message to the user about the prompt, for example that it was truncated; not part of the answer.
     Note(String),
-    /// A label, a filled-in word or a span, with the model's score.
+    /// A class label, a predicted token or a span, with its score.
     Label(Label),
-    /// A picture.
+    /// An image.
     Image(Image),
-    /// A sound.
+    /// Audio.
     Sound(Sound),
-    /// A movement: one number per degree of freedom, in the units the model's card names.
+    /// A robot action: one number per degree of freedom, in the units given in the model card.
     Action(Vec<f64>),
-    /// Values over time, one row a series: `(series, steps)`; NaN marks a gap.
+    /// Time series, `(series, steps)`; NaN is a missing value.
     Series(Vec<Vec<f32>>),
-    /// Atoms in space.
+    /// An atomic structure.
     Atoms(Atoms),
-    /// A nucleotide sequence over A, C, G, T and ambiguity codes.
+    /// A nucleotide sequence of A, C, G, T and ambiguity codes.
     Gene(String),
-    /// A sound or a picture as a codec stores it: tensors by the names the codec's reference gives them.
+    /// Audio or images encoded by a codec: tensors with the names of the codec's reference implementation.
     Codes(Tensors),
 }
 
 impl Item {
-    /// Which modality this is.
+    /// Returns the modality of the item.
     pub fn modality(&self) -> Modality {
         match self {
             Self::Text(_) | Self::Thought(_) | Self::Note(_) => Modality::Text,
@@ -97,26 +97,28 @@ impl Item {
         }
     }
 
-    /// The note that `cut` tokens of a text were not read; none if none were.
+    /// Returns a note that `cut` tokens of a text were truncated; `None` if `cut` is 0.
     pub fn left_out(cut: usize) -> Option<Self> {
         (cut > 0).then(|| Self::Note(format!("{} were left out", beyond(cut))))
     }
 
-    /// The text of a text item.
+    /// Returns the text of a text item.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) for any other modality.
     pub fn text(&self) -> Result<&str> {
         match self {
             Self::Text(text) => Ok(text),
-            other => Err(Error::input(format!("this model reads text, not {}", other.modality()))),
+            other => {
+                Err(Error::input(format!("expected a text, found an input of modality {}", other.modality())))
+            }
         }
     }
 }
 
-/// The words for `cut` tokens that a model does not read.
+/// Describes `cut` truncated tokens, as the subject of a message.
 pub fn beyond(cut: usize) -> String {
-    format!("{cut} tokens beyond the longest text this model reads")
+    format!("{cut} tokens beyond the maximum sequence length of this model")
 }
 
 impl From<&str> for Item {
@@ -131,44 +133,44 @@ impl From<String> for Item {
     }
 }
 
-/// A label with the model's score.
+/// A label with its score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Label {
-    /// The class, the word or the text of the span.
+    /// The class, the predicted token or the text of the span.
     pub label: String,
-    /// The probability, 0 to 1; the number itself where the release makes none of it (a regression, a cross-encoder).
+    /// The probability, 0 to 1; the raw output if the model defines no probability (regression, cross-encoder).
     pub score: f32,
-    /// Which bytes of the input it speaks of, where it speaks of a part.
+    /// Byte range of the span in the input, for labels of spans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span: Option<Range<usize>>,
 }
 
-/// A picture: `height` rows of `width` pixels of red, green and blue, 0 to 255.
+/// An RGB image with 8 bits per channel, `(height, width, 3)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
     /// `height * width * 3` bytes, row by row.
     pub rgb: Vec<u8>,
 }
 
-/// The most pixels of a picture that are decoded unless more are allowed, and the most that a picture made here may
-/// have: where Pillow first warns. They take 268 MB of bytes, and up to three times that while they are decoded.
+/// Default maximum number of pixels of a decoded image, and the maximum of an image that is created: the value of
+/// Pillow's `Image.MAX_IMAGE_PIXELS`. Such an image takes 268 MB, and up to three times that while it is decoded.
 pub const MAX_PIXELS: usize = 89_478_485;
 
-/// What becomes of pixels that can be seen through.
+/// Handling of the alpha channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Alpha {
-    /// They lie over white: what a person sees on a page, and what transformers 5 gives its processors.
+    /// Composite over white, as transformers 5 does before its image processors.
     #[default]
     OverWhite,
-    /// They keep their colours and are seen through no more, as Pillow's `convert("RGB")` has it.
+    /// Drop the alpha channel, like Pillow's `convert("RGB")`.
     Dropped,
 }
 
-/// How the file of a picture is read for a model: as its reference reads it, before any processor sees it.
+/// Options of decoding an image file for a model, which follow the model's reference implementation.
 ///
 /// ```
 /// use fauna_shared::item::{Alpha, ImageOptions};
@@ -178,31 +180,31 @@ pub enum Alpha {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// What becomes of pixels that can be seen through.
+    /// Handling of the alpha channel.
     pub alpha: Alpha,
-    /// Whether a camera's note of how it was held (EXIF) is followed.
+    /// Whether the EXIF orientation is applied.
     pub upright: bool,
-    /// Whether the reference resizes a picture in its own mode and converts it to RGB only then. Here it is always
-    /// converted first, and what that changes is told.
+    /// Whether the reference implementation converts an image to RGB only after resizing. Here images are always
+    /// converted first; a note is added for images for which this makes a difference.
     pub converts_late: bool,
-    /// The most pixels that are decoded; a file that declares more is refused before any is.
+    /// Maximum number of pixels; a file with a larger declared size is rejected before it is decoded.
     pub max_pixels: usize,
 }
 
 impl ImageOptions {
-    /// As transformers 5: `load_image` turns a picture upright, and `convert_to_rgb` lays it on white.
+    /// The options of transformers 5: `load_image` applies the EXIF orientation, and `convert_to_rgb` composites over
+    /// white.
     pub fn transformers() -> Self {
         Self { alpha: Alpha::OverWhite, upright: true, converts_late: false, max_pixels: MAX_PIXELS }
     }
 
-    /// As Pillow's `Image.open(…).convert("RGB")` and nothing more: alpha is dropped, and a picture that was held
-    /// sideways stays so.
+    /// The options of Pillow's `Image.open(…).convert("RGB")`: alpha is dropped, and the EXIF orientation is ignored.
     pub fn pillow() -> Self {
         Self { alpha: Alpha::Dropped, upright: false, converts_late: false, max_pixels: MAX_PIXELS }
     }
 
-    /// As the transforms of open_clip and of OpenAI's CLIP and DALL·E: [`pillow`](ImageOptions::pillow)'s conversion, but after
-    /// the resizing.
+    /// The options of the transforms of open_clip and of OpenAI's CLIP and DALL·E: those of
+    /// [`pillow`](ImageOptions::pillow), with the conversion after resizing.
     pub fn open_clip() -> Self {
         Self { converts_late: true, ..Self::pillow() }
     }
@@ -214,82 +216,82 @@ impl Default for ImageOptions {
     }
 }
 
-/// A sound: samples in -1 to 1, one list a channel, all of one length.
+/// An audio waveform: samples from -1 to 1, one list per channel, all of the same length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sound {
-    /// Samples a second, in Hz.
+    /// Sampling rate, in Hz.
     pub rate: u32,
-    /// `(channels, samples)`.
+    /// The samples, `(channels, samples)`.
     pub channels: Vec<Vec<f32>>,
 }
 
-/// Atoms in space.
+/// An atomic structure.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Atoms {
-    /// Atomic numbers, one an atom.
+    /// Atomic numbers, `(atoms)`.
     pub numbers: Vec<u8>,
-    /// Positions in Å, one an atom.
+    /// Positions in Å, `(atoms, 3)`.
     pub positions: Vec<[f64; 3]>,
-    /// Cell vectors in Å, as rows; `None` where there is no cell.
+    /// Cell vectors in Å, as rows; `None` without a cell.
     pub cell: Option<[[f64; 3]; 3]>,
-    /// Which cell vectors repeat.
+    /// Periodic boundary conditions along each cell vector.
     pub periodic: [bool; 3],
-    /// The charge of the whole, in elementary charges, for models that ask.
+    /// Total charge in elementary charges, for models that use it.
     pub charge: Option<f64>,
-    /// The spin multiplicity of the whole, 1 for a singlet, for models that ask.
+    /// Spin multiplicity, 1 for a singlet, for models that use it.
     pub spin: Option<f64>,
-    /// Along which axes each atom is held in place, one an atom; empty where all may move.
+    /// Constraints: the axes along which each atom is fixed, `(atoms, 3)`; empty if no atom is.
     pub held: Vec<[bool; 3]>,
-    /// Whether the axes of [`held`](Self::held) are the cell vectors, not x, y and z.
+    /// Whether the axes of [`held`](Self::held) are the cell vectors instead of x, y and z.
     pub held_along_cell: bool,
-    /// Masses in unified atomic mass units, one an atom, of isotopes; empty where all are those of the elements.
+    /// Masses in unified atomic mass units, `(atoms)`; empty for the standard masses of the elements.
     pub masses: Vec<f64>,
 }
 
-/// Who speaks in a conversation.
+/// Role of a chat message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Who sets the scene.
+    /// The system prompt.
     System,
-    /// Who asks.
+    /// The user.
     User,
     /// The model.
     Assistant,
 }
 
-/// One turn of a conversation.
+/// A chat message.
 #[derive(Debug, Clone)]
 pub struct Turn {
-    /// Who speaks.
+    /// Role of the author.
     pub role: Role,
-    /// What they say, in order.
+    /// The content, in order.
     pub items: Vec<Item>,
 }
 
-/// What a model continues: items in order, or a conversation whose next turn is the model's.
+/// A prompt of [`generate`](crate::model::Pipeline::generate).
 #[derive(Debug, Clone)]
 pub enum Prompt {
     /// Items in order; images and texts may be interleaved.
     Items(Vec<Item>),
-    /// A conversation, put into words by the model's own template.
+    /// Chat messages, formatted by the model's chat template.
     Chat(Vec<Turn>),
-    /// A text with a gap: what stands before it and what stands after. The model writes what is between.
+    /// Fill-in-the-middle: the model generates the text between prefix and suffix.
     Infill {
-        /// All before the gap.
+        /// The text before the gap.
         prefix: String,
-        /// All after it.
+        /// The text after the gap.
         suffix: String,
     },
 }
 
 impl Prompt {
-    /// The error of a model that fills no gaps.
+    /// Returns the error of a model without fill-in-the-middle.
     pub fn no_infill() -> Error {
         Error::unsupported(
-            "this model fills no gaps: it knows no tokens for what stands before and after one",
+            "this model does not support fill-in-the-middle: its tokenizer has no prefix and suffix tokens",
         )
-        .hint("give it a prompt to continue; models that fill gaps: StarCoder, StarCoder2, SantaCoder")
+        .hint("use a prompt; models with fill-in-the-middle: StarCoder, StarCoder2, SantaCoder")
     }
 }
 
@@ -299,25 +301,25 @@ impl From<&str> for Prompt {
     }
 }
 
-/// Vectors, one row an item.
+/// Embeddings, one per item.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
-    /// `(items, width)`, float32 on the CPU.
+    /// The embeddings, `(items, embedding_dim)`, float32 on the CPU.
     pub rows: Tensor,
-    /// How many tokens of each item did not fit the model and were left out.
+    /// Number of truncated tokens of each item.
     pub cut: Vec<usize>,
 }
 
 impl Embeddings {
-    /// The rows as vectors.
+    /// Returns the embeddings as vectors.
     ///
     /// # Errors
-    /// None, if the rows are what they are said to be.
+    /// [`Compute`](crate::ErrorKind::Compute) if [`rows`](Self::rows) is not a float32 tensor of two axes.
     pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
         Ok(self.rows.to_vec2()?)
     }
 
-    /// The cosine similarity of each row to each row of `other`, `(items, other items)`, in -1 to 1.
+    /// Returns the cosine similarity of each embedding to each of `other`, `(items, other_items)`, from -1 to 1.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -329,23 +331,23 @@ impl Embeddings {
     /// ```
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the vectors of the two have different lengths.
+    /// [`Input`](crate::ErrorKind::Input) if the embeddings have different dimensions.
     pub fn similarity(&self, other: &Embeddings) -> Result<Vec<Vec<f32>>> {
         let (ours, theirs) = (self.rows.dims2()?.1, other.rows.dims2()?.1);
         if ours != theirs {
-            return Err(Error::input(format!("vectors of {ours} and of {theirs} numbers"))
-                .hint("compare vectors of one model"));
+            return Err(Error::input(format!("cannot compare embeddings of dimension {ours} and {theirs}"))
+                .hint("compare embeddings of the same model"));
         }
         let others = other.to_vecs()?;
         let row = |a: &Vec<f32>| others.iter().map(|b| cosine(a, b)).collect();
         Ok(self.to_vecs()?.iter().map(row).collect())
     }
 
-    /// The `k` rows most similar to each row of `queries`, the most similar first: their indices and cosine similarities,
-    /// `(queries, k)`; fewer if there are fewer rows.
+    /// Returns the indices and cosine similarities of the `k` items most similar to each of `queries`, the most similar
+    /// first, `(queries, k)`; fewer than `k` if there are fewer items.
     ///
     /// # Errors
-    /// As [`similarity`](Self::similarity).
+    /// [`Input`](crate::ErrorKind::Input) if the embeddings have different dimensions.
     pub fn top_k(&self, queries: &Embeddings, k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
         let nearest = |similarities: Vec<f32>| {
             let mut found: Vec<(usize, f32)> = similarities.into_iter().enumerate().collect();
@@ -357,7 +359,7 @@ impl Embeddings {
     }
 }
 
-/// The cosine of the angle between two vectors of one length; 0 if one of them has no length.
+/// Returns the cosine similarity of two vectors of the same dimension; 0 if one of them is zero.
 ///
 /// ```
 /// use fauna_shared::item::cosine;

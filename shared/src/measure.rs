@@ -1,7 +1,7 @@
-//! How fast a model is, and how much memory it takes: the numbers behind `fauna bench`.
+//! Benchmarks of speed and memory, as in `fauna bench`.
 //!
-//! The work is made of token rows of exact lengths, so that no tokenizer is needed and every program that is compared
-//! does the same.
+//! Inputs are random tokens of exact lengths, so that no tokenizer is needed and every program in a comparison does the
+//! same work.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -16,26 +16,26 @@ use crate::model::{Pipeline, SampleSizes};
 use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, Result};
 
-/// What is timed.
+/// The operation that is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Task {
-    /// Rows of tokens, or pictures, to one vector each.
+    /// Embedding of token sequences or images.
     Embed,
-    /// The reference's forward pass, with every output it has.
+    /// Forward pass with all outputs of the reference implementation.
     Forward,
-    /// A prompt up to its first new token.
+    /// Prefill of a prompt, up to the first new token.
     Prefill,
-    /// A prompt and all its new tokens; end tokens are ignored.
+    /// Generation from a prompt; end-of-sequence tokens are ignored.
     Generate,
-    /// A sound or pictures to a codec's codes.
+    /// Encoding of audio or images by a codec.
     Encode,
-    /// Codes of a codec to sound or pictures.
+    /// Decoding of codes by a codec.
     Decode,
 }
 
 impl Task {
-    /// The reference's method that does it.
+    /// Returns the method of the reference implementation.
     fn method(self) -> &'static str {
         match self {
             Self::Embed | Self::Forward => "forward",
@@ -46,39 +46,39 @@ impl Task {
     }
 }
 
-/// How much of it.
+/// Size of a benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Workload {
-    /// What is timed.
+    /// The operation that is timed.
     pub task: Task,
-    /// Rows at once.
+    /// Batch size.
     pub batch: usize,
-    /// Tokens of text in each row, all of them real; 0 for pictures alone.
+    /// Number of text tokens per sequence, without padding; 0 for images only.
     pub tokens: usize,
-    /// Pictures in each row.
+    /// Number of images per sequence.
     pub images: usize,
-    /// New tokens of [`Task::Generate`].
+    /// Number of new tokens of [`Task::Generate`].
     pub new_tokens: usize,
-    /// Seconds of sound of [`Task::Encode`] and [`Task::Decode`].
+    /// Seconds of audio of [`Task::Encode`] and [`Task::Decode`].
     pub seconds: f64,
-    /// Timed runs, after one that is not.
+    /// Number of timed runs, after one warm-up run.
     #[serde(skip_serializing)]
     pub runs: usize,
 }
 
-/// The least, the middle and the most of several numbers.
+/// Minimum, median and maximum of a list of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// The middle one; of an even count the mean of the two in the middle.
+    /// The median; the mean of the two middle values if the count is even.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Summary {
-    /// Of `values`; none if there are none.
+    /// Summarizes `values`; `None` if there are none.
     ///
     /// ```
     /// use fauna_shared::measure::Summary;
@@ -97,53 +97,55 @@ impl Summary {
     }
 }
 
-/// What was measured.
+/// Result of a benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
-    /// The model, as the user named it.
+    /// The model, as given by the user.
     pub source: String,
-    /// What was done.
+    /// The workload.
     #[serde(flatten)]
     pub work: Workload,
-    /// Seconds from nothing to an opened model.
+    /// Seconds to load the model.
     pub load_seconds: f64,
-    /// Seconds from a prompt to its first new token, the median of the runs; for [`Task::Prefill`] and
-    /// [`Task::Generate`].
+    /// Time to first token in seconds, the median of the runs; for [`Task::Prefill`] and [`Task::Generate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_seconds: Option<f64>,
     /// Seconds of each run.
     #[serde(rename = "runs")]
     pub run_seconds: Vec<f64>,
-    /// What [`items_per_second`](Measurement::items_per_second) counts: "rows", "tokens", "new tokens".
+    /// Unit of [`items_per_second`](Measurement::items_per_second): "rows", "tokens", "new tokens".
     pub items: &'static str,
-    /// Over the whole of each run.
+    /// Throughput of each run.
     pub items_per_second: Summary,
-    /// New tokens a second after the first one; for [`Task::Generate`].
+    /// New tokens per second after the first one; for [`Task::Generate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decode_per_second: Option<f64>,
-    /// The most memory the process held since loading began, mapped files included; where the system says.
+    /// Peak memory of the process since the start of loading, including mapped files, if the system reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
-    /// Bytes of all weights.
+    /// Size of all weights in bytes.
     pub weights_bytes: u64,
 }
 
-/// The longest sound that is made up for timing, in seconds.
+/// Maximum length of generated audio inputs, in seconds.
 const LONGEST_SOUND: f64 = 3600.0;
 
-/// Opens `source` and does `work`.
+/// Loads the model `source` and runs the benchmark `work`.
 ///
 /// # Errors
-/// As [`Zoo::open`], and whatever the model says to the work.
+/// Errors of [`Zoo::open`] and of the model.
 pub fn measure(zoo: &Zoo, source: &str, options: &LoadOptions, work: &Workload) -> Result<Measurement> {
     if work.batch == 0 || work.runs == 0 || work.new_tokens == 0 {
-        return Err(Error::input("a batch, new tokens and runs are at least 1"));
+        return Err(Error::input("batch, new tokens and runs must be at least 1"));
     }
     if work.tokens == 0 && work.images == 0 {
-        return Err(Error::input("no tokens and no pictures: there is nothing to time"));
+        return Err(Error::input("expected at least one token or image"));
     }
     if !(work.seconds > 0.0 && work.seconds <= LONGEST_SOUND) {
-        return Err(Error::input(format!("seconds are above 0 and at most {LONGEST_SOUND}")));
+        return Err(Error::input(format!(
+            "seconds must be above 0 and at most {LONGEST_SOUND}, found {}",
+            work.seconds
+        )));
     }
     reset_peak_memory();
     let start = Instant::now();
@@ -209,20 +211,20 @@ pub fn measure(zoo: &Zoo, source: &str, options: &LoadOptions, work: &Workload) 
     })
 }
 
-/// Whether `modality` comes out of `pipeline`.
+/// Whether `modality` is an output of `pipeline`.
 fn makes(pipeline: &dyn Pipeline, modality: Modality) -> bool {
     pipeline.card().outputs.contains(&modality)
 }
 
-/// What the work is done on.
+/// Inputs of the benchmark.
 enum Inputs {
-    /// What the model's own sample gave.
+    /// Inputs of [`Pipeline::sample`].
     Named(Tensors),
-    /// A sound, or its codes.
+    /// Audio, or its codes.
     Item(Item),
 }
 
-/// Noise of so many seconds at the model's own rate, or what the model makes of it.
+/// Returns noise of the length of `work` at the sampling rate of the model, encoded for [`Task::Decode`].
 fn sound_or_codes(
     zoo: &Zoo,
     source: &str,
@@ -246,7 +248,7 @@ fn sound_or_codes(
     }
 }
 
-/// What a codec makes of `item`: all pieces must be one.
+/// Encodes or decodes `item` with a codec, which must return a single item.
 fn recoded(pipeline: &dyn Pipeline, item: Item) -> Result<Item> {
     let mut made = None;
     pipeline.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
@@ -272,7 +274,7 @@ fn run(pipeline: &dyn Pipeline, inputs: &Inputs, work: &Workload, new_tokens: us
         Task::Embed => {
             let made = pipeline.call("forward", inputs, &json!({}))?;
             if !made.contains_key("sentence_embedding") {
-                return Err(pipeline.cannot("be timed at embedding token rows").hint("time --task forward"));
+                return Err(pipeline.cannot("be timed at embedding token rows").hint("use --task forward"));
             }
             made
         }
@@ -283,21 +285,21 @@ fn run(pipeline: &dyn Pipeline, inputs: &Inputs, work: &Workload, new_tokens: us
                 &json!({"max_new_tokens": new_tokens, "eos_token_id": [], "pad_token_id": 0}),
             )?;
             let Some(sequences) = made.get("sequences") else {
-                // Music: as many steps as new tokens, and the codec's work after them.
+                // Music: one decoding step per new token, then the codec.
                 return match made.contains_key("audio_codes") {
                     true => Ok(()),
                     false => Err(pipeline.cannot("be timed at generating from token rows")),
                 };
             };
             if made.contains_key("images") {
-                // Pictures have as many tokens as they have, whatever was asked for.
+                // Images have a fixed number of tokens.
                 return Ok(());
             }
             let length = sequences.dims().get(1).copied().unwrap_or(0);
-            // What reads its prompt apart begins an answer with a start token.
+            // Encoder-decoder models return a start token and the new tokens, without the prompt.
             if ![work.tokens, 1].map(|before| before + new_tokens).contains(&length) {
                 return Err(Error::unsupported(format!(
-                    "{} tokens came out of a prompt of {} and {new_tokens} new ones",
+                    "the model returned {} tokens for a prompt of {} and {new_tokens} new tokens",
                     length, work.tokens
                 )));
             }
@@ -313,7 +315,7 @@ fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Bytes of all weights as they are held: what the files store, or the runtime makes of it.
+/// Returns the size of all weights in bytes, as stored in the files or as quantized by the runtime.
 fn weights_bytes(zoo: &Zoo, source: &str, options: &LoadOptions) -> Result<u64> {
     let quantize = options.runtime.quantize();
     if options.random_weights.is_none() && quantize.is_none() {
@@ -330,21 +332,21 @@ fn weights_bytes(zoo: &Zoo, source: &str, options: &LoadOptions) -> Result<u64> 
             None if inventory.packed.contains_key(name) => StorageType::U8,
             None => StorageType::F32,
         };
-        // In blocks a matrix may lie the other way round.
+        // A quantized matrix may be stored transposed.
         let elements = shape.iter().fold(1, |all: usize, n| all.saturating_mul(*n));
         storage.byte_len(&[elements]).unwrap_or(0) as u64
     };
     Ok(inventory.tensors.iter().map(bytes).sum())
 }
 
-/// The most memory this process ever held, in bytes, where the system says (Linux).
+/// Returns the peak memory of this process in bytes, if the system reports it (Linux).
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Lets [`peak_memory`] begin anew, where the system can.
+/// Resets [`peak_memory`], if the system supports it.
 pub fn reset_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
@@ -363,14 +365,14 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_of_memory_is_known_on_linux() {
+    fn peak_memory_is_known_on_linux() {
         if cfg!(target_os = "linux") {
             assert!(peak_memory().unwrap() > 1 << 20);
         }
     }
 
     #[test]
-    fn no_numbers_have_no_spread() {
+    fn an_empty_list_has_no_summary() {
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(Summary::of(&[2.0]), Some(Summary { median: 2.0, min: 2.0, max: 2.0 }));
     }

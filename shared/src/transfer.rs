@@ -1,9 +1,9 @@
-//! Copies between the CPU's memory and a device's, counted.
+//! Counted copies between host (CPU) and device memory.
 //!
-//! On a GPU each of them makes the program wait, so that a step of decoding is to make few. What runs once a step or once
-//! a layer copies by [`to_host`] and [`to_device`]. With the CPU kernels off
-//! ([`Runtime::set_kernels`](crate::runtime::Runtime::set_kernels)) the CPU counts as a device, so that a test without a
-//! GPU can hold the number.
+//! On a GPU each copy is a synchronization, so a decoding step should make few of them. Code that runs once per
+//! decoding step or per layer copies with [`to_host`] and [`to_device`]. With the CPU kernels off
+//! ([`Runtime::set_kernels`](crate::runtime::Runtime::set_kernels)) the CPU counts as a device, so that the number of
+//! copies can be tested without a GPU.
 
 use std::cell::Cell;
 
@@ -12,12 +12,12 @@ use candle_core::{Device, Shape, Tensor, WithDType};
 use crate::Result;
 use crate::runtime::kernels_serve;
 
-/// How many copies were made.
+/// Number of copies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Transfers {
-    /// From a device to the CPU's memory: each waits for all that was computed before.
+    /// Copies from a device to the host; each waits for all previous operations.
     pub to_host: u64,
-    /// From the CPU's memory to a device.
+    /// Copies from the host to a device.
     pub to_device: u64,
 }
 
@@ -26,7 +26,7 @@ thread_local! {
 }
 
 impl Transfers {
-    /// Those that this thread has made so far.
+    /// Returns the number of copies made by this thread so far.
     pub fn made() -> Self {
         MADE.get()
     }
@@ -35,16 +35,16 @@ impl Transfers {
 impl std::ops::Sub for Transfers {
     type Output = Self;
 
-    /// Those made since `earlier`.
+    /// Returns the number of copies made since `earlier`.
     fn sub(self, earlier: Self) -> Self {
         Self { to_host: self.to_host - earlier.to_host, to_device: self.to_device - earlier.to_device }
     }
 }
 
-/// The elements of `x`, row-major.
+/// Copies the elements of `x`, of any shape, to the host, in row-major order.
 ///
 /// # Errors
-/// [`Compute`](crate::ErrorKind::Compute) if its elements are no `T`.
+/// [`Compute`](crate::ErrorKind::Compute) if the dtype of `x` is not `T`.
 pub fn to_host<T: WithDType>(x: &Tensor) -> Result<Vec<T>> {
     if !kernels_serve(x.device()) {
         let made = MADE.get();
@@ -53,10 +53,10 @@ pub fn to_host<T: WithDType>(x: &Tensor) -> Result<Vec<T>> {
     Ok(x.flatten_all()?.to_vec1()?)
 }
 
-/// `values` as a tensor of `shape` on `device`.
+/// Copies `values` to a tensor of shape `shape` on `device`.
 ///
 /// # Errors
-/// [`Compute`](crate::ErrorKind::Compute) if the shape has another number of elements.
+/// [`Compute`](crate::ErrorKind::Compute) if the number of elements does not match the shape.
 pub fn to_device<T: WithDType>(values: Vec<T>, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     if !kernels_serve(device) {
         let made = MADE.get();
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stays_on_the_cpu_is_no_copy_between_devices() {
+    fn cpu_tensors_are_not_counted() {
         let before = Transfers::made();
         let x = to_device(vec![1f32, 2.0], (1, 2), &Device::Cpu).unwrap();
         assert_eq!(to_host::<f32>(&x).unwrap(), [1.0, 2.0]);
