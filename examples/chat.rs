@@ -1,4 +1,4 @@
-//! Asks a chat model two questions, the second about its own first answer.
+//! Chats with a model: two questions, the second of which refers to the first answer.
 //!
 //!     cargo run --release --example chat -- HuggingFaceTB/SmolLM2-135M-Instruct
 //!
@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use fauna::{GenerationConfig, Item, Prompt, Role, Turn};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = std::env::args().nth(1).ok_or("name a chat model: a folder, a file, owner/name")?;
+    let source = std::env::args().nth(1).ok_or("usage: chat MODEL (a folder, a file, owner/name)")?;
     let model = fauna::open(&source)?;
     let say = |role, text: &str| Turn { role, items: vec![text.into()] };
 

@@ -1,8 +1,8 @@
-//! A sound to codes and back: what a codec keeps of it.
+//! Encodes audio to codes with a neural codec, and decodes them again.
 //!
 //!     cargo run --release --example codec -- facebook/encodec_24khz song.mp3 again.wav
 //!
-//! Without a codec it takes a small one of random weights, which keeps nothing one could know again.
+//! Without arguments it uses a small codec with random weights, whose output is noise.
 
 use std::f32::consts::TAU;
 use std::ops::ControlFlow;
@@ -27,13 +27,13 @@ fn main() -> Result<()> {
     let seconds = sound.channels[0].len() as f64 / f64::from(sound.rate);
 
     let Item::Codes(codes) = recode(codec.as_ref(), Item::Sound(sound))? else {
-        return Err(Error::input("a codec is wanted"));
+        return Err(Error::input("expected a codec"));
     };
     for (name, tensor) in &codes {
         println!("{name} {:?}", tensor.dims());
     }
     let Item::Sound(again) = recode(codec.as_ref(), Item::Codes(codes))? else {
-        return Err(Error::input("a codec is wanted"));
+        return Err(Error::input("expected a codec"));
     };
     write::write(&path, &again, write::Samples::Int16, write::Level::Peak)?;
     println!(
@@ -43,17 +43,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The one thing a codec makes of `item`.
+/// Encodes audio, or decodes codes.
 fn recode(codec: &dyn Pipeline, item: Item) -> Result<Item> {
     let mut made = None;
     codec.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
         made = Some(item);
         ControlFlow::Continue(())
     })?;
-    made.ok_or_else(|| Error::input("the codec made nothing"))
+    made.ok_or_else(|| Error::input("the codec returned no output"))
 }
 
-/// A second of A major at 24 kHz, one channel.
+/// Returns one second of an A major chord at 24 kHz, mono.
 fn chord() -> Sound {
     let at = |t: usize| {
         [220.0, 277.18, 329.63].map(|hz| (TAU * hz * t as f32 / 24_000.0).sin()).iter().sum::<f32>()

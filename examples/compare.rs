@@ -1,4 +1,4 @@
-//! Do two models see the same texts alike? The built-in one and another, pair by pair, as CSV.
+//! Compares the text similarities of two models, the built-in one and another, as CSV.
 //!
 //!     cargo run --release --example compare -- openai-community/gpt2 > pairs.csv
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The cosine of every pair of texts.
+/// Returns the cosine similarity of every pair of texts, `(texts, texts)`.
 fn similarities(model: &dyn Pipeline) -> fauna::Result<Vec<Vec<f32>>> {
     let vectors = model.embed(&TEXTS.map(Item::from))?.to_vecs()?;
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();

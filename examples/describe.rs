@@ -1,8 +1,8 @@
-//! A question about a picture, with an example in words alone before it, as Med-PaLM M was asked.
+//! Visual question answering with a text-only one-shot exemplar, as in Med-PaLM M.
 //!
 //!     cargo run --release --example describe -- google/medgemma-4b-it chest.png "Describe the findings."
 //!
-//! Without a model it shows a dark spot to a tiny network of the tests, which talks nonsense:
+//! Without arguments it uses a tiny model with random weights:
 //!
 //!     cargo run --release --example describe
 //!     note: a research model and not a medical device: its output is not for diagnosis or treatment
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A dark spot on light skin.
+/// Returns an image of a dark spot on light skin.
 fn spot() -> Image {
     let pixel = |i: usize| {
         let (x, y) = ((i % 64) as f32 - 32.0, (i / 64) as f32 - 30.0);

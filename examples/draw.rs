@@ -1,14 +1,14 @@
-//! Draws what it is told, four times, and puts the pictures on one sheet.
+//! Generates four images from a prompt and writes them as a grid.
 //!
 //!     cargo run --release --example draw -- dalle-mini/dalle-mini "an armchair in the shape of an avocado" sheet.png
 //!
-//! Without a model it takes a small one of random weights, which draws nothing one could know:
+//! Without arguments it uses a small model with random weights, and prints:
 //!
-//!     picture 0: 32 by 32
-//!     picture 1: 32 by 32
-//!     picture 2: 32 by 32
-//!     picture 3: 32 by 32
-//!     draw.png: 2 by 2 pictures
+//!     image 0: 32x32
+//!     image 1: 32x32
+//!     image 2: 32x32
+//!     image 3: 32x32
+//!     draw.png: a grid of 2x2 images
 
 use std::ops::ControlFlow;
 
@@ -26,14 +26,14 @@ fn main() -> Result<()> {
     let wish = arguments.next().unwrap_or_else(|| "a cat on the stone".into());
     let path = arguments.next().unwrap_or_else(|| "draw.png".into());
 
-    // All four at once: the words are read once, and guidance shares every pass.
+    // A batch of four: the text is encoded once, and the guided and unguided forward passes are batched.
     let wishes = vec![Prompt::from(wish.as_str()); 4];
     let options = GenerationConfig { seed: 7, ..model.defaults() };
     let mut pictures: Vec<Option<Image>> = vec![None; wishes.len()];
     model.generate_batch(&wishes, &options, &mut |index, item| {
         match item {
             Item::Image(picture) => {
-                println!("picture {index}: {} by {}", picture.width, picture.height);
+                println!("image {index}: {}x{}", picture.width, picture.height);
                 pictures[index] = Some(picture);
             }
             Item::Text(note) => eprint!("{note}"),
@@ -43,6 +43,6 @@ fn main() -> Result<()> {
     })?;
     let pictures: Vec<Image> = pictures.into_iter().flatten().collect();
     picture::write(&path, &picture::sheet::grid(&pictures, 2)?)?;
-    println!("{path}: 2 by 2 pictures");
+    println!("{path}: a grid of 2x2 images");
     Ok(())
 }

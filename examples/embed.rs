@@ -1,4 +1,4 @@
-//! Finds the sentence nearest in meaning to a question, with the model that is built in.
+//! Ranks sentences by their similarity to a query, with the built-in sentence-embedding model.
 //!
 //!     cargo run --release --example embed -- "Which animals are good parents?"
 //!
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let items: Vec<_> = std::iter::once(question.as_str()).chain(sentences).map(fauna::Item::from).collect();
     let vectors = model.embed(&items)?.to_vecs()?;
 
-    // MiniLM's vectors have length 1: their dot product is the cosine.
+    // MiniLM's embeddings are normalized: the dot product is the cosine similarity.
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
     let mut ranked: Vec<_> =
         sentences.iter().zip(&vectors[1..]).map(|(s, v)| (dot(&vectors[0], v), s)).collect();

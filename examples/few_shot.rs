@@ -1,9 +1,9 @@
-//! Learning from two examples in the prompt: pictures with their texts, and a third picture that waits for its own.
+//! Few-shot image captioning: two images with their captions, and a third image to caption.
 //!
 //!     cargo run --release --example few_shot -- openflamingo/OpenFlamingo-4B-vitl-rpj3b \
 //!         a.png "two cats" b.png "three dogs" c.png
 //!
-//! Without a model it shows squares of colour to a tiny network of the tests, which talks nonsense:
+//! Without arguments it uses squares of colour and a tiny model with random weights:
 //!
 //!     cargo run --release --example few_shot
 //!     a red square; a green square; and this one?
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Pictures and texts in turn: every second argument is a picture.
+/// Parses alternating image files and captions.
 fn examples(arguments: &[String]) -> Result<Vec<Item>> {
     let item = |(i, argument): (usize, &String)| match i % 2 {
         0 => read(argument).map(Item::Image),

@@ -1,8 +1,8 @@
-//! The next year of a series with calibrated intervals, and how far the model was off on the years before.
+//! Cross-validates a forecasting model, then forecasts one year with conformal prediction intervals.
 //!
 //!     cargo run --release --example forecast -- amazon/chronos-bolt-small
 //!
-//! Without a model the seasonal naive forecast stands in, which needs no weights:
+//! Without arguments it uses the seasonal naive forecast, which needs no weights:
 //!
 //!     cargo run --release --example forecast
 //!     12 months ahead, three times        MAE   MASE   CRPS
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Twelve years of months that grow, with a summer peak that grows with them and a little irregularity.
+/// Returns twelve years of monthly data with a trend, multiplicative seasonality and some noise.
 fn passengers() -> Vec<f64> {
     let month = |i: i32| {
         let years = f64::from(i) / 12.0;

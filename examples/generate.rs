@@ -1,4 +1,4 @@
-//! Continues a prompt word by word, with any causal language model: a folder, a GGUF file, a hub id.
+//! Streams text from any causal language model: a folder, a GGUF file, or a Hugging Face Hub id.
 //!
 //!     cargo run --release --example generate -- HuggingFaceTB/SmolLM2-135M-Instruct "The sky at night"
 
@@ -10,7 +10,7 @@ use fauna::{GenerationConfig, Item};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let source = arguments.next().ok_or("name a model: a folder, a file, owner/name")?;
+    let source = arguments.next().ok_or("usage: generate MODEL [PROMPT] (MODEL is a folder, a file, owner/name)")?;
     let prompt = arguments.next().unwrap_or_else(|| "The sky at night".into());
 
     let model = fauna::open(&source)?;

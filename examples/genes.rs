@@ -1,8 +1,8 @@
-//! Genes of a FASTA file: which are alike, how likely the model finds them, and a new gene with its protein.
+//! Scores and embeds the genes of a FASTA file, and generates a new gene with its protein.
 //!
 //!     cargo run --release --example genes -- patric_25m_epoch01-val_loss_0.57_bias_removed.pt genes.fasta
 //!
-//! Without a model it takes one of the 25M model's size with random weights, which finds all genes as unlikely as noise:
+//! Without arguments it uses the architecture of the 25M model with random weights:
 //!
 //!     rpmJ        log-likelihood  -165.21  perplexity  77.30  MKVRASVKKLCRNCKIVKRDGVIRVICSAEPKHKQRQG*
 //!     rpmJ_D20E   log-likelihood  -165.41  perplexity  77.70  MKVRASVKKLCRNCKIVKREGVIRVICSAEPKHKQRQG*
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     let (_, pretrained) = fauna::zoo().pretrained(source.as_deref().unwrap_or(CONFIG), &options)?;
     let model = GenSlm::open(&pretrained)?;
 
-    // A gene that is none is told, and the others are used.
+    // Invalid genes are reported and skipped.
     let mut genes: Vec<Record> = Vec::new();
     for gene in fasta::open(arguments.next().unwrap_or_else(|| GENES.into()), Reading::Strict)? {
         gene.map_or_else(|error| eprintln!("{error}"), |gene| genes.push(gene));

@@ -1,8 +1,8 @@
-//! Four requests at once to one language model, as a server has them: one of them is cancelled, one is wrong.
+//! Concurrent requests to one language model, as in a server; one of them is cancelled, one is invalid.
 //!
 //!     cargo run --release --example in_a_server -- HuggingFaceTB/SmolLM2-135M-Instruct
 //!
-//! Without a model it asks a small random one, and prints the statuses:
+//! Without arguments it uses a small model with random weights, and prints the HTTP statuses:
 //!
 //!     200 8 tokens
 //!     200 8 tokens
@@ -16,7 +16,7 @@ use fauna::{CancellationToken, Error, ErrorKind, FinishReason, GenerationConfig,
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/llama/text_left_padding/model");
 
-/// What a client is told: a status of HTTP and a line.
+/// Returns the response to a client: an HTTP status and a message.
 fn answer(model: &dyn Pipeline, prompt: &str, config: &GenerationConfig) -> (u16, String) {
     match model.generate(&Prompt::from(prompt), config, &mut |_| ControlFlow::Continue(())) {
         Ok(made) if made.finish == Some(FinishReason::Cancelled) => {
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
     let model: Arc<dyn Pipeline> = Arc::from(fauna::open(source.as_deref().unwrap_or(SMALL))?);
     let short = GenerationConfig { eos: Some(Vec::new()), ..GenerationConfig::greedy(8) };
     let gone = CancellationToken::new();
-    // The client went before its request was begun.
+    // The client disconnected before its request was started.
     gone.cancel();
     let requests = [
         ("The light of a galaxy", short.clone()),

@@ -1,8 +1,8 @@
-//! Fills a gap in code, as an editor would: what stands before the cursor, what stands after it.
+//! Fill-in-the-middle: completes code between a prefix and a suffix, as an editor does.
 //!
 //!     cargo run --release --example infill -- bigcode/starcoderbase-1b
 //!
-//! Without a model it asks a small network that was taught ten short pieces of code, and prints:
+//! Without arguments it uses a small model that was trained on ten code snippets, and prints:
 //!
 //!     def factorial(n):
 //!         if n < 2:
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let model = fauna::open(source.as_deref().unwrap_or(SMALL))?;
     let (prefix, suffix) = ("def factorial(n):\n", "\n    return n * factorial(n - 1)\n");
     let gap = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
-    // As the model is used: its answer ends with the definition it belongs to.
+    // The defaults stop at the end of the definition.
     let options = GenerationConfig { max_new_tokens: 60, ..model.defaults() };
     print!("{prefix}");
     model.generate(&gap, &options, &mut |piece| {

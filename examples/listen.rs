@@ -1,9 +1,9 @@
-//! A question about a piece of music, answered in words.
+//! Answers a question about a piece of music.
 //!
 //!     cargo run --release --example listen -- LLARK_FOLDER song.mp3 "What is the tempo?"
 //!
-//! LLark's weights were never released: the folder is Llama 2 with a projector of one's own, and Jukebox's files in
-//! `jukebox/`. The documentation of `fauna::audio::llark` says how it is laid out.
+//! LLark's weights were never released: the folder has Llama 2 and a projector that you trained, and Jukebox's files in
+//! `jukebox/`. The documentation of `fauna::audio::llark` describes the layout.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use fauna::{Error, Item, Prompt, Result};
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, song, question] = arguments.as_slice() else {
-        return Err(Error::input("a model, a sound file and a question are wanted"));
+        return Err(Error::input("usage: listen MODEL AUDIO_FILE QUESTION"));
     };
     let model = fauna::open(source)?;
     let prompt = Prompt::Items(vec![Item::Sound(read::read(song)?.sound), Item::Text(question.clone())]);

@@ -1,8 +1,8 @@
-//! Words to music: a WAV file that grows while it is made.
+//! Text-to-music: writes a WAV file while it is generated.
 //!
 //!     cargo run --release --example music -- facebook/musicgen-small "a slow waltz" waltz.wav
 //!
-//! Without a model it takes a small one of random weights, which knows no words and makes noise.
+//! Without arguments it uses a small unconditional model with random weights, whose output is noise.
 
 use std::ops::ControlFlow;
 
@@ -30,16 +30,16 @@ fn main() -> Result<()> {
     })?;
     written?;
 
-    let file = file.ok_or_else(|| Error::input("the model made no sound"))?;
+    let file = file.ok_or_else(|| Error::input("the model returned no audio"))?;
     let frames = file.frames();
     let factor = file.finish()?;
-    println!("{path}: {frames} samples a channel, brought to its level by {factor:.3}");
+    println!("{path}: {frames} samples per channel, scaled by {factor:.3}");
     Ok(())
 }
 
-/// The next piece of sound at the end of `file`, which its first piece creates.
+/// Appends a piece of audio to `file`, which is created for the first piece.
 fn append(file: &mut Option<WavWriter>, path: &str, item: Item) -> Result<()> {
-    let Item::Sound(piece) = item else { return Err(Error::input("a model of music is wanted")) };
+    let Item::Sound(piece) = item else { return Err(Error::input("expected a music generation model")) };
     let file = match file {
         Some(file) => file,
         None => {

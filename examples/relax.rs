@@ -1,8 +1,8 @@
-//! A crystal is relaxed, cell and all, and then set in motion.
+//! Relaxes a crystal with its cell, then runs molecular dynamics.
 //!
 //!     cargo run --release --example relax -- orb-v3-conservative-inf-omat-20250404.ckpt crystal.cif path.xyz
 //!
-//! Without a model it takes a small one of random weights, whose salt is none that a chemist would know:
+//! Without arguments it uses a small model with random weights, whose energies have no physical meaning:
 //!
 //! ```text
 //! step   0    23.67626 eV  largest force 0.2641 eV/Å
@@ -12,11 +12,11 @@
 //! step 240    14.42792 eV  largest force 2.0044 eV/Å
 //! step 300    14.32476 eV  largest force 0.0674 eV/Å
 //! relaxed: true after 304 steps, 383.95 Å³
-//!   0.0 fs    14.59344 eV in all  300.0 K
-//!  50.0 fs    14.59345 eV in all  213.6 K
-//! 100.0 fs    14.59352 eV in all   96.6 K
-//! 150.0 fs    14.59335 eV in all  241.2 K
-//! 200.0 fs    14.59371 eV in all  136.9 K
+//!   0.0 fs  total energy   14.59344 eV  300.0 K
+//!  50.0 fs  total energy   14.59345 eV  213.6 K
+//! 100.0 fs  total energy   14.59352 eV   96.6 K
+//! 150.0 fs  total energy   14.59335 eV  241.2 K
+//! 200.0 fs  total energy   14.59371 eV  136.9 K
 //! relax.xyz: 201 structures
 //! ```
 
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     dynamics(potential, state, &options, &mut |moment| {
         if moment.step % 50 == 0 {
             let whole = moment.evaluation.energy + moment.kinetic_energy;
-            println!("{:5.1} fs  {whole:10.5} eV in all  {:5.1} K", moment.time, moment.temperature);
+            println!("{:5.1} fs  total energy {whole:10.5} eV  {:5.1} K", moment.time, moment.temperature);
         }
         let frame = Frame::from(moment.state.atoms.clone());
         written = files::write_xyz(&mut file, &frame);
@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Rock salt, every atom a little off its site.
+/// Returns rock salt with displaced atoms.
 fn distorted_salt() -> Atoms {
     let mut atoms = Atoms { periodic: [true; 3], ..Atoms::default() };
     for site in 0..8 {

@@ -1,4 +1,4 @@
-//! Ranks pictures by how well a sentence describes them.
+//! Ranks images by their similarity to a text.
 //!
 //!     cargo run --release --example search -- tests/parity/clip/end_to_end/model "a photo of two cats" \
 //!         shared/tests/image/rgb.png shared/tests/image/grey.png fauna-tour.png
@@ -7,7 +7,7 @@
 //!     -0.078  shared/tests/image/rgb.png
 //!     -0.297  fauna-tour.png
 //!
-//! That model is tiny and its weights are random; openai/clip-vit-base-patch32 finds what you describe.
+//! That model is tiny and its weights are random; use openai/clip-vit-base-patch32 for meaningful results.
 
 use std::error::Error;
 
@@ -16,7 +16,7 @@ use fauna::Item;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, sentence, files @ ..] = &arguments[..] else {
-        return Err("name a model, a sentence and pictures".into());
+        return Err("usage: search MODEL TEXT IMAGE...".into());
     };
     let model = fauna::open(source)?;
 
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let vectors = model.embed(&items)?.to_vecs()?;
 
-    // Vectors have length 1, so their product is the cosine.
+    // The embeddings are normalized: the dot product is the cosine similarity.
     let cosine = |picture: &[f32]| vectors[0].iter().zip(picture).map(|(a, b)| a * b).sum::<f32>();
     let mut found: Vec<(f32, &String)> =
         vectors[1..].iter().map(|vector| cosine(vector)).zip(files).collect();

@@ -1,8 +1,8 @@
-//! Talks to a model that thinks before it answers, and tells thoughts and answer apart.
+//! Separates the reasoning of a model from its answer.
 //!
 //!     cargo run --release --example think -- openai/gpt-oss-20b
 //!
-//! Without a model it asks a small gpt-oss that was taught one conversation, and prints:
+//! Without arguments it uses a small gpt-oss that was trained on one conversation, and prints:
 //!
 //!     low     (Scattering.) Because air scatters blue light more than red.
 //!     medium  (Scattering of short waves by air.) Because air scatters blue light more than red.

@@ -23,7 +23,7 @@ PACKAGES=(
 target=${CARGO_TARGET_DIR:-$PWD/target}
 toolkit=$target/cuda-toolkit-$VERSION
 
-# Unpacks the wheels into a scratch folder and moves it into place when the compiler has compiled something.
+# Unpacks the wheels into a temporary folder, which is moved into place after a test compilation.
 install_toolkit() {
     mkdir -p "$target"
     scratch=$(mktemp -d "$target/.cuda-toolkit-XXXXXX")
@@ -32,7 +32,7 @@ install_toolkit() {
         --no-warn-conflicts --target "$scratch/wheels" "${PACKAGES[@]}"
     local home=$scratch/wheels/nvidia/cu13
     [ -x "$home/bin/nvcc" ] || { echo "check-cuda: no nvcc in the wheels under $home" >&2; return 1; }
-    # Wheels carry versioned libraries in lib/; cudarc and the linker look for plain names in lib64/.
+    # The wheels have versioned libraries in lib/; cudarc and the linker look for unversioned names in lib64/.
     ln -sfn lib "$home/lib64"
     local library
     for library in "$home"/lib/lib*.so.*; do

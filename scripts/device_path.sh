@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks on the CPU what a GPU computes: with the CPU kernels off (FAUNA_KERNELS=off) weights are kept and products
-# computed as on another device, by candle's operations.
+# Tests the code path of GPUs on the CPU: with the CPU kernels disabled (FAUNA_KERNELS=off), weights are stored and matrix
+# products computed as on a GPU, by candle's operations.
 #
-#   scripts/device_path.sh          every parity case, then the conformance sweep: some minutes on two cores
-#   scripts/device_path.sh --cases  every parity case: half a minute once the program is built
+#   scripts/device_path.sh          all parity cases, then the conformance tests: some minutes on two cores
+#   scripts/device_path.sh --cases  all parity cases: half a minute once the program is built
 #
-# FAUNA_DEVICE_PATH_PROGRAM names a program that is built already; without it `fauna` is built for testing.
+# FAUNA_DEVICE_PATH_PROGRAM is the path of a built program; without it `fauna` is built with the test profile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export FAUNA_KERNELS=off

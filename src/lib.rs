@@ -1,9 +1,9 @@
-//! The zoo of multimodal foundation models: every family opens through one door, on CPU, CUDA or Metal, and computes
-//! what its reference computes.
+//! A zoo of multimodal foundation models: every model family loads through one API, runs on CPU, CUDA or Metal, and
+//! reproduces the outputs of its reference implementation.
 //!
-//! # Texts to vectors
+//! # Embeddings
 //!
-//! One model is built in, so this needs no download:
+//! The model `minilm` is built in and needs no download:
 //!
 //! ```
 //! let model = fauna::open("minilm")?;
@@ -13,9 +13,9 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 //!
-//! # A prompt to a stream of words
+//! # Text generation
 //!
-//! [`open`] takes a folder, a weights file, or the name of a repository on the hub, which it downloads once:
+//! [`open`] takes a folder, a weights file, or the id of a repository on the Hugging Face Hub, which is downloaded once:
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -30,9 +30,9 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 //!
-//! # Series, robots, atoms
+//! # Time series, robots, atoms
 //!
-//! What is no continuation of a prompt is an ability of its own, which the same face hands out:
+//! Forecasting, interatomic potentials and robot policies are traits of their own, which a [`Pipeline`] hands out:
 //!
 //! ```no_run
 //! use fauna::model::{ForecastConfig, History, Task};
@@ -56,9 +56,9 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 //!
-//! # Device, number type, weight format
+//! # Device, dtype and quantization
 //!
-//! They are chosen once, when the model is opened; no model is written twice for them:
+//! They are chosen once, when the model is loaded, and work for every model:
 //!
 //! ```
 //! use fauna::{LoadOptions, runtime::{Precision, Runtime}};
@@ -68,7 +68,7 @@
 //! # Ok::<(), fauna::Error>(())
 //! ```
 //!
-//! # What is in the zoo
+//! # Supported families
 //!
 //! ```
 //! for family in fauna::families() {
@@ -76,9 +76,9 @@
 //! }
 //! ```
 //!
-//! Each modality is a cargo feature of its own (`text`, `vision`, `audio`, `robotics`, `science`; all are on by
-//! default), and so is each device (`cuda`, `metal`, `accelerate`, `mkl`). An application that wants a family's own
-//! types finds them in the modality's module, and its traits in [`model`].
+//! Each modality is a cargo feature (`text`, `vision`, `audio`, `robotics`, `science`; all enabled by default), and so
+//! is each backend (`cuda`, `metal`, `accelerate`, `mkl`). The types of a family are in the module of its modality, the
+//! traits they implement in [`model`].
 
 use std::borrow::Cow;
 #[cfg(feature = "builtin")]
@@ -98,7 +98,7 @@ pub use fauna_shared::{
     quantize, runtime, source, transfer, weights, zoo,
 };
 
-/// The tensor library underneath, in the one version that fauna's tensors belong to.
+/// The tensor library, re-exported in the version that fauna's tensors come from.
 pub use candle_core as candle;
 
 #[cfg(feature = "audio")]
@@ -107,10 +107,10 @@ pub use fauna_audio as audio;
 pub use fauna_robotics as robotics;
 #[cfg(feature = "science")]
 pub use fauna_science as science;
-/// Sound files, rates, levels, spectra.
+/// Audio files, resampling, loudness and spectrograms.
 #[cfg(feature = "audio")]
 pub use fauna_shared::audio as sound;
-/// Picture files, sizes, and what models make of pixels.
+/// Image files, resizing and preprocessing.
 #[cfg(feature = "vision")]
 pub use fauna_shared::image as picture;
 #[cfg(feature = "text")]
@@ -124,18 +124,18 @@ pub mod releases;
 #[cfg(feature = "builtin")]
 pub mod builtin;
 
-/// Opens the model that `source` names, on the CPU, in float32.
+/// Loads the model that `source` names, on the CPU, in float32.
 ///
-/// A source is a folder or a file on disk, the id of a repository on the hub with an optional revision
-/// (`owner/name@main`), a name in the cache, or `minilm`, which is built in. A path never makes a network call.
+/// A source is a folder or a file on disk, the id of a repository on the Hugging Face Hub with an optional revision
+/// (`owner/name@main`), a name in the cache, or `minilm`, which is built in. A path never causes network access.
 ///
 /// # Errors
-/// What is wrong with the name, the files, the config or the tensors; see [`ErrorKind`].
+/// An invalid source, file, config or tensor; see [`ErrorKind`].
 pub fn open(source: &str) -> Result<Box<dyn Pipeline>> {
     open_with(source, &LoadOptions::default())
 }
 
-/// Opens the model that `source` names, as `options` say.
+/// Loads the model that `source` names with `options`: device, dtype, quantization.
 ///
 /// # Errors
 /// As [`open`].
@@ -143,15 +143,15 @@ pub fn open_with(source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline
     zoo().open(source, &finding_builtin(source, options)).map_err(|error| without_builtin(source, error))
 }
 
-/// What a checkpoint of this source's config holds, without its weights.
+/// Returns the family of `source` and the tensors that a checkpoint of its config holds; no weights are read.
 ///
 /// # Errors
-/// As [`open`], save what is wrong with the weights.
+/// As [`open`], except for errors of the weights.
 pub fn inventory(source: &str, options: &LoadOptions) -> Result<(&'static Family, weights::Inventory)> {
     zoo().inventory(source, &finding_builtin(source, options)).map_err(|error| without_builtin(source, error))
 }
 
-/// All that is needed to build the model that `source` names as its family's own type.
+/// Returns the files, config and weights of `source`, from which the type of its family is loaded.
 ///
 #[cfg_attr(feature = "builtin", doc = "```")]
 #[cfg_attr(not(feature = "builtin"), doc = "```no_run")]
@@ -163,14 +163,14 @@ pub fn inventory(source: &str, options: &LoadOptions) -> Result<(&'static Family
 /// ```
 ///
 /// # Errors
-/// As [`open`], save what is wrong between the config and the tensors.
+/// As [`open`], except for tensors that do not match the config, which only loading the type finds.
 pub fn pretrained(source: &str, options: &LoadOptions) -> Result<(&'static Family, model::Pretrained)> {
     zoo()
         .pretrained(source, &finding_builtin(source, options))
         .map_err(|error| without_builtin(source, error))
 }
 
-/// Every family this build knows, in the order text, vision, audio, robotics, science.
+/// Returns every model family of this build, in the order text, vision, audio, robotics, science.
 pub fn families() -> Vec<&'static Family> {
     #[allow(unused_mut, reason = "a build without a modality has none to add")]
     let mut families: Vec<&'static Family> = Vec::new();
@@ -187,12 +187,12 @@ pub fn families() -> Vec<&'static Family> {
     families
 }
 
-/// The door over [`families`]. What this build lacks is named in its errors, by cargo feature.
+/// Returns the registry of all [`families`]. Its errors name the cargo features that this build lacks.
 pub fn zoo() -> Zoo {
     Zoo::new(families()).with_absent(features::absent())
 }
 
-/// `error`, with what would make the built-in model open where this build has none.
+/// Adds a hint to `error` if `source` is the built-in model and this build does not include it.
 fn without_builtin(source: &str, error: Error) -> Error {
     match source == "minilm" && cfg!(not(feature = "builtin")) {
         true => error.hint("this build has no built-in model: the cargo feature `builtin` of fauna adds it"),
@@ -200,7 +200,7 @@ fn without_builtin(source: &str, error: Error) -> Error {
     }
 }
 
-/// `options`, with a finder that knows the built-in model if that is what `source` names.
+/// Returns `options`, with a finder that resolves the built-in model if `source` names it.
 fn finding_builtin<'a>(source: &str, options: &'a LoadOptions) -> Cow<'a, LoadOptions> {
     #[cfg(feature = "builtin")]
     if source == builtin::NAME {

@@ -1,4 +1,4 @@
-//! The command line `fauna`: one more user of the library.
+//! The command-line program `fauna`.
 
 mod cli;
 

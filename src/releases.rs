@@ -1,21 +1,21 @@
-//! Which releases' own configs are among the fixtures of `tests/releases`, and so were opened as released.
+//! Which releases are tested with their published configs, from the fixtures of `tests/releases`.
 
-/// Every file of the fixtures: release, file, complete or partial, where it was read.
+/// All files of the fixtures: release, file, extent (complete or partial), source.
 const SOURCES: &str = include_str!("../tests/releases/SOURCES.tsv");
 
-/// How much of a release's own config the fixtures hold.
+/// How much of the published config of a release the fixtures hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OwnConfig {
-    /// Nothing was found in public material: the release is expected to open by its family's rules.
+    /// No published config was found; the release should load like the others of its family.
     Unseen,
-    /// A part of its keys, or a copy that another program saved again.
+    /// Some of the keys, or a copy that another program has re-saved.
     Partial,
-    /// The file as released.
+    /// The published file.
     Complete,
 }
 
 impl OwnConfig {
-    /// What the fixtures hold of the release `id`.
+    /// Returns how much of the config of release `id` the fixtures hold.
     ///
     /// ```
     /// use fauna::releases::OwnConfig;
@@ -28,14 +28,14 @@ impl OwnConfig {
             let (release, file, extent) = (fields.next()?, fields.next()?, fields.next()?);
             (release == id && file.ends_with("config.json")).then_some((file, extent))
         });
-        // The config that shapes the network counts, not that of a processor.
+        // Only the model config counts, not the processor's.
         let network = files.filter(|(file, _)| ["config.json", "open_clip_config.json"].contains(file));
         let extents =
             network.map(|(_, extent)| if extent == "complete" { Self::Complete } else { Self::Partial });
         extents.max().unwrap_or(Self::Unseen)
     }
 
-    /// In a word, as lists print it.
+    /// Name of the variant, as `fauna list` prints it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unseen => "unseen",

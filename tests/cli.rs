@@ -1,4 +1,4 @@
-//! Whole-program tests: each verb, its exit status, what it says where, and what it does with bad input.
+//! Tests of the whole program: each command, its exit status, output and messages, and its errors for invalid input.
 
 #[path = "support/program.rs"]
 mod program;
@@ -33,7 +33,7 @@ fn list_names_families_and_releases() {
 }
 
 #[test]
-fn list_keeps_what_the_filter_names_and_says_no_if_that_is_nothing() {
+fn list_applies_its_filter_and_exits_with_1_without_a_match() {
     let llemma = run(&["list", "llemma"]);
     served(&llemma);
     assert!(llemma.out.contains("EleutherAI/llemma_7b") && !llemma.out.contains("gpt2"));
@@ -46,7 +46,7 @@ fn list_keeps_what_the_filter_names_and_says_no_if_that_is_nothing() {
 // info
 
 #[test]
-fn info_tells_what_a_folder_holds() {
+fn info_shows_the_contents_of_a_folder() {
     let done = run(&["info", SENTENCES, "--tensors"]);
     served(&done);
     for word in ["bert", "f32", "model.safetensors", "embeddings.word_embeddings.weight", "hidden_size"] {
@@ -80,7 +80,7 @@ fn info_reads_the_config_that_a_gguf_file_carries() {
 }
 
 #[test]
-fn a_family_that_is_not_known_gets_the_nearest_names() {
+fn an_unknown_family_is_an_error_with_similar_names() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "lama"}"#).unwrap();
     std::fs::copy(
@@ -95,7 +95,7 @@ fn a_family_that_is_not_known_gets_the_nearest_names() {
 }
 
 #[test]
-fn a_wrong_name_or_folder_is_said_with_what_is_there() {
+fn an_invalid_model_name_or_folder_is_an_error_that_names_it() {
     refused(&run(&["embed", "./no/such", "a"]), 2, &["no/such", "no such file or folder"]);
     refused(&run(&["embed", "no-such", "a"]), 2, &["no-such"]);
     refused(&run(&["embed", "no-such/model", "a"]), 2, &["no-such/model"]);
@@ -104,7 +104,7 @@ fn a_wrong_name_or_folder_is_said_with_what_is_there() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_said_with_its_file() {
+fn a_damaged_checkpoint_is_an_error_that_names_the_file() {
     let folder = copy_of(SENTENCES);
     let weights = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
@@ -117,7 +117,7 @@ fn a_damaged_checkpoint_is_said_with_its_file() {
 // pull
 
 #[test]
-fn pull_of_a_folder_prints_it_and_offline_says_so() {
+fn pull_of_a_folder_prints_it_and_of_a_hub_id_fails_offline() {
     let done = run(&["pull", SENTENCES, "--quiet"]);
     served(&done);
     assert_eq!(done.out.trim(), SENTENCES);
@@ -133,7 +133,7 @@ fn pull_of_a_folder_prints_it_and_offline_says_so() {
 // embed
 
 #[test]
-fn embed_writes_one_row_a_text_in_order() {
+fn embed_writes_one_row_per_text_in_order() {
     let texts = ["a much longer text about cats and dogs", "a cat", "dogs bark"];
     let together = run(&["embed", SENTENCES, texts[0], texts[1], texts[2]]);
     served(&together);
@@ -149,7 +149,7 @@ fn embed_writes_one_row_a_text_in_order() {
 }
 
 #[test]
-fn arguments_a_file_and_standard_input_are_the_same_texts() {
+fn texts_may_be_arguments_a_file_or_standard_input() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("texts.txt");
     std::fs::write(&file, "a cat\r\ndogs bark").unwrap();
@@ -190,14 +190,14 @@ fn every_format_holds_the_same_numbers() {
 }
 
 #[test]
-fn a_bad_text_is_reported_and_stops_no_other() {
+fn an_invalid_text_is_reported_and_the_others_are_embedded() {
     let done = run_with(&["embed", SENTENCES], b"a cat\n\n\xff\xfe bytes\ndogs bark\n");
-    refused(&done, 2, &["line 2: an empty text", "line 3: not UTF-8"]);
+    refused(&done, 2, &["line 2: the text is empty", "line 3: invalid UTF-8"]);
     let rows = json_lines(&done.out);
     assert_eq!(rows.len(), 4);
     assert!(rows[1]["embedding"].is_null() && rows[2]["error"].as_str().unwrap().contains("UTF-8"));
     assert_eq!(embedding(&rows[3]), embedding(&json_lines(&run(&["embed", SENTENCES, "dogs bark"]).out)[0]));
-    // Text of two bytes a letter is known by its mark; read by bytes it would be other words.
+    // UTF-16 is recognized by its byte order mark.
     let wide: Vec<u8> = "\u{feff}a cat\r\ndogs bark\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let done = run_with(&["embed", SENTENCES], &wide);
     assert_eq!(done.status, 0, "{}", done.err);
@@ -205,13 +205,13 @@ fn a_bad_text_is_reported_and_stops_no_other() {
 }
 
 #[test]
-fn no_text_at_all_is_an_error() {
+fn empty_input_is_an_error() {
     refused(&run(&["embed", SENTENCES]), 2, &["no text to embed"]);
     refused(&run(&["embed", SENTENCES, "--input", "no-such.txt"]), 2, &["no-such.txt", "cannot open"]);
 }
 
 #[test]
-fn a_text_longer_than_the_model_is_cut_and_said_or_refused() {
+fn a_text_over_the_maximum_length_is_truncated_with_a_note_or_refused() {
     let long = "cat ".repeat(400);
     let cut = run(&["embed", SENTENCES, &long, "a cat"]);
     assert_eq!(cut.status, 0);
@@ -225,7 +225,7 @@ fn a_text_longer_than_the_model_is_cut_and_said_or_refused() {
 }
 
 #[test]
-fn every_verb_says_what_it_did_not_read() {
+fn every_command_reports_truncated_tokens() {
     let long = "cat ".repeat(400);
     let masked = run(&["fill", MASKED, &format!("the [MASK] {long}")]);
     assert_eq!(masked.status, 0);
@@ -237,7 +237,7 @@ fn every_verb_says_what_it_did_not_read() {
     assert_eq!(run(&["compare", SENTENCES, "a dog", "a cat"]).err, "");
 }
 
-/// A copy of a classifier with these keys in its config.
+/// Returns a copy of a classifier with `keys` added to its config.
 fn classifier(keys: Value) -> tempfile::TempDir {
     let folder = copy_of("tests/parity/bert/sequence_classification/model");
     let model = folder.path();
@@ -257,7 +257,7 @@ fn scores(done: &Done) -> Vec<f64> {
 }
 
 #[test]
-fn a_classifiers_scores_are_what_its_config_says_they_are() {
+fn the_config_of_a_classifier_selects_the_activation_of_its_scores() {
     let of = |keys: Value| {
         let folder = classifier(keys);
         scores(&run(&["classify", text(folder.path()), "the"]))
@@ -294,7 +294,7 @@ fn a_classifiers_scores_are_what_its_config_says_they_are() {
 }
 
 #[test]
-fn a_recipe_is_shown_and_its_absence_said() {
+fn the_modules_of_a_sentence_embedder_are_shown_and_missing_ones_reported() {
     let dense = "tests/parity/bert/sentence_today_two_dense/model";
     let done = run(&["info", dense]);
     served(&done);
@@ -305,7 +305,7 @@ fn a_recipe_is_shown_and_its_absence_said() {
     let prompt = run(&["info", "tests/parity/bert/sentence_today_prompt/model"]);
     assert!(prompt.out.contains("\"the star is: \"") && prompt.out.contains("normalised"), "{}", prompt.out);
 
-    // The files at the top, of which the cache has all but one.
+    // Only the top-level files, of which the cache has all but one.
     let folder = copy_of(SENTENCES);
     let model = folder.path();
     refused(&run(&["embed", text(model), "a cat"]), 2, &["1_Pooling/config.json", "missing"]);
@@ -324,7 +324,7 @@ fn a_recipe_is_shown_and_its_absence_said() {
 }
 
 #[test]
-fn a_smaller_copy_keeps_the_layers_of_its_recipe() {
+fn a_quantized_copy_keeps_the_dense_modules() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy");
     let dense = "tests/parity/bert/sentence_today_two_dense/model";
@@ -339,7 +339,7 @@ fn a_smaller_copy_keeps_the_layers_of_its_recipe() {
 }
 
 #[test]
-fn a_file_that_is_there_is_kept_unless_force_is_used() {
+fn an_existing_file_is_overwritten_only_with_force() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.npy");
     std::fs::write(&out, "mine").unwrap();
@@ -356,7 +356,7 @@ fn a_file_that_is_there_is_kept_unless_force_is_used() {
 }
 
 #[test]
-fn a_failure_leaves_no_file_behind() {
+fn an_error_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.jsonl");
     refused(&run(&["embed", "no-such", "a", "--out", text(&out)]), 2, &["no-such"]);
@@ -381,7 +381,7 @@ fn a_full_disk_is_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn a_reader_that_has_enough_is_no_failure() {
+fn a_closed_pipe_is_not_an_error() {
     let lines = "a cat\n".repeat(600);
     let mut child = fauna()
         .args(["embed", SENTENCES, "--batch", "20"])
@@ -402,7 +402,7 @@ fn a_reader_that_has_enough_is_no_failure() {
 // generate, fill, classify, chat, answer
 
 #[test]
-fn generate_continues_a_text_and_repeats_itself() {
+fn generate_is_deterministic() {
     let arguments = ["generate", LLAMA, "the", "--max-tokens", "6"];
     let done = run(&arguments);
     served(&done);
@@ -417,7 +417,7 @@ fn generate_continues_a_text_and_repeats_itself() {
 }
 
 #[test]
-fn fill_fills_masks_with_scores() {
+fn fill_predicts_masks_with_scores() {
     let done = run(&["fill", MASKED, "a [MASK] b", "--json"]);
     served(&done);
     let labels = json_lines(&done.out)[0]["labels"].as_array().unwrap().clone();
@@ -428,11 +428,11 @@ fn fill_fills_masks_with_scores() {
 }
 
 #[test]
-fn a_verb_refuses_what_the_model_or_the_options_cannot_do() {
+fn unsupported_commands_and_invalid_options_are_errors() {
     refused(&run(&["generate", SENTENCES, "a"]), 2, &["is a bert", "generate", "try: embed, compare"]);
     refused(&run(&["generate", LLAMA, "  "]), 2, &["the prompt is empty"]);
     refused(&run(&["generate", LLAMA, "a", "--top-p", "2"]), 2, &["top_p"]);
-    refused(&run_with(&["generate", LLAMA], b"\xff"), 2, &["not UTF-8"]);
+    refused(&run_with(&["generate", LLAMA], b"\xff"), 2, &["invalid UTF-8"]);
     refused(&run(&["generate", LLAMA, "a", "--device", "tpu"]), 2, &["\"tpu\"", "cuda"]);
     refused(&run(&["generate", LLAMA, "a", "--quantize", "q9"]), 2, &["\"q9\"", "q8_0"]);
     refused(&run(&["chat", MASKED, "hello"]), 2, &["is a bert", "chat", "try: fill, embed"]);
@@ -440,7 +440,7 @@ fn a_verb_refuses_what_the_model_or_the_options_cannot_do() {
     refused(&run(&["classify", MASKED, "a [MASK]"]), 2, &["classify", "try: fill"]);
 }
 
-/// A copy of the small Llama with a template for conversations.
+/// Returns a copy of the small Llama with a chat template.
 fn chat_model() -> tempfile::TempDir {
     let folder = copy_of(LLAMA);
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
@@ -449,22 +449,22 @@ fn chat_model() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_conversation_answers_line_by_line_until_it_is_quit() {
+fn chat_answers_each_line_until_quit() {
     let folder = chat_model();
     let arguments = ["chat", text(folder.path()), "--max-tokens", "3", "--temperature", "0", "--json"];
     let said = b"hello\n\n\xff\xff\nmore\n/clear\nhello\n/quit\nnever\n";
     let done = run_with(&arguments, said);
     assert_eq!(done.status, 0, "{}", done.err);
-    assert!(done.err.contains("not UTF-8"), "{}", done.err);
+    assert!(done.err.contains("not valid UTF-8"), "{}", done.err);
     let turns = json_lines(&done.out);
     let questions: Vec<_> = turns.iter().map(|turn| turn["prompt"][0]["content"].as_str().unwrap()).collect();
     assert_eq!(questions, ["hello", "more", "hello"]);
-    assert_eq!(turns[0]["text"], turns[2]["text"], "a cleared conversation starts again");
+    assert_eq!(turns[0]["text"], turns[2]["text"], "/clear starts a new conversation");
     assert_eq!(run_with(&arguments[..6], b"hello\n").out.trim(), turns[0]["text"].as_str().unwrap().trim());
 }
 
 #[test]
-fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
+fn chat_samples_by_default_and_reports_the_parameters() {
     let folder = chat_model();
     let ask =
         |how: &[&str]| run(&[&["chat", text(folder.path()), "hello", "--max-tokens", "24"], how].concat());
@@ -480,13 +480,13 @@ fn a_conversation_samples_where_the_release_recommends_nothing_and_says_how() {
     let greedy = ask(&["--temperature", "0"]);
     served(&greedy);
     assert_ne!(greedy.out, usual.out);
-    // A continuation follows the release.
+    // `generate` follows the generation config.
     served(&run(&["generate", text(folder.path()), "hello", "--max-tokens", "4"]));
 }
 
-/// A later turn reads what is new alone; the answers are those of a model that was just opened and reads the whole.
+/// With the KV cache only the new tokens of a turn are processed; the answers are those without the cache.
 #[test]
-fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
+fn chat_with_the_kv_cache_answers_as_without_it() {
     let folder = chat_model();
     let how = ["--max-tokens", "6", "--temperature", "0", "--json"];
     let talk = run_with(&[&["chat", text(folder.path())][..], &how].concat(), b"hello\nmore\nand more\n");
@@ -512,7 +512,7 @@ fn a_conversation_with_its_cache_answers_as_one_that_is_read_anew() {
 }
 
 #[test]
-fn a_scene_changes_the_answer_and_a_prompt_is_answered_once() {
+fn a_system_prompt_changes_the_answer() {
     let folder = chat_model();
     let ask = |more: &[&str]| {
         let done = run(&[
@@ -567,7 +567,7 @@ fn compare_prints_a_symmetric_matrix() {
 }
 
 #[test]
-fn compare_says_how_far_models_agree_and_draws() {
+fn compare_reports_the_agreement_of_models_and_writes_a_heatmap() {
     let folder = tempfile::tempdir().unwrap();
     let png = folder.path().join("a.png");
     let texts = ["a cat", "a dog", "stars"];
@@ -577,7 +577,7 @@ fn compare_says_how_far_models_agree_and_draws() {
     assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
 }
 
-// what every verb shares
+// all commands
 
 #[cfg(unix)]
 #[test]
@@ -590,7 +590,7 @@ fn an_interrupt_ends_with_130_and_leaves_no_file() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The part is there as soon as the output is open; then the program waits for its input.
+    // The temporary file exists as soon as the output is open; then the program waits for its input.
     let begun = || std::fs::read_dir(folder.path()).unwrap().count() > 0;
     for _ in 0..500 {
         if begun() {
@@ -611,14 +611,14 @@ fn an_interrupt_ends_with_130_and_leaves_no_file() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_standard_error_that_takes_nothing_is_no_reason_to_crash() {
+fn a_full_standard_error_does_not_crash_the_program() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = fauna().args(["embed", "./no/such", "a"]).stderr(full).status().unwrap();
     assert_eq!(status.code(), Some(2));
 }
 
 #[test]
-fn completions_and_the_manual_come_from_the_definition() {
+fn completions_and_the_manual_page_list_all_commands() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let done = run(&["completions", shell]);
         served(&done);
@@ -643,8 +643,8 @@ fn completions_and_the_manual_come_from_the_definition() {
 }
 
 #[test]
-fn wrong_arguments_end_with_2_and_help_with_0() {
-    refused(&run(&["embd"]), 2, &["embd", "nearest: embed", "fauna --help"]);
+fn invalid_arguments_exit_with_2_and_help_with_0() {
+    refused(&run(&["embd"]), 2, &["embd", "similar commands: embed", "fauna --help"]);
     refused(&run(&["generate", LLAMA, "a", "--max-tokens", "many"]), 2, &["--max-tokens"]);
     refused(&run(&["list", "--threads", "0"]), 2, &["--threads"]);
     served(&run(&["--help"]));
@@ -656,7 +656,7 @@ mod builtin {
     use super::*;
 
     #[test]
-    fn the_program_alone_searches_and_draws_with_no_cache() {
+    fn the_program_without_arguments_runs_the_tour_without_a_cache() {
         let home = tempfile::tempdir().unwrap();
         let tour = || -> Done {
             let mut command = fauna();
@@ -677,7 +677,7 @@ mod builtin {
     }
 
     #[test]
-    fn the_built_in_model_ranks_by_meaning() {
+    fn the_built_in_model_ranks_by_similarity() {
         let done = run(&["compare", "minilm", "a cat sleeps", "the kitten naps", "stocks fell", "--json"]);
         served(&done);
         let matrix = json_lines(&done.out)[0]["models"][0]["similarity"].clone();
@@ -685,7 +685,7 @@ mod builtin {
     }
 
     #[test]
-    fn a_tour_answers_your_own_question() {
+    fn the_tour_takes_a_query() {
         let folder = tempfile::tempdir().unwrap();
         let png = folder.path().join("t.png");
         let done = run(&["tour", "bad news for investors", "--out", text(&png), "--json"]);

@@ -1,8 +1,8 @@
-//! Whole-program tests of what moves a robot.
+//! Tests of the whole program: robot policies.
 
 #[path = "support/checkpoint.rs"]
 mod checkpoint;
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 const DEGREES: [&str; 7] = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"];
 
-/// A small OpenVLA that knows two robots.
+/// A small OpenVLA with the statistics of two robots.
 static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = checkpoint::with_words("openvla", "<s>", "</s>");
     let path = folder.path().join("config.json");
@@ -28,7 +28,7 @@ static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
     folder
 });
 
-/// The same network with the statistics of robots of 7, 14 and 3 numbers; their keys sort otherwise than their sizes.
+/// The same model with the statistics of robots of 7, 14 and 3 degrees of freedom; their keys are not sorted by size.
 static ROBOTS: LazyLock<TempDir> = LazyLock::new(|| {
     let statistics = |dim: usize| {
         let (low, high): (Vec<usize>, Vec<usize>) = (0..dim).map(|i| (10 * i, 10 * i + 2)).unzip();
@@ -41,7 +41,7 @@ static ROBOTS: LazyLock<TempDir> = LazyLock::new(|| {
     with_statistics(&sets)
 });
 
-/// A copy of the small model with these statistics of actions.
+/// Returns a copy of the small model with these action statistics.
 fn with_statistics(sets: &serde_json::Value) -> TempDir {
     let folder = program::copy_of(text(MODEL.path()));
     let path = folder.path().join("config.json");
@@ -59,7 +59,7 @@ fn frame(folder: &Path, name: &str, shade: u8) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_picture_and_an_instruction_make_a_movement_in_its_units() {
+fn an_action_is_predicted_from_an_image_and_an_instruction_in_its_units() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
     let ask = ["act", text(MODEL.path()), "--image", text(&frame), "--instruction", "shape the red car"];
@@ -84,7 +84,7 @@ fn a_picture_and_an_instruction_make_a_movement_in_its_units() {
     assert_eq!(small[6], large[6], "the gripper is not scaled");
 }
 
-/// A PNG of the same pixels as [`frame`] with no shade, all of them seen by `alpha`.
+/// Writes a PNG of the same pixels as [`frame`] with shade 0, with this alpha.
 fn seen_through(path: &Path, alpha: u8) {
     let rgba = (0..48 * 40).flat_map(|i| {
         let [r, g, b] = [0, 1, 2].map(|c| ((3 * i + c) * 7 % 200) as u8);
@@ -96,7 +96,7 @@ fn seen_through(path: &Path, alpha: u8) {
 }
 
 #[test]
-fn a_policy_sees_the_colours_under_alpha_as_its_reference_does() {
+fn a_policy_drops_the_alpha_channel_like_its_reference() {
     let folder = tempfile::tempdir().unwrap();
     let plain = frame(folder.path(), "plain.png", 0);
     let action = |path: &Path| {
@@ -113,7 +113,7 @@ fn a_policy_sees_the_colours_under_alpha_as_its_reference_does() {
 }
 
 #[test]
-fn frames_of_a_folder_come_in_the_order_of_their_numbers() {
+fn frames_of_a_folder_are_in_natural_order() {
     let folder = tempfile::tempdir().unwrap();
     let order = ["frame_1.png", "Frame_2.png", "frame_009.png", "frame_10.png", "frame_100.png"];
     for (i, name) in order.iter().enumerate() {
@@ -129,7 +129,7 @@ fn frames_of_a_folder_come_in_the_order_of_their_numbers() {
 }
 
 #[test]
-fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
+fn frames_are_read_from_a_folder_or_from_json_lines_with_their_times() {
     let folder = tempfile::tempdir().unwrap();
     for (i, name) in ["1.png", "2.png", "3.png"].iter().enumerate() {
         frame(folder.path(), name, i as u8 * 3);
@@ -146,8 +146,8 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
     ];
     let begun = Instant::now();
     let done = run(&[&ask[..], &["--frames", text(folder.path()), "--rate", "5"]].concat());
-    assert!(begun.elapsed().as_secs_f64() > 0.6, "the fourth frame is looked at after 0.6 seconds");
-    // The last cannot be read: it is named, the others are answered.
+    assert!(begun.elapsed().as_secs_f64() > 0.6, "the fourth frame is processed after 0.6 seconds");
+    // The last one is not an image: it is reported, and actions are predicted for the others.
     refused(&done, 2, &["4.png"]);
     let lines = json_lines(&done.out);
     let times: Vec<f64> = lines.iter().map(|line| line["time"].as_f64().unwrap()).collect();
@@ -171,7 +171,7 @@ fn frames_come_from_a_folder_or_from_lines_each_with_its_time() {
 }
 
 #[test]
-fn every_number_of_an_action_is_told_whatever_the_robot() {
+fn all_degrees_of_freedom_are_printed_for_any_robot() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
     let ask = ["act", text(ROBOTS.path()), "--image", text(&frame), "--instruction", "shape the red car"];
@@ -206,7 +206,7 @@ fn every_number_of_an_action_is_told_whatever_the_robot() {
 }
 
 #[test]
-fn statistics_that_do_not_fit_together_are_refused_with_both_counts() {
+fn inconsistent_statistics_are_an_error_with_both_counts() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
     let cases = [
@@ -223,7 +223,7 @@ fn statistics_that_do_not_fit_together_are_refused_with_both_counts() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn invalid_arguments_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let frame = frame(folder.path(), "frame.png", 0);
     let ask = ["act", text(MODEL.path()), "--instruction", "a car", "--image", text(&frame)];
@@ -237,7 +237,7 @@ fn what_cannot_be_done_is_said() {
     refused(&run(&still), 2, &["--rate"]);
     let empty = tempfile::tempdir().unwrap();
     let none = ["act", text(MODEL.path()), "--instruction", "a car", "--frames", text(empty.path())];
-    refused(&run(&none), 2, &["no picture"]);
+    refused(&run(&none), 2, &["no image"]);
     let silent = [
         "act",
         text(MODEL.path()),

@@ -1,6 +1,6 @@
-//! Whole-program tests of what computes with atoms.
+//! Tests of the whole program: atomic structures.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -10,10 +10,10 @@ use fauna::science::atoms::files;
 use program::{json_lines, refused, run, text};
 use serde_json::Value;
 
-/// A small conservative Orb, whose forces are of a size that atoms mind.
+/// A small conservative Orb with forces large enough to move atoms.
 const MODEL: &str = "tests/parity/orb/v3_conservative_crystal/model";
 
-/// Rock salt with one atom off its place, and a water molecule.
+/// Rock salt with one displaced atom, and a water molecule.
 const STRUCTURES: &str = "\
 8
 Lattice=\"5.6 0 0 0 5.6 0 0 0 5.6\" Properties=species:S:1:pos:R:3 pbc=\"T T T\"
@@ -43,7 +43,7 @@ fn number(value: &Value) -> f64 {
 }
 
 #[test]
-fn each_structure_of_a_file_has_its_energy() {
+fn energy_is_computed_for_each_structure_of_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let (path, out) = (file(folder.path(), "two.xyz", STRUCTURES), folder.path().join("out.xyz"));
     let ask = ["energy", MODEL, "--atoms", text(&path)];
@@ -63,16 +63,16 @@ fn each_structure_of_a_file_has_its_energy() {
         assert_eq!(frame.forces.as_ref().unwrap().len(), evaluation["forces"].as_array().unwrap().len());
     }
     assert!(lines[0]["evaluation"]["stress"].is_array() && lines[1]["evaluation"]["stress"].is_null());
-    // The crystal alone is as the crystal among others.
+    // The crystal has the same energy alone and in a batch.
     let crystal: String = STRUCTURES.lines().take(10).flat_map(|line| [line, "\n"]).collect();
     let alone = file(folder.path(), "alone.xyz", &crystal);
     let alone = json_lines(&run(&["energy", MODEL, "--atoms", text(&alone), "--json"]).out);
     let (a, b) = (number(&alone[0]["evaluation"]["energy"]), number(&lines[0]["evaluation"]["energy"]));
-    assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} alone, {b} among others");
+    assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{a} alone, {b} in a batch");
 }
 
 #[test]
-fn atoms_relax_and_move_and_their_energy_is_drawn() {
+fn relax_and_md_run_and_plot_the_energy() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "two.xyz", STRUCTURES);
     let (out, plot) = (folder.path().join("out.xyz"), folder.path().join("energy.png"));
@@ -98,10 +98,13 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
     let total = |line: &Value| number(&line["potential_energy"]) + number(&line["kinetic_energy"]);
     for run in moments.chunks(5) {
         assert!((number(&run[0]["temperature"]) - 200.0).abs() < 1e-6);
-        // Of what goes to and fro between rest and motion next to nothing is lost.
+        // The drift of the total energy is small compared with the kinetic energy.
         let exchanged = run.iter().map(|moment| number(&moment["kinetic_energy"])).fold(0.0, f64::max);
         for moment in run {
-            assert!((total(moment) - total(&run[0])).abs() < 0.02 * exchanged, "the energy stays: {moment}");
+            assert!(
+                (total(moment) - total(&run[0])).abs() < 0.02 * exchanged,
+                "the total energy drifts: {moment}"
+            );
         }
     }
     assert_eq!(files::read(&out).unwrap().len(), 10);
@@ -111,14 +114,14 @@ fn atoms_relax_and_move_and_their_energy_is_drawn() {
 }
 
 #[test]
-fn the_bad_one_is_named_and_the_others_are_done() {
+fn an_invalid_structure_is_reported_and_the_others_are_processed() {
     let folder = tempfile::tempdir().unwrap();
     let overlapping = "2\n\nH 0 0 0\nH 0 0 0.000001\n";
     let path = file(folder.path(), "three.xyz", &format!("{overlapping}{STRUCTURES}"));
     let done = run(&["energy", MODEL, "--atoms", text(&path), "--json"]);
     refused(&done, 2, &["three.xyz: structure 1"]);
     assert_eq!(json_lines(&done.out).len(), 2);
-    // A molecule has no cell to relax, the crystal beside it has.
+    // The molecule has no cell to relax.
     let path = file(folder.path(), "two.xyz", STRUCTURES);
     let ask = ["relax", MODEL, "--atoms", text(&path), "--cell", "free", "--max-steps", "2", "--json"];
     let done = run(&ask);
@@ -127,7 +130,7 @@ fn the_bad_one_is_named_and_the_others_are_done() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn invalid_input_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let ask = |content: &str| {
         let path = file(folder.path(), "one.xyz", content);
@@ -147,7 +150,7 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
-fn what_a_file_says_of_its_atoms_is_obeyed_and_written_again() {
+fn constraints_of_a_file_are_applied_and_its_other_data_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.xyz");
     let masked = "4\nLattice=\"5 0 0 0 5 0 0 0 5\" Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:magmoms:R:1 \
@@ -162,8 +165,8 @@ fn what_a_file_says_of_its_atoms_is_obeyed_and_written_again() {
             let ask = [MODEL, "--atoms", text(&path), "--charge", "3", "--force", "--out", text(&out)];
             let done = run(&[how, &ask[..]].concat());
             assert_eq!(done.status, 0, "{}", done.err);
-            assert!(done.err.contains("of 4 atoms are held in place"), "{}", done.err);
-            assert!(done.err.contains("this model reads no charge"), "{}", done.err);
+            assert!(done.err.contains("of 4 atoms are fixed"), "{}", done.err);
+            assert!(done.err.contains("this model does not use charge"), "{}", done.err);
             let last = files::read(&out).unwrap().pop().unwrap();
             assert_eq!(last.atoms.positions[..2], start.positions[..2]);
             assert_ne!(last.atoms.positions[2], start.positions[2]);
@@ -173,7 +176,7 @@ fn what_a_file_says_of_its_atoms_is_obeyed_and_written_again() {
                 assert_eq!(columns, ["tags", "magmoms"]);
                 assert_eq!(last.columns[0].words, ["1", "2", "3", "4"]);
                 assert!(last.info.contains_key("REF_energy") && !last.info.contains_key("virial"));
-                assert!(done.err.contains("another model found them: virial"), "{}", done.err);
+                assert!(done.err.contains("results of another calculator: virial"), "{}", done.err);
             } else {
                 assert_eq!(last.atoms.positions[3][2], start.positions[3][2]);
             }

@@ -1,6 +1,7 @@
-//! The whole program against a hub: a real HTTP server on loopback that serves one small model as `owner/name`.
+//! Tests of the whole program with a local HTTP server in place of the Hugging Face Hub, which serves a small model as
+//! `owner/name`.
 
-#[allow(dead_code, reason = "shared with the tests of the room `source`, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of fauna-shared, which use all of it")]
 #[path = "../shared/tests/support/hub.rs"]
 mod hub;
 
@@ -10,7 +11,7 @@ use std::process::Command;
 use hub::{Reply, Repository, Server};
 use serde_json::Value;
 
-/// The files of a small sentence encoder.
+/// Returns the files of a small sentence-embedding model.
 fn repository() -> Repository {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/bert/sentence_mean_normalized/model");
@@ -28,7 +29,7 @@ fn repository() -> Repository {
     Repository::new(&files)
 }
 
-/// Status, standard output and standard error of the program with an empty cache in `home`.
+/// Runs the program with an empty cache in `home` and returns its exit status, standard output and standard error.
 fn fauna(server: &Server, home: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fauna"));
     for name in ["HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME"] {
@@ -41,7 +42,7 @@ fn fauna(server: &Server, home: &Path, arguments: &[&str]) -> (i32, String, Stri
 }
 
 #[test]
-fn a_model_is_described_before_it_is_downloaded_then_pulled_and_used_offline() {
+fn info_needs_no_download_and_a_pulled_model_works_offline() {
     let repository = repository();
     let server = Server::start(move |request| repository.answer(request));
     let home = tempfile::tempdir().unwrap();
@@ -64,11 +65,11 @@ fn a_model_is_described_before_it_is_downloaded_then_pulled_and_used_offline() {
     assert!(out.starts_with(r#"{"index":0,"text":"a cat","embedding":["#), "{out}");
     let (_, out, _) = fauna(&server, home.path(), &["info", "owner/name", "--json", "--offline"]);
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["downloaded"], true);
-    assert_eq!(server.seen().len(), asked, "offline is offline");
+    assert_eq!(server.seen().len(), asked, "--offline makes no request");
 }
 
 #[test]
-fn what_the_hub_refuses_is_said_with_the_next_step() {
+fn errors_of_the_hub_are_explained() {
     let home = tempfile::tempdir().unwrap();
     let gated = Server::start(|_| Reply::new(401, "").header("X-Error-Code", "GatedRepo"));
     let (status, out, err) = fauna(&gated, home.path(), &["pull", "owner/name"]);

@@ -1,6 +1,6 @@
-//! Whole-program tests of what makes and reads pictures.
+//! Tests of the whole program: images.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -34,14 +34,14 @@ fn dalle() -> TempDir {
     checkpoint::with_words("dalle-mini", "<s>", "</s>")
 }
 
-/// A picture of one colour with a stripe of another.
+/// Returns an image of one colour with a stripe of another.
 fn painted(height: usize, width: usize, colour: [u8; 3]) -> Image {
     let pixel =
         |i: usize| if i % width < width / 3 { [255 - colour[0], colour[2], colour[1]] } else { colour };
     Image { width, height, rgb: (0..height * width).flat_map(pixel).collect() }
 }
 
-/// A folder with three pictures, `a.png`, `b.png` and `c.png`, and a file that is none.
+/// Returns a folder with three images, `a.png`, `b.png` and `c.png`, and a text file.
 fn album() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, size, colour) in [
@@ -55,7 +55,7 @@ fn album() -> TempDir {
     folder
 }
 
-/// The same with two bad pictures: an empty one and one that is cut short.
+/// The same with two invalid images: an empty file and a truncated one.
 fn worn_album() -> TempDir {
     let folder = album();
     let whole = std::fs::read(folder.path().join("a.png")).unwrap();
@@ -68,7 +68,7 @@ fn file(folder: &TempDir, name: &str) -> PathBuf {
     folder.path().join(name)
 }
 
-/// Ended well.
+/// Asserts exit status 0.
 #[track_caller]
 fn done(done: &Done) {
     assert_eq!(done.status, 0, "{}", done.err);
@@ -80,7 +80,7 @@ fn size(path: &Path) -> (usize, usize) {
 }
 
 #[test]
-fn a_picture_gets_the_label_that_fits_best_first() {
+fn labels_of_an_image_are_sorted_by_score() {
     let (album, clip) = (album(), clip());
     let a = file(&album, "a.png");
     let ask = |more: &[&str]| run(&[&["classify", text(clip.path()), "--image", text(&a)], more].concat());
@@ -95,7 +95,7 @@ fn a_picture_gets_the_label_that_fits_best_first() {
         scores.is_sorted_by(|a, b| a >= b) && (scores.iter().sum::<f64>() - 1.0).abs() < 1e-5,
         "{scores:?}"
     );
-    // Of several pictures each is named beside its labels.
+    // With several images, each label is printed with its file.
     let b = file(&album, "b.png");
     let both = ask(&["--image", text(&b), "--labels", "a red car,the blue sky"]);
     let lines: Vec<&str> = both.out.lines().collect();
@@ -109,7 +109,7 @@ fn a_picture_gets_the_label_that_fits_best_first() {
 }
 
 #[test]
-fn labels_without_words_and_labels_without_a_picture_are_refused() {
+fn empty_labels_and_labels_without_an_image_are_errors() {
     let (album, clip) = (album(), clip());
     let (model, a) = (text(clip.path()).to_string(), file(&album, "a.png"));
     for empty in ["", " , ,"] {
@@ -121,7 +121,7 @@ fn labels_without_words_and_labels_without_a_picture_are_refused() {
 }
 
 #[test]
-fn pictures_are_embedded_as_texts_are() {
+fn images_are_embedded_with_texts() {
     let (album, clip) = (album(), clip());
     let made = run(&["embed", text(clip.path()), "a red car", "--images", text(album.path())]);
     done(&made);
@@ -129,9 +129,9 @@ fn pictures_are_embedded_as_texts_are() {
     let vector = |row: &Value| -> Vec<f64> {
         row["embedding"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
     };
-    assert_eq!(rows.len(), 4, "a text and three pictures, by name");
+    assert_eq!(rows.len(), 4, "a text and three images, in order of their names");
     assert!(rows.iter().all(|row| vector(row).len() == 24));
-    // Pictures of a batch are those alone.
+    // An image has the same embedding alone and in a batch.
     let alone = run(&["embed", text(clip.path()), "--image", text(&file(&album, "b.png"))]);
     done(&alone);
     let (alone, among) = (vector(&json_lines(&alone.out)[0]), vector(&rows[2]));
@@ -140,7 +140,7 @@ fn pictures_are_embedded_as_texts_are() {
 }
 
 #[test]
-fn pictures_of_more_pixels_than_allowed_are_refused_by_their_size() {
+fn images_of_more_than_max_pixels_are_errors() {
     let (album, clip) = (album(), clip());
     let a = file(&album, "a.png");
     let (height, width) = size(&a);
@@ -157,7 +157,7 @@ fn pictures_of_more_pixels_than_allowed_are_refused_by_their_size() {
 }
 
 #[test]
-fn pictures_of_a_folder_are_embedded_in_the_order_of_their_numbers() {
+fn images_of_a_folder_are_embedded_in_natural_order() {
     let (album, clip) = (tempfile::tempdir().unwrap(), clip());
     let order = ["shot 1.png", "shot 2.png", "Shot 10.png", "shot 11.png"];
     for (i, name) in order.iter().enumerate() {
@@ -173,7 +173,7 @@ fn pictures_of_a_folder_are_embedded_in_the_order_of_their_numbers() {
 }
 
 #[test]
-fn a_bad_picture_of_a_folder_is_named_and_the_others_are_done() {
+fn an_invalid_image_of_a_folder_is_reported_and_the_others_are_processed() {
     let (album, clip) = (worn_album(), clip());
     let made = run(&["embed", text(clip.path()), "--images", text(album.path())]);
     assert_eq!(made.status, 2, "{}", made.err);
@@ -189,7 +189,7 @@ fn a_bad_picture_of_a_folder_is_named_and_the_others_are_done() {
 }
 
 #[test]
-fn a_folder_is_searched_by_a_sentence() {
+fn images_of_a_folder_are_searched_by_text() {
     let (album, clip, elsewhere) = (album(), clip(), tempfile::tempdir().unwrap());
     let sheet = file(&elsewhere, "sheet.png");
     let search = |more: &[&str]| {
@@ -217,17 +217,17 @@ fn a_folder_is_searched_by_a_sentence() {
 }
 
 #[test]
-fn a_folder_without_pictures_and_a_sentence_without_words_are_refused() {
+fn a_folder_without_images_and_an_empty_query_are_errors() {
     let (album, clip) = (album(), clip());
     let empty = tempfile::tempdir().unwrap();
-    refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["picture"]);
-    refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["sentence"]);
-    refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["picture"]);
+    refused(&run(&["search", text(clip.path()), text(empty.path()), "a car"]), 2, &["no image"]);
+    refused(&run(&["search", text(clip.path()), text(album.path()), "  "]), 2, &["the query is empty"]);
+    refused(&run(&["embed", text(clip.path()), "--images", text(empty.path())]), 2, &["no image"]);
     refused(&run(&["search", LLAMA, text(album.path()), "a car"]), 2, &["search", "try: generate"]);
 }
 
 #[test]
-fn a_grid_shows_several_pictures_of_one_prompt() {
+fn a_grid_has_several_images_of_one_prompt() {
     let (dalle, folder) = (dalle(), tempfile::tempdir().unwrap());
     let draw = |name: &str, more: &[&str]| {
         let path = file(&folder, name);
@@ -251,7 +251,7 @@ fn a_grid_shows_several_pictures_of_one_prompt() {
         };
         (0..one.height).flat_map(line).copied().collect()
     };
-    assert_eq!(cell(0, 0), one.rgb, "the first of a grid is the one that is made alone");
+    assert_eq!(cell(0, 0), one.rgb, "the first image of a grid is the one generated without a grid");
     assert_ne!(cell(0, 0), cell(1, 2), "samples differ");
     draw("again.png", &["--seed", "3", "--no-previews"]);
     assert_eq!(picture::read(file(&folder, "again.png")).unwrap(), one);
@@ -260,7 +260,7 @@ fn a_grid_shows_several_pictures_of_one_prompt() {
 }
 
 #[test]
-fn the_nearest_pictures_to_the_prompt_come_first_where_a_judge_is_named() {
+fn rank_sorts_images_by_similarity_to_the_prompt() {
     let (dalle, clip, folder) = (dalle(), clip(), tempfile::tempdir().unwrap());
     let path = file(&folder, "ranked.png");
     let draw =
@@ -276,7 +276,7 @@ fn the_nearest_pictures_to_the_prompt_come_first_where_a_judge_is_named() {
 }
 
 #[test]
-fn several_prompts_have_a_picture_each() {
+fn several_prompts_are_written_to_numbered_files() {
     let (dalle, folder) = (dalle(), tempfile::tempdir().unwrap());
     let path = file(&folder, "cat.png");
     done(&run(&["draw", text(dalle.path()), "a red cat", "the blue sky", "--out", text(&path)]));
@@ -285,7 +285,7 @@ fn several_prompts_have_a_picture_each() {
 }
 
 #[test]
-fn where_a_picture_goes_is_asked_before_the_work() {
+fn output_files_are_checked_before_generation() {
     let (dalle, folder) = (dalle(), album());
     let draw = |more: &[&str]| run(&[&["draw", text(dalle.path()), "a cat"], more].concat());
     refused(&draw(&[]), 2, &["--out"]);
@@ -302,7 +302,7 @@ fn where_a_picture_goes_is_asked_before_the_work() {
 }
 
 #[test]
-fn a_picture_becomes_codes_and_codes_a_picture() {
+fn an_image_is_encoded_to_codes_and_decoded() {
     let (dvae, folder) = (checkpoint::with_words("dvae", "<s>", "</s>"), tempfile::tempdir().unwrap());
     let (seen, codes, again) =
         (file(&folder, "in.png"), file(&folder, "codes.safetensors"), file(&folder, "out.png"));
@@ -320,7 +320,7 @@ fn a_picture_becomes_codes_and_codes_a_picture() {
 }
 
 #[test]
-fn examples_come_before_the_picture_that_is_asked_about() {
+fn few_shot_prompts_have_examples_before_the_query_image() {
     let album = album();
     let path = |name: &str| file(&album, name);
     let (a, b, c) = (path("a.png"), path("b.png"), path("c.png"));
@@ -366,7 +366,7 @@ fn examples_come_before_the_picture_that_is_asked_about() {
 }
 
 #[test]
-fn a_question_about_a_picture_is_answered() {
+fn a_question_about_an_image_is_answered() {
     let album = album();
     let (a, b) = (file(&album, "a.png"), file(&album, "b.png"));
     let ask = |more: &[&str]| {
@@ -386,14 +386,14 @@ fn a_question_about_a_picture_is_answered() {
 }
 
 #[test]
-fn a_conversation_may_begin_with_a_picture() {
+fn chat_takes_an_image() {
     let album = album();
     let a = file(&album, "a.png");
     done(&run(&["chat", IDEFICS, "--image", text(&a), "the large house", "--max-tokens", "4"]));
 }
 
 #[test]
-fn what_is_no_picture_is_named() {
+fn an_invalid_image_file_is_an_error_that_names_it() {
     let (album, clip) = (worn_album(), clip());
     let path = |name: &str| file(&album, name);
     for (name, says) in [

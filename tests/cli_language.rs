@@ -1,6 +1,6 @@
-//! The verbs over models of code, of thoughts and of genes.
+//! Tests of the whole program: code models, reasoning models and gene models.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -14,7 +14,7 @@ const TALK: &str = "tests/parity/gpt_oss/generate_conversation/model";
 const PREFIX: &str = "def add(a, b):\n    ";
 const SUFFIX: &str = "\n    return total\n";
 
-/// What the library fills a gap with.
+/// Returns the text that the library generates between `prefix` and `suffix`.
 fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
     let model = fauna::open(CODE).unwrap();
     let prompt = Prompt::Infill { prefix: prefix.into(), suffix: suffix.into() };
@@ -32,7 +32,7 @@ fn filled(prefix: &str, suffix: &str, one_definition: bool) -> String {
 }
 
 #[test]
-fn a_gap_is_filled_however_it_is_given() {
+fn fill_in_the_middle_takes_a_prefix_and_suffix_or_a_file_position() {
     let expected = filled(PREFIX, SUFFIX, true);
     assert!(!expected.trim().is_empty());
     let parts =
@@ -50,7 +50,7 @@ fn a_gap_is_filled_however_it_is_given() {
     served(&place);
     assert_eq!(json_lines(&place.out)[0], *answer);
 
-    // One line around the gap is the line before and the line after.
+    // --lines 1 keeps one line before and one line after the gap.
     std::fs::write(&file, format!("import os\n\n{PREFIX}{SUFFIX}\nx = 1\n")).unwrap();
     let near = ["--at", "4:5", "--lines", "1", "--max-tokens", "24", "--json"];
     let near = run(&[&["generate", CODE, "--file", text(&file)], &near[..]].concat());
@@ -58,7 +58,7 @@ fn a_gap_is_filled_however_it_is_given() {
 }
 
 #[test]
-fn what_stands_around_a_gap_says_what_is_in_it() {
+fn fill_in_the_middle_uses_prefix_and_suffix() {
     let factorial = filled("def factorial(n):\n", "\n    return n * factorial(n - 1)\n", true);
     assert_eq!(factorial, "    if n < 2:\n        return 1");
     let area =
@@ -67,7 +67,7 @@ fn what_stands_around_a_gap_says_what_is_in_it() {
 }
 
 #[test]
-fn a_gap_that_is_none_is_refused() {
+fn invalid_fill_in_the_middle_arguments_are_errors() {
     let folder = copy_of(CODE);
     let model = text(folder.path());
     let tokenizer = folder.path().join("tokenizer.json");
@@ -92,7 +92,7 @@ fn a_gap_that_is_none_is_refused() {
 }
 
 #[test]
-fn genes_are_continued_and_written_as_fasta() {
+fn genes_are_generated_and_written_as_fasta() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("new.fasta");
     let options = ["--max-tokens", "30", "--seed", "3"];
@@ -146,7 +146,7 @@ fn genes_of_a_file_are_scored_and_embedded() {
 }
 
 #[test]
-fn a_bad_gene_is_named_and_the_others_are_used() {
+fn an_invalid_gene_is_reported_and_the_others_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("genes.fa");
     std::fs::write(&file, ">a\nATGAAA\n>b\nATGNAA\n>c\nATGAA\n>d\nATGCCC\n").unwrap();
@@ -164,7 +164,7 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
     let many = format!(">good\nATGAAA\n{}", ">bad\nATGNAA\n".repeat(300));
     std::fs::write(&file, many).unwrap();
     let scored = run(&["genes", "score", GENES, "--genes", text(&file)]);
-    refused(&scored, 2, &["280 more of its genes cannot be read"]);
+    refused(&scored, 2, &["280 more invalid genes"]);
     assert!(scored.err.lines().count() < 100, "{}", scored.err);
 
     std::fs::write(&file, "").unwrap();
@@ -177,13 +177,13 @@ fn a_bad_gene_is_named_and_the_others_are_used() {
     refused(
         &run(&["genes", "generate", GENES, "--genes", text(&file)]),
         2,
-        &["none of its genes", "record 1 \"a\""],
+        &["no valid gene", "record 1 \"a\""],
     );
     refused(&run(&["genes", "generate", GENES, "ATGA"]), 2, &["4 bases are not a multiple of 3"]);
 }
 
 #[test]
-fn only_the_answer_of_a_thinking_model_is_shown() {
+fn reasoning_is_shown_only_on_request() {
     let ask =
         |how: &[&str]| run(&[&["chat", TALK, "Why is the sky blue?", "--temperature", "0"], how].concat());
     let answer = "Because air scatters blue light more than red.";
@@ -200,6 +200,6 @@ fn only_the_answer_of_a_thinking_model_is_shown() {
     assert!(told["reasoning"].as_str().unwrap().starts_with("Blue light has short waves."), "{told}");
     let cut = ask(&["--reasoning", "high", "--max-tokens", "9"]);
     assert_eq!(cut.status, 0);
-    assert!(cut.err.contains("still thinking") && cut.err.contains("--max-tokens"), "{}", cut.err);
+    assert!(cut.err.contains("while reasoning") && cut.err.contains("--max-tokens"), "{}", cut.err);
     refused(&ask(&["--reasoning", "deep"]), 2, &["deep", "low, medium, high"]);
 }

@@ -1,6 +1,6 @@
-//! `fauna run MODEL` and `fauna MODEL`: which verb is picked, and what is said where none fits.
+//! Tests of `fauna run MODEL` and `fauna MODEL`: which command is chosen, and the errors if none fits.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -10,7 +10,7 @@ const MASKED: &str = "tests/parity/bert/text_uncased_masked_lm/model";
 const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
 const TALK: &str = "tests/parity/gpt_oss/generate_conversation/model";
 
-/// The verb that is picked for `line`, by what is said of an option that no verb has.
+/// Returns the command chosen for `line`, from the error message for an option that no command has.
 #[track_caller]
 fn picked(line: &[&str]) -> String {
     let verbs: Vec<String> = [&["run"][..], &[]]
@@ -18,7 +18,7 @@ fn picked(line: &[&str]) -> String {
         .map(|before| {
             let done = run(&[before, line, &["--no-such-option"]].concat());
             refused(&done, 2, &["--no-such-option", "fauna "]);
-            let said = done.err.rsplit_once("The verb that fits the model is ").expect(&done.err).1;
+            let said = done.err.rsplit_once("The command chosen for this model is ").expect(&done.err).1;
             said.split_once(':').unwrap().0.to_string()
         })
         .collect();
@@ -27,7 +27,7 @@ fn picked(line: &[&str]) -> String {
 }
 
 #[test]
-fn a_model_alone_gets_the_verb_that_fits_it() {
+fn the_command_is_chosen_by_the_model_and_the_options() {
     let model = |case: &str| format!("tests/parity/{case}/model");
     let mut cases = vec![
         (LLAMA.to_string(), "a", "generate"),
@@ -74,7 +74,7 @@ fn a_model_alone_gets_the_verb_that_fits_it() {
 }
 
 #[test]
-fn the_line_is_done_as_by_its_verb() {
+fn the_output_is_that_of_the_chosen_command() {
     let asked = ["--max-tokens", "6", "--seed", "3", "--temperature", "1"];
     let by_verb = run(&[&["generate", LLAMA, "the"][..], &asked].concat());
     served(&by_verb);
@@ -91,8 +91,9 @@ fn the_line_is_done_as_by_its_verb() {
 }
 
 #[test]
-fn an_option_of_another_verb_is_refused_with_the_verb() {
-    let owners = if cfg!(feature = "audio") { "an option of: compose, codec decode" } else { "" };
+fn an_option_of_another_command_is_an_error_that_names_the_command() {
+    let owners =
+        if cfg!(feature = "audio") { "an option of the commands: compose, codec decode" } else { "" };
     let said = ["--loudness", "fauna generate", owners];
     refused(&run(&["generate", LLAMA, "the", "--loudness", "keep"]), 2, &said);
     refused(&run(&[LLAMA, "the", "--loudness", "keep"]), 2, &said);
@@ -101,20 +102,20 @@ fn an_option_of_another_verb_is_refused_with_the_verb() {
 }
 
 #[test]
-fn help_behind_a_model_is_that_of_its_verb() {
+fn help_after_a_model_is_that_of_the_chosen_command() {
     let done = run(&[MASKED, "--help"]);
     served(&done);
     assert!(done.out.contains("Usage: fauna fill"), "{}", done.out);
 }
 
 #[test]
-fn what_is_neither_a_verb_nor_a_model_gets_the_nearest_verbs() {
-    refused(&run(&["chatt", "m"]), 2, &["'chatt'", "nearest: chat", "fauna --help"]);
-    refused(&run(&["generat"]), 2, &["nearest: generate"]);
-    refused(&run(&["quantise", "m"]), 2, &["nearest: quantize"]);
+fn an_unknown_command_is_an_error_with_similar_commands() {
+    refused(&run(&["chatt", "m"]), 2, &["'chatt'", "similar commands: chat", "fauna --help"]);
+    refused(&run(&["generat"]), 2, &["similar commands: generate"]);
+    refused(&run(&["quantise", "m"]), 2, &["similar commands: quantize"]);
     let nothing = run(&["xyzzyxyzzy"]);
-    refused(&nothing, 2, &["neither a verb nor a model", "fauna --help"]);
-    assert!(!nothing.err.contains("nearest"), "{}", nothing.err);
+    refused(&nothing, 2, &["neither a command nor a local model", "fauna --help"]);
+    assert!(!nothing.err.contains("similar"), "{}", nothing.err);
     if cfg!(not(feature = "vision")) {
         refused(&run(&["draw", "m", "a cat"]), 2, &["without 'draw'", "--features vision"]);
     }
@@ -124,7 +125,7 @@ fn what_is_neither_a_verb_nor_a_model_gets_the_nearest_verbs() {
 }
 
 #[test]
-fn a_flag_names_the_verb_where_the_model_has_several() {
+fn a_flag_selects_one_of_several_commands_of_a_model() {
     let model = "tests/parity/orb/v3_conservative_crystal/model";
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("o.xyz");

@@ -1,6 +1,6 @@
-//! Whole-program tests of what is forecast of tables of series.
+//! Tests of the whole program: time series.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use program::{Done, json_lines, refused, run, served, text};
 use tempfile::TempDir;
 
-/// A folder with `sales.csv`: two shops of 28 days with a weekly round, the second twice the first, with prices.
+/// Returns a folder with `sales.csv`: two series of 28 days with weekly seasonality, the second twice the first, and a
+/// covariate `price`.
 fn sales() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sales.csv");
@@ -28,7 +29,7 @@ fn sales() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Adds `rows` to a file.
+/// Appends `rows` to a file.
 fn add(path: &Path, rows: &str) {
     let text = std::fs::read_to_string(path).unwrap();
     std::fs::write(path, text + rows).unwrap();
@@ -39,14 +40,14 @@ fn series(path: &Path, more: &[&str]) -> Done {
 }
 
 #[test]
-fn a_forecast_is_printed_or_written_and_drawn() {
+fn a_forecast_is_printed_or_written_and_plotted() {
     let (folder, path) = sales();
     let printed = series(&path, &["--horizon", "3", "--level", "90,80"]);
     served(&printed);
     let lines: Vec<&str> = printed.out.lines().collect();
     let columns = "SeasonalNaive-lo-90,SeasonalNaive-lo-80,SeasonalNaive-hi-80,SeasonalNaive-hi-90";
     assert_eq!(lines[0], format!("unique_id,ds,SeasonalNaive,{columns}"));
-    // 2024 is a leap year, and the season repeats exactly: intervals of no width.
+    // 2024 is a leap year. The season repeats exactly, so that the intervals have zero width.
     assert_eq!(lines[1], "north,2024-02-29,10,10,10,10,10");
     assert_eq!(lines[6], "south,2024-03-02,24,24,24,24,24");
 
@@ -62,7 +63,7 @@ fn a_forecast_is_printed_or_written_and_drawn() {
 }
 
 #[test]
-fn json_and_quantiles_are_as_asked() {
+fn json_output_has_the_requested_quantiles() {
     let (_folder, path) = sales();
     let done = run(&[
         "forecast",
@@ -85,7 +86,7 @@ fn json_and_quantiles_are_as_asked() {
 }
 
 #[test]
-fn one_bad_series_is_named_and_the_others_are_done() {
+fn an_invalid_series_is_reported_and_the_others_are_forecast() {
     let (_folder, path) = sales();
     add(
         &path,
@@ -102,7 +103,7 @@ fn one_bad_series_is_named_and_the_others_are_done() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused() {
+fn invalid_arguments_are_errors() {
     let (folder, path) = sales();
     refused(&series(&path, &[]), 2, &["--horizon"]);
     refused(&series(&path, &["--horizon", "0"]), 2, &["the horizon must be 1 to"]);
@@ -128,7 +129,7 @@ fn what_cannot_be_done_is_refused() {
 }
 
 #[test]
-fn a_trial_prints_rows_or_scores() {
+fn cross_validation_prints_rows_or_scores() {
     let (folder, path) = sales();
     let ask = ["--horizon", "2", "--cross-validation", "3", "--step-size", "1"];
     let rows = series(&path, &ask);
@@ -164,7 +165,7 @@ fn anomalies_are_flagged() {
 }
 
 #[test]
-fn the_future_of_covariates_is_checked() {
+fn future_covariates_are_checked() {
     let (folder, path) = sales();
     let future = folder.path().join("future.csv");
     std::fs::write(&future, "unique_id,ds,price\nnorth,2024-02-29,1\n").unwrap();

@@ -1,6 +1,6 @@
-//! Whole-program tests of what makes and reads sound.
+//! Tests of the whole program: audio.
 
-#[allow(dead_code, reason = "shared with the tests of the other verbs, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of other commands, which use all of it")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -14,7 +14,7 @@ const MUSICGEN: &str = "tests/parity/musicgen/generate_mono_guided/model";
 const ENCODEC: &str = "tests/parity/encodec/encode_24khz/model";
 const LLAMA: &str = "tests/parity/llama/text_left_padding/model";
 
-/// A folder with `tone.wav`, one second at 8 kHz.
+/// Returns a folder with `tone.wav`, one second at 8 kHz.
 fn with_tone() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let tone =
@@ -23,21 +23,21 @@ fn with_tone() -> tempfile::TempDir {
     folder
 }
 
-/// The sound of a file that the program wrote.
+/// Reads an audio file that the program wrote.
 fn heard(path: &Path) -> Sound {
     let decoded = read::read(path).unwrap();
     assert_eq!(decoded.damage, None);
     decoded.sound
 }
 
-/// Ended well.
+/// Asserts exit status 0.
 #[track_caller]
 fn done(done: &Done) {
     assert_eq!(done.status, 0, "{}", done.err);
 }
 
 #[test]
-fn music_is_as_long_as_asked_and_the_same_for_the_same_seed() {
+fn music_has_the_requested_duration_and_is_deterministic() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let make = |name: &str, seed: &str| {
@@ -61,18 +61,18 @@ fn music_is_as_long_as_asked_and_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn several_prompts_have_a_file_each() {
+fn several_prompts_are_written_to_numbered_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("song.wav");
     done(&run(&["compose", MUSICGEN, "", "", "--seconds", "0.5", "--out", text(&path)]));
     let (one, two) = (heard(&folder.path().join("song-1.wav")), heard(&folder.path().join("song-2.wav")));
     assert_eq!(one.channels[0].len(), two.channels[0].len());
-    assert_ne!(one, two, "rows draw from streams of their own");
+    assert_ne!(one, two, "the prompts of a batch have random streams of their own");
     assert!(!path.exists());
 }
 
 #[test]
-fn samples_for_a_player_are_those_of_the_file() {
+fn raw_samples_are_those_of_the_wav_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("song.wav");
     let make = |out: &str| {
@@ -90,7 +90,7 @@ fn samples_for_a_player_are_those_of_the_file() {
 }
 
 #[test]
-fn a_sound_is_continued_and_holds_its_beginning() {
+fn a_continuation_starts_with_its_audio_prompt() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let (tone, out) = (file("tone.wav"), file("on.wav"));
@@ -111,7 +111,7 @@ fn a_sound_is_continued_and_holds_its_beginning() {
 }
 
 #[test]
-fn a_codec_gives_codes_and_the_sound_again() {
+fn a_codec_encodes_audio_to_codes_and_decodes_them() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let (tone, codes, again) = (file("tone.wav"), file("codes.safetensors"), file("again.wav"));
@@ -139,7 +139,7 @@ fn a_codec_gives_codes_and_the_sound_again() {
 }
 
 #[test]
-fn what_cannot_be_written_is_said_before_the_work() {
+fn output_files_are_checked_before_generation() {
     let folder = with_tone();
     let tone = folder.path().join("tone.wav");
     refused(&run(&["compose", MUSICGEN, ""]), 2, &["--out"]);
@@ -152,7 +152,7 @@ fn what_cannot_be_written_is_said_before_the_work() {
 }
 
 #[test]
-fn lengths_and_sounds_that_are_none_are_refused() {
+fn invalid_durations_and_audio_files_are_errors() {
     let folder = with_tone();
     let file = |name: &str| folder.path().join(name);
     let out = file("out.wav");
@@ -166,14 +166,10 @@ fn lengths_and_sounds_that_are_none_are_refused() {
     refused(&music(&["--audio", text(&file("not.wav"))]), 2, &["not.wav"]);
     let many = Sound { rate: 8000, channels: vec![vec![0.1; 800]; 11] };
     write::write(file("many.wav"), &many, write::Samples::Int16, write::Level::Keep).unwrap();
-    assert!(!out.exists(), "nothing was made");
+    assert!(!out.exists(), "no file is written");
     let mixed = music(&["--audio", text(&file("many.wav")), "--seconds", "1"]);
     assert_eq!(mixed.status, 0, "{}", mixed.err);
-    assert!(
-        mixed.err.contains("many.wav: 11 channels: a model of one channel reads their mean"),
-        "{}",
-        mixed.err
-    );
+    assert!(mixed.err.contains("many.wav: 11 channels: a mono model gets their mean"), "{}", mixed.err);
 }
 
 #[cfg(unix)]
@@ -189,7 +185,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn silence_and_one_sample_are_sounds() {
+fn silence_and_a_single_sample_are_valid_audio() {
     let folder = tempfile::tempdir().unwrap();
     let model = fauna::open(ENCODEC).unwrap();
     for samples in [vec![0.0; 600], vec![0.25]] {

@@ -1,5 +1,4 @@
-//! What every family must do, whatever its paper: the same claims for each, over a checkpoint made from its own
-//! sample config and a seed.
+//! Conformance tests: properties that every model family must have, tested on a random checkpoint of its sample config.
 
 #[path = "conformance/config_keys.rs"]
 mod config_keys;
@@ -20,14 +19,14 @@ use tempfile::TempDir;
 
 const SEED: u64 = 7;
 
-/// A checkpoint of a family: its sample config, and weights made from a seed.
+/// A random checkpoint of a family with its sample config.
 struct Sample {
     family: &'static Family,
     folder: TempDir,
     tensors: Vec<(String, Vec<usize>)>,
-    /// Those among them that are bytes.
+    /// The tensors of bytes among them.
     packed: Vec<String>,
-    /// Whether any of its matrices has rows that fill blocks.
+    /// Whether any matrix has rows of whole quantization blocks.
     has_blocks: bool,
 }
 
@@ -49,7 +48,7 @@ impl Sample {
         sample
     }
 
-    /// The checkpoint's file, with these tensors.
+    /// Writes the weights file with these tensors.
     fn write(&self, tensors: &[(String, Vec<usize>)]) -> PathBuf {
         let path = self.folder.path().join("model.safetensors");
         let plan = |(name, shape): &(String, Vec<usize>)| TensorInfo {
@@ -79,21 +78,21 @@ impl Sample {
         self.open(&LoadOptions::default()).unwrap_or_else(|error| panic!("{}: {error}", self.family.name))
     }
 
-    /// What opening says of a checkpoint that was tampered with.
-    fn complaint(&self) -> Error {
+    /// Returns the error of loading a modified checkpoint.
+    fn load_error(&self) -> Error {
         match self.open(&LoadOptions::default()) {
-            Ok(_) => panic!("{}: a checkpoint that was tampered with opens", self.family.name),
+            Ok(_) => panic!("{}: a modified checkpoint loads", self.family.name),
             Err(error) => error,
         }
     }
 }
 
-/// Every family, with the checkpoint made for it.
+/// Returns a checkpoint of every family.
 fn samples() -> Vec<Sample> {
     fauna::families().into_iter().map(Sample::of).collect()
 }
 
-/// The families whose forward pass takes token ids and no more.
+/// Returns the checkpoints of the families whose forward pass takes only token ids.
 fn of_text() -> Vec<Sample> {
     let reads_text = |sample: &Sample| {
         let Family { inputs, outputs, .. } = sample.family;
@@ -105,12 +104,12 @@ fn of_text() -> Vec<Sample> {
     samples().into_iter().filter(reads_text).collect()
 }
 
-/// What the forward pass of a family takes: row 0 or 1 of a batch.
+/// Returns the inputs of the forward pass for sequence 0 or 1 of a batch.
 fn row(sample: &Sample, index: usize) -> Tensors {
     row_of(sample.family, &(sample.family.sample)(), index)
 }
 
-/// What the forward pass of `family` with this config takes.
+/// Returns the inputs of the forward pass of `family` with this config.
 fn row_of(family: &Family, config: &serde_json::Value, index: usize) -> Tensors {
     let size = |value: &serde_json::Value| value.as_u64().expect("a size in the sample config") as usize;
     let codes = |rows: usize, time: usize, limit: usize| {
@@ -189,7 +188,7 @@ fn row_of(family: &Family, config: &serde_json::Value, index: usize) -> Tensors 
     }
 }
 
-/// A crystal of four atoms.
+/// Returns a crystal of four atoms.
 fn crystal(index: usize) -> Tensors {
     let off = |i: usize| 0.2 * ((i * i + 7 * index) as f32).sin();
     let sites = [[0.0, 0.0, 0.0], [0.0, 2.0, 2.1], [2.2, 0.0, 2.0], [2.0, 2.1, 0.0]];
@@ -208,13 +207,13 @@ fn crystal(index: usize) -> Tensors {
     ])
 }
 
-/// A series, under the name that the reference gives it.
+/// Returns a time series under its input name in the reference.
 fn series(name: &str, index: usize) -> Tensors {
     let values: Vec<f32> = (0..21).map(|i| ((i * i + 5 * index) as f32 * 0.1).sin() * 3.0).collect();
     Tensors::from([(name.into(), Tensor::from_vec(values, (1, 21), &Device::Cpu).unwrap())])
 }
 
-/// A row whose second token is the place of a picture, and the picture under its name.
+/// Returns a sequence with an image placeholder as its second token, and the image.
 fn with_picture(index: usize, place: i64, name: &str, shape: &[usize]) -> Tensors {
     let mut ids = [ONE, TWO][index].to_vec();
     ids[1] = place;
@@ -229,7 +228,7 @@ fn text_row(index: usize) -> Tensors {
     inputs(&[[ONE, TWO][index]], &[SEEN])
 }
 
-/// Both rows in one batch.
+/// Returns both sequences in one batch.
 fn both_rows(sample: &Sample) -> Tensors {
     let second = row(sample, 1);
     let join = |(name, first): (String, Tensor)| {
@@ -239,8 +238,8 @@ fn both_rows(sample: &Sample) -> Tensors {
     row(sample, 0).into_iter().map(join).collect()
 }
 
-/// What belongs to `row` of an output of [`both_rows`]: its half of the axes that two rows make longer (two where each
-/// row meets each), or all of what does not speak of rows.
+/// Returns the part of sequence `row` in an output of [`both_rows`]: its half of every axis that a batch of two makes
+/// longer, or the whole output if it does not depend on the batch.
 fn part_of(both: &Tensor, alone: &Tensor, row: usize) -> Tensor {
     let longer = (0..alone.rank()).filter(|axis| both.dims()[*axis] != alone.dims()[*axis]);
     longer.fold(both.clone(), |part, axis| {
@@ -248,7 +247,7 @@ fn part_of(both: &Tensor, alone: &Tensor, row: usize) -> Tensor {
     })
 }
 
-/// Those of them that write text or genes.
+/// Returns the checkpoints of the families that generate text or genes.
 fn writers() -> Vec<Sample> {
     let writes = |sample: &Sample| {
         [Modality::Text, Modality::Gene].iter().any(|made| sample.family.outputs.contains(made))
@@ -265,12 +264,12 @@ fn inputs(ids: &[&[i64]], mask: &[&[i64]]) -> Tensors {
     Tensors::from([("input_ids".into(), integers(ids)), ("attention_mask".into(), integers(mask))])
 }
 
-/// Whether the family reads its prompt apart from what it writes, so that an answer begins with a start token.
-fn answers_apart(sample: &Sample) -> bool {
+/// Returns whether the model is an encoder-decoder, whose output begins with a decoder start token.
+fn is_encoder_decoder(sample: &Sample) -> bool {
     (sample.family.sample)()["is_encoder_decoder"] == true
 }
 
-/// All outputs of a forward pass in float32.
+/// Returns all outputs of the forward pass in float32.
 fn forward(pipeline: &dyn Pipeline, inputs: &Tensors) -> Tensors {
     let out = pipeline.forward(inputs).unwrap_or_else(|error| panic!("{}: {error}", pipeline.card().family));
     out.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap())).collect()
@@ -307,7 +306,7 @@ fn a_batch_of_two_equals_two_singles() {
         for index in 0..2 {
             let alone = forward(model.as_ref(), &row(&sample, index));
             for (name, tensor) in &alone {
-                // Nodes are counted through the whole batch.
+                // Node indices continue through the batch.
                 let first = if matches!(name.as_str(), "senders" | "receivers") { 4 * index } else { 0 };
                 let part = (part_of(&both[name], tensor, index) - first as f64).unwrap();
                 let off = far(&part, tensor);
@@ -338,7 +337,7 @@ fn padding_does_not_change_a_row() {
 }
 
 #[test]
-fn what_is_padded_out_is_not_read() {
+fn padding_tokens_do_not_change_the_output() {
     for sample in of_text() {
         let model = sample.opened();
         let mask: Vec<i64> = [SEEN, &[0]].concat();
@@ -352,7 +351,7 @@ fn what_is_padded_out_is_not_read() {
     }
 }
 
-/// Greedy new tokens of `prompts`, all of one length.
+/// Returns the sequences of greedy generation from `prompts` of equal length.
 fn greedy(model: &dyn Pipeline, prompts: &[&[i64]], new: usize) -> Vec<Vec<i64>> {
     let mask: Vec<Vec<i64>> = prompts.iter().map(|prompt| vec![1; prompt.len()]).collect();
     let mask: Vec<&[i64]> = mask.iter().map(Vec::as_slice).collect();
@@ -366,10 +365,10 @@ fn cached_equals_uncached() {
     for sample in writers() {
         let model = sample.opened();
         let cached = greedy(model.as_ref(), &[ONE], 8).remove(0);
-        let apart = answers_apart(&sample);
-        let mut uncached = if apart { vec![0] } else { ONE.to_vec() };
+        let encoder_decoder = is_encoder_decoder(&sample);
+        let mut uncached = if encoder_decoder { vec![0] } else { ONE.to_vec() };
         for _ in 0..8 {
-            let inputs = match apart {
+            let inputs = match encoder_decoder {
                 false => inputs(&[&uncached], &[&vec![1; uncached.len()]]),
                 true => {
                     let mut inputs = inputs(&[ONE], &[SEEN]);
@@ -386,7 +385,7 @@ fn cached_equals_uncached() {
 }
 
 #[test]
-fn a_left_padded_prompt_continues_as_it_does_alone() {
+fn a_left_padded_prompt_generates_the_same_tokens_as_alone() {
     for sample in writers() {
         let model = sample.opened();
         let alone = greedy(model.as_ref(), &[&ONE[2..]], 6).remove(0);
@@ -395,20 +394,20 @@ fn a_left_padded_prompt_continues_as_it_does_alone() {
         let batch = inputs(&[&padded, TWO], &[&[0, 0, 1, 1, 1, 1], SEEN]);
         let out = model.call("generate", &batch, &options).unwrap();
         let rows: Vec<Vec<i64>> = out["sequences"].to_vec2().unwrap();
-        let (new, new_alone) = if answers_apart(&sample) { (1, 1) } else { (6, 4) };
+        let (new, new_alone) = if is_encoder_decoder(&sample) { (1, 1) } else { (6, 4) };
         assert_eq!(rows[0][new..], alone[new_alone..], "{}", sample.family.name);
     }
 }
 
 #[test]
-fn quantised_stays_near() {
+fn quantized_outputs_are_close() {
     for sample in samples().into_iter().filter(|sample| sample.has_blocks) {
         let asked = both_rows(&sample);
         let float = sample.opened().forward(&asked).unwrap();
-        // Codes and choices jump where what they are chosen by moves.
+        // Codes and other discrete outputs are not continuous in the weights.
         let float: Vec<_> = float.into_iter().filter(|(_, tensor)| tensor.dtype() == DType::F32).collect();
-        // Candle's products over blocks, which compute where our kernels do not, round activations to 8 bits, ours to 16
-        // where weights have 8: there the rounding of activations adds as much as that of the weights.
+        // For 8-bit weights our kernels round activations to 16 bits, but candle's quantized matrix products round them to
+        // 8 bits, which doubles the error.
         let both = if Runtime::kernels().unwrap() { 1.0 } else { 2.0 };
         for (format, bound) in [("q8_0", 0.05 * both), ("q4_0", 0.5)] {
             let kind = fauna::nn::block_kind(format).unwrap();
@@ -432,7 +431,7 @@ fn quantised_stays_near() {
 }
 
 #[test]
-fn a_quantised_copy_computes_what_quantising_at_load_computes() {
+fn a_quantized_copy_gives_the_same_outputs_as_quantizing_at_load() {
     for sample in samples().into_iter().filter(|sample| sample.has_blocks) {
         let kind = fauna::nn::block_kind("q4_0").unwrap();
         let out = tempfile::tempdir().unwrap();
@@ -458,14 +457,14 @@ fn a_quantised_copy_computes_what_quantising_at_load_computes() {
         assert_eq!(
             std::fs::read_dir(out.path()).unwrap().count(),
             1,
-            "{}: scraps remain",
+            "{}: temporary files remain",
             sample.family.name
         );
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_output_and_another_another() {
+fn random_weights_are_determined_by_the_seed() {
     for sample in samples() {
         let made = |seed| {
             let options = LoadOptions { random_weights: Some(seed), ..LoadOptions::default() };
@@ -477,32 +476,32 @@ fn the_same_seed_gives_the_same_output_and_another_another() {
 }
 
 #[test]
-fn removing_any_one_tensor_gives_an_error_that_names_it() {
+fn a_missing_tensor_is_an_error_that_names_it() {
     for sample in samples() {
         for gone in 0..sample.tensors.len() {
             let mut left = sample.tensors.clone();
             let (name, _) = left.remove(gone);
             sample.write(&left);
-            let error = sample.complaint().to_string();
+            let error = sample.load_error().to_string();
             assert!(error.contains(&name), "{}: {name} is missing, and it says {error}", sample.family.name);
         }
     }
 }
 
 #[test]
-fn a_tensor_of_another_shape_is_named_with_both_shapes() {
+fn a_tensor_of_another_shape_is_an_error_with_both_shapes() {
     for sample in samples() {
         for odd in 0..sample.tensors.len() {
             let mut tensors = sample.tensors.clone();
             let (name, shape) = &mut tensors[odd];
             match shape.first_mut() {
                 Some(count) => *count += 1,
-                // One number becomes two.
+                // A scalar becomes two values.
                 None => shape.push(2),
             }
             let (name, found, wanted) = (name.clone(), shape.clone(), sample.tensors[odd].1.clone());
             sample.write(&tensors);
-            let error = sample.complaint().to_string();
+            let error = sample.load_error().to_string();
             let told =
                 [name, format!("{found:?}"), format!("{wanted:?}")].iter().all(|part| error.contains(part));
             assert!(told, "{}: {error}", sample.family.name);
@@ -511,12 +510,12 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
 }
 
 #[test]
-fn a_tensor_nobody_asked_for_is_named() {
+fn an_unexpected_tensor_is_an_error_that_names_it() {
     for sample in samples() {
         let extra = ("stranger.weight".to_string(), vec![2, 3]);
         let tensors: Vec<_> = sample.tensors.iter().cloned().chain([extra]).collect();
         sample.write(&tensors);
-        let error = sample.complaint().to_string();
+        let error = sample.load_error().to_string();
         assert!(
             error.contains("stranger.weight") && error.contains("[2, 3]"),
             "{}: {error}",
@@ -526,23 +525,23 @@ fn a_tensor_nobody_asked_for_is_named() {
 }
 
 #[test]
-fn a_truncated_file_gives_an_error_that_names_it() {
+fn a_truncated_file_is_an_error_that_names_it() {
     for sample in samples() {
         let path = sample.write(&sample.tensors);
         let whole = std::fs::read(&path).unwrap();
         let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-        // Every length around the two borders, and some between.
+        // All lengths around both ends, and some in between.
         let lengths = (0..12).chain(header - 3..header + 3).chain(whole.len() - 3..whole.len());
         for length in lengths.chain((0..whole.len()).step_by(whole.len() / 37)) {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let error = sample.complaint();
+            let error = sample.load_error();
             assert_eq!(error.place().map(Path::to_path_buf), Some(path.clone()), "{length}: {error}");
         }
     }
 }
 
 #[test]
-fn a_config_without_a_key_it_needs_is_told_the_key() {
+fn a_missing_config_key_is_an_error_that_names_it() {
     for sample in samples() {
         let whole = (sample.family.sample)();
         let path = sample.folder.path().join("config.json");
@@ -552,7 +551,7 @@ fn a_config_without_a_key_it_needs_is_told_the_key() {
             std::fs::write(&path, without.to_string()).unwrap();
             if let Err(error) = sample.open(&LoadOptions::default()) {
                 let error = error.to_string();
-                // Without the optional ones the config describes another network, which the tensors do not fit.
+                // Without an optional key the config describes another model, which the tensors do not fit.
                 let told = error.contains(key.as_str())
                     || error.contains("model_type")
                     || error.contains("missing")
@@ -565,7 +564,7 @@ fn a_config_without_a_key_it_needs_is_told_the_key() {
 }
 
 #[test]
-fn an_unknown_input_is_refused_with_the_names_that_are_known() {
+fn an_unknown_input_is_an_error_that_lists_the_known_names() {
     for sample in samples() {
         let mut odd = row(&sample, 0);
         let known = odd.keys().next().unwrap().clone();
@@ -576,7 +575,7 @@ fn an_unknown_input_is_refused_with_the_names_that_are_known() {
 }
 
 #[test]
-fn tokens_outside_the_vocabulary_and_texts_too_long_are_errors() {
+fn tokens_outside_the_vocabulary_and_too_long_texts_are_errors() {
     for sample in of_text() {
         let model = sample.opened();
         let outside = (sample.family.sample)()["vocab_size"].as_i64().map_or(61, |words| words.max(61));
@@ -588,7 +587,7 @@ fn tokens_outside_the_vocabulary_and_texts_too_long_are_errors() {
 }
 
 #[test]
-fn the_written_checkpoint_is_the_seed_itself() {
+fn a_written_random_checkpoint_equals_its_seed() {
     for sample in samples() {
         let options = LoadOptions { random_weights: Some(SEED), ..LoadOptions::default() };
         let inputs = row(&sample, 0);

@@ -1,5 +1,6 @@
-//! The path of a device that is no CPU, on the CPU: with the CPU kernels off, candle's operations compute. The setting is
-//! of the whole process, so every test here has it; `scripts/device_path.sh` runs all cases and the conformance sweep.
+//! Tests of the code path of GPUs, run on the CPU: with the CPU kernels disabled, candle's operations are used. The
+//! setting applies to the whole process, hence to all tests here; `scripts/device_path.sh` runs all parity cases and the
+//! conformance tests in this way.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,18 +10,18 @@ use fauna::transfer::Transfers;
 use fauna::{LoadOptions, Tensors, parity};
 use serde_json::json;
 
-/// The folders of cases below `tests/parity/NAME` that hold their checkpoints themselves.
+/// Returns the parity cases below `tests/parity/NAME` that include their checkpoints.
 fn cases_of(name: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(name);
     parity::find(&folder).unwrap().into_iter().filter(|case| case.join("model").is_dir()).collect()
 }
 
 #[test]
-fn a_case_of_each_family_agrees_without_the_cpu_kernels() {
+fn one_case_per_family_passes_without_the_cpu_kernels() {
     Runtime::set_kernels(false);
     let (zoo, options) = (fauna::zoo(), LoadOptions::default());
     let mut failures = Vec::new();
-    // They are found in order: the first of each family differs from its predecessor's.
+    // Cases are sorted: keep the first one of each family.
     let mut cases = cases_of("");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
     let family = |case: &PathBuf| case.strip_prefix(&folder).unwrap().iter().next().unwrap().to_owned();
@@ -36,9 +37,9 @@ fn a_case_of_each_family_agrees_without_the_cpu_kernels() {
     assert!(failures.is_empty(), "{} cases fail\n{}", failures.len(), failures.join("\n"));
 }
 
-/// A file in blocks, and one of experts in MXFP4.
+/// Block-quantized GGUF files and MXFP4 experts.
 #[test]
-fn quantised_weights_agree_without_the_cpu_kernels() {
+fn quantized_weights_pass_without_the_cpu_kernels() {
     Runtime::set_kernels(false);
     let (zoo, options) = (fauna::zoo(), LoadOptions::default());
     let chosen = |case: &PathBuf| {
@@ -56,7 +57,7 @@ fn quantised_weights_agree_without_the_cpu_kernels() {
 
 #[test]
 #[cfg(feature = "cli")]
-fn the_environment_turns_the_kernels_off_and_what_it_does_not_know_is_refused() {
+fn the_environment_variable_disables_the_kernels_and_rejects_unknown_values() {
     let case = cases_of("llama").remove(0);
     let run = |setting: &str| {
         let mut program = Command::new(env!("CARGO_BIN_EXE_fauna"));
@@ -71,8 +72,8 @@ fn the_environment_turns_the_kernels_off_and_what_it_does_not_know_is_refused() 
     assert!(!output.status.success() && message.contains("FAUNA_KERNELS"), "{message}");
 }
 
-/// Copies that a greedy step of decoding makes between the CPU's memory and the device's, for `rows` prompts of the model
-/// of a case.
+/// Returns the number of copies from the device to the host and from the host to the device in a greedy decoding step,
+/// for a batch of prompts of the model of a parity case.
 fn copies_per_step(case: &str, prompts: &[&[i64]], mask: Option<&[&[i64]]>) -> (f64, f64) {
     Runtime::set_kernels(false);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(case).join("model");
@@ -90,7 +91,7 @@ fn copies_per_step(case: &str, prompts: &[&[i64]], mask: Option<&[&[i64]]>) -> (
     }
     let made = |tokens: usize| {
         let before = Transfers::made();
-        // No end token: every row writes all of them.
+        // Without an end-of-sequence token every sequence has the maximum length.
         let options = json!({"max_new_tokens": tokens, "eos_token_id": [], "pad_token_id": 0});
         model.call("generate", &inputs, &options).unwrap();
         Transfers::made() - before
@@ -100,25 +101,25 @@ fn copies_per_step(case: &str, prompts: &[&[i64]], mask: Option<&[&[i64]]>) -> (
     (each(few.to_host, many.to_host), each(few.to_device, many.to_device))
 }
 
-/// The token comes back; it goes there again, and with it the angles of its position.
+/// The token is copied to the host; the token and the RoPE angles of its position are copied to the device.
 #[test]
-fn a_greedy_step_copies_little_between_the_memories() {
+fn a_greedy_step_copies_only_the_token_and_its_rope_angles() {
     let (to_host, to_device) = copies_per_step("llama/generate", &[&[1, 5, 7]], None);
-    assert!(to_host <= 1.0 && to_device <= 2.0, "{to_host} to the CPU, {to_device} from it");
+    assert!(to_host <= 1.0 && to_device <= 2.0, "{to_host} to the host, {to_device} to the device");
 }
 
-/// Padding is masked anew for each step, since each has one key more; all layers share the mask.
+/// The attention mask grows by one key in each step, and is shared by all layers.
 #[test]
-fn a_greedy_step_over_padded_rows_copies_a_mask_and_no_more() {
+fn a_greedy_step_of_a_padded_batch_copies_one_more_mask() {
     let prompts: [&[i64]; 2] = [&[0, 0, 1, 5], &[1, 5, 7, 9]];
     let mask: [&[i64]; 2] = [&[0, 0, 1, 1], &[1, 1, 1, 1]];
     let (to_host, to_device) = copies_per_step("llama/generate", &prompts, Some(&mask));
-    assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the CPU, {to_device} from it");
+    assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the host, {to_device} to the device");
 }
 
-/// Rows of a table in blocks are read in the CPU's memory, and the table is not widened.
+/// Rows of a quantized embedding table are dequantized on the host, and the table is not dequantized as a whole.
 #[test]
-fn a_greedy_step_over_blocks_copies_the_rows_it_looks_up() {
+fn a_greedy_step_with_a_quantized_embedding_copies_the_rows_it_looks_up() {
     let (to_host, to_device) = copies_per_step("llama/gguf_q8_0", &[&[1, 5, 7]], None);
-    assert!(to_host <= 2.0 && to_device <= 3.0, "{to_host} to the CPU, {to_device} from it");
+    assert!(to_host <= 2.0 && to_device <= 3.0, "{to_host} to the host, {to_device} to the device");
 }

@@ -1,5 +1,5 @@
-//! Every committed parity case, one test for each folder of `tests/parity`. A case whose checkpoint is not in the cache
-//! says that it is skipped.
+//! Runs all parity cases, one test per folder of `tests/parity`. Cases whose checkpoints are not in the cache are
+//! skipped with a message.
 
 #[path = "support/skip.rs"]
 mod skip;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use fauna::{LoadOptions, parity};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Runs every case below `folder` and tells all that do not pass.
+/// Runs every case below `folder` and reports all failures.
 fn cases_of(folder: &Path) -> Result<(), Failed> {
     let (zoo, options) = (fauna::zoo(), LoadOptions::default());
     let cases = parity::find(folder)?;
@@ -28,14 +28,14 @@ fn cases_of(folder: &Path) -> Result<(), Failed> {
         }
     }
     match failures.is_empty() {
-        true if cases.is_empty() => Err("the folder holds no case".into()),
+        true if cases.is_empty() => Err("the folder has no parity case".into()),
         true => Ok(()),
         false => Err(format!("{} cases fail\n{}", failures.len(), failures.join("\n")).into()),
     }
 }
 
 fn main() -> ExitCode {
-    // Beside the cases lie the scripts that wrote them.
+    // `generate` has the scripts that write the cases.
     let is_cases = |folder: &Path| folder.is_dir() && !folder.ends_with("generate");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity");
     let entries = std::fs::read_dir(root).expect("tests/parity").map(|entry| entry.expect("an entry").path());

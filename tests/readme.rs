@@ -1,8 +1,8 @@
-//! Every `console` block of the README and of the pages in `docs` runs, and prints what it says it prints.
+//! Runs every `console` block of the README and of the pages in `docs`, and compares the output.
 //!
-//! A block is commands after `$ ` and, below each, what it writes on standard output. A line of `…` stands for any
-//! lines, and `…` inside a line for any text. Commands run one after the other in one empty folder, and each ends with
-//! exit status 0, or with the status that a comment behind it names: `$ fauna parity CASE   # exit status 1`.
+//! A block consists of commands after `$ `, each followed by its standard output. A line of `…` matches any lines, and
+//! `…` inside a line matches any text. The commands run in order in one empty folder. Each must exit with status 0, or
+//! with the status in a comment after it: `$ fauna parity CASE   # exit status 1`.
 
 #![cfg(all(feature = "cli", feature = "text", unix))]
 
@@ -17,7 +17,7 @@ struct Step {
 }
 
 impl Step {
-    /// The exit status that the command is to end with.
+    /// Returns the expected exit status.
     fn status(&self) -> i32 {
         match self.command.rsplit_once("# exit status ") {
             Some((_, status)) => status.trim().parse().expect("a number behind \"exit status\""),
@@ -50,7 +50,7 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether `line` is `pattern` with any text for each `…`.
+/// Returns whether `line` matches `pattern`, in which `…` matches any text.
 fn line_matches(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.split('…');
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -84,9 +84,9 @@ fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
 }
 
 #[test]
-fn every_block_prints_what_it_says() {
+fn every_console_block_prints_the_documented_output() {
     let folder = tempfile::tempdir().unwrap();
-    // Blocks name files of the repository as a reader would, from its root.
+    // Paths in the blocks are relative to the root of the repository.
     #[cfg(unix)]
     std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"), folder.path().join("tests"))
         .unwrap();
@@ -97,7 +97,7 @@ fn every_block_prints_what_it_says() {
     let mut pages: Vec<String> =
         names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
     pages.sort();
-    // The README's tour comes first: pages use its picture.
+    // The README runs first: other pages use the heatmap of its tour.
     pages.insert(0, "README.md".into());
     let steps: Vec<Step> = pages.iter().flat_map(|page| steps(page)).collect();
     assert!(steps.len() >= 25, "only {} commands in the pages", steps.len());
@@ -119,7 +119,7 @@ fn every_block_prints_what_it_says() {
         let errors = String::from_utf8_lossy(&out.stderr);
         assert!(
             lines_match(&expected, &lines),
-            "{place}\nwanted:\n{}\nprinted:\n{printed}\non standard error:\n{errors}",
+            "{place}\nexpected:\n{}\nprinted:\n{printed}\non standard error:\n{errors}",
             expected.join("\n"),
         );
         assert_eq!(
@@ -131,7 +131,7 @@ fn every_block_prints_what_it_says() {
 }
 
 #[test]
-fn the_table_of_families_has_every_family_and_release() {
+fn the_table_of_families_lists_every_family_and_release() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/families.md")).unwrap();
     for family in fauna::families() {
         let row = readme.lines().find(|line| line.starts_with(&format!("| {} |", family.name)));
@@ -143,7 +143,7 @@ fn the_table_of_families_has_every_family_and_release() {
 }
 
 #[test]
-fn an_ellipsis_stands_for_any_text_and_any_lines() {
+fn an_ellipsis_matches_any_text_and_any_lines() {
     let pattern = |lines: &[&str]| lines.iter().map(|line| line.to_string()).collect::<Vec<_>>();
     assert!(lines_match(&pattern(&["a … c", "…", "z"]), &["a b c", "x", "y", "z"]));
     assert!(!lines_match(&pattern(&["a … c", "…", "z"]), &["a b d", "z"]));

@@ -1,4 +1,4 @@
-"""Times `fauna` beside PyTorch on one GPU, in turns, official shapes with random weights; one JSON, one table.
+"""Benchmarks `fauna` against PyTorch on one GPU, alternating, official architectures with random weights; writes JSON and a table.
 
     python3 benches/gpu/bench.py FAUNA OUT.json
 
@@ -15,7 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS, RUNS = 2, 3
 
-# Name, folder of the config, task of `fauna bench`, number type, rows, tokens, new tokens, pictures.
+# Name, config folder, task of `fauna bench`, dtype, batch size, tokens, new tokens, images.
 SHAPES = [
     ("BERT base, 32 texts of 128 tokens", "tests/releases/google-bert__bert-base-uncased", "forward", "f32", 32, 128, 0, 0),
     ("GPT-2, decoding", "tests/releases/openai-community__gpt2", "generate", "bf16", 1, 32, 128, 0),
@@ -41,7 +41,7 @@ def of_fauna(fauna, shape):
 
 
 class Torch:
-    """The network of a shape on the GPU."""
+    """The PyTorch model of a shape on the GPU."""
 
     def __init__(self, shape):
         import torch
@@ -100,7 +100,7 @@ def main(fauna, out):
             print(f"{shape[0]:40} {shape[3]:5} fauna {statistics.median(ours):10.1f}  PyTorch {statistics.median(theirs):10.1f} "
                   f" ratio {row['ratio']:.2f} ({min(ours) / max(theirs):.2f} to {max(ours) / min(theirs):.2f})", flush=True)  # fmt: skip
             del peer
-        except Exception as error:  # One shape that fails leaves the others to be told.
+        except Exception as error:  # A failure does not stop the other shapes.
             row["error"] = str(error)
             print(f"{shape[0]:40} {shape[3]:5} failed: {error}", flush=True)
         torch.cuda.empty_cache()

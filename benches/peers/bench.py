@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Times `fauna` beside PyTorch, ONNX Runtime and llama.cpp on the same work, in turns, and prints ratios.
+"""Benchmarks `fauna` against PyTorch, ONNX Runtime and llama.cpp on the same tasks, alternating, and prints ratios.
 
     cargo build --release
     python3 scripts/fetch_test_models.py
     python3 -m venv .venv && .venv/bin/pip install -r benches/peers/requirements.txt
     .venv/bin/python benches/peers/bench.py target/release/fauna
 
-Every peer lives in a process of its own, loaded and warmed once, and stopped (SIGSTOP) while another works.
-A round lets each run `--runs` times; the ratio of a round is the median rate of `fauna` over the peer's, so
-above 1 `fauna` is the faster. All use two threads.
+Every peer has a process of its own, which is loaded and warmed up once, and stopped (SIGSTOP) while another one
+runs. In a round each does `--runs` runs; the ratio of a round is the median throughput of `fauna` divided by that of
+the peer, so that `fauna` is faster above 1. All use two threads.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Peer:
-    """A worker that answers one run at a time and does not exist to the scheduler between its turns."""
+    """A worker process that does one run at a time and is stopped between its turns."""
 
     def __init__(self, index, name):
         self.name = name
@@ -40,7 +40,7 @@ class Peer:
         self.process.send_signal(signal.SIGSTOP)
 
     def turn(self, runs):
-        """Rates of `runs` runs, and the peak memory."""
+        """Throughput of `runs` runs, and the peak memory."""
         self.process.send_signal(signal.SIGCONT)
         answers = [self.ask() for _ in range(runs)]
         self.process.send_signal(signal.SIGSTOP)
@@ -57,7 +57,7 @@ class Peer:
 
 
 def rate(task, seconds, first):
-    """Sentences a second, prompt tokens a second, or new tokens a second after the first."""
+    """Sentences per second, prompt tokens per second, or new tokens per second after the first."""
     if task.kind == "embed":
         return task.batch / seconds
     if task.kind in ("forward", "prefill"):
@@ -66,7 +66,7 @@ def rate(task, seconds, first):
 
 
 class Fauna:
-    """`fauna bench`: a fresh process each turn, since it loads in milliseconds and warms itself up."""
+    """`fauna bench`: a new process in each turn, since it loads in milliseconds and does its own warm-up."""
 
     name = "fauna"
 
@@ -95,7 +95,7 @@ class Fauna:
 
 
 def measure(index, binary, rounds, runs):
-    """All turns of one task: fauna, peer, fauna, peer, in a circle."""
+    """All turns of one task: fauna, peer, fauna, peer, ..."""
     task = TASKS[index]
     runners = [Fauna(binary, task)] if binary else []
     try:
@@ -115,7 +115,7 @@ def spread(values):
 
 
 def summary(task, turns):
-    """Rates of each runner over all rounds, and of fauna over each peer round by round."""
+    """Throughput of each runner over all rounds, and the ratio of fauna to each peer per round."""
     medians = {name: [statistics.median(turn["rates"]) for turn in rounds] for name, rounds in turns.items()}
     ratios = {name: spread([ours / theirs for ours, theirs in zip(medians["fauna"], theirs_all)])
               for name, theirs_all in medians.items() if name != "fauna" and "fauna" in medians}
@@ -147,11 +147,11 @@ def processor():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("fauna", nargs="?", help="the binary; without it the peers run alone")
+    parser.add_argument("fauna", nargs="?", help="the binary; without it only the other libraries run")
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=3, help="runs in a turn")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--runs", type=int, default=3, help="runs per turn")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     arguments = parser.parse_args()
     binary = str(Path(arguments.fauna).resolve()) if arguments.fauna else None
 

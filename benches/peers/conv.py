@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times PyTorch's convolutions and LSTM on the shapes of `shared/benches/conv.rs`, two threads.
+"""Benchmarks PyTorch's convolutions and LSTM on the shapes of `shared/benches/conv.rs`, with two threads.
 
     python benches/peers/conv.py
 
-Prints median, least and most of five runs after one to warm up.
+Prints median, minimum and maximum of five runs, after one warm-up run.
 """
 
 import time

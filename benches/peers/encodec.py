@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times EnCodec in the official 32 kHz shape, random weights, two threads: `fauna` beside transformers, in turns.
+"""Benchmarks EnCodec (32 kHz architecture, random weights, two threads): `fauna` against transformers, alternating.
 
     cargo build --release
     python benches/peers/encodec.py target/release/fauna --seconds 30 --rounds 5
 
-Noise to codes and codes to sound. Transformers lives in a process of its own, loaded and warmed once, and is stopped
-(SIGSTOP) while `fauna` works; `fauna` starts afresh each turn and warms itself up. A ratio is transformers' seconds over
-`fauna`'s of one round, so above 1 `fauna` is the faster.
+Encodes noise to codes and decodes them. Transformers has a process of its own, which is loaded and warmed up once, and
+stopped (SIGSTOP) while `fauna` runs; `fauna` is a new process in each turn and does its own warm-up. The ratio of a round
+is the time of transformers divided by that of `fauna`, so that `fauna` is faster above 1.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TASKS = ("encode", "decode")
 
 
 def work(seconds):
-    """Transformers' side: answers each line, a task, with the seconds it took and the peak of memory."""
+    """The transformers worker: answers each line, a task, with its seconds and peak memory."""
     import torch
     from transformers import EncodecConfig, EncodecModel
 
@@ -88,7 +88,7 @@ def spread(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("fauna", nargs="?", help="the binary")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of sound")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the audio")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Times MusicGen in the official small shape, random weights, two threads: `fauna` beside transformers, in turns.
+"""Benchmarks MusicGen (small architecture, random weights, two threads): `fauna` against transformers, alternating.
 
     cargo build --release
     python benches/peers/musicgen.py target/release/fauna
     python benches/peers/musicgen.py target/release/fauna --formats q8_0,q4_0 --steps 1500 --rounds 1 --alone
 
-One piece from 20 tokens of text, guided by 3, so that every step has two rows; the likeliest code each time. A run is
-all of it: the text's encoder, the steps, the codec. Printed are steps a second over whole runs, and between a short
-run and a long one, where what happens once is left out. Transformers computes in float32, lives in a process of its
-own, loaded and warmed once, and is stopped (SIGSTOP) while `fauna` works; `--alone` leaves it out.
+One piece from 20 text tokens with guidance scale 3, hence a batch of two in every step; greedy decoding. A run includes
+the text encoder, the decoding steps and the codec. Prints the steps per second over whole runs, and from the difference
+between a short and a long run, which excludes constant costs. Transformers computes in float32 in a process of its own,
+which is loaded and warmed up once, and stopped (SIGSTOP) while `fauna` runs; `--alone` skips it.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from pathlib import Path
 from tasks import REPOSITORY, SCRATCH, THREADS
 
 TOKENS, GUIDANCE = 20, 3.0
-# Frames need more steps than there are codebooks.
+# With the delay pattern, more steps than codebooks are needed for a frame.
 SHORT = 20
 CONFIG = REPOSITORY / "benches" / "configs" / "musicgen-small" / "config.json"
 
 
 def config_folder():
-    """A folder that holds the official configuration alone, and guidance."""
+    """A folder with only the official config and the guidance scale."""
     folder = SCRATCH / "musicgen-small"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_bytes(CONFIG.read_bytes())
@@ -39,7 +39,7 @@ def config_folder():
 
 
 def work():
-    """Transformers' side: answers each line, a number of steps, with the seconds they took and the peak of memory."""
+    """The transformers worker: answers each line, a number of steps, with their seconds and peak memory."""
     import torch
     from transformers import MusicgenConfig, MusicgenForConditionalGeneration
 
@@ -96,7 +96,7 @@ class Transformers:
 
 
 class Fauna:
-    """A fresh process for each run, warmed by one run that does not count."""
+    """A new process for each run, with one warm-up run."""
 
     def __init__(self, binary, form):
         self.name = f"fauna {form}"
@@ -146,7 +146,7 @@ def main():
         for runner in runners:
             runner.close()
     more = arguments.steps - SHORT
-    print(f"{arguments.steps} steps, {arguments.rounds} rounds: steps a second, median (least to most)")
+    print(f"{arguments.steps} steps, {arguments.rounds} rounds: steps per second, median (minimum to maximum)")
     print(f"{'':18} {'whole runs':>24} {'between':>24} {'peak memory':>12}")
     for name, rounds in turns.items():
         whole = spread([arguments.steps / seconds[1] for seconds, _ in rounds])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Times what sees for a robot, foresees series and pulls atoms, official shapes, random weights, two threads, beside
-PyTorch in turns.
+"""Benchmarks robot vision, time series and atomistic models, official architectures, random weights, two threads, against
+PyTorch, alternating.
 
     cargo build --release
     python benches/peers/science.py target/release/fauna --rounds 5
     python benches/peers/science.py target/release/fauna --only orb
 
-OpenVLA-7B's towers and projector beside timm, Chronos-Bolt-small beside chronos-forecasting, Orb v3 conservative beside
-orb-models (which wants Python 3.12), all in float32. Turns, memory and ratios are as in vision.py.
+OpenVLA-7B's vision towers and projector against timm, Chronos-Bolt-small against chronos-forecasting, Orb v3 conservative
+against orb-models (which needs Python 3.12), all in float32. Turns, memory and ratios are as in vision.py.
 """
 
 from turns import Work, config_of, main
@@ -29,7 +29,7 @@ WORKS = [
 
 
 def openvla_sees(torch, config):
-    """The features of both towers' second to last block, side by side, through the fused projector."""
+    """The concatenated features of the second-to-last block of both vision towers, through the fused projector."""
     import timm
 
     config = config_of(config)
@@ -60,7 +60,7 @@ def chronos_bolt(torch, config):
 
 
 def orb(torch, config):
-    """From atoms to energy, forces and stress, the graph included; the crystal is `fauna bench`'s, but for its noise."""
+    """Energy, forces and stress of atoms, including the graph; the crystal is that of `fauna bench`, except for its noise."""
     import ase
     import numpy as np
     from orb_models.forcefield import pretrained

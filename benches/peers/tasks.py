@@ -1,4 +1,4 @@
-"""The work that `fauna` and its peers do, said once for both."""
+"""The benchmark tasks, shared by `fauna` and its peers."""
 
 import json
 import os
@@ -36,7 +36,7 @@ CONFIGS |= {name: json.loads((REPOSITORY / f"benches/configs/{name}/config.json"
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement. Its rate counts `unit`s a second: whole sentences, or tokens.
+    """One measurement. Its throughput is in `unit`s per second: sentences or tokens.
 
     Decoding counts the tokens after the first over the time after the first, so that the prompt is left out.
     """
@@ -92,7 +92,7 @@ for name, source, parameters in (
 
 
 def cached(name):
-    """The folder where `scripts/fetch_test_models.py` puts a checkpoint."""
+    """The folder of a checkpoint of `scripts/fetch_test_models.py`."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.get("FAUNA_CACHE") or home / "fauna") / name
     if not folder.is_dir():
@@ -101,7 +101,7 @@ def cached(name):
 
 
 def config_folder(source):
-    """A folder that holds the official configuration alone."""
+    """A folder with only the official config."""
     folder = SCRATCH / source
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIGS[source], indent=2))

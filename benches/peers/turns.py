@@ -1,7 +1,7 @@
-"""Works of `fauna` and of PyTorch in turns: what the programs beside this file share.
+"""Alternating runs of `fauna` and PyTorch, shared by the programs in this folder.
 
-A program names its works, each with what `fauna bench` is told and the function that prepares the same in PyTorch:
-it takes `torch` and the name of the config and gives what is run.
+A program lists its tasks, each with the arguments of `fauna bench` and the function that prepares the same in PyTorch:
+it takes `torch` and the name of the config, and returns the function to time.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CONFIGS = REPOSITORY / "benches" / "configs"
 
 @dataclass(frozen=True)
 class Work:
-    """One measurement: what `fauna bench` is told, and the program's function that does the same in PyTorch."""
+    """One measurement: the arguments of `fauna bench`, and the function that does the same in PyTorch."""
 
     name: str
     config: str
@@ -37,7 +37,7 @@ def config_of(name):
 
 
 def work(task, prepare):
-    """Answers each line with the seconds that one run took and the peak of memory."""
+    """Answers each line with the seconds of one run and the peak memory."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -60,7 +60,7 @@ def start(index):
     process = subprocess.Popen(
         [sys.executable, program, "--work", str(index)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True, env=environment)
-    # What the library itself has to say comes first.
+    # Skip messages of the library.
     if "ready\n" not in iter(process.stdout.readline, ""):
         raise SystemExit(f"PyTorch could not load; see: {sys.executable} {program} --work {index}")
     process.send_signal(signal.SIGSTOP)
@@ -77,8 +77,8 @@ def ask(process):
 
 
 def fauna(binary, work, formats):
-    """The median of two runs, the peak of memory, and the size of the weights."""
-    # A folder that holds the official configuration alone.
+    """The median of two runs, the peak memory, and the size of the weights."""
+    # A folder with only the official config.
     folder = SCRATCH / work.config
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_bytes((CONFIGS / work.config / "config.json").read_bytes())
@@ -98,10 +98,10 @@ def spread(values):
 def main(about, works, functions):
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("fauna", nargs="?", help="the binary")
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="time fauna only")
-    parser.add_argument("--formats", default="", help="more for fauna bench: --dtype bf16, --quantize q8_0")
+    parser.add_argument("--formats", default="", help="additional options of fauna bench: --dtype bf16, --quantize q8_0")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:

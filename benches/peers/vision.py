@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Times what reads and makes pictures, official shapes, random weights, two threads, beside PyTorch in turns.
+"""Benchmarks image models, official architectures, random weights, two threads, against PyTorch, alternating.
 
     cargo build --release
     python benches/peers/vision.py target/release/fauna --rounds 5
     python benches/peers/vision.py target/release/fauna --only clip
 
-CLIP ViT-B/32 and a cut IDEFICS-9B (4 of 32 layers, 2 of them with cross-attention, 4 layers of vision) beside
-transformers; DALL·E mini and its VQGAN beside min-dalle. PyTorch computes in float32, each work in a process of its own
-that is loaded and warmed once and stopped (SIGSTOP) while `fauna` works; `fauna bench` starts afresh each turn and warms
-itself up. A ratio is PyTorch's seconds over `fauna`'s of one round, so above 1 `fauna` is the faster.
+CLIP ViT-B/32 and IDEFICS-9B with fewer layers (4 of 32, 2 of them with cross-attention, 4 vision layers) against
+transformers; DALL·E mini and its VQGAN against min-dalle. PyTorch computes in float32, each task in a process of its own,
+which is loaded and warmed up once, and stopped (SIGSTOP) while `fauna` runs; `fauna bench` is a new process in each turn
+and does its own warm-up. The ratio of a round is the time of PyTorch divided by that of `fauna`, so that `fauna` is faster
+above 1.
 """
 
 from turns import Work, config_of, main
 
-# A prompt of text tokens beside the pictures, and what is written after it.
+# Text tokens of the prompt in addition to the images, and new tokens.
 PROMPT, NEW = 64, 32
 
 
@@ -51,7 +52,7 @@ def clip_prompts(torch, config):
 
 
 def dalle_picture(torch, config):
-    """min-dalle's own loop: the text once, 256 guided steps, the picture."""
+    """min-dalle's loop: the text encoder, 256 guided decoding steps, the VQGAN decoder."""
     from min_dalle.models import DalleBartDecoder, DalleBartEncoder
 
     c = config_of(config)

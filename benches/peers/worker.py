@@ -1,7 +1,7 @@
-"""One peer doing one task, in a process of its own: loads, warms up, then runs once for each line it reads.
+"""One peer and one task in a process of its own: loads, warms up, then does one run for each input line.
 
-Each answer is a line of JSON: {"seconds", "first", "peak"}: the whole run, the time to the first token where
-there are tokens to come, and the peak of resident memory so far in bytes.
+Each answer is a line of JSON: {"seconds", "first", "peak"}: the time of the run, the time to the first token if
+tokens are generated, and the peak resident memory so far in bytes.
 """
 
 import json
@@ -14,7 +14,7 @@ from tasks import CONFIGS, SCRATCH, TASKS, THREADS, cached
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(THREADS)
 
-import numpy as np  # noqa: E402  (the thread counts must stand first)
+import numpy as np  # noqa: E402  (the thread counts must be set first)
 
 
 def token_ids(task, vocab):
@@ -22,7 +22,7 @@ def token_ids(task, vocab):
 
 
 def pytorch_sentences(task):
-    """BertModel with fused attention, mean pooling and normalising, as the ONNX file has them."""
+    """BertModel with fused attention, mean pooling and normalization, as in the ONNX file."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -57,7 +57,7 @@ def sentence_encoder(torch):
 
 
 def export_minilm():
-    """The same network as ONNX, by torch's exporter; made once, in a process that then ends."""
+    """The same model as ONNX, exported once by torch in a separate process."""
     path = SCRATCH / "minilm.onnx"
     if not path.exists():
         import torch
@@ -74,7 +74,7 @@ def export_minilm():
 
 
 def onnxruntime_sentences(task):
-    """ONNX Runtime with every graph optimisation of its own."""
+    """ONNX Runtime with all graph optimizations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -87,7 +87,7 @@ def onnxruntime_sentences(task):
 
 
 def pytorch_random(task):
-    """The network of the task's configuration with random weights, and its prompt."""
+    """The model of the task's config with random weights, and its prompt."""
     import torch
     import transformers
 
@@ -101,7 +101,7 @@ def pytorch_random(task):
 
 
 def pytorch_states(task):
-    """An encoder's states."""
+    """The hidden states of an encoder."""
     import torch
 
     model, ids = pytorch_random(task)
@@ -115,7 +115,7 @@ def pytorch_states(task):
 
 
 def pytorch_text(task):
-    """A bare greedy loop over the cache: less work a token than `generate` does."""
+    """A bare greedy loop with the KV cache: less work per token than `generate`."""
     import torch
 
     model, prompt = pytorch_random(task)
@@ -135,7 +135,7 @@ def pytorch_text(task):
 
 
 def pytorch_answer(task, model, prompt):
-    """The same loop after an encoder, whose keys and values are kept."""
+    """The same loop for an encoder-decoder, with cached cross-attention keys and values."""
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -155,7 +155,7 @@ def pytorch_answer(task, model, prompt):
 
 
 def llama_cpp_text(task):
-    """llama.cpp by its bindings' `eval`, greedy; one batch takes the whole prompt."""
+    """llama.cpp through `eval` of its bindings, greedy; the whole prompt is one batch."""
     from llama_cpp import Llama
 
     file = next(cached(task.source).glob("*.gguf"))
@@ -191,7 +191,7 @@ PEERS = {
 
 
 def peak_memory():
-    """The high-water mark of resident memory, in bytes (Linux)."""
+    """Peak resident memory in bytes (Linux)."""
     for line in open("/proc/self/status"):
         if line.startswith("VmHWM"):
             return 1024 * int(line.split()[1])
@@ -204,7 +204,7 @@ def main():
         return
     task, peer = TASKS[int(sys.argv[1])], sys.argv[2]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a library prints must not mix with the answers.
+    os.dup2(2, 1)  # Keeps output of the libraries apart from the answers.
     run = PEERS[peer, task.kind](task)
     for _ in range(2):
         run(lambda: None)

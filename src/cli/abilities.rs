@@ -1,11 +1,11 @@
-//! Which verbs a model supports, by its card, and which of them is the natural one for what is given.
+//! Which commands a model supports, from its card, and which of them is the default for the options given.
 
 use fauna::{Card, Error, Modality, Result};
 
-/// What the hub calls the task of a model with a template for conversations.
+/// The Hub's task name of models with a chat template.
 const CONVERSATIONAL: &str = "conversational";
 
-/// The verbs that `card`'s model supports, the most natural first.
+/// Returns the commands that the model of `card` supports, the default first.
 pub fn of(card: &Card) -> Vec<&'static str> {
     let (reads, writes) =
         (|modality| card.inputs.contains(&modality), |modality| card.outputs.contains(&modality));
@@ -58,7 +58,7 @@ pub fn of(card: &Card) -> Vec<&'static str> {
     verbs
 }
 
-/// Refuses a verb that the model does not support, with those that fit.
+/// Fails if the model does not support the command `verb`; the error lists those that it supports.
 ///
 /// # Errors
 /// [`Unsupported`](fauna::ErrorKind::Unsupported).
@@ -75,8 +75,8 @@ pub fn check(card: &Card, verb: &str) -> Result<()> {
     })
 }
 
-/// The natural verb for a model and the options that are given with it, by their long names; none for a model that only
-/// the verbs for any model are for.
+/// Returns the default command for a model and the options given with it, by their long names; `None` if the model
+/// supports only the commands that work with any model.
 pub fn natural(card: &Card, given: &[&str]) -> Option<&'static str> {
     let verbs = of(card);
     let has = |options: &[&str]| given.iter().any(|option| options.contains(option));
@@ -89,7 +89,7 @@ pub fn natural(card: &Card, given: &[&str]) -> Option<&'static str> {
             "answer" if card.task.is_none_or(|task| task == CONVERSATIONAL) => false,
             "generate" => true,
             "chat" => card.task == Some(CONVERSATIONAL) && !has(&["prefix", "suffix", "file", "at"]),
-            // Two towers without a picture: vectors are what they make of a text.
+            // A CLIP-like model without an image: text embeddings are the default.
             "classify" if card.inputs.contains(&Modality::Image) => has(&["image", "labels"]),
             _ => true,
         }

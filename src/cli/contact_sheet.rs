@@ -1,4 +1,4 @@
-//! Pictures side by side in one, each with its score and its name.
+//! Contact sheets: a grid of images with their scores and names.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub fn write(path: &Path, force: bool, title: &str, shown: Vec<(f32, PathBuf, Im
 }
 
 fn draw(title: &str, shown: Vec<(f32, PathBuf, Image)>) -> Result<Image> {
-    // A little wider than high, as screens are.
+    // Wider than high, as screens are.
     let columns = ((1.5 * shown.len() as f64).sqrt().ceil() as usize).clamp(1, MOST_COLUMNS);
     let (captions, pictures): (Vec<(f32, PathBuf)>, Vec<Image>) =
         shown.into_iter().map(|(score, path, picture)| ((score, path), picture)).unzip();
@@ -81,7 +81,7 @@ fn write_words(
     Ok(())
 }
 
-/// As much of `text` as is at most `width` pixels wide at `size`.
+/// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
 fn fitting(text: &str, size: i32, width: i32) -> String {
     let lengths = (1..=text.chars().count().min(200)).rev();
     let mut shortened = lengths.map(|length| shorten(text, length));

@@ -1,4 +1,4 @@
-//! What every verb shares: the options that stand before or after any verb, and what they mean.
+//! State that all commands share: global options, loading options, progress and Ctrl-C.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use super::interrupt::Interrupt;
 use super::options::{Loading, PictureInput};
 use super::progress::Bars;
 
-/// Options of every verb.
+/// Global options.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Globals {
-    /// Say nothing but errors.
-    #[arg(help_heading = "Options of every verb", long, short, global = true)]
+    /// Print errors only.
+    #[arg(help_heading = "Global options", long, short, global = true)]
     pub quiet: bool,
     /// Print results as JSON.
-    #[arg(help_heading = "Options of every verb", long, global = true)]
+    #[arg(help_heading = "Global options", long, global = true)]
     pub json: bool,
 }
 
-/// The options and the terminal, handed to every verb.
+/// Options, progress bars and interrupt state, passed to every command.
 pub struct Context {
-    /// What the user chose for every verb.
+    /// Global options.
     pub globals: Globals,
-    /// How the verb's models are loaded.
+    /// Loading options of the command's models.
     pub loading: Loading,
-    /// Ctrl-C.
+    /// State of Ctrl-C.
     pub interrupt: Arc<Interrupt>,
     /// Messages and progress, on standard error.
     pub bars: Arc<Bars>,
-    /// A model that was opened to choose the verb, by its source, until the verb asks for it.
+    /// A model loaded to choose the command, with its source, until the command opens it.
     opened: RefCell<Option<(String, Box<dyn Pipeline>)>>,
 }
 
 impl Context {
-    /// Sets threads and listens for Ctrl-C: once a program.
+    /// Installs the Ctrl-C handler. Must be called once per process.
     pub fn new(globals: Globals) -> Result<Self> {
         let interrupt = Interrupt::listen()?;
         let bars = Arc::new(Bars::new(globals.quiet, interrupt.clone()));
@@ -47,16 +47,16 @@ impl Context {
         Ok(Self { globals, loading, interrupt, bars, opened })
     }
 
-    /// The same with models loaded as `loading` says.
+    /// Sets the loading options and the number of threads.
     pub fn with_loading(self, loading: Loading) -> Self {
         Runtime::set_threads(loading.threads.map(usize::from));
         Self { loading, ..self }
     }
 
-    /// How to open models.
+    /// Returns the loading options of the library.
     ///
     /// # Errors
-    /// An unknown device or weight format, or a device that is not there.
+    /// An unknown device or quantization format, or a device that is not available.
     pub fn options(&self) -> Result<LoadOptions> {
         let loading = &self.loading;
         let quantize = loading.quantize.as_deref().map(fauna::nn::block_kind).transpose()?;
@@ -74,7 +74,7 @@ impl Context {
         })
     }
 
-    /// Where files are found, with downloads shown.
+    /// Returns the finder of model files, which shows the progress of downloads.
     pub fn finder(&self) -> Finder {
         let mut config = HubConfig::from_env();
         config.offline |= self.loading.finding.offline;
@@ -87,7 +87,7 @@ impl Context {
         finder
     }
 
-    /// Opens the model that `source` names.
+    /// Loads the model that `source` names.
     ///
     /// # Errors
     /// As [`fauna::open_with`].
@@ -95,7 +95,7 @@ impl Context {
         self.open_with(source, &self.options()?)
     }
 
-    /// Opens the model that `source` names to look at its card; the next [`open`](Self::open) gives it out.
+    /// Loads the model that `source` names and returns its card; the next [`open`](Self::open) returns the model.
     ///
     /// # Errors
     /// As [`fauna::open_with`].
@@ -108,18 +108,18 @@ impl Context {
         Ok(card)
     }
 
-    /// Opens the model that `source` names for `verb`.
+    /// Loads the model that `source` names for the command `verb`.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and [`Unsupported`](fauna::ErrorKind::Unsupported) with the verbs that fit a model that
-    /// does not support this one.
+    /// As [`open`](Self::open), and [`Unsupported`](fauna::ErrorKind::Unsupported) if the model does not support the
+    /// command; the error lists those that it supports.
     pub fn open_for(&self, verb: &str, source: &str) -> Result<Box<dyn Pipeline>> {
         let model = self.open(source)?;
         abilities::check(model.card(), verb)?;
         Ok(model)
     }
 
-    /// Opens a model by name, and says what its users must know.
+    /// Loads a model with `options` and prints the notes of its card.
     pub fn open_with(&self, source: &str, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
         let _stoppable = self.interrupt.hold();
         let opened = self.opened.borrow_mut().take_if(|(opened, _)| opened == source);
@@ -134,19 +134,19 @@ impl Context {
         Ok(pipeline)
     }
 
-    /// How files of pictures are read for `model`.
+    /// Returns how image files are decoded for `model`.
     pub fn image_options(&self, model: &dyn Pipeline, input: PictureInput) -> ImageOptions {
         let own = model.image_options();
         let allowed = input.max_pixels.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         ImageOptions { max_pixels: allowed.unwrap_or(own.max_pixels), ..own }
     }
 
-    /// Says `message` on standard error, unless told to be quiet.
+    /// Prints `message` to standard error, unless `--quiet` is set.
     pub fn say(&self, message: &str) {
         self.bars.note(message);
     }
 
-    /// Says what went wrong with a part of the work that does not stop the rest.
+    /// Prints an error that does not stop the rest of the work.
     pub fn complain(&self, message: &str) {
         self.bars.complain(message);
     }

@@ -1,4 +1,4 @@
-//! The verbs under headings, for `fauna --help`.
+//! The commands grouped under headings, for `fauna --help`.
 
 use std::fmt::Write;
 
@@ -6,38 +6,38 @@ use clap::Subcommand;
 
 use super::verbs::Verb;
 
-/// Every verb under its heading, with the feature that it needs beside the command line.
+/// All commands under their headings, each with the cargo feature that it needs in addition to `cli`.
 pub const HEADINGS: [(&str, &[(&str, &str)]); 9] = [
     ("Text", &[("chat", ""), ("generate", ""), ("fill", ""), ("classify", ""), ("answer", "")]),
-    ("Pictures", &[("draw", "vision"), ("describe", "vision"), ("search", "vision")]),
-    ("Sound", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
+    ("Images", &[("draw", "vision"), ("describe", "vision"), ("search", "vision")]),
+    ("Audio", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
     ("Robots", &[("act", "robotics")]),
-    ("Series", &[("forecast", "science"), ("anomalies", "science")]),
+    ("Time series", &[("forecast", "science"), ("anomalies", "science")]),
     ("Atoms and genes", &[("energy", "science"), ("relax", "science"), ("md", "science"), ("genes", "text")]),
     ("Any model", &[("run", ""), ("embed", ""), ("compare", ""), ("bench", ""), ("parity", "")]),
-    ("Models on disk", &[("list", ""), ("info", ""), ("pull", ""), ("quantize", "")]),
-    ("The program", &[("tour", "builtin"), ("completions", ""), ("man", "")]),
+    ("Models", &[("list", ""), ("info", ""), ("pull", ""), ("quantize", "")]),
+    ("Program", &[("tour", "builtin"), ("completions", ""), ("man", "")]),
 ];
 
-/// The feature that a verb needs that this program was built without.
+/// Returns the cargo feature that a command needs and this program was built without.
 pub fn missing_feature(verb: &str) -> Option<&'static str> {
     let named = HEADINGS.iter().flat_map(|(_, verbs)| *verbs).find(|(name, _)| *name == verb)?;
     (!named.1.is_empty() && !names().iter().any(|name| name == verb)).then_some(named.1)
 }
 
-/// The names of all verbs of this program.
+/// Returns the names of all commands of this program.
 pub fn names() -> Vec<String> {
     abouts().into_iter().map(|(name, _)| name).collect()
 }
 
-/// The verbs of this program, each with what it does.
+/// Returns the commands of this program with their descriptions.
 fn abouts() -> Vec<(String, String)> {
     let command = Verb::augment_subcommands(clap::Command::new("fauna"));
     let about = |verb: &clap::Command| verb.get_about().map(ToString::to_string).unwrap_or_default();
     command.get_subcommands().map(|verb| (verb.get_name().to_string(), about(verb))).collect()
 }
 
-/// The verbs that have an option of this long name, `codec` and `genes` by their parts.
+/// Returns the commands that have an option of this long name; `codec` and `genes` by their subcommands.
 pub fn verbs_with(option: &str) -> Vec<String> {
     let has = |verb: &clap::Command| verb.get_arguments().any(|arg| arg.get_long() == Some(option));
     let program = Verb::augment_subcommands(clap::Command::new("fauna"));
@@ -50,7 +50,7 @@ pub fn verbs_with(option: &str) -> Vec<String> {
     verbs
 }
 
-/// The template of `fauna --help`.
+/// Returns the template of `fauna --help`.
 pub fn template() -> String {
     let known = abouts();
     let mut text = "{before-help}{about-with-newline}\n{usage-heading} {usage}\n".to_string();
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verb_stands_under_one_heading() {
+    fn every_command_has_exactly_one_heading() {
         let mut listed: Vec<&str> =
             HEADINGS.iter().flat_map(|(_, verbs)| verbs.iter().map(|(verb, _)| *verb)).collect();
         listed.retain(|verb| missing_feature(verb).is_none());

@@ -1,4 +1,4 @@
-//! A matrix of similarities as a picture: one row and one column a text, darker where they are nearer.
+//! Heatmaps of similarity matrices: one row and one column per text, darker for higher similarity.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use super::font::{self, width_of};
 use super::output::Output;
 use super::table::shorten;
 
-/// What the picture says of its maker, so that a later run knows whose it is.
+/// `Software` text of the PNG file, by which later runs recognize it.
 const MAKER: &str = "fauna heat map";
 
-// Lengths in pixels; large, so that small screens and sharp ones both show clean letters.
+// Lengths in pixels; large enough for high-resolution screens.
 const CELL: i32 = 80;
 const TOP: i32 = 168;
 const MARGIN: i32 = 52;
@@ -21,7 +21,7 @@ const BAR: i32 = 260;
 const TITLE: i32 = 38;
 const BODY: i32 = 25;
 const LABEL_CHARACTERS: usize = 60;
-/// A picture beyond this many rows has no readable labels and no end of pixels.
+/// Maximum number of rows: more have no readable labels.
 const MOST_ROWS: usize = 60;
 
 const INK: RGBColor = RGBColor(38, 38, 46);
@@ -30,27 +30,27 @@ const PALE: RGBColor = RGBColor(110, 110, 122);
 /// Writes `matrix` (`labels` by `labels`, -1 to 1) as a PNG of `title` at `path`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if a file is there that is no picture of this program and `force` is off, or if there
+/// [`Input`](ErrorKind::Input) if a file exists that is not a heatmap of this program and `force` is off, or if there
 /// are too many rows.
 pub fn write(path: &Path, force: bool, title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<()> {
     if labels.len() > MOST_ROWS {
-        return Err(Error::input(format!("a picture of {} texts cannot be read", labels.len()))
+        return Err(Error::input(format!("cannot draw a heatmap of {} texts", labels.len()))
             .at(path)
-            .hint(format!("at most {MOST_ROWS}; without --png the numbers are printed")));
+            .hint(format!("the maximum is {MOST_ROWS}; without --png the similarities are printed")));
     }
     let mut output = Output::open(Some(path), force || is_by(path, MAKER))?;
     output.bytes(&draw(title, labels, matrix)?)?;
     output.finish()
 }
 
-/// Whether the file at `path` is a picture that says that `maker` made it.
+/// Returns whether the file at `path` is a PNG whose `Software` text is `maker`.
 pub fn is_by(path: &Path, maker: &str) -> bool {
     let start = std::fs::read(path).unwrap_or_default();
     start.starts_with(b"\x89PNG")
         && start[..start.len().min(512)].windows(maker.len()).any(|w| w == maker.as_bytes())
 }
 
-/// The PNG file.
+/// Draws the PNG file.
 fn draw(title: &str, labels: &[String], matrix: &[Vec<f32>]) -> Result<Vec<u8>> {
     font::ready()?;
     let labels: Vec<String> = labels.iter().map(|label| shorten(label, LABEL_CHARACTERS)).collect();
@@ -106,17 +106,17 @@ fn paint(
         area.draw(&Text::new(name, (x + 42, y), style(BODY, PALE, HPos::Left)))?;
     }
     let foot = (MARGIN, TOP + bar + 50);
-    area.draw(&Text::new("cosine similarity of the model's vectors", foot, style(BODY, PALE, HPos::Left)))?;
+    area.draw(&Text::new("cosine similarity of the embeddings", foot, style(BODY, PALE, HPos::Left)))?;
     area.present()?;
     Ok(())
 }
 
-/// Two decimals, never "-0.00".
+/// Formats a number with two decimals, without "-0.00".
 pub fn number(value: f32) -> String {
     format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
-/// From almost white at 0 to a deep blue at 1; below 0 as at 0.
+/// Returns the colour of a similarity: almost white at 0 and below, dark blue at 1.
 fn colour(value: f32) -> RGBColor {
     const STOPS: [(f32, [f32; 3]); 4] = [
         (0.0, [246.0, 248.0, 250.0]),
@@ -132,7 +132,7 @@ fn colour(value: f32) -> RGBColor {
     RGBColor(mix(0), mix(1), mix(2))
 }
 
-/// The pixels as a PNG file that says that `maker` made it.
+/// Encodes pixels as a PNG file with the `Software` text `maker`.
 pub fn encode(
     pixels: &[u8],
     width: u32,
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_replaces_its_own_kind_and_nothing_else() {
+    fn only_a_heatmap_is_overwritten_without_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let labels = ["one".to_string(), "two".to_string()];
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_darken_with_similarity() {
+    fn colours_are_darker_for_higher_similarity() {
         let light = |value| {
             let RGBColor(r, g, b) = colour(value);
             u32::from(r) + u32::from(g) + u32::from(b)

@@ -1,4 +1,4 @@
-//! Texts from arguments, a file or standard input, one a line; pictures from files and folders.
+//! Texts from arguments, or one per line from a file or standard input; images from files and folders.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
@@ -8,30 +8,30 @@ use fauna::{Error, Image, ImageOptions, Result};
 
 use super::Context;
 
-/// One text, or why it is none.
+/// An input text, or the error of reading it.
 #[derive(Debug)]
 pub struct Text {
-    /// Where it stands, for messages: "line 3".
+    /// Its position, for messages: "line 3".
     pub place: String,
-    /// The text, or what is wrong with it.
+    /// The text, or the error.
     pub content: Result<String, String>,
 }
 
 impl Text {
     fn new(place: String, bytes: Vec<u8>) -> Self {
         let content = match String::from_utf8(bytes) {
-            Err(e) => Err(format!("not UTF-8 from byte {} on", e.utf8_error().valid_up_to())),
-            Ok(text) if text.trim().is_empty() => Err("an empty text".to_string()),
+            Err(e) => Err(format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to())),
+            Ok(text) if text.trim().is_empty() => Err("the text is empty".to_string()),
             Ok(text) => Ok(text),
         };
         Self { place, content }
     }
 }
 
-/// The texts given as arguments; if there are none, the lines of `file`; else of standard input (also `-`).
+/// Returns the texts given as arguments, else the lines of `file`, else the lines of standard input (also for `-`).
 ///
 /// # Errors
-/// For each text that cannot be read; what was read and is no text is a [`Text`] that says so.
+/// I/O errors; a line that is not a valid text is a [`Text`] that holds the error.
 pub fn texts(
     arguments: Vec<String>,
     file: Option<&Path>,
@@ -45,7 +45,7 @@ pub fn texts(
         Some(path) => (path.into(), Box::new(File::open(path).map_err(|e| Error::io(path, "open", e))?)),
         None => {
             if std::io::stdin().is_terminal() {
-                context.say("one text a line; an end of file (Ctrl-D) ends them");
+                context.say("reading texts from standard input, one per line; end with Ctrl-D");
             }
             ("standard input".into(), Box::new(std::io::stdin()))
         }
@@ -70,13 +70,13 @@ pub fn texts(
     Ok(Box::new(lines))
 }
 
-/// The lines of UTF-16 with its byte order mark.
+/// Returns the lines of UTF-16 text that starts with a byte order mark.
 fn lines_of_utf16(bytes: &[u8], place: &Path) -> Result<Vec<Result<Text>>> {
     let little = bytes.starts_with(b"\xff\xfe");
     let unit = |pair: &[u8; 2]| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) };
     let units: Vec<u16> = bytes[2..].as_chunks::<2>().0.iter().map(unit).collect();
     let text = String::from_utf16(&units).map_err(|_| {
-        Error::format(place, "it begins with the mark of UTF-16 and is no UTF-16").hint("write it as UTF-8")
+        Error::format(place, "invalid UTF-16 after the byte order mark").hint("convert the file to UTF-8")
     })?;
     let named = |(i, line): (usize, &str)| {
         Ok(Text::new(format!("{}: line {}", place.display(), i + 1), line.as_bytes().to_vec()))
@@ -84,10 +84,10 @@ fn lines_of_utf16(bytes: &[u8], place: &Path) -> Result<Vec<Result<Text>>> {
     Ok(text.lines().enumerate().map(named).collect())
 }
 
-/// What the files of pictures end in.
+/// Extensions of image files.
 const PICTURES: [&str; 9] = ["bmp", "gif", "jfif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
-/// The files in `folder` that are called pictures, by name and number: `frame_2` before `frame_10`.
+/// Returns the image files in `folder`, in natural order: `frame_2` before `frame_10`.
 ///
 /// # Errors
 /// [`Io`](fauna::ErrorKind::Io) if the folder cannot be listed, [`Input`](fauna::ErrorKind::Input) if none is in it.
@@ -103,16 +103,16 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     paths.sort_by(|a, b| fauna::order::by_name(a, b));
     match paths.is_empty() {
         false => Ok(paths),
-        true => Err(Error::input("no picture is in this folder")
+        true => Err(Error::input("no image in this folder")
             .at(folder)
-            .hint(format!("looked for files that end in {}", PICTURES.join(", ")))),
+            .hint(format!("supported extensions: {}", PICTURES.join(", ")))),
     }
 }
 
-/// The picture in the file at `path`, and a word where it was read otherwise than a viewer shows it.
+/// Decodes the image file at `path`, and prints a note if the decoded image differs from what an image viewer shows.
 ///
 /// # Errors
-/// Whatever is wrong with it, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a program without pictures.
+/// A file that cannot be decoded, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a build without `vision`.
 #[cfg(feature = "vision")]
 pub fn picture(path: &Path, options: &ImageOptions, context: &Context) -> Result<Image> {
     let seen = fauna::picture::read_with_notes(path, options)?;
@@ -122,24 +122,24 @@ pub fn picture(path: &Path, options: &ImageOptions, context: &Context) -> Result
     Ok(seen.image)
 }
 
-/// Nothing: this program was built without pictures.
+/// Fails: this program was built without image support.
 ///
 /// # Errors
 /// [`Unsupported`](fauna::ErrorKind::Unsupported), always.
 #[cfg(not(feature = "vision"))]
 pub fn picture(path: &Path, _: &ImageOptions, _: &Context) -> Result<Image> {
-    Err(Error::unsupported("this program was built without pictures")
+    Err(Error::unsupported("this program was built without image support")
         .at(path)
-        .hint("build it with --features vision"))
+        .hint("rebuild it with --features vision"))
 }
 
-/// All of standard input as one text.
+/// Reads standard input to the end as one text.
 pub fn whole_stdin() -> Result<String> {
     let mut bytes = Vec::new();
     let place = Path::new("standard input");
     std::io::stdin().read_to_end(&mut bytes).map_err(|e| Error::io(place, "read", e))?;
     let text = String::from_utf8(bytes).map_err(|e| {
-        Error::input(format!("not UTF-8 from byte {} on", e.utf8_error().valid_up_to())).at(place)
+        Error::input(format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to())).at(place)
     })?;
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }

@@ -1,5 +1,5 @@
-//! Ctrl-C. By itself it ends the program with status 130; while something can stop in good order it asks that to stop,
-//! and only the second one ends the program.
+//! Ctrl-C. By default it ends the program with status 130. While work that can stop cleanly is running, the first one
+//! stops that work and only the second one ends the program.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,17 +8,17 @@ use fauna::{CancellationToken, Error, ErrorKind, Result};
 
 use super::output;
 
-/// Whether the user wants the work to stop.
+/// Whether Ctrl-C was pressed.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     requested: AtomicBool,
     holders: AtomicUsize,
-    /// Of the generation under way.
+    /// Token of the running generation.
     token: Mutex<CancellationToken>,
 }
 
 impl Interrupt {
-    /// Listens for Ctrl-C from now on. Once a program.
+    /// Installs the Ctrl-C handler. Must be called once per process.
     pub fn listen() -> Result<Arc<Self>> {
         let interrupt = Arc::new(Self::default());
         let heard = interrupt.clone();
@@ -34,13 +34,13 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// While the result lives, the first Ctrl-C only sets [`requested`](Interrupt::requested).
+    /// While the returned guard lives, the first Ctrl-C only sets [`requested`](Interrupt::requested).
     pub fn hold(&self) -> Hold<'_> {
         self.holders.fetch_add(1, SeqCst);
         Hold(self)
     }
 
-    /// A token for a generation that now begins, which Ctrl-C cancels; it is heard while a long prompt is read.
+    /// Returns the token of a generation about to start, which Ctrl-C cancels, also during prefill.
     pub fn token(&self) -> CancellationToken {
         let token = CancellationToken::new();
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
@@ -50,17 +50,17 @@ impl Interrupt {
         token
     }
 
-    /// Whether Ctrl-C was pressed since [`clear`](Interrupt::clear).
+    /// Returns whether Ctrl-C was pressed since [`clear`](Interrupt::clear).
     pub fn requested(&self) -> bool {
         self.requested.load(SeqCst)
     }
 
-    /// Forgets a Ctrl-C that was acted on.
+    /// Resets the state after a Ctrl-C was handled.
     pub fn clear(&self) {
         self.requested.store(false, SeqCst);
     }
 
-    /// The error of work that stopped because of it.
+    /// Returns the error of cancelled work if Ctrl-C was pressed.
     pub fn check(&self) -> Result<()> {
         match self.requested() {
             false => Ok(()),
@@ -69,7 +69,7 @@ impl Interrupt {
     }
 }
 
-/// See [`Interrupt::hold`].
+/// Guard of [`Interrupt::hold`].
 pub struct Hold<'a>(&'a Interrupt);
 
 impl Drop for Hold<'_> {

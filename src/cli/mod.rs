@@ -1,7 +1,7 @@
-//! What the command line says and understands. Help, completions and the man page are all drawn from here.
+//! The definition of the command line, from which help, completions and the man page are generated.
 //!
-//! One module a verb under [`verbs`]: its `Args`, and `run(args, context)`. Options that several verbs share stand in
-//! groups under [`options`].
+//! Each command is a module of [`verbs`] with its `Args` and `run(args, context)`. Groups of options that several
+//! commands share are in [`options`].
 
 mod abilities;
 #[cfg(feature = "science")]
@@ -45,28 +45,29 @@ use fauna::{Error, ErrorKind, Result};
 pub use context::{Context, Globals};
 use verbs::Verb;
 
-/// How a verb ended, if no error stopped it.
+/// The outcome of a command that ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done: status 0.
+    /// Success: exit status 0.
     Done,
-    /// The answer is no: status 1.
+    /// A negative result, such as no match or a failed comparison: exit status 1.
     No,
-    /// Some of the inputs could not be used and were reported; the others were served: status 2.
+    /// Some inputs failed and were reported, the others were processed: exit status 2.
     Partly,
 }
 
-/// The zoo of multimodal foundation models: one door, CPU, CUDA or Metal, the reference's own numbers.
+/// Run multimodal foundation models on CPU, CUDA or Metal.
 ///
-/// Without a verb it says what it can do and shows it on the model that is built in.
+/// Without a command, prints an overview and runs the tour with the built-in model.
 #[derive(Debug, Parser)]
 #[command(
     name = "fauna",
     version,
     help_template = headings::template(),
     max_term_width = 100,
-    after_help = "Results go to standard output, progress and messages to standard error.\n\
-                  Exit status: 0 done, 1 the answer is no, 2 could not run, 130 interrupted."
+    after_help = "Results are written to standard output, progress and messages to standard error.\n\
+                  Exit status: 0 success, 1 negative result (no match, outputs differ), 2 error, 130 interrupted.\n\n\
+                  Use \"fauna COMMAND --help\" for the options and examples of a command."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -75,7 +76,7 @@ pub struct Cli {
     verb: Option<Verb>,
 }
 
-/// Reads the arguments, does what they say, and gives the exit status.
+/// Parses the arguments, runs the command and returns the exit status.
 pub fn main() -> ExitCode {
     fauna::error::set_option_style(options::style::of);
     let done = match parse() {
@@ -91,7 +92,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The verb that was asked for, or that fits the model that was named, and what it needs.
+/// Returns the command given, or the one that fits the model given, and its context.
 fn parse() -> Result<(Option<Verb>, Context)> {
     let cli = Cli::try_parse().unwrap_or_else(|error| run::refuse(error, None));
     let line = match &cli.verb {
@@ -116,7 +117,7 @@ fn parse() -> Result<(Option<Verb>, Context)> {
     Ok((cli.verb, rewritten.context))
 }
 
-/// `fauna` without a verb.
+/// Runs `fauna` without a command.
 fn alone(context: &Context) -> Result<Exit> {
     #[cfg(feature = "builtin")]
     return verbs::tour::welcome(context);
@@ -128,11 +129,11 @@ fn alone(context: &Context) -> Result<Exit> {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    // Who reads us has read enough: `fauna … | head` is no failure.
+    // The reader has closed the pipe, as in `fauna … | head`: not an error.
     if output::is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    // Where standard error itself is closed or full no message can be written.
+    // A write to standard error may fail if it is closed or full.
     let _ = writeln!(std::io::stderr(), "fauna: {error}");
     match error.kind() {
         ErrorKind::Cancelled => ExitCode::from(130),

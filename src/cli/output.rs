@@ -1,4 +1,4 @@
-//! Where results go: standard output, or a file that stands under its name only when it is whole.
+//! Result output: standard output, or a file that gets its name only when it is complete.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Stdout, Write};
@@ -11,10 +11,10 @@ use tempfile::NamedTempFile;
 
 const STDOUT: &str = "standard output";
 
-/// Files under way, for [`abandon`].
+/// Temporary files being written, for [`abandon`].
 static PARTS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the files that are under way: the program ends in the middle.
+/// Removes all temporary files, when the program is interrupted.
 pub fn abandon() {
     let parts = PARTS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for part in parts.iter() {
@@ -22,7 +22,7 @@ pub fn abandon() {
     }
 }
 
-/// A place results are written to. Nothing is there under a file's name before [`finish`](Output::finish).
+/// An output that results are written to. A file does not appear under its name before [`finish`](Output::finish).
 pub struct Output {
     place: PathBuf,
     sink: Sink,
@@ -30,7 +30,7 @@ pub struct Output {
 
 enum Sink {
     Stdout(BufWriter<Stdout>),
-    /// What is there and is no regular file: a device, a pipe.
+    /// An existing file that is not a regular one: a device, a pipe.
     Device(BufWriter<File>),
     File {
         part: BufWriter<NamedTempFile>,
@@ -39,15 +39,15 @@ enum Sink {
 }
 
 impl Output {
-    /// Standard output.
+    /// Returns standard output.
     pub fn stdout() -> Self {
         Self { place: STDOUT.into(), sink: Sink::Stdout(BufWriter::new(std::io::stdout())) }
     }
 
-    /// The file at `path`, or standard output if there is none.
+    /// Opens the file at `path`, or standard output if `path` is `None`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if a file is there and `force` is off; [`Io`](ErrorKind::Io) if none can be made.
+    /// [`Input`](ErrorKind::Input) if the file exists and `force` is off; [`Io`](ErrorKind::Io) if it cannot be created.
     pub fn open(path: Option<&Path>, force: bool) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::stdout()) };
         check_free(path, force)?;
@@ -67,26 +67,26 @@ impl Output {
         written.map_err(|e| Error::io(&self.place, "write", e))
     }
 
-    /// Writes `line` and ends it.
+    /// Writes `line` and a newline.
     pub fn line(&mut self, line: impl AsRef<str>) -> Result<()> {
         self.bytes(line.as_ref().as_bytes())?;
         self.bytes(b"\n")
     }
 
-    /// Writes `value` as JSON on a line of its own.
+    /// Writes `value` as one line of JSON.
     pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string(value)
             .map_err(|e| Error::input(format!("cannot be written as JSON: {e}")).at(&self.place))?;
         self.line(text)
     }
 
-    /// Hands on what was written so far.
+    /// Flushes the buffer.
     pub fn flush(&mut self) -> Result<()> {
         let flushed = self.sink.writer().flush();
         flushed.map_err(|e| Error::io(&self.place, "write", e))
     }
 
-    /// Ends the output: only now does a file stand under its name.
+    /// Ends the output; a file gets its name now.
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
         let Sink::File { part, replace } = self.sink else { return Ok(()) };
@@ -114,19 +114,19 @@ impl Sink {
     }
 }
 
-/// Whether a file may be written at `path`.
+/// Checks that a file may be written at `path`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if a folder is there, or a file and `force` is off.
+/// [`Input`](ErrorKind::Input) if `path` is a folder, or an existing file and `force` is off.
 pub fn check_free(path: &Path, force: bool) -> Result<()> {
     match std::fs::metadata(path) {
-        Ok(there) if there.is_dir() => Err(Error::input("this is a folder, a file is wanted").at(path)),
+        Ok(there) if there.is_dir() => Err(Error::input("this is a folder, expected a file").at(path)),
         Ok(there) if there.is_file() && !force => Err(is_there(path)),
         _ => Ok(()),
     }
 }
 
-/// Whether `error` says that standard output has no reader any more.
+/// Returns whether `error` is a closed pipe on standard output.
 pub fn is_closed_pipe(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
     error.place() == Some(Path::new(STDOUT))
@@ -134,12 +134,12 @@ pub fn is_closed_pipe(error: &Error) -> bool {
 }
 
 fn is_there(path: &Path) -> Error {
-    Error::new(ErrorKind::Input, "there is a file of this name")
+    Error::new(ErrorKind::Input, "the file exists")
         .at(path)
-        .hint("name another, or replace it: --force")
+        .hint("choose another name, or overwrite it with --force")
 }
 
-/// A file beside `path` that takes its name in the end; the usual permissions, not a secret file's.
+/// Creates a temporary file in the folder of `path`, to be renamed at the end, with the default permissions.
 fn part_of(path: &Path) -> Result<NamedTempFile> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_given_up_leaves_nothing() {
+    fn a_dropped_output_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.txt");
         let mut output = Output::open(Some(&path), false).unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_is_replaced_only_by_force() {
+    fn an_existing_file_is_overwritten_only_with_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.txt");
         std::fs::write(&path, "mine").unwrap();

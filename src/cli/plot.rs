@@ -1,4 +1,4 @@
-//! Lines over an axis as a picture: several panels side by side, each with its lines, shaded bands and dots.
+//! Line plots: panels with lines, shaded bands and dots.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use super::heatmap;
 use super::output::Output;
 use super::table::shorten;
 
-/// What the picture says of its maker, so that a later run knows whose it is.
+/// `Software` text of the PNG file, by which later runs recognize it.
 const MAKER: &str = "fauna plot";
 
-/// Everything is drawn this many times larger and made smaller, so that lines and letters have smooth edges.
+/// Supersampling factor for antialiasing.
 const FINER: i32 = 2;
-// Lengths in pixels of the finer picture.
+// Lengths in pixels of the supersampled image.
 const WIDTH: i32 = 2400;
 const PANEL: i32 = 640;
 const HEAD: i32 = 190;
@@ -27,26 +27,26 @@ const BODY: i32 = 28;
 const LEFT: i32 = 150;
 const BELOW: i32 = 66;
 const NAME: i32 = 60;
-/// More panels than this cannot be read.
+/// Maximum number of panels.
 pub const MOST_PANELS: usize = 8;
-/// Marks on either axis.
+/// Maximum number of tick marks on each axis.
 pub const MOST_MARKS: usize = 7;
 
 const INK: RGBColor = RGBColor(38, 38, 46);
 const PALE: RGBColor = RGBColor(110, 110, 122);
 const GRID: RGBColor = RGBColor(228, 230, 235);
 
-/// What a line, a band or a dot stands for.
+/// Colour of a line, a band or a dot, by its meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ink {
-    /// What was measured.
+    /// Observed values.
     Dark,
-    /// What a model made.
+    /// Output of a model.
     #[default]
     Blue,
-    /// A second thing that a model made.
+    /// A second output of a model.
     Green,
-    /// What is out of the ordinary.
+    /// Anomalies.
     Red,
 }
 
@@ -61,10 +61,10 @@ impl Ink {
     }
 }
 
-/// A line, broken where a value is not finite.
+/// A line, interrupted where a value is not finite.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
-    /// What it is called in the legend; nothing to leave it out.
+    /// Name in the legend; empty to leave it out.
     pub name: String,
     pub ink: Ink,
     pub points: Vec<(f64, f64)>,
@@ -74,31 +74,30 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub struct Band {
     pub name: String,
-    /// How dark, 0 to 1.
+    /// Opacity, 0 to 1.
     pub shade: f64,
-    /// Place, lower and upper end.
+    /// x, lower bound, upper bound.
     pub points: Vec<(f64, f64, f64)>,
 }
 
-/// One pair of axes.
+/// A panel: one pair of axes.
 #[derive(Debug, Clone, Default)]
 pub struct Panel {
     pub title: String,
-    /// What the vertical axis measures.
+    /// Label of the y axis.
     pub y_label: String,
     pub lines: Vec<Line>,
     pub bands: Vec<Band>,
-    /// Dots, and what they are called.
+    /// Dots, and their name in the legend.
     pub dots: Vec<(f64, f64)>,
     pub dots_name: String,
-    /// Marks of the horizontal axis with their words; round numbers where there are none.
+    /// Tick marks of the x axis with their labels; round numbers if empty.
     pub marks: Vec<(f64, String)>,
-    /// What the horizontal axis counts.
+    /// Label of the x axis.
     pub x_label: String,
 }
 
-/// Writes `panels` under `title` as a PNG at `path`, each over an axis of numbers that counts `x_label`: energy over
-/// steps.
+/// Writes `panels` as a PNG with the title `title` at `path`, all with the same x label.
 ///
 /// # Errors
 /// As [`write`].
@@ -107,21 +106,21 @@ pub fn lines(path: &Path, force: bool, title: &str, x_label: &str, panels: &[Pan
     write(path, force, title, &panels.iter().map(labelled).collect::<Vec<_>>())
 }
 
-/// Writes `panels` under `title` as a PNG at `path`; of more than [`MOST_PANELS`], the first.
+/// Writes the first [`MOST_PANELS`] of `panels` as a PNG with the title `title` at `path`.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if a file is there that is no picture of this program and `force` is off, or there is
-/// nothing to draw.
+/// [`Input`](ErrorKind::Input) if a file exists that is not a plot of this program and `force` is off, or if there are
+/// no panels.
 pub fn write(path: &Path, force: bool, title: &str, panels: &[Panel]) -> Result<()> {
     if panels.is_empty() {
-        return Err(Error::input("there is nothing to draw").at(path));
+        return Err(Error::input("nothing to plot").at(path));
     }
     let mut output = Output::open(Some(path), force || heatmap::is_by(path, MAKER))?;
     output.bytes(&draw(title, &panels[..panels.len().min(MOST_PANELS)])?)?;
     output.finish()
 }
 
-/// Whether a picture may be written at `path`.
+/// Checks that a plot may be written at `path`.
 ///
 /// # Errors
 /// As [`write`].
@@ -129,7 +128,7 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
     super::output::check_free(path, force || heatmap::is_by(path, MAKER))
 }
 
-/// The PNG file.
+/// Draws the PNG file.
 fn draw(title: &str, panels: &[Panel]) -> Result<Vec<u8>> {
     font::ready()?;
     let columns = if panels.len() > 3 { 2 } else { 1 };
@@ -144,7 +143,7 @@ fn draw(title: &str, panels: &[Panel]) -> Result<Vec<u8>> {
         .map_err(|e| Error::new(ErrorKind::Compute, format!("cannot write a PNG: {e}")).caused_by(e))
 }
 
-/// The picture with each square of [`FINER`] by [`FINER`] pixels as one.
+/// Downsamples the image by [`FINER`].
 fn smaller(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
     let finer = FINER as usize;
     let mut small = Vec::with_capacity(width * height * 3);
@@ -192,7 +191,7 @@ fn paint(pixels: &mut [u8], height: i32, title: &str, panels: &[Panel], columns:
     Ok(())
 }
 
-/// What lines, bands and dots of any panel are called, each once.
+/// Draws the legend of all panels, each name once.
 fn legend(area: &Area, panels: &[Panel]) -> Drawn {
     let mut x = MARGIN;
     let mut seen: Vec<&str> = Vec::new();
@@ -220,7 +219,7 @@ fn legend(area: &Area, panels: &[Panel]) -> Drawn {
     Ok(())
 }
 
-/// The ranges of both axes.
+/// Ranges of both axes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Axes {
     x: (f64, f64),
@@ -254,7 +253,7 @@ impl Axes {
     }
 }
 
-/// Round numbers from `low` to `high`, at most `most`, and how many decimals they need.
+/// Returns at most `most` round numbers from `low` to `high`, and the number of decimals to print.
 fn round_marks(low: f64, high: f64, most: usize) -> (Vec<f64>, usize) {
     let rough = (high - low) / most as f64;
     let power = 10f64.powf(rough.log10().floor());
@@ -265,16 +264,16 @@ fn round_marks(low: f64, high: f64, most: usize) -> (Vec<f64>, usize) {
     (marks.collect(), (-(step.log10() + 1e-9).floor()).max(0.0) as usize)
 }
 
-/// A number as a mark of an axis.
+/// Formats the label of a tick mark.
 fn mark_words(value: f64, decimals: usize, largest: f64) -> String {
     match largest {
-        // Very large and very small numbers are shorter with an exponent.
+        // Very large and very small numbers are printed with an exponent.
         largest if largest >= 1e6 || decimals > 5 => format!("{:.3e}", value + 0.0),
         _ => format!("{:.decimals$}", value + 0.0),
     }
 }
 
-/// Where a panel stands in the picture.
+/// Position of a panel in the image, and its axes.
 struct Frame {
     left: i32,
     right: i32,
@@ -306,7 +305,7 @@ impl Frame {
         for band in &panel.bands {
             let fill = Ink::Blue.colour().mix(band.shade).filled();
             let finite = |(x, low, high): &&(f64, f64, f64)| (x + low + high).is_finite();
-            // Where an end is unknown the band is broken.
+            // The band is interrupted where a bound is not finite.
             for part in band.points.split(|point| !finite(&point)) {
                 let upper = part.iter().map(|(x, _, high)| (self.x(*x), self.y(*high)));
                 let lower = part.iter().rev().map(|(x, low, _)| (self.x(*x), self.y(*low)));
@@ -319,7 +318,7 @@ impl Frame {
                 let points: Vec<(i32, i32)> = part.iter().map(|(x, y)| (self.x(*x), self.y(*y))).collect();
                 match points[..] {
                     [] => {}
-                    // A value between gaps is a dot.
+                    // A single value between gaps is drawn as a dot.
                     [point] => area.draw(&Circle::new(point, 4, line.ink.colour().filled()))?,
                     _ => area.draw(&PathElement::new(points, stroke))?,
                 }
@@ -369,7 +368,7 @@ impl Frame {
     }
 }
 
-/// As much of `text` as is at most `width` pixels wide at `size`.
+/// Returns the longest prefix of `text` that is at most `width` pixels wide at font size `size`.
 fn fitting(text: &str, size: i32, width: i32) -> String {
     let lengths = (1..=text.chars().count().min(200)).rev();
     let mut shortened = lengths.map(|length| shorten(text, length));
@@ -381,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_round_and_inside() {
+    fn tick_marks_are_round_numbers_in_range() {
         assert_eq!(round_marks(0.0, 10.0, 5), (vec![0.0, 2.0, 4.0, 6.0, 8.0, 10.0], 0));
         let (marks, decimals) = round_marks(-0.031, 0.042, 5);
         assert_eq!(
@@ -391,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_numbers_a_picture_is_made() {
+    fn extreme_values_can_be_plotted() {
         let folder = tempfile::tempdir().unwrap();
         for (i, values) in
             [vec![], vec![f64::NAN], vec![1.0], vec![1e300, -1e300], vec![0.0; 3]].into_iter().enumerate()

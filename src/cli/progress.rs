@@ -1,4 +1,4 @@
-//! Progress on standard error: bars where a person watches, nothing where a file does.
+//! Progress on standard error: bars in a terminal, nothing if it is redirected.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 
 use super::interrupt::Interrupt;
 
-/// The progress bars of the program, and its messages between them.
+/// Progress bars, and messages printed between them.
 pub struct Bars {
     bars: MultiProgress,
     quiet: bool,
@@ -20,7 +20,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Shows nothing but errors if `quiet`.
+    /// Creates the bars; if `quiet`, only errors are shown.
     pub fn new(quiet: bool, interrupt: Arc<Interrupt>) -> Self {
         let target = match quiet {
             true => ProgressDrawTarget::hidden(),
@@ -29,16 +29,16 @@ impl Bars {
         Self { bars: MultiProgress::with_draw_target(target), quiet, interrupt, pending: Arc::default() }
     }
 
-    /// Says `message` on standard error, unless quiet.
+    /// Prints `message` to standard error, unless quiet.
     pub fn say(&self, message: &str) {
         if !self.quiet {
             self.complain(message);
         }
     }
 
-    /// Says `message` on standard error.
+    /// Prints `message` to standard error.
     pub fn complain(&self, message: &str) {
-        // Where standard error itself is closed or full no message can be written.
+        // A write to standard error may fail if it is closed or full.
         self.bars.suspend(|| drop(writeln!(std::io::stderr(), "fauna: {message}")));
     }
 }
@@ -58,7 +58,7 @@ impl Progress for Bars {
             (Unit::Items, false) => "{msg}  {spinner} {pos}",
         };
         let seconds = |thousandths: u64, text: &mut dyn std::fmt::Write| {
-            // Writing to a bar's text does not fail.
+            // Writing to a string does not fail.
             let _ = write!(text, "{:.1}", thousandths as f64 / 1e3);
         };
         if let Ok(style) = ProgressStyle::with_template(template) {

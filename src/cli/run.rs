@@ -1,4 +1,4 @@
-//! `fauna run MODEL …` and `fauna MODEL …`: the natural verb for a model and what is given with it.
+//! `fauna run MODEL …` and `fauna MODEL …`: choose the command by the model and the options given.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -12,7 +12,7 @@ use fauna::{Error, Result};
 use super::options::Loading;
 use super::{Cli, Context, Globals, abilities, headings};
 
-/// The options that matter before a verb is known.
+/// The options that are needed before the command is known.
 #[derive(Debug, Parser)]
 struct Early {
     #[command(flatten)]
@@ -21,18 +21,18 @@ struct Early {
     loading: Loading,
 }
 
-/// A line that begins with a model, brought to one that begins with its verb.
+/// A command line that begins with a model, rewritten to begin with a command.
 pub struct Rewritten {
-    /// The verb: "codec encode".
+    /// The command, for example "codec encode".
     pub verb: &'static str,
-    /// All arguments, the program's name first.
+    /// All arguments, including the program name.
     pub line: Vec<OsString>,
-    /// The model, opened.
+    /// The context, which holds the loaded model.
     pub context: Context,
 }
 
-/// Flags that name a verb where none was named: `fauna run MODEL --relax` is `fauna relax MODEL`. With each, what stands in
-/// its place among the verb's own options.
+/// Flags that select a command: `fauna run MODEL --relax` is `fauna relax MODEL`. The third value is the option of the
+/// command that replaces the flag.
 const FLAGS: [(&str, &str, Option<&str>); 5] = [
     ("--chat", "chat", None),
     ("--relax", "relax", None),
@@ -41,7 +41,7 @@ const FLAGS: [(&str, &str, Option<&str>); 5] = [
     ("--score", "genes score", None),
 ];
 
-/// The verb that a flag among `words` names, and the words as that verb takes them.
+/// Returns the command that a flag among `words` selects, and the arguments for it.
 fn named_by_flag(words: &[OsString]) -> Option<(&'static str, Vec<OsString>)> {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let (at, (flag, verb, instead)) = words[..end].iter().enumerate().find_map(|(at, word)| {
@@ -59,14 +59,15 @@ fn named_by_flag(words: &[OsString]) -> Option<(&'static str, Vec<OsString>)> {
     Some((verb, words))
 }
 
-/// Finds the verb for `line`, a model and arguments, of which `before` stands before them on the command line.
+/// Chooses the command for `line`, a model and arguments; `before` are the arguments in front of them.
 ///
 /// # Errors
-/// A model that cannot be opened or that no verb fits.
+/// A model that cannot be loaded, or that no command supports.
 pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
-    let Some((source, rest)) = line.split_first() else { return Err(Error::input("no model is named")) };
-    let source =
-        source.to_str().ok_or_else(|| Error::input("the model's name is not UTF-8").at(Path::new(source)))?;
+    let Some((source, rest)) = line.split_first() else { return Err(Error::input("no model given")) };
+    let source = source
+        .to_str()
+        .ok_or_else(|| Error::input("the name of the model is not UTF-8").at(Path::new(source)))?;
     let early = early([before, rest].concat())?;
     let context = Context::new(early.globals)?.with_loading(early.loading);
     let (named, rest) = match named_by_flag(rest) {
@@ -80,8 +81,8 @@ pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
             let card = context.look_at(source)?;
             let given: Vec<&str> = rest.iter().filter_map(|word| long_name(word)).collect();
             abilities::natural(&card, &given).ok_or_else(|| {
-                Error::unsupported(format!("no verb makes anything of {source}, a {}", card.family))
-                    .hint("fauna info says what it holds")
+                Error::unsupported(format!("no command runs {source}, a {}", card.family))
+                    .hint("fauna info shows what it holds")
             })?
         }
     };
@@ -95,12 +96,12 @@ pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
     Ok(Rewritten { verb, line, context })
 }
 
-/// Whether `source` is one of the forecasters that need no model.
+/// Returns whether `source` is a naive forecaster, which needs no model.
 fn is_naive(source: &str) -> bool {
     cfg!(feature = "science") && ["naive", "seasonal-naive"].contains(&source)
 }
 
-/// The options among `words` that matter before a verb is known; the verb reads all of them again.
+/// Parses the options among `words` that are needed before the command is known; the command parses all of them again.
 fn early(words: Vec<OsString>) -> Result<Early> {
     let command = Early::command();
     let mut line: Vec<OsString> = vec!["fauna".into()];
@@ -126,7 +127,7 @@ fn long_name(word: &OsStr) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Parses a rewritten line. What is wrong with it is said with the verb that was picked.
+/// Parses a rewritten command line. Errors name the command that was chosen.
 pub fn parse(rewritten: &Rewritten) -> Cli {
     let mut command = Cli::command();
     let parsed = command
@@ -135,8 +136,7 @@ pub fn parse(rewritten: &Rewritten) -> Cli {
     parsed.unwrap_or_else(|error| refuse(error, Some(rewritten.verb)))
 }
 
-/// Ends the program with what clap says of its arguments, and more where more is known: the verb that was picked, the
-/// verbs that have an option that this one lacks.
+/// Prints the error of clap and exits. Adds the command that was chosen, and the commands that have an unknown option.
 pub fn refuse(error: clap::Error, picked: Option<&str>) -> ! {
     if !error.use_stderr() {
         error.exit();
@@ -146,19 +146,19 @@ pub fn refuse(error: clap::Error, picked: Option<&str>) -> ! {
         _ => None,
     };
     let owners = option.as_deref().map(|option| headings::verbs_with(option.trim_start_matches('-')));
-    // Where standard error is closed there is no reader.
+    // A write to standard error may fail if it is closed.
     let _ = error.print();
     let mut terminal = std::io::stderr();
     if let (Some(option), Some(owners)) = (option, owners.filter(|owners| !owners.is_empty())) {
-        let _ = writeln!(terminal, "\n{option} is an option of: {}", owners.join(", "));
+        let _ = writeln!(terminal, "\n{option} is an option of the commands: {}", owners.join(", "));
     }
     if let Some(verb) = picked {
-        let _ = writeln!(terminal, "\nThe verb that fits the model is {verb}: fauna {verb} --help");
+        let _ = writeln!(terminal, "\nThe command chosen for this model is {verb}: fauna {verb} --help");
     }
     std::process::exit(2)
 }
 
-/// Whether `word` names a model rather than a verb that is misspelt.
+/// Returns whether `word` names a model rather than a misspelt command.
 pub fn names_a_model(word: &OsStr) -> bool {
     let Some(name) = word.to_str() else { return Path::new(word).exists() };
     let is_cached =
@@ -167,26 +167,26 @@ pub fn names_a_model(word: &OsStr) -> bool {
     name.contains(['/', '\\']) || is_builtin || is_naive(name) || Path::new(name).exists() || is_cached()
 }
 
-/// The error of a verb that is not there, with the nearest.
+/// Returns the error for an unknown command, with similar names.
 pub fn unknown_verb(word: &OsStr) -> clap::Error {
     let name = word.to_string_lossy();
     if let Some(feature) = headings::missing_feature(&name) {
         return Cli::command().error(
             ErrorKind::InvalidSubcommand,
-            format!("this program was built without '{name}': build it with --features {feature}"),
+            format!("this program was built without '{name}': rebuild it with --features {feature}"),
         );
     }
     let names = headings::names();
     let near = nearest(&name, names.iter().map(String::as_str));
     let near = match near.is_empty() {
         true => String::new(),
-        false => format!("\n\n  nearest: {}", near.join(", ")),
+        false => format!("\n\n  similar commands: {}", near.join(", ")),
     };
     Cli::command().error(
         ErrorKind::InvalidSubcommand,
         format!(
-            "'{name}' is neither a verb nor a model here{near}\n\n  all verbs: fauna --help; a model of the hub is \
-             named with its owner: owner/name"
+            "'{name}' is neither a command nor a local model{near}\n\n  all commands: fauna --help; a model on the \
+                 Hugging Face Hub is owner/name"
         ),
     )
 }

@@ -1,23 +1,23 @@
-//! Columns of text for people, and numbers as people read them.
+//! Text tables, and human-readable numbers.
 
-/// Lines of cells, padded so that columns stand under each other. The last column is never padded.
+/// A table of text cells with aligned columns. The last column is not padded.
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// Adds a line.
+    /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [impl Into<String>; N]) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// Adds a line of any length.
+    /// Adds a row of any length.
     pub fn push(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    /// The lines, two spaces between columns; cells that are numbers stand to the right.
+    /// Returns the lines, with two spaces between columns; numbers are right-aligned.
     pub fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
@@ -40,12 +40,12 @@ fn is_number(cell: &str) -> bool {
         && cell.trim_start_matches('-').parse::<f64>().is_ok()
 }
 
-/// `bytes` in the unit a person would use: "90.9 MB".
+/// Formats a size in bytes: "90.9 MB".
 pub fn bytes(bytes: u64) -> String {
     scaled(bytes, &["B", "kB", "MB", "GB", "TB"])
 }
 
-/// `count` in the unit a person would use: "22.7 M".
+/// Formats a count: "22.7 M".
 pub fn count(count: u64) -> String {
     scaled(count, &["", "k", "M", "G", "T"]).trim_end().to_string()
 }
@@ -53,7 +53,7 @@ pub fn count(count: u64) -> String {
 fn scaled(value: u64, units: &[&str]) -> String {
     let mut scaled = value as f64;
     let mut unit = 0;
-    // 999.95 and above would print as 1000.0.
+    // 999.95 and above would be printed as 1000.0.
     while scaled >= 999.95 && unit + 1 < units.len() {
         scaled /= 1000.0;
         unit += 1;
@@ -64,7 +64,7 @@ fn scaled(value: u64, units: &[&str]) -> String {
     }
 }
 
-/// At most `width` characters of `text` on one line, `…` where something is left out.
+/// Shortens `text` to one line of at most `width` characters, with `…` at the end if it was longer.
 pub fn shorten(text: &str, width: usize) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.chars().count() > width {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_under_each_other() {
+    fn columns_are_aligned() {
         let mut table = Table::default();
         table.row(["name", "size"]);
         table.row(["a", "7"]);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_the_unit_a_person_would_use() {
+    fn numbers_have_a_readable_unit() {
         assert_eq!(bytes(12), "12 B");
         assert_eq!(bytes(90_868_376), "90.9 MB");
         assert_eq!(bytes(999_999), "1.0 MB");

@@ -1,10 +1,10 @@
-//! What holds of every verb: examples that parse, options that mean something there.
+//! Tests of all commands: examples parse, and commands have only options that apply to them.
 
 use clap::{Command, CommandFactory};
 
 use super::*;
 
-/// Every verb with what it is called, `codec` and `genes` by their parts.
+/// Returns every command with its name; `codec` and `genes` by their subcommands.
 fn verbs() -> Vec<(String, Command)> {
     let mut program = Cli::command();
     program.build();
@@ -23,7 +23,7 @@ fn verbs() -> Vec<(String, Command)> {
     verbs
 }
 
-/// The words of a line as a shell splits them, up to a pipe or a redirection.
+/// Splits a line into words like a shell, up to a pipe or a redirection.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quoted, mut begun) = (String::new(), false, false);
@@ -48,12 +48,12 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn the_clap_definition_is_valid() {
     Cli::command().debug_assert();
 }
 
 #[test]
-fn every_verb_has_two_examples_that_parse() {
+fn every_command_has_two_examples_that_parse() {
     for (name, verb) in verbs() {
         let help = verb.get_after_help().unwrap_or_else(|| panic!("{name} has no examples")).to_string();
         let examples: Vec<&str> = help
@@ -71,7 +71,7 @@ fn every_verb_has_two_examples_that_parse() {
     }
 }
 
-/// An option, and the only verbs that have it.
+/// Options, and the only commands that have them.
 const OWN: [(&str, &[&str]); 38] = [
     ("system", &["chat"]),
     ("reasoning", &["chat"]),
@@ -117,13 +117,13 @@ const OWN: [(&str, &[&str]); 38] = [
 ];
 
 #[test]
-fn no_verb_has_an_option_of_another() {
+fn options_belong_only_to_the_commands_they_apply_to() {
     for (name, verb) in verbs() {
         for (option, owners) in OWN {
             let has = verb.get_arguments().any(|arg| arg.get_long() == Some(option));
             assert_eq!(has, owners.contains(&name.as_str()), "{name} --{option}");
         }
-        // Beside the words of the line that `run` hands on, nothing is of `run` itself.
+        // `run` has no option of its own, only the arguments that it passes on.
         let own =
             |arg: &&clap::Arg| !arg.is_global_set() && !["help", "version"].contains(&arg.get_id().as_str());
         if name == "run" {
@@ -133,7 +133,7 @@ fn no_verb_has_an_option_of_another() {
 }
 
 #[test]
-fn options_of_sampling_do_not_go_with_a_context() {
+fn sampling_options_conflict_with_a_context() {
     let ask = |more: &[&str]| Cli::try_parse_from([&["fauna", "answer", "m", "why"], more].concat());
     assert!(ask(&["--context", "so"]).is_ok());
     assert!(ask(&["--image", "a.png", "--temperature", "0", "--max-tokens", "9"]).is_ok());
@@ -141,11 +141,11 @@ fn options_of_sampling_do_not_go_with_a_context() {
         let error = ask(&["--context", "so", option, "1"]).unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{option}");
     }
-    assert!(ask(&[]).is_err(), "a question is about something");
+    assert!(ask(&[]).is_err(), "one of --context, --image and --audio is required");
 }
 
 #[test]
-fn limits_of_reading_go_with_what_is_read() {
+fn input_limits_require_the_input_they_limit() {
     let parsed = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
     for (bare, with) in [
         ("fauna chat m a --max-pixels 9", "--image a.png"),
@@ -167,12 +167,12 @@ fn limits_of_reading_go_with_what_is_read() {
 }
 
 #[test]
-fn the_help_lists_every_verb() {
+fn the_help_lists_every_command() {
     let help = Cli::command().render_help().to_string();
     for name in headings::names() {
         assert!(help.contains(&format!("\n  {name} ")), "{name} is not in: {help}");
     }
-    for part in ["Text:", "Any model:", "Models on disk:", "--json", "Exit status"] {
+    for part in ["Text:", "Any model:", "Models:", "--json", "Exit status"] {
         assert!(help.contains(part), "{part} is not in: {help}");
     }
 }

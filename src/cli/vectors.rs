@@ -1,25 +1,25 @@
-//! Vectors written as JSON lines, CSV, `.npy` or safetensors: one row a text or picture, in the order given.
+//! Embeddings written as JSON lines, CSV, `.npy` or safetensors: one row per input, in the order given.
 
 use fauna::{Error, Result};
 use serde::Serialize;
 
 use super::output::Output;
 
-/// How vectors are written.
+/// Output format of embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// One JSON object a line: index, text, embedding.
+    /// One JSON object per line: index, text, embedding.
     Jsonl,
-    /// A header, then index, text and one column a number.
+    /// A header; then index, text and one column per dimension.
     Csv,
-    /// A NumPy array of float32, (texts, width).
+    /// A NumPy array of float32, (inputs, hidden_size).
     Npy,
-    /// One tensor "embeddings" of float32, (texts, width).
+    /// A tensor "embeddings" of float32, (inputs, hidden_size).
     Safetensors,
 }
 
 impl Format {
-    /// The format that the ending of a file's name asks for.
+    /// Returns the format of the file extension of `path`.
     pub fn of(path: &std::path::Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "jsonl" | "ndjson" => Some(Self::Jsonl),
@@ -31,36 +31,36 @@ impl Format {
     }
 }
 
-/// One text or picture and its vector, or why it has none.
+/// An input and its embedding, or the error.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// Which text it is, from 0.
+    /// Index of the input, from 0.
     pub index: usize,
-    /// The text, or the file of the picture; none if it is not one.
+    /// The text, or the path of the image; `None` if it is not valid text.
     pub text: Option<String>,
-    /// How many of its tokens were left out.
+    /// Number of truncated tokens.
     #[serde(skip_serializing_if = "is_zero")]
     pub cut: usize,
-    /// What went wrong.
+    /// The error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The vector; none if something went wrong.
+    /// The embedding; `None` if there was an error.
     pub embedding: Option<Vec<f32>>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// Writes rows to an output. A text without a vector keeps its row: `null` in JSON lines, empty cells in CSV, NaN in
-/// arrays.
+/// Writes rows to an output. An input without an embedding keeps its row: `null` in JSON lines, empty cells in CSV, NaN
+/// in arrays.
 pub struct Writer {
     output: Output,
     format: Format,
-    /// The width, once a vector was seen.
+    /// The embedding dimension, once it is known.
     width: Option<usize>,
-    /// CSV rows that came before any vector, and array rows until the end.
+    /// CSV rows before the first embedding, and array rows until the end.
     held: Vec<Row>,
 }
 
@@ -70,7 +70,7 @@ impl Writer {
         Self { output, format, width: None, held: Vec::new() }
     }
 
-    /// Writes a row, at once where the format allows.
+    /// Writes a row, immediately if the format allows it.
     pub fn row(&mut self, row: Row) -> Result<()> {
         let width = row.embedding.as_ref().map(Vec::len);
         match (self.format, self.width, width) {
@@ -90,7 +90,7 @@ impl Writer {
         }
     }
 
-    /// Hands on the rows written so far.
+    /// Flushes the rows written so far.
     pub fn flush(&mut self) -> Result<()> {
         self.output.flush()
     }
@@ -98,13 +98,13 @@ impl Writer {
     /// Ends the output.
     ///
     /// # Errors
-    /// [`Input`](fauna::ErrorKind::Input) if no text had a vector and the format cannot say so.
+    /// [`Input`](fauna::ErrorKind::Input) if no input has an embedding and the format needs its dimension.
     pub fn finish(mut self) -> Result<()> {
         let width = match (self.format, self.width) {
             (Format::Jsonl, _) => return self.output.finish(),
             (Format::Csv, Some(_)) => return self.output.finish(),
             (_, Some(width)) => width,
-            (_, None) => return Err(Error::input("no text could be embedded: nothing is written")),
+            (_, None) => return Err(Error::input("no input could be embedded: no output is written")),
         };
         let mut values = Vec::with_capacity(self.held.len() * width * 4);
         for row in &self.held {
@@ -140,7 +140,7 @@ fn cells(row: &Row, width: usize) -> Vec<String> {
     [row.index.to_string(), row.text.clone().unwrap_or_default()].into_iter().chain(columns).collect()
 }
 
-/// NumPy's format, version 1.0: the header fills up to a multiple of 64 bytes.
+/// Returns an array in the `.npy` format, version 1.0: the header is padded to a multiple of 64 bytes.
 fn npy(shape: [usize; 2], values: &[u8]) -> Vec<u8> {
     let [rows, width] = shape;
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_array_of_numpy_starts_with_its_shape_and_is_aligned() {
+    fn a_npy_file_has_its_shape_in_an_aligned_header() {
         let file = npy([2, 3], &[0; 24]);
         assert!(file.starts_with(b"\x93NUMPY\x01\x00"));
         let header = u16::from_le_bytes([file[8], file[9]]) as usize;

@@ -1,5 +1,5 @@
-//! Every key of the reference's config classes is obeyed, refused by name, or listed as harmless; and what a config leaves
-//! out is what the class has by default.
+//! Every key of the reference's config classes is applied, rejected by name, or listed as harmless, and missing keys have
+//! the defaults of the class.
 //!
 //! `tests/data/config_keys.json` holds the classes' keys with their defaults, written by
 //! `tests/parity/generate/config_keys.py`.
@@ -14,24 +14,24 @@ use serde_json::{Map, Value, json};
 
 use super::{bytes_of, forward, row_of};
 
-/// More parameters than this are counted, and no weights are made for them.
+/// Models with more parameters than this are not loaded with random weights; only their tensors are listed.
 const MOST: u64 = 5_000_000;
 
-/// A config class of the reference, at one place of a family's config.
+/// A config class of the reference, at a position in the config of a family.
 #[derive(Clone)]
 struct Class {
     family: &'static Family,
-    /// The sample config of the family, of the model type that has the class.
+    /// Sample config of the family, with the model type of the class.
     sample: Value,
-    /// Names joined by dots; `""` is the whole config.
+    /// Path in the config, joined by dots; `""` for the config itself.
     place: String,
     name: String,
-    /// Each key with its default; null for what is computed.
+    /// Keys and their defaults; null for computed ones.
     keys: BTreeMap<String, Value>,
     attribute_map: BTreeMap<String, String>,
 }
 
-/// The classes of all families.
+/// Returns the classes of all families.
 fn classes() -> Vec<Class> {
     let text = include_str!("../data/config_keys.json");
     let table: Map<String, Value> = serde_json::from_str(text).unwrap();
@@ -59,7 +59,7 @@ fn classes() -> Vec<Class> {
 }
 
 impl Class {
-    /// The sample, with the class's key `key` set to `value`, or left out.
+    /// Returns the sample config with `key` of the class set to `value`, or removed.
     fn with(&self, key: &str, value: Option<Value>) -> Value {
         let mut config = self.sample.clone();
         let mut at = &mut config;
@@ -80,8 +80,8 @@ impl Class {
         config
     }
 
-    /// What the family says of the keys here.
-    fn what_is_known(&self) -> Vec<&'static Keys> {
+    /// Returns the declared keys of the family at this position.
+    fn declared_keys(&self) -> Vec<&'static Keys> {
         let model_type = self.sample["model_type"].as_str().unwrap_or_default();
         let means = |keys: &&Keys| {
             keys.types.is_empty() || keys.types.contains(&model_type) || !self.place.is_empty()
@@ -89,24 +89,24 @@ impl Class {
         self.family.keys.at(&self.place).into_iter().filter(means).collect()
     }
 
-    /// Whether the family says that `key` is harmless.
+    /// Returns whether the family lists `key` as harmless.
     fn is_listed(&self, key: &str) -> bool {
-        self.what_is_known().iter().any(|keys| keys.harmless.contains(&key))
+        self.declared_keys().iter().any(|keys| keys.harmless.contains(&key))
     }
 
-    /// Whether `key` is that of an object which is a class of its own.
+    /// Returns whether `key` is a nested config with a class of its own.
     fn is_part(&self, key: &str) -> bool {
         self.place.is_empty() && self.family.keys.parts.iter().any(|(part, _)| *part == key)
     }
 
-    /// The name of a key as people meet it: `llama LlamaConfig text_config.hidden_act`.
+    /// Returns the full name of a key for messages: `llama LlamaConfig text_config.hidden_act`.
     fn named(&self, key: &str) -> String {
         let place = if self.place.is_empty() { String::new() } else { format!("{}.", self.place) };
         format!("{} {} {place}{key}", self.family.name, self.name)
     }
 }
 
-/// What opening a config leads to: its tensors without weights, and then all of it with weights from a seed.
+/// Returns the tensors of a config.
 fn counted(config: &Value) -> Result<Inventory> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
@@ -121,11 +121,11 @@ fn opened(config: &Value) -> Result<Box<dyn fauna::Pipeline>> {
 }
 
 #[test]
-fn every_key_of_the_reference_is_obeyed_refused_or_harmless() {
+fn every_key_of_the_reference_is_applied_rejected_or_harmless() {
     let mut problems = Vec::new();
     for class in classes() {
         for key in class.keys.keys() {
-            // No class means these by any key, save that an object may stand for a part.
+            // Invalid values for every key, except that a nested config is an object.
             let absurd = [json!("absurd"), json!({"absurd": "absurd"})];
             let complaints: Vec<Option<String>> = absurd
                 .into_iter()
@@ -144,10 +144,12 @@ fn every_key_of_the_reference_is_obeyed_refused_or_harmless() {
             match (class.is_listed(key), complaints.iter().flatten().next()) {
                 (true, None) => {}
                 (true, Some(told)) => {
-                    problems.push(format!("{named} is listed as harmless, and read: {told}"))
+                    problems.push(format!("{named} is listed as harmless, but is read: {told}"))
                 }
                 (false, None) if HARMLESS.contains(&key.as_str()) => {}
-                (false, None) => problems.push(format!("{named} is passed over: neither obeyed nor listed")),
+                (false, None) => {
+                    problems.push(format!("{named} is ignored: neither applied nor listed as harmless"))
+                }
                 (false, Some(_)) => {
                     let unnamed = complaints.into_iter().flatten().find(|told| !told.contains(key.as_str()));
                     problems.extend(unnamed.map(|told| format!("{named} is not named: {told}")));
@@ -158,7 +160,7 @@ fn every_key_of_the_reference_is_obeyed_refused_or_harmless() {
     assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
 }
 
-/// What can be seen of a config: its tensors, or what a pass over them computes where they are few, or the complaint.
+/// The observable effect of a config: its tensors, the outputs of a small model, or the error.
 #[derive(PartialEq)]
 enum Seen {
     Tensors(Vec<(String, Vec<usize>)>),
@@ -189,14 +191,14 @@ impl Seen {
     fn name(&self) -> String {
         match self {
             Self::Tensors(tensors) => format!("{} tensors", tensors.len()),
-            Self::Computed(_) => "other numbers".to_string(),
-            Self::Refused(told) => format!("refused: {told}"),
+            Self::Computed(_) => "different outputs".to_string(),
+            Self::Refused(told) => format!("an error: {told}"),
         }
     }
 }
 
 #[test]
-fn what_a_config_leaves_out_is_as_the_reference_has_it() {
+fn missing_keys_have_the_defaults_of_the_reference() {
     let mut problems = Vec::new();
     for class in classes() {
         for (key, default) in &class.keys {
@@ -219,9 +221,9 @@ fn what_a_config_leaves_out_is_as_the_reference_has_it() {
 }
 
 #[test]
-fn other_names_are_those_of_the_reference() {
+fn aliases_of_keys_are_those_of_the_reference() {
     for class in classes() {
-        let known = class.what_is_known();
+        let known = class.declared_keys();
         let mapped: BTreeMap<String, String> = known
             .iter()
             .flat_map(|keys| keys.mapped)
@@ -232,7 +234,7 @@ fn other_names_are_those_of_the_reference() {
 }
 
 #[test]
-fn a_key_may_stand_under_its_other_name_and_under_both() {
+fn keys_are_accepted_under_their_aliases_and_under_both_names() {
     let mut walked = 0;
     for class in classes() {
         for (other, canonical) in &class.attribute_map {
@@ -250,7 +252,7 @@ fn a_key_may_stand_under_its_other_name_and_under_both() {
             let renamed = Class { sample: class.with(canonical, None), ..class.clone() };
             under(renamed.with(other, Some(value.clone())), "as");
             under(class.with(other, Some(value.clone())), "beside");
-            // As in the reference, the other name counts where they differ, in whatever order they stand.
+            // As in the reference, the alias takes precedence if they differ, in any order.
             let wrong = Class { sample: class.with(canonical, Some(json!(1))), ..class.clone() };
             under(wrong.with(other, Some(value)), "overruled by");
         }
@@ -258,7 +260,7 @@ fn a_key_may_stand_under_its_other_name_and_under_both() {
     assert!(walked > 60, "{walked}");
 }
 
-/// Numbers that no size, count or scale is, and others that a careless multiplication does not survive.
+/// Values that are invalid as sizes, counts or scales, or overflow in products.
 const WALK: [&str; 10] = [
     "0",
     "1",
@@ -272,7 +274,7 @@ const WALK: [&str; 10] = [
     "null",
 ];
 
-/// The paths of all numbers of `config`.
+/// Collects the paths of all numbers of `config`.
 fn numbers(config: &Value, path: &str, found: &mut Vec<String>) {
     match config {
         Value::Number(_) => found.push(path.to_string()),
@@ -286,7 +288,7 @@ fn numbers(config: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Each number of each family's sample config, and each number that a class has by default, under the name of its place.
+/// Returns a config for each number of each sample config and of each class's defaults, with the name of the number.
 fn walked() -> Vec<(&'static Family, String, Value)> {
     let mut walked = Vec::new();
     for family in fauna::families() {
@@ -313,7 +315,7 @@ fn walked() -> Vec<(&'static Family, String, Value)> {
 }
 
 #[test]
-fn no_number_of_a_config_panics_or_takes_all_memory() {
+fn no_number_in_a_config_causes_a_panic_or_exhausts_memory() {
     let mut problems = Vec::new();
     for (family, name, config) in walked() {
         let started = std::time::Instant::now();

@@ -1,6 +1,6 @@
-//! Every naming of a checkpoint's tensors that the reference loads is loaded here, to the same numbers.
+//! Every naming of tensors that the reference loads is loaded here, with the same outputs.
 //!
-//! `tests/data/tensor_names.json` holds the namings, found by trial with transformers 5.23 and gguf 0.19 by
+//! `tests/data/tensor_names.json` holds the namings, determined with transformers 5.23 and gguf 0.19 by
 //! `tests/parity/generate/tensor_names.py`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,21 +18,21 @@ struct Class {
     family: &'static fauna::Family,
     name: String,
     config: Value,
-    /// The module's own names, with shapes.
+    /// The names in the reference module, with shapes.
     tensors: Vec<(String, Vec<usize>)>,
-    /// What each naming is, and what it calls the tensors, in their order.
+    /// Each naming, with its names of the tensors, in order.
     namings: BTreeMap<String, Vec<String>>,
-    /// Other places of a tensor, and its own.
+    /// Tied tensors: another name and the name in the module.
     tied: BTreeMap<String, String>,
-    /// What the reference passes over in a file.
+    /// Names that the reference ignores in a file.
     ignored: Vec<(String, Vec<usize>)>,
-    /// Own names and tied ones, and those in GGUF, for a class that opens from it.
+    /// Names in the module and in GGUF, for classes that load from GGUF.
     gguf: BTreeMap<String, String>,
-    /// Stems of tensors that the architecture may have in GGUF, and this class has not.
+    /// Stems of GGUF tensors of the architecture that this class does not have.
     gguf_others: Vec<String>,
 }
 
-/// A tensor in a file: its name there, the name that its numbers are made for, its shape.
+/// A tensor in a file: its name there, the name that seeds its values, its shape.
 struct Written {
     name: String,
     made_for: String,
@@ -72,7 +72,7 @@ fn classes() -> Vec<Class> {
 }
 
 impl Class {
-    /// The tensors under `names`.
+    /// Returns the tensors under `names`.
     fn written(&self, names: &[String]) -> Vec<Written> {
         let written = |(name, (own, shape)): (&String, &(String, Vec<usize>))| Written {
             name: name.clone(),
@@ -82,7 +82,7 @@ impl Class {
         names.iter().zip(&self.tensors).map(written).collect()
     }
 
-    /// The tensors as the reference saves them.
+    /// Returns the tensors as the reference saves them.
     fn saved(&self) -> Vec<Written> {
         self.written(&self.namings["as saved"])
     }
@@ -92,12 +92,12 @@ impl Class {
         found.unwrap_or_else(|| panic!("{}: {own}", self.name)).1.clone()
     }
 
-    /// What the class computes of a file of `written`.
+    /// Returns the outputs of the model loaded from a file of `written`.
     fn computed(&self, written: &[Written]) -> Result<Vec<Vec<u32>>> {
         self.computed_by(&self.config, written)
     }
 
-    /// The same with another config.
+    /// Returns the outputs of the model with another config.
     fn computed_by(&self, config: &Value, written: &[Written]) -> Result<Vec<Vec<u32>>> {
         let folder = tempfile::tempdir().map_err(|e| Error::io("a folder", "make", e))?;
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
@@ -120,10 +120,10 @@ impl Class {
         Ok(bytes_of(&forward(model.as_ref(), &self.inputs())))
     }
 
-    /// What a pass takes: a tower alone reads its half.
+    /// Returns the inputs of the forward pass: only pixels or only tokens for a single tower.
     fn inputs(&self) -> Tensors {
         let mut config = self.config.clone();
-        // A tower alone is its own config; and what a saved config leaves out is the class's default.
+        // A single tower has its config at the top level; keys that are not saved have the defaults of the class.
         let vision = config["vision_config"].is_null().then(|| config.clone());
         let tokens = config["mm_tokens_per_image"].clone();
         for (key, value) in [
@@ -151,7 +151,7 @@ impl Class {
         inputs
     }
 
-    /// What the family calls the tensor `name` of a file.
+    /// Returns the family's name of the tensor `name` of a file.
     fn called(&self, name: &str) -> Option<String> {
         match (self.family.rename)(name) {
             Name::Keep => Some(name.to_string()),
@@ -161,7 +161,7 @@ impl Class {
     }
 }
 
-/// Problems with files of what `of` makes of each class, compared with what the reference saves.
+/// Checks that the files that `of` makes of each class give the same outputs as the file that the reference saves.
 fn check(of: impl Fn(&Class) -> Vec<(String, Vec<Written>)>) {
     let (mut problems, mut compared) = (Vec::new(), 0);
     for class in classes() {
@@ -176,7 +176,7 @@ fn check(of: impl Fn(&Class) -> Vec<(String, Vec<Written>)>) {
             match class.computed(&file) {
                 Err(error) => problems.push(format!("{} {}, {what}: {error}", class.family.name, class.name)),
                 Ok(bits) if bits != saved => {
-                    problems.push(format!("{} {}, {what}: other numbers", class.family.name, class.name));
+                    problems.push(format!("{} {}, {what}: different outputs", class.family.name, class.name));
                 }
                 Ok(_) => {}
             }
@@ -187,7 +187,7 @@ fn check(of: impl Fn(&Class) -> Vec<(String, Vec<Written>)>) {
 }
 
 #[test]
-fn every_naming_that_the_reference_loads_is_loaded_to_the_same_numbers() {
+fn every_naming_that_the_reference_loads_gives_the_same_outputs() {
     check(|class| {
         let file = |(what, names): (&String, &Vec<String>)| (what.clone(), class.written(names));
         class.namings.iter().map(file).collect()
@@ -195,37 +195,37 @@ fn every_naming_that_the_reference_loads_is_loaded_to_the_same_numbers() {
 }
 
 #[test]
-fn what_the_reference_passes_over_in_a_file_is_passed_over() {
+fn tensors_that_the_reference_ignores_are_ignored() {
     check(|class| {
         let beside = |(name, shape): &(String, Vec<usize>)| {
             let mut file = class.saved();
             file.push(Written { name: name.clone(), made_for: name.clone(), shape: shape.clone() });
-            (format!("{name} beside it"), file)
+            (format!("with {name}"), file)
         };
         class.ignored.iter().map(beside).collect()
     });
 }
 
 #[test]
-fn a_tensor_may_be_stored_in_both_places_that_share_it() {
+fn tied_tensors_may_be_stored_under_both_names() {
     check(|class| {
         let beside = |(other, own): (&String, &String)| {
             let mut file = class.saved();
             file.push(Written { name: other.clone(), made_for: own.clone(), shape: class.shape(own) });
-            (format!("{other} beside it"), file)
+            (format!("with {other}"), file)
         };
         class.tied.iter().map(beside).collect()
     });
 }
 
 #[test]
-fn a_head_that_differs_from_the_table_that_it_is_tied_to_is_used_as_the_reference_uses_it() {
+fn a_tied_head_that_differs_from_the_embedding_is_handled_like_in_the_reference() {
     let mut compared = 0;
     for class in classes() {
         if !class.namings.contains_key("the tied table as lm_head.weight") {
             continue;
         }
-        // Made for their own names, the table and the head have other values.
+        // Seeded by their own names, the embedding and the head have different values.
         let head = "lm_head.weight".to_string();
         let mut both = class.saved();
         both.push(Written {
@@ -244,11 +244,11 @@ fn a_head_that_differs_from_the_table_that_it_is_tied_to_is_used_as_the_referenc
 }
 
 #[test]
-fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
+fn a_base_model_loads_from_the_file_of_a_model_with_a_head() {
     let classes = classes();
     let (mut problems, mut compared) = (Vec::new(), Vec::new());
     for bare in classes.iter().filter(|class| class.name.ends_with("Model")) {
-        // The numbers of both are made for what the family calls them.
+        // The values of both are seeded by the family's names.
         let file = |class: &Class| {
             let called = |tensor: Written| Written {
                 made_for: class.called(&tensor.name).unwrap_or_default(),
@@ -259,7 +259,7 @@ fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
         let names = |class: &Class| -> BTreeSet<String> {
             file(class).into_iter().map(|tensor| tensor.made_for).collect()
         };
-        // More at the top, and the same in every layer.
+        // Additional tensors at the top level, and the same in every layer.
         let has_more = |class: &&Class| {
             let (all, own) = (names(class), names(bare));
             class.family.name == bare.family.name
@@ -274,7 +274,7 @@ fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
             match bare.computed(&file(whole)) {
                 Err(error) => problems.push(format!("{} from {}: {error}", bare.name, whole.name)),
                 Ok(bits) if bits != own => {
-                    problems.push(format!("{} from {}: other numbers", bare.name, whole.name))
+                    problems.push(format!("{} from {}: different outputs", bare.name, whole.name))
                 }
                 Ok(_) => {}
             }
@@ -285,16 +285,16 @@ fn a_bare_network_opens_from_the_file_of_one_with_a_head() {
 }
 
 #[test]
-fn a_scale_of_clip_that_open_clip_kept_as_a_row_of_one_is_the_same_scale() {
+fn a_logit_scale_of_shape_1_equals_a_scalar_one() {
     let class = classes().into_iter().find(|class| class.name == "CLIPModel").unwrap();
-    // What a seed makes depends on the name, not on the shape.
+    // Random values depend on the name, not on the shape.
     let mut row = class.saved();
     row.iter_mut().find(|tensor| tensor.name == "logit_scale").unwrap().shape = vec![1];
     assert_eq!(class.computed(&row).unwrap(), class.computed(&class.saved()).unwrap());
 }
 
 #[test]
-fn names_of_gguf_are_those_that_its_own_package_gives() {
+fn gguf_names_are_those_of_the_gguf_package() {
     let mut families = BTreeSet::new();
     for class in classes().into_iter().filter(|class| !class.gguf.is_empty()) {
         families.insert(class.family.name);
@@ -304,7 +304,7 @@ fn names_of_gguf_are_those_that_its_own_package_gives() {
             assert_eq!(class.called(short), called, "{}: {short} is {own}", class.name);
             ours.extend(called);
         }
-        // What this network lacks is no part of it under another name: it is refused by name, or known to be no weight.
+        // A tensor that this class does not have is rejected by name, or known not to be a weight.
         for stem in &class.gguf_others {
             let name = format!("{stem}.weight");
             match class.called(&name) {

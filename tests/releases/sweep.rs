@@ -1,7 +1,7 @@
-//! Every release that the zoo lists opens by the config that was released with it, as far as that was found.
+//! Every listed release loads with its published config, if one was found.
 //!
-//! The fixtures are facts read from public material (`SOURCES.tsv`). The count of parameters that a config leads to is
-//! held against a second fact: the size that the release is known by.
+//! The fixtures are from public sources (`SOURCES.tsv`). The number of parameters of each config is compared with the
+//! published size of the release.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/releases")
 }
 
-/// The files of each release's fixture.
+/// Returns the files of the fixture of each release.
 fn fixtures() -> BTreeMap<String, Vec<String>> {
     let table = std::fs::read_to_string(folder().join("SOURCES.tsv")).unwrap();
     let mut fixtures: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -31,7 +31,7 @@ fn listed() -> Vec<&'static Release> {
     fauna::families().into_iter().flat_map(|family| family.releases).collect()
 }
 
-/// A size in words and by how much it may be rounded: "1.5B" is 1.5e9 within 0.05e9, "250M" is 250e6 within 5e6.
+/// Parses a size and its rounding error: "1.5B" is 1.5e9 within 0.05e9, "250M" is 250e6 within 5e6.
 fn size(words: &str) -> (f64, f64) {
     let (number, unit) = words.split_at(words.len() - 1);
     let unit = match unit {
@@ -40,7 +40,7 @@ fn size(words: &str) -> (f64, f64) {
         "B" => 1e9,
         other => panic!("{words}: no unit {other}"),
     };
-    // The last digit that is said: zeros at the end of a whole number say nothing.
+    // The last significant digit: trailing zeros of a whole number do not count.
     let place = match number.split_once('.') {
         Some((_, decimals)) => -(decimals.len() as i32),
         None => number.bytes().rev().take_while(|digit| *digit == b'0').count() as i32,
@@ -48,7 +48,7 @@ fn size(words: &str) -> (f64, f64) {
     (number.parse::<f64>().expect(words) * unit, 0.5 * 10f64.powi(place) * unit)
 }
 
-/// Exact counts of parameters that were found beside the rounded sizes.
+/// Returns the exact numbers of parameters, where they are published.
 fn exact() -> BTreeMap<String, f64> {
     let table = std::fs::read_to_string(folder().join("parameters.tsv")).unwrap();
     let row = |line: &str| {
@@ -59,7 +59,7 @@ fn exact() -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn every_fixture_opens_and_has_the_released_count_of_parameters() {
+fn every_fixture_loads_with_the_published_number_of_parameters() {
     let (listed, exact) = (listed(), exact());
     let mut problems = Vec::new();
     for (id, files) in fixtures() {
@@ -82,7 +82,7 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
                 let own =
                     fauna::families().into_iter().find(|f| f.releases.iter().any(|r| r.id == id)).unwrap();
                 if family.name != own.name {
-                    problems.push(format!("{id} is listed under {} and opens as {}", own.name, family.name));
+                    problems.push(format!("{id} is listed under {} but loads as {}", own.name, family.name));
                 }
                 let (rounded, rounding) = size(release.size);
                 let (wanted, within) = match exact.get(&id) {
@@ -91,7 +91,7 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
                 };
                 let found = inventory.parameters as f64;
                 if (found - wanted).abs() > within {
-                    problems.push(format!("{id}: {found} parameters, not {wanted} within {within}"));
+                    problems.push(format!("{id}: {found} parameters, expected {wanted} within {within}"));
                 }
             }
             Err(error) => problems.push(format!("{id}: {error}")),
@@ -100,14 +100,14 @@ fn every_fixture_opens_and_has_the_released_count_of_parameters() {
     assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
 }
 
-/// The files that are configs of a network; the others say how a release reads, writes and answers.
+/// Names of model configs; other files are those of processors, tokenizers and generation.
 const NETWORK: [&str; 2] = ["config.json", "open_clip_config.json"];
 
-/// A file of a family whose values stand in the config beside it too, which is read instead.
+/// A file whose values are also in the model config, which is read instead.
 struct Repeated {
     family: &'static str,
     file: &'static str,
-    /// What it says, and where the config says it.
+    /// Keys of the file, and their paths in the config.
     keys: &'static [(&'static str, &'static str)],
 }
 
@@ -132,7 +132,7 @@ const REPEATED: [Repeated; 2] = [
     },
 ];
 
-/// A small config of the family, with what files beside a config are held against taken from the release's.
+/// Returns a small config of the family, with the values of the release's config that its other files must match.
 fn small(family: &Family, release: &Value) -> Value {
     let mut config = (family.sample)();
     let shared: &[&str] = match family.name {
@@ -156,8 +156,7 @@ fn small(family: &Family, release: &Value) -> Value {
     config
 }
 
-/// A vocabulary for these settings of a tokenizer: MiniLM's for those of BERT, else one letter and the tokens that the
-/// settings name.
+/// Returns a tokenizer for a `tokenizer_config.json`: MiniLM's for BERT, else one letter and the tokens of the file.
 fn vocabulary(family: &Family, settings: &Path) -> String {
     if family.name == "bert" {
         let words = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/minilm-q8_0/tokenizer.json");
@@ -176,7 +175,7 @@ fn vocabulary(family: &Family, settings: &Path) -> String {
 }
 
 #[test]
-fn every_file_beside_a_config_is_read_where_it_says_something() {
+fn every_other_file_of_a_release_is_read_or_redundant() {
     let random = LoadOptions { random_weights: Some(7), ..LoadOptions::default() };
     let mut problems = Vec::new();
     for (id, files) in fixtures() {
@@ -204,7 +203,7 @@ fn every_file_beside_a_config_is_read_where_it_says_something() {
             problems.push(format!("{id}: {error}"));
             continue;
         }
-        // What is read is missed when it is no JSON any more, by its name.
+        // If the file is read, invalid JSON is an error that names it.
         for file in beside {
             write(file, "{");
             let repeated = REPEATED.iter().find(|known| (known.family, known.file) == (family.name, file));
@@ -227,7 +226,7 @@ fn every_file_beside_a_config_is_read_where_it_says_something() {
 }
 
 #[test]
-fn what_was_not_found_is_listed_and_nothing_else() {
+fn missing_configs_are_listed_in_missing_md() {
     let missing = std::fs::read_to_string(folder().join("MISSING.md")).unwrap();
     let named: Vec<&str> = missing.lines().filter_map(|line| line.strip_prefix("- ")).collect();
     for release in listed() {
@@ -240,11 +239,11 @@ fn what_was_not_found_is_listed_and_nothing_else() {
 }
 
 #[test]
-fn the_readme_marks_the_releases_whose_config_is_here() {
+fn the_table_of_families_marks_the_releases_with_a_config() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/families.md")).unwrap();
     for family in fauna::families() {
         let row = readme.lines().find(|line| line.starts_with(&format!("| {} |", family.name))).unwrap();
-        // A name may be followed by a word in brackets.
+        // A name may be followed by a note in parentheses.
         let names: Vec<&str> =
             row.split(['|', ',']).filter_map(|cell| cell.split_whitespace().next()).collect();
         for release in family.releases {
@@ -260,15 +259,15 @@ fn the_readme_marks_the_releases_whose_config_is_here() {
 }
 
 #[test]
-fn every_exact_count_is_of_a_fixture() {
+fn every_exact_number_of_parameters_has_a_fixture() {
     let fixtures = fixtures();
     for id in exact().keys() {
-        assert!(fixtures.contains_key(id), "{id} has a count of parameters and no fixture");
+        assert!(fixtures.contains_key(id), "{id} has a number of parameters but no fixture");
     }
 }
 
 #[test]
-fn every_file_of_a_fixture_has_its_source() {
+fn every_file_of_a_fixture_has_a_source() {
     let fixtures = fixtures();
     for entry in std::fs::read_dir(folder()).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
         let name = entry.file_name().into_string().unwrap();

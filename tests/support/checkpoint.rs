@@ -1,4 +1,4 @@
-//! Small checkpoints of any family, for the tests of the verbs: its sample config, weights made from a seed.
+//! Small checkpoints of any family for tests: the sample config of the family, and random weights.
 
 use fauna::LoadOptions;
 use fauna::checkpoint::{Metadata, StorageType, TensorInfo, write_safetensors};
@@ -7,10 +7,10 @@ use fauna::weights::Weights;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Words that every model made here knows.
+/// Vocabulary of the tokenizers.
 const WORDS: &str = "a an red blue green car cat dog photo of sky night armchair avocado shape the in";
 
-/// A checkpoint of `family` with a tokenizer of a few words that puts `begin` and `end` around a text.
+/// Writes a checkpoint of `family` with a word-level tokenizer that adds the special tokens `begin` and `end`.
 pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
     let zoo = fauna::zoo();
     let known = zoo.families().iter().find(|known| known.name == family).expect(family);
@@ -30,7 +30,7 @@ pub fn with_words(family: &str, begin: &str, end: &str) -> TempDir {
         Ok(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
     })
     .unwrap();
-    // The end token has the largest id, by which CLIP finds it.
+    // CLIP finds the end token by the largest id.
     let mut vocabulary: serde_json::Map<String, Value> =
         WORDS.split(' ').zip((4..).map(Value::from)).map(|(word, id)| (word.into(), id)).collect();
     for (token, id) in [("<unk>", 0), ("<pad>", 1), (begin, 3), (end, 60)] {

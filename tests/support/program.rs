@@ -1,4 +1,4 @@
-//! The whole program, run as a user runs it, for the tests of its verbs.
+//! Runs the program for the tests of its commands.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// The program, offline, with an empty cache.
+/// Returns a command that runs the program offline with an empty cache.
 pub fn fauna() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fauna"));
     let nowhere = std::env::temp_dir().join("fauna-tests-empty-cache");
@@ -18,7 +18,7 @@ pub fn fauna() -> Command {
     command
 }
 
-/// What the program said and how it ended.
+/// Output and exit status of the program.
 pub struct Done {
     pub status: i32,
     pub out: String,
@@ -35,12 +35,12 @@ impl From<Output> for Done {
     }
 }
 
-/// The program with these arguments and nothing to read.
+/// Runs the program with empty standard input.
 pub fn run(arguments: &[&str]) -> Done {
     run_with(arguments, b"")
 }
 
-/// The program with these arguments and `stdin` to read.
+/// Runs the program with the standard input `stdin`.
 pub fn run_with(arguments: &[&str], stdin: &[u8]) -> Done {
     let mut child = fauna()
         .args(arguments)
@@ -49,12 +49,12 @@ pub fn run_with(arguments: &[&str], stdin: &[u8]) -> Done {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that refuses its arguments has closed its input before it is written.
+    // The write fails if the program has exited because of invalid arguments.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     child.wait_with_output().unwrap().into()
 }
 
-/// Ended with `status`, and said each of `words` on standard error.
+/// Asserts that the program exited with `status`, and that standard error contains each of `words`.
 #[track_caller]
 pub fn refused(done: &Done, status: i32, words: &[&str]) {
     assert_eq!(done.status, status, "{}", done.err);
@@ -64,18 +64,18 @@ pub fn refused(done: &Done, status: i32, words: &[&str]) {
     }
 }
 
-/// Ended well, with nothing on standard error.
+/// Asserts exit status 0 and empty standard error.
 #[track_caller]
 pub fn served(done: &Done) {
     assert_eq!((done.status, done.err.as_str()), (0, ""), "{}", done.out);
 }
 
-/// One JSON value a line.
+/// Parses JSON lines.
 pub fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// A copy of the files of a checkpoint, to change.
+/// Returns a copy of a checkpoint that can be modified.
 pub fn copy_of(model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(model)).unwrap() {
@@ -87,7 +87,7 @@ pub fn copy_of(model: &str) -> tempfile::TempDir {
     folder
 }
 
-/// A path as an argument.
+/// Converts a path to an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

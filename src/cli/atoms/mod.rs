@@ -1,4 +1,4 @@
-//! Structures of atoms: what `fauna energy`, `fauna relax` and `fauna md` share.
+//! Atomic structures: options and processing shared by `fauna energy`, `fauna relax` and `fauna md`.
 
 mod read;
 mod report;
@@ -18,70 +18,70 @@ use super::output::{self, Output};
 use super::plot::{self, Panel};
 use super::{Context, Exit};
 
-/// The structures.
+/// Input structures.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AtomsInput {
-    /// Structures as extended XYZ, CIF, POSCAR or XDATCAR.
+    /// File of structures: extended XYZ, CIF, POSCAR or XDATCAR.
     #[arg(help_heading = "Structures", long, value_name = "FILE")]
     pub atoms: PathBuf,
-    /// Total charge of each structure in elementary charges, for models that read it and files that do not say.
+    /// Total charge of each structure, in elementary charges, unless the file specifies it; for models that use it.
     #[arg(help_heading = "Structures", long, value_name = "E", allow_negative_numbers = true)]
     charge: Option<f64>,
-    /// Spin multiplicity of each structure, 1 for a singlet.
+    /// Spin multiplicity of each structure (1 for a singlet), unless the file specifies it.
     #[arg(help_heading = "Structures", long, value_name = "N")]
     spin: Option<f64>,
 }
 
-/// Where structures go.
+/// Output structures.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AtomsOutput {
-    /// Write the structures with their energies, forces and stresses to this file: FILE.xyz.
+    /// Write the structures with their energies, forces and stresses to this extended XYZ file.
     #[arg(help_heading = "Output", long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace files that are there.
+    /// Overwrite existing files.
     #[arg(help_heading = "Output", long)]
     force: bool,
 }
 
-/// The course of a relaxation or of molecular dynamics.
+/// Trajectory of a relaxation or of molecular dynamics.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Course {
-    /// Plot the energy over steps into this file.
+    /// Plot the energy over the steps to this file.
     #[arg(help_heading = "Output", long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
-    /// Print and write every so many steps: of molecular dynamics 10 if not said, of a relaxation only its end.
+    /// Print and write every Nth step (default: 10 for md, only the last for relax).
     #[arg(help_heading = "Output", long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub every: Option<u64>,
 }
 
-/// A structure of the file, by its number there.
+/// A structure of the input file, with its name for messages.
 pub struct Named {
     pub name: String,
     pub atoms: Atoms,
-    /// What the file says besides, which is written again.
+    /// Other data of the file, which is written to the output.
     pub kept: Frame,
 }
 
-/// What is asked for with structures.
+/// A task on the structures of a file.
 pub struct Asked<'a> {
-    /// The verb.
+    /// Command.
     pub verb: &'a str,
-    /// The model.
+    /// Source of the model.
     pub source: &'a str,
     pub input: &'a AtomsInput,
     pub output: &'a AtomsOutput,
-    /// What is kept of a course; none where atoms stay where they are.
+    /// Trajectory options; `None` for `fauna energy`.
     pub course: Option<&'a Course>,
-    /// What a plot has along its x axis.
+    /// Label of the x axis of plots.
     pub x: &'a str,
 }
 
 impl Asked<'_> {
-    /// Reads the structures, evaluates them, does `work` with those that can be done, and writes the files. A structure
-    /// that cannot be done is named and makes the exit status 2.
+    /// Reads and evaluates the structures, calls `work` with the valid ones, and writes the output files. A structure that
+    /// cannot be evaluated is reported and makes the exit status 2.
     ///
     /// # Errors
-    /// Files that cannot be read or written, and a file of which no structure can be done.
+    /// Files that cannot be read or written, and a file without any structure that can be evaluated.
     pub fn run(
         &self,
         context: &Context,
@@ -117,30 +117,30 @@ impl Asked<'_> {
             let mut output = Output::open(Some(path), place.force)?;
             output.bytes(&bytes)?;
             output.finish()?;
-            context.say(&format!("{} structures in {}", written.len(), path.display()));
+            context.say(&format!("{} structures written to {}", written.len(), path.display()));
         }
         if let Some(path) = plot {
             plot::lines(path, place.force, &model.card().source, self.x, &panels)?;
-            context.say(&format!("the energy over steps in {}", path.display()));
+            context.say(&format!("plot: {}", path.display()));
         }
         context.interrupt.check()?;
         Ok(if done == count { Exit::Done } else { Exit::Partly })
     }
 }
 
-/// Structures under way.
+/// State of the running task.
 pub struct Work<'a> {
     pub context: &'a Context,
     pub model: &'a dyn Pipeline,
     pub potential: &'a dyn Potential,
-    /// What --out will hold.
+    /// Frames of --out.
     pub written: Vec<Frame>,
-    /// What --plot will show.
+    /// Panels of --plot.
     pub panels: Vec<Panel>,
 }
 
 impl Work<'_> {
-    /// What JSON says of a structure.
+    /// Returns the JSON object of a structure.
     pub fn json(&self, named: &Named, evaluation: &Evaluation) -> Value {
         json!({
             "source": self.model.card().source, "structure": named.name, "formula": report::formula(&named.atoms),
@@ -149,7 +149,7 @@ impl Work<'_> {
         })
     }
 
-    /// Does `work` with each of `all`. One that cannot be done is named; all of them is an error. Gives how many were done.
+    /// Calls `work` with each of `all`. Failures are reported; it is an error if all fail. Returns how many succeeded.
     pub fn each<T>(&mut self, all: Vec<T>, work: impl Fn(&mut Self, T) -> Result<()>) -> Result<usize> {
         let (count, mut wrong) = (all.len(), Vec::new());
         for one in all {
@@ -163,7 +163,7 @@ impl Work<'_> {
         Ok(count - wrong.len())
     }
 
-    /// Whether to go on.
+    /// Returns whether to go on, or stop because of Ctrl-C.
     pub fn flow(&self) -> ControlFlow<()> {
         match self.context.interrupt.requested() {
             true => ControlFlow::Break(()),

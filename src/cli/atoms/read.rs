@@ -1,4 +1,4 @@
-//! Structures from files, and which of them the model can evaluate.
+//! Reading of structure files, and checks of which structures the model can evaluate.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use fauna::{Atoms, Error, Result};
 use super::{AtomsInput, Named};
 use crate::cli::Context;
 
-/// What another model found, which does not hold of what is computed here.
+/// Results of other calculators, which do not apply to the results computed here.
 const FOUND_ELSEWHERE: [&str; 10] = [
     "free_energy",
     "virial",
@@ -23,25 +23,26 @@ const FOUND_ELSEWHERE: [&str; 10] = [
     "Energy",
     "Virial",
 ];
-/// Motion of the atoms, which begins anew here.
+/// Velocities, which are initialized anew.
 const MOTION: [&str; 4] = ["momenta", "velo", "velocities", "vel"];
 
-/// Says that charge and spin are not read, and takes them away, so that no result names them.
+/// Removes charge and spin, for models that do not use them, and prints a note.
 pub fn forget_charge(structures: &mut [Named], context: &Context) {
     let has_some = |named: &&mut Named| named.atoms.charge.is_some() || named.atoms.spin.is_some();
     let mut told = false;
     for named in structures.iter_mut().filter(has_some) {
         (named.atoms.charge, named.atoms.spin) = (None, None);
         if !std::mem::replace(&mut told, true) {
-            context.say("this model reads no charge and no spin: those that are given change nothing and are not written");
+            context
+                .say("this model does not use charge and spin: the given values are ignored and not written");
         }
     }
 }
 
-/// The structures of the file, with a word on what of it is not used.
+/// Reads the structures of the file, and prints notes on data that is not used.
 ///
 /// # Errors
-/// A file that is none of structures.
+/// A file that is not a valid structure file.
 pub fn read(input: &AtomsInput, moves: bool, context: &Context) -> Result<Vec<Named>> {
     let path = &input.atoms;
     let frames = files::read(path)?;
@@ -78,7 +79,7 @@ pub fn read(input: &AtomsInput, moves: bool, context: &Context) -> Result<Vec<Na
         let held = atoms.held.iter().filter(|axes| axes.contains(&true)).count();
         if held > 0 && moves {
             context.say(&format!(
-                "{name}: {held} of {} atoms are held in place as the file says",
+                "{name}: {held} of {} atoms are fixed by the constraints of the file",
                 atoms.numbers.len()
             ));
         }
@@ -87,22 +88,23 @@ pub fn read(input: &AtomsInput, moves: bool, context: &Context) -> Result<Vec<Na
     let named = named.collect();
     let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
     if !elsewhere.is_empty() {
-        context.say(&format!("not written again, since another model found them: {}", list(elsewhere)));
+        context
+            .say(&format!("not written, since they are results of another calculator: {}", list(elsewhere)));
     }
     if !motion.is_empty() {
-        context.say(&format!("not used and not written again: {}; velocities begin anew", list(motion)));
+        context.say(&format!("not used and not written: {}; velocities are initialized anew", list(motion)));
     }
     Ok(named)
 }
 
-/// Finds out which structures can be done.
+/// Evaluates structures.
 pub struct Structures<'a> {
     pub potential: &'a dyn Potential,
     pub context: &'a Context,
 }
 
 impl Structures<'_> {
-    /// Those that can be evaluated, with what they evaluate to; each of the others is named.
+    /// Returns the structures that can be evaluated, with their results; the others are reported.
     pub fn good(&self, structures: Vec<Named>) -> Result<Vec<(Named, Evaluation)>> {
         let bar = self.context.bars.begin("structures", Unit::Items, Some(structures.len() as u64));
         let mut good = Vec::new();
@@ -116,16 +118,16 @@ impl Structures<'_> {
                 Ok(evaluations) => {
                     return Err(Error::new(
                         fauna::ErrorKind::Mismatch,
-                        format!("the model gave {} energies for {size} structures", evaluations.len()),
+                        format!("the model returned {} energies for {size} structures", evaluations.len()),
                     ));
                 }
-                // One of them cannot be done: each by itself.
+                // The batch failed: evaluate the structures one by one.
                 Err(_) => good.extend(chunk.into_iter().filter_map(|named| self.alone(named))),
             }
             bar.advance(size);
         }
         match good.is_empty() {
-            true => Err(Error::input("no structure could be done")),
+            true => Err(Error::input("no structure could be evaluated")),
             false => Ok(good),
         }
     }
@@ -144,7 +146,7 @@ impl Structures<'_> {
     }
 }
 
-/// In pieces that are evaluated at once.
+/// Splits the structures into batches.
 fn chunks(mut structures: Vec<Named>) -> Vec<Vec<Named>> {
     const STRUCTURES: usize = 16;
     let mut chunks = Vec::new();
@@ -155,7 +157,7 @@ fn chunks(mut structures: Vec<Named>) -> Vec<Vec<Named>> {
     chunks
 }
 
-/// The atoms of each.
+/// Returns the atoms of each structure.
 pub fn clones(named: &[Named]) -> Vec<Atoms> {
     named.iter().map(|named| named.atoms.clone()).collect()
 }

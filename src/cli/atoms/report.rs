@@ -1,4 +1,4 @@
-//! What is said, written and plotted of structures.
+//! Tables, output frames and plots of structures.
 
 use fauna::Atoms;
 use fauna::model::Evaluation;
@@ -10,17 +10,17 @@ use crate::cli::plot::{Ink, Line, Panel};
 /// 1 eV/Å³ in GPa.
 const GIGAPASCAL: f64 = 160.217_663_4;
 
-/// The inks of lines in one panel, again from the first where there are more.
+/// Colours of the lines of a panel, used in turn.
 const INKS: [Ink; 4] = [Ink::Blue, Ink::Green, Ink::Red, Ink::Dark];
 
-/// A panel of a plot, a line each.
+/// Returns a panel of a plot.
 pub fn panel<'a>(title: &str, unit: &str, lines: impl Iterator<Item = (&'a str, Vec<(f64, f64)>)>) -> Panel {
     let lines = lines.zip(INKS.into_iter().cycle());
     let lines = lines.map(|((name, points), ink)| Line { name: name.to_string(), ink, points }).collect();
     Panel { title: title.to_string(), y_label: unit.to_string(), lines, ..Panel::default() }
 }
 
-/// What is written of a structure: what its file says, and what was found.
+/// Returns the output frame of a structure: the data of its file and the results.
 pub fn frame(kept: &Frame, atoms: &Atoms, evaluation: &Evaluation, about: &[(&str, usize)]) -> Frame {
     let about = about.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     let info = kept.info.clone().into_iter().chain(about);
@@ -35,11 +35,11 @@ pub fn frame(kept: &Frame, atoms: &Atoms, evaluation: &Evaluation, about: &[(&st
     }
 }
 
-/// What a table says of a structure.
+/// Returns the table row of a structure.
 pub fn line(named: &Named, evaluation: &Evaluation) -> [String; 7] {
     let count = named.atoms.numbers.len();
     let size = |force: &[f64; 3]| force.iter().map(|f| f * f).sum::<f64>().sqrt();
-    // As in the reference, a force on what is held does not count.
+    // As in the reference implementation, forces on fixed atoms do not count.
     let mut forces = evaluation.forces.clone();
     Constraints::of(&named.atoms).apply(&mut forces);
     let largest = forces.iter().map(size).fold(0.0, f64::max);
@@ -55,7 +55,7 @@ pub fn line(named: &Named, evaluation: &Evaluation) -> [String; 7] {
     ]
 }
 
-/// The chemical formula: carbon and hydrogen first, then by letter (Hill).
+/// Returns the chemical formula in Hill order: carbon, hydrogen, then alphabetical.
 pub fn formula(atoms: &Atoms) -> String {
     let mut counts = std::collections::BTreeMap::new();
     for number in &atoms.numbers {

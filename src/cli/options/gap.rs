@@ -1,4 +1,4 @@
-//! A text with a gap: two parts, or a file and the place of the cursor.
+//! Fill-in-the-middle options: a prefix and a suffix, or a file and a cursor position.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -6,52 +6,46 @@ use std::str::FromStr;
 
 use fauna::{Error, Prompt, Result};
 
-/// What stands before and after what the model is to write.
+/// The text before and after the part to generate.
 #[derive(Debug, clap::Args)]
 pub struct Gap {
-    /// What stands before the gap.
+    /// Text before the gap.
     #[arg(
-        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        help_heading = "Fill-in-the-middle (code models)",
         long,
         value_name = "TEXT",
         conflicts_with = "prompts"
     )]
     prefix: Option<String>,
-    /// What stands after the gap.
+    /// Text after the gap.
     #[arg(
-        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        help_heading = "Fill-in-the-middle (code models)",
         long,
         value_name = "TEXT",
         conflicts_with = "prompts"
     )]
     suffix: Option<String>,
-    /// A source file with the gap at --at.
-    #[arg(help_heading = "A gap to fill (models of code that know fill-in-the-middle)", long, value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix", "prompts"])]
+    /// Source file with a gap at --at.
+    #[arg(help_heading = "Fill-in-the-middle (code models)", long, value_name = "FILE", requires = "at", conflicts_with_all = ["prefix", "suffix", "prompts"])]
     file: Option<PathBuf>,
-    /// Where the gap is: a line and a column of --file, both from 1, as editors count them. Without a column the end of
-    /// the line.
+    /// Position of the gap in --file: line and column, counted from 1. Without a column, the end of the line.
     #[arg(
-        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
+        help_heading = "Fill-in-the-middle (code models)",
         long,
         value_name = "LINE:COL",
         requires = "file"
     )]
     at: Option<Cursor>,
-    /// Read so many lines of --file before the gap and as many after it, and not all.
-    #[arg(
-        help_heading = "A gap to fill (models of code that know fill-in-the-middle)",
-        long,
-        value_name = "N",
-        requires = "file"
-    )]
+    /// Use only N lines of --file before and N lines after the gap (default: the whole file).
+    #[arg(help_heading = "Fill-in-the-middle (code models)", long, value_name = "N", requires = "file")]
     lines: Option<NonZeroUsize>,
 }
 
-/// A place between the characters of a text, counted from 1.
+/// A cursor position in a text: line and column, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cursor {
     line: NonZeroUsize,
-    /// In characters; none at the end of the line.
+    /// Column in characters; `None` for the end of the line.
     column: Option<NonZeroUsize>,
 }
 
@@ -59,7 +53,9 @@ impl FromStr for Cursor {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let number = |text: &str| text.trim().parse().map_err(|_| "LINE:COL, both from 1".to_string());
+        let number = |text: &str| {
+            text.trim().parse().map_err(|_| "expected LINE or LINE:COL, counted from 1".to_string())
+        };
         Ok(match text.split_once(':') {
             Some((line, column)) => Self { line: number(line)?, column: Some(number(column)?) },
             None => Self { line: number(text)?, column: None },
@@ -68,10 +64,10 @@ impl FromStr for Cursor {
 }
 
 impl Gap {
-    /// The prompt that was asked for; none if no gap was.
+    /// Returns the fill-in-the-middle prompt, or `None` if none of the options is given.
     ///
     /// # Errors
-    /// A file that cannot be read, or has no such place.
+    /// A file that cannot be read, or a position outside of it.
     pub fn prompt(&self) -> Result<Option<Prompt>> {
         if let (Some(file), Some(at)) = (&self.file, self.at) {
             let (prefix, suffix) = split(file, &read(file)?, at, self.lines)?;
@@ -87,20 +83,19 @@ impl Gap {
 
 fn read(file: &Path) -> Result<String> {
     let bytes = std::fs::read(file).map_err(|e| Error::io(file, "read", e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        Error::input(format!("not UTF-8 from byte {} on", e.utf8_error().valid_up_to())).at(file)
-    })
+    String::from_utf8(bytes)
+        .map_err(|e| Error::input(format!("invalid UTF-8 at byte {}", e.utf8_error().valid_up_to())).at(file))
 }
 
-/// What stands before `at` and after it, at most `lines` whole lines each besides the line of the gap.
+/// Splits `text` at `at`; with `lines`, at most that many whole lines are kept before and after the line of the gap.
 fn split(file: &Path, text: &str, at: Cursor, lines: Option<NonZeroUsize>) -> Result<(String, String)> {
     let all: Vec<&str> = text.split_inclusive('\n').collect();
-    // After the last newline there is one more line, which is empty.
+    // The text after the last newline is a line, which may be empty.
     let count = all.len() + usize::from(text.is_empty() || text.ends_with('\n'));
     let index = at.line.get() - 1;
     if index >= count {
         return Err(
-            Error::input(format!("it has {count} lines, and --at asks for line {}", at.line)).at(file)
+            Error::input(format!("the file has {count} lines, but --at is line {}", at.line)).at(file)
         );
     }
     let line = all.get(index).copied().unwrap_or("");
@@ -112,7 +107,7 @@ fn split(file: &Path, text: &str, at: Cursor, lines: Option<NonZeroUsize>) -> Re
             places.clone().nth(column.get() - 1).ok_or_else(|| {
                 let line = at.line;
                 Error::input(format!(
-                    "line {line} has {} columns, and --at asks for {column}",
+                    "line {line} has {} columns, but --at is column {column}",
                     places.count()
                 ))
                 .at(file)
@@ -135,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_counted_as_editors_count() {
+    fn positions_count_lines_and_characters_from_1() {
         let text = "fn é() {\n    \n}\n";
         let own = |(a, b): (&str, &str)| (a.to_string(), b.to_string());
         assert_eq!(parts(text, "1:5", None).unwrap(), own(("fn é", "() {\n    \n}\n")));
@@ -148,11 +143,11 @@ mod tests {
     }
 
     #[test]
-    fn a_place_outside_is_named() {
+    fn a_position_outside_the_file_is_an_error_that_names_it() {
         let error = parts("one\ntwo\n", "9:1", None).unwrap_err().to_string();
         assert!(error.contains("a.rs") && error.contains("3 lines") && error.contains("line 9"), "{error}");
         let error = parts("one\ntwo\n", "2:5", None).unwrap_err().to_string();
-        assert!(error.contains("line 2 has 4 columns") && error.contains("asks for 5"), "{error}");
+        assert!(error.contains("line 2 has 4 columns") && error.contains("column 5"), "{error}");
         for wrong in ["0:1", "1:0", "x", "1:2:3", ""] {
             assert!(Cursor::from_str(wrong).is_err(), "{wrong}");
         }

@@ -1,17 +1,17 @@
-//! The words and pictures of a prompt, in the order in which they stand on the command line.
+//! The texts and images of a prompt, in the order of the command line.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueHint, value_parser};
 use fauna::{Error, Item, Result};
 
-/// Words and pictures as they were given.
+/// Texts and images of a prompt, in the order given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Given {
     pieces: Vec<Piece>,
 }
 
-/// One argument of the prompt.
+/// One part of the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Words(String),
@@ -29,10 +29,10 @@ impl clap::Args for Given {
                     .value_name("PROMPT")
                     .action(ArgAction::Append)
                     .num_args(0..)
-                    .help("The prompt, or several; `-` reads standard input")
+                    .help("Prompt; `-` reads standard input. Can be repeated")
                     .long_help(
-                        "The prompt, or several; `-` reads standard input. With pictures all words are one prompt, in \
-                         the order given",
+                        "Prompt; `-` reads standard input. Can be repeated: each is answered by itself. With images, all texts \
+                         and images are one prompt, in the order given",
                     ),
             )
             .arg(
@@ -42,7 +42,7 @@ impl clap::Args for Given {
                     .action(ArgAction::Append)
                     .value_parser(value_parser!(PathBuf))
                     .value_hint(ValueHint::FilePath)
-                    .help("A picture of the prompt, before the words that follow it; may be given more than once"),
+                    .help("Image of the prompt, placed before the text that follows it. Can be repeated"),
             )
     }
 
@@ -66,7 +66,7 @@ impl FromArgMatches for Given {
     }
 }
 
-/// The values of an argument, each with its place on the command line.
+/// Returns the values of an argument, each with its index on the command line.
 fn placed<'a, T: Clone + Send + Sync + 'static>(
     matches: &'a ArgMatches,
     name: &str,
@@ -76,7 +76,7 @@ fn placed<'a, T: Clone + Send + Sync + 'static>(
 }
 
 impl Given {
-    /// The words alone.
+    /// Returns the texts.
     pub fn words(&self) -> Vec<&str> {
         let words = self.pieces.iter().filter_map(|piece| match piece {
             Piece::Words(words) => Some(words.as_str()),
@@ -85,7 +85,7 @@ impl Given {
         words.collect()
     }
 
-    /// The files of the pictures alone.
+    /// Returns the files of the images.
     pub fn images(&self) -> Vec<&PathBuf> {
         let images = self.pieces.iter().filter_map(|piece| match piece {
             Piece::Words(_) => None,
@@ -94,27 +94,27 @@ impl Given {
         images.collect()
     }
 
-    /// Refuses `--few-shot` where an example lacks its text, or there is no picture to ask about.
+    /// Checks the prompt of `--few-shot`: every image but the last must be followed by its text.
     ///
     /// # Errors
-    /// [`Input`](fauna::ErrorKind::Input) that says how such a prompt looks.
+    /// [`Input`](fauna::ErrorKind::Input), with an example of such a prompt.
     pub fn check_question(&self) -> Result<()> {
         let two_pictures = |pair: &[Piece]| matches!(pair, [Piece::Image(_), Piece::Image(_)]);
         let wrong = match (self.images().len(), self.pieces.windows(2).any(two_pictures)) {
-            (0, _) => "--few-shot asks about a picture, and none is given",
-            (_, true) => "--few-shot: a picture without its text stands before another",
+            (0, _) => "--few-shot needs an image to describe, but none is given",
+            (_, true) => "--few-shot: an example image without its text",
             (_, false) => return Ok(()),
         };
         Err(Error::input(wrong).hint(
-            "an example is a picture and its text, and the question a picture: \
+            "each example is an image followed by its text, and the query an image: \
              --image a.png \"two cats\" --image b.png \"three dogs\" --image c.png --few-shot",
         ))
     }
 
-    /// The items in order: `words` makes an item of words, `image` of a file.
+    /// Returns the items in order: `words` makes an item of a text, `image` of a file.
     ///
     /// # Errors
-    /// The first of theirs.
+    /// The first error of `words` or `image`.
     pub fn items(
         &self,
         words: impl Fn(&str) -> Result<String>,
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_pictures_keep_their_order() {
+    fn texts_and_images_keep_their_order() {
         let line = "--image a.png two --image b.png three --image c.png --few-shot";
         assert_eq!(order(&given(line)), ["a.png", "two", "b.png", "three", "c.png"]);
         assert_eq!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_needs_examples_that_are_whole() {
+    fn few_shot_needs_an_image_and_a_text_per_example() {
         assert!(given("--image a.png two --image b.png").check_question().is_ok());
         let none = given("two").check_question().unwrap_err().to_string();
         assert!(none.contains("none is given"), "{none}");

@@ -1,4 +1,4 @@
-//! Options that several verbs share, in groups that a verb's `Args` flatten.
+//! Groups of options that several commands share, flattened into their `Args`.
 
 pub mod gap;
 pub mod given;
@@ -18,43 +18,42 @@ pub use self::sampling::{Choices, Length, Penalty, Sampling, TextSampling};
 
 use super::Context;
 
-/// Where random numbers start.
+/// The seed of the random number generator.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Seed {
-    /// Where random numbers start: the same seed gives the same output.
+    /// Random seed: the same seed gives the same output.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
 }
 
-/// How files of pictures are read.
+/// How image files are decoded.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct PictureInput {
-    /// The most pixels of a picture that are decoded: 89478485 if not said. Larger pictures are refused by the size
-    /// they declare.
-    #[arg(help_heading = "Reading of pictures", long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Maximum number of pixels of an image (default: 89478485); larger images are refused before they are decoded.
+    #[arg(help_heading = "Image input", long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_pixels: Option<u64>,
 }
 
-/// How files of sounds are read.
+/// How audio files are decoded.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct SoundInput {
-    /// The longest sound that is read; a longer one is refused. Of more than two channels or 48 kHz it counts by its
-    /// samples.
-    #[arg(help_heading = "Reading of sounds", long, value_name = "SECONDS", default_value_t = 1200.0)]
+    /// Maximum duration of an audio file; longer ones are refused. Files beyond stereo or 48 kHz are limited to as many
+    /// samples as stereo at 48 kHz.
+    #[arg(help_heading = "Audio input", long, value_name = "SECONDS", default_value_t = 1200.0)]
     pub max_seconds: f64,
 }
 
 impl SoundInput {
-    /// The sound at `path`, with a word on all that is not plain about it.
+    /// Decodes the audio file at `path`, and prints notes on downmixing, damage and the like.
     ///
     /// # Errors
-    /// A file that is no sound that can be read, or a limit that is none.
+    /// A file that cannot be decoded, or an invalid limit.
     #[cfg(feature = "audio")]
     pub fn read(&self, path: &Path, context: &Context) -> Result<Item> {
         use fauna::sound::read::{Limits, read_within};
         let seconds = self.max_seconds;
         if seconds.is_nan() || seconds <= 0.0 {
-            return Err(Error::input(format!("--max-seconds {seconds}: more than 0 wanted")));
+            return Err(Error::input(format!("--max-seconds is {seconds}, expected a number above 0")));
         }
         let decoded = read_within(path, Limits { seconds })?;
         let place = path.display();
@@ -63,28 +62,28 @@ impl SoundInput {
         }
         if let channels @ 3.. = decoded.sound.channels.len() {
             context.say(&format!(
-                "{place}: {channels} channels: a model of one channel reads their mean, a model of two the first two"
+                "{place}: {channels} channels: a mono model gets their mean, a stereo model the first two"
             ));
         }
         if let Some(damage) = decoded.damage {
-            context.complain(&format!("{place}: damaged: {damage}; the rest is used"));
+            context.complain(&format!("{place}: the file is damaged: {damage}; the rest is used"));
         }
         Ok(Item::Sound(decoded.sound))
     }
 
-    /// Nothing: this program was built without sound.
+    /// Fails: this program was built without audio support.
     ///
     /// # Errors
     /// [`Unsupported`](fauna::ErrorKind::Unsupported), always.
     #[cfg(not(feature = "audio"))]
     pub fn read(&self, path: &Path, _: &Context) -> Result<Item> {
         let _ = self.max_seconds;
-        Err(Error::unsupported("this program was built without sound")
+        Err(Error::unsupported("this program was built without audio support")
             .at(path)
-            .hint("build it with --features audio"))
+            .hint("rebuild it with --features audio"))
     }
 
-    /// The sound at `path`, if there is one.
+    /// Decodes the audio file at `path`, if there is one.
     ///
     /// # Errors
     /// As [`read`](Self::read).

@@ -1,40 +1,42 @@
-//! Which model, and how it is loaded.
+//! The model argument and the loading options.
 
 use fauna::runtime::Precision;
 
-/// The model, and how it is loaded.
+/// The model and its loading options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArg {
-    /// The model: a folder, a file, a hub id (owner/name@revision), or a name that is built in or in the cache.
+    /// Model to use: a folder, a weights file, a Hugging Face Hub id (owner/name[@revision]), or a built-in or cached
+    /// name.
     #[arg(value_name = "MODEL")]
     pub source: String,
     #[command(flatten)]
     pub loading: Loading,
 }
 
-/// How a model is found, loaded and computed.
+/// How a model is found and loaded, and where it runs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Loading {
-    /// Where to compute: cpu, cuda, cuda:N, metal, or auto (the first GPU there is, else the CPU).
-    #[arg(help_heading = "Loading of the model", long, default_value = "cpu", value_name = "NAME")]
+    /// Device to run on: cpu, cuda, cuda:N, metal, or auto (the first GPU if there is one, else the CPU).
+    #[arg(help_heading = "Model loading", long, default_value = "cpu", value_name = "NAME")]
     pub device: String,
-    /// The number type of dense weights: f32, bf16 or f16.
-    #[arg(help_heading = "Loading of the model", long, default_value = "f32", value_name = "TYPE")]
+    /// Data type of unquantized weights: f32, bf16 or f16.
+    #[arg(help_heading = "Model loading", long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
-    /// Store large matrices in blocks when they are loaded: q8_0, q4_0, q4_k, …
-    #[arg(help_heading = "Loading of the model", long, value_name = "FORMAT")]
+    /// Quantize the weight matrices while loading: q8_0, q4_0, q4_k, …
+    #[arg(help_heading = "Model loading", long, value_name = "FORMAT")]
     pub quantize: Option<String>,
-    /// Widen block-quantised files to float32 when they are loaded: exact, slower, larger.
-    #[arg(help_heading = "Loading of the model", long, conflicts_with = "quantize")]
+    /// Dequantize quantized weights to float32 while loading: exact, but slower and larger.
+    #[arg(help_heading = "Model loading", long, conflicts_with = "quantize")]
     pub dequantize: bool,
-    /// How many threads compute; all cores if not said.
-    #[arg(help_heading = "Loading of the model", long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Number of CPU threads (default: all cores).
+    #[arg(help_heading = "Model loading", long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// The family to use, whatever the config says.
-    #[arg(help_heading = "Loading of the model", long, value_name = "NAME")]
+    /// Model family, in place of the one detected from the config.
+    #[arg(help_heading = "Model loading", long, value_name = "NAME")]
     pub family: Option<String>,
-    /// Tell what the release does not say of itself: KEY=VALUE, the value as JSON, or @FILE with it.
-    #[arg(help_heading = "Loading of the model", long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    /// Set a family-specific setting that the checkpoint does not specify; VALUE is JSON, a string, or @FILE to read
+    /// JSON from a file. Can be repeated.
+    #[arg(help_heading = "Model loading", long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub settings: Vec<(String, serde_json::Value)>,
     #[command(flatten)]
     pub finding: Finding,
@@ -55,20 +57,20 @@ impl Default for Loading {
     }
 }
 
-/// How the files of a model are found.
+/// Which files of a model are used.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Finding {
-    /// Which of several weight files to use: its name, or a part that only one has.
-    #[arg(help_heading = "Loading of the model", long, value_name = "NAME")]
+    /// Weights file to load where there are several: its name, or a part of it that is unique.
+    #[arg(help_heading = "Model loading", long, value_name = "NAME")]
     pub weights: Option<String>,
-    /// Make no network call.
-    #[arg(help_heading = "Loading of the model", long)]
+    /// Do not access the network; use local files and the cache only.
+    #[arg(help_heading = "Model loading", long)]
     pub offline: bool,
 }
 
-/// `KEY=VALUE` or `KEY=@FILE`; a value that is no JSON is a string.
+/// Parses `KEY=VALUE` or `KEY=@FILE`; a value that is not JSON is a string.
 fn setting(argument: &str) -> std::result::Result<(String, serde_json::Value), String> {
-    let (key, value) = argument.split_once('=').ok_or("KEY=VALUE is wanted")?;
+    let (key, value) = argument.split_once('=').ok_or("expected KEY=VALUE")?;
     if key.is_empty() {
         return Err("the key is empty".into());
     }
@@ -76,7 +78,7 @@ fn setting(argument: &str) -> std::result::Result<(String, serde_json::Value), S
         None => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
         Some(file) => {
             let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
-            serde_json::from_str(&text).map_err(|e| format!("{file}: not JSON: {e}"))?
+            serde_json::from_str(&text).map_err(|e| format!("{file}: invalid JSON: {e}"))?
         }
     };
     Ok((key.to_string(), value))
@@ -89,7 +91,7 @@ mod tests {
     use super::setting;
 
     #[test]
-    fn a_setting_is_json_a_word_or_a_file() {
+    fn a_setting_is_json_a_string_or_a_file() {
         assert_eq!(setting("bandwidth=6").unwrap(), ("bandwidth".to_string(), json!(6)));
         assert_eq!(setting("a=b=c").unwrap(), ("a".to_string(), json!("b=c")));
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -1,4 +1,4 @@
-//! Where pictures, sounds, codes and other results go.
+//! Output files of images, audio, codes and other results.
 
 use std::path::{Path, PathBuf};
 
@@ -6,55 +6,55 @@ use fauna::{Error, Result};
 
 use crate::cli::output;
 
-/// Where pictures, sounds and codes go.
+/// Output file of images, audio and codes.
 #[derive(Debug, Clone, Default)]
 pub struct Place {
-    /// The file; `-` is standard output.
+    /// Path of the file; `-` is standard output.
     pub path: Option<PathBuf>,
-    /// Whether a file that is there is replaced.
+    /// Whether an existing file is overwritten.
     pub force: bool,
-    /// How loud a sound is written.
+    /// Loudness of the written audio.
     pub loudness: Loudness,
 }
 
-/// How loud a written sound is.
+/// Loudness normalization of an audio file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Loudness {
-    /// As the model made it; turned down if it would clip.
+    /// Reduce the volume only if the audio would clip.
     #[default]
     Peak,
-    /// -14 LUFS, as streaming services play it.
+    /// Normalize to -14 LUFS, the level of streaming services.
     Streaming,
-    /// As the model made it; what is beyond full scale is cut.
+    /// Keep the model's level; samples beyond full scale are clipped.
     Keep,
 }
 
 impl Place {
-    /// A file, and whether it may be replaced.
+    /// Creates an output file; `force` allows overwriting it.
     pub fn new(path: Option<PathBuf>, force: bool) -> Self {
         Self { path, force, ..Self::default() }
     }
 
-    /// Whether samples go to standard output.
+    /// Returns whether the output is standard output.
     pub fn is_stdout(&self) -> bool {
         self.path.as_deref() == Some(Path::new("-"))
     }
 
-    /// One place for each of `count` prompts; nothing is there yet.
+    /// Returns one output file for each of `count` prompts, and checks that they may be written.
     ///
     /// # Errors
-    /// [`Input`](fauna::ErrorKind::Input) if no file is named, or one is there and may not be replaced.
+    /// [`Input`](fauna::ErrorKind::Input) if no file is given, or one exists and may not be overwritten.
     pub fn numbered(&self, count: usize) -> Result<Vec<Self>> {
         let Some(path) = &self.path else {
-            return Err(Error::input("no file is named for what the model makes").hint(
-                "name one: --out FILE.png, --out FILE.wav, --out FILE.safetensors for codes, --out - for a player",
+            return Err(Error::input("no output file given").hint(
+                "use --out FILE.png, --out FILE.wav, --out FILE.safetensors for codes, or --out - for raw samples",
             ));
         };
         if self.is_stdout() {
             return match count {
                 1 => Ok(vec![self.clone()]),
-                _ => Err(Error::input("several sounds at once on standard output")
-                    .hint("name a file: --out FILE.wav")),
+                _ => Err(Error::input("cannot write several audio outputs to standard output")
+                    .hint("use --out FILE.wav")),
             };
         }
         let places: Vec<Self> = (1..=count)
@@ -69,10 +69,10 @@ impl Place {
         Ok(places)
     }
 
-    /// The file, which must end in `ending` to hold `what`.
+    /// Returns the path of the file, which must have the extension `ending` of `what`.
     ///
     /// # Errors
-    /// [`Input`](fauna::ErrorKind::Input) if it ends in another way or there is none.
+    /// [`Input`](fauna::ErrorKind::Input) if it has another extension or no file is given.
     pub fn file(&self, what: &str, ending: &str) -> Result<&Path> {
         match &self.path {
             Some(path) if path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending)) => {
@@ -80,12 +80,12 @@ impl Place {
             }
             path => Err(Error::input(format!("{what} are written as .{ending}"))
                 .at(path.clone().unwrap_or_default())
-                .hint(format!("name such a file: --out FILE.{ending}"))),
+                .hint(format!("use --out FILE.{ending}"))),
         }
     }
 }
 
-/// `song.wav`, 2: `song-2.wav`.
+/// Inserts a number before the extension: `song.wav` and 2 give `song-2.wav`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = match path.extension() {

@@ -1,41 +1,25 @@
-//! How tokens are chosen: what the user says, over what the model recommends.
+//! Sampling options, which override the generation config of the model.
 
 use fauna::{GenerationConfig, Pipeline, Reasoning, Result};
 
-/// How tokens are sampled. What is not said, the model recommends.
+/// Sampling options; those not given are taken from the model's generation config.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Sampling {
-    /// 0 always takes the most likely token; higher is more varied.
-    #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
-        long,
-        value_name = "T"
-    )]
+    /// Sampling temperature; 0 for greedy decoding.
+    #[arg(help_heading = "Sampling (default: the model's generation config)", long, value_name = "T")]
     pub temperature: Option<f32>,
-    /// Sample from the K most likely tokens; 0 for all.
-    #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
-        long,
-        value_name = "K"
-    )]
+    /// Sample from the K most likely tokens; 0 to disable.
+    #[arg(help_heading = "Sampling (default: the model's generation config)", long, value_name = "K")]
     pub top_k: Option<usize>,
-    /// Sample from the most likely tokens that together have this probability.
-    #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
-        long,
-        value_name = "P"
-    )]
+    /// Nucleus sampling: sample from the most likely tokens with a cumulative probability of P; 1 to disable.
+    #[arg(help_heading = "Sampling (default: the model's generation config)", long, value_name = "P")]
     pub top_p: Option<f32>,
-    /// Drop tokens less likely than this share of the most likely.
-    #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
-        long,
-        value_name = "P"
-    )]
+    /// Drop tokens with less than P times the probability of the most likely token; 0 to disable.
+    #[arg(help_heading = "Sampling (default: the model's generation config)", long, value_name = "P")]
     pub min_p: Option<f32>,
-    /// Where random numbers start: the same seed gives the same output.
+    /// Random seed: the same seed gives the same output.
     #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
+        help_heading = "Sampling (default: the model's generation config)",
         long,
         default_value_t = 0,
         value_name = "N"
@@ -43,30 +27,26 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Repeated tokens.
+/// Penalty on repeated tokens.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Penalty {
-    /// Above 1 makes tokens that were there less likely.
-    #[arg(
-        help_heading = "Sampling of tokens (the model's own settings if not said)",
-        long,
-        value_name = "X"
-    )]
+    /// Penalty on repeated tokens; above 1 makes them less likely, 1 for none.
+    #[arg(help_heading = "Sampling (default: the model's generation config)", long, value_name = "X")]
     pub repetition_penalty: Option<f32>,
 }
 
-/// How many tokens are generated.
+/// Number of tokens to generate.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Length {
-    /// Stop after so many new tokens.
-    #[arg(help_heading = "Length of the output", long, value_name = "N")]
+    /// Maximum number of new tokens.
+    #[arg(help_heading = "Output length", long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// Do not end before so many new tokens.
-    #[arg(help_heading = "Length of the output", long, value_name = "N")]
+    /// Minimum number of new tokens.
+    #[arg(help_heading = "Output length", long, value_name = "N")]
     pub min_tokens: Option<usize>,
 }
 
-/// How the tokens of a text are sampled, and where it ends.
+/// Sampling and stopping options of text generation.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TextSampling {
     #[command(flatten)]
@@ -75,12 +55,12 @@ pub struct TextSampling {
     pub penalty: Penalty,
     #[command(flatten)]
     pub length: Length,
-    /// End before this text or at this special token; may be given more than once.
-    #[arg(help_heading = "Length of the output", long, value_name = "TEXT")]
+    /// Stop sequence: a text, which is not part of the output, or a special token. Can be repeated.
+    #[arg(help_heading = "Output length", long, value_name = "TEXT")]
     pub stop: Vec<String>,
 }
 
-/// The ids of all options of [`TextSampling`], for verbs that sample no tokens with some of their inputs.
+/// Ids of all options of [`TextSampling`], for commands that do not sample with some of their inputs.
 pub const TEXT_SAMPLING: [&str; 9] = [
     "temperature",
     "top_k",
@@ -93,20 +73,20 @@ pub const TEXT_SAMPLING: [&str; 9] = [
     "stop",
 ];
 
-/// What was chosen about decoding, from any of the groups.
+/// The generation options given, from all groups.
 #[derive(Debug, Clone, Default)]
 pub struct Choices {
     pub sampling: Sampling,
     pub penalty: Penalty,
     pub length: Length,
     pub stop: Vec<String>,
-    /// Seconds of sound.
+    /// Duration of the audio in seconds.
     pub seconds: Option<f64>,
-    /// How strongly the prompt is followed.
+    /// Guidance scale.
     pub guidance: Option<f32>,
-    /// Whether code goes on behind its first definition.
+    /// Whether code generation goes on after the first top-level definition.
     pub keep_going: bool,
-    /// How long a model thinks.
+    /// Reasoning effort.
     pub reasoning: Option<Reasoning>,
 }
 
@@ -118,10 +98,10 @@ impl From<&TextSampling> for Choices {
 }
 
 impl Choices {
-    /// These choices over `recommended`.
+    /// Returns `recommended` with the given options in place of its own.
     ///
     /// # Errors
-    /// The first option out of its range.
+    /// An option out of range.
     pub fn over(&self, recommended: GenerationConfig) -> Result<GenerationConfig> {
         let Self { sampling, penalty, length, .. } = self;
         let options = GenerationConfig {
@@ -144,7 +124,7 @@ impl Choices {
         Ok(options)
     }
 
-    /// Refuses what is out of range, before a model is opened.
+    /// Checks the ranges of the options, before a model is loaded.
     ///
     /// # Errors
     /// As [`over`](Self::over).
@@ -152,7 +132,7 @@ impl Choices {
         self.over(GenerationConfig::default()).map(|_| ())
     }
 
-    /// These choices over what `model` recommends.
+    /// Returns the generation config of `model` with the given options in place of its own.
     ///
     /// # Errors
     /// As [`over`](Self::over).
@@ -160,8 +140,8 @@ impl Choices {
         self.over(model.defaults())
     }
 
-    /// These choices over what `model` recommends for a conversation; where it recommends to take the most likely token,
-    /// those of chat programs, and a word that says so.
+    /// Returns the generation config for a chat. If the model's own is greedy and no temperature is given, the defaults
+    /// of chat programs are used, with a message that says so.
     ///
     /// # Errors
     /// As [`over`](Self::over).
@@ -179,8 +159,8 @@ impl Choices {
             ..recommended
         };
         let said = format!(
-            "the model recommends no sampling: temperature {}, top-p {}, top-k {}, min-p {}, seed {}; --temperature 0 \
-             takes the most likely tokens",
+            "the model's generation config does not sample: using temperature {}, top-p {}, top-k {}, min-p {}, seed {}; use \
+             --temperature 0 for greedy decoding",
             options.temperature, options.top_p, options.top_k, options.min_p, sampling.seed
         );
         options.check()?;

@@ -1,5 +1,5 @@
-//! What becomes of the pieces a model makes: words on the screen as they come, labels in a table, sounds and codes in
-//! files.
+//! Output of a generation: text is streamed to standard output, labels are printed as a table, audio and codes are
+//! written to files.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,16 +15,16 @@ use crate::cli::options::Place;
 use crate::cli::output::Output;
 use crate::cli::table::Table;
 
-/// The answer to one prompt, while it comes and when it is whole.
+/// The answer to one prompt, during and after its generation.
 pub struct Answer<'a> {
     context: &'a Context,
     place: Place,
-    /// Where words are shown as they come, if they are.
+    /// Output that text is streamed to, if any.
     stream: Option<Output>,
     text: String,
     thoughts: Thoughts,
     labels: Vec<Label>,
-    /// The picture that the labels are of, where there are several.
+    /// The image that the labels are of, if there are several.
     picture: Option<PathBuf>,
     #[cfg(feature = "audio")]
     sound: Option<SoundOut>,
@@ -32,7 +32,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// An answer whose words are shown as they come if `streams`, and whose sounds go to `place`.
+    /// Creates an answer that streams text if `streams`, and writes audio and codes to `place`.
     pub fn new(context: &'a Context, place: Place, streams: bool) -> Self {
         Self {
             context,
@@ -48,7 +48,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Takes the next piece.
+    /// Adds the next item.
     pub fn take(&mut self, item: Item) -> Result<()> {
         match item {
             Item::Thought(piece) => self.thoughts.take(&piece, self.context),
@@ -80,31 +80,31 @@ impl<'a> Answer<'a> {
                 self.written(path.to_path_buf(), json!({"codes": shapes}), "codes");
             }
             other => {
-                let message = format!("the command line does not write {} yet", other.modality());
+                let message = format!("the command line cannot write {} output", other.modality());
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
         Ok(())
     }
 
-    /// The same, with the reasoning of the model shown on standard error.
+    /// Sets whether the reasoning of the model is printed to standard error.
     pub fn with_thoughts_shown(mut self, shown: bool) -> Self {
         self.thoughts.shown = shown;
         self
     }
 
-    /// The same, about the picture at this path, which stands beside each label.
+    /// Sets the path of the image that is printed with each label.
     pub fn about(mut self, picture: Option<PathBuf>) -> Self {
         self.picture = picture;
         self
     }
 
-    /// Ends what is under way: whatever came so far is whole on disk after this.
+    /// Ends the generation and completes the files written so far.
     pub fn close(&mut self) -> Result<()> {
         self.thoughts.pause();
         if self.text.is_empty() && !self.thoughts.text.is_empty() {
             self.context
-                .say("the model was still thinking when its tokens ended: give it more by --max-tokens");
+                .say("the model reached the maximum number of tokens while reasoning: raise --max-tokens");
         }
         #[cfg(feature = "audio")]
         if let Some(sound) = self.sound.take() {
@@ -119,14 +119,14 @@ impl<'a> Answer<'a> {
         Ok(())
     }
 
-    /// Notes a file that was written, and says so.
+    /// Records a file that was written, and prints its path.
     pub fn written(&mut self, path: PathBuf, mut about: Value, words: &str) {
         about["file"] = json!(path);
         self.files.push(about);
         self.context.say(&format!("{words} in {}", path.display()));
     }
 
-    /// Shows what was not shown as it came.
+    /// Prints what was not streamed.
     pub fn show(mut self) -> Result<()> {
         let mut output = self.stream.take().unwrap_or_else(Output::stdout);
         if !self.labels.is_empty() {
@@ -143,7 +143,7 @@ impl<'a> Answer<'a> {
         output.finish()
     }
 
-    /// The answer as JSON, beside what was asked.
+    /// Returns the answer as JSON, with its prompt.
     pub fn json(&self, source: &str, prompt: Value) -> Value {
         let mut answer = json!({"source": source, "prompt": prompt});
         match () {
@@ -161,12 +161,12 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The reasoning of a model: shown on standard error if that is wanted, else as a sign that it is at work.
+/// The reasoning of a model: printed to standard error if requested, else shown as a progress spinner.
 #[derive(Default)]
 struct Thoughts {
     text: String,
     shown: bool,
-    /// Whether the last that was shown ended inside a line.
+    /// Whether the last text printed did not end with a newline.
     in_line: bool,
     sign: Option<Box<dyn Task>>,
 }
@@ -176,16 +176,16 @@ impl Thoughts {
         self.text.push_str(piece);
         if self.shown {
             let mut terminal = std::io::stderr();
-            // Where standard error is closed there is no reader.
+            // A write to standard error may fail if it is closed.
             let _ = write!(terminal, "{piece}").and_then(|()| terminal.flush());
             self.in_line = !piece.ends_with('\n');
         } else {
-            let sign = self.sign.get_or_insert_with(|| context.bars.begin("thinking", Unit::Items, None));
+            let sign = self.sign.get_or_insert_with(|| context.bars.begin("reasoning", Unit::Items, None));
             sign.advance(1);
         }
     }
 
-    /// The answer goes on.
+    /// Ends the reasoning, before the answer.
     fn pause(&mut self) {
         self.sign = None;
         if std::mem::take(&mut self.in_line) {
@@ -194,7 +194,7 @@ impl Thoughts {
     }
 }
 
-/// `codes` as a safetensors file.
+/// Serializes `codes` as a safetensors file.
 fn bytes_of(codes: &Tensors) -> Result<Vec<u8>> {
     safetensors::serialize(codes, None)
         .map_err(|e| Error::input(format!("cannot be written as safetensors: {e}")))

@@ -1,4 +1,4 @@
-//! Talking: turn by turn until the input ends.
+//! Interactive chat.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -9,11 +9,12 @@ use super::{Answer, Show};
 use crate::cli::options::Place;
 
 impl Show<'_> {
-    /// Turn by turn until the input ends. Ctrl-C ends an answer; at the prompt it ends the program.
+    /// Chats until the input ends. Ctrl-C stops an answer; at the prompt it ends the program.
     pub fn conversation(&self, model: &dyn Pipeline, system: Option<String>) -> Result<()> {
         let person = std::io::stdin().is_terminal();
         if person {
-            self.context.say("/clear starts again, /quit or Ctrl-D ends, Ctrl-C stops an answer");
+            self.context
+                .say("/clear to start a new conversation, /quit or Ctrl-D to exit, Ctrl-C to stop an answer");
         }
         let mut session = match system {
             Some(text) => Session::new(model).with_system(text),
@@ -31,7 +32,7 @@ impl Show<'_> {
                 break;
             }
             let Ok(line) = String::from_utf8(line) else {
-                self.context.complain("standard input: that line is not UTF-8: say it again");
+                self.context.complain("standard input: the line is not valid UTF-8 and was ignored");
                 continue;
             };
             let words = match line.trim() {

@@ -1,4 +1,4 @@
-//! What a model makes of prompts, shown as it comes: words, labels, pictures, sound, codes.
+//! Output of models for prompts, shown while it is generated: text, labels, images, audio, codes.
 
 mod answer;
 mod conversation;
@@ -21,29 +21,29 @@ use self::pictures::{Drawing, Grid, Pictures};
 use super::options::Place;
 use super::{Context, Exit};
 
-/// Answers prompts, and shows the answers.
+/// Runs a model on prompts and shows the answers.
 pub struct Show<'a> {
     context: &'a Context,
     options: GenerationConfig,
-    /// Whether the reasoning of a model is shown.
+    /// Whether the reasoning of the model is shown.
     thoughts: bool,
 }
 
 impl<'a> Show<'a> {
-    /// Answers decoded as `options` say.
+    /// Creates it with the generation config `options`.
     pub fn new(context: &'a Context, options: GenerationConfig) -> Self {
         Self { context, options, thoughts: false }
     }
 
-    /// The same, with the reasoning of a model shown on standard error.
+    /// Sets whether the reasoning of the model is printed to standard error.
     pub fn with_thoughts(self, thoughts: bool) -> Self {
         Self { thoughts, ..self }
     }
 
-    /// Each prompt by itself, its answer on standard output as it comes.
+    /// Answers each prompt by itself and streams the answers to standard output.
     ///
     /// # Errors
-    /// An empty prompt, before any is answered; else the first that the model gives.
+    /// An empty prompt, before any is answered; else the first error of the model.
     pub fn each(&self, model: &dyn Pipeline, prompts: &[Prompt]) -> Result<Exit> {
         prompts.iter().try_for_each(prompts::check_full)?;
         for prompt in prompts {
@@ -52,7 +52,8 @@ impl<'a> Show<'a> {
         Ok(Exit::Done)
     }
 
-    /// One prompt, one answer, shown as it comes; codes and sound go to `place`, and `picture` stands beside labels.
+    /// Answers one prompt and streams the answer; codes and audio are written to `place`, and `picture` is printed with
+    /// labels.
     pub fn once(
         &self,
         model: &dyn Pipeline,
@@ -66,14 +67,14 @@ impl<'a> Show<'a> {
         self.context.interrupt.check()
     }
 
-    /// All prompts at once, for models whose pieces go to files.
+    /// Answers all prompts as one batch, for models whose output is written to files.
     pub fn together(&self, model: &dyn Pipeline, prompts: &[Prompt], place: &Place) -> Result<()> {
         let _stoppable = self.context.interrupt.hold();
         let places = place.numbered(prompts.len())?;
         let mut answers: Vec<Answer> =
             places.into_iter().map(|place| Answer::new(self.context, place, false)).collect();
         let seconds = self.options.seconds.map(|seconds| (seconds * 1e3 * prompts.len() as f64) as u64);
-        let bar = self.context.bars.begin("sound", Unit::Milliseconds, seconds);
+        let bar = self.context.bars.begin("audio", Unit::Milliseconds, seconds);
         let mut wrong = None;
         let made = model.generate_batch(prompts, &self.config(), &mut |index, item| {
             if let Item::Sound(sound) = &item {
@@ -84,7 +85,7 @@ impl<'a> Show<'a> {
             self.flow(wrong.is_some())
         });
         drop(bar);
-        // What is there is made whole, whatever went wrong.
+        // Files are completed even after an error.
         let closed: Result<()> = answers.iter_mut().try_for_each(Answer::close);
         wrong.map_or(Ok(()), Err)?;
         made?;
@@ -95,8 +96,8 @@ impl<'a> Show<'a> {
         self.context.interrupt.check()
     }
 
-    /// Pictures of all prompts at once, shown in their files while they are made; then the nearest first, if that is
-    /// wanted.
+    /// Generates the images of all prompts as one batch; the files are updated during generation, and the images are
+    /// ranked at the end if requested.
     #[cfg(feature = "vision")]
     pub fn pictures(
         &self,
@@ -113,7 +114,7 @@ impl<'a> Show<'a> {
         let copies: Vec<Prompt> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), each)).collect();
         let options = GenerationConfig { previews: !drawing.no_previews, ..self.config() };
-        let bar = self.context.bars.begin("drawing", Unit::Items, None);
+        let bar = self.context.bars.begin("images", Unit::Items, None);
         let mut wrong = None;
         let made = model.generate_batch(&copies, &options, &mut |index, item| {
             wrong = match item {
@@ -121,7 +122,7 @@ impl<'a> Show<'a> {
                     bar.advance(1);
                     files[index / each].take(index % each, picture).err()
                 }
-                // Once is enough for a grid.
+                // Once per grid.
                 Item::Note(note) => {
                     if index % each == 0 {
                         self.context.say(note.trim_end());
@@ -129,7 +130,7 @@ impl<'a> Show<'a> {
                     None
                 }
                 other => Some(Error::input(format!(
-                    "the model made {}, not pictures, of this prompt",
+                    "the model returned {} for this prompt, expected an image",
                     other.modality()
                 ))),
             };
@@ -150,7 +151,7 @@ impl<'a> Show<'a> {
         self.context.interrupt.check()
     }
 
-    /// What the model makes of `prompt`; words are shown as they come, unless they are to be JSON.
+    /// Generates the answer to `prompt`; text is streamed, unless the output is JSON.
     pub fn answer(&self, model: &dyn Pipeline, prompt: &Prompt, place: Place) -> Result<Answer<'_>> {
         let answer = Answer::new(self.context, place, !self.context.globals.json);
         let mut answer = answer.with_thoughts_shown(self.thoughts);
@@ -164,7 +165,7 @@ impl<'a> Show<'a> {
         Ok(answer)
     }
 
-    /// The options of a generation that now begins: Ctrl-C cancels it.
+    /// Returns the config of a generation about to start, which Ctrl-C cancels.
     fn config(&self) -> GenerationConfig {
         GenerationConfig { cancel: self.context.interrupt.token(), ..self.options.clone() }
     }
@@ -188,7 +189,7 @@ impl<'a> Show<'a> {
     }
 }
 
-/// All words of a prompt.
+/// Returns the text of a prompt.
 #[cfg(feature = "vision")]
 fn words(prompt: &Prompt) -> String {
     let items: Vec<&Item> = match prompt {

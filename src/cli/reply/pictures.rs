@@ -1,4 +1,4 @@
-//! Pictures on their way to files that show them while they are made: one to a file, or a grid of several.
+//! Image files that are updated during generation: one image, or a grid of several.
 
 use std::cmp::Ordering;
 use std::path::PathBuf;
@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 use crate::cli::options::Place;
 use crate::cli::output::Output;
 
-/// The most pictures of one grid.
+/// Maximum number of images in a grid.
 const MOST: usize = 100;
 
-/// How pictures are made and shown.
+/// Options of image generation.
 #[derive(Debug, Clone, Default)]
 pub struct Drawing {
-    /// So many pictures of each prompt in one file; one if not said.
+    /// Grid of images for each prompt; `None` for one image.
     pub grid: Option<Grid>,
-    /// The model that ranks the pictures of a prompt.
+    /// Model that ranks the images of a prompt.
     pub rank: Option<String>,
-    /// Whether a picture is shown when it is whole only.
+    /// Whether the file is written only when the images are complete.
     pub no_previews: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// How many pictures it shows.
+    /// Returns the number of images.
     pub fn count(self) -> usize {
         self.rows * self.columns
     }
@@ -47,35 +47,35 @@ impl FromStr for Grid {
         let sides = text.split_once(['x', 'X', '×']).map(|(rows, columns)| (parse(rows), parse(columns)));
         match sides {
             Some((Some(rows), Some(columns))) if rows * columns <= MOST => Ok(Self { rows, columns }),
-            _ => Err(format!("rows and columns are wanted, at most {MOST} pictures: 3x3")),
+            _ => Err(format!("expected ROWSxCOLUMNS with at most {MOST} images, for example 3x3")),
         }
     }
 }
 
-/// The pictures of one prompt, under way to one file.
+/// The images of one prompt and their file.
 pub struct Pictures {
     place: Place,
     grid: Grid,
     made: Vec<Option<Image>>,
-    /// How near each picture is to its prompt, if that was asked.
+    /// Similarity of each image to the prompt, if they were ranked.
     scores: Option<Vec<f32>>,
 }
 
 impl Pictures {
-    /// Pictures for `grid`, or one picture, that go to `place`. Nothing is written yet.
+    /// Creates the images of `grid`, or a single one, with the output file `place`. Nothing is written yet.
     ///
     /// # Errors
-    /// [`Input`](fauna::ErrorKind::Input) if `place` names no file that ends in .png.
+    /// [`Input`](fauna::ErrorKind::Input) if `place` is not a .png file.
     pub fn at(place: Place, grid: Option<Grid>) -> Result<Self> {
-        place.file("pictures", "png")?;
+        place.file("images", "png")?;
         let grid = grid.unwrap_or(Grid { rows: 1, columns: 1 });
         Ok(Self { place, grid, made: vec![None; grid.count()], scores: None })
     }
 
-    /// Takes picture `index` of the prompt, whole or as far as it is there, and shows it in the file.
+    /// Sets image `index`, complete or partial, and updates the file.
     ///
     /// # Errors
-    /// Whatever keeps the file from being written.
+    /// A file that cannot be written.
     pub fn take(&mut self, index: usize, picture: Image) -> Result<()> {
         if let Some(place) = self.made.get_mut(index) {
             *place = Some(picture);
@@ -83,10 +83,10 @@ impl Pictures {
         self.write()
     }
 
-    /// Puts the pictures that `judge` finds nearest to `prompt` first (Ramesh et al. 2021, section 2.6).
+    /// Sorts the images by their similarity to `prompt`, computed by `judge` (Ramesh et al. 2021, section 2.6).
     ///
     /// # Errors
-    /// If `judge` does not read both texts and pictures.
+    /// If `judge` does not embed both texts and images.
     pub fn rank(&mut self, judge: &dyn Pipeline, prompt: &str) -> Result<()> {
         let pictures: Vec<Image> = self.made.iter().flatten().cloned().collect();
         let items = std::iter::once(Item::from(prompt)).chain(pictures.iter().cloned().map(Item::Image));
@@ -102,7 +102,7 @@ impl Pictures {
         self.write()
     }
 
-    /// Writes what is there; the file's name always holds a whole PNG.
+    /// Writes the images so far; the file is a valid PNG at any time.
     fn write(&mut self) -> Result<()> {
         let Some(size) = self.made.iter().flatten().next() else { return Ok(()) };
         let empty =
@@ -113,27 +113,27 @@ impl Pictures {
         let mut output = Output::open(self.place.path.as_deref(), self.place.force)?;
         output.bytes(&picture::to_png(&whole)?)?;
         output.finish()?;
-        // What is there now is ours.
+        // From now on, the existing file is our own.
         self.place.force = true;
         Ok(())
     }
 
-    /// The file, what to say of it, and the same as JSON.
+    /// Returns the path of the file, its description and the description as JSON.
     ///
     /// # Errors
-    /// [`Compute`](fauna::ErrorKind::Compute) if the model made no picture.
+    /// [`Compute`](fauna::ErrorKind::Compute) if the model returned no image.
     pub fn written(&self) -> Result<(PathBuf, String, Value)> {
         let made = self.made.iter().flatten().count();
         let (Some(path), Some(size)) = (&self.place.path, self.made.iter().flatten().next()) else {
-            return Err(Error::new(fauna::ErrorKind::Compute, "the model made no picture"));
+            return Err(Error::new(fauna::ErrorKind::Compute, "the model returned no image"));
         };
         let mut about = json!({"pictures": made, "width": size.width, "height": size.height});
         let plural = if made == 1 { "" } else { "s" };
-        let mut words = format!("{made} picture{plural} of {} by {}", size.width, size.height);
+        let mut words = format!("{made} image{plural} of {}x{}", size.width, size.height);
         if let Some(scores) = &self.scores {
             about["scores"] = json!(scores);
             let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
-            words += &format!(", nearest to the prompt first ({})", scores.join(" "));
+            words += &format!(", sorted by similarity to the prompt ({})", scores.join(" "));
         }
         Ok((path.clone(), words, about))
     }
@@ -152,17 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn pictures_under_way_are_in_the_file() {
+    fn partial_images_are_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("grid.png");
         let place = Place { path: Some(path.clone()), ..Place::default() };
         let mut pictures = Pictures::at(place, Some("1x2".parse().unwrap())).unwrap();
-        assert!(pictures.written().is_err(), "nothing was made yet");
+        assert!(pictures.written().is_err(), "no image yet");
         let red = Image { width: 1, height: 1, rgb: vec![255, 0, 0] };
         pictures.take(1, red.clone()).unwrap();
         assert_eq!(picture::read(&path).unwrap().rgb, [128, 128, 128, 255, 0, 0]);
         pictures.take(0, red).unwrap();
         assert_eq!(picture::read(&path).unwrap().rgb, [255, 0, 0, 255, 0, 0]);
-        assert_eq!(pictures.written().unwrap().1, "2 pictures of 1 by 1");
+        assert_eq!(pictures.written().unwrap().1, "2 images of 1x1");
     }
 }

@@ -1,4 +1,4 @@
-//! From what was given to prompts: words, and pictures that are read when the model is known.
+//! Prompts from command-line arguments; images are decoded when the model is known.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use fauna::{Error, Image, Item, Pipeline, Prompt, Result, Role, Turn};
 use crate::cli::options::{Given, PictureInput};
 use crate::cli::{Context, input};
 
-/// Prompts in which pictures have their place, and the files of those pictures, in order.
+/// Prompts with placeholders for images, and the paths of those images, in order.
 pub struct Drafts {
     prompts: Vec<Prompt>,
     pictures: Vec<PathBuf>,
 }
 
 impl Drafts {
-    /// One prompt a text.
+    /// Creates one prompt per text.
     pub fn of_texts(texts: Vec<String>) -> Self {
         let prompt = |text| Prompt::Items(vec![Item::Text(text)]);
         Self { prompts: texts.into_iter().map(prompt).collect(), pictures: Vec::new() }
     }
 
-    /// One prompt of the words and pictures in the order given.
+    /// Creates one prompt of the texts and images in the order given.
     ///
     /// # Errors
     /// A file that cannot be opened, standard input that cannot be read.
@@ -31,7 +31,7 @@ impl Drafts {
         Ok(Self { prompts: vec![Prompt::Items(items)], pictures })
     }
 
-    /// One prompt a picture: the picture, then each text.
+    /// Creates one prompt per image: the image, then each text.
     ///
     /// # Errors
     /// A file that cannot be opened.
@@ -44,7 +44,7 @@ impl Drafts {
         Ok(Self { prompts, pictures })
     }
 
-    /// One prompt a question: all pictures, then the question about them.
+    /// Creates one prompt per question: all images, then the question.
     ///
     /// # Errors
     /// A file that cannot be opened.
@@ -58,7 +58,7 @@ impl Drafts {
         Ok(Self { prompts, pictures: repeated })
     }
 
-    /// The prompts as a person's turns of conversations that begin with `system`.
+    /// Turns each prompt into a conversation: the system prompt `system`, if any, and a user turn.
     pub fn in_turns(self, system: Option<&str>) -> Self {
         let in_turns = |prompt| match prompt {
             Prompt::Items(items) => {
@@ -70,10 +70,10 @@ impl Drafts {
         Self { prompts: self.prompts.into_iter().map(in_turns).collect(), ..self }
     }
 
-    /// The prompts with the pictures in them, read as `model` has them.
+    /// Returns the prompts with their images, decoded as `model` requires.
     ///
     /// # Errors
-    /// A file that is no picture that can be read.
+    /// An image file that cannot be decoded.
     pub fn seen_by(
         self,
         model: &dyn Pipeline,
@@ -101,16 +101,16 @@ impl Drafts {
     }
 }
 
-/// The place of a picture that is read when the model is known.
+/// Returns the placeholder of an image that is decoded when the model is known.
 fn place(path: &Path) -> Result<Item> {
     std::fs::File::open(path).map_err(|error| Error::io(path, "open", error))?;
     Ok(Item::Image(Image { width: 0, height: 0, rgb: Vec::new() }))
 }
 
-/// Refuses a prompt in which nothing stands.
+/// Fails if the prompt is empty.
 ///
 /// # Errors
-/// [`Input`](fauna::ErrorKind::Input) that says what to do.
+/// [`Input`](fauna::ErrorKind::Input) for an empty prompt.
 pub fn check_full(prompt: &Prompt) -> Result<()> {
     let blank = |item: &Item| matches!(item, Item::Text(text) if text.trim().is_empty());
     let empty = match prompt {
@@ -120,16 +120,16 @@ pub fn check_full(prompt: &Prompt) -> Result<()> {
     };
     match empty {
         false => Ok(()),
-        true => Err(Error::input("the prompt is empty").hint("give it as an argument, or on standard input")),
+        true => Err(Error::input("the prompt is empty").hint("pass it as an argument or on standard input")),
     }
 }
 
-/// A turn of words.
+/// Creates a turn of a single text.
 pub fn turn(role: Role, text: String) -> Turn {
     Turn { role, items: vec![Item::Text(text)] }
 }
 
-/// One prompt a text: the arguments, or all of standard input where there is none.
+/// Returns the arguments, or standard input as one text if there are none.
 ///
 /// # Errors
 /// Standard input that cannot be read.
@@ -138,12 +138,12 @@ pub fn texts<S: AsRef<str>>(arguments: &[S], context: &Context) -> Result<Vec<St
         return arguments.iter().map(|text| given(text.as_ref())).collect();
     }
     if std::io::stdin().is_terminal() {
-        context.say("write the prompt; an end of file (Ctrl-D) ends it");
+        context.say("reading the prompt from standard input; end with Ctrl-D");
     }
     Ok(vec![given("-")?])
 }
 
-/// The prompt itself, or standard input for `-`.
+/// Returns the prompt itself, or standard input for `-`.
 ///
 /// # Errors
 /// Standard input that cannot be read.

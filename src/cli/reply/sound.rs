@@ -1,4 +1,4 @@
-//! A sound on its way to a file that grows, or to a player.
+//! Audio output: a WAV file that is written during generation, or raw samples on standard output.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::options::{Loudness, Place};
 use crate::cli::output::Output;
 
-/// A sound under way.
+/// Audio being written.
 pub struct SoundOut {
     sink: Sink,
     rate: u32,
@@ -22,7 +22,7 @@ enum Sink {
     Player(Output),
 }
 
-/// What was written.
+/// Description of the audio written.
 pub struct Said {
     rate: u32,
     channels: usize,
@@ -30,7 +30,7 @@ pub struct Said {
 }
 
 impl SoundOut {
-    /// At `place`, at the rate and with the channels of its first `piece`.
+    /// Opens the output `place`, with the sampling rate and channels of the first `piece`.
     pub fn open(place: &Place, piece: &Sound) -> Result<Self> {
         let level = match place.loudness {
             Loudness::Peak => Level::Peak,
@@ -41,14 +41,14 @@ impl SoundOut {
         let sink = match place.is_stdout() {
             true => Sink::Player(Output::stdout()),
             false => {
-                let path = place.file("sounds", "wav")?;
+                let path = place.file("audio", "wav")?;
                 Sink::File(WavWriter::create(path, rate, channels, Samples::Int16, level)?)
             }
         };
         Ok(Self { sink, rate, channels, samples: 0 })
     }
 
-    /// The next piece.
+    /// Appends the next piece.
     pub fn append(&mut self, piece: &Sound) -> Result<()> {
         self.samples += piece.channels.first().map_or(0, Vec::len) as u64;
         match &mut self.sink {
@@ -60,7 +60,7 @@ impl SoundOut {
         }
     }
 
-    /// Ends the sound and brings it to its level.
+    /// Ends the audio and normalizes its loudness.
     pub fn finish(self) -> Result<Said> {
         match self.sink {
             Sink::File(writer) => {
@@ -77,7 +77,7 @@ impl Said {
         self.samples as f64 / f64::from(self.rate)
     }
 
-    /// Rate in Hz, channels, seconds.
+    /// Returns the sampling rate in Hz, channels and seconds.
     pub fn json(&self) -> Value {
         json!({"rate": self.rate, "channels": self.channels, "seconds": self.seconds()})
     }
@@ -86,6 +86,6 @@ impl Said {
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let channels = if self.channels == 1 { "mono" } else { "stereo" };
-        write!(f, "{:.2} s of sound, {} Hz, {channels}", self.seconds(), self.rate)
+        write!(f, "{:.2} s of audio, {} Hz, {channels}", self.seconds(), self.rate)
     }
 }

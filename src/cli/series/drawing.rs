@@ -1,4 +1,4 @@
-//! Results as pictures: one panel a series.
+//! Plots of forecasts and anomalies: one panel per series.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use fauna::science::forecast::{Column, Part, Series, Sheet, Stamp, Table, marks}
 
 use crate::cli::plot::{self, Band, Ink, Line, MOST_MARKS, MOST_PANELS, Panel};
 
-/// History before a forecast, in forecasts of its length, and at least in steps.
+/// Length of the plotted history: a multiple of the horizon, and at least this many steps.
 const BEFORE: usize = 5;
 const LEAST: usize = 48;
 
-/// Draws `sheet` with the history in `table`; says how many series were left out.
+/// Plots `sheet` with the history in `table`; returns a note if series were left out.
 ///
 /// # Errors
 /// As [`plot::write`].
@@ -27,10 +27,10 @@ pub fn write(path: &Path, force: bool, model: &str, table: &Table, sheet: &Sheet
     };
     plot::write(path, force, &title, &panels)?;
     let left = sheet.parts.len().saturating_sub(MOST_PANELS);
-    Ok((left > 0).then(|| format!(" (the first {MOST_PANELS} series; {left} are left out)")))
+    Ok((left > 0).then(|| format!(" (the first {MOST_PANELS} series; {left} not shown)")))
 }
 
-/// The flags of a column of them.
+/// Returns the values of a column of flags.
 pub fn flags(column: &Column) -> &[bool] {
     match column {
         Column::Flags(flags) => flags,
@@ -51,7 +51,7 @@ fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
     let place = |name: &str| sheet.column(name);
     let numbers = |column: usize| part.columns[column].numbers().unwrap_or_default();
     let first = at.first().copied().unwrap_or(0);
-    // Of a long history, what leads up to the forecast.
+    // Only the end of a long history is plotted.
     let known = series.stamps.partition_point(|stamp| *stamp < first);
     let start = known.saturating_sub((BEFORE * x.len()).max(LEAST));
     let history = series.stamps[start..].iter().zip(&series.values[start..]);
@@ -59,7 +59,7 @@ fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
     let mean = place(model).map(numbers).unwrap_or_default();
     let mut lines = forecasts(&x, &mean, place("cutoff").map(|column| stamps(&part.columns[column])), model);
     if place("cutoff").is_none() && place("anomaly").is_none() {
-        // The forecast begins where the history ends.
+        // The forecast line starts at the last value of the history.
         let end = history.last().copied().filter(|(_, value)| value.is_finite());
         if let (Some(end), Some(line)) = (end, lines.first_mut()) {
             line.points.insert(0, end);
@@ -85,7 +85,7 @@ fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
     }
 }
 
-/// The forecasts as lines: one, or one a window.
+/// Returns the forecasts as lines: one, or one per window.
 fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Stamp]>, model: &str) -> Vec<Line> {
     let points: Vec<(f64, f64)> = x.iter().copied().zip(mean.iter().copied()).collect();
     let line = |points: Vec<(f64, f64)>| Line { name: model.to_string(), ink: Ink::Blue, points };
@@ -101,7 +101,7 @@ fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Stamp]>, model: &str) ->
         .collect()
 }
 
-/// Bands between columns that belong together, the widest first.
+/// Returns the bands of the prediction intervals, the widest first.
 fn bands(x: &[f64], sheet: &Sheet, part: &Part, model: &str) -> Vec<Band> {
     let numbers = |name: &str| part.columns[sheet.column(name)?].numbers();
     let ends = sheet.names.iter().filter_map(|name| {
@@ -118,7 +118,7 @@ fn bands(x: &[f64], sheet: &Sheet, part: &Part, model: &str) -> Vec<Band> {
         Some(Band { name, shade: 0.18, points })
     };
     let mut bands: Vec<Band> = ends.filter_map(band).collect();
-    // Each lies over those that are wider, and is darker by them.
+    // Each band is drawn over the wider ones, so that opacities add up.
     bands.iter_mut().enumerate().for_each(|(i, band)| band.shade = (0.18 + 0.1 * i as f64).min(0.6));
     bands
 }

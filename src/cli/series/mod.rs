@@ -1,4 +1,4 @@
-//! Tables of series, and what forecasters make of them: shared by `fauna forecast` and `fauna anomalies`.
+//! Input and output of time series, shared by `fauna forecast` and `fauna anomalies`.
 
 mod drawing;
 
@@ -16,64 +16,64 @@ use super::options::{Place, Seed};
 use super::output::{Output, check_free};
 use super::{Context, Exit, plot, table};
 
-/// A table of series.
+/// Input table of time series.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SeriesInput {
-    /// A table of series, CSV or Parquet, in long format: unique_id (may be missing), ds, y; other columns of numbers
-    /// are covariates.
+    /// Table of time series in long format, CSV or Parquet: unique_id (optional), ds, y; other numeric columns are
+    /// covariates.
     #[arg(help_heading = "Series", long, value_name = "FILE")]
     pub series: PathBuf,
-    /// How far the dates are apart: min, h, D, B, W-MON, MS, ME, QS, YS, ..., 15min; read off the dates if not said.
+    /// Frequency of the dates: min, 15min, h, D, B, W-MON, MS, ME, QS, YS, … (default: inferred from the dates).
     #[arg(help_heading = "Series", long, value_name = "NAME")]
     freq: Option<Frequency>,
-    /// Steps that make a season; by the frequency if not said.
+    /// Season length, in steps (default: by the frequency).
     #[arg(help_heading = "Series", long, value_name = "N")]
     season: Option<usize>,
-    /// Covariates without known future values, between commas: rolling forecasts do not read their future.
+    /// Past-only covariates, separated by commas: their future values are not used in rolling forecasts.
     #[arg(help_heading = "Series", long, value_name = "COLUMNS", value_delimiter = ',')]
     history_only: Vec<String>,
-    /// The column of the names of series.
+    /// Column of the series ids.
     #[arg(help_heading = "Series", long, value_name = "COLUMN", default_value = "unique_id")]
     id_col: String,
-    /// The column of dates, or of whole numbers.
+    /// Column of the dates or integer time stamps.
     #[arg(help_heading = "Series", long, value_name = "COLUMN", default_value = "ds")]
     time_col: String,
-    /// The column of values.
+    /// Column of the values.
     #[arg(help_heading = "Series", long, value_name = "COLUMN", default_value = "y")]
     target_col: String,
-    /// Sample paths of models that sample.
+    /// Number of sample paths, for models that sample.
     #[arg(help_heading = "Series", long, value_name = "N")]
     samples: Option<usize>,
     #[command(flatten)]
     seed: Seed,
 }
 
-/// Where rows and plots go.
+/// Output of rows and plots.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SeriesOutput {
-    /// Write the rows to this file instead of standard output: FILE.csv, or FILE.json for JSON lines.
+    /// Output file: FILE.csv, or FILE.json for JSON lines (default: standard output).
     #[arg(help_heading = "Output", long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace files that are there.
+    /// Overwrite existing files.
     #[arg(help_heading = "Output", long)]
     force: bool,
-    /// Plot history, forecasts and prediction intervals of the first series into this file.
+    /// Plot history, forecasts and prediction intervals of the first series to this file.
     #[arg(help_heading = "Output", long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
 }
 
-/// What is shown beside the rows.
+/// What is printed in addition to the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// Nothing.
     Rows,
-    /// Scores of the rolling forecasts.
+    /// Accuracy of the rolling forecasts.
     Scores,
-    /// How many anomalies there are.
+    /// Number of anomalies.
     Anomalies,
 }
 
-/// What was made of a table.
+/// Results of a table.
 pub struct Done {
     pub answer: Answer,
     pub scores: Vec<Scores>,
@@ -84,7 +84,7 @@ impl SeriesInput {
         Columns { id: self.id_col.clone(), time: self.time_col.clone(), target: self.target_col.clone() }
     }
 
-    /// Steps that make a season of `table`: as said, else by the frequency.
+    /// Returns the season length of `table`: the option, else by the frequency.
     ///
     /// # Errors
     /// A table without a frequency.
@@ -96,15 +96,15 @@ impl SeriesInput {
         }
     }
 
-    /// The covariates of the steps ahead in the table at `path`.
+    /// Reads the future covariates from the table at `path`.
     ///
     /// # Errors
-    /// A file that is no such table.
+    /// A file that is not such a table.
     pub fn read_future(&self, path: &PathBuf) -> Result<Table> {
         Table::read_future(path, &self.columns())
     }
 
-    /// What is asked of every forecaster.
+    /// Returns the forecasting options.
     pub fn ask<'a>(&self, horizon: usize, bands: Bands, context: &'a Context) -> Ask<'a> {
         Ask {
             horizon,
@@ -120,11 +120,11 @@ impl SeriesInput {
     }
 }
 
-/// What is asked for with a table and a forecaster.
+/// A task on a table with a forecaster.
 pub struct Work<'a> {
-    /// The verb.
+    /// Command.
     pub verb: &'a str,
-    /// The model.
+    /// Source of the model.
     pub source: &'a str,
     pub input: &'a SeriesInput,
     pub output: &'a SeriesOutput,
@@ -132,11 +132,11 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Reads the table, does `work` with it, and shows the rows. A series that cannot be done is reported, left out, and
-    /// makes the exit status 2.
+    /// Reads the table, calls `work` with it and prints the rows. A series that fails is reported and skipped, and makes the
+    /// exit status 2.
     ///
     /// # Errors
-    /// Files that cannot be read or written, and a table of which no series can be done.
+    /// Files that cannot be read or written, and a table of which all series fail.
     pub fn run(
         &self,
         context: &Context,
@@ -159,13 +159,13 @@ impl Work<'_> {
         let Answer { sheet, problems, .. } = &done.answer;
         problems.iter().for_each(|problem| context.complain(&problem.error.to_string()));
         if sheet.parts.is_empty() {
-            return Err(Error::input(format!("none of {} series could be done", problems.len()))
+            return Err(Error::input(format!("none of {} series could be processed", problems.len()))
                 .at(&self.input.series));
         }
         show(&done, &table, self.report, &place, context)?;
         if let Some(file) = &self.output.plot {
             let cut = drawing::write(file, place.force, &model.name, &table, sheet)?;
-            context.say(&format!("picture: {}{}", file.display(), cut.unwrap_or_default()));
+            context.say(&format!("plot: {}{}", file.display(), cut.unwrap_or_default()));
         }
         Ok(match problems.is_empty() {
             true => Exit::Done,
@@ -174,7 +174,7 @@ impl Work<'_> {
     }
 }
 
-/// What forecasts.
+/// The forecaster.
 struct Model {
     name: String,
     kind: Kind,
@@ -199,7 +199,7 @@ impl Model {
             ),
             source => {
                 let model = context.open_for(verb, source)?;
-                // Said before the table is laid out for it.
+                // Fails before the table is prepared.
                 model.forecaster()?;
                 (short_name(source), Kind::Opened(model))
             }
@@ -216,13 +216,13 @@ impl Model {
     }
 }
 
-/// `amazon/chronos-bolt-small@main`: `chronos-bolt-small`.
+/// Returns the short name of a source: `amazon/chronos-bolt-small@main` gives `chronos-bolt-small`.
 fn short_name(source: &str) -> &str {
     let last = source.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(source);
     last.split('@').next().filter(|name| !name.is_empty()).unwrap_or("Model")
 }
 
-/// The rows where they are to go. Scores go to standard output, or, where the rows do, to standard error.
+/// Writes the rows. Scores are printed to standard output, or to standard error if the rows are on standard output.
 fn show(done: &Done, table: &Table, report: Report, place: &Place, context: &Context) -> Result<()> {
     let Answer { sheet, problems, .. } = &done.answer;
     let file = place.path.as_deref().filter(|_| !place.is_stdout());
@@ -246,7 +246,12 @@ fn show(done: &Done, table: &Table, report: Report, place: &Place, context: &Con
         return output.finish();
     }
     if let Some(file) = file {
-        context.say(&format!("{} rows of {} series: {}", sheet.rows(), sheet.parts.len(), file.display()));
+        context.say(&format!(
+            "{} rows of {} series written to {}",
+            sheet.rows(),
+            sheet.parts.len(),
+            file.display()
+        ));
     }
     if json {
         let mut output = Output::stdout();
@@ -282,7 +287,7 @@ fn as_json(problem: &Problem) -> serde_json::Value {
     json!({"series": problem.id, "error": problem.error.to_string()})
 }
 
-/// Scores in columns, for people: of all `series`, and of each if they are few.
+/// Formats the scores as a table: over all `series`, and of each if there are few.
 fn score_lines(scores: &[Scores], named: bool, series: usize) -> Vec<String> {
     const FEW: usize = 8;
     let mut lines = table::Table::default();
@@ -297,18 +302,18 @@ fn score_lines(scores: &[Scores], named: bool, series: usize) -> Vec<String> {
     lines.lines()
 }
 
-/// Writes a sheet to an output, as lines of JSON or as CSV.
+/// Writes a sheet to an output, as JSON lines or CSV.
 fn write(sheet: &Sheet, json: bool, output: &mut Output) -> Result<()> {
     let mut sink = Sink { output, wrong: None };
     let written = match json {
         true => sheet.write_json(&mut sink),
         false => sheet.write_csv(&mut sink),
     };
-    // The output's own error says more than that of whoever wrote to it.
+    // The error of the output is more specific than that of the writer.
     sink.wrong.map_or(written, Err)
 }
 
-/// An output as something to write to.
+/// An output as an [`std::io::Write`].
 struct Sink<'a> {
     output: &'a mut Output,
     wrong: Option<Error>,

@@ -1,4 +1,4 @@
-//! `fauna act`: frames of a camera and an instruction to the actions of a robot, one a line.
+//! `fauna act`: robot actions from camera images and an instruction, one per line.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::cli::options::{ModelArg, PictureInput};
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, abilities, input};
 
-/// What a robot is to do, and the frames of its camera.
+/// Arguments of `fauna act`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna act openvla/openvla-7b --image frame.png --instruction \"pick up the red block\" \
@@ -23,34 +23,34 @@ use crate::cli::{Context, Exit, abilities, input};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// What the robot is to do: an action for each picture, in metres and radians.
+    /// Instruction to the robot, for example "pick up the red block".
     #[arg(long, value_name = "TEXT")]
     instruction: String,
-    /// A frame of the camera; may be given more than once.
+    /// Camera image; one action is predicted for each. Can be repeated.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// Frames of a camera: the pictures of a folder by name and number, or `-` for JSON lines on standard input,
-    /// {"image": FILE} with "instruction" and "state" if they change.
+    /// Folder of camera images, in natural order of their names, or `-` for JSON lines on standard input: {"image": FILE},
+    /// with "instruction" and "state" if they change.
     #[arg(long, value_name = "DIR", conflicts_with = "image")]
     frames: Option<PathBuf>,
-    /// Frames a second: a frame is not looked at before its time.
+    /// Control rate in frames per second: each frame is processed no earlier than its time.
     #[arg(long, value_name = "HZ", requires = "frames")]
     rate: Option<f64>,
-    /// The data set whose statistics un-normalise actions, where the model knows several.
+    /// Dataset whose statistics un-normalize the actions, if the model has several.
     #[arg(long, value_name = "KEY")]
     unnorm_key: Option<String>,
     #[command(flatten)]
     pictures: PictureInput,
 }
 
-/// The slowest and the fastest steady rate, in frames a second.
+/// Range of control rates, in frames per second.
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
 
-/// Answers each frame with an action. A frame that cannot be read is named, and the others are answered.
+/// Predicts an action for each frame. A frame that cannot be read is reported and skipped.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if let Some(rate) = args.rate.filter(|rate| !RATES.contains(rate)) {
         return Err(Error::input(format!("--rate is {rate}")).hint(format!(
-            "from {} to {} frames a second",
+            "expected {} to {} frames per second",
             RATES.start(),
             RATES.end()
         )));
@@ -76,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
         if let Some(rate) = args.rate {
             let in_time = wait_until(line.begun + Duration::from_secs_f64(index as f64 / rate));
-            // The first is looked at as soon as there is a clock.
+            // The clock starts with the first frame.
             late += usize::from(index > 0 && !in_time);
         }
         let answer = frame.and_then(|frame| {
@@ -100,13 +100,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if late > 0 {
-        context.say(&format!("{late} frames were late: the model is slower than --rate asks"));
+        context.say(&format!("{late} frames were late: the model is slower than --rate"));
     }
     context.interrupt.check()?;
     Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// Sleeps until `time`; whether it was not over yet.
+/// Sleeps until `time`; returns false if it had already passed.
 fn wait_until(time: Instant) -> bool {
     let left = time.checked_duration_since(Instant::now());
     if let Some(left) = left {
@@ -115,7 +115,7 @@ fn wait_until(time: Instant) -> bool {
     left.is_some()
 }
 
-/// One frame: its picture's file, and what a line of JSON says besides.
+/// One frame: its image file, and the other fields of a JSON line.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Frame {
@@ -131,7 +131,7 @@ impl Frame {
     }
 }
 
-/// Frames in the order in which they are answered.
+/// The input frames, in order.
 enum Frames {
     Files(std::vec::IntoIter<PathBuf>),
     Lines { number: usize, lines: std::io::Lines<std::io::StdinLock<'static>> },
@@ -142,8 +142,8 @@ impl Frames {
         match &args.frames {
             None => match args.image.is_empty() {
                 false => Ok(Self::Files(args.image.clone().into_iter())),
-                true => Err(Error::input("an action needs a picture, and none is given")
-                    .hint("--image frame.png, or --frames DIR for many, or --frames - for JSON lines")),
+                true => Err(Error::input("no camera image given")
+                    .hint("use --image FILE, --frames DIR for many, or --frames - for JSON lines")),
             },
             Some(path) if path == Path::new("-") => {
                 Ok(Self::Lines { number: 0, lines: std::io::stdin().lock().lines() })
@@ -167,7 +167,7 @@ impl Iterator for Frames {
                     Ok(line) if line.trim().is_empty() => continue,
                     Ok(line) => serde_json::from_str(&line).map_err(|error| {
                         Error::format(place, format!("line {number}: {error}"))
-                            .hint("a line is {\"image\": \"frame.png\"}, with \"instruction\" and \"state\" if need be")
+                            .hint("expected {\"image\": \"frame.png\"}, with optional \"instruction\" and \"state\"")
                     }),
                 });
             },
@@ -175,7 +175,7 @@ impl Iterator for Frames {
     }
 }
 
-/// How an answer is put.
+/// Formats the actions.
 struct Line<'a> {
     model: &'a dyn Pipeline,
     context: &'a Context,
@@ -207,16 +207,16 @@ impl Line<'_> {
     }
 }
 
-/// The unit of a number of which nothing says more.
-const NO_UNIT: &str = "as in the data set";
+/// Unit of a degree of freedom that the model does not describe.
+const NO_UNIT: &str = "as in the dataset";
 
-/// Each number with what it means.
+/// Pairs each number with its degree of freedom.
 fn paired<'a>(degrees: &'a [DegreeOfFreedom], action: &[f64]) -> Result<Vec<(&'a DegreeOfFreedom, f64)>> {
     match degrees.len() == action.len() {
         true => Ok(degrees.iter().zip(action.iter().copied()).collect()),
         false => Err(Error::new(
             ErrorKind::Mismatch,
-            format!("the policy gave {} numbers for {} degrees of freedom", action.len(), degrees.len()),
+            format!("the policy returned {} numbers for {} degrees of freedom", action.len(), degrees.len()),
         )),
     }
 }
@@ -228,7 +228,7 @@ fn named(
     numbers.iter().map(|(degree, number)| (degree.name.to_string(), value(degree, *number))).collect()
 }
 
-/// `x +0.0123 m`; a gripper has no sign.
+/// Formats one number: `x +0.0123 m`; a gripper has no sign.
 fn spelled(degree: &DegreeOfFreedom, value: f64) -> String {
     match degree.unit {
         None => format!("{} {value:+.4}", degree.name),

@@ -1,4 +1,4 @@
-//! `fauna anomalies`: the values of series outside of the prediction intervals of rolling forecasts.
+//! `fauna anomalies`: values of time series outside the prediction intervals of rolling forecasts.
 
 use fauna::Result;
 use fauna::science::forecast::{Bands, detect_anomalies};
@@ -7,18 +7,20 @@ use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};
 use crate::cli::{Context, Exit};
 
-/// Where anomalies are looked for.
+/// Arguments of `fauna anomalies`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The model may also be naive or seasonal-naive.\n\nExamples:\n  \
+#[command(
+    after_help = "MODEL may also be naive or seasonal-naive, which need no checkpoint.\n\nExamples:\n  \
                         fauna anomalies amazon/chronos-bolt-small --series sales.csv --level 99 --plot found.png\n  \
-                        fauna anomalies seasonal-naive --series sales.csv --horizon 1 --json")]
+                        fauna anomalies seasonal-naive --series sales.csv --horizon 1 --json"
+)]
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// Steps of each rolling forecast; a season if not said.
+    /// Horizon of each rolling forecast, in steps (default: one season).
     #[arg(long, value_name = "N")]
     horizon: Option<usize>,
-    /// The prediction interval, in percent, outside of which a value is an anomaly; 99 if not said.
+    /// Level of the prediction interval, in percent, outside of which a value is an anomaly (default: 99).
     #[arg(long, value_name = "PERCENT")]
     level: Option<f64>,
     #[command(flatten)]
@@ -27,7 +29,7 @@ pub struct Args {
     output: SeriesOutput,
 }
 
-/// Flags the anomalies of each series.
+/// Detects the anomalies of each series.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let bands = args.level.map_or(Ok(Bands::None), |level| Bands::levels(vec![level]))?;
     let work = Work {

@@ -1,4 +1,4 @@
-//! `fauna answer`: a question about a context, about pictures, or about a sound.
+//! `fauna answer`: question answering about a text, images or audio.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::cli::reply::Show;
 use crate::cli::reply::prompts::{self, Drafts};
 use crate::cli::{Context, Exit};
 
-/// What is asked, and about what.
+/// Arguments of `fauna answer`.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("about").required(true).args(["context", "image", "audio"])),
@@ -27,16 +27,16 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The questions, each answered by itself; `-` or none reads standard input.
+    /// Questions, each answered by itself; `-` or none reads standard input.
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
-    /// The text in which the answer is found, for models of extractive question answering.
+    /// Context that contains the answer, for extractive question-answering models.
     #[arg(long, value_name = "TEXT")]
     context: Option<String>,
-    /// A picture that the question is about; may be given more than once.
+    /// Image that the question is about. Can be repeated.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// A sound that the question is about.
+    /// Audio file that the question is about.
     #[arg(long, value_name = "FILE")]
     audio: Option<PathBuf>,
     #[command(flatten)]
@@ -53,9 +53,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     choices.check()?;
     let questions = prompts::texts(&args.questions, context)?;
     if questions.iter().any(|question| question.trim().is_empty()) {
-        return Err(
-            Error::input("the question is empty").hint("give it as an argument, or on standard input")
-        );
+        return Err(Error::input("the question is empty").hint("pass it as an argument or on standard input"));
     }
     let sound = args.sounds.read_any(args.audio.as_ref(), context)?;
     let drafts = Drafts::about(&args.image, &questions)?;
@@ -69,7 +67,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             (None, None) => Modality::Image,
         },
     );
-    // A context is for a head that points at a span; all others read what they answer about.
+    // Only models with a span-extraction head take a context.
     let points = model.card().outputs.contains(&Modality::Label);
     if points != args.context.is_some() || !inputs.contains(&about) {
         let wanted = match (points, inputs.contains(&Modality::Image)) {
@@ -77,7 +75,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             (false, true) => "--image FILE",
             (false, false) => "--audio FILE",
         };
-        return Err(Error::input(format!("{} answers questions about {wanted}", model.card().source)));
+        return Err(Error::input(format!(
+            "{} answers questions about other input: use {wanted}",
+            model.card().source
+        )));
     }
     let beside = args.context.map(Item::Text).or(sound);
     let prompts = match beside {

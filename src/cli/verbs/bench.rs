@@ -1,4 +1,4 @@
-//! `fauna bench`: how fast a model is on this machine, and how much memory it takes.
+//! `fauna bench`: speed and memory use of a model on this machine.
 
 use fauna::measure::{Measurement, Task, Workload, measure};
 use fauna::{LoadOptions, Result};
@@ -8,7 +8,7 @@ use crate::cli::output::Output;
 use crate::cli::table::{self, Table};
 use crate::cli::{Context, Exit};
 
-/// What is timed.
+/// Arguments of `fauna bench`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna bench minilm --task embed --batch 4 --tokens 16\n  fauna bench benches/configs/chronos-bolt-small --random-weights --task forward --tokens 512"
@@ -16,28 +16,28 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// What is timed.
+    /// Task to benchmark.
     #[arg(long, value_enum)]
     task: TaskName,
-    /// Rows at once.
+    /// Batch size.
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
-    /// Tokens of text, steps of a series or atoms of a structure in each row; 0 for pictures alone.
+    /// Input length of each sequence: tokens of text, time steps or atoms; 0 for images only.
     #[arg(long, default_value_t = 128, value_name = "N")]
     tokens: usize,
-    /// Pictures in each row.
+    /// Number of images in each sequence.
     #[arg(long, default_value_t = 0, value_name = "N")]
     images: usize,
-    /// New tokens to generate; end tokens are ignored.
+    /// Number of tokens to generate; end-of-sequence tokens are ignored.
     #[arg(long, default_value_t = 64, value_name = "N")]
     new_tokens: usize,
-    /// Seconds of sound to encode or decode.
+    /// Duration of the audio to encode or decode, in seconds.
     #[arg(long, default_value_t = 10.0, value_name = "S")]
     seconds: f64,
-    /// Timed runs, after one that is not.
+    /// Number of timed runs, after one warm-up run.
     #[arg(long, default_value_t = 5, value_name = "N")]
     runs: usize,
-    /// Make weights up: only the config is needed, so any size can be timed.
+    /// Use random weights: only the config is needed.
     #[arg(long)]
     random_weights: bool,
     #[command(flatten)]
@@ -46,21 +46,21 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum TaskName {
-    /// Rows of tokens, or pictures, to one vector each.
+    /// Embeddings of texts or images.
     Embed,
-    /// The reference's forward pass, with every output.
+    /// Full forward pass, with all outputs of the reference.
     Forward,
-    /// A prompt up to its first new token.
+    /// Prompt processing, up to the first new token.
     Prefill,
-    /// A prompt and all its new tokens.
+    /// Prompt processing and text generation.
     Generate,
-    /// A sound or pictures to a codec's codes.
+    /// Codec encoder: audio or images to codes.
     Encode,
-    /// Codes of a codec to sound or pictures.
+    /// Codec decoder: codes to audio or images.
     Decode,
 }
 
-/// Times, and prints what was measured.
+/// Runs the benchmark and prints the measurements.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let task = match args.task {
         TaskName::Embed => Task::Embed,
@@ -93,10 +93,10 @@ fn lines(measured: &Measurement) -> Vec<String> {
     let mut table = Table::default();
     table.row(["load".to_string(), seconds(measured.load_seconds)]);
     if let Some(first) = measured.first_token_seconds {
-        table.row(["first token".to_string(), seconds(first)]);
+        table.row(["time to first token".to_string(), seconds(first)]);
     }
     table.row([
-        format!("{} a second", measured.items),
+        format!("{} per second", measured.items),
         format!(
             "{:.1}  ({:.1} to {:.1} over {} runs)",
             rate.median,
@@ -106,7 +106,7 @@ fn lines(measured: &Measurement) -> Vec<String> {
         ),
     ]);
     if let Some(decode) = measured.decode_per_second {
-        table.row(["after the first token".to_string(), format!("{decode:.1} a second")]);
+        table.row(["decoding".to_string(), format!("{decode:.1} tokens per second")]);
     }
     if let Some(peak) = measured.peak_memory_bytes {
         table.row(["peak memory".to_string(), table::bytes(peak)]);

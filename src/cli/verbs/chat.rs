@@ -1,4 +1,4 @@
-//! `fauna chat`: a conversation with a model, or one answer of it.
+//! `fauna chat`: an interactive chat, or the answer to a single prompt.
 
 use fauna::{Reasoning, Result};
 
@@ -7,7 +7,7 @@ use crate::cli::reply::Show;
 use crate::cli::reply::prompts::{self, Drafts};
 use crate::cli::{Context, Exit};
 
-/// Who talks, and how.
+/// Arguments of `fauna chat`.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("max_pixels", |arg| arg.requires("image")), after_help = "Examples:\n  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct\n  \
                         fauna chat openai/gpt-oss-20b \"Why is the sky blue?\" --reasoning low\n  \
@@ -17,13 +17,13 @@ pub struct Args {
     pub model: ModelArg,
     #[command(flatten)]
     given: Given,
-    /// The system prompt: what stands before the conversation.
+    /// System prompt.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// How long a reasoning model thinks before it answers: low, medium or high.
+    /// Reasoning effort of reasoning models: low, medium or high.
     #[arg(long, value_name = "EFFORT")]
     reasoning: Option<Reasoning>,
-    /// Show the reasoning of the model on standard error.
+    /// Print the reasoning of the model to standard error.
     #[arg(long)]
     show_reasoning: bool,
     #[command(flatten)]
@@ -32,8 +32,8 @@ pub struct Args {
     sampling: TextSampling,
 }
 
-/// Answers each prompt, or each line of standard input as a turn. Where the model recommends no sampling, it is
-/// temperature 0.8, top-p 0.95, top-k 40 and min-p 0.05.
+/// Answers each prompt, or each line of standard input as a turn. If the model's generation config does not sample, the
+/// defaults are temperature 0.8, top-p 0.95, top-k 40 and min-p 0.05.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices { reasoning: args.reasoning, ..Choices::from(&args.sampling) };
     choices.check()?;
@@ -49,7 +49,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let drafts = drafts.in_turns(args.system.as_deref());
     let prompts = drafts.seen_by(model, args.pictures, context)?;
     let (options, sampling) = choices.of_chat(model)?;
-    // Told before a conversation, but behind single answers: an error stands first.
+    // Printed before an interactive chat, but after single answers, so that an error comes first.
     let tell = || sampling.iter().for_each(|said| context.say(said));
     let show = Show::new(context, options).with_thoughts(args.show_reasoning);
     if prompts.is_empty() {

@@ -1,4 +1,4 @@
-//! `fauna classify`: the labels of texts, of pairs of texts, of tokens, and of pictures.
+//! `fauna classify`: classification of texts, text pairs and tokens, and zero-shot classification of images.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::cli::reply::Show;
 use crate::cli::reply::prompts::{self, Drafts};
 use crate::cli::{Context, Exit};
 
-/// What is classified.
+/// Arguments of `fauna classify`.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("max_pixels", |arg| arg.requires("image")), after_help = "Examples:\n  fauna classify rxnfp-bert-ft-10k-25s \"CCO.CC(=O)O>>CC(=O)OCC\"\n  \
                         fauna classify cross-encoder \"a cat sleeps\" --pair \"the kitten naps\"\n  \
@@ -17,23 +17,23 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The texts; `-` or none reads standard input.
+    /// Texts to classify; `-` or none reads standard input.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
-    /// The second text of a pair, with each text.
+    /// Second text of a text pair, used with each text.
     #[arg(long, alias = "context", value_name = "TEXT", conflicts_with = "image")]
     pair: Option<String>,
-    /// A picture; may be given more than once.
+    /// Image to classify. Can be repeated.
     #[arg(long, value_name = "FILE", requires = "labels")]
     image: Vec<PathBuf>,
-    /// The labels to choose from for each picture, between commas.
+    /// Candidate labels for the images, separated by commas.
     #[arg(long, value_name = "LABELS")]
     labels: Option<String>,
     #[command(flatten)]
     pictures: PictureInput,
 }
 
-/// Classifies each text or picture: its labels with their scores, the most likely first.
+/// Classifies each text or image and prints the labels with their scores, the most likely first.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     match &args.labels {
         Some(labels) => pictures(&args, labels, context),
@@ -49,8 +49,8 @@ fn texts(args: &Args, context: &Context) -> Result<Exit> {
     let prompts: Vec<Prompt> = prompts::texts(&args.texts, context)?.into_iter().map(prompt).collect();
     let model = context.open_for("classify", &args.model.source)?;
     if model.card().inputs.contains(&Modality::Image) {
-        return Err(Error::input("this model classifies pictures, and none is given")
-            .hint("--image cat.jpg --labels \"a cat,a dog\""));
+        return Err(Error::input("this model classifies images, but none is given")
+            .hint("use --image cat.jpg --labels \"a cat,a dog\""));
     }
     Show::new(context, model.defaults()).each(model.as_ref(), &prompts)
 }
@@ -58,23 +58,21 @@ fn texts(args: &Args, context: &Context) -> Result<Exit> {
 fn pictures(args: &Args, labels: &str, context: &Context) -> Result<Exit> {
     let labels: Vec<&str> = labels.split(',').map(str::trim).filter(|label| !label.is_empty()).collect();
     if labels.is_empty() {
-        return Err(Error::input("--labels holds no label").hint("--labels \"a cat,a dog\""));
+        return Err(Error::input("--labels has no label").hint("use --labels \"a cat,a dog\""));
     }
     if let Some(words) = args.texts.first() {
-        return Err(Error::input(format!(
-            "--labels name what pictures show, and there is the text \"{words}\""
-        )));
+        return Err(Error::input(format!("--labels are for images, but the text \"{words}\" is given")));
     }
     if args.image.is_empty() {
-        return Err(Error::input("--labels name what a picture shows, and none is given")
-            .hint("--image cat.jpg --labels \"a cat,a dog\""));
+        return Err(Error::input("--labels are for images, but none is given")
+            .hint("use --image cat.jpg --labels \"a cat,a dog\""));
     }
     let drafts = Drafts::of_pictures(args.image.clone(), &labels)?;
     let model = context.open_for("classify", &args.model.source)?;
     let model: &dyn Pipeline = model.as_ref();
     if !model.card().inputs.contains(&Modality::Image) {
-        return Err(Error::unsupported(format!("{} classifies texts, not pictures", model.card().source))
-            .hint("its labels are its own: fauna classify MODEL TEXT"));
+        return Err(Error::unsupported(format!("{} classifies texts, not images", model.card().source))
+            .hint("it has fixed labels: use fauna classify MODEL TEXT"));
     }
     let prompts = drafts.seen_by(model, args.pictures, context)?;
     let show = Show::new(context, model.defaults());

@@ -1,4 +1,4 @@
-//! `fauna codec`: sounds and pictures to codes, and codes to sounds and pictures.
+//! `fauna codec`: encoding of audio and images to discrete codes, and decoding.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::cli::reply::pictures::Drawing;
 use crate::cli::reply::prompts::Drafts;
 use crate::cli::{Context, Exit};
 
-/// There, or back.
+/// Arguments of `fauna codec`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                         fauna codec encode facebook/encodec_24khz --audio song.mp3 --out codes.safetensors\n  \
@@ -23,13 +23,13 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Way {
-    /// Encodes a sound or a picture as codes.
+    /// Encode an audio file or an image to codes.
     Encode(Encode),
-    /// Decodes codes to a sound or a picture.
+    /// Decode codes to an audio file or an image.
     Decode(Decode),
 }
 
-/// What is encoded.
+/// Arguments of `fauna codec encode`.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("input").required(true).args(["audio", "image"])),
@@ -42,16 +42,16 @@ enum Way {
 struct Encode {
     #[command(flatten)]
     model: ModelArg,
-    /// The sound.
+    /// Audio file to encode.
     #[arg(long, value_name = "FILE")]
     audio: Option<PathBuf>,
-    /// The picture.
+    /// Image to encode.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Where the codes go: FILE.safetensors.
+    /// Output file of the codes: FILE.safetensors.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Overwrite existing files.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -60,31 +60,31 @@ struct Encode {
     pictures: PictureInput,
 }
 
-/// What is decoded.
+/// Arguments of `fauna codec decode`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                         fauna codec decode facebook/encodec_24khz --codes codes.safetensors --out song.wav\n  \
-                        fauna codec decode dall-e-vae --codes codes.safetensors --out picture.png")]
+                        fauna codec decode dall-e-vae --codes codes.safetensors --out image.png")]
 struct Decode {
     #[command(flatten)]
     model: ModelArg,
-    /// The codes that an encoder made.
+    /// File of codes, as `fauna codec encode` writes it.
     #[arg(long, value_name = "FILE")]
     codes: PathBuf,
-    /// Where it goes: FILE.wav or FILE.png; `-` writes the bare samples of a sound (16 bits, little-endian, channels
-    /// interleaved) to standard output, for a player.
+    /// Output file: FILE.wav or FILE.png; `-` writes raw audio samples (16-bit little-endian PCM, interleaved) to standard
+    /// output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Overwrite existing files.
     #[arg(long)]
     force: bool,
-    /// How loud the file of a sound is in the end; peak if not said.
+    /// Loudness of the audio file (default: peak).
     #[arg(long, value_enum, value_name = "HOW")]
     loudness: Option<Loudness>,
 }
 
 impl Args {
-    /// How the model is loaded.
+    /// Returns the loading options.
     pub fn loading(&self) -> &Loading {
         match &self.way {
             Way::Encode(args) => &args.model.loading,
@@ -110,8 +110,8 @@ fn encode(args: Encode, context: &Context) -> Result<Exit> {
     let (card, given) = (model.card(), sound.as_ref().map_or(Modality::Image, Item::modality));
     if !card.inputs.contains(&given) {
         let wanted = if given == Modality::Sound { "--image FILE" } else { "--audio FILE" };
-        return Err(Error::unsupported(format!("{} does not encode {given}", card.source))
-            .hint(format!("give it {wanted}")));
+        return Err(Error::unsupported(format!("{} does not encode {given} input", card.source))
+            .hint(format!("use {wanted}")));
     }
     let prompts = match sound {
         Some(sound) => vec![Prompt::Items(vec![sound])],
@@ -128,9 +128,8 @@ fn decode(args: Decode, context: &Context) -> Result<Exit> {
     let loudness = args.loudness.unwrap_or_default();
     let place = Place { path: args.out, force: args.force, loudness };
     if place.is_stdout() && context.globals.json {
-        return Err(
-            Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
-        );
+        return Err(Error::input("cannot write both audio samples and JSON to standard output")
+            .hint("use --out FILE.wav"));
     }
     let prompts = [Prompt::Items(vec![fauna::weights::tensors(&args.codes).map(Item::Codes)?])];
     let model = context.open_for("codec decode", &args.model.source)?;
@@ -140,7 +139,7 @@ fn decode(args: Decode, context: &Context) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     if args.loudness.is_some() {
-        return Err(Error::input("--loudness is of a sound, and this codec decodes pictures"));
+        return Err(Error::input("--loudness is for audio, but this codec decodes images"));
     }
     #[cfg(feature = "vision")]
     show.pictures(model.as_ref(), &prompts, &place, &Drawing::default())?;

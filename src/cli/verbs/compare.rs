@@ -1,4 +1,4 @@
-//! `fauna compare`: how similar texts are to a model, and how far models agree about it.
+//! `fauna compare`: cosine similarity of texts, and agreement of models on it.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::cli::output::Output;
 use crate::cli::table::{Table, shorten};
 use crate::cli::{Context, Exit, heatmap, input};
 
-/// What is compared.
+/// Arguments of `fauna compare`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna compare minilm \"a cat\" \"a kitten\" \"a comet\"\n  \
                         fauna compare minilm --input notes.txt --png notes.png\n  \
@@ -19,23 +19,24 @@ use crate::cli::{Context, Exit, heatmap, input};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The texts, two or more. Without any, one a line from --input or standard input.
+    /// Two or more texts. If none is given, one per line of --input or standard input.
+    #[arg(value_name = "TEXT")]
     texts: Vec<String>,
-    /// Read the texts from this file, one a line.
+    /// Read the texts from this file, one per line.
     #[arg(long, short, value_name = "FILE", conflicts_with = "texts")]
     input: Option<PathBuf>,
-    /// Ask this model too and say how far they agree; may be given more than once.
+    /// Another model to compare with: prints the correlation of the similarities. Can be repeated.
     #[arg(long, value_name = "SOURCE")]
     with: Vec<String>,
-    /// Draw the first model's matrix into this file.
+    /// Write a heatmap of the first model's similarities to this PNG file.
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
-    /// Replace the file that --png names.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
 }
 
-/// Compares. A text that cannot be read is reported, left out, and makes the exit status 2.
+/// Compares the texts. A text that cannot be read is reported and skipped, and makes the exit status 2.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let mut failed = 0;
     let mut texts = Vec::new();
@@ -50,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
     }
     if texts.len() < 2 {
-        return Err(Error::input(format!("two texts or more are compared, got {}", texts.len())));
+        return Err(Error::input(format!("expected two texts or more, got {}", texts.len())));
     }
     let sources: Vec<&String> = std::iter::once(&args.model.source).chain(&args.with).collect();
     let mut matrices = Vec::new();
@@ -81,7 +82,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if let Some(path) = &args.png {
         let title = format!("Similarity of {} texts by {}", texts.len(), args.model.source);
         heatmap::write(path, args.force, &title, &texts, &matrices[0])?;
-        context.say(&format!("picture: {}", path.display()));
+        context.say(&format!("heatmap: {}", path.display()));
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
@@ -97,7 +98,7 @@ fn print(matrix: &[Vec<f32>], texts: &[String], output: &mut Output) -> Result<(
     table.lines().into_iter().try_for_each(|line| output.line(line))
 }
 
-/// The cosine of every pair of texts, `(texts, texts)`.
+/// Returns the cosine similarity of every pair of texts, `(texts, texts)`.
 pub fn similarities(model: &dyn Pipeline, texts: &[String], context: &Context) -> Result<Vec<Vec<f32>>> {
     let made = model.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
     for (text, cut) in texts.iter().zip(&made.cut).filter(|(_, cut)| **cut > 0) {
@@ -106,8 +107,8 @@ pub fn similarities(model: &dyn Pipeline, texts: &[String], context: &Context) -
     made.similarity(&made)
 }
 
-/// Pearson's correlation of what two matrices say of each pair of different texts (Kriegeskorte et al. 2008,
-/// representational similarity); 1 if they rank and space all pairs alike.
+/// Returns the Pearson correlation of two similarity matrices over all pairs of different texts (representational
+/// similarity analysis, Kriegeskorte et al. 2008).
 fn correlation(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     let pairs = |m: &[Vec<f32>]| -> Vec<f32> {
         let values: Vec<f32> = m.iter().enumerate().flat_map(|(i, row)| row[i + 1..].to_vec()).collect();
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn models_that_space_all_pairs_alike_agree() {
+    fn linearly_related_similarities_have_correlation_1() {
         let matrix = |a: f32, b: f32, c: f32| vec![vec![1.0, a, b], vec![a, 1.0, c], vec![b, c, 1.0]];
         assert!((correlation(&matrix(0.1, 0.2, 0.9), &matrix(0.2, 0.3, 1.0)) - 1.0).abs() < 1e-6);
         assert!(correlation(&matrix(0.1, 0.2, 0.9), &matrix(0.9, 0.8, 0.1)) < -0.9);

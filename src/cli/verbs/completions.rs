@@ -1,4 +1,4 @@
-//! Completion scripts and the manual page, from the same definition as the help.
+//! Shell completion scripts and the manual page, generated from the definition of the command line.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -7,11 +7,11 @@ use fauna::{Error, Result};
 use crate::cli::output::Output;
 use crate::cli::{Cli, Exit};
 
-/// Which shell.
+/// Arguments of `fauna completions`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna completions bash > fauna.bash\n  fauna completions zsh > _fauna")]
 pub struct Args {
-    /// The shell that reads the script.
+    /// Shell to generate the script for.
     shell: Shell,
 }
 
@@ -41,7 +41,7 @@ pub fn man() -> Result<Exit> {
     print(&page)
 }
 
-/// Prints the help, in a build that has no model to make the tour with.
+/// Prints the help, in a build without the built-in model.
 #[cfg(not(feature = "builtin"))]
 pub fn help() -> Result<Exit> {
     print(Cli::command().render_long_help().to_string().as_bytes())

@@ -1,4 +1,4 @@
-//! `fauna compose`: music from texts, after a melody, or on from a beginning.
+//! `fauna compose`: music generation from text, a melody or an audio prompt.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::cli::options::{Choices, Length, Loudness, ModelArg, Penalty, Place, S
 use crate::cli::reply::{Show, prompts};
 use crate::cli::{Context, Exit};
 
-/// What is composed, and where it goes.
+/// Arguments of `fauna compose`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("sound").args(["melody", "audio"]).multiple(true)), mut_arg("max_seconds", |arg| arg.requires("sound")), after_help = "Examples:\n  \
                         fauna compose facebook/musicgen-small \"a slow waltz\" --seconds 8 --out waltz.wav\n  \
@@ -17,29 +17,29 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// What the music is like, one piece each; an empty text for music without a description; `-` reads standard input.
+    /// Descriptions of the music, one piece each; an empty text for unconditional generation; `-` reads standard input.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
-    /// A sound whose melody the music follows.
+    /// Audio file whose melody conditions the music.
     #[arg(long, value_name = "FILE")]
     melody: Option<PathBuf>,
-    /// A sound that the music continues.
+    /// Audio prompt that the music continues.
     #[arg(long, value_name = "FILE")]
     audio: Option<PathBuf>,
-    /// The length of the piece.
+    /// Duration of the music in seconds.
     #[arg(long, value_name = "SECONDS", conflicts_with = "max_tokens")]
     seconds: Option<f64>,
-    /// The length of the piece in frames of the codec.
+    /// Duration of the music in frames of the codec.
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Where it goes: FILE.wav, which grows as it is made. `-` writes bare samples (16 bits, little-endian, channels
-    /// interleaved) to standard output, for a player. Several texts make FILE-1.wav, FILE-2.wav, …
+    /// Output file: FILE.wav, written while it is generated; `-` writes raw samples (16-bit little-endian PCM, interleaved)
+    /// to standard output. Several texts are written to FILE-1.wav, FILE-2.wav, …
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Overwrite existing files.
     #[arg(long)]
     force: bool,
-    /// How loud the file is in the end.
+    /// Loudness of the audio file.
     #[arg(long, value_enum, value_name = "HOW", default_value_t)]
     loudness: Loudness,
     #[command(flatten)]
@@ -48,12 +48,12 @@ pub struct Args {
     sampling: Sampling,
     #[command(flatten)]
     penalty: Penalty,
-    /// Scale of classifier-free guidance: how strongly the text and melody are followed; 1 for none.
+    /// Classifier-free guidance scale; 1 for no guidance.
     #[arg(long, value_name = "X")]
     guidance: Option<f32>,
 }
 
-/// Composes all pieces at once.
+/// Generates all pieces as one batch.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices {
         length: Length { max_tokens: args.max_tokens, min_tokens: None },
@@ -66,14 +66,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     choices.check()?;
     let place = Place { path: args.out, force: args.force, loudness: args.loudness };
     if place.is_stdout() && context.globals.json {
-        return Err(
-            Error::input("samples and JSON do not share standard output").hint("name a file: --out FILE.wav")
-        );
+        return Err(Error::input("cannot write both audio samples and JSON to standard output")
+            .hint("use --out FILE.wav"));
     }
     let texts = match args.texts.is_empty() {
         false => prompts::texts(&args.texts, context)?.into_iter().map(Some).collect(),
         true if args.audio.is_some() => vec![None],
-        // No description, so that the melody comes before it and is not what is continued.
+        // An empty description marks the audio before it as the melody and not as the prompt to continue.
         true if args.melody.is_some() => vec![Some(String::new())],
         true => prompts::texts(&args.texts, context)?.into_iter().map(Some).collect(),
     };

@@ -1,4 +1,4 @@
-//! `fauna describe`: pictures to text.
+//! `fauna describe`: image-to-text.
 
 use fauna::{Error, Result};
 
@@ -7,7 +7,7 @@ use crate::cli::reply::Show;
 use crate::cli::reply::prompts::Drafts;
 use crate::cli::{Context, Exit};
 
-/// What is described, and how.
+/// Arguments of `fauna describe`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna describe google/medgemma-4b-it --image chest.png \"Describe the findings.\"\n  \
@@ -18,7 +18,7 @@ pub struct Args {
     pub model: ModelArg,
     #[command(flatten)]
     given: Given,
-    /// Each picture with the text behind it is an example; the last picture is the one to describe.
+    /// Few-shot prompt: each image with the text that follows it is an example, and the last image is described.
     #[arg(long)]
     few_shot: bool,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct Args {
     sampling: TextSampling,
 }
 
-/// Describes the pictures: one prompt of all words and pictures, in the order given.
+/// Describes the images: all texts and images are one prompt, in the order given.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;
@@ -35,7 +35,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         args.given.check_question()?;
     }
     if args.given.images().is_empty() {
-        return Err(Error::input("no picture to describe").hint("give one: --image FILE"));
+        return Err(Error::input("no image given").hint("use --image FILE"));
     }
     let drafts = Drafts::of_given(&args.given)?;
     let model = context.open_for("describe", &args.model.source)?;

@@ -1,4 +1,4 @@
-//! `fauna draw`: texts to pictures.
+//! `fauna draw`: text-to-image generation.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::cli::reply::pictures::{Drawing, Grid};
 use crate::cli::reply::{Show, prompts};
 use crate::cli::{Context, Exit};
 
-/// What is drawn, and where it goes.
+/// Arguments of `fauna draw`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna draw dalle-mini/dalle-mini \"an armchair in the shape of an avocado\" \
@@ -20,32 +20,32 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// What is drawn, one file each; `-` or none reads standard input.
+    /// Text prompts, one file each; `-` or none reads standard input.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
-    /// Where it goes: FILE.png. Several texts make FILE-1.png, FILE-2.png, …
+    /// Output file: FILE.png. Several prompts are written to FILE-1.png, FILE-2.png, …
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Overwrite existing files.
     #[arg(long)]
     force: bool,
-    /// So many pictures of each text, in rows and columns of one file: 3x3.
+    /// Generate a grid of images for each prompt, ROWSxCOLUMNS, in one file: 3x3.
     #[arg(long, value_name = "RxC")]
     grid: Option<Grid>,
-    /// Put the pictures first that this model (CLIP, SigLIP) finds nearest to the text.
+    /// Sort the images of a grid by their similarity to the prompt, by this model (CLIP, SigLIP).
     #[arg(long, value_name = "MODEL")]
     rank: Option<String>,
-    /// Write a picture when it is whole, not while it is made.
+    /// Write images only when they are complete, not while they are generated.
     #[arg(long)]
     no_previews: bool,
     #[command(flatten)]
     sampling: Sampling,
-    /// Scale of classifier-free guidance: how strongly the text is followed; 1 for none.
+    /// Classifier-free guidance scale; 1 for no guidance.
     #[arg(long, value_name = "X")]
     guidance: Option<f32>,
 }
 
-/// Draws all texts at once.
+/// Generates the images of all prompts as one batch.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices { guidance: args.guidance, sampling: args.sampling, ..Choices::default() };
     choices.check()?;

@@ -1,4 +1,4 @@
-//! `fauna embed`: texts and pictures to vectors.
+//! `fauna embed`: embeddings of texts, images and genes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::cli::output::Output;
 use crate::cli::vectors::{Format, Row, Writer};
 use crate::cli::{Context, Exit};
 
-/// What is embedded, and how the vectors are written.
+/// Arguments of `fauna embed`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna embed minilm \"a cat sleeps\" \"the kitten naps\"\n  \
                         fauna embed minilm --input notes.txt --out notes.npy\n  \
@@ -21,51 +21,52 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The texts. Without any, one a line from --input or standard input.
+    /// Texts to embed. If none is given, one per line of --input or standard input.
+    #[arg(value_name = "TEXT")]
     texts: Vec<String>,
-    /// Read the texts from this file, one a line.
+    /// Read the texts from this file, one per line.
     #[arg(long, short, value_name = "FILE", conflicts_with = "texts")]
     input: Option<PathBuf>,
-    /// A picture, after the texts; may be given more than once.
+    /// Image to embed, after the texts. Can be repeated.
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     image: Vec<PathBuf>,
-    /// All pictures of a folder, by name and number, after the texts.
+    /// Embed all images of a folder, in natural order of their names, after the texts.
     #[arg(long, value_name = "FOLDER", conflicts_with = "input")]
     images: Option<PathBuf>,
-    /// All genes of a FASTA file, plain or gzip.
+    /// Embed all genes of a FASTA file, plain or gzip.
     #[cfg(feature = "text")]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "input", "image", "images"])]
     genes: Option<PathBuf>,
     /// Write to this file instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// How vectors are written; if not said, as the ending of --out asks, else as JSON lines.
+    /// Output format (default: by the extension of --out, else jsonl).
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Replace the file that --out names.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
-    /// Refuse texts longer than the model instead of cutting them.
+    /// Fail on texts longer than the model's maximum sequence length instead of truncating them.
     #[arg(long)]
     strict: bool,
-    /// How many texts are read before they are embedded together; of pictures a quarter as many.
+    /// Batch size; a quarter of it for images.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     #[command(flatten)]
     pictures: PictureInput,
 }
 
-/// One thing to embed.
+/// One input to embed.
 struct Piece {
-    /// Where it stands, for messages.
+    /// Its position in the input, for messages.
     place: String,
-    /// The text, or the file of the picture.
+    /// The text, or the path of the image.
     name: Option<String>,
-    /// The item, or what is wrong with it.
+    /// The content, or the error of reading it.
     content: Result<Content, String>,
 }
 
-/// An item, or where it is read from when it is its turn.
+/// An item, or the path of an image that is decoded with its batch.
 enum Content {
     Item(Item),
     Picture(PathBuf),
@@ -86,10 +87,10 @@ impl Piece {
         Self { name: Some(place.clone()), place, content: Ok(Content::Picture(path.into())) }
     }
 
-    /// The same with its picture read, where it is one.
+    /// Decodes the image, if it is one.
     fn read(self, options: &ImageOptions, context: &Context) -> Self {
         let content = match self.content {
-            // The error begins with the file, and so does the message around it.
+            // Both the error and the message around it begin with the path: one of them is removed.
             Ok(Content::Picture(path)) => input::picture(&path, options, context)
                 .map(|picture| Content::Item(Item::Image(picture)))
                 .map_err(|error| without_place(&error, &self.place)),
@@ -121,7 +122,7 @@ fn without_place(error: &Error, place: &str) -> String {
     message.strip_prefix(place).map_or(message.as_str(), |rest| rest.trim_start_matches(": ")).to_string()
 }
 
-/// What is embedded, in order. Pictures are read when it is their turn.
+/// Returns all inputs, in order. Images are decoded with their batch.
 fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Result<Piece>>>> {
     #[cfg(feature = "text")]
     if let Some(path) = args.genes.clone() {
@@ -140,7 +141,7 @@ fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Resu
     Ok(Box::new(texts.map(|text| text.map(Piece::of_text)).chain(pictures)))
 }
 
-/// Embeds. A text or picture that cannot be embedded is reported, keeps its row, and makes the exit status 2.
+/// Embeds all inputs. One that cannot be embedded is reported, keeps its row, and makes the exit status 2.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let from_name = args.out.as_deref().and_then(Format::of);
     let format = args.format.or(from_name).unwrap_or(Format::Jsonl);
@@ -177,15 +178,14 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         writer.flush()?;
     }
     if next == 0 {
-        return Err(
-            Error::input("no text to embed").hint("give texts as arguments, or one a line on standard input")
-        );
+        return Err(Error::input("no text to embed")
+            .hint("pass texts as arguments, or one per line on standard input"));
     }
     writer.finish()?;
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// The rows of `batch`, numbered from `first`, each with the place its text or picture came from.
+/// Returns the rows of `batch`, numbered from `first`, each with the position of its input.
 fn embed(model: &dyn Pipeline, batch: Vec<Piece>, first: usize, strict: bool) -> Result<Vec<(String, Row)>> {
     let mut good = Vec::new();
     let mut rows = Vec::new();
@@ -195,7 +195,7 @@ fn embed(model: &dyn Pipeline, batch: Vec<Piece>, first: usize, strict: bool) ->
                 good.push(item);
                 None
             }
-            Ok(Content::Picture(_)) => Some("the picture was not read".to_string()),
+            Ok(Content::Picture(_)) => Some("the image was not decoded".to_string()),
             Err(error) => Some(error),
         };
         rows.push((place, name, wrong));
@@ -203,7 +203,7 @@ fn embed(model: &dyn Pipeline, batch: Vec<Piece>, first: usize, strict: bool) ->
     let mut embedded = vectors(model, &good)?.into_iter();
     let rows = rows.into_iter().zip(first..).map(|((place, name, wrong), index)| {
         let done = match wrong {
-            None => embedded.next().unwrap_or_else(|| Err("the model gave no vector".into())),
+            None => embedded.next().unwrap_or_else(|| Err("the model returned no embedding".into())),
             Some(error) => Err(error),
         };
         let done = match done {
@@ -219,14 +219,14 @@ fn embed(model: &dyn Pipeline, batch: Vec<Piece>, first: usize, strict: bool) ->
     Ok(rows.collect())
 }
 
-/// A vector and how many tokens of its text were cut, or what is wrong with the item.
+/// An embedding and the number of truncated tokens, or the error.
 pub type Vector = Result<(Vec<f32>, usize), String>;
 
-/// A vector and the number of tokens cut for each item, or what is wrong with it. Together if that works, else one by
-/// one, so that one bad item spoils no other.
+/// Returns the embedding of each item and the number of its truncated tokens, or its error. If the batch fails, the items
+/// are embedded one by one, so that an invalid item does not affect the others.
 ///
 /// # Errors
-/// What is no fault of an item.
+/// Errors that are not caused by an item.
 pub fn vectors(model: &dyn Pipeline, items: &[Item]) -> Result<Vec<Vector>> {
     if items.is_empty() {
         return Ok(Vec::new());
@@ -239,7 +239,7 @@ pub fn vectors(model: &dyn Pipeline, items: &[Item]) -> Result<Vec<Vector>> {
                 true => Ok(vectors),
                 false => Err(Error::new(
                     fauna::ErrorKind::Mismatch,
-                    format!("the model gave {} vectors for {} items", vectors.len(), items.len()),
+                    format!("the model returned {} embeddings for {} items", vectors.len(), items.len()),
                 )),
             }
         }

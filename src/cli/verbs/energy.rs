@@ -1,4 +1,4 @@
-//! `fauna energy`: the energy of structures as they are, and the forces on their atoms.
+//! `fauna energy`: energy, forces and stress of atomic structures.
 
 use fauna::Result;
 use fauna::model::Evaluation;
@@ -9,7 +9,7 @@ use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// Which structures.
+/// Arguments of `fauna energy`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna energy orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif\n  \
                         fauna energy orb-v3-conservative-omol.ckpt --atoms ions.xyz --charge 1 --spin 2 --out out.xyz")]
@@ -22,7 +22,7 @@ pub struct Args {
     output: AtomsOutput,
 }
 
-/// Energy (eV), forces (eV/Å) and stress (eV/Å³) of each structure.
+/// Computes energy (eV), forces (eV/Å) and stress (eV/Å³) of each structure.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let asked = Asked {
         verb: "energy",
@@ -35,7 +35,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     asked.run(context, single)
 }
 
-/// Energies and forces of each structure as it is. Gives how many were done.
+/// Prints the results of each structure. Returns how many were processed.
 fn single(work: &mut Work, structures: Vec<(Named, Evaluation)>) -> Result<usize> {
     let mut output = Output::stdout();
     let mut table = Table::default();

@@ -1,4 +1,4 @@
-//! `fauna fill`: the words of a masked language model for each mask of a text.
+//! `fauna fill`: masked-token prediction (fill-mask).
 
 use fauna::{Prompt, Result};
 
@@ -6,7 +6,7 @@ use crate::cli::options::ModelArg;
 use crate::cli::reply::{Show, prompts};
 use crate::cli::{Context, Exit};
 
-/// What is filled.
+/// Arguments of `fauna fill`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
                         fauna fill google-bert/bert-base-uncased \"The capital of France is [MASK].\"\n  \
@@ -14,12 +14,12 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The texts, each with one [MASK] or several; `-` or none reads standard input.
+    /// Texts, each with one or more [MASK] tokens; `-` or none reads standard input.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 }
 
-/// Fills the masks of each text: the five most likely tokens, with their probabilities.
+/// Prints the five most likely tokens of each mask, with their probabilities.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let prompts: Vec<Prompt> =
         prompts::texts(&args.texts, context)?.iter().map(|text| Prompt::from(text.as_str())).collect();

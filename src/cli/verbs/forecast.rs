@@ -1,4 +1,4 @@
-//! `fauna forecast`: the next steps of series, and trials of a model on their past.
+//! `fauna forecast`: time series forecasts, and cross-validation of a model.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,11 @@ use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};
 use crate::cli::{Context, Exit};
 
-/// What is forecast.
+/// Arguments of `fauna forecast`.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("rolling").args(["conformal", "cross_validation"]).multiple(true)),
-    after_help = "The model may also be naive or seasonal-naive.\n\nExamples:\n  \
+    after_help = "MODEL may also be naive or seasonal-naive, which need no checkpoint.\n\nExamples:\n  \
                   fauna forecast amazon/chronos-bolt-small --series sales.csv --horizon 24 --level 80,90 \
                   --out forecast.csv --plot forecast.png\n  \
                   fauna forecast seasonal-naive --series sales.csv --horizon 24 --cross-validation 5"
@@ -21,25 +21,26 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// Steps to forecast.
+    /// Forecast horizon, in steps.
     #[arg(long, value_name = "N")]
     horizon: usize,
-    /// Prediction intervals that hold so many of a hundred values, between commas: 80,90.
+    /// Levels of the prediction intervals, in percent, separated by commas: 80,90.
     #[arg(long, value_name = "PERCENTS", value_delimiter = ',', conflicts_with = "quantiles")]
     level: Vec<f64>,
-    /// Quantiles, between commas: 0.1,0.5,0.9.
+    /// Quantiles, separated by commas: 0.1,0.5,0.9.
     #[arg(long, value_name = "QUANTILES", value_delimiter = ',')]
     quantiles: Vec<f64>,
-    /// Covariates of the steps to forecast, in a table as that of the series without y.
+    /// Table of the known future covariates: the columns of --series without y.
     #[arg(long, value_name = "FILE", conflicts_with = "cross_validation")]
     future: Option<PathBuf>,
-    /// Calibrate the intervals on so many rolling forecasts of each series, whatever the model.
+    /// Conformal prediction intervals, calibrated on this number of rolling forecasts of each series.
     #[arg(long, value_name = "WINDOWS")]
     conformal: Option<usize>,
-    /// Score the model on so many rolling forecasts of each series, beside the naive and the seasonal naive one.
+    /// Cross-validate the model on this number of rolling forecasts of each series, with the naive and seasonal naive
+    /// forecasts as baselines.
     #[arg(long, value_name = "WINDOWS")]
     cross_validation: Option<usize>,
-    /// Steps from one rolling forecast to the next; the horizon if not said.
+    /// Step size between the rolling forecasts (default: the horizon).
     #[arg(long, value_name = "N", requires = "rolling")]
     step_size: Option<usize>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `fauna generate`: a text continued, or a gap in code filled.
+//! `fauna generate`: text generation and fill-in-the-middle.
 
 use fauna::{Prompt, Result};
 
@@ -8,7 +8,7 @@ use crate::cli::reply::Show;
 use crate::cli::reply::prompts;
 use crate::cli::{Context, Exit};
 
-/// What is continued, and how.
+/// Arguments of `fauna generate`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna generate openai-community/gpt2 \"Once upon a time\"\n  \
                         fauna generate bigcode/starcoderbase-1b --file src/main.rs --at 12:5\n  \
@@ -16,19 +16,20 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The text to continue, or several; `-` or none reads standard input.
+    /// Prompts, each continued by itself; `-` or none reads standard input.
     #[arg(value_name = "PROMPT")]
     prompts: Vec<String>,
     #[command(flatten)]
     gap: Gap,
-    /// Models of code end before the next top-level definition; with this they go on to their end token.
+    /// Let code models generate until their end-of-sequence token instead of stopping before the next top-level
+    /// definition.
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
     sampling: TextSampling,
 }
 
-/// Continues each prompt, on standard output as it comes.
+/// Generates from each prompt and streams the text to standard output.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices { keep_going: args.keep_going, ..Choices::from(&args.sampling) };
     choices.check()?;

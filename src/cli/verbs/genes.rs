@@ -1,4 +1,4 @@
-//! `fauna genes`: genes continued to their stop codons, and scored.
+//! `fauna genes`: generation and scoring of gene sequences.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::cli::reply::prompts;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// What becomes of genes.
+/// Arguments of `fauna genes`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna genes generate genslm-25M \"ATG\" --copies 4 --out new.fasta\n  \
                         fauna genes score genslm-25M --genes variants.fasta.gz")]
@@ -25,13 +25,13 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Continues genes up to a stop codon, as FASTA.
+    /// Generate gene sequences up to a stop codon, as FASTA.
     Generate(Generate),
-    /// Scores genes: the logarithm of their probability given the first codon, and the perplexity a codon.
+    /// Score gene sequences: the log-likelihood given the first codon, and the perplexity per codon.
     Score(Score),
 }
 
-/// Which genes are continued, and how.
+/// Arguments of `fauna genes generate`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna genes generate genslm-25M \"ATGAAA\" --copies 8 --out new.fasta\n  \
@@ -40,22 +40,22 @@ enum What {
 struct Generate {
     #[command(flatten)]
     model: ModelArg,
-    /// Beginnings of genes; `-` or none reads one from standard input.
+    /// Prompts: the first codons of genes; `-` or none reads one from standard input.
     #[arg(value_name = "SEQUENCE")]
     sequences: Vec<String>,
-    /// Beginnings of genes as FASTA, plain or gzip.
+    /// FASTA file of prompts, plain or gzip.
     #[arg(long, value_name = "FILE", conflicts_with = "sequences")]
     genes: Option<PathBuf>,
-    /// Make so many genes of each beginning.
+    /// Number of genes to generate for each prompt.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     copies: u16,
-    /// Write the proteins that the genes stand for, by the standard genetic code.
+    /// Write the translated proteins (standard genetic code) instead of the genes.
     #[arg(long)]
     protein: bool,
-    /// Write to this file instead of standard output: FILE.fasta.
+    /// Output file: FILE.fasta (default: standard output).
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -66,20 +66,20 @@ struct Generate {
     length: Length,
 }
 
-/// Which genes are scored.
+/// Arguments of `fauna genes score`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna genes score genslm-25M --genes variants.fasta.gz\n  \
                         fauna genes score genslm-25M --genes variants.fasta --json")]
 struct Score {
     #[command(flatten)]
     model: ModelArg,
-    /// The genes as FASTA, plain or gzip.
+    /// FASTA file of genes, plain or gzip.
     #[arg(long, value_name = "FILE")]
     genes: PathBuf,
 }
 
 impl Args {
-    /// How the model is loaded.
+    /// Returns the loading options.
     pub fn loading(&self) -> &Loading {
         match &self.what {
             What::Generate(args) => &args.model.loading,
@@ -88,7 +88,7 @@ impl Args {
     }
 }
 
-/// How the user wants sequences read: `--set reading=as_released` reads what is no codon as the release does.
+/// Returns how sequences are tokenized: `--set reading=as_released` handles invalid codons as the released code does.
 pub fn reading(context: &Context) -> Result<Reading> {
     let chosen = context.loading.settings.iter().rev().find(|(key, _)| key == "reading");
     match chosen.map(|(_, value)| value) {
@@ -97,16 +97,16 @@ pub fn reading(context: &Context) -> Result<Reading> {
     }
 }
 
-/// Problems of single genes that are shown; the others are counted.
+/// Maximum number of invalid genes that are reported one by one; the others are counted.
 const SHOWN: usize = 20;
-/// As many genes are taken in at once, each with what memory it takes beside its letters.
+/// Maximum memory of the genes of a file, and the overhead of each record beside its sequence, in bytes.
 const MOST_BYTES: usize = 256 << 20;
 const ABOUT_RECORD: usize = 200;
 
-/// The genes of the file at `path`; those that are wrong are named, the first of them, and counted.
+/// Returns the genes of the file at `path` and the number of invalid ones, which are reported.
 ///
 /// # Errors
-/// A file that cannot be read or holds no gene that can be used.
+/// A file that cannot be read or has no valid gene.
 fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
     let (mut good, mut wrong, mut count, mut bytes) = (Vec::new(), Vec::new(), 0usize, 0usize);
     for record in fasta::open(path, reading(context)?)? {
@@ -116,15 +116,15 @@ fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
                 bytes += id.len() + description.len() + sequence.len() + ABOUT_RECORD;
                 if bytes > MOST_BYTES {
                     return Err(Error::input(format!(
-                        "more than {} MiB of genes, unpacked",
+                        "more than {} MiB of genes, uncompressed",
                         MOST_BYTES >> 20
                     ))
                     .at(path)
-                    .hint("split the file"));
+                    .hint("split it into several files"));
                 }
                 good.push(record);
             }
-            // Of very many, a few say what is wrong with all.
+            // Only the first are shown.
             Err(error) => {
                 count += 1;
                 if wrong.len() < SHOWN {
@@ -138,19 +138,19 @@ fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
         (true, 1) => Err(wrong.remove(0)),
         (true, _) => {
             let first = wrong.first().map_or(String::new(), Error::to_string);
-            Err(Error::input(format!("none of its genes can be read ({count})")).at(path).hint(first))
+            Err(Error::input(format!("no valid gene ({count} invalid)")).at(path).hint(first))
         }
         (false, _) => {
             wrong.iter().for_each(|error| context.complain(&error.to_string()));
             if more > 0 {
-                context.complain(&format!("{}: {more} more of its genes cannot be read", path.display()));
+                context.complain(&format!("{}: {more} more invalid genes", path.display()));
             }
             Ok((good, count))
         }
     }
 }
 
-/// Continues or scores genes.
+/// Generates or scores genes.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     match args.what {
         What::Generate(args) => generate(&args, context),
@@ -180,7 +180,7 @@ fn generate(args: &Generate, context: &Context) -> Result<Exit> {
     Ok(if wrong == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// Writes what the model makes of `genes`, the prompts included.
+/// Generates from the prompts `genes` and writes the sequences, prompts included.
 fn continue_all(
     args: &Generate,
     model: &dyn Pipeline,
@@ -202,7 +202,7 @@ fn continue_all(
         made.iter().map(|gene| Prompt::Items(vec![Item::Gene(gene.sequence.clone())])).collect();
     let _stoppable = context.interrupt.hold();
     let bar = context.bars.begin("codons", Unit::Items, None);
-    // An empty prompt begins with what most genes begin with.
+    // An empty prompt is replaced by the start codon.
     for gene in made.iter_mut().filter(|gene| gene.sequence.is_empty()) {
         gene.sequence = "ATG".to_string();
     }
@@ -237,7 +237,7 @@ fn continue_all(
     context.interrupt.check()
 }
 
-/// A line a gene: how many codons it has and how likely it is.
+/// Prints one line per gene: number of codons, log-likelihood and perplexity.
 fn score(args: &Score, context: &Context) -> Result<Exit> {
     let (genes, wrong) = read(&args.genes, context)?;
     let model = context.open_for("genes score", &args.model.source)?;
@@ -254,8 +254,10 @@ fn score(args: &Score, context: &Context) -> Result<Exit> {
         let codons = gene.sequence.len().div_ceil(3);
         let cut = number("cut")? as usize;
         if cut > 0 {
-            context
-                .say(&format!("{}: the last {cut} codons do not fit the model and were left out", gene.id));
+            context.say(&format!(
+                "{}: the last {cut} codons exceed the model's maximum length and were left out",
+                gene.id
+            ));
         }
         match context.globals.json {
             true => output.json(&json!({"source": model.card().source, "id": gene.id, "codons": codons,

@@ -1,4 +1,4 @@
-//! `fauna info`: what a checkpoint holds. Before the download the config says it, afterwards the files do.
+//! `fauna info`: information about a model, from its config before the download and from its files afterwards.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::cli::output::Output;
 use crate::cli::table::{self, Table, shorten};
 use crate::cli::{Context, Exit};
 
-/// What is shown.
+/// Arguments of `fauna info`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna info minilm\n  fauna info openai-community/gpt2 --tensors")]
 pub struct Args {
@@ -27,10 +27,10 @@ pub struct Args {
     tensors: bool,
 }
 
-/// A file of the checkpoint: name, bytes if they are known.
+/// A file of the checkpoint: name, and size in bytes if known.
 type FileSize = (String, Option<u64>);
 
-/// Shows it. Downloads the description of a hub repository, never its weights.
+/// Prints the information. Downloads configs and tokenizers from the Hub, but no weights.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let source = Source::parse(&args.model.source)?;
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             (files, sizes)
         }
     };
-    // Without weights here, as before the download, the config alone speaks.
+    // Without local weights, the tensors are derived from the config.
     let checkpoint = match files.weights() {
         Ok(weights) => Some(Checkpoint::open_files(&of_the_network(&files, weights))?),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -63,7 +63,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         Some(_) => match planned(&args.model.source, &options) {
             Ok((family, inventory, config)) => (Some((family, inventory)), Some(config)),
             Err(error) => {
-                context.say(&format!("only the files speak: {error}"));
+                context.say(&format!("cannot derive the tensors from the config: {error}"));
                 (None, files.json("config.json")?)
             }
         },
@@ -82,22 +82,21 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// `weights` without those of modules in folders of their own, where there are others.
+/// Returns `weights` without those in subfolders, unless there are no others.
 fn of_the_network(files: &Files, weights: Vec<PathBuf>) -> Vec<PathBuf> {
     let top: Vec<PathBuf> =
         weights.iter().filter(|path| path.parent() == Some(files.root())).cloned().collect();
     if top.is_empty() { weights } else { top }
 }
 
-/// What the family makes of a checkpoint that is here: its tensors by the config, and the config, which a GGUF file
-/// carries in itself.
+/// Returns the family, the tensors and the config of a local checkpoint; the config may be GGUF metadata.
 fn planned(source: &str, options: &LoadOptions) -> Result<(&'static Family, Inventory, Value)> {
     let (family, pretrained) = fauna::pretrained(source, options)?;
     let pretrained = Pretrained { weights: Weights::meta(), ..pretrained };
     Ok((family, (family.inventory)(&pretrained)?, pretrained.config))
 }
 
-/// How a sentence embedder makes vectors of texts; nothing for other families.
+/// Returns how a sentence-embedding model embeds texts; empty for other families.
 #[cfg(feature = "text")]
 fn texts(
     family: &Family,
@@ -121,7 +120,7 @@ struct Found<'a> {
     source: &'a str,
     planned: Option<(&'static Family, Inventory)>,
     config: Option<Value>,
-    /// How texts become vectors: rows of a name and a value.
+    /// How texts are embedded: names and values.
     texts: Vec<(&'static str, String)>,
     sizes: Vec<FileSize>,
     checkpoint: Option<Checkpoint>,
@@ -136,7 +135,7 @@ impl Found<'_> {
         }
     }
 
-    /// Name, shape and storage of every tensor; what only the config says has no storage yet.
+    /// Returns name, shape and storage type of every tensor; the type is unknown if only the config is available.
     fn tensors(&self) -> Vec<(String, Vec<usize>, String)> {
         match (&self.checkpoint, &self.planned) {
             (Some(checkpoint), _) => checkpoint
@@ -152,7 +151,7 @@ impl Found<'_> {
         }
     }
 
-    /// How many tensors are stored in which way.
+    /// Returns the number of tensors of each storage type.
     fn storages(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for (_, _, storage) in self.tensors() {
@@ -171,12 +170,12 @@ impl Found<'_> {
             };
             table.row(["system", release.map_or(family.systems[0], |release| release.system)]);
             table.row(["family", &format!("{} ({})", family.name, family.paper)]);
-            table.row(["reads", &list(family.inputs)]);
-            table.row(["writes", &list(family.outputs)]);
-            table.row(["licence", release.map_or("not known to the registry", |release| release.licence)]);
+            table.row(["inputs", &list(family.inputs)]);
+            table.row(["outputs", &list(family.outputs)]);
+            table.row(["licence", release.map_or("unknown", |release| release.licence)]);
         }
         let weights = match &self.checkpoint {
-            None => "not here: the numbers are the config's".to_string(),
+            None => "not downloaded; sizes are from the config".to_string(),
             Some(_) => {
                 let storages = self.storages();
                 storages

@@ -1,4 +1,4 @@
-//! `fauna list`: the families and their released checkpoints, from the registry.
+//! `fauna list`: the supported model families and their released checkpoints.
 
 use fauna::error::nearest;
 use fauna::releases::OwnConfig;
@@ -9,15 +9,15 @@ use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// What is listed.
+/// Arguments of `fauna list`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna list\n  fauna list musicgen --json")]
 pub struct Args {
-    /// Only what this names: a modality (text, image, vector, …), a family, or a part of a system's or checkpoint's name.
+    /// Filter: a modality (text, image, vector, …), a family, or a part of the name of a system or checkpoint.
     filter: Option<String>,
 }
 
-/// Lists. Status 1 if nothing fits the filter.
+/// Prints the families. Exit status 1 if nothing matches the filter.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let filter = args.filter.as_deref().unwrap_or_default().to_lowercase();
     let families = fauna::families();
@@ -40,17 +40,17 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             families.iter().flat_map(|f| [f.name].into_iter().chain(f.model_types.iter().copied())),
         );
         let near = if near.is_empty() {
-            "all of them: fauna list".into()
+            "see fauna list".into()
         } else {
-            format!("nearest: {}", near.join(", "))
+            format!("similar names: {}", near.join(", "))
         };
-        context.say(&format!("nothing here is called \"{filter}\"; {near}"));
+        context.say(&format!("no family or checkpoint matches \"{filter}\"; {near}"));
         return Ok(Exit::No);
     }
     Ok(Exit::Done)
 }
 
-/// The releases the filter keeps: all if it names the family, else those whose names have it.
+/// Returns the releases that match the filter: all if it matches the family, else those whose names contain it.
 fn releases(family: &'static Family, filter: &str) -> Vec<&'static Release> {
     let has = |name: &str| name.to_lowercase().contains(filter);
     let all = is_named(family, filter);

@@ -1,4 +1,4 @@
-//! `fauna listen`: a question about a sound.
+//! `fauna listen`: question answering about an audio file.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use crate::cli::options::{Choices, ModelArg, SoundInput, TextSampling};
 use crate::cli::reply::{Show, prompts};
 use crate::cli::{Context, Exit};
 
-/// What is listened to, and what is asked.
+/// Arguments of `fauna listen`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna listen llark --audio song.mp3 \"What is the tempo?\"\n  \
                         fauna listen llark --audio song.mp3 \"Which instruments play?\" \"What is the key?\"")]
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The questions, each answered by itself; `-` reads standard input.
+    /// Questions, each answered by itself; `-` reads standard input.
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
-    /// The sound.
+    /// Audio file.
     #[arg(long, value_name = "FILE")]
     audio: PathBuf,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct Args {
     sampling: TextSampling,
 }
 
-/// Answers each question about the sound.
+/// Answers each question about the audio.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;

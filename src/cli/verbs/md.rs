@@ -13,7 +13,7 @@ use crate::cli::output::Output;
 use crate::cli::plot::Ink;
 use crate::cli::{Context, Exit};
 
-/// Which structures, how long, and in which ensemble.
+/// Arguments of `fauna md`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna md orb-v3-conservative-inf-omat.ckpt --atoms relaxed.xyz --steps 1000 --kelvin 600 \
@@ -23,16 +23,16 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// Time steps to integrate.
+    /// Number of time steps.
     #[arg(long, value_name = "N")]
     steps: usize,
-    /// The temperature in K: of the thermostat, and of the velocities at the start.
+    /// Temperature of the thermostat and of the initial velocities, in K.
     #[arg(long, default_value_t = 300.0, value_name = "K")]
     kelvin: f32,
-    /// Keep the energy constant (microcanonical ensemble), without a thermostat.
+    /// Constant energy (microcanonical ensemble), without a thermostat.
     #[arg(long)]
     nve: bool,
-    /// One time step, in fs.
+    /// Time step, in fs.
     #[arg(long, default_value_t = 1.0, value_name = "FS")]
     time_step: f64,
     /// Friction of the Langevin thermostat, in 1/fs.
@@ -48,10 +48,10 @@ pub struct Args {
     course: Course,
 }
 
-/// Steps from one that is printed and written to the next.
+/// Default interval between printed steps.
 const EVERY: u64 = 10;
 
-/// Moves each structure, one after the other: at constant temperature (Langevin), or at constant energy with `--nve`.
+/// Simulates each structure in turn: at constant temperature (Langevin), or at constant energy with `--nve`.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let asked = Asked {
         verb: "md",
@@ -78,7 +78,7 @@ fn move_on(args: &Args, work: &mut Work, named: Named) -> Result<()> {
     let every = args.course.every.unwrap_or(EVERY) as usize;
     let mut told =
         Told { output: Output::stdout(), json: work.context.globals.json, source: &work.model.card().source };
-    let bar = work.context.bars.begin("moving", Unit::Items, Some(steps as u64 + 1));
+    let bar = work.context.bars.begin("md", Unit::Items, Some(steps as u64 + 1));
     let (mut wrong, mut frames) = (None, Vec::new());
     let mut lines = [const { Vec::new() }; 3];
     let ended = dynamics(work.potential, state, &options, &mut |moment| {
@@ -109,7 +109,7 @@ fn move_on(args: &Args, work: &mut Work, named: Named) -> Result<()> {
     told.output.finish()
 }
 
-/// Where the moments of a movement are told.
+/// Prints the steps of a trajectory.
 struct Told<'a> {
     output: Output,
     json: bool,

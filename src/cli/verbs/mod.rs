@@ -1,4 +1,4 @@
-//! The verbs, one module each: its `Args`, and `run(args, context)`.
+//! The commands, one module each, with its `Args` and `run(args, context)`.
 
 #[cfg(feature = "robotics")]
 pub mod act;
@@ -50,88 +50,88 @@ use fauna::Result;
 use super::options::Loading;
 use super::{Context, Exit};
 
-/// What is to be done.
+/// The command to run.
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
-    /// Holds a conversation, or answers once.
+    /// Chat with a model, or answer a single prompt.
     Chat(Box<chat::Args>),
-    /// Continues a text, or fills a gap in code.
+    /// Generate text from a prompt, or fill in the middle of code.
     Generate(Box<generate::Args>),
-    /// Fills the masks of a text.
+    /// Predict the masked tokens of a text (fill-mask).
     Fill(Box<fill::Args>),
-    /// Labels texts, pairs of texts, and pictures.
+    /// Classify texts, text pairs and images (zero-shot).
     Classify(Box<classify::Args>),
-    /// Answers a question about a context, pictures or a sound.
+    /// Answer questions about a text, images or audio.
     Answer(Box<answer::Args>),
-    /// Draws a text as a picture.
+    /// Generate images from text.
     #[cfg(feature = "vision")]
     Draw(Box<draw::Args>),
-    /// Describes pictures in words.
+    /// Describe images (image-to-text).
     #[cfg(feature = "vision")]
     Describe(Box<describe::Args>),
-    /// Finds the pictures of a folder that are nearest to a sentence.
+    /// Search the images of a folder by a text.
     #[cfg(feature = "vision")]
     Search(Box<search::Args>),
-    /// Composes music from a text, a melody or a beginning.
+    /// Generate music from text, a melody or an audio prompt.
     #[cfg(feature = "audio")]
     Compose(Box<compose::Args>),
-    /// Answers questions about a sound.
+    /// Answer questions about an audio file.
     #[cfg(feature = "audio")]
     Listen(Box<listen::Args>),
-    /// Encodes sounds and pictures as codes, and decodes them.
+    /// Encode audio and images to discrete codes, and decode them.
     #[cfg(any(feature = "audio", feature = "vision"))]
     Codec(Box<codec::Args>),
-    /// Turns camera frames and an instruction into actions of a robot.
+    /// Predict robot actions from camera images and an instruction.
     #[cfg(feature = "robotics")]
     Act(Box<act::Args>),
-    /// Forecasts series, with prediction intervals.
+    /// Forecast time series, with prediction intervals.
     #[cfg(feature = "science")]
     Forecast(Box<forecast::Args>),
-    /// Finds anomalies in series.
+    /// Detect anomalies in time series.
     #[cfg(feature = "science")]
     Anomalies(Box<anomalies::Args>),
-    /// Computes energy, forces and stress of structures.
+    /// Compute energy, forces and stress of atomic structures.
     #[cfg(feature = "science")]
     Energy(Box<energy::Args>),
-    /// Relaxes structures until no force is left.
+    /// Relax atomic structures (geometry optimization).
     #[cfg(feature = "science")]
     Relax(Box<relax::Args>),
-    /// Runs molecular dynamics.
+    /// Run molecular dynamics.
     #[cfg(feature = "science")]
     Md(Box<md::Args>),
-    /// Continues and scores genes.
+    /// Generate and score gene sequences.
     #[cfg(feature = "text")]
     Genes(Box<genes::Args>),
-    /// Turns texts, pictures and genes into vectors.
+    /// Compute embeddings of texts, images and genes.
     Embed(Box<embed::Args>),
-    /// Shows how similar texts are to a model, and how far models agree.
+    /// Compare texts by cosine similarity, and models by their agreement.
     Compare(Box<compare::Args>),
-    /// Times a model and measures its memory.
+    /// Benchmark the speed and memory use of a model.
     Bench(Box<bench::Args>),
-    /// Proves that models compute what their references compute.
+    /// Check models against the outputs of their reference implementations.
     Parity(Box<parity::Args>),
-    /// Lists the families and their released checkpoints.
+    /// List the supported model families and released checkpoints.
     List(Box<list::Args>),
-    /// Says what a checkpoint holds, before and after it is downloaded.
+    /// Show information about a model, without downloading its weights.
     Info(Box<info::Args>),
-    /// Downloads a checkpoint into the cache and says where it is.
+    /// Download a model to the cache and print its path.
     Pull(Box<pull::Args>),
-    /// Makes a smaller copy of a checkpoint, its matrices in blocks of 8, 6, 5 or 4 bits.
+    /// Quantize a model to 8, 6, 5 or 4 bits.
     Quantize(Box<quantize::Args>),
-    /// Searches a small collection with the built-in model and draws it.
+    /// Run a semantic search demo with the built-in model.
     #[cfg(feature = "builtin")]
     Tour(Box<tour::Args>),
-    /// Prints the completion script of a shell.
+    /// Generate a shell completion script.
     Completions(Box<completions::Args>),
-    /// Does the most natural thing for the model and the input: picks the verb and hands it the arguments.
+    /// Run a model: choose the command by the model and the input.
     #[command(
-        override_usage = "fauna run MODEL [ARGUMENTS OF THE VERB]\n       fauna MODEL [ARGUMENTS OF THE VERB]",
-        after_help = "It says which verb it picks with --help behind the model.\n\nExamples:\n  \
+        override_usage = "fauna run MODEL [ARGS]...\n       fauna MODEL [ARGS]...",
+        after_help = "Use \"fauna run MODEL --help\" for the help of the command that is chosen.\n\nExamples:\n  \
                       fauna run openai-community/gpt2 \"Once upon a time\"\n  \
                       fauna facebook/musicgen-small \"a slow waltz\" --out waltz.wav"
     )]
     Run {
-        /// The model, then the arguments of its verb.
+        /// Model, then the arguments of the command.
         #[arg(
             required = true,
             value_name = "MODEL",
@@ -141,16 +141,16 @@ pub enum Verb {
         )]
         line: Vec<OsString>,
     },
-    /// Prints the manual page, in roff.
+    /// Print the manual page, in roff.
     #[command(after_help = "Examples:\n  fauna man > fauna.1\n  fauna man | man -l -")]
     Man,
-    /// A model, then the arguments of its verb.
+    /// A model, then the arguments of the command.
     #[command(external_subcommand)]
     Model(Vec<OsString>),
 }
 
 impl Verb {
-    /// How the verb's model is loaded, for verbs that load one.
+    /// Returns the loading options of the command, if it loads a model.
     pub fn loading(&self) -> Option<Loading> {
         match self {
             Self::Chat(args) => Some(args.model.loading.clone()),
@@ -197,10 +197,10 @@ impl Verb {
         }
     }
 
-    /// Does it.
+    /// Runs the command.
     ///
     /// # Errors
-    /// Whatever keeps it from being done.
+    /// The error that stopped the command.
     pub fn run(self, context: &Context) -> Result<Exit> {
         match self {
             Self::Chat(args) => chat::run(*args, context),
@@ -246,7 +246,7 @@ impl Verb {
             Self::Tour(args) => tour::run(*args, context),
             Self::Completions(args) => completions::run(*args),
             Self::Man => completions::man(),
-            // They are rewritten to another verb before they are run.
+            // Rewritten to another command before they are run.
             Self::Run { .. } | Self::Model(_) => Ok(Exit::Done),
         }
     }

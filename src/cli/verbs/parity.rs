@@ -1,4 +1,4 @@
-//! `fauna parity`: whether models compute what their references compute.
+//! `fauna parity`: checks of models against the outputs of their reference implementations.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// What is run.
+/// Arguments of `fauna parity`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna parity tests/parity/bert\n  fauna parity tests/parity --device cuda --json"
@@ -19,12 +19,12 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub loading: Loading,
-    /// Folders of cases, searched for case.json at any depth.
+    /// Folders of parity cases, searched recursively for case.json.
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
 }
 
-/// Runs every case. Status 1 if one differs, 2 if one cannot be run.
+/// Runs every case. Exit status 1 if one differs, 2 if one cannot be run.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let options = context.options()?;

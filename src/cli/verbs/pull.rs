@@ -1,4 +1,4 @@
-//! `fauna pull`: a checkpoint into the cache.
+//! `fauna pull`: downloads a model to the cache.
 
 use fauna::Result;
 use fauna::source::{Source, Wanted};
@@ -8,23 +8,23 @@ use crate::cli::options::Finding;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, table};
 
-/// What is fetched.
+/// Arguments of `fauna pull`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna pull openai-community/gpt2\n  fauna pull google-bert/bert-base-uncased@main --without-weights"
 )]
 pub struct Args {
-    /// The model: a hub id (owner/name@revision), a folder, a file, or a name in the cache.
+    /// Model to download: a Hugging Face Hub id (owner/name[@revision]), a folder, a file, or a cached name.
     #[arg(value_name = "MODEL")]
     source: String,
     #[command(flatten)]
     pub finding: Finding,
-    /// Fetch the description only: configs and tokenizers, no weights.
+    /// Download configs and tokenizers only, no weights.
     #[arg(long)]
     without_weights: bool,
 }
 
-/// Fetches, and prints the folder.
+/// Downloads the model and prints its folder.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let mut wanted = Wanted::default();
@@ -46,7 +46,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     if !args.without_weights {
-        context.say(&format!("{} of weights in {} files", table::bytes(size), weights.len()));
+        context.say(&format!("weights: {} in {} files", table::bytes(size), weights.len()));
     }
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! `fauna quantize`: a smaller copy of a checkpoint.
+//! `fauna quantize`: a quantized copy of a checkpoint.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::cli::options::ModelArg;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, table};
 
-/// What is copied, and to what.
+/// Arguments of `fauna quantize`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna quantize HuggingFaceTB/SmolLM2-135M-Instruct --to q8_0 --out smollm2-q8\n  fauna quantize openai-community/gpt2 --to q4_0 --out gpt2-q4 --force"
@@ -18,18 +18,18 @@ use crate::cli::{Context, Exit, table};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The format of its matrices: q8_0, q4_0, q4_k, … Embedding tables keep 8 bits.
+    /// Quantization format of the weight matrices: q8_0, q4_0, q4_k, … Embedding tables are kept at 8 bits.
     #[arg(long, value_name = "FORMAT")]
     to: String,
-    /// The folder of the copy.
+    /// Output folder.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Replace an earlier copy in that folder.
+    /// Overwrite an earlier copy in that folder.
     #[arg(long)]
     force: bool,
 }
 
-/// Copies, and prints the folder.
+/// Writes the copy and prints its folder.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let kind = block_kind(&args.to)?;
@@ -42,7 +42,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     output.finish()?;
     context.say(&format!(
-        "{} of {} tensors brought to blocks: {} became {}",
+        "quantized {} of {} tensors: {} to {}",
         made.quantized,
         made.tensors,
         table::bytes(made.bytes_before),

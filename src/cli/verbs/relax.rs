@@ -1,4 +1,4 @@
-//! `fauna relax`: structures moved to where no force acts.
+//! `fauna relax`: relaxation (geometry optimization) of atomic structures.
 
 use fauna::Result;
 use fauna::progress::{Progress, Unit};
@@ -11,7 +11,7 @@ use crate::cli::output::Output;
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit};
 
-/// Which structures, and how far.
+/// Arguments of `fauna relax`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna relax orb-v3-conservative-inf-omat.ckpt --atoms crystal.cif --out relaxed.xyz\n  \
@@ -21,16 +21,16 @@ use crate::cli::{Context, Exit};
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// Relax the cell too.
+    /// Also relax the cell.
     #[arg(long, value_enum, value_name = "HOW")]
     cell: Option<CellName>,
-    /// The optimizer.
+    /// Optimizer.
     #[arg(long, value_enum, default_value_t, value_name = "NAME")]
     optimizer: MethodName,
-    /// The largest force of a relaxed structure, in eV/Å.
+    /// Convergence criterion: maximum force on an atom, in eV/Å.
     #[arg(long, default_value_t = 0.05, value_name = "F")]
     fmax: f64,
-    /// Steps at most.
+    /// Maximum number of steps.
     #[arg(long, default_value_t = 500, value_name = "N")]
     max_steps: usize,
     #[command(flatten)]
@@ -41,26 +41,26 @@ pub struct Args {
     course: Course,
 }
 
-/// What the cell may do.
+/// Degrees of freedom of the cell.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum CellName {
-    /// Change its volume.
+    /// Volume only.
     Volume,
-    /// Change its shape and volume.
+    /// Shape and volume.
     Free,
 }
 
-/// How to go downhill.
+/// Optimizer.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 enum MethodName {
-    /// Sliding with inertia: forgiving.
+    /// Fast inertial relaxation engine: robust far from the minimum.
     #[default]
     Fire,
-    /// Learns the curvature: fewer steps near the end.
+    /// Limited-memory BFGS: fewer steps near the minimum.
     Lbfgs,
 }
 
-/// Relaxes each structure until no force is larger than `--fmax`.
+/// Relaxes each structure until the maximum force is below `--fmax`.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let asked = Asked {
         verb: "relax",
@@ -74,8 +74,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         .run(context, |work, good| relax_all(&args, work, good.into_iter().map(|(named, _)| named).collect()))
 }
 
-/// Every structure to where no force pulls, side by side; one by one where one of them cannot be relaxed. Gives how
-/// many were done.
+/// Relaxes all structures as one batch, or one by one if one of them fails. Returns how many were processed.
 fn relax_all(args: &Args, work: &mut Work, named: Vec<Named>) -> Result<usize> {
     let error = match relax_together(args, work, &named) {
         Ok(()) => return Ok(named.len()),

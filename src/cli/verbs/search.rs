@@ -1,4 +1,4 @@
-//! `fauna search`: the pictures of a folder that are nearest to a sentence.
+//! `fauna search`: text-to-image search in a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use crate::cli::output::{Output, check_free};
 use crate::cli::table::Table;
 use crate::cli::{Context, Exit, contact_sheet, input};
 
-/// Pictures embedded together.
+/// Batch size.
 const TOGETHER: usize = 16;
-/// Bytes of pixels after which no more pictures wait to be embedded together.
+/// Maximum size of the pixels of a batch, in bytes.
 const PIXELS: usize = 256 << 20;
 
-/// What is looked for, and where.
+/// Arguments of `fauna search`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  fauna search openai/clip-vit-base-patch32 photos \"a red car at night\"\n  \
@@ -27,27 +27,28 @@ const PIXELS: usize = 256 << 20;
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArg,
-    /// The folder of the pictures.
+    /// Folder of images.
     folder: PathBuf,
-    /// What they should show.
+    /// Text query.
+    #[arg(value_name = "QUERY")]
     sentence: String,
-    /// How many are shown.
+    /// Number of images to show.
     #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     top: u16,
-    /// Draw the pictures that were found into this file.
+    /// Write a contact sheet of the images found to this PNG file.
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
-    /// Replace the file that --png names.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     pictures: PictureInput,
 }
 
-/// Searches. A picture that cannot be read is reported, left out, and makes the exit status 2.
+/// Searches the images. One that cannot be decoded is reported and skipped, and makes the exit status 2.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if args.sentence.trim().is_empty() {
-        return Err(Error::input("the sentence is empty").hint("say what the pictures should show"));
+        return Err(Error::input("the query is empty").hint("describe what the images should show"));
     }
     if let Some(path) = &args.png {
         check_free(path, args.force)?;
@@ -57,13 +58,13 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let wanted = model.embed(&[Item::from(args.sentence.as_str())])?;
     if let Some(cut) = wanted.cut.first().filter(|cut| **cut > 0) {
-        context.say(&format!("of the sentence {} were left out", beyond(*cut)));
+        context.say(&format!("query: {} were left out", beyond(*cut)));
     }
     let wanted = wanted.to_vecs()?.concat();
     let all = paths.len();
     let (mut found, failed) = scores(model.as_ref(), &wanted, paths, args.pictures, context)?;
     if found.is_empty() {
-        return Err(Error::input(format!("none of {all} pictures could be read")).at(args.folder));
+        return Err(Error::input(format!("none of {all} images could be decoded")).at(args.folder));
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(args.top.into());
@@ -86,12 +87,12 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
         let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
         contact_sheet::write(path, args.force, &args.sentence, shown)?;
-        context.say(&format!("picture: {}", path.display()));
+        context.say(&format!("contact sheet: {}", path.display()));
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }
 
-/// How near each picture is to `wanted`, and how many could not be used.
+/// Returns the cosine similarity of each image to `wanted`, and the number of images that failed.
 fn scores(
     model: &dyn Pipeline,
     wanted: &[f32],
@@ -99,7 +100,7 @@ fn scores(
     input: PictureInput,
     context: &Context,
 ) -> Result<(Vec<(f32, PathBuf)>, usize)> {
-    let bar = context.bars.begin("pictures", Unit::Items, Some(paths.len() as u64));
+    let bar = context.bars.begin("images", Unit::Items, Some(paths.len() as u64));
     let options = context.image_options(model, input);
     let mut found = Vec::new();
     let mut failed = 0;
@@ -139,7 +140,7 @@ fn scores(
     Ok((found, failed))
 }
 
-/// The end of a path, for a caption.
+/// Returns the file name of a path, for a caption.
 pub fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

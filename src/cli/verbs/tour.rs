@@ -1,4 +1,4 @@
-//! The tour: a search by meaning through a small collection, with the model that is built in.
+//! The tour: semantic search in a small collection with the built-in model.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use crate::cli::options::Loading;
 use crate::cli::output::Output;
 use crate::cli::{Context, Exit, heatmap};
 
-/// What the tour searches: one sentence a line.
+/// The sentences that the tour searches, one per line.
 const COLLECTION: &str = include_str!("../../../assets/collection.txt");
 
-/// What it asks for, in words that the collection mostly does not use.
+/// The default queries, which share few words with the collection.
 const QUESTIONS: [&str; 4] = [
     "something to help a child sleep",
     "bad news for investors",
@@ -20,24 +20,24 @@ const QUESTIONS: [&str; 4] = [
     "exploring other planets",
 ];
 
-/// Lines of the collection that are drawn: neighbours in meaning stand together, so that the picture shows blocks.
+/// Indices of the sentences in the heatmap, ordered so that similar ones are adjacent.
 const DRAWN: [usize; 14] = [0, 5, 8, 10, 12, 14, 19, 23, 25, 27, 28, 32, 49, 52];
 
 const BEST: usize = 3;
 
-/// Where the picture goes.
+/// Arguments of `fauna tour`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  fauna tour\n  fauna tour \"bad news for investors\" --out tour.png")]
 pub struct Args {
     #[command(flatten)]
     pub loading: Loading,
-    /// Ask this instead of the tour's own questions; may be given more than once.
-    #[arg(value_name = "QUESTION")]
+    /// Search query, in place of the tour's own. Can be repeated.
+    #[arg(value_name = "QUERY")]
     questions: Vec<String>,
-    /// Where the picture goes. A picture of an earlier tour is replaced, any other file is not.
+    /// Output file of the heatmap. The heatmap of an earlier tour is overwritten, any other file is not.
     #[arg(long, short, value_name = "FILE", default_value = "fauna-tour.png")]
     out: PathBuf,
-    /// Replace whatever file is there.
+    /// Overwrite any existing file.
     #[arg(long)]
     force: bool,
 }
@@ -53,7 +53,7 @@ impl Default for Args {
     }
 }
 
-/// `fauna` alone: what it can do, then the tour.
+/// Runs `fauna` without a command: prints an overview, then runs the tour.
 pub fn welcome(context: &Context) -> Result<Exit> {
     if !context.globals.json {
         let mut output = Output::stdout();
@@ -64,20 +64,20 @@ pub fn welcome(context: &Context) -> Result<Exit> {
         ))?;
         output.line("")?;
         for (verb, does) in [
-            ("list", "the families and their released checkpoints"),
-            ("info MODEL", "what a checkpoint holds, before and after it is downloaded"),
-            ("embed MODEL", "texts to vectors"),
-            ("chat MODEL", "a conversation; generate, fill, classify, answer: other work with text"),
-            ("draw MODEL", "a text to a picture; describe: a picture to text"),
-            ("compose MODEL", "music; listen: questions about a sound"),
-            ("forecast MODEL", "series, with prediction intervals"),
-            ("energy MODEL", "energy and forces of atoms; relax, md"),
-            ("MODEL", "the verb that fits the model"),
-            ("compare MODEL", "how similar texts are, how far models agree"),
-            ("quantize MODEL", "a smaller copy of a checkpoint"),
-            ("parity FOLDER", "proof that a model computes what its reference computes"),
-            ("bench MODEL", "how fast it is, how much memory it takes"),
-            ("--help", "everything else"),
+            ("list", "list the supported model families and released checkpoints"),
+            ("info MODEL", "show information about a model, without downloading its weights"),
+            ("embed MODEL", "compute embeddings"),
+            ("chat MODEL", "chat with a model; also generate, fill, classify, answer"),
+            ("draw MODEL", "generate images from text; also describe, search"),
+            ("compose MODEL", "generate music from text; also listen, codec"),
+            ("forecast MODEL", "forecast time series; also anomalies"),
+            ("energy MODEL", "compute energy and forces of atoms; also relax, md"),
+            ("MODEL", "run a model with the command that fits it"),
+            ("compare MODEL", "compare texts by cosine similarity, and models by their agreement"),
+            ("quantize MODEL", "quantize a model to 8, 6, 5 or 4 bits"),
+            ("parity FOLDER", "check models against the outputs of their references"),
+            ("bench MODEL", "benchmark speed and memory use"),
+            ("--help", "show all commands and options"),
         ] {
             output.line(format!("  fauna {verb:<17} {does}"))?;
         }
@@ -89,13 +89,13 @@ pub fn welcome(context: &Context) -> Result<Exit> {
 
 struct Answer {
     question: String,
-    /// Score and sentence, best first.
+    /// Cosine similarity and sentence, the most similar first.
     hits: Vec<(f32, &'static str)>,
 }
 
-/// Searches, draws, and says what to type next.
+/// Runs the queries, writes the heatmap and prints example commands.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
-    // A folder that cannot be written is said before the model's name is looked for in it.
+    // Reports a cache that is not writable before the model is looked up in it.
     fauna::builtin::folder()?;
     let model = context.open(fauna::builtin::NAME)?;
     let sentences: Vec<&'static str> = COLLECTION.lines().collect();
@@ -122,7 +122,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let labels: Vec<String> = DRAWN.iter().map(|i| sentences[*i].to_string()).collect();
     let matrix: Vec<Vec<f32>> =
         DRAWN.iter().map(|a| DRAWN.iter().map(|b| cosine(&known[*a], &known[*b])).collect()).collect();
-    let title = format!("Similarity in meaning of {} sentences by MiniLM", DRAWN.len());
+    let title = format!("Cosine similarity of {} sentences by MiniLM", DRAWN.len());
     let drawn = heatmap::write(&args.out, args.force, &title, &labels, &matrix);
 
     let mut output = Output::stdout();
@@ -133,8 +133,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     } else {
         let card = model.card();
         output.line(format!(
-            "A tour with the built-in model, MiniLM ({} parameters in 8 bits): it has read {} sentences\n\
-             (assets/collection.txt) and finds what is nearest in meaning to a question.",
+            "Semantic search with the built-in model, MiniLM ({} parameters in 8 bits): the most similar of\n\
+             {} sentences (assets/collection.txt) for each query.",
             crate::cli::table::count(card.parameters),
             sentences.len()
         ))?;
@@ -146,10 +146,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
         output.line("")?;
         if drawn.is_ok() {
-            output.line(format!("Picture: {}\n", args.out.display()))?;
+            output.line(format!("Heatmap: {}\n", args.out.display()))?;
         }
         output.line("Next:")?;
-        output.line("  fauna tour \"your own question\"")?;
+        output.line("  fauna tour \"your own query\"")?;
         output.line("  fauna embed minilm \"a cat sleeps\" \"the kitten naps\"")?;
         output.line("  fauna compare minilm \"a cat sleeps\" \"the kitten naps\" \"stocks fell\"")?;
         output.line("  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct     (downloads 270 MB)")?;
