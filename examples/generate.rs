@@ -10,7 +10,8 @@ use fauna::{GenerationConfig, Item};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let source = arguments.next().ok_or("usage: generate MODEL [PROMPT] (MODEL is a folder, a file, owner/name)")?;
+    let source =
+        arguments.next().ok_or("usage: generate MODEL [PROMPT] (MODEL is a folder, a file, owner/name)")?;
     let prompt = arguments.next().unwrap_or_else(|| "The sky at night".into());
 
     let model = fauna::open(&source)?;

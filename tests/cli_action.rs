@@ -201,7 +201,7 @@ fn all_degrees_of_freedom_are_printed_for_any_robot() {
             assert!(words.contains(&format!("  {name} {sign}")), "{key}: {name} {sign} is not in: {words}");
         }
     }
-    refused(&run(&ask), 2, &["unnorm_key is needed", "arm, both_arms, rail, sweeper"]);
+    refused(&run(&ask), 2, &["unnorm_key is required", "arm, both_arms, rail, sweeper"]);
     refused(&run(&[&ask[..], &["--unnorm-key", "bot_arms"]].concat()), 2, &["bot_arms", "both_arms"]);
 }
 

@@ -1,7 +1,7 @@
-//! The robotics pipelines of `fauna`: RT-2 by OpenVLA, an open model after it, and a table-top to try any policy on.
+//! The robotics models of `fauna`: OpenVLA, an open model similar to RT-2, and a simulated table-top to evaluate policies.
 //!
-//! [`openvla`] reads like its paper and can be used alone; [`action`] is how movements become words; [`tabletop`] is a
-//! small simulator into which any [`Policy`](fauna_shared::model::Policy) plugs. [`FAMILIES`] is how the zoo finds them.
+//! [`openvla`] is the model; [`action`] has the action tokenizers; [`tabletop`] is a small simulator for any
+//! [`Policy`](fauna_shared::model::Policy). [`FAMILIES`] are the registry entries.
 
 pub mod action;
 pub mod openvla;
@@ -9,5 +9,5 @@ pub mod tabletop;
 
 use fauna_shared::model::Family;
 
-/// The families of this crate.
+/// The model families of this crate.
 pub const FAMILIES: &[&Family] = &[&openvla::FAMILY];

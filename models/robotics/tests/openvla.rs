@@ -1,4 +1,4 @@
-//! OpenVLA as its users meet it: in a control loop, asked for one action, and given what it cannot use.
+//! Tests of the OpenVLA pipeline: the control loop, single actions, and errors for invalid input.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ fn zoo() -> Zoo {
     Zoo::new(fauna_robotics::FAMILIES.iter().copied())
 }
 
-/// A config and a tokenizer of a few words, with `change` made to the config.
+/// Returns a folder with a small config, modified by `change`, and a word-level tokenizer.
 fn folder(change: impl FnOnce(&mut Value)) -> TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs/openvla");
     let folder = tempfile::tempdir().unwrap();
@@ -41,7 +41,7 @@ fn open(folder: &TempDir) -> Box<dyn Pipeline> {
     open_with(folder.path(), Value::Null).unwrap()
 }
 
-/// Two data sets in the place of one.
+/// Adds the statistics of a second dataset.
 fn two_sets(config: &mut Value) {
     let set = config["norm_stats"]["sample"].clone();
     config["norm_stats"]["bridge_orig"] = set;
@@ -70,15 +70,15 @@ fn pixels(model: &dyn Pipeline, frame: &Image) -> Tensor {
     model.call("encode", &inputs, &Value::Null).unwrap().remove("pixel_values").unwrap()
 }
 
-/// "In: What action should the robot take to pick up the red block?\nOut:" as the folder's tokenizer has it.
+/// Tokens of "In: What action should the robot take to pick up the red block?\nOut:".
 const PROMPT: &[i64] = &[1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 8, 19, 18, 12, 13, 4];
 
 #[test]
-fn a_control_loop_acts_as_predict_action_does() {
+fn the_control_loop_predicts_the_actions_of_predict_action() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let mut controller = model.policy().unwrap().start(&Task::from("Pick up the RED block")).unwrap();
-    // The third frame is the second again.
+    // The third frame is identical to the second.
     for index in [0, 1, 1, 2, 0] {
         let inputs = Tensors::from([
             ("input_ids".to_string(), ids(&[PROMPT])),
@@ -90,7 +90,7 @@ fn a_control_loop_acts_as_predict_action_does() {
         let action = controller.act(&Observation::from(&frame(index))).unwrap();
         assert_eq!(action.iter().map(|number| *number as f32).collect::<Vec<_>>(), wanted);
         assert_eq!(action.len(), 7);
-        // Each word is the likeliest after those before it, read at once.
+        // Each token is the most likely one of a forward pass over all tokens before it.
         let rows: Vec<Vec<i64>> = out["sequences"].to_vec2().unwrap();
         let whole = Tensors::from([
             ("input_ids".to_string(), ids(&[&rows[0]])),
@@ -105,12 +105,12 @@ fn a_control_loop_acts_as_predict_action_does() {
 }
 
 #[test]
-fn frames_are_read_without_their_alpha_and_as_they_are_stored() {
+fn frames_are_decoded_without_alpha_and_exif_orientation() {
     assert_eq!(open(&folder(|_| {})).image_options(), ImageOptions::pillow());
 }
 
 #[test]
-fn a_prompt_of_a_picture_and_words_gives_one_action() {
+fn a_prompt_of_an_image_and_text_returns_one_action() {
     let folder = folder(two_sets);
     let model = open_with(folder.path(), json!({"unnorm_key": "bridge_orig", "center_crop": true})).unwrap();
     let prompt = Prompt::Items(vec![Item::Image(frame(1)), TASK.into()]);
@@ -125,7 +125,7 @@ fn a_prompt_of_a_picture_and_words_gives_one_action() {
     let degrees = controller.degrees();
     assert_eq!((action.len(), degrees.len()), (7, 7));
     assert_eq!((&*degrees[0].name, degrees[0].unit, &*degrees[6].name), ("x", Some("m"), "gripper"));
-    // The whole frame is another view than its middle.
+    // The center crop changes the pixels.
     let whole = open_with(folder.path(), json!({"unnorm_key": "bridge_orig"})).unwrap();
     let (a, b) = (pixels(model.as_ref(), &frame(1)), pixels(whole.as_ref(), &frame(1)));
     let off = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -136,14 +136,14 @@ fn a_prompt_of_a_picture_and_words_gives_one_action() {
     let ignore = &mut |_| ControlFlow::Continue(());
     for prompt in [none, two] {
         let error = refusal(model.generate(&prompt, &model.defaults(), ignore));
-        assert!(error.to_string().contains("pictures in the prompt: one is wanted"), "{error}");
+        assert!(error.to_string().contains("images, expected one"), "{error}");
     }
     let warm = GenerationConfig { temperature: 0.5, ..model.defaults() };
     assert!(refusal(model.generate(&prompt, &warm, ignore)).message().contains("greedily"));
 }
 
 #[test]
-fn a_key_is_needed_where_there_are_several_and_unknown_ones_are_told_the_names() {
+fn unnorm_key_is_required_with_several_datasets_and_must_be_known() {
     let folder = folder(two_sets);
     let model = open(&folder);
     let policy = model.policy().unwrap();
@@ -151,7 +151,7 @@ fn a_key_is_needed_where_there_are_several_and_unknown_ones_are_told_the_names()
         policy.start(&Task { instruction: TASK.into(), unnorm_key: key.map(str::to_string) })
     };
     let error = refusal(start(None)).to_string();
-    assert!(error.contains("unnorm_key is needed") && error.contains("bridge_orig, sample"), "{error}");
+    assert!(error.contains("unnorm_key is required") && error.contains("bridge_orig, sample"), "{error}");
     let error = refusal(start(Some("bridge"))).to_string();
     assert!(error.contains("\"bridge\"") && error.contains("nearest: bridge_orig"), "{error}");
     assert!(start(Some("sample")).is_ok());
@@ -160,7 +160,7 @@ fn a_key_is_needed_where_there_are_several_and_unknown_ones_are_told_the_names()
 }
 
 #[test]
-fn statistics_of_a_fine_tuned_model_lie_beside_it() {
+fn statistics_of_a_fine_tuned_model_are_read_from_its_folder() {
     let folder = folder(|config| config["norm_stats"] = json!(null));
     let model = open(&folder);
     let error = refusal(model.policy().unwrap().start(&Task::from(TASK))).to_string();
@@ -182,7 +182,7 @@ fn statistics_of_a_fine_tuned_model_lie_beside_it() {
 }
 
 #[test]
-fn an_instruction_and_a_frame_that_cannot_be_used_are_refused() {
+fn invalid_instructions_and_frames_are_errors() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let policy = model.policy().unwrap();
@@ -198,7 +198,7 @@ fn an_instruction_and_a_frame_that_cannot_be_used_are_refused() {
     for frame in [empty, grey] {
         assert_eq!(refusal(controller.act(&Observation::from(&frame))).kind(), ErrorKind::Input);
     }
-    // It goes on after that.
+    // The controller can be used after an error.
     assert!(controller.act(&Observation::from(&frame(0))).is_ok());
 
     fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
@@ -208,7 +208,7 @@ fn an_instruction_and_a_frame_that_cannot_be_used_are_refused() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_refused() {
+fn tensors_of_other_shapes_are_errors() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let good = || pixels(model.as_ref(), &frame(0));
@@ -218,13 +218,13 @@ fn tensors_that_do_not_fit_are_refused() {
     };
     for shape in [&[1, 3, 28, 28][..], &[1, 6, 27, 28], &[6, 28, 28], &[0, 6, 28, 28]] {
         let error = refusal(model.forward(&with(ids(&[PROMPT]), zeros(shape)))).to_string();
-        assert!(error.contains("wanted (batch, 6, 28, 28)"), "{error}");
+        assert!(error.contains("expected (batch, 6, 28, 28)"), "{error}");
     }
     for id in [100, -1, i64::MAX] {
         let error = refusal(model.forward(&with(ids(&[&[1, id]]), good())));
         assert!(error.message().contains("outside the vocabulary of 100"), "{error}");
     }
-    assert!(model.forward(&with(ids(&[PROMPT, PROMPT]), good())).is_err(), "one picture for two rows");
+    assert!(model.forward(&with(ids(&[PROMPT, PROMPT]), good())).is_err(), "one image for a batch of two");
     assert!(model.forward(&Tensors::new()).is_err());
     let mut masked = with(ids(&[PROMPT]), good());
     masked.insert("attention_mask".into(), ids(&[&[1, 1]]));
@@ -247,7 +247,7 @@ fn tensors_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn configs_of_absurd_sizes_are_refused_at_once() {
+fn configs_with_absurd_sizes_are_errors() {
     let huge = u64::from(u32::MAX);
     let changes: [(&str, Value); 11] = [
         ("image_sizes", json!([huge, huge])),
@@ -270,7 +270,7 @@ fn configs_of_absurd_sizes_are_refused_at_once() {
 }
 
 #[test]
-fn what_is_timed_fits_the_network() {
+fn benchmark_inputs_are_valid() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let sizes = |tokens, images| SampleSizes { rows: 2, tokens, images };
@@ -290,7 +290,7 @@ fn what_is_timed_fits_the_network() {
 }
 
 #[test]
-fn a_processor_that_does_not_fit_the_towers_is_refused() {
+fn a_processor_with_other_image_sizes_is_an_error() {
     let folder = folder(|_| {});
     let path: PathBuf = folder.path().join("preprocessor_config.json");
     let file = |side: usize| json!({"image_resize_strategy": "resize-naive", "input_sizes": [[3, side, side], [3, side, side]]});
@@ -309,7 +309,7 @@ fn a_processor_that_does_not_fit_the_towers_is_refused() {
 }
 
 #[test]
-fn random_weights_do_not_move_blocks() {
+fn a_policy_with_random_weights_does_not_move_blocks() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let score =
@@ -318,23 +318,23 @@ fn random_weights_do_not_move_blocks() {
 }
 
 #[test]
-fn the_flagship_has_its_parameters() {
+fn openvla_7b_has_its_number_of_parameters() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../benches/configs/openvla-7b");
     let (_, inventory) = zoo().inventory(config.to_str().unwrap(), &LoadOptions::default()).unwrap();
-    // 7.54 billion less the last blocks, the last norms and the pooling head, which nothing depends on.
+    // 7.54 billion without the unused last blocks, final norms and pooling head.
     let billions = inventory.parameters as f64 / 1e9;
     assert!((7.45..7.54).contains(&billions), "{billions}");
 }
 
 #[test]
-fn the_training_codes_own_release_is_known_by_its_config() {
+fn a_release_of_the_training_code_is_recognized_by_its_config() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().to_str().unwrap();
     let config = json!({"vla": {"base_vlm": "prism-dinosiglip-224px+7b"}, "run_id": "a run", "seed": 7});
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let (family, inventory) = zoo().inventory(source, &LoadOptions::default()).unwrap();
     assert_eq!((family.name, inventory.parameters > 7_000_000_000), ("openvla", true));
-    // Two files, and no word of which; then a word, and a file that is none.
+    // Two files without a selection; then a selected file that is not a checkpoint.
     fs::create_dir(folder.path().join("checkpoints")).unwrap();
     for name in ["step-1.pt", "step-2.pt"] {
         fs::write(folder.path().join("checkpoints").join(name), "no weights").unwrap();

@@ -1,10 +1,9 @@
-//! Actions as tokens: numbers of a movement to ids of a vocabulary, and back.
+//! Action tokenizers: actions to tokens, and back.
 //!
-//! Two tokenizers of one idea, each number in one of 256 bins. [`ActionTokenizer`] is OpenVLA's (Kim et al. 2024, arXiv
-//! 2406.09246, section 3.2): seven numbers, each of which takes the place of a word at the end of Llama's vocabulary.
-//! [`Rt2Codec`] is RT-2's (Brohan et al. 2023, arXiv 2307.15818, section 3.2): eight whole numbers in plain text, the
-//! first of which says whether the episode ends. [`Statistics`] brings what a model says, -1 to 1, to metres and
-//! radians.
+//! Both tokenizers discretize each degree of freedom into 256 bins. [`ActionTokenizer`] is OpenVLA's (Kim et al. 2024, arXiv
+//! 2406.09246, section 3.2): seven tokens at the end of Llama's vocabulary. [`Rt2Codec`] is RT-2's (Brohan et al. 2023,
+//! arXiv 2307.15818, section 3.2): eight integers as text, the first of which is the termination flag. [`Statistics`]
+//! un-normalize actions from -1 to 1 to metres and radians.
 
 mod rt2;
 mod statistics;
@@ -17,7 +16,7 @@ use std::borrow::Cow;
 use fauna_shared::model::DegreeOfFreedom;
 use fauna_shared::{Error, Result};
 
-/// What the seven numbers of an action mean: a step of the gripper's place, of its turn, and how far it is open.
+/// Degrees of freedom of an action: change of the gripper position, change of its orientation, and its opening.
 pub static DEGREES: [DegreeOfFreedom; 7] = [
     degree("x", "m"),
     degree("y", "m"),
@@ -32,13 +31,13 @@ const fn degree(name: &'static str, unit: &'static str) -> DegreeOfFreedom {
     DegreeOfFreedom { name: Cow::Borrowed(name), unit: Some(unit) }
 }
 
-/// The most edges a tokenizer may have.
+/// Maximum number of bin edges.
 const MOST_BINS: usize = 1 << 16;
 
-/// OpenVLA's action tokenizer: evenly spaced edges over a range, and a word of the vocabulary for each.
+/// OpenVLA's action tokenizer: uniform bins over a range, each with a token of the vocabulary.
 ///
-/// `bins` edges make `bins - 1` bins, so the two lowest words mean the same bin. All arithmetic is in float64, as in the
-/// reference, so that a number on an edge falls where the reference puts it.
+/// `bins` edges make `bins - 1` bins, so that the two lowest tokens decode to the same bin. All arithmetic is in float64, as
+/// in the reference, so that a number on an edge is in the same bin.
 ///
 /// ```
 /// use fauna_robotics::action::ActionTokenizer;
@@ -56,25 +55,26 @@ pub struct ActionTokenizer {
 }
 
 impl ActionTokenizer {
-    /// Over `bins` edges from `low` to `high`, whose words are the last of a vocabulary of `words`.
+    /// Creates a tokenizer with `bins` edges from `low` to `high`, whose tokens are the last of a vocabulary of size `words`.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for fewer than two edges, or too many, or a range that is none.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for fewer than two edges, too many, or an invalid range.
     pub fn new(words: usize, bins: usize, low: f64, high: f64) -> Result<Self> {
         if !(2..=MOST_BINS).contains(&bins) {
-            return Err(Error::input(format!("{bins} bins: from 2 to {MOST_BINS} wanted")));
+            return Err(Error::input(format!("bins is {bins}, expected 2 to {MOST_BINS}")));
         }
         if !(low < high && low.is_finite() && high.is_finite()) {
-            return Err(Error::input(format!("actions from {low} to {high}: a range is wanted")));
+            return Err(Error::input(format!("invalid range of actions: {low} to {high}")));
         }
-        let words = i64::try_from(words).map_err(|_| Error::input(format!("{words} words")))?;
+        let words = i64::try_from(words)
+            .map_err(|_| Error::input(format!("the vocabulary size {words} is too large")))?;
         let step = (high - low) / (bins - 1) as f64;
         let mut edges: Vec<f64> = (0..bins).map(|i| i as f64 * step + low).collect();
         edges[bins - 1] = high;
         Ok(Self { words, edges })
     }
 
-    /// The one of every release: 256 edges from -1 to 1, at the end of Llama's 32000 words.
+    /// Returns the tokenizer of all releases: 256 edges from -1 to 1, at the end of Llama's vocabulary of 32000.
     pub fn openvla() -> Self {
         let step = 2.0 / 255.0;
         let mut edges: Vec<f64> = (0..256).map(|i| f64::from(i) * step - 1.0).collect();
@@ -82,11 +82,10 @@ impl ActionTokenizer {
         Self { words: 32_000, edges }
     }
 
-    /// The words of `actions`, one each. What lies outside the range is brought to its end.
+    /// Returns the tokens of `actions`, one each. Values outside the range are clipped.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for an action that is no number, by its place, or for whose bin the
-    /// vocabulary has no word.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a NaN, by its index, or if the vocabulary has no token for a bin.
     pub fn encode(&self, actions: &[f64]) -> Result<Vec<i64>> {
         let (low, high) = (self.edges[0], self.edges[self.edges.len() - 1]);
         let word = |(place, action): (usize, &f64)| match action.is_nan() {
@@ -97,7 +96,7 @@ impl ActionTokenizer {
                 match self.words - bin {
                     word @ 0.. => Ok(word),
                     _ => Err(Error::input(format!(
-                        "action {place} is in bin {bin}, and the vocabulary has {} words",
+                        "action {place} is in bin {bin}, but the vocabulary has {} tokens",
                         self.words
                     ))),
                 }
@@ -106,13 +105,13 @@ impl ActionTokenizer {
         actions.iter().enumerate().map(word).collect()
     }
 
-    /// The bin of a word; of any other token the nearest bin there is.
+    /// Returns the bin of a token; for other tokens the nearest bin.
     pub fn bin(&self, token: i64) -> usize {
         let last = self.edges.len() as i64 - 2;
         (self.words.saturating_sub(token) - 1).clamp(0, last) as usize
     }
 
-    /// The middle of the bin of a word.
+    /// Returns the center of the bin of a token.
     pub fn decode(&self, token: i64) -> f64 {
         let bin = self.bin(token);
         (self.edges[bin] + self.edges[bin + 1]) / 2.0
@@ -129,7 +128,7 @@ mod tests {
         assert_eq!(tokenizer, ActionTokenizer::new(32_000, 256, -1.0, 1.0).unwrap());
         assert_eq!(tokenizer.bin(31_999), 0);
         assert_eq!(tokenizer.bin(32_063), 0, "the padded vocabulary");
-        assert_eq!(tokenizer.bin(31_743), 254, "one word below the last");
+        assert_eq!(tokenizer.bin(31_743), 254, "one token below the last");
         assert_eq!(tokenizer.bin(i64::MAX), 0);
         assert_eq!(tokenizer.bin(i64::MIN), 254);
         assert_eq!(tokenizer.encode(&[-7.0, 7.0]).unwrap(), tokenizer.encode(&[-1.0, 1.0]).unwrap());
@@ -158,6 +157,6 @@ mod tests {
         assert_eq!(error.message(), "action 1 is not a number");
         let few = ActionTokenizer::new(10, 20, -1.0, 1.0).unwrap();
         let error = few.encode(&[-1.0, 1.0]).unwrap_err();
-        assert_eq!(error.message(), "action 1 is in bin 20, and the vocabulary has 10 words");
+        assert_eq!(error.message(), "action 1 is in bin 20, but the vocabulary has 10 tokens");
     }
 }

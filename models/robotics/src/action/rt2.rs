@@ -1,28 +1,27 @@
-//! RT-2's own form of an action: eight whole numbers in plain text.
+//! RT-2's action format: eight integers as text.
 
 use fauna_shared::{Error, Result};
 
-/// Numbers of an action in words: whether it ends, and seven degrees of freedom.
+/// Number of integers of an action: the termination flag and seven degrees of freedom.
 const NUMBERS: usize = 8;
-/// The names of the seven, as errors give them.
+/// Names of the degrees of freedom in error messages.
 const NAMES: [&str; 7] = ["Δx", "Δy", "Δz", "Δroll", "Δpitch", "Δyaw", "gripper"];
-/// Bins of each.
+/// Number of bins of each.
 const BINS: u16 = 256;
 
-/// One action of RT-2.
+/// An action of RT-2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rt2Action {
-    /// Whether the episode is over.
+    /// Whether the episode ends.
     pub terminate: bool,
-    /// Steps of x, y and z, of roll, pitch and yaw, and how far the gripper is to be open, in the units of the codec's
-    /// ranges.
+    /// Changes of x, y, z, roll, pitch and yaw, and the opening of the gripper, in the units of the ranges.
     pub degrees: [f64; 7],
 }
 
-/// RT-2's action tokenizer: each of seven numbers in one of 256 even bins of its own range, and before them whether the
-/// episode ends, as text that any language model can write (Brohan et al. 2023, section 3.2).
+/// RT-2's action tokenizer: the termination flag, then each of seven degrees of freedom in one of 256 uniform bins of its
+/// range, as text (Brohan et al. 2023, section 3.2).
 ///
-/// The ranges belong to the robot and are not released; an action that is decoded is the middle of its bins.
+/// The ranges depend on the robot and were not released; decoded values are the centers of the bins.
 ///
 /// ```
 /// use fauna_robotics::action::Rt2Codec;
@@ -40,24 +39,22 @@ pub struct Rt2Codec {
 }
 
 impl Rt2Codec {
-    /// Over the ranges `low` to `high`, in the order x, y, z, roll, pitch, yaw, gripper.
+    /// Creates a codec with the ranges `low` to `high`, in the order x, y, z, roll, pitch, yaw, gripper.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a range that is none, by its name.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for an invalid range, by its name.
     pub fn new(low: [f64; 7], high: [f64; 7]) -> Result<Self> {
         let bad = (0..7).find(|i| !(low[*i] < high[*i] && (high[*i] - low[*i]).is_finite()));
         match bad {
             None => Ok(Self { low, high }),
-            Some(i) => {
-                Err(Error::input(format!("{} from {} to {}: a range is wanted", NAMES[i], low[i], high[i])))
-            }
+            Some(i) => Err(Error::input(format!("invalid range of {}: {} to {}", NAMES[i], low[i], high[i]))),
         }
     }
 
-    /// The eight numbers of `action`. What lies outside its range is brought to its end.
+    /// Encodes `action` as eight integers. Values outside their range are clipped.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a degree that is no number, by its name.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a NaN, by its name.
     pub fn encode(&self, action: &Rt2Action) -> Result<[u16; NUMBERS]> {
         let mut numbers = [u16::from(action.terminate); NUMBERS];
         for (i, degree) in action.degrees.iter().enumerate() {
@@ -71,13 +68,14 @@ impl Rt2Codec {
         Ok(numbers)
     }
 
-    /// The action that eight numbers mean.
+    /// Decodes eight integers.
     ///
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) for a number out of range, by its name.
     pub fn decode(&self, numbers: &[u16; NUMBERS]) -> Result<Rt2Action> {
         if numbers[0] > 1 {
-            let message = format!("terminate is {}: 0 (go on) or 1 (the episode is over) wanted", numbers[0]);
+            let message =
+                format!("terminate is {}, expected 0 (continue) or 1 (end of the episode)", numbers[0]);
             return Err(Error::input(message));
         }
         let mut degrees = [0.0; 7];
@@ -85,7 +83,7 @@ impl Rt2Codec {
             let bin = numbers[i + 1];
             if bin >= BINS {
                 return Err(Error::input(format!(
-                    "{} is {bin}: a bin of 0 to {} wanted",
+                    "{} is {bin}, expected a bin from 0 to {}",
                     NAMES[i],
                     BINS - 1
                 )));
@@ -96,7 +94,7 @@ impl Rt2Codec {
         Ok(Rt2Action { terminate: numbers[0] == 1, degrees })
     }
 
-    /// `action` as the model writes it: `terminate Δx Δy Δz Δroll Δpitch Δyaw gripper`.
+    /// Formats `action` like the model: `terminate Δx Δy Δz Δroll Δpitch Δyaw gripper`.
     ///
     /// # Errors
     /// As [`encode`](Rt2Codec::encode).
@@ -104,10 +102,10 @@ impl Rt2Codec {
         Ok(self.encode(action)?.map(|number| number.to_string()).join(" "))
     }
 
-    /// The action that a model wrote.
+    /// Parses an action in the format of the model.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for anything but eight numbers in their ranges, with what is wrong.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for anything but eight integers in their ranges.
     pub fn parse(&self, text: &str) -> Result<Rt2Action> {
         let words: Vec<&str> = text.split_whitespace().take(NUMBERS + 1).collect();
         if words.len() != NUMBERS {
@@ -116,14 +114,14 @@ impl Rt2Codec {
                 false => format!("{} numbers", words.len()),
             };
             return Err(Error::input(format!("{found} in an action"))
-                .hint("wanted: terminate Δx Δy Δz Δroll Δpitch Δyaw gripper"));
+                .hint("expected terminate Δx Δy Δz Δroll Δpitch Δyaw gripper"));
         }
         let mut numbers = [0; NUMBERS];
         for (i, word) in words.iter().enumerate() {
             let name = if i == 0 { "terminate" } else { NAMES[i - 1] };
             numbers[i] = word
                 .parse()
-                .map_err(|_| Error::input(format!("{name} is \"{word:.20}\": a whole number wanted")))?;
+                .map_err(|_| Error::input(format!("{name} is \"{word:.20}\", expected an integer")))?;
         }
         self.decode(&numbers)
     }
@@ -158,10 +156,10 @@ mod tests {
             ("", "0 numbers in an action"),
             ("1 2 3", "3 numbers in an action"),
             ("1 2 3 4 5 6 7 8 9 10", "more than 8 numbers in an action"),
-            ("2 0 0 0 0 0 0 0", "terminate is 2: 0 (go on) or 1 (the episode is over) wanted"),
-            ("0 0 256 0 0 0 0 0", "Δy is 256: a bin of 0 to 255 wanted"),
-            ("0 0 0 0 0 -1 0 0", "Δpitch is \"-1\": a whole number wanted"),
-            ("0 0 0 0 0 0 0 open", "gripper is \"open\": a whole number wanted"),
+            ("2 0 0 0 0 0 0 0", "terminate is 2, expected 0 (continue) or 1 (end of the episode)"),
+            ("0 0 256 0 0 0 0 0", "Δy is 256, expected a bin from 0 to 255"),
+            ("0 0 0 0 0 -1 0 0", "Δpitch is \"-1\", expected an integer"),
+            ("0 0 0 0 0 0 0 open", "gripper is \"open\", expected an integer"),
         ];
         for (text, message) in cases {
             assert_eq!(codec().parse(text).unwrap_err().message(), message);

@@ -1,4 +1,4 @@
-//! The statistics of a data set's actions, which bring what a model says to the robot's units.
+//! Action statistics of datasets, which un-normalize actions to the units of the robot.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::DEGREES;
 
-/// The actions of one data set: the quantiles that became -1 and 1, and which numbers were normalised at all.
+/// Action statistics of a dataset: the quantiles that are normalized to -1 and 1, and which dimensions are normalized.
 ///
 /// ```
 /// use fauna_robotics::action::Statistics;
 /// let set = Statistics::new(vec![-0.02, 0.0], vec![0.04, 1.0], Some(vec![true, false]))?;
-/// // Half way between the quantiles in metres, and the gripper as it is.
+/// // The first dimension is un-normalized to metres, the gripper is unchanged.
 /// let action = set.unnormalize(&[0.0, 0.9])?;
 /// assert!((action[0] - 0.01).abs() < 1e-12 && action[1] == 0.9);
 /// # Ok::<(), fauna_shared::Error>(())
@@ -28,7 +28,7 @@ pub struct Statistics {
     degrees: Vec<DegreeOfFreedom>,
 }
 
-/// The keys of `action` that are read.
+/// The keys of `action` that are used.
 #[derive(Deserialize)]
 struct Stored {
     q01: Vec<f64>,
@@ -40,32 +40,32 @@ struct Stored {
 }
 
 impl Statistics {
-    /// From the first and the last percentile of each number; `mask`: which of them are normalised, all if not said.
+    /// Creates statistics from the 1st and 99th percentile of each dimension; `mask`: which are normalized (default: all).
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) for lists of different lengths, or of none, and for a percentile that is not finite.
+    /// [`Format`](ErrorKind::Format) for empty lists or lists of different lengths, and for a percentile that is not finite.
     pub fn new(q01: Vec<f64>, q99: Vec<f64>, mask: Option<Vec<bool>>) -> Result<Self> {
         let mask = mask.unwrap_or_else(|| vec![true; q01.len()]);
         let (low, high) = (q01.len(), q99.len());
         if let Some(odd) = q01.iter().chain(&q99).find(|value| !value.is_finite()) {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!("q01 and q99 hold {odd}: finite numbers wanted"),
+                format!("q01 and q99 contain {odd}, expected finite numbers"),
             ));
         }
         match low > 0 && low == high && low == mask.len() {
             true => Ok(Self { degrees: degrees(low), q01, q99, mask }),
             false => Err(Error::new(
                 ErrorKind::Format,
-                format!("q01 has {low} numbers, q99 {high} and mask {}: as many in each wanted", mask.len()),
+                format!("q01 has {low} numbers, q99 {high} and mask {}: expected equal lengths", mask.len()),
             )),
         }
     }
 
-    /// The same, its numbers called `names`.
+    /// Sets the names of the dimensions.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) for more or fewer names than numbers, or a name that stands there twice.
+    /// [`Format`](ErrorKind::Format) if the number of names differs from that of the dimensions, or a name is repeated.
     pub fn named(mut self, names: Vec<String>) -> Result<Self> {
         let bad = |message: String| Err(Error::new(ErrorKind::Format, message));
         if names.len() != self.dim() {
@@ -73,7 +73,7 @@ impl Statistics {
         }
         let mut seen = HashSet::new();
         if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-            return bad(format!("two numbers of an action are called {twice:.80}"));
+            return bad(format!("the name {twice:.80} is repeated"));
         }
         for (i, name) in names.into_iter().enumerate() {
             if self.degrees[i].name != name {
@@ -83,36 +83,36 @@ impl Statistics {
         Ok(self)
     }
 
-    /// Numbers in an action.
+    /// Returns the number of dimensions of an action.
     pub fn dim(&self) -> usize {
         self.q01.len()
     }
 
-    /// What each number is: as the statistics name them, else those of a gripper where there are seven, else `a0`, `a1`
-    /// and so on.
+    /// Returns the degrees of freedom: those named in the statistics, else those of a gripper if there are seven, else `a0`,
+    /// `a1`, ….
     pub fn degrees(&self) -> &[DegreeOfFreedom] {
         &self.degrees
     }
 
-    /// The first percentile of each number.
+    /// Returns the 1st percentile of each dimension.
     pub fn q01(&self) -> &[f64] {
         &self.q01
     }
 
-    /// The last percentile of each number.
+    /// Returns the 99th percentile of each dimension.
     pub fn q99(&self) -> &[f64] {
         &self.q99
     }
 
-    /// Which numbers are normalised.
+    /// Returns which dimensions are normalized.
     pub fn mask(&self) -> &[bool] {
         &self.mask
     }
 
-    /// An action of -1 to 1 in the units of the data set; what the mask leaves out stays as it is.
+    /// Un-normalizes an action from -1 to 1 to the units of the dataset; masked-out dimensions are unchanged.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for another number of numbers.
+    /// [`Input`](ErrorKind::Input) for another number of dimensions.
     pub fn unnormalize(&self, normalized: &[f64]) -> Result<Vec<f64>> {
         self.check(normalized.len())?;
         let scaled = |i: usize| match self.mask[i] {
@@ -122,8 +122,8 @@ impl Statistics {
         Ok((0..self.dim()).map(scaled).collect())
     }
 
-    /// An action in the units of the data set as -1 to 1, as models are trained on it: cut to that range, and zero where
-    /// both percentiles are the same.
+    /// Normalizes an action in the units of the dataset to -1 to 1, as for training: clipped to that range, and zero if both
+    /// percentiles are equal.
     ///
     /// # Errors
     /// As [`unnormalize`](Statistics::unnormalize).
@@ -140,14 +140,15 @@ impl Statistics {
     fn check(&self, found: usize) -> Result<()> {
         match found == self.dim() {
             true => Ok(()),
-            false => {
-                Err(Error::input(format!("an action of {found} numbers, the data set's have {}", self.dim())))
-            }
+            false => Err(Error::input(format!(
+                "the action has {found} dimensions, expected {} as in the dataset",
+                self.dim()
+            ))),
         }
     }
 }
 
-/// What the numbers of an action of `dim` mean where nothing names them.
+/// Returns the default degrees of freedom of an action of `dim` dimensions.
 fn degrees(dim: usize) -> Vec<DegreeOfFreedom> {
     match dim == DEGREES.len() {
         true => DEGREES.to_vec(),
@@ -155,16 +156,16 @@ fn degrees(dim: usize) -> Vec<DegreeOfFreedom> {
     }
 }
 
-/// The statistics of every data set that a model was trained on, by the data set's key.
+/// Action statistics of all training datasets of a model, by the key of the dataset.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StatisticsTable(BTreeMap<String, Statistics>);
 
 impl StatisticsTable {
-    /// From `norm_stats` of a config or the whole of `dataset_statistics.json`: an object with an `action` for each data
-    /// set. Nothing if it is null.
+    /// Parses `norm_stats` of a config or the contents of `dataset_statistics.json`: an object with an `action` for each
+    /// dataset. Empty if it is null.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) that names the data set whose statistics cannot be read.
+    /// [`Format`](ErrorKind::Format) for invalid statistics, with the name of the dataset.
     ///
     /// ```
     /// use fauna_robotics::action::StatisticsTable;
@@ -181,8 +182,8 @@ impl StatisticsTable {
             Value::Null => return Ok(Self::default()),
             Value::Object(sets) => sets,
             _ => {
-                return Err(bad("the statistics of actions are no object".into())
-                    .hint("wanted {\"DATA SET\": {\"action\": {\"q01\": […], \"q99\": […]}}}"));
+                return Err(bad("the action statistics are not an object".into())
+                    .hint("expected {\"DATASET\": {\"action\": {\"q01\": […], \"q99\": […]}}}"));
             }
         };
         let read = |(key, set): (&String, &Value)| {
@@ -199,40 +200,42 @@ impl StatisticsTable {
         sets.iter().map(read).collect::<Result<_>>().map(Self)
     }
 
-    /// The most numbers that an action of any data set has; none where there are no statistics.
+    /// Returns the maximum number of dimensions over the datasets; `None` if there are no statistics.
     pub fn most_numbers(&self) -> Option<usize> {
         self.0.values().map(Statistics::dim).max()
     }
 
-    /// Takes in those of `other`, which win over those of the same key.
+    /// Adds the statistics of `other`, which replace those of the same key.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// The keys, sorted.
+    /// Returns the sorted keys.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// The statistics of `key`, or the only ones there are, with their key.
+    /// Returns the statistics of `key`, or the only ones, with their key.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if there are several and no key, or none of that key; the message lists the keys.
+    /// [`Input`](ErrorKind::Input) if there are several and no key is given, or the key is unknown; the message lists the keys.
     pub fn get(&self, key: Option<&str>) -> Result<(&str, &Statistics)> {
         let listed = |error: Error| match self.0.len() {
             0..=40 => error.hint(format!("known: {}", self.keys().collect::<Vec<_>>().join(", "))),
             _ => error.hint(format!("known\n{}", first_five(self.keys()))),
         };
         if self.0.is_empty() {
-            return Err(Error::input("there are no statistics of actions, so none has a unit")
-                .hint("put the dataset_statistics.json of the data set beside the weights"));
+            return Err(Error::input(
+                "the model has no action statistics, which are needed to un-normalize actions",
+            )
+            .hint("put the dataset_statistics.json of the dataset into the folder of the weights"));
         }
         let Some(key) = key else {
             let mut sets = self.0.iter();
             return match (sets.next(), sets.next()) {
                 (Some((key, only)), None) => Ok((key, only)),
                 _ => Err(listed(Error::input(format!(
-                    "unnorm_key is needed: the model was trained on {} data sets",
+                    "unnorm_key is required: the model was trained on {} datasets",
                     self.0.len()
                 )))),
             };
@@ -240,7 +243,7 @@ impl StatisticsTable {
         match self.0.get_key_value(key) {
             Some((key, found)) => Ok((key, found)),
             None => {
-                let error = Error::input(format!("no statistics of actions for unnorm_key \"{key:.80}\""));
+                let error = Error::input(format!("no action statistics for unnorm_key \"{key:.80}\""));
                 let error = match nearest(key, self.keys()).first() {
                     Some(near) => error.hint(format!("nearest: {near}")),
                     None => error,
@@ -266,7 +269,7 @@ mod tests {
     fn a_key_is_needed_where_there_are_several_and_the_error_lists_them() {
         let table = table();
         let error = table.get(None).unwrap_err().to_string();
-        assert!(error.contains("2 data sets") && error.contains("known: bridge_orig, kuka"), "{error}");
+        assert!(error.contains("2 datasets") && error.contains("known: bridge_orig, kuka"), "{error}");
         let error = table.get(Some("bridge_org")).unwrap_err().to_string();
         assert!(error.contains("nearest: bridge_orig") && error.contains("kuka"), "{error}");
         assert_eq!(table.get(Some("kuka")).unwrap().1.q99(), [1.0, 1.0]);

@@ -1,4 +1,4 @@
-//! Parts of OpenVLA alone: a folder with the processor's file, or with the action tokenizer's numbers.
+//! Separate components of OpenVLA: a folder with only the image processor's file, or the action tokenizer's.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::{ImageOptions, Modality, Tensors};
@@ -15,12 +15,12 @@ pub const TOKENIZER_FILE: &str = "action_tokenizer.json";
 pub const PROCESSOR: &str = "PrismaticImageProcessor";
 pub const PROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// Whether `pretrained` is of a part alone.
+/// Returns whether `pretrained` is a separate component.
 pub fn is_alone(pretrained: &Pretrained) -> bool {
     [TOKENIZER, PROCESSOR].contains(&pretrained.architecture("").as_str())
 }
 
-/// Opens a part alone.
+/// Loads a separate component.
 pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     let architecture = pretrained.architecture("");
     let name = if architecture == TOKENIZER { TOKENIZER_FILE } else { PROCESSOR_FILE };
@@ -48,7 +48,7 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     Ok(Box::new(Alone { file, card }))
 }
 
-/// A part without a model.
+/// A component without the model.
 struct Alone {
     file: Value,
     card: Card,
@@ -83,7 +83,8 @@ impl Pipeline for Alone {
     }
 }
 
-/// `image`, `(height, width, 3)` or several of one size, values 0 to 255, to `pixel_values`.
+/// Preprocesses `image`, `(height, width, 3)` or `(batch, height, width, 3)` with values 0 to 255, to `pixel_values`,
+/// `(batch, 3 · towers, image_size, image_size)`.
 pub fn preprocess(processor: &FrameProcessor, inputs: &Tensors) -> Result<Tensors> {
     only_known(inputs, &["image"])?;
     let image = inputs.get("image").ok_or_else(|| Error::input("image is missing"))?;
@@ -92,13 +93,13 @@ pub fn preprocess(processor: &FrameProcessor, inputs: &Tensors) -> Result<Tensor
     Ok(Tensors::from([("pixel_values".to_string(), Tensor::stack(&rows, 0)?)]))
 }
 
-/// The tokenizer that `file` describes, or `options` where they say something else.
+/// Returns the tokenizer of `file`; keys in `options` override those of the file.
 fn tokenizer(file: &Value, options: &Value) -> Result<ActionTokenizer> {
     let empty = Map::new();
     let (file, options) = (file.as_object().unwrap_or(&empty), options.as_object().unwrap_or(&empty));
     let get = |key: &str| options.get(key).or(file.get(key)).filter(|value| !value.is_null());
     let wrong = |key: &str, value: &Value| {
-        Error::new(fauna_shared::ErrorKind::Format, format!("{key} is {value}, wanted a number"))
+        Error::new(fauna_shared::ErrorKind::Format, format!("{key} is {value}, expected a number"))
     };
     let count = |key: &str, default: u64| match get(key) {
         None => Ok(default as usize),
@@ -116,7 +117,8 @@ fn tokenizer(file: &Value, options: &Value) -> Result<ActionTokenizer> {
     )
 }
 
-/// `actions` to `token_ids` and, through them, to `round_trip`; `token_ids` to `decoded_actions`. Any shapes.
+/// Encodes `actions` to `token_ids`, and decodes these to `round_trip`; decodes `token_ids` to `decoded_actions`. Any
+/// shapes.
 fn code(tokenizer: &ActionTokenizer, inputs: &Tensors) -> Result<Tensors> {
     only_known(inputs, &["actions", "token_ids"])?;
     let mut out = Tensors::new();
@@ -135,7 +137,7 @@ fn code(tokenizer: &ActionTokenizer, inputs: &Tensors) -> Result<Tensors> {
         out.insert("decoded_actions".into(), decoded(&values, ids.dims())?);
     }
     match out.is_empty() {
-        true => Err(Error::input("neither actions nor token_ids are given")),
+        true => Err(Error::input("expected actions or token_ids as input")),
         false => Ok(out),
     }
 }

@@ -1,4 +1,4 @@
-//! What `config.json` of an OpenVLA says, in HF's layout and in that of the training code.
+//! The config of OpenVLA, in the Hugging Face format and in that of the training code.
 
 use fauna_shared::json;
 use fauna_shared::nn::Activation;
@@ -9,23 +9,23 @@ use serde_json::{Map, Value, json};
 use super::prompt::PromptStyle;
 use super::vit::VitConfig;
 
-/// `config.json`, with what it leaves out filled in as the reference's class fills it in.
+/// Config of OpenVLA, with the defaults of the reference class for missing keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Config {
-    /// The towers: one, or DINOv2 and SigLIP side by side.
+    /// Vision towers: one, or DINOv2 and SigLIP.
     pub towers: Vec<VitConfig>,
-    /// What reads.
+    /// Config of the language model.
     pub text_config: llama::Config,
-    /// How an instruction is put.
+    /// Prompt template.
     pub wording: PromptStyle,
-    /// Edges of the action tokenizer.
+    /// Number of bin edges of the action tokenizer.
     pub n_action_bins: usize,
-    /// By how much the vocabulary was padded: the words end so much before it.
+    /// Number of padding tokens at the end of the vocabulary.
     pub pad_to_multiple_of: usize,
 }
 
-/// Towers by the names of the training code: their timm names, the side of a picture, and another activation than timm's.
+/// Vision backbones by their names in the training code: timm names, image size, activations that override timm's.
 type Backbone = (&'static str, &'static [&'static str], u64, [Option<&'static str>; 2]);
 
 const DINO: &str = "vit_large_patch14_reg4_dinov2.lvd142m";
@@ -42,12 +42,12 @@ const BACKBONES: [Backbone; 9] = [
     ("clip-vit-l-336px", &["vit_large_patch14_clip_336.openai"], 336, [QUICK, None]),
 ];
 
-/// The backbone of a config that names none.
+/// Default vision backbone.
 const DEFAULT_BACKBONE: &str = "siglip-vit-so400m";
-/// The language model of a config that names none.
+/// Default language model.
 const DEFAULT_LLM: &str = "vicuna-v15-7b";
 
-/// What may be said of a tower beside its timm name.
+/// Options of a tower in addition to its timm name.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct TimmKwargs {
@@ -65,11 +65,11 @@ impl TryFrom<Value> for Config {
         let text = |key: &str, default: &str| match &config[key] {
             Value::Null => Ok(default.to_string()),
             Value::String(text) => Ok(text.clone()),
-            other => Err(format!("{key} is {other:.80}, wanted a text")),
+            other => Err(format!("{key} is {other:.80}, expected a string")),
         };
         let number = |key: &str, default: u64| match &config[key] {
             Value::Null => Ok(default as usize),
-            value => size(value).ok_or_else(|| format!("{key} is {value:.80}, wanted a number")),
+            value => size(value).ok_or_else(|| format!("{key} is {value:.80}, expected a number")),
         };
         let backbone = text("vision_backbone_id", DEFAULT_BACKBONE)?;
         let llm = text("llm_backbone_id", DEFAULT_LLM)?;
@@ -91,12 +91,12 @@ impl TryFrom<Value> for Config {
 }
 
 impl Config {
-    /// Patches of a picture, which are as many tokens.
+    /// Returns the number of patches, and image tokens, of an image.
     pub fn patches(&self) -> usize {
         self.towers.first().map_or(0, VitConfig::patches)
     }
 
-    /// Words in the vocabulary before it was padded: the last of them stand for actions.
+    /// Returns the vocabulary size without padding; the last of these tokens are the action tokens.
     pub fn words(&self) -> usize {
         self.text_config.vocab_size.saturating_sub(self.pad_to_multiple_of)
     }
@@ -106,7 +106,7 @@ fn size(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|size| usize::try_from(size).ok())
 }
 
-/// The towers that `config` describes: by its own keys, or by the name of the backbone.
+/// Returns the vision towers of `config`, from its own keys or the name of the backbone.
 fn towers(config: &Value, backbone: &str) -> Result<Vec<VitConfig>, String> {
     let known = BACKBONES.iter().find(|(name, ..)| *name == backbone);
     let names: Vec<String> = match &config["timm_model_ids"] {
@@ -115,7 +115,7 @@ fn towers(config: &Value, backbone: &str) -> Result<Vec<VitConfig>, String> {
             None => {
                 let known = BACKBONES.map(|(name, ..)| name).join(", ");
                 return Err(format!(
-                    "vision_backbone_id \"{backbone:.80}\" is not known, and there are no \
+                    "vision_backbone_id \"{backbone:.80}\" is unknown, and there are no \
                     timm_model_ids; known: {known}"
                 ));
             }
@@ -170,23 +170,23 @@ fn towers(config: &Value, backbone: &str) -> Result<Vec<VitConfig>, String> {
     match towers.iter().all(|tower| tower.patches() == towers[0].patches()) {
         true => Ok(towers),
         false => Err(format!(
-            "the towers see {} and {} patches; as many in both are wanted",
+            "the vision towers have {} and {} patches, expected equal numbers",
             towers[0].patches(),
             towers[1].patches()
         )),
     }
 }
 
-/// `count` entries of a list, or one value for all.
+/// Returns `count` entries of a list, or one value for all.
 fn list(
     key: &str,
     value: &Value,
     read: impl Fn(&Value) -> Option<usize>,
     count: usize,
 ) -> Result<Vec<usize>, String> {
-    let wrong = || format!("{key} is {value:.80}, wanted {count} numbers");
+    let wrong = || format!("{key} is {value:.80}, expected {count} numbers");
     let values = match value {
-        // Older configs say height and width of the one size there is.
+        // Older configs have height and width for a single tower.
         Value::Array(values) => values.iter().map(read).collect::<Option<Vec<_>>>().ok_or_else(wrong)?,
         value => vec![read(value).ok_or_else(wrong)?; count],
     };
@@ -196,7 +196,7 @@ fn list(
     }
 }
 
-/// `text_config`, whose gaps hold what transformers' class of the language model holds.
+/// Returns `text_config`, with the defaults of transformers' config class for missing keys.
 fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
     let kind = match &stored["model_type"] {
         Value::String(kind) => kind.as_str(),
@@ -217,21 +217,21 @@ fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
                 |(key, value): &(&String, &Value)| !value.is_null() || key.as_str() == "sliding_window";
             keys.extend(stored.iter().filter(said).map(|(key, value)| (key.clone(), value.clone())));
         }
-        _ => return Err("text_config is no object".into()),
+        _ => return Err("text_config is not an object".into()),
     }
-    // What reads here always has its head, whatever class a part of it was saved from.
+    // The language model always has its head, whatever class it was saved from.
     keys.insert("architectures".into(), json!([]));
     let keys = llama::KEYS.read(keys.into()).map_err(|error| error.message().to_string())?;
     json::part("text_config", keys).map_err(|error| error.message().to_string())
 }
 
-/// The base models that the training code's own `config.json` names, in HF's words; none for another file.
+/// Converts the `config.json` of the training code to the Hugging Face format; `None` for any other file.
 pub(super) fn of_training_code(config: &Value) -> Option<Value> {
     let fused = |arch: &str| arch.contains("dinosiglip");
     let base = config["vla"]["base_vlm"].as_str()?;
     let (backbone, llm, resize) = match base {
         "prism-dinosiglip-224px+7b" => ("dinosiglip-vit-so-224px", "llama2-7b-pure", "resize-naive"),
-        // The base models of the paper's ablations come with the strategy of LLaVA.
+        // The base models of the paper's ablations use LLaVA's resize strategy.
         "siglip-224px+7b" => ("siglip-vit-so400m", "vicuna-v15-7b", "letterbox"),
         _ => return None,
     };

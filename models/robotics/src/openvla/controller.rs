@@ -1,4 +1,4 @@
-//! OpenVLA in a control loop.
+//! Control loop of OpenVLA.
 
 use std::ops::ControlFlow;
 
@@ -13,33 +13,33 @@ use super::OpenVla;
 use super::processor::FrameProcessor;
 use crate::action::{ActionTokenizer, Statistics};
 
-/// Greedy tokens for one prompt after another, whose common beginning is kept.
+/// Greedy decoding of successive prompts, with the KV cache of their common prefix.
 pub struct Writer<'a> {
     network: &'a OpenVla,
     device: &'a Device,
     cache: ActionCache,
-    /// How many of the first tokens in the cache are the prompt's own, whatever the picture.
+    /// Number of tokens at the start of the cache that do not depend on the image.
     kept: usize,
 }
 
-/// What was written.
+/// The generated tokens.
 pub struct Written {
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// The logits that the last of them was chosen by, `(vocab_size)` of float32.
+    /// The logits of the last of them, `(vocab_size)` of float32.
     pub last_logits: Tensor,
 }
 
 impl<'a> Writer<'a> {
-    /// For prompts of at most `time` tokens, patches included, and `new` tokens after them.
+    /// Creates it for prompts of at most `time` tokens, patches included, and `new` new tokens.
     pub fn new(network: &'a OpenVla, device: &'a Device, half: bool, time: usize, new: usize) -> Self {
         let layers = network.config().text_config.num_hidden_layers;
         let cache = ActionCache { kv: Cache::new(layers, time + new).with_half(half), last_logits: None };
         Self { network, device, cache, kept: 0 }
     }
 
-    /// Exactly `new` tokens after `ids`, or fewer if one of `ends` comes before. `patches`: `(1, patches, hidden_size)`, which
-    /// stand after the first token; `ids` begin as those of the last call did.
+    /// Generates `new` tokens after `ids`, or fewer if one of `ends` is generated. `patches`: `(1, patches, hidden_size)`,
+    /// inserted after the first token; `ids` must begin like those of the last call.
     pub fn write(
         &mut self,
         ids: &[u32],
@@ -53,23 +53,23 @@ impl<'a> Writer<'a> {
         let prompt = [ids.get(self.kept..).unwrap_or(&[])];
         let mut each = |_| ControlFlow::Continue(());
         let mut made = generate_from(&prompted, &mut self.cache, self.kept, &prompt, &config, &mut each)?;
-        // What is not there may be seen of the picture: only the first token stands before it.
+        // Only the first token is before the image and can be reused.
         self.kept = usize::from(patches.is_some());
         let last = self.cache.last_logits.take();
-        let last = last.ok_or_else(|| Error::new(ErrorKind::Compute, "no token was chosen"))?;
+        let last = last.ok_or_else(|| Error::new(ErrorKind::Compute, "no token was generated"))?;
         let last_logits = last.i(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
         Ok(Written { tokens: made.tokens.remove(0), last_logits })
     }
 }
 
-/// What the network keeps of a prompt.
+/// The KV cache of a prompt.
 struct ActionCache {
     kv: Cache,
-    /// Of the latest step.
+    /// Logits of the last decoding step.
     last_logits: Option<Tensor>,
 }
 
-/// A prompt whose picture stands after its first token.
+/// A prompt with the image after its first token.
 struct Prompted<'a> {
     network: &'a OpenVla,
     device: &'a Device,
@@ -89,7 +89,7 @@ impl Decoder for Prompted<'_> {
         let ids = tokens.tensor(self.device)?;
         let x = match self.patches {
             Some(patches) if cache.kv.length() == 0 => self.network.embed(&ids, Some(patches))?,
-            // The first token was read before another picture.
+            // The first token is in the cache from an earlier image.
             Some(patches) if cache.kv.length() == 1 => {
                 let words = self.network.embed(&ids, None)?;
                 Tensor::cat(&[&patches.to_dtype(words.dtype())?, &words], 1)?
@@ -108,10 +108,10 @@ impl Decoder for Prompted<'_> {
     }
 }
 
-/// OpenVLA while it follows an instruction.
+/// OpenVLA in a control loop with one instruction.
 ///
-/// The prompt is tokenised once. What stands before the picture is read once; a frame that is the last one byte for byte
-/// gives the same action again without being looked at.
+/// The prompt is tokenized once, and the part before the image is processed once; a frame that is identical to the last one
+/// returns the same action without computation.
 pub struct OpenVlaController<'a> {
     pub(super) network: &'a OpenVla,
     pub(super) processor: &'a FrameProcessor,

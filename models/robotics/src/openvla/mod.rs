@@ -1,11 +1,11 @@
-//! OpenVLA: pictures and an instruction to the movement of a robot, by a language model that writes actions.
+//! OpenVLA: a vision-language-action model that predicts robot actions from an image and an instruction.
 //!
 //! Kim et al. 2024, "OpenVLA: An Open-Source Vision-Language-Action Model", arXiv 2406.09246; the design of Brohan et al.
-//! 2023, "RT-2", arXiv 2307.15818, whose weights are closed. DINOv2 and SigLIP look side by side, a small map takes
-//! their patches into the space of words, and Llama 2 reads `[BOS] patches words` and writes seven words that stand for
-//! numbers. Checked against timm's towers and transformers' `LlamaForCausalLM` under the release's names, parity cases
-//! `tests/parity/openvla`. Loads `model_type: "openvla"` and the layout of the training code. Activations are
-//! `(batch, time, width)`.
+//! 2023, "RT-2", arXiv 2307.15818, whose weights were not released. The patch features of DINOv2 and SigLIP are
+//! concatenated and projected to the token embeddings of Llama 2, which gets `[BOS] patches tokens` and generates seven
+//! action tokens. Compared with timm's vision towers and transformers' `LlamaForCausalLM` under the names of the release,
+//! parity cases `tests/parity/openvla`. Loads `model_type: "openvla"` and the checkpoint layout of the training code.
+//! Activations are `(batch, sequence, hidden_size)`.
 
 mod alone;
 mod config;
@@ -33,7 +33,7 @@ pub use vit::{Vit, VitConfig};
 
 pub(crate) use release::{inventory, layout, open, rename, sample};
 
-/// The network.
+/// The OpenVLA model.
 pub struct OpenVla {
     vision_backbone: Vec<Vit>,
     projector: Projector,
@@ -41,11 +41,11 @@ pub struct OpenVla {
     config: Config,
 }
 
-/// From what the towers see to the space of words.
+/// Projector from the vision features to the hidden size of the language model.
 struct Projector {
     fc1: Linear,
     fc2: Linear,
-    /// Only where there are two towers.
+    /// Only with two vision towers.
     fc3: Option<Linear>,
 }
 
@@ -85,7 +85,8 @@ impl Projector {
         }
     }
 
-    /// `x`: `(batch, patches, widths of the towers)`; gives `(batch, patches, width)`.
+    /// Projects `x`, `(batch, patches, vision_hidden_size)`, to `(batch, patches, hidden_size)`; `vision_hidden_size` is the sum
+    /// over the towers.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.fc1.forward_then(x, Activation::GeluErf)?;
         match &self.fc3 {
@@ -96,34 +97,34 @@ impl Projector {
 }
 
 impl OpenVla {
-    /// Its hyper-parameters.
+    /// Returns the config.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What reads.
+    /// Returns the language model.
     pub fn language_model(&self) -> &Llama {
         &self.language_model
     }
 
-    /// The shape of `pixel_values` after the batch: three channels for each tower, height, width.
+    /// Returns the shape of `pixel_values` without the batch axis, `(3 · towers, height, width)`.
     pub fn picture(&self) -> [usize; 3] {
         let side = self.config.towers[0].img_size;
         [3 * self.vision_backbone.len(), side, side]
     }
 
-    /// `pixel_values`: `(batch, 3 · towers, side, side)`; gives what the language model reads in their place,
-    /// `(batch, patches, width)`.
+    /// Returns the projected patch embeddings, `(batch, patches, hidden_size)`, of `pixel_values`,
+    /// `(batch, 3 · towers, image_size, image_size)`.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for pictures of another shape.
+    /// [`Input`](ErrorKind::Input) for `pixel_values` of another shape.
     pub fn see(&self, pixel_values: &Tensor) -> Result<Tensor> {
         let wanted = self.picture();
         match *pixel_values.dims() {
             [batch, channels, height, width] if batch > 0 && [channels, height, width] == wanted => {}
             ref found => {
                 return Err(Error::input(format!("pixel_values are {found:?}"))
-                    .hint(format!("wanted (batch, {}, {}, {})", wanted[0], wanted[1], wanted[2])));
+                    .hint(format!("expected (batch, {}, {}, {})", wanted[0], wanted[1], wanted[2])));
             }
         }
         let mut seen = Vec::new();
@@ -134,18 +135,18 @@ impl OpenVla {
         self.projector.forward(&seen)
     }
 
-    /// The embeddings of a prompt: its first token, the patches, its other tokens. `ids`: `(batch, time)` of u32;
-    /// `patches`: `(batch, patches, width)`, as [`see`](OpenVla::see) gives them.
+    /// Returns the embeddings of a prompt, `(batch, patches + sequence, hidden_size)`: the first token, the patches, the other
+    /// tokens. `ids`: `(batch, sequence)` of u32; `patches`: `(batch, patches, hidden_size)`, from [`see`](OpenVla::see).
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) if there are not as many pictures as rows.
+    /// [`Input`](ErrorKind::Input) if the batch sizes differ.
     pub fn embed(&self, ids: &Tensor, patches: Option<&Tensor>) -> Result<Tensor> {
         let words = self.language_model.embed(ids)?;
         let Some(patches) = patches else { return Ok(words) };
         let (batch, time, _) = words.dims3()?;
         if patches.dim(0)? != batch {
-            return Err(Error::input(format!("{} pictures for {batch} rows of tokens", patches.dim(0)?))
-                .hint("one picture a row is wanted"));
+            return Err(Error::input(format!("{} images for {batch} sequences of tokens", patches.dim(0)?))
+                .hint("expected one image per sequence"));
         }
         let (first, rest) = (words.narrow(1, 0, 1)?, words.narrow(1, 1, time - 1)?);
         let patches = patches.to_dtype(words.dtype())?;
@@ -155,21 +156,21 @@ impl OpenVla {
         })
     }
 
-    /// The states of `embeddings` after the last norm; `cache` is read and extended.
+    /// Returns the hidden states of `embeddings` after the final norm, `(batch, sequence, hidden_size)`; extends the KV `cache`.
     pub fn hidden(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
         let positions = Positions::counting(cache.length(), embeddings.dim(1)?);
         let step = Step { positions: &positions, mask, token_type_ids: None };
         self.language_model.hidden(embeddings, &step, cache, &mut no_hook)
     }
 
-    /// Scores of the next token: `(…, width)` to `(…, vocabulary)`.
+    /// Returns the logits of the next token: `(…, hidden_size)` to `(…, vocab_size)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = self.language_model.logits(hidden)?;
         logits.ok_or_else(|| Error::new(ErrorKind::Mismatch, "the language model has no output head"))
     }
 }
 
-/// OpenVLA, which stands for RT-2, and what was fine-tuned from it.
+/// OpenVLA and models fine-tuned from it, listed under RT-2.
 pub static FAMILY: Family = Family {
     name: "openvla",
     systems: &["RT-2"],

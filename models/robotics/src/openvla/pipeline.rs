@@ -1,4 +1,4 @@
-//! OpenVLA as the zoo shows it: the reference's own methods, an answer to a prompt, and a policy.
+//! The pipeline of OpenVLA: the methods of the reference, generation from a prompt, and a policy.
 
 use std::ops::ControlFlow;
 
@@ -23,13 +23,13 @@ use super::prompt::end_with_boundary;
 use super::{OpenVla, PromptStyle};
 use crate::action::{ActionTokenizer, DEGREES, Statistics, StatisticsTable};
 
-/// The file of a fine-tuned model's own statistics.
+/// Name of the statistics file of fine-tuned models.
 const STATISTICS_FILE: &str = "dataset_statistics.json";
 
-/// The most words that are written in one call.
+/// Maximum number of new tokens of one call.
 const MOST_NEW: u64 = 4096;
 
-/// The network and its settings.
+/// The OpenVLA pipeline: the model, its tokenizers, image processor and action statistics.
 pub struct OpenVlaPipeline {
     network: OpenVla,
     device: Device,
@@ -38,22 +38,22 @@ pub struct OpenVlaPipeline {
     actions: ActionTokenizer,
     statistics: StatisticsTable,
     processor: FrameProcessor,
-    /// What the user chose when the model was opened.
+    /// The `unnorm_key` set at loading.
     unnorm_key: Option<String>,
     card: Card,
 }
 
-/// Rows as they were read, and what follows each.
+/// Prompts and their generated tokens.
 struct Continued {
     rows: Vec<Vec<i64>>,
     written: Vec<Written>,
 }
 
 impl OpenVlaPipeline {
-    /// Opens a release in either layout. Of the settings it reads `unnorm_key` and `center_crop`.
+    /// Loads a release in either format. Uses the settings `unnorm_key` and `center_crop`.
     ///
     /// # Errors
-    /// What is wrong with the config, the tensors, the processor's file or the statistics of actions, by its file.
+    /// An invalid config, tensor, processor file or statistics file; the error names the file.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<OpenVla>()?;
         let config = network.config();
@@ -67,7 +67,7 @@ impl OpenVlaPipeline {
                 statistics.get(Some(key))?;
                 Some(key.clone())
             }
-            Some(other) => return Err(Error::input(format!("unnorm_key is {other}, wanted a text"))),
+            Some(other) => return Err(Error::input(format!("unnorm_key is {other}, expected a string"))),
         };
         if unnorm_key.is_none() && statistics.keys().len() > 1 {
             let keys = statistics.keys().collect::<Vec<_>>().join(", ");
@@ -87,31 +87,31 @@ impl OpenVlaPipeline {
         })
     }
 
-    /// The network itself.
+    /// Returns the model.
     pub fn network(&self) -> &OpenVla {
         &self.network
     }
 
-    /// What brings actions to words.
+    /// Returns the action tokenizer.
     pub fn action_tokenizer(&self) -> &ActionTokenizer {
         &self.actions
     }
 
-    /// The statistics of every data set.
+    /// Returns the action statistics of all datasets.
     pub fn statistics(&self) -> &StatisticsTable {
         &self.statistics
     }
 
-    /// The statistics of `key`, of the key that was set at opening, or the only ones.
+    /// Returns the statistics of `key`, of the key set at loading, or the only ones.
     fn statistics_of(&self, key: Option<&str>) -> Result<&Statistics> {
         Ok(self.statistics.get(key.or(self.unnorm_key.as_deref()))?.1)
     }
 
-    /// Tokens of `(batch, time)` as the network takes them.
+    /// Returns the token ids, `(batch, sequence)` of u32, and the attention mask.
     fn ids(&self, inputs: &Tensors) -> Result<(Tensor, Option<Vec<Vec<bool>>>)> {
         let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
         if ids.rank() != 2 || ids.elem_count() == 0 {
-            return Err(Error::input(format!("input_ids are {:?}, wanted (batch, time)", ids.dims())));
+            return Err(Error::input(format!("input_ids are {:?}, expected (batch, sequence)", ids.dims())));
         }
         let mask = inputs.get("attention_mask");
         if let Some(mask) = mask
@@ -128,8 +128,8 @@ impl OpenVlaPipeline {
         Ok((words::checked_ids(ids, mask, vocabulary, &self.device)?, real))
     }
 
-    /// Logits of the whole prompt, patches included, and what the patches became; one of both if the inputs allow no
-    /// more.
+    /// Returns the logits of the whole prompt, patches included, and the projected patch embeddings; only one of them if the
+    /// inputs are incomplete.
     fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
         let patches = inputs.get("pixel_values").map(|pixels| self.network.see(pixels)).transpose()?;
@@ -150,26 +150,29 @@ impl OpenVlaPipeline {
         Ok(out)
     }
 
-    /// The reference's `predict_action`: exactly as many words as the action has numbers, greedily, and the numbers in
-    /// the units of `unnorm_key` as `actions`, or of each of `unnorm_keys` as `actions.KEY`.
+    /// The reference's `predict_action`: greedily generates one token per degree of freedom, and returns the action in the
+    /// units of `unnorm_key` as `actions`, or of each of `unnorm_keys` as `actions.KEY`.
     fn predict_action(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let keys: Vec<Option<&str>> = match &options["unnorm_keys"] {
             Value::Null => vec![options["unnorm_key"].as_str()],
             Value::Array(keys) => keys.iter().map(Value::as_str).collect(),
-            other => return Err(Error::input(format!("unnorm_keys is {other}, wanted a list of texts"))),
+            other => return Err(Error::input(format!("unnorm_keys is {other}, expected a list of strings"))),
         };
         let sets = keys.iter().map(|key| self.statistics_of(*key)).collect::<Result<Vec<_>>>()?;
         let dim = sets.first().ok_or_else(|| Error::input("unnorm_keys is an empty list"))?.dim();
         if let Some(other) = sets.iter().find(|set| set.dim() != dim) {
             return Err(Error::input(format!(
-                "unnorm_keys of data sets with {dim} and with {} numbers in an action",
+                "unnorm_keys of datasets with {dim} and {} degrees of freedom",
                 other.dim()
             ))
-            .hint("ask for one after the other"));
+            .hint("use one call for each"));
         }
         let Continued { rows, written } = self.continued(inputs, options, Some(dim), &[])?;
         let [Written { tokens, last_logits }] = &written[..] else {
-            return Err(Error::input(format!("{} rows: predict_action takes one at a time", written.len())));
+            return Err(Error::input(format!(
+                "predict_action supports a batch size of 1, got {}",
+                written.len()
+            )));
         };
         let bins: Vec<i64> = tokens.iter().map(|token| self.actions.bin(i64::from(*token)) as i64).collect();
         let normalized: Vec<f64> =
@@ -192,7 +195,7 @@ impl OpenVlaPipeline {
         Ok(out)
     }
 
-    /// The reference's `generate`: greedy words, row by row.
+    /// The reference's `generate`: greedy decoding, one prompt after the other.
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let ends = token_ids(&options["eos_token_id"]);
         let Continued { rows, written } = self.continued(inputs, options, None, &ends)?;
@@ -201,7 +204,7 @@ impl OpenVlaPipeline {
         Ok(Tensors::from([("sequences".to_string(), sequences(&rows, &new, pad)?)]))
     }
 
-    /// What follows each row. `action`: how many numbers an action has, where one is to follow.
+    /// Generates tokens for each prompt. `action`: the number of degrees of freedom, if an action is generated.
     fn continued(
         &self,
         inputs: &Tensors,
@@ -211,25 +214,23 @@ impl OpenVlaPipeline {
     ) -> Result<Continued> {
         only_known(inputs, &["attention_mask", "input_ids", "pixel_values"])?;
         if options["do_sample"] == Value::Bool(true) {
-            return Err(Error::input("do_sample: actions are chosen greedily"));
+            return Err(Error::input("do_sample is not supported: actions are decoded greedily"));
         }
         let (ids, real) = self.ids(inputs)?;
         if real.is_some_and(|real| real.iter().flatten().any(|real| !real)) {
-            return Err(Error::input("attention_mask hides tokens: prompts without padding are wanted"));
+            return Err(Error::input("attention_mask masks tokens, expected prompts without padding"));
         }
         let new = match (&options["max_new_tokens"], action) {
             (Value::Null, action) => action.unwrap_or(20),
             (value, _) => match value.as_u64().filter(|new| (1..=MOST_NEW).contains(new)) {
                 Some(new) => new as usize,
                 None => {
-                    return Err(Error::input(format!(
-                        "max_new_tokens is {value}, from 1 to {MOST_NEW} wanted"
-                    )));
+                    return Err(Error::input(format!("max_new_tokens is {value}, expected 1 to {MOST_NEW}")));
                 }
             },
         };
         if let Some(dim) = action.filter(|dim| *dim != new) {
-            return Err(Error::input(format!("max_new_tokens is {new}, an action has {dim} numbers")));
+            return Err(Error::input(format!("max_new_tokens is {new}, but an action has {dim} tokens")));
         }
         let mut rows: Vec<Vec<u32>> = ids.to_vec2()?;
         let vocabulary = self.network.config().text_config.vocab_size;
@@ -238,7 +239,7 @@ impl OpenVlaPipeline {
         }
         let patches = inputs.get("pixel_values").map(|pixels| self.network.see(pixels)).transpose()?;
         if let Some(patches) = patches.as_ref().filter(|patches| patches.dims()[0] != rows.len()) {
-            return Err(Error::input(format!("{} pictures for {} rows", patches.dims()[0], rows.len())));
+            return Err(Error::input(format!("{} images for {} sequences", patches.dims()[0], rows.len())));
         }
         let mut written = Vec::new();
         for (i, row) in rows.iter().enumerate() {
@@ -250,13 +251,13 @@ impl OpenVlaPipeline {
         Ok(Continued { rows, written })
     }
 
-    /// For prompts of `time` tokens, patches not counted.
+    /// Creates a writer for prompts of `time` tokens, not counting patches.
     fn writer(&self, time: usize, new: usize) -> Writer<'_> {
         let time = time + self.network.config().patches();
         Writer::new(&self.network, &self.device, self.half_cache, time, new)
     }
 
-    /// The policy while it follows `task`.
+    /// Returns the controller for `task`.
     fn following(&self, task: &Task) -> Result<OpenVlaController<'_>> {
         let statistics = self.statistics_of(task.unnorm_key.as_deref())?.clone();
         let tokenizer = self.tokenizer()?;
@@ -266,12 +267,12 @@ impl OpenVlaPipeline {
         let whole = ids.len() + config.patches() + statistics.dim();
         if whole > text.max_position_embeddings {
             return Err(Error::input(format!(
-                "the instruction takes {} tokens; with the picture and the action that is {whole}, the model was \
+                "the instruction has {} tokens; with the image and the action these are {whole}, but the model was \
                 trained for {}",
                 ids.len(),
                 text.max_position_embeddings
             ))
-            .hint("shorten it"));
+            .hint("use a shorter instruction"));
         }
         Ok(OpenVlaController {
             network: &self.network,
@@ -284,13 +285,13 @@ impl OpenVlaPipeline {
         })
     }
 
-    /// How an instruction is put.
+    /// Returns the prompt template.
     pub fn wording(&self) -> PromptStyle {
         self.network.config().wording
     }
 }
 
-/// Which tokens are real where the patches, which all are, stand after the first.
+/// Extends the attention mask by the patches, which are inserted after the first token.
 fn around(real: Vec<Vec<bool>>, patches: Option<&Tensor>) -> Result<Vec<Vec<bool>>> {
     let Some(patches) = patches else { return Ok(real) };
     let count = patches.dim(1)?;
@@ -301,7 +302,7 @@ fn around(real: Vec<Vec<bool>>, patches: Option<&Tensor>) -> Result<Vec<Vec<bool
     Ok(real.into_iter().map(row).collect())
 }
 
-/// `norm_stats` of the config, and what a fine-tuned model's own file adds or says otherwise.
+/// Returns `norm_stats` of the config, updated by the statistics file of a fine-tuned model.
 fn statistics(pretrained: &Pretrained) -> Result<StatisticsTable> {
     let stored = &pretrained.config["norm_stats"];
     let mut table = StatisticsTable::from_json(stored)
@@ -318,7 +319,8 @@ fn statistics(pretrained: &Pretrained) -> Result<StatisticsTable> {
     Ok(table)
 }
 
-/// What the release says of frames, or what its towers were trained with; it must give what the network sees.
+/// Returns the image processor of the release, or the default of its vision towers; its output must have the shape of
+/// `pixel_values`.
 fn processor(pretrained: &Pretrained, network: &OpenVla) -> Result<FrameProcessor> {
     let processor = match pretrained.json(PROCESSOR_FILE)? {
         Some(file) => {
@@ -332,7 +334,7 @@ fn processor(pretrained: &Pretrained, network: &OpenVla) -> Result<FrameProcesso
                     return Err(Error::new(
                         ErrorKind::Mismatch,
                         format!(
-                            "{PROCESSOR_FILE} makes pictures of {:?}, the towers see {wanted:?}",
+                            "{PROCESSOR_FILE} has image sizes {:?}, but the vision towers {wanted:?}",
                             processor.sizes()
                         ),
                     ));
@@ -344,7 +346,7 @@ fn processor(pretrained: &Pretrained, network: &OpenVla) -> Result<FrameProcesso
     match pretrained.options.settings.get("center_crop") {
         None | Some(Value::Null) => Ok(processor),
         Some(Value::Bool(on)) => Ok(processor.with_centre_crop(*on)),
-        Some(other) => Err(Error::input(format!("center_crop is {other}, wanted true or false"))),
+        Some(other) => Err(Error::input(format!("center_crop is {other}, expected true or false"))),
     }
 }
 
@@ -363,19 +365,19 @@ impl Pipeline for OpenVlaPipeline {
         self.words.as_ref().ok_or_else(|| words::no_tokenizer(&self.card.source))
     }
 
-    /// `PrismaticImageProcessor` converts to RGB and nothing more.
+    /// `PrismaticImageProcessor` only converts to RGB.
     fn image_options(&self) -> ImageOptions {
         ImageOptions::pillow()
     }
 
-    /// `logits` over the first token, the patches and the rest, and `projector_features`; pictures alone give the
-    /// features alone, tokens alone the logits alone.
+    /// Returns `logits`, `(batch, patches + sequence, vocab_size)`, and `projector_features`, `(batch, patches, hidden_size)`;
+    /// only the features without tokens, and only the logits without an image.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }
 
-    /// `forward`; `vision`, towers and projector alone; `generate`, with `options.method` "predict_action" for actions
-    /// in the units of `unnorm_keys`; `encode`, an `image` as the towers see it.
+    /// Methods: `forward`; `vision`, only towers and projector; `generate`, with `options.method` "predict_action" for actions
+    /// in the units of `unnorm_keys`; `encode`, the preprocessing of an `image`.
     fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         match method {
             "forward" => self.forward_ids(inputs),
@@ -397,7 +399,7 @@ impl Pipeline for OpenVlaPipeline {
         }
     }
 
-    /// One action for a picture and an instruction, in the units of the data set that was chosen at opening.
+    /// Predicts one action for an image and an instruction, in the units of the dataset set at loading.
     fn generate(
         &self,
         prompt: &Prompt,
@@ -406,7 +408,9 @@ impl Pipeline for OpenVlaPipeline {
     ) -> Result<Generation> {
         options.check()?;
         if !options.is_greedy() || options.guidance != 1.0 {
-            return Err(Error::input("temperature and guidance: actions are chosen greedily"));
+            return Err(Error::input(
+                "temperature and guidance are not supported: actions are decoded greedily",
+            ));
         }
         let (frame, instruction) = asked(prompt)?;
         let mut following = self.following(&Task::from(instruction.as_str()))?;
@@ -421,7 +425,7 @@ impl Pipeline for OpenVlaPipeline {
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         let cannot = || {
-            self.cannot(&format!("run \"{method}\" on {} tokens and {} pictures", sizes.tokens, sizes.images))
+            self.cannot(&format!("run \"{method}\" on {} tokens and {} images", sizes.tokens, sizes.images))
         };
         let pixels = || {
             let [channels, height, width] = self.network.picture();
@@ -449,7 +453,7 @@ impl Pipeline for OpenVlaPipeline {
     }
 }
 
-/// The one picture of a prompt and its words.
+/// Returns the image of a prompt and its text.
 fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
     let items: Vec<&Item> = match prompt {
         Prompt::Items(items) => items.iter().collect(),
@@ -464,7 +468,7 @@ fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
             Item::Text(text) => words.push(text.as_str()),
             other => {
                 return Err(Error::input(format!(
-                    "this model reads an image and an instruction, not {}",
+                    "this model takes an image and an instruction, not {}",
                     other.modality()
                 )));
             }
@@ -472,7 +476,7 @@ fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
     }
     match frames[..] {
         [frame] => Ok((frame, words.join(" "))),
-        _ => Err(Error::input(format!("{} pictures in the prompt: one is wanted", frames.len()))
-            .hint("give what the camera sees: --image FILE")),
+        _ => Err(Error::input(format!("the prompt has {} images, expected one", frames.len()))
+            .hint("pass the camera image with --image FILE")),
     }
 }

@@ -1,26 +1,26 @@
-//! The words around an instruction, exactly as the model was trained on them.
+//! Prompt templates, exactly as in training.
 
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
 
-/// The lone word boundary that ended every prompt of the training.
+/// The empty token (a lone word boundary) at the end of every training prompt.
 pub const BOUNDARY: u32 = 29_871;
 
-/// How an instruction is put.
+/// Prompt template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptStyle {
-    /// Of openvla-7b and what was trained from it.
+    /// Template of openvla-7b and models fine-tuned from it.
     Plain,
-    /// Of openvla-7b-v01, whose language model was Vicuna.
+    /// Template of openvla-v01-7b, whose language model is Vicuna.
     Vicuna,
 }
 
-/// What Vicuna's conversations begin with.
+/// System prompt of Vicuna.
 const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. \
     The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
 impl PromptStyle {
-    /// Of models over the language model that the training code calls `llm`.
+    /// Returns the template for the language model `llm`, by its name in the training code.
     pub fn of(llm: &str) -> Self {
         match llm.starts_with("vicuna") {
             true => Self::Vicuna,
@@ -28,7 +28,7 @@ impl PromptStyle {
         }
     }
 
-    /// The prompt for `instruction`, which becomes lower case.
+    /// Returns the prompt for `instruction`, which is lowercased.
     ///
     /// ```
     /// use fauna_robotics::openvla::PromptStyle;
@@ -45,27 +45,28 @@ impl PromptStyle {
         }
     }
 
-    /// The tokens of the prompt, [`BOUNDARY`] at their end, where the vocabulary of `vocabulary` tokens reaches so far.
+    /// Returns the tokens of the prompt, with [`BOUNDARY`] at the end if the vocabulary of size `vocabulary` contains it.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for an instruction without a word, or a token outside of the vocabulary.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for an empty instruction, or a token outside the vocabulary.
     pub fn tokens(self, tokenizer: &Tokenizer, instruction: &str, vocabulary: usize) -> Result<Vec<u32>> {
         if instruction.trim().is_empty() {
-            return Err(Error::input("the instruction is empty")
-                .hint("say what the robot is to do: \"pick up the red block\""));
+            return Err(
+                Error::input("the instruction is empty").hint("for example \"pick up the red block\"")
+            );
         }
         let mut ids = tokenizer.encode(&self.prompt(instruction), true)?;
         end_with_boundary(&mut ids, vocabulary);
         match ids.iter().find(|id| **id as usize >= vocabulary) {
             None if !ids.is_empty() => Ok(ids),
-            None => Err(Error::input("the instruction has no token")),
+            None => Err(Error::input("the instruction has no tokens")),
             Some(id) => Err(Error::input(format!("token {id} is outside the vocabulary of {vocabulary}"))
-                .hint("the tokenizer is not this model's")),
+                .hint("the tokenizer does not belong to this model")),
         }
     }
 }
 
-/// Puts [`BOUNDARY`] at the end of `ids` unless it is there, or the vocabulary is too small to have it.
+/// Appends [`BOUNDARY`] to `ids` unless they end with it, or the vocabulary does not contain it.
 pub fn end_with_boundary(ids: &mut Vec<u32>, vocabulary: usize) {
     if ids.last() != Some(&BOUNDARY) && vocabulary > BOUNDARY as usize {
         ids.push(BOUNDARY);
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_those_of_the_training() {
+    fn prompts_are_those_of_training() {
         assert_eq!(
             PromptStyle::of("llama2-7b-pure").prompt(" Put the SPOON on the towel "),
             "In: What action should the robot take to put the spoon on the towel?\nOut:"
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boundary_is_there_once() {
+    fn the_boundary_token_is_not_repeated() {
         let mut ids = vec![1, 2];
         end_with_boundary(&mut ids, 32_064);
         end_with_boundary(&mut ids, 32_064);

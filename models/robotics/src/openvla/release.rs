@@ -1,4 +1,4 @@
-//! How OpenVLA is released: HF's layout, the training code's own, and parts alone.
+//! Formats of OpenVLA releases: Hugging Face, training code, and separate components.
 
 use fauna_shared::model::{Layout, LoadOptions, Pipeline, Pretrained};
 use fauna_shared::source::Files;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::config::of_training_code;
 use super::{OpenVla, OpenVlaPipeline, alone};
 
-/// What a release calls its tensors, in the names of this family: HF's, and those of the training code, whose files hold
-/// `vision_backbone`, `projector` and `llm_backbone` apart.
+/// Maps the tensor names of a release to those of this family: the Hugging Face names, and those of the training code,
+/// whose files have `vision_backbone`, `projector` and `llm_backbone` separately.
 pub(crate) fn rename(name: &str) -> Name {
     Name::without("model.", name, in_base)
 }
 
-/// The same without the name of the base model.
+/// Maps names without the base-model prefix.
 fn in_base(name: &str) -> Name {
     if Name::is_buffer(name) {
         return Name::Ignore;
@@ -39,7 +39,7 @@ fn in_base(name: &str) -> Name {
         .into_iter()
         .find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
         .unwrap_or_else(|| name.to_string());
-    // timm's name of LayerScale, which HF's loader would take for that of a norm.
+    // timm's name of LayerScale, which transformers would take for that of a norm.
     let renamed = match renamed.strip_suffix(".gamma") {
         Some(place) => format!("{place}.scale_factor"),
         None => renamed,
@@ -47,7 +47,7 @@ fn in_base(name: &str) -> Name {
     if renamed == name { Name::Keep } else { Name::To(renamed) }
 }
 
-/// The training code's releases, and a processor or an action tokenizer alone; none for anything else.
+/// Recognizes releases of the training code, and a separate processor or action tokenizer; `None` for anything else.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     if files.get("config.json").is_some() {
         let Some(config) = of_training_code(&files.config()?) else { return Ok(None) };
@@ -65,7 +65,7 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
     Ok(is_ours.then(|| alone(alone::PROCESSOR)))
 }
 
-/// The one file of weights of the training code, which lies in `checkpoints/`, or the one that is named.
+/// Returns the only weights file of the training code in `checkpoints/`, or the one selected by `--weights`.
 fn trained(files: &Files, options: &LoadOptions) -> Result<Vec<std::path::PathBuf>> {
     let names = files.names();
     let is_one = |name: &&String| match &options.file {
@@ -77,24 +77,23 @@ fn trained(files: &Files, options: &LoadOptions) -> Result<Vec<std::path::PathBu
         [] if options.file.is_none() => Ok(Vec::new()),
         [] => Err(Error::new(
             fauna_shared::ErrorKind::NotFound,
-            format!("no file {} in the release", options.file.as_deref().unwrap_or_default()),
+            format!("the release has no file {}", options.file.as_deref().unwrap_or_default()),
         )),
         [one] => Ok(vec![files.require(one)?]),
         _ => Err(Error::input(format!("{} files in checkpoints/", found.len()))
-            .hint("name one: --weights checkpoints/NAME.pt")),
+            .hint("select one with --weights checkpoints/NAME.pt")),
     }
 }
 
-/// How the files of OpenVLA-OFT's parts begin: what reads actions off the last hidden states, what reads the robot's
-/// own state, and the vision towers that were changed.
+/// Prefixes of the component files of OpenVLA-OFT: action head, proprioception projectors, modified vision towers.
 const FINE_TUNED_PARTS: [&str; 4] =
     ["action_head--", "proprio_projector--", "noisy_action_projector--", "vision_backbone--"];
 
-/// Words in the keys of a config of OpenVLA-OFT; the class of OpenVLA has no key with any of them.
+/// Words in config keys of OpenVLA-OFT, none of which is in a key of OpenVLA.
 const FINE_TUNED_WORDS: [&str; 8] =
     ["chunk", "chunks", "diffusion", "film", "head", "oft", "proprio", "regression"];
 
-/// Refuses an OpenVLA-OFT: its trunk would open as a plain OpenVLA, whose tokens it was never trained to write.
+/// Rejects OpenVLA-OFT, whose backbone would load as OpenVLA but was not trained to generate action tokens.
 fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
     let speaks = |key: &str| {
         let key = key.to_lowercase();
@@ -102,7 +101,7 @@ fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
     };
     let says_nothing = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
-        // One image and one action at a time are OpenVLA itself.
+        // One image and one action at a time is OpenVLA.
         value => value.as_u64() == Some(1) || value.as_u64() == Some(0),
     };
     let keys = pretrained.config.as_object().into_iter().flatten();
@@ -118,11 +117,11 @@ fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
         None => Ok(()),
         Some(sign) => Err(Error::unsupported(format!("an OpenVLA-OFT: {sign}"))
             .at(pretrained.config_path())
-            .hint("its action head predicts chunks of actions in one pass, which is not supported; OpenVLA, which writes actions as tokens, is")),
+            .hint("its action head predicts chunks of actions in one forward pass, which is not supported; OpenVLA, which generates action tokens, is")),
     }
 }
 
-/// Walks the tensors of a release; a part alone has none.
+/// Lists the tensors of a release; a separate component has none.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     match alone::is_alone(pretrained) {
         true => pretrained.weights.finish(),
@@ -133,9 +132,8 @@ pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     }
 }
 
-/// Opens a release, or a part alone. Of the settings it reads `unnorm_key` (whose statistics bring actions to the
-/// robot's units) and `center_crop` (whether only the middle of each frame is seen, as models expect that were
-/// fine-tuned with random crops).
+/// Loads a release or a separate component. Uses the settings `unnorm_key` (the dataset whose statistics un-normalize
+/// actions) and `center_crop` (whether frames are center-cropped, for models that were fine-tuned with random crops).
 pub(crate) fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     match alone::is_alone(pretrained) {
         true => alone::open(pretrained),
@@ -146,7 +144,7 @@ pub(crate) fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     }
 }
 
-/// A small config with every branch awake: two towers of different widths, and words enough for a few actions.
+/// Returns a small config that enables every branch: two towers of different hidden sizes, and some action tokens.
 pub(crate) fn sample() -> Value {
     let set = json!({"action": {
         "q01": [-0.03, -0.03, -0.03, -0.1, -0.1, -0.1, 0.0], "q99": [0.03, 0.03, 0.03, 0.1, 0.1, 0.1, 1.0],
@@ -176,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_openvla_oft_is_refused_by_its_keys_and_by_its_files() {
+    fn openvla_oft_is_rejected_by_its_config_keys_and_by_its_files() {
         use fauna_shared::zoo::Zoo;
         let folder = tempfile::tempdir().unwrap();
         let open = |key: &str, value: Value| {
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn both_layouts_have_one_set_of_names() {
+    fn tensor_names_of_both_formats_are_mapped() {
         let pairs = [
             (
                 "language_model.model.layers.3.mlp.up_proj.weight",

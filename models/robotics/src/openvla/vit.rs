@@ -1,8 +1,8 @@
-//! The vision transformers of timm, as far as OpenVLA looks through them: what comes out of the last block but one.
+//! The vision transformers of timm that OpenVLA uses, up to the second-to-last block.
 //!
 //! Dosovitskiy et al. 2020, arXiv 2010.11929; Oquab et al. 2023, "DINOv2", arXiv 2304.07193, with the registers of
-//! Darcet et al. 2023, arXiv 2309.16588; Zhai et al. 2023, "SigLIP", arXiv 2303.15343. One class of blocks serves all of
-//! them; what stands before the patches and how a branch is scaled differs. Activations are `(batch, time, width)`.
+//! Darcet et al. 2023, arXiv 2309.16588; Zhai et al. 2023, "SigLIP", arXiv 2303.15343. They share the block and differ in
+//! the prefix tokens and LayerScale. Activations are `(batch, sequence, hidden_size)`.
 
 use candle_core::Tensor;
 use fauna_shared::attention::{Mask, attend};
@@ -11,38 +11,38 @@ use fauna_shared::nn::{Activation, LayerNorm, Linear, Patches, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
-/// What a timm name means.
+/// Config of a timm vision transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VitConfig {
     /// Hidden size.
     pub embed_dim: usize,
-    /// Blocks, the last of which is never looked through.
+    /// Number of layers, the last of which is not used.
     pub depth: usize,
-    /// Heads in each block.
+    /// Number of attention heads.
     pub num_heads: usize,
-    /// Width inside the feed-forward part, as a multiple of `embed_dim`; what is left over is cut.
+    /// Ratio of the intermediate (feed-forward) size to `embed_dim`; the product is rounded down.
     pub mlp_ratio: f64,
-    /// Pixels along a side of a patch.
+    /// Patch size in pixels.
     pub patch_size: usize,
-    /// Pixels along a side of a picture.
+    /// Image size in pixels.
     pub img_size: usize,
-    /// Whether a class token stands before the patches.
+    /// Whether there is a class token before the patches.
     pub class_token: bool,
-    /// Registers between the class token and the patches.
+    /// Number of register tokens between the class token and the patches.
     pub reg_tokens: usize,
-    /// Whether the table of positions has no rows for what stands before the patches.
+    /// Whether the position embeddings exclude the prefix tokens.
     pub no_embed_class: bool,
-    /// Whether each branch of a block is scaled, channel by channel.
+    /// Whether LayerScale is used.
     pub layer_scale: bool,
-    /// Whether all tokens are normalised before the first block, as in CLIP; the patches then have no bias.
+    /// Whether there is a layer norm before the first block, as in CLIP; the patch embedding then has no bias.
     pub pre_norm: bool,
-    /// Epsilon of the norms.
+    /// Epsilon of the layer norms.
     pub eps: f64,
-    /// The activation of the feed-forward part.
+    /// Activation function of the feed-forward network.
     pub act_layer: Activation,
 }
 
-/// The releases whose towers OpenVLA's training code can use, by the part of the timm name before the dot.
+/// Supported vision towers of OpenVLA's training code, by the timm name before the dot.
 const NAMES: [&str; 12] = [
     "vit_base_patch14_reg4_dinov2",
     "vit_large_patch14_reg4_dinov2",
@@ -59,10 +59,10 @@ const NAMES: [&str; 12] = [
 ];
 
 impl VitConfig {
-    /// What timm builds under `name` for pictures of `img_size` pixels along a side, with exact GELU.
+    /// Returns the config of the timm model `name` for images of `img_size` pixels, with exact GELU.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a name that is not known here.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an unknown name.
     ///
     /// ```
     /// use fauna_robotics::openvla::VitConfig;
@@ -73,7 +73,7 @@ impl VitConfig {
     pub fn of_timm(name: &str, img_size: usize) -> Result<Self> {
         let plain = name.split('.').next().unwrap_or(name);
         if !NAMES.contains(&plain) {
-            return Err(Error::unsupported(format!("a tower of the timm name \"{name:.80}\""))
+            return Err(Error::unsupported(format!("a vision tower with the timm name \"{name:.80}\""))
                 .hint(format!("known: {}", NAMES.join(", "))));
         }
         let holds = |part: &str| plain.contains(part);
@@ -100,18 +100,18 @@ impl VitConfig {
         })
     }
 
-    /// Patches of a picture.
+    /// Returns the number of patches.
     pub fn patches(&self) -> usize {
         let side = self.img_size.checked_div(self.patch_size).unwrap_or(0);
         side.saturating_mul(side)
     }
 
-    /// Tokens before the patches.
+    /// Returns the number of prefix tokens before the patches.
     pub fn before_patches(&self) -> usize {
         usize::from(self.class_token).saturating_add(self.reg_tokens)
     }
 
-    /// Width inside the feed-forward part.
+    /// Returns the intermediate (feed-forward) size.
     pub fn mlp_dim(&self) -> usize {
         (self.embed_dim as f64 * self.mlp_ratio) as usize
     }
@@ -127,13 +127,13 @@ impl VitConfig {
         check_heads(("embed_dim", self.embed_dim), ("num_heads", self.num_heads))?;
         match self.depth {
             0 | 1 => Err(Error::unsupported(format!("depth is {}", self.depth))
-                .hint("the last block but one is looked through: two blocks at least are wanted")),
+                .hint("the output of the second-to-last block is used: expected at least two blocks")),
             _ => Ok(()),
         }
     }
 }
 
-/// A tower without its last block.
+/// A vision transformer without its last block.
 pub struct Vit {
     patch_embed: Patches,
     cls_token: Option<Tensor>,
@@ -162,10 +162,10 @@ struct Attention {
 }
 
 impl Vit {
-    /// The tower at `w`. Its last block, its last norm and the head that pools are left unread: nothing depends on them.
+    /// Loads the vision transformer at `w`. Its last block, final norm and pooling head are ignored, since they are not used.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for sizes that make no tower.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for invalid sizes.
     pub fn load(config: &VitConfig, w: &Weights) -> Result<Self> {
         config.check()?;
         let c = config;
@@ -194,13 +194,13 @@ impl Vit {
         })
     }
 
-    /// Its hyper-parameters.
+    /// Returns the config.
     pub fn config(&self) -> &VitConfig {
         &self.config
     }
 
-    /// `pictures`: `(batch, 3, img_size, img_size)`; gives the patches after the last block but one, without any norm:
-    /// `(batch, patches, embed_dim)`.
+    /// Returns the patch features after the second-to-last block, without a norm, `(batch, patches, embed_dim)`, of `pictures`,
+    /// `(batch, 3, img_size, img_size)`.
     pub fn forward(&self, pictures: &Tensor) -> Result<Tensor> {
         let like = &self.pos_embed;
         let pictures = pictures.to_device(like.device())?.to_dtype(like.dtype())?;
@@ -218,7 +218,7 @@ impl Vit {
         }
     }
 
-    /// `patches` with their positions and what stands before them: class token, registers, patches.
+    /// Adds the position embeddings and the prefix tokens: class token, registers, patches.
     fn embed(&self, patches: &Tensor) -> Result<Tensor> {
         let batch = patches.dim(0)?;
         let row =
@@ -263,7 +263,7 @@ impl Block {
     }
 }
 
-/// `branch` times a factor for each channel, where there is one (LayerScale).
+/// Applies LayerScale to `branch`, `(batch, sequence, hidden_size)`, if there is one.
 fn scaled(branch: Tensor, factor: &Option<Tensor>) -> Result<Tensor> {
     match factor {
         Some(factor) => Ok(branch.broadcast_mul(factor)?),
@@ -287,18 +287,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_towers_of_the_flagship_have_their_sizes() {
+    fn the_towers_of_openvla_7b_have_their_sizes() {
         let dino = VitConfig::of_timm("vit_large_patch14_reg4_dinov2.lvd142m", 224).unwrap();
         let siglip = VitConfig::of_timm("vit_so400m_patch14_siglip_224", 224).unwrap();
         assert_eq!((dino.patches(), siglip.patches()), (256, 256));
         assert_eq!((dino.mlp_dim(), siglip.mlp_dim()), (4096, 4304));
         assert_eq!((dino.before_patches(), siglip.before_patches()), (5, 0));
         let larger = VitConfig::of_timm("vit_so400m_patch14_siglip_384", 384).unwrap();
-        assert_eq!(larger.patches(), 27 * 27, "what fills no patch is not seen");
+        assert_eq!(larger.patches(), 27 * 27, "partial patches are dropped");
     }
 
     #[test]
-    fn another_name_is_refused_with_those_that_are_known() {
+    fn an_unknown_name_is_an_error_with_the_known_ones() {
         let error = VitConfig::of_timm("resnet50.a1_in1k", 224).unwrap_err().to_string();
         assert!(
             error.contains("resnet50.a1_in1k") && error.contains("vit_so400m_patch14_siglip_224"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_make_no_tower_are_refused() {
+    fn invalid_sizes_are_errors() {
         let good = VitConfig::of_timm("vit_base_patch16_siglip_224", 32).unwrap();
         let bad = [
             VitConfig { depth: 1, ..good.clone() },

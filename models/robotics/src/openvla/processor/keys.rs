@@ -1,14 +1,14 @@
-//! The keys of a processor's file, one by one.
+//! Parsing of the keys of `preprocessor_config.json`.
 
 use fauna_shared::image::resize::Filter;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 pub fn wrong(key: &str, value: &Value, wanted: &str) -> Error {
-    Error::new(ErrorKind::Format, format!("{key} is {:.80}: {wanted} wanted", value.to_string()))
+    Error::new(ErrorKind::Format, format!("{key} is {:.80}, expected {wanted}", value.to_string()))
 }
 
-/// Every key that the reference's processor reads or writes.
+/// All keys that the reference processor reads or writes.
 const KNOWN: [&str; 14] = [
     "auto_map",
     "image_processor_type",
@@ -25,15 +25,14 @@ const KNOWN: [&str; 14] = [
     "tvf_resize_params",
     "use_fused_vision_backbone",
 ];
-/// The keys of each entry of its lists of parameters. Pillow smooths whatever `antialias` says.
+/// Keys of the entries of its parameter lists. Pillow antialiases independent of `antialias`.
 const OF_LISTS: [(&str, &[&str]); 3] = [
     ("tvf_crop_params", &["output_size"]),
     ("tvf_normalize_params", &["inplace", "mean", "std"]),
     ("tvf_resize_params", &["antialias", "interpolation", "max_size", "size"]),
 ];
 
-/// Refuses keys that are not known and say something, and lists of parameters that are not one for each of `count`
-/// towers.
+/// Rejects unknown keys that are not null, and parameter lists whose length is not `count`, the number of towers.
 pub fn check(file: &Value, count: usize) -> Result<()> {
     let strange = |keys: &Value, known: &[&str]| -> Option<String> {
         let mut said = keys.as_object()?.iter().filter(|(_, value)| !value.is_null());
@@ -41,7 +40,7 @@ pub fn check(file: &Value, count: usize) -> Result<()> {
             .map(|(key, value)| format!("{key} = {value:.80}"))
     };
     let unknown = |key: String| {
-        Error::unsupported(format!("{key:.120} is not implemented")).hint("it may change what the model sees")
+        Error::unsupported(format!("{key:.120} is not implemented")).hint("it may change the preprocessing")
     };
     if let Some(key) = strange(file, &KNOWN) {
         return Err(unknown(key));
@@ -67,14 +66,14 @@ pub fn entries<'a>(key: &str, value: &'a Value) -> Result<&'a [Value]> {
 
 pub fn side(key: &str, value: &Value) -> Result<usize> {
     let side = value.as_u64().and_then(|side| usize::try_from(side).ok());
-    side.filter(|side| (1..=1 << 16).contains(side)).ok_or_else(|| wrong(key, value, "pixels, from 1 up"))
+    side.filter(|side| (1..=1 << 16).contains(side)).ok_or_else(|| wrong(key, value, "a size in pixels"))
 }
 
-/// The last two of channels, height and width.
+/// Returns height and width of `[channels, height, width]`.
 pub fn height_and_width(size: &Value) -> Result<(usize, usize)> {
-    match entries("a size of frames", size)? {
+    match entries("an image size", size)? {
         [height, width] | [_, height, width] => Ok((side("a height", height)?, side("a width", width)?)),
-        _ => Err(wrong("a size of frames", size, "channels, height and width")),
+        _ => Err(wrong("an image size", size, "channels, height and width")),
     }
 }
 
@@ -84,7 +83,7 @@ pub fn colours(key: &str, value: &Value) -> Result<[f64; 3]> {
     numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(|| wrong(key, value, "three numbers"))
 }
 
-/// Three numbers for each of `count` towers; 0.5 where the file says nothing.
+/// Returns three numbers for each of `count` towers; 0.5 if the key is missing.
 pub fn normals(file: &Value, key: &str, count: usize) -> Result<Vec<[f64; 3]>> {
     if file[key].is_null() {
         return Ok(vec![[0.5; 3]; count]);
@@ -96,7 +95,7 @@ pub fn normals(file: &Value, key: &str, count: usize) -> Result<Vec<[f64; 3]>> {
     }
 }
 
-/// An interpolation by its name or Pillow's number; bicubic if nothing is said.
+/// Returns the interpolation of a name or Pillow's number; bicubic if it is null.
 pub fn filter(value: &Value) -> Result<Filter> {
     match (value, value.as_str(), value.as_u64()) {
         (Value::Null, ..) | (_, Some("bicubic"), _) => Ok(Filter::Bicubic),

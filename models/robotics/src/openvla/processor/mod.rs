@@ -1,5 +1,4 @@
-//! What becomes of a frame before the towers see it: `PrismaticImageProcessor`, on 8-bit pictures and by Pillow's
-//! arithmetic.
+//! Image preprocessing: `PrismaticImageProcessor`, on 8-bit images and with Pillow's arithmetic.
 
 mod keys;
 #[cfg(test)]
@@ -16,20 +15,20 @@ use serde_json::{Value, json};
 use self::keys::{check as check_keys, colours, entries, filter, height_and_width, normals, side, wrong};
 use super::config::Config;
 
-/// ImageNet's means and deviations, which DINOv2 was trained with.
+/// Mean and standard deviation of ImageNet, used by DINOv2.
 const IMAGENET: Normal = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-/// CLIP's.
+/// Mean and standard deviation of CLIP.
 const CLIP: Normal = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]);
-/// SigLIP's, which bring bytes to -1 to 1.
+/// Mean and standard deviation of SigLIP, for values from -1 to 1.
 const HALF: Normal = ([0.5; 3], [0.5; 3]);
 
-/// The share of a frame's area that models see which were fine-tuned with random crops.
+/// Fraction of the image area that is kept by the center crop.
 const CROPPED_AREA: f32 = 0.9;
 
-/// Means and deviations of red, green and blue.
+/// Mean and standard deviation of each channel.
 type Normal = ([f64; 3], [f64; 3]);
 
-/// Frames to `pixel_values`: one picture for each tower, their channels one after the other.
+/// Preprocesses frames to `pixel_values`, with the images of all towers concatenated along the channels.
 ///
 /// ```
 /// use fauna_robotics::openvla::FrameProcessor;
@@ -45,39 +44,39 @@ type Normal = ([f64; 3], [f64; 3]);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameProcessor {
-    /// The colour that makes a square of every frame first.
+    /// Fill colour of letterboxing, if it is used.
     letterbox: Option<[u8; 3]>,
     views: Vec<View>,
-    /// Whether only the middle of the frame is seen.
+    /// Whether frames are center-cropped.
     centre_crop: bool,
 }
 
-/// What one tower sees.
+/// Preprocessing for one tower.
 #[derive(Debug, Clone, PartialEq)]
 struct View {
     size: Size,
     filter: Filter,
-    /// Height and width of the part in the middle.
+    /// Height and width of the final crop.
     crop: (usize, usize),
     normal: Normal,
 }
 
-/// The size that a frame is brought to.
+/// Size that frames are resized to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Size {
     /// Height and width.
     Exact(usize, usize),
-    /// The short side; the long one in proportion.
+    /// Length of the shorter side; the aspect ratio is kept.
     Shortest(usize),
 }
 
 impl FrameProcessor {
-    /// What a `preprocessor_config.json` says. Its `tvf_…` keys, which hold what the reference works with, win over the
-    /// keys they were made from.
+    /// Creates the processor of a `preprocessor_config.json`. Its `tvf_…` keys, which the reference uses, take precedence over
+    /// the keys that they were derived from.
     ///
     /// # Errors
-    /// [`Format`](ErrorKind::Format) for a value that makes no sense; [`Unsupported`](ErrorKind::Unsupported) for a key, an
-    /// `image_resize_strategy` or an interpolation that is not known, by name.
+    /// [`Format`](ErrorKind::Format) for an invalid value; [`Unsupported`](ErrorKind::Unsupported) for an unknown key,
+    /// `image_resize_strategy` or interpolation, by name.
     pub fn from_json(file: &Value) -> Result<Self> {
         let sizes = match &file["input_sizes"] {
             Value::Null => vec![(224, 224)],
@@ -107,7 +106,7 @@ impl FrameProcessor {
         Ok(Self { letterbox, views, centre_crop: false })
     }
 
-    /// The same file with another `image_resize_strategy`, where it is another.
+    /// Creates the processor of the file with another `image_resize_strategy`.
     ///
     /// # Errors
     /// As [`from_json`](FrameProcessor::from_json).
@@ -117,7 +116,7 @@ impl FrameProcessor {
             && keys.get("image_resize_strategy") != Some(&json!(strategy))
         {
             keys.insert("image_resize_strategy".into(), json!(strategy));
-            // They were made for the strategy of the file.
+            // These were derived from the strategy of the file.
             for key in ["tvf_resize_params", "tvf_crop_params", "tvf_do_letterbox", "tvf_letterbox_fill"] {
                 keys.remove(key);
             }
@@ -125,8 +124,8 @@ impl FrameProcessor {
         Self::from_json(&file)
     }
 
-    /// What the towers of `config` were trained with, for releases without a file of their own, by the
-    /// `image_resize_strategy` of its keys, `raw`.
+    /// Creates the default processor of the towers of `config`, for releases without a processor file, with the
+    /// `image_resize_strategy` of the config file `raw`.
     ///
     /// # Errors
     /// As [`from_json`](FrameProcessor::from_json).
@@ -149,22 +148,21 @@ impl FrameProcessor {
         Ok(Self { letterbox: strategy.fill(&means), views, centre_crop: false })
     }
 
-    /// The same, with only the middle of each frame seen or not: nine tenths of its area, brought to the size of the
-    /// tower, as models that were fine-tuned with random crops expect.
+    /// Sets whether frames are center-cropped to nine tenths of their area, for models that were fine-tuned with random crops.
     pub fn with_centre_crop(self, on: bool) -> Self {
         Self { centre_crop: on, ..self }
     }
 
-    /// Height and width of what each tower sees.
+    /// Returns height and width of the image of each tower.
     pub fn sizes(&self) -> Vec<(usize, usize)> {
         self.views.iter().map(|view| view.crop).collect()
     }
 
-    /// `frame` as the towers see it: `(3 · towers, height, width)`, float32 on the CPU.
+    /// Preprocesses `frame` to `(3 · towers, height, width)`, float32 on the CPU.
     ///
     /// # Errors
-    /// [`Input`](ErrorKind::Input) for a frame without pixels, of too many, or whose bytes are not as many as its size
-    /// says, or too long for its width.
+    /// [`Input`](ErrorKind::Input) for a frame without pixels, with too many, with an extreme aspect ratio, or whose number of
+    /// bytes does not match its size.
     pub fn process(&self, frame: &Image) -> Result<Tensor> {
         check(frame)?;
         let cropped = match self.centre_crop {
@@ -184,7 +182,7 @@ impl FrameProcessor {
 }
 
 impl View {
-    /// Takes over what the reference's own parameters say of view `i`.
+    /// Applies the `tvf_…` parameters of tower `i`.
     fn read_tvf(&mut self, file: &Value, i: usize) -> Result<()> {
         let resize = &file["tvf_resize_params"][i];
         if resize.is_object() {
@@ -234,29 +232,29 @@ impl View {
         if height > tall || width > wide {
             return Err(Error::new(
                 ErrorKind::Format,
-                format!("a part of {height} x {width} cannot be cut out of {tall} x {wide}"),
+                format!("cannot crop {height} x {width} from {tall} x {wide}"),
             ));
         }
         match height.checked_mul(width).is_some_and(|pixels| pixels <= MAX_PIXELS) {
             true => Ok(()),
             false => {
-                Err(Error::new(ErrorKind::Format, format!("frames of {height} x {width} are too large")))
+                Err(Error::new(ErrorKind::Format, format!("images of {height} x {width} are too large")))
             }
         }
     }
 
-    /// Puts the three planes of `frame` behind those in `planes`.
+    /// Appends the three channels of `frame` to `planes`.
     fn planes(&self, frame: &Image, planes: &mut Vec<f32>) -> Result<()> {
         let (height, width) = match self.size {
             Size::Exact(height, width) => (height, width),
             Size::Shortest(size) => {
                 let (short, long) = (frame.height.min(frame.width), frame.height.max(frame.width));
-                // The reference divides whole numbers in float64 and cuts what is behind the point.
+                // The reference divides in float64 and truncates.
                 let longer = ((size * long) as f64 / short as f64) as usize;
                 if frame.width <= frame.height { (longer, size) } else { (size, longer) }
             }
         };
-        // The odd pixel goes to the even offset.
+        // As in torchvision, half pixels are rounded to even.
         let offset = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
         let (top, left) = (offset(height, self.crop.0), offset(width, self.crop.1));
         let part = Part { rows: top..top + self.crop.0, columns: left..left + self.crop.1 };
@@ -270,7 +268,7 @@ impl View {
     }
 }
 
-/// How a frame is brought to the shape of a square.
+/// Resize strategy: how frames are made square.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Strategy {
     Naive,
@@ -284,7 +282,7 @@ impl Strategy {
             Some("resize-naive") => Ok(Self::Naive),
             Some("resize-crop") => Ok(Self::Crop),
             Some("letterbox") => Ok(Self::Letterbox),
-            // The default of the reference.
+            // Default of the reference.
             None if name.is_null() => Ok(Self::Letterbox),
             _ => Err(Error::unsupported(format!("image_resize_strategy {name:.80} is not implemented"))
                 .hint("known: resize-naive, resize-crop, letterbox")),
@@ -298,7 +296,7 @@ impl Strategy {
         }
     }
 
-    /// The colour around a frame: the mean of the last tower, for all towers.
+    /// Returns the fill colour of letterboxing: the mean of the last tower, for all towers.
     fn fill(self, means: &[[f64; 3]]) -> Option<[u8; 3]> {
         let mean = means.last().filter(|_| self == Self::Letterbox)?;
         Some(mean.map(|mean| (mean * 255.0) as u8))
@@ -324,14 +322,14 @@ fn letterbox(file: &Value, strategy: Strategy, means: &[[f64; 3]]) -> Result<Opt
     }
 }
 
-/// `frame` with as much of `colour` on both sides of its short axis as makes a square; of an odd rest one row is lacking.
+/// Pads `frame` with `colour` on both sides to a square; if the difference is odd, the result is one pixel short.
 fn letterboxed(frame: &Image, colour: [u8; 3]) -> Result<Image> {
     let side = frame.height.max(frame.width);
     let (left, top) = ((side - frame.width) / 2, (side - frame.height) / 2);
     let (width, height) = (frame.width + 2 * left, frame.height + 2 * top);
     if width.checked_mul(height).is_none_or(|pixels| pixels > MAX_PIXELS) {
         return Err(Error::input(format!(
-            "a frame of {} x {} is too long to be made a square",
+            "cannot letterbox a frame of {} x {}: the aspect ratio is too large",
             frame.width, frame.height
         )));
     }
@@ -343,8 +341,8 @@ fn letterboxed(frame: &Image, colour: [u8; 3]) -> Result<Image> {
     Ok(Image { width, height, rgb })
 }
 
-/// The middle of `frame` at `size`, by TensorFlow's `crop_and_resize`, which the evaluations of the reference use: each
-/// new pixel is mixed of the four around its place, and nothing is smoothed.
+/// Center-crops `frame` and resizes the crop to `size` like TensorFlow's `crop_and_resize`, which the evaluation code of the
+/// reference uses: bilinear, without antialiasing.
 fn centre_crop(frame: &Image, (height, width): (usize, usize)) -> Image {
     let share = CROPPED_AREA.sqrt();
     let first = (1.0 - share) / 2.0;

@@ -15,7 +15,7 @@ fn frame(width: usize, height: usize) -> Image {
 }
 
 #[test]
-fn every_strategy_gives_one_size_for_any_shape() {
+fn every_strategy_has_a_fixed_output_size() {
     for strategy in ["resize-naive", "resize-crop", "letterbox"] {
         let processor = FrameProcessor::from_json(&file(strategy)).unwrap();
         for (width, height) in [(8, 8), (9, 31), (50, 3), (1, 1), (1, 200)] {
@@ -28,7 +28,7 @@ fn every_strategy_gives_one_size_for_any_shape() {
 }
 
 #[test]
-fn what_the_file_stored_wins_over_what_it_was_made_from() {
+fn tvf_keys_take_precedence() {
     let mut stored = file("resize-naive");
     let plain = FrameProcessor::from_json(&stored).unwrap();
     let half = [0.5; 3];
@@ -43,7 +43,7 @@ fn what_the_file_stored_wins_over_what_it_was_made_from() {
 }
 
 #[test]
-fn another_strategy_than_the_files_does_not_use_its_sizes() {
+fn another_strategy_ignores_the_tvf_sizes_of_the_file() {
     let mut stored = file("resize-naive");
     stored["tvf_resize_params"] = json!([{"size": [8, 8]}, {"size": [8, 8]}]);
     stored["tvf_do_letterbox"] = json!(false);
@@ -54,17 +54,17 @@ fn another_strategy_than_the_files_does_not_use_its_sizes() {
 }
 
 #[test]
-fn the_middle_of_one_colour_is_that_colour() {
+fn the_center_crop_interpolates_linearly() {
     let flat = Image { width: 10, height: 7, rgb: [200, 3, 255].repeat(70) };
     assert_eq!(centre_crop(&flat, (4, 4)).rgb, [200, 3, 255].repeat(16));
-    // A ramp along the rows begins at its twentieth and ends as far before its end.
+    // Of a ramp along the rows, (1 - √0.9) / 2 is cropped at both ends.
     let ramp = Image { width: 256, height: 2, rgb: (0..512 * 3).map(|i| (i / 3 % 256) as u8).collect() };
     let seen = centre_crop(&ramp, (1, 2)).rgb;
     assert_eq!((seen[0], seen[3]), (6, 248), "255 (1 - √0.9) / 2 = 6.54, and 248.46");
 }
 
 #[test]
-fn frames_and_files_that_cannot_be_used_are_refused() {
+fn invalid_frames_and_files_are_errors() {
     let processor = FrameProcessor::from_json(&file("letterbox")).unwrap();
     let empty = Image { width: 0, height: 4, rgb: Vec::new() };
     let short = Image { width: 2, height: 2, rgb: vec![0; 5] };
@@ -96,9 +96,9 @@ fn frames_and_files_that_cannot_be_used_are_refused() {
         let error = FrameProcessor::from_json(&file).expect_err(key).to_string();
         assert!(
             error.contains(key)
-                || error.contains("size of frames")
+                || error.contains("image size")
                 || error.contains("height")
-                || error.contains("cut out"),
+                || error.contains("cannot crop"),
             "{key} = {value}: {error}"
         );
     }
