@@ -11,7 +11,7 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use fauna::picture::read;
+use fauna::image::read;
 use fauna::vision::medgemma::OneShot;
 use fauna::{GenerationConfig, Image, Item, Result};
 

@@ -12,7 +12,7 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{GenerationConfig, Image, Item, LoadOptions, Prompt, Result, picture};
+use fauna::{GenerationConfig, Image, Item, LoadOptions, Prompt, Result, image};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         ControlFlow::Continue(())
     })?;
     let pictures: Vec<Image> = pictures.into_iter().flatten().collect();
-    picture::write(&path, &picture::sheet::grid(&pictures, 2)?)?;
+    image::write(&path, &image::sheet::grid(&pictures, 2)?)?;
     println!("{path}: a grid of 2x2 images");
     Ok(())
 }

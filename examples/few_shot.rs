@@ -12,7 +12,7 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use fauna::picture::read;
+use fauna::image::read;
 use fauna::{GenerationConfig, Image, Item, Prompt, Result};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/flamingo/open_mpt_generate/model");

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut items = vec![Item::from(sentence.as_str())];
     for file in files {
-        items.push(Item::Image(fauna::picture::read(file)?));
+        items.push(Item::Image(fauna::image::read(file)?));
     }
     let vectors = model.embed(&items)?.to_vecs()?;
 

@@ -1,15 +1,15 @@
-//! A robot at a small table: an expert that knows how, then a policy that sees and reads, on the same scenes.
+//! Evaluates a scripted expert and a robot policy in a simulated table-top, on the same scenes.
 //!
 //!     cargo run --release --example tabletop -- openvla/openvla-7b bridge_orig
 //!
-//! Without a model it takes a tiny one of random weights, which does not know how, and it says so:
+//! Without arguments it uses a tiny model with random weights:
 //!
 //!     expert: 10 of 10 scenes, 16 steps each
-//!     openvla: 0 of 10 scenes, 80 steps each; its weights are random, so it cannot but fail
+//!     openvla: 0 of 10 scenes, 80 steps each (random weights)
 //!     tabletop.gif: "pick up the blue block", the expert on the left
 
+use fauna::image::{sheet, to_gif};
 use fauna::model::Policy;
-use fauna::picture::{sheet, to_gif};
 use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
 use fauna::{Image, LoadOptions, Result};
 
@@ -33,12 +33,12 @@ fn main() -> Result<()> {
     for (name, policy) in players {
         let score = evaluate(policy, SCENES, &setting)?;
         let (each, random) = (score.steps / score.episodes, source.is_none() && name != "expert");
-        let why = if random { "; its weights are random, so it cannot but fail" } else { "" };
+        let why = if random { " (random weights)" } else { "" };
         println!("{name}: {} of {} scenes, {each} steps each{why}", score.successes, score.episodes);
         films.push(run_episode(policy, SHOWN, &setting)?);
     }
 
-    // Side by side; who is done waits.
+    // Side by side; the shorter episode is padded with its last frame.
     let frames: Vec<Vec<&Image>> = films.iter().map(|film| film.frames().collect()).collect();
     let longest = frames.iter().map(Vec::len).max().unwrap_or(0);
     let at = |film: &Vec<&Image>, time: usize| film[time.min(film.len() - 1)].clone();

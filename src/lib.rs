@@ -112,7 +112,7 @@ pub use fauna_science as science;
 pub use fauna_shared::audio as sound;
 /// Image files, resizing and preprocessing.
 #[cfg(feature = "vision")]
-pub use fauna_shared::image as picture;
+pub use fauna_shared::image;
 #[cfg(feature = "text")]
 pub use fauna_text as text;
 #[cfg(feature = "vision")]

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use fauna::{Image, picture};
+use fauna::{Image, image};
 use program::{json_lines, refused, run, run_with, text};
 use serde_json::json;
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ fn with_statistics(sets: &serde_json::Value) -> TempDir {
 fn frame(folder: &Path, name: &str, shade: u8) -> std::path::PathBuf {
     let rgb = (0..48 * 40 * 3).map(|i| (i * 7 % 200) as u8 ^ shade).collect();
     let path = folder.join(name);
-    picture::write(&path, &Image { width: 48, height: 40, rgb }).unwrap();
+    image::write(&path, &Image { width: 48, height: 40, rgb }).unwrap();
     path
 }
 

@@ -10,7 +10,7 @@ mod checkpoint;
 use std::path::{Path, PathBuf};
 
 use fauna::Image;
-use fauna::picture;
+use fauna::image;
 use program::{Done, json_lines, refused, run, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -49,7 +49,7 @@ fn album() -> TempDir {
         ("a.png", (50, 20), [20, 40, 220]),
         ("c.png", (24, 24), [30, 180, 60]),
     ] {
-        picture::write(folder.path().join(name), &painted(size.0, size.1, colour)).unwrap();
+        image::write(folder.path().join(name), &painted(size.0, size.1, colour)).unwrap();
     }
     std::fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
     folder
@@ -75,7 +75,7 @@ fn done(done: &Done) {
 }
 
 fn size(path: &Path) -> (usize, usize) {
-    let image = picture::read(path).unwrap();
+    let image = image::read(path).unwrap();
     (image.height, image.width)
 }
 
@@ -161,7 +161,7 @@ fn images_of_a_folder_are_embedded_in_natural_order() {
     let (album, clip) = (tempfile::tempdir().unwrap(), clip());
     let order = ["shot 1.png", "shot 2.png", "Shot 10.png", "shot 11.png"];
     for (i, name) in order.iter().enumerate() {
-        picture::write(album.path().join(name), &painted(9, 9, [40 * i as u8, 9, 9])).unwrap();
+        image::write(album.path().join(name), &painted(9, 9, [40 * i as u8, 9, 9])).unwrap();
     }
     let made = run(&["embed", text(clip.path()), "--images", text(album.path())]);
     done(&made);
@@ -205,7 +205,7 @@ fn images_of_a_folder_are_searched_by_text() {
         scores.is_sorted_by(|a, b| a >= b) && scores.iter().all(|score| score.abs() <= 1.0),
         "{scores:?}"
     );
-    let drawn = picture::read(&sheet).unwrap();
+    let drawn = image::read(&sheet).unwrap();
     assert!(drawn.width > 500 && drawn.height > 300, "{} x {}", drawn.width, drawn.height);
     assert!(drawn.rgb.chunks_exact(3).any(|pixel| pixel == [30, 180, 60]), "c.png is on the sheet");
 
@@ -242,7 +242,7 @@ fn a_grid_has_several_images_of_one_prompt() {
     draw("one.png", &["--seed", "3"]);
     draw("grid.png", &["--seed", "3", "--grid", "2x3"]);
     let (one, grid) =
-        (picture::read(file(&folder, "one.png")).unwrap(), picture::read(file(&folder, "grid.png")).unwrap());
+        (image::read(file(&folder, "one.png")).unwrap(), image::read(file(&folder, "grid.png")).unwrap());
     assert_eq!((grid.height, grid.width), (2 * one.height, 3 * one.width));
     let cell = |row: usize, column: usize| -> Vec<u8> {
         let line = |y: usize| {
@@ -254,9 +254,9 @@ fn a_grid_has_several_images_of_one_prompt() {
     assert_eq!(cell(0, 0), one.rgb, "the first image of a grid is the one generated without a grid");
     assert_ne!(cell(0, 0), cell(1, 2), "samples differ");
     draw("again.png", &["--seed", "3", "--no-previews"]);
-    assert_eq!(picture::read(file(&folder, "again.png")).unwrap(), one);
+    assert_eq!(image::read(file(&folder, "again.png")).unwrap(), one);
     draw("other.png", &["--seed", "4"]);
-    assert_ne!(picture::read(file(&folder, "other.png")).unwrap(), one);
+    assert_ne!(image::read(file(&folder, "other.png")).unwrap(), one);
 }
 
 #[test]
@@ -306,14 +306,14 @@ fn an_image_is_encoded_to_codes_and_decoded() {
     let (dvae, folder) = (checkpoint::with_words("dvae", "<s>", "</s>"), tempfile::tempdir().unwrap());
     let (seen, codes, again) =
         (file(&folder, "in.png"), file(&folder, "codes.safetensors"), file(&folder, "out.png"));
-    picture::write(&seen, &painted(300, 270, [10, 90, 200])).unwrap();
+    image::write(&seen, &painted(300, 270, [10, 90, 200])).unwrap();
     done(&run(&["codec", "encode", text(dvae.path()), "--image", text(&seen), "--out", text(&codes)]));
     let tensors = fauna::weights::tensors(&codes).unwrap();
     assert_eq!(tensors["codes"].dims(), [1, 32, 32]);
     done(&run(&["codec", "decode", text(dvae.path()), "--codes", text(&codes), "--out", text(&again)]));
     assert_eq!(size(&again), (256, 256));
     let little = file(&folder, "small.png");
-    picture::write(&little, &painted(100, 300, [1, 2, 3])).unwrap();
+    image::write(&little, &painted(100, 300, [1, 2, 3])).unwrap();
     let small =
         ["codec", "encode", text(dvae.path()), "--image", text(&little), "--out", text(&codes), "--force"];
     refused(&run(&small), 2, &["256"]);

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use fauna::picture;
-use fauna::picture::sheet::Sheet;
+use fauna::image;
+use fauna::image::sheet::Sheet;
 use fauna::{Error, ErrorKind, Image, Result};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -23,14 +23,14 @@ const MOST_COLUMNS: usize = 6;
 const INK: RGBColor = RGBColor(38, 38, 46);
 const PALE: RGBColor = RGBColor(110, 110, 122);
 
-/// Writes a sheet of `shown` (score, file, picture), best first, under `title`, as a PNG at `path`.
+/// Writes a contact sheet of `shown` (score, file, image), best first, with the title `title`, as a PNG at `path`.
 ///
 /// # Errors
 /// [`Input`](ErrorKind::Input) if a file is there and `force` is off.
 pub fn write(path: &Path, force: bool, title: &str, shown: Vec<(f32, PathBuf, Image)>) -> Result<()> {
     font::ready()?;
     let mut output = Output::open(Some(path), force)?;
-    output.bytes(&picture::to_png(&draw(title, shown)?)?)?;
+    output.bytes(&image::to_png(&draw(title, shown)?)?)?;
     output.finish()
 }
 

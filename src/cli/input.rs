@@ -115,7 +115,7 @@ pub fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// A file that cannot be decoded, or [`Unsupported`](fauna::ErrorKind::Unsupported) in a build without `vision`.
 #[cfg(feature = "vision")]
 pub fn picture(path: &Path, options: &ImageOptions, context: &Context) -> Result<Image> {
-    let seen = fauna::picture::read_with_notes(path, options)?;
+    let seen = fauna::image::read_with_notes(path, options)?;
     for note in seen.notes {
         context.say(&format!("{}: {note}", path.display()));
     }

@@ -16,7 +16,7 @@ mod input;
 mod interrupt;
 #[cfg_attr(
     not(all(feature = "vision", feature = "audio")),
-    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+    allow(dead_code, unused_imports, reason = "shared by commands of modalities that a build may lack")
 )]
 mod options;
 mod output;
@@ -25,7 +25,7 @@ mod plot;
 mod progress;
 #[cfg_attr(
     not(all(feature = "vision", feature = "audio")),
-    allow(dead_code, unused_imports, reason = "shared by verbs of modalities that a build may lack")
+    allow(dead_code, unused_imports, reason = "shared by commands of modalities that a build may lack")
 )]
 mod reply;
 mod run;

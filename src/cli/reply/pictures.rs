@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use fauna::picture;
+use fauna::image;
 use fauna::{Error, Image, Item, Pipeline, Result, cosine};
 use serde_json::{Value, json};
 
@@ -109,9 +109,9 @@ impl Pictures {
             Image { width: size.width, height: size.height, rgb: vec![128; size.width * size.height * 3] };
         let cells: Vec<Image> =
             self.made.iter().map(|made| made.as_ref().unwrap_or(&empty).clone()).collect();
-        let whole = picture::sheet::grid(&cells, self.grid.columns)?;
+        let whole = image::sheet::grid(&cells, self.grid.columns)?;
         let mut output = Output::open(self.place.path.as_deref(), self.place.force)?;
-        output.bytes(&picture::to_png(&whole)?)?;
+        output.bytes(&image::to_png(&whole)?)?;
         output.finish()?;
         // From now on, the existing file is our own.
         self.place.force = true;
@@ -160,9 +160,9 @@ mod tests {
         assert!(pictures.written().is_err(), "no image yet");
         let red = Image { width: 1, height: 1, rgb: vec![255, 0, 0] };
         pictures.take(1, red.clone()).unwrap();
-        assert_eq!(picture::read(&path).unwrap().rgb, [128, 128, 128, 255, 0, 0]);
+        assert_eq!(image::read(&path).unwrap().rgb, [128, 128, 128, 255, 0, 0]);
         pictures.take(0, red).unwrap();
-        assert_eq!(picture::read(&path).unwrap().rgb, [255, 0, 0, 255, 0, 0]);
+        assert_eq!(image::read(&path).unwrap().rgb, [255, 0, 0, 255, 0, 0]);
         assert_eq!(pictures.written().unwrap().1, "2 images of 1x1");
     }
 }

@@ -76,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             (false, false) => "--audio FILE",
         };
         return Err(Error::input(format!(
-            "{} answers questions about other input: use {wanted}",
+            "{} does not answer questions about this input: use {wanted}",
             model.card().source
         )));
     }

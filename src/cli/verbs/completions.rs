@@ -22,7 +22,7 @@ pub fn run(args: Args) -> Result<Exit> {
     print(&script)
 }
 
-/// Prints the manual page: the program, then each verb.
+/// Prints the manual page: the program, then each command.
 pub fn man() -> Result<Exit> {
     let mut page = Vec::new();
     let mut program = Cli::command();

@@ -99,7 +99,7 @@ pub fn reading(context: &Context) -> Result<Reading> {
 
 /// Maximum number of invalid genes that are reported one by one; the others are counted.
 const SHOWN: usize = 20;
-/// Maximum memory of the genes of a file, and the overhead of each record beside its sequence, in bytes.
+/// Maximum memory of the genes of a file, and the overhead of each record, in bytes.
 const MOST_BYTES: usize = 256 << 20;
 const ABOUT_RECORD: usize = 200;
 

@@ -83,7 +83,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     output.finish()?;
     if let Some(path) = &args.png {
         let options = context.image_options(model.as_ref(), args.pictures);
-        let read = |path: &PathBuf| fauna::picture::read_with(path, &options);
+        let read = |path: &PathBuf| fauna::image::read_with(path, &options);
         let shown = found.iter().map(|(score, path)| Ok((*score, path.clone(), read(path)?)));
         let shown = shown.collect::<Result<Vec<(f32, PathBuf, Image)>>>()?;
         contact_sheet::write(path, args.force, &args.sentence, shown)?;
