@@ -22,7 +22,7 @@ SHAPES = [
     ("StarCoder-1B, decoding", "benches/configs/starcoderbase-1b", "generate", "bf16", 1, 32, 128, 0),
     ("StarCoder-1B, prompt of 512 tokens", "benches/configs/starcoderbase-1b", "prefill", "bf16", 1, 512, 0, 0),
     ("StarCoder2-3B, decoding", "benches/configs/starcoder2-3b", "generate", "bf16", 1, 32, 64, 0),
-    ("CLIP ViT-L/14, 16 pictures", "benches/configs/clip-vit-large-patch14", "forward", "f32", 16, 16, 0, 1),
+    ("CLIP ViT-L/14, 16 images", "benches/configs/clip-vit-large-patch14", "forward", "f32", 16, 16, 0, 1),
 ]
 
 

@@ -95,7 +95,7 @@ def main():
     if arguments.work:
         return work(arguments.seconds)
     if not arguments.fauna:
-        parser.error("the binary is wanted: target/release/fauna")
+        parser.error("the binary is required: target/release/fauna")
     peer = start(arguments.seconds)
     try:
         for task in TASKS:

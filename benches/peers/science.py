@@ -16,7 +16,7 @@ SERIES, STEPS = 64, 512
 ATOMS = 200
 
 WORKS = [
-    Work("OpenVLA-7B, towers and projector, one picture", "openvla-7b-cut",
+    Work("OpenVLA-7B, towers and projector, one image", "openvla-7b-cut",
          ("--task", "forward", "--tokens", "0", "--images", "1"), "openvla_sees"),
     Work(f"Chronos-Bolt-small, {SERIES} series of {STEPS} steps", "chronos-bolt-small",
          ("--task", "forward", "--batch", str(SERIES), "--tokens", str(STEPS)), "chronos_bolt"),

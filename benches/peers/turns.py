@@ -108,7 +108,7 @@ def main(about, works, functions):
         task = works[arguments.work]
         return work(task, functions[task.torch])
     if not arguments.fauna:
-        parser.error("the binary is wanted: target/release/fauna")
+        parser.error("the binary is required: target/release/fauna")
     binary = str(Path(arguments.fauna).resolve())
     for index, task in enumerate(works):
         if arguments.only.lower() not in task.name.lower():

@@ -19,14 +19,14 @@ PROMPT, NEW = 64, 32
 
 
 WORKS = [
-    Work("CLIP ViT-B/32, 32 pictures", "clip-vit-base-patch32",
+    Work("CLIP ViT-B/32, 32 images", "clip-vit-base-patch32",
          ("--task", "embed", "--tokens", "0", "--images", "1", "--batch", "32"), "clip_pictures"),
     Work("CLIP ViT-B/32, 64 prompts of 77 tokens", "clip-vit-base-patch32",
          ("--task", "forward", "--tokens", "77", "--batch", "64"), "clip_prompts"),
-    Work("DALL·E mini, one guided picture of 256 tokens", "dalle-mini",
+    Work("DALL·E mini, one image of 256 tokens with guidance", "dalle-mini",
          ("--task", "generate", "--tokens", "64"), "dalle_picture"),
-    Work("VQGAN, codes to one picture", "dalle-mini", ("--task", "decode", "--tokens", "0", "--images", "1"), "vqgan_decode"),
-    Work(f"IDEFICS-9B cut, {NEW} tokens after {PROMPT} and a picture", "idefics-9b-cut",
+    Work("VQGAN, codes to one image", "dalle-mini", ("--task", "decode", "--tokens", "0", "--images", "1"), "vqgan_decode"),
+    Work(f"IDEFICS-9B cut, {NEW} tokens after {PROMPT} and an image", "idefics-9b-cut",
          ("--task", "generate", "--tokens", str(PROMPT), "--images", "1", "--new-tokens", str(NEW)), "idefics"),
 ]
 

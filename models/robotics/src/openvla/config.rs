@@ -219,7 +219,7 @@ fn text_config(stored: &Value, llm: &str) -> Result<llama::Config, String> {
         }
         _ => return Err("text_config is not an object".into()),
     }
-    // The language model always has its head, whatever class it was saved from.
+    // The language model always has its head, independent of the class it was saved from.
     keys.insert("architectures".into(), json!([]));
     let keys = llama::KEYS.read(keys.into()).map_err(|error| error.message().to_string())?;
     json::part("text_config", keys).map_err(|error| error.message().to_string())
