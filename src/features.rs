@@ -1,9 +1,9 @@
-//! What the families of each modality answer to, so that a build without one says which cargo feature has it.
+//! Names of the families of each modality, so that errors of a build without it name the cargo feature.
 
 use fauna_shared::zoo::Absent;
 
-/// The cargo features of modalities, with the names of their families, and the `model_type`s and `architectures` of
-/// their configs.
+/// Cargo features of the modalities, with the names of their families and the `model_type`s and `architectures` of their
+/// configs.
 const MODALITIES: [(bool, Absent); 5] = [
     (cfg!(feature = "text"), Absent { feature: "text", names: TEXT }),
     (cfg!(feature = "vision"), Absent { feature: "vision", names: VISION }),
@@ -12,7 +12,7 @@ const MODALITIES: [(bool, Absent); 5] = [
     (cfg!(feature = "science"), Absent { feature: "science", names: SCIENCE }),
 ];
 
-/// The modalities that this build lacks.
+/// Returns the modalities that this build lacks.
 pub(crate) fn absent() -> impl Iterator<Item = Absent> {
     MODALITIES.into_iter().filter(|(built, _)| !built).map(|(_, absent)| absent)
 }

@@ -1,4 +1,4 @@
-//! What an application relies on: threads of a model's own, progress and cancelling of a load and of embedding.
+//! Tests of the use in applications: thread pools of models, progress and cancellation of loading and embedding.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,11 +7,11 @@ use fauna::progress::{Progress, Reporter, Task, Unit};
 use fauna::runtime::{Runtime, ThreadPool};
 use fauna::{CancellationToken, ErrorKind, GenerationConfig, Item, LoadOptions};
 
-/// Remembers each task.
+/// Records each task.
 #[derive(Default)]
 struct Tasks(Mutex<Vec<Begun>>);
 
-/// A task: its name, its total, and the sum of what was reported.
+/// A task: its name, its total, and the sum of the reported amounts.
 type Begun = (String, Option<u64>, Arc<AtomicU64>);
 
 struct Counted(Arc<AtomicU64>);

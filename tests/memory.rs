@@ -1,19 +1,19 @@
-//! Memory returns when a model is dropped: alone in its process, since it measures that.
+//! Tests that a dropped model releases its memory, in a process of its own because it measures resident memory.
 #![cfg(all(target_os = "linux", feature = "builtin"))]
 
 use fauna::LoadOptions;
 use fauna::runtime::Runtime;
 
-/// Resident memory of this process, in bytes, without the pages of mapped files.
+/// Returns the resident memory of this process in bytes, without memory-mapped files.
 fn anonymous_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
-/// Weights widened to float32 take 90 MB; a model that is dropped gives them back.
+/// Weights dequantized to float32 take 90 MB, which are released with the model.
 #[test]
-fn the_memory_of_a_dropped_model_returns() {
+fn a_dropped_model_releases_its_memory() {
     let runtime = Runtime::cpu().with_dequantize(true);
     let options = LoadOptions { runtime, ..LoadOptions::default() };
     let mut after = Vec::new();

@@ -15,7 +15,7 @@ pub struct Bars {
     bars: MultiProgress,
     quiet: bool,
     interrupt: Arc<Interrupt>,
-    /// Work whose bars are not shown yet.
+    /// Tasks whose bars are not shown yet.
     pending: Arc<Mutex<Vec<Weak<Bar>>>>,
 }
 
@@ -94,10 +94,10 @@ impl Progress for Bars {
     }
 }
 
-/// How long work goes on before its bar is shown: what is done sooner would only flicker.
+/// Delay before a bar is shown, so that short tasks do not flicker.
 const UNSEEN: Duration = Duration::from_millis(500);
 
-/// One piece of work, and its bar once it is shown.
+/// A task and its bar, which is shown after [`UNSEEN`].
 struct Bar {
     bar: ProgressBar,
     bars: MultiProgress,
@@ -120,7 +120,7 @@ impl Drop for Bar {
     }
 }
 
-/// The work that its owner advances; the thread that waits for the time to show it holds no more than a [`Weak`].
+/// The handle of a task; the thread that shows delayed bars only has a [`Weak`] reference.
 struct Shown(Arc<Bar>);
 
 impl Task for Shown {
@@ -136,7 +136,7 @@ impl Task for Shown {
     }
 }
 
-/// Shows the bars of work that has gone on for long without a report.
+/// Shows the bars of tasks that have not reported progress for [`UNSEEN`].
 fn show_when_due(pending: &Mutex<Vec<Weak<Bar>>>) {
     loop {
         std::thread::sleep(UNSEEN / 5);
