@@ -261,8 +261,10 @@ impl LanguageModel {
                 text::stream_with_parser(decoder, tokenizer, &ids, options, harmony, each)?
             }
             _ if options.one_definition && !is_chat => {
-                let mut rows: Vec<_> =
-                    prompts.iter().map(|prompt| Some(DefinitionStop::after(&preceding_text(prompt)))).collect();
+                let mut rows: Vec<_> = prompts
+                    .iter()
+                    .map(|prompt| Some(DefinitionStop::after(&preceding_text(prompt))))
+                    .collect();
                 let made = text::stream(decoder, tokenizer, &ids, options, &mut |piece| {
                     let Some(definitions) = &mut rows[piece.row] else { return ControlFlow::Break(()) };
                     let (text, ended) = definitions.push(piece.text);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::Result;
 use crate::generate::{Generation, GenerationConfig, PrefixCache};
-use crate::item::{Atoms, Embeddings, Item, Prompt, Reading, Tensors, Turn};
+use crate::item::{Atoms, Embeddings, ImageOptions, Item, Prompt, Tensors, Turn};
 use crate::progress::Progress;
 use crate::runtime::{Runtime, ThreadPool};
 use crate::text::Tokenizer;
@@ -143,8 +143,8 @@ impl Pipeline for Served {
         serve!(self, "generate", self.inner.reply(turns, config, cache, each).inspect(report))
     }
 
-    fn reading(&self) -> Reading {
-        self.inner.reading()
+    fn image_options(&self) -> ImageOptions {
+        self.inner.image_options()
     }
 
     fn forecaster(&self) -> Result<&dyn Forecaster> {
