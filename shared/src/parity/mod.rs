@@ -16,6 +16,7 @@
 
 mod case;
 mod compare;
+mod seeded;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use crate::{Error, ErrorKind, Result};
 
 use case::{Case, Weights};
 pub use compare::{Row, Tolerance, compare};
+pub use seeded::ModelFolder;
 
 /// Result of a case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -123,8 +125,13 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
         rows: Vec::new(),
         skipped: None,
     };
+    // Files made from seeds are there for as long as the model is.
+    let mut written = None;
     let source = match case.weights {
-        Weights::Here(folder) => folder.to_string_lossy().into_owned(),
+        Weights::Here(folder) => {
+            let model = written.insert(ModelFolder::open(&folder)?);
+            model.path().to_string_lossy().into_owned()
+        }
         Weights::Cached(name) => match options.finder.find(&Source::Name(name.clone()), &Wanted::default()) {
             Ok(files) => files.root().to_string_lossy().into_owned(),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -139,7 +146,12 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     options.family = case.pretrained.family.or(options.family);
     options.settings = case.options.as_object().cloned().unwrap_or_default();
     options.runtime = options.runtime.with_dequantize(case.pretrained.dequantize);
-    let pipeline = zoo.open(&source, &options)?;
+    let pipeline = zoo.open(&source, &options).map_err(|error| match &written {
+        Some(model) if model.is_copy() => {
+            error.hint(format!("the model was written out from {}", folder.join("model").display()))
+        }
+        _ => error,
+    })?;
     let returned = pipeline.call(&report.call, &case.inputs, &case.options).map_err(|e| e.at(folder))?;
     for (name, expected) in &case.expected {
         let found = returned.get(name).ok_or_else(|| not_returned(name, &returned).at(folder))?;
