@@ -167,12 +167,14 @@ pub fn folder(file: &Path, bytes: &[u8]) {
     let _ = std::fs::copy(folder.join(name), &path);
 }
 
-/// A copy of `folder` under `root`, made once: links for what is not changed.
+/// A copy of the model of the case in `folder` under `root`, made once.
 fn copied(folder: &Path, root: &Path) -> Option<PathBuf> {
     let place = root.join(folder.strip_prefix(project().join("tests/parity")).ok()?);
     if !place.exists() {
-        for file in files_under(folder, 3) {
-            let to = place.join(file.strip_prefix(folder).ok()?);
+        // Weights made from a seed are written out.
+        let model = fauna::parity::ModelFolder::open(&folder.join("model")).ok()?;
+        for file in files_under(model.path(), 3) {
+            let to = place.join("model").join(file.strip_prefix(model.path()).ok()?);
             std::fs::create_dir_all(to.parent()?).ok()?;
             std::fs::copy(&file, &to).ok()?;
         }

@@ -511,6 +511,14 @@ mod tests {
             let found = refused(from, to);
             assert!(found.contains(problem), "{to}: {found}");
         }
+        // Whatever one byte becomes, it is an answer.
+        for at in 0..whole().len() {
+            for byte in *b"9[]{},\"-e\n\xff" {
+                let mut bytes = file(&whole(), b"head!");
+                bytes[at] = byte;
+                let _ = written_out(&bytes);
+            }
+        }
         for rest in [&b"head"[..], b"head!!", b""] {
             let found = written_out(&file(&whole(), rest)).unwrap_err();
             assert!(found.contains("the parts take 5 bytes from this file"), "{found}");

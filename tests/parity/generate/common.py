@@ -6,7 +6,8 @@ A case is built in four steps, all decided by its seed:
 2. a checkpoint folder in one of the layouts that official releases use;
 3. the reference's answer, checked: every weight must move it, and every configuration value that the case
    is about must move it;
-4. the case folder, and the same answer once more from a model loaded back from that folder.
+4. the case folder, and the same answer once more from a model loaded back from that folder; its weights, which a seed
+   gives again, are then replaced by that seed (`seeded.py`).
 """
 
 import json
@@ -17,6 +18,8 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+
+import seeded
 
 CASES = Path(__file__).resolve().parent.parent
 REFERENCE = f"transformers {transformers.__version__}"
@@ -334,3 +337,4 @@ def run_all(cases, only):
     for name, make in cases.items():
         if not only or any(part in name for part in only):
             make(name)
+            seeded.pack_case(CASES / name)

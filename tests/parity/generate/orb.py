@@ -32,6 +32,8 @@ from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter  # n
 from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor  # noqa: E402
 from orb_models.forcefield.models.forcefield_heads import EnergyHead, ForceHead  # noqa: E402
 
+import seeded  # noqa: E402
+
 CASES = Path(__file__).resolve().parent.parent / "orb"
 REFERENCE = "orb-models 0.7.0"
 ATOL, RTOL = 1e-4, 2e-4
@@ -432,3 +434,4 @@ NOTES = {
 if __name__ == "__main__":
     for name in sys.argv[1:] or ALL:
         case(name, *ALL[name])
+        seeded.pack_case(CASES / name)

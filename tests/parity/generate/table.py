@@ -13,7 +13,7 @@ def main():
         case = json.loads(path.read_text())
         reference = case["reference"].removeprefix("transformers ").partition(" ")[2]
         model = path.parent / "model"
-        files = sorted(file.name for file in model.iterdir() if not file.name.startswith("config")) if (
+        files = sorted(file.name.removesuffix(".seeded") for file in model.iterdir() if not file.name.startswith("config")) if (
             model.is_dir()) else [f"real `{case['options']['model_ref']}`"]
         shown = files[0] if len(files) == 1 else f"{len(files)} files, {weights(files)}"
         rows.append(f"| {path.parent.relative_to(CASES)} | {case['call']} | {reference} | {shown} | {case.get('note', '')} |")
