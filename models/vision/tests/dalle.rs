@@ -2,19 +2,22 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::Pipeline;
+use fauna_shared::parity::ModelFolder;
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/dalle").join(name).join("model")
+/// The checkpoint of a case. A file that is made from a seed goes when this is dropped; an opened model keeps it.
+fn case(name: &str) -> ModelFolder {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/dalle");
+    ModelFolder::open(&cases.join(name).join("model")).unwrap()
 }
 
 fn open_with(folder: &Path, options: &LoadOptions) -> Result<Box<dyn Pipeline>> {
@@ -27,8 +30,8 @@ fn open(folder: &Path) -> Result<Box<dyn Pipeline>> {
 
 /// A copy of a case's checkpoint, to be changed.
 fn copy(name: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(case(name)).unwrap() {
+    let (from, folder) = (case(name), tempfile::tempdir().unwrap());
+    for entry in fs::read_dir(from.path()).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }
@@ -84,7 +87,7 @@ fn pictures(items: &[(usize, Item)]) -> Vec<(usize, Image)> {
 #[test]
 fn codes_outside_the_codebook_are_named() {
     for (name, outside) in [("dvae_decode", 40), ("vqgan_decode", 40), ("mini_generate", 40)] {
-        let model = open(&case(name)).unwrap();
+        let model = open(case(name).path()).unwrap();
         for bad in [outside, -1, i64::MAX] {
             let inputs = codes(&[0, bad, 1, 2], &[1, 2, 2]);
             let error = refusal(model.call("decode", &inputs, &Value::Null));
@@ -93,14 +96,14 @@ fn codes_outside_the_codebook_are_named() {
         }
         assert!(model.call("decode", &codes(&[], &[1, 0, 3]), &Value::Null).is_err());
     }
-    let model = open(&case("vqgan_decode")).unwrap();
+    let model = open(case("vqgan_decode").path()).unwrap();
     let error = refusal(model.call("decode", &codes(&[0; 3], &[1, 3]), &Value::Null));
     assert!(error.message().contains("3 codes are not a square grid"), "{error}");
 }
 
 #[test]
 fn images_of_unsupported_sizes_are_refused() {
-    let model = open(&case("dvae_encode")).unwrap();
+    let model = open(case("dvae_encode").path()).unwrap();
     for (shape, said) in [
         ([1, 3, 16, 20], "multiples of 8"),
         ([1, 3, 0, 8], "multiples of 8"),
@@ -121,7 +124,7 @@ fn images_of_unsupported_sizes_are_refused() {
 
 #[test]
 fn an_image_is_encoded_and_decoded() {
-    let model = open(&case("dvae_encode")).unwrap();
+    let model = open(case("dvae_encode").path()).unwrap();
     let rgb = (0..300 * 270 * 3).map(|i| (i % 251) as u8).collect();
     let recoded = |item: Item| -> Item {
         let mut made = None;
@@ -142,16 +145,16 @@ fn an_image_is_encoded_and_decoded() {
 
 #[test]
 fn a_missing_encoder_or_decoder_is_named() {
-    let encoder = open(&case("dvae_encode_alone")).unwrap();
+    let encoder = open(case("dvae_encode_alone").path()).unwrap();
     let error = refusal(encoder.call("decode", &codes(&[0], &[1, 1, 1]), &Value::Null));
     assert!(error.to_string().contains("no decoder") && error.to_string().contains("decoder.pkl"), "{error}");
-    let decoder = open(&case("dvae_decode_alone")).unwrap();
+    let decoder = open(case("dvae_decode_alone").path()).unwrap();
     let pixels = Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap();
     let error = refusal(decoder.call("encode", &tensors("pixel_values", pixels), &Value::Null));
     assert!(error.to_string().contains("encoder.pkl"), "{error}");
     // One file of a folder with both.
-    let alone = open(&case("dvae_decode").join("decoder.pkl")).unwrap();
-    assert!(alone.card().parameters < open(&case("dvae_decode")).unwrap().card().parameters);
+    let alone = open(&case("dvae_decode").path().join("decoder.pkl")).unwrap();
+    assert!(alone.card().parameters < open(case("dvae_decode").path()).unwrap().card().parameters);
 }
 
 #[test]
@@ -209,11 +212,11 @@ fn config_values_that_are_not_implemented_are_refused_by_key() {
 
 #[test]
 fn one_of_mini_and_mega_in_one_folder_must_be_chosen() {
-    let error = refusal(open(&case("mini_forward_beside_mega")));
+    let error = refusal(open(case("mini_forward_beside_mega").path()));
     assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
     let width = |file: &str| {
         let options = LoadOptions { file: Some(file.into()), ..LoadOptions::default() };
-        let model = open_with(&case("mini_forward_beside_mega"), &options).unwrap();
+        let model = open_with(case("mini_forward_beside_mega").path(), &options).unwrap();
         let ids = Tensor::new(&[[0i64, 7, 2]], &Device::Cpu).unwrap();
         model.forward(&tensors("input_ids", ids)).unwrap()["encoder_last_hidden_state"].dims()[2]
     };
@@ -299,14 +302,14 @@ fn previews_grow_row_by_row_and_are_grey_below() {
 fn the_setting_bos_changes_the_start_token() {
     let begins = |bos: Value| {
         let settings = json!({ "bos": bos }).as_object().unwrap().clone();
-        open_with(&case("mini_generate"), &LoadOptions { settings, ..LoadOptions::default() })
+        open_with(case("mini_generate").path(), &LoadOptions { settings, ..LoadOptions::default() })
     };
     let ids = tensors("input_ids", Tensor::new(&[[0i64, 7, 9, 2]], &Device::Cpu).unwrap());
     let sequences = |model: Box<dyn Pipeline>| -> Vec<Vec<i64>> {
         let options = json!({"do_sample": false, "condition_scale": 3.0});
         model.call("generate", &ids, &options).unwrap()["sequences"].to_vec2().unwrap()
     };
-    let usual = sequences(open(&case("mini_generate")).unwrap());
+    let usual = sequences(open(case("mini_generate").path()).unwrap());
     assert_eq!(sequences(begins(json!(47)).unwrap()), usual);
     assert_ne!(sequences(begins(json!(39)).unwrap()), usual);
     assert_eq!(refusal(begins(json!(48))).kind(), ErrorKind::Input);

@@ -1,7 +1,7 @@
 //! The pipelines of OpenFlamingo and IDEFICS, on the checkpoints of their parity cases.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -9,13 +9,16 @@ use fauna_shared::checkpoint::{Metadata, StorageType, TensorInfo, write_safetens
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, Item, Prompt, Tensors};
 use fauna_shared::model::{LoadOptions, Pipeline, SampleSizes};
+use fauna_shared::parity::ModelFolder;
 use fauna_shared::source::{Finder, HfHub, HubConfig};
 use fauna_shared::zoo::Zoo;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
-fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/flamingo").join(name)
+/// The checkpoint of a case. A file that is made from a seed goes when this is dropped; an opened model keeps it.
+fn case(name: &str) -> ModelFolder {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/flamingo");
+    ModelFolder::open(&cases.join(name).join("model")).unwrap()
 }
 
 fn open(folder: &Path, settings: Value) -> Result<Box<dyn Pipeline>> {
@@ -32,7 +35,7 @@ fn open(folder: &Path, settings: Value) -> Result<Box<dyn Pipeline>> {
 }
 
 fn opened(name: &str) -> Box<dyn Pipeline> {
-    open(&case(name).join("model"), Value::Null).unwrap()
+    open(case(name).path(), Value::Null).unwrap()
 }
 
 fn refused(folder: &Path, settings: Value) -> Error {
@@ -58,10 +61,11 @@ fn answer(model: &dyn Pipeline, items: Vec<Item>) -> Result<String> {
 
 /// Copies files of a case's model, by their names, into a folder.
 fn copy(name: &str, files: &[&str], to: &Path) {
+    let from = case(name);
     for file in files {
         let path = to.join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::copy(case(name).join("model").join(file), path).unwrap();
+        std::fs::copy(from.path().join(file), path).unwrap();
     }
 }
 
@@ -202,7 +206,7 @@ fn a_truncated_checkpoint_is_named() {
     for file in [TOWER, LANGUAGE] {
         copy("open_mpt_every_1", &file, folder.path());
     }
-    let whole = std::fs::read(case("open_mpt_every_1").join("model/checkpoint.pt")).unwrap();
+    let whole = std::fs::read(case("open_mpt_every_1").path().join("checkpoint.pt")).unwrap();
     for length in [0, 10, whole.len() / 2, whole.len() - 1] {
         std::fs::write(folder.path().join("checkpoint.pt"), &whole[..length]).unwrap();
         let error = refused(folder.path(), Value::Null);
@@ -244,14 +248,14 @@ fn settings_give_the_location_of_the_parts() {
 
 #[test]
 fn settings_that_contradict_the_file_are_errors() {
-    let folder = case("open_mpt_every_1").join("model");
-    let error = refused(&folder, json!({"cross_attn_every_n_layers": 2})).to_string();
+    let trained = case("open_mpt_every_1");
+    let error = refused(trained.path(), json!({"cross_attn_every_n_layers": 2})).to_string();
     assert!(error.contains("cross_attn_every_n_layers is 2, but the file was trained with 1"), "{error}");
     assert!(error.contains("layers 0, 1, 2, 3"), "{error}");
-    let error = refused(&folder, json!({"tokenizer_length": 64})).to_string();
+    let error = refused(trained.path(), json!({"tokenizer_length": 64})).to_string();
     assert!(error.contains("tokenizer_length is 64, but the file has 61 token embeddings"), "{error}");
-    let frozen = case("open_mpt_frozen_table").join("model");
-    let error = refused(&frozen, json!({"tokenizer_length": 80})).to_string();
+    let frozen = case("open_mpt_frozen_table");
+    let error = refused(frozen.path(), json!({"tokenizer_length": 80})).to_string();
     assert!(error.contains("neither file has more than 70 token embeddings"), "{error}");
 }
 
