@@ -110,7 +110,7 @@ impl LanguageModel {
         types: Option<&Tensor>,
     ) -> Result<Tensor> {
         let (_, time) = ids.dims2()?;
-        self.check_length(time)?;
+        self.network.check_length(time)?;
         let ids = self.checked_ids(ids, mask)?;
         let types = types.map(|types| self.on_device(types)).transpose()?;
         let positions = match positions {
@@ -134,17 +134,6 @@ impl LanguageModel {
         let hidden = self.network.hidden(&self.network.embed(&ids)?, &step, cache, hook)?;
         let last = hidden.narrow(1, tokens.sequence_length() - 1, 1)?.squeeze(1)?.contiguous()?;
         self.network.logits(&last)?.ok_or_else(|| self.cannot("generate: it has no output head"))
-    }
-
-    fn check_length(&self, time: usize) -> Result<()> {
-        match self.network.has_position_limit() && time > self.network.max_position_embeddings() {
-            false => Ok(()),
-            true => Err(Error::input(format!(
-                "{time} tokens, but the model has {} positions",
-                self.network.max_position_embeddings()
-            ))
-            .hint("shorten the text")),
-        }
     }
 
     fn checked_ids(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {

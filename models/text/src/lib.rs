@@ -30,7 +30,7 @@ pub mod words;
 
 use fauna_shared::model::{CausalLm, Family};
 use fauna_shared::weights::Weights;
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 /// The model families of this crate.
@@ -63,8 +63,33 @@ pub fn causal_lm(config: &Value, weights: &Weights) -> Result<Box<dyn CausalLm>>
         Some((family, load)) => load(family.keys.read(config.clone())?, weights),
         None => {
             let types: Vec<_> = known().flat_map(|(family, _)| family.model_types.iter().copied()).collect();
-            Err(Error::unsupported(format!("no language model of model_type \"{model_type}\""))
+            Err(Error::unsupported(format!("no language model of model_type \"{model_type:.80}\""))
                 .hint(format!("known: {}", types.join(", "))))
         }
     }
+}
+
+/// [`causal_lm`] of the config at `key` of a larger one: errors name the whole path.
+///
+/// # Errors
+/// As [`causal_lm`].
+pub fn causal_lm_at(key: &str, config: &Value, weights: &Weights) -> Result<Box<dyn CausalLm>> {
+    causal_lm(config, weights).map_err(|error| match (error.kind(), error.place()) {
+        (ErrorKind::Format, None) => Error::new(error.kind(), format!("{key}.{}", error.message())),
+        _ => error.context(key),
+    })
+}
+
+/// What the networks of [`causal_lm`] call the tensor that a checkpoint with an output head calls `name`, whatever the
+/// family: the name without that of the part below the head.
+///
+/// ```
+/// for name in ["model.layers.3.mlp.up_proj.weight", "transformer.layers.3.mlp.up_proj.weight"] {
+///     assert_eq!(fauna_text::below_head(name), "layers.3.mlp.up_proj.weight");
+/// }
+/// assert_eq!(fauna_text::below_head("lm_head.weight"), "lm_head.weight");
+/// ```
+pub fn below_head(name: &str) -> &str {
+    let parts = ["model.", "transformer.", "gpt_neox."];
+    parts.iter().find_map(|part| name.strip_prefix(part)).unwrap_or(name)
 }

@@ -30,7 +30,7 @@ use crate::gguf::{self, Keys};
 /// ```
 pub static KEYS: model::Keys = model::Keys {
     fill: Some(|keys| {
-        if keys.get("model_type").and_then(Value::as_str).is_some_and(is_mistral) {
+        if keys.get("model_type").is_some_and(|model_type| model_type == "mistral") {
             for (key, size) in [("intermediate_size", 14_336), ("max_position_embeddings", 131_072)] {
                 keys.entry(key).or_insert(size.into());
             }
@@ -38,10 +38,6 @@ pub static KEYS: model::Keys = model::Keys {
     }),
     ..model::Keys::NONE
 };
-
-fn is_mistral(model_type: &str) -> bool {
-    matches!(model_type, "mistral" | "llava_mistral")
-}
 
 /// The configuration: the keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -113,7 +109,7 @@ impl Default for Config {
 
 impl Config {
     fn is_mistral(&self) -> bool {
-        is_mistral(&self.model_type)
+        self.model_type == "mistral"
     }
 
     fn kv_heads(&self) -> usize {

@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Positions};
 use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Image, Item, Prompt, Tensors};
+use fauna_shared::item::{Image, Item, Prompt, Role, Tensors, Turn};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
-use fauna_shared::text::{self, ChatTemplate, Tokenizer};
+use fauna_shared::text::{self, ChatTemplate, Message, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
 use fauna_text::called::token_ids;
@@ -126,6 +126,25 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
         _ => String::new(),
     };
     Ok((turns.iter().map(|items| items.iter().map(word).collect()).collect(), pictures))
+}
+
+/// The conversation by the release's own template, with `placeholder` where pictures belong, and the pictures in order.
+///
+/// # Errors
+/// As [`said`] and [`ChatTemplate::render`].
+pub fn rendered(template: &ChatTemplate, turns: &[Turn], placeholder: &str) -> Result<(String, Vec<Image>)> {
+    let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
+    let (texts, images) = said(&items, placeholder)?;
+    let message = |(turn, text): (&Turn, String)| {
+        let role = match turn.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        Message::new(role, text)
+    };
+    let messages: Vec<Message> = turns.iter().zip(texts).map(message).collect();
+    Ok((template.render(&messages, true)?, images))
 }
 
 /// Returns the embeddings of sequences of token ids, `(batch, sequence, hidden_size)`, with the image embeddings

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use crate::Result;
 use crate::attention::{Cache, Mask, Positions};
+use crate::{Error, Result};
 
 /// Positions and attention mask of the new tokens of a forward pass.
 #[derive(Clone, Copy)]
@@ -62,6 +62,19 @@ pub trait CausalLm: Send + Sync {
     /// Whether longer sequences are impossible (learned position embeddings) rather than only less accurate.
     fn has_position_limit(&self) -> bool {
         false
+    }
+
+    /// Whether texts of `time` tokens can be computed.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if they are longer than [a limit](Self::has_position_limit) allows.
+    fn check_length(&self, time: usize) -> Result<()> {
+        let positions = self.max_position_embeddings();
+        match self.has_position_limit() && time > positions {
+            false => Ok(()),
+            true => Err(Error::input(format!("{time} tokens, but the model has {positions} positions"))
+                .hint("shorten the text")),
+        }
     }
 
     /// Default special tokens, for checkpoints that do not set them. None by default.

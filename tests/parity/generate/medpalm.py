@@ -19,6 +19,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     SiglipVisionConfig,
 )
 
@@ -263,7 +264,7 @@ def llava(text=None, vision=None, **changes):
         rope_parameters={"rope_type": "default", "rope_theta": 2000.0},
     )
     text_fields |= text or {}
-    kind = LlamaConfig if text_fields.pop("llama", False) else MistralConfig
+    kind = text_fields.pop("kind", MistralConfig)
     if kind is LlamaConfig:
         text_fields.pop("sliding_window")
     vision_fields = dict(hidden_size=20, intermediate_size=28, num_hidden_layers=3, num_attention_heads=2,
@@ -419,7 +420,12 @@ CASES = {
         ["wwiiiiiiiiiiww"], vision_feature_layer=[-3, 2], vision_feature_select_strategy="full", image_seq_length=10,
         projector_hidden_act="silu", multimodal_projector_bias=False,
         note="the class token is read too, and the states of two layers side by side"),
-    "llava/forward_llama": see(["wwiiiiiiiiiww"], text=dict(llama=True), vision_feature_layer=-1),
+    "llava/forward_llama": see(["wwiiiiiiiiiww"], text=dict(kind=LlamaConfig), vision_feature_layer=-1),
+    "llava/forward_qwen2": see(
+        ["wwiiiiiiiiiww", "iiiiiiiiiww.."], text=dict(
+            kind=Qwen2Config, head_dim=6, use_sliding_window=True, sliding_window=4, max_window_layers=2,
+            layer_types=[GLOBAL, GLOBAL, LOCAL]),
+        note="another language model: biases on q, k and v, a window in its last block"),
     "llava/forward_window_padded": see(["wwiiiiiiiiiww", "iiiiiiiiiww.."], text=dict(sliding_window=4)),
     "llava/forward_original": see(["wwiiiiiiiiiww", "iiiiiiiiiwwww"], layout_of="original", names=original,
                                   note="each -200 stands for the 9 patches of a picture"),

@@ -1,16 +1,16 @@
 //! LLark: question answering about music.
 //!
 //! Gardner et al. 2023, "LLark: A Multimodal Instruction-Following Language Model for Music", arXiv 2310.07160,
-//! section 3. The features of Jukebox's prior are projected to Llama 2's embeddings, between `<audio_start>` and
-//! `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and `LlamaForCausalLM`, combined as in LLark's
-//! code, parity cases `tests/parity/llark`.
+//! section 3. Jukebox listens, a linear map projects what it heard into the space of words, and Llama 2, or another
+//! language model of [`fauna_text`], reads it between `<audio_start>` and `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and
+//! `LlamaForCausalLM`, wired as LLark's code wires them, parity cases `tests/parity/llark`.
 //!
 //! # Files
 //! LLark's authors published its code but not its weights. Supported are:
 //! - Jukebox alone, as a codec and for music embeddings ([`crate::jukebox`]): the inputs of LLark's projector.
 //! - A model trained with LLark's code: a folder with `config.json` of `model_type: "wrapped_llamav2"`, the tokenizer,
 //!   Llama's weights with `model.mm_projector.*` in any shard, and Jukebox's two files in `jukebox/`.
-//! - A self-trained projector with an unchanged Llama 2: its folder with `mm_projector/checkpoint-N.bin`
+//! - A self-trained projector with an unchanged Llama 2, or another language model: its folder with `mm_projector/checkpoint-N.bin`
 //!   (`model.mm_projector.weight` of `[4096, 4800]`, its bias, `model.embed_tokens.weight` with the added tokens) and
 //!   `jukebox/`, opened as `--family llark`.
 //!
@@ -31,18 +31,15 @@ use fauna_shared::nn::{Embedding, Linear};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 use fauna_text::causal::placed;
-use fauna_text::llama::{self, Llama};
+use fauna_text::{below_head, llama};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use pipeline::LLarkPipeline;
 
-/// The keys of `config.json` that define the network.
+/// The keys of `config.json` that define the network, beside those of its language model, which stand among them.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// Config of the language model, Llama.
-    #[serde(flatten)]
-    pub language: llama::Config,
     /// Dimension of the audio features: 4800 for Jukebox.
     #[serde(default = "mm_hidden_size")]
     pub mm_hidden_size: usize,
@@ -64,12 +61,15 @@ fn yes() -> bool {
 
 /// Maps the tensor names of all releases to those of this family.
 pub fn rename(name: &str) -> Name {
-    llama::rename(name)
+    match llama::rename(name) {
+        Name::Keep if below_head(name) != name => Name::To(below_head(name).to_string()),
+        renamed => renamed,
+    }
 }
 
 /// A language model with projected audio features.
 pub struct LLark {
-    language: Llama,
+    language: Box<dyn CausalLm>,
     /// The token embeddings with the added tokens, if they are next to an unchanged language model.
     embed_tokens: Option<Embedding>,
     mm_projector: Linear,
@@ -97,7 +97,9 @@ impl LLark {
         if !(config.use_mm_proj && config.mm_use_audio_start_end) {
             return Err(Error::unsupported("use_mm_proj or mm_use_audio_start_end false is not implemented"));
         }
-        let (w, width) = (&pretrained.weights, config.language.hidden_size);
+        let w = &pretrained.weights;
+        let language = language(pretrained)?;
+        let width = language.hidden_size();
         let project = |w: &Weights| w.linear("mm_projector", config.mm_hidden_size, width);
         let (mm_projector, embed_tokens, mut inventory) = match adapter(pretrained)? {
             Some((adapter, count)) => {
@@ -112,7 +114,6 @@ impl LLark {
                     .hint("LLark's was not released: put a trained one at mm_projector/checkpoint-N.bin"));
             }
         };
-        let language = <Llama as fauna_shared::model::Model>::load(config.language.clone(), w)?;
         let mut whole = w.finish()?;
         if let Some(adapter) = inventory.take() {
             whole.parameters += adapter.parameters;
@@ -192,6 +193,7 @@ impl LLark {
         mask: &Mask,
         cache: &mut Cache,
     ) -> Result<Tensor> {
+        self.language.check_length(cache.length() + x.dim(1)?)?;
         let step = Step { positions, mask, token_type_ids: None };
         self.language.hidden(x, &step, cache, &mut no_hook)
     }
@@ -215,6 +217,18 @@ impl LLark {
     pub fn max_position_embeddings(&self) -> usize {
         self.language.max_position_embeddings()
     }
+}
+
+/// The language model that the config is of: Llama where it is LLark's own.
+fn language(pretrained: &Pretrained) -> Result<Box<dyn CausalLm>> {
+    let mut config = pretrained.config.clone();
+    if matches!(config["model_type"].as_str(), None | Some("wrapped_llamav2")) {
+        config["model_type"] = json!("llama");
+    }
+    fauna_text::causal_lm(&config, &pretrained.weights).map_err(|error| match error.kind() {
+        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_place()),
+        _ => error,
+    })
 }
 
 /// The position of `<audio_start>` in a sequence, if any.

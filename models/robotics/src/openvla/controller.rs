@@ -33,7 +33,7 @@ pub struct Written {
 impl<'a> Writer<'a> {
     /// Creates it for prompts of at most `time` tokens, patches included, and `new` new tokens.
     pub fn new(network: &'a OpenVla, device: &'a Device, half: bool, time: usize, new: usize) -> Self {
-        let layers = network.config().text_config.num_hidden_layers;
+        let layers = network.language_model().num_hidden_layers();
         let cache = ActionCache { kv: Cache::new(layers, time + new).with_half(half), last_logits: None };
         Self { network, device, cache, kept: 0 }
     }
@@ -80,8 +80,8 @@ impl Decoder for Prompted<'_> {
     type Cache = ActionCache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<ActionCache> {
-        let config = self.network.config();
-        let kv = Cache::new(config.text_config.num_hidden_layers, capacity + config.patches());
+        let layers = self.network.language_model().num_hidden_layers();
+        let kv = Cache::new(layers, capacity + self.network.config().patches());
         Ok(ActionCache { kv, last_logits: None })
     }
 

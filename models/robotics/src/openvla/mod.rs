@@ -1,11 +1,11 @@
 //! OpenVLA: a vision-language-action model that predicts robot actions from an image and an instruction.
 //!
 //! Kim et al. 2024, "OpenVLA: An Open-Source Vision-Language-Action Model", arXiv 2406.09246; the design of Brohan et al.
-//! 2023, "RT-2", arXiv 2307.15818, whose weights were not released. The patch features of DINOv2 and SigLIP are
-//! concatenated and projected to the token embeddings of Llama 2, which gets `[BOS] patches tokens` and generates seven
-//! action tokens. Compared with timm's vision towers and transformers' `LlamaForCausalLM` under the names of the release,
-//! parity cases `tests/parity/openvla`. Loads `model_type: "openvla"` and the checkpoint layout of the training code.
-//! Activations are `(batch, sequence, hidden_size)`.
+//! 2023, "RT-2", arXiv 2307.15818, whose weights are closed. DINOv2 and SigLIP look side by side, a small map takes
+//! their patches into the space of words, and Llama 2, or the language model that `text_config` is of, reads
+//! `[BOS] patches words` and writes seven words that stand for numbers. Checked against timm's towers and transformers' `LlamaForCausalLM` under the release's names, parity cases
+//! `tests/parity/openvla`. Loads `model_type: "openvla"` and the layout of the training code. Activations are
+//! `(batch, time, width)`.
 
 mod alone;
 mod config;
@@ -23,7 +23,7 @@ use fauna_shared::model::{CausalLm, Family, Keys, Model, Release, Step, check_si
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_text::llama::Llama;
+use fauna_text::causal_lm_at;
 
 pub use config::Config;
 pub use pipeline::OpenVlaPipeline;
@@ -37,7 +37,7 @@ pub(crate) use release::{inventory, layout, open, rename, sample};
 pub struct OpenVla {
     vision_backbone: Vec<Vit>,
     projector: Projector,
-    language_model: Llama,
+    language_model: Box<dyn CausalLm>,
     config: Config,
 }
 
@@ -53,24 +53,25 @@ impl Model for OpenVla {
     type Config = Config;
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
-        check_sizes(&[("vocab_size less pad_to_multiple_of", config.words())])?;
+        let language_model = causal_lm_at("text_config", &config.text_config, &w.at("language_model"))?;
+        let words = language_model.vocab_size().saturating_sub(config.pad_to_multiple_of);
+        check_sizes(&[("vocab_size less pad_to_multiple_of", words)])?;
         let names = ["featurizer", "fused_featurizer"];
         let backbone = w.at("vision_backbone");
         let towers =
             config.towers.iter().zip(names).map(|(tower, name)| Vit::load(tower, &backbone.at(name)));
         Ok(Self {
             vision_backbone: towers.collect::<Result<_>>()?,
-            projector: Projector::load(&config, &w.at("projector"))?,
-            language_model: Llama::load(config.text_config.clone(), &w.at("language_model"))?,
+            projector: Projector::load(&config, language_model.hidden_size(), &w.at("projector"))?,
+            language_model,
             config,
         })
     }
 }
 
 impl Projector {
-    fn load(c: &Config, w: &Weights) -> Result<Self> {
+    fn load(c: &Config, width: usize, w: &Weights) -> Result<Self> {
         let seen: usize = c.towers.iter().map(|tower| tower.embed_dim).sum();
-        let width = c.text_config.hidden_size;
         match c.towers.len() {
             1 => Ok(Self {
                 fc1: w.linear("fc1", seen, width)?,
@@ -103,8 +104,13 @@ impl OpenVla {
     }
 
     /// Returns the language model.
-    pub fn language_model(&self) -> &Llama {
-        &self.language_model
+    pub fn language_model(&self) -> &dyn CausalLm {
+        self.language_model.as_ref()
+    }
+
+    /// Words in the vocabulary before it was padded: the last of them stand for actions.
+    pub fn words(&self) -> usize {
+        self.language_model.vocab_size().saturating_sub(self.config.pad_to_multiple_of)
     }
 
     /// Returns the shape of `pixel_values` without the batch axis, `(3 · towers, height, width)`.
@@ -158,7 +164,9 @@ impl OpenVla {
 
     /// Returns the hidden states of `embeddings` after the final norm, `(batch, sequence, hidden_size)`; extends the KV `cache`.
     pub fn hidden(&self, embeddings: &Tensor, mask: &Mask, cache: &mut Cache) -> Result<Tensor> {
-        let positions = Positions::counting(cache.length(), embeddings.dim(1)?);
+        let (past, time) = (cache.length(), embeddings.dim(1)?);
+        self.language_model.check_length(past + time)?;
+        let positions = Positions::counting(past, time);
         let step = Step { positions: &positions, mask, token_type_ids: None };
         self.language_model.hidden(embeddings, &step, cache, &mut no_hook)
     }

@@ -55,11 +55,11 @@ impl OpenVlaPipeline {
     /// # Errors
     /// An invalid config, tensor, processor file or statistics file; the error names the file.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let (network, inventory) = pretrained.load::<OpenVla>()?;
+        let (network, inventory) = super::release::load(pretrained)?;
         let config = network.config();
         let architecture = pretrained.architecture("OpenVLAForActionPrediction");
         let mut card = pretrained.card(&architecture, &inventory);
-        card.context = Some(config.text_config.max_position_embeddings);
+        card.context = Some(network.language_model().max_position_embeddings());
         let statistics = statistics(pretrained)?;
         let unnorm_key = match pretrained.options.settings.get("unnorm_key") {
             None | Some(Value::Null) => None,
@@ -74,7 +74,7 @@ impl OpenVlaPipeline {
             card.notes.push(format!("unnorm_key is one of {keys}"));
         }
         Ok(Self {
-            actions: ActionTokenizer::new(config.words(), config.n_action_bins, -1.0, 1.0)
+            actions: ActionTokenizer::new(network.words(), config.n_action_bins, -1.0, 1.0)
                 .map_err(|error| error.context("n_action_bins"))?,
             processor: processor(pretrained, &network)?,
             words: words::tokenizer(pretrained)?,
@@ -123,7 +123,7 @@ impl OpenVlaPipeline {
                 ids.dims()
             )));
         }
-        let vocabulary = self.network.config().text_config.vocab_size;
+        let vocabulary = self.network.language_model().vocab_size();
         let real = mask.map(words::real_tokens).transpose()?;
         Ok((words::checked_ids(ids, mask, vocabulary, &self.device)?, real))
     }
@@ -141,7 +141,7 @@ impl OpenVlaPipeline {
                 None => Mask::causal(),
                 Some(real) => Mask::causal().with_padding(&around(real, patches.as_ref())?)?,
             };
-            let mut cache = Cache::new(self.network.config().text_config.num_hidden_layers, x.dim(1)?);
+            let mut cache = Cache::new(self.network.language_model().num_hidden_layers(), x.dim(1)?);
             out.insert("logits".into(), self.network.logits(&self.network.hidden(&x, &mask, &mut cache)?)?);
         }
         if let Some(patches) = patches {
@@ -233,7 +233,7 @@ impl OpenVlaPipeline {
             return Err(Error::input(format!("max_new_tokens is {new}, but an action has {dim} tokens")));
         }
         let mut rows: Vec<Vec<u32>> = ids.to_vec2()?;
-        let vocabulary = self.network.config().text_config.vocab_size;
+        let vocabulary = self.network.language_model().vocab_size();
         if action.is_some() {
             rows.iter_mut().for_each(|row| end_with_boundary(row, vocabulary));
         }
@@ -261,16 +261,15 @@ impl OpenVlaPipeline {
     fn following(&self, task: &Task) -> Result<OpenVlaController<'_>> {
         let statistics = self.statistics_of(task.unnorm_key.as_deref())?.clone();
         let tokenizer = self.tokenizer()?;
-        let config = self.network.config();
-        let text = &config.text_config;
-        let ids = config.wording.tokens(tokenizer, &task.instruction, text.vocab_size)?;
+        let (config, language) = (self.network.config(), self.network.language_model());
+        let ids = config.wording.tokens(tokenizer, &task.instruction, language.vocab_size())?;
         let whole = ids.len() + config.patches() + statistics.dim();
-        if whole > text.max_position_embeddings {
+        if whole > language.max_position_embeddings() {
             return Err(Error::input(format!(
                 "the instruction has {} tokens; with the image and the action these are {whole}, but the model was \
                 trained for {}",
                 ids.len(),
-                text.max_position_embeddings
+                language.max_position_embeddings()
             ))
             .hint("use a shorter instruction"));
         }

@@ -3,7 +3,8 @@
 use fauna_shared::model::{Layout, LoadOptions, Pipeline, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name};
-use fauna_shared::{Error, Result};
+use fauna_shared::{Error, ErrorKind, Result};
+use fauna_text::below_head;
 use serde_json::{Value, json};
 
 use super::config::of_training_code;
@@ -39,6 +40,10 @@ fn in_base(name: &str) -> Name {
         .into_iter()
         .find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)))
         .unwrap_or_else(|| name.to_string());
+    let renamed = match renamed.strip_prefix("language_model.") {
+        Some(rest) => format!("language_model.{}", below_head(rest)),
+        None => renamed,
+    };
     // timm's name of LayerScale, which transformers would take for that of a norm.
     let renamed = match renamed.strip_suffix(".gamma") {
         Some(place) => format!("{place}.scale_factor"),
@@ -76,7 +81,7 @@ fn trained(files: &Files, options: &LoadOptions) -> Result<Vec<std::path::PathBu
     match found[..] {
         [] if options.file.is_none() => Ok(Vec::new()),
         [] => Err(Error::new(
-            fauna_shared::ErrorKind::NotFound,
+            ErrorKind::NotFound,
             format!("the release has no file {}", options.file.as_deref().unwrap_or_default()),
         )),
         [one] => Ok(vec![files.require(one)?]),
@@ -121,13 +126,21 @@ fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
     }
 }
 
+/// The network. What is wrong with the config of its language model has its file.
+pub(super) fn load(pretrained: &Pretrained) -> Result<(OpenVla, Inventory)> {
+    pretrained.load::<OpenVla>().map_err(|error| match error.kind() {
+        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_place()),
+        _ => error,
+    })
+}
+
 /// Lists the tensors of a release; a separate component has none.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     match alone::is_alone(pretrained) {
         true => pretrained.weights.finish(),
         false => {
             refuse_fine_tuned(pretrained)?;
-            Ok(pretrained.load::<OpenVla>()?.1)
+            Ok(load(pretrained)?.1)
         }
     }
 }
@@ -218,6 +231,7 @@ mod tests {
 
     #[test]
     fn tensor_names_of_both_formats_are_mapped() {
+        let to = |name: &str| Name::To(name.to_string());
         let pairs = [
             (
                 "language_model.model.layers.3.mlp.up_proj.weight",
@@ -233,6 +247,13 @@ mod tests {
             ("vision_backbone.fused_featurizer.pos_embed", "vision_backbone.siglip_featurizer.pos_embed"),
             ("projector.fc1.weight", "model.projector.fc1.weight"),
         ];
+        for llm in ["transformer", "gpt_neox"] {
+            let [hf, trained] = ["language_model", "llm_backbone.llm"].map(|at| format!("{at}.{llm}.h.0.w"));
+            assert_eq!(
+                (rename(&hf), rename(&trained)),
+                (to("language_model.h.0.w"), to("language_model.h.0.w"))
+            );
+        }
         let renamed = |name: &str| match rename(name) {
             Name::To(name) => name,
             _ => name.to_string(),

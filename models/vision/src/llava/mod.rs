@@ -1,10 +1,11 @@
-//! LLaVA-Med: visual question answering by CLIP, an MLP projector and Mistral.
+//! LLaVA-Med: visual question answering by CLIP, an MLP projector and Mistral, or to another language
+//! model.
 //!
 //! Li et al. 2023, "LLaVA-Med", arXiv 2306.00890; Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning",
-//! arXiv 2310.03744. The hidden states of CLIP's second-to-last layer are projected to the language model's embeddings.
-//! Checked against transformers `LlavaForConditionalGeneration`, parity cases `tests/parity/llava`. Loads
-//! `model_type: "llava_mistral"`, the original format, and `"llava"`, transformers' format.
-//! Activations are `(batch, sequence, hidden_size)`.
+//! arXiv 2310.03744. CLIP looks, a small map takes the states of its last block but one into the space of words, and
+//! Mistral reads both as one sequence; `text_config` may be that of any language model of [`fauna_text`]. Checked against transformers `LlavaForConditionalGeneration`, parity cases
+//! `tests/parity/llava`. Loads `model_type: "llava_mistral"`, the original layout, and `"llava"`, transformers' own.
+//! Activations are `(batch, time, width)`.
 
 mod prompt;
 
@@ -13,12 +14,11 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::image::processor::CLIP_MEAN;
 use fauna_shared::item::{Image, Modality, Prompt};
-use fauna_shared::model::{CausalLm, Family, Keys, Model, Pipeline, Pretrained, Release, Step, no_hook};
+use fauna_shared::model::{CausalLm, Family, Keys, Pipeline, Pretrained, Release, Step, no_hook};
 use fauna_shared::nn::{Activation, Linear};
 use fauna_shared::weights::{Inventory, Name};
 use fauna_shared::{Error, Result, json};
-use fauna_text::llama::{self, Llama};
-use fauna_text::words;
+use fauna_text::{below_head, causal_lm, causal_lm_at, words};
 use serde_json::{Value, json};
 
 use crate::clip::{VisionConfig, VisionTower, without_class};
@@ -27,6 +27,7 @@ use crate::vision_language::{
     self, Marks, MultimodalProcessor, PipelineSettings, VisionLanguageModel, VisionLanguagePipeline,
     with_parts,
 };
+use prompt::Form;
 
 /// The vision tower of LLaVA 1.5 and LLaVA-Med, for configs that only name it.
 const TOWER: &str = "openai/clip-vit-large-patch14-336";
@@ -37,8 +38,8 @@ const IMAGE: i64 = -200;
 /// `config.json` of either format.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Config of the language model.
-    pub language: llama::Config,
+    /// The language model's config, its `model_type` among the keys.
+    pub language: Value,
     /// Indices of the vision tower's `hidden_states` that are used, from the end if negative; several are concatenated.
     pub layers: Vec<i64>,
     /// Whether the class token is used.
@@ -66,7 +67,7 @@ pub static KEYS: Keys = Keys {
     mapped: &[("image_token_id", "image_token_index")],
     // The number of image tokens follows from the vision tower.
     harmless: &["image_seq_length"],
-    parts: &[("text_config", &llama::KEYS), ("vision_config", &Keys::NONE)],
+    parts: &[("text_config", &Keys::NONE), ("vision_config", &Keys::NONE)],
     ..Keys::NONE
 };
 
@@ -79,13 +80,18 @@ impl Config {
         let wrong = |message: String| pretrained.config_error(message);
         match pretrained.config["text_config"].is_object() {
             true => Self::of_transformers(&pretrained.config, &wrong),
-            false => Self::of_the_original(&pretrained.config, &wrong),
+            false => Self::of_the_original(&pretrained.config),
         }
     }
 
-    fn of_the_original(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
-        let told = |error: Error| wrong(error.message().to_string());
-        let language = vision_language::without_nulls(config, &["sliding_window"]);
+    fn of_the_original(config: &Value) -> Result<Self> {
+        let mut language = vision_language::without_nulls(config, &["sliding_window"]);
+        language["model_type"] = match config["model_type"].as_str() {
+            Some("llava_mistral") => json!("mistral"),
+            _ => json!("llama"),
+        };
+        // What reads here always has its head, whatever class it was saved as.
+        language["architectures"] = json!([]);
         let refuse = |key: &str, found: &Value, known: &str| {
             Err(Error::unsupported(format!("{key} {found} is not implemented"))
                 .hint(format!("known: {known}")))
@@ -118,7 +124,7 @@ impl Config {
             _ => return refuse("mm_projector_type", &config["mm_projector_type"], "linear, mlpNx_gelu"),
         };
         Ok(Self {
-            language: json::typed(language).map_err(told)?,
+            language,
             layers: vec![config["mm_vision_select_layer"].as_i64().unwrap_or(-2)],
             with_class,
             projector: Projection { maps, activation: Activation::GeluErf, bias: true },
@@ -127,18 +133,21 @@ impl Config {
     }
 
     fn of_transformers(config: &Value, wrong: &dyn Fn(String) -> Error) -> Result<Self> {
-        let text = vision_language::without_nulls(&config["text_config"], &["sliding_window"]);
         let told = |error: Error| wrong(error.message().to_string());
         let flag = |key: &str| json::part::<Option<bool>>(key, config[key].clone()).map_err(told);
-        let kind = text["model_type"].as_str().unwrap_or("llama").to_string();
-        if !["llama", "mistral"].contains(&kind.as_str()) {
-            let error = format!("text_config of model_type \"{kind:.80}\" is not implemented");
-            return Err(Error::unsupported(error).hint("known: llama, mistral"));
-        }
-        let mut language = text.as_object().cloned().unwrap_or_default();
-        language.insert("model_type".into(), json!(kind));
+        let text = &config["text_config"];
+        let mut language = match text["model_type"].as_str().unwrap_or("llama") {
+            kind @ ("llama" | "mistral") => {
+                let mut language = vision_language::without_nulls(text, &["sliding_window"]);
+                language["model_type"] = json!(kind);
+                language
+            }
+            _ => text.clone(),
+        };
+        // What reads here always has its head, whatever class a part of it was saved as.
+        language["architectures"] = json!([]);
         if flag("tie_word_embeddings")? == Some(true) {
-            language.insert("tie_word_embeddings".into(), json!(true));
+            language["tie_word_embeddings"] = json!(true);
         }
         let layers = match &config["vision_feature_layer"] {
             Value::Null => vec![-2],
@@ -163,7 +172,7 @@ impl Config {
         let token: Option<u32> =
             json::part("image_token_index", config["image_token_index"].clone()).map_err(told)?;
         Ok(Self {
-            language: json::part("text_config", llama::KEYS.read(language.into())?).map_err(told)?,
+            language,
             layers,
             with_class,
             projector: Projection { maps: 2, activation, bias },
@@ -206,6 +215,10 @@ pub fn rename(name: &str) -> Name {
         .into_iter()
         .find_map(|(from, to)| Some(format!("{to}{}", plain.strip_prefix(from)?)))
         .unwrap_or_else(|| format!("language_model.{plain}"));
+    let renamed = match renamed.strip_prefix("language_model.") {
+        Some(rest) => format!("language_model.{}", below_head(rest)),
+        None => renamed,
+    };
     if renamed == name { Name::Keep } else { Name::To(renamed) }
 }
 
@@ -214,7 +227,7 @@ pub struct Llava {
     config: Config,
     vision_tower: VisionTower,
     mm_projector: Vec<Linear>,
-    language_model: Llama,
+    language_model: Box<dyn CausalLm>,
 }
 
 impl Llava {
@@ -230,14 +243,19 @@ impl Llava {
         let vision: VisionConfig =
             json::part("vision_config", vision).map_err(|error| pretrained.config_error(error.message()))?;
         let depths = depths(&config.layers, vision.num_hidden_layers)?;
-        let (width, seen) = (config.language.hidden_size, vision.hidden_size.saturating_mul(depths.len()));
+        let words = w.at("language_model");
+        let language_model = match pretrained.config["text_config"].is_object() {
+            true => causal_lm_at("text_config", &config.language, &words),
+            false => causal_lm(&config.language, &words),
+        };
+        let language_model = language_model.map_err(|error| error.at(pretrained.config_place()))?;
+        let (width, seen) = (language_model.hidden_size(), vision.hidden_size.saturating_mul(depths.len()));
         let projector = (0..config.projector.maps).map(|i| {
             let inputs = if i == 0 { seen } else { width };
             // The numbers of the names include the activations.
             w.linear_bias_if(config.projector.bias, &format!("mm_projector.{}", 2 * i), inputs, width)
         });
         let mm_projector = projector.collect::<Result<Vec<_>>>()?;
-        let language_model = Llama::load(config.language.clone(), &w.at("language_model"))?;
         let (vision_tower, part) = match w.has("vision_tower", true) {
             true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
             false => {
@@ -359,6 +377,7 @@ impl VisionLanguageModel for Llava {
         _pictures: Option<&Marks>,
         cache: &mut Cache,
     ) -> Result<Tensor> {
+        self.language_model.check_length(cache.length() + x.dim(1)?)?;
         let mask = match real {
             Some(real) => Mask::causal().with_padding(real)?,
             None => Mask::causal(),
@@ -412,11 +431,13 @@ impl VisionLanguageModel for Llava {
     }
 
     fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
-        let form = match self.config.language.model_type.as_str() {
-            "mistral" | "llava_mistral" => prompt::Form::Mistral,
-            _ => prompt::Form::Vicuna,
+        let (form, template) = match self.config.language["model_type"].as_str() {
+            Some("mistral") => (Form::Mistral, None),
+            Some("llama") => (Form::Vicuna, None),
+            // Of these LLaVA has no form of its own.
+            _ => (Form::Vicuna, kit.template.as_ref()),
         };
-        prompt::tokens(kit, prompt, form, self.place(), self.tokens_of_a_picture())
+        prompt::tokens(kit, prompt, form, template, self.place(), self.tokens_of_a_picture())
     }
 }
 
@@ -440,8 +461,19 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
     // The original releases have CLIP's processor config, which does not pad to a square.
     let original = !pretrained.config["text_config"].is_object();
     let processor = if original && !square { processor.squared(CLIP_MEAN) } else { processor };
-    let settings =
-        PipelineSettings { card, processor, both_ways: false, end: &[2], end_of_turn: None, answer: 1024 };
+    let known = network.language_model.default_tokens();
+    let end: &[u32] = match network.config.language["model_type"].as_str() {
+        Some("llama" | "mistral") => &[2],
+        _ => known.eos,
+    };
+    let settings = PipelineSettings {
+        card,
+        processor,
+        both_ways: false,
+        end,
+        end_of_turn: known.end_of_turn,
+        answer: 1024,
+    };
     Ok(Box::new(VisionLanguagePipeline::new(pretrained, network, settings)?))
 }
 

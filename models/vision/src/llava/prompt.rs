@@ -1,9 +1,10 @@
 //! The prompt formats of LLaVA-Med and LLaVA 1.5.
 
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
+use fauna_shared::text::ChatTemplate;
 use fauna_shared::{Error, Result};
 
-use crate::vision_language::{MultimodalProcessor, said};
+use crate::vision_language::{MultimodalProcessor, rendered, said};
 
 /// The placeholder of an image in a text.
 const PLACE: &str = "<image>";
@@ -18,21 +19,27 @@ pub enum Form {
 }
 
 /// Formats and tokenizes `prompt`; returns its token ids, with `tokens` times `place` per image, and its images. Texts
-/// between images are tokenized separately, as in the original.
+/// between images are tokenized separately, as in the original. `template`: the release's own way of telling turns apart, which `form` gives way
+/// to.
 pub fn tokens(
     kit: &MultimodalProcessor,
     prompt: &Prompt,
     form: Form,
+    template: Option<&ChatTemplate>,
     place: u32,
     tokens: usize,
 ) -> Result<(Vec<u32>, Vec<Image>)> {
-    let (words, images) = words(prompt, form)?;
+    let (words, images) = match template {
+        Some(template) => by_template(prompt, template)?,
+        None => words(prompt, form)?,
+    };
     let mut ids = Vec::new();
     for (i, part) in words.split(PLACE).enumerate() {
         if i > 0 {
             ids.extend(std::iter::repeat_n(place, tokens));
         }
-        let mut part = kit.tokenizer.encode(part, true)?;
+        // A template writes the begin token itself.
+        let mut part = kit.tokenizer.encode(part, template.is_none())?;
         // Only the first part keeps its BOS token.
         if i > 0 && part.first().copied() == kit.tokenizer.special().bos && !part.is_empty() {
             part.remove(0);
@@ -85,6 +92,24 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     Ok((out, images))
 }
 
+/// `prompt` in the words of the release's own template, which keeps the places of pictures.
+fn by_template(prompt: &Prompt, template: &ChatTemplate) -> Result<(String, Vec<Image>)> {
+    let turn = |role, items: &[Item]| Turn { role, items: on_lines(items) };
+    let turns = match prompt {
+        Prompt::Chat(turns) => turns.iter().map(|said| turn(said.role, &said.items)).collect(),
+        Prompt::Items(items) => vec![turn(Role::User, items)],
+        Prompt::Infill { .. } => return Err(Prompt::no_infill()),
+    };
+    let (words, images) = rendered(template, &turns, PLACE)?;
+    match words.matches(PLACE).count() {
+        places if places == images.len() => Ok((words, images)),
+        places => Err(Error::input(format!(
+            "the chat template left {places} places ({PLACE}) for {} pictures",
+            images.len()
+        ))),
+    }
+}
+
 /// Adds a newline after each image, unless the texts contain placeholders.
 fn on_lines(items: &[Item]) -> Vec<Item> {
     let placed = items.iter().any(|item| matches!(item, Item::Text(text) if text.contains(PLACE)));
@@ -111,6 +136,20 @@ mod tests {
         let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
         assert_eq!(words(&prompt, Form::Mistral).unwrap().0, "[INST] <image>\nWhat is shown? [/INST]");
         assert_eq!(words(&prompt, Form::Vicuna).unwrap().0, "USER: <image>\nWhat is shown? ASSISTANT:");
+    }
+
+    #[test]
+    fn another_language_models_template_tells_the_turns_apart() {
+        let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+            <|im_start|>assistant\n";
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
+        let (said, images) = by_template(&prompt, &template).unwrap();
+        let wanted = "<|im_start|>user\n<image>\nWhat is shown?<|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!((said.as_str(), images.len()), (wanted, 1));
+        let deaf = ChatTemplate::new("nothing", None, None).unwrap();
+        let error = by_template(&prompt, &deaf).unwrap_err().to_string();
+        assert!(error.contains("left 0 places"), "{error}");
     }
 
     #[test]

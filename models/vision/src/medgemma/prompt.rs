@@ -1,11 +1,10 @@
 //! The prompt format of Gemma 3's processor, and Med-PaLM M's one-shot prompts.
 
 use fauna_shared::item::{Image, Item, Prompt, Role, Turn};
-use fauna_shared::text::Message;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-use crate::vision_language::{MultimodalProcessor, said};
+use crate::vision_language::{MultimodalProcessor, rendered, said};
 
 /// The placeholder of an image in a text.
 const PLACE: &str = "<start_of_image>";
@@ -84,13 +83,13 @@ pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Resu
             return Err(Error::unsupported("this release has no chat template")
                 .hint("it continues text: give it a prompt without turns"));
         }
-        (Prompt::Items(items), Some(_)) => {
+        (Prompt::Items(items), Some(template)) => {
             let turn = Turn { role: Role::User, items: shot(items)? };
-            let (words, images) = rendered(kit, &[turn])?;
+            let (words, images) = rendered(template, &[turn], PLACE)?;
             (words, images, false)
         }
-        (Prompt::Chat(turns), Some(_)) => {
-            let (words, images) = rendered(kit, turns)?;
+        (Prompt::Chat(turns), Some(template)) => {
+            let (words, images) = rendered(template, turns, PLACE)?;
             (words, images, false)
         }
     };
@@ -100,23 +99,6 @@ pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Resu
             .hint("it is of a text-only release"));
     }
     Ok((kit.tokenizer.encode(&words, adds_begin)?, images))
-}
-
-/// Renders the turns with the release's chat template.
-fn rendered(kit: &MultimodalProcessor, turns: &[Turn]) -> Result<(String, Vec<Image>)> {
-    let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
-    let (texts, images) = said(&items, PLACE)?;
-    let message = |(turn, text): (&Turn, String)| {
-        let role = match turn.role {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        };
-        Message::new(role, text)
-    };
-    let messages: Vec<Message> = turns.iter().zip(texts).map(message).collect();
-    let template = kit.template.as_ref().ok_or_else(|| Error::unsupported("no chat template"))?;
-    Ok((template.render(&messages, true)?, images))
 }
 
 /// Replaces each placeholder by the image tokens of the image and of its pan-and-scan crops.
