@@ -26,7 +26,7 @@ pub struct Writer<'a> {
 pub struct Written {
     /// The new tokens.
     pub tokens: Vec<u32>,
-    /// The logits of the last of them, `(vocab_size)` of float32.
+    /// The logits of the last of them, `(vocab_size)` of float32, on the network's device.
     pub last_logits: Tensor,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Writer<'a> {
         self.kept = usize::from(patches.is_some());
         let last = self.cache.last_logits.take();
         let last = last.ok_or_else(|| Error::new(ErrorKind::Compute, "no token was generated"))?;
-        let last_logits = last.i(0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        let last_logits = last.i(0)?.to_dtype(DType::F32)?.contiguous()?;
         Ok(Written { tokens: made.tokens.remove(0), last_logits })
     }
 }
