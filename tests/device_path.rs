@@ -117,6 +117,24 @@ fn a_greedy_step_of_a_padded_batch_copies_one_more_mask() {
     assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the host, {to_device} to the device");
 }
 
+/// The router's choice of experts is read by nobody but the device; the window of every other layer is one mask.
+#[test]
+fn a_greedy_step_of_a_mixture_of_experts_reads_no_choice() {
+    let (to_host, to_device) = copies_per_step("gpt_oss/generate", &[&[3, 5, 7]], None);
+    assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the CPU, {to_device} from it");
+}
+
+/// Distances and the mask of padding go there; which rows have nothing to read is known there since the first step.
+#[test]
+fn a_greedy_step_of_t5_copies_as_much_where_a_row_has_nothing_to_read() {
+    let prompts: [&[i64]; 2] = [&[5, 9, 1, 7], &[4, 6, 8, 3]];
+    for last in [1, 0] {
+        let mask: [&[i64]; 2] = [&[1, 1, 1, 0], &[last, 0, 0, 0]];
+        let (to_host, to_device) = copies_per_step("t5/generate_tied", &prompts, Some(&mask));
+        assert!(to_host <= 1.0 && to_device <= 2.0, "{last}: {to_host} to the CPU, {to_device} from it");
+    }
+}
+
 /// Rows of a quantized embedding table are dequantized on the host, and the table is not dequantized as a whole.
 #[test]
 fn a_greedy_step_with_a_quantized_embedding_copies_the_rows_it_looks_up() {

@@ -1,7 +1,7 @@
 //! Attention masks.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -86,6 +86,17 @@ struct Padding {
     real: Vec<Vec<bool>>,
     /// The form that the CPU kernel takes.
     kernel: ForKernel,
+    blind: Blind,
+}
+
+/// What [`Mask::blind`] gives, once a layer has asked.
+#[derive(Default)]
+struct Blind(OnceLock<Tensor>);
+
+impl std::fmt::Debug for Blind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_")
+    }
 }
 
 #[derive(Debug)]
@@ -211,7 +222,8 @@ impl Mask {
         if real.iter().flatten().all(|real| *real) {
             return Ok(Self { padding: None, additive: Made::default(), ..self });
         }
-        let padding = Padding { keys, real: real.to_vec(), kernel: ForKernel::new(real) };
+        let padding =
+            Padding { keys, real: real.to_vec(), kernel: ForKernel::new(real), blind: Blind::default() };
         Ok(Self { padding: Some(Arc::new(padding)), additive: Made::default(), ..self })
     }
 
@@ -220,12 +232,20 @@ impl Mask {
         Self { distances: Some(distances), ..self }
     }
 
-    /// Returns 1 for each sequence whose keys are all padding and 0 for the others, `(batch)`; `None` if there is no
-    /// such sequence.
-    pub fn fully_masked(&self) -> Option<Vec<f32>> {
-        let real = &self.padding.as_ref()?.real;
-        let blind: Vec<f32> = real.iter().map(|row| f32::from(u8::from(!row.contains(&true)))).collect();
-        blind.contains(&1.0).then_some(blind)
+    /// The sequences all of whose keys are hidden, if there are any: 1 for each of those and 0 for the others,
+    /// `(batch, 1, 1)` of float32 on `device`, where it is brought once for all layers.
+    pub fn fully_masked(&self, device: &Device) -> Result<Option<Tensor>> {
+        let Some(Padding { real, blind, .. }) = self.padding.as_deref() else { return Ok(None) };
+        if real.iter().all(|row| row.contains(&true)) {
+            return Ok(None);
+        }
+        if let Some(made) = blind.0.get().filter(|made| made.device().same_device(device)) {
+            return Ok(Some(made.clone()));
+        }
+        let rows = real.iter().map(|row| f32::from(u8::from(!row.contains(&true)))).collect();
+        let made = transfer::to_device(rows, (real.len(), 1, 1), device)?;
+        let _ = blind.0.set(made.clone());
+        Ok(Some(made))
     }
 
     /// Whether query `query` of sequence `row` attends to key `key` of `keys` keys. `query` is a position among the

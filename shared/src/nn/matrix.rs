@@ -93,6 +93,32 @@ impl Matrix {
         Ok(Self { outputs, inputs, storage: Storage::DeviceBlocks { tensor: Arc::new(tensor), rows } })
     }
 
+    /// `matrices` as one tensor, `(count, outputs, inputs)`, whose parts they are from then on, so that a device can choose
+    /// among them. None, and the matrices as they came, where they do not lie dense on a device, all of one shape and type.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) if there is no memory.
+    pub fn stack(matrices: Vec<Self>) -> Result<(Vec<Self>, Option<Tensor>)> {
+        let mut tensors = Vec::with_capacity(matrices.len());
+        for matrix in &matrices {
+            match (&matrix.storage, tensors.first()) {
+                (Storage::Device(tensor), None) => tensors.push(tensor),
+                (Storage::Device(tensor), Some(first))
+                    if (tensor.dims(), tensor.dtype()) == (first.dims(), first.dtype()) =>
+                {
+                    tensors.push(tensor);
+                }
+                _ => return Ok((matrices, None)),
+            }
+        }
+        if tensors.is_empty() {
+            return Ok((matrices, None));
+        }
+        let stack = Tensor::stack(&tensors, 0)?;
+        let parts = (0..matrices.len()).map(|i| Self::device(stack.get(i)?)).collect::<Result<_>>()?;
+        Ok((parts, Some(stack)))
+    }
+
     pub(crate) fn absent(outputs: usize, inputs: usize) -> Self {
         Self { outputs, inputs, storage: Storage::Absent }
     }

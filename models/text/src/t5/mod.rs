@@ -510,11 +510,10 @@ impl Attention {
     fn forward(&self, x: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Result<Tensor> {
         let q = self.split(self.q.forward(x)?)?;
         let mut seen = attend(&q, k, v, mask, 1.0)?;
-        if let Some(blind) = mask.fully_masked() {
+        if let Some(blind) = mask.fully_masked(x.device())? {
             // In the reference, a sequence whose keys are all masked gets the mean of all values.
-            let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(v.dtype())?;
             let mean = v.flatten(2, 3)?.mean_keepdim(1)?;
-            seen = seen.broadcast_add(&mean.broadcast_mul(&blind)?)?;
+            seen = seen.broadcast_add(&mean.broadcast_mul(&blind.to_dtype(v.dtype())?)?)?;
         }
         self.o.forward(&seen)
     }
@@ -533,8 +532,8 @@ impl Attention {
         let q = q.matmul(&by_head(&self.k)?)?.transpose(0, 1)?.unsqueeze(1)?.contiguous()?;
         let state = states.unsqueeze(2)?;
         let mut seen = attend(&q, &state, &state, mask, 1.0)?.reshape((batch, heads, width))?;
-        if let Some(blind) = mask.fully_masked() {
-            let blind = Tensor::new(blind, x.device())?.reshape(((), 1, 1))?.to_dtype(states.dtype())?;
+        if let Some(blind) = mask.fully_masked(x.device())? {
+            let blind = blind.to_dtype(states.dtype())?;
             seen = seen.broadcast_add(&states.mean_keepdim(1)?.broadcast_mul(&blind)?)?;
         }
         let seen = seen.transpose(0, 1)?.contiguous()?.matmul(&by_head(&self.v)?.transpose(1, 2)?)?;
