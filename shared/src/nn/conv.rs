@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::host;
 use crate::kernels::conv::{self as kernel, Taps};
 use crate::kernels::memory;
+use crate::runtime::kernels_serve;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -174,12 +175,14 @@ impl ConvOptions {
 /// A one-dimensional convolution, `y[t] = Σ weight[j] · x[t·stride + j·dilation] + bias`.
 #[derive(Debug, Clone)]
 pub struct Conv1d {
-    /// `(outputs, kernel * inputs)`: in the order of the input frames.
+    /// `(outputs, kernel, inputs)`: one output's taps lie as the frames they meet, or, on a device, as candle's own
+    /// convolution takes them.
     weight: Tensor,
     bias: Option<Tensor>,
     inputs: usize,
     options: ConvOptions,
-    /// The weight in the layout of candle's convolution, `(outputs, inputs, kernel)`, created when that is used.
+    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel)`, once that has computed; on a device
+    /// the weight itself.
     turned: Arc<OnceLock<Tensor>>,
 }
 
@@ -200,9 +203,7 @@ impl Conv1d {
             )));
         };
         if !host::serves(x) {
-            let weight = kept(&self.turned, || {
-                self.weight.reshape((outputs, options.kernel, inputs))?.transpose(1, 2)?.contiguous()
-            })?;
+            let weight = kept(&self.turned, || self.weight.transpose(1, 2)?.contiguous())?;
             let weight = weight.to_dtype(x.dtype())?;
             let turned = x.transpose(1, 2)?.contiguous()?;
             let y = turned.conv1d(&weight, options.padding, options.stride, options.dilation, 1)?;
@@ -302,9 +303,7 @@ impl Weights {
     pub fn conv1d(&self, name: &str, inputs: usize, outputs: usize, options: ConvOptions) -> Result<Conv1d> {
         let (here, options) = (self.at(name), options.checked()?);
         let weight = here.taps([outputs, inputs, options.kernel], options.weight_norm)?;
-        let weight = arrange(&weight, (outputs, options.kernel.saturating_mul(inputs)), |weight| {
-            weight.transpose(1, 2)
-        })?;
+        let weight = laid(weight.transpose(1, 2)?, [0, 2, 1], kernels_serve(self.runtime().device()))?;
         let bias = here.bias_if(options.bias, outputs)?;
         Ok(Conv1d { weight, bias, inputs, options, turned: Arc::default() })
     }
@@ -382,6 +381,18 @@ pub(super) fn arrange(
     Ok(match is_stand_in(stored) {
         true => Tensor::zeros((), stored.dtype(), stored.device())?.broadcast_as(shape)?,
         false => turn(stored)?.contiguous()?.reshape(shape)?,
+    })
+}
+
+/// `weight`, whose axes stand as the CPU's kernels take it: without gaps for them, or else without gaps in the order of
+/// `candle`'s own convolution, which then keeps no second one.
+pub(super) fn laid<const N: usize>(weight: Tensor, candle: [usize; N], for_kernels: bool) -> Result<Tensor> {
+    let mut back = [0; N];
+    candle.iter().enumerate().for_each(|(to, from)| back[*from] = to);
+    Ok(match (is_stand_in(&weight), for_kernels) {
+        (true, _) => weight,
+        (false, true) => weight.contiguous()?,
+        (false, false) => weight.permute(candle)?.contiguous()?.permute(back)?,
     })
 }
 

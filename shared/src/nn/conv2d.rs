@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use super::conv::{add_bias, arrange, is_stand_in, kept, same_inputs, with_parameters};
+use super::conv::{add_bias, is_stand_in, kept, laid, same_inputs, with_parameters};
 use super::{Activation, host};
 use crate::kernels::conv2d::{self as kernel, Pictures, Window};
 use crate::kernels::matmul::Finish;
 use crate::kernels::memory;
+use crate::runtime::kernels_serve;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -92,16 +93,19 @@ impl Conv2dOptions {
     }
 }
 
+/// The axes of a [`Conv2d`]'s weight in the order of candle's convolution.
+const CANDLE: [usize; 4] = [3, 2, 0, 1];
+
 /// A two-dimensional convolution, `y[i, j] = Σ weight[a, b] · x[i·stride + a, j·stride + b] + bias`.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// `(kernel * kernel * inputs, outputs)`, taps row by row.
+    /// `(kernel, kernel, inputs, outputs)`, taps row by row; on a device they lie as candle's own convolution takes them.
     weight: Tensor,
     bias: Option<Tensor>,
     inputs: usize,
     options: Conv2dOptions,
-    /// The weight in the layout of candle's convolution, `(outputs, inputs, kernel, kernel)`, created when that is
-    /// used.
+    /// The weight as candle's own convolution takes it, `(outputs, inputs, kernel, kernel)`, once that has computed; on a
+    /// device the weight itself.
     turned: Arc<OnceLock<Tensor>>,
 }
 
@@ -130,7 +134,8 @@ impl Conv2d {
             false => x.affine(factor, 0.0),
         };
         let Self { weight, bias, inputs, options, .. } = self;
-        let (weight, bias) = (scale(weight)?, bias.map(scale).transpose()?);
+        let for_kernels = kernels_serve(weight.device());
+        let (weight, bias) = (laid(scale(weight)?, CANDLE, for_kernels)?, bias.map(scale).transpose()?);
         Ok(Self { weight, bias, inputs, options, turned: Arc::default() })
     }
 
@@ -148,8 +153,9 @@ impl Conv2d {
         if let Some(channel) = flat.iter().find(|channel| **channel as usize >= self.inputs) {
             return Err(Error::input(format!("code {channel} is out of range for {} codes", self.inputs)));
         }
-        let shape = [channels.dims(), &[self.weight.dim(1)?]].concat();
-        let rows = self.weight.index_select(&channels.flatten_all()?, 0)?;
+        let (_, _, inputs, outputs) = self.weight.dims4()?;
+        let shape = [channels.dims(), &[outputs]].concat();
+        let rows = self.weight.reshape((inputs, outputs))?.index_select(&channels.flatten_all()?, 0)?;
         add_bias(rows.reshape(shape)?, self.bias.as_ref())
     }
 
@@ -160,7 +166,7 @@ impl Conv2d {
 
     fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
         let (batch, height, width, inputs) = x.dims4()?;
-        let (options, outputs) = (&self.options, self.weight.dim(1)?);
+        let (options, outputs) = (&self.options, self.weight.dim(3)?);
         same_inputs(self.inputs, x)?;
         let Some(size) = options.size(height, width).filter(|_| height * width > 0) else {
             return Err(Error::input(format!(
@@ -170,10 +176,7 @@ impl Conv2d {
         };
         let [above, below, left, right] = options.padding;
         if !host::serves(x) {
-            let weight = kept(&self.turned, || {
-                let weight = self.weight.reshape((options.kernel, options.kernel, inputs, outputs))?;
-                weight.permute((3, 2, 0, 1))?.contiguous()
-            })?;
+            let weight = kept(&self.turned, || self.weight.permute(CANDLE)?.contiguous())?;
             let weight = weight.to_dtype(x.dtype())?;
             let x = if options.zoom == 1 { x.clone() } else { double(x)? };
             let x = x.pad_with_zeros(1, above, below)?.pad_with_zeros(2, left, right)?;
@@ -249,17 +252,11 @@ impl Weights {
     ) -> Result<Conv2d> {
         let (here, options) = (self.at(name), options.checked()?);
         let kernel = options.kernel;
-        let shape = (kernel.saturating_mul(kernel).saturating_mul(inputs), outputs);
         let weight = match here.has("kernel", false) {
-            true => {
-                let stored = here.tensor("kernel", &[kernel, kernel, inputs, outputs])?;
-                arrange(&stored, shape, |stored| Ok(stored.clone()))?
-            }
-            false => {
-                let stored = here.tensor("weight", &[outputs, inputs, kernel, kernel])?;
-                arrange(&stored, shape, |stored| stored.permute((2, 3, 1, 0)))?
-            }
+            true => here.tensor("kernel", &[kernel, kernel, inputs, outputs])?,
+            false => here.tensor("weight", &[outputs, inputs, kernel, kernel])?.permute((2, 3, 1, 0))?,
         };
+        let weight = laid(weight, CANDLE, kernels_serve(self.runtime().device()))?;
         let bias = options.bias.then(|| here.tensor("bias", &[outputs])).transpose()?;
         Ok(Conv2d { weight, bias, inputs, options, turned: Arc::default() })
     }
@@ -300,7 +297,7 @@ mod tests {
         let mut taps = [[0f32; 2]; 9];
         taps[1][0] = 1.0;
         [0, 2, 6, 8].iter().for_each(|tap: &usize| taps[*tap][1] = 1.0);
-        let weight = Tensor::new(&taps, &Device::Cpu).unwrap();
+        let weight = Tensor::new(&taps, &Device::Cpu).unwrap().reshape((3, 3, 1, 2)).unwrap();
         let bias = Some(Tensor::new(&[0f32, 10.0], &Device::Cpu).unwrap());
         let conv =
             Conv2d { weight, bias, inputs: 1, options: Conv2dOptions::new(3).same(), turned: Arc::default() };
@@ -345,6 +342,22 @@ mod tests {
                 assert!((slope - gradient[i]).abs() < 1e-3, "{options:?}: {slope}, not {}", gradient[i]);
             }
         }
+    }
+
+    #[test]
+    fn a_device_holds_one_weight_and_computes_the_same() {
+        let weights = Weights::seeded(5, Runtime::cpu());
+        let conv = weights.conv2d("c", 5, 3, Conv2dOptions::new(3).same()).unwrap();
+        let there = Conv2d {
+            weight: laid(conv.weight.clone(), CANDLE, false).unwrap(),
+            turned: Arc::default(),
+            ..conv.clone()
+        };
+        assert!(conv.weight.is_contiguous() && !there.weight.is_contiguous());
+        assert!(there.weight.permute(CANDLE).unwrap().is_contiguous());
+        let x = picture(2, 6, 9, 5);
+        let y = there.forward(tracked(&x).as_tensor()).unwrap();
+        assert_near(&conv.forward(&x).unwrap(), &y, "laid for candle");
     }
 
     #[test]
