@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, ImageOptions, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::nn::l2_normalize;
 use fauna_shared::text::{Encoding, Tokenizer};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result, json};
@@ -98,8 +99,7 @@ pub(crate) fn scalar(w: &Weights, name: &str, shape: &[usize]) -> Result<f32> {
 
 /// L2-normalises `x` over its last dimension.
 pub(crate) fn normalised(x: &Tensor) -> Result<Tensor> {
-    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-30)?;
-    Ok(x.broadcast_div(&length)?)
+    l2_normalize(x, 1e-30)
 }
 
 /// The error for a tower that the checkpoint does not have: `text` or `vision`.

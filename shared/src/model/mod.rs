@@ -239,6 +239,20 @@ pub trait Pipeline: Send + Sync {
     }
 }
 
+/// [`Pipeline::generate`] of a model that takes all prompts of a [batch](Pipeline::generate_batch) at once: a batch of one.
+///
+/// # Errors
+/// As [`Pipeline::generate_batch`].
+pub fn batch_of_one(
+    model: &dyn Pipeline,
+    prompt: &Prompt,
+    options: &GenerationConfig,
+    each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let made = model.generate_batch(std::slice::from_ref(prompt), options, &mut |_, item| each(item))?;
+    Ok(made.into_iter().next().unwrap_or_default())
+}
+
 /// Sizes of the dummy inputs of [`Pipeline::sample`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleSizes {

@@ -31,5 +31,5 @@ pub use matrix::Matrix;
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patches::Patches;
-pub use softmax::softmax;
+pub use softmax::{l2_normalize, softmax};
 pub use swiglu::clamped_swiglu;

@@ -1,9 +1,10 @@
-//! Softmax.
+//! Weights that sum to one, and vectors of length one.
 
 use candle_core::{D, Tensor};
 
 use super::{fused, host};
 use crate::Result;
+use crate::kernels::norm;
 
 /// Softmax over the last axis of `x`, of any shape; differentiable.
 ///
@@ -15,9 +16,31 @@ use crate::Result;
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    if host::serves(x) && x.elem_count() > 0 {
+        let width = x.dim(D::Minus1)?;
+        return host::map(x, |x| norm::softmax(x, width));
+    }
     if !host::serves(x) && fused::serve(&[x]) {
         return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
     }
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
+}
+
+/// `x` over its length along the last axis, or over `eps` where that is larger.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[[3f32, 4.0], [0.0, 0.0]], &Device::Cpu)?;
+/// let y = fauna_shared::nn::l2_normalize(&x, 1e-12)?.to_vec2::<f32>()?;
+/// assert!((y[0][0] - 0.6).abs() < 1e-6 && y[1] == [0.0, 0.0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn l2_normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
+    if host::serves(x) && x.elem_count() > 0 {
+        let width = x.dim(D::Minus1)?;
+        return host::map(x, |x| norm::l2_normalize(x, width, eps));
+    }
+    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(eps)?;
+    Ok(x.broadcast_div(&length)?)
 }

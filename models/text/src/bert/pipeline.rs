@@ -7,6 +7,7 @@ use fauna_shared::attention::Mask;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
 use fauna_shared::model::{Card, Pipeline, Pretrained};
+use fauna_shared::nn::softmax;
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
@@ -194,7 +195,8 @@ impl BertPipeline {
         let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("fill masks"))?;
         let mut labels = Vec::new();
         for place in places {
-            let scores = softmax(logits.narrow(1, place, 1)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?);
+            let logits = logits.narrow(1, place, 1)?.flatten_all()?.to_dtype(DType::F32)?;
+            let scores: Vec<f32> = softmax(&logits)?.to_vec1()?;
             for id in top_k(&scores, TOP_K) {
                 let label = tokenizer.decode(&[id as u32], false)?.trim().to_string();
                 let (start, end) = encoding.offsets[place];
@@ -223,15 +225,14 @@ impl BertPipeline {
     /// begins a new entity. The score of an entity is the mean over its tokens.
     fn entities(&self, encoding: &Encoding) -> Result<Vec<Label>> {
         let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("find entities"))?;
-        let rows: Vec<Vec<f32>> = logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec2()?;
+        let rows: Vec<Vec<f32>> = softmax(&logits.squeeze(0)?.to_dtype(DType::F32)?)?.to_vec2()?;
         let mut found: Vec<(Label, usize)> = Vec::new();
         let mut open: Option<String> = None;
-        for (i, row) in rows.into_iter().enumerate() {
+        for (i, scores) in rows.into_iter().enumerate() {
             if encoding.special_tokens_mask[i] {
                 open = None;
                 continue;
             }
-            let scores = softmax(row);
             let class = top_k(&scores, 1).first().copied().unwrap_or(0);
             let name = self.network.config().label(class);
             if name == "O" {
@@ -274,7 +275,8 @@ impl BertPipeline {
                     *logit = f32::NEG_INFINITY;
                 }
             }
-            Ok(softmax(logits))
+            let time = logits.len();
+            Ok(softmax(&Tensor::from_vec(logits, time, &Device::Cpu)?)?.to_vec1()?)
         };
         let (start, end) = (scores(start)?, scores(end)?);
         let mut top: Option<(usize, usize, f32)> = None;
@@ -430,14 +432,6 @@ fn notes(network: &Bert, embedder: &SentenceEmbedder, pretrained: &Pretrained) -
         );
     }
     notes
-}
-
-fn softmax(mut scores: Vec<f32>) -> Vec<f32> {
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|x| *x = (*x - largest).exp());
-    let sum: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|x| *x /= sum);
-    scores
 }
 
 /// Indices of the `count` largest scores, in descending order.

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::model::Pretrained;
-use fauna_shared::nn::Linear;
+use fauna_shared::nn::{Linear, l2_normalize};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, ErrorKind, Result};
 
@@ -90,10 +90,7 @@ impl SentenceEmbedder {
                     Some(layer) => layer.forward(config, &x)?,
                     None => return Err(Error::unsupported("a Dense module has no weights")),
                 },
-                SentenceModule::Normalize => {
-                    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12f64)?;
-                    x.broadcast_div(&length)?
-                }
+                SentenceModule::Normalize => l2_normalize(&x, 1e-12)?,
             };
         }
         match self.width < x.dim(D::Minus1)? {

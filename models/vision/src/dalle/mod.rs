@@ -69,6 +69,14 @@ fn merge_inventories(parts: impl IntoIterator<Item = (&'static str, Inventory)>)
     whole
 }
 
+/// The side of a square of `length` codes.
+fn side_of(length: usize) -> Result<usize> {
+    match length.isqrt() {
+        side if side > 0 && side * side == length => Ok(side),
+        _ => Err(Error::input(format!("{length} codes make no square"))),
+    }
+}
+
 /// Arbitrary codes of `shape`, int64, for benchmarks; valid for every codebook.
 fn sample_codes(shape: (usize, usize, usize)) -> Result<Tensor> {
     let codes: Vec<i64> = (0..shape.0 * shape.1 * shape.2).map(|i| (i * 7 % 31) as i64).collect();

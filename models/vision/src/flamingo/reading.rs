@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
+use fauna_shared::item::{Item, Tensors};
+use fauna_shared::model::{Pipeline, SampleSizes, token_rows};
 use fauna_shared::text::{self, Tokenizer};
 use fauna_shared::{Error, Result};
 use fauna_text::causal::placed;
@@ -102,13 +104,13 @@ impl<'a> Answering<'a> {
         tokenizer: &Tokenizer,
         prompts: &[Vec<u32>],
         options: &GenerationConfig,
-        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
         if options.guidance != 1.0 {
             return Err(Error::input("guidance is not supported: Flamingo was not trained without images"));
         }
         let prompts: Vec<text::Prompt> = prompts.iter().map(|ids| text::Prompt::Ids(ids)).collect();
-        let mut each = |piece: text::Piece| each(piece.row, piece.text.to_string());
+        let mut each = |piece: text::Piece| each(piece.row, Item::Text(piece.text.to_string()));
         let made = text::stream(self, tokenizer, &prompts, options, &mut each)?;
         Ok(made.into_iter().map(|completion| completion.generation).collect())
     }
@@ -158,11 +160,27 @@ impl Decoder for Answering<'_> {
     }
 }
 
-/// Replaces the first `pictures` tokens of each sequence of `ids` by the `<image>` token.
-pub(crate) fn with_places(ids: &Tensor, pictures: usize, place: u32) -> Result<Tensor> {
+/// Made-up tokens of `sizes` for a `method` of `model`, their ids under `name`, as many of them `place` as there are
+/// pictures.
+///
+/// # Errors
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for other methods, and more pictures than tokens hold.
+pub(crate) fn made_up(
+    model: &dyn Pipeline,
+    method: &str,
+    sizes: &SampleSizes,
+    (name, place): (&str, u32),
+) -> Result<Tensors> {
+    if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
+        return Err(model
+            .cannot(&format!("run \"{method}\" on {} tokens and {} pictures", sizes.tokens, sizes.images)));
+    }
+    let mut inputs = token_rows(sizes)?;
+    let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("no tokens were made up"))?;
     let mut rows: Vec<Vec<i64>> = ids.to_vec2()?;
     for row in &mut rows {
-        row.iter_mut().take(pictures).for_each(|id| *id = i64::from(place));
+        row.iter_mut().take(sizes.images).for_each(|id| *id = i64::from(place));
     }
-    Ok(Tensor::new(rows, &Device::Cpu)?)
+    inputs.insert(name.to_string(), Tensor::new(rows, &Device::Cpu)?);
+    Ok(inputs)
 }

@@ -22,7 +22,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use pipeline::DalleMiniPipeline;
-pub(crate) use pipeline::open_vqgan;
 pub(crate) use release::{inventory, sample};
 pub use release::{layout, rename};
 pub use text::{TextTokenizer, TokenizedText};

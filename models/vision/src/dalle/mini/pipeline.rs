@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, only_known, token_rows};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, only_known, token_rows};
 use fauna_shared::{Error, Result};
 use fauna_text::words;
 use serde_json::Value;
 
 use super::super::vqgan::Vqgan;
-use super::super::{sample_codes, to_images};
-use super::draw::{SampleInputs, Sampler};
+use super::super::{side_of, to_images};
+use super::draw::{Sampler, SampleInputs};
 use super::release::{self, no_vqgan};
 use super::text::{TextTokenizer, TokenizedText};
 use super::{DalleBart, PAD};
@@ -78,21 +78,7 @@ impl DalleMiniPipeline {
         })
     }
 
-    /// Opens a VQGAN decoder without a transformer.
-    pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Self> {
-        let (vqgan, inventory) = pretrained.load::<Vqgan>()?;
-        Ok(Self {
-            card: pretrained.card(&pretrained.architecture("VQModel"), &inventory),
-            network: None,
-            vqgan: Some(vqgan),
-            tokenizer: None,
-            start: 0,
-            min_dalle: true,
-            device: pretrained.weights.runtime().device().clone(),
-        })
-    }
-
-    /// The transformer, if present.
+    /// The half that draws, if it is there.
     pub fn network(&self) -> Option<&DalleBart> {
         self.network.as_ref()
     }
@@ -234,18 +220,9 @@ impl DalleMiniPipeline {
         Ok(out)
     }
 
-    /// Decodes the input `codes`, `(batch, height, width)` or `(batch, codes)` of square grids, to images,
-    /// `(batch, height, width, 3)` in 0 to 255.
-    fn decode_codes(&self, inputs: &Tensors) -> Result<Tensor> {
-        only_known(inputs, &["codes"])?;
-        let codes = inputs.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
-        match *codes.dims() {
-            [batch, length] => {
-                let side = side_of(length)?;
-                self.image_decoder()?.decode(&codes.reshape((batch, side, side))?)
-            }
-            _ => self.image_decoder()?.decode(codes),
-        }
+    /// `images` of `codes`.
+    fn decode_codes(&self, inputs: &Tensors) -> Result<Tensors> {
+        Ok(Tensors::from([("images".to_string(), self.image_decoder()?.decode_inputs(inputs)?)]))
     }
 
     /// The inputs of a text prompt, and the number of its truncated tokens.
@@ -263,7 +240,7 @@ impl DalleMiniPipeline {
     fn decode_item(&self, prompt: &Prompt) -> Option<Result<Vec<Image>>> {
         match prompt {
             Prompt::Items(items) => match items.as_slice() {
-                [Item::Codes(codes)] => Some(self.decode_codes(codes).and_then(|values| to_images(&values))),
+                [Item::Codes(codes)] => Some(self.image_decoder().and_then(|vqgan| vqgan.decode_item(codes))),
                 _ => None,
             },
             Prompt::Chat(_) | Prompt::Infill { .. } => None,
@@ -290,21 +267,13 @@ fn tokenizer(pretrained: &Pretrained, network: &DalleBart) -> Result<Option<Text
     }
 }
 
-/// The side of the square grid of `length` codes.
-fn side_of(length: usize) -> Result<usize> {
-    match length.isqrt() {
-        side if side > 0 && side * side == length => Ok(side),
-        _ => Err(Error::input(format!("{length} codes are not a square grid"))),
-    }
-}
-
-/// The unconditional prompt of a text: its first and last token, padded.
+/// The first and the last token of a text, filled up.
 fn unconditional_of(row: &[u32]) -> Vec<u32> {
-    let text = row.iter().rposition(|id| *id != PAD).map_or(&row[..0], |last| &row[..=last]);
-    let mut uncond: Vec<u32> = text.first().into_iter().chain(text.last()).copied().collect();
-    uncond.truncate(row.len());
-    uncond.resize(row.len(), PAD);
-    uncond
+    let words = row.iter().rposition(|id| *id != PAD).map_or(&row[..0], |last| &row[..=last]);
+    let mut nothing: Vec<u32> = words.first().into_iter().chain(words.last()).copied().collect();
+    nothing.truncate(row.len());
+    nothing.resize(row.len(), PAD);
+    nothing
 }
 
 /// The ids of the input `name`, `(batch, sequence)`.
@@ -330,7 +299,7 @@ impl Pipeline for DalleMiniPipeline {
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         match self.network {
             Some(_) => self.forward_pass(inputs),
-            None => Ok(Tensors::from([("images".to_string(), self.decode_codes(inputs)?)])),
+            None => self.decode_codes(inputs),
         }
     }
 
@@ -338,7 +307,7 @@ impl Pipeline for DalleMiniPipeline {
         match method {
             "forward" => self.forward(inputs),
             "generate" => self.generate_codes(inputs, options),
-            "decode" => Ok(Tensors::from([("images".to_string(), self.decode_codes(inputs)?)])),
+            "decode" => self.decode_codes(inputs),
             other => Err(self.cannot(&format!("run the method \"{other}\""))),
         }
     }
@@ -350,11 +319,7 @@ impl Pipeline for DalleMiniPipeline {
                 inputs.remove("attention_mask");
                 Ok(inputs)
             }
-            ("decode", SampleSizes { tokens: 0, .. }, _, Some(vqgan)) => {
-                let side = vqgan.config().resolution / vqgan.config().scale();
-                let codes = sample_codes((sizes.rows * sizes.images.max(1), side, side))?;
-                Ok(Tensors::from([("codes".to_string(), codes)]))
-            }
+            ("decode", SampleSizes { tokens: 0, .. }, _, Some(vqgan)) => vqgan.made_up(sizes),
             _ => Err(self.cannot(&format!("run \"{method}\" on {} tokens", sizes.tokens))),
         }
     }
@@ -365,9 +330,7 @@ impl Pipeline for DalleMiniPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let prompts = std::slice::from_ref(prompt);
-        let made = self.generate_batch(prompts, options, &mut |_, item| each(item))?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        batch_of_one(self, prompt, options, each)
     }
 
     /// Prompts of codes are decoded one after the other; text prompts are sampled in batches, and equal prompts of a
@@ -426,9 +389,4 @@ impl Pipeline for DalleMiniPipeline {
         let (guidance, top_k) = if self.min_dalle { (16.0, 256) } else { (10.0, 0) };
         GenerationConfig { temperature: 1.0, guidance, top_k, ..GenerationConfig::default() }
     }
-}
-
-/// Opens a VQGAN decoder without a transformer.
-pub(crate) fn open_vqgan(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
-    Ok(Box::new(DalleMiniPipeline::open_vqgan(pretrained)?))
 }

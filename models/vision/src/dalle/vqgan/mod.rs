@@ -16,6 +16,7 @@
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
+mod pipeline;
 mod release;
 
 use candle_core::{Device, Tensor};
@@ -27,6 +28,7 @@ use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
+pub use pipeline::VqganPipeline;
 pub(crate) use release::{DETOKER, FLAX, config_of_file, inventory, local_folder, sample};
 pub use release::{config_of_tensors, layout, rename};
 
@@ -328,6 +330,6 @@ pub static FAMILY: Family = Family {
     rename,
     inventory,
     causal_lm: None,
-    open: super::mini::open_vqgan,
+    open: |pretrained| Ok(Box::new(VqganPipeline::open(pretrained)?)),
     sample,
 };

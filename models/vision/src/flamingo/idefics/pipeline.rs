@@ -7,7 +7,7 @@ use fauna_shared::attention::Positions;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, noise_pixels, only_known};
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, Result};
 use fauna_text::called;
@@ -215,8 +215,11 @@ impl IdeficsPipeline {
         &self,
         prompts: &[Prompt],
         options: &GenerationConfig,
-        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
+        if prompts.is_empty() {
+            return Ok(Vec::new());
+        }
         let tokenizer = self.tokenizer()?;
         let mut options = options.clone();
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
@@ -285,9 +288,7 @@ impl Pipeline for IdeficsPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let prompts = std::slice::from_ref(prompt);
-        let made = self.answer(prompts, options, &mut |_, piece| each(Item::Text(piece)))?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        batch_of_one(self, prompt, options, each)
     }
 
     fn generate_batch(
@@ -296,26 +297,15 @@ impl Pipeline for IdeficsPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        if prompts.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.answer(prompts, options, &mut |row, piece| each(row, Item::Text(piece)))
+        self.answer(prompts, options, each)
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
-            return Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} images",
-                sizes.tokens, sizes.images
-            )));
-        }
-        let mut inputs = token_rows(sizes)?;
+        let mut inputs = reading::made_up(self, method, sizes, ("input_ids", self.place))?;
         if sizes.images > 0 {
             let side = self.idefics.config().vision_config.image_size;
             let pixels = noise_pixels(&[sizes.rows, sizes.images, 3, side, side])?;
             inputs.insert("pixel_values".into(), pixels);
-            let ids = reading::with_places(&inputs["input_ids"], sizes.images, self.place)?;
-            inputs.insert("input_ids".into(), ids);
         }
         Ok(inputs)
     }

@@ -7,7 +7,7 @@ use fauna_shared::attention::Positions;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{ImageOptions, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, noise_pixels, only_known};
 use fauna_shared::source::Files;
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -161,8 +161,11 @@ impl OpenFlamingoPipeline {
         &self,
         prompts: &[Prompt],
         options: &GenerationConfig,
-        each: &mut dyn FnMut(usize, String) -> ControlFlow<()>,
+        each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
+        if prompts.is_empty() {
+            return Ok(Vec::new());
+        }
         let tokenizer = self.tokenizer()?;
         let (mut ids, mut pictures) = (Vec::new(), Vec::new());
         for prompt in prompts {
@@ -256,9 +259,7 @@ impl Pipeline for OpenFlamingoPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let prompts = std::slice::from_ref(prompt);
-        let made = self.answer(prompts, options, &mut |_, piece| each(Item::Text(piece)))?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        batch_of_one(self, prompt, options, each)
     }
 
     fn generate_batch(
@@ -267,22 +268,11 @@ impl Pipeline for OpenFlamingoPipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<Vec<Generation>> {
-        if prompts.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.answer(prompts, options, &mut |row, piece| each(row, Item::Text(piece)))
+        self.answer(prompts, options, each)
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
-            return Err(self.cannot(&format!(
-                "run \"{method}\" on {} tokens and {} images",
-                sizes.tokens, sizes.images
-            )));
-        }
-        let mut inputs = token_rows(sizes)?;
-        let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("there are no sample tokens"))?;
-        inputs.insert("lang_x".into(), reading::with_places(&ids, sizes.images, self.tokens.media)?);
+        let mut inputs = reading::made_up(self, method, sizes, ("lang_x", self.tokens.media))?;
         if sizes.images > 0 {
             let side = self.flamingo.config().vision_encoder.image_size;
             let pixels = noise_pixels(&[sizes.rows, sizes.images, 1, 3, side, side])?;
