@@ -239,7 +239,7 @@ pub trait Pipeline: Send + Sync {
     }
 }
 
-/// [`Pipeline::generate`] of a model that takes all prompts of a [batch](Pipeline::generate_batch) at once: a batch of one.
+/// [`Pipeline::generate`] for models that implement [`Pipeline::generate_batch`]: a batch of one prompt.
 ///
 /// # Errors
 /// As [`Pipeline::generate_batch`].

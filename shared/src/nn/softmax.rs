@@ -1,4 +1,4 @@
-//! Weights that sum to one, and vectors of length one.
+//! Softmax and L2 normalization.
 
 use candle_core::{D, Tensor};
 
@@ -27,7 +27,7 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
 }
 
-/// `x` over its length along the last axis, or over `eps` where that is larger.
+/// Divides `x` by its L2 norm along the last axis, or by `eps` where that is larger.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

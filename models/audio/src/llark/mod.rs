@@ -226,7 +226,7 @@ fn language(pretrained: &Pretrained) -> Result<Box<dyn CausalLm>> {
         config["model_type"] = json!("llama");
     }
     fauna_text::causal_lm(&config, &pretrained.weights).map_err(|error| match error.kind() {
-        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_place()),
+        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_path()),
         _ => error,
     })
 }

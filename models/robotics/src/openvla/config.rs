@@ -256,7 +256,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((config.towers.len(), config.patches()), (2, 256));
-        let language = fauna_text::causal_lm(&config.text_config, &Weights::nothing()).unwrap();
+        let language = fauna_text::causal_lm(&config.text_config, &Weights::meta()).unwrap();
         assert_eq!((language.hidden_size(), language.num_hidden_layers()), (4096, 32));
         assert_eq!(language.vocab_size() - config.pad_to_multiple_of, 32_000);
         assert_eq!(config.wording, PromptStyle::Plain);

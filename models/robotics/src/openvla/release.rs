@@ -129,7 +129,7 @@ fn refuse_fine_tuned(pretrained: &Pretrained) -> Result<()> {
 /// The network. What is wrong with the config of its language model has its file.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(OpenVla, Inventory)> {
     pretrained.load::<OpenVla>().map_err(|error| match error.kind() {
-        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_place()),
+        ErrorKind::Format | ErrorKind::Unsupported => error.at(pretrained.config_path()),
         _ => error,
     })
 }

@@ -29,7 +29,7 @@ mod tests {
     fn equal_positions_stay_equal_on_every_grid() {
         for (side, grid) in [(7, (9, 4)), (9, (7, 7)), (3, (30, 2)), (1, (4, 5))] {
             let positions = Tensor::ones((side * side, 2), DType::F32, &Device::Cpu).unwrap();
-            let other = interpolated(&positions, side, grid).unwrap();
+            let other = interpolate_pos_encoding(&positions, side, grid).unwrap();
             assert_eq!(other.dims(), [grid.0 * grid.1, 2]);
             for value in other.flatten_all().unwrap().to_vec1::<f32>().unwrap() {
                 assert!((value - 1.0).abs() < 1e-5, "{side} to {grid:?}: {value}");

@@ -69,11 +69,11 @@ fn merge_inventories(parts: impl IntoIterator<Item = (&'static str, Inventory)>)
     whole
 }
 
-/// The side of a square of `length` codes.
+/// The side of the square grid of `length` codes.
 fn side_of(length: usize) -> Result<usize> {
     match length.isqrt() {
         side if side > 0 && side * side == length => Ok(side),
-        _ => Err(Error::input(format!("{length} codes make no square"))),
+        _ => Err(Error::input(format!("{length} codes are not a square grid"))),
     }
 }
 

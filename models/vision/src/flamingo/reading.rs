@@ -160,23 +160,24 @@ impl Decoder for Answering<'_> {
     }
 }
 
-/// Made-up tokens of `sizes` for a `method` of `model`, their ids under `name`, as many of them `place` as there are
-/// pictures.
+/// Sample tokens of `sizes` for a `method` of `model`, their ids under `name`; the first tokens of each sequence are the
+/// `<image>` token `place`, one per image.
 ///
 /// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for other methods, and more pictures than tokens hold.
-pub(crate) fn made_up(
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for other methods, and for more images than tokens.
+pub(crate) fn sample_tokens(
     model: &dyn Pipeline,
     method: &str,
     sizes: &SampleSizes,
     (name, place): (&str, u32),
 ) -> Result<Tensors> {
     if !matches!(method, "forward" | "generate") || sizes.tokens <= sizes.images {
-        return Err(model
-            .cannot(&format!("run \"{method}\" on {} tokens and {} pictures", sizes.tokens, sizes.images)));
+        return Err(
+            model.cannot(&format!("run \"{method}\" on {} tokens and {} images", sizes.tokens, sizes.images))
+        );
     }
     let mut inputs = token_rows(sizes)?;
-    let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("no tokens were made up"))?;
+    let ids = inputs.remove("input_ids").ok_or_else(|| Error::input("there are no sample tokens"))?;
     let mut rows: Vec<Vec<i64>> = ids.to_vec2()?;
     for row in &mut rows {
         row.iter_mut().take(sizes.images).for_each(|id| *id = i64::from(place));

@@ -248,7 +248,7 @@ impl Llava {
             true => causal_lm_at("text_config", &config.language, &words),
             false => causal_lm(&config.language, &words),
         };
-        let language_model = language_model.map_err(|error| error.at(pretrained.config_place()))?;
+        let language_model = language_model.map_err(|error| error.at(pretrained.config_path()))?;
         let (width, seen) = (language_model.hidden_size(), vision.hidden_size.saturating_mul(depths.len()));
         let projector = (0..config.projector.maps).map(|i| {
             let inputs = if i == 0 { seen } else { width };

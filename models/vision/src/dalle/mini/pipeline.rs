@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::vqgan::Vqgan;
 use super::super::{side_of, to_images};
-use super::draw::{Sampler, SampleInputs};
+use super::draw::{SampleInputs, Sampler};
 use super::release::{self, no_vqgan};
 use super::text::{TextTokenizer, TokenizedText};
 use super::{DalleBart, PAD};
@@ -319,7 +319,7 @@ impl Pipeline for DalleMiniPipeline {
                 inputs.remove("attention_mask");
                 Ok(inputs)
             }
-            ("decode", SampleSizes { tokens: 0, .. }, _, Some(vqgan)) => vqgan.made_up(sizes),
+            ("decode", SampleSizes { tokens: 0, .. }, _, Some(vqgan)) => vqgan.sample_inputs(sizes),
             _ => Err(self.cannot(&format!("run \"{method}\" on {} tokens", sizes.tokens))),
         }
     }

@@ -1,41 +1,42 @@
-//! The picture half by itself as a pipeline: pictures of codes.
+//! The pipeline of a VQGAN decoder without a transformer: codes to images.
 
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Image, Item, Prompt, Reading, Tensors};
+use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, only_known};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
 use super::Vqgan;
-use crate::dalle::{sample_codes, pictures, side_of};
+use crate::dalle::{sample_codes, side_of, to_images};
 
-/// The network with what its release says.
+/// A VQGAN decoder with the card of its release.
 pub struct VqganPipeline {
     vqgan: Vqgan,
     card: Card,
 }
 
 impl VqganPipeline {
-    /// Opens a checkpoint.
+    /// Loads the decoder.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// Those of the files, the config and the tensors.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (vqgan, inventory) = pretrained.load::<Vqgan>()?;
         Ok(Self { card: pretrained.card(&pretrained.architecture("VQModel"), &inventory), vqgan })
     }
 
-    /// The network itself.
+    /// The network.
     pub fn vqgan(&self) -> &Vqgan {
         &self.vqgan
     }
 }
 
 impl Vqgan {
-    /// The pictures of `codes` among `inputs`: `(batch, height, width)`, or `(batch, codes)` of squares.
+    /// Decodes the input `codes`, `(batch, height, width)` or `(batch, codes)` of square grids, to images,
+    /// `(batch, height, width, 3)` in 0 to 255.
     pub(in crate::dalle) fn decode_inputs(&self, inputs: &Tensors) -> Result<Tensor> {
         only_known(inputs, &["codes"])?;
         let codes = inputs.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
@@ -48,13 +49,13 @@ impl Vqgan {
         }
     }
 
-    /// The pictures of an item of codes.
+    /// Decodes an item of codes to images.
     pub(in crate::dalle) fn decode_item(&self, codes: &Tensors) -> Result<Vec<Image>> {
         to_images(&self.decode_inputs(codes)?)
     }
 
-    /// Made-up codes of whole pictures.
-    pub(in crate::dalle) fn made_up(&self, sizes: &SampleSizes) -> Result<Tensors> {
+    /// Sample codes of whole images.
+    pub(in crate::dalle) fn sample_inputs(&self, sizes: &SampleSizes) -> Result<Tensors> {
         let side = self.config().resolution / self.config().scale();
         let codes = sample_codes((sizes.rows * sizes.images.max(1), side, side))?;
         Ok(Tensors::from([("codes".to_string(), codes)]))
@@ -66,8 +67,8 @@ impl Pipeline for VqganPipeline {
         &self.card
     }
 
-    fn reading(&self) -> Reading {
-        Reading::pillow()
+    fn image_options(&self) -> ImageOptions {
+        ImageOptions::pillow()
     }
 
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
@@ -83,7 +84,7 @@ impl Pipeline for VqganPipeline {
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         match (method, sizes.tokens) {
-            ("forward" | "decode", 0) => self.vqgan.made_up(sizes),
+            ("forward" | "decode", 0) => self.vqgan.sample_inputs(sizes),
             _ => Err(self.cannot(&format!("run \"{method}\" on {} tokens", sizes.tokens))),
         }
     }
@@ -101,9 +102,10 @@ impl Pipeline for VqganPipeline {
             },
             Prompt::Chat(_) | Prompt::Infill { .. } => None,
         };
-        let codes = codes.ok_or_else(|| self.cannot("read words").hint("it is the picture half alone"))?;
-        for picture in self.vqgan.decode_item(codes)? {
-            if each(Item::Image(picture)).is_break() {
+        let codes = codes
+            .ok_or_else(|| self.cannot("read text").hint("it is a VQGAN decoder without a transformer"))?;
+        for image in self.vqgan.decode_item(codes)? {
+            if each(Item::Image(image)).is_break() {
                 break;
             }
         }

@@ -301,7 +301,7 @@ impl Pipeline for IdeficsPipeline {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        let mut inputs = reading::made_up(self, method, sizes, ("input_ids", self.place))?;
+        let mut inputs = reading::sample_tokens(self, method, sizes, ("input_ids", self.place))?;
         if sizes.images > 0 {
             let side = self.idefics.config().vision_config.image_size;
             let pixels = noise_pixels(&[sizes.rows, sizes.images, 3, side, side])?;

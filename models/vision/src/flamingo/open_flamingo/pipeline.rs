@@ -272,7 +272,7 @@ impl Pipeline for OpenFlamingoPipeline {
     }
 
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        let mut inputs = reading::made_up(self, method, sizes, ("lang_x", self.tokens.media))?;
+        let mut inputs = reading::sample_tokens(self, method, sizes, ("lang_x", self.tokens.media))?;
         if sizes.images > 0 {
             let side = self.flamingo.config().vision_encoder.image_size;
             let pixels = noise_pixels(&[sizes.rows, sizes.images, 1, 3, side, side])?;
