@@ -274,7 +274,11 @@ fn run(pipeline: &dyn Pipeline, inputs: &Inputs, work: &Workload, new_tokens: us
         Task::Embed => {
             let made = pipeline.call("forward", inputs, &json!({}))?;
             if !made.contains_key("sentence_embedding") {
-                return Err(pipeline.cannot("be timed at embedding token rows").hint("use --task forward"));
+                return Err(pipeline.cannot("be timed at embedding token rows").set(
+                    "time another task",
+                    "Workload::task",
+                    "forward",
+                ));
             }
             made
         }

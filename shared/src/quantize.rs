@@ -287,9 +287,11 @@ fn check_target(copy: &QuantizeOptions) -> Result<()> {
         return Ok(());
     }
     if !copy.replace {
-        return Err(Error::input("the output folder exists")
-            .at(folder)
-            .hint("choose another folder, or replace it: --force"));
+        return Err(Error::input("the output folder exists").at(folder).set(
+            "choose another folder, or replace it",
+            "QuantizeOptions::replace",
+            "true",
+        ));
     }
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a.starts_with(&b));
     if same(Path::new(copy.source), folder) {

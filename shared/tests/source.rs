@@ -522,7 +522,10 @@ fn a_part_of_a_name_selects_a_gguf_file() {
     let server = Server::start(move |request| repository.answer(request));
     let home = home();
     let error = pull(config(&server, home.path())).unwrap_err();
-    assert!(error.to_string().contains("m-Q8_0.gguf") && error.to_string().contains("--weights"), "{error}");
+    assert!(
+        error.to_string().contains("m-Q8_0.gguf") && error.to_string().contains("LoadOptions::file"),
+        "{error}"
+    );
     let config = config(&server, home.path());
     let finder = Finder::new(HfHub::new(config.clone()), config.named);
     let wanted = Wanted::default().file("q8_0");

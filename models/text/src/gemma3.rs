@@ -124,10 +124,7 @@ enum LayerType {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        check_unpacked(
-            self.quantization_config.as_ref(),
-            "use the unquantized release, and --quantize, or a GGUF file",
-        )?;
+        check_unpacked(self.quantization_config.as_ref(), "a GGUF file")?;
         if self.use_bidirectional_attention == Some(true) {
             return Err(Error::unsupported("use_bidirectional_attention is not implemented")
                 .hint("it is a setting of embedding models; language models use causal attention"));

@@ -104,10 +104,7 @@ impl Config {
         if self.add_cross_attention {
             return Err(Error::unsupported("add_cross_attention is not implemented for gpt_bigcode"));
         }
-        check_unpacked(
-            self.quantization_config.as_ref(),
-            "use the unquantized release, and --quantize, or a GGUF file",
-        )?;
+        check_unpacked(self.quantization_config.as_ref(), "a GGUF file")?;
         check_sizes(&[("vocab_size", self.vocab_size), ("n_positions", self.n_positions)])?;
         check_sizes(&[("n_inner", self.n_inner.unwrap_or(1))])?;
         check_heads(("n_embd", self.n_embd), ("n_head", self.n_head))

@@ -87,7 +87,7 @@ impl Default for Config {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        check_unpacked(self.quantization_config.as_ref(), "use the unquantized release, and --quantize")?;
+        check_unpacked(self.quantization_config.as_ref(), "")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("intermediate_size", self.intermediate_size),

@@ -125,10 +125,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
-        check_unpacked(
-            self.quantization_config.as_ref(),
-            "use the unquantized release, and --quantize, or a GGUF file",
-        )?;
+        check_unpacked(self.quantization_config.as_ref(), "a GGUF file")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

@@ -286,13 +286,17 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
             items.iter().partition(|item| matches!(item, Item::Image(_)));
         let picture = match pictures[..] {
             [picture] => picture,
-            [] => return Err(Error::input("no image to classify").hint("give one: --image FILE")),
+            [] => return Err(Error::input("no image to classify").set("give one", "Item::Image", "FILE")),
             _ => {
                 return Err(Error::input(format!("expected one image to classify, got {}", pictures.len())));
             }
         };
         if labels.is_empty() {
-            return Err(Error::input("no labels to choose from").hint("give some: --labels \"a cat,a dog\""));
+            return Err(Error::input("no labels to choose from").set(
+                "give some after the image",
+                "Item::Text",
+                "\"a cat,a dog\"",
+            ));
         }
         for (i, label) in labels.iter().enumerate() {
             if label.text()?.trim().is_empty() {

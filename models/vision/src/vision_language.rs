@@ -113,12 +113,12 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
             pictures.len(),
             plural(pictures.len())
         ));
-        return Err(error.hint(match pictures.is_empty() {
-            true => "give an image: --image FILE",
-            false => {
-                "give one image per placeholder, or no placeholders: images keep their place among the items"
-            }
-        }));
+        return Err(match pictures.is_empty() {
+            true => error.set("give an image", "Item::Image", "FILE"),
+            false => error.hint(
+                "give one image per placeholder, or no placeholders: images keep their place among the items",
+            ),
+        });
     }
     let word = |item: &Item| match item {
         Item::Text(text) => text.clone(),

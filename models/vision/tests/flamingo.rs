@@ -185,7 +185,7 @@ fn a_missing_language_model_is_named_with_the_command_to_download_it() {
     let error = refused(folder.path(), Value::Null);
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("lang_encoder/"), "{error}");
-    assert!(error.to_string().contains("--set lang_encoder="), "{error}");
+    assert!(error.to_string().contains("LoadOptions::settings = lang_encoder="), "{error}");
 
     let known = folder.path().join("OpenFlamingo-9B-vitl-mpt7b");
     copy("open_mpt_every_1", &["checkpoint.pt"], &known);

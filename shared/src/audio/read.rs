@@ -66,7 +66,7 @@ impl Limits {
             "{seconds:.0} s or more of {channels} channels at {rate} Hz{by_memory}, expected at most {} s",
             self.seconds
         ))
-        .hint("shorten the audio, or raise the limit: --max-seconds of the program, Limits of the library"))
+        .set("shorten the audio, or raise the limit", "Limits::seconds", "N"))
     }
 }
 

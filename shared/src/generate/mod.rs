@@ -614,7 +614,7 @@ fn no_choice(row: usize, index: usize) -> Error {
         ErrorKind::Compute,
         format!("row {row}, new token {index}: the logits are NaN or minus infinity"),
     )
-    .hint("the weights may be damaged, or the dtype too narrow: try --dtype f32")
+    .set("the weights may be damaged, or the dtype too narrow", "Runtime::with_precision", "f32")
 }
 
 /// Whether token `index` is the argmax of the unprocessed logits.

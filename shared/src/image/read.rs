@@ -147,7 +147,7 @@ impl PixelLimit {
                 "an image of {width} x {height}, {pixels} pixels, expected at most {}",
                 self.max_pixels
             ))
-            .hint("make it smaller first, or allow more: --max-pixels of the program, `max_pixels` of the library")),
+            .set("make it smaller first, or raise the limit", "ImageOptions::max_pixels", "N")),
         }
     }
 }

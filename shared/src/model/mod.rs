@@ -425,11 +425,19 @@ pub fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
 /// Rejects a config with a `quantization_config` (the argument `packing`).
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) with the quantization method and `hint`.
-pub fn check_unpacked(packing: Option<&Value>, hint: &str) -> Result<()> {
+/// [`Unsupported`](ErrorKind::Unsupported) with the quantization method, and `instead`, what else can be opened.
+pub fn check_unpacked(packing: Option<&Value>, instead: &str) -> Result<()> {
     let Some(packing) = packing else { return Ok(()) };
     let method = packing["quant_method"].as_str().unwrap_or("unknown");
-    Err(Error::unsupported(format!("quantization_config \"{method}\" is not implemented")).hint(hint))
+    let error = Error::unsupported(format!("quantization_config \"{method}\" is not implemented")).set(
+        "open the unquantized release, and quantize it when it is loaded",
+        "Runtime::with_quantize",
+        "q8_0",
+    );
+    match instead {
+        "" => Err(error),
+        instead => Err(error.hint(format!("or open {instead}"))),
+    }
 }
 
 /// Checks that `types` is `sliding_attention` or `full_attention` for each of `layers` layers.

@@ -36,8 +36,7 @@ use crate::progress::{Progress, Silent};
 use crate::{Error, ErrorKind, Result, json};
 
 /// The hint for errors in offline mode, which is set by an option of the program or by the environment.
-const ONLINE: &str =
-    "fetch it once without --offline, and with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset";
+const ONLINE: &str = "download it once in online mode, with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset";
 
 /// The config of a PEFT adapter (LoRA and its relatives).
 const ADAPTER: &str = "adapter_config.json";

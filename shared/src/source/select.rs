@@ -156,8 +156,9 @@ fn multi_file<'a>(names: &[&'a str], choice: Option<&str>) -> Result<Option<Vec<
     match chosen.len() {
         0 | 1 => Ok(chosen.pop().map(|(_, files)| files)),
         _ => {
-            let labels: Vec<String> = chosen.iter().map(|(label, _)| format!("--weights {label}")).collect();
-            Err(several(chosen.into_iter().flat_map(|(_, files)| files)).hint(labels.join(" or ")))
+            let labels: Vec<&str> = chosen.iter().map(|(label, _)| *label).collect();
+            let error = several(chosen.into_iter().flat_map(|(_, files)| files));
+            Err(labels.into_iter().fold(error, |error, label| error.set("or", "LoadOptions::file", label)))
         }
     }
 }
@@ -202,9 +203,11 @@ fn complete(set: Vec<&str>) -> Result<Vec<&str>> {
 }
 
 fn several<'a>(names: impl Iterator<Item = &'a str>) -> Error {
-    Error::input("several weight files; choose one")
-        .hint(first_five(names))
-        .hint("choose one by (a unique part of) its name: --weights NAME")
+    Error::input("several weight files; choose one").hint(first_five(names)).set(
+        "choose one by (a unique part of) its name",
+        "LoadOptions::file",
+        "NAME",
+    )
 }
 
 pub(super) fn no_weights(names: &[&str]) -> Error {
@@ -213,9 +216,11 @@ pub(super) fn no_weights(names: &[&str]) -> Error {
     if elsewhere.is_empty() {
         return error.hint(format!("found:\n{}", first_five(names)));
     }
-    error
-        .hint(format!("not in the usual places, but found:\n{}", first_five(elsewhere)))
-        .hint("choose one: --weights NAME")
+    error.hint(format!("not in the usual places, but found:\n{}", first_five(elsewhere))).set(
+        "choose one",
+        "LoadOptions::file",
+        "NAME",
+    )
 }
 
 fn is_description(name: &str) -> bool {
@@ -348,7 +353,7 @@ mod tests {
         let error = chosen(&names, &Wanted::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Input);
         assert!(
-            error.to_string().contains("a-Q4_K_M.gguf") && error.to_string().contains("--weights"),
+            error.to_string().contains("a-Q4_K_M.gguf") && error.to_string().contains("LoadOptions::file"),
             "{error}"
         );
         assert_eq!(chosen(&names, &Wanted::default().file("q8_0")).unwrap(), ["a-Q8_0.gguf", "config.json"]);
@@ -372,7 +377,7 @@ mod tests {
         assert_eq!(chosen(&mega, &Wanted::default()).unwrap(), mega);
         let both = ["decoder.pt", "decoder_mini.pt", "detoker.pt", "encoder.pt", "encoder_mini.pt"];
         let error = chosen(&both, &Wanted::default()).unwrap_err();
-        assert!(error.to_string().contains("--weights mega or --weights mini"), "{error}");
+        assert!(error.to_string().contains("LoadOptions::file = mega"), "{error}");
         let mini = ["decoder_mini.pt", "detoker.pt", "encoder_mini.pt"];
         for choice in ["mini", "encoder_mini.pt"] {
             assert_eq!(chosen(&both, &Wanted::default().file(choice)).unwrap(), mini);

@@ -207,7 +207,7 @@ fn a_claim_of_too_many_pixels_is_refused_before_any_is_decoded() {
     let more = ImageOptions { max_pixels: 200_000_000, ..ImageOptions::default() };
     let error = decode(&claiming(13_000, 13_000), &more).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Format, "{error}");
-    assert!(refused(&claiming(13_000, 13_000)).contains("--max-pixels"));
+    assert!(refused(&claiming(13_000, 13_000)).contains("ImageOptions::max_pixels"));
 }
 
 /// The checksum of a PNG's chunk.

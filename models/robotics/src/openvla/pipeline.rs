@@ -475,7 +475,10 @@ fn asked(prompt: &Prompt) -> Result<(&Image, String)> {
     }
     match frames[..] {
         [frame] => Ok((frame, words.join(" "))),
-        _ => Err(Error::input(format!("the prompt has {} images, expected one", frames.len()))
-            .hint("pass the camera image with --image FILE")),
+        _ => Err(Error::input(format!("the prompt has {} images, expected one", frames.len())).set(
+            "pass the camera image",
+            "Item::Image",
+            "FILE",
+        )),
     }
 }

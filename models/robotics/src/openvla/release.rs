@@ -85,8 +85,11 @@ fn trained(files: &Files, options: &LoadOptions) -> Result<Vec<std::path::PathBu
             format!("the release has no file {}", options.file.as_deref().unwrap_or_default()),
         )),
         [one] => Ok(vec![files.require(one)?]),
-        _ => Err(Error::input(format!("{} files in checkpoints/", found.len()))
-            .hint("select one with --weights checkpoints/NAME.pt")),
+        _ => Err(Error::input(format!("{} files in checkpoints/", found.len())).set(
+            "select one",
+            "LoadOptions::file",
+            "checkpoints/NAME.pt",
+        )),
     }
 }
 

@@ -389,7 +389,7 @@ impl Pipeline for BertPipeline {
                 Prompt::Items(items) if items.len() == 2 => self.answer(&encoding, items[1].text()?)?,
                 _ => {
                     return Err(Error::input("expected a question and a context")
-                        .hint("on the command line: fauna answer MODEL QUESTION --context TEXT"));
+                        .hint("the prompt is two texts: the question, then the context"));
                 }
             },
         };
@@ -410,7 +410,7 @@ fn notes(network: &Bert, embedder: &SentenceEmbedder, pretrained: &Pretrained) -
     if network.task() == Task::Encode && !recipe.is_specified {
         notes.push(
             "no modules.json next to the weights: embeddings are the mean over the tokens, not normalised; for a sentence \
-             embedder fetch the whole release (fauna pull); for another pooling use --set pooling_mode=cls"
+             embedder fetch the whole release ; for another pooling set the setting pooling_mode, for example to cls"
                 .to_string(),
         );
     }

@@ -286,13 +286,18 @@ pub fn validate(gene: &str) -> Result<Cow<'_, str>> {
     let bases = gene.len();
     match bases % 3 {
         0 => Ok(gene),
-        over => Err(Error::input(format!("{bases} bases are not a multiple of 3: {over} left over"))
-            .hint("trim the gene to whole codons, in the correct reading frame")
-            .hint(AS_RELEASED)),
+        over => {
+            let error = Error::input(format!("{bases} bases are not a multiple of 3: {over} left over"));
+            Err(or_as_released(error.hint("trim the gene to whole codons, in the correct reading frame")))
+        }
     }
 }
 
-const AS_RELEASED: &str = "or map invalid codons to [UNK], as the release does: --set reading=as_released";
+/// Adds to `error` how invalid codons are accepted.
+fn or_as_released(error: Error) -> Error {
+    let advice = "or map invalid codons to [UNK], as the release does";
+    error.set(advice, "LoadOptions::settings", "reading=as_released")
+}
 
 fn invalid_base(odd: char, at: usize) -> Error {
     let error = Error::input(format!("\"{}\" at base {at}", odd.escape_debug()));
@@ -304,7 +309,7 @@ fn invalid_base(odd: char, at: usize) -> Error {
         '-' | '.' => error.hint("it is an alignment gap: remove gaps"),
         _ => error.hint("expected A, C, G or T"),
     };
-    error.hint(AS_RELEASED)
+    or_as_released(error)
 }
 
 /// Translates `gene` to a protein in one-letter codes, with `*` for a stop codon and `X` for a codon with an unknown

@@ -151,7 +151,7 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         let packing = self.quantization_config.as_ref().filter(|packing| packing["quant_method"] != "mxfp4");
-        check_unpacked(packing, "use the official release, in mxfp4, or an unquantized one")?;
+        check_unpacked(packing, "the official release, in mxfp4")?;
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),

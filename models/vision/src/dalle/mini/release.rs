@@ -98,7 +98,8 @@ pub(super) fn parts(files: &Files) -> Result<Option<Parts>> {
         0 | 1 => Ok(found.pop()),
         _ => Err(Error::input("both mini and mega are in this folder")
             .at(files.root())
-            .hint("name one of them: --weights mega or --weights mini")),
+            .set("name one of them", "LoadOptions::file", "mega")
+            .set("or", "LoadOptions::file", "mini")),
     }
 }
 

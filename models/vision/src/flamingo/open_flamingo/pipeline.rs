@@ -66,10 +66,15 @@ impl OpenFlamingoPipeline {
         {
             return Err(Error::new(
                 ErrorKind::Mismatch,
-                format!("token {outside}, {PLACE} or {END_OF_CHUNK}, exceeds the vocabulary of {}", flamingo.vocab_size()),
+                format!(
+                    "token {outside}, {PLACE} or {END_OF_CHUNK}, exceeds the vocabulary of {}",
+                    flamingo.vocab_size()
+                ),
             )
             .at(language.root())
-            .hint("the tokenizer is not that of the release: give --set media_token_id=ID and --set eoc_token_id=ID"));
+            .hint("the tokenizer is not that of the release")
+            .set("give the token ids", "LoadOptions::settings", "media_token_id=ID")
+            .set("and", "LoadOptions::settings", "eoc_token_id=ID"));
         }
         let processor = match processor::of(&vision, "CLIPImageProcessor")? {
             Some(processor) => processor,

@@ -297,10 +297,10 @@ impl Parts {
             }
             let Some(default) = default else { return Err(no_language(files, trained)) };
             companion(default, options, with_weights).map_err(|error| {
-                error.context(format!("{} requires {default}", files.label())).hint(format!(
-                    "download it (fauna pull {default}), put its files into {name}/ next to {CHECKPOINT}, or set its \
-                     location: --set {name}=FOLDER"
-                ))
+                error
+                    .context(format!("{} requires {default}", files.label()))
+                    .hint(format!("download {default}, or put its files into {name}/ next to {CHECKPOINT}"))
+                    .set("or give its location", "LoadOptions::settings", format!("{name}=FOLDER"))
             })
         };
         let language = part(LANGUAGE, known(files.label()).map(|known| known.language))?;
@@ -347,7 +347,8 @@ fn no_language(files: &Files, trained: Option<&Trained>) -> Error {
         format!("the language model that {CHECKPOINT} was trained with is missing"),
     )
     .at(files.root())
-    .hint(format!("put its files into {LANGUAGE}/ next to it, or set its location: --set {LANGUAGE}=NAME"));
+    .hint(format!("put its files into {LANGUAGE}/ next to it"))
+    .set("or give its location", "LoadOptions::settings", format!("{LANGUAGE}=NAME"));
     match candidates.is_empty() {
         true => error,
         false => error.hint(format!("candidates by hidden size: {candidates}")),
@@ -429,7 +430,8 @@ fn config(
 fn fits(trained: &Trained, language: &Value, vision: &Value) -> Result<()> {
     let mismatch = |message: String, part: &str| {
         Err(Error::new(ErrorKind::Mismatch, message)
-            .hint(format!("give the one of the training: --set {part}=NAME, or in {part}/ next to it")))
+            .hint(format!("put the one of the training into {part}/ next to it"))
+            .set("or give its location", "LoadOptions::settings", format!("{part}=NAME")))
     };
     let kind = Kind::of(language)?;
     if kind != trained.kind {
