@@ -6,13 +6,13 @@
 //!     The capital of France is Paris.
 //!     …
 
-use std::error::Error;
+use anyhow::Context;
 use std::ops::ControlFlow;
 
 use fauna::{GenerationConfig, Item, Prompt, Role, Turn};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let source = std::env::args().nth(1).ok_or("usage: chat MODEL (a folder, a file, owner/name)")?;
+fn main() -> anyhow::Result<()> {
+    let source = std::env::args().nth(1).context("usage: chat MODEL (a folder, a file, owner/name)")?;
     let model = fauna::open(&source)?;
     let say = |role, text: &str| Turn { role, items: vec![text.into()] };
 

@@ -4,19 +4,20 @@
 //!
 //! Without arguments it uses a small codec with random weights, whose output is noise.
 
+use anyhow::Context;
 use std::f32::consts::TAU;
 use std::ops::ControlFlow;
 
 use fauna::sound::{read, write};
-use fauna::{Error, GenerationConfig, Item, LoadOptions, Pipeline, Prompt, Result, Sound};
+use fauna::{GenerationConfig, Item, LoadOptions, Pipeline, Prompt, Sound};
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let codec = match arguments.next() {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/encodec");
-            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
+            fauna::open_with(config, &LoadOptions::default().with_random_weights(7))?
         }
     };
     let sound = match arguments.next() {
@@ -27,13 +28,13 @@ fn main() -> Result<()> {
     let seconds = sound.channels[0].len() as f64 / f64::from(sound.rate);
 
     let Item::Codes(codes) = recode(codec.as_ref(), Item::Sound(sound))? else {
-        return Err(Error::input("expected a codec"));
+        anyhow::bail!("expected a codec");
     };
     for (name, tensor) in &codes {
         println!("{name} {:?}", tensor.dims());
     }
     let Item::Sound(again) = recode(codec.as_ref(), Item::Codes(codes))? else {
-        return Err(Error::input("expected a codec"));
+        anyhow::bail!("expected a codec");
     };
     write::write(&path, &again, write::Samples::Int16, write::Level::Peak)?;
     println!(
@@ -44,13 +45,13 @@ fn main() -> Result<()> {
 }
 
 /// Encodes audio, or decodes codes.
-fn recode(codec: &dyn Pipeline, item: Item) -> Result<Item> {
+fn recode(codec: &dyn Pipeline, item: Item) -> anyhow::Result<Item> {
     let mut made = None;
     codec.generate(&Prompt::Items(vec![item]), &GenerationConfig::default(), &mut |item| {
         made = Some(item);
         ControlFlow::Continue(())
     })?;
-    made.ok_or_else(|| Error::input("the codec returned no output"))
+    made.context("the codec returned no output")
 }
 
 /// Returns one second of an A major chord at 24 kHz, mono.

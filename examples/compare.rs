@@ -2,8 +2,6 @@
 //!
 //!     cargo run --release --example compare -- openai-community/gpt2 > pairs.csv
 
-use std::error::Error;
-
 use fauna::{Item, Pipeline};
 
 const TEXTS: [&str; 4] = [
@@ -13,7 +11,7 @@ const TEXTS: [&str; 4] = [
     "A comet passes.",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> anyhow::Result<()> {
     let other = std::env::args().nth(1).unwrap_or_else(|| "minilm".into());
     let ours = similarities(fauna::open("minilm")?.as_ref())?;
     let theirs = similarities(fauna::open(&other)?.as_ref())?;

@@ -13,11 +13,11 @@ use std::ops::ControlFlow;
 
 use fauna::image::read;
 use fauna::vision::medgemma::OneShot;
-use fauna::{GenerationConfig, Image, Item, Result};
+use fauna::{Image, Item};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/medgemma/generate_whole_way/model");
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (source, picture, question) = match &arguments[..] {
         [source, picture, question] => (source.as_str(), read(picture)?, question.as_str()),
@@ -32,8 +32,7 @@ fn main() -> Result<()> {
         exemplar: "the picture <img> shows a normal skin .".into(),
         query: vec![Item::Image(picture), question.into()],
     };
-    let options =
-        GenerationConfig { max_new_tokens: if source == TINY { 9 } else { 200 }, ..model.defaults() };
+    let options = model.defaults().with_max_new_tokens(if source == TINY { 9 } else { 200 });
     model.generate(&prompt.into(), &options, &mut |item| {
         if let Item::Text(words) = item {
             print!("{words}");

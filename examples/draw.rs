@@ -12,15 +12,15 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{GenerationConfig, Image, Item, LoadOptions, Prompt, Result, image};
+use fauna::{Image, Item, LoadOptions, Prompt, image};
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let model = match arguments.next() {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/dalle");
-            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
+            fauna::open_with(config, &LoadOptions::default().with_random_weights(7))?
         }
     };
     let wish = arguments.next().unwrap_or_else(|| "a cat on the stone".into());
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
 
     // A batch of four: the text is encoded once, and the guided and unguided forward passes are batched.
     let wishes = vec![Prompt::from(wish.as_str()); 4];
-    let options = GenerationConfig { seed: 7, ..model.defaults() };
+    let options = model.defaults().with_seed(7);
     let mut pictures: Vec<Option<Image>> = vec![None; wishes.len()];
     model.generate_batch(&wishes, &options, &mut |index, item| {
         match item {

@@ -6,9 +6,7 @@
 //!     0.01  The jazz pianist improvised over a slow blues.
 //!     -0.02  Water expands when it freezes, so ice floats.
 
-use std::error::Error;
-
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> anyhow::Result<()> {
     let question = std::env::args().nth(1).unwrap_or_else(|| "Which animals are good parents?".into());
     let sentences = [
         "Wolves raise their pups together as a family.",

@@ -13,18 +13,18 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use fauna::image::read;
-use fauna::{GenerationConfig, Image, Item, Prompt, Result};
+use fauna::{Image, Item, Prompt, Result};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/flamingo/open_mpt_generate/model");
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (source, shown) = match arguments.split_first() {
         Some((source, shown)) => (source.as_str(), examples(shown)?),
         None => (TINY, squares()),
     };
     let model = fauna::open(source)?;
-    let options = GenerationConfig { max_new_tokens: 8, ..model.defaults() };
+    let options = model.defaults().with_max_new_tokens(8);
     model.generate(&Prompt::Items(shown), &options, &mut |item| {
         if let Item::Text(words) = item {
             print!("{words}");

@@ -17,11 +17,10 @@
 
 use std::f64::consts::TAU;
 
-use fauna::Result;
 use fauna::model::Forecaster;
 use fauna::science::forecast::{Ask, Bands, SeasonalNaive, Table, cross_validate, forecast};
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let table = Table::regular("MS".parse()?, "1949-01", [("passengers", passengers())])?;
     let opened = std::env::args().nth(1).map(|source| fauna::open(&source)).transpose()?;
     let model: &dyn Forecaster = match &opened {

@@ -21,12 +21,12 @@ use std::ops::ControlFlow;
 use fauna::text::genslm::GenSlm;
 use fauna::text::genslm::codons::{Reading, translate};
 use fauna::text::genslm::fasta::{self, Record};
-use fauna::{GenerationConfig, Item, LoadOptions, Pipeline, Result};
+use fauna::{Item, LoadOptions, Pipeline};
 
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/configs/genslm-25m");
 const GENES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/genes.fasta.gz");
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let source = arguments.next();
     let random_weights = if source.is_none() { Some(7) } else { None };
@@ -63,18 +63,14 @@ fn main() -> Result<()> {
     }
 
     let mut gene = String::from("ATG");
-    model.generate(
-        &gene.as_str().into(),
-        &GenerationConfig { seed: 1, ..model.defaults() },
-        &mut |codon| {
-            if let Item::Gene(codon) = codon {
-                gene.push_str(&codon);
-            }
-            ControlFlow::Continue(())
-        },
-    )?;
+    model.generate(&gene.as_str().into(), &model.defaults().with_seed(1), &mut |codon| {
+        if let Item::Gene(codon) = codon {
+            gene.push_str(&codon);
+        }
+        ControlFlow::Continue(())
+    })?;
     let protein = translate(&gene);
     println!("new         {protein}");
     let record = Record { id: "new".into(), description: protein, sequence: gene };
-    fasta::write(&mut std::io::stdout(), &record, fasta::COLUMNS)
+    Ok(fasta::write(&mut std::io::stdout(), &record, fasta::COLUMNS)?)
 }

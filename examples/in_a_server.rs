@@ -12,7 +12,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use fauna::{CancellationToken, Error, ErrorKind, FinishReason, GenerationConfig, Pipeline, Prompt, Result};
+use fauna::{CancellationToken, Error, ErrorKind, FinishReason, GenerationConfig, Pipeline, Prompt};
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/llama/text_left_padding/model");
 
@@ -37,7 +37,7 @@ fn status(error: &Error) -> u16 {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let source = std::env::args().nth(1);
     let model: Arc<dyn Pipeline> = Arc::from(fauna::open(source.as_deref().unwrap_or(SMALL))?);
     let short = GenerationConfig { eos: Some(Vec::new()), ..GenerationConfig::greedy(8) };
@@ -47,8 +47,8 @@ fn main() -> Result<()> {
     let requests = [
         ("The light of a galaxy", short.clone()),
         ("Let x be a real number", short.clone()),
-        ("A very long question", GenerationConfig { cancel: gone, ..short.clone() }),
-        ("x", GenerationConfig { top_p: 0.0, ..short }),
+        ("A very long question", short.clone().with_cancel(gone)),
+        ("x", short.with_top_p(0.0)),
     ];
     let threads = requests.map(|(prompt, config)| {
         let model = model.clone();

@@ -9,12 +9,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use fauna::sound::read;
-use fauna::{Error, Item, Prompt, Result};
+use fauna::{Item, Prompt};
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, song, question] = arguments.as_slice() else {
-        return Err(Error::input("usage: listen MODEL AUDIO_FILE QUESTION"));
+        anyhow::bail!("usage: listen MODEL AUDIO_FILE QUESTION");
     };
     let model = fauna::open(source)?;
     let prompt = Prompt::Items(vec![Item::Sound(read::read(song)?.sound), Item::Text(question.clone())]);

@@ -4,18 +4,19 @@
 //!
 //! Without arguments it uses a small unconditional model with random weights, whose output is noise.
 
+use anyhow::Context;
 use std::ops::ControlFlow;
 
 use fauna::sound::write::{Level, Samples, WavWriter};
 use fauna::{Error, GenerationConfig, Item, LoadOptions, Prompt, Result};
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let model = match arguments.next() {
         Some(source) => fauna::open(&source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/musicgen");
-            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
+            fauna::open_with(config, &LoadOptions::default().with_random_weights(7))?
         }
     };
     let words = arguments.next().unwrap_or_default();
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
     })?;
     written?;
 
-    let file = file.ok_or_else(|| Error::input("the model returned no audio"))?;
+    let file = file.context("the model returned no audio")?;
     let frames = file.frames();
     let factor = file.finish()?;
     println!("{path}: {frames} samples per channel, scaled by {factor:.3}");

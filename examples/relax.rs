@@ -20,17 +20,18 @@
 //! relax.xyz: 201 structures
 //! ```
 
+use anyhow::Context;
 use std::fs::File;
 use std::io::BufWriter;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use fauna::Atoms;
 use fauna::science::atoms::{CellChange, Dynamics, Frame, Relaxing, State, cell, dynamics, files, relax};
-use fauna::{Atoms, Error, Result};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/orb/v3_conservative_crystal/model");
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let model = fauna::open(&arguments.next().unwrap_or_else(|| TINY.into()))?;
     let potential = model.potential()?;
@@ -39,7 +40,7 @@ fn main() -> Result<()> {
         None => distorted_salt(),
     };
     let path = arguments.next().unwrap_or_else(|| "relax.xyz".into());
-    let file = File::create(&path).map_err(|error| Error::io(&path, "write", error))?;
+    let file = File::create(&path).with_context(|| format!("cannot write {path}"))?;
     let mut file = BufWriter::new(file);
 
     let options = Relaxing { cell: CellChange::Free, ..Relaxing::default() };
@@ -66,7 +67,7 @@ fn main() -> Result<()> {
         written = files::write_xyz(&mut file, &frame);
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    written.map_err(|error| Error::io(&path, "write", error))?;
+    written.with_context(|| format!("cannot write {path}"))?;
     println!("{path}: 201 structures");
     Ok(())
 }

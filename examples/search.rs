@@ -9,14 +9,12 @@
 //!
 //! That model is tiny and its weights are random; use openai/clip-vit-base-patch32 for meaningful results.
 
-use std::error::Error;
-
 use fauna::Item;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, sentence, files @ ..] = &arguments[..] else {
-        return Err("usage: search MODEL TEXT IMAGE...".into());
+        anyhow::bail!("usage: search MODEL TEXT IMAGE...");
     };
     let model = fauna::open(source)?;
 

@@ -8,6 +8,7 @@
 //!     openvla: 0 of 10 scenes, 80 steps each (random weights)
 //!     tabletop.gif: "pick up the blue block", the expert on the left
 
+use anyhow::Context;
 use fauna::image::{sheet, to_gif};
 use fauna::model::Policy;
 use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
@@ -16,14 +17,14 @@ use fauna::{Image, LoadOptions, Result};
 const SCENES: std::ops::Range<u64> = 0..10;
 const SHOWN: u64 = 4;
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let source = arguments.next();
     let model = match &source {
         Some(source) => fauna::open(source)?,
         None => {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configs/openvla");
-            fauna::open_with(config, &LoadOptions { random_weights: Some(7), ..LoadOptions::default() })?
+            fauna::open_with(config, &LoadOptions::default().with_random_weights(7))?
         }
     };
     let setting = Setting { unnorm_key: arguments.next(), ..Setting::default() };
@@ -45,7 +46,7 @@ fn main() -> Result<()> {
     let both = (0..longest).map(|time| sheet::grid(&[at(&frames[0], time), at(&frames[1], time)], 2));
     let path = "tabletop.gif";
     let bytes = to_gif(&both.collect::<Result<Vec<_>>>()?, 8.0)?;
-    std::fs::write(path, bytes).map_err(|error| fauna::Error::io(path, "write", error))?;
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {path}"))?;
     println!("{path}: \"{}\", the expert on the left", films[0].instruction);
     Ok(())
 }

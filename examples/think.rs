@@ -10,11 +10,11 @@
 
 use std::ops::ControlFlow;
 
-use fauna::{GenerationConfig, Item, Prompt, Reasoning, Result, Role, Turn};
+use fauna::{GenerationConfig, Item, Prompt, Reasoning, Role, Turn};
 
 const SMALL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/gpt_oss/generate_conversation/model");
 
-fn main() -> Result<()> {
+fn main() -> anyhow::Result<()> {
     let source = std::env::args().nth(1);
     let model = fauna::open(source.as_deref().unwrap_or(SMALL))?;
     let question = Turn { role: Role::User, items: vec!["Why is the sky blue?".into()] };

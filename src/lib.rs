@@ -38,7 +38,7 @@
 //! use fauna::model::{ForecastConfig, History, Task};
 //! let history = History::from(vec![3.0, 5.0, 4.0, 6.0, 5.0, 7.0]);
 //! let model = fauna::open("amazon/chronos-bolt-small")?;
-//! let ahead = model.forecaster()?.forecast(&[history], &ForecastConfig { horizon: 12, ..ForecastConfig::default() })?;
+//! let ahead = model.forecaster()?.forecast(&[history], &ForecastConfig::new(12))?;
 //! println!("{:?}", ahead[0].mean);
 //!
 //! let model = fauna::open("orb-v3-conservative-inf-omat-20250404.ckpt")?;
@@ -63,7 +63,7 @@
 //! ```
 //! use fauna::{LoadOptions, runtime::{Precision, Runtime}};
 //! let runtime = Runtime::on("auto")?.with_precision(Precision::Bf16);
-//! let model = fauna::open_with("minilm", &LoadOptions { runtime, ..LoadOptions::default() })?;
+//! let model = fauna::open_with("minilm", &LoadOptions::default().with_runtime(runtime))?;
 //! assert_eq!(model.card().family, "bert");
 //! # Ok::<(), fauna::Error>(())
 //! ```

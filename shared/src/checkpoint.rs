@@ -49,6 +49,7 @@ pub use write::{TensorInfo, write_gguf, write_safetensors};
 /// The element type of a stored tensor, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the plain variants are the types they are named after")]
+#[non_exhaustive]
 pub enum StorageType {
     F64,
     F32,

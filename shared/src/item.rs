@@ -13,6 +13,7 @@ pub type Tensors = std::collections::BTreeMap<String, Tensor>;
 /// A kind of model input or output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Modality {
     /// Text.
     Text,
@@ -135,6 +136,7 @@ impl From<String> for Item {
 
 /// A label with its score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Label {
     /// The class, the predicted token or the text of the span.
     pub label: String,
@@ -143,6 +145,18 @@ pub struct Label {
     /// Byte range of the span in the input, for labels of spans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span: Option<Range<usize>>,
+}
+
+impl Label {
+    /// A label with its score, and no span.
+    pub fn new(label: impl Into<String>, score: f32) -> Self {
+        Self { label: label.into(), score, span: None }
+    }
+
+    /// The same with the byte range of its span in the input.
+    pub fn with_span(self, span: Range<usize>) -> Self {
+        Self { span: Some(span), ..self }
+    }
 }
 
 /// An RGB image with 8 bits per channel, `(height, width, 3)`.
@@ -303,6 +317,7 @@ impl From<&str> for Prompt {
 
 /// Embeddings, one per item.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Embeddings {
     /// The embeddings, `(items, embedding_dim)`, float32 on the CPU.
     pub rows: Tensor,
@@ -311,6 +326,12 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
+    /// Embeddings `rows`, `(items, embedding_dim)` of float32 on the CPU, with the number of truncated tokens of each
+    /// item.
+    pub fn new(rows: Tensor, cut: Vec<usize>) -> Self {
+        Self { rows, cut }
+    }
+
     /// Returns the embeddings as vectors.
     ///
     /// # Errors
@@ -325,7 +346,7 @@ impl Embeddings {
     /// use candle_core::{Device, Tensor};
     /// use fauna_shared::item::Embeddings;
     /// let rows = Tensor::new(&[[1f32, 0.0], [3.0, 4.0]], &Device::Cpu)?;
-    /// let made = Embeddings { rows, cut: vec![0, 0] };
+    /// let made = Embeddings::new(rows, vec![0, 0]);
     /// assert_eq!(made.similarity(&made)?, [[1.0, 0.6], [0.6, 1.0]]);
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```

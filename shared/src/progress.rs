@@ -8,6 +8,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// What a total counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Unit {
     /// Bytes of a file or a transfer.
     Bytes,

@@ -30,6 +30,7 @@ const UNKNOWN: u8 = 3;
 /// widens them exactly; [`Bf16`](Precision::Bf16) rounds both sides of every product to bfloat16 and accumulates in
 /// float32. On a GPU the whole computation runs in this type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Precision {
     /// 32-bit floating point; what parity is measured in.
     #[default]

@@ -179,6 +179,7 @@ impl MatrixUse {
 
 /// The tensors of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Inventory {
     /// Names and shapes, sorted by name.
     pub tensors: Vec<(String, Vec<usize>)>,

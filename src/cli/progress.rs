@@ -54,8 +54,8 @@ impl Progress for Bars {
             (Unit::Bytes, false) => "{msg}  {spinner} {bytes} {bytes_per_sec}",
             (Unit::Milliseconds, true) => "{msg}  {wide_bar} {seconds}/{total_seconds} s {eta}",
             (Unit::Milliseconds, false) => "{msg}  {spinner} {seconds} s",
-            (Unit::Items, true) => "{msg}  {wide_bar} {pos}/{len} {eta}",
-            (Unit::Items, false) => "{msg}  {spinner} {pos}",
+            (_, true) => "{msg}  {wide_bar} {pos}/{len} {eta}",
+            (_, false) => "{msg}  {spinner} {pos}",
         };
         let seconds = |thousandths: u64, text: &mut dyn std::fmt::Write| {
             // Writing to a string does not fail.

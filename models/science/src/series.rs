@@ -216,7 +216,7 @@ pub(crate) fn embed(
     }
     match vectors.is_empty() {
         true => Err(Error::input("no series to embed")),
-        false => Ok(Embeddings { rows: Tensor::cat(&vectors, 0)?, cut }),
+        false => Ok(Embeddings::new(Tensor::cat(&vectors, 0)?, cut)),
     }
 }
 

@@ -367,7 +367,7 @@ impl LanguageModel {
             rows.push(hidden.narrow(1, from, time - from)?.mean(1)?);
         }
         let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        Ok(Embeddings { rows, cut })
+        Ok(Embeddings::new(rows, cut))
     }
 }
 

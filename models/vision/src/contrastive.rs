@@ -426,7 +426,7 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
         if vectors.is_empty() {
             return Err(Error::input("nothing to embed"));
         }
-        Ok(Embeddings { rows: Tensor::cat(&vectors, 0)?, cut })
+        Ok(Embeddings::new(Tensor::cat(&vectors, 0)?, cut))
     }
 
     /// Zero-shot classification: the labels of an image, the most probable first. A label longer than the context is
@@ -452,15 +452,16 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
             let read = || -> Result<usize> {
                 Ok(self.encode(text)?.offsets.iter().map(|(_, end)| *end).max().unwrap_or(0))
             };
-            let span = if *cut > 0 { Some(0..read()?) } else { None };
+            let mut label = Label::new(text, score);
             if *cut > 0 {
+                label = label.with_span(0..read()?);
                 let start: String = text.chars().take(30).collect();
                 notes.push(Item::Note(format!(
                     "label \"{start}…\" was truncated: {} were left out",
                     beyond(*cut)
                 )));
             }
-            found.push(Label { label: text.to_string(), score, span });
+            found.push(label);
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         for item in notes.into_iter().chain(found.into_iter().map(Item::Label)) {

@@ -114,11 +114,8 @@ impl ProcessorPipeline {
         let (name, settings) = settings(&pretrained.files)?
             .ok_or_else(|| pretrained.config_error(format!("expected {} or {}", FILES[0], FILES[1])))?;
         let processor = read(&pretrained.files, name, &settings)?;
-        let card = Card {
-            inputs: vec![Modality::Image],
-            outputs: vec![Modality::Vector],
-            ..pretrained.card(&pretrained.architecture(""), &pretrained.weights.finish()?)
-        };
+        let mut card = pretrained.card(&pretrained.architecture(""), &pretrained.weights.finish()?);
+        (card.inputs, card.outputs) = (vec![Modality::Image], vec![Modality::Vector]);
         Ok(Self { processor, settings, card })
     }
 

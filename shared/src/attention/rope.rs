@@ -49,6 +49,7 @@ impl Positions {
 
 /// RoPE scaling: how frequencies are changed for contexts longer than in training.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub enum RopeScaling {
     /// No scaling.
     #[default]

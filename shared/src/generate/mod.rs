@@ -222,6 +222,7 @@ pub enum Stop {
 /// Why generation of a sequence finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FinishReason {
     /// An end-of-sequence token was generated.
     End,

@@ -18,7 +18,7 @@ const MOST_TOKENS: usize = 1 << 31;
 ///
 /// ```
 /// use fauna_shared::generate::GenerationConfig;
-/// let options = GenerationConfig { temperature: 0.8, top_p: 0.95, seed: 7, ..GenerationConfig::default() };
+/// let options = GenerationConfig::default().with_temperature(0.8).with_top_p(0.95).with_seed(7);
 /// assert!(options.check().is_ok());
 /// let wrong = GenerationConfig { top_p: 0.0, ..GenerationConfig::default() };
 /// assert_eq!(wrong.check().unwrap_err().message(), "top_p must be above 0 and at most 1, got 0");
@@ -133,6 +133,46 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
+    /// The same with at most `max_new_tokens` new tokens.
+    pub fn with_max_new_tokens(self, max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..self }
+    }
+
+    /// The same with this temperature; 0 is greedy decoding.
+    pub fn with_temperature(self, temperature: f32) -> Self {
+        Self { temperature, ..self }
+    }
+
+    /// The same with sampling from the `top_k` most likely tokens; 0 for all.
+    pub fn with_top_k(self, top_k: usize) -> Self {
+        Self { top_k, ..self }
+    }
+
+    /// The same with nucleus sampling of this probability.
+    pub fn with_top_p(self, top_p: f32) -> Self {
+        Self { top_p, ..self }
+    }
+
+    /// The same with this seed of the random numbers.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// The same with text ending before any of these strings.
+    pub fn with_stop(self, stop: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { stop: stop.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// The same, cancelled by `cancel`.
+    pub fn with_cancel(self, cancel: CancellationToken) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// The same, reporting the reading of long prompts to `progress`.
+    pub fn with_progress(self, progress: Reporter) -> Self {
+        Self { progress, ..self }
+    }
+
     /// Whether its token or the user of its progress wants the generation to end.
     pub(crate) fn cancelled(&self) -> bool {
         self.cancel.is_cancelled() || self.progress.cancelled()

@@ -152,6 +152,21 @@ impl Default for ForecastConfig {
 }
 
 impl ForecastConfig {
+    /// The default with this horizon, in steps.
+    pub fn new(horizon: usize) -> Self {
+        Self { horizon, ..Self::default() }
+    }
+
+    /// The same with these quantiles, each between 0 and 1.
+    pub fn with_quantiles(self, quantiles: impl IntoIterator<Item = f64>) -> Self {
+        Self { quantiles: quantiles.into_iter().collect(), ..self }
+    }
+
+    /// The same with this seed of the random numbers.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
     /// Checks that all options are in range.
     ///
     /// # Errors

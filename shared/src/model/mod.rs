@@ -291,6 +291,7 @@ pub fn noise_pixels(shape: &[usize]) -> Result<Tensor> {
 
 /// Information about a loaded model.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Card {
     /// The source given by the user: a folder, a file, a hub id.
     pub source: String,

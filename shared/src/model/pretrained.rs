@@ -50,6 +50,37 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
+    /// The same with this device, number type and weight format.
+    pub fn with_runtime(self, runtime: Runtime) -> Self {
+        Self { runtime, ..self }
+    }
+
+    /// The same with the family of this name, whatever the config says.
+    pub fn with_family(self, family: impl Into<String>) -> Self {
+        Self { family: Some(family.into()), ..self }
+    }
+
+    /// The same with this one of several weight files.
+    pub fn with_file(self, file: impl Into<String>) -> Self {
+        Self { file: Some(file.into()), ..self }
+    }
+
+    /// The same with random weights of this seed in place of a checkpoint's.
+    pub fn with_random_weights(self, seed: u64) -> Self {
+        Self { random_weights: Some(seed), ..self }
+    }
+
+    /// The same with the setting `name` of the family.
+    pub fn with_setting(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same, reporting the load to `progress`.
+    pub fn with_progress(self, progress: Reporter) -> Self {
+        Self { progress, ..self }
+    }
+
     /// The weight files of `files` for a [`Layout`]; empty for random weights, or if there are none.
     ///
     /// # Errors

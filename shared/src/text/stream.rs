@@ -30,6 +30,7 @@ pub struct Piece<'a> {
 
 /// The output channel of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OutputChannel {
     /// The answer.
     Answer,

@@ -131,7 +131,7 @@ impl<'a> Answer<'a> {
         let mut output = self.stream.take().unwrap_or_else(Output::stdout);
         if !self.labels.is_empty() {
             let mut table = Table::default();
-            for Label { label, score, span } in self.labels {
+            for Label { label, score, span, .. } in self.labels {
                 let span = span.map_or(String::new(), |span| format!("bytes {} to {}", span.start, span.end));
                 let picture = self.picture.iter().map(|path| path.display().to_string());
                 table.push(picture.chain([format!("{score:.4}"), label, span]).collect());

@@ -109,7 +109,7 @@ impl EncodecPipeline {
         let row = |sound: &Sound| Ok(self.network.latents(&self.resampled(sound)?)?.mean(1)?);
         let rows = batch.iter().map(row).collect::<Result<Vec<_>>>()?;
         let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        Ok(Embeddings { rows, cut: vec![0; batch.len()] })
+        Ok(Embeddings::new(rows, vec![0; batch.len()]))
     }
 }
 

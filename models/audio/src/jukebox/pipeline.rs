@@ -222,7 +222,7 @@ pub(crate) fn embed(jukebox: &Jukebox, items: &[Item]) -> Result<Embeddings> {
     if rows.is_empty() {
         return Err(Error::input("there is no audio to embed"));
     }
-    Ok(Embeddings { rows: on_host(&Tensor::stack(&rows, 0)?, DType::F32)?, cut })
+    Ok(Embeddings::new(on_host(&Tensor::stack(&rows, 0)?, DType::F32)?, cut))
 }
 
 /// Mixes a sound to mono, then resamples it.

@@ -40,11 +40,8 @@ pub fn open(pretrained: &Pretrained) -> Result<Box<dyn Pipeline>> {
             [Modality::Image, Modality::Vector]
         }
     };
-    let card = Card {
-        inputs: vec![modalities[0]],
-        outputs: vec![modalities[1]],
-        ..pretrained.card(&architecture, &pretrained.weights.finish()?)
-    };
+    let mut card = pretrained.card(&architecture, &pretrained.weights.finish()?);
+    (card.inputs, card.outputs) = (vec![modalities[0]], vec![modalities[1]]);
     Ok(Box::new(Alone { file, card }))
 }
 

@@ -91,7 +91,7 @@ impl Pipeline for OrbPipeline {
             true => Tensor::zeros((0, self.orb.config().latent_dim), DType::F32, &Device::Cpu)?,
             false => Tensor::cat(&rows, 0)?,
         };
-        Ok(Embeddings { rows, cut: vec![0; items.len()] })
+        Ok(Embeddings::new(rows, vec![0; items.len()]))
     }
 
     fn potential(&self) -> Result<&dyn Potential> {

@@ -200,7 +200,7 @@ impl BertPipeline {
             for id in top_k(&scores, TOP_K) {
                 let label = tokenizer.decode(&[id as u32], false)?.trim().to_string();
                 let (start, end) = encoding.offsets[place];
-                labels.push(Label { label, score: scores[id], span: Some(start..end) });
+                labels.push(Label::new(label, scores[id]).with_span(start..end));
             }
         }
         Ok(labels)
@@ -215,10 +215,7 @@ impl BertPipeline {
             _ => self.network.config().label(class),
         };
         let order = top_k(&scores, scores.len());
-        Ok(order
-            .into_iter()
-            .map(|class| Label { label: name(class), score: scores[class], span: None })
-            .collect())
+        Ok(order.into_iter().map(|class| Label::new(name(class), scores[class])).collect())
     }
 
     /// Returns the entities: groups of consecutive tokens of the same class without its prefix `B-` or `I-`; `B-`
@@ -249,7 +246,7 @@ impl BertPipeline {
                     *count += 1;
                 }
                 _ => {
-                    let label = Label { label: kind.clone(), score: scores[class], span: Some(start..end) };
+                    let label = Label::new(kind.clone(), scores[class]).with_span(start..end);
                     found.push((label, 1));
                 }
             }
@@ -257,7 +254,10 @@ impl BertPipeline {
         }
         Ok(found
             .into_iter()
-            .map(|(label, count)| Label { score: label.score / count as f32, ..label })
+            .map(|(mut label, count)| {
+                label.score /= count as f32;
+                label
+            })
             .collect())
     }
 
@@ -291,7 +291,7 @@ impl BertPipeline {
         let (first, last, score) = top.ok_or_else(|| Error::input("the context is empty"))?;
         let span = encoding.offsets[first].0..encoding.offsets[last].1;
         let label = context.get(span.clone()).unwrap_or_default().to_string();
-        Ok(vec![Label { label, score, span: Some(span) }])
+        Ok(vec![Label::new(label, score).with_span(span)])
     }
 }
 
@@ -325,7 +325,7 @@ impl BertPipeline {
         if rows.is_empty() {
             return Err(Error::input("no text to embed"));
         }
-        Ok(Embeddings { rows: Tensor::cat(&rows, 0)?, cut: encodings.iter().map(|e| e.cut).collect() })
+        Ok(Embeddings::new(Tensor::cat(&rows, 0)?, encodings.iter().map(|e| e.cut).collect()))
     }
 }
 

@@ -412,7 +412,7 @@ impl GenSlm {
             Ok(())
         })?;
         let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
-        Ok(Embeddings { rows: Tensor::stack(&rows, 0)?, cut: genes.iter().map(|gene| gene.cut).collect() })
+        Ok(Embeddings::new(Tensor::stack(&rows, 0)?, genes.iter().map(|gene| gene.cut).collect()))
     }
 }
 

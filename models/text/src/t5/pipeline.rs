@@ -303,7 +303,7 @@ impl T5Pipeline {
         if rows.is_empty() {
             return Err(Error::input("no text to embed"));
         }
-        Ok(Embeddings { rows: Tensor::cat(&rows, 0)?, cut: vec![0; batch.len()] })
+        Ok(Embeddings::new(Tensor::cat(&rows, 0)?, vec![0; batch.len()]))
     }
 }
 
