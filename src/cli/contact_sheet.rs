@@ -11,7 +11,6 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::font;
 use super::output::Output;
 use super::table::shorten;
-use super::verbs::search;
 
 // Lengths in pixels.
 const THUMB: usize = 240;
@@ -73,7 +72,7 @@ fn write_words(
     for (i, (score, path)) in captions.iter().enumerate() {
         let (top, left) = sheet.place(i);
         let (middle, below) = ((left + THUMB / 2) as i32, (TITLE + top + THUMB) as i32);
-        let name = fitting(&search::name_of(path), 16, THUMB as i32);
+        let name = fitting(&name_of(path), 16, THUMB as i32);
         area.draw(&Text::new(format!("{score:.3}"), (middle, below + 14), style(18, INK, HPos::Center)))?;
         area.draw(&Text::new(name, (middle, below + 36), style(16, PALE, HPos::Center)))?;
     }
@@ -86,4 +85,9 @@ fn fitting(text: &str, size: i32, width: i32) -> String {
     let lengths = (1..=text.chars().count().min(200)).rev();
     let mut shortened = lengths.map(|length| shorten(text, length));
     shortened.find(|text| font::width_of(text, size) <= width).unwrap_or_default()
+}
+
+/// Returns the file name of a path, for a caption.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

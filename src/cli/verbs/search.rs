@@ -139,8 +139,3 @@ fn scores(
     }
     Ok((found, failed))
 }
-
-/// Returns the file name of a path, for a caption.
-pub fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
