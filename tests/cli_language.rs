@@ -88,7 +88,7 @@ fn invalid_fill_in_the_middle_arguments_are_errors() {
     refused(&run(&["generate", CODE, "--prefix", "a", "words"]), 2, &["cannot be used"]);
     refused(&run(&["generate", CODE, "--prefix", " ", "--suffix", ""]), 2, &["the prompt is empty"]);
     let long = "x = 1\n".repeat(400);
-    refused(&run(&["generate", CODE, "--prefix", &long, "--suffix", "y"]), 2, &["positions"]);
+    refused(&run(&["generate", CODE, "--prefix", &long, "--suffix", "y"]), 2, &["maximum sequence length"]);
 }
 
 #[test]

@@ -77,9 +77,10 @@ fn the_environment_variable_disables_the_kernels_and_rejects_unknown_values() {
 fn copies_per_step(case: &str, prompts: &[&[i64]], mask: Option<&[&[i64]]>) -> (f64, f64) {
     Runtime::set_kernels(false);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity").join(case).join("model");
-    let file = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let written = fauna::parity::ModelFolder::open(&folder).unwrap();
+    let file = std::fs::read_dir(written.path()).unwrap().map(|entry| entry.unwrap().path());
     let file = file.into_iter().find(|path| path.extension().is_some_and(|end| end == "gguf"));
-    let source = file.unwrap_or(folder);
+    let source = file.unwrap_or_else(|| written.path().to_path_buf());
     let model = fauna::open(source.to_str().unwrap()).unwrap();
     let tensor = |rows: &[&[i64]]| {
         let shape = (rows.len(), rows[0].len());
@@ -117,21 +118,25 @@ fn a_greedy_step_of_a_padded_batch_copies_one_more_mask() {
     assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the host, {to_device} to the device");
 }
 
-/// The router's choice of experts is read by nobody but the device; the window of every other layer is one mask.
+/// The router selects experts on the device; the sliding-window layers share one mask.
 #[test]
-fn a_greedy_step_of_a_mixture_of_experts_reads_no_choice() {
+fn a_greedy_step_of_a_mixture_of_experts_selects_experts_on_the_device() {
     let (to_host, to_device) = copies_per_step("gpt_oss/generate", &[&[3, 5, 7]], None);
-    assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the CPU, {to_device} from it");
+    assert!(to_host <= 1.0 && to_device <= 3.0, "{to_host} to the host, {to_device} to the device");
 }
 
-/// Distances and the mask of padding go there; which rows have nothing to read is known there since the first step.
+/// The position bias and the padding mask are copied to the device; fully masked sequences are known there since the
+/// first step.
 #[test]
-fn a_greedy_step_of_t5_copies_as_much_where_a_row_has_nothing_to_read() {
+fn a_greedy_step_of_t5_copies_as_much_for_fully_masked_sequences() {
     let prompts: [&[i64]; 2] = [&[5, 9, 1, 7], &[4, 6, 8, 3]];
     for last in [1, 0] {
         let mask: [&[i64]; 2] = [&[1, 1, 1, 0], &[last, 0, 0, 0]];
         let (to_host, to_device) = copies_per_step("t5/generate_tied", &prompts, Some(&mask));
-        assert!(to_host <= 1.0 && to_device <= 2.0, "{last}: {to_host} to the CPU, {to_device} from it");
+        assert!(
+            to_host <= 1.0 && to_device <= 2.0,
+            "{last}: {to_host} to the host, {to_device} to the device"
+        );
     }
 }
 

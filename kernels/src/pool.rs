@@ -573,36 +573,27 @@ mod tests {
     }
 
     #[test]
-    fn as_many_callers_as_threads_run_their_regions_alone() {
+    fn a_region_has_as_many_workers_as_other_callers_leave() {
         let pool = Pool::new(2);
-        let both = std::sync::Barrier::new(2);
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    pool.install(|| {
-                        let mine = thread::current().id();
-                        let strangers = AtomicUsize::new(0);
-                        let mut rounds = 0;
-                        both.wait();
-                        let begin = Instant::now();
-                        while begin.elapsed() < Duration::from_millis(300) {
-                            rounds += 1;
-                            parallel_for(2, |_| {
-                                strangers.fetch_add(
-                                    usize::from(thread::current().id() != mine),
-                                    Ordering::Relaxed,
-                                );
-                                let task = Instant::now();
-                                while task.elapsed() < Duration::from_micros(50) {}
-                            });
-                        }
-                        both.wait();
-                        // A few before the callers have counted each other, and where the system stops one of them.
-                        let strangers = strangers.into_inner();
-                        assert!(strangers * 4 < rounds, "{strangers} of {rounds} regions had help");
-                    });
+        let helped = || {
+            let mine = thread::current().id();
+            let others = AtomicUsize::new(0);
+            for _ in 0..200 {
+                parallel_for(2, |_| {
+                    others.fetch_add(usize::from(thread::current().id() != mine), Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(50));
                 });
             }
-        });
+            others.into_inner() > 0
+        };
+        assert!(pool.install(helped));
+        // Another caller, at work from now on.
+        let other = LastRegion::new(Line(AtomicU64::new(u64::MAX)));
+        pool.0.0.callers.lock().unwrap().push(other.clone());
+        thread::sleep(2 * COUNT_EVERY);
+        assert!(!pool.install(helped));
+        drop(other);
+        thread::sleep(2 * COUNT_EVERY);
+        assert!(pool.install(helped));
     }
 }

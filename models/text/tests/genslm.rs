@@ -395,7 +395,7 @@ fn generation_stops_at_break_and_at_the_context_length() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let long = Prompt::Items(vec![item(&GENE.repeat(6))]);
     let error = model.generate(&long, &on, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("66 tokens") && error.contains("64 positions"), "{error}");
+    assert!(error.contains("66 tokens") && error.contains("maximum sequence length of 64"), "{error}");
 }
 
 // ---------------------------------------------------------------- releases

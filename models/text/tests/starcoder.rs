@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Item, Prompt, Tensors};
 use fauna_shared::model::Pipeline;
+use fauna_shared::parity::ModelFolder;
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{ErrorKind, Result};
 use serde_json::{Value, json};
@@ -45,7 +46,8 @@ fn fill_in_the_middle_fits_prefix_and_suffix() {
 /// The error of opening the checkpoint of `name` with `value` at `key` of its config.
 fn open_error(name: &str, key: &str, value: Value) -> String {
     let folder = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(case(name)).unwrap() {
+    let model = ModelFolder::open(&case(name)).unwrap();
+    for file in fs::read_dir(model.path()).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
     }

@@ -85,7 +85,7 @@ fn invalid_files_have_specific_errors() {
         (one(vec![0xdd, 0xff, 0xff, 0xff, 0xff]), "4294967295 elements do not fit in the remaining 0 bytes"),
         (one(vec![0xc9, 0xff, 0xff, 0xff, 0xff, 1]), "ends inside"),
         ([good(), vec![0]].concat(), "1 trailing bytes"),
-        (one(vec![0xc1]), "never writes"),
+        (one(vec![0xc1]), "invalid msgpack byte 0xc1"),
         (one(vec![0xa1, 0xff]), "not UTF-8"),
         (dict(&[("w", dict(&[("", vec![0xc0])])), ("w", vec![0xc0])]), "no tensors"),
     ] {

@@ -210,7 +210,8 @@ fn invalid_files_have_specific_errors() {
     );
     assert!(refused(&one(&tensor(i64::MAX, 0, &[1], &[1]))).contains("elements of F32"));
     assert!(refused(&one(&tensor(8, 0, &[1 << 40], &[0]))).contains("much larger than the file"));
-    for nonsense in [tensor(-1, 0, &[1], &[1]), tensor(8, -1, &[1], &[1]), tensor(8, 0, &[-1], &[1])] {
+    assert!(refused(&one(&tensor(-1, 0, &[1], &[1]))).contains("invalid persistent id of a storage"));
+    for nonsense in [tensor(8, -1, &[1], &[1]), tensor(8, 0, &[-1], &[1])] {
         assert!(refused(&one(&nonsense)).contains("invalid arguments"));
     }
     assert!(refused(&one(&tensor(8, 0, &[1, 2], &[1]))).contains("invalid arguments"));

@@ -1,6 +1,6 @@
 //! `fauna search`: text-to-image search in a folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use fauna::item::beyond;
 use fauna::progress::{Progress, Unit};

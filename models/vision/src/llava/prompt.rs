@@ -92,7 +92,7 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
     Ok((out, images))
 }
 
-/// `prompt` in the words of the release's own template, which keeps the places of pictures.
+/// Formats `prompt` with the release's chat template, which must keep the placeholders of images.
 fn by_template(prompt: &Prompt, template: &ChatTemplate) -> Result<(String, Vec<Image>)> {
     let turn = |role, items: &[Item]| Turn { role, items: on_lines(items) };
     let turns = match prompt {
@@ -104,7 +104,7 @@ fn by_template(prompt: &Prompt, template: &ChatTemplate) -> Result<(String, Vec<
     match words.matches(PLACE).count() {
         places if places == images.len() => Ok((words, images)),
         places => Err(Error::input(format!(
-            "the chat template left {places} places ({PLACE}) for {} pictures",
+            "the chat template rendered {places} placeholders ({PLACE}) for {} images",
             images.len()
         ))),
     }
@@ -139,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn another_language_models_template_tells_the_turns_apart() {
+    fn another_language_models_template_formats_the_turns() {
         let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
-            <|im_start|>assistant\n";
+            {{ '<|im_start|>assistant\\n' }}";
         let template = ChatTemplate::new(source, None, None).unwrap();
         let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
         let (said, images) = by_template(&prompt, &template).unwrap();
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!((said.as_str(), images.len()), (wanted, 1));
         let deaf = ChatTemplate::new("nothing", None, None).unwrap();
         let error = by_template(&prompt, &deaf).unwrap_err().to_string();
-        assert!(error.contains("left 0 places"), "{error}");
+        assert!(error.contains("rendered 0 placeholders"), "{error}");
     }
 
     #[test]
