@@ -17,8 +17,8 @@
 
 use std::f64::consts::TAU;
 
+use fauna::forecasting::{Ask, Bands, SeasonalNaive, Table, cross_validate, forecast};
 use fauna::model::Forecaster;
-use fauna::science::forecast::{Ask, Bands, SeasonalNaive, Table, cross_validate, forecast};
 
 fn main() -> anyhow::Result<()> {
     let table = Table::regular("MS".parse()?, "1949-01", [("passengers", passengers())])?;

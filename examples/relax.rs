@@ -27,7 +27,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use fauna::Atoms;
-use fauna::science::atoms::{CellChange, Dynamics, Frame, Relaxing, State, cell, dynamics, files, relax};
+use fauna::atoms::{CellChange, Dynamics, Frame, Relaxing, State, cell, dynamics, files, relax};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/orb/v3_conservative_crystal/model");
 

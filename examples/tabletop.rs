@@ -11,7 +11,7 @@
 use anyhow::Context;
 use fauna::image::{sheet, to_gif};
 use fauna::model::Policy;
-use fauna::robotics::tabletop::{Expert, Setting, evaluate, run_episode};
+use fauna::tabletop::{Expert, Setting, evaluate, run_episode};
 use fauna::{Image, LoadOptions, Result};
 
 const SCENES: std::ops::Range<u64> = 0..10;

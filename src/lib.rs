@@ -101,8 +101,12 @@ pub use fauna_shared::{
 /// The tensor library, re-exported in the version that fauna's tensors come from.
 pub use candle_core as candle;
 
+#[cfg(feature = "science")]
+pub use fauna_atoms as atoms;
 #[cfg(feature = "audio")]
 pub use fauna_audio as audio;
+#[cfg(feature = "science")]
+pub use fauna_forecasting as forecasting;
 #[cfg(feature = "robotics")]
 pub use fauna_robotics as robotics;
 #[cfg(feature = "science")]
@@ -113,6 +117,8 @@ pub use fauna_shared::audio as sound;
 /// Image files, resizing and preprocessing.
 #[cfg(feature = "vision")]
 pub use fauna_shared::image;
+#[cfg(feature = "robotics")]
+pub use fauna_tabletop as tabletop;
 #[cfg(feature = "text")]
 pub use fauna_text as text;
 #[cfg(feature = "vision")]

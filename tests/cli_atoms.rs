@@ -6,7 +6,7 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use fauna::science::atoms::files;
+use fauna::atoms::files;
 use program::{json_lines, refused, run, text};
 use serde_json::Value;
 

@@ -244,7 +244,7 @@ fn picture(file: &Path, _: &[u8]) {
 
 /// Reads, and foresees as the two baselines do.
 fn table(file: &Path, _: &[u8]) {
-    use fauna_science::forecast::{Ask, Columns, Naive, SeasonalNaive, Table, cross_validate, detect_anomalies, forecast};
+    use fauna_forecasting::{Ask, Columns, Naive, SeasonalNaive, Table, cross_validate, detect_anomalies, forecast};
     let Ok(table) = Table::read(file, &Columns::default()) else { return };
     let season = table.frequency().map_or(1, |frequency| frequency.season());
     let ask = Ask { horizon: 3, ..Ask::default() };
@@ -258,7 +258,7 @@ fn table(file: &Path, _: &[u8]) {
 
 /// Reads, checks and finds neighbours, writes, and reads that again.
 fn structure(file: &Path, _: &[u8]) {
-    use fauna_science::atoms::{check, files, neighbours};
+    use fauna_atoms::{check, files, neighbours};
     let Ok(frames) = files::read(file) else { return };
     for frame in frames.iter().take(8) {
         if check(&frame.atoms).is_ok() {

@@ -1,11 +1,10 @@
-//! The robotics models of `fauna`: OpenVLA, an open model similar to RT-2, and a simulated table-top to evaluate policies.
+//! The robotics pipelines of `fauna`: OpenVLA, an open model after RT-2.
 //!
-//! [`openvla`] is the model; [`action`] has the action tokenizers; [`tabletop`] is a small simulator for any
-//! [`Policy`](fauna_shared::model::Policy). [`FAMILIES`] are the registry entries.
+//! [`openvla`] reads like its paper and can be used alone; [`action`] holds the action tokenizers. [`FAMILIES`] is how
+//! the zoo finds the models.
 
 pub mod action;
 pub mod openvla;
-pub mod tabletop;
 
 use fauna_shared::model::Family;
 

@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use fauna_robotics::tabletop::{Setting, evaluate};
 use fauna_shared::generate::GenerationConfig;
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Observation, Pipeline, SampleSizes, Task};
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
+use fauna_tabletop::{Setting, evaluate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

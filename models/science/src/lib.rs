@@ -7,9 +7,7 @@
 //! assert!(names.contains(&"chronos-bolt"));
 //! ```
 
-pub mod atoms;
 pub mod chronos;
-pub mod forecast;
 pub mod orb;
 pub mod quantiles;
 mod series;

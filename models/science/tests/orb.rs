@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use fauna_science::atoms::{Dynamics, Relaxing, State, cell, dynamics, relax};
+use fauna_atoms::{Dynamics, Relaxing, State, cell, dynamics, relax};
 use fauna_shared::Result;
 use fauna_shared::item::{Atoms, Item};
 use fauna_shared::model::{Pipeline, Potential, SampleSizes};

@@ -68,3 +68,21 @@ pub struct DegreeOfFreedom {
     /// Unit: `m`, `rad`, or a range such as `0 closed to 1 open`; `None` if unknown.
     pub unit: Option<&'static str>,
 }
+
+impl DegreeOfFreedom {
+    /// The seven numbers of an end-effector action, as in Open X-Embodiment: the change of the gripper's position and
+    /// rotation, and its opening.
+    pub const END_EFFECTOR: &'static [Self; 7] = &[
+        Self::named("x", "m"),
+        Self::named("y", "m"),
+        Self::named("z", "m"),
+        Self::named("roll", "rad"),
+        Self::named("pitch", "rad"),
+        Self::named("yaw", "rad"),
+        Self::named("gripper", "0 closed to 1 open"),
+    ];
+
+    const fn named(name: &'static str, unit: &'static str) -> Self {
+        Self { name: Cow::Borrowed(name), unit: Some(unit) }
+    }
+}

@@ -6,8 +6,8 @@ mod report;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use fauna::atoms::{Frame, files};
 use fauna::model::{Evaluation, Potential};
-use fauna::science::atoms::{Frame, files};
 use fauna::{Atoms, Error, Pipeline, Result};
 use serde_json::{Value, json};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use fauna::atoms::{check, files};
 use fauna::model::{Evaluation, Potential};
 use fauna::progress::{Progress, Unit};
-use fauna::science::atoms::{check, files};
 use fauna::{Atoms, Error, Result};
 
 use super::{AtomsInput, Named};

@@ -1,8 +1,8 @@
 //! Tables, output frames and plots of structures.
 
 use fauna::Atoms;
+use fauna::atoms::{Constraints, Frame, elements};
 use fauna::model::Evaluation;
-use fauna::science::atoms::{Constraints, Frame, elements};
 
 use super::Named;
 use crate::cli::plot::{Ink, Line, Panel};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fauna::Result;
-use fauna::science::forecast::{Column, Part, Series, Sheet, Stamp, Table, marks};
+use fauna::forecasting::{Column, Part, Series, Sheet, Stamp, Table, marks};
 
 use crate::cli::plot::{self, Band, Ink, Line, MOST_MARKS, MOST_PANELS, Panel};
 

@@ -5,10 +5,10 @@ mod drawing;
 use std::io::Write;
 use std::path::PathBuf;
 
-use fauna::model::Forecaster;
-use fauna::science::forecast::{
+use fauna::forecasting::{
     Answer, Ask, Bands, Columns, Frequency, Naive, Problem, Scores, SeasonalNaive, Sheet, Table,
 };
+use fauna::model::Forecaster;
 use fauna::{Error, Pipeline, Result};
 use serde_json::json;
 

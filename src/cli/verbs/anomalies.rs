@@ -1,7 +1,7 @@
 //! `fauna anomalies`: values of time series outside the prediction intervals of rolling forecasts.
 
 use fauna::Result;
-use fauna::science::forecast::{Bands, detect_anomalies};
+use fauna::forecasting::{Bands, detect_anomalies};
 
 use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};

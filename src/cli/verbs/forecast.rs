@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna::Result;
-use fauna::science::forecast::{Answer, Bands, cross_validate, forecast};
+use fauna::forecasting::{Answer, Bands, cross_validate, forecast};
 
 use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use fauna::Result;
+use fauna::atoms::{Dynamics, Ensemble, Moment, State, dynamics};
 use fauna::progress::{Progress, Unit};
-use fauna::science::atoms::{Dynamics, Ensemble, Moment, State, dynamics};
 use serde_json::json;
 
 use crate::cli::atoms::{Asked, AtomsInput, AtomsOutput, Course, Named, Work, frame, panel};

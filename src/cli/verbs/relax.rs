@@ -1,8 +1,8 @@
 //! `fauna relax`: relaxation (geometry optimization) of atomic structures.
 
 use fauna::Result;
+use fauna::atoms::{CellChange, Method, Relaxed, Relaxing, relax};
 use fauna::progress::{Progress, Unit};
-use fauna::science::atoms::{CellChange, Method, Relaxed, Relaxing, relax};
 use serde_json::json;
 
 use crate::cli::atoms::{Asked, AtomsInput, AtomsOutput, Course, Named, Work, clones, frame, line, panel};

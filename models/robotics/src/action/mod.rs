@@ -11,25 +11,7 @@ mod statistics;
 pub use rt2::{Rt2Action, Rt2Codec};
 pub use statistics::{Statistics, StatisticsTable};
 
-use std::borrow::Cow;
-
-use fauna_shared::model::DegreeOfFreedom;
 use fauna_shared::{Error, Result};
-
-/// Degrees of freedom of an action: change of the gripper position, change of its orientation, and its opening.
-pub static DEGREES: [DegreeOfFreedom; 7] = [
-    degree("x", "m"),
-    degree("y", "m"),
-    degree("z", "m"),
-    degree("roll", "rad"),
-    degree("pitch", "rad"),
-    degree("yaw", "rad"),
-    degree("gripper", "0 closed to 1 open"),
-];
-
-const fn degree(name: &'static str, unit: &'static str) -> DegreeOfFreedom {
-    DegreeOfFreedom { name: Cow::Borrowed(name), unit: Some(unit) }
-}
 
 /// Maximum number of bin edges.
 const MOST_BINS: usize = 1 << 16;

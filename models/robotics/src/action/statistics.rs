@@ -8,8 +8,6 @@ use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::DEGREES;
-
 /// Action statistics of a dataset: the quantiles that are normalized to -1 and 1, and which dimensions are normalized.
 ///
 /// ```
@@ -150,8 +148,8 @@ impl Statistics {
 
 /// Returns the default degrees of freedom of an action of `dim` dimensions.
 fn degrees(dim: usize) -> Vec<DegreeOfFreedom> {
-    match dim == DEGREES.len() {
-        true => DEGREES.to_vec(),
+    match dim == DegreeOfFreedom::END_EFFECTOR.len() {
+        true => DegreeOfFreedom::END_EFFECTOR.to_vec(),
         false => (0..dim).map(|i| DegreeOfFreedom { name: format!("a{i}").into(), unit: None }).collect(),
     }
 }

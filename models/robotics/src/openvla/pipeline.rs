@@ -7,8 +7,8 @@ use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{
-    Card, Controller, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task, noise_pixels, only_known,
-    token_rows,
+    Card, Controller, DegreeOfFreedom, Observation, Pipeline, Policy, Pretrained, SampleSizes, Task,
+    noise_pixels, only_known, token_rows,
 };
 use fauna_shared::text::Tokenizer;
 use fauna_shared::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ use super::controller::{OpenVlaController, Writer, Written};
 use super::processor::FrameProcessor;
 use super::prompt::end_with_boundary;
 use super::{OpenVla, PromptStyle};
-use crate::action::{ActionTokenizer, DEGREES, Statistics, StatisticsTable};
+use crate::action::{ActionTokenizer, Statistics, StatisticsTable};
 
 /// Name of the statistics file of fine-tuned models.
 const STATISTICS_FILE: &str = "dataset_statistics.json";
@@ -448,7 +448,7 @@ impl Pipeline for OpenVlaPipeline {
             Ok(statistics) => Some(statistics.dim()),
             Err(_) => self.statistics.most_numbers(),
         };
-        GenerationConfig::greedy(dim.unwrap_or(DEGREES.len()))
+        GenerationConfig::greedy(dim.unwrap_or(DegreeOfFreedom::END_EFFECTOR.len()))
     }
 }
 

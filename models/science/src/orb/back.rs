@@ -7,7 +7,7 @@ use super::electrostatics::{Field, field};
 use super::heads::Heads;
 use super::network::{Given, State};
 use super::{Graph, Orb};
-use crate::atoms::cell::Vector;
+use fauna_atoms::cell::Vector;
 
 /// Edges up to which everything on the way there is kept for the way back, some 80 KB an edge at the official size.
 /// Larger graphs keep the states between layers alone and compute each layer again when its turn comes: a third of the

@@ -6,8 +6,8 @@
 use fauna_shared::{Error, Result};
 
 use super::Structure;
-use crate::atoms::cell::{self, Matrix, Vector};
-use crate::atoms::neighbours;
+use fauna_atoms::cell::{self, Matrix, Vector};
+use fauna_atoms::neighbours;
 
 /// What charges do to each other.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ fn add_wave(field: &mut Field, structure: &Structure, charges: &[f64], wave: &Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::atoms::Neighbours;
+    use fauna_atoms::Neighbours;
 
     fn crystal(positions: Vec<Vector>, cell: Matrix) -> Structure {
         Structure {

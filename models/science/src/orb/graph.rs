@@ -6,8 +6,8 @@ use fauna_shared::nn::Incidence;
 use fauna_shared::{Error, Result};
 
 use super::Config;
-use crate::atoms::cell::{self, Matrix, Vector};
-use crate::atoms::{CLOSEST, Neighbours, check, closer, neighbours};
+use fauna_atoms::cell::{self, Matrix, Vector};
+use fauna_atoms::{CLOSEST, Neighbours, check, closer, neighbours};
 
 /// The largest atomic number with an energy of reference.
 const LARGEST_NUMBER: u8 = 117;

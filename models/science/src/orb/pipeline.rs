@@ -8,7 +8,7 @@ use fauna_shared::{Error, Result};
 
 use super::heads::BINS;
 use super::{Orb, Prediction, Structure, release};
-use crate::atoms::{cell, check_spin};
+use fauna_atoms::{cell, check_spin};
 
 /// Edges of the structures that are computed side by side: enough to keep every core busy, and memory stays bounded
 /// however many structures there are.

@@ -7,7 +7,7 @@ use super::back::{column, rows};
 use super::heads::Heads;
 use super::repulsion::Repulsion;
 use super::{Architecture, Graph, Orb, Structure};
-use crate::atoms::cell::{self, Matrix, Vector};
+use fauna_atoms::cell::{self, Matrix, Vector};
 
 /// Stress beyond this, in eV/Å³, or none at all (a cell without volume), counts as zero.
 const LARGEST_STRESS: f64 = 1e10;
@@ -254,7 +254,7 @@ fn eigen(mut a: Matrix) -> (Vector, Matrix) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::atoms::Neighbours;
+    use fauna_atoms::Neighbours;
 
     fn molecule(positions: Vec<Vector>) -> Structure {
         Structure {

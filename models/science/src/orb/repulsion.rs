@@ -1,8 +1,8 @@
 //! What keeps nuclei apart where no data was: the screened repulsion of Ziegler, Biersack and Littmark (1985).
 
 use super::{Aggregation, Structure};
-use crate::atoms::cell::{self, Vector};
-use crate::atoms::elements;
+use fauna_atoms::cell::{self, Vector};
+use fauna_atoms::elements;
 
 /// Shares and decays of the four exponentials of the screening.
 const SCREENING: [(f64, f64); 4] = [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)];

@@ -7,7 +7,7 @@ use fauna_shared::runtime::Runtime;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::atoms::{Dynamics, State, cell, dynamics};
+use fauna_atoms::{Dynamics, State, cell, dynamics};
 
 fn orb(changes: Value) -> Result<Orb> {
     let mut config = sample();

@@ -7,7 +7,7 @@
 //! tells how often one succeeds, and [`Expert`] knows how to.
 //!
 //! ```
-//! use fauna_robotics::tabletop::{Expert, Setting, evaluate, run_episode};
+//! use fauna_tabletop::{Expert, Setting, evaluate, run_episode};
 //! let setting = Setting { rendering: false, ..Setting::default() };
 //! let episode = run_episode(&Expert, 7, &setting)?;
 //! assert!(episode.success);

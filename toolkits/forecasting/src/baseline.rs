@@ -9,7 +9,7 @@ use fauna_shared::{Error, Result};
 /// Every step is as the last value that is known.
 ///
 /// ```
-/// use fauna_science::forecast::Naive;
+/// use fauna_forecasting::Naive;
 /// use fauna_shared::model::{Forecaster, ForecastConfig, History};
 /// let options = ForecastConfig { horizon: 4, quantiles: vec![0.5], ..ForecastConfig::default() };
 /// let forecast = &Naive.forecast(&[History::from(vec![1.0, 3.0, 2.0])], &options)?[0];

@@ -20,7 +20,7 @@ use super::stamp::{DAY, Stamp, civil, of_date, weekday};
 /// where it is shorter. A bare count is the step of stamps that are whole numbers.
 ///
 /// ```
-/// use fauna_science::forecast::{Form, Frequency};
+/// use fauna_forecasting::{Form, Frequency};
 /// let month_ends: Frequency = "M".parse()?;
 /// let (january, form) = Form::read("2024-01-31")?;
 /// assert_eq!(month_ends.add(january, 1).map(|next| form.write(next)).as_deref(), Some("2024-02-29"));
@@ -137,7 +137,7 @@ impl Frequency {
     /// months or quarters; 1 where the count does not fit into it.
     ///
     /// ```
-    /// let season = |name: &str| name.parse::<fauna_science::forecast::Frequency>().unwrap().season();
+    /// let season = |name: &str| name.parse::<fauna_forecasting::Frequency>().unwrap().season();
     /// assert_eq!((season("h"), season("15min"), season("B"), season("MS"), season("YE")), (24, 96, 5, 12, 1));
     /// ```
     pub fn season(&self) -> usize {
@@ -283,7 +283,7 @@ impl Frequency {
     /// None for fewer than three stamps, and for stamps that are on no such grid.
     ///
     /// ```
-    /// use fauna_science::forecast::{Form, Frequency};
+    /// use fauna_forecasting::{Form, Frequency};
     /// let stamps: Vec<i64> = ["2024-01-31", "2024-02-29", "2024-03-31", "2024-05-31"]
     ///     .iter()
     ///     .map(|text| Form::read(text).unwrap().0)

@@ -9,7 +9,7 @@ pub const LARGEST: u8 = 118;
 /// The symbol of an atomic number; `None` above [`LARGEST`] and for 0.
 ///
 /// ```
-/// use fauna_science::atoms::elements;
+/// use fauna_atoms::elements;
 /// assert_eq!(elements::symbol(26), Some("Fe"));
 /// assert_eq!(elements::symbol(0), None);
 /// ```
@@ -20,7 +20,7 @@ pub fn symbol(number: u8) -> Option<&'static str> {
 /// The atomic number of a symbol, whatever the case of its letters.
 ///
 /// ```
-/// use fauna_science::atoms::elements;
+/// use fauna_atoms::elements;
 /// assert_eq!(elements::number("cl"), Some(17));
 /// assert_eq!(elements::number("Xx"), None);
 /// ```
@@ -35,7 +35,7 @@ const ISOTOPES: [(&str, f64); 2] = [("D", 2.014), ("T", 3.016)];
 /// The mass of the isotope that has a symbol of its own: `D` and `T`, of hydrogen.
 ///
 /// ```
-/// use fauna_science::atoms::elements;
+/// use fauna_atoms::elements;
 /// assert_eq!(elements::isotope("D"), Some(2.014));
 /// assert_eq!(elements::isotope("H"), None);
 /// ```

@@ -83,7 +83,7 @@ pub fn is_zero(cell: &Matrix) -> bool {
 /// on one line.
 ///
 /// ```
-/// use fauna_science::atoms::cell::basis;
+/// use fauna_atoms::cell::basis;
 /// let sheet = [[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0; 3]];
 /// assert_eq!(basis(&sheet, [true, true, false])?[2], [0.0, 0.0, 1.0]);
 /// assert!(basis(&sheet, [true; 3]).is_err());

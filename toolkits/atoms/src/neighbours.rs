@@ -55,7 +55,7 @@ impl Neighbours {
     /// edges stay, so that the choice is the same on every machine.
     ///
     /// ```
-    /// use fauna_science::atoms::neighbours;
+    /// use fauna_atoms::neighbours;
     /// let line = [[0.0; 3], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]];
     /// let nearest = neighbours(&line, None, [false; 3], 5.0)?.nearest(1);
     /// assert_eq!(nearest.receivers, [1, 0, 1]);

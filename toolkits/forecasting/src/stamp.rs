@@ -20,7 +20,7 @@ pub(crate) const MINUTE: i64 = 60_000_000;
 /// How the stamps of a table are written. Forecasts are written in the same way.
 ///
 /// ```
-/// use fauna_science::forecast::Form;
+/// use fauna_forecasting::Form;
 /// let (stamp, form) = Form::read("2024-02-29T06:00+02:00")?;
 /// assert_eq!(form.write(stamp + 60_000_000), "2024-02-29T06:01+02:00");
 /// # Ok::<(), fauna_shared::Error>(())
@@ -493,7 +493,7 @@ pub(crate) fn weekday(stamp: Stamp) -> u8 {
 /// years, months, days, hours or minutes, whichever are few enough.
 ///
 /// ```
-/// use fauna_science::forecast::{Form, marks};
+/// use fauna_forecasting::{Form, marks};
 /// let (from, form) = Form::read("2023-11-15")?;
 /// let (to, _) = Form::read("2024-03-10")?;
 /// let words: Vec<String> = marks(form, from, to, 6).into_iter().map(|(_, words)| words).collect();

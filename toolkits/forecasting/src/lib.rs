@@ -6,7 +6,7 @@
 //! [`detect_anomalies`] finds what lies outside of what was to be expected.
 //!
 //! ```
-//! use fauna_science::forecast::{Ask, Bands, Columns, SeasonalNaive, Table, forecast};
+//! use fauna_forecasting::{Ask, Bands, Columns, SeasonalNaive, Table, forecast};
 //!
 //! let file = "unique_id,ds,y\na,2023-11-30,3\na,2023-12-31,5\na,2024-01-31,4\na,2024-02-29,6\n";
 //! let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;

@@ -56,7 +56,7 @@ const MEAN_SHARE: f64 = 0.797_884_560_802_865_4;
 /// That is a design of this library: TimeGPT calibrates by cross-validation too, in a way that is not published.
 ///
 /// ```
-/// use fauna_science::forecast::{Ask, Bands, SeasonalNaive, Table, forecast};
+/// use fauna_forecasting::{Ask, Bands, SeasonalNaive, Table, forecast};
 /// let table = Table::regular("QS".parse()?, "2022-01-01", [("sales", vec![1.0, 2.0, 3.0, 4.0, 1.0, 2.5, 3.0, 4.0])])?;
 /// let ask = Ask { horizon: 2, bands: Bands::levels(vec![80.0])?, ..Ask::default() };
 /// let answer = forecast(&SeasonalNaive { season: 4 }, &table, &ask)?;
@@ -116,7 +116,7 @@ pub fn forecast(model: &dyn Forecaster, table: &Table, ask: &Ask) -> Result<Answ
 /// Covariates of the table count as known at the steps to forecast unless [`past_only`](Ask::past_only) names them.
 ///
 /// ```
-/// use fauna_science::forecast::{Ask, Naive, Table, cross_validate};
+/// use fauna_forecasting::{Ask, Naive, Table, cross_validate};
 /// let table = Table::regular("D".parse()?, "2024-01-01", [("a", vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])])?;
 /// let done = cross_validate(&Naive, &table, &Ask { horizon: 2, windows: 2, step: Some(1), ..Ask::default() })?;
 /// // From the 4th day 4, 4 for 5, 6; from the 3rd 3, 3 for 4, 5.

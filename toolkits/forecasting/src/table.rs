@@ -58,7 +58,7 @@ pub struct Problem {
 /// Series in long format.
 ///
 /// ```
-/// use fauna_science::forecast::{Columns, Table};
+/// use fauna_forecasting::{Columns, Table};
 /// let file = "unique_id,ds,y\na,2024-01-01,3\na,2024-01-02,\nb,2024-01-01,5\nb,2024-01-01,6\n";
 /// let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;
 /// assert!(table.series[0].values[1].is_nan());
@@ -121,7 +121,7 @@ impl Table {
     /// [`Input`](fauna_shared::ErrorKind::Input) if `start` is no stamp of `frequency` or the calendar ends.
     ///
     /// ```
-    /// use fauna_science::forecast::Table;
+    /// use fauna_forecasting::Table;
     /// let table = Table::regular("MS".parse()?, "1949-01", [("passengers", vec![112.0, 118.0])])?;
     /// assert_eq!(table.form.write(table.series[0].stamps[1]), "1949-02");
     /// # Ok::<(), fauna_shared::Error>(())

@@ -1,7 +1,7 @@
 //! Files of structures: extended XYZ in and out, CIF and POSCAR in.
 //!
 //! ```
-//! use fauna_science::atoms::files::{Format, parse, write_xyz};
+//! use fauna_atoms::files::{Format, parse, write_xyz};
 //!
 //! let text = "2\nLattice=\"3 0 0 0 3 0 0 0 3\" energy=-1.5\nNa 0 0 0\nCl 1.5 1.5 1.5\n";
 //! let frames = parse(text, Format::Xyz, "salt.xyz")?;

@@ -9,7 +9,7 @@ use super::table::Table;
 /// The intervals or quantiles that are told beside the point forecast.
 ///
 /// ```
-/// use fauna_science::forecast::Bands;
+/// use fauna_forecasting::Bands;
 /// let bands = Bands::levels(vec![80.0, 90.0])?;
 /// let names: Vec<String> = bands.columns("M").into_iter().map(|(name, _)| name).collect();
 /// assert_eq!(names, ["M-lo-90", "M-lo-80", "M-hi-80", "M-hi-90"]);
@@ -76,7 +76,7 @@ impl Bands {
 /// What is to be forecast of a table, and how.
 ///
 /// ```
-/// use fauna_science::forecast::{Ask, Bands};
+/// use fauna_forecasting::{Ask, Bands};
 /// let ask = Ask { horizon: 12, bands: Bands::levels(vec![80.0])?, ..Ask::default() };
 /// assert_eq!(ask.model, "Model");
 /// # Ok::<(), fauna_shared::Error>(())

@@ -138,7 +138,7 @@ pub struct Gripper {
 /// A scene while it is played.
 ///
 /// ```
-/// use fauna_robotics::tabletop::{Scene, Setting};
+/// use fauna_tabletop::{Scene, Setting};
 /// let mut scene = Scene::new(3, &Setting::default())?;
 /// assert_eq!(scene.state().len(), 8 + 3 * 5);
 /// let height = scene.gripper().place[2];

@@ -4,7 +4,6 @@ use fauna_shared::model::{Controller, DegreeOfFreedom, Observation, Policy, Task
 use fauna_shared::{Error, Result};
 
 use super::scene::{BLOCK, Colour, FLOOR, LARGEST, flat_distance};
-use crate::action::DEGREES;
 
 /// Numbers of a state before its blocks, and of each block.
 const BEFORE: usize = 8;
@@ -155,6 +154,6 @@ impl Controller for Asked {
     }
 
     fn degrees(&self) -> &[DegreeOfFreedom] {
-        &DEGREES
+        DegreeOfFreedom::END_EFFECTOR
     }
 }

@@ -5,7 +5,7 @@
 //! times in femtoseconds, temperatures in kelvin.
 //!
 //! ```
-//! use fauna_science::atoms::{check, neighbours};
+//! use fauna_atoms::{check, neighbours};
 //! use fauna_shared::item::Atoms;
 //!
 //! // Copper: four atoms in a cube.
