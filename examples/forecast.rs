@@ -17,7 +17,7 @@
 
 use std::f64::consts::TAU;
 
-use fauna::forecasting::{Ask, Bands, SeasonalNaive, Table, cross_validate, forecast};
+use fauna::forecasting::{ForecastOptions, Intervals, SeasonalNaive, Table, cross_validate, forecast};
 use fauna::model::Forecaster;
 
 fn main() -> anyhow::Result<()> {
@@ -25,21 +25,22 @@ fn main() -> anyhow::Result<()> {
     let opened = std::env::args().nth(1).map(|source| fauna::open(&source)).transpose()?;
     let model: &dyn Forecaster = match &opened {
         Some(model) => model.forecaster()?,
-        None => &SeasonalNaive { season: 12 },
+        None => &SeasonalNaive { season_length: 12 },
     };
-    let ask = Ask { horizon: 12, windows: 3, ..Ask::default() };
+    let options = ForecastOptions { horizon: 12, windows: 3, ..ForecastOptions::default() };
     println!("{:32} {:>6} {:>6} {:>6}", "12 months ahead, three times", "MAE", "MASE", "CRPS");
-    for one in cross_validate(model, &table, &ask)?.scores.iter().filter(|one| one.id.is_none()) {
+    for one in cross_validate(model, &table, &options)?.metrics.iter().filter(|one| one.id.is_none()) {
         println!("  {:30} {:6.1} {:6.2} {:6.3}", one.model, one.mae, one.mase, one.crps);
     }
 
-    let ask = Ask { bands: Bands::levels(vec![80.0])?, conformal: Some(5), ..ask };
-    let answer = forecast(model, &table, &ask)?;
+    let options =
+        ForecastOptions { intervals: Intervals::levels(vec![80.0])?, conformal_windows: Some(5), ..options };
+    let output = forecast(model, &table, &options)?;
     let mut file = Vec::new();
-    answer.sheet.write_csv(&mut file)?;
+    output.table.write_csv(&mut file)?;
     print!("{}", String::from_utf8_lossy(&file));
-    for problem in answer.problems {
-        eprintln!("{}", problem.error);
+    for failed in output.errors {
+        eprintln!("{}", failed.error);
     }
     Ok(())
 }

@@ -27,7 +27,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use fauna::Atoms;
-use fauna::atoms::{CellChange, Dynamics, Frame, Relaxing, State, cell, dynamics, files, relax};
+use fauna::atoms::{
+    CellRelaxation, DynamicsOptions, DynamicsState, Frame, RelaxOptions, cell, dynamics, files, relax,
+};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/orb/v3_conservative_crystal/model");
 
@@ -43,10 +45,10 @@ fn main() -> anyhow::Result<()> {
     let file = File::create(&path).with_context(|| format!("cannot write {path}"))?;
     let mut file = BufWriter::new(file);
 
-    let options = Relaxing { cell: CellChange::Free, ..Relaxing::default() };
+    let options = RelaxOptions { cell: CellRelaxation::Free, ..RelaxOptions::default() };
     let relaxed = relax(potential, &[atoms], &options, &mut |step| {
         if step.step % 60 == 0 {
-            let (energy, force) = (step.evaluation.energy, step.largest_force);
+            let (energy, force) = (step.evaluation.energy, step.max_force);
             println!("step {:3}  {energy:10.5} eV  largest force {force:.4} eV/Å", step.step);
         }
         ControlFlow::Continue(())
@@ -55,8 +57,8 @@ fn main() -> anyhow::Result<()> {
     let volume = relaxed.atoms.cell.as_ref().map_or(0.0, cell::volume);
     println!("relaxed: {} after {} steps, {volume:.2} Å³", relaxed.converged, relaxed.steps);
 
-    let state = State::at_temperature(relaxed.atoms, 300.0, 1)?;
-    let options = Dynamics { steps: 200, ..Dynamics::default() };
+    let state = DynamicsState::at_temperature(relaxed.atoms, 300.0, 1)?;
+    let options = DynamicsOptions { steps: 200, ..DynamicsOptions::default() };
     let mut written = Ok(());
     dynamics(potential, state, &options, &mut |moment| {
         if moment.step % 50 == 0 {

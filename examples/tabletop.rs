@@ -11,7 +11,7 @@
 use anyhow::Context;
 use fauna::image::{sheet, to_gif};
 use fauna::model::Policy;
-use fauna::tabletop::{Expert, Setting, evaluate, run_episode};
+use fauna::tabletop::{Expert, SceneConfig, evaluate, run_episode};
 use fauna::{Image, LoadOptions, Result};
 
 const SCENES: std::ops::Range<u64> = 0..10;
@@ -27,16 +27,16 @@ fn main() -> anyhow::Result<()> {
             fauna::open_with(config, &LoadOptions::default().with_random_weights(7))?
         }
     };
-    let setting = Setting { unnorm_key: arguments.next(), ..Setting::default() };
+    let config = SceneConfig { unnorm_key: arguments.next(), ..SceneConfig::default() };
 
     let mut films = Vec::new();
     let players: [(&str, &dyn Policy); 2] = [("expert", &Expert), (model.card().family, model.policy()?)];
     for (name, policy) in players {
-        let score = evaluate(policy, SCENES, &setting)?;
+        let score = evaluate(policy, SCENES, &config)?;
         let (each, random) = (score.steps / score.episodes, source.is_none() && name != "expert");
         let why = if random { " (random weights)" } else { "" };
         println!("{name}: {} of {} scenes, {each} steps each{why}", score.successes, score.episodes);
-        films.push(run_episode(policy, SHOWN, &setting)?);
+        films.push(run_episode(policy, SHOWN, &config)?);
     }
 
     // Side by side; the shorter episode is padded with its last frame.

@@ -24,7 +24,7 @@ seed() {
     for name in "$@"; do
         # Files of one folder are similar: a fixed pseudo-random choice of 200.
         mapfile -t -n 200 files < <(
-            find tests shared/tests models -name target -prune -o -type f -name "$name" -size -256k -print | sort |
+            find tests shared/tests models toolkits -name target -prune -o -type f -name "$name" -size -256k -print | sort |
                 shuf --random-source=<(yes)
         )
         for file in "${files[@]}"; do

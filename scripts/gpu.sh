@@ -31,7 +31,7 @@ build() {
     export CUDA_HOME=$toolkit CUDA_PATH=$toolkit CUDA_ROOT=$toolkit CUDA_TOOLKIT_ROOT_DIR=$toolkit CUDA_COMPUTE_CAP=80
     export PATH=$toolkit/bin:$PATH LIBRARY_PATH=$stubs:$toolkit/lib64 CARGO_TARGET_DIR=$PWD/target/gpu/build
     # Without the built-in model, which is half the size of the program.
-    cargo build --release --no-default-features --features cli,text,vision,audio,robotics,science,cuda --bin fauna
+    cargo build --release --no-default-features --features cli,text,vision,audio,robotics,science,forecasting,parquet,cuda --bin fauna
     cp "$CARGO_TARGET_DIR/release/fauna" target/gpu/fauna
     strip target/gpu/fauna
 }

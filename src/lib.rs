@@ -76,9 +76,10 @@
 //! }
 //! ```
 //!
-//! Each modality is a cargo feature (`text`, `vision`, `audio`, `robotics`, `science`; all enabled by default), and so
-//! is each backend (`cuda`, `metal`, `accelerate`, `mkl`). The types of a family are in the module of its modality, the
-//! traits they implement in [`model`].
+//! Each modality is a cargo feature of its own (`text`, `vision`, `audio`, `robotics`, `science`), and so is each toolkit
+//! (`forecasting`, with `parquet`; `atoms`; `tabletop`); all are on by default. Each device is one too (`cuda`, `metal`,
+//! `accelerate`, `mkl`). An application that wants a family's own
+//! types finds them in the modality's module, and its traits in [`model`].
 
 use std::borrow::Cow;
 #[cfg(feature = "builtin")]
@@ -101,11 +102,13 @@ pub use fauna_shared::{
 /// The tensor library, re-exported in the version that fauna's tensors come from.
 pub use candle_core as candle;
 
-#[cfg(feature = "science")]
+/// Structures, neighbour lists, relaxation, molecular dynamics.
+#[cfg(feature = "atoms")]
 pub use fauna_atoms as atoms;
 #[cfg(feature = "audio")]
 pub use fauna_audio as audio;
-#[cfg(feature = "science")]
+/// Tables of time series: forecasts, cross-validation, anomalies.
+#[cfg(feature = "forecasting")]
 pub use fauna_forecasting as forecasting;
 #[cfg(feature = "robotics")]
 pub use fauna_robotics as robotics;
@@ -117,7 +120,8 @@ pub use fauna_shared::audio as sound;
 /// Image files, resizing and preprocessing.
 #[cfg(feature = "vision")]
 pub use fauna_shared::image;
-#[cfg(feature = "robotics")]
+/// A table-top simulation for policies.
+#[cfg(feature = "tabletop")]
 pub use fauna_tabletop as tabletop;
 #[cfg(feature = "text")]
 pub use fauna_text as text;

@@ -174,7 +174,7 @@ fn constraints_of_a_file_are_applied_and_its_other_data_is_written() {
             if name == "masked.xyz" {
                 let columns: Vec<&str> = last.columns.iter().map(|column| column.name.as_str()).collect();
                 assert_eq!(columns, ["tags", "magmoms"]);
-                assert_eq!(last.columns[0].words, ["1", "2", "3", "4"]);
+                assert_eq!(last.columns[0].values, ["1", "2", "3", "4"]);
                 assert!(last.info.contains_key("REF_energy") && !last.info.contains_key("virial"));
                 assert!(done.err.contains("results of another calculator: virial"), "{}", done.err);
             } else {

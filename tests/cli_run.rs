@@ -64,9 +64,11 @@ fn the_command_is_chosen_by_the_model_and_the_options() {
     if cfg!(feature = "science") {
         cases.extend([
             (model("chronos/bolt_predict_short"), "--series=a.csv", "forecast"),
-            ("seasonal-naive".to_string(), "--series=a.csv", "forecast"),
             (model("orb/v3_conservative_crystal"), "--atoms=a.cif", "energy"),
         ]);
+    }
+    if cfg!(feature = "forecasting") {
+        cases.push(("seasonal-naive".to_string(), "--series=a.csv", "forecast"));
     }
     for (model, given, verb) in cases {
         assert_eq!(picked(&[&model, given]), verb, "{model} {given}");

@@ -43,7 +43,8 @@ pub fn apply(mut value: Value, bytes: &[u8], keys: &[String]) -> Value {
         paths_of(&value, String::new(), &mut paths);
         let which = usize::from(u16::from_le_bytes([change[0], change[1]]));
         let path = &paths[which % paths.len()];
-        let absurd = |by: u8| serde_json::from_str(ABSURD[usize::from(by) % ABSURD.len()]).unwrap_or_default();
+        let absurd =
+            |by: u8| serde_json::from_str(ABSURD[usize::from(by) % ABSURD.len()]).unwrap_or_default();
         let Some(place) = value.pointer_mut(path) else { continue };
         match change[2] % 8 {
             // A number near the one that stood there: what divided evenly no longer does.
@@ -135,7 +136,10 @@ fn paths_of(value: &Value, path: String, found: &mut Vec<String>) {
             }
         }
         Value::Array(list) => {
-            list.iter().take(16).enumerate().for_each(|(i, value)| paths_of(value, format!("{path}/{i}"), found));
+            list.iter()
+                .take(16)
+                .enumerate()
+                .for_each(|(i, value)| paths_of(value, format!("{path}/{i}"), found));
         }
         _ => {}
     }

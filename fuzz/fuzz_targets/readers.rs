@@ -75,7 +75,8 @@ static READER: LazyLock<(&str, &str, Read)> = LazyLock::new(|| {
             _ => Vec::new(),
         };
         for (number, seed) in seeds.iter().enumerate() {
-            std::fs::write(Path::new(&folder).join(format!("seed-{number:05}")), seed).expect("a folder for seeds");
+            std::fs::write(Path::new(&folder).join(format!("seed-{number:05}")), seed)
+                .expect("a folder for seeds");
         }
         return ("seeds", "seeds", |_, _| {});
     }
@@ -242,28 +243,30 @@ fn picture(file: &Path, _: &[u8]) {
     let _ = fauna_shared::image::read(file);
 }
 
-/// Reads, and foresees as the two baselines do.
+/// Reads a table and forecasts it with the baselines.
 fn table(file: &Path, _: &[u8]) {
-    use fauna_forecasting::{Ask, Columns, Naive, SeasonalNaive, Table, cross_validate, detect_anomalies, forecast};
+    use fauna_forecasting::{
+        Columns, ForecastOptions, Naive, SeasonalNaive, Table, cross_validate, detect_anomalies, forecast,
+    };
     let Ok(table) = Table::read(file, &Columns::default()) else { return };
-    let season = table.frequency().map_or(1, |frequency| frequency.season());
-    let ask = Ask { horizon: 3, ..Ask::default() };
-    if let Ok(answer) = forecast(&SeasonalNaive { season }, &table, &ask) {
-        let _ = answer.sheet.write_csv(&mut std::io::sink());
+    let season_length = table.frequency().map_or(1, |frequency| frequency.season_length());
+    let options = ForecastOptions { horizon: 3, ..ForecastOptions::default() };
+    if let Ok(output) = forecast(&SeasonalNaive { season_length }, &table, &options) {
+        let _ = output.table.write_csv(&mut std::io::sink());
     }
-    let _ = cross_validate(&Naive, &table, &ask);
-    let _ = detect_anomalies(&Naive, &table, &ask);
+    let _ = cross_validate(&Naive, &table, &options);
+    let _ = detect_anomalies(&Naive, &table, &options);
     let _ = Table::read_future(file, &Columns::default());
 }
 
 /// Reads, checks and finds neighbours, writes, and reads that again.
 fn structure(file: &Path, _: &[u8]) {
-    use fauna_atoms::{check, files, neighbours};
+    use fauna_atoms::{check, files, neighbor_list};
     let Ok(frames) = files::read(file) else { return };
     for frame in frames.iter().take(8) {
         if check(&frame.atoms).is_ok() {
             let atoms = &frame.atoms;
-            let _ = neighbours(&atoms.positions, atoms.cell.as_ref(), atoms.periodic, 6.0);
+            let _ = neighbor_list(&atoms.positions, atoms.cell.as_ref(), atoms.periodic, 6.0);
         }
     }
     for frame in &frames {

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use fauna::model::{ForecastConfig, History, SampleSizes, Task};
 use fauna::source::{Finder, HfHub, HubConfig};
-use fauna::{Atoms, GenerationConfig, Pipeline, Image, Item, LoadOptions, Prompt, Role, Turn};
+use fauna::{Atoms, GenerationConfig, Image, Item, LoadOptions, Pipeline, Prompt, Role, Turn};
 use serde_json::Value;
 
 use crate::changes;
@@ -79,18 +79,24 @@ static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| {
 static FOLDERS: LazyLock<Vec<(PathBuf, Vec<PathBuf>)>> = LazyLock::new(|| {
     let mut found = BTreeMap::new();
     let mut kinds = BTreeSet::new();
-    for case in files_under(&project().join("tests/parity"), 3).iter().filter(|path| path.ends_with("case.json")) {
+    for case in
+        files_under(&project().join("tests/parity"), 3).iter().filter(|path| path.ends_with("case.json"))
+    {
         let Some(folder) = case.parent() else { continue };
         // What the case asks for is a caller's wish and no part of the model.
         let texts: Vec<PathBuf> = files_under(&folder.join("model"), 3)
             .into_iter()
-            .filter(|path| path.extension().is_some_and(|e| ["json", "txt", "jinja", "model"].iter().any(|t| e == *t)))
+            .filter(|path| {
+                path.extension().is_some_and(|e| ["json", "txt", "jinja", "model"].iter().any(|t| e == *t))
+            })
             .filter(|path| path.metadata().is_ok_and(|about| about.len() < 256 << 10))
             .filter_map(|path| path.strip_prefix(folder).ok().map(Path::to_path_buf))
             .collect();
         // Of folders with the same files and the same kind of config, one.
         let config = json(&folder.join("model/config.json")).unwrap_or_default();
-        let names = files_under(folder, 3).into_iter().filter_map(|p| p.strip_prefix(folder).ok().map(Path::to_path_buf));
+        let names = files_under(folder, 3)
+            .into_iter()
+            .filter_map(|p| p.strip_prefix(folder).ok().map(Path::to_path_buf));
         let names: Vec<PathBuf> = names.collect();
         if kinds.insert((config["model_type"].to_string(), config["architectures"].to_string(), names)) {
             found.insert(folder.to_path_buf(), texts);
@@ -102,7 +108,8 @@ static FOLDERS: LazyLock<Vec<(PathBuf, Vec<PathBuf>)>> = LazyLock::new(|| {
 /// Without the hub: what is not on this disk is not there.
 static FINDER: LazyLock<Arc<Finder>> = LazyLock::new(|| {
     let cache = std::env::temp_dir().join("fauna-fuzz-no-cache");
-    let config = HubConfig { offline: true, cache: cache.clone(), named: cache.clone(), ..HubConfig::from_env() };
+    let config =
+        HubConfig { offline: true, cache: cache.clone(), named: cache.clone(), ..HubConfig::from_env() };
     Arc::new(Finder::new(HfHub::new(config), cache))
 });
 
@@ -220,7 +227,9 @@ pub fn config_seeds() -> Vec<Vec<u8>> {
     for (which, base) in BASES.iter().enumerate() {
         let which = (which as u16).to_le_bytes().to_vec();
         seeds.push(which.clone());
-        seeds.extend(changes::samples(&base.config, 8).into_iter().map(|change| [which.clone(), change].concat()));
+        seeds.extend(
+            changes::samples(&base.config, 8).into_iter().map(|change| [which.clone(), change].concat()),
+        );
     }
     seeds
 }

@@ -12,7 +12,7 @@ pub const HEADINGS: [(&str, &[(&str, &str)]); 9] = [
     ("Images", &[("draw", "vision"), ("describe", "vision"), ("search", "vision")]),
     ("Audio", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
     ("Robots", &[("act", "robotics")]),
-    ("Time series", &[("forecast", "science"), ("anomalies", "science")]),
+    ("Time series", &[("forecast", "forecasting"), ("anomalies", "forecasting")]),
     ("Atoms and genes", &[("energy", "science"), ("relax", "science"), ("md", "science"), ("genes", "text")]),
     ("Any model", &[("run", ""), ("embed", ""), ("compare", ""), ("bench", ""), ("parity", "")]),
     ("Models", &[("list", ""), ("info", ""), ("pull", ""), ("quantize", "")]),

@@ -20,7 +20,7 @@ mod interrupt;
 )]
 mod options;
 mod output;
-#[cfg(feature = "science")]
+#[cfg(any(feature = "science", feature = "forecasting"))]
 mod plot;
 mod progress;
 #[cfg_attr(
@@ -29,7 +29,7 @@ mod progress;
 )]
 mod reply;
 mod run;
-#[cfg(feature = "science")]
+#[cfg(feature = "forecasting")]
 mod series;
 mod table;
 mod vectors;

@@ -98,7 +98,7 @@ pub fn rewrite(before: &[OsString], line: &[OsString]) -> Result<Rewritten> {
 
 /// Returns whether `source` is a naive forecaster, which needs no model.
 fn is_naive(source: &str) -> bool {
-    cfg!(feature = "science") && ["naive", "seasonal-naive"].contains(&source)
+    cfg!(feature = "forecasting") && ["naive", "seasonal-naive"].contains(&source)
 }
 
 /// Parses the options among `words` that are needed before the command is known; the command parses all of them again.

@@ -10,7 +10,7 @@ use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
 use fauna_shared::model::{Observation, Pipeline, SampleSizes, Task};
 use fauna_shared::zoo::{LoadOptions, Zoo};
 use fauna_shared::{Error, ErrorKind, Result};
-use fauna_tabletop::{Setting, evaluate};
+use fauna_tabletop::{SceneConfig, evaluate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -313,7 +313,8 @@ fn a_policy_with_random_weights_does_not_move_blocks() {
     let folder = folder(|_| {});
     let model = open(&folder);
     let score =
-        evaluate(model.policy().unwrap(), 0..2, &Setting { limit: 10, ..Setting::default() }).unwrap();
+        evaluate(model.policy().unwrap(), 0..2, &SceneConfig { max_steps: 10, ..SceneConfig::default() })
+            .unwrap();
     assert_eq!((score.episodes, score.successes, score.steps), (2, 0, 20));
 }
 

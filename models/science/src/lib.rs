@@ -19,7 +19,7 @@ use fauna_shared::model::Family;
 pub const FAMILIES: &[&Family] = &[
     &chronos::t5::FAMILY,
     &chronos::bolt::FAMILY,
-    &chronos::two::FAMILY,
+    &chronos::chronos2::FAMILY,
     &timesfm::patched::FAMILY,
     &timesfm::v2_5::FAMILY,
     &orb::FAMILY,

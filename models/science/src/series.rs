@@ -1,4 +1,4 @@
-//! Series on their way into a model: read from tensors and prompts, checked, put side by side.
+//! Series as inputs of models: read from tensors and prompts, checked, batched; and options of the references.
 
 use std::ops::ControlFlow;
 
@@ -9,7 +9,7 @@ use fauna_shared::model::{Forecast, ForecastConfig, Forecaster, History, SampleS
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
-/// Where a network computes, and in what numbers its activations are.
+/// Device and data type of the activations of a network.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     device: Device,
@@ -26,23 +26,23 @@ impl Place {
         &self.device
     }
 
-    /// `values` of `shape` as activations.
+    /// `values` as a tensor of `shape` on the device, in the data type of activations.
     pub(crate) fn tensor(&self, values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
         Ok(Tensor::from_vec(values, shape.into(), &self.device)?.to_dtype(self.activations)?)
     }
 }
 
-/// A tensor's elements in order, as float32.
+/// The elements of a tensor as float32.
 pub(crate) fn floats(x: &Tensor) -> Result<Vec<f32>> {
     Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// A tensor of float32 in the memory of the host.
+/// A float32 tensor on the CPU.
 pub(crate) fn host(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 
-/// The series of the input `name`, `(series, steps)` or one of `(steps)`, at least one of each.
+/// The series of the input `name`, `(series, steps)` or `(steps)`, with at least one step.
 pub(crate) fn rows(inputs: &Tensors, name: &str) -> Result<Vec<Vec<f32>>> {
     let found = inputs.get(name).ok_or_else(|| Error::input(format!("{name} is missing")))?;
     let table = match found.rank() {
@@ -50,15 +50,15 @@ pub(crate) fn rows(inputs: &Tensors, name: &str) -> Result<Vec<Vec<f32>>> {
         _ => found.clone(),
     };
     if table.rank() != 2 || table.elem_count() == 0 {
-        return Err(Error::input(format!("{name} is {:?}, wanted (series, steps)", found.dims())));
+        return Err(Error::input(format!("{name} is {:?}, expected (series, steps)", found.dims())));
     }
     Ok(table.to_dtype(DType::F32)?.to_vec2()?)
 }
 
-/// Whether every series can be forecast: it has steps, one of them is known and none is infinite.
+/// Checks that every series has steps, a known value and no infinite one.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) naming the first that cannot, by its index.
+/// [`Input`](fauna_shared::ErrorKind::Input) with the index of the first series that does not.
 pub(crate) fn check(series: &[History]) -> Result<()> {
     for (index, past) in series.iter().enumerate() {
         let problem = match &past.values[..] {
@@ -74,14 +74,14 @@ pub(crate) fn check(series: &[History]) -> Result<()> {
     Ok(())
 }
 
-/// The first step that is infinite.
+/// The index of the first infinite value.
 pub(crate) fn infinite(values: &[f32]) -> Option<usize> {
     values.iter().position(|value| value.is_infinite())
 }
 
-/// The last `longest` steps of each series one under the other, gaps on the left of the shorter ones; and how many
-/// steps there are.
-pub(crate) fn beside<S: AsRef<[f32]>>(series: &[S], longest: usize) -> (Vec<f32>, usize) {
+/// The last `longest` steps of all series as one table, `(series, steps)`, shorter ones padded with NaN on the left; and
+/// its number of steps.
+pub(crate) fn left_padded<S: AsRef<[f32]>>(series: &[S], longest: usize) -> (Vec<f32>, usize) {
     let steps = series.iter().map(|one| one.as_ref().len()).max().unwrap_or(0).min(longest);
     let mut table = Vec::with_capacity(steps * series.len());
     for one in series {
@@ -92,44 +92,45 @@ pub(crate) fn beside<S: AsRef<[f32]>>(series: &[S], longest: usize) -> (Vec<f32>
     (table, steps)
 }
 
-/// The last `count` of `values`, or all.
+/// The last `count` values, or all.
 pub(crate) fn last(values: &[f32], count: usize) -> &[f32] {
     &values[values.len().saturating_sub(count)..]
 }
 
-/// The whole number that `options` hold under `key`; none if they do not.
+/// The integer option `key`, if given.
 pub(crate) fn count(options: &Value, key: &str) -> Result<Option<usize>> {
     match &options[key] {
         Value::Null => Ok(None),
         value => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) => Ok(Some(n)),
-            None => Err(Error::input(format!("{key} is a whole number, not {value}"))),
+            None => Err(Error::input(format!("{key} must be an integer, got {value}"))),
         },
     }
 }
 
-/// The number that `options` hold under `key`.
+/// The numeric option `key`, if given.
 pub(crate) fn number(options: &Value, key: &str) -> Result<Option<f64>> {
     match &options[key] {
         Value::Null => Ok(None),
-        value => {
-            value.as_f64().map(Some).ok_or_else(|| Error::input(format!("{key} is a number, not {value}")))
-        }
+        value => value
+            .as_f64()
+            .map(Some)
+            .ok_or_else(|| Error::input(format!("{key} must be a number, got {value}"))),
     }
 }
 
-/// The truth value that `options` hold under `key`.
-pub(crate) fn truth(options: &Value, key: &str) -> Result<Option<bool>> {
+/// The Boolean option `key`, if given.
+pub(crate) fn flag(options: &Value, key: &str) -> Result<Option<bool>> {
     match &options[key] {
         Value::Null => Ok(None),
         Value::Bool(value) => Ok(Some(*value)),
-        value => Err(Error::input(format!("{key} is true or false, not {value}"))),
+        value => Err(Error::input(format!("{key} must be true or false, got {value}"))),
     }
 }
 
-/// The quantile levels that `options` hold under `key`; the deciles if they do not, as in the references.
+/// The quantile levels of the option `key`; the deciles if it is not given, as in the references.
 pub(crate) fn levels(options: &Value, key: &str) -> Result<Vec<f64>> {
-    let wrong = || Error::input(format!("{key} are numbers between 0 and 1, not {}", options[key]));
+    let wrong = || Error::input(format!("{key} must be numbers between 0 and 1, got {}", options[key]));
     match &options[key] {
         Value::Null => Ok((1..10).map(|tenth| f64::from(tenth) / 10.0).collect()),
         Value::Array(list) => {
@@ -140,16 +141,16 @@ pub(crate) fn levels(options: &Value, key: &str) -> Result<Vec<f64>> {
     }
 }
 
-/// A horizon that may be computed.
+/// Checks a horizon.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if it is 0 or beyond all reason.
+/// [`Input`](fauna_shared::ErrorKind::Input) if it is 0 or too long.
 pub(crate) fn horizon(steps: usize) -> Result<usize> {
     ForecastConfig { horizon: steps, ..ForecastConfig::default() }.check().map(|()| steps)
 }
 
-/// A forecast from the point forecast and the quantiles of each step, of which there are `quantiles`.
-pub(crate) fn collected(steps: impl Iterator<Item = (f32, Vec<f32>)>, quantiles: usize) -> Forecast {
+/// Collects a forecast from the point forecast and the `quantiles` quantiles of each step.
+pub(crate) fn collect(steps: impl Iterator<Item = (f32, Vec<f32>)>, quantiles: usize) -> Forecast {
     let mut forecast = Forecast { mean: Vec::new(), quantiles: vec![Vec::new(); quantiles] };
     for (mean, told) in steps {
         forecast.mean.push(mean);
@@ -158,7 +159,7 @@ pub(crate) fn collected(steps: impl Iterator<Item = (f32, Vec<f32>)>, quantiles:
     forecast
 }
 
-/// Forecasts the series of `prompt`, handing on the point forecasts: as many steps as there may be new tokens.
+/// Forecasts the series of `prompt` by `max_new_tokens` steps and passes the point forecasts to `each`.
 pub(crate) fn generate(
     forecaster: &dyn Forecaster,
     prompt: &Prompt,
@@ -181,16 +182,16 @@ pub(crate) fn generate(
         seed: options.seed,
     };
     let forecasts = forecaster.forecast(&series, &wanted)?;
-    // The receiver's wish to stop has nothing left to stop.
+    // Nothing is left to stop.
     let _ = each(Item::Series(forecasts.into_iter().map(|forecast| forecast.mean).collect()));
     Ok(Generation::default())
 }
 
 fn not_a_series() -> Error {
-    Error::input("this model continues series: the prompt is one item, a list of series")
+    Error::input("this model continues series: the prompt must be one item, a list of series")
 }
 
-/// One vector for each of `items`, the mean of those of its series, by `embed`, which gives a row a series.
+/// One embedding per item: the mean over its series of `embed`, `(series, hidden_size)`.
 pub(crate) fn embed(
     items: &[Item],
     context: usize,
@@ -220,7 +221,8 @@ pub(crate) fn embed(
     }
 }
 
-/// The mean of the `states`, `(series, time, width)`, whose places are `chosen`, row by row; zeros where none is.
+/// The mean of `states`, `(series, sequence, hidden_size)`, over the `chosen` positions, `(series, hidden_size)`; zeros if
+/// there are none.
 pub(crate) fn mean_of(states: &Tensor, chosen: &[Vec<bool>]) -> Result<Tensor> {
     let time = states.dim(1)?;
     let share = |row: &Vec<bool>| {
@@ -232,19 +234,19 @@ pub(crate) fn mean_of(states: &Tensor, chosen: &[Vec<bool>]) -> Result<Tensor> {
     Ok(shares.to_dtype(states.dtype())?.matmul(&states.contiguous()?)?.squeeze(1)?)
 }
 
-/// Made-up series of exact sizes, no two alike (a wave, a trend and noise), as the input `name` of a `method` that is
-/// among `methods`.
+/// Synthetic series of the given sizes (seasonal, with trend and noise) as the input `name`, for a `method` among
+/// `methods`.
 ///
 /// # Errors
 /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for another method, [`Input`](fauna_shared::ErrorKind::Input) if
-/// there is nothing to make.
+/// the sizes are zero.
 pub(crate) fn sample(name: &str, method: &str, methods: &[&str], sizes: &SampleSizes) -> Result<Tensors> {
     if !methods.contains(&method) {
-        return Err(Error::unsupported(format!("nothing is made up for \"{method}\"")));
+        return Err(Error::unsupported(format!("no sample inputs for the method \"{method}\"")));
     }
     if sizes.rows == 0 || sizes.tokens == 0 || sizes.images > 0 {
         return Err(Error::input(format!(
-            "{} series of {} steps and {} pictures cannot be made up",
+            "no sample inputs of {} series of {} steps and {} images",
             sizes.rows, sizes.tokens, sizes.images
         )));
     }
@@ -266,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_that_cannot_be_read_is_named() {
+    fn errors_have_the_index_of_the_series() {
         let good = History::from(vec![1.0, f32::NAN]);
         assert!(check(&[good.clone(), History::from(vec![0.0; 3])]).is_ok());
         for (values, words) in [
@@ -279,26 +281,26 @@ mod tests {
     }
 
     #[test]
-    fn shorter_series_are_filled_up_on_the_left() {
-        let (table, steps) = beside(&[vec![1.0], vec![2.0, 3.0, 4.0]], 2);
+    fn shorter_series_are_padded_on_the_left() {
+        let (table, steps) = left_padded(&[vec![1.0], vec![2.0, 3.0, 4.0]], 2);
         assert_eq!(steps, 2);
         assert!(table[0].is_nan());
         assert_eq!(table[1..], [1.0, 3.0, 4.0]);
     }
 
     #[test]
-    fn a_mean_leaves_out_what_was_not_chosen() {
+    fn a_mean_is_over_the_chosen_positions() {
         let states = Tensor::new(&[[[1f32, 2.0], [3.0, 4.0], [9.0, 9.0]]], &Device::Cpu).unwrap();
         let mean = mean_of(&states, &[vec![true, true]]).unwrap();
         assert_eq!(mean.to_vec2::<f32>().unwrap(), [[2.0, 3.0]]);
     }
 
     #[test]
-    fn options_of_other_types_are_named() {
+    fn options_of_other_types_are_refused() {
         let options = serde_json::json!({"a": "x", "b": [0.5, 2.0], "c": -1});
-        assert!(count(&options, "c").unwrap_err().message().contains("c is a whole number"));
-        assert!(levels(&options, "b").unwrap_err().message().contains("b are numbers between 0 and 1"));
-        assert!(truth(&options, "a").unwrap_err().message().contains("a is true or false"));
+        assert!(count(&options, "c").unwrap_err().message().contains("c must be an integer"));
+        assert!(levels(&options, "b").unwrap_err().message().contains("b must be numbers between 0 and 1"));
+        assert!(flag(&options, "a").unwrap_err().message().contains("a must be true or false"));
         assert!(number(&options, "a").is_err() && number(&options, "d").unwrap().is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use fauna_science::chronos::{
-    bolt::FAMILY as CHRONOS_BOLT, t5::FAMILY as CHRONOS_T5, two::FAMILY as CHRONOS_2,
+    bolt::FAMILY as CHRONOS_BOLT, chronos2::FAMILY as CHRONOS_2, t5::FAMILY as CHRONOS_T5,
 };
 use fauna_science::timesfm::{patched::FAMILY as TIMESFM, v2_5::FAMILY as TIMESFM_2_5};
 use fauna_shared::ErrorKind;
@@ -295,7 +295,7 @@ fn odd_inputs_of_a_forward_pass_are_errors() {
     let mut paced = named("past_values", table(2, 9));
     paced.insert("freq".into(), Tensor::new(&[0i64, 3], &Device::Cpu).unwrap());
     let error = opened(&TIMESFM).forward(&paced).unwrap_err();
-    assert!(error.message().contains("freq 3 of series 1"), "{error}");
+    assert!(error.message().contains("freq of series 1 is 3"), "{error}");
     for options in [json!({"prediction_length": 0}), json!({"quantile_levels": [2.0]})] {
         for family in [&CHRONOS_T5, &CHRONOS_BOLT, &CHRONOS_2] {
             let error =
@@ -364,5 +364,5 @@ fn configs_of_other_maths_are_refused_by_name() {
     refuses(&TIMESFM, &plain("hidden_size", json!(0)), "hidden_size is 0");
     refuses(&TIMESFM_2_5, &plain("rope_parameters", json!({"rope_type": "yarn"})), "rope_type");
     refuses(&TIMESFM_2_5, &plain("num_key_value_heads", json!(3)), "num_key_value_heads 3");
-    refuses(&TIMESFM_2_5, &plain("head_dim", json!(5)), "head_dim of 5");
+    refuses(&TIMESFM_2_5, &plain("head_dim", json!(5)), "head_dim 5");
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use fauna_atoms::{Dynamics, Relaxing, State, cell, dynamics, relax};
+use fauna_atoms::{DynamicsOptions, DynamicsState, RelaxOptions, cell, dynamics, relax};
 use fauna_shared::Result;
 use fauna_shared::item::{Atoms, Item};
 use fauna_shared::model::{Pipeline, Potential, SampleSizes};
@@ -66,7 +66,7 @@ fn forces_and_stress_are_slopes_of_the_energy() {
         let model = opened(name);
         let potential = model.potential().unwrap();
         let found = potential.evaluate(std::slice::from_ref(&atoms)).unwrap().remove(0);
-        let largest = found.forces.iter().map(cell::length).fold(0.0, f64::max);
+        let largest = found.forces.iter().map(cell::norm).fold(0.0, f64::max);
         assert!(largest > 0.02, "{name}: nothing pulls: {largest}");
         for (atom, force) in found.forces.iter().enumerate() {
             for (axis, pull) in force.iter().enumerate() {
@@ -118,7 +118,7 @@ fn many_structures_are_as_each_alone_whichever_run_they_fall_into() {
             let alone = potential.evaluate(std::slice::from_ref(atoms)).unwrap().remove(0);
             assert!((alone.energy - found.energy).abs() < 1e-4, "{name} {index}");
             for (a, b) in alone.forces.iter().zip(&found.forces) {
-                assert!(cell::length(&cell::difference(a, b)) < 1e-4, "{name} {index}: {a:?} {b:?}");
+                assert!(cell::norm(&cell::difference(a, b)) < 1e-4, "{name} {index}: {a:?} {b:?}");
             }
         }
     }
@@ -132,8 +132,9 @@ fn a_conservative_model_keeps_its_energy_and_a_direct_one_is_not_called_so() {
         potential.is_conservative() && !opened("v3_direct_crystal").potential().unwrap().is_conservative()
     );
     let worst = |time_step: f64| {
-        let state = State::at_temperature(salt(), 400.0, 1).unwrap();
-        let options = Dynamics { time_step, steps: (60.0 / time_step) as usize, ..Dynamics::default() };
+        let state = DynamicsState::at_temperature(salt(), 400.0, 1).unwrap();
+        let options =
+            DynamicsOptions { time_step, steps: (60.0 / time_step) as usize, ..DynamicsOptions::default() };
         let (mut start, mut off, mut swing) = (None, 0.0f64, 0.0f64);
         dynamics(potential, state, &options, &mut |moment| {
             let (whole, moving) = (moment.evaluation.energy + moment.kinetic_energy, moment.kinetic_energy);
@@ -153,7 +154,7 @@ fn a_conservative_model_keeps_its_energy_and_a_direct_one_is_not_called_so() {
 fn relaxing_goes_downhill() {
     let model = opened("v3_conservative_molecule");
     let potential = model.potential().unwrap();
-    let options = Relaxing { steps: 30, ..Relaxing::default() };
+    let options = RelaxOptions { max_steps: 30, ..RelaxOptions::default() };
     let ended = relax(potential, &[water(), water()], &options, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(ended[0].evaluation.energy < energy(potential, &water()) - 0.01);
     assert_eq!(ended[0].steps, ended[1].steps);
@@ -178,7 +179,7 @@ fn a_slab_whose_third_direction_is_open_needs_no_cell_vector_there() {
         .potential()
         .unwrap()
         .evaluate(&[Atoms { periodic: [true, false, false], ..salt() }]);
-    assert!(error.unwrap_err().to_string().contains("repeats in some directions only"));
+    assert!(error.unwrap_err().to_string().contains("partly periodic"));
 }
 
 #[test]

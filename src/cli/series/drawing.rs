@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fauna::Result;
-use fauna::forecasting::{Column, Part, Series, Sheet, Stamp, Table, marks};
+use fauna::forecasting::{Column, ResultTable, Series, SeriesResult, Table, Timestamp, axis_ticks};
 
 use crate::cli::plot::{self, Band, Ink, Line, MOST_MARKS, MOST_PANELS, Panel};
 
@@ -11,53 +11,60 @@ use crate::cli::plot::{self, Band, Ink, Line, MOST_MARKS, MOST_PANELS, Panel};
 const BEFORE: usize = 5;
 const LEAST: usize = 48;
 
-/// Plots `sheet` with the history in `table`; returns a note if series were left out.
+/// Plots `results` with the history in `table`; returns a note if series were left out.
 ///
 /// # Errors
 /// As [`plot::write`].
-pub fn write(path: &Path, force: bool, model: &str, table: &Table, sheet: &Sheet) -> Result<Option<String>> {
-    let series_of = |part: &&Part| table.series.iter().find(|series| series.id == part.id);
-    let shown = sheet.parts.iter().take(MOST_PANELS);
+pub fn write(
+    path: &Path,
+    force: bool,
+    model: &str,
+    table: &Table,
+    results: &ResultTable,
+) -> Result<Option<String>> {
+    let series_of = |part: &&SeriesResult| table.series.iter().find(|series| series.id == part.id);
+    let shown = results.series.iter().take(MOST_PANELS);
     let panels: Vec<Panel> =
-        shown.filter_map(|part| Some(panel(series_of(&part)?, part, sheet, model))).collect();
-    let title = match (sheet.column("anomaly").is_some(), sheet.column("cutoff").is_some()) {
+        shown.filter_map(|part| Some(panel(series_of(&part)?, part, results, model))).collect();
+    let title = match (results.column("anomaly").is_some(), results.column("cutoff").is_some()) {
         (true, _) => format!("Anomalies by {model}"),
         (_, true) => format!("Cross-validation of {model}"),
         _ => format!("Forecast by {model}"),
     };
     plot::write(path, force, &title, &panels)?;
-    let left = sheet.parts.len().saturating_sub(MOST_PANELS);
+    let left = results.series.len().saturating_sub(MOST_PANELS);
     Ok((left > 0).then(|| format!(" (the first {MOST_PANELS} series; {left} not shown)")))
 }
 
 /// Returns the values of a column of flags.
 pub fn flags(column: &Column) -> &[bool] {
     match column {
-        Column::Flags(flags) => flags,
+        Column::Boolean(flags) => flags,
         _ => &[],
     }
 }
 
-fn stamps(column: &Column) -> &[Stamp] {
+fn timestamps(column: &Column) -> &[Timestamp] {
     match column {
-        Column::Stamps(stamps) => stamps,
+        Column::Timestamps(timestamps) => timestamps,
         _ => &[],
     }
 }
 
-fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
-    let at = stamps(&part.columns[0]);
+fn panel(series: &Series, part: &SeriesResult, results: &ResultTable, model: &str) -> Panel {
+    let at = timestamps(&part.columns[0]);
     let x: Vec<f64> = at.iter().map(|stamp| *stamp as f64).collect();
-    let place = |name: &str| sheet.column(name);
+    let place = |name: &str| results.column(name);
     let numbers = |column: usize| part.columns[column].numbers().unwrap_or_default();
     let first = at.first().copied().unwrap_or(0);
     // Only the end of a long history is plotted.
-    let known = series.stamps.partition_point(|stamp| *stamp < first);
+    let known = series.timestamps.partition_point(|stamp| *stamp < first);
     let start = known.saturating_sub((BEFORE * x.len()).max(LEAST));
-    let history = series.stamps[start..].iter().zip(&series.values[start..]);
+    let history = series.timestamps[start..].iter().zip(&series.values[start..]);
     let mut history: Vec<(f64, f64)> = history.map(|(stamp, value)| (*stamp as f64, *value)).collect();
     let mean = place(model).map(numbers).unwrap_or_default();
-    let mut lines = forecasts(&x, &mean, place("cutoff").map(|column| stamps(&part.columns[column])), model);
+    let mut lines =
+        forecasts(&x, &mean, place("cutoff").map(|column| timestamps(&part.columns[column])), model);
     if place("cutoff").is_none() && place("anomaly").is_none() {
         // The forecast line starts at the last value of the history.
         let end = history.last().copied().filter(|(_, value)| value.is_finite());
@@ -66,18 +73,23 @@ fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
         }
     }
     let dots = place("anomaly").map(|column| {
-        let values = place(sheet.names[1].as_str()).map(numbers).unwrap_or_default();
+        let values = place(results.column_names[1].as_str()).map(numbers).unwrap_or_default();
         let flagged = flags(&part.columns[column]).iter().zip(x.iter().zip(values));
         flagged.filter(|(flag, _)| **flag).map(|(_, (x, y))| (*x, y)).collect()
     });
     let (from, to) =
-        (series.stamps.get(start).copied().unwrap_or(first), at.last().copied().unwrap_or(first));
-    let marks = marks(sheet.form, from, to.max(*series.stamps.last().unwrap_or(&to)), MOST_MARKS);
+        (series.timestamps.get(start).copied().unwrap_or(first), at.last().copied().unwrap_or(first));
+    let marks = axis_ticks(
+        results.timestamp_format,
+        from,
+        to.max(*series.timestamps.last().unwrap_or(&to)),
+        MOST_MARKS,
+    );
     let history = Line { name: "history".to_string(), ink: Ink::Dark, points: std::mem::take(&mut history) };
     Panel {
         title: series.id.clone(),
         lines: std::iter::once(history).chain(lines).collect(),
-        bands: bands(&x, sheet, part, model),
+        bands: bands(&x, results, part, model),
         dots: dots.unwrap_or_default(),
         dots_name: "anomaly".to_string(),
         marks: marks.into_iter().map(|(at, words)| (at as f64, words)).collect(),
@@ -86,7 +98,7 @@ fn panel(series: &Series, part: &Part, sheet: &Sheet, model: &str) -> Panel {
 }
 
 /// Returns the forecasts as lines: one, or one per window.
-fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Stamp]>, model: &str) -> Vec<Line> {
+fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Timestamp]>, model: &str) -> Vec<Line> {
     let points: Vec<(f64, f64)> = x.iter().copied().zip(mean.iter().copied()).collect();
     let line = |points: Vec<(f64, f64)>| Line { name: model.to_string(), ink: Ink::Blue, points };
     let Some(cutoffs) = cutoffs else { return vec![line(points)] };
@@ -102,9 +114,9 @@ fn forecasts(x: &[f64], mean: &[f64], cutoffs: Option<&[Stamp]>, model: &str) ->
 }
 
 /// Returns the bands of the prediction intervals, the widest first.
-fn bands(x: &[f64], sheet: &Sheet, part: &Part, model: &str) -> Vec<Band> {
-    let numbers = |name: &str| part.columns[sheet.column(name)?].numbers();
-    let ends = sheet.names.iter().filter_map(|name| {
+fn bands(x: &[f64], results: &ResultTable, part: &SeriesResult, model: &str) -> Vec<Band> {
+    let numbers = |name: &str| part.columns[results.column(name)?].numbers();
+    let ends = results.column_names.iter().filter_map(|name| {
         if let Some(level) = name.strip_prefix(&format!("{model}-lo-")) {
             return Some((format!("{level}%"), name.clone(), format!("{model}-hi-{level}")));
         }

@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use fauna::forecasting::{
-    Answer, Ask, Bands, Columns, Frequency, Naive, Problem, Scores, SeasonalNaive, Sheet, Table,
+    Columns, ForecastOptions, Frequency, Intervals, Metrics, Naive, ResultTable, SeasonalNaive, SeriesError,
+    Table, TableOutput,
 };
 use fauna::model::Forecaster;
 use fauna::{Error, Pipeline, Result};
@@ -75,8 +76,8 @@ pub enum Report {
 
 /// Results of a table.
 pub struct Done {
-    pub answer: Answer,
-    pub scores: Vec<Scores>,
+    pub output: TableOutput,
+    pub metrics: Vec<Metrics>,
 }
 
 impl SeriesInput {
@@ -91,8 +92,8 @@ impl SeriesInput {
     pub fn season(&self, table: &Table) -> Result<usize> {
         match (self.season, self.freq) {
             (Some(season), _) => Ok(season),
-            (None, Some(frequency)) => Ok(frequency.season()),
-            (None, None) => Ok(table.frequency()?.season()),
+            (None, Some(frequency)) => Ok(frequency.season_length()),
+            (None, None) => Ok(table.frequency()?.season_length()),
         }
     }
 
@@ -104,18 +105,23 @@ impl SeriesInput {
         Table::read_future(path, &self.columns())
     }
 
-    /// Returns the forecasting options.
-    pub fn ask<'a>(&self, horizon: usize, bands: Bands, context: &'a Context) -> Ask<'a> {
-        Ask {
+    /// The options of every forecaster.
+    pub fn options<'a>(
+        &self,
+        horizon: usize,
+        intervals: Intervals,
+        context: &'a Context,
+    ) -> ForecastOptions<'a> {
+        ForecastOptions {
             horizon,
-            bands,
+            intervals,
             frequency: self.freq,
-            season: self.season,
+            season_length: self.season,
             samples: self.samples,
             seed: self.seed.seed,
-            past_only: self.history_only.clone(),
+            past_covariates: self.history_only.clone(),
             progress: context.bars.as_ref(),
-            ..Ask::default()
+            ..ForecastOptions::default()
         }
     }
 }
@@ -153,21 +159,22 @@ impl Work<'_> {
         let model = Model::open(self.verb, self.source, self.input.season, context)?;
         let _stoppable = context.interrupt.hold();
         let done = work(model.forecaster()?, &model.name, &table)?;
-        for note in &done.answer.notes {
+        for note in &done.output.notes {
             context.say(note);
         }
-        let Answer { sheet, problems, .. } = &done.answer;
-        problems.iter().for_each(|problem| context.complain(&problem.error.to_string()));
-        if sheet.parts.is_empty() {
-            return Err(Error::input(format!("none of {} series could be processed", problems.len()))
-                .at(&self.input.series));
+        let TableOutput { table: results, errors, .. } = &done.output;
+        errors.iter().for_each(|failed| context.complain(&failed.error.to_string()));
+        if results.series.is_empty() {
+            return Err(
+                Error::input(format!("none of {} series could be processed", errors.len())).at(&self.input.series)
+            );
         }
         show(&done, &table, self.report, &place, context)?;
         if let Some(file) = &self.output.plot {
-            let cut = drawing::write(file, place.force, &model.name, &table, sheet)?;
+            let cut = drawing::write(file, place.force, &model.name, &table, results)?;
             context.say(&format!("plot: {}{}", file.display(), cut.unwrap_or_default()));
         }
-        Ok(match problems.is_empty() {
+        Ok(match errors.is_empty() {
             true => Exit::Done,
             false => Exit::Partly,
         })
@@ -193,8 +200,8 @@ impl Model {
             "seasonal-naive" => (
                 "SeasonalNaive",
                 Kind::Seasonal(match season {
-                    Some(season) => SeasonalNaive { season },
-                    None => SeasonalNaive::OWN,
+                    Some(season) => SeasonalNaive { season_length: season },
+                    None => SeasonalNaive::AUTO,
                 }),
             ),
             source => {
@@ -224,7 +231,7 @@ fn short_name(source: &str) -> &str {
 
 /// Writes the rows. Scores are printed to standard output, or to standard error if the rows are on standard output.
 fn show(done: &Done, table: &Table, report: Report, place: &Place, context: &Context) -> Result<()> {
-    let Answer { sheet, problems, .. } = &done.answer;
+    let TableOutput { table: results, errors, .. } = &done.output;
     let file = place.path.as_deref().filter(|_| !place.is_stdout());
     let json = context.globals.json;
     let mut output = Output::open(file, place.force)?;
@@ -233,33 +240,33 @@ fn show(done: &Done, table: &Table, report: Report, place: &Place, context: &Con
         None => json,
         Some(_) => matches!(ending.to_str(), Some("json" | "jsonl" | "ndjson")),
     };
-    write(sheet, lines, &mut output)?;
+    write(results, lines, &mut output)?;
     output.finish()?;
-    let scores = Scores::sheet(&done.scores, table);
+    let metrics = ResultTable::from_metrics(&done.metrics, table);
     if let (Some(file), true) = (file, json) {
         let mut output = Output::stdout();
-        let failed: Vec<_> = problems.iter().map(as_json).collect();
+        let failed: Vec<_> = errors.iter().map(as_json).collect();
         output.json(
-            &json!({"file": file, "series": sheet.parts.len(), "rows": sheet.rows(), "problems": failed}),
+            &json!({"file": file, "series": results.series.len(), "rows": results.rows(), "problems": failed}),
         )?;
-        write(&scores, true, &mut output)?;
+        write(&metrics, true, &mut output)?;
         return output.finish();
     }
     if let Some(file) = file {
         context.say(&format!(
             "{} rows of {} series written to {}",
-            sheet.rows(),
-            sheet.parts.len(),
+            results.rows(),
+            results.series.len(),
             file.display()
         ));
     }
     if json {
         let mut output = Output::stdout();
-        write(&scores, true, &mut output)?;
+        write(&metrics, true, &mut output)?;
         return output.finish();
     }
     if report == Report::Scores {
-        let lines = score_lines(&done.scores, table.named, sheet.parts.len());
+        let lines = score_lines(&done.metrics, table.has_ids, results.series.len());
         match file {
             None => lines.iter().for_each(|line| context.say(line)),
             Some(_) => {
@@ -270,31 +277,31 @@ fn show(done: &Done, table: &Table, report: Report, place: &Place, context: &Con
         }
     }
     if report == Report::Anomalies {
-        let found = sheet.column("anomaly").map_or(0, |column| {
-            sheet
-                .parts
+        let found = results.column("anomaly").map_or(0, |column| {
+            results
+                .series
                 .iter()
                 .flat_map(|part| drawing::flags(&part.columns[column]))
                 .filter(|flag| **flag)
                 .count()
         });
-        context.say(&format!("{found} anomalies in {} values", sheet.rows()));
+        context.say(&format!("{found} anomalies in {} values", results.rows()));
     }
     Ok(())
 }
 
-fn as_json(problem: &Problem) -> serde_json::Value {
-    json!({"series": problem.id, "error": problem.error.to_string()})
+fn as_json(failed: &SeriesError) -> serde_json::Value {
+    json!({"series": failed.id, "error": failed.error.to_string()})
 }
 
 /// Formats the scores as a table: over all `series`, and of each if there are few.
-fn score_lines(scores: &[Scores], named: bool, series: usize) -> Vec<String> {
+fn score_lines(metrics: &[Metrics], named: bool, series: usize) -> Vec<String> {
     const FEW: usize = 8;
     let mut lines = table::Table::default();
     lines.row(["series", "model", "MAE", "RMSE", "MASE", "sMAPE", "CRPS"]);
     let number = |value: f64| if value.is_finite() { format!("{value:.4}") } else { "-".to_string() };
-    let shown = |one: &&Scores| one.id.is_none() || (named && series <= FEW);
-    for one in scores.iter().filter(shown) {
+    let shown = |one: &&Metrics| one.id.is_none() || (named && series <= FEW);
+    for one in metrics.iter().filter(shown) {
         let id = table::shorten(one.id.as_deref().unwrap_or("all"), 24);
         let numbers = [one.mae, one.rmse, one.mase, one.smape, one.crps].map(number);
         lines.push([id, one.model.clone()].into_iter().chain(numbers).collect());
@@ -302,12 +309,12 @@ fn score_lines(scores: &[Scores], named: bool, series: usize) -> Vec<String> {
     lines.lines()
 }
 
-/// Writes a sheet to an output, as JSON lines or CSV.
-fn write(sheet: &Sheet, json: bool, output: &mut Output) -> Result<()> {
+/// Writes results to an output, as JSON lines or CSV.
+fn write(results: &ResultTable, json: bool, output: &mut Output) -> Result<()> {
     let mut sink = Sink { output, wrong: None };
     let written = match json {
-        true => sheet.write_json(&mut sink),
-        false => sheet.write_csv(&mut sink),
+        true => results.write_json(&mut sink),
+        false => results.write_csv(&mut sink),
     };
     // The error of the output is more specific than that of the writer.
     sink.wrong.map_or(written, Err)

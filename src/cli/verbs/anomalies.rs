@@ -1,7 +1,7 @@
 //! `fauna anomalies`: values of time series outside the prediction intervals of rolling forecasts.
 
 use fauna::Result;
-use fauna::forecasting::{Bands, detect_anomalies};
+use fauna::forecasting::{Intervals, detect_anomalies};
 
 use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};
@@ -31,7 +31,7 @@ pub struct Args {
 
 /// Detects the anomalies of each series.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
-    let bands = args.level.map_or(Ok(Bands::None), |level| Bands::levels(vec![level]))?;
+    let intervals = args.level.map_or(Ok(Intervals::None), |level| Intervals::levels(vec![level]))?;
     let work = Work {
         verb: "anomalies",
         source: &args.model.source,
@@ -41,8 +41,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     };
     work.run(context, |model, name, table| {
         let horizon = args.horizon.map_or_else(|| args.input.season(table), Ok)?;
-        let mut ask = args.input.ask(horizon, bands, context);
-        ask.model = name.to_string();
-        Ok(Done { answer: detect_anomalies(model, table, &ask)?, scores: Vec::new() })
+        let mut options = args.input.options(horizon, intervals, context);
+        options.model = name.to_string();
+        Ok(Done { output: detect_anomalies(model, table, &options)?, metrics: Vec::new() })
     })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fauna::Result;
-use fauna::forecasting::{Answer, Bands, cross_validate, forecast};
+use fauna::forecasting::{Intervals, TableOutput, cross_validate, forecast};
 
 use crate::cli::options::ModelArg;
 use crate::cli::series::{Done, Report, SeriesInput, SeriesOutput, Work};
@@ -51,17 +51,17 @@ pub struct Args {
 
 /// Forecasts each series.
 pub fn run(args: Args, context: &Context) -> Result<Exit> {
-    let bands = match (args.level.is_empty(), args.quantiles.is_empty()) {
-        (false, _) => Bands::levels(args.level)?,
-        (true, false) => Bands::quantiles(args.quantiles)?,
-        (true, true) => Bands::None,
+    let intervals = match (args.level.is_empty(), args.quantiles.is_empty()) {
+        (false, _) => Intervals::levels(args.level)?,
+        (true, false) => Intervals::quantiles(args.quantiles)?,
+        (true, true) => Intervals::None,
     };
     let future = args.future.as_ref().map(|future| args.input.read_future(future)).transpose()?;
-    let mut ask = args.input.ask(args.horizon, bands, context);
-    ask.future = future.as_ref();
-    ask.conformal = args.conformal;
-    ask.windows = args.cross_validation.unwrap_or(1);
-    ask.step = args.step_size;
+    let mut options = args.input.options(args.horizon, intervals, context);
+    options.future_covariates = future.as_ref();
+    options.conformal_windows = args.conformal;
+    options.windows = args.cross_validation.unwrap_or(1);
+    options.step_size = args.step_size;
     let report = if args.cross_validation.is_some() { Report::Scores } else { Report::Rows };
     let work = Work {
         verb: "forecast",
@@ -71,14 +71,14 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         report,
     };
     work.run(context, |model, name, table| {
-        ask.model = name.to_string();
+        options.model = name.to_string();
         Ok(match report {
             Report::Scores => {
-                let done = cross_validate(model, table, &ask)?;
-                let answer = Answer { sheet: done.sheet, problems: done.problems, notes: done.notes };
-                Done { answer, scores: done.scores }
+                let done = cross_validate(model, table, &options)?;
+                let output = TableOutput { table: done.table, errors: done.errors, notes: done.notes };
+                Done { output, metrics: done.metrics }
             }
-            _ => Done { answer: forecast(model, table, &ask)?, scores: Vec::new() },
+            _ => Done { output: forecast(model, table, &options)?, metrics: Vec::new() },
         })
     })
 }

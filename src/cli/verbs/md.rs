@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use fauna::Result;
-use fauna::atoms::{Dynamics, Ensemble, Moment, State, dynamics};
+use fauna::atoms::{DynamicsOptions, DynamicsState, DynamicsStep, Ensemble, dynamics};
 use fauna::progress::{Progress, Unit};
 use serde_json::json;
 
@@ -73,8 +73,8 @@ fn move_on(args: &Args, work: &mut Work, named: Named) -> Result<()> {
         true => Ensemble::Nve,
         false => Ensemble::Langevin { temperature, friction: args.friction },
     };
-    let options = Dynamics { time_step: args.time_step, steps, ensemble, seed };
-    let state = State::at_temperature(named.atoms.clone(), temperature, seed)?;
+    let options = DynamicsOptions { time_step: args.time_step, steps, ensemble, seed };
+    let state = DynamicsState::at_temperature(named.atoms.clone(), temperature, seed)?;
     let every = args.course.every.unwrap_or(EVERY) as usize;
     let mut told =
         Told { output: Output::stdout(), json: work.context.globals.json, source: &work.model.card().source };
@@ -117,7 +117,7 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn take(&mut self, name: &str, moment: &Moment) -> Result<()> {
+    fn take(&mut self, name: &str, moment: &DynamicsStep) -> Result<()> {
         let (potential, kinetic) = (moment.evaluation.energy, moment.kinetic_energy);
         if moment.step == 0 && !self.json {
             self.output.line(format!("# {name}"))?;

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "robotics")]
 pub mod act;
-#[cfg(feature = "science")]
+#[cfg(feature = "forecasting")]
 pub mod anomalies;
 pub mod answer;
 pub mod bench;
@@ -22,7 +22,7 @@ pub mod embed;
 #[cfg(feature = "science")]
 pub mod energy;
 pub mod fill;
-#[cfg(feature = "science")]
+#[cfg(feature = "forecasting")]
 pub mod forecast;
 pub mod generate;
 #[cfg(feature = "text")]
@@ -85,10 +85,10 @@ pub enum Verb {
     #[cfg(feature = "robotics")]
     Act(Box<act::Args>),
     /// Forecast time series, with prediction intervals.
-    #[cfg(feature = "science")]
+    #[cfg(feature = "forecasting")]
     Forecast(Box<forecast::Args>),
     /// Detect anomalies in time series.
-    #[cfg(feature = "science")]
+    #[cfg(feature = "forecasting")]
     Anomalies(Box<anomalies::Args>),
     /// Compute energy, forces and stress of atomic structures.
     #[cfg(feature = "science")]
@@ -172,9 +172,9 @@ impl Verb {
             Self::Codec(args) => Some(args.loading().clone()),
             #[cfg(feature = "robotics")]
             Self::Act(args) => Some(args.model.loading.clone()),
-            #[cfg(feature = "science")]
+            #[cfg(feature = "forecasting")]
             Self::Forecast(args) => Some(args.model.loading.clone()),
-            #[cfg(feature = "science")]
+            #[cfg(feature = "forecasting")]
             Self::Anomalies(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "science")]
             Self::Energy(args) => Some(args.model.loading.clone()),
@@ -222,9 +222,9 @@ impl Verb {
             Self::Codec(args) => codec::run(*args, context),
             #[cfg(feature = "robotics")]
             Self::Act(args) => act::run(*args, context),
-            #[cfg(feature = "science")]
+            #[cfg(feature = "forecasting")]
             Self::Forecast(args) => forecast::run(*args, context),
-            #[cfg(feature = "science")]
+            #[cfg(feature = "forecasting")]
             Self::Anomalies(args) => anomalies::run(*args, context),
             #[cfg(feature = "science")]
             Self::Energy(args) => energy::run(*args, context),

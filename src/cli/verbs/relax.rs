@@ -1,7 +1,7 @@
 //! `fauna relax`: relaxation (geometry optimization) of atomic structures.
 
 use fauna::Result;
-use fauna::atoms::{CellChange, Method, Relaxed, Relaxing, relax};
+use fauna::atoms::{CellRelaxation, Optimizer, RelaxOptions, Relaxed, relax};
 use fauna::progress::{Progress, Unit};
 use serde_json::json;
 
@@ -89,16 +89,21 @@ fn relax_all(args: &Args, work: &mut Work, named: Vec<Named>) -> Result<usize> {
 
 fn relax_together(args: &Args, work: &mut Work, named: &[Named]) -> Result<()> {
     let cell = match args.cell {
-        None => CellChange::Fixed,
-        Some(CellName::Volume) => CellChange::Hydrostatic,
-        Some(CellName::Free) => CellChange::Free,
+        None => CellRelaxation::Fixed,
+        Some(CellName::Volume) => CellRelaxation::Hydrostatic,
+        Some(CellName::Free) => CellRelaxation::Free,
     };
-    let method = match args.optimizer {
-        MethodName::Fire => Method::Fire,
-        MethodName::Lbfgs => Method::Lbfgs,
+    let optimizer = match args.optimizer {
+        MethodName::Fire => Optimizer::Fire,
+        MethodName::Lbfgs => Optimizer::Lbfgs,
     };
-    let options =
-        Relaxing { method, cell, largest_force: args.fmax, steps: args.max_steps, ..Relaxing::default() };
+    let options = RelaxOptions {
+        optimizer,
+        cell,
+        max_force: args.fmax,
+        max_steps: args.max_steps,
+        ..RelaxOptions::default()
+    };
     let bar = work.context.bars.begin("relaxing", Unit::Items, None);
     let mut energies = vec![Vec::new(); named.len()];
     let mut forces = vec![Vec::new(); named.len()];
@@ -106,7 +111,7 @@ fn relax_together(args: &Args, work: &mut Work, named: &[Named]) -> Result<()> {
     let relaxed = relax(work.potential, &clones(named), &options, &mut |step| {
         bar.advance(1);
         energies[step.structure].push((step.step as f64, step.evaluation.energy));
-        forces[step.structure].push((step.step as f64, step.largest_force));
+        forces[step.structure].push((step.step as f64, step.max_force));
         if args.course.every.is_some_and(|every| (step.step as u64).is_multiple_of(every)) {
             let about = [("structure", step.structure + 1), ("step", step.step)];
             path.push(frame(&named[step.structure].kept, step.atoms, step.evaluation, &about));

@@ -1,21 +1,21 @@
-//! Atoms that are held in place, wholly or along some axes.
+//! Constraints: atoms that are fixed in all or some directions.
 
 use fauna_shared::item::Atoms;
 
 use super::cell::{self, IDENTITY, Matrix, Vector};
 
-/// What each atom may do: the projection onto the directions in which it is free.
+/// Constraints of the atoms of a structure, as projections onto the directions in which they may move.
 ///
-/// Held along x, y or z it keeps that coordinate (ASE's `FixAtoms` and `FixCartesian`), held along cell vectors its
-/// fractional coordinates (ASE's `FixScaled`): it is free in the span of the other vectors.
+/// An atom may be fixed along x, y and z (`FixAtoms` and `FixCartesian` in ASE), or along cell vectors, where its
+/// fractional coordinates are fixed (`FixScaled` in ASE) and it moves in the span of the other vectors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constraints {
-    /// One an atom; empty where all are free.
+    /// One projection per atom; empty if none is fixed.
     free: Vec<Matrix>,
 }
 
 impl Constraints {
-    /// Those of `atoms` in their cell as it is.
+    /// The constraints of `atoms` in their present cell.
     pub fn of(atoms: &Atoms) -> Self {
         if atoms.held.iter().flatten().all(|held| !held) {
             return Self { free: Vec::new() };
@@ -27,20 +27,20 @@ impl Constraints {
         Self { free: atoms.held.iter().map(|held| projection(&axes, *held)).collect() }
     }
 
-    /// Whether any atom is held.
+    /// Whether any atom is fixed.
     pub fn hold_any(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// The part of `vectors`, one an atom, along which the atoms are free.
+    /// Projects `vectors`, one per atom, onto the directions in which the atoms may move.
     pub fn apply(&self, vectors: &mut [Vector]) {
         for (vector, free) in vectors.iter_mut().zip(&self.free) {
             *vector = cell::times(vector, free);
         }
     }
 
-    /// Directions in which `count` atoms are free.
-    pub fn directions(&self, count: usize) -> usize {
+    /// Number of degrees of freedom of `count` atoms.
+    pub fn degrees_of_freedom(&self, count: usize) -> usize {
         if !self.hold_any() {
             return 3 * count;
         }
@@ -50,7 +50,7 @@ impl Constraints {
     }
 }
 
-/// The projection onto the span of the `axes` that are not held.
+/// The projection onto the span of the `axes` that are not fixed, by Gram-Schmidt.
 fn projection(axes: &Matrix, held: [bool; 3]) -> Matrix {
     let mut free: Matrix = [[0.0; 3]; 3];
     let mut kept: Vec<Vector> = Vec::new();
@@ -62,8 +62,8 @@ fn projection(axes: &Matrix, held: [bool; 3]) -> Matrix {
             let share = cell::dot(&left, unit);
             cell::difference(&left, &unit.map(|value| share * value))
         });
-        let length = cell::length(&along);
-        if length > 1e-9 * cell::length(axis) {
+        let length = cell::norm(&along);
+        if length > 1e-9 * cell::norm(axis) {
             kept.push(along.map(|value| value / length));
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_does_not_move() {
+    fn fixed_atoms_do_not_move() {
         let atoms = Atoms {
             numbers: vec![1; 3],
             positions: vec![[0.0; 3]; 3],
@@ -93,13 +93,13 @@ mod tests {
         let mut forces = vec![[1.0, 2.0, 3.0]; 3];
         constraints.apply(&mut forces);
         assert_eq!(forces, [[0.0; 3], [0.0, 2.0, 3.0], [1.0, 2.0, 3.0]]);
-        assert_eq!(constraints.directions(3), 5);
+        assert_eq!(constraints.degrees_of_freedom(3), 5);
         let none = Constraints::of(&Atoms { held: vec![[false; 3]; 3], ..atoms });
-        assert!(!none.hold_any() && none.directions(3) == 9);
+        assert!(!none.hold_any() && none.degrees_of_freedom(3) == 9);
     }
 
     #[test]
-    fn along_cell_vectors_fractional_coordinates_stay() {
+    fn fixed_cell_directions_keep_fractional_coordinates() {
         let lattice = [[3.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.5, 0.2, 5.0]];
         let atoms = Atoms {
             numbers: vec![1; 2],
@@ -116,6 +116,6 @@ mod tests {
         let fractions: Vec<Vector> = moves.iter().map(|moved| cell::times(moved, &inverse)).collect();
         assert!(fractions[0][1].abs() < 1e-12 && fractions[0][2].abs() < 1e-12 && fractions[0][0] != 0.0);
         assert!(fractions[1][2].abs() < 1e-12 && fractions[1][1] != 0.0);
-        assert_eq!(constraints.directions(2), 3);
+        assert_eq!(constraints.degrees_of_freedom(2), 3);
     }
 }

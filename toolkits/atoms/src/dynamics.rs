@@ -1,4 +1,4 @@
-//! Molecular dynamics: Newton's equations, alone or in touch with a bath of heat.
+//! Molecular dynamics at constant energy or with a Langevin thermostat.
 
 use std::ops::ControlFlow;
 
@@ -11,67 +11,66 @@ use super::cell::{self, Vector};
 use super::elements::mass_of;
 use super::{Constraints, check};
 
-/// Boltzmann's constant, in eV/K.
+/// Boltzmann constant, in eV/K.
 pub const BOLTZMANN: f64 = 8.617_333_262e-5;
 
-/// What one eV/Å does to one unified atomic mass unit, in Å/fs².
+/// Acceleration of one unified atomic mass unit by one eV/Å, in Å/fs².
 pub const ACCELERATION: f64 = 9.648_533_212e-3;
 
-/// What the atoms exchange with the world.
+/// Thermodynamic ensemble.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ensemble {
-    /// Nothing: the energy stays (NVE). Velocity Verlet (Swope et al. 1982).
+    /// Constant energy, by velocity Verlet (Swope et al. 1982).
     Nve,
-    /// Heat (NVT), by friction and random kicks that keep a temperature. The splitting BAOAB (Leimkuhler and
-    /// Matthews 2013).
+    /// Constant temperature (NVT) by Langevin dynamics with the BAOAB splitting (Leimkuhler and Matthews 2013).
     Langevin {
-        /// In K.
+        /// Temperature in K.
         temperature: f64,
-        /// What share of a velocity is lost in a femtosecond, in 1/fs; 0.01 is usual.
+        /// Friction coefficient in 1/fs; usually 0.01.
         friction: f64,
     },
 }
 
-/// How to run.
+/// Options of [`dynamics`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dynamics {
-    /// In fs; 1 is usual, 0.5 with hydrogen.
+pub struct DynamicsOptions {
+    /// Time step in fs; usually 1, with hydrogen 0.5.
     pub time_step: f64,
-    /// How many steps to take.
+    /// Number of steps.
     pub steps: usize,
-    /// What the atoms exchange.
+    /// Thermodynamic ensemble.
     pub ensemble: Ensemble,
-    /// Where the random numbers start: the same seed runs the same way.
+    /// Seed of the thermostat; the same seed gives the same trajectory.
     pub seed: u64,
 }
 
-impl Default for Dynamics {
+impl Default for DynamicsOptions {
     fn default() -> Self {
         Self { time_step: 1.0, steps: 100, ensemble: Ensemble::Nve, seed: 0 }
     }
 }
 
-/// Atoms that move.
+/// Positions and velocities.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    /// Where they are. Positions are not brought back into the cell, so that paths stay whole.
+pub struct DynamicsState {
+    /// The structure. Positions are not wrapped into the cell, so that trajectories are continuous.
     pub atoms: Atoms,
-    /// In Å/fs, one an atom.
+    /// Velocities in Å/fs, one per atom.
     pub velocities: Vec<Vector>,
 }
 
-impl State {
-    /// At rest.
+impl DynamicsState {
+    /// All velocities zero.
     pub fn at_rest(atoms: Atoms) -> Self {
         let velocities = vec![[0.0; 3]; atoms.positions.len()];
         Self { atoms, velocities }
     }
 
-    /// With velocities as they are at `temperature` (K) (Maxwell and Boltzmann), then without a drift of the whole and
-    /// scaled to have that temperature exactly.
+    /// Velocities drawn from the Maxwell-Boltzmann distribution at `temperature` (K), without centre-of-mass motion and
+    /// scaled to that temperature exactly.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for a temperature that is none.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for a negative temperature or one that is not finite.
     pub fn at_temperature(atoms: Atoms, temperature: f64, seed: u64) -> Result<Self> {
         check_temperature(temperature)?;
         let mut random = Rng::new(seed, 1);
@@ -83,9 +82,9 @@ impl State {
         let constraints = Constraints::of(&atoms);
         constraints.apply(&mut velocities);
         let mut state = Self { atoms, velocities };
-        // Atoms that are held take up momentum.
+        // Fixed atoms take up momentum.
         if !constraints.hold_any() {
-            state.stop_drift();
+            state.remove_drift();
         }
         let found = state.temperature();
         if found > 0.0 {
@@ -95,8 +94,8 @@ impl State {
         Ok(state)
     }
 
-    /// Takes the momentum of the whole away; a single atom keeps what it has.
-    fn stop_drift(&mut self) {
+    /// Removes the centre-of-mass motion of two atoms or more.
+    fn remove_drift(&mut self) {
         if self.velocities.len() < 2 {
             return;
         }
@@ -112,7 +111,7 @@ impl State {
         }
     }
 
-    /// The energy of motion, in eV.
+    /// Kinetic energy in eV.
     pub fn kinetic_energy(&self) -> f64 {
         let pairs = self.velocities.iter().enumerate();
         pairs
@@ -121,13 +120,13 @@ impl State {
             / (2.0 * ACCELERATION)
     }
 
-    /// In K: the energy of motion, shared among the directions in which the atoms are free, less, where none is held,
-    /// the three in which the whole does not drift.
+    /// Temperature in K, by the kinetic energy per degree of freedom; without fixed atoms, the three of the centre of mass
+    /// do not count.
     pub fn temperature(&self) -> f64 {
         let count = self.velocities.len();
         let constraints = Constraints::of(&self.atoms);
         let free = match constraints.hold_any() {
-            true => constraints.directions(count),
+            true => constraints.degrees_of_freedom(count),
             false if count > 1 => 3 * count - 3,
             false => 3 * count,
         };
@@ -135,38 +134,37 @@ impl State {
     }
 }
 
-/// One moment of a run.
+/// Progress of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment<'a> {
-    /// How many steps were taken; the first moment is 0.
+pub struct DynamicsStep<'a> {
+    /// Number of steps taken; 0 at the start.
     pub step: usize,
-    /// In fs.
+    /// Time in fs.
     pub time: f64,
     /// Positions and velocities.
-    pub state: &'a State,
-    /// What the potential says of them.
+    pub state: &'a DynamicsState,
+    /// Energy, forces and stress.
     pub evaluation: &'a Evaluation,
-    /// In eV.
+    /// Kinetic energy in eV.
     pub kinetic_energy: f64,
-    /// In K.
+    /// Temperature in K.
     pub temperature: f64,
 }
 
-/// Moves `state` through time, step by step, and hands every moment to `each`, which may break to stop. Gives the
-/// last state. Atoms that are [held](Atoms::held) do not move.
+/// Runs molecular dynamics from `state` and returns the last state. `each` receives every step and may break to stop.
+/// [Fixed](Atoms::held) atoms do not move, and the cell does not change.
 ///
-/// The bath of [`Ensemble::Langevin`] does not stop the whole from drifting, as no bath does; its share of the
-/// temperature is small. In a single direction or plane that repeats nothing is different: the cell stays as it is.
+/// The thermostat of [`Ensemble::Langevin`] acts on the centre of mass too.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for options or a state that make no sense, or atoms that fly apart because
-/// the time step is too long; and what the potential says.
+/// [`Input`](fauna_shared::ErrorKind::Input) for options out of range, and for energies or forces that are not finite,
+/// as with too long a time step; and errors of the potential.
 pub fn dynamics(
     potential: &dyn Potential,
-    state: State,
-    options: &Dynamics,
-    each: &mut dyn FnMut(&Moment) -> ControlFlow<()>,
-) -> Result<State> {
+    state: DynamicsState,
+    options: &DynamicsOptions,
+    each: &mut dyn FnMut(&DynamicsStep) -> ControlFlow<()>,
+) -> Result<DynamicsState> {
     check(&state.atoms)?;
     check_options(&state, options)?;
     let constraints = Constraints::of(&state.atoms);
@@ -174,7 +172,7 @@ pub fn dynamics(
     run.constraints.apply(&mut run.state.velocities);
     let mut evaluation = run.evaluate()?;
     for step in 0..=options.steps {
-        let moment = Moment {
+        let current = DynamicsStep {
             step,
             time: step as f64 * options.time_step,
             state: &run.state,
@@ -182,7 +180,7 @@ pub fn dynamics(
             kinetic_energy: run.state.kinetic_energy(),
             temperature: run.state.temperature(),
         };
-        if each(&moment).is_break() || step == options.steps {
+        if each(&current).is_break() || step == options.steps {
             break;
         }
         evaluation = run.step(&evaluation).map_err(|error| error.context(format!("step {}", step + 1)))?;
@@ -193,11 +191,11 @@ pub fn dynamics(
 fn check_temperature(temperature: f64) -> Result<()> {
     match temperature.is_finite() && temperature >= 0.0 {
         true => Ok(()),
-        false => Err(Error::input(format!("a temperature is 0 K or above, not {temperature}"))),
+        false => Err(Error::input(format!("a temperature must be 0 K or above, got {temperature}"))),
     }
 }
 
-fn check_options(state: &State, options: &Dynamics) -> Result<()> {
+fn check_options(state: &DynamicsState, options: &DynamicsOptions) -> Result<()> {
     if state.velocities.len() != state.atoms.positions.len() {
         let (velocities, atoms) = (state.velocities.len(), state.atoms.positions.len());
         return Err(Error::input(format!("{velocities} velocities for {atoms} atoms")));
@@ -207,14 +205,14 @@ fn check_options(state: &State, options: &Dynamics) -> Result<()> {
     }
     if !(options.time_step > 0.0 && options.time_step <= 1000.0) {
         return Err(Error::input(format!(
-            "a time step is above 0 and at most 1000 fs, not {}",
+            "a time step must be above 0 and at most 1000 fs, got {}",
             options.time_step
         )));
     }
     if let Ensemble::Langevin { temperature, friction } = options.ensemble {
         check_temperature(temperature)?;
         if !(friction.is_finite() && friction > 0.0) {
-            return Err(Error::input(format!("a friction is above 0 per fs, not {friction}")));
+            return Err(Error::input(format!("a friction must be above 0 per fs, got {friction}")));
         }
     }
     Ok(())
@@ -222,9 +220,9 @@ fn check_options(state: &State, options: &Dynamics) -> Result<()> {
 
 struct Run<'a> {
     potential: &'a dyn Potential,
-    options: &'a Dynamics,
+    options: &'a DynamicsOptions,
     random: Rng,
-    state: State,
+    state: DynamicsState,
     constraints: Constraints,
 }
 
@@ -233,7 +231,7 @@ impl Run<'_> {
         let mut evaluations = self.potential.evaluate(std::slice::from_ref(&self.state.atoms))?;
         let evaluation = evaluations.pop().filter(|found| found.forces.len() == self.state.velocities.len());
         let evaluation =
-            evaluation.ok_or_else(|| Error::input("the potential gave no force for each atom"))?;
+            evaluation.ok_or_else(|| Error::input("the potential did not return one force per atom"))?;
         let is_finite =
             evaluation.energy.is_finite() && evaluation.forces.iter().flatten().all(|f| f.is_finite());
         match is_finite {
@@ -244,7 +242,7 @@ impl Run<'_> {
         }
     }
 
-    /// One time step from where the forces are those of `before`; gives the evaluation after it.
+    /// Takes one time step, with the forces of `before`, and returns the evaluation after it.
     fn step(&mut self, before: &Evaluation) -> Result<Evaluation> {
         let half = self.options.time_step / 2.0;
         self.kick(&before.forces, half);
@@ -252,7 +250,7 @@ impl Run<'_> {
             Ensemble::Nve => self.drift(self.options.time_step),
             Ensemble::Langevin { temperature, friction } => {
                 self.drift(half);
-                self.bathe(temperature, friction);
+                self.thermostat(temperature, friction);
                 self.drift(half);
             }
         }
@@ -262,7 +260,7 @@ impl Run<'_> {
     }
 
     fn kick(&mut self, forces: &[Vector], time: f64) {
-        let State { atoms, velocities } = &mut self.state;
+        let DynamicsState { atoms, velocities } = &mut self.state;
         for (index, (velocity, force)) in velocities.iter_mut().zip(forces).enumerate() {
             let factor = time * ACCELERATION / mass_of(atoms, index);
             *velocity = cell::sum(velocity, &force.map(|value| factor * value));
@@ -276,11 +274,11 @@ impl Run<'_> {
         }
     }
 
-    /// Friction and kicks of one time step, exactly.
-    fn bathe(&mut self, temperature: f64, friction: f64) {
+    /// Friction and random forces of one time step, exactly.
+    fn thermostat(&mut self, temperature: f64, friction: f64) {
         let kept = (-friction * self.options.time_step).exp();
         let kicked = (1.0 - kept * kept).sqrt();
-        let State { atoms, velocities } = &mut self.state;
+        let DynamicsState { atoms, velocities } = &mut self.state;
         for (index, velocity) in velocities.iter_mut().enumerate() {
             let width = kicked * (BOLTZMANN * temperature * ACCELERATION / mass_of(atoms, index)).sqrt();
             *velocity = velocity.map(|value| kept * value + width * self.random.normal());

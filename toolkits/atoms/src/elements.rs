@@ -1,12 +1,12 @@
-//! The elements: symbols, masses, covalent radii.
+//! Chemical elements: symbols, masses, covalent radii.
 //!
 //! The radii are those of Cordero et al. 2008 as ASE lists them, 0.2 Å where none is known; the masses are the standard
 //! atomic weights of the IUPAC (2016), and of the longest-lived isotope where there is none.
 
-/// The largest atomic number.
-pub const LARGEST: u8 = 118;
+/// Maximum atomic number.
+pub const MAX_ATOMIC_NUMBER: u8 = 118;
 
-/// The symbol of an atomic number; `None` above [`LARGEST`] and for 0.
+/// The symbol of an atomic number; `None` above [`MAX_ATOMIC_NUMBER`] and for 0.
 ///
 /// ```
 /// use fauna_atoms::elements;
@@ -17,14 +17,14 @@ pub fn symbol(number: u8) -> Option<&'static str> {
     SYMBOLS.get(usize::from(number)).copied().filter(|_| number > 0)
 }
 
-/// The atomic number of a symbol, whatever the case of its letters.
+/// The atomic number of a symbol, in any letter case.
 ///
 /// ```
 /// use fauna_atoms::elements;
-/// assert_eq!(elements::number("cl"), Some(17));
-/// assert_eq!(elements::number("Xx"), None);
+/// assert_eq!(elements::atomic_number("cl"), Some(17));
+/// assert_eq!(elements::atomic_number("Xx"), None);
 /// ```
-pub fn number(symbol: &str) -> Option<u8> {
+pub fn atomic_number(symbol: &str) -> Option<u8> {
     let index = SYMBOLS.iter().skip(1).position(|known| known.eq_ignore_ascii_case(symbol))?;
     u8::try_from(index + 1).ok()
 }
@@ -32,7 +32,7 @@ pub fn number(symbol: &str) -> Option<u8> {
 /// The masses of deuterium and tritium, in unified atomic mass units.
 const ISOTOPES: [(&str, f64); 2] = [("D", 2.014), ("T", 3.016)];
 
-/// The mass of the isotope that has a symbol of its own: `D` and `T`, of hydrogen.
+/// The mass of an isotope with a symbol of its own: `D` or `T`.
 ///
 /// ```
 /// use fauna_atoms::elements;
@@ -43,14 +43,14 @@ pub fn isotope(symbol: &str) -> Option<f64> {
     ISOTOPES.iter().find(|(known, _)| *known == symbol).map(|(_, mass)| *mass)
 }
 
-/// The mass of atom `index` of `atoms`: its own where it is an isotope, else that of its element.
+/// The mass of atom `index` of `atoms`: its entry in `masses`, else that of its element.
 pub fn mass_of(atoms: &fauna_shared::item::Atoms, index: usize) -> f64 {
     let own = atoms.masses.get(index).copied().filter(|mass| mass.is_finite() && *mass > 0.0);
-    own.unwrap_or_else(|| mass(atoms.numbers.get(index).copied().unwrap_or(0)))
+    own.unwrap_or_else(|| atomic_mass(atoms.numbers.get(index).copied().unwrap_or(0)))
 }
 
-/// The mass of an atom, in unified atomic mass units; of the dummy 0, one.
-pub fn mass(number: u8) -> f64 {
+/// The mass of an element, in unified atomic mass units; 1 for the dummy atom 0.
+pub fn atomic_mass(number: u8) -> f64 {
     MASSES.get(usize::from(number)).copied().unwrap_or(1.0)
 }
 
@@ -59,7 +59,7 @@ pub fn covalent_radius(number: u8) -> f64 {
     COVALENT_RADII.get(usize::from(number)).copied().unwrap_or(0.2)
 }
 
-/// By atomic number; `X` is no element.
+/// By atomic number; `X` is the dummy atom.
 #[rustfmt::skip]
 const SYMBOLS: [&str; 119] = [
     "X", "H", "He", "Li", "Be", "B", "C", "N", "O", "F",

@@ -1,37 +1,39 @@
-//! Atoms: what a chemist does with any [`Potential`](fauna_shared::model::Potential).
+//! Atomic structures and what is computed of them with any [`Potential`](fauna_shared::model::Potential).
 //!
-//! [`files`] reads and writes structures, [`neighbours`] finds who is near whom, [`relax`](relax()) walks downhill,
-//! [`dynamics`](mod@dynamics) follows the atoms through time. Lengths are in Å, energies in eV, masses in unified atomic mass units,
-//! times in femtoseconds, temperatures in kelvin.
+//! [`files`] reads and writes structures, [`neighbor_list`](neighbor_list()) finds the pairs of atoms within a radius,
+//! [`relax`](relax()) minimises the energy, [`dynamics`](dynamics()) runs molecular dynamics. Units are those of ASE except
+//! for time: Å, eV, unified atomic mass units, kelvin, and femtoseconds.
 //!
 //! ```
-//! use fauna_atoms::{check, neighbours};
+//! use fauna_atoms::{check, neighbor_list};
 //! use fauna_shared::item::Atoms;
 //!
-//! // Copper: four atoms in a cube.
+//! // The conventional cell of copper.
 //! let positions = vec![[0.0, 0.0, 0.0], [0.0, 1.8, 1.8], [1.8, 0.0, 1.8], [1.8, 1.8, 0.0]];
 //! let cell = Some([[3.6, 0.0, 0.0], [0.0, 3.6, 0.0], [0.0, 0.0, 3.6]]);
 //! let copper = Atoms { numbers: vec![29; 4], positions, cell, periodic: [true; 3], ..Atoms::default() };
 //! check(&copper)?;
-//! let near = neighbours(&copper.positions, copper.cell.as_ref(), copper.periodic, 2.6)?;
-//! assert_eq!(near.len(), 4 * 12);
+//! let neighbors = neighbor_list(&copper.positions, copper.cell.as_ref(), copper.periodic, 2.6)?;
+//! assert_eq!(neighbors.len(), 4 * 12);
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
 pub mod cell;
 mod check;
 mod constraints;
-pub mod dynamics;
+mod dynamics;
 pub mod elements;
 pub mod files;
-mod neighbours;
+mod neighbor_list;
 mod relax;
 #[cfg(test)]
 mod testing;
 
-pub use check::{CLOSEST, check, check_spin};
+pub use check::{MIN_DISTANCE, check, check_spin};
 pub use constraints::Constraints;
-pub use dynamics::{Dynamics, Ensemble, Moment, State, dynamics};
+pub use dynamics::{
+    ACCELERATION, BOLTZMANN, DynamicsOptions, DynamicsState, DynamicsStep, Ensemble, dynamics,
+};
 pub use files::Frame;
-pub use neighbours::{Neighbours, closer, neighbours};
-pub use relax::{CellChange, Method, Relaxed, Relaxing, Step, relax};
+pub use neighbor_list::{NeighborList, neighbor_list, pair_within};
+pub use relax::{CellRelaxation, Optimizer, RelaxOptions, RelaxStep, Relaxed, relax};

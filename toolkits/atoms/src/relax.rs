@@ -1,4 +1,4 @@
-//! Relaxation: downhill to where no force pulls, the cell too where it may change.
+//! Relaxation: minimises the energy over positions and, if requested, over the cell.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -10,149 +10,155 @@ use fauna_shared::{Error, Result};
 use super::cell::{self, IDENTITY, Matrix, Vector};
 use super::{Constraints, check};
 
-/// How to go downhill.
+/// Optimisation algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Method {
-    /// Sliding with inertia, stopped where it would go uphill (Bitzek et al. 2006). Forgiving.
+pub enum Optimizer {
+    /// FIRE (Bitzek et al. 2006): damped dynamics, robust far from the minimum.
     #[default]
     Fire,
-    /// Steps that learn the curvature from the last ones (Liu and Nocedal 1989). Fewer of them where the start is near.
+    /// L-BFGS (Liu and Nocedal 1989): fewer steps near the minimum.
     Lbfgs,
 }
 
-/// What the cell may do.
+/// Degrees of freedom of the cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CellChange {
-    /// It stays.
+pub enum CellRelaxation {
+    /// The cell is fixed.
     #[default]
     Fixed,
-    /// It keeps its shape and changes its volume.
+    /// The volume changes, the shape does not.
     Hydrostatic,
-    /// It changes its shape and volume.
+    /// Volume and shape change.
     Free,
 }
 
-/// How to relax, and when it is done.
+/// Options of [`relax`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Relaxing {
-    /// How to go downhill.
-    pub method: Method,
-    /// What the cell may do.
-    pub cell: CellChange,
-    /// Done where no force is larger, in eV/Å.
-    pub largest_force: f64,
-    /// Done where no part of the stress is larger, in eV/Å³, if the cell may change; 0.001 is 0.16 GPa.
-    pub largest_stress: f64,
-    /// Steps at most.
-    pub steps: usize,
+pub struct RelaxOptions {
+    /// Optimisation algorithm.
+    pub optimizer: Optimizer,
+    /// Degrees of freedom of the cell.
+    pub cell: CellRelaxation,
+    /// Convergence threshold of the largest force, in eV/Å (`fmax` in ASE).
+    pub max_force: f64,
+    /// Convergence threshold of the largest stress component in eV/Å³, if the cell changes; 0.001 is 0.16 GPa.
+    pub max_stress: f64,
+    /// Maximum number of steps.
+    pub max_steps: usize,
 }
 
-impl Default for Relaxing {
+impl Default for RelaxOptions {
     fn default() -> Self {
         Self {
-            method: Method::Fire,
-            cell: CellChange::Fixed,
-            largest_force: 0.05,
-            largest_stress: 0.001,
-            steps: 500,
+            optimizer: Optimizer::Fire,
+            cell: CellRelaxation::Fixed,
+            max_force: 0.05,
+            max_stress: 0.001,
+            max_steps: 500,
         }
     }
 }
 
-/// One step of one structure.
+/// Progress of one structure.
 #[derive(Debug, Clone, Copy)]
-pub struct Step<'a> {
-    /// Which of the structures.
+pub struct RelaxStep<'a> {
+    /// Index of the structure.
     pub structure: usize,
-    /// How many steps it has taken; the start is 0.
+    /// Number of steps taken; 0 at the start.
     pub step: usize,
-    /// Where it is.
+    /// The structure.
     pub atoms: &'a Atoms,
-    /// What the potential says of it.
+    /// Its energy, forces and stress.
     pub evaluation: &'a Evaluation,
-    /// In eV/Å, of the atoms that are not held in place.
-    pub largest_force: f64,
-    /// In eV/Å³, if the cell may change.
-    pub largest_stress: Option<f64>,
+    /// Largest force in eV/Å in the directions that are not fixed.
+    pub max_force: f64,
+    /// Largest stress component in eV/Å³, if the cell changes.
+    pub max_stress: Option<f64>,
 }
 
-/// How the relaxation of one structure ended.
+/// The result of one structure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Relaxed {
-    /// Where it is.
+    /// The structure.
     pub atoms: Atoms,
-    /// What the potential says of it.
+    /// Its energy, forces and stress.
     pub evaluation: Evaluation,
-    /// How many steps it took.
+    /// Number of steps taken.
     pub steps: usize,
-    /// Whether forces and stress are as small as wanted.
+    /// Whether forces and stress are below the thresholds.
     pub converged: bool,
 }
 
-/// Relaxes each of `structures`; atoms that are [held](Atoms::held) stay, or go with the cell alone, all side by side: one evaluation a step of all that are not done. Every step of every
-/// structure goes to `each`, which may break to stop them all where they are.
+/// Relaxes `structures` in one batch: each step evaluates all that have not converged. `each` receives every step of every
+/// structure and may break to stop all of them.
+///
+/// [Fixed](Atoms::held) atoms move with the cell only.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) by the index of the structure: no atoms, a cell that may change where there
-/// is none or the potential knows no stress, forces that are not finite; and what the potential says.
+/// [`Input`](fauna_shared::ErrorKind::Input) with the index of the structure: no atoms, a cell to relax that is not
+/// periodic in all directions or without stress, forces that are not finite; and errors of the potential.
 pub fn relax(
     potential: &dyn Potential,
     structures: &[Atoms],
-    options: &Relaxing,
-    each: &mut dyn FnMut(&Step) -> ControlFlow<()>,
+    options: &RelaxOptions,
+    each: &mut dyn FnMut(&RelaxStep) -> ControlFlow<()>,
 ) -> Result<Vec<Relaxed>> {
     check_options(options)?;
     let name = |index: usize| move |error: Error| error.context(format!("structure {index}"));
-    let mut walks = Vec::with_capacity(structures.len());
+    let mut relaxations = Vec::with_capacity(structures.len());
     for (index, atoms) in structures.iter().enumerate() {
-        walks.push(Walk::new(atoms, options).map_err(name(index))?);
+        relaxations.push(Relaxation::new(atoms, options).map_err(name(index))?);
     }
-    let mut active: Vec<usize> = (0..walks.len()).collect();
-    for step in 0..=options.steps {
+    let mut active: Vec<usize> = (0..relaxations.len()).collect();
+    for step in 0..=options.max_steps {
         if active.is_empty() {
             break;
         }
-        let evaluations = evaluate(potential, &walks, &active)?;
+        let evaluations = evaluate(potential, &relaxations, &active)?;
         let mut stopped = false;
         for (index, evaluation) in active.iter().zip(evaluations) {
-            let walk = &mut walks[*index];
-            walk.arrive(evaluation, step, options).map_err(name(*index))?;
-            stopped |= each(&walk.step_of(*index)).is_break();
+            let relaxation = &mut relaxations[*index];
+            relaxation.update(evaluation, step, options).map_err(name(*index))?;
+            stopped |= each(&relaxation.progress(*index)).is_break();
         }
-        active.retain(|index| !walks[*index].converged);
-        if stopped || step == options.steps {
+        active.retain(|index| !relaxations[*index].converged);
+        if stopped || step == options.max_steps {
             break;
         }
         for index in &active {
-            walks[*index].step();
+            relaxations[*index].step();
         }
     }
-    let ended = walks.into_iter().map(|walk| Relaxed {
-        atoms: walk.atoms,
-        evaluation: walk.evaluation,
-        steps: walk.taken,
-        converged: walk.converged,
+    let ended = relaxations.into_iter().map(|relaxation| Relaxed {
+        atoms: relaxation.atoms,
+        evaluation: relaxation.evaluation,
+        steps: relaxation.steps,
+        converged: relaxation.converged,
     });
     Ok(ended.collect())
 }
 
-fn check_options(options: &Relaxing) -> Result<()> {
-    for (name, value) in [("force", options.largest_force), ("stress", options.largest_stress)] {
+fn check_options(options: &RelaxOptions) -> Result<()> {
+    for (name, value) in [("force", options.max_force), ("stress", options.max_stress)] {
         if !(value.is_finite() && value > 0.0) {
-            return Err(Error::input(format!("the largest {name} to be left is above 0, not {value}")));
+            return Err(Error::input(format!("the threshold of the {name} must be above 0, got {value}")));
         }
     }
     Ok(())
 }
 
-/// What the potential says of the active walks, an error naming which of all it speaks of.
-fn evaluate(potential: &dyn Potential, walks: &[Walk], active: &[usize]) -> Result<Vec<Evaluation>> {
-    let atoms: Vec<Atoms> = active.iter().map(|index| walks[*index].atoms.clone()).collect();
+/// Evaluates the active structures; errors have the index among all structures.
+fn evaluate(
+    potential: &dyn Potential,
+    relaxations: &[Relaxation],
+    active: &[usize],
+) -> Result<Vec<Evaluation>> {
+    let atoms: Vec<Atoms> = active.iter().map(|index| relaxations[*index].atoms.clone()).collect();
     match potential.evaluate(&atoms) {
         Ok(evaluations) if evaluations.len() == atoms.len() => Ok(evaluations),
-        Ok(_) => Err(Error::input("the potential did not answer for each structure")),
+        Ok(_) => Err(Error::input("the potential did not return one evaluation per structure")),
         Err(error) => {
-            // The index that the potential gives is one among the active.
+            // The index in the error is one among the active structures.
             for (index, one) in active.iter().zip(&atoms) {
                 potential
                     .evaluate(std::slice::from_ref(one))
@@ -163,100 +169,100 @@ fn evaluate(potential: &dyn Potential, walks: &[Walk], active: &[usize]) -> Resu
     }
 }
 
-/// One structure on its way.
+/// The state of one structure.
 ///
-/// Where the cell may change, what walks is: the positions as they are in the cell of the start, and the change of that
-/// cell, `positions = places · change`, weighted so that both move alike (Tadmor et al. 1999).
-struct Walk {
+/// If the cell changes, the variables are the positions in the initial cell and the deformation of the cell,
+/// `positions = initial · deformation`, weighted so that both converge alike (Tadmor et al. 1999; `UnitCellFilter` in ASE).
+struct Relaxation {
     atoms: Atoms,
     evaluation: Evaluation,
-    taken: usize,
+    steps: usize,
     converged: bool,
-    largest_force: f64,
-    largest_stress: Option<f64>,
+    max_force: f64,
+    max_stress: Option<f64>,
     start: Option<Matrix>,
-    change: Matrix,
-    /// What pulls at what walks.
-    pull: Vec<Vector>,
-    guide: Guide,
+    deformation: Matrix,
+    /// Negative gradient by the variables.
+    descent: Vec<Vector>,
+    optimizer: OptimizerState,
 }
 
-impl Walk {
-    fn new(atoms: &Atoms, options: &Relaxing) -> Result<Self> {
+impl Relaxation {
+    fn new(atoms: &Atoms, options: &RelaxOptions) -> Result<Self> {
         check(atoms)?;
         let start = match options.cell {
-            CellChange::Fixed => None,
+            CellRelaxation::Fixed => None,
             _ if atoms.periodic == [true; 3] => atoms.cell,
             _ => {
-                return Err(Error::input("the cell cannot be relaxed: it does not repeat in all directions"));
+                return Err(Error::input("the cell cannot be relaxed: it is not periodic in all directions"));
             }
         };
         Ok(Self {
             atoms: atoms.clone(),
             evaluation: Evaluation::default(),
-            taken: 0,
+            steps: 0,
             converged: false,
-            largest_force: f64::INFINITY,
-            largest_stress: None,
+            max_force: f64::INFINITY,
+            max_stress: None,
             start,
-            change: IDENTITY,
-            pull: Vec::new(),
-            guide: Guide::new(options.method),
+            deformation: IDENTITY,
+            descent: Vec::new(),
+            optimizer: OptimizerState::new(options.optimizer),
         })
     }
 
-    fn step_of(&self, structure: usize) -> Step<'_> {
-        Step {
+    fn progress(&self, structure: usize) -> RelaxStep<'_> {
+        RelaxStep {
             structure,
-            step: self.taken,
+            step: self.steps,
             atoms: &self.atoms,
             evaluation: &self.evaluation,
-            largest_force: self.largest_force,
-            largest_stress: self.largest_stress,
+            max_force: self.max_force,
+            max_stress: self.max_stress,
         }
     }
 
-    /// The weight of the cell beside the atoms.
+    /// The weight of the deformation relative to the positions.
     fn weight(&self) -> f64 {
         self.atoms.positions.len() as f64
     }
 
-    /// Takes in what the potential says of where the walk is after `step` steps.
-    fn arrive(&mut self, evaluation: Evaluation, step: usize, options: &Relaxing) -> Result<()> {
+    /// Takes the evaluation after `step` steps.
+    fn update(&mut self, evaluation: Evaluation, step: usize, options: &RelaxOptions) -> Result<()> {
         let is_finite = |value: &f64| value.is_finite();
         if evaluation.forces.len() != self.atoms.positions.len() {
-            return Err(Error::input("the potential gave no force for each atom"));
+            return Err(Error::input("the potential did not return one force per atom"));
         }
         if !(evaluation.energy.is_finite() && evaluation.forces.iter().flatten().all(is_finite)) {
             return Err(Error::input(format!("after {step} steps energy or forces are not finite")));
         }
-        self.taken = step;
+        self.steps = step;
         let mut forces = evaluation.forces.clone();
         Constraints::of(&self.atoms).apply(&mut forces);
-        self.largest_force = forces.iter().map(cell::length).fold(0.0, f64::max);
-        self.converged = self.largest_force <= options.largest_force;
-        self.pull.clear();
+        self.max_force = forces.iter().map(cell::norm).fold(0.0, f64::max);
+        self.converged = self.max_force <= options.max_force;
+        self.descent.clear();
         match self.start {
-            None => self.pull.extend(&forces),
+            None => self.descent.extend(&forces),
             Some(start) => {
-                let stress = stress_of(&evaluation, options.cell)?;
+                let stress = stress_matrix(&evaluation, options.cell)?;
                 let largest = stress.iter().flatten().fold(0.0, |all: f64, value| all.max(value.abs()));
-                self.largest_stress = Some(largest);
-                self.converged &= largest <= options.largest_stress;
-                let back = cell::transposed(&self.change);
-                self.pull.extend(forces.iter().map(|force| cell::times(force, &back)));
-                let volume = cell::volume(&cell::product(&start, &self.change));
-                let slope = cell::product(&cell::transposed(&cell::inverse(&self.change)), &stress);
-                self.pull.extend(slope.map(|row| row.map(|value| -volume * value / self.weight())));
+                self.max_stress = Some(largest);
+                self.converged &= largest <= options.max_stress;
+                let back = cell::transpose(&self.deformation);
+                self.descent.extend(forces.iter().map(|force| cell::times(force, &back)));
+                let volume = cell::volume(&cell::product(&start, &self.deformation));
+                let slope = cell::product(&cell::transpose(&cell::inverse(&self.deformation)), &stress);
+                self.descent.extend(slope.map(|row| row.map(|value| -volume * value / self.weight())));
             }
         }
         self.evaluation = evaluation;
         Ok(())
     }
 
-    /// Goes one step.
+    /// Takes one step.
     fn step(&mut self) {
-        let mut moves = self.guide.step(&self.pull);
+        let mut moves = self.optimizer.step(&self.descent);
         let count = self.atoms.positions.len();
         let Some(start) = self.start else {
             Constraints::of(&self.atoms).apply(&mut moves);
@@ -265,47 +271,47 @@ impl Walk {
             }
             return;
         };
-        let inverse = cell::inverse(&self.change);
+        let inverse = cell::inverse(&self.deformation);
         let weight = self.weight();
-        for (row, moved) in self.change.iter_mut().zip(&moves[count..]) {
+        for (row, moved) in self.deformation.iter_mut().zip(&moves[count..]) {
             *row = cell::sum(row, &moved.map(|value| value / weight));
         }
-        // What is held goes with the cell, and with nothing else.
-        self.atoms.cell = Some(cell::product(&start, &self.change));
+        // Fixed atoms move with the cell only.
+        self.atoms.cell = Some(cell::product(&start, &self.deformation));
         let mut own: Vec<Vector> =
-            moves[..count].iter().map(|moved| cell::times(moved, &self.change)).collect();
+            moves[..count].iter().map(|moved| cell::times(moved, &self.deformation)).collect();
         Constraints::of(&self.atoms).apply(&mut own);
         for (position, moved) in self.atoms.positions.iter_mut().zip(&own) {
-            let carried = cell::times(&cell::times(position, &inverse), &self.change);
+            let carried = cell::times(&cell::times(position, &inverse), &self.deformation);
             *position = cell::sum(&carried, moved);
         }
     }
 }
 
-/// The stress that the cell follows, as a matrix.
-fn stress_of(evaluation: &Evaluation, change: CellChange) -> Result<Matrix> {
+/// The stress in the degrees of freedom of the cell, as a matrix.
+fn stress_matrix(evaluation: &Evaluation, change: CellRelaxation) -> Result<Matrix> {
     let Some([xx, yy, zz, yz, xz, xy]) = evaluation.stress else {
-        return Err(Error::input("the cell cannot be relaxed: this model tells no stress"));
+        return Err(Error::input("the cell cannot be relaxed: this potential computes no stress"));
     };
     if ![xx, yy, zz, yz, xz, xy].iter().all(|value| value.is_finite()) {
         return Err(Error::input("the stress is not finite"));
     }
     Ok(match change {
-        CellChange::Hydrostatic => IDENTITY.map(|row| row.map(|value| value * (xx + yy + zz) / 3.0)),
+        CellRelaxation::Hydrostatic => IDENTITY.map(|row| row.map(|value| value * (xx + yy + zz) / 3.0)),
         _ => [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]],
     })
 }
 
-/// The longest step of any atom, in Å.
-const LONGEST: f64 = 0.2;
+/// Maximum step of an atom, in Å.
+const MAX_STEP: f64 = 0.2;
 
-/// A method with what it remembers.
-enum Guide {
+/// An optimizer with its state.
+enum OptimizerState {
     Fire { velocities: Vec<Vector>, time_step: f64, mixing: f64, downhill: usize },
     Lbfgs { last: Option<(Vec<Vector>, Vec<Vector>)>, pairs: VecDeque<Pair> },
 }
 
-/// A step, and by how much it changed the slope.
+/// A step and the change of the gradient over it.
 struct Pair {
     step: Vec<Vector>,
     slope: Vec<Vector>,
@@ -327,30 +333,32 @@ fn scaled(a: &[Vector], factor: f64) -> Vec<Vector> {
     a.iter().map(|row| row.map(|value| factor * value)).collect()
 }
 
-/// No atom goes further than [`LONGEST`].
-fn shortened(moves: Vec<Vector>) -> Vec<Vector> {
-    let longest = moves.iter().map(cell::length).fold(0.0, f64::max);
-    if longest > LONGEST { scaled(&moves, LONGEST / longest) } else { moves }
+/// Scales a step so that no atom moves further than [`MAX_STEP`].
+fn limit_step(moves: Vec<Vector>) -> Vec<Vector> {
+    let longest = moves.iter().map(cell::norm).fold(0.0, f64::max);
+    if longest > MAX_STEP { scaled(&moves, MAX_STEP / longest) } else { moves }
 }
 
-impl Guide {
-    fn new(method: Method) -> Self {
-        match method {
-            Method::Fire => Self::Fire { velocities: Vec::new(), time_step: 0.1, mixing: 0.1, downhill: 0 },
-            Method::Lbfgs => Self::Lbfgs { last: None, pairs: VecDeque::new() },
+impl OptimizerState {
+    fn new(optimizer: Optimizer) -> Self {
+        match optimizer {
+            Optimizer::Fire => {
+                Self::Fire { velocities: Vec::new(), time_step: 0.1, mixing: 0.1, downhill: 0 }
+            }
+            Optimizer::Lbfgs => Self::Lbfgs { last: None, pairs: VecDeque::new() },
         }
     }
 
-    /// Where to go from a place where `pull` pulls.
-    fn step(&mut self, pull: &[Vector]) -> Vec<Vector> {
+    /// The next step, from the negative gradient.
+    fn step(&mut self, descent: &[Vector]) -> Vec<Vector> {
         match self {
             Self::Fire { velocities, time_step, mixing, downhill } => {
-                velocities.resize(pull.len(), [0.0; 3]);
-                if dot(velocities, pull) > 0.0 {
-                    // Turned towards the pull, at its own speed.
-                    let speed = (dot(velocities, velocities) / dot(pull, pull)).sqrt();
+                velocities.resize(descent.len(), [0.0; 3]);
+                if dot(velocities, descent) > 0.0 {
+                    // The velocity is turned towards the force at its own speed.
+                    let speed = (dot(velocities, velocities) / dot(descent, descent)).sqrt();
                     *velocities = scaled(velocities, 1.0 - *mixing);
-                    add(velocities, *mixing * speed, pull);
+                    add(velocities, *mixing * speed, descent);
                     if *downhill > 5 {
                         *time_step = (1.1 * *time_step).min(1.0);
                         *mixing *= 0.99;
@@ -363,15 +371,15 @@ impl Guide {
                     }
                     (*mixing, *downhill) = (0.1, 0);
                 }
-                add(velocities, *time_step, pull);
-                shortened(scaled(velocities, *time_step))
+                add(velocities, *time_step, descent);
+                limit_step(scaled(velocities, *time_step))
             }
             Self::Lbfgs { last, pairs } => {
                 if let Some((step, before)) = last.take() {
                     let mut slope = before;
-                    add(&mut slope, -1.0, pull);
+                    add(&mut slope, -1.0, descent);
                     let product = dot(&step, &slope);
-                    // What curves downward teaches nothing about a valley.
+                    // Pairs of negative curvature are not used.
                     if product > 1e-12 {
                         pairs.push_back(Pair { step, slope, product });
                         if pairs.len() > 50 {
@@ -381,27 +389,27 @@ impl Guide {
                         pairs.clear();
                     }
                 }
-                let moves = shortened(along(pull, pairs));
-                *last = Some((moves.clone(), pull.to_vec()));
+                let moves = limit_step(lbfgs_direction(descent, pairs));
+                *last = Some((moves.clone(), descent.to_vec()));
                 moves
             }
         }
     }
 }
 
-/// The inverse curvature where nothing is known of it, in Å²/eV: that of a stiff bond.
-const UNKNOWN: f64 = 1.0 / 70.0;
+/// Initial inverse Hessian, in Å²/eV: that of a stiff bond, as in ASE.
+const INITIAL_INVERSE_HESSIAN: f64 = 1.0 / 70.0;
 
-/// The pull times the inverse of the curvature that `pairs` tell of (Nocedal 1980).
-fn along(pull: &[Vector], pairs: &VecDeque<Pair>) -> Vec<Vector> {
-    let mut moves = pull.to_vec();
+/// The negative gradient times the inverse Hessian of `pairs` by the two-loop recursion (Nocedal 1980).
+fn lbfgs_direction(descent: &[Vector], pairs: &VecDeque<Pair>) -> Vec<Vector> {
+    let mut moves = descent.to_vec();
     let mut factors = Vec::with_capacity(pairs.len());
     for pair in pairs.iter().rev() {
         let factor = dot(&pair.step, &moves) / pair.product;
         add(&mut moves, -factor, &pair.slope);
         factors.push(factor);
     }
-    moves = scaled(&moves, UNKNOWN);
+    moves = scaled(&moves, INITIAL_INVERSE_HESSIAN);
     for (pair, factor) in pairs.iter().zip(factors.into_iter().rev()) {
         let back = dot(&pair.slope, &moves) / pair.product;
         add(&mut moves, factor - back, &pair.step);

@@ -1,10 +1,10 @@
-//! Potentials with formulas, to test what moves atoms apart from any network.
+//! Analytic potentials for tests.
 
 use fauna_shared::item::Atoms;
 use fauna_shared::model::{Evaluation, Potential};
 use fauna_shared::{Error, Result};
 
-use super::{cell, neighbours};
+use super::{cell, neighbor_list};
 
 /// `4 ε ((σ/r)¹² - (σ/r)⁶)`, shifted and tilted so that energy and force end at the cutoff.
 pub struct LennardJones {
@@ -40,11 +40,11 @@ impl Potential for LennardJones {
 
 impl LennardJones {
     fn one(&self, atoms: &Atoms) -> Result<Evaluation> {
-        let near = neighbours(&atoms.positions, atoms.cell.as_ref(), atoms.periodic, self.cutoff)?;
+        let near = neighbor_list(&atoms.positions, atoms.cell.as_ref(), atoms.periodic, self.cutoff)?;
         let mut found = Evaluation { forces: vec![[0.0; 3]; atoms.positions.len()], ..Evaluation::default() };
         let mut virial = [[0.0; 3]; 3];
         for (sender, vector) in near.senders.iter().zip(&near.vectors) {
-            let r = cell::length(vector);
+            let r = cell::norm(vector);
             if r < 0.1 {
                 return Err(Error::input("atoms overlap"));
             }
@@ -79,9 +79,9 @@ impl Potential for Springs {
             for i in 0..atoms.positions.len() {
                 for j in 0..i {
                     let vector = cell::difference(&atoms.positions[j], &atoms.positions[i]);
-                    let stretch = cell::length(&vector) - self.rest;
+                    let stretch = cell::norm(&vector) - self.rest;
                     found.energy += 0.5 * self.stiffness * stretch * stretch;
-                    let force = vector.map(|v| self.stiffness * stretch * v / cell::length(&vector));
+                    let force = vector.map(|v| self.stiffness * stretch * v / cell::norm(&vector));
                     found.forces[i] = cell::sum(&found.forces[i], &force);
                     found.forces[j] = cell::difference(&found.forces[j], &force);
                 }

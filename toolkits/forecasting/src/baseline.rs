@@ -1,4 +1,4 @@
-//! The forecasts that every other one has to beat: as the last value, and as a season ago.
+//! Baselines: the naive and the seasonal naive forecast.
 //!
 //! Hyndman and Athanasopoulos, "Forecasting: Principles and Practice", third edition, sections 5.2 and 5.5. Points and
 //! intervals are those of `statsforecast`'s `Naive` and `SeasonalNaive`.
@@ -6,7 +6,7 @@
 use fauna_shared::model::{ExactForecast, ExactHistory, Forecast, ForecastConfig, Forecaster, History};
 use fauna_shared::{Error, Result};
 
-/// Every step is as the last value that is known.
+/// The naive forecast: every step is the last known value.
 ///
 /// ```
 /// use fauna_forecasting::Naive;
@@ -19,23 +19,24 @@ use fauna_shared::{Error, Result};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Naive;
 
-/// Every step is as the last value that is known of the same place in the season.
+/// The seasonal naive forecast: every step is the last known value of the same step of the season.
 ///
-/// Where the series holds none of that place, as the last value of all. With a season of one step it is [`Naive`].
+/// Where the series has no value at that step of the season, it is the last value of all. With a season length of 1 it is
+/// [`Naive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeasonalNaive {
-    /// Steps of a season. 0 for [`OWN`](Self::OWN).
-    pub season: usize,
+    /// Number of steps per season; 0 for [`AUTO`](Self::AUTO).
+    pub season_length: usize,
 }
 
 impl SeasonalNaive {
-    /// With the season of each series by its frequency, which the verbs of a table know.
-    pub const OWN: Self = Self { season: 0 };
+    /// Takes the season length of each series from its frequency; for the functions over a table.
+    pub const AUTO: Self = Self { season_length: 0 };
 }
 
 impl Forecaster for Naive {
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
-        SeasonalNaive { season: 1 }.forecast(series, options)
+        SeasonalNaive { season_length: 1 }.forecast(series, options)
     }
 
     fn forecast_exact(
@@ -43,20 +44,20 @@ impl Forecaster for Naive {
         series: &[ExactHistory],
         options: &ForecastConfig,
     ) -> Result<Option<Vec<ExactForecast>>> {
-        SeasonalNaive { season: 1 }.forecast_exact(series, options)
+        SeasonalNaive { season_length: 1 }.forecast_exact(series, options)
     }
 }
 
 impl Forecaster for SeasonalNaive {
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
-        if self.season == 0 {
-            return Err(Error::input("a season must be at least 1 step, got 0"));
+        if self.season_length == 0 {
+            return Err(Error::input("the season length must be at least 1, got 0"));
         }
         let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect::<Vec<f32>>();
         let one = |(index, past): (usize, &History)| {
             let values: Vec<f64> = past.values.iter().copied().map(f64::from).collect();
-            let made = repeat(&values, self.season, options).ok_or_else(|| no_value(index))?;
+            let made = repeat(&values, self.season_length, options).ok_or_else(|| no_value(index))?;
             Ok(Forecast {
                 mean: narrow(made.mean),
                 quantiles: made.quantiles.into_iter().map(narrow).collect(),
@@ -72,7 +73,7 @@ impl Forecaster for SeasonalNaive {
     ) -> Result<Option<Vec<ExactForecast>>> {
         options.check()?;
         let one = |(index, past): (usize, &ExactHistory)| {
-            let season = if self.season == 0 { past.season.max(1) } else { self.season };
+            let season = if self.season_length == 0 { past.season.max(1) } else { self.season_length };
             repeat(past.values, season, options).ok_or_else(|| no_value(index))
         };
         series.iter().enumerate().map(one).collect::<Result<_>>().map(Some)
@@ -83,12 +84,12 @@ fn no_value(index: usize) -> Error {
     Error::input(format!("series {index} has no value"))
 }
 
-/// The last season over and over; its quantiles as if the differences from season to season were normal about zero and
-/// independent of each other. They are NaN where the series has no such difference.
+/// Repeats the last season. The quantiles take the seasonal differences as independent normal variables of mean zero;
+/// they are NaN where the series has no such difference.
 fn repeat(values: &[f64], season: usize, options: &ForecastConfig) -> Option<ExactForecast> {
     let last = values.iter().rev().copied().find(|value| value.is_finite())?;
     let place = |step: usize| {
-        // The latest value at the same place in the season as `step` after the end.
+        // The latest value at the same step of the season as `step` after the end.
         let back = season - step % season;
         let first = values.len().checked_sub(back)?;
         (0..=first / season).map(|seasons| values[first - seasons * season]).find(|value| value.is_finite())
@@ -106,7 +107,7 @@ fn repeat(values: &[f64], season: usize, options: &ForecastConfig) -> Option<Exa
     Some(ExactForecast { quantiles: options.quantiles.iter().map(quantile).collect(), mean })
 }
 
-/// The root of the mean square of the differences to the value of a season ago.
+/// Root mean square of the seasonal differences.
 fn deviation(values: &[f64], season: usize) -> f64 {
     let pairs = values.iter().zip(values.iter().skip(season));
     let squares: Vec<f64> = pairs
@@ -117,10 +118,10 @@ fn deviation(values: &[f64], season: usize) -> f64 {
     (squares.iter().sum::<f64>() / squares.len() as f64).sqrt()
 }
 
-/// The number below which a standard normal one falls with probability `level`, to a relative error of about 1e-9.
+/// Quantile function of the standard normal distribution, to a relative error of about 1e-9.
 ///
 /// Acklam's rational approximation.
-pub(super) fn normal_quantile(level: f64) -> f64 {
+pub(crate) fn normal_quantile(level: f64) -> f64 {
     const A: [f64; 6] = [
         -3.969_683_028_665_376e1,
         2.209_460_984_245_205e2,

@@ -1,52 +1,89 @@
-//! Forecasting as users of TimeGPT know it, with any model: tables of series in, tables of forecasts out.
+//! Forecasting of many time series with any model: tables of series in, tables of forecasts out.
 //!
-//! A [`Table`] holds many series in long format (`unique_id, ds, y`), from CSV, Parquet or a program. Its verbs take any
-//! [`Forecaster`](fauna_shared::model::Forecaster): [`forecast`] tells the steps that follow with intervals or
-//! quantiles, [`cross_validate`] tries the model out on the past beside [`Naive`] and [`SeasonalNaive`],
-//! [`detect_anomalies`] finds what lies outside of what was to be expected.
+//! A [`Table`] holds many series in long format (`unique_id, ds, y`), read from CSV or Parquet or built in memory. Three
+//! functions take a table and any [`Forecaster`](fauna_shared::model::Forecaster): [`forecast`] predicts the next steps
+//! with prediction intervals or quantiles, [`cross_validate`] evaluates the model on rolling windows next to [`Naive`]
+//! and [`SeasonalNaive`], [`detect_anomalies`] flags values outside of a prediction interval. Column names are those of
+//! Nixtla's TimeGPT and statsforecast.
 //!
-//! ```
-//! use fauna_forecasting::{Ask, Bands, Columns, SeasonalNaive, Table, forecast};
+#![cfg_attr(feature = "csv", doc = "```")]
+#![cfg_attr(not(feature = "csv"), doc = "```ignore")]
+//! use fauna_forecasting::{Columns, ForecastOptions, SeasonalNaive, Table, forecast};
 //!
 //! let file = "unique_id,ds,y\na,2023-11-30,3\na,2023-12-31,5\na,2024-01-31,4\na,2024-02-29,6\n";
 //! let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;
-//! let ask = Ask { horizon: 2, ..Ask::default() };
-//! let answer = forecast(&SeasonalNaive { season: 2 }, &table, &ask)?;
-//! let mut written = Vec::new();
-//! answer.sheet.write_csv(&mut written)?;
-//! assert_eq!(String::from_utf8_lossy(&written), "unique_id,ds,Model\na,2024-03-31,4\na,2024-04-30,6\n");
+//! let options = ForecastOptions { horizon: 2, ..ForecastOptions::default() };
+//! let output = forecast(&SeasonalNaive { season_length: 2 }, &table, &options)?;
+//! let mut csv = Vec::new();
+//! output.table.write_csv(&mut csv)?;
+//! assert_eq!(String::from_utf8_lossy(&csv), "unique_id,ds,Model\na,2024-03-31,4\na,2024-04-30,6\n");
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 //!
-//! One bad series stops no other: what is wrong with it is a [`Problem`] beside the results of the rest. Missing stamps
-//! between others are filled as gaps, which the models read as NaN. Stamps are on the calendar of the table: with an
-//! offset they are taken as the clock on the wall shows them, and all of a table have the same one.
+//! A series that cannot be used is a [`SeriesError`] of its own and does not stop the others. Timestamps that are missing
+//! between others are filled in as gaps (NaN). Timestamps with a UTC offset are local times; all timestamps of a table
+//! have the same offset.
+//!
+//! # Features
+//!
+//! `csv` and `parquet` (both on by default) read tables from such files; either turns on `calendar`: dates, frequencies,
+//! tables and the three functions. Without features the crate has the series type, the baselines, prediction intervals
+//! and [`metrics`].
 
+#[cfg(feature = "calendar")]
+mod anomalies;
 #[cfg(feature = "parquet")]
 mod arrow_schema;
-mod ask;
 mod baseline;
-mod builder;
-mod csv_file;
+#[cfg(feature = "calendar")]
+mod cross_validation;
+#[cfg(feature = "calendar")]
+mod files;
+#[cfg(feature = "calendar")]
+mod forecast;
+#[cfg(feature = "calendar")]
 mod frequency;
-#[cfg(feature = "parquet")]
-mod parquet_file;
+mod intervals;
+pub mod metrics;
+#[cfg(feature = "calendar")]
+mod options;
+#[cfg(feature = "calendar")]
 mod predict;
+#[cfg(feature = "calendar")]
 mod prepare;
-mod scores;
-mod sheet;
-mod stamp;
+#[cfg(feature = "csv")]
+mod read_csv;
+#[cfg(feature = "parquet")]
+mod read_parquet;
+#[cfg(feature = "calendar")]
+mod result_table;
+mod series;
+#[cfg(feature = "calendar")]
 mod table;
-mod verbs;
+#[cfg(any(feature = "csv", feature = "parquet"))]
+mod table_builder;
+#[cfg(feature = "calendar")]
+mod ticks;
+#[cfg(feature = "calendar")]
+mod timestamp;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "csv"))]
 mod tests;
 
-pub use ask::{Ask, Bands};
 pub use baseline::{Naive, SeasonalNaive};
-pub use frequency::Frequency;
-pub use scores::Scores;
-pub use sheet::{Column, Part, Sheet};
-pub use stamp::{Form, Stamp, marks};
-pub use table::{Columns, Problem, Series, Table};
-pub use verbs::{Answer, Validation, cross_validate, detect_anomalies, forecast};
+pub use intervals::Intervals;
+pub use metrics::Metrics;
+pub use series::{Series, SeriesError, Timestamp};
+
+#[cfg(feature = "calendar")]
+pub use {
+    anomalies::detect_anomalies,
+    cross_validation::{CrossValidation, cross_validate},
+    forecast::forecast,
+    frequency::Frequency,
+    options::ForecastOptions,
+    result_table::{Column, ResultTable, SeriesResult, TableOutput},
+    table::{Columns, Table},
+    ticks::axis_ticks,
+    timestamp::TimestampFormat,
+};

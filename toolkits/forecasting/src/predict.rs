@@ -1,76 +1,101 @@
-//! Forecasts of many pasts, a batch at a time, with the model's own quantiles or with calibrated intervals.
+//! Batched forecasts of a prepared table, with the model's own quantiles or with conformal intervals.
 
 use fauna_shared::model::{Covariate, ExactForecast, ExactHistory, ForecastConfig, Forecaster, History};
-use fauna_shared::progress::Task;
+use fauna_shared::progress::{Task, Unit};
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::ask::Ask;
-use super::prepare::{LEAST, Prepared, Ready};
-use super::table::called;
+use crate::options::ForecastOptions;
+use crate::prepare::{Prepared, PreparedSeries};
+use crate::series::{Timestamp, series_label};
 
-/// The place in a series from which a forecast is made.
+/// Number of steps before the first rolling forecast of a series: fewer have no change from step to step.
+const MIN_HISTORY: usize = 2;
+
+/// The point of a series from which a forecast is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cut {
-    /// The series, by its place.
+pub(crate) struct Cutoff {
+    /// Index of the series.
     pub series: usize,
-    /// Steps that are known.
+    /// Number of known steps.
     pub end: usize,
 }
 
-/// Makes forecasts of a prepared table.
-pub(super) struct Predictor<'a> {
-    pub model: &'a dyn Forecaster,
-    pub table: &'a Prepared,
-    pub ask: &'a Ask<'a>,
-    pub options: ForecastConfig,
-    pub conformal: Option<usize>,
-    pub task: &'a dyn Task,
+/// A forecast per cutoff, or the error of its series. Forecasts of a network are float32 as float64.
+pub(crate) type Forecasts = Vec<Result<ExactForecast>>;
+
+/// Runs `model` at `cutoffs`, reporting progress of `task`.
+///
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled), and errors of the model or the options. An error of a series is in its place.
+pub(crate) fn run(
+    model: &dyn Forecaster,
+    table: &Prepared,
+    options: &ForecastOptions,
+    config: ForecastConfig,
+    conformal_windows: Option<usize>,
+    cutoffs: &[Cutoff],
+    task: &str,
+) -> Result<Forecasts> {
+    let calls = (cutoffs.len() * (1 + conformal_windows.unwrap_or(0))) as u64;
+    let task = options.progress.begin(task, Unit::Items, Some(calls));
+    let predictor = Predictor { model, table, options, config, conformal_windows, task: task.as_ref() };
+    predictor.forecasts(cutoffs)
 }
 
-/// A forecast for each cut, or what is wrong with its series. Those of a network are float32 made wider.
-pub(super) type Made = Vec<Result<ExactForecast>>;
+/// Whether `model` computes in float64.
+pub(crate) fn is_exact(model: &dyn Forecaster) -> Result<bool> {
+    Ok(model.forecast_exact(&[], &ForecastConfig::default())?.is_some())
+}
 
-impl<'a> Predictor<'a> {
-    /// How many forecasts of the model `cuts` take.
-    pub fn work(cuts: usize, conformal: Option<usize>) -> u64 {
-        (cuts * (1 + conformal.unwrap_or(0))) as u64
-    }
+/// A model with the table and the options that it forecasts.
+struct Predictor<'a> {
+    model: &'a dyn Forecaster,
+    table: &'a Prepared,
+    options: &'a ForecastOptions<'a>,
+    config: ForecastConfig,
+    conformal_windows: Option<usize>,
+    task: &'a dyn Task,
+}
 
-    /// One forecast for each of `cuts`, in order.
-    ///
-    /// # Errors
-    /// [`Cancelled`](ErrorKind::Cancelled), and what is wrong with the model or the options. What is wrong with a
-    /// series is in its place.
-    pub fn forecasts(&self, cuts: &[Cut]) -> Result<Made> {
-        self.options.check()?;
-        let Some(windows) = self.conformal else { return self.plain(cuts, &self.options) };
-        let point = ForecastConfig { quantiles: Vec::new(), ..self.options.clone() };
-        let mut made = Vec::with_capacity(cuts.len());
-        // One cut at a time, so that what is calibrated on never waits in memory for the rest.
-        for cut in cuts {
-            made.push(self.calibrated(*cut, windows, &point)?);
+impl Predictor<'_> {
+    fn forecasts(&self, cutoffs: &[Cutoff]) -> Result<Forecasts> {
+        self.config.check()?;
+        let Some(windows) = self.conformal_windows else { return self.plain(cutoffs, &self.config) };
+        let point = ForecastConfig { quantiles: Vec::new(), ..self.config.clone() };
+        let mut forecasts = Vec::with_capacity(cutoffs.len());
+        // One cutoff at a time: the calibration forecasts of one series are in memory, not those of all.
+        for cutoff in cutoffs {
+            forecasts.push(self.calibrated(*cutoff, windows, &point)?);
         }
-        Ok(made)
+        Ok(forecasts)
     }
 
-    /// A forecast with intervals from the absolute errors of rolling forecasts before `cut`.
-    fn calibrated(&self, cut: Cut, windows: usize, point: &ForecastConfig) -> Result<Result<ExactForecast>> {
-        let (horizon, step) = (self.options.horizon, self.ask.stride());
-        let mut cuts = match rolling(self.series(cut), cut, horizon, windows, step) {
-            Ok(cuts) => cuts,
+    /// A forecast with intervals from the absolute errors of rolling forecasts before `cutoff`.
+    fn calibrated(
+        &self,
+        cutoff: Cutoff,
+        windows: usize,
+        point: &ForecastConfig,
+    ) -> Result<Result<ExactForecast>> {
+        let (horizon, step_size) = (self.config.horizon, self.options.stride());
+        let mut cutoffs = match rolling_cutoffs(self.series(cutoff), cutoff, horizon, windows, step_size) {
+            Ok(cutoffs) => cutoffs,
             Err(error) => return Ok(Err(error)),
         };
-        cuts.push(cut);
-        let mut made = match self.plain(&cuts, point)?.into_iter().collect::<Result<Vec<ExactForecast>>>() {
-            Ok(made) => made,
+        cutoffs.push(cutoff);
+        let forecasts = self.plain(&cutoffs, point)?.into_iter().collect::<Result<Vec<ExactForecast>>>();
+        let mut forecasts = match forecasts {
+            Ok(forecasts) => forecasts,
             Err(error) => return Ok(Err(error)),
         };
-        let Some(mut forecast) = made.pop() else { return Ok(Err(Error::input("no forecast was made"))) };
-        let values = &self.series(cut).series.values;
+        let Some(mut forecast) = forecasts.pop() else {
+            return Ok(Err(Error::input("the model made no forecast")));
+        };
+        let values = &self.series(cutoff).series.values;
         let mut errors: Vec<Vec<f64>> = vec![Vec::new(); horizon];
-        for (cut, past) in cuts.iter().zip(&made) {
-            for (step, foreseen) in past.mean.iter().enumerate() {
-                let error = (values[cut.end + step] - foreseen).abs();
+        for (cutoff, calibration) in cutoffs.iter().zip(&forecasts) {
+            for (step, mean) in calibration.mean.iter().enumerate() {
+                let error = (values[cutoff.end + step] - mean).abs();
                 if error.is_finite() {
                     errors[step].push(error);
                 }
@@ -78,174 +103,201 @@ impl<'a> Predictor<'a> {
         }
         errors.iter_mut().for_each(|errors| errors.sort_by(f64::total_cmp));
         let quantile = |level: &f64| {
-            let (side, share) = ((level - 0.5).signum(), (2.0 * level - 1.0).abs());
-            let at = |(step, mean): (usize, &f64)| mean + side * reach(&errors[step], share);
+            let (side, coverage) = ((level - 0.5).signum(), (2.0 * level - 1.0).abs());
+            let at = |(step, mean): (usize, &f64)| mean + side * conformal_width(&errors[step], coverage);
             forecast.mean.iter().enumerate().map(at).collect()
         };
-        forecast.quantiles = self.options.quantiles.iter().map(quantile).collect();
+        forecast.quantiles = self.config.quantiles.iter().map(quantile).collect();
         Ok(Ok(forecast))
     }
 
-    fn series(&self, cut: Cut) -> &Ready {
-        &self.table.series[cut.series]
+    fn series(&self, cutoff: Cutoff) -> &PreparedSeries {
+        &self.table.series[cutoff.series]
     }
 
     /// The model's own forecasts.
-    fn plain(&self, cuts: &[Cut], options: &ForecastConfig) -> Result<Made> {
-        let mut made = Vec::with_capacity(cuts.len());
-        for chunk in cuts.chunks(self.ask.together.max(1)) {
-            if self.ask.progress.cancelled() {
+    fn plain(&self, cutoffs: &[Cutoff], config: &ForecastConfig) -> Result<Forecasts> {
+        let mut forecasts = Vec::with_capacity(cutoffs.len());
+        for batch in cutoffs.chunks(self.options.batch_size.max(1)) {
+            if self.options.progress.cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "stopped"));
             }
-            made.extend(self.batch(chunk, options)?);
-            self.task.advance(chunk.len() as u64);
+            forecasts.extend(self.batch(batch, config)?);
+            self.task.advance(batch.len() as u64);
         }
-        Ok(made)
+        Ok(forecasts)
     }
 
-    /// Those of one batch. A batch that the model refuses is made one by one, so that one bad series stops no other.
-    fn batch(&self, cuts: &[Cut], options: &ForecastConfig) -> Result<Made> {
-        let mut made: Vec<Option<Result<ExactForecast>>> = Vec::with_capacity(cuts.len());
-        let (mut pasts, mut places): (Vec<(History, Cut)>, Vec<usize>) = Default::default();
-        for (place, cut) in cuts.iter().enumerate() {
-            match self.past(*cut) {
-                Ok(past) => {
-                    pasts.push((past, *cut));
-                    places.push(place);
-                    made.push(None);
+    /// The forecasts of one batch. A batch that the model refuses is run series by series, so that one bad series does
+    /// not stop the others.
+    fn batch(&self, cutoffs: &[Cutoff], config: &ForecastConfig) -> Result<Forecasts> {
+        let mut forecasts: Vec<Option<Result<ExactForecast>>> = Vec::with_capacity(cutoffs.len());
+        let (mut histories, mut indices): (Vec<(History, Cutoff)>, Vec<usize>) = Default::default();
+        for (index, cutoff) in cutoffs.iter().enumerate() {
+            match self.history(*cutoff) {
+                Ok(history) => {
+                    histories.push((history, *cutoff));
+                    indices.push(index);
+                    forecasts.push(None);
                 }
-                Err(error) => made.push(Some(Err(error))),
+                Err(error) => forecasts.push(Some(Err(error))),
             }
         }
-        match self.checked(&pasts, options) {
-            Ok(forecasts) => {
-                places.into_iter().zip(forecasts).for_each(|(place, one)| made[place] = Some(Ok(one)));
+        match self.call(&histories, config) {
+            Ok(made) => {
+                indices.into_iter().zip(made).for_each(|(index, one)| forecasts[index] = Some(Ok(one)));
             }
-            Err(error) if error.kind() == ErrorKind::Input && !pasts.is_empty() => {
-                for (place, past) in places.into_iter().zip(pasts) {
-                    let name = &self.series(cuts[place]).series.id;
-                    made[place] = Some(match self.checked(std::slice::from_ref(&past), options) {
+            Err(error) if error.kind() == ErrorKind::Input && !histories.is_empty() => {
+                for (index, history) in indices.into_iter().zip(histories) {
+                    let id = &self.series(cutoffs[index]).series.id;
+                    forecasts[index] = Some(match self.call(std::slice::from_ref(&history), config) {
                         Ok(mut one) => Ok(one.pop().unwrap_or_default()),
-                        Err(e) if e.kind() == ErrorKind::Input => Err(e.context(called(name))),
+                        Err(e) if e.kind() == ErrorKind::Input => Err(e.context(series_label(id))),
                         Err(e) => return Err(e),
                     });
                 }
             }
             Err(error) => return Err(error),
         }
-        Ok(made.into_iter().flatten().collect())
+        Ok(forecasts.into_iter().flatten().collect())
     }
 
-    /// Forecasts of the sizes that were asked for.
-    fn checked(&self, pasts: &[(History, Cut)], options: &ForecastConfig) -> Result<Vec<ExactForecast>> {
-        if pasts.is_empty() {
+    /// Calls the model and checks the sizes of its forecasts.
+    fn call(&self, histories: &[(History, Cutoff)], config: &ForecastConfig) -> Result<Vec<ExactForecast>> {
+        if histories.is_empty() {
             return Ok(Vec::new());
         }
-        let exact = |(_, cut): &(History, Cut)| {
-            let ready = self.series(*cut);
-            ExactHistory { values: self.seen(*cut), season: ready.season }
+        let exact = |(_, cutoff): &(History, Cutoff)| ExactHistory {
+            values: self.known_values(*cutoff),
+            season: self.series(*cutoff).season_length,
         };
-        let exact: Vec<ExactHistory> = pasts.iter().map(exact).collect();
-        let made: Vec<ExactForecast> = match self.model.forecast_exact(&exact, options)? {
-            Some(made) => made,
+        let exact: Vec<ExactHistory> = histories.iter().map(exact).collect();
+        let forecasts: Vec<ExactForecast> = match self.model.forecast_exact(&exact, config)? {
+            Some(forecasts) => forecasts,
             None => {
-                let pasts: Vec<History> = pasts.iter().map(|(past, _)| past.clone()).collect();
-                self.model.forecast(&pasts, options)?.into_iter().map(ExactForecast::from).collect()
+                let histories: Vec<History> = histories.iter().map(|(history, _)| history.clone()).collect();
+                self.model.forecast(&histories, config)?.into_iter().map(ExactForecast::from).collect()
             }
         };
         let fits = |one: &ExactForecast| {
-            one.mean.len() == options.horizon
-                && one.quantiles.len() == options.quantiles.len()
-                && one.quantiles.iter().all(|steps| steps.len() == options.horizon)
+            one.mean.len() == config.horizon
+                && one.quantiles.len() == config.quantiles.len()
+                && one.quantiles.iter().all(|steps| steps.len() == config.horizon)
         };
-        match made.len() == pasts.len() && made.iter().all(fits) {
-            true => Ok(made),
-            false => {
-                Err(Error::new(ErrorKind::Compute, "the model made forecasts of other sizes than asked"))
-            }
+        match forecasts.len() == histories.len() && forecasts.iter().all(fits) {
+            true => Ok(forecasts),
+            false => Err(Error::new(
+                ErrorKind::Compute,
+                "the model returned forecasts of another size than requested",
+            )),
         }
     }
 
-    /// The values that are known at `cut`.
-    fn seen(&self, cut: Cut) -> &[f64] {
-        &self.series(cut).series.values[..cut.end]
+    fn known_values(&self, cutoff: Cutoff) -> &[f64] {
+        &self.series(cutoff).series.values[..cutoff.end]
     }
 
-    /// What the model sees at `cut`.
-    fn past(&self, cut: Cut) -> Result<History> {
-        let ready = self.series(cut);
-        let series = &ready.series;
-        let values: Vec<f32> = self.seen(cut).iter().map(|value| *value as f32).collect();
-        let seen = self.model.context().map_or(cut.end, |context| context.min(cut.end));
-        if !values[cut.end - seen..].iter().any(|value| value.is_finite()) {
+    /// The input of the model at `cutoff`.
+    fn history(&self, cutoff: Cutoff) -> Result<History> {
+        let prepared = self.series(cutoff);
+        let series = &prepared.series;
+        let values: Vec<f32> = self.known_values(cutoff).iter().map(|value| *value as f32).collect();
+        let context = self.model.context().map_or(cutoff.end, |context| context.min(cutoff.end));
+        if !values[cutoff.end - context..].iter().any(|value| value.is_finite()) {
             return Err(Error::input(format!(
-                "{}: the {seen} steps up to {} that {} reads are all gaps",
-                called(&series.id),
-                self.at(series.stamps.get(cut.end.saturating_sub(1)).copied()),
-                self.ask.model
+                "{}: the {context} steps up to {} that {} reads are all gaps",
+                series_label(&series.id),
+                self.format(series.timestamps.get(cutoff.end.saturating_sub(1)).copied()),
+                self.options.model
             )));
         }
-        let rest = series.values.len() - cut.end;
-        let covariates = self.table.covariates.iter().enumerate().map(|(place, covariate)| {
-            let column = &series.covariates[covariate.place];
-            let future = match covariate.known {
+        let remaining = series.values.len() - cutoff.end;
+        let covariates = self.table.covariates.iter().enumerate().map(|(index, covariate)| {
+            let column = &series.covariates[covariate.column];
+            let future = match covariate.has_future {
                 false => Vec::new(),
-                true if rest >= self.options.horizon => {
-                    column[cut.end..cut.end + self.options.horizon].to_vec()
+                true if remaining >= self.config.horizon => {
+                    column[cutoff.end..cutoff.end + self.config.horizon].to_vec()
                 }
-                true => ready.future.get(place).cloned().unwrap_or_default(),
+                true => prepared.future.get(index).cloned().unwrap_or_default(),
             };
-            Covariate { name: covariate.name.clone(), past: column[..cut.end].to_vec(), future }
+            Covariate { name: covariate.name.clone(), past: column[..cutoff.end].to_vec(), future }
         });
-        Ok(History { covariates: covariates.collect(), values, frequency_class: ready.frequency.class() })
+        let frequency_class = prepared.frequency.class();
+        Ok(History { covariates: covariates.collect(), values, frequency_class })
     }
 
-    fn at(&self, stamp: Option<i64>) -> String {
-        stamp.map_or("its start".to_string(), |stamp| self.table.form.write(stamp))
+    fn format(&self, timestamp: Option<Timestamp>) -> String {
+        timestamp.map_or("its start".to_string(), |timestamp| self.table.timestamp_format.format(timestamp))
     }
 }
 
-/// The cuts of `windows` rolling forecasts whose last ends where `cut` is, the earliest first.
+/// The cutoffs of `windows` rolling forecasts, the last of which ends at `cutoff`, in order of time.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) that says how long the series must be.
-pub(super) fn rolling(
-    ready: &Ready,
-    cut: Cut,
+/// [`Input`](ErrorKind::Input) with the length that the series must have.
+pub(crate) fn rolling_cutoffs(
+    prepared: &PreparedSeries,
+    cutoff: Cutoff,
     horizon: usize,
     windows: usize,
-    step: usize,
-) -> Result<Vec<Cut>> {
-    let needed = (windows - 1).saturating_mul(step).saturating_add(horizon).saturating_add(LEAST);
-    if cut.end < needed {
-        let apart = if windows > 1 { format!(", {step} apart,") } else { String::new() };
+    step_size: usize,
+) -> Result<Vec<Cutoff>> {
+    let first_end = (windows - 1).saturating_mul(step_size).saturating_add(horizon);
+    let needed = first_end.saturating_add(MIN_HISTORY);
+    if cutoff.end < needed {
+        let apart = if windows > 1 { format!(", {step_size} apart,") } else { String::new() };
         return Err(Error::input(format!(
             "{} has {} steps; {windows} rolling forecasts of {horizon} steps{apart} need {needed}",
-            called(&ready.series.id),
-            cut.end
+            series_label(&prepared.series.id),
+            cutoff.end
         ))
-        .hint("ask for fewer or shorter ones, or for a smaller step between them"));
+        .hint("request fewer or shorter forecasts, or a smaller step size"));
     }
-    Ok((0..windows)
-        .map(|window| Cut { end: cut.end - horizon - (windows - 1 - window) * step, ..cut })
-        .collect())
+    let end = |window: usize| cutoff.end - horizon - (windows - 1 - window) * step_size;
+    Ok((0..windows).map(|window| Cutoff { end: end(window), ..cutoff }).collect())
 }
 
-/// How far an interval that holds `share` of the values reaches to either side, by the `errors`, rising.
+/// Half the width of a split conformal interval of probability `coverage`, from the sorted absolute `errors` of the
+/// calibration forecasts.
 ///
-/// The error at the rank (n + 1) share, rounded up, as in split conformal prediction: where past and future errors are
-/// alike, a new one is within it with at least this probability. The largest where there are too few for that. NaN for
-/// none.
-fn reach(errors: &[f64], share: f64) -> f64 {
-    if share == 0.0 {
+/// It is the error at the rank (n + 1) · coverage, rounded up: if past and future errors are exchangeable, a new one is
+/// smaller with at least this probability. With too few errors it is the largest; with none, NaN.
+fn conformal_width(errors: &[f64], coverage: f64) -> f64 {
+    if coverage == 0.0 {
         return 0.0;
     }
-    // Sums such as 10 * 0.9 that are whole but for their last bit stay at their rank.
-    let rank = ((errors.len() + 1) as f64 * share - 1e-9).ceil() as usize;
+    // The tolerance keeps products such as 10 * 0.9 at their rank.
+    let rank = ((errors.len() + 1) as f64 * coverage - 1e-9).ceil() as usize;
     errors.get(rank.clamp(1, errors.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
 }
 
-/// How many rolling forecasts an interval that holds `share` of the values needs.
-pub(super) fn windows_for(share: f64) -> usize {
-    (share / (1.0 - share) - 1e-9).ceil().max(1.0) as usize
+/// A note on intervals that are narrower than their level: beyond the model's trained quantiles, or calibrated on too few
+/// forecasts.
+pub(crate) fn interval_note(
+    model: &dyn Forecaster,
+    columns: &[(String, f64)],
+    options: &ForecastOptions,
+) -> Option<String> {
+    let widest = columns.iter().map(|(_, level)| (2.0 * level - 1.0).abs()).fold(0.0, f64::max);
+    if let Some(windows) = options.conformal_windows {
+        let needed = (widest / (1.0 - widest) - 1e-9).ceil().max(1.0) as usize;
+        return (windows < needed).then(|| {
+            format!(
+                "an interval of {:.4}% needs {needed} rolling forecasts, there are {windows}: the largest error of \
+                 each step is taken",
+                100.0 * widest
+            )
+        });
+    }
+    let levels = model.levels();
+    let (low, high) = (levels.first()?, levels.last()?);
+    let beyond = columns.iter().any(|(_, level)| level < &(low - 1e-9) || level > &(high + 1e-9));
+    beyond.then(|| {
+        format!(
+            "{} was trained on quantiles from {low} to {high}; intervals beyond are too narrow (--conformal N \
+             calibrates them)",
+            options.model
+        )
+    })
 }

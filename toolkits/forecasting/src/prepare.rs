@@ -1,108 +1,108 @@
-//! A table as the verbs need it: every series on its grid, covariates of the future checked.
+//! Preparation of a table for a model: gaps filled in, frequencies, covariates and their future values checked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fauna_shared::error::first_five;
 use fauna_shared::{Error, Result};
 
-use super::ask::Ask;
-use super::frequency::Frequency;
-use super::stamp::{Form, Stamp};
-use super::table::{Problem, Series, Table, called};
+use crate::frequency::Frequency;
+use crate::options::ForecastOptions;
+use crate::series::{Series, SeriesError, Timestamp, series_label};
+use crate::table::Table;
+use crate::timestamp::TimestampFormat;
 
-/// Steps before the first rolling forecast of a series: fewer show no change from step to step.
-pub(super) const LEAST: usize = 2;
-
-/// A table whose series are each on the grid of a frequency.
-pub(super) struct Prepared {
-    pub form: Form,
-    pub series: Vec<Ready>,
-    /// Which covariates are handed to the model, and whether their future is.
-    pub covariates: Vec<Use>,
-    pub problems: Vec<Problem>,
+/// A table whose series have a value, possibly NaN, at every step of their frequency.
+pub(crate) struct Prepared {
+    pub timestamp_format: TimestampFormat,
+    pub series: Vec<PreparedSeries>,
+    /// Covariates that the model gets.
+    pub covariates: Vec<ModelCovariate>,
+    pub errors: Vec<SeriesError>,
     pub notes: Vec<String>,
 }
 
-/// What becomes of a covariate.
+/// A covariate that the model gets.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Use {
+pub(crate) struct ModelCovariate {
     pub name: String,
-    /// Its place in the table.
-    pub place: usize,
-    pub known: bool,
+    /// Index of its column in the table.
+    pub column: usize,
+    /// Whether the model gets its future values.
+    pub has_future: bool,
 }
 
-/// A series on its grid.
-pub(super) struct Ready {
+/// A series without missing timestamps.
+pub(crate) struct PreparedSeries {
     pub series: Series,
     pub frequency: Frequency,
-    /// Steps that make a season: as asked, else by the frequency.
-    pub season: usize,
-    /// The covariates at the steps after its end, in the order of [`Prepared::covariates`]; empty where unknown.
+    pub season_length: usize,
+    /// Future values of the covariates, in the order of [`Prepared::covariates`]; empty where unknown.
     pub future: Vec<Vec<f32>>,
 }
 
-/// Lays the series of `table` on the grid that `ask` names or their stamps show.
+/// Fills the gaps of each series by the frequency of `options`, or else the inferred one, and picks the covariates.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if the frequency cannot be told or does not fit the table.
-pub(super) fn prepare(table: &Table, ask: &Ask, reads_covariates: bool) -> Result<Prepared> {
-    ask.check()?;
-    // Whole numbers that look like dates are counted where that is asked.
-    let counted = (table.form.is_compact() && ask.frequency.is_some_and(|asked| asked.is_whole()))
-        .then(|| table.counted());
-    let table = counted.as_ref().unwrap_or(table);
+/// [`Input`](fauna_shared::ErrorKind::Input) if the frequency cannot be inferred or does not fit the table.
+pub(crate) fn prepare(table: &Table, options: &ForecastOptions, reads_covariates: bool) -> Result<Prepared> {
+    // Integers that were read as dates are integers again if the frequency is one of integers.
+    let is_integer = options.frequency.is_some_and(|frequency| frequency.is_integer());
+    let integers =
+        (table.timestamp_format.is_compact() && is_integer).then(|| table.with_integer_timestamps());
+    let table = integers.as_ref().unwrap_or(table);
     let mut notes = table.notes.clone();
-    let mut problems: Vec<Problem> = table.problems.iter().map(copy).collect();
-    let frequencies = match ask.frequency {
+    let mut errors = table.errors.clone();
+    let frequencies = match options.frequency {
         Some(frequency) => vec![frequency; table.series.len()],
-        // Where every series is bad there is nothing to tell it from, and nothing to tell it for.
         None if table.series.is_empty() => Vec::new(),
         None => table.frequencies()?,
     };
-    if let Some(frequency) = frequencies.iter().find(|one| one.is_whole() != table.form.is_whole()) {
-        let kind = if table.form.is_whole() { "whole numbers" } else { "dates" };
+    let has_integers = table.timestamp_format.is_integer();
+    if let Some(frequency) = frequencies.iter().find(|one| one.is_integer() != has_integers) {
+        let kind = if has_integers { "integers" } else { "dates" };
         return Err(Error::input(format!("the frequency {frequency} is not one of {kind}"))
-            .hint("--freq 1 for whole numbers, --freq D (h, MS, ...) for dates"));
+            .hint("--freq 1 for integers, --freq D (h, MS, ...) for dates"));
     }
-    notes.extend(several(table, &frequencies));
-    let covariates = covariates(table, ask, reads_covariates, &mut notes)?;
-    let future = ask.future.map(|future| Future::of(future, table.form));
+    notes.extend(frequencies_note(table, &frequencies));
+    let covariates = model_covariates(table, options, reads_covariates, &mut notes)?;
+    let future = options.future_covariates.map(|future| Future::new(future, table.timestamp_format));
     if let Some(future) = &future {
-        notes.extend(future.strangers(table));
+        notes.extend(future.unknown_series_note(table));
     }
-    let mut ready = Vec::with_capacity(table.series.len());
+    let mut prepared = Vec::with_capacity(table.series.len());
+    // Frequency, number of filled gaps, number of series with gaps.
     let mut filled: Vec<(Frequency, usize, usize)> = Vec::new();
     for (series, frequency) in table.series.iter().zip(frequencies) {
-        let laid = table.lay(series, frequency).and_then(|(laid, gaps)| {
-            check_values(&laid)?;
-            let after = match &future {
+        let result = table.fill_gaps(series, frequency).and_then(|(series, gaps)| {
+            check_values(&series)?;
+            let future = match &future {
                 None => Vec::new(),
-                Some(future) => future.of_series(&laid, table, frequency, ask.horizon, &covariates)?,
+                Some(future) => future.covariates(&series, frequency, options.horizon, &covariates)?,
             };
-            let season = ask.season.unwrap_or_else(|| frequency.season());
-            Ok((Ready { series: laid, frequency, season, future: after }, gaps))
+            let season_length = options.season_length.unwrap_or_else(|| frequency.season_length());
+            Ok((PreparedSeries { series, frequency, season_length, future }, gaps))
         });
-        match laid {
+        match result {
             Ok((one, gaps)) => {
-                ready.push(one);
+                prepared.push(one);
                 match filled.iter_mut().find(|(known, ..)| *known == frequency) {
                     _ if gaps == 0 => {}
-                    Some((_, all, holed)) => (*all, *holed) = (*all + gaps, *holed + 1),
+                    Some((_, all, series)) => (*all, *series) = (*all + gaps, *series + 1),
                     None => filled.push((frequency, gaps, 1)),
                 }
             }
-            Err(error) => problems.push(Problem { id: series.id.clone(), error }),
+            Err(error) => errors.push(SeriesError { id: series.id.clone(), error }),
         }
     }
-    notes.extend(filled.into_iter().map(|(frequency, filled, holed)| {
-        format!("{filled} missing stamps of {holed} series are filled as gaps (frequency {frequency})")
+    notes.extend(filled.into_iter().map(|(frequency, gaps, series)| {
+        format!("{gaps} missing timestamps of {series} series are filled as gaps (frequency {frequency})")
     }));
-    Ok(Prepared { form: table.form, series: ready, covariates, problems, notes })
+    let timestamp_format = table.timestamp_format;
+    Ok(Prepared { timestamp_format, series: prepared, covariates, errors, notes })
 }
 
-/// A note of the frequencies of `table`, if its series have several.
-fn several(table: &Table, frequencies: &[Frequency]) -> Option<String> {
+/// A note that lists the frequencies of the series if there are several.
+fn frequencies_note(table: &Table, frequencies: &[Frequency]) -> Option<String> {
     let mut groups: Vec<(Frequency, Vec<&str>)> = Vec::new();
     for (series, frequency) in table.series.iter().zip(frequencies) {
         match groups.iter_mut().find(|(known, _)| known == frequency) {
@@ -110,27 +110,15 @@ fn several(table: &Table, frequencies: &[Frequency]) -> Option<String> {
             None => groups.push((*frequency, vec![&series.id])),
         }
     }
-    let named = |(frequency, ids): &(Frequency, Vec<&str>)| {
+    let describe = |(frequency, ids): &(Frequency, Vec<&str>)| {
         format!("{frequency} ({})", first_five(ids).replace('\n', ", "))
     };
     (groups.len() > 1).then(|| {
         format!(
-            "each series goes on by its own frequency: {}",
-            groups.iter().map(named).collect::<Vec<_>>().join("; ")
+            "each series is forecast with its own frequency: {}",
+            groups.iter().map(describe).collect::<Vec<_>>().join("; ")
         )
     })
-}
-
-/// The same problem once more; the error underneath stays with the first.
-pub(super) fn copy(problem: &Problem) -> Problem {
-    let error = &problem.error;
-    let mut copied = Error::new(error.kind(), error.message());
-    if let Some(place) = error.place() {
-        copied = copied.at(place);
-    }
-    let text = error.to_string();
-    let copied = text.lines().skip(1).fold(copied, |copied, line| copied.hint(line.trim_start()));
-    Problem { id: problem.id.clone(), error: copied }
 }
 
 fn check_values(series: &Series) -> Result<()> {
@@ -138,137 +126,140 @@ fn check_values(series: &Series) -> Result<()> {
         true => Ok(()),
         false => Err(Error::input(format!(
             "{} has no value: all {} steps are gaps",
-            called(&series.id),
+            series_label(&series.id),
             series.values.len()
         ))
-        .hint("leave it out, or fill in what is known of it")),
+        .hint("remove the series, or fill in its known values")),
     }
 }
 
-/// The covariates that the model gets.
-fn covariates(table: &Table, ask: &Ask, reads: bool, notes: &mut Vec<String>) -> Result<Vec<Use>> {
-    if let Some(name) = ask.past_only.iter().find(|name| !table.covariates.contains(name)) {
+/// The covariates that the model gets, with notes on those that it does not.
+fn model_covariates(
+    table: &Table,
+    options: &ForecastOptions,
+    reads_covariates: bool,
+    notes: &mut Vec<String>,
+) -> Result<Vec<ModelCovariate>> {
+    if let Some(name) = options.past_covariates.iter().find(|name| !table.covariates.contains(name)) {
         return Err(Error::input(format!("no covariate is called `{name}`"))
             .hint(format!("the covariates: {}", table.covariates.join(", "))));
     }
-    let future: &[String] = ask.future.map_or(&[], |future| &future.covariates);
-    let new: Vec<&String> = future.iter().filter(|name| !table.covariates.contains(name)).collect();
-    if !new.is_empty() {
+    let future: &[String] = options.future_covariates.map_or(&[], |future| &future.covariates);
+    let without_past: Vec<&String> = future.iter().filter(|name| !table.covariates.contains(name)).collect();
+    if !without_past.is_empty() {
         notes.push(format!(
-            "left out, since the past of them is not known: {}",
-            first_five(new).replace('\n', ", ")
+            "future covariates without past values are left out: {}",
+            first_five(without_past).replace('\n', ", ")
         ));
     }
-    if !reads {
+    if !reads_covariates {
         if !table.covariates.is_empty() {
             notes.push(format!(
                 "{} reads no covariates; left out: {}",
-                ask.model,
+                options.model,
                 first_five(&table.covariates).replace('\n', ", ")
             ));
         }
         return Ok(Vec::new());
     }
-    let use_of = |(place, name): (usize, &String)| {
-        let told = ask.future.is_none() || future.contains(name);
-        Use { name: name.clone(), place, known: told && !ask.past_only.contains(name) }
+    let covariate = |(column, name): (usize, &String)| {
+        let is_given = options.future_covariates.is_none() || future.contains(name);
+        let has_future = is_given && !options.past_covariates.contains(name);
+        ModelCovariate { name: name.clone(), column, has_future }
     };
-    Ok(table.covariates.iter().enumerate().map(use_of).collect())
+    Ok(table.covariates.iter().enumerate().map(covariate).collect())
 }
 
-/// A table of the future, by the names of its series.
+/// A table of future covariates by series.
 struct Future<'a> {
     table: &'a Table,
-    /// How stamps of the past are written; those of the future are compared in it.
-    form: Form,
-    by_id: HashMap<&'a str, Result<&'a Series, &'a Problem>>,
+    /// Format of the timestamps of the past; those of the future are converted to it.
+    past_format: TimestampFormat,
+    by_id: HashMap<&'a str, Result<&'a Series, &'a SeriesError>>,
 }
 
 impl<'a> Future<'a> {
-    fn of(table: &'a Table, form: Form) -> Self {
+    fn new(table: &'a Table, past_format: TimestampFormat) -> Self {
         let good = table.series.iter().map(|series| (series.id.as_str(), Ok(series)));
-        let bad = table.problems.iter().map(|problem| (problem.id.as_str(), Err(problem)));
-        Self { table, form, by_id: good.chain(bad).collect() }
+        let bad = table.errors.iter().map(|error| (error.id.as_str(), Err(error)));
+        Self { table, past_format, by_id: good.chain(bad).collect() }
     }
 
-    /// A note of the series that the table does not have.
-    fn strangers(&self, table: &Table) -> Option<String> {
-        let known: std::collections::HashSet<&str> = table
-            .series
-            .iter()
-            .map(|series| series.id.as_str())
-            .chain(table.problems.iter().map(|problem| problem.id.as_str()))
-            .collect();
-        let mut new: Vec<&str> = self.by_id.keys().copied().filter(|id| !known.contains(id)).collect();
-        new.sort_unstable();
-        (!new.is_empty()).then(|| {
-            format!("the future names series that the table lacks: {}", first_five(new).replace('\n', ", "))
+    /// A note that lists the series which `past` does not have.
+    fn unknown_series_note(&self, past: &Table) -> Option<String> {
+        let series = past.series.iter().map(|series| series.id.as_str());
+        let known: HashSet<&str> = series.chain(past.errors.iter().map(|error| error.id.as_str())).collect();
+        let mut unknown: Vec<&str> = self.by_id.keys().copied().filter(|id| !known.contains(id)).collect();
+        unknown.sort_unstable();
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "the future covariates have series that are not in the table: {}",
+                first_five(unknown).replace('\n', ", ")
+            )
         })
     }
 
-    /// The covariates of one series, exactly at the steps to forecast.
-    fn of_series(
+    /// The values of `covariates` at the `horizon` steps after the end of `series`.
+    fn covariates(
         &self,
         series: &Series,
-        past: &Table,
         frequency: Frequency,
         horizon: usize,
-        covariates: &[Use],
+        covariates: &[ModelCovariate],
     ) -> Result<Vec<Vec<f32>>> {
-        let id = &series.id;
-        let found = match self.by_id.get(id.as_str()) {
+        let label = series_label(&series.id);
+        let found = match self.by_id.get(series.id.as_str()) {
             None => {
-                return Err(Error::input(format!("{} is not in the table of the future", called(id)))
-                    .hint(format!("give {horizon} rows of it, or leave the series out")));
+                return Err(Error::input(format!("{label} is not in the table of future covariates"))
+                    .hint(format!("add {horizon} rows of it, or remove the series")));
             }
-            Some(Err(problem)) => return Err(copy(problem).error.context("the future")),
+            Some(Err(error)) => return Err((*error).clone().error.context("the future covariates")),
             Some(Ok(found)) => found,
         };
-        let wanted = after(series, frequency, horizon)?;
-        let stamps: Vec<Stamp> =
-            found.stamps.iter().map(|stamp| self.table.form.convert(*stamp, self.form)).collect();
-        let missing: Vec<String> = wanted
-            .iter()
-            .filter(|stamp| stamps.binary_search(stamp).is_err())
-            .map(|stamp| past.form.write(*stamp))
-            .collect();
-        let extra = stamps.iter().find(|stamp| wanted.binary_search(stamp).is_err());
+        let expected = next_timestamps(series, frequency, horizon)?;
+        let convert =
+            |timestamp: &Timestamp| self.table.timestamp_format.convert(*timestamp, self.past_format);
+        let timestamps: Vec<Timestamp> = found.timestamps.iter().map(convert).collect();
+        let write = |timestamp: Timestamp| self.past_format.format(timestamp);
+        let is_missing = |timestamp: &&Timestamp| timestamps.binary_search(timestamp).is_err();
+        let missing: Vec<Timestamp> = expected.iter().filter(is_missing).copied().collect();
         if let Some(first) = missing.first() {
             return Err(Error::input(format!(
-                "the future of {} lacks {} of {horizon} steps, {first} first",
-                called(id),
-                missing.len()
+                "the future covariates of {label} lack {} of {horizon} steps, the first of them {}",
+                missing.len(),
+                write(*first)
             )));
         }
-        if let Some(extra) = extra {
+        if let Some(extra) = timestamps.iter().find(|timestamp| expected.binary_search(timestamp).is_err()) {
             return Err(Error::input(format!(
-                "the future of {} has {}, which is none of the {horizon} steps to forecast",
-                called(id),
-                past.form.write(*extra)
+                "the future covariates of {label} have {}, which is not one of the {horizon} steps to forecast",
+                write(*extra)
             ))
-            .hint(format!(
-                "they are {} to {}",
-                past.form.write(wanted[0]),
-                past.form.write(wanted[wanted.len() - 1])
-            )));
+            .hint(format!("the steps are {} to {}", write(expected[0]), write(expected[expected.len() - 1]))));
         }
-        let place = |name: &str| self.table.covariates.iter().position(|known| known == name);
-        let column = |covariate: &Use| match (covariate.known, place(&covariate.name)) {
-            (true, Some(place)) => found.covariates[place].clone(),
-            _ => Vec::new(),
+        let column = |covariate: &ModelCovariate| {
+            let index = self.table.covariates.iter().position(|name| *name == covariate.name);
+            match index.filter(|_| covariate.has_future) {
+                Some(index) => found.covariates[index].clone(),
+                None => Vec::new(),
+            }
         };
         Ok(covariates.iter().map(column).collect())
     }
 }
 
-/// The `horizon` stamps after the end of `series`.
-pub(super) fn after(series: &Series, frequency: Frequency, horizon: usize) -> Result<Vec<Stamp>> {
-    let last = series.stamps.last().copied().unwrap_or(0);
-    let stamps: Option<Vec<Stamp>> = (1..=horizon as i64).map(|step| frequency.add(last, step)).collect();
-    stamps.ok_or_else(|| {
+/// The `horizon` timestamps after the end of `series`.
+pub(crate) fn next_timestamps(
+    series: &Series,
+    frequency: Frequency,
+    horizon: usize,
+) -> Result<Vec<Timestamp>> {
+    let last = series.timestamps.last().copied().unwrap_or(0);
+    let next: Option<Vec<Timestamp>> = (1..=horizon as i64).map(|step| frequency.add(last, step)).collect();
+    next.ok_or_else(|| {
         Error::input(format!(
             "{}: {horizon} more steps of {frequency} leave the calendar",
-            called(&series.id)
+            series_label(&series.id)
         ))
     })
 }

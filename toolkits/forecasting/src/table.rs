@@ -1,24 +1,24 @@
-//! Many series in one table, in long format: one row a series and stamp.
-
-use std::path::Path;
+//! Many series in one table in long format: one row per series and timestamp.
 
 use fauna_shared::{Error, Result};
 
-use super::frequency::Frequency;
-use super::stamp::{Form, Stamp};
+use crate::frequency::Frequency;
+use crate::series::{Series, SeriesError, Timestamp, series_label};
+use crate::timestamp::TimestampFormat;
 
-/// A series may be this long whatever its gaps; beyond it at least one step in [`MOST_GAPS`] must have a row.
-const SHORT: i64 = 100_000;
-const MOST_GAPS: i64 = 100;
+/// A series of up to this many steps may consist of any share of gaps; a longer one must have a row for at least one step
+/// in [`MAX_STEPS_PER_ROW`].
+const ALWAYS_FILLED: i64 = 100_000;
+const MAX_STEPS_PER_ROW: i64 = 100;
 
-/// Which columns of a table mean what. All others are covariates.
+/// Names of the columns of a table. All others are covariates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
-    /// The name of the series. Under its default name it may be missing: the table is then one series.
+    /// Name of the series. A column of the default name may be missing: the table is then one series.
     pub id: String,
-    /// Dates, or whole numbers.
+    /// Dates or integers.
     pub time: String,
-    /// Values.
+    /// Values to forecast.
     pub target: String,
 }
 
@@ -28,102 +28,47 @@ impl Default for Columns {
     }
 }
 
-/// One series of a table.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Series {
-    /// Its name; empty in a table without names.
-    pub id: String,
-    /// Rising.
-    pub stamps: Vec<Stamp>,
-    /// One a stamp; NaN marks a gap. Empty in a table of the future.
-    pub values: Vec<f64>,
-    /// One list of values for each of the table's covariates.
-    pub covariates: Vec<Vec<f32>>,
-}
-
-/// What messages call the series `id`; that of a table without names has none.
-pub(super) fn called(id: &str) -> String {
-    if id.is_empty() { "the series".to_string() } else { format!("series `{id}`") }
-}
-
-/// What is wrong with one series. It does not stop the others.
-#[derive(Debug)]
-pub struct Problem {
-    /// The series.
-    pub id: String,
-    /// What is wrong, and where.
-    pub error: Error,
-}
-
-/// Series in long format.
-///
-/// ```
+/// Many series in long format.
+#[cfg_attr(feature = "csv", doc = "\n```")]
+#[cfg_attr(not(feature = "csv"), doc = "\n```ignore")]
 /// use fauna_forecasting::{Columns, Table};
 /// let file = "unique_id,ds,y\na,2024-01-01,3\na,2024-01-02,\nb,2024-01-01,5\nb,2024-01-01,6\n";
 /// let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;
 /// assert!(table.series[0].values[1].is_nan());
 /// assert_eq!(
-///     table.problems[0].error.to_string(),
-///     "sales.csv: series `b`: line 5: the date 2024-01-01 is there twice\n  one row a date and series is wanted"
+///     table.errors[0].error.to_string(),
+///     "sales.csv: series `b`: line 5: the date 2024-01-01 is there twice\n  a series has one row per date"
 /// );
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Table {
-    /// What its columns are called.
+    /// Names of the columns.
     pub columns: Columns,
-    /// Whether the series have names.
-    pub named: bool,
-    /// How its stamps are written.
-    pub form: Form,
-    /// The names of the covariates.
+    /// Whether the table has an id column.
+    pub has_ids: bool,
+    /// Format of the timestamps.
+    pub timestamp_format: TimestampFormat,
+    /// Names of the covariates.
     pub covariates: Vec<String>,
-    /// Series that can be used, in the order in which they begin.
+    /// The series, in order of their first rows.
     pub series: Vec<Series>,
-    /// Series that cannot.
-    pub problems: Vec<Problem>,
-    /// What was left out.
+    /// Errors of the series that cannot be used.
+    pub errors: Vec<SeriesError>,
+    /// What was left out or converted.
     pub notes: Vec<String>,
 }
 
 impl Table {
-    /// Reads the file at `path`: Parquet if it ends in `.parquet` or `.pq`, else CSV with commas, semicolons or tabs.
-    ///
-    /// Empty cells, `NA`, `NaN`, `null` and `None` are gaps. Rows of different series may be mixed; those of one must
-    /// be in order of time.
+    /// A table of regular series: all begin at `start` and have no gaps.
     ///
     /// # Errors
-    /// [`Format`](fauna_shared::ErrorKind::Format) if the file is no such table, [`Input`](fauna_shared::ErrorKind::Input)
-    /// for a column that is not there. What is wrong in one series alone is in [`problems`](Table::problems).
-    pub fn read(path: impl AsRef<Path>, columns: &Columns) -> Result<Self> {
-        open(path.as_ref(), columns, true)
-    }
-
-    /// Reads covariates of the future: a table as for [`read`](Table::read), without a column of values.
-    ///
-    /// # Errors
-    /// As [`read`](Table::read).
-    pub fn read_future(path: impl AsRef<Path>, columns: &Columns) -> Result<Self> {
-        open(path.as_ref(), columns, false)
-    }
-
-    /// Reads CSV from `reader`; errors call it `name`.
-    ///
-    /// # Errors
-    /// As [`read`](Table::read).
-    pub fn from_csv(reader: impl std::io::Read, name: impl AsRef<Path>, columns: &Columns) -> Result<Self> {
-        super::csv_file::read(reader, name.as_ref(), columns, true)
-    }
-
-    /// A table of series that all begin at `start` and go on without a gap.
-    ///
-    /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if `start` is no stamp of `frequency` or the calendar ends.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if `start` is not a timestamp of `frequency` or the calendar ends.
     ///
     /// ```
     /// use fauna_forecasting::Table;
     /// let table = Table::regular("MS".parse()?, "1949-01", [("passengers", vec![112.0, 118.0])])?;
-    /// assert_eq!(table.form.write(table.series[0].stamps[1]), "1949-02");
+    /// assert_eq!(table.timestamp_format.format(table.series[0].timestamps[1]), "1949-02");
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```
     pub fn regular<'a>(
@@ -131,80 +76,81 @@ impl Table {
         start: &str,
         series: impl IntoIterator<Item = (&'a str, Vec<f64>)>,
     ) -> Result<Self> {
-        let (first, form) = Form::read(start)?;
-        let on_grid = form.is_whole() == frequency.is_whole();
+        let (first, timestamp_format) = TimestampFormat::parse(start)?;
+        let is_of_frequency = timestamp_format.is_integer() == frequency.is_integer();
         let build = |(id, values): (&str, Vec<f64>)| {
-            let stamps: Option<Vec<Stamp>> =
-                (0..values.len() as i64).map(|step| frequency.add(first, step)).collect();
-            let stamps = stamps.filter(|_| on_grid).ok_or_else(|| {
+            let steps = 0..values.len() as i64;
+            let timestamps: Option<Vec<Timestamp>> = steps.map(|step| frequency.add(first, step)).collect();
+            let timestamps = timestamps.filter(|_| is_of_frequency).ok_or_else(|| {
                 Error::input(format!(
                     "{} steps of {frequency} from {start} on are not on the calendar",
                     values.len()
                 ))
             })?;
-            Ok(Series { id: id.to_string(), stamps, values, covariates: Vec::new() })
+            Ok(Series { id: id.to_string(), timestamps, values, covariates: Vec::new() })
         };
         Ok(Self {
             columns: Columns::default(),
-            named: true,
-            form,
+            has_ids: true,
+            timestamp_format,
             covariates: Vec::new(),
             series: series.into_iter().map(build).collect::<Result<_>>()?,
-            problems: Vec::new(),
+            errors: Vec::new(),
             notes: Vec::new(),
         })
     }
 
-    /// The same table with its dates as the whole numbers that write them.
-    pub(super) fn counted(&self) -> Self {
+    /// The same table with dates such as 20240229 as the integers that they were read from.
+    pub(crate) fn with_integer_timestamps(&self) -> Self {
+        let integer =
+            |timestamp: &Timestamp| self.timestamp_format.convert(*timestamp, TimestampFormat::INTEGER);
         let series = self.series.iter().map(|series| Series {
-            stamps: series.stamps.iter().map(|stamp| self.form.convert(*stamp, Form::WHOLE)).collect(),
+            timestamps: series.timestamps.iter().map(integer).collect(),
             ..series.clone()
         });
         Self {
             columns: self.columns.clone(),
-            named: self.named,
-            form: Form::WHOLE,
+            has_ids: self.has_ids,
+            timestamp_format: TimestampFormat::INTEGER,
             covariates: self.covariates.clone(),
             series: series.collect(),
-            problems: self.problems.iter().map(super::prepare::copy).collect(),
+            errors: self.errors.clone(),
             notes: self.notes.iter().filter(|note| !note.contains("--freq 1")).cloned().collect(),
         }
     }
 
-    /// The frequency that most of the series have by their stamps.
+    /// The most common inferred frequency of the series.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) if none has one.
+    /// [`Input`](fauna_shared::ErrorKind::Input) if it cannot be inferred of any series.
     pub fn frequency(&self) -> Result<Frequency> {
-        let found: Vec<Option<Frequency>> = self.series.iter().map(|series| self.infer(series)).collect();
-        self.most_common(&found)
+        self.most_common(&self.inferred())
     }
 
-    /// The frequency of each series: its own by its stamps, or, where they do not tell it or are as good in the one that
-    /// most of the series have, that one.
+    /// The frequency of each series: the inferred one, or the most common one of the table where it is not known or the
+    /// most common one fits as well.
     ///
     /// # Errors
     /// As [`frequency`](Table::frequency).
-    pub(super) fn frequencies(&self) -> Result<Vec<Frequency>> {
-        let found: Vec<Option<Frequency>> = self.series.iter().map(|series| self.infer(series)).collect();
-        let common = self.most_common(&found)?;
+    pub(crate) fn frequencies(&self) -> Result<Vec<Frequency>> {
+        let inferred = self.inferred();
+        let common = self.most_common(&inferred)?;
         let own = |(series, found): (&Series, Option<Frequency>)| match found {
-            // Three working days in a row are days as well.
-            Some(own) if own != common && !common.goes_through(&series.stamps) => own,
+            // Three business days in a row are days as well.
+            Some(own) if own != common && !common.covers_without_gaps(&series.timestamps) => own,
             _ => common,
         };
-        Ok(self.series.iter().zip(found).map(own).collect())
+        Ok(self.series.iter().zip(inferred).map(own).collect())
     }
 
-    fn infer(&self, series: &Series) -> Option<Frequency> {
-        Frequency::infer(&series.stamps, self.form.is_whole())
+    fn inferred(&self) -> Vec<Option<Frequency>> {
+        let is_integer = self.timestamp_format.is_integer();
+        self.series.iter().map(|series| Frequency::infer(&series.timestamps, is_integer)).collect()
     }
 
-    /// The most common of `all`, one a series.
-    fn most_common(&self, all: &[Option<Frequency>]) -> Result<Frequency> {
+    fn most_common(&self, inferred: &[Option<Frequency>]) -> Result<Frequency> {
         let mut counts: Vec<(Frequency, usize)> = Vec::new();
-        for found in all.iter().flatten().copied() {
+        for found in inferred.iter().flatten().copied() {
             match counts.iter_mut().find(|(known, _)| *known == found) {
                 Some((_, count)) => *count += 1,
                 None => counts.push((found, 1)),
@@ -213,83 +159,71 @@ impl Table {
         // The first of those that are equally common.
         counts.reverse();
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(found, _)| found).ok_or_else(|| {
-            let shown = self.series.iter().max_by_key(|series| series.stamps.len());
-            let stamps = shown.map_or(String::new(), |series| {
+            let longest = self.series.iter().max_by_key(|series| series.timestamps.len());
+            let begins = longest.map_or(String::new(), |series| {
+                let first = series.timestamps.iter().take(4);
                 let first: Vec<String> =
-                    series.stamps.iter().take(4).map(|stamp| self.form.write(*stamp)).collect();
-                format!(": {} begins {}", called(&series.id), first.join(", "))
+                    first.map(|timestamp| self.timestamp_format.format(*timestamp)).collect();
+                format!(": {} begins {}", series_label(&series.id), first.join(", "))
             });
-            Error::input(format!("how far the stamps are apart cannot be told{stamps}"))
-                .hint("name the frequency (--freq h, D, B, W-MON, MS, ...), three stamps at least tell it")
+            Error::input(format!("the frequency cannot be inferred from the timestamps{begins}")).hint(
+                "name the frequency (--freq h, D, B, W-MON, MS, ...); inferring it takes three timestamps",
+            )
         })
     }
 
-    /// `series` with one value for every step of `frequency` from its first stamp to its last, and how many of them are
-    /// new: gaps.
+    /// `series` with a value at every step of `frequency` from its first timestamp to its last, and the number of gaps
+    /// that were filled in.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) naming the first stamp that is not of this frequency.
-    pub(super) fn lay(&self, series: &Series, frequency: Frequency) -> Result<(Series, usize)> {
-        let wrong = |stamp: Stamp| {
+    /// [`Input`](fauna_shared::ErrorKind::Input) naming the first timestamp that is not of this frequency.
+    pub(crate) fn fill_gaps(&self, series: &Series, frequency: Frequency) -> Result<(Series, usize)> {
+        let write = |timestamp: Timestamp| self.timestamp_format.format(timestamp);
+        let (Some(first), Some(last)) = (series.timestamps.first(), series.timestamps.last()) else {
+            return Err(Error::input(format!("{} has no rows", series_label(&series.id))));
+        };
+        let off_frequency = |timestamp: Timestamp| {
             Error::input(format!(
-                "{}: {} is no stamp of the frequency {frequency} from {} on",
-                called(&series.id),
-                self.form.write(stamp),
-                series.stamps.first().map_or(String::new(), |first| self.form.write(*first))
+                "{}: {} is not a timestamp of the frequency {frequency} from {} on",
+                series_label(&series.id),
+                write(timestamp),
+                write(*first)
             ))
             .hint("correct it, or name another frequency (--freq)")
         };
-        let (Some(first), Some(last)) = (series.stamps.first(), series.stamps.last()) else {
-            return Err(Error::input(format!("{} has no rows", called(&series.id))));
+        let index = |timestamp: &Timestamp| {
+            let steps = frequency.steps(*first, *timestamp);
+            steps.map(|steps| steps as usize).ok_or_else(|| off_frequency(*timestamp))
         };
-        let places: Vec<usize> = series
-            .stamps
-            .iter()
-            .map(|stamp| {
-                frequency.steps(*first, *stamp).map(|place| place as usize).ok_or_else(|| wrong(*stamp))
-            })
-            .collect::<Result<_>>()?;
+        let indices: Vec<usize> = series.timestamps.iter().map(index).collect::<Result<_>>()?;
         let length = frequency.steps(*first, *last).and_then(|steps| steps.checked_add(1));
-        let length = length.ok_or_else(|| wrong(*last))?;
-        let rows = series.stamps.len();
+        let length = length.ok_or_else(|| off_frequency(*last))?;
+        let rows = series.timestamps.len();
         if length == rows as i64 {
             return Ok((series.clone(), 0));
         }
-        if length > SHORT && length / MOST_GAPS > rows as i64 {
+        if length > ALWAYS_FILLED && length / MAX_STEPS_PER_ROW > rows as i64 {
             return Err(Error::input(format!(
                 "{} has {rows} rows in {length} steps of the frequency {frequency}",
-                called(&series.id)
+                series_label(&series.id)
             ))
-            .hint("name the frequency that it has (--freq)"));
+            .hint("name its actual frequency (--freq)"));
         }
-        let stamps = (0..length).map(|step| frequency.add(*first, step).ok_or_else(|| wrong(*last)));
+        let timestamps =
+            (0..length).map(|step| frequency.add(*first, step).ok_or_else(|| off_frequency(*last)));
         let (length, mut values) = (length as usize, vec![f64::NAN; length as usize]);
-        places.iter().zip(&series.values).for_each(|(place, value)| values[*place] = *value);
+        indices.iter().zip(&series.values).for_each(|(index, value)| values[*index] = *value);
         let spread = |column: &Vec<f32>| {
-            let mut wide = vec![f32::NAN; length];
-            places.iter().zip(column).for_each(|(place, value)| wide[*place] = *value);
-            wide
+            let mut filled = vec![f32::NAN; length];
+            indices.iter().zip(column).for_each(|(index, value)| filled[*index] = *value);
+            filled
         };
-        let laid = Series {
+        let filled = Series {
             id: series.id.clone(),
-            stamps: stamps.collect::<Result<_>>()?,
+            timestamps: timestamps.collect::<Result<_>>()?,
             values,
             covariates: series.covariates.iter().map(spread).collect(),
         };
-        Ok((laid, length - rows))
-    }
-}
-
-fn open(path: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
-    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?;
-    match ending.to_str() {
-        #[cfg(feature = "parquet")]
-        Some("parquet" | "pq") => super::parquet_file::read(file, path, columns, with_target),
-        #[cfg(not(feature = "parquet"))]
-        Some("parquet" | "pq") => Err(Error::unsupported("this program was built without Parquet")
-            .at(path)
-            .hint("write the table as CSV, or build with the feature `parquet`")),
-        _ => super::csv_file::read(file, path, columns, with_target),
+        Ok((filled, length - rows))
     }
 }

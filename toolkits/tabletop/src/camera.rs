@@ -1,19 +1,19 @@
-//! What a scene looks like: a wooden table from its front, blocks and jaws with their shadows, and where the gripper
-//! stands over the table.
+//! Renders a scene: a wooden table from its front, blocks and gripper with their shadows, and the position of the gripper
+//! over the table.
 
 use fauna_shared::item::Image;
 
-use super::paint::{Camera, Canvas, Place, Rgb, cross, minus, unit};
-use super::scene::{BLOCK, Gripper, JAW, SPAN, Scene};
+use crate::objects::{BLOCK, Block, Gripper, JAW, SPAN};
+use crate::paint::{Camera, Canvas, Point, Rgb, cross, minus, unit};
 
-const EYE: Place = [0.0, -0.58, 0.74];
-const TARGET: Place = [0.0, 0.015, 0.05];
+const EYE: Point = [0.0, -0.58, 0.74];
+const TARGET: Point = [0.0, 0.015, 0.05];
 const ZOOM: f64 = 1.5;
-/// The light that shades what stands on the table.
-const LIGHT: Place = [-0.35, -0.30, 1.0];
-/// The table's ends: to the left and right, to the front, to the back.
+/// Direction of the light.
+const LIGHT: Point = [-0.35, -0.30, 1.0];
+/// Extent of the table: half its width, its front, its back.
 const TABLE: [f64; 3] = [0.46, -0.33, 0.32];
-/// Half the width and height of a jaw across its opening, and how far it reaches below its place.
+/// Half the width of a jaw, its height, and how far it reaches below the position of the gripper.
 const JAW_HALF: f64 = 0.011;
 const JAW_HEIGHT: f64 = 0.062;
 const TIP: f64 = 0.008;
@@ -23,23 +23,23 @@ const SHELL: Rgb = [0.93, 0.94, 0.95];
 const PAD: Rgb = [0.16, 0.17, 0.20];
 const GUIDE: Rgb = [1.0, 1.0, 1.0];
 
-/// A box: its middle, half its sides, and the directions of those.
+/// A box: its centre, half its sides, and its axes.
 struct Solid {
-    middle: Place,
-    half: Place,
-    axes: [Place; 3],
+    middle: Point,
+    half: Point,
+    axes: [Point; 3],
     colour: Rgb,
 }
 
 impl Solid {
-    fn corner(&self, signs: [f64; 3]) -> Place {
+    fn corner(&self, signs: [f64; 3]) -> Point {
         std::array::from_fn(|k| {
             self.middle[k]
                 + (0..3).map(|axis| signs[axis] * self.half[axis] * self.axes[axis][k]).sum::<f64>()
         })
     }
 
-    fn corners(&self) -> Vec<Place> {
+    fn corners(&self) -> Vec<Point> {
         let sign = |i: usize, bit: usize| if i >> bit & 1 == 1 { 1.0 } else { -1.0 };
         (0..8).map(|i| self.corner([sign(i, 0), sign(i, 1), sign(i, 2)])).collect()
     }
@@ -60,19 +60,19 @@ impl Solid {
     }
 }
 
-/// A colour in the light, by where its face looks.
-fn shaded(colour: Rgb, normal: Place) -> Rgb {
+/// The colour of a lit face.
+fn shaded(colour: Rgb, normal: Point) -> Rgb {
     let light = unit(LIGHT);
     let facing = (0..3).map(|k| normal[k] * light[k]).sum::<f64>().max(0.0) as f32;
     colour.map(|level| (level * (0.50 + 0.56 * facing)).min(1.0))
 }
 
-/// The picture of `scene`, `side` by `side` pixels.
-pub fn look(scene: &Scene, side: usize) -> Image {
-    let camera = Camera::new(EYE, TARGET, ZOOM, side);
-    let mut canvas = Canvas::new(&camera, side);
-    let solids: Vec<Solid> = scene.blocks().iter().map(block).chain(gripper(scene.gripper())).collect();
-    // A lamp as wide as a hand: the edges of shadows are soft.
+/// Renders the scene at `size` by `size` pixels.
+pub fn render(blocks: &[Block], gripper: &Gripper, size: usize) -> Image {
+    let camera = Camera::new(EYE, TARGET, ZOOM, size);
+    let mut canvas = Canvas::new(&camera, size);
+    let solids: Vec<Solid> = blocks.iter().map(block_solid).chain(gripper_solids(gripper)).collect();
+    // An area light: the edges of shadows are soft.
     let lamp = [
         [0.0, 0.0],
         [0.06, 0.02],
@@ -83,32 +83,32 @@ pub fn look(scene: &Scene, side: usize) -> Image {
         [-0.04, 0.04],
     ];
     let lights = lamp.map(|[x, y]| [LIGHT[0] * 0.7 + x, LIGHT[1] * 0.5 + y, LIGHT[2]]);
-    let corners: Vec<Vec<Place>> = solids.iter().map(Solid::corners).collect();
+    let corners: Vec<Vec<Point>> = solids.iter().map(Solid::corners).collect();
     let shadows = canvas.shadow(&corners, &lights);
-    let over = scene.gripper().place;
-    canvas.backdrop(&shadows, |place, shadow| table(place, shadow, over), wall);
+    let over = gripper.position;
+    canvas.backdrop(&shadows, |point, shadow| table(point, shadow, over), wall);
     edge(&mut canvas);
     plumb(&mut canvas, over);
     solids.iter().for_each(|solid| solid.paint(&mut canvas));
     canvas.finish()
 }
 
-fn block(block: &super::Block) -> Solid {
+fn block_solid(block: &Block) -> Solid {
     let (sin, cos) = block.yaw.sin_cos();
     Solid {
-        middle: block.place,
+        middle: block.position,
         half: [BLOCK / 2.0; 3],
         axes: [[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]],
         colour: block.colour.rgb(),
     }
 }
 
-/// Jaws with their pads, palm, wrist, and the arm that goes out of the picture.
-fn gripper(gripper: &Gripper) -> Vec<Solid> {
-    let axes = turned(gripper.turn);
-    let part = |offset: Place, half: Place, colour: Rgb| Solid {
+/// Jaws with their pads, palm, wrist, and the arm.
+fn gripper_solids(gripper: &Gripper) -> Vec<Solid> {
+    let axes = rotation_axes(gripper.rotation);
+    let part = |offset: Point, half: Point, colour: Rgb| Solid {
         middle: std::array::from_fn(|k| {
-            gripper.place[k] + (0..3).map(|axis| offset[axis] * axes[axis][k]).sum::<f64>()
+            gripper.position[k] + (0..3).map(|axis| offset[axis] * axes[axis][k]).sum::<f64>()
         }),
         half,
         axes,
@@ -129,16 +129,16 @@ fn gripper(gripper: &Gripper) -> Vec<Solid> {
     parts
 }
 
-/// The directions of a gripper's own right, back and up.
-fn turned([roll, pitch, yaw]: Place) -> [Place; 3] {
+/// The axes of a rotation by roll, pitch and yaw.
+fn rotation_axes([roll, pitch, yaw]: Point) -> [Point; 3] {
     let ((sr, cr), (sp, cp), (sy, cy)) = (roll.sin_cos(), pitch.sin_cos(), yaw.sin_cos());
     let right = [cy * cp, sy * cp, -sp];
     let back = [cy * sp * sr - sy * cr, sy * sp * sr + cy * cr, cp * sr];
     [right, back, cross(right, back)]
 }
 
-/// The table at `place`: planks, shadows, and a ring under the gripper.
-fn table([x, y]: [f64; 2], shadow: f32, over: Place) -> Option<Rgb> {
+/// The colour of the table at a point: planks, shadows, and a ring under the gripper.
+fn table([x, y]: [f64; 2], shadow: f32, over: Point) -> Option<Rgb> {
     if x.abs() > TABLE[0] || !(TABLE[1]..TABLE[2]).contains(&y) {
         return None;
     }
@@ -159,7 +159,7 @@ fn mixed(a: Rgb, b: Rgb, share: f32) -> Rgb {
     std::array::from_fn(|k| a[k] + (b[k] - a[k]) * share)
 }
 
-/// The wall behind the table, lighter towards its foot.
+/// The colour of the wall behind the table, lighter towards its bottom.
 fn wall(height: f32) -> Rgb {
     mixed([0.55, 0.62, 0.70], [0.83, 0.87, 0.90], (height * 2.2).min(1.0))
 }
@@ -172,7 +172,7 @@ fn edge(canvas: &mut Canvas) {
 }
 
 /// A dashed line from the fingertips down to the table.
-fn plumb(canvas: &mut Canvas, [x, y, z]: Place) {
+fn plumb(canvas: &mut Canvas, [x, y, z]: Point) {
     let (dash, half) = (0.008, 0.0008);
     let dashes = (z / (2.0 * dash)) as usize;
     for i in 0..dashes.min(64) {

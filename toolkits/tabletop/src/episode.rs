@@ -1,4 +1,4 @@
-//! Policies at play: one episode, recorded; many, counted; and what a training needs to know of their actions.
+//! Episodes of a policy: recorded, evaluated, and as training data.
 
 use fauna_shared::item::Image;
 use fauna_shared::model::{DegreeOfFreedom, Observation, Policy, Task};
@@ -6,58 +6,58 @@ use fauna_shared::{Error, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::scene::{Scene, Setting};
+use crate::scene::{Scene, SceneConfig};
 
-/// Numbers of a state that are the robot's own: place, turn and opening of the gripper.
+/// Number of proprioceptive values at the start of a state: position, rotation and opening of the gripper.
 const PROPRIO: usize = 7;
 
-/// What happened in one scene.
+/// A recorded episode.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Episode {
-    /// The scene's seed.
+    /// Seed of the scene.
     pub seed: u64,
-    /// What was asked for.
+    /// Instruction.
     pub instruction: String,
-    /// What was seen and done, in order.
-    pub steps: Vec<Step>,
-    /// The last picture, after the last action; none where nothing is drawn.
-    pub last: Option<Image>,
-    /// Whether what was asked for was done in time.
+    /// Observations and actions, in order.
+    pub steps: Vec<EpisodeStep>,
+    /// The image after the last action; `None` without rendering.
+    pub last_frame: Option<Image>,
+    /// Whether the goal was reached.
     pub success: bool,
 }
 
-/// One step: what was seen, then what was done.
+/// An observation and the action that followed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Step {
-    /// The picture; none where nothing is drawn.
+pub struct EpisodeStep {
+    /// Image; `None` without rendering.
     pub frame: Option<Image>,
-    /// As [`Scene::state`] tells it.
+    /// State, as of [`Scene::state`].
     pub state: Vec<f64>,
-    /// As the policy gave it: metres, radians, and 0 to 1.
+    /// Action of the policy, as for [`Scene::step`].
     pub action: Vec<f64>,
 }
 
-/// One step as a training reads it.
+/// A step as training data, with the fields of an RLDS data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Record<'a> {
-    /// What was asked for.
+pub struct TrainingStep<'a> {
+    /// Instruction.
     pub instruction: &'a str,
-    /// The picture before the action.
+    /// Image before the action.
     pub frame: Option<&'a Image>,
-    /// The state before the action.
+    /// State before the action.
     pub state: &'a [f64],
-    /// What was done.
+    /// Action.
     pub action: &'a [f64],
     /// Whether it is the first step of its episode.
     pub is_first: bool,
-    /// Whether it is the last.
+    /// Whether it is the last step of its episode.
     pub is_last: bool,
 }
 
 impl Episode {
-    /// Its steps as a training reads them.
-    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
-        self.steps.iter().enumerate().map(|(i, step)| Record {
+    /// The steps as training data.
+    pub fn training_steps(&self) -> impl ExactSizeIterator<Item = TrainingStep<'_>> {
+        self.steps.iter().enumerate().map(|(i, step)| TrainingStep {
             instruction: &self.instruction,
             frame: step.frame.as_ref(),
             state: &step.state,
@@ -67,115 +67,114 @@ impl Episode {
         })
     }
 
-    /// Its pictures, the last one too; none where nothing is drawn.
+    /// All images, with the last one; none without rendering.
     pub fn frames(&self) -> impl Iterator<Item = &Image> {
-        self.steps.iter().filter_map(|step| step.frame.as_ref()).chain(&self.last)
+        self.steps.iter().filter_map(|step| step.frame.as_ref()).chain(&self.last_frame)
     }
 }
 
-/// Lets `policy` play the scene of `seed` until it is done or its time is over.
+/// Runs `policy` in the scene of `seed` until the goal is reached or [`max_steps`](SceneConfig::max_steps) are taken.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for a setting out of range or a policy whose actions have other numbers than
-/// a gripper's; and whatever the policy says.
-pub fn run_episode(policy: &dyn Policy, seed: u64, setting: &Setting) -> Result<Episode> {
-    let mut scene = Scene::new(seed, setting)?;
+/// [`Input`](fauna_shared::ErrorKind::Input) for an option out of range or a policy without seven degrees of freedom; and
+/// errors of the policy.
+pub fn run_episode(policy: &dyn Policy, seed: u64, config: &SceneConfig) -> Result<Episode> {
+    let mut scene = Scene::new(seed, config)?;
     let instruction = scene.instruction();
-    let task = Task { instruction: instruction.clone(), unnorm_key: setting.unnorm_key.clone() };
+    let task = Task { instruction: instruction.clone(), unnorm_key: config.unnorm_key.clone() };
     let mut controller = policy.start(&task)?;
     let degrees = controller.degrees().len();
     if degrees != DegreeOfFreedom::END_EFFECTOR.len() {
-        return Err(Error::input(format!("the policy moves {degrees} degrees, the gripper has 7")));
+        return Err(Error::input(format!("the policy has {degrees} degrees of freedom, the gripper has 7")));
     }
     let empty = Image {
-        width: setting.side,
-        height: setting.side,
-        rgb: match setting.rendering {
+        width: config.image_size,
+        height: config.image_size,
+        rgb: match config.render {
             true => Vec::new(),
-            false => vec![0; setting.side * setting.side * 3],
+            false => vec![0; config.image_size * config.image_size * 3],
         },
     };
     let mut steps = Vec::new();
-    while steps.len() < setting.limit && !scene.is_done() {
-        let frame = setting.rendering.then(|| scene.frame());
+    while steps.len() < config.max_steps && !scene.is_done() {
+        let frame = config.render.then(|| scene.frame());
         let state = scene.state();
         let seen = Observation { frame: frame.as_ref().unwrap_or(&empty), state: &state };
         let action = controller.act(&seen)?;
         scene.step(&action).map_err(|error| error.context(format!("step {} of seed {seed}", steps.len())))?;
-        steps.push(Step { frame, state, action });
+        steps.push(EpisodeStep { frame, state, action });
     }
-    let last = setting.rendering.then(|| scene.frame());
-    Ok(Episode { seed, instruction, steps, last, success: scene.is_done() })
+    let last_frame = config.render.then(|| scene.frame());
+    Ok(Episode { seed, instruction, steps, last_frame, success: scene.is_done() })
 }
 
-/// How a policy did over several scenes.
+/// Result of a policy over several scenes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Score {
-    /// Scenes played.
+pub struct EvaluationResult {
+    /// Number of episodes.
     pub episodes: usize,
-    /// Scenes in which what was asked for was done in time.
+    /// Number of episodes that reached the goal.
     pub successes: usize,
-    /// Steps in all of them.
+    /// Number of steps of all episodes.
     pub steps: usize,
 }
 
-impl Score {
-    /// The share of successes, 0 to 1; 0 where nothing was played.
-    pub fn rate(&self) -> f64 {
+impl EvaluationResult {
+    /// Success rate from 0 to 1; 0 without episodes.
+    pub fn success_rate(&self) -> f64 {
         self.successes as f64 / self.episodes.max(1) as f64
     }
 }
 
-/// How often `policy` succeeds in the scenes of `seeds`.
+/// Runs `policy` in the scenes of `seeds`.
 ///
 /// # Errors
 /// As [`run_episode`].
 pub fn evaluate(
     policy: &dyn Policy,
     seeds: impl IntoIterator<Item = u64>,
-    setting: &Setting,
-) -> Result<Score> {
-    let mut score = Score { episodes: 0, successes: 0, steps: 0 };
+    config: &SceneConfig,
+) -> Result<EvaluationResult> {
+    let mut result = EvaluationResult { episodes: 0, successes: 0, steps: 0 };
     for seed in seeds {
-        let episode = run_episode(policy, seed, setting)?;
-        score.episodes += 1;
-        score.successes += usize::from(episode.success);
-        score.steps += episode.steps.len();
+        let episode = run_episode(policy, seed, config)?;
+        result.episodes += 1;
+        result.successes += usize::from(episode.success);
+        result.steps += episode.steps.len();
     }
-    Ok(score)
+    Ok(result)
 }
 
-/// The statistics of recorded episodes under `key`, laid out as OpenVLA's `norm_stats`: of actions, and of the gripper's
-/// own place, turn and opening (`proprio`). The gripper's number is left out of the normalisation, as in the sets that
-/// OpenVLA was trained on.
+/// Statistics of recorded episodes under `key`, in the format of `norm_stats` and `dataset_statistics.json` of OpenVLA: of
+/// the actions, and of position, rotation and opening of the gripper (`proprio`). The opening is not normalised (`mask`), as
+/// in the data sets of OpenVLA.
 ///
 /// ```
-/// use fauna_tabletop::{Expert, Setting, run_episode, statistics};
-/// let setting = Setting { rendering: false, ..Setting::default() };
-/// let episodes = [run_episode(&Expert, 1, &setting)?, run_episode(&Expert, 2, &setting)?];
-/// let stored = statistics("tabletop", &episodes)?;
+/// use fauna_tabletop::{Expert, SceneConfig, dataset_statistics, run_episode};
+/// let config = SceneConfig { render: false, ..SceneConfig::default() };
+/// let episodes = [run_episode(&Expert, 1, &config)?, run_episode(&Expert, 2, &config)?];
+/// let stored = dataset_statistics("tabletop", &episodes)?;
 /// assert_eq!(stored["tabletop"]["num_trajectories"], 2);
 /// assert_eq!(stored["tabletop"]["action"]["q99"].as_array().map(Vec::len), Some(7));
 /// # Ok::<(), fauna_shared::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if there is no step in them, or a step's action or state has other numbers
-/// than a gripper's.
-pub fn statistics(key: &str, episodes: &[Episode]) -> Result<Value> {
-    let records: Vec<Record> = episodes.iter().flat_map(Episode::records).collect();
+/// [`Input`](fauna_shared::ErrorKind::Input) if there are no steps, or a step has an action or state of another size.
+pub fn dataset_statistics(key: &str, episodes: &[Episode]) -> Result<Value> {
+    let records: Vec<TrainingStep> = episodes.iter().flat_map(Episode::training_steps).collect();
     if records.is_empty() {
-        return Err(Error::input("no step was recorded, so there is nothing to tell of actions"));
+        return Err(Error::input("the episodes have no steps"));
     }
     if let Some(odd) = records
         .iter()
         .find(|r| r.action.len() != DegreeOfFreedom::END_EFFECTOR.len() || r.state.len() < PROPRIO)
     {
         return Err(Error::input(format!(
-            "a step of {} numbers of an action and {} of a state: {} and at least {PROPRIO} wanted",
+            "expected actions of {} and states of at least {PROPRIO} numbers, got {} and {}",
+            DegreeOfFreedom::END_EFFECTOR.len(),
             odd.action.len(),
-            odd.state.len(),
-            DegreeOfFreedom::END_EFFECTOR.len()
+            odd.state.len()
         )));
     }
     let mut action = moments(records.iter().map(|record| record.action), DegreeOfFreedom::END_EFFECTOR.len());
@@ -189,7 +188,7 @@ pub fn statistics(key: &str, episodes: &[Episode]) -> Result<Value> {
     }}))
 }
 
-/// Mean, deviation, ends and outer percentiles of each of `width` columns.
+/// Mean, standard deviation, minimum, maximum, 1st and 99th percentile of each of `width` columns.
 fn moments<'a>(rows: impl Iterator<Item = &'a [f64]> + Clone, width: usize) -> Value {
     let mut found: [Vec<f64>; 6] = Default::default();
     for column in 0..width {
@@ -207,9 +206,9 @@ fn moments<'a>(rows: impl Iterator<Item = &'a [f64]> + Clone, width: usize) -> V
     json!({"mean": mean, "std": std, "min": min, "max": max, "q01": q01, "q99": q99})
 }
 
-/// The quantile of sorted `values`, between two of them in proportion.
+/// Quantile of sorted `values` with linear interpolation.
 fn quantile(values: &[f64], share: f64) -> f64 {
-    let place = share * (values.len() - 1) as f64;
-    let (below, above) = (place.floor() as usize, place.ceil() as usize);
-    values[below] + (values[above] - values[below]) * (place - below as f64)
+    let rank = share * (values.len() - 1) as f64;
+    let (below, above) = (rank.floor() as usize, rank.ceil() as usize);
+    values[below] + (values[above] - values[below]) * (rank - below as f64)
 }

@@ -1,30 +1,34 @@
-//! A small table-top to try any policy on: a gripper, coloured blocks, an instruction, a camera.
+//! A small table-top simulation for robot policies: a gripper, coloured blocks, an instruction, a camera.
 //!
-//! [`Scene`] is the world, decided by its seed: it takes actions of seven numbers (a step of the gripper in metres, of
-//! its turn in radians, and how far it is to be open), and shows itself as a picture and as a row of numbers. There is
-//! no gravity but for what is let go, and nothing swings: a scene is a game with rules, exact and fast, not a physics
-//! engine. [`run_episode`] lets a [`Policy`](fauna_shared::model::Policy) play one scene and records it, [`evaluate`]
-//! tells how often one succeeds, and [`Expert`] knows how to.
+//! A [`Scene`] is created from a seed, takes actions of seven numbers (changes of the position in metres and of the rotation
+//! in radians, and the opening of the gripper), and is observed as an image and as a state vector. It is a kinematic
+//! simulation with exact rules and without dynamics: released blocks fall, nothing else moves by itself. [`run_episode`]
+//! runs a [`Policy`](fauna_shared::model::Policy) in one scene and records it, [`evaluate`] measures its success rate,
+//! [`Expert`] is a scripted policy that solves every scene, and [`dataset_statistics`] prepares episodes for training.
 //!
 //! ```
-//! use fauna_tabletop::{Expert, Setting, evaluate, run_episode};
-//! let setting = Setting { rendering: false, ..Setting::default() };
-//! let episode = run_episode(&Expert, 7, &setting)?;
+//! use fauna_tabletop::{Expert, SceneConfig, evaluate, run_episode};
+//! let config = SceneConfig { render: false, ..SceneConfig::default() };
+//! let episode = run_episode(&Expert, 7, &config)?;
 //! assert!(episode.success);
 //! assert!(episode.instruction.starts_with("pick up the "));
 //! assert_eq!(episode.steps[0].action.len(), 7);
-//! assert_eq!(evaluate(&Expert, 0..10, &setting)?.rate(), 1.0);
+//! assert_eq!(evaluate(&Expert, 0..10, &config)?.success_rate(), 1.0);
 //! # Ok::<(), fauna_shared::Error>(())
 //! ```
 
 mod camera;
 mod episode;
 mod expert;
+mod objects;
 mod paint;
 mod scene;
 #[cfg(test)]
 mod tests;
 
-pub use episode::{Episode, Record, Score, Step, evaluate, run_episode, statistics};
+pub use episode::{
+    Episode, EpisodeStep, EvaluationResult, TrainingStep, dataset_statistics, evaluate, run_episode,
+};
 pub use expert::Expert;
-pub use scene::{Block, Colour, Goal, Gripper, Job, Scene, Setting};
+pub use objects::{Block, Colour, Gripper};
+pub use scene::{Goal, Scene, SceneConfig, TaskKind};

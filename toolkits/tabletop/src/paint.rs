@@ -1,49 +1,49 @@
-//! A canvas with depth: triangles in perspective, and shadows on the ground.
+//! A small rasteriser: polygons in perspective with a depth buffer, and shadows on the ground.
 
 use fauna_shared::item::Image;
 
-/// A colour, red, green and blue of 0 to 1.
+/// Red, green and blue, each from 0 to 1.
 pub type Rgb = [f32; 3];
-/// A place in the world: to the right, to the back, up; in metres.
-pub type Place = [f64; 3];
+/// A point in metres: x to the right, y to the back, z up.
+pub type Point = [f64; 3];
 
-/// How many samples a side of a pixel has.
-const FINE: usize = 2;
+/// Number of samples per pixel along each axis.
+const SUPERSAMPLING: usize = 2;
 
-/// Where the camera stands, and what it makes of places.
+/// A pinhole camera.
 pub struct Camera {
-    eye: Place,
-    right: Place,
-    down: Place,
-    forward: Place,
-    /// Samples a metre, one metre away.
+    eye: Point,
+    right: Point,
+    down: Point,
+    forward: Point,
+    /// Focal length in samples.
     focal: f64,
     centre: f64,
 }
 
-fn dot(a: Place, b: Place) -> f64 {
+fn dot(a: Point, b: Point) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-pub fn cross(a: Place, b: Place) -> Place {
+pub fn cross(a: Point, b: Point) -> Point {
     [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
-pub fn minus(a: Place, b: Place) -> Place {
+pub fn minus(a: Point, b: Point) -> Point {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }
 
-pub fn unit(a: Place) -> Place {
+pub fn unit(a: Point) -> Point {
     let length = dot(a, a).sqrt().max(1e-12);
     a.map(|x| x / length)
 }
 
 impl Camera {
-    /// At `eye`, looking at `target`, `zoom` times as wide as what stands one metre away, on pictures of `side` pixels.
-    pub fn new(eye: Place, target: Place, zoom: f64, side: usize) -> Self {
+    /// A camera at `eye` that looks at `target`, with a focal length of `zoom` images of `side` pixels.
+    pub fn new(eye: Point, target: Point, zoom: f64, side: usize) -> Self {
         let forward = unit(minus(target, eye));
         let right = unit(cross(forward, [0.0, 0.0, 1.0]));
-        let samples = (side * FINE) as f64;
+        let samples = (side * SUPERSAMPLING) as f64;
         Self {
             eye,
             right,
@@ -54,42 +54,42 @@ impl Camera {
         }
     }
 
-    /// The sample of a place, and one over its depth; none behind the camera.
-    fn project(&self, place: Place) -> Option<[f64; 3]> {
+    /// The sample of a point and its inverse depth; `None` behind the camera.
+    fn project(&self, place: Point) -> Option<[f64; 3]> {
         let from_eye = minus(place, self.eye);
         let depth = dot(from_eye, self.forward);
-        let at = |axis: Place| self.centre + self.focal * dot(from_eye, axis) / depth;
+        let at = |axis: Point| self.centre + self.focal * dot(from_eye, axis) / depth;
         (depth > 0.05).then(|| [at(self.right), at(self.down), 1.0 / depth])
     }
 
-    /// Where the ray through a sample meets the ground, and one over its depth; none if it does not.
+    /// The intersection of the ray through a sample with the ground and its inverse depth; `None` if there is none.
     fn ground(&self, x: f64, y: f64) -> Option<([f64; 2], f64)> {
         let (x, y) = ((x - self.centre) / self.focal, (y - self.centre) / self.focal);
-        let ray: Place = std::array::from_fn(|i| self.forward[i] + x * self.right[i] + y * self.down[i]);
+        let ray: Point = std::array::from_fn(|i| self.forward[i] + x * self.right[i] + y * self.down[i]);
         let depth = -self.eye[2] / ray[2];
         (ray[2] < -1e-9 && depth < 20.0)
             .then(|| ([self.eye[0] + depth * ray[0], self.eye[1] + depth * ray[1]], 1.0 / depth))
     }
 }
 
-/// A picture in the making, finer than it will be.
+/// A supersampled image with a depth buffer.
 pub struct Canvas<'a> {
     camera: &'a Camera,
     side: usize,
     colours: Vec<Rgb>,
-    /// One over the depth of what is nearest.
+    /// Inverse depth of the nearest surface.
     near: Vec<f64>,
 }
 
 impl<'a> Canvas<'a> {
-    /// An empty canvas for a picture of `side` pixels.
+    /// A black canvas for an image of `side` pixels.
     pub fn new(camera: &'a Camera, side: usize) -> Self {
-        let side = side * FINE;
+        let side = side * SUPERSAMPLING;
         Self { camera, side, colours: vec![[0.0; 3]; side * side], near: vec![0.0; side * side] }
     }
 
-    /// Paints what lies behind everything: `ground` by its place where a ray meets it and it gives a colour, else `sky`
-    /// by its height in the picture, 0 at the top to 1. `shadows`: as [`shadow`](Canvas::shadow) gives it.
+    /// Paints the background: `ground` by its point where a ray meets it and it returns a colour, else `sky` by the height
+    /// in the image, from 0 at the top to 1. `shadows` is the result of [`shadow`](Canvas::shadow).
     pub fn backdrop(
         &mut self,
         shadows: &[f32],
@@ -102,22 +102,22 @@ impl<'a> Canvas<'a> {
             let hit = self.camera.ground(x, y);
             let seen = hit.and_then(|(place, inverse)| Some((ground(place, shadows[i])?, inverse)));
             (*colour, *near) = match seen {
-                // What stands on the ground is in front of it.
+                // Objects on the ground are in front of it.
                 Some((colour, inverse)) => (colour, inverse - 1e-6),
                 None => (sky(y as f32 / side as f32), 0.0),
             };
         }
     }
 
-    /// How dark each sample of the ground is in the shadow of the solids, whose corners are given, 0 to 1: the share of
-    /// the `lights`, directions towards them, that a solid hides.
-    pub fn shadow(&self, solids: &[Vec<Place>], lights: &[Place]) -> Vec<f32> {
+    /// The shadow at each sample of the ground, from 0 to 1: the share of the `lights`, given as directions towards them,
+    /// that a solid hides. `solids` holds the corners of each.
+    pub fn shadow(&self, solids: &[Vec<Point>], lights: &[Point]) -> Vec<f32> {
         let mut dark = vec![0f32; self.side * self.side];
         let mut hidden = vec![false; dark.len()];
         for light in lights {
             hidden.fill(false);
             for corners in solids {
-                let fallen = |corner: &Place| {
+                let fallen = |corner: &Point| {
                     let far = corner[2] / light[2];
                     self.camera.project([corner[0] - far * light[0], corner[1] - far * light[1], 0.0])
                 };
@@ -135,8 +135,8 @@ impl<'a> Canvas<'a> {
         dark
     }
 
-    /// Paints a flat polygon, convex, in one colour.
-    pub fn polygon(&mut self, corners: &[Place], colour: Rgb) {
+    /// Paints a flat convex polygon in one colour.
+    pub fn polygon(&mut self, corners: &[Point], colour: Rgb) {
         let points: Option<Vec<_>> = corners.iter().map(|corner| self.camera.project(*corner)).collect();
         let Some(points) = points else { return };
         for corner in 1..points.len().saturating_sub(1) {
@@ -152,25 +152,28 @@ impl<'a> Canvas<'a> {
         }
     }
 
-    /// The picture, each pixel the mean of its samples.
+    /// The image, each pixel the mean of its samples.
     pub fn finish(&self) -> Image {
-        let side = self.side / FINE;
+        let side = self.side / SUPERSAMPLING;
         let mut rgb = Vec::with_capacity(side * side * 3);
         for pixel in 0..side * side {
-            let (x, y) = (pixel % side * FINE, pixel / side * FINE);
+            let (x, y) = (pixel % side * SUPERSAMPLING, pixel / side * SUPERSAMPLING);
             let mut sum = [0f32; 3];
-            for sample in 0..FINE * FINE {
-                let colour = self.colours[(y + sample / FINE) * self.side + x + sample % FINE];
+            for sample in 0..SUPERSAMPLING * SUPERSAMPLING {
+                let colour =
+                    self.colours[(y + sample / SUPERSAMPLING) * self.side + x + sample % SUPERSAMPLING];
                 sum.iter_mut().zip(colour).for_each(|(sum, level)| *sum += level);
             }
-            let byte = |sum: f32| (sum / (FINE * FINE) as f32 * 255.0).round().clamp(0.0, 255.0) as u8;
+            let byte = |sum: f32| {
+                (sum / (SUPERSAMPLING * SUPERSAMPLING) as f32 * 255.0).round().clamp(0.0, 255.0) as u8
+            };
             rgb.extend(sum.map(byte));
         }
         Image { width: side, height: side, rgb }
     }
 }
 
-/// Calls `each` with every sample of a square of `side` whose middle lies in the triangle, and its weights.
+/// Calls `each` with every sample of a square of `side` whose centre is in the triangle, and its barycentric coordinates.
 fn each_sample(triangle: [[f64; 2]; 3], side: usize, mut each: impl FnMut(usize, [f64; 3])) {
     let [a, b, c] = triangle;
     let area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]);
@@ -197,7 +200,7 @@ fn each_sample(triangle: [[f64; 2]; 3], side: usize, mut each: impl FnMut(usize,
     }
 }
 
-/// The outline of points, in order.
+/// The convex hull of points, in order.
 fn hull(mut points: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     points.sort_by(|a, b| a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1])));
     let left_of = |a: [f64; 2], b: [f64; 2], c: [f64; 2]| {

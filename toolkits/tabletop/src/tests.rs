@@ -3,12 +3,12 @@ use fauna_shared::model::{Controller, DegreeOfFreedom, Observation, Policy, Task
 
 use super::*;
 
-fn blind() -> Setting {
-    Setting { rendering: false, ..Setting::default() }
+fn blind() -> SceneConfig {
+    SceneConfig { render: false, ..SceneConfig::default() }
 }
 
 fn scene(seed: u64) -> Scene {
-    Scene::new(seed, &Setting::default()).unwrap()
+    Scene::new(seed, &SceneConfig::default()).unwrap()
 }
 
 /// Does the same always.
@@ -34,19 +34,19 @@ impl Controller for Always {
 fn the_expert_picks_up_whatever_it_is_told_to() {
     let score = evaluate(&Expert, 0..200, &blind()).unwrap();
     assert_eq!((score.episodes, score.successes), (200, 200));
-    let six = Setting { blocks: 6, ..blind() };
-    assert_eq!(evaluate(&Expert, 0..100, &six).unwrap().rate(), 1.0);
+    let six = SceneConfig { blocks: 6, ..blind() };
+    assert_eq!(evaluate(&Expert, 0..100, &six).unwrap().success_rate(), 1.0);
 }
 
 #[test]
 fn the_expert_stacks() {
     for blocks in [2, 6] {
-        let setting = Setting { job: Job::Stack, blocks, ..blind() };
+        let config = SceneConfig { task: TaskKind::Stack, blocks, ..blind() };
         let failed: Vec<u64> =
-            (0..100).filter(|seed| !run_episode(&Expert, *seed, &setting).unwrap().success).collect();
+            (0..100).filter(|seed| !run_episode(&Expert, *seed, &config).unwrap().success).collect();
         assert!(failed.is_empty(), "with {blocks} blocks it fails for {failed:?}");
     }
-    let any = Setting { job: Job::Any, ..blind() };
+    let any = SceneConfig { task: TaskKind::Any, ..blind() };
     let asked: Vec<String> =
         (0..20).map(|seed| run_episode(&Expert, seed, &any).unwrap().instruction).collect();
     assert!(asked.iter().any(|words| words.starts_with("put the ")));
@@ -64,21 +64,20 @@ fn doing_nothing_does_not_succeed() {
 
 #[test]
 fn a_seed_is_a_scene() {
-    let setting = Setting { side: 64, ..Setting::default() };
-    let (one, again) =
-        (run_episode(&Expert, 5, &setting).unwrap(), run_episode(&Expert, 5, &setting).unwrap());
+    let config = SceneConfig { image_size: 64, ..SceneConfig::default() };
+    let (one, again) = (run_episode(&Expert, 5, &config).unwrap(), run_episode(&Expert, 5, &config).unwrap());
     assert_eq!(one, again);
     assert_ne!(scene(5).state(), scene(6).state());
     assert_eq!(one.frames().count(), one.steps.len() + 1);
     assert!(one.frames().all(|frame| (frame.width, frame.height) == (64, 64)));
-    assert_ne!(one.steps[0].frame, one.last);
+    assert_ne!(one.steps[0].frame, one.last_frame);
 }
 
 #[test]
 fn records_are_fit_to_train_on() {
     let episodes: Vec<Episode> = (0..5).map(|seed| run_episode(&Expert, seed, &blind()).unwrap()).collect();
     for episode in &episodes {
-        let records: Vec<Record> = episode.records().collect();
+        let records: Vec<TrainingStep> = episode.training_steps().collect();
         assert!(records[0].is_first && !records[0].is_last && records[records.len() - 1].is_last);
         assert!(records.iter().all(|record| record.instruction == episode.instruction));
         // The same actions from the same seed end where the expert ended.
@@ -89,42 +88,42 @@ fn records_are_fit_to_train_on() {
         }
         assert!(scene.is_done());
     }
-    assert!(statistics("tabletop", &[]).is_err());
+    assert!(dataset_statistics("tabletop", &[]).is_err());
 }
 
 #[test]
 fn nothing_passes_through_a_block_or_the_table() {
     let mut scene = scene(1);
-    let target = scene.blocks()[0].place;
+    let target = scene.blocks()[0].position;
     // Over a block with one jaw, then down.
     for _ in 0..40 {
-        let place = scene.gripper().place;
+        let place = scene.gripper().position;
         let by = |axis: usize, to: f64| to - place[axis];
         scene.step(&[by(0, target[0] + 0.04), by(1, target[1]), 0.0, 0.0, 0.0, 0.0, 1.0]).unwrap();
     }
     for _ in 0..40 {
         scene.step(&[0.0, 0.0, -0.03, 0.0, 0.0, 0.0, 1.0]).unwrap();
     }
-    assert!(scene.gripper().place[2] >= 0.04 - 1e-9, "it stands on the block");
+    assert!(scene.gripper().position[2] >= 0.04 - 1e-9, "it stands on the block");
     for _ in 0..40 {
         scene.step(&[1.0, -1.0, 0.03, 9.0, -9.0, 9.0, -3.0]).unwrap();
     }
     let gripper = scene.gripper();
-    assert_eq!((gripper.place[0], gripper.place[1], gripper.opening), (0.21, -0.19, 0.0));
-    assert!(gripper.turn.iter().all(|turn| turn.abs() <= std::f64::consts::PI));
+    assert_eq!((gripper.position[0], gripper.position[1], gripper.opening), (0.21, -0.19, 0.0));
+    assert!(gripper.rotation.iter().all(|turn| turn.abs() <= std::f64::consts::PI));
 }
 
 #[test]
 fn what_cannot_be_played_is_refused() {
     let bad = [
-        Setting { blocks: 0, ..blind() },
-        Setting { blocks: 7, ..blind() },
-        Setting { blocks: 1, job: Job::Stack, ..blind() },
-        Setting { side: 0, ..blind() },
-        Setting { side: usize::MAX, ..blind() },
+        SceneConfig { blocks: 0, ..blind() },
+        SceneConfig { blocks: 7, ..blind() },
+        SceneConfig { blocks: 1, task: TaskKind::Stack, ..blind() },
+        SceneConfig { image_size: 0, ..blind() },
+        SceneConfig { image_size: usize::MAX, ..blind() },
     ];
-    for setting in bad {
-        assert_eq!(Scene::new(0, &setting).unwrap_err().kind(), ErrorKind::Input, "{setting:?}");
+    for config in bad {
+        assert_eq!(Scene::new(0, &config).unwrap_err().kind(), ErrorKind::Input, "{config:?}");
     }
     for action in [vec![0.0; 6], vec![0.0; 8], vec![f64::NAN; 7], vec![f64::INFINITY; 7]] {
         assert_eq!(scene(0).step(&action).unwrap_err().kind(), ErrorKind::Input);
@@ -139,7 +138,7 @@ fn what_cannot_be_played_is_refused() {
 
 #[test]
 fn every_colour_is_seen() {
-    let six = Setting { blocks: 6, ..Setting::default() };
+    let six = SceneConfig { blocks: 6, ..SceneConfig::default() };
     let scene = Scene::new(2, &six).unwrap();
     let frame = scene.frame();
     for colour in Colour::ALL {

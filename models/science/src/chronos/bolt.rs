@@ -1,7 +1,7 @@
-//! Chronos-Bolt: patches of a series to quantiles of its future, in one pass of a T5.
+//! Chronos-Bolt: a T5 over patches of a series that predicts quantiles in one forward pass.
 //!
-//! Ansari et al. 2024, "Chronos: Learning the Language of Time Series"; the Bolt models follow it with patches for
-//! tokens and quantiles for samples.
+//! Ansari et al. 2024, "Chronos: Learning the Language of Time Series"; the Bolt models replace tokens
+//! by patches and samples by quantiles.
 //! Checked against chronos-forecasting `ChronosBoltPipeline`, parity cases `tests/parity/chronos`.
 //! Loads `architectures: ["ChronosBoltModelForForecasting"]`. Activations are `(series, patches, d_model)`.
 
@@ -18,15 +18,15 @@ use serde_json::Value;
 
 use super::patches::{Cut, ResidualBlock};
 
-/// The keys of `config.json` that shape the network.
+/// The keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct Config {
-    /// Those of T5.
+    /// Config of T5.
     pub t5: t5::Config,
-    /// Those of its own.
-    pub chronos_config: BoltConfig,
-    /// The row of `shared` that the decoder begins with.
+    /// Config of Chronos-Bolt.
+    pub chronos_config: ChronosBoltConfig,
+    /// Id of the token that the decoder begins with.
     pub decoder_start_token_id: u32,
 }
 
@@ -46,25 +46,25 @@ impl TryFrom<Value> for Config {
     }
 }
 
-/// What `chronos_config` says.
+/// The keys of `chronos_config`.
 #[derive(Debug, Clone, Deserialize)]
-pub struct BoltConfig {
-    /// Steps read at most.
+pub struct ChronosBoltConfig {
+    /// Context length in steps.
     pub context_length: usize,
-    /// Steps forecast at once.
+    /// Number of steps of one forecast.
     pub prediction_length: usize,
-    /// Steps of a patch.
+    /// Patch length in steps.
     pub input_patch_size: usize,
-    /// Steps from one patch to the next.
+    /// Stride of the patches in steps.
     pub input_patch_stride: usize,
-    /// The levels that were trained.
+    /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// Whether a token that holds no patch ends the context.
+    /// Whether the context ends with the [REG] token.
     #[serde(default)]
     pub use_reg_token: bool,
 }
 
-/// The row of `shared` that ends the context.
+/// Id of the [REG] token, which ends the context.
 const REG: u32 = 1;
 
 /// The network.
@@ -75,20 +75,20 @@ pub struct ChronosBolt {
     decoder: t5::Decoder,
     output_patch_embedding: ResidualBlock,
     start: u32,
-    config: BoltConfig,
+    config: ChronosBoltConfig,
 }
 
-/// What the encoder made of patches.
+/// Output of the encoder.
 pub struct Encoded {
-    /// What it was given, the token that ends the context included: `(series, patches, d_model)`.
+    /// Input embeddings with the [REG] token, `(series, patches, d_model)`.
     pub embeddings: Tensor,
-    /// Its states, of the same shape.
+    /// Hidden states, `(series, patches, d_model)`.
     pub states: Tensor,
-    /// Which of them hold a value: `(series, patches)`.
+    /// Which patches have a value, `(series, patches)`.
     pub real: Vec<Vec<bool>>,
 }
 
-impl BoltConfig {
+impl ChronosBoltConfig {
     fn check(&self) -> Result<()> {
         check_sizes(&[
             ("chronos_config.context_length", self.context_length),
@@ -103,16 +103,16 @@ impl BoltConfig {
         check_levels(&self.quantiles)
     }
 
-    /// How series are cut.
+    /// Patching of the series.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if nothing can be cut so.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an invalid patch length or stride.
     pub fn cut(&self) -> Result<Cut> {
         Cut::new(self.input_patch_size, self.input_patch_stride, false)
     }
 }
 
-/// Refuses levels that do not rise between 0 and 1.
+/// Checks that the quantile levels rise between 0 and 1.
 pub(super) fn check_levels(levels: &[f64]) -> Result<()> {
     let inside = levels.iter().all(|level| *level > 0.0 && *level < 1.0);
     match inside && levels.windows(2).all(|pair| pair[0] < pair[1]) {
@@ -154,15 +154,15 @@ impl Model for ChronosBolt {
 
 impl ChronosBolt {
     /// `chronos_config`.
-    pub fn config(&self) -> &BoltConfig {
+    pub fn config(&self) -> &ChronosBoltConfig {
         &self.config
     }
 
-    /// Reads `patches`, `(series, patches, 2 * size)`: normalised values, then which of them are known; `real`: which
-    /// patches hold a value.
+    /// Encodes `patches`, `(series, patches, 2 * size)`: normalised values, then their mask. `real` are the patches with a
+    /// value.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn encode(&self, patches: &Tensor, mut real: Vec<Vec<bool>>) -> Result<Encoded> {
         let mut embeddings = self.input_patch_embedding.forward(patches)?;
         if self.config.use_reg_token {
@@ -175,10 +175,10 @@ impl ChronosBolt {
         Ok(Encoded { embeddings, states, real })
     }
 
-    /// What follows, normalised as the series were: `(series, quantiles, prediction_length)`.
+    /// Predicts normalised quantiles, `(series, quantiles, prediction_length)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn decode(&self, encoded: &Encoded) -> Result<Tensor> {
         let series = encoded.real.len();
         let mask = Mask::full().with_padding(&encoded.real)?;
@@ -188,13 +188,13 @@ impl ChronosBolt {
         Ok(quantiles.reshape((series, self.config.quantiles.len(), self.config.prediction_length))?)
     }
 
-    /// Row `id` of the table for each of `series`: `(series, 1, d_model)`.
+    /// The embedding of token `id` for each of `series`, `(series, 1, d_model)`.
     fn rows_of(&self, id: u32, series: usize, like: &Tensor) -> Result<Tensor> {
         self.shared.forward(&Tensor::full(id, (series, 1), like.device())?)
     }
 }
 
-/// Chronos-Bolt: quantiles of a series' future in one pass.
+/// Chronos-Bolt.
 pub static FAMILY: Family = Family {
     name: "chronos-bolt",
     systems: &["TimeGPT"],
@@ -216,6 +216,6 @@ pub static FAMILY: Family = Family {
     rename: super::rename_bolt,
     inventory: |pretrained| Ok(pretrained.load::<ChronosBolt>()?.1),
     causal_lm: None,
-    open: |pretrained| Ok(Box::new(super::BoltPipeline::open(pretrained)?)),
+    open: |pretrained| Ok(Box::new(super::ChronosBoltPipeline::open(pretrained)?)),
     sample: super::bolt_sample,
 };

@@ -1,4 +1,4 @@
-//! Chronos-Bolt as a pipeline: series to quantiles of their future.
+//! Pipeline of Chronos-Bolt.
 
 use std::ops::ControlFlow;
 
@@ -14,18 +14,18 @@ use serde_json::{Value, json};
 use super::bolt::{ChronosBolt, Encoded};
 use super::patches::{Cut, Norm, join};
 use crate::quantiles;
-use crate::series::{self, Place, beside, collected, floats, host, last, mean_of, rows};
+use crate::series::{self, Place, collect, floats, host, last, left_padded, mean_of, rows};
 
-/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
-const ROWS_A_PASS: usize = 256;
+/// Batch size: enough rows for all cores, within a bounded memory.
+const BATCH_SIZE: usize = 256;
 
-/// A Chronos-Bolt.
+/// Chronos-Bolt.
 ///
 /// ```
 /// use fauna_shared::model::{Pipeline, ForecastConfig, History};
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
-/// // A network of random weights: only a config is needed.
+/// // Random weights need only a config.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::bolt::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
@@ -37,14 +37,14 @@ const ROWS_A_PASS: usize = 256;
 /// assert_eq!((forecast.mean.len(), forecast.quantiles[0].len()), (3, 3));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct BoltPipeline {
+pub struct ChronosBoltPipeline {
     network: ChronosBolt,
     cut: Cut,
     place: Place,
     card: Card,
 }
 
-/// Quantiles of the future of several series: `(series, levels, steps)`.
+/// Quantile forecasts of several series, `(series, levels, steps)`.
 struct Predictions {
     values: Vec<f32>,
     levels: usize,
@@ -52,18 +52,18 @@ struct Predictions {
 }
 
 impl Predictions {
-    /// The quantiles of one step of one series, rising with their levels if the model is sane.
+    /// The quantiles of one step of one series.
     fn at(&self, row: usize, step: usize) -> Vec<f32> {
         let start = row * self.levels * self.steps + step;
         (0..self.levels).map(|level| self.values[start + level * self.steps]).collect()
     }
 }
 
-impl BoltPipeline {
-    /// Opens a checkpoint.
+impl ChronosBoltPipeline {
+    /// Loads a checkpoint.
     ///
     /// # Errors
-    /// Whatever is wrong with config or tensors.
+    /// Errors of the config and the tensors.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<ChronosBolt>()?;
         let architecture = pretrained.architecture("ChronosBoltModelForForecasting");
@@ -77,7 +77,7 @@ impl BoltPipeline {
         &self.network
     }
 
-    /// Reads `table`, `(series, steps)`, of which the last steps count.
+    /// Encodes the last steps of `table`, `(series, steps)`.
     fn encode(&self, table: &[f32], steps: usize) -> Result<(Encoded, Vec<Norm>)> {
         let longest = self.network.config().context_length;
         let kept: Vec<f32>;
@@ -94,7 +94,7 @@ impl BoltPipeline {
         Ok((self.network.encode(&self.place.tensor(patches, shape)?, patched.real)?, patched.norms))
     }
 
-    /// `(series, levels, prediction_length)` in the units of the series.
+    /// The denormalised quantiles, `(series, levels, prediction_length)`.
     fn decode(&self, encoded: &Encoded, norms: &[Norm]) -> Result<Vec<f32>> {
         let mut values = floats(&self.network.decode(encoded)?)?;
         let each = values.len() / norms.len().max(1);
@@ -104,8 +104,8 @@ impl BoltPipeline {
         Ok(values)
     }
 
-    /// `horizon` steps after each row of `table`, `(series, steps)`, at the trained levels. Beyond `prediction_length`,
-    /// each quantile is taken for a path that is forecast in turn, and the quantiles of all paths' quantiles are told.
+    /// The trained quantiles of `horizon` steps after each row of `table`, `(series, steps)`. Beyond `prediction_length`, each
+    /// quantile is continued as a path, and the quantiles are those over the forecasts of all paths.
     fn predict(&self, table: Vec<f32>, steps: usize, horizon: usize) -> Result<Predictions> {
         let config = self.network.config();
         let (levels, length) = (config.quantiles.len(), config.prediction_length);
@@ -134,8 +134,8 @@ impl BoltPipeline {
         Ok(Predictions { values: all, levels, steps: horizon })
     }
 
-    /// The quantiles at `wanted` levels of one step: trained levels as they are, if all are; else all from the trained
-    /// ones as if these were evenly spaced, the outermost taken twice, as the reference has it.
+    /// The quantiles of one step at the levels `wanted`: as trained if all are trained levels; else interpolated from the
+    /// trained ones as if these were evenly spaced with the outermost repeated, as in the reference.
     fn quantiles(&self, trained: &[f32], wanted: &[f64]) -> Vec<f32> {
         let levels = &self.network.config().quantiles;
         let place = |level: &f64| levels.iter().position(|trained| trained == level);
@@ -147,16 +147,19 @@ impl BoltPipeline {
         quantiles::of_samples(&mut spread, wanted)
     }
 
-    /// Which of the trained levels is the median: the point forecast.
+    /// Index of the median among the trained quantiles, which is the point forecast.
     fn median(&self) -> Result<usize> {
-        self.network.config().quantiles.iter().position(|level| *level == 0.5).ok_or_else(|| {
-            self.cannot("tell a point forecast: 0.5 is none of the quantiles that it was trained for")
-        })
+        self.network
+            .config()
+            .quantiles
+            .iter()
+            .position(|level| *level == 0.5)
+            .ok_or_else(|| self.cannot("make a point forecast: 0.5 is not one of its trained quantiles"))
     }
 
     fn forward_context(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["context"])?;
-        let (table, steps) = beside(&rows(inputs, "context")?, usize::MAX);
+        let (table, steps) = left_padded(&rows(inputs, "context")?, usize::MAX);
         let (encoded, norms) = self.encode(&table, steps)?;
         let config = self.network.config();
         let shape = (norms.len(), config.quantiles.len(), config.prediction_length);
@@ -193,13 +196,13 @@ impl BoltPipeline {
         Ok(out)
     }
 
-    /// Predictions and point forecast by name, and the quantiles, `(series, steps, levels)`.
+    /// Predictions and point forecasts by name, and the quantiles, `(series, steps, levels)`.
     fn prediction(&self, context: &[Vec<f32>], options: &Value) -> Result<(Tensors, Tensor)> {
         let config = self.network.config();
         let horizon = series::count(options, "prediction_length")?.unwrap_or(config.prediction_length);
         let horizon = series::horizon(horizon)?;
         let wanted = series::levels(options, "quantile_levels")?;
-        let (table, steps) = beside(context, config.context_length);
+        let (table, steps) = left_padded(context, config.context_length);
         let predictions = self.predict(table, steps, horizon)?;
         let median = self.median()?;
         let count = context.len();
@@ -220,8 +223,8 @@ impl BoltPipeline {
     }
 }
 
-/// The quantiles at `levels` of what the paths of each series say: `made` is `(series, paths * levels, length)`, and as
-/// many levels as paths.
+/// The quantiles at `levels` over the forecasts of the paths of each series, `(series, paths * levels, length)`, with as
+/// many paths as levels.
 fn reduced(made: &[f32], paths: usize, length: usize, levels: &[f64]) -> Vec<f32> {
     let each = paths * levels.len();
     let mut out = vec![0f32; made.len() / paths.max(1)];
@@ -239,8 +242,8 @@ fn reduced(made: &[f32], paths: usize, length: usize, levels: &[f64]) -> Vec<f32
     out
 }
 
-/// Each of the rows of `table`, `(series * paths, steps)`, with what follows: `made` is `(series, levels, length)`, one
-/// path a level; what does not fit `longest` steps is left out on the left. Gives `(series * levels, …)`.
+/// Appends one path per level, `(series, levels, length)`, to the rows of `table`, `(series * paths, steps)`, cut on the
+/// left to `longest` steps. Returns `(series * levels, …)`.
 fn continued(
     table: &[f32],
     steps: usize,
@@ -262,7 +265,7 @@ fn continued(
     longer
 }
 
-impl Forecaster for BoltPipeline {
+impl Forecaster for ChronosBoltPipeline {
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
@@ -270,16 +273,16 @@ impl Forecaster for BoltPipeline {
         let median = self.median()?;
         let paths = if options.horizon > config.prediction_length { config.quantiles.len() } else { 1 };
         let mut forecasts = Vec::with_capacity(series.len());
-        for chunk in series.chunks((ROWS_A_PASS / paths).max(1)) {
+        for chunk in series.chunks((BATCH_SIZE / paths).max(1)) {
             let values: Vec<&[f32]> = chunk.iter().map(|past| &past.values[..]).collect();
-            let (table, steps) = beside(&values, config.context_length);
+            let (table, steps) = left_padded(&values, config.context_length);
             let predictions = self.predict(table, steps, options.horizon)?;
             for row in 0..chunk.len() {
                 let steps = (0..options.horizon).map(|step| {
                     let trained = predictions.at(row, step);
                     (trained[median], self.quantiles(&trained, &options.quantiles))
                 });
-                forecasts.push(collected(steps, options.quantiles.len()));
+                forecasts.push(collect(steps, options.quantiles.len()));
             }
         }
         Ok(forecasts)
@@ -294,13 +297,12 @@ impl Forecaster for BoltPipeline {
     }
 }
 
-impl Pipeline for BoltPipeline {
+impl Pipeline for ChronosBoltPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
 
-    /// `context`, `(series, steps)`, to `quantile_preds`, `(series, quantiles, prediction_length)`; and what the encoder
-    /// makes of it.
+    /// `context`, `(series, steps)`, to `quantile_preds`, `(series, quantiles, prediction_length)`, and the encoder output.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_context(inputs)
     }
@@ -313,12 +315,12 @@ impl Pipeline for BoltPipeline {
         }
     }
 
-    /// The mean of the encoder's states over the patches that hold a value.
+    /// The mean of the encoder output over the patches with a value.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let longest = self.network.config().context_length;
         series::embed(items, longest, |series| {
             let values: Vec<&[f32]> = series.iter().map(|past| &past.values[..]).collect();
-            let (table, steps) = beside(&values, longest);
+            let (table, steps) = left_padded(&values, longest);
             let (encoded, _) = self.encode(&table, steps)?;
             let patches = encoded.real[0].len() - usize::from(self.network.config().use_reg_token);
             let chosen: Vec<Vec<bool>> = encoded.real.iter().map(|row| row[..patches].to_vec()).collect();
@@ -348,7 +350,7 @@ impl Pipeline for BoltPipeline {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that uses every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "architectures": ["ChronosBoltModelForForecasting"], "chronos_pipeline_class": "ChronosBoltPipeline",

@@ -1,22 +1,22 @@
-//! Chronos and its successors: series to their future, with no training on them.
+//! Chronos and its successors: zero-shot forecasting.
 //!
-//! | | reads | tells | family |
+//! | | inputs | outputs | family |
 //! | --- | --- | --- | --- |
-//! | [`t5`], Ansari et al. 2024, arXiv 2403.07815 | values as tokens | paths, drawn | `chronos-t5` |
-//! | [`bolt`], its faster form | patches | quantiles, in one pass | `chronos-bolt` |
-//! | [`two`], Ansari et al. 2025, arXiv 2510.15821 | patches of several series | quantiles, in one pass | `chronos-2` |
+//! | [`t5`], Ansari et al. 2024, arXiv 2403.07815 | values as tokens | sampled paths | `chronos-t5` |
+//! | [`bolt`] | patches | quantiles, in one forward pass | `chronos-bolt` |
+//! | [`chronos2`], Ansari et al. 2025, arXiv 2510.15821 | patches of several series | quantiles, in one forward pass | `chronos-2` |
 //!
-//! All three call themselves `model_type: "t5"`; their class, their pipeline or the keys of their `chronos_config` tell
-//! them apart, from each other and from a T5 that reads words.
+//! All three have `model_type: "t5"`; they are distinguished, from each other and from a T5 of text, by architecture,
+//! pipeline class or the keys of `chronos_config`.
 
 pub mod bolt;
 mod bolt_pipeline;
+pub mod chronos2;
+mod chronos2_pipeline;
 pub mod patches;
 pub mod t5;
 mod t5_pipeline;
 mod tokenizer;
-pub mod two;
-mod two_pipeline;
 pub(crate) mod unroll;
 
 use fauna_shared::Result;
@@ -26,35 +26,35 @@ use fauna_shared::weights::Name;
 use fauna_text::{gpt2, t5 as text_t5};
 use serde_json::Value;
 
-pub use bolt_pipeline::BoltPipeline;
+pub use bolt_pipeline::ChronosBoltPipeline;
 pub(crate) use bolt_pipeline::sample as bolt_sample;
-pub use t5_pipeline::T5Pipeline;
+pub use chronos2_pipeline::Chronos2Pipeline;
+pub(crate) use chronos2_pipeline::sample as chronos2_sample;
+pub use t5_pipeline::ChronosPipeline;
 pub(crate) use t5_pipeline::{inventory as t5_inventory, sample as t5_sample};
 pub use tokenizer::{ChronosConfig, Context, Kind, Limits, MeanScaleUniformBins};
-pub use two_pipeline::TwoPipeline;
-pub(crate) use two_pipeline::sample as two_sample;
 
-/// What the config's types do not say of the keys: those of the network below.
+/// Keys of the config of the network below.
 pub static KEYS: Keys = Keys { parts: &[("", &text_t5::KEYS), ("", &gpt2::KEYS)], ..Keys::NONE };
 
-/// Which of the three a config is of.
+/// The three models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Generation {
     Tokens,
     Bolt,
-    Two,
+    Chronos2,
 }
 
-/// Which of the three `config` is of; none if it is of something else.
+/// The model of `config`; `None` for another.
 fn generation(config: &Value) -> Option<Generation> {
     let own = &config["chronos_config"];
     match (config["architectures"][0].as_str(), config["chronos_pipeline_class"].as_str()) {
         (Some("ChronosBoltModelForForecasting"), _) => Some(Generation::Bolt),
-        (Some("Chronos2Model"), _) => Some(Generation::Two),
+        (Some("Chronos2Model"), _) => Some(Generation::Chronos2),
         (None, Some("ChronosBoltPipeline")) => Some(Generation::Bolt),
-        (None, Some("Chronos2Pipeline")) => Some(Generation::Two),
+        (None, Some("Chronos2Pipeline")) => Some(Generation::Chronos2),
         _ if !own.is_object() => None,
-        (None, None) if own["output_patch_size"].is_number() => Some(Generation::Two),
+        (None, None) if own["output_patch_size"].is_number() => Some(Generation::Chronos2),
         (None, None) if own["input_patch_size"].is_number() => Some(Generation::Bolt),
         _ => Some(Generation::Tokens),
     }
@@ -71,12 +71,12 @@ fn layout(files: &Files, options: &LoadOptions, wanted: Generation) -> Result<Op
     Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
-/// What releases on T5 and on GPT-2 call their tensors, in the names of those families.
+/// Renames tensors of releases on T5 and GPT-2 to the names of those families.
 pub(crate) fn rename(name: &str) -> Name {
     gpt2::rename(name)
 }
 
-/// What releases of Chronos-Bolt call their tensors: those of a T5 that has more.
+/// Renames tensors of releases of Chronos-Bolt.
 pub(crate) fn rename_bolt(name: &str) -> Name {
     text_t5::rename(name)
 }
@@ -88,7 +88,7 @@ pub(crate) const TOKENS: FindLayout = |files, options| layout(files, options, Ge
 pub(crate) const BOLT: FindLayout = |files, options| layout(files, options, Generation::Bolt);
 
 /// Chronos-2.
-pub(crate) const TWO: FindLayout = |files, options| layout(files, options, Generation::Two);
+pub(crate) const CHRONOS_2: FindLayout = |files, options| layout(files, options, Generation::Chronos2);
 
 #[cfg(test)]
 mod tests {
@@ -108,10 +108,10 @@ mod tests {
             ),
             (json!({"architectures": ["GPT2LMHeadModel"], "chronos_config": {}}), Some(Generation::Tokens)),
             (json!({"architectures": ["ChronosBoltModelForForecasting"]}), Some(Generation::Bolt)),
-            (json!({"architectures": ["Chronos2Model"], "chronos_config": two}), Some(Generation::Two)),
-            (json!({"chronos_pipeline_class": "Chronos2Pipeline"}), Some(Generation::Two)),
+            (json!({"architectures": ["Chronos2Model"], "chronos_config": two}), Some(Generation::Chronos2)),
+            (json!({"chronos_pipeline_class": "Chronos2Pipeline"}), Some(Generation::Chronos2)),
             (json!({"chronos_config": bolt}), Some(Generation::Bolt)),
-            (json!({"chronos_config": two}), Some(Generation::Two)),
+            (json!({"chronos_config": two}), Some(Generation::Chronos2)),
             (json!({"chronos_config": {"n_tokens": 4096}}), Some(Generation::Tokens)),
         ] {
             assert_eq!(generation(&config), found, "{config}");

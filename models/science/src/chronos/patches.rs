@@ -1,12 +1,11 @@
-//! What Chronos-Bolt and Chronos-2 share: series normalised one by one, cut into patches, and put through a residual
-//! block on both ends.
+//! Shared by Chronos-Bolt and Chronos-2: instance normalisation, patching, and residual blocks.
 
 use candle_core::Tensor;
 use fauna_shared::nn::{Activation, Linear, add};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 
-/// Stands in for the spread of a series that does not move.
+/// The scale of a constant series.
 const NO_SPREAD: f32 = 1e-5;
 
 /// `output(activation(hidden(x))) + residual(x)`.
@@ -18,10 +17,10 @@ pub struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    /// The block at `w`.
+    /// Loads the block at `w`.
     ///
     /// # Errors
-    /// As any load.
+    /// Errors of the tensors.
     pub fn load(w: &Weights, sizes: [usize; 3], activation: Activation) -> Result<Self> {
         let [inputs, hidden, outputs] = sizes;
         Ok(Self {
@@ -32,27 +31,27 @@ impl ResidualBlock {
         })
     }
 
-    /// `x`: `(…, inputs)`; gives `(…, outputs)`.
+    /// `x` is `(…, inputs)`; returns `(…, outputs)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let hidden = self.hidden_layer.forward_then(x, self.activation)?;
         add(&self.output_layer.forward(&hidden)?, &self.residual_layer.forward(x)?)
     }
 }
 
-/// What one series is normalised by.
+/// Instance normalisation of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
-    /// Its mean.
+    /// Mean.
     pub loc: f32,
-    /// Its standard deviation, of the whole (not of a sample); never 0.
+    /// Population standard deviation; never 0.
     pub scale: f32,
 }
 
 impl Norm {
-    /// Of the values that are no gaps; 0 and 1 where all are.
+    /// The normalisation of `values` without gaps; 0 and 1 if all are gaps.
     pub fn of(values: &[f32]) -> Self {
         let known = || values.iter().filter(|value| !value.is_nan()).map(|value| f64::from(*value));
         let count = known().count() as f64;
@@ -69,47 +68,47 @@ impl Norm {
         }
     }
 
-    /// `value` in spreads from the mean; the inverse hyperbolic sine of that if `arcsinh`.
+    /// Normalises a value, followed by the inverse hyperbolic sine if `arcsinh`.
     pub fn apply(&self, value: f32, arcsinh: bool) -> f32 {
         let normed = (value - self.loc) / self.scale;
         if arcsinh { normed.asinh() } else { normed }
     }
 
-    /// What [`apply`](Norm::apply) makes `normed` of.
+    /// The inverse of [`apply`](Norm::apply).
     pub fn undo(&self, normed: f32, arcsinh: bool) -> f32 {
         let normed = if arcsinh { normed.sinh() } else { normed };
         normed * self.scale + self.loc
     }
 }
 
-/// How series are cut.
+/// Patching of series.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
-    /// Steps of a patch.
+    /// Patch length in steps.
     pub size: usize,
-    /// Steps from one patch to the next.
+    /// Stride of the patches in steps.
     pub stride: usize,
-    /// Whether values are compressed by the inverse hyperbolic sine.
+    /// Whether normalised values go through the inverse hyperbolic sine.
     pub arcsinh: bool,
 }
 
-/// Series of one length as patches.
+/// Patches of series of the same length.
 pub struct Patched {
     /// Normalised values, 0 for gaps: `(series, patches, size)`.
     pub values: Vec<f32>,
     /// 1 for a value and 0 for a gap: `(series, patches, size)`.
     pub known: Vec<f32>,
-    /// Whether a patch holds any value: `(series, patches)`.
+    /// Which patches have a value, `(series, patches)`.
     pub real: Vec<Vec<bool>>,
-    /// What each series was normalised by.
+    /// Normalisation of each series.
     pub norms: Vec<Norm>,
-    /// Patches of a series.
+    /// Number of patches per series.
     pub count: usize,
 }
 
 impl Cut {
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if nothing can be cut so.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an invalid patch length or stride.
     pub fn new(size: usize, stride: usize, arcsinh: bool) -> Result<Self> {
         fauna_shared::model::check_sizes(&[("input_patch_size", size), ("input_patch_stride", stride)])?;
         match stride <= size {
@@ -120,7 +119,7 @@ impl Cut {
         }
     }
 
-    /// `table`: `(series, steps)` of values in their own units, NaN for gaps. Filled up on the left to whole patches.
+    /// Normalises and cuts `table`, `(series, steps)`, with NaN for gaps, padded on the left to whole patches.
     pub fn patches(&self, table: &[f32], steps: usize) -> Patched {
         let series = table.len() / steps.max(1);
         let missing = steps.next_multiple_of(self.size) - steps;
@@ -152,7 +151,7 @@ impl Cut {
     }
 }
 
-/// Rows of `width` numbers of each of `parts` side by side: `(rows, parts * width)`.
+/// Concatenates the rows, of `width` numbers, of all `parts`, `(rows, parts * width)`.
 pub fn join(parts: &[&[f32]], width: usize) -> Vec<f32> {
     let rows = parts.first().map_or(0, |part| part.len() / width.max(1));
     let mut joined = Vec::with_capacity(rows * width * parts.len());

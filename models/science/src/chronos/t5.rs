@@ -1,7 +1,7 @@
-//! Chronos: a language model over the tokens of a series.
+//! Chronos: a language model over tokenized series.
 //!
 //! Ansari et al. 2024, "Chronos: Learning the Language of Time Series" (arXiv 2403.07815), section 3. The network is T5
-//! as it is, or GPT-2; paths are drawn token by token, and quantiles are those of the paths.
+//! or GPT-2; paths are sampled token by token, and quantiles are those of the paths.
 //! Checked against chronos-forecasting `ChronosPipeline`, parity cases `tests/parity/chronos`.
 //! Loads `T5ForConditionalGeneration` and `GPT2LMHeadModel` with a `chronos_config`.
 
@@ -20,18 +20,18 @@ use fauna_text::t5::{Memory, T5};
 use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::median;
 
-/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
-const ROWS_A_PASS: usize = 256;
+/// Batch size: enough rows for all cores, within a bounded memory.
+const BATCH_SIZE: usize = 256;
 
-/// The network that scores tokens.
+/// The network.
 pub enum Network {
-    /// Encoder and decoder.
+    /// T5.
     Seq2seq(Box<T5>),
-    /// A decoder alone.
+    /// GPT-2.
     Causal(Box<Gpt2>),
 }
 
-/// A Chronos: tokenizer and network.
+/// Chronos: tokenizer and network.
 pub struct Chronos {
     pub(super) network: Option<Network>,
     pub(super) tokenizer: MeanScaleUniformBins,
@@ -41,10 +41,10 @@ pub struct Chronos {
     pub(super) vocabulary: usize,
 }
 
-/// How paths are drawn.
+/// Sampling options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Paths for each series.
+    /// Number of paths per series.
     pub paths: usize,
     /// As in [`GenerationConfig`].
     pub temperature: f64,
@@ -52,14 +52,14 @@ pub struct Sampling {
     pub top_k: usize,
     /// As there.
     pub top_p: f64,
-    /// Where the random numbers start.
+    /// Seed.
     pub seed: u64,
 }
 
-/// The network that the config of `pretrained` names.
+/// Loads the network of `kind`.
 ///
 /// # Errors
-/// Whatever is wrong with config or tensors.
+/// Errors of the config and the tensors.
 pub fn load(pretrained: &Pretrained, kind: Kind) -> Result<(Network, Inventory)> {
     Ok(match kind {
         Kind::Seq2seq => {
@@ -74,7 +74,7 @@ pub fn load(pretrained: &Pretrained, kind: Kind) -> Result<(Network, Inventory)>
 }
 
 impl Chronos {
-    /// What the release recommends.
+    /// The sampling options of the release.
     pub fn sampling(&self) -> Sampling {
         let c = &self.config;
         let (temperature, top_k, top_p) = (c.temperature, c.top_k, c.top_p);
@@ -89,22 +89,21 @@ impl Chronos {
     /// The network.
     ///
     /// # Errors
-    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the tokenizer came alone.
+    /// [`NotFound`](fauna_shared::ErrorKind::NotFound) if the folder has a tokenizer alone.
     pub fn network(&self) -> Result<&Network> {
         self.network.as_ref().ok_or_else(|| {
             Error::new(
                 fauna_shared::ErrorKind::NotFound,
-                "this folder holds no weights, only a tokenizer's settings",
+                "this folder has no weights, only the settings of a tokenizer",
             )
         })
     }
 
-    /// Draws paths of `horizon` steps after each of `series`: `(series, paths, horizon)`. What is drawn for one does not
-    /// depend on the others. Beyond `prediction_length`, the median of the paths is taken for what happened, and paths
-    /// are drawn from there.
+    /// Samples paths of `horizon` steps after each of `series`, `(series, paths, horizon)`. The paths of a series do not
+    /// depend on the others. Beyond `prediction_length`, the median of the paths is appended to the series.
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for settings out of range.
+    /// [`Input`](fauna_shared::ErrorKind::Input) for options out of range.
     pub fn paths(
         &self,
         series: &[&[f32]],
@@ -112,15 +111,15 @@ impl Chronos {
         sampling: &Sampling,
     ) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut all = Vec::with_capacity(series.len());
-        for chunk in series.chunks((ROWS_A_PASS / sampling.paths.max(1)).max(1)) {
-            // All contexts of a pass are filled up to one length.
-            let (table, steps) = crate::series::beside(chunk, self.config.context_length);
+        for chunk in series.chunks((BATCH_SIZE / sampling.paths.max(1)).max(1)) {
+            // All contexts of a batch are padded to one length.
+            let (table, steps) = crate::series::left_padded(chunk, self.config.context_length);
             let mut pasts: Vec<Vec<f32>> = table.chunks_exact(steps.max(1)).map(<[f32]>::to_vec).collect();
             let mut paths = vec![vec![Vec::with_capacity(horizon); sampling.paths]; chunk.len()];
             let mut done = 0;
             while done < horizon {
                 let count = (horizon - done).min(self.config.prediction_length);
-                let drawn = self.draw(&pasts, count, done as u64 * sampling.paths as u64, sampling)?;
+                let drawn = self.sample(&pasts, count, done as u64 * sampling.paths as u64, sampling)?;
                 for ((past, paths), drawn) in pasts.iter_mut().zip(&mut paths).zip(drawn) {
                     let middle =
                         |step: usize| median(&mut drawn.iter().map(|path| path[step]).collect::<Vec<_>>());
@@ -134,8 +133,8 @@ impl Chronos {
         Ok(all)
     }
 
-    /// `count` steps of each path of each series, all of one length.
-    fn draw(
+    /// Samples `count` steps of each path of series of the same length.
+    fn sample(
         &self,
         pasts: &[Vec<f32>],
         count: usize,
@@ -161,15 +160,15 @@ impl Chronos {
             Network::Seq2seq(network) => {
                 let (states, mask) = self.encode(network, &contexts)?;
                 let memory = network.decoder.memory(&states, &mask)?;
-                let writer = Writer { network, memory, paths: s.paths, device: &self.device };
-                generate::generate(&writer, &vec![[self.start]; rows], &options, &mut each)?
+                let decoder = Seq2seqDecoder { network, memory, paths: s.paths, device: &self.device };
+                generate::generate(&decoder, &vec![[self.start]; rows], &options, &mut each)?
             }
             Network::Causal(network) => {
                 let repeated = || contexts.iter().flat_map(|context| std::iter::repeat_n(context, s.paths));
                 let real: Vec<Vec<bool>> = repeated().map(|context| context.real.clone()).collect();
                 let prompts: Vec<&[u32]> = repeated().map(|context| &context.ids[..]).collect();
-                let continuer = Continuer { network, real, paths: s.paths, device: &self.device };
-                generate::generate(&continuer, &prompts, &options, &mut each)?
+                let decoder = CausalDecoder { network, real, paths: s.paths, device: &self.device };
+                generate::generate(&decoder, &prompts, &options, &mut each)?
             }
         };
         let value =
@@ -178,7 +177,7 @@ impl Chronos {
         Ok(values.chunks(s.paths).map(<[Vec<f32>]>::to_vec).collect())
     }
 
-    /// The encoder's states of contexts of one length, `(series, tokens, d_model)`, and which of them are no gaps.
+    /// The encoder output of contexts of the same length, `(series, tokens, d_model)`, and their mask.
     pub(super) fn encode(&self, network: &T5, contexts: &[Context]) -> Result<(Tensor, Mask)> {
         let real: Vec<Vec<bool>> = contexts.iter().map(|context| context.real.clone()).collect();
         let mask = Mask::full().with_padding(&real)?;
@@ -189,15 +188,15 @@ impl Chronos {
     }
 }
 
-/// A decoder and what it has read: one row for each series, which all its paths share.
-struct Writer<'a> {
+/// The decoder of T5 with the encoder output of each series, which its paths share.
+struct Seq2seqDecoder<'a> {
     network: &'a T5,
     memory: Memory,
     paths: usize,
     device: &'a Device,
 }
 
-impl generate::Decoder for Writer<'_> {
+impl generate::Decoder for Seq2seqDecoder<'_> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
@@ -220,15 +219,15 @@ impl generate::Decoder for Writer<'_> {
     }
 }
 
-/// A decoder alone: one row for each path, whose gaps no token sees and no position counts.
-struct Continuer<'a> {
+/// GPT-2 with one row per path; gaps are masked and have no position.
+struct CausalDecoder<'a> {
     network: &'a Gpt2,
     real: Vec<Vec<bool>>,
     paths: usize,
     device: &'a Device,
 }
 
-impl generate::Decoder for Continuer<'_> {
+impl generate::Decoder for CausalDecoder<'_> {
     type Cache = Cache;
 
     fn cache(&self, _rows: usize, capacity: usize) -> Result<Cache> {
@@ -239,8 +238,9 @@ impl generate::Decoder for Continuer<'_> {
         let (past, keys) = (tokens.past(), tokens.past() + tokens.sequence_length());
         let mut real = self.real.clone();
         real.iter_mut().for_each(|row| row.resize(keys, true));
-        let positions =
-            Positions::rows(&real.iter().map(|row| counted(row)[past..].to_vec()).collect::<Vec<_>>())?;
+        let positions = Positions::rows(
+            &real.iter().map(|row| positions_without_gaps(row)[past..].to_vec()).collect::<Vec<_>>(),
+        )?;
         let mask = Mask::causal().with_padding(&real)?;
         let ids = tokens.tensor(self.device)?;
         let step = Step { positions: &positions, mask: &mask, token_type_ids: None };
@@ -258,8 +258,8 @@ impl generate::Decoder for Continuer<'_> {
     }
 }
 
-/// The position of each token among those that are no gaps; of a gap, that of the one before it, or 0.
-fn counted(real: &[bool]) -> Vec<u32> {
+/// The position of each token, not counting gaps; a gap has that of the token before it, or 0.
+fn positions_without_gaps(real: &[bool]) -> Vec<u32> {
     let mut count = 0u32;
     let mut position = |real: &bool| {
         count += u32::from(*real);
@@ -269,10 +269,10 @@ fn counted(real: &[bool]) -> Vec<u32> {
 }
 
 fn no_head() -> Error {
-    Error::unsupported("the network has no output head, so nothing can be drawn from it")
+    Error::unsupported("the network has no language-model head to sample from")
 }
 
-/// The logits of a decoder alone for `ids`, `(rows, time)`, whose positions count from 0 and of which `real` are seen.
+/// The logits of GPT-2 for `ids`, `(batch, sequence)`, with the attention mask `real`.
 ///
 /// # Errors
 /// [`Input`](fauna_shared::ErrorKind::Input) if there are more tokens than positions.
@@ -292,13 +292,13 @@ pub(super) fn causal_logits(network: &Gpt2, ids: &Tensor, real: &[Vec<bool>]) ->
     network.logits(&hidden)?.ok_or_else(no_head)
 }
 
-/// Whole numbers as the tensors of a reference.
+/// An int64 tensor.
 pub(super) fn integers(values: Vec<i64>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     let shape: candle_core::Shape = shape.into();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(DType::I64)?)
 }
 
-/// Chronos on T5, or on GPT-2: paths of a series' future, drawn token by token.
+/// Chronos on T5 or GPT-2.
 pub static FAMILY: Family = Family {
     name: "chronos-t5",
     systems: &["TimeGPT"],
@@ -321,7 +321,7 @@ pub static FAMILY: Family = Family {
     rename: super::rename,
     inventory: super::t5_inventory,
     causal_lm: None,
-    open: |pretrained| Ok(Box::new(super::T5Pipeline::open(pretrained)?)),
+    open: |pretrained| Ok(Box::new(super::ChronosPipeline::open(pretrained)?)),
     sample: super::t5_sample,
 };
 
@@ -331,6 +331,6 @@ mod tests {
 
     #[test]
     fn gaps_are_not_counted() {
-        assert_eq!(counted(&[false, true, false, true, true]), [0, 0, 0, 1, 2]);
+        assert_eq!(positions_without_gaps(&[false, true, false, true, true]), [0, 0, 0, 1, 2]);
     }
 }

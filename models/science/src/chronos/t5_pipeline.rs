@@ -1,4 +1,4 @@
-//! Chronos as a pipeline: series to paths of their future.
+//! Pipeline of Chronos.
 
 use std::ops::ControlFlow;
 
@@ -17,21 +17,21 @@ use serde_json::{Value, json};
 use super::t5::{Chronos, Network, Sampling, causal_logits, integers, load};
 use super::tokenizer::{ChronosConfig, Context, Kind, MeanScaleUniformBins};
 use crate::quantiles::of_samples;
-use crate::series::{self, Place, beside, collected, host, mean_of, rows};
+use crate::series::{self, Place, collect, host, left_padded, mean_of, rows};
 
-/// What `forward` reads.
+/// Inputs of `forward`.
 const INPUTS: [&str; 4] = ["context", "input_ids", "attention_mask", "decoder_input_ids"];
 
-/// The most paths drawn for one series.
-const MOST_PATHS: usize = 10_000;
+/// Maximum number of paths per series.
+const MAX_PATHS: usize = 10_000;
 
-/// A Chronos.
+/// Chronos.
 ///
 /// ```
 /// use fauna_shared::model::{Pipeline, ForecastConfig, History};
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
-/// // A network of random weights: only a config is needed.
+/// // Random weights need only a config.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::t5::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
@@ -43,14 +43,14 @@ const MOST_PATHS: usize = 10_000;
 /// assert!(forecast.quantiles[0][0] <= forecast.quantiles[2][0]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct T5Pipeline {
+pub struct ChronosPipeline {
     chronos: Chronos,
     card: Card,
 }
 
-/// Walks the tensors: what a checkpoint of its config holds. A tokenizer alone holds none.
+/// The tensors of a checkpoint of its config; none of a tokenizer alone.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
-    match is_alone(pretrained) {
+    match is_tokenizer_alone(pretrained) {
         true => pretrained.weights.finish(),
         false => Ok(load(pretrained, config(pretrained)?.model_type)?.1),
     }
@@ -61,21 +61,21 @@ fn config(pretrained: &Pretrained) -> Result<ChronosConfig> {
         .map_err(|error| pretrained.config_error(format!("chronos_config: {error}")))
 }
 
-/// Whether the settings of the tokenizer are all there is.
-fn is_alone(pretrained: &Pretrained) -> bool {
+/// Whether the folder has a tokenizer alone.
+fn is_tokenizer_alone(pretrained: &Pretrained) -> bool {
     let wants = pretrained.weights.is_meta() || pretrained.options.random_weights.is_some();
     !wants && pretrained.checkpoint.is_none()
 }
 
-impl T5Pipeline {
-    /// Opens a checkpoint, or a tokenizer alone.
+impl ChronosPipeline {
+    /// Loads a checkpoint, or a tokenizer alone.
     ///
     /// # Errors
-    /// Whatever is wrong with config or tensors.
+    /// Errors of the config and the tensors.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let own = config(pretrained)?;
         let tokenizer = MeanScaleUniformBins::new(&own)?;
-        let (network, inventory) = match is_alone(pretrained) {
+        let (network, inventory) = match is_tokenizer_alone(pretrained) {
             true => (None, pretrained.weights.finish()?),
             false => {
                 let (network, inventory) = load(pretrained, own.model_type)?;
@@ -95,7 +95,7 @@ impl T5Pipeline {
         let mut card = pretrained.card(&architecture, &inventory);
         card.context = Some(own.context_length);
         if own.model_type == Kind::Causal {
-            // There is no encoder to tell a vector.
+            // Embeddings are those of the encoder.
             card.outputs = vec![Modality::Series];
         }
         let device = Place::of(pretrained).device().clone();
@@ -108,18 +108,18 @@ impl T5Pipeline {
         &self.chronos
     }
 
-    /// The tokens of `context`, filled up to one length.
-    fn tokenised(&self, context: &[Vec<f32>]) -> Vec<Context> {
-        let (table, steps) = beside(context, self.chronos.config.context_length);
+    /// Tokenizes `context`, padded to one length.
+    fn tokenize(&self, context: &[Vec<f32>]) -> Vec<Context> {
+        let (table, steps) = left_padded(context, self.chronos.config.context_length);
         table.chunks_exact(steps.max(1)).map(|row| self.chronos.tokenizer.encode(row)).collect()
     }
 
-    /// `token_ids`, `attention_mask` and `scale` of `context`, the bins, and the values of the tokens in the input that
-    /// `options.decode` names.
+    /// `token_ids`, `attention_mask` and `scale` of `context`, the bins, and the values of the token ids in the input named by
+    /// the option `decode`.
     fn encode(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         let decoded = options["decode"].as_str();
         only_known(inputs, &["context", decoded.unwrap_or("context")])?;
-        let contexts = self.tokenised(&rows(inputs, "context")?);
+        let contexts = self.tokenize(&rows(inputs, "context")?);
         let shape = (contexts.len(), contexts[0].ids.len());
         let ids = contexts.iter().flat_map(|context| context.ids.iter().map(|id| i64::from(*id)));
         let real = contexts.iter().flat_map(|context| context.real.iter().map(|real| i64::from(*real)));
@@ -139,7 +139,7 @@ impl T5Pipeline {
             let samples = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
             if samples.rank() != 3 || samples.dims()[0] != contexts.len() {
                 return Err(Error::input(format!(
-                    "{name} are {:?}, wanted (series, samples, steps) of {} series",
+                    "{name} are {:?}, expected (series, samples, steps) of {} series",
                     samples.dims(),
                     contexts.len()
                 )));
@@ -161,7 +161,9 @@ impl T5Pipeline {
             let made = self.encode(&Tensors::from([("context".to_string(), context)]), &Value::Null)?;
             for (name, made_as) in [("input_ids", "token_ids"), ("attention_mask", "attention_mask")] {
                 if inputs.insert(name.into(), made[made_as].clone()).is_some() {
-                    return Err(Error::input(format!("{name} are given, and context too, which makes them")));
+                    return Err(Error::input(format!(
+                        "{name} and context are given; context is tokenized to {name}"
+                    )));
                 }
             }
         }
@@ -180,7 +182,8 @@ impl T5Pipeline {
                     false => Tensor::full(chronos.start, (real.len(), 1), ids.device())?,
                 };
                 if written.dim(0)? != real.len() {
-                    let message = format!("{} rows to read and {} to write", real.len(), written.dim(0)?);
+                    let message =
+                        format!("the encoder has {} sequences, the decoder {}", real.len(), written.dim(0)?);
                     return Err(Error::input(message));
                 }
                 let memory = network.decoder.memory(&states, &mask)?;
@@ -198,11 +201,11 @@ impl T5Pipeline {
         }
     }
 
-    /// The token ids of the input `name`, `(rows, time)`, and which of them are seen.
+    /// The token ids of the input `name`, `(batch, sequence)`, and their attention mask.
     fn ids(&self, inputs: &Tensors, name: &str, mask: Option<&str>) -> Result<(Tensor, Vec<Vec<bool>>)> {
         let ids = inputs.get(name).ok_or_else(|| Error::input(format!("{name} are missing")))?;
         if ids.rank() != 2 || ids.elem_count() == 0 {
-            return Err(Error::input(format!("{name} are {:?}, wanted (rows, time)", ids.dims())));
+            return Err(Error::input(format!("{name} are {:?}, expected (batch, sequence)", ids.dims())));
         }
         let mask = match mask.and_then(|mask| inputs.get(mask)) {
             Some(mask) if mask.dims() != ids.dims() => {
@@ -219,7 +222,7 @@ impl T5Pipeline {
         Ok((words::checked_ids(ids, Some(&mask), vocabulary, device)?, words::real_tokens(&mask)?))
     }
 
-    /// What `options` say of sampling, and the release where they say nothing.
+    /// The sampling options, by default those of the release.
     fn sampling(&self, options: &Value) -> Result<Sampling> {
         let own = self.chronos.sampling();
         let sampling = Sampling {
@@ -260,7 +263,7 @@ impl T5Pipeline {
     }
 }
 
-/// Mean and quantiles of all paths at one step.
+/// Mean and quantiles over the paths at one step.
 fn summary(paths: &[Vec<f32>], step: usize, levels: &[f64]) -> (f32, Vec<f32>) {
     let mut samples: Vec<f32> = paths.iter().map(|path| path[step]).collect();
     let mean = samples.iter().map(|value| f64::from(*value)).sum::<f64>() / samples.len() as f64;
@@ -268,13 +271,13 @@ fn summary(paths: &[Vec<f32>], step: usize, levels: &[f64]) -> (f32, Vec<f32>) {
 }
 
 fn check_paths(paths: usize) -> Result<()> {
-    match (1..=MOST_PATHS).contains(&paths) {
+    match (1..=MAX_PATHS).contains(&paths) {
         true => Ok(()),
-        false => Err(Error::input(format!("samples must be 1 to {MOST_PATHS}, got {paths}"))),
+        false => Err(Error::input(format!("samples must be 1 to {MAX_PATHS}, got {paths}"))),
     }
 }
 
-impl Forecaster for T5Pipeline {
+impl Forecaster for ChronosPipeline {
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
@@ -285,7 +288,7 @@ impl Forecaster for T5Pipeline {
         let all = self.chronos.paths(&values, options.horizon, &sampling)?;
         let forecast = |paths: Vec<Vec<f32>>| {
             let steps = (0..options.horizon).map(|step| summary(&paths, step, &options.quantiles));
-            collected(steps, options.quantiles.len())
+            collect(steps, options.quantiles.len())
         };
         Ok(all.into_iter().map(forecast).collect())
     }
@@ -295,13 +298,13 @@ impl Forecaster for T5Pipeline {
     }
 }
 
-impl Pipeline for T5Pipeline {
+impl Pipeline for ChronosPipeline {
     fn card(&self) -> &Card {
         &self.card
     }
 
-    /// The network's `logits` for `input_ids`, or for the tokens of `context`, `(series, steps)`; of T5, the decoder's
-    /// for `decoder_input_ids`, or for the first token where there are none.
+    /// The `logits`, `(batch, sequence, vocab_size)`, for `input_ids` or the tokens of `context`, `(series, steps)`; of T5,
+    /// those of the decoder for `decoder_input_ids`, by default the start token.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_ids(inputs)
     }
@@ -315,14 +318,14 @@ impl Pipeline for T5Pipeline {
         }
     }
 
-    /// The mean of the encoder's states over the tokens of known values.
+    /// The mean of the encoder output over the tokens that are not gaps.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let Network::Seq2seq(network) = self.chronos.network()? else {
             return Err(self.cannot("embed: it has no encoder"));
         };
         series::embed(items, self.chronos.config.context_length, |series| {
             let values: Vec<Vec<f32>> = series.iter().map(|past| past.values.clone()).collect();
-            let contexts = self.tokenised(&values);
+            let contexts = self.tokenize(&values);
             let (states, _) = self.chronos.encode(network, &contexts)?;
             let end = usize::from(self.chronos.config.use_eos_token);
             let known = |context: &Context| context.real[..context.real.len() - end].to_vec();
@@ -352,7 +355,7 @@ impl Pipeline for T5Pipeline {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that uses every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": true,

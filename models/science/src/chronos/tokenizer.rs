@@ -4,33 +4,33 @@ use fauna_shared::model::check_sizes;
 use fauna_shared::{Error, Result};
 use serde::Deserialize;
 
-/// The most tokens that are made: sixteen times as many as any release has.
-const MOST_TOKENS: usize = 1 << 16;
+/// Maximum vocabulary size; releases have a sixteenth.
+const MAX_TOKENS: usize = 1 << 16;
 
-/// What `chronos_config` says of tokens and of sampling.
+/// The keys of `chronos_config` of tokenizer and sampling.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ChronosConfig {
-    /// Only `MeanScaleUniformBins` is implemented.
+    /// Class of the tokenizer; only `MeanScaleUniformBins` is implemented.
     pub tokenizer_class: String,
-    /// Its own settings.
+    /// Settings of the tokenizer.
     pub tokenizer_kwargs: Limits,
-    /// Steps read at most.
+    /// Context length in steps.
     pub context_length: usize,
-    /// Steps forecast at once.
+    /// Number of steps of one forecast.
     pub prediction_length: usize,
-    /// Tokens, special ones included.
+    /// Vocabulary size, with special tokens.
     pub n_tokens: usize,
-    /// Special tokens, which come first.
+    /// Number of special tokens, which come first.
     pub n_special_tokens: usize,
-    /// The token of a gap.
+    /// Id of the padding token, which stands for gaps.
     pub pad_token_id: u32,
-    /// The token of the end.
+    /// Id of the end token.
     pub eos_token_id: u32,
-    /// Whether the context ends with it.
+    /// Whether the context ends with the end token.
     pub use_eos_token: bool,
-    /// Encoder and decoder, or decoder alone.
+    /// Kind of the network.
     pub model_type: Kind,
-    /// Paths drawn.
+    /// Number of sample paths.
     pub num_samples: usize,
     /// As in [`GenerationConfig`](fauna_shared::generate::GenerationConfig).
     pub temperature: f64,
@@ -40,26 +40,26 @@ pub struct ChronosConfig {
     pub top_p: f64,
 }
 
-/// The centres of the first and the last bin, in scales.
+/// Centres of the first and the last bin, in units of the scale.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Limits {
-    /// Of the first.
+    /// Centre of the first bin.
     pub low_limit: f64,
-    /// Of the last.
+    /// Centre of the last bin.
     pub high_limit: f64,
 }
 
-/// What reads the tokens.
+/// Kind of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A T5.
+    /// Encoder and decoder: T5.
     Seq2seq,
-    /// A GPT-2, whose context has no end token.
+    /// Decoder: GPT-2, whose context has no end token.
     Causal,
 }
 
-/// Divides a series by the mean of its absolute values and sorts what results into bins of one width.
+/// Scales a series by the mean of its absolute values and quantises it into uniform bins.
 ///
 /// ```
 /// use fauna_science::chronos::{ChronosConfig, MeanScaleUniformBins};
@@ -88,20 +88,20 @@ pub struct MeanScaleUniformBins {
     longest: usize,
 }
 
-/// A series as tokens.
+/// A tokenized series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Context {
-    /// The tokens, a gap being the padding token; the end token last, if there is one.
+    /// Token ids, with the padding token for gaps, and the end token if there is one.
     pub ids: Vec<u32>,
-    /// Which of them are no gaps.
+    /// Which tokens are not gaps (the attention mask).
     pub real: Vec<bool>,
-    /// What values were divided by.
+    /// Scale by which the values were divided.
     pub scale: f32,
 }
 
 impl MeanScaleUniformBins {
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for another class, or sizes that make no bins.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for another class or invalid bins.
     pub fn new(config: &ChronosConfig) -> Result<Self> {
         let c = config;
         if c.tokenizer_class != "MeanScaleUniformBins" {
@@ -118,16 +118,16 @@ impl MeanScaleUniformBins {
         ])?;
         let bins =
             c.n_tokens.checked_sub(c.n_special_tokens).and_then(|n| n.checked_sub(1)).filter(|n| *n >= 2);
-        let bins = bins.filter(|_| c.n_tokens <= MOST_TOKENS).ok_or_else(|| {
+        let bins = bins.filter(|_| c.n_tokens <= MAX_TOKENS).ok_or_else(|| {
             Error::unsupported(format!(
                 "n_tokens {} with n_special_tokens {}",
                 c.n_tokens, c.n_special_tokens
             ))
-            .hint(format!("two bins are wanted at least, and {MOST_TOKENS} tokens at most"))
+            .hint(format!("at least two bins and at most {MAX_TOKENS} tokens are supported"))
         })?;
         if [c.pad_token_id, c.eos_token_id].iter().any(|id| *id as usize >= c.n_special_tokens) {
             return Err(Error::unsupported(format!(
-                "pad_token_id {} or eos_token_id {} is none of the {} special tokens",
+                "pad_token_id {} or eos_token_id {} is not one of the {} special tokens",
                 c.pad_token_id, c.eos_token_id, c.n_special_tokens
             )));
         }
@@ -135,7 +135,7 @@ impl MeanScaleUniformBins {
         if !(low < high && (high - low).is_finite()) {
             return Err(Error::unsupported(format!("bins from {low} to {high}")));
         }
-        let centers = evenly(low as f32, high as f32, bins);
+        let centers = linspace(low as f32, high as f32, bins);
         let middles = centers.windows(2).map(|pair| (pair[1] + pair[0]) / 2.0);
         let boundaries = [-1e20].into_iter().chain(middles).chain([1e20]).collect();
         Ok(Self {
@@ -149,8 +149,7 @@ impl MeanScaleUniformBins {
         })
     }
 
-    /// The tokens of the last steps of `values` (as many as are read at most); NaN is a gap. The scale of a series
-    /// without a value other than 0 is 1.
+    /// Tokenizes the last `context_length` values; NaN is a gap. The scale of a series without a value other than 0 is 1.
     pub fn encode(&self, values: &[f32]) -> Context {
         let values = crate::series::last(values, self.longest);
         let known = || values.iter().filter(|value| !value.is_nan());
@@ -177,19 +176,19 @@ impl MeanScaleUniformBins {
         ids.iter().map(value).collect()
     }
 
-    /// The centres of the bins, in scales, rising.
+    /// Centres of the bins in units of the scale, rising.
     pub fn centers(&self) -> &[f32] {
         &self.centers
     }
 
-    /// The borders of the bins, in scales, rising; the outermost are ±10²⁰.
+    /// Boundaries of the bins in units of the scale, rising; the outermost are ±10²⁰.
     pub fn boundaries(&self) -> &[f32] {
         &self.boundaries
     }
 }
 
-/// `count` numbers from `low` to `high` as PyTorch spaces them: counted from the nearer end, rounded once.
-fn evenly(low: f32, high: f32, count: usize) -> Vec<f32> {
+/// `torch.linspace`: `count` numbers from `low` to `high`, each counted from the nearer end.
+fn linspace(low: f32, high: f32, count: usize) -> Vec<f32> {
     let step = (high - low) / (count - 1) as f32;
     let number = |i: usize| match i < count / 2 {
         true => step.mul_add(i as f32, low),
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn values_beyond_the_bins_take_the_outermost() {
+    fn values_beyond_the_bins_are_in_the_outermost() {
         let tokenizer = MeanScaleUniformBins::new(&config(|_| {})).unwrap();
         assert_eq!(tokenizer.centers().len(), 4093);
         // The scale is 0.25, so the outlier is beyond 15 scales on either side only with a longer quiet past.
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_steps_are_read() {
+    fn only_the_context_length_is_read() {
         let tokenizer = MeanScaleUniformBins::new(&config(|_| {})).unwrap();
         let long = tokenizer.encode(&[900.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!(long, tokenizer.encode(&[1.0, 2.0, 3.0, 4.0, 5.0]));
@@ -235,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn a_decoder_alone_reads_no_end_token() {
+    fn the_context_of_a_decoder_has_no_end_token() {
         let tokenizer = MeanScaleUniformBins::new(&config(|c| c["model_type"] = json!("causal"))).unwrap();
         assert_eq!(tokenizer.encode(&[1.0, f32::NAN]).real, [true, false]);
     }
 
     #[test]
-    fn what_has_no_value_is_scaled_by_one() {
+    fn the_scale_without_values_is_one() {
         let tokenizer = MeanScaleUniformBins::new(&config(|_| {})).unwrap();
         assert_eq!(tokenizer.encode(&[0.0, 0.0]).scale, 1.0);
         assert_eq!(tokenizer.encode(&[f32::NAN]).scale, 1.0);
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_bins_is_refused() {
+    fn invalid_bins_are_refused() {
         for (key, value) in [
             ("n_tokens", json!(4)),
             ("n_tokens", json!(0)),

@@ -1,25 +1,25 @@
-//! Forecasts of Chronos-2 beyond what one pass tells: quantiles become paths, and the paths are forecast in turn.
+//! Forecasts of Chronos-2 beyond one forward pass: quantiles are continued as paths.
 
 use fauna_shared::Result;
 
-use crate::quantiles::{between_levels, masses, of_weighted};
+use crate::quantiles::{interpolate_quantiles, level_masses, of_weighted_samples};
 use crate::series::last;
 
-/// The levels that become paths.
+/// Levels of the quantiles that are continued as paths.
 const PATHS: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
-/// Series that are forecast together.
+/// A batch of series.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Their pasts, `(rows, steps)`; NaN for gaps.
+    /// Past values, `(rows, steps)`; NaN for gaps.
     pub past: Vec<f32>,
-    /// Steps of each.
+    /// Number of past steps.
     pub steps: usize,
-    /// What is known of their futures, `(rows, known)`; NaN for what is not.
+    /// Known future values, `(rows, known)`; NaN for unknown ones.
     pub future: Vec<f32>,
-    /// Steps of each.
+    /// Number of future steps.
     pub known: usize,
-    /// One number a row; those of one number see each other.
+    /// Group id per row; rows of one group attend to each other.
     pub groups: Vec<i64>,
 }
 
@@ -28,8 +28,8 @@ impl Batch {
         self.groups.len()
     }
 
-    /// What is known of the first `count` steps to come, NaN for what is not: `(rows, count)`.
-    pub fn ahead(&self, count: usize) -> Vec<f32> {
+    /// Known values of the next `count` steps, NaN for unknown ones, `(rows, count)`.
+    pub fn known_future(&self, count: usize) -> Vec<f32> {
         let at = |row: usize, step: usize| match step < self.known {
             true => self.future[row * self.known + step],
             false => f32::NAN,
@@ -37,8 +37,8 @@ impl Batch {
         (0..self.rows()).flat_map(|row| (0..count).map(move |step| at(row, step))).collect()
     }
 
-    /// Every row once for each path; paths of one level of one group see each other.
-    fn spread(&self) -> Self {
+    /// Repeats every row for each path; paths of the same level of a group form a group.
+    fn repeat_for_paths(&self) -> Self {
         let paths = PATHS.len();
         let repeat = |values: &[f32], each: usize| -> Vec<f32> {
             match each {
@@ -59,9 +59,9 @@ impl Batch {
         }
     }
 
-    /// The batch `count` steps later: `told`, `(rows, count)`, has happened, save where the future was known.
-    fn later(&self, told: &[f32], count: usize, longest: usize) -> Self {
-        let known = self.ahead(count);
+    /// Appends `count` forecast steps, `(rows, count)`, to the past, except where the future is known.
+    fn extend_past(&self, told: &[f32], count: usize, longest: usize) -> Self {
+        let known = self.known_future(count);
         let mut past = Vec::with_capacity((self.steps + count).min(longest) * self.rows());
         let mut row = Vec::with_capacity(self.steps + count);
         for i in 0..self.rows() {
@@ -86,16 +86,16 @@ impl Batch {
     }
 }
 
-/// How far one pass reaches.
+/// Limits of one forward pass.
 #[derive(Debug, Clone)]
 pub struct Reach<'a> {
-    /// The levels it tells.
+    /// Levels of the trained quantiles.
     pub levels: &'a [f64],
-    /// Steps of a patch.
+    /// Patch length in steps.
     pub patch: usize,
-    /// Patches of one pass at most.
+    /// Maximum number of output patches.
     pub patches: usize,
-    /// Steps read at most.
+    /// Context length in steps.
     pub context: usize,
 }
 
@@ -105,11 +105,11 @@ impl Reach<'_> {
     }
 }
 
-/// `horizon` steps after each row of `batch`, `(rows, levels, horizon)`. `pass` gives `(rows, levels, patches * patch)`
-/// for a batch and a number of patches.
+/// The quantiles of `horizon` steps after each row of `batch`, `(rows, levels, horizon)`. `pass` is the forward pass of a
+/// batch for a number of patches, `(rows, levels, patches * patch)`.
 ///
-/// Beyond one pass, nine quantiles of each row are taken for what happens, as nine paths; each tells quantiles of what
-/// follows, and of all of these, weighted by the probability that both levels stand for, the quantiles are told.
+/// Beyond one forward pass, nine quantiles of each row are appended to the row as nine paths; the quantiles of the next
+/// steps are those of all forecasts of the paths, weighted by the probability masses of both levels.
 pub fn unrolled(
     batch: &Batch,
     horizon: usize,
@@ -133,14 +133,18 @@ pub fn unrolled(
         }
         done += kept;
         if done < horizon {
-            let spread = paths.unwrap_or_else(|| batch.spread());
-            paths = Some(spread.later(&path_values(&told, rows, count, reach.levels), count, reach.context));
+            let spread = paths.unwrap_or_else(|| batch.repeat_for_paths());
+            paths = Some(spread.extend_past(
+                &path_values(&told, rows, count, reach.levels),
+                count,
+                reach.context,
+            ));
         }
     }
     Ok(all)
 }
 
-/// The quantiles that become paths, `(rows * paths, count)`, of `told`, `(rows, levels, count)`.
+/// The quantiles that are continued as paths, `(rows * paths, count)`, of `told`, `(rows, levels, count)`.
 fn path_values(told: &[f32], rows: usize, count: usize, levels: &[f64]) -> Vec<f32> {
     let narrow: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
     let mut out = vec![0f32; rows * PATHS.len() * count];
@@ -149,7 +153,7 @@ fn path_values(told: &[f32], rows: usize, count: usize, levels: &[f64]) -> Vec<f
         for step in 0..count {
             let at = |level: usize| told[(row * levels.len() + level) * count + step];
             values.iter_mut().enumerate().for_each(|(level, value)| *value = at(level));
-            for (path, value) in between_levels(&narrow, &values, &PATHS).into_iter().enumerate() {
+            for (path, value) in interpolate_quantiles(&narrow, &values, &PATHS).into_iter().enumerate() {
                 out[(row * PATHS.len() + path) * count + step] = value;
             }
         }
@@ -157,9 +161,9 @@ fn path_values(told: &[f32], rows: usize, count: usize, levels: &[f64]) -> Vec<f
     out
 }
 
-/// The quantiles of all paths' quantiles: `made` is `(rows * paths, levels, count)`, the answer `(rows, levels, count)`.
+/// The quantiles over the paths, `(rows, levels, count)`, of `made`, `(rows * paths, levels, count)`.
 fn reduced(made: &[f32], rows: usize, count: usize, levels: &[f64]) -> Vec<f32> {
-    let (outer, inner) = (masses(&PATHS), masses(levels));
+    let (outer, inner) = (level_masses(&PATHS), level_masses(levels));
     let weights: Vec<f32> =
         outer.iter().flat_map(|path| inner.iter().map(move |level| path * level)).collect();
     let mut out = vec![0f32; rows * levels.len() * count];
@@ -169,7 +173,7 @@ fn reduced(made: &[f32], rows: usize, count: usize, levels: &[f64]) -> Vec<f32> 
             let at = |sample: usize| made[(row * weights.len() + sample) * count + step];
             samples.clear();
             samples.extend(weights.iter().enumerate().map(|(i, weight)| (*weight, at(i))));
-            for (level, value) in of_weighted(&mut samples, levels).into_iter().enumerate() {
+            for (level, value) in of_weighted_samples(&mut samples, levels).into_iter().enumerate() {
                 out[(row * levels.len() + level) * count + step] = value;
             }
         }
@@ -218,17 +222,17 @@ mod tests {
 
     #[test]
     fn what_is_known_happens_and_what_is_not_is_told() {
-        let spread = batch().spread();
+        let spread = batch().repeat_for_paths();
         assert_eq!((spread.past.len(), spread.future.len()), (54, 90));
         assert_eq!(spread.groups[..3], [36, 37, 38]);
         assert_eq!(spread.groups[..9], spread.groups[9..], "paths of one level see each other");
         let told: Vec<f32> = (0..18 * 4).map(|i| 100.0 + i as f32).collect();
-        let later = spread.later(&told, 4, 5);
+        let later = spread.extend_past(&told, 4, 5);
         assert_eq!((later.steps, later.known), (5, 1));
         assert_eq!(later.past[..5], [2.0, 100.0, 101.0, 102.0, 103.0]);
         assert_eq!(later.past[9 * 5..10 * 5], [5.0, 7.0, 8.0, 9.0, 10.0]);
-        assert_eq!((later.future[9], later.ahead(2)[18]), (11.0, 11.0));
-        assert!(later.ahead(2)[19].is_nan());
+        assert_eq!((later.future[9], later.known_future(2)[18]), (11.0, 11.0));
+        assert!(later.known_future(2)[19].is_nan());
     }
 
     #[test]

@@ -1,43 +1,45 @@
-//! Charges that attract and repel each other, without an end: directly in a molecule, by Ewald's sums in a crystal.
+//! Electrostatics of latent charges: the direct sum for a molecule, the Ewald sum for a crystal.
 //!
-//! The network gives the charges, and its own way back takes the potentials of them; what follows from the positions at
-//! fixed charges is worked out here.
+//! The gradient by the charges is backpropagated through the network; the forces and the stress at fixed charges are
+//! computed here.
 
 use fauna_shared::{Error, Result};
 
 use super::Structure;
 use fauna_atoms::cell::{self, Matrix, Vector};
-use fauna_atoms::neighbours;
+use fauna_atoms::neighbor_list;
 
-/// What charges do to each other.
+/// Electrostatic energy and its gradients.
 #[derive(Debug)]
 pub(super) struct Field {
-    /// In eV.
+    /// Energy in eV.
     pub energy: f64,
-    /// The slope of the energy against each charge, in eV.
+    /// Gradient of the energy by each charge, in eV.
     pub potentials: Vec<f64>,
-    /// At fixed charges, in eV/Å.
+    /// Forces at fixed charges, in eV/Å.
     pub forces: Vec<Vector>,
-    /// The slope of the energy against strain at fixed charges, in eV; zero where there is no cell.
+    /// Gradient of the energy by strain at fixed charges, in eV; zero without a cell.
     pub strain: Matrix,
 }
 
-/// What is left of the sums where they are cut, as a share of the whole: `exp(-TAIL²)` is 5e-12.
+/// Cutoff of both sums in units of their width; `exp(-TAIL²)` is 5e-12.
 const TAIL: f64 = 5.1;
 
-/// The field of `charges` in `structure`; `constant` is the square of an elementary charge, in eV Å.
+/// The electrostatics of `charges` in `structure`; `constant` is the Coulomb constant in eV Å.
 ///
-/// A charged crystal stands in a background of the opposite charge.
+/// A charged crystal has a neutralising background.
 ///
 /// # Errors
-/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a structure that repeats in some directions only.
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a partly periodic structure.
 pub(super) fn field(structure: &Structure, charges: &[f64], constant: f64) -> Result<Field> {
     let mut field = match structure.periodic {
         [false, false, false] => direct(&structure.positions, charges),
         [true, true, true] => ewald(structure, charges)?,
         _ => {
-            return Err(Error::unsupported("charges in a structure that repeats in some directions only")
-                .hint("let all three repeat, with empty space along the others"));
+            return Err(Error::unsupported(
+                "electrostatics of a partly periodic structure are not implemented",
+            )
+            .hint("make all directions periodic, with vacuum along the others"));
         }
     };
     field.energy *= constant;
@@ -57,12 +59,12 @@ impl Field {
         }
     }
 
-    /// Adds the interaction of two charges `vector` apart, seen from the first, whose energy falls as `value` with the
-    /// slope `slope` along its length.
+    /// Adds the interaction of a charge with another at `vector`, whose potential by distance is `value` with the derivative
+    /// `slope`.
     fn add(&mut self, node: usize, charges: (f64, f64), vector: &Vector, (value, slope): (f64, f64)) {
         let (own, other) = charges;
         self.potentials[node] += other * value;
-        let pull = own * other * slope / cell::length(vector);
+        let pull = own * other * slope / cell::norm(vector);
         self.forces[node] = cell::sum(&self.forces[node], &vector.map(|x| pull * x));
         for (i, row) in self.strain.iter_mut().enumerate() {
             for (j, entry) in row.iter_mut().enumerate() {
@@ -77,37 +79,37 @@ impl Field {
     }
 }
 
-/// `q q / r` over all pairs.
+/// The direct sum of `q q / r` over all pairs.
 fn direct(positions: &[Vector], charges: &[f64]) -> Field {
     let mut field = Field::empty(positions.len());
     for i in 0..positions.len() {
         for j in (0..positions.len()).filter(|j| *j != i) {
             let vector = cell::difference(&positions[j], &positions[i]);
-            let r = cell::length(&vector);
+            let r = cell::norm(&vector);
             field.add(i, (charges[i], charges[j]), &vector, (1.0 / r, -1.0 / (r * r)));
         }
     }
-    // A molecule has no strain to follow.
+    // A molecule has no stress.
     field.strain = [[0.0; 3]; 3];
     field.with_energy(charges)
 }
 
-/// Ewald 1921: near charges screened by Gaussians in space, the Gaussians by their waves.
+/// The Ewald sum (Ewald 1921).
 fn ewald(structure: &Structure, charges: &[f64]) -> Result<Field> {
     let count = structure.len();
     let volume = cell::volume(&structure.cell);
     let pi = std::f64::consts::PI;
-    // Where both sums cost about the same.
+    // The width at which both sums cost about the same.
     let width = (count as f64 * pi.powi(3) / (volume * volume)).powf(1.0 / 6.0);
     let mut field = Field::empty(count);
-    let near = neighbours(&structure.positions, Some(&structure.cell), structure.periodic, TAIL / width)?;
+    let near = neighbor_list(&structure.positions, Some(&structure.cell), structure.periodic, TAIL / width)?;
     for ((sender, receiver), vector) in near.senders.iter().zip(&near.receivers).zip(&near.vectors) {
-        let (i, j, r) = (*sender as usize, *receiver as usize, cell::length(vector));
+        let (i, j, r) = (*sender as usize, *receiver as usize, cell::norm(vector));
         let value = libm::erfc(width * r) / r;
         let slope = -value / r - 2.0 * width / pi.sqrt() * (-(width * r).powi(2)).exp() / r;
         field.add(i, (charges[i], charges[j]), vector, (value, slope));
     }
-    let waves = waves_of(structure, 2.0 * width * TAIL)?;
+    let waves = wave_vectors(structure, 2.0 * width * TAIL)?;
     for wave in &waves {
         add_wave(&mut field, structure, charges, wave, (width, volume));
     }
@@ -122,23 +124,23 @@ fn ewald(structure: &Structure, charges: &[f64]) -> Result<Field> {
     Ok(field.with_energy(charges))
 }
 
-/// More waves than a structure that fits a network has.
-const MOST_WAVES: f64 = 1e7;
+/// Maximum number of wave vectors.
+const MAX_WAVES: f64 = 1e7;
 
-/// The waves of the reciprocal lattice shorter than `longest`, one of each pair of opposite ones.
-fn waves_of(structure: &Structure, longest: f64) -> Result<Vec<Vector>> {
-    let reciprocal = cell::transposed(&cell::inverse(&structure.cell));
+/// The wave vectors of the reciprocal lattice up to the length `longest`, one of each opposite pair.
+fn wave_vectors(structure: &Structure, longest: f64) -> Result<Vec<Vector>> {
+    let reciprocal = cell::transpose(&cell::inverse(&structure.cell));
     let tau = std::f64::consts::TAU;
-    let reach = structure.cell.map(|vector| (longest * cell::length(&vector) / tau).floor());
-    if reach.iter().map(|reach| 2.0 * reach + 1.0).product::<f64>() > MOST_WAVES {
-        return Err(Error::input("the cell is too large or too long for the sums of its charges"));
+    let reach = structure.cell.map(|vector| (longest * cell::norm(&vector) / tau).floor());
+    if reach.iter().map(|reach| 2.0 * reach + 1.0).product::<f64>() > MAX_WAVES {
+        return Err(Error::input("the cell is too large or too anisotropic for the Ewald sum"));
     }
     let [a, b, c] = reach.map(|reach| reach as i64);
     let mut waves = Vec::new();
     for x in 0..=a {
         for y in -b..=b {
             for z in -c..=c {
-                // Of a wave and its opposite, the one whose first number that is not zero is above zero.
+                // Of an opposite pair, the one whose first nonzero component is positive.
                 if [x, y, z].into_iter().find(|value| *value != 0).is_none_or(|first| first < 0) {
                     continue;
                 }
@@ -152,7 +154,7 @@ fn waves_of(structure: &Structure, longest: f64) -> Result<Vec<Vector>> {
     Ok(waves)
 }
 
-/// Adds what one wave and its opposite give.
+/// Adds the terms of a wave vector and its opposite.
 fn add_wave(field: &mut Field, structure: &Structure, charges: &[f64], wave: &Vector, of: (f64, f64)) {
     let (width, volume) = of;
     let square = cell::dot(wave, wave);
@@ -181,7 +183,7 @@ fn add_wave(field: &mut Field, structure: &Structure, charges: &[f64], wave: &Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fauna_atoms::Neighbours;
+    use fauna_atoms::NeighborList;
 
     fn crystal(positions: Vec<Vector>, cell: Matrix) -> Structure {
         Structure {
@@ -191,7 +193,7 @@ mod tests {
             periodic: [true; 3],
             charge: None,
             spin: None,
-            edges: Neighbours::default(),
+            edges: NeighborList::default(),
         }
     }
 
@@ -272,7 +274,7 @@ mod tests {
         for i in 0..4 {
             for j in 0..i {
                 let apart = cell::difference(&structure.positions[i], &structure.positions[j]);
-                wanted += 2.0 * charges[i] * charges[j] / cell::length(&apart);
+                wanted += 2.0 * charges[i] * charges[j] / cell::norm(&apart);
             }
         }
         assert!((found.energy - wanted).abs() < 1e-12);

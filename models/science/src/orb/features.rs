@@ -1,41 +1,41 @@
-//! What an edge looks like to the network: its length in waves, its direction in harmonics.
+//! Features of an edge: radial basis functions of its length, spherical harmonics of its direction.
 
 use candle_core::{D, DType, Tensor};
 use fauna_shared::Result;
 use fauna_shared::weights::Weights;
 
-/// Where the envelope ends, in Å, whatever the radius of the graph.
-const END: f64 = 6.0;
+/// Cutoff of the envelope, in Å, independent of the radius of the graph.
+const CUTOFF: f64 = 6.0;
 
-/// Bumps of the second version, and how far apart they are in Å.
+/// Number of Gaussians of v2, and their spacing in Å.
 const GAUSSIANS: usize = 20;
 const SPACING: f32 = 0.5;
-/// Waves of the third version.
-const WAVES: usize = 8;
-/// Harmonics up to degree 3.
+/// Number of Bessel functions of v3.
+const BESSELS: usize = 8;
+/// Number of spherical harmonics up to degree 3.
 const HARMONICS: usize = 16;
 
-/// How edges are described.
+/// The features of edges.
 pub(super) enum EdgeFeatures {
-    /// Orb v2 (Neumann et al. 2024, section 2): Gaussian bumps of the length beside the unit vector.
+    /// Orb v2 (Neumann et al. 2024, section 2): Gaussians of the length, and the unit vector.
     Gaussian {
-        /// `(1, bumps)`, in Å.
+        /// Centres in Å, `(1, Gaussians)`.
         centres: Tensor,
     },
-    /// Orb v3 (Rhodes et al. 2025, section 3): spherical Bessel waves of the length times spherical harmonics of the
-    /// direction, smoothly to nothing at the end.
+    /// Orb v3 (Rhodes et al. 2025, section 3): Bessel functions of the length times spherical harmonics of the direction,
+    /// times the envelope.
     Bessel {
-        /// `(1, waves)`, in 1/Å.
+        /// Wave numbers in 1/Å, `(1, Bessel functions)`.
         bessel_weights: Tensor,
         prefactor: Tensor,
     },
 }
 
-/// The edges as the network takes them in.
-pub(super) struct Described {
-    /// `(edges, width)`.
+/// Features and envelope of edges.
+pub(super) struct DescribedEdges {
+    /// `(edges, features)`.
     pub features: Tensor,
-    /// What share of an edge counts, `(edges, 1)`: one nearby, none from 6 Å on.
+    /// Smooth cutoff, `(edges, 1)`: from 1 at 0 Å to 0 at 6 Å.
     pub envelope: Tensor,
 }
 
@@ -47,24 +47,24 @@ impl EdgeFeatures {
 
     pub(super) fn bessel(w: &Weights) -> Result<Self> {
         let here = w.at("rbf_transform");
-        // The waves end where the file's own radius says; it is written into them.
+        // The cutoff radius is contained in the wave numbers.
         here.skip("r_max");
         Ok(Self::Bessel {
-            bessel_weights: here.tensor("bessel_weights", &[WAVES])?.reshape((1, WAVES))?,
+            bessel_weights: here.tensor("bessel_weights", &[BESSELS])?.reshape((1, BESSELS))?,
             prefactor: here.tensor("prefactor", &[])?,
         })
     }
 
-    /// How many numbers describe an edge.
+    /// Number of features of an edge.
     pub(super) fn width(&self) -> usize {
         match self {
             Self::Gaussian { .. } => GAUSSIANS + 3,
-            Self::Bessel { .. } => WAVES * HARMONICS,
+            Self::Bessel { .. } => BESSELS * HARMONICS,
         }
     }
 
-    /// `vectors`: `(edges, 3)` in Å, none of them zero.
-    pub(super) fn describe(&self, vectors: &Tensor) -> Result<Described> {
+    /// Computes the features of `vectors`, `(edges, 3)` in Å, none of them zero.
+    pub(super) fn describe(&self, vectors: &Tensor) -> Result<DescribedEdges> {
         let length = vectors.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
         let unit = vectors.broadcast_div(&length)?;
         let envelope = envelope(&length)?;
@@ -77,19 +77,19 @@ impl EdgeFeatures {
                 let waves = length.broadcast_mul(bessel_weights)?.sin()?.broadcast_div(&length)?;
                 let waves = waves.broadcast_mul(prefactor)?.unsqueeze(2)?;
                 let product = waves.broadcast_mul(&harmonics(&unit)?.unsqueeze(1)?)?;
-                product.reshape(((), WAVES * HARMONICS))?.broadcast_mul(&envelope)?
+                product.reshape(((), BESSELS * HARMONICS))?.broadcast_mul(&envelope)?
             }
         };
-        Ok(Described { features, envelope })
+        Ok(DescribedEdges { features, envelope })
     }
 }
 
 /// `1 - 15 x⁴ + 24 x⁵ - 10 x⁶` of `x = length / 6`, 0 beyond (Gasteiger et al. 2020, with p = 4).
 fn envelope(length: &Tensor) -> Result<Tensor> {
-    let x = (length / END)?;
+    let x = (length / CUTOFF)?;
     let polynomial = ((((&x * -10.0)? + 24.0)? * &x)? - 15.0)?;
     let envelope = ((polynomial * x.sqr()?.sqr()?)? + 1.0)?;
-    let counts = length.detach().lt(END)?.to_dtype(DType::F32)?;
+    let counts = length.detach().lt(CUTOFF)?.to_dtype(DType::F32)?;
     Ok((envelope * counts)?)
 }
 

@@ -1,4 +1,4 @@
-//! Structures as one graph: nodes, edges, and which structure each belongs to.
+//! A batch of structures as one graph.
 
 use candle_core::{Device, Tensor};
 use fauna_shared::item::Atoms;
@@ -7,57 +7,55 @@ use fauna_shared::{Error, Result};
 
 use super::Config;
 use fauna_atoms::cell::{self, Matrix, Vector};
-use fauna_atoms::{CLOSEST, Neighbours, check, closer, neighbours};
+use fauna_atoms::{MIN_DISTANCE, NeighborList, check, neighbor_list, pair_within};
 
-/// The largest atomic number with an energy of reference.
-const LARGEST_NUMBER: u8 = 117;
+/// Maximum atomic number with a reference energy.
+const MAX_ATOMIC_NUMBER: u8 = 117;
 
-/// One structure, brought into its cell, and who is near whom in it.
+/// A structure with wrapped positions and its neighbour list.
 #[derive(Debug, Clone)]
 pub struct Structure {
     /// Atomic numbers.
     pub numbers: Vec<u8>,
-    /// Inside the cell where it repeats, in Å.
+    /// Positions in Å, wrapped into the cell.
     pub positions: Vec<Vector>,
-    /// Zero where there is none.
+    /// Cell in Å; zero without one.
     pub cell: Matrix,
-    /// Which of its vectors repeat.
+    /// Periodic directions.
     pub periodic: [bool; 3],
-    /// In elementary charges.
+    /// Total charge in elementary charges.
     pub charge: Option<f64>,
-    /// The multiplicity.
+    /// Spin multiplicity.
     pub spin: Option<f64>,
-    /// Those of each atom that the model looks at.
-    pub edges: Neighbours,
+    /// Neighbour list, with at most `max_num_neighbors` per atom.
+    pub edges: NeighborList,
 }
 
 impl Structure {
-    /// Checks `atoms` and finds their neighbours as `config` wants them.
+    /// Checks `atoms` and computes their neighbour list by `config`.
     ///
-    /// Along vectors that repeat positions are brought into the cell, along others they are left where they are. (The
-    /// reference refuses cells that repeat in some directions only.)
+    /// Positions are wrapped along the periodic directions. (The reference refuses partly periodic cells.)
     ///
     /// # Errors
-    /// [`Input`](fauna_shared::ErrorKind::Input) for what [`check`] refuses, for an element without an energy of
-    /// reference, and for atoms nearer than [`CLOSEST`].
+    /// [`Input`](fauna_shared::ErrorKind::Input) for what [`check`] refuses, for an element without a reference
+    /// energy, and for atoms nearer than [`MIN_DISTANCE`].
     pub fn new(atoms: &Atoms, config: &Config) -> Result<Self> {
         check(atoms)?;
-        if let Some(index) = atoms.numbers.iter().position(|number| *number > LARGEST_NUMBER) {
+        if let Some(index) = atoms.numbers.iter().position(|number| *number > MAX_ATOMIC_NUMBER) {
             let message = format!("atom {index} has atomic number {}", atoms.numbers[index]);
-            return Err(
-                Error::input(message).hint(format!("this model knows the elements up to {LARGEST_NUMBER}"))
-            );
+            return Err(Error::input(message)
+                .hint(format!("this model knows the elements up to {MAX_ATOMIC_NUMBER}")));
         }
         let cell = atoms.cell.unwrap_or_default();
-        let positions = cell::wrapped(&atoms.positions, &cell, atoms.periodic)?;
-        // Before all pairs are listed, of which there would be the square of those in one place.
-        if let Some((distance, a, b)) = closer(&positions, Some(&cell), atoms.periodic, CLOSEST)? {
+        let positions = cell::wrap_positions(&atoms.positions, &cell, atoms.periodic)?;
+        // Before the neighbour list, which is quadratic in the number of atoms in one place.
+        if let Some((distance, a, b)) = pair_within(&positions, Some(&cell), atoms.periodic, MIN_DISTANCE)? {
             return Err(Error::input(format!("atoms {a} and {b} overlap: they are {distance:.3} Å apart"))
                 .hint(format!(
-                    "less than {CLOSEST} Å is nearer than any two nuclei come; is an atom given twice?"
+                    "atoms must be at least {MIN_DISTANCE} Å apart; check that no atom is given twice"
                 )));
         }
-        let near = neighbours(&positions, Some(&cell), atoms.periodic, config.radius)?;
+        let near = neighbor_list(&positions, Some(&cell), atoms.periodic, config.radius)?;
         Ok(Self {
             numbers: atoms.numbers.clone(),
             positions,
@@ -69,42 +67,41 @@ impl Structure {
         })
     }
 
-    /// How many atoms it has.
+    /// Number of atoms.
     pub fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// Whether it has none, which [`new`](Self::new) refuses.
+    /// Whether there are no atoms, which [`new`](Self::new) refuses.
     pub fn is_empty(&self) -> bool {
         self.numbers.is_empty()
     }
 }
 
-/// Several structures side by side, no edge between two of them.
+/// A batch of structures as one graph, without edges between structures.
 pub struct Graph<'a> {
     /// The structures, in order.
     pub structures: &'a [Structure],
-    /// Where the atoms of each begin, and where the last ones end.
+    /// Index of the first atom of each structure, and the number of atoms.
     pub starts: Vec<usize>,
     /// Atomic numbers, `(nodes)`.
     pub numbers: Tensor,
-    /// From sender to receiver in Å, `(edges, 3)`.
+    /// Vectors from sender to receiver in Å, `(edges, 3)`.
     pub vectors: Tensor,
-    /// Where each edge begins.
+    /// Sender of each edge.
     pub senders: Incidence,
-    /// Where each edge ends.
+    /// Receiver of each edge.
     pub receivers: Incidence,
-    /// The structure of each node.
+    /// Structure of each node.
     pub owners: Incidence,
-    /// Atoms of each structure, `(structures, 1)`.
+    /// Number of atoms of each structure, `(structures, 1)`.
     pub counts: Tensor,
 }
 
 impl<'a> Graph<'a> {
-    /// Of `structures`, at least one of them.
+    /// The graph of at least one of `structures`.
     ///
-    /// Where no atom has a neighbour there is one edge all the same, longer than any that counts, so that no tensor is
-    /// empty.
+    /// Without any neighbours there is one edge beyond the cutoff, so that no tensor is empty.
     pub fn new(structures: &'a [Structure], device: &Device) -> Result<Self> {
         let mut starts = vec![0];
         let (mut numbers, mut owners, mut vectors) = (Vec::new(), Vec::new(), Vec::new());
@@ -121,7 +118,7 @@ impl<'a> Graph<'a> {
         if senders.is_empty() {
             senders.push(0);
             receivers.push(0);
-            vectors.extend([BEYOND, 0.0, 0.0]);
+            vectors.extend([BEYOND_CUTOFF, 0.0, 0.0]);
         }
         let (nodes, edges) = (numbers.len(), senders.len());
         let counts: Vec<f32> = structures.iter().map(|structure| structure.len() as f32).collect();
@@ -137,16 +134,16 @@ impl<'a> Graph<'a> {
         })
     }
 
-    /// The mean over the atoms of each structure: `(nodes, width)` to `(structures, width)`.
+    /// The mean over the atoms of each structure: `(nodes, size)` to `(structures, size)`.
     pub fn mean(&self, nodes: &Tensor) -> Result<Tensor> {
         Ok(self.owners.sum(nodes)?.broadcast_div(&self.counts)?)
     }
 
-    /// The atoms of each structure.
+    /// Each structure with the range of its atoms.
     pub fn nodes(&self) -> impl Iterator<Item = (&'a Structure, std::ops::Range<usize>)> {
         self.structures.iter().zip(self.starts.windows(2).map(|pair| pair[0]..pair[1]))
     }
 }
 
-/// In Å: longer than any edge that counts.
-const BEYOND: f32 = 1e3;
+/// A length beyond the cutoff, in Å.
+const BEYOND_CUTOFF: f32 = 1e3;

@@ -5,17 +5,17 @@ use fauna_shared::Result;
 use fauna_shared::nn::Mlp;
 use fauna_shared::weights::Weights;
 
-use super::network::perceptron;
+use super::network::load_mlp;
 use super::{Architecture, Config, Graph};
 
-/// Elements with an energy of reference; the first stands for none.
+/// Number of reference energies; the first is not used.
 const REFERENCES: usize = 118;
-/// Classes of how far forces may be off.
+/// Number of classes of the confidence head.
 pub(super) const BINS: usize = 50;
-/// Width inside the head of latent charges, whatever that of the others is.
+/// Intermediate size of the head of latent charges.
 const CHARGE_HIDDEN: usize = 128;
 
-/// Mean and spread of what a head was trained on: `bn` of a `ScalarNormalizer` in the reference.
+/// Mean and standard deviation of the targets of a head: `bn` of `ScalarNormalizer` in the reference.
 struct Normalizer {
     mean: Tensor,
     spread: Tensor,
@@ -23,20 +23,20 @@ struct Normalizer {
 
 impl Normalizer {
     fn load(w: &Weights) -> Result<Self> {
-        // Only training counts.
+        // For training only.
         w.skip("bn.num_batches_tracked");
         let variance = w.tensor("bn.running_var", &[1])?;
-        // A variance is never negative; one that was made up may be.
+        // Random weights may have a negative variance.
         Ok(Self { mean: w.tensor("bn.running_mean", &[1])?, spread: variance.abs()?.sqrt()? })
     }
 
-    /// From numbers around zero back to those of the world.
+    /// Denormalises.
     fn inverse(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.broadcast_mul(&self.spread)?.broadcast_add(&self.mean)?)
     }
 }
 
-/// What un-normalises the six numbers of a stress.
+/// Normalizers of the six components of the stress.
 enum StressNormalizer {
     One(Normalizer),
     DiagonalAndOff([Normalizer; 2]),
@@ -52,17 +52,17 @@ struct ForcesHead {
     normalizer: Normalizer,
 }
 
-/// How far the forces of an atom may be off, as the odds of 50 classes.
+/// Classifies the force error of an atom into 50 classes.
 struct ConfidenceHead {
     mlp: Mlp,
-    /// The middle of each class, in eV/Å.
+    /// Centre of each class, in eV/Å.
     centres: Vec<f64>,
 }
 
-/// Charges that sum up to that of the whole, and how strongly they pull.
+/// Latent charges, which sum to the total charge.
 struct LatentCharges {
     mlp: Mlp,
-    /// In eV Å.
+    /// Coulomb constant in eV Å.
     coulomb_constant: f64,
 }
 
@@ -70,7 +70,7 @@ struct LatentCharges {
 pub(super) struct Heads {
     energy: Mlp,
     energy_normalizer: Normalizer,
-    /// The energy of a lone atom of each element, in eV.
+    /// Reference energy of an atom of each element, in eV.
     references: Vec<f64>,
     forces: Option<ForcesHead>,
     stress: Option<StressHead>,
@@ -79,12 +79,12 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// From the place above `heads`. Confidence and stress of a direct model may be missing whole.
+    /// Loads the heads from the weights above `heads`. The confidence and stress heads of a direct model may be missing.
     pub(super) fn load(c: &Config, w: &Weights) -> Result<Self> {
         let here = w.at("heads");
         let head = |name: &str, inputs: usize, outputs: usize| {
             let widths = (inputs, c.head_mlp_hidden_dim, outputs);
-            perceptron(&here.at(name), c.activation, widths, c.head_mlp_depth)
+            load_mlp(&here.at(name), c.activation, widths, c.head_mlp_depth)
         };
         let width = c.latent_dim;
         let is_direct = !c.is_conservative();
@@ -111,7 +111,7 @@ impl Heads {
         };
         let charges = match c.has_electrostatics {
             true => Some(LatentCharges {
-                mlp: perceptron(&here.at("latent_charges"), c.activation, (width, CHARGE_HIDDEN, 1), 1)?,
+                mlp: load_mlp(&here.at("latent_charges"), c.activation, (width, CHARGE_HIDDEN, 1), 1)?,
                 coulomb_constant: scalar(&w.at("coulomb_module").tensor("coulomb_constant", &[])?)?,
             }),
             false => None,
@@ -127,8 +127,8 @@ impl Heads {
         })
     }
 
-    /// The energy of each structure without its references, `(structures, 1)` in eV; and the charges of the atoms,
-    /// `(nodes, 1)`, where the model gives them some.
+    /// The energy of each structure without reference energies, `(structures, 1)` in eV, and the latent charges of the atoms,
+    /// `(nodes, 1)`, of models that have them.
     pub(super) fn energy(&self, graph: &Graph, nodes: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let Some(head) = &self.charges else {
             let mean = self.energy_normalizer.inverse(&self.energy.forward(&graph.mean(nodes)?)?)?;
@@ -143,24 +143,24 @@ impl Heads {
         Ok((graph.owners.sum(&self.energy_normalizer.inverse(&each)?)?, Some(charges)))
     }
 
-    /// What lone atoms of these elements have together, in eV.
+    /// The sum of the reference energies, in eV.
     pub(super) fn reference(&self, numbers: &[u8]) -> f64 {
         let of = |number: &u8| self.references.get(usize::from(*number)).copied().unwrap_or(0.0);
         numbers.iter().map(of).sum()
     }
 
-    /// In eV Å, where charges pull at each other.
+    /// Coulomb constant in eV Å of models with latent charges; else 0.
     pub(super) fn coulomb_constant(&self) -> f64 {
         self.charges.as_ref().map_or(0.0, |charges| charges.coulomb_constant)
     }
 
-    /// `(nodes, 3)` in eV/Å, of a direct model.
+    /// Forces in eV/Å, `(nodes, 3)`, of a direct model.
     pub(super) fn forces(&self, nodes: &Tensor) -> Result<Option<Tensor>> {
         let Some(head) = &self.forces else { return Ok(None) };
         Ok(Some(head.normalizer.inverse(&head.mlp.forward(nodes)?)?))
     }
 
-    /// `(structures, 6)` in eV/Å³, of a direct model with such a head.
+    /// Stress in eV/Å³, `(structures, 6)`, of a direct model with a stress head.
     pub(super) fn stress(&self, graph: &Graph, nodes: &Tensor) -> Result<Option<Tensor>> {
         let Some(head) = &self.stress else { return Ok(None) };
         let raw = head.mlp.forward(&graph.mean(nodes)?)?;
@@ -173,7 +173,7 @@ impl Heads {
         }))
     }
 
-    /// The odds of each class for each atom, `(nodes, 50)`, where the model tells.
+    /// Class probabilities of the confidence head, `(nodes, 50)`, of models that have one.
     pub(super) fn confidence(&self, nodes: &Tensor) -> Result<Option<Tensor>> {
         let Some(head) = &self.confidence else { return Ok(None) };
         let logits = head.mlp.forward(nodes)?;
@@ -181,7 +181,7 @@ impl Heads {
         Ok(Some(odds.broadcast_div(&odds.sum_keepdim(D::Minus1)?)?))
     }
 
-    /// How far forces are off that have such odds, in eV/Å: the mean over the classes.
+    /// Expected force error in eV/Å by the class probabilities.
     pub(super) fn expected_error(&self, odds: &[f32]) -> f64 {
         let centres = self.confidence.iter().flat_map(|head| &head.centres);
         odds.iter().zip(centres).map(|(share, centre)| f64::from(*share) * centre).sum()
@@ -207,7 +207,7 @@ fn stress_normalizer(c: &Config, heads: &Weights) -> Result<StressNormalizer> {
     })
 }
 
-/// By atomic number; also as the one row of a matrix.
+/// The reference energies by atomic number; some releases store them as a matrix of one row.
 fn references(w: &Weights) -> Result<Vec<f64>> {
     let is_row = w.dims("weight") == Some(&[1, REFERENCES]);
     let weight = match is_row {
@@ -217,7 +217,7 @@ fn references(w: &Weights) -> Result<Vec<f64>> {
     Ok(floats(&weight)?.into_iter().map(f64::from).collect())
 }
 
-/// The middle of each class.
+/// Centre of each class.
 fn centres(w: &Weights) -> Result<Vec<f64>> {
     let edges = floats(&w.tensor("bin_edges", &[BINS + 1])?)?;
     Ok(edges.windows(2).map(|pair| f64::from(pair[0] + pair[1]) / 2.0).collect())

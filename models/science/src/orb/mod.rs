@@ -1,13 +1,13 @@
-//! Orb: a universal potential. Atoms go in; energy, forces and stress come out.
+//! Orb: a universal interatomic potential: energy, forces and stress of atoms.
 //!
 //! Neumann et al. 2024, "Orb: A Fast, Scalable Neural Network Potential" (arXiv 2410.22570), and Rhodes et al. 2025,
-//! "Orb-v3: atomistic simulation at scale" (arXiv 2504.06231). A simulator on a graph (Sanchez-Gonzalez et al. 2020):
-//! atoms are nodes, pairs nearer than 6 Å are edges; nodes and edges are encoded, pass messages through several layers
-//! weighted by gates, and small heads read the result. Direct models read forces and stress from heads of their own;
-//! conservative models take them as the slope of the energy, on the way back through the whole network.
+//! "Orb-v3: atomistic simulation at scale" (arXiv 2504.06231). A graph network simulator
+//! (Sanchez-Gonzalez et al. 2020): atoms are nodes, pairs nearer than 6 Å are edges; several layers of message passing with
+//! attention gates, and heads for the outputs. Direct models have heads for forces and stress; conservative models compute
+//! them as gradients of the energy by backpropagation.
 //!
 //! Checked against `DirectForcefieldRegressor` and `ConservativeForcefieldRegressor` of orb-models 0.7.0, parity cases
-//! `tests/parity/orb`. Nodes are `(atoms, width)`, edges `(edges, width)`.
+//! `tests/parity/orb`. Nodes are `(atoms, latent_dim)`, edges `(edges, latent_dim)`.
 //!
 //! ```
 //! use fauna_science::orb::{Config, Orb};
@@ -29,9 +29,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod back;
 mod electrostatics;
 mod features;
+mod gradients;
 mod graph;
 mod heads;
 mod network;
@@ -56,68 +56,68 @@ pub(crate) use release::{NAME, inventory, layout, rename};
 use heads::Heads;
 use network::MoleculeGns;
 
-/// What kind of Orb it is.
+/// Version and kind of an Orb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Architecture {
-    /// The second version: forces and stress from heads.
+    /// Orb v2: forces and stress from heads.
     #[serde(rename = "orb_v2")]
     V2,
-    /// The third: forces and stress are slopes of the energy.
+    /// Orb v3: forces and stress are gradients of the energy.
     #[serde(rename = "orb_v3_conservative")]
     V3Conservative,
-    /// The third: forces and stress from heads.
+    /// Orb v3: forces and stress from heads.
     #[serde(rename = "orb_v3_direct")]
     V3Direct,
 }
 
-/// How the energies of pairs that repel each other make that of the structure.
+/// Aggregation of the ZBL repulsion over the atoms of a structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Aggregation {
-    /// Their sum over the atoms.
+    /// Sum over the atoms.
     #[default]
     Sum,
-    /// Their mean over the atoms: how the conservative models of the third version were trained.
+    /// Mean over the atoms, as the conservative models of v3 were trained.
     Mean,
 }
 
-/// The arguments of the reference's builders, by its names. Releases have no file for them: they follow from the name
+/// The arguments of the model builders of the reference. Releases have no config file: the arguments follow from the name
 /// of the release.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
-    /// What kind of Orb it is.
+    /// Version and kind.
     pub architecture: Architecture,
-    /// Width of nodes and edges.
+    /// Hidden size of nodes and edges.
     pub latent_dim: usize,
-    /// Width inside the perceptrons of the trunk.
+    /// Intermediate size of the MLPs of the backbone.
     pub base_mlp_hidden_dim: usize,
-    /// Hidden layers of the perceptrons of the trunk.
+    /// Number of hidden layers of the MLPs of the backbone.
     pub base_mlp_depth: usize,
-    /// Width inside the heads.
+    /// Intermediate size of the heads.
     pub head_mlp_hidden_dim: usize,
-    /// Hidden layers of the heads.
+    /// Number of hidden layers of the heads.
     pub head_mlp_depth: usize,
-    /// Layers that pass messages.
+    /// Number of message-passing layers.
     pub num_message_passing_steps: usize,
-    /// Inside all perceptrons.
+    /// Activation function.
     pub activation: Activation,
-    /// Whether charge and spin of the whole steer every layer.
+    /// Whether the layers are conditioned on total charge and spin multiplicity.
     #[serde(default)]
     pub has_charge_spin_cond: bool,
-    /// Whether there is a head for stress; conservative models always tell it.
+    /// Whether there is a stress head; conservative models always compute the stress.
     #[serde(default = "yes")]
     pub has_stress: bool,
-    /// Whether atoms are given charges that attract and repel each other. Then charge and spin steer every layer too.
+    /// Whether atoms have latent charges with Coulomb interaction; implies conditioning on charge and spin.
     #[serde(default)]
     pub has_electrostatics: bool,
-    /// Whether atoms are given spins as well; not implemented, and in no release.
+    /// Whether atoms have latent spins; not implemented, and in no release.
     #[serde(default)]
     pub use_per_atom_spins: bool,
-    /// Edges are shorter, in Å.
+    /// Cutoff radius of the edges, in Å.
     pub radius: f64,
-    /// Edges that begin at one atom, at most; the nearest stay.
+    /// Maximum number of edges per sender; the nearest are kept.
     pub max_num_neighbors: usize,
-    /// How the repulsion of pairs adds up, in the third version.
+    /// Aggregation of the ZBL repulsion of v3.
     #[serde(default)]
     pub zbl_node_aggregation: Aggregation,
 }
@@ -126,18 +126,18 @@ fn yes() -> bool {
     true
 }
 
-/// The largest radius a graph may have, in Å.
-const LARGEST_RADIUS: f64 = 20.0;
-/// More layers, and layers of a perceptron, than any Orb has.
-const MOST_LAYERS: usize = 1000;
+/// Maximum cutoff radius, in Å.
+const MAX_RADIUS: f64 = 20.0;
+/// Maximum number of layers of the network and of an MLP.
+const MAX_LAYERS: usize = 1000;
 
 impl Config {
-    /// Whether charge and spin of the whole steer every layer.
+    /// Whether the layers are conditioned on total charge and spin multiplicity.
     pub fn is_conditioned(&self) -> bool {
         self.has_charge_spin_cond || self.has_electrostatics
     }
 
-    /// Whether forces are slopes of the energy.
+    /// Whether forces are gradients of the energy.
     pub fn is_conservative(&self) -> bool {
         self.architecture == Architecture::V3Conservative
     }
@@ -154,34 +154,34 @@ impl Config {
             ("head_mlp_depth", self.head_mlp_depth),
             ("num_message_passing_steps", self.num_message_passing_steps),
         ];
-        if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > MOST_LAYERS) {
+        if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > MAX_LAYERS) {
             return Err(Error::unsupported(format!(
-                "{key} is {count}; at most {MOST_LAYERS} are implemented"
+                "{key} is {count}; at most {MAX_LAYERS} are implemented"
             )));
         }
-        if !(self.radius > 0.0 && self.radius <= LARGEST_RADIUS) {
+        if !(self.radius > 0.0 && self.radius <= MAX_RADIUS) {
             return Err(Error::unsupported(format!("radius is {}", self.radius))
-                .hint(format!("above 0 and at most {LARGEST_RADIUS} Å is wanted")));
+                .hint(format!("expected above 0 and at most {MAX_RADIUS} Å")));
         }
         if self.use_per_atom_spins {
             return Err(Error::unsupported("use_per_atom_spins is not implemented"));
         }
         if self.has_electrostatics && !self.is_conservative() {
-            return Err(Error::unsupported("has_electrostatics is known of conservative models only"));
+            return Err(Error::unsupported("has_electrostatics is implemented for conservative models only"));
         }
         if self.is_conditioned() && self.architecture == Architecture::V2 {
-            return Err(Error::unsupported("has_charge_spin_cond is known of the third version only"));
+            return Err(Error::unsupported("has_charge_spin_cond is implemented for orb v3 only"));
         }
         if self.is_conditioned() && !self.latent_dim.is_multiple_of(4) {
-            let message = format!("latent_dim {} is no multiple of 4", self.latent_dim);
+            let message = format!("latent_dim {} is not a multiple of 4", self.latent_dim);
             return Err(Error::unsupported(message)
-                .hint("charge and spin take half of it each, as sines and cosines"));
+                .hint("charge and spin embeddings take half of it each, as sines and cosines"));
         }
         Ok(())
     }
 }
 
-/// The whole model.
+/// Orb: the backbone and its heads.
 pub struct Orb {
     config: Config,
     model: MoleculeGns,
@@ -194,12 +194,12 @@ impl Model for Orb {
     fn load(config: Config, w: &Weights) -> Result<Self> {
         config.check()?;
         let model = MoleculeGns::load(&config, &w.at("model"))?;
-        // A trunk without any head still tells vectors.
+        // A backbone without heads has embeddings alone.
         let heads = match w.has("heads", true) {
             true => Some(Heads::load(&config, w)?),
             false => None,
         };
-        // What training needs, and heads that this kind of Orb does not have: the reference passes over them too.
+        // Tensors of training, and heads that this kind of Orb does not have, are not loaded, as in the reference.
         ["heads", "grad_forces_normalizer", "grad_stress_normalizer"]
             .into_iter()
             .for_each(|name| w.skip(name));
@@ -208,29 +208,29 @@ impl Model for Orb {
 }
 
 impl Orb {
-    /// What kind of Orb it is, and how large.
+    /// The config.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// `atoms` as the model takes them in.
+    /// Prepares `atoms` as input of the model.
     ///
     /// # Errors
-    /// As [`Structure::new`]; and if the model wants a charge and a spin, and there are none.
+    /// As [`Structure::new`]; and if the model needs charge and spin, and they are missing.
     pub fn structure(&self, atoms: &fauna_shared::item::Atoms) -> Result<Structure> {
         let structure = Structure::new(atoms, &self.config)?;
         if self.config.is_conditioned() && (atoms.charge.is_none() || atoms.spin.is_none()) {
-            return Err(Error::input("this model wants the charge and the spin multiplicity of the whole").hint(
+            return Err(Error::input("this model needs the total charge and the spin multiplicity").hint(
                 "a neutral molecule with paired electrons has charge 0 and spin 1; in extended XYZ: charge=0 spin=1",
             ));
         }
         Ok(structure)
     }
 
-    /// The mean of the states of the atoms of each structure, `(structures, latent_dim)`.
+    /// The mean of the last hidden states over the atoms of each structure, `(structures, latent_dim)`.
     ///
     /// # Errors
-    /// What the tensor library says.
+    /// Errors of the tensor library.
     pub fn embed(&self, structures: &[Structure]) -> Result<candle_core::Tensor> {
         let graph = Graph::new(structures, self.model.device())?;
         let nodes = self.model.forward(&graph, &graph.vectors)?;
@@ -238,7 +238,7 @@ impl Orb {
     }
 }
 
-/// Orb, versions 2 and 3, direct and conservative, and its relatives for molecules.
+/// Orb v2 and v3, direct and conservative, and OrbMol.
 pub static FAMILY: Family = Family {
     name: "orb",
     systems: &["Orbital"],

@@ -1,18 +1,18 @@
-//! The trunk: encode, pass messages. `MoleculeGNS` in the reference.
+//! The backbone: encoder and message passing. `MoleculeGNS` in the reference.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::Result;
 use fauna_shared::nn::{Activation, Embedding, LayerNorm, Linear, Mlp, RmsNorm};
 use fauna_shared::weights::{MatrixUse, Piece, Weights};
 
-use super::features::{Described, EdgeFeatures};
+use super::features::{DescribedEdges, EdgeFeatures};
 use super::{Architecture, Config, Graph};
 
-/// Rows of the table of elements; the first stands for none.
+/// Number of rows of the element embedding; the first is not used.
 const ELEMENTS: usize = 119;
 
-/// `depth` hidden layers of width `hidden`, and the one that gives `outputs`: `mlp.NN-0`, `mlp.NN-1`, …
-pub(super) fn perceptron(
+/// Loads an MLP of `depth` hidden layers and an output layer: `mlp.NN-0`, `mlp.NN-1`, …
+pub(super) fn load_mlp(
     w: &Weights,
     activation: Activation,
     (inputs, hidden, outputs): (usize, usize, usize),
@@ -26,7 +26,7 @@ pub(super) fn perceptron(
     Mlp::new(layers.collect::<Result<_>>()?, activation)
 }
 
-/// The norm at the end of a perceptron of the trunk. Both kinds are stored as `layer_norm`.
+/// The norm after an MLP of the backbone. Both kinds are stored as `layer_norm`.
 enum Norm {
     Layer(LayerNorm),
     Rms(RmsNorm),
@@ -36,7 +36,7 @@ impl Norm {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         match c.architecture {
             Architecture::V2 => Ok(Self::Layer(w.layer_norm("layer_norm", c.latent_dim, 1e-5)?)),
-            // No epsilon is set: the reference then takes that of float32.
+            // Without an epsilon PyTorch takes that of float32.
             _ => Ok(Self::Rms(w.rms_norm("layer_norm", c.latent_dim, f64::from(f32::EPSILON))?)),
         }
     }
@@ -49,7 +49,7 @@ impl Norm {
     }
 }
 
-/// A perceptron of the trunk, its result normalised.
+/// An MLP followed by a norm.
 struct NormedMlp {
     mlp: Mlp,
     norm: Norm,
@@ -58,7 +58,7 @@ struct NormedMlp {
 impl NormedMlp {
     fn load(c: &Config, w: &Weights, inputs: usize) -> Result<Self> {
         let widths = (inputs, c.base_mlp_hidden_dim, c.latent_dim);
-        Ok(Self { mlp: perceptron(w, c.activation, widths, c.base_mlp_depth)?, norm: Norm::load(c, w)? })
+        Ok(Self { mlp: load_mlp(w, c.activation, widths, c.base_mlp_depth)?, norm: Norm::load(c, w)? })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -66,8 +66,8 @@ impl NormedMlp {
     }
 }
 
-/// The perceptron over an edge, the node it begins at and the node it ends at, side by side. What the nodes add to the
-/// first layer is worked out once a node, not once an edge.
+/// The MLP over an edge concatenated with its sender and receiver. The part of the nodes in the first layer is computed per
+/// node, not per edge.
 struct EdgeMlp {
     mlp: Mlp,
     sender: Linear,
@@ -101,7 +101,7 @@ impl EdgeMlp {
     }
 }
 
-/// Charge and spin multiplicity of the whole as sines and cosines of many frequencies.
+/// Embedding of total charge and spin multiplicity, as sines and cosines.
 struct Conditioner {
     charge: Tensor,
     spin: Tensor,
@@ -124,7 +124,7 @@ impl Conditioner {
             Ok(Tensor::from_vec(values.collect(), (graph.structures.len(), 1), device)?)
         };
         let (charges, spins) = (of(|structure| structure.charge)?, of(|structure| structure.spin)?);
-        // A multiplicity of zero says that the spin is not known.
+        // A multiplicity of 0 is an unknown spin.
         let known = spins.ne(0f32)?.to_dtype(DType::F32)?;
         let spins = waves(&spins, &self.spin)?.broadcast_mul(&known)?;
         Ok(Tensor::cat(&[&waves(&charges, &self.charge)?, &spins], 1)?)
@@ -137,10 +137,10 @@ fn waves(values: &Tensor, frequencies: &Tensor) -> Result<Tensor> {
     Ok(Tensor::cat(&[&turns.sin()?, &turns.cos()?], 1)?)
 }
 
-/// One layer of messages: `AttentionInteractionNetwork` in the reference.
+/// A message-passing layer: `AttentionInteractionNetwork` in the reference.
 pub(super) struct Interaction {
     cond_node_proj: Option<Linear>,
-    /// Two numbers an edge: how much its receiver and its sender hear of it.
+    /// Gates of an edge for its receiver and its sender.
     gates: Linear,
     edge_mlp: EdgeMlp,
     node_mlp: NormedMlp,
@@ -163,7 +163,12 @@ impl Interaction {
         })
     }
 
-    pub(super) fn forward(&self, graph: &Graph, state: State, given: &Given) -> Result<State> {
+    pub(super) fn forward(
+        &self,
+        graph: &Graph,
+        state: HiddenStates,
+        given: &LayerInputs,
+    ) -> Result<HiddenStates> {
         let nodes = match (&self.cond_node_proj, given.condition) {
             (Some(projection), Some(condition)) => {
                 (state.nodes + graph.owners.gather(&projection.forward(condition)?)?)?
@@ -176,24 +181,24 @@ impl Interaction {
         let received = graph.receivers.sum_scaled(&new, &gates.narrow(1, 0, 1)?.contiguous()?)?;
         let sent = graph.senders.sum_scaled(&new, &gates.narrow(1, 1, 1)?.contiguous()?)?;
         let heard = self.node_mlp.forward(&Tensor::cat(&[&nodes, &received, &sent], 1)?)?;
-        Ok(State { nodes: (nodes + heard)?, edges: (state.edges + new)? })
+        Ok(HiddenStates { nodes: (nodes + heard)?, edges: (state.edges + new)? })
     }
 }
 
-/// What layers change.
+/// Hidden states of nodes and edges.
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct HiddenStates {
     pub nodes: Tensor,
     pub edges: Tensor,
 }
 
-/// What all layers are given.
-pub(super) struct Given<'a> {
+/// Inputs of all layers.
+pub(super) struct LayerInputs<'a> {
     pub envelope: &'a Tensor,
     pub condition: Option<&'a Tensor>,
 }
 
-/// The trunk.
+/// The backbone.
 pub(super) struct MoleculeGns {
     atom_emb: Embedding,
     edge_features: EdgeFeatures,
@@ -225,7 +230,7 @@ impl MoleculeGns {
             device: w.runtime().device().clone(),
             edge_features,
         };
-        // It gave the noise to be taken away while the trunk was trained alone.
+        // The decoder belongs to the denoising pretraining.
         w.skip("_decoder");
         Ok(model)
     }
@@ -238,23 +243,23 @@ impl MoleculeGns {
         &self.gnn_stacks
     }
 
-    /// What charge and spin say to every layer, `(structures, latent_dim)`, where they say something.
+    /// The embedding of charge and spin, `(structures, latent_dim)`, of conditioned models.
     pub(super) fn condition(&self, graph: &Graph) -> Result<Option<Tensor>> {
         self.conditioner.as_ref().map(|conditioner| conditioner.forward(graph)).transpose()
     }
 
-    /// What the first layer is given, and the envelope of the edges `vectors`.
-    pub(super) fn begin(&self, graph: &Graph, vectors: &Tensor) -> Result<(State, Tensor)> {
-        let Described { features, envelope } = self.edge_features.describe(vectors)?;
+    /// The input of the first layer, and the envelope of the edges `vectors`.
+    pub(super) fn encode(&self, graph: &Graph, vectors: &Tensor) -> Result<(HiddenStates, Tensor)> {
+        let DescribedEdges { features, envelope } = self.edge_features.describe(vectors)?;
         let nodes = self.node_fn.forward(&self.atom_emb.forward(&graph.numbers)?)?;
-        Ok((State { nodes, edges: self.edge_fn.forward(&features)? }, envelope))
+        Ok((HiddenStates { nodes, edges: self.edge_fn.forward(&features)? }, envelope))
     }
 
-    /// The states of the nodes, `(nodes, latent_dim)`, of a graph whose edges are `vectors`.
+    /// The last hidden states of the nodes, `(nodes, latent_dim)`, of a graph with the edge `vectors`, `(edges, 3)`.
     pub(super) fn forward(&self, graph: &Graph, vectors: &Tensor) -> Result<Tensor> {
         let condition = self.condition(graph)?;
-        let (mut state, envelope) = self.begin(graph, vectors)?;
-        let given = Given { envelope: &envelope, condition: condition.as_ref() };
+        let (mut state, envelope) = self.encode(graph, vectors)?;
+        let given = LayerInputs { envelope: &envelope, condition: condition.as_ref() };
         for layer in &self.gnn_stacks {
             state = layer.forward(graph, state, &given)?;
         }

@@ -1,4 +1,4 @@
-//! Orb as a pipeline: structures to energies, forces and vectors.
+//! Pipeline of Orb.
 
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::Rng;
@@ -10,24 +10,23 @@ use super::heads::BINS;
 use super::{Orb, Prediction, Structure, release};
 use fauna_atoms::{cell, check_spin};
 
-/// Edges of the structures that are computed side by side: enough to keep every core busy, and memory stays bounded
-/// however many structures there are.
-const EDGES_A_PASS: usize = 8192;
+/// Maximum number of edges of a batch: enough for all cores, within a bounded memory.
+const EDGES_PER_BATCH: usize = 8192;
 
-/// What `forward` reads.
+/// Inputs of `forward`.
 const INPUTS: [&str; 7] = ["atomic_numbers", "cell", "charge", "n_node", "pbc", "positions", "spin"];
 
-/// An Orb and what is known of it.
+/// An Orb with its card.
 pub struct OrbPipeline {
     orb: Orb,
     card: Card,
 }
 
 impl OrbPipeline {
-    /// Opens a checkpoint.
+    /// Loads a checkpoint.
     ///
     /// # Errors
-    /// What is wrong with the config or the tensors.
+    /// Errors of the config and the tensors.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (orb, inventory, notes) = release::load(pretrained)?;
         let architecture = match orb.config().is_conservative() {
@@ -45,7 +44,7 @@ impl OrbPipeline {
             card.notes.push("its energies are the correction for dispersion alone".to_string());
         }
         if orb.config().is_conditioned() {
-            card.notes.push("it wants the charge and the spin multiplicity of the whole".to_string());
+            card.notes.push("it needs the total charge and the spin multiplicity".to_string());
         }
         Ok(Self { orb, card })
     }
@@ -61,10 +60,10 @@ impl Pipeline for OrbPipeline {
         &self.card
     }
 
-    /// `atomic_numbers` `(atoms)`, `positions` `(atoms, 3)` in Å, and as wanted `cell` `(3, 3)` or `(structures, 3, 3)`,
+    /// `atomic_numbers` `(atoms)`, `positions` `(atoms, 3)` in Å, and optionally `cell` `(3, 3)` or `(structures, 3, 3)`,
     /// `pbc` `(3)` or `(structures, 3)`, `n_node` `(structures)`, `charge` and `spin` `(structures)`.
     ///
-    /// Gives `energy`, `forces` and `stress` of a direct model, `energy`, `grad_forces`, `grad_stress` and
+    /// Returns `energy`, `forces` and `stress` of a direct model, `energy`, `grad_forces`, `grad_stress` and
     /// `rotational_grad` of a conservative one, `confidence` of either; and the graph: `senders`, `receivers`,
     /// `unit_shifts`, `vectors`, sorted by sender, receiver and shift, and `wrapped_positions`.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
@@ -84,8 +83,8 @@ impl Pipeline for OrbPipeline {
         let structures =
             named(atoms.collect::<Result<Vec<_>>>()?.into_iter(), |atoms| self.orb.structure(atoms))?;
         let mut rows = Vec::new();
-        for pass in passes(&structures) {
-            rows.push(self.orb.embed(pass)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
+        for batch in batches(&structures) {
+            rows.push(self.orb.embed(batch)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
         }
         let rows = match rows.is_empty() {
             true => Tensor::zeros((0, self.orb.config().latent_dim), DType::F32, &Device::Cpu)?,
@@ -98,17 +97,15 @@ impl Pipeline for OrbPipeline {
         Ok(&self.orb)
     }
 
-    /// Crystals of made-up salts, `rows` of them of `tokens` atoms each, about as dense as matter is: every atom has
-    /// some 120 neighbours within 6 Å.
+    /// Synthetic crystals, `rows` of them with `tokens` atoms each, at a usual density: every atom has some 120 neighbours
+    /// within 6 Å.
     fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
         match (method, sizes) {
             ("forward", SampleSizes { rows: 1.., tokens: 1.., images: 0 }) => {
-                made_up(sizes.rows, sizes.tokens)
+                synthetic_crystals(sizes.rows, sizes.tokens)
             }
-            _ => Err(self.cannot(&format!(
-                "run \"{method}\" on {} atoms and {} pictures",
-                sizes.tokens, sizes.images
-            ))),
+            _ => Err(self
+                .cannot(&format!("run \"{method}\" on {} atoms and {} images", sizes.tokens, sizes.images))),
         }
     }
 }
@@ -122,8 +119,8 @@ impl Potential for Orb {
             self.structure(atoms)
         })?;
         let mut all = Vec::with_capacity(structures.len());
-        for pass in passes(&structures) {
-            all.extend(self.evaluations(pass, self.predict(pass)?)?);
+        for batch in batches(&structures) {
+            all.extend(self.evaluations(batch, self.predict(batch)?)?);
         }
         Ok(all)
     }
@@ -138,7 +135,7 @@ impl Potential for Orb {
 }
 
 impl Orb {
-    /// What was found, structure by structure.
+    /// The outputs per structure.
     fn evaluations(&self, structures: &[Structure], found: Prediction) -> Result<Vec<Evaluation>> {
         let odds: Option<Vec<f32>> = match &found.confidence {
             Some(odds) => Some(odds.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?),
@@ -165,7 +162,7 @@ impl Orb {
     }
 }
 
-/// `make` of each, an error naming which one it is about if there are several.
+/// `make` of each; errors have the index of the structure if there are several.
 fn named<'a, T>(
     all: impl ExactSizeIterator<Item = &'a Atoms>,
     make: impl Fn(&Atoms) -> Result<T>,
@@ -177,20 +174,20 @@ fn named<'a, T>(
     all.enumerate().map(one).collect()
 }
 
-/// The structures in runs of so many edges; a larger one is a run of its own.
-fn passes(structures: &[Structure]) -> Vec<&[Structure]> {
-    let (mut passes, mut start, mut edges) = (Vec::new(), 0, 0);
+/// Batches of structures by their number of edges; a larger structure is a batch of its own.
+fn batches(structures: &[Structure]) -> Vec<&[Structure]> {
+    let (mut batches, mut start, mut edges) = (Vec::new(), 0, 0);
     for (index, structure) in structures.iter().enumerate() {
-        if index > start && edges + structure.edges.len() > EDGES_A_PASS {
-            passes.push(&structures[start..index]);
+        if index > start && edges + structure.edges.len() > EDGES_PER_BATCH {
+            batches.push(&structures[start..index]);
             (start, edges) = (index, 0);
         }
         edges += structure.edges.len() + structure.len();
     }
     if start < structures.len() {
-        passes.push(&structures[start..]);
+        batches.push(&structures[start..]);
     }
-    passes
+    batches
 }
 
 fn numbers(inputs: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
@@ -200,7 +197,7 @@ fn numbers(inputs: &Tensors, name: &str) -> Result<Option<Vec<f64>>> {
     }
 }
 
-/// The entry `index` of `values`, `width` numbers wide; a single entry is everybody's.
+/// Entry `index` of `values`, of `width` numbers each; a single entry is that of all structures.
 fn entry<'a>(values: &'a [f64], width: usize, index: usize, of: usize, name: &str) -> Result<&'a [f64]> {
     if values.len() == width {
         return Ok(values);
@@ -209,12 +206,12 @@ fn entry<'a>(values: &'a [f64], width: usize, index: usize, of: usize, name: &st
         return Ok(&values[index * width..(index + 1) * width]);
     }
     Err(Error::input(format!(
-        "{name} has {} numbers, wanted {width} for each of {of} structures",
+        "{name} has {} numbers, expected {width} for each of {of} structures",
         values.len()
     )))
 }
 
-/// The structures that the named tensors are.
+/// The structures of the input tensors.
 fn structures(inputs: &Tensors) -> Result<Vec<Atoms>> {
     let missing = |name: &str| Error::input(format!("{name} is missing"));
     let atomic = numbers(inputs, "atomic_numbers")?.ok_or_else(|| missing("atomic_numbers"))?;
@@ -243,7 +240,7 @@ fn structures(inputs: &Tensors) -> Result<Vec<Atoms>> {
         };
         let cell: cell::Matrix = std::array::from_fn(|i| std::array::from_fn(|j| cell[3 * i + j]));
         all.push(Atoms {
-            // What is no such number is refused as an unknown element.
+            // Other numbers are refused as unknown elements.
             numbers: atomic[start..end].iter().map(|number| *number as u8).collect(),
             positions: positions[3 * start..3 * end].as_chunks::<3>().0.to_vec(),
             cell: (!cell::is_zero(&cell)).then_some(cell),
@@ -257,7 +254,7 @@ fn structures(inputs: &Tensors) -> Result<Vec<Atoms>> {
     Ok(all)
 }
 
-/// The graph under the reference's names.
+/// The graph by the names of the reference.
 fn graph_of(structures: &[Structure]) -> Result<Tensors> {
     let (mut senders, mut receivers, mut shifts) = (Vec::new(), Vec::new(), Vec::new());
     let (mut vectors, mut positions) = (Vec::new(), Vec::new());
@@ -286,7 +283,7 @@ fn singles<'a>(values: impl IntoIterator<Item = &'a f64>) -> Vec<f32> {
 }
 
 impl OrbPipeline {
-    /// A prediction for `count` structures under the reference's names, float32.
+    /// The outputs for `count` structures by the names of the reference, float32.
     fn tensors(&self, found: Prediction, count: usize) -> Result<Tensors> {
         let (forces, stress) = match self.orb.config().is_conservative() {
             true => ("grad_forces", "grad_stress"),
@@ -318,12 +315,11 @@ impl OrbPipeline {
     }
 }
 
-/// Å between neighbouring sites of what is made up.
+/// Distance between neighbouring sites of synthetic crystals, in Å.
 const SPACING: f64 = 1.9;
 
-/// `rows` crystals of `count` atoms on the sites of a box that is as near to a cube as it can be filled, each moved a
-/// little.
-fn made_up(rows: usize, count: usize) -> Result<Tensors> {
+/// `rows` crystals of `count` atoms with displaced sites in a nearly cubic box.
+fn synthetic_crystals(rows: usize, count: usize) -> Result<Tensors> {
     let x = (count as f64).cbrt().floor().max(1.0) as usize;
     let y = (count as f64 / x as f64).sqrt().ceil().max(1.0) as usize;
     let sides = [x, y, count.div_ceil(x * y)];

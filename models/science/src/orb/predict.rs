@@ -1,44 +1,45 @@
-//! From the states of the atoms to what a chemist asks for.
+//! Energy, forces and stress from the hidden states.
 
 use candle_core::Tensor;
 use fauna_shared::{Error, Result};
 
-use super::back::{column, rows};
+use super::gradients::{column, rows};
 use super::heads::Heads;
 use super::repulsion::Repulsion;
 use super::{Architecture, Graph, Orb, Structure};
 use fauna_atoms::cell::{self, Matrix, Vector};
 
-/// Stress beyond this, in eV/Å³, or none at all (a cell without volume), counts as zero.
-const LARGEST_STRESS: f64 = 1e10;
+/// Stress components beyond this, in eV/Å³, or NaN (a cell without volume), are set to zero.
+const MAX_STRESS: f64 = 1e10;
 
-/// What Orb says of several structures.
+/// Outputs of Orb for a batch of structures.
 #[derive(Debug, Clone, Default)]
 pub struct Prediction {
-    /// One a structure, in eV.
+    /// Energy of each structure, in eV.
     pub energy: Vec<f64>,
-    /// One an atom of all structures, in eV/Å.
+    /// Force on each atom of all structures, in eV/Å.
     pub forces: Vec<Vector>,
-    /// One a structure, in eV/Å³, as xx, yy, zz, yz, xz, xy, positive where the cell wants to shrink; none if the model
-    /// does not tell.
+    /// Stress of each structure in eV/Å³ as xx, yy, zz, yz, xz, xy, positive under tension; `None` if the model has none.
     pub stress: Option<Vec<[f64; 6]>>,
-    /// The odds of fifty classes of how far the force of an atom is off, `(atoms, 50)`, where the model tells.
+    /// Class probabilities of the force error of each atom, `(atoms, 50)`, of models with a confidence head.
     pub confidence: Option<Tensor>,
-    /// The slope of the energy against a rotation, one a structure, of conservative models.
+    /// Gradient of the energy of each structure by a rotation, of conservative models.
     pub rotational_grad: Option<Vec<Matrix>>,
-    /// In elementary charges, one an atom, of models that give them.
+    /// Latent charge of each atom in elementary charges, of models that have them.
     pub latent_charges: Option<Vec<f64>>,
 }
 
 impl Orb {
-    /// All that the model says of `structures`, which are computed side by side.
+    /// Computes all outputs for `structures` in one batch.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a checkpoint of a trunk without heads, and for charges
-    /// in a structure that repeats in some directions only.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a checkpoint without heads, and for electrostatics of a
+    /// partly periodic structure.
     pub fn predict(&self, structures: &[Structure]) -> Result<Prediction> {
         let heads = self.heads.as_ref().ok_or_else(|| {
-            Error::unsupported("this checkpoint is a trunk without heads: it tells vectors and no energies")
+            Error::unsupported(
+                "this checkpoint is a backbone without heads: it has embeddings and no energies",
+            )
         })?;
         if structures.is_empty() {
             return Ok(Prediction::default());
@@ -55,18 +56,18 @@ impl Orb {
         let energies = column(&heads.energy(graph, &nodes)?.0)?;
         let mut found = Prediction { confidence: heads.confidence(&nodes)?, ..Prediction::default() };
         let forces = heads.forces(&nodes)?.map(|forces| rows::<3>(&forces)).transpose()?;
-        found.forces = forces.ok_or_else(|| Error::unsupported("a direct model without forces"))?;
+        found.forces = forces.ok_or_else(|| Error::unsupported("a direct model without a forces head"))?;
         found.stress = heads.stress(graph, &nodes)?.map(|stress| rows::<6>(&stress)).transpose()?;
         for (index, (structure, atoms)) in graph.nodes().enumerate() {
             let forces = &mut found.forces[atoms];
-            balance(structure, forces);
+            remove_net_force(structure, forces);
             let mut energy = energies[index] + heads.reference(&structure.numbers);
             if self.config.architecture != Architecture::V2 {
                 let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
                 energy += repulsion.energy;
-                let virial = push(structure, repulsion.slopes, forces);
+                let virial = add_forces(structure, repulsion.slopes, forces);
                 if let Some(stress) = &mut found.stress {
-                    // The reference divides by the signed volume here; models are used with it.
+                    // By the signed volume, as in the reference.
                     let added = voigt(&virial, cell::determinant(&structure.cell));
                     stress[index] = std::array::from_fn(|i| stress[index][i] + added[i]);
                 }
@@ -76,20 +77,20 @@ impl Orb {
         Ok(found)
     }
 
-    /// All forces at once are the way back from the sum of the energies to the vectors of the edges: every position, the
-    /// strain and the rotation act through them (and through the distances of charges).
+    /// Forces, stress and rotational gradient follow from the gradient of the summed energies by the edge vectors (and by the
+    /// distances of latent charges).
     fn conservative(&self, heads: &Heads, graph: &Graph) -> Result<Prediction> {
-        let back = self.way_back(heads, graph)?;
+        let back = self.gradients(heads, graph)?;
         let confidence = heads.confidence(&back.nodes)?;
         let mut found = Prediction { confidence, latent_charges: back.charges, ..Prediction::default() };
         let (mut start, mut stresses, mut rotations) = (0, Vec::new(), Vec::new());
         for (index, ((structure, _), energy)) in graph.nodes().zip(back.energies).enumerate() {
             let edges = structure.edges.len();
-            let mut slope = Slope::new(structure, back.slopes[start..start + edges].to_vec());
+            let mut slope = EdgeGradient::new(structure, back.slopes[start..start + edges].to_vec());
             start += edges;
             let repulsion = Repulsion::of(structure, self.config.zbl_node_aggregation);
             slope.add_repulsion(structure, &repulsion, self.config.zbl_node_aggregation);
-            let moment = slope.moment(structure);
+            let moment = slope.virial(structure);
             rotations.push(std::array::from_fn(|i| std::array::from_fn(|j| moment[i][j] - moment[j][i])));
             let mut forces = slope.forces(structure);
             let (mut energy, mut strain) = (energy + repulsion.energy, moment);
@@ -112,10 +113,10 @@ impl Orb {
     }
 }
 
-/// The slope of the energy of a structure against the vectors of its edges, in eV/Å.
-struct Slope(Vec<Vector>);
+/// Gradient of the energy of a structure by its edge vectors, in eV/Å.
+struct EdgeGradient(Vec<Vector>);
 
-impl Slope {
+impl EdgeGradient {
     fn new(structure: &Structure, slopes: Vec<Vector>) -> Self {
         debug_assert_eq!(structure.edges.len(), slopes.len());
         Self(slopes)
@@ -136,8 +137,8 @@ impl Slope {
         }
     }
 
-    /// Row by row, the sum over the edges of vector times slope: the slope against a map of all space.
-    fn moment(&self, structure: &Structure) -> Matrix {
+    /// The sum over the edges of the outer product of vector and gradient: the gradient by a linear map of space.
+    fn virial(&self, structure: &Structure) -> Matrix {
         let mut moment = [[0.0; 3]; 3];
         for (vector, slope) in structure.edges.vectors.iter().zip(&self.0) {
             for (row, value) in moment.iter_mut().zip(vector) {
@@ -147,7 +148,7 @@ impl Slope {
         moment
     }
 
-    /// A vector grows where its receiver moves along and its sender against it.
+    /// Forces on the atoms.
     fn forces(&self, structure: &Structure) -> Vec<Vector> {
         let mut forces = vec![[0.0; 3]; structure.len()];
         let edges = &structure.edges;
@@ -160,26 +161,25 @@ impl Slope {
     }
 }
 
-/// Adds to `forces` what pairs do whose energy has these `slopes` against the edges; gives the sum over the edges of
-/// vector times slope, in eV.
-fn push(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector]) -> Matrix {
-    let slope = Slope::new(structure, slopes);
+/// Adds the forces of an energy with these edge gradients to `forces`, and returns its virial in eV.
+fn add_forces(structure: &Structure, slopes: Vec<Vector>, forces: &mut [Vector]) -> Matrix {
+    let slope = EdgeGradient::new(structure, slopes);
     for (force, added) in forces.iter_mut().zip(slope.forces(structure)) {
         *force = cell::sum(force, &added);
     }
-    slope.moment(structure)
+    slope.virial(structure)
 }
 
-/// A slope against strain as the six numbers of a stress.
+/// The stress in Voigt order from the gradient by strain.
 fn voigt(strain: &Matrix, volume: f64) -> [f64; 6] {
     [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)].map(|(i, j)| {
         let stress = (strain[i][j] + strain[j][i]) / 2.0 / volume;
-        if stress.abs() < LARGEST_STRESS { stress } else { 0.0 }
+        if stress.abs() < MAX_STRESS { stress } else { 0.0 }
     })
 }
 
-/// Takes away the force on the whole; where there is no cell, the torque too, by the smallest change that does it.
-fn balance(structure: &Structure, forces: &mut [Vector]) {
+/// Removes the net force and, without a cell, the net torque by the smallest change.
+fn remove_net_force(structure: &Structure, forces: &mut [Vector]) {
     let mean = |vectors: &[Vector]| {
         let all = vectors.iter().fold([0.0; 3], |all, vector| cell::sum(&all, vector));
         all.map(|value| value / vectors.len() as f64)
@@ -206,15 +206,14 @@ fn balance(structure: &Structure, forces: &mut [Vector]) {
             }
         }
     }
-    // Forces that turn the whole the other way: torque of (turn × arm) is the inertia times the turn.
+    // The torque of the forces (turn × arm) is the inertia tensor times the turn.
     let turn = cell::times(&torque, &pseudo_inverse(&inertia));
     for (force, arm) in forces.iter_mut().zip(&arms) {
         *force = cell::difference(force, &cell::cross(&turn, arm));
     }
 }
 
-/// The inverse of a symmetric matrix, nothing being done along directions where it does nothing: a row of atoms has no
-/// inertia about its line.
+/// The Moore-Penrose inverse of a symmetric matrix: collinear atoms have no inertia about their line.
 fn pseudo_inverse(matrix: &Matrix) -> Matrix {
     let (values, vectors) = eigen(*matrix);
     let largest = values.iter().fold(0.0f64, |all, value| all.max(value.abs()));
@@ -231,7 +230,7 @@ fn pseudo_inverse(matrix: &Matrix) -> Matrix {
     inverse
 }
 
-/// Eigenvalues of a symmetric matrix, and as rows the vectors of each (Jacobi's rotations).
+/// Eigenvalues of a symmetric matrix, and its eigenvectors as rows, by Jacobi rotations.
 fn eigen(mut a: Matrix) -> (Vector, Matrix) {
     let mut vectors = cell::IDENTITY;
     for _ in 0..30 {
@@ -244,7 +243,7 @@ fn eigen(mut a: Matrix) -> (Vector, Matrix) {
             let c = 1.0 / (t * t + 1.0).sqrt();
             let mut turn = cell::IDENTITY;
             (turn[p][p], turn[q][q], turn[p][q], turn[q][p]) = (c, c, -t * c, t * c);
-            a = cell::product(&cell::product(&turn, &a), &cell::transposed(&turn));
+            a = cell::product(&cell::product(&turn, &a), &cell::transpose(&turn));
             vectors = cell::product(&turn, &vectors);
         }
     }
@@ -254,7 +253,7 @@ fn eigen(mut a: Matrix) -> (Vector, Matrix) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fauna_atoms::Neighbours;
+    use fauna_atoms::NeighborList;
 
     fn molecule(positions: Vec<Vector>) -> Structure {
         Structure {
@@ -264,7 +263,7 @@ mod tests {
             periodic: [false; 3],
             charge: None,
             spin: None,
-            edges: Neighbours::default(),
+            edges: NeighborList::default(),
         }
     }
 
@@ -281,13 +280,13 @@ mod tests {
                 .map(|i| [i as f64, 1.0 - 0.7 * i as f64, 0.3 * (i * i) as f64])
                 .collect();
             let structure = molecule(positions.clone());
-            balance(&structure, &mut forces);
+            remove_net_force(&structure, &mut forces);
             let (mut force, mut torque) = ([0.0; 3], [0.0; 3]);
             for (f, r) in forces.iter().zip(&positions) {
                 force = cell::sum(&force, f);
                 torque = cell::sum(&torque, &cell::cross(r, f));
             }
-            assert!(cell::length(&force) < 1e-12 && cell::length(&torque) < 1e-9, "{force:?} {torque:?}");
+            assert!(cell::norm(&force) < 1e-12 && cell::norm(&torque) < 1e-9, "{force:?} {torque:?}");
         }
     }
 

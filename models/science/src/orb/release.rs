@@ -1,4 +1,4 @@
-//! What releases are called, what follows from their names, and how older ones name their tensors.
+//! Names of releases, their configs, and the tensor names of older ones.
 
 use fauna_shared::checkpoint::Checkpoint;
 use fauna_shared::error::first_five;
@@ -13,34 +13,34 @@ use super::{Config, Orb};
 /// The name of the family, and of its configs.
 pub(crate) const NAME: &str = "orb";
 
-/// What the name of a release says of its network.
-struct Known {
+/// A release and its config.
+struct KnownRelease {
     name: &'static str,
     kind: Kind,
     layers: usize,
     neighbours: usize,
 }
 
-/// What differs between releases beside their depth and their edges.
+/// Kind of a release.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     V2,
     Direct,
-    /// With charge and spin, without stress.
+    /// Conditioned on charge and spin, without stress.
     DirectMolecules,
     Conservative,
-    /// With charge and spin.
+    /// Conditioned on charge and spin.
     ConservativeMolecules,
-    /// With charges on the atoms.
+    /// With latent charges.
     Electrostatics,
 }
 
-const fn known(name: &'static str, kind: Kind, layers: usize, neighbours: usize) -> Known {
-    Known { name, kind, layers, neighbours }
+const fn known(name: &'static str, kind: Kind, layers: usize, neighbours: usize) -> KnownRelease {
+    KnownRelease { name, kind, layers, neighbours }
 }
 
 /// All releases.
-const KNOWN: [Known; 22] = [
+const KNOWN: [KnownRelease; 22] = [
     known("orb-v3-conservative-inf-omat", Kind::Conservative, 5, 120),
     known("orb-v3-conservative-20-omat", Kind::Conservative, 5, 20),
     known("orb-v3-conservative-inf-mpa", Kind::Conservative, 5, 120),
@@ -65,27 +65,27 @@ const KNOWN: [Known; 22] = [
     known("orb-v2", Kind::V2, 15, 20),
 ];
 
-/// Releases of the first version, which the reference has removed.
+/// Releases of v1, which the reference has removed.
 const REMOVED: [&str; 6] =
     ["orb-v1", "orb-d3-v1", "orb-d3-sm-v1", "orb-d3-xs-v1", "orb-mptraj-only-v1", "orb-v1-mptraj-only"];
 
-/// Whether a file called `stem` is the release `name`, with or without its date.
+/// Whether a file stem is that of the release `name`, with or without a date.
 fn is_named(stem: &str, name: &str) -> bool {
     stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-fn known_by(stem: &str) -> Option<&'static Known> {
+fn known_by(stem: &str) -> Option<&'static KnownRelease> {
     KNOWN.iter().find(|known| is_named(stem, known.name))
 }
 
-/// The name of the release that a file is, if its name says so.
+/// The release of a file by its name.
 pub(crate) fn release_of(file: &str) -> Option<&'static str> {
     let stem = file.rsplit('/').next()?.strip_suffix(".ckpt")?;
     known_by(stem).map(|known| known.name)
 }
 
-/// The config that the name of a release stands for.
-fn config_of(known: &Known) -> Value {
+/// The config of a release.
+fn config_of(known: &KnownRelease) -> Value {
     let architecture = match known.kind {
         Kind::V2 => "orb_v2",
         Kind::Direct | Kind::DirectMolecules => "orb_v3_direct",
@@ -115,10 +115,10 @@ fn config_of(known: &Known) -> Value {
     })
 }
 
-/// A `.ckpt` called as the releases are, alone or in a folder; or one beside a `config.json` of builder arguments.
+/// A `.ckpt` with the name of a release, alone or in a folder; or any with a `config.json` of builder arguments.
 ///
 /// # Errors
-/// [`Unsupported`](ErrorKind::Unsupported) for a release of the first version, [`Input`](ErrorKind::Input) for a folder of
+/// [`Unsupported`](ErrorKind::Unsupported) for a release of v1, [`Input`](ErrorKind::Input) for a folder of
 /// several releases.
 pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layout>> {
     let config = match files.get("config.json") {
@@ -137,8 +137,8 @@ pub(crate) fn layout(files: &Files, options: &LoadOptions) -> Result<Option<Layo
     Ok(Some(Layout { config, weights: options.weights_of(files)? }))
 }
 
-/// The release that the files are by their names.
-fn by_name(files: &Files) -> Result<Option<&'static Known>> {
+/// The release by the names of the files.
+fn by_name(files: &Files) -> Result<Option<&'static KnownRelease>> {
     let names = match files.choice() {
         Some(choice) => vec![choice.to_string()],
         None => files.names(),
@@ -146,23 +146,21 @@ fn by_name(files: &Files) -> Result<Option<&'static Known>> {
     let stems = names.iter().filter(|name| !name.contains('/')).filter_map(|name| name.strip_suffix(".ckpt"));
     let stems: Vec<&str> = stems.collect();
     if let Some(first) = stems.iter().find(|stem| REMOVED.iter().any(|name| is_named(stem, name))) {
-        return Err(Error::unsupported(format!(
-            "{first} is an Orb of the first version, which is not implemented"
-        ))
-        .hint("its makers have replaced it: orb-v2, or one of orb-v3"));
+        return Err(Error::unsupported(format!("{first} is an Orb v1, which is not implemented"))
+            .hint("it was replaced by orb-v2 and orb-v3"));
     }
-    let found: Vec<&Known> = stems.iter().filter_map(|stem| known_by(stem)).collect();
+    let found: Vec<&KnownRelease> = stems.iter().filter_map(|stem| known_by(stem)).collect();
     match found[..] {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        _ => Err(Error::input("several releases of Orb lie here").at(files.root()).hint(format!(
+        _ => Err(Error::input("the folder has several releases of Orb").at(files.root()).hint(format!(
             "name one of these files\n{}",
             first_five(stems.iter().map(|stem| format!("{stem}.ckpt")))
         ))),
     }
 }
 
-/// How older releases name what newer ones call otherwise.
+/// Prefixes of tensor names of older releases and of newer ones.
 const LEGACY: [(&str, &str); 5] = [
     ("node_head.", "heads.forces."),
     ("graph_head.", "heads.energy."),
@@ -171,41 +169,41 @@ const LEGACY: [(&str, &str); 5] = [
     ("heads.stress.offdiag_normaliser.", "heads.stress.offdiag_normalizer."),
 ];
 
-/// Today's name of a tensor.
-fn todays(name: &str) -> String {
+/// The name of a tensor in newer releases.
+fn current_name(name: &str) -> String {
     LEGACY.iter().fold(name.to_string(), |name, (old, new)| match name.strip_prefix(old) {
         Some(rest) => format!("{new}{rest}"),
         None => name,
     })
 }
 
-/// What a tensor is called here, as far as its own name says.
+/// Renames a tensor to the name of newer releases.
 pub(crate) fn rename(name: &str) -> Name {
-    match todays(name) {
+    match current_name(name) {
         today if today == name => Name::Keep,
         today => Name::To(today),
     }
 }
 
-/// How a checkpoint names the trunk.
+/// Prefixes of the backbone in a checkpoint.
 struct Naming {
-    /// Without any head, the trunk stands at the top.
+    /// Without heads, the backbone has no prefix.
     is_headless: bool,
-    /// Of a model that was trained to take noise away: the trunk is inside it, and the rest is left.
+    /// In a denoising model the backbone is nested; other tensors are skipped.
     is_nested: bool,
 }
 
 impl Naming {
     fn of(checkpoint: &Checkpoint) -> Self {
-        let is_headless = !checkpoint.names().any(|name| todays(name).starts_with("heads."));
+        let is_headless = !checkpoint.names().any(|name| current_name(name).starts_with("heads."));
         let naming = Self { is_headless, is_nested: false };
         let is_nested = checkpoint.names().any(|name| naming.whole(name).starts_with("model.model."));
         Self { is_nested, ..naming }
     }
 
-    /// The name with the trunk below `model`.
+    /// The name with the backbone below `model`.
     fn whole(&self, name: &str) -> String {
-        let name = todays(name);
+        let name = current_name(name);
         if self.is_headless { format!("model.{name}") } else { name }
     }
 
@@ -219,7 +217,7 @@ impl Naming {
     }
 }
 
-/// The network, and what users should know of its checkpoint.
+/// Loads the network, with notes on its checkpoint.
 pub(super) fn load(pretrained: &Pretrained) -> Result<(Orb, Inventory, Vec<String>)> {
     let config: Config = pretrained.config()?;
     let weights = match &pretrained.checkpoint {
@@ -235,7 +233,7 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<(Orb, Inventory, Vec<Strin
     Ok((orb, inventory, notes))
 }
 
-/// What the network has of the checkpoint's heads, and what it lacks.
+/// Notes on unused and missing heads.
 fn notes(pretrained: &Pretrained, inventory: &Inventory) -> Vec<String> {
     let Some(checkpoint) = &pretrained.checkpoint else { return Vec::new() };
     let is_read =
@@ -243,7 +241,7 @@ fn notes(pretrained: &Pretrained, inventory: &Inventory) -> Vec<String> {
     let has = |head: &str| inventory.tensors.iter().any(|(name, _)| name.starts_with(head));
     let mut notes = Vec::new();
     let unread = |name: &String| !is_read(name) && !name.ends_with("num_batches_tracked");
-    let heads = checkpoint.names().map(todays).filter(|name| name.starts_with("heads.")).filter(unread);
+    let heads = checkpoint.names().map(current_name).filter(|name| name.starts_with("heads.")).filter(unread);
     let mut others: Vec<String> =
         heads.filter_map(|name| Some(name.split('.').nth(1)?.to_string())).collect();
     others.sort();
@@ -252,17 +250,17 @@ fn notes(pretrained: &Pretrained, inventory: &Inventory) -> Vec<String> {
         notes.push(format!("the checkpoint has heads that are not used: {}", others.join(", ")));
     }
     if !has("heads.") {
-        notes.push("the checkpoint has no heads: it tells vectors and no energies".to_string());
+        notes.push("the checkpoint has no heads: it has embeddings and no energies".to_string());
     }
     notes
 }
 
-/// What a checkpoint of this config holds.
+/// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
     Ok(load(pretrained)?.1)
 }
 
-/// A small config with every branch.
+/// A small config that uses every branch.
 pub fn sample() -> Value {
     json!({
         "model_type": NAME,
@@ -326,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn older_names_become_todays() {
+    fn older_names_become_current_name() {
         assert_eq!(rename("node_head.mlp.NN-0.bias"), Name::To("heads.forces.mlp.NN-0.bias".into()));
         let twice = "stress_head.diag_normaliser.bn.running_var";
         assert_eq!(rename(twice), Name::To("heads.stress.diag_normalizer.bn.running_var".into()));

@@ -1,32 +1,32 @@
-//! What keeps nuclei apart where no data was: the screened repulsion of Ziegler, Biersack and Littmark (1985).
+//! ZBL repulsion of nuclei (Ziegler, Biersack and Littmark 1985).
 
 use super::{Aggregation, Structure};
 use fauna_atoms::cell::{self, Vector};
 use fauna_atoms::elements;
 
-/// Shares and decays of the four exponentials of the screening.
+/// Coefficients and exponents of the screening function.
 const SCREENING: [(f64, f64); 4] = [(0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016)];
 
-/// The square of an elementary charge, in eV Å.
+/// Coulomb constant, in eV Å.
 const COULOMB: f64 = 14.3996;
 
-/// The repulsion of all pairs of a structure.
+/// ZBL repulsion of a structure.
 pub(super) struct Repulsion {
-    /// In eV, added up as the model was trained.
+    /// Energy in eV, summed or averaged over the atoms.
     pub energy: f64,
-    /// The slope of the sum over all edges against the vector of each edge, in eV/Å.
+    /// Gradient of the sum over all edges by each edge vector, in eV/Å.
     pub slopes: Vec<Vector>,
 }
 
 impl Repulsion {
-    /// Each edge counts half, as there mostly is one the other way.
+    /// Each edge counts half: pairs mostly have edges in both directions.
     pub(super) fn of(structure: &Structure, aggregation: Aggregation) -> Self {
         let edges = &structure.edges;
         let mut energy = 0.0;
         let mut slopes = Vec::with_capacity(edges.len());
         for ((sender, receiver), vector) in edges.senders.iter().zip(&edges.receivers).zip(&edges.vectors) {
             let number = |node: &u32| structure.numbers[*node as usize];
-            let length = cell::length(vector);
+            let length = cell::norm(vector);
             let (here, slope) = pair(number(sender), number(receiver), length);
             energy += here;
             slopes.push(vector.map(|value| slope / length * value));
@@ -38,9 +38,9 @@ impl Repulsion {
     }
 }
 
-/// Half the energy of two atoms `r` Å apart, in eV, and its slope, in eV/Å.
+/// Half the energy of two atoms `r` Å apart, in eV, and its derivative, in eV/Å.
 ///
-/// The reference takes charge and radius of the element after each; models were trained with that.
+/// The reference takes nuclear charge and radius of the next element, and models were trained so.
 fn pair(a: u8, b: u8, r: f64) -> (f64, f64) {
     let (a, b) = (a.saturating_add(1), b.saturating_add(1));
     let end = elements::covalent_radius(a) + elements::covalent_radius(b);
@@ -75,7 +75,7 @@ mod tests {
             let slope = (high - low) / 2e-6;
             assert!((pair(8, 1, r).1 - slope).abs() < 1e-5 * slope.abs().max(1.0), "{r}");
         }
-        // Fluorine and helium stand for oxygen and hydrogen: 0.57 and 0.28 Å.
+        // The radii of fluorine and helium: 0.57 and 0.28 Å.
         assert_eq!(pair(8, 1, 0.85), (0.0, 0.0));
         assert!(pair(8, 1, 0.84).0 > 0.0 && pair(8, 1, 0.84).0 < 1e-4);
     }

@@ -7,7 +7,7 @@ use fauna_shared::runtime::Runtime;
 use serde_json::{Value, json};
 
 use super::*;
-use fauna_atoms::{Dynamics, State, cell, dynamics};
+use fauna_atoms::{DynamicsOptions, DynamicsState, cell, dynamics};
 
 fn orb(changes: Value) -> Result<Orb> {
     let mut config = sample();
@@ -64,15 +64,12 @@ fn structures_side_by_side_are_as_they_are_alone() {
             let alone = orb.evaluate(std::slice::from_ref(atoms)).unwrap().remove(0);
             assert!((alone.energy - found.energy).abs() < 1e-5, "{} {}", alone.energy, found.energy);
             for (a, b) in alone.forces.iter().zip(&found.forces) {
-                assert!(cell::length(&cell::difference(a, b)) < 1e-5);
+                assert!(cell::norm(&cell::difference(a, b)) < 1e-5);
             }
             assert_eq!(alone.stress.is_some(), atoms.cell.is_some());
             assert_eq!(found.confidence.as_ref().unwrap().len(), atoms.numbers.len());
         }
-        assert!(
-            together[2].forces[0].iter().all(|force| force.abs() < 1e-12),
-            "a lone atom is pulled by nobody"
-        );
+        assert!(together[2].forces[0].iter().all(|force| force.abs() < 1e-12), "a single atom has no force");
     }
     assert!(plain().evaluate(&[]).unwrap().is_empty());
 }
@@ -90,7 +87,7 @@ fn a_bad_structure_is_named_by_its_index() {
         (unknown, "atomic number 118"),
         (upon, "atoms 0 and 1 overlap"),
         (flat, "singular"),
-        (no_cell, "repeats and is zero"),
+        (no_cell, "periodic and zero"),
         (lost, "the position of atom 0"),
         (Atoms::default(), "there are no atoms"),
     ];
@@ -104,7 +101,7 @@ fn a_bad_structure_is_named_by_its_index() {
     }
     let molecules = orb(json!({})).unwrap();
     let error = molecules.evaluate(&[Atoms { spin: None, ..water() }]).unwrap_err().to_string();
-    assert!(error.starts_with("this model wants the charge"), "{error}");
+    assert!(error.starts_with("this model needs the total charge"), "{error}");
 }
 
 #[test]
@@ -124,7 +121,7 @@ fn a_multiplicity_that_the_electrons_cannot_have_is_refused() {
         let atoms = Atoms { charge: Some(charge), spin: Some(spin), ..water() };
         let error = model.evaluate(std::slice::from_ref(&atoms)).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
-        // A model that does not read them does not mind them.
+        // A model that does not read charge and spin does not check them.
         assert!(!plain().reads_charge() && plain().evaluate(&[atoms]).is_ok());
     }
     let radical = Atoms { charge: Some(1.0), spin: Some(4.0), ..water() };
@@ -155,7 +152,7 @@ fn what_is_not_implemented_is_refused_by_name() {
     }
 }
 
-/// The network is in float32, so a step is chosen that its rounding does not drown.
+/// The step is large against the rounding of float32.
 #[test]
 fn forces_and_stress_are_slopes_of_the_energy() {
     for model in [plain(), orb(json!({})).unwrap()] {
@@ -207,15 +204,15 @@ fn layer_by_layer_the_way_back_is_the_same() {
         let graph = Graph::new(&structures, model.model.device()).unwrap();
         let heads = model.heads.as_ref().unwrap();
         let (once, layers) =
-            (model.at_once(heads, &graph).unwrap(), model.layer_by_layer(heads, &graph).unwrap());
+            (model.at_once(heads, &graph).unwrap(), model.checkpointed(heads, &graph).unwrap());
         assert_eq!(once.energies.len(), 3);
         for (a, b) in once.energies.iter().zip(&layers.energies) {
             assert!((a - b).abs() < 1e-6);
         }
-        let largest = once.slopes.iter().map(cell::length).fold(0.0, f64::max);
+        let largest = once.slopes.iter().map(cell::norm).fold(0.0, f64::max);
         assert!(largest > 0.0);
         for (a, b) in once.slopes.iter().zip(&layers.slopes) {
-            assert!(cell::length(&cell::difference(a, b)) < 1e-4 * largest, "{a:?} {b:?}");
+            assert!(cell::norm(&cell::difference(a, b)) < 1e-4 * largest, "{a:?} {b:?}");
         }
     }
 }
@@ -223,9 +220,9 @@ fn layer_by_layer_the_way_back_is_the_same() {
 #[test]
 fn a_conservative_model_keeps_its_energy() {
     let model = plain();
-    let state = State::at_temperature(salt(), 600.0, 1).unwrap();
+    let state = DynamicsState::at_temperature(salt(), 600.0, 1).unwrap();
     let mut energies = Vec::new();
-    let options = Dynamics { time_step: 0.5, steps: 200, ..Dynamics::default() };
+    let options = DynamicsOptions { time_step: 0.5, steps: 200, ..DynamicsOptions::default() };
     dynamics(&model, state, &options, &mut |moment| {
         energies.push((moment.evaluation.energy + moment.kinetic_energy, moment.kinetic_energy));
         ControlFlow::Continue(())

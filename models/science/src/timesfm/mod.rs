@@ -1,8 +1,8 @@
 //! TimesFM: a decoder over patches of one series (Das et al. 2024, arXiv 2310.10688).
 //!
-//! [`patched`] is what 1.0 and 2.0 are; [`v2_5`] is newer in nearly every part. Both load transformers' releases and the
-//! original ones. One pass tells `horizon_length` steps; a longer horizon is reached by taking the point forecasts for
-//! what happened and going on from there, as the original program does.
+//! [`patched`] is the network of 1.0 and 2.0, [`v2_5`] that of 2.5. Both load the releases in the format of transformers and
+//! the original ones. One forward pass predicts `horizon_length` steps; beyond, the point forecasts are appended to the
+//! series, as in the original code.
 
 pub mod patched;
 mod patched_pipeline;
@@ -18,8 +18,9 @@ use fauna_shared::{Error, Result};
 
 pub use patched_pipeline::PatchedPipeline;
 pub(crate) use patched_pipeline::sample as patched_sample;
+pub use pipeline::TimesFmPipeline;
 pub(crate) use release::{PATCHED, V2_5, rename_2_5, rename_patched};
-pub use v2_5_pipeline::V25Pipeline;
+pub use v2_5_pipeline::TimesFm25Pipeline;
 pub(crate) use v2_5_pipeline::sample as v2_5_sample;
 
 /// `output(activation(input(x))) + residual(x)`.
@@ -31,10 +32,10 @@ pub struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    /// The block at `w`; `sizes`: of what goes in, of what is inside, of what comes out.
+    /// Loads the block at `w`; `sizes` are those of the input, the hidden layer and the output.
     ///
     /// # Errors
-    /// As any load.
+    /// Errors of the tensors.
     pub fn load(w: &Weights, sizes: [usize; 3], bias: bool, activation: Activation) -> Result<Self> {
         let [inputs, hidden, outputs] = sizes;
         Ok(Self {
@@ -45,35 +46,35 @@ impl ResidualBlock {
         })
     }
 
-    /// `x`: `(…, inputs)`; gives `(…, outputs)`.
+    /// `x` is `(…, inputs)`; returns `(…, outputs)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let hidden = self.input_layer.forward_then(x, self.activation)?;
         add(&self.output_layer.forward(&hidden)?, &self.residual_layer.forward(x)?)
     }
 }
 
-/// Patches of a context at most, each of which sees all before it: 2.5 has 512.
-const MOST_PATCHES: usize = 8192;
+/// Maximum number of patches of a context; 2.5 has 512.
+const MAX_PATCHES: usize = 8192;
 
-/// Refuses a context of more patches than any release has: a pass takes memory by the square of their number.
+/// Checks the number of patches of a context: memory grows with its square.
 ///
 /// # Errors
 /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) that names both keys.
 pub(crate) fn check_patches(context_length: usize, patch_length: usize) -> Result<()> {
     match context_length / patch_length.max(1) {
-        patches if patches <= MOST_PATCHES => Ok(()),
+        patches if patches <= MAX_PATCHES => Ok(()),
         patches => Err(Error::unsupported(format!(
             "context_length {context_length} is {patches} times patch_length {patch_length}"
         ))
-        .hint(format!("at most {MOST_PATCHES} patches are supported"))),
+        .hint(format!("at most {MAX_PATCHES} patches are supported"))),
     }
 }
 
-/// Queries, keys and values as one map: all of the first, then of the second, then of the third. Transformers stores
-/// three, the original release one.
+/// The projections of queries, keys and values as one linear layer, from three in the format of transformers or one in the
+/// original release.
 pub(crate) fn joined_projections(
     w: &Weights,
     inputs: usize,
@@ -92,12 +93,12 @@ pub(crate) fn joined_projections(
     Ok(Linear::new(weight, bias))
 }
 
-/// What queries are multiplied by, number by number: `softplus(scaling) / (ln 2 · √width)`.
+/// The scale of the queries per dimension, `softplus(scaling) / (ln 2 · √head_dim)`, `(head_dim)`.
 pub(crate) fn query_scale(w: &Weights, width: usize) -> Result<Tensor> {
     let scaling = w.tensor("scaling", &[width])?;
     let factor = std::f64::consts::LOG2_E / (width as f64).sqrt();
     let softplus = |x: f32| match f64::from(x) {
-        // As in PyTorch: beyond this, nothing is left to add.
+        // As in PyTorch.
         x if x > 20.0 => x,
         x => x.exp().ln_1p(),
     };

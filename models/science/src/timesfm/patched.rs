@@ -1,4 +1,4 @@
-//! TimesFM 1.0 and 2.0: patches of a series in, the patches that follow each of them out.
+//! TimesFM 1.0 and 2.0: a decoder that predicts the steps after every patch of a series.
 //!
 //! Das et al. 2024, "A decoder-only foundation model for time-series forecasting" (arXiv 2310.10688), section 4.
 //! Checked against transformers `TimesFmModelForPrediction`, parity cases `tests/parity/timesfm`.
@@ -15,41 +15,41 @@ use serde::Deserialize;
 
 use super::{ResidualBlock, joined_projections, query_scale};
 
-/// The keys of `config.json`. What a config leaves out is as in 2.0, save the context.
+/// The keys of `config.json`. Defaults are those of 2.0, except for the context.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Steps of a patch.
+    /// Patch length in steps.
     pub patch_length: usize,
-    /// Steps read.
+    /// Context length in steps.
     pub context_length: usize,
-    /// Steps told.
+    /// Number of steps that are predicted after each patch.
     pub horizon_length: usize,
-    /// How many paces there are a series may have.
+    /// Number of frequency classes.
     pub freq_size: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Width of a head.
+    /// Dimension of a head.
     pub head_dim: usize,
-    /// Heads.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// The least spread a series is divided by.
+    /// Minimum standard deviation of the normalisation.
     pub tolerance: f32,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// The levels that were trained.
+    /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// A value that marks a gap.
+    /// Value that marks gaps.
     pub pad_val: f32,
-    /// Whether positions are added to the patches.
+    /// Whether positional embeddings are added.
     pub use_positional_embedding: bool,
-    /// The shortest wave of the positions.
+    /// Minimum timescale of the positional embeddings.
     pub min_timescale: f64,
-    /// The longest.
+    /// Maximum timescale of the positional embeddings.
     pub max_timescale: f64,
 }
 
@@ -100,7 +100,10 @@ impl Config {
         }
         super::check_patches(self.context_length, self.patch_length)?;
         match self.use_positional_embedding && !self.hidden_size.is_multiple_of(2) {
-            true => Err(Error::unsupported(format!("positions over a hidden_size of {}", self.hidden_size))),
+            true => Err(Error::unsupported(format!(
+                "hidden_size {} must be even for positional embeddings",
+                self.hidden_size
+            ))),
             false => super::pipeline::check_levels(&self.quantiles),
         }
     }
@@ -109,7 +112,7 @@ impl Config {
         self.head_dim.saturating_mul(self.num_attention_heads)
     }
 
-    /// Numbers told of each step: the mean, and the quantiles.
+    /// Number of outputs per step: the mean and the quantiles.
     pub fn channels(&self) -> usize {
         1 + self.quantiles.len()
     }
@@ -143,13 +146,13 @@ struct Mlp {
     down_proj: Linear,
 }
 
-/// What the layers need to know of padding.
+/// Masks of padding.
 struct Padding {
     mask: Mask,
-    /// 1 at patches that hold a value, 0 at padding: `(series, patches, 1)`; none if all hold some.
+    /// 1 at patches with a value, 0 at padding, `(series, patches, 1)`; `None` without padding.
     real: Option<Tensor>,
-    /// 1 at patches that see nobody: `(series, patches, 1)`; none if there are none.
-    blind: Option<Tensor>,
+    /// 1 at patches whose keys are all masked, `(series, patches, 1)`; `None` if there are none.
+    fully_masked: Option<Tensor>,
 }
 
 impl Model for TimesFm {
@@ -159,7 +162,7 @@ impl Model for TimesFm {
         let c = &config;
         c.check()?;
         let decoder = w.at("decoder");
-        // The frequencies of the positions follow from the config.
+        // The positional embeddings are computed from the config.
         decoder.skip("position_emb");
         let sizes = [2 * c.patch_length, c.intermediate_size, c.hidden_size];
         let input_ff_layer =
@@ -180,12 +183,11 @@ impl TimesFm {
         &self.config
     }
 
-    /// The states of `patches`, `(series, patches, 2 * patch_length)`: normalised values, then which of them are
-    /// padding. `real`: which patches hold a value; `freq`: `(series, 1)` of u32, a row of the frequencies each. Gives
-    /// `(series, patches, hidden_size)`.
+    /// The last hidden states, `(series, patches, hidden_size)`, of `patches`, `(series, patches, 2 * patch_length)`:
+    /// normalised values, then their padding mask. `real` are the patches with a value, `freq` the frequency ids, `(series, 1)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn encode(&self, patches: &Tensor, real: &[Vec<bool>], freq: &Tensor) -> Result<Tensor> {
         let mut x = self.input_ff_layer.forward(patches)?;
         if self.config.use_positional_embedding {
@@ -199,18 +201,18 @@ impl TimesFm {
         Ok(x)
     }
 
-    /// What follows each of `states`, `(series, patches, hidden_size)`, normalised as the series were: `(series, patches,
-    /// horizon_length, 1 + quantiles)`, the mean first.
+    /// The normalised outputs after each patch of `states`, `(series, patches, hidden_size)`: `(series, patches, horizon_length,
+    /// 1 + quantiles)`, the mean first.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn decode(&self, states: &Tensor) -> Result<Tensor> {
         let (series, patches, _) = states.dims3()?;
         let told = self.horizon_ff_layer.forward(states)?;
         Ok(told.reshape((series, patches, self.config.horizon_length, self.config.channels()))?)
     }
 
-    /// Sines and cosines of each patch's place, counted from the first that holds a value; those before it come last.
+    /// Sinusoidal positional embeddings, counted from the first patch with a value; patches before it come last.
     fn positions(&self, real: &[Vec<bool>], like: &Tensor) -> Result<Tensor> {
         let c = &self.config;
         let waves = c.hidden_size / 2;
@@ -220,7 +222,7 @@ impl TimesFm {
         let patches = real.first().map_or(0, Vec::len);
         let mut all = Vec::with_capacity(real.len() * patches * c.hidden_size);
         for row in real {
-            // Where nothing is real, the last place is the first.
+            // Without values, the last patch has position 0.
             let first = row.iter().position(|real| *real).unwrap_or(patches.saturating_sub(1));
             for patch in 0..patches {
                 let place = ((patch + patches - first) % patches) as f32;
@@ -243,12 +245,12 @@ impl Padding {
             Ok(marks.to_dtype(like.dtype())?)
         };
         let padded = real.iter().flatten().any(|real| !real);
-        let is_blind = |row: &[bool], i: usize| !row[..=i].contains(&true);
-        let blind = real.iter().any(|row| row.first() == Some(&false));
+        let is_fully_masked = |row: &[bool], i: usize| !row[..=i].contains(&true);
+        let fully_masked = real.iter().any(|row| row.first() == Some(&false));
         Ok(Self {
             mask,
             real: padded.then(|| table(&|row, i| row[i])).transpose()?,
-            blind: blind.then(|| table(&is_blind)).transpose()?,
+            fully_masked: fully_masked.then(|| table(&is_fully_masked)).transpose()?,
         })
     }
 }
@@ -286,10 +288,10 @@ impl Attention {
         let q = part(0)?.broadcast_mul(&self.scale)?;
         let v = part(2)?;
         let mut seen = attend(&q, &part(1)?, &v, &padding.mask, 1.0)?;
-        if let Some(blind) = &padding.blind {
-            // The reference gives a patch that sees nobody the mean of all patches, later ones too.
+        if let Some(fully_masked) = &padding.fully_masked {
+            // The reference returns the mean of all patches where all keys are masked.
             let mean = v.contiguous()?.flatten(2, D::Minus1)?.mean_keepdim(1)?;
-            seen = seen.broadcast_add(&mean.broadcast_mul(blind)?)?;
+            seen = seen.broadcast_add(&mean.broadcast_mul(fully_masked)?)?;
         }
         self.o_proj.forward(&seen)
     }

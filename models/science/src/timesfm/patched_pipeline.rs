@@ -1,36 +1,32 @@
-//! TimesFM 1.0 and 2.0 as a pipeline.
-
-use std::ops::ControlFlow;
+//! Pipeline of TimesFM 1.0 and 2.0.
 
 use candle_core::Tensor;
-use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{
-    Card, Forecast, ForecastConfig, Forecaster, FrequencyClass, History, Pipeline, Pretrained, SampleSizes,
-};
+use fauna_shared::item::Tensors;
+use fauna_shared::model::{Forecast, ForecastConfig, FrequencyClass, History};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
 use super::patched::{Config, TimesFm};
 use super::pipeline::{
-    self, Wishes, all_decomposed, composed, forecast, predictions, readable, steps_for, undone, whole_patches,
+    self, ForwardOptions, TimesFmPipeline, Version, denormalise, forecast, input_rows, output_series,
+    predictions, steps_for, whole_patches,
 };
 use crate::chronos::patches::{Norm, join};
-use crate::series::{self, Place, host, last, mean_of};
+use crate::series::{host, last, mean_of};
 
-/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
-const ROWS_A_PASS: usize = 64;
+/// Batch size: enough rows for all cores, within a bounded memory.
+const BATCH_SIZE: usize = 64;
 
-/// Values of a patch that its statistics need.
-const ENOUGH: usize = 3;
+/// Number of values that a patch needs for its mean and standard deviation.
+const MIN_VALUES: usize = 3;
 
-/// A TimesFM 1.0 or 2.0.
+/// TimesFM 1.0 or 2.0.
 ///
 /// ```
 /// use fauna_shared::model::{Pipeline, ForecastConfig, FrequencyClass, History};
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
-/// // A network of random weights: only a config is needed.
+/// // Random weights need only a config.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::timesfm::patched::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
@@ -41,39 +37,20 @@ const ENOUGH: usize = 3;
 /// assert_eq!(model.forecaster()?.forecast(&[monthly], &wanted)?[0].mean.len(), 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct PatchedPipeline {
-    network: TimesFm,
-    place: Place,
-    card: Card,
-}
+pub type PatchedPipeline = TimesFmPipeline<TimesFm>;
 
-/// What the network made of series of one length.
+/// Output of the network for a batch.
 struct Encoded {
+    /// `(series, patches, hidden_size)`.
     states: Tensor,
+    /// Which patches hold a value, `(series, patches)`.
     real: Vec<Vec<bool>>,
     norms: Vec<Norm>,
 }
 
 impl PatchedPipeline {
-    /// Opens a checkpoint.
-    ///
-    /// # Errors
-    /// Whatever is wrong with config or tensors.
-    pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let (network, inventory) = pretrained.load::<TimesFm>()?;
-        let architecture = pretrained.architecture("TimesFmModelForPrediction");
-        let mut card = pretrained.card(&architecture, &inventory);
-        card.context = Some(network.config().context_length);
-        Ok(Self { place: Place::of(pretrained), network, card })
-    }
-
-    /// The network.
-    pub fn network(&self) -> &TimesFm {
-        &self.network
-    }
-
-    /// Reads the last `steps` of each of `series`, zeros marked as padding before the shorter ones.
-    fn encode(&self, series: &[Vec<f32>], paces: &[u32], steps: usize) -> Result<Encoded> {
+    /// Encodes the last `steps` of each of `series`, shorter ones padded on the left.
+    fn encode(&self, series: &[Vec<f32>], frequencies: &[u32], steps: usize) -> Result<Encoded> {
         let c = self.network.config();
         let (count, size) = (series.len(), c.patch_length);
         let (mut values, mut pads) = (Vec::with_capacity(count * steps), Vec::with_capacity(count * steps));
@@ -95,11 +72,11 @@ impl PatchedPipeline {
             real.push(pads.chunks_exact(size).map(|patch| patch.contains(&0.0)).collect());
         }
         let patches = self.place.tensor(join(&[&values, &pads], size), (count, steps / size, 2 * size))?;
-        let paces = Tensor::from_slice(paces, (count, 1), self.place.device())?;
-        Ok(Encoded { states: self.network.encode(&patches, &real, &paces)?, real, norms })
+        let frequencies = Tensor::from_slice(frequencies, (count, 1), self.place.device())?;
+        Ok(Encoded { states: self.network.encode(&patches, &real, &frequencies)?, real, norms })
     }
 
-    /// Mean and spread of the first patch that has values enough, or of the last.
+    /// Mean and standard deviation of the first patch with enough values, or of the last.
     fn norm(&self, values: &[f32], pads: &[f32]) -> Norm {
         let size = self.network.config().patch_length;
         let known = |patch: usize| {
@@ -108,7 +85,7 @@ impl PatchedPipeline {
             known.map(|(value, _)| f64::from(*value)).collect::<Vec<f64>>()
         };
         let patches = values.len() / size;
-        let chosen = (0..patches).map(known).find(|values| values.len() >= ENOUGH);
+        let chosen = (0..patches).map(known).find(|values| values.len() >= MIN_VALUES);
         let values = chosen.unwrap_or_else(|| known(patches - 1));
         let count = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / count;
@@ -117,70 +94,108 @@ impl PatchedPipeline {
         Norm { loc: mean as f32, scale }
     }
 
-    /// What follows the patches of `states`, in the units of the series: `(series, patches, horizon, channels)`.
+    /// The denormalised outputs of all patches, `(series, patches, horizon, channels)`.
     fn decode(&self, states: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
-        undone(&self.network.decode(states)?, norms)
+        denormalise(&self.network.decode(states)?, norms)
     }
 
-    /// The same of the last patch alone: `(series, horizon, channels)`.
+    /// The denormalised outputs of the last patch, `(series, horizon, channels)`.
     fn decode_last(&self, encoded: &Encoded) -> Result<Vec<f32>> {
         let last = encoded.states.dim(1)? - 1;
         self.decode(&encoded.states.narrow(1, last, 1)?.contiguous()?, &encoded.norms)
     }
 
-    /// The forecasts on the context, patch by patch, and that of the future: `(series, steps, channels)`.
+    /// The forecasts on the context, patch by patch, and that of the future, `(series, steps, channels)`.
     fn decode_all(&self, encoded: &Encoded) -> Result<Vec<f32>> {
         let c = self.network.config();
-        let told = self.decode(&encoded.states, &encoded.norms)?;
+        let outputs = self.decode(&encoded.states, &encoded.norms)?;
         let patches = encoded.states.dim(1)?;
         let (each, kept) =
             (c.horizon_length * c.channels(), c.patch_length.min(c.horizon_length) * c.channels());
-        let mut all = Vec::with_capacity(told.len());
-        for (i, patch) in told.chunks_exact(each).enumerate() {
+        let mut all = Vec::with_capacity(outputs.len());
+        for (i, patch) in outputs.chunks_exact(each).enumerate() {
             all.extend_from_slice(if i % patches + 1 < patches { &patch[..kept] } else { patch });
         }
         Ok(all)
     }
 
-    /// The rows of the table of paces.
-    fn paces(&self, freq: Option<Vec<i64>>, count: usize) -> Result<Vec<u32>> {
+    /// Checks frequency ids; 0 if there are none.
+    fn frequencies(&self, freq: Option<Vec<i64>>, count: usize) -> Result<Vec<u32>> {
         let known = self.network.config().freq_size as i64;
-        let pace = |(row, pace): (usize, i64)| match (0..known).contains(&pace) {
-            true => Ok(pace as u32),
-            false => {
-                Err(Error::input(format!("freq {pace} of series {row} is none of the {known} there are")))
-            }
+        let check = |(row, id): (usize, i64)| match (0..known).contains(&id) {
+            true => Ok(id as u32),
+            false => Err(Error::input(format!("freq of series {row} is {id}, expected 0 to {}", known - 1))),
         };
-        freq.unwrap_or_else(|| vec![0; count]).into_iter().enumerate().map(pace).collect()
+        freq.unwrap_or_else(|| vec![0; count]).into_iter().enumerate().map(check).collect()
     }
 
-    fn forward_with(&self, inputs: &Tensors, wishes: &Wishes) -> Result<Tensors> {
+    /// The outputs of `horizon` steps of each series, `(series, horizon * channels)`. Beyond one forward pass, the point
+    /// forecasts are appended to the series.
+    fn predict(
+        &self,
+        mut series: Vec<Vec<f32>>,
+        frequencies: &[u32],
+        horizon: usize,
+    ) -> Result<Vec<Vec<f32>>> {
         let c = self.network.config();
+        let mut all = vec![Vec::new(); series.len()];
+        let each = c.horizon_length * c.channels();
+        while all.first().is_some_and(|outputs| outputs.len() < horizon * c.channels()) {
+            let steps = steps_for(&series, c.patch_length, c.context_length);
+            let outputs = self.decode_last(&self.encode(&series, frequencies, steps)?)?;
+            for ((outputs, series), all) in outputs.chunks_exact(each).zip(&mut series).zip(&mut all) {
+                series.extend(outputs.chunks_exact(c.channels()).map(|step| step[0]));
+                all.extend_from_slice(outputs);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The frequency id of a series.
+fn frequency_id(history: &History) -> i64 {
+    match history.frequency_class {
+        FrequencyClass::High => 0,
+        FrequencyClass::Medium => 1,
+        FrequencyClass::Low => 2,
+    }
+}
+
+impl Version for TimesFm {
+    const ARCHITECTURE: &'static str = "TimesFmModelForPrediction";
+
+    fn context_length(&self) -> usize {
+        self.config().context_length
+    }
+
+    fn horizon_length(&self) -> usize {
+        self.config().horizon_length
+    }
+
+    fn quantiles(&self) -> &[f64] {
+        &self.config().quantiles
+    }
+
+    fn run(pipeline: &PatchedPipeline, inputs: &Tensors, options: &ForwardOptions) -> Result<Tensors> {
+        let c = pipeline.network.config();
         let (series, freq) = pipeline::inputs(inputs, true)?;
-        let mut paces = self.paces(freq, series.len())?;
-        let longest = wishes.context.unwrap_or(c.context_length);
+        let mut frequencies = pipeline.frequencies(freq, series.len())?;
+        let longest = options.context_length.unwrap_or(c.context_length);
         let steps = whole_patches(longest.min(c.context_length), c.patch_length)?;
         let series: Vec<Vec<f32>> = series.iter().map(|one| last(one, longest).to_vec()).collect();
-        let positive = series.iter().flatten().all(|value| *value >= 0.0);
-        let rows = match wishes.window {
-            Some(window) => {
-                paces = paces.into_iter().flat_map(|pace| [pace; 2]).collect();
-                all_decomposed(&series, window)
-            }
-            None => series.clone(),
-        };
-        let encoded = self.encode(&rows, &paces, steps)?;
-        let mut told = match wishes.on_context {
-            true => self.decode_all(&encoded)?,
-            false => self.decode_last(&encoded)?,
-        };
-        if wishes.window.is_some() {
-            told = composed(&told, told.len() / rows.len().max(1));
+        let is_positive = series.iter().flatten().all(|value| *value >= 0.0);
+        let rows = input_rows(&series, options.window_size);
+        if options.window_size.is_some() {
+            frequencies = frequencies.into_iter().flat_map(|id| [id; 2]).collect();
         }
-        if wishes.truncate == Some(true) && positive {
-            told.iter_mut().for_each(|value| *value = value.max(0.0));
-        }
-        let mut out = predictions(told, series.len(), c.channels(), 0)?;
+        let encoded = pipeline.encode(&rows, &frequencies, steps)?;
+        let outputs = match options.return_context {
+            true => pipeline.decode_all(&encoded)?,
+            false => pipeline.decode_last(&encoded)?,
+        };
+        let clip = options.truncate_negative == Some(true) && is_positive;
+        let outputs = output_series(outputs, rows.len(), options.window_size, clip);
+        let mut out = predictions(outputs, series.len(), c.channels(), 0)?;
         let per_row = |value: fn(&Norm) -> f32| host(encoded.norms.iter().map(value).collect(), rows.len());
         out.insert("loc".into(), per_row(|norm| norm.loc)?);
         out.insert("scale".into(), per_row(|norm| norm.scale)?);
@@ -188,107 +203,32 @@ impl PatchedPipeline {
         Ok(out)
     }
 
-    /// `(series, horizon, channels)`: one pass after the other, the means of each taken for what happened.
-    fn predict(&self, mut series: Vec<Vec<f32>>, paces: &[u32], horizon: usize) -> Result<Vec<Vec<f32>>> {
-        let c = self.network.config();
-        let mut all = vec![Vec::new(); series.len()];
-        let each = c.horizon_length * c.channels();
-        while all.first().is_some_and(|told| told.len() < horizon * c.channels()) {
-            let steps = steps_for(&series, c.patch_length, c.context_length);
-            let told = self.decode_last(&self.encode(&series, paces, steps)?)?;
-            for ((told, series), all) in told.chunks_exact(each).zip(&mut series).zip(&mut all) {
-                series.extend(told.chunks_exact(c.channels()).map(|step| step[0]));
-                all.extend_from_slice(told);
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// The row of the table of paces.
-fn pace_of(past: &History) -> i64 {
-    match past.frequency_class {
-        FrequencyClass::High => 0,
-        FrequencyClass::Medium => 1,
-        FrequencyClass::Low => 2,
-    }
-}
-
-impl Forecaster for PatchedPipeline {
-    fn forecast(&self, pasts: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
-        options.check()?;
-        let c = self.network.config();
-        let series = readable(pasts)?;
-        let paces = self.paces(Some(pasts.iter().map(pace_of).collect()), pasts.len())?;
+    fn forecast(
+        pipeline: &PatchedPipeline,
+        series: &[Vec<f32>],
+        histories: &[History],
+        options: &ForecastConfig,
+    ) -> Result<Vec<Forecast>> {
+        let c = pipeline.network.config();
+        let frequencies = histories.iter().map(frequency_id).collect();
+        let frequencies = pipeline.frequencies(Some(frequencies), histories.len())?;
         let mut forecasts = Vec::with_capacity(series.len());
-        for (series, paces) in series.chunks(ROWS_A_PASS).zip(paces.chunks(ROWS_A_PASS)) {
-            let told = self.predict(series.to_vec(), paces, options.horizon)?;
-            forecasts.extend(told.iter().map(|told| forecast(told, 0, &c.quantiles, options)));
+        for (series, frequencies) in series.chunks(BATCH_SIZE).zip(frequencies.chunks(BATCH_SIZE)) {
+            let outputs = pipeline.predict(series.to_vec(), frequencies, options.horizon)?;
+            forecasts.extend(outputs.iter().map(|outputs| forecast(outputs, 0, &c.quantiles, options)));
         }
         Ok(forecasts)
     }
 
-    fn context(&self) -> Option<usize> {
-        Some(self.network.config().context_length)
-    }
-
-    fn levels(&self) -> Vec<f64> {
-        self.network.config().quantiles.clone()
-    }
-}
-
-impl Pipeline for PatchedPipeline {
-    fn card(&self) -> &Card {
-        &self.card
-    }
-
-    /// `past_values.0`, `past_values.1`, …, `(steps)` each, or `past_values`, `(series, steps)`, and `freq`, `(series)`, to
-    /// `mean_predictions`, `(series, steps)`, and `full_predictions`, `(series, steps, 1 + quantiles)`.
-    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
-        self.forward_with(inputs, &Wishes::default())
-    }
-
-    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        match method {
-            "forward" => self.forward_with(inputs, &Wishes::of(options)?),
-            other => Err(self.cannot(&format!("run the method \"{other}\""))),
-        }
-    }
-
-    /// The mean of the last layer's states over the patches that hold a value.
-    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
-        let c = self.network.config();
-        series::embed(items, c.context_length, |pasts| {
-            let series = readable(pasts)?;
-            let steps = steps_for(&series, c.patch_length, c.context_length);
-            let encoded = self.encode(&series, &vec![0; series.len()], steps)?;
-            mean_of(&encoded.states, &encoded.real)
-        })
-    }
-
-    fn generate(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<Generation> {
-        series::generate(self, prompt, options, each)
-    }
-
-    fn forecaster(&self) -> Result<&dyn Forecaster> {
-        Ok(self)
-    }
-
-    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        series::sample("past_values", method, &["forward"], sizes)
-    }
-
-    fn defaults(&self) -> GenerationConfig {
-        GenerationConfig::greedy(self.network.config().horizon_length)
+    fn pooled_states(pipeline: &PatchedPipeline, series: &[Vec<f32>]) -> Result<Tensor> {
+        let c = pipeline.network.config();
+        let steps = steps_for(series, c.patch_length, c.context_length);
+        let encoded = pipeline.encode(series, &vec![0; series.len()], steps)?;
+        mean_of(&encoded.states, &encoded.real)
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that uses every branch.
 pub(crate) fn sample() -> Value {
     let Config { pad_val, .. } = Config::default();
     json!({

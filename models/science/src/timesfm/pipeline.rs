@@ -1,16 +1,147 @@
-//! What both pipelines of TimesFM share: how series come in, and how forecasts go out.
+//! The pipeline of every version of TimesFM, and what the versions share: inputs, options, outputs.
+
+use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor};
-use fauna_shared::item::Tensors;
-use fauna_shared::model::{Forecast, ForecastConfig, History};
+use fauna_shared::generate::{Generation, GenerationConfig};
+use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
+use fauna_shared::model::{
+    Card, Forecast, ForecastConfig, Forecaster, History, Model, Pipeline, Pretrained, SampleSizes,
+};
 use fauna_shared::{Error, Result};
 use serde_json::Value;
 
 use crate::chronos::patches::Norm;
-use crate::quantiles::between_levels;
-use crate::series::{self, collected, floats, host};
+use crate::quantiles::interpolate_quantiles;
+use crate::series::{self, Place, collect, floats, host};
 
-/// Refuses levels that do not rise between 0 and 1.
+/// A version of TimesFM, as its pipeline runs it.
+pub trait Version: Model + Send + Sync {
+    /// The architecture of a config that names none.
+    const ARCHITECTURE: &'static str;
+
+    /// Context length in steps.
+    fn context_length(&self) -> usize;
+
+    /// Number of steps of one forward pass.
+    fn horizon_length(&self) -> usize;
+
+    /// Levels of the quantiles that the model was trained on, rising.
+    fn quantiles(&self) -> &[f64];
+
+    /// Runs the method `forward` of the reference.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for inputs that cannot be read.
+    fn run(pipeline: &TimesFmPipeline<Self>, inputs: &Tensors, options: &ForwardOptions) -> Result<Tensors>;
+
+    /// Forecasts checked series without gaps, one for each of `histories`.
+    ///
+    /// # Errors
+    /// Errors of the tensor library.
+    fn forecast(
+        pipeline: &TimesFmPipeline<Self>,
+        series: &[Vec<f32>],
+        histories: &[History],
+        options: &ForecastConfig,
+    ) -> Result<Vec<Forecast>>;
+
+    /// The mean of the last hidden states over the patches with a value, `(series, hidden_size)`.
+    ///
+    /// # Errors
+    /// Errors of the tensor library.
+    fn pooled_states(pipeline: &TimesFmPipeline<Self>, series: &[Vec<f32>]) -> Result<Tensor>;
+}
+
+/// A TimesFM of version `N` as a pipeline.
+pub struct TimesFmPipeline<N> {
+    pub(super) network: N,
+    pub(super) place: Place,
+    card: Card,
+}
+
+impl<N: Version> TimesFmPipeline<N> {
+    /// Loads a checkpoint.
+    ///
+    /// # Errors
+    /// Errors of the config and the tensors.
+    pub fn open(pretrained: &Pretrained) -> Result<Self> {
+        let (network, inventory) = pretrained.load::<N>()?;
+        let architecture = pretrained.architecture(N::ARCHITECTURE);
+        let mut card = pretrained.card(&architecture, &inventory);
+        card.context = Some(network.context_length());
+        Ok(Self { place: Place::of(pretrained), network, card })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
+}
+
+impl<N: Version> Forecaster for TimesFmPipeline<N> {
+    fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
+        options.check()?;
+        N::forecast(self, &without_gaps(series)?, series, options)
+    }
+
+    fn context(&self) -> Option<usize> {
+        Some(self.network.context_length())
+    }
+
+    fn levels(&self) -> Vec<f64> {
+        self.network.quantiles().to_vec()
+    }
+}
+
+impl<N: Version> Pipeline for TimesFmPipeline<N> {
+    fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// `past_values.0`, `past_values.1`, …, `(steps)` each, or `past_values`, `(series, steps)`, and for 1.0 and 2.0 `freq`,
+    /// `(series)`, to `mean_predictions`, `(series, steps)`, and `full_predictions`, `(series, steps, 1 + quantiles)`.
+    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
+        N::run(self, inputs, &ForwardOptions::default())
+    }
+
+    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
+        match method {
+            "forward" => N::run(self, inputs, &ForwardOptions::of(options)?),
+            other => Err(self.cannot(&format!("run the method \"{other}\""))),
+        }
+    }
+
+    /// The mean of the last hidden states over the patches with a value.
+    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
+        series::embed(items, self.network.context_length(), |series| {
+            N::pooled_states(self, &without_gaps(series)?)
+        })
+    }
+
+    fn generate(
+        &self,
+        prompt: &Prompt,
+        options: &GenerationConfig,
+        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        series::generate(self, prompt, options, each)
+    }
+
+    fn forecaster(&self) -> Result<&dyn Forecaster> {
+        Ok(self)
+    }
+
+    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
+        series::sample("past_values", method, &["forward"], sizes)
+    }
+
+    fn defaults(&self) -> GenerationConfig {
+        GenerationConfig::greedy(self.network.horizon_length())
+    }
+}
+
+/// Checks that the quantile levels rise between 0 and 1.
 pub(super) fn check_levels(levels: &[f64]) -> Result<()> {
     let inside = levels.iter().all(|level| *level > 0.0 && *level < 1.0);
     match inside && !levels.is_empty() && levels.windows(2).all(|pair| pair[0] < pair[1]) {
@@ -19,51 +150,51 @@ pub(super) fn check_levels(levels: &[f64]) -> Result<()> {
     }
 }
 
-/// What may be asked of a pass besides its series.
+/// Options of `forward` in the reference.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Wishes {
-    /// Steps of the moving average that is forecast apart from the rest.
-    pub window: Option<usize>,
-    /// Steps read at most.
-    pub context: Option<usize>,
-    /// Nothing below 0 if no input was.
-    pub truncate: Option<bool>,
-    /// Mirrored forecasts for mirrored series.
-    pub flip: Option<bool>,
-    /// The forecasts of every patch but the first, before that of the future.
-    pub on_context: bool,
+pub struct ForwardOptions {
+    /// `window_size`: number of steps of the moving average that is forecast separately from the remainder.
+    pub window_size: Option<usize>,
+    /// `forecast_context_len`: context length in steps.
+    pub context_length: Option<usize>,
+    /// `truncate_negative`: clips forecasts at 0 if all inputs are 0 or above.
+    pub truncate_negative: Option<bool>,
+    /// `force_flip_invariance`: averages the forecasts of the series and of its negative.
+    pub flip_invariance: Option<bool>,
+    /// `return_forecast_on_context`: returns the forecasts on the context too.
+    pub return_context: bool,
 }
 
-impl Wishes {
-    /// Those that `options` hold by the reference's names.
+impl ForwardOptions {
+    /// Reads the options by the names of the reference.
     pub fn of(options: &Value) -> Result<Self> {
-        let window = series::count(options, "window_size")?;
-        let context = series::count(options, "forecast_context_len")?;
-        if window == Some(0) || context == Some(0) {
-            return Err(Error::input("window_size and forecast_context_len are 1 or above"));
+        let window_size = series::count(options, "window_size")?;
+        let context_length = series::count(options, "forecast_context_len")?;
+        if window_size == Some(0) || context_length == Some(0) {
+            return Err(Error::input("window_size and forecast_context_len must be at least 1"));
         }
         Ok(Self {
-            window,
-            context,
-            truncate: series::truth(options, "truncate_negative")?,
-            flip: series::truth(options, "force_flip_invariance")?,
-            on_context: series::truth(options, "return_forecast_on_context")?.unwrap_or(false),
+            window_size,
+            context_length,
+            truncate_negative: series::flag(options, "truncate_negative")?,
+            flip_invariance: series::flag(options, "force_flip_invariance")?,
+            return_context: series::flag(options, "return_forecast_on_context")?.unwrap_or(false),
         })
     }
 }
 
-/// Series, and the frequency of each where it was said.
-pub(super) type Asked = (Vec<Vec<f32>>, Option<Vec<i64>>);
+/// Series, and the frequency of each if given.
+pub(super) type SeriesInput = (Vec<Vec<f32>>, Option<Vec<i64>>);
 
 /// The series of `past_values`, `(series, steps)`, or of `past_values.0`, `past_values.1`, …, `(steps)` each; and `freq`,
-/// if `paced`.
-pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<Asked> {
+/// if `with_freq`.
+pub(super) fn inputs(inputs: &Tensors, with_freq: bool) -> Result<SeriesInput> {
     const LIST: &str = "past_values.";
     let number = |name: &str| name.strip_prefix(LIST).and_then(|number| number.parse::<usize>().ok());
-    let strange =
-        |name: &&String| !(number(name).is_some() || *name == "past_values" || paced && *name == "freq");
-    if let Some(name) = inputs.keys().find(strange) {
-        let freq = if paced { "freq, " } else { "" };
+    let is_unknown =
+        |name: &&String| !(number(name).is_some() || *name == "past_values" || with_freq && *name == "freq");
+    if let Some(name) = inputs.keys().find(is_unknown) {
+        let freq = if with_freq { "freq, " } else { "" };
         return Err(Error::input(format!("no input is called \"{name}\""))
             .hint(format!("known: {freq}past_values, or past_values.0, past_values.1 and so on")));
     }
@@ -78,7 +209,7 @@ pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<Asked> {
             }
             let row = |(number, tensor): (usize, &Tensor)| match tensor.dims() {
                 [_] if tensor.elem_count() > 0 => Ok(tensor.to_dtype(DType::F32)?.to_vec1()?),
-                dims => Err(Error::input(format!("{LIST}{number} is {dims:?}, wanted (steps)"))),
+                dims => Err(Error::input(format!("{LIST}{number} is {dims:?}, expected (steps)"))),
             };
             list.into_iter().map(row).collect::<Result<_>>()?
         }
@@ -86,7 +217,7 @@ pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<Asked> {
     let freq = match inputs.get("freq") {
         Some(freq) if freq.elem_count() != rows.len() => {
             return Err(Error::input(format!(
-                "freq is {:?}, wanted one for each of {} series",
+                "freq is {:?}, expected one for each of {} series",
                 freq.dims(),
                 rows.len()
             )));
@@ -97,10 +228,10 @@ pub(super) fn inputs(inputs: &Tensors, paced: bool) -> Result<Asked> {
     Ok((rows, freq))
 }
 
-/// Steps read of series of which the longest counts: a multiple of the patch.
+/// Checks that a context length is a multiple of the patch length.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) if it is none.
+/// [`Input`](fauna_shared::ErrorKind::Input) if it is not.
 pub(super) fn whole_patches(context: usize, patch: usize) -> Result<usize> {
     match context.is_multiple_of(patch) {
         true => Ok(context),
@@ -110,8 +241,8 @@ pub(super) fn whole_patches(context: usize, patch: usize) -> Result<usize> {
     }
 }
 
-/// A moving average over `window` steps, with zeros before the first, and what is left: the trend and the rest.
-pub(super) fn decomposed(series: &[f32], window: usize) -> [Vec<f32>; 2] {
+/// Splits a series into its moving average over `window` steps, with zeros before the first, and the remainder.
+fn decompose(series: &[f32], window: usize) -> [Vec<f32>; 2] {
     let mean = |i: usize| {
         let seen = &series[(i + 1).saturating_sub(window)..=i];
         (seen.iter().map(|value| f64::from(*value)).sum::<f64>() / window as f64) as f32
@@ -121,19 +252,19 @@ pub(super) fn decomposed(series: &[f32], window: usize) -> [Vec<f32>; 2] {
     [trend, rest]
 }
 
-/// Every series as trend and rest, one after the other.
-pub(super) fn all_decomposed(series: &[Vec<f32>], window: usize) -> Vec<Vec<f32>> {
-    series.iter().flat_map(|one| decomposed(one, window)).collect()
+/// The moving average and the remainder of every series, one after the other.
+fn decompose_all(series: &[Vec<f32>], window: usize) -> Vec<Vec<f32>> {
+    series.iter().flat_map(|one| decompose(one, window)).collect()
 }
 
-/// The sums of pairs of rows of `values`, of `each` numbers a row: trend and rest put together again.
-pub(super) fn composed(values: &[f32], each: usize) -> Vec<f32> {
-    let sum = |pair: &[f32]| -> Vec<f32> { (0..each).map(|i| pair[i] + pair[each + i]).collect() };
-    values.chunks_exact(2 * each.max(1)).flat_map(sum).collect()
+/// The sums of pairs of rows of `values`, each of `width` numbers: moving average plus remainder.
+fn sum_pairs(values: &[f32], width: usize) -> Vec<f32> {
+    let sum = |pair: &[f32]| -> Vec<f32> { (0..width).map(|i| pair[i] + pair[width + i]).collect() };
+    values.chunks_exact(2 * width.max(1)).flat_map(sum).collect()
 }
 
-/// A series without the gaps at its start, and with straight lines across the others; after the last value, that value.
-pub(super) fn filled(values: &[f32]) -> Vec<f32> {
+/// Removes the gaps at the start of a series, interpolates the others linearly, and repeats the last value after it.
+fn interpolate(values: &[f32]) -> Vec<f32> {
     let first = values.iter().position(|value| !value.is_nan()).unwrap_or(values.len());
     let mut filled = values[first..].to_vec();
     let mut known = 0;
@@ -153,47 +284,78 @@ pub(super) fn filled(values: &[f32]) -> Vec<f32> {
     filled
 }
 
-/// The series of `pasts` with their gaps filled.
+/// The values of checked `histories` with gaps interpolated.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) naming the first that cannot be read.
-pub(super) fn readable(pasts: &[History]) -> Result<Vec<Vec<f32>>> {
-    series::check(pasts)?;
-    Ok(pasts.iter().map(|past| filled(&past.values)).collect())
+/// [`Input`](fauna_shared::ErrorKind::Input) with the index of the first that cannot be used.
+fn without_gaps(histories: &[History]) -> Result<Vec<Vec<f32>>> {
+    series::check(histories)?;
+    Ok(histories.iter().map(|history| interpolate(&history.values)).collect())
 }
 
-/// A forecast from all channels of all steps, `(horizon, 1 + levels)`.
-pub(super) fn forecast(told: &[f32], point: usize, levels: &[f64], options: &ForecastConfig) -> Forecast {
+/// The forecast from the outputs of one series, `(horizon, 1 + quantiles)`.
+pub(super) fn forecast(outputs: &[f32], point: usize, levels: &[f64], options: &ForecastConfig) -> Forecast {
     let narrow: Vec<f32> = levels.iter().map(|level| *level as f32).collect();
-    let steps = told.chunks_exact(1 + levels.len()).take(options.horizon);
-    let step = |step: &[f32]| (step[point], between_levels(&narrow, &step[1..], &options.quantiles));
-    collected(steps.map(step), options.quantiles.len())
+    let steps = outputs.chunks_exact(1 + levels.len()).take(options.horizon);
+    let step = |step: &[f32]| (step[point], interpolate_quantiles(&narrow, &step[1..], &options.quantiles));
+    collect(steps.map(step), options.quantiles.len())
 }
 
-/// `told`, `(rows, …)`, in the units of the rows that `norms` normalised.
-pub(super) fn undone(told: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
-    let mut told = floats(told)?;
-    let each = told.len() / norms.len().max(1);
-    for (row, norm) in told.chunks_exact_mut(each.max(1)).zip(norms) {
+/// Denormalises `outputs`, `(rows, …)`, by the `norms` of their rows.
+pub(super) fn denormalise(outputs: &Tensor, norms: &[Norm]) -> Result<Vec<f32>> {
+    let mut values = floats(outputs)?;
+    let each = values.len() / norms.len().max(1);
+    for (row, norm) in values.chunks_exact_mut(each.max(1)).zip(norms) {
         row.iter_mut().for_each(|value| *value = norm.undo(*value, false));
     }
-    Ok(told)
+    Ok(values)
 }
 
-/// The least multiple of `patch` that holds the longest of `rows`, or the whole `context`: patches of padding alone change
-/// nothing.
+/// The least multiple of `patch` that holds the longest of `rows`, at most `context`. (Patches of padding alone do not
+/// change the result.)
 pub(super) fn steps_for(rows: &[Vec<f32>], patch: usize, context: usize) -> usize {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
     longest.next_multiple_of(patch).min(context)
 }
 
-/// `mean_predictions` and `full_predictions` of all channels, `(series, steps, channels)`.
-pub(super) fn predictions(told: Vec<f32>, series: usize, channels: usize, point: usize) -> Result<Tensors> {
-    let steps = told.len() / (series * channels).max(1);
-    let mean = told.chunks_exact(channels).map(|step| step[point]).collect();
+/// Rows of the model's input: every series, or with a `window_size` its moving average and its remainder.
+pub(super) fn input_rows(series: &[Vec<f32>], window_size: Option<usize>) -> Vec<Vec<f32>> {
+    match window_size {
+        Some(window) => decompose_all(series, window),
+        None => series.to_vec(),
+    }
+}
+
+/// Outputs of `rows` rows as outputs of the series: pairs summed if the series were decomposed, and clipped at 0 if
+/// `clip`.
+pub(super) fn output_series(
+    outputs: Vec<f32>,
+    rows: usize,
+    window_size: Option<usize>,
+    clip: bool,
+) -> Vec<f32> {
+    let mut outputs = match window_size {
+        Some(_) => sum_pairs(&outputs, outputs.len() / rows.max(1)),
+        None => outputs,
+    };
+    if clip {
+        outputs.iter_mut().for_each(|value| *value = value.max(0.0));
+    }
+    outputs
+}
+
+/// The outputs `mean_predictions`, `(series, steps)`, and `full_predictions`, `(series, steps, channels)`.
+pub(super) fn predictions(
+    outputs: Vec<f32>,
+    series: usize,
+    channels: usize,
+    point: usize,
+) -> Result<Tensors> {
+    let steps = outputs.len() / (series * channels).max(1);
+    let mean = outputs.chunks_exact(channels).map(|step| step[point]).collect();
     Ok(Tensors::from([
         ("mean_predictions".to_string(), host(mean, (series, steps))?),
-        ("full_predictions".to_string(), host(told, (series, steps, channels))?),
+        ("full_predictions".to_string(), host(outputs, (series, steps, channels))?),
     ]))
 }
 
@@ -204,23 +366,23 @@ mod tests {
     const NAN: f32 = f32::NAN;
 
     #[test]
-    fn gaps_are_bridged_and_those_at_the_start_are_left_out() {
-        assert_eq!(filled(&[NAN, NAN, 1.0, NAN, NAN, 4.0, NAN]), [1.0, 2.0, 3.0, 4.0, 4.0]);
-        assert_eq!(filled(&[5.0]), [5.0]);
-        assert!(filled(&[NAN]).is_empty());
+    fn gaps_are_interpolated_and_those_at_the_start_are_removed() {
+        assert_eq!(interpolate(&[NAN, NAN, 1.0, NAN, NAN, 4.0, NAN]), [1.0, 2.0, 3.0, 4.0, 4.0]);
+        assert_eq!(interpolate(&[5.0]), [5.0]);
+        assert!(interpolate(&[NAN]).is_empty());
     }
 
     #[test]
-    fn trend_and_rest_make_the_series() {
-        let [trend, rest] = decomposed(&[2.0, 4.0, 6.0], 2);
+    fn moving_average_and_remainder_sum_to_the_series() {
+        let [trend, rest] = decompose(&[2.0, 4.0, 6.0], 2);
         assert_eq!((&trend[..], &rest[..]), (&[1.0, 3.0, 5.0][..], &[1.0, 1.0, 1.0][..]));
-        assert_eq!(composed(&[trend, rest].concat(), 3), [2.0, 4.0, 6.0]);
-        let [trend, _] = decomposed(&[2.0, 4.0], 1000);
+        assert_eq!(sum_pairs(&[trend, rest].concat(), 3), [2.0, 4.0, 6.0]);
+        let [trend, _] = decompose(&[2.0, 4.0], 1000);
         assert!((trend[1] - 0.006).abs() < 1e-7);
     }
 
     #[test]
-    fn series_come_as_a_table_or_as_a_list() {
+    fn series_are_given_as_a_table_or_as_a_list() {
         let one = |values: Vec<f32>| host(values.clone(), values.len()).unwrap();
         let list = Tensors::from([
             ("past_values.0".to_string(), one(vec![1.0])),

@@ -1,4 +1,4 @@
-//! The original releases: what they call their tensors, and the configs that they do not hold.
+//! The original releases: names of their tensors, and their configs, which they do not have.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use fauna_shared::source::Files;
 use fauna_shared::weights::Name;
 use serde_json::{Value, json};
 
-/// The file of the original 1.0 and 2.0.
+/// The weights file of the original 1.0 and 2.0.
 const ORIGINAL: &str = "torch_model.ckpt";
 
-/// What a release of 1.0 or 2.0 calls its tensors, in transformers' names.
+/// Renames tensors of 1.0 and 2.0 to the names of transformers.
 pub(crate) fn rename_patched(name: &str) -> Name {
     rename(name, "decoder", "horizon_ff_layer.")
 }
 
-/// What a release of 2.5 calls its tensors, in transformers' names.
+/// Renames tensors of 2.5 to the names of transformers.
 pub(crate) fn rename_2_5(name: &str) -> Name {
     match Name::is_buffer(name) {
         true => Name::Ignore,
@@ -42,10 +42,10 @@ fn rename(name: &str, base: &str, head: &str) -> Name {
     if known == name { Name::Keep } else { Name::To(known) }
 }
 
-/// What the original releases and the hub's copy call a tensor, in transformers' names.
+/// The name in transformers of a tensor of the original releases or of the copy on the hub.
 fn released(name: &str) -> Name {
     let new = match name.split_once('.') {
-        // The hub's copy in transformers' names keeps the original ones of this part.
+        // The copy on the hub keeps the original names of this part.
         Some(("model" | "layers", _)) if name.contains(".mlp.ff") => {
             name.replace(".mlp.ff0.", ".mlp.fc1.").replace(".mlp.ff1.", ".mlp.fc2.")
         }
@@ -67,7 +67,7 @@ fn released(name: &str) -> Name {
     if new == name { Name::Keep } else { Name::To(new) }
 }
 
-/// A name in a residual block: the first map is called otherwise, and may stand in a list.
+/// A name in a residual block, whose first layer has another name and may be in a list.
 fn plain_block(name: &str) -> String {
     match name.strip_prefix("hidden_layer.") {
         Some(rest) => format!("input_layer.{}", rest.strip_prefix("0.").unwrap_or(rest)),
@@ -101,7 +101,7 @@ fn of_2_5(name: &str) -> String {
     format!("{part}.{rest}")
 }
 
-/// The weights of `files` that are to be opened: the one the user chose, or the first of `names`.
+/// The weights file: the one that the user chose, or the first of `names`.
 fn chosen(files: &Files, names: &[&str]) -> Option<PathBuf> {
     match files.choice() {
         Some(name) => files.get(name),
@@ -109,13 +109,13 @@ fn chosen(files: &Files, names: &[&str]) -> Option<PathBuf> {
     }
 }
 
-/// The config of a folder that names its kind: transformers' own layout.
+/// The config of a folder in the format of transformers.
 fn named(files: &Files) -> Result<Option<Value>> {
     let config = if files.get("config.json").is_some() { files.json("config.json")? } else { None };
     Ok(config.filter(|config| config["model_type"].is_string() || config["architectures"][0].is_string()))
 }
 
-/// Shapes by official name.
+/// Shapes of the tensors by their names in transformers.
 struct Shapes(Checkpoint);
 
 impl Shapes {
@@ -131,13 +131,13 @@ impl Shapes {
         self.of(name)?.get(axis).copied()
     }
 
-    /// How many layers there are, each with a tensor `before{i}{after}`.
+    /// Number of layers, each with a tensor `before{i}{after}`.
     fn layers(&self, before: &str, after: &str) -> usize {
         (0..).take_while(|i| self.of(&format!("{before}{i}{after}")).is_some()).count()
     }
 }
 
-/// TimesFM 1.0 or 2.0 as the original program stores it. A `config.json` beside it is used where it is of transformers.
+/// TimesFM 1.0 or 2.0 in the original format. A `config.json` next to it is used if it is of transformers.
 pub(crate) const PATCHED: FindLayout = |files, options| {
     let config = named(files)?;
     let transformers = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
@@ -165,7 +165,7 @@ fn patched_config(shapes: &Shapes, options: &LoadOptions) -> Option<Value> {
     let layers = shapes.layers("stacked_transformer.layers.", ".self_attn.scaling");
     let head = shapes.axis("stacked_transformer.layers.0.self_attn.scaling", 0)?;
     let inner = shapes.axis("stacked_transformer.layers.0.self_attn.o_proj.weight", 1)?;
-    // 1.0 and 2.0 differ in nothing that tensors tell but their depth.
+    // The tensors of 1.0 and 2.0 differ in the number of layers alone.
     let first = layers <= 20;
     let setting = |key: &str, otherwise: Value| options.settings.get(key).cloned().unwrap_or(otherwise);
     Some(json!({
@@ -181,8 +181,8 @@ fn patched_config(shapes: &Shapes, options: &LoadOptions) -> Option<Value> {
     }))
 }
 
-/// TimesFM 2.5 as the original program stores it: a config that names nothing, none, or the one on the hub, which names
-/// the earlier kind. The tensors' names decide, or `quantile_horizon_length`, which the earlier kind has not.
+/// TimesFM 2.5 in the original format: without a config, with one without a model type, or with that of the hub, which has
+/// the earlier model type. The names of the tensors decide, or `quantile_horizon_length`, which the earlier ones lack.
 pub(crate) const V2_5: FindLayout = |files, options| {
     let config = named(files)?;
     let said = config.as_ref().filter(|config| config["quantile_horizon_length"].is_number());
@@ -207,7 +207,7 @@ pub(crate) const V2_5: FindLayout = |files, options| {
     })
 };
 
-/// Whether a config is of transformers' own class of 2.5.
+/// Whether a config is of TimesFM 2.5 in transformers.
 fn is_of_2_5(config: &Value) -> bool {
     config["model_type"] == "timesfm2_5" || config["architectures"][0] == "TimesFm2_5ModelForPrediction"
 }
@@ -216,7 +216,7 @@ fn v2_5_names() -> Value {
     json!({"model_type": "timesfm2_5", "architectures": ["TimesFm2_5ModelForPrediction"]})
 }
 
-/// The keys of a released config into `config`, in transformers' names for 2.5; what names its kind stays.
+/// Copies the keys of a released config into `config` by the names of transformers for 2.5, except its model type.
 fn merge_released(config: &mut Value, released: Option<&Value>) {
     let (Value::Object(config), Some(Value::Object(released))) = (config, released) else { return };
     for (key, value) in released {

@@ -1,7 +1,6 @@
-//! TimesFM 2.5: patches of a series in, a point forecast and far-reaching quantiles out.
+//! TimesFM 2.5: a decoder over patches with a point forecast and a quantile head of longer horizon.
 //!
-//! Das et al. 2024 (arXiv 2310.10688) is its ground; rotary positions, norms on both sides of every part and a head for
-//! quantiles are its own.
+//! Das et al. 2024 (arXiv 2310.10688), with rotary embeddings, pre- and post-norms and a continuous quantile head.
 //! Checked against transformers `TimesFm2_5ModelForPrediction`, parity cases `tests/parity/timesfm`.
 //! Loads `model_type: "timesfm2_5"`, and the original safetensors. Activations are `(series, patches, hidden_size)`.
 
@@ -17,52 +16,52 @@ use serde_json::Value;
 
 use super::{ResidualBlock, joined_projections, query_scale};
 
-/// What [`Config`] does not say of the keys: the rotary positions that are implemented do not depend on a longest context.
+/// Keys without effect: the implemented rotary embeddings do not depend on `max_position_embeddings`.
 pub static KEYS: Keys = Keys { harmless: &["max_position_embeddings"], ..Keys::NONE };
 
-/// The keys of `config.json`. What a config leaves out is as in the release.
+/// The keys of `config.json`. Defaults are those of the release.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Steps of a patch.
+    /// Patch length in steps.
     pub patch_length: usize,
-    /// Steps read at most.
+    /// Context length in steps.
     pub context_length: usize,
-    /// Steps told in one pass.
+    /// Number of steps of one forward pass.
     pub horizon_length: usize,
-    /// Blocks.
+    /// Number of layers.
     pub num_hidden_layers: usize,
     /// Hidden size.
     pub hidden_size: usize,
-    /// Width inside the feed-forward part.
+    /// Intermediate (feed-forward) size.
     pub intermediate_size: usize,
-    /// Width of a head.
+    /// Dimension of a head.
     pub head_dim: usize,
-    /// Heads of queries.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Heads of keys and values.
+    /// Number of key/value heads.
     pub num_key_value_heads: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
-    /// The levels that were trained.
+    /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// Whether the maps of attention have biases.
+    /// Whether the attention projections have biases.
     pub attention_bias: bool,
-    /// Whether those of the feed-forward part have.
+    /// Whether the feed-forward layers have biases.
     pub use_bias: bool,
-    /// Steps that the head for quantiles reaches.
+    /// Number of steps of the quantile head.
     pub output_quantile_len: usize,
-    /// Which channel is the point forecast.
+    /// Index of the output that is the point forecast.
     pub decode_index: usize,
-    /// The activation.
+    /// Activation function.
     pub activation: Activation,
-    /// Whether the head for quantiles is used.
+    /// Whether the continuous quantile head is used.
     pub use_continuous_quantile_head: bool,
-    /// Whether a series and its mirror image are given mirrored forecasts.
+    /// Whether the forecasts of the series and of its negative are averaged.
     pub force_flip_invariance: bool,
-    /// Whether what was never below 0 is forecast not to be.
+    /// Whether forecasts of series without negative values are clipped at 0.
     pub infer_is_positive: bool,
-    /// Base of the rotary positions, and their kind.
+    /// RoPE parameters: type and base (theta).
     pub rope_parameters: Option<Value>,
 }
 
@@ -144,19 +143,19 @@ impl Config {
             }
         }
         if !self.head_dim.is_multiple_of(2) {
-            let message = format!("rotary positions over a head_dim of {}: pairs wanted", self.head_dim);
+            let message = format!("head_dim {} must be even for rotary embeddings", self.head_dim);
             return Err(Error::unsupported(message));
         }
         let theta = parameters["rope_theta"].as_f64().unwrap_or(10_000.0);
         Rope::new(theta, self.head_dim, RopeScaling::Default)
     }
 
-    /// Numbers told of each step: one of no use, and the quantiles.
+    /// Number of outputs per step: an unused one and the quantiles.
     pub fn channels(&self) -> usize {
         1 + self.quantiles.len()
     }
 
-    /// Which channel is the point forecast.
+    /// Index of the output that is the point forecast.
     pub fn point(&self) -> usize {
         self.decode_index.min(self.channels() - 1)
     }
@@ -228,11 +227,11 @@ impl TimesFm25 {
         &self.config
     }
 
-    /// The states of `patches`, `(series, patches, 2 * patch_length)`: normalised values, then which of them are
-    /// padding. `real`: which patches end in a value. Gives `(series, patches, hidden_size)`.
+    /// The last hidden states, `(series, patches, hidden_size)`, of `patches`, `(series, patches, 2 * patch_length)`:
+    /// normalised values, then their padding mask. `real` are the patches with a value.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn encode(&self, patches: &Tensor, real: &[Vec<bool>]) -> Result<Tensor> {
         let mut x = self.input_ff_layer.forward(patches)?;
         let mask = Mask::causal().with_padding(real)?;
@@ -243,19 +242,18 @@ impl TimesFm25 {
         Ok(x)
     }
 
-    /// What follows the last of `states`, normalised as its patch was: `(series, horizon_length, 1 + quantiles)`.
+    /// The normalised outputs after the last patch of `states`, `(series, horizon_length, 1 + quantiles)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn points(&self, states: &Tensor) -> Result<Tensor> {
         self.told(&self.output_projection_point, states, self.config.horizon_length)
     }
 
-    /// How far quantiles lie from each other after the last of `states`, the same way: `(series, output_quantile_len,
-    /// 1 + quantiles)`.
+    /// The outputs of the quantile head after the last patch of `states`, `(series, output_quantile_len, 1 + quantiles)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn spreads(&self, states: &Tensor) -> Result<Tensor> {
         self.told(&self.output_projection_quantiles, states, self.config.output_quantile_len)
     }
@@ -267,14 +265,14 @@ impl TimesFm25 {
     }
 }
 
-/// Places counted from the first patch that is not padding.
+/// Positions counted from the first patch that is not padding.
 fn positions(real: &[Vec<bool>]) -> Result<Positions> {
     let patches = real.first().map_or(0, Vec::len);
     let hidden = |row: &Vec<bool>| row.iter().filter(|real| !**real).count();
     if real.iter().all(|row| hidden(row) == 0) {
         return Ok(Positions::counting(0, patches));
     }
-    // What stands before is seen by nobody, wherever it is.
+    // Padding is masked, whatever its position.
     let places = |row: &Vec<bool>| (0..patches).map(|i| i.saturating_sub(hidden(row)) as u32).collect();
     Positions::rows(&real.iter().map(places).collect::<Vec<Vec<u32>>>())
 }
@@ -320,7 +318,7 @@ impl Attention {
         })
     }
 
-    /// Turned first, normalised then, the other way round than elsewhere.
+    /// Queries and keys are normalised after the rotary embeddings.
     fn forward(&self, x: &Tensor, mask: &Mask, angles: &Angles) -> Result<Tensor> {
         let (series, patches, _) = x.dims3()?;
         let heads = self.heads + 2 * self.kv_heads;
@@ -345,7 +343,7 @@ pub static FAMILY: Family = Family {
     name: "timesfm-2.5",
     systems: &["TimeGPT"],
     paper: "Das et al. 2024, arXiv 2310.10688",
-    // The hub's config of the original files names the earlier kind: the layout tells them apart.
+    // The config of the original files on the hub has the earlier model type: the layout distinguishes them.
     model_types: &["timesfm2_5", "timesfm"],
     architectures: &["TimesFm2_5ModelForPrediction", "TimesFmModelForPrediction"],
     gguf: &[],
@@ -361,6 +359,6 @@ pub static FAMILY: Family = Family {
     rename: super::rename_2_5,
     inventory: |pretrained| Ok(pretrained.load::<TimesFm25>()?.1),
     causal_lm: None,
-    open: |pretrained| Ok(Box::new(super::V25Pipeline::open(pretrained)?)),
+    open: |pretrained| Ok(Box::new(super::TimesFm25Pipeline::open(pretrained)?)),
     sample: super::v2_5_sample,
 };

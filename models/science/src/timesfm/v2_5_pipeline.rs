@@ -1,36 +1,32 @@
-//! TimesFM 2.5 as a pipeline.
-
-use std::ops::ControlFlow;
+//! Pipeline of TimesFM 2.5.
 
 use candle_core::Tensor;
 use fauna_shared::Result;
-use fauna_shared::generate::{Generation, GenerationConfig};
-use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{
-    Card, Forecast, ForecastConfig, Forecaster, History, Pipeline, Pretrained, SampleSizes,
-};
+use fauna_shared::item::Tensors;
+use fauna_shared::model::{Forecast, ForecastConfig, History};
 use serde_json::{Value, json};
 
 use super::pipeline::{
-    self, Wishes, all_decomposed, composed, forecast, predictions, readable, undone, whole_patches,
+    self, ForwardOptions, TimesFmPipeline, Version, denormalise, forecast, input_rows, output_series,
+    predictions, whole_patches,
 };
 use super::v2_5::TimesFm25;
 use crate::chronos::patches::{Norm, join};
-use crate::series::{self, Place, host, last, mean_of};
+use crate::series::{self, host, last, mean_of};
 
-/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
-const ROWS_A_PASS: usize = 32;
+/// Batch size: enough rows for all cores, within a bounded memory.
+const BATCH_SIZE: usize = 32;
 
-/// Spreads below this count as none.
+/// Standard deviations below this count as zero.
 const TOLERANCE: f32 = 1e-6;
 
-/// A TimesFM 2.5.
+/// TimesFM 2.5.
 ///
 /// ```
 /// use fauna_shared::model::{Pipeline, ForecastConfig, History};
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
-/// // A network of random weights: only a config is needed.
+/// // Random weights need only a config.
 /// let folder = tempfile::tempdir()?;
 /// std::fs::write(folder.path().join("config.json"), (fauna_science::timesfm::v2_5::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
@@ -39,32 +35,30 @@ const TOLERANCE: f32 = 1e-6;
 /// let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0]);
 /// let wanted = ForecastConfig { horizon: 3, ..ForecastConfig::default() };
 /// let forecast = model.forecaster()?.forecast(&[past], &wanted)?.remove(0);
-/// // What was never below 0 is forecast not to be.
+/// // Series without negative values have forecasts without.
 /// assert!(forecast.mean.iter().all(|value| *value >= 0.0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct V25Pipeline {
-    network: TimesFm25,
-    place: Place,
-    card: Card,
-}
+pub type TimesFm25Pipeline = TimesFmPipeline<TimesFm25>;
 
-/// What one pass made of rows.
-struct Pass {
+/// Output of the network for a batch.
+struct Encoded {
+    /// `(rows, patches, hidden_size)`.
     states: Tensor,
+    /// Which patches hold a value, `(rows, patches)`.
     real: Vec<Vec<bool>>,
-    /// What each row's last patch was normalised by.
+    /// The normalisation of the last patch of each row.
     norms: Vec<Norm>,
 }
 
-/// `values` by `norm`; one that does not move keeps its distances.
-fn normed(value: f32, norm: &Norm) -> f32 {
+/// Normalises a value; the scale of a constant series is 1.
+fn normalise(value: f32, norm: &Norm) -> f32 {
     let scale = if norm.scale < TOLERANCE { 1.0 } else { norm.scale };
     (value - norm.loc) / scale
 }
 
-/// Mean and spread (that of a sample) of a series with zeros before it, `steps` in all.
-fn of_padded(series: &[f32], steps: usize) -> Norm {
+/// Mean and sample standard deviation of a series that is padded with zeros to `steps`.
+fn padded_norm(series: &[f32], steps: usize) -> Norm {
     let count = steps as f64;
     let mean = series.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
     let square = |value: f64| (value - mean).powi(2);
@@ -73,17 +67,17 @@ fn of_padded(series: &[f32], steps: usize) -> Norm {
     Norm { loc: mean as f32, scale: ((inside + padding) / (count - 1.0)).sqrt() as f32 }
 }
 
-/// Count, mean and variance of all values so far.
+/// RunningStatistics count, mean and variance.
 #[derive(Default)]
-struct Running {
+struct RunningStatistics {
     count: f64,
     mean: f64,
     variance: f64,
 }
 
-impl Running {
-    /// Takes in the values of a patch that are no padding.
-    fn take(&mut self, values: &[f32]) {
+impl RunningStatistics {
+    /// Adds the values of a patch.
+    fn add(&mut self, values: &[f32]) {
         if values.is_empty() {
             return;
         }
@@ -102,43 +96,25 @@ impl Running {
     }
 }
 
-impl V25Pipeline {
-    /// Opens a checkpoint.
-    ///
-    /// # Errors
-    /// Whatever is wrong with config or tensors.
-    pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let (network, inventory) = pretrained.load::<TimesFm25>()?;
-        let architecture = pretrained.architecture("TimesFm2_5ModelForPrediction");
-        let mut card = pretrained.card(&architecture, &inventory);
-        card.context = Some(network.config().context_length);
-        Ok(Self { place: Place::of(pretrained), network, card })
-    }
-
-    /// The network.
-    pub fn network(&self) -> &TimesFm25 {
-        &self.network
-    }
-
-    /// Reads the last `steps` of each of `rows`, padding before the shorter ones.
-    fn encode(&self, rows: &[Vec<f32>], steps: usize) -> Result<Pass> {
+impl TimesFm25Pipeline {
+    /// Encodes the last `steps` of each of `rows`, shorter ones padded on the left.
+    fn encode(&self, rows: &[Vec<f32>], steps: usize) -> Result<Encoded> {
         let size = self.network.config().patch_length;
         let (mut values, mut pads) = (vec![0f32; rows.len() * steps], vec![1f32; rows.len() * steps]);
         let (mut norms, mut real) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         for (i, row) in rows.iter().enumerate() {
             let row = last(row, steps);
             let padding = steps - row.len();
-            let (mut running, mut is_real) = (Running::default(), Vec::with_capacity(steps / size));
+            let (mut running, mut is_real) = (RunningStatistics::default(), Vec::with_capacity(steps / size));
             for start in (0..steps).step_by(size) {
                 let known = start.max(padding)..(start + size).max(padding);
                 let patch = &row[known.start - padding..known.end - padding];
-                running.take(patch);
+                running.add(patch);
                 let norm = running.norm();
                 let place = i * steps + known.start;
                 pads[place..place + patch.len()].fill(0.0);
                 let into = values[place..].iter_mut().zip(patch);
-                into.for_each(|(into, value)| *into = normed(*value, &norm));
-                // Padding is told by a patch's last step.
+                into.for_each(|(into, value)| *into = normalise(*value, &norm));
                 is_real.push(!patch.is_empty());
             }
             norms.push(running.norm());
@@ -146,110 +122,71 @@ impl V25Pipeline {
         }
         let shape = (rows.len(), steps / size, 2 * size);
         let patches = self.place.tensor(join(&[&values, &pads], size), shape)?;
-        Ok(Pass { states: self.network.encode(&patches, &real)?, real, norms })
+        Ok(Encoded { states: self.network.encode(&patches, &real)?, real, norms })
     }
 
-    /// All channels of the next `horizon` steps of normalised rows, `(rows, horizon, channels)`. Beyond one pass the
-    /// point forecasts are taken for what happened; quantiles are those of the head for them as far as it reaches.
-    /// `steps`: how much of the rows is read in the first pass. Mirrored rows follow the others if `flip`.
+    /// The outputs of the next `horizon` steps of normalised rows, `(rows, horizon * channels)`. Beyond one forward pass the
+    /// point forecasts are appended to the rows; quantiles are those of the quantile head within its length.
+    /// `steps` is the context of the first encoded. With `flip`, the outputs of the rows and of their negatives are averaged.
     fn predict(
         &self,
         rows: &[Vec<f32>],
         steps: usize,
         horizon: usize,
         flip: bool,
-    ) -> Result<(Vec<Vec<f32>>, Pass)> {
+    ) -> Result<(Vec<Vec<f32>>, Encoded)> {
         let c = self.network.config();
         let (channels, point) = (c.channels(), c.point());
-        let mirrored = rows.iter().map(|row| row.iter().map(|value| -value).collect::<Vec<f32>>());
+        let negated = rows.iter().map(|row| row.iter().map(|value| -value).collect::<Vec<f32>>());
         let mut rows: Vec<Vec<f32>> = match flip {
-            true => rows.iter().cloned().chain(mirrored).collect(),
+            true => rows.iter().cloned().chain(negated).collect(),
             false => rows.to_vec(),
         };
-        let pass = self.encode(&rows, steps)?;
+        let encoded = self.encode(&rows, steps)?;
         let spreads = match c.use_continuous_quantile_head {
-            true => undone(&self.network.spreads(&pass.states)?, &pass.norms)?,
+            true => denormalise(&self.network.spreads(&encoded.states)?, &encoded.norms)?,
             false => Vec::new(),
         };
-        let mut told: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
-        let mut points = undone(&self.network.points(&pass.states)?, &pass.norms)?;
+        let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
+        let mut points = denormalise(&self.network.points(&encoded.states)?, &encoded.norms)?;
         loop {
-            for ((new, row), told) in
-                points.chunks_exact(c.horizon_length * channels).zip(&mut rows).zip(&mut told)
+            for ((new, row), outputs) in
+                points.chunks_exact(c.horizon_length * channels).zip(&mut rows).zip(&mut outputs)
             {
                 row.extend(new.chunks_exact(channels).map(|step| step[point]));
-                told.extend_from_slice(new);
+                outputs.extend_from_slice(new);
             }
-            if told.first().is_none_or(|told| told.len() >= horizon * channels) {
+            if outputs.first().is_none_or(|outputs| outputs.len() >= horizon * channels) {
                 break;
             }
-            let pass = self.encode(&rows, self.steps_for(&rows))?;
-            points = undone(&self.network.points(&pass.states)?, &pass.norms)?;
+            let encoded = self.encode(&rows, self.steps_for(&rows))?;
+            points = denormalise(&self.network.points(&encoded.states)?, &encoded.norms)?;
         }
-        told.iter_mut().for_each(|told| told.truncate(horizon * channels));
+        outputs.iter_mut().for_each(|outputs| outputs.truncate(horizon * channels));
         let each = c.output_quantile_len * channels;
         let mut spreads: Vec<Vec<f32>> = spreads.chunks_exact(each).map(<[f32]>::to_vec).collect();
         if flip {
-            told = unmirrored(told, channels);
-            spreads = unmirrored(spreads, channels);
+            outputs = average_flipped(outputs, channels);
+            spreads = average_flipped(spreads, channels);
         }
-        for (told, spreads) in told.iter_mut().zip(&spreads) {
-            for (step, spread) in told.chunks_exact_mut(channels).zip(spreads.chunks_exact(channels)) {
+        for (outputs, spreads) in outputs.iter_mut().zip(&spreads) {
+            for (step, spread) in outputs.chunks_exact_mut(channels).zip(spreads.chunks_exact(channels)) {
                 let middle = step[point];
                 for (channel, value) in step.iter_mut().enumerate().skip(1).filter(|(i, _)| *i != point) {
                     *value = spread[channel] - spread[point] + middle;
                 }
             }
         }
-        Ok((told, pass))
+        Ok((outputs, encoded))
     }
 
-    fn forward_with(&self, inputs: &Tensors, wishes: &Wishes) -> Result<Tensors> {
-        let c = self.network.config();
-        let (series, _) = pipeline::inputs(inputs, false)?;
-        let steps = whole_patches(wishes.context.unwrap_or(c.context_length), c.patch_length)?;
-        series::horizon(steps)?;
-        let series: Vec<Vec<f32>> = series.iter().map(|one| last(one, steps).to_vec()).collect();
-        let positive = series.iter().flatten().all(|value| *value >= 0.0);
-        let rows = match wishes.window {
-            Some(window) => all_decomposed(&series, window),
-            None => series.clone(),
-        };
-        let norms: Vec<Norm> = rows.iter().map(|row| of_padded(row, steps)).collect();
-        let normed_rows: Vec<Vec<f32>> = rows
-            .iter()
-            .zip(&norms)
-            .map(|(row, norm)| row.iter().map(|value| normed(*value, norm)).collect())
-            .collect();
-        let flip = wishes.flip.unwrap_or(c.force_flip_invariance);
-        let (told, pass) = self.predict(&normed_rows, steps, c.horizon_length, flip)?;
-        let mut told: Vec<f32> = told
-            .iter()
-            .zip(&norms)
-            .flat_map(|(told, norm)| told.iter().map(|value| norm.undo(*value, false)))
-            .collect();
-        if wishes.window.is_some() {
-            told = composed(&told, told.len() / rows.len().max(1));
-        }
-        if wishes.truncate.unwrap_or(c.infer_is_positive) && positive {
-            told.iter_mut().for_each(|value| *value = value.max(0.0));
-        }
-        let mut out = predictions(told, series.len(), c.channels(), c.point())?;
-        let per_row =
-            |value: fn(&Norm) -> f32| host(pass.norms[..rows.len()].iter().map(value).collect(), rows.len());
-        out.insert("loc".into(), per_row(|norm| norm.loc)?);
-        out.insert("scale".into(), per_row(|norm| norm.scale.max(TOLERANCE))?);
-        out.insert("last_hidden_state".into(), pass.states.narrow(0, 0, rows.len())?);
-        Ok(out)
-    }
-
-    /// Series normalised as with zeros before them up to the whole context, and by what.
+    /// Series normalised as if padded to the context length, with their norms.
     fn normalised(&self, series: &[Vec<f32>]) -> (Vec<Vec<f32>>, Vec<Norm>) {
         let longest = self.network.config().context_length;
         let kept = || series.iter().map(|one| last(one, longest));
-        let norms: Vec<Norm> = kept().map(|one| of_padded(one, longest)).collect();
+        let norms: Vec<Norm> = kept().map(|one| padded_norm(one, longest)).collect();
         let rows =
-            kept().zip(&norms).map(|(one, norm)| one.iter().map(|value| normed(*value, norm)).collect());
+            kept().zip(&norms).map(|(one, norm)| one.iter().map(|value| normalise(*value, norm)).collect());
         (rows.collect(), norms)
     }
 
@@ -259,103 +196,101 @@ impl V25Pipeline {
     }
 }
 
-/// The mean of each row and of what its mirror image says, mirrored back; mirror images are the second half of `told`.
-fn unmirrored(told: Vec<Vec<f32>>, channels: usize) -> Vec<Vec<f32>> {
-    let (plain, mirrored) = told.split_at(told.len() / 2);
-    let pair = |(plain, mirrored): (&Vec<f32>, &Vec<f32>)| {
+/// The mean of the outputs of each row and of the negated outputs of its negative, which are the second half.
+fn average_flipped(outputs: Vec<Vec<f32>>, channels: usize) -> Vec<Vec<f32>> {
+    let (plain, negated) = outputs.split_at(outputs.len() / 2);
+    let pair = |(plain, negated): (&Vec<f32>, &Vec<f32>)| {
         let value = |(i, value): (usize, &f32)| {
             let channel = i % channels;
-            // The first channel stays, the quantiles change places.
+            // The quantiles of the negative are in reverse order.
             let other = if channel == 0 { 0 } else { channels - channel };
-            (value - mirrored[i - channel + other]) / 2.0
+            (value - negated[i - channel + other]) / 2.0
         };
         plain.iter().enumerate().map(value).collect()
     };
-    plain.iter().zip(mirrored).map(pair).collect()
+    plain.iter().zip(negated).map(pair).collect()
 }
 
-impl Forecaster for V25Pipeline {
-    fn forecast(&self, pasts: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
-        options.check()?;
-        let c = self.network.config();
-        let series = readable(pasts)?;
+impl Version for TimesFm25 {
+    const ARCHITECTURE: &'static str = "TimesFm2_5ModelForPrediction";
+
+    fn context_length(&self) -> usize {
+        self.config().context_length
+    }
+
+    fn horizon_length(&self) -> usize {
+        self.config().horizon_length
+    }
+
+    fn quantiles(&self) -> &[f64] {
+        &self.config().quantiles
+    }
+
+    fn run(pipeline: &TimesFm25Pipeline, inputs: &Tensors, options: &ForwardOptions) -> Result<Tensors> {
+        let c = pipeline.network.config();
+        let (series, _) = pipeline::inputs(inputs, false)?;
+        let steps = whole_patches(options.context_length.unwrap_or(c.context_length), c.patch_length)?;
+        series::horizon(steps)?;
+        let series: Vec<Vec<f32>> = series.iter().map(|one| last(one, steps).to_vec()).collect();
+        let is_positive = series.iter().flatten().all(|value| *value >= 0.0);
+        let rows = input_rows(&series, options.window_size);
+        let norms: Vec<Norm> = rows.iter().map(|row| padded_norm(row, steps)).collect();
+        let normalised: Vec<Vec<f32>> = rows
+            .iter()
+            .zip(&norms)
+            .map(|(row, norm)| row.iter().map(|value| normalise(*value, norm)).collect())
+            .collect();
+        let flip = options.flip_invariance.unwrap_or(c.force_flip_invariance);
+        let (outputs, encoded) = pipeline.predict(&normalised, steps, c.horizon_length, flip)?;
+        let outputs: Vec<f32> = outputs
+            .iter()
+            .zip(&norms)
+            .flat_map(|(outputs, norm)| outputs.iter().map(|value| norm.undo(*value, false)))
+            .collect();
+        let clip = options.truncate_negative.unwrap_or(c.infer_is_positive) && is_positive;
+        let outputs = output_series(outputs, rows.len(), options.window_size, clip);
+        let mut out = predictions(outputs, series.len(), c.channels(), c.point())?;
+        let norms = &encoded.norms[..rows.len()];
+        let per_row = |value: fn(&Norm) -> f32| host(norms.iter().map(value).collect(), rows.len());
+        out.insert("loc".into(), per_row(|norm| norm.loc)?);
+        out.insert("scale".into(), per_row(|norm| norm.scale.max(TOLERANCE))?);
+        out.insert("last_hidden_state".into(), encoded.states.narrow(0, 0, rows.len())?);
+        Ok(out)
+    }
+
+    fn forecast(
+        pipeline: &TimesFm25Pipeline,
+        series: &[Vec<f32>],
+        _histories: &[History],
+        options: &ForecastConfig,
+    ) -> Result<Vec<Forecast>> {
+        let c = pipeline.network.config();
         let mut forecasts = Vec::with_capacity(series.len());
-        for series in series.chunks(ROWS_A_PASS) {
-            let (rows, norms) = self.normalised(series);
-            let steps = self.steps_for(&rows);
-            let (told, _) = self.predict(&rows, steps, options.horizon, c.force_flip_invariance)?;
-            for ((mut told, norm), series) in told.into_iter().zip(&norms).zip(series) {
-                let kept = last(series, c.context_length);
-                let least = match c.infer_is_positive && kept.iter().all(|value| *value >= 0.0) {
+        for series in series.chunks(BATCH_SIZE) {
+            let (rows, norms) = pipeline.normalised(series);
+            let steps = pipeline.steps_for(&rows);
+            let (outputs, _) = pipeline.predict(&rows, steps, options.horizon, c.force_flip_invariance)?;
+            for ((mut outputs, norm), series) in outputs.into_iter().zip(&norms).zip(series) {
+                let context = last(series, c.context_length);
+                let least = match c.infer_is_positive && context.iter().all(|value| *value >= 0.0) {
                     true => 0.0,
                     false => f32::NEG_INFINITY,
                 };
-                told.iter_mut().for_each(|value| *value = norm.undo(*value, false).max(least));
-                forecasts.push(forecast(&told, c.point(), &c.quantiles, options));
+                outputs.iter_mut().for_each(|value| *value = norm.undo(*value, false).max(least));
+                forecasts.push(forecast(&outputs, c.point(), &c.quantiles, options));
             }
         }
         Ok(forecasts)
     }
 
-    fn context(&self) -> Option<usize> {
-        Some(self.network.config().context_length)
-    }
-
-    fn levels(&self) -> Vec<f64> {
-        self.network.config().quantiles.clone()
+    fn pooled_states(pipeline: &TimesFm25Pipeline, series: &[Vec<f32>]) -> Result<Tensor> {
+        let (rows, _) = pipeline.normalised(series);
+        let encoded = pipeline.encode(&rows, pipeline.steps_for(&rows))?;
+        mean_of(&encoded.states, &encoded.real)
     }
 }
 
-impl Pipeline for V25Pipeline {
-    fn card(&self) -> &Card {
-        &self.card
-    }
-
-    /// `past_values.0`, `past_values.1`, …, `(steps)` each, or `past_values`, `(series, steps)`, to `mean_predictions`,
-    /// `(series, steps)`, and `full_predictions`, `(series, steps, 1 + quantiles)`.
-    fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
-        self.forward_with(inputs, &Wishes::default())
-    }
-
-    fn call(&self, method: &str, inputs: &Tensors, options: &Value) -> Result<Tensors> {
-        match method {
-            "forward" => self.forward_with(inputs, &Wishes::of(options)?),
-            other => Err(self.cannot(&format!("run the method \"{other}\""))),
-        }
-    }
-
-    /// The mean of the last layer's states over the patches that hold a value.
-    fn embed(&self, items: &[Item]) -> Result<Embeddings> {
-        series::embed(items, self.network.config().context_length, |pasts| {
-            let (rows, _) = self.normalised(&readable(pasts)?);
-            let pass = self.encode(&rows, self.steps_for(&rows))?;
-            mean_of(&pass.states, &pass.real)
-        })
-    }
-
-    fn generate(
-        &self,
-        prompt: &Prompt,
-        options: &GenerationConfig,
-        each: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<Generation> {
-        series::generate(self, prompt, options, each)
-    }
-
-    fn forecaster(&self) -> Result<&dyn Forecaster> {
-        Ok(self)
-    }
-
-    fn sample(&self, method: &str, sizes: &SampleSizes) -> Result<Tensors> {
-        series::sample("past_values", method, &["forward"], sizes)
-    }
-
-    fn defaults(&self) -> GenerationConfig {
-        GenerationConfig::greedy(self.network.config().horizon_length)
-    }
-}
-
-/// A small config with every branch awake.
+/// A small config that uses every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "architectures": ["TimesFm2_5ModelForPrediction"], "model_type": "timesfm2_5", "patch_length": 4,

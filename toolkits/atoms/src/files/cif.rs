@@ -5,18 +5,18 @@ use std::collections::HashMap;
 use fauna_shared::item::Atoms;
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::super::cell::{self, Matrix, Vector};
-use super::super::elements;
 use super::{Frame, Species, element, push, species, wrong};
+use crate::cell::{self, Matrix, Vector};
+use crate::elements;
 
-/// More operations than any space group has (192, in a cell of the usual choice).
-const MOST_OPERATIONS: usize = 1000;
+/// Maximum number of symmetry operations; space groups have up to 192.
+const MAX_OPERATIONS: usize = 1000;
 /// Images of a site nearer than this, in Å, are one atom: files round thirds and sixths.
-const SAME_PLACE: f64 = 0.05;
-/// More atoms than a file of this kind describes.
-const MOST_ATOMS: usize = 10_000_000;
+const MERGE_DISTANCE: f64 = 0.05;
+/// Maximum number of atoms.
+const MAX_ATOMS: usize = 10_000_000;
 
-/// One structure for each data block that has sites.
+/// Parses one structure per data block with sites.
 pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let mut frames = Vec::new();
     for block in blocks(tokens(text)?)? {
@@ -27,12 +27,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-/// A word of the file.
+/// A token of the file.
 #[derive(Debug, Clone, PartialEq)]
 struct Token {
     line: usize,
     text: String,
-    /// In quotes, so that it is never a name.
+    /// Quoted, so that it is a value.
     quoted: bool,
 }
 
@@ -53,23 +53,23 @@ impl Token {
         !(self.is_name() || self.is_word("loop_") || self.starts_block())
     }
 
-    /// The text, unless it says that there is none.
+    /// The text, unless it is `.` or `?`.
     fn known(&self) -> Option<&str> {
         (self.quoted || !matches!(self.text.as_str(), "." | "?")).then_some(&self.text)
     }
 
-    /// A number; what stands in brackets after it is its uncertainty.
+    /// Parses a number, without the uncertainty in parentheses after it.
     fn number(&self) -> Result<Option<f64>> {
         let Some(text) = self.known() else { return Ok(None) };
         let digits = text.split('(').next().unwrap_or(text);
         match super::number(digits) {
             Some(value) => Ok(Some(value)),
-            None => Err(wrong(self.line, format!("a number is wanted, not \"{text}\""))),
+            None => Err(wrong(self.line, format!("expected a number, found \"{text}\""))),
         }
     }
 }
 
-/// Cuts the text into words; comments go.
+/// Splits the text into tokens, without comments.
 fn tokens(text: &str) -> Result<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut lines = text.lines().enumerate();
@@ -83,7 +83,7 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
                         whole.push('\n');
                         whole.push_str(line);
                     }
-                    None => return Err(wrong(index + 1, "a text that begins with ; never ends")),
+                    None => return Err(wrong(index + 1, "a text field that begins with ; is not closed")),
                 }
             }
             tokens.push(Token { line: index + 1, text: whole, quoted: true });
@@ -102,13 +102,13 @@ fn words(line: &str, number: usize, tokens: &mut Vec<Token>) -> Result<()> {
         match first {
             '#' => return Ok(()),
             '\'' | '"' => {
-                // A quote ends where white space follows it.
+                // A quote ends before white space.
                 let inner = &rest[1..];
                 let ends = |(place, _): &(usize, &str)| {
                     inner[place + 1..].chars().next().is_none_or(char::is_whitespace)
                 };
                 let Some((end, _)) = inner.match_indices(first).find(ends) else {
-                    return Err(wrong(number, "a quote is opened and not closed"));
+                    return Err(wrong(number, "a quote is not closed"));
                 };
                 push(&inner[..end], true);
                 rest = inner[end + 1..].trim_start();
@@ -123,7 +123,7 @@ fn words(line: &str, number: usize, tokens: &mut Vec<Token>) -> Result<()> {
     Ok(())
 }
 
-/// What one data block says: columns of values by name, a single value being a column of one.
+/// A data block: columns of values by name; a single value is a column of one.
 #[derive(Default)]
 struct Block {
     columns: HashMap<String, Vec<Token>>,
@@ -160,7 +160,7 @@ fn blocks(tokens: Vec<Token>) -> Result<Vec<Block>> {
             let value = value.ok_or_else(|| wrong(token.line, format!("{} has no value", token.text)))?;
             blocks[last].columns.insert(token.text.to_ascii_lowercase(), vec![value]);
         } else {
-            return Err(wrong(token.line, format!("\"{}\" belongs to no name", token.text)));
+            return Err(wrong(token.line, format!("\"{}\" is a value without a name", token.text)));
         }
     }
     Ok(blocks)
@@ -168,7 +168,7 @@ fn blocks(tokens: Vec<Token>) -> Result<Vec<Block>> {
 
 /// A site as the file gives it.
 struct Site {
-    /// What the site's symbol or label may be, by ASE's rule first, and where it stands.
+    /// Possible elements of the symbol or label, the first by the rule of ASE.
     readings: [Option<Species>; 2],
     label: Token,
     place: Vector,
@@ -184,7 +184,7 @@ impl Block {
         names.iter().find_map(|name| self.column(name)?.first())
     }
 
-    /// The sites, if the block has some.
+    /// The sites; `None` without any.
     fn sites(&self) -> Result<Option<Vec<Site>>> {
         let axes = |kind: &str| {
             let [x, y, z] = ["x", "y", "z"].map(|axis| self.column(&format!("_atom_site_{kind}_{axis}")));
@@ -199,7 +199,7 @@ impl Block {
         let Some(symbols) = symbols else {
             return Err(Error::new(
                 ErrorKind::Format,
-                "the sites have neither _atom_site_type_symbol nor a label",
+                "the sites have neither _atom_site_type_symbol nor _atom_site_label",
             ));
         };
         let mut sites = Vec::with_capacity(symbols.len());
@@ -207,14 +207,14 @@ impl Block {
             self.check_occupancy(index, symbol)?;
             let [x, y, z] = places.map(|column| match column.get(index) {
                 Some(token) => token.number(),
-                None => Err(wrong(symbol.line, "a site without coordinates")),
+                None => Err(wrong(symbol.line, "a site has no coordinates")),
             });
             let (Some(x), Some(y), Some(z)) = (x?, y?, z?) else {
-                return Err(wrong(symbol.line, format!("the place of {} is not known", symbol.text)));
+                return Err(wrong(symbol.line, format!("the position of {} is unknown", symbol.text)));
             };
             let readings = readings(&symbol.text);
             if readings == [None, None] {
-                return Err(wrong(symbol.line, format!("\"{}\" is no element", symbol.text)));
+                return Err(wrong(symbol.line, format!("\"{}\" is not an element", symbol.text)));
             }
             sites.push(Site { readings, label: symbol.clone(), place: [x, y, z], is_fractional });
         }
@@ -231,13 +231,13 @@ impl Block {
                     "line {}: {label} has _atom_site_occupancy {share}",
                     symbol.line
                 ))
-                .hint("a model wants every site taken by one atom: choose an ordered structure"))
+                .hint("potentials need fully occupied sites: use an ordered structure"))
             }
             _ => Ok(()),
         }
     }
 
-    /// The cell, if the block has one: a along x, b in the plane of x and y.
+    /// The cell, with a along x and b in the xy plane; `None` without one.
     fn cell(&self) -> Result<Option<Matrix>> {
         let value = |name: &str| match self.value(&[name]) {
             Some(token) => Ok(token.number()?.map(|value| (value, token.line))),
@@ -250,7 +250,7 @@ impl Block {
         let right =
             |angle: Result<Option<(f64, usize)>>| Ok::<_, Error>(angle?.map_or(90.0, |(value, _)| value));
         let (alpha, beta, gamma) = (right(alpha)?, right(beta)?, right(gamma)?);
-        // Of a right angle the cosine is exactly zero.
+        // The cosine of a right angle is exactly zero.
         let cosine = |angle: f64| if angle == 90.0 { 0.0 } else { angle.to_radians().cos() };
         let (cos_alpha, cos_beta, cos_gamma) = (cosine(alpha), cosine(beta), cosine(gamma));
         let sin_gamma = (1.0 - cos_gamma * cos_gamma).sqrt();
@@ -268,16 +268,17 @@ impl Block {
         }
     }
 
-    /// The operations of the space group.
+    /// The symmetry operations of the space group.
     fn operations(&self) -> Result<Vec<Operation>> {
         let names = ["_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz"];
         if let Some(tokens) = names.iter().find_map(|name| self.column(name)) {
-            if tokens.len() > MOST_OPERATIONS {
+            if tokens.len() > MAX_OPERATIONS {
                 return Err(wrong(tokens[0].line, format!("{} symmetry operations", tokens.len())));
             }
             let read = |token: &Token| {
-                operation(&token.text)
-                    .ok_or_else(|| wrong(token.line, format!("\"{}\" is no symmetry operation", token.text)))
+                operation(&token.text).ok_or_else(|| {
+                    wrong(token.line, format!("\"{}\" is not a symmetry operation", token.text))
+                })
             };
             return tokens.iter().map(read).collect();
         }
@@ -293,21 +294,21 @@ impl Block {
         };
         match group.and_then(Token::known) {
             Some(name) if !is_plain(name) => Err(Error::unsupported(format!(
-                "the space group \"{name}\" is named and its operations are not listed"
+                "the operations of the space group \"{name}\" are not listed"
             ))
-            .hint("_space_group_symop_operation_xyz should list them; or expand the structure to P 1")),
+            .hint("list them as _space_group_symop_operation_xyz, or expand the structure to P 1")),
             _ => Ok(vec![([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [0.0; 3])]),
         }
     }
 
-    /// The elements of the chemical formula with their counts; none if there is no formula that can be read.
+    /// Elements and counts of the chemical formula; `None` without a valid one.
     fn formula(&self) -> Option<(&Token, Vec<(u8, f64)>)> {
         let token = self.value(&["_chemical_formula_sum"])?;
         let mut counts: Vec<(u8, f64)> = Vec::new();
         for word in token.known()?.split([' ', ',', '\t', '\n', '\r']).filter(|word| !word.is_empty()) {
             let end = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
             let (symbol, count) = word.split_at(end);
-            let number = elements::isotope(symbol).map(|_| 1).or_else(|| elements::number(symbol))?;
+            let number = elements::isotope(symbol).map(|_| 1).or_else(|| elements::atomic_number(symbol))?;
             let count = if count.is_empty() { 1.0 } else { super::number(count)? };
             match counts.iter_mut().find(|(known, _)| *known == number) {
                 Some((_, all)) => *all += count,
@@ -317,10 +318,10 @@ impl Block {
         (!counts.is_empty()).then_some((token, counts))
     }
 
-    /// All atoms of the cell, as the formula confirms them.
+    /// All atoms of the cell, checked against the formula.
     ///
-    /// A label in capitals may be one element or the first letter of two (`CO1`, `HO1`): ASE's reading is taken, unless
-    /// the formula speaks against it and for the other.
+    /// A label in upper case may begin with a symbol of one or two letters (`CO1`, `HO1`): the reading of ASE is taken,
+    /// unless only the other agrees with the formula.
     fn frame(&self, sites: &[Site]) -> Result<Frame> {
         let read = |which: usize| {
             let kinds: Vec<Species> =
@@ -345,16 +346,17 @@ impl Block {
             let stranger =
                 sites.iter().find(|site| !site.readings[0].is_some_and(|(number, _)| is_named(&number)));
             let label = stranger.map_or(&sites[0].label, |site| &site.label);
-            let symbol =
-                element(&label.text).and_then(|(number, _)| elements::symbol(number)).unwrap_or("no element");
+            let symbol = element(&label.text)
+                .and_then(|(number, _)| elements::symbol(number))
+                .unwrap_or("not an element");
             return Err(wrong(
                 label.line,
                 format!(
-                    "\"{}\" is {symbol}, which _chemical_formula_sum \"{}\" does not hold",
+                    "\"{}\" is {symbol}, which is not in _chemical_formula_sum \"{}\"",
                     label.text, token.text
                 ),
             )
-            .hint("correct the formula, or name the elements: _atom_site_type_symbol"));
+            .hint("correct the formula, or give the elements as _atom_site_type_symbol"));
         };
         let mut frame = Frame::from(atoms);
         frame.notes.push(format!(
@@ -364,7 +366,7 @@ impl Block {
         Ok(frame)
     }
 
-    /// All atoms of the cell, each site of its kind.
+    /// All atoms of the cell, with the given elements of the sites.
     fn structure(&self, sites: &[Site], kinds: &[Species]) -> Result<Atoms> {
         let Some(cell) = self.cell()? else {
             if sites.iter().any(|site| site.is_fractional) {
@@ -379,8 +381,8 @@ impl Block {
         };
         let (inverse, operations) = (cell::inverse(&cell), self.operations()?);
         let mut atoms = Atoms { cell: Some(cell), periodic: [true; 3], ..Atoms::default() };
-        if sites.len().saturating_mul(operations.len()) > MOST_ATOMS {
-            return Err(Error::new(ErrorKind::Format, format!("more than {MOST_ATOMS} atoms")));
+        if sites.len().saturating_mul(operations.len()) > MAX_ATOMS {
+            return Err(Error::new(ErrorKind::Format, format!("more than {MAX_ATOMS} atoms")));
         }
         for (site, kind) in sites.iter().zip(kinds) {
             let place = if site.is_fractional { site.place } else { cell::times(&site.place, &inverse) };
@@ -392,9 +394,9 @@ impl Block {
     }
 }
 
-/// What a symbol or label may be: by its letter case, as ASE reads it, and with a second letter that is a capital.
+/// Possible elements of a symbol or label: by its letter case, as in ASE, and with the second letter in upper case.
 fn readings(label: &str) -> [Option<Species>; 2] {
-    // ASE looks for the first capital, whatever stands before it.
+    // ASE starts at the first upper-case letter.
     let start = label.find(|c: char| c.is_ascii_uppercase()).unwrap_or(0);
     let known = element(&label[start..]);
     let mut letters = label[start..].chars();
@@ -404,7 +406,7 @@ fn readings(label: &str) -> [Option<Species>; 2] {
     [known, long.or(known)]
 }
 
-/// Whether `numbers` are in the proportion of `formula`, hydrogen aside, which is often not located.
+/// Whether `numbers` have the proportions of `formula`, except hydrogen, which is often not located.
 fn is_multiple(numbers: &[u8], formula: &[(u8, f64)]) -> bool {
     let ratio =
         |(number, count): &(u8, f64)| numbers.iter().filter(|known| *known == number).count() as f64 / count;
@@ -413,10 +415,10 @@ fn is_multiple(numbers: &[u8], formula: &[(u8, f64)]) -> bool {
     first > 0.0 && ratios.all(|ratio| (ratio - first).abs() <= 0.02 * first)
 }
 
-/// A turn, whose rows give the new coordinates, and a shift.
+/// Rotation, whose rows give the new coordinates, and translation.
 type Operation = (Matrix, Vector);
 
-/// `-x+1/2, y, z-x`: three sums of axes and numbers.
+/// Parses an operation such as `-x+1/2, y, z-x`.
 fn operation(text: &str) -> Option<Operation> {
     let (mut turn, mut shift) = ([[0.0; 3]; 3], [0.0; 3]);
     let mut parts = text.split(',');
@@ -454,7 +456,7 @@ fn operation(text: &str) -> Option<Operation> {
     parts.next().is_none().then_some((turn, shift))
 }
 
-/// `0.25` or `1/4`.
+/// Parses `0.25` or `1/4`.
 fn fraction(text: &str) -> Option<f64> {
     match text.split_once('/') {
         Some((above, below)) => {
@@ -465,7 +467,7 @@ fn fraction(text: &str) -> Option<f64> {
     }
 }
 
-/// The places that the operations bring `place` to, each once, in the cell.
+/// The distinct images of `place` in the cell under the operations.
 fn images(place: &Vector, operations: &[Operation], cell: &Matrix) -> Vec<Vector> {
     let mut images: Vec<Vector> = Vec::new();
     for (turn, shift) in operations {
@@ -476,7 +478,7 @@ fn images(place: &Vector, operations: &[Operation], cell: &Matrix) -> Vec<Vector
         });
         let is_known = images.iter().any(|known| {
             let apart = cell::difference(&image, known).map(|value| value - value.round());
-            cell::length(&cell::times(&apart, cell)) < SAME_PLACE
+            cell::norm(&cell::times(&apart, cell)) < MERGE_DISTANCE
         });
         if !is_known {
             images.push(image);
@@ -522,7 +524,7 @@ mod tests {
         let cell = atoms.cell.unwrap();
         assert!((cell::volume(&cell) - 4.0 * 4.0 * 6.0 * 3f64.sqrt() / 2.0).abs() < 1e-9);
         let turned = cell::times(&[0.8, 0.9, 0.7], &cell);
-        assert!(cell::length(&cell::difference(&atoms.positions[2], &turned)) < 1e-9);
+        assert!(cell::norm(&cell::difference(&atoms.positions[2], &turned)) < 1e-9);
         assert_eq!(atoms.periodic, [true; 3]);
     }
 
@@ -535,7 +537,7 @@ mod tests {
         );
         let atoms = one(&text);
         assert_eq!(atoms.numbers, [26]);
-        assert!(cell::length(&cell::difference(&atoms.positions[0], &[1.0; 3])) < 1e-9);
+        assert!(cell::norm(&cell::difference(&atoms.positions[0], &[1.0; 3])) < 1e-9);
         let free = "data_m\nloop_\n_atom_site_label\n_atom_site_Cartn_x\n_atom_site_Cartn_y\n_atom_site_Cartn_z\nH1 0 0 0\n";
         assert_eq!((one(free).cell, one(free).periodic), (None, [false; 3]));
     }
@@ -560,7 +562,10 @@ mod tests {
         assert_eq!(numbers(&formula("C Cl2"), &["C1", "CL1", "CL2"]), [6, 17, 17]);
         assert_eq!(numbers("", &["Ca1", "CA1"]), [20, 6]);
         let error = read(&formula("Na Cl"), &["Na1", "K1"]).unwrap_err().to_string();
-        assert!(error.starts_with("line 15: \"K1\" is K, which _chemical_formula_sum \"Na Cl\""), "{error}");
+        assert!(
+            error.starts_with("line 15: \"K1\" is K, which is not in _chemical_formula_sum \"Na Cl\""),
+            "{error}"
+        );
         let frame = read(&formula("Na Cl3"), &["Na1", "Cl1"]).unwrap();
         assert!(frame.notes[0].contains("proportion"), "{:?}", frame.notes);
         let heavy = read(&formula("D2 O"), &["D1", "O1", "T2"]).unwrap().atoms;
@@ -568,30 +573,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn errors_name_the_line() {
         let sites = "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n";
         let cases = [
             (format!("data_a\n{sites}Na1 0 0 0\n"), "fractional coordinates without _cell_length_a"),
             (format!("data_a\n{CELL}{sites}Na1 0 0\n"), "line 8: 3 values in a loop of 4 names"),
-            (format!("data_a\n{CELL}{sites}Na1 0 0 west\n"), "line 13: a number is wanted, not \"west\""),
-            (format!("data_a\n{CELL}{sites}Na1 0 0 ?\n"), "line 13: the place of Na1 is not known"),
-            (format!("data_a\n{CELL}{sites}Qq1 0 0 0\n"), "line 13: \"Qq1\" is no element"),
+            (format!("data_a\n{CELL}{sites}Na1 0 0 west\n"), "line 13: expected a number, found \"west\""),
+            (format!("data_a\n{CELL}{sites}Na1 0 0 ?\n"), "line 13: the position of Na1 is unknown"),
+            (format!("data_a\n{CELL}{sites}Qq1 0 0 0\n"), "line 13: \"Qq1\" is not an element"),
             (
                 format!("data_a\n_symmetry_space_group_name_H-M 'F m -3 m'\n{CELL}{sites}Na1 0 0 0\n"),
-                "the space group \"F m -3 m\"",
+                "the operations of the space group \"F m -3 m\"",
             ),
             (
                 format!("data_a\n_symmetry_equiv_pos_as_xyz x,y\n{CELL}{sites}Na1 0 0 0\n"),
-                "line 2: \"x,y\" is no symmetry",
+                "line 2: \"x,y\" is not a symmetry",
             ),
             (
                 format!("data_a\n_cell_length_a 3\n_cell_length_b -3\n_cell_length_c 3\n{sites}Na1 0 0 0\n"),
                 "line 2: no cell has",
             ),
-            ("data_a\n_x 'open\n".to_string(), "line 2: a quote is opened"),
-            ("data_a\n;open\n".to_string(), "line 2: a text that begins"),
+            ("data_a\n_x 'open\n".to_string(), "line 2: a quote is not closed"),
+            ("data_a\n;open\n".to_string(), "line 2: a text field that begins"),
             ("data_a\n_x\n_y 1\n".to_string(), "line 2: _x has no value"),
-            ("data_a\nx\n".to_string(), "line 2: \"x\" belongs to no name"),
+            ("data_a\nx\n".to_string(), "line 2: \"x\" is a value without a name"),
         ];
         for (text, wanted) in cases {
             let error = parse(&text).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Files of structures: extended XYZ in and out, CIF and POSCAR in.
+//! Structure files: reads and writes extended XYZ, reads CIF and POSCAR.
 //!
 //! ```
 //! use fauna_atoms::files::{Format, parse, write_xyz};
@@ -23,43 +23,43 @@ use std::path::Path;
 use fauna_shared::item::Atoms;
 use fauna_shared::{Error, ErrorKind, Result};
 
-use super::elements;
+use crate::elements;
 
 pub use xyz::write_xyz;
 
-/// Larger files are refused before they are read.
-const LARGEST_FILE: u64 = 1 << 30;
+/// Maximum size of a file, in bytes.
+const MAX_FILE_SIZE: u64 = 1 << 30;
 
-/// One structure of a file, and what the file says of it.
+/// A structure of a file, with its properties.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Frame {
     /// The structure.
     pub atoms: Atoms,
-    /// In eV.
+    /// Energy in eV.
     pub energy: Option<f64>,
-    /// In eV/Å, one an atom.
+    /// Forces in eV/Å, one per atom.
     pub forces: Option<Vec<[f64; 3]>>,
-    /// In eV/Å³, as xx, yy, zz, yz, xz, xy, positive where the cell wants to shrink.
+    /// Stress in eV/Å³ as xx, yy, zz, yz, xz, xy, positive under tension.
     pub stress: Option<[f64; 6]>,
-    /// What else the comment line of an extended XYZ file says, by name.
+    /// Other entries of the comment line of an extended XYZ file.
     pub info: BTreeMap<String, String>,
-    /// What else an extended XYZ file says of each atom.
+    /// Other per-atom columns of an extended XYZ file.
     pub columns: Vec<Column>,
-    /// What of the file is not used, or was settled, and should be known.
+    /// What was not read, and which of several readings was taken.
     pub notes: Vec<String>,
 }
 
-/// What a file says of each atom beyond what is read here: tags, magnetic moments.
+/// A per-atom column of a file that has no field here: tags, magnetic moments.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Column {
-    /// As the file calls it.
+    /// Name in the file.
     pub name: String,
-    /// `S`, `R`, `I` or `L`: text, real or whole numbers, truth.
+    /// `S`, `R`, `I` or `L`: string, real, integer, logical.
     pub kind: char,
-    /// Words an atom.
+    /// Number of values per atom.
     pub width: usize,
-    /// As they are written, [`width`](Self::width) an atom.
-    pub words: Vec<String>,
+    /// The values as text, [`width`](Self::width) per atom.
+    pub values: Vec<String>,
 }
 
 impl From<Atoms> for Frame {
@@ -68,21 +68,21 @@ impl From<Atoms> for Frame {
     }
 }
 
-/// A kind of file.
+/// A file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// XYZ, plain or extended: one structure after the other.
+    /// XYZ, plain or extended, with any number of structures.
     Xyz,
-    /// The Crystallographic Information File, a structure a data block.
+    /// Crystallographic Information File, with one structure per data block.
     Cif,
-    /// VASP's POSCAR and CONTCAR, versions 4 (if its first line or its lines of atoms name the elements) and 5, and
-    /// XDATCAR: one structure after the other, the cell given once or with each.
+    /// POSCAR and CONTCAR of VASP 5, and of VASP 4 if the title or the lines of the atoms name the elements; XDATCAR with
+    /// any number of structures.
     Poscar,
 }
 
 impl Format {
-    /// What the name of a file says: `.xyz`, `.extxyz`, `.cif`, `.vasp`, `.poscar`, `POSCAR…`, `CONTCAR…`, `XDATCAR…`.
-    pub fn of_name(path: &Path) -> Option<Self> {
+    /// The format by the name of a file: `.xyz`, `.extxyz`, `.cif`, `.vasp`, `.poscar`, `POSCAR…`, `CONTCAR…`, `XDATCAR…`.
+    pub fn from_path(path: &Path) -> Option<Self> {
         let lower = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().to_lowercase());
         let name = lower(path.file_name())?;
         match lower(path.extension()).as_deref() {
@@ -96,8 +96,8 @@ impl Format {
         }
     }
 
-    /// What the content looks like: a count first is XYZ, a data block is CIF, three lines of cell vectors are POSCAR.
-    pub fn of_text(text: &str) -> Option<Self> {
+    /// The format by the content: a number first is XYZ, a data block is CIF, three lines of cell vectors are POSCAR.
+    pub fn from_text(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let first = lines.next()?.trim();
         if first.parse::<usize>().is_ok() {
@@ -114,24 +114,27 @@ impl Format {
     }
 }
 
-/// The structures of a file, whose format its name or else its content tells.
+/// Reads the structures of a file, whose format is detected by its name or else its content.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) and [`Io`](ErrorKind::Io) for a file that cannot be read,
-/// [`Format`](ErrorKind::Format) with the line for one that says no structure,
-/// [`Unsupported`](ErrorKind::Unsupported) for sites that are only partly occupied.
+/// [`Format`](ErrorKind::Format) with the line of an invalid one,
+/// [`Unsupported`](ErrorKind::Unsupported) for partly occupied sites.
 pub fn read(path: &Path) -> Result<Vec<Frame>> {
     let size = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?.len();
-    if size > LARGEST_FILE {
-        return Err(Error::format(path, format!("{size} bytes are too many for a file of structures"))
-            .hint(format!("at most {LARGEST_FILE} are read; split the file")));
+    if size > MAX_FILE_SIZE {
+        return Err(Error::format(path, format!("{size} bytes are too many for a structure file"))
+            .hint(format!("at most {MAX_FILE_SIZE} bytes are read; split the file")));
     }
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let (text, note) =
-        text_of(bytes).ok_or_else(|| Error::format(path, "a file of structures is text, this is not"))?;
-    let Some(format) = Format::of_name(path).or_else(|| Format::of_text(&text)) else {
-        return Err(Error::format(path, "neither name nor content says what file of structures this is")
-            .hint("known: .xyz, .extxyz, .cif, .vasp, POSCAR, CONTCAR"));
+        text_of(bytes).ok_or_else(|| Error::format(path, "a structure file is text, this file is not"))?;
+    let Some(format) = Format::from_path(path).or_else(|| Format::from_text(&text)) else {
+        return Err(Error::format(
+            path,
+            "neither the name nor the content is that of a known structure file",
+        )
+        .hint("known: .xyz, .extxyz, .cif, .vasp, POSCAR, CONTCAR"));
     };
     let mut frames = parse(&text, format, &path.to_string_lossy())?;
     if let (Some(note), Some(first)) = (note, frames.first_mut()) {
@@ -140,7 +143,7 @@ pub fn read(path: &Path) -> Result<Vec<Frame>> {
     Ok(frames)
 }
 
-/// Bytes as text, and what is to be said of them: UTF-8, UTF-16 with its mark, else Latin-1; none for what is no text.
+/// Decodes UTF-8, UTF-16 with its byte order mark, or else Latin-1, with a note; `None` for binary data.
 fn text_of(bytes: Vec<u8>) -> Option<(String, Option<&'static str>)> {
     for (mark, little) in [(b"\xff\xfe", true), (b"\xfe\xff", false)] {
         if let Some(rest) = bytes.strip_prefix(mark) {
@@ -166,7 +169,7 @@ fn text_of(bytes: Vec<u8>) -> Option<(String, Option<&'static str>)> {
     }
 }
 
-/// The structures that `text` holds; `place` is what errors call it.
+/// Parses the structures in `text`; `place` is its name in errors.
 ///
 /// # Errors
 /// As [`read`], of the text.
@@ -178,44 +181,44 @@ pub fn parse(text: &str, format: Format, place: &str) -> Result<Vec<Frame>> {
         Format::Poscar => poscar::parse(text),
     };
     match frames {
-        Ok(frames) if frames.is_empty() => Err(Error::format(place, "there is no structure in it")),
+        Ok(frames) if frames.is_empty() => Err(Error::format(place, "no structure found")),
         Ok(frames) => Ok(frames),
         Err(error) => Err(error.at(place)),
     }
 }
 
-/// An error at a line, the first being 1.
+/// An error at a line, counted from 1.
 fn wrong(line: usize, message: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Format, format!("line {line}: {message}"))
 }
 
-/// A finite number, also as Fortran (`1.5d-3`) and Mathematica (`1.5*^-3`) write it.
+/// Parses a finite number, also in the notation of Fortran (`1.5d-3`) and Mathematica (`1.5*^-3`).
 fn number(word: &str) -> Option<f64> {
     let value = word.parse().or_else(|_| word.replace("*^", "e").replace(['d', 'D'], "e").parse::<f64>());
     value.ok().filter(|value| value.is_finite())
 }
 
-/// Three numbers.
+/// Parses three numbers.
 fn three<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<[f64; 3]> {
     let mut words = words.into_iter().map(number);
     Some([words.next()??, words.next()??, words.next()??])
 }
 
-/// An element, and the mass of the isotope where it is one.
+/// An atomic number, and the mass if the symbol is of an isotope.
 type Species = (u8, Option<f64>);
 
-/// The element that `symbol` is, in the letter case of chemistry, or deuterium or tritium.
+/// The element of `symbol` in its exact letter case, or deuterium or tritium.
 fn species(symbol: &str) -> Option<Species> {
     match elements::isotope(symbol) {
         Some(mass) => Some((1, Some(mass))),
-        None => elements::number(symbol)
+        None => elements::atomic_number(symbol)
             .filter(|number| elements::symbol(*number) == Some(symbol))
             .map(|n| (n, None)),
     }
 }
 
-/// The element that a label begins with: `Fe`, `fe3+`, `Cl12`, `O_s`. A second letter counts if it is small, as in
-/// chemistry and in ASE: `HO1` is hydrogen.
+/// The element that a label begins with: `Fe`, `fe3+`, `Cl12`, `O_s`. As in ASE, the second letter must be lower case:
+/// `HO1` is hydrogen.
 fn element(label: &str) -> Option<Species> {
     let mut letters = label.chars().take_while(char::is_ascii_alphabetic);
     let first = letters.next()?.to_ascii_uppercase();
@@ -227,10 +230,10 @@ fn element(label: &str) -> Option<Species> {
 /// Adds an atom to `atoms`.
 fn push(atoms: &mut Atoms, (number, mass): Species, position: [f64; 3]) {
     if mass.is_some() && atoms.masses.is_empty() {
-        atoms.masses = atoms.numbers.iter().map(|number| elements::mass(*number)).collect();
+        atoms.masses = atoms.numbers.iter().map(|number| elements::atomic_mass(*number)).collect();
     }
     if mass.is_some() || !atoms.masses.is_empty() {
-        atoms.masses.push(mass.unwrap_or_else(|| elements::mass(number)));
+        atoms.masses.push(mass.unwrap_or_else(|| elements::atomic_mass(number)));
     }
     atoms.numbers.push(number);
     atoms.positions.push(position);
@@ -243,16 +246,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_contents_say_what_a_file_is() {
-        let of = |name: &str| Format::of_name(Path::new(name));
+    fn formats_are_detected_by_name_and_content() {
+        let of = |name: &str| Format::from_path(Path::new(name));
         assert_eq!(of("a/b.XYZ"), Some(Format::Xyz));
         assert_eq!(of("a/POSCAR_relaxed"), Some(Format::Poscar));
         assert_eq!(of("quartz.cif"), Some(Format::Cif));
         assert_eq!(of("quartz"), None);
-        assert_eq!(Format::of_text("3\n\nO 0 0 0"), Some(Format::Xyz));
-        assert_eq!(Format::of_text("# c\ndata_x\n_cell_length_a 3"), Some(Format::Cif));
-        assert_eq!(Format::of_text("salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa"), Some(Format::Poscar));
-        assert_eq!(Format::of_text("hello\nworld"), None);
+        assert_eq!(Format::from_text("3\n\nO 0 0 0"), Some(Format::Xyz));
+        assert_eq!(Format::from_text("# c\ndata_x\n_cell_length_a 3"), Some(Format::Cif));
+        assert_eq!(Format::from_text("salt\n1.0\n3 0 0\n0 3 0\n0 0 3\nNa"), Some(Format::Poscar));
+        assert_eq!(Format::from_text("hello\nworld"), None);
     }
 
     #[test]
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(read(&path).unwrap()[0].atoms.numbers, [8]);
         let path = folder.path().join("letter");
         std::fs::write(&path, "Dear Sir").unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("neither name nor content"));
+        assert!(read(&path).unwrap_err().to_string().contains("neither the name nor the content"));
     }
 
     /// Good files cut, and with bytes changed: every answer is a structure or an error, at once.
@@ -321,7 +324,7 @@ mod tests {
                     changed.replace_range(place..end, odd[random.next_u32() as usize % odd.len()]);
                 }
                 let _ = parse(&changed, format, "changed");
-                let _ = Format::of_text(&changed);
+                let _ = Format::from_text(&changed);
             }
         }
     }

@@ -1,13 +1,13 @@
-//! VASP's POSCAR and CONTCAR, and XDATCAR, which is many of them.
+//! POSCAR, CONTCAR and XDATCAR of VASP.
 
 use fauna_shared::Result;
 use fauna_shared::item::Atoms;
 
-use super::super::cell::{self, Matrix};
-use super::super::elements;
 use super::{Frame, Species, number, push, three, wrong};
+use crate::cell::{self, Matrix};
+use crate::elements;
 
-/// Lines with their numbers, the first being 1.
+/// Lines with their numbers, counted from 1.
 #[derive(Clone)]
 struct Lines<'a> {
     lines: std::iter::Enumerate<std::str::Lines<'a>>,
@@ -15,17 +15,17 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn next(&mut self, wanted: &str) -> Result<(usize, &'a str)> {
+    fn next(&mut self, expected: &str) -> Result<(usize, &'a str)> {
         match self.lines.next() {
             Some((index, line)) => {
                 self.last = index + 1;
                 Ok((self.last, line))
             }
-            None => Err(wrong(self.last + 1, format!("the file ends where {wanted} should stand"))),
+            None => Err(wrong(self.last + 1, format!("expected {expected}, found the end of the file"))),
         }
     }
 
-    /// Goes past blank lines and a further configuration of an XDATCAR with the same cell, if one follows.
+    /// Skips blank lines and the header of another configuration of an XDATCAR with the same cell, if one follows.
     fn is_same_cell(&mut self) -> bool {
         let mut ahead = self.clone();
         while let Ok((_, line)) = ahead.next("") {
@@ -45,14 +45,14 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Whether a line begins a configuration of an XDATCAR: `Direct configuration=     1`.
+/// Whether a line is the header of a configuration of an XDATCAR: `Direct configuration=     1`.
 fn is_configuration(line: &str) -> bool {
     let mut words = line.split_whitespace().map(str::to_ascii_lowercase);
     words.next().is_some_and(|word| word == "direct")
         && words.next().is_some_and(|word| word.starts_with("configuration"))
 }
 
-/// The structures of `text`: one, or those of an XDATCAR. Velocities are not read, with a note.
+/// Parses the structure of `text`, or those of an XDATCAR. Velocities are skipped, with a note.
 pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let mut lines = Lines { lines: text.lines().enumerate(), last: 0 };
     let mut frames: Vec<Frame> = Vec::new();
@@ -68,14 +68,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
             return Ok(frames);
         }
         if !header.is_path {
-            let note = format!("what follows line {} (velocities) is not read", lines.last);
+            let note = format!("lines after line {} (velocities) are not read", lines.last);
             frames.iter_mut().for_each(|frame| frame.notes.push(note.clone()));
             return Ok(frames);
         }
     }
 }
 
-/// What stands before the positions.
+/// The lines before the positions.
 struct Header<'a> {
     title: &'a str,
     lattice: Matrix,
@@ -83,7 +83,7 @@ struct Header<'a> {
     /// The line of the counts.
     line: usize,
     counts: Vec<usize>,
-    /// The words of the line of symbols; none in version 4.
+    /// The line of symbols; `None` in version 4.
     symbols: Option<Vec<&'a str>>,
     is_selective: bool,
     is_direct: bool,
@@ -96,16 +96,16 @@ impl<'a> Header<'a> {
         let (_, title) = lines.next("the title")?;
         let (line, scale) = lines.next("the scale")?;
         let scale =
-            scales(scale).ok_or_else(|| wrong(line, "the scale is one number, or three above zero"))?;
+            scales(scale).ok_or_else(|| wrong(line, "the scale must be one number, or three above zero"))?;
         let of_scale = line;
         let mut lattice = [[0.0; 3]; 3];
         for row in &mut lattice {
             let (line, text) = lines.next("a cell vector")?;
             *row = three(text.split_whitespace())
-                .ok_or_else(|| wrong(line, "a cell vector is three finite numbers"))?;
+                .ok_or_else(|| wrong(line, "a cell vector must be three finite numbers"))?;
         }
         let factors = factors(scale, &lattice)
-            .ok_or_else(|| wrong(of_scale, "a volume is wanted, and the cell has none"))?;
+            .ok_or_else(|| wrong(of_scale, "the scale is a volume, and the cell has none"))?;
         for row in &mut lattice {
             *row = std::array::from_fn(|axis| row[axis] * factors[axis]);
         }
@@ -125,7 +125,7 @@ impl<'a> Header<'a> {
         let is_direct = match kind.trim_start().chars().next() {
             Some('d' | 'D') => true,
             Some('c' | 'C' | 'k' | 'K') => false,
-            _ => return Err(wrong(line, format!("Direct or Cartesian is wanted, not \"{}\"", kind.trim()))),
+            _ => return Err(wrong(line, format!("expected Direct or Cartesian, found \"{}\"", kind.trim()))),
         };
         let is_path = is_configuration(kind);
         Ok(Self {
@@ -141,7 +141,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// The atoms that follow.
+    /// Parses the atoms of a structure.
     fn frame(&self, lines: &mut Lines) -> Result<Frame> {
         let count = self.counts.iter().fold(0usize, |all, count| all.saturating_add(*count));
         let (mut places, mut held, mut labels) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,7 +149,7 @@ impl<'a> Header<'a> {
             let (line, text) = lines.next("a position")?;
             let mut words = text.split_whitespace();
             let place = three(words.by_ref().take(3))
-                .ok_or_else(|| wrong(line, "a position is three finite numbers"))?;
+                .ok_or_else(|| wrong(line, "a position must be three finite numbers"))?;
             places.push(match self.is_direct {
                 true => cell::times(&place, &self.lattice),
                 false => std::array::from_fn(|axis| place[axis] * self.factors[axis]),
@@ -158,7 +158,7 @@ impl<'a> Header<'a> {
                 let flags: Option<Vec<bool>> = words.by_ref().take(3).map(is_held).collect();
                 let flags = flags.and_then(|flags| <[bool; 3]>::try_from(flags).ok());
                 held.push(flags.ok_or_else(|| {
-                    wrong(line, "selective dynamics wants three of T or F after a position")
+                    wrong(line, "expected three flags, T or F, after a position with selective dynamics")
                 })?);
             }
             labels.extend(words.next().and_then(symbol));
@@ -175,10 +175,10 @@ impl<'a> Header<'a> {
         Ok(frame)
     }
 
-    /// What each of `count` atoms is: by the line of symbols; in version 4 by the `labels` behind the positions, if each
-    /// has one (as pymatgen), else by the title (as ASE).
+    /// The elements of `count` atoms: by the line of symbols; in version 4 by the `labels` after the positions, if each has
+    /// one (as pymatgen), else by the title (as ASE).
     fn species(&self, labels: &[Species], count: usize, notes: &mut Vec<String>) -> Result<Vec<Species>> {
-        const HINT: &str = "the line before the counts names the elements, as VASP 5 writes it: Na Cl";
+        const HINT: &str = "give the elements in the line before the counts, as VASP 5: Na Cl";
         let each = |kinds: &[Species]| -> Vec<Species> {
             let of = |(count, kind): (&usize, &Species)| std::iter::repeat_n(*kind, *count);
             self.counts.iter().zip(kinds).flat_map(of).collect()
@@ -192,7 +192,7 @@ impl<'a> Header<'a> {
                 (Some(labels), by_title) => {
                     if by_title.is_some_and(|by_title| by_title != labels) {
                         notes.push(
-                            "the title names other elements than the lines of the atoms, which are taken"
+                            "the title has other elements than the lines of the atoms, which are taken"
                                 .to_string(),
                         );
                     }
@@ -211,13 +211,13 @@ impl<'a> Header<'a> {
             return Err(wrong(self.line, message).hint(HINT));
         }
         let kind = |name: &&str| {
-            symbol(name).ok_or_else(|| wrong(self.line, format!("\"{name}\" is no element")).hint(HINT))
+            symbol(name).ok_or_else(|| wrong(self.line, format!("\"{name}\" is not an element")).hint(HINT))
         };
         let kinds: Vec<Species> = names.iter().map(kind).collect::<Result<_>>()?;
         let species = each(&kinds);
         if labels.is_some_and(|labels| labels != species) {
             notes.push(
-                "the lines of the atoms name other elements than the line of symbols, which is taken"
+                "the lines of the atoms have other elements than the line of symbols, which is taken"
                     .to_string(),
             );
         }
@@ -225,7 +225,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Whether a flag of selective dynamics holds: `F`, `T`, `.FALSE.`, `.TRUE.`.
+/// Whether a flag of selective dynamics fixes an atom: `F`, `T`, `.FALSE.`, `.TRUE.`.
 fn is_held(word: &str) -> Option<bool> {
     match word.trim_start_matches('.').chars().next()? {
         'F' | 'f' => Some(true),
@@ -234,16 +234,16 @@ fn is_held(word: &str) -> Option<bool> {
     }
 }
 
-/// The element of a word: `Na`, `na`, `Fe_pv`, `O/ab12`. Of two capitals it cannot be told whether they are one or two.
+/// The element of a word: `Na`, `na`, `Fe_pv`, `O/ab12`. Two upper-case letters are ambiguous.
 fn symbol(word: &str) -> Option<Species> {
     let name = word.split(['_', '/']).next()?;
     super::species(name).or_else(|| {
         let is_small = name.bytes().all(|byte| byte.is_ascii_lowercase());
-        elements::number(name).filter(|_| is_small).map(|number| (number, None))
+        elements::atomic_number(name).filter(|_| is_small).map(|number| (number, None))
     })
 }
 
-/// The elements that a title names in words that are symbols, or formulas: `Ga As`, `NaCl made by hand`.
+/// The elements in a title of symbols or formulas: `Ga As`, `NaCl made by hand`.
 fn in_title(title: &str) -> Vec<Species> {
     let formula = |word: &str| -> Option<Vec<Species>> {
         let word: String = word.chars().filter(|c| !(c.is_ascii_digit() || "-_,.=".contains(*c))).collect();
@@ -259,7 +259,7 @@ fn in_title(title: &str) -> Vec<Species> {
     title.split_whitespace().filter(|word| word.is_ascii()).filter_map(formula).flatten().collect()
 }
 
-/// One number, or three.
+/// Parses one number, or three.
 fn scales(line: &str) -> Option<[f64; 3]> {
     let words: Vec<f64> = line.split_whitespace().map_while(number).take(3).collect();
     match words[..] {
@@ -269,7 +269,7 @@ fn scales(line: &str) -> Option<[f64; 3]> {
     }
 }
 
-/// What every axis is multiplied by; a scale below zero is the volume wanted.
+/// The factors of the axes; a negative scale is the volume.
 fn factors(scale: [f64; 3], lattice: &cell::Matrix) -> Option<[f64; 3]> {
     if scale[0] > 0.0 {
         return Some(scale);
@@ -373,21 +373,24 @@ mod tests {
     fn errors_name_the_line() {
         let cell = "3 0 0\n0 3 0\n0 0 4\n";
         let cases = [
-            ("".to_string(), "line 1: the file ends where the title"),
-            ("t\n0\n".to_string(), "line 2: the scale is"),
+            ("".to_string(), "line 1: expected the title, found the end"),
+            ("t\n0\n".to_string(), "line 2: the scale must be"),
             ("t\n1\n3 0 0\n0 x 0\n".to_string(), "line 4: a cell vector"),
-            ("t\n-1\n3 0 0\n0 3 0\n3 3 0\n".to_string(), "line 2: a volume is wanted"),
+            ("t\n-1\n3 0 0\n0 3 0\n3 3 0\n".to_string(), "line 2: the scale is a volume"),
             (format!("t\n1\n{cell}Na Cl\n1\nD\n0 0 0\n"), "line 7: 1 counts for 2 elements"),
             (
                 format!("a title\n1\n{cell}1 1\nD\n0 0 0\n0 0 0\n"),
                 "line 6: 2 counts for 0 elements in the title",
             ),
-            (format!("t\n1\n{cell}NA\n1\nD\n0 0 0\n"), "line 7: \"NA\" is no element"),
-            (format!("t\n1\n{cell}Na\n1\nSel\nD\n0 0 0 T F\n"), "line 10: selective dynamics wants three"),
-            (format!("t\n1\n{cell}Na\n1\nsome\n"), "line 9: the file ends where Direct"),
-            (format!("t\n1\n{cell}Na\n1\nwhat\n"), "line 8: Direct or Cartesian is wanted"),
-            (format!("t\n1\n{cell}Na\n99999999999\nD\n0 0 0\n"), "line 10: the file ends where a position"),
-            (format!("t\n1\n{cell}Na\n1\nD\n0 0\n"), "line 9: a position is three"),
+            (format!("t\n1\n{cell}NA\n1\nD\n0 0 0\n"), "line 7: \"NA\" is not an element"),
+            (format!("t\n1\n{cell}Na\n1\nSel\nD\n0 0 0 T F\n"), "line 10: expected three flags"),
+            (format!("t\n1\n{cell}Na\n1\nsome\n"), "line 9: expected Direct or Cartesian, found the end"),
+            (format!("t\n1\n{cell}Na\n1\nwhat\n"), "line 8: expected Direct or Cartesian"),
+            (
+                format!("t\n1\n{cell}Na\n99999999999\nD\n0 0 0\n"),
+                "line 10: expected a position, found the end",
+            ),
+            (format!("t\n1\n{cell}Na\n1\nD\n0 0\n"), "line 9: a position must be three"),
         ];
         for (text, wanted) in cases {
             let error = parse(&text).unwrap_err().to_string();

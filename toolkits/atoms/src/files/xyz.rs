@@ -1,4 +1,4 @@
-//! XYZ: a count, a comment line, one line an atom; extended by names in the comment line.
+//! XYZ: number of atoms, comment line, one line per atom; extended XYZ has properties in the comment line.
 
 use std::io::Write;
 
@@ -6,14 +6,14 @@ use fauna_shared::Result;
 use fauna_shared::error::nearest;
 use fauna_shared::item::Atoms;
 
-use super::super::elements;
-use super::{Column as PrefixCache, Frame, Species, number, push, species, three, wrong};
+use super::{Column as AtomColumn, Frame, Species, number, push, species, three, wrong};
+use crate::elements;
 
 /// The columns of a plain file.
 const PLAIN: &str = "species:S:1:pos:R:3";
 
-/// All frames of `text`. Blank lines between them are passed over, and so is what follows the atoms of a frame and is
-/// neither an atom nor a count (QM9 writes frequencies and names there), with a note.
+/// Parses all frames of `text`. Blank lines between frames are skipped, and so are, with a note, lines after the atoms that
+/// are neither an atom nor a number (QM9 has frequencies and SMILES there).
 pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
     let lines: Vec<&str> = text.lines().collect();
     let mut frames: Vec<Frame> = Vec::new();
@@ -38,29 +38,29 @@ pub(super) fn parse(text: &str) -> Result<Vec<Frame>> {
             }
             (Err(_), true) => {
                 let found = lines[at].trim();
-                return Err(wrong(at + 1, format!("the number of atoms is wanted, not \"{found}\"")));
+                return Err(wrong(at + 1, format!("expected the number of atoms, found \"{found}\"")));
             }
         };
         let (first, end) = (at + 2, (at + 2).saturating_add(count));
         if end > lines.len() {
             let found = lines.len().saturating_sub(first);
-            return Err(wrong(at + 1, format!("{count} atoms are announced and {found} lines follow")));
+            return Err(wrong(at + 1, format!("expected {count} atoms, found {found} lines")));
         }
         frames.push(frame(lines[at + 1], &lines[first..end], at + 2)?);
         at = end;
     }
     if let (Some((line, count)), Some(first)) = (passed, frames.first_mut()) {
-        first.notes.push(format!("{count} lines after atoms are not read, line {line} the first"));
+        first.notes.push(format!("{count} lines after atoms are not read, the first of them line {line}"));
     }
     Ok(frames)
 }
 
-/// One frame; `line` is where its comment stands.
+/// Parses one frame; `line` is that of its comment.
 fn frame(comment: &str, rows: &[&str], line: usize) -> Result<Frame> {
     let mut frame = Frame::default();
     let mut columns = columns(PLAIN).unwrap_or_default();
     let mut periodic = None;
-    // Without any `=` it is a title.
+    // A comment without `=` is a title.
     let pairs = if comment.contains('=') { pairs(comment) } else { Vec::new() };
     for (key, value) in pairs {
         let unusable = || wrong(line, format!("{key} cannot be \"{value}\""));
@@ -80,44 +80,44 @@ fn frame(comment: &str, rows: &[&str], line: usize) -> Result<Frame> {
     frame.atoms.periodic = periodic.unwrap_or([frame.atoms.cell.is_some(); 3]);
     for needed in [["species", "z"], ["pos", "pos"]] {
         if !columns.iter().any(|column| needed.contains(&column.name.as_str())) {
-            return Err(wrong(line, format!("Properties name no column \"{}\"", needed[0])));
+            return Err(wrong(line, format!("Properties has no column \"{}\"", needed[0])));
         }
     }
     let is_own = |column: &&Column| !column.is_read();
-    frame.columns = columns.iter().filter(is_own).map(Column::kept).collect();
+    frame.columns = columns.iter().filter(is_own).map(Column::to_atom_column).collect();
     frame.atoms.held_along_cell = columns.iter().any(|column| column.name == ALONG_CELL);
     for (index, row) in rows.iter().enumerate() {
-        read_row(row, &columns, &mut frame).map_err(|message| wrong(line + 1 + index, message))?;
+        parse_row(row, &columns, &mut frame).map_err(|message| wrong(line + 1 + index, message))?;
     }
     Ok(frame)
 }
 
 struct Column {
-    /// In small letters.
+    /// Name in lower case.
     name: String,
     written: String,
     kind: char,
     width: usize,
 }
 
-/// Along which cell vectors an atom may move; [`MOVE_MASK`], which ASE reads too, is along x, y and z.
+/// The cell vectors along which an atom may move; [`MOVE_MASK`], which ASE reads too, is for x, y and z.
 const ALONG_CELL: &str = "move_mask_along_cell";
 const MOVE_MASK: &str = "move_mask";
 
 impl Column {
-    /// Whether it becomes a part of the structure.
+    /// Whether it has a field in [`Frame`].
     fn is_read(&self) -> bool {
         let known = ["species", "z", "pos", "forces", "force", "masses", MOVE_MASK, ALONG_CELL];
         known.contains(&self.name.as_str())
     }
 
-    /// Room for what is kept as it is written.
-    fn kept(&self) -> PrefixCache {
-        PrefixCache { name: self.written.clone(), kind: self.kind, width: self.width, words: Vec::new() }
+    /// An empty column for its values as text.
+    fn to_atom_column(&self) -> AtomColumn {
+        AtomColumn { name: self.written.clone(), kind: self.kind, width: self.width, values: Vec::new() }
     }
 }
 
-/// `name:kind:width` one after the other.
+/// Parses `name:kind:width:…`.
 fn columns(properties: &str) -> Option<Vec<Column>> {
     let parts: Vec<&str> = properties.split(':').collect();
     let (columns, []) = parts.as_chunks::<3>() else { return None };
@@ -138,8 +138,8 @@ fn columns(properties: &str) -> Option<Vec<Column>> {
     columns.iter().map(column).collect()
 }
 
-/// Adds the atom of one row to `frame`; errors are what is wrong with the row.
-fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Result<(), String> {
+/// Adds the atom of one row to `frame`; errors describe the row.
+fn parse_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Result<(), String> {
     let mut words = row.split_whitespace();
     let (mut species, mut position, mut force) = (None, None, None);
     let (mut masses, mut held) = (None, None);
@@ -151,23 +151,23 @@ fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Re
         }
         match column.name.as_str() {
             "species" | "z" => species = Some(atomic_number(values[0])?),
-            "pos" => position = Some(three(values).ok_or("a position is three finite numbers")?),
-            "forces" | "force" => force = Some(three(values).ok_or("a force is three finite numbers")?),
+            "pos" => position = Some(three(values).ok_or("a position must be three finite numbers")?),
+            "forces" | "force" => force = Some(three(values).ok_or("a force must be three finite numbers")?),
             "masses" => {
                 let mass = number(values[0]).filter(|mass| *mass > 0.0);
-                masses = Some(mass.ok_or("a mass is a number above 0")?);
+                masses = Some(mass.ok_or("a mass must be a number above 0")?);
             }
             MOVE_MASK | ALONG_CELL => {
                 let free: Option<Vec<bool>> = values.iter().map(|word| truth(word)).collect();
                 held = Some(match free.as_deref() {
                     Some([one]) => [!one; 3],
                     Some([a, b, c]) => [!a, !b, !c],
-                    _ => return Err(format!("{} is T or F", column.name)),
+                    _ => return Err(format!("{} must be T or F", column.name)),
                 });
             }
             _ => {
                 if let Some(column) = kept.next() {
-                    column.words.extend(values.into_iter().map(str::to_string));
+                    column.values.extend(values.into_iter().map(str::to_string));
                 }
             }
         }
@@ -183,20 +183,20 @@ fn read_row(row: &str, columns: &[Column], frame: &mut Frame) -> std::result::Re
     Ok(())
 }
 
-/// A symbol, or a number that stands for one.
+/// Parses a symbol or an atomic number.
 fn atomic_number(word: &str) -> std::result::Result<Species, String> {
     let by_number = word.parse().ok().filter(|number| elements::symbol(*number).is_some());
-    let by_number = by_number.or_else(|| elements::number(word)).map(|number| (number, None));
+    let by_number = by_number.or_else(|| elements::atomic_number(word)).map(|number| (number, None));
     species(word).or(by_number).ok_or_else(|| {
-        let known = (1..=elements::LARGEST).filter_map(elements::symbol);
+        let known = (1..=elements::MAX_ATOMIC_NUMBER).filter_map(elements::symbol);
         match nearest(word, known).first() {
-            Some(near) => format!("\"{word}\" is no element; nearest: {near}"),
-            None => format!("\"{word}\" is no element"),
+            Some(near) => format!("\"{word}\" is not an element; nearest: {near}"),
+            None => format!("\"{word}\" is not an element"),
         }
     })
 }
 
-/// The `key=value` pairs of a comment line; values may stand in quotes, braces or brackets, and a key alone is true.
+/// Parses the `key=value` pairs of a comment line; values may be in quotes or braces, and a key alone is true.
 fn pairs(comment: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut rest = comment.trim_start();
@@ -235,13 +235,13 @@ fn numbers(value: &str) -> Option<Vec<f64>> {
     value.split(is_between).filter(|word| !word.is_empty()).map(number).collect()
 }
 
-/// Nine numbers, row by row.
+/// Parses nine numbers, row by row.
 fn matrix(value: &str) -> Option<[[f64; 3]; 3]> {
     let flat: [f64; 9] = numbers(value)?.try_into().ok()?;
     Some(std::array::from_fn(|i| std::array::from_fn(|j| flat[3 * i + j])))
 }
 
-/// Nine numbers row by row, or six as xx, yy, zz, yz, xz, xy.
+/// Parses a stress of nine numbers, row by row, or six as xx, yy, zz, yz, xz, xy.
 fn stress(value: &str) -> Option<[f64; 6]> {
     if let Some(m) = matrix(value) {
         let off = |i: usize, j: usize| (m[i][j] + m[j][i]) / 2.0;
@@ -269,11 +269,11 @@ fn truths(value: &str) -> Option<[bool; 3]> {
     }
 }
 
-/// Writes `frame` as extended XYZ: the cell, what repeats, energy (eV), stress (eV/Å³, nine numbers), charge, spin and
-/// what else is known in the comment line; a force (eV/Å) after each position (Å).
+/// Writes `frame` as extended XYZ: cell, periodicity, energy (eV), stress (eV/Å³, nine numbers), charge, spin and other
+/// entries in the comment line; positions (Å), forces (eV/Å) and other columns per atom.
 ///
 /// # Errors
-/// What writing says.
+/// Errors of the writer.
 pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
     let Atoms { numbers, positions, cell, periodic, charge, spin, held, held_along_cell, masses } =
         &frame.atoms;
@@ -288,7 +288,7 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
     let masses = Some(masses).filter(|masses| masses.len() == count);
     let held = Some(held).filter(|held| held.len() == count && held.iter().flatten().any(|held| *held));
     let whole = held.is_some_and(|held| held.iter().all(|axes| axes[0] == axes[1] && axes[1] == axes[2]));
-    // Along the axes of such a cell, x, y and z are held too.
+    // The vectors of a diagonal cell are along x, y and z.
     let is_straight = |cell: &[[f64; 3]; 3]| (0..9).all(|i| i % 4 == 0 || cell[i / 3][i % 3] == 0.0);
     let along_cell = *held_along_cell && !whole && !cell.as_ref().is_some_and(is_straight);
     if masses.is_some() {
@@ -300,9 +300,9 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
         (_, _, true) => write!(out, ":{ALONG_CELL}:L:3")?,
         _ => write!(out, ":{MOVE_MASK}:L:3")?,
     }
-    let kept: Vec<&PrefixCache> =
-        frame.columns.iter().filter(|column| column.words.len() == count * column.width).collect();
-    for PrefixCache { name, kind, width, .. } in &kept {
+    let kept: Vec<&AtomColumn> =
+        frame.columns.iter().filter(|column| column.values.len() == count * column.width).collect();
+    for AtomColumn { name, kind, width, .. } in &kept {
         write!(out, ":{name}:{kind}:{width}")?;
     }
     if let Some(energy) = frame.energy {
@@ -337,8 +337,8 @@ pub fn write_xyz(out: &mut dyn Write, frame: &Frame) -> std::io::Result<()> {
             let letters = held[index].map(|held| if held { "F" } else { "T" });
             write!(out, " {}", if whole { letters[0].to_string() } else { letters.join(" ") })?;
         }
-        for PrefixCache { width, words, .. } in &kept {
-            write!(out, " {}", words[index * width..(index + 1) * width].join(" "))?;
+        for AtomColumn { width, values, .. } in &kept {
+            write!(out, " {}", values[index * width..(index + 1) * width].join(" "))?;
         }
         writeln!(out)?;
     }
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_comment_line_says_the_rest() {
+    fn the_comment_line_has_properties() {
         let text = "1\nLattice=\"1 2 3 4 5 6 7 8 9\" pbc=\"T F T\" Properties=id:I:1:species:S:1:force:R:3:pos:R:3:tag:I:1 \
                     energy=-2.5 stress=\"1 6 5 6 2 4 5 4 3\" charge=-1 spin=2 name='two words' done\n7 Fe 1 2 3 4 5 6 0\n";
         let frame = parse(text).unwrap().remove(0);
@@ -387,11 +387,11 @@ mod tests {
             masses: vec![12.011, 2.014],
             ..Atoms::default()
         };
-        let column = |name: &str, kind, width, words: &[&str]| PrefixCache {
+        let column = |name: &str, kind, width, words: &[&str]| AtomColumn {
             name: name.to_string(),
             kind,
             width,
-            words: words.iter().map(|word| word.to_string()).collect(),
+            values: words.iter().map(|word| word.to_string()).collect(),
         };
         let frame = Frame {
             atoms,
@@ -426,11 +426,11 @@ mod tests {
         assert_eq!(frame.atoms.held, [[true; 3], [false; 3]]);
         assert_eq!((frame.atoms.numbers, frame.atoms.masses), (vec![1, 8], vec![2.014, 15.999]));
         assert_eq!(
-            (frame.columns[0].name.as_str(), frame.columns[0].words.join(" ")),
+            (frame.columns[0].name.as_str(), frame.columns[0].values.join(" ")),
             ("Tag", "7 8".to_string())
         );
         let text = "1\nProperties=species:S:1:pos:R:3:move_mask:L:3\nO 1 1 1 T F maybe\n";
-        assert!(parse(text).unwrap_err().to_string().contains("move_mask is T or F"));
+        assert!(parse(text).unwrap_err().to_string().contains("move_mask must be T or F"));
     }
 
     #[test]
@@ -444,23 +444,23 @@ mod tests {
             (&[8, 1, 1][..], 2.77e-6)
         );
         assert!(frames[0].info.is_empty());
-        assert_eq!(frames[0].notes, ["6 lines after atoms are not read, line 6 the first"]);
-        // An atom more than announced is no such line.
+        assert_eq!(frames[0].notes, ["6 lines after atoms are not read, the first of them line 6"]);
+        // Another line of an atom is an error.
         let error = parse("1\n\nO 0 0 0\nH 1 0 0\n").unwrap_err().to_string();
-        assert!(error.starts_with("line 4: the number of atoms is wanted"), "{error}");
+        assert!(error.starts_with("line 4: expected the number of atoms"), "{error}");
     }
 
     #[test]
     fn errors_name_the_line() {
         let cases = [
-            ("two\n\n", "line 1: the number of atoms is wanted, not \"two\""),
-            ("3\n\nH 0 0 0\n", "line 1: 3 atoms are announced and 1 lines follow"),
-            ("99999999999999999\n\n", "line 1: 99999999999999999 atoms are announced"),
-            ("1\n\nQq 0 0 0\n", "line 3: \"Qq\" is no element"),
+            ("two\n\n", "line 1: expected the number of atoms, found \"two\""),
+            ("3\n\nH 0 0 0\n", "line 1: expected 3 atoms, found 1 lines"),
+            ("99999999999999999\n\n", "line 1: expected 99999999999999999 atoms"),
+            ("1\n\nQq 0 0 0\n", "line 3: \"Qq\" is not an element"),
             ("1\n\nH 0 0\n", "line 3: the column \"pos\" is missing"),
-            ("1\n\nH 0 0 inf\n", "line 3: a position is three finite numbers"),
+            ("1\n\nH 0 0 inf\n", "line 3: a position must be three finite numbers"),
             ("1\nLattice=\"1 2 3\"\nH 0 0 0\n", "line 2: Lattice cannot be \"1 2 3\""),
-            ("1\nProperties=pos:R:3\n0 0 0\n", "line 2: Properties name no column \"species\""),
+            ("1\nProperties=pos:R:3\n0 0 0\n", "line 2: Properties has no column \"species\""),
             ("1\nProperties=pos:R:9\n0 0 0\n", "line 2: Properties cannot be"),
             ("1\npbc=maybe\nH 0 0 0\n", "line 2: pbc cannot be \"maybe\""),
         ];

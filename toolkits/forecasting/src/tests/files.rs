@@ -4,9 +4,9 @@ use super::*;
 #[track_caller]
 fn problem(text: &str) -> String {
     let table = table(text);
-    assert_eq!(table.problems.len(), 1, "{:?}", table.problems);
+    assert_eq!(table.errors.len(), 1, "{:?}", table.errors);
     assert!(!table.series.is_empty(), "the others are done");
-    table.problems[0].error.to_string()
+    table.errors[0].error.to_string()
 }
 
 /// What is wrong with the whole file.
@@ -32,21 +32,18 @@ fn a_bad_series_is_named_with_its_line_and_the_others_are_read() {
             "bad,2024-01-02,1\nbad,2024-01-02,1\n",
             "t.csv: series `bad`: line 5: the date 2024-01-02 is there twice",
         ),
-        ("bad,yesterday,1\n", "t.csv: series `bad`: line 4: column `ds`: `yesterday` is no date"),
+        ("bad,yesterday,1\n", "t.csv: series `bad`: line 4: column `ds`: `yesterday` is not a date"),
         ("bad,,1\n", "t.csv: series `bad`: line 4: column `ds`: the date is missing"),
-        (
-            "bad,3,1\n",
-            "t.csv: series `bad`: line 4: column `ds`: dates and whole numbers stand in one column",
-        ),
+        ("bad,3,1\n", "t.csv: series `bad`: line 4: column `ds`: one column has both dates and integers"),
         (
             "bad,2024-01-02T00:00Z,1\n",
-            "t.csv: series `bad`: line 4: column `ds`: it has the offset Z, the stamps before it no offset",
+            "t.csv: series `bad`: line 4: column `ds`: it has the offset Z, the timestamps before it no offset",
         ),
-        ("bad,2024-01-02,\"1,5\"\n", "t.csv: series `bad`: line 4: column `y`: `1,5` is no number"),
-        ("bad,2024-01-02,inf\n", "t.csv: series `bad`: line 4: column `y`: `inf` is no number"),
+        ("bad,2024-01-02,\"1,5\"\n", "t.csv: series `bad`: line 4: column `y`: `1,5` is not a number"),
+        ("bad,2024-01-02,inf\n", "t.csv: series `bad`: line 4: column `y`: `inf` is not a number"),
         (
             "bad,2024-01-02,1e300\n",
-            "t.csv: series `bad`: line 4: column `y`: `1e300` is no number of the size of a float32",
+            "t.csv: series `bad`: line 4: column `y`: `1e300` is not a number in the range of float32",
         ),
     ];
     for (rows, wanted) in cases {
@@ -56,17 +53,17 @@ fn a_bad_series_is_named_with_its_line_and_the_others_are_read() {
         let found = problem(&with_bad(&format!("{rows}{day}good,2024-01-03,3\n")));
         assert!(found.starts_with(wanted), "{found}");
     }
-    assert!(problem(&with_bad(",2024-01-02,3\n")).contains("column `unique_id`: the name is missing"));
+    assert!(problem(&with_bad(",2024-01-02,3\n")).contains("column `unique_id`: the id is missing"));
 }
 
 #[test]
-fn a_file_that_is_no_table_says_what_it_lacks() {
+fn a_file_with_missing_columns_is_refused() {
     let own = Columns { id: "shop".into(), ..Columns::default() };
     let cases = [
         ("unique_id,date,y\na,2024-01-01,1\n", "t.csv: no column is called `ds`"),
         ("unique_id,ds,yy\na,2024-01-01,1\n", "no column is called `y`; is it `yy`?"),
         ("unique_id,ds,y\n", "t.csv: the table has no rows"),
-        ("unique_id,ds,y\na,2024-01-01\n", "t.csv: line 2: 2 cells, the first line has 3"),
+        ("unique_id,ds,y\na,2024-01-01\n", "t.csv: line 2: 2 cells, the header has 3"),
         ("ds,y,y\n", "two columns are called `y`"),
         ("", "no column is called `ds`"),
     ];
@@ -77,23 +74,23 @@ fn a_file_that_is_no_table_says_what_it_lacks() {
     let found = refused("unique_id,ds,y\na,2024-01-01,1\n", &own);
     assert!(found.contains("no column is called `shop`") && found.contains("--id-col"), "{found}");
     let same = Columns { target: "ds".into(), ..Columns::default() };
-    assert!(refused("ds,y\n1,1\n", &same).contains("cannot be two of"));
+    assert!(refused("ds,y\n1,1\n", &same).contains("must be different columns"));
     let missing = Table::read("no/such.csv", &Columns::default()).unwrap_err();
     assert_eq!(missing.kind(), fauna_shared::ErrorKind::NotFound);
 }
 
 #[test]
-fn names_separators_and_marks_are_as_people_write_them() {
+fn column_names_separators_and_byte_order_marks_are_read() {
     let own = Columns { id: "shop".into(), time: "day".into(), target: "sold".into() };
     let text = "\u{feff}shop;day;sold;price\nx;1;2.5;9\nx;2;NA;\n";
     let table = Table::from_csv(text.as_bytes(), "t.csv", &own).unwrap();
     assert_eq!(table.covariates, ["price"]);
-    assert_eq!(table.series[0].stamps, [1, 2]);
+    assert_eq!(table.series[0].timestamps, [1, 2]);
     assert!(table.series[0].values[1].is_nan() && table.series[0].covariates[0][1].is_nan());
 
     let single = super::table("ds\ty\n2024-01\t1\n2024-02\t2\n");
-    assert!(!single.named && single.series.len() == 1);
-    assert_eq!(single.form.write(single.series[0].stamps[1]), "2024-02");
+    assert!(!single.has_ids && single.series.len() == 1);
+    assert_eq!(single.timestamp_format.format(single.series[0].timestamps[1]), "2024-02");
 }
 
 #[test]
@@ -106,7 +103,7 @@ fn other_encodings_are_read() {
         std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_be_bytes).collect();
     for (bytes, notes) in [(latin, 1), (little, 0), (big, 0)] {
         let table = Table::from_csv(&bytes[..], "t.csv", &Columns::default()).unwrap();
-        assert_eq!((table.series[0].id.as_str(), table.series[0].stamps.len()), ("Köln", 2));
+        assert_eq!((table.series[0].id.as_str(), table.series[0].timestamps.len()), ("Köln", 2));
         assert_eq!(table.notes.len(), notes, "{:?}", table.notes);
     }
 }
@@ -114,10 +111,10 @@ fn other_encodings_are_read() {
 /// The forecast of two steps as it is written, and the notes.
 fn two_more(text: &str, frequency: Option<&str>) -> (Vec<String>, Vec<String>) {
     let frequency = frequency.map(|name| name.parse().unwrap());
-    let ask = Ask { horizon: 2, frequency, ..Ask::default() };
-    let done = forecast(&Naive, &table(text), &ask).unwrap();
-    assert!(done.problems.is_empty(), "{:?}", done.problems);
-    (written(&done.sheet, "ds", 0..2), done.notes)
+    let options = ForecastOptions { horizon: 2, frequency, ..ForecastOptions::default() };
+    let done = forecast(&Naive, &table(text), &options).unwrap();
+    assert!(done.errors.is_empty(), "{:?}", done.errors);
+    (written(&done.table, "ds", 0..2), done.notes)
 }
 
 #[test]
@@ -147,12 +144,12 @@ fn dates_of_digits_alone_are_dates() {
         "007,1\n008,2\n009,3\n",
     ] {
         let found = refused(&format!("ds,y\n{rows}"), &Columns::default());
-        assert!(found.contains("may be a date or a whole number"), "{found}");
+        assert!(found.contains("may be a date or an integer"), "{found}");
     }
 }
 
 #[test]
-fn a_clock_change_keeps_hours_and_days_regular() {
+fn a_changing_utc_offset_keeps_hours_and_days_regular() {
     let hours = "ds,y\n2024-03-31 00:00:00+01:00,1\n2024-03-31 01:00:00+01:00,2\n2024-03-31 03:00:00+02:00,3\n\
                  2024-03-31 04:00:00+02:00,4\n";
     let (found, notes) = two_more(hours, None);
@@ -167,11 +164,11 @@ fn a_clock_change_keeps_hours_and_days_regular() {
         "ds,y\n2024-01-01T00:00Z,1\n2024-01-01T02:00+01:00,1\n2024-01-01T04:00+02:00,2\n",
         &Columns::default(),
     );
-    assert!(three.contains("the offsets +00:00, +01:00, +02:00 stand in one column"), "{three}");
+    assert!(three.contains("one column has the UTC offsets +00:00, +01:00, +02:00"), "{three}");
 }
 
 #[test]
-fn every_series_goes_on_by_its_own_frequency() {
+fn every_series_is_forecast_with_its_own_frequency() {
     let mut text = "unique_id,ds,y\n".to_string();
     for step in 1..=12 {
         text.push_str(&format!("day,2024-01-{step:02},{step}\nday2,2024-01-{step:02},{step}\n"));
@@ -183,38 +180,45 @@ fn every_series_goes_on_by_its_own_frequency() {
     // Too short to tell, so as most of them.
     text.push_str("short,2024-01-01,1\nshort,2024-01-02,2\n");
     let table = table(&text);
-    let done = forecast(&SeasonalNaive::OWN, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
+    let done =
+        forecast(&SeasonalNaive::AUTO, &table, &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+            .unwrap();
     let lines = "unique_id,ds,Model\nday,2024-01-13,6\nday2,2024-01-13,6\nmonth,2024-01-01,1\nweek,2024-02-04,28\nshort,2024-01-03,2\n";
-    assert_eq!(csv(&done.sheet), lines);
+    assert_eq!(csv(&done.table), lines);
     assert_eq!(
         done.notes,
-        ["each series goes on by its own frequency: D (day, day2, short); MS (month); W-SUN (week)"]
+        ["each series is forecast with its own frequency: D (day, day2, short); MS (month); W-SUN (week)"]
     );
-    let trial = cross_validate(&Naive, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert!(csv(&trial.sheet).contains("month,2023-12-01,2023-11-01,12,11"), "{}", csv(&trial.sheet));
+    let trial = cross_validate(&Naive, &table, &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+        .unwrap();
+    assert!(csv(&trial.table).contains("month,2023-12-01,2023-11-01,12,11"), "{}", csv(&trial.table));
 }
 
 #[test]
 fn baselines_give_the_numbers_of_the_table() {
     let text = "ds,y\n2024-01-01,6779559063.561772\n2024-01-02,0.1\n2024-01-03,16777217\n";
-    let ask = Ask { horizon: 3, ..Ask::default() };
-    let done = forecast(&SeasonalNaive { season: 3 }, &table(text), &ask).unwrap();
-    assert_eq!(numbers(&done.sheet, "Model"), [6779559063.561772, 0.1, 16777217.0]);
-    let done = cross_validate(&Naive, &table(text), &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(numbers(&done.sheet, "Model"), [0.1]);
-    assert_eq!(numbers(&done.sheet, "y"), [16777217.0]);
+    let options = ForecastOptions { horizon: 3, ..ForecastOptions::default() };
+    let done = forecast(&SeasonalNaive { season_length: 3 }, &table(text), &options).unwrap();
+    assert_eq!(numbers(&done.table, "Model"), [6779559063.561772, 0.1, 16777217.0]);
+    let done =
+        cross_validate(&Naive, &table(text), &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+            .unwrap();
+    assert_eq!(numbers(&done.table, "Model"), [0.1]);
+    assert_eq!(numbers(&done.table, "y"), [16777217.0]);
 }
 
 #[test]
-fn whole_numbers_at_the_end_of_all_numbers_are_refused() {
+fn integer_timestamps_do_not_overflow() {
     let rows = format!("ds,y\n0,0\n1,1\n2,2\n{},3\n", i64::MAX);
     for text in [rows, format!("ds,y\n{},0\n-1,1\n0,2\n1,3\n{},3\n", i64::MIN, i64::MAX)] {
-        let done = forecast(&Naive, &table(&text), &Ask { horizon: 3, ..Ask::default() });
-        assert!(done.is_err() || !done.unwrap().problems.is_empty());
+        let done =
+            forecast(&Naive, &table(&text), &ForecastOptions { horizon: 3, ..ForecastOptions::default() });
+        assert!(done.is_err() || !done.unwrap().errors.is_empty());
     }
     let last = format!("ds,y\n{},0\n{},1\n{},2\n", i64::MAX - 2, i64::MAX - 1, i64::MAX);
-    let done = forecast(&Naive, &table(&last), &Ask { horizon: 3, ..Ask::default() }).unwrap();
-    assert!(done.problems[0].error.message().contains("leave the calendar"), "{:?}", done.problems);
+    let done = forecast(&Naive, &table(&last), &ForecastOptions { horizon: 3, ..ForecastOptions::default() })
+        .unwrap();
+    assert!(done.errors[0].error.message().contains("leave the calendar"), "{:?}", done.errors);
 }
 
 #[test]
@@ -225,54 +229,58 @@ fn rows_of_series_may_be_mixed() {
 }
 
 #[test]
-fn a_covariate_of_words_is_left_out_and_named() {
+fn a_covariate_of_text_is_left_out_with_a_note() {
     let table = table("ds,y,price,weather\n1,1,5,sun\n2,2,6,rain\n");
     assert_eq!(
         (table.covariates, table.series[0].covariates.clone()),
         (vec!["price".into()], vec![vec![5.0, 6.0]])
     );
-    assert_eq!(table.notes, ["t.csv: column `weather` is left out: line 2 has `sun`, which is no number"]);
+    assert_eq!(table.notes, ["t.csv: column `weather` is left out: line 2 has `sun`, which is not a number"]);
 }
 
 #[test]
-fn missing_stamps_become_gaps() {
+fn missing_timestamps_become_gaps() {
     let mut text = "unique_id,ds,y\n".to_string();
     for day in [1, 2, 3, 6, 7, 8] {
         text.push_str(&format!("a,2024-01-0{day},{day}\n"));
     }
-    let done = forecast(&Naive, &table(&text), &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(done.notes, ["2 missing stamps of 1 series are filled as gaps (frequency D)"]);
-    assert_eq!(csv(&done.sheet), "unique_id,ds,Model\na,2024-01-09,8\n");
+    let done = forecast(&Naive, &table(&text), &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+        .unwrap();
+    assert_eq!(done.notes, ["2 missing timestamps of 1 series are filled as gaps (frequency D)"]);
+    assert_eq!(csv(&done.table), "unique_id,ds,Model\na,2024-01-09,8\n");
     // Lags are counted on the grid, over the gap.
-    let done = forecast(&SeasonalNaive { season: 4 }, &table(&text), &Ask { horizon: 2, ..Ask::default() });
-    assert_eq!(numbers(&done.unwrap().sheet, "Model"), [1.0, 6.0]);
+    let done = forecast(
+        &SeasonalNaive { season_length: 4 },
+        &table(&text),
+        &ForecastOptions { horizon: 2, ..ForecastOptions::default() },
+    );
+    assert_eq!(numbers(&done.unwrap().table, "Model"), [1.0, 6.0]);
 }
 
 #[test]
-fn a_stamp_off_the_grid_names_the_series() {
+fn a_timestamp_off_the_frequency_is_an_error_of_its_series() {
     let mut text = "unique_id,ds,y\n".to_string();
     for day in 1..9 {
         text.push_str(&format!("a,2024-01-0{day},1\n"));
     }
     text.push_str("b,2024-01-01,1\nb,2024-01-02 06:00,1\n");
-    let done = forecast(&Naive, &table(&text), &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(done.problems[0].id, "b");
-    let error = done.problems[0].error.to_string();
-    assert!(error.contains("series `b`: 2024-01-02 06:00 is no stamp of the frequency D"), "{error}");
-    let weeks = Ask { horizon: 1, frequency: Some("W".parse().unwrap()), ..Ask::default() };
-    assert_eq!(forecast(&Naive, &table(&text), &weeks).unwrap().problems.len(), 2);
+    let done = forecast(&Naive, &table(&text), &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+        .unwrap();
+    assert_eq!(done.errors[0].id, "b");
+    let error = done.errors[0].error.to_string();
+    assert!(error.contains("series `b`: 2024-01-02 06:00 is not a timestamp of the frequency D"), "{error}");
+    let weeks =
+        ForecastOptions { horizon: 1, frequency: Some("W".parse().unwrap()), ..ForecastOptions::default() };
+    assert_eq!(forecast(&Naive, &table(&text), &weeks).unwrap().errors.len(), 2);
 }
 
 #[test]
 fn a_frequency_that_would_be_all_gaps_is_refused() {
     let text = "unique_id,ds,y\na,1900-01-01,1\na,1950-01-01,1\na,2020-01-01,1\n";
-    let seconds = Ask { horizon: 1, frequency: Some("s".parse().unwrap()), ..Ask::default() };
+    let seconds =
+        ForecastOptions { horizon: 1, frequency: Some("s".parse().unwrap()), ..ForecastOptions::default() };
     let done = forecast(&Naive, &table(text), &seconds).unwrap();
-    assert!(
-        done.problems[0].error.message().contains("has 3 rows in 3786825601 steps"),
-        "{:?}",
-        done.problems
-    );
+    assert!(done.errors[0].error.message().contains("has 3 rows in 3786825601 steps"), "{:?}", done.errors);
 }
 
 #[cfg(feature = "parquet")]
@@ -316,7 +324,7 @@ mod parquet_files {
         assert_eq!((north.values[0], north.values[4]), (1.5, -4.0));
         assert_eq!(north.covariates[0], [1.0, 0.0, 1.0, 0.0, 1.0]);
         assert!(north.covariates[1][2].is_nan() && north.covariates[1][4] == 5.0);
-        assert_eq!(table.form.write(north.stamps[0]), "2024-02-28 22:00:00");
+        assert_eq!(table.timestamp_format.format(north.timestamps[0]), "2024-02-28 22:00:00");
         assert_eq!(table.frequency().unwrap().to_string(), "h");
         assert_eq!(table.series[1].values, [10.0, 20.0, 30.0, 40.0, 50.0]);
         assert!(table.notes[0].contains("`weather` is left out: row 1 has `sun`"), "{:?}", table.notes);
@@ -325,17 +333,18 @@ mod parquet_files {
     /// The stamps of the only series and of two steps more.
     fn stamps(bytes: &[u8]) -> (Vec<String>, Vec<String>) {
         let table = read(bytes).unwrap();
-        let done = forecast(&Naive, &table, &Ask { horizon: 2, ..Ask::default() }).unwrap();
-        let form = table.form;
-        let known = table.series[0].stamps.iter().map(|stamp| form.write(*stamp)).collect();
-        (known, written(&done.sheet, "ds", 0..2))
+        let done =
+            forecast(&Naive, &table, &ForecastOptions { horizon: 2, ..ForecastOptions::default() }).unwrap();
+        let format = table.timestamp_format;
+        let known = table.series[0].timestamps.iter().map(|stamp| format.format(*stamp)).collect();
+        (known, written(&done.table, "ds", 0..2))
     }
 
     #[test]
-    fn logical_types_are_read_as_what_they_are() {
+    fn logical_types_of_parquet_are_read() {
         let table = read(include_bytes!("unsigned.parquet")).unwrap();
         let series = &table.series[0];
-        assert_eq!(table.form.write(series.stamps[0]), "20231101");
+        assert_eq!(table.timestamp_format.format(series.timestamps[0]), "20231101");
         assert_eq!(series.values, [1.0, 2.0, 3.0, 18446744073709550592.0]);
         assert_eq!(table.covariates, ["u8", "u16", "u32", "half", "cents"]);
         assert_eq!(series.covariates[0], [200.0, 201.0, 202.0, 255.0]);
@@ -347,7 +356,7 @@ mod parquet_files {
     }
 
     #[test]
-    fn periods_and_zones_go_on_as_in_pandas() {
+    fn periods_and_time_zones_continue_as_in_pandas() {
         let (known, more) = stamps(include_bytes!("periods.parquet"));
         assert_eq!((known[0].as_str(), more), ("2023-11", vec!["2024-03".to_string(), "2024-04".into()]));
         let error = read(include_bytes!("weeks.parquet")).unwrap_err().to_string();

@@ -1,8 +1,8 @@
-//! Tests of the parts together: units of time, files, verbs.
+//! Tests of the whole crate: timestamps, files, forecasts.
 
 mod files;
-mod units;
-mod verbs;
+mod forecasts;
+mod timestamps;
 
 use std::ops::Range;
 
@@ -26,15 +26,15 @@ fn noise(seed: u64, length: usize) -> Vec<f64> {
     (0..length).map(|_| one()).collect()
 }
 
-fn csv(sheet: &Sheet) -> String {
+fn csv(table: &ResultTable) -> String {
     let mut file = Vec::new();
-    sheet.write_csv(&mut file).unwrap();
+    table.write_csv(&mut file).unwrap();
     String::from_utf8(file).unwrap()
 }
 
 /// The numbers of a column of the only series.
-fn numbers(sheet: &Sheet, name: &str) -> Vec<f64> {
-    sheet.parts[0].columns[sheet.column(name).unwrap()].numbers().unwrap()
+fn numbers(table: &ResultTable, name: &str) -> Vec<f64> {
+    table.series[0].columns[table.column(name).unwrap()].numbers().unwrap()
 }
 
 fn assert_close(found: &[f64], wanted: &[f64], tolerance: f64) {
@@ -44,9 +44,11 @@ fn assert_close(found: &[f64], wanted: &[f64], tolerance: f64) {
 }
 
 /// The stamps of a column as they are written.
-fn written(sheet: &Sheet, name: &str, rows: Range<usize>) -> Vec<String> {
-    match &sheet.parts[0].columns[sheet.column(name).unwrap()] {
-        Column::Stamps(stamps) => stamps[rows].iter().map(|stamp| sheet.form.write(*stamp)).collect(),
+fn written(table: &ResultTable, name: &str, rows: Range<usize>) -> Vec<String> {
+    match &table.series[0].columns[table.column(name).unwrap()] {
+        Column::Timestamps(stamps) => {
+            stamps[rows].iter().map(|stamp| table.timestamp_format.format(*stamp)).collect()
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -10,7 +10,7 @@ fn two() -> Table {
     Table::regular("QS".parse().unwrap(), "2021-01-01", series).unwrap()
 }
 
-/// Knows nothing of a series whose first value is negative, and stops at nothing else.
+/// Refuses series whose first value is negative.
 struct Picky;
 
 impl Forecaster for Picky {
@@ -22,7 +22,7 @@ impl Forecaster for Picky {
     }
 }
 
-/// Foresees the covariates: their known future, -1 where there is none.
+/// Forecasts the future values of the covariates, -1 if there are none.
 struct Told;
 
 impl Forecaster for Told {
@@ -41,7 +41,7 @@ impl Forecaster for Told {
 }
 
 #[test]
-fn scores_are_those_of_the_formulas() {
+fn metrics_are_those_of_the_formulas() {
     // mae, rmse, mase, smape, crps of a, b and both, worked out with NumPy.
     let wanted = [
         ("Model", [5.833333333, 6.416125518, 3.268398268, 0.162367202, 0.254127728]),
@@ -51,36 +51,38 @@ fn scores_are_those_of_the_formulas() {
         ("SeasonalNaive", [1.833333333, 1.957890021, 1.333333333, 0.324369748, 0.250637990]),
         ("SeasonalNaive", [1.833333333, 1.999565737, 1.177489177, 0.189395443, 0.120770770]),
     ];
-    let ask = Ask { horizon: 3, windows: 2, step: Some(2), ..Ask::default() };
-    let done = cross_validate(&Naive, &two(), &ask).unwrap();
-    let models: Vec<&str> = done.scores.iter().map(|one| one.model.as_str()).collect();
+    let options =
+        ForecastOptions { horizon: 3, windows: 2, step_size: Some(2), ..ForecastOptions::default() };
+    let done = cross_validate(&Naive, &two(), &options).unwrap();
+    let models: Vec<&str> = done.metrics.iter().map(|one| one.model.as_str()).collect();
     assert_eq!(
         models.chunks(3).map(|three| three[0]).collect::<Vec<_>>(),
         ["Model", "Naive", "SeasonalNaive"]
     );
-    let ids: Vec<Option<&str>> = done.scores[..3].iter().map(|one| one.id.as_deref()).collect();
+    let ids: Vec<Option<&str>> = done.metrics[..3].iter().map(|one| one.id.as_deref()).collect();
     assert_eq!(ids, [Some("a"), Some("b"), None]);
-    let found = done.scores[..3].iter().chain(&done.scores[6..]);
+    let found = done.metrics[..3].iter().chain(&done.metrics[6..]);
     for (one, (model, wanted)) in found.zip(wanted) {
         assert_eq!(one.model, model);
         assert_close(&[one.mae, one.rmse, one.mase, one.smape, one.crps], &wanted, 1e-6);
     }
     // The model is the naive forecast itself.
-    for (one, naive) in done.scores[..3].iter().zip(&done.scores[3..6]) {
+    for (one, naive) in done.metrics[..3].iter().zip(&done.metrics[3..6]) {
         assert_eq!((one.mae, one.crps), (naive.mae, naive.crps));
     }
-    let sheet = csv(&Scores::sheet(&done.scores, &two()));
-    assert!(sheet.starts_with("unique_id,model,mae,rmse,mase,smape,crps\na,Model,5.83"), "{sheet}");
-    assert!(sheet.contains("\nall,SeasonalNaive,1.83"), "{sheet}");
+    let table = csv(&ResultTable::from_metrics(&done.metrics, &two()));
+    assert!(table.starts_with("unique_id,model,mae,rmse,mase,smape,crps\na,Model,5.83"), "{table}");
+    assert!(table.contains("\nall,SeasonalNaive,1.83"), "{table}");
 }
 
 #[test]
 fn windows_roll_to_the_end_of_the_series() {
     for (windows, step, horizon) in [(1, 1, 1), (3, 1, 2), (2, 5, 3), (4, 2, 4)] {
         let values: Vec<f64> = (0..20).map(f64::from).collect();
-        let table = Table::regular(Frequency::WHOLE, "100", [("a", values)]).unwrap();
-        let ask = Ask { horizon, windows, step: Some(step), ..Ask::default() };
-        let done = cross_validate(&Naive, &table, &ask).unwrap();
+        let table = Table::regular(Frequency::INTEGER, "100", [("a", values)]).unwrap();
+        let options =
+            ForecastOptions { horizon, windows, step_size: Some(step), ..ForecastOptions::default() };
+        let done = cross_validate(&Naive, &table, &options).unwrap();
         let cutoff = |window: usize| 119 - (horizon + (windows - 1 - window) * step);
         let rows = (0..windows).flat_map(|window| (1..=horizon).map(move |step| (cutoff(window), step)));
         let (mut stamps, mut cutoffs) = (Vec::new(), Vec::new());
@@ -89,32 +91,36 @@ fn windows_roll_to_the_end_of_the_series() {
             cutoffs.push(cutoff.to_string());
         }
         let count = windows * horizon;
-        assert_eq!(written(&done.sheet, "ds", 0..count), stamps);
-        assert_eq!(written(&done.sheet, "cutoff", 0..count), cutoffs);
+        assert_eq!(written(&done.table, "ds", 0..count), stamps);
+        assert_eq!(written(&done.table, "cutoff", 0..count), cutoffs);
         // The naive forecast is what stood at the cutoff, the value what stands at the stamp.
         let value = |text: &String| text.parse::<f64>().unwrap() - 100.0;
-        assert_eq!(numbers(&done.sheet, "Model"), cutoffs.iter().map(value).collect::<Vec<_>>());
-        assert_eq!(numbers(&done.sheet, "y"), stamps.iter().map(value).collect::<Vec<_>>());
+        assert_eq!(numbers(&done.table, "Model"), cutoffs.iter().map(value).collect::<Vec<_>>());
+        assert_eq!(numbers(&done.table, "y"), stamps.iter().map(value).collect::<Vec<_>>());
     }
 }
 
 #[test]
 fn baselines_have_the_intervals_of_their_residuals() {
-    let ask = Ask { horizon: 6, bands: Bands::quantiles(vec![0.975, 0.1]).unwrap(), ..Ask::default() };
+    let options = ForecastOptions {
+        horizon: 6,
+        intervals: Intervals::quantiles(vec![0.975, 0.1]).unwrap(),
+        ..ForecastOptions::default()
+    };
     let table = Table::regular("QS".parse().unwrap(), "2021-01-01", [("a", A.to_vec())]).unwrap();
-    let done = forecast(&SeasonalNaive { season: 4 }, &table, &ask).unwrap();
-    assert_eq!(done.sheet.names, ["ds", "Model", "Model-q-10", "Model-q-97.5"]);
-    assert_eq!(numbers(&done.sheet, "Model"), [19.0, 12.0, 25.0, 17.0, 19.0, 12.0]);
+    let done = forecast(&SeasonalNaive { season_length: 4 }, &table, &options).unwrap();
+    assert_eq!(done.table.column_names, ["ds", "Model", "Model-q-10", "Model-q-97.5"]);
+    assert_eq!(numbers(&done.table, "Model"), [19.0, 12.0, 25.0, 17.0, 19.0, 12.0]);
     let low = [16.40154205, 9.40154205, 22.40154205, 14.40154205, 15.32522553, 8.32522553];
     let high = [22.9739985, 15.9739985, 28.9739985, 20.9739985, 24.62008257, 17.62008257];
-    assert_close(&numbers(&done.sheet, "Model-q-10"), &low, 1e-5);
-    assert_close(&numbers(&done.sheet, "Model-q-97.5"), &high, 1e-5);
+    assert_close(&numbers(&done.table, "Model-q-10"), &low, 1e-5);
+    assert_close(&numbers(&done.table, "Model-q-97.5"), &high, 1e-5);
     let one = forecast(
         &Naive,
         &daily(vec![3.0]),
-        &Ask { horizon: 2, frequency: Some("D".parse().unwrap()), ..ask },
+        &ForecastOptions { horizon: 2, frequency: Some("D".parse().unwrap()), ..options },
     );
-    let one = one.unwrap().sheet;
+    let one = one.unwrap().table;
     assert_eq!(numbers(&one, "Model"), [3.0, 3.0]);
     assert!(csv(&one).ends_with("a,2024-01-03,3,,\n"), "{}", csv(&one));
 }
@@ -123,11 +129,13 @@ fn baselines_have_the_intervals_of_their_residuals() {
 fn gaps_do_not_stop_a_baseline() {
     let past = History::from(vec![1.0, 2.0, f32::NAN, 4.0, f32::NAN, f32::NAN]);
     let options = ForecastConfig { horizon: 4, quantiles: Vec::new(), ..ForecastConfig::default() };
-    let of = |season| SeasonalNaive { season }.forecast(std::slice::from_ref(&past), &options).unwrap();
+    let of = |season_length| {
+        SeasonalNaive { season_length }.forecast(std::slice::from_ref(&past), &options).unwrap()
+    };
     assert_eq!(of(1)[0].mean, [4.0; 4]);
     assert_eq!(of(3)[0].mean, [4.0, 2.0, 4.0, 4.0]);
     assert_eq!(of(100)[0].mean, [4.0; 4]);
-    assert!(SeasonalNaive { season: 0 }.forecast(&[past], &options).is_err());
+    assert!(SeasonalNaive { season_length: 0 }.forecast(&[past], &options).is_err());
 }
 
 #[test]
@@ -136,13 +144,13 @@ fn conformal_intervals_are_the_ranked_errors_of_each_step() {
     let values = vec![0.0, 1.0, 3.0, 2.0, 6.0, 5.0, 5.0, 9.0, 8.0, 8.5, 9.0, 12.0];
     let wanted_first: [f64; 4] = [4.0, 0.0, 1.0, 0.5];
     let wanted_second: [f64; 4] = [3.0, 4.0, 0.5, 3.5];
-    let ask = Ask {
+    let options = ForecastOptions {
         horizon: 2,
-        bands: Bands::levels(vec![50.0, 80.0]).unwrap(),
-        conformal: Some(4),
-        ..Ask::default()
+        intervals: Intervals::levels(vec![50.0, 80.0]).unwrap(),
+        conformal_windows: Some(4),
+        ..ForecastOptions::default()
     };
-    let done = forecast(&Naive, &daily(values), &ask).unwrap();
+    let done = forecast(&Naive, &daily(values), &options).unwrap();
     assert_eq!(done.notes, [] as [&str; 0]);
     let rank = |mut errors: [f64; 4], level: f64| {
         errors.sort_by(f64::total_cmp);
@@ -151,16 +159,16 @@ fn conformal_intervals_are_the_ranked_errors_of_each_step() {
     for level in [50.0, 80.0] {
         let reach = [rank(wanted_first, level / 100.0), rank(wanted_second, level / 100.0)];
         let ends = |side: f64| reach.map(|reach| 12.0 + side * reach);
-        assert_close(&numbers(&done.sheet, &format!("Model-lo-{level}")), &ends(-1.0), 1e-6);
-        assert_close(&numbers(&done.sheet, &format!("Model-hi-{level}")), &ends(1.0), 1e-6);
+        assert_close(&numbers(&done.table, &format!("Model-lo-{level}")), &ends(-1.0), 1e-6);
+        assert_close(&numbers(&done.table, &format!("Model-hi-{level}")), &ends(1.0), 1e-6);
     }
-    let few = Ask { conformal: Some(3), ..ask };
+    let few = ForecastOptions { conformal_windows: Some(3), ..options };
     let done = forecast(&Naive, &daily(A.to_vec()), &few).unwrap();
     assert!(done.notes[0].contains("needs 4 rolling forecasts, there are 3"), "{:?}", done.notes);
 }
 
 #[test]
-fn conformal_intervals_hold_as_many_values_as_their_level_says() {
+fn conformal_intervals_have_the_coverage_of_their_level() {
     // Cross-validation of calibrated intervals on noise about a flat line: 40 series, 5 windows of 4 steps.
     struct Zero;
     impl Forecaster for Zero {
@@ -178,19 +186,19 @@ fn conformal_intervals_hold_as_many_values_as_their_level_says() {
     let names: Vec<String> = (0..40).map(|i| format!("s{i}")).collect();
     let series = names.iter().enumerate().map(|(i, name)| (name.as_str(), noise(i as u64, 120)));
     let table = Table::regular("D".parse().unwrap(), "2024-01-01", series).unwrap();
-    let ask = Ask {
+    let options = ForecastOptions {
         horizon: 4,
         windows: 5,
-        conformal: Some(19),
-        bands: Bands::levels(vec![50.0, 80.0, 95.0]).unwrap(),
-        ..Ask::default()
+        conformal_windows: Some(19),
+        intervals: Intervals::levels(vec![50.0, 80.0, 95.0]).unwrap(),
+        ..ForecastOptions::default()
     };
-    let done = cross_validate(&Zero, &table, &ask).unwrap();
-    assert!(done.problems.is_empty(), "{:?}", done.problems);
+    let done = cross_validate(&Zero, &table, &options).unwrap();
+    assert!(done.errors.is_empty(), "{:?}", done.errors);
     for level in [50.0, 80.0, 95.0] {
         let (mut inside, mut all) = (0.0, 0.0);
-        for part in &done.sheet.parts {
-            let of = |name: &str| part.columns[done.sheet.column(name).unwrap()].numbers().unwrap();
+        for part in &done.table.series {
+            let of = |name: &str| part.columns[done.table.column(name).unwrap()].numbers().unwrap();
             let ends = of(&format!("Model-lo-{level}")).into_iter().zip(of(&format!("Model-hi-{level}")));
             for (value, (low, high)) in of("y").into_iter().zip(ends) {
                 inside += f64::from(u8::from(low <= value && value <= high));
@@ -209,19 +217,32 @@ fn spikes_are_anomalies_and_noise_is_not() {
     (values[100], values[222]) = (9.0, -8.0);
     values[50] = f64::NAN;
     let flat = Told;
-    let done = detect_anomalies(&flat, &daily(values), &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(done.sheet.names, ["ds", "y", "Model", "Model-lo-99", "Model-hi-99", "anomaly"]);
-    let part = &done.sheet.parts[0];
+    let done = detect_anomalies(
+        &flat,
+        &daily(values),
+        &ForecastOptions { horizon: 1, ..ForecastOptions::default() },
+    )
+    .unwrap();
+    assert_eq!(done.table.column_names, ["ds", "y", "Model", "Model-lo-99", "Model-hi-99", "anomaly"]);
+    let part = &done.table.series[0];
     // Two seasons of a week are only learnt from.
     assert_eq!(part.rows(), 286);
-    let Column::Flags(flags) = &part.columns[5] else { panic!("no flags") };
+    let Column::Boolean(flags) = &part.columns[5] else { panic!("no flags") };
     assert!(flags[100 - 14] && flags[222 - 14] && !flags[50 - 14]);
     assert!(flags.iter().filter(|flag| **flag).count() <= 10, "about one in a hundred");
-    let bare = Ask { horizon: 1, bands: Bands::quantiles(vec![0.1]).unwrap(), ..Ask::default() };
+    let bare = ForecastOptions {
+        horizon: 1,
+        intervals: Intervals::quantiles(vec![0.1]).unwrap(),
+        ..ForecastOptions::default()
+    };
     assert!(detect_anomalies(&Naive, &daily(vec![1.0; 50]), &bare).is_err());
-    let short =
-        detect_anomalies(&Naive, &daily(vec![1.0; 20]), &Ask { horizon: 7, ..Ask::default() }).unwrap();
-    let error = short.problems[0].error.to_string();
+    let short = detect_anomalies(
+        &Naive,
+        &daily(vec![1.0; 20]),
+        &ForecastOptions { horizon: 7, ..ForecastOptions::default() },
+    )
+    .unwrap();
+    let error = short.errors[0].error.to_string();
     assert!(
         error.contains("series `a` has 20 steps; two seasons (14 steps) and a horizon of 7 need 21"),
         "{error}"
@@ -229,37 +250,53 @@ fn spikes_are_anomalies_and_noise_is_not() {
 }
 
 #[test]
-fn a_constant_series_is_foreseen_and_its_mase_undefined() {
-    let ask = Ask { horizon: 2, bands: Bands::levels(vec![90.0]).unwrap(), ..Ask::default() };
+fn a_constant_series_is_forecast_and_its_mase_is_undefined() {
+    let options = ForecastOptions {
+        horizon: 2,
+        intervals: Intervals::levels(vec![90.0]).unwrap(),
+        ..ForecastOptions::default()
+    };
     let table = daily(vec![4.0; 40]);
-    let sheet = forecast(&SeasonalNaive { season: 7 }, &table, &ask).unwrap().sheet;
-    assert_eq!(csv(&sheet).lines().nth(1).unwrap(), "a,2024-02-10,4,4,4");
-    let done = cross_validate(&Naive, &table, &ask).unwrap();
-    assert!(done.scores[0].mase.is_nan() && done.scores[0].mae == 0.0 && done.scores[0].crps == 0.0);
+    let result = forecast(&SeasonalNaive { season_length: 7 }, &table, &options).unwrap().table;
+    assert_eq!(csv(&result).lines().nth(1).unwrap(), "a,2024-02-10,4,4,4");
+    let done = cross_validate(&Naive, &table, &options).unwrap();
+    assert!(done.metrics[0].mase.is_nan() && done.metrics[0].mae == 0.0 && done.metrics[0].crps == 0.0);
     assert!(done.notes[0].starts_with("MASE is undefined"), "{:?}", done.notes);
-    let found = detect_anomalies(&Naive, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    let Column::Flags(flags) = &found.sheet.parts[0].columns[5] else { panic!("no flags") };
+    let found =
+        detect_anomalies(&Naive, &table, &ForecastOptions { horizon: 1, ..ForecastOptions::default() })
+            .unwrap();
+    let Column::Boolean(flags) = &found.table.series[0].columns[5] else { panic!("no flags") };
     assert!(flags.iter().all(|flag| !flag));
 }
 
 #[test]
-fn a_series_that_cannot_be_foreseen_is_named_and_the_others_are_done() {
+fn a_series_with_an_error_does_not_stop_the_others() {
     let series =
         [("gaps", vec![f64::NAN; 5]), ("cold", vec![-1.0; 5]), ("fine", vec![1.0, 2.0, 3.0, 4.0, 5.0])];
     let table = Table::regular("D".parse().unwrap(), "2024-01-01", series).unwrap();
-    let done = forecast(&Picky, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(csv(&done.sheet), "unique_id,ds,Model\nfine,2024-01-06,5\n");
-    let errors: Vec<String> =
-        done.problems.iter().map(|problem| problem.error.message().to_string()).collect();
+    let done =
+        forecast(&Picky, &table, &ForecastOptions { horizon: 1, ..ForecastOptions::default() }).unwrap();
+    assert_eq!(csv(&done.table), "unique_id,ds,Model\nfine,2024-01-06,5\n");
+    let errors: Vec<String> = done.errors.iter().map(|problem| problem.error.message().to_string()).collect();
     assert_eq!(
         errors,
         ["series `gaps` has no value: all 5 steps are gaps", "series `cold`: series 0 is too cold"]
     );
     // The same in cross-validation, where the series must be long enough besides.
-    let done = cross_validate(&Picky, &table, &Ask { horizon: 1, windows: 2, ..Ask::default() }).unwrap();
-    assert_eq!((done.sheet.parts.len(), done.problems.len()), (1, 2));
-    let done = cross_validate(&Picky, &table, &Ask { horizon: 2, windows: 2, ..Ask::default() }).unwrap();
-    let error = done.problems.last().unwrap().error.to_string();
+    let done = cross_validate(
+        &Picky,
+        &table,
+        &ForecastOptions { horizon: 1, windows: 2, ..ForecastOptions::default() },
+    )
+    .unwrap();
+    assert_eq!((done.table.series.len(), done.errors.len()), (1, 2));
+    let done = cross_validate(
+        &Picky,
+        &table,
+        &ForecastOptions { horizon: 2, windows: 2, ..ForecastOptions::default() },
+    )
+    .unwrap();
+    let error = done.errors.last().unwrap().error.to_string();
     assert!(
         error.contains("series `fine` has 5 steps; 2 rolling forecasts of 2 steps, 2 apart, need 6"),
         "{error}"
@@ -269,22 +306,34 @@ fn a_series_that_cannot_be_foreseen_is_named_and_the_others_are_done() {
 #[test]
 fn options_out_of_range_are_named() {
     let table = daily(A.to_vec());
-    let said = |ask: Ask| forecast(&Naive, &table, &ask).unwrap_err().message().to_string();
-    assert!(said(Ask { horizon: 0, ..Ask::default() }).contains("the horizon must be 1 to"));
-    assert!(said(Ask { conformal: Some(0), ..Ask::default() }).contains("windows of calibration"));
-    assert!(said(Ask { samples: Some(0), ..Ask::default() }).contains("samples"));
-    assert!(said(Ask { step: Some(0), ..Ask::default() }).contains("steps between windows"));
+    let said =
+        |options: ForecastOptions| forecast(&Naive, &table, &options).unwrap_err().message().to_string();
     assert!(
-        said(Ask { past_only: vec!["price".into()], ..Ask::default() })
+        said(ForecastOptions { horizon: 0, ..ForecastOptions::default() })
+            .contains("the horizon must be 1 to")
+    );
+    assert!(
+        said(ForecastOptions { conformal_windows: Some(0), ..ForecastOptions::default() })
+            .contains("conformal windows")
+    );
+    assert!(said(ForecastOptions { samples: Some(0), ..ForecastOptions::default() }).contains("samples"));
+    assert!(
+        said(ForecastOptions { step_size: Some(0), ..ForecastOptions::default() }).contains("the step size")
+    );
+    assert!(
+        said(ForecastOptions { past_covariates: vec!["price".into()], ..ForecastOptions::default() })
             .contains("no covariate is called `price`")
     );
-    assert!(said(Ask { frequency: Some(Frequency::WHOLE), ..Ask::default() }).contains("not one of dates"));
-    assert!(Bands::levels(vec![100.0]).is_err() && Bands::quantiles(vec![1.0]).is_err());
-    assert!(Bands::levels(vec![f64::NAN]).is_err());
-    let irregular = super::table("ds,y\n2024-01-01,1\n2024-01-03,1\n2024-01-10,1\n");
-    let error = forecast(&Naive, &irregular, &Ask::default()).unwrap_err().to_string();
     assert!(
-        error.contains("cannot be told") && error.contains("2024-01-10") && error.contains("--freq"),
+        said(ForecastOptions { frequency: Some(Frequency::INTEGER), ..ForecastOptions::default() })
+            .contains("not one of dates")
+    );
+    assert!(Intervals::levels(vec![100.0]).is_err() && Intervals::quantiles(vec![1.0]).is_err());
+    assert!(Intervals::levels(vec![f64::NAN]).is_err());
+    let irregular = super::table("ds,y\n2024-01-01,1\n2024-01-03,1\n2024-01-10,1\n");
+    let error = forecast(&Naive, &irregular, &ForecastOptions::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot be inferred") && error.contains("2024-01-10") && error.contains("--freq"),
         "{error}"
     );
 }
@@ -300,55 +349,61 @@ fn future(text: &str) -> Table {
 }
 
 #[test]
-fn the_future_of_covariates_covers_every_series_and_step() {
+fn future_covariates_cover_every_series_and_step() {
     let table = table(PRICED);
     let good = future("unique_id,ds,price\nb,5,5\nb,6,6\na,5,50\na,6,60\n");
-    let ask = |future| Ask { horizon: 2, future: Some(future), ..Ask::default() };
-    let done = forecast(&Told, &table, &ask(&good)).unwrap();
-    assert_eq!(csv(&done.sheet), "unique_id,ds,Model\na,5,50\na,6,60\nb,5,5\nb,6,6\n");
-    // Without a table of the future nobody knows it, and a model that reads none says so.
-    let done = forecast(&Told, &table, &Ask { horizon: 1, ..Ask::default() }).unwrap();
-    assert_eq!(numbers(&done.sheet, "Model"), [-1.0]);
-    let done = forecast(&Naive, &table, &ask(&good)).unwrap();
+    let options = |future| ForecastOptions {
+        horizon: 2,
+        future_covariates: Some(future),
+        ..ForecastOptions::default()
+    };
+    let done = forecast(&Told, &table, &options(&good)).unwrap();
+    assert_eq!(csv(&done.table), "unique_id,ds,Model\na,5,50\na,6,60\nb,5,5\nb,6,6\n");
+    // Without future covariates none are read, and a model that reads no covariates has a note.
+    let done =
+        forecast(&Told, &table, &ForecastOptions { horizon: 1, ..ForecastOptions::default() }).unwrap();
+    assert_eq!(numbers(&done.table, "Model"), [-1.0]);
+    let done = forecast(&Naive, &table, &options(&good)).unwrap();
     assert_eq!(done.notes, ["Model reads no covariates; left out: price"]);
 
     let bad = future("unique_id,ds,price,new\na,5,50,1\na,7,60,1\nc,5,5,1\n");
-    let done = forecast(&Told, &table, &ask(&bad)).unwrap();
-    let errors: Vec<String> =
-        done.problems.iter().map(|problem| problem.error.message().to_string()).collect();
+    let done = forecast(&Told, &table, &options(&bad)).unwrap();
+    let errors: Vec<String> = done.errors.iter().map(|problem| problem.error.message().to_string()).collect();
     assert_eq!(
         errors,
         [
-            "the future of series `a` lacks 1 of 2 steps, 6 first",
-            "series `b` is not in the table of the future"
+            "the future covariates of series `a` lack 1 of 2 steps, the first of them 6",
+            "series `b` is not in the table of future covariates"
         ]
     );
     assert!(
-        done.notes.iter().any(|note| note.contains("the past of them is not known: new")),
+        done.notes
+            .iter()
+            .any(|note| note.contains("future covariates without past values are left out: new")),
         "{:?}",
         done.notes
     );
-    assert!(done.notes.iter().any(|note| note.ends_with("the table lacks: c")), "{:?}", done.notes);
+    assert!(done.notes.iter().any(|note| note.ends_with("not in the table: c")), "{:?}", done.notes);
     let long = future("unique_id,ds,price\na,5,50\na,6,60\na,7,70\n");
-    let error = forecast(&Told, &table, &ask(&long)).unwrap().problems.remove(0).error.to_string();
+    let error = forecast(&Told, &table, &options(&long)).unwrap().errors.remove(0).error.to_string();
     assert!(
-        error.contains("has 7, which is none of the 2 steps to forecast") && error.contains("5 to 6"),
+        error.contains("have 7, which is not one of the 2 steps to forecast") && error.contains("5 to 6"),
         "{error}"
     );
 }
 
 #[test]
-fn rolling_forecasts_know_covariates_unless_they_are_of_the_past_alone() {
-    let ask = Ask { horizon: 1, windows: 2, ..Ask::default() };
-    let done = cross_validate(&Told, &table(PRICED), &ask).unwrap();
-    assert_eq!(numbers(&done.sheet, "Model"), [30.0, 40.0]);
-    let ask = Ask { past_only: vec!["price".into()], ..ask };
-    let done = cross_validate(&Told, &table(PRICED), &ask).unwrap();
-    assert_eq!(numbers(&done.sheet, "Model"), [-1.0, -1.0]);
+fn rolling_forecasts_read_future_covariates_except_past_ones() {
+    let options = ForecastOptions { horizon: 1, windows: 2, ..ForecastOptions::default() };
+    let done = cross_validate(&Told, &table(PRICED), &options).unwrap();
+    assert_eq!(numbers(&done.table, "Model"), [30.0, 40.0]);
+    let options = ForecastOptions { past_covariates: vec!["price".into()], ..options };
+    let done = cross_validate(&Told, &table(PRICED), &options).unwrap();
+    assert_eq!(numbers(&done.table, "Model"), [-1.0, -1.0]);
 }
 
 #[test]
-fn a_model_that_stops_stops_the_work() {
+fn an_error_of_the_model_stops_the_forecast() {
     struct Stop;
     impl fauna_shared::progress::Progress for Stop {
         fn begin(
@@ -363,22 +418,27 @@ fn a_model_that_stops_stops_the_work() {
             true
         }
     }
-    let error = forecast(&Naive, &two(), &Ask { progress: &Stop, ..Ask::default() }).unwrap_err();
+    let error = forecast(&Naive, &two(), &ForecastOptions { progress: &Stop, ..ForecastOptions::default() })
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
-fn a_sheet_is_written_as_json_too() {
-    let ask = Ask { horizon: 1, bands: Bands::quantiles(vec![0.1]).unwrap(), ..Ask::default() };
-    let done = forecast(&Naive, &table("ds,y\n1,0.1\n2,0.3\n3,0.2\n"), &ask).unwrap();
+fn results_are_written_as_json() {
+    let options = ForecastOptions {
+        horizon: 1,
+        intervals: Intervals::quantiles(vec![0.1]).unwrap(),
+        ..ForecastOptions::default()
+    };
+    let done = forecast(&Naive, &table("ds,y\n1,0.1\n2,0.3\n3,0.2\n"), &options).unwrap();
     let mut lines = Vec::new();
-    done.sheet.write_json(&mut lines).unwrap();
+    done.table.write_json(&mut lines).unwrap();
     let line = String::from_utf8(lines).unwrap();
     assert!(line.starts_with("{\"ds\":4,\"Model\":0.2,\"Model-q-10\":-0.002"), "{line}");
     let frequency = Some("D".parse().unwrap());
-    let single = forecast(&Naive, &daily(vec![1.0]), &Ask { frequency, ..ask }).unwrap();
+    let single = forecast(&Naive, &daily(vec![1.0]), &ForecastOptions { frequency, ..options }).unwrap();
     let mut lines = Vec::new();
-    single.sheet.write_json(&mut lines).unwrap();
+    single.table.write_json(&mut lines).unwrap();
     let line = String::from_utf8(lines).unwrap();
     assert_eq!(line, "{\"unique_id\":\"a\",\"ds\":\"2024-01-02\",\"Model\":1.0,\"Model-q-10\":null}\n");
 }

@@ -1,4 +1,4 @@
-//! Chronos-2: an encoder over patches of past and future at once, whose series may see each other.
+//! Chronos-2: an encoder over patches of past and future with attention over time and over groups of series.
 //!
 //! Ansari et al. 2025, "Chronos-2: From Univariate to Universal Forecasting" (arXiv 2510.15821), section 3.
 //! Checked against chronos-forecasting `Chronos2Model` and `Chronos2Pipeline`, parity cases `tests/parity/chronos`.
@@ -18,60 +18,60 @@ use serde::Deserialize;
 use super::bolt::check_levels;
 use super::patches::{Cut, ResidualBlock};
 
-/// The keys of `config.json` that shape the network.
+/// The keys of `config.json` that define the network.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// Hidden size.
     #[serde(default = "d_model")]
     pub d_model: usize,
-    /// Width of a head.
+    /// Dimension of a head.
     #[serde(default = "d_kv")]
     pub d_kv: usize,
-    /// Width inside the feed-forward part and the blocks at both ends.
+    /// Intermediate (feed-forward) size.
     #[serde(default = "d_ff")]
     pub d_ff: usize,
-    /// Blocks.
+    /// Number of layers.
     #[serde(default = "num_layers")]
     pub num_layers: usize,
-    /// Heads in each attention.
+    /// Number of attention heads.
     #[serde(default = "num_heads")]
     pub num_heads: usize,
-    /// Epsilon of the norms.
+    /// Epsilon of the RMS norms.
     #[serde(default = "layer_norm_epsilon")]
     pub layer_norm_epsilon: f64,
-    /// Base of the rotary positions.
+    /// RoPE base (theta).
     #[serde(default = "rope_theta")]
     pub rope_theta: f64,
-    /// The activation; none that is gated is implemented.
+    /// Activation function; gated ones are not implemented.
     #[serde(default = "relu")]
     pub feed_forward_proj: Activation,
-    /// What else there is.
-    pub chronos_config: TwoConfig,
+    /// Config of Chronos-2.
+    pub chronos_config: Chronos2Config,
 }
 
-/// What `chronos_config` says.
+/// The keys of `chronos_config`.
 #[derive(Debug, Clone, Deserialize)]
-pub struct TwoConfig {
-    /// Steps read at most.
+pub struct Chronos2Config {
+    /// Context length in steps.
     pub context_length: usize,
-    /// Steps of a patch of the future; as many as of the past.
+    /// Output patch length in steps, that of the input.
     pub output_patch_size: usize,
-    /// Steps of a patch of the past.
+    /// Input patch length in steps.
     pub input_patch_size: usize,
-    /// Steps from one patch to the next.
+    /// Stride of the patches in steps.
     pub input_patch_stride: usize,
-    /// The levels that were trained.
+    /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// Only true is implemented: without it the reference does not run.
+    /// Whether a [REG] token separates past and future; only true is implemented, as in the reference.
     #[serde(default)]
     pub use_reg_token: bool,
-    /// Whether normalised values are compressed by the inverse hyperbolic sine.
+    /// Whether normalised values go through the inverse hyperbolic sine.
     #[serde(default)]
     pub use_arcsinh: bool,
-    /// Patches of the future in one pass at most.
+    /// Maximum number of output patches of one forward pass.
     #[serde(default = "one")]
     pub max_output_patches: usize,
-    /// What steps are divided by to tell the time; `context_length` if absent.
+    /// Scale of the time encoding in steps; `context_length` if absent.
     #[serde(default)]
     pub time_encoding_scale: Option<usize>,
 }
@@ -146,28 +146,28 @@ impl Config {
         match self.d_kv.is_multiple_of(2) {
             true => Ok(()),
             false => {
-                Err(Error::unsupported(format!("rotary positions over d_kv {}: pairs wanted", self.d_kv)))
+                Err(Error::unsupported(format!("d_kv {} must be even for rotary embeddings", self.d_kv)))
             }
         }
     }
 }
 
-impl TwoConfig {
-    /// What steps are divided by to tell the time.
+impl Chronos2Config {
+    /// Scale of the time encoding in steps.
     pub fn time_scale(&self) -> usize {
         self.time_encoding_scale.unwrap_or(self.context_length)
     }
 
-    /// How series are cut.
+    /// Patching of the series.
     ///
     /// # Errors
-    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if nothing can be cut so.
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for an invalid patch length or stride.
     pub fn cut(&self) -> Result<Cut> {
         Cut::new(self.input_patch_size, self.input_patch_stride, self.use_arcsinh)
     }
 }
 
-/// The row of `shared` that stands between past and future.
+/// Id of the [REG] token between past and future.
 const REG: u32 = 1;
 
 /// The network.
@@ -178,7 +178,7 @@ pub struct Chronos2 {
     final_layer_norm: RmsNorm,
     output_patch_embedding: ResidualBlock,
     rope: Rope,
-    config: TwoConfig,
+    config: Chronos2Config,
 }
 
 struct Block {
@@ -187,7 +187,7 @@ struct Block {
     mlp: Sublayer<Mlp>,
 }
 
-/// A part of a block and the norm before it: `x + part(norm(x))`.
+/// A pre-norm residual sublayer: `x + part(norm(x))`.
 struct Sublayer<P> {
     layer_norm: RmsNorm,
     part: P,
@@ -207,56 +207,56 @@ struct Mlp {
     activation: Activation,
 }
 
-/// Which series see each other, and where.
+/// Groups of series that attend to each other.
 pub struct Groups {
-    /// The rows of each group of two or more.
+    /// Rows of each group of two or more.
     together: Vec<Vec<u32>>,
-    /// For each of those, which of its rows are seen at each patch: `(patches, rows)`.
+    /// Mask of each of these groups, `(patches, rows)`.
     masks: Vec<Mask>,
-    /// For each row, where it is in `together` one after the other, the rows alone coming last.
+    /// Index of each row in the concatenation of `together` and `alone`.
     order: Vec<u32>,
-    /// Rows alone.
+    /// Rows that are a group of their own.
     alone: Vec<u32>,
-    /// 1 where a row sees nobody, itself included: `(rows, patches)`; none if there is no such place.
-    blind: Option<Vec<f32>>,
-    /// The same on the device, once a layer has asked.
-    placed: OnceLock<Placed>,
+    /// 1 where all rows of a group are masked, `(rows, patches)`; `None` if there is no such position.
+    all_masked: Option<Vec<f32>>,
+    /// The tensors on the device, made by the first layer.
+    tensors: OnceLock<GroupTensors>,
 }
 
-/// [`Groups`] as tensors, which all layers share.
+/// [`Groups`] as tensors.
 #[derive(Clone)]
-struct Placed {
+struct GroupTensors {
     together: Vec<Tensor>,
     order: Tensor,
-    /// None if no row is alone.
+    /// `None` if there are none.
     alone: Option<Tensor>,
     /// `(rows, patches, 1)`.
-    blind: Option<Tensor>,
+    all_masked: Option<Tensor>,
 }
 
 impl Groups {
-    fn on(&self, device: &Device) -> Result<Placed> {
-        if let Some(placed) = self.placed.get() {
-            return Ok(placed.clone());
+    fn on(&self, device: &Device) -> Result<GroupTensors> {
+        if let Some(tensors) = self.tensors.get() {
+            return Ok(tensors.clone());
         }
         let index = |rows: &Vec<u32>| transfer::to_device(rows.clone(), rows.len(), device);
         let rows = self.order.len();
-        let blind = |blind: &Vec<f32>| {
-            transfer::to_device(blind.clone(), (rows, blind.len() / rows.max(1), 1), device)
+        let all_masked = |all_masked: &Vec<f32>| {
+            transfer::to_device(all_masked.clone(), (rows, all_masked.len() / rows.max(1), 1), device)
         };
-        let placed = Placed {
+        let tensors = GroupTensors {
             together: self.together.iter().map(index).collect::<Result<_>>()?,
             order: index(&self.order)?,
             alone: Some(&self.alone).filter(|rows| !rows.is_empty()).map(index).transpose()?,
-            blind: self.blind.as_ref().map(blind).transpose()?,
+            all_masked: self.all_masked.as_ref().map(all_masked).transpose()?,
         };
-        Ok(self.placed.get_or_init(|| placed).clone())
+        Ok(self.tensors.get_or_init(|| tensors).clone())
     }
 
-    /// `ids`: one a row, those that are equal see each other; `real`: `(rows, patches)`.
+    /// Groups by the ids of the rows; `real` is the mask, `(rows, patches)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn new(ids: &[i64], real: &[Vec<bool>]) -> Result<Self> {
         let mut members: Vec<(i64, Vec<u32>)> = Vec::new();
         let mut places = std::collections::HashMap::new();
@@ -269,10 +269,10 @@ impl Groups {
         }
         let patches = real.first().map_or(0, Vec::len);
         let seen = |rows: &Vec<u32>, patch: usize| rows.iter().any(|row| real[*row as usize][patch]);
-        let mut blind = vec![0f32; ids.len() * patches];
+        let mut all_masked = vec![0f32; ids.len() * patches];
         for (_, rows) in &members {
             for patch in (0..patches).filter(|patch| !seen(rows, *patch)) {
-                rows.iter().for_each(|row| blind[*row as usize * patches + patch] = 1.0);
+                rows.iter().for_each(|row| all_masked[*row as usize * patches + patch] = 1.0);
             }
         }
         let (together, alone): (Vec<_>, Vec<_>) =
@@ -291,8 +291,8 @@ impl Groups {
             together,
             alone,
             order,
-            blind: blind.contains(&1.0).then_some(blind),
-            placed: OnceLock::new(),
+            all_masked: all_masked.contains(&1.0).then_some(all_masked),
+            tensors: OnceLock::new(),
         })
     }
 }
@@ -326,17 +326,17 @@ impl Model for Chronos2 {
 
 impl Chronos2 {
     /// `chronos_config`.
-    pub fn config(&self) -> &TwoConfig {
+    pub fn config(&self) -> &Chronos2Config {
         &self.config
     }
 
-    /// The states of past, border and future, `(series, past + 1 + future, d_model)`, and which of them hold something.
+    /// The hidden states of past, [REG] token and future, `(series, past + 1 + future, d_model)`, and their mask.
     ///
-    /// `past`, `future`: `(series, patches, 3 * size)` of times, values, and which values are known; `real`: which
-    /// patches of the past hold a value; `groups`: one number a series, and those of one number see each other.
+    /// `past` and `future` are `(series, patches, 3 * size)`: times, values, and their mask. `real` are the patches of the past
+    /// with a value, `groups` the group ids of the series.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn encode(
         &self,
         past: &Tensor,
@@ -359,10 +359,10 @@ impl Chronos2 {
         Ok((self.final_layer_norm.forward(&x)?, real))
     }
 
-    /// What the last `count` of `states` say, normalised as the series were: `(series, quantiles, count * size)`.
+    /// Predicts normalised quantiles from the last `count` of `states`, `(series, quantiles, count * size)`.
     ///
     /// # Errors
-    /// None that are to be expected.
+    /// Errors of the tensor library.
     pub fn decode(&self, states: &Tensor, count: usize) -> Result<Tensor> {
         let (series, time, _) = states.dims3()?;
         let last = states.narrow(1, time - count, count)?.contiguous()?;
@@ -417,7 +417,7 @@ impl Attention {
         })
     }
 
-    /// Patches of one series see each other; scores are not scaled.
+    /// Attention over the patches of each series; attention scores are not scaled.
     fn over_time(&self, x: &Tensor, mask: &Mask, angles: &Angles) -> Result<Tensor> {
         let q = angles.rotate(&self.split(self.q.forward(x)?)?)?;
         let k = angles.rotate(&self.split(self.k.forward(x)?)?)?;
@@ -425,19 +425,19 @@ impl Attention {
         self.o.forward(&attend(&q, &k, &v, mask, 1.0)?)
     }
 
-    /// Series of one group see each other at every patch, in no order.
+    /// Attention over the series of each group at every patch, without positions.
     fn over_groups(&self, x: &Tensor, groups: &Groups) -> Result<Tensor> {
         let v = self.v.forward(x)?;
         let mut seen = match groups.together.is_empty() {
-            // Who sees itself alone need not look.
+            // Attention over one row returns its value.
             true => v.clone(),
             false => self.in_groups(x, &v, groups)?,
         };
-        if let Some(blind) = groups.on(v.device())?.blind {
-            // Where nobody in a group is seen, the reference gives the mean of all rows. It reaches no forecast.
-            let blind = blind.to_dtype(v.dtype())?;
+        if let Some(all_masked) = groups.on(v.device())?.all_masked {
+            // Where all rows are masked, the reference returns the mean over the batch. It does not reach the forecasts.
+            let all_masked = all_masked.to_dtype(v.dtype())?;
             let mean = v.mean_keepdim(0)?;
-            let off = mean.broadcast_sub(&seen)?.broadcast_mul(&blind)?;
+            let off = mean.broadcast_sub(&seen)?.broadcast_mul(&all_masked)?;
             seen = add(&seen, &off)?;
         }
         self.o.forward(&seen)
@@ -445,20 +445,20 @@ impl Attention {
 
     fn in_groups(&self, x: &Tensor, v: &Tensor, groups: &Groups) -> Result<Tensor> {
         let (q, k) = (self.q.forward(x)?, self.k.forward(x)?);
-        let placed = groups.on(x.device())?;
+        let tensors = groups.on(x.device())?;
         let mut parts = Vec::with_capacity(groups.together.len() + 1);
-        for (rows, mask) in placed.together.iter().zip(&groups.masks) {
-            // `(patches, rows, heads, d_kv)`: every patch is a sequence of rows.
+        for (rows, mask) in tensors.together.iter().zip(&groups.masks) {
+            // `(patches, rows, heads, d_kv)`: a sequence over rows per patch.
             let chosen = |x: &Tensor| -> Result<Tensor> {
                 self.split(x.index_select(rows, 0)?.transpose(0, 1)?.contiguous()?)
             };
             let seen = attend(&chosen(&q)?, &chosen(&k)?, &chosen(v)?, mask, 1.0)?;
             parts.push(seen.transpose(0, 1)?.contiguous()?);
         }
-        if let Some(alone) = &placed.alone {
+        if let Some(alone) = &tensors.alone {
             parts.push(v.index_select(alone, 0)?);
         }
-        Ok(Tensor::cat(&parts, 0)?.index_select(&placed.order, 0)?)
+        Ok(Tensor::cat(&parts, 0)?.index_select(&tensors.order, 0)?)
     }
 
     fn split(&self, x: Tensor) -> Result<Tensor> {
@@ -467,7 +467,7 @@ impl Attention {
     }
 }
 
-/// Chronos-2: quantiles of the futures of series that tell something about each other.
+/// Chronos-2.
 pub static FAMILY: Family = Family {
     name: "chronos-2",
     systems: &["TimeGPT"],
@@ -484,10 +484,10 @@ pub static FAMILY: Family = Family {
         Release::new("autogluon/chronos-2-synth", "TimeGPT", "120M", "Apache-2.0"),
     ],
     config_of_gguf: None,
-    layout: Some(super::TWO),
+    layout: Some(super::CHRONOS_2),
     rename: |_| Name::Keep,
     inventory: |pretrained| Ok(pretrained.load::<Chronos2>()?.1),
     causal_lm: None,
-    open: |pretrained| Ok(Box::new(super::TwoPipeline::open(pretrained)?)),
-    sample: super::two_sample,
+    open: |pretrained| Ok(Box::new(super::Chronos2Pipeline::open(pretrained)?)),
+    sample: super::chronos2_sample,
 };

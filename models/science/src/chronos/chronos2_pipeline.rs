@@ -1,4 +1,4 @@
-//! Chronos-2 as a pipeline: series, alone or with others that tell something about them, to quantiles of their future.
+//! Pipeline of Chronos-2, with covariates.
 
 use std::ops::ControlFlow;
 
@@ -12,29 +12,29 @@ use fauna_shared::model::{
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
+use super::chronos2::Chronos2;
 use super::patches::{Cut, Norm, join};
-use super::two::Chronos2;
 use super::unroll::{Batch, Reach, unrolled};
-use crate::quantiles::between_levels;
-use crate::series::{self, Place, beside, collected, floats, host, last, mean_of, rows};
+use crate::quantiles::interpolate_quantiles;
+use crate::series::{self, Place, collect, floats, host, last, left_padded, mean_of, rows};
 
-/// Rows of one pass: enough to keep every core busy, few enough to bound the memory.
-const ROWS_A_PASS: usize = 256;
+/// Batch size: enough rows for all cores, within a bounded memory.
+const BATCH_SIZE: usize = 256;
 
-/// What `forward` reads.
+/// Inputs of `forward`.
 const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
 
-/// A Chronos-2.
+/// Chronos-2.
 ///
 /// ```
 /// use fauna_shared::model::{Covariate, Pipeline, ForecastConfig, History};
 /// use fauna_shared::zoo::{LoadOptions, Zoo};
 ///
-/// // A network of random weights: only a config is needed.
+/// // Random weights need only a config.
 /// let folder = tempfile::tempdir()?;
-/// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::two::FAMILY.sample)().to_string())?;
+/// std::fs::write(folder.path().join("config.json"), (fauna_science::chronos::chronos2::FAMILY.sample)().to_string())?;
 /// let options = LoadOptions { random_weights: Some(1), ..LoadOptions::default() };
-/// let model = Zoo::new([&fauna_science::chronos::two::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
+/// let model = Zoo::new([&fauna_science::chronos::chronos2::FAMILY]).open(folder.path().to_str().unwrap(), &options)?;
 ///
 /// // Sales, and a price that is known two days ahead.
 /// let price = Covariate { name: "price".into(), past: vec![3.0, 3.0, 2.5], future: vec![2.5, 3.0] };
@@ -43,27 +43,27 @@ const INPUTS: [&str; 3] = ["context", "group_ids", "future_covariates"];
 /// assert_eq!(model.forecaster()?.forecast(&[past], &wanted)?[0].mean.len(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct TwoPipeline {
+pub struct Chronos2Pipeline {
     network: Chronos2,
     cut: Cut,
     place: Place,
     card: Card,
 }
 
-/// What one pass read.
+/// Output of the encoder.
 struct Encoded {
     states: Tensor,
     real: Vec<Vec<bool>>,
     norms: Vec<Norm>,
-    /// Patches of the past.
+    /// Number of patches of the past.
     patches: usize,
 }
 
-impl TwoPipeline {
-    /// Opens a checkpoint.
+impl Chronos2Pipeline {
+    /// Loads a checkpoint.
     ///
     /// # Errors
-    /// Whatever is wrong with config or tensors.
+    /// Errors of the config and the tensors.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<Chronos2>()?;
         let architecture = pretrained.architecture("Chronos2Model");
@@ -87,18 +87,18 @@ impl TwoPipeline {
         }
     }
 
-    /// `(patches, 3 * size)` for each series: when, what, and whether it is known. `first`: the time of the first step.
+    /// Input features, `(series, patches, 3 * size)`: times, values and their mask. `first` is the time of the first step.
     fn features(&self, first: i64, values: &[f32], known: &[f32], series: usize) -> Result<Tensor> {
         let size = self.cut.size;
         let steps = values.len() / series.max(1);
         let scale = self.network.config().time_scale() as f32;
-        // Patches that overlap are told the times of patches that do not, as in the reference.
+        // Overlapping patches have the times of patches that do not overlap, as in the reference.
         let times: Vec<f32> = (first..first + steps as i64).map(|step| step as f32 / scale).collect();
         let times = times.repeat(series);
         self.place.tensor(join(&[&times, values, known], size), (series, steps / size, 3 * size))
     }
 
-    /// Reads `batch` with `count` patches of the future.
+    /// Encodes `batch` with `count` patches of the future.
     fn encode(&self, batch: &Batch, count: usize) -> Result<Encoded> {
         let (size, longest) = (self.cut.size, self.network.config().context_length);
         let steps = batch.steps.min(longest);
@@ -111,7 +111,7 @@ impl TwoPipeline {
         let first = -((patched.count * size) as i64);
         let past = self.features(first, &patched.values, &patched.known, series)?;
 
-        let mut values = batch.ahead(count * size);
+        let mut values = batch.known_future(count * size);
         let known: Vec<f32> = values.iter().map(|value| f32::from(u8::from(!value.is_nan()))).collect();
         for (row, norm) in values.chunks_exact_mut((count * size).max(1)).zip(&patched.norms) {
             row.iter_mut().for_each(|value| {
@@ -123,7 +123,7 @@ impl TwoPipeline {
         Ok(Encoded { states, real, norms: patched.norms, patches: patched.count })
     }
 
-    /// `(series, levels, count * size)` in the units of the series.
+    /// The denormalised quantiles, `(series, levels, count * size)`.
     fn decode(&self, encoded: &Encoded, count: usize) -> Result<Vec<f32>> {
         let mut values = floats(&self.network.decode(&encoded.states, count)?)?;
         let each = values.len() / encoded.norms.len().max(1);
@@ -133,24 +133,27 @@ impl TwoPipeline {
         Ok(values)
     }
 
-    /// `horizon` steps after each row, `(rows, levels, horizon)`.
+    /// The trained quantiles of `horizon` steps after each row, `(rows, levels, horizon)`.
     fn predict(&self, batch: &Batch, horizon: usize) -> Result<Vec<f32>> {
         unrolled(batch, horizon, &self.reach(), &|batch, count| {
             self.decode(&self.encode(batch, count)?, count)
         })
     }
 
-    /// The quantiles at `wanted` levels of one step whose trained quantiles are known.
+    /// The quantiles of one step at the levels `wanted`, interpolated from the trained ones.
     fn quantiles(&self, trained: &[f32], wanted: &[f64]) -> Vec<f32> {
         let levels: Vec<f32> = self.network.config().quantiles.iter().map(|level| *level as f32).collect();
-        between_levels(&levels, trained, wanted)
+        interpolate_quantiles(&levels, trained, wanted)
     }
 
-    /// Which of the trained levels is the median: the point forecast.
+    /// Index of the median among the trained quantiles, which is the point forecast.
     fn median(&self) -> Result<usize> {
-        self.network.config().quantiles.iter().position(|level| *level == 0.5).ok_or_else(|| {
-            self.cannot("tell a point forecast: 0.5 is none of the quantiles that it was trained for")
-        })
+        self.network
+            .config()
+            .quantiles
+            .iter()
+            .position(|level| *level == 0.5)
+            .ok_or_else(|| self.cannot("make a point forecast: 0.5 is not one of its trained quantiles"))
     }
 
     fn forward_context(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
@@ -159,7 +162,7 @@ impl TwoPipeline {
         let size = self.cut.size;
         let count = series::count(options, "num_output_patches")?.unwrap_or(1);
         series::horizon(count.saturating_mul(size))?;
-        let (past, steps) = beside(&context, usize::MAX);
+        let (past, steps) = left_padded(&context, usize::MAX);
         let future = self.future(inputs, context.len(), count * size)?;
         let known = future.first().map_or(0, Vec::len);
         let groups = self.groups(inputs, context.len())?;
@@ -181,7 +184,7 @@ impl TwoPipeline {
         ]))
     }
 
-    /// `future_covariates` of `count` rows and at most `longest` steps; none if there are none.
+    /// The input `future_covariates`, of `count` rows and at most `longest` steps; empty if it is not given.
     fn future(&self, inputs: &Tensors, count: usize, longest: usize) -> Result<Vec<Vec<f32>>> {
         if !inputs.contains_key("future_covariates") {
             return Ok(Vec::new());
@@ -191,28 +194,28 @@ impl TwoPipeline {
         match future.len() == count && steps <= longest {
             true => Ok(future),
             false => Err(Error::input(format!(
-                "future_covariates are [{}, {steps}], wanted as many rows as the {count} of context, and at most \
+                "future_covariates are [{}, {steps}], expected the {count} rows of context and at most \
                  {longest} steps",
                 future.len(),
             ))
-            .hint("num_output_patches says how many patches of the future there are")),
+            .hint("num_output_patches is the number of patches of the future")),
         }
     }
 
-    /// `group_ids`, or every row alone.
+    /// The input `group_ids`, by default a group per row.
     fn groups(&self, inputs: &Tensors, count: usize) -> Result<Vec<i64>> {
         match inputs.get("group_ids") {
             None => Ok((0..count as i64).collect()),
             Some(ids) if ids.dims() == [count] => Ok(ids.to_dtype(DType::I64)?.to_vec1()?),
             Some(ids) => Err(Error::input(format!(
-                "group_ids are {:?}, wanted one for each of {count} rows",
+                "group_ids are {:?}, expected one for each of {count} rows",
                 ids.dims()
             ))),
         }
     }
 
-    /// `context`: `(series, steps)`, or `(series, variates, steps)`, where the variates of a series see each other. Of
-    /// the former, `group_ids` and `future_covariates` as in `forward`.
+    /// `context` is `(series, steps)`, with `group_ids` and `future_covariates` as in `forward`, or `(series, variates, steps)`,
+    /// where the variates of a series are a group.
     fn predict_quantiles(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
         only_known(inputs, &INPUTS)?;
         let (context, series, groups) = match inputs.get("context").map(|context| context.dims()) {
@@ -228,7 +231,7 @@ impl TwoPipeline {
                 (context, count, groups)
             }
         };
-        let (past, steps) = beside(&context, self.network.config().context_length);
+        let (past, steps) = left_padded(&context, self.network.config().context_length);
         let future = self.future(inputs, context.len(), usize::MAX)?;
         let known = future.first().map_or(0, Vec::len);
         let batch = Batch { past, steps, future: future.concat(), known, groups };
@@ -241,7 +244,7 @@ impl TwoPipeline {
         Ok(out)
     }
 
-    /// Predictions and point forecast by name, and the quantiles, `(series, variates, steps, levels)`.
+    /// Predictions and point forecasts by name, and the quantiles, `(series, variates, steps, levels)`.
     fn prediction(&self, batch: &Batch, series: usize, options: &Value) -> Result<(Tensors, Tensor)> {
         let config = self.network.config();
         let reach = config.max_output_patches.saturating_mul(self.cut.size);
@@ -272,9 +275,8 @@ fn at(told: &[f32], (row, step): (usize, usize), levels: usize, horizon: usize) 
     (0..levels).map(|level| told[(row * levels + level) * horizon + step]).collect()
 }
 
-/// The batch of a series and those that tell something about it, one group each; the series themselves come first in
-/// their groups.
-fn together(series: &[History], horizon: usize, longest: usize) -> Batch {
+/// The batch of all series with their covariates; each series and its covariates are a group, the series first.
+fn batch_with_covariates(series: &[History], horizon: usize, longest: usize) -> Batch {
     let mut pasts: Vec<&[f32]> = Vec::new();
     let (mut groups, mut futures) = (Vec::new(), Vec::new());
     for (group, past) in (0i64..).zip(series) {
@@ -287,11 +289,11 @@ fn together(series: &[History], horizon: usize, longest: usize) -> Batch {
             futures.extend((0..horizon).map(|step| future.get(step).copied().unwrap_or(f32::NAN)));
         }
     }
-    let (past, steps) = beside(&pasts, longest);
+    let (past, steps) = left_padded(&pasts, longest);
     Batch { past, steps, future: futures, known: horizon, groups }
 }
 
-/// Refuses covariates that do not lie beside their series.
+/// Checks the lengths and values of covariates.
 fn check_covariates(series: &[History], horizon: usize) -> Result<()> {
     for (index, past) in series.iter().enumerate() {
         for Covariate { name, past: values, future } in &past.covariates {
@@ -309,14 +311,14 @@ fn check_covariates(series: &[History], horizon: usize) -> Result<()> {
             };
             if let Some(problem) = problem {
                 return Err(Error::input(format!("series {index}: the covariate \"{name}\" {problem}"))
-                    .hint("mark what is not known as NaN, or leave the future empty"));
+                    .hint("mark unknown values as NaN, or leave the future empty"));
             }
         }
     }
     Ok(())
 }
 
-impl Forecaster for TwoPipeline {
+impl Forecaster for Chronos2Pipeline {
     fn forecast(&self, series: &[History], options: &ForecastConfig) -> Result<Vec<Forecast>> {
         options.check()?;
         series::check(series)?;
@@ -324,7 +326,7 @@ impl Forecaster for TwoPipeline {
         let config = self.network.config();
         let (levels, median) = (config.quantiles.len(), self.median()?);
         let long = options.horizon > config.max_output_patches.saturating_mul(self.cut.size);
-        let most = if long { ROWS_A_PASS / 9 } else { ROWS_A_PASS };
+        let most = if long { BATCH_SIZE / 9 } else { BATCH_SIZE };
         let mut forecasts = Vec::with_capacity(series.len());
         let mut rest = series;
         while !rest.is_empty() {
@@ -335,15 +337,17 @@ impl Forecaster for TwoPipeline {
             });
             let (now, later) = rest.split_at(fits.count().max(1));
             rest = later;
-            let told =
-                self.predict(&together(now, options.horizon, config.context_length), options.horizon)?;
+            let told = self.predict(
+                &batch_with_covariates(now, options.horizon, config.context_length),
+                options.horizon,
+            )?;
             let mut row = 0;
             for past in now {
                 let steps = (0..options.horizon).map(|step| {
                     let trained = at(&told, (row, step), levels, options.horizon);
                     (trained[median], self.quantiles(&trained, &options.quantiles))
                 });
-                forecasts.push(collected(steps, options.quantiles.len()));
+                forecasts.push(collect(steps, options.quantiles.len()));
                 row += 1 + past.covariates.len();
             }
         }
@@ -363,13 +367,14 @@ impl Forecaster for TwoPipeline {
     }
 }
 
-impl Pipeline for TwoPipeline {
+impl Pipeline for Chronos2Pipeline {
     fn card(&self) -> &Card {
         &self.card
     }
 
-    /// `context`, `(rows, steps)`, to `quantile_preds`, `(rows, quantiles, steps)`. Rows of one of `group_ids`, `(rows)`,
-    /// see each other; `future_covariates`, `(rows, steps)`: what is known of the future, NaN for what is not.
+    /// `context`, `(rows, steps)`, to `quantile_preds`, `(rows, quantiles, steps)`. Rows of equal
+    /// `group_ids`, `(rows)`, attend to each other; `future_covariates`, `(rows, steps)`, are known future values, NaN for
+    /// unknown ones.
     fn forward(&self, inputs: &Tensors) -> Result<Tensors> {
         self.forward_context(inputs, &Value::Null)
     }
@@ -382,12 +387,11 @@ impl Pipeline for TwoPipeline {
         }
     }
 
-    /// The mean of the encoder's states over the patches of the past that hold a value. The series of one item do not
-    /// see each other.
+    /// The mean of the encoder output over the patches of the past with a value. The series of an item are separate groups.
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         let longest = self.network.config().context_length;
         series::embed(items, longest, |series| {
-            let batch = together(series, 0, longest);
+            let batch = batch_with_covariates(series, 0, longest);
             let encoded = self.encode(&batch, 1)?;
             let chosen: Vec<Vec<bool>> =
                 encoded.real.iter().map(|row| row[..encoded.patches].to_vec()).collect();
@@ -418,7 +422,7 @@ impl Pipeline for TwoPipeline {
     }
 }
 
-/// A small config with every branch awake.
+/// A small config that uses every branch.
 pub(crate) fn sample() -> Value {
     json!({
         "architectures": ["Chronos2Model"], "chronos_pipeline_class": "Chronos2Pipeline", "model_type": "t5",

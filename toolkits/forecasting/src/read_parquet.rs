@@ -16,56 +16,56 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescriptor, SchemaDescriptor};
 
-use super::arrow_schema;
-use super::builder::{Builder, Cell, MOST_CELLS};
-use super::stamp::{DAY, Form, MINUTE, of_date};
-use super::table::{Columns, Table};
+use crate::arrow_schema::{self, ArrowType};
+use crate::table::{Columns, Table};
+use crate::table_builder::{Cell, MAX_CELLS, TableBuilder};
+use crate::timestamp::{DAY, MINUTE, TimestampFormat, of_date};
 
-/// Files up to this size are read as a whole: of a damaged header the decoder asks byte by byte, which from a file takes
-/// minutes.
+/// Files up to this size are read into memory: the decoder reads a damaged header byte by byte, which takes minutes from a
+/// file.
 const IN_MEMORY: u64 = 1 << 26;
 
-/// Rows that are decoded at a time.
-const TOGETHER: usize = 8192;
+/// Number of rows that are decoded at a time.
+const BATCH_SIZE: usize = 8192;
 
-/// Reads the columns that matter, a few thousand rows at a time.
+/// Reads the columns of a table, a few thousand rows at a time.
 ///
 /// # Errors
 /// As [`Table::read`].
-pub(super) fn read(mut file: File, place: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
-    let unread = |e| Error::io(place, "read", e);
+pub(crate) fn read(mut file: File, path: &Path, columns: &Columns, with_target: bool) -> Result<Table> {
+    let unread = |e| Error::io(path, "read", e);
     let mut held = Vec::new();
     let small = file.metadata().map_err(unread)?.len() <= IN_MEMORY;
     if small {
         file.read_to_end(&mut held).map_err(unread)?;
     }
-    // The decoder asserts in places where a damaged file can make it wrong; what it had begun is dropped.
+    // The decoder panics on some damaged files; what it had begun is dropped.
     let read = AssertUnwindSafe(|| match small {
-        true => read_groups(Bytes::from(held), place, columns, with_target),
-        false => read_groups(file, place, columns, with_target),
+        true => read_groups(Bytes::from(held), path, columns, with_target),
+        false => read_groups(file, path, columns, with_target),
     });
     std::panic::catch_unwind(read)
-        .unwrap_or_else(|_| Err(Error::format(place, "a damaged Parquet file: the decoder gave up")))
+        .unwrap_or_else(|_| Err(Error::format(path, "a damaged Parquet file: the decoder failed")))
 }
 
 fn read_groups(
     source: impl ChunkReader + 'static,
-    place: &Path,
+    path: &Path,
     columns: &Columns,
     with_target: bool,
 ) -> Result<Table> {
-    let wrong = |e: ParquetError| Error::format(place, format!("no Parquet file that can be read: {e}"));
+    let wrong = |e: ParquetError| Error::format(path, format!("not a readable Parquet file: {e}"));
     let bytes = i64::try_from(source.len()).unwrap_or(i64::MAX);
     let reader = SerializedFileReader::new(source).map_err(wrong)?;
     let about = reader.metadata().file_metadata();
     let schema = about.schema_descr();
     let flat = flat_columns(schema);
     let header: Vec<String> = flat.iter().map(|at| schema.column(*at).name().to_string()).collect();
-    let mut builder = Builder::new(place, "row", &header, columns, with_target)?;
+    let mut builder = TableBuilder::new(path, "row", &header, columns, with_target)?;
     let rows = u64::try_from(about.num_rows()).unwrap_or(0);
-    if rows.saturating_mul(builder.layout().numbers()) > MOST_CELLS {
-        return Err(Error::input(format!("{rows} rows; at most {MOST_CELLS} numbers are read"))
-            .at(place)
+    if rows.saturating_mul(builder.layout().numbers()) > MAX_CELLS {
+        return Err(Error::input(format!("{rows} rows; at most {MAX_CELLS} numbers are read"))
+            .at(path)
             .hint("split the table into several files"));
     }
     let layout = builder.layout();
@@ -77,28 +77,31 @@ fn read_groups(
         .chain(layout.covariates.iter().copied())
         .collect();
     let arrow = about.key_value_metadata().and_then(|all| all.iter().find(|one| one.key == "ARROW:schema"));
-    let said = arrow_schema::columns(arrow.and_then(|one| one.value.as_deref()).unwrap_or_default());
-    let mut meanings = Vec::with_capacity(wanted.len());
+    let arrow_types = arrow_schema::columns(arrow.and_then(|one| one.value.as_deref()).unwrap_or_default());
+    let mut types = Vec::with_capacity(wanted.len());
     for at in &wanted {
         let column = schema.column(flat[*at]);
-        let meaning = Meaning::of(&column, said.get(column.name()));
-        if let (Meaning::Other(what), false) = (&meaning, layout.covariates.contains(at)) {
-            let used = if *at == layout.time { "dates" } else { "names or values" };
-            return Err(Error::unsupported(format!("column `{}` holds {what}, which are no {used}", column.name()))
-                .at(place)
-                .hint("dates are DATE, TIMESTAMP, a string or a whole number; values are numbers; names are strings"));
+        let column_type = ColumnType::of(&column, arrow_types.get(column.name()));
+        if let (ColumnType::Other(what), false) = (&column_type, layout.covariates.contains(at)) {
+            let expected = if *at == layout.time { "dates" } else { "ids or values" };
+            return Err(Error::unsupported(format!(
+                "column `{}` holds {what}, expected {expected}",
+                column.name()
+            ))
+            .at(path)
+            .hint("dates are DATE, TIMESTAMP, a string or an integer; values are numbers; ids are strings"));
         }
-        meanings.push(meaning);
+        types.push(column_type);
     }
     let mut number = 0;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(wrong)?;
-        read_group(group.as_ref(), &flat, &wanted, &meanings, &mut builder, &mut number, (place, bytes))?;
+        read_group(group.as_ref(), &flat, &wanted, &types, &mut builder, &mut number, (path, bytes))?;
     }
     builder.finish()
 }
 
-/// The columns that are no lists and no structures.
+/// The columns that are not nested.
 fn flat_columns(schema: &SchemaDescriptor) -> Vec<usize> {
     let is_flat = |column: &ColumnDescriptor| {
         column.max_rep_level() == 0 && column.max_def_level() <= 1 && column.path().parts().len() == 1
@@ -110,66 +113,66 @@ fn read_group(
     group: &dyn RowGroupReader,
     flat: &[usize],
     wanted: &[usize],
-    meanings: &[Meaning],
-    builder: &mut Builder,
+    types: &[ColumnType],
+    builder: &mut TableBuilder,
     number: &mut u64,
-    (place, bytes): (&Path, i64),
+    (path, bytes): (&Path, i64),
 ) -> Result<()> {
-    let wrong = |e: ParquetError| Error::format(place, format!("row {} and after: {e}", *number + 1));
+    let wrong = |e: ParquetError| Error::format(path, format!("row {} and after: {e}", *number + 1));
     let mut readers = Vec::with_capacity(wanted.len());
-    for (at, meaning) in wanted.iter().zip(meanings) {
+    for (at, column_type) in wanted.iter().zip(types) {
         let column = flat[*at];
-        check_place(group.metadata().column(column), bytes).map_err(|what| Error::format(place, what))?;
+        check_offsets(group.metadata().column(column), bytes).map_err(|what| Error::format(path, what))?;
         let pages = Pages(group.get_column_page_reader(column).map_err(wrong)?);
         let reader = get_column_reader(group.metadata().column(column).column_descr_ptr(), Box::new(pages));
-        readers.push(Reader { reader, meaning: meaning.clone() });
+        readers.push(Reader { reader, column_type: column_type.clone() });
     }
-    // Where each column of the file is among those that are read.
+    // Index of each flat column among those that are read.
     let mut slots = vec![0; flat.len()];
     wanted.iter().enumerate().for_each(|(slot, at)| slots[*at] = slot);
-    // A few bytes of a page can say that they are billions of rows.
+    // A few bytes of a damaged page can claim billions of rows.
     let last = number.saturating_add(u64::try_from(group.metadata().num_rows()).unwrap_or(0));
     loop {
-        let wrong = |e: ParquetError| Error::format(place, format!("row {} and after: {e}", *number + 1));
+        let wrong = |e: ParquetError| Error::format(path, format!("row {} and after: {e}", *number + 1));
         let batch: Vec<Batch> =
             readers.iter_mut().map(Reader::next).collect::<Result<_, _>>().map_err(wrong)?;
         let rows = batch.iter().map(Batch::len).max().unwrap_or(0);
         if let Some(short) = batch.iter().map(Batch::len).min().filter(|short| *short != rows) {
             let found = format!("row {} and after: a column has {short} rows, another {rows}", *number + 1);
-            return Err(Error::format(place, found));
+            return Err(Error::format(path, found));
         }
         if rows == 0 {
             return Ok(());
         }
         if *number + rows as u64 > last {
             return Err(Error::format(
-                place,
-                format!("a row group of {} rows by its own word holds more", group.metadata().num_rows()),
+                path,
+                format!("a row group holds more than its {} rows", group.metadata().num_rows()),
             ));
         }
         for row in 0..rows {
             *number += 1;
-            let slot = |column: usize| (&batch[slots[column]], &meanings[slots[column]]);
+            let slot = |column: usize| (&batch[slots[column]], &types[slots[column]]);
             builder.row(*number, |column| slot(column).0.cell(row, slot(column).1))?;
         }
     }
 }
 
-/// Refuses a column that says it begins before the file of `bytes` or ends behind it, or has fewer bytes than none.
-fn check_place(column: &ColumnChunkMetaData, bytes: i64) -> Result<(), String> {
+/// Refuses a column whose offset or size is negative or beyond the file of `bytes`.
+fn check_offsets(column: &ColumnChunkMetaData, bytes: i64) -> Result<(), String> {
     let starts = [Some(column.data_page_offset()), column.dictionary_page_offset()];
     let least = starts.into_iter().flatten().min().unwrap_or(0);
     let size = column.compressed_size();
     match least >= 0 && size >= 0 && least.checked_add(size).is_some_and(|end| end <= bytes) {
         true => Ok(()),
         false => Err(format!(
-            "column `{}` says that it has {size} bytes at {least}, in a file of {bytes}",
+            "column `{}` has {size} bytes at offset {least}, in a file of {bytes}",
             column.column_path()
         )),
     }
 }
 
-/// The pages of a column. A dictionary of more values than bytes is an error: the decoder makes room for them all.
+/// The pages of a column. A dictionary of more values than bytes is an error: the decoder would allocate them all.
 struct Pages(Box<dyn PageReader>);
 
 impl Iterator for Pages {
@@ -205,14 +208,14 @@ impl PageReader for Pages {
 
 struct Reader {
     reader: ColumnReader,
-    meaning: Meaning,
+    column_type: ColumnType,
 }
 
-/// What the stored numbers stand for.
+/// Type of the values of a column.
 #[derive(Debug, Clone, PartialEq)]
-enum Meaning {
+enum ColumnType {
     Number,
-    /// Stored as if they had a sign.
+    /// Stored as signed integers.
     Unsigned {
         bits: u8,
     },
@@ -222,33 +225,33 @@ enum Meaning {
     Uuid,
     /// Days since 1970.
     Date,
-    /// So many of them are a microsecond, or each is so many microseconds, and how they are written where in UTC.
+    /// A number of units per microsecond or of microseconds per unit, and the format of timestamps in UTC.
     Time {
         per_micro: i64,
         micros: i64,
-        zone: Option<Form>,
+        zone: Option<TimestampFormat>,
     },
-    /// Microseconds are made of the stored form.
+    /// Legacy timestamps.
     Int96,
-    /// A whole number over this power of ten.
+    /// An integer over this power of ten.
     Decimal(i32),
-    /// Months or so since 1970, each named by its first day.
+    /// Periods since 1970, each read as its first timestamp.
     Period(Period),
-    /// None of these.
+    /// An unsupported type.
     Other(String),
 }
 
 /// The unit of a pandas period.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Period {
-    /// So many months, the year beginning in January.
+    /// A number of months, the year beginning in January.
     Months(i64),
     Micros(i64),
 }
 
 impl Period {
-    /// The unit that pandas calls `name`.
-    fn named(name: &str) -> Option<Self> {
+    /// The unit of the pandas period frequency `name`.
+    fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "M" => Self::Months(1),
             "Q" | "Q-DEC" | "QE-DEC" => Self::Months(3),
@@ -264,46 +267,48 @@ impl Period {
     }
 
     fn cell(self, value: i64) -> Cell<'static> {
-        let stamp = match self {
+        let timestamp = match self {
             Self::Micros(unit) => value.checked_mul(unit),
             Self::Months(count) => value.checked_mul(count).and_then(of_month_since_1970),
         };
-        let form = match self {
-            Self::Months(_) => Form::MONTH,
-            Self::Micros(DAY) => Form::DATE,
-            Self::Micros(_) => Form::TIME,
+        let format = match self {
+            Self::Months(_) => TimestampFormat::MONTH,
+            Self::Micros(DAY) => TimestampFormat::DATE,
+            Self::Micros(_) => TimestampFormat::DATE_TIME,
         };
-        stamp.map_or(Cell::Text("a period beyond the calendar"), |stamp| Cell::Stamp(stamp, form))
+        timestamp.map_or(Cell::Text("a period beyond the calendar"), |timestamp| {
+            Cell::Timestamp(timestamp, format)
+        })
     }
 }
 
-impl Meaning {
-    /// What `column` holds; `said` is what Arrow, which wrote it, says of it besides.
-    fn of(column: &ColumnDescriptor, said: Option<&arrow_schema::Said>) -> Self {
+impl ColumnType {
+    /// The type of `column`, whose additional type in the Arrow schema is `arrow_type`.
+    fn of(column: &ColumnDescriptor, arrow_type: Option<&ArrowType>) -> Self {
         let physical = column.physical_type();
-        let is_whole = matches!(physical, Physical::INT32 | Physical::INT64);
+        let is_integer = matches!(physical, Physical::INT32 | Physical::INT64);
         let other = |what: &str| Self::Other(what.to_string());
-        match said {
-            Some(arrow_schema::Said::Extension(name, about)) if name == "pandas.period" => {
+        match arrow_type {
+            Some(ArrowType::Extension(name, about)) if name == "pandas.period" => {
                 let freq = serde_json::from_str::<serde_json::Value>(about)
                     .ok()
                     .and_then(|about| about["freq"].as_str().map(str::to_string))
                     .unwrap_or_default();
-                return match Period::named(&freq).filter(|_| is_whole) {
+                return match Period::from_name(&freq).filter(|_| is_integer) {
                     Some(period) => Self::Period(period),
                     None => {
                         Self::Other(format!("periods of `{freq}` (write them as dates: .dt.to_timestamp())"))
                     }
                 };
             }
-            Some(arrow_schema::Said::Extension(name, _)) if is_whole => {
+            Some(ArrowType::Extension(name, _)) if is_integer => {
                 return Self::Other(format!("values of the extension type `{name}`"));
             }
-            Some(arrow_schema::Said::Duration) => return other("durations"),
+            Some(ArrowType::Duration) => return other("durations"),
             _ => {}
         }
-        let zone = match said {
-            Some(arrow_schema::Said::Zone(name)) => Form::in_zone(name),
+        let zone = match arrow_type {
+            Some(ArrowType::Zone(name)) => TimestampFormat::in_zone(name),
             _ => None,
         };
         let time = |unit: &TimeUnit, utc: bool| {
@@ -312,7 +317,7 @@ impl Meaning {
                 TimeUnit::MICROS => (1, 1),
                 TimeUnit::NANOS => (1000, 1),
             };
-            Self::Time { per_micro, micros, zone: utc.then(|| zone.unwrap_or(Form::UTC)) }
+            Self::Time { per_micro, micros, zone: utc.then(|| zone.unwrap_or(TimestampFormat::UTC)) }
         };
         let whole = |bits: u8, signed: bool| if signed { Self::Number } else { Self::Unsigned { bits } };
         if let Some(logical) = column.logical_type_ref() {
@@ -320,12 +325,12 @@ impl Meaning {
                 LogicalType::String | LogicalType::Enum | LogicalType::Json => Self::Text,
                 LogicalType::Uuid => Self::Uuid,
                 LogicalType::Date => Self::Date,
-                LogicalType::Timestamp(stamp) => time(&stamp.unit, stamp.is_adjusted_to_u_t_c),
+                LogicalType::Timestamp(timestamp) => time(&timestamp.unit, timestamp.is_adjusted_to_u_t_c),
                 LogicalType::Integer(int) => whole(int.bit_width.unsigned_abs(), int.is_signed),
                 LogicalType::Decimal(_) => Self::Decimal(column.type_scale()),
                 LogicalType::Float16 => Self::Half,
                 LogicalType::Unknown => match physical {
-                    // A column of nothing but gaps.
+                    // A column of nulls.
                     Physical::INT32 | Physical::INT64 | Physical::FLOAT | Physical::DOUBLE => Self::Number,
                     Physical::BOOLEAN => Self::Boolean,
                     _ => Self::Text,
@@ -362,41 +367,44 @@ impl Meaning {
         }
     }
 
-    /// The cell of a stored whole number.
+    /// The cell of a stored integer.
     fn cell(&self, value: i64) -> Cell<'_> {
         match self {
             Self::Unsigned { bits: 64 } => {
                 let value = value as u64;
-                i64::try_from(value).map_or(Cell::Number(value as f64), Cell::Whole)
+                i64::try_from(value).map_or(Cell::Number(value as f64), Cell::Integer)
             }
             // Stored in 32 bits with a sign.
-            Self::Unsigned { .. } => Cell::Whole(value & 0xffff_ffff),
-            Self::Boolean => Cell::Flag(value != 0),
+            Self::Unsigned { .. } => Cell::Integer(value & 0xffff_ffff),
+            Self::Boolean => Cell::Boolean(value != 0),
             Self::Decimal(scale) => Cell::Number(value as f64 / 10_f64.powi(*scale)),
             Self::Date => match value.checked_mul(DAY) {
-                Some(stamp) => Cell::Stamp(stamp, Form::DATE),
+                Some(timestamp) => Cell::Timestamp(timestamp, TimestampFormat::DATE),
                 None => Cell::Text("a date beyond the calendar"),
             },
             Self::Time { per_micro, micros, zone } => {
                 if value.rem_euclid(*per_micro) != 0 {
                     return Cell::Text("a time with nanoseconds");
                 }
-                let Some(stamp) = value.div_euclid(*per_micro).checked_mul(*micros) else {
+                let Some(timestamp) = value.div_euclid(*per_micro).checked_mul(*micros) else {
                     return Cell::Text("a time beyond the calendar");
                 };
-                let form = match (zone, stamp.rem_euclid(DAY)) {
-                    (Some(form), _) => *form,
-                    // Files have no dates without a time of day where pandas wrote them.
-                    (None, 0) => Form::DATE,
-                    (None, _) => Form::TIME,
+                let format = match (zone, timestamp.rem_euclid(DAY)) {
+                    (Some(format), _) => *format,
+                    // pandas has no dates without a time of day.
+                    (None, 0) => TimestampFormat::DATE,
+                    (None, _) => TimestampFormat::DATE_TIME,
                 };
-                // Of a fixed offset, the time that its clock shows.
-                Cell::Stamp(stamp.saturating_add(i64::from(form.offset().unwrap_or(0)) * MINUTE), form)
+                // With a fixed offset, the local time.
+                Cell::Timestamp(
+                    timestamp.saturating_add(i64::from(format.offset().unwrap_or(0)) * MINUTE),
+                    format,
+                )
             }
-            Self::Int96 => Cell::Stamp(value, Form::TIME),
+            Self::Int96 => Cell::Timestamp(value, TimestampFormat::DATE_TIME),
             Self::Period(period) => period.cell(value),
             Self::Other(what) => Cell::Text(what),
-            Self::Number | Self::Half | Self::Text | Self::Uuid => Cell::Whole(value),
+            Self::Number | Self::Half | Self::Text | Self::Uuid => Cell::Integer(value),
         }
     }
 
@@ -406,23 +414,22 @@ impl Meaning {
             Self::Decimal(scale) => Cell::Number(big_endian(bytes) / 10_f64.powi(*scale)),
             Self::Half => match bytes {
                 [low, high] => Cell::Number(half(u16::from_le_bytes([*low, *high]))),
-                _ => Cell::Text("bytes that are no float16"),
+                _ => Cell::Text("bytes that are not float16"),
             },
             Self::Other(what) => Cell::Text(what),
-            // What is no text is no number either, and is named as such.
-            _ => Cell::Text(std::str::from_utf8(bytes).unwrap_or("bytes that are no text")),
+            _ => Cell::Text(std::str::from_utf8(bytes).unwrap_or("bytes that are not UTF-8")),
         }
     }
 }
 
-/// Midnight of the first day of the month so many after January 1970.
+/// The timestamp of the month with this index from January 1970.
 fn of_month_since_1970(months: i64) -> Option<i64> {
     let month = months.checked_add(1970 * 12)?;
     let year = i16::try_from(month.div_euclid(12)).ok().filter(|year| (0..=9999).contains(year))?;
     jiff::civil::Date::new(year, month.rem_euclid(12) as i8 + 1, 1).ok().map(of_date)
 }
 
-/// A float16.
+/// Decodes a float16.
 fn half(bits: u16) -> f64 {
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     let size = match exponent {
@@ -434,9 +441,9 @@ fn half(bits: u16) -> f64 {
     if bits >> 15 == 1 { -size } else { size }
 }
 
-/// Some rows of a column: none for a cell with nothing in it.
+/// Some rows of a column; `None` for null.
 enum Batch {
-    Whole(Vec<Option<i64>>),
+    Integer(Vec<Option<i64>>),
     Number(Vec<Option<f64>>),
     Bytes(Vec<Option<ByteArray>>),
 }
@@ -444,53 +451,53 @@ enum Batch {
 impl Batch {
     fn len(&self) -> usize {
         match self {
-            Self::Whole(values) => values.len(),
+            Self::Integer(values) => values.len(),
             Self::Number(values) => values.len(),
             Self::Bytes(values) => values.len(),
         }
     }
 
-    fn cell<'a>(&'a self, row: usize, meaning: &'a Meaning) -> Cell<'a> {
+    fn cell<'a>(&'a self, row: usize, column_type: &'a ColumnType) -> Cell<'a> {
         match self {
-            Self::Whole(values) => values[row].map_or(Cell::Gap, |value| meaning.cell(value)),
-            Self::Number(values) => values[row].map_or(Cell::Gap, Cell::Number),
+            Self::Integer(values) => values[row].map_or(Cell::Null, |value| column_type.cell(value)),
+            Self::Number(values) => values[row].map_or(Cell::Null, Cell::Number),
             Self::Bytes(values) => {
-                values[row].as_ref().map_or(Cell::Gap, |bytes| meaning.bytes(bytes.data()))
+                values[row].as_ref().map_or(Cell::Null, |bytes| column_type.bytes(bytes.data()))
             }
         }
     }
 }
 
 impl Reader {
-    /// The next rows, at most [`TOGETHER`] of them; none at the end.
+    /// The next rows, at most [`BATCH_SIZE`]; none at the end.
     fn next(&mut self) -> Result<Batch, ParquetError> {
         Ok(match &mut self.reader {
             ColumnReader::BoolColumnReader(reader) => {
-                Batch::Whole(values(reader, |value| i64::from(*value))?)
+                Batch::Integer(values(reader, |value| i64::from(*value))?)
             }
             ColumnReader::Int32ColumnReader(reader) => {
-                Batch::Whole(values(reader, |value| i64::from(*value))?)
+                Batch::Integer(values(reader, |value| i64::from(*value))?)
             }
-            ColumnReader::Int64ColumnReader(reader) => Batch::Whole(values(reader, |value| *value)?),
-            ColumnReader::Int96ColumnReader(reader) => Batch::Whole(values(reader, Int96::to_micros)?),
+            ColumnReader::Int64ColumnReader(reader) => Batch::Integer(values(reader, |value| *value)?),
+            ColumnReader::Int96ColumnReader(reader) => Batch::Integer(values(reader, Int96::to_micros)?),
             ColumnReader::FloatColumnReader(reader) => {
                 Batch::Number(values(reader, |value| f64::from(*value))?)
             }
             ColumnReader::DoubleColumnReader(reader) => Batch::Number(values(reader, |value| *value)?),
             ColumnReader::ByteArrayColumnReader(reader) => Batch::Bytes(values(reader, ByteArray::clone)?),
-            ColumnReader::FixedLenByteArrayColumnReader(reader) => match self.meaning {
-                Meaning::Uuid => Batch::Bytes(values(reader, |value| ByteArray::from(hex(value.data())))?),
+            ColumnReader::FixedLenByteArrayColumnReader(reader) => match self.column_type {
+                ColumnType::Uuid => Batch::Bytes(values(reader, |value| ByteArray::from(hex(value.data())))?),
                 _ => Batch::Bytes(values(reader, |value| ByteArray::from(value.data().to_vec()))?),
             },
         })
     }
 }
 
-/// Sixteen bytes as a UUID is written.
+/// Writes sixteen bytes as a UUID.
 fn hex(bytes: &[u8]) -> Vec<u8> {
     let mut text = String::with_capacity(36);
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
+    for (path, byte) in bytes.iter().enumerate() {
+        if matches!(path, 4 | 6 | 8 | 10) {
             text.push('-');
         }
         text.push_str(&format!("{byte:02x}"));
@@ -498,7 +505,7 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A signed number, its highest byte first.
+/// Decodes a signed big-endian integer.
 fn big_endian(bytes: &[u8]) -> f64 {
     let start = if bytes.first().is_some_and(|byte| *byte > 127) { -1.0 } else { 0.0 };
     bytes.iter().fold(start, |value, byte| value * 256.0 + f64::from(*byte))
@@ -509,7 +516,7 @@ fn values<T: DataType, V>(
     value: impl Fn(&T::T) -> V,
 ) -> Result<Vec<Option<V>>, ParquetError> {
     let (mut found, mut levels) = (Vec::new(), Vec::new());
-    let (rows, count, _) = reader.read_records(TOGETHER, Some(&mut levels), None, &mut found)?;
+    let (rows, count, _) = reader.read_records(BATCH_SIZE, Some(&mut levels), None, &mut found)?;
     let mut found = found.iter().take(count);
     Ok((0..rows)
         .map(|row| match levels.get(row) {

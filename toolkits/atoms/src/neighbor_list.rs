@@ -1,4 +1,4 @@
-//! Who is near whom, across the borders of a cell.
+//! Neighbour lists with periodic boundary conditions, by cell lists.
 
 use std::collections::HashMap;
 
@@ -6,58 +6,56 @@ use fauna_shared::{Error, Result};
 
 use super::cell::{self, Matrix, Vector};
 
-/// More neighbours of one atom than any matter has: a unit was mistaken, or atoms lie upon each other.
-const MOST_NEIGHBOURS: usize = 20_000;
+/// Maximum number of neighbours of an atom; more mean a wrong unit or overlapping atoms.
+const MAX_NEIGHBORS: usize = 20_000;
 
-/// Each may have as many, and one for each Å³ within the radius, which is four times as dense as any matter.
-const FEWEST: usize = 1000;
+/// Any atom may have as many neighbours; beyond, one per Å³ within the radius, four times the density of any matter.
+const ALLOWED_NEIGHBORS: usize = 1000;
 
-/// Most bins that are looked into for one atom: a cell thinner than this asks for has no atoms in it.
-const MOST_BINS: i64 = 4_000_000;
+/// Maximum number of bins that are searched per atom; a thinner cell is an error.
+const MAX_BINS: i64 = 4_000_000;
 
-/// As many cells away from its own an atom may be given.
-const MOST_CELLS: f64 = 5e8;
+/// Maximum distance of an atom from the cell, in cells.
+const MAX_CELLS: f64 = 5e8;
 
-/// The edges from every atom to each atom, or image of one, within a radius.
-///
-/// Sorted by sender, then receiver, then shift.
+/// Pairs of atoms, or images of atoms, within a radius: the edges of a graph, sorted by sender, receiver and shift.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Neighbours {
-    /// Whose neighbour it is.
+pub struct NeighborList {
+    /// Index of the atom whose neighbour it is (`i` in ASE).
     pub senders: Vec<u32>,
-    /// Which atom is near.
+    /// Index of the neighbour (`j` in ASE).
     pub receivers: Vec<u32>,
-    /// By how many of each cell vector the near one is moved.
+    /// Number of cell vectors by which the neighbour is shifted (`S` in ASE).
     pub shifts: Vec<[i32; 3]>,
-    /// From sender to receiver, in Å: the receiver's position, plus the shift times the cell, minus the sender's.
+    /// Vector from sender to receiver in Å (`D` in ASE): the receiver's position, plus the shift times the cell, minus the sender's.
     pub vectors: Vec<Vector>,
 }
 
-impl Neighbours {
-    /// How many edges there are.
+impl NeighborList {
+    /// Number of pairs.
     pub fn len(&self) -> usize {
         self.senders.len()
     }
 
-    /// Whether nobody is near anybody.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.senders.is_empty()
     }
 
-    /// The shortest edge, and the two atoms it joins; `None` if there is no edge.
+    /// The shortest distance and its two atoms; `None` if there are no pairs.
     pub fn shortest(&self) -> Option<(f64, u32, u32)> {
         let squares = self.vectors.iter().map(|vector| cell::dot(vector, vector));
         let (index, square) = squares.enumerate().min_by(|a, b| a.1.total_cmp(&b.1))?;
         Some((square.sqrt(), self.senders[index], self.receivers[index]))
     }
 
-    /// Only the `count` nearest of each sender. Of those equally far, the ones that come first in the order of the
-    /// edges stay, so that the choice is the same on every machine.
+    /// Keeps the `count` nearest neighbours of each atom. Of equal distances the first in the order of the list are kept, so
+    /// that the result is the same on every machine.
     ///
     /// ```
-    /// use fauna_atoms::neighbours;
+    /// use fauna_atoms::neighbor_list;
     /// let line = [[0.0; 3], [1.0, 0.0, 0.0], [3.0, 0.0, 0.0]];
-    /// let nearest = neighbours(&line, None, [false; 3], 5.0)?.nearest(1);
+    /// let nearest = neighbor_list(&line, None, [false; 3], 5.0)?.nearest(1);
     /// assert_eq!(nearest.receivers, [1, 0, 1]);
     /// # Ok::<(), fauna_shared::Error>(())
     /// ```
@@ -90,33 +88,32 @@ impl Neighbours {
     }
 }
 
-/// Every pair of atoms less than `radius` Å apart, in both directions, with the images of either that a cell's borders
-/// make; an atom is a neighbour of its own images, not of itself.
+/// All pairs of atoms less than `radius` Å apart, in both directions, with periodic images; an atom is a neighbour of its
+/// own images, but not of itself.
 ///
-/// `positions` may lie outside the cell. Images exist along the `periodic` vectors alone, as many as the radius
-/// reaches, however small or skewed the cell is. The time grows with the atoms, not with their square: space is cut
-/// into bins about as large as the radius, and each atom looks into those around it.
+/// `positions` may be outside of the cell. The cell may be smaller than the radius and of any shape. The time is linear in
+/// the number of atoms: space is divided into bins of about the radius, and only neighbouring bins are searched.
 ///
 /// # Errors
-/// [`Input`](fauna_shared::ErrorKind::Input) for a cell that does not span the directions that repeat (see
-/// [`cell::basis`]), positions or a radius that are not finite, and matter denser than matter is.
-pub fn neighbours(
+/// [`Input`](fauna_shared::ErrorKind::Input) for a cell whose periodic vectors are linearly dependent (see
+/// [`cell::complete_cell`]), positions or a radius that are not finite, and atoms with too many neighbours.
+pub fn neighbor_list(
     positions: &[Vector],
     cell: Option<&Matrix>,
     periodic: [bool; 3],
     radius: f64,
-) -> Result<Neighbours> {
+) -> Result<NeighborList> {
     let is_sound = positions.iter().flatten().all(|value| value.is_finite());
     if !(is_sound && radius.is_finite() && u32::try_from(positions.len()).is_ok()) {
-        return Err(Error::input("positions and the radius of neighbours are finite numbers"));
+        return Err(Error::input("positions and the radius of a neighbour list must be finite"));
     }
     let lattice = cell.copied().unwrap_or_default();
     let bins = Bins::new(positions, &lattice, periodic, radius)?;
-    let mut all = Neighbours::default();
+    let mut all = NeighborList::default();
     let mut near = Vec::new();
     for sender in 0..positions.len() {
         near.clear();
-        bins.look_around(positions, sender, usize::MAX, &mut near)?;
+        bins.search(positions, sender, usize::MAX, &mut near)?;
         near.sort_unstable_by_key(|(receiver, shift, _)| (*receiver, *shift));
         for (receiver, shift, vector) in &near {
             all.push(sender as u32, *receiver, *shift, *vector);
@@ -125,13 +122,13 @@ pub fn neighbours(
     Ok(all)
 }
 
-/// The first two atoms that are less than `radius` Å apart, and how far they are; none if there are no such.
+/// The distance and indices of the first two atoms that are less than `radius` Å apart; `None` if there are none.
 ///
-/// It takes time and memory in proportion to the atoms, however many lie in one place.
+/// Time and memory are linear in the number of atoms, also if many overlap.
 ///
 /// # Errors
-/// As [`neighbours`].
-pub fn closer(
+/// As [`neighbor_list`].
+pub fn pair_within(
     positions: &[Vector],
     cell: Option<&Matrix>,
     periodic: [bool; 3],
@@ -142,29 +139,29 @@ pub fn closer(
     let mut near = Vec::new();
     for sender in 0..positions.len() {
         near.clear();
-        bins.look_around(positions, sender, 1, &mut near)?;
-        // Sorted so that the answer does not depend on the order of the bins.
+        bins.search(positions, sender, 1, &mut near)?;
+        // Sorted so that the result does not depend on the order of the bins.
         near.sort_unstable_by_key(|(receiver, shift, _)| (*receiver, *shift));
         if let Some((receiver, _, vector)) = near.first() {
-            return Ok(Some((cell::length(vector), sender as u32, *receiver)));
+            return Ok(Some((cell::norm(vector), sender as u32, *receiver)));
         }
     }
     Ok(None)
 }
 
-/// Atoms by the bin of space they lie in.
+/// Atoms by bins of space.
 struct Bins {
     lattice: Matrix,
     radius: f64,
-    /// Neighbours that an atom may have within the radius.
-    most: usize,
-    /// Bins along each axis that repeats; 0 for one that does not.
+    /// Maximum number of neighbours of an atom within the radius.
+    max_neighbors: usize,
+    /// Number of bins along each periodic axis; 0 for another.
     counts: [i64; 3],
-    /// How many bins to either side the radius reaches.
+    /// Number of bins to either side that the radius covers.
     reach: [i64; 3],
-    /// The bin of each atom, and the whole cells it was moved by to lie in the cell.
+    /// The bin of each atom, and the cell from which it was wrapped.
     places: Vec<([i64; 3], [i64; 3])>,
-    /// The atoms of each bin that has some.
+    /// The atoms of each bin that is not empty.
     atoms: HashMap<[i64; 3], Vec<u32>>,
 }
 
@@ -172,22 +169,22 @@ type Near = (u32, [i32; 3], Vector);
 
 impl Bins {
     fn new(positions: &[Vector], lattice: &Matrix, periodic: [bool; 3], radius: f64) -> Result<Self> {
-        let basis = cell::basis(lattice, periodic)?;
+        let basis = cell::complete_cell(lattice, periodic)?;
         let inverse = cell::inverse(&basis);
         let radius = radius.max(0.0);
         let side = radius.max(1e-3);
         let (mut counts, mut reach, mut widths) = ([0; 3], [0; 3], [0.0; 3]);
         for axis in 0..3 {
-            // The distance between the two faces that the axis joins.
-            let height = 1.0 / cell::length(&[inverse[0][axis], inverse[1][axis], inverse[2][axis]]);
+            // Distance between the two faces perpendicular to the reciprocal vector.
+            let height = 1.0 / cell::norm(&[inverse[0][axis], inverse[1][axis], inverse[2][axis]]);
             let bins = if periodic[axis] { (height / side).floor().clamp(1.0, 1e6) } else { height / side };
             counts[axis] = if periodic[axis] { bins as i64 } else { 0 };
             widths[axis] = bins;
             reach[axis] = (radius * bins / height + 1e-9).ceil().min(1e9) as i64;
         }
-        let looked_into = reach.iter().fold(1i64, |all, reach| all.saturating_mul(2 * reach + 1));
-        if looked_into > MOST_BINS {
-            return Err(Error::input("the cell is so thin that its images cannot be counted")
+        let searched = reach.iter().fold(1i64, |all, reach| all.saturating_mul(2 * reach + 1));
+        if searched > MAX_BINS {
+            return Err(Error::input("the cell is too thin for the radius")
                 .hint(format!("cell {lattice:?}, radius {radius} Å")));
         }
         let mut places = Vec::with_capacity(positions.len());
@@ -197,10 +194,8 @@ impl Bins {
             let (mut bin, mut moved) = ([0; 3], [0; 3]);
             for axis in 0..3 {
                 let whole = if periodic[axis] { fractional[axis].floor() } else { 0.0 };
-                if whole.abs() > MOST_CELLS {
-                    return Err(Error::input(format!(
-                        "atom {index} lies {whole:e} cells away from the cell"
-                    )));
+                if whole.abs() > MAX_CELLS {
+                    return Err(Error::input(format!("atom {index} is {whole:e} cells away from the cell")));
                 }
                 moved[axis] = whole as i64;
                 let place = ((fractional[axis] - whole) * widths[axis]).floor();
@@ -212,24 +207,19 @@ impl Bins {
             places.push((bin, moved));
             atoms.entry(bin).or_default().push(index as u32);
         }
-        let most = (4.2 * radius.powi(3)).clamp(FEWEST as f64, MOST_NEIGHBOURS as f64) as usize;
-        Ok(Self { lattice: *lattice, radius, most, counts, reach, places, atoms })
+        let max_neighbors =
+            (4.2 * radius.powi(3)).clamp(ALLOWED_NEIGHBORS as f64, MAX_NEIGHBORS as f64) as usize;
+        Ok(Self { lattice: *lattice, radius, max_neighbors, counts, reach, places, atoms })
     }
 
-    /// Adds what is near the atom `sender` to `near`: at least `enough`, or all.
-    fn look_around(
-        &self,
-        positions: &[Vector],
-        sender: usize,
-        enough: usize,
-        near: &mut Vec<Near>,
-    ) -> Result<()> {
+    /// Adds the neighbours of `sender` to `near`; stops at `enough`.
+    fn search(&self, positions: &[Vector], sender: usize, enough: usize, near: &mut Vec<Near>) -> Result<()> {
         let (bin, moved) = self.places[sender];
         let span = |axis: usize| (bin[axis] - self.reach[axis])..=(bin[axis] + self.reach[axis]);
         for x in span(0) {
             for y in span(1) {
                 for z in span(2) {
-                    let (place, image) = self.folded([x, y, z]);
+                    let (place, image) = self.wrap([x, y, z]);
                     let Some(atoms) = self.atoms.get(&place) else { continue };
                     for receiver in atoms {
                         let other = self.places[*receiver as usize].1;
@@ -244,10 +234,10 @@ impl Bins {
                     }
                 }
             }
-            if near.len() > self.most {
-                let message = format!("atom {sender} has more than {} neighbours", self.most);
+            if near.len() > self.max_neighbors {
+                let message = format!("atom {sender} has more than {} neighbours", self.max_neighbors);
                 return Err(Error::input(message).hint(format!(
-                    "within {} Å; are positions and cell in Å, and no atom given twice?",
+                    "within {} Å; check that positions and cell are in Å and that no atom is given twice",
                     self.radius
                 )));
             }
@@ -255,8 +245,8 @@ impl Bins {
         Ok(())
     }
 
-    /// The bin of the cell that `bin` repeats, and how many cells away it lies.
-    fn folded(&self, bin: [i64; 3]) -> ([i64; 3], [i64; 3]) {
+    /// The bin in the cell of which `bin` is an image, and the shift of the image in cells.
+    fn wrap(&self, bin: [i64; 3]) -> ([i64; 3], [i64; 3]) {
         let (mut place, mut image) = (bin, [0; 3]);
         for axis in 0..3 {
             if self.counts[axis] > 0 {
@@ -267,7 +257,7 @@ impl Bins {
         (place, image)
     }
 
-    /// From `sender` to the image of `receiver`, if it is near and not the atom itself.
+    /// The vector from `sender` to the image of `receiver`, if it is within the radius and not the atom itself.
     fn vector(&self, positions: &[Vector], sender: usize, receiver: u32, shift: &[i64; 3]) -> Option<Vector> {
         let receiver = receiver as usize;
         if sender == receiver && *shift == [0; 3] {
@@ -288,11 +278,11 @@ mod tests {
 
     use super::*;
 
-    /// By trying every image that could be near.
-    fn by_brute_force(positions: &[Vector], cell: &Matrix, periodic: [bool; 3], radius: f64) -> Neighbours {
+    /// The neighbour list by trying all images.
+    fn by_brute_force(positions: &[Vector], cell: &Matrix, periodic: [bool; 3], radius: f64) -> NeighborList {
         let far = 9i32;
         let span = |axis: usize| if periodic[axis] { -far..=far } else { 0..=0 };
-        let mut all = Neighbours::default();
+        let mut all = NeighborList::default();
         for sender in 0..positions.len() {
             for receiver in 0..positions.len() {
                 for x in span(0) {
@@ -314,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_gives_what_trying_all_images_gives() {
+    fn every_cell_gives_the_result_of_trying_all_images() {
         let mut random = Rng::new(3, 0);
         for case in 0..60 {
             let size = 1.5 + 6.0 * random.uniform();
@@ -330,7 +320,7 @@ mod tests {
             let place = |random: &mut Rng| std::array::from_fn(|_| spread * (random.uniform() - 0.5));
             let positions: Vec<Vector> = (0..count).map(|_| place(&mut random)).collect();
             let radius = 1.0 + 4.0 * random.uniform();
-            let found = neighbours(&positions, Some(&lattice), periodic, radius).unwrap();
+            let found = neighbor_list(&positions, Some(&lattice), periodic, radius).unwrap();
             let wanted = by_brute_force(&positions, &lattice, periodic, radius);
             assert_eq!(found.senders, wanted.senders, "case {case}");
             assert_eq!(found.receivers, wanted.receivers, "case {case}");
@@ -339,39 +329,39 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_atom_has_no_neighbours_and_its_images_are_some() {
-        assert!(neighbours(&[[5.0; 3]], None, [false; 3], 6.0).unwrap().is_empty());
+    fn a_single_atom_has_its_images_as_neighbours() {
+        assert!(neighbor_list(&[[5.0; 3]], None, [false; 3], 6.0).unwrap().is_empty());
         let cube = [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]];
-        let found = neighbours(&[[5.0; 3]], Some(&cube), [true; 3], 2.1).unwrap();
+        let found = neighbor_list(&[[5.0; 3]], Some(&cube), [true; 3], 2.1).unwrap();
         assert_eq!(found.len(), 6);
-        let chain = neighbours(&[[5.0; 3]], Some(&cube), [false, true, false], 4.1).unwrap();
+        let chain = neighbor_list(&[[5.0; 3]], Some(&cube), [false, true, false], 4.1).unwrap();
         assert_eq!(chain.shifts, [[0, -2, 0], [0, -1, 0], [0, 1, 0], [0, 2, 0]]);
     }
 
     #[test]
-    fn what_lies_on_the_radius_is_not_within_it() {
+    fn the_radius_is_exclusive() {
         let pair = [[0.0; 3], [0.0, 6.0, 0.0]];
-        assert!(neighbours(&pair, None, [false; 3], 6.0).unwrap().is_empty());
+        assert!(neighbor_list(&pair, None, [false; 3], 6.0).unwrap().is_empty());
     }
 
     #[test]
-    fn the_nearest_are_kept_and_ties_fall_to_the_first() {
+    fn of_equal_distances_the_first_are_kept() {
         let star = [[0.0; 3], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.5, 0.0]];
-        let nearest = neighbours(&star, None, [false; 3], 3.0).unwrap().nearest(2);
+        let nearest = neighbor_list(&star, None, [false; 3], 3.0).unwrap().nearest(2);
         assert_eq!(nearest.receivers[..2], [1, 3]);
         assert_eq!(nearest.len(), 8);
         assert_eq!(nearest.shortest(), Some((0.5, 0, 3)));
     }
 
     #[test]
-    fn distances_without_measure_cost_neither_time_nor_memory() {
+    fn extreme_inputs_take_neither_time_nor_memory() {
         let apart = [[0.0; 3], [1e12, -1e300, 0.0]];
-        assert!(neighbours(&apart, None, [false; 3], 6.0).unwrap().is_empty());
+        assert!(neighbor_list(&apart, None, [false; 3], 6.0).unwrap().is_empty());
         let thin = [[1e-7, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-        assert!(neighbours(&[[0.0; 3]], Some(&thin), [true; 3], 6.0).is_err());
-        let dense = vec![[0.0; 3]; MOST_NEIGHBOURS + 2];
-        assert!(neighbours(&dense, None, [false; 3], 6.0).unwrap_err().to_string().contains("more than"));
-        assert!(neighbours(&[[f64::NAN; 3]], None, [false; 3], 6.0).is_err());
+        assert!(neighbor_list(&[[0.0; 3]], Some(&thin), [true; 3], 6.0).is_err());
+        let dense = vec![[0.0; 3]; MAX_NEIGHBORS + 2];
+        assert!(neighbor_list(&dense, None, [false; 3], 6.0).unwrap_err().to_string().contains("more than"));
+        assert!(neighbor_list(&[[f64::NAN; 3]], None, [false; 3], 6.0).is_err());
     }
 
     #[test]
@@ -386,7 +376,7 @@ mod tests {
         let cube = [[side, 0.0, 0.0], [0.0, side, 0.0], [0.0, 0.0, side]];
         let seconds = (0..3).map(|_| {
             let start = std::time::Instant::now();
-            let found = neighbours(&positions, Some(&cube), [true; 3], 6.0).unwrap();
+            let found = neighbor_list(&positions, Some(&cube), [true; 3], 6.0).unwrap();
             assert!(found.len() > 40 * positions.len(), "{} edges", found.len());
             start.elapsed().as_secs_f64()
         });

@@ -1,12 +1,12 @@
 use super::*;
 use fauna_shared::model::FrequencyClass;
 
-fn stamp(text: &str) -> Stamp {
-    Form::read(text).unwrap().0
+fn stamp(text: &str) -> Timestamp {
+    TimestampFormat::parse(text).unwrap().0
 }
 
 /// `count` stamps of `frequency` from `start` on.
-fn range(start: &str, frequency: &str, count: i64) -> Vec<Stamp> {
+fn range(start: &str, frequency: &str, count: i64) -> Vec<Timestamp> {
     let frequency: Frequency = frequency.parse().unwrap();
     (0..count).map(|step| frequency.add(stamp(start), step).unwrap()).collect()
 }
@@ -38,7 +38,7 @@ const PANDAS: [(&str, &str, &str, &str); 22] = [
 ];
 
 #[test]
-fn stamps_go_on_and_are_recognised_as_pandas_does() {
+fn frequencies_are_inferred_and_continued_as_in_pandas() {
     for (start, frequency, inferred, last) in PANDAS {
         let stamps = range(start, frequency, 12);
         assert_eq!(*stamps.last().unwrap(), stamp(last), "{start} {frequency}");
@@ -46,8 +46,8 @@ fn stamps_go_on_and_are_recognised_as_pandas_does() {
         assert_eq!(found.to_string(), inferred, "{start} {frequency}");
         assert_eq!(found.steps(stamps[0], stamps[11]), Some(11), "{start} {frequency}");
         assert_eq!(found.add(stamps[11], -11), Some(stamps[0]), "{start} {frequency}");
-        let named: Frequency = inferred.parse().unwrap();
-        assert_eq!(named, found);
+        let parsed: Frequency = inferred.parse().unwrap();
+        assert_eq!(parsed, found);
     }
 }
 
@@ -77,7 +77,7 @@ const PANDAS_MONTHS: [(&str, &str, &str, &str, &str); 20] = [
 ];
 
 #[test]
-fn business_days_half_months_and_weekdays_of_months_go_on_as_in_pandas() {
+fn business_days_half_months_and_weekdays_of_months_continue_as_in_pandas() {
     for (start, name, inferred, second, last) in PANDAS_MONTHS {
         let stamps = range(start, name, 14);
         assert_eq!((stamps[1], stamps[13]), (stamp(second), stamp(last)), "{start} {name}");
@@ -87,7 +87,7 @@ fn business_days_half_months_and_weekdays_of_months_go_on_as_in_pandas() {
         assert_eq!(inferred.parse::<Frequency>().unwrap(), found);
     }
     // A day that some months lack is their last, and the day comes back.
-    let ends = range("2024-01-30", "M-30", 4).into_iter().map(|stamp| Form::DATE.write(stamp));
+    let ends = range("2024-01-30", "M-30", 4).into_iter().map(|stamp| TimestampFormat::DATE.format(stamp));
     assert_eq!(ends.collect::<Vec<_>>(), ["2024-01-30", "2024-02-29", "2024-03-30", "2024-04-30"]);
     for wrong in ["SMS-1", "SME-28", "M-0", "M-32", "WOM-5FRI", "WOM-FRI", "LWOM", "BMS-JAN", "bh", "C"] {
         assert!(wrong.parse::<Frequency>().is_err(), "{wrong}");
@@ -95,7 +95,7 @@ fn business_days_half_months_and_weekdays_of_months_go_on_as_in_pandas() {
 }
 
 #[test]
-fn a_frequency_is_recognised_in_spite_of_gaps() {
+fn a_frequency_is_inferred_in_spite_of_gaps() {
     for (start, frequency, inferred, _) in PANDAS {
         let mut stamps = range(start, frequency, 12);
         stamps.remove(7);
@@ -110,7 +110,7 @@ fn a_frequency_is_recognised_in_spite_of_gaps() {
 }
 
 #[test]
-fn seasons_and_paces_follow_from_the_frequency() {
+fn season_length_and_class_follow_from_the_frequency() {
     let known = [
         ("s", 3600, FrequencyClass::High),
         ("15min", 96, FrequencyClass::High),
@@ -131,7 +131,7 @@ fn seasons_and_paces_follow_from_the_frequency() {
     ];
     for (name, season, pace) in known {
         let frequency: Frequency = name.parse().unwrap();
-        assert_eq!((frequency.season(), frequency.class()), (season, pace), "{name}");
+        assert_eq!((frequency.season_length(), frequency.class()), (season, pace), "{name}");
     }
 }
 
@@ -151,7 +151,7 @@ fn older_names_are_read_and_others_refused() {
     }
     for wrong in ["", "m", "0D", "W-XYZ", "D-MON", "fortnight", "99999999999D"] {
         let error = wrong.parse::<Frequency>().unwrap_err().to_string();
-        assert!(error.contains("is no frequency") && error.contains("W-MON"), "{error}");
+        assert!(error.contains("is not a frequency") && error.contains("W-MON"), "{error}");
     }
 }
 
@@ -165,18 +165,26 @@ fn the_calendar_ends_without_a_panic() {
         let frequency: Frequency = name.parse().unwrap();
         for from in [i64::MIN, -1, 0, stamp("2024-12-31"), i64::MAX] {
             for steps in [i64::MIN, -5, 5, i64::MAX] {
-                let _ = (frequency.add(from, steps), frequency.steps(from, steps), Form::DATE.write(from));
+                let _ = (
+                    frequency.add(from, steps),
+                    frequency.steps(from, steps),
+                    TimestampFormat::DATE.format(from),
+                );
             }
-            let _ =
-                (Frequency::infer(&[i64::MIN, from, i64::MAX], false), marks(Form::WHOLE, i64::MIN, from, 5));
-            let _ =
-                (Frequency::infer(&[i64::MIN, from, i64::MAX], true), marks(Form::DATE, i64::MIN, from, 5));
+            let _ = (
+                Frequency::infer(&[i64::MIN, from, i64::MAX], false),
+                axis_ticks(TimestampFormat::INTEGER, i64::MIN, from, 5),
+            );
+            let _ = (
+                Frequency::infer(&[i64::MIN, from, i64::MAX], true),
+                axis_ticks(TimestampFormat::DATE, i64::MIN, from, 5),
+            );
         }
     }
 }
 
 #[test]
-fn stamps_are_written_as_they_were_read() {
+fn timestamps_are_written_as_they_were_read() {
     for text in [
         "17",
         "-3",
@@ -189,8 +197,8 @@ fn stamps_are_written_as_they_were_read() {
         "2024-02-29 06:00:00+05:30",
         "2024-02-29T06:00-03:00",
     ] {
-        let (stamp, form) = Form::read(text).unwrap();
-        assert_eq!(form.write(stamp), text);
+        let (stamp, format) = TimestampFormat::parse(text).unwrap();
+        assert_eq!(format.format(stamp), text);
     }
     assert_eq!(stamp("2024/02/29"), stamp("2024-02-29 00:00:00.000000000"));
     for wrong in [
@@ -208,31 +216,35 @@ fn stamps_are_written_as_they_were_read() {
         "2024-02-29T06:00+9",
         "2024-é1-01",
     ] {
-        assert!(Form::read(wrong).unwrap_err().message().contains("is no date"), "{wrong}");
+        assert!(TimestampFormat::parse(wrong).unwrap_err().message().contains("is not a date"), "{wrong}");
     }
 }
 
 #[test]
 fn a_date_that_needs_a_time_of_day_gets_one() {
-    assert_eq!(Form::DATE.write(stamp("2024-01-01 06:00")), "2024-01-01 06:00:00");
-    let (_, month) = Form::read("2024-01").unwrap();
-    assert_eq!(month.write(stamp("2024-01-15")), "2024-01-15");
+    assert_eq!(TimestampFormat::DATE.format(stamp("2024-01-01 06:00")), "2024-01-01 06:00:00");
+    let (_, month) = TimestampFormat::parse("2024-01").unwrap();
+    assert_eq!(month.format(stamp("2024-01-15")), "2024-01-15");
 }
 
 #[test]
-fn marks_are_few_and_on_round_places() {
+fn axis_ticks_are_few_and_round() {
     let words = |from: &str, to: &str| -> Vec<String> {
-        marks(Form::DATE, stamp(from), stamp(to), 6).into_iter().map(|(_, words)| words).collect()
+        axis_ticks(TimestampFormat::DATE, stamp(from), stamp(to), 6)
+            .into_iter()
+            .map(|(_, words)| words)
+            .collect()
     };
     assert_eq!(words("2024-01-01 09:10", "2024-01-01 13:00"), ["10:00", "11:00", "12:00", "13:00"]);
     assert_eq!(words("2024-01-01", "2024-01-04"), ["01-01", "01-02", "01-03", "01-04"]);
     assert_eq!(words("1949-01-01", "1962-12-01"), ["1950", "1955", "1960"]);
-    let whole: Vec<i64> = marks(Form::WHOLE, 3, 47, 5).into_iter().map(|(at, _)| at).collect();
+    let whole: Vec<i64> =
+        axis_ticks(TimestampFormat::INTEGER, 3, 47, 5).into_iter().map(|(at, _)| at).collect();
     assert_eq!(whole, [10, 20, 30, 40]);
 }
 
 #[test]
-fn what_is_no_date_is_refused_with_the_way_out() {
+fn invalid_dates_are_refused_with_a_hint() {
     let cases = [
         ("01/02/2020", "`01/02/2020` is 2020-02-01 or 2020-01-02"),
         ("31.12.2020", "write 2020-12-31"),
@@ -242,7 +254,7 @@ fn what_is_no_date_is_refused_with_the_way_out() {
         ("soon", "dates are written year first"),
     ];
     for (text, wanted) in cases {
-        let error = Form::read(text).unwrap_err().to_string();
-        assert!(error.contains("is no date") && error.contains(wanted), "{error}");
+        let error = TimestampFormat::parse(text).unwrap_err().to_string();
+        assert!(error.contains("is not a date") && error.contains(wanted), "{error}");
     }
 }
