@@ -165,9 +165,8 @@ impl Work<'_> {
         let TableOutput { table: results, errors, .. } = &done.output;
         errors.iter().for_each(|failed| context.complain(&failed.error.to_string()));
         if results.series.is_empty() {
-            return Err(
-                Error::input(format!("none of {} series could be processed", errors.len())).at(&self.input.series)
-            );
+            return Err(Error::input(format!("none of {} series could be processed", errors.len()))
+                .at(&self.input.series));
         }
         show(&done, &table, self.report, &place, context)?;
         if let Some(file) = &self.output.plot {

@@ -144,7 +144,10 @@ fn held_atoms_stay_where_they_are_and_their_forces_do_not_count() {
             assert!(now[2] == then[2] && now[0] != then[0]);
         }
         assert_ne!(ended.atoms.positions[20][2], start.positions[20][2]);
-        assert!(cell::norm(&ended.evaluation.forces[0]) > 1e-3, "the evaluation has the unconstrained forces");
+        assert!(
+            cell::norm(&ended.evaluation.forces[0]) > 1e-3,
+            "the evaluation has the unconstrained forces"
+        );
     }
 }
 
