@@ -363,7 +363,7 @@ fn uniforms(seed: u32, count: usize) -> Vec<f32> {
 fn noise(uniforms: &[f32], count: usize) -> Vec<f32> {
     let mut values = uniforms[..count].to_vec();
     values.chunks_exact_mut(16).for_each(polar);
-    if count % 16 != 0 {
+    if !count.is_multiple_of(16) {
         values[count - 16..].copy_from_slice(&uniforms[count..]);
         polar(&mut values[count - 16..]);
     }
@@ -416,7 +416,7 @@ fn logarithm(x: f32) -> f32 {
 }
 
 fn sine_and_cosine(x: f32) -> (f32, f32) {
-    let octant = (x * 1.273_239_5) as u32 + 1 & !1;
+    let octant = ((x * 1.273_239_5) as u32 + 1) & !1;
     let y = octant as f32;
     let x =
         [-0.785_156_25f32, -2.418_756_5e-4, -3.774_895e-8].into_iter().fold(x, |x, part| y.mul_add(part, x));

@@ -58,7 +58,7 @@ impl Renderer {
                     self.list(values)
                 }
                 "items" => self.pairs(value),
-                _ => self.from_keys(given),
+                _ => self.dict_from_keys(given),
             },
             Value::Int(value) => Ok(Value::Int(i64::from(64 - value.unsigned_abs().leading_zeros()))),
             Value::Float(value) => Ok(Value::Bool(value.is_finite() && value.fract() == 0.0)),
@@ -91,13 +91,13 @@ impl Renderer {
                         _ => Value::None,
                     })
                 }
-                _ => self.from_keys(given),
+                _ => self.dict_from_keys(given),
             },
             other => Err(Fault::failed(format!("'{}' object has no method {name:?}", other.kind()))),
         }
     }
 
-    fn from_keys(&mut self, given: &CallArguments) -> Res<Value> {
+    fn dict_from_keys(&mut self, given: &CallArguments) -> Res<Value> {
         let value = given.get(1, "value").cloned().unwrap_or(Value::None);
         let keys = self.iterate(given.required(0, "iterable")?)?;
         self.dict(keys.into_iter().map(|key| (key, value.clone())).collect())
