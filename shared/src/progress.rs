@@ -29,7 +29,7 @@ pub trait Progress: Send + Sync {
     }
 
     /// Whether the user wants the work to stop. Asked often; the work then ends with
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    /// [`ErrorKind::Cancelled`].
     fn cancelled(&self) -> bool {
         false
     }

@@ -81,7 +81,11 @@ pub fn check_spin(atoms: &Atoms) -> Result<()> {
     if (electrons - (spin - 1.0)) % 2.0 != 0.0 || spin - 1.0 > electrons {
         let kind = if electrons % 2.0 == 0.0 { "odd: 1, 3, ..." } else { "even: 2, 4, ..." };
         return Err(Error::input(format!("{electrons} electrons cannot have the spin multiplicity {spin}"))
-            .hint(format!("with charge {charge} the multiplicity is {kind} (--charge and --spin, or charge= and spin= in extended XYZ)")));
+            .hint(format!(
+                "with charge {charge} the multiplicity is {kind} (charge= and spin= in extended XYZ)"
+            ))
+            .set("or set the charge", "Atoms::charge", "Q")
+            .set("or the multiplicity", "Atoms::spin", "M"));
     }
     Ok(())
 }

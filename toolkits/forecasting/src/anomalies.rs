@@ -41,9 +41,11 @@ pub fn detect_anomalies(
         Intervals::None => 99.0,
         Intervals::Levels(levels) => levels.last().copied().unwrap_or(99.0),
         Intervals::Quantiles(_) => {
-            return Err(
-                Error::input("anomalies are detected by a level, not by quantiles").hint("--level 99")
-            );
+            return Err(Error::input("anomalies are detected by a level, not by quantiles").set(
+                "set a level",
+                "Intervals::Levels",
+                "99",
+            ));
         }
     };
     let horizon = options.horizon;
@@ -147,5 +149,6 @@ fn too_short(prepared: &PreparedSeries, warm_up: usize, horizon: usize) -> Error
         prepared.series.values.len(),
         warm_up + horizon
     ))
-    .hint("request a shorter horizon (--horizon) or a shorter season (--season)")
+    .set("set a shorter horizon", "ForecastOptions::horizon", "N")
+    .set("or a shorter season", "ForecastOptions::season_length", "N")
 }

@@ -295,8 +295,8 @@ pub(crate) fn interval_note(
     let beyond = columns.iter().any(|(_, level)| level < &(low - 1e-9) || level > &(high + 1e-9));
     beyond.then(|| {
         format!(
-            "{} was trained on quantiles from {low} to {high}; intervals beyond are too narrow (--conformal N \
-             calibrates them)",
+            "{} was trained on quantiles from {low} to {high}; intervals beyond are too narrow (conformal \
+             windows calibrate them)",
             options.model
         )
     })

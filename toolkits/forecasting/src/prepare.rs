@@ -61,7 +61,8 @@ pub(crate) fn prepare(table: &Table, options: &ForecastOptions, reads_covariates
     if let Some(frequency) = frequencies.iter().find(|one| one.is_integer() != has_integers) {
         let kind = if has_integers { "integers" } else { "dates" };
         return Err(Error::input(format!("the frequency {frequency} is not one of {kind}"))
-            .hint("--freq 1 for integers, --freq D (h, MS, ...) for dates"));
+            .set("for integers", "ForecastOptions::frequency", "1")
+            .set("for dates", "ForecastOptions::frequency", "D (h, MS, ...)"));
     }
     notes.extend(frequencies_note(table, &frequencies));
     let covariates = model_covariates(table, options, reads_covariates, &mut notes)?;

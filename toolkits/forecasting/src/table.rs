@@ -6,6 +6,9 @@ use crate::frequency::Frequency;
 use crate::series::{Series, SeriesError, Timestamp, series_label};
 use crate::timestamp::TimestampFormat;
 
+/// The note on integers that are read as dates.
+pub(crate) const READS_INTEGERS: &str = "the frequency 1 reads them as integers";
+
 /// A series of up to this many steps may consist of any share of gaps; a longer one must have a row for at least one step
 /// in [`MAX_STEPS_PER_ROW`].
 const ALWAYS_FILLED: i64 = 100_000;
@@ -115,7 +118,7 @@ impl Table {
             covariates: self.covariates.clone(),
             series: series.collect(),
             errors: self.errors.clone(),
-            notes: self.notes.iter().filter(|note| !note.contains("--freq 1")).cloned().collect(),
+            notes: self.notes.iter().filter(|note| !note.contains(READS_INTEGERS)).cloned().collect(),
         }
     }
 
@@ -166,9 +169,9 @@ impl Table {
                     first.map(|timestamp| self.timestamp_format.format(*timestamp)).collect();
                 format!(": {} begins {}", series_label(&series.id), first.join(", "))
             });
-            Error::input(format!("the frequency cannot be inferred from the timestamps{begins}")).hint(
-                "name the frequency (--freq h, D, B, W-MON, MS, ...); inferring it takes three timestamps",
-            )
+            Error::input(format!("the frequency cannot be inferred from the timestamps{begins}"))
+                .hint("inferring it takes three timestamps")
+                .set("name the frequency", "ForecastOptions::frequency", "h, D, B, W-MON, MS, ...")
         })
     }
 
@@ -189,7 +192,7 @@ impl Table {
                 write(timestamp),
                 write(*first)
             ))
-            .hint("correct it, or name another frequency (--freq)")
+            .set("correct it, or name another frequency", "ForecastOptions::frequency", "FREQ")
         };
         let index = |timestamp: &Timestamp| {
             let steps = frequency.steps(*first, *timestamp);
@@ -207,7 +210,7 @@ impl Table {
                 "{} has {rows} rows in {length} steps of the frequency {frequency}",
                 series_label(&series.id)
             ))
-            .hint("name its actual frequency (--freq)"));
+            .set("name its actual frequency", "ForecastOptions::frequency", "FREQ"));
         }
         let timestamps =
             (0..length).map(|step| frequency.add(*first, step).ok_or_else(|| off_frequency(*last)));

@@ -8,7 +8,7 @@ use fauna_shared::{Error, Result};
 
 use crate::frequency::Frequency;
 use crate::series::{Series, SeriesError, Timestamp, series_label};
-use crate::table::{Columns, Table};
+use crate::table::{Columns, READS_INTEGERS, Table};
 use crate::timestamp::{DAY, MINUTE, TimestampFormat, compact_date, is_year_last};
 
 /// Maximum number of numeric cells of a table.
@@ -92,22 +92,22 @@ impl Layout {
             return Err(Error::input(format!("two columns are called `{}`", header[twice])));
         }
         let index = |name: &str| header.iter().position(|column| column == name);
-        let required = |name: &str, option: &str| {
+        let required = |name: &str, option: &'static str| {
             index(name).ok_or_else(|| {
                 let near = nearest(name, header.iter().map(String::as_str));
                 let near = near.first().map_or(String::new(), |near| format!("; is it `{near}`?"));
                 Error::input(format!("no column is called `{name}`{near}"))
                     .hint(format!("the columns: {}", header.join(", ")))
-                    .hint(format!("name the column: {option}"))
+                    .set("name the column", option, "NAME")
             })
         };
         let id = match index(&columns.id) {
-            None if columns.id != Columns::default().id => Some(required(&columns.id, "--id-col")?),
+            None if columns.id != Columns::default().id => Some(required(&columns.id, "Columns::id")?),
             found => found,
         };
-        let time = required(&columns.time, "--time-col")?;
+        let time = required(&columns.time, "Columns::time")?;
         let target = match with_target {
-            true => Some(required(&columns.target, "--target-col")?),
+            true => Some(required(&columns.target, "Columns::target")?),
             false => None,
         };
         if id == Some(time) || target == Some(time) || (id.is_some() && id == target) {
@@ -373,7 +373,7 @@ impl<'a> TableBuilder<'a> {
             let date = TimestampFormat::INTEGER.convert(first, compact);
             let integer = compact.convert(date, TimestampFormat::INTEGER);
             self.notes.push(format!(
-                "column `{}`: integers such as {integer} are read as dates ({}); --freq 1 reads them as integers",
+                "column `{}`: integers such as {integer} are read as dates ({}); {READS_INTEGERS}",
                 self.columns.time,
                 TimestampFormat::DATE.format(date)
             ));

@@ -364,9 +364,9 @@ fn date_hint(text: &str) -> String {
             _ => String::new(),
         }
     } else if upper.contains('Q') {
-        "write a quarter as its first month: 2020-Q2 is 2020-04 (--freq QS); ".to_string()
+        "write a quarter as its first month: 2020-Q2 is 2020-04 (frequency QS); ".to_string()
     } else if upper.contains('W') {
-        "write a week as its first day: 2020-W05 is 2020-01-27 (--freq W-MON); ".to_string()
+        "write a week as its first day: 2020-W05 is 2020-01-27 (frequency W-MON); ".to_string()
     } else {
         String::new()
     };

@@ -59,12 +59,12 @@ pub struct ChronosBoltConfig {
     pub input_patch_stride: usize,
     /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// Whether the context ends with the [REG] token.
+    /// Whether the context ends with the `[REG]` token.
     #[serde(default)]
     pub use_reg_token: bool,
 }
 
-/// Id of the [REG] token, which ends the context.
+/// Id of the `[REG]` token, which ends the context.
 const REG: u32 = 1;
 
 /// The network.
@@ -80,7 +80,7 @@ pub struct ChronosBolt {
 
 /// Output of the encoder.
 pub struct Encoded {
-    /// Input embeddings with the [REG] token, `(series, patches, d_model)`.
+    /// Input embeddings with the `[REG]` token, `(series, patches, d_model)`.
     pub embeddings: Tensor,
     /// Hidden states, `(series, patches, d_model)`.
     pub states: Tensor,

@@ -62,7 +62,7 @@ pub struct Chronos2Config {
     pub input_patch_stride: usize,
     /// Levels of the trained quantiles.
     pub quantiles: Vec<f64>,
-    /// Whether a [REG] token separates past and future; only true is implemented, as in the reference.
+    /// Whether a `[REG]` token separates past and future; only true is implemented, as in the reference.
     #[serde(default)]
     pub use_reg_token: bool,
     /// Whether normalised values go through the inverse hyperbolic sine.
@@ -167,7 +167,7 @@ impl Chronos2Config {
     }
 }
 
-/// Id of the [REG] token between past and future.
+/// Id of the `[REG]` token between past and future.
 const REG: u32 = 1;
 
 /// The network.
@@ -330,7 +330,7 @@ impl Chronos2 {
         &self.config
     }
 
-    /// The hidden states of past, [REG] token and future, `(series, past + 1 + future, d_model)`, and their mask.
+    /// The hidden states of past, `[REG]` token and future, `(series, past + 1 + future, d_model)`, and their mask.
     ///
     /// `past` and `future` are `(series, patches, 3 * size)`: times, values, and their mask. `real` are the patches of the past
     /// with a value, `groups` the group ids of the series.

@@ -72,7 +72,7 @@ fn a_file_with_missing_columns_is_refused() {
         assert!(found.contains(wanted), "{found}");
     }
     let found = refused("unique_id,ds,y\na,2024-01-01,1\n", &own);
-    assert!(found.contains("no column is called `shop`") && found.contains("--id-col"), "{found}");
+    assert!(found.contains("no column is called `shop`") && found.contains("Columns::id"), "{found}");
     let same = Columns { target: "ds".into(), ..Columns::default() };
     assert!(refused("ds,y\n1,1\n", &same).contains("must be different columns"));
     let missing = Table::read("no/such.csv", &Columns::default()).unwrap_err();

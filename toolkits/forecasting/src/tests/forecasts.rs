@@ -333,7 +333,9 @@ fn options_out_of_range_are_named() {
     let irregular = super::table("ds,y\n2024-01-01,1\n2024-01-03,1\n2024-01-10,1\n");
     let error = forecast(&Naive, &irregular, &ForecastOptions::default()).unwrap_err().to_string();
     assert!(
-        error.contains("cannot be inferred") && error.contains("2024-01-10") && error.contains("--freq"),
+        error.contains("cannot be inferred")
+            && error.contains("2024-01-10")
+            && error.contains("ForecastOptions::frequency"),
         "{error}"
     );
 }
