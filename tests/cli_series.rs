@@ -112,7 +112,7 @@ fn invalid_arguments_are_errors() {
         2,
         &["a level must be from 0 to less than 100"],
     );
-    refused(&series(&path, &["--horizon", "1", "--freq", "fortnight"]), 2, &["is no frequency"]);
+    refused(&series(&path, &["--horizon", "1", "--freq", "fortnight"]), 2, &["is not a frequency"]);
     refused(
         &series(&path, &["--horizon", "1", "--time-col", "day"]),
         2,
@@ -170,6 +170,6 @@ fn future_covariates_are_checked() {
     let future = folder.path().join("future.csv");
     std::fs::write(&future, "unique_id,ds,price\nnorth,2024-02-29,1\n").unwrap();
     let done = series(&path, &["--horizon", "1", "--future", text(&future)]);
-    refused(&done, 2, &["series `south` is not in the table of the future"]);
+    refused(&done, 2, &["series `south` is not in the table of future covariates"]);
     assert_eq!(done.out.lines().count(), 2);
 }

@@ -191,7 +191,8 @@ fn a_missing_language_model_is_named_with_the_command_to_download_it() {
     copy("open_mpt_every_1", &["checkpoint.pt"], &known);
     let error = refused(&known, Value::Null).to_string();
     assert!(
-        error.contains("anas-awadalla/mpt-7b") && error.contains("fauna pull anas-awadalla/mpt-7b"),
+        error.contains("anas-awadalla/mpt-7b")
+            && error.contains("download it: Finder::find = anas-awadalla/mpt-7b"),
         "{error}"
     );
 

@@ -7,6 +7,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("LoadOptions::settings", "--set"),
     ("Runtime::with_precision", "--dtype"),
     ("Runtime::with_quantize", "--quantize"),
+    ("Finder::find", "fauna pull"),
     ("Item::Image", "--image"),
     ("Item::Text", "--labels"),
     ("ImageOptions::max_pixels", "--max-pixels"),
@@ -82,7 +83,14 @@ mod tests {
                 files.iter().any(|file| file.contains(&format!("\"{option}\""))),
                 "no error recommends {option}"
             );
-            assert!(!crate::cli::headings::verbs_with(&name[2..]).is_empty(), "no command has {name}");
+            match name.strip_prefix("--") {
+                Some(name) => {
+                    assert!(!crate::cli::headings::verbs_with(name).is_empty(), "no command has --{name}");
+                }
+                None => {
+                    assert!(crate::cli::headings::names().contains(&name.replace("fauna ", "")), "{name}")
+                }
+            }
         }
         for option in advised {
             assert!(of(&option, "").is_some(), "{option} has no name on the command line");

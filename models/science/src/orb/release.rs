@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_known_by_its_file_and_the_first_version_is_refused() {
+    fn a_release_is_known_by_its_file_and_v1_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let files = || Files::folder(folder.path(), "here");
         assert!(layout(&files(), &LoadOptions::default()).unwrap().is_none());
@@ -320,11 +320,11 @@ mod tests {
         let found = layout(&one, &LoadOptions::default()).unwrap().unwrap();
         assert_eq!(found.config["num_message_passing_steps"], 15);
         let first = Files::file(&folder.path().join("orb-d3-sm-v1-20240902.ckpt"), "one");
-        assert!(layout(&first, &LoadOptions::default()).unwrap_err().to_string().contains("first version"));
+        assert!(layout(&first, &LoadOptions::default()).unwrap_err().to_string().contains("Orb v1"));
     }
 
     #[test]
-    fn older_names_become_current_name() {
+    fn older_names_are_renamed() {
         assert_eq!(rename("node_head.mlp.NN-0.bias"), Name::To("heads.forces.mlp.NN-0.bias".into()));
         let twice = "stress_head.diag_normaliser.bn.running_var";
         assert_eq!(rename(twice), Name::To("heads.stress.diag_normalizer.bn.running_var".into()));

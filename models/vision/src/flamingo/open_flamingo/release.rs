@@ -299,7 +299,8 @@ impl Parts {
             companion(default, options, with_weights).map_err(|error| {
                 error
                     .context(format!("{} requires {default}", files.label()))
-                    .hint(format!("download {default}, or put its files into {name}/ next to {CHECKPOINT}"))
+                    .set("download it", "Finder::find", default)
+                    .hint(format!("or put its files into {name}/ next to {CHECKPOINT}"))
                     .set("or give its location", "LoadOptions::settings", format!("{name}=FOLDER"))
             })
         };
