@@ -29,8 +29,11 @@ for package in json.load(sys.stdin)["packages"]:
     if package["name"] not in ("fauna-kernels", "fauna-minilm"):
         print(package["name"])')
 for crate in $crates; do
-    features=()
-    if [ "$crate" = fauna-shared ]; then features=(--features audio,image); fi
+    case "$crate" in
+        fauna-shared) features=(--features audio,image) ;;
+        fauna-forecasting) features=(--features csv,parquet) ;;
+        *) features=() ;;
+    esac
     RUSTDOC=$made/rustdoc cargo rustdoc --quiet -p "$crate" --lib "${features[@]}" -- \
         -Z unstable-options --output-format json 2> "$made/messages" || { cat "$made/messages" >&2; exit 1; }
     cargo public-api -sss --rustdoc-json "$documents/${crate//-/_}.json" > "$made/$crate.txt"
