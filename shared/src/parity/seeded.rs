@@ -1,7 +1,6 @@
-//! Files that are made from seeds: the checkpoint of a case without the bytes that a generator of random numbers gives
-//! again.
+//! Seeded files: the checkpoint of a parity case without the bytes that PyTorch's random number generator reproduces.
 //!
-//! `NAME.seeded` stands for `NAME`. Its first line is JSON, the bytes after it are those of `NAME` that no seed gives:
+//! `NAME.seeded` stands for `NAME`. Its first line is JSON; after it follow the bytes of `NAME` that are not random:
 //!
 //! ```text
 //! {"format": "fauna-seeded-1", "length": 76984, "sha256": "…",
@@ -9,12 +8,11 @@
 //!  "parts": [5608, [0, 2424, 576], …]}
 //! ```
 //!
-//! The parts follow one another in `NAME`: a number is how many bytes stand here, `[which, at, count]` are `count` values
-//! of `values[which]`, drawn when the generator has given `at` numbers before. A value is `noise * mul / div + add` in
-//! float32, each step rounded (`mul` and `div` are 1 and `add` is 0 where they are not said), rounded once more to what
-//! `round` can hold if it is there, and stored as `dtype`: `f32`, `f16` or `bf16`. Noise is what PyTorch draws on the CPU,
-//! `torch.randn(count, generator=torch.Generator().manual_seed(seed))`, bit by bit: the references' tiny models are filled
-//! by it.
+//! The parts are those of `NAME` in order: a number is a number of bytes of this file, `[which, at, count]` are `count`
+//! values of `values[which]`, drawn after `at` numbers of the generator. A value is `noise * mul / div + add` in float32,
+//! rounded after each operation (`mul` and `div` are 1 and `add` is 0 by default), rounded to the dtype `round` if it is
+//! set, and stored as `dtype`: `f32`, `f16` or `bf16`. The noise is bit by bit that of PyTorch on the CPU,
+//! `torch.randn(count, generator=torch.Generator().manual_seed(seed))`, which initializes the small models of the cases.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,22 +29,22 @@ use crate::{Error, Result};
 const FORMAT: &str = "fauna-seeded-1";
 const ENDING: &str = "seeded";
 
-/// The longest first line.
+/// Maximum length of the first line, in bytes.
 const MOST_HEADER: usize = 4 << 20;
 
-/// The longest file that is made.
+/// Maximum size of the reconstructed file, in bytes.
 const MOST_BYTES: usize = 1 << 28;
 
-/// How many numbers all generators of one file give at most.
+/// Maximum number of random numbers of one file.
 const MOST_DRAWN: usize = 1 << 25;
 
-/// Torch draws fewer values than these one by one, another way.
+/// PyTorch draws fewer values than these by another algorithm.
 const FEWEST: usize = 16;
 
-/// The folder of a case's model, with plain files alone.
+/// The folder of a model of a parity case, without seeded files.
 ///
-/// If some are made from seeds (`NAME.seeded`, see `tests/parity/README.md`), it is a copy that is removed when this is
-/// dropped.
+/// If the folder has seeded files (`NAME.seeded`, see `tests/parity/README.md`), this is a temporary copy with the
+/// reconstructed files, which is removed on drop.
 #[derive(Debug)]
 pub struct ModelFolder {
     folder: PathBuf,
@@ -54,11 +52,11 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// The model in `folder`, written out if it has files that are made from seeds.
+    /// Opens the model in `folder`, and reconstructs its seeded files.
     ///
     /// # Errors
-    /// [`Format`](crate::ErrorKind::Format) if such a file says what cannot be or is not what it says, and whatever keeps
-    /// files from being read or written.
+    /// [`Format`](crate::ErrorKind::Format) if a seeded file is invalid or its SHA-256 differs, and those of reading and
+    /// writing files.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         files_below(folder, Path::new(""), &mut files)?;
@@ -73,7 +71,7 @@ impl ModelFolder {
             if has_ending(file) {
                 let to = to.with_extension("");
                 if files.contains(&file.with_extension("")) {
-                    return Err(Error::format(&from, "the file that it stands for lies beside it")
+                    return Err(Error::format(&from, "the folder also contains the file that it stands for")
                         .hint("remove one of the two"));
                 }
                 let bytes = read(&from)?;
@@ -86,12 +84,12 @@ impl ModelFolder {
         Ok(written)
     }
 
-    /// Where it lies.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether it is a copy, since files were made from seeds.
+    /// Whether it is a temporary copy.
     pub(super) fn is_copy(&self) -> bool {
         self.scratch
     }
@@ -100,7 +98,7 @@ impl ModelFolder {
 impl Drop for ModelFolder {
     fn drop(&mut self) {
         if self.scratch {
-            // What cannot be removed is the system's to clear away.
+            // A folder that cannot be removed is left to the operating system.
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
@@ -118,7 +116,7 @@ fn has_ending(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == ENDING)
 }
 
-/// The files of `root` below `folder`, in it named as there.
+/// Lists the files below `folder`, relative to `root`.
 fn files_below(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let whole = root.join(folder);
     for entry in fs::read_dir(&whole).map_err(|e| Error::io(&whole, "list", e))? {
@@ -132,7 +130,7 @@ fn files_below(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(
     Ok(())
 }
 
-/// A new folder of this process.
+/// Creates a temporary folder of this process.
 fn scratch() -> Result<PathBuf> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     loop {
@@ -140,7 +138,7 @@ fn scratch() -> Result<PathBuf> {
         let folder = std::env::temp_dir().join(format!("fauna-seeded-{}-{number}", std::process::id()));
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
-            // Left behind by an earlier process of this number.
+            // Left by an earlier process with the same id.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io(&folder, "make", error)),
         }
@@ -159,7 +157,7 @@ struct Header {
     parts: Vec<Part>,
 }
 
-/// What becomes of the noise of a seed.
+/// How the noise of a seed becomes values.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Values {
@@ -227,7 +225,7 @@ enum Part {
 }
 
 impl Header {
-    /// How many numbers each seed is to give, if all that is said can be and `rest` bytes follow the first line.
+    /// Validates the header, with `rest` bytes after the first line; returns the number of random numbers of each seed.
     fn check(&self, rest: usize) -> std::result::Result<BTreeMap<u32, usize>, String> {
         if self.format != FORMAT {
             return Err(format!("format is {:?}, where {FORMAT:?} is known", self.format));
@@ -280,7 +278,7 @@ impl Header {
     }
 }
 
-/// The file that `seeded` stands for, or what is wrong with it.
+/// Reconstructs the file of `seeded`, or returns an error message.
 fn written_out(seeded: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let end = seeded.iter().take(MOST_HEADER).position(|&byte| byte == b'\n');
     let Some(end) = end else {
@@ -309,7 +307,7 @@ fn written_out(seeded: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let found = hexadecimal(digest::digest(&digest::SHA256, &made).as_ref());
     match found == header.sha256 {
         true => Ok(made),
-        false => Err(format!("what it makes has the SHA-256 {found}, sha256 is {:?}", header.sha256)),
+        false => Err(format!("the reconstructed file has the SHA-256 {found}, expected {:?}", header.sha256)),
     }
 }
 
@@ -320,9 +318,9 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-// ---------------------------------------------------------------- noise as PyTorch draws it
+// ---------------------------------------------------------------- PyTorch's noise
 
-/// How many numbers of the generator `count` values take.
+/// Number of random numbers that `count` values take.
 fn drawn(count: usize) -> usize {
     match count % 16 {
         0 => count,
@@ -358,8 +356,8 @@ fn uniforms(seed: u32, count: usize) -> Vec<f32> {
     numbers
 }
 
-/// `count` values of `torch.randn` from the numbers it draws for them: of sixteen at a time eight are radii and eight are
-/// angles; the last sixteen are drawn anew where `count` is no multiple.
+/// `count` values of `torch.randn` from the numbers it draws for them: of each sixteen numbers, eight are radii and eight
+/// are angles; the last sixteen are drawn again if `count` is not a multiple of sixteen.
 fn noise(uniforms: &[f32], count: usize) -> Vec<f32> {
     let mut values = uniforms[..count].to_vec();
     values.chunks_exact_mut(16).for_each(polar);
@@ -383,8 +381,8 @@ fn polar(values: &mut [f32]) {
 }
 
 // The two functions below round as torch does for AVX2, which is Julien Pommier's and Giovanni Garberoglio's
-// `avx_mathfun.h` (Cephes' polynomials, zlib licence) with its products and sums fused by the compiler. They are written
-// anew for the arguments that are met here, x in (0, 1] and x in [0, 2 pi).
+// `avx_mathfun.h` (Cephes' polynomials, zlib licence) with its products and sums fused by the compiler. This is an
+// independent implementation for the arguments used here, x in (0, 1] and x in [0, 2 pi).
 
 fn logarithm(x: f32) -> f32 {
     const POLYNOMIAL: [f32; 9] = [
@@ -492,7 +490,7 @@ mod tests {
             ("\"length\":325", "\"length\":324", "length is 324, the parts make 325 bytes"),
             ("\"length\":325", &format!("\"length\":{most}"), "at most"),
             ("\"length\":325", "\"length\":-1", "the first line"),
-            ("2060", "2061", "sha256 is \"2061"),
+            ("2060", "2061", "expected \"2061"),
             ("\"seed\":7", "\"seed\":4294967296", "the first line"),
             ("\"seed\":7", "\"seed\":8", "SHA-256"),
             ("\"f16\"", "\"f64\"", "f64"),
@@ -568,6 +566,6 @@ mod tests {
         fs::write(&path, file(&whole(), b"head!")).unwrap();
         fs::write(folder.path().join("tiny.pt"), "x").unwrap();
         let error = ModelFolder::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("lies beside it"), "{error}");
+        assert!(error.contains("also contains the file that it stands for"), "{error}");
     }
 }

@@ -1,18 +1,18 @@
 //! LLark: question answering about music.
 //!
 //! Gardner et al. 2023, "LLark: A Multimodal Instruction-Following Language Model for Music", arXiv 2310.07160,
-//! section 3. Jukebox listens, a linear map projects what it heard into the space of words, and Llama 2, or another
-//! language model of [`fauna_text`], reads it between `<audio_start>` and `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and
-//! `LlamaForCausalLM`, wired as LLark's code wires them, parity cases `tests/parity/llark`.
+//! section 3. The features of Jukebox's prior are projected to the embeddings of Llama 2, or of another language model of
+//! [`fauna_text`], between `<audio_start>` and `<audio_end>`. Checked against transformers 4.46.3 `JukeboxPrior` and
+//! `LlamaForCausalLM`, combined as in LLark's code, parity cases `tests/parity/llark`.
 //!
 //! # Files
 //! LLark's authors published its code but not its weights. Supported are:
 //! - Jukebox alone, as a codec and for music embeddings ([`crate::jukebox`]): the inputs of LLark's projector.
 //! - A model trained with LLark's code: a folder with `config.json` of `model_type: "wrapped_llamav2"`, the tokenizer,
 //!   Llama's weights with `model.mm_projector.*` in any shard, and Jukebox's two files in `jukebox/`.
-//! - A self-trained projector with an unchanged Llama 2, or another language model: its folder with `mm_projector/checkpoint-N.bin`
-//!   (`model.mm_projector.weight` of `[4096, 4800]`, its bias, `model.embed_tokens.weight` with the added tokens) and
-//!   `jukebox/`, opened as `--family llark`.
+//! - A self-trained projector with an unchanged Llama 2, or another language model: its folder with
+//!   `mm_projector/checkpoint-N.bin` (`model.mm_projector.weight` of `[4096, 4800]`, its bias, `model.embed_tokens.weight`
+//!   with the added tokens) and `jukebox/`, opened as the family `llark`.
 //!
 //! Without `jukebox/` it takes precomputed features: the input `audio_encodings` of [`call`], `(frames, 4800)` or
 //! `(batch, frames, 4800)`.

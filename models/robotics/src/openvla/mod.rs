@@ -1,11 +1,11 @@
 //! OpenVLA: a vision-language-action model that predicts robot actions from an image and an instruction.
 //!
 //! Kim et al. 2024, "OpenVLA: An Open-Source Vision-Language-Action Model", arXiv 2406.09246; the design of Brohan et al.
-//! 2023, "RT-2", arXiv 2307.15818, whose weights are closed. DINOv2 and SigLIP look side by side, a small map takes
-//! their patches into the space of words, and Llama 2, or the language model that `text_config` is of, reads
-//! `[BOS] patches words` and writes seven words that stand for numbers. Checked against timm's towers and transformers' `LlamaForCausalLM` under the release's names, parity cases
-//! `tests/parity/openvla`. Loads `model_type: "openvla"` and the layout of the training code. Activations are
-//! `(batch, time, width)`.
+//! 2023, "RT-2", arXiv 2307.15818, whose weights were not released. The patch features of DINOv2 and SigLIP are
+//! concatenated and projected to the embeddings of Llama 2, or of the language model of `text_config`, which reads
+//! `[BOS] patches instruction` and generates seven action tokens. Checked against timm's vision transformers and
+//! transformers' `LlamaForCausalLM` with the release's names, parity cases `tests/parity/openvla`. Loads
+//! `model_type: "openvla"` and the format of the training code. Activations are `(batch, sequence, hidden_size)`.
 
 mod alone;
 mod config;

@@ -1,7 +1,7 @@
 //! The mixture-of-experts layer (model card, section 2): a router, and experts of which each token uses the top k.
 //!
-//! On the CPU each expert computes for the tokens that chose it. On a device whoever reads the choice waits for it, once a
-//! layer, so that few tokens have it stay there ([`Stacks`]).
+//! On the CPU each expert computes the tokens that selected it. On a GPU, copying the selection to the host waits for the
+//! device once per layer, so for few tokens it stays on the device ([`Stacks`]).
 
 use candle_core::{D, DType, Device, Tensor};
 use fauna_shared::nn::{Linear, Matrix, clamped_swiglu, softmax};
@@ -14,7 +14,7 @@ use super::Config;
 pub(super) struct Mlp {
     router: Linear,
     experts: Vec<Expert>,
-    /// The same weights, where they lie dense on a device.
+    /// The stacked weights, if they are dense and on a GPU.
     stacks: Option<Stacks>,
     experts_per_token: usize,
     gate: Gate,
@@ -86,7 +86,7 @@ impl Mlp {
         let rows: Vec<f32> = transfer::to_host(&scores)?;
         let routes = Routes::of(rows.chunks(count.max(1)), each);
 
-        // All that is known of the choice goes to the device in one piece.
+        // The selection is copied to the device in one tensor.
         let pairs = tokens * each;
         let met = routes.experts.iter().flat_map(|(_, rows)| rows);
         let known = met.chain(&routes.results).chain(&routes.chosen).copied().collect();
@@ -116,11 +116,11 @@ impl Mlp {
     }
 }
 
-/// The most tokens that all experts of a layer compute for, so that the choice among them need not be read. More, and
-/// reading it is cheaper than what nobody chose.
+/// Maximum number of tokens for which the selection stays on the device. For more, copying it to the host is cheaper than
+/// computing experts that no token selected.
 const FEW: usize = 64;
 
-/// One of the two maps of all experts, on a device.
+/// One of the two linear layers of all experts, on a GPU.
 struct Stack {
     /// `(experts, outputs, inputs)`.
     weights: Tensor,
@@ -128,16 +128,16 @@ struct Stack {
     biases: Tensor,
 }
 
-/// All experts on a device, which chooses among them without the CPU's knowing.
+/// All experts on a GPU, selected without copying the router logits to the host.
 struct Stacks {
     gate_up: Stack,
     down: Stack,
     gate: Gate,
-    /// Row by row, 1 for the experts that come before the row's own: `(experts, experts)`.
+    /// Strictly lower triangular ones, `(experts, experts)`.
     before: Tensor,
-    /// 0, 1, 2, …: `(experts)`.
+    /// The expert indices 0, 1, 2, …, `(experts)`.
     numbers: Tensor,
-    /// Places among the chosen, the best first: `(1, experts per token, 1)`.
+    /// The ranks 0, 1, …, `(1, experts_per_token, 1)`.
     places: Tensor,
 }
 
@@ -151,11 +151,11 @@ impl Stacks {
         Ok(Self { gate_up, down, gate, before, numbers, places })
     }
 
-    /// The mixture of `x`, `(tokens, width)`, by `scores`, `(tokens, experts)`, where so few tokens are cheaper to mix
-    /// than the choice is to read.
+    /// Computes the mixture of experts for `x`, `(tokens, hidden_size)`, from the router logits `scores`,
+    /// `(tokens, experts)`; `None` for so many tokens that copying the selection to the host is cheaper.
     ///
-    /// Copies of the chosen experts are written and read once more, so that they are made where they are less than a third
-    /// of all; else all experts are read where they lie.
+    /// If the selected experts are less than a third of all, their weights are gathered, which writes and reads them once
+    /// more; otherwise all experts are computed.
     fn mixed(&self, x: &Tensor, scores: &Tensor) -> Result<Option<Tensor>> {
         let (tokens, count) = scores.dims2()?;
         let alike = [&self.gate_up, &self.down].iter().all(|stack| stack.weights.dtype() == x.dtype());
@@ -166,8 +166,8 @@ impl Stacks {
         }
     }
 
-    /// 1 for the expert in each place of each token, of equal scores the first before the others:
-    /// `(tokens, experts per token, experts)`.
+    /// One-hot expert of each rank of each token, `(tokens, experts_per_token, experts)`; of equal logits the first expert
+    /// comes first.
     fn chosen(&self, scores: &Tensor) -> Result<Tensor> {
         let scores = scores.detach();
         let (own, other) = (scores.unsqueeze(2)?, scores.unsqueeze(1)?);
@@ -177,7 +177,7 @@ impl Stacks {
         Ok(place.unsqueeze(1)?.broadcast_eq(&self.places)?.to_dtype(DType::F32)?)
     }
 
-    /// By a copy of each expert that a token chose.
+    /// Gathers the weights of the selected experts.
     fn of_copies(&self, x: &Tensor, scores: &Tensor) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
         let experts = self.chosen(scores)?.broadcast_mul(&self.numbers)?.max(2)?.to_dtype(DType::U32)?;
@@ -194,7 +194,7 @@ impl Stacks {
         Ok(shares.unsqueeze(1)?.matmul(&results)?.reshape((tokens, width))?)
     }
 
-    /// By all experts, those that a token did not choose having no share.
+    /// Computes all experts, with weight 0 for those that a token did not select.
     fn of_all(&self, x: &Tensor, scores: &Tensor) -> Result<Tensor> {
         let (tokens, count) = scores.dims2()?;
         let unchosen = (self.chosen(scores)?.sum(1)? - 1.0)?;
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(met.len(), 4, "every expert must be selected by some token");
     }
 
-    /// The experts of `mlp` as they lie on a device.
+    /// The stacked experts of `mlp`, as on a GPU.
     fn stacks(mlp: &Mlp) -> Stacks {
         let stack = |map: fn(&Expert) -> &Linear| {
             let maps: Vec<&Linear> = mlp.experts.iter().map(map).collect();

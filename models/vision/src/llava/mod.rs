@@ -1,11 +1,10 @@
-//! LLaVA-Med: visual question answering by CLIP, an MLP projector and Mistral, or to another language
-//! model.
+//! LLaVA-Med: visual question answering by CLIP, an MLP projector and Mistral, or another language model.
 //!
 //! Li et al. 2023, "LLaVA-Med", arXiv 2306.00890; Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning",
-//! arXiv 2310.03744. CLIP looks, a small map takes the states of its last block but one into the space of words, and
-//! Mistral reads both as one sequence; `text_config` may be that of any language model of [`fauna_text`]. Checked against transformers `LlavaForConditionalGeneration`, parity cases
-//! `tests/parity/llava`. Loads `model_type: "llava_mistral"`, the original layout, and `"llava"`, transformers' own.
-//! Activations are `(batch, time, width)`.
+//! arXiv 2310.03744. The hidden states of CLIP's second-to-last layer are projected to the language model's embeddings;
+//! `text_config` may be that of any language model of [`fauna_text`]. Checked against transformers
+//! `LlavaForConditionalGeneration`, parity cases `tests/parity/llava`. Loads `model_type: "llava_mistral"`, the original
+//! format, and `"llava"`, transformers' format. Activations are `(batch, sequence, hidden_size)`.
 
 mod prompt;
 
