@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
     let done = match parse() {
         Ok((None, context)) => alone(&context),
         Ok((Some(verb), context)) => verb.run(&context),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     };
     match done {
         Ok(Exit::Done) => ExitCode::SUCCESS,
@@ -118,7 +118,7 @@ fn parse() -> Result<(Option<Verb>, Context)> {
 }
 
 /// Runs `fauna` without a command.
-fn alone(context: &Context) -> Result<Exit> {
+fn alone(context: &Context) -> anyhow::Result<Exit> {
     #[cfg(feature = "builtin")]
     return verbs::tour::welcome(context);
     #[cfg(not(feature = "builtin"))]
@@ -128,15 +128,24 @@ fn alone(context: &Context) -> Result<Exit> {
     }
 }
 
-fn fail(error: &Error) -> ExitCode {
+/// Prints `error` with its context, and returns the exit status of its kind.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let of_library = error.downcast_ref::<Error>();
     // The reader has closed the pipe, as in `fauna … | head`: not an error.
-    if output::is_closed_pipe(error) {
+    if of_library.is_some_and(output::is_closed_pipe) {
         return ExitCode::SUCCESS;
     }
+    // The causes of an error of the library are part of its message.
+    let context: String = error
+        .chain()
+        .take_while(|cause| of_library.is_some() && !cause.is::<Error>())
+        .map(|context| format!("{context}: "))
+        .collect();
+    let message = of_library.map_or_else(|| format!("{error:#}"), ToString::to_string);
     // A write to standard error may fail if it is closed or full.
-    let _ = writeln!(std::io::stderr(), "fauna: {error}");
-    match error.kind() {
-        ErrorKind::Cancelled => ExitCode::from(130),
+    let _ = writeln!(std::io::stderr(), "fauna: {context}{message}");
+    match of_library.map(Error::kind) {
+        Some(ErrorKind::Cancelled) => ExitCode::from(130),
         _ => ExitCode::from(2),
     }
 }

@@ -47,13 +47,11 @@ pub struct Args {
 const RATES: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
 
 /// Predicts an action for each frame. A frame that cannot be read is reported and skipped.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if let Some(rate) = args.rate.filter(|rate| !RATES.contains(rate)) {
-        return Err(Error::input(format!("--rate is {rate}")).hint(format!(
-            "expected {} to {} frames per second",
-            RATES.start(),
-            RATES.end()
-        )));
+        return Err(Error::input(format!("--rate is {rate}"))
+            .hint(format!("expected {} to {} frames per second", RATES.start(), RATES.end()))
+            .into());
     }
     let frames = Frames::of(&args)?;
     let mut options = context.options()?;

@@ -1,6 +1,5 @@
 //! `fauna anomalies`: values of time series outside the prediction intervals of rolling forecasts.
 
-use fauna::Result;
 use fauna::forecasting::{Intervals, detect_anomalies};
 
 use crate::cli::options::ModelArg;
@@ -30,7 +29,7 @@ pub struct Args {
 }
 
 /// Detects the anomalies of each series.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let intervals = args.level.map_or(Ok(Intervals::None), |level| Intervals::levels(vec![level]))?;
     let work = Work {
         verb: "anomalies",
@@ -39,10 +38,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         output: &args.output,
         report: Report::Anomalies,
     };
-    work.run(context, |model, name, table| {
+    Ok(work.run(context, |model, name, table| {
         let horizon = args.horizon.map_or_else(|| args.input.season(table), Ok)?;
         let mut options = args.input.options(horizon, intervals, context);
         options.model = name.to_string();
         Ok(Done { output: detect_anomalies(model, table, &options)?, metrics: Vec::new() })
-    })
+    })?)
 }

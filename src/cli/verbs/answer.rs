@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fauna::{Error, Item, Modality, Prompt, Result};
+use fauna::{Error, Item, Modality, Prompt};
 
 use crate::cli::options::sampling::TEXT_SAMPLING;
 use crate::cli::options::{Choices, ModelArg, PictureInput, SoundInput, TextSampling};
@@ -48,12 +48,14 @@ pub struct Args {
 }
 
 /// Answers each question.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;
     let questions = prompts::texts(&args.questions, context)?;
     if questions.iter().any(|question| question.trim().is_empty()) {
-        return Err(Error::input("the question is empty").hint("pass it as an argument or on standard input"));
+        return Err(Error::input("the question is empty")
+            .hint("pass it as an argument or on standard input")
+            .into());
     }
     let sound = args.sounds.read_any(args.audio.as_ref(), context)?;
     let drafts = Drafts::about(&args.image, &questions)?;
@@ -78,7 +80,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         return Err(Error::input(format!(
             "{} does not answer questions about this input: use {wanted}",
             model.card().source
-        )));
+        ))
+        .into());
     }
     let beside = args.context.map(Item::Text).or(sound);
     let prompts = match beside {
@@ -88,5 +91,5 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
         None => drafts.seen_by(model, args.pictures, context)?,
     };
-    Show::new(context, choices.of(model)?).each(model, &prompts)
+    Ok(Show::new(context, choices.of(model)?).each(model, &prompts)?)
 }

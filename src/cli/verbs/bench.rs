@@ -1,7 +1,7 @@
 //! `fauna bench`: speed and memory use of a model on this machine.
 
+use fauna::LoadOptions;
 use fauna::measure::{Measurement, Task, Workload, measure};
-use fauna::{LoadOptions, Result};
 
 use crate::cli::options::{ModelArg, Seed};
 use crate::cli::output::Output;
@@ -61,7 +61,7 @@ enum TaskName {
 }
 
 /// Runs the benchmark and prints the measurements.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let task = match args.task {
         TaskName::Embed => Task::Embed,
         TaskName::Forward => Task::Forward,

@@ -34,7 +34,7 @@ pub struct Args {
 
 /// Answers each prompt, or each line of standard input as a turn. If the model's generation config does not sample, the
 /// defaults are temperature 0.8, top-p 0.95, top-k 40 and min-p 0.05.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices { reasoning: args.reasoning, ..Choices::from(&args.sampling) };
     choices.check()?;
     let drafts = match args.given.images().is_empty() {

@@ -34,10 +34,10 @@ pub struct Args {
 }
 
 /// Classifies each text or image and prints the labels with their scores, the most likely first.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match &args.labels {
-        Some(labels) => pictures(&args, labels, context),
-        None => texts(&args, context),
+        Some(labels) => Ok(pictures(&args, labels, context)?),
+        None => Ok(texts(&args, context)?),
     }
 }
 

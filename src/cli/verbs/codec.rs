@@ -94,10 +94,10 @@ impl Args {
 }
 
 /// Encodes or decodes.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match args.way {
-        Way::Encode(args) => encode(args, context),
-        Way::Decode(args) => decode(args, context),
+        Way::Encode(args) => Ok(encode(args, context)?),
+        Way::Decode(args) => Ok(decode(args, context)?),
     }
 }
 

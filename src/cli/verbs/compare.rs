@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 /// Compares the texts. A text that cannot be read is reported and skipped, and makes the exit status 2.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let mut failed = 0;
     let mut texts = Vec::new();
     for text in input::texts(args.texts, args.input.as_deref(), context)? {
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
     }
     if texts.len() < 2 {
-        return Err(Error::input(format!("expected two texts or more, got {}", texts.len())));
+        return Err(Error::input(format!("expected two texts or more, got {}", texts.len())).into());
     }
     let sources: Vec<&String> = std::iter::once(&args.model.source).chain(&args.with).collect();
     let mut matrices = Vec::new();

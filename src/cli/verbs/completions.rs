@@ -16,14 +16,14 @@ pub struct Args {
 }
 
 /// Prints the completion script.
-pub fn run(args: Args) -> Result<Exit> {
+pub fn run(args: Args) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fauna", &mut script);
-    print(&script)
+    Ok(print(&script)?)
 }
 
 /// Prints the manual page: the program, then each command.
-pub fn man() -> Result<Exit> {
+pub fn man() -> anyhow::Result<Exit> {
     let mut page = Vec::new();
     let mut program = Cli::command();
     program.build();
@@ -38,12 +38,12 @@ pub fn man() -> Result<Exit> {
         render(verb, &mut page)?;
         parts.into_iter().try_for_each(|part| render(part, &mut page))?;
     }
-    print(&page)
+    Ok(print(&page)?)
 }
 
 /// Prints the help, in a build without the built-in model.
 #[cfg(not(feature = "builtin"))]
-pub fn help() -> Result<Exit> {
+pub fn help() -> anyhow::Result<Exit> {
     print(Cli::command().render_long_help().to_string().as_bytes())
 }
 

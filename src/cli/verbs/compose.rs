@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fauna::{Error, Item, Prompt, Result};
+use fauna::{Error, Item, Prompt};
 
 use crate::cli::options::{Choices, Length, Loudness, ModelArg, Penalty, Place, Sampling, SoundInput};
 use crate::cli::reply::{Show, prompts};
@@ -54,7 +54,7 @@ pub struct Args {
 }
 
 /// Generates all pieces as one batch.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices {
         length: Length { max_tokens: args.max_tokens, min_tokens: None },
         seconds: args.seconds,
@@ -67,7 +67,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let place = Place { path: args.out, force: args.force, loudness: args.loudness };
     if place.is_stdout() && context.globals.json {
         return Err(Error::input("cannot write both audio samples and JSON to standard output")
-            .hint("use --out FILE.wav"));
+            .hint("use --out FILE.wav")
+            .into());
     }
     let texts = match args.texts.is_empty() {
         false => prompts::texts(&args.texts, context)?.into_iter().map(Some).collect(),

@@ -1,6 +1,6 @@
 //! `fauna describe`: image-to-text.
 
-use fauna::{Error, Result};
+use fauna::Error;
 
 use crate::cli::options::{Choices, Given, ModelArg, PictureInput, TextSampling};
 use crate::cli::reply::Show;
@@ -28,17 +28,17 @@ pub struct Args {
 }
 
 /// Describes the images: all texts and images are one prompt, in the order given.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;
     if args.few_shot {
         args.given.check_question()?;
     }
     if args.given.images().is_empty() {
-        return Err(Error::input("no image given").hint("use --image FILE"));
+        return Err(Error::input("no image given").hint("use --image FILE").into());
     }
     let drafts = Drafts::of_given(&args.given)?;
     let model = context.open_for("describe", &args.model.source)?;
     let prompts = drafts.seen_by(model.as_ref(), args.pictures, context)?;
-    Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)
+    Ok(Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)?)
 }

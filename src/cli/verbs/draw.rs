@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fauna::{Prompt, Result};
+use fauna::Prompt;
 
 use crate::cli::options::{Choices, ModelArg, Place, Sampling};
 use crate::cli::reply::pictures::{Drawing, Grid};
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// Generates the images of all prompts as one batch.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices { guidance: args.guidance, sampling: args.sampling, ..Choices::default() };
     choices.check()?;
     let prompts: Vec<Prompt> =

@@ -142,7 +142,7 @@ fn pieces(args: &Args, context: &Context) -> Result<Box<dyn Iterator<Item = Resu
 }
 
 /// Embeds all inputs. One that cannot be embedded is reported, keeps its row, and makes the exit status 2.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let from_name = args.out.as_deref().and_then(Format::of);
     let format = args.format.or(from_name).unwrap_or(Format::Jsonl);
     let output = Output::open(args.out.as_deref(), args.force)?;
@@ -179,7 +179,8 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     }
     if next == 0 {
         return Err(Error::input("no text to embed")
-            .hint("pass texts as arguments, or one per line on standard input"));
+            .hint("pass texts as arguments, or one per line on standard input")
+            .into());
     }
     writer.finish()?;
     Ok(if failed == 0 { Exit::Done } else { Exit::Partly })

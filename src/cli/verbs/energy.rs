@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 /// Computes energy (eV), forces (eV/Å) and stress (eV/Å³) of each structure.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let asked = Asked {
         verb: "energy",
         source: &args.model.source,
@@ -32,7 +32,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         course: None,
         x: "",
     };
-    asked.run(context, single)
+    Ok(asked.run(context, single)?)
 }
 
 /// Prints the results of each structure. Returns how many were processed.

@@ -1,6 +1,6 @@
 //! `fauna fill`: masked-token prediction (fill-mask).
 
-use fauna::{Prompt, Result};
+use fauna::Prompt;
 
 use crate::cli::options::ModelArg;
 use crate::cli::reply::{Show, prompts};
@@ -20,9 +20,9 @@ pub struct Args {
 }
 
 /// Prints the five most likely tokens of each mask, with their probabilities.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let prompts: Vec<Prompt> =
         prompts::texts(&args.texts, context)?.iter().map(|text| Prompt::from(text.as_str())).collect();
     let model = context.open_for("fill", &args.model.source)?;
-    Show::new(context, model.defaults()).each(model.as_ref(), &prompts)
+    Ok(Show::new(context, model.defaults()).each(model.as_ref(), &prompts)?)
 }

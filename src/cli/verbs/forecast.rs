@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use fauna::Result;
 use fauna::forecasting::{Intervals, TableOutput, cross_validate, forecast};
 
 use crate::cli::options::ModelArg;
@@ -50,7 +49,7 @@ pub struct Args {
 }
 
 /// Forecasts each series.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let intervals = match (args.level.is_empty(), args.quantiles.is_empty()) {
         (false, _) => Intervals::levels(args.level)?,
         (true, false) => Intervals::quantiles(args.quantiles)?,
@@ -70,7 +69,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         output: &args.output,
         report,
     };
-    work.run(context, |model, name, table| {
+    Ok(work.run(context, |model, name, table| {
         options.model = name.to_string();
         Ok(match report {
             Report::Scores => {
@@ -80,5 +79,5 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
             }
             _ => Done { output: forecast(model, table, &options)?, metrics: Vec::new() },
         })
-    })
+    })?)
 }

@@ -1,6 +1,6 @@
 //! `fauna generate`: text generation and fill-in-the-middle.
 
-use fauna::{Prompt, Result};
+use fauna::Prompt;
 
 use crate::cli::options::gap::Gap;
 use crate::cli::options::{Choices, ModelArg, TextSampling};
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Generates from each prompt and streams the text to standard output.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices { keep_going: args.keep_going, ..Choices::from(&args.sampling) };
     choices.check()?;
     let prompts = match args.gap.prompt()? {
@@ -40,5 +40,5 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         }
     };
     let model = context.open_for("generate", &args.model.source)?;
-    Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)
+    Ok(Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)?)
 }

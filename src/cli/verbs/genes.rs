@@ -151,10 +151,10 @@ fn read(path: &Path, context: &Context) -> Result<(Vec<Record>, usize)> {
 }
 
 /// Generates or scores genes.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     match args.what {
-        What::Generate(args) => generate(&args, context),
-        What::Score(args) => score(&args, context),
+        What::Generate(args) => Ok(generate(&args, context)?),
+        What::Score(args) => Ok(score(&args, context)?),
     }
 }
 

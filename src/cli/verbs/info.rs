@@ -31,7 +31,7 @@ pub struct Args {
 type FileSize = (String, Option<u64>);
 
 /// Prints the information. Downloads configs and tokenizers from the Hub, but no weights.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let source = Source::parse(&args.model.source)?;
     let finder = context.finder();
@@ -55,7 +55,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let checkpoint = match files.weights() {
         Ok(weights) => Some(Checkpoint::open_files(&of_the_network(&files, weights))?),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let options = context.options()?;
     let (planned, config) = match &checkpoint {

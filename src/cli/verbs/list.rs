@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 /// Prints the families. Exit status 1 if nothing matches the filter.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let filter = args.filter.as_deref().unwrap_or_default().to_lowercase();
     let families = fauna::families();
     let found: Vec<(&Family, Vec<&Release>)> = families

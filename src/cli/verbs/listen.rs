@@ -28,7 +28,7 @@ pub struct Args {
 }
 
 /// Answers each question about the audio.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let choices = Choices::from(&args.sampling);
     choices.check()?;
     let questions = args.questions.iter().map(|text| prompts::given(text)).collect::<Result<Vec<_>>>()?;
@@ -41,5 +41,5 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         false => questions.into_iter().map(|question| prompt(Some(question))).collect(),
     };
     let model = context.open_for("listen", &args.model.source)?;
-    Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)
+    Ok(Show::new(context, choices.of(model.as_ref())?).each(model.as_ref(), &prompts)?)
 }

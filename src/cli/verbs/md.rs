@@ -52,7 +52,7 @@ pub struct Args {
 const EVERY: u64 = 10;
 
 /// Simulates each structure in turn: at constant temperature (Langevin), or at constant energy with `--nve`.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let asked = Asked {
         verb: "md",
         source: &args.model.source,
@@ -61,10 +61,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         course: Some(&args.course),
         x: "time in fs",
     };
-    asked.run(context, |work, good| {
+    Ok(asked.run(context, |work, good| {
         let named: Vec<Named> = good.into_iter().map(|(named, _)| named).collect();
         work.each(named, |work, named| move_on(&args, work, named))
-    })
+    })?)
 }
 
 fn move_on(args: &Args, work: &mut Work, named: Named) -> Result<()> {

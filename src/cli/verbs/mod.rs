@@ -45,8 +45,6 @@ pub mod tour;
 
 use std::ffi::OsString;
 
-use fauna::Result;
-
 use super::options::Loading;
 use super::{Context, Exit};
 
@@ -201,7 +199,7 @@ impl Verb {
     ///
     /// # Errors
     /// The error that stopped the command.
-    pub fn run(self, context: &Context) -> Result<Exit> {
+    pub fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
             Self::Chat(args) => chat::run(*args, context),
             Self::Generate(args) => generate::run(*args, context),

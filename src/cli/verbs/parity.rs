@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Runs every case. Exit status 1 if one differs, 2 if one cannot be run.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let options = context.options()?;
     let zoo = fauna::zoo();

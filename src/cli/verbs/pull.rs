@@ -1,6 +1,6 @@
 //! `fauna pull`: downloads a model to the cache.
 
-use fauna::Result;
+use anyhow::Context as _;
 use fauna::source::{Source, Wanted};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Downloads the model and prints its folder.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let mut wanted = Wanted::default();
     if let Some(file) = &context.loading.finding.weights {
@@ -34,7 +34,10 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     if args.without_weights {
         wanted = wanted.without_weights();
     }
-    let files = context.finder().find(&Source::parse(&args.source)?, &wanted)?;
+    let files = context
+        .finder()
+        .find(&Source::parse(&args.source)?, &wanted)
+        .with_context(|| format!("cannot download {}", args.source))?;
     let weights = if args.without_weights { Vec::new() } else { files.weights()? };
     let size: u64 = weights.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
     let mut output = Output::stdout();

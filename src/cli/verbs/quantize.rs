@@ -1,8 +1,8 @@
 //! `fauna quantize`: a quantized copy of a checkpoint.
 
+use anyhow::Context as _;
 use std::path::PathBuf;
 
-use fauna::Result;
 use fauna::nn::block_kind;
 use fauna::quantize::{QuantizeOptions, quantize};
 
@@ -30,11 +30,12 @@ pub struct Args {
 }
 
 /// Writes the copy and prints its folder.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let _stoppable = context.interrupt.hold();
     let kind = block_kind(&args.to)?;
     let copy = QuantizeOptions { source: &args.model.source, kind, folder: &args.out, replace: args.force };
-    let made = quantize(&fauna::zoo(), &context.options()?, &copy, context.bars.as_ref())?;
+    let made = quantize(&fauna::zoo(), &context.options()?, &copy, context.bars.as_ref())
+        .with_context(|| format!("cannot quantize {}", args.model.source))?;
     let mut output = Output::stdout();
     match context.globals.json {
         true => output.json(&made)?,

@@ -61,7 +61,7 @@ enum MethodName {
 }
 
 /// Relaxes each structure until the maximum force is below `--fmax`.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let asked = Asked {
         verb: "relax",
         source: &args.model.source,
@@ -70,8 +70,9 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         course: Some(&args.course),
         x: "step",
     };
-    asked
-        .run(context, |work, good| relax_all(&args, work, good.into_iter().map(|(named, _)| named).collect()))
+    Ok(asked.run(context, |work, good| {
+        relax_all(&args, work, good.into_iter().map(|(named, _)| named).collect())
+    })?)
 }
 
 /// Relaxes all structures as one batch, or one by one if one of them fails. Returns how many were processed.

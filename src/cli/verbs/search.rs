@@ -46,9 +46,9 @@ pub struct Args {
 }
 
 /// Searches the images. One that cannot be decoded is reported and skipped, and makes the exit status 2.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if args.sentence.trim().is_empty() {
-        return Err(Error::input("the query is empty").hint("describe what the images should show"));
+        return Err(Error::input("the query is empty").hint("describe what the images should show").into());
     }
     if let Some(path) = &args.png {
         check_free(path, args.force)?;
@@ -64,7 +64,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
     let all = paths.len();
     let (mut found, failed) = scores(model.as_ref(), &wanted, paths, args.pictures, context)?;
     if found.is_empty() {
-        return Err(Error::input(format!("none of {all} images could be decoded")).at(args.folder));
+        return Err(Error::input(format!("none of {all} images could be decoded")).at(args.folder).into());
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(args.top.into());

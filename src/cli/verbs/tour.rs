@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fauna::{Item, Result, cosine};
+use fauna::{Item, cosine};
 use serde_json::json;
 
 use crate::cli::options::Loading;
@@ -54,7 +54,7 @@ impl Default for Args {
 }
 
 /// Runs `fauna` without a command: prints an overview, then runs the tour.
-pub fn welcome(context: &Context) -> Result<Exit> {
+pub fn welcome(context: &Context) -> anyhow::Result<Exit> {
     if !context.globals.json {
         let mut output = Output::stdout();
         output.line(concat!(
@@ -94,7 +94,7 @@ struct Answer {
 }
 
 /// Runs the queries, writes the heatmap and prints example commands.
-pub fn run(args: Args, context: &Context) -> Result<Exit> {
+pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     // Reports a cache that is not writable before the model is looked up in it.
     fauna::builtin::folder()?;
     let model = context.open(fauna::builtin::NAME)?;
@@ -155,7 +155,7 @@ pub fn run(args: Args, context: &Context) -> Result<Exit> {
         output.line("  fauna chat HuggingFaceTB/SmolLM2-135M-Instruct     (downloads 270 MB)")?;
     }
     output.finish()?;
-    drawn.map(|()| Exit::Done)
+    Ok(drawn.map(|()| Exit::Done)?)
 }
 
 fn as_json(answer: &Answer) -> serde_json::Value {
