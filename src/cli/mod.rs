@@ -21,6 +21,10 @@ mod interrupt;
 mod options;
 mod output;
 #[cfg(any(feature = "science", feature = "forecasting"))]
+#[cfg_attr(
+    not(all(feature = "science", feature = "forecasting")),
+    allow(dead_code, reason = "shared by commands of modalities that a build may lack")
+)]
 mod plot;
 mod progress;
 #[cfg_attr(

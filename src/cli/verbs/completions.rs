@@ -44,7 +44,7 @@ pub fn man() -> anyhow::Result<Exit> {
 /// Prints the help, in a build without the built-in model.
 #[cfg(not(feature = "builtin"))]
 pub fn help() -> anyhow::Result<Exit> {
-    print(Cli::command().render_long_help().to_string().as_bytes())
+    Ok(print(Cli::command().render_long_help().to_string().as_bytes())?)
 }
 
 fn print(bytes: &[u8]) -> Result<Exit> {

@@ -42,6 +42,10 @@ mod files;
 #[cfg(feature = "calendar")]
 mod forecast;
 #[cfg(feature = "calendar")]
+#[cfg_attr(
+    not(all(feature = "csv", feature = "parquet")),
+    allow(dead_code, reason = "what only files of tables use")
+)]
 mod frequency;
 mod intervals;
 pub mod metrics;
@@ -65,6 +69,10 @@ mod table_builder;
 #[cfg(feature = "calendar")]
 mod ticks;
 #[cfg(feature = "calendar")]
+#[cfg_attr(
+    not(all(feature = "csv", feature = "parquet")),
+    allow(dead_code, reason = "what only files of tables use")
+)]
 mod timestamp;
 
 #[cfg(all(test, feature = "csv"))]

@@ -89,7 +89,6 @@ impl Named {
 }
 
 /// The time zone `name` of the tz database. Each is kept for as long as the program runs.
-#[cfg_attr(not(feature = "parquet"), allow(dead_code))]
 fn zone(name: &str) -> Option<&'static TimeZone> {
     static KNOWN: Mutex<Vec<(String, &'static TimeZone)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
