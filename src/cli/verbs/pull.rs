@@ -1,6 +1,5 @@
 //! `fauna pull`: downloads a model to the cache.
 
-use anyhow::Context as _;
 use fauna::source::{Source, Wanted};
 use serde_json::json;
 
@@ -34,10 +33,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     if args.without_weights {
         wanted = wanted.without_weights();
     }
-    let files = context
-        .finder()
-        .find(&Source::parse(&args.source)?, &wanted)
-        .with_context(|| format!("cannot download {}", args.source))?;
+    let files = context.finder().find(&Source::parse(&args.source)?, &wanted)?;
     let weights = if args.without_weights { Vec::new() } else { files.weights()? };
     let size: u64 = weights.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
     let mut output = Output::stdout();

@@ -35,7 +35,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<Exit> {
     let kind = block_kind(&args.to)?;
     let copy = QuantizeOptions { source: &args.model.source, kind, folder: &args.out, replace: args.force };
     let made = quantize(&fauna::zoo(), &context.options()?, &copy, context.bars.as_ref())
-        .with_context(|| format!("cannot quantize {}", args.model.source))?;
+        .context("cannot quantize")?;
     let mut output = Output::stdout();
     match context.globals.json {
         true => output.json(&made)?,
