@@ -74,6 +74,27 @@ pub enum StorageType {
 }
 
 impl StorageType {
+    /// The element type that numpy and torch both call `name`.
+    pub(crate) fn of_dtype(name: &str) -> Option<StorageType> {
+        Some(match name {
+            "float64" => StorageType::F64,
+            "float32" => StorageType::F32,
+            "float16" => StorageType::F16,
+            "bfloat16" => StorageType::BF16,
+            "complex64" => StorageType::C64,
+            "int64" => StorageType::I64,
+            "int32" => StorageType::I32,
+            "int16" => StorageType::I16,
+            "int8" => StorageType::I8,
+            "uint64" => StorageType::U64,
+            "uint32" => StorageType::U32,
+            "uint16" => StorageType::U16,
+            "uint8" => StorageType::U8,
+            "bool" => StorageType::Bool,
+            _ => return None,
+        })
+    }
+
     /// Size of an element, or of a block, in bytes.
     pub fn unit_bytes(self) -> usize {
         match self {

@@ -216,7 +216,8 @@ impl<'a> Reader<'a> {
             Part::Bytes(at, length) => std::str::from_utf8(&inside[at..at + length]).map_err(|_| wrong())?,
             _ => return Err(wrong()),
         };
-        let storage = storage(name).ok_or_else(|| Error::unsupported(format!("dtype {name:?}")))?;
+        let storage =
+            StorageType::of_dtype(name).ok_or_else(|| Error::unsupported(format!("dtype {name:?}")))?;
         let Part::Bytes(at, found) = next(&mut cursor)? else { return Err(wrong()) };
         if storage.byte_len(&shape) != Some(found) || cursor.left() > 0 {
             return Err(bad(format!("{found} bytes do not match shape {shape:?} of {storage}")));
@@ -314,26 +315,5 @@ fn next<'a>(cursor: &mut Cursor<'a>) -> Result<Part<'a>> {
         0xdc | 0xdd => Part::Array(length(cursor, 2 << (kind - 0xdc))?),
         0xde | 0xdf => Part::Map(length(cursor, 2 << (kind - 0xde))?),
         0xe0..=0xff => Part::Int((kind as i8).into()),
-    })
-}
-
-/// The element type of a numpy dtype.
-fn storage(name: &str) -> Option<StorageType> {
-    Some(match name {
-        "float64" => StorageType::F64,
-        "float32" => StorageType::F32,
-        "float16" => StorageType::F16,
-        "bfloat16" => StorageType::BF16,
-        "complex64" => StorageType::C64,
-        "int64" => StorageType::I64,
-        "int32" => StorageType::I32,
-        "int16" => StorageType::I16,
-        "int8" => StorageType::I8,
-        "uint64" => StorageType::U64,
-        "uint32" => StorageType::U32,
-        "uint16" => StorageType::U16,
-        "uint8" => StorageType::U8,
-        "bool" => StorageType::Bool,
-        _ => return None,
     })
 }

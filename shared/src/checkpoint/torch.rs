@@ -499,25 +499,11 @@ fn dtype(objects: &Objects, id: Id) -> Result<StorageType> {
         Some(("torch", name)) => name,
         _ => return Err(bad("a dtype is not a torch.dtype")),
     };
-    Ok(match name {
-        "float64" => StorageType::F64,
-        "float32" => StorageType::F32,
-        "float16" => StorageType::F16,
-        "bfloat16" => StorageType::BF16,
-        "float8_e4m3fn" => StorageType::F8E4M3,
-        "float8_e5m2" => StorageType::F8E5M2,
-        "complex64" => StorageType::C64,
-        "int64" => StorageType::I64,
-        "int32" => StorageType::I32,
-        "int16" => StorageType::I16,
-        "int8" => StorageType::I8,
-        "uint64" => StorageType::U64,
-        "uint32" => StorageType::U32,
-        "uint16" => StorageType::U16,
-        "uint8" => StorageType::U8,
-        "bool" => StorageType::Bool,
-        _ => return Err(Error::unsupported(format!("dtype torch.{name}"))),
-    })
+    match name {
+        "float8_e4m3fn" => Ok(StorageType::F8E4M3),
+        "float8_e5m2" => Ok(StorageType::F8E5M2),
+        name => StorageType::of_dtype(name).ok_or_else(|| Error::unsupported(format!("dtype torch.{name}"))),
+    }
 }
 
 /// Converts views to tensors; only views that are not contiguous are copied.

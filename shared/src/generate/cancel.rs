@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::progress::{Progress, Silent, Task, Unit};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
+use crate::progress::{self, Progress, Silent, Task, Unit};
 
 /// A cancellation token. Clones share their state: a server keeps one, and the generation has the other.
 ///
@@ -41,10 +41,7 @@ impl CancellationToken {
     /// # Errors
     /// [`Cancelled`](ErrorKind::Cancelled) if [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<()> {
-        match self.is_cancelled() {
-            true => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
-            false => Ok(()),
-        }
+        progress::check(self)
     }
 }
 

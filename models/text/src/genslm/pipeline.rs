@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, AllowedTokens, Decoder, Generation, GenerationConfig, Stop, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, only_known};
+use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, batch_of_one, only_known};
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
@@ -486,9 +486,7 @@ impl Pipeline for GenSlm {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let prompts = std::slice::from_ref(prompt);
-        let made = self.generate_codons(prompts, options, &mut |_, codon| each(Item::Gene(codon)))?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        batch_of_one(self, prompt, options, each)
     }
 
     fn generate_batch(

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::{self, Generation, GenerationConfig, Tokens};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, only_known};
+use fauna_shared::model::{Card, Pipeline, Pretrained, batch_of_one, only_known};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
 use fauna_shared::weights::Inventory;
 use fauna_shared::{Error, Result};
@@ -355,9 +355,7 @@ impl Pipeline for T5Pipeline {
         options: &GenerationConfig,
         each: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        let texts = [self.text_of(prompt)?];
-        let made = self.answer(&texts, options, &mut |_, piece| each(Item::Text(piece)))?;
-        Ok(made.into_iter().next().unwrap_or_default())
+        batch_of_one(self, prompt, options, each)
     }
 
     fn generate_batch(
