@@ -250,6 +250,7 @@ pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Ve
         .filter(|(distance, name)| *distance * 2 <= wanted.chars().count().max(name.chars().count()))
         .collect();
     scored.sort();
+    scored.dedup();
     scored.truncate(3);
     scored.into_iter().map(|(_, name)| name).collect()
 }
@@ -272,6 +273,11 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_suggested_once() {
+        assert_eq!(nearest("lama", ["llama", "llava", "llama"]), ["llama", "llava"]);
+    }
 
     #[test]
     fn the_first_place_is_kept() {
