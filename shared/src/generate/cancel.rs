@@ -39,7 +39,7 @@ impl CancellationToken {
     /// Returns an error if the token is cancelled.
     ///
     /// # Errors
-    /// [`Cancelled`](ErrorKind::Cancelled) if [`cancel`](Self::cancel) was called.
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) if [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<()> {
         progress::check(self)
     }
