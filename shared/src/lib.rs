@@ -9,6 +9,7 @@ pub mod audio;
 pub mod checkpoint;
 pub mod error;
 pub mod generate;
+pub mod grad;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod item;
@@ -24,6 +25,7 @@ pub mod quantize;
 pub mod runtime;
 pub mod source;
 pub mod text;
+pub mod train;
 pub mod transfer;
 pub mod weights;
 pub mod zoo;

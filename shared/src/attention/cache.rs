@@ -131,6 +131,9 @@ impl LayerCache {
                 format!("{} positions exceed the KV cache of {}", self.length + time, self.capacity),
             ));
         }
+        if [k, v].into_iter().chain(self.room.iter().flat_map(|(k, v)| [k, v])).any(Tensor::track_op) {
+            return self.append_tracked(k, v);
+        }
         self.grow(self.length + time)?;
         let (keys, values) = match &self.room {
             Some(room) => room,
@@ -159,6 +162,29 @@ impl LayerCache {
             self.room = None;
         }
         Ok(all)
+    }
+}
+
+impl LayerCache {
+    /// [`append`](Self::append) of keys and values that require a gradient: they are concatenated with the cached ones,
+    /// which is differentiable.
+    fn append_tracked(&mut self, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        let time = k.dim(1)?;
+        let (keys, values) = match &self.room {
+            Some((keys, values)) if self.length > 0 => {
+                let joined = |room: &Tensor, new: &Tensor| -> Result<Tensor> {
+                    let cached = room.narrow(2, 0, self.length)?.transpose(1, 2)?.to_dtype(new.dtype())?;
+                    Ok(Tensor::cat(&[&cached, new], 1)?)
+                };
+                (joined(keys, k)?, joined(values, v)?)
+            }
+            _ => (k.clone(), v.clone()),
+        };
+        self.length += time;
+        if !self.forgets {
+            self.room = Some((keys.transpose(1, 2)?, values.transpose(1, 2)?));
+        }
+        Ok((keys, values))
     }
 }
 

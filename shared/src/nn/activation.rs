@@ -76,7 +76,7 @@ impl Activation {
     /// Gated activation, `self(gate) * up`, as in SwiGLU and GeGLU. `gate` and `up` have the same shape, which is that
     /// of the result.
     pub fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        if host::serves(gate) && host::serves(up) && self == Self::Silu {
+        if host::serve([gate, up]) && self == Self::Silu {
             return host::zip(gate, up, elementwise::silu_mul);
         }
         Ok((self.forward(gate)? * up)?)

@@ -202,7 +202,7 @@ impl Conv1d {
                 options.padding
             )));
         };
-        if !host::serves(x) {
+        if !host::serve([x, &self.weight].into_iter().chain(&self.bias)) {
             let weight = kept(&self.turned, || self.weight.transpose(1, 2)?.contiguous())?;
             let weight = weight.to_dtype(x.dtype())?;
             let turned = x.transpose(1, 2)?.contiguous()?;
@@ -265,7 +265,7 @@ impl ConvTranspose1d {
         let reach = self.options.kernel.div_ceil(stride);
         let runs = time + reach - 1;
         let x = pad_time(x, reach - 1, reach - 1, PadMode::Zeros)?;
-        let y = if host::serves(&x) {
+        let y = if host::serve([&x, &self.weight].into_iter().chain(&self.bias)) {
             let mut y = memory::zeros(batch * runs * stride * outputs);
             let taps = Taps { kernel: reach, stride: 1, dilation: 1 };
             with_parameters(&self.weight, self.bias.as_ref(), |weight, bias| {

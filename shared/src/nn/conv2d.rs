@@ -175,7 +175,7 @@ impl Conv2d {
             )));
         };
         let [above, below, left, right] = options.padding;
-        if !host::serves(x) {
+        if !host::serve([x, &self.weight].into_iter().chain(&self.bias)) {
             let weight = kept(&self.turned, || self.weight.permute(CANDLE)?.contiguous())?;
             let weight = weight.to_dtype(x.dtype())?;
             let x = if options.zoom == 1 { x.clone() } else { double(x)? };

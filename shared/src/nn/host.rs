@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use crate::kernels::matmul::Elem;
 use crate::kernels::memory;
 use crate::runtime::kernels_take;
-use crate::{Error, Result};
+use crate::{Error, Result, grad};
 
 /// Whether `x` can use the CPU kernels: float32 on the CPU, kernels not turned off, and no gradient required (then the
 /// operations of candle are used).
@@ -14,9 +14,25 @@ pub(crate) fn serves(x: &Tensor) -> bool {
     kernels_take(x) && !x.track_op()
 }
 
+/// Whether all of `xs`, inputs and parameters, can use the CPU kernels.
+pub(crate) fn serve<'a>(xs: impl IntoIterator<Item = &'a Tensor>) -> bool {
+    xs.into_iter().all(serves)
+}
+
 /// Calls `f` with the elements of `x`, a float32 CPU tensor, in row-major order. Copies `x` only if it is not
 /// contiguous.
-pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+///
+/// # Errors
+/// [`Compute`](crate::ErrorKind::Compute) with the name of the caller if `x` requires a gradient.
+pub(crate) fn read<R, F: FnOnce(&[f32]) -> R>(x: &Tensor, f: F) -> Result<R> {
+    if x.track_op() {
+        grad::refuse(x, &caller::<F>())?;
+    }
+    saved(x, f)
+}
+
+/// [`read`] in the backward pass of an operation, of a tensor of the forward pass.
+pub(crate) fn saved<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
     let start = layout.start_offset();
@@ -26,8 +42,21 @@ pub(crate) fn read<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
+/// The name of the function that a closure of type `F` is in.
+fn caller<F>() -> String {
+    let name = std::any::type_name::<F>();
+    let name = name.split("::{{closure}}").next().unwrap_or(name);
+    name.rsplit("::").take(2).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("::")
+}
+
 /// Calls `f` with the storage of the CPU tensor `x`, starting at its first element, to be used with `x.stride()`.
-pub(crate) fn read_strided<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_strided<T: WithDType, R, F: FnOnce(&[T]) -> R>(x: &Tensor, f: F) -> Result<R> {
+    if x.track_op() {
+        grad::refuse(x, &caller::<F>())?;
+    }
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(values) = &*storage else {
         return Err(not_host());

@@ -197,7 +197,7 @@ impl CustomOp2 for ScaledSum {
         let mut work = |grad: &[f32], x: &[f32], scale: &[f32]| {
             segments::sums_backward(grad, width, self.0.index(), (x, scale), &mut to_edges, &mut to_scale);
         };
-        host::read(grad, |grad| host::read(edges, |x| host::read(scale, |scale| work(grad, x, scale))))
+        host::saved(grad, |grad| host::saved(edges, |x| host::saved(scale, |scale| work(grad, x, scale))))
             .and_then(|done| done)
             .and_then(|done| done)
             .map_err(out)?;

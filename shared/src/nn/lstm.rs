@@ -73,7 +73,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, (h, c): &mut (Tensor, Tensor), width: usize) -> Result<Tensor> {
         // The products with the input are computed at once for all time steps.
         let from_input = self.input.forward(x)?;
-        if host::serves(&from_input) && host::serves(h) && host::serves(c) {
+        if host::serve([&from_input, h, c]) && self.recurrent.weight().is_fixed() {
             return self.on_host(&from_input, h, c, width);
         }
         let mut outputs = Vec::with_capacity(x.dim(1)?);

@@ -5,14 +5,14 @@ use std::sync::{Arc, OnceLock};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
-use super::back::{self, Product};
+use super::back::{Product, Rows, VariableProduct, floats, gather};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
 use crate::kernels::matmul::{self, Compute, Dense, Elem, Layout};
 use crate::kernels::memory;
 use crate::kernels::mxfp4::{self, Mxfp4};
-use crate::runtime::kernels_serve;
+use crate::runtime::{kernels_serve, kernels_take};
 use crate::{Error, ErrorKind, Result, transfer};
 
 /// A weight matrix, `(outputs, inputs)`. Cheap to clone: clones share the storage.
@@ -31,6 +31,9 @@ enum Storage {
     Host { bytes: Bytes, kind: Kind, widened: Arc<OnceLock<Tensor>> },
     /// A tensor `(outputs, inputs)` on another device.
     Device(Tensor),
+    /// A float32 tensor on any device, `(outputs, inputs)` or `(inputs, outputs)` by its layout: a variable, or computed
+    /// from variables.
+    Variable { tensor: Tensor, layout: Layout, compute: Compute },
     /// Quantized blocks on another device; for an embedding table also on the CPU, since devices have no operation to
     /// look up rows of blocks.
     DeviceBlocks { tensor: Arc<QTensor>, rows: Option<(Bytes, BlockKind)> },
@@ -119,6 +122,17 @@ impl Matrix {
         Ok((parts, Some(stack)))
     }
 
+    /// Creates a matrix from a float32 tensor, `(outputs, inputs)` or `(inputs, outputs)` by `layout`, whose values may
+    /// change and which may require a gradient.
+    pub(crate) fn variable(tensor: Tensor, layout: Layout, compute: Compute) -> Result<Self> {
+        let (rows, columns) = tensor.dims2()?;
+        let (outputs, inputs) = match layout {
+            Layout::OutIn => (rows, columns),
+            Layout::InOut => (columns, rows),
+        };
+        Ok(Self { outputs, inputs, storage: Storage::Variable { tensor, layout, compute } })
+    }
+
     pub(crate) fn absent(outputs: usize, inputs: usize) -> Self {
         Self { outputs, inputs, storage: Storage::Absent }
     }
@@ -138,13 +152,25 @@ impl Matrix {
         let shape = self.result_shape(x)?;
         let rows = x.elem_count() / self.inputs.max(1);
         match &self.storage {
-            Storage::Host { .. } if host::serves(x) => {
+            Storage::Host { .. } | Storage::Variable { .. }
+                if host::serve([x].into_iter().chain(self.variable_tensor()).chain(bias)) =>
+            {
                 let y = host::read(x, |x| self.multiply_host(x, bias, then))??;
                 Ok(Tensor::from_vec(y, shape, &Device::Cpu)?)
             }
-            Storage::Host { .. } if back::serves(x) && self.has_way_back() => {
-                let product = Product { weight: self.clone(), bias: bias.cloned() };
-                finish(x.contiguous()?.apply_op1(product)?, None, then)
+            Storage::Host { .. } if kernels_take(x) => {
+                let y = match x.track_op() {
+                    true => x.contiguous()?.apply_op1(Product { weight: self.clone() })?,
+                    false => {
+                        let y = host::read(x, |x| self.multiply_host(x, None, None))??;
+                        Tensor::from_vec(y, shape, &Device::Cpu)?
+                    }
+                };
+                finish(y, bias, then)
+            }
+            Storage::Variable { tensor, layout, compute } if kernels_take(x) => {
+                let product = VariableProduct { layout: *layout, compute: *compute };
+                finish(x.contiguous()?.apply_op2(&tensor.contiguous()?, product)?, bias, then)
             }
             Storage::DeviceBlocks { tensor, .. } if !x.track_op() && rows <= FEW_ROWS => {
                 // candle's quantized kernels take contiguous float32, and have no backward pass.
@@ -170,30 +196,72 @@ impl Matrix {
         bias: Option<&Tensor>,
         then: Option<Activation>,
     ) -> Result<Vec<f32>> {
-        let Storage::Host { bytes, kind, .. } = &self.storage else { return Err(elsewhere()) };
         let rows = x.len() / self.inputs.max(1);
         let mut y = memory::zeros(rows * self.outputs);
-        with_bias(bias, |bias| self.on_host(x, rows, bytes, kind, bias, then, &mut y))??;
+        match &self.storage {
+            Storage::Host { bytes, kind, .. } => {
+                with_bias(bias, |bias| self.on_host(x, rows, bytes, kind, bias, then, &mut y))??;
+            }
+            Storage::Variable { tensor, layout, compute } => {
+                let finish = then.map(|activation| move |piece: &mut [f32]| activation.apply(piece));
+                let finish = finish.as_ref().map(|finish| finish as matmul::Finish);
+                host::read(tensor, |values| {
+                    let weight = floats(values, *layout, self.outputs, self.inputs)?;
+                    with_bias(bias, |bias| {
+                        matmul::linear(x, rows, &weight, bias, *compute, finish, &mut y);
+                    })
+                })??;
+            }
+            _ => return Err(elsewhere()),
+        }
         Ok(y)
     }
 
-    /// Whether [`multiply_back_host`](Self::multiply_back_host) is supported: not quantized, on the CPU.
-    pub(super) fn has_way_back(&self) -> bool {
-        matches!(&self.storage, Storage::Host { kind: Kind::Dense(..), .. })
+    /// Whether it is on the CPU, has no adapter, and requires no gradient.
+    pub(super) fn is_fixed(&self) -> bool {
+        match &self.storage {
+            Storage::Host { .. } => true,
+            Storage::Variable { tensor, .. } => host::serves(tensor),
+            _ => false,
+        }
+    }
+
+    /// The tensor of a variable.
+    fn variable_tensor(&self) -> Option<&Tensor> {
+        match &self.storage {
+            Storage::Variable { tensor, .. } => Some(tensor),
+            _ => None,
+        }
     }
 
     /// Backward pass of [`multiply`](Self::multiply): `grad · self`, `(rows, inputs)`, for `grad`, `(rows, outputs)`.
     ///
     /// # Errors
-    /// [`Compute`](ErrorKind::Compute) unless [`has_way_back`](Self::has_way_back).
+    /// [`Compute`](ErrorKind::Compute) if the matrix is on another device.
     pub(super) fn multiply_back_host(&self, grad: &[f32]) -> Result<Vec<f32>> {
-        let Storage::Host { bytes, kind: Kind::Dense(elem, layout, _), .. } = &self.storage else {
-            return Err(elsewhere());
-        };
-        let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?.transposed();
         let rows = grad.len() / self.outputs.max(1);
         let mut back = memory::zeros(rows * self.inputs);
-        matmul::linear(grad, rows, &weight, None, Compute::F32, None, &mut back);
+        match &self.storage {
+            Storage::Host { bytes, kind: Kind::Dense(elem, layout, compute), .. } => {
+                let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?.transposed();
+                matmul::linear(grad, rows, &weight, None, *compute, None, &mut back);
+            }
+            Storage::Variable { tensor, layout, compute } => {
+                host::saved(tensor, |values| {
+                    let weight = floats(values, *layout, self.outputs, self.inputs)?.transposed();
+                    matmul::linear(grad, rows, &weight, None, *compute, None, &mut back);
+                    Ok::<_, Error>(())
+                })??;
+            }
+            Storage::Host { .. } => {
+                host::read(&self.tensor()?, |values| {
+                    let weight = Dense::of_floats(values, self.outputs, self.inputs)?.transposed();
+                    matmul::linear(grad, rows, &weight, None, Compute::F32, None, &mut back);
+                    Ok::<_, Error>(())
+                })??;
+            }
+            _ => return Err(elsewhere()),
+        }
         Ok(back)
     }
 
@@ -236,8 +304,19 @@ impl Matrix {
         shape.push(self.inputs);
         let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
         match &self.storage {
-            Storage::Host { bytes, kind, .. } if !ids.track_op() && kernels_serve(&Device::Cpu) => {
-                let rows = self.rows_on_host(bytes, kind, &flat.to_vec1()?)?;
+            Storage::Variable { tensor, layout: Layout::OutIn, .. } if kernels_take(tensor) => {
+                match tensor.track_op() {
+                    true => Ok(tensor.contiguous()?.apply_op2(&flat, Rows)?.reshape(shape)?),
+                    false => {
+                        let rows = host::read(tensor, |table| {
+                            gather(table, self.inputs, &transfer::to_host(&flat)?)
+                        })??;
+                        Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
+                    }
+                }
+            }
+            Storage::Host { bytes, kind, .. } if kernels_serve(&Device::Cpu) => {
+                let rows = self.rows_on_host(bytes, kind, &transfer::to_host(&flat)?)?;
                 Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
             }
             Storage::DeviceBlocks { tensor, rows: Some((bytes, kind)) } if !ids.track_op() => {
@@ -287,7 +366,10 @@ impl Matrix {
     /// kept.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.storage {
-            Storage::Device(tensor) => Ok(tensor.clone()),
+            Storage::Device(tensor) | Storage::Variable { tensor, layout: Layout::OutIn, .. } => {
+                Ok(tensor.clone())
+            }
+            Storage::Variable { tensor, layout: Layout::InOut, .. } => Ok(tensor.t()?),
             Storage::DeviceBlocks { tensor, .. } => Ok(tensor.dequantize(&tensor.device())?),
             Storage::Absent => {
                 Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as((self.outputs, self.inputs))?)

@@ -51,7 +51,7 @@ impl Mlp {
 
     /// Applies the MLP to `x`, `(rows, inputs)`. Returns `(rows, outputs)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if host::serves(x) || back::serves(x) && self.has_way_back() {
+        if self.is_fixed() && (host::serves(x) || back::serves(x) && self.has_way_back()) {
             return Ok(x.contiguous()?.apply_op1(Alone { pass: Pass::of(self), keeps: x.track_op() })?);
         }
         self.finish(self.layers[0].forward(x)?)
@@ -67,7 +67,7 @@ impl Mlp {
         let [(from, at_from), (to, at_to)] = joined;
         let tracked = [x, from, to].iter().any(|x| x.track_op());
         let on_host = [x, from, to].iter().all(|x| host::serves(x) || back::serves(x));
-        if on_host && (!tracked || self.has_way_back()) {
+        if on_host && self.is_fixed() && (!tracked || self.has_way_back()) {
             let ends = [at_from.clone(), at_to.clone()];
             let wants = [x.track_op(), from.track_op(), to.track_op()];
             let op = Edges { pass: Pass::of(self), ends, wants };
@@ -85,8 +85,15 @@ impl Mlp {
         Ok(x)
     }
 
+    /// Whether no parameter requires a gradient or has an adapter.
+    fn is_fixed(&self) -> bool {
+        self.layers
+            .iter()
+            .all(|layer| layer.weight().is_fixed() && !layer.bias().is_some_and(Tensor::track_op))
+    }
+
     fn has_way_back(&self) -> bool {
-        self.activation == Activation::Silu && self.layers.iter().all(|layer| layer.weight().has_way_back())
+        self.activation == Activation::Silu
     }
 
     fn outputs(&self) -> usize {
@@ -161,7 +168,7 @@ impl CustomOp1 for Alone {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let slope = host::read(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
+        let slope = host::saved(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
         let back = self.pass.mlp.layers[0].weight().multiply_back_host(&slope).map_err(out)?;
         Tensor::from_vec(back, x.shape(), x.device()).map(Some)
     }
@@ -222,7 +229,7 @@ impl CustomOp3 for Edges {
         _: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let slope = host::read(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
+        let slope = host::saved(grad, |grad| self.pass.back(grad)).and_then(|slope| slope).map_err(out)?;
         let first = self.pass.mlp.layers[0].weight();
         let [wants_x, wants_from, wants_to] = self.wants;
         let to_x = match wants_x {

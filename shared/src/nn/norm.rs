@@ -23,7 +23,7 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// Returns `self.forward(&(x + y))`, as in post-norm blocks. `x` and `y`: `(…, hidden_size)`.
     pub fn forward_sum(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        if host::serves(x) && host::serves(y) && x.dims() == y.dims() {
+        if host::serve([x, y]) && host::serve(self.parameters()) && x.dims() == y.dims() {
             let mut out = memory::zeros(x.elem_count());
             self.with_parameters(|weight, bias| {
                 host::read(x, |x| {
@@ -37,7 +37,7 @@ impl LayerNorm {
 
     /// Normalizes `x`, `(…, hidden_size)`. Returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if host::serves(x) {
+        if host::serves(x) && host::serve(self.parameters()) {
             let mut out = memory::zeros(x.elem_count());
             self.with_parameters(|weight, bias| {
                 host::read(x, |x| norm::layer_norm(x, weight, bias, self.eps, &mut out))
@@ -72,6 +72,10 @@ impl LayerNorm {
         Ok(Self { weight: wide(weight)?, bias: bias.map(wide).transpose()?, eps })
     }
 
+    fn parameters(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.weight].into_iter().chain(&self.bias)
+    }
+
     fn with_parameters<R>(&self, f: impl FnOnce(&[f32], Option<&[f32]>) -> R) -> Result<R> {
         host::read(&self.weight, |weight| match &self.bias {
             Some(bias) => host::read(bias, |bias| f(weight, Some(bias))),
@@ -91,7 +95,7 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Normalizes `x`, `(…, hidden_size)`. Returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if host::serves(x) {
+        if host::serve([x, &self.weight]) {
             return host::read(&self.weight, |weight| {
                 let mut out = memory::zeros(x.elem_count());
                 host::read(x, |x| norm::rms_norm(x, weight, self.eps, &mut out))?;
@@ -137,7 +141,7 @@ impl GroupNorm {
     fn run(&self, x: &Tensor, activation: Option<Activation>) -> Result<Tensor> {
         let (batch, channels) = (x.dim(0)?, x.dim(D::Minus1)?);
         let time = x.elem_count() / (batch * channels).max(1);
-        if host::serves(x) {
+        if host::serve([x, &self.weight, &self.bias]) {
             let finish = activation.map(|activation| move |y: &mut [f32]| activation.apply(y));
             let finish = finish.as_ref().map(|finish| finish as Finish);
             let mut out = memory::zeros(x.elem_count());

@@ -1,0 +1,217 @@
+//! Gradients of variables, by the backward pass of candle.
+//!
+//! A tensor requires a gradient if a variable led to it. Operations that have no backward pass refuse such a tensor with
+//! an error that names the operation; a gradient is never cut silently.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, TensorId, Var};
+
+use crate::kernels::{elementwise, memory};
+use crate::{Error, ErrorKind, Result, transfer};
+
+thread_local! {
+    /// The gradients that the backward pass running on this thread accumulates.
+    static OPEN: RefCell<Option<Gradients>> = const { RefCell::new(None) };
+}
+
+/// The gradients of a set of variables. Backward passes add to them until they are [cleared](Self::clear).
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use fauna_shared::grad::Gradients;
+/// let x = Var::new(&[1f32, 2.0], &Device::Cpu)?;
+/// let mut gradients = Gradients::of([&x]);
+/// gradients.backward(&x.sqr()?.sum_all()?)?;
+/// assert_eq!(gradients.get(&x)?.unwrap().to_vec1::<f32>()?, [2.0, 4.0]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Gradients {
+    of: HashMap<TensorId, Gradient>,
+}
+
+/// The gradient of one variable.
+#[derive(Debug)]
+enum Gradient {
+    /// Float32 on the CPU, row-major; allocated when a backward pass first leads to the variable. `filled` is false if
+    /// none did since the last [`clear`](Gradients::clear).
+    Host { values: Vec<f32>, filled: bool, length: usize },
+    /// Of a variable on another device or of another dtype.
+    Device(Option<Tensor>),
+}
+
+impl Gradients {
+    /// No gradients yet, of `variables`.
+    pub fn of<'a>(variables: impl IntoIterator<Item = &'a Var>) -> Self {
+        let entry = |variable: &Var| {
+            let gradient = match (variable.device(), variable.dtype()) {
+                (Device::Cpu, DType::F32) => {
+                    Gradient::Host { values: Vec::new(), filled: false, length: variable.elem_count() }
+                }
+                _ => Gradient::Device(None),
+            };
+            (variable.id(), gradient)
+        };
+        Self { of: variables.into_iter().map(entry).collect() }
+    }
+
+    /// Computes the gradients of `loss`, a scalar, and adds them.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) if an operation that led to `loss` has no backward pass.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
+        let outer = OPEN.replace(Some(std::mem::take(self)));
+        let store = loss.backward();
+        *self = OPEN.replace(outer).unwrap_or_default();
+        self.add(&store?)
+    }
+
+    /// Adds the gradients in `store`, which candle computed.
+    fn add(&mut self, store: &candle_core::backprop::GradStore) -> Result<()> {
+        for (id, gradient) in &mut self.of {
+            if let Some(new) = store.get_id(*id) {
+                gradient.add(new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the gradients and keeps their memory for the next ones.
+    pub fn clear(&mut self) {
+        for gradient in self.of.values_mut() {
+            match gradient {
+                Gradient::Host { filled, .. } => *filled = false,
+                Gradient::Device(tensor) => *tensor = None,
+            }
+        }
+    }
+
+    /// The gradient of `variable`, of its shape; `None` if no backward pass led to it.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn get(&self, variable: &Var) -> Result<Option<Tensor>> {
+        Ok(match self.of.get(&variable.id()) {
+            Some(Gradient::Host { values, filled: true, .. }) => {
+                Some(Tensor::from_slice(values, variable.shape(), variable.device())?)
+            }
+            Some(Gradient::Device(tensor)) => tensor.clone(),
+            Some(Gradient::Host { .. }) | None => None,
+        })
+    }
+
+    /// The elements of [`get`](Self::get) of a float32 variable on the CPU, row-major.
+    pub(crate) fn host(&self, variable: &Var) -> Option<&[f32]> {
+        match self.of.get(&variable.id()) {
+            Some(Gradient::Host { values, filled: true, .. }) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+impl Gradient {
+    fn add(&mut self, new: &Tensor) -> Result<()> {
+        match self {
+            Self::Host { values, filled: true, .. } => {
+                let new = transfer::to_host::<f32>(&new.detach())?;
+                let sum = memory::copy(values);
+                elementwise::add(&sum, &new, values);
+            }
+            Self::Host { values, filled, .. } => {
+                *values = transfer::to_host(&new.detach())?;
+                *filled = true;
+            }
+            Self::Device(sum) => {
+                *sum = Some(match sum.take() {
+                    Some(sum) => (sum + new)?.detach(),
+                    None => new.detach(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Computes the gradients of `loss` and adds them to those of the backward pass that runs on this thread, for an
+/// operation whose backward pass computes a part of the forward pass again. Returns those of other tensors.
+///
+/// # Errors
+/// [`Compute`](ErrorKind::Compute) if no [`Gradients::backward`] is running, or an operation has no backward pass.
+pub(crate) fn backward_within(loss: &Tensor) -> Result<candle_core::backprop::GradStore> {
+    let store = loss.backward()?;
+    OPEN.with_borrow_mut(|open| match open {
+        Some(gradients) => gradients.add(&store),
+        None => Err(Error::new(
+            ErrorKind::Compute,
+            "activations that are computed again require the backward pass Gradients::backward",
+        )),
+    })?;
+    Ok(store)
+}
+
+/// Lets `write(gradient, accumulate)` write the gradient of `variable`, float32 on the CPU, into the memory of the
+/// [`Gradients`] of this thread's backward pass: over it, or added to it if `accumulate`. Returns false, and calls
+/// nothing, if `variable` is none of its variables: candle then adds the gradient.
+pub(crate) fn deliver(variable: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
+    OPEN.with_borrow_mut(|open| {
+        let gradient = open.as_mut().and_then(|gradients| gradients.of.get_mut(&variable.id()));
+        let Some(Gradient::Host { values, filled, length }) = gradient else { return false };
+        if values.len() != *length {
+            *values = memory::zeros(*length);
+        }
+        write(values, std::mem::replace(filled, true));
+        true
+    })
+}
+
+/// Refuses `x` if it requires a gradient, for an operation without a backward pass.
+///
+/// # Errors
+/// [`Compute`](ErrorKind::Compute) with the name of the operation.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[1f32], &Device::Cpu)?;
+/// let error = fauna_shared::grad::refuse(&x, "argmax").unwrap_err();
+/// assert!(error.to_string().contains("argmax has no backward pass"));
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+pub fn refuse(x: &Tensor, operation: &str) -> Result<()> {
+    match x.track_op() {
+        false => Ok(()),
+        true => Err(Error::new(
+            ErrorKind::Compute,
+            format!("{operation} has no backward pass, and its input requires a gradient"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_of_several_passes_are_added_and_cleared() {
+        let x = Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let unused = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let mut gradients = Gradients::of([&x, &unused]);
+        let loss = |factor: f64| (x.sqr().unwrap() * factor).unwrap().sum_all().unwrap();
+        gradients.backward(&loss(1.0)).unwrap();
+        gradients.backward(&loss(2.0)).unwrap();
+        assert_eq!(gradients.get(&x).unwrap().unwrap().to_vec1::<f32>().unwrap(), [6.0, 12.0]);
+        assert!(gradients.get(&unused).unwrap().is_none());
+        gradients.clear();
+        assert!(gradients.get(&x).unwrap().is_none());
+        gradients.backward(&loss(1.0)).unwrap();
+        assert_eq!(gradients.host(&x).unwrap(), [2.0, 4.0]);
+    }
+
+    #[test]
+    fn a_gradient_is_delivered_to_the_running_pass_only() {
+        let x = Var::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        assert!(!deliver(&x, |_, _| unreachable!("no backward pass is running")));
+        assert!(backward_within(&x.sum_all().unwrap()).is_err());
+    }
+}
