@@ -22,9 +22,13 @@ use crate::runtime::{Precision, Runtime, kernels_serve};
 use crate::{Error, ErrorKind, Result};
 
 mod experts;
+mod fresh;
 mod stack;
+mod variables;
 
 pub use stack::Piece;
+use variables::Training;
+pub use variables::{Fresh, Select, Variables};
 
 /// Number of problems after which a load is aborted, for configs with an absurd number of layers.
 const ENOUGH_PROBLEMS: usize = 1000;
@@ -102,8 +106,9 @@ pub struct Weights {
 }
 
 struct Shared {
-    origin: Origin,
+    origin: Arc<Origin>,
     runtime: Runtime,
+    training: Option<Training>,
     ledger: Mutex<Ledger>,
     progress: Reporter,
     /// The load as its progress shows it, until it ends.
@@ -113,6 +118,7 @@ struct Shared {
 enum Origin {
     Files { tensors: BTreeMap<String, Entry>, label: PathBuf },
     Seed(u64),
+    Fresh(Fresh),
     Nothing,
 }
 
@@ -234,6 +240,11 @@ impl Weights {
         Self::new(Origin::Seed(seed), runtime)
     }
 
+    /// Initial values of a model that is trained from nothing.
+    pub fn fresh(fresh: Fresh, runtime: Runtime) -> Self {
+        Self::new(Origin::Fresh(fresh), runtime)
+    }
+
     /// A checkpoint without tensors, named `label` in messages: all tensors are missing.
     pub fn empty(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
         Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into() }, runtime)
@@ -246,13 +257,40 @@ impl Weights {
     }
 
     fn new(origin: Origin, runtime: Runtime) -> Self {
-        Self::reporting(origin, runtime, Reporter::default(), None)
+        Self::reporting(Arc::new(origin), runtime, Reporter::default(), None)
     }
 
-    fn reporting(origin: Origin, runtime: Runtime, progress: Reporter, task: Option<Box<dyn Task>>) -> Self {
-        let task = Mutex::new(task);
-        let shared = Shared { origin, runtime, ledger: Mutex::default(), progress, task };
+    fn reporting(
+        origin: Arc<Origin>,
+        runtime: Runtime,
+        progress: Reporter,
+        task: Option<Box<dyn Task>>,
+    ) -> Self {
+        let (ledger, task) = (Mutex::default(), Mutex::new(task));
+        let shared = Shared { origin, runtime, training: None, ledger, progress, task };
         Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// The same tensors, of which none has been read, for `training`.
+    fn reread(&self, training: Option<Training>) -> Self {
+        let Shared { origin, runtime, .. } = &*self.shared;
+        let shared = Shared {
+            origin: origin.clone(),
+            runtime: runtime.clone(),
+            training,
+            ledger: Mutex::default(),
+            progress: Reporter::default(),
+            task: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), prefix: self.prefix.clone() }
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.shared.origin
+    }
+
+    fn training(&self) -> Option<&Training> {
+        self.shared.training.as_ref()
     }
 
     /// The same, before anything is read, with the bytes of its tensors reported to `progress` as they are read. Where
@@ -262,7 +300,7 @@ impl Weights {
             Ok(shared) => shared,
             Err(shared) => return Self { shared, prefix: self.prefix },
         };
-        let task = match &shared.origin {
+        let task = match &*shared.origin {
             Origin::Files { tensors, .. } if !tensors.is_empty() => {
                 let bytes = tensors.values().map(|entry| entry.stored.bytes.len() as u64).sum();
                 Some(progress.begin("loading", Unit::Bytes, Some(bytes)))
@@ -285,15 +323,15 @@ impl Weights {
     /// Whether the checkpoint has a tensor at or below `name`. Returns `otherwise` if there is no checkpoint (random
     /// weights or inventory).
     pub fn has(&self, name: &str, otherwise: bool) -> bool {
-        match &self.shared.origin {
+        match self.origin() {
             Origin::Files { tensors, .. } => below(tensors, &self.path(name)).next().is_some(),
-            Origin::Seed(_) | Origin::Nothing => otherwise,
+            Origin::Seed(_) | Origin::Fresh(_) | Origin::Nothing => otherwise,
         }
     }
 
     /// Whether the checkpoint has both tensors `name` and `other`, and they differ.
     pub fn differ(&self, name: &str, other: &str) -> bool {
-        let Origin::Files { tensors, .. } = &self.shared.origin else { return false };
+        let Origin::Files { tensors, .. } = self.origin() else { return false };
         let stored = |name: &str| Some(&tensors.get(&self.path(name))?.stored);
         match (stored(name), stored(other)) {
             (Some(a), Some(b)) => {
@@ -308,15 +346,15 @@ impl Weights {
 
     /// The shape of the tensor `name` in the checkpoint; `None` if it is missing or there is no checkpoint.
     pub fn dims(&self, name: &str) -> Option<&[usize]> {
-        match &self.shared.origin {
+        match self.origin() {
             Origin::Files { tensors, .. } => Some(&tensors.get(&self.path(name))?.stored.shape),
-            Origin::Seed(_) | Origin::Nothing => None,
+            Origin::Seed(_) | Origin::Fresh(_) | Origin::Nothing => None,
         }
     }
 
     /// Ignores the tensors at or below `name`, such as a copy of a tied embedding table or an unused head.
     pub fn skip(&self, name: &str) {
-        if let Origin::Files { tensors, .. } = &self.shared.origin {
+        if let Origin::Files { tensors, .. } = self.origin() {
             let path = self.path(name);
             self.ledger().skipped.extend(below(tensors, &path).map(|(name, _)| name.clone()));
         }
@@ -324,7 +362,7 @@ impl Weights {
 
     /// Whether there are no weights, and a load only records the [`Inventory`].
     pub fn is_meta(&self) -> bool {
-        matches!(self.shared.origin, Origin::Nothing)
+        matches!(self.origin(), Origin::Nothing)
     }
 
     /// The runtime the weights are loaded for.
@@ -336,11 +374,11 @@ impl Weights {
     /// half precision ([`Cache::with_half`](crate::attention::Cache::with_half)).
     pub fn half_cache(&self) -> bool {
         let runtime = self.runtime();
-        let in_blocks = match &self.shared.origin {
+        let in_blocks = match self.origin() {
             Origin::Files { tensors, .. } => {
                 tensors.values().any(|entry| matches!(entry.stored.storage, StorageType::Block(_)))
             }
-            Origin::Seed(_) | Origin::Nothing => false,
+            Origin::Seed(_) | Origin::Fresh(_) | Origin::Nothing => false,
         };
         let kept = in_blocks && !runtime.dequantize();
         kept || runtime.quantize().is_some() || runtime.precision() == Precision::Bf16
@@ -350,8 +388,17 @@ impl Weights {
     /// position tables; for linear layers use [`matrix`](Weights::matrix).
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let path = self.path(name);
+        if let Some(variable) = self.variable(&path, shape)? {
+            return Ok(variable.to_dtype(self.runtime().activations())?);
+        }
+        let found = self.look_up(&path, shape)?;
+        self.frozen(&path, || self.dense(&path, found, shape))
+    }
+
+    /// The tensor `path` of `shape` on the device, in the dtype of activations.
+    fn dense(&self, path: &str, found: Found, shape: &[usize]) -> Result<Tensor> {
         let runtime = self.runtime();
-        let values = match self.look_up(&path, shape)? {
+        let values = match found {
             Found::Stored(stored) => {
                 let values = widen(stored)?;
                 // Only the copy is used from here on.
@@ -360,7 +407,8 @@ impl Weights {
                 }
                 values
             }
-            Found::Seed(seed) => seeded_values(seed, &path, shape)?,
+            Found::Seed(seed) => seeded_values(seed, path, shape)?,
+            Found::Fresh(fresh) => fresh::values(fresh, path, shape)?,
             Found::Nothing => {
                 return Ok(Tensor::zeros((), runtime.activations(), runtime.device())?.broadcast_as(shape)?);
             }
@@ -389,6 +437,13 @@ impl Weights {
     pub(crate) fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
         let path = self.path(name);
         let (outputs, inputs) = (shape[0], shape[1..].iter().fold(1, |all: usize, n| all.saturating_mul(*n)));
+        if let Some(variable) = self.variable(&path, shape)? {
+            return Ok(Matrix::variable(
+                variable.reshape((outputs, inputs))?,
+                Layout::OutIn,
+                self.compute(),
+            )?);
+        }
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         let stored = StoredTensor { shape: vec![outputs, inputs], ..stored };
         self.place_stored(&stored, MatrixUse::Linear, Layout::OutIn, (outputs, inputs), None)
@@ -403,7 +458,7 @@ impl Weights {
         Runtime::kernels()?;
         self.task().take();
         let ledger = self.ledger();
-        if let Origin::Files { tensors, label } = &self.shared.origin {
+        if let Origin::Files { tensors, label } = self.origin() {
             let unread: Vec<&Entry> = tensors
                 .iter()
                 .filter(|(name, _)| {
@@ -444,11 +499,27 @@ impl Weights {
     }
 
     fn in_blocks(&self, path: &str) -> bool {
-        match &self.shared.origin {
+        match self.origin() {
             Origin::Files { tensors, .. } => {
                 tensors.get(path).is_some_and(|entry| matches!(entry.stored.storage, StorageType::Block(_)))
             }
-            Origin::Seed(_) | Origin::Nothing => false,
+            Origin::Seed(_) | Origin::Fresh(_) | Origin::Nothing => false,
+        }
+    }
+
+    /// Records that the tensor `path` is read.
+    fn record(&self, path: &str, shape: &[usize]) {
+        self.ledger().read.insert(path.to_string(), shape.to_vec());
+    }
+
+    /// [`look_up`](Self::look_up), with initial values for a tensor that a checkpoint does not have.
+    fn look_up_or_fresh(&self, path: &str, expected: &[usize], fresh: Option<Fresh>) -> Result<Found<'_>> {
+        match (self.origin(), fresh) {
+            (Origin::Files { tensors, .. }, Some(fresh)) if !tensors.contains_key(path) => {
+                self.record(path, expected);
+                Ok(Found::Fresh(fresh))
+            }
+            _ => self.look_up(path, expected),
         }
     }
 
@@ -456,8 +527,8 @@ impl Weights {
     fn look_up(&self, path: &str, expected: &[usize]) -> Result<Found<'_>> {
         self.shared.progress.check()?;
         let mut ledger = self.ledger();
-        match &self.shared.origin {
-            Origin::Nothing | Origin::Seed(_) if ledger.read.len() >= MOST_TENSORS => {
+        match self.origin() {
+            Origin::Nothing | Origin::Seed(_) | Origin::Fresh(_) if ledger.read.len() >= MOST_TENSORS => {
                 Err(Error::unsupported(format!("the config has more than {MOST_TENSORS} tensors")))
             }
             Origin::Nothing => {
@@ -467,6 +538,10 @@ impl Weights {
             Origin::Seed(seed) => {
                 ledger.read.insert(path.to_string(), expected.to_vec());
                 Ok(Found::Seed(*seed))
+            }
+            Origin::Fresh(fresh) => {
+                ledger.read.insert(path.to_string(), expected.to_vec());
+                Ok(Found::Fresh(*fresh))
             }
             Origin::Files { tensors, label } => match tensors.get(path) {
                 Some(entry) if entry.stored.shape == expected => {
@@ -501,10 +576,8 @@ impl Weights {
         Ok(match self.look_up(path, shape)? {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored.clone()),
-            Found::Seed(seed) => {
-                let bytes = floats(&seeded_values(seed, path, shape)?);
-                Some(StoredTensor { storage: StorageType::F32, shape: shape.to_vec(), bytes })
-            }
+            Found::Seed(seed) => Some(in_floats(&seeded_values(seed, path, shape)?, shape)),
+            Found::Fresh(fresh) => Some(in_floats(&fresh::values(fresh, path, shape)?, shape)),
         })
     }
 
@@ -520,6 +593,9 @@ impl Weights {
         };
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), matrix);
+        if let Some(variable) = self.variable(&path, &shape)? {
+            return Ok(Matrix::variable(variable, layout, self.compute())?);
+        }
         let Some(stored) = self.stored(&path, &shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)
     }
@@ -614,6 +690,11 @@ impl Weights {
     }
 }
 
+/// `values` as a stored tensor of `shape`.
+fn in_floats(values: &[f32], shape: &[usize]) -> StoredTensor {
+    StoredTensor { storage: StorageType::F32, shape: shape.to_vec(), bytes: floats(values) }
+}
+
 /// Splits the tensor `official` along its first axis, without copying.
 pub(crate) fn entries_of(official: &str, stored: &StoredTensor) -> Result<Vec<StoredTensor>> {
     let whole =
@@ -652,9 +733,11 @@ fn below<'a>(
         })
 }
 
+#[derive(Clone, Copy)]
 enum Found<'a> {
     Stored(&'a StoredTensor),
     Seed(u64),
+    Fresh(Fresh),
     Nothing,
 }
 

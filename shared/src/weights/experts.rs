@@ -64,12 +64,18 @@ impl Weights {
         };
         let quantize = self.runtime().quantize().and_then(|kind| MatrixUse::Experts.format(kind, inputs));
         self.ledger().matrices.insert(path.clone(), MatrixUse::Experts);
+        if let Some(variable) = self.variable(&path, &shape)? {
+            let expert = |i| Ok(Matrix::variable(variable.get(i)?, layout, self.compute())?);
+            return (0..count).map(expert).collect();
+        }
         let Some(stored) = self.stored(&path, &shape)? else {
             return self.stand_ins(count, (outputs, inputs));
         };
-        let entries = entries_of(&path, &stored)?;
-        let place = |entry| self.place_stored(entry, MatrixUse::Experts, layout, (outputs, inputs), quantize);
-        entries.iter().map(place).collect()
+        self.frozen_matrices(&path, || {
+            let place =
+                |entry| self.place_stored(entry, MatrixUse::Experts, layout, (outputs, inputs), quantize);
+            entries_of(&path, &stored)?.iter().map(place).collect()
+        })
     }
 
     fn packed_experts(
@@ -114,6 +120,7 @@ impl Weights {
     pub fn packed(&self, name: &str, shape: &[usize], weights: u64) -> Result<Option<Bytes>> {
         let path = self.path(name);
         self.ledger().packed.insert(path.clone(), weights);
+        self.refuse_packed(&path)?;
         match self.look_up(&path, shape)? {
             Found::Nothing => Ok(None),
             // GGUF has signed bytes only.
@@ -125,6 +132,9 @@ impl Weights {
                 Ok(None)
             }
             Found::Seed(seed) => Ok(Some(Bytes::from_vec(seeded_bytes(seed, &path, shape)?))),
+            Found::Fresh(_) => {
+                Err(Error::unsupported(format!("{path} is packed, which cannot be trained from nothing")))
+            }
         }
     }
 
@@ -147,7 +157,7 @@ impl Weights {
     fn stand_ins(&self, count: usize, (outputs, inputs): (usize, usize)) -> Result<Vec<Matrix>> {
         let mut ledger = self.ledger();
         ledger.stand_ins = ledger.stand_ins.saturating_add(count);
-        match (ledger.stand_ins > MOST_TENSORS, &self.shared.origin) {
+        match (ledger.stand_ins > MOST_TENSORS, self.origin()) {
             (false, _) => Ok(vec![Matrix::absent(outputs, inputs); count]),
             (true, Origin::Files { tensors, label }) => Err(ledger.report(tensors, &[]).at(label)),
             (true, _) => Err(Error::unsupported(format!("the config has more than {MOST_TENSORS} tensors"))),

@@ -53,6 +53,9 @@ impl Weights {
             ));
         }
         let outputs = pieces.iter().map(|piece| piece.rows.len()).sum();
+        if let Some(variable) = self.stacked_variables(matrix, pieces, inputs)? {
+            return Ok(Matrix::variable(variable, Layout::OutIn, self.compute())?);
+        }
         let mut parts = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let path = self.path(&piece.name);
@@ -64,9 +67,49 @@ impl Weights {
         let Some(parts) = parts.into_iter().collect::<Option<Vec<_>>>() else {
             return Ok(Matrix::absent(outputs, inputs));
         };
-        let stored = joined(parts, outputs, inputs)?;
         let quantize = self.runtime().quantize().and_then(|kind| matrix.format(kind, inputs));
-        self.place_stored(&stored, matrix, Layout::OutIn, (outputs, inputs), quantize)
+        let place = || -> Result<Vec<Matrix>> {
+            let stored = joined(parts, outputs, inputs)?;
+            Ok(vec![self.place_stored(&stored, matrix, Layout::OutIn, (outputs, inputs), quantize)?])
+        };
+        let name = |piece: &Piece| format!("{}[{:?}]", self.path(&piece.name), piece.rows);
+        let placed = self.frozen_matrices(&pieces.iter().map(name).collect::<Vec<_>>().join("+"), place)?;
+        Ok(placed.into_iter().next().unwrap_or_else(|| Matrix::absent(outputs, inputs)))
+    }
+
+    /// The concatenated rows of `pieces` if one of them is trained.
+    fn stacked_variables(
+        &self,
+        matrix: MatrixUse,
+        pieces: &[Piece],
+        inputs: usize,
+    ) -> Result<Option<Tensor>> {
+        let mut any = false;
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let path = self.path(&piece.name);
+            let variable = self.variable(&path, &[piece.of, inputs])?;
+            if variable.is_some() {
+                self.ledger().matrices.insert(path, matrix);
+            }
+            any |= variable.is_some();
+            parts.push(variable);
+        }
+        if !any {
+            return Ok(None);
+        }
+        let rows = |(variable, piece): (Option<Tensor>, &Piece)| -> Result<Tensor> {
+            let whole = match variable {
+                Some(variable) => variable,
+                None => self.place(&piece.name, matrix, piece.of, inputs)?.tensor()?,
+            };
+            Ok(whole.narrow(0, piece.rows.start, piece.rows.len())?)
+        };
+        let parts = parts.into_iter().zip(pieces).map(rows).collect::<Result<Vec<_>>>()?;
+        match parts.as_slice() {
+            [one] => Ok(Some(one.clone())),
+            parts => Ok(Some(Tensor::cat(parts, 0)?)),
+        }
     }
 }
 
@@ -119,6 +162,15 @@ impl Weights {
         let inputs = widths.iter().fold(0, |all: usize, width| all.saturating_add(*width));
         let shape = [outputs, inputs];
         self.ledger().matrices.insert(path.clone(), MatrixUse::Linear);
+        if let Some(variable) = self.variable(&path, &shape)? {
+            let mut start = 0;
+            let part = |width: &usize| {
+                let part = variable.narrow(1, start, *width)?.contiguous()?;
+                start += width;
+                Ok(Matrix::variable(part, Layout::OutIn, self.compute())?)
+            };
+            return widths.iter().map(part).collect();
+        }
         let Some(stored) = self.stored(&path, &shape)? else {
             return Ok(widths.iter().map(|width| Matrix::absent(outputs, *width)).collect());
         };
@@ -131,13 +183,15 @@ impl Weights {
                 StoredTensor { storage: StorageType::Block(kind), shape: shape.to_vec(), bytes }
             }
         };
-        let mut start = 0;
-        let part = |width: &usize| {
-            let part = columns_of(&stored, start, *width)?;
-            start += width;
-            self.place_stored(&part, MatrixUse::Linear, Layout::OutIn, (outputs, *width), None)
-        };
-        widths.iter().map(part).collect()
+        self.frozen_matrices(&path, || {
+            let mut start = 0;
+            let part = |width: &usize| {
+                let part = columns_of(&stored, start, *width)?;
+                start += width;
+                self.place_stored(&part, MatrixUse::Linear, Layout::OutIn, (outputs, *width), None)
+            };
+            widths.iter().map(part).collect()
+        })
     }
 }
 
