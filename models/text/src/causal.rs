@@ -9,9 +9,10 @@ use fauna_shared::generate::{
 };
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors, Turn};
 use fauna_shared::model::{
-    BlockHook, Card, CausalLm, Family, Keys, Model, Pipeline, Pretrained, Step, no_hook,
+    BlockHook, Card, CausalLm, Family, Keys, LoadCausalLm, Loss, Model, Pipeline, Pretrained, Step,
+    Trainable, no_hook,
 };
-use fauna_shared::nn::{Embedding, Linear};
+use fauna_shared::nn::{Embedding, IGNORE_INDEX, Linear, cross_entropy, select_rows};
 use fauna_shared::text::{self, ChatTemplate, DefinitionStop, Padding, Tokenizer};
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result, json};
@@ -24,6 +25,8 @@ use crate::{called, infill, words};
 /// The pipeline of every decoder-only family: network, tokenizer, chat template and special tokens.
 pub struct LanguageModel {
     network: Box<dyn CausalLm>,
+    /// Builds the network again.
+    load: LoadCausalLm,
     device: Device,
     half_cache: bool,
     tokenizer: Option<Tokenizer>,
@@ -44,10 +47,16 @@ impl LanguageModel {
     /// Errors of the config, the tensors or the tokenizer's files.
     pub fn open<M: CausalLm + Model + 'static>(pretrained: &Pretrained) -> Result<Self> {
         let (network, inventory) = pretrained.load::<M>()?;
-        Self::new(pretrained, Box::new(network), &inventory)
+        let load: LoadCausalLm = |config, weights| Ok(Box::new(M::load(json::typed(config)?, weights)?));
+        Self::new(pretrained, Box::new(network), load, &inventory)
     }
 
-    fn new(pretrained: &Pretrained, network: Box<dyn CausalLm>, inventory: &Inventory) -> Result<Self> {
+    fn new(
+        pretrained: &Pretrained,
+        network: Box<dyn CausalLm>,
+        load: LoadCausalLm,
+        inventory: &Inventory,
+    ) -> Result<Self> {
         let mut card =
             pretrained.card(&pretrained.architecture(pretrained.family.architectures[0]), inventory);
         card.context = Some(network.max_position_embeddings());
@@ -80,6 +89,7 @@ impl LanguageModel {
             device: pretrained.weights.runtime().device().clone(),
             half_cache: pretrained.weights.half_cache(),
             network,
+            load,
             tokenizer,
             template,
             harmony,
@@ -406,6 +416,10 @@ impl Pipeline for LanguageModel {
         self.encode(&texts)
     }
 
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
+    }
+
     fn defaults(&self) -> GenerationConfig {
         GenerationConfig { one_definition: self.network.is_trained_on_code(), ..GenerationConfig::default() }
     }
@@ -506,6 +520,77 @@ pub fn embedding_and_head(
         false => Some(w.linear_no_bias("lm_head", hidden_size, vocab_size)?),
     };
     Ok((table, head))
+}
+
+impl Trainable for LanguageModel {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = (self.load)(config.clone(), weights)?;
+        Ok(())
+    }
+
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        let known = ["input_ids", "attention_mask", "position_ids", "token_type_ids", "labels"];
+        let ids = words::input_ids(inputs, &known)?;
+        let [mask, positions, types] =
+            ["attention_mask", "position_ids", "token_type_ids"].map(|name| inputs.get(name));
+        let hidden = self.forward_hidden(ids, mask, positions, types)?;
+        next_token_loss(self.network(), &hidden, labels(inputs)?)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^(lm_head|embed_out)\.")
+    }
+}
+
+/// The input `labels`.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) if it is missing.
+pub fn labels(inputs: &Tensors) -> Result<&Tensor> {
+    inputs.get("labels").ok_or_else(|| Error::input("labels are missing"))
+}
+
+/// Checks that a loss got no options.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) with the name of the first option.
+pub fn no_options(options: &Value) -> Result<()> {
+    match options.as_object().and_then(|options| options.keys().next()) {
+        None => Ok(()),
+        Some(name) => Err(Error::input(format!("the loss has no option \"{name}\""))),
+    }
+}
+
+/// The loss of a causal language model: cross entropy of the token after each position, the mean over all labels except
+/// -100. `hidden`: `(batch, sequence, hidden_size)`; `labels`: `(batch, sequence)`, the token ids themselves, which are
+/// shifted here.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for labels of another shape or beyond the vocabulary;
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has no LM head.
+pub fn next_token_loss(network: &dyn CausalLm, hidden: &Tensor, labels: &Tensor) -> Result<Loss> {
+    let (batch, time, width) = hidden.dims3()?;
+    if labels.dims() != [batch, time] {
+        let (labels, ids) = (labels.dims(), [batch, time]);
+        return Err(Error::input(format!("labels have shape {labels:?}, expected {ids:?}")));
+    }
+    let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+    // Logits are computed only where there is a label.
+    let learned = labels.iter().enumerate().flat_map(|(row, labels)| {
+        let at = (row * time..).zip(labels.iter().skip(1));
+        at.filter(|(_, label)| **label != IGNORE_INDEX).map(|(at, label)| (at as u32, *label))
+    });
+    let (at, labels): (Vec<u32>, Vec<i64>) = learned.unzip();
+    if at.is_empty() {
+        return Err(Error::input("no token of the batch has a label"));
+    }
+    let rows = select_rows(&hidden.reshape(((), width))?, &at)?;
+    let logits = network.logits(&rows)?;
+    let logits = logits.ok_or_else(|| Error::unsupported("a checkpoint without an LM head has no loss"))?;
+    let count = labels.len();
+    let (loss, terms) = cross_entropy(&logits, &Tensor::from_vec(labels, count, &Device::Cpu)?)?;
+    Ok(Loss::mean(loss, terms as f64))
 }
 
 /// The defaults of a [`Family`] of decoder-only language models: text in, text and embeddings out, loaded as a

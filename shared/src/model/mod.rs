@@ -12,6 +12,7 @@ mod potential;
 mod pretrained;
 mod served;
 mod session;
+mod trainable;
 
 use std::ops::ControlFlow;
 
@@ -30,6 +31,7 @@ pub use potential::{Evaluation, Potential};
 pub use pretrained::{Layout, LoadOptions, Pretrained};
 pub(crate) use served::served;
 pub use session::{Reply, Session};
+pub use trainable::{Loss, Trainable};
 
 use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
 use crate::item::{Embeddings, ImageOptions, Item, Modality, Prompt, Tensors, Turn};
@@ -204,6 +206,14 @@ pub trait Pipeline: Send + Sync {
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not.
     fn potential(&self) -> Result<&dyn Potential> {
         Err(self.cannot("compute the energy of atoms"))
+    }
+
+    /// The model as one that can be trained.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if it cannot.
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Err(self.cannot("be trained"))
     }
 
     /// Dummy inputs of `method` with the given sizes, named as in the reference implementation, for benchmarks and

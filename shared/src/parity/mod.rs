@@ -17,6 +17,7 @@
 mod case;
 mod compare;
 mod seeded;
+mod train_step;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -146,13 +147,20 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     options.family = case.pretrained.family.or(options.family);
     options.settings = case.options.as_object().cloned().unwrap_or_default();
     options.runtime = options.runtime.with_dequantize(case.pretrained.dequantize);
-    let pipeline = zoo.open(&source, &options).map_err(|error| match &written {
+    let written_out = |error: Error| match &written {
         Some(model) if model.is_copy() => {
             error.hint(format!("the model was written out from {}", folder.join("model").display()))
         }
         _ => error,
-    })?;
-    let returned = pipeline.call(&report.call, &case.inputs, &case.options).map_err(|e| e.at(folder))?;
+    };
+    let returned = match report.call.as_str() {
+        "train_step" => train_step::run(zoo, &source, &options, &case.inputs, &case.options, &case.expected),
+        call => {
+            let pipeline = zoo.open(&source, &options).map_err(written_out)?;
+            pipeline.call(call, &case.inputs, &case.options)
+        }
+    };
+    let returned = returned.map_err(|error| error.at(folder))?;
     for (name, expected) in &case.expected {
         let found = returned.get(name).ok_or_else(|| not_returned(name, &returned).at(folder))?;
         let found = last_positions(found, expected, case.last_positions)?;

@@ -1,0 +1,59 @@
+//! The interface of models that can be trained.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use crate::Result;
+use crate::item::Tensors;
+use crate::weights::Weights;
+
+/// The loss of a batch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The loss, a float32 scalar that is differentiable with respect to the variables.
+    pub value: Tensor,
+    /// The number of terms that `value` is the mean of, such as the tokens with a label: the weight of this batch among
+    /// several whose gradients are accumulated.
+    pub terms: f64,
+    /// Named parts of the loss, scalars with the reference's names, such as `loss_energy`.
+    pub parts: BTreeMap<String, Tensor>,
+}
+
+impl Loss {
+    /// A loss without parts that is the mean of `terms` terms.
+    pub fn mean(value: Tensor, terms: f64) -> Self {
+        Self { value, terms, parts: BTreeMap::new() }
+    }
+
+    /// The same with the part `name`.
+    pub fn with_part(mut self, name: impl Into<String>, value: Tensor) -> Self {
+        self.parts.insert(name.into(), value);
+        self
+    }
+}
+
+/// A model that can be trained: one whose network can be built again from other weights, and that has a loss.
+pub trait Trainable: Send + Sync {
+    /// Builds the network again from `config`, canonical, and `weights`, as it was built when the model was opened.
+    ///
+    /// # Errors
+    /// As opening the model.
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()>;
+
+    /// The loss of the reference implementation on a batch, `inputs` with its argument names; integers are int64.
+    /// `options` are arguments that are not tensors.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for an input that is missing, unknown or of another shape, or an unknown
+    /// option.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss>;
+
+    /// A regular expression of the tensors of the output head, by their names in the checkpoint.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if there is none.
+    fn head(&self) -> Result<&'static str>;
+}

@@ -1,0 +1,81 @@
+//! A model with variables.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::grad::Gradients;
+use crate::item::Tensors;
+use crate::model::{Loss, Pipeline, Pretrained};
+use crate::weights::{Select, Variables};
+use crate::zoo::{LoadOptions, Zoo};
+
+/// A model that learns: its pipeline, and the variables among its weights. Each loss builds the network again from the
+/// variables, so that everything a network computes from its weights when it is built is differentiable too.
+pub struct Learner {
+    pretrained: Pretrained,
+    pipeline: Box<dyn Pipeline>,
+    variables: Arc<Variables>,
+}
+
+impl Learner {
+    /// Opens the model `source`, in which the tensors that `select` takes are trained.
+    ///
+    /// # Errors
+    /// As [`Zoo::open`]; [`Unsupported`](crate::ErrorKind::Unsupported) if the model cannot be trained;
+    /// [`Input`](crate::ErrorKind::Input) if `select` takes none of its tensors.
+    pub fn open(zoo: &Zoo, source: &str, options: &LoadOptions, select: Select) -> Result<Self> {
+        let (family, pretrained) = zoo.pretrained(source, options)?;
+        Self::new((family.open)(&pretrained)?, pretrained, Arc::new(Variables::new(select)))
+    }
+
+    fn new(pipeline: Box<dyn Pipeline>, pretrained: Pretrained, variables: Arc<Variables>) -> Result<Self> {
+        let mut learner = Self { pretrained, pipeline, variables };
+        learner.reload(true)?;
+        Ok(learner)
+    }
+
+    /// Builds the network from the current variables; `tracked` if gradients are wanted.
+    fn reload(&mut self, tracked: bool) -> Result<()> {
+        let weights = self.pretrained.weights.with_variables(&self.variables, tracked);
+        self.pipeline.trainable()?.reload(&self.pretrained.config, &weights)
+    }
+
+    /// The variables.
+    pub fn variables(&self) -> &Variables {
+        &self.variables
+    }
+
+    /// The loss of a batch, with its gradients.
+    ///
+    /// # Errors
+    /// As [`Trainable::loss`](crate::model::Trainable::loss).
+    pub fn loss(&mut self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        self.reload(true)?;
+        self.pipeline.trainable()?.loss(inputs, options)
+    }
+
+    /// The loss of a batch, without gradients, as for validation.
+    ///
+    /// # Errors
+    /// As [`loss`](Self::loss).
+    pub fn evaluate(&mut self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        self.reload(false)?;
+        self.pipeline.trainable()?.loss(inputs, options)
+    }
+
+    /// No gradients yet, of all variables.
+    pub fn gradients(&self) -> Gradients {
+        Gradients::of(self.variables.all().values())
+    }
+
+    /// The pipeline with the current weights, to generate or embed.
+    ///
+    /// # Errors
+    /// As opening the model.
+    pub fn pipeline(&mut self) -> Result<&dyn Pipeline> {
+        self.reload(false)?;
+        Ok(&*self.pipeline)
+    }
+}
