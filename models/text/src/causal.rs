@@ -7,19 +7,21 @@ use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{
     CancellationToken, Decoder, Generation, GenerationConfig, PrefixCache, PrefixDecoder, Tokens,
 };
-use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors, Turn};
+use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Role, Tensors, Turn};
 use fauna_shared::model::{
-    BlockHook, Card, CausalLm, Family, Keys, LoadCausalLm, Loss, Model, Pipeline, Pretrained, Step,
-    Trainable, no_hook,
+    BlockHook, Card, CausalLm, Collation, Family, Keys, LoadCausalLm, Loss, Model, Pipeline, Pretrained,
+    Step, Trainable, TrainingBatch, no_hook,
 };
 use fauna_shared::nn::{Embedding, IGNORE_INDEX, Linear, cross_entropy, select_rows};
 use fauna_shared::text::{self, ChatTemplate, DefinitionStop, Padding, Tokenizer};
+use fauna_shared::train::Example;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result, json};
 use serde_json::Value;
 
 use crate::called::token_ids;
 use crate::harmony::Harmony;
+use crate::labelled::{self, LabelledTokens};
 use crate::{called, infill, words};
 
 /// The pipeline of every decoder-only family: network, tokenizer, chat template and special tokens.
@@ -538,8 +540,65 @@ impl Trainable for LanguageModel {
         next_token_loss(self.network(), &hidden, labels(inputs)?)
     }
 
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let rows = examples.iter().map(|example| self.labelled(example, options.mask_prompt));
+        let limit = self.network.has_position_limit().then(|| self.network.max_position_embeddings());
+        let longest = options.max_length.into_iter().chain(limit).min();
+        LabelledTokens::batch(rows.collect::<Result<Vec<_>>>()?, longest, self.tokenizer()?.pad_id())
+    }
+
     fn head(&self) -> Result<&'static str> {
         Ok(r"^(lm_head|embed_out)\.")
+    }
+}
+
+impl LanguageModel {
+    /// The tokens of `example` and which of them are learned. A prompt and its completion become a conversation of two
+    /// turns if the model has a chat template; else the completion follows the prompt and ends with the end-of-sequence
+    /// token.
+    fn labelled(&self, example: &Example, mask_prompt: bool) -> Result<LabelledTokens> {
+        let tokenizer = self.tokenizer()?;
+        let ended = |text: &str| -> Result<Vec<u32>> {
+            let mut ids = tokenizer.encode(text, true)?;
+            if ids.last() != self.end.first() {
+                ids.extend(self.end.first());
+            }
+            Ok(ids)
+        };
+        let text = |items: &[Item]| items.iter().map(Item::text).collect::<Result<String>>();
+        match example {
+            Example::Text(text) => Ok(LabelledTokens::all(ended(text)?)),
+            Example::Gene(gene) => Ok(LabelledTokens::all(ended(gene)?)),
+            Example::Chat { turns, tools } if tools.is_empty() => self.conversation(turns, mask_prompt),
+            Example::Chat { .. } => Err(Error::unsupported("conversations with tools are not implemented")),
+            Example::Completion { prompt: Prompt::Items(items), completion } if self.template.is_none() => {
+                let prompt = text(items)?;
+                let before = tokenizer.encode(&prompt, true)?;
+                let ids = ended(&(prompt + completion))?;
+                Ok(LabelledTokens::after(&before, ids, mask_prompt))
+            }
+            Example::Completion { prompt, completion } => {
+                let mut turns = match prompt {
+                    Prompt::Items(items) => vec![Turn { role: Role::User, items: items.clone() }],
+                    Prompt::Chat(turns) => turns.clone(),
+                    Prompt::Infill { .. } => return Err(Prompt::no_infill()),
+                };
+                let items = vec![Item::from(completion.as_str())];
+                turns.push(Turn { role: Role::Assistant, items });
+                self.conversation(&turns, mask_prompt)
+            }
+            other => Err(labelled::not_learned(other, "text, completion, chat")),
+        }
+    }
+
+    /// The tokens of a conversation; those of the assistant's turns are learned if `mask_prompt`.
+    fn conversation(&self, turns: &[Turn], mask_prompt: bool) -> Result<LabelledTokens> {
+        let template = self
+            .template
+            .as_ref()
+            .ok_or_else(|| self.cannot("learn conversations: it has no chat template"))?;
+        let messages = turns.iter().map(words::message).collect::<Result<Vec<_>>>()?;
+        labelled::conversation(self.tokenizer()?, template, &messages, mask_prompt)
     }
 }
 

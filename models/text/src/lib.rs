@@ -21,6 +21,7 @@ pub mod gpt_neox;
 pub mod gpt_oss;
 pub mod harmony;
 mod infill;
+pub mod labelled;
 pub mod llama;
 pub mod mpt;
 pub mod qwen2;

@@ -31,7 +31,7 @@ pub use potential::{Evaluation, Potential};
 pub use pretrained::{Layout, LoadOptions, Pretrained};
 pub(crate) use served::served;
 pub use session::{Reply, Session};
-pub use trainable::{Loss, Trainable};
+pub use trainable::{Collation, Loss, Trainable, TrainingBatch};
 
 use crate::generate::{Generation, GenerationConfig, PrefixCache, Rng};
 use crate::item::{Embeddings, ImageOptions, Item, Modality, Prompt, Tensors, Turn};

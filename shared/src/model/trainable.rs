@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::item::Tensors;
+use crate::train::Example;
 use crate::weights::Weights;
 
 /// The loss of a batch.
@@ -35,6 +36,42 @@ impl Loss {
     }
 }
 
+/// How examples become a batch.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Collation {
+    /// Longer sequences are truncated to this number of tokens, and time series to this number of steps of context;
+    /// `None` for the maximum of the model.
+    pub max_length: Option<usize>,
+    /// Whether only the completion or the turns of the assistant are learned, and not the prompt.
+    pub mask_prompt: bool,
+    /// Names of the classes, in order of their index; empty for those of the config.
+    pub classes: Vec<String>,
+    /// Statistics of the actions of the data set, as in `dataset_statistics.json`.
+    pub statistics: Option<Value>,
+    /// Steps that are forecast; `None` for the model's own number.
+    pub horizon: Option<usize>,
+    /// The seed of what is random in a batch: masked tokens, windows of time series. Another one for each batch.
+    pub seed: u64,
+}
+
+/// A batch for [`Trainable::loss`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TrainingBatch {
+    /// The inputs, with the argument names of the reference.
+    pub inputs: Tensors,
+    /// Number of tokens or time steps of the examples that were truncated.
+    pub truncated: usize,
+}
+
+impl TrainingBatch {
+    /// A batch without truncated examples.
+    pub fn new(inputs: Tensors) -> Self {
+        Self { inputs, truncated: 0 }
+    }
+}
+
 /// A model that can be trained: one whose network can be built again from other weights, and that has a loss.
 pub trait Trainable: Send + Sync {
     /// Builds the network again from `config`, canonical, and `weights`, as it was built when the model was opened.
@@ -50,6 +87,13 @@ pub trait Trainable: Send + Sync {
     /// [`Input`](crate::ErrorKind::Input) for an input that is missing, unknown or of another shape, or an unknown
     /// option.
     fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss>;
+
+    /// The batch of `examples`, for [`loss`](Self::loss).
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) for examples that the model does not learn from, with the kinds it does;
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the checkpoint has no tokenizer or processor.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch>;
 
     /// A regular expression of the tensors of the output head, by their names in the checkpoint.
     ///

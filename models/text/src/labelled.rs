@@ -1,0 +1,130 @@
+//! Token sequences with labels, for training.
+
+use candle_core::{Device, Tensor};
+use fauna_shared::item::Tensors;
+use fauna_shared::model::TrainingBatch;
+use fauna_shared::nn::IGNORE_INDEX;
+use fauna_shared::text::{ChatTemplate, Message, Tokenizer};
+use fauna_shared::train::Example;
+use fauna_shared::{Error, Result};
+
+/// A token sequence, and the label of each token: the token itself if it is learned, else -100.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelledTokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Labels, as many as ids.
+    pub labels: Vec<i64>,
+}
+
+impl LabelledTokens {
+    /// All of `ids` are learned.
+    pub fn all(ids: Vec<u32>) -> Self {
+        let labels = ids.iter().map(|id| i64::from(*id)).collect();
+        Self { ids, labels }
+    }
+
+    /// Only those of `ids` are learned that follow the prompt, whose tokens alone are `before`; all if not
+    /// `mask_prompt`.
+    ///
+    /// ```
+    /// use fauna_text::labelled::LabelledTokens;
+    /// let row = LabelledTokens::after(&[5, 6], vec![5, 6, 7], true);
+    /// assert_eq!(row.labels, [-100, -100, 7]);
+    /// ```
+    pub fn after(before: &[u32], ids: Vec<u32>, mask_prompt: bool) -> Self {
+        let mut row = Self::all(ids);
+        if mask_prompt {
+            let prompt = common_prefix(before, &row.ids);
+            row.labels[..prompt].fill(IGNORE_INDEX);
+        }
+        row
+    }
+
+    /// The batch of `rows`: `input_ids`, `attention_mask` and `labels`, `(batch, sequence)`, padded on the right.
+    /// Longer rows are truncated to `longest` tokens at the end.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if no token is learned.
+    pub fn batch(mut rows: Vec<Self>, longest: Option<usize>, pad: u32) -> Result<TrainingBatch> {
+        let mut truncated = 0;
+        for row in &mut rows {
+            let kept = longest.unwrap_or(usize::MAX).min(row.ids.len());
+            truncated += row.ids.len() - kept;
+            row.ids.truncate(kept);
+            row.labels.truncate(kept);
+        }
+        if !rows.iter().any(|row| row.labels.iter().skip(1).any(|label| *label != IGNORE_INDEX)) {
+            let error = Error::input("no token of the batch is learned");
+            return Err(match truncated {
+                0 => error,
+                _ => {
+                    error.hint("the examples were truncated before what is learned: raise the maximum length")
+                }
+            });
+        }
+        let time = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let padded = |of: &dyn Fn(&Self) -> Vec<i64>, padding: i64| -> Result<Tensor> {
+            let row = |row: &Self| {
+                let mut values = of(row);
+                values.resize(time, padding);
+                values
+            };
+            let values = rows.iter().flat_map(row).collect();
+            Ok(Tensor::from_vec(values, (rows.len(), time), &Device::Cpu)?)
+        };
+        let ids = padded(&|row| row.ids.iter().map(|id| i64::from(*id)).collect(), i64::from(pad))?;
+        let mask = padded(&|row| vec![1; row.ids.len()], 0)?;
+        let labels = padded(&|row| row.labels.clone(), IGNORE_INDEX)?;
+        let named = [("input_ids", ids), ("attention_mask", mask), ("labels", labels)];
+        let mut batch =
+            TrainingBatch::new(named.map(|(name, x)| (name.to_string(), x)).into_iter().collect::<Tensors>());
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+}
+
+/// The tokens of the conversation `messages`, rendered by `template`. If `mask_prompt`, only the messages of the
+/// assistant are learned.
+///
+/// # Errors
+/// Those of the template; [`Input`](fauna_shared::ErrorKind::Input) if no message is the assistant's.
+pub fn conversation(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[Message],
+    mask_prompt: bool,
+) -> Result<LabelledTokens> {
+    // The template includes the begin-of-sequence token where the model needs one.
+    let tokens =
+        |messages: &[Message], prompt: bool| tokenizer.encode(&template.render(messages, prompt)?, false);
+    let mut row = LabelledTokens::all(tokens(messages, false)?);
+    if !messages.iter().any(|message| message.role == "assistant") {
+        return Err(Error::input(
+            "a conversation without a turn of the assistant, of which nothing is learned",
+        ));
+    }
+    if !mask_prompt {
+        return Ok(row);
+    }
+    let labels = std::mem::replace(&mut row.labels, vec![IGNORE_INDEX; row.ids.len()]);
+    for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+        let start = common_prefix(&tokens(&messages[..i], true)?, &row.ids);
+        let end = common_prefix(&tokens(&messages[..=i], false)?, &row.ids);
+        if start < end {
+            row.labels[start..end].copy_from_slice(&labels[start..end]);
+        }
+    }
+    Ok(row)
+}
+
+/// The number of first tokens that `a` and `b` have in common.
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// The error for an example that a model does not learn from; `learned` lists the kinds it does.
+pub fn not_learned(example: &Example, learned: &str) -> Error {
+    Error::input(format!("this model does not learn from examples of the kind \"{}\"", example.kind()))
+        .hint(format!("it learns from: {learned}"))
+}
