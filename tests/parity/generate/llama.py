@@ -37,6 +37,7 @@ from common import (
     write_sharded_bin,
     write_sharded_safetensors,
 )
+from training import adapter_case, causal_batch, lora, step_case, tokens
 from llama_tokenizer import TEXTS, sentencepiece_ids, train, write_tokenizer_json
 
 
@@ -92,6 +93,10 @@ def logits(system="Llemma", model_class=LlamaForCausalLM, mask=right_padding((13
         case.check_repeats(reload_as(model_class), run)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def built(model_class=LlamaForCausalLM, **changes):
+    return lambda seed: randomise(model_class(config(**{"num_hidden_layers": 2, **changes})), seed)
 
 
 FULL_ROWS = right_padding((29, 29))
@@ -296,6 +301,23 @@ CASES = {
         rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1000.0},
         note="crosses max_position_embeddings: keys already in the cache keep the rotation they were stored with"),
     "llama/text_left_padding": text_forward,
+    "llama/train_step": step_case("Llemma", built(attention_bias=True, mlp_bias=True), causal_batch, unseen=()),
+    "llama/train_step_tied": step_case("AstroLLaMA", built(tie_word_embeddings=True, num_key_value_heads=1),
+                                       causal_batch),
+    "llama/train_step_mistral": step_case(
+        "Llemma", built(MistralForCausalLM, kind=MistralConfig, sliding_window=5), causal_batch,
+        note="a window of 5 tokens"),
+    "llama/adapter_attention": adapter_case("Llemma", built(), tokens, ["logits"], [lora(["q_proj", "v_proj"])]),
+    "llama/adapter_all_linear_rslora": adapter_case(
+        "AstroLLaMA", built(tie_word_embeddings=True), tokens, ["logits"], [lora("all-linear", use_rslora=True)]),
+    "llama/adapter_dora": adapter_case(
+        "Llemma", built(), tokens, ["logits"], [lora(["q_proj", "o_proj", "down_proj"], use_dora=True)]),
+    "llama/adapter_two_scaled": adapter_case(
+        "Llemma", built(), tokens, ["logits"],
+        [lora(["q_proj", "k_proj"]), lora(["v_proj", "k_proj", "up_proj"], r=2, lora_alpha=3)], scales=[0.5, 1.5]),
+    "llama/adapter_embedding_head": adapter_case(
+        "AstroLLaMA", built(), tokens, ["logits"], [lora(["embed_tokens", "q_proj"], modules_to_save=["lm_head"])],
+        note="LoRA on the embedding, which PEFT stores beside it; a whole head"),
 }
 
 if __name__ == "__main__":
