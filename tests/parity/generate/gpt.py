@@ -35,6 +35,8 @@ from common import (
     write_sharded_safetensors,
 )
 
+from training import adapter_case, causal_batch, lora, step_case, tokens
+
 CONFIGS = {GPT2LMHeadModel: GPT2Config, GPT2Model: GPT2Config,
            OpenAIGPTLMHeadModel: OpenAIGPTConfig, OpenAIGPTModel: OpenAIGPTConfig}
 
@@ -152,6 +154,17 @@ def check_rows_alone(model, inputs, options, sequences):
         assert (expected[prompt + len(new):] == options["pad_token_id"]).all()
 
 
+def built(model_class, **changes):
+    return lambda seed: randomise(model_class(config(model_class, **{"n_layer": 2, **NO_DROPOUT, **changes})), seed)
+
+
+def save_official(case, model):
+    """As the official file: no prefix, no head."""
+    write_config(case.model, model.config, [type(model).__name__])
+    write_safetensors(case.model, {without_prefix(name): weight for name, weight in weights_of(model).items()})
+
+
+NO_DROPOUT = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 CASES = {
     "gpt/gpt2_forward_prefix": logits(GPT2LMHeadModel, mask=left_padding((13, 9, 4)),
                                       note="left padding; positions count from 0; the last four are stored"),
@@ -193,6 +206,31 @@ CASES = {
     "gpt/gpt1_hidden_state": logits(OpenAIGPTModel),
     "gpt/gpt1_generate": text(OpenAIGPTLMHeadModel, (7, 7)),
     "gpt/gpt1_generate_left_padding_eos": text(OpenAIGPTLMHeadModel, (8, 5, 3), stop=True),
+    "gpt/gpt2_train_step": step_case("GPT", built(GPT2LMHeadModel), causal_batch, save=save_official,
+                                     name_of=without_prefix, note="as the official file: no prefix, a tied head"),
+    "gpt/gpt2_train_step_untied": step_case(
+        "GPT", built(GPT2LMHeadModel, tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True, n_inner=50),
+        causal_batch),
+    "gpt/gpt1_train_step": step_case("GPT", built(OpenAIGPTLMHeadModel), causal_batch),
+    "gpt/gpt2_adapter_fan_in_fan_out": adapter_case(
+        "GPT", built(GPT2LMHeadModel), tokens, ["logits"],
+        [lora(["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True)]),
+    "gpt/gpt2_adapter_dora": adapter_case(
+        "GPT", built(GPT2LMHeadModel), tokens, ["logits"], [lora(["c_attn", "c_fc"], fan_in_fan_out=True, use_dora=True)],
+        note="magnitudes of the columns of Conv1D, which are the outputs"),
+    "gpt/gpt2_adapter_lora_bias": adapter_case(
+        "GPT", built(GPT2LMHeadModel), tokens, ["logits"], [lora(["c_attn", "c_proj"], fan_in_fan_out=True, lora_bias=True)],
+        safe=False),
+    "gpt/gpt2_adapter_official": adapter_case(
+        "GPT", built(GPT2LMHeadModel), tokens, ["logits"], [lora(["c_attn"], fan_in_fan_out=True)], save=save_official,
+        note="the base file has no prefix, and the adapter's names do"),
+    "gpt/gpt2_adapter_wte_wpe": adapter_case(
+        "GPT", built(GPT2LMHeadModel, tie_word_embeddings=False), tokens, ["logits"], [lora(["wte", "wpe"])],
+        note="LoRA on token and position embeddings"),
+    "gpt/gpt1_adapter_patterns": adapter_case(
+        "GPT", built(OpenAIGPTLMHeadModel), tokens, ["logits"],
+        [lora(["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True, rank_pattern={"c_fc": 5, "h.0.attn.c_attn": 2},
+              alpha_pattern={r"h.\d.mlp.c_proj": 4, "c_fc": 3})]),
 }
 
 if __name__ == "__main__":

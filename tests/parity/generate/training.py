@@ -6,6 +6,7 @@ adapters of PEFT on it, which the folders beside `model/` hold as PEFT saves the
 """
 
 import copy
+import json
 
 import peft
 import torch
@@ -220,10 +221,21 @@ def write_adapters(case, reference, call, model, configs, run, inputs, reload, s
             raise Retry(f"{name} moves the answer by {moved:.1f} tolerances only")
     wrapped.save_pretrained(case.folder, safe_serialization=safe)
     (case.folder / "README.md").unlink(missing_ok=True)
+    for name in names:
+        sort_sets(case.folder / name / "adapter_config.json")
     listed = [{"folder": name, "scale": scale} for name, scale in zip(names, scales)]
     case.write(f"{reference} + PEFT {peft.__version__}", call, inputs, expected, {**(options or {}), "adapters": listed},
                atol, rtol, note)
     case.check_repeats(lambda folder: with_adapters(reload(folder), case.folder, names, scales), run)
+
+
+def sort_sets(path):
+    """What PEFT holds as sets is written in the order of a hash that changes from run to run."""
+    config = json.loads(path.read_text())
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 def with_adapters(model, folder, names, scales):
