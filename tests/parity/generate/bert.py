@@ -38,6 +38,7 @@ from common import (
     write_safetensors,
 )
 from real import cached
+from training import adapter_case, lora, step_case
 
 # A bias on keys adds the same score to every key of a query, which softmax cannot see.
 KEY_BIAS = "self.key.bias"
@@ -308,6 +309,73 @@ def real_sentences(name):
     case.check_repeats(lambda _: load(folder), run)
 
 
+# ---------------------------------------------------------------- training and adapters
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_hidden_layers": 2}
+
+
+def built(model_class, **changes):
+    return lambda seed: randomise(model_class(config(**{**NO_DROPOUT, **changes})), seed)
+
+
+def batch(**labels):
+    """Token inputs and labels, each drawn by a function of the seed, the token inputs and the configuration."""
+
+    def make(seed, cfg):
+        inputs = token_inputs(seed, cfg.vocab_size, cfg.type_vocab_size)
+        return inputs | {name: draw(seed + 11 * i, inputs, cfg) for i, (name, draw) in enumerate(labels.items())}
+
+    return make
+
+
+def tokens(seed, cfg):
+    return token_inputs(seed, cfg.vocab_size, cfg.type_vocab_size)
+
+
+def masked(seed, inputs, cfg):
+    """Words of every third position, -100 elsewhere and at the padding."""
+    words = ids(seed + 5, inputs["input_ids"].shape, cfg.vocab_size)
+    hidden = (torch.arange(words.shape[1]) % 3 == 1) & (inputs["attention_mask"] == 1)
+    return words.masked_fill(~hidden, -100)
+
+
+def tagged(seed, inputs, cfg):
+    """A class of every token, -100 at the first of each row and at the padding."""
+    classes = ids(seed + 5, inputs["input_ids"].shape, cfg.num_labels, low=0)
+    classes[:, 0] = -100
+    return classes.masked_fill(inputs["attention_mask"] == 0, -100)
+
+
+def class_of(count=None):
+    return lambda seed, inputs, cfg: ids(seed + 5, inputs["input_ids"].shape[:1], count or cfg.num_labels, low=0)
+
+
+def values(*shape):
+    return lambda seed, inputs, cfg: torch.randn(inputs["input_ids"].shape[0], *shape,
+                                                 generator=torch.Generator().manual_seed(seed + 5))
+
+
+def several(seed, inputs, cfg):
+    """Zero or one for every class of every row."""
+    return ids(seed + 5, (inputs["input_ids"].shape[0], cfg.num_labels), 2, low=0).float()
+
+
+def position(seed, inputs, cfg):
+    """A position in each row; that of the last row lies past the end and does not count."""
+    chosen = ids(seed + 5, inputs["input_ids"].shape[:1], int(inputs["attention_mask"].sum(1).min()), low=0)
+    chosen[-1] = inputs["input_ids"].shape[1] + 3
+    return chosen
+
+
+def classification(draw, num_labels, note=None, **changes):
+    return step_case("BERT", built(BertForSequenceClassification, num_labels=num_labels, **changes),
+                     batch(labels=draw), unseen=(KEY_BIAS,), note=note)
+
+
+def adapted(model_class, fields, *configs, changes=None, **rest):
+    return adapter_case("BERT", built(model_class, **(changes or {})), tokens, fields, list(configs), **rest)
+
+
 HIDDEN = ["last_hidden_state", "pooler_output"]
 CASES = {
     "bert/base_gelu": head(BertModel, HIDDEN, others=[{"num_attention_heads": 6}, {"hidden_act": "relu"}]),
@@ -344,6 +412,45 @@ CASES = {
     "bert/sentence_max": sentence("max", normalize=False),
     "bert/sentence_mean_sqrt_len": sentence("mean_sqrt_len", normalize=False),
     "bert/minilm_sentences": real_sentences,
+    "bert/train_step_masked_lm": step_case("BERT", built(BertForMaskedLM), batch(labels=masked), unseen=(KEY_BIAS,)),
+    "bert/train_step_pretraining": step_case(
+        "BERT", built(BertForPreTraining), batch(labels=masked, next_sentence_label=class_of(2)),
+        labels=("labels", "next_sentence_label"), unseen=(KEY_BIAS,),
+        note="the sum of the masked words' loss and the next sentence's"),
+    "bert/train_step_next_sentence": step_case(
+        "BERT", built(BertForNextSentencePrediction), batch(labels=class_of(2)), unseen=(KEY_BIAS,)),
+    "bert/train_step_classification": classification(class_of(), 5, problem_type="single_label_classification"),
+    "bert/train_step_classification_inferred": classification(
+        class_of(), 4, note="no problem_type: integer labels of several classes"),
+    "bert/train_step_multi_label": classification(several, 5, problem_type="multi_label_classification"),
+    "bert/train_step_regression": classification(
+        values(), 1, note="no problem_type: one number a row, so mean squared error"),
+    "bert/train_step_regression_of_three": classification(values(3), 3, problem_type="regression"),
+    "bert/train_step_token_classification": step_case(
+        "BERT", built(BertForTokenClassification, num_labels=7), batch(labels=tagged), unseen=(KEY_BIAS,)),
+    "bert/train_step_question_answering": step_case(
+        "BERT", built(BertForQuestionAnswering), batch(start_positions=position, end_positions=position),
+        labels=("start_positions", "end_positions"),
+        # What adds the same to the score of every position is unseen as well.
+        unseen=(KEY_BIAS, "layer.1.output.LayerNorm.bias", "qa_outputs.bias"),
+        note="a position past the end does not count"),
+    "bert/adapter_query_value": adapted(BertForMaskedLM, ["logits"], lora(["query", "value"])),
+    "bert/adapter_all_linear_hidden": adapted(BertModel, HIDDEN, lora("all-linear")),
+    "bert/adapter_classifier": adapted(
+        BertForSequenceClassification, ["logits"], lora(["query", "value"], task_type="SEQ_CLS", use_rslora=True),
+        changes={"num_labels": 4}, note="SEQ_CLS saves the whole classifier"),
+    "bert/adapter_bias_all": adapted(
+        BertForTokenClassification, ["logits"], lora(["query", "dense"], bias="all"), changes={"num_labels": 3},
+        unseen=("self.key.bias",), note="every bias of the network"),
+    "bert/adapter_bias_lora_only": adapted(
+        BertForQuestionAnswering, ["start_logits", "end_logits"], lora(["key", "value"], bias="lora_only", use_dora=True),
+        unseen=("self.key.base_layer.bias",), note="the biases of adapted layers alone"),
+    "bert/adapter_embeddings": adapted(
+        BertForSequenceClassification, ["logits"],
+        lora(["word_embeddings", "position_embeddings", "classifier", "query"]), changes={"num_labels": 4}, safe=False),
+    "bert/adapter_two": adapted(
+        BertModel, HIDDEN, lora(["query", "value"]), lora(["query", "intermediate.dense"], r=2, use_rslora=True),
+        scales=[1.0, 0.25]),
 }
 
 if __name__ == "__main__":
