@@ -9,13 +9,15 @@ import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 
-from bert import config, vocabulary
-from common import Case, forward, randomise, run_all, seed_of, weights_of, write_bin, write_config, write_json
-from common import write_safetensors
+from bert import KEY_BIAS, config, token_inputs, vocabulary
+from common import Case, first_good, forward, randomise, run_all, seed_of, weights_of, write_bin, write_config
+from common import write_json, write_safetensors
 from real import cached
+from training import write_train_step
 
 LIBRARY = f"+ sentence-transformers {sentence_transformers.__version__} SentenceTransformer.encode"
 
@@ -199,6 +201,60 @@ def real_sentences(name):
     case.check_repeats(lambda _: model, run)
 
 
+# ---------------------------------------------------------------- training
+
+# What the library calls the columns of its examples, here before `_input_ids` and so on.
+PAIRS, TRIPLES, SCORED = ("anchor", "positive"), ("anchor", "positive", "negative"), ("sentence1", "sentence2")
+
+
+def columns(inputs, names):
+    """The features of each column, as the library's collator gives them to a loss."""
+    return [{key.removeprefix(f"{name}_"): value for key, value in inputs.items() if key.startswith(f"{name}_")}
+            for name in names]
+
+
+def ranking(names, scale):
+    """MultipleNegativesRankingLoss: cross entropy of `scale` times the cosine of each anchor with all the positives and
+    then all the negatives, the class being the positive of the same row."""
+    return lambda model, inputs: MultipleNegativesRankingLoss(model, scale=scale)(columns(inputs, names), None)
+
+
+def similarity(model, inputs):
+    """CosineSimilarityLoss: mean squared difference of the cosine and the label, which the library makes float32."""
+    difference = lambda cosine, labels: torch.nn.functional.mse_loss(cosine, labels.to(cosine.dtype))
+    return CosineSimilarityLoss(model, difference)(columns(inputs, SCORED), inputs["labels"])
+
+
+def trained(pooling, normalize, names, loss_fn, labels, options, note=None):
+    """A step on tokenised columns of three rows, whose tensors are those of the network."""
+
+    def attempt(name, seed):
+        case = Case(name, "BERT")
+        tokens = vocabulary(cased=False)
+        cfg = config(vocab_size=len(tokens), max_position_embeddings=40, num_hidden_layers=2, hidden_dropout_prob=0.0,
+                     attention_probs_dropout_prob=0.0)
+        write_config(case.model, cfg, ["BertModel"])
+        write_safetensors(case.model, weights_of(randomise(BertModel(cfg), seed)))
+        (case.model / "vocab.txt").write_text("\n".join(tokens) + "\n")
+        write_json(case.model / "tokenizer_config.json",
+                   {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 40})
+        modules = [Transformer(str(case.model)), Pooling(cfg.hidden_size, pooling)]
+        SentenceTransformer(modules=[*modules, *([Normalize()] if normalize else [])], device="cpu").save_pretrained(
+            str(case.model), create_model_card=False)
+        inputs = {}
+        for i, (column, lengths) in enumerate(zip(names, ((9, 5, 3), (7, 12, 4), (5, 6, 8)))):
+            drawn = token_inputs(seed + 20 * i, cfg.vocab_size, cfg.type_vocab_size, lengths)
+            inputs |= {f"{column}_{key}": value for key, value in drawn.items()}
+        if "labels" in labels:
+            inputs["labels"] = torch.tensor([0.9, 0.2, 0.55])
+        reload = lambda folder: SentenceTransformer(str(folder), device="cpu",
+                                                    model_kwargs={"attn_implementation": "eager"}).eval()
+        write_train_step(case, LIBRARY.replace("SentenceTransformer.encode", note), reload(case.model), loss_fn, inputs,
+                         labels, reload, options, unseen=(KEY_BIAS,), name_of=lambda name: name.split("model.", 1)[1])
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 identity = {"activation_function": torch.nn.Identity()}
 CASES = {
     "bert/sentence_earlier_dense": earlier("as LaBSE: pickled weights, cls and max side by side, a Dense; lower case before a cased tokenizer"),
@@ -211,6 +267,14 @@ CASES = {
         ["mean", "max", "cls"], [], True, "a default prompt, which the poolings leave out",
         whole={"prompts": {"query": "the star is: ", "document": ""}, "default_prompt_name": "query"}, include_prompt=False),
     "bert/sentence_today_lengths": today("mean_sqrt_len_tokens", [], False, "the pooling of today's name"),
+    "bert/train_step_ranking": trained(
+        "mean", True, PAIRS, ranking(PAIRS, 20.0), ("positive_input_ids",),
+        {"loss": "multiple_negatives_ranking", "scale": 20.0}, "MultipleNegativesRankingLoss"),
+    "bert/train_step_ranking_negatives": trained(
+        "cls", False, TRIPLES, ranking(TRIPLES, 8.0), ("positive_input_ids", "negative_input_ids"),
+        {"loss": "multiple_negatives_ranking", "scale": 8.0}, "MultipleNegativesRankingLoss"),
+    "bert/train_step_cosine": trained("mean", False, SCORED, similarity, ("labels",), {"loss": "cosine_similarity"},
+                                      "CosineSimilarityLoss"),
     "bert/real_antibodies": antibodies,
     "bert/real_reactions": reactions("rxnfp-bert-ft", BertModel, ["last_hidden_state", "pooler_output"], REACTIONS[1:2], (), "bert"),
     "bert/real_reaction_classes": reactions("rxnfp-bert-ft-10k-25s", BertForSequenceClassification, ["logits"], REACTIONS[:2], ()),
