@@ -35,6 +35,7 @@ from common import (
 )
 from llama import check_rows_alone, end_tokens, last
 from llama_tokenizer import CORPUS, TEXTS
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 FULL_ROWS = right_padding((29, 29))
 
@@ -246,6 +247,10 @@ def from_gguf(kind, note=None, **changes):
 
 WINDOW = dict(use_sliding_window=True, sliding_window=4, mask=right_padding((13, 11, 10)))
 
+def built(**changes):
+    return lambda seed: randomise(Qwen2ForCausalLM(config(**{"num_hidden_layers": 2, **changes})), seed)
+
+
 CASES = {
     "qwen2/untied": logits(),
     "qwen2/tied_left_padding": logits(tie_word_embeddings=True, mask=left_padding((13, 9, 4)),
@@ -278,6 +283,15 @@ CASES = {
     "qwen2/text_left_padding": text_forward,
     "qwen2/gguf_q8_0": from_gguf(Q.Q8_0),
     "qwen2/gguf_f16_tied": from_gguf(Q.F16, tie_word_embeddings=True),
+    "qwen2/train_step": step_case("Qwen", built(), causal_batch),
+    "qwen2/train_step_tied_window": step_case(
+        "Qwen", built(tie_word_embeddings=True, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+        causal_batch, double=False, note="padding further back than the window sees no token"),
+    "qwen2/adapter_all_linear": adapter_case("Qwen", built(), tokens, ["logits"], [lora("all-linear")]),
+    "qwen2/adapter_lora_bias_layers": adapter_case(
+        "Qwen", built(), tokens, ["logits"],
+        [lora(["q_proj", "down_proj"], lora_bias=True, layers_to_transform=[1], layers_pattern="layers")],
+        note="the second layer alone"),
 }
 
 if __name__ == "__main__":
