@@ -46,6 +46,7 @@ from llama import check_rows_alone, end_tokens, last
 from llama_gguf import FILE, OPTIONS, check_spread, encode, from_gguf, mixed, vocabulary
 from starcoder_tokenizer import END, SNIPPETS, metadata, psm, train
 from starcoder_tokenizer import write as write_tokenizer
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 CONFIGS = {GPTBigCodeForCausalLM: GPTBigCodeConfig, GPTBigCodeModel: GPTBigCodeConfig,
            Starcoder2ForCausalLM: Starcoder2Config, Starcoder2Model: Starcoder2Config}
@@ -425,6 +426,12 @@ def gguf_text(name):
     first_good(name, attempt)
 
 
+def built(model_class, **changes):
+    layers = {GPTBigCodeConfig: {"n_layer": 2, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+              Starcoder2Config: {"num_hidden_layers": 2, "residual_dropout": 0.0, "embedding_dropout": 0.0}}
+    return lambda seed: randomise(model_class(config(model_class, **{**layers[CONFIGS[model_class]], **changes})), seed)
+
+
 BIG, BARE = GPTBigCodeForCausalLM, GPTBigCodeModel
 TWO, BARE_TWO = Starcoder2ForCausalLM, Starcoder2Model
 THEIRS = "the reference's reader knows no starcoder: its class is filled by hand; llama.cpp agrees"
@@ -520,6 +527,22 @@ CASES = {
         note="attention.sliding_window, which the reference's reader leaves out: its class is filled by hand"),
     "starcoder/gguf_starcoder2_generate": gguf_generate(
         TWO, mixed(Q.Q8_0), rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+    "starcoder/bigcode_train_step": step_case("StarCoder", built(BIG), causal_batch),
+    "starcoder/bigcode_train_step_own_keys": step_case(
+        "StarCoder", built(BIG, multi_query=False, tie_word_embeddings=False), causal_batch),
+    # A bias on keys is turned by their position, and so is seen.
+    "starcoder/starcoder2_train_step": step_case(
+        "StarCoder", built(TWO, sliding_window=5, tie_word_embeddings=False),
+        lambda seed, cfg: causal_batch(seed, cfg, (13, 11, 10))),
+    "starcoder/bigcode_adapter_attention": adapter_case(
+        "StarCoder", built(BIG), tokens, ["logits"], [lora(["c_proj", "c_attn", "q_attn"])],
+        note="c_proj is that of the attention and that of the feed-forward part"),
+    "starcoder/bigcode_adapter_own_keys_dora": adapter_case(
+        "StarCoder", built(BIG, multi_query=False, tie_word_embeddings=False), tokens, ["logits"],
+        [lora(["c_attn", "mlp.c_fc"], use_dora=True, modules_to_save=["lm_head"])]),
+    "starcoder/starcoder2_adapter_bias_all": adapter_case(
+        "StarCoder", built(TWO), tokens, ["logits"],
+        [lora(["q_proj", "c_fc"], bias="all", rank_pattern={"c_fc": 4})]),
 }
 
 if __name__ == "__main__":
