@@ -36,6 +36,7 @@ from common import (
 from llama import last
 from llama_gguf import FILE, OPTIONS, check_spread, encode, from_gguf, mixed, vocabulary
 from real import cached
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 SYSTEM = "Med-PaLM M"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -282,6 +283,19 @@ def real(text, keep=("last_logits", "next_token")):
     return make
 
 
+def built(**changes):
+    fewer = {"num_hidden_layers": 2, "layer_types": [LOCAL, GLOBAL]}
+    return lambda seed: randomise(Gemma3ForCausalLM(config(**{**fewer, **changes})), seed)
+
+
+def short_tokens(seed, cfg):
+    return tokens(seed, cfg, (13, 11, 10))
+
+
+def short_batch(seed, cfg):
+    return causal_batch(seed, cfg, (13, 11, 10))
+
+
 CASES = {
     "gemma3/forward_right_padded": logits(
         others=[{"sliding_window": 9}, {"query_pre_attn_scalar": 10}, {"layer_types": [LOCAL] * 5},
@@ -318,6 +332,14 @@ CASES = {
     "gemma3/gemma_270m_turns": real(
         "<start_of_turn>user\nWas ist 17 + 25?  naïve café 東京 🚀<end_of_turn>\n<start_of_turn>model\n"),
     "gemma3/llama_cpp_choices": choices,
+    "gemma3/train_step": step_case(SYSTEM, built(), short_batch, note="tied; a local and a global layer"),
+    "gemma3/train_step_untied_soft_cap": step_case(
+        SYSTEM, built(tie_word_embeddings=False, attention_bias=True, final_logit_softcapping=3.0), short_batch),
+    "gemma3/adapter_all_linear_dora": adapter_case(
+        SYSTEM, built(), short_tokens, ["logits"], [lora("all-linear", use_dora=True, use_rslora=True)]),
+    "gemma3/adapter_embedding": adapter_case(
+        SYSTEM, built(tie_word_embeddings=False), short_tokens, ["logits"], [lora(["embed_tokens", "v_proj"])],
+        note="LoRA on the embedding comes before its scale by the root of the width"),
 }
 
 if __name__ == "__main__":
