@@ -27,6 +27,7 @@ from common import (
     write_safetensors,
     write_sharded_bin,
 )
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 CONFIGS = {GPTNeoXForCausalLM: GPTNeoXConfig, GPTNeoXModel: GPTNeoXConfig, MptForCausalLM: MptConfig,
            MptModel: MptConfig}
@@ -155,6 +156,20 @@ def attention(**keys):
     return dict(attn_config=keys)
 
 
+def built(model_class, **changes):
+    layers = {GPTNeoXConfig: {"num_hidden_layers": 2, "hidden_dropout": 0.0, "attention_dropout": 0.0}, MptConfig: {"n_layers": 2}}
+    return lambda seed: randomise(model_class(config(model_class, **{**layers[CONFIGS[model_class]], **changes})), seed)
+
+
+def save_as_released(case, model):
+    """GPT-NeoX's head is `embed_out` in files."""
+    save(case, type(model), model, write_safetensors)
+
+
+def as_released(name):
+    return name.replace("lm_head.", "embed_out.")
+
+
 NEOX, MPT = GPTNeoXForCausalLM, MptForCausalLM
 CASES = {
     "gpt_neox/forward_parallel_old_keys": logits(
@@ -190,6 +205,22 @@ CASES = {
              "which are put into transformers' class by hand"),
     "mpt/hidden_state": logits(MptModel, note="the bare network"),
     "mpt/generate": text(MPT, (8, 5, 3)),
+    "gpt_neox/train_step": step_case("GPT", built(NEOX), causal_batch, save=save_as_released, name_of=as_released),
+    "gpt_neox/train_step_sequential_tied": step_case(
+        "GPT", built(NEOX, use_parallel_residual=False, tie_word_embeddings=True, **rope(partial_rotary_factor=1.0)),
+        causal_batch, save=save_as_released),
+    "gpt_neox/adapter_attention": adapter_case(
+        "GPT", built(NEOX), tokens, ["logits"], [lora(["query_key_value"])], save=save_as_released),
+    "gpt_neox/adapter_dora_embedding": adapter_case(
+        "GPT", built(NEOX), tokens, ["logits"],
+        [lora(["query_key_value", "dense", "dense_4h_to_h"], use_dora=True), lora(["embed_in"], r=2)],
+        save=save_as_released, scales=[1.0, 0.6], note="DoRA and, beside it, LoRA on the embedding"),
+    "mpt/train_step": step_case("Flamingo", built(MPT), causal_batch),
+    "mpt/train_step_untied": step_case("Flamingo", built(MPT, tie_word_embeddings=False), causal_batch),
+    "mpt/adapter_patterns": adapter_case(
+        "Flamingo", built(MPT), tokens, ["logits"],
+        [lora(["Wqkv", "out_proj", "up_proj"], rank_pattern={"Wqkv": 4, "blocks.1.ffn.up_proj": 2},
+              alpha_pattern={"out_proj": 12})]),
 }
 
 if __name__ == "__main__":
