@@ -39,6 +39,7 @@ from common import (
     write_json,
     write_safetensors,
 )
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 SYSTEM = "GenSLMs"
 CODONS = """
@@ -283,6 +284,23 @@ def text(layout, lengths, dtype=torch.float32, note=None, **changes):
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+NO_DROPOUT = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+
+
+def built(**changes):
+    return lambda seed: randomise(model_of(PACKAGE | NO_DROPOUT | changes), seed)
+
+
+def save_package(case, model):
+    """As the package's own configuration says it; the head is `embed_out` in files."""
+    config = PACKAGE | NO_DROPOUT | {"hidden_size": model.config.hidden_size}
+    save(case, model, config | {"use_parallel_residual": model.config.use_parallel_residual}, "safetensors")
+
+
+def as_released(name):
+    return name.replace("lm_head.", "embed_out.")
+
+
 SERIAL = {"use_parallel_residual": False}
 CASES = {
     "genslm/embed_sequences": genes(
@@ -317,6 +335,14 @@ CASES = {
     "genslm/forward_tied": logits(tie_word_embeddings=True, hidden_size=69),
     "genslm/generate": text("table", (8, 5, 3), dtype=torch.float16, note="a row ends early"),
     "genslm/generate_older_file": text("older", (3, 7, 5), use_parallel_residual=False),
+    "genslm/train_step": step_case(SYSTEM, built(hidden_size=45), causal_batch, save=save_package, reload=reload,
+                                   name_of=as_released),
+    "genslm/train_step_sequential": step_case(
+        SYSTEM, built(hidden_size=45, use_parallel_residual=False), causal_batch, save=save_package, reload=reload,
+        name_of=as_released),
+    "genslm/adapter_attention_rslora": adapter_case(
+        SYSTEM, built(hidden_size=45), tokens, ["logits"], [lora(["query_key_value", "dense"], use_rslora=True)],
+        save=save_package, reload=reload, safe=False),
 }
 
 if __name__ == "__main__":
