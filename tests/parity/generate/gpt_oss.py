@@ -1,5 +1,6 @@
 """Parity cases of gpt-oss: dense and packed experts, windows, YaRN, sinks, both sides of the clamp, OpenAI's own files."""
 
+import copy
 import sys
 
 import torch
@@ -28,6 +29,7 @@ from common import (
     write_sharded_safetensors,
 )
 from gpt import check_rows_alone, met_by_some
+from training import adapter_case, causal_batch, lora, step_case, tokens
 
 # A token whose last chosen expert leads the next by less could be routed otherwise by a rounding.
 MARGIN = 2e-3
@@ -281,6 +283,30 @@ def write_sharded_from_zero(folder, weights):
     write_sharded_safetensors(folder, weights, first=0)
 
 
+def routed(batch, gain=1.6, **changes):
+    """The network of a seed whose tokens all go clearly to their experts, every one of which is chosen."""
+
+    def make(seed):
+        model, _ = built(GptOssForCausalLM, seed, gain, torch.float32, False, **{"num_hidden_layers": 2, **changes})
+        # The kernel of the other implementation knows no float64.
+        model.set_experts_implementation("eager")
+        watched = copy.deepcopy(model)
+        watch = Watch(watched)
+        with torch.no_grad():
+            watched(**batch(seed, model.config))
+        watch.check(model, clamps=True)
+        return model
+
+    return make
+
+
+def adapted(*configs, **rest):
+    return adapter_case("GPT", routed(tokens), tokens, ["logits"], list(configs), reload=EAGER, **rest)
+
+
+EAGER = reload_as(GptOssForCausalLM, experts_implementation="eager")
+
+
 HALF = dict(dtype=torch.bfloat16)
 BLOCKS = dict(packed=True, hidden_size=64, intermediate_size=32, head_dim=12, num_attention_heads=4,
               num_key_value_heads=1, **HALF)
@@ -327,6 +353,16 @@ CASES = {
         note="as original/: OpenAI's config and names; the reference's weights are the same ones renamed"),
     "gpt_oss/generate": text((8, 5, 3), note="past the window"),
     "gpt_oss/generate_mxfp4": text((9, 4), **BLOCKS),
+    "gpt_oss/train_step": step_case(
+        "GPT", routed(causal_batch), causal_batch, reload=EAGER,
+        note="the router's auxiliary loss is off, as output_router_logits is"),
+    "gpt_oss/train_step_tied": step_case(
+        "GPT", routed(causal_batch, tie_word_embeddings=True, num_local_experts=3), causal_batch, reload=EAGER),
+    "gpt_oss/adapter_attention": adapted(lora(["q_proj", "k_proj", "v_proj", "o_proj"])),
+    "gpt_oss/adapter_dora_head": adapted(lora(["q_proj", "o_proj"], use_dora=True, modules_to_save=["lm_head"])),
+    "gpt_oss/adapter_experts": adapted(
+        lora(["v_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+        note="LoRA on the experts' parameters"),
 }
 
 if __name__ == "__main__":
