@@ -27,6 +27,7 @@ from common import (
     write_safetensors,
     write_sharded_safetensors,
 )
+from training import adapter_case, lora, step_case
 
 # What transformers derives from other keys and official files do not say.
 DERIVED = ("dense_act_fn", "is_gated_act", "scale_decoder_outputs")
@@ -184,6 +185,37 @@ def check_rows_alone(model, inputs, options, sequences):
         assert len(alone) == len(expected) or alone[-1] in end
 
 
+# ---------------------------------------------------------------- training and adapters
+
+
+def built(model_class=T5ForConditionalGeneration, untied=False, **changes):
+    fields = dict(tie_word_embeddings=not untied, num_layers=2, dropout_rate=0.0)
+    return lambda seed: build(model_class, config(**{**fields, **changes}), seed, untied)
+
+
+def saved(untied=False):
+    return lambda case, model: save(case, model, write_safetensors, torch.float32, untied, False, None, ())
+
+
+def read(seed, cfg):
+    mask = right_padding((9, 6, 2))
+    return {"input_ids": ids(seed, mask.shape, cfg.vocab_size) * mask, "attention_mask": mask}
+
+
+def labelled(seed, cfg):
+    """Texts and what is to be written after them; the decoder reads the labels shifted right by the start token, with
+    the padding token where they are -100."""
+    written = right_padding((8, 3, 5))
+    labels = ids(seed + 3, written.shape, cfg.vocab_size).masked_fill(written == 0, -100)
+    return {**read(seed, cfg), "labels": labels}
+
+
+def both(seed, cfg):
+    written = right_padding((8, 3, 5))
+    return {**read(seed, cfg), "decoder_input_ids": ids(seed + 3, written.shape, cfg.vocab_size) * written,
+            "decoder_attention_mask": written}
+
+
 CASES = {
     "t5/encoder_relu": states(others=[{"relative_attention_num_buckets": 12, "relative_attention_max_distance": 8}]),
     "t5/encoder_gated_gelu": states(feed_forward_proj="gated-gelu", others=[{"dense_act_fn": "gelu"}],
@@ -224,6 +256,16 @@ CASES = {
     "t5/generate_untied_padding_eos": text((9, 6, 3), untied=True, stop=True, feed_forward_proj="gated-gelu"),
     "t5/generate_left_padding_bin": text((8, 4), untied=True, left=True, write=write_bin, new_tokens=30,
                                          note="past the longest distance"),
+    "t5/train_step_tied": step_case("T5", built(), labelled, save=saved()),
+    "t5/train_step_untied": step_case("T5", built(untied=True, feed_forward_proj="gated-gelu"), labelled, save=saved(True)),
+    "t5/adapter_query_value": adapter_case("T5", built(), both, ["logits"], [lora(["q", "v"])], save=saved()),
+    "t5/adapter_all_linear": adapter_case(
+        "T5", built(untied=True, feed_forward_proj="gated-gelu"), both, ["logits"],
+        [lora("all-linear", alpha_pattern={"decoder.block.0.layer.1.EncDecAttention.q": 15})], save=saved(True)),
+    "t5/adapter_encoder_dora": adapter_case(
+        "T5", built(T5EncoderModel), read, ["last_hidden_state"], [lora(["q", "o", "wi"], use_dora=True)], save=saved()),
+    "t5/adapter_shared": adapter_case(
+        "T5", built(untied=True), both, ["logits"], [lora(["q"], modules_to_save=["lm_head"])], save=saved(True)),
 }
 
 if __name__ == "__main__":
