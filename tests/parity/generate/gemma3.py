@@ -337,6 +337,9 @@ CASES = {
         SYSTEM, built(tie_word_embeddings=False, attention_bias=True, final_logit_softcapping=3.0), short_batch),
     "gemma3/adapter_all_linear_dora": adapter_case(
         SYSTEM, built(), short_tokens, ["logits"], [lora("all-linear", use_dora=True, use_rslora=True)]),
+    "gemma3/adapter_table_saved_tied": adapter_case(
+        SYSTEM, built(), short_tokens, ["logits"], [lora(["q_proj"], modules_to_save=["embed_tokens"])],
+        note="a whole table in place of the input's; the tied head keeps the one of the base file"),
     "gemma3/adapter_embedding": adapter_case(
         SYSTEM, built(tie_word_embeddings=False), short_tokens, ["logits"], [lora(["embed_tokens", "v_proj"])],
         note="LoRA on the embedding comes before its scale by the root of the width"),

@@ -231,6 +231,9 @@ CASES = {
         "GPT", built(OpenAIGPTLMHeadModel), tokens, ["logits"],
         [lora(["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True, rank_pattern={"c_fc": 5, "h.0.attn.c_attn": 2},
               alpha_pattern={r"h.\d.mlp.c_proj": 4, "c_fc": 3})]),
+    "gpt/gpt2_adapter_wte_tied": adapter_case(
+        "GPT", built(GPT2LMHeadModel), tokens, ["logits"], [lora(["wte"])],
+        note="the tied head stays as the table is without the adapter"),
 }
 
 if __name__ == "__main__":

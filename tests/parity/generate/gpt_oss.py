@@ -29,7 +29,7 @@ from common import (
     write_sharded_safetensors,
 )
 from gpt import check_rows_alone, met_by_some
-from training import adapter_case, causal_batch, lora, step_case, tokens
+from training import causal_batch, lora, step_case, tokens, with_adapters, write_adapters
 
 # A token whose last chosen expert leads the next by less could be routed otherwise by a rounding.
 MARGIN = 2e-3
@@ -300,11 +300,28 @@ def routed(batch, gain=1.6, **changes):
     return make
 
 
-def adapted(*configs, **rest):
-    return adapter_case("GPT", routed(tokens), tokens, ["logits"], list(configs), reload=EAGER, **rest)
-
-
 EAGER = reload_as(GptOssForCausalLM, experts_implementation="eager")
+
+
+def adapted(config, packed=False, note=None):
+    """One forward pass with an adapter; with `packed`, beside experts in blocks. Tokens go clearly to their experts."""
+
+    def attempt(name, seed):
+        sizes = {"num_hidden_layers": 2, **(BLOCKS if packed else {"dtype": torch.float32, "packed": False})}
+        model, blocks = built(GptOssForCausalLM, seed, 1.6, **sizes)
+        inputs = tokens(seed, model.config)
+        run = lambda network: forward(network, inputs, ["logits"])
+        load = reload(GptOssForCausalLM, model.config, write_safetensors, packed)
+        case = Case(name, "GPT")
+        save(case, model, write_safetensors, sizes["dtype"], blocks)
+        write_adapters(case, reference(GptOssForCausalLM, packed), "forward", model, [copy.deepcopy(config)], run,
+                       inputs, load, seed, {"dtype": "float32"} if packed else {}, note=note)
+        again = with_adapters(load(case.model), case.folder, ["adapter"], [1.0])
+        watch = Watch(again)
+        run(again)
+        watch.check(again, clamps=False)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
 HALF = dict(dtype=torch.bfloat16)
@@ -363,6 +380,9 @@ CASES = {
     "gpt_oss/adapter_experts": adapted(
         lora(["v_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
         note="LoRA on the experts' parameters"),
+    "gpt_oss/adapter_mxfp4": adapted(
+        lora(["q_proj", "v_proj", "o_proj"], use_rslora=True), packed=True,
+        note="beside experts in blocks and scales, the rest in bfloat16"),
 }
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from common import (
     write_sharded_bin,
     write_sharded_safetensors,
 )
-from training import adapter_case, causal_batch, lora, step_case, tokens
+from training import adapter_case, causal_batch, lora, save_plain, step_case, tokens, write_adapters
 from llama_tokenizer import TEXTS, sentencepiece_ids, train, write_tokenizer_json
 
 
@@ -97,6 +97,23 @@ def logits(system="Llemma", model_class=LlamaForCausalLM, mask=right_padding((13
 
 def built(model_class=LlamaForCausalLM, **changes):
     return lambda seed: randomise(model_class(config(**{"num_hidden_layers": 2, **changes})), seed)
+
+
+def adapted_text(name):
+    """Greedy generation with an adapter."""
+
+    def attempt(seed):
+        model = randomise(LlamaForCausalLM(config()), seed, gain=2.0)
+        inputs = {"input_ids": ids(seed, (2, 7), model.config.vocab_size)}
+        options = {"max_new_tokens": 17, "pad_token_id": 0}
+        case = Case(name, "Llemma")
+        save_plain(case, model)
+        # A small tensor need not change a token.
+        write_adapters(case, "LlamaForCausalLM", "generate", model, [lora(["q_proj", "v_proj", "o_proj"])],
+                       lambda network: generate(network, inputs, options), inputs, reload_as(LlamaForCausalLM), seed,
+                       options, unseen=("weight",))
+
+    first_good(name, attempt)
 
 
 FULL_ROWS = right_padding((29, 29))
@@ -318,6 +335,14 @@ CASES = {
     "llama/adapter_embedding_head": adapter_case(
         "AstroLLaMA", built(), tokens, ["logits"], [lora(["embed_tokens", "q_proj"], modules_to_save=["lm_head"])],
         note="LoRA on the embedding, which PEFT stores beside it; a whole head"),
+    "llama/adapter_embedding_tied": adapter_case(
+        "AstroLLaMA", built(tie_word_embeddings=True), tokens, ["logits"], [lora(["embed_tokens", "o_proj"])],
+        note="the tied head stays as the table is without the adapter"),
+    "llama/adapter_pattern_of_modules": adapter_case(
+        "Llemma", built(), tokens, ["logits"],
+        [lora(r".*layers\.1\..*(q_proj|up_proj)", exclude_modules=r".*up_proj", init_lora_weights=False)],
+        note="target_modules and exclude_modules are patterns: the queries of the second layer"),
+    "llama/adapter_generate": adapted_text,
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Each answer comes from the reference's own GGUF reader where that reader knows e
 is checked against the same network filled with the decoded tensors by hand.
 """
 
+import copy
 import sys
 
 import gguf
@@ -29,6 +30,7 @@ from common import (
 from llama import last
 from llama_tokenizer import TEXTS, pieces, sentencepiece_ids, train
 from real import cached
+from training import lora, tokens, write_adapters
 
 FILE = "tiny.gguf"
 
@@ -297,6 +299,24 @@ def real(texts):
     return make
 
 
+def adapted(kind_of, configs, note=None, **changes):
+    """One forward pass from the decoded weights with adapters on them."""
+
+    def attempt(name, seed):
+        cfg = config(**{"num_hidden_layers": 2, **changes})
+        weights = randomise(LlamaForCausalLM(cfg), seed).state_dict()
+        case = Case(name, "AstroLLaMA")
+        case.model.mkdir(parents=True)
+        decoded = write_gguf(case.model / FILE, cfg, weights, kind_of, seed, vocabulary(cfg))
+        check_spread(decoded)
+        inputs = tokens(seed, cfg, (13, 8))
+        write_adapters(case, "LlamaForCausalLM, weights dequantised to float32", "forward", filled(cfg, decoded),
+                       copy.deepcopy(configs), lambda network: forward(network, inputs, ["logits"]), inputs,
+                       lambda _: filled(cfg, decoded), seed, OPTIONS, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 K_WIDTH = dict(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=1,
                num_hidden_layers=1)
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -333,6 +353,12 @@ CASES = {
     "llama/gguf_text": embedded_tokenizer,
     "llama/smollm2_text": real(["Gravity is the force that"]),
     "llama/smollm2_unicode": real(["<|im_start|>user\nWas ist 17 + 25? naïve café 東京 🚀<|im_end|>\n<|im_start|>assistant\n"]),
+    "llama/adapter_gguf_q8_0": adapted(
+        mixed(Q.Q8_0), [lora(["q_proj", "k_proj", "v_proj", "up_proj"])],
+        note="the adapter's names and rows are those of transformers, not of the GGUF"),
+    "llama/adapter_gguf_mixed_dora": adapted(
+        mixed(Q.Q4_0, token_embd=Q.Q8_0, attn_k=Q.Q5_1, attn_v=Q.F16), [lora(["q_proj", "k_proj", "down_proj"], use_dora=True)],
+        tie_word_embeddings=True, note="magnitudes over the norms of what the blocks decode to"),
 }
 
 if __name__ == "__main__":
