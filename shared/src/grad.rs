@@ -29,7 +29,10 @@ thread_local! {
 /// ```
 #[derive(Debug, Default)]
 pub struct Gradients {
-    of: HashMap<TensorId, Gradient>,
+    /// The place in `all` of the gradient of each variable.
+    places: HashMap<TensorId, usize>,
+    /// In the order of the variables, so that sums over all do not depend on how a hash map orders them.
+    all: Vec<Gradient>,
 }
 
 /// The gradient of one variable.
@@ -45,16 +48,21 @@ enum Gradient {
 impl Gradients {
     /// No gradients yet, of `variables`.
     pub fn of<'a>(variables: impl IntoIterator<Item = &'a Var>) -> Self {
-        let entry = |variable: &Var| {
-            let gradient = match (variable.device(), variable.dtype()) {
+        let mut gradients = Self::default();
+        for variable in variables {
+            gradients.places.insert(variable.id(), gradients.all.len());
+            gradients.all.push(match (variable.device(), variable.dtype()) {
                 (Device::Cpu, DType::F32) => {
                     Gradient::Host { values: Vec::new(), filled: false, length: variable.elem_count() }
                 }
                 _ => Gradient::Device(None),
-            };
-            (variable.id(), gradient)
-        };
-        Self { of: variables.into_iter().map(entry).collect() }
+            });
+        }
+        gradients
+    }
+
+    fn find(&self, id: TensorId) -> Option<&Gradient> {
+        self.places.get(&id).map(|place| &self.all[*place])
     }
 
     /// Computes the gradients of `loss`, a scalar, and adds them.
@@ -70,9 +78,9 @@ impl Gradients {
 
     /// Adds the gradients in `store`, which candle computed.
     fn add(&mut self, store: &candle_core::backprop::GradStore) -> Result<()> {
-        for (id, gradient) in &mut self.of {
+        for (id, place) in &self.places {
             if let Some(new) = store.get_id(*id) {
-                gradient.add(new)?;
+                self.all[*place].add(new)?;
             }
         }
         Ok(())
@@ -80,7 +88,7 @@ impl Gradients {
 
     /// Forgets the gradients and keeps their memory for the next ones.
     pub fn clear(&mut self) {
-        for gradient in self.of.values_mut() {
+        for gradient in &mut self.all {
             match gradient {
                 Gradient::Host { filled, .. } => *filled = false,
                 Gradient::Device(tensor) => *tensor = None,
@@ -93,7 +101,7 @@ impl Gradients {
     /// # Errors
     /// Those of the tensor library.
     pub fn get(&self, variable: &Var) -> Result<Option<Tensor>> {
-        Ok(match self.of.get(&variable.id()) {
+        Ok(match self.find(variable.id()) {
             Some(Gradient::Host { values, filled: true, .. }) => {
                 Some(Tensor::from_slice(values, variable.shape(), variable.device())?)
             }
@@ -102,9 +110,29 @@ impl Gradients {
         })
     }
 
+    /// The L2 norm of all gradients.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn norm(&self) -> Result<f64> {
+        let mut squares = 0.0;
+        for gradient in &self.all {
+            squares += match gradient {
+                Gradient::Host { values, filled: true, .. } => {
+                    values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()
+                }
+                Gradient::Device(Some(tensor)) => {
+                    f64::from(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
+                }
+                _ => 0.0,
+            };
+        }
+        Ok(squares.sqrt())
+    }
+
     /// The elements of [`get`](Self::get) of a float32 variable on the CPU, row-major.
     pub(crate) fn host(&self, variable: &Var) -> Option<&[f32]> {
-        match self.of.get(&variable.id()) {
+        match self.find(variable.id()) {
             Some(Gradient::Host { values, filled: true, .. }) => Some(values),
             _ => None,
         }
@@ -156,8 +184,9 @@ pub(crate) fn backward_within(loss: &Tensor) -> Result<candle_core::backprop::Gr
 /// nothing, if `variable` is none of its variables: candle then adds the gradient.
 pub(crate) fn deliver(variable: &Tensor, write: impl FnOnce(&mut [f32], bool)) -> bool {
     OPEN.with_borrow_mut(|open| {
-        let gradient = open.as_mut().and_then(|gradients| gradients.of.get_mut(&variable.id()));
-        let Some(Gradient::Host { values, filled, length }) = gradient else { return false };
+        let Some(gradients) = open else { return false };
+        let Some(place) = gradients.places.get(&variable.id()) else { return false };
+        let Gradient::Host { values, filled, length } = &mut gradients.all[*place] else { return false };
         if values.len() != *length {
             *values = memory::zeros(*length);
         }

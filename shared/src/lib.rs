@@ -8,6 +8,7 @@ pub mod attention;
 pub mod audio;
 pub mod checkpoint;
 pub mod error;
+mod folder;
 pub mod generate;
 pub mod grad;
 #[cfg(feature = "image")]

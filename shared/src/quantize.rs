@@ -9,12 +9,12 @@ use candle_core::quantized::GgmlDType;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, Value, write_gguf};
+use crate::folder::{Scratch, copy_descriptions, is_gguf};
 use crate::kernels::matmul::Layout;
-use crate::model::{Family, Pretrained};
+use crate::model::Family;
 use crate::nn::block_name;
 use crate::progress::{Progress, Unit};
 use crate::runtime::Runtime;
-use crate::source::{File, Wanted, select};
 use crate::weights::{Inventory, MatrixUse, Name, entries_of, quantized, widen};
 use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, ErrorKind, Result};
@@ -99,7 +99,7 @@ pub fn quantize(
         task.advance(part.stored.bytes.len() as u64);
         Ok(converted)
     })?;
-    scratch.become_folder(copy)?;
+    scratch.become_folder(copy.folder, copy.replace)?;
     Ok(made)
 }
 
@@ -221,10 +221,6 @@ fn target(stored: &StoredTensor, matrix: Option<MatrixUse>, kind: GgmlDType) -> 
     (smaller || !in_blocks).then_some(Target { kind, shape, layout })
 }
 
-fn is_gguf(checkpoint: &Checkpoint) -> bool {
-    checkpoint.metadata().contains_key("general.architecture")
-}
-
 /// The metadata of a GGUF source, or else the marker that names and config are the official ones; and the origin.
 fn metadata(checkpoint: &Checkpoint, copy: &QuantizeOptions, family: &Family, label: &str) -> Metadata {
     let mut metadata = match is_gguf(checkpoint) {
@@ -242,42 +238,6 @@ fn metadata(checkpoint: &Checkpoint, copy: &QuantizeOptions, family: &Family, la
         set("general.license", release.licence);
     }
     metadata
-}
-
-/// Copies configs, tokenizers, processors, the weights of modules, licences and model cards.
-fn copy_descriptions(pretrained: &Pretrained, into: &Path) -> Result<()> {
-    let names = pretrained.files.names();
-    let listing: Vec<File> = names.iter().map(File::named).collect();
-    let described = select(&listing, &Wanted::default().without_weights())?.into_iter().map(|file| file.path);
-    let legal = names.iter().filter(|name| is_legal(name)).cloned();
-    // Modules of sentence-transformers are small and copied unquantized.
-    let modules = pretrained.files.modules()?;
-    let mut wanted: Vec<String> =
-        described.chain(legal).chain(modules).filter(|name| !name.ends_with(".index.json")).collect();
-    wanted.sort();
-    wanted.dedup();
-    for name in wanted {
-        let from = pretrained.files.require(&name)?;
-        let to = into.join(&name);
-        if let Some(folder) = to.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
-        }
-        std::fs::copy(&from, &to).map_err(|e| Error::io(&to, "write", e))?;
-    }
-    // A config derived from the name of the weight file, which changes. A GGUF file contains its own config.
-    let to = into.join("config.json");
-    if !to.exists() && pretrained.checkpoint.as_ref().is_some_and(|checkpoint| !is_gguf(checkpoint)) {
-        std::fs::write(&to, pretrained.config.to_string()).map_err(|e| Error::io(&to, "write", e))?;
-    }
-    Ok(())
-}
-
-/// Whether a file is a licence, a notice or a model card.
-fn is_legal(name: &str) -> bool {
-    let upper = name.to_uppercase();
-    ["LICENSE", "LICENCE", "COPYING", "NOTICE", "README", "USE_POLICY"]
-        .iter()
-        .any(|start| upper.starts_with(start))
 }
 
 /// Rejects an existing output folder, unless it may be replaced, is a quantized copy, and does not contain the source.
@@ -307,48 +267,5 @@ fn check_target(copy: &QuantizeOptions) -> Result<()> {
         ))
         .at(folder)
         .hint("choose another folder")),
-    }
-}
-
-/// A temporary folder that is removed on drop unless it was renamed.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn next_to(folder: &Path) -> Result<Self> {
-        let name = folder.file_name().ok_or_else(|| Error::input("not a folder name").at(folder))?;
-        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, "create", e))?;
-        let name = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
-        let scratch = Self(parent.join(name));
-        std::fs::create_dir(scratch.path()).map_err(|e| Error::io(scratch.path(), "create", e))?;
-        Ok(scratch)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn become_folder(self, copy: &QuantizeOptions) -> Result<()> {
-        let old = self.0.with_extension("old");
-        let replaced = copy.replace && copy.folder.exists();
-        if replaced {
-            std::fs::rename(copy.folder, &old).map_err(|e| Error::io(copy.folder, "move away", e))?;
-        }
-        if let Err(error) = std::fs::rename(self.path(), copy.folder) {
-            if replaced {
-                let _ = std::fs::rename(&old, copy.folder);
-            }
-            return Err(Error::io(copy.folder, "rename the temporary folder to", error));
-        }
-        if replaced {
-            std::fs::remove_dir_all(&old).map_err(|e| Error::io(&old, "remove", e))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

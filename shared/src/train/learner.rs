@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::Result;
 use crate::grad::Gradients;
 use crate::item::Tensors;
-use crate::model::{Loss, Pipeline, Pretrained};
+use crate::model::{Collation, Loss, Pipeline, Pretrained, TrainingBatch};
+use crate::train::Example;
 use crate::weights::{Select, Variables};
 use crate::zoo::{LoadOptions, Zoo};
 
@@ -63,6 +64,14 @@ impl Learner {
     pub fn evaluate(&mut self, inputs: &Tensors, options: &Value) -> Result<Loss> {
         self.reload(false)?;
         self.pipeline.trainable()?.loss(inputs, options)
+    }
+
+    /// The batch of `examples`.
+    ///
+    /// # Errors
+    /// As [`Trainable::collate`](crate::model::Trainable::collate).
+    pub fn collate(&mut self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        self.pipeline.trainable()?.collate(examples, options)
     }
 
     /// No gradients yet, of all variables.

@@ -1,0 +1,186 @@
+//! The training loop.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+
+use super::{AdamW, Examples, Learner, Order, TrainingConfig};
+use crate::grad::Gradients;
+use crate::model::{Collation, Loss};
+use crate::{Error, ErrorKind, Result};
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Number of steps taken, this one included.
+    pub step: u64,
+    /// The loss, the mean over the batches of the step.
+    pub loss: f64,
+    /// Its named parts.
+    pub parts: BTreeMap<String, f64>,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The norm of the gradient before it was clipped.
+    pub grad_norm: f64,
+    /// Tokens or time steps of the examples that were truncated.
+    pub truncated: usize,
+}
+
+/// A model, its data, its optimizer, and how far training is.
+pub struct Trainer<'a> {
+    learner: Learner,
+    config: TrainingConfig,
+    collation: Collation,
+    train: &'a dyn Examples,
+    order: Order,
+    optimizer: AdamW,
+    gradients: Gradients,
+}
+
+impl<'a> Trainer<'a> {
+    /// Trains `learner` on `train`. `classes` and `statistics` of `collation` describe the data; its other options are
+    /// those of `config`.
+    ///
+    /// # Errors
+    /// [`Input`](ErrorKind::Input) if `train` is empty or a number of `config` is out of range.
+    pub fn new(
+        learner: Learner,
+        train: &'a dyn Examples,
+        config: TrainingConfig,
+        collation: Collation,
+    ) -> Result<Self> {
+        config.check()?;
+        if train.is_empty() {
+            return Err(Error::input("the training data are empty"));
+        }
+        let collation = Collation {
+            max_length: config.max_length,
+            mask_prompt: config.mask_prompt,
+            horizon: config.horizon,
+            ..collation
+        };
+        Ok(Self {
+            order: Order::new(train.len(), config.seed),
+            optimizer: AdamW::new(config.betas, config.eps, config.weight_decay),
+            gradients: learner.gradients(),
+            learner,
+            config,
+            collation,
+            train,
+        })
+    }
+
+    /// The model.
+    pub fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// The model, to generate with it.
+    pub fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
+    }
+
+    /// The options.
+    pub fn config(&self) -> &TrainingConfig {
+        &self.config
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// Goes on with the state of `optimizer`, and its number of steps.
+    pub(super) fn set_optimizer(&mut self, optimizer: AdamW) {
+        self.optimizer = optimizer;
+    }
+
+    /// Number of steps taken.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// Takes the next step. A step that fails changes no weight.
+    ///
+    /// # Errors
+    /// [`Compute`](ErrorKind::Compute) with the number of the step if the loss or the gradient is not finite; those of
+    /// the data and of the loss.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let step = self.steps();
+        let learning_rate = self.config.rate(step);
+        let (mut sum, mut terms, mut truncated) = (0.0, 0.0, 0);
+        let mut parts = BTreeMap::new();
+        self.gradients.clear();
+        for part in 0..self.config.accumulate {
+            let (loss, cut) = self.batch_loss(step, part)?;
+            let value = scalar(&loss.value)?;
+            if !value.is_finite() {
+                return Err(not_finite("loss", value, step + 1));
+            }
+            self.gradients.backward(&(&loss.value * loss.terms)?)?;
+            (sum, terms, truncated) = (sum + value * loss.terms, terms + loss.terms, truncated + cut);
+            for (name, part) in &loss.parts {
+                *parts.entry(name.clone()).or_insert(0.0) += scalar(part)? * loss.terms;
+            }
+        }
+        let grad_norm = self.gradients.norm()? / terms;
+        if !grad_norm.is_finite() {
+            return Err(not_finite("norm of the gradient", grad_norm, step + 1));
+        }
+        // As torch.nn.utils.clip_grad_norm_.
+        let clipped = self.config.clip.map_or(1.0, |most| (most / (grad_norm + 1e-6)).min(1.0));
+        let variables = self.learner.variables().all();
+        self.optimizer.step(&variables, &self.gradients, learning_rate, clipped / terms)?;
+        parts.values_mut().for_each(|part| *part /= terms);
+        Ok(StepReport { step: step + 1, loss: sum / terms, parts, learning_rate, grad_norm, truncated })
+    }
+
+    /// The loss of batch `part` of step `step`, and how much of its examples was truncated.
+    fn batch_loss(&mut self, step: u64, part: usize) -> Result<(Loss, usize)> {
+        let batch = self.config.batch as u64;
+        let number = step * self.config.accumulate as u64 + part as u64;
+        let places = number * batch..(number + 1) * batch;
+        let examples =
+            places.map(|place| self.train.get(self.order.at(place))).collect::<Result<Vec<_>>>()?;
+        let seed = self.config.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let collation = Collation { seed, ..self.collation.clone() };
+        let batch = self.learner.collate(&examples, &collation)?;
+        Ok((self.learner.loss(&batch.inputs, &self.config.loss)?, batch.truncated))
+    }
+
+    /// The mean loss on `examples`, without a change of the weights.
+    ///
+    /// # Errors
+    /// Those of the data and of the loss.
+    pub fn validate(&mut self, examples: &dyn Examples) -> Result<f64> {
+        let (mut sum, mut terms) = (0.0, 0.0);
+        let starts = (0..examples.len()).step_by(self.config.batch);
+        for start in starts.take(self.config.valid_batches.unwrap_or(usize::MAX)) {
+            let end = (start + self.config.batch).min(examples.len());
+            let batch = (start..end).map(|i| examples.get(i)).collect::<Result<Vec<_>>>()?;
+            // What is random is the same in every validation.
+            let collation = Collation { seed: start as u64, ..self.collation.clone() };
+            let batch = self.learner.collate(&batch, &collation)?;
+            let loss = self.learner.evaluate(&batch.inputs, &self.config.loss)?;
+            sum += scalar(&loss.value)? * loss.terms;
+            terms += loss.terms;
+        }
+        match terms > 0.0 {
+            true => Ok(sum / terms),
+            false => Err(Error::input("the validation data are empty")),
+        }
+    }
+}
+
+fn scalar(x: &candle_core::Tensor) -> Result<f64> {
+    Ok(f64::from(x.detach().to_dtype(DType::F32)?.to_scalar::<f32>()?))
+}
+
+fn not_finite(what: &str, value: f64, step: u64) -> Error {
+    Error::new(
+        ErrorKind::Compute,
+        format!("the {what} is {value} in step {step}; the weights are those before it"),
+    )
+    .hint("lower the learning rate, clip the gradient, or look for extreme values in the data")
+}
