@@ -124,7 +124,10 @@ impl Zoo {
                     Some(checkpoint) => self.config_inside(checkpoint, options)?,
                     None => None,
                 };
-                let config = config.map_or_else(|| files.config(), Ok)?;
+                let mut config = config.map_or_else(|| files.config(), Ok)?;
+                if let Value::Object(keys) = &mut config {
+                    keys.extend(options.config.clone());
+                }
                 (self.family_of(&config, &files, options)?, config, checkpoint)
             }
         };

@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub file: Option<String>,
     /// Seed of random weights, used instead of those of the checkpoint; only a config is needed.
     pub random_weights: Option<u64>,
+    /// Keys that replace those of `config.json`, such as the `architectures` and `id2label` of a new head.
+    pub config: Map<String, Value>,
     /// Settings that the release does not contain, named as in the reference implementation, for example the `hps` of
     /// Jukebox. Families ignore unknown settings.
     pub settings: Map<String, Value>,
@@ -42,6 +44,7 @@ impl Default for LoadOptions {
             family: None,
             file: None,
             random_weights: None,
+            config: Map::new(),
             settings: Map::new(),
             finder: Arc::new(Finder::from_env()),
             progress: Reporter::default(),
@@ -68,6 +71,12 @@ impl LoadOptions {
     /// The same with random weights of this seed in place of a checkpoint's.
     pub fn with_random_weights(self, seed: u64) -> Self {
         Self { random_weights: Some(seed), ..self }
+    }
+
+    /// The same with the key `name` of `config.json` replaced by `value`.
+    pub fn with_config(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.config.insert(name.into(), value.into());
+        self
     }
 
     /// The same with the setting `name` of the family.

@@ -1,5 +1,6 @@
 //! A model with variables.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -9,6 +10,7 @@ use crate::grad::Gradients;
 use crate::item::Tensors;
 use crate::model::{Collation, Loss, Pipeline, Pretrained, TrainingBatch};
 use crate::train::Example;
+use crate::train::save::write_checkpoint;
 use crate::weights::{Select, Variables};
 use crate::zoo::{LoadOptions, Zoo};
 
@@ -77,6 +79,16 @@ impl Learner {
     /// No gradients yet, of all variables.
     pub fn gradients(&self) -> Gradients {
         Gradients::of(self.variables.all().values())
+    }
+
+    /// Writes the model as a whole checkpoint to `folder`, in the layout of its release, with config, tokenizer and
+    /// processors. An existing folder is replaced when the new one is complete.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for GGUF files and releases in layouts of their own;
+    /// [`Io`](crate::ErrorKind::Io) if writing fails.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        write_checkpoint(&self.pretrained, &self.variables.all(), folder)
     }
 
     /// The pipeline with the current weights, to generate or embed.

@@ -5,6 +5,8 @@ mod data;
 pub mod example;
 mod learner;
 mod optimizer;
+mod save;
+mod state;
 mod trainer;
 
 pub use config::{Schedule, TrainingConfig};
@@ -12,4 +14,5 @@ pub use data::{Examples, Order};
 pub use example::{Example, Step, Target};
 pub use learner::Learner;
 pub use optimizer::AdamW;
+pub use state::RunDescription;
 pub use trainer::{StepReport, Trainer};

@@ -47,6 +47,17 @@ impl AdamW {
         self.steps
     }
 
+    /// The first and second moment of the variable `name`, if it has had a gradient.
+    pub(super) fn moments(&self, name: &str) -> Option<[&[f32]; 2]> {
+        self.moments.get(name).map(|moments| [&moments.first[..], &moments.second[..]])
+    }
+
+    /// The same after `steps` steps that left these moments.
+    pub(super) fn resumed(self, steps: u64, moments: BTreeMap<String, [Vec<f32>; 2]>) -> Self {
+        let moments = moments.into_iter().map(|(name, [first, second])| (name, Moments { first, second }));
+        Self { steps, moments: moments.collect(), ..self }
+    }
+
     /// Changes `variables` by `gradients`, each multiplied by `scale`, at the learning rate `learning_rate`. Variables
     /// without a gradient are left as they are.
     ///

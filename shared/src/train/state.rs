@@ -1,0 +1,135 @@
+//! The state of a training run, from which it goes on as if it had not stopped.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{AdamW, Trainer, TrainingConfig};
+use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
+use crate::weights::widen;
+use crate::{Error, ErrorKind, Result, transfer};
+
+const DESCRIPTION: &str = "training_state.json";
+const TENSORS: &str = "training_state.safetensors";
+
+/// What a state belongs to. A run goes on only from a state of the same model, data and options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RunDescription {
+    /// The model, as the user named it.
+    pub model: String,
+    /// What is trained: the selection of the weights, or the adapter.
+    pub trained: String,
+    /// The data set.
+    pub data: String,
+}
+
+impl RunDescription {
+    /// Training `trained` of `model` on `data`.
+    pub fn new(model: impl Into<String>, trained: impl Into<String>, data: impl Into<String>) -> Self {
+        Self { model: model.into(), trained: trained.into(), data: data.into() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    run: RunDescription,
+    config: TrainingConfig,
+    step: u64,
+    /// The lowest validation loss so far.
+    best: Option<f64>,
+}
+
+impl Trainer<'_> {
+    /// Writes the state to `folder`, which exists: the float32 variables, the moments of the optimizer, and how far the
+    /// run is.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io) if writing fails.
+    pub fn save_state(&self, folder: &Path, run: &RunDescription, best: Option<f64>) -> Result<()> {
+        let variables = self.learner().variables().all();
+        let mut planned = Vec::new();
+        let mut sources: Vec<Vec<f32>> = Vec::new();
+        let mut plan = |name: String, shape: &[usize], values: Vec<f32>| {
+            planned.push(TensorInfo { name, storage: StorageType::F32, shape: shape.to_vec() });
+            sources.push(values);
+        };
+        for (name, variable) in &variables {
+            let host = variable.as_detached_tensor().to_device(&candle_core::Device::Cpu)?;
+            plan(format!("weight.{name}"), variable.dims(), transfer::to_host(&host)?);
+            if let Some([first, second]) = self.optimizer().moments(name) {
+                plan(format!("first.{name}"), variable.dims(), first.to_vec());
+                plan(format!("second.{name}"), variable.dims(), second.to_vec());
+            }
+        }
+        let mut values = sources.iter();
+        write_safetensors(&folder.join(TENSORS), &Metadata::new(), &planned, |_| {
+            let values = values.next().map_or(&[][..], Vec::as_slice);
+            Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+        })?;
+        let (config, step) = (self.config().clone(), self.steps());
+        let state = State { run: run.clone(), config, step, best };
+        let path = folder.join(DESCRIPTION);
+        let text = serde_json::to_string_pretty(&state).map_err(|e| Error::format(&path, e.to_string()))?;
+        std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "write", e))
+    }
+
+    /// Goes on from the state in `folder`. Returns the lowest validation loss so far.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) if there is none; [`Mismatch`](ErrorKind::Mismatch) with what differs if it is
+    /// of another model, other data or other options; [`Format`](ErrorKind::Format) if it is damaged.
+    pub fn resume(&mut self, folder: &Path, run: &RunDescription) -> Result<Option<f64>> {
+        let path = folder.join(DESCRIPTION);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let state: State = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
+        let mut differences = self.config().differences(&state.config);
+        let described = [
+            ("model", &state.run.model, &run.model),
+            ("trained", &state.run.trained, &run.trained),
+            ("data", &state.run.data, &run.data),
+        ];
+        let described = described.into_iter().filter(|(_, before, now)| before != now);
+        differences
+            .extend(described.map(|(name, before, now)| format!("{name}: {before} before, {now} now")));
+        if !differences.is_empty() {
+            return Err(Error::new(ErrorKind::Mismatch, "the run to be resumed was another one")
+                .at(&path)
+                .hint(differences.join("\n"))
+                .hint("give the same options, or start a new run in another folder"));
+        }
+        let file = folder.join(TENSORS);
+        let tensors = Checkpoint::open(&file)?;
+        let mut moments = BTreeMap::new();
+        for (name, variable) in self.learner().variables().all() {
+            let shape = variable.dims();
+            let read = |kind: &str| -> Result<Option<Vec<f32>>> {
+                let Some(stored) = tensors.get(&format!("{kind}.{name}")) else { return Ok(None) };
+                checked(stored, shape).map(Some).map_err(|error| error.context(&name).at(&file))
+            };
+            let missing = || Error::new(ErrorKind::Mismatch, format!("weight.{name} is missing")).at(&file);
+            let values = read("weight")?.ok_or_else(missing)?;
+            variable.set(&Tensor::from_vec(values, shape, variable.device())?)?;
+            if let (Some(first), Some(second)) = (read("first")?, read("second")?) {
+                moments.insert(name, [first, second]);
+            }
+        }
+        let config = self.config();
+        let optimizer = AdamW::new(config.betas, config.eps, config.weight_decay);
+        self.set_optimizer(optimizer.resumed(state.step, moments));
+        Ok(state.best)
+    }
+}
+
+/// The values of `stored`, which must be float32 of `shape`.
+fn checked(stored: &StoredTensor, shape: &[usize]) -> Result<Vec<f32>> {
+    match stored.shape == shape && stored.storage == StorageType::F32 {
+        true => widen(stored),
+        false => Err(Error::new(
+            ErrorKind::Mismatch,
+            format!("{:?} of shape {:?}, expected float32 of {shape:?}", stored.storage, stored.shape),
+        )),
+    }
+}
