@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::progress::Reporter;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
-use crate::weights::{Inventory, Name, Weights};
+use crate::weights::{Fresh, Inventory, Name, Weights};
 use crate::zoo::canonical;
 use crate::{Error, Result, json};
 
@@ -25,6 +25,9 @@ pub struct LoadOptions {
     pub file: Option<String>,
     /// Seed of random weights, used instead of those of the checkpoint; only a config is needed.
     pub random_weights: Option<u64>,
+    /// Whether [`random_weights`](Self::random_weights) are initial values for training from nothing: norms are 1,
+    /// biases 0, matrices normal with the `initializer_range` of the config.
+    pub initialize: bool,
     /// Keys that replace those of `config.json`, such as the `architectures` and `id2label` of a new head.
     pub config: Map<String, Value>,
     /// Settings that the release does not contain, named as in the reference implementation, for example the `hps` of
@@ -44,6 +47,7 @@ impl Default for LoadOptions {
             family: None,
             file: None,
             random_weights: None,
+            initialize: false,
             config: Map::new(),
             settings: Map::new(),
             finder: Arc::new(Finder::from_env()),
@@ -71,6 +75,11 @@ impl LoadOptions {
     /// The same with random weights of this seed in place of a checkpoint's.
     pub fn with_random_weights(self, seed: u64) -> Self {
         Self { random_weights: Some(seed), ..self }
+    }
+
+    /// The same with initial values for training from nothing, drawn by `seed`, in place of a checkpoint's.
+    pub fn with_initial_weights(self, seed: u64) -> Self {
+        Self { random_weights: Some(seed), initialize: true, ..self }
     }
 
     /// The same with the key `name` of `config.json` replaced by `value`.
@@ -152,6 +161,9 @@ impl Pretrained {
     ) -> Result<Self> {
         let runtime = options.runtime.clone();
         let weights = match (&checkpoint, options.random_weights) {
+            (_, Some(seed)) if options.initialize => {
+                Weights::fresh(Fresh { seed, deviation: initializer_range(&config) }, runtime)
+            }
             (_, Some(seed)) => Weights::seeded(seed, runtime),
             (Some(checkpoint), None) => {
                 Weights::open(checkpoint, family.rename, runtime)?.with_progress(&options.progress)
@@ -180,6 +192,9 @@ impl Pretrained {
         let runtime = self.options.runtime.clone();
         match self.options.random_weights {
             _ if self.weights.is_meta() => Ok(Weights::meta()),
+            Some(seed) if self.options.initialize => {
+                Ok(Weights::fresh(Fresh { seed, deviation: initializer_range(&self.config) }, runtime))
+            }
             Some(seed) => Ok(Weights::seeded(seed, runtime)),
             None => {
                 let weights = Weights::open(&Checkpoint::open_files(paths)?, rename, runtime)?;
@@ -289,4 +304,12 @@ impl Pretrained {
             notes: Vec::new(),
         }
     }
+}
+
+/// The standard deviation of initial matrices, as the config or that of its text model says.
+fn initializer_range(config: &Value) -> Option<f64> {
+    [config, &config["text_config"], &config["decoder"]]
+        .into_iter()
+        .find_map(|config| config["initializer_range"].as_f64())
+        .filter(|range| range.is_finite() && *range > 0.0)
 }
