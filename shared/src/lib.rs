@@ -3,6 +3,7 @@
 //! It finds and downloads files, loads checkpoints and tokenizers, and has layers over dense and quantized weights,
 //! attention, generation, and parity tests against reference implementations.
 
+pub mod adapter;
 pub mod attention;
 #[cfg(feature = "audio")]
 pub mod audio;
