@@ -21,14 +21,17 @@ use crate::progress::{Reporter, Task, Unit};
 use crate::runtime::{Precision, Runtime, kernels_serve};
 use crate::{Error, ErrorKind, Result};
 
+mod adapters;
 mod experts;
 mod fresh;
 mod stack;
 mod variables;
 
+pub use adapters::RowOrder;
+use adapters::{Adapters, Layer};
 pub use stack::Piece;
 use variables::Training;
-pub use variables::{Fresh, Select, Variables};
+pub use variables::{Fresh, Lora, Select, Variables};
 
 /// Number of problems after which a load is aborted, for configs with an absurd number of layers.
 const ENOUGH_PROBLEMS: usize = 1000;
@@ -109,6 +112,7 @@ struct Shared {
     origin: Arc<Origin>,
     runtime: Runtime,
     training: Option<Training>,
+    adapters: Option<Arc<Adapters>>,
     ledger: Mutex<Ledger>,
     progress: Reporter,
     /// The load as its progress shows it, until it ends.
@@ -122,6 +126,7 @@ enum Origin {
     Nothing,
 }
 
+#[derive(Clone)]
 struct Entry {
     stored: StoredTensor,
     /// Name in the file.
@@ -257,32 +262,43 @@ impl Weights {
     }
 
     fn new(origin: Origin, runtime: Runtime) -> Self {
-        Self::reporting(Arc::new(origin), runtime, Reporter::default(), None)
+        Self::of(Arc::new(origin), runtime, None, None)
     }
 
-    fn reporting(
+    /// Weights of which none has been read.
+    fn of(
         origin: Arc<Origin>,
         runtime: Runtime,
-        progress: Reporter,
-        task: Option<Box<dyn Task>>,
+        adapters: Option<Arc<Adapters>>,
+        training: Option<Training>,
     ) -> Self {
-        let (ledger, task) = (Mutex::default(), Mutex::new(task));
-        let shared = Shared { origin, runtime, training: None, ledger, progress, task };
+        let shared = Shared {
+            origin,
+            runtime,
+            training,
+            adapters,
+            ledger: Mutex::default(),
+            progress: Reporter::default(),
+            task: Mutex::default(),
+        };
         Self { shared: Arc::new(shared), prefix: String::new() }
     }
 
     /// The same tensors, of which none has been read, for `training`.
     fn reread(&self, training: Option<Training>) -> Self {
-        let Shared { origin, runtime, .. } = &*self.shared;
-        let shared = Shared {
-            origin: origin.clone(),
-            runtime: runtime.clone(),
-            training,
-            ledger: Mutex::default(),
-            progress: Reporter::default(),
-            task: Mutex::default(),
-        };
-        Self { shared: Arc::new(shared), prefix: self.prefix.clone() }
+        let Shared { origin, runtime, adapters, .. } = &*self.shared;
+        let prefix = self.prefix.clone();
+        Self { prefix, ..Self::of(origin.clone(), runtime.clone(), adapters.clone(), training) }
+    }
+
+    fn adapters(&self) -> Option<&Adapters> {
+        self.shared.adapters.as_deref()
+    }
+
+    /// Whether the checkpoint lacks the tensor `path`, or has it in another shape, or there is none.
+    fn is_missing(&self, path: &str) -> bool {
+        let ledger = self.ledger();
+        self.is_meta() || ledger.missing.contains_key(path) || ledger.misshaped.contains_key(path)
     }
 
     fn origin(&self) -> &Origin {
@@ -295,19 +311,18 @@ impl Weights {
 
     /// The same, before anything is read, with the bytes of its tensors reported to `progress` as they are read. Where
     /// that cancels, the next tensor is [`Cancelled`](ErrorKind::Cancelled).
-    pub fn with_progress(self, progress: &Reporter) -> Self {
-        let shared = match Arc::try_unwrap(self.shared) {
-            Ok(shared) => shared,
-            Err(shared) => return Self { shared, prefix: self.prefix },
-        };
-        let task = match &*shared.origin {
-            Origin::Files { tensors, .. } if !tensors.is_empty() => {
-                let bytes = tensors.values().map(|entry| entry.stored.bytes.len() as u64).sum();
-                Some(progress.begin("loading", Unit::Bytes, Some(bytes)))
-            }
-            _ => None,
-        };
-        Self::reporting(shared.origin, shared.runtime, progress.clone(), task)
+    pub fn with_progress(mut self, progress: &Reporter) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let task = match &*shared.origin {
+                Origin::Files { tensors, .. } if !tensors.is_empty() => {
+                    let bytes = tensors.values().map(|entry| entry.stored.bytes.len() as u64).sum();
+                    Some(progress.begin("loading", Unit::Bytes, Some(bytes)))
+                }
+                _ => None,
+            };
+            (shared.progress, shared.task) = (progress.clone(), Mutex::new(task));
+        }
+        self
     }
 
     /// The weights below the prefix extended by `name`; the empty string is this prefix.
@@ -392,7 +407,11 @@ impl Weights {
             return Ok(variable.to_dtype(self.runtime().activations())?);
         }
         let found = self.look_up(&path, shape)?;
-        self.frozen(&path, || self.dense(&path, found, shape))
+        let tensor = self.frozen(&path, || self.dense(&path, found, shape))?;
+        match shape.len() > 1 && !matches!(found, Found::Nothing) {
+            true => self.merged(tensor, &path),
+            false => Ok(tensor),
+        }
     }
 
     /// The tensor `path` of `shape` on the device, in the dtype of activations.
@@ -446,7 +465,13 @@ impl Weights {
         }
         let Some(stored) = self.stored(&path, shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
         let stored = StoredTensor { shape: vec![outputs, inputs], ..stored };
-        self.place_stored(&stored, MatrixUse::Linear, Layout::OutIn, (outputs, inputs), None)
+        let matrix = self.place_stored(&stored, MatrixUse::Linear, Layout::OutIn, (outputs, inputs), None)?;
+        if !self.has_updates(&path, Layer::Conv) {
+            return Ok(matrix);
+        }
+        let all = (0..outputs, 0..outputs);
+        let updates = self.updates(&path, Layer::Conv, shape, all, None, &|| matrix.as_dense())?;
+        matrix.with_updates(updates, false)
     }
 
     /// Finishes the load.
@@ -456,6 +481,7 @@ impl Weights {
     /// not in the model; those of [`Runtime::kernels`].
     pub fn finish(&self) -> Result<Inventory> {
         Runtime::kernels()?;
+        self.check_adapters()?;
         self.task().take();
         let ledger = self.ledger();
         if let Origin::Files { tensors, label } = self.origin() {
@@ -597,7 +623,8 @@ impl Weights {
             return Ok(Matrix::variable(variable, layout, self.compute())?);
         }
         let Some(stored) = self.stored(&path, &shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
-        self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)
+        let placed = self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)?;
+        self.adapted(placed, &path, matrix.into())
     }
 
     /// Loads a stored matrix for the runtime.

@@ -1,9 +1,10 @@
 //! Opening a model by name with the family that supports it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::adapter::{self, AdapterSpec};
 use crate::checkpoint::Checkpoint;
 use crate::error::nearest;
 pub use crate::model::LoadOptions;
@@ -106,6 +107,10 @@ impl Zoo {
     /// As [`open`](Zoo::open), except mismatches of the config and the tensors.
     pub fn pretrained(&self, source: &str, options: &LoadOptions) -> Result<(&'static Family, Pretrained)> {
         let random = options.random_weights.is_some();
+        if let Some((base, options)) = with_adapter_of(source, options)? {
+            let adapted = |error: Error| error.context(format!("{source} is an adapter of {base}"));
+            return self.pretrained(&base, &options).map_err(adapted);
+        }
         let files = options.find(source, !random)?;
         let (family, config, checkpoint) = match self.layout(&files, options)? {
             Some((family, Layout { config, weights })) => {
@@ -241,6 +246,35 @@ impl Zoo {
         let error = error.set(advice, "LoadOptions::family", "NAME");
         self.with_feature(error, &[found])
     }
+}
+
+/// The base model of the adapter in the folder `source`, and `options` with the adapter; the folder itself if the base
+/// model is in it. `None` if there is no adapter in it, or the options have it already.
+fn with_adapter_of(source: &str, options: &LoadOptions) -> Result<Option<(String, LoadOptions)>> {
+    let folder = Path::new(source);
+    let is_named = |spec: &AdapterSpec| Path::new(&spec.path) == folder;
+    if !folder.join(adapter::CONFIG).is_file() || options.adapters.iter().any(is_named) {
+        return Ok(None);
+    }
+    let base = match adapter::is_adapter_only(folder) {
+        false => source.to_string(),
+        true => match adapter::wanted_base(folder)? {
+            // A path may be relative to the adapter.
+            Some(base) if folder.join(&base.name).is_dir() => folder.join(base.name).display().to_string(),
+            Some(base) => base.to_string(),
+            None => {
+                let message = "the adapter does not name its base model";
+                return Err(Error::new(ErrorKind::NotFound, message).at(folder).set(
+                    "open the base model with the adapter",
+                    "LoadOptions::adapters",
+                    "PATH",
+                ));
+            }
+        },
+    };
+    let mut options = options.clone();
+    options.adapters.insert(0, AdapterSpec { path: source.to_string(), scale: 1.0 });
+    Ok(Some((base, options)))
 }
 
 /// Whether `family` supports checkpoints of the model class `name` and a matching model type. The model type determines

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{Card, Family, Model};
+use crate::adapter::{Adapter, AdapterSpec};
 use crate::checkpoint::Checkpoint;
 use crate::progress::Reporter;
 use crate::runtime::Runtime;
 use crate::source::{Files, Finder, Source, Wanted};
-use crate::weights::{Fresh, Inventory, Name, Weights};
+use crate::weights::{Fresh, Inventory, Name, RowOrder, Weights};
 use crate::zoo::canonical;
 use crate::{Error, Result, json};
 
@@ -28,6 +29,8 @@ pub struct LoadOptions {
     /// Whether [`random_weights`](Self::random_weights) are initial values for training from nothing: norms are 1,
     /// biases 0, matrices normal with the `initializer_range` of the config.
     pub initialize: bool,
+    /// Adapters over the weights, with their scales; they are added up.
+    pub adapters: Vec<AdapterSpec>,
     /// Keys that replace those of `config.json`, such as the `architectures` and `id2label` of a new head.
     pub config: Map<String, Value>,
     /// Settings that the release does not contain, named as in the reference implementation, for example the `hps` of
@@ -48,6 +51,7 @@ impl Default for LoadOptions {
             file: None,
             random_weights: None,
             initialize: false,
+            adapters: Vec::new(),
             config: Map::new(),
             settings: Map::new(),
             finder: Arc::new(Finder::from_env()),
@@ -82,6 +86,12 @@ impl LoadOptions {
         Self { random_weights: Some(seed), initialize: true, ..self }
     }
 
+    /// The same with an adapter more.
+    pub fn with_adapter(mut self, adapter: AdapterSpec) -> Self {
+        self.adapters.push(adapter);
+        self
+    }
+
     /// The same with the key `name` of `config.json` replaced by `value`.
     pub fn with_config(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.config.insert(name.into(), value.into());
@@ -108,6 +118,22 @@ impl LoadOptions {
             Some(_) => Ok(Vec::new()),
             None => files.weights_if_any(),
         }
+    }
+
+    /// Opens the adapters, each with its scale.
+    fn open_adapters(&self) -> Result<Vec<(Adapter, f64)>> {
+        let open = |spec: &AdapterSpec| -> Result<(Adapter, f64)> {
+            let path = PathBuf::from(&spec.path);
+            let adapter = match path.exists() {
+                true => Adapter::open(&path)?,
+                false => {
+                    let files = self.finder.find(&Source::parse(&spec.path)?, &Wanted::adapter())?;
+                    Adapter::open(files.root())?
+                }
+            };
+            Ok((adapter, spec.scale))
+        };
+        self.adapters.iter().map(open).collect()
     }
 
     /// Finds the files of `source`, with or without weights.
@@ -160,18 +186,21 @@ impl Pretrained {
         options: &LoadOptions,
     ) -> Result<Self> {
         let runtime = options.runtime.clone();
+        let config = canonical(family, config, &files)?;
         let weights = match (&checkpoint, options.random_weights) {
             (_, Some(seed)) if options.initialize => {
                 Weights::fresh(Fresh { seed, deviation: initializer_range(&config) }, runtime)
             }
             (_, Some(seed)) => Weights::seeded(seed, runtime),
             (Some(checkpoint), None) => {
-                Weights::open(checkpoint, family.rename, runtime)?.with_progress(&options.progress)
+                let weights = Weights::open(checkpoint, family.rename, runtime)?;
+                let adapters = options.open_adapters()?;
+                let rows = row_order(&config);
+                weights.with_adapters(&adapters, family.rename, rows)?.with_progress(&options.progress)
             }
             (None, None) => Weights::empty(label, runtime),
         };
         let options = options.clone();
-        let config = canonical(family, config, &files)?;
         Ok(Self { family, label: label.to_string(), files, config, checkpoint, weights, options })
     }
 
@@ -312,4 +341,22 @@ fn initializer_range(config: &Value) -> Option<f64> {
         .into_iter()
         .find_map(|config| config["initializer_range"].as_f64())
         .filter(|range| range.is_finite() && *range > 0.0)
+}
+
+/// The order of the rows of queries and keys in a GGUF file, whose heads hold the pairs of the rotary embedding side by
+/// side: row `2 i + j` of a head is row `j · width / 2 + i` in the release.
+fn row_order(config: &Value) -> Option<RowOrder> {
+    let size = |key: &str| config[key].as_u64().map(|size| size as usize);
+    let heads = size("num_attention_heads").filter(|_| config["gguf_rope_interleaved"] == true)?;
+    let kv_heads = size("num_key_value_heads").unwrap_or(heads);
+    Some(Arc::new(move |path: &str, rows: usize| {
+        let heads = match path.rsplit('.').nth(1) {
+            Some("q_proj") => heads,
+            Some("k_proj") => kv_heads,
+            _ => return None,
+        };
+        let width = rows.checked_div(heads).filter(|width| width.is_multiple_of(2) && *width > 0)?;
+        let row = |row: usize| (row / width * width + row % 2 * (width / 2) + row % width / 2) as u32;
+        Some((0..rows).map(row).collect())
+    }))
 }

@@ -111,23 +111,35 @@ impl Weights {
         Ok(Embedding { table, activations: self.runtime().activations() })
     }
 
-    /// Loads the embedding `table` of `[count, width]` and the output head `head` with tied weights. As in the
+    /// Loads the embedding `table` of `[count, width]` and the output head `head_name` with tied weights. As in the
     /// reference, a file may have either or both; if both are there and differ, they are not tied.
     ///
     /// # Errors
     /// Same as [`embedding`](Self::embedding).
-    pub fn tied(&self, table: &str, head: &str, count: usize, width: usize) -> Result<(Embedding, Linear)> {
-        if self.differ(&format!("{table}.weight"), &format!("{head}.weight")) {
-            return Ok((self.embedding(table, count, width)?, self.linear_no_bias(head, width, count)?));
+    pub fn tied(
+        &self,
+        table: &str,
+        head_name: &str,
+        count: usize,
+        width: usize,
+    ) -> Result<(Embedding, Linear)> {
+        if self.differ(&format!("{table}.weight"), &format!("{head_name}.weight")) {
+            return Ok((self.embedding(table, count, width)?, self.linear_no_bias(head_name, width, count)?));
         }
         let weight = |name: &str| self.has(&format!("{name}.weight"), false);
-        let (held, copy) = match !weight(table) && weight(head) {
-            true => (head, table),
-            false => (table, head),
+        let (held, copy) = match !weight(table) && weight(head_name) {
+            true => (head_name, table),
+            false => (table, head_name),
         };
         self.skip(&format!("{copy}.weight"));
-        let table = self.embedding(held, count, width)?;
-        let head = table.as_linear();
-        Ok((table, head))
+        let shared = self.at(held).table("weight", count, width)?;
+        // An adapter of the table changes the embeddings alone, and one of the head the logits alone.
+        let head = match self.unadapted(&format!("{held}.weight"), count, width)? {
+            Some(original) => original,
+            None => shared.without_updates(),
+        };
+        let head = self.adapted_head(head, &format!("{head_name}.weight"))?;
+        let table = Embedding { table: shared, activations: self.runtime().activations() };
+        Ok((table, Linear::new(head, None)))
     }
 }

@@ -6,6 +6,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
 use super::back::{Product, Rows, VariableProduct, floats, gather};
+use super::low_rank::{LowRank, check, updated, updated_rows};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
 use crate::kernels::blocks::{self as kernel, BlockKind, Blocks};
@@ -23,6 +24,8 @@ pub struct Matrix {
     outputs: usize,
     inputs: usize,
     storage: Storage,
+    /// Updates by adapters.
+    updates: Arc<[LowRank]>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +58,28 @@ enum Kind {
 const FEW_ROWS: usize = 8;
 
 impl Matrix {
+    fn new(outputs: usize, inputs: usize, storage: Storage) -> Self {
+        Self { outputs, inputs, storage, updates: Arc::default() }
+    }
+
+    /// The same with low-rank updates of adapters; those of an embedding table are of its transpose.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if the shape of one does not fit.
+    pub(crate) fn with_updates(self, updates: Vec<LowRank>, is_embedding: bool) -> Result<Self> {
+        let (outputs, inputs) = match is_embedding {
+            true => (self.inputs, self.outputs),
+            false => (self.outputs, self.inputs),
+        };
+        updates.iter().try_for_each(|update| check(update, outputs, inputs))?;
+        Ok(Self { updates: updates.into(), ..self })
+    }
+
+    /// The same without the updates of adapters.
+    pub(super) fn without_updates(&self) -> Self {
+        Self { updates: Arc::default(), ..self.clone() }
+    }
+
     pub(crate) fn dense(
         bytes: Bytes,
         elem: Elem,
@@ -63,12 +88,12 @@ impl Matrix {
         (outputs, inputs): (usize, usize),
     ) -> Self {
         let kind = Kind::Dense(elem, layout, compute);
-        Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } }
+        Self::new(outputs, inputs, Storage::Host { bytes, kind, widened: Arc::default() })
     }
 
     pub(crate) fn blocks(bytes: Bytes, kind: GgmlDType, (outputs, inputs): (usize, usize)) -> Result<Self> {
         let kind = Kind::Blocks(blocks::kernel_kind(kind)?);
-        Ok(Self { outputs, inputs, storage: Storage::Host { bytes, kind, widened: Arc::default() } })
+        Ok(Self::new(outputs, inputs, Storage::Host { bytes, kind, widened: Arc::default() }))
     }
 
     /// Creates a matrix from MXFP4 blocks, `(outputs, inputs / 32, 16)`, and scales, `(outputs, inputs / 32)`.
@@ -80,20 +105,20 @@ impl Matrix {
     ) -> Result<Self> {
         Mxfp4::new(&blocks, &scales, outputs, inputs)?;
         let kind = Kind::Mxfp4(scales, compute);
-        Ok(Self { outputs, inputs, storage: Storage::Host { bytes: blocks, kind, widened: Arc::default() } })
+        Ok(Self::new(outputs, inputs, Storage::Host { bytes: blocks, kind, widened: Arc::default() }))
     }
 
     /// Creates a matrix from a tensor `(outputs, inputs)` on a GPU.
     pub(crate) fn device(tensor: Tensor) -> Result<Self> {
         let (outputs, inputs) = tensor.dims2()?;
-        Ok(Self { outputs, inputs, storage: Storage::Device(tensor) })
+        Ok(Self::new(outputs, inputs, Storage::Device(tensor)))
     }
 
     /// Creates a matrix from quantized blocks on a GPU. `rows` are the same blocks on the CPU, for an embedding table.
     pub(crate) fn device_blocks(tensor: QTensor, rows: Option<Bytes>) -> Result<Self> {
         let (outputs, inputs) = tensor.shape().dims2()?;
         let rows = rows.and_then(|bytes| Some((bytes, blocks::kernel_kind(tensor.dtype()).ok()?)));
-        Ok(Self { outputs, inputs, storage: Storage::DeviceBlocks { tensor: Arc::new(tensor), rows } })
+        Ok(Self::new(outputs, inputs, Storage::DeviceBlocks { tensor: Arc::new(tensor), rows }))
     }
 
     /// `matrices` as one tensor, `(count, outputs, inputs)`, whose parts they are from then on, so that a device can choose
@@ -130,11 +155,11 @@ impl Matrix {
             Layout::OutIn => (rows, columns),
             Layout::InOut => (columns, rows),
         };
-        Ok(Self { outputs, inputs, storage: Storage::Variable { tensor, layout, compute } })
+        Ok(Self::new(outputs, inputs, Storage::Variable { tensor, layout, compute }))
     }
 
     pub(crate) fn absent(outputs: usize, inputs: usize) -> Self {
-        Self { outputs, inputs, storage: Storage::Absent }
+        Self::new(outputs, inputs, Storage::Absent)
     }
 
     /// Returns the number of outputs.
@@ -149,6 +174,15 @@ impl Matrix {
 
     /// Returns `then(x · selfᵀ + bias)`, `(…, outputs)`, for `x`, `(…, inputs)`, and `bias`, `(outputs)`.
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
+        if !self.updates.is_empty() {
+            let base = self.multiply_base(x, None, None)?;
+            return finish(updated(base, x, &self.updates)?, bias, then);
+        }
+        self.multiply_base(x, bias, then)
+    }
+
+    /// [`multiply`](Self::multiply) without the updates.
+    fn multiply_base(&self, x: &Tensor, bias: Option<&Tensor>, then: Option<Activation>) -> Result<Tensor> {
         let shape = self.result_shape(x)?;
         let rows = x.elem_count() / self.inputs.max(1);
         match &self.storage {
@@ -219,11 +253,12 @@ impl Matrix {
 
     /// Whether it is on the CPU, has no adapter, and requires no gradient.
     pub(super) fn is_fixed(&self) -> bool {
-        match &self.storage {
-            Storage::Host { .. } => true,
-            Storage::Variable { tensor, .. } => host::serves(tensor),
-            _ => false,
-        }
+        self.updates.is_empty()
+            && match &self.storage {
+                Storage::Host { .. } => true,
+                Storage::Variable { tensor, .. } => host::serves(tensor),
+                _ => false,
+            }
     }
 
     /// The tensor of a variable.
@@ -300,32 +335,43 @@ impl Matrix {
 
     /// Looks up the rows of `ids`, unsigned integers of any shape `(…)` below `outputs`. Returns `(…, inputs)`.
     pub fn rows(&self, ids: &Tensor, activations: DType) -> Result<Tensor> {
+        let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
+        let base = self.base_rows(ids, &flat, activations)?;
+        if self.updates.is_empty() {
+            return Ok(base);
+        }
+        let shape = base.shape().clone();
+        let rows = base.reshape((flat.elem_count(), self.inputs))?;
+        Ok(updated_rows(rows, &transfer::to_host(&flat)?, &self.updates)?.reshape(shape)?)
+    }
+
+    /// [`rows`](Self::rows) without the updates. `flat`: `ids` as u32, `(count)`.
+    fn base_rows(&self, ids: &Tensor, flat: &Tensor, activations: DType) -> Result<Tensor> {
         let mut shape = ids.dims().to_vec();
         shape.push(self.inputs);
-        let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
         match &self.storage {
             Storage::Variable { tensor, layout: Layout::OutIn, .. } if kernels_take(tensor) => {
                 match tensor.track_op() {
-                    true => Ok(tensor.contiguous()?.apply_op2(&flat, Rows)?.reshape(shape)?),
+                    true => Ok(tensor.contiguous()?.apply_op2(flat, Rows)?.reshape(shape)?),
                     false => {
                         let rows = host::read(tensor, |table| {
-                            gather(table, self.inputs, &transfer::to_host(&flat)?)
+                            gather(table, self.inputs, &transfer::to_host(flat)?)
                         })??;
                         Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
                     }
                 }
             }
             Storage::Host { bytes, kind, .. } if kernels_serve(&Device::Cpu) => {
-                let rows = self.rows_on_host(bytes, kind, &transfer::to_host(&flat)?)?;
+                let rows = self.rows_on_host(bytes, kind, &transfer::to_host(flat)?)?;
                 Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
             }
             Storage::DeviceBlocks { tensor, rows: Some((bytes, kind)) } if !ids.track_op() => {
-                let rows = self.rows_on_host(bytes, &Kind::Blocks(*kind), &transfer::to_host(&flat)?)?;
+                let rows = self.rows_on_host(bytes, &Kind::Blocks(*kind), &transfer::to_host(flat)?)?;
                 Ok(transfer::to_device(rows, shape, &tensor.device())?.to_dtype(activations)?)
             }
             _ => {
                 let table = self.tensor()?;
-                Ok(table.index_select(&flat, 0)?.reshape(shape)?.to_dtype(activations)?)
+                Ok(table.index_select(flat, 0)?.reshape(shape)?.to_dtype(activations)?)
             }
         }
     }
@@ -374,10 +420,20 @@ impl Matrix {
             Storage::Absent => {
                 Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as((self.outputs, self.inputs))?)
             }
-            Storage::Host { bytes, kind, widened } => {
-                if let Some(tensor) = widened.get() {
-                    return Ok(tensor.clone());
+            Storage::Host { widened, .. } => match widened.get() {
+                Some(tensor) => Ok(tensor.clone()),
+                None => {
+                    let tensor = self.as_dense()?;
+                    Ok(widened.get_or_init(|| tensor).clone())
                 }
+            },
+        }
+    }
+
+    /// [`tensor`](Self::tensor), of the CPU not kept.
+    pub(crate) fn as_dense(&self) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Host { bytes, kind, .. } => {
                 let mut values = vec![0f32; self.outputs * self.inputs];
                 let tensor = match kind {
                     Kind::Blocks(kind) => {
@@ -399,8 +455,9 @@ impl Matrix {
                             .contiguous()?
                     }
                 };
-                Ok(widened.get_or_init(|| tensor).clone())
+                Ok(tensor)
             }
+            _ => self.tensor(),
         }
     }
 

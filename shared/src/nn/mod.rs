@@ -12,6 +12,7 @@ pub(crate) mod host;
 mod incidence;
 mod linear;
 mod loss;
+pub(crate) mod low_rank;
 mod lstm;
 mod matrix;
 mod mlp;

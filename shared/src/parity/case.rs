@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Tolerance;
+use crate::adapter::AdapterSpec;
 use crate::item::Tensors;
 use crate::runtime::Precision;
 use crate::weights::tensors;
@@ -58,6 +59,7 @@ pub(super) struct Pretrained {
     /// The model family, if the config does not specify it.
     pub family: Option<String>,
     pub dequantize: bool,
+    pub adapters: Vec<AdapterSpec>,
 }
 
 impl Case {
@@ -84,6 +86,7 @@ impl Case {
             file: options.text("gguf_file")?.or(options.text("weights")?),
             family: options.text("family")?,
             dequantize: options.flag("dequantize")?,
+            adapters: options.adapters(folder)?,
         };
         // The dtype of the file. The computation dtype is an option of the user, float32 by default.
         if let Some(dtype) = options.text("dtype")? {
@@ -127,6 +130,19 @@ struct Options<'a> {
 impl Options<'_> {
     fn text(&mut self, key: &str) -> Result<Option<String>> {
         self.take(key, "a string", |value| value.as_str().map(str::to_string))
+    }
+
+    /// The adapters: `folder` in that of the case, and `scale`.
+    fn adapters(&mut self, case: &Path) -> Result<Vec<AdapterSpec>> {
+        let Some(adapters) = self.take("adapters", "a list", |value| value.as_array().cloned())? else {
+            return Ok(Vec::new());
+        };
+        let adapter = |value: &Value| {
+            let path = value["folder"].as_str().map(|name| case.join(name).display().to_string());
+            let spec = path.zip(value["scale"].as_f64()).map(|(path, scale)| AdapterSpec { path, scale });
+            spec.ok_or_else(|| Error::format(self.path, "an adapter needs a folder and a scale"))
+        };
+        adapters.iter().map(adapter).collect()
     }
 
     fn flag(&mut self, key: &str) -> Result<bool> {

@@ -145,6 +145,7 @@ pub fn run(folder: &Path, zoo: &Zoo, options: &LoadOptions) -> Result<Report> {
     let mut options = options.clone();
     options.file = case.pretrained.file;
     options.family = case.pretrained.family.or(options.family);
+    options.adapters = case.pretrained.adapters;
     options.settings = case.options.as_object().cloned().unwrap_or_default();
     options.runtime = options.runtime.with_dequantize(case.pretrained.dequantize);
     let written_out = |error: Error| match &written {

@@ -41,13 +41,15 @@ const ONLINE: &str = "download it once in online mode, with HF_HUB_OFFLINE and T
 /// The config of a PEFT adapter (LoRA and its relatives).
 const ADAPTER: &str = "adapter_config.json";
 
-/// The error for an adapter, whose config is at `path`; it names the base model.
+/// The error for an adapter without its base model, whose config is at `path`; it names the base model.
 fn only_an_adapter(path: &Path) -> Error {
     let config = json::read(path).unwrap_or_default();
     let base = config["base_model_name_or_path"].as_str().unwrap_or("its base model");
-    Error::unsupported("this is an adapter (LoRA); adapters are not supported yet").at(path).hint(format!(
-        "merge it into {base} with peft (merge_and_unload, then save_pretrained), and open the merged model"
-    ))
+    Error::new(ErrorKind::NotFound, "this is an adapter (LoRA) without its base model").at(path).set(
+        format!("open {base} with the adapter"),
+        "LoadOptions::adapters",
+        "PATH",
+    )
 }
 
 /// The source of a model.
@@ -332,12 +334,8 @@ impl Files {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if it does not exist, [`ErrorKind::Format`] if it is not an object,
-    /// [`ErrorKind::Unsupported`] if the folder has an adapter, which would be ignored.
+    /// [`ErrorKind::NotFound`] if it does not exist, [`ErrorKind::Format`] if it is not an object.
     pub fn config(&self) -> Result<Value> {
-        if let Some(adapter) = self.get(ADAPTER) {
-            return Err(only_an_adapter(&adapter));
-        }
         let path = self.require("config.json")?;
         match self.json("config.json")? {
             Some(config) if config.is_object() => Ok(config),
@@ -428,19 +426,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_adapter_is_rejected_with_its_base_model() {
+    fn an_adapter_alone_names_its_base_model() {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"peft_type": "LORA", "base_model_name_or_path": "owner/base"}"#;
         std::fs::write(folder.path().join("adapter_config.json"), config).unwrap();
         let source = Source::parse(folder.path().to_str().unwrap()).unwrap();
         let files = Finder::from_env().find(&source, &Wanted::default()).unwrap();
         let error = files.config().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.kind(), ErrorKind::NotFound);
         let message = error.to_string();
         assert!(message.contains("adapter_config.json") && message.contains("owner/base"), "{message}");
-        // Also next to its base model, to which the reference implementation would apply it.
-        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
-        assert_eq!(files.config().unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::hub::File;
 use crate::error::first_five;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, adapter};
 
 /// The files to select from a repository.
 ///
@@ -20,6 +20,7 @@ pub struct Wanted {
     pub(super) no_weights: bool,
     pub(super) file: Option<String>,
     pub(super) also: Vec<String>,
+    pub(super) is_adapter: bool,
 }
 
 impl Wanted {
@@ -33,6 +34,11 @@ impl Wanted {
     pub fn file(mut self, name: impl Into<String>) -> Self {
         self.file = Some(name.into());
         self
+    }
+
+    /// Selects the files of an adapter.
+    pub fn adapter() -> Self {
+        Self { is_adapter: true, ..Self::default() }
     }
 
     /// Selects additional files by their exact names: weights in other places, action statistics.
@@ -78,7 +84,16 @@ const DESCRIPTIONS: [&str; 9] =
 pub fn select(listing: &[File], wanted: &Wanted) -> Result<Vec<File>> {
     let names: Vec<&str> = listing.iter().map(|f| f.path.as_str()).collect();
     let mut chosen: Vec<&str> = names.iter().copied().filter(|name| is_description(name)).collect();
-    if !wanted.no_weights {
+    if wanted.is_adapter {
+        let weights = adapter::WEIGHTS.into_iter().find(|name| names.contains(name));
+        chosen.extend(weights.filter(|_| names.contains(&adapter::CONFIG)));
+        if weights.is_none() || !names.contains(&adapter::CONFIG) {
+            let wanted = format!("no {} and {}: this is no adapter", adapter::CONFIG, adapter::WEIGHTS[0]);
+            return Err(
+                Error::new(ErrorKind::NotFound, wanted).hint(format!("found:\n{}", first_five(&names)))
+            );
+        }
+    } else if !wanted.no_weights {
         let weights = weights(&names, wanted.file.as_deref())?;
         if weights.is_empty() {
             return Err(no_weights(&names));

@@ -22,10 +22,18 @@ pub(super) fn values(fresh: Fresh, path: &str, shape: &[usize]) -> Result<Vec<f3
         values.resize(elements, constant);
         return Ok(values);
     }
+    let deviation = fresh.deviation.filter(|_| shape.len() < 3);
+    noise(Fresh { deviation, ..fresh }, path, shape)
+}
+
+/// Random values of the tensor `path` of `shape`: normal with the given deviation, or uniform within one over the square
+/// root of the number of inputs.
+pub(super) fn noise(fresh: Fresh, path: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let (elements, mut values) = reserve(path, shape)?;
     let mut random = Rng::new(fresh.seed, hash(path));
-    let inputs = shape[1..].iter().product::<usize>().max(1);
+    let inputs = shape.iter().skip(1).product::<usize>().max(1);
     let bound = 1.0 / (inputs as f64).sqrt();
-    match fresh.deviation.filter(|_| shape.len() < 3) {
+    match fresh.deviation {
         Some(deviation) => values.extend((0..elements).map(|_| (deviation * random.normal()) as f32)),
         None => values.extend((0..elements).map(|_| (bound * (2.0 * random.uniform() - 1.0)) as f32)),
     }

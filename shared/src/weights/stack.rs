@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::adapters::Layer;
 use super::{MatrixUse, Weights, floats, quantized, widen};
 use crate::checkpoint::{Bytes, StorageType, StoredTensor};
 use crate::kernels::matmul::Layout;
@@ -74,7 +75,30 @@ impl Weights {
         };
         let name = |piece: &Piece| format!("{}[{:?}]", self.path(&piece.name), piece.rows);
         let placed = self.frozen_matrices(&pieces.iter().map(name).collect::<Vec<_>>().join("+"), place)?;
-        Ok(placed.into_iter().next().unwrap_or_else(|| Matrix::absent(outputs, inputs)))
+        let placed = placed.into_iter().next().unwrap_or_else(|| Matrix::absent(outputs, inputs));
+        let (mut updates, mut start) = (Vec::new(), 0);
+        for piece in pieces {
+            let (path, rows) = (self.path(&piece.name), piece.rows.clone());
+            let at = start..start + rows.len();
+            start = at.end;
+            if self.has_updates(&path, matrix.into()) {
+                let weight = || self.whole(&piece.name, matrix, piece.of, inputs);
+                let shape = [piece.of, inputs];
+                updates.extend(self.updates(&path, matrix.into(), &shape, (rows, at), None, &weight)?);
+            }
+        }
+        placed.with_updates(updates, false)
+    }
+
+    /// The matrix `name` alone as a tensor, `(rows, inputs)`, without updates.
+    fn whole(&self, name: &str, matrix: MatrixUse, rows: usize, inputs: usize) -> Result<Tensor> {
+        let path = self.path(name);
+        match self.stored(&path, &[rows, inputs])? {
+            Some(stored) => {
+                self.place_stored(&stored, matrix, Layout::OutIn, (rows, inputs), None)?.as_dense()
+            }
+            None => Matrix::absent(rows, inputs).as_dense(),
+        }
     }
 
     /// The concatenated rows of `pieces` if one of them is trained.
@@ -101,7 +125,7 @@ impl Weights {
         let rows = |(variable, piece): (Option<Tensor>, &Piece)| -> Result<Tensor> {
             let whole = match variable {
                 Some(variable) => variable,
-                None => self.place(&piece.name, matrix, piece.of, inputs)?.tensor()?,
+                None => self.whole(&piece.name, matrix, piece.of, inputs)?,
             };
             Ok(whole.narrow(0, piece.rows.start, piece.rows.len())?)
         };
@@ -183,7 +207,7 @@ impl Weights {
                 StoredTensor { storage: StorageType::Block(kind), shape: shape.to_vec(), bytes }
             }
         };
-        self.frozen_matrices(&path, || {
+        let parts = self.frozen_matrices(&path, || {
             let mut start = 0;
             let part = |width: &usize| {
                 let part = columns_of(&stored, start, *width)?;
@@ -191,7 +215,19 @@ impl Weights {
                 self.place_stored(&part, MatrixUse::Linear, Layout::OutIn, (outputs, *width), None)
             };
             widths.iter().map(part).collect()
-        })
+        })?;
+        if !self.has_updates(&path, Layer::Linear) {
+            return Ok(parts);
+        }
+        let mut start = 0;
+        let adapted = |part: Matrix| {
+            let columns = start..start + part.inputs();
+            start = columns.end;
+            let (all, weight) = ((0..outputs, 0..outputs), || part.as_dense());
+            let updates = self.updates(&path, Layer::Linear, &shape, all, Some(columns), &weight)?;
+            part.with_updates(updates, false)
+        };
+        parts.into_iter().map(adapted).collect()
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use regex::Regex;
 
+use super::adapters::{Factors, Layer};
 use super::{Found, Origin, Weights, widen};
+use crate::adapter::{AdapterConfig, Selection, TargetModules};
 use crate::checkpoint::StorageType;
 use crate::nn::Matrix;
 use crate::{Error, ErrorKind, Result};
@@ -70,6 +72,8 @@ pub struct Variables {
     select: Select,
     /// Whether selected tensors that the checkpoint lacks get initial values.
     fresh: Option<Fresh>,
+    /// The adapter that is trained.
+    lora: Option<Lora>,
     of: Mutex<BTreeMap<String, Var>>,
     frozen: Mutex<Frozen>,
 }
@@ -82,6 +86,49 @@ pub struct Fresh {
     /// The standard deviation of matrices and embeddings (`initializer_range`); `None` for uniform values within one
     /// over the square root of the number of inputs, the default of torch.
     pub deviation: Option<f64>,
+}
+
+/// A LoRA adapter that is trained.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Lora {
+    /// Its config.
+    pub config: AdapterConfig,
+    /// The modules that it targets.
+    selection: Selection,
+    /// The tensors of the output head, which `all-linear` leaves out.
+    head: Regex,
+    /// The seed of the initial factors.
+    seed: u64,
+    /// The path of a module in the reference, from its name in the checkpoint.
+    module: fn(&str) -> String,
+}
+
+impl Lora {
+    /// An adapter with `config`, whose initial factors are drawn by `seed`. `head` matches the tensors of the output
+    /// head, which `all-linear` leaves out; `module` gives the path in the reference of a module of the checkpoint.
+    ///
+    /// # Errors
+    /// Those of the patterns of `config`; [`Input`](ErrorKind::Input) if `head` is no regular expression.
+    pub fn new(config: AdapterConfig, head: &str, seed: u64, module: fn(&str) -> String) -> Result<Self> {
+        let selection = Selection::new(&config)?;
+        let head = Regex::new(head).map_err(|e| Error::input(format!("head \"{head}\"")).caused_by(e))?;
+        Ok(Self { config, selection, head, seed, module })
+    }
+
+    /// The path of the module of `name`, a weight used as `layer`, if the adapter targets it.
+    fn targets(&self, name: &str, layer: Layer) -> Option<String> {
+        let module = (self.module)(name.strip_suffix(".weight")?);
+        let all = matches!(self.config.target_modules, None | Some(TargetModules::AllLinear));
+        let left_out = all && (layer != Layer::Linear || self.head.is_match(name));
+        (!left_out && self.selection.targets(&module).unwrap_or(false)).then_some(module)
+    }
+}
+
+impl std::fmt::Debug for Lora {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lora").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// Frozen tensors that are computed from the checkpoint, kept from one load to the next.
@@ -100,6 +147,16 @@ impl Variables {
     /// The same with initial values for selected tensors that the checkpoint does not have, such as a new head.
     pub fn with_fresh(self, fresh: Fresh) -> Self {
         Self { fresh: Some(fresh), ..self }
+    }
+
+    /// The same with a LoRA adapter, whose factors are variables.
+    pub fn with_lora(self, lora: Lora) -> Self {
+        Self { lora: Some(lora), ..self }
+    }
+
+    /// The adapter that is trained.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_ref()
     }
 
     /// The names, sorted.
@@ -202,6 +259,76 @@ impl Weights {
             true => variable.as_tensor().clone(),
             false => variable.as_detached_tensor(),
         }))
+    }
+
+    /// The path in the reference of the module of the weight at `path`, if a trained adapter targets it.
+    pub(super) fn trained_module(&self, path: &str, layer: Layer) -> Option<String> {
+        let lora = self.training()?.variables.lora.as_ref()?;
+        lora.targets(&self.official(path), layer)
+    }
+
+    /// The factors of the trained update of the weight at `path`, of `shape`.
+    pub(super) fn trained_factors(
+        &self,
+        path: &str,
+        layer: Layer,
+        shape: &[usize],
+        weight: &dyn Fn() -> Result<Tensor>,
+    ) -> Result<Option<Factors>> {
+        let Some(module) = self.trained_module(path, layer) else { return Ok(None) };
+        let Some((training, lora)) = self.training().and_then(|t| Some((t, t.variables.lora.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        if self.is_missing(path) {
+            return Ok(None);
+        }
+        let rank = lora.selection.rank(&module)?;
+        let ones = vec![1; shape.len().saturating_sub(2)];
+        let (names, a, b) = match layer {
+            Layer::Embedding => {
+                (["lora_embedding_A", "lora_embedding_B"], vec![rank, shape[0]], vec![shape[1], rank])
+            }
+            _ => (
+                ["lora_A.weight", "lora_B.weight"],
+                [&[rank], &shape[1..]].concat(),
+                [&[shape[0], rank], &ones[..]].concat(),
+            ),
+        };
+        let device = self.runtime().device();
+        let factor = |end: &str, shape: &[usize], value: &dyn Fn(&str) -> Result<Tensor>| -> Result<Tensor> {
+            let name = format!("{module}.{end}");
+            let variable = training.variables.insert_with(&name, || Ok(value(&name)?.to_device(device)?))?;
+            match (variable.dims() == shape, training.tracked) {
+                (false, _) => Err(Error::new(
+                    ErrorKind::Mismatch,
+                    format!("{name} has shape {:?}, expected {shape:?}", variable.dims()),
+                )),
+                (true, true) => Ok(variable.as_tensor().clone()),
+                (true, false) => Ok(variable.as_detached_tensor()),
+            }
+        };
+        let zeros = |shape: &[usize]| Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        let noise = |name: &str, shape: &[usize], deviation: Option<f64>| -> Result<Tensor> {
+            let values = super::fresh::noise(Fresh { seed: lora.seed, deviation }, name, shape)?;
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        };
+        // As peft: the update is zero at first, and one factor is not.
+        let (a, b) = match layer {
+            Layer::Embedding => (
+                factor(names[0], &a, &|_| zeros(&a))?,
+                factor(names[1], &b, &|name| noise(name, &b, Some(1.0)))?,
+            ),
+            _ => {
+                (factor(names[0], &a, &|name| noise(name, &a, None))?, factor(names[1], &b, &|_| zeros(&b))?)
+            }
+        };
+        let outputs = b.dim(0)?;
+        let bias = lora.config.lora_bias.then(|| factor("lora_B.bias", &[outputs], &|_| zeros(&[outputs])));
+        let norms = |_: &str| Ok(weight()?.detach().sqr()?.sum(D::Minus1)?.sqrt()?);
+        let magnitude = lora.config.use_dora.then(|| factor("lora_magnitude_vector", &[outputs], &norms));
+        let scale = lora.selection.scaling(&module)?;
+        Ok(Some(Factors { a, b, bias: bias.transpose()?, magnitude: magnitude.transpose()?, scale }))
     }
 
     /// Refuses to train the tensor `path`, which is packed.
