@@ -95,8 +95,8 @@ pub use fauna_shared::text as tokenizer;
 pub use fauna_shared::zoo::{LoadOptions, Zoo};
 pub use fauna_shared::{Error, ErrorKind, Result};
 pub use fauna_shared::{
-    attention, checkpoint, error, generate, item, json, measure, model, nn, order, parity, progress,
-    quantize, runtime, source, transfer, weights, zoo,
+    adapter, attention, checkpoint, error, generate, grad, item, json, measure, model, nn, order, parity,
+    progress, quantize, runtime, source, train, transfer, weights, zoo,
 };
 
 /// The tensor library, re-exported in the version that fauna's tensors come from.

@@ -67,10 +67,11 @@ impl Context {
                 .with_dequantize(loading.dequantize),
             family: loading.family.clone(),
             file: loading.finding.weights.clone(),
-            random_weights: None,
+            adapters: loading.adapters.clone(),
             settings: loading.settings.iter().cloned().collect(),
             finder: Arc::new(self.finder()),
             progress: Reporter::new(self.bars.clone()),
+            ..LoadOptions::default()
         })
     }
 

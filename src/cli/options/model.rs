@@ -1,5 +1,6 @@
 //! The model argument and the loading options.
 
+use fauna::adapter::AdapterSpec;
 use fauna::runtime::Precision;
 
 /// The model and its loading options.
@@ -28,6 +29,10 @@ pub struct Loading {
     /// Dequantize quantized weights to float32 while loading: exact, but slower and larger.
     #[arg(help_heading = "Model loading", long, conflicts_with = "quantize")]
     pub dequantize: bool,
+    /// LoRA adapter to apply: a folder in the layout of peft, or a Hub id. SCALE multiplies it (default: 1). Can be
+    /// repeated; adapters are added up.
+    #[arg(help_heading = "Model loading", long = "adapter", value_name = "PATH[:SCALE]")]
+    pub adapters: Vec<AdapterSpec>,
     /// Number of CPU threads (default: all cores).
     #[arg(help_heading = "Model loading", long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -49,6 +54,7 @@ impl Default for Loading {
             dtype: Precision::F32,
             quantize: None,
             dequantize: false,
+            adapters: Vec::new(),
             threads: None,
             family: None,
             settings: Vec::new(),

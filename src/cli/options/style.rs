@@ -3,6 +3,7 @@
 /// Options of the library and of the command line.
 const OPTIONS: &[(&str, &str)] = &[
     ("LoadOptions::family", "--family"),
+    ("LoadOptions::adapters", "--adapter"),
     ("LoadOptions::file", "--weights"),
     ("LoadOptions::settings", "--set"),
     ("Runtime::with_precision", "--dtype"),
