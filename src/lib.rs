@@ -77,7 +77,7 @@
 //! ```
 //!
 //! Each modality is a cargo feature of its own (`text`, `vision`, `audio`, `robotics`, `science`), and so is each toolkit
-//! (`forecasting`, with `parquet`; `atoms`; `tabletop`); all are on by default. Each device is one too (`cuda`, `metal`,
+//! (`forecasting`, with `parquet`; `atoms`; `tabletop`; `datasets`); all are on by default. Each device is one too (`cuda`, `metal`,
 //! `accelerate`, `mkl`). An application that wants a family's own
 //! types finds them in the modality's module, and its traits in [`model`].
 
@@ -107,6 +107,9 @@ pub use candle_core as candle;
 pub use fauna_atoms as atoms;
 #[cfg(feature = "audio")]
 pub use fauna_audio as audio;
+/// Data sets as examples for training.
+#[cfg(feature = "datasets")]
+pub use fauna_datasets as datasets;
 /// Tables of time series: forecasts, cross-validation, anomalies.
 #[cfg(feature = "forecasting")]
 pub use fauna_forecasting as forecasting;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use fauna_shared::error::first_five;
+use fauna_shared::model::{Covariate, History};
 use fauna_shared::{Error, Result};
 
 use crate::frequency::Frequency;
@@ -120,6 +121,40 @@ fn frequencies_note(table: &Table, frequencies: &[Frequency]) -> Option<String> 
             groups.iter().map(describe).collect::<Vec<_>>().join("; ")
         )
     })
+}
+
+impl Table {
+    /// The series as histories, to train on: gaps filled in by the inferred frequency, with all covariates, whose future
+    /// is empty; each with its id.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) if a frequency cannot be inferred or a series has no value. Series of
+    /// [`errors`](Table::errors) are left out.
+    #[cfg_attr(feature = "csv", doc = "\n```")]
+    #[cfg_attr(not(feature = "csv"), doc = "\n```ignore")]
+    /// use fauna_forecasting::{Columns, Table};
+    /// let file = "unique_id,ds,y\na,2024-01-01,3\na,2024-01-02,4\na,2024-01-03,4\na,2024-01-05,6\n";
+    /// let table = Table::from_csv(file.as_bytes(), "sales.csv", &Columns::default())?;
+    /// let (id, history) = table.histories()?.remove(0);
+    /// assert_eq!((id.as_str(), history.values.len()), ("a", 5));
+    /// assert!(history.values[3].is_nan());
+    /// # Ok::<(), fauna_shared::Error>(())
+    /// ```
+    pub fn histories(&self) -> Result<Vec<(String, History)>> {
+        let frequencies = if self.series.is_empty() { Vec::new() } else { self.frequencies()? };
+        let history = |(series, frequency): (&Series, Frequency)| {
+            let (filled, _) = self.fill_gaps(series, frequency)?;
+            check_values(&filled)?;
+            let covariates = self.covariates.iter().zip(filled.covariates);
+            let covariates =
+                covariates.map(|(name, past)| Covariate { name: name.clone(), past, future: Vec::new() });
+            let values = filled.values.iter().map(|value| *value as f32).collect();
+            let history =
+                History { values, covariates: covariates.collect(), frequency_class: frequency.class() };
+            Ok((filled.id, history))
+        };
+        self.series.iter().zip(frequencies).map(history).collect()
+    }
 }
 
 fn check_values(series: &Series) -> Result<()> {
