@@ -79,4 +79,6 @@ mod tests;
 
 pub use batches::{BatchOptions, Batches, Position, permutation};
 pub use dataset::{Dataset, Split};
+#[cfg(all(feature = "parquet", feature = "image"))]
+pub use lerobot::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
 pub use options::{DatasetKind, DatasetOptions, TargetKind, TextUnit};

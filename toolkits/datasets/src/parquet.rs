@@ -287,7 +287,8 @@ impl Table {
             lists: Lists { values: Vec::new(), ends: Vec::new() },
             has_null: false,
             full: about.max_def_level(),
-            is_list: about.max_rep_level() > 0,
+            empty: (about.max_rep_level() > 0)
+                .then(|| about.max_def_level() - 1 - i16::from(about.self_type().is_optional())),
         };
         for group in 0..self.reader.num_row_groups() {
             let wrong = |e: ParquetError| Error::format(&self.path, format!("column `{name}`: {e}"));
@@ -337,7 +338,8 @@ struct Filling<T> {
     has_null: bool,
     /// Definition level of a value that is not null.
     full: i16,
-    is_list: bool,
+    /// Definition level of an empty list; `None` if the column has no lists.
+    empty: Option<i16>,
 }
 
 impl<T> Filling<T> {
@@ -352,17 +354,14 @@ impl<T> Filling<T> {
             reader.read_records(BATCH_SIZE, Some(&mut defined), Some(&mut repeated), &mut found)?;
         let mut found = found.iter();
         for level in 0..levels {
-            let is_first = !self.is_list || repeated.get(level).is_none_or(|level| *level == 0);
+            let is_first = self.empty.is_none() || repeated.get(level).is_none_or(|level| *level == 0);
             if is_first {
                 self.lists.ends.push(self.lists.values.len());
             }
             let depth = defined.get(level).copied().unwrap_or(self.full);
             match depth == self.full {
                 true => self.lists.values.extend(found.next().map(&value)),
-                // An empty list has one level less than its elements could have.
-                false => {
-                    self.has_null |= !(self.is_list && is_first && depth + 2 <= self.full + 1 && depth > 0)
-                }
+                false => self.has_null |= self.empty != Some(depth),
             }
             if let Some(end) = self.lists.ends.last_mut() {
                 *end = self.lists.values.len();

@@ -9,6 +9,8 @@ mod write;
 
 #[cfg(feature = "parquet")]
 pub(crate) use read::open;
+#[cfg(all(feature = "parquet", feature = "image"))]
+pub use write::{EpisodeFrame, RobotEpisode, WriteOptions, write_episodes};
 
 #[cfg(not(feature = "parquet"))]
 pub(crate) fn open(
