@@ -31,7 +31,7 @@ pub use adapters::RowOrder;
 use adapters::{Adapters, Layer};
 pub use stack::Piece;
 use variables::Training;
-pub use variables::{Fresh, Lora, Select, Variables};
+pub use variables::{Fresh, Lora, Modules, Select, Variables};
 
 /// Number of problems after which a load is aborted, for configs with an absurd number of layers.
 const ENOUGH_PROBLEMS: usize = 1000;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::adapter::{self, AdapterSpec};
 use crate::checkpoint::Checkpoint;
@@ -131,7 +131,7 @@ impl Zoo {
                 };
                 let mut config = config.map_or_else(|| files.config(), Ok)?;
                 if let Value::Object(keys) = &mut config {
-                    keys.extend(options.config.clone());
+                    keys.extend(replaced_keys(options)?);
                 }
                 (self.family_of(&config, &files, options)?, config, checkpoint)
             }
@@ -246,6 +246,21 @@ impl Zoo {
         let error = error.set(advice, "LoadOptions::family", "NAME");
         self.with_feature(error, &[found])
     }
+}
+
+/// The keys of the base model's config that adapters and options replace.
+fn replaced_keys(options: &LoadOptions) -> Result<Map<String, Value>> {
+    let mut keys = Map::new();
+    for spec in &options.adapters {
+        let path = Path::new(&spec.path).join(adapter::BASE_CONFIG);
+        if path.is_file()
+            && let Value::Object(replaced) = crate::json::read(&path)?
+        {
+            keys.extend(replaced);
+        }
+    }
+    keys.extend(options.config.clone());
+    Ok(keys)
 }
 
 /// The base model of the adapter in the folder `source`, and `options` with the adapter; the folder itself if the base

@@ -1,6 +1,7 @@
 //! Decoder-only language models: shared parts of their networks, and the pipeline for all of them.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candle_core::{D, DType, Device, IndexOp, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
@@ -15,7 +16,7 @@ use fauna_shared::model::{
 use fauna_shared::nn::{Embedding, IGNORE_INDEX, Linear, cross_entropy, select_rows};
 use fauna_shared::text::{self, ChatTemplate, DefinitionStop, Padding, Tokenizer};
 use fauna_shared::train::Example;
-use fauna_shared::weights::{Inventory, Name, Weights};
+use fauna_shared::weights::{Inventory, Modules, Name, Weights};
 use fauna_shared::{Error, Result, json};
 use serde_json::Value;
 
@@ -549,6 +550,15 @@ impl Trainable for LanguageModel {
 
     fn head(&self) -> Result<&'static str> {
         Ok(r"^(lm_head|embed_out)\.")
+    }
+
+    fn modules(&self) -> Modules {
+        let prefix = self.network.base_model_prefix();
+        Arc::new(move |name| match name {
+            "lm_head" | "embed_out" => "lm_head".to_string(),
+            _ if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')) => name.to_string(),
+            _ => format!("{prefix}.{name}"),
+        })
     }
 }
 

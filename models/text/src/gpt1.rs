@@ -150,6 +150,10 @@ impl Model for Gpt1 {
 }
 
 impl CausalLm for Gpt1 {
+    fn base_model_prefix(&self) -> &'static str {
+        "transformer"
+    }
+
     fn num_hidden_layers(&self) -> usize {
         self.config.n_layer
     }

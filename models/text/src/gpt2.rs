@@ -158,6 +158,10 @@ impl Model for Gpt2 {
 }
 
 impl CausalLm for Gpt2 {
+    fn base_model_prefix(&self) -> &'static str {
+        "transformer"
+    }
+
     fn num_hidden_layers(&self) -> usize {
         self.config.n_layer
     }

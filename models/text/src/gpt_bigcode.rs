@@ -187,6 +187,10 @@ impl Model for GptBigCode {
 }
 
 impl CausalLm for GptBigCode {
+    fn base_model_prefix(&self) -> &'static str {
+        "transformer"
+    }
+
     fn num_hidden_layers(&self) -> usize {
         self.config.n_layer
     }

@@ -186,6 +186,10 @@ impl Model for GptNeoX {
 }
 
 impl CausalLm for GptNeoX {
+    fn base_model_prefix(&self) -> &'static str {
+        "gpt_neox"
+    }
+
     fn num_hidden_layers(&self) -> usize {
         self.config.num_hidden_layers
     }

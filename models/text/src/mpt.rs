@@ -268,6 +268,10 @@ impl Model for Mpt {
 }
 
 impl CausalLm for Mpt {
+    fn base_model_prefix(&self) -> &'static str {
+        "transformer"
+    }
+
     fn num_hidden_layers(&self) -> usize {
         self.config.n_layers
     }

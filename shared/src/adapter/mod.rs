@@ -31,6 +31,9 @@ use crate::{Error, ErrorKind, Result, json};
 
 /// The file name of the config.
 pub const CONFIG: &str = "adapter_config.json";
+/// The file name of keys that replace those of the base model's config, such as the `id2label` of a trained head. Not
+/// one of peft's files, which leaves it alone.
+pub const BASE_CONFIG: &str = "base_config.json";
 /// The file names of the tensors, in order of preference.
 pub const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 

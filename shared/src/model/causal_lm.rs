@@ -77,6 +77,11 @@ pub trait CausalLm: Send + Sync {
         }
     }
 
+    /// The name of the bare network in the reference's class with an LM head (`base_model_prefix`).
+    fn base_model_prefix(&self) -> &'static str {
+        "model"
+    }
+
     /// Default special tokens, for checkpoints that do not set them. None by default.
     fn default_tokens(&self) -> DefaultTokens {
         DefaultTokens::default()

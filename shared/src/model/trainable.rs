@@ -1,6 +1,7 @@
 //! The interface of models that can be trained.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::item::Tensors;
 use crate::train::Example;
-use crate::weights::Weights;
+use crate::weights::{Modules, Weights};
 
 /// The loss of a batch.
 #[derive(Debug, Clone)]
@@ -94,6 +95,12 @@ pub trait Trainable: Send + Sync {
     /// [`Input`](crate::ErrorKind::Input) for examples that the model does not learn from, with the kinds it does;
     /// [`NotFound`](crate::ErrorKind::NotFound) if the checkpoint has no tokenizer or processor.
     fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch>;
+
+    /// The path in the reference of a module, from its name in the checkpoint, by which adapters name it: the same by
+    /// default, another where a release leaves out the prefix of the class or was renamed.
+    fn modules(&self) -> Modules {
+        Arc::new(str::to_string)
+    }
 
     /// A regular expression of the tensors of the output head, by their names in the checkpoint.
     ///

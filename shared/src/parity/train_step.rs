@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::item::Tensors;
-use crate::train::{AdamW, Learner};
+use crate::train::{AdamW, Learner, Trained};
 use crate::weights::Select;
 use crate::zoo::{LoadOptions, Zoo};
 use crate::{Error, Result, transfer};
@@ -30,7 +30,7 @@ pub(super) fn run(
         (number("learning_rate")?, number("eps")?, number("weight_decay")?);
     let betas = serde_json::from_value(options.remove("betas").unwrap_or_default())
         .map_err(|e| Error::input(format!("options.betas: {e}")))?;
-    let mut learner = Learner::open(zoo, source, load, Select::All)?;
+    let mut learner = Learner::open(zoo, source, load, Trained::weights(Select::All))?;
     let loss = learner.loss(inputs, &Value::Object(options))?;
     let mut gradients = learner.gradients();
     gradients.backward(&loss.value)?;

@@ -1,18 +1,62 @@
 //! A model with variables.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Var;
 use serde_json::Value;
 
-use crate::Result;
+use super::Example;
+use super::save::{write_adapter, write_checkpoint};
+use crate::adapter::AdapterConfig;
 use crate::grad::Gradients;
 use crate::item::Tensors;
 use crate::model::{Collation, Loss, Pipeline, Pretrained, TrainingBatch};
-use crate::train::Example;
-use crate::train::save::write_checkpoint;
-use crate::weights::{Select, Variables};
+use crate::weights::{Fresh, Lora, Select, Variables};
 use crate::zoo::{LoadOptions, Zoo};
+use crate::{Error, Result};
+
+/// What of a model is trained.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Trained {
+    /// The weights that are trained in full.
+    pub select: Select,
+    /// The adapter that is trained, if any. `base_model_name_or_path` is set when it is saved.
+    pub lora: Option<AdapterConfig>,
+    /// Whether selected weights that the checkpoint lacks, such as a new head, get initial values.
+    pub fresh: bool,
+    /// The seed of initial values.
+    pub seed: u64,
+}
+
+impl Trained {
+    /// The weights that `select` takes.
+    pub fn weights(select: Select) -> Self {
+        Self { select, ..Self::default() }
+    }
+
+    /// A LoRA adapter with `config`.
+    pub fn lora(config: AdapterConfig) -> Self {
+        Self { lora: Some(config), ..Self::default() }
+    }
+
+    /// The same with these weights trained in full as well.
+    pub fn with_weights(self, select: Select) -> Self {
+        Self { select, ..self }
+    }
+
+    /// The same with initial values, drawn by `seed`, for selected weights that the checkpoint lacks.
+    pub fn with_fresh(self, seed: u64) -> Self {
+        Self { fresh: true, seed, ..self }
+    }
+
+    /// The same with this seed of initial values.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+}
 
 /// A model that learns: its pipeline, and the variables among its weights. Each loss builds the network again from the
 /// variables, so that everything a network computes from its weights when it is built is differentiable too.
@@ -23,20 +67,38 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Opens the model `source`, in which the tensors that `select` takes are trained.
+    /// Opens the model `source`, of which `trained` is trained.
     ///
     /// # Errors
     /// As [`Zoo::open`]; [`Unsupported`](crate::ErrorKind::Unsupported) if the model cannot be trained;
-    /// [`Input`](crate::ErrorKind::Input) if `select` takes none of its tensors.
-    pub fn open(zoo: &Zoo, source: &str, options: &LoadOptions, select: Select) -> Result<Self> {
+    /// [`Input`](crate::ErrorKind::Input) if nothing of it is selected.
+    pub fn open(zoo: &Zoo, source: &str, options: &LoadOptions, trained: Trained) -> Result<Self> {
         let (family, pretrained) = zoo.pretrained(source, options)?;
-        Self::new((family.open)(&pretrained)?, pretrained, Arc::new(Variables::new(select)))
-    }
-
-    fn new(pipeline: Box<dyn Pipeline>, pretrained: Pretrained, variables: Arc<Variables>) -> Result<Self> {
-        let mut learner = Self { pretrained, pipeline, variables };
+        // A head that the checkpoint lacks must be there before the model opens.
+        let fresh = Fresh { seed: trained.seed, deviation: Some(0.02) };
+        let mut variables = Variables::new(trained.select);
+        if trained.fresh {
+            variables = variables.with_fresh(fresh);
+        }
+        let mut pretrained = pretrained;
+        let plain = pretrained.weights.clone();
+        if trained.fresh {
+            pretrained.weights = plain.with_variables(&Arc::new(variables.clone_empty()), false);
+        }
+        let mut pipeline = (family.open)(&pretrained)?;
+        pretrained.weights = plain;
+        if let Some(config) = trained.lora {
+            let trainable = pipeline.trainable()?;
+            let head = trainable.head().unwrap_or("^$");
+            variables = variables.with_lora(Lora::new(config, head, trained.seed, trainable.modules())?);
+        }
+        let mut learner = Self { pretrained, pipeline, variables: Arc::new(variables) };
         learner.reload(true)?;
-        Ok(learner)
+        match learner.variables.names().is_empty() {
+            false => Ok(learner),
+            true => Err(Error::input("nothing of the model is selected for training")
+                .hint("the names of its tensors: `fauna info`")),
+        }
     }
 
     /// Builds the network from the current variables; `tracked` if gradients are wanted.
@@ -48,6 +110,11 @@ impl Learner {
     /// The variables.
     pub fn variables(&self) -> &Variables {
         &self.variables
+    }
+
+    /// The files and options of the model.
+    pub fn pretrained(&self) -> &Pretrained {
+        &self.pretrained
     }
 
     /// The loss of a batch, with its gradients.
@@ -81,14 +148,19 @@ impl Learner {
         Gradients::of(self.variables.all().values())
     }
 
-    /// Writes the model as a whole checkpoint to `folder`, in the layout of its release, with config, tokenizer and
-    /// processors. An existing folder is replaced when the new one is complete.
+    /// Writes what was trained to `folder`: an adapter in the layout of peft, or else the model as a whole checkpoint in
+    /// the layout of its release, with config, tokenizer and processors. An existing folder is replaced when the new one
+    /// is complete.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for GGUF files and releases in layouts of their own;
-    /// [`Io`](crate::ErrorKind::Io) if writing fails.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for whole checkpoints of GGUF files and of releases in layouts of
+    /// their own; [`Io`](crate::ErrorKind::Io) if writing fails.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        write_checkpoint(&self.pretrained, &self.variables.all(), folder)
+        let variables: BTreeMap<String, Var> = self.variables.all();
+        match self.variables.lora() {
+            Some(lora) => write_adapter(&self.pretrained, lora, &variables, folder),
+            None => write_checkpoint(&self.pretrained, &variables, folder),
+        }
     }
 
     /// The pipeline with the current weights, to generate or embed.

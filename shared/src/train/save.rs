@@ -1,4 +1,4 @@
-//! Writing a trained model as a whole checkpoint, in the layout of its release.
+//! Writing what was trained: an adapter in the layout of peft, or a whole checkpoint in the layout of its release.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,11 +7,12 @@ use candle_core::Var;
 use half::{bf16, f16};
 use serde_json::Value;
 
+use crate::adapter::{Adapter, AdapterConfig, Kind, Parts, TargetModules, stored};
 use crate::checkpoint::{Checkpoint, Metadata, StorageType, StoredTensor, TensorInfo, write_safetensors};
 use crate::folder::{Scratch, copy_descriptions, is_gguf};
 use crate::model::Pretrained;
-use crate::weights::entries_of;
-use crate::{Error, ErrorKind, Result, transfer};
+use crate::weights::{Lora, entries_of};
+use crate::{Error, ErrorKind, Result, adapter, transfer};
 
 /// Writes the checkpoint of `pretrained` to `folder`, with the values of `variables` in place of its own, in the element
 /// types of the file. An existing folder is replaced when the new one is complete.
@@ -51,6 +52,77 @@ pub(super) fn write_checkpoint(
     })?;
     scratch.become_folder(folder, true)
 }
+
+/// Writes the adapter `lora` over `pretrained`, whose factors are among `variables`, to `folder`. The other variables are
+/// weights of the model that were trained in full (`modules_to_save`).
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io) if writing fails.
+pub(super) fn write_adapter(
+    pretrained: &Pretrained,
+    lora: &Lora,
+    variables: &BTreeMap<String, Var>,
+    folder: &Path,
+) -> Result<()> {
+    let mut parts: BTreeMap<String, BTreeMap<&str, StoredTensor>> = BTreeMap::new();
+    let mut saved = BTreeMap::new();
+    for (name, variable) in variables {
+        let tensor = stored(&variable.as_detached_tensor())?;
+        let ends =
+            FACTORS.into_iter().find_map(|end| Some((name.strip_suffix(end)?.strip_suffix('.')?, end)));
+        match ends {
+            Some((module, end)) => {
+                parts.entry(module.to_string()).or_default().insert(end, tensor);
+            }
+            None => {
+                let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));
+                saved.insert(format!("{}.{leaf}", lora.module(module)), tensor);
+            }
+        }
+    }
+    let targets = parts.keys().cloned().collect();
+    let of_parts = |(module, mut tensors): (String, BTreeMap<&str, StoredTensor>)| {
+        let mut take = |names: [&str; 2]| names.into_iter().find_map(|name| tensors.remove(name));
+        let missing = || Error::input(format!("{module} lacks a factor"));
+        let (a, b) = (take([FACTORS[0], FACTORS[2]]), take([FACTORS[1], FACTORS[3]]));
+        let (bias, magnitude) = (take([FACTORS[4], ""]), take([FACTORS[5], ""]));
+        let (a, b) = (a.ok_or_else(missing)?, b.ok_or_else(missing)?);
+        let kind = match (variables.contains_key(&format!("{module}.{}", FACTORS[2])), a.shape.len()) {
+            (true, _) => Kind::Embedding,
+            (false, 2) => Kind::Linear,
+            (false, _) => Kind::Conv,
+        };
+        Ok((module, Parts { kind, a, b, bias, magnitude }))
+    };
+    let parts = parts.into_iter().map(of_parts).collect::<Result<BTreeMap<_, _>>>()?;
+    let mut modules: Vec<String> =
+        saved.keys().filter_map(|name: &String| Some(name.rsplit_once('.')?.0.to_string())).collect();
+    modules.dedup();
+    let config = AdapterConfig {
+        base_model_name_or_path: Some(pretrained.label.clone()),
+        target_modules: Some(TargetModules::Names(targets)),
+        modules_to_save: modules,
+        ..lora.config.clone()
+    };
+    let scratch = Scratch::next_to(folder)?;
+    Adapter::new(config, parts, saved)?.write(scratch.path())?;
+    if !pretrained.options.config.is_empty() {
+        let path = scratch.path().join(adapter::BASE_CONFIG);
+        let keys = Value::Object(pretrained.options.config.clone());
+        std::fs::write(&path, format!("{keys:#}\n")).map_err(|e| Error::io(&path, "write", e))?;
+    }
+    scratch.become_folder(folder, true)
+}
+
+/// The ends of the names of an adapter's variables.
+const FACTORS: [&str; 6] = [
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_B.bias",
+    "lora_magnitude_vector",
+];
 
 /// Writes the config with the keys that [`LoadOptions::config`](crate::zoo::LoadOptions::config) changed.
 fn write_config(pretrained: &Pretrained, folder: &Path) -> Result<()> {

@@ -42,6 +42,11 @@ struct State {
     best: Option<f64>,
 }
 
+/// Whether `folder` has a state; its description is written last.
+pub(super) fn is_complete(folder: &Path) -> bool {
+    folder.join(DESCRIPTION).is_file()
+}
+
 impl Trainer<'_> {
     /// Writes the state to `folder`, which exists: the float32 variables, the moments of the optimizer, and how far the
     /// run is.
@@ -73,7 +78,10 @@ impl Trainer<'_> {
         let state = State { run: run.clone(), config, step, best };
         let path = folder.join(DESCRIPTION);
         let text = serde_json::to_string_pretty(&state).map_err(|e| Error::format(&path, e.to_string()))?;
-        std::fs::write(&path, text + "\n").map_err(|e| Error::io(&path, "write", e))
+        // The name appears when the file is whole.
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, text + "\n").map_err(|e| Error::io(&partial, "write", e))?;
+        std::fs::rename(&partial, &path).map_err(|e| Error::io(&path, "write", e))
     }
 
     /// Goes on from the state in `folder`. Returns the lowest validation loss so far.

@@ -88,6 +88,9 @@ pub struct Fresh {
     pub deviation: Option<f64>,
 }
 
+/// The path in the reference of a module, from its name in the checkpoint.
+pub type Modules = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 /// A LoRA adapter that is trained.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -100,25 +103,30 @@ pub struct Lora {
     head: Regex,
     /// The seed of the initial factors.
     seed: u64,
-    /// The path of a module in the reference, from its name in the checkpoint.
-    module: fn(&str) -> String,
+    /// The path in the reference of each module of the checkpoint.
+    modules: Modules,
 }
 
 impl Lora {
     /// An adapter with `config`, whose initial factors are drawn by `seed`. `head` matches the tensors of the output
-    /// head, which `all-linear` leaves out; `module` gives the path in the reference of a module of the checkpoint.
+    /// head, which `all-linear` leaves out; `modules` gives the path in the reference of a module of the checkpoint.
     ///
     /// # Errors
     /// Those of the patterns of `config`; [`Input`](ErrorKind::Input) if `head` is no regular expression.
-    pub fn new(config: AdapterConfig, head: &str, seed: u64, module: fn(&str) -> String) -> Result<Self> {
+    pub fn new(config: AdapterConfig, head: &str, seed: u64, modules: Modules) -> Result<Self> {
         let selection = Selection::new(&config)?;
         let head = Regex::new(head).map_err(|e| Error::input(format!("head \"{head}\"")).caused_by(e))?;
-        Ok(Self { config, selection, head, seed, module })
+        Ok(Self { config, selection, head, seed, modules })
+    }
+
+    /// The path in the reference of the module `name` of the checkpoint.
+    pub(crate) fn module(&self, name: &str) -> String {
+        (self.modules)(name)
     }
 
     /// The path of the module of `name`, a weight used as `layer`, if the adapter targets it.
     fn targets(&self, name: &str, layer: Layer) -> Option<String> {
-        let module = (self.module)(name.strip_suffix(".weight")?);
+        let module = (self.modules)(name.strip_suffix(".weight")?);
         let all = matches!(self.config.target_modules, None | Some(TargetModules::AllLinear));
         let left_out = all && (layer != Layer::Linear || self.head.is_match(name));
         (!left_out && self.selection.targets(&module).unwrap_or(false)).then_some(module)
@@ -157,6 +165,11 @@ impl Variables {
     /// The adapter that is trained.
     pub fn lora(&self) -> Option<&Lora> {
         self.lora.as_ref()
+    }
+
+    /// The same choice of weights, none of which has been read.
+    pub(crate) fn clone_empty(&self) -> Self {
+        Self { select: self.select.clone(), fresh: self.fresh, ..Self::default() }
     }
 
     /// The names, sorted.

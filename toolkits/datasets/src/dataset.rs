@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fauna_shared::train::Example;
+use fauna_shared::train::{Example, Examples};
 use fauna_shared::{Error, Result};
 
 use crate::batches::{BatchOptions, Batches, permutation};
@@ -324,4 +324,14 @@ const HELD_OUT: u64 = u64::MAX >> 1;
 /// Path of `path` relative to `root`, for messages.
 pub(crate) fn below(root: &Path, path: &Path) -> PathBuf {
     path.strip_prefix(root).unwrap_or(path).to_path_buf()
+}
+
+impl Examples for Split {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
+    fn get(&self, index: usize) -> Result<Example> {
+        Self::get(self, index)
+    }
 }
