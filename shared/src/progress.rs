@@ -40,6 +40,11 @@ pub trait Task: Send {
     /// `amount` more units are done.
     fn advance(&self, amount: u64);
 
+    /// Shows `text` beside how far the task is: "loss 2.31".
+    fn describe(&self, text: &str) {
+        let _ = text;
+    }
+
     /// `amount` units were done before this task began (a resumed download): they count towards the total and not
     /// towards the speed.
     fn skip(&self, amount: u64) {

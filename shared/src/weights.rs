@@ -148,6 +148,8 @@ struct Ledger {
     mistyped: BTreeMap<String, StorageType>,
     /// Names of packed tensors, and their numbers of weights.
     packed: BTreeMap<String, u64>,
+    /// Tied tables and their heads.
+    tied: BTreeMap<String, String>,
     /// Number of placeholders returned for missing expert matrices.
     stand_ins: usize,
 }
@@ -198,6 +200,8 @@ pub struct Inventory {
     pub matrices: BTreeMap<String, MatrixUse>,
     /// Packed tensors (such as MXFP4), and their numbers of weights.
     pub packed: BTreeMap<String, u64>,
+    /// Embedding tables that are output heads too: the name of the table's weight, and that of the head.
+    pub tied: Vec<(String, String)>,
     /// Number of parameters.
     pub parameters: u64,
 }
@@ -505,7 +509,14 @@ impl Weights {
         let parameters = ledger.read.iter().map(weights).fold(0, u64::saturating_add);
         let tensors = ledger.read.clone().into_iter().collect();
         let (matrices, packed) = (ledger.matrices.clone(), ledger.packed.clone());
-        Ok(Inventory { tensors, matrices, packed, parameters })
+        let tied = ledger.tied.clone().into_iter().collect();
+        Ok(Inventory { tensors, matrices, packed, tied, parameters })
+    }
+
+    /// Records that the table `table` is the output head `head` too.
+    pub(crate) fn record_tied(&self, table: &str, head: &str) {
+        let (table, head) = (self.path(table), self.path(head));
+        self.ledger().tied.insert(table, head);
     }
 
     fn path(&self, name: &str) -> String {

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::verbs::Verb;
 
 /// All commands under their headings, each with the cargo feature that it needs in addition to `cli`.
-pub const HEADINGS: [(&str, &[(&str, &str)]); 9] = [
+pub const HEADINGS: [(&str, &[(&str, &str)]); 10] = [
     ("Text", &[("chat", ""), ("generate", ""), ("fill", ""), ("classify", ""), ("answer", "")]),
     ("Images", &[("draw", "vision"), ("describe", "vision"), ("search", "vision")]),
     ("Audio", &[("compose", "audio"), ("listen", "audio"), ("codec", "audio")]),
@@ -16,6 +16,7 @@ pub const HEADINGS: [(&str, &[(&str, &str)]); 9] = [
     ("Atoms and genes", &[("energy", "science"), ("relax", "science"), ("md", "science"), ("genes", "text")]),
     ("Any model", &[("run", ""), ("embed", ""), ("compare", ""), ("bench", ""), ("parity", "")]),
     ("Models", &[("list", ""), ("info", ""), ("pull", ""), ("quantize", "")]),
+    ("Training", &[("tune", "datasets"), ("merge", "")]),
     ("Program", &[("tour", "builtin"), ("completions", ""), ("man", "")]),
 ];
 

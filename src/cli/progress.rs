@@ -129,6 +129,10 @@ impl Task for Shown {
         self.0.show_if_due();
     }
 
+    fn describe(&self, text: &str) {
+        self.0.bar.set_message(text.to_string());
+    }
+
     fn skip(&self, amount: u64) {
         self.0.bar.inc(amount);
         self.0.bar.reset_eta();

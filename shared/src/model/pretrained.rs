@@ -121,7 +121,7 @@ impl LoadOptions {
     }
 
     /// Opens the adapters, each with its scale.
-    fn open_adapters(&self) -> Result<Vec<(Adapter, f64)>> {
+    pub(crate) fn open_adapters(&self) -> Result<Vec<(Adapter, f64)>> {
         let open = |spec: &AdapterSpec| -> Result<(Adapter, f64)> {
             let path = PathBuf::from(&spec.path);
             let adapter = match path.exists() {

@@ -139,6 +139,7 @@ impl Weights {
             None => shared.without_updates(),
         };
         let head = self.adapted_head(head, &format!("{head_name}.weight"))?;
+        self.record_tied(&format!("{held}.weight"), &format!("{copy}.weight"));
         let table = Embedding { table: shared, activations: self.runtime().activations() };
         Ok((table, Linear::new(head, None)))
     }

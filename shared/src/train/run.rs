@@ -121,7 +121,8 @@ impl<'a> Run<'a> {
     pub fn run(&mut self, each: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<Outcome> {
         let config = self.trainer.config().clone();
         if self.trainer.steps() == 0 && self.validation.is_some() {
-            self.validate(each)?;
+            // A start that is not told to go on takes one step.
+            let _ = self.validate(each)?;
         }
         let mut saved = self.trainer.steps();
         let mut stopped = false;

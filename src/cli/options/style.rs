@@ -9,6 +9,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("Runtime::with_precision", "--dtype"),
     ("Runtime::with_quantize", "--quantize"),
     ("Finder::find", "fauna pull"),
+    ("Run::resume", "--resume"),
     ("Item::Image", "--image"),
     ("Item::Text", "--labels"),
     ("ImageOptions::max_pixels", "--max-pixels"),

@@ -33,6 +33,7 @@ pub mod list;
 pub mod listen;
 #[cfg(feature = "science")]
 pub mod md;
+pub mod merge;
 pub mod parity;
 pub mod pull;
 pub mod quantize;
@@ -42,6 +43,8 @@ pub mod relax;
 pub mod search;
 #[cfg(feature = "builtin")]
 pub mod tour;
+#[cfg(feature = "datasets")]
+pub mod tune;
 
 use std::ffi::OsString;
 
@@ -116,6 +119,11 @@ pub enum Verb {
     Pull(Box<pull::Args>),
     /// Quantize a model to 8, 6, 5 or 4 bits.
     Quantize(Box<quantize::Args>),
+    /// Fine-tune a model on a data set: a LoRA adapter, the output head, or all weights.
+    #[cfg(feature = "datasets")]
+    Tune(Box<tune::Args>),
+    /// Merge LoRA adapters into a model and write the whole checkpoint.
+    Merge(Box<merge::Args>),
     /// Run a semantic search demo with the built-in model.
     #[cfg(feature = "builtin")]
     Tour(Box<tour::Args>),
@@ -189,6 +197,9 @@ impl Verb {
             Self::Info(args) => Some(args.model.loading.clone()),
             Self::Pull(args) => Some(Loading { finding: args.finding.clone(), ..Loading::default() }),
             Self::Quantize(args) => Some(args.model.loading.clone()),
+            #[cfg(feature = "datasets")]
+            Self::Tune(args) => Some(args.loading.clone()),
+            Self::Merge(args) => Some(args.model.loading.clone()),
             #[cfg(feature = "builtin")]
             Self::Tour(args) => Some(args.loading.clone()),
             Self::List(_) | Self::Completions(_) | Self::Run { .. } | Self::Man | Self::Model(_) => None,
@@ -240,6 +251,9 @@ impl Verb {
             Self::Info(args) => info::run(*args, context),
             Self::Pull(args) => pull::run(*args, context),
             Self::Quantize(args) => quantize::run(*args, context),
+            #[cfg(feature = "datasets")]
+            Self::Tune(args) => tune::run(*args, context),
+            Self::Merge(args) => merge::run(*args, context),
             #[cfg(feature = "builtin")]
             Self::Tour(args) => tour::run(*args, context),
             Self::Completions(args) => completions::run(*args),

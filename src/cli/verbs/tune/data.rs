@@ -1,0 +1,131 @@
+//! The data set of `fauna tune`, and the head that it needs.
+
+use std::path::PathBuf;
+
+use fauna::datasets::{Dataset, DatasetOptions, TargetKind};
+use fauna::train::{Example, Target};
+use fauna::{Error, LoadOptions, Result};
+use serde_json::{Map, Value, json};
+
+use crate::cli::options::Seed;
+
+/// Where the examples come from.
+#[derive(Debug, clap::Args)]
+pub struct DataArgs {
+    /// Data set: a JSON lines file or a folder with train.jsonl and valid.jsonl (chats, prompts with completions, texts,
+    /// labels, pairs), a folder of images or audio files, a table of time series, FASTA, robot episodes (LeRobot), or
+    /// extended XYZ.
+    #[arg(help_heading = "Data", long, value_name = "PATH")]
+    data: PathBuf,
+    /// Share of the training data to hold out for validation.
+    #[arg(help_heading = "Data", long, value_name = "SHARE")]
+    valid: Option<f64>,
+    /// Name of a column in the data that differs from the usual one. Can be repeated.
+    #[arg(help_heading = "Data", long = "column", value_name = "USUAL=FOUND", value_parser = renamed)]
+    columns: Vec<(String, String)>,
+    /// Columns or features to leave out.
+    #[arg(help_heading = "Data", long, value_name = "NAMES", value_delimiter = ',')]
+    without: Vec<String>,
+    /// Read labels as classes or as numbers (default: by their values).
+    #[arg(help_heading = "Data", long, value_name = "KIND")]
+    labels: Option<Labels>,
+}
+
+/// How labels are read.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Labels {
+    Classes,
+    Numbers,
+}
+
+fn renamed(argument: &str) -> std::result::Result<(String, String), String> {
+    let (usual, found) = argument.split_once('=').ok_or("expected USUAL=FOUND")?;
+    Ok((usual.to_string(), found.to_string()))
+}
+
+/// The data set and the head of the model that learns it.
+pub struct Data {
+    pub dataset: Dataset,
+    /// The names of the classes, in the order of the model's head.
+    pub classes: Vec<String>,
+    /// A regular expression of the tensors of the head.
+    pub head: String,
+    /// Whether the head is a new one, for the classes of the data set.
+    pub has_new_head: bool,
+    /// The keys of the config that describe a new head.
+    keys: Map<String, Value>,
+}
+
+impl Data {
+    /// Opens the data set for the model `source`.
+    pub fn open(args: &DataArgs, seed: &Seed, source: &str, options: &LoadOptions) -> Result<Self> {
+        let mut wanted = DatasetOptions::default().with_seed(seed.seed);
+        wanted.valid_fraction = args.valid;
+        wanted.columns = args.columns.iter().cloned().collect();
+        wanted.without = args.without.clone();
+        wanted.targets = args.labels.map(|labels| match labels {
+            Labels::Classes => TargetKind::Classes,
+            Labels::Numbers => TargetKind::Values,
+        });
+        let dataset = Dataset::open(&args.data, &wanted)?;
+        let (family, pretrained) = fauna::zoo().pretrained(source, options)?;
+        let classifier = family.architectures.iter().find(|name| name.ends_with("ForSequenceClassification"));
+        let first = dataset.train().get(0)?;
+        let target = match &first {
+            Example::Labelled { label, item, .. } if item.text().is_ok() => Some(label),
+            _ => None,
+        };
+        let head = r"^(.*\.)?(classifier|score|lm_head|embed_out|qa_outputs|cls)\.".to_string();
+        let mut data = Self {
+            classes: dataset.classes().to_vec(),
+            dataset,
+            head,
+            has_new_head: false,
+            keys: Map::new(),
+        };
+        let Some((class, target)) = classifier.zip(target) else { return Ok(data) };
+        let known = labels_of(&pretrained.config);
+        let is_classifier = pretrained.architecture("").ends_with("ForSequenceClassification");
+        let has_all = is_classifier && data.classes.iter().all(|class| known.contains(class));
+        if has_all && !matches!(target, Target::Value(_)) {
+            data.classes = known;
+            return Ok(data);
+        }
+        let problem = match target {
+            Target::Class(_) => "single_label_classification",
+            Target::Classes(_) => "multi_label_classification",
+            Target::Value(_) => "regression",
+            _ => return Err(Error::unsupported("labels of this kind are not learned by a classifier")),
+        };
+        let labels = match target {
+            Target::Value(_) => vec!["LABEL_0".to_string()],
+            _ => data.classes.clone(),
+        };
+        let by_index = labels.iter().enumerate().map(|(i, label)| (i.to_string(), json!(label))).collect();
+        let by_label = labels.iter().enumerate().map(|(i, label)| (label.clone(), json!(i))).collect();
+        data.has_new_head = true;
+        data.head = r"^(.*\.)?(classifier|score)\.".to_string();
+        data.keys.extend([
+            ("architectures".to_string(), json!([class])),
+            ("id2label".to_string(), Value::Object(by_index)),
+            ("label2id".to_string(), Value::Object(by_label)),
+            ("problem_type".to_string(), json!(problem)),
+        ]);
+        Ok(data)
+    }
+
+    /// `options` with the config of the new head, if there is one.
+    pub fn with_head(&self, mut options: LoadOptions) -> Result<LoadOptions> {
+        options.config.extend(self.keys.clone());
+        Ok(options)
+    }
+}
+
+/// The labels of a config, in order of their index.
+fn labels_of(config: &Value) -> Vec<String> {
+    let Some(labels) = config["id2label"].as_object() else { return Vec::new() };
+    let mut labels: Vec<(usize, &str)> =
+        labels.iter().filter_map(|(i, label)| Some((i.parse().ok()?, label.as_str()?))).collect();
+    labels.sort_unstable();
+    labels.into_iter().map(|(_, label)| label.to_string()).collect()
+}
