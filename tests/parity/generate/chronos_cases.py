@@ -1,5 +1,6 @@
 """Parity cases of Chronos on T5 and GPT-2, Chronos-Bolt and Chronos-2: every branch of tokens, patches and groups."""
 
+import copy
 import sys
 import warnings
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from chronos import BaseChronosPipeline, Chronos2Pipeline, ChronosBoltPipeline, 
 from chronos.chronos2.config import Chronos2CoreConfig
 from chronos.chronos2.model import Chronos2Model
 from chronos.chronos_bolt import ChronosBoltModelForForecasting
+from peft import LoraConfig
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import common
@@ -24,6 +26,7 @@ from common import (
     write_config,
     write_safetensors,
 )
+from training import model_loss, write_adapters, write_train_step
 
 common.REFERENCE = f"chronos-forecasting {version('chronos-forecasting')}"
 warnings.filterwarnings("ignore")
@@ -103,7 +106,8 @@ def settled(model, run, expected):
 
 
 def bolt(seed, **own):
-    t5 = {key: own.pop(key) for key in list(own) if key in ("feed_forward_proj", "num_decoder_layers", "d_kv")}
+    t5 = {key: own.pop(key) for key in list(own) if key in ("feed_forward_proj", "num_layers",
+                                                               "num_decoder_layers", "d_kv")}
     settings = dict(context_length=48, prediction_length=7, input_patch_size=8, input_patch_stride=8,
                     quantiles=[0.1, 0.3, 0.5, 0.8], use_reg_token=True) | own
     cfg = T5Config(**(dict(d_model=26, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=2, num_heads=3,
@@ -176,13 +180,13 @@ def tokens(seed, causal, **own):
         context_length=30, prediction_length=6, n_tokens=83, n_special_tokens=2, pad_token_id=0, eos_token_id=1,
         use_eos_token=True, model_type="causal" if causal else "seq2seq", num_samples=5, temperature=0.9, top_k=12,
         top_p=0.9) | own
-    vocabulary = settings["n_tokens"]
+    vocabulary, layers = settings["n_tokens"], settings.pop("num_layers", 3)
     if causal:
-        cfg = GPT2Config(vocab_size=vocabulary, n_positions=60, n_embd=27, n_layer=3, n_head=3, bos_token_id=1,
+        cfg = GPT2Config(vocab_size=vocabulary, n_positions=60, n_embd=27, n_layer=layers, n_head=3, bos_token_id=1,
                          eos_token_id=1, pad_token_id=0)
         model = GPT2LMHeadModel(cfg)
     else:
-        cfg = T5Config(vocab_size=vocabulary, d_model=26, d_kv=5, d_ff=37, num_layers=3, num_decoder_layers=3,
+        cfg = T5Config(vocab_size=vocabulary, d_model=26, d_kv=5, d_ff=37, num_layers=layers, num_decoder_layers=layers,
                        num_heads=3, relative_attention_num_buckets=8, relative_attention_max_distance=15,
                        layer_norm_epsilon=3e-5, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
         model = T5ForConditionalGeneration(cfg)
@@ -369,6 +373,171 @@ def two_predict(horizon, levels, variates=None, known=False, steps=40, rows=3, n
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+# ---------------------------------------------------------------- training
+
+
+def trained(build, pipeline="ChronosBoltPipeline", note=None):
+    """A case of one step; `build(seed)` gives a model, its settings, a batch, options, the loss, the names of what the loss
+    compares with, and the parameters that it cannot see."""
+
+    def attempt(name, seed):
+        model, settings, inputs, options, loss_of, labels, unseen = build(seed)
+        case = Case(name, "TimeGPT")
+        save(case, model, settings, pipeline)
+        write_train_step(case, type(model).__name__, model, loss_of, inputs, labels, network, options, unseen=unseen,
+                         note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def network(folder):
+    """The network of a checkpoint."""
+    model = load(folder).inner_model
+    if isinstance(model, ChronosBoltModelForForecasting):
+        with_embeddings(model)
+    return model
+
+
+def with_embeddings(model):
+    """PEFT asks models of T5's configuration for their embeddings, which Chronos-Bolt's class does not name."""
+    model.get_input_embeddings = lambda: model.shared
+    return model
+
+
+def tokens_trained(causal=False):
+    """The batch that the training script of chronos-forecasting makes of series: the bins of what follows a context, with
+    -100 where nothing is known; a causal model reads context and future in one row, padding moved to its end."""
+
+    def build(seed):
+        model, settings = tokens(seed, causal, num_layers=2)
+        fill(model, seed)
+        tokenizer = pipeline_of(model, settings).tokenizer
+        waves = series(seed, 3, 30)
+        waves[0, 4:6] = NAN
+        waves[1, :9] = NAN
+        waves[2, 26] = NAN
+        ids, mask, scale = tokenizer.context_input_transform(waves[:, :24])
+        labels, known = tokenizer.label_input_transform(waves[:, 24:], scale)
+        if causal:
+            empty = (waves[:, :24].isnan().cumprod(1)).sum(1).tolist()
+            order = [[*range(start, ids.shape[1]), *range(ids.shape[1], ids.shape[1] + labels.shape[1]), *range(start)]
+                     for start in empty]
+            order = torch.tensor(order)
+            ids, mask = (torch.cat(pair, 1).gather(1, order) for pair in ((ids, labels), (mask, known)))
+            labels, known = ids, mask
+        labels = labels.masked_fill(~known, -100)
+        inputs = {"input_ids": ids.masked_fill(~mask, settings["pad_token_id"]), "attention_mask": mask.long(),
+                  "labels": labels}
+        return model, settings, inputs, {}, model_loss, ["labels"], ()
+
+    return trained(build, None)
+
+
+def bolt_trained():
+    """A horizon cut short, masked in part; a constant series, whose spread is floored."""
+
+    def build(seed):
+        model, settings = bolt(seed, num_layers=2)
+        waves = series(seed, 5, 49)
+        context, target = with_gaps(waves[:, :43], 8), waves[:, 43:].clone()
+        target[3] = 4.5
+        mask = torch.ones_like(target)
+        mask[1, 3:] = 0
+        mask[2, 1] = 0
+        inputs = {"context": context, "target": target, "target_mask": mask}
+        loss_of = lambda m, batch: m(batch["context"], target=batch["target"].clone(),
+                                     target_mask=batch["target_mask"] > 0).loss
+        unseen = tuple(f"decoder.block.{i}.layer.0.{part}" for i in range(2) for part in UNSEEN)
+        return model, settings, inputs, {}, loss_of, ["target"], unseen
+
+    return trained(build)
+
+
+def two_trained(groups):
+    """Futures known in part count nothing; a target masked in part; a constant series."""
+
+    def build(seed):
+        model, settings = two(seed)
+        waves = series(seed, 5, 60)
+        context, target = with_gaps(waves[:, :51], 6), waves[:, 51:].clone()
+        target[3] = 4.5
+        mask = torch.ones_like(target)
+        mask[2, 4:6] = 0
+        known = series(seed + 1, 5, 9)
+        known[:3], known[3, 3:], known[4, 7:] = NAN, NAN, NAN
+        known[3] = torch.where(known[3].isnan(), NAN, 4.5)
+        inputs = {"context": context, "group_ids": torch.tensor(groups), "future_covariates": known,
+                  "future_target": target, "future_target_mask": mask}
+        options = {"num_output_patches": 2}
+        return model, settings, inputs, options, lambda m, batch: m(**batch, **options).loss, ["future_target"], ()
+
+    return trained(build, "Chronos2Pipeline")
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def with_adapter(build, configs, run, options=None, pipeline=None, unseen=(), scales=None, safe=True, note=None):
+    """A forward pass with adapters; `build(seed)` gives a model, its settings and inputs."""
+
+    def attempt(name, seed):
+        model, settings, inputs = build(seed)
+        case = Case(name, "TimeGPT")
+        save(case, model, settings, pipeline)
+        write_adapters(case, type(model).__name__, "forward", model, copy.deepcopy(configs), lambda m: run(m, inputs),
+                       inputs, network, seed, options, scales, safe, unseen, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+@torch.inference_mode()
+def tokens_answer(model, inputs):
+    return {"logits": model(**inputs).logits}
+
+
+def tokens_inputs(causal):
+    def build(seed):
+        model, settings = tokens(seed, causal, num_layers=2)
+        fill(model, seed)
+        ids, mask, _ = pipeline_of(model, settings).tokenizer.context_input_transform(series(seed, 3, 18))
+        mask = mask.long()
+        if not causal:
+            mask[2, :7] = 0
+        inputs = {"input_ids": ids * mask, "attention_mask": mask}
+        if not causal:
+            inputs["decoder_input_ids"] = common.ids(seed, (3, 5), settings["n_tokens"])
+        return model, settings, inputs
+
+    return build
+
+
+def bolt_inputs(seed):
+    model, settings = bolt(seed, num_layers=2)
+    with_embeddings(model)
+    return model, settings, {"context": with_gaps(series(seed, 3, 43), 8)}
+
+
+@torch.inference_mode()
+def bolt_answer(model, inputs):
+    return {"quantile_preds": model(**inputs).quantile_preds}
+
+
+def two_inputs(seed):
+    model, settings = two(seed)
+    return model, settings, {"context": with_gaps(series(seed, 4, 51), 6), "group_ids": torch.tensor([1, 0, 1, 0])}
+
+
+@torch.inference_mode()
+def two_answer(model, inputs):
+    return {"quantile_preds": model(**inputs, num_output_patches=2).quantile_preds}
+
+
+# What Chronos2Pipeline.fit adapts, and how, if nothing else is said.
+FIT = dict(r=8, lora_alpha=16, target_modules=[
+    "self_attention.q", "self_attention.v", "self_attention.k", "self_attention.o",
+    "output_patch_embedding.output_layer"])
+ALONE = tuple(f"decoder.block.{i}.layer.0.SelfAttention.q.lora_{part}.adapter.weight" for i in range(2) for part in "AB")
+
 CASES = {
     "chronos/bolt_forward": bolt_forward(note="gaps, a patch without a value, a constant series, one without a value"),
     "chronos/bolt_forward_longer_than_the_context": bolt_forward(steps=67, write=write_bin),
@@ -405,6 +574,28 @@ CASES = {
     "chronos/two_predict_long": two_predict(45, [0.2, 0.55], note="nine paths; the context outgrows its length"),
     "chronos/two_predict_long_covariates": two_predict(40, [0.5], known=True, rows=4,
                                                        note="what is known ahead happens, on every path"),
+    "chronos/train_step_t5": tokens_trained(),
+    "chronos/train_step_gpt2": tokens_trained(causal=True),
+    "chronos/train_step_bolt": bolt_trained(),
+    "chronos/train_step_two": two_trained([7, 3, 7, 3, 7]),
+    "chronos/adapter_two_fit": with_adapter(
+        two_inputs, [LoraConfig(**FIT)], two_answer, {"num_output_patches": 2}, "Chronos2Pipeline",
+        note="as Chronos2Pipeline.fit adapts"),
+    "chronos/adapter_two_of_two": with_adapter(
+        two_inputs, [LoraConfig(**FIT | {"r": 2}), LoraConfig(r=3, lora_alpha=2, target_modules=["wi", "wo"])],
+        two_answer, {"num_output_patches": 2}, "Chronos2Pipeline", scales=[0.5, -0.4],
+        note="two adapters of other modules, scaled"),
+    "chronos/adapter_bolt_rank_stabilized_biases": with_adapter(
+        bolt_inputs, [LoraConfig(r=3, lora_alpha=5, use_rslora=True, target_modules=["q", "v", "wi", "output_layer"],
+                                 bias="all")],
+        bolt_answer, None, "ChronosBoltPipeline", unseen=ALONE),
+    "chronos/adapter_t5_dora": with_adapter(
+        tokens_inputs(False), [LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=["q", "v", "o", "wo"])],
+        tokens_answer),
+    "chronos/adapter_gpt2_fan_in": with_adapter(
+        tokens_inputs(True), [LoraConfig(r=2, lora_alpha=4, fan_in_fan_out=True, bias="lora_only",
+                                         target_modules=["c_attn", "c_proj", "c_fc"])],
+        tokens_answer, unseen=("c_attn.base_layer.bias",), safe=False),
 }
 
 if __name__ == "__main__":
