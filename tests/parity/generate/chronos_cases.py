@@ -523,7 +523,7 @@ def bolt_answer(model, inputs):
 
 
 def two_inputs(seed):
-    model, settings = two(seed)
+    model, settings = two(seed, gain=0.5)
     return model, settings, {"context": with_gaps(series(seed, 4, 51), 6), "group_ids": torch.tensor([1, 0, 1, 0])}
 
 
@@ -582,7 +582,7 @@ CASES = {
         two_inputs, [LoraConfig(**FIT)], two_answer, {"num_output_patches": 2}, "Chronos2Pipeline",
         note="as Chronos2Pipeline.fit adapts"),
     "chronos/adapter_two_of_two": with_adapter(
-        two_inputs, [LoraConfig(**FIT | {"r": 2}), LoraConfig(r=3, lora_alpha=2, target_modules=["wi", "wo"])],
+        two_inputs, [LoraConfig(**FIT | {"r": 2, "lora_alpha": 3}), LoraConfig(r=3, lora_alpha=2, target_modules=["wi", "wo"])],
         two_answer, {"num_output_patches": 2}, "Chronos2Pipeline", scales=[0.5, -0.4],
         note="two adapters of other modules, scaled"),
     "chronos/adapter_bolt_rank_stabilized_biases": with_adapter(

@@ -3,6 +3,10 @@
 import sys
 
 import torch
+import torchaudio
+from peft import LoraConfig
+from torch.nn.functional import l1_loss, mse_loss, pad
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from transformers import EncodecConfig, EncodecModel
 
 from common import (
@@ -20,6 +24,7 @@ from common import (
     write_config,
     write_safetensors,
 )
+from training import write_adapters, write_train_step
 
 # The second-best entry of a codebook must be farther than the best by this part of the distance, so that no rounding
 # of another program picks it.
@@ -225,6 +230,108 @@ def finish(name, model, call, inputs, run, options, write, rename, file, buffers
     case.check_repeats(reload(rename, file), run)
 
 
+# ---------------------------------------------------------------- training
+
+# The terms of the generator's loss (Defossez et al. 2022, High Fidelity Neural Audio Compression, 3.4) that need no
+# discriminator, in the reductions of audiocraft: losses/specloss.py and quantization/core_vq.py.
+LOSS = {"lambda_time": 0.1, "lambda_mel": 1.0, "lambda_commitment": 0.5,
+        "mel_windows": [32, 64, 128, 256, 512, 1024, 2048], "mel_bins": 64, "mel_low": 20.0, "mel_floor": 1e-5}
+
+
+def mel_spectrogram(samples, window, options, rate):
+    """The power in mel bands of frames a quarter window apart, the window normalized, `(batch, channel, band, frame)`.
+
+    Three eighths of a window of mirrored samples lie before and behind, and zeros that fill the last frame.
+    """
+    hop = window // 4
+    samples = pad(samples, ((window - hop) // 2,) * 2, "reflect")
+    samples = pad(samples, (0, -(samples.shape[-1] - window) % hop))
+    mel = torchaudio.transforms.MelSpectrogram(
+        rate, n_fft=window, hop_length=hop, f_min=options["mel_low"], n_mels=options["mel_bins"], normalized=True,
+        center=False)
+    return mel.to(samples.dtype)(samples)
+
+
+def mel_loss(made, samples, options, rate):
+    """Over all windows the mean of the mean distance of powers and the mean squared distance of their logarithms."""
+    terms = []
+    for window in options["mel_windows"]:
+        powers = [mel_spectrogram(sound, window, options, rate) for sound in (made, samples)]
+        logs = [torch.log10(options["mel_floor"] + power) for power in powers]
+        terms += [l1_loss(*powers), mse_loss(*logs)]
+    return torch.stack(terms).mean()
+
+
+def quantize(model, states, bandwidth):
+    """The sum of the chosen entries, whose gradient goes to `states` as it is; and the mean over codebooks of the mean
+    squared distance of what was left to the entry chosen for it, which moves the encoder alone."""
+    left, total, distances = states, torch.zeros_like(states), []
+    for layer in model.quantizer.layers[: model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)]:
+        entry = layer.decode(layer.encode(left)).detach()
+        distances.append(mse_loss(left, entry))
+        left, total = left - entry, total + entry
+    return states + (total - states).detach(), torch.stack(distances).mean()
+
+
+def reconstruction(options):
+    def loss_of(model, inputs):
+        samples = inputs["input_values"]
+        states, commitment = quantize(model, model.encoder(samples), options["bandwidth"])
+        made = model.decoder(states)[..., : samples.shape[-1]]
+        time, mel = l1_loss(made, samples), mel_loss(made, samples, options, model.config.sampling_rate)
+        loss = (options["lambda_time"] * time + options["lambda_mel"] * mel
+                + options["lambda_commitment"] * commitment)
+        return {"loss": loss, "loss_time": time, "loss_mel": mel, "loss_commitment": commitment}
+
+    return loss_of
+
+
+def trained(base, bandwidth, samples=792, note=None, **changes):
+    def attempt(name, seed):
+        model = build(seed, {**base, "num_filters": 4, **changes})
+        inputs = {"input_values": 0.4 * sound(model, seed, 2, samples)}
+        check_margins(model, inputs, bandwidth)
+        case = Case(name, "EnCodec")
+        write_config(case.model, model.config, ["EncodecModel"])
+        write_safetensors(case.model, weights_of(model))
+        options = LOSS | {"bandwidth": bandwidth}
+        write_train_step(case, "EncodecModel, audiocraft's losses without a discriminator", model, reconstruction(options),
+                         inputs, ["input_values"], reload_as(EncodecModel), options, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def without_weight_norm(model):
+    """The convolutions with the weight that the norm gives, which PEFT can adapt: it makes its own of the same class."""
+    for module in list(model.modules()):
+        if is_parametrized(module):
+            remove_parametrizations(module, "weight")
+    return model
+
+
+def with_adapter(base, settings, samples=100, bandwidth=1.6, note=None, **changes):
+    """Convolutions adapted, in a pass to codes and back."""
+
+    def attempt(name, seed):
+        model = build(seed, {**base, **changes})
+        inputs, options = {"input_values": sound(model, seed, 2, samples)}, {"bandwidth": bandwidth}
+        case = Case(name, "EnCodec")
+        write_config(case.model, model.config, ["EncodecModel"])
+        write_safetensors(case.model, weights_of(model))
+
+        write_adapters(case, "EncodecModel", "forward", without_weight_norm(model), [LoraConfig(**settings)],
+                       lambda network: answer(network, "forward", inputs, options), inputs,
+                       lambda folder: without_weight_norm(reload_as(EncodecModel)(folder)), seed, options, note=note)
+        check_margins(model, inputs, bandwidth)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+CONVOLUTIONS = r"(encoder|decoder)\.layers\.(0|1\.block\.[13]|4\.block\.\d|7)\.conv"
+
 CASES = {
     "encodec/encode_24khz": coded("encode", AT_24_KHZ, bandwidth=0.8, others=[{"use_causal_conv": False}]),
     "encodec/encode_24khz_padding_mask_bin": coded(
@@ -280,6 +387,14 @@ CASES = {
     "encodec/forward_24khz": coded("forward", AT_24_KHZ, samples=101, bandwidth=1.6),
     "encodec/forward_32khz_padding_mask": coded("forward", AT_32_KHZ, samples=134, masked="channels"),
     "encodec/forward_48khz": coded("forward", AT_48_KHZ, samples=222, bandwidth=0.8, masked="one"),
+    "encodec/train_step_24khz": trained(AT_24_KHZ, 1.6),
+    "encodec/train_step_48khz": trained(
+        AT_48_KHZ, 0.8, note="one segment without windows and loudness; the first codebooks alone"),
+    "encodec/adapter_weight_norm": with_adapter(
+        AT_24_KHZ, dict(r=2, lora_alpha=3, target_modules=CONVOLUTIONS),
+        note="the weights that the norm gives are adapted"),
+    "encodec/adapter_group_norm": with_adapter(
+        AT_48_KHZ, dict(r=3, lora_alpha=2, use_rslora=True, target_modules=CONVOLUTIONS), samples=150),
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 import types
 
 import torch
+from peft import LoraConfig
 from transformers import (
     EncodecConfig,
     MusicgenConfig,
@@ -35,6 +36,7 @@ from common import (
     write_sharded_bin,
     write_sharded_safetensors,
 )
+from training import model_loss, write_adapters, write_train_step
 
 TEXT, CODES, SPECIAL = 61, 29, 29
 MARGIN = 2e-3
@@ -427,7 +429,57 @@ def guided(new, scale=3.0):
     return {"guidance_scale": scale, "max_new_tokens": new}
 
 
+def delayed(model, seed, lengths, books):
+    """Rows of random codes of these lengths, each codebook one step later than the one before: what the decoder reads,
+    `(row * codebook, time)`, and what it must say at the same place, `(row, time, codebook)`.
+
+    The special code stands where a codebook has none yet or no more; there it is no label.
+    """
+    time = max(lengths) + books
+    said = torch.full((len(lengths), time, books), SPECIAL)
+    for row, length in enumerate(lengths):
+        for book in range(books):
+            said[row, book : book + length, book] = ids(seed + 7 * row + book, (length,), CODES, low=0)
+    read = torch.cat([torch.full_like(said[:, :1], SPECIAL), said[:, :-1]], 1)
+    return {"decoder_input_ids": read.transpose(1, 2).reshape(-1, time), "labels": said}
+
+
+def trained(cfg, inputs, note=None):
+    """A step on the loss of the class: the cross entropy of each codebook over the codes that it has, and their mean."""
+    def make(name):
+        def attempt(seed):
+            model = build(cfg, seed)
+            # The codec and its codes are made before training.
+            model.audio_encoder.requires_grad_(False)
+            case = Case(name, "MusicGen")
+            save(case, model, write_safetensors)
+            write_train_step(case, type(model).__name__, model, model_loss,
+                             inputs(seed) | delayed(model, seed, (6, 4), cfg.decoder.num_codebooks), ["labels"],
+                             reload(cfg, write_safetensors), note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
+def with_adapters(cfg, configs, inputs, scales=None, unseen=(), safe=True, note=None):
+    """A forward pass with adapters."""
+    def make(name):
+        def attempt(seed):
+            model, tensors = build(cfg, seed), inputs(seed)
+            case = Case(name, "MusicGen")
+            save(case, model, write_safetensors)
+            write_adapters(case, type(model).__name__, "forward", model, [LoraConfig(**one) for one in configs],
+                           lambda model: forward(model, tensors), tensors, reload(cfg, write_safetensors), seed,
+                           scales=scales, safe=safe, unseen=unseen, note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
 MONO, STEREO = config(), config(stereo=True)
+SMALL, SMALL_MELODY = config(num_hidden_layers=2), config(melody=True, num_hidden_layers=2)
 MELODY, STEREO_MELODY = config(melody=True), config(melody=True, stereo=True)
 
 CASES = {
@@ -482,6 +534,18 @@ CASES = {
         (1, 4, 2, 2500), rate=6000, stem_indices=[3, 1], note="as Demucs separates it"),
     "musicgen/melody_stereo_guided": music(
         STEREO_MELODY, lambda s: texts(s) | {"input_features": chroma(s, 2, 3)}, guided(9)),
+    "musicgen/train_step": trained(
+        SMALL, texts, note="the special code is no label; the text's network is trained along, the codec is not"),
+    "musicgen/train_step_melody": trained(SMALL_MELODY, lambda s: texts(s) | {"input_features": chroma(s, 2, 5)}),
+    "musicgen/adapter_embeddings_and_heads": with_adapters(
+        SMALL, [dict(r=3, lora_alpha=5, target_modules=[
+            "enc_to_dec_proj", "decoder.layers.0.self_attn.q_proj", "v_proj", "fc1", "lm_heads.1", "lm_heads.3",
+            "embed_tokens.0", "embed_tokens.2"])],
+        lambda s: texts(s) | codes(s, 2, 4, 6), note="tables of codes among the adapted"),
+    "musicgen/adapter_melody_bin": with_adapters(
+        SMALL_MELODY, [dict(r=2, lora_alpha=3, use_dora=True, modules_to_save=["audio_enc_to_dec_proj"],
+                            target_modules=r"decoder\.model\.decoder\.layers\.\d\.(self_attn\.\w+|fc2)")],
+        lambda s: texts(s) | codes(s, 2, 4, 6) | {"input_features": chroma(s, 2, 5)}, safe=False),
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 
 import torch
+from peft import LoraConfig
 from transformers import (
     TimesFm2_5Config,
     TimesFm2_5ModelForPrediction,
@@ -23,6 +24,7 @@ from common import (
     write_json,
     write_safetensors,
 )
+from training import write_adapters, write_train_step
 
 
 def fill(model, seed, gain=1.0):
@@ -104,6 +106,57 @@ def case_of(config_class, model_class, original, defaults):
     return forward
 
 
+# ---------------------------------------------------------------- training and adapters
+
+
+def past_of(inputs):
+    """The series of a batch, and their paces where it has them."""
+    past = [inputs[name] for name in sorted(inputs) if name.startswith("past_values.")]
+    return {"past_values": past} | ({"freq": inputs["freq"].tolist()} if "freq" in inputs else {})
+
+
+def batch_of(seed, lengths, freq, horizon):
+    """Series of unlike lengths, and what follows each."""
+    whole = series(seed, [length + horizon for length in lengths])
+    inputs = {f"past_values.{i}": one[:-horizon] for i, one in enumerate(whole)}
+    inputs |= {} if freq is None else {"freq": torch.tensor(freq)}
+    return inputs, torch.stack([one[-horizon:] for one in whole])
+
+
+def trained(config_class, model_class, defaults, lengths, freq=None, horizon=8, unseen=(), note=None, **changes):
+    """A step on the loss of the class: of the forecast's mean the squared error, and of its quantiles the pinball loss."""
+
+    def attempt(name, seed):
+        model = fill(model_class(config_class(**{**defaults, "num_hidden_layers": 2, **changes})), seed)
+        inputs, future = batch_of(seed, lengths, freq, horizon)
+        case = Case(name, "TimeGPT")
+        write_config(case.model, model.config, [model_class.__name__])
+        write_safetensors(case.model, weights_of(model))
+        loss_of = lambda m, batch: m(**past_of(batch), future_values=batch["future_values"]).loss
+        write_train_step(case, model_class.__name__, model, loss_of, inputs | {"future_values": future},
+                         ["future_values"], reload_as(model_class), unseen=unseen, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def with_adapter(config_class, model_class, defaults, settings, lengths, freq=None, unseen=(), note=None, **changes):
+    @torch.inference_mode()
+    def run(model, inputs):
+        out = model(**past_of(inputs))
+        return {field: out[field] for field in ("mean_predictions", "full_predictions")}
+
+    def attempt(name, seed):
+        model = fill(model_class(config_class(**{**defaults, "num_hidden_layers": 2, **changes})), seed)
+        inputs, _ = batch_of(seed, lengths, freq, 1)
+        case = Case(name, "TimeGPT")
+        write_config(case.model, model.config, [model_class.__name__])
+        write_safetensors(case.model, weights_of(model))
+        write_adapters(case, model_class.__name__, "forward", model, [LoraConfig(**settings)], lambda m: run(m, inputs),
+                       inputs, reload_as(model_class), seed, unseen=unseen, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 def original_patched(folder, model, said):
     """The file of the timesfm package, 1.0 and 2.0: fused projections, other names, no config."""
     weights, out = weights_of(model), {}
@@ -172,14 +225,16 @@ def mark_gaps(past):
     past[0][5:9] = 1123581321.0
 
 
-patched = case_of(TimesFmConfig, TimesFmModelForPrediction, original_patched, dict(
+PATCHED = (TimesFmConfig, TimesFmModelForPrediction, dict(
     patch_length=5, context_length=30, horizon_length=8, freq_size=4, num_hidden_layers=3, hidden_size=26,
     intermediate_size=37, head_dim=6, num_attention_heads=3, rms_norm_eps=3e-6, quantiles=[0.1, 0.4, 0.5, 0.9],
     min_timescale=2, max_timescale=500))
-v2_5 = case_of(TimesFm2_5Config, TimesFm2_5ModelForPrediction, original_2_5, dict(
+V2_5 = (TimesFm2_5Config, TimesFm2_5ModelForPrediction, dict(
     patch_length=5, context_length=40, horizon_length=8, num_hidden_layers=2, hidden_size=24, intermediate_size=37,
     head_dim=6, num_attention_heads=4, num_key_value_heads=4, rms_norm_eps=3e-6, quantiles=[0.1, 0.3, 0.5, 0.7, 0.9],
     output_quantile_len=12, decode_index=3, rope_parameters={"rope_type": "default", "rope_theta": 300.0}))
+patched = case_of(*PATCHED[:2], original_patched, PATCHED[2])
+v2_5 = case_of(*V2_5[:2], original_2_5, V2_5[2])
 # A bias on keys shifts a softmax.
 KEYS = ("k_proj.bias",)
 
@@ -232,6 +287,24 @@ CASES = {
         patch_length=32, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, rms_norm_eps=1e-6,
         note="the names of the timesfm package beside the hub's config, which says timesfm"),
     "timesfm/v2_5_hub_names": v2_5((17, 40), write=write_hub_names, note="ff0 and ff1, as the hub's files in transformers' layout"),
+    "timesfm/train_step_patched": trained(
+        *PATCHED, (17, 30, 41, 7), freq=[0, 3, 1, 2], unseen=KEYS,
+        note="the loss is of values as they are, not of normalized ones"),
+    "timesfm/train_step_v2_5": trained(
+        *V2_5, (17, 40, 53), horizon=6,
+        note="the loss is of normalized values; a horizon cut short; the quantiles' levels stand in the order of the "
+             "outputs less decode_index"),
+    "timesfm/train_step_v2_5_no_quantile_head": trained(
+        *V2_5, (23, 31), use_continuous_quantile_head=False, force_flip_invariance=False, num_key_value_heads=2,
+        attention_bias=True),
+    "timesfm/adapter_patched_patterns": with_adapter(
+        *PATCHED, dict(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
+                       rank_pattern={"layers.1.self_attn.q_proj": 5, "down_proj": 2},
+                       alpha_pattern={"gate_proj": 1, "v_proj": 9}), (17, 30), freq=[2, 0]),
+    "timesfm/adapter_v2_5_modules_to_save": with_adapter(
+        *V2_5, dict(r=2, lora_alpha=3, lora_bias=False, use_rslora=True, modules_to_save=["output_projection_point"],
+                    target_modules=r"model\.layers\.\d\.(self_attn\.[qkvo]_proj|mlp\.fc[12])"), (17, 40),
+        note="the modules are said by an expression"),
 }
 
 if __name__ == "__main__":
