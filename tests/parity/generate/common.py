@@ -157,14 +157,15 @@ def as_list(value):
 
 
 def distance(a, b, atol=1e-4, rtol=1e-3):
-    """How many tolerances two answers lie apart, at the worst element."""
+    """How many tolerances two answers lie apart, at the worst element; what is no number lies infinitely far."""
     worst = 0.0
     for field, value in a.items():
         if value.shape != b[field].shape:
             return float("inf")
         if value.is_floating_point():
             limit = atol + rtol * value.abs()
-            worst = max(worst, ((value - b[field]).abs() / limit).max().item())
+            apart = ((value - b[field]).abs() / limit).max().item()
+            worst = max(worst, apart if apart == apart else float("inf"))
         elif not torch.equal(value, b[field]):
             return float("inf")
     return worst
