@@ -11,6 +11,8 @@ import math
 import sys
 
 import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import JukeboxConfig, JukeboxModel, LlamaConfig, LlamaForCausalLM
 
 from common import (
@@ -28,6 +30,7 @@ from common import (
     write_safetensors,
     write_sharded_bin,
 )
+from training import write_adapters, write_train_step
 
 SYSTEM = "LLark"
 START, END, PATCH, PAD = 52, 53, 51, 50
@@ -381,11 +384,11 @@ class Reader(torch.nn.Module):
     def embed(self, rows, clips):
         x = self.language.model.embed_tokens(rows)
         clips = iter(self.projector(clip) for clip in clips)
-        for row, embeddings in zip(rows, x):
+        for r, row in enumerate(rows):
             for start in torch.where(row == START)[0]:
                 clip = next(clips)
                 assert row[start + len(clip) + 1] == END
-                embeddings[start + 1 : start + 1 + len(clip)] = clip
+                x[r, start + 1 : start + 1 + len(clip)] = clip
         return x
 
     @torch.inference_mode()
@@ -520,6 +523,155 @@ def pipeline(samples, depth, new, prior=None, vqvae=None, note=None, **files):
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+# ---------------------------------------------------------------- training
+
+# The loss of OpenAI's vqvae/vqvae.py with its default weights (its spectral term has the weight 0); bandwidths are the
+# variance and the mean norm of spectra of what is trained on, and the windows those of the sizes here.
+SPECTRA = {"n_fft": [256, 128, 64], "hop_length": [30, 15, 6], "window_size": [150, 75, 30]}
+VQVAE_LOSS = {"multispectral": 1.0, "commit": 0.02, "bandwidth_l2": 0.04, "bandwidth_spec": 12.0,
+              **{f"multispec_{key}": value for key, value in SPECTRA.items()}}
+
+
+def multispectral(made, audio, options):
+    """The mean over windows of the norms of what magnitudes differ by, `(batch,)`."""
+    norms = []
+    for size, hop, window in zip(*(options[f"multispec_{key}"] for key in SPECTRA)):
+        shapes = [torch.stft(sound.squeeze(-1), size, hop, win_length=window, return_complex=True,
+                             window=torch.hann_window(window, dtype=sound.dtype)).abs() for sound in (made, audio)]
+        norms.append((shapes[0] - shapes[1]).flatten(1).norm(dim=1))
+    return torch.stack(norms).mean(0)
+
+
+def vqvae_loss(options):
+    """Over all levels, each encoded and decoded by itself: squared errors, spectra, and how far encodings lie from their
+    codes, whose gradient the decoder's input takes as it is. The codebooks do not learn by gradients."""
+    def loss_of(model, inputs):
+        audio, codec = inputs["input_audio"], model.vqvae
+        sums = dict.fromkeys(("loss_recons", "loss_multispectral", "loss_commit"), 0)
+        for encoder, decoder, block in zip(codec.encoders, codec.decoders, codec.bottleneck.level_blocks):
+            _, chosen, commit, _ = block(encoder(audio.permute(0, 2, 1))[-1], update_codebook=False)
+            made = decoder([chosen], all_levels=False).permute(0, 2, 1)
+            sums["loss_recons"] += (made - audio).square().mean() / options["bandwidth_l2"]
+            sums["loss_multispectral"] += multispectral(made, audio, options).mean() / options["bandwidth_spec"]
+            sums["loss_commit"] += commit
+        loss = sums["loss_recons"] + options["multispectral"] * sums["loss_multispectral"]
+        return {"loss": loss + options["commit"] * sums["loss_commit"]} | sums
+
+    return loss_of
+
+
+def codec_trained(samples, note=None, **vqvae):
+    def attempt(name, seed):
+        with torch.inference_mode():
+            audio = wave(seed, 2, samples)[..., None]
+        audio = audio.clone()
+        model = jukebox(seed, vqvae, priors=0)
+        with torch.no_grad():
+            set_codebooks(model, seed, audio)
+            refuse_near_ties(model, audio)
+        case = Case(name, SYSTEM)
+        transformers_layout(case.model, model)
+        write_train_step(case, "JukeboxVQVAE, OpenAI's loss", model, vqvae_loss(VQVAE_LOSS), {"input_audio": audio},
+                         ["input_audio"], reload_jukebox, VQVAE_LOSS, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def prior_loss(model, inputs):
+    """The cross entropy of each code after those before it, in bits."""
+    prior = model.priors[0]
+    audio, song, _ = prior.get_cond(None, inputs["metadata"])
+    return prior.prior(inputs["music_tokens"], audio, song)[0]
+
+
+def prior_trained(metadata, prior=None, note=None):
+    def attempt(name, seed):
+        model = jukebox(seed, SMALL, prior)
+        model.vqvae.requires_grad_(False)
+        labels = torch.tensor(metadata)
+        codes = ids(seed, (len(metadata), model.config.prior_configs[0].n_ctx), 24, low=0)
+        case = Case(name, SYSTEM)
+        transformers_layout(case.model, model)
+        write_train_step(case, "JukeboxPrior", model, prior_loss, {"music_tokens": codes, "metadata": labels},
+                         ["music_tokens"], reload_jukebox, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def stored_name(name):
+    """The name in the file of a reader's parameter."""
+    return name.replace("projector.", "model.mm_projector.") if name.startswith("projector.") else (
+        name.removeprefix("language."))
+
+
+def reload_reader(folder):
+    weights = load_file(folder / "model.safetensors")
+    projector = weights["model.mm_projector.weight"]
+    reader = Reader(0, projector.shape[1])
+    reader.load_state_dict({name: weights[stored_name(name)] for name in reader.state_dict()})
+    return reader.eval()
+
+
+def read_loss(reader, inputs):
+    """The loss of the language model over the words that are labels."""
+    rows, mask = inputs["input_ids"], inputs["attention_mask"]
+    logits = reader.language(inputs_embeds=reader.embed(rows, inputs["audio_encodings"]), attention_mask=mask,
+                             position_ids=torch.arange(rows.shape[1])[None].expand_as(rows)).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+
+
+def reader_inputs(seed, shapes, clips, frames):
+    mask = right_padding(tuple(map(length, shapes)))
+    sounds = 2 * torch.randn((clips, frames, 24), generator=torch.Generator().manual_seed(seed + 5))
+    return {"input_ids": rows_of(seed, shapes, mask), "attention_mask": mask, "audio_encodings": sounds}
+
+
+def reading_trained(shapes, clips, frames, note=None):
+    def attempt(name, seed):
+        reader = Reader(seed)
+        inputs = reader_inputs(seed, shapes, clips, frames)
+        labels = inputs["input_ids"].clone()
+        for row, (before, heard, _) in enumerate(shapes):
+            # The instruction and the place of the sound are no labels.
+            labels[row, : before + (0 if heard is None else heard + 2)] = -100
+        inputs["labels"] = labels.masked_fill(inputs["attention_mask"] == 0, -100)
+        case = Case(name, SYSTEM)
+        reader_layout(case.model, reader, write_safetensors)
+        write_train_step(case, "LlamaForCausalLM, wired as LLark", reader, read_loss, inputs, ["labels"], reload_reader,
+                         TOKENS, stored_name, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+class Wired(torch.nn.Module):
+    """A reader's parts by the names of the file, so that adapters are called by them."""
+
+    def __init__(self, reader):
+        super().__init__()
+        self.config, self.reader = reader.config, [reader]
+        self.model, self.lm_head = reader.language.model, reader.language.lm_head
+        self.model.mm_projector = reader.projector
+
+    def logits(self, inputs):
+        language, reader = self.reader[0].language, self.reader[0]
+        # What PEFT replaced.
+        language.lm_head, reader.projector = self.lm_head, self.model.mm_projector
+        return {"logits": reader.logits(inputs["input_ids"], inputs["audio_encodings"], inputs["attention_mask"])}
+
+
+def reading_adapted(shapes, clips, frames, settings, note=None):
+    def attempt(name, seed):
+        reader = Reader(seed)
+        inputs = reader_inputs(seed, shapes, clips, frames)
+        case = Case(name, SYSTEM)
+        reader_layout(case.model, reader, write_safetensors)
+        write_adapters(case, "LlamaForCausalLM, wired as LLark", "forward", Wired(reader), [LoraConfig(**settings)],
+                       lambda wired: wired.logits(inputs), inputs, lambda folder: Wired(reload_reader(folder)), seed,
+                       dict(TOKENS), note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 SMALL = dict(res_conv_width=3, res_conv_depth=1, embed_dim=3)
 SONG = [3600, 0, 768, 0, 0, -1, -1, -1, -1]
 
@@ -573,6 +725,22 @@ CASES = {
                                     note="padded on the left; one row ends early"),
     "llark/pipeline": pipeline(16 * 33 + 9, 4, 12),
     "llark/pipeline_long": pipeline(16 * 60, 3, 8, prior=dict(n_ctx=45, blocks=5), prefix="module.", legacy=False),
+
+    "llark/train_step": reading_trained([(3, 5, 6), (7, None, 3), (2, 5, 3)], clips=2, frames=5,
+                                        note="words after the sound are labels"),
+    "llark/train_step_jukebox_prior": prior_trained(
+        [[3600, 0, 768, 0, 0, -1, -1, -1, -1], [28799, 5000, 768, 12, 8, 3, 5, 1, 2]],
+        prior=dict(num_layers=3, n_ctx=30, blocks=5), note="cross entropy in bits"),
+    "llark/train_step_jukebox_vqvae": codec_trained(
+        16 * 20, levels=2, res_downs_t=[2, 1], res_strides_t=[2, 2], multipliers=None, res_conv_depth=1,
+        note="codebooks as they are; the term of one spectrum, of weight 0, is left out"),
+    "llark/adapter_linear": reading_adapted(
+        [(3, 5, 6), (7, None, 2), (2, 5, 3)], 2, 5, dict(r=2, lora_alpha=3, target_modules=[
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "mm_projector"])),
+    "llark/adapter_projector_saved": reading_adapted(
+        [(2, 5, 4), (4, 5, 1)], 2, 5, dict(r=3, lora_alpha=3, use_dora=True, target_modules=["q_proj", "v_proj"],
+                                           modules_to_save=["mm_projector", "lm_head"]),
+        note="the projector and the head are saved whole"),
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import ase
 import numpy as np
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 warnings.filterwarnings("ignore")
@@ -32,11 +33,16 @@ from orb_models.forcefield.forcefield_adapter import ForcefieldAtomsAdapter  # n
 from orb_models.forcefield.models.direct_regressor import DirectForcefieldRegressor  # noqa: E402
 from orb_models.forcefield.models.forcefield_heads import EnergyHead, ForceHead  # noqa: E402
 
+import common  # noqa: E402
 import seeded  # noqa: E402
+from common import Retry, first_good  # noqa: E402
+from orb_models.common.models.nn_util import ScalarNormalizer  # noqa: E402
+from training import write_adapters, write_train_step  # noqa: E402
 
 CASES = Path(__file__).resolve().parent.parent / "orb"
 REFERENCE = "orb-models 0.7.0"
 ATOL, RTOL = 1e-4, 2e-4
+common.REFERENCE = REFERENCE
 # A change below this many tolerances could pass unseen.
 VISIBLE = 3
 
@@ -408,6 +414,127 @@ ALL = {
                           [charged(salt(15), 2, 3)]),
 }
 
+# ---------------------------------------------------------------- training and adapters
+
+# What no term of the loss sees: biases of forces, whose mean is removed.
+FORCES_BIAS = "heads.forces.mlp.NN-1.bias"
+
+
+def save(case, config, model):
+    case.model.mkdir(parents=True, exist_ok=True)
+    file = case.model / f"{config['architecture'].replace('_', '-')}-tiny.ckpt"
+    torch.save({key: tensor.clone() for key, tensor in model.state_dict().items()}, file)
+    (case.model / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def stored(folder, config):
+    model = build(config)
+    model.load_state_dict(torch.load(next(folder.glob("*.ckpt")), weights_only=True), strict=True)
+    return model
+
+
+def trainable(model, weights, with_references):
+    """As `load_model(train=True)` leaves a model, but for the normalizers, which learn nothing from the batch."""
+    model.loss_weights = weights
+    model.heads["energy"].reference.linear.weight.requires_grad_(with_references)
+    for module in model.modules():
+        if isinstance(module, ScalarNormalizer):
+            module.online = False
+    return model.train()
+
+
+def batch_for(structures, config, inputs, dtype):
+    """The graph with the targets of `inputs`."""
+    graph = graph_of(structures, config)
+    graph.system_targets = {name: inputs[name] for name in ("energy", "stress") if name in inputs}
+    graph.node_targets = {"forces": inputs["forces"]} if "forces" in inputs else {}
+    for fields in (graph.node_features, graph.system_features, graph.edge_features):
+        fields |= {name: tensor.to(dtype) for name, tensor in fields.items() if tensor.is_floating_point()}
+    return graph
+
+
+def loss_by(structures, config, weights):
+    """The loss of the regressor and its terms, each times its weight; of a conservative one the energy's alone, since its
+    forces and stress are derivatives."""
+    def loss_of(model, inputs):
+        graph = batch_for(structures, config, inputs, model.heads["energy"].mlp[0].weight.dtype)
+        if set(weights) == {"energy"}:
+            return {"loss": weights["energy"] * model.heads["energy"].loss(model(graph)["energy"], graph).loss}
+        out = model.loss(graph)
+        return {"loss": out.loss} | {f"loss_{name}": out.log[f"{name}_loss"] for name in weights}
+
+    return loss_of
+
+
+def targets_near(model, structures, config, names, seed):
+    """What the model answers, and noise, so that errors are small and large."""
+    random = torch.Generator().manual_seed(seed + 3)
+    said = answer(model, structures, config)
+    noise = {"energy": 0.1, "forces": 0.3, "stress": 0.05}
+    return {name: (said[name].float() + noise[name] * torch.randn(said[name].shape, generator=random)).float()
+            for name in names}
+
+
+def refuse_near_edges(model, structures, config, targets):
+    """Refuses an error of forces at the edge of two classes of confidence, or none within the classes."""
+    errors = (answer(model, structures, config)["forces"] - targets["forces"]).abs().mean(-1)
+    edges = model.heads["confidence"].bin_edges
+    if (errors[:, None] - edges).abs().min() < 2e-5 or (errors < edges[-1]).sum() < 4 or (errors < edges[-1]).all():
+        raise Retry("an error is at an edge, or all are of one kind")
+
+
+def trained(config, structures, weights, with_references=False, unseen=(), note=None):
+    def attempt(name, seed):
+        made = [atoms_of(*structure) for structure in structures]
+        model = randomise(build(config), seed)
+        names = ["energy"] if set(weights) == {"energy"} else [n for n in ("energy", "forces", "stress") if n in weights]
+        targets = targets_near(frozen(randomise(build(config), seed)), made, config, names, seed)
+        if "confidence" in weights:
+            refuse_near_edges(frozen(randomise(build(config), seed)), made, config, targets)
+        case = common.Case(f"orb/{name}", "Orbital")
+        save(case, config, model)
+        options = {"loss_weights": weights, "train_reference_energies": with_references}
+        write_train_step(
+            case, f"{type(model).__name__} ({config['architecture']})", trainable(model, weights, with_references),
+            loss_by(made, config, weights), inputs_of(made) | targets, names,
+            lambda folder: trainable(stored(folder, config), weights, with_references), options, unseen=unseen, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def adapted(config, structures, settings, note=None):
+    def attempt(name, seed):
+        made = [atoms_of(*structure) for structure in structures]
+        model = frozen(randomise(build(config), seed))
+        case = common.Case(f"orb/{name}", "Orbital")
+        save(case, config, model)
+        write_adapters(
+            case, f"{type(model).__name__} ({config['architecture']})", "forward", model, [LoraConfig(**settings)],
+            lambda network: answer(network, made, config), inputs_of(made), lambda folder: frozen(stored(folder, config)),
+            seed, {"edge_order": "sorted by (sender, receiver, shift0, shift1, shift2)"}, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+LEARNED = {
+    "train_step_direct": trained(
+        config(DIRECT), [rutile(16), salt(17), skewed(25)], {"energy": 5.0, "forces": 0.7, "stress": 0.3, "confidence": 0.5},
+        unseen=(FORCES_BIAS,), note="means and variances of the normalizers stay"),
+    "train_step_v2": trained(
+        config(SECOND), [rutile(18), salt(19), skewed(20)], {"energy": 0.5, "forces": 1.0, "stress": 0.25},
+        with_references=True, unseen=(FORCES_BIAS,), note="energies of reference learn"),
+    "train_step_energy": trained(
+        config(CONSERVATIVE), [rutile(21), WATER, salt(22)], {"energy": 1.0}, note="of a conservative model the energy alone"),
+    "adapter_conservative": adapted(
+        config(CONSERVATIVE), [rutile(23), WATER],
+        dict(r=3, lora_alpha=4, target_modules=r"(model\.gnn_stacks\.\d\._\w+|heads\.energy)\.mlp\.NN-\d"),
+        note="forces and stress follow from the adapted energy"),
+    "adapter_direct": adapted(
+        config(DIRECT), [salt(24)],
+        dict(r=2, lora_alpha=3, lora_bias=True, target_modules=r"heads\.(forces|stress)\.mlp\.NN-0|model\._encoder\..*NN-1"),
+        note="adapters with a bias"),
+}
+
 NOTES = {
     "v2_molecule": "no cell: net force and net torque are removed",
     "v2_crystal_legacy_names": "node_head, graph_head and stress_head of the second version's own time",
@@ -432,6 +559,9 @@ NOTES = {
 }
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ALL:
-        case(name, *ALL[name])
+    for name in sys.argv[1:] or [*ALL, *LEARNED]:
+        if name in LEARNED:
+            LEARNED[name](name)
+        else:
+            case(name, *ALL[name])
         seeded.pack_case(CASES / name)
