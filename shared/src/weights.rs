@@ -120,7 +120,12 @@ struct Shared {
 }
 
 enum Origin {
-    Files { tensors: BTreeMap<String, Entry>, label: PathBuf },
+    Files {
+        tensors: BTreeMap<String, Entry>,
+        label: PathBuf,
+        /// Whether the names of the file are those of GGUF and not of the release.
+        is_gguf: bool,
+    },
     Seed(u64),
     Fresh(Fresh),
     Nothing,
@@ -241,7 +246,10 @@ impl Weights {
                 }
             }
         }
-        Ok(Self::new(Origin::Files { tensors, label }, runtime))
+        let is_gguf = checkpoint.metadata().get("general.architecture").and_then(|value| value.as_str());
+        // Files of `fauna quantize` have the names of the release.
+        let is_gguf = is_gguf.is_some_and(|name| name != "fauna");
+        Ok(Self::new(Origin::Files { tensors, label, is_gguf }, runtime))
     }
 
     /// Random weights for tests: each tensor is generated from `seed` and its name.
@@ -256,7 +264,7 @@ impl Weights {
 
     /// A checkpoint without tensors, named `label` in messages: all tensors are missing.
     pub fn empty(label: impl Into<PathBuf>, runtime: Runtime) -> Self {
-        Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into() }, runtime)
+        Self::new(Origin::Files { tensors: BTreeMap::new(), label: label.into(), is_gguf: false }, runtime)
     }
 
     /// No weights: tensors have shapes but no data, as on the meta device of PyTorch. A load only records the
@@ -488,7 +496,7 @@ impl Weights {
         self.check_adapters()?;
         self.task().take();
         let ledger = self.ledger();
-        if let Origin::Files { tensors, label } = self.origin() {
+        if let Origin::Files { tensors, label, .. } = self.origin() {
             let unread: Vec<&Entry> = tensors
                 .iter()
                 .filter(|(name, _)| {
@@ -580,7 +588,7 @@ impl Weights {
                 ledger.read.insert(path.to_string(), expected.to_vec());
                 Ok(Found::Fresh(*fresh))
             }
-            Origin::Files { tensors, label } => match tensors.get(path) {
+            Origin::Files { tensors, label, .. } => match tensors.get(path) {
                 Some(entry) if entry.stored.shape == expected => {
                     if let Some(task) = &*self.task() {
                         task.advance(entry.stored.bytes.len() as u64);

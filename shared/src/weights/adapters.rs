@@ -89,7 +89,7 @@ impl Weights {
     /// The same with the tensors `saved` in place of those of the checkpoint.
     fn replacing(self, saved: BTreeMap<String, StoredTensor>, mut held: Adapters) -> Self {
         let origin = match self.origin() {
-            Origin::Files { tensors, label } => {
+            Origin::Files { tensors, label, is_gguf } => {
                 let mut tensors = tensors.clone();
                 for (path, stored) in saved {
                     let old = tensors.get(&path);
@@ -97,7 +97,7 @@ impl Weights {
                     held.replaced.insert(path.clone(), old.map(|entry| entry.stored.clone()));
                     tensors.insert(path, Entry { stored, official });
                 }
-                Arc::new(Origin::Files { tensors, label: label.clone() })
+                Arc::new(Origin::Files { tensors, label: label.clone(), is_gguf: *is_gguf })
             }
             _ => self.shared.origin.clone(),
         };

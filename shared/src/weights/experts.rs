@@ -159,7 +159,7 @@ impl Weights {
         ledger.stand_ins = ledger.stand_ins.saturating_add(count);
         match (ledger.stand_ins > MOST_TENSORS, self.origin()) {
             (false, _) => Ok(vec![Matrix::absent(outputs, inputs); count]),
-            (true, Origin::Files { tensors, label }) => Err(ledger.report(tensors, &[]).at(label)),
+            (true, Origin::Files { tensors, label, .. }) => Err(ledger.report(tensors, &[]).at(label)),
             (true, _) => Err(Error::unsupported(format!("the config has more than {MOST_TENSORS} tensors"))),
         }
     }

@@ -379,9 +379,10 @@ impl Weights {
         Ok(matrices)
     }
 
-    /// The name in the file of the tensor `path`.
+    /// The name in the file of the tensor `path`; in GGUF files, that of the release.
     pub(super) fn official(&self, path: &str) -> String {
         match self.origin() {
+            Origin::Files { is_gguf: true, .. } => path.to_string(),
             Origin::Files { tensors, .. } => {
                 tensors.get(path).map_or_else(|| path.to_string(), |entry| entry.official.clone())
             }

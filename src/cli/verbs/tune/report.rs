@@ -116,8 +116,13 @@ impl Log {
             lines.push(line("validation", Ink::Red, validation));
         }
         let losses = Panel { title: "Loss".to_string(), lines, ..Panel::default() };
-        let rates = vec![line("", Ink::Green, points("learning_rate"))];
-        let rates = Panel { title: "Learning rate".to_string(), lines: rates, ..Panel::default() };
+        let mut rates = points("learning_rate");
+        // The axis has few digits: rates are shown in units of a power of ten.
+        let most = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        let power = if most > 0.0 { most.log10().floor() as i32 } else { 0 };
+        rates.iter_mut().for_each(|(_, rate)| *rate /= 10f64.powi(power));
+        let lines = vec![line("", Ink::Green, rates)];
+        let rates = Panel { title: format!("Learning rate, in 1e{power}"), lines, ..Panel::default() };
         let path = self.folder.join(CURVE);
         if let Err(error) = plot::lines(&path, true, "Training", "Step", &[losses, rates]) {
             self.complain(&error, context);
