@@ -12,6 +12,8 @@ import open_clip.model
 import open_clip.version
 import sentencepiece
 import torch
+from open_clip.loss import ClipLoss
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
@@ -45,6 +47,7 @@ from common import (
     write_json,
     write_safetensors,
 )
+from training import ATOL, RTOL, STEP, adapted, checked_step, reloaded
 
 # A bias on keys shifts every score of a query alike, and what stands on no patch is not seen.
 UNSEEN = ("k_proj.bias", "in_proj_bias")
@@ -259,6 +262,127 @@ def open_clip_case(file, quick, vision, text, wrap=None, note=None, archive=Fals
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+# ---------------------------------------------------------------- training
+
+
+def both_towers(model_class, seed, text, vision, mask, end=None, **top):
+    """The model, and a batch of pairs: the text of a row belongs to the picture of the same row."""
+    config_class = CLIPConfig if model_class is CLIPModel else SiglipConfig
+    config = config_class(text_config={**TEXT, **text}, vision_config={**VISION, "num_hidden_layers": 2, **vision}, **top)
+    model = fill(model_class(config), seed)
+    tokens = ids(seed, mask.shape, config.text_config.vocab_size - 2)
+    if end is not None:
+        tokens = ended(tokens, mask.sum(1).tolist(), end)
+    return model, {"input_ids": tokens, "attention_mask": mask,
+                   "pixel_values": pictures(seed, len(mask), config.vision_config.image_size)}
+
+
+def trained(model_class, system, text, mask, end=None, note=None, **top):
+    """The loss that the class computes with `return_loss`."""
+
+    def attempt(name, seed):
+        model, inputs = both_towers(model_class, seed, text, {}, mask, end, **top)
+        step = lambda network: checked_step(
+            network, lambda model, batch: model(**batch, return_loss=True).loss, inputs, silent=("k_proj.bias",),
+            others=[{**inputs, "pixel_values": inputs["pixel_values"].roll(1, 0)}])
+        case = Case(name, system)
+        saved_config(case.model, model.config, model_class.__name__, LEFT_OUT, {})
+        write_safetensors(case.model, weights_of(model))
+        case.write(model_class.__name__, "train_step", inputs, step(model), STEP, ATOL, RTOL, note=note)
+        case.check_repeats(loaded(model_class, model.config), step)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def open_clip_model(seed, vision, text):
+    """The model, its configuration, and a batch of pairs."""
+    cfg = {"embed_dim": 22, "vision_cfg": vision, "text_cfg": text}
+    model = fill(open_clip.model.CLIP(**cfg), seed)
+    random = torch.Generator().manual_seed(seed + 1)
+    tokens = torch.randint(1, text["vocab_size"] - 1, (3, text["context_length"]), generator=random)
+    for row, length in zip(tokens, (text["context_length"], 4, 7)):
+        row[length - 1] = text["vocab_size"] - 1
+        row[length:] = 0
+    return model, cfg, {"image": pictures(seed, 3, vision["image_size"]), "text": tokens}
+
+
+def write_open_clip(folder, model, cfg):
+    folder.mkdir(parents=True)
+    write_json(folder / "open_clip_config.json", {"model_cfg": cfg, "preprocess_cfg": {}})
+    weights = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+
+
+def contrastive(network, inputs):
+    """The loss of open_clip's training code on one device."""
+    return ClipLoss()(*network(**inputs))
+
+
+SMALL_OPEN_CLIP = ({"image_size": 24, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16, "mlp_ratio": 2.0},
+                   {"context_length": 9, "vocab_size": 61, "width": 20, "heads": 5, "layers": 2})
+
+
+def open_clip_trained(vision, text, note=None):
+    def attempt(name, seed):
+        model, cfg, inputs = open_clip_model(seed, vision, text)
+        expected = checked_step(model, contrastive, inputs, others=[{**inputs, "image": inputs["image"].roll(1, 0)}])
+        case = Case(name, "CLIP")
+        write_open_clip(case.model, model, cfg)
+        common.REFERENCE = f"open-clip-torch {open_clip.version.__version__}"
+        case.write("CLIP + ClipLoss", "train_step", inputs, expected, STEP, ATOL, RTOL, note=note)
+        common.REFERENCE = f"transformers {common.transformers.__version__}"
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def with_adapters(model_class, system, text, mask, configs, end=None, scales=(1.0,), safe=True, note=None, vision=None,
+                  **top):
+    def attempt(name, seed):
+        model, inputs = both_towers(model_class, seed, text, vision or {}, mask, end, **top)
+        run = run_of(model, inputs)
+        case = Case(name, system)
+        saved_config(case.model, model.config, model_class.__name__, LEFT_OUT, {})
+        write_safetensors(case.model, weights_of(model))
+        expected, options = adapted(case, model, seed, configs, run, scales, safe=safe)
+        case.write(f"{model_class.__name__} + peft", "forward", inputs, expected, options, note=note)
+
+        def again(folder):
+            fresh = loaded(model_class, model_class.config_class.from_pretrained(folder))(folder)
+            reloaded(fresh, [case.folder / adapter["folder"] for adapter in options["adapters"]], scales)
+            return fresh
+
+        case.check_repeats(again, run)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def open_clip_adapter(vision, text, configs, note=None):
+    def attempt(name, seed):
+        model, cfg, inputs = open_clip_model(seed, vision, text)
+
+        @torch.inference_mode()
+        def run(network):
+            image, text_, scale = network(**inputs)
+            return {"image_features": network.encode_image(inputs["image"]),
+                    "text_features": network.encode_text(inputs["text"]), "logits_per_image": scale * image @ text_.T}
+
+        case = Case(name, "CLIP")
+        write_open_clip(case.model, model, cfg)
+        expected, options = adapted(case, model, seed, configs, run)
+        common.REFERENCE = f"open-clip-torch {open_clip.version.__version__}"
+        case.write("CLIP + peft", "forward", inputs, expected, options, note=note)
+        common.REFERENCE = f"transformers {common.transformers.__version__}"
+
+        def again(folder):
+            fresh, _, _ = open_clip_model(seed, vision, text)
+            reloaded(fresh, [case.folder / "adapter"])
+            return fresh
+
+        case.check_repeats(again, run)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 def write_archive(path, weights, vision, text):
     """A TorchScript archive in float16 with the three scalars, as OpenAI published."""
 
@@ -450,6 +574,34 @@ CASES = {
     "clip/end_to_end": end_to_end(
         CLIPModel, CLIPImageProcessor(size={"shortest_edge": 31}, crop_size={"height": 29, "width": 29}),
         "image is bytes (height, width, 3); texts are tokenised with vocab.json and merges.txt"),
+    "clip/train_step": trained(
+        CLIPModel, "CLIP", {"eos_token_id": 82}, HOLES, end=82, projection_dim=20,
+        note="the mean of the cross entropies over rows and columns; padding on the right and within"),
+    "clip/train_step_open_clip": open_clip_trained(*SMALL_OPEN_CLIP),
+    "clip/adapter_attention_and_patches": with_adapters(
+        CLIPModel, "CLIP", {"eos_token_id": 82}, right_padding(LENGTHS),
+        [LoraConfig(r=2, lora_alpha=5, target_modules=["q_proj", "v_proj", "out_proj", "patch_embedding"])], end=82,
+        projection_dim=20, note="LoRA on both towers' attention and on the convolution over patches"),
+    "clip/adapter_dora": with_adapters(
+        CLIPModel, "CLIP", {"eos_token_id": 82}, right_padding(LENGTHS),
+        [LoraConfig(r=3, lora_alpha=4, use_dora=True,
+                    target_modules=["k_proj", "fc1", "patch_embedding", "visual_projection"])],
+        end=82, projection_dim=20, note="DoRA, on a convolution too"),
+    "clip/adapter_open_clip": open_clip_adapter(
+        *SMALL_OPEN_CLIP, [LoraConfig(r=2, lora_alpha=4, lora_bias=True, target_modules=["c_fc", "c_proj"])],
+        note="open_clip's names; lora_B has a bias"),
+    "siglip/train_step": trained(SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
+                                 note="the sum of a text's log sigmoids over all pictures, averaged over texts"),
+    "siglip/adapter_embedding": with_adapters(
+        SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
+        [LoraConfig(r=4, lora_alpha=6, use_rslora=True,
+                    target_modules=r".*(layers\.\d+\.self_attn\.(q|v)_proj|layers\.1\.mlp\.fc2|token_embedding|text_model\.head)")],
+        note="rank-stabilised; target_modules is one expression; an embedding and a head among them"),
+    "siglip/adapter_two": with_adapters(
+        SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
+        [LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "fc1"]),
+         LoraConfig(r=3, lora_alpha=3, target_modules=["fc1", "k_proj"])], scales=(0.7, 1.6), safe=False,
+        note="two adapters, one module of both; adapter_model.bin"),
     "siglip/whole": whole(SiglipModel, "SigLIP", SAME, {},
                           note="padding is seen; logit_bias has the shape [1]"),
     "siglip/masked_scalars": whole(
