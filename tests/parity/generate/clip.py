@@ -3,6 +3,8 @@
 open_clip is pinned in requirements-flamingo.txt.
 """
 
+import contextlib
+import copy
 import json
 import math
 import sys
@@ -13,9 +15,8 @@ import open_clip.version
 import sentencepiece
 import torch
 from open_clip.loss import ClipLoss
-from peft import LoraConfig
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -47,7 +48,7 @@ from common import (
     write_json,
     write_safetensors,
 )
-from training import ATOL, RTOL, STEP, adapted, checked_step, reloaded
+from training import lora, write_adapters, write_train_step
 
 # A bias on keys shifts every score of a query alike, and what stands on no patch is not seen.
 UNSEEN = ("k_proj.bias", "in_proj_bias")
@@ -282,14 +283,12 @@ def trained(model_class, system, text, mask, end=None, note=None, **top):
 
     def attempt(name, seed):
         model, inputs = both_towers(model_class, seed, text, {}, mask, end, **top)
-        step = lambda network: checked_step(
-            network, lambda model, batch: model(**batch, return_loss=True).loss, inputs, silent=("k_proj.bias",),
-            others=[{**inputs, "pixel_values": inputs["pixel_values"].roll(1, 0)}])
         case = Case(name, system)
         saved_config(case.model, model.config, model_class.__name__, LEFT_OUT, {})
         write_safetensors(case.model, weights_of(model))
-        case.write(model_class.__name__, "train_step", inputs, step(model), STEP, ATOL, RTOL, note=note)
-        case.check_repeats(loaded(model_class, model.config), step)
+        write_train_step(case, model_class.__name__, model, lambda network, batch: network(**batch, return_loss=True).loss,
+                         inputs, ("pixel_values",), loaded(model_class, model.config),
+                         unseen=("k_proj.bias",), note=note)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
@@ -313,9 +312,15 @@ def write_open_clip(folder, model, cfg):
     save_file(weights, folder / "open_clip_model.safetensors")
 
 
-def contrastive(network, inputs):
-    """The loss of open_clip's training code on one device."""
-    return ClipLoss()(*network(**inputs))
+def open_clip_loaded(vision, text):
+    """A loader of the file beside `open_clip_config.json`."""
+
+    def load(folder):
+        model, _, _ = open_clip_model(0, vision, text)
+        model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
+        return model
+
+    return load
 
 
 SMALL_OPEN_CLIP = ({"image_size": 24, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16, "mlp_ratio": 2.0},
@@ -323,40 +328,36 @@ SMALL_OPEN_CLIP = ({"image_size": 24, "layers": 2, "width": 32, "patch_size": 8,
 
 
 def open_clip_trained(vision, text, note=None):
+    """The loss of open_clip's training code on one device."""
+
     def attempt(name, seed):
         model, cfg, inputs = open_clip_model(seed, vision, text)
-        expected = checked_step(model, contrastive, inputs, others=[{**inputs, "image": inputs["image"].roll(1, 0)}])
         case = Case(name, "CLIP")
         write_open_clip(case.model, model, cfg)
-        common.REFERENCE = f"open-clip-torch {open_clip.version.__version__}"
-        case.write("CLIP + ClipLoss", "train_step", inputs, expected, STEP, ATOL, RTOL, note=note)
-        common.REFERENCE = f"transformers {common.transformers.__version__}"
+        with said_reference(f"open-clip-torch {open_clip.version.__version__}"):
+            write_train_step(case, "CLIP + ClipLoss", model, lambda network, batch: ClipLoss()(*network(**batch)), inputs,
+                             ("image",), open_clip_loaded(vision, text), note=note)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
-def with_adapters(model_class, system, text, mask, configs, end=None, scales=(1.0,), safe=True, note=None, vision=None,
-                  **top):
+def with_adapters(model_class, system, text, mask, configs, end=None, note=None, scales=None, safe=True, **top):
+    """Both towers, with adapters on them."""
+
     def attempt(name, seed):
-        model, inputs = both_towers(model_class, seed, text, vision or {}, mask, end, **top)
-        run = run_of(model, inputs)
+        model, inputs = both_towers(model_class, seed, text, {}, mask, end, **top)
         case = Case(name, system)
         saved_config(case.model, model.config, model_class.__name__, LEFT_OUT, {})
         write_safetensors(case.model, weights_of(model))
-        expected, options = adapted(case, model, seed, configs, run, scales, safe=safe)
-        case.write(f"{model_class.__name__} + peft", "forward", inputs, expected, options, note=note)
-
-        def again(folder):
-            fresh = loaded(model_class, model_class.config_class.from_pretrained(folder))(folder)
-            reloaded(fresh, [case.folder / adapter["folder"] for adapter in options["adapters"]], scales)
-            return fresh
-
-        case.check_repeats(again, run)
+        write_adapters(case, model_class.__name__, "forward", model, copy.deepcopy(configs), run_of(model, inputs), inputs,
+                       loaded(model_class, model.config), seed, scales=scales, safe=safe, note=note)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
 def open_clip_adapter(vision, text, configs, note=None):
+    """open_clip's model, with adapters on it."""
+
     def attempt(name, seed):
         model, cfg, inputs = open_clip_model(seed, vision, text)
 
@@ -368,19 +369,21 @@ def open_clip_adapter(vision, text, configs, note=None):
 
         case = Case(name, "CLIP")
         write_open_clip(case.model, model, cfg)
-        expected, options = adapted(case, model, seed, configs, run)
-        common.REFERENCE = f"open-clip-torch {open_clip.version.__version__}"
-        case.write("CLIP + peft", "forward", inputs, expected, options, note=note)
-        common.REFERENCE = f"transformers {common.transformers.__version__}"
-
-        def again(folder):
-            fresh, _, _ = open_clip_model(seed, vision, text)
-            reloaded(fresh, [case.folder / "adapter"])
-            return fresh
-
-        case.check_repeats(again, run)
+        with said_reference(f"open-clip-torch {open_clip.version.__version__}"):
+            write_adapters(case, "CLIP", "forward", model, copy.deepcopy(configs), run, inputs,
+                           open_clip_loaded(vision, text), seed, note=note)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+@contextlib.contextmanager
+def said_reference(reference):
+    """The package that a case names as its reference."""
+    kept, common.REFERENCE = common.REFERENCE, reference
+    try:
+        yield
+    finally:
+        common.REFERENCE = kept
 
 
 def write_archive(path, weights, vision, text):
@@ -580,27 +583,26 @@ CASES = {
     "clip/train_step_open_clip": open_clip_trained(*SMALL_OPEN_CLIP),
     "clip/adapter_attention_and_patches": with_adapters(
         CLIPModel, "CLIP", {"eos_token_id": 82}, right_padding(LENGTHS),
-        [LoraConfig(r=2, lora_alpha=5, target_modules=["q_proj", "v_proj", "out_proj", "patch_embedding"])], end=82,
+        [lora(["q_proj", "v_proj", "out_proj", "patch_embedding"])], end=82,
         projection_dim=20, note="LoRA on both towers' attention and on the convolution over patches"),
     "clip/adapter_dora": with_adapters(
         CLIPModel, "CLIP", {"eos_token_id": 82}, right_padding(LENGTHS),
-        [LoraConfig(r=3, lora_alpha=4, use_dora=True,
-                    target_modules=["k_proj", "fc1", "patch_embedding", "visual_projection"])],
+        [lora(["k_proj", "fc1", "patch_embedding", "visual_projection"], use_dora=True)],
         end=82, projection_dim=20, note="DoRA, on a convolution too"),
     "clip/adapter_open_clip": open_clip_adapter(
-        *SMALL_OPEN_CLIP, [LoraConfig(r=2, lora_alpha=4, lora_bias=True, target_modules=["c_fc", "c_proj"])],
+        *SMALL_OPEN_CLIP, [lora(["c_fc", "c_proj"], r=2, lora_bias=True)],
         note="open_clip's names; lora_B has a bias"),
     "siglip/train_step": trained(SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
                                  note="the sum of a text's log sigmoids over all pictures, averaged over texts"),
     "siglip/adapter_embedding": with_adapters(
         SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
-        [LoraConfig(r=4, lora_alpha=6, use_rslora=True,
-                    target_modules=r".*(layers\.\d+\.self_attn\.(q|v)_proj|layers\.1\.mlp\.fc2|token_embedding|text_model\.head)")],
+        [lora(
+            r".*(layers\.\d+\.self_attn\.(q|v)_proj|layers\.1\.mlp\.fc2|token_embedding|text_model\.head)",
+            r=4, use_rslora=True)],
         note="rank-stabilised; target_modules is one expression; an embedding and a head among them"),
     "siglip/adapter_two": with_adapters(
         SiglipModel, "SigLIP", SAME, right_padding((11, 4, 7)),
-        [LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "fc1"]),
-         LoraConfig(r=3, lora_alpha=3, target_modules=["fc1", "k_proj"])], scales=(0.7, 1.6), safe=False,
+        [lora(["q_proj", "fc1"], r=2), lora(["fc1", "k_proj"], lora_alpha=3)], scales=(0.7, 1.6), safe=False,
         note="two adapters, one module of both; adapter_model.bin"),
     "siglip/whole": whole(SiglipModel, "SigLIP", SAME, {},
                           note="padding is seen; logit_bias has the shape [1]"),

@@ -288,8 +288,8 @@ class Case:
     def write(self, reference, call, inputs, expected, options=None, atol=1e-4, rtol=1e-3, note=None):
         """Writes inputs, answer and `case.json`; refuses an answer that is empty, constant or not finite."""
         for field, value in expected.items():
-            varied = value.numel() == 1 or not value.is_floating_point() or value.std() > 0
-            if value.is_floating_point() and not (value.isfinite().all() and varied):
+            varies = value.numel() == 1 or value.is_floating_point() and value.std() > 0
+            if value.is_floating_point() and not (value.isfinite().all() and varies):
                 raise RuntimeError(f"{self.name}: {field} is constant or not finite")
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().clone() for k, v in inputs.items()}, self.folder / "inputs.safetensors")

@@ -1,6 +1,7 @@
 """Parity cases of the models that answer about pictures in the place of Med-PaLM M: MedGemma (Gemma 3 with its eyes)
 and LLaVA-Med, in every layout of their releases."""
 
+import copy
 import json
 import sys
 
@@ -43,6 +44,7 @@ from common import (
     write_safetensors,
     write_sharded_safetensors,
 )
+from training import lora, model_loss, write_adapters, write_train_step
 
 SYSTEM = "Med-PaLM M"
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
@@ -169,6 +171,53 @@ def look(layout, types=True, names=released, write=write_safetensors, dtype=torc
         options |= {} if dtype == torch.float32 else {"dtype": "float32"}
         case.write("Gemma3ForConditionalGeneration", "forward", inputs, run(model), options, note=note)
         case.check_repeats(reload_as(Gemma3ForConditionalGeneration), run)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def labels_of(inputs, cfg, start=3):
+    """The words to learn: -100 on padding, on pictures, and on the first `start` words of the prompt."""
+    labels = inputs["input_ids"].clone()
+    shown = inputs.get("attention_mask", torch.ones_like(labels))
+    labels[(shown == 0) | (labels == cfg.image_token_id) | (shown.cumsum(1) <= start)] = -100
+    return labels
+
+
+def small_gemma(seed, layout, **changes):
+    """Two layers, one of either kind, and a batch."""
+    text = dict(num_hidden_layers=2, layer_types=[LOCAL, GLOBAL]) | changes.pop("text", {})
+    cfg = gemma(text, **changes)
+    model = randomise(Gemma3ForConditionalGeneration(cfg), seed)
+    with torch.no_grad():
+        weight = model.model.multi_modal_projector.mm_input_projection_weight
+        weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed + 5)) / weight.shape[0] ** 0.5)
+    return model, inputs_of(seed, cfg, layout)
+
+
+def learn(layout, note=None, **changes):
+    """One training step on pictures and text, by the loss that the class computes."""
+
+    def attempt(name, seed):
+        model, inputs = small_gemma(seed, layout, **changes)
+        inputs["labels"] = labels_of(inputs, model.config)
+        case = Case(name, SYSTEM)
+        save_gemma(case, model, write_safetensors, released, torch.float32, False)
+        write_train_step(case, "Gemma3ForConditionalGeneration", model, model_loss, inputs, ("labels",),
+                         reload_as(Gemma3ForConditionalGeneration), name_of=released, unseen=("k_proj.bias",), note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def adjust(layout, configs, note=None, **changes):
+    """One forward pass with adapters."""
+
+    def attempt(name, seed):
+        model, inputs = small_gemma(seed, layout, **changes)
+        case = Case(name, SYSTEM)
+        save_gemma(case, model, write_safetensors, released, torch.float32, False)
+        write_adapters(case, "Gemma3ForConditionalGeneration", "forward", model, copy.deepcopy(configs),
+                       lambda network: forward(network, inputs, ["logits"]), inputs,
+                       reload_as(Gemma3ForConditionalGeneration), seed, note=note)
 
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
@@ -385,6 +434,47 @@ def see(layout, layout_of="transformers", names=by_transformers_4, write=write_s
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+def small_llava(seed, layout, **changes):
+    """Two layers on each side, of which the tower's last is not read, and a batch."""
+    text = dict(num_hidden_layers=2) | changes.pop("text", {})
+    cfg = llava(text, dict(num_hidden_layers=2), **changes)
+    return randomise(LlavaForConditionalGeneration(cfg), seed), llava_inputs(seed, cfg, layout)
+
+
+def save_llava(case, model):
+    write_config(case.model, model.config, ["LlavaForConditionalGeneration"])
+    write_safetensors(case.model, {by_transformers_4(key): value for key, value in weights_of(model).items()})
+
+
+def teach(layout, note=None, **changes):
+    """One training step of LLaVA, by the loss that the class computes."""
+
+    def attempt(name, seed):
+        model, inputs = small_llava(seed, layout, **changes)
+        inputs["labels"] = labels_of(inputs, model.config, 1)
+        case = Case(name, SYSTEM)
+        save_llava(case, model)
+        write_train_step(case, "LlavaForConditionalGeneration", model, model_loss, inputs, ("labels",),
+                         reload_as(LlavaForConditionalGeneration), name_of=by_transformers_4, unseen=("k_proj.bias",),
+                         note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def tune(layout, configs, scales=None, safe=True, note=None, **changes):
+    """One forward pass of LLaVA with adapters."""
+
+    def attempt(name, seed):
+        model, inputs = small_llava(seed, layout, **changes)
+        case = Case(name, SYSTEM)
+        save_llava(case, model)
+        write_adapters(case, "LlavaForConditionalGeneration", "forward", model, copy.deepcopy(configs),
+                       lambda network: forward(network, inputs, ["logits"]), inputs,
+                       reload_as(LlavaForConditionalGeneration), seed, scales=scales, safe=safe, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 TWO = ["wwiiiiwwwwww", "wiiiiwwiiiiw"]
 CASES = {
     "medgemma/forward_both_ways": look(TWO, others=["token_type_ids"], note="as Google's releases"),
@@ -413,6 +503,29 @@ CASES = {
         note="the whole model's scores are plain, whatever its text model alone would do"),
     "medgemma/generate_whole_way": whole_way(),
     "medgemma/generate": answer(["...wiiiiww", "wiiiiiiiiw"]),
+    "medgemma/train_step": learn(
+        ["wiiiiwwwww..", "wiiiiwwiiiiw"],
+        note="tied; -100 on padding, pictures and prompts; the mean over the words of both rows"),
+    "medgemma/adapter_all_linear_and_tables": adjust(
+        TWO, [lora("all-linear", r=4, lora_alpha=4, modules_to_save=["lm_head", "embed_tokens"])],
+        note="as Google's recipe: every linear layer of both sides, head and table, tied before, saved apart"),
+    "medgemma/adapter_patterns": adjust(
+        TWO, [lora(["q_proj", "o_proj", "down_proj", "patch_embedding"],
+                   rank_pattern={"layers.1.self_attn.q_proj": 5, "patch_embedding": 2},
+                   alpha_pattern={"language_model.layers.0.self_attn.o_proj": 11, "down_proj": 1})],
+        note="ranks and scales of their own, by the end of a name"),
+    "llava/train_step": teach(
+        ["wwiiiiiiiiiww.", "iiiiiiiiiwwwww"], note="-100 on padding, pictures and prompts; the tower's last layer is not read"),
+    "llava/adapter_projector": tune(
+        ["wwiiiiiiiiiww"], [lora(
+            r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)", r=2, lora_alpha=4,
+            modules_to_save=["multi_modal_projector"])], safe=False,
+        note="the language model's layers, and a projector of its own; adapter_model.bin"),
+    "llava/adapter_two": tune(
+        ["wwiiiiiiiiiww"], [
+            lora(["q_proj", "v_proj"], exclude_modules=r".*vision_tower.*"),
+            lora(["v_proj", "linear_2"], r=2, use_rslora=True, exclude_modules=r".*vision_tower.*")],
+        scales=(1.3, 0.6), note="two adapters, the second rank-stabilised; the tower is left out"),
     "llava/forward_transformers": see(["wwiiiiiiiiiww", "iiiiiiiiiwwww"]),
     "llava/forward_in_memory_names_bf16": see(["wwiiiiiiiiiww"], names=lambda name: name, dtype=torch.bfloat16,
                                               write=write_sharded_safetensors),
