@@ -5,7 +5,9 @@ demand, the second writes some of them into its modules. No package writes the o
 the port's weights are renamed to them.
 """
 
+import copy
 import importlib.util
+import math
 import re
 import sys
 
@@ -21,6 +23,10 @@ from min_dalle.models import DalleBartDecoder, DalleBartEncoder
 
 import common
 from common import Case, Retry, check_every_weight_matters, first_good, run_all, write_json
+from training import lora, write_adapters, write_train_step
+
+# The port turns gradients off for the whole process.
+torch.set_grad_enabled(True)
 
 OPENAI, PORT = "DALL-E 0.1", "min-dalle 0.4.11"
 
@@ -494,6 +500,154 @@ def generate_case(lengths=(8, 4), scale=3.0, codes=40, flax=False, start=None, n
     return make
 
 
+# ---------------------------------------------------------------- training
+
+
+def convolve(self, x):
+    """What the package's convolution does on a CPU; its own would turn float64 to float32."""
+    return torch.nn.functional.conv2d(x, self.w, self.b, padding=(self.kw - 1) // 2)
+
+
+class Dvae(torch.nn.Module):
+    """Both sides, which the release keeps in two files."""
+
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+
+def elbo(network, inputs, temperature, kl_weight):
+    """The negative evidence lower bound of the discrete VAE (Ramesh et al. 2021, section 2.1 and appendices A.2 and A.3).
+
+    The package has no training code. Codes are relaxed by gumbel softmax, the noise is an input `(batch, vocabulary,
+    height / 8, width / 8)`. Pixels are squeezed into (0.1, 0.9); their density is the logit-Laplace distribution, whose
+    mean and log scale the decoder gives in its first and last three channels. The prior is uniform. Both terms are sums
+    over all places, divided by the number of pixels and channels.
+    """
+    eps = dall_e.utils.logit_laplace_eps
+    x = (1 - 2 * eps) * inputs["pixel_values"] + eps
+    logits = network.encoder.blocks(x)
+    codes = torch.softmax((logits + inputs["gumbel_noise"]) / temperature, 1)
+    mean, log_scale = network.decoder.blocks(codes).chunk(2, 1)
+    density = -(torch.logit(x) - mean).abs() * torch.exp(-log_scale) - log_scale - torch.log(2 * x * (1 - x))
+    chosen = torch.log_softmax(logits, 1)
+    divergence = (chosen.exp() * (chosen + math.log(logits.shape[1]))).sum()
+    reconstruction, divergence = -density.mean(), divergence / x.numel()
+    return {"loss": reconstruction + kl_weight * divergence, "loss_reconstruction": reconstruction,
+            "loss_divergence": divergence}
+
+
+def dvae_train(shape, temperature, kl_weight, n_init=12, n_hid=8, blocks=1, vocab=33, note=None):
+    def make(name):
+        def attempt(seed):
+            model = Dvae(dvae_encoder(seed, n_hid, blocks, vocab), dvae_decoder(seed, n_init, n_hid, blocks, vocab))
+            with torch.no_grad():
+                # Scales around one: the exponential of what a random decoder says is far from what a trained one does.
+                model.decoder.blocks.output.conv.w.mul_(0.3)
+            random = torch.Generator().manual_seed(seed + 2)
+            grid = (shape[0], vocab, shape[2] // 8, shape[3] // 8)
+            uniform = torch.rand(grid, generator=random).clamp(1e-6, 1 - 1e-6)
+            inputs = {"pixel_values": torch.rand(shape, generator=random), "gumbel_noise": -(-uniform.log()).log()}
+            case = Case(name, "DALL-E")
+            case.model.mkdir(parents=True)
+            for side in ("encoder", "decoder"):
+                torch.save(getattr(model, side).requires_grad_(False), case.model / f"{side}.pkl")
+
+            def reload(folder):
+                again = Dvae(load_module("encoder.pkl")(folder), load_module("decoder.pkl")(folder))
+                return again.requires_grad_(True)
+
+            common.REFERENCE = OPENAI
+            dall_e.utils.Conv2d.forward = convolve
+            write_train_step(case, "Encoder + Decoder, trained by the evidence lower bound of Ramesh et al. 2021",
+                             model.requires_grad_(True),
+                             lambda network, batch: elbo(network, batch, temperature, kl_weight), inputs,
+                             ("gumbel_noise",), reload,
+                             options={"temperature": temperature, "kl_weight": kl_weight}, note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
+def draws_of(seed, sizes, rows):
+    """Codes of whole pictures, and the same shifted right behind the code that begins one."""
+    codes = torch.randint(0, sizes["image_vocab_size"], (rows, sizes["image_length"]),
+                          generator=torch.Generator().manual_seed(seed + 4))
+    begin = torch.full((rows, 1), sizes["image_vocab_size"])
+    return codes, torch.cat([begin, codes[:, :-1]], 1)
+
+
+def cross_entropy(model, inputs):
+    """The loss of dalle-mini's `tools/train/train.py`: over all codes of all pictures, averaged, none left out.
+
+    The scores are of one code more than the pictures have, which begins them.
+    """
+    ids, codes = inputs["input_ids"], inputs["decoder_input_ids"]
+    states, mask = model.read(ids), ids.not_equal(1)[:, None, None, :]
+    logits = torch.cat([model.logits(states[i:i + 1], mask[i:i + 1], codes[i:i + 1]) for i in range(len(ids))])
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
+
+
+def reload_port(sizes, scaled):
+    def reload(folder):
+        again = Bart(1, sizes, scaled)
+        for half in ("encoder", "decoder"):
+            stored = torch.load(folder / f"{half}.pt", weights_only=True)
+            getattr(again, half).load_state_dict({k: v.float() for k, v in stored.items()}, strict=False)
+        return freeze_unscaled(again, scaled).eval()
+
+    return reload
+
+
+def freeze_unscaled(model, scaled):
+    """A norm without a scale has none to train."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(scaled or not name.endswith(UNSCALED))
+    return model
+
+
+def mini_train(lengths=(9, 5), scaled=False, note=None, **changes):
+    sizes = {**SIZES, "decoder_layers": 2, **changes}
+
+    def make(name):
+        def attempt(seed):
+            model = freeze_unscaled(Bart(seed, sizes, scaled), scaled).eval()
+            labels, codes = draws_of(seed, sizes, len(lengths))
+            ids = texts(seed, sizes, lengths)
+            inputs = {"input_ids": ids, "attention_mask": ids.not_equal(1).long(), "decoder_input_ids": codes,
+                      "labels": labels}
+            case = Case(name, "DALL-E")
+            write_port(model, case.model, scaled)
+            common.REFERENCE = PORT
+            write_train_step(case, "DalleBartEncoder + DalleBartDecoder", model, cross_entropy, inputs,
+                             ("labels", "decoder_input_ids"), reload_port(sizes, scaled), note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
+def mini_adapter(configs, lengths=(9, 5), scales=None, safe=True, unseen=(), note=None, **changes):
+    sizes = {**SIZES, "decoder_layers": 2, **changes}
+
+    def make(name):
+        def attempt(seed):
+            model = Bart(seed, sizes, False).eval()
+            _, codes = draws_of(seed, sizes, len(lengths))
+            ids = texts(seed, sizes, lengths)
+            case = Case(name, "DALL-E")
+            write_port(model, case.model, False)
+            common.REFERENCE = PORT
+            write_adapters(case, "DalleBartEncoder + DalleBartDecoder", "forward", model, copy.deepcopy(configs),
+                           lambda network: forward(network, ids, codes), {"input_ids": ids, "decoder_input_ids": codes},
+                           reload_port(sizes, False), seed, scales=scales, safe=safe, unseen=unseen, note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
 def port(**options):
     return lambda model, folder, scaled: write_port(model, folder, scaled, **options)
 
@@ -530,6 +684,16 @@ CASES = {
         flax(True, pieces=("lm_head.kernel",)), note="layers in one stack; one array in pieces"),
     "dalle/mini_forward_flax_layers": forward_case(
         flax(False, dtype=torch.float32), note="layers of their own, float32"),
+    "dalle/train_step_dvae": dvae_train(
+        (2, 3, 16, 24), temperature=0.7, kl_weight=6.6,
+        note="gumbel softmax with its noise as an input, logit-Laplace, a uniform prior"),
+    "dalle/train_step_mini": mini_train(
+        note="labels are all codes of a picture; norms before maps have no scales to train"),
+    "dalle/train_step_mini_scaled": mini_train(scaled=True, lengths=(4, 9), encoder_layers=1, decoder_layers=1),
+    "dalle/adapter_mini_embedding": mini_adapter(
+        [lora(["embed_tokens", "q_proj", "v_proj", "lm_head"], r=4)], note="embeddings of both halves among them"),
+    "dalle/adapter_mini_biases": mini_adapter(
+        [lora(["fc0", "fc2", "out_proj"], bias="all")], encoder_layers=1, note="the biases of every norm are the adapter's"),
     "dalle/mini_generate": generate_case(note="codes past the picture half's are never chosen"),
     "dalle/mini_generate_bos": generate_case(start=39, lengths=(6, 9, 3), scale=1.0, encoder_layers=1,
                                              note="a picture begins with an ordinary code; no guidance"),
