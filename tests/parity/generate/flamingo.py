@@ -3,6 +3,7 @@
 Needs requirements-flamingo.txt beside requirements.txt.
 """
 
+import copy
 import json
 import sys
 from importlib.metadata import version
@@ -49,6 +50,7 @@ from common import (
     write_safetensors,
     write_sharded_bin,
 )
+from training import lora, model_loss, write_adapters, write_train_step
 
 WORDS = """an image of a the two three cats dogs birds red green blue small large sits on under beside with and no
 some many grass sea sky house street boy girl man woman horse cow tree flower table chair bread apple cup book ball
@@ -346,6 +348,97 @@ def continued(model, inputs, new_tokens, margin=2e-3):
     return {"sequences": sequences.clone()}
 
 
+def labels_of(rows, interleaved):
+    """The words to learn, as open_flamingo's `train/train_utils.py` picks them.
+
+    Captions (LAION): all but padding and `<image>`. Interleaved documents (MMC4): also neither what stands before the
+    first `<image>`, nor what stands between `<|endofchunk|>` and the next `<image>`. The language model shifts them.
+    """
+    labels = rows.masked_fill(rows == PAD, -100)
+    if interleaved:
+        for row, tokens in zip(labels, rows.tolist()):
+            seen = False
+            for t, token in enumerate(tokens):
+                seen = seen or token == MEDIA
+                if not seen:
+                    row[t] = -100
+                seen = seen and token != EOC
+    return labels.masked_fill(rows == MEDIA, -100)
+
+
+def small_flamingo(seed, language, every, vocab=70):
+    """OpenFlamingo over two layers of a language model, without the second names of its layers."""
+    cls, blocks, make = LANGUAGES[language]
+    config = make(vocab)
+    setattr(config, "n_layers" if language == "mpt" else "num_hidden_layers", 2)
+    tower = clip(True)
+    model = wire(cls(config), tower, blocks, every)
+    fill(model, seed, 1.5)
+    if language == "mpt":
+        model.lang_encoder.lm_head.weight = model.lang_encoder.transformer.wte.weight
+    return single_names(model), tower
+
+
+def single_names(model):
+    """The network keeps the lists that its layers were made from; what runs are the layers."""
+    del model.lang_encoder.old_decoder_blocks, model.lang_encoder.gated_cross_attn_layers
+    return model
+
+
+def write_whole(case, model, tower, language, vocab=70):
+    """A checkpoint with every weight of the network; the parts beside it give their configs."""
+    case.model.mkdir(parents=True)
+    torch.save(trained(model, language, whole=True), case.model / "checkpoint.pt")
+    write_language(case.model / "lang_encoder", model, language, vocab)
+    path = case.model / "lang_encoder" / "config.json"
+    layers = model.lang_encoder.config.num_hidden_layers
+    write_json(path, json.loads(path.read_text()) | {"n_layers" if language == "mpt" else "num_hidden_layers": layers})
+    write_tower(case.model / "vision_encoder", tower, True, False)
+
+
+def flamingo_options(every):
+    return {"cross_attn_every_n_layers": every, "media_token_id": MEDIA, "eoc_token_id": EOC,
+            "tokenizer_length": LENGTH, "quick_gelu": True}
+
+
+def open_flamingo_step(language, every, lengths, places, interleaved, most=2, note=None):
+    """One training step; the tower computes without gradients, as in the reference."""
+
+    def attempt(name, seed):
+        model, tower = small_flamingo(seed, language, every)
+        inputs = texts(seed, lengths, places, left=False)
+        inputs |= {"vision_x": pictures(seed, len(places), most, [len(at) for at in places]),
+                   "labels": labels_of(inputs["lang_x"], interleaved)}
+        case = Case(name, "Flamingo")
+        write_whole(case, model, tower, language)
+        in_files = lambda name: name.replace("lang_encoder.lm_head", "lang_encoder.embed_out") if (
+            language == "neox") else name
+        write_train_step(case, LANGUAGES[language][0].__name__, model, model_loss, inputs, ("labels",),
+                         lambda folder: single_names(rebuild(folder, language, every, True, False, model)),
+                         options=flamingo_options(every), name_of=in_files, note=note)
+        rename_reference(case, LANGUAGES[language][0].__name__)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def open_flamingo_adapter(language, every, lengths, places, configs, most=2, scales=None, safe=True, note=None):
+    """One forward pass with adapters of PEFT on the modules of the network."""
+
+    def attempt(name, seed):
+        model, tower = small_flamingo(seed, language, every)
+        inputs = texts(seed, lengths, places, left=False)
+        inputs["vision_x"] = pictures(seed, len(places), most, [len(at) for at in places])
+        case = Case(name, "Flamingo")
+        write_whole(case, model, tower, language)
+        write_adapters(case, LANGUAGES[language][0].__name__, "forward", model, copy.deepcopy(configs),
+                       lambda network: forward(network, inputs, ["logits"]), inputs,
+                       lambda folder: single_names(rebuild(folder, language, every, True, False, model)), seed,
+                       options=flamingo_options(every), scales=scales, safe=safe, note=note)
+        rename_reference(case, LANGUAGES[language][0].__name__)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 # ---------------------------------------------------------------- IDEFICS
 
 VOCAB = 57
@@ -492,6 +585,60 @@ def made(model, inputs, kind):
     return states.view(*pixels.shape[:2], *states.shape[1:]).clone()
 
 
+def small_idefics(seed, lengths, places, most=2, **changes):
+    """Two layers and one of cross-attention with nothing frozen, and a batch."""
+    config = idefics_config(num_hidden_layers=2, freeze_text_layers=False, freeze_vision_layers=False,
+                            freeze_lm_head=False, **changes)
+    model = idefics_fill(IdeficsForVisionText2Text(config), seed, 1.5)
+    inputs = idefics_texts(seed, lengths, places, VOCAB, left=False)
+    inputs["image_attention_mask"] = latest(inputs["input_ids"], most)
+    size = config.vision_config.image_size
+    inputs["pixel_values"] = torch.randn(len(places), most, 3, size, size, generator=torch.Generator().manual_seed(seed + 11))
+    for row, at in enumerate(places):
+        inputs["pixel_values"][row, len(at):] = 0
+    return model, inputs
+
+
+def idefics_loss(network, inputs):
+    """The shifted cross entropy over all rows of the head, averaged over the labels that are not -100.
+
+    The class computes it over `vocab_size` rows, which fails where the release has added tokens; earlier releases of
+    the class counted all of them, as this does. (In float64 a token that sees no picture is not a number.)
+    """
+    labels = inputs["labels"]
+    logits = network(**{name: value for name, value in inputs.items() if name != "labels"}).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def idefics_step(lengths, places, note=None, loss_fn=idefics_loss, **changes):
+    def attempt(name, seed):
+        model, inputs = small_idefics(seed, lengths, places, **changes)
+        rows, mask = inputs["input_ids"], inputs["attention_mask"]
+        inputs["labels"] = rows.masked_fill((mask == 0) | (rows == VOCAB + 1), -100)
+        case = Case(name, "Flamingo")
+        write_config(case.model, model.config, ["IdeficsForVisionText2Text"])
+        write_safetensors(case.model, weights_of(model))
+        write_train_step(case, "IdeficsForVisionText2Text", model, loss_fn, inputs, ("labels",),
+                         reload_as(IdeficsForVisionText2Text), unseen=("k_proj.bias", "k_layer_norm.bias"),
+                         double=False, note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
+def idefics_adapter(lengths, places, configs, scales=None, safe=True, note=None, **changes):
+    def attempt(name, seed):
+        model, inputs = small_idefics(seed, lengths, places, **changes)
+        case = Case(name, "Flamingo")
+        write_config(case.model, model.config, ["IdeficsForVisionText2Text"])
+        write_safetensors(case.model, weights_of(model))
+        write_adapters(case, "IdeficsForVisionText2Text", "forward", model, copy.deepcopy(configs),
+                       lambda network: forward(network, inputs, ["logits"]), inputs,
+                       reload_as(IdeficsForVisionText2Text), seed, scales=scales, safe=safe,
+                       unseen=("k_layer_norm.bias",), note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 SCATTERED = torch.tensor([[[0, 0, 0]] * 2 + [[1, 0, 1]] * 4 + [[0, 1, 1]] * 3 + [[1, 0, 0]],
                           [[1, 0, 1]] * 5 + [[0, 0, 0]] * 2 + [[1, 1, 1]] * 3])
 
@@ -518,6 +665,30 @@ CASES = {
         "mpt", 2, (10, 13, 6), [[0, 5], [2], []], call="generate", note="left padding"),
     "flamingo/open_neox_generate": open_flamingo_case(
         "neox", 2, (13, 9), [[0, 7], [1]], call="generate", wrapped=True, note="left padding"),
+    "flamingo/train_step_open_mpt": open_flamingo_step(
+        "mpt", 1, (9, 14), [[2], [1, 7]], interleaved=True,
+        note="an interleaved document: nothing before the first <image> counts, nor from <|endofchunk|> to the next"),
+    "flamingo/train_step_open_neox": open_flamingo_step(
+        "neox", 2, (12, 8), [[1], [3]], interleaved=False, most=1, note="captions; a head of its own"),
+    "flamingo/adapter_open_mpt": open_flamingo_adapter(
+        "mpt", 1, (9, 14), [[2], [1, 7]],
+        [lora(["Wqkv", "to_q", "to_out", "down_proj"], r=2, rank_pattern={"attn.to_q": 1, "Wqkv": 5},
+              alpha_pattern={r"perceiver\.layers\.\d+\.0\.to_out": 3, "down_proj": 9})],
+        note="resampler, cross-attention and language model; ranks and scales of their own"),
+    "flamingo/adapter_open_neox": open_flamingo_adapter(
+        "neox", 2, (12, 8), [[1], [3]],
+        [lora(["query_key_value", "dense"], r=2, modules_to_save=["gated_cross_attn_layer"])], most=1, safe=False,
+        note="the gated layers are the adapter's own, gates too; adapter_model.bin"),
+    "flamingo/train_step_idefics": idefics_step(
+        (12, 16), [[3], [2, 9]], note="added tokens count; nothing is frozen"),
+    "flamingo/train_step_idefics_tied": idefics_step(
+        (14, 10), [[3, 8], [2]], tie_word_embeddings=True, use_resampler=False, qk_layer_norms=False,
+        alpha_type="vector", additional_vocab_size=2),
+    "flamingo/adapter_idefics": idefics_adapter(
+        (12, 16), [[3], [2, 9]],
+        [lora(["q_proj", "v_proj", "up_proj"], use_dora=True, exclude_modules=r".*perceiver_resampler.*",
+              modules_to_save=["perceiver_resampler"])],
+        note="DoRA on both attentions and the tower; a resampler of its own"),
     "flamingo/idefics_resampler": idefics_case(
         (12, 16), [[3], [2, 9]], note="left padding; norms of queries and keys in both attentions"),
     "flamingo/idefics_vector_gates_tied": idefics_case(
