@@ -5,6 +5,7 @@ here again, over timm's towers and transformers' Llama, under the release's name
 `requirements-openvla.txt` says.
 """
 
+import copy
 import json
 import sys
 
@@ -35,6 +36,7 @@ from common import (
     write_safetensors,
     write_sharded_safetensors,
 )
+from training import lora, write_adapters, write_train_step
 
 SYSTEM = "RT-2"
 REFERENCE = f"OpenVLAForActionPrediction, wired over timm {timm.__version__} and LlamaForCausalLM"
@@ -82,7 +84,8 @@ class OpenVLA(nn.Module):
             x = F.gelu(fc(x))
         return maps[-1](x)
 
-    def forward(self, input_ids=None, pixel_values=None, attention_mask=None):
+    def forward(self, input_ids=None, pixel_values=None, attention_mask=None, labels=None):
+        """Patches stand behind the first token; the loss does not count them (label -100)."""
         out = {}
         patches = self.see(pixel_values) if pixel_values is not None else None
         if input_ids is not None:
@@ -92,7 +95,13 @@ class OpenVLA(nn.Module):
                 if mask is not None:
                     real = torch.ones(patches.shape[:2], dtype=mask.dtype)
                     mask = torch.cat([mask[:, :1], real, mask[:, 1:]], dim=1)
-            out["logits"] = self.language_model(inputs_embeds=x, attention_mask=mask).logits
+                if labels is not None:
+                    unread = torch.full(patches.shape[:2], -100)
+                    labels = torch.cat([labels[:, :1], unread, labels[:, 1:]], dim=1)
+            answer = self.language_model(inputs_embeds=x, attention_mask=mask, labels=labels)
+            out["logits"] = answer.logits
+            if labels is not None:
+                out["loss"] = answer.loss
         if patches is not None:
             out["projector_features"] = patches
         return out
@@ -342,6 +351,79 @@ def forward(base=FUSED, text=TEXT, rows=2, time=9, mask=None, words=True, pictur
     return make
 
 
+def episodes(seed, config, lengths, numbers=7):
+    """Rows of a prompt, the tokens of an action and the end, padded on the right; labels are the last two (Kim et al.
+    2024; `RLDSBatchTransform` and `PaddedCollatorForActionPrediction` of the training code)."""
+    text, random = config["text_config"], torch.Generator().manual_seed(seed + 6)
+    words = text["vocab_size"] - config["pad_to_multiple_of"]
+    mask = right_padding(lengths)
+    tokens = torch.full(mask.shape, text["pad_token_id"])
+    labels = torch.full(mask.shape, -100)
+    for row, said, length in zip(tokens, labels, lengths):
+        row[:length] = torch.randint(3, words - config["n_action_bins"], (length,), generator=random)
+        row[0], row[length - 1] = 1, 2
+        row[length - numbers - 1 : length - 1] = torch.randint(
+            words - config["n_action_bins"], words, (numbers,), generator=random)
+        said[length - numbers - 1 : length] = row[length - numbers - 1 : length]
+    return {"input_ids": tokens, "attention_mask": mask, "pixel_values": pixels(seed, config, len(lengths)),
+            "labels": labels}
+
+
+SMALL = dict(image_sizes=[28, 28], timm_model_kwargs=[tower(20, 3, 2), tower(18, 3, 3, mlp_ratio=3.7362)])
+SHORT = TEXT | dict(num_hidden_layers=2)
+
+
+def train(base=FUSED, lengths=(14, 11), note=None, **changes):
+    """One training step; all parameters are trained."""
+
+    def make(name):
+        def attempt(seed):
+            config = config_of(base, SHORT, **changes)
+            model = built(config, seed, torch.float32)
+            case = Case(name, SYSTEM)
+            write_checkpoint(case.model, model, "safetensors", torch.float32)
+            write_train_step(case, REFERENCE, model, lambda network, batch: network(**batch)["loss"],
+                             episodes(seed, config, lengths), ("labels",), reload,
+                             name_of=lambda name: name.replace(".gamma", ".scale_factor"), note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
+# What peft 0.11, which the training code asks for, makes of "all-linear": the last parts of names, which the
+# convolution over patches shares.
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "fc3", "qkv",
+              "proj", "q", "kv"]
+
+
+def fine_tuned(configs, base=FUSED, lengths=(14, 11), scales=None, safe=True, note=None, **changes):
+    """One forward pass with adapters of PEFT."""
+
+    def make(name):
+        def attempt(seed):
+            config = config_of(base, SHORT, **changes)
+            model = built(config, seed, torch.float32)
+            inputs = episodes(seed, config, lengths)
+            del inputs["labels"]
+
+            @torch.inference_mode()
+            def run(network):
+                return {field: value.clone() for field, value in network(**inputs).items()}
+
+            case = Case(name, SYSTEM)
+            write_checkpoint(case.model, model, "safetensors", torch.float32)
+            parts = unseen(model)
+            parts += [f"{part.rpartition('.')[0]}.lora_{side}.adapter.weight" for part in parts for side in "AB"]
+            parts += [f"{part.rpartition('.')[0]}.base_layer.bias" for part in parts]
+            write_adapters(case, REFERENCE, "forward", model, copy.deepcopy(configs), run, inputs, reload, seed,
+                           options={"output_projector_features": True}, scales=scales, safe=safe, unseen=parts, note=note)
+
+        first_good(name, attempt)
+
+    return make
+
+
 WIDE = dict(vocab_size=32064, hidden_size=8, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=2, pad_token_id=32000)
 
@@ -499,6 +581,15 @@ CASES = {
         note="what the backbone's name tells is not in the file"),
     "openvla/forward_text_alone": forward(SINGLE, picture=False),
     "openvla/forward_picture_alone": forward(words=False, rows=3),
+    "openvla/train_step": train(
+        note="the tokens of the action and the end count; right padding; last blocks and pools are not read", **SMALL),
+    "openvla/adapter_all_linear": fine_tuned(
+        [lora(ALL_LINEAR, r=2, lora_alpha=2, init_lora_weights="gaussian")],
+        note="as the training code's fine-tuning: every linear layer but the head, also of blocks that are not read, and the convolution",
+        **SMALL),
+    "openvla/adapter_biases": fine_tuned(
+        [lora(["qkv", "fc2", "q_proj"], bias="all", use_rslora=True)], SINGLE,
+        note="every bias is the adapter's, those beside a LoRA under base_layer; rank-stabilised"),
     "openvla/predict_action": act(
         ["bridge", "kuka", "mixed"], norm_stats={"bridge": stats(2), "kuka": stats(3, mask=False), "mixed": stats(4, mask="some")},
         note="29871 is appended to the prompt; kuka says no mask, mixed leaves two numbers as they are"),
