@@ -461,6 +461,36 @@ def teach(layout, note=None, **changes):
     return lambda name: first_good(name, lambda seed: attempt(name, seed))
 
 
+def as_tokens(batch, cfg):
+    """The rows with a token for every patch where the original has one -200 for a picture; patches have no labels."""
+    n, out = cfg.image_seq_length, {"input_ids": [], "labels": []}
+    for row, said in zip(batch["input_ids"].tolist(), batch["labels"].tolist()):
+        pairs = [(token, label) for token, label in zip(row, said)
+                 for _ in range(n if token == -200 else 1)]
+        out["input_ids"].append([cfg.image_token_id if token == -200 else token for token, _ in pairs])
+        out["labels"].append([-100 if token == -200 else label for token, label in pairs])
+    return {name: torch.tensor(rows) for name, rows in out.items()} | {"pixel_values": batch["images"]}
+
+
+def teach_original(layout, note=None, **changes):
+    """One training step in the original's layout, whose labels have one place for a picture."""
+
+    def attempt(name, seed):
+        model, inputs = small_llava(seed, layout, **changes)
+        given = as_one_id(inputs, model.config)
+        given["labels"] = given["input_ids"].masked_fill(given["input_ids"] == -200, -100)
+        given["labels"][:, :1] = -100
+        case = Case(name, SYSTEM)
+        as_the_original(case.model, model)
+        write_safetensors(case.model, {original(key): value for key, value in weights_of(model).items()})
+        # transformers does not open this layout.
+        write_train_step(case, "LlavaForConditionalGeneration", model,
+                         lambda network, batch: network(**as_tokens(batch, network.config)).loss, given, ("labels",),
+                         lambda folder: model, name_of=original, unseen=("k_proj.bias",), note=note)
+
+    return lambda name: first_good(name, lambda seed: attempt(name, seed))
+
+
 def tune(layout, configs, scales=None, safe=True, note=None, **changes):
     """One forward pass of LLaVA with adapters."""
 
@@ -516,6 +546,8 @@ CASES = {
         note="ranks and scales of their own, by the end of a name"),
     "llava/train_step": teach(
         ["wwiiiiiiiiiww.", "iiiiiiiiiwwwww"], note="-100 on padding, pictures and prompts; the tower's last layer is not read"),
+    "llava/train_step_original": teach_original(
+        ["wwiiiiiiiiiww", "wiiiiiiiiiwww"], note="each -200 stands for the 9 patches of a picture, and so does its label"),
     "llava/adapter_projector": tune(
         ["wwiiiiiiiiiww"], [lora(
             r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)", r=2, lora_alpha=4,
