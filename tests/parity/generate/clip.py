@@ -269,7 +269,8 @@ def open_clip_case(file, quick, vision, text, wrap=None, note=None, archive=Fals
 def both_towers(model_class, seed, text, vision, mask, end=None, **top):
     """The model, and a batch of pairs: the text of a row belongs to the picture of the same row."""
     config_class = CLIPConfig if model_class is CLIPModel else SiglipConfig
-    config = config_class(text_config={**TEXT, **text}, vision_config={**VISION, "num_hidden_layers": 2, **vision}, **top)
+    vision = {**VISION, "num_hidden_layers": 2, "image_size": 22, **vision}
+    config = config_class(text_config={**TEXT, **text}, vision_config=vision, **top)
     model = fill(model_class(config), seed)
     tokens = ids(seed, mask.shape, config.text_config.vocab_size - 2)
     if end is not None:

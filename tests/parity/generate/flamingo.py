@@ -677,8 +677,8 @@ CASES = {
         note="resampler, cross-attention and language model; ranks and scales of their own"),
     "flamingo/adapter_open_neox": open_flamingo_adapter(
         "neox", 2, (12, 8), [[1], [3]],
-        [lora(["query_key_value", "dense"], r=2, modules_to_save=["gated_cross_attn_layer"])], most=1, safe=False,
-        note="the gated layers are the adapter's own, gates too; adapter_model.bin"),
+        [lora(["query_key_value", "dense"], r=2, modules_to_save=["ff"])], most=1, safe=False,
+        note="the gated layers' feed-forward is the adapter's own; adapter_model.bin"),
     "flamingo/train_step_idefics": idefics_step(
         (12, 16), [[3], [2, 9]], note="added tokens count; nothing is frozen"),
     "flamingo/train_step_idefics_tied": idefics_step(
