@@ -3,7 +3,10 @@
 //! Weights are read in place, typically from a memory-mapped file, and converted to f32 in registers. For many rows,
 //! each thread packs blocks of the weight that fit its cache.
 
+mod gradients;
 pub(super) mod tiles;
+
+pub use gradients::{bias_gradient, linear_input_gradient, linear_weight_gradient};
 
 use super::cpu::{Isa, features, isa};
 use super::pool::{parallel_for, threads};
@@ -184,11 +187,14 @@ pub(super) fn linear_over_on(
     assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
     let product = Product {
         x: (x.data.as_ptr(), step),
+        x_transposed: false,
         w: weight.data.as_ptr(),
+        made: None,
         w_stride: if weight.layout == Layout::OutIn { k } else { n },
         elem: weight.elem,
         layout: weight.layout,
         y: (y.as_mut_ptr(), n),
+        add: false,
         length: k,
         bias,
         finish,
@@ -216,11 +222,14 @@ fn linear_on(
     assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
     let mut product = Product {
         x: (x.as_ptr(), k),
+        x_transposed: false,
         w: weight.data.as_ptr(),
+        made: None,
         w_stride: if weight.layout == Layout::OutIn { k } else { n },
         elem: weight.elem,
         layout: weight.layout,
         y: (y.as_mut_ptr(), n),
+        add: false,
         length: k,
         bias,
         finish,
@@ -258,11 +267,14 @@ pub(super) fn linear_made(
     assert!(bias.is_none_or(|b| b.len() == n), "bias is not one per output");
     let mut product = Product {
         x: (x.as_ptr(), k),
+        x_transposed: false,
         w: std::ptr::null(),
+        made: None,
         w_stride: k,
         elem: Elem::Bf16,
         layout: Layout::OutIn,
         y: (y.as_mut_ptr(), n),
+        add: false,
         length: k,
         bias: None,
         finish,
@@ -387,11 +399,14 @@ fn matmul_on(
     let y = Target(y.as_mut_ptr());
     let product = |i: usize| Product {
         x: (a.data.as_ptr().wrapping_add(i * a.batch), a.row),
+        x_transposed: false,
         w: b.data.as_ptr().wrapping_add(i * b.batch).cast(),
+        made: None,
         w_stride: b.row,
         elem: Elem::F32,
         layout,
         y: (y.get().wrapping_add(i * m * n), n),
+        add: false,
         length: k,
         bias: None,
         finish: None,
@@ -408,17 +423,26 @@ fn matmul_on(
     }
 }
 
+/// Writes the part of a weight `(rows, columns)` that is given by the ranges, row by row.
+pub(super) type Made<'a> = &'a (dyn Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync);
+
 /// A product `y = x · w` by pointers, with bias and epilogue.
 #[derive(Clone, Copy)]
 struct Product<'a> {
     /// The first row, and the distance from one row to the next.
     x: (*const f32, usize),
+    /// Whether `x` is stored as `(length, rows)`.
+    x_transposed: bool,
     w: *const u8,
     /// Stride of the rows of the weight as stored.
     w_stride: usize,
     elem: Elem,
     layout: Layout,
+    /// Writes a range of rows and columns of the weight, as stored, where there is no `w`.
+    made: Option<Made<'a>>,
     y: (*mut f32, usize),
+    /// Whether the product is added to `y`.
+    add: bool,
     /// Number of terms of each sum.
     length: usize,
     bias: Option<&'a [f32]>,
@@ -437,10 +461,17 @@ pub(super) const SMALL: usize = 1 << 16;
 const DOT_ROWS: usize = 24;
 /// Maximum number of columns for which they are so for any number of rows: a packed panel would be mostly empty.
 const DOT_COLUMNS: usize = 4;
-/// Rows (terms of the sums) of a packed block.
-const BLOCK_LENGTH: usize = 512;
-/// Columns of a packed block: with `BLOCK_LENGTH`, 256 KiB.
-const BLOCK_COLUMNS: usize = 128;
+/// Rows (terms of the sums) of a packed block: a panel of it and two tiles of `x` fit the L1 cache.
+const BLOCK_LENGTH: usize = 256;
+/// Maximum number of columns of a packed block: with `BLOCK_LENGTH`, 256 KiB.
+const BLOCK_COLUMNS: usize = 256;
+/// Maximum number of rows of a job of [`Way::Packed`], for each of which the weight is packed again.
+const BLOCK_ROWS: usize = 512;
+/// Numbers of rows and columns below which jobs are not divided for more threads.
+const LEAST_ROWS: usize = 96;
+const LEAST_COLUMNS: usize = 64;
+/// Number of columns from which rows of `x` are copied: at large power-of-two strides they share cache sets.
+const COPY_COLUMNS: usize = 96;
 
 /// Algorithm of a product: how the weight is read.
 #[derive(Clone, Copy, PartialEq)]
@@ -453,6 +484,7 @@ enum Way {
 impl Product<'_> {
     fn way(&self, rows: usize, columns: usize) -> Way {
         match self.layout {
+            _ if self.x_transposed || self.add || self.made.is_some() => Way::Packed,
             // Packing rounds the weight to bfloat16; the other algorithms do not.
             _ if self.compute == Compute::Bf16 && self.elem != Elem::Bf16 => Way::Packed,
             Layout::OutIn if rows <= DOT_ROWS || columns <= DOT_COLUMNS => Way::Dot,
@@ -498,12 +530,10 @@ impl Product<'_> {
                 }
                 Way::Dot => column_step = round_up(columns.div_ceil(threads * 4), 16),
                 Way::Stream => column_step = round_up(columns.div_ceil(threads * 2), 64),
-                Way::Packed => {
-                    column_step = round_up(columns.div_ceil(threads * 2), 32).min(BLOCK_COLUMNS);
-                    let columns = columns.div_ceil(column_step);
-                    row_step = round_up(rows.div_ceil((threads * 8).div_ceil(columns)), 24).max(96);
-                }
+                Way::Packed => (row_step, column_step) = packed_steps(rows, columns, threads),
             }
+        } else if way == Way::Packed {
+            (row_step, column_step) = packed_steps(rows, columns, 1);
         }
         let (row_jobs, column_jobs) = (rows.div_ceil(row_step), columns.div_ceil(column_step));
         parallel_for(row_jobs * column_jobs, |job| {
@@ -512,6 +542,23 @@ impl Product<'_> {
             // SAFETY: the part is inside the product.
             unsafe { Job { product: self, way, part }.begin(isa) }
         });
+    }
+}
+
+/// Returns the rows and columns of a job of [`Way::Packed`]: the largest pieces, nearly square, of which there are
+/// enough for all threads. Packing takes time in proportion to rows plus columns, the product to rows times columns.
+fn packed_steps(rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+    let wanted = if threads > 1 { threads * 4 } else { 1 };
+    let step = |n: usize, pieces: usize, unit: usize| round_up(n.div_ceil(pieces), unit);
+    let (mut row_pieces, mut column_pieces) = (rows.div_ceil(BLOCK_ROWS), columns.div_ceil(BLOCK_COLUMNS));
+    loop {
+        let (row_step, column_step) = (step(rows, row_pieces, 24), step(columns, column_pieces, 32));
+        let enough = rows.div_ceil(row_step) * columns.div_ceil(column_step) >= wanted;
+        match (row_step > LEAST_ROWS, column_step > LEAST_COLUMNS) {
+            (true, wide) if !enough && !(wide && column_step > row_step) => row_pieces += 1,
+            (_, true) if !enough => column_pieces += 1,
+            _ => return (row_step, column_step),
+        }
     }
 }
 
@@ -542,16 +589,61 @@ struct Job<'a> {
 /// The processor has `S`; pointers are valid for their rows; no other thread accesses `y`.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, W: Widen>(
+    x: ((*const f32, usize), usize),
+    w: (*const W, usize, Layout),
+    sizes: (usize, usize),
+    y: (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply_with::<S, W>(x, false, w, sizes, y, false) }
+}
+
+/// Adds `xᵀ · w` to `y` on this thread: `x` is `(length, rows)`, `w` `(length, columns)`; each pointer comes with its
+/// row stride.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn add_transposed<S: Simd>(
+    x: ((*const f32, usize), usize),
+    (w, w_stride): (*const f32, usize),
+    sizes: (usize, usize),
+    y: (*mut f32, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply_with::<S, f32>(x, true, (w, w_stride, Layout::InOut), sizes, y, true) }
+}
+
+/// [`multiply`], of `x` transposed if `x_transposed`, added to `y` if `add`.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_with<S: Simd, W: Widen>(
     (x, rows): ((*const f32, usize), usize),
+    x_transposed: bool,
     (w, w_stride, layout): (*const W, usize, Layout),
     (length, columns): (usize, usize),
     y: (*mut f32, usize),
+    add: bool,
 ) {
-    let w = w.cast();
-    let (bias, finish, pairs, compute) = (None, None, None, Compute::F32);
-    // Unused: the element type is `W`, without dispatch on `elem`.
-    let elem = Elem::F32;
-    let product = Product { x, w, w_stride, elem, layout, y, length, bias, finish, compute, pairs };
+    let product = Product {
+        x,
+        x_transposed,
+        w: w.cast(),
+        w_stride,
+        // Unused: the element type is `W`, without dispatch on `elem`.
+        elem: Elem::F32,
+        layout,
+        made: None,
+        y,
+        add,
+        length,
+        bias: None,
+        finish: None,
+        compute: Compute::F32,
+        pairs: None,
+    };
     let part = Part { r: 0, rows, c: 0, columns };
     // SAFETY: the caller's promise.
     unsafe { Job { product: &product, way: product.way(rows, columns), part }.with_elem::<S, W>() }
@@ -608,7 +700,8 @@ impl Job<'_> {
         let (p, part) = (self.product, self.part);
         // SAFETY: the part is inside the product.
         unsafe {
-            let x = (p.x.0.add(part.r * p.x.1), p.x.1, part.rows);
+            let first = if p.x_transposed { part.r } else { part.r * p.x.1 };
+            let x = (p.x.0.add(first), p.x.1, part.rows);
             match self.way {
                 Way::Dot => self.dot::<Wide<S, W>>(x),
                 Way::Packed => self.packed::<Wide<S, f32>, W>(x),
@@ -643,41 +736,48 @@ impl Job<'_> {
     #[inline(always)]
     unsafe fn packed<P: Products, W: Widen>(&self, (x, x_stride, rows): (*const P::X, usize, usize)) {
         let (p, width) = (self.product, panel_width::<P::S>());
-        let strip = 2 * P::S::PANEL_ROWS;
+        let strip = tiles::strip_rows::<P::S>();
+        let block_x = BLOCK_LENGTH * P::PER_LANE;
         let columns = self.part.columns;
         let panels = columns.div_ceil(width);
-        let block = p.length.min(BLOCK_LENGTH * P::PER_LANE);
-        let round = p.compute == Compute::Bf16 && !W::PAIRED;
+        let block = p.length.min(block_x);
         let mut scratch = Scratch::new(panels * width * block);
         let packed = scratch.as_mut_ptr();
+        let copy = p.x_transposed || columns >= COPY_COLUMNS;
+        let mut strip_of_x = Scratch::new(if copy { strip * BLOCK_LENGTH } else { 0 });
+        let copied = strip_of_x.as_mut_ptr().cast::<P::X>();
         let mut i = 0;
         loop {
             let length = block.min(p.length - i);
             // SAFETY: the columns and terms are inside the weight, and the scratch holds all panels.
-            unsafe {
-                let w = p.w.cast::<W>();
-                let w = match p.layout {
-                    Layout::OutIn => w.add(self.part.c * p.w_stride + i),
-                    Layout::InOut => w.add(i * p.w_stride + self.part.c),
-                };
-                P::pack::<W>((w, p.w_stride, p.layout), columns, length, packed, round);
-            }
+            unsafe { self.pack::<P, W>(i, length, packed) };
             let depth = length.div_ceil(P::PER_LANE);
             for r in (0..rows).step_by(strip) {
                 let rows = strip.min(rows - r);
-                // SAFETY: the strip is inside `x` and `y`.
+                // SAFETY: the strip is inside `x` and `y`, and the scratch holds it.
                 unsafe {
+                    let x = if p.x_transposed {
+                        let x = (x.add(i * x_stride + r), x_stride);
+                        tiles::copy_columns(x, rows, length, (copied, strip));
+                        (copied.cast_const(), strip)
+                    } else if copy {
+                        let x = (x.add(r * x_stride + i), x_stride);
+                        tiles::copy_rows(x, rows, depth * P::PER_LANE, (copied, block_x));
+                        (copied.cast_const(), block_x)
+                    } else {
+                        (x.add(r * x_stride + i), x_stride)
+                    };
                     let (y, y_stride) = self.y();
                     let y = y.add(r * y_stride);
                     for panel in 0..panels {
                         let at = panel * width;
-                        tiles::panel::<P>(
-                            (x.add(r * x_stride + i), x_stride, rows),
-                            (packed.add(at * depth), width, width.min(columns - at)),
-                            depth,
-                            (y.add(at), y_stride),
-                            i > 0,
-                        );
+                        let w = (packed.add(at * depth).cast_const(), width, width.min(columns - at));
+                        let (y, add) = ((y.add(at), y_stride), p.add || i > 0);
+                        if p.x_transposed {
+                            tiles::panel::<P, true>((x.0, x.1, rows), w, depth, y, add);
+                        } else {
+                            tiles::panel::<P, false>((x.0, x.1, rows), w, depth, y, add);
+                        }
                     }
                     if i + length == p.length {
                         self.finish::<P::S>((y, y_stride), rows);
@@ -688,6 +788,36 @@ impl Job<'_> {
             if i == p.length {
                 break;
             }
+        }
+    }
+
+    /// Packs the part's columns of the weight, `length` terms from term `first` on, into panels.
+    ///
+    /// # Safety
+    /// The terms are inside the weight, and `packed` holds all panels.
+    #[inline(always)]
+    unsafe fn pack<P: Products, W: Widen>(&self, first: usize, length: usize, packed: *mut f32) {
+        let (p, Part { c, columns, .. }) = (self.product, self.part);
+        let round = p.compute == Compute::Bf16 && !W::PAIRED;
+        if let Some(made) = p.made {
+            let mut room = Scratch::new(length * columns);
+            let w = room.as_mut_ptr();
+            // SAFETY: the scratch has that length, and the panels hold the terms and columns.
+            unsafe {
+                let all = std::slice::from_raw_parts_mut(w, length * columns);
+                made(first..first + length, c..c + columns, all);
+                P::pack::<f32>((w, columns, Layout::InOut), columns, length, packed, round);
+            }
+            return;
+        }
+        // SAFETY: promised by the caller.
+        unsafe {
+            let w = p.w.cast::<W>();
+            let w = match p.layout {
+                Layout::OutIn => w.add(c * p.w_stride + first),
+                Layout::InOut => w.add(first * p.w_stride + c),
+            };
+            P::pack::<W>((w, p.w_stride, p.layout), columns, length, packed, round);
         }
     }
 

@@ -479,20 +479,71 @@ unsafe fn stream_rows<S: Simd, W: Widen, const D: usize, const M: usize>(
 /// Number of vectors in a row of a panel.
 const PANEL_VECTORS: usize = 2;
 
+/// Number of columns of a panel of the longest vectors.
+const MAX_PANEL_WIDTH: usize = PANEL_VECTORS * 16;
+
 /// Number of columns of a panel.
 pub(crate) const fn panel_width<S: Simd>() -> usize {
     PANEL_VECTORS * S::LANES
 }
 
+/// Number of rows of `x` that are multiplied with all panels one after the other.
+pub(crate) const fn strip_rows<S: Simd>() -> usize {
+    2 * S::PANEL_ROWS
+}
+
+/// Copies `rows` rows of `length` elements; each pointer comes with its row stride.
+///
+/// # Safety
+/// Both pointers are valid for their rows.
+#[inline(always)]
+pub(crate) unsafe fn copy_rows<T: Copy>(
+    (x, x_stride): (*const T, usize),
+    rows: usize,
+    length: usize,
+    (to, stride): (*mut T, usize),
+) {
+    for r in 0..rows {
+        // SAFETY: promised by the caller.
+        unsafe { to.add(r * stride).copy_from_nonoverlapping(x.add(r * x_stride), length) };
+    }
+}
+
+/// Copies `length` rows of `columns <= width` elements to rows of `width` elements.
+///
+/// # Safety
+/// Both pointers are valid for their rows.
+#[inline(always)]
+pub(crate) unsafe fn copy_columns<T: Copy>(
+    (x, x_stride): (*const T, usize),
+    columns: usize,
+    length: usize,
+    (to, width): (*mut T, usize),
+) {
+    for i in 0..length {
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (from, to) = (x.add(i * x_stride), to.add(i * width));
+            if columns == width {
+                // A constant, so that vectors are copied.
+                to.copy_from_nonoverlapping(from, width);
+            } else {
+                to.copy_from_nonoverlapping(from, columns);
+            }
+        }
+    }
+}
+
 /// `y[r][c] = Σ x[r][i] w[i][c]` for the first `columns` columns of one panel of the weight; added to `y` if `add`.
 ///
+/// `x` is `(rows, length)` with its row stride, or if `TRANSPOSED`, `(length, rows)` with rows of [`strip_rows`].
 /// `length` is the number of terms, in elements or pairs of them. Row `i` of the panel is [`panel_width`] floats (or
 /// pairs) at `w + i * w_stride`.
 ///
 /// # Safety
-/// The processor has `P::S`; `x` and `y` are valid for their rows, `*_stride` elements apart, `w` for the whole width.
+/// The processor has `P::S`; `x` and `y` are valid for their rows, `w` for the whole width.
 #[inline(always)]
-pub(crate) unsafe fn panel<P: Products>(
+pub(crate) unsafe fn panel<P: Products, const TRANSPOSED: bool>(
     (x, x_stride, rows): (*const P::X, usize, usize),
     (w, w_stride, columns): (*const f32, usize, usize),
     length: usize,
@@ -504,15 +555,16 @@ pub(crate) unsafe fn panel<P: Products>(
         let left = rows - r;
         // SAFETY: promised by the caller; the tile's rows are inside.
         unsafe {
-            let (x, y) = ((x.add(r * x_stride), x_stride), (y.add(r * y_stride), y_stride));
+            let x = (if TRANSPOSED { x.add(r) } else { x.add(r * x_stride) }, x_stride);
+            let y = (y.add(r * y_stride), y_stride);
             let w = (w, w_stride, columns);
             r += match left {
-                12.. if P::S::PANEL_ROWS >= 12 => panel_tile::<P, 12>(x, w, length, y, add),
-                8.. if P::S::PANEL_ROWS >= 8 => panel_tile::<P, 8>(x, w, length, y, add),
-                6.. if P::S::PANEL_ROWS == 6 => panel_tile::<P, 6>(x, w, length, y, add),
-                4.. => panel_tile::<P, 4>(x, w, length, y, add),
-                2.. => panel_tile::<P, 2>(x, w, length, y, add),
-                _ => panel_tile::<P, 1>(x, w, length, y, add),
+                12.. if P::S::PANEL_ROWS >= 12 => panel_tile::<P, 12, TRANSPOSED>(x, w, length, y, add),
+                8.. if P::S::PANEL_ROWS >= 8 => panel_tile::<P, 8, TRANSPOSED>(x, w, length, y, add),
+                6.. if P::S::PANEL_ROWS == 6 => panel_tile::<P, 6, TRANSPOSED>(x, w, length, y, add),
+                4.. => panel_tile::<P, 4, TRANSPOSED>(x, w, length, y, add),
+                2.. => panel_tile::<P, 2, TRANSPOSED>(x, w, length, y, add),
+                _ => panel_tile::<P, 1, TRANSPOSED>(x, w, length, y, add),
             };
         }
     }
@@ -520,7 +572,7 @@ pub(crate) unsafe fn panel<P: Products>(
 
 /// A tile of [`panel`]; returns its number of rows.
 #[inline(always)]
-unsafe fn panel_tile<P: Products, const M: usize>(
+unsafe fn panel_tile<P: Products, const M: usize, const TRANSPOSED: bool>(
     (x, x_stride): (*const P::X, usize),
     (w, w_stride, columns): (*const f32, usize, usize),
     length: usize,
@@ -535,26 +587,34 @@ unsafe fn panel_tile<P: Products, const M: usize>(
         for _ in 0..length {
             let weights = [P::load_packed(wi), P::load_packed(wi.add(lanes))];
             for r in 0..M {
-                let factor = P::splat_x(xi.add(r * x_stride));
+                let factor = P::splat_x(xi.add(if TRANSPOSED { r } else { r * x_stride }));
                 for v in 0..PANEL_VECTORS {
                     sums[r][v] = P::fma(factor, weights[v], sums[r][v]);
                 }
             }
-            xi = xi.add(P::PER_LANE);
+            xi = xi.add(if TRANSPOSED { strip_rows::<P::S>() } else { P::PER_LANE });
             wi = wi.add(w_stride);
         }
-        for r in 0..M {
-            for v in 0..PANEL_VECTORS {
-                let y = y.wrapping_add(r * y_stride + v * lanes);
-                let left = columns.saturating_sub(v * lanes);
-                if left >= lanes {
+        // Loops short enough to be unrolled: otherwise the sums would be in memory, not in registers.
+        if columns >= PANEL_VECTORS * lanes {
+            for r in 0..M {
+                for v in 0..PANEL_VECTORS {
+                    let y = y.add(r * y_stride + v * lanes);
                     let old = if add { P::S::load(y) } else { P::S::splat(0.0) };
                     P::S::store(y, P::S::add(sums[r][v], old));
-                } else if left > 0 {
-                    let old = if add { P::S::load_n(y, left) } else { P::S::splat(0.0) };
-                    P::S::store_n(y, P::S::add(sums[r][v], old), left);
                 }
             }
+            return M;
+        }
+        let mut tile = [[0f32; MAX_PANEL_WIDTH]; M];
+        for r in 0..M {
+            for v in 0..PANEL_VECTORS {
+                P::S::store(tile[r].as_mut_ptr().add(v * lanes), sums[r][v]);
+            }
+        }
+        for (r, tile) in tile.iter().enumerate() {
+            let y = std::slice::from_raw_parts_mut(y.add(r * y_stride), columns);
+            y.iter_mut().zip(tile).for_each(|(y, sum)| *y = if add { *y + sum } else { *sum });
         }
     }
     M
