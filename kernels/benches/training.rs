@@ -3,9 +3,14 @@
 //! Prints the median of several runs. With `--serve`, each line of the standard input is the name of a case, of which
 //! one run is timed: `benches/peers/training.py` alternates with PyTorch.
 
+use fauna_kernels::attention::{
+    Causal, Gradients, Mask, Sizes, View, attend_backward, attend_with_statistics,
+};
+use fauna_kernels::blocks::{self, BlockKind, Blocks};
 use fauna_kernels::matmul::{
     Compute, Dense, Elem, Layout, linear, linear_input_gradient, linear_weight_gradient,
 };
+use fauna_kernels::mxfp4::{self, Mxfp4};
 use fauna_kernels::pool;
 use std::hint::black_box;
 use std::io::BufRead;
@@ -71,10 +76,58 @@ fn linear_case(words: &[&str]) -> Case {
     }
 }
 
+/// `attention BATCH HEADS KV_HEADS SEQUENCE DIM causal|full`, forward and backward.
+fn attention_case(words: &[&str]) -> Case {
+    let sizes: Vec<usize> = words[..5].iter().map(|word| word.parse().expect("a size")).collect();
+    let [batch, heads, kv_heads, n, dim] = sizes[..] else { unreachable!("five sizes") };
+    let causal = (words[5] == "causal").then_some(Causal { offset: 0, window: None });
+    let sizes = Sizes { batch, heads, kv_heads, queries: n, keys: n, dim };
+    let (q, grad) = (numbers(batch * n * heads * dim), numbers(batch * n * heads * dim));
+    let (k, v) = (numbers(batch * n * kv_heads * dim), numbers(batch * n * kv_heads * dim));
+    let (mut y, mut statistics) = (vec![0f32; q.len()], vec![0f32; 2 * batch * n * heads]);
+    let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+    let scale = 1.0 / (dim as f32).sqrt();
+    Box::new(move || {
+        fn view(data: &[f32], heads: usize, n: usize, dim: usize) -> View<'_> {
+            View { data, batch: n * heads * dim, head: dim, time: heads * dim }
+        }
+        let views = [(&q, heads), (&k, kv_heads), (&v, kv_heads)].map(|(x, heads)| view(x, heads, n, dim));
+        let [q, k, v] = black_box(views);
+        let mask = Mask { causal, ..Mask::default() };
+        attend_with_statistics(&sizes, q, k, v, scale, &mask, &mut y, &mut statistics);
+        let gradients = Gradients { q: &mut dq, k: &mut dk, v: &mut dv, bias: None, sinks: None };
+        attend_backward(&sizes, q, k, v, scale, &mask, &y, &statistics, &grad, black_box(gradients));
+    })
+}
+
+/// `blocks ROWS INPUTS OUTPUTS KIND`, the gradient of the input; KIND is a format of ggml or `mxfp4`.
+fn blocks_case(words: &[&str]) -> Case {
+    let sizes: Vec<usize> = words[..3].iter().map(|word| word.parse().expect("a size")).collect();
+    let [rows, inputs, outputs] = sizes[..] else { unreachable!("three sizes") };
+    let (grad, mut dx) = (numbers(rows * outputs), vec![0f32; rows * inputs]);
+    if words[3] == "mxfp4" {
+        let data: Vec<u8> = (0..outputs * inputs / 2).map(|i| (i * 7 % 251) as u8).collect();
+        let scales = vec![120; outputs * inputs / mxfp4::BLOCK];
+        return Box::new(move || {
+            let weight = Mxfp4::new(&data, &scales, outputs, inputs).expect("the bytes of the weight");
+            mxfp4::linear_input_gradient(&grad, rows, &weight, Compute::F32, false, black_box(&mut dx));
+        });
+    }
+    let kind: BlockKind = words[3].parse().expect("a format");
+    let mut data = vec![0; kind.bytes(outputs * inputs)];
+    blocks::quantize(kind, &numbers(outputs * inputs), &mut data);
+    Box::new(move || {
+        let weight = Blocks::new(&data, kind, outputs, inputs).expect("the bytes of the weight");
+        blocks::linear_input_gradient(&grad, rows, &weight, Compute::F32, false, black_box(&mut dx));
+    })
+}
+
 fn case(name: &str) -> Case {
     let words: Vec<&str> = name.split(' ').collect();
     match words[0] {
         "linear" => linear_case(&words[1..]),
+        "attention" => attention_case(&words[1..]),
+        "blocks" => blocks_case(&words[1..]),
         other => panic!("unknown case {other}"),
     }
 }
@@ -85,11 +138,15 @@ fn processor_time() -> f64 {
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
-/// Seconds of one run, and seconds that this thread ran.
+/// Seconds of a run, and seconds that this thread ran: the mean of as many runs as take 50 ms, since the system counts
+/// in milliseconds.
 fn time(run: &mut Case) -> (f64, f64) {
-    let (begin, processor) = (Instant::now(), processor_time());
-    run();
-    (begin.elapsed().as_secs_f64(), (processor_time() - processor) / 1e9)
+    let (begin, processor, mut runs) = (Instant::now(), processor_time(), 0.0);
+    while begin.elapsed().as_millis() < 50 {
+        run();
+        runs += 1.0;
+    }
+    (begin.elapsed().as_secs_f64() / runs, (processor_time() - processor) / 1e9 / runs)
 }
 
 fn serve() {
@@ -121,6 +178,12 @@ fn main() {
     for sizes in ["1024 576 1536", "1024 1536 576", "2048 128 512", "1024 576 49152"] {
         names.extend(["forward", "input", "bf16", "weight"].map(|pass| format!("linear {sizes} {pass}")));
     }
+    let attention =
+        ["4 9 3 256 64 causal", "8 4 4 256 32 causal", "64 4 4 50 64 full", "1 8 8 2048 64 causal"];
+    names.extend(attention.map(|sizes| format!("attention {sizes}")));
+    let kinds = BlockKind::ALL.map(BlockKind::name).into_iter().chain(["mxfp4"]);
+    names.push("linear 512 1024 1536 input".into());
+    names.extend(kinds.map(|kind| format!("blocks 512 1024 1536 {kind}")));
     for name in names.iter().filter(|name| name.contains(&filter)) {
         let mut run = case(name);
         run();

@@ -3,6 +3,10 @@
 //! A job is a block of queries of all heads that share one key/value head. Its scores fit the L2 cache, where each is
 //! written by `q · kᵀ`, normalized by the softmax, and read by the product with `v`.
 
+mod backward;
+
+pub use backward::{Gradients, attend_backward};
+
 use super::cpu::{Isa, isa};
 use super::matmul::{Layout, SMALL, Scratch, Widen, multiply};
 use super::pool::{parallel_for, threads};
@@ -155,7 +159,29 @@ pub fn attend<T: Element>(
     mask: &Mask,
     y: &mut [f32],
 ) {
-    attend_on(isa(), sizes, q, k, v, scale, mask, y);
+    attend_on(isa(), sizes, q, k, v, scale, mask, y, None);
+}
+
+/// [`attend`], and the statistics of each softmax that [`attend_backward`] needs.
+///
+/// `statistics`: `(batch, queries, heads, 2)`, overwritten: the largest score of the query, its sink included, and the
+/// sum of `exp(score - largest)`. The log-sum-exp of the scores is `largest + ln(sum)`. For a query that attends to no
+/// key they are `-inf` and 0.
+///
+/// # Panics
+/// As [`attend`], or if `statistics` has the wrong length.
+#[allow(clippy::too_many_arguments)]
+pub fn attend_with_statistics<T: Element>(
+    sizes: &Sizes,
+    q: View,
+    k: View<T>,
+    v: View<T>,
+    scale: f32,
+    mask: &Mask,
+    y: &mut [f32],
+    statistics: &mut [f32],
+) {
+    attend_on(isa(), sizes, q, k, v, scale, mask, y, Some(statistics));
 }
 
 /// Number of scores of one job: 256 KiB.
@@ -175,27 +201,21 @@ fn attend_on<T: Element>(
     scale: f32,
     mask: &Mask,
     y: &mut [f32],
+    statistics: Option<&mut [f32]>,
 ) {
     let Sizes { batch, heads, kv_heads, queries, keys, dim } = *sizes;
     assert_eq!(y.len(), batch * queries * heads * dim, "y is not batch by queries by heads by dim");
+    if let Some(statistics) = &statistics {
+        assert_eq!(
+            statistics.len(),
+            2 * batch * queries * heads,
+            "statistics are not two per query and head"
+        );
+    }
     if y.is_empty() {
         return;
     }
-    assert!(
-        kv_heads > 0 && heads % kv_heads == 0,
-        "{heads} heads are not a multiple of {kv_heads} key/value heads"
-    );
-    assert!(q.holds(batch, heads, queries, dim), "q is too short for its strides");
-    assert!(keys == 0 || k.holds(batch, kv_heads, keys, dim), "k is too short for its strides");
-    assert!(keys == 0 || v.holds(batch, kv_heads, keys, dim), "v is too short for its strides");
-    assert!(mask.first_key.is_none_or(|f| f.len() == batch), "first_key is not one per sequence");
-    assert!(mask.spans.is_none_or(|s| s.len() == batch * queries), "spans are not one per query");
-    assert!(mask.sinks.is_none_or(|s| s.len() == heads), "sinks are not one per head");
-    if let Some(b) = mask.bias {
-        let shortest = [0, queries - 1].map(|query| b.of(batch - 1, heads - 1, query).len());
-        assert!(shortest.iter().all(|&numbers| numbers >= keys), "the bias is too short for its strides");
-    }
-    assert!(mask.padding.is_none_or(|p| p.len() == batch * keys), "padding is not one number per key");
+    check(sizes, q, k, v, mask);
 
     let group = heads / kv_heads;
     let threads = threads();
@@ -209,7 +229,8 @@ fn attend_on<T: Element>(
     let blocks = queries.div_ceil(step);
     // Decoding has few jobs and many keys: the keys are split.
     let jobs = batch * kv_heads * blocks;
-    let chunks = if queries == 1 { idle(jobs).min(keys / LEAST_KEYS).max(1) } else { 1 };
+    let chunks =
+        if queries == 1 && statistics.is_none() { idle(jobs).min(keys / LEAST_KEYS).max(1) } else { 1 };
     let chunk = keys.div_ceil(chunks).max(1);
 
     // Partial results of the chunks of keys: the maximum score, the sum of the weights, the weighted values.
@@ -222,6 +243,7 @@ fn attend_on<T: Element>(
         scale,
         mask,
         y: y.as_mut_ptr(),
+        statistics: statistics.map(<[f32]>::as_mut_ptr),
         partial: if chunks > 1 { Some((partial.as_mut_ptr(), chunks)) } else { None },
     };
     let job = |job: usize| {
@@ -253,6 +275,26 @@ fn attend_on<T: Element>(
     }
 }
 
+/// Checks the views and the mask of a call that is not empty.
+fn check<T: Element>(sizes: &Sizes, q: View, k: View<T>, v: View<T>, mask: &Mask) {
+    let Sizes { batch, heads, kv_heads, queries, keys, dim } = *sizes;
+    assert!(
+        kv_heads > 0 && heads % kv_heads == 0,
+        "{heads} heads are not a multiple of {kv_heads} key/value heads"
+    );
+    assert!(q.holds(batch, heads, queries, dim), "q is too short for its strides");
+    assert!(keys == 0 || k.holds(batch, kv_heads, keys, dim), "k is too short for its strides");
+    assert!(keys == 0 || v.holds(batch, kv_heads, keys, dim), "v is too short for its strides");
+    assert!(mask.first_key.is_none_or(|f| f.len() == batch), "first_key is not one per sequence");
+    assert!(mask.spans.is_none_or(|s| s.len() == batch * queries), "spans are not one per query");
+    assert!(mask.sinks.is_none_or(|s| s.len() == heads), "sinks are not one per head");
+    if let Some(b) = mask.bias {
+        let shortest = [0, queries - 1].map(|query| b.of(batch - 1, heads - 1, query).len());
+        assert!(shortest.iter().all(|&numbers| numbers >= keys), "the bias is too short for its strides");
+    }
+    assert!(mask.padding.is_none_or(|p| p.len() == batch * keys), "padding is not one number per key");
+}
+
 /// Combines the partial results of one row.
 fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, sink: Option<f32>, y: &mut [f32]) {
     let most = parts.clone().map(|p| p[0]).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
@@ -276,11 +318,13 @@ struct Attention<'a, T> {
     scale: f32,
     mask: &'a Mask<'a>,
     y: *mut f32,
+    /// Where the maximum score and the sum of the weights of each row are written.
+    statistics: Option<*mut f32>,
     /// Where partial results are written if keys are split, and the number of chunks.
     partial: Option<(*mut f32, usize)>,
 }
 
-// SAFETY: the views and the mask are only read, and blocks write distinct rows of `y` or of `partial`.
+// SAFETY: the views and the mask are only read, and blocks write distinct rows of `y`, `statistics` or `partial`.
 unsafe impl<T: Sync> Sync for Attention<'_, T> {}
 
 /// One job: a range of queries of the heads of one key/value head, and a range of keys.
@@ -365,6 +409,9 @@ impl<T: Element> Task for Block<'_, T> {
                 let from = std::slice::from_raw_parts(out.add(r * dim), dim);
                 let (most, sum) = (*sums.add(2 * r), *sums.add(2 * r + 1));
                 let at = (b * queries + i) * heads + head;
+                if let Some(statistics) = a.statistics {
+                    (*statistics.add(2 * at), *statistics.add(2 * at + 1)) = (most, sum);
+                }
                 let (to, scale) = match a.partial {
                     None => (a.y.add(at * dim), if sum == 0.0 { 0.0 } else { 1.0 / sum }),
                     Some((partial, chunks)) => {

@@ -41,6 +41,7 @@ pub use self::quantize::quantize;
 #[cfg(target_arch = "x86_64")]
 use super::cpu::features;
 use super::cpu::{Isa, isa};
+use super::matmul::{Compute, made_input_gradient};
 use super::pool::parallel_for;
 use super::versions::{Shared, for_each_piece};
 use crate::InvalidInput;
@@ -250,6 +251,62 @@ fn linear_with(isa: Isa, x: &[f32], rows: usize, w: &Blocks, bias: Option<&[f32]
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         });
+    }
+}
+
+/// Gradient of [`linear`] with respect to `x`, `dx = grad · w`, with the weights dequantized exactly, some at a time.
+///
+/// `grad`: `(rows, outputs)`, the gradient of `y`, which is not quantized. `dx`: `(rows, inputs)`; added to if
+/// `accumulate`, else overwritten.
+///
+/// # Panics
+/// If the length of a slice does not match its shape.
+pub fn linear_input_gradient(
+    grad: &[f32],
+    rows: usize,
+    w: &Blocks,
+    compute: Compute,
+    accumulate: bool,
+    dx: &mut [f32],
+) {
+    input_gradient_with(isa(), grad, rows, w, compute, accumulate, dx);
+}
+
+fn input_gradient_with(
+    isa: Isa,
+    grad: &[f32],
+    rows: usize,
+    w: &Blocks,
+    compute: Compute,
+    accumulate: bool,
+    dx: &mut [f32],
+) {
+    let made = |outputs: Range<usize>, inputs: Range<usize>, to: &mut [f32]| {
+        with_format!(w.kind, F => {
+            super::versions::versioned! {
+                fn values(w: &Blocks, outputs: Range<usize>, inputs: Range<usize>, to: &mut [f32]) {
+                    widen_part::<F>(w, outputs, inputs, to);
+                }
+            }
+            values(w, outputs, inputs, to)
+        });
+    };
+    made_input_gradient(isa, grad, rows, (w.outputs, w.inputs), &made, compute, accumulate, dx);
+}
+
+/// Dequantizes the weights of ranges of outputs and inputs to `to`, row by row.
+#[inline(always)]
+fn widen_part<F: Format>(w: &Blocks, outputs: Range<usize>, inputs: Range<usize>, to: &mut [f32]) {
+    let row_bytes = w.kind.bytes(w.inputs);
+    let mut block = [0f32; 256];
+    for (output, to) in outputs.zip(to.chunks_exact_mut(inputs.len().max(1))) {
+        let row = &w.data[output * row_bytes..][..row_bytes];
+        for i in inputs.start / F::BLOCK..inputs.end.div_ceil(F::BLOCK) {
+            let (first, end) = (inputs.start.max(i * F::BLOCK), inputs.end.min((i + 1) * F::BLOCK));
+            widen::<F>(&row[i * F::BYTES..][..F::BYTES], &mut block[..F::BLOCK]);
+            to[first - inputs.start..end - inputs.start]
+                .copy_from_slice(&block[first - i * F::BLOCK..end - i * F::BLOCK]);
+        }
     }
 }
 

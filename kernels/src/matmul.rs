@@ -6,6 +6,7 @@
 mod gradients;
 pub(super) mod tiles;
 
+pub(crate) use gradients::made_input_gradient;
 pub use gradients::{bias_gradient, linear_input_gradient, linear_weight_gradient};
 
 use super::cpu::{Isa, features, isa};
@@ -482,6 +483,31 @@ enum Way {
 }
 
 impl Product<'_> {
+    /// A product of f32: `x`, transposed or not, and `y`, added to or not, each with its row stride.
+    fn of_floats(
+        (x, x_transposed): ((*const f32, usize), bool),
+        (w, w_stride, layout): (*const f32, usize, Layout),
+        length: usize,
+        (y, add): ((*mut f32, usize), bool),
+    ) -> Self {
+        Self {
+            x,
+            x_transposed,
+            w: w.cast(),
+            w_stride,
+            elem: Elem::F32,
+            layout,
+            made: None,
+            y,
+            add,
+            length,
+            bias: None,
+            finish: None,
+            compute: Compute::F32,
+            pairs: None,
+        }
+    }
+
     fn way(&self, rows: usize, columns: usize) -> Way {
         match self.layout {
             _ if self.x_transposed || self.add || self.made.is_some() => Way::Packed,
@@ -589,64 +615,37 @@ struct Job<'a> {
 /// The processor has `S`; pointers are valid for their rows; no other thread accesses `y`.
 #[inline(always)]
 pub(crate) unsafe fn multiply<S: Simd, W: Widen>(
-    x: ((*const f32, usize), usize),
-    w: (*const W, usize, Layout),
-    sizes: (usize, usize),
-    y: (*mut f32, usize),
-) {
-    // SAFETY: the caller's promise.
-    unsafe { multiply_with::<S, W>(x, false, w, sizes, y, false) }
-}
-
-/// Adds `xᵀ · w` to `y` on this thread: `x` is `(length, rows)`, `w` `(length, columns)`; each pointer comes with its
-/// row stride.
-///
-/// # Safety
-/// As for [`multiply`].
-#[inline(always)]
-pub(crate) unsafe fn add_transposed<S: Simd>(
-    x: ((*const f32, usize), usize),
-    (w, w_stride): (*const f32, usize),
-    sizes: (usize, usize),
-    y: (*mut f32, usize),
-) {
-    // SAFETY: the caller's promise.
-    unsafe { multiply_with::<S, f32>(x, true, (w, w_stride, Layout::InOut), sizes, y, true) }
-}
-
-/// [`multiply`], of `x` transposed if `x_transposed`, added to `y` if `add`.
-///
-/// # Safety
-/// As for [`multiply`].
-#[inline(always)]
-pub(crate) unsafe fn multiply_with<S: Simd, W: Widen>(
     (x, rows): ((*const f32, usize), usize),
-    x_transposed: bool,
-    (w, w_stride, layout): (*const W, usize, Layout),
+    w: (*const W, usize, Layout),
     (length, columns): (usize, usize),
     y: (*mut f32, usize),
-    add: bool,
 ) {
-    let product = Product {
-        x,
-        x_transposed,
-        w: w.cast(),
-        w_stride,
-        // Unused: the element type is `W`, without dispatch on `elem`.
-        elem: Elem::F32,
-        layout,
-        made: None,
-        y,
-        add,
-        length,
-        bias: None,
-        finish: None,
-        compute: Compute::F32,
-        pairs: None,
-    };
+    // The element type is `W`, without dispatch on that of the product.
+    let product = Product::of_floats((x, false), (w.0.cast(), w.1, w.2), length, (y, false));
     let part = Part { r: 0, rows, c: 0, columns };
     // SAFETY: the caller's promise.
     unsafe { Job { product: &product, way: product.way(rows, columns), part }.with_elem::<S, W>() }
+}
+
+/// Computes `y = x · w` on this thread, or adds it to `y` if so marked: `x` is `(rows, length)`, or the transpose if so
+/// marked, `w` has its layout, and each pointer comes with its row stride.
+///
+/// # Safety
+/// Pointers are valid for their rows; no other thread accesses `y`.
+pub(crate) unsafe fn multiply_on(
+    isa: Isa,
+    x: ((*const f32, usize), bool),
+    w: (*const f32, usize, Layout),
+    [rows, length, columns]: [usize; 3],
+    y: ((*mut f32, usize), bool),
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let product = Product::of_floats(x, w, length, y);
+    let part = Part { r: 0, rows, c: 0, columns };
+    // SAFETY: the caller's promise.
+    unsafe { Job { product: &product, way: product.way(rows, columns), part }.begin(isa) }
 }
 
 impl Task for Job<'_> {

@@ -25,10 +25,10 @@ use std::ops::Range;
 
 use super::cpu::{Isa, isa};
 use super::matmul::tiles::{Bf16, to_bf16};
-use super::matmul::{Compute, Finish, Scratch, linear_made};
+use super::matmul::{Compute, Finish, Scratch, linear_made, made_input_gradient};
 use super::pool::parallel_for;
 use super::simd::{FP4, Simd, Task, dispatch};
-use super::versions::{Shared, for_each_piece};
+use super::versions::{Shared, for_each_piece, versioned};
 use crate::InvalidInput;
 
 /// Number of weights in a block.
@@ -152,6 +152,59 @@ fn linear_with(
     let x = unsafe { std::slice::from_raw_parts(x_permuted.get(), x.len()) };
     let widen = |outputs: Range<usize>, to: &mut [Bf16]| dispatch(isa, Dequantized { w, outputs, to });
     linear_made(isa, x, rows, (w.outputs, w.inputs), widen, bias, compute, finish, y);
+}
+
+/// Gradient of [`linear`] with respect to `x`, `dx = grad · w`, with the weights dequantized exactly, some at a time.
+///
+/// `grad`: `(rows, outputs)`, the gradient of `y` (or of what `finish` was given). `dx`: `(rows, inputs)`; added to if
+/// `accumulate`, else overwritten.
+///
+/// # Panics
+/// If the length of a slice does not match its shape.
+pub fn linear_input_gradient(
+    grad: &[f32],
+    rows: usize,
+    w: &Mxfp4,
+    compute: Compute,
+    accumulate: bool,
+    dx: &mut [f32],
+) {
+    input_gradient_with(isa(), grad, rows, w, compute, accumulate, dx);
+}
+
+fn input_gradient_with(
+    isa: Isa,
+    grad: &[f32],
+    rows: usize,
+    w: &Mxfp4,
+    compute: Compute,
+    accumulate: bool,
+    dx: &mut [f32],
+) {
+    let made = |outputs: Range<usize>, inputs: Range<usize>, to: &mut [f32]| {
+        let width = inputs.len();
+        for (output, to) in outputs.zip(to.chunks_exact_mut(width.max(1))) {
+            // Jobs have whole blocks: their columns are a multiple of 32.
+            let (first, count) = (output * w.row() + inputs.start / BLOCK, width / BLOCK);
+            let blocks = &w.blocks[first * BLOCK_BYTES..][..count * BLOCK_BYTES];
+            widen(blocks, &w.scales[first..][..count], to);
+        }
+    };
+    made_input_gradient(isa, grad, rows, (w.outputs, w.inputs), &made, compute, accumulate, dx);
+}
+
+versioned! {
+    /// Dequantizes whole blocks.
+    fn widen(blocks: &[u8], scales: &[u8], out: &mut [f32]) {
+        let (out, _) = out.as_chunks_mut::<BLOCK>();
+        let (blocks, _) = blocks.as_chunks::<BLOCK_BYTES>();
+        for ((out, block), scale) in out.iter_mut().zip(blocks).zip(scales) {
+            let scale = SCALES[usize::from(*scale)];
+            for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(block) {
+                *pair = [byte & 15, byte >> 4].map(|number| FP4[usize::from(number)] * scale);
+            }
+        }
+    }
 }
 
 /// Copies a row of `x` with each block permuted to the order of the unpacked weights.
@@ -311,14 +364,9 @@ pub fn dequantize(blocks: &[u8], scales: &[u8], out: &mut [f32]) {
     assert_eq!(scales.len(), out.len() / BLOCK, "scales of {} weights", out.len());
     const PIECE: usize = 256;
     for_each_piece(out, PIECE * BLOCK, |i, out| {
-        let (out, _) = out.as_chunks_mut::<BLOCK>();
-        let (blocks, _) = blocks[i * PIECE * BLOCK_BYTES..].as_chunks::<BLOCK_BYTES>();
-        for ((out, block), scale) in out.iter_mut().zip(blocks).zip(&scales[i * PIECE..]) {
-            let scale = SCALES[usize::from(*scale)];
-            for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(block) {
-                *pair = [byte & 15, byte >> 4].map(|number| FP4[usize::from(number)] * scale);
-            }
-        }
+        let count = out.len() / BLOCK;
+        let blocks = &blocks[i * PIECE * BLOCK_BYTES..][..count * BLOCK_BYTES];
+        widen(blocks, &scales[i * PIECE..][..count], out);
     });
 }
 

@@ -203,3 +203,41 @@ fn data_of_another_size_is_refused() {
     assert!(Blocks::new(&data, BlockKind::Q4_0, 3, 32).is_err());
     assert!(Blocks::new(&data, BlockKind::Q4_0, usize::MAX, 64).is_err());
 }
+
+#[test]
+fn the_gradient_of_the_input_is_that_of_dequantized_weights_on_every_instruction_set() {
+    for kind in BlockKind::ALL {
+        for (outputs, inputs) in [(1, 256), (7, 512), (300, 768), (50, 32), (3, 96), (517, 576), (40, 1056)] {
+            if inputs % kind.block_len() != 0 {
+                continue;
+            }
+            let mut random = Random(outputs as u64);
+            let data = any_blocks(kind, outputs * inputs, &mut random);
+            let weights = Blocks::new(&data, kind, outputs, inputs).unwrap();
+            let mut wide = vec![0.0; outputs * inputs];
+            dequantize(kind, &data, &mut wide);
+            for rows in [1, 5, 33] {
+                let (grad, before) = (random.floats(rows * outputs), random.floats(rows * inputs));
+                for (isa, accumulate) in
+                    Isa::all_available().into_iter().flat_map(|isa| [(isa, false), (isa, true)])
+                {
+                    let mut dx = before.clone();
+                    input_gradient_with(isa, &grad, rows, &weights, Compute::F32, accumulate, &mut dx);
+                    for (i, dx) in dx.iter().enumerate() {
+                        let (row, input) = (i / inputs, i % inputs);
+                        let terms = || {
+                            (0..outputs).map(|o| {
+                                f64::from(grad[row * outputs + o]) * f64::from(wide[o * inputs + input])
+                            })
+                        };
+                        let wanted =
+                            terms().sum::<f64>() + f64::from(before[i]) * f64::from(accumulate as u8);
+                        let size = terms().map(|term| term * term).sum::<f64>().sqrt() + 1.0;
+                        let error = (f64::from(*dx) - wanted).abs();
+                        assert!(error <= 1e-5 * size, "{kind} {isa:?} {rows}x{outputs}x{inputs}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Gradients of a linear layer `y = x · Wᵀ + bias` with respect to its input, its weight and its bias.
 
-use super::{Compute, Dense, Elem, Layout, Product, Target};
+use super::{Compute, Dense, Layout, Made, Product, Target};
 use crate::cpu::{Isa, isa};
 use crate::pool::{parallel_for, threads};
 use crate::versions::versioned;
@@ -43,25 +43,37 @@ pub(super) fn input_gradient_on(
     assert_eq!(dx.len(), rows * weight.inputs, "dx is not rows by inputs");
     let weight = weight.transposed();
     let (n, k) = (weight.outputs, weight.inputs);
-    let mut product = Product {
-        x: (grad.as_ptr(), k),
-        x_transposed: false,
-        w: weight.data.as_ptr(),
-        w_stride: if weight.layout == Layout::OutIn { k } else { n },
-        elem: weight.elem,
-        layout: weight.layout,
-        made: None,
-        y: (dx.as_mut_ptr(), n),
-        add: accumulate,
-        length: k,
-        bias: None,
-        finish: None,
-        compute,
-        pairs: None,
-    };
+    let stride = if weight.layout == Layout::OutIn { k } else { n };
+    let (w, y) = ((weight.data.as_ptr().cast(), stride, weight.layout), (dx.as_mut_ptr(), n));
+    let floats = Product::of_floats(((grad.as_ptr(), k), false), w, k, (y, accumulate));
+    let mut product = Product { elem: weight.elem, compute, ..floats };
     let rounded = product.round(isa, grad, rows, n);
     // SAFETY: the lengths were checked; `dx` and `rounded` are borrowed until all jobs are done.
     unsafe { product.run(isa, rows, n) }
+    drop(rounded);
+}
+
+/// [`linear_input_gradient`] with a weight `(outputs, inputs)` of which `made` writes parts as f32 when they are packed.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn made_input_gradient(
+    isa: Isa,
+    grad: &[f32],
+    rows: usize,
+    (outputs, inputs): (usize, usize),
+    made: Made,
+    compute: Compute,
+    accumulate: bool,
+    dx: &mut [f32],
+) {
+    assert_eq!(grad.len(), rows * outputs, "grad is not rows by outputs");
+    assert_eq!(dx.len(), rows * inputs, "dx is not rows by inputs");
+    let (w, y) = ((std::ptr::null(), inputs, Layout::InOut), (dx.as_mut_ptr(), inputs));
+    let x = ((grad.as_ptr(), outputs), false);
+    let mut product =
+        Product { made: Some(made), compute, ..Product::of_floats(x, w, outputs, (y, accumulate)) };
+    let rounded = product.round(isa, grad, rows, inputs);
+    // SAFETY: the lengths were checked; `dx` and `rounded` are borrowed until all jobs are done.
+    unsafe { product.run(isa, rows, inputs) }
     drop(rounded);
 }
 
@@ -113,22 +125,8 @@ pub(super) fn weight_gradient_on(
     assert_eq!(dw.len(), outputs * inputs, "dw is not outputs by inputs");
     let (grad, x) = ((grad.as_ptr(), outputs), (x.as_ptr(), inputs));
     let (left, right) = if layout == Layout::OutIn { (grad, x) } else { (x, grad) };
-    let product = Product {
-        x: left,
-        x_transposed: true,
-        w: right.0.cast(),
-        w_stride: right.1,
-        elem: Elem::F32,
-        layout: Layout::InOut,
-        made: None,
-        y: (dw.as_mut_ptr(), right.1),
-        add: accumulate,
-        length: rows,
-        bias: None,
-        finish: None,
-        compute: Compute::F32,
-        pairs: None,
-    };
+    let (w, y) = ((right.0, right.1, Layout::InOut), (dw.as_mut_ptr(), right.1));
+    let product = Product::of_floats((left, true), w, rows, (y, accumulate));
     // SAFETY: the lengths were checked; `dw` is borrowed until all jobs are done.
     unsafe { product.run(isa, left.1, right.1) }
 }

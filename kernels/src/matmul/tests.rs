@@ -203,3 +203,96 @@ fn strided_batches() {
         }
     }
 }
+
+const GRADIENT_SHAPES: [(usize, usize, usize); 11] = [
+    (1, 1, 1),
+    (3, 6, 5),
+    (2, 17, 7),
+    (33, 54, 40),
+    (300, 5, 88),
+    (7, 576, 70),
+    (301, 31, 130),
+    (25, 300, 700),
+    (600, 97, 33),
+    (0, 3, 4),
+    (5, 0, 3),
+];
+
+/// The transpose of `(rows, columns)`.
+fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
+}
+
+#[test]
+fn the_gradient_of_the_input_agrees_with_a_plain_loop() {
+    for isa in Isa::all_available() {
+        for (rows, k, n) in GRADIENT_SHAPES {
+            let (grad, w, before) = (numbers(rows * n, 1), numbers(n * k, 2), numbers(rows * k, 3));
+            for layout in [Layout::OutIn, Layout::InOut] {
+                let transposed = if layout == Layout::OutIn { Layout::InOut } else { Layout::OutIn };
+                let wanted = plainly(&grad, rows, &w, transposed, k, None);
+                for elem in [Elem::F32, Elem::Bf16, Elem::F16] {
+                    let data = encode(&w, elem);
+                    let weight = Dense::new(&data, elem, layout, n, k).unwrap();
+                    // All these numbers are exact in bfloat16.
+                    for (compute, accumulate) in [
+                        (Compute::F32, false),
+                        (Compute::F32, true),
+                        (Compute::Bf16, false),
+                        (Compute::Bf16, true),
+                    ] {
+                        let mut dx = if accumulate { before.clone() } else { vec![f32::NAN; rows * k] };
+                        gradients::input_gradient_on(isa, &grad, rows, &weight, compute, accumulate, &mut dx);
+                        let wanted: Vec<f64> = wanted
+                            .iter()
+                            .zip(&before)
+                            .map(|(y, b)| y + if accumulate { f64::from(*b) } else { 0.0 })
+                            .collect();
+                        let what = format!("{isa:?} {elem:?} {layout:?} {compute:?} ({rows}, {n}) x {k}");
+                        assert_near(&dx, &wanted, 1e-5 * (n as f64).sqrt().max(1.0), &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradients_of_the_weight_and_the_bias_agree_with_a_plain_loop() {
+    for isa in Isa::all_available() {
+        for (rows, k, n) in GRADIENT_SHAPES {
+            let (grad, x, before) = (numbers(rows * n, 4), numbers(rows * k, 5), numbers(n * k, 6));
+            let wanted = match rows {
+                0 => vec![0.0; n * k],
+                _ => plainly(&transpose(&grad, rows, n), n, &x, Layout::InOut, k, None),
+            };
+            for layout in [Layout::OutIn, Layout::InOut] {
+                for accumulate in [false, true] {
+                    let mut dw = if accumulate { before.clone() } else { vec![f32::NAN; n * k] };
+                    let sizes = (n, k);
+                    gradients::weight_gradient_on(isa, &grad, &x, rows, sizes, layout, accumulate, &mut dw);
+                    let index =
+                        |o: usize, i: usize| if layout == Layout::OutIn { o * k + i } else { i * n + o };
+                    let mut all = vec![0.0; n * k];
+                    for (o, i) in (0..n).flat_map(|o| (0..k).map(move |i| (o, i))) {
+                        let before = if accumulate { f64::from(before[index(o, i)]) } else { 0.0 };
+                        all[index(o, i)] = wanted[o * k + i] + before;
+                    }
+                    let what = format!("{isa:?} {layout:?} ({rows}, {n}) x {k}");
+                    assert_near(&dw, &all, 1e-5 * (rows as f64).sqrt().max(1.0), &what);
+                }
+            }
+        }
+    }
+    for (rows, n) in [(1, 1), (3, 64), (100, 130), (5, 3000), (0, 7)] {
+        let (grad, before) = (numbers(rows * n, 7), numbers(n, 8));
+        let sum = |c: usize| (0..rows).map(|r| f64::from(grad[r * n + c])).sum::<f64>();
+        for accumulate in [false, true] {
+            let mut db = before.clone();
+            bias_gradient(&grad, rows, accumulate, &mut db);
+            let old = |c: usize| if accumulate { f64::from(before[c]) } else { 0.0 };
+            let wanted: Vec<f64> = (0..n).map(|c| sum(c) + old(c)).collect();
+            assert_near(&db, &wanted, 1e-6 * rows as f64, &format!("({rows}, {n})"));
+        }
+    }
+}

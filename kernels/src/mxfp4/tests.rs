@@ -166,3 +166,37 @@ fn weights_of_the_wrong_size_are_refused() {
         assert_eq!(y, vec![2.0; rows * outputs]);
     }
 }
+
+#[test]
+fn the_gradient_of_the_input_is_that_of_dequantized_weights_on_every_instruction_set() {
+    for (inputs, outputs) in [(32, 1), (32, 9), (96, 3), (160, 33), (352, 70), (576, 300)] {
+        let (blocks, scales) = any_weights(outputs, inputs, 11);
+        let w = Mxfp4::new(&blocks, &scales, outputs, inputs).unwrap();
+        let mut wide = vec![0.0; outputs * inputs];
+        dequantize(&blocks, &scales, &mut wide);
+        for rows in [1, 4, 30] {
+            let (grad, before) = (numbers(rows * outputs, 12), numbers(rows * inputs, 13));
+            for isa in Isa::all_available() {
+                // All these numbers are exact in bfloat16.
+                for (compute, accumulate) in
+                    [(Compute::F32, false), (Compute::F32, true), (Compute::Bf16, true)]
+                {
+                    let mut dx = before.clone();
+                    input_gradient_with(isa, &grad, rows, &w, compute, accumulate, &mut dx);
+                    for (i, dx) in dx.iter().enumerate() {
+                        let (r, c) = (i / inputs, i % inputs);
+                        let term =
+                            |o: usize| f64::from(grad[r * outputs + o]) * f64::from(wide[o * inputs + c]);
+                        let before = if accumulate { f64::from(before[i]) } else { 0.0 };
+                        let wanted = before + (0..outputs).map(term).sum::<f64>();
+                        let near = (f64::from(*dx) - wanted).abs() <= 1e-5 * (outputs as f64).sqrt();
+                        assert!(
+                            near,
+                            "{isa:?} {compute:?} ({rows}, {outputs}) x {inputs}: {dx}, not {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
