@@ -9,6 +9,7 @@ pub mod conv2d;
 pub mod cpu;
 pub mod elementwise;
 mod error;
+pub mod loss;
 pub mod lstm;
 pub mod matmul;
 pub mod memory;
