@@ -15,6 +15,7 @@ pub mod matmul;
 pub mod memory;
 pub mod mxfp4;
 pub mod norm;
+pub mod optimizer;
 pub mod pool;
 pub mod rope;
 pub mod segments;
