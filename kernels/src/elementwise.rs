@@ -9,7 +9,7 @@
 //! assert!((x[2] - 0.731_058_6).abs() < 1e-6);
 //! ```
 
-use super::versions::{fma, for_each_piece, polynomial, versioned};
+use super::versions::{Shared, fma, for_each_piece, polynomial, versioned};
 
 /// Elements per task: some microseconds of work that stays in the L1 cache.
 const PIECE: usize = 8 * 1024;
@@ -58,9 +58,10 @@ fn expm1_below_zero<const FMA: bool>(x: f32) -> f32 {
     fma::<FMA>(power, near, power - 1.0)
 }
 
-/// Returns 1 - Φ(|x|), the upper tail of the standard normal distribution, with a relative error of about 2e-7.
+/// Returns 1 - Φ(|x|), the upper tail of the standard normal distribution, with a relative error of about 2e-7, and
+/// `e^(-x²/2)`.
 #[inline(always)]
-fn normal_tail<const FMA: bool>(x: f32) -> f32 {
+fn normal_tail<const FMA: bool>(x: f32) -> (f32, f32) {
     let t = 1.0 / fma::<FMA>(x.abs(), 0.28, 1.0);
     let p = polynomial::<FMA, 9>(
         t,
@@ -76,40 +77,13 @@ fn normal_tail<const FMA: bool>(x: f32) -> f32 {
             0.023_295_598,
         ],
     );
-    t * p * exp_one::<FMA>(-0.5 * x * x)
+    let e = exp_one::<FMA>(-0.5 * x * x);
+    (t * p * e, e)
 }
 
 #[inline(always)]
 pub(crate) fn sigmoid_one<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp_one::<FMA>(-x))
-}
-
-#[inline(always)]
-fn silu_one<const FMA: bool>(x: f32) -> f32 {
-    x / (1.0 + exp_one::<FMA>(-x))
-}
-
-#[inline(always)]
-fn gelu_erf_one<const FMA: bool>(x: f32) -> f32 {
-    let tail = normal_tail::<FMA>(x);
-    x * if x > 0.0 { 1.0 - tail } else { tail }
-}
-
-#[inline(always)]
-fn gelu_tanh_one<const FMA: bool>(x: f32) -> f32 {
-    // (1 + tanh u) / 2 is the logistic function of 2u; 2 √(2/π) = 1.5957692.
-    let u = 1.595_769 * x * fma::<FMA>(0.044_715 * x, x, 1.0);
-    x / (1.0 + exp_one::<FMA>(-u))
-}
-
-#[inline(always)]
-fn quick_gelu_one<const FMA: bool>(x: f32) -> f32 {
-    x / (1.0 + exp_one::<FMA>(-1.702 * x))
-}
-
-#[inline(always)]
-fn relu_one<const FMA: bool>(x: f32) -> f32 {
-    if x < 0.0 { 0.0 } else { x }
 }
 
 #[inline(always)]
@@ -125,23 +99,79 @@ pub(crate) fn tanh_one<const FMA: bool>(x: f32) -> f32 {
     if x.abs() < 0.6 { near } else { far }
 }
 
-#[inline(always)]
-fn elu_one<const FMA: bool>(x: f32) -> f32 {
-    if x > 0.0 { x } else { expm1_below_zero::<FMA>(x) }
+/// An activation with its derivative, which share their exponential; what is not used is not computed.
+macro_rules! with_slope {
+    ($($one:ident, $both:ident: $x:ident => $body:block)*) => {$(
+        #[inline(always)]
+        fn $both<const FMA: bool>($x: f32) -> (f32, f32) $body
+
+        #[inline(always)]
+        fn $one<const FMA: bool>(x: f32) -> f32 {
+            $both::<FMA>(x).0
+        }
+    )*};
 }
 
-#[inline(always)]
-fn shifted_softplus_one<const FMA: bool>(x: f32) -> f32 {
-    let e = exp_one::<FMA>(-x.abs());
-    // ln(1 + e) is 2 artanh z with z = e / (2 + e), at most a third.
-    let z = e / (2.0 + e);
-    let odd = [1.0, 1.0 / 3.0, 0.2, 1.0 / 7.0, 1.0 / 9.0, 1.0 / 11.0, 1.0 / 13.0];
-    let far = fma::<FMA>(2.0 * z, polynomial::<FMA, 7>(z * z, odd), -std::f32::consts::LN_2);
-    if x > 0.0 { x + far } else { far }
+with_slope! {
+    silu_one, silu_both: x => {
+        let e = 1.0 + exp_one::<FMA>(-x);
+        let s = 1.0 / e;
+        (x / e, fma::<FMA>(x * s, 1.0 - s, s))
+    }
+    gelu_erf_one, gelu_erf_both: x => {
+        let (tail, e) = normal_tail::<FMA>(x);
+        let below = if x > 0.0 { 1.0 - tail } else { tail };
+        // The density is e / √(2π).
+        (x * below, fma::<FMA>(x * e, 0.398_942_3, below))
+    }
+    gelu_tanh_one, gelu_tanh_both: x => {
+        // (1 + tanh u) / 2 is the logistic function of 2u; 2 √(2/π) = 1.5957692.
+        let u = 1.595_769 * x * fma::<FMA>(0.044_715 * x, x, 1.0);
+        let e = 1.0 + exp_one::<FMA>(-u);
+        let s = 1.0 / e;
+        // Far from zero, where s (1 - s) is 0, the derivative of u must not overflow.
+        let near = if x > 30.0 { 30.0 } else { x };
+        let near = if near < -30.0 { -30.0 } else { near };
+        let slope = 1.595_769 * fma::<FMA>(3.0 * 0.044_715 * near, near, 1.0);
+        (x / e, fma::<FMA>(near * s * (1.0 - s), slope, s))
+    }
+    quick_gelu_one, quick_gelu_both: x => {
+        let e = 1.0 + exp_one::<FMA>(-1.702 * x);
+        let s = 1.0 / e;
+        (x / e, fma::<FMA>(1.702 * x * s, 1.0 - s, s))
+    }
+    relu_one, relu_both: x => {
+        (if x < 0.0 { 0.0 } else { x }, if x <= 0.0 { 0.0 } else { 1.0 })
+    }
+    elu_one, elu_both: x => {
+        let below = expm1_below_zero::<FMA>(x);
+        (if x > 0.0 { x } else { below }, if x > 0.0 { 1.0 } else { exp_one::<FMA>(x) })
+    }
+    tanh_of, tanh_both: x => {
+        let y = tanh_one::<FMA>(x);
+        (y, fma::<FMA>(-y, y, 1.0))
+    }
+    sigmoid_of, sigmoid_both: x => {
+        let y = sigmoid_one::<FMA>(x);
+        (y, y * (1.0 - y))
+    }
+    shifted_softplus_one, shifted_softplus_both: x => {
+        let e = exp_one::<FMA>(-x.abs());
+        // ln(1 + e) is 2 artanh z with z = e / (2 + e), at most a third.
+        let z = e / (2.0 + e);
+        let odd = [1.0, 1.0 / 3.0, 0.2, 1.0 / 7.0, 1.0 / 9.0, 1.0 / 11.0, 1.0 / 13.0];
+        let far = fma::<FMA>(2.0 * z, polynomial::<FMA, 7>(z * z, odd), -std::f32::consts::LN_2);
+        let s = 1.0 / (1.0 + e);
+        (if x > 0.0 { x + far } else { far }, if x > 0.0 { s } else { e * s })
+    }
+    exp_of, exp_both: x => {
+        let y = exp_one::<FMA>(x);
+        (y, y)
+    }
 }
 
 macro_rules! activations {
-    ($($(#[$meta:meta])* $name:ident, $gated:ident, $one:ident;)*) => {$(
+    ($($(#[$meta:meta])* $name:ident, $gated:ident, $back:ident, $gated_back:ident, $one:ident, $both:ident;)*) => {$(
         $(#[$meta])*
         pub fn $name(x: &mut [f32]) {
             versioned! {
@@ -168,33 +198,76 @@ macro_rules! activations {
             }
             zip_pieces(gate, up, out, each);
         }
+
+        #[doc = concat!("Backward pass of [`", stringify!($name), "`]: `out` is `grad` times its derivative at `x`.")]
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        pub fn $back(x: &[f32], grad: &[f32], out: &mut [f32]) {
+            versioned! {
+                fn each(x: &[f32], grad: &[f32], out: &mut [f32]) {
+                    for ((v, &x), &g) in out.iter_mut().zip(x).zip(grad) {
+                        *v = $both::<FMA>(x).1 * g;
+                    }
+                }
+            }
+            zip_pieces(x, grad, out, each);
+        }
+
+        #[doc = concat!("Backward pass of [`", stringify!($gated), "`]: the gradients with respect to `gate` and `up`,")]
+        /// given that with respect to the output.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        pub fn $gated_back(gate: &[f32], up: &[f32], grad: &[f32], to_gate: &mut [f32], to_up: &mut [f32]) {
+            versioned! {
+                fn each(gate: &[f32], up: &[f32], grad: &[f32], to_gate: &mut [f32], to_up: &mut [f32]) {
+                    for ((((to_gate, to_up), &gate), &up), &g) in
+                        to_gate.iter_mut().zip(to_up).zip(gate).zip(up).zip(grad)
+                    {
+                        let (value, slope) = $both::<FMA>(gate);
+                        *to_gate = g * up * slope;
+                        *to_up = g * value;
+                    }
+                }
+            }
+            let n = to_gate.len();
+            assert!([gate.len(), up.len(), grad.len(), to_up.len()] == [n; 4], "slices must have the same length");
+            let (size, all) = (piece(n), Shared(to_up.as_mut_ptr()));
+            for_each_piece(to_gate, size, |i, to_gate| {
+                let range = i * size..i * size + to_gate.len();
+                // SAFETY: both gradients have the same length, and the pieces do not overlap.
+                let to_up = unsafe { std::slice::from_raw_parts_mut(all.get().add(range.start), range.len()) };
+                each(&gate[range.clone()], &up[range.clone()], &grad[range], to_gate, to_up);
+            });
+        }
     )*};
 }
 
 activations! {
     /// The exact GELU, `x Φ(x)`.
-    gelu_erf, gelu_erf_mul, gelu_erf_one;
+    gelu_erf, gelu_erf_mul, gelu_erf_backward, gelu_erf_mul_backward, gelu_erf_one, gelu_erf_both;
     /// The tanh approximation of GELU, `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2` (`gelu_new`, as in GPT-2).
-    gelu_tanh, gelu_tanh_mul, gelu_tanh_one;
+    gelu_tanh, gelu_tanh_mul, gelu_tanh_backward, gelu_tanh_mul_backward, gelu_tanh_one, gelu_tanh_both;
     /// QuickGELU, `x σ(1.702 x)` (as in CLIP).
-    quick_gelu, quick_gelu_mul, quick_gelu_one;
+    quick_gelu, quick_gelu_mul, quick_gelu_backward, quick_gelu_mul_backward, quick_gelu_one, quick_gelu_both;
     /// SiLU (swish), `x σ(x)`.
-    silu, silu_mul, silu_one;
+    silu, silu_mul, silu_backward_to, silu_mul_backward, silu_one, silu_both;
     /// ReLU, `max(x, 0)`.
-    relu, relu_mul, relu_one;
+    relu, relu_mul, relu_backward, relu_mul_backward, relu_one, relu_both;
     /// ELU with alpha 1: `x` above zero, `eˣ - 1` below.
-    elu, elu_mul, elu_one;
+    elu, elu_mul, elu_backward, elu_mul_backward, elu_one, elu_both;
     /// The hyperbolic tangent.
-    tanh, tanh_mul, tanh_one;
+    tanh, tanh_mul, tanh_backward, tanh_mul_backward, tanh_of, tanh_both;
     /// The logistic sigmoid, `1 / (1 + e⁻ˣ)`.
-    sigmoid, sigmoid_mul, sigmoid_one;
+    sigmoid, sigmoid_mul, sigmoid_backward, sigmoid_mul_backward, sigmoid_of, sigmoid_both;
     /// Shifted softplus, `ln(1 + eˣ) - ln 2` (as in SchNet).
-    shifted_softplus, shifted_softplus_mul, shifted_softplus_one;
+    shifted_softplus, shifted_softplus_mul, shifted_softplus_backward, shifted_softplus_mul_backward, shifted_softplus_one, shifted_softplus_both;
     /// The exponential, `eˣ`.
-    exp, exp_mul, exp_one;
+    exp, exp_mul, exp_backward, exp_mul_backward, exp_of, exp_both;
 }
 
-/// Backward pass of [`silu`]: `grad *= silu'(x)`, element-wise.
+/// Backward pass of [`silu`] in place: `grad *= silu'(x)`, element-wise.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -202,8 +275,7 @@ pub fn silu_backward(x: &[f32], grad: &mut [f32]) {
     versioned! {
         fn each(x: &[f32], grad: &mut [f32]) {
             for (g, &x) in grad.iter_mut().zip(x) {
-                let s = sigmoid_one::<FMA>(x);
-                *g *= fma::<FMA>(x * s, 1.0 - s, s);
+                *g *= silu_both::<FMA>(x).1;
             }
         }
     }
@@ -235,6 +307,40 @@ pub fn clamped_swiglu(pairs: &[f32], alpha: f32, limit: f32, out: &mut [f32]) {
     assert_eq!(pairs.len(), 2 * out.len(), "pairs must have two elements per output");
     let size = piece(out.len());
     for_each_piece(out, size, |i, out| each(&pairs[2 * i * size..][..2 * out.len()], alpha, limit, out));
+}
+
+/// Backward pass of [`clamped_swiglu`]: `out` is the gradient with respect to the pairs, which is zero where a clamp
+/// changed its number.
+///
+/// `pairs` and `out`: `(…, 2)`, interleaved gate and up. `grad`: `(…)`.
+///
+/// # Panics
+/// If `pairs` and `out` do not have twice the length of `grad`.
+pub fn clamped_swiglu_backward(pairs: &[f32], alpha: f32, limit: f32, grad: &[f32], out: &mut [f32]) {
+    versioned! {
+        fn each(pairs: &[f32], alpha: f32, limit: f32, grad: &[f32], out: &mut [f32]) {
+            let pairs = pairs.as_chunks::<2>().0;
+            for ((to, &[gate, up]), &g) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs).zip(grad) {
+                let (gate_slope, up_slope) =
+                    (if gate > limit { 0.0 } else { g }, if up > limit || up < -limit { 0.0 } else { g });
+                let gate = if gate > limit { limit } else { gate };
+                let up = if up > limit { limit } else { up };
+                let up = if up < -limit { -limit } else { up };
+                let s = 1.0 / (1.0 + exp_one::<FMA>(-alpha * gate));
+                let slope = fma::<FMA>(alpha * gate * s, 1.0 - s, s);
+                *to = [gate_slope * slope * (up + 1.0), up_slope * gate * s];
+            }
+        }
+    }
+    assert!(
+        [pairs.len(), out.len()] == [2 * grad.len(); 2],
+        "pairs and out must have two elements per output"
+    );
+    let size = piece(grad.len());
+    for_each_piece(out, 2 * size, |i, out| {
+        let range = i * size..i * size + out.len() / 2;
+        each(&pairs[2 * range.start..2 * range.end], alpha, limit, &grad[range], out);
+    });
 }
 
 /// Element-wise sum, `out = x + y`.
@@ -375,6 +481,94 @@ mod tests {
             let s = 1.0 / (1.0 + (-f64::from(x)).exp());
             let truth = f64::from(grad) * s * (1.0 + f64::from(x) * (1.0 - s));
             assert!((f64::from(slope) - truth).abs() <= 1e-6, "at {x}: {slope}, truth {truth}");
+        }
+    }
+
+    type Back = fn(&[f32], &[f32], &mut [f32]);
+    type GatedBack = fn(&[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+
+    const BACKS: [(&str, Back, GatedBack); 10] = [
+        ("gelu_erf", gelu_erf_backward, gelu_erf_mul_backward),
+        ("gelu_tanh", gelu_tanh_backward, gelu_tanh_mul_backward),
+        ("quick_gelu", quick_gelu_backward, quick_gelu_mul_backward),
+        ("silu", silu_backward_to, silu_mul_backward),
+        ("relu", relu_backward, relu_mul_backward),
+        ("elu", elu_backward, elu_mul_backward),
+        ("tanh", tanh_backward, tanh_mul_backward),
+        ("sigmoid", sigmoid_backward, sigmoid_mul_backward),
+        ("shifted_softplus", shifted_softplus_backward, shifted_softplus_mul_backward),
+        ("exp", exp_backward, exp_mul_backward),
+    ];
+
+    #[test]
+    fn every_gradient_is_the_difference_quotient_of_the_formula() {
+        // No x is within a difference of the kinks at zero.
+        let xs: Vec<f32> = (-50_000..50_000).map(|i| (i as f32 + 0.5) * 3e-4).collect();
+        let grad: Vec<f32> = xs.iter().map(|x| 1.0 + x * 0.03).collect();
+        let up: Vec<f32> = xs.iter().map(|x| (x * 7.0).sin()).collect();
+        for ((name, _, truth), (same, back, gated)) in CASES.into_iter().zip(BACKS) {
+            assert_eq!(name, same);
+            let (mut out, mut to_gate, mut to_up) = (xs.clone(), xs.clone(), xs.clone());
+            back(&xs, &grad, &mut out);
+            gated(&xs, &up, &grad, &mut to_gate, &mut to_up);
+            for i in 0..xs.len() {
+                let (x, g, u) = (f64::from(xs[i]), f64::from(grad[i]), f64::from(up[i]));
+                let slope = (truth(x + 1e-5) - truth(x - 1e-5)) / 2e-5 * g;
+                let value = truth(x) * g;
+                for (got, wanted) in [(out[i], slope), (to_gate[i], slope * u), (to_up[i], value)] {
+                    let near = (f64::from(got) - wanted).abs() <= 2e-6 * wanted.abs().max(1.0);
+                    assert!(near, "{name} at {x}: {got}, truth {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_far_from_zero_are_those_of_the_limits() {
+        for ((name, back, _), slopes) in BACKS.into_iter().zip([
+            [0.0, 1.0],
+            [0.0, 1.0],
+            [0.0, 1.0],
+            [0.0, 1.0],
+            [0.0, 1.0],
+            [0.0, 1.0],
+            [0.0, 0.0],
+            [0.0, 0.0],
+            [0.0, 1.0],
+            [0.0, f32::INFINITY],
+        ]) {
+            let mut got = [0.0; 4];
+            back(&[-1e3, 1e3, -1e30, 1e30], &[1.0; 4], &mut got);
+            assert_eq!(got, [slopes[0], slopes[1], slopes[0], slopes[1]], "{name}");
+            let mut got = [0.0];
+            back(&[f32::NAN], &[1.0], &mut got);
+            assert!(got[0].is_nan() || name == "relu" || name == "elu", "{name}");
+        }
+        let mut at_zero = [5.0];
+        relu_backward(&[0.0], &[1.0], &mut at_zero);
+        assert_eq!(at_zero, [0.0]);
+    }
+
+    #[test]
+    fn the_gradient_of_clamped_swiglu_is_the_difference_quotient_of_its_formula() {
+        let n = 30_001;
+        let (alpha, limit) = (1.702, 7.0);
+        let pairs: Vec<f32> =
+            (0..2 * n).map(|i| ((i * 7919 % 20_011) as f32 / 1000.0 - 10.0) * 0.999_7).collect();
+        let grad: Vec<f32> = (0..n).map(|i| (i % 13) as f32 / 6.0 - 1.0).collect();
+        let mut out = vec![f32::NAN; 2 * n];
+        clamped_swiglu_backward(&pairs, alpha, limit, &grad, &mut out);
+        let value = |gate: f64, up: f64| {
+            let gate = gate.min(7.0);
+            gate / (1.0 + (-f64::from(alpha) * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+        };
+        for i in 0..n {
+            let (gate, up, g) = (f64::from(pairs[2 * i]), f64::from(pairs[2 * i + 1]), f64::from(grad[i]));
+            let by_gate = (value(gate + 1e-6, up) - value(gate - 1e-6, up)) / 2e-6 * g;
+            let by_up = (value(gate, up + 1e-6) - value(gate, up - 1e-6)) / 2e-6 * g;
+            for (got, wanted) in [(out[2 * i], by_gate), (out[2 * i + 1], by_up)] {
+                assert!((f64::from(got) - wanted).abs() <= 2e-5, "at {gate}, {up}: {got}, truth {wanted}");
+            }
         }
     }
 
