@@ -50,6 +50,26 @@ impl Rotary<'_> {
     /// # Panics
     /// If the length of `x` or of the tables does not match the shape, or `width` is odd or larger than `head_width`.
     pub fn apply(&self, x: &mut [f32], heads: usize, time: usize, head_width: usize, order: Order) {
+        self.turn(x, heads, time, head_width, order, 1.0);
+    }
+
+    /// Backward pass of [`Rotary::apply`]: rotates the gradient `grad` by the opposite angles.
+    ///
+    /// # Panics
+    /// As [`Rotary::apply`].
+    pub fn apply_backward(
+        &self,
+        grad: &mut [f32],
+        heads: usize,
+        time: usize,
+        head_width: usize,
+        order: Order,
+    ) {
+        self.turn(grad, heads, time, head_width, order, -1.0);
+    }
+
+    /// Rotates by the angles times `sign`, 1 or -1.
+    fn turn(&self, x: &mut [f32], heads: usize, time: usize, head_width: usize, order: Order, sign: f32) {
         let half = self.width / 2;
         let item = heads * time * head_width;
         if x.is_empty() || half == 0 {
@@ -84,8 +104,8 @@ impl Rotary<'_> {
                 let at = (if per_item { item * time } else { 0 } + position) * half;
                 let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
                 match self.pairs {
-                    Pairs::Halves => turn_halves(&mut head[..self.width], cos, sin),
-                    Pairs::Interleaved => turn_interleaved(&mut head[..self.width], cos, sin),
+                    Pairs::Halves => turn_halves(&mut head[..self.width], cos, sin, sign),
+                    Pairs::Interleaved => turn_interleaved(&mut head[..self.width], cos, sin, sign),
                 }
             }
         });
@@ -93,17 +113,19 @@ impl Rotary<'_> {
 }
 
 versioned! {
-    fn turn_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    fn turn_halves(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
         let (first, second) = head.split_at_mut(cos.len());
         for (((a, b), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            let s = s * sign;
             (*a, *b) = (fma::<FMA>(*a, c, -(*b * s)), fma::<FMA>(*b, c, *a * s));
         }
     }
 }
 
 versioned! {
-    fn turn_interleaved(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    fn turn_interleaved(head: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
         for (([a, b], &c), &s) in head.as_chunks_mut().0.iter_mut().zip(cos).zip(sin) {
+            let s = s * sign;
             (*a, *b) = (fma::<FMA>(*a, c, -(*b * s)), fma::<FMA>(*b, c, *a * s));
         }
     }
@@ -163,6 +185,36 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_backward_pass_is_the_transpose_of_the_rotation() {
+        let (batch, heads, time, d) = SHAPE;
+        let n = batch * heads * time * d;
+        let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let grad: Vec<f32> = (0..n).map(|i| (i as f32 * 0.73).cos()).collect();
+        // Tables that also scale, as those of extended contexts do.
+        let (cos, sin) = tables(time, 2);
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            (cos.iter().map(|c| c * 1.5).collect(), sin.iter().map(|s| s * 1.5).collect());
+        let product = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        for pairs in [Pairs::Halves, Pairs::Interleaved] {
+            for order in [Order::HeadsFirst, Order::TimeFirst] {
+                let rotary = Rotary { cos: &cos, sin: &sin, width: 4, pairs };
+                let (mut turned, mut back) = (x.clone(), grad.clone());
+                rotary.apply(&mut turned, heads, time, d, order);
+                rotary.apply_backward(&mut back, heads, time, d, order);
+                let (forward, backward) = (product(&turned, &grad), product(&x, &back));
+                assert!(
+                    (forward - backward).abs() < 1e-5,
+                    "{pairs:?} {order:?}: {forward} against {backward}"
+                );
+                // Any sign would do where the sines did not matter.
+                assert!((product(&x, &grad) - forward).abs() > 1e-3);
             }
         }
     }

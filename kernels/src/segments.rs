@@ -4,7 +4,9 @@
 //! Each row of the output is computed by one thread, with its terms in the given order, so results do not depend on the
 //! number of threads.
 
-use super::versions::{fma, for_each_piece, versioned};
+use super::InvalidInput;
+use super::pool::{parallel_for, threads};
+use super::versions::{Shared, fma, for_each_piece, versioned};
 
 /// Elements per task.
 const PIECE: usize = 16 * 1024;
@@ -140,4 +142,104 @@ pub fn sums_backward(
             *slope = product(row_of(e), &x[e * width..][..width]);
         }
     });
+}
+
+/// Scatter and add: `table[index[e]] += x[e]`, in the order of the rows `e`. This is the backward pass of
+/// [`add_gathered`] and of the lookup of embeddings.
+///
+/// `x`: `(edges, width)`. `index`: `(edges)`; rows may repeat. `table`: `(nodes, width)`. Threads divide the columns
+/// among them, so that results do not depend on their number.
+///
+/// # Errors
+/// [`InvalidInput`] if the length of `x` does not match, the table is not whole rows, or an index is outside it. The
+/// table is unchanged then.
+///
+/// ```
+/// use fauna_kernels::segments::scatter_add;
+/// let mut table = [0.0; 6];
+/// scatter_add(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &[2, 0, 2], &mut table).unwrap();
+/// assert_eq!(table, [3.0, 4.0, 0.0, 0.0, 6.0, 8.0]);
+/// ```
+pub fn scatter_add(x: &[f32], width: usize, index: &[u32], table: &mut [f32]) -> Result<(), InvalidInput> {
+    versioned! {
+        fn add(x: &[f32], table: &mut [f32]) {
+            for (v, &x) in table.iter_mut().zip(x) {
+                *v += x;
+            }
+        }
+    }
+    if x.len() != index.len() * width || width == 0 && !index.is_empty() {
+        let (found, rows) = (x.len(), index.len());
+        return Err(InvalidInput::new(format!(
+            "expected {rows} rows of {width}, one per index, found {found} elements"
+        )));
+    }
+    let nodes = table.len() / width.max(1);
+    if nodes * width != table.len() {
+        return Err(InvalidInput::new(format!(
+            "a table of {} elements is not whole rows of {width}",
+            table.len()
+        )));
+    }
+    if let Some(e) = index.iter().position(|at| *at as usize >= nodes) {
+        return Err(InvalidInput::new(format!(
+            "index {} of row {e} is outside the table of {nodes} rows",
+            index[e]
+        )));
+    }
+    if x.is_empty() {
+        return Ok(());
+    }
+    // Whole cache lines, several of them, and no more than one stripe per thread unless the work is large.
+    let stripe = width.div_ceil(threads()).next_multiple_of(16).max(64).min(width.max(1));
+    let stripes = if x.len() < PIECE { 1 } else { width.div_ceil(stripe) };
+    let stripe = if stripes == 1 { width } else { stripe };
+    let all = Shared(table.as_mut_ptr());
+    parallel_for(stripes, |s| {
+        let columns = s * stripe..width.min((s + 1) * stripe);
+        for (x, &at) in x.chunks_exact(width).zip(index) {
+            // SAFETY: the row is inside the table, and its columns are this task's alone.
+            let row = unsafe {
+                let first = all.get().add(at as usize * width + columns.start);
+                std::slice::from_raw_parts_mut(first, columns.len())
+            };
+            add(&x[columns.clone()], row);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matmul::tests::numbers;
+    use crate::pool::Pool;
+
+    #[test]
+    fn scattered_rows_add_up_in_order_on_any_number_of_threads() {
+        for (nodes, width, edges) in [(1, 1, 1), (5, 3, 40), (7, 130, 200), (50, 577, 64), (3, 64, 0)] {
+            let (x, start) = (numbers(edges * width, 1), numbers(nodes * width, 2));
+            let index: Vec<u32> = (0..edges).map(|e| (e * e * 7 % nodes) as u32).collect();
+            let mut wanted = start.clone();
+            for (x, &at) in x.chunks(width).zip(&index) {
+                wanted[at as usize * width..].iter_mut().zip(x).for_each(|(v, x)| *v += x);
+            }
+            for threads in [1, 2, 5] {
+                let mut table = start.clone();
+                Pool::new(threads).install(|| scatter_add(&x, width, &index, &mut table)).unwrap();
+                assert_eq!(table, wanted, "{nodes} by {width}, {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn indices_and_sizes_that_do_not_fit_are_refused_by_name() {
+        let mut table = [1.0; 4];
+        let refusal = scatter_add(&[0.5; 4], 2, &[0, 2], &mut table).unwrap_err().to_string();
+        assert_eq!(refusal, "index 2 of row 1 is outside the table of 2 rows");
+        assert!(scatter_add(&[0.5; 3], 2, &[0, 1], &mut table).is_err());
+        assert!(scatter_add(&[0.5; 3], 3, &[0], &mut table).is_err());
+        assert!(scatter_add(&[], 0, &[0], &mut table).is_err());
+        assert_eq!(table, [1.0; 4]);
+    }
 }
