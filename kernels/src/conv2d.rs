@@ -8,7 +8,9 @@
 #![allow(clippy::needless_range_loop, reason = "indices into tiles of registers, as the formulas have them")]
 
 use super::cpu::{Isa, isa};
-use super::matmul::{Finish, Layout, SMALL, Scratch, tiles};
+use super::matmul::{Dense, Finish, Layout, SMALL, Scratch, linear_over_on, tiles};
+use super::norm::sum_rows;
+use super::outer::{Rows, products};
 use super::pool::{parallel_for, threads};
 use super::simd::{Simd, Task, dispatch};
 use super::versions::{Shared, for_each_piece, versioned};
@@ -165,6 +167,139 @@ pub fn max_pool(x: Pictures, y: &mut [f32]) {
     });
 }
 
+/// Backward pass of [`max_pool`]: `to_x`, of the shape of `x`, is the gradient `grad` at the first largest element of
+/// each window, and zero elsewhere.
+///
+/// `grad`: `(batch, height / 2, width / 2, channels)`.
+///
+/// # Panics
+/// If the length of a slice does not match its shape.
+pub fn max_pool_backward(x: Pictures, grad: &[f32], to_x: &mut [f32]) {
+    versioned! {
+        fn give(corners: [&[f32]; 4], grad: &[f32], above: &mut [f32], below: &mut [f32]) {
+            let n = grad.len();
+            let [a, b, c, d] = corners.map(|corner| &corner[..n]);
+            let (above, right) = above.split_at_mut(n);
+            let (below, last) = below.split_at_mut(n);
+            let (right, last) = (&mut right[..n], &mut last[..n]);
+            for i in 0..n {
+                let (mut top, mut at) = (a[i], 0);
+                for (x, corner) in [(b[i], 1), (c[i], 2), (d[i], 3)] {
+                    let larger = x > top || x.is_nan();
+                    (top, at) = if larger { (x, corner) } else { (top, at) };
+                }
+                let of = |corner: i32| if at == corner { grad[i] } else { 0.0 };
+                (above[i], right[i], below[i], last[i]) = (of(0), of(1), of(2), of(3));
+            }
+        }
+    }
+    let (height, width, channels) = (x.height / 2, x.width / 2, x.channels);
+    let row = x.width * channels;
+    assert_eq!(x.data.len(), to_x.len(), "x and to_x must have the same length");
+    assert_eq!(
+        grad.len() * x.height * row,
+        x.data.len() * height * width * channels,
+        "grad is not batch by height / 2 by width / 2 by channels"
+    );
+    if to_x.is_empty() {
+        return;
+    }
+    for_each_piece(to_x, x.height * row, |n, to_x| {
+        let data = &x.data[n * x.height * row..][..to_x.len()];
+        to_x[height * 2 * row..].fill(0.0);
+        for (i, rows) in to_x.chunks_exact_mut(2 * row).enumerate() {
+            let (above, below) = rows.split_at_mut(row);
+            above[width * 2 * channels..].fill(0.0);
+            below[width * 2 * channels..].fill(0.0);
+            for j in 0..width {
+                let (at, pixel) = (2 * i * row + 2 * j * channels, 2 * j * channels);
+                let corners = [at, at + channels, at + row, at + row + channels].map(|at| &data[at..]);
+                let grad = &grad[((n * height + i) * width + j) * channels..][..channels];
+                let pair = pixel..pixel + 2 * channels;
+                give(corners, grad, &mut above[pair.clone()], &mut below[pair]);
+            }
+        }
+    });
+}
+
+/// The gradients of a convolution that are wanted, each overwritten.
+#[derive(Debug, Default)]
+pub struct Gradients<'a> {
+    /// Of the input, of its shape.
+    pub x: Option<&'a mut [f32]>,
+    /// Of the weight, of its shape.
+    pub weight: Option<&'a mut [f32]>,
+    /// Of the bias, `(outputs)`.
+    pub bias: Option<&'a mut [f32]>,
+}
+
+/// Backward pass of [`convolve`] without `finish`: the gradients that `to` has, given the gradient `grad` with respect
+/// to the output.
+///
+/// `weight`: `(kernel height, kernel width, channels, outputs)`. `size`: output height and width. `grad`:
+/// `(batch, height, width, outputs)`. They do not depend on the number of threads.
+///
+/// # Panics
+/// If the length of a slice does not match its shape.
+///
+/// ```
+/// use fauna_kernels::conv2d::{Gradients, Pictures, Window, convolve_backward};
+/// let x = Pictures { data: &[1.0, 2.0, 3.0, 4.0], height: 2, width: 2, channels: 1 };
+/// let window = Window { kernel: (1, 2), stride: 1, before: (0, 0), zoom: 1 };
+/// let (mut to_x, mut to_weight) = ([0.0; 4], [0.0; 2]);
+/// let to = Gradients { x: Some(&mut to_x), weight: Some(&mut to_weight), bias: None };
+/// convolve_backward(x, &window, &[5.0, 6.0], (2, 1), &[1.0, 10.0], to);
+/// assert_eq!((to_x, to_weight), ([5.0, 6.0, 50.0, 60.0], [31.0, 42.0]));
+/// ```
+pub fn convolve_backward(
+    x: Pictures,
+    window: &Window,
+    weight: &[f32],
+    size: (usize, usize),
+    grad: &[f32],
+    to: Gradients,
+) {
+    convolve_backward_on(isa(), x, window, weight, size, grad, to);
+}
+
+fn convolve_backward_on(
+    isa: Isa,
+    x: Pictures,
+    window: &Window,
+    weight: &[f32],
+    size: (usize, usize),
+    grad: &[f32],
+    to: Gradients,
+) {
+    let picture = x.height * x.width * x.channels;
+    let terms = window.kernel.0 * window.kernel.1 * x.channels;
+    assert!(window.stride > 0 && window.zoom > 0, "stride and zoom must be greater than zero");
+    assert!(
+        picture > 0 && x.data.len().is_multiple_of(picture),
+        "x is not batch by height by width by channels"
+    );
+    assert!(terms > 0 && weight.len().is_multiple_of(terms), "weight is not kernel by channels by outputs");
+    let (outputs, pixels) = (weight.len() / terms, x.data.len() / picture * size.0 * size.1);
+    assert_eq!(grad.len(), pixels * outputs, "grad is not batch by height by width by outputs");
+    let zeros = vec![0f32; x.channels];
+    let conv = Conv { x, window, weight, bias: None, finish: None, size, outputs, terms, zeros: &zeros };
+    if let Some(to_x) = to.x {
+        assert_eq!(to_x.len(), x.data.len(), "the gradient of x does not have its shape");
+        conv.back_to_x(isa, grad, to_x);
+    }
+    if let Some(to_weight) = to.weight {
+        assert_eq!(to_weight.len(), weight.len(), "the gradient of the weight does not have its shape");
+        conv.back_to_weight(isa, grad, to_weight);
+    }
+    if let Some(to_bias) = to.bias {
+        assert_eq!(to_bias.len(), outputs, "the gradient of the bias is not one per output");
+        sum_rows(grad, to_bias);
+    }
+}
+
+/// Products that are folded, or pixels that are gathered, at a time: as many floats as stay in cache.
+const UNFOLDED: usize = 1 << 20;
+
 /// The arguments of a convolution, and derived sizes.
 struct Conv<'a> {
     x: Pictures<'a>,
@@ -253,6 +388,130 @@ impl Conv<'_> {
         let taps = self.terms / channels;
         let blocks = taps.div_ceil(BLOCK_LENGTH / channels);
         taps.div_ceil(blocks) * channels
+    }
+}
+
+impl Conv<'_> {
+    fn back_to_x(&self, isa: Isa, grad: &[f32], to_x: &mut [f32]) {
+        let ((height, width), (above, left)) = (self.window.kernel, self.window.before);
+        if self.window.stride > 1 || self.window.zoom > 1 || above >= height || left >= width {
+            return self.fold(isa, grad, to_x);
+        }
+        // A convolution with the kernel turned around, whose channels and outputs change places.
+        let (channels, outputs) = (self.x.channels, self.outputs);
+        let mut turned = vec![0f32; self.weight.len()];
+        for (tap, turned) in turned.chunks_exact_mut((channels * outputs).max(1)).enumerate() {
+            let weight = &self.weight[(height * width - 1 - tap) * channels * outputs..];
+            for (o, row) in turned.chunks_exact_mut(channels).enumerate() {
+                row.iter_mut().enumerate().for_each(|(c, v)| *v = weight[c * outputs + o]);
+            }
+        }
+        if grad.is_empty() {
+            return to_x.fill(0.0);
+        }
+        let before = (height - 1 - above, width - 1 - left);
+        let window = Window { kernel: self.window.kernel, stride: 1, before, zoom: 1 };
+        let x = Pictures { data: grad, height: self.size.0, width: self.size.1, channels: outputs };
+        convolve_on(isa, x, &window, &turned, None, None, (self.x.height, self.x.width), to_x);
+    }
+
+    /// The gradient of `x` from products of the gradient with the weight, some rows of pixels at a time.
+    fn fold(&self, isa: Isa, grad: &[f32], to_x: &mut [f32]) {
+        let (height, width) = self.size;
+        let row = self.x.width * self.x.channels;
+        to_x.fill(0.0);
+        let Ok(weight) = Dense::of_floats(self.weight, self.terms, self.outputs) else { return };
+        let most = (UNFOLDED / (width * self.terms).max(1)).clamp(1, height.max(1));
+        let mut unfolded = vec![0f32; most * width * self.terms];
+        let pictures = to_x.chunks_exact_mut(self.x.height * row);
+        for (to_x, grad) in pictures.zip(grad.chunks_exact((height * width * self.outputs).max(1))) {
+            for (block, grad) in grad.chunks((most * width * self.outputs).max(1)).enumerate() {
+                let pixels = grad.len() / self.outputs;
+                let unfolded = &mut unfolded[..pixels * self.terms];
+                linear_over_on(isa, grad, self.outputs, pixels, &weight, None, None, unfolded);
+                let made = block * most..block * most + pixels / width;
+                for_each_piece(to_x, row, |i, to_x| self.fold_row(unfolded, made.clone(), i, to_x));
+            }
+        }
+    }
+
+    /// Adds to row `i` of a picture what the rows `made` of the output have for it.
+    fn fold_row(&self, unfolded: &[f32], made: std::ops::Range<usize>, i: usize, to_x: &mut [f32]) {
+        let (Window { kernel, stride, before, zoom }, width) = (self.window, self.size.1);
+        for zoomed in i * zoom..(i + 1) * zoom {
+            for a in 0..kernel.0 {
+                let Some(from) = (zoomed + before.0).checked_sub(a).filter(|from| from % stride == 0) else {
+                    continue;
+                };
+                if !made.contains(&(from / stride)) {
+                    continue;
+                }
+                let row = &unfolded[(from / stride - made.start) * width * self.terms..];
+                for (j, pixel) in row.chunks_exact(self.terms).take(width).enumerate() {
+                    for b in 0..kernel.1 {
+                        let column = (j * stride + b).wrapping_sub(before.1) / zoom;
+                        if (j * stride + b) < before.1 || column >= self.x.width {
+                            continue;
+                        }
+                        let tap = &pixel[(a * kernel.1 + b) * self.x.channels..][..self.x.channels];
+                        let to = &mut to_x[column * self.x.channels..][..self.x.channels];
+                        to.iter_mut().zip(tap).for_each(|(v, x)| *v += x);
+                    }
+                }
+            }
+        }
+    }
+
+    fn back_to_weight(&self, isa: Isa, grad: &[f32], to_weight: &mut [f32]) {
+        let (taps, channels) = (self.window.kernel.0 * self.window.kernel.1, self.x.channels);
+        if channels >= FEW_CHANNELS {
+            let pointers = |first: usize, tap: usize, places: &mut [*const f32]| {
+                let (a, b) = (tap / self.window.kernel.1, tap % self.window.kernel.1);
+                let mut place = self.place(first);
+                let (made, stride) = (self.size, self.window.stride);
+                for pointer in places {
+                    *pointer = self.under(place, a, b).as_ptr();
+                    place.column += stride;
+                    if place.column == made.1 * stride {
+                        (place.column, place.row) = (0, place.row + stride);
+                    }
+                    if place.row == made.0 * stride {
+                        place.row = 0;
+                        place.picture += self.x.height * self.x.width * channels;
+                    }
+                }
+            };
+            // SAFETY: a pointer is to a pixel of `x` or to the zeros, both of which have `channels` elements.
+            return unsafe {
+                products(isa, &Rows { taps, depth: channels, pointers }, grad, self.outputs, to_weight)
+            };
+        }
+        // Images of few channels: all taps of a pixel are gathered to one row.
+        let most = (UNFOLDED / self.terms).max(1);
+        let pixels = grad.len() / self.outputs.max(1);
+        let mut gathered = vec![0f32; most.min(pixels) * self.terms];
+        let mut sums = vec![0f32; if pixels > most { to_weight.len() } else { 0 }];
+        to_weight.fill(0.0);
+        for (i, grad) in grad.chunks((most * self.outputs).max(1)).enumerate() {
+            let gathered = &mut gathered[..grad.len() / self.outputs * self.terms];
+            for_each_piece(gathered, self.terms * 64, |piece, rows| {
+                for (r, row) in rows.chunks_exact_mut(self.terms).enumerate() {
+                    self.gather(self.place(i * most + piece * 64 + r), 0, row);
+                }
+            });
+            let pointers = |first: usize, _: usize, places: &mut [*const f32]| {
+                for (place, row) in places.iter_mut().zip(gathered[first * self.terms..].chunks(self.terms)) {
+                    *place = row.as_ptr();
+                }
+            };
+            let rows = Rows { taps: 1, depth: self.terms, pointers };
+            let out = if pixels > most { &mut sums[..] } else { &mut to_weight[..] };
+            // SAFETY: each pointer is to a whole gathered row.
+            unsafe { products(isa, &rows, grad, self.outputs, out) };
+            if pixels > most {
+                to_weight.iter_mut().zip(&sums).for_each(|(v, sum)| *v += sum);
+            }
+        }
     }
 }
 
@@ -416,6 +675,112 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_transposes_of_the_convolution_on_every_instruction_set() {
+        let window = |kernel, stride, before, zoom| Window { kernel, stride, before, zoom };
+        for isa in Isa::all_available() {
+            for (window, channels, outputs, (height, width), size) in [
+                (window((3, 3), 1, (1, 1), 1), 3, 5, (7, 9), (7, 9)),
+                (window((3, 3), 1, (1, 1), 1), 20, 33, (5, 7), (5, 7)),
+                (window((3, 3), 1, (1, 1), 2), 16, 40, (4, 3), (8, 6)),
+                (window((3, 3), 2, (0, 0), 1), 17, 3, (6, 8), (3, 4)),
+                (window((4, 4), 4, (0, 0), 1), 3, 65, (8, 12), (2, 3)),
+                (window((1, 1), 1, (0, 0), 1), 60, 6, (3, 3), (3, 3)),
+                (window((2, 3), 1, (2, 1), 1), 18, 4, (3, 4), (4, 4)),
+                (window((2, 3), 3, (1, 2), 3), 30, 4, (3, 2), (3, 4)),
+                (window((3, 2), 1, (1, 0), 1), 70, 290, (9, 8), (9, 7)),
+                (window((3, 3), 1, (1, 1), 1), 1, 2, (70, 41), (70, 41)),
+            ] {
+                let data = numbers(2 * height * width * channels, 1);
+                let x = Pictures { data: &data, height, width, channels };
+                let weight = numbers(window.kernel.0 * window.kernel.1 * channels * outputs, 2);
+                let grad = numbers(2 * size.0 * size.1 * outputs, 3);
+                let (mut to_x, mut to_weight) = (vec![f32::NAN; data.len()], vec![f32::NAN; weight.len()]);
+                let mut to_bias = vec![f32::NAN; outputs];
+                let to =
+                    Gradients { x: Some(&mut to_x), weight: Some(&mut to_weight), bias: Some(&mut to_bias) };
+                convolve_backward_on(isa, x, &window, &weight, size, &grad, to);
+                let (by_x, by_weight) = plainly_back(x, &window, &weight, outputs, size, &grad);
+                let by_bias: Vec<f64> = (0..outputs)
+                    .map(|o| grad.iter().skip(o).step_by(outputs).map(|g| f64::from(*g)).sum())
+                    .collect();
+                for (name, got, wanted) in
+                    [("x", &to_x, by_x), ("weight", &to_weight, by_weight), ("bias", &to_bias, by_bias)]
+                {
+                    let size = wanted.iter().fold(1.0, |a: f64, b| a.max(b.abs()));
+                    for (i, (&got, &wanted)) in got.iter().zip(&wanted).enumerate() {
+                        let near = (f64::from(got) - wanted).abs() <= 3e-6 * size;
+                        assert!(
+                            near,
+                            "{isa:?} {window:?} {channels} to {outputs}: {name} {i} is {got}, not {wanted}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gradients of `x` and of the weight from the formula, in float64.
+    fn plainly_back(
+        x: Pictures,
+        window: &Window,
+        weight: &[f32],
+        outputs: usize,
+        (height, width): (usize, usize),
+        grad: &[f32],
+    ) -> (Vec<f64>, Vec<f64>) {
+        let (mut to_x, mut to_weight) = (vec![0.0; x.data.len()], vec![0.0; weight.len()]);
+        for (p, grad) in grad.chunks(outputs).enumerate() {
+            let (n, i, j) = (p / (height * width), p / width % height, p % width);
+            for (a, b) in (0..window.kernel.0).flat_map(|a| (0..window.kernel.1).map(move |b| (a, b))) {
+                let row = (i * window.stride + a) as isize - window.before.0 as isize;
+                let column = (j * window.stride + b) as isize - window.before.1 as isize;
+                if row < 0 || column < 0 {
+                    continue;
+                }
+                let (row, column) = (row as usize / window.zoom, column as usize / window.zoom);
+                if row >= x.height || column >= x.width {
+                    continue;
+                }
+                for c in 0..x.channels {
+                    let at = ((n * x.height + row) * x.width + column) * x.channels + c;
+                    for (o, &g) in grad.iter().enumerate() {
+                        let w = ((a * window.kernel.1 + b) * x.channels + c) * outputs + o;
+                        to_x[at] += f64::from(g) * f64::from(weight[w]);
+                        to_weight[w] += f64::from(g) * f64::from(x.data[at]);
+                    }
+                }
+            }
+        }
+        (to_x, to_weight)
+    }
+
+    #[test]
+    fn the_gradient_of_a_maximum_goes_to_the_first_largest_element() {
+        for (height, width, channels) in [(2, 2, 1), (5, 7, 3), (4, 6, 20)] {
+            let n = 2 * height * width * channels;
+            // Few values, so that there are ties.
+            let data: Vec<f32> = numbers(n, 1).iter().map(|v| (v * 2.0).round()).collect();
+            let x = Pictures { data: &data, height, width, channels };
+            let grad = numbers(2 * (height / 2) * (width / 2) * channels, 2);
+            let mut wanted = vec![0f32; n];
+            for (i, &g) in grad.iter().enumerate() {
+                let (c, j) = (i % channels, i / channels % (width / 2));
+                let row = i / channels / (width / 2);
+                let (picture, row) = (row / (height / 2), row % (height / 2));
+                let at = |a: usize, b: usize| {
+                    ((picture * height + 2 * row + a) * width + 2 * j + b) * channels + c
+                };
+                let corners = [at(0, 0), at(0, 1), at(1, 0), at(1, 1)];
+                let first = corners.into_iter().reduce(|a, b| if data[b] > data[a] { b } else { a });
+                wanted[first.unwrap()] = g;
+            }
+            let mut got = vec![f32::NAN; n];
+            max_pool_backward(x, &grad, &mut got);
+            assert_eq!(got, wanted);
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod mxfp4;
 pub mod norm;
 pub mod optimizer;
+mod outer;
 pub mod pool;
 pub mod rope;
 pub mod segments;
