@@ -91,6 +91,11 @@ impl Dataset {
         let found = find::splits(path, options)?;
         let mut notes = found.notes;
         let train = open_part(&found.train, options)?;
+        if options.targets.is_some() && train.targets.is_none() {
+            return Err(Error::input(format!("{} have no labels to read as classes or numbers", train.what))
+                .at(path)
+                .set("leave this option away", "DatasetOptions::targets", ""));
+        }
         let mut later = options.clone();
         later.targets = options.targets.or(train.targets);
         let open_later = |part: &Option<Part>| -> Result<Option<Opened>> {

@@ -54,10 +54,10 @@ pub(crate) fn splits(path: &Path, options: &DatasetOptions) -> Result<Splits> {
         return Ok(alone(DatasetKind::Robot, path.to_path_buf()));
     }
     let (files, folders) = entries(path)?;
-    if options.kind.is_none_or(|kind| kind != DatasetKind::Media) {
-        if let Some(found) = of_files(path, &files, options)? {
-            return Ok(found);
-        }
+    if options.kind != Some(DatasetKind::Media)
+        && let Some(found) = of_files(path, &files, options)?
+    {
+        return Ok(found);
     }
     if options.kind.is_none_or(|kind| kind == DatasetKind::Media) {
         if let Some(found) = of_folders(path, &files, &folders)? {

@@ -211,13 +211,8 @@ impl Table {
         })
     }
 
-    /// The bytes of `name.bytes` in a row; `None` if they are null.
-    pub fn bytes(&self, name: &str, row: usize) -> Result<Option<Vec<u8>>> {
-        self.part(name, "bytes", row)
-    }
-
     /// The bytes of a part of the struct `name` in a row; `None` if they are null.
-    pub fn part(&self, name: &str, part: &str, row: usize) -> Result<Option<Vec<u8>>> {
+    pub fn bytes(&self, name: &str, part: &str, row: usize) -> Result<Option<Vec<u8>>> {
         let column = self.find(name, Some(part))?;
         let wrong =
             |e: ParquetError| Error::format(&self.path, format!("column `{name}`, row {}: {e}", row + 1));
@@ -405,21 +400,19 @@ impl PageReader for Pages {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
         let page = self.pages.get_next_page()?;
         match &page {
-            Some(Page::DictionaryPage { buf, num_values, .. }) => {
-                if *num_values as usize > buf.len() {
-                    return Err(ParquetError::General(format!(
-                        "a dictionary of {num_values} values in {} bytes",
-                        buf.len()
-                    )));
-                }
+            Some(Page::DictionaryPage { buf, num_values, .. }) if *num_values as usize > buf.len() => {
+                return Err(ParquetError::General(format!(
+                    "a dictionary of {num_values} values in {} bytes",
+                    buf.len()
+                )));
             }
+            Some(Page::DictionaryPage { .. }) | None => {}
             Some(data) => {
                 let count = u64::from(data.num_values());
                 self.left = self.left.checked_sub(count).ok_or_else(|| {
                     ParquetError::General(format!("a page of {count} values where {} are left", self.left))
                 })?;
             }
-            None => {}
         }
         Ok(page)
     }

@@ -259,12 +259,6 @@ pub(crate) fn open(path: &Path, options: &DatasetOptions) -> Result<Opened> {
                 .decide(options.targets, is_text)
                 .map_err(|(line, e)| in_line(e.context(column_of(column)), line, path))?,
         ),
-        None if options.targets.is_some() => {
-            return Err(Error::input(format!(
-                "{} have no labels to read as classes or numbers",
-                schema.what
-            )));
-        }
         None => None,
     };
     let classes = match targets {

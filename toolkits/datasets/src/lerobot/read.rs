@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use fauna_shared::item::{Image, ImageOptions, Item};
 use fauna_shared::train::{Example, Step};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
@@ -50,7 +51,9 @@ struct Steps {
     actions: Vec<f64>,
     task_of: Vec<usize>,
     horizon: usize,
-    image: fauna_shared::item::ImageOptions,
+    image: ImageOptions,
+    /// The file that was read last.
+    last: Mutex<Option<(usize, Arc<Table>)>>,
 }
 
 struct Episode {
@@ -129,6 +132,7 @@ pub(crate) fn open(root: &Path, options: &DatasetOptions) -> Result<Opened> {
         task_of: Vec::new(),
         horizon: options.action_horizon,
         image: options.image,
+        last: Mutex::new(None),
     };
     let mut files: BTreeMap<(usize, usize), Vec<EpisodeMeta>> = BTreeMap::new();
     meta.into_iter().for_each(|episode| files.entry(episode.file).or_default().push(episode));
@@ -306,27 +310,39 @@ impl Steps {
         self.starts.partition_point(|start| *start <= step).saturating_sub(1)
     }
 
-    fn image(&self, camera: &str, path: &Path, row: usize) -> Result<fauna_shared::item::Image> {
+    /// The table of a file; the last one that was read stays open.
+    fn table(&self, file: usize) -> Result<Arc<Table>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, table)) = last.as_ref().filter(|(known, _)| *known == file) {
+            return Ok(table.clone());
+        }
+        let path = &self.files[file];
+        let table = Arc::new(guarded(path, || Table::open(path))?);
+        *last = Some((file, table.clone()));
+        Ok(table)
+    }
+
+    fn image(&self, camera: &str, file: usize, row: usize) -> Result<Image> {
+        let path = &self.files[file];
         let named = |error: Error| error.context(format!("row {}, feature `{camera}`", row + 1)).at(path);
-        let bytes = guarded(path, || Table::open(path)?.bytes(camera, row))?;
-        match bytes {
+        let table = self.table(file)?;
+        match guarded(path, || table.bytes(camera, "bytes", row))? {
             #[cfg(feature = "image")]
             Some(bytes) => fauna_shared::image::decode(&bytes, &self.image).map_err(named),
             #[cfg(not(feature = "image"))]
             Some(_) => Err(named(crate::dataset::without_feature("image", "pictures"))),
-            None => self.image_file(camera, path, row).map_err(named),
+            None => {
+                let name = guarded(path, || table.bytes(camera, "path", row))?;
+                self.image_file(name.and_then(|name| String::from_utf8(name).ok())).map_err(named)
+            }
         }
     }
 
     /// A picture whose row has the path of its file and no bytes.
-    fn image_file(&self, camera: &str, path: &Path, row: usize) -> Result<fauna_shared::item::Image> {
-        let name = guarded(path, || {
-            let bytes = Table::open(path)?.part(camera, "path", row)?;
-            Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
-        })?;
+    fn image_file(&self, name: Option<String>) -> Result<Image> {
         let name = name.ok_or_else(|| Error::input("the picture has neither bytes nor a path"))?;
         match media::load(&media::resolved(&self.root, &name)?, Media::Image, &self.image)? {
-            fauna_shared::item::Item::Image(image) => Ok(image),
+            Item::Image(image) => Ok(image),
             _ => Err(Error::input("expected a picture")),
         }
     }
@@ -367,8 +383,8 @@ impl Source for Steps {
             let from = (start + step.min(last)) * self.action_size;
             self.actions[from..from + self.action_size].to_vec()
         };
-        let path = &self.files[episode.file];
-        let image = |camera: &String| Ok((camera.clone(), self.image(camera, path, episode.row + frame)?));
+        let row = episode.row + frame;
+        let image = |camera: &String| Ok((camera.clone(), self.image(camera, episode.file, row)?));
         Ok(Example::Step(Step {
             images: self.cameras.iter().map(image).collect::<Result<_>>()?,
             instruction: self.tasks.get(&self.task_of[index]).cloned().unwrap_or_default(),

@@ -12,7 +12,7 @@ use crate::Dataset;
 fn read_all(path: &Path) {
     let Ok(dataset) = Dataset::open(path, &default()) else { return };
     for split in [Some(dataset.train()), dataset.validation(), dataset.test()].into_iter().flatten() {
-        split.examples().for_each(|example| drop(example));
+        split.examples().for_each(drop);
     }
 }
 

@@ -88,5 +88,23 @@ def main():
     pq.write_table(table([0, 1], lambda n: pa.list_(pa.float32(), n)), root / "data/chunk-000/file-000.parquet",
                    row_group_size=2)
 
+    # Episode 0 of `v2` with a column that is not what it should be.
+    root = HERE / "wrong"
+    root.mkdir(exist_ok=True)
+    good = table([0], lambda n: pa.list_(pa.float32())).drop_columns(["next.reward", "timestamp", "index"])
+    action = good.schema.get_field_index("action")
+
+    def write_with(name, values, kind):
+        column = pa.array(values, pa.list_(kind))
+        pq.write_table(good.set_column(action, "action", column), root / f"{name}.parquet")
+
+    write_with("texts", [["a", "b"]] * 3, pa.string())
+    write_with("nulls", [[0, 1], [0, None], [0, 1]], pa.float32())
+    write_with("nan", [[0, 1], [0, float("nan")], [0, 1]], pa.float32())
+    write_with("short", [[0, 1], [0, 1], [0]], pa.float32())
+    pq.write_table(good.drop_columns(["action"]), root / "without.parquet")
+    paths = pa.array(["a.png"] * 3)
+    pq.write_table(good.set_column(0, "observation.images.top", paths), root / "paths.parquet")
+
 
 main()

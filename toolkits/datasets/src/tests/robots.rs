@@ -119,13 +119,8 @@ fn metadata_that_is_not_true_is_refused() {
             }
             refused(changed(version, "meta/info.json", from, to, &default()), &["info.json", part]);
         }
-        let error = changed(
-            version,
-            "meta/info.json",
-            "\"shape\": [\n     2\n",
-            "\"shape\": [\n     3\n",
-            &default(),
-        );
+        let error =
+            changed(version, "meta/info.json", "\"shape\": [\n    2\n", "\"shape\": [\n    3\n", &default());
         refused(error, &[".parquet", "row 1: `action` has 2 numbers, expected 3"]);
     }
     let error = changed("v2", "meta/episodes.jsonl", "\"length\": 3", "\"length\": 4", &default());
@@ -150,28 +145,25 @@ fn metadata_that_is_not_true_is_refused() {
 }
 
 #[test]
-fn columns_of_another_type_are_refused() {
-    let swap = |from: &str, to: &str, options: &DatasetOptions| {
+fn columns_of_another_type_and_values_that_are_no_numbers_are_refused() {
+    for (file, parts) in [
+        ("texts", &["the column `action` is of the type String, expected numbers"][..]),
+        ("nulls", &["column `action`: a null at or before row 3"]),
+        ("nan", &["row 2: `action` has the value NaN, expected finite numbers"]),
+        ("short", &["row 3: `action` has 1 numbers, expected 2"]),
+        ("paths", &["no column is called `observation.images.top.bytes`"]),
+        ("without", &["no column is called `action`", "the columns: observation.images.top"]),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         copy(&fixture("v2"), folder.path());
-        let path = folder.path().join("meta/info.json");
-        let text = std::fs::read_to_string(&path).unwrap().replace(from, to);
-        std::fs::write(&path, text).unwrap();
-        Dataset::open(folder.path(), options)
-    };
-    let image = "\"dtype\": \"image\"";
-    refused(swap("next.reward\": {", "timestamps\": {", &default()), &[]).to_string();
-    // The column of pictures as numbers.
-    let options = default().with_column("state", "observation.images.top");
-    refused(swap(image, "\"dtype\": \"float32\"", &options), &["of shape [3, 4, 3], expected a vector"]);
-    refused(
-        swap(
-            "\"next.reward\": {\n   \"dtype\": \"float32\"",
-            "\"next.reward\": {\n   \"dtype\": \"image\"",
-            &default(),
-        ),
-        &["no column is called `next.reward.bytes`"],
-    );
+        let path = folder.path().join("data/chunk-000/episode_000000.parquet");
+        std::fs::copy(fixture("wrong").join(format!("{file}.parquet")), path).unwrap();
+        let error = refused(Dataset::open(folder.path(), &default()), parts);
+        assert!(error.place().is_some_and(|place| place.ends_with("episode_000000.parquet")), "{error}");
+    }
+    let image = "\"next.reward\": {\n   \"dtype\": \"float32\"";
+    let error = changed("v2", "meta/info.json", image, &image.replace("float32", "image"), &default());
+    refused(error, &["no column is called `next.reward.bytes`"]);
 }
 
 #[test]
