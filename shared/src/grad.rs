@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
-use crate::kernels::{elementwise, memory};
+use crate::kernels::{elementwise, memory, optimizer};
 use crate::{Error, ErrorKind, Result, transfer};
 
 thread_local! {
@@ -118,9 +118,7 @@ impl Gradients {
         let mut squares = 0.0;
         for gradient in &self.all {
             squares += match gradient {
-                Gradient::Host { values, filled: true, .. } => {
-                    values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum()
-                }
+                Gradient::Host { values, filled: true, .. } => optimizer::sum_of_squares(values),
                 Gradient::Device(Some(tensor)) => {
                     f64::from(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?)
                 }

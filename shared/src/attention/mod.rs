@@ -3,6 +3,7 @@
 //! The layout is `(batch, sequence, heads, head_dim)`, the output of a projection, so that no block transposes: the KV
 //! cache grows along `sequence`, and the result is the input of the output projection.
 
+mod back;
 mod cache;
 mod mask;
 mod relative;
@@ -112,6 +113,9 @@ fn attend_with(
         };
     }
     let (k, v) = (k.to_dtype(q.dtype())?, v.to_dtype(q.dtype())?);
+    if back::serves([q, &k, &v], numbers, sinks) {
+        return back::attend(q, &k, &v, mask, scale, sinks);
+    }
     // Heads that share keys are consecutive: in the products they are additional queries.
     let together = |last: usize| (batch, kv_heads, heads / kv_heads * queries, last);
     let q = q.transpose(1, 2)?.contiguous()?.reshape(together(width))?;

@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 use candle_nn::rotary_emb::{rope_i, rope_thd};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::kernels::rope::{Order, Pairs, Rotary};
-use crate::nn::{fused, host};
+use crate::nn::{back, fused, host};
+use crate::runtime::kernels_take;
 use crate::{Error, ErrorKind, Result, json, transfer};
 
 /// Position ids of a batch: one row shared by all sequences, or one row per sequence.
@@ -446,6 +447,9 @@ impl Angles {
             })??;
             return Ok(Tensor::from_vec(values, x.shape(), x.device())?);
         }
+        if kernels_take(x) {
+            return Ok(x.contiguous()?.apply_op1(Turned(self.clone()))?);
+        }
         let turned = x.narrow(D::Minus1, 0, 2 * half)?;
         if fused::serve(&[&turned]) {
             let turned = self.rotate_fused(&turned)?;
@@ -479,5 +483,45 @@ impl Angles {
             true => Ok(turned),
             false => Ok(Tensor::cat(&[&turned, &x.narrow(D::Minus1, first, width - first)?], D::Minus1)?),
         }
+    }
+}
+
+/// Rotates the heads of `(batch, sequence, heads, head_dim)`, with a backward pass.
+struct Turned(Angles);
+
+impl Turned {
+    /// Rotates `values`, or back if `back`.
+    fn turn(&self, values: &mut [f32], layout: &Layout, back: bool) -> Result<()> {
+        let (_, time, heads, width) = layout.shape().dims4()?;
+        let Angles { cos, sin, interleaved, .. } = &self.0;
+        let half = cos.dim(D::Minus1)?;
+        let pairs = if *interleaved { Pairs::Interleaved } else { Pairs::Halves };
+        host::read(cos, |cos| {
+            host::read(sin, |sin| {
+                let rotary = Rotary { cos, sin, width: 2 * half, pairs };
+                match back {
+                    false => rotary.apply(values, heads, time, width, Order::TimeFirst),
+                    true => rotary.apply_backward(values, heads, time, width, Order::TimeFirst),
+                }
+            })
+        })?
+    }
+}
+
+impl CustomOp1 for Turned {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut values = back::numbers(storage, layout)?.to_vec();
+        self.turn(&mut values, layout, false).map_err(back::out)?;
+        Ok((CpuStorage::F32(values), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut values = host::saved(grad, <[f32]>::to_vec).map_err(back::out)?;
+        self.turn(&mut values, &Layout::contiguous(x.shape()), true).map_err(back::out)?;
+        Tensor::from_vec(values, x.shape(), x.device()).map(Some)
     }
 }

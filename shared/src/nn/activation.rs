@@ -3,9 +3,11 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
+use super::back::{self, Activated, Gated};
 use super::host;
 use crate::Result;
 use crate::kernels::elementwise;
+use crate::runtime::kernels_take;
 
 /// An activation function, with the names of `hidden_act` and `activation_function` in configs.
 ///
@@ -57,6 +59,9 @@ impl Activation {
         if host::serves(x) {
             return host::map(x, |values| self.apply(values));
         }
+        if back::serves(x) {
+            return Ok(x.contiguous()?.apply_op1(Activated(self))?);
+        }
         Ok(match self {
             Self::GeluErf => x.gelu_erf()?,
             Self::GeluTanh => x.gelu()?,
@@ -76,10 +81,67 @@ impl Activation {
     /// Gated activation, `self(gate) * up`, as in SwiGLU and GeGLU. `gate` and `up` have the same shape, which is that
     /// of the result.
     pub fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        if host::serve([gate, up]) && self == Self::Silu {
-            return host::zip(gate, up, elementwise::silu_mul);
+        if host::serve([gate, up]) {
+            return host::zip(gate, up, |gate, up, out| self.multiply(gate, up, out));
+        }
+        if [gate, up].into_iter().all(kernels_take) && gate.dims() == up.dims() {
+            return Ok(gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(self))?);
         }
         Ok((self.forward(gate)? * up)?)
+    }
+
+    /// `grad` times the derivative at `x`.
+    pub(super) fn backward(self, x: &[f32], grad: &[f32], out: &mut [f32]) {
+        match self {
+            Self::GeluErf => elementwise::gelu_erf_backward(x, grad, out),
+            Self::GeluTanh => elementwise::gelu_tanh_backward(x, grad, out),
+            Self::QuickGelu => elementwise::quick_gelu_backward(x, grad, out),
+            Self::Silu => elementwise::silu_backward_to(x, grad, out),
+            Self::Relu => elementwise::relu_backward(x, grad, out),
+            Self::Elu => elementwise::elu_backward(x, grad, out),
+            Self::Tanh => elementwise::tanh_backward(x, grad, out),
+            Self::Sigmoid => elementwise::sigmoid_backward(x, grad, out),
+            Self::ShiftedSoftplus => elementwise::shifted_softplus_backward(x, grad, out),
+        }
+    }
+
+    /// `self(gate) * up`.
+    pub(super) fn multiply(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        match self {
+            Self::GeluErf => elementwise::gelu_erf_mul(gate, up, out),
+            Self::GeluTanh => elementwise::gelu_tanh_mul(gate, up, out),
+            Self::QuickGelu => elementwise::quick_gelu_mul(gate, up, out),
+            Self::Silu => elementwise::silu_mul(gate, up, out),
+            Self::Relu => elementwise::relu_mul(gate, up, out),
+            Self::Elu => elementwise::elu_mul(gate, up, out),
+            Self::Tanh => elementwise::tanh_mul(gate, up, out),
+            Self::Sigmoid => elementwise::sigmoid_mul(gate, up, out),
+            Self::ShiftedSoftplus => elementwise::shifted_softplus_mul(gate, up, out),
+        }
+    }
+
+    /// The gradients of `gate` and `up` from that of [`multiply`](Self::multiply).
+    pub(super) fn multiply_backward(
+        self,
+        gate: &[f32],
+        up: &[f32],
+        grad: &[f32],
+        to_gate: &mut [f32],
+        to_up: &mut [f32],
+    ) {
+        match self {
+            Self::GeluErf => elementwise::gelu_erf_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::GeluTanh => elementwise::gelu_tanh_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::QuickGelu => elementwise::quick_gelu_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::Silu => elementwise::silu_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::Relu => elementwise::relu_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::Elu => elementwise::elu_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::Tanh => elementwise::tanh_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::Sigmoid => elementwise::sigmoid_mul_backward(gate, up, grad, to_gate, to_up),
+            Self::ShiftedSoftplus => {
+                elementwise::shifted_softplus_mul_backward(gate, up, grad, to_gate, to_up)
+            }
+        }
     }
 
     pub(crate) fn apply(self, values: &mut [f32]) {

@@ -42,6 +42,15 @@ pub(crate) fn saved<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     Ok(f(&values[start..start + x.elem_count()]))
 }
 
+/// [`read_strided`] in the backward pass of an operation, of a tensor of the forward pass.
+pub(crate) fn saved_strided<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(not_host());
+    };
+    Ok(f(&values[layout.start_offset()..]))
+}
+
 /// The name of the function that a closure of type `F` is in.
 fn caller<F>() -> String {
     let name = std::any::type_name::<F>();

@@ -1,10 +1,12 @@
 //! Losses of logits.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Tensor};
 
 use super::back::{numbers, out};
 use super::host;
-use crate::kernels::memory;
+use crate::kernels::{loss as kernel, memory};
 use crate::runtime::kernels_take;
 use crate::{Error, Result, transfer};
 
@@ -41,7 +43,7 @@ pub fn cross_entropy_sum(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, us
     let count = labels.iter().filter(|label| **label != IGNORE_INDEX).count();
     let logits = logits.reshape(((), classes))?.to_dtype(DType::F32)?;
     if kernels_take(&logits) {
-        let loss = CrossEntropy { labels };
+        let loss = CrossEntropy { labels, log_sums: Mutex::default() };
         return Ok((logits.contiguous()?.apply_op1(loss)?, count));
     }
     let device = logits.device();
@@ -68,6 +70,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, usize)
 /// The sum of cross entropies of the rows of logits, `(rows, classes)`.
 struct CrossEntropy {
     labels: Vec<i64>,
+    /// The log-sum-exp of each row, of the forward pass.
+    log_sums: Mutex<Vec<f32>>,
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -76,37 +80,24 @@ impl CustomOp1 for CrossEntropy {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (_, classes) = layout.shape().dims2()?;
-        let rows = numbers(storage, layout)?.chunks_exact(classes);
-        let term = |(row, label): (&[f32], &i64)| match *label {
-            IGNORE_INDEX => 0.0,
-            label => f64::from(log_sum_exp(row)) - f64::from(row[label as usize]),
-        };
-        let sum: f64 = rows.zip(&self.labels).map(term).sum();
-        Ok((CpuStorage::F32(vec![sum as f32]), Shape::from(())))
+        let (rows, classes) = layout.shape().dims2()?;
+        let mut log_sums = memory::zeros(rows);
+        let loss = kernel::CrossEntropy::new(classes)
+            .forward(numbers(storage, layout)?, &self.labels, &mut log_sums)
+            .map_err(|error| out(error.into()))?;
+        *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
+        Ok((CpuStorage::F32(vec![loss.sum as f32]), Shape::from(())))
     }
 
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (_, classes) = logits.dims2()?;
         let scale = grad.to_scalar::<f32>()?;
         let mut back = memory::zeros(logits.elem_count());
-        host::saved(logits, |logits| {
-            let rows = logits.chunks_exact(classes).zip(back.chunks_exact_mut(classes));
-            for ((row, back), label) in rows.zip(&self.labels) {
-                if *label == IGNORE_INDEX {
-                    continue;
-                }
-                let total = log_sum_exp(row);
-                back.iter_mut().zip(row).for_each(|(back, x)| *back = scale * (x - total).exp());
-                back[*label as usize] -= scale;
-            }
-        })
-        .map_err(out)?;
+        let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let loss = kernel::CrossEntropy::new(classes);
+        host::saved(logits, |logits| loss.backward(logits, &self.labels, &log_sums, scale, &mut back))
+            .and_then(|done| Ok(done?))
+            .map_err(out)?;
         Tensor::from_vec(back, logits.shape(), &Device::Cpu).map(Some)
     }
-}
-
-fn log_sum_exp(row: &[f32]) -> f32 {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    most + row.iter().map(|x| (x - most).exp()).sum::<f32>().ln()
 }

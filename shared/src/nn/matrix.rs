@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{DType, Device, Module, Tensor};
 
-use super::back::{Product, Rows, VariableProduct, floats, gather};
+use super::back::{Biased, Product, Rows, VariableProduct, floats, gather};
 use super::low_rank::{LowRank, check, updated, updated_rows};
 use super::{Activation, blocks, host};
 use crate::checkpoint::Bytes;
@@ -193,18 +193,30 @@ impl Matrix {
                 Ok(Tensor::from_vec(y, shape, &Device::Cpu)?)
             }
             Storage::Host { .. } if kernels_take(x) => {
+                let (frozen, tracked) = match bias {
+                    Some(bias) if bias.track_op() => (None, Some(bias)),
+                    bias => (bias.cloned(), None),
+                };
                 let y = match x.track_op() {
-                    true => x.contiguous()?.apply_op1(Product { weight: self.clone() })?,
+                    true => x.contiguous()?.apply_op1(Product { weight: self.clone(), bias: frozen })?,
                     false => {
-                        let y = host::read(x, |x| self.multiply_host(x, None, None))??;
+                        let y = host::read(x, |x| self.multiply_host(x, frozen.as_ref(), None))??;
                         Tensor::from_vec(y, shape, &Device::Cpu)?
                     }
                 };
-                finish(y, bias, then)
+                match tracked {
+                    Some(bias) => finish(y.apply_op2(&bias.contiguous()?, Biased)?, None, then),
+                    None => finish(y, None, then),
+                }
             }
             Storage::Variable { tensor, layout, compute } if kernels_take(x) => {
                 let product = VariableProduct { layout: *layout, compute: *compute };
-                finish(x.contiguous()?.apply_op2(&tensor.contiguous()?, product)?, bias, then)
+                let (x, tensor) = (x.contiguous()?, tensor.contiguous()?);
+                let y = match bias {
+                    Some(bias) => x.apply_op3(&tensor, &bias.contiguous()?, product)?,
+                    None => x.apply_op2(&tensor, product)?,
+                };
+                finish(y, None, then)
             }
             Storage::DeviceBlocks { tensor, .. } if !x.track_op() && rows <= FEW_ROWS => {
                 // candle's quantized kernels take contiguous float32, and have no backward pass.
@@ -278,22 +290,23 @@ impl Matrix {
         let mut back = memory::zeros(rows * self.inputs);
         match &self.storage {
             Storage::Host { bytes, kind: Kind::Dense(elem, layout, compute), .. } => {
-                let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?.transposed();
-                matmul::linear(grad, rows, &weight, None, *compute, None, &mut back);
+                let weight = Dense::new(bytes, *elem, *layout, self.outputs, self.inputs)?;
+                matmul::linear_input_gradient(grad, rows, &weight, *compute, false, &mut back);
             }
             Storage::Variable { tensor, layout, compute } => {
                 host::saved(tensor, |values| {
-                    let weight = floats(values, *layout, self.outputs, self.inputs)?.transposed();
-                    matmul::linear(grad, rows, &weight, None, *compute, None, &mut back);
+                    let weight = floats(values, *layout, self.outputs, self.inputs)?;
+                    matmul::linear_input_gradient(grad, rows, &weight, *compute, false, &mut back);
                     Ok::<_, Error>(())
                 })??;
             }
-            Storage::Host { .. } => {
-                host::read(&self.tensor()?, |values| {
-                    let weight = Dense::of_floats(values, self.outputs, self.inputs)?.transposed();
-                    matmul::linear(grad, rows, &weight, None, Compute::F32, None, &mut back);
-                    Ok::<_, Error>(())
-                })??;
+            Storage::Host { bytes, kind: Kind::Blocks(kind), .. } => {
+                let weight = Blocks::new(bytes, *kind, self.outputs, self.inputs)?;
+                kernel::linear_input_gradient(grad, rows, &weight, Compute::F32, false, &mut back);
+            }
+            Storage::Host { bytes, kind: Kind::Mxfp4(scales, compute), .. } => {
+                let weight = Mxfp4::new(bytes, scales, self.outputs, self.inputs)?;
+                mxfp4::linear_input_gradient(grad, rows, &weight, *compute, false, &mut back);
             }
             _ => return Err(elsewhere()),
         }

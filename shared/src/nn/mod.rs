@@ -3,7 +3,7 @@
 
 mod activation;
 mod add;
-mod back;
+pub(crate) mod back;
 pub(crate) mod blocks;
 mod conv;
 mod conv2d;

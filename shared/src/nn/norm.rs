@@ -3,11 +3,12 @@
 use candle_core::{D, DType, Tensor};
 use candle_nn::ops::{layer_norm, rms_norm};
 
-use super::back::{self, RmsNormed};
+use super::back::{GroupNormed, LayerNormed, RmsNormed};
 use super::conv::is_stand_in;
 use super::{Activation, fused, host};
 use crate::kernels::matmul::Finish;
 use crate::kernels::{memory, norm};
+use crate::runtime::kernels_take;
 use crate::weights::Weights;
 use crate::{Error, ErrorKind, Result};
 
@@ -43,6 +44,13 @@ impl LayerNorm {
                 host::read(x, |x| norm::layer_norm(x, weight, bias, self.eps, &mut out))
             })??;
             return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
+        }
+        if kernels_take(x) && self.parameters().all(kernels_take) {
+            let (x, op) = (x.contiguous()?, LayerNormed { eps: self.eps });
+            return Ok(match &self.bias {
+                Some(bias) => x.apply_op3(&self.weight.contiguous()?, &bias.contiguous()?, op)?,
+                None => x.apply_op2(&self.weight.contiguous()?, op)?,
+            });
         }
         let wide = x.to_dtype(DType::F32)?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
@@ -102,9 +110,8 @@ impl RmsNorm {
                 Ok(Tensor::from_vec(out, x.shape(), x.device())?)
             })?;
         }
-        if back::serves(x) && self.weight.dtype() == DType::F32 && !self.weight.track_op() {
-            let norm = RmsNormed { weight: self.weight.clone(), eps: self.eps };
-            return Ok(x.contiguous()?.apply_op1(norm)?);
+        if kernels_take(x) && kernels_take(&self.weight) {
+            return Ok(x.contiguous()?.apply_op2(&self.weight.contiguous()?, RmsNormed { eps: self.eps })?);
         }
         if fused::serve(&[x, &self.weight]) {
             let like_weight = x.to_dtype(self.weight.dtype())?.contiguous()?;
@@ -153,6 +160,11 @@ impl GroupNorm {
                 })
             })???;
             return Ok(Tensor::from_vec(out, x.shape(), x.device())?);
+        }
+        if [x, &self.weight, &self.bias].into_iter().all(kernels_take) {
+            let op = GroupNormed { groups: self.groups, time, eps: self.eps };
+            let y = x.contiguous()?.apply_op3(&self.weight.contiguous()?, &self.bias.contiguous()?, op)?;
+            return activation.map_or(Ok(y.clone()), |activation| activation.forward(&y));
         }
         let wide = x.to_dtype(DType::F32)?.reshape((batch, time, self.groups, channels / self.groups))?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim((1, 3))?)?;

@@ -2,6 +2,7 @@
 
 use candle_core::{D, Tensor};
 
+use super::back::{self, Normalized, Softmaxed};
 use super::{fused, host};
 use crate::Result;
 use crate::kernels::norm;
@@ -23,6 +24,9 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     if !host::serves(x) && fused::serve(&[x]) {
         return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
     }
+    if back::serves(x) && x.elem_count() > 0 {
+        return Ok(x.contiguous()?.apply_op1(Softmaxed)?);
+    }
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?)
 }
@@ -40,6 +44,9 @@ pub fn l2_normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
     if host::serves(x) && x.elem_count() > 0 {
         let width = x.dim(D::Minus1)?;
         return host::map(x, |x| norm::l2_normalize(x, width, eps));
+    }
+    if back::serves(x) && x.elem_count() > 0 {
+        return Ok(x.contiguous()?.apply_op1(Normalized { eps })?);
     }
     let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(eps)?;
     Ok(x.broadcast_div(&length)?)

@@ -2,6 +2,7 @@
 
 use candle_core::{D, Device, Tensor};
 
+use super::back::{self, ClampedSwiglu};
 use super::{Activation, host};
 use crate::kernels::{elementwise, memory};
 use crate::{Error, ErrorKind, Result};
@@ -36,6 +37,10 @@ pub fn clamped_swiglu(pairs: &Tensor, alpha: f64, limit: f64) -> Result<Tensor> 
         let mut out = memory::zeros(pairs.elem_count() / 2);
         host::read(pairs, |pairs| elementwise::clamped_swiglu(pairs, alpha as f32, limit as f32, &mut out))?;
         return Ok(Tensor::from_vec(out, shape, &Device::Cpu)?);
+    }
+    if back::serves(pairs) {
+        let op = ClampedSwiglu { alpha: alpha as f32, limit: limit as f32 };
+        return Ok(pairs.contiguous()?.apply_op1(op)?);
     }
     shape.push(2);
     let pairs = pairs.reshape(shape)?;

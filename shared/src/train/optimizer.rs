@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Var};
 
 use crate::grad::Gradients;
-use crate::kernels::memory;
+use crate::kernels::InvalidInput;
+use crate::kernels::{memory, optimizer as kernel};
+use crate::nn::back;
 use crate::{Error, Result};
 
 /// AdamW (Loshchilov and Hutter 2019, algorithm 2), as `torch.optim.AdamW`.
@@ -71,7 +73,6 @@ impl AdamW {
         scale: f64,
     ) -> Result<()> {
         self.steps += 1;
-        let step = i32::try_from(self.steps).unwrap_or(i32::MAX);
         for (name, variable) in variables {
             let Some(gradient) = gradients.host(variable) else {
                 match variable.device() {
@@ -84,21 +85,17 @@ impl AdamW {
                 second: memory::zeros(gradient.len()),
             });
             let [first, second] = self.betas;
+            let step = kernel::AdamW {
+                rate: learning_rate,
+                betas: (first, second),
+                eps: self.eps,
+                decay: self.weight_decay,
+            };
+            let number = self.steps;
             let update = |weights: &mut [f32]| {
-                let corrected = 1.0 - first.powi(step);
-                let root = (1.0 - second.powi(step)).sqrt();
-                let size = (learning_rate / corrected) as f32;
-                let decay = (1.0 - learning_rate * self.weight_decay) as f32;
-                for (((w, g), m), v) in
-                    weights.iter_mut().zip(gradient).zip(&mut moments.first).zip(&mut moments.second)
-                {
-                    let g = g * scale as f32;
-                    *w *= decay;
-                    *m += (1.0 - first as f32) * (g - *m);
-                    *v = *v * second as f32 + (1.0 - second as f32) * g * g;
-                    let denominator = v.sqrt() / root as f32 + self.eps as f32;
-                    *w -= size * *m / denominator;
-                }
+                let Moments { first, second } = &mut *moments;
+                let moments = kernel::Moments { first, second, largest: None };
+                step.step(number, weights, gradient, scale as f32, moments)
             };
             change(variable, update)?;
         }
@@ -107,20 +104,22 @@ impl AdamW {
 }
 
 /// Lets `f` change the elements of `variable`, float32 on the CPU.
-fn change(variable: &Var, f: impl FnMut(&mut [f32])) -> Result<()> {
+fn change(variable: &Var, f: impl FnMut(&mut [f32]) -> std::result::Result<(), InvalidInput>) -> Result<()> {
     Ok(variable.inplace_op1(&Change(std::cell::RefCell::new(f)))?)
 }
 
 struct Change<F>(std::cell::RefCell<F>);
 
-impl<F: FnMut(&mut [f32])> InplaceOp1 for Change<F> {
+impl<F: FnMut(&mut [f32]) -> std::result::Result<(), InvalidInput>> InplaceOp1 for Change<F> {
     fn name(&self) -> &'static str {
         "optimizer step"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         match (storage, layout.contiguous_offsets()) {
-            (CpuStorage::F32(values), Some((start, end))) => (self.0.borrow_mut())(&mut values[start..end]),
+            (CpuStorage::F32(values), Some((start, end))) => {
+                (self.0.borrow_mut())(&mut values[start..end]).map_err(|error| back::out(error.into()))?;
+            }
             _ => candle_core::bail!("a variable that is not contiguous float32"),
         }
         Ok(())
