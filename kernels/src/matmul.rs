@@ -464,13 +464,15 @@ const DOT_ROWS: usize = 24;
 const DOT_COLUMNS: usize = 4;
 /// Rows (terms of the sums) of a packed block: a panel of it and two tiles of `x` fit the L1 cache.
 const BLOCK_LENGTH: usize = 256;
-/// Maximum number of columns of a packed block: with `BLOCK_LENGTH`, 256 KiB.
-const BLOCK_COLUMNS: usize = 256;
+/// Maximum number of columns of a packed block: with `BLOCK_LENGTH`, 320 KiB.
+const BLOCK_COLUMNS: usize = 320;
 /// Maximum number of rows of a job of [`Way::Packed`], for each of which the weight is packed again.
 const BLOCK_ROWS: usize = 512;
 /// Numbers of rows and columns below which jobs are not divided for more threads.
 const LEAST_ROWS: usize = 96;
 const LEAST_COLUMNS: usize = 64;
+/// Number of strips of a transposed `x` that are copied together: so many that whole cache lines are read.
+const COPY_STRIPS: usize = 4;
 /// Number of columns from which rows of `x` are copied: at large power-of-two strides they share cache sets.
 const COPY_COLUMNS: usize = 96;
 
@@ -733,7 +735,7 @@ impl Job<'_> {
     }
 
     #[inline(always)]
-    unsafe fn packed<P: Products, W: Widen>(&self, (x, x_stride, rows): (*const P::X, usize, usize)) {
+    unsafe fn packed<P: Products, W: Widen>(&self, (x, x_stride, all_rows): (*const P::X, usize, usize)) {
         let (p, width) = (self.product, panel_width::<P::S>());
         let strip = tiles::strip_rows::<P::S>();
         let block_x = BLOCK_LENGTH * P::PER_LANE;
@@ -743,7 +745,7 @@ impl Job<'_> {
         let mut scratch = Scratch::new(panels * width * block);
         let packed = scratch.as_mut_ptr();
         let copy = p.x_transposed || columns >= COPY_COLUMNS;
-        let mut strip_of_x = Scratch::new(if copy { strip * BLOCK_LENGTH } else { 0 });
+        let mut strip_of_x = Scratch::new(if copy { COPY_STRIPS * strip * BLOCK_LENGTH } else { 0 });
         let copied = strip_of_x.as_mut_ptr().cast::<P::X>();
         let mut i = 0;
         loop {
@@ -751,14 +753,18 @@ impl Job<'_> {
             // SAFETY: the columns and terms are inside the weight, and the scratch holds all panels.
             unsafe { self.pack::<P, W>(i, length, packed) };
             let depth = length.div_ceil(P::PER_LANE);
-            for r in (0..rows).step_by(strip) {
-                let rows = strip.min(rows - r);
+            for r in (0..all_rows).step_by(strip) {
+                let rows = strip.min(all_rows - r);
                 // SAFETY: the strip is inside `x` and `y`, and the scratch holds it.
                 unsafe {
                     let x = if p.x_transposed {
-                        let x = (x.add(i * x_stride + r), x_stride);
-                        tiles::copy_columns(x, rows, length, (copied, strip));
-                        (copied.cast_const(), strip)
+                        let of_group = r / strip % COPY_STRIPS;
+                        if of_group == 0 {
+                            let x = (x.add(i * x_stride + r), x_stride);
+                            let rows = all_rows.min(r + COPY_STRIPS * strip) - r;
+                            tiles::copy_columns(x, rows, length, (copied, strip));
+                        }
+                        (copied.add(of_group * length * strip).cast_const(), strip)
                     } else if copy {
                         let x = (x.add(r * x_stride + i), x_stride);
                         tiles::copy_rows(x, rows, depth * P::PER_LANE, (copied, block_x));

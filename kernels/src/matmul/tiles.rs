@@ -509,7 +509,7 @@ pub(crate) unsafe fn copy_rows<T: Copy>(
     }
 }
 
-/// Copies `length` rows of `columns <= width` elements to rows of `width` elements.
+/// Copies `length` rows of `columns` elements to strips of `width` columns: `(strips, length, width)`.
 ///
 /// # Safety
 /// Both pointers are valid for their rows.
@@ -521,14 +521,16 @@ pub(crate) unsafe fn copy_columns<T: Copy>(
     (to, width): (*mut T, usize),
 ) {
     for i in 0..length {
-        // SAFETY: promised by the caller.
-        unsafe {
-            let (from, to) = (x.add(i * x_stride), to.add(i * width));
-            if columns == width {
-                // A constant, so that vectors are copied.
-                to.copy_from_nonoverlapping(from, width);
-            } else {
-                to.copy_from_nonoverlapping(from, columns);
+        for (strip, c) in (0..columns).step_by(width).enumerate() {
+            // SAFETY: promised by the caller.
+            unsafe {
+                let (from, to) = (x.add(i * x_stride + c), to.add((strip * length + i) * width));
+                if columns - c >= width {
+                    // A constant, so that vectors are copied.
+                    to.copy_from_nonoverlapping(from, width);
+                } else {
+                    to.copy_from_nonoverlapping(from, columns - c);
+                }
             }
         }
     }
