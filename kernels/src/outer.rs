@@ -13,8 +13,10 @@ use super::versions::{Shared, for_each_piece};
 const PIXELS: usize = 128;
 /// Columns (outputs) that are packed at a time.
 const COLUMNS: usize = 256;
-/// Rows of the result per task: several tiles of any instruction set.
-const ROWS: usize = 48;
+/// Elements of the result per task: they stay in cache, and the packed gradients serve as many rows as that.
+const ELEMENTS: usize = 1 << 16;
+/// Rows of the tiles of any instruction set divide this.
+const TILES: usize = 24;
 /// Number of tasks from which the pixels are not divided too.
 const TASKS: usize = 16;
 /// Minimum number of pixels of a task where they are divided.
@@ -49,8 +51,11 @@ where
     if pixels == 0 {
         return out.fill(0.0);
     }
-    let strips = x.depth.div_ceil(ROWS);
-    let tasks = x.taps * strips;
+    // Each task has several taps, or a strip of the rows of one.
+    let group = (ELEMENTS / (x.depth * outputs)).clamp(1, x.taps);
+    let rows = (ELEMENTS / outputs).next_multiple_of(TILES).min(x.depth);
+    let strips = x.depth.div_ceil(rows);
+    let tasks = x.taps.div_ceil(group) * strips;
     let parts = TASKS.div_ceil(tasks).min(pixels / FEW_PIXELS).max(1);
     let size = pixels.div_ceil(parts).next_multiple_of(PIXELS);
     let parts = pixels.div_ceil(size);
@@ -58,13 +63,13 @@ where
     let whole = if parts > 1 { &mut partial[..] } else { &mut out[..] };
     let all = Shared(whole.as_mut_ptr());
     parallel_for(parts * tasks, |task| {
-        let (part, tap, strip) = (task / tasks, task % tasks / strips, task % strips);
-        let (first, row) = (part * size, strip * ROWS);
-        let rows = ROWS.min(x.depth - row);
+        let (part, tap, strip) = (task / tasks, task % tasks / strips * group, task % strips);
+        let (first, row) = (part * size, strip * rows);
+        let (taps, rows) = (group.min(x.taps - tap), rows.min(x.depth - row));
         let pixels = size.min(pixels - first);
-        // SAFETY: the rows of this part, tap and strip are inside the result, and this task's own.
+        // SAFETY: the rows of this part, its taps and its strip are inside the result, and this task's own.
         let out = unsafe { all.get().add((part * terms + tap * x.depth + row) * outputs) };
-        dispatch(isa, Strip { x, tap, row, rows, first, pixels, grad, outputs, out });
+        dispatch(isa, Strip { x, taps: (tap, taps), rows: (row, rows), first, pixels, grad, outputs, out });
     });
     if parts > 1 {
         let len = out.len();
@@ -79,12 +84,11 @@ where
     }
 }
 
-/// Some rows of one tap of the result, over some pixels.
+/// Some rows of some taps of the result, over some pixels: the first of each, and the number.
 struct Strip<'a, F> {
     x: &'a Rows<F>,
-    tap: usize,
-    row: usize,
-    rows: usize,
+    taps: (usize, usize),
+    rows: (usize, usize),
     first: usize,
     pixels: usize,
     grad: &'a [f32],
@@ -102,8 +106,6 @@ impl<F: Fn(usize, usize, &mut [*const f32]) + Sync> Task for Strip<'_, F> {
         let mut pointers = [std::ptr::null::<f32>(); PIXELS];
         for done in (0..self.pixels).step_by(PIXELS) {
             let count = PIXELS.min(self.pixels - done);
-            (self.x.pointers)(self.first + done, self.tap, &mut pointers[..count]);
-            pointers[..count].iter_mut().for_each(|p| *p = p.wrapping_add(self.row));
             for column in (0..self.outputs).step_by(COLUMNS) {
                 let columns = COLUMNS.min(self.outputs - column);
                 // SAFETY: the pixels and columns are inside the gradient, and the scratch holds their panels.
@@ -111,30 +113,56 @@ impl<F: Fn(usize, usize, &mut [*const f32]) + Sync> Task for Strip<'_, F> {
                     let grad = self.grad.as_ptr().add((self.first + done) * self.outputs + column);
                     tiles::pack::<S, f32>((grad, self.outputs, Layout::InOut), columns, count, packed);
                 }
-                let mut r = 0;
-                while r < self.rows {
-                    let mut tile = 0;
-                    for panel in 0..columns.div_ceil(width) {
-                        // SAFETY: each pointer is valid for the rows, and the tile is inside this task's rows.
-                        tile = unsafe {
-                            let w = packed.add(panel * width * count);
-                            let y = self.out.add(r * self.outputs + column + panel * width);
-                            let y = (y, self.outputs, width.min(columns - panel * width));
-                            let x = (pointers.as_ptr(), count, r);
-                            match self.rows - r {
-                                12.. if S::PANEL_ROWS >= 12 => outer_tile::<S, 12>(x, w, y, done > 0),
-                                8.. if S::PANEL_ROWS >= 8 => outer_tile::<S, 8>(x, w, y, done > 0),
-                                6.. if S::PANEL_ROWS == 6 => outer_tile::<S, 6>(x, w, y, done > 0),
-                                4.. => outer_tile::<S, 4>(x, w, y, done > 0),
-                                2.. => outer_tile::<S, 2>(x, w, y, done > 0),
-                                _ => outer_tile::<S, 1>(x, w, y, done > 0),
-                            }
-                        };
+                for tap in 0..self.taps.1 {
+                    let pointers = &mut pointers[..count];
+                    (self.x.pointers)(self.first + done, self.taps.0 + tap, pointers);
+                    pointers.iter_mut().for_each(|p| *p = p.wrapping_add(self.rows.0));
+                    // SAFETY: each pointer is valid for the rows, which are this task's own in the result.
+                    unsafe {
+                        let y = self.out.add(tap * self.x.depth * self.outputs + column);
+                        strip::<S>(pointers, self.rows.1, packed, (y, self.outputs, columns), done > 0);
                     }
-                    r += tile;
                 }
             }
         }
+    }
+}
+
+/// Adds the products of the first `rows` elements of each pointer with the packed gradients.
+///
+/// # Safety
+/// The processor has `S`; each pointer is valid for `rows` elements, `packed` for a row of panels of the columns for
+/// each of them, and `y` for `rows` rows of the columns.
+#[inline(always)]
+unsafe fn strip<S: Simd>(
+    pointers: &[*const f32],
+    rows: usize,
+    packed: *const f32,
+    (y, y_stride, columns): (*mut f32, usize, usize),
+    add: bool,
+) {
+    let (width, count) = (tiles::panel_width::<S>(), pointers.len());
+    let mut r = 0;
+    while r < rows {
+        let mut tile = 0;
+        for panel in 0..columns.div_ceil(width) {
+            // SAFETY: promised by the caller; the tile is inside the rows.
+            tile = unsafe {
+                let w = packed.add(panel * width * count);
+                let y = y.add(r * y_stride + panel * width);
+                let y = (y, y_stride, width.min(columns - panel * width));
+                let x = (pointers.as_ptr(), count, r);
+                match rows - r {
+                    12.. if S::PANEL_ROWS >= 12 => outer_tile::<S, 12>(x, w, y, add),
+                    8.. if S::PANEL_ROWS >= 8 => outer_tile::<S, 8>(x, w, y, add),
+                    6.. if S::PANEL_ROWS == 6 => outer_tile::<S, 6>(x, w, y, add),
+                    4.. => outer_tile::<S, 4>(x, w, y, add),
+                    2.. => outer_tile::<S, 2>(x, w, y, add),
+                    _ => outer_tile::<S, 1>(x, w, y, add),
+                }
+            };
+        }
+        r += tile;
     }
 }
 
