@@ -67,6 +67,52 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, usize)
     Ok(((sum / count as f64)?, count))
 }
 
+/// Binary cross entropy of `logits` with `targets` between 0 and 1, of the same shape: the mean over all elements, a
+/// float32 scalar.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let logits = Tensor::new(&[[0f32, 3f32.ln()]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[[1f32, 1.0]], &Device::Cpu)?;
+/// let loss = fauna_shared::nn::binary_cross_entropy(&logits, &targets)?.to_scalar::<f32>()?;
+/// assert!((loss - (2f32.ln() + (4f32 / 3.0).ln()) / 2.0).abs() < 1e-6);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) for targets of another shape.
+pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (logits, targets) = alike(logits, targets)?;
+    // log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), which does not overflow.
+    let rest = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    Ok(((logits.relu()? - (&logits * targets)?)? + rest)?.mean_all()?)
+}
+
+/// The mean squared difference of `x` and `targets`, of the same shape, a float32 scalar.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let [x, targets] = [[1f32, 2.0], [1.0, 5.0]].map(|values| Tensor::new(&values, &Device::Cpu));
+/// assert_eq!(fauna_shared::nn::mean_squared_error(&x?, &targets?)?.to_scalar::<f32>()?, 4.5);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) for targets of another shape.
+pub fn mean_squared_error(x: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (x, targets) = alike(x, targets)?;
+    Ok((x - targets)?.sqr()?.mean_all()?)
+}
+
+/// `x` and `targets` in float32 on the device of `x`, if they have the same shape.
+fn alike(x: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+    if x.dims() != targets.dims() {
+        let (found, expected) = (targets.dims(), x.dims());
+        return Err(Error::input(format!("labels of shape {found:?}, expected {expected:?}")));
+    }
+    Ok((x.to_dtype(DType::F32)?, targets.to_dtype(DType::F32)?.to_device(x.device())?))
+}
+
 /// The sum of cross entropies of the rows of logits, `(rows, classes)`.
 struct CrossEntropy {
     labels: Vec<i64>,
@@ -99,5 +145,29 @@ impl CustomOp1 for CrossEntropy {
             .and_then(|done| Ok(done?))
             .map_err(out)?;
         Tensor::from_vec(back, logits.shape(), &Device::Cpu).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+
+    #[test]
+    fn binary_cross_entropy_has_the_gradient_of_the_sigmoid_and_does_not_overflow() {
+        let logits = Var::new(&[0f32, 2.0, -2.0, 200.0, -200.0], &Device::Cpu).unwrap();
+        let targets = Tensor::new(&[1f32, 0.0, 0.25, 0.0, 1.0], &Device::Cpu).unwrap();
+        let loss = binary_cross_entropy(&logits, &targets).unwrap();
+        let gradients = loss.backward().unwrap();
+        let found: Vec<f32> = gradients.get(&logits).unwrap().to_vec1().unwrap();
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        let expected = [0.5 - 1.0, sigmoid(2.0), sigmoid(-2.0) - 0.25, 1.0, -1.0].map(|x| x / 5.0);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+        }
+        assert!((loss.to_scalar::<f32>().unwrap() - 80.0).abs() < 1.0);
+        let other = targets.reshape((5, 1)).unwrap();
+        assert!(binary_cross_entropy(&logits, &other).is_err());
     }
 }

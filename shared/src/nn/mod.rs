@@ -29,7 +29,7 @@ pub use conv::{Conv1d, ConvOptions, ConvTranspose1d, PadMode, pad_time};
 pub use conv2d::{Conv2d, Conv2dOptions, double, max_pool};
 pub use incidence::Incidence;
 pub use linear::{Embedding, Linear};
-pub use loss::{IGNORE_INDEX, cross_entropy, cross_entropy_sum};
+pub use loss::{IGNORE_INDEX, binary_cross_entropy, cross_entropy, cross_entropy_sum, mean_squared_error};
 pub use lstm::{Lstm, LstmState};
 pub use matrix::Matrix;
 pub use mlp::Mlp;
