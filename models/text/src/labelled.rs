@@ -1,9 +1,9 @@
 //! Token sequences with labels, for training.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::item::Tensors;
 use fauna_shared::model::TrainingBatch;
-use fauna_shared::nn::IGNORE_INDEX;
+use fauna_shared::nn::{IGNORE_INDEX, select_rows};
 use fauna_shared::text::{ChatTemplate, Message, Tokenizer};
 use fauna_shared::train::Example;
 use fauna_shared::{Error, Result};
@@ -63,25 +63,58 @@ impl LabelledTokens {
                 }
             });
         }
-        let time = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let padded = |of: &dyn Fn(&Self) -> Vec<i64>, padding: i64| -> Result<Tensor> {
-            let row = |row: &Self| {
-                let mut values = of(row);
-                values.resize(time, padding);
-                values
-            };
-            let values = rows.iter().flat_map(row).collect();
-            Ok(Tensor::from_vec(values, (rows.len(), time), &Device::Cpu)?)
-        };
-        let ids = padded(&|row| row.ids.iter().map(|id| i64::from(*id)).collect(), i64::from(pad))?;
-        let mask = padded(&|row| vec![1; row.ids.len()], 0)?;
-        let labels = padded(&|row| row.labels.clone(), IGNORE_INDEX)?;
-        let named = [("input_ids", ids), ("attention_mask", mask), ("labels", labels)];
-        let mut batch =
-            TrainingBatch::new(named.map(|(name, x)| (name.to_string(), x)).into_iter().collect::<Tensors>());
+        let (ids, labels): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.ids, row.labels)).unzip();
+        let mut inputs = padded_ids(&ids, pad)?;
+        inputs.insert("labels".into(), padded(labels, IGNORE_INDEX)?);
+        let mut batch = TrainingBatch::new(inputs);
         batch.truncated = truncated;
         Ok(batch)
     }
+}
+
+/// The batch of token sequences, padded on the right with the token `pad`: `input_ids` and `attention_mask`,
+/// `(batch, sequence)`.
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn padded_ids(rows: &[Vec<u32>], pad: u32) -> Result<Tensors> {
+    let ids = rows.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect();
+    let mask = rows.iter().map(|row| vec![1; row.len()]).collect();
+    Ok(Tensors::from([
+        ("input_ids".to_string(), padded(ids, i64::from(pad))?),
+        ("attention_mask".to_string(), padded(mask, 0)?),
+    ]))
+}
+
+/// The batch of sequences, padded on the right with `padding`, `(batch, sequence)`.
+///
+/// # Errors
+/// Those of the tensor library.
+pub fn padded(mut rows: Vec<Vec<i64>>, padding: i64) -> Result<Tensor> {
+    let time = rows.iter().map(Vec::len).max().unwrap_or(0);
+    rows.iter_mut().for_each(|row| row.resize(time, padding));
+    Ok(Tensor::from_vec(rows.concat(), (rows.len(), time), &Device::Cpu)?)
+}
+
+/// The hidden states of the positions that have a label, `(positions, hidden_size)`, and their labels, `(positions)`, so
+/// that logits are computed only there. `hidden`: `(batch, sequence, hidden_size)`; `labels`: `(batch, sequence)`.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) for labels of another shape, or if no position has a label.
+pub fn labelled_positions(hidden: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (batch, time, width) = hidden.dims3()?;
+    if labels.dims() != [batch, time] {
+        let (labels, expected) = (labels.dims(), [batch, time]);
+        return Err(Error::input(format!("labels have shape {labels:?}, expected {expected:?}")));
+    }
+    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
+    let learned = (0u32..).zip(labels).filter(|(_, label)| *label != IGNORE_INDEX);
+    let (at, labels): (Vec<u32>, Vec<i64>) = learned.unzip();
+    if at.is_empty() {
+        return Err(Error::input("no token of the batch has a label"));
+    }
+    let count = labels.len();
+    Ok((select_rows(&hidden.reshape(((), width))?, &at)?, Tensor::from_vec(labels, count, &Device::Cpu)?))
 }
 
 /// The tokens of the conversation `messages`, rendered by `template`. If `mask_prompt`, only the messages of the

@@ -6,15 +6,20 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask};
 use fauna_shared::generate::{self, Generation, GenerationConfig, Tokens};
 use fauna_shared::item::{Embeddings, Item, Modality, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, batch_of_one, only_known};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, Trainable, TrainingBatch, batch_of_one, only_known,
+};
+use fauna_shared::nn::{IGNORE_INDEX, cross_entropy};
 use fauna_shared::text::{self, Encoding, Padding, Tokenizer};
-use fauna_shared::weights::Inventory;
-use fauna_shared::{Error, Result};
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Inventory, Weights};
+use fauna_shared::{Error, Result, json};
 use serde_json::{Value, json};
 
 use super::{Config, Encoder, Memory, T5};
 use crate::called::token_ids;
-use crate::causal::placed;
+use crate::causal::{labels, no_options, placed};
+use crate::labelled::{self, labelled_positions};
 use crate::{called, words};
 
 /// Number of tokens of a batch of [`encode`](T5Pipeline::encode): large enough to use every core, small enough for the
@@ -178,6 +183,16 @@ impl T5Pipeline {
             return Ok(Tensors::from([("last_hidden_state".into(), states)]));
         }
         let (network, rows) = (self.network()?, self.rows(inputs, "decoder_")?);
+        let hidden = self.decoded(&rows, &states, &mask)?;
+        let (name, hidden) = match network.logits(&hidden)? {
+            Some(logits) => ("logits", logits),
+            None => ("last_hidden_state", hidden),
+        };
+        Ok(Tensors::from([(name.into(), hidden), ("encoder_last_hidden_state".into(), states)]))
+    }
+
+    /// The decoder's last hidden state, `(batch, sequence, d_model)`, of the encoder's `states` and their `mask`.
+    fn decoded(&self, rows: &Rows, states: &Tensor, mask: &Mask) -> Result<Tensor> {
         if rows.real.len() != states.dim(0)? {
             return Err(Error::input(format!(
                 "input_ids have {} sequences, but decoder_input_ids have {}",
@@ -185,16 +200,24 @@ impl T5Pipeline {
                 rows.real.len()
             )));
         }
-        let decoder = &network.decoder;
-        let memory = decoder.memory(&states, &mask)?;
+        let decoder = &self.network()?.decoder;
+        let memory = decoder.memory(states, mask)?;
         let causal = Mask::causal().with_padding(&rows.real)?;
-        let mut cache = decoder.cache(rows.ids.dim(1)?);
-        let hidden = decoder.hidden(&rows.ids, &causal, &memory, &mut cache)?;
-        let (name, hidden) = match network.logits(&hidden)? {
-            Some(logits) => ("logits", logits),
-            None => ("last_hidden_state", hidden),
-        };
-        Ok(Tensors::from([(name.into(), hidden), ("encoder_last_hidden_state".into(), states)]))
+        let mut cache = decoder.cache(rows.ids.dim(1)?).single_pass();
+        decoder.hidden(&rows.ids, &causal, &memory, &mut cache)
+    }
+
+    /// The decoder's inputs for `labels`, `(batch, sequence)`: the labels after the start token, without the last one,
+    /// and the padding token in place of -100.
+    fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
+        let pad = i64::from(self.pad.unwrap_or(0));
+        let mut rows: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        for row in &mut rows {
+            row.insert(0, i64::from(self.start));
+            row.pop();
+            row.iter_mut().filter(|id| **id == IGNORE_INDEX).for_each(|id| *id = pad);
+        }
+        labelled::padded(rows, pad)
     }
 
     fn generate_ids(&self, inputs: &Tensors, options: &Value) -> Result<Tensors> {
@@ -349,6 +372,13 @@ impl Pipeline for T5Pipeline {
         self.encode(&texts)
     }
 
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        match &self.network {
+            Network::Whole(_) => Ok(self),
+            Network::Encoder(_) => Err(self.cannot("be trained: it has only an encoder")),
+        }
+    }
+
     fn generate(
         &self,
         prompt: &Prompt,
@@ -366,6 +396,64 @@ impl Pipeline for T5Pipeline {
     ) -> Result<Vec<Generation>> {
         let texts = prompts.iter().map(|prompt| self.text_of(prompt)).collect::<Result<Vec<_>>>()?;
         self.answer(&texts, options, &mut |row, piece| each(row, Item::Text(piece)))
+    }
+}
+
+impl Trainable for T5Pipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        let config: Config = json::typed(config.clone())?;
+        self.network = match &self.network {
+            Network::Encoder(_) => Network::Encoder(Encoder::load(config, weights)?),
+            Network::Whole(_) => Network::Whole(Box::new(T5::load(config, weights)?)),
+        };
+        Ok(())
+    }
+
+    /// Cross entropy of `labels`, `(batch, sequence)`, the mean over all but -100. The decoder reads `decoder_input_ids`
+    /// or, without these, the labels after its start token.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        only_known(inputs, &[&INPUTS[..], &["labels"]].concat())?;
+        let labels = labels(inputs)?;
+        let mut inputs = inputs.clone();
+        if !inputs.contains_key("decoder_input_ids") {
+            inputs.insert("decoder_input_ids".into(), self.shifted(labels)?);
+        }
+        let (states, mask) = self.read(&self.rows(&inputs, "")?)?;
+        let hidden = self.decoded(&self.rows(&inputs, "decoder_")?, &states, &mask)?;
+        let (hidden, labels) = labelled_positions(&hidden, labels)?;
+        let logits = self.network()?.logits(&hidden)?;
+        let logits = logits.ok_or_else(|| self.cannot("be trained: it has no output head"))?;
+        let (loss, terms) = cross_entropy(&logits, &labels)?;
+        Ok(Loss::mean(loss, terms as f64))
+    }
+
+    /// Prompts and their completions, both with the end-of-sequence token; only the completions are learned.
+    /// `options.max_length` truncates both.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let tokenizer = self.tokenizer()?;
+        let (mut texts, mut answers, mut truncated) = (Vec::new(), Vec::new(), 0);
+        let mut encode = |text: &str| -> Result<Vec<u32>> {
+            let encoding = tokenizer.encode_text(text, options.max_length)?;
+            truncated += encoding.cut;
+            Ok(encoding.ids)
+        };
+        for example in examples {
+            let Example::Completion { prompt, completion } = example else {
+                return Err(labelled::not_learned(example, "completion"));
+            };
+            texts.push(encode(&self.text_of(prompt)?)?);
+            answers.push(encode(completion)?.into_iter().map(i64::from).collect());
+        }
+        let mut inputs = labelled::padded_ids(&texts, self.pad.unwrap_or_else(|| tokenizer.pad_id()))?;
+        inputs.insert("labels".into(), labelled::padded(answers, IGNORE_INDEX)?);
+        let mut batch = TrainingBatch::new(inputs);
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"(^|\.)lm_head\.")
     }
 }
 
