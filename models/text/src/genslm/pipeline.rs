@@ -6,7 +6,12 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::generate::{self, AllowedTokens, Decoder, Generation, GenerationConfig, Stop, Tokens};
 use fauna_shared::item::{Embeddings, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, CausalLm, Pipeline, Pretrained, Step, batch_of_one, only_known};
+use fauna_shared::model::{
+    Card, CausalLm, Collation, Loss, Pipeline, Pretrained, Step, Trainable, TrainingBatch, batch_of_one,
+    only_known,
+};
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
@@ -14,6 +19,7 @@ use super::codons::{CodonTokenizer, EncodedGene, Reading};
 use super::release;
 use crate::causal::LanguageModel;
 use crate::gpt_neox::GptNeoX;
+use crate::labelled::{self, LabelledTokens};
 
 /// Number of codons of a batch: large enough to use every core, small enough to limit memory.
 const CODONS_PER_BATCH: usize = 2048;
@@ -163,9 +169,8 @@ impl GenSlm {
         }
     }
 
-    /// Tokenizes genes, truncated to [`seq_length`](Self::seq_length).
-    fn tokenize(&self, genes: &[impl AsRef<str>]) -> Result<Vec<EncodedGene>> {
-        let longest = self.seq_length()?;
+    /// Tokenizes genes, truncated to `longest` tokens.
+    fn tokenize(&self, genes: &[impl AsRef<str>], longest: usize) -> Result<Vec<EncodedGene>> {
         let encode = |(i, gene): (usize, &_)| {
             let gene: &str = AsRef::<str>::as_ref(gene);
             self.codons.encode(gene, self.settings.reading, Some(longest)).map_err(|error| {
@@ -232,7 +237,7 @@ impl GenSlm {
     /// [`Input`](ErrorKind::Input) for an invalid gene.
     pub fn codon_embeddings(&self, gene: &str) -> Result<Tensor> {
         let mut vectors = None;
-        self.for_each_hidden(&self.tokenize(&[gene])?, None, &mut |_, hidden| {
+        self.for_each_hidden(&self.tokenize(&[gene], self.seq_length()?)?, None, &mut |_, hidden| {
             vectors = Some(hidden.to_dtype(DType::F32)?.to_device(&Device::Cpu)?);
             Ok(())
         })?;
@@ -247,7 +252,7 @@ impl GenSlm {
     /// # Errors
     /// [`Input`](ErrorKind::Input) for an invalid gene, or a gene of a single codon.
     pub fn score(&self, genes: &[impl AsRef<str>]) -> Result<Vec<Score>> {
-        let coded = self.tokenize(genes)?;
+        let coded = self.tokenize(genes, self.seq_length()?)?;
         if let Some(short) = coded.iter().position(|gene| gene.ids.len() < 2) {
             return Err(Error::input(format!(
                 "gene {} has a single codon, so that there is nothing to predict",
@@ -398,7 +403,7 @@ impl GenSlm {
     /// Returns one embedding per gene, `(batch, hidden_size)`: the mean of the last hidden state over the positions of
     /// the setting `pooling`. Genes longer than [`seq_length`](Self::seq_length) are truncated.
     pub fn encode(&self, batch: &[String]) -> Result<Embeddings> {
-        let genes = self.tokenize(batch)?;
+        let genes = self.tokenize(batch, self.seq_length()?)?;
         if genes.is_empty() {
             return Err(Error::input("no gene to embed"));
         }
@@ -480,6 +485,10 @@ impl Pipeline for GenSlm {
         self.encode(&genes)
     }
 
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
+    }
+
     fn generate(
         &self,
         prompt: &Prompt,
@@ -507,5 +516,37 @@ impl Pipeline for GenSlm {
             max_new_tokens: 512,
             ..GenerationConfig::default()
         }
+    }
+}
+
+impl Trainable for GenSlm {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.language.reload(config, weights)
+    }
+
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        self.language.loss(inputs, options)
+    }
+
+    /// Genes with the special tokens of the release, truncated to [`seq_length`](Self::seq_length). All of their tokens
+    /// are learned; the padding after them is not, other than in the project's training, which pads every gene to the
+    /// context length.
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let genes = examples.iter().map(|example| match example {
+            Example::Gene(gene) | Example::Text(gene) => Ok(gene),
+            other => Err(labelled::not_learned(other, "gene, text")),
+        });
+        let genes = genes.collect::<Result<Vec<_>>>()?;
+        let longest = self.seq_length()?.min(options.max_length.unwrap_or(usize::MAX));
+        let genes = self.tokenize(&genes, longest)?;
+        let truncated = genes.iter().map(|gene| gene.cut).sum();
+        let rows = genes.into_iter().map(|gene| LabelledTokens::all(gene.ids)).collect();
+        let mut batch = LabelledTokens::batch(rows, None, self.codons.pad())?;
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"(^|\.)embed_out\.")
     }
 }
