@@ -64,6 +64,8 @@ pub struct Config {
     pub sentence_transformers: Option<CrossEncoder>,
     /// Activation function of a cross-encoder, as written before sentence-transformers 4.
     pub sbert_ce_default_activation_function: Option<String>,
+    /// The padding token, whose embedding is not trained; `null` for none.
+    pub pad_token_id: Option<u32>,
     /// Must be absent or "absolute".
     pub position_embedding_type: Option<String>,
     /// Must be false: a decoder is not implemented.
@@ -91,6 +93,7 @@ impl Default for Config {
             problem_type: None,
             sentence_transformers: None,
             sbert_ce_default_activation_function: None,
+            pad_token_id: Some(0),
             position_embedding_type: None,
             is_decoder: false,
             add_cross_attention: false,
@@ -198,6 +201,7 @@ struct Embeddings {
     position_embeddings: Embedding,
     token_type_embeddings: Embedding,
     layer_norm: LayerNorm,
+    pad_token_id: Option<u32>,
 }
 
 struct Layer {
@@ -483,13 +487,19 @@ impl Embeddings {
             )?,
             token_type_embeddings: w.embedding("token_type_embeddings", c.type_vocab_size, c.hidden_size)?,
             layer_norm: w.layer_norm("LayerNorm", c.hidden_size, c.layer_norm_eps)?,
+            pad_token_id: c.pad_token_id,
         })
     }
 
     fn forward(&self, ids: &Tensor, types: &Tensor) -> Result<Tensor> {
         let (_, time) = ids.dims2()?;
         let positions = Tensor::arange(0u32, time as u32, ids.device())?;
-        let x = (self.word_embeddings.forward(ids)? + self.token_type_embeddings.forward(types)?)?;
+        let mut words = self.word_embeddings.forward(ids)?;
+        if let Some(pad) = self.pad_token_id.filter(|_| words.track_op()) {
+            let is_padding = ids.eq(pad)?.unsqueeze(2)?.broadcast_as(words.shape())?;
+            words = is_padding.where_cond(&words.detach(), &words)?;
+        }
+        let x = (words + self.token_type_embeddings.forward(types)?)?;
         self.layer_norm.forward(&x.broadcast_add(&self.position_embeddings.forward(&positions)?)?)
     }
 }

@@ -1,4 +1,6 @@
-//! The pipeline of BERT: embeddings, fill-mask, text and token classification, question answering.
+//! The pipeline of BERT: embeddings, fill-mask, text and token classification, question answering; and its training.
+
+mod training;
 
 use std::ops::ControlFlow;
 
@@ -6,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::Mask;
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Embeddings, Item, Label, Modality, Prompt, Tensors, beyond};
-use fauna_shared::model::{Card, Pipeline, Pretrained};
+use fauna_shared::model::{Card, Pipeline, Pretrained, Trainable};
 use fauna_shared::nn::softmax;
 use fauna_shared::text::{Batch, Encoding, Padding, Tokenizer};
 use fauna_shared::{Error, Result};
@@ -17,6 +19,9 @@ use crate::words;
 
 /// Number of tokens of a batch of embeddings: large enough to use every core, small enough for the CPU caches.
 const TOKENS_PER_BATCH: usize = 2048;
+
+/// The inputs of the network.
+const TOKENS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
 /// Maximum length of an answer in tokens: the default of transformers' pipeline.
 const MAX_ANSWER_TOKENS: usize = 15;
@@ -114,8 +119,9 @@ impl BertPipeline {
         length.unwrap_or(positions).min(positions)
     }
 
-    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
-        let ids = words::input_ids(inputs, &["input_ids", "attention_mask", "token_type_ids"])?;
+    /// Forward pass of token `inputs`. Returns the outputs and the attention mask, `(batch, sequence)`.
+    fn run(&self, inputs: &Tensors, with_head: bool) -> Result<(super::Output, Tensor)> {
+        let ids = words::input_ids(inputs, &TOKENS)?;
         let config = self.network.config();
         // Checked here: on a device, an id outside the embeddings gives an undefined result.
         let checked = |ids: &Tensor, count: usize| words::checked_ids(ids, None, count, &self.device);
@@ -128,7 +134,11 @@ impl BertPipeline {
             None => ids.ones_like()?,
         };
         let padding = Mask::full().with_padding(&words::real_tokens(&mask)?)?;
-        let made = self.network.forward(&checked(ids, config.vocab_size)?, &types, &padding, true)?;
+        Ok((self.network.forward(&checked(ids, config.vocab_size)?, &types, &padding, with_head)?, mask))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        let (made, mask) = self.run(inputs, true)?;
         let mut out = Tensors::new();
         if let Some(hidden) = &made.last_hidden_state {
             out.insert("sentence_embedding".into(), self.embedder.forward(hidden, &mask, 0)?);
@@ -210,12 +220,16 @@ impl BertPipeline {
         let logits = self.forward_one(encoding)?.logits.ok_or_else(|| self.cannot("classify"))?;
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let scores: Vec<f32> = self.function.forward(&logits)?.flatten_all()?.to_vec1()?;
-        let name = |class: usize| match self.network.task() {
-            Task::NextSentence => ["is next", "is not next"][class.min(1)].to_string(),
-            _ => self.network.config().label(class),
-        };
         let order = top_k(&scores, scores.len());
-        Ok(order.into_iter().map(|class| Label::new(name(class), scores[class])).collect())
+        Ok(order.into_iter().map(|class| Label::new(self.class(class), scores[class])).collect())
+    }
+
+    /// Name of the class `index` of a text or a pair of texts.
+    fn class(&self, index: usize) -> String {
+        match self.network.task() {
+            Task::NextSentence | Task::FillMask => ["is next", "is not next"][index.min(1)].to_string(),
+            _ => self.network.config().label(index),
+        }
     }
 
     /// Returns the entities: groups of consecutive tokens of the same class without its prefix `B-` or `I-`; `B-`
@@ -366,6 +380,10 @@ impl Pipeline for BertPipeline {
 
     fn embed(&self, items: &[Item]) -> Result<Embeddings> {
         self.encode(&items.iter().map(|item| Ok(item.text()?.to_string())).collect::<Result<Vec<_>>>()?)
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     /// Runs the task of the head: predictions for each `[MASK]`, classes of a text or a pair, entities, or the answer
