@@ -57,6 +57,82 @@ fn ask_for_large_pages(values: &mut [f32]) {
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn ask_for_large_pages(_: &mut [f32]) {}
 
+/// While one of these lives, the memory of dropped buffers stays with the process, to be used again: for work that
+/// allocates and drops the same buffers over and over, such as training, in which the system would otherwise map and clear
+/// every page anew. Where the system's allocator is not glibc's, it does nothing.
+///
+/// When the last one is dropped, unused memory goes back to the system.
+#[derive(Debug)]
+pub struct Keep(());
+
+/// How many [`Keep`] live.
+static KEPT: std::sync::Mutex<usize> = std::sync::Mutex::new(0);
+
+impl Keep {
+    /// Keeps memory from now on.
+    #[allow(clippy::new_without_default, reason = "it changes the process")]
+    pub fn new() -> Self {
+        let mut kept = KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *kept += 1;
+        if *kept == 1 {
+            allocator::keep();
+        }
+        Self(())
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        let mut kept = KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *kept -= 1;
+        if *kept == 0 {
+            allocator::give_back();
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocator {
+    use std::ffi::c_int;
+
+    unsafe extern "C" {
+        fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        fn malloc_trim(pad: usize) -> c_int;
+    }
+
+    const TRIM_THRESHOLD: c_int = -1;
+    const TOP_PAD: c_int = -2;
+    const MMAP_MAX: c_int = -4;
+
+    /// Large buffers come from the heap, which grows in large steps and does not shrink.
+    pub fn keep() {
+        // SAFETY: mallopt may be called at any time; it changes how memory is requested later.
+        unsafe {
+            mallopt(MMAP_MAX, 0);
+            mallopt(TRIM_THRESHOLD, c_int::MAX);
+            mallopt(TOP_PAD, 64 << 20);
+        }
+    }
+
+    /// The allocator's defaults, with the thresholds that it reaches by itself, and unused memory for the system.
+    pub fn give_back() {
+        // SAFETY: as above; malloc_trim returns unused memory only.
+        unsafe {
+            mallopt(MMAP_MAX, 65536);
+            mallopt(TRIM_THRESHOLD, 64 << 20);
+            mallopt(TOP_PAD, 128 << 10);
+            malloc_trim(0);
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod allocator {
+    pub fn keep() {}
+
+    pub fn give_back() {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -618,11 +618,19 @@ impl Weights {
     /// The stored tensor `path`, or random values in the same form; `None` if it is missing, which is recorded, or
     /// there are no weights.
     fn stored(&self, path: &str, shape: &[usize]) -> Result<Option<StoredTensor>> {
-        Ok(match self.look_up(path, shape)? {
-            Found::Nothing => None,
-            Found::Stored(stored) => Some(stored.clone()),
-            Found::Seed(seed) => Some(in_floats(&seeded_values(seed, path, shape)?, shape)),
-            Found::Fresh(fresh) => Some(in_floats(&fresh::values(fresh, path, shape)?, shape)),
+        match self.look_up(path, shape)? {
+            Found::Nothing => Ok(None),
+            found => self.stored_of(found, path, shape).map(Some),
+        }
+    }
+
+    /// The tensor that was found, or random values in the same form.
+    fn stored_of(&self, found: Found, path: &str, shape: &[usize]) -> Result<StoredTensor> {
+        Ok(match found {
+            Found::Stored(stored) => stored.clone(),
+            Found::Seed(seed) => in_floats(&seeded_values(seed, path, shape)?, shape),
+            Found::Fresh(fresh) => in_floats(&fresh::values(fresh, path, shape)?, shape),
+            Found::Nothing => return Err(Error::input(format!("{path} has no values"))),
         })
     }
 
@@ -641,8 +649,16 @@ impl Weights {
         if let Some(variable) = self.variable(&path, &shape)? {
             return Ok(Matrix::variable(variable, layout, self.compute())?);
         }
-        let Some(stored) = self.stored(&path, &shape)? else { return Ok(Matrix::absent(outputs, inputs)) };
-        let placed = self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)?;
+        let found = self.look_up(&path, &shape)?;
+        if matches!(found, Found::Nothing) {
+            return Ok(Matrix::absent(outputs, inputs));
+        }
+        let place = || {
+            let stored = self.stored_of(found, &path, &shape)?;
+            Ok(vec![self.place_stored(&stored, matrix, layout, (outputs, inputs), quantize)?])
+        };
+        let placed = self.frozen_matrices(&path, place)?;
+        let placed = placed.into_iter().next().unwrap_or_else(|| Matrix::absent(outputs, inputs));
         self.adapted(placed, &path, matrix.into())
     }
 

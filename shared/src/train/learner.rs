@@ -12,6 +12,7 @@ use super::save::{write_adapter, write_checkpoint};
 use crate::adapter::AdapterConfig;
 use crate::grad::Gradients;
 use crate::item::Tensors;
+use crate::kernels::memory::Keep;
 use crate::model::{Collation, Loss, Pipeline, Pretrained, TrainingBatch};
 use crate::weights::{Fresh, Lora, Select, Variables};
 use crate::zoo::{LoadOptions, Zoo};
@@ -64,6 +65,8 @@ pub struct Learner {
     pretrained: Pretrained,
     pipeline: Box<dyn Pipeline>,
     variables: Arc<Variables>,
+    /// The buffers of one step serve the next.
+    _memory: Keep,
 }
 
 impl Learner {
@@ -92,7 +95,8 @@ impl Learner {
             let head = trainable.head().unwrap_or("^$");
             variables = variables.with_lora(Lora::new(config, head, trained.seed, trainable.modules())?);
         }
-        let mut learner = Self { pretrained, pipeline, variables: Arc::new(variables) };
+        let variables = Arc::new(variables);
+        let mut learner = Self { pretrained, pipeline, variables, _memory: Keep::new() };
         learner.reload(true)?;
         match learner.variables.names().is_empty() {
             false => Ok(learner),
