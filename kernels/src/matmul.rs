@@ -582,10 +582,14 @@ fn packed_steps(rows: usize, columns: usize, threads: usize) -> (usize, usize) {
     loop {
         let (row_step, column_step) = (step(rows, row_pieces, 24), step(columns, column_pieces, 32));
         let enough = rows.div_ceil(row_step) * columns.div_ceil(column_step) >= wanted;
-        match (row_step > LEAST_ROWS, column_step > LEAST_COLUMNS) {
-            (true, wide) if !enough && !(wide && column_step > row_step) => row_pieces += 1,
-            (_, true) if !enough => column_pieces += 1,
-            _ => return (row_step, column_step),
+        let (high, wide) = (row_step > LEAST_ROWS, column_step > LEAST_COLUMNS);
+        if enough || !(high || wide) {
+            return (row_step, column_step);
+        }
+        if wide && (column_step > row_step || !high) {
+            column_pieces += 1;
+        } else {
+            row_pieces += 1;
         }
     }
 }

@@ -300,14 +300,14 @@ impl Backward<'_> {
                 let along = std::slice::from_raw_parts_mut(sums.as_mut_ptr(), rows);
                 let (q, grad) = (room, room.add(most * dim));
                 let at = |r: usize| self.row((batch, kv_head, &queries), r);
-                for r in 0..rows {
+                for (r, along) in along.iter_mut().enumerate() {
                     let (index, i, head) = at(r);
                     let from = std::slice::from_raw_parts(self.q.at(batch, head, i), dim);
                     let to = std::slice::from_raw_parts_mut(q.add(r * dim), dim);
                     to.iter_mut().zip(from).for_each(|(to, q)| *to = q * self.scale);
                     let (g, y) = (&self.grad[index * dim..][..dim], &self.y[index * dim..][..dim]);
                     grad.add(r * dim).copy_from_nonoverlapping(g.as_ptr(), dim);
-                    along[r] = g.iter().zip(y).map(|(g, y)| g * y).sum();
+                    *along = g.iter().zip(y).map(|(g, y)| g * y).sum();
                 }
                 let dq = grad.add(most * dim);
                 std::slice::from_raw_parts_mut(dq, rows * dim).fill(0.0);
