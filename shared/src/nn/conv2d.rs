@@ -213,6 +213,9 @@ impl Conv2d {
 /// ```
 pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
+    if x.track_op() {
+        return max_pool_tracked(x);
+    }
     if !host::serves(x) {
         let y = x.permute((0, 3, 1, 2))?.contiguous()?.max_pool2d(2)?;
         return Ok(y.permute((0, 2, 3, 1))?.contiguous()?);
@@ -220,6 +223,25 @@ pub fn max_pool(x: &Tensor) -> Result<Tensor> {
     let mut y = memory::zeros(batch * (height / 2) * (width / 2) * channels);
     host::read(x, |data| kernel::max_pool(Pictures { data, height, width, channels }, &mut y))?;
     Ok(Tensor::from_vec(y, (batch, height / 2, width / 2, channels), &Device::Cpu)?)
+}
+
+/// [`max_pool`] whose gradient goes to the first largest of each four pixels, as in torch. (candle's
+/// own pooling passes on a quarter of it.)
+fn max_pool_tracked(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let (rows, columns) = (height / 2, width / 2);
+    let fours = x.narrow(1, 0, 2 * rows)?.narrow(2, 0, 2 * columns)?.contiguous()?;
+    let fours = fours.reshape((batch * rows, 2, columns, 2 * channels))?;
+    let pixel = |row: usize, column: usize| -> candle_core::Result<Tensor> {
+        let pixels = fours.narrow(1, row, 1)?.narrow(3, column * channels, channels)?;
+        pixels.contiguous()?.reshape((batch, rows, columns, channels))
+    };
+    let mut most = pixel(0, 0)?;
+    for (row, column) in [(0, 1), (1, 0), (1, 1)] {
+        let other = pixel(row, column)?;
+        most = most.ge(&other)?.where_cond(&most, &other)?;
+    }
+    Ok(most)
 }
 
 /// Nearest-neighbour upsampling by 2: `(batch, height, width, channels)` to `(batch, 2 * height, 2 * width, channels)`.
@@ -379,6 +401,20 @@ mod tests {
         let doubled = double(&x).unwrap();
         let turned = x.permute((0, 3, 1, 2)).unwrap().upsample_nearest2d(10, 12).unwrap();
         assert_near(&doubled, &turned.permute((0, 2, 3, 1)).unwrap(), "double");
+    }
+
+    #[test]
+    fn the_gradient_of_max_pooling_goes_to_the_first_largest_pixel() {
+        // Two channels; the last row and column are dropped, and the second channel has equal pixels.
+        let first = [1f32, 5.0, 9.0, 2.0, 3.0, 9.0, 8.0, 8.0, 8.0];
+        let x: Vec<f32> = first.iter().flat_map(|x| [*x, 4.0]).collect();
+        let x = tracked(&Tensor::from_vec(x, (1, 3, 3, 2), &Device::Cpu).unwrap());
+        let pooled = max_pool(x.as_tensor()).unwrap();
+        assert_eq!(values(&pooled), [5.0, 4.0]);
+        let gradients = (pooled * 3.0).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut wanted = [0f32; 18];
+        (wanted[2], wanted[1]) = (3.0, 3.0);
+        assert_eq!(values(gradients.get(x.as_tensor()).unwrap()), wanted);
     }
 
     #[test]
