@@ -639,6 +639,22 @@ pub fn no_options(options: &Value) -> Result<()> {
 /// [`Input`](fauna_shared::ErrorKind::Input) for labels of another shape or beyond the vocabulary;
 /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) if the checkpoint has no LM head.
 pub fn next_token_loss(network: &dyn CausalLm, hidden: &Tensor, labels: &Tensor) -> Result<Loss> {
+    next_token_loss_by(hidden, labels, |rows| {
+        let logits = network.logits(rows)?;
+        logits.ok_or_else(|| Error::unsupported("a checkpoint without an LM head has no loss"))
+    })
+}
+
+/// [`next_token_loss`] of another network, whose `logits` are those of hidden states, `(positions, hidden_size)` to
+/// `(positions, classes)`.
+///
+/// # Errors
+/// As [`next_token_loss`], and those of `logits`.
+pub fn next_token_loss_by(
+    hidden: &Tensor,
+    labels: &Tensor,
+    logits: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Loss> {
     let (batch, time, width) = hidden.dims3()?;
     if labels.dims() != [batch, time] {
         let (labels, ids) = (labels.dims(), [batch, time]);
@@ -655,10 +671,8 @@ pub fn next_token_loss(network: &dyn CausalLm, hidden: &Tensor, labels: &Tensor)
         return Err(Error::input("no token of the batch has a label"));
     }
     let rows = select_rows(&hidden.reshape(((), width))?, &at)?;
-    let logits = network.logits(&rows)?;
-    let logits = logits.ok_or_else(|| Error::unsupported("a checkpoint without an LM head has no loss"))?;
     let count = labels.len();
-    let (loss, terms) = cross_entropy(&logits, &Tensor::from_vec(labels, count, &Device::Cpu)?)?;
+    let (loss, terms) = cross_entropy(&logits(&rows)?, &Tensor::from_vec(labels, count, &Device::Cpu)?)?;
     Ok(Loss::mean(loss, terms as f64))
 }
 

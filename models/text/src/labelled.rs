@@ -130,9 +130,34 @@ pub fn conversation(
 ) -> Result<LabelledTokens> {
     // The template includes the begin-of-sequence token where the model needs one.
     let tokens =
-        |messages: &[Message], prompt: bool| tokenizer.encode(&template.render(messages, prompt)?, false);
-    let mut row = LabelledTokens::all(tokens(messages, false)?);
-    if !messages.iter().any(|message| message.role == "assistant") {
+        |count: usize, prompt: bool| tokenizer.encode(&template.render(&messages[..count], prompt)?, false);
+    let answers: Vec<bool> = messages.iter().map(|message| message.role == "assistant").collect();
+    turns(tokens, &answers, mask_prompt)
+}
+
+/// The tokens of a conversation in any format. `tokens(count, prompt)` are those of its first `count` turns, followed by
+/// the beginning of the assistant's turn if `prompt`; `answers`: which turns are the assistant's. If `mask_prompt`, only
+/// these are learned.
+///
+/// ```
+/// use fauna_text::labelled::turns;
+/// // A question of two tokens, the beginning of the answer, the answer, and its end.
+/// let tokens = |count: usize, prompt: bool| -> fauna_shared::Result<Vec<u32>> {
+///     Ok([5, 6, 7, 8, 9][..if count == 2 { 5 } else { 2 + usize::from(prompt) }].to_vec())
+/// };
+/// assert_eq!(turns(tokens, &[false, true], true)?.labels, [-100, -100, -100, 8, 9]);
+/// # Ok::<(), fauna_shared::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of `tokens`; [`Input`](fauna_shared::ErrorKind::Input) if no turn is the assistant's.
+pub fn turns(
+    tokens: impl Fn(usize, bool) -> Result<Vec<u32>>,
+    answers: &[bool],
+    mask_prompt: bool,
+) -> Result<LabelledTokens> {
+    let mut row = LabelledTokens::all(tokens(answers.len(), false)?);
+    if !answers.contains(&true) {
         return Err(Error::input(
             "a conversation without a turn of the assistant, of which nothing is learned",
         ));
@@ -141,9 +166,9 @@ pub fn conversation(
         return Ok(row);
     }
     let labels = std::mem::replace(&mut row.labels, vec![IGNORE_INDEX; row.ids.len()]);
-    for (i, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
-        let start = common_prefix(&tokens(&messages[..i], true)?, &row.ids);
-        let end = common_prefix(&tokens(&messages[..=i], false)?, &row.ids);
+    for (i, _) in answers.iter().enumerate().filter(|(_, is_answer)| **is_answer) {
+        let start = common_prefix(&tokens(i, true)?, &row.ids);
+        let end = common_prefix(&tokens(i + 1, false)?, &row.ids);
         if start < end {
             row.labels[start..end].copy_from_slice(&labels[start..end]);
         }
