@@ -6,12 +6,17 @@ use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Embeddings, Image, ImageOptions, Item, Label, Modality, Prompt, Tensors, beyond};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, noise_pixels,
+    only_known, token_rows,
+};
 use fauna_shared::nn::l2_normalize;
 use fauna_shared::text::{Encoding, Tokenizer};
+use fauna_shared::train::{Example, Target};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result, json};
-use fauna_text::words;
+use fauna_text::causal::no_options;
+use fauna_text::{labelled, words};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -44,6 +49,12 @@ pub trait ContrastiveModel: Send + Sync {
 
     /// Image height and width in pixels; `None` without a vision tower.
     fn image_size(&self) -> Option<usize>;
+
+    /// The loss of a batch of pairs, from `logits`, `(texts, images)`, of which those on the diagonal belong together.
+    fn loss(&self, logits: &Tensor) -> Result<Tensor>;
+
+    /// The tensors of the heads of both towers, as [`Trainable::head`].
+    fn heads(&self) -> &'static str;
 }
 
 /// How texts are preprocessed for the text tower.
@@ -91,10 +102,14 @@ pub(crate) fn size(config: &Value, key: &str, default: usize) -> std::result::Re
     }
 }
 
-/// Returns the value of the one-element tensor `name` of `shape`.
-pub(crate) fn scalar(w: &Weights, name: &str, shape: &[usize]) -> Result<f32> {
-    let numbers: Vec<f32> = w.tensor(name, shape)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
-    Ok(numbers.first().copied().unwrap_or(0.0))
+/// Returns the one-element tensor `name` of `shape` as a float32 scalar.
+pub(crate) fn scalar(w: &Weights, name: &str, shape: &[usize]) -> Result<Tensor> {
+    Ok(w.tensor(name, shape)?.reshape(())?.to_dtype(DType::F32)?)
+}
+
+/// The number in `scalar`, on the host.
+pub(crate) fn number(scalar: &Tensor) -> Result<f32> {
+    Ok(scalar.to_scalar()?)
 }
 
 /// L2-normalises `x` over its last dimension.
@@ -171,7 +186,11 @@ impl<N: ContrastiveModel> ContrastivePipeline<N> {
 
     /// Tokenizes `text`, truncated to the maximum length; the EOS token is kept.
     fn encode(&self, text: &str) -> Result<Encoding> {
-        let max_length = self.card.context;
+        self.encode_up_to(text, self.card.context)
+    }
+
+    /// The same, truncated to `max_length`.
+    fn encode_up_to(&self, text: &str, max_length: Option<usize>) -> Result<Encoding> {
         match self.preprocessing {
             TextPreprocessing::Clip => self.tokenizer()?.encode_text(text, max_length),
             TextPreprocessing::Siglip => {
@@ -343,7 +362,80 @@ fn without_punctuation(text: &str) -> String {
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
+/// The caption of a class that is the label of an image (Radford et al. 2021, section 3.1.4).
+fn caption_of(class: &str) -> String {
+    format!("a photo of a {class}")
+}
+
+/// The image and the caption of an example.
+fn pair(example: &Example) -> Result<(&Image, String)> {
+    let (one, other) = match example {
+        Example::Pair { anchor, positive, negative: None } => (anchor, positive),
+        Example::Pair { .. } => {
+            return Err(Error::input(
+                "a pair with a negative: the other captions of the batch are negatives",
+            )
+            .hint("leave negatives out"));
+        }
+        Example::Labelled { item: Item::Image(image), second: None, label: Target::Class(class) } => {
+            return Ok((image, caption_of(class)));
+        }
+        other => return Err(labelled::not_learned(other, LEARNED)),
+    };
+    match (one, other) {
+        (Item::Image(image), Item::Text(text)) | (Item::Text(text), Item::Image(image)) => {
+            Ok((image, text.clone()))
+        }
+        _ => Err(Error::input(format!("a pair of {} and {}", one.modality(), other.modality()))
+            .hint("a pair is an image and its caption")),
+    }
+}
+
+/// What both families learn from.
+const LEARNED: &str = "pair (of an image and its caption), labelled (an image and its class)";
+
+impl<N: ContrastiveModel + Model> Trainable for ContrastivePipeline<N> {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network = N::load(json::typed(config.clone())?, weights)?;
+        Ok(())
+    }
+
+    /// The loss of the reference on a batch of pairs: text `i` belongs to image `i`.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        let out = self.network.forward(inputs, false)?;
+        let Some(logits) = out.get("logits_per_text") else {
+            return Err(self.cannot("learn from one tower").hint("the loss needs images and texts"));
+        };
+        let (texts, images) = logits.dims2()?;
+        if texts != images {
+            return Err(Error::input(format!("{texts} texts for {images} images"))
+                .hint("text i of a batch belongs to image i"));
+        }
+        Ok(Loss::mean(self.network.loss(logits)?, texts as f64))
+    }
+
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let pairs = examples.iter().map(pair).collect::<Result<Vec<_>>>()?;
+        let pixels = pairs.iter().map(|(image, _)| self.processor()?.process(image));
+        let pixels = Tensor::stack(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
+        let limit = options.max_length.into_iter().chain(self.card.context).min();
+        let texts = pairs.iter().map(|(_, text)| self.encode_up_to(text, limit));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let ids = self.padded_ids(&texts.iter().collect::<Vec<_>>(), self.padded_length())?;
+        let inputs = [("input_ids", ids.to_dtype(DType::I64)?), ("pixel_values", pixels)];
+        let mut batch =
+            TrainingBatch::new(inputs.into_iter().map(|(name, x)| (name.to_string(), x)).collect());
+        batch.truncated = texts.iter().map(|text| text.cut).sum();
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(self.network.heads())
+    }
+}
+
+impl<N: ContrastiveModel + Model> Pipeline for ContrastivePipeline<N> {
     fn card(&self) -> &Card {
         &self.card
     }
@@ -418,6 +510,10 @@ impl<N: ContrastiveModel> Pipeline for ContrastivePipeline<N> {
             false => Err(self
                 .cannot(&format!("run \"{method}\" on {} tokens and {} images", sizes.tokens, sizes.images))),
         }
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     /// Returns one L2-normalised embedding per text or image.

@@ -23,10 +23,10 @@ mod positions;
 mod text;
 mod vision;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use fauna_shared::item::{Modality, Tensors};
 use fauna_shared::model::{Family, Keys, Model, Pipeline, Pretrained, Release, check_sizes, only_known};
-use fauna_shared::nn::Linear;
+use fauna_shared::nn::{Linear, cross_entropy};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, Result};
 use fauna_text::words::{checked_ids, input_ids, real_tokens};
@@ -114,8 +114,8 @@ pub struct Clip {
     vision_model: Option<VisionTower>,
     text_projection: Option<Linear>,
     visual_projection: Option<Linear>,
-    /// The logarithm of the logit scale; only with both towers.
-    logit_scale: Option<f32>,
+    /// The logit scale, and its logarithm, a scalar; only with both towers.
+    logit_scale: Option<(f32, Tensor)>,
 }
 
 impl Model for Clip {
@@ -133,13 +133,17 @@ impl Model for Clip {
         };
         let (text, vision) = (config.text_config.as_ref(), config.vision_config.as_ref());
         // open_clip also has scales of shape [1].
-        let scale: &[usize] = if w.dims("logit_scale") == Some(&[1]) { &[1] } else { &[] };
+        let shape: &[usize] = if w.dims("logit_scale") == Some(&[1]) { &[1] } else { &[] };
+        let scale = || -> Result<_> {
+            let logarithm = contrastive::scalar(w, "logit_scale", shape)?;
+            Ok((contrastive::number(&logarithm)?.exp(), logarithm))
+        };
         Ok(Self {
             text_model: text.map(|c| TextTower::load(c, &place("text_model"))).transpose()?,
             vision_model: vision.map(|c| VisionTower::load(c, &place("vision_model"))).transpose()?,
             text_projection: projection("text_projection", text.map(|c| c.hidden_size))?,
             visual_projection: projection("visual_projection", vision.map(|c| c.hidden_size))?,
-            logit_scale: both.then(|| contrastive::scalar(w, "logit_scale", scale)).transpose()?,
+            logit_scale: both.then(scale).transpose()?,
         })
     }
 }
@@ -173,7 +177,7 @@ impl Clip {
 
     /// Factor from cosine similarities to logits; 1 for a single tower.
     pub fn logit_scale(&self) -> f32 {
-        self.logit_scale.map_or(1.0, f32::exp)
+        self.logit_scale.as_ref().map_or(1.0, |(scale, _)| *scale)
     }
 
     /// Returns the image embeddings, `(batch, projection_dim)`, not normalised, of `pixel_values`,
@@ -261,8 +265,10 @@ impl ContrastiveModel for Clip {
         if out.is_empty() {
             return Err(Error::input("expected pixel_values, input_ids or both"));
         }
-        if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
-            let logits = (texts.matmul(&images.t()?.contiguous()?)? * f64::from(self.logit_scale()))?;
+        let embeddings = (out.get("image_embeds"), out.get("text_embeds"));
+        if let ((Some(images), Some(texts)), Some((_, logarithm))) = (embeddings, &self.logit_scale) {
+            let scale = logarithm.exp()?.to_dtype(texts.dtype())?;
+            let logits = texts.matmul(&images.t()?.contiguous()?)?.broadcast_mul(&scale)?;
             out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
             out.insert("logits_per_text".into(), logits);
         }
@@ -292,6 +298,19 @@ impl ContrastiveModel for Clip {
 
     fn image_size(&self) -> Option<usize> {
         self.vision_model.as_ref().map(|tower| tower.config().image_size)
+    }
+
+    /// The mean of the cross entropies over the images of each text and over the texts of each image (section 2.3).
+    fn loss(&self, logits: &Tensor) -> Result<Tensor> {
+        let labels = Tensor::arange(0i64, logits.dim(0)? as i64, &Device::Cpu)?;
+        let (of_texts, _) = cross_entropy(logits, &labels)?;
+        let (of_images, _) = cross_entropy(&logits.t()?.contiguous()?, &labels)?;
+        Ok(((of_texts + of_images)? / 2.0)?)
+    }
+
+    /// The projections, by the names of transformers and of open_clip.
+    fn heads(&self) -> &'static str {
+        r"^((text|visual)_projection(\.weight)?|visual\.proj|text\.text_projection(\.weight)?)$"
     }
 }
 

@@ -20,7 +20,7 @@
 mod text;
 mod vision;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use fauna_shared::item::{Modality, Tensors};
 use fauna_shared::model::{Family, Keys, Model, Pipeline, Pretrained, Release, only_known};
 use fauna_shared::weights::{Name, Weights};
@@ -84,12 +84,21 @@ pub fn rename(name: &str) -> Name {
     }
 }
 
+/// From cosine similarities to logits.
+struct Logits {
+    /// Scale and bias.
+    numbers: (f32, f32),
+    /// The logarithm of the scale, and the bias: scalars.
+    log_scale: Tensor,
+    bias: Tensor,
+}
+
 /// One or both towers.
 pub struct Siglip {
     text_model: Option<TextTower>,
     vision_model: Option<VisionTower>,
-    /// The logarithm of the logit scale, and the logit bias; only with both towers.
-    logits: Option<(f32, f32)>,
+    /// Only with both towers.
+    logits: Option<Logits>,
 }
 
 impl Model for Siglip {
@@ -121,10 +130,20 @@ impl Model for Siglip {
                 .vision_config
                 .map(|c| VisionTower::load(&c, &place("vision_model")))
                 .transpose()?,
-            logits: both
-                .then(|| Ok::<_, Error>((number("logit_scale")?, number("logit_bias")?)))
-                .transpose()?,
+            logits: both.then(|| Logits::of(number("logit_scale")?, number("logit_bias")?)).transpose()?,
         })
+    }
+}
+
+impl Logits {
+    fn of(log_scale: Tensor, bias: Tensor) -> Result<Self> {
+        let numbers = (contrastive::number(&log_scale)?.exp(), contrastive::number(&bias)?);
+        Ok(Self { numbers, log_scale, bias })
+    }
+
+    fn forward(&self, cosines: &Tensor) -> Result<Tensor> {
+        let scale = self.log_scale.exp()?.to_dtype(cosines.dtype())?;
+        Ok(cosines.broadcast_mul(&scale)?.broadcast_add(&self.bias.to_dtype(cosines.dtype())?)?)
     }
 }
 
@@ -147,7 +166,7 @@ impl Siglip {
 
     /// Scale and bias from cosine similarities to logits; 1 and 0 for a single tower.
     pub fn logit_scale_and_bias(&self) -> (f32, f32) {
-        self.logits.map_or((1.0, 0.0), |(scale, bias)| (scale.exp(), bias))
+        self.logits.as_ref().map_or((1.0, 0.0), |logits| logits.numbers)
     }
 
     fn forward_image(&self, pixels: &Tensor, any_size: bool, out: &mut Tensors) -> Result<()> {
@@ -158,7 +177,7 @@ impl Siglip {
             false => tower.forward(&pixels)?,
         };
         out.insert("vision_last_hidden_state".into(), states.last_hidden_state.clone());
-        match (self.logits, states.pooled) {
+        match (&self.logits, states.pooled) {
             (Some(_), Some(pooled)) => {
                 out.insert("image_embeds".into(), contrastive::normalised(&pooled)?);
                 out.insert("image_features".into(), pooled);
@@ -178,7 +197,7 @@ impl Siglip {
         let real = mask.map(real_tokens).transpose()?;
         let states = tower.forward(&ids, real.as_deref())?;
         out.insert("text_last_hidden_state".into(), states.last_hidden_state.clone());
-        match self.logits {
+        match &self.logits {
             Some(_) => {
                 out.insert("text_embeds".into(), contrastive::normalised(&states.pooled)?);
                 out.insert("text_features".into(), states.pooled);
@@ -208,10 +227,9 @@ impl ContrastiveModel for Siglip {
         if out.is_empty() {
             return Err(Error::input("expected pixel_values, input_ids or both"));
         }
-        if let (Some(images), Some(texts)) = (out.get("image_embeds"), out.get("text_embeds")) {
-            let (scale, bias) = self.logit_scale_and_bias();
-            let logits =
-                texts.matmul(&images.t()?.contiguous()?)?.affine(f64::from(scale), f64::from(bias))?;
+        let embeddings = (out.get("image_embeds"), out.get("text_embeds"));
+        if let ((Some(images), Some(texts)), Some(logits)) = (embeddings, &self.logits) {
+            let logits = logits.forward(&texts.matmul(&images.t()?.contiguous()?)?)?;
             out.insert("logits_per_image".into(), logits.t()?.contiguous()?);
             out.insert("logits_per_text".into(), logits);
         }
@@ -240,6 +258,21 @@ impl ContrastiveModel for Siglip {
 
     fn image_size(&self) -> Option<usize> {
         self.vision_model.as_ref().map(|tower| tower.config().image_size)
+    }
+
+    /// Minus the log sigmoids of all logits, negated where text and image do not belong together, summed over images,
+    /// the mean over texts (section 3.2).
+    fn loss(&self, logits: &Tensor) -> Result<Tensor> {
+        let pairs = logits.dim(0)?;
+        let signs = (Tensor::eye(pairs, logits.dtype(), logits.device())? * 2.0)? - 1.0;
+        let z = (logits * signs?)?.to_dtype(DType::F32)?;
+        // -log sigmoid(z) = max(-z, 0) + log(1 + exp(-|z|)).
+        let losses = (z.neg()?.relu()? + (z.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        Ok((losses.sum_all()? / pairs as f64)?)
+    }
+
+    fn heads(&self) -> &'static str {
+        r"^((text|vision)_model\.)*head\."
     }
 }
 
