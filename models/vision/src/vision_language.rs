@@ -7,12 +7,18 @@ use fauna_shared::attention::{Cache, Positions};
 use fauna_shared::generate::{Decoder, Generation, GenerationConfig, Tokens};
 use fauna_shared::image::Processor;
 use fauna_shared::item::{Image, Item, Prompt, Role, Tensors, Turn};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known, token_rows};
+use fauna_shared::model::{
+    Card, Collation, Loss, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, noise_pixels,
+    only_known, token_rows,
+};
+use fauna_shared::nn::IGNORE_INDEX;
 use fauna_shared::text::{self, ChatTemplate, Message, Tokenizer};
-use fauna_shared::weights::Inventory;
+use fauna_shared::train::Example;
+use fauna_shared::weights::{Inventory, Weights};
 use fauna_shared::{Error, Result};
 use fauna_text::called::token_ids;
-use fauna_text::causal::placed;
+use fauna_text::causal::{self, next_token_loss_by, placed};
+use fauna_text::labelled::{self, LabelledTokens};
 use fauna_text::{called, words};
 use serde_json::Value;
 
@@ -68,8 +74,36 @@ pub trait VisionLanguageModel: Send + Sync {
     /// [`Input`](fauna_shared::ErrorKind::Input) for a token outside the vocabulary.
     fn rows(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<(Vec<Vec<u32>>, Option<Marks>)>;
 
-    /// Formats and tokenizes a prompt; returns its token ids and images.
-    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)>;
+    /// Formats and tokenizes a prompt; returns its token ids and images. A conversation is followed by the beginning of
+    /// the assistant's turn if `asks`.
+    fn prompt(
+        &self,
+        kit: &MultimodalProcessor,
+        prompt: &Prompt,
+        asks: bool,
+    ) -> Result<(Vec<u32>, Vec<Image>)>;
+
+    /// The turns of a prompt; `None` if the release has no conversations and continues the prompt.
+    ///
+    /// # Errors
+    /// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a prompt with a gap.
+    fn turns(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<Option<Vec<Turn>>>;
+
+    /// Builds the network again from `config`, canonical, and `weights`, as it was built when it was opened.
+    ///
+    /// # Errors
+    /// As opening it.
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()>;
+
+    /// The labels of the tokens of [`rows`](Self::rows), from those of the reference's `ids`.
+    ///
+    /// # Errors
+    /// [`Input`](fauna_shared::ErrorKind::Input) for labels of another shape than `ids`.
+    fn labels(&self, ids: &Tensor, mask: Option<&Tensor>, labels: &Tensor) -> Result<Tensor> {
+        let _ = mask;
+        same_shape(ids, labels)?;
+        Ok(labels.clone())
+    }
 }
 
 /// Tokenizer, chat template and image processor.
@@ -128,11 +162,43 @@ pub fn said(turns: &[&[Item]], placeholder: &str) -> Result<(Vec<String>, Vec<Im
     Ok((turns.iter().map(|items| items.iter().map(word).collect()).collect(), pictures))
 }
 
-/// The conversation by the release's own template, with `placeholder` where pictures belong, and the pictures in order.
+/// Checks that `labels` have the shape of `ids`.
+///
+/// # Errors
+/// [`Input`](fauna_shared::ErrorKind::Input) with both shapes.
+pub fn same_shape(ids: &Tensor, labels: &Tensor) -> Result<()> {
+    match ids.dims() == labels.dims() {
+        true => Ok(()),
+        false => {
+            let (ids, labels) = (ids.dims(), labels.dims());
+            Err(Error::input(format!("labels have shape {labels:?}, input_ids {ids:?}")))
+        }
+    }
+}
+
+/// The prompt as a conversation: items are one turn of the user.
+///
+/// # Errors
+/// [`Unsupported`](fauna_shared::ErrorKind::Unsupported) for a prompt with a gap.
+pub fn as_turns(prompt: &Prompt) -> Result<Vec<Turn>> {
+    match prompt {
+        Prompt::Items(items) => Ok(vec![Turn { role: Role::User, items: items.clone() }]),
+        Prompt::Chat(turns) => Ok(turns.clone()),
+        Prompt::Infill { .. } => Err(Prompt::no_infill()),
+    }
+}
+
+/// The conversation by the release's own template, with `placeholder` where pictures belong, and the pictures in order;
+/// followed by the beginning of the assistant's turn if `asks`.
 ///
 /// # Errors
 /// As [`said`] and [`ChatTemplate::render`].
-pub fn rendered(template: &ChatTemplate, turns: &[Turn], placeholder: &str) -> Result<(String, Vec<Image>)> {
+pub fn rendered(
+    template: &ChatTemplate,
+    turns: &[Turn],
+    placeholder: &str,
+    asks: bool,
+) -> Result<(String, Vec<Image>)> {
     let items: Vec<&[Item]> = turns.iter().map(|turn| &turn.items[..]).collect();
     let (texts, images) = said(&items, placeholder)?;
     let message = |(turn, text): (&Turn, String)| {
@@ -144,7 +210,7 @@ pub fn rendered(template: &ChatTemplate, turns: &[Turn], placeholder: &str) -> R
         Message::new(role, text)
     };
     let messages: Vec<Message> = turns.iter().zip(texts).map(message).collect();
-    Ok((template.render(&messages, true)?, images))
+    Ok((template.render(&messages, asks)?, images))
 }
 
 /// Returns the embeddings of sequences of token ids, `(batch, sequence, hidden_size)`, with the image embeddings
@@ -377,14 +443,20 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
         Ok((rows, real, marks))
     }
 
-    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+    /// The hidden states of `inputs` after the final norm, `(batch, sequence, hidden_size)`, and their image embeddings.
+    fn forward_hidden(&self, inputs: &Tensors) -> Result<(Tensor, Option<Tensor>)> {
         let (rows, real, marks) = self.read(inputs)?;
         let pictures = self.seen(inputs)?;
         let x = embedded(&self.network, &rows, pictures.as_ref(), &self.device)?;
         let time = x.dim(1)?;
-        let mut cache = Cache::new(self.network.num_hidden_layers(), time);
+        let mut cache = Cache::new(self.network.num_hidden_layers(), time).single_pass();
         let positions = Positions::counting(0, time);
         let hidden = self.network.hidden(&x, &positions, real.as_ref(), marks.as_ref(), &mut cache)?;
+        Ok((hidden, pictures))
+    }
+
+    fn forward_ids(&self, inputs: &Tensors) -> Result<Tensors> {
+        let (hidden, pictures) = self.forward_hidden(inputs)?;
         let mut out = Tensors::from([("logits".to_string(), self.network.logits(&hidden)?)]);
         if let Some(pictures) = pictures {
             // LLaVA's reference concatenates the embeddings of all images.
@@ -426,7 +498,7 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
             ));
         }
         let kit = self.kit()?;
-        let (ids, images) = self.network.prompt(kit, prompt)?;
+        let (ids, images) = self.network.prompt(kit, prompt, true)?;
         let pictures = match images.is_empty() {
             true => None,
             false => {
@@ -450,6 +522,130 @@ impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
     }
 }
 
+impl<N: VisionLanguageModel> VisionLanguagePipeline<N> {
+    /// The tokens of `example`, which of them are learned, and its images.
+    fn labelled(&self, example: &Example, mask_prompt: bool) -> Result<(LabelledTokens, Vec<Image>)> {
+        let kit = self.kit()?;
+        match example {
+            Example::Chat { turns, tools } if tools.is_empty() => {
+                self.conversation(turns.clone(), mask_prompt)
+            }
+            Example::Chat { .. } => Err(Error::unsupported("conversations with tools are not implemented")),
+            Example::Completion { prompt, completion } => {
+                let answer = Item::from(completion.as_str());
+                match (self.network.turns(kit, prompt)?, prompt) {
+                    (Some(mut turns), _) => {
+                        turns.push(Turn { role: Role::Assistant, items: vec![answer] });
+                        self.conversation(turns, mask_prompt)
+                    }
+                    (None, Prompt::Items(items)) => self.continued(items, answer, mask_prompt),
+                    (None, _) => Err(self.cannot("learn conversations: it has no chat template")),
+                }
+            }
+            other => Err(labelled::not_learned(other, "completion, chat, with images or without")),
+        }
+    }
+
+    /// The tokens of a conversation; those of the assistant's turns are learned if `mask_prompt`.
+    fn conversation(&self, turns: Vec<Turn>, mask_prompt: bool) -> Result<(LabelledTokens, Vec<Image>)> {
+        let kit = self.kit()?;
+        let answers: Vec<bool> = turns.iter().map(|turn| turn.role == Role::Assistant).collect();
+        let tokens = |count: usize, asks: bool| {
+            let first = Prompt::Chat(turns[..count].to_vec());
+            Ok(self.network.prompt(kit, &first, asks)?.0)
+        };
+        let row = labelled::turns(tokens, &answers, mask_prompt)?;
+        let images = turns.iter().any(|turn| turn.items.iter().any(|item| matches!(item, Item::Image(_))));
+        let images = match images {
+            true => self.network.prompt(kit, &Prompt::Chat(turns), false)?.1,
+            false => Vec::new(),
+        };
+        Ok((row, images))
+    }
+
+    /// The tokens of `items` with their continuation, which ends with the end-of-sequence token.
+    fn continued(
+        &self,
+        items: &[Item],
+        answer: Item,
+        mask_prompt: bool,
+    ) -> Result<(LabelledTokens, Vec<Image>)> {
+        let kit = self.kit()?;
+        let (before, _) = self.network.prompt(kit, &Prompt::Items(items.to_vec()), true)?;
+        let whole = items.iter().cloned().chain([answer]).collect();
+        let (mut ids, images) = self.network.prompt(kit, &Prompt::Items(whole), true)?;
+        ids.extend(self.end.first());
+        Ok((LabelledTokens::after(&before, ids, mask_prompt), images))
+    }
+
+    /// `row` truncated to `longest` tokens, an image never within its tokens, and without labels on image tokens.
+    fn checked(&self, mut row: LabelledTokens, longest: Option<usize>) -> Result<LabelledTokens> {
+        let image = self.network.image_token();
+        let beyond = row.ids.iter().skip(longest.unwrap_or(usize::MAX)).any(|id| *id == image);
+        if beyond {
+            let tokens = row.ids.len();
+            return Err(Error::input(format!("an example of {tokens} tokens would lose an image")).hint(
+                format!(
+                    "the maximum length is {}: raise it, or shorten the text before the image",
+                    longest.unwrap_or(tokens)
+                ),
+            ));
+        }
+        for (id, label) in row.ids.iter().zip(&mut row.labels) {
+            if *id == image {
+                *label = IGNORE_INDEX;
+            }
+        }
+        Ok(row)
+    }
+}
+
+impl<N: VisionLanguageModel> Trainable for VisionLanguagePipeline<N> {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.network.reload(config, weights)
+    }
+
+    /// Cross entropy of the token after each position, as in the reference, the mean over all `labels` except -100.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        causal::no_options(options)?;
+        let mut inputs = inputs.clone();
+        let labels = inputs.remove("labels").ok_or_else(|| Error::input("labels are missing"))?;
+        let (hidden, _) = self.forward_hidden(&inputs)?;
+        let ids = inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+        let labels = self.network.labels(ids, inputs.get("attention_mask"), &labels)?;
+        next_token_loss_by(&hidden, &labels, |rows| self.network.logits(rows))
+    }
+
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let kit = self.kit()?;
+        let limit = Some(self.network.max_position_embeddings());
+        let longest = options.max_length.into_iter().chain(limit).min();
+        let (mut rows, mut images) = (Vec::new(), Vec::new());
+        for example in examples {
+            let (row, of_row) = self.labelled(example, options.mask_prompt)?;
+            rows.push(self.checked(row, longest)?);
+            images.extend(of_row);
+        }
+        let pad = self.pad.unwrap_or_else(|| kit.tokenizer.pad_id());
+        let mut batch = LabelledTokens::batch(rows, longest, pad)?;
+        if !images.is_empty() {
+            let pixels = images.iter().map(|image| kit.processor.process(image));
+            let pixels = Tensor::stack(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
+            batch.inputs.insert("pixel_values".into(), pixels);
+        }
+        if self.both_ways {
+            let ids = batch.inputs.get("input_ids").ok_or_else(|| Error::input("input_ids are missing"))?;
+            let types = ids.eq(i64::from(self.network.image_token()))?.to_dtype(DType::I64)?;
+            batch.inputs.insert("token_type_ids".into(), types);
+        }
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"(^|\.)(lm_head|embed_out)\.")
+    }
+}
+
 impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
     fn card(&self) -> &Card {
         &self.card
@@ -469,6 +665,10 @@ impl<N: VisionLanguageModel> Pipeline for VisionLanguagePipeline<N> {
             "generate" => self.generate_ids(inputs, options),
             other => Err(self.cannot(&format!("run the method \"{other}\""))),
         }
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     fn generate(

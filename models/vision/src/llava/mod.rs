@@ -8,14 +8,14 @@
 
 mod prompt;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
 use fauna_shared::image::processor::CLIP_MEAN;
-use fauna_shared::item::{Image, Modality, Prompt};
+use fauna_shared::item::{Image, Modality, Prompt, Turn};
 use fauna_shared::model::{CausalLm, Family, Keys, Pipeline, Pretrained, Release, Step, no_hook};
-use fauna_shared::nn::{Activation, Linear};
-use fauna_shared::weights::{Inventory, Name};
+use fauna_shared::nn::{Activation, IGNORE_INDEX, Linear};
+use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result, json};
 use fauna_text::{below_head, causal_lm, causal_lm_at, words};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use crate::clip::{VisionConfig, VisionTower, without_class};
 use crate::processor;
 use crate::vision_language::{
     self, Marks, MultimodalProcessor, PipelineSettings, VisionLanguageModel, VisionLanguagePipeline,
-    with_parts,
+    as_turns, same_shape, with_parts,
 };
 use prompt::Form;
 
@@ -225,6 +225,8 @@ pub fn rename(name: &str) -> Name {
 pub struct Llava {
     config: Config,
     vision_tower: VisionTower,
+    /// Whether the vision tower is of a separate release.
+    has_companion: bool,
     mm_projector: Vec<Linear>,
     language_model: Box<dyn CausalLm>,
 }
@@ -241,20 +243,9 @@ impl Llava {
         };
         let vision: VisionConfig =
             json::part("vision_config", vision).map_err(|error| pretrained.config_error(error.message()))?;
-        let depths = depths(&config.layers, vision.num_hidden_layers)?;
-        let words = w.at("language_model");
-        let language_model = match pretrained.config["text_config"].is_object() {
-            true => causal_lm_at("text_config", &config.language, &words),
-            false => causal_lm(&config.language, &words),
-        };
-        let language_model = language_model.map_err(|error| error.at(pretrained.config_path()))?;
-        let (width, seen) = (language_model.hidden_size(), vision.hidden_size.saturating_mul(depths.len()));
-        let projector = (0..config.projector.maps).map(|i| {
-            let inputs = if i == 0 { seen } else { width };
-            // The numbers of the names include the activations.
-            w.linear_bias_if(config.projector.bias, &format!("mm_projector.{}", 2 * i), inputs, width)
-        });
-        let mm_projector = projector.collect::<Result<Vec<_>>>()?;
+        let language_model =
+            language_model(&config, w).map_err(|error| error.at(pretrained.config_path()))?;
+        let mm_projector = projector(&config, &vision, language_model.hidden_size(), w)?;
         let (vision_tower, part) = match w.has("vision_tower", true) {
             true => (VisionTower::load(&vision, &w.at("vision_tower"))?, None),
             false => {
@@ -269,18 +260,39 @@ impl Llava {
                 (tower, Some(companion.weights.finish()?))
             }
         };
-        let whole = w.finish()?;
+        let (whole, has_companion) = (w.finish()?, part.is_some());
         let inventory = match part {
             Some(part) => with_parts(whole, part),
             None => whole,
         };
-        Ok((Self { config, vision_tower, mm_projector, language_model }, inventory))
+        Ok((Self { config, vision_tower, has_companion, mm_projector, language_model }, inventory))
     }
 
     /// The image token: the first id after the vocabulary if the config has none.
     fn place(&self) -> u32 {
         self.config.image_token.unwrap_or(self.language_model.vocab_size() as u32)
     }
+}
+
+/// Loads the language model.
+fn language_model(config: &Config, w: &Weights) -> Result<Box<dyn CausalLm>> {
+    let w = w.at("language_model");
+    match config.image_token.is_some() {
+        true => causal_lm_at("text_config", &config.language, &w),
+        false => causal_lm(&config.language, &w),
+    }
+}
+
+/// Loads the projector from the states of the vision tower to embeddings of `width`.
+fn projector(config: &Config, vision: &VisionConfig, width: usize, w: &Weights) -> Result<Vec<Linear>> {
+    let depths = depths(&config.layers, vision.num_hidden_layers)?;
+    let seen = vision.hidden_size.saturating_mul(depths.len());
+    let map = |i: usize| {
+        let inputs = if i == 0 { seen } else { width };
+        // The numbers of the names include the activations.
+        w.linear_bias_if(config.projector.bias, &format!("mm_projector.{}", 2 * i), inputs, width)
+    };
+    (0..config.projector.maps).map(map).collect()
 }
 
 /// The number of layers of each of the hidden states that are used.
@@ -429,14 +441,60 @@ impl VisionLanguageModel for Llava {
         Ok((rows, (filled || real.is_some()).then(shown)))
     }
 
-    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
+    /// A vision tower of a separate release stays as it is.
+    fn reload(&mut self, _: &Value, weights: &Weights) -> Result<()> {
+        let language_model = language_model(&self.config, weights)?;
+        let width = language_model.hidden_size();
+        self.mm_projector = projector(&self.config, self.vision_tower.config(), width, weights)?;
+        if !self.has_companion {
+            self.vision_tower = VisionTower::load(self.vision_tower.config(), &weights.at("vision_tower"))?;
+        }
+        self.language_model = language_model;
+        Ok(())
+    }
+
+    /// In the original's ids, -200 stands for all tokens of an image, none of which has a label.
+    fn labels(&self, ids: &Tensor, mask: Option<&Tensor>, labels: &Tensor) -> Result<Tensor> {
+        same_shape(ids, labels)?;
+        if self.config.image_token.is_some() {
+            return Ok(labels.clone());
+        }
+        let real = mask.map(words::real_tokens).transpose()?;
+        let ids: Vec<Vec<i64>> = ids.to_dtype(DType::I64)?.to_vec2()?;
+        let labels: Vec<Vec<i64>> = labels.to_dtype(DType::I64)?.to_vec2()?;
+        let row = |(r, (ids, labels)): (usize, (&Vec<i64>, &Vec<i64>))| {
+            let label = |(t, (id, label)): (usize, (&i64, &i64))| {
+                let shown = real.as_ref().is_none_or(|real| real[r][t]);
+                match *id == IMAGE && shown {
+                    true => vec![IGNORE_INDEX; self.tokens_of_a_picture()],
+                    false => vec![if shown { *label } else { IGNORE_INDEX }],
+                }
+            };
+            ids.iter().zip(labels).enumerate().flat_map(label).collect::<Vec<i64>>()
+        };
+        let mut rows: Vec<Vec<i64>> = ids.iter().zip(&labels).enumerate().map(row).collect();
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        rows.iter_mut().for_each(|row| row.resize(longest, IGNORE_INDEX));
+        Ok(Tensor::new(rows, &Device::Cpu)?)
+    }
+
+    fn turns(&self, _: &MultimodalProcessor, prompt: &Prompt) -> Result<Option<Vec<Turn>>> {
+        as_turns(prompt).map(Some)
+    }
+
+    fn prompt(
+        &self,
+        kit: &MultimodalProcessor,
+        prompt: &Prompt,
+        asks: bool,
+    ) -> Result<(Vec<u32>, Vec<Image>)> {
         let (form, template) = match self.config.language["model_type"].as_str() {
             Some("mistral") => (Form::Mistral, None),
             Some("llama") => (Form::Vicuna, None),
             // Of these LLaVA has no form of its own.
             _ => (Form::Vicuna, kit.template.as_ref()),
         };
-        prompt::tokens(kit, prompt, form, template, self.place(), self.tokens_of_a_picture())
+        prompt::tokens(kit, prompt, form, template, self.place(), self.tokens_of_a_picture(), asks)
     }
 }
 

@@ -19,8 +19,8 @@ pub enum Form {
 }
 
 /// Formats and tokenizes `prompt`; returns its token ids, with `tokens` times `place` per image, and its images. Texts
-/// between images are tokenized separately, as in the original. `template`: the release's own way of telling turns apart, which `form` gives way
-/// to.
+/// between images are tokenized separately, as in the original. `template`: the release's own way of telling turns apart,
+/// which `form` gives way to. The beginning of the assistant's turn follows if `asks`.
 pub fn tokens(
     kit: &MultimodalProcessor,
     prompt: &Prompt,
@@ -28,10 +28,11 @@ pub fn tokens(
     template: Option<&ChatTemplate>,
     place: u32,
     tokens: usize,
+    asks: bool,
 ) -> Result<(Vec<u32>, Vec<Image>)> {
     let (words, images) = match template {
-        Some(template) => by_template(prompt, template)?,
-        None => words(prompt, form)?,
+        Some(template) => by_template(prompt, template, asks)?,
+        None => words(prompt, form, asks)?,
     };
     let mut ids = Vec::new();
     for (i, part) in words.split(PLACE).enumerate() {
@@ -50,7 +51,7 @@ pub fn tokens(
 }
 
 /// Formats `prompt` as text. Items are one user turn; a newline follows each image.
-fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
+fn words(prompt: &Prompt, form: Form, asks: bool) -> Result<(String, Vec<Image>)> {
     let alone;
     let turns = match prompt {
         Prompt::Chat(turns) => turns,
@@ -86,21 +87,21 @@ fn words(prompt: &Prompt, form: Form) -> Result<(String, Vec<Image>)> {
             (Form::Vicuna, Role::Assistant) => format!("ASSISTANT: {text}</s>"),
         });
     }
-    if form == Form::Vicuna {
+    if form == Form::Vicuna && asks {
         out.push_str("ASSISTANT:");
     }
     Ok((out, images))
 }
 
 /// Formats `prompt` with the release's chat template, which must keep the placeholders of images.
-fn by_template(prompt: &Prompt, template: &ChatTemplate) -> Result<(String, Vec<Image>)> {
+fn by_template(prompt: &Prompt, template: &ChatTemplate, asks: bool) -> Result<(String, Vec<Image>)> {
     let turn = |role, items: &[Item]| Turn { role, items: on_lines(items) };
     let turns = match prompt {
         Prompt::Chat(turns) => turns.iter().map(|said| turn(said.role, &said.items)).collect(),
         Prompt::Items(items) => vec![turn(Role::User, items)],
         Prompt::Infill { .. } => return Err(Prompt::no_infill()),
     };
-    let (words, images) = rendered(template, &turns, PLACE)?;
+    let (words, images) = rendered(template, &turns, PLACE, asks)?;
     match words.matches(PLACE).count() {
         places if places == images.len() => Ok((words, images)),
         places => Err(Error::input(format!(
@@ -134,8 +135,8 @@ mod tests {
     #[test]
     fn a_question_is_put_as_in_training() {
         let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
-        assert_eq!(words(&prompt, Form::Mistral).unwrap().0, "[INST] <image>\nWhat is shown? [/INST]");
-        assert_eq!(words(&prompt, Form::Vicuna).unwrap().0, "USER: <image>\nWhat is shown? ASSISTANT:");
+        assert_eq!(words(&prompt, Form::Mistral, true).unwrap().0, "[INST] <image>\nWhat is shown? [/INST]");
+        assert_eq!(words(&prompt, Form::Vicuna, true).unwrap().0, "USER: <image>\nWhat is shown? ASSISTANT:");
     }
 
     #[test]
@@ -144,21 +145,21 @@ mod tests {
             {{ '<|im_start|>assistant\\n' }}";
         let template = ChatTemplate::new(source, None, None).unwrap();
         let prompt = Prompt::Items(vec![picture(), "What is shown?".into()]);
-        let (said, images) = by_template(&prompt, &template).unwrap();
+        let (said, images) = by_template(&prompt, &template, true).unwrap();
         let wanted = "<|im_start|>user\n<image>\nWhat is shown?<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!((said.as_str(), images.len()), (wanted, 1));
         let deaf = ChatTemplate::new("nothing", None, None).unwrap();
-        let error = by_template(&prompt, &deaf).unwrap_err().to_string();
+        let error = by_template(&prompt, &deaf, true).unwrap_err().to_string();
         assert!(error.contains("rendered 0 placeholders"), "{error}");
     }
 
     #[test]
     fn pictures_go_to_their_places_and_must_be_as_many() {
         let first = Prompt::Items(vec![picture(), "Compare <image> with <image>.".into(), picture()]);
-        let (said, images) = words(&first, Form::Mistral).unwrap();
+        let (said, images) = words(&first, Form::Mistral, true).unwrap();
         assert_eq!((said.as_str(), images.len()), ("[INST] Compare <image> with <image>. [/INST]", 2));
         for items in [vec!["<image>".into()], vec!["<image>".into(), picture(), picture()]] {
-            let error = words(&Prompt::Items(items), Form::Mistral).unwrap_err().to_string();
+            let error = words(&Prompt::Items(items), Form::Mistral, true).unwrap_err().to_string();
             assert!(error.contains("1 placeholder for an image"), "{error}");
         }
     }
@@ -171,7 +172,7 @@ mod tests {
             turn(Role::Assistant, vec!["A cat.".into()]),
             turn(Role::User, vec!["Sure?".into()]),
         ]);
-        let said = words(&chat, Form::Mistral).unwrap().0;
+        let said = words(&chat, Form::Mistral, true).unwrap().0;
         assert_eq!(said, "[INST] <image>\nWhat? [/INST] A cat. </s>[INST] Sure? [/INST]");
     }
 }

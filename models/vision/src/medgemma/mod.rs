@@ -11,7 +11,7 @@ mod prompt;
 use candle_core::{Device, Tensor};
 use fauna_shared::attention::{Cache, Mask, Positions};
 use fauna_shared::image::Processor;
-use fauna_shared::item::{Image, Modality, Prompt};
+use fauna_shared::item::{Image, Modality, Prompt, Turn};
 use fauna_shared::model::{
     CausalLm, Family, Keys, Model, Pipeline, Pretrained, Release, Step, check_sizes, no_hook,
 };
@@ -292,8 +292,22 @@ impl VisionLanguageModel for MedGemma {
         Ok((rows, mask.map(words::real_tokens).transpose()?))
     }
 
-    fn prompt(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<(Vec<u32>, Vec<Image>)> {
-        prompt::tokens(kit, prompt, self.tokens_of_a_picture())
+    fn prompt(
+        &self,
+        kit: &MultimodalProcessor,
+        prompt: &Prompt,
+        asks: bool,
+    ) -> Result<(Vec<u32>, Vec<Image>)> {
+        prompt::tokens(kit, prompt, self.tokens_of_a_picture(), asks)
+    }
+
+    fn turns(&self, kit: &MultimodalProcessor, prompt: &Prompt) -> Result<Option<Vec<Turn>>> {
+        prompt::turns(kit, prompt)
+    }
+
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        *self = Self::load(json::typed(config.clone())?, weights)?;
+        Ok(())
     }
 }
 

@@ -59,39 +59,52 @@ impl OneShot {
     }
 }
 
+/// `items` after the instruction and the exemplar of the settings.
+fn shot(kit: &MultimodalProcessor, items: &[Item]) -> Result<Vec<Item>> {
+    let setting = |name: &str| match kit.settings.get(name) {
+        None => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(Error::input(format!("{name} is {other}, expected a string"))),
+    };
+    let (instruction, exemplar) = (setting("instruction")?, setting("exemplar")?);
+    Ok(OneShot { instruction, exemplar, query: items.to_vec() }.items())
+}
+
+/// The turns of `prompt`: items are one user turn. `None` for items if the release has no chat template: it continues
+/// them.
+pub fn turns(kit: &MultimodalProcessor, prompt: &Prompt) -> Result<Option<Vec<Turn>>> {
+    match (prompt, &kit.template) {
+        (Prompt::Infill { .. }, _) => Err(Prompt::no_infill()),
+        (Prompt::Items(_), None) => Ok(None),
+        (Prompt::Chat(_), None) => Err(Error::unsupported("this release has no chat template")
+            .hint("it continues text: give it a prompt without turns")),
+        (Prompt::Items(items), Some(_)) => {
+            Ok(Some(vec![Turn { role: Role::User, items: shot(kit, items)? }]))
+        }
+        (Prompt::Chat(turns), Some(_)) => Ok(Some(turns.clone())),
+    }
+}
+
 /// Formats and tokenizes `prompt`; returns its token ids, with `tokens` per image, and its images, pan-and-scan crops
-/// included.
+/// included. A conversation is followed by the beginning of the model's turn if `asks`.
 ///
 /// Items are one user turn if the release has a chat template, and a text to continue otherwise.
-pub fn tokens(kit: &MultimodalProcessor, prompt: &Prompt, tokens: usize) -> Result<(Vec<u32>, Vec<Image>)> {
-    let shot = |items: &[Item]| -> Result<Vec<Item>> {
-        let setting = |name: &str| match kit.settings.get(name) {
-            None => Ok(String::new()),
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(other) => Err(Error::input(format!("{name} is {other}, expected a string"))),
-        };
-        let (instruction, exemplar) = (setting("instruction")?, setting("exemplar")?);
-        Ok(OneShot { instruction, exemplar, query: items.to_vec() }.items())
-    };
-    let (words, images, adds_begin) = match (prompt, &kit.template) {
-        (Prompt::Infill { .. }, _) => return Err(Prompt::no_infill()),
-        (Prompt::Items(items), None) => {
-            let (words, images) = said(&[&shot(items)?], PLACE)?;
+pub fn tokens(
+    kit: &MultimodalProcessor,
+    prompt: &Prompt,
+    tokens: usize,
+    asks: bool,
+) -> Result<(Vec<u32>, Vec<Image>)> {
+    let (words, images, adds_begin) = match (prompt, turns(kit, prompt)?, &kit.template) {
+        (_, Some(turns), Some(template)) => {
+            let (words, images) = rendered(template, &turns, PLACE, asks)?;
+            (words, images, false)
+        }
+        (Prompt::Items(items), ..) => {
+            let (words, images) = said(&[&shot(kit, items)?], PLACE)?;
             (words.concat(), images, true)
         }
-        (Prompt::Chat(_), None) => {
-            return Err(Error::unsupported("this release has no chat template")
-                .hint("it continues text: give it a prompt without turns"));
-        }
-        (Prompt::Items(items), Some(template)) => {
-            let turn = Turn { role: Role::User, items: shot(items)? };
-            let (words, images) = rendered(template, &[turn], PLACE)?;
-            (words, images, false)
-        }
-        (Prompt::Chat(turns), Some(template)) => {
-            let (words, images) = rendered(template, turns, PLACE)?;
-            (words, images, false)
-        }
+        _ => return Err(Prompt::no_infill()),
     };
     let (words, images) = expanded(kit, &words, images, tokens)?;
     if !images.is_empty() && kit.tokenizer.token_id(SOFT).is_none() {
