@@ -335,6 +335,33 @@ impl Checkpoint {
         self
     }
 
+    /// The same tensors with `prefix` before their names.
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors.map(|(name, stored)| (format!("{prefix}{name}"), stored)).collect();
+        self
+    }
+
+    /// The tensors of both.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`] if both contain a tensor of the same name.
+    pub fn joined(mut self, other: Self) -> Result<Self> {
+        let first = self.files.len();
+        for (name, (stored, file)) in other.tensors {
+            if let Some((_, earlier)) = self.tensors.get(&name) {
+                let earlier = self.files[*earlier].display();
+                return Err(Error::format(&other.files[file], format!("tensor {name} is also in {earlier}")));
+            }
+            self.tensors.insert(name, (stored, first + file));
+        }
+        self.files.extend(other.files);
+        for (key, value) in other.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        Ok(self)
+    }
+
     /// The tensor `name`.
     pub fn get(&self, name: &str) -> Option<&StoredTensor> {
         self.tensors.get(name).map(|(stored, _)| stored)

@@ -218,6 +218,19 @@ impl Pretrained {
     /// # Errors
     /// As [`Checkpoint::open_files`] and [`Weights::open`].
     pub fn part(&self, paths: &[PathBuf], rename: impl Fn(&str) -> Name) -> Result<Weights> {
+        self.weights_of(|| Checkpoint::open_files(paths), rename)
+    }
+
+    /// Loads weights of this release that are assembled from several files by `open`, with tensors renamed by `rename`.
+    /// Random weights or no weights if [`weights`](Pretrained::weights) are.
+    ///
+    /// # Errors
+    /// As `open` and [`Weights::open`].
+    pub fn weights_of(
+        &self,
+        open: impl FnOnce() -> Result<Checkpoint>,
+        rename: impl Fn(&str) -> Name,
+    ) -> Result<Weights> {
         let runtime = self.options.runtime.clone();
         match self.options.random_weights {
             _ if self.weights.is_meta() => Ok(Weights::meta()),
@@ -225,10 +238,7 @@ impl Pretrained {
                 Ok(Weights::fresh(Fresh { seed, deviation: initializer_range(&self.config) }, runtime))
             }
             Some(seed) => Ok(Weights::seeded(seed, runtime)),
-            None => {
-                let weights = Weights::open(&Checkpoint::open_files(paths)?, rename, runtime)?;
-                Ok(weights.with_progress(&self.options.progress))
-            }
+            None => Ok(Weights::open(&open()?, rename, runtime)?.with_progress(&self.options.progress)),
         }
     }
 

@@ -226,6 +226,12 @@ impl Weights {
         self.reread(Some(training))
     }
 
+    /// The same weights, to be read anew, with the variables of `other`: for a model whose weights are assembled from
+    /// several files, of which `other` are the first.
+    pub fn with_variables_of(&self, other: &Self) -> Self {
+        self.reread(other.training().cloned())
+    }
+
     /// The variable of the tensor `path` of `shape`, float32, if it is trained.
     pub(super) fn variable(&self, path: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let Some(training) = self.training() else { return Ok(None) };

@@ -24,7 +24,7 @@ mod release;
 use candle_core::{D, Device, Tensor};
 use fauna_shared::item::Modality;
 use fauna_shared::model::{Family, Keys, Model, check_sizes};
-use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, add, double, max_pool};
+use fauna_shared::nn::{Activation, Conv2d, Conv2dOptions, add, double, max_pool, softmax};
 use fauna_shared::weights::Weights;
 use fauna_shared::{Error, ErrorKind, Result};
 use serde::Deserialize;
@@ -124,6 +124,7 @@ struct Encoder {
     input: Conv2d,
     groups: Vec<Vec<Block>>,
     output: Conv2d,
+    codes: usize,
 }
 
 struct Decoder {
@@ -143,21 +144,17 @@ impl Model for Dvae {
     type Config = Config;
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
-        Self::from_parts(&config, &w.at("encoder"), &w.at("decoder"))
+        config.check()?;
+        let (encoder, decoder) = (config.encoder.as_ref(), config.decoder.as_ref());
+        Ok(Self {
+            encoder: encoder.map(|coder| Encoder::load(coder, &w.at("encoder"))).transpose()?,
+            decoder: decoder.map(|coder| Decoder::load(coder, &w.at("decoder"))).transpose()?,
+            device: w.runtime().device().clone(),
+        })
     }
 }
 
 impl Dvae {
-    /// Loads the encoder and the decoder of `config` from separate weights.
-    fn from_parts(config: &Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
-        config.check()?;
-        Ok(Self {
-            encoder: config.encoder.as_ref().map(|coder| Encoder::load(coder, encoder)).transpose()?,
-            decoder: config.decoder.as_ref().map(|coder| Decoder::load(coder, decoder)).transpose()?,
-            device: encoder.runtime().device().clone(),
-        })
-    }
-
     /// Returns the logits of the codes, `(batch, height / 8, width / 8, vocab_size)`, of `pixels`,
     /// `(batch, height, width, 3)` in 0 to 1.
     ///
@@ -196,10 +193,50 @@ impl Dvae {
         for_each_image(&codes, |codes| decoder.forward(codes))
     }
 
+    /// The negative evidence lower bound of images (section 2.1, appendices A.2 and A.3): its terms of reconstruction and
+    /// of divergence, scalars per pixel and channel. Codes are relaxed by Gumbel softmax (Jang et al. 2016, arXiv
+    /// 1611.01144) at `temperature`, with the noise `noise`, `(batch, height / 8, width / 8, vocab_size)`; the
+    /// reconstruction is minus the log density of the logit-Laplace distribution; the divergence is that of the codes from
+    /// a uniform prior. `pixels`: `(batch, height, width, 3)` in 0 to 1.
+    ///
+    /// # Errors
+    /// As [`encode`](Dvae::encode); [`Input`](ErrorKind::Input) if `noise` has another shape than the logits;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the release has no encoder or no decoder.
+    pub fn lower_bound(&self, pixels: &Tensor, noise: &Tensor, temperature: f64) -> Result<[Tensor; 2]> {
+        let Some(decoder) = &self.decoder else { return Err(missing("decoder")) };
+        let logits = self.encode(pixels)?;
+        if noise.dims() != logits.dims() {
+            let (noise, logits) = (noise.dims(), logits.dims());
+            return Err(Error::input(format!(
+                "gumbel_noise has the shape {noise:?} for logits of {logits:?}"
+            ))
+            .hint("both with channels last"));
+        }
+        let codes = softmax(&((&logits + noise)? / temperature)?)?;
+        let x_stats = decoder.forward_relaxed(&codes)?;
+        let (mean, log_scale) = (x_stats.narrow(D::Minus1, 0, 3)?, x_stats.narrow(D::Minus1, 3, 3)?);
+        let x = pixels.affine(1.0 - 2.0 * EPS, EPS)?;
+        let rest = x.affine(-1.0, 1.0)?;
+        let logit = (x.log()? - rest.log()?)?;
+        let distance = ((logit - mean)?.abs()? * log_scale.neg()?.exp()?)?;
+        let density = ((distance.neg()? - log_scale)? - ((x * rest)? * 2.0)?.log()?)?;
+        let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+        let chosen = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
+        let prior = (logits.dim(D::Minus1)? as f64).ln();
+        let divergence = (chosen.exp()? * (chosen + prior)?)?.sum_all()?;
+        Ok([density.mean_all()?.neg()?, (divergence / pixels.elem_count() as f64)?])
+    }
+
     /// Returns the pixels, `(batch, height, width, 3)` in 0 to 1, of the statistics of [`decode`](Dvae::decode).
     pub fn pixels(&self, x_stats: &Tensor) -> Result<Tensor> {
         let colours = Activation::Sigmoid.forward(&x_stats.narrow(D::Minus1, 0, 3)?.contiguous()?)?;
         Ok(colours.affine(1.0 / (1.0 - 2.0 * EPS), -EPS / (1.0 - 2.0 * EPS))?.clamp(0f32, 1f32)?)
+    }
+
+    /// Number of codes.
+    pub fn vocab_size(&self) -> usize {
+        let encoder = self.encoder.as_ref().map(|encoder| encoder.codes);
+        encoder.or(self.decoder.as_ref().map(|decoder| decoder.codes)).unwrap_or(0)
     }
 
     /// Whether there is an encoder.
@@ -232,6 +269,7 @@ impl Encoder {
             input: w.conv2d("input", 3, c.n_hid, Conv2dOptions::new(7).same())?,
             groups: groups(c, &w, [3, 3, 3, 1], c.n_hid, width)?,
             output: w.conv2d("output.conv", width(GROUPS - 1), c.vocab_size, Conv2dOptions::new(1))?,
+            codes: c.vocab_size,
         })
     }
 
@@ -260,7 +298,15 @@ impl Decoder {
     }
 
     fn forward(&self, codes: &Tensor) -> Result<Tensor> {
-        let mut x = self.input.of_one_hot(codes)?;
+        self.after_input(self.input.of_one_hot(codes)?)
+    }
+
+    /// The same of probabilities of codes, `(batch, height, width, vocab_size)`.
+    fn forward_relaxed(&self, codes: &Tensor) -> Result<Tensor> {
+        self.after_input(self.input.forward(codes)?)
+    }
+
+    fn after_input(&self, mut x: Tensor) -> Result<Tensor> {
         for (i, group) in self.groups.iter().enumerate() {
             x = if i > 0 { double(&x)? } else { x };
             for block in group {

@@ -3,22 +3,35 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use fauna_shared::generate::{Generation, GenerationConfig};
+use fauna_shared::generate::{Generation, GenerationConfig, Rng};
 use fauna_shared::image::resize::{Arithmetic, Filter, Part, resize_part};
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, noise_pixels, only_known};
-use fauna_shared::{Error, Result};
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, noise_pixels,
+    only_known,
+};
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
+use fauna_text::labelled;
 use serde_json::Value;
 
 use super::super::sample_codes;
-use super::{Dvae, SCALE, release};
+use super::release::Loaded;
+use super::{Config, Dvae, SCALE, release};
 
 /// Image size of OpenAI's preprocessing.
 const IMAGE_SIZE: usize = 256;
 
+/// The options of the loss if they are not given: those at the end of the training of Ramesh et al. (appendix A.2).
+const TEMPERATURE: f64 = 1.0 / 16.0;
+const KL_WEIGHT: f64 = 6.6;
+
 /// The discrete VAE with its preprocessing.
 pub struct DvaePipeline {
     network: Dvae,
+    /// The weights of OpenAI's files, if the release is of these.
+    files: Option<Weights>,
     device: Device,
     card: Card,
 }
@@ -29,8 +42,9 @@ impl DvaePipeline {
     /// # Errors
     /// If its files are missing, damaged or not those of the discrete VAE.
     pub fn open(pretrained: &Pretrained) -> Result<Self> {
-        let (network, inventory) = release::load(pretrained)?;
+        let Loaded { network, inventory, files } = release::load(pretrained)?;
         Ok(Self {
+            files,
             card: pretrained.card(&pretrained.architecture("DiscreteVAE"), &inventory),
             device: pretrained.weights.runtime().device().clone(),
             network,
@@ -48,9 +62,7 @@ impl DvaePipeline {
     /// # Errors
     /// [`Input`](fauna_shared::ErrorKind::Input) for a smaller image.
     pub fn encode_image(&self, image: &Image) -> Result<Tensor> {
-        let square = resize_and_crop(image)?;
-        let values: Vec<f32> = square.rgb.iter().map(|value| f32::from(*value) / 255.0).collect();
-        let pixels = Tensor::from_vec(values, (1, square.height, square.width, 3), &self.device)?;
+        let pixels = prepared(image)?.unsqueeze(0)?.to_device(&self.device)?;
         Ok(self.network.codes(&self.network.encode(&pixels)?)?.to_dtype(DType::I64)?)
     }
 
@@ -67,14 +79,7 @@ impl DvaePipeline {
     /// `(batch, vocab_size, height / 8, width / 8)`, and `codes`.
     fn encode_values(&self, inputs: &Tensors) -> Result<Tensors> {
         only_known(inputs, &["pixel_values"])?;
-        let values = inputs.get("pixel_values").ok_or_else(|| Error::input("pixel_values are missing"))?;
-        values.dims4().map_err(|_| {
-            Error::input(format!(
-                "pixel_values have the shape {:?}, expected (batch, 3, height, width)",
-                values.dims()
-            ))
-        })?;
-        let pixels = values.permute((0, 2, 3, 1))?.contiguous()?.to_device(&self.device)?;
+        let pixels = channels_last(inputs, "pixel_values")?.to_device(&self.device)?;
         let logits = self.network.encode(&pixels)?;
         let codes = self.network.codes(&logits)?.to_dtype(DType::I64)?;
         let logits = logits.permute((0, 3, 1, 2))?.contiguous()?;
@@ -92,6 +97,90 @@ impl DvaePipeline {
             ("pixel_values".to_string(), channels_first(&self.network.pixels(&x_stats)?)?),
             ("x_stats".to_string(), channels_first(&x_stats)?),
         ]))
+    }
+}
+
+/// The pixels of an image, `(256, 256, 3)` in 0 to 1, by OpenAI's preprocessing.
+fn prepared(image: &Image) -> Result<Tensor> {
+    let square = resize_and_crop(image)?;
+    let values: Vec<f32> = square.rgb.iter().map(|value| f32::from(*value) / 255.0).collect();
+    Ok(Tensor::from_vec(values, (square.height, square.width, 3), &Device::Cpu)?)
+}
+
+/// The input `name`, `(batch, channels, height, width)`, with channels last.
+fn channels_last(inputs: &Tensors, name: &str) -> Result<Tensor> {
+    let values = inputs.get(name).ok_or_else(|| Error::input(format!("{name} is missing")))?;
+    values.dims4().map_err(|_| {
+        let shape = values.dims();
+        Error::input(format!("{name} has the shape {shape:?}, expected (batch, channels, height, width)"))
+    })?;
+    Ok(values.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// A sample of the standard Gumbel distribution.
+fn gumbel(random: &mut Rng) -> f32 {
+    let uniform = random.uniform().clamp(1e-12, 1.0 - 1e-12);
+    -(-uniform.ln()).ln() as f32
+}
+
+impl Trainable for DvaePipeline {
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        let mut config: Config = json::typed(config.clone())?;
+        config.encoder = config.encoder.filter(|_| self.network.has_encoder());
+        config.decoder = config.decoder.filter(|_| self.network.has_decoder());
+        let assembled = self.files.as_ref().map(|files| files.with_variables_of(weights));
+        self.network = Dvae::load(config, assembled.as_ref().unwrap_or(weights))?;
+        Ok(())
+    }
+
+    /// The negative evidence lower bound of `pixel_values`, `(batch, 3, height, width)` in 0 to 1, with the noise
+    /// `gumbel_noise`, `(batch, vocab_size, height / 8, width / 8)`: `loss_reconstruction` plus `kl_weight` times
+    /// `loss_divergence`. The options `temperature` and `kl_weight` change during the training of the paper, which ends
+    /// with the defaults 1/16 and 6.6.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        only_known(inputs, &["pixel_values", "gumbel_noise"])?;
+        let mut settings = [("temperature", TEMPERATURE), ("kl_weight", KL_WEIGHT)];
+        for (name, value) in options.as_object().into_iter().flatten() {
+            let Some((_, setting)) = settings.iter_mut().find(|(known, _)| known == name) else {
+                return Err(Error::input(format!("the loss has no option \"{name}\""))
+                    .hint("known: temperature, kl_weight"));
+            };
+            let number = value.as_f64().filter(|number| number.is_finite());
+            *setting = number.ok_or_else(|| Error::input(format!("{name} is {value}, expected a number")))?;
+        }
+        let [(_, temperature), (_, kl_weight)] = settings;
+        if temperature <= 0.0 {
+            return Err(Error::input(format!("temperature is {temperature}, expected more than 0")));
+        }
+        let pixels = channels_last(inputs, "pixel_values")?.to_device(&self.device)?;
+        let noise = channels_last(inputs, "gumbel_noise")?.to_device(&self.device)?;
+        let [reconstruction, divergence] = self.network.lower_bound(&pixels, &noise, temperature)?;
+        let loss = (&reconstruction + (&divergence * kl_weight)?)?;
+        Ok(Loss::mean(loss, pixels.elem_count() as f64)
+            .with_part("loss_reconstruction", reconstruction)
+            .with_part("loss_divergence", divergence))
+    }
+
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let pixels = examples.iter().map(|example| match example {
+            Example::Image(image) => prepared(image),
+            other => Err(labelled::not_learned(other, "image")),
+        });
+        let pixels = Tensor::stack(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
+        let side = IMAGE_SIZE / SCALE;
+        let shape = (examples.len(), self.network.vocab_size(), side, side);
+        let mut random = Rng::new(options.seed, 0);
+        let count = shape.0 * shape.1 * shape.2 * shape.3;
+        let noise: Vec<f32> = (0..count).map(|_| gumbel(&mut random)).collect();
+        let inputs = [
+            ("pixel_values", pixels.permute((0, 3, 1, 2))?.contiguous()?),
+            ("gumbel_noise", Tensor::from_vec(noise, shape, &Device::Cpu)?),
+        ];
+        Ok(TrainingBatch::new(inputs.into_iter().map(|(name, x)| (name.to_string(), x)).collect()))
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Err(self.cannot("name an output head: it is a codec"))
     }
 }
 
@@ -122,6 +211,10 @@ impl Pipeline for DvaePipeline {
 
     fn image_options(&self) -> ImageOptions {
         ImageOptions::open_clip()
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        Ok(self)
     }
 
     /// `decode` if `codes` are given, otherwise `encode`.

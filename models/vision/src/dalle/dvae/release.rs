@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use fauna_shared::checkpoint::Checkpoint;
-use fauna_shared::model::{Layout, LoadOptions, Pretrained};
+use fauna_shared::model::{Layout, LoadOptions, Model, Pretrained};
 use fauna_shared::source::Files;
 use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::super::merge_inventories;
+use super::super::checkpoint_of_parts;
 use super::{Config, Dvae};
 
 /// The parts, each in a file of its name.
@@ -70,35 +70,37 @@ fn sizes(part: &str, file: &Checkpoint) -> Option<Value> {
     })
 }
 
+/// A loaded network.
+pub(super) struct Loaded {
+    pub network: Dvae,
+    pub inventory: Inventory,
+    /// The weights of OpenAI's files, with the names of the parts before those of the tensors.
+    pub files: Option<Weights>,
+}
+
 /// Loads the network from OpenAI's files or from a checkpoint of both parts.
-pub(super) fn load(pretrained: &Pretrained) -> Result<(Dvae, Inventory)> {
+pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let paths = PARTS.map(|part| file(&pretrained.files, part));
     let stored = paths.iter().any(Option::is_some) && pretrained.checkpoint.is_none();
     if !stored || pretrained.files.get("config.json").is_some() {
-        return pretrained.load::<Dvae>();
+        let (network, inventory) = pretrained.load::<Dvae>()?;
+        return Ok(Loaded { network, inventory, files: None });
     }
     let mut config: Config = pretrained.config()?;
-    let part = |path: &Option<PathBuf>| -> Result<Weights> {
-        match path {
-            Some(path) => pretrained.part(std::slice::from_ref(path), rename),
-            None => Ok(pretrained.weights.clone()),
-        }
-    };
-    let [encoder, decoder] = [part(&paths[0])?, part(&paths[1])?];
     for (path, part) in paths.iter().zip([&mut config.encoder, &mut config.decoder]) {
         if path.is_none() {
             *part = None;
         }
     }
-    let network = Dvae::from_parts(&config, &encoder, &decoder)?;
-    let loaded = paths.iter().zip(PARTS).zip([encoder, decoder]).filter(|((path, _), _)| path.is_some());
-    let parts = loaded.map(|((_, part), weights)| Ok((part, weights.finish()?)));
-    Ok((network, merge_inventories(parts.collect::<Result<Vec<_>>>()?)))
+    let parts = PARTS.iter().zip(&paths).filter_map(|(part, path)| Some((*part, path.as_deref()?)));
+    let weights = pretrained.weights_of(|| checkpoint_of_parts(parts), rename)?;
+    let network = Dvae::load(config, &weights)?;
+    Ok(Loaded { network, inventory: weights.finish()?, files: Some(weights) })
 }
 
 /// The tensors of a checkpoint of this config.
 pub(crate) fn inventory(pretrained: &Pretrained) -> Result<Inventory> {
-    Ok(load(pretrained)?.1)
+    Ok(load(pretrained)?.inventory)
 }
 
 /// A small config that covers every branch.

@@ -219,23 +219,18 @@ impl Model for DalleBart {
     type Config = Config;
 
     fn load(config: Config, w: &Weights) -> Result<Self> {
-        Self::from_parts(config, &w.at("encoder"), &w.at("decoder"))
+        config.check()?;
+        Ok(Self {
+            encoder: Encoder::load(&config, &w.at("encoder"))?,
+            decoder: Decoder::load(&config, &w.at("decoder"))?,
+            device: w.runtime().device().clone(),
+            half_cache: w.half_cache(),
+            config,
+        })
     }
 }
 
 impl DalleBart {
-    /// Loads the encoder and the decoder from separate weights.
-    fn from_parts(config: Config, encoder: &Weights, decoder: &Weights) -> Result<Self> {
-        config.check()?;
-        Ok(Self {
-            encoder: Encoder::load(&config, encoder)?,
-            decoder: Decoder::load(&config, decoder)?,
-            device: decoder.runtime().device().clone(),
-            half_cache: decoder.half_cache(),
-            config,
-        })
-    }
-
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config

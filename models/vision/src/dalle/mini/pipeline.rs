@@ -5,9 +5,16 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use fauna_shared::generate::{Generation, GenerationConfig};
 use fauna_shared::item::{Image, ImageOptions, Item, Prompt, Tensors};
-use fauna_shared::model::{Card, Pipeline, Pretrained, SampleSizes, batch_of_one, only_known, token_rows};
-use fauna_shared::{Error, Result};
-use fauna_text::words;
+use fauna_shared::model::{
+    Card, Collation, Loss, Model, Pipeline, Pretrained, SampleSizes, Trainable, TrainingBatch, batch_of_one,
+    only_known, token_rows,
+};
+use fauna_shared::nn::cross_entropy;
+use fauna_shared::train::Example;
+use fauna_shared::weights::Weights;
+use fauna_shared::{Error, Result, json};
+use fauna_text::causal::no_options;
+use fauna_text::{labelled, words};
 use serde_json::Value;
 
 use super::super::vqgan::Vqgan;
@@ -28,6 +35,8 @@ pub struct DalleMiniPipeline {
     network: Option<DalleBart>,
     vqgan: Option<Vqgan>,
     tokenizer: Option<TextTokenizer>,
+    /// The weights of the transformer, if they are in min-dalle's files.
+    files: Option<Weights>,
     /// The decoder start token.
     start: u32,
     /// Whether it is min-dalle's release, which has other sampling defaults.
@@ -68,6 +77,7 @@ impl DalleMiniPipeline {
             None => None,
         };
         Ok(Self {
+            files: loaded.files,
             network: loaded.network,
             vqgan: loaded.vqgan,
             tokenizer,
@@ -140,6 +150,12 @@ impl DalleMiniPipeline {
     /// The reference's `forward`: `logits`, `(batch, sequence, codes)`, of `decoder_input_ids`, and
     /// `encoder_last_hidden_state`.
     fn forward_pass(&self, inputs: &Tensors) -> Result<Tensors> {
+        let (states, logits) = self.scored(inputs)?;
+        Ok(Tensors::from([("encoder_last_hidden_state".to_string(), states), ("logits".to_string(), logits)]))
+    }
+
+    /// The encoder's states, and the logits, `(batch, sequence, codes)`.
+    fn scored(&self, inputs: &Tensors) -> Result<(Tensor, Tensor)> {
         only_known(inputs, &["input_ids", "attention_mask", "decoder_input_ids"])?;
         let network = self.transformer()?;
         let mut texts = rows_of(inputs, "input_ids")?;
@@ -168,10 +184,7 @@ impl DalleMiniPipeline {
         let time = codes.first().map_or(0, Vec::len);
         let mut state = network.start(&text, time)?;
         let hidden = network.forward(&codes.concat(), codes.len(), &mut state)?;
-        Ok(Tensors::from([
-            ("encoder_last_hidden_state".to_string(), text.states),
-            ("logits".to_string(), network.logits(&hidden)?),
-        ]))
+        Ok((text.states, network.logits(&hidden)?))
     }
 
     /// The reference's `generate`: `sequences`, `(batch, codes)`, without the start token, and with a VQGAN decoder
@@ -287,9 +300,109 @@ fn rows_of(inputs: &Tensors, name: &str) -> Result<Vec<Vec<u32>>> {
     rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
 }
 
+/// The text of a pair, and the codes of its image.
+fn text_and_codes(example: &Example) -> Result<(&str, Vec<i64>)> {
+    let Example::Pair { anchor, positive, negative: None } = example else {
+        return Err(labelled::not_learned(example, "pair (of the codes of an image and its caption)"));
+    };
+    match (anchor, positive) {
+        (Item::Codes(codes), Item::Text(text)) | (Item::Text(text), Item::Codes(codes)) => {
+            only_known(codes, &["codes"])?;
+            let codes = codes.get("codes").ok_or_else(|| Error::input("codes are missing"))?;
+            Ok((text, codes.flatten_all()?.to_dtype(DType::I64)?.to_vec1()?))
+        }
+        (Item::Image(_), _) | (_, Item::Image(_)) => Err(Error::unsupported(
+            "an image cannot be learned as it is: the encoder of the VQGAN, which makes its codes, is not implemented",
+        )
+        .hint("give the codes of the image, an item of codes, in place of the image")),
+        _ => Err(Error::input(format!("a pair of {} and {}", anchor.modality(), positive.modality()))
+            .hint("a pair is the codes of an image and its caption")),
+    }
+}
+
+impl DalleMiniPipeline {
+    /// `labels` shifted right behind the start token, `(batch, codes)`.
+    fn shifted(&self, labels: &Tensor) -> Result<Tensor> {
+        let (rows, time) = labels.dims2()?;
+        let start = Tensor::full(i64::from(self.start), (rows, 1), labels.device())?;
+        Ok(Tensor::cat(&[&start, &labels.narrow(1, 0, time - 1)?], 1)?)
+    }
+}
+
+impl Trainable for DalleMiniPipeline {
+    /// The VQGAN stays as it is.
+    fn reload(&mut self, config: &Value, weights: &Weights) -> Result<()> {
+        self.transformer()?;
+        let assembled = self.files.as_ref().map(|files| files.with_variables_of(weights));
+        let weights = assembled.as_ref().unwrap_or(weights);
+        self.network = Some(DalleBart::load(json::typed(config.clone())?, weights)?);
+        Ok(())
+    }
+
+    /// Cross entropy of the codes `labels`, `(batch, codes)`, the mean over all of them. Without `decoder_input_ids` these
+    /// are the labels shifted right behind the start token.
+    fn loss(&self, inputs: &Tensors, options: &Value) -> Result<Loss> {
+        no_options(options)?;
+        let mut inputs = inputs.clone();
+        let labels = inputs.remove("labels").ok_or_else(|| Error::input("labels are missing"))?;
+        if labels.rank() != 2 || labels.elem_count() == 0 {
+            let shape = labels.dims();
+            return Err(Error::input(format!("labels have the shape {shape:?}, expected (batch, codes)")));
+        }
+        let labels = labels.to_dtype(DType::I64)?.to_device(&Device::Cpu)?;
+        if !inputs.contains_key("decoder_input_ids") {
+            inputs.insert("decoder_input_ids".into(), self.shifted(&labels)?);
+        }
+        let (_, logits) = self.scored(&inputs)?;
+        let (loss, terms) = cross_entropy(&logits, &labels)?;
+        Ok(Loss::mean(loss, terms as f64))
+    }
+
+    fn collate(&self, examples: &[Example], options: &Collation) -> Result<TrainingBatch> {
+        let (network, tokenizer) = (self.transformer()?, self.text_tokenizer()?);
+        let (mut texts, mut labels, mut truncated) = (Vec::new(), Vec::new(), 0);
+        for example in examples {
+            let (text, codes) = text_and_codes(example)?;
+            let length = network.config().image_length;
+            if codes.len() != length {
+                return Err(Error::input(format!("{} codes of an image, expected {length}", codes.len())));
+            }
+            let TokenizedText { mut ids, cut } = tokenizer.encode(text)?;
+            truncated += cut;
+            if let Some(longest) = options.max_length {
+                truncated += ids.iter().skip(longest).filter(|id| **id != PAD).count();
+                ids.truncate(longest);
+            }
+            texts.push(ids.into_iter().map(i64::from).collect::<Vec<_>>());
+            labels.push(codes);
+        }
+        let input_ids = Tensor::new(texts, &Device::Cpu)?;
+        let labels = Tensor::new(labels, &Device::Cpu)?;
+        let inputs = [
+            ("attention_mask", input_ids.ne(i64::from(PAD))?.to_dtype(DType::I64)?),
+            ("decoder_input_ids", self.shifted(&labels)?),
+            ("input_ids", input_ids),
+            ("labels", labels),
+        ];
+        let mut batch =
+            TrainingBatch::new(inputs.into_iter().map(|(name, x)| (name.to_string(), x)).collect());
+        batch.truncated = truncated;
+        Ok(batch)
+    }
+
+    fn head(&self) -> Result<&'static str> {
+        Ok(r"^(decoder\.)?lm_head\.")
+    }
+}
+
 impl Pipeline for DalleMiniPipeline {
     fn card(&self) -> &Card {
         &self.card
+    }
+
+    fn trainable(&mut self) -> Result<&mut dyn Trainable> {
+        self.transformer()?;
+        Ok(self)
     }
 
     fn image_options(&self) -> ImageOptions {

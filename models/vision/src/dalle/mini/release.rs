@@ -9,8 +9,8 @@ use fauna_shared::weights::{Inventory, Name, Weights};
 use fauna_shared::{Error, Result};
 use serde_json::{Value, json};
 
-use super::super::merge_inventories;
 use super::super::vqgan::{self, DETOKER, FLAX, Vqgan, local_folder};
+use super::super::{add_part, checkpoint_of_parts};
 use super::{Config, DalleBart};
 
 /// The VQGAN release that the original model uses.
@@ -185,6 +185,8 @@ pub(super) struct Loaded {
     pub inventory: Inventory,
     /// Whether it is min-dalle's release.
     pub min_dalle: bool,
+    /// The weights of min-dalle's files, with the names of the parts before those of the tensors.
+    pub files: Option<Weights>,
 }
 
 /// Loads the transformer and the VQGAN decoder from any layout.
@@ -193,24 +195,26 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
     let laid_out = pretrained.checkpoint.is_none() && files.get(FLAX).is_none();
     let parts = if laid_out { parts(files)? } else { None };
     let detoker = files.get(DETOKER).filter(|_| pretrained.config["vqgan"].is_object());
-    let mut inventories = Vec::new();
-    let network = match &parts {
+    let assembled = match &parts {
         Some(Parts { encoder, decoder, .. }) => {
-            let part = |path: &PathBuf| pretrained.part(std::slice::from_ref(path), |_| Name::Keep);
-            let (encoder, decoder) = (part(encoder)?, part(decoder)?);
-            let network = DalleBart::from_parts(pretrained.config::<Config>()?, &encoder, &decoder)?;
-            inventories.push(("encoder", encoder.finish()?));
-            inventories.push(("decoder", decoder.finish()?));
-            Some(network)
+            let parts = [("encoder", encoder.as_path()), ("decoder", decoder.as_path())];
+            Some(pretrained.weights_of(|| checkpoint_of_parts(parts), |_| Name::Keep)?)
         }
-        None if laid_out && detoker.is_some() => None,
-        None => Some(DalleBart::load(pretrained.config::<Config>()?, &pretrained.weights)?),
+        None => None,
     };
+    let network = match &assembled {
+        None if laid_out && detoker.is_some() => None,
+        weights => {
+            let weights = weights.as_ref().unwrap_or(&pretrained.weights);
+            Some(DalleBart::load(pretrained.config::<Config>()?, weights)?)
+        }
+    };
+    let mut of_vqgan = None;
     let vqgan = match &detoker {
         Some(path) => {
             let weights = pretrained.part(std::slice::from_ref(path), |_| Name::Keep)?;
             let vqgan = Vqgan::load(vqgan_config(pretrained)?, &weights)?;
-            inventories.push(("detoker", weights.finish()?));
+            of_vqgan = Some(weights.finish()?);
             Some(vqgan)
         }
         None if pretrained.config["vqgan"].is_object() => {
@@ -227,11 +231,15 @@ pub(super) fn load(pretrained: &Pretrained) -> Result<Loaded> {
         None => companion(pretrained)?,
     };
     let min_dalle = parts.is_some();
-    let inventory = match inventories.is_empty() {
-        true => pretrained.weights.finish()?,
-        false => merge_inventories(inventories),
+    let mut inventory = match (&assembled, &of_vqgan) {
+        (Some(weights), _) => weights.finish()?,
+        (None, Some(_)) => Inventory::default(),
+        (None, None) => pretrained.weights.finish()?,
     };
-    Ok(Loaded { network, vqgan, inventory, min_dalle })
+    if let Some(part) = of_vqgan {
+        add_part(&mut inventory, "detoker", part);
+    }
+    Ok(Loaded { network, vqgan, inventory, min_dalle, files: assembled })
 }
 
 /// The config of the VQGAN, nested in that of the model.
